@@ -1,0 +1,266 @@
+"""What the store keeps and answers. Plain frozen values; the gateway is the only writer of session records."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class LogHead:
+    """End of a committed log: tokens, and their hash (16 bytes, empty for an empty log)."""
+
+    length: int = 0
+    log_hash: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRef:
+    """One try at a step."""
+
+    epoch: int
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAttempt:
+    """The attempt that may commit now."""
+
+    ref: AttemptRef
+    step_id: str
+    seed: int
+    worker_id: str
+    """Worker that the attempt was sent to; empty before it was."""
+    lease_ms_left: int
+    """Negative once the lease ran out; the attempt may still commit until it is fenced."""
+
+
+class State(StrEnum):
+    ACTIVE = "active"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRecord:
+    tool: str
+    expect_seconds: float
+    begin_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """A session's record. Times are milliseconds of Redis TIME."""
+
+    session_id: str
+    tenant: str
+    pool: str
+    role: str
+    task: str
+    parent: str
+    labels: dict[str, str]
+    system: str
+    tools: tuple[dict[str, Any], ...]
+    """Tools as `{name, description, parameters}` with `parameters` a JSON text."""
+    model: str
+    model_revision: str
+    """Empty until the first step is committed or the pool has published one."""
+    generation: int
+    head: LogHead
+    steps: int
+    state: State
+    epoch: int
+    attempt: LiveAttempt | None
+    hold: HoldRecord | None
+    owner: str
+    """Worker that committed last; a hint, never the truth about where KV is."""
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    reconstructed_tokens: int
+    created_ms: int
+    updated_ms: int
+    expires_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """What OpenSession writes."""
+
+    session_id: str
+    tenant: str
+    role: str
+    model: str
+    model_revision: str
+    system: str
+    tools: tuple[dict[str, Any], ...]
+    task: str = ""
+    parent: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    request_id: str = ""
+    ttl_ms: int = 0
+    """Idle time after which the session is erased; 0 means never."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One committed step, without its token ids (they are kept apart and read by range)."""
+
+    step_id: str
+    index: int
+    messages: tuple[dict[str, Any], ...]
+    output: dict[str, Any]
+    """The generated message: `{role, content, tool_calls}`; and `text`, everything the model wrote."""
+    finish_reason: str
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    reconstructed_tokens: int
+    head: LogHead
+    """Log after the step."""
+    seed: int
+    sampling: dict[str, Any]
+    format: dict[str, Any] | None
+    model_revision: str
+    worker_id: str
+    commit_ms: int = 0
+
+
+class Refusal(StrEnum):
+    """Why a script wrote nothing; the service maps each to a status and a `roost.contract.reasons.Reason`."""
+
+    NOT_FOUND = "not_found"  # no such session, or another tenant's
+    CLOSED = "closed"
+    ROLLED_BACK = "rolled_back"  # the log is shorter than expected_head, or differs at that length
+    HEAD_MISMATCH = "head_mismatch"  # the log is longer: the client has missed a step
+    BUSY = "busy"  # another step's attempt is live; `retry_ms` says how long its lease lasts
+    BUDGET = "budget"
+    STEP_LIMIT = "step_limit"
+    STEP_ID_REUSED = "step_id_reused"  # same id, different content
+    TOO_LONG = "too_long"
+    FENCED = "fenced"  # a newer attempt has taken the place of this one
+    STORE_FULL = "store_full"
+
+
+class RefusedError(Exception):
+    """A script refused. Nothing was written."""
+
+    def __init__(self, refusal: Refusal, message: str = "", *, retry_ms: int = 0, head: LogHead | None = None) -> None:
+        super().__init__(message or refusal.value)
+        self.refusal = refusal
+        self.retry_ms = retry_ms
+        self.head = head
+
+
+class StoreUnavailableError(Exception):
+    """Redis does not answer. The caller retries or reports UNAVAILABLE; what was sent may or may not have been done."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeginRequest:
+    """Arguments of Begin."""
+
+    session_id: str
+    tenant: str
+    step_id: str
+    digest: bytes
+    """16-byte hash of the step's content, so that a reused step_id is noticed."""
+    expected_head: LogHead | None
+    nonce: bytes
+    seed: int
+    """Used when the step has none stored yet: a retry keeps the first attempt's seed."""
+    lease_ms: int
+    new_tokens: int
+    """Estimate of prompt tokens plus the most output tokens; the ledger's need is head length + this."""
+    max_session_tokens: int
+    budget_tokens: int
+    """Most prompt and output tokens in the session's life; 0 means no limit."""
+    max_steps: int
+    """0 means no limit."""
+    priority: int
+    """Class of the wait, lower first; the store adds nothing to it."""
+    deadline_ms: int
+    """Milliseconds from now; 0 means none."""
+    grace: bool = False
+    """Redis has just come back: treat every live attempt of another step as unexpired."""
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """Begin took a new attempt."""
+
+    ref: AttemptRef
+    seed: int
+    descriptor: Descriptor
+    reserved: str
+    """Worker on which the KV tokens are reserved (the owner, or where the fenced attempt ran); empty: choose one."""
+    fenced: LiveAttempt | None
+    """Attempt of the same step that this one replaced; its output may be resumed at its worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyCommitted:
+    """The step had been committed: its stored result."""
+
+    entry: LogEntry
+    descriptor: Descriptor
+    prompt_ids: bytes
+    output_ids: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A claim on a worker's KV tokens for one attempt."""
+
+    pool: str
+    session_id: str
+    ref: AttemptRef
+    worker_id: str
+    tokens: int
+    priority: int
+    deadline_ms: int
+    lease_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRequest:
+    """Arguments of Commit. `entry.head` is the log after the step, computed by the gateway over the ids."""
+
+    session_id: str
+    ref: AttemptRef
+    previous: LogHead
+    entry: LogEntry
+    packed_ids: bytes
+    """Prompt then output ids, little-endian uint32."""
+    ttl_ms: int
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class RenewItem:
+    """One attempt to keep alive: its lease, its reservation and its place among the waiters."""
+
+    session_id: str
+    ref: AttemptRef
+    worker_id: str = ""
+    waiting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One worker as published: its lease document and how long the lease lasts."""
+
+    lease: Any
+    """`roost.contract.lease.Lease`."""
+    ms_left: int
+    reserved_tokens: int
+    reserved_attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """What was verified at connect."""
+
+    durable: bool
+    """`appendonly yes` and `appendfsync always`, or a managed store that hides it."""
+    problems: tuple[str, ...]
+    """Each with its fix, for people."""
+    run_id: str

@@ -1,0 +1,50 @@
+"""A worker's lease: what it publishes about itself so that gateways can choose it. Pure."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One worker as its gateways see it. Published as JSON, renewed every `period`, dead after `ttl`.
+
+    Token counts are KV slots. Rates are tokens per second, measured by the worker (0 until it knows).
+    """
+
+    worker_id: str
+    boot: str
+    address: str
+    model: str
+    model_revision: str
+    render_version: str
+    capacity_tokens: int
+    block_tokens: int
+    context_tokens: int
+    max_running: int
+    running: int = 0
+    waiting: int = 0
+    free_tokens: int = 0
+    prefill_rate: float = 0.0
+    decode_rate: float = 0.0
+    bytes_per_token: float = 4.0
+    draining: bool = False
+
+    def encode(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def decode(cls, text: str | bytes) -> "Lease":
+        """Reads a lease, passing over fields of newer versions. Raises ValueError when one is missing."""
+        document = json.loads(text)
+        known = {field.name for field in fields(cls)}
+        try:
+            return cls(**{key: value for key, value in document.items() if key in known})
+        except TypeError as error:
+            raise ValueError(f"not a worker's lease: {error}") from error
+
+
+LEASE_PERIOD_SECONDS = 1.0
+"""How often a worker renews its lease and a gateway its attempts."""
+
+LEASE_TTL_SECONDS = 5.0
+"""How long a lease lasts without renewal: of a worker, of an attempt, of an orphan's output."""

@@ -1,0 +1,104 @@
+"""Names of sessions, pools and Redis keys.
+
+Every key of a pool carries the hash tag `{namespace/pool}`, and a session's name contains its pool, so each
+key is known before a script is called and all keys of a script live in one Redis Cluster slot.
+"""
+
+import re
+import secrets
+import time
+from dataclasses import dataclass
+
+_LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
+_POOL = re.compile(rf"({_LABEL})/({_LABEL})")
+_SESSION = re.compile(rf"({_LABEL}/{_LABEL})/([0-9a-hjkmnp-tv-z]{{26}})")
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base32
+
+
+def is_pool(text: str) -> bool:
+    """Whether `text` is a pool's name, `namespace/name` of two DNS labels."""
+    return _POOL.fullmatch(text) is not None
+
+
+def new_session_id(pool: str) -> str:
+    """A fresh session name in `pool`; names of one pool sort by time of creation (ULID)."""
+    value = (int(time.time() * 1000) << 80) | secrets.randbits(80)
+    return f"{pool}/" + "".join(_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def pool_of(session_id: str) -> str | None:
+    """The pool in a session's name, or None when it is no session's name."""
+    match = _SESSION.fullmatch(session_id)
+    return match.group(1) if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolKeys:
+    """The Redis keys of one pool. `pool` is `namespace/name`."""
+
+    pool: str
+
+    @property
+    def prefix(self) -> str:
+        return f"roost:{{{self.pool}}}"
+
+    @property
+    def document(self) -> str:
+        """String: the pool document, JSON (ARCHITECTURE.md, "Pool document")."""
+        return f"{self.prefix}:pool"
+
+    def tenant_sessions(self, tenant: str) -> str:
+        """Sorted set, all scores 0: the tenant's session names, so that they sort by creation."""
+        return f"{self.prefix}:tenant:{tenant}:sessions"
+
+    def open_request(self, tenant: str, request_id: str) -> str:
+        """String with a time to live: the session that an OpenSession's `request_id` made."""
+        return f"{self.prefix}:tenant:{tenant}:open:{request_id}"
+
+    def session(self, session_id: str) -> str:
+        """Hash: the descriptor."""
+        return f"{self.prefix}:s:{session_id.rsplit('/', 1)[1]}"
+
+    def log(self, session_id: str, generation: int) -> str:
+        """List: one packed, compressed entry per committed step."""
+        return f"{self.session(session_id)}:log:{generation}"
+
+    def ids(self, session_id: str, generation: int) -> str:
+        """String: the log's token ids, little-endian uint32, read by range."""
+        return f"{self.session(session_id)}:ids:{generation}"
+
+    def steps(self, session_id: str) -> str:
+        """Hash: committed step id -> `generation:index`."""
+        return f"{self.session(session_id)}:steps"
+
+    @property
+    def reservations(self) -> str:
+        """Hash: `worker_id|nonce` -> `tokens:expiry_ms`; the admission ledger of all workers of the pool."""
+        return f"{self.prefix}:reservations"
+
+    @property
+    def waiters(self) -> str:
+        """Hash: nonce -> `class:enqueued_ms:deadline_ms:expiry_ms`; steps that wait in any gateway."""
+        return f"{self.prefix}:waiters"
+
+    @property
+    def wake(self) -> str:
+        """Pub/sub channel: something was released, waiters may try again."""
+        return f"{self.prefix}:wake"
+
+    @property
+    def workers(self) -> str:
+        """Sorted set: worker id -> lease expiry in ms of Redis TIME."""
+        return f"{self.prefix}:w"
+
+    def lease(self, worker_id: str) -> str:
+        """String: the worker's lease document, JSON (`roost.contract.lease.Lease`)."""
+        return f"{self.prefix}:w:{worker_id}:lease"
+
+    def residency(self, worker_id: str) -> str:
+        """Hash: session name -> cached tokens, as the worker publishes it."""
+        return f"{self.prefix}:w:{worker_id}:resident"
+
+
+POOLS = "roost:pools"
+"""Set: the names of all pools with a document. It carries no hash tag and is only used alone."""

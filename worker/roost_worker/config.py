@@ -1,0 +1,83 @@
+"""What a worker is told at its start. Frozen, checked on construction; every error names the field and the fix."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+BLOCK_TOKENS = (16, 32, 64, 128)
+DTYPES = ("bfloat16", "float32", "float64")
+Dtype = Literal["bfloat16", "float32", "float64"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which model, in which form."""
+
+    name: str
+    source: str
+    """`hf://org/name`, `file:///path`, `pypi://distribution/path/in/wheel` or `dummy://config`."""
+    dtype: Dtype = "bfloat16"
+    tensor_parallel: int = 1
+    context_tokens: int = 2048
+    """Longest log of a session, in tokens."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: {self.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+        if self.tensor_parallel < 1:
+            raise ValueError(f"tensorParallel: {self.tensor_parallel} must be at least 1")
+        if self.context_tokens < 64:
+            raise ValueError(f"contextTokens: {self.context_tokens} must be at least 64")
+
+
+@dataclass(frozen=True, slots=True)
+class KvConfig:
+    """How KV memory is cut up."""
+
+    block_tokens: int = 32
+    memory_bytes: int | None = None
+    """Bytes for KV blocks of all ranks; None takes what is free (on CPU: a quarter of free memory, at most 4 GiB)."""
+
+    def __post_init__(self) -> None:
+        if self.block_tokens not in BLOCK_TOKENS:
+            raise ValueError(f"kvCache.blockTokens: {self.block_tokens} must be one of {BLOCK_TOKENS}")
+        if self.memory_bytes is not None and self.memory_bytes < 1:
+            raise ValueError(f"kvCache.memory: {self.memory_bytes} must be positive, or auto")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How much runs at once."""
+
+    max_running: int = 32
+    max_batch_tokens: int = 256
+    """Most tokens computed in one engine step."""
+
+    def __post_init__(self) -> None:
+        if self.max_running < 1:
+            raise ValueError(f"engine.maxRunning: {self.max_running} must be at least 1")
+        if self.max_batch_tokens < self.max_running:
+            raise ValueError(
+                f"engine.maxBatchTokens: {self.max_batch_tokens} must be at least maxRunning ({self.max_running})"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """Everything one worker needs; picklable, so that it can be a Serve application's argument."""
+
+    pool: str
+    model: ModelConfig
+    kv: KvConfig = field(default_factory=KvConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    store_url: str = "redis://127.0.0.1:6379"
+    pool_secret: str = ""
+    """Shared by the pool's gateways and workers; also keys the hashes that separate tenants' caches."""
+    host: str = "127.0.0.1"
+    port: int = 0
+    """gRPC port; 0 takes a free one."""
+    metrics_port: int | None = None
+    """Prometheus port; 0 takes a free one, None serves none."""
+    drain_seconds: float = 30.0
+    cache_dir: Path | None = None
+    """Where converted models are; None means `$ROOST_CACHE` or `~/.cache/roost`."""

@@ -1,0 +1,156 @@
+"""The seam between the shell (asyncio, tokenizer) and the engine (rank 0): plain, picklable messages.
+
+The shell sends Submit, Cancel, Finish, Evict, Hold; the engine answers with one Outputs per engine step that
+produced something. Nothing here knows how they travel (a thread's queue, or a socket between processes).
+"""
+
+from array import array
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class StopReason(StrEnum):
+    """Why the engine ended a request."""
+
+    STOP = "stop"  # end-of-turn token, stop id, or the grammar is complete
+    LENGTH = "length"  # max_tokens or the context
+    CANCELLED = "cancelled"
+    FAILED = "failed"  # `Output.error` says why
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are drawn; every default is the neutral value. Stop strings are the shell's business."""
+
+    seed: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    max_tokens: int = 256
+    min_tokens: int = 0
+    stop_token_ids: frozenset[int] = frozenset()
+    """Already holds the model's end-of-turn ids unless `ignore_eos` was asked for."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
+    """Alternatives to report; None reports nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """A request. `token_ids` is the whole context: log, step prompt and, after a failover, replayed output."""
+
+    request_id: str
+    token_ids: "array[int]"
+    prompt_len: int
+    """Where output begins in `token_ids`; ids from here on are output of an earlier attempt, replayed through
+    penalties and grammar and never generated again."""
+    sampling: SamplingParams
+    cache_key: bytes
+    """Root of the block keys: HMAC(pool secret, tenant). Requests share blocks only under equal keys."""
+    session: str | None = None
+    """Session whose sequence is parked afterwards; None for one-shot work."""
+    grammar: str | None = None
+    """llguidance grammar, serialised; None leaves the output free."""
+    priority: int = 0
+    """Lower first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stops a request and frees its blocks within one engine step. Its session keeps its committed prefix."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Ends a request at `output_len` tokens, because a stop string is complete; later tokens are dropped."""
+
+    request_id: str
+    output_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """Drops a session's parked sequence and its blocks that nobody else shares."""
+
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Tells retention that a session pauses. A later Submit of the session ends the hold."""
+
+    session: str
+    expect_seconds: float
+
+
+Message = Submit | Cancel | Finish | Evict | Hold
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one engine step produced for one request."""
+
+    request_id: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[tuple[float, tuple[tuple[int, float], ...]], ...] = ()
+    """Per token: its log-probability, then (id, log-probability) of the best ones."""
+    stop: StopReason | None = None
+    """Set on the last output of a request."""
+    cached_tokens: int | None = None
+    """Set once, on the first output: tokens of the context found in the cache."""
+    queue_seconds: float | None = None
+    """Set with `cached_tokens`: time from Submit to its first scheduling."""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot of the engine; counters count from its start."""
+
+    running: int = 0
+    waiting: int = 0
+    held: int = 0
+    blocks_free: int = 0
+    blocks_cached: int = 0
+    blocks_in_use: int = 0
+    lookup_tokens: int = 0
+    hit_tokens: int = 0
+    generated_tokens: int = 0
+    prefilled_tokens: int = 0
+    preemptions: int = 0
+    steps: int = 0
+    prefill_rate: float = 0.0
+    """Tokens per second over the last prefills; 0 until known."""
+    decode_rate: float = 0.0
+    """Tokens per second of one running request; 0 until known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Everything one engine step has to say."""
+
+    outputs: tuple[Output, ...] = ()
+    parked: tuple[tuple[str, int], ...] = ()
+    """Sessions whose parked sequence changed: (session, tokens whose KV is cached)."""
+    dropped: tuple[tuple[str, int], ...] = ()
+    """Sessions that lost their parked sequence: (session, tokens dropped)."""
+    stats: EngineStats = field(default_factory=EngineStats)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What the engine says once, when it is ready."""
+
+    capacity_tokens: int
+    block_tokens: int
+    num_blocks: int
+    bytes_per_block: int
+    vocab_size: int
+    context_tokens: int
+    device: str
