@@ -44,7 +44,7 @@ class SessionStore(Protocol):
         """Refuses: NOT_FOUND."""
         ...
 
-    async def list(self, pool: str, tenant: str, after: str, count: int) -> list[Descriptor]:
+    async def list_sessions(self, pool: str, tenant: str, after: str, count: int) -> list[Descriptor]:
         """The tenant's sessions of a pool after the name `after` (empty: from the start). Two round trips.
         Erased and expired sessions are passed over, and their names removed from the index."""
         ...
