@@ -1,0 +1,73 @@
+"""Errors on the wire: one builder of rich statuses for gateway and worker, and its aborts. Parsing is the SDK's."""
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import NoReturn
+
+import grpc
+import grpc.aio
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from roost.contract.reasons import DOMAIN, Reason
+
+
+def rich_status(
+    code: grpc.StatusCode,
+    reason: Reason,
+    message: str,
+    *,
+    retry_seconds: float | None = None,
+    metadata: Mapping[str, str] = {},
+    violations: Sequence[tuple[str, str]] = (),
+) -> grpc.Status:
+    """A status with `ErrorInfo(reason, DOMAIN, metadata)`.
+
+    `retry_seconds` adds `RetryInfo`: when coming back may help. `violations`, pairs of field and what is wrong with it,
+    add `BadRequest`.
+    """
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason.value, domain=DOMAIN, metadata=dict(metadata))]
+    if retry_seconds is not None:
+        details.append(error_details_pb2.RetryInfo(retry_delay=_duration(retry_seconds)))
+    if violations:
+        fields = [error_details_pb2.BadRequest.FieldViolation(field=name, description=why) for name, why in violations]
+        details.append(error_details_pb2.BadRequest(field_violations=fields))
+    number: int = code.value[0]
+    return rpc_status.to_status(
+        status_pb2.Status(code=number, message=message, details=[_packed(detail) for detail in details])
+    )
+
+
+async def abort(
+    context: "grpc.aio.ServicerContext[object, object]",
+    code: grpc.StatusCode,
+    reason: Reason,
+    message: str,
+    *,
+    retry_seconds: float | None = None,
+    metadata: Mapping[str, str] = {},
+    violations: Sequence[tuple[str, str]] = (),
+) -> NoReturn:
+    """Ends a call with `rich_status`. Raises `grpc.aio.AbortError`, as `context.abort` does."""
+    await abort_with(
+        context,
+        rich_status(code, reason, message, retry_seconds=retry_seconds, metadata=metadata, violations=violations),
+    )
+
+
+async def abort_with(context: "grpc.aio.ServicerContext[object, object]", status: grpc.Status) -> NoReturn:
+    """Ends a call with `status`; grpc.aio has no `abort_with_status`. Raises `grpc.aio.AbortError`."""
+    await context.abort(status.code, status.details, tuple(status.trailing_metadata or ()))
+
+
+def _packed(detail: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    milliseconds = max(0, ceil(seconds * 1000))
+    return duration_pb2.Duration(seconds=milliseconds // 1000, nanos=milliseconds % 1000 * 1_000_000)

@@ -1,0 +1,59 @@
+"""A rich status survives the wire with its reason, retry hint and violations."""
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from roost.contract.reasons import DOMAIN, Reason
+from roost.contract.status import abort
+from roost.v1 import worker_service_pb2 as pb
+from roost.v1 import worker_service_pb2_grpc as pb_grpc
+
+
+class _Refusing(pb_grpc.WorkerServiceServicer):
+    async def GetState(self, request, context):  # noqa: N802  gRPC's name
+        await abort(
+            context,
+            grpc.StatusCode.UNAVAILABLE,
+            Reason.WORKER_DRAINING,
+            "the worker drains",
+            retry_seconds=1.5,
+            metadata={"worker": "w-1"},
+            violations=[("field", "wrong")],
+        )
+
+
+async def _refusal() -> grpc.aio.AioRpcError:
+    server = grpc.aio.server()
+    pb_grpc.add_WorkerServiceServicer_to_server(_Refusing(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await pb_grpc.WorkerServiceStub(channel).GetState(pb.GetStateRequest())
+            return caught.value
+    finally:
+        await server.stop(None)
+
+
+def _detail(status: status_pb2.Status, kind):
+    for packed in status.details:
+        if packed.Is(kind.DESCRIPTOR):
+            value = kind()
+            packed.Unpack(value)
+            return value
+    raise AssertionError(f"no {kind} in {status}")
+
+
+async def test_the_client_reads_reason_retry_and_violations():
+    error = await _refusal()
+    assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "the worker drains")
+    status = rpc_status.from_call(error)
+    info = _detail(status, error_details_pb2.ErrorInfo)
+    assert (info.reason, info.domain, dict(info.metadata)) == ("WORKER_DRAINING", DOMAIN, {"worker": "w-1"})
+    assert _detail(status, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() == 1500
+    violation = _detail(status, error_details_pb2.BadRequest).field_violations[0]
+    assert (violation.field, violation.description) == ("field", "wrong")
