@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from roost.v1 import session_service_pb2 as roost_dot_v1_dot_session__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1droost/v1/worker_service.proto\x12\x08roost.v1\x1a\x1eroost/v1/session_service.proto\"\xd0\x01\n\x0fGenerateRequest\x12 \n\x05start\x18\x01 \x01(\x0b\x32\x0f.roost.v1.StartH\x00\x12\"\n\x06resume\x18\x02 \x01(\x0b\x32\x10.roost.v1.ResumeH\x00\x12$\n\x07history\x18\x03 \x01(\x0b\x32\x11.roost.v1.HistoryH\x00\x12\"\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x10.roost.v1.CancelH\x00\x12\"\n\x06\x63ommit\x18\x05 \x01(\x0b\x32\x10.roost.v1.CommitH\x00\x42\t\n\x07message\"\xbe\x01\n\x10GenerateResponse\x12-\n\x0cneed_history\x18\x01 \x01(\x0b\x32\x15.roost.v1.NeedHistoryH\x00\x12&\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x12.roost.v1.AcceptedH\x00\x12 \n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x0f.roost.v1.DeltaH\x00\x12&\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x12.roost.v1.FinishedH\x00\x42\t\n\x07message\"\xdf\x02\n\x05Start\x12\"\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x11.roost.v1.Attempt\x12%\n\x07session\x18\x02 \x01(\x0b\x32\x14.roost.v1.SessionRef\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x16\n\x0emodel_revision\x18\x04 \x01(\t\x12\x0e\n\x06system\x18\x05 \x01(\t\x12\x1d\n\x05tools\x18\x06 \x03(\x0b\x32\x0e.roost.v1.Tool\x12#\n\x08messages\x18\x07 \x03(\x0b\x32\x11.roost.v1.Message\x12$\n\x08sampling\x18\x08 \x01(\x0b\x32\x12.roost.v1.Sampling\x12 \n\x06\x66ormat\x18\t \x01(\x0b\x32\x10.roost.v1.Format\x12 \n\x06replay\x18\n \x01(\x0b\x32\x10.roost.v1.Replay\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x0b \x01(\x04\x12\x10\n\x08priority\x18\x0c \x01(\r\"R\n\nSessionRef\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\r\x12\x1c\n\x04head\x18\x03 \x01(\x0b\x32\x0e.roost.v1.Head\"`\n\x06Replay\x12\x18\n\x10prompt_token_ids\x18\x01 \x03(\r\x12\x18\n\x10output_token_ids\x18\x02 \x03(\r\x12\x12\n\ntext_bytes\x18\x03 \x01(\r\x12\x0e\n\x06tokens\x18\x04 \x01(\r\"\xa9\x01\n\x06Resume\x12\"\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x11.roost.v1.Attempt\x12&\n\x0bnew_attempt\x18\x02 \x01(\x0b\x32\x11.roost.v1.Attempt\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x12\n\nfrom_token\x18\x04 \x01(\r\x12\x16\n\x0e\x66rom_text_byte\x18\x05 \x01(\r\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x06 \x01(\x04\":\n\x07History\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x11\n\ttoken_ids\x18\x02 \x01(\x0c\x12\x0c\n\x04last\x18\x03 \x01(\x08\"\x08\n\x06\x43\x61ncel\"&\n\x06\x43ommit\x12\x1c\n\x04head\x18\x01 \x01(\x0b\x32\x0e.roost.v1.Head\"!\n\x0bNeedHistory\x12\x12\n\nfrom_token\x18\x01 \x01(\x04\"S\n\x08\x41\x63\x63\x65pted\x12\x18\n\x10prompt_token_ids\x18\x01 \x03(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x16\n\x0erender_version\x18\x03 \x01(\t\"~\n\x05\x44\x65lta\x12\x14\n\x0ctoken_offset\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x13\n\x0btext_offset\x18\x03 \x01(\r\x12\x0c\n\x04text\x18\x04 \x01(\t\x12)\n\x08logprobs\x18\x05 \x03(\x0b\x32\x17.roost.v1.TokenLogprobs\"\xd4\x01\n\x08\x46inished\x12-\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x16.roost.v1.FinishReason\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12&\n\ntool_calls\x18\x04 \x03(\x0b\x32\x12.roost.v1.ToolCall\x12\x15\n\rcached_tokens\x18\x05 \x01(\r\x12\x10\n\x08queue_ms\x18\x06 \x01(\r\x12\x12\n\nprefill_ms\x18\x07 \x01(\r\x12\x0f\n\x07\x63ontent\x18\x08 \x01(\t\"1\n\x0c\x45victRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\'\n\rEvictResponse\x12\x16\n\x0e\x65victed_tokens\x18\x01 \x01(\r\"9\n\x0bHoldRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x16\n\x0e\x65xpect_seconds\x18\x02 \x01(\x01\"\x0e\n\x0cHoldResponse\"\x11\n\x0fGetStateRequest\"\xe1\x02\n\x10GetStateResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04\x62oot\x18\x02 \x01(\t\x12\x16\n\x0emodel_revision\x18\x03 \x01(\t\x12\x17\n\x0f\x63\x61pacity_tokens\x18\x04 \x01(\x04\x12\x14\n\x0c\x62lock_tokens\x18\x05 \x01(\r\x12%\n\x06\x62locks\x18\x06 \x01(\x0b\x32\x15.roost.v1.BlockCounts\x12\x0f\n\x07running\x18\x07 \x01(\r\x12\x0f\n\x07waiting\x18\x08 \x01(\r\x12+\n\x08sessions\x18\t \x03(\x0b\x32\x19.roost.v1.ResidentSession\x12\x10\n\x08\x64raining\x18\n \x01(\x08\x12\x15\n\rlookup_tokens\x18\x0b \x01(\x04\x12\x12\n\nhit_tokens\x18\x0c \x01(\x04\x12\x18\n\x10generated_tokens\x18\r \x01(\x04\x12\x18\n\x10prefilled_tokens\x18\x0e \x01(\x04\";\n\x0b\x42lockCounts\x12\x0c\n\x04\x66ree\x18\x01 \x01(\r\x12\x0e\n\x06\x63\x61\x63hed\x18\x02 \x01(\r\x12\x0e\n\x06in_use\x18\x03 \x01(\r\"J\n\x0fResidentSession\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x0c\n\x04held\x18\x03 \x01(\x08\x32\x8a\x02\n\rWorkerService\x12\x45\n\x08Generate\x12\x19.roost.v1.GenerateRequest\x1a\x1a.roost.v1.GenerateResponse(\x01\x30\x01\x12\x38\n\x05\x45vict\x12\x16.roost.v1.EvictRequest\x1a\x17.roost.v1.EvictResponse\x12\x35\n\x04Hold\x12\x15.roost.v1.HoldRequest\x1a\x16.roost.v1.HoldResponse\x12\x41\n\x08GetState\x12\x19.roost.v1.GetStateRequest\x1a\x1a.roost.v1.GetStateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1droost/v1/worker_service.proto\x12\x08roost.v1\x1a\x1eroost/v1/session_service.proto\"\xd0\x01\n\x0fGenerateRequest\x12 \n\x05start\x18\x01 \x01(\x0b\x32\x0f.roost.v1.StartH\x00\x12\"\n\x06resume\x18\x02 \x01(\x0b\x32\x10.roost.v1.ResumeH\x00\x12$\n\x07history\x18\x03 \x01(\x0b\x32\x11.roost.v1.HistoryH\x00\x12\"\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x10.roost.v1.CancelH\x00\x12\"\n\x06\x63ommit\x18\x05 \x01(\x0b\x32\x10.roost.v1.CommitH\x00\x42\t\n\x07message\"\xbe\x01\n\x10GenerateResponse\x12-\n\x0cneed_history\x18\x01 \x01(\x0b\x32\x15.roost.v1.NeedHistoryH\x00\x12&\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x12.roost.v1.AcceptedH\x00\x12 \n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x0f.roost.v1.DeltaH\x00\x12&\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x12.roost.v1.FinishedH\x00\x42\t\n\x07message\"\xdf\x02\n\x05Start\x12\"\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x11.roost.v1.Attempt\x12%\n\x07session\x18\x02 \x01(\x0b\x32\x14.roost.v1.SessionRef\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x16\n\x0emodel_revision\x18\x04 \x01(\t\x12\x0e\n\x06system\x18\x05 \x01(\t\x12\x1d\n\x05tools\x18\x06 \x03(\x0b\x32\x0e.roost.v1.Tool\x12#\n\x08messages\x18\x07 \x03(\x0b\x32\x11.roost.v1.Message\x12$\n\x08sampling\x18\x08 \x01(\x0b\x32\x12.roost.v1.Sampling\x12 \n\x06\x66ormat\x18\t \x01(\x0b\x32\x10.roost.v1.Format\x12 \n\x06replay\x18\n \x01(\x0b\x32\x10.roost.v1.Replay\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x0b \x01(\x04\x12\x10\n\x08priority\x18\x0c \x01(\r\"R\n\nSessionRef\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\r\x12\x1c\n\x04head\x18\x03 \x01(\x0b\x32\x0e.roost.v1.Head\"`\n\x06Replay\x12\x18\n\x10prompt_token_ids\x18\x01 \x03(\r\x12\x18\n\x10output_token_ids\x18\x02 \x03(\r\x12\x12\n\ntext_bytes\x18\x03 \x01(\r\x12\x0e\n\x06tokens\x18\x04 \x01(\r\"\xa9\x01\n\x06Resume\x12\"\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x11.roost.v1.Attempt\x12&\n\x0bnew_attempt\x18\x02 \x01(\x0b\x32\x11.roost.v1.Attempt\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x12\n\nfrom_token\x18\x04 \x01(\r\x12\x16\n\x0e\x66rom_text_byte\x18\x05 \x01(\r\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x06 \x01(\x04\"M\n\x07History\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x11\n\ttoken_ids\x18\x02 \x01(\x0c\x12\x0c\n\x04last\x18\x03 \x01(\x08\x12\x11\n\tstep_ends\x18\x04 \x03(\x04\"\x08\n\x06\x43\x61ncel\"&\n\x06\x43ommit\x12\x1c\n\x04head\x18\x01 \x01(\x0b\x32\x0e.roost.v1.Head\"!\n\x0bNeedHistory\x12\x12\n\nfrom_token\x18\x01 \x01(\x04\"S\n\x08\x41\x63\x63\x65pted\x12\x18\n\x10prompt_token_ids\x18\x01 \x03(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x16\n\x0erender_version\x18\x03 \x01(\t\"~\n\x05\x44\x65lta\x12\x14\n\x0ctoken_offset\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x13\n\x0btext_offset\x18\x03 \x01(\r\x12\x0c\n\x04text\x18\x04 \x01(\t\x12)\n\x08logprobs\x18\x05 \x03(\x0b\x32\x17.roost.v1.TokenLogprobs\"\xd4\x01\n\x08\x46inished\x12-\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x16.roost.v1.FinishReason\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12&\n\ntool_calls\x18\x04 \x03(\x0b\x32\x12.roost.v1.ToolCall\x12\x15\n\rcached_tokens\x18\x05 \x01(\r\x12\x10\n\x08queue_ms\x18\x06 \x01(\r\x12\x12\n\nprefill_ms\x18\x07 \x01(\r\x12\x0f\n\x07\x63ontent\x18\x08 \x01(\t\"1\n\x0c\x45victRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\'\n\rEvictResponse\x12\x16\n\x0e\x65victed_tokens\x18\x01 \x01(\r\"9\n\x0bHoldRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x16\n\x0e\x65xpect_seconds\x18\x02 \x01(\x01\"\x0e\n\x0cHoldResponse\"\x11\n\x0fGetStateRequest\"\xe1\x02\n\x10GetStateResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04\x62oot\x18\x02 \x01(\t\x12\x16\n\x0emodel_revision\x18\x03 \x01(\t\x12\x17\n\x0f\x63\x61pacity_tokens\x18\x04 \x01(\x04\x12\x14\n\x0c\x62lock_tokens\x18\x05 \x01(\r\x12%\n\x06\x62locks\x18\x06 \x01(\x0b\x32\x15.roost.v1.BlockCounts\x12\x0f\n\x07running\x18\x07 \x01(\r\x12\x0f\n\x07waiting\x18\x08 \x01(\r\x12+\n\x08sessions\x18\t \x03(\x0b\x32\x19.roost.v1.ResidentSession\x12\x10\n\x08\x64raining\x18\n \x01(\x08\x12\x15\n\rlookup_tokens\x18\x0b \x01(\x04\x12\x12\n\nhit_tokens\x18\x0c \x01(\x04\x12\x18\n\x10generated_tokens\x18\r \x01(\x04\x12\x18\n\x10prefilled_tokens\x18\x0e \x01(\x04\";\n\x0b\x42lockCounts\x12\x0c\n\x04\x66ree\x18\x01 \x01(\r\x12\x0e\n\x06\x63\x61\x63hed\x18\x02 \x01(\r\x12\x0e\n\x06in_use\x18\x03 \x01(\r\"J\n\x0fResidentSession\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x0c\n\x04held\x18\x03 \x01(\x08\x32\x8a\x02\n\rWorkerService\x12\x45\n\x08Generate\x12\x19.roost.v1.GenerateRequest\x1a\x1a.roost.v1.GenerateResponse(\x01\x30\x01\x12\x38\n\x05\x45vict\x12\x16.roost.v1.EvictRequest\x1a\x17.roost.v1.EvictResponse\x12\x35\n\x04Hold\x12\x15.roost.v1.HoldRequest\x1a\x16.roost.v1.HoldResponse\x12\x41\n\x08GetState\x12\x19.roost.v1.GetStateRequest\x1a\x1a.roost.v1.GetStateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,35 +45,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESUME']._serialized_start=1016
   _globals['_RESUME']._serialized_end=1185
   _globals['_HISTORY']._serialized_start=1187
-  _globals['_HISTORY']._serialized_end=1245
-  _globals['_CANCEL']._serialized_start=1247
-  _globals['_CANCEL']._serialized_end=1255
-  _globals['_COMMIT']._serialized_start=1257
-  _globals['_COMMIT']._serialized_end=1295
-  _globals['_NEEDHISTORY']._serialized_start=1297
-  _globals['_NEEDHISTORY']._serialized_end=1330
-  _globals['_ACCEPTED']._serialized_start=1332
-  _globals['_ACCEPTED']._serialized_end=1415
-  _globals['_DELTA']._serialized_start=1417
-  _globals['_DELTA']._serialized_end=1543
-  _globals['_FINISHED']._serialized_start=1546
-  _globals['_FINISHED']._serialized_end=1758
-  _globals['_EVICTREQUEST']._serialized_start=1760
-  _globals['_EVICTREQUEST']._serialized_end=1809
-  _globals['_EVICTRESPONSE']._serialized_start=1811
-  _globals['_EVICTRESPONSE']._serialized_end=1850
-  _globals['_HOLDREQUEST']._serialized_start=1852
-  _globals['_HOLDREQUEST']._serialized_end=1909
-  _globals['_HOLDRESPONSE']._serialized_start=1911
-  _globals['_HOLDRESPONSE']._serialized_end=1925
-  _globals['_GETSTATEREQUEST']._serialized_start=1927
-  _globals['_GETSTATEREQUEST']._serialized_end=1944
-  _globals['_GETSTATERESPONSE']._serialized_start=1947
-  _globals['_GETSTATERESPONSE']._serialized_end=2300
-  _globals['_BLOCKCOUNTS']._serialized_start=2302
-  _globals['_BLOCKCOUNTS']._serialized_end=2361
-  _globals['_RESIDENTSESSION']._serialized_start=2363
-  _globals['_RESIDENTSESSION']._serialized_end=2437
-  _globals['_WORKERSERVICE']._serialized_start=2440
-  _globals['_WORKERSERVICE']._serialized_end=2706
+  _globals['_HISTORY']._serialized_end=1264
+  _globals['_CANCEL']._serialized_start=1266
+  _globals['_CANCEL']._serialized_end=1274
+  _globals['_COMMIT']._serialized_start=1276
+  _globals['_COMMIT']._serialized_end=1314
+  _globals['_NEEDHISTORY']._serialized_start=1316
+  _globals['_NEEDHISTORY']._serialized_end=1349
+  _globals['_ACCEPTED']._serialized_start=1351
+  _globals['_ACCEPTED']._serialized_end=1434
+  _globals['_DELTA']._serialized_start=1436
+  _globals['_DELTA']._serialized_end=1562
+  _globals['_FINISHED']._serialized_start=1565
+  _globals['_FINISHED']._serialized_end=1777
+  _globals['_EVICTREQUEST']._serialized_start=1779
+  _globals['_EVICTREQUEST']._serialized_end=1828
+  _globals['_EVICTRESPONSE']._serialized_start=1830
+  _globals['_EVICTRESPONSE']._serialized_end=1869
+  _globals['_HOLDREQUEST']._serialized_start=1871
+  _globals['_HOLDREQUEST']._serialized_end=1928
+  _globals['_HOLDRESPONSE']._serialized_start=1930
+  _globals['_HOLDRESPONSE']._serialized_end=1944
+  _globals['_GETSTATEREQUEST']._serialized_start=1946
+  _globals['_GETSTATEREQUEST']._serialized_end=1963
+  _globals['_GETSTATERESPONSE']._serialized_start=1966
+  _globals['_GETSTATERESPONSE']._serialized_end=2319
+  _globals['_BLOCKCOUNTS']._serialized_start=2321
+  _globals['_BLOCKCOUNTS']._serialized_end=2380
+  _globals['_RESIDENTSESSION']._serialized_start=2382
+  _globals['_RESIDENTSESSION']._serialized_end=2456
+  _globals['_WORKERSERVICE']._serialized_start=2459
+  _globals['_WORKERSERVICE']._serialized_end=2725
 # @@protoc_insertion_point(module_scope)

@@ -71,7 +71,7 @@ Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
 @_typing.final
 class GenerateResponse(_message.Message):
-    """GenerateResponse is a message from the worker. Order: NeedHistory?, Accepted, Delta*, Finished."""
+    """GenerateResponse is a message from the worker. Order: NeedHistory (0 to 2), Accepted, Delta*, Finished."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -318,22 +318,30 @@ class History(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
+    STEP_ENDS_FIELD_NUMBER: _builtins.int
     offset: _builtins.int
     """Position of the first id in the log."""
     token_ids: _builtins.bytes
     """Little-endian uint32 ids."""
     last: _builtins.bool
     """True for the last run."""
+    @_builtins.property
+    def step_ends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Positions in the log at which steps end, within this run, ascending. With them the worker verifies the hash link by
+        link; without them it can verify no more than one step, and takes a whole log (from 0) on the gateway's word.
+        """
+
     def __init__(
         self,
         *,
         offset: _builtins.int = ...,
         token_ids: _builtins.bytes = ...,
         last: _builtins.bool = ...,
+        step_ends: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "offset", b"offset", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "offset", b"offset", "step_ends", b"step_ends", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -382,7 +390,7 @@ Global___Commit: _TypeAlias = Commit  # noqa: Y015
 
 @_typing.final
 class NeedHistory(_message.Message):
-    """NeedHistory asks for the log's ids."""
+    """NeedHistory asks for the log's ids. It comes a second time, from 0, when the first answer does not hash to the head."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
