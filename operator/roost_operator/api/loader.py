@@ -1,0 +1,101 @@
+"""Reads an `AgentPool` from a YAML file; every error names file, line, field and fix."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from roost_operator.api.problems import Location, path, problems
+from roost_operator.api.spec import AgentPool
+
+_SERVER_FIELDS = frozenset(
+    {
+        "uid",
+        "resourceVersion",
+        "generation",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "managedFields",
+        "ownerReferences",
+        "finalizers",
+        "selfLink",
+    }
+)
+
+
+class PoolFileError(ValueError):
+    """The file is no valid AgentPool. Its text has one line per fault, each with line, field and fix."""
+
+
+def load_pool(file: Path) -> AgentPool:
+    """The pool that `file` describes. Raises PoolFileError."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PoolFileError(f"{file}: cannot be read ({error}); give a YAML file with -f") from error
+    return parse_pool(text, str(file))
+
+
+def parse_pool(text: str, name: str = "pool.yaml") -> AgentPool:
+    """The pool that a YAML text describes; `name` stands before each fault. Raises PoolFileError."""
+    node = _single_document(text, name)
+    _refuse_doubled_keys(node, name)
+    document = yaml.safe_load(text)
+    if not isinstance(document, dict):
+        raise PoolFileError(f"{name}:1: is no mapping; start with apiVersion: roost.dev/v1alpha1")
+    try:
+        return AgentPool.model_validate(_without_server_fields(document))
+    except ValidationError as error:
+        faults = [f"{name}:{_line(node, found.location)}: {found}" for found in problems(error, AgentPool)]
+        raise PoolFileError("\n".join(faults)) from error
+
+
+def _single_document(text: str, name: str) -> yaml.Node:
+    try:
+        documents = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else 1
+        raise PoolFileError(f"{name}:{line}: is no YAML: {getattr(error, 'problem', error)}") from error
+    if len(documents) != 1:
+        found = f"holds {len(documents)} documents" if documents else "is empty"
+        raise PoolFileError(f"{name}:1: {found}; give exactly one AgentPool in a file")
+    return documents[0]
+
+
+def _refuse_doubled_keys(node: yaml.Node, name: str, location: Location = ()) -> None:
+    seen: set[str] = set()
+    for key, child, line in _children(node):
+        if isinstance(key, str) and key in seen:
+            raise PoolFileError(f"{name}:{line}: {path((*location, key))}: is given twice; remove one")
+        seen.add(str(key))
+        _refuse_doubled_keys(child, name, (*location, key))
+
+
+def _children(node: yaml.Node) -> list[tuple[str | int, yaml.Node, int]]:
+    if isinstance(node, yaml.MappingNode):
+        return [(str(key.value), value, key.start_mark.line + 1) for key, value in node.value]
+    if isinstance(node, yaml.SequenceNode):
+        return [(index, child, child.start_mark.line + 1) for index, child in enumerate(node.value)]
+    return []
+
+
+def _line(node: yaml.Node, location: Location) -> int:
+    """Line of the deepest part of `location` that the file has."""
+    line = node.start_mark.line + 1
+    for part in location:
+        found = next(((child, at) for key, child, at in _children(node) if key == part), None)
+        if found is None:
+            break
+        node, line = found
+    return line
+
+
+def _without_server_fields(document: dict[str, Any]) -> dict[str, Any]:
+    """The document as a person wrote it: `kubectl get -o yaml` adds a status and more metadata."""
+    kept = {key: value for key, value in document.items() if key != "status"}
+    metadata = kept.get("metadata")
+    if isinstance(metadata, dict):
+        kept["metadata"] = {key: value for key, value in metadata.items() if key not in _SERVER_FIELDS}
+    return kept

@@ -1,0 +1,144 @@
+"""Turns pydantic's findings into sentences that name the field and the fix. Pure."""
+
+import difflib
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+Location = tuple[str | int, ...]
+
+_PATTERNS = {
+    r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$": "use lower-case letters, digits and '-', at most 63",
+    r"^[A-Za-z0-9]([-A-Za-z0-9._]{0,61}[A-Za-z0-9])?$": "use letters, digits, '-', '.' and '_', at most 63",
+    r"^(hf|file|pypi|dummy)://.+$": "use hf://org/name, file:///path, pypi://distribution/path/in/wheel or dummy://config",
+}
+
+_WANTED = {
+    "int_type": "write a whole number",
+    "int_parsing": "write a whole number",
+    "int_from_float": "write a whole number",
+    "string_type": "write a text, in quotes if it looks like a number",
+    "bool_type": "write true or false",
+    "bool_parsing": "write true or false",
+    "dict_type": "write a mapping (key: value)",
+    "model_type": "write a mapping (key: value)",
+    "model_attributes_type": "write a mapping (key: value)",
+    "tuple_type": "write a list (- item)",
+    "list_type": "write a list (- item)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault: where it is in the document, and what to do about it."""
+
+    location: Location
+    message: str
+
+    def __str__(self) -> str:
+        return f"{path(self.location)}: {self.message}"
+
+
+def path(location: Location) -> str:
+    """`spec.roles[1].name` of ("spec", "roles", 1, "name")."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".") or "document"
+
+
+def problems(error: ValidationError, root: type[BaseModel]) -> list[Problem]:
+    """Everything that `error` found in a document of type `root`, in the order of the document's fields."""
+    found = [details for details in error.errors(include_url=False) if not _follows_from_an_item(details)]
+    return [Problem(tuple(details["loc"]), _message(details, root)) for details in found]
+
+
+def nearest(key: str, valid: Sequence[str]) -> str | None:
+    """The valid key most like `key`, case aside; None when none is alike."""
+    lowered = {name.lower(): name for name in valid}
+    found = difflib.get_close_matches(key.lower(), list(lowered), n=1, cutoff=0.6)
+    return lowered[found[0]] if found else None
+
+
+def valid_keys(root: type[BaseModel], location: Location) -> list[str]:
+    """Keys of the object at `location` of a document of type `root`; empty when it is no typed object."""
+    annotation: Any = root
+    for part in location:
+        annotation = _inner(annotation, part)
+    model = _model(annotation)
+    return [] if model is None else [_alias(name, model) for name in model.model_fields]
+
+
+def _message(details: ErrorDetails, root: type[BaseModel]) -> str:
+    kind, context, value = details["type"], details.get("ctx", {}), details.get("input")
+    location = tuple(details["loc"])
+    if kind == "extra_forbidden":
+        return _unknown(str(location[-1]), valid_keys(root, location[:-1]))
+    if kind == "missing":
+        return "is missing; add it"
+    if kind == "value_error":
+        return str(context.get("error", details["msg"]))
+    if kind in ("enum", "literal_error"):
+        return f"{value!r} is not allowed; use {context['expected']}"
+    if kind == "string_pattern_mismatch":
+        return f"{value!r} is not allowed; {_PATTERNS.get(context['pattern'], 'it must match ' + context['pattern'])}"
+    return _bound(kind, context, value) or f"{value!r} is not allowed; {_WANTED.get(kind, details['msg'])}"
+
+
+def _follows_from_an_item(details: ErrorDetails) -> bool:
+    """pydantic counts only valid items, so a list whose items are faulty also counts as too short."""
+    return details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]
+
+
+def _bound(kind: str, context: dict[str, Any], value: Any) -> str:
+    match kind:
+        case "greater_than_equal":
+            return f"{value!r} is too small; use at least {context['ge']}"
+        case "less_than_equal":
+            return f"{value!r} is too large; use at most {context['le']}"
+        case "too_short":
+            return f"has too few items; give at least {context['min_length']}"
+        case "too_long":
+            return f"has too many items; give at most {context['max_length']}"
+        case "string_too_short":
+            return f"is too short; use at least {context['min_length']} characters"
+        case "string_too_long":
+            return f"is too long; use at most {context['max_length']} characters"
+    return ""
+
+
+def _unknown(key: str, valid: list[str]) -> str:
+    guess = nearest(key, valid)
+    if guess:
+        return f"is unknown; did you mean {guess}? (known: {', '.join(valid)})"
+    return f"is unknown; remove it (known: {', '.join(valid)})"
+
+
+def _inner(annotation: Any, part: str | int) -> Any:
+    """Type of the member `part` of a value of type `annotation`."""
+    if isinstance(part, int):
+        return next(iter(get_args(annotation)), None)
+    model = _model(annotation)
+    for name in model.model_fields if model else ():
+        if model is not None and _alias(name, model) == part:
+            return model.model_fields[name].annotation
+    return None
+
+
+def _model(annotation: Any) -> type[BaseModel] | None:
+    return next((kind for kind in _members(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        yield from get_args(annotation)
+    else:
+        yield annotation
+
+
+def _alias(name: str, model: type[BaseModel]) -> str:
+    return model.model_fields[name].alias or name

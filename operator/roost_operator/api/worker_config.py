@@ -1,0 +1,40 @@
+"""From an `AgentPool` to what one of its workers is told. Pure."""
+
+from pathlib import Path
+
+from roost_operator.api.quantity import memory_bytes
+from roost_operator.api.spec import AgentPool
+from roost_worker.config import EngineConfig, KvConfig, ModelConfig, WorkerConfig
+
+
+def worker_config(
+    pool: AgentPool,
+    *,
+    store_url: str,
+    pool_secret: str,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    metrics_port: int | None = None,
+    cache_dir: Path | None = None,
+) -> WorkerConfig:
+    """The configuration shared by all workers of `pool`. Raises ValueError when a value is out of range."""
+    model = pool.spec.model
+    return WorkerConfig(
+        pool=pool.pool,
+        model=ModelConfig(
+            name=model.name,
+            source=model.source,
+            dtype=model.dtype.value,
+            tensor_parallel=model.tensor_parallel,
+            context_tokens=model.context_tokens,
+        ),
+        kv=KvConfig(block_tokens=model.kv_cache.block_tokens, memory_bytes=memory_bytes(model.kv_cache.memory)),
+        engine=EngineConfig(max_running=model.engine.max_running, max_batch_tokens=model.engine.max_batch_tokens),
+        store_url=store_url,
+        pool_secret=pool_secret,
+        host=host,
+        port=port,
+        metrics_port=metrics_port,
+        drain_seconds=float(pool.spec.workers.drain_timeout_seconds),
+        cache_dir=cache_dir,
+    )
