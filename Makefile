@@ -1,0 +1,73 @@
+# `make` lists the targets. Everything runs from .venv, which `make venv` builds from the hashed lock file.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PACKAGES := roost roost_operator roost_gateway roost_worker
+SOURCES := proto operator gateway worker tests
+SAMPLE ?= manifests/samples/pool-local.yaml
+
+.PHONY: help venv up demo test check bench generate lock format clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(READY) ## Make .venv from requirements.lock
+
+# uv is fast; plain pip with the same hashes is the way without it.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Roost needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else 0'
+	@if $(PYTHON) -m uv --version >/dev/null 2>&1; then uv="$(PYTHON) -m uv"; \
+	elif uv --version >/dev/null 2>&1; then uv=uv; \
+	elif $(PYTHON) -m pip install --quiet uv >/dev/null 2>&1; then uv="$(PYTHON) -m uv"; \
+	else uv=; fi; \
+	if [ -n "$$uv" ]; then \
+		test -x $(BIN)/python || $$uv venv --quiet --python $(PYTHON) $(VENV); \
+		$$uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock; \
+		$$uv pip install --quiet --python $(BIN)/python --no-deps -e .; \
+	else \
+		test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+		$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock; \
+		$(BIN)/python -m pip install --quiet --no-deps -e .; \
+	fi
+	@touch $@
+
+up: venv ## Run a pool on this machine (SAMPLE=file.yaml)
+	$(BIN)/roost up -f $(SAMPLE)
+
+demo: venv ## Agents on a real model while workers, gateways and Redis are killed
+	@$(BIN)/roost demo
+
+test: check ## Everything: `check`, then unit and integration tests
+	$(BIN)/python -m pytest -q
+
+check: venv ## Lint, format, types, import contracts, generated code
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy $(PACKAGES:%=-p %)
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python proto/generate.py --check
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+
+bench: venv ## Benchmarks; the last line of each is JSON (see tests/benchmarks)
+	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
+
+generate: venv ## Write generated code anew
+	$(BIN)/python proto/generate.py
+
+lock: ## Write requirements.lock anew
+	$(PYTHON) -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
+		--extra local --group dev --output-file requirements.lock pyproject.toml
+
+format: venv ## Format and fix what can be fixed
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+clean: ## Remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

