@@ -1,0 +1,141 @@
+"""The client."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Self
+
+from roost import _wire as wire
+from roost._messages import Tool
+from roost._records import SessionInfo, SessionState, Tier
+from roost._retry import RetryConfig
+from roost._session import Session, new_key
+from roost._transport import TLSConfig, Transport
+from roost.contract.names import pool_of
+from roost.v1 import session_service_pb2 as pb
+
+
+class Client:
+    """A connection to the gateways of a Roost. Make it with `Client.connect`, use it as an async context manager.
+
+        async with await Client.connect("127.0.0.1:7433") as client:
+            session = await client.open(role="coder", system="You are terse.")
+            async for event in session.step("Say hello."):
+                ...
+
+    It belongs to the event loop it was connected in, may be used by many tasks, and does not survive a fork.
+    """
+
+    def __init__(self, transport: Transport, pool: str | None) -> None:
+        self._transport = transport
+        self._pool = pool or ""
+
+    @classmethod
+    async def connect(
+        cls,
+        targets: str | Sequence[str],
+        *,
+        api_key: str | None = None,
+        pool: str | None = None,
+        tls: TLSConfig | bool | None = None,
+        timeout: float = 30.0,
+        connect_timeout: float = 10.0,
+        retry: RetryConfig | None = None,
+        lazy: bool = False,
+    ) -> Self:
+        """Connects to one of `targets`, gRPC addresses such as `host:port` or `dns:///name:port`.
+
+        With several targets, or a name with several addresses, calls move to another gateway when theirs fails.
+        `pool` (`namespace/name`) is where sessions are opened and listed unless told otherwise. `timeout` bounds, in
+        seconds, each call but a step, tries included. `tls=True` uses the system's root certificates. `lazy` does not
+        wait until a gateway is reachable.
+
+        Raises UnavailableError when no gateway is reachable within `connect_timeout` seconds, ValueError when there
+        is no target.
+        """
+        addresses = [targets] if isinstance(targets, str) else list(targets)
+        if not addresses or not all(addresses):
+            raise ValueError("connect needs at least one target, such as `127.0.0.1:7433`")
+        config = TLSConfig() if tls is True else (tls or None)
+        transport = Transport(addresses, tls=config, api_key=api_key, timeout=timeout, retry=retry or RetryConfig())
+        if not lazy:
+            try:
+                await transport.connect(connect_timeout)
+            except BaseException:
+                await transport.close()
+                raise
+        return cls(transport, pool)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the channels; steps that still run are cancelled."""
+        await self._transport.close()
+
+    async def open(
+        self,
+        *,
+        pool: str | None = None,
+        role: str = "",
+        system: str = "",
+        tools: Sequence[Tool] = (),
+        task: str = "",
+        parent: Session | str = "",
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+    ) -> Session:
+        """Opens a session.
+
+        An empty pool is the only one of the caller, an empty role the pool's first. `request_id` makes the call
+        idempotent; one is drawn when None. Raises PoolNotFoundError, RoleNotFoundError and others of RoostError.
+        """
+        request = pb.OpenSessionRequest(
+            pool=pool or self._pool,
+            role=role,
+            system=system,
+            tools=wire.tools_to_wire(tools),
+            task=task,
+            parent_session_id=parent.id if isinstance(parent, Session) else parent,
+            request_id=request_id or new_key(),
+            labels=dict(labels or {}),
+        )
+        opened = (await self._transport.call(lambda stub: stub.OpenSession, request)).session
+        return Session(self._transport, opened.id, wire.head_from_wire(opened.head))
+
+    def session(self, session_id: str) -> Session:
+        """A handle on a session opened before; nothing is sent. It knows no head until its first answer.
+
+        Raises ValueError when `session_id` is not of the form `namespace/pool/id`.
+        """
+        if pool_of(session_id) is None:
+            raise ValueError(f"{session_id!r} is no session's name; one looks like namespace/pool/{'0' * 26}")
+        return Session(self._transport, session_id)
+
+    async def sessions(
+        self,
+        *,
+        pool: str | None = None,
+        state: SessionState | None = None,
+        tier: Tier | None = None,
+        role: str = "",
+        task: str = "",
+        page_size: int = 0,
+    ) -> AsyncIterator[SessionInfo]:
+        """The caller's sessions of a pool, oldest first, filtered. Pages are read as they are needed."""
+        request = pb.ListSessionsRequest(
+            pool=pool or self._pool,
+            page_size=page_size,
+            role=role,
+            task=task,
+        )
+        request.state = wire.enum_value(pb.SessionState, "SESSION_STATE", state)  # type: ignore[assignment]
+        request.tier = wire.enum_value(pb.Tier, "TIER", tier)  # type: ignore[assignment]
+        while True:
+            page = await self._transport.call(lambda stub: stub.ListSessions, request)
+            for session in page.sessions:
+                yield wire.session_from_wire(session)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token

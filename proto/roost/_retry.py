@@ -1,0 +1,86 @@
+"""When a failed call is sent again, and how long to wait before. Pure: time is passed in."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from roost.errors import OverloadedError, RoostError, UnavailableError
+
+
+@dataclass(frozen=True, slots=True)
+class RetryConfig:
+    """How the SDK waits between tries. Times are seconds.
+
+    Every call of the SDK is idempotent, so a lost answer is always worth another try: at once on each further
+    gateway, then after a growing wait with jitter.
+    """
+
+    initial_backoff: float = 0.05
+    max_backoff: float = 2.0
+    multiplier: float = 2.0
+    give_up_after: float = 60.0
+    """Seconds without any progress after which the error is raised; 0 never tries twice. A deadline ends sooner."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.initial_backoff <= self.max_backoff:
+            raise ValueError("RetryConfig needs 0 < initial_backoff <= max_backoff")
+        if self.multiplier < 1 or self.give_up_after < 0:
+            raise ValueError("RetryConfig needs multiplier >= 1 and give_up_after >= 0")
+
+
+class Patience:
+    """Decides about one call: again, and when, or raise.
+
+    `gateways` is how many can be tried at once; `deadline` is the time at which the call ends, None for never.
+    """
+
+    def __init__(
+        self,
+        config: RetryConfig,
+        gateways: int,
+        now: float,
+        deadline: float | None,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._config = config
+        self._gateways = gateways
+        self._deadline = deadline
+        self._draw = draw
+        self.progress(now)
+
+    def progress(self, now: float) -> None:
+        """The call has got further: waiting starts from small again."""
+        self._last_progress = now
+        self._failures = 0
+
+    def remaining(self, now: float) -> float | None:
+        """Seconds until the deadline, not below 0; None without one."""
+        return None if self._deadline is None else max(0.0, self._deadline - now)
+
+    def wait_after(self, error: RoostError, now: float) -> float | None:
+        """Seconds to wait before the next try; None when `error` is to be raised."""
+        if not _worth_retrying(error):
+            return None
+        wait = self._backoff(error)
+        self._failures += 1
+        if now + wait - self._last_progress >= self._config.give_up_after:
+            return None
+        if self._deadline is not None and now + wait >= self._deadline:
+            return None
+        return wait
+
+    def _backoff(self, error: RoostError) -> float:
+        """At once while other gateways are untried and none asked to wait; else exponential, half of it random."""
+        if error.retry_after is None and self._failures + 1 < self._gateways:
+            return 0.0
+        grown = self._config.initial_backoff * self._config.multiplier ** min(self._failures, 64)
+        backoff = min(self._config.max_backoff, grown)
+        return (error.retry_after or 0.0) + backoff * (0.5 + 0.5 * self._draw())
+
+
+def _worth_retrying(error: RoostError) -> bool:
+    """Overload only when the gateway said so and when to come back: gRPC gives the same status to messages over
+    its size limit, which no wait can help."""
+    if isinstance(error, OverloadedError):
+        return bool(error.reason) and error.retry_after is not None
+    return isinstance(error, UnavailableError)

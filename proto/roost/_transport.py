@@ -1,0 +1,166 @@
+"""Channels to the gateways, and calls that go to another gateway when one fails."""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+
+from roost._faults import from_rpc_error
+from roost._retry import Patience, RetryConfig
+from roost._telemetry import Metadata, trace_metadata
+from roost.errors import RoostError, UnavailableError
+from roost.v1.session_service_pb2_grpc import SessionServiceStub
+
+if TYPE_CHECKING:  # the stub of an aio channel has no class of its own at run time
+    from roost.v1.session_service_pb2_grpc import SessionServiceAsyncStub
+
+_Response = TypeVar("_Response")
+
+MAX_MESSAGE_BYTES = 64 << 20
+_CHANNEL_OPTIONS: list[tuple[str, Any]] = [
+    # Tries are this package's business: gRPC's own know neither the cursor of a step nor what an error means.
+    ("grpc.enable_retries", 0),
+    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TLSConfig:
+    """TLS to the gateways. PEM bytes; None takes the system's roots, or no client certificate."""
+
+    root_certificates: bytes | None = None
+    client_certificate: bytes | None = None
+    client_key: bytes | None = None
+    server_name: str | None = None
+    """Name in the gateway's certificate, when it differs from the target's host."""
+
+    def __post_init__(self) -> None:
+        if (self.client_certificate is None) != (self.client_key is None):
+            raise ValueError("TLSConfig needs client_certificate and client_key together")
+
+
+class Gateway:
+    """One target and its channel."""
+
+    def __init__(self, target: str, tls: TLSConfig | None) -> None:
+        self.target = target
+        self.channel = _channel(target, tls)
+        self.stub: SessionServiceAsyncStub = SessionServiceStub(self.channel)
+
+    async def reachable(self) -> bool:
+        """Waits for the first try to connect to end well (True) or badly (False)."""
+        state = self.channel.get_state(try_to_connect=True)
+        while state not in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE):
+            await self.channel.wait_for_state_change(state)
+            state = self.channel.get_state(try_to_connect=True)
+        return state is grpc.ChannelConnectivity.READY
+
+
+def _channel(target: str, tls: TLSConfig | None) -> grpc.aio.Channel:
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(tls.root_certificates, tls.client_key, tls.client_certificate)
+    named = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else []
+    return grpc.aio.secure_channel(target, credentials, options=_CHANNEL_OPTIONS + named)
+
+
+class Transport:
+    """All gateways of one client. Calls go to one of them, drawn at the start, until it fails; then to the next."""
+
+    def __init__(
+        self, targets: Sequence[str], *, tls: TLSConfig | None, api_key: str | None, timeout: float, retry: RetryConfig
+    ) -> None:
+        self.gateways = [Gateway(target, tls) for target in targets]
+        self.retry = retry
+        self.timeout = timeout
+        self._current = random.randrange(len(self.gateways))
+        self._authorization: Metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
+
+    @property
+    def current(self) -> Gateway:
+        return self.gateways[self._current]
+
+    def failed(self, gateway: Gateway) -> None:
+        """Turns away from `gateway`, unless another call has done so already."""
+        if self.current is gateway:
+            self._current = (self._current + 1) % len(self.gateways)
+
+    def metadata(self, trace: Metadata) -> Metadata:
+        return self._authorization + trace
+
+    def patience(self, deadline: float | None) -> Patience:
+        """For one call with `deadline` seconds, None for no end."""
+        now = time.monotonic()
+        return Patience(self.retry, len(self.gateways), now, None if deadline is None else now + deadline)
+
+    async def call(
+        self,
+        method: "Callable[[SessionServiceAsyncStub], grpc.aio.UnaryUnaryMultiCallable[Any, _Response]]",
+        request: Any,
+    ) -> _Response:
+        """A unary call, sent again while that can help. Raises RoostError."""
+        patience, tries = self.patience(self.timeout), 1
+        metadata = self.metadata(trace_metadata())
+        while True:
+            gateway = self.current
+            try:
+                remaining = patience.remaining(time.monotonic())
+                return await method(gateway.stub)(request, timeout=remaining, metadata=metadata)
+            except grpc.aio.AioRpcError as failure:
+                error = from_rpc_error(failure)
+            error.tries = tries
+            await self.recover(gateway, error, patience)
+            tries += 1
+
+    async def recover(self, gateway: Gateway, error: RoostError, patience: Patience) -> None:
+        """After a failure: turns to another gateway and waits, or raises `error`."""
+        wait = patience.wait_after(error, time.monotonic())
+        if wait is None:
+            raise error
+        if isinstance(error, UnavailableError):
+            self.failed(gateway)
+        await asyncio.sleep(wait)
+
+    async def connect(self, timeout: float) -> None:
+        """Waits until a gateway is reachable. Raises UnavailableError when none is within `timeout` seconds."""
+        tries = [asyncio.ensure_future(gateway.reachable()) for gateway in self.gateways]
+        try:
+            async with asyncio.timeout(timeout):
+                for done in asyncio.as_completed(tries):
+                    if await done:
+                        return self._choose(tries)
+        except TimeoutError:
+            pass
+        finally:
+            for task in tries:
+                task.cancel()
+            await asyncio.gather(*tries, return_exceptions=True)
+        raise self._unreachable()
+
+    def _choose(self, tries: Sequence["asyncio.Future[bool]"]) -> None:
+        """Keeps the current gateway if it is known to be reachable, else takes one that is."""
+        reachable = [index for index, task in enumerate(tries) if task.done() and task.result()]
+        if self._current not in reachable:
+            self._current = random.choice(reachable)
+
+    def _unreachable(self) -> UnavailableError:
+        targets = ", ".join(gateway.target for gateway in self.gateways)
+        return UnavailableError(
+            f"no gateway answers at {targets}; check the address and that it runs",
+            status=grpc.StatusCode.UNAVAILABLE,
+        )
+
+    async def close(self) -> None:
+        await asyncio.gather(*(gateway.channel.close() for gateway in self.gateways))
