@@ -1,0 +1,46 @@
+"""`roost model`: prepares models ahead of their first use."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from roost_worker.convert.errors import ConvertError
+from roost_worker.convert.layout import PreparedModel
+from roost_worker.convert.store import ModelStore
+
+model = typer.Typer(help="Prepare models.", no_args_is_help=True)
+
+
+@model.callback()
+def _model() -> None:
+    """Prepare models."""
+
+
+@model.command()
+def prepare(
+    source: Annotated[
+        str, typer.Argument(help="hf://org/name, file:///path, pypi://distribution/path/in/wheel or dummy://name")
+    ],
+    dtype: Annotated[str, typer.Option(help="bfloat16, float32, or float64 (dummy:// only)")] = "bfloat16",
+    cache_dir: Annotated[Path | None, typer.Option(help="Default: $ROOST_CACHE or ~/.cache/roost")] = None,
+) -> None:
+    """Fetch and convert a model into the model store. Does nothing when it is there already."""
+    console = Console(stderr=True)
+    try:
+        prepared = _with_progress(console, ModelStore(cache_dir), source, dtype)
+    except ConvertError as error:
+        console.print(f"[red]error:[/] {error}", markup=True, highlight=False)
+        raise typer.Exit(1) from error
+    print(f"{prepared.revision[:12]} {prepared.path}")
+
+
+def _with_progress(console: Console, store: ModelStore, source: str, dtype: str) -> PreparedModel:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(source, total=1.0)
+        return store.prepare(
+            source, dtype, lambda stage, fraction: bar.update(task, description=stage, completed=fraction)
+        )

@@ -1,0 +1,44 @@
+"""The converter process: `python -m roost_worker.convert.converter SOURCE DTYPE TARGET`.
+
+Says what it does as JSON lines on stdout: `{"stage", "fraction"}`, or `{"error"}` when it refuses (status 1).
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from roost_worker.convert.errors import ConvertError
+
+
+def say(stage: str, fraction: float) -> None:
+    """Reports progress to the process that started this one."""
+    print(json.dumps({"stage": stage, "fraction": round(fraction, 3)}), flush=True)
+
+
+def convert(source: Path, dtype: str, target: Path) -> None:
+    """Writes config, weights, tokenizer and template of `source` (GGUF file or folder) into `target`.
+
+    Raises ConvertError, naming the fault.
+    """
+    if source.is_dir():
+        from roost_worker.convert.from_folder import convert_folder
+
+        convert_folder(source, dtype, target, say)
+    else:
+        from roost_worker.convert.from_gguf import convert_gguf
+
+        convert_gguf(source, dtype, target, say)
+
+
+def main(arguments: list[str]) -> int:
+    source, dtype, target = arguments
+    try:
+        convert(Path(source), dtype, Path(target))
+    except (ConvertError, OSError) as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,174 @@
+"""Tiny random models, made on the spot: `dummy://NAME`. Deterministic by name, without torch or transformers."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from roost_worker.convert.errors import ConvertError
+from roost_worker.convert.layout import WEIGHTS, write_json
+from roost_worker.convert.safetensors_file import TensorToWrite, write_safetensors
+from roost_worker.render.description import TemplateDescription
+from roost_worker.render.templates import BUILT_IN
+
+_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_BYTES = 256
+VOCABULARY = 264
+"""256 bytes, three control tokens, and five ids that no token has, as real models' padded vocabularies do."""
+LOGIT_STD = 4.0
+"""Standard deviation that logits are scaled to, so that argmax is rarely a near tie."""
+
+
+@dataclass(frozen=True, slots=True)
+class DummySpec:
+    """Shapes of a dummy model."""
+
+    model_type: str = "llama"
+    layers: int = 2
+    hidden: int = 64
+    intermediate: int = 192
+    heads: int = 8
+    kv_heads: int = 4
+    head_dim: int = 8
+    tied: bool = False
+    rope_theta: float = 10000.0
+    rope_scaling: tuple[tuple[str, Any], ...] = ()
+    attention_bias: bool = False
+    query_key_norm: bool = False
+    context: int = 8192
+
+
+_LLAMA3_ROPE = (
+    ("rope_type", "llama3"),
+    ("factor", 8.0),
+    ("low_freq_factor", 1.0),
+    ("high_freq_factor", 4.0),
+    ("original_max_position_embeddings", 1024),
+)
+
+SPECS = {
+    "llama-tiny": DummySpec(),
+    "llama-tiny-tied": DummySpec(tied=True),
+    "llama3-tiny": DummySpec(rope_theta=500000.0, rope_scaling=_LLAMA3_ROPE),
+    "qwen2-tiny": DummySpec(model_type="qwen2", attention_bias=True, rope_theta=1e6),
+    "qwen3-tiny": DummySpec(model_type="qwen3", query_key_norm=True, head_dim=16, rope_theta=1e6),
+    "mistral-tiny": DummySpec(model_type="mistral", kv_heads=2),
+    "smollm2-tiny": DummySpec(hidden=72, heads=9, kv_heads=3, layers=3, tied=True, rope_theta=1e5),
+}
+
+
+def write_dummy(name: str, dtype: str, folder: Path) -> None:
+    """Writes the model `name` of `SPECS` in the store's layout. Raises ConvertError for an unknown name."""
+    if name not in SPECS:
+        raise ConvertError(f"dummy://{name} is unknown; use one of {', '.join(sorted(SPECS))}")
+    spec = SPECS[name]
+    write_json(folder / "config.json", _config(spec, dtype))
+    _save(_weights(name, spec), dtype, folder / WEIGHTS)
+    _tokenizer().save(str(folder / "tokenizer.json"))
+    eos = _BYTES + _SPECIAL.index("<|im_end|>")
+    template = TemplateDescription("chatml", BUILT_IN["chatml"], "", "<|im_end|>", (eos, _BYTES))
+    template.save(folder / "template.json")
+
+
+def _config(spec: DummySpec, dtype: str) -> dict[str, Any]:
+    return {
+        "architectures": [f"{spec.model_type.capitalize()}ForCausalLM"],
+        "attention_bias": spec.attention_bias,
+        "dtype": dtype,
+        "head_dim": spec.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": spec.hidden,
+        "intermediate_size": spec.intermediate,
+        "max_position_embeddings": spec.context,
+        "mlp_bias": False,
+        "model_type": spec.model_type,
+        "num_attention_heads": spec.heads,
+        "num_hidden_layers": spec.layers,
+        "num_key_value_heads": spec.kv_heads,
+        "rms_norm_eps": 1e-5,
+        "rope_scaling": dict(spec.rope_scaling) or None,
+        "rope_theta": spec.rope_theta,
+        "sliding_window": None,
+        "tie_word_embeddings": spec.tied,
+        "vocab_size": VOCABULARY,
+    }
+
+
+def _weights(name: str, spec: DummySpec) -> dict[str, NDArray[np.float64]]:
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    random = np.random.default_rng(seed)
+
+    def matrix(rows: int, columns: int, gain: float = 1.0) -> NDArray[np.float64]:
+        return random.standard_normal((rows, columns)) * (gain / columns**0.5)
+
+    def norm(size: int) -> NDArray[np.float64]:
+        return 1.0 + 0.1 * random.standard_normal(size)
+
+    tensors = {"model.embed_tokens.weight": matrix(VOCABULARY, spec.hidden, LOGIT_STD)}
+    for layer in range(spec.layers):
+        tensors |= {f"model.layers.{layer}.{key}": value for key, value in _layer(spec, matrix, norm, random).items()}
+    tensors["model.norm.weight"] = norm(spec.hidden)
+    if not spec.tied:
+        tensors["lm_head.weight"] = matrix(VOCABULARY, spec.hidden, LOGIT_STD)
+    return tensors
+
+
+def _layer(spec: DummySpec, matrix: Any, norm: Any, random: np.random.Generator) -> dict[str, NDArray[np.float64]]:
+    query, key = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    # Gains let each layer move the residual about as far as the embedding does, or a tied model repeats itself.
+    tensors = {
+        "input_layernorm.weight": norm(spec.hidden),
+        "post_attention_layernorm.weight": norm(spec.hidden),
+        "self_attn.q_proj.weight": matrix(query, spec.hidden, 2.0),
+        "self_attn.k_proj.weight": matrix(key, spec.hidden, 2.0),
+        "self_attn.v_proj.weight": matrix(key, spec.hidden, 2.0),
+        "self_attn.o_proj.weight": matrix(spec.hidden, query, 2.0),
+        "mlp.gate_proj.weight": matrix(spec.intermediate, spec.hidden, 2.0),
+        "mlp.up_proj.weight": matrix(spec.intermediate, spec.hidden, 2.0),
+        "mlp.down_proj.weight": matrix(spec.hidden, spec.intermediate, 2.0),
+    }
+    if spec.attention_bias:
+        sizes = (("q", query), ("k", key), ("v", key))
+        tensors |= {f"self_attn.{part}_proj.bias": random.standard_normal(size) for part, size in sizes}
+    if spec.query_key_norm:
+        tensors |= {f"self_attn.{part}_norm.weight": norm(spec.head_dim) for part in ("q", "k")}
+    return tensors
+
+
+def _save(tensors: dict[str, NDArray[np.float64]], dtype: str, path: Path) -> None:
+    parts = {name: TensorToWrite(value.shape, partial(_pack, value, dtype)) for name, value in tensors.items()}
+    write_safetensors(path, parts, dtype)
+
+
+def _pack(value: NDArray[np.float64], dtype: str) -> bytes:
+    if dtype == "float64":
+        return value.astype("<f8").tobytes()
+    single = value.astype("<f4")
+    if dtype == "float32":
+        return single.tobytes()
+    # bfloat16 is the upper half of a float32, rounded to nearest even; numpy has no such type.
+    bits = single.view("<u4")
+    rounded = bits + 0x7FFF + ((bits >> 16) & 1)
+    return bytes((rounded >> 16).astype("<u2").tobytes())
+
+
+def _tokenizer() -> Tokenizer:
+    alphabet = _byte_characters()
+    vocabulary = {character: byte for byte, character in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in _SPECIAL])
+    return tokenizer
+
+
+def _byte_characters() -> list[str]:
+    """The character that stands for each byte in byte-level BPE (GPT-2's table)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]

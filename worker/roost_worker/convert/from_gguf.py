@@ -1,0 +1,70 @@
+"""Converts a GGUF file by transformers' reader, dequantised. Only this module imports transformers."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from roost_worker.convert.errors import ConvertError
+from roost_worker.convert.fetch import Progress
+from roost_worker.convert.from_folder import tensor_bytes
+from roost_worker.convert.layout import WEIGHTS, write_json
+from roost_worker.convert.safetensors_file import TensorToWrite, write_safetensors
+from roost_worker.convert.shapes import check_shapes, expected_shapes, normalised_config
+from roost_worker.convert.tokenization import describe_template
+
+_MAGIC = b"GGUF"
+
+
+def convert_gguf(source: Path, dtype: str, target: Path, say: Progress) -> None:
+    """Writes the model of `source` into `target`, in the store's layout. Raises ConvertError."""
+    with source.open("rb") as file:
+        magic = file.read(4)
+    if magic != _MAGIC:
+        raise ConvertError(f"{source.name} is no GGUF file (it begins with {magic!r}); give a .gguf file or a folder")
+    say("loading transformers", 0.0)
+    model, missing = _load(source, say)
+    config = normalised_config(model.config.to_dict(), dtype)
+    weights = {name: tensor for name, tensor in model.state_dict().items() if name not in missing}
+    shapes = expected_shapes(config)
+    check_shapes(shapes, {name: tuple(tensor.shape) for name, tensor in weights.items()})
+    say("reading the tokenizer", 0.5)
+    _tokenizer(source, config, target)
+    tensors = {
+        name: TensorToWrite(shape, partial(tensor_bytes, weights[name], dtype)) for name, shape in shapes.items()
+    }
+    write_safetensors(target / WEIGHTS, tensors, dtype, lambda share: say("writing weights", 0.8 + share / 5))
+    write_json(target / "config.json", config)
+
+
+def _load(source: Path, say: Progress) -> tuple[Any, frozenset[str]]:
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    say("dequantising weights", 0.2)
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            source.parent,
+            gguf_file=source.name,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+            output_loading_info=True,
+        )
+    # The reader has no exception of its own for a damaged file: it fails wherever the bytes run out.
+    except (ValueError, IndexError, KeyError, EOFError, TypeError, OverflowError, OSError, RuntimeError) as error:
+        raise ConvertError(f"{source.name} is truncated, damaged or of an unknown architecture: {error}") from error
+    return model, frozenset(loading["missing_keys"])
+
+
+def _tokenizer(source: Path, config: dict[str, Any], target: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    document = json.loads(tokenizer.backend_tokenizer.to_str())
+    document["padding"] = document["truncation"] = None
+    text = json.dumps(document, ensure_ascii=False)
+    (target / "tokenizer.json").write_text(text, encoding="utf-8")
+    ends = tokenizer.bos_token or "", tokenizer.eos_token or ""
+    description = describe_template(text, tokenizer.chat_template or "", *ends, config["eos_token_id"])
+    description.save(target / "template.json")

@@ -1,0 +1,78 @@
+"""The layout of a prepared model: which files, how its revision is computed, how it is written whole or not at all."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+WEIGHTS = "model.safetensors"
+FILES = ("config.json", WEIGHTS, "tokenizer.json", "template.json", "revision.json")
+LAYOUT_VERSION = 1
+"""Part of every index key: a change of the layout converts again."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedModel:
+    """A model in the store. `path` holds the files of `FILES`; `revision` names weights, tokenizer, template, dtype."""
+
+    path: Path
+    revision: str
+    source: str
+    dtype: str
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_source(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of a folder's files."""
+    if path.is_file():
+        return digest_file(path)
+    total = hashlib.sha256()
+    for file in sorted(item for item in path.iterdir() if item.is_file()):
+        total.update(f"{file.name}\0{digest_file(file)}\n".encode())
+    return total.hexdigest()
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def scratch_folder(models: Path) -> Iterator[Path]:
+    """A folder beside the prepared models that is gone afterwards, unless it was renamed."""
+    models.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=models, prefix=".making-"))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def publish(scratch: Path, models: Path, source: str, source_sha256: str, dtype: str) -> PreparedModel:
+    """Names the revision of a complete folder, writes `revision.json` into it and renames it into `models`."""
+    digests = {name: digest_file(scratch / name) for name in FILES[:-1]}
+    lines = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
+    revision = hashlib.sha256(f"{lines}dtype {dtype}\n".encode()).hexdigest()[:16]
+    document = {"revision": revision, "source": source, "source_sha256": source_sha256, "dtype": dtype}
+    write_json(scratch / "revision.json", {**document, "sha256": digests, "layout": LAYOUT_VERSION})
+    path = models / revision
+    if not is_complete(path):
+        shutil.rmtree(path, ignore_errors=True)
+        scratch.chmod(0o755)
+        os.rename(scratch, path)
+    return PreparedModel(path, revision, source, dtype)
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a prepared model is all there."""
+    return all((path / name).is_file() for name in FILES)

@@ -1,0 +1,49 @@
+"""Runs the converter in a process of its own, so that a worker never imports transformers."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from roost_worker.convert.errors import ConvertError
+from roost_worker.convert.fetch import Progress
+from roost_worker.convert.source import Source
+
+
+def run_converter(source: Source, local: Path, dtype: str, target: Path, report: Progress) -> None:
+    """Converts `local` (GGUF file or safetensors folder) into `target`. Raises ConvertError with the converter's reason."""
+    command = [sys.executable, "-m", "roost_worker.convert.converter", str(local), dtype, str(target)]
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        try:
+            reason = _follow(process, report)
+            status = process.wait()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        if reason or status != 0:
+            raise ConvertError(f"{source}: {reason or _crash(status, errors.seek(0) or errors.read())}")
+
+
+def _follow(process: "subprocess.Popen[str]", report: Progress) -> str:
+    """Passes the converter's JSON lines on as progress; returns the reason of its refusal, or an empty string."""
+    assert process.stdout is not None
+    reason = ""
+    for line in process.stdout:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # a library's chatter
+        if "error" in event:
+            reason = str(event["error"])
+        else:
+            report(str(event["stage"]), float(event["fraction"]))
+    return reason
+
+
+def _crash(status: int, errors: str) -> str:
+    lines = errors.strip().splitlines()
+    hint = " (killed: out of memory?)" if status == -9 else ""
+    return f"the converter ended with status {status}{hint}: {lines[-1] if lines else 'no message'}"

@@ -1,0 +1,127 @@
+"""The model store: `$ROOST_CACHE/models/<revision>/`, filled once per source and dtype."""
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from roost_worker.config import DTYPES
+from roost_worker.convert.dummy import write_dummy
+from roost_worker.convert.errors import ConvertError
+from roost_worker.convert.fetch import Progress, fetch
+from roost_worker.convert.layout import (
+    LAYOUT_VERSION,
+    PreparedModel,
+    digest_source,
+    is_complete,
+    publish,
+    scratch_folder,
+    write_json,
+)
+from roost_worker.convert.process import run_converter
+from roost_worker.convert.source import Source, parse_source
+
+
+def _silent(stage: str, fraction: float) -> None:
+    pass
+
+
+def default_cache_dir() -> Path:
+    """`$ROOST_CACHE`, or `~/.cache/roost`."""
+    return Path(os.environ.get("ROOST_CACHE") or Path.home() / ".cache" / "roost").expanduser()
+
+
+class ModelStore:
+    """Prepared models under `cache_dir` (None: `$ROOST_CACHE` or `~/.cache/roost`). Safe for many processes at once."""
+
+    def __init__(self, cache_dir: Path | None = None) -> None:
+        self.cache_dir = cache_dir or default_cache_dir()
+        self.models = self.cache_dir / "models"
+
+    def prepare(self, source: str, dtype: str, progress: Progress | None = None) -> PreparedModel:
+        """The model of `source` in `dtype`, fetched and converted unless it is there already.
+
+        `progress` is called with what is being done and how much of it, 0 to 1. A second call returns at once and
+        imports nothing heavy. Raises ConvertError; nothing half-written stays.
+        """
+        parsed = parse_source(source)
+        if dtype not in DTYPES:
+            raise ConvertError(f"dtype {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+        if dtype == "float64" and parsed.scheme != "dummy":
+            raise ConvertError(f"{source}: float64 is for dummy:// models only; use bfloat16 or float32")
+        report = progress or _silent
+        key = _key("source", str(parsed), _stamp(parsed), dtype)
+        found = self._lookup(key, parsed, dtype)
+        if found is None:
+            with self._lock(_key("lock", str(parsed)), report):
+                found = self._lookup(key, parsed, dtype) or self._make(parsed, dtype, report)
+                self._remember(key, found)
+        report("ready", 1.0)
+        return found
+
+    def _make(self, source: Source, dtype: str, report: Progress) -> PreparedModel:
+        if source.scheme == "dummy":
+            with scratch_folder(self.models) as scratch:
+                write_dummy(source.name, dtype, scratch)
+                return publish(scratch, self.models, str(source), "", dtype)
+        local = fetch(source, self.cache_dir / "sources" / _key("fetch", str(source))[:16], report)
+        report("checking the source", 0.0)
+        content = digest_source(local)
+        content_key = _key("content", content, dtype)
+        found = self._lookup(content_key, source, dtype)
+        if found is None:
+            with scratch_folder(self.models) as scratch:
+                run_converter(source, self._exact(content, source) or local, dtype, scratch, report)
+                found = publish(scratch, self.models, str(source), content, dtype)
+            self._remember(content_key, found)
+        return found
+
+    def _exact(self, content: str, source: Source) -> Path | None:
+        """The same model in float32, from which a cast is as good as another conversion and ten times as fast."""
+        found = self._lookup(_key("content", content, "float32"), source, "float32")
+        return found.path if found else None
+
+    def _lookup(self, key: str, source: Source, dtype: str) -> PreparedModel | None:
+        try:
+            revision = str(json.loads((self.models / "index" / f"{key}.json").read_bytes())["revision"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
+        path = self.models / revision
+        return PreparedModel(path, revision, str(source), dtype) if is_complete(path) else None
+
+    def _remember(self, key: str, model: PreparedModel) -> None:
+        index = self.models / "index"
+        index.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=index, prefix=".")
+        os.close(handle)
+        write_json(Path(name), {"revision": model.revision, "source": model.source, "dtype": model.dtype})
+        os.replace(name, index / f"{key}.json")
+
+    @contextmanager
+    def _lock(self, key: str, report: Progress) -> Iterator[None]:
+        locks = self.models / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with (locks / key).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                report("waiting for another process that prepares this model", 0.0)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("\0".join((str(LAYOUT_VERSION), *parts)).encode()).hexdigest()[:32]
+
+
+def _stamp(source: Source) -> str:
+    """What changes when a local source is replaced, cheap enough to look at on every start."""
+    path = Path(source.name)
+    if source.scheme != "file" or not path.exists():
+        return ""
+    files = [path] if path.is_file() else sorted(item for item in path.iterdir() if item.is_file())
+    return ";".join(f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files)

@@ -1,0 +1,47 @@
+"""`template.json`: what rendering must know of a model besides its tokenizer. Written by the converter. Pure."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+FAMILIES = ("chatml", "qwen3", "llama3", "mistral")
+"""Families with a turn format of our own; "" is a model of none of them, which lives or dies by its template."""
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateDescription:
+    """A model's way of taking turns."""
+
+    family: str
+    """One of `FAMILIES`, or an empty string."""
+    chat_template: str
+    """Jinja source as the model brings it; empty when it brings none."""
+    bos_token: str
+    eos_token: str
+    eos_token_ids: tuple[int, ...]
+    """Ids that end a turn."""
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "TemplateDescription":
+        """Reads `template.json`. Raises ValueError when it is not one."""
+        document = json.loads(path.read_bytes())
+        try:
+            values = {field.name: document[field.name] for field in fields(cls)}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not a template.json of this version: {error}") from error
+        return cls(**{**values, "eos_token_ids": tuple(values["eos_token_ids"])})
+
+
+def detect_family(chat_template: str, tokens: frozenset[str]) -> str:
+    """The family whose control tokens the template uses; without a template, those that the vocabulary holds."""
+    has = (lambda token: token in chat_template) if chat_template else (lambda token: token in tokens)
+    if has("<|start_header_id|>"):
+        return "llama3"
+    if has("<|im_start|>"):
+        return "qwen3" if has("<think>") else "chatml"
+    if has("[INST]") and "[INST]" in tokens:
+        return "mistral"
+    return ""
