@@ -1,1 +1,1 @@
-"""From a model's source to the model store: fetch, convert once, keep. Only the converter process imports transformers."""
+"""From a source to the model store: fetch, convert once, keep. Only the converter process imports transformers."""

@@ -104,10 +104,10 @@ def _weights(name: str, spec: DummySpec) -> dict[str, NDArray[np.float64]]:
     random = np.random.default_rng(seed)
 
     def matrix(rows: int, columns: int, gain: float = 1.0) -> NDArray[np.float64]:
-        return random.standard_normal((rows, columns)) * (gain / columns**0.5)
+        return np.multiply(random.standard_normal((rows, columns)), gain / columns**0.5)
 
     def norm(size: int) -> NDArray[np.float64]:
-        return 1.0 + 0.1 * random.standard_normal(size)
+        return np.add(random.standard_normal(size) * 0.1, 1.0)
 
     tensors = {"model.embed_tokens.weight": matrix(VOCABULARY, spec.hidden, LOGIT_STD)}
     for layer in range(spec.layers):

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,12 +58,12 @@ def _open(source: Path) -> list[Any]:
     paths = sorted(source.glob("*.safetensors"))
     if not paths:
         raise ConvertError(f"{source} has no *.safetensors file")
-    return [_guard(path, lambda path=path: safe_open(path, framework="pt")) for path in paths]
+    return [_open_one(path) for path in paths]
 
 
-def _guard(path: Path, action: Callable[[], Any]) -> Any:
+def _open_one(path: Path) -> Any:
     try:
-        return action()
+        return safe_open(path, framework="pt")
     except SafetensorError as error:
         raise ConvertError(f"{path} is truncated or no safetensors file: {error}") from error
 

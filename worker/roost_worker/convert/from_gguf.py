@@ -1,6 +1,7 @@
 """Converts a GGUF file by transformers' reader, dequantised. Only this module imports transformers."""
 
 import json
+import mmap
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,14 @@ from roost_worker.convert.shapes import check_shapes, expected_shapes, normalise
 from roost_worker.convert.tokenization import describe_template
 
 _MAGIC = b"GGUF"
+# transformers passes over tokenizer.ggml.pre; SmolLM splits numbers into digits before ByteLevel (llama.cpp, "smollm").
+_SMOLLM = {
+    "type": "Sequence",
+    "pretokenizers": [
+        {"type": "Digits", "individual_digits": True},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    ],
+}
 
 
 def convert_gguf(source: Path, dtype: str, target: Path, say: Progress) -> None:
@@ -44,7 +53,7 @@ def _load(source: Path, say: Progress) -> tuple[Any, frozenset[str]]:
 
     say("dequantising weights", 0.2)
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.parent,
             gguf_file=source.name,
             dtype=torch.float32,
@@ -54,6 +63,7 @@ def _load(source: Path, say: Progress) -> tuple[Any, frozenset[str]]:
     # The reader has no exception of its own for a damaged file: it fails wherever the bytes run out.
     except (ValueError, IndexError, KeyError, EOFError, TypeError, OverflowError, OSError, RuntimeError) as error:
         raise ConvertError(f"{source.name} is truncated, damaged or of an unknown architecture: {error}") from error
+    model, loading = loaded
     return model, frozenset(loading["missing_keys"])
 
 
@@ -63,8 +73,21 @@ def _tokenizer(source: Path, config: dict[str, Any], target: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     document = json.loads(tokenizer.backend_tokenizer.to_str())
     document["padding"] = document["truncation"] = None
+    if _pre_tokenizer(source) == b"smollm":
+        document["pre_tokenizer"] = _SMOLLM
     text = json.dumps(document, ensure_ascii=False)
     (target / "tokenizer.json").write_text(text, encoding="utf-8")
     ends = tokenizer.bos_token or "", tokenizer.eos_token or ""
     description = describe_template(text, tokenizer.chat_template or "", *ends, config["eos_token_id"])
     description.save(target / "template.json")
+
+
+def _pre_tokenizer(source: Path) -> bytes:
+    """Value of the string key `tokenizer.ggml.pre` (key, type as uint32, length as uint64, text)."""
+    key = b"tokenizer.ggml.pre"
+    with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found = data.find(key)
+        if found < 0:
+            return b""
+        start = found + len(key) + 12
+        return data[start : start + int.from_bytes(data[start - 8 : start], "little")]

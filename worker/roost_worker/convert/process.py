@@ -12,7 +12,7 @@ from roost_worker.convert.source import Source
 
 
 def run_converter(source: Source, local: Path, dtype: str, target: Path, report: Progress) -> None:
-    """Converts `local` (GGUF file or safetensors folder) into `target`. Raises ConvertError with the converter's reason."""
+    """Converts `local` (GGUF file or safetensors folder) into `target`. Raises ConvertError with the reason."""
     command = [sys.executable, "-m", "roost_worker.convert.converter", str(local), dtype, str(target)]
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
@@ -24,7 +24,8 @@ def run_converter(source: Source, local: Path, dtype: str, target: Path, report:
                 process.kill()
                 process.wait()
         if reason or status != 0:
-            raise ConvertError(f"{source}: {reason or _crash(status, errors.seek(0) or errors.read())}")
+            errors.seek(0)
+            raise ConvertError(f"{source}: {reason or _crash(status, errors.read())}")
 
 
 def _follow(process: "subprocess.Popen[str]", report: Progress) -> str:
