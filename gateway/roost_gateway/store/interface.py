@@ -58,7 +58,7 @@ class SessionStore(Protocol):
 
     async def reserve(self, reservation: Reservation) -> bool:
         """Reserves at a worker; on success leaves the waiters. False, and a place among the waiters, when the
-        worker has no room, its lease is gone, or a better class waits anywhere. Refuses: FENCED."""
+        worker has no room, its lease is gone, or a better class waits anywhere. Refuses: NOT_FOUND, FENCED."""
         ...
 
     async def release(self, reservation: Reservation) -> None:
@@ -67,7 +67,9 @@ class SessionStore(Protocol):
 
     async def commit(self, request: CommitRequest) -> LogEntry:
         """Appends the step, moves the head, updates costs, releases the reservation and wakes waiters. Returns the
-        stored entry, also when the same attempt had committed it before. Refuses: NOT_FOUND, FENCED."""
+        stored entry, also when the same attempt had committed it before. Refuses: NOT_FOUND, FENCED, WRONG_REVISION;
+        ROLLED_BACK or HEAD_MISMATCH when `previous` is not the head. Raises ValueError when the request contradicts
+        itself (ids, counts and head)."""
         ...
 
     async def abort(self, session_id: str, ref: AttemptRef) -> None:

@@ -138,6 +138,7 @@ class Refusal(StrEnum):
     TOO_LONG = "too_long"
     FENCED = "fenced"  # a newer attempt has taken the place of this one
     STORE_FULL = "store_full"
+    WRONG_REVISION = "wrong_revision"  # a commit by another model revision than the generation's
 
 
 class RefusedError(Exception):
@@ -165,14 +166,17 @@ class BeginRequest:
     """16-byte hash of the step's content, so that a reused step_id is noticed."""
     expected_head: LogHead | None
     nonce: bytes
+    """16 random bytes, fresh for every attempt."""
     seed: int
     """Used when the step has none stored yet: a retry keeps the first attempt's seed."""
     lease_ms: int
     new_tokens: int
     """Estimate of prompt tokens plus the most output tokens; the ledger's need is head length + this."""
     max_session_tokens: int
+    """TOO_LONG when head length + `new_tokens` is more; 0 means no limit."""
     budget_tokens: int
-    """Most prompt and output tokens in the session's life; 0 means no limit."""
+    """Most prompt and output tokens in the session's life, BUDGET when what was used + `new_tokens` is more; 0 means
+    no limit."""
     max_steps: int
     """0 means no limit."""
     priority: int

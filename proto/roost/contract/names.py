@@ -68,7 +68,7 @@ class PoolKeys:
         return f"{self.session(session_id)}:ids:{generation}"
 
     def steps(self, session_id: str) -> str:
-        """Hash: committed step id -> `generation:index`."""
+        """Hash: committed step id -> `generation:index:digest:nonce` (hex), so that repeats are told from reuse."""
         return f"{self.session(session_id)}:steps"
 
     @property
