@@ -139,7 +139,10 @@ class Outputs:
     parked: tuple[tuple[str, int], ...] = ()
     """Sessions whose parked sequence changed: (session, tokens whose KV is cached)."""
     dropped: tuple[tuple[str, int], ...] = ()
-    """Sessions that lost their parked sequence: (session, tokens dropped)."""
+    """Sessions that lost their parked sequence: (session, tokens dropped). Applied before `parked`.
+
+    Each Evict is answered by an entry, with 0 tokens when nothing was parked.
+    """
     stats: EngineStats = field(default_factory=EngineStats)
 
 

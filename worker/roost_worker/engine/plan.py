@@ -55,6 +55,7 @@ class Sampled:
 
     slot: int
     token_id: int
+    """-1 with `grammar_done`: nothing was drawn, because the replayed output completes the grammar already."""
     grammar_done: bool = False
     """Whether the grammar allows nothing after this token: the request stops here."""
     logprob: float = 0.0

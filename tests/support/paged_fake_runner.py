@@ -1,0 +1,126 @@
+"""A runner without a model whose every token depends on all tokens before it, read back through its own paged memory.
+
+It stores token ids where a real runner stores KV, `memory[block][offset]`, and draws the next token from a hash of the
+whole context as it finds it there. Any fault in paging, sharing, preemption or copying changes the output.
+`reference` computes the same without pages.
+"""
+
+import hashlib
+import os
+import time
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+
+from roost_worker.config import WorkerConfig
+from roost_worker.engine.messages import SamplingParams
+from roost_worker.engine.plan import Chunk, NewSlot, RunnerInfo, Sampled, StepPlan, StepResult
+
+VOCAB = 50
+EMPTY = -1
+
+
+def next_token(context: Sequence[int], seed: int) -> int:
+    """The token that follows `context`."""
+    digest = hashlib.blake2b(array("i", context).tobytes(), digest_size=4, key=seed.to_bytes(4, "big")).digest()
+    return int.from_bytes(digest, "big") % VOCAB
+
+
+def reference(context: Sequence[int], prompt_len: int, sampling: SamplingParams, limit: int) -> list[int]:
+    """Output ids, replayed ones included, of a request that is neither cancelled nor finished early."""
+    ids = list(context)
+    while not _stopped(ids, prompt_len, sampling, limit):
+        ids.append(next_token(ids, sampling.seed))
+    return ids[prompt_len:]
+
+
+def _stopped(ids: list[int], prompt_len: int, sampling: SamplingParams, limit: int) -> bool:
+    count = len(ids) - prompt_len
+    if count > sampling.min_tokens and ids[-1] in sampling.stop_token_ids:
+        return True
+    return count >= sampling.max_tokens or len(ids) >= limit
+
+
+class PagedFakeRunner:
+    """Implements `roost_worker.engine.plan.Runner`. Grammars are words: `refuse:WHY`, `tokens:N`, `break:N`.
+
+    `tokens:N` is complete after N output tokens, `break:N` fails when the N-th is to be drawn.
+    """
+
+    def __init__(self, num_blocks: int, block_tokens: int, context_tokens: int, max_batch_tokens: int = 1 << 30) -> None:
+        self.info = RunnerInfo(num_blocks, block_tokens, 1, VOCAB, context_tokens, (0,))
+        self.memory = [array("i", [EMPTY] * block_tokens) for _ in range(num_blocks)]
+        self.slots: dict[int, NewSlot] = {}
+        self.outputs: dict[int, list[int]] = {}
+        self.plans: list[StepPlan] = []
+        self.closed = False
+        self._max_batch_tokens = max_batch_tokens
+
+    def check_grammar(self, grammar: str) -> str:
+        word, _, value = grammar.partition(":")
+        return value if word == "refuse" else ""
+
+    def run(self, plan: StepPlan) -> StepResult:
+        self.plans.append(plan)
+        assert sum(len(chunk.token_ids) for chunk in plan.chunks) <= self._max_batch_tokens, "the batch is too big"
+        assert not plan.copies
+        for slot in plan.freed_slots:
+            del self.slots[slot]
+        for new in plan.new_slots:
+            self.slots[new.slot] = new
+            self.outputs[new.slot] = list(new.output)
+        self._store(plan.chunks)
+        return StepResult(tuple(self._sample(chunk) for chunk in plan.chunks if chunk.sample), seconds=0.01)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _store(self, chunks: tuple[Chunk, ...]) -> None:
+        """Writes all rows before any is read, as a layer does; a block written by two rows is a fault."""
+        written: set[tuple[int, int]] = set()
+        size = self.info.block_tokens
+        for chunk in chunks:
+            assert chunk.token_ids, "an empty chunk"
+            assert len(chunk.block_ids) == -(-(chunk.start + len(chunk.token_ids)) // size), "blocks do not fit"
+            for position, token in enumerate(chunk.token_ids, chunk.start):
+                place = (chunk.block_ids[position // size], position % size)
+                assert place[0] != 0, "the null block is written"
+                assert place not in written, "two rows write one place"
+                written.add(place)
+                self.memory[place[0]][place[1]] = token
+
+    def context(self, chunk: Chunk) -> list[int]:
+        """Ids of all positions up to the chunk's end, read from memory."""
+        ids = [token for block in chunk.block_ids for token in self.memory[block]]
+        return ids[: chunk.start + len(chunk.token_ids)]
+
+    def _sample(self, chunk: Chunk) -> Sampled:
+        new, output = self.slots[chunk.slot], self.outputs[chunk.slot]
+        word, _, value = (new.grammar or "").partition(":")
+        if word == "tokens" and len(output) >= int(value):
+            return Sampled(chunk.slot, -1, grammar_done=True)
+        if word == "break" and len(output) + 1 >= int(value):
+            return Sampled(chunk.slot, -1, error="the grammar broke")
+        context = self.context(chunk)
+        assert context == list(new.context) + output, "the sampler's state is not the context"
+        output.append(next_token(context, new.sampling.seed))
+        done = word == "tokens" and len(output) >= int(value)
+        return Sampled(chunk.slot, output[-1], done, logprob=-1.0, top=((output[-1], -1.0),))
+
+
+def build_runner(
+    config: WorkerConfig, model_dir: Path, *, rank: int = 0, world: int = 1, init_method: str | None = None
+) -> PagedFakeRunner:
+    """Stands in for `roost_worker.model.runner.build_runner`. `model.source` may ask for a fault: `fail-rank-N`."""
+    if config.model.source == f"fail-rank-{rank}":
+        raise ValueError(f"tensor model.norm.weight is missing (rank {rank})")
+    if config.model.source == f"exit-rank-{rank}":
+        os._exit(3)
+    blocks = (config.kv.memory_bytes or 4096) // config.kv.block_tokens
+    return PagedFakeRunner(blocks, config.kv.block_tokens, config.model.context_tokens)
+
+
+def follow(runner: PagedFakeRunner) -> None:
+    """Stands in for `roost_worker.model.runner.follow`: ends only with its process."""
+    while not runner.closed:
+        time.sleep(3600)

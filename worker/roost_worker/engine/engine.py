@@ -1,0 +1,268 @@
+"""The engine: messages in, one batch per step, outputs out. Single-threaded; deterministic given its arguments."""
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+
+from roost_worker.config import EngineConfig
+from roost_worker.engine.cache import SequenceCache
+from roost_worker.engine.messages import (
+    Cancel,
+    EngineInfo,
+    EngineStats,
+    Evict,
+    Finish,
+    Hold,
+    Message,
+    Output,
+    Outputs,
+    StopReason,
+    Submit,
+)
+from roost_worker.engine.meter import Meter
+from roost_worker.engine.plan import Runner, Sampled, StepResult
+from roost_worker.engine.retention import UNKNOWN_HOLD_SECONDS, LruSparingHeld, RetentionPolicy
+from roost_worker.engine.scheduler import Batch, Scheduler
+from roost_worker.engine.sequence import Sequence
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Schedules requests over a runner. Call `handle` for each message and `step` while it returns Outputs."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        config: EngineConfig,
+        context_tokens: int,
+        *,
+        policy: RetentionPolicy | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        grammar_pool: Executor | None = None,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Raises ValueError when the runner's KV memory holds no block.
+
+        `context_tokens` is lowered to what the model and KV memory allow. `wake` is called from another thread when
+        a grammar that a request waits for is compiled: `step` has something to do again.
+        """
+        info = runner.info
+        self._runner = runner
+        self._clock = clock
+        self._wake = wake
+        self._grammar_pool = grammar_pool or ThreadPoolExecutor(2, thread_name_prefix="grammar")
+        self._cache = SequenceCache(info.num_blocks, info.block_tokens, policy or LruSparingHeld())
+        self._scheduler = Scheduler(self._cache, config.max_running, config.max_batch_tokens)
+        self._requests: dict[str, Sequence] = {}
+        self._compiling: dict[str, Future[str]] = {}
+        self._outputs: list[Output] = []
+        self._meter = Meter()
+        self._arrivals = 0
+        self._dirty = False
+        capacity = self._cache.pool.total * info.block_tokens
+        self.info = EngineInfo(
+            capacity_tokens=capacity,
+            block_tokens=info.block_tokens,
+            num_blocks=info.num_blocks,
+            bytes_per_block=info.bytes_per_block,
+            vocab_size=info.vocab_size,
+            context_tokens=min(context_tokens, info.context_tokens, capacity),
+            device=info.device,
+        )
+
+    @property
+    def stats(self) -> EngineStats:
+        """A snapshot; requests whose grammar is being compiled are counted as waiting."""
+        pool, meter = self._cache.pool, self._meter
+        return EngineStats(
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting) + len(self._compiling),
+            held=self._cache.parked.held(self._clock()),
+            blocks_free=pool.free,
+            blocks_cached=pool.cached,
+            blocks_in_use=pool.in_use,
+            lookup_tokens=meter.lookup_tokens,
+            hit_tokens=meter.hit_tokens,
+            generated_tokens=meter.generated_tokens,
+            prefilled_tokens=meter.prefilled_tokens,
+            preemptions=self._scheduler.preemptions,
+            steps=meter.steps,
+            prefill_rate=meter.prefill.value,
+            decode_rate=meter.decode.value,
+        )
+
+    def handle(self, message: Message) -> None:
+        """Takes one message. What it answers comes with the next `step`; a message about an ended request has none."""
+        self._dirty = True
+        match message:
+            case Submit():
+                self._submit(message)
+            case Cancel():
+                self._end_by_request(message.request_id, StopReason.CANCELLED)
+            case Finish():
+                self._finish(message)
+            case Evict():
+                self._cache.evict(message.session)
+            case Hold():
+                seconds = message.expect_seconds or UNKNOWN_HOLD_SECONDS
+                self._cache.parked.hold(message.session, self._clock() + seconds)
+
+    def step(self) -> Outputs | None:
+        """Runs one batch. Returns None, having checked its integrity, when there is nothing to do or to say.
+
+        Raises RuntimeError when the runner is broken; the engine is of no use then.
+        """
+        self._collect_grammars()
+        batch = self._scheduler.schedule(self._clock())
+        if batch is not None:
+            self._dirty = True
+            self._postprocess(batch, self._runner.run(batch.plan))
+        elif not self._dirty:
+            return None
+        elif not self._requests:
+            self.check_integrity()
+        self._dirty = batch is not None
+        return self._take_outputs()
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when blocks, parked sequences or requests disagree."""
+        running, waiting = self._scheduler.running, self._scheduler.waiting
+        assert len(self._requests) == len(running) + len(waiting) + len(self._compiling), "a request is lost"
+        assert not any(sequence.blocks for sequence in waiting), "a waiting request holds blocks"
+        self._cache.check_integrity(running)
+
+    def close(self) -> None:
+        """Stops compiling grammars and closes the runner."""
+        self._grammar_pool.shutdown(wait=False, cancel_futures=True)
+        self._runner.close()
+
+    def _submit(self, request: Submit) -> None:
+        if request.request_id in self._requests:
+            logger.warning("request %s was submitted twice; the second is ignored", request.request_id)
+            return
+        if request.session:
+            self._cache.parked.end_hold(request.session)
+        if error := self._refusal(request):
+            self._say(Output(request.request_id, stop=StopReason.FAILED, error=error))
+            return
+        self._arrivals += 1
+        sequence = Sequence(request, self._arrivals, self._clock())
+        if reason := sequence.stop_reason(self.info.context_tokens):
+            self._say(Output(request.request_id, stop=reason, cached_tokens=0, queue_seconds=0.0))
+            return
+        self._requests[request.request_id] = sequence
+        self._admit_grammar(sequence)
+
+    def _refusal(self, request: Submit) -> str:
+        """Why the request cannot run; empty when it can."""
+        ids, limit, vocab = request.token_ids, self.info.context_tokens, self.info.vocab_size
+        if not 0 < request.prompt_len <= len(ids):
+            return f"prompt_len {request.prompt_len} is not between 1 and the context's {len(ids)} tokens"
+        if request.prompt_len >= limit:
+            return (
+                f"the prompt of {request.prompt_len} tokens leaves no room for output in a context of {limit}; "
+                "shorten it, or raise contextTokens and kvCache.memory"
+            )
+        if min(ids) < 0 or max(ids) >= vocab:
+            return f"token ids must be between 0 and {vocab - 1}"
+        return ""
+
+    def _admit_grammar(self, sequence: Sequence) -> None:
+        """Lets the request wait to run, after its grammar is compiled if it has one."""
+        grammar = sequence.request.grammar
+        if grammar is None:
+            self._scheduler.add(sequence)
+            return
+        future = self._grammar_pool.submit(self._runner.check_grammar, grammar)
+        self._compiling[sequence.request.request_id] = future
+        future.add_done_callback(lambda _: self._wake())
+
+    def _collect_grammars(self) -> None:
+        for request_id in [request_id for request_id, future in self._compiling.items() if future.done()]:
+            error = self._compiling.pop(request_id).result()
+            self._dirty = True
+            if error:
+                del self._requests[request_id]
+                self._say(Output(request_id, stop=StopReason.FAILED, error=error))
+            else:
+                self._scheduler.add(self._requests[request_id])
+
+    def _finish(self, message: Finish) -> None:
+        sequence = self._requests.get(message.request_id)
+        if sequence is None:
+            return
+        request = sequence.request
+        del sequence.ids[request.prompt_len + max(0, message.output_len) :]
+        self._end(sequence, StopReason.STOP)
+
+    def _end_by_request(self, request_id: str, reason: StopReason) -> None:
+        if sequence := self._requests.get(request_id):
+            self._end(sequence, reason)
+
+    def _end(self, sequence: Sequence, reason: StopReason, error: str = "") -> None:
+        """Ends a request outside of a step, or one that failed: an output that is no part of the log is forgotten."""
+        committed = reason in (StopReason.STOP, StopReason.LENGTH)
+        self._retire(sequence, len(sequence.ids) - 1 if committed else sequence.request.prompt_len)
+        self._say(self._output(sequence, (), reason, error))
+
+    def _retire(self, sequence: Sequence, tokens: int) -> None:
+        """Forgets a request; the KV of its first `tokens` tokens stays parked for its session."""
+        request_id = sequence.request.request_id
+        del self._requests[request_id]
+        if self._compiling.pop(request_id, None):
+            return
+        started = sequence.cached_tokens is not None
+        self._scheduler.remove(sequence)
+        if started:
+            self._cache.park(sequence, tokens, self._clock())
+
+    def _postprocess(self, batch: Batch, result: StepResult) -> None:
+        sampling = [row.sequence for row, chunk in zip(batch.rows, batch.plan.chunks, strict=True) if chunk.sample]
+        if [sequence.slot for sequence in sampling] != [sampled.slot for sampled in result.sampled]:
+            raise RuntimeError("the runner drew tokens for other slots than it was asked to")
+        for row in batch.rows:
+            self._cache.advance(row.sequence, row.tokens)
+        prefilled = sum(row.tokens for row in batch.rows if not row.decode)
+        self._meter.add_step(prefilled, len(sampling), result.seconds)
+        for sequence, sampled in zip(sampling, result.sampled, strict=True):
+            self._take_token(sequence, sampled)
+
+    def _take_token(self, sequence: Sequence, sampled: Sampled) -> None:
+        if sampled.error:
+            self._end(sequence, StopReason.FAILED, sampled.error)
+            return
+        drawn = (sampled,) if sampled.token_id >= 0 else ()
+        sequence.ids.extend(one.token_id for one in drawn)
+        reason = StopReason.STOP if sampled.grammar_done else sequence.stop_reason(self.info.context_tokens)
+        self._say(self._output(sequence, drawn, reason))
+        if reason:
+            self._retire(sequence, len(sequence.ids) - 1)
+
+    def _output(
+        self, sequence: Sequence, drawn: tuple[Sampled, ...], reason: StopReason | None, error: str = ""
+    ) -> Output:
+        first, sequence.announced = not sequence.announced, True
+        cached = sequence.cached_tokens or 0
+        if first and sequence.cached_tokens is not None:
+            self._meter.lookup_tokens += len(sequence.ids) - len(drawn)
+            self._meter.hit_tokens += cached
+        asked = sequence.request.sampling.logprobs is not None
+        return Output(
+            sequence.request.request_id,
+            token_ids=tuple(one.token_id for one in drawn),
+            logprobs=tuple((one.logprob, one.top) for one in drawn) if asked else (),
+            stop=reason,
+            cached_tokens=cached if first else None,
+            queue_seconds=sequence.queue_seconds if first else None,
+            error=error,
+        )
+
+    def _say(self, output: Output) -> None:
+        self._outputs.append(output)
+
+    def _take_outputs(self) -> Outputs:
+        parked, dropped = self._cache.take_changes()
+        outputs, self._outputs = tuple(self._outputs), []
+        return Outputs(outputs, parked, dropped, self.stats)

@@ -1,0 +1,93 @@
+"""Sequences of sessions that do not run now: ids and the blocks with their KV, the partial tail included."""
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+def common_prefix(left: "array[int]", right: "array[int]") -> int:
+    """Length of the longest common prefix."""
+    low, high = 0, min(len(left), len(right))
+    if left[:high] == right[:high]:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@dataclass(slots=True)
+class ParkedSequence:
+    """KV of `len(ids)` tokens in `blocks`: full ones are sealed, a partial last one belongs to this session alone."""
+
+    session: str
+    cache_key: bytes
+    ids: "array[int]"
+    blocks: "array[int]"
+    last_used: float
+    held_until: float = 0.0
+
+    def has_tail(self, block_tokens: int) -> bool:
+        """Whether the last block is partial."""
+        return len(self.ids) % block_tokens != 0
+
+    def pop_block(self, block_tokens: int) -> int:
+        """Gives up the last block and the ids in it; returns the block."""
+        block = self.blocks.pop()
+        del self.ids[len(self.blocks) * block_tokens :]
+        return block
+
+
+class ParkedSequences:
+    """At most one parked sequence per session."""
+
+    def __init__(self) -> None:
+        self._by_session: dict[str, ParkedSequence] = {}
+        self._held: set[str] = set()
+
+    def __iter__(self) -> Iterator[ParkedSequence]:
+        return iter(self._by_session.values())
+
+    def __len__(self) -> int:
+        return len(self._by_session)
+
+    def get(self, session: str) -> ParkedSequence | None:
+        return self._by_session.get(session)
+
+    def add(self, parked: ParkedSequence) -> None:
+        assert parked.session not in self._by_session, f"{parked.session} is parked already"
+        self._by_session[parked.session] = parked
+
+    def pop(self, session: str) -> ParkedSequence | None:
+        """Removes the session's parked sequence and its hold."""
+        self._held.discard(session)
+        return self._by_session.pop(session, None)
+
+    def hold(self, session: str, until: float) -> None:
+        """Marks the session's parked sequence, if there is one, as held until that time."""
+        parked = self._by_session.get(session)
+        if parked:
+            parked.held_until = until
+            self._held.add(session)
+
+    def end_hold(self, session: str) -> None:
+        """Ends the session's hold, if there is one."""
+        if session in self._held:
+            self._held.discard(session)
+            self._by_session[session].held_until = 0.0
+
+    def held(self, now: float) -> int:
+        """Sessions whose hold has not expired."""
+        self._held = {session for session in self._held if self._by_session[session].held_until > now}
+        return len(self._held)
+
+    def check_integrity(self, block_tokens: int) -> None:
+        """Raises AssertionError unless each parked sequence's blocks cover its ids exactly."""
+        for session, parked in self._by_session.items():
+            assert parked.session == session, f"{session} is parked under another name"
+            assert parked.ids, f"{session} is parked without tokens"
+            assert len(parked.blocks) == -(-len(parked.ids) // block_tokens), f"{session}'s blocks miss its ids"
+        assert self._held <= self._by_session.keys(), "a session is held that is not parked"

@@ -1,0 +1,141 @@
+"""Chooses what runs next: decode first, then chunks of prefill, in one mixed batch."""
+
+from bisect import insort
+from dataclasses import dataclass
+
+from roost_worker.engine.cache import SequenceCache
+from roost_worker.engine.plan import Chunk, NewSlot, StepPlan
+from roost_worker.engine.sequence import NO_SLOT, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A sequence's part in a batch."""
+
+    sequence: Sequence
+    tokens: int
+    decode: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A plan and the sequences behind its chunks, in the same order."""
+
+    plan: StepPlan
+    rows: tuple[Row, ...]
+
+
+class Scheduler:
+    """Waiting and running sequences, both by priority, then first come, first served.
+
+    A sequence is admitted when a slot is free and the blocks of its whole context can be had; nobody overtakes the
+    first that waits. When decoding needs a block and none can be evicted, the last of the running order is preempted:
+    its full blocks stay cached, its ids are kept, and it waits in its old place.
+    """
+
+    def __init__(self, cache: SequenceCache, max_running: int, max_batch_tokens: int) -> None:
+        self.running: list[Sequence] = []
+        self.waiting: list[Sequence] = []
+        self.preemptions = 0
+        self._cache = cache
+        self._max_batch_tokens = max_batch_tokens
+        self._free_slots = list(range(max_running - 1, -1, -1))
+        self._freed: list[int] = []
+
+    def add(self, sequence: Sequence) -> None:
+        """`sequence` waits to run."""
+        insort(self.waiting, sequence, key=_order)
+        if sequence.request.session:
+            self._cache.wanted.add(sequence.request.session)
+
+    def remove(self, sequence: Sequence) -> None:
+        """`sequence` is over. Its blocks are the caller's to park."""
+        if sequence.slot != NO_SLOT:
+            self.running.remove(sequence)
+            self._free_slot(sequence)
+        else:
+            self.waiting.remove(sequence)
+            self._no_longer_waits(sequence)
+
+    def schedule(self, now: float) -> Batch | None:
+        """The next batch; None when nothing can run."""
+        preemptions = self.preemptions
+        rows = self._decode_rows(now)
+        budget = self._max_batch_tokens - len(rows)
+        for sequence in self.running:
+            if budget and not sequence.decoding:
+                budget -= self._add_prefill(sequence, budget, rows)
+        new: list[Sequence] = []
+        while budget and preemptions == self.preemptions and (admitted := self._admit(now)):
+            new.append(admitted)
+            budget -= self._add_prefill(admitted, budget, rows)
+        return self._batch(rows, new) if rows else None
+
+    def _decode_rows(self, now: float) -> list[Row]:
+        decoding = [sequence for sequence in self.running if sequence.decoding]
+        return [Row(sequence, 1, decode=True) for sequence in decoding if self._grow(sequence, now)]
+
+    def _grow(self, sequence: Sequence, now: float) -> bool:
+        """Makes room for one more token. Returns False when `sequence` was or had to be preempted itself."""
+        while sequence.slot != NO_SLOT and not self._cache.grow(sequence, now):
+            self._preempt(self.running[-1], now)
+        return sequence.slot != NO_SLOT
+
+    def _preempt(self, sequence: Sequence, now: float) -> None:
+        self.preemptions += 1
+        self.remove(sequence)
+        self._cache.release(sequence, now)
+        self.add(sequence)
+
+    def _add_prefill(self, sequence: Sequence, budget: int, rows: list[Row]) -> int:
+        skipped = self._cache.catch_up(sequence)
+        if not sequence.announced and sequence.cached_tokens is not None:
+            sequence.cached_tokens += skipped
+        tokens = min(budget, len(sequence.ids) - sequence.computed)
+        rows.append(Row(sequence, tokens, decode=False))
+        return tokens
+
+    def _admit(self, now: float) -> Sequence | None:
+        """Moves the first of the waiting to the running, if it fits."""
+        if not self.waiting or not self._free_slots or not self._cache.admit(self.waiting[0], now):
+            return None
+        sequence = self.waiting.pop(0)
+        self._no_longer_waits(sequence)
+        if sequence.cached_tokens is None:
+            sequence.cached_tokens = sequence.computed
+            sequence.queue_seconds = now - sequence.submitted
+        sequence.slot = self._free_slots.pop()
+        insort(self.running, sequence, key=_order)
+        return sequence
+
+    def _no_longer_waits(self, sequence: Sequence) -> None:
+        if sequence.request.session:
+            self._cache.wanted.discard(sequence.request.session)
+
+    def _free_slot(self, sequence: Sequence) -> None:
+        self._freed.append(sequence.slot)
+        self._free_slots.append(sequence.slot)
+        sequence.slot = NO_SLOT
+
+    def _batch(self, rows: list[Row], new: list[Sequence]) -> Batch:
+        taken = {sequence.slot for sequence in new}
+        freed = tuple(slot for slot in self._freed if slot not in taken)
+        self._freed.clear()
+        chunks = tuple(self._chunk(row) for row in rows)
+        return Batch(StepPlan(chunks, tuple(map(_new_slot, new)), freed), tuple(rows))
+
+    def _chunk(self, row: Row) -> Chunk:
+        sequence, start = row.sequence, row.sequence.computed
+        end = start + row.tokens
+        blocks = sequence.blocks[: self._cache.blocks_for(end)]
+        return Chunk(sequence.slot, sequence.ids[start:end], start, blocks, sample=end == len(sequence.ids))
+
+
+def _order(sequence: Sequence) -> tuple[int, int]:
+    return sequence.order
+
+
+def _new_slot(sequence: Sequence) -> NewSlot:
+    request = sequence.request
+    context, output = sequence.ids[: request.prompt_len], sequence.ids[request.prompt_len :]
+    return NewSlot(sequence.slot, request.sampling, context, output, request.grammar)

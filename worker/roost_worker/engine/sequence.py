@@ -1,0 +1,58 @@
+"""A request while the engine works on it."""
+
+from array import array
+from dataclasses import dataclass, field
+
+from roost_worker.engine.messages import StopReason, Submit
+
+NO_SLOT = -1
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A request's ids, its blocks and how far its KV is computed."""
+
+    request: Submit
+    arrival: int
+    """Number of the request, in the order of arrival."""
+    submitted: float
+    """Time of arrival, in seconds of the engine's clock."""
+    ids: "array[int]" = field(init=False)
+    """Context and output."""
+    computed: int = 0
+    """Tokens from the start whose KV is in `blocks`."""
+    blocks: "array[int]" = field(default_factory=lambda: array("i"))
+    keys: list[bytes] = field(default_factory=list)
+    """Keys of the first full blocks of `ids`, as far as they were needed."""
+    slot: int = NO_SLOT
+    cached_tokens: int | None = None
+    """Tokens of the context found in the cache at the first admission."""
+    queue_seconds: float = 0.0
+    announced: bool = False
+    """Whether the first output, which carries `cached_tokens`, was sent."""
+
+    def __post_init__(self) -> None:
+        self.ids = array("i", self.request.token_ids)
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Priority, then first come, first served."""
+        return (self.request.priority, self.arrival)
+
+    @property
+    def output_len(self) -> int:
+        return len(self.ids) - self.request.prompt_len
+
+    @property
+    def decoding(self) -> bool:
+        """Whether one token is left to compute."""
+        return self.computed == len(self.ids) - 1
+
+    def stop_reason(self, limit: int) -> StopReason | None:
+        """Why the output ends with its last token, if it does. `limit`: most tokens of a context."""
+        sampling, output_len = self.request.sampling, self.output_len
+        if output_len > sampling.min_tokens and self.ids[-1] in sampling.stop_token_ids:
+            return StopReason.STOP
+        if output_len >= sampling.max_tokens or len(self.ids) >= limit:
+            return StopReason.LENGTH
+        return None
