@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from roost_operator.local import launcher
+from roost_operator.local.events import Event, Report
 
 STACK_VARIABLE = "ROOST_STACK"
 """Environment variable that marks every process of a stack, however far down the tree it was started."""
@@ -22,9 +23,6 @@ FIRST_DELAY_SECONDS = 0.2
 LONGEST_DELAY_SECONDS = 10.0
 STEADY_SECONDS = 30.0
 """A process that ran this long before it died begins again with the first delay."""
-
-Report = Callable[[str], None]
-"""Takes one line for people."""
 
 
 class ProcessFailedError(RuntimeError):
@@ -87,7 +85,7 @@ class Supervised:
         try:
             await asyncio.wait_for(process.wait(), self.command.stop_seconds)
         except TimeoutError:
-            self._report(f"{self.command.name} did not stop within {self.command.stop_seconds:.0f} s, killing it")
+            self._tell(f"{self.command.name} did not stop within {self.command.stop_seconds:.0f} s, killing it")
         finally:
             _signal_group(process.pid, signal.SIGKILL)
         await process.wait()
@@ -102,6 +100,9 @@ class Supervised:
         if self._process is not None:
             _signal_group(self._process.pid, signal.SIGKILL)
 
+    def _tell(self, text: str) -> None:
+        self._report(Event(text))
+
     async def _watch(self, process: Process) -> None:
         failures = 0
         while True:
@@ -109,7 +110,7 @@ class Supervised:
             code = await process.wait()
             failures = 0 if time.monotonic() - begin > STEADY_SECONDS else failures
             delay = restart_delay(failures)
-            self._report(f"{self.command.name} {_ending(code)}; restarting in {delay:.1f} s")
+            self._tell(f"{self.command.name} {_ending(code)}; restarting in {delay:.1f} s")
             _signal_group(process.pid, signal.SIGKILL)
             await asyncio.sleep(delay)
             failures += 1
@@ -117,7 +118,7 @@ class Supervised:
             process = await self._spawn()
             with contextlib.suppress(ProcessFailedError):
                 await self._wait_ready(process)
-                self._report(f"{self.command.name} is back")
+                self._tell(f"{self.command.name} is back")
 
     async def _spawn(self) -> Process:
         self.command.log.parent.mkdir(parents=True, exist_ok=True)
@@ -167,8 +168,17 @@ def kill_stack(stack: str) -> int:
     for process in found:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(found, timeout=10)
+    deadline = time.monotonic() + 10
+    while any(_lives(process) for process in found) and time.monotonic() < deadline:
+        time.sleep(0.02)  # not psutil.wait_procs: it would take the exit status away from whoever started the child
     return len(found)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _is_of(process: psutil.Process, stack: str) -> bool:

@@ -1,0 +1,147 @@
+"""`roost up`."""
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from roost_operator.api.loader import PoolFileError, load_pool
+from roost_operator.api.spec import AgentPool
+from roost_operator.local.events import Event
+from roost_operator.local.ports import PortTakenError
+from roost_operator.local.processes import ProcessFailedError
+from roost_operator.local.runner import LocalStack, StackError, StackOptions
+from roost_operator.local.state_dir import StateDirectoryError, default_state_dir
+from roost_worker.convert.errors import ConvertError
+
+STARTUP_ERRORS = (PoolFileError, PortTakenError, ProcessFailedError, StackError, StateDirectoryError, ConvertError)
+
+
+def up(
+    file: Annotated[Path, typer.Option("--file", "-f", help="AgentPool to run.")],
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where sessions and logs are kept [default: ~/.local/share/roost/NAMESPACE-NAME].",
+            envvar="ROOST_STATE_DIR",
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65_000, help="Port of the first gateway; 0 takes free ones.")] = 7433,
+    gateways: Annotated[int, typer.Option(min=1, max=16, help="Gateways to run.")] = 2,
+    host: Annotated[str, typer.Option(help="Address that gateways listen on.")] = "127.0.0.1",
+    api_keys: Annotated[Path | None, typer.Option(help="File of API keys; needed off loopback.")] = None,
+    ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Workers as Ray Serve replicas.")] = True,
+) -> None:
+    """Run a pool on this machine until Ctrl-C: Redis, workers and gateways."""
+    console = Console(stderr=True, highlight=False)
+    try:
+        pool = load_pool(file)
+        options = StackOptions(
+            state_dir=state_dir or default_state_dir(pool.pool),
+            host=host,
+            port=port,
+            gateways=gateways,
+            ray=ray,
+            key_file=api_keys,
+        )
+        code = asyncio.run(_run(pool, options, console))
+    except* STARTUP_ERRORS as group:
+        for error in _leaves(group):
+            console.print(f"[bold red]error:[/] {_plain(str(error))}", soft_wrap=True)
+        code = 1
+    raise typer.Exit(code)
+
+
+async def _run(pool: AgentPool, options: StackOptions, console: Console) -> int:
+    """Runs until a signal; returns the exit status: 0 when the stack was up, 130 when it never came up."""
+    reporter = Reporter(console)
+    stack = LocalStack(pool, options, reporter)
+    running = asyncio.current_task()
+    assert running is not None
+    stop_on_signals(running, stack, console)
+    was_up = False
+    try:
+        async with stack:
+            was_up = True
+            reporter.close()
+            _print_where(console, stack)
+            await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        console.print("Stopped.")
+    finally:
+        reporter.close()
+    return 0 if was_up else 130
+
+
+def stop_on_signals(task: "asyncio.Task[object]", stack: LocalStack, console: Console) -> None:
+    """The first SIGINT or SIGTERM cancels `task`, which stops the stack in order; the second kills what is left."""
+    stopping = False
+
+    def on_signal() -> None:
+        nonlocal stopping
+        if stopping:
+            stack.kill_all()
+            return
+        stopping = True
+        console.print("Stopping; once more to kill.")
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+
+
+def _print_where(console: Console, stack: LocalStack) -> None:
+    first = stack.targets[0]
+    console.print(f"[bold green]Pool {stack.pool.pool} is up[/] at {', '.join(stack.targets)}")
+    console.print(f"  roost chat --target {first} --pool {stack.pool.pool}", soft_wrap=True)
+    console.print(f"  roost sessions list --target {first} --pool {stack.pool.pool}", soft_wrap=True)
+    console.print(f"Sessions, logs: {stack.options.state_dir}. Ctrl-C stops everything; sessions stay.", soft_wrap=True)
+
+
+class Reporter:
+    """Shows events: lines, and one bar for what has a length."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
+            console=console, transient=True,
+        )  # fmt: skip
+        self._task: TaskID | None = None
+        self._stage = ""
+
+    def __call__(self, event: Event) -> None:
+        if event.fraction is None:
+            self.close()
+            self._console.print(_plain(event.text), soft_wrap=True)
+            return
+        if event.text != self._stage:
+            self._stage = event.text
+            if not self._console.is_terminal:
+                self._console.print(_plain(event.text), soft_wrap=True)
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task(event.text, total=1.0)
+        self._bar.update(self._task, description=event.text, completed=event.fraction)
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._bar.stop()
+            self._task = None
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    return found

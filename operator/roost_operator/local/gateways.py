@@ -1,0 +1,64 @@
+"""The gateways of a local pool: one supervised process each, on ports that never change."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from roost_operator.local.processes import Command
+from roost_operator.local.state_dir import StateDirectory
+
+READY_SECONDS = 60.0
+DRAIN_SECONDS = 5.0
+"""How long a running step may go on when the stack is stopped; its worker keeps what it wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPlan:
+    """What all gateways of the stack share."""
+
+    pool: str
+    store_url: str
+    pool_secret: str
+    host: str
+    key_file: Path | None = None
+
+
+def gateway_command(state: StateDirectory, number: int, port: int, plan: GatewayPlan) -> Command:
+    """How to run gateway `number` (from 1). It is ready when it answers; whether it serves is told by `health`."""
+    document = {
+        "gateway_id": f"gateway-{number}",
+        "listen": f"{plan.host}:{port}",
+        "store_url": plan.store_url,
+        "pools": [plan.pool],
+        "pool_secrets": {plan.pool: plan.pool_secret},
+        "api_keys_file": str(plan.key_file.resolve()) if plan.key_file else None,
+        "drain_seconds": DRAIN_SECONDS,
+    }
+    file = state.write_private(f"gateway-{number}.json", json.dumps(document))
+
+    async def ready() -> bool:
+        return await health(f"{plan.host}:{port}") is not None
+
+    return Command(
+        name=f"gateway-{number}",
+        argv=(sys.executable, "-m", "roost_gateway", "--config", str(file)),
+        log=state.file("logs", f"gateway-{number}.log"),
+        ready=ready,
+        ready_seconds=READY_SECONDS,
+        stop_seconds=DRAIN_SECONDS + 5.0,
+    )
+
+
+async def health(target: str) -> bool | None:
+    """Whether the gateway at `target` serves (Redis and a worker are there); None when nobody answers."""
+    async with grpc.aio.insecure_channel(target) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2)  # type: ignore[attr-defined]
+        except grpc.aio.AioRpcError:
+            return None
+    return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)

@@ -1,0 +1,19 @@
+"""Reads the leases that workers publish in Redis."""
+
+from redis.asyncio import Redis
+
+from roost.contract.lease import Lease
+from roost.contract.names import PoolKeys
+
+
+async def live_leases(client: Redis, pool: str) -> list[Lease]:
+    """Leases of `pool` that are in force, by Redis' own clock. `client` decodes responses.
+
+    Raises redis.exceptions.RedisError.
+    """
+    keys = PoolKeys(pool)
+    seconds, microseconds = await client.time()
+    now = int(seconds) * 1000 + int(microseconds) // 1000
+    workers = await client.zrangebyscore(keys.workers, now, "+inf")
+    documents = [await client.get(keys.lease(str(worker))) for worker in workers]
+    return [Lease.decode(document) for document in documents if document is not None]

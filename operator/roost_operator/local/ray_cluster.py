@@ -1,0 +1,147 @@
+"""Local Ray with the pool's Serve application, as a process of its own.
+
+python -m roost_operator.local.ray_cluster --config FILE
+
+Ray installs signal handlers, threads and log streams of its own; here they cannot touch the supervisor, and when the
+supervisor dies the kernel kills this process and Ray's own fate sharing ends the rest. FILE is JSON as written
+by `write_plan`. The process touches `ready_file` when every replica is up and shuts Ray down on SIGTERM.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from roost_operator.local.processes import Command
+from roost_operator.local.state_dir import StateDirectory
+from roost_worker.config import EngineConfig, KvConfig, ModelConfig, WorkerConfig
+
+OBJECT_STORE_BYTES = 80 * 1024 * 1024
+"""Ray's smallest object store with room to spare: no tensor travels through it."""
+
+READY_SECONDS = 180.0
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RayPlan:
+    """What the Ray process is to run."""
+
+    worker: WorkerConfig
+    replicas: int
+    ready_file: Path
+
+    @property
+    def cpus(self) -> int:
+        """Logical CPUs that the placement groups need (a shell and its ranks each), whatever the machine has."""
+        return self.replicas * (1 + self.worker.model.tensor_parallel)
+
+
+def write_plan(state: StateDirectory, plan: RayPlan) -> Path:
+    """Writes `plan` where only its owner can read it (it holds the pool's secret)."""
+    return state.write_private("ray.json", json.dumps(asdict(plan), default=str))
+
+
+def read_plan(path: Path) -> RayPlan:
+    """Reads what `write_plan` wrote."""
+    document = json.loads(path.read_text())
+    return RayPlan(_worker(document["worker"]), document["replicas"], Path(document["ready_file"]))
+
+
+def command(state: StateDirectory, plan: RayPlan) -> Command:
+    """How to run `plan`."""
+
+    async def ready() -> bool:
+        return plan.ready_file.exists()
+
+    return Command(
+        name="ray",
+        argv=(sys.executable, "-m", "roost_operator.local.ray_cluster", "--config", str(write_plan(state, plan))),
+        log=state.file("logs", "ray.log"),
+        ready=ready,
+        ready_seconds=READY_SECONDS,
+        stop_seconds=plan.worker.drain_seconds + 15.0,
+        environment=_ENVIRONMENT,
+    )
+
+
+def _worker(document: dict[str, Any]) -> WorkerConfig:
+    parts = {
+        "model": ModelConfig(**document["model"]),
+        "kv": KvConfig(**document["kv"]),
+        "engine": EngineConfig(**document["engine"]),
+        "cache_dir": Path(document["cache_dir"]) if document["cache_dir"] else None,
+    }
+    return WorkerConfig(**{**document, **parts})
+
+
+def run(plan: RayPlan) -> None:
+    """Runs Ray and the application until SIGTERM."""
+    stop = threading.Event()
+    # Unix sockets allow about 100 characters, so Ray's files cannot be in the state directory.
+    temporary = tempfile.mkdtemp(prefix="roost-ray-")
+    plan.ready_file.unlink(missing_ok=True)
+    try:
+        _start(plan, temporary)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        plan.ready_file.touch()
+        stop.wait()
+    finally:
+        plan.ready_file.unlink(missing_ok=True)
+        _stop()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _start(plan: RayPlan, temporary: str) -> None:
+    import ray
+    from ray import serve
+    from roost_worker.serve_app import build_app
+
+    ray.init(
+        address="local",
+        num_cpus=plan.cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=temporary,
+    )
+    serve.start(proxy_location="Disabled")
+    serve.run(build_app(plan.worker, plan.replicas), name=plan.worker.pool.replace("/", "-"), route_prefix=None)
+
+
+def _stop() -> None:
+    import ray
+    from ray import serve
+
+    if ray.is_initialized():
+        serve.shutdown()  # type: ignore[no-untyped-call]  # Ray has no types here
+        ray.shutdown()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True)
+    run(read_plan(parser.parse_args().config))
+    # Ray's threads may outlive its shutdown.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

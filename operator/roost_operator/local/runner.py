@@ -1,0 +1,217 @@
+"""`LocalStack`: one pool on this machine, started in order and stopped without a trace."""
+
+import asyncio
+import json
+import os
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from roost.contract.lease import Lease
+from roost.contract.names import POOLS, PoolKeys
+from roost_operator.api.pool_document import pool_document
+from roost_operator.api.spec import AgentPool
+from roost_operator.api.worker_config import worker_config
+from roost_operator.local import ray_cluster
+from roost_operator.local.events import Event, Report, silent
+from roost_operator.local.gateways import GatewayPlan, gateway_command, health
+from roost_operator.local.leases import live_leases
+from roost_operator.local.model import prepare_model
+from roost_operator.local.ports import free_port, require_free
+from roost_operator.local.processes import STACK_VARIABLE, Command, Supervised, kill_stack
+from roost_operator.local.redis import EmbeddedRedis
+from roost_operator.local.state_dir import StateDirectory
+from roost_operator.local.workers import worker_command
+from roost_worker.config import WorkerConfig
+
+SERVING_SECONDS = 180.0
+
+
+class StackError(RuntimeError):
+    """The stack did not come up; the text says which part and where its log is."""
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """How a pool is run on this machine."""
+
+    state_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 7433
+    """Port of the first gateway, the others follow; 0 takes free ones."""
+    gateways: int = 2
+    ray: bool = True
+    """Workers as Ray Serve replicas; otherwise as plain processes."""
+    cache_dir: Path | None = None
+    key_file: Path | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    """Added to the environment of every process."""
+
+
+class LocalStack:
+    """Runs a pool while it is entered. Entering raises, after stopping whatever had started, when a part fails:
+    StateDirectoryError, PortTakenError, ConvertError, ProcessFailedError or StackError."""
+
+    def __init__(self, pool: AgentPool, options: StackOptions, report: Report = silent) -> None:
+        self.pool = pool
+        self.options = options
+        self.targets: tuple[str, ...] = ()
+        """Addresses of the gateways."""
+        self.model_dir = Path()
+        """The converted model."""
+        self.workers: list[Supervised] = []
+        """Worker processes; with Ray, the one process that runs Ray."""
+        self.gateways: list[Supervised] = []
+        self._report = report
+        self._state = StateDirectory(options.state_dir)
+        self._mark = f"{os.getpid()}-{uuid.uuid4().hex}"
+        self._redis: EmbeddedRedis | None = None
+        self._redis_process: Supervised | None = None
+        self._client: Redis | None = None
+
+    @property
+    def redis(self) -> Supervised:
+        """The Redis process."""
+        assert self._redis_process is not None
+        return self._redis_process
+
+    @property
+    def redis_url(self) -> str:
+        """URL of the embedded Redis, with every right."""
+        assert self._redis is not None
+        return self._redis.url
+
+    async def __aenter__(self) -> Self:
+        self._state.__enter__()
+        os.environ[STACK_VARIABLE] = self._mark
+        try:
+            await self._start()
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stop()
+
+    async def leases(self) -> list[Lease]:
+        """Leases of the workers that live now; empty while Redis is away."""
+        assert self._client is not None
+        try:
+            return await live_leases(self._client, self.pool.pool)
+        except (RedisError, OSError):
+            return []
+
+    def kill_all(self) -> None:
+        """SIGKILL to every process of the stack, for users who cannot wait; a running stop then ends at once."""
+        for process in self._processes():
+            process.kill_group()
+
+    async def _start(self) -> None:
+        ports = self._gateway_ports()
+        model = await prepare_model(self.pool.spec.model, self.options.cache_dir, self._report)
+        self.model_dir = model.path
+        self._redis = EmbeddedRedis(self._state, "127.0.0.1", free_port("127.0.0.1"))
+        self._redis_process = self._supervise(self._redis.command())
+        self._tell("starting Redis")
+        await self._redis_process.start()
+        self._client = Redis.from_url(
+            self._redis.url, decode_responses=True, socket_timeout=5, socket_connect_timeout=1
+        )
+        await self._publish(self._client, model.revision)
+        await self._start_workers_and_gateways(ports)
+
+    async def _start_workers_and_gateways(self, ports: list[int]) -> None:
+        assert self._redis is not None
+        config = worker_config(
+            self.pool,
+            store_url=self._redis.worker_url,
+            pool_secret=self._state.secret("pool-secret"),
+            cache_dir=self.options.cache_dir,
+        )
+        plan = GatewayPlan(
+            self.pool.pool, self._redis.url, config.pool_secret, self.options.host, self.options.key_file
+        )
+        self.workers = [] if self.pool.spec.suspend else [self._supervise(c) for c in self._worker_commands(config)]
+        self.gateways = [
+            self._supervise(gateway_command(self._state, number, port, plan)) for number, port in enumerate(ports, 1)
+        ]
+        self._tell(f"starting {self.pool.spec.workers.replicas} workers and {len(ports)} gateways")
+        async with asyncio.TaskGroup() as group:
+            for process in (*self.workers, *self.gateways):
+                group.create_task(process.start())
+        self.targets = tuple(f"{self.options.host}:{port}" for port in ports)
+        if not self.pool.spec.suspend:
+            await self._until("the workers' leases", self._workers_are_up)
+            await self._until("the gateways to serve", self._gateways_serve)
+
+    def _worker_commands(self, config: WorkerConfig) -> list[Command]:
+        replicas = self.pool.spec.workers.replicas
+        if self.options.ray:
+            plan = ray_cluster.RayPlan(config, replicas, self._state.file("run", "ray.ready"))
+            return [ray_cluster.command(self._state, plan)]
+        return [worker_command(self._state, number, config, self.leases) for number in range(1, replicas + 1)]
+
+    def _gateway_ports(self) -> list[int]:
+        """Ports of the gateways. Raises PortTakenError."""
+        options = self.options
+        if options.port == 0:
+            return [free_port(options.host) for _ in range(options.gateways)]
+        ports = [options.port + index for index in range(options.gateways)]
+        for number, port in enumerate(ports, 1):
+            use = f"gateway {number} of {options.gateways}"
+            require_free(options.host, port, use, "stop what uses it, or give another first port with --port")
+        return ports
+
+    async def _publish(self, client: Redis, revision: str) -> None:
+        document = json.dumps(pool_document(self.pool, revision))
+        await client.set(PoolKeys(self.pool.pool).document, document)
+        await client.sadd(POOLS, self.pool.pool)
+
+    async def _workers_are_up(self) -> bool:
+        return len(await self.leases()) >= self.pool.spec.workers.replicas
+
+    async def _gateways_serve(self) -> bool:
+        return all([await health(target) for target in self.targets])
+
+    async def _until(self, what: str, holds: Callable[[], Awaitable[bool]]) -> None:
+        try:
+            async with asyncio.timeout(SERVING_SECONDS):
+                while not await holds():  # noqa: ASYNC110  what is waited for happens in other processes
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            logs = self._state.path / "logs"
+            raise StackError(f"waited {SERVING_SECONDS:.0f} s for {what}; see the logs in {logs}") from None
+
+    async def _stop(self) -> None:
+        """Gateways first, so that no step is cut; Redis last, so that workers can give their leases back."""
+        try:
+            await asyncio.gather(*(process.stop() for process in self.gateways))
+            await asyncio.gather(*(process.stop() for process in self.workers))
+            if self._client is not None:
+                await self._client.aclose()
+            if self._redis_process is not None:
+                await self._redis_process.stop()
+        finally:
+            os.environ.pop(STACK_VARIABLE, None)
+            await asyncio.to_thread(kill_stack, self._mark)
+            self._state.__exit__(None, None, None)
+
+    def _processes(self) -> list[Supervised]:
+        redis = [self._redis_process] if self._redis_process is not None else []
+        return [*self.gateways, *self.workers, *redis]
+
+    def _supervise(self, command: Command) -> Supervised:
+        environment = {**command.environment, **self.options.environment, STACK_VARIABLE: self._mark}
+        return Supervised(Command(**{**vars(command), "environment": environment}), self._report)
+
+    def _tell(self, text: str) -> None:
+        self._report(Event(text))

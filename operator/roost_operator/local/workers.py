@@ -1,0 +1,34 @@
+"""Workers without Ray: one supervised process each."""
+
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, replace
+
+from roost.contract.lease import Lease
+from roost_operator.local.ports import free_port
+from roost_operator.local.processes import Command
+from roost_operator.local.state_dir import StateDirectory
+from roost_worker.config import WorkerConfig
+
+READY_SECONDS = 120.0
+
+
+def worker_command(
+    state: StateDirectory, number: int, config: WorkerConfig, leases: Callable[[], Awaitable[list[Lease]]]
+) -> Command:
+    """How to run worker `number` (from 1) on a port of its own. It is ready when its lease is in force."""
+    config = replace(config, port=free_port(config.host))
+    file = state.write_private(f"worker-{number}.json", json.dumps(asdict(config), default=str))
+
+    async def ready() -> bool:
+        return any(lease.address.endswith(f":{config.port}") for lease in await leases())
+
+    return Command(
+        name=f"worker-{number}",
+        argv=(sys.executable, "-m", "roost_worker", "--config", str(file)),
+        log=state.file("logs", f"worker-{number}.log"),
+        ready=ready,
+        ready_seconds=READY_SECONDS,
+        stop_seconds=config.drain_seconds + 5.0,
+    )

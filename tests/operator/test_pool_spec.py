@@ -1,0 +1,269 @@
+"""What a pool file may say, and what is answered when it says something else."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from roost_operator.api.loader import PoolFileError, load_pool, parse_pool
+from roost_operator.api.pool_document import pool_document
+from roost_operator.api.problems import nearest, valid_keys
+from roost_operator.api.quantity import memory_bytes
+from roost_operator.api.spec import AgentPool, Dtype, Retention
+from roost_operator.api.worker_config import worker_config
+from roost_worker.config import DTYPES
+
+ROOT = Path(__file__).parents[2]
+SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
+
+
+def document(**spec: Any) -> dict[str, Any]:
+    """A small valid pool, with parts of its spec replaced."""
+    models = [{"name": "m", "source": "dummy://llama-tiny", "contextTokens": 512}]
+    roles = [{"name": "agent", "maxOutputTokensPerStep": 64}]
+    return {
+        "apiVersion": "roost.dev/v1alpha1",
+        "kind": "AgentPool",
+        "metadata": {"name": "p", "namespace": "n"},
+        "spec": {"models": models, "roles": roles, **spec},
+    }
+
+
+def parse(value: dict[str, Any]) -> AgentPool:
+    return parse_pool(yaml.safe_dump(value))
+
+
+def model(**fields: Any) -> dict[str, Any]:
+    return document(models=[{"name": "m", "source": "dummy://llama-tiny", "contextTokens": 512, **fields}])
+
+
+def role(**fields: Any) -> dict[str, Any]:
+    return document(roles=[{"name": "agent", "maxOutputTokensPerStep": 64, **fields}])
+
+
+REFUSED = {
+    "unknown kind": ({**document(), "kind": "AgentPol"}, "kind: ", "use 'AgentPool'"),
+    "other version": ({**document(), "apiVersion": "roost.dev/v1"}, "apiVersion: ", "use 'roost.dev/v1alpha1'"),
+    "no spec": ({key: value for key, value in document().items() if key != "spec"}, "spec: ", "add it"),
+    "upper-case name": ({**document(), "metadata": {"name": "Pool"}}, "metadata.name: ", "lower-case letters"),
+    "misspelt metadata": ({**document(), "metadata": {"name": "p", "lables": {}}}, "metadata.lables: ", "mean labels?"),
+    "no models": (document(models=[]), "spec.models: ", "give at least 1"),
+    "two models": (
+        document(models=[{"name": name, "source": "dummy://llama-tiny"} for name in "ab"]),
+        "spec.models: ",
+        "make a pool for each",
+    ),
+    "unknown source": (model(source="s3://bucket"), "spec.models[0].source: ", "use hf://org/name"),
+    "unknown dtype": (model(dtype="float16"), "spec.models[0].dtype: ", "use 'bfloat16', 'float32' or 'float64'"),
+    "misspelt key": (model(tensorParalel=2), "spec.models[0].tensorParalel: ", "did you mean tensorParallel?"),
+    "snake case": (model(context_tokens=64), "spec.models[0].context_tokens: ", "did you mean contextTokens?"),
+    "zero ranks": (model(tensorParallel=0), "spec.models[0].tensorParallel: ", "use at least 1"),
+    "short context": (model(contextTokens=8), "spec.models[0].contextTokens: ", "use at least 64"),
+    "text for a number": (model(contextTokens="long"), "spec.models[0].contextTokens: ", "write a whole number"),
+    "fraction": (model(contextTokens=512.5), "spec.models[0].contextTokens: ", "write a whole number"),
+    "odd block": (model(kvCache={"blockTokens": 33}), "spec.models[0].kvCache.blockTokens: ", "use 16, 32, 64 or 128"),
+    "odd memory": (model(kvCache={"memory": "12Q"}), "spec.models[0].kvCache.memory: ", "512Mi, 4Gi or auto"),
+    "no memory": (model(kvCache={"memory": 0}), "spec.models[0].kvCache.memory: ", "512Mi, 4Gi or auto"),
+    "unknown engine key": (
+        model(engine={"maxRuning": 3}),
+        "spec.models[0].engine.maxRuning: ",
+        "did you mean maxRunning?",
+    ),
+    "batch below running": (
+        model(engine={"maxRunning": 300}),
+        "spec.models[0].engine: ",
+        "raise maxBatchTokens or lower maxRunning",
+    ),
+    "no workers": (document(workers={"replicas": 0}), "spec.workers.replicas: ", "use at least 1"),
+    "template is a text": (document(workers={"template": "x"}), "spec.workers.template: ", "write a mapping"),
+    "no roles": (document(roles=[]), "spec.roles: ", "give at least 1"),
+    "roles are a mapping": (document(roles={"name": "a"}), "spec.roles: ", "write a list"),
+    "nameless role": (document(roles=[{"priority": 1}]), "spec.roles[0].name: ", "add it"),
+    "same role twice": (document(roles=[{"name": "a"}] * 2), "spec.roles: ", "give each role a name of its own"),
+    "role of another model": (role(model="x"), "spec: roles[0].model: ", "use 'm'"),
+    "negative budget": (role(sessionTokenBudget=-1), "spec.roles[0].sessionTokenBudget: ", "use at least 0"),
+    "more than the context": (
+        role(maxOutputTokensPerStep=513),
+        "spec: roles[0].maxOutputTokensPerStep: ",
+        "lower it, or use 0",
+    ),
+    "priority out of range": (role(priority=1001), "spec.roles[0].priority: ", "use at most 1000"),
+    "unknown retention": (
+        document(sessions={"retention": "keep"}),
+        "spec.sessions.retention: ",
+        "use 'Keep' or 'Purge'",
+    ),
+    "unknown policy": (
+        document(sessions={"onModelChange": "Drop"}),
+        "spec.sessions.onModelChange: ",
+        "use 'Migrate' or 'Refuse'",
+    ),
+    "misspelt TTL": (
+        document(sessions={"idleTtlSeconds": 5}),
+        "spec.sessions.idleTtlSeconds: ",
+        "did you mean idleTTLSeconds?",
+    ),
+    "log above context": (document(sessions={"maxTokens": 513}), "spec: sessions.maxTokens: ", "lower it, or use 0"),
+    "endless queue": (
+        document(admission={"queueTimeoutSeconds": 0}),
+        "spec.admission.queueTimeoutSeconds: ",
+        "at least 1",
+    ),
+    "secret without a name": (document(store={"urlSecretRef": {}}), "spec.store.urlSecretRef.name: ", "add it"),
+    "suspend is a text": (document(suspend="maybe"), "spec.suspend: ", "write true or false"),
+    "key like nothing": (document(zzz=1), "spec.zzz: ", "remove it (known: models, workers"),
+}
+
+
+@pytest.mark.parametrize(("value", "field", "fix"), REFUSED.values(), ids=REFUSED)
+def test_refusals_name_line_field_and_fix(value: dict[str, Any], field: str, fix: str) -> None:
+    with pytest.raises(PoolFileError) as caught:
+        parse(value)
+    (fault,) = str(caught.value).splitlines()
+    assert re.match(r"pool\.yaml:\d+: ", fault)
+    assert f": {field}" in fault
+    assert fix in fault
+
+
+def test_every_fault_is_told_at_once_with_its_line() -> None:
+    text = yaml.safe_dump(document(workers={"replica": 1}, suspend="maybe"), sort_keys=False)
+    with pytest.raises(PoolFileError) as caught:
+        parse_pool(text)
+    lines = text.splitlines()
+    for fault in str(caught.value).splitlines():
+        line, key = int(fault.split(":")[1]), fault.split(": ")[1].split(".")[-1]
+        assert lines[line - 1].strip().startswith(key)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [
+        ("", "give exactly one AgentPool"),
+        ("a: 1\n---\nb: 2\n", "holds 2 documents"),
+        ("a: [1\n", "is no YAML"),
+        ("- a\n", "start with apiVersion"),
+        ("kind: AgentPool\nspec: {}\nkind: AgentPool\n", "pool.yaml:3: kind: is given twice"),
+        ("spec:\n  roles:\n  - name: a\n    name: b\n", "pool.yaml:4: spec.roles[0].name: is given twice"),
+    ],
+)
+def test_files_that_hold_no_pool_are_refused(text: str, fix: str) -> None:
+    with pytest.raises(PoolFileError, match=re.escape(fix)):
+        parse_pool(text)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PoolFileError, match="give a YAML file with -f"):
+        load_pool(tmp_path / "absent.yaml")
+
+
+def test_what_the_api_server_adds_is_passed_over() -> None:
+    read_back = document()
+    read_back["metadata"] |= {"uid": "1", "resourceVersion": "2", "managedFields": []}
+    assert parse({**read_back, "status": {"conditions": []}}) == parse(document())
+
+
+def test_defaults_fill_what_is_left_out() -> None:
+    pool = parse(document(roles=[{"name": "agent"}], models=[{"name": "m", "source": "dummy://llama-tiny"}]))
+    assert pool.pool == "n/p"
+    assert pool.spec.model.dtype is Dtype.BFLOAT16
+    assert pool.spec.model.kv_cache.block_tokens == 32
+    assert pool.spec.sessions.retention is Retention.KEEP
+    assert not pool.spec.suspend
+
+
+def test_without_roles_there_is_a_default_one() -> None:
+    value = document()
+    del value["spec"]["roles"]
+    assert [role.name for role in parse(value).spec.roles] == ["default"]
+
+
+@pytest.mark.parametrize("file", SAMPLES, ids=lambda path: path.name)
+def test_samples_are_valid(file: Path) -> None:
+    pool = load_pool(file)
+    worker_config(pool, store_url="redis://127.0.0.1", pool_secret="s")
+    assert pool_document(pool)["pool"] == pool.pool
+
+
+def test_pool_document_is_what_gateways_read() -> None:
+    pool = parse(document(sessions={"idleTTLSeconds": 60, "maxTokens": 500}, admission={"queueLimit": 5}))
+    assert pool_document(pool, "abc") == {
+        "pool": "n/p",
+        "model": {"name": "m", "contextTokens": 512},
+        "activeRevision": "abc",
+        "roles": [
+            {
+                "name": "agent",
+                "priority": 100,
+                "maxOutputTokensPerStep": 64,
+                "maxStepsPerSession": 0,
+                "sessionTokenBudget": 0,
+            }
+        ],
+        "sessions": {"idleTTLSeconds": 60, "maxTokens": 500, "retention": "Keep", "onModelChange": "Migrate"},
+        "admission": {"queueLimit": 5, "queueTimeoutSeconds": 30},
+        "suspend": False,
+    }
+
+
+def test_worker_config_carries_the_spec(tmp_path: Path) -> None:
+    value = model(
+        dtype="float32", tensorParallel=2, kvCache={"blockTokens": 16, "memory": "3Mi"}, engine={"maxRunning": 4}
+    )
+    value["spec"]["workers"] = {"drainTimeoutSeconds": 7}
+    config = worker_config(parse(value), store_url="redis://x", pool_secret="s", cache_dir=tmp_path)
+    assert (config.pool, config.store_url, config.pool_secret, config.drain_seconds) == ("n/p", "redis://x", "s", 7.0)
+    assert (config.model.dtype, config.model.tensor_parallel, config.model.context_tokens) == ("float32", 2, 512)
+    assert (config.kv.block_tokens, config.kv.memory_bytes) == (16, 3 * 1024 * 1024)
+    assert (config.engine.max_running, config.engine.max_batch_tokens) == (4, 256)
+    assert config.cache_dir == tmp_path
+
+
+def test_dtypes_are_those_of_the_worker() -> None:
+    assert tuple(dtype.value for dtype in Dtype) == DTYPES
+
+
+def models_below(kind: type[BaseModel]) -> list[type[BaseModel]]:
+    found = [kind]
+    for name in kind.model_fields:
+        for inner in [kind.model_fields[name].annotation, *getattr(kind.model_fields[name].annotation, "__args__", ())]:
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                found.extend(models_below(inner))
+    return found
+
+
+@pytest.mark.parametrize("kind", models_below(AgentPool), ids=lambda kind: kind.__name__)
+def test_the_spec_can_become_a_schema(kind: type[BaseModel]) -> None:
+    """Every field has a description, none is a float, durations are whole seconds."""
+    for name, info in kind.model_fields.items():
+        assert info.description, name
+        assert info.annotation is not float, name
+        assert "duration" not in name, name
+    assert kind.model_config["frozen"]
+    assert kind.model_config["extra"] == "forbid"
+
+
+@given(st.sampled_from(valid_keys(AgentPool, ("spec", "roles", 0))), st.data())
+def test_one_wrong_letter_still_finds_the_key(key: str, data: st.DataObject) -> None:
+    place = data.draw(st.integers(0, len(key) - 1))
+    letter = data.draw(st.sampled_from("qxz_"))
+    assert nearest(key[:place] + letter + key[place + 1 :], valid_keys(AgentPool, ("spec", "roles", 0))) == key
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("auto", None), ("1", 1), ("1k", 1000), ("1Ki", 1024), ("256Mi", 2**28), ("2G", 2 * 10**9)],
+)
+def test_quantities(text: str, expected: int | None) -> None:
+    assert memory_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "Mi", "1.5", "-1Mi", "0", "1 Mi", "nan", "inf", "1m"])
+def test_odd_quantities_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="512Mi, 4Gi or auto"):
+        memory_bytes(text)
