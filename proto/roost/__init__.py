@@ -10,43 +10,47 @@
 `roost.sync` has the same without asyncio, `roost.testing` a gateway for tests, `roost.errors` all errors.
 """
 
-from roost._client import Client
-from roost._messages import (
-    Format,
-    JsonSchema,
-    Message,
-    MessageRole,
-    Sampling,
-    Tool,
-    ToolCall,
-    ToolChoice,
-    ToolChoiceMode,
-    tool_result,
-    user,
-)
-from roost._records import (
-    Committed,
-    Delta,
-    Event,
-    FinishReason,
-    Head,
-    Hold,
-    LoggedStep,
-    Queued,
-    Restarted,
-    SessionInfo,
-    SessionState,
-    Started,
-    StepResult,
-    Tier,
-    TokenLogprobs,
-    Usage,
-)
-from roost._retry import RetryConfig
-from roost._session import Session
-from roost._step import Step
-from roost._transport import TLSConfig
-from roost.errors import RoostError
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from roost._client import Client
+    from roost._messages import (
+        Format,
+        JsonSchema,
+        Message,
+        MessageRole,
+        Sampling,
+        Tool,
+        ToolCall,
+        ToolChoice,
+        ToolChoiceMode,
+        tool_result,
+        user,
+    )
+    from roost._records import (
+        Committed,
+        Delta,
+        Event,
+        FinishReason,
+        Head,
+        Hold,
+        LoggedStep,
+        Queued,
+        Restarted,
+        SessionInfo,
+        SessionState,
+        Started,
+        StepResult,
+        Tier,
+        TokenLogprobs,
+        Usage,
+    )
+    from roost._retry import RetryConfig
+    from roost._session import Session
+    from roost._step import Step
+    from roost._transport import TLSConfig
+    from roost.errors import RoostError
 
 __version__ = "0.1.0"
 
@@ -86,3 +90,56 @@ __all__ = [
     "tool_result",
     "user",
 ]
+
+# Engine processes import `roost.contract` and must not pay for gRPC, nor have it installed: names load on first use.
+_HOMES = {
+    "roost._client": ("Client",),
+    "roost._messages": (
+        "Format",
+        "JsonSchema",
+        "Message",
+        "MessageRole",
+        "Sampling",
+        "Tool",
+        "ToolCall",
+        "ToolChoice",
+        "ToolChoiceMode",
+        "tool_result",
+        "user",
+    ),
+    "roost._records": (
+        "Committed",
+        "Delta",
+        "Event",
+        "FinishReason",
+        "Head",
+        "Hold",
+        "LoggedStep",
+        "Queued",
+        "Restarted",
+        "SessionInfo",
+        "SessionState",
+        "Started",
+        "StepResult",
+        "Tier",
+        "TokenLogprobs",
+        "Usage",
+    ),
+    "roost._retry": ("RetryConfig",),
+    "roost._session": ("Session",),
+    "roost._step": ("Step",),
+    "roost._transport": ("TLSConfig",),
+    "roost.errors": ("RoostError",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(importlib.import_module(home), name)
+            return value
+    raise AttributeError(f"module `roost` has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

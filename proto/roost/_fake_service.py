@@ -1,0 +1,235 @@
+"""The fake gateway's gRPC service over its sessions in memory."""
+
+# ruff: noqa: N802  the names of the contract
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+
+from roost._fake_output import RefusedError
+from roost._fake_sessions import FakeRole, FakeSession, new_session
+from roost._fake_step import BrokenStreamError, Mishap, StepRunner
+from roost.contract.reasons import Reason
+from roost.contract.status import abort
+from roost.v1 import session_service_pb2 as pb
+from roost.v1.session_service_pb2_grpc import SessionServiceServicer
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_Response = TypeVar("_Response")
+
+
+class FakeService(SessionServiceServicer):
+    """SessionService in memory. Several servers may share one."""
+
+    def __init__(
+        self,
+        runner: StepRunner,
+        *,
+        pool: str,
+        roles: Sequence[FakeRole],
+        api_keys: Mapping[str, str] | None,
+    ) -> None:
+        self._runner = runner
+        self._pool = pool
+        self._roles = {role.name: role for role in roles}
+        self._default_role = roles[0].name
+        self._api_keys = api_keys
+        self._opened: dict[tuple[str, str], str] = {}
+        self.sessions: dict[str, FakeSession] = {}
+        self.mishaps: list[Mishap] = []
+        self.step_requests: list[pb.StepRequest] = []
+
+    async def OpenSession(self, request: pb.OpenSessionRequest, context: Context) -> pb.OpenSessionResponse:
+        return await self._answer(context, lambda tenant: self._open(request, tenant))
+
+    async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
+        return await self._answer(
+            context, lambda tenant: pb.GetSessionResponse(session=self._find(request.session_id, tenant).describe())
+        )
+
+    async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
+        return await self._answer(context, lambda tenant: self._list(request, tenant))
+
+    async def ListSteps(self, request: pb.ListStepsRequest, context: Context) -> pb.ListStepsResponse:
+        return await self._answer(context, lambda tenant: self._list_steps(request, tenant))
+
+    async def HoldSession(self, request: pb.HoldSessionRequest, context: Context) -> pb.HoldSessionResponse:
+        return await self._answer(context, lambda tenant: self._hold(request, tenant))
+
+    async def EvictSession(self, request: pb.EvictSessionRequest, context: Context) -> pb.EvictSessionResponse:
+        return await self._answer(context, lambda tenant: self._evict(request, tenant))
+
+    async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionResponse:
+        return await self._answer(context, lambda tenant: self._close(request, tenant))
+
+    async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
+        return await self._answer(context, lambda tenant: self._delete(request, tenant))
+
+    async def Step(self, request: pb.StepRequest, context: Context) -> AsyncIterator[pb.StepResponse]:
+        self.step_requests.append(_copy(request))
+        try:
+            tenant = self._enter(context)
+            session = self._find(request.session_id, tenant)
+            async for response in self._runner.run(session, request, self._next_mishap()):
+                yield response
+        except RefusedError as refusal:
+            await _refuse(context, refusal)
+        except BrokenStreamError:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the fake gateway broke the stream, as it was told")
+
+    def _next_mishap(self) -> Mishap:
+        return self.mishaps.pop(0) if self.mishaps else Mishap()
+
+    async def _answer(self, context: Context, act: Callable[[str], _Response]) -> _Response:
+        try:
+            return act(self._enter(context))
+        except RefusedError as refusal:
+            await _refuse(context, refusal)
+
+    def _enter(self, context: Context) -> str:
+        """The caller's tenant, unless a mishap refuses the call."""
+        if self.mishaps and self.mishaps[0].refusal is not None:
+            raise self.mishaps.pop(0).refusal  # type: ignore[misc]  # checked above
+        if self._api_keys is None:
+            return "default"
+        given = dict(context.invocation_metadata() or ()).get("authorization", "")
+        tenant = self._api_keys.get(str(given).removeprefix("Bearer "))
+        if tenant is None:
+            raise RefusedError(Reason.INVALID_API_KEY, "the API key is unknown")
+        return tenant
+
+    def _check_pool(self, pool: str) -> None:
+        if pool not in ("", self._pool):
+            raise RefusedError(Reason.POOL_NOT_FOUND, f"there is no pool {pool!r}")
+
+    def _find(self, session_id: str, tenant: str) -> FakeSession:
+        session = self.sessions.get(session_id)
+        if session is None or session.tenant != tenant:
+            raise RefusedError(Reason.SESSION_NOT_FOUND, "there is no such session")
+        return session
+
+    def _open(self, request: pb.OpenSessionRequest, tenant: str) -> pb.OpenSessionResponse:
+        self._check_pool(request.pool)
+        role = self._roles.get(request.role or self._default_role)
+        if role is None:
+            raise RefusedError(Reason.ROLE_NOT_FOUND, f"pool {self._pool!r} has no role {request.role!r}")
+        known = self._opened.get((tenant, request.request_id)) if request.request_id else None
+        session = self.sessions.get(known or "") or new_session(request, self._pool, role, tenant)
+        self.sessions[session.record.id] = session
+        self._opened[tenant, request.request_id] = session.record.id
+        return pb.OpenSessionResponse(session=session.describe())
+
+    def _list(self, request: pb.ListSessionsRequest, tenant: str) -> pb.ListSessionsResponse:
+        self._check_pool(request.pool)
+        size, response = request.page_size or 100, pb.ListSessionsResponse()
+        for session_id in sorted(self.sessions):
+            described = self.sessions[session_id].describe()
+            if session_id <= request.page_token or not _selected(request, described):
+                continue
+            if self.sessions[session_id].tenant != tenant:
+                continue
+            if len(response.sessions) == size:
+                response.next_page_token = response.sessions[-1].id
+                break
+            response.sessions.append(described)
+        return response
+
+    def _list_steps(self, request: pb.ListStepsRequest, tenant: str) -> pb.ListStepsResponse:
+        session = self._find(request.session_id, tenant)
+        log = session.log if request.generation in (0, session.record.generation) else []
+        first, size = int(request.page_token or 0), request.page_size or 20
+        response = pb.ListStepsResponse(steps=log[first : first + size])
+        if not request.include_token_ids:
+            for step in response.steps:
+                step.ClearField("prompt_token_ids")
+                step.ClearField("output_token_ids")
+        if first + size < len(log):
+            response.next_page_token = str(first + size)
+        return response
+
+    def _hold(self, request: pb.HoldSessionRequest, tenant: str) -> pb.HoldSessionResponse:
+        session = self._find(request.session_id, tenant)
+        session.check_open()
+        session.check_idle()
+        if request.HasField("expected_head"):
+            session.check_head(request.expected_head)
+        hold = session.record.hold
+        hold.tool, hold.expect_seconds = request.tool, request.expect_seconds
+        hold.begin_time.GetCurrentTime()
+        return pb.HoldSessionResponse(session=session.describe())
+
+    def _evict(self, request: pb.EvictSessionRequest, tenant: str) -> pb.EvictSessionResponse:
+        session = self._find(request.session_id, tenant)
+        evicted = session.evict()
+        return pb.EvictSessionResponse(session=session.describe(), evicted_tokens=evicted)
+
+    def _close(self, request: pb.CloseSessionRequest, tenant: str) -> pb.CloseSessionResponse:
+        session = self._find(request.session_id, tenant)
+        session.check_idle()
+        session.record.state = pb.SESSION_STATE_CLOSED
+        return pb.CloseSessionResponse(session=session.describe())
+
+    def _delete(self, request: pb.DeleteSessionRequest, tenant: str) -> pb.DeleteSessionResponse:
+        self._find(request.session_id, tenant).check_idle()
+        del self.sessions[request.session_id]
+        return pb.DeleteSessionResponse()
+
+
+def _selected(request: pb.ListSessionsRequest, session: pb.Session) -> bool:
+    """Whether a session passes the filters; an unset filter passes all."""
+    return all(getattr(request, name) in (0, "", getattr(session, name)) for name in ("state", "tier", "role", "task"))
+
+
+def _copy(request: pb.StepRequest) -> pb.StepRequest:
+    copy = pb.StepRequest()
+    copy.CopyFrom(request)
+    return copy
+
+
+async def _refuse(context: Context, refusal: RefusedError) -> NoReturn:
+    await abort(
+        context,
+        STATUSES[refusal.reason],
+        refusal.reason,
+        refusal.message,
+        retry_seconds=refusal.retry_after,
+        metadata=refusal.metadata,
+    )
+
+
+_CODE = grpc.StatusCode
+STATUSES: dict[Reason, grpc.StatusCode] = {
+    Reason.INVALID_REQUEST: _CODE.INVALID_ARGUMENT,
+    Reason.INVALID_SCHEMA: _CODE.INVALID_ARGUMENT,
+    Reason.STEP_TOO_LONG: _CODE.INVALID_ARGUMENT,
+    Reason.MESSAGE_TOO_LARGE: _CODE.INVALID_ARGUMENT,
+    Reason.INVALID_API_KEY: _CODE.UNAUTHENTICATED,
+    Reason.POOL_NOT_ALLOWED: _CODE.PERMISSION_DENIED,
+    Reason.POOL_NOT_FOUND: _CODE.NOT_FOUND,
+    Reason.ROLE_NOT_FOUND: _CODE.NOT_FOUND,
+    Reason.SESSION_NOT_FOUND: _CODE.NOT_FOUND,
+    Reason.ATTEMPT_UNKNOWN: _CODE.NOT_FOUND,
+    Reason.SESSION_CLOSED: _CODE.FAILED_PRECONDITION,
+    Reason.STEP_IN_FLIGHT: _CODE.FAILED_PRECONDITION,
+    Reason.HEAD_MISMATCH: _CODE.FAILED_PRECONDITION,
+    Reason.MODEL_REVISION_MISMATCH: _CODE.FAILED_PRECONDITION,
+    Reason.BUDGET_EXHAUSTED: _CODE.FAILED_PRECONDITION,
+    Reason.STEP_LIMIT_REACHED: _CODE.FAILED_PRECONDITION,
+    Reason.STEP_ID_REUSED: _CODE.FAILED_PRECONDITION,
+    Reason.POOL_SUSPENDED: _CODE.FAILED_PRECONDITION,
+    Reason.ANOTHER_STEP_RUNNING: _CODE.ABORTED,
+    Reason.ATTEMPT_FENCED: _CODE.ABORTED,
+    Reason.SESSION_ROLLED_BACK: _CODE.DATA_LOSS,
+    Reason.QUEUE_FULL: _CODE.RESOURCE_EXHAUSTED,
+    Reason.QUEUE_TIMEOUT: _CODE.RESOURCE_EXHAUSTED,
+    Reason.STORE_FULL: _CODE.RESOURCE_EXHAUSTED,
+    Reason.STORE_UNAVAILABLE: _CODE.UNAVAILABLE,
+    Reason.COMMIT_UNKNOWN: _CODE.UNAVAILABLE,
+    Reason.NO_WORKER: _CODE.UNAVAILABLE,
+    Reason.WORKER_DRAINING: _CODE.UNAVAILABLE,
+    Reason.WORKER_LOST: _CODE.UNAVAILABLE,
+    Reason.DEADLINE_EXCEEDED: _CODE.DEADLINE_EXCEEDED,
+    Reason.CANCELLED: _CODE.CANCELLED,
+    Reason.INTERNAL: _CODE.INTERNAL,
+}
+"""The status that carries each reason."""

@@ -1,0 +1,231 @@
+"""Sessions of the fake gateway, in memory, with the rules of the real one. Pure but for the clock and random names."""
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from roost._fake_output import FakeOutput, RefusedError, render
+from roost.contract.lease import LEASE_TTL_SECONDS
+from roost.contract.loghash import extend, pack_ids
+from roost.contract.names import new_session_id
+from roost.contract.reasons import Reason
+from roost.v1 import session_service_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class FakeRole:
+    """A role of the fake pool. 0 means no limit."""
+
+    name: str = "default"
+    max_steps: int = 0
+    budget_tokens: int = 0
+    max_output_tokens: int = 4096
+
+
+@dataclass(slots=True)
+class FakeAttempt:
+    """A try at a step, with what it has written so far."""
+
+    attempt: pb.Attempt
+    step_id: str
+    digest: bytes
+    seed: int
+    output: FakeOutput | None = None
+    continues: set[bytes] = field(default_factory=set)
+    """Nonces of attempts whose output is the beginning of this one's."""
+
+
+@dataclass(slots=True)
+class FakeSession:
+    """One session: its record, its log, and the attempt that may commit."""
+
+    record: pb.Session
+    tenant: str
+    role: FakeRole
+    system: str
+    tools: Sequence[pb.Tool]
+    log: list[pb.CommittedStep] = field(default_factory=list)
+    digests: dict[str, bytes] = field(default_factory=dict)
+    live: FakeAttempt | None = None
+    committed: dict[str, FakeAttempt] = field(default_factory=dict)
+    """Step id to the attempt that committed it."""
+    epoch: int = 0
+    cached: int = 0
+    """Tokens of the log whose KV "is there"."""
+
+    def describe(self) -> pb.Session:
+        """The record as an answer."""
+        session = pb.Session()
+        session.CopyFrom(self.record)
+        session.head.CopyFrom(self.head)
+        session.steps = len(self.log)
+        session.tier = pb.TIER_HOT if self.cached else pb.TIER_COLD
+        session.worker = "fake-worker" if self.cached else ""
+        session.cached_tokens = self.cached
+        session.running_step_id = self.live.step_id if self.live else ""
+        if self.role.budget_tokens:
+            session.budget_remaining_tokens = max(0, self.role.budget_tokens - self.spent)
+        return session
+
+    @property
+    def head(self) -> pb.Head:
+        return self.log[-1].head if self.log else pb.Head()
+
+    @property
+    def spent(self) -> int:
+        return self.record.usage.prompt_tokens + self.record.usage.output_tokens
+
+    def check_head(self, expected: pb.Head) -> None:
+        """Refuses a client that has seen more than the log has, or less."""
+        heads = {entry.head.length: entry.head.log_hash for entry in self.log} | {0: b""}
+        if heads.get(expected.length) != expected.log_hash:
+            raise self._wrong_head(Reason.SESSION_ROLLED_BACK, "the store has lost the end of this session's log")
+        if expected.length < self.head.length:
+            raise self._wrong_head(Reason.HEAD_MISMATCH, "the log has steps that expected_head does not know")
+
+    def _wrong_head(self, reason: Reason, message: str) -> RefusedError:
+        metadata = {"head_length": str(self.head.length), "head_log_hash": self.head.log_hash.hex()}
+        return RefusedError(reason, message, metadata=metadata)
+
+    def check_idle(self) -> None:
+        if self.live is not None:
+            raise RefusedError(
+                Reason.ANOTHER_STEP_RUNNING, "another step of this session is running", retry_after=LEASE_TTL_SECONDS
+            )
+
+    def check_open(self) -> None:
+        if self.record.state == pb.SESSION_STATE_CLOSED:
+            raise RefusedError(Reason.SESSION_CLOSED, "the session is closed; open another")
+
+    def begin(self, request: pb.StepRequest) -> "FakeAttempt | pb.CommittedStep":
+        """Takes an attempt, or returns the step that was committed under this id."""
+        digest = _digest(request)
+        if self.digests.get(request.step_id, digest) != digest:
+            raise RefusedError(Reason.STEP_ID_REUSED, "step_id has been used for a step with other content")
+        for entry in self.log:
+            if entry.step_id == request.step_id:
+                return entry
+        self.check_open()
+        if request.HasField("expected_head"):
+            self.check_head(request.expected_head)
+        if self.live is None or self.live.step_id != request.step_id:
+            self.check_idle()
+        self._check_limits()
+        return self._take(request, digest)
+
+    def _check_limits(self) -> None:
+        if self.role.max_steps and len(self.log) >= self.role.max_steps:
+            raise RefusedError(Reason.STEP_LIMIT_REACHED, "the session has taken all steps its role allows")
+        if self.role.budget_tokens and self.spent >= self.role.budget_tokens:
+            raise RefusedError(Reason.BUDGET_EXHAUSTED, "the session has used its role's token budget")
+
+    def _take(self, request: pb.StepRequest, digest: bytes) -> FakeAttempt:
+        self.epoch += 1
+        self.digests[request.step_id] = digest
+        old = self.live
+        given = request.sampling.HasField("seed")
+        seed = old.seed if old else request.sampling.seed if given else secrets.randbits(63)
+        attempt = pb.Attempt(epoch=self.epoch, nonce=secrets.token_bytes(16))
+        self.live = FakeAttempt(attempt, request.step_id, digest, seed)
+        if old is not None and old.output is not None:
+            self.live.output = old.output
+            self.live.continues = old.continues | {old.attempt.nonce}
+        self.record.ClearField("hold")
+        return self.live
+
+    def prompt(self, request: pb.StepRequest) -> bytes:
+        return render(self.system, self.tools, request.messages, first=not self.log)
+
+    def commit(self, attempt: FakeAttempt, request: pb.StepRequest, output: FakeOutput) -> pb.CommittedStep:
+        """Appends the step. Refuses when a newer attempt took it over."""
+        if self.live is not attempt:
+            raise RefusedError(Reason.ATTEMPT_FENCED, "a newer attempt has taken this step over")
+        prompt = self.prompt(request)
+        length, ids = self.head.length, pack_ids([*prompt, *output.ids])
+        entry = pb.CommittedStep(
+            step_id=request.step_id,
+            index=len(self.log),
+            messages=request.messages,
+            output=output.message,
+            finish_reason=output.finish_reason,
+            usage=self._usage(len(prompt), len(output.ids)),
+            head=pb.Head(length=length + len(prompt) + len(output.ids), log_hash=extend(self.head.log_hash, ids)),
+            sampling=request.sampling,
+            prompt_token_ids=prompt,
+            output_token_ids=output.ids,
+            commit_time=_now(),
+        )
+        entry.sampling.seed = attempt.seed
+        if request.HasField("format"):
+            entry.format.CopyFrom(request.format)
+        self._append(entry)
+        self.committed[request.step_id] = attempt
+        return entry
+
+    def abandon(self, attempt: FakeAttempt) -> None:
+        """Ends an attempt that will not commit."""
+        if self.live is attempt:
+            self.live = None
+
+    def roll_back(self, steps: int) -> None:
+        """Forgets the last steps, as a failover of the store can."""
+        for entry in self.log[len(self.log) - steps :]:
+            del self.committed[entry.step_id], self.digests[entry.step_id]
+        del self.log[len(self.log) - steps :]
+        self.cached = min(self.cached, self.head.length)
+
+    def _usage(self, prompt: int, output: int) -> pb.Usage:
+        lost = self.head.length - self.cached
+        return pb.Usage(
+            prompt_tokens=prompt, output_tokens=output, cached_tokens=self.cached, reconstructed_tokens=lost
+        )
+
+    def _append(self, entry: pb.CommittedStep) -> None:
+        self.log.append(entry)
+        self.live = None
+        self.cached = entry.head.length
+        for name in ("prompt_tokens", "output_tokens", "cached_tokens", "reconstructed_tokens"):
+            setattr(self.record.usage, name, getattr(self.record.usage, name) + getattr(entry.usage, name))
+        self.record.update_time.CopyFrom(_now())
+
+    def evict(self) -> int:
+        self.check_idle()
+        evicted, self.cached = self.cached, 0
+        return evicted
+
+
+def new_session(request: pb.OpenSessionRequest, pool: str, role: FakeRole, tenant: str) -> FakeSession:
+    """A session as OpenSession makes it."""
+    record = pb.Session(
+        id=new_session_id(pool),
+        pool=pool,
+        role=role.name,
+        task=request.task,
+        parent_session_id=request.parent_session_id,
+        model="fake",
+        model_revision="fake",
+        generation=1,
+        state=pb.SESSION_STATE_ACTIVE,
+        create_time=_now(),
+        update_time=_now(),
+        labels=dict(request.labels),
+    )
+    return FakeSession(record, tenant, role, request.system, tuple(request.tools))
+
+
+def _digest(request: pb.StepRequest) -> bytes:
+    """Of what makes two steps the same: not of the cursor and head, which change from try to try."""
+    content = pb.StepRequest()
+    content.CopyFrom(request)
+    content.ClearField("expected_head")
+    content.ClearField("received")
+    return hashlib.blake2b(content.SerializeToString(deterministic=True), digest_size=16).digest()
+
+
+def _now() -> Timestamp:
+    now = Timestamp()
+    now.GetCurrentTime()
+    return now

@@ -1,0 +1,242 @@
+"""The SDK without asyncio: the same calls, blocking.
+
+    with SyncClient.connect("127.0.0.1:7433") as client:
+        session = client.open(system="You are terse.")
+        for event in session.step("Say hello.", max_tokens=40):
+            ...
+
+Every call runs in one background thread that all clients of the process share. A client may be used by several
+threads. Ctrl-C while a call waits cancels the call.
+"""
+
+import asyncio
+import functools
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+
+from roost._client import Client
+from roost._records import Event, Head
+from roost._retry import RetryConfig
+from roost._session import Session
+from roost._step import Step
+from roost._transport import TLSConfig
+
+__all__ = ["SyncClient", "SyncSession", "SyncStep"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_W = TypeVar("_W")
+
+
+class _Background:
+    """A thread with an event loop, alive while somebody uses it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def enter(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="roost-sync", daemon=True)
+                self._thread.start()
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                assert self._loop is not None
+                assert self._thread is not None
+                asyncio.run_coroutine_threadsafe(self._loop.shutdown_asyncgens(), self._loop).result()
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._thread.join()
+                self._loop.close()
+                self._loop = self._thread = None
+
+    def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        """The coroutine's result. Raises RuntimeError when every client has been closed."""
+        if self._loop is None:
+            coroutine.close()
+            raise RuntimeError("the client is closed; make another with `SyncClient.connect`")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+
+_BACKGROUND = _Background()
+
+
+class _Sync(Generic[_W]):
+    """Something of the SDK whose calls block."""
+
+    def __init__(self, wrapped: _W) -> None:
+        self._wrapped = wrapped
+
+    def __repr__(self) -> str:
+        return f"<Sync {self._wrapped!r}>"
+
+
+def _blocking(
+    method: Callable[Concatenate[_W, _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate[_Sync[_W], _P], _T]:
+    @functools.wraps(method)
+    def call(self: _Sync[_W], /, *args: _P.args, **options: _P.kwargs) -> _T:
+        return _BACKGROUND.run(method(self._wrapped, *args, **options))
+
+    return call
+
+
+def _iterating(
+    method: Callable[Concatenate[_W, _P], AsyncIterator[_T]],
+) -> Callable[Concatenate[_Sync[_W], _P], Iterator[_T]]:
+    @functools.wraps(method)
+    def call(self: _Sync[_W], /, *args: _P.args, **options: _P.kwargs) -> Iterator[_T]:
+        items = method(self._wrapped, *args, **options)
+        while True:
+            try:
+                item = _BACKGROUND.run(_next(items))
+            except StopAsyncIteration:
+                return
+            yield item
+
+    return call
+
+
+async def _next(items: AsyncIterator[_T]) -> _T:
+    return await anext(items)
+
+
+class SyncStep(_Sync[Step]):
+    """`roost.Step`, iterated with `for`. Leave the loop early inside `with session.step(…) as events:` to cancel it."""
+
+    result = _blocking(Step.result)
+    close = _blocking(Step.aclose)
+
+    @property
+    def step_id(self) -> str:
+        return self._wrapped.step_id
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        try:
+            return _BACKGROUND.run(_next(self._wrapped))
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _stepping(method: Callable[Concatenate[Session, _P], Step]) -> Callable[Concatenate[_Sync[Session], _P], SyncStep]:
+    @functools.wraps(method)
+    def call(self: _Sync[Session], /, *args: _P.args, **options: _P.kwargs) -> SyncStep:
+        return SyncStep(method(self._wrapped, *args, **options))
+
+    return call
+
+
+class SyncSession(_Sync[Session]):
+    """`roost.Session`; its calls block."""
+
+    step = _stepping(Session.step)
+    run = _blocking(Session.run)
+    info = _blocking(Session.info)
+    hold = _blocking(Session.hold)
+    evict = _blocking(Session.evict)
+    close = _blocking(Session.close)
+    delete = _blocking(Session.delete)
+    steps = _iterating(Session.steps)
+
+    @property
+    def id(self) -> str:
+        return self._wrapped.id
+
+    @property
+    def head(self) -> Head | None:
+        return self._wrapped.head
+
+    @head.setter
+    def head(self, head: Head | None) -> None:
+        self._wrapped.head = head
+
+
+def _opening(
+    method: Callable[Concatenate[Client, _P], Coroutine[Any, Any, Session]],
+) -> Callable[Concatenate[_Sync[Client], _P], SyncSession]:
+    @functools.wraps(method)
+    def call(self: _Sync[Client], /, *args: _P.args, **options: _P.kwargs) -> SyncSession:
+        return SyncSession(_BACKGROUND.run(method(self._wrapped, *args, **options)))
+
+    return call
+
+
+class SyncClient(_Sync[Client]):
+    """`roost.Client`; its calls block. Make it with `SyncClient.connect`, use it as a context manager."""
+
+    def __init__(self, wrapped: Client) -> None:
+        super().__init__(wrapped)
+        self._closed = False
+
+    @classmethod
+    def connect(
+        cls,
+        targets: str | Sequence[str],
+        *,
+        api_key: str | None = None,
+        pool: str | None = None,
+        tls: TLSConfig | bool | None = None,
+        timeout: float = 30.0,
+        connect_timeout: float = 10.0,
+        retry: RetryConfig | None = None,
+        lazy: bool = False,
+    ) -> Self:
+        """The same as `Client.connect`."""
+        _BACKGROUND.enter()
+        try:
+            connecting = Client.connect(
+                targets,
+                api_key=api_key,
+                pool=pool,
+                tls=tls,
+                timeout=timeout,
+                connect_timeout=connect_timeout,
+                retry=retry,
+                lazy=lazy,
+            )
+            return cls(_BACKGROUND.run(connecting))
+        except BaseException:
+            _BACKGROUND.leave()
+            raise
+
+    open = _opening(Client.open)
+    sessions = _iterating(Client.sessions)
+
+    def session(self, session_id: str) -> SyncSession:
+        """The same as `Client.session`."""
+        return SyncSession(self._wrapped.session(session_id))
+
+    def close(self) -> None:
+        """Closes the channels. Closing twice changes nothing."""
+        if not self._closed:
+            self._closed = True
+            _BACKGROUND.run(self._wrapped.close())
+            _BACKGROUND.leave()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,0 +1,119 @@
+"""A gateway for the tests of applications: the real protocol on a loopback port, sessions in memory, no model.
+
+    async with FakeGateway(reply=lambda turn: "It is 42.") as fake:
+        client = await fake.connect()
+        session = await client.open()
+        assert (await session.run("What is it?")).text == "It is 42."
+
+It answers with the rules and errors of the real gateway; a test of this project runs the same scenarios on both.
+A token is a byte of UTF-8, so that counts can be foretold.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import grpc
+
+from roost._client import Client
+from roost._fake_output import RefusedError, Turn, echo
+from roost._fake_service import FakeService
+from roost._fake_sessions import FakeRole
+from roost._fake_step import Mishap, Reply, StepRunner
+from roost._transport import MAX_MESSAGE_BYTES
+from roost.contract.reasons import Reason
+from roost.v1 import session_service_pb2 as pb
+from roost.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
+
+__all__ = ["FakeGateway", "FakeRole", "Reason", "Reply", "Turn", "refusal"]
+
+
+def refusal(reason: Reason, message: str = "refused by the test", *, retry_after: float | None = None) -> RefusedError:
+    """An error for a reply function to raise; its client sees the matching class of `roost.errors`."""
+    return RefusedError(reason, message, retry_after=retry_after)
+
+
+class FakeGateway:
+    """One or more gateways over the same sessions. Use it as an async context manager.
+
+    `reply` gets a `Turn` and returns, or is a coroutine that returns, text or an assistant's `Message`; without it
+    the last message is echoed. `api_keys` maps keys to tenants; None lets everybody in. With `gateways` above 1 a
+    client has somewhere to go when a stream breaks. `delta_tokens` is the size of the streamed pieces.
+    """
+
+    def __init__(
+        self,
+        reply: Reply = echo,
+        *,
+        pool: str = "default/fake",
+        roles: Sequence[FakeRole] = (FakeRole(),),
+        api_keys: Mapping[str, str] | None = None,
+        gateways: int = 1,
+        context_tokens: int = 32_768,
+        delta_tokens: int = 8,
+    ) -> None:
+        if gateways < 1 or delta_tokens < 1 or not roles:
+            raise ValueError("FakeGateway needs at least one gateway, one token per delta and one role")
+        runner = StepRunner(reply, context_tokens, delta_tokens)
+        self._service = FakeService(runner, pool=pool, roles=roles, api_keys=api_keys)
+        self._count = gateways
+        self._servers: list[grpc.aio.Server] = []
+        self._clients: list[Client] = []
+        self.pool = pool
+        self.targets: list[str] = []
+        """Addresses, once it is entered."""
+
+    async def __aenter__(self) -> Self:
+        for _ in range(self._count):
+            server = grpc.aio.server(options=_SERVER_OPTIONS)
+            add_SessionServiceServicer_to_server(self._service, server)
+            self.targets.append(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+            await server.start()
+            self._servers.append(server)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        """Closes the clients that `connect` gave, then the gateways."""
+        for client in self._clients:
+            await client.close()
+        for server in self._servers:
+            await server.stop(None)
+
+    async def connect(self, **options: Any) -> Client:
+        """A client of this gateway; `options` are those of `Client.connect`."""
+        client = await Client.connect(self.targets, **options)
+        self._clients.append(client)
+        return client
+
+    @property
+    def step_requests(self) -> Sequence[pb.StepRequest]:
+        """Every Step that arrived, tries included, oldest first."""
+        return tuple(self._service.step_requests)
+
+    def fail_next(
+        self, reason: Reason, message: str = "refused by the test", *, retry_after: float | None = None
+    ) -> None:
+        """The next call, of any kind, fails with `reason`. Mishaps happen in the order they were asked for."""
+        self._service.mishaps.append(Mishap(refusal=refusal(reason, message, retry_after=retry_after)))
+
+    def break_next_step(self, *, after_tokens: int = 0) -> None:
+        """The next step's stream breaks when about so many tokens were sent, before the commit."""
+        self._service.mishaps.append(Mishap(break_after=after_tokens))
+
+    def lose_next_commit(self) -> None:
+        """The next step is committed, but its stream breaks before the client hears of it."""
+        self._service.mishaps.append(Mishap(lose_commit=True))
+
+    def restart_next_step(self, *, after_tokens: int = 0) -> None:
+        """The next step's output is void when about so many tokens were sent, and comes again."""
+        self._service.mishaps.append(Mishap(restart_after=after_tokens))
+
+    def roll_back(self, session_id: str, *, steps: int = 1) -> None:
+        """The store forgets the session's last steps. Raises KeyError when there is no such session."""
+        self._service.sessions[session_id].roll_back(steps)
+
+
+_SERVER_OPTIONS = [
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+]
