@@ -15,6 +15,7 @@ from roost_worker.convert.layout import WEIGHTS, write_json
 from roost_worker.convert.safetensors_file import TensorToWrite, write_safetensors
 from roost_worker.render.description import TemplateDescription
 from roost_worker.render.templates import BUILT_IN
+from roost_worker.render.vocabulary import byte_characters
 
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _BYTES = 256
@@ -104,10 +105,10 @@ def _weights(name: str, spec: DummySpec) -> dict[str, NDArray[np.float64]]:
     random = np.random.default_rng(seed)
 
     def matrix(rows: int, columns: int, gain: float = 1.0) -> NDArray[np.float64]:
-        return np.multiply(random.standard_normal((rows, columns)), gain / columns**0.5)
+        return np.asarray(random.standard_normal((rows, columns)) * (gain / columns**0.5))
 
     def norm(size: int) -> NDArray[np.float64]:
-        return np.add(random.standard_normal(size) * 0.1, 1.0)
+        return np.asarray(1.0 + 0.1 * random.standard_normal(size))
 
     tensors = {"model.embed_tokens.weight": matrix(VOCABULARY, spec.hidden, LOGIT_STD)}
     for layer in range(spec.layers):
@@ -158,17 +159,10 @@ def _pack(value: NDArray[np.float64], dtype: str) -> bytes:
 
 
 def _tokenizer() -> Tokenizer:
-    alphabet = _byte_characters()
+    alphabet = byte_characters()
     vocabulary = {character: byte for byte, character in enumerate(alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in _SPECIAL])
     return tokenizer
-
-
-def _byte_characters() -> list[str]:
-    """The character that stands for each byte in byte-level BPE (GPT-2's table)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]

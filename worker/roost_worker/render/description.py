@@ -37,7 +37,10 @@ class TemplateDescription:
 
 def detect_family(chat_template: str, tokens: frozenset[str]) -> str:
     """The family whose control tokens the template uses; without a template, those that the vocabulary holds."""
-    has = (lambda token: token in chat_template) if chat_template else (lambda token: token in tokens)
+
+    def has(token: str) -> bool:
+        return token in chat_template if chat_template else token in tokens
+
     if has("<|start_header_id|>"):
         return "llama3"
     if has("<|im_start|>"):

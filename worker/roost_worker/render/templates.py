@@ -74,8 +74,27 @@ _MISTRAL = (
     "{% endif %}{% endfor %}"
 )
 
-BUILT_IN = {"chatml": _CHATML, "qwen3": _CHATML, "llama3": _LLAMA3, "mistral": _MISTRAL}
+
+def _exact(template: str) -> str:
+    # Chat templates are run with trim_blocks, which takes a newline that follows a block.
+    return template.replace("\n", "{{ '\\n' }}")
+
+
+BUILT_IN = {
+    "chatml": _exact(_CHATML),
+    "qwen3": _exact(_CHATML),
+    "llama3": _exact(_LLAMA3),
+    "mistral": _exact(_MISTRAL),
+}
 """Template of each family. Qwen3's turns are ChatML's; only its own template's handling of thinking differs."""
 
-HERMES_TOOL_PROMPT = _HERMES_TOOLS
+HERMES_TOOL_PROMPT = _exact(_HERMES_TOOLS)
 """Tools as system text, for a template that passes over `tools`."""
+
+CONTROL_TOKENS = {
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "qwen3": ("<|im_start|>", "<|im_end|>"),
+    "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    "mistral": ("[INST]", "[/INST]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[AVAILABLE_TOOLS]"),
+}
+"""Tokens that a tokenizer must have for the family's built-in turn format."""

@@ -1,0 +1,93 @@
+"""From output ids to text, as they come: whole characters only, and nothing that may turn out to be a stop string."""
+
+import codecs
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from roost_worker.render.renderer import Renderer
+
+_decode = codecs.getincrementaldecoder("utf-8")
+
+
+class TextStream:
+    """The text of one step's output.
+
+    What it says depends on the ids alone, never on how they were grouped into calls, so that a replay on another worker
+    gives the same text at the same points. Work per id is bounded by the longest stop string.
+    """
+
+    def __init__(self, renderer: "Renderer", stop: Sequence[str] = (), *, min_tokens: int = 0) -> None:
+        """`stop` ends the text where the first of its strings begins, once that is complete after at least `min_tokens`
+        ids."""
+        self._bytes = renderer.vocabulary.token_bytes
+        self._stop = tuple(text for text in stop if text)
+        self._min_tokens = min_tokens
+        self._decoder = _decode(errors="replace")
+        self._strip_space = renderer.vocabulary.strips_first_space
+        self._sent: list[str] = []
+        self._held = ""
+        self._finished = False
+        self.count = 0
+        """Ids taken, up to the one that completed a stop string."""
+        self.stopped_at: int | None = None
+        """Number of ids up to and with the one that completed a stop string; None while none is complete."""
+
+    @property
+    def text(self) -> str:
+        """All text that was said so far."""
+        if len(self._sent) > 1:
+            self._sent = ["".join(self._sent)]
+        return self._sent[0] if self._sent else ""
+
+    def push(self, ids: Iterable[int]) -> str:
+        """Takes output ids; returns the text that is now certain. Ids after a stop string are passed over."""
+        parts: list[str] = []
+        for token in ids:
+            if self.stopped_at is not None:
+                break
+            self.count += 1
+            parts.append(self._take(self._decoder.decode(self._token(token))))
+        return self._say("".join(parts))
+
+    def flush(self) -> str:
+        """Ends the output: returns what was held back, an unfinished character as U+FFFD."""
+        if self._finished or self.stopped_at is not None:
+            return ""
+        self._finished = True
+        rest, self._held = self._held + self._decoder.decode(b"", final=True), ""
+        return self._say(rest)
+
+    def _token(self, token: int) -> bytes:
+        data = self._bytes[token] if token < len(self._bytes) else b""
+        if self._strip_space and data:
+            self._strip_space = False
+            return data.removeprefix(b" ")
+        return data
+
+    def _take(self, new: str) -> str:
+        if not new or not self._stop:
+            return new
+        window = self._held + new
+        if self.count >= self._min_tokens:
+            places = [place for text in self._stop if (place := window.find(text)) >= 0]
+            if places:
+                self.stopped_at, self._held = self.count, ""
+                return window[: min(places)]
+        kept = self._possible_stop(window)
+        self._held = window[len(window) - kept :]
+        return window[: len(window) - kept]
+
+    def _possible_stop(self, window: str) -> int:
+        """Length of the longest end of `window` that begins a stop string."""
+        longest = min(len(window), max(map(len, self._stop)) - 1)
+        for length in range(longest, 0, -1):
+            end = window[len(window) - length :]
+            if any(text.startswith(end) for text in self._stop):
+                return length
+        return 0
+
+    def _say(self, text: str) -> str:
+        if text:
+            self._sent.append(text)
+        return text

@@ -1,0 +1,152 @@
+"""Finds out at load what a chat template does, so that a step's prompt can be rendered without the log before it.
+
+A template is *prefix-stable* when adding messages to a conversation only adds text: then the new text is the same
+whatever the conversation was, and can be cut out of a rendering over a stub. Known breakers: Qwen3 drops old thinking,
+Mistral moves system text and tools to the last user message, some templates refuse tool messages.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from roost_worker.render.errors import RenderError
+from roost_worker.render.messages import Message, Tool, ToolCall, template_message, template_tools
+from roost_worker.render.sandbox import ChatTemplate, Piece
+
+_SYSTEM = Message("system", "probe-system")
+_USER = Message("user", "probe-user")
+_ANSWER = Message("assistant", "probe-answer")
+_CALL = Message("assistant", "", (ToolCall("callprobe", "probe_call", '{"probe_argument": "probe-value"}'),))
+_RESULT = Message("tool", "probe-result", tool_call_id="callprobe", name="probe_call")
+_SECOND_RESULT = Message("tool", "probe-second-result", tool_call_id="callprobe", name="probe_call")
+_NEXT = Message("user", "probe-next")
+_TOOL = Tool("probe_tool", "probe-description", '{"type": "object", "properties": {"probe_parameter": {}}}')
+
+_CASES: tuple[tuple[str, tuple[Message, ...], tuple[Message, ...]], ...] = (
+    ("a user's message", (_USER, _ANSWER), (_NEXT,)),
+    ("a second exchange", (_USER, _ANSWER, _NEXT, _ANSWER), (_USER,)),
+    ("a tool's result", (_USER, _CALL), (_RESULT,)),
+    ("two tools' results", (_USER, _CALL), (_RESULT, _SECOND_RESULT)),
+    ("a user's message after a tool's result", (_USER, _CALL, _RESULT, _ANSWER), (_NEXT,)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """What a prefix-stable template does."""
+
+    closer: tuple[Piece, ...]
+    """What the template writes after an assistant's content, up to the next turn."""
+    end_token: str
+    """The control token in `closer` that ends the turn."""
+    default_system: str
+    """System text that the template writes when there is none; empty when it writes none."""
+    shows_tools: bool
+    shows_tool_calls: bool
+
+
+def text_of(pieces: Sequence[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+def after(pieces: Sequence[Piece], length: int) -> list[Piece]:
+    """The pieces without their first `length` characters."""
+    rest: list[Piece] = []
+    for piece in pieces:
+        kept = piece.text[length:]
+        length = max(0, length - len(piece.text))
+        if kept:
+            rest.append(Piece(kept, piece.content))
+    return rest
+
+
+def stub_history(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The shortest conversation that `messages` can follow."""
+    return (_USER, _CALL if any(message.role == "tool" for message in messages) else _ANSWER)
+
+
+def render_delta(template: ChatTemplate, messages: Sequence[Message]) -> list[Piece]:
+    """What `messages`, and the assistant's turn after them, add to a conversation. Raises RenderError."""
+    return _delta(template, stub_history(messages), messages, None)
+
+
+def mentions(pieces: Sequence[Piece], content: str) -> bool:
+    """Whether the content was rendered, as it is or inside JSON."""
+    text = text_of(pieces)
+    return content in text or json.dumps(content, ensure_ascii=False)[1:-1] in text
+
+
+def probe(template: ChatTemplate, end_tokens: Sequence[str]) -> Behaviour:
+    """What the template does. Raises RenderError with the reason when it is not prefix-stable or loses messages."""
+    tools = template_tools([_TOOL])
+    for name, history, new in _CASES:
+        _check_stable(template, name, history, new, tools)
+    _check_thinking(template)
+    closer, end_token = _closer(template, end_tokens)
+    return Behaviour(
+        closer,
+        end_token,
+        _default_system(template),
+        shows_tools=mentions(_render(template, (_SYSTEM, _USER), tools), _TOOL.name),
+        shows_tool_calls=mentions(_render(template, (_USER, _CALL, _RESULT)), _CALL.tool_calls[0].name),
+    )
+
+
+def _render(
+    template: ChatTemplate, messages: Sequence[Message], tools: Any = None, *, generation_prompt: bool = False
+) -> list[Piece]:
+    return template.render([template_message(item) for item in messages], tools, generation_prompt=generation_prompt)
+
+
+def _delta(template: ChatTemplate, history: Sequence[Message], new: Sequence[Message], tools: Any) -> list[Piece]:
+    before = text_of(_render(template, history, tools))
+    whole = _render(template, (*history, *new), tools, generation_prompt=True)
+    if not text_of(whole).startswith(before):
+        raise RenderError("it writes the conversation so far differently when messages follow")
+    return after(whole, len(before))
+
+
+def _check_stable(
+    template: ChatTemplate, name: str, history: Sequence[Message], new: Sequence[Message], tools: Any
+) -> None:
+    try:
+        expected = render_delta(template, new)
+        for given in (history, (_SYSTEM, *history)):
+            for shown in (None, tools):
+                if _delta(template, given, new, shown) != expected:
+                    raise RenderError("what it adds depends on the conversation before")
+    except RenderError as error:
+        raise RenderError(f"{name}: {error}") from error
+    lost = [message.content for message in new if not mentions(expected, message.content)]
+    if lost:
+        raise RenderError(f"{name}: it drops the message")
+    if not mentions(_render(template, (_SYSTEM, _USER)), _SYSTEM.content):
+        raise RenderError("system text: it drops it")
+
+
+def _check_thinking(template: ChatTemplate) -> None:
+    """Thinking that the model wrote is in the log and stays there; a template that would drop it later is no guide."""
+    answer = {**template_message(_ANSWER), "reasoning_content": "probe-thinking"}
+    history = [template_message(_USER), answer]
+    before = text_of(template.render(history, None, generation_prompt=False))
+    later = text_of(template.render([*history, template_message(_NEXT)], None, generation_prompt=False))
+    if not later.startswith(before):
+        raise RenderError("thinking: it drops an earlier turn's thinking when a user's message follows")
+
+
+def _closer(template: ChatTemplate, end_tokens: Sequence[str]) -> tuple[tuple[Piece, ...], str]:
+    pieces = _render(template, (_USER, _ANSWER))
+    text = text_of(pieces)
+    start = text.rfind(_ANSWER.content) + len(_ANSWER.content)
+    found = [(text.index(token, start), token) for token in end_tokens if token in text[start:]]
+    if not found:
+        raise RenderError(f"an assistant's turn ends with {text[start:]!r}, which holds no end-of-turn token")
+    return tuple(after(pieces, start)), min(found)[1]
+
+
+def _default_system(template: ChatTemplate) -> str:
+    head, _, tail = text_of(_render(template, (_SYSTEM, _USER))).partition(_SYSTEM.content)
+    bare = text_of(_render(template, (_USER,)))
+    fits = bare.startswith(head) and bare.endswith(tail) and len(bare) >= len(head) + len(tail)
+    return bare[len(head) : len(bare) - len(tail)] if fits else ""

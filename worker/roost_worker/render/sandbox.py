@@ -1,0 +1,140 @@
+"""Runs a chat template over placeholders: content never passes through Jinja, so it cannot steer the template,
+and what the template itself wrote can be told from what others wrote.
+
+Every string of the conversation is replaced by a sentinel of private-use characters. The template's output is then
+cut at the sentinels into pieces of two kinds: literal text, in which control tokens count, and content, in which
+they are plain text. What `tojson` writes is content as a whole, with the strings in it put back and escaped.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from roost_worker.render.errors import RenderError
+
+_OPEN, _CLOSE = "\ue0f0", "\ue0f1"
+_SENTINEL = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_$.-]*")
+_STRUCTURE = frozenset({"role", "type"})
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of rendered text: the template's own (`content` false) or somebody's content."""
+
+    text: str
+    content: bool
+
+
+class _Generation(Extension):
+    """The tag `{% generation %}`, by which templates mark what an assistant wrote; it changes nothing here."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class ChatTemplate:
+    """A compiled chat template. Raises RenderError when it is no Jinja template."""
+
+    def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+        )
+        environment.globals["raise_exception"] = _refuse
+        environment.filters["tojson"] = _Run.tojson
+        self._special = {"bos_token": bos_token, "eos_token": eos_token}
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as error:
+            raise RenderError(f"the chat template is no valid Jinja template: {error}") from error
+
+    def render(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None, *, generation_prompt: bool
+    ) -> list[Piece]:
+        """The conversation as pieces, adjacent ones of different kinds. Raises RenderError, with the template's reason.
+
+        No date is given to the template: a prompt that changes by the day has no stable prefix.
+        """
+        run = _Run()
+        try:
+            text = self._template.render(
+                messages=[run.hide(message) for message in messages],
+                tools=[run.hide(tool) for tool in tools] if tools else None,
+                add_generation_prompt=generation_prompt,
+                roost_run=run,
+                **self._special,
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            raise RenderError(f"the chat template refuses: {error}") from error
+        return run.cut(text)
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise jinja2.TemplateError(reason)
+
+
+class _Run:
+    """The sentinels of one rendering."""
+
+    def __init__(self) -> None:
+        self._contents: list[str] = []
+
+    def hide(self, value: Any, key: str = "") -> Any:
+        """A copy of `value` with sentinels for its strings; roles and keys made of plain characters stay."""
+        match value:
+            case str() if key in _STRUCTURE and _PLAIN_KEY.fullmatch(value):
+                return value
+            case str():
+                return self._sentinel(value) if value else value
+            case dict():
+                return {self._key(name): self.hide(item, name) for name, item in value.items()}
+            case list() | tuple():
+                return [self.hide(item) for item in value]
+        return value
+
+    def _key(self, name: str) -> str:
+        return name if _PLAIN_KEY.fullmatch(name) else self._sentinel(name)
+
+    def _sentinel(self, content: str) -> str:
+        self._contents.append(content)
+        return f"{_OPEN}{len(self._contents) - 1}{_CLOSE}"
+
+    @staticmethod
+    @jinja2.pass_context
+    def tojson(
+        context: jinja2.runtime.Context,
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        """The filter `tojson` with the arguments that transformers gives it. Its output is content."""
+        run: _Run = context["roost_run"]
+        text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
+
+        def put_back(found: re.Match[str]) -> str:
+            return json.dumps(run._contents[int(found[1])], ensure_ascii=ensure_ascii)[1:-1]
+
+        return run._sentinel(_SENTINEL.sub(put_back, text))
+
+    def cut(self, text: str) -> list[Piece]:
+        """The template's output, cut at its sentinels. Raises RenderError when the template broke one."""
+        pieces: list[Piece] = []
+        for index, part in enumerate(_SENTINEL.split(text)):
+            if index % 2 == 0 and (_OPEN in part or _CLOSE in part):
+                raise RenderError("the chat template cuts content apart")
+            if part:
+                pieces.append(Piece(self._contents[int(part)], True) if index % 2 else Piece(part, False))
+        return pieces

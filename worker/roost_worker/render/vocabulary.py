@@ -1,0 +1,149 @@
+"""A tokenizer that keeps two kinds of text apart: what a template wrote, and content, which is never a control token.
+
+`tokenizers` offers `encode_special_tokens`, which leaves tokens that are added but not marked special (Qwen's
+`<tool_call>`, `</think>`) open to content. So content goes through a copy of the tokenizer that has no added tokens at
+all, and control tokens are found in template text only, by exact match.
+"""
+
+import json
+import re
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from roost_worker.render.errors import RenderError
+from roost_worker.render.sandbox import Piece
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class Vocabulary:
+    """Token ids of text and bytes of token ids, from a `tokenizer.json`."""
+
+    def __init__(self, tokenizer_json: str) -> None:
+        document = json.loads(tokenizer_json)
+        added = document.get("added_tokens") or []
+        self.control = {token["content"]: int(token["id"]) for token in added}
+        """Every added token's text and id: what content must never become."""
+        self._control_ids = frozenset(self.control.values())
+        longest_first = sorted(filter(None, self.control), key=len, reverse=True)
+        self._split = re.compile("(" + ("|".join(map(re.escape, longest_first)) or r"(?!)") + ")")
+        self._tokenizer = Tokenizer.from_str(json.dumps(_without_added_tokens(document)))
+        special = {int(token["id"]) for token in added if token["special"]}
+        self.token_bytes = _token_bytes(document, self._tokenizer.get_vocab(), self.control, special)
+        """What each id adds to the text; special tokens add nothing."""
+        self.strips_first_space = not _mentions(document.get("decoder"), "ByteLevel")
+        """Whether the first token's leading space belongs to the tokenizer, not to the text (sentencepiece)."""
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Vocabulary":
+        """Reads `tokenizer.json`. Raises RenderError when it is not one."""
+        try:
+            return cls(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError) as error:
+            raise RenderError(f"{path} cannot be read as a tokenizer: {error}") from error
+
+    def encode(self, pieces: Iterable[Piece]) -> "array[int]":
+        """Ids of rendered pieces. Runs of plain text are encoded as one, whoever wrote them, so that ordinary content
+        gets the very ids that encoding the whole text would give it."""
+        ids = array("I")
+        plain: list[str] = []
+        for part in self._parts(pieces):
+            if isinstance(part, int):
+                ids.extend(self.encode_content("".join(plain)))
+                plain.clear()
+                ids.append(part)
+            else:
+                plain.append(part)
+        ids.extend(self.encode_content("".join(plain)))
+        return ids
+
+    def _parts(self, pieces: Iterable[Piece]) -> Iterator[int | str]:
+        for piece in pieces:
+            if piece.content:
+                yield piece.text
+            else:
+                yield from (self.control.get(part, part) for part in self._split.split(piece.text) if part)
+
+    def encode_content(self, text: str) -> list[int]:
+        """Ids of plain text, none of them a control token. Raises RenderError for text that is not Unicode."""
+        if not text:
+            return []
+        try:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        except (UnicodeEncodeError, TypeError) as error:
+            raise RenderError(f"the text is not valid Unicode: {error}") from error
+        if self._control_ids.isdisjoint(ids):
+            return ids
+        # A vocabulary may hold a control token's text as an ordinary entry too: cut it until it cannot match.
+        if len(text) == 1:
+            raise RenderError(f"the character {text!r} is a control token of this model and cannot be content")
+        middle = len(text) // 2
+        return self.encode_content(text[:middle]) + self.encode_content(text[middle:])
+
+
+def _without_added_tokens(document: dict[str, Any]) -> dict[str, Any]:
+    plain = {**document, "added_tokens": [], "post_processor": None, "padding": None, "truncation": None}
+    plain["normalizer"] = _drop_prefix(document.get("normalizer"))
+    plain["pre_tokenizer"] = _drop_prefix(document.get("pre_tokenizer"))
+    return plain
+
+
+def _drop_prefix(part: Any) -> Any:
+    """Without the space that sentencepiece tokenizers put before text: our text continues other text."""
+    match part:
+        case {"type": "Prepend"}:
+            return None
+        case {"type": "Metaspace"}:
+            return {**part, "prepend_scheme": "never"}
+        case {"type": "Sequence", "normalizers": inner}:
+            return {**part, "normalizers": [kept for item in inner if (kept := _drop_prefix(item))]}
+        case {"type": "Sequence", "pretokenizers": inner}:
+            return {**part, "pretokenizers": [kept for item in inner if (kept := _drop_prefix(item))]}
+    return part
+
+
+def _token_bytes(
+    document: dict[str, Any], vocabulary: dict[str, int], control: dict[str, int], special: set[int]
+) -> tuple[bytes, ...]:
+    size = 1 + max((*vocabulary.values(), *control.values()), default=-1)
+    table = [b""] * size
+    to_bytes = _byte_level if _mentions(document.get("decoder"), "ByteLevel") else _sentencepiece
+    for token, index in vocabulary.items():
+        table[index] = to_bytes(token)
+    for token, index in control.items():
+        table[index] = b"" if index in special else token.encode()
+    return tuple(table)
+
+
+def _mentions(part: Any, kind: str) -> bool:
+    return f'"{kind}"' in json.dumps(part)
+
+
+def byte_characters() -> list[str]:
+    """The character that stands for each of the 256 bytes in byte-level BPE.
+
+    Source: `bytes_to_unicode` of GPT-2, https://github.com/openai/gpt-2/blob/master/src/encoder.py.
+    """
+    printable = frozenset((*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)))
+    others = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+
+
+_BYTES_OF = {character: byte for byte, character in enumerate(byte_characters())}
+
+
+def _byte_level(token: str) -> bytes:
+    try:
+        return bytes(_BYTES_OF[character] for character in token)
+    except KeyError:
+        return token.encode()
+
+
+def _sentencepiece(token: str) -> bytes:
+    if byte := _BYTE_TOKEN.fullmatch(token):
+        return bytes([int(byte[1], 16)])
+    return token.replace("\u2581", " ").encode()
