@@ -1,0 +1,101 @@
+"""Attention over paged KV: what a backend is, and the plain torch one that all others are checked against.
+
+A backend gets a batch once a step (`prepare`) and is then called by every layer with what it made of it (`attend`).
+The layer has already written this step's keys and values into the cache.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from roost_worker.model.batch import Batch, Span
+from roost_worker.model.kv_cache import KvShape, LayerKv, row_index
+
+
+@dataclass(frozen=True, slots=True)
+class NewTokens:
+    """This step's rows: queries [tokens, heads, head_dim], keys and values [tokens, kv_heads, head_dim], rotated."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+class AttentionBackend(Protocol):
+    """Causal grouped-query attention of a mixed batch over paged KV."""
+
+    def prepare(self, batch: Batch) -> Any:
+        """Index tensors and masks that all layers of this step share; passed back to `attend` untouched."""
+        ...
+
+    def attend(self, new: NewTokens, kv: LayerKv, metadata: Any) -> Tensor:
+        """Attention outputs, [tokens, heads * head_dim]. `kv` already holds `new`'s keys and values."""
+        ...
+
+
+def sequence_rows(span: Span, shape: KvShape) -> "np.ndarray":
+    """Rows of a whole sequence in LayerKv.keys and .values, head-major: [kv_heads, length] int64."""
+    positions = np.arange(span.length)
+    first = row_index(span.block_ids[positions // shape.block_tokens], positions % shape.block_tokens, shape)
+    return first[None, :] + np.arange(shape.kv_heads)[:, None]
+
+
+def attend_sequence(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """SDPA of one sequence without copying KV for each query head of a group.
+
+    Args:
+        query: [tokens, heads, head_dim].
+        key, value: [kv_heads, length, head_dim].
+        mask: [tokens, length], added to the scores; None for none.
+        causal: whether query i sees keys 0 .. i only; tokens must then equal length.
+    Returns:
+        [tokens, heads * head_dim].
+    """
+    tokens, heads, head_dim = query.shape
+    kv_heads, length, _ = key.shape
+    group = heads // kv_heads
+    # KV heads stand in the batch dimension, so that a group's shared keys are a stride of zero, not a copy.
+    folded = query.view(tokens, kv_heads, group, head_dim).permute(1, 2, 0, 3)
+    spread = (kv_heads, group, length, head_dim)
+    out = functional.scaled_dot_product_attention(
+        folded, key.unsqueeze(1).expand(spread), value.unsqueeze(1).expand(spread), attn_mask=mask, is_causal=causal
+    )
+    return out.permute(2, 0, 1, 3).reshape(tokens, heads * head_dim)
+
+
+def causal_mask(span: Span, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[tokens, length], 0 where a query may look and -inf where not: the lower right corner of a causal mask."""
+    mask = torch.full((span.tokens, span.length), float("-inf"), dtype=dtype, device=device)
+    return mask.triu_(span.start + 1)
+
+
+class ReferenceAttention:
+    """Gathers each sequence and calls SDPA; correct on every device, tuned for none."""
+
+    def __init__(self, shape: KvShape, dtype: torch.dtype, device: torch.device) -> None:
+        self._shape = shape
+        self._dtype = dtype
+        self._device = device
+
+    def prepare(self, batch: Batch) -> list[tuple[Span, Tensor, Tensor]]:
+        return [
+            (span, self._rows(span), causal_mask(span, self._dtype, self._device))
+            for span in (*batch.decode, *batch.prefill)
+        ]
+
+    def attend(self, new: NewTokens, kv: LayerKv, metadata: list[tuple[Span, Tensor, Tensor]]) -> Tensor:
+        head_dim = self._shape.head_dim
+        outputs = []
+        for span, rows, mask in metadata:
+            shape = (self._shape.kv_heads, span.length, head_dim)
+            key = kv.keys.index_select(0, rows).view(shape)
+            value = kv.values.index_select(0, rows).view(shape)
+            outputs.append(attend_sequence(new.query[span.begin : span.end], key, value, mask, causal=False))
+        return torch.cat(outputs)
+
+    def _rows(self, span: Span) -> Tensor:
+        return torch.from_numpy(sequence_rows(span, self._shape).reshape(-1)).to(self._device)

@@ -1,0 +1,87 @@
+"""A step plan as tensors: what every layer of one forward pass shares. Rows are tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from roost_worker.engine.plan import Chunk
+from roost_worker.model.kv_cache import KvShape, row_index
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Rows begin .. begin + tokens of the batch: one sequence's tokens at positions start .. start + tokens."""
+
+    begin: int
+    tokens: int
+    start: int
+    block_ids: "np.ndarray"
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.tokens
+
+    @property
+    def length(self) -> int:
+        """Tokens of the sequence after this step."""
+        return self.start + self.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One mixed batch. Decode rows come first, shortest sequence first, then the prefill spans."""
+
+    token_ids: Tensor
+    """[tokens] int64."""
+    positions: Tensor
+    """[tokens] int64."""
+    kv_rows: Tensor
+    """[tokens * kv_heads] int64: where this step's keys and values go, in rows of LayerKv.keys and .values."""
+    sample_rows: Tensor
+    """[sampled] int64: rows to compute logits for, in the plan's order."""
+    decode: tuple[Span, ...]
+    prefill: tuple[Span, ...]
+
+
+def build_batch(chunks: Sequence[Chunk], shape: KvShape, device: torch.device) -> Batch:
+    """Lays out a plan's chunks. `chunks` must not be empty."""
+    order = sorted(range(len(chunks)), key=lambda index: _layout_key(chunks[index]))
+    spans: list[Span] = []
+    begin = 0
+    for index in order:
+        spans.append(_span(chunks[index], begin))
+        begin += spans[-1].tokens
+    last_rows = dict(zip(order, (span.end - 1 for span in spans), strict=True))
+    positions = np.concatenate([np.arange(span.start, span.length) for span in spans])
+    return Batch(
+        token_ids=_tensor(np.concatenate([np.asarray(chunks[index].token_ids) for index in order]), device),
+        positions=_tensor(positions, device),
+        kv_rows=_tensor(_kv_rows(spans, positions, shape), device),
+        sample_rows=_tensor(np.array([last_rows[i] for i, chunk in enumerate(chunks) if chunk.sample]), device),
+        decode=tuple(span for span in spans if span.tokens == 1),
+        prefill=tuple(span for span in spans if span.tokens > 1),
+    )
+
+
+def _layout_key(chunk: Chunk) -> tuple[bool, int]:
+    is_prefill = len(chunk.token_ids) > 1
+    return is_prefill, 0 if is_prefill else chunk.start
+
+
+def _span(chunk: Chunk, begin: int) -> Span:
+    return Span(begin, len(chunk.token_ids), chunk.start, np.asarray(chunk.block_ids))
+
+
+def _kv_rows(spans: Sequence[Span], positions: "np.ndarray", shape: KvShape) -> "np.ndarray":
+    blocks = np.concatenate(
+        [span.block_ids[np.arange(span.start, span.length) // shape.block_tokens] for span in spans]
+    )
+    first = row_index(blocks, positions % shape.block_tokens, shape)
+    return (first[:, None] + np.arange(shape.kv_heads)).reshape(-1)
+
+
+def _tensor(values: "np.ndarray", device: torch.device) -> Tensor:
+    return torch.from_numpy(values.astype(np.int64)).to(device, non_blocking=True)

@@ -1,0 +1,132 @@
+"""The paged KV cache: one tensor, cut into blocks, with views for every layer.
+
+Layout `[blocks, layers, 2, block_tokens, kv_heads_local, head_dim]`, so that a block with all its layers is one
+contiguous copy (to another block, to host memory, to another worker). Block 0 is the null block: padding points at
+it, it is never written, and it holds zeros.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from roost_worker.model.config import DecoderConfig, ModelConfigError
+
+AUTO_CPU_SHARE = 0.25
+AUTO_CPU_LIMIT = 4 << 30
+AUTO_CUDA_SHARE = 0.85
+
+
+@dataclass(frozen=True, slots=True)
+class KvShape:
+    """Sizes of one rank's cache."""
+
+    num_blocks: int
+    layers: int
+    block_tokens: int
+    kv_heads: int
+    head_dim: int
+
+    @property
+    def dimensions(self) -> tuple[int, ...]:
+        return (self.num_blocks, self.layers, 2, self.block_tokens, self.kv_heads, self.head_dim)
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of `head_dim` elements from one block to the next."""
+        return self.layers * 2 * self.block_tokens * self.kv_heads
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKv:
+    """One layer's keys and values, as a backend sees them.
+
+    `blocks` is `kv[:, layer]`: [blocks, 2, block_tokens, kv_heads, head_dim]. `keys` and `values` are the same memory
+    as rows of head_dim elements, shifted so that one row index (KvCache.row_index) serves both, in every layer.
+    """
+
+    blocks: Tensor
+    keys: Tensor
+    values: Tensor
+    scales: Tensor | None = None
+    """Seam for quantised KV: scales parallel to `blocks`, [blocks, 2, block_tokens, kv_heads]. None: KV is as it is."""
+
+
+class KvCache:
+    """This rank's KV blocks. Raises RuntimeError or MemoryError when the memory is not there."""
+
+    def __init__(self, shape: KvShape, dtype: torch.dtype, device: torch.device) -> None:
+        self.shape = shape
+        self.tensor = _zeros(shape.dimensions, dtype, device)
+        rows = self.tensor.view(-1, shape.head_dim)
+        self.layers = tuple(self._layer(rows, index) for index in range(shape.layers))
+
+    def _layer(self, rows: Tensor, layer: int) -> LayerKv:
+        side = self.shape.block_tokens * self.shape.kv_heads
+        return LayerKv(self.tensor[:, layer], rows[2 * layer * side :], rows[(2 * layer + 1) * side :])
+
+    def copy_blocks(self, copies: tuple[tuple[int, int], ...]) -> None:
+        """Copies whole blocks (from, to). No block may be both read and written."""
+        if copies:
+            source, target = torch.tensor(copies, dtype=torch.int64, device=self.tensor.device).unbind(1)
+            self.tensor[target] = self.tensor[source]
+
+
+def row_index(blocks: "np.ndarray", offsets: "np.ndarray", shape: KvShape) -> "np.ndarray":
+    """Row in LayerKv.keys and .values of the first KV head of tokens at `offsets` in `blocks`; the others follow it."""
+    rows: np.ndarray = blocks.astype(np.int64) * shape.block_rows + offsets * shape.kv_heads
+    return rows
+
+
+def _zeros(dimensions: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if device.type != "cpu":
+        return torch.zeros(dimensions, dtype=dtype, device=device)
+    # numpy takes zeroed pages from the kernel as they are touched; torch would write all of them now.
+    size = int(np.prod(dimensions)) * dtype.itemsize
+    return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(dtype).view(dimensions)
+
+
+def bytes_per_block(config: DecoderConfig, kv_heads: int, block_tokens: int, dtype: torch.dtype) -> int:
+    """Bytes of one block with `kv_heads` heads, all layers."""
+    return config.num_layers * 2 * block_tokens * kv_heads * config.head_dim * dtype.itemsize
+
+
+def blocks_that_fit(memory: int, block_bytes: int, block_tokens: int, context_tokens: int) -> int:
+    """Blocks in `memory` bytes, the null block included.
+
+    Args:
+        memory, block_bytes: of all ranks together.
+        context_tokens: at least one sequence of this length must fit.
+    Raises:
+        ModelConfigError: it does not fit; the message names the bytes needed.
+    """
+    needed = (-(-context_tokens // block_tokens) + 1) * block_bytes
+    if memory < needed:
+        raise ModelConfigError(
+            f"kvCache.memory: {memory} bytes hold {max(0, memory // block_bytes - 1) * block_tokens} tokens, but one "
+            f"session of contextTokens {context_tokens} needs {needed} bytes; raise it or lower contextTokens"
+        )
+    return memory // block_bytes
+
+
+def automatic_memory(device: torch.device, world: int) -> int:
+    """Bytes for one rank's blocks when kvCache.memory is `auto`, from what is free now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * AUTO_CUDA_SHARE)
+    return min(int(_free_host_memory() * AUTO_CPU_SHARE), AUTO_CPU_LIMIT) // world
+
+
+def _free_host_memory() -> int:
+    """Free bytes, as the machine and, in a container, its memory limit (cgroup v2) see it."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free

@@ -1,0 +1,105 @@
+"""The decoder's parts, each holding this rank's share of its weights and loading it itself.
+
+Column-parallel layers hold rows of a weight and need no exchange; row-parallel ones hold columns and sum over the
+group (Shoeybi et al., 2019, Megatron-LM). The model file above reads as if there were one rank.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from roost_worker.model.config import DecoderConfig
+from roost_worker.model.loader import Weights
+from roost_worker.model.parallel import Group
+
+
+@dataclass(frozen=True, slots=True)
+class HeadShare:
+    """The heads of one rank. KV heads are replicated when there are more ranks than KV heads."""
+
+    heads: int
+    kv_heads: int
+    first_head: int
+    first_kv_head: int
+
+    @classmethod
+    def of(cls, config: DecoderConfig, group: Group) -> "HeadShare":
+        heads = config.num_heads // group.world
+        kv_heads = max(1, config.num_kv_heads // group.world)
+        first_head = group.rank * heads
+        return cls(heads, kv_heads, first_head, first_head * config.num_kv_heads // config.num_heads)
+
+
+class RMSNorm:
+    """Root mean square norm (Zhang and Sennrich, 2019) over the last dimension."""
+
+    def __init__(self, weights: Weights, name: str, size: int, eps: float) -> None:
+        self._weight = weights.whole(name, (size,))
+        self._shape = (size,)
+        self._eps = eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.rms_norm(x, self._shape, self._weight, self._eps)
+
+
+@dataclass(frozen=True, slots=True)
+class RowRange:
+    """Rows start .. stop of the weight `name`, whose whole size is rows x columns."""
+
+    name: str
+    rows: int
+    start: int
+    stop: int
+
+
+class ColumnParallelLinear:
+    """Several weights that read the same input, fused: [tokens, columns] -> [tokens, sum of the parts' rows]."""
+
+    def __init__(self, weights: Weights, parts: Sequence[RowRange], columns: int, bias: bool) -> None:
+        self.weight = torch.cat([weights.rows(f"{p.name}.weight", (p.rows, columns), p.start, p.stop) for p in parts])
+        self.bias = (
+            torch.cat([weights.rows(f"{p.name}.bias", (p.rows,), p.start, p.stop) for p in parts]) if bias else None
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+
+class RowParallelLinear:
+    """A weight whose input is spread over the ranks: [tokens, columns / world] -> [tokens, rows], summed."""
+
+    def __init__(self, weights: Weights, name: str, shape: tuple[int, int], bias: bool, group: Group) -> None:
+        share = shape[1] // group.world
+        start = group.rank * share
+        self.weight = weights.columns(f"{name}.weight", shape, start, start + share)
+        self.bias = weights.whole(f"{name}.bias", shape[:1]) if bias else None
+        self._group = group
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._group.world == 1:
+            return functional.linear(x, self.weight, self.bias)
+        total = self._group.sum(functional.linear(x, self.weight))
+        return total if self.bias is None else total + self.bias
+
+
+class VocabularyHead:
+    """Hidden rows to logits; each rank computes an equal share of the vocabulary, rank 0 joins them."""
+
+    def __init__(self, weight: Tensor, group: Group) -> None:
+        """Takes the whole weight [vocabulary, hidden], which may be the embedding's (tied)."""
+        self._vocab = weight.shape[0]
+        self._share = -(-self._vocab // group.world)
+        start = min(group.rank * self._share, self._vocab)
+        self.weight = weight[start : start + self._share]
+        self._group = group
+
+    def __call__(self, hidden: Tensor) -> Tensor | None:
+        """Logits [rows, vocabulary] on rank 0, None on the others."""
+        logits = functional.linear(hidden, self.weight)
+        if self._group.world == 1:
+            return logits
+        joined = self._group.gather_columns(functional.pad(logits, (0, self._share - logits.shape[1])))
+        return None if joined is None else joined[:, : self._vocab]

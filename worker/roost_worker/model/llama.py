@@ -1,0 +1,141 @@
+"""The Llama-family decoder (Touvron et al., 2023, with the variants of Qwen2, Qwen3 and Mistral)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from roost_worker.model.attention import AttentionBackend, NewTokens
+from roost_worker.model.batch import Batch
+from roost_worker.model.config import DecoderConfig
+from roost_worker.model.kv_cache import KvCache, LayerKv
+from roost_worker.model.layers import (
+    ColumnParallelLinear,
+    HeadShare,
+    RMSNorm,
+    RowParallelLinear,
+    RowRange,
+    VocabularyHead,
+)
+from roost_worker.model.loader import Weights
+from roost_worker.model.parallel import Group
+from roost_worker.model.rotary import RotaryTable
+
+
+@dataclass(frozen=True, slots=True)
+class StepMetadata:
+    """What all layers of one step share: where KV goes, the attention backend, and what it prepared."""
+
+    kv_rows: Tensor
+    backend: AttentionBackend
+    prepared: Any
+
+
+class Attention:
+    """Projections, rotation and grouped-query attention of one layer."""
+
+    def __init__(self, weights: Weights, prefix: str, config: DecoderConfig, group: Group) -> None:
+        self._share = share = HeadShare.of(config, group)
+        self._head_dim = size = config.head_dim
+        query = RowRange(
+            f"{prefix}.q_proj",
+            config.num_heads * size,
+            share.first_head * size,
+            (share.first_head + share.heads) * size,
+        )
+        first, last = share.first_kv_head * size, (share.first_kv_head + share.kv_heads) * size
+        keys, values = (
+            RowRange(f"{prefix}.{name}", config.num_kv_heads * size, first, last) for name in ("k_proj", "v_proj")
+        )
+        self._qkv = ColumnParallelLinear(weights, (query, keys, values), config.hidden_size, config.qkv_bias)
+        out_shape = (config.hidden_size, config.num_heads * size)
+        self._out = RowParallelLinear(weights, f"{prefix}.o_proj", out_shape, config.output_bias, group)
+        self._query_norm = self._key_norm = None
+        if config.query_key_norm:
+            self._query_norm = RMSNorm(weights, f"{prefix}.q_norm.weight", size, config.norm_eps)
+            self._key_norm = RMSNorm(weights, f"{prefix}.k_norm.weight", size, config.norm_eps)
+
+    def __call__(self, x: Tensor, rotary: RotaryTable, metadata: StepMetadata, kv: LayerKv) -> Tensor:
+        new = self._project(x, rotary)
+        rows = (-1, self._head_dim)
+        kv.keys.index_copy_(0, metadata.kv_rows, new.key.reshape(rows))
+        kv.values.index_copy_(0, metadata.kv_rows, new.value.reshape(rows))
+        return self._out(metadata.backend.attend(new, kv, metadata.prepared))
+
+    def _project(self, x: Tensor, rotary: RotaryTable) -> NewTokens:
+        heads, kv_heads = self._share.heads, self._share.kv_heads
+        qkv = self._qkv(x).view(x.shape[0], heads + 2 * kv_heads, self._head_dim)
+        query_key, value = torch.split(qkv, [heads + kv_heads, kv_heads], dim=1)
+        if self._query_norm is not None and self._key_norm is not None:
+            query_key = torch.cat((self._query_norm(query_key[:, :heads]), self._key_norm(query_key[:, heads:])), dim=1)
+        query, key = torch.split(rotary.rotate(query_key), [heads, kv_heads], dim=1)
+        return NewTokens(query, key, value)
+
+
+class FeedForward:
+    """The gated unit (SwiGLU, Shazeer, 2020) of one layer."""
+
+    def __init__(self, weights: Weights, prefix: str, config: DecoderConfig, group: Group) -> None:
+        share = config.intermediate_size // group.world
+        start = group.rank * share
+        parts = [
+            RowRange(f"{prefix}.{name}", config.intermediate_size, start, start + share)
+            for name in ("gate_proj", "up_proj")
+        ]
+        self._gate_up = ColumnParallelLinear(weights, parts, config.hidden_size, config.mlp_bias)
+        down_shape = (config.hidden_size, config.intermediate_size)
+        self._down = RowParallelLinear(weights, f"{prefix}.down_proj", down_shape, config.mlp_bias, group)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        gate, up = self._gate_up(x).chunk(2, dim=-1)
+        return self._down(functional.silu(gate).mul_(up))
+
+
+class DecoderLayer:
+    """One layer: a pure function of (x, rotary positions, metadata, kv) but for the KV rows it writes."""
+
+    def __init__(self, weights: Weights, index: int, config: DecoderConfig, group: Group) -> None:
+        prefix = f"model.layers.{index}"
+        self._input_norm = RMSNorm(weights, f"{prefix}.input_layernorm.weight", config.hidden_size, config.norm_eps)
+        self._attention = Attention(weights, f"{prefix}.self_attn", config, group)
+        self._post_norm = RMSNorm(
+            weights, f"{prefix}.post_attention_layernorm.weight", config.hidden_size, config.norm_eps
+        )
+        self._feed_forward = FeedForward(weights, f"{prefix}.mlp", config, group)
+
+    def __call__(self, x: Tensor, rotary: RotaryTable, metadata: StepMetadata, kv: LayerKv) -> Tensor:
+        x = x + self._attention(self._input_norm(x), rotary, metadata, kv)
+        return x + self._feed_forward(self._post_norm(x))
+
+
+class Llama:
+    """The whole decoder on one rank.
+
+    Args:
+        weights: HF Llama tensor names. Every rank opens the same file and reads its own share.
+        positions: contexts are at most this long.
+    Raises:
+        WeightsError: a tensor is missing or has another shape than the config says.
+    """
+
+    def __init__(self, weights: Weights, config: DecoderConfig, group: Group, positions: int) -> None:
+        shape = (config.vocab_size, config.hidden_size)
+        self._embedding = weights.whole("model.embed_tokens.weight", shape)
+        self._layers = [DecoderLayer(weights, i, config, group) for i in range(config.num_layers)]
+        self._norm = RMSNorm(weights, "model.norm.weight", config.hidden_size, config.norm_eps)
+        head = self._embedding if config.tied_embeddings else weights.whole("lm_head.weight", shape)
+        self._head = VocabularyHead(head, group)
+        self._rotary = RotaryTable.build(config, positions, weights.dtype, weights.device)
+
+    def __call__(self, batch: Batch, cache: KvCache, backend: AttentionBackend) -> Tensor | None:
+        """Logits [sampled rows, vocabulary] on rank 0; None on other ranks, and when nothing is sampled."""
+        x = functional.embedding(batch.token_ids, self._embedding)
+        rotary = self._rotary.at(batch.positions)
+        metadata = StepMetadata(batch.kv_rows, backend, backend.prepare(batch))
+        for layer, kv in zip(self._layers, cache.layers, strict=True):
+            x = layer(x, rotary, metadata, kv)
+        if batch.sample_rows.numel() == 0:
+            return None
+        return self._head(self._norm(x.index_select(0, batch.sample_rows)))

@@ -1,0 +1,110 @@
+"""The ranks of one tensor-parallel group: sums inside the layers, plans from rank 0. One rank is the same code."""
+
+import os
+import pickle
+import socket
+import struct
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# An idle group waits here for its next plan, so this is no limit on work: a dead rank closes its sockets, which
+# ends the wait of the others at once.
+_IDLE_TIMEOUT = timedelta(days=365)
+_HEADER = struct.Struct("<q")
+_INLINE_BYTES = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """This rank's place in its group. `world` 1 needs no process group, and every method is then a no-op."""
+
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise ValueError(f"rank {self.rank} is outside of a group of {self.world}")
+
+    @classmethod
+    def join(cls, rank: int, world: int, init_method: str | None, device: torch.device) -> "Group":
+        """Joins the group (gloo on CPU; NCCL on CUDA, with gloo beside it for plans).
+
+        Raises:
+            ValueError: a group of several ranks without a meeting point.
+            RuntimeError: the other ranks did not come.
+        """
+        if world > 1:
+            if init_method is None:
+                raise ValueError(
+                    "a group of several ranks needs init_method, for example file:///path or tcp://host:port"
+                )
+            _prefer_loopback()
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(
+                backend, init_method=init_method, rank=rank, world_size=world, timeout=_IDLE_TIMEOUT
+            )
+        return cls(rank, world)
+
+    def sum(self, partial: Tensor) -> Tensor:
+        """Sum of `partial` over the ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(partial)
+        return partial
+
+    def smallest(self, value: int) -> int:
+        """The smallest `value` of any rank."""
+        if self.world == 1:
+            return value
+        buffer = torch.tensor([value], dtype=torch.int64)
+        dist.all_reduce(buffer, op=dist.ReduceOp.MIN)
+        return int(buffer[0])
+
+    def gather_columns(self, part: Tensor) -> Tensor | None:
+        """Joins equal parts [rows, columns] of all ranks to [rows, world * columns] on rank 0; None elsewhere."""
+        if self.world == 1:
+            return part
+        parts = [torch.empty_like(part) for _ in range(self.world)] if self.rank == 0 else None
+        dist.gather(part.contiguous(), parts, dst=0)
+        return None if parts is None else torch.cat(parts, dim=1)
+
+    def send_plan(self, plan: Any) -> None:
+        """Rank 0: hands any picklable object to the followers' `receive_plan`. None ends them."""
+        if self.world == 1:
+            return
+        payload = pickle.dumps(plan, protocol=pickle.HIGHEST_PROTOCOL)
+        message = bytearray(_INLINE_BYTES)
+        _HEADER.pack_into(message, 0, len(payload))
+        inline = payload[: _INLINE_BYTES - _HEADER.size]
+        message[_HEADER.size : _HEADER.size + len(inline)] = inline
+        dist.broadcast(torch.frombuffer(message, dtype=torch.uint8), src=0)
+        if len(inline) < len(payload):
+            dist.broadcast(torch.frombuffer(bytearray(payload[len(inline) :]), dtype=torch.uint8), src=0)
+
+    def receive_plan(self) -> Any:
+        """Other ranks: the next object of rank 0. Raises RuntimeError when rank 0 is gone."""
+        message = bytearray(_INLINE_BYTES)
+        dist.broadcast(torch.frombuffer(message, dtype=torch.uint8), src=0)
+        size = _HEADER.unpack_from(message)[0]
+        payload = message[_HEADER.size : _HEADER.size + size]
+        if len(payload) < size:
+            rest = bytearray(size - len(payload))
+            dist.broadcast(torch.frombuffer(rest, dtype=torch.uint8), src=0)
+            payload += rest
+        return pickle.loads(payload)
+
+    def leave(self) -> None:
+        """Ends this rank's membership."""
+        if self.world > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _prefer_loopback() -> None:
+    """All ranks share a pod: gloo must neither resolve the host's name nor listen beyond it."""
+    names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
+    if names:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])

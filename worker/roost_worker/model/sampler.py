@@ -1,0 +1,202 @@
+"""Draws one token per sampled row: logits processing, then Gumbel-max over counter-based noise.
+
+The largest of logits / temperature + Gumbel noise is a sample of the softmax (Gumbel, 1954; Maddison et al., 2014).
+Rows of temperature 0 take the largest logit. Runs on rank 0 only.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from roost_worker.engine.plan import Chunk, NewSlot, Sampled
+from roost_worker.model import counter_rng
+from roost_worker.model.logits import FORBIDDEN, apply_min_p, apply_penalties, truncate, unpack_mask
+from roost_worker.model.slot_table import Columns, Need, SlotTable
+
+if TYPE_CHECKING:
+    from roost_worker.grammar import GrammarState
+
+StartGrammar = Callable[[str, Sequence[int]], "GrammarState"]
+"""Compiles a grammar and feeds it the output so far. Raises ValueError naming the fault."""
+
+
+class Sampler:
+    """Sampling state of all slots, and the drawing itself.
+
+    Args:
+        vocab_size: tokens in the model's vocabulary.
+        device: where logits are.
+        start_grammar: called for slots that have a grammar.
+    """
+
+    def __init__(self, vocab_size: int, device: torch.device, start_grammar: StartGrammar) -> None:
+        self._vocab_size = vocab_size
+        self._device = device
+        self._table = SlotTable(vocab_size, device)
+        self._start_grammar = start_grammar
+        self._token_words = counter_rng.token_words(torch.arange(vocab_size, device=device))
+
+    def free(self, slots: Sequence[int]) -> None:
+        """Forgets slots."""
+        for slot in slots:
+            self._table.free(slot)
+
+    def take(self, new: NewSlot) -> None:
+        """Fills a slot. A grammar that cannot start fails its own request, when its first token is due."""
+        self._table.take(new)
+        if new.grammar is None:
+            return
+        extras = self._table.extras[new.slot]
+        try:
+            extras.grammar = self._start_grammar(new.grammar, new.output)
+        except ValueError as error:
+            extras.error = str(error)
+
+    def sample(self, logits: Tensor, chunks: Sequence[Chunk]) -> tuple[Sampled, ...]:
+        """Draws for `chunks`, whose slots are taken; logits [chunks, vocabulary] in any float type."""
+        slots = np.array([chunk.slot for chunk in chunks])
+        need = Need(int(np.bitwise_or.reduce(self._table.columns.need[slots])))
+        if not need:
+            tokens = logits.argmax(dim=1)
+        else:
+            positions = np.array([chunk.start + len(chunk.token_ids) for chunk in chunks])
+            processed = self._process(_wide(logits), slots, need)
+            tokens = self._draw(processed, slots, positions) if need & Need.RANDOM else processed.argmax(dim=1)
+        self._table.record(slots, tokens)
+        sampled = [Sampled(slot, token) for slot, token in zip(slots.tolist(), tokens.tolist(), strict=True)]
+        if need & (Need.GRAMMAR | Need.LOGPROBS):
+            self._annotate(sampled, logits, slots)
+        return tuple(sampled)
+
+    def _process(self, logits: Tensor, slots: "np.ndarray", need: Need) -> Tensor:
+        if need & Need.PENALTIES:
+            logits = self._penalise(logits, slots)
+        if need & Need.BIAS:
+            self._bias(logits, slots)
+        if need & Need.MIN_TOKENS:
+            self._forbid_stops(logits, slots)
+        if need & Need.GRAMMAR:
+            self._mask(logits, slots)
+        return logits
+
+    def _rows_that_need(self, slots: "np.ndarray", need: Need) -> "np.ndarray":
+        return np.flatnonzero(self._table.columns.need[slots] & need)
+
+    def _penalise(self, logits: Tensor, slots: "np.ndarray") -> Tensor:
+        rows = self._rows_that_need(slots, Need.PENALTIES)
+        columns, picked = self._table.columns, slots[rows]
+        index = torch.from_numpy(picked).to(self._device)
+        row_index = torch.from_numpy(rows).to(self._device)
+        factors = [
+            torch.from_numpy(column[picked]).to(device=self._device, dtype=logits.dtype)[:, None]
+            for column in (columns.repetition, columns.frequency, columns.presence)
+        ]
+        logits[row_index] = apply_penalties(
+            logits[row_index], self._table.counts[index], self._table.seen[index], *factors
+        )
+        return logits
+
+    def _bias(self, logits: Tensor, slots: "np.ndarray") -> None:
+        for row in self._rows_that_need(slots, Need.BIAS):
+            extras = self._table.extras[int(slots[row])]
+            logits[row].index_add_(0, extras.bias_ids, extras.bias_values.to(logits.dtype))
+
+    def _forbid_stops(self, logits: Tensor, slots: "np.ndarray") -> None:
+        columns = self._table.columns
+        for row in self._rows_that_need(slots, Need.MIN_TOKENS):
+            slot = int(slots[row])
+            # A grammar decides itself when the output may end; with both, nothing might be left to draw.
+            if columns.produced[slot] < columns.min_tokens[slot] and self._table.extras[slot].grammar is None:
+                logits[row].index_fill_(0, self._table.extras[slot].stop_ids, FORBIDDEN)
+
+    def _mask(self, logits: Tensor, slots: "np.ndarray") -> None:
+        from roost_worker.grammar import fill_masks
+
+        rows = [int(row) for row in self._rows_that_need(slots, Need.GRAMMAR)]
+        states = [self._table.extras[int(slots[row])].grammar for row in rows]
+        words = np.full((len(rows), -(-self._vocab_size // 32)), -1, dtype=np.int32)
+        fill_masks(states, words)
+        forbidden = torch.from_numpy(~unpack_mask(words, self._vocab_size)).to(self._device)
+        index = torch.tensor(rows, device=self._device)
+        logits[index] = logits[index].masked_fill(forbidden, FORBIDDEN)
+
+    def _draw(self, logits: Tensor, slots: "np.ndarray", positions: "np.ndarray") -> Tensor:
+        columns = self._table.columns
+        tokens = torch.empty(len(slots), dtype=torch.int64, device=self._device)
+        is_random = columns.temperature[slots] > 0
+        is_cut = is_random & ((columns.top_k[slots] > 0) | (columns.top_p[slots] < 1.0))
+        for rows, draw in (
+            (np.flatnonzero(~is_random), None),
+            (np.flatnonzero(is_random & ~is_cut), self._draw_from_all),
+            (np.flatnonzero(is_cut), self._draw_from_candidates),
+        ):
+            if not rows.size:
+                continue
+            index = torch.from_numpy(rows).to(self._device)
+            picked = logits if rows.size == len(slots) else logits[index]
+            if draw is None:
+                tokens[index] = picked.argmax(dim=1)
+                continue
+            keys = self._keys(columns, slots[rows], positions[rows])
+            temperature = self._column(columns.temperature, slots[rows], logits.dtype)
+            tokens[index] = draw(picked / temperature[:, None], keys, slots[rows])
+        return tokens
+
+    def _draw_from_all(self, scaled: Tensor, keys: Tensor, slots: "np.ndarray") -> Tensor:
+        scaled = self._apply_min_p(scaled, slots)
+        return (scaled + counter_rng.gumbel(counter_rng.random_words(keys, self._token_words))).argmax(dim=1)
+
+    def _draw_from_candidates(self, scaled: Tensor, keys: Tensor, slots: "np.ndarray") -> Tensor:
+        columns = self._table.columns
+        top_k = self._column(columns.top_k, slots, torch.int64)
+        values, ids = truncate(scaled, top_k, self._column(columns.top_p, slots, scaled.dtype))
+        values = self._apply_min_p(values, slots)
+        noise = counter_rng.gumbel(counter_rng.random_words(keys, self._token_words[ids]))
+        return ids.gather(1, (values + noise).argmax(dim=1, keepdim=True)).squeeze(1)
+
+    def _apply_min_p(self, scaled: Tensor, slots: "np.ndarray") -> Tensor:
+        if not self._table.columns.min_p[slots].any():
+            return scaled
+        return apply_min_p(scaled, self._column(self._table.columns.min_p, slots, scaled.dtype))
+
+    def _keys(self, columns: Columns, slots: "np.ndarray", positions: "np.ndarray") -> Tensor:
+        return counter_rng.step_keys(
+            self._column(columns.seed, slots, torch.int64), torch.from_numpy(positions).to(self._device)
+        )
+
+    def _column(self, column: "np.ndarray", slots: "np.ndarray", dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(column[slots]).to(device=self._device, dtype=dtype)
+
+    def _annotate(self, sampled: list[Sampled], logits: Tensor, slots: "np.ndarray") -> None:
+        """Replaces results that carry more than a token: grammar states move on, logprobs are looked up."""
+        for row in self._rows_that_need(slots, Need.LOGPROBS):
+            sampled[row] = self._with_logprobs(sampled[row], logits[row])
+        for row in self._rows_that_need(slots, Need.GRAMMAR):
+            sampled[row] = self._with_grammar(sampled[row])
+
+    def _with_logprobs(self, drawn: Sampled, logits: Tensor) -> Sampled:
+        """Log-probabilities are the model's own: before penalties, bias, grammar and temperature."""
+        logprobs = torch.log_softmax(_wide(logits), dim=0)
+        count = min(int(self._table.columns.logprobs[drawn.slot]), self._vocab_size)
+        best = logprobs.topk(count)
+        top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        return Sampled(drawn.slot, drawn.token_id, logprob=float(logprobs[drawn.token_id]), top=top)
+
+    def _with_grammar(self, drawn: Sampled) -> Sampled:
+        extras = self._table.extras[drawn.slot]
+        error, done = extras.error, False
+        if extras.grammar is not None:
+            try:
+                extras.grammar.consume([drawn.token_id])
+                done = extras.grammar.done
+            except ValueError as fault:
+                error = extras.error = str(fault)
+        return Sampled(drawn.slot, drawn.token_id, done, drawn.logprob, drawn.top, error)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """A copy to work on in place, in at least float32."""
+    return logits.clone() if logits.dtype == torch.float64 else logits.to(torch.float32, copy=True)
