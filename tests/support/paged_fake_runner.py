@@ -47,7 +47,9 @@ class PagedFakeRunner:
     `tokens:N` is complete after N output tokens, `break:N` fails when the N-th is to be drawn.
     """
 
-    def __init__(self, num_blocks: int, block_tokens: int, context_tokens: int, max_batch_tokens: int = 1 << 30) -> None:
+    def __init__(
+        self, num_blocks: int, block_tokens: int, context_tokens: int, max_batch_tokens: int = 1 << 30
+    ) -> None:
         self.info = RunnerInfo(num_blocks, block_tokens, 1, VOCAB, context_tokens, (0,))
         self.memory = [array("i", [EMPTY] * block_tokens) for _ in range(num_blocks)]
         self.slots: dict[int, NewSlot] = {}

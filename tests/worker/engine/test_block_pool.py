@@ -122,5 +122,5 @@ def test_a_shared_block_cannot_be_written_again() -> None:
 
 
 def test_memory_for_no_block_is_refused_with_the_fix() -> None:
-    with pytest.raises(ValueError, match="kvCache.memory"):
+    with pytest.raises(ValueError, match=r"kvCache\.memory"):
         BlockPool(1)

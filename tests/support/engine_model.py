@@ -1,0 +1,124 @@
+"""Random work for an engine, and what its outputs must be: the machine and the seeded runs of the tests share it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from engine_driver import Answer, EngineDriver
+
+from roost_worker.engine.messages import Cancel, Evict, Finish, Hold, StopReason
+
+SESSIONS = ("a", "b", "c")
+TENANTS = (b"one", b"two")
+CONTEXT = 32
+
+
+@dataclass(frozen=True)
+class Work:
+    """A request to make. Few different ids, so that prefixes meet."""
+
+    session: str | None
+    keep_log: bool
+    """Whether the session's log comes before the prompt, or the prompt begins anew."""
+    prompt: list[int]
+    replayed: int
+    priority: int
+    grammar: str | None
+    sampling: dict[str, Any]
+
+
+class EngineModel:
+    """An engine and the sessions' logs beside it; every operation ends with the checks of the driver."""
+
+    def __init__(self, blocks: int, batch: int, running: int) -> None:
+        self.driver = EngineDriver(blocks=blocks, block_tokens=4, context=CONTEXT, running=running, batch=batch)
+        self._probe = EngineDriver(blocks=16, context=self.driver.engine.info.context_tokens)
+        self._logs: dict[str, list[int]] = {session: [] for session in SESSIONS}
+        self._judged: set[str] = set()
+        self._cut: set[str] = set()
+        self._count = 0
+
+    def live(self) -> list[str]:
+        """Requests that have not ended."""
+        return [name for name, answer in self.driver.answers.items() if answer.stop is None]
+
+    def started(self) -> list[str]:
+        """Live requests with output."""
+        return [name for name in self.live() if self.driver.answers[name].token_ids]
+
+    def submit(self, work: Work) -> None:
+        limit = self.driver.engine.info.context_tokens
+        log = self._logs[work.session] if work.session and work.keep_log else []
+        context = [*log, *work.prompt] if len(log) + len(work.prompt) < limit else work.prompt[: limit - 1]
+        self._count += 1
+        earlier = self._probe.submit(f"p{self._count}", context, **work.sampling)
+        self.driver.submit(
+            f"r{self._count}",
+            context,
+            output=self.driver.expected(earlier.request)[: work.replayed],
+            session=work.session,
+            tenant=TENANTS[(SESSIONS.index(work.session) if work.session else self._count) % 2],
+            priority=work.priority,
+            grammar=work.grammar,
+            **work.sampling,
+        )
+
+    def cancel(self, name: str) -> None:
+        self._cut.add(name)
+        self.driver.send(Cancel(name))
+
+    def finish(self, name: str, back: int) -> None:
+        """Finishes `back` tokens before the last one that came out."""
+        answer = self.driver.answers[name]
+        replayed = len(answer.request.token_ids) - answer.request.prompt_len
+        self._cut.add(name)
+        self.driver.send(Finish(name, max(0, replayed + len(answer.token_ids) - back)))
+
+    def evict(self, session: str) -> None:
+        self.driver.send(Evict(session))
+
+    def hold(self, session: str, seconds: float) -> None:
+        self.driver.send(Hold(session, seconds))
+
+    def pass_time(self, seconds: float) -> None:
+        self.driver.now += seconds
+
+    def step(self, steps: int) -> None:
+        for _ in range(steps):
+            self.driver.step()
+        self._check_reports()
+        self._judge_all()
+
+    def run(self) -> None:
+        """Runs until idle: every request has ended and no block is in use."""
+        self.driver.run()
+        self._check_reports()
+        self._judge_all()
+        assert not self.live()
+        stats = self.driver.engine.stats
+        assert (stats.running, stats.waiting, stats.blocks_in_use) == (0, 0, 0)
+
+    def _check_reports(self) -> None:
+        """The shell knows from the reports what is parked, but for sessions that run."""
+        live = {self.driver.answers[name].request.session for name in self.live()}
+        parked = {one.session: len(one.ids) for one in self.driver.engine._cache.parked}
+        for session in {*parked, *self.driver.resident} - live:
+            assert parked.get(session) == self.driver.resident.get(session)
+
+    def _judge_all(self) -> None:
+        for name, answer in self.driver.answers.items():
+            if name not in self._judged and answer.outputs:
+                self._judge(name, answer)
+
+    def _judge(self, name: str, answer: Answer) -> None:
+        expected, request = self.driver.expected(answer.request), answer.request
+        if request.grammar:
+            replayed = len(request.token_ids) - request.prompt_len
+            expected = expected[: max(0, int(request.grammar.partition(":")[2]) - replayed)]
+        assert answer.token_ids == expected[: len(answer.token_ids)]
+        if answer.stop is None:
+            return
+        self._judged.add(name)
+        assert answer.stop is not StopReason.FAILED
+        assert name in self._cut or answer.token_ids == expected
+        if request.session and answer.stop is not StopReason.CANCELLED:
+            self._logs[request.session] = [*request.token_ids, *answer.token_ids]

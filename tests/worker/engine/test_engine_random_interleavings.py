@@ -1,0 +1,128 @@
+"""Whatever is submitted, cancelled, finished, held and evicted in whatever order: outputs are those without pages."""
+
+import random
+
+from engine_model import SESSIONS, EngineModel, Work
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+WORK = st.builds(
+    Work,
+    session=st.sampled_from([*SESSIONS, None]),
+    keep_log=st.integers(0, 3).map(bool),
+    prompt=st.lists(st.integers(0, 1), min_size=1, max_size=14),
+    replayed=st.sampled_from([0, 0, 0, 1, 4, 20]),
+    priority=st.integers(0, 2),
+    grammar=st.sampled_from([None, None, None, "tokens:1", "tokens:3"]),
+    sampling=st.fixed_dictionaries(
+        {
+            "max_tokens": st.integers(1, 16),
+            "min_tokens": st.integers(0, 3),
+            "stop_token_ids": st.frozensets(st.integers(0, 49), max_size=2),
+            "seed": st.integers(0, 1),
+        }
+    ),
+)
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """Few blocks, so that sequences are preempted and evicted. Shrinks what the seeded runs find."""
+
+    @initialize(blocks=st.integers(4, 12), batch=st.sampled_from([3, 4, 5, 9, 32]), running=st.integers(1, 3))
+    def start(self, blocks: int, batch: int, running: int) -> None:
+        self.model = EngineModel(blocks, batch, running)
+
+    @rule(works=st.lists(WORK, min_size=1, max_size=4))
+    def submit(self, works: list[Work]) -> None:
+        for work in works:
+            self.model.submit(work)
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        if live := self.model.live():
+            self.model.cancel(data.draw(st.sampled_from(live)))
+
+    @rule(data=st.data(), back=st.integers(0, 5))
+    def finish(self, data: st.DataObject, back: int) -> None:
+        if started := self.model.started():
+            self.model.finish(data.draw(st.sampled_from(started)), back)
+
+    @rule(session=st.sampled_from(SESSIONS))
+    def evict(self, session: str) -> None:
+        self.model.evict(session)
+
+    @rule(session=st.sampled_from(SESSIONS), seconds=st.sampled_from([0.0, 1.0, 30.0]))
+    def hold(self, session: str, seconds: float) -> None:
+        self.model.hold(session, seconds)
+
+    @rule(seconds=st.sampled_from([0.5, 20.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.model.pass_time(seconds)
+
+    @rule(steps=st.integers(1, 12))
+    def step(self, steps: int) -> None:
+        self.model.step(steps)
+
+    def teardown(self) -> None:
+        if hasattr(self, "model"):
+            self.model.run()
+
+
+TestEngine = EngineMachine.TestCase
+TestEngine.settings = settings(
+    max_examples=100, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+def random_work(rng: random.Random) -> Work:
+    return Work(
+        session=rng.choice([*SESSIONS, None]),
+        keep_log=rng.random() < 0.8,
+        prompt=[int(rng.random() < 0.2) for _ in range(rng.randint(1, 12))],
+        replayed=rng.choice([0, 0, 0, 1, 4]),
+        priority=rng.randint(0, 2),
+        grammar=rng.choice([None, None, None, None, "tokens:1", "tokens:3"]),
+        sampling={
+            "max_tokens": rng.randint(1, 16),
+            "min_tokens": rng.randint(0, 3),
+            "stop_token_ids": frozenset(rng.sample(range(50), 2)),
+            "seed": rng.randint(0, 1),
+        },
+    )
+
+
+def random_operation(model: EngineModel, rng: random.Random) -> None:
+    kind = rng.random()
+    if kind < 0.25:
+        model.submit(random_work(rng))
+    elif kind < 0.29 and model.live():
+        model.cancel(rng.choice(model.live()))
+    elif kind < 0.35 and model.started():
+        model.finish(rng.choice(model.started()), rng.randint(0, 5))
+    elif kind < 0.39:
+        model.evict(rng.choice(SESSIONS))
+    elif kind < 0.44:
+        model.hold(rng.choice(SESSIONS), rng.choice([0.0, 1.0, 30.0]))
+    elif kind < 0.49:
+        model.pass_time(rng.choice([0.5, 20.0]))
+    else:
+        model.step(rng.randint(1, 4))
+
+
+def test_seeded_runs_under_pressure() -> None:
+    """Long runs reach what short examples seldom do; the totals show that they did."""
+    preemptions = hits = dropped = 0
+    for seed in range(60):
+        rng = random.Random(seed)
+        model = EngineModel(blocks=rng.randint(4, 14), batch=rng.choice([4, 5, 9, 32]), running=rng.randint(2, 4))
+        for _ in range(120):
+            random_operation(model, rng)
+        model.run()
+        stats = model.driver.engine.stats
+        preemptions += stats.preemptions
+        hits += stats.hit_tokens
+        dropped += len(model.driver.dropped)
+    assert preemptions > 50
+    assert hits > 1000
+    assert dropped > 200
