@@ -1,0 +1,150 @@
+"""Lease and residency in a real Redis: timed by it, republished whenever it may have lost them."""
+
+import asyncio
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redis_servers import fresh_redis, redis_cluster, redis_server, shared_cluster, shared_redis
+from roost.contract.lease import Lease
+from roost.contract.names import PoolKeys
+from roost_worker.server.lease import LeasePublisher, changes
+
+__all__ = ["fresh_redis", "redis_cluster", "redis_server", "shared_cluster", "shared_redis"]
+POOL = "default/pool"
+KEYS = PoolKeys(POOL)
+WORKER = "w-1"
+TABLES = st.dictionaries(st.sampled_from("abcd"), st.integers(1, 3))
+
+
+def lease(running: int = 0) -> Lease:
+    return Lease(WORKER, "boot", "127.0.0.1:1", "m", "rev", "v", 100, 16, 64, 4, running=running)
+
+
+class Worker:
+    """What a publisher reads, changed by the test."""
+
+    def __init__(self, url: str, **options: float):
+        self.residency: dict[str, int] = {}
+        self.running = 0
+        self.publisher = LeasePublisher(
+            url, POOL, WORKER, lambda: lease(self.running), lambda: self.residency, **options
+        )
+
+    async def __aenter__(self) -> "Worker":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.publisher.aclose()
+
+
+def published(client) -> dict[str, int]:
+    return {name.decode(): int(tokens) for name, tokens in client.hgetall(KEYS.residency(WORKER)).items()}
+
+
+@given(before=st.none() | TABLES, now=TABLES)
+def test_changes_turn_what_was_published_into_what_is(before, now):
+    sets, deletes = changes(before, now)
+    after = {**(before or {}), **sets}
+    for session in deletes:
+        del after[session]
+    assert after == now
+
+
+async def test_the_lease_expires_by_the_clock_of_redis(redis_server):
+    client = redis_server.client()
+    async with Worker(redis_server.url, ttl=5.0) as worker:
+        assert await worker.publisher.publish()
+        seconds, micros = client.time()
+        left = client.zscore(KEYS.workers, WORKER) - (seconds * 1000 + micros // 1000)
+        assert 0 < left <= 5000
+        assert 0 < client.pttl(KEYS.lease(WORKER)) <= 5000
+        assert Lease.decode(client.get(KEYS.lease(WORKER))) == lease()
+        assert client.pttl(KEYS.residency(WORKER)) == -2
+
+
+async def test_residency_follows_by_differences(redis_server):
+    client = redis_server.client()
+    async with Worker(redis_server.url) as worker:
+        for residency in ({"a": 1, "b": 2}, {"b": 3, "c": 1}, {"c": 1}, {}):
+            worker.residency = residency
+            assert await worker.publisher.publish()
+            assert published(client) == residency
+
+
+async def test_many_sessions_fit_in_one_publication(redis_server):
+    async with Worker(redis_server.url) as worker:
+        worker.residency = {f"s{number}": number for number in range(20000)}
+        assert await worker.publisher.publish()
+        assert published(redis_server.client()) == worker.residency
+
+
+async def test_flushed_content_is_published_again(redis_server):
+    client = redis_server.client()
+    async with Worker(redis_server.url) as worker:
+        worker.residency = {"a": 1, "b": 2}
+        await worker.publisher.publish()
+        client.flushall()
+        worker.residency["c"] = 3
+        await worker.publisher.publish()
+        assert published(client) == {"a": 1, "b": 2, "c": 3}
+
+
+async def test_the_lease_comes_back_with_redis(fresh_redis):
+    async with Worker(fresh_redis.url) as worker:
+        worker.residency = {"a": 1}
+        assert await worker.publisher.publish()
+        fresh_redis.kill()
+        assert not await worker.publisher.publish()
+        fresh_redis.start()
+        assert await worker.publisher.publish()
+        assert published(fresh_redis.client()) == {"a": 1}
+
+
+async def test_a_restart_between_two_periods_is_noticed(fresh_redis):
+    """Redis may come back with older content of the same size: a new connection publishes everything."""
+    async with Worker(fresh_redis.url) as worker:
+        worker.residency = {"a": 1}
+        await worker.publisher.publish()
+        await worker.publisher.publish()
+        fresh_redis.kill()
+        fresh_redis.start()
+        fresh_redis.client().hset(KEYS.residency(WORKER), mapping={"a": 99})
+        await worker.publisher.publish()
+        await worker.publisher.publish()
+        assert published(fresh_redis.client()) == {"a": 1}
+
+
+async def test_a_withdrawn_lease_stays_away(redis_server):
+    client = redis_server.client()
+    async with Worker(redis_server.url) as worker:
+        worker.residency = {"a": 1}
+        await worker.publisher.publish()
+        await worker.publisher.withdraw()
+        assert not await worker.publisher.publish()
+        assert client.exists(KEYS.workers, KEYS.lease(WORKER), KEYS.residency(WORKER)) == 0
+
+
+async def test_the_loop_renews_until_closed(redis_server):
+    renewed = asyncio.Event()
+    async with Worker(redis_server.url, period=0.01) as worker:
+
+        def third_lease() -> Lease:
+            worker.running += 1
+            if worker.running == 4:  # three leases are published by then
+                renewed.set()
+            return lease(worker.running)
+
+        worker.publisher._lease = third_lease
+        loop = asyncio.create_task(worker.publisher.run())
+        await asyncio.wait_for(renewed.wait(), 30)
+        await worker.publisher.aclose()
+        await loop
+    assert Lease.decode(redis_server.client().get(KEYS.lease(WORKER))).running >= 3
+
+
+async def test_a_cluster_takes_the_lease(redis_cluster):
+    async with Worker(redis_cluster.url) as worker:
+        worker.residency = {"a": 1}
+        assert await worker.publisher.publish()
+        assert published(redis_cluster.client()) == {"a": 1}

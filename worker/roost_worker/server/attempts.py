@@ -1,0 +1,215 @@
+"""Attempts: output as it grows, who reads it, and how it ends. Pure but for the event a reader waits on."""
+
+import asyncio
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from roost_worker.server.output import Cursor, OutputBuffer, Piece, TokenLogprob
+from roost_worker.server.session_log import SessionLog
+from roost_worker.server.sessions import Stamp
+
+
+class TextSource(Protocol):
+    """Turns output ids into text; `roost_worker.render.detokenizer.TextStream` is the one implementation."""
+
+    @property
+    def stopped_at(self) -> int | None: ...
+
+    def push(self, ids: Sequence[int]) -> str: ...
+
+    def flush(self) -> str: ...
+
+
+class Ending(StrEnum):
+    """Why an attempt ended without a result that can be committed."""
+
+    FENCED = "fenced"
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    FAILED = "failed"
+    LOST = "lost"
+
+
+@dataclass(slots=True)
+class Times:
+    """Monotonic seconds; 0 until it happened."""
+
+    accepted: float = 0.0
+    first_token: float = 0.0
+    queue_seconds: float = 0.0
+
+
+class Reader:
+    """One stream's place in an attempt's output."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        self.cursor = cursor
+        self._changed = asyncio.Event()
+
+    def wake(self) -> None:
+        self._changed.set()
+
+    async def changed(self) -> None:
+        """Waits until the attempt changed since the last call."""
+        await self._changed.wait()
+        self._changed.clear()
+
+
+class Attempt:
+    """One try at a step. Its engine request keeps its name when another attempt takes its place.
+
+    `log` is the session's log that the step continues (empty for one-shot work), `prompt_ids` the rendered step.
+    """
+
+    def __init__(self, request_id: str, session: str, stamp: Stamp) -> None:
+        self.request_id, self.session, self.stamp = request_id, session, stamp
+        self.log: SessionLog | None = None
+        self.prompt_ids: array[int] = array("I")
+        self.parses_tools = False
+        self.expected_cached = 0
+        self.cached_tokens = 0
+        self.times = Times()
+        self.output = OutputBuffer()
+        self.submitted = False
+        self.result: str | None = None
+        self.ending: Ending | None = None
+        self.error = ""
+        self.orphaned_at: float | None = None
+        self.deadline: asyncio.TimerHandle | None = None
+        self.reader: Reader | None = None
+        self._text: TextSource | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the engine has nothing more to say."""
+        return self.result is not None or self.ending is not None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string is complete: ids that still come are dropped."""
+        return self._text is not None and self._text.stopped_at is not None
+
+    def begin(self, prompt_ids: "array[int]", text: TextSource, replayed: Sequence[int] = ()) -> int | None:
+        """Takes the rendered prompt and output to replay; returns as `take` does."""
+        self.prompt_ids, self._text = prompt_ids, text
+        return self.take(replayed) if replayed else None
+
+    def take(self, ids: Sequence[int], logprobs: Sequence[TokenLogprob] = ()) -> int | None:
+        """Takes ids of one engine step. Returns how many output ids there are when they complete a stop string."""
+        assert self._text is not None
+        if self.stopped:
+            return None
+        text = self._text.push(ids)
+        cut = self._text.stopped_at
+        kept = len(ids) if cut is None else cut - len(self.output.ids)
+        self.output.append(ids[:kept], text, logprobs[:kept])
+        self._wake()
+        return cut
+
+    def finish(self, stop: str) -> None:
+        """Completes the output. `stop` is the engine's reason."""
+        assert self._text is not None
+        self.output.append((), self._text.flush())
+        self.result = stop
+        self._wake()
+
+    def end(self, ending: Ending, error: str = "") -> None:
+        """Ends the attempt without a result; the first ending counts."""
+        if self.ending is None:
+            self.ending, self.error = ending, error
+            self._wake()
+        self.disarm()
+
+    def disarm(self) -> None:
+        """Stops the deadline's timer."""
+        if self.deadline is not None:
+            self.deadline.cancel()
+            self.deadline = None
+
+    def attach(self, cursor: Cursor) -> Reader:
+        """Gives the output to a new reader; the one before learns that it was displaced."""
+        before, self.reader = self.reader, Reader(cursor)
+        self.orphaned_at = None
+        if before is not None:
+            before.wake()
+        return self.reader
+
+    def detach(self, reader: Reader | None, now: float) -> None:
+        """The reader's stream broke: from now on the attempt is an orphan, unless another reader has it."""
+        if self.reader is reader:
+            self.reader, self.orphaned_at = None, now
+
+    def next_piece(self, reader: Reader) -> Piece | None:
+        """What the reader lacks, or None; moves its cursor."""
+        piece = self.output.read(reader.cursor)
+        if piece is not None:
+            reader.cursor = piece.end
+        return piece
+
+    def _wake(self) -> None:
+        if self.reader is not None:
+            self.reader.wake()
+
+
+class AttemptTable:
+    """Attempts by engine request and by (session, stamp); a session has at most one. One-shot work has no session."""
+
+    def __init__(self) -> None:
+        self._by_request: dict[str, Attempt] = {}
+        self._by_stamp: dict[tuple[str, Stamp], Attempt] = {}
+        self._by_session: dict[str, Attempt] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_request)
+
+    def __iter__(self) -> Iterator[Attempt]:
+        return iter(tuple(self._by_request.values()))
+
+    def add(self, attempt: Attempt) -> None:
+        """Raises ValueError when the session still has an attempt, or the request's name is taken."""
+        if attempt.request_id in self._by_request or attempt.session in self._by_session:
+            raise ValueError(f"session {attempt.session!r} still has an attempt")
+        self._by_request[attempt.request_id] = attempt
+        self._by_stamp[attempt.session, attempt.stamp] = attempt
+        if attempt.session:
+            self._by_session[attempt.session] = attempt
+
+    def find(self, session: str, stamp: Stamp) -> Attempt | None:
+        return self._by_stamp.get((session, stamp))
+
+    def of_session(self, session: str) -> Attempt | None:
+        return self._by_session.get(session)
+
+    def of_request(self, request_id: str) -> Attempt | None:
+        return self._by_request.get(request_id)
+
+    def rename(self, attempt: Attempt, stamp: Stamp) -> None:
+        """A newer attempt takes the place of this one."""
+        del self._by_stamp[attempt.session, attempt.stamp]
+        attempt.stamp = stamp
+        self._by_stamp[attempt.session, stamp] = attempt
+
+    def remove(self, attempt: Attempt) -> None:
+        """Forgets an attempt; forgetting it twice does nothing."""
+        if self._by_request.pop(attempt.request_id, None) is not None:
+            del self._by_stamp[attempt.session, attempt.stamp]
+            self._by_session.pop(attempt.session, None)
+
+    def expired(self, now: float, keep_seconds: float) -> list[Attempt]:
+        """Orphans, finished or not, that nobody took over in time."""
+        return [
+            attempt
+            for attempt in self._by_request.values()
+            if attempt.orphaned_at is not None and now - attempt.orphaned_at >= keep_seconds
+        ]
+
+    def check_integrity(self) -> None:
+        """Asserts that the three indexes name the same attempts."""
+        assert {id(attempt) for attempt in self._by_stamp.values()} == {id(a) for a in self._by_request.values()}
+        assert all(self._by_stamp[a.session, a.stamp] is a for a in self._by_request.values())
+        sessions = {a.session for a in self._by_request.values() if a.session}
+        assert sessions == set(self._by_session)
+        assert all(session == a.session for session, a in self._by_session.items())

@@ -1,0 +1,114 @@
+"""One session's log as a worker knows it: token ids, and the commit boundaries it can verify. Pure."""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from roost.contract.loghash import EMPTY, extend, pack_ids
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """End of a step: tokens before it, and the hash of them (16 bytes; empty for an empty log)."""
+
+    length: int = 0
+    log_hash: bytes = EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLog:
+    """Ids of a log with its boundaries, ascending; the first is the empty log, the last the end of `ids`.
+
+    With `provisional` the last boundary is a finished step of which no commit was heard: a gateway that names it
+    confirms it.
+    """
+
+    generation: int
+    ids: "array[int]"
+    boundaries: tuple[Boundary, ...] = (Boundary(),)
+    provisional: bool = False
+
+    @property
+    def end(self) -> Boundary:
+        return self.boundaries[-1]
+
+    def at(self, head: Boundary) -> "SessionLog | None":
+        """The log up to `head`, taken as committed; None when `head` is no boundary."""
+        if head not in self.boundaries:
+            return None
+        kept = self.boundaries[: self.boundaries.index(head) + 1]
+        return SessionLog(self.generation, self.ids[: head.length], kept)
+
+    def committed_below(self, length: int) -> "SessionLog":
+        """The log up to its last committed boundary before `length`: what a longer log may share with this one."""
+        committed = self.boundaries[:-1] if self.provisional else self.boundaries
+        kept = tuple(boundary for boundary in committed if boundary.length < length) or (Boundary(),)
+        return SessionLog(self.generation, self.ids[: kept[-1].length], kept)
+
+    def extended(self, step_ids: "array[int]") -> "SessionLog":
+        """The log after a step of these prompt and output ids; the new boundary is provisional."""
+        end = Boundary(self.end.length + len(step_ids), extend(self.end.log_hash, pack_ids(step_ids)))
+        return SessionLog(self.generation, self.ids + step_ids, (*self.boundaries, end), provisional=True)
+
+
+def empty_log(generation: int) -> SessionLog:
+    return SessionLog(generation, array("I"))
+
+
+class HistoryError(ValueError):
+    """The gateway's history cannot belong to the head it named."""
+
+
+class History:
+    """Collects the runs that answer one NeedHistory, and checks them against the head.
+
+    `known` is the log that the runs continue, `head` where they must end.
+    """
+
+    def __init__(self, known: SessionLog, head: Boundary) -> None:
+        self._known, self._head = known, head
+        self._ids: array[int] = array("I")
+        self._ends: list[int] = []
+
+    @property
+    def from_token(self) -> int:
+        return self._known.end.length
+
+    def add(self, offset: int, ids: "array[int]", step_ends: Sequence[int] = ()) -> None:
+        """Takes the next run. Raises HistoryError when it leaves a gap, overlaps, or goes beyond the head."""
+        expected = self.from_token + len(self._ids)
+        if offset != expected:
+            raise HistoryError(f"history continues at token {offset}; {expected} was expected")
+        if expected + len(ids) > self._head.length:
+            raise HistoryError(f"history goes beyond the head at {self._head.length} tokens")
+        self._ids += ids
+        self._ends += step_ends
+
+    def joined(self) -> SessionLog | None:
+        """The whole log up to the head, or None when it does not hash to the head and must be sent from 0.
+
+        Without step ends a run from 0 is taken on the gateway's word: only the gateway knows where steps end.
+        Raises HistoryError when ids are missing, step ends are out of order, or verified links end elsewhere.
+        """
+        if self.from_token + len(self._ids) != self._head.length:
+            raise HistoryError(
+                f"history ends at token {self.from_token + len(self._ids)}, the head is at {self._head.length}"
+            )
+        log = self._linked()
+        if log.end == self._head:
+            return SessionLog(log.generation, log.ids, log.boundaries)
+        if self.from_token > 0:
+            return None
+        if self._ends:
+            raise HistoryError("history does not hash to the head: the record and the head disagree")
+        return SessionLog(self._known.generation, self._ids, (Boundary(), self._head))
+
+    def _linked(self) -> SessionLog:
+        log, start = self._known, self.from_token
+        ends = self._ends if self._ends and self._ends[-1] == self._head.length else [*self._ends, self._head.length]
+        for end in ends:
+            if not start < end <= self._head.length:
+                raise HistoryError(f"step ends {self._ends} do not ascend from {self.from_token} to the head")
+            log = log.extended(self._ids[start - self.from_token : end - self.from_token])
+            start = end
+        return log
