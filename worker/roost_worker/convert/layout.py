@@ -67,10 +67,19 @@ def publish(scratch: Path, models: Path, source: str, source_sha256: str, dtype:
     write_json(scratch / "revision.json", {**document, "sha256": digests, "layout": LAYOUT_VERSION})
     path = models / revision
     if not is_complete(path):
-        shutil.rmtree(path, ignore_errors=True)
         scratch.chmod(0o755)
-        os.rename(scratch, path)
+        _rename(scratch, path)
     return PreparedModel(path, revision, source, dtype)
+
+
+def _rename(scratch: Path, path: Path) -> None:
+    try:
+        os.rename(scratch, path)
+    except OSError:
+        if is_complete(path):  # another process was faster, with the same content
+            return
+        shutil.rmtree(path, ignore_errors=True)
+        os.rename(scratch, path)
 
 
 def is_complete(path: Path) -> bool:

@@ -54,6 +54,8 @@ class ModelStore:
         if dtype == "float64" and parsed.scheme != "dummy":
             raise ConvertError(f"{source}: float64 is for dummy:// models only; use bfloat16 or float32")
         report = progress or _silent
+        if parsed.scheme == "dummy":
+            return self._make_dummy(parsed, dtype)
         key = _key("source", str(parsed), _stamp(parsed), dtype)
         found = self._lookup(key, parsed, dtype)
         if found is None:
@@ -63,11 +65,13 @@ class ModelStore:
         report("ready", 1.0)
         return found
 
+    def _make_dummy(self, source: Source, dtype: str) -> PreparedModel:
+        # Made in milliseconds, so always: an index would keep a dummy of an earlier version of this code.
+        with scratch_folder(self.models) as scratch:
+            write_dummy(source.name, dtype, scratch)
+            return publish(scratch, self.models, str(source), "", dtype)
+
     def _make(self, source: Source, dtype: str, report: Progress) -> PreparedModel:
-        if source.scheme == "dummy":
-            with scratch_folder(self.models) as scratch:
-                write_dummy(source.name, dtype, scratch)
-                return publish(scratch, self.models, str(source), "", dtype)
         local = fetch(source, self.cache_dir / "sources" / _key("fetch", str(source))[:16], report)
         report("checking the source", 0.0)
         content = digest_source(local)

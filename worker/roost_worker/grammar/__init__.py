@@ -1,0 +1,6 @@
+"""Constrained output: JSON schemas and tool calls as llguidance grammars, and the token masks they allow."""
+
+from roost_worker.grammar.build import GrammarError, build_json_schema, build_tool_call
+from roost_worker.grammar.compiler import GrammarCompiler, GrammarState, fill_masks
+
+__all__ = ["GrammarCompiler", "GrammarError", "GrammarState", "build_json_schema", "build_tool_call", "fill_masks"]

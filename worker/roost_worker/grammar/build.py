@@ -1,0 +1,113 @@
+"""Grammars from JSON schemas and tools, as text that travels to every rank. Pure; compiling is another's business."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from llguidance import LLMatcher
+
+MAX_SCHEMA_BYTES = 64 * 1024
+MAX_DEPTH = 64
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# One way to write each value: free whitespace would let a model fill its budget with blanks.
+_COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
+# Models learned tool calls with the blanks of Python's json.dumps.
+_AS_TRAINED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+# family: before the name, between name and arguments, after the arguments.
+_HERMES = ('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>")
+_WRAPPERS = {
+    "chatml": _HERMES,
+    "qwen3": _HERMES,
+    "llama3": ('{"name": "', '", "parameters": ', "}"),
+    "mistral": ('[{"name": "', '", "arguments": ', "}]"),
+}
+
+
+class GrammarError(Exception):
+    """A schema or grammar is refused, or output left its grammar. The message names the fault."""
+
+
+class NamedSchema(Protocol):
+    """A tool: its name, and the JSON schema of its arguments as text."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def parameters_json(self) -> str: ...
+
+
+def build_json_schema(schema: str) -> str:
+    """The grammar of JSON text, without free whitespace, that satisfies `schema` (JSON text).
+
+    Raises GrammarError when the schema is no JSON schema, longer than `MAX_SCHEMA_BYTES` or deeper than `MAX_DEPTH`.
+    What llguidance does not support is found when the grammar is compiled (`GrammarCompiler.check`).
+    """
+    document = _load(schema, "json_schema")
+    return str(LLMatcher.grammar_from_json_schema({**document, "x-guidance": _COMPACT}))
+
+
+def build_tool_call(tools: Sequence[NamedSchema], name: str, family: str) -> str:
+    """The grammar of exactly one call, in the family's wrapper, of the tool `name` (of any, when empty).
+
+    Raises GrammarError when there is no such tool or a tool's schema is refused.
+    """
+    chosen = [tool for tool in tools if not name or tool.name == name]
+    if not chosen:
+        known = ", ".join(tool.name for tool in tools)
+        raise GrammarError(f"tool_choice: no tool {name!r}; the session has {known or 'no tools'}")
+    before, between, end = _WRAPPERS.get(family, _HERMES)
+    rules = [f"start: {_text(before)} ({' | '.join(f'call_{index}' for index in range(len(chosen)))}) {_text(end)}"]
+    for index, tool in enumerate(chosen):
+        rules.append(f"call_{index}: {_text(_checked_name(tool.name) + between)} %json {_arguments(tool)}")
+    return str(LLMatcher.grammar_from_lark("\n".join(rules) + "\n"))
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise GrammarError(f"tool name {name!r} must match {_NAME.pattern}")
+    return name
+
+
+def _arguments(tool: NamedSchema) -> str:
+    document = _load(tool.parameters_json or "{}", f"tool {tool.name!r}: parameters_json")
+    if "type" not in document and not {"$ref", "anyOf", "oneOf", "allOf", "const", "enum"} & set(document):
+        document["type"] = "object"
+    return json.dumps({**document, "x-guidance": _AS_TRAINED})
+
+
+def _text(literal: str) -> str:
+    return json.dumps(literal)
+
+
+def _load(schema: str, what: str) -> dict[str, Any]:
+    if len(schema.encode(errors="replace")) > MAX_SCHEMA_BYTES:
+        raise GrammarError(f"{what}: longer than {MAX_SCHEMA_BYTES} bytes; use a smaller schema")
+    try:
+        document = json.loads(schema)
+    except (ValueError, RecursionError) as error:
+        raise GrammarError(f"{what}: not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise GrammarError(f"{what}: must be a JSON schema, an object; it is {type(document).__name__}")
+    if _depth(document) > MAX_DEPTH:
+        raise GrammarError(f"{what}: nested deeper than {MAX_DEPTH} levels; use $defs and $ref")
+    return document
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        level = [item for parent in level for item in _children(parent)]
+    return depth
+
+
+def _children(value: Any) -> list[Any]:
+    match value:
+        case dict():
+            return list(value.values())
+        case list():
+            return value
+    return []
