@@ -10,6 +10,7 @@ threads. Ctrl-C while a call waits cancels the call.
 """
 
 import asyncio
+import concurrent.futures
 import functools
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
@@ -63,12 +64,35 @@ class _Background:
         if self._loop is None:
             coroutine.close()
             raise RuntimeError("the client is closed; make another with `SyncClient.connect`")
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        return _run_in(self._loop, coroutine)
+
+
+def _run_in(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Runs in the loop of another thread. Interrupted, it waits until the coroutine has ended its own business."""
+    result: concurrent.futures.Future[_T] = concurrent.futures.Future()
+    tasks: list[asyncio.Task[_T]] = []
+
+    def begin() -> None:
+        tasks.append(loop.create_task(coroutine))
+        tasks[0].add_done_callback(lambda task: _copy(task, result))
+
+    loop.call_soon_threadsafe(begin)
+    try:
+        return result.result()
+    except BaseException:
+        if not result.done():
+            loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+            concurrent.futures.wait([result])
+        raise
+
+
+def _copy(task: "asyncio.Task[_T]", result: "concurrent.futures.Future[_T]") -> None:
+    if task.cancelled():
+        result.set_exception(concurrent.futures.CancelledError())
+    elif (error := task.exception()) is not None:
+        result.set_exception(error)
+    else:
+        result.set_result(task.result())
 
 
 _BACKGROUND = _Background()

@@ -1,0 +1,38 @@
+"""The command tree: own commands, and those that other packages add."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+import roost
+from roost.cli import chat, keys, plugins, sessions
+from roost.cli.output import report
+
+app = typer.Typer(
+    cls=plugins.PluginGroup,
+    help="Roost: agent inference that remembers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("chat")(chat.chat)
+app.add_typer(sessions.app, name="sessions")
+app.add_typer(keys.app, name="keys")
+
+
+@app.command()
+def version(
+    short: Annotated[bool, typer.Option("--short", help="Print the number only.")] = False,
+) -> None:
+    """Print the version."""
+    typer.echo(roost.__version__ if short else f"roost {roost.__version__}")
+
+
+def run() -> None:
+    """Runs the command line. A command of another package whose libraries are missing says what to install."""
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        report(f"this command needs `{error.name}`, which is not installed", plugins.INSTALL_HINT)
+        sys.exit(1)

@@ -1,0 +1,133 @@
+"""`roost chat`: talk to a model in one session."""
+
+import sys
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from roost import Committed, Delta, Queued, Restarted, Sampling, errors
+from roost.cli.options import DEFAULT_TARGET, ApiKey, Pool, Target, connect
+from roost.cli.output import expected_errors, report, report_error
+from roost.sync import SyncClient, SyncSession
+
+HELP = """/hold [TOOL] [SECONDS]  announce a pause
+/evict                  drop the KV cache; the next step rebuilds it
+/info                   show the session
+/help                   show this
+/quit                   leave; the session stays
+Ctrl-C cancels a running step."""
+
+
+def chat(
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    pool: Pool = None,
+    role: Annotated[str, typer.Option(help="Role; the pool's first if left out.", show_default=False)] = "",
+    system: Annotated[str, typer.Option(help="System text.", show_default=False)] = "",
+    session: Annotated[
+        str, typer.Option(help="Go on in this session instead of opening one.", show_default=False)
+    ] = "",
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer.", min=1, show_default=False)] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 takes the likeliest token.", min=0, show_default=False)
+    ] = None,
+) -> None:
+    """Talk to a model in one session. Lines that begin with / are commands; /help lists them."""
+    with expected_errors(), connect(target, api_key, pool) as client:
+        handle = _session(client, role, system, session)
+        talk = Chat(handle, Sampling(max_tokens=max_tokens, temperature=temperature))
+        talk.console.print(f"[dim]session {escape(handle.id)}; /help lists commands[/]")
+        talk.loop()
+    if talk.failed and not sys.stdin.isatty():
+        raise typer.Exit(1)
+
+
+def _session(client: SyncClient, role: str, system: str, session: str) -> SyncSession:
+    if not session:
+        return client.open(role=role, system=system)
+    handle = client.session(session)
+    handle.info()
+    return handle
+
+
+class Chat:
+    """A conversation on the terminal."""
+
+    def __init__(self, session: SyncSession, sampling: Sampling) -> None:
+        self.console = Console(highlight=False)
+        self.failed = False
+        self._session = session
+        self._sampling = sampling
+
+    def loop(self) -> None:
+        """Reads lines until /quit or the end of input."""
+        while True:
+            try:
+                line = self._read()
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                self.console.print("\n[dim]/quit or Ctrl-D leaves[/]")
+                continue
+            if line == "/quit":
+                return
+            if line:
+                self._handle(line)
+
+    def _read(self) -> str:
+        prompt = "[bold cyan]>[/] " if sys.stdin.isatty() else ""
+        return self.console.input(prompt).strip()
+
+    def _handle(self, line: str) -> None:
+        try:
+            self._command(line) if line.startswith("/") else self._step(line)
+        except KeyboardInterrupt:
+            self.console.print("\n[dim]step cancelled[/]")
+        except (errors.RoostError, ValueError) as error:
+            self.failed = True
+            report_error(error)
+
+    def _step(self, line: str) -> None:
+        begin = time.monotonic()
+        with self._session.step(line, sampling=self._sampling) as events:
+            for event in events:
+                if isinstance(event, Delta):
+                    self.console.print(event.text, end="", markup=False, soft_wrap=True)
+                elif isinstance(event, Restarted):
+                    self.console.print("\n[dim]the answer begins again[/]")
+                elif isinstance(event, Queued):
+                    self.console.print(f"[dim]waiting for room behind {event.position} steps[/]")
+                elif isinstance(event, Committed):
+                    self._summary(event, time.monotonic() - begin)
+
+    def _summary(self, event: Committed, seconds: float) -> None:
+        calls = "".join(f"\n→ {call.name}({call.arguments_json})" for call in event.output.tool_calls)
+        usage = f"{event.output_tokens} tokens in {seconds:.1f} s, {event.usage.cached_tokens} of the context cached"
+        rebuilt = f", {event.usage.reconstructed_tokens} rebuilt" if event.usage.reconstructed_tokens else ""
+        self.console.print(f"{escape(calls)}\n[dim]{usage}{rebuilt}[/]")
+
+    def _command(self, line: str) -> None:
+        name, *rest = line.split()
+        if name == "/help":
+            self.console.print(HELP, markup=False)
+        elif name == "/hold":
+            tool, seconds = (*rest, "", "0")[:2] if len(rest) != 1 else (rest[0], "0")
+            self._session.hold(tool=tool, expect_seconds=float(seconds))
+            self.console.print("[dim]held[/]")
+        elif name == "/evict":
+            self.console.print(f"[dim]evicted {self._session.evict()} tokens[/]")
+        elif name == "/info":
+            self._info()
+        else:
+            report(f"there is no command `{name}`", "/help lists commands")
+
+    def _info(self) -> None:
+        info = self._session.info()
+        where = f"{info.tier} on {info.worker}" if info.worker else f"{info.tier}"
+        self.console.print(
+            f"{info.id}\n{info.model}, role {info.role}: {info.steps} steps, {info.head.length} tokens, {where}",
+            markup=False,
+        )

@@ -1,0 +1,44 @@
+"""`roost keys`: API keys for the gateway's key file."""
+
+import hashlib
+import json
+import secrets
+import sys
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Make API keys for the gateway's key file.", no_args_is_help=True)
+
+
+@app.callback()
+def _keys() -> None:
+    pass
+
+
+@app.command("hash")
+def hash_key(
+    tenant: Annotated[str, typer.Option(help="Tenant that the key belongs to.")] = "default",
+    pool: Annotated[
+        list[str] | None, typer.Option(help="Pool that the key reaches; repeat for several.", show_default="all")
+    ] = None,
+    key_id: Annotated[str, typer.Option("--id", help="Name of the key; it tells keys apart in logs.")] = "",
+) -> None:
+    """Print a key's entry for the gateway's `api_keys_file`.
+
+    The key is read from standard input; without input one is made and shown on standard error, once.
+    """
+    key = "" if sys.stdin.isatty() else sys.stdin.read().strip()
+    if not key:
+        key = f"roost_{secrets.token_urlsafe(32)}"
+        typer.echo(f"key: {key}", err=True)
+        typer.echo("hint: keep it now, only its hash is stored", err=True)
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    typer.echo(_entry(key_id or f"key-{digest[:8]}", digest, tenant, pool or ["*"]))
+
+
+def _entry(key_id: str, digest: str, tenant: str, pools: list[str]) -> str:
+    """YAML with JSON strings, so that no value needs care."""
+    lines = ["keys:", f"  - id: {json.dumps(key_id)}", f"    sha256: {json.dumps(digest)}"]
+    lines += [f"    tenant: {json.dumps(tenant)}", f"    pools: {json.dumps(pools)}"]
+    return "\n".join(lines)

@@ -1,0 +1,105 @@
+"""What the command line prints: errors with hints, tables, JSON."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from roost import errors
+
+
+class OutputFormat(StrEnum):
+    """Choices of `-o`."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+_HINTS: tuple[tuple[type[Exception], str], ...] = (
+    (errors.AuthenticationError, "give the key with `--api-key` or ROOST_API_KEY"),
+    (errors.PoolNotAllowedError, "use a pool that this API key reaches, with `--pool`"),
+    (errors.PoolNotFoundError, "give the pool as namespace/name with `--pool`"),
+    (errors.RoleNotFoundError, "give one of the pool's roles with `--role`"),
+    (errors.SessionNotFoundError, "`roost sessions list` shows your sessions"),
+    (errors.SessionClosedError, "open another session; `roost sessions log` still reads this one"),
+    (errors.AnotherStepRunningError, "wait until the running step has ended"),
+    (errors.HeadMismatchError, "someone else took a step; `roost sessions log` shows it"),
+    (errors.SessionRolledBackError, "`roost sessions log` shows what is left of it"),
+    (errors.OverloadedError, "try again in a moment"),
+    (errors.WorkerUnavailableError, "workers may still be loading their model; try again in a moment"),
+    (errors.StoreUnavailableError, "check that Redis runs"),
+    (errors.UnavailableError, "start one with `roost up`, or give `--target` or ROOST_TARGET"),
+)
+
+
+def report(message: str, hint: str = "") -> None:
+    """An error for people, on stderr."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"[bold red]error:[/] {escape(message)}")
+    if hint:
+        console.print(f"[bold cyan]hint:[/] {escape(hint)}")
+
+
+def report_error(error: Exception) -> None:
+    """The same for an error of the SDK, with what to do about it."""
+    hint = next((text for kind, text in _HINTS if isinstance(error, kind)), "")
+    report(str(error), hint)
+
+
+@contextmanager
+def expected_errors() -> Iterator[None]:
+    """Ends the command with exit code 1 and no traceback when the SDK raises."""
+    try:
+        yield
+    except (errors.RoostError, ValueError) as error:
+        report_error(error)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def as_json(value: Any) -> Any:
+    """A value of the SDK as JSON types: hashes in hexadecimal, times in ISO 8601."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: as_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, bytes):
+        return value.hex()
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(as_json(value), indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table without borders. Text is never cut when it goes to a file or a pipe."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column == "SESSION")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    console = Console(highlight=False)
+    console.print(table, soft_wrap=not console.is_terminal)
+
+
+def age(moment: datetime | None) -> str:
+    """Time since `moment` in its largest unit, such as `5m`."""
+    if moment is None:
+        return ""
+    seconds = int((datetime.now(UTC) - moment).total_seconds())
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{max(0, seconds)}s"

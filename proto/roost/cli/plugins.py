@@ -1,0 +1,61 @@
+"""Commands of other packages, found by entry points and loaded when they are used."""
+
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import typer
+from rich.markup import escape
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from roost.cli.output import report
+
+GROUP = "roost.commands"
+INSTALL_HINT = "pip install 'roost[local]'"
+
+
+class PluginGroup(TyperGroup):
+    """A group that also holds the entry points of `roost.commands`: each a `typer.Typer` or a command function."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        own = super().list_commands(ctx)
+        return [*(name for name in _found() if name not in own), *own]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        own = super().get_command(ctx, cmd_name)
+        entry = _found().get(cmd_name)
+        return own if own is not None or entry is None else _load(entry)
+
+
+def _found() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def _load(entry: EntryPoint) -> Any:
+    try:
+        return _as_command(entry.name, entry.load())
+    except ImportError as error:
+        return _missing(entry, error)
+
+
+def _as_command(name: str, loaded: typer.Typer | Callable[..., Any], **settings: Any) -> Any:
+    if not isinstance(loaded, typer.Typer):
+        function, loaded = loaded, typer.Typer(add_completion=False)
+        loaded.command(name, **settings)(function)
+    loaded.pretty_exceptions_enable = False
+    command = get_command(loaded)
+    command.name = name
+    return command
+
+
+def _missing(entry: EntryPoint, error: ImportError) -> Any:
+    """A command that says what to install."""
+
+    def missing() -> None:
+        report(f"`roost {entry.name}` is not installed: {error}", INSTALL_HINT)
+        raise typer.Exit(1)
+
+    missing.__doc__ = escape(f"Not installed; {INSTALL_HINT}")
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+    return _as_command(entry.name, missing, context_settings=anything)

@@ -1,0 +1,161 @@
+"""`roost sessions`: look at sessions and manage them."""
+
+from typing import Annotated
+
+import typer
+
+from roost import LoggedStep, SessionInfo, SessionState, Tier
+from roost.cli.options import DEFAULT_TARGET, ApiKey, Output, Pool, SessionId, Target, connect
+from roost.cli.output import OutputFormat, age, expected_errors, print_json, print_table
+
+app = typer.Typer(help="Look at sessions and manage them.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_sessions(
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    pool: Pool = None,
+    state: Annotated[SessionState | None, typer.Option(help="Only this state.")] = None,
+    tier: Annotated[Tier | None, typer.Option(help="Only this tier.")] = None,
+    role: Annotated[str, typer.Option(help="Only this role.")] = "",
+    task: Annotated[str, typer.Option(help="Only this task.")] = "",
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """List your sessions of a pool, oldest first."""
+    with expected_errors(), connect(target, api_key, pool) as client:
+        found = list(client.sessions(state=state, tier=tier, role=role, task=task))
+    if output is OutputFormat.JSON:
+        print_json(found)
+    else:
+        columns = ("SESSION", "ROLE", "TASK", "STATE", "TIER", "TOKENS", "STEPS", "HOLD", "AGE")
+        print_table(columns, (_row(info) for info in found))
+
+
+@app.command()
+def get(
+    session: SessionId, target: Target = DEFAULT_TARGET, api_key: ApiKey = None, output: Output = OutputFormat.TABLE
+) -> None:
+    """Show one session."""
+    with expected_errors(), connect(target, api_key) as client:
+        _show(client.session(session).info(), output)
+
+
+@app.command()
+def hold(
+    session: SessionId,
+    tool: Annotated[str, typer.Option(help="Tool that runs meanwhile.")] = "",
+    expect_seconds: Annotated[float, typer.Option(help="How long the pause may take; 0 is unknown.", min=0)] = 0.0,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Announce a pause, so that the KV cache can be kept for the return."""
+    with expected_errors(), connect(target, api_key) as client:
+        _show(client.session(session).hold(tool=tool, expect_seconds=expect_seconds), output)
+
+
+@app.command()
+def evict(session: SessionId, target: Target = DEFAULT_TARGET, api_key: ApiKey = None) -> None:
+    """Drop the KV cache of a session; its next step rebuilds it."""
+    with expected_errors(), connect(target, api_key) as client:
+        tokens = client.session(session).evict()
+    typer.echo(f"evicted {tokens} tokens of {session}")
+
+
+@app.command()
+def close(
+    session: SessionId, target: Target = DEFAULT_TARGET, api_key: ApiKey = None, output: Output = OutputFormat.TABLE
+) -> None:
+    """End a session: no more steps, its log stays readable."""
+    with expected_errors(), connect(target, api_key) as client:
+        _show(client.session(session).close(), output)
+
+
+@app.command()
+def delete(
+    session: SessionId,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Erase a session and its log."""
+    if not yes:
+        typer.confirm(f"Erase {session} and its log?", abort=True)
+    with expected_errors(), connect(target, api_key) as client:
+        client.session(session).delete()
+    typer.echo(f"deleted {session}")
+
+
+@app.command()
+def log(
+    session: SessionId,
+    generation: Annotated[int, typer.Option(help="Log to read; 0 is the current one.", min=0)] = 0,
+    token_ids: Annotated[bool, typer.Option("--token-ids", help="With token ids; only with `-o json`.")] = False,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Show the committed steps of a session."""
+    with expected_errors(), connect(target, api_key) as client:
+        steps = list(client.session(session).steps(generation=generation, include_token_ids=token_ids))
+    if output is OutputFormat.JSON:
+        print_json(steps)
+    else:
+        print_table(("STEP", "WHO", "TEXT", "TOKENS", "CACHED"), (row for step in steps for row in _turns(step)))
+
+
+def _row(info: SessionInfo) -> tuple[object, ...]:
+    return (
+        info.id,
+        info.role,
+        info.task,
+        info.state or "",
+        info.tier or "",
+        info.head.length,
+        info.steps,
+        _hold(info),
+        age(info.create_time),
+    )
+
+
+def _hold(info: SessionInfo) -> str:
+    if info.hold is None:
+        return ""
+    return f"{info.hold.tool or 'pause'} {info.hold.expect_seconds:g}s" if info.hold.expect_seconds else info.hold.tool
+
+
+def _show(info: SessionInfo, output: OutputFormat) -> None:
+    if output is OutputFormat.JSON:
+        print_json(info)
+        return
+    budget = "" if info.budget_remaining_tokens is None else info.budget_remaining_tokens
+    print_table(
+        ("FIELD", "VALUE"),
+        [
+            ("session", info.id),
+            ("role", info.role),
+            ("task", info.task),
+            ("model", f"{info.model} {info.model_revision}"),
+            ("state", info.state or ""),
+            ("tier", info.tier or ""),
+            ("worker", info.worker),
+            ("tokens", f"{info.head.length}, {info.cached_tokens} of them cached"),
+            ("log hash", info.head.log_hash.hex()),
+            ("steps", f"{info.steps} in generation {info.generation}"),
+            ("hold", _hold(info)),
+            ("budget left", budget),
+            ("running step", info.running_step_id),
+            ("opened", info.create_time or ""),
+            ("expires", info.expire_time or ""),
+        ],
+    )
+
+
+def _turns(step: LoggedStep) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = [
+        (step.index, message.name or message.role, message.content, "", "") for message in step.messages
+    ]
+    calls = [f"→ {call.name}({call.arguments_json})" for call in step.output.tool_calls]
+    said = "\n".join(part for part in (step.output.content, *calls) if part)
+    return [*rows, (step.index, step.output.role, said, step.usage.output_tokens, step.usage.cached_tokens)]
