@@ -25,7 +25,7 @@ _WRAPPERS = {
 }
 
 
-class GrammarError(Exception):
+class GrammarError(ValueError):
     """A schema or grammar is refused, or output left its grammar. The message names the fault."""
 
 
