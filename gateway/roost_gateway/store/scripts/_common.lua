@@ -1,0 +1,203 @@
+-- Put before every script when it is loaded.
+--
+-- Scripts about one session share the head of their arguments:
+--   KEYS 1 reservations, 2 waiters, 3 descriptor, 4 steps, then log and ids of each generation, oldest first
+--   ARGV 1 number of generations in KEYS, 2 grace in ms, 3 wake channel
+-- A caller that does not know how many generations there are is told: {'again', generations, ''}.
+-- Replies: {'refused', why, retry ms, length, hash, message} or the script's own. Everything is checked before the
+-- first write. Times are ms of Redis TIME; nonces, digests and log hashes are hex.
+
+local ATTEMPT_FIELDS = {'attempt:nonce', 'attempt:step', 'attempt:digest', 'attempt:seed', 'attempt:worker',
+  'attempt:tokens', 'attempt:expiry', 'attempt:fenced'}
+local HOLD_FIELDS = {'hold:tool', 'hold:expect', 'hold:begin'}
+local READ_FIELDS = {'state', 'tenant', 'generation', 'length', 'hash', 'steps', 'epoch', 'revision', 'ttl', 'prompt',
+  'output', 'owner', unpack(ATTEMPT_FIELDS)}
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- A whole number as text; Lua's own way would write large ones with an exponent.
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+local function refuse(why, retry_ms, d, message)
+  return {'refused', why, retry_ms or 0, d and d.length or 0, d and d.hash or '', message or ''}
+end
+
+-- Below the hard memory limit Redis refuses a script's first write if that may grow memory. This first write does not,
+-- so that steps already admitted can always commit, renew and end.
+local function pass_memory_limit()
+  redis.call('HDEL', KEYS[1], '')
+end
+
+local function read_fields(key)
+  local values = redis.call('HMGET', key, unpack(READ_FIELDS))
+  if not values[1] or values[1] == 'deleted' then
+    return nil
+  end
+  local d = {}
+  for i, name in ipairs(READ_FIELDS) do
+    d[name] = values[i] or ''
+  end
+  for _, name in ipairs({'generation', 'length', 'steps', 'epoch', 'ttl', 'prompt', 'output', 'attempt:tokens',
+    'attempt:expiry'}) do
+    d[name] = tonumber(d[name]) or 0
+  end
+  d.live = d['attempt:nonce'] ~= ''
+  return d
+end
+
+-- The descriptor's fields, or nil and what to reply. Without a tenant none is compared.
+local function read_session(tenant)
+  local d = read_fields(KEYS[3])
+  if not d or (tenant and d.tenant ~= tenant) then
+    return nil, refuse('not_found')
+  end
+  if d.generation ~= tonumber(ARGV[1]) then
+    return nil, {'again', d.generation, ''}
+  end
+  d.log, d.ids = KEYS[3 + 2 * d.generation], KEYS[4 + 2 * d.generation]
+  return d
+end
+
+-- Whether log, ids and descriptor agree; an evicting Redis may have dropped one of them.
+local function is_whole(d)
+  return redis.call('LLEN', d.log) == d.steps and redis.call('STRLEN', d.ids) == 4 * d.length
+end
+
+-- What to reply when the caller's head is not the log's; nil when it is, or when none is expected.
+local function wrong_head(d, length, hash)
+  if length == '' then
+    return nil
+  end
+  length = tonumber(length)
+  if d.length > length then
+    return refuse('head_mismatch', 0, d)
+  end
+  if d.length < length or d.hash ~= hash then
+    return refuse('rolled_back', 0, d)
+  end
+end
+
+local function busy_ms(d, now)
+  local left, grace = d['attempt:expiry'] - now, tonumber(ARGV[2])
+  if d.live and (left > 0 or grace > 0) then
+    return math.max(left, grace)
+  end
+end
+
+-- Sets when the session is erased unless something happens: `more` ms after its idle time.
+local function touch(ttl, now, more)
+  local at = ttl > 0 and now + ttl + more or 0
+  for i = 3, 4 + 2 * tonumber(ARGV[1]) do
+    if at > 0 then
+      redis.call('PEXPIREAT', KEYS[i], text(at))
+    else
+      redis.call('PERSIST', KEYS[i])
+    end
+  end
+  redis.call('HSET', KEYS[3], 'expires', text(at), 'ttl', text(ttl))
+end
+
+-- Nonce and epoch of the last hold, eviction or deletion: one that is sent again has been done before.
+local function last_request(key)
+  local nonce, epoch = string.match(redis.call('HGET', key, 'request') or '', '^(%x+):(%d+)$')
+  return nonce, tonumber(epoch)
+end
+
+local function wake()
+  redis.call('PUBLISH', ARGV[3], '')
+end
+
+-- Gives back the tokens and the place among the waiters of the live attempt.
+local function drop_claims(d)
+  local gone = redis.call('HDEL', KEYS[2], d['attempt:nonce'])
+  if d['attempt:worker'] ~= '' then
+    gone = gone + redis.call('HDEL', KEYS[1], d['attempt:worker'] .. '|' .. d['attempt:nonce'])
+  end
+  if gone > 0 then
+    wake()
+  end
+end
+
+-- Ends the live attempt, if there is one.
+local function end_attempt(d)
+  if d.live then
+    drop_claims(d)
+    redis.call('HDEL', KEYS[3], unpack(ATTEMPT_FIELDS))
+  end
+end
+
+-- The ledger: tokens by member (`worker|nonce`), sums by worker, and the members whose time is over.
+local function read_ledger(key, now, grace)
+  local ledger = {tokens = {}, held = {}, count = {}, over = {}}
+  local flat = redis.call('HGETALL', key)
+  for i = 1, #flat, 2 do
+    local worker = string.match(flat[i], '^(.*)|')
+    local tokens, expiry = string.match(flat[i + 1], '^(%d+):(%d+)$')
+    if worker and tokens and (tonumber(expiry) > now or grace > 0) then
+      ledger.tokens[flat[i]] = tonumber(tokens)
+      ledger.held[worker] = (ledger.held[worker] or 0) + tonumber(tokens)
+      ledger.count[worker] = (ledger.count[worker] or 0) + 1
+    else
+      table.insert(ledger.over, flat[i])
+    end
+  end
+  return ledger
+end
+
+-- The waiters: when each was enqueued and its rank (lower goes first), and those whose time is over. `aging` ms of
+-- waiting are worth one class, so rank = class * aging + time of enqueueing, and equal classes go first come first served.
+local function read_waiters(key, now, grace, aging)
+  local waiters = {enqueued = {}, rank = {}, over = {}}
+  local flat = redis.call('HGETALL', key)
+  for i = 1, #flat, 2 do
+    local class, enqueued, deadline, expiry = string.match(flat[i + 1], '^(-?%d+):(%d+):(%d+):(%d+)$')
+    local late = not class or (tonumber(deadline) > 0 and tonumber(deadline) <= now)
+    if late or (tonumber(expiry) <= now and grace == 0) then
+      table.insert(waiters.over, flat[i])
+    else
+      waiters.enqueued[flat[i]] = tonumber(enqueued)
+      waiters.rank[flat[i]] = tonumber(class) * aging + tonumber(enqueued)
+    end
+  end
+  return waiters
+end
+
+-- Whether somebody else waits who goes before `rank`; `nonce` and `former` are the asking step's own places.
+local function must_wait(waiters, rank, nonce, former)
+  for other, its in pairs(waiters.rank) do
+    if other ~= nonce and other ~= former and (its < rank or (its == rank and other < nonce)) then
+      return true
+    end
+  end
+  return false
+end
+
+local function is_alive(key, worker, now, grace)
+  local expiry = redis.call('ZSCORE', key, worker)
+  return expiry and (tonumber(expiry) > now or grace > 0)
+end
+
+-- Whether `tokens` more fit at a worker: tokens up to its capacity, attempts up to twice what it runs at once. What
+-- `member` holds already is not counted.
+local function has_room(ledger, lease_key, worker, tokens, member)
+  local document = redis.call('GET', lease_key)
+  local good, lease = pcall(cjson.decode, document or '')
+  if not good or type(lease) ~= 'table' or lease.draining == true then
+    return false
+  end
+  local mine = ledger.tokens[member]
+  local held = (ledger.held[worker] or 0) - (mine or 0)
+  local count = (ledger.count[worker] or 0) - (mine and 1 or 0)
+  return held + tokens <= (tonumber(lease.capacity_tokens) or 0) and count < 2 * (tonumber(lease.max_running) or 0)
+end
+
+local function purge(key, members)
+  for first = 1, #members, 1000 do
+    redis.call('HDEL', key, unpack(members, first, math.min(first + 999, #members)))
+  end
+end

@@ -1,0 +1,121 @@
+-- Takes an attempt at a step.
+-- KEYS as in _common.lua, then: workers, lease of each worker that the caller knows
+-- ARGV as in _common.lua, then: 4 tenant, 5 step id, 6 digest, 7 expected length ('' none), 8 expected hash, 9 nonce,
+--   10 seed, 11 lease ms, 12 new tokens, 13 most session tokens, 14 budget, 15 most steps, 16 class,
+--   17 deadline in ms from now (0 none), 18 aging ms per class, then the names of the known workers
+-- Replies {'began', now, worker reserved at, descriptor} | {'committed', now, generation, index, descriptor}
+--   | {'again', generations, worker to know}
+
+local grace = tonumber(ARGV[2])
+local step, digest, nonce = ARGV[5], ARGV[6], ARGV[9]
+local lease_ms, new_tokens, class, aging = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[16]), tonumber(ARGV[18])
+local d, failure = read_session(ARGV[4])
+if not d then
+  return failure
+end
+local now = now_ms()
+
+local committed = redis.call('HGET', KEYS[4], step)
+if committed then
+  local generation, index, its_digest = string.match(committed, '^(%d+):(%d+):(%x*):%x*$')
+  if its_digest ~= digest then
+    return refuse('step_id_reused', 0, d)
+  end
+  return {'committed', now, tonumber(generation), tonumber(index), redis.call('HGETALL', KEYS[3])}
+end
+
+local retry = d.live and d['attempt:step'] == step
+if retry and d['attempt:digest'] ~= digest then
+  return refuse('step_id_reused', 0, d)
+end
+local former = d['attempt:nonce']
+local former_member = d['attempt:worker'] .. '|' .. former
+if retry and former == nonce then -- the script was sent again, because its reply was lost
+  local held = redis.call('HEXISTS', KEYS[1], former_member) == 1
+  return {'began', now, held and d['attempt:worker'] or '', redis.call('HGETALL', KEYS[3])}
+end
+
+if d.state == 'closed' then
+  return refuse('closed', 0, d)
+end
+if not is_whole(d) then
+  return refuse('rolled_back', 0, d, 'log and descriptor disagree: Redis lost keys; set maxmemory-policy noeviction')
+end
+failure = wrong_head(d, ARGV[7], ARGV[8])
+if failure then
+  return failure
+end
+local busy = busy_ms(d, now)
+if busy and not retry then
+  return refuse('busy', busy, d)
+end
+local most, budget, most_steps = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
+if budget > 0 and d.prompt + d.output + new_tokens > budget then
+  return refuse('budget', 0, d, 'used ' .. text(d.prompt + d.output) .. ' of ' .. text(budget) ..
+    ' tokens; this step may need ' .. text(new_tokens))
+end
+if most_steps > 0 and d.steps >= most_steps then
+  return refuse('step_limit', 0, d, 'the session has its ' .. text(most_steps) .. ' steps')
+end
+if most > 0 and d.length + new_tokens > most then
+  return refuse('too_long', 0, d, 'the log has ' .. text(d.length) .. ' tokens and this step may need ' ..
+    text(new_tokens) .. '; a session holds ' .. text(most))
+end
+
+-- Where to reserve: at the worker of the attempt that this one replaces, whose output may be resumed, else at the owner.
+local workers_at = 5 + 2 * d.generation
+local known = {}
+for i = 19, #ARGV do
+  known[ARGV[i]] = KEYS[workers_at + i - 18]
+end
+local ledger = read_ledger(KEYS[1], now, grace)
+local waiters = read_waiters(KEYS[2], now, grace, aging)
+local enqueued = retry and waiters.enqueued[former] or now
+local tokens, reserved, waits = d.length + new_tokens, '', false
+local candidates = {}
+if retry and d['attempt:worker'] ~= '' then
+  table.insert(candidates, d['attempt:worker'])
+end
+if d.owner ~= '' and d.owner ~= candidates[1] then
+  table.insert(candidates, d.owner)
+end
+for _, worker in ipairs(candidates) do
+  if reserved == '' and is_alive(KEYS[workers_at], worker, now, grace) then
+    if not known[worker] then
+      return {'again', d.generation, worker}
+    end
+    local inherited = retry and worker == d['attempt:worker'] and ledger.tokens[former_member]
+    local first = inherited or not must_wait(waiters, class * aging + enqueued, nonce, former)
+    if inherited and inherited >= tokens then
+      reserved = worker
+    elseif first and has_room(ledger, known[worker], worker, tokens, former_member) then
+      reserved = worker
+    else
+      waits = true
+    end
+  end
+end
+
+local fenced = ''
+if retry then
+  fenced = text(d.epoch) .. ':' .. former .. ':' .. text(d['attempt:expiry']) .. ':' .. d['attempt:worker']
+end
+local expiry = text(now + lease_ms)
+redis.call('HSET', KEYS[3], 'epoch', text(d.epoch + 1), 'attempt:nonce', nonce, 'attempt:step', step,
+  'attempt:digest', digest, 'attempt:seed', retry and d['attempt:seed'] or ARGV[10], 'attempt:worker', reserved,
+  'attempt:tokens', text(tokens), 'attempt:expiry', expiry, 'attempt:fenced', fenced)
+redis.call('HDEL', KEYS[3], unpack(HOLD_FIELDS))
+if d.live then
+  drop_claims(d)
+end
+purge(KEYS[1], ledger.over)
+purge(KEYS[2], waiters.over)
+if reserved ~= '' then
+  redis.call('HSET', KEYS[1], reserved .. '|' .. nonce, text(tokens) .. ':' .. expiry)
+elseif waits then
+  local deadline = tonumber(ARGV[17])
+  redis.call('HSET', KEYS[2], nonce, text(class) .. ':' .. text(enqueued) .. ':' ..
+    text(deadline > 0 and now + deadline or 0) .. ':' .. expiry)
+end
+touch(d.ttl, now, 2 * lease_ms)
+return {'began', now, reserved, redis.call('HGETALL', KEYS[3])}

@@ -1,0 +1,71 @@
+"""Wakes: who waits for room is told when something was released, in any gateway."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+from redis.exceptions import RedisClusterException, RedisError
+
+TICK_SECONDS = (0.25, 1.0)
+"""A message may be lost, so everybody looks by himself after a random time between these."""
+
+
+class Wakes:
+    """One subscription per channel, shared by all who wait in this process."""
+
+    def __init__(self, pubsub: Callable[[], Any]) -> None:
+        self._pubsub = pubsub
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def of(self, channel: str) -> AsyncIterator[None]:
+        """Yields after a message on `channel`, and at least every second."""
+        woken = asyncio.Event()
+        self._enter(channel, woken)
+        try:
+            while True:
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(woken.wait(), random.uniform(*TICK_SECONDS))
+                woken.clear()
+                yield
+        finally:
+            self._leave(channel, woken)
+
+    def _enter(self, channel: str, woken: asyncio.Event) -> None:
+        self._waiting.setdefault(channel, set()).add(woken)
+        if channel not in self._tasks:
+            self._tasks[channel] = asyncio.create_task(self._listen(channel), name=f"wakes {channel}")
+
+    def _leave(self, channel: str, woken: asyncio.Event) -> None:
+        self._waiting[channel].discard(woken)
+        if not self._waiting[channel]:
+            del self._waiting[channel]
+            self._tasks.pop(channel).cancel()
+
+    async def _listen(self, channel: str) -> None:
+        """Subscribes again whenever the connection breaks; meanwhile the ticks do."""
+        while True:
+            with suppress(RedisError, RedisClusterException, OSError):
+                await self._subscribe(channel)
+            await asyncio.sleep(random.uniform(*TICK_SECONDS))
+
+    async def _subscribe(self, channel: str) -> None:
+        pubsub = self._pubsub()
+        try:
+            await pubsub.subscribe(channel)
+            while True:
+                if await pubsub.get_message(ignore_subscribe_messages=False, timeout=None):
+                    for woken in self._waiting.get(channel, ()):
+                        woken.set()
+        finally:
+            with suppress(RedisError, OSError):
+                await pubsub.aclose()
+
+    async def aclose(self) -> None:
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._tasks.clear()
