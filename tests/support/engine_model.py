@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine_driver import Answer, EngineDriver
-
 from roost_worker.engine.messages import Cancel, Evict, Finish, Hold, StopReason
 
 SESSIONS = ("a", "b", "c")

@@ -2,10 +2,11 @@
 
 import random
 
-from engine_model import SESSIONS, EngineModel, Work
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from engine_model import SESSIONS, EngineModel, Work
 
 WORK = st.builds(
     Work,

@@ -1,0 +1,103 @@
+"""What of a HF config is understood, and what is refused by name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roost_worker.model.config import DecoderConfig, ModelConfigError, parse_config, read_config
+
+SMOLLM2 = {
+    "model_type": "llama",
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "rope_theta": 100000.0,
+}
+
+
+def _parse(**changes: Any) -> DecoderConfig:
+    return parse_config({**SMOLLM2, **changes})
+
+
+def test_smollm2_is_read() -> None:
+    config = _parse()
+    assert (config.head_dim, config.rope_theta, config.tied_embeddings, config.qkv_bias) == (64, 1e5, True, False)
+
+
+def test_rope_is_read_from_the_keys_of_transformers_4_and_5() -> None:
+    llama3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    older = _parse(rope_theta=5e5, rope_scaling={"rope_type": "llama3", **llama3})
+    newer = _parse(rope_theta=None, rope_parameters={"rope_type": "llama3", "rope_theta": 5e5, **llama3})
+    assert older == newer
+    assert older.rope_scaling is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model_type": "mixtral"}, "use one of llama, mistral, qwen2, qwen3"),
+        ({"hidden_act": "gelu"}, "only silu"),
+        ({"num_hidden_layers": None}, "num_hidden_layers must be a positive whole number"),
+        ({"vocab_size": "many"}, "vocab_size must be a positive whole number"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope scaling 'yarn' is not supported"),
+        ({"num_key_value_heads": 2}, "must be a multiple of num_key_value_heads"),
+    ],
+)
+def test_what_the_decoder_cannot_do_is_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ModelConfigError, match=reason):
+        _parse(**changes)
+
+
+def test_smollm2_splits_into_1_and_3() -> None:
+    assert _parse().allowed_tensor_parallel() == [1, 3]
+
+
+def test_kv_heads_may_divide_the_ranks() -> None:
+    config = _parse(num_attention_heads=32, num_key_value_heads=8, hidden_size=4096, intermediate_size=14336)
+    assert config.allowed_tensor_parallel() == [1, 2, 4, 8, 16, 32]
+
+
+@pytest.mark.parametrize(
+    ("changes", "window"),
+    [
+        ({"model_type": "mistral", "sliding_window": 1024}, 1024),
+        ({"model_type": "mistral", "sliding_window": None}, None),
+        ({"model_type": "qwen2", "sliding_window": 1024, "use_sliding_window": False}, None),
+        ({"model_type": "qwen2", "sliding_window": 1024, "use_sliding_window": True}, 1024),
+        ({"model_type": "qwen3", "sliding_window": 64, "use_sliding_window": True, "layer_types": ["full"]}, None),
+    ],
+)
+def test_sliding_windows_are_found(changes: dict[str, Any], window: int | None) -> None:
+    assert _parse(**changes).sliding_window == window
+
+
+def test_a_context_beyond_the_sliding_window_is_refused() -> None:
+    config = _parse(model_type="mistral", sliding_window=1024)
+    config.check_context(1024)
+    with pytest.raises(ModelConfigError, match="lower contextTokens to 1024 or less"):
+        config.check_context(1025)
+
+
+def test_a_context_beyond_the_models_positions_is_refused() -> None:
+    with pytest.raises(ModelConfigError, match="more than the model's 8192 positions"):
+        _parse().check_context(8193)
+
+
+def test_a_folder_without_a_config_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(ModelConfigError, match="roost model prepare"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", json.dumps([1])])
+def test_a_broken_config_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelConfigError, match=r"config.json .*prepare the model again"):
+        read_config(tmp_path)

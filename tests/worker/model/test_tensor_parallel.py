@@ -1,0 +1,72 @@
+"""Ranks in real processes compute what one rank computes, and a group ends when one of its ranks does."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from follower_rank import tensor_parallel
+from runner_driver import Driver, Row, dummy_dir, prompts, worker_config
+
+from roost_worker.engine.plan import Runner
+from roost_worker.model.config import ModelConfigError
+from roost_worker.model.runner import build_runner
+
+
+def _generate(runner: Runner) -> list[Row]:
+    driver = Driver(runner)
+    rows = [driver.open(ids) for ids in prompts(3, 40)]
+    driver.generate(rows, 10, chunk=17)
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks"),
+    [("llama-tiny", 2), ("qwen2-tiny", 2), ("smollm2-tiny", 3), pytest.param("mistral-tiny", 4, id="replicated KV heads")],
+)
+def test_any_number_of_ranks_computes_the_same(name: str, ranks: int, tmp_path: Path) -> None:
+    model_dir = dummy_dir(name, tmp_path)
+    expected = _generate(build_runner(worker_config(), model_dir))
+    with tensor_parallel(worker_config(ranks=ranks), model_dir, tmp_path) as (runner, _):
+        rows = _generate(runner)
+    for row, other in zip(rows, expected, strict=True):
+        assert row.output == other.output
+        np.testing.assert_allclose(row.logprobs, other.logprobs, rtol=0, atol=1e-10)
+
+
+def test_a_plan_larger_than_one_message_arrives_whole(tmp_path: Path) -> None:
+    model_dir = dummy_dir("llama-tiny", tmp_path)
+    config = worker_config(ranks=2, context_tokens=8192, memory_bytes=64 << 20)
+    ids = prompts(1, 8000)[0]
+    with tensor_parallel(config, model_dir, tmp_path) as (runner, _):
+        driver = Driver(runner, report=False)
+        row = driver.open(ids)
+        driver.generate([row], 2, chunk=8000)
+    alone = Driver(build_runner(worker_config(context_tokens=8192, memory_bytes=64 << 20), model_dir), report=False)
+    expected = alone.open(ids)
+    alone.generate([expected], 2, chunk=8000)
+    assert row.output == expected.output
+
+
+def test_memory_is_of_all_ranks_together(tmp_path: Path) -> None:
+    model_dir = dummy_dir("llama-tiny", tmp_path)
+    one = build_runner(worker_config(), model_dir).info
+    with tensor_parallel(worker_config(ranks=2), model_dir, tmp_path) as (runner, _):
+        assert runner.info == one
+
+
+def test_a_dead_rank_breaks_the_next_step(tmp_path: Path) -> None:
+    model_dir = dummy_dir("llama-tiny", tmp_path)
+    with tensor_parallel(worker_config(ranks=2), model_dir, tmp_path) as (runner, followers):
+        driver = Driver(runner)
+        row = driver.open(prompts(1, 10)[0])
+        driver.step([(row, 10)])
+        followers[0].kill()
+        followers[0].wait()
+        with pytest.raises(RuntimeError):
+            driver.generate([row], 10)
+
+
+def test_ranks_that_do_not_divide_the_model_are_refused_with_those_that_do(tmp_path: Path) -> None:
+    model_dir = dummy_dir("smollm2-tiny", tmp_path)
+    with pytest.raises(ModelConfigError, match=r"tensorParallel: 2 .* use one of 1, 3"):
+        build_runner(worker_config(ranks=2), model_dir, rank=0, world=2, init_method="file:///nowhere")

@@ -1,0 +1,159 @@
+"""Thread and process engines: equal outputs, start-up failures told, deaths noticed, nothing left behind."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator
+
+import psutil
+import pytest
+
+from paged_fake_runner import reference
+from roost_worker.engine.messages import Cancel, Evict, StopReason
+from roost_worker.seam.client import EngineClient, EngineDeadError, EngineStartError
+from seam_worlds import LONG_SECONDS, SeenSpawner, collect, process_engine, request, thread_engine, worker_config
+
+REQUESTS = [request(f"r{index}", [index, *range(1, 10 + 7 * index)]) for index in range(6)]
+
+
+@pytest.fixture(params=["thread", "process"])
+async def engine(request: pytest.FixtureRequest) -> AsyncIterator[EngineClient]:
+    client = await (thread_engine if request.param == "thread" else process_engine)(worker_config())
+    yield client
+    await client.aclose()
+
+
+async def test_outputs_are_the_reference(engine: EngineClient) -> None:
+    for submit in REQUESTS:
+        engine.send(submit)
+    ids = await collect(engine, {submit.request_id for submit in REQUESTS})
+    for submit in REQUESTS:
+        assert ids[submit.request_id] == reference(submit.token_ids, submit.prompt_len, submit.sampling, 512)
+
+
+async def test_info_tells_the_capacity(engine: EngineClient) -> None:
+    assert (engine.info.num_blocks, engine.info.capacity_tokens, engine.info.context_tokens) == (256, 255 * 16, 512)
+
+
+async def test_an_idle_loop_gives_signs_of_life(engine: EngineClient) -> None:
+    first = engine.heartbeat
+    async with asyncio.timeout(LONG_SECONDS):
+        while engine.heartbeat == first:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_message_reaches_an_idle_and_a_busy_loop(engine: EngineClient) -> None:
+    engine.send(request("long", [1, 2, 3], max_tokens=500))
+    outputs = engine.outputs()
+    first = await anext(outputs)
+    assert first.outputs[0].stop is None
+    engine.send(Cancel("long"))
+    engine.send(Evict("nobody"))
+    stops, dropped = [], []
+    async with asyncio.timeout(LONG_SECONDS):
+        while not stops or not dropped:
+            said = await anext(outputs)
+            stops += [output.stop for output in said.outputs if output.stop]
+            dropped += said.dropped
+    assert stops == [StopReason.CANCELLED]
+    assert dropped == [("nobody", 0)]
+
+
+async def test_closing_ends_the_outputs_and_refuses_messages(engine: EngineClient) -> None:
+    await engine.aclose()
+    assert [outputs async for outputs in engine.outputs()] == []
+    with pytest.raises(EngineDeadError, match="closed"):
+        engine.send(Cancel("r"))
+    await engine.aclose()
+
+
+async def test_thread_that_cannot_make_its_runner_says_why() -> None:
+    with pytest.raises(EngineStartError, match=r"ValueError: tensor model\.norm\.weight is missing"):
+        await thread_engine(worker_config("fail-rank-0"))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+async def test_rank_that_fails_to_load_says_why_and_none_is_left(rank: int) -> None:
+    spawner = SeenSpawner()
+    with pytest.raises(EngineStartError, match=rf"tensor model\.norm\.weight is missing \(rank {rank}\)"):
+        await process_engine(worker_config(f"fail-rank-{rank}", ranks=2), spawner)
+    assert [rank.alive() for rank in spawner.ranks] == [False, False]
+
+
+async def test_rank_that_dies_while_it_loads_is_noticed() -> None:
+    spawner = SeenSpawner()
+    with pytest.raises(EngineStartError, match="rank 1 died"):
+        await process_engine(worker_config("exit-rank-1", ranks=2), spawner)
+    assert [rank.alive() for rank in spawner.ranks] == [False, False]
+
+
+async def test_rank_that_dies_before_it_connects_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(EngineStartError, match="ended before it connected"):
+        await process_engine(worker_config())
+
+
+async def test_executable_that_is_missing_is_a_start_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(EngineStartError, match="could not be spawned"):
+        await process_engine(worker_config())
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+async def test_killed_rank_kills_the_engine(victim: int) -> None:
+    spawner = SeenSpawner()
+    engine = await process_engine(worker_config(ranks=2), spawner)
+    engine.send(request("r", [1, 2, 3], max_tokens=400))
+    outputs = engine.outputs()
+    await anext(outputs)
+    os.kill(spawner.ranks[victim].pid, signal.SIGKILL)
+    async with asyncio.timeout(LONG_SECONDS):
+        with pytest.raises(EngineDeadError, match=f"rank {victim} died"):
+            async for _ in outputs:
+                pass
+    with pytest.raises(EngineDeadError, match=f"rank {victim} died"):
+        engine.send(Cancel("r"))
+    assert [rank.alive() for rank in spawner.ranks] == [False, False]
+    await engine.aclose()
+
+
+async def test_closed_engine_leaves_no_process_and_no_folder() -> None:
+    spawner = SeenSpawner()
+    engine = await process_engine(worker_config(), spawner)
+    await engine.aclose()
+    assert not spawner.ranks[0].alive()
+    assert not engine._folder.exists()  # type: ignore[attr-defined]  # the concrete class
+
+
+PARENT = textwrap.dedent(
+    """
+    import asyncio
+    from seam_worlds import SeenSpawner, process_engine, request, worker_config
+
+    async def main():
+        spawner = SeenSpawner()
+        engine = await process_engine(worker_config(ranks=2), spawner)
+        engine.send(request("r", [1, 2, 3], max_tokens=500))
+        await anext(engine.outputs())
+        print(*(rank.pid for rank in spawner.ranks), flush=True)
+        await asyncio.Event().wait()
+
+    asyncio.run(main())
+    """
+)
+
+
+def test_ranks_die_with_a_killed_shell() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        try:
+            assert parent.stdout is not None
+            ranks = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+            assert len(ranks) == 2
+        finally:
+            parent.kill()
+    _, alive = psutil.wait_procs(ranks, timeout=LONG_SECONDS)
+    assert alive == []

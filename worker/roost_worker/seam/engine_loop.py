@@ -1,0 +1,72 @@
+"""The engine's own loop: takes messages, steps, says what came of it. Runs in a thread or as rank 0's main."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+from roost_worker.engine.engine import Engine
+from roost_worker.engine.messages import EngineInfo, Message, Outputs
+from roost_worker.seam.report import StatsReporter
+
+HEARTBEAT_SECONDS = 0.25
+"""Longest silence of an idle loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The loop turns, though it has nothing to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Ends the loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """The engine has something to do though no message came."""
+
+
+Inbox = SimpleQueue[Message | Close | Wake]
+
+
+@dataclass(slots=True)
+class EngineLoop:
+    """Blocks on `inbox` when idle; one call of `say` per engine step, and Heartbeat in between."""
+
+    engine: Engine
+    inbox: Inbox
+    say: Callable[[Outputs | Heartbeat], None]
+    reporter: StatsReporter = field(default_factory=StatsReporter)
+
+    def run(self) -> None:
+        """Returns at Close. Raises what the engine raises."""
+        busy = False
+        said = time.monotonic()
+        while self._take_messages(busy):
+            outputs = self.engine.step()
+            busy = outputs is not None
+            if outputs is not None:
+                self.reporter.report(outputs.stats)
+            if outputs is not None or time.monotonic() - said >= HEARTBEAT_SECONDS:
+                self.say(outputs or Heartbeat())
+                said = time.monotonic()
+
+    def _take_messages(self, busy: bool) -> bool:
+        """Handles all messages that are there, waiting for the first if not `busy`. Returns False at Close."""
+        try:
+            message = self.inbox.get(block=not busy, timeout=HEARTBEAT_SECONDS)
+            while not isinstance(message, Close):
+                if not isinstance(message, Wake):
+                    self.engine.handle(message)
+                message = self.inbox.get_nowait()
+        except Empty:
+            return True
+        return False
+
+
+def start_up_line(info: EngineInfo) -> str:
+    """What the engine says first: its capacity in tokens and in sessions of full length."""
+    sessions = info.capacity_tokens / info.context_tokens
+    return f"KV cache {info.capacity_tokens} tokens: {sessions:.1f} sessions at {info.context_tokens}"

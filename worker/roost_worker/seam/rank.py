@@ -1,0 +1,154 @@
+"""The process of one rank: rank 0 runs the engine, the others follow its runner.
+
+A rank connects to the shell's Unix socket before it loads anything, and says Hello, then Ready or Failed. Rank 0 then
+gets messages and sends Outputs and Heartbeat; of the others nothing more is heard. A closed socket tells each side
+that the other is gone: a rank exits at once then, whatever it is doing.
+"""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import import_module
+from multiprocessing.connection import Client
+from pathlib import Path
+from queue import SimpleQueue
+from types import ModuleType
+from typing import Any, Protocol
+
+from roost_worker.config import WorkerConfig
+from roost_worker.engine.engine import Engine
+from roost_worker.engine.messages import EngineInfo
+from roost_worker.engine.plan import Runner
+from roost_worker.seam.engine_loop import EngineLoop, Inbox, Wake, start_up_line
+
+logger = logging.getLogger(__name__)
+
+EXIT_SHELL_GONE = 70
+
+
+@dataclass(frozen=True, slots=True)
+class RankArgs:
+    """All that a rank needs; picklable."""
+
+    config: WorkerConfig
+    model_dir: Path
+    rank: int
+    world: int
+    address: str
+    """Path of the shell's socket."""
+    authkey: bytes = field(repr=False)
+    init_method: str | None = None
+    """Where ranks meet, in torch.distributed's words; None when there is one."""
+    runner: str = "roost_worker.model.runner:build_runner"
+    """`module:function` that builds the runner; the module's `follow` runs the ranks after the first."""
+
+
+class RankHandle(Protocol):
+    """A rank as its spawner sees it."""
+
+    def alive(self) -> bool: ...
+
+    def kill(self) -> None:
+        """Ends the rank at once, without waiting long. Idempotent."""
+        ...
+
+
+class Spawner(Protocol):
+    """Starts ranks on this machine. They call `run_rank` and must die with the process that spawned them."""
+
+    def spawn(self, args: RankArgs) -> RankHandle:
+        """Returns without waiting for the rank to load."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A rank has connected."""
+
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A rank has loaded its model; rank 0 says what engine it runs."""
+
+    info: EngineInfo | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A rank ends, and why."""
+
+    error: str
+
+
+class ShellLink:
+    """A rank's connection to its shell."""
+
+    def __init__(self, args: RankArgs) -> None:
+        self._connection = Client(args.address, family="AF_UNIX", authkey=args.authkey)
+        self._closing = False
+        self.send(Hello(args.rank))
+
+    def send(self, frame: object) -> None:
+        self._connection.send(frame)
+
+    def read(self, take: Callable[[Any], None]) -> None:
+        """Calls `take` with each message, in a thread, and exits the process when the shell is gone."""
+        threading.Thread(target=self._read, args=(take,), name="shell-reader", daemon=True).start()
+
+    def close(self) -> None:
+        """Ends the connection although the reader is blocked on it."""
+        self._closing = True
+        with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)
+
+    def _read(self, take: Callable[[Any], None]) -> None:
+        try:
+            while True:
+                take(self._connection.recv())
+        except (EOFError, OSError):
+            if not self._closing:
+                os._exit(EXIT_SHELL_GONE)
+
+
+def run_rank(args: RankArgs) -> None:
+    """Runs a rank until its shell closes it. Raises what made it fail, after telling the shell."""
+    link = ShellLink(args)
+    inbox: Inbox = SimpleQueue()
+    link.read(inbox.put)
+    try:
+        module, runner = _build_runner(args)
+        if args.rank == 0:
+            _lead(args, runner, link, inbox)
+        else:
+            link.send(Ready(None))
+            module.follow(runner)
+    except Exception as error:
+        logger.exception("rank %d failed", args.rank)
+        with suppress(OSError):
+            link.send(Failed(f"{type(error).__name__}: {error}"))
+        raise
+    finally:
+        link.close()
+
+
+def _build_runner(args: RankArgs) -> tuple[ModuleType, Runner]:
+    module_name, _, function = args.runner.partition(":")
+    module = import_module(module_name)
+    build = getattr(module, function)
+    runner: Runner = build(args.config, args.model_dir, rank=args.rank, world=args.world, init_method=args.init_method)
+    return module, runner
+
+
+def _lead(args: RankArgs, runner: Runner, link: ShellLink, inbox: Inbox) -> None:
+    config = args.config
+    engine = Engine(runner, config.engine, config.model.context_tokens, wake=lambda: inbox.put(Wake()))
+    logger.info(start_up_line(engine.info))
+    link.send(Ready(engine.info))
+    EngineLoop(engine, inbox, link.send).run()
+    engine.close()

@@ -1,0 +1,82 @@
+"""Spawns ranks as child processes that die with their parent. For workers without Ray."""
+
+import ctypes
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+
+from roost_worker.seam.rank import RankArgs, run_rank
+
+PR_SET_PDEATHSIG = 1
+REAP_SECONDS = 5.0
+
+
+class SubprocessRank:
+    """Implements RankHandle."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        self._process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(REAP_SECONDS)
+
+
+class SubprocessSpawner:
+    """Implements Spawner. Call it from a thread that lives as long as the ranks shall: they die with that thread.
+
+    The children find modules where this process does; arguments, the key among them, travel by their stdin.
+    """
+
+    def spawn(self, args: RankArgs) -> SubprocessRank:
+        """Raises OSError when no process can be made."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        with process.stdin as stdin:
+            stdin.write(pickle.dumps(args))
+        return SubprocessRank(process)
+
+
+def die_with_parent(parent: int) -> None:
+    """Asks Linux to kill this process when the thread that started it ends; exits if `parent` is gone already."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def main() -> None:
+    """A child's main: the parent's pid is the argument, RankArgs come pickled by stdin from that parent alone."""
+    die_with_parent(int(sys.argv[1]))
+    args: RankArgs = pickle.load(sys.stdin.buffer)
+    log_format = f"%(asctime)s %(levelname)s rank {args.rank}: %(message)s"
+    logging.basicConfig(level=logging.INFO, format=log_format)
+    code = 1
+    try:
+        run_rank(args)
+        code = 0
+    finally:
+        logging.shutdown()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
