@@ -102,7 +102,7 @@ class Driver:
             row.logprobs.append(distribution)
 
     def generate(self, rows: Sequence[Row], tokens: int, *, chunk: int = 512) -> None:
-        """Runs all rows until each has `tokens` of output: decode rows first, one prefill chunk at a time beside them."""
+        """Runs all rows until each has `tokens` of output: decode rows first, one prefill chunk beside them."""
         while pending := [row for row in rows if len(row.output) < tokens]:
             decode = [(row, 1) for row in pending if row.computed == len(row.ids) - 1]
             prefill = [(row, chunk) for row in pending if row.computed < len(row.ids) - 1][:1]

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runner_driver import Driver, dummy_dir, prompts, worker_config
 
 from roost_worker.convert.dummy import SPECS
 from roost_worker.model.runner import build_runner
+from runner_driver import Driver, dummy_dir, prompts, worker_config
 
 # The oracle computes norms, softmax and rotary angles in float32 whatever the model's dtype is.
-TOLERANCE = 2e-4
+TOLERANCE = 1e-3
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

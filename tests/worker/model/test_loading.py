@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from runner_driver import dummy_dir, worker_config
 from safetensors.torch import load_file, save_file
 
 from roost_worker.model.config import ModelConfigError
 from roost_worker.model.kv_cache import KvCache, KvShape, blocks_that_fit
 from roost_worker.model.loader import WeightsError
 from roost_worker.model.runner import build_runner
+from runner_driver import dummy_dir, worker_config
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runner_driver import Driver, Row, dummy_dir, prompts, worker_config
 
 from roost_worker.model.attention import ReferenceAttention
 from roost_worker.model.runner import TorchRunner, build_runner
+from runner_driver import Driver, Row, dummy_dir, prompts, worker_config
 
 BLOCK = 16
 CHUNKS = (1, 7, BLOCK - 1, BLOCK, BLOCK + 1, 512)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from follower_rank import tensor_parallel
-from runner_driver import Driver, Row, dummy_dir, prompts, worker_config
 
+from follower_rank import tensor_parallel
 from roost_worker.engine.plan import Runner
 from roost_worker.model.config import ModelConfigError
 from roost_worker.model.runner import build_runner
+from runner_driver import Driver, Row, dummy_dir, prompts, worker_config
 
 
 def _generate(runner: Runner) -> list[Row]:
@@ -21,7 +21,12 @@ def _generate(runner: Runner) -> list[Row]:
 
 @pytest.mark.parametrize(
     ("name", "ranks"),
-    [("llama-tiny", 2), ("qwen2-tiny", 2), ("smollm2-tiny", 3), pytest.param("mistral-tiny", 4, id="replicated KV heads")],
+    [
+        ("llama-tiny", 2),
+        ("qwen2-tiny", 2),
+        ("smollm2-tiny", 3),
+        pytest.param("mistral-tiny", 4, id="replicated KV heads"),
+    ],
 )
 def test_any_number_of_ranks_computes_the_same(name: str, ranks: int, tmp_path: Path) -> None:
     model_dir = dummy_dir(name, tmp_path)

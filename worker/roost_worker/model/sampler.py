@@ -187,14 +187,19 @@ class Sampler:
 
     def _with_grammar(self, drawn: Sampled) -> Sampled:
         extras = self._table.extras[drawn.slot]
-        error, done = extras.error, False
-        if extras.grammar is not None:
-            try:
-                extras.grammar.consume([drawn.token_id])
-                done = extras.grammar.done
-            except ValueError as fault:
-                error = extras.error = str(fault)
-        return Sampled(drawn.slot, drawn.token_id, done, drawn.logprob, drawn.top, error)
+        done = False
+        if extras.grammar is not None and not extras.error:
+            # A parser that ran into one of its limits allowed everything: what was drawn is worth nothing.
+            extras.error = extras.grammar.error or self._advance(extras.grammar, drawn.token_id)
+            done = not extras.error and extras.grammar.done
+        return Sampled(drawn.slot, drawn.token_id, done, drawn.logprob, drawn.top, extras.error)
+
+    def _advance(self, grammar: "GrammarState", token: int) -> str:
+        try:
+            grammar.consume([token])
+        except ValueError as error:
+            return str(error)
+        return ""
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -1,0 +1,44 @@
+"""Ranks 1 and up of a tensor-parallel group as real processes, for tests that are rank 0 themselves."""
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from roost_worker.config import WorkerConfig
+from roost_worker.model.runner import TorchRunner, build_runner, follow
+
+
+@contextmanager
+def tensor_parallel(
+    config: WorkerConfig, model_dir: Path, folder: Path
+) -> Iterator[tuple[TorchRunner, list[subprocess.Popen[bytes]]]]:
+    """Rank 0's runner of a whole group and the other ranks' processes, which end with the group."""
+    world = config.model.tensor_parallel
+    init_method = (folder / "meeting-point").as_uri()
+    followers = [_spawn(config, model_dir, rank, world, init_method) for rank in range(1, world)]
+    try:
+        runner = build_runner(config, model_dir, rank=0, world=world, init_method=init_method)
+        yield runner, followers
+        runner.close()
+        for follower in followers:
+            follower.wait(timeout=60)
+    finally:
+        for follower in followers:
+            follower.kill()
+            follower.wait()
+
+
+def _spawn(config: WorkerConfig, model_dir: Path, rank: int, world: int, init_method: str) -> "subprocess.Popen[bytes]":
+    process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    pickle.dump((config, model_dir, rank, world, init_method), process.stdin)
+    process.stdin.close()
+    return process
+
+
+if __name__ == "__main__":
+    config, model_dir, rank, world, init_method = pickle.load(sys.stdin.buffer)
+    follow(build_runner(config, model_dir, rank=rank, world=world, init_method=init_method))
