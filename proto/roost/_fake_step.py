@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from roost._messages import JsonSchema, Message, Tool, ToolChoice, ToolChoiceMod
 from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb
 
+_KEY = re.compile(r"[\x21-\x7e]{1,64}")
 Reply = Callable[[Turn], str | Message | Awaitable[str | Message]]
 
 
@@ -115,8 +117,10 @@ class StepRunner:
 
 def check_step(session: FakeSession, request: pb.StepRequest, context_tokens: int) -> None:
     """Refuses a request that could never be a step of this session."""
-    if not 1 <= len(request.step_id) <= 64:
-        raise RefusedError(Reason.INVALID_REQUEST, "step_id: must have 1 to 64 characters")
+    if not _KEY.fullmatch(request.step_id):
+        raise RefusedError(
+            Reason.INVALID_REQUEST, "step_id: must be 1 to 64 printable ASCII characters without spaces"
+        )
     if not request.messages:
         raise RefusedError(Reason.INVALID_REQUEST, "messages: a step needs at least one")
     if any(message.role not in (pb.MESSAGE_ROLE_USER, pb.MESSAGE_ROLE_TOOL) for message in request.messages):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
@@ -41,7 +41,7 @@ def rich_status(
 
 
 async def abort(
-    context: "grpc.aio.ServicerContext[object, object]",
+    context: "grpc.aio.ServicerContext[Any, Any]",
     code: grpc.StatusCode,
     reason: Reason,
     message: str,
@@ -57,7 +57,7 @@ async def abort(
     )
 
 
-async def abort_with(context: "grpc.aio.ServicerContext[object, object]", status: grpc.Status) -> NoReturn:
+async def abort_with(context: "grpc.aio.ServicerContext[Any, Any]", status: grpc.Status) -> NoReturn:
     """Ends a call with `status`; grpc.aio has no `abort_with_status`. Raises `grpc.aio.AbortError`."""
     await context.abort(status.code, status.details, tuple(status.trailing_metadata or ()))
 

@@ -1,0 +1,101 @@
+"""Every reason has one class, every status a fallback, and details survive the wire."""
+
+import inspect
+
+import grpc
+import pytest
+
+from roost import Head, errors
+from roost._fake_service import STATUSES as FAKE_STATUSES
+from roost._faults import from_rpc_error
+from roost.contract.reasons import Reason
+from roost.contract.status import rich_status
+
+CLASSES = {name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)}
+
+
+def failure(status: grpc.Status) -> grpc.aio.AioRpcError:
+    """What a call raises for `status`."""
+    trailing = grpc.aio.Metadata(*(status.trailing_metadata or ()))
+    return grpc.aio.AioRpcError(status.code, grpc.aio.Metadata(), trailing, status.details)
+
+
+def plain(code: grpc.StatusCode, details: str = "") -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+
+
+def test_every_reason_maps_to_exactly_one_class() -> None:
+    assert set(errors.REASONS) == set(Reason)
+    assert all(kind in CLASSES.values() and kind is not errors.RoostError for kind in errors.REASONS.values())
+
+
+def test_every_class_but_the_sdks_own_is_raised_for_something() -> None:
+    raised = {kind for leaf in [*errors.REASONS.values(), *errors.STATUSES.values()] for kind in leaf.__mro__}
+    assert set(CLASSES.values()) - raised == {errors.StreamError}
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    assert errors.__doc__ is not None
+    drawn = [
+        line.strip("│├└─ ").split()[0] for line in errors.__doc__.splitlines() if "Error" in line and line[:4] == "    "
+    ]
+    assert sorted(drawn) == sorted(CLASSES)
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_a_reason_comes_back_as_its_class(reason: Reason) -> None:
+    status = rich_status(FAKE_STATUSES[reason], reason, "told", retry_seconds=1.5, metadata={"k": "v"})
+    error = from_rpc_error(failure(status))
+    assert type(error) is errors.REASONS[reason]
+    assert (error.status, error.reason, error.retry_after) == (FAKE_STATUSES[reason], reason, 1.5)
+    assert (error.message, error.metadata, str(error)) == ("told", {"k": "v"}, f"told ({reason})")
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_the_class_of_a_reason_fits_its_status(reason: Reason) -> None:
+    assert issubclass(errors.REASONS[reason], errors.STATUSES.get(FAKE_STATUSES[reason], errors.InternalError))
+
+
+def test_a_reason_of_a_newer_gateway_falls_back_to_its_status() -> None:
+    status = rich_status(grpc.StatusCode.NOT_FOUND, Reason.INTERNAL, "told")
+    trailing = [(key, value.replace(b"INTERNAL", b"NOVELTY_")) for key, value in status.trailing_metadata or ()]
+    error = from_rpc_error(
+        grpc.aio.AioRpcError(status.code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailing), status.details)
+    )
+    assert type(error) is errors.NotFoundError
+    assert error.reason == "NOVELTY_"
+
+
+def test_violations_are_part_of_the_message() -> None:
+    status = rich_status(
+        grpc.StatusCode.INVALID_ARGUMENT, Reason.INVALID_REQUEST, "bad", violations=[("top_p", "is 2")]
+    )
+    assert from_rpc_error(failure(status)).message == "bad; top_p: is 2"
+
+
+def test_a_rolled_back_head_is_read() -> None:
+    metadata = {"head_length": "3", "head_log_hash": "00ff"}
+    status = rich_status(grpc.StatusCode.DATA_LOSS, Reason.SESSION_ROLLED_BACK, "lost", metadata=metadata)
+    error = from_rpc_error(failure(status))
+    assert isinstance(error, errors.SessionRolledBackError)
+    assert error.actual == Head(3, b"\x00\xff")
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "kind"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "Socket closed", errors.UnavailableError),
+        (grpc.StatusCode.CANCELLED, "", errors.UnavailableError),
+        (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2", errors.UnavailableError),
+        (grpc.StatusCode.UNKNOWN, "Stream removed", errors.UnavailableError),
+        (grpc.StatusCode.INTERNAL, "Exception deserializing response!", errors.InternalError),
+        (grpc.StatusCode.UNIMPLEMENTED, "no such method", errors.InternalError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER: Received message larger than max", errors.MessageTooLargeError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "elsewhere", errors.OverloadedError),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "", errors.DeadlineExceededError),
+    ],
+)
+def test_a_status_that_no_gateway_explained(code: grpc.StatusCode, details: str, kind: type[Exception]) -> None:
+    error = from_rpc_error(plain(code, details))
+    assert type(error) is kind
+    assert (error.reason, error.status) == ("", code)
