@@ -145,12 +145,12 @@ class Engine:
         if request.session:
             self._cache.parked.end_hold(request.session)
         if error := self._refusal(request):
-            self._say(Output(request.request_id, stop=StopReason.FAILED, error=error))
+            self._say_unscheduled(request.request_id, StopReason.FAILED, error)
             return
         self._arrivals += 1
         sequence = Sequence(request, self._arrivals, self._clock())
         if reason := sequence.stop_reason(self.info.context_tokens):
-            self._say(Output(request.request_id, stop=reason, cached_tokens=0, queue_seconds=0.0))
+            self._say_unscheduled(request.request_id, reason)
             return
         self._requests[request.request_id] = sequence
         self._admit_grammar(sequence)
@@ -185,7 +185,7 @@ class Engine:
             self._dirty = True
             if error:
                 del self._requests[request_id]
-                self._say(Output(request_id, stop=StopReason.FAILED, error=error))
+                self._say_unscheduled(request_id, StopReason.FAILED, error)
             else:
                 self._scheduler.add(self._requests[request_id])
 
@@ -258,6 +258,9 @@ class Engine:
             queue_seconds=sequence.queue_seconds if first else None,
             error=error,
         )
+
+    def _say_unscheduled(self, request_id: str, reason: StopReason, error: str = "") -> None:
+        self._say(Output(request_id, stop=reason, cached_tokens=0, queue_seconds=0.0, error=error))
 
     def _say(self, output: Output) -> None:
         self._outputs.append(output)
