@@ -1,6 +1,7 @@
 """`roost up`."""
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ from roost_operator.api.loader import PoolFileError, load_pool
 from roost_operator.api.spec import AgentPool
 from roost_operator.local.events import Event
 from roost_operator.local.ports import PortTakenError
-from roost_operator.local.processes import ProcessFailedError
+from roost_operator.local.processes import STACK_VARIABLE, ProcessFailedError, kill_stack
 from roost_operator.local.runner import LocalStack, StackError, StackOptions
 from roost_operator.local.state_dir import StateDirectoryError, default_state_dir
 from roost_worker.convert.errors import ConvertError
@@ -50,8 +51,7 @@ def up(
         )
         code = asyncio.run(_run(pool, options, console))
     except* STARTUP_ERRORS as group:
-        for error in _leaves(group):
-            console.print(f"[bold red]error:[/] {_plain(str(error))}", soft_wrap=True)
+        tell_errors(console, group)
         code = 1
     raise typer.Exit(code)
 
@@ -59,13 +59,10 @@ def up(
 async def _run(pool: AgentPool, options: StackOptions, console: Console) -> int:
     """Runs until a signal; returns the exit status: 0 when the stack was up, 130 when it never came up."""
     reporter = Reporter(console)
-    stack = LocalStack(pool, options, reporter)
-    running = asyncio.current_task()
-    assert running is not None
-    stop_on_signals(running, stack, console)
+    stop_on_signals(console)
     was_up = False
     try:
-        async with stack:
+        async with LocalStack(pool, options, reporter) as stack:
             was_up = True
             reporter.close()
             _print_where(console, stack)
@@ -77,14 +74,16 @@ async def _run(pool: AgentPool, options: StackOptions, console: Console) -> int:
     return 0 if was_up else 130
 
 
-def stop_on_signals(task: "asyncio.Task[object]", stack: LocalStack, console: Console) -> None:
-    """The first SIGINT or SIGTERM cancels `task`, which stops the stack in order; the second kills what is left."""
+def stop_on_signals(console: Console) -> None:
+    """The first SIGINT or SIGTERM cancels the current task, which stops its stack; the second kills the rest."""
+    task = asyncio.current_task()
+    assert task is not None
     stopping = False
 
     def on_signal() -> None:
         nonlocal stopping
         if stopping:
-            stack.kill_all()
+            kill_stack(os.environ.get(STACK_VARIABLE, "none"))
             return
         stopping = True
         console.print("Stopping; once more to kill.")
@@ -117,12 +116,12 @@ class Reporter:
     def __call__(self, event: Event) -> None:
         if event.fraction is None:
             self.close()
-            self._console.print(_plain(event.text), soft_wrap=True)
+            self._console.print(plain(event.text), soft_wrap=True)
             return
         if event.text != self._stage:
             self._stage = event.text
             if not self._console.is_terminal:
-                self._console.print(_plain(event.text), soft_wrap=True)
+                self._console.print(plain(event.text), soft_wrap=True)
         if self._task is None:
             self._bar.start()
             self._task = self._bar.add_task(event.text, total=1.0)
@@ -136,8 +135,15 @@ class Reporter:
             self._task = None
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Text that rich shows as it is."""
     return text.replace("[", r"\[")
+
+
+def tell_errors(console: Console, group: BaseExceptionGroup[BaseException]) -> None:
+    """Prints each error of a group that `except*` caught."""
+    for error in _leaves(group):
+        console.print(f"[bold red]error:[/] {plain(str(error))}", soft_wrap=True)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

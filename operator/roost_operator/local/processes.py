@@ -95,11 +95,6 @@ class Supervised:
         if self.pid is not None:
             os.kill(self.pid, number)
 
-    def kill_group(self) -> None:
-        """SIGKILL to the process and everything in its process group."""
-        if self._process is not None:
-            _signal_group(self._process.pid, signal.SIGKILL)
-
     def _tell(self, text: str) -> None:
         self._report(Event(text))
 

@@ -110,11 +110,6 @@ class LocalStack:
         except (RedisError, OSError):
             return []
 
-    def kill_all(self) -> None:
-        """SIGKILL to every process of the stack, for users who cannot wait; a running stop then ends at once."""
-        for process in self._processes():
-            process.kill_group()
-
     async def _start(self) -> None:
         ports = self._gateway_ports()
         model = await prepare_model(self.pool.spec.model, self.options.cache_dir, self._report)
@@ -204,10 +199,6 @@ class LocalStack:
             os.environ.pop(STACK_VARIABLE, None)
             await asyncio.to_thread(kill_stack, self._mark)
             self._state.__exit__(None, None, None)
-
-    def _processes(self) -> list[Supervised]:
-        redis = [self._redis_process] if self._redis_process is not None else []
-        return [*self.gateways, *self.workers, *redis]
 
     def _supervise(self, command: Command) -> Supervised:
         environment = {**command.environment, **self.options.environment, STACK_VARIABLE: self._mark}

@@ -1,0 +1,133 @@
+"""What the client did and was told, kept by the client: it decides what was lost or doubled, not the store.
+
+Each line of the file is one JSON object: a step that was sent, or one that came back committed.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from roost import LoggedStep
+from roost.contract.loghash import extend, pack_ids
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A step as the client saw it end: what was streamed, and what `Committed` said."""
+
+    session: str
+    step_id: str
+    index: int
+    streamed_ids: tuple[int, ...]
+    """Ids of all deltas in order; after `Restarted`, of those that came since."""
+    streamed_text: str
+    text: str
+    """Text of the committed message, tool calls aside."""
+    head_length: int
+    head_hash: str
+    constrained: bool
+    replayed: bool
+    cached_tokens: int
+    prompt_tokens: int
+    reconstructed_tokens: int
+    failovers_worker: int
+    failovers_gateway: int
+    ttft_ms: float
+    queue_ms: int
+
+
+@dataclass
+class Journal:
+    """Append-only. Steps that were sent and never answered stay visible as such."""
+
+    path: Path
+    sent: dict[str, set[str]] = field(default_factory=dict)
+    receipts: dict[str, list[Receipt]] = field(default_factory=dict)
+    _file: TextIO | None = None
+
+    def __enter__(self) -> "Journal":
+        self._file = self.path.open("w", encoding="utf-8")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def send(self, session: str, step_id: str) -> None:
+        """Notes that a step is about to be sent."""
+        self.sent.setdefault(session, set()).add(step_id)
+        self._write({"sent": step_id, "session": session})
+
+    def receive(self, receipt: Receipt) -> None:
+        """Notes a committed step."""
+        self.receipts.setdefault(receipt.session, []).append(receipt)
+        self._write({"committed": receipt.step_id, **asdict(receipt)})
+
+    def all_receipts(self) -> list[Receipt]:
+        """Every committed step, by session, in order."""
+        return [receipt for receipts in self.receipts.values() for receipt in receipts]
+
+    def _write(self, line: Mapping[str, object]) -> None:
+        assert self._file is not None
+        self._file.write(json.dumps({"time": round(time.time(), 3), **line}) + "\n")
+        self._file.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the comparison of the journal with the committed logs found; all empty when nothing went wrong."""
+
+    lost: tuple[str, ...] = ()
+    """Steps that the client was told are committed, or had sent last, and that the log does not hold."""
+    doubled: tuple[str, ...] = ()
+    """Steps that the log holds more than once, or that the client never sent."""
+    wrong: tuple[str, ...] = ()
+    """Steps whose log differs from what the client was streamed or told."""
+
+    @property
+    def clean(self) -> bool:
+        return not (self.lost or self.doubled or self.wrong)
+
+
+def compare(journal: Journal, logs: Mapping[str, Sequence[LoggedStep]]) -> Findings:
+    """Compares the journal with the logs as they are read back at the end. Pure."""
+    lost: list[str] = []
+    doubled: list[str] = []
+    wrong: list[str] = []
+    for session, sent in journal.sent.items():
+        log = logs.get(session, ())
+        counts = Counter(step.step_id for step in log)
+        lost.extend(f"{session}: {step_id}" for step_id in sorted(sent) if counts[step_id] == 0)
+        doubled.extend(f"{session}: {step_id}" for step_id, n in counts.items() if n > 1 or step_id not in sent)
+        wrong.extend(f"{session}: {fault}" for fault in _differences(journal.receipts.get(session, []), log))
+    return Findings(tuple(lost), tuple(doubled), tuple(wrong))
+
+
+def _differences(receipts: Iterable[Receipt], log: Sequence[LoggedStep]) -> list[str]:
+    faults = _broken_links(log)
+    by_id = {step.step_id: step for step in log}
+    for receipt in receipts:
+        step = by_id.get(receipt.step_id)
+        if step is None:
+            continue
+        seen = (receipt.index, receipt.streamed_ids, receipt.text, receipt.head_length, receipt.head_hash)
+        kept = (step.index, step.output_token_ids, step.output.content, step.head.length, step.head.log_hash.hex())
+        names = ("index", "token ids", "text", "length", "hash")
+        faults += [f"{receipt.step_id}: {name} differs" for name, a, b in zip(names, seen, kept, strict=True) if a != b]
+    return faults
+
+
+def _broken_links(log: Sequence[LoggedStep]) -> list[str]:
+    """Steps whose hash or length does not follow from the ids of the log up to them."""
+    faults, log_hash, length = [], b"", 0
+    for step in log:
+        packed = pack_ids([*step.prompt_token_ids, *step.output_token_ids])
+        log_hash, length = extend(log_hash, packed), length + len(packed) // 4
+        if (log_hash, length) != (step.head.log_hash, step.head.length):
+            faults.append(f"{step.step_id}: the log's hash does not follow from its ids")
+            break
+    return faults

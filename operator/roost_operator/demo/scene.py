@@ -1,0 +1,94 @@
+"""What goes on in the demo, shared by agents (who write it), chaos and the live table (who read it). Pure."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from roost.contract.lease import Lease
+
+
+class Phase(StrEnum):
+    """What an agent is doing."""
+
+    IDLE = "idle"
+    WAITING = "waiting"  # sent, no token yet
+    STREAMING = "streaming"
+    TOOL = "tool"  # held while its tool runs
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass
+class AgentState:
+    """One agent as others see it."""
+
+    name: str
+    role: str
+    gateway: int
+    """Gateway that its client went to first."""
+    session_id: str = ""
+    phase: Phase = Phase.IDLE
+    worker: str = ""
+    step_tokens: int = 0
+    """Tokens received of the step that runs now."""
+    steps: int = 0
+    text: str = ""
+
+
+@dataclass
+class Scene:
+    """All agents, and what has happened."""
+
+    agents: dict[str, AgentState] = field(default_factory=dict)
+    tiers: dict[str, str] = field(default_factory=dict)
+    """Session to tier, as ListSessions told last."""
+    leases: list[Lease] = field(default_factory=list)
+    """Workers that live now."""
+    addresses: dict[str, str] = field(default_factory=dict)
+    """Worker to address, of all that were ever seen."""
+    total_steps: int = 0
+    happenings: deque[str] = field(default_factory=lambda: deque(maxlen=200))
+    begin: float = field(default_factory=time.monotonic)
+    on_stage: bool = False
+    """True while the agents play."""
+    on_happening: Callable[[str], None] = lambda line: None
+
+    @property
+    def committed(self) -> int:
+        """Steps committed so far."""
+        return sum(agent.steps for agent in self.agents.values())
+
+    @property
+    def progress(self) -> float:
+        """Share of all steps that are committed."""
+        return self.committed / self.total_steps if self.total_steps else 0.0
+
+    @property
+    def running(self) -> bool:
+        """Whether any agent still has something to do."""
+        return any(agent.phase not in (Phase.DONE, Phase.FAILED) for agent in self.agents.values())
+
+    def streaming(self, tokens: int = 3) -> list[AgentState]:
+        """Agents whose step has brought at least `tokens` tokens and goes on."""
+        return [a for a in self.agents.values() if a.phase is Phase.STREAMING and a.step_tokens >= tokens]
+
+    def of(self, phase: Phase) -> list[AgentState]:
+        """Agents in a phase."""
+        return [agent for agent in self.agents.values() if agent.phase is phase]
+
+    def see_leases(self, leases: list[Lease]) -> None:
+        """Takes note of the workers that live now."""
+        known = {lease.worker_id for lease in self.leases}
+        for lease in leases:
+            if self.leases and lease.worker_id not in known:
+                self.tell(f"worker {lease.worker_id} has joined")
+            self.addresses[lease.worker_id] = lease.address
+        self.leases = leases or self.leases
+
+    def tell(self, text: str) -> None:
+        """Notes that something happened."""
+        line = f"{time.monotonic() - self.begin:6.1f} s  {text}"
+        self.happenings.append(line)
+        self.on_happening(line)

@@ -1,0 +1,104 @@
+"""Has the committed logs judged by the oracle: at each position its first choice, or a near tie."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from roost import LoggedStep, Sampling, Tool, ToolChoice, ToolChoiceMode
+from roost_worker.grammar import build_tool_call
+from roost_worker.render.description import TemplateDescription
+
+_SAMPLING = (
+    "seed",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "max_tokens",
+    "min_tokens",
+)
+
+
+class VerificationError(RuntimeError):
+    """The oracle could not be run; the text is its own last words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the oracle found."""
+
+    positions: int
+    near_ties: int
+    wrong: int
+    largest_gap: float
+    token_exact: bool
+    faults: tuple[str, ...] = ()
+    """Outputs that left their grammar."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLog:
+    """A session's committed steps and the tools that its calls were constrained by."""
+
+    steps: Sequence[LoggedStep]
+    tools: Sequence[Tool]
+
+
+async def verify(model_dir: Path, logs: Iterable[SessionLog]) -> Verdict:
+    """Scores `logs` in a process of its own. `model_dir` holds fp32 weights. Raises VerificationError."""
+    description = TemplateDescription.load(model_dir / "template.json")
+    document = {"logs": [[_step(step, log.tools, description) for step in log.steps] for log in logs]}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "roost_operator.demo.scoring", "--model", str(model_dir)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"},
+    )
+    try:
+        out, errors = await process.communicate(json.dumps(document).encode())
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        raise VerificationError(f"the oracle ended with status {process.returncode}: {errors.decode()[-2000:]}")
+    found = json.loads(out.splitlines()[-1])
+    return Verdict(**{**found, "faults": tuple(found["faults"])})
+
+
+def _step(step: LoggedStep, tools: Sequence[Tool], description: TemplateDescription) -> Mapping[str, Any]:
+    return {
+        "prompt_ids": list(step.prompt_token_ids),
+        "output_ids": list(step.output_token_ids),
+        "sampling": _sampling(step.sampling, description.eos_token_ids),
+        "grammar": _grammar(step, tools, description.family),
+    }
+
+
+def _grammar(step: LoggedStep, tools: Sequence[Tool], family: str) -> str | None:
+    if not isinstance(step.format, ToolChoice) or step.format.mode is not ToolChoiceMode.REQUIRED:
+        return None
+    named = [_NamedSchema(tool.name, json.dumps(tool.parameters)) for tool in tools]
+    return build_tool_call(named, step.format.name, family)
+
+
+@dataclass(frozen=True, slots=True)
+class _NamedSchema:
+    name: str
+    parameters_json: str
+
+
+def _sampling(sampling: Sampling, eos_token_ids: Sequence[int]) -> dict[str, Any]:
+    """`roost_worker.engine.messages.SamplingParams` as a mapping; a value that is not set takes its default."""
+    given = {name: value for name in _SAMPLING if (value := getattr(sampling, name)) is not None}
+    return {**given, "stop_token_ids": [*eos_token_ids, *sampling.stop_token_ids]}

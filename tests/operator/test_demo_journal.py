@@ -1,0 +1,172 @@
+"""The client's journal decides what was lost, doubled or wrong."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from roost import FinishReason, Head, LoggedStep, Message, MessageRole, Sampling, Usage
+from roost.contract.loghash import extend, pack_ids
+from roost_operator.demo.journal import Findings, Journal, Receipt, compare
+from roost_operator.demo.report import Outcome, percentile, report
+from roost_operator.demo.verify import Verdict
+
+SESSION = "n/p/" + "0" * 26
+EXACT = Verdict(positions=4, near_ties=0, wrong=0, largest_gap=0.0, token_exact=True)
+
+
+def log(*outputs: tuple[int, ...]) -> list[LoggedStep]:
+    """A log whose steps have the prompt (1, 2) and these outputs."""
+    steps, log_hash, length = [], b"", 0
+    for index, output in enumerate(outputs):
+        log_hash, length = extend(log_hash, pack_ids([1, 2, *output])), length + 2 + len(output)
+        steps.append(
+            LoggedStep(
+                step_id=f"step-{index}",
+                index=index,
+                messages=(),
+                output=Message(MessageRole.ASSISTANT, f"text {index}"),
+                finish_reason=FinishReason.STOP,
+                usage=Usage(),
+                head=Head(length, log_hash),
+                sampling=Sampling(),
+                format=None,
+                prompt_token_ids=(1, 2),
+                output_token_ids=output,
+                commit_time=None,
+            )
+        )
+    return steps
+
+
+def receipt(step: LoggedStep, **changes: object) -> Receipt:
+    """What a client that saw everything right notes of a step."""
+    noted = Receipt(
+        session=SESSION,
+        step_id=step.step_id,
+        index=step.index,
+        streamed_ids=step.output_token_ids,
+        streamed_text=step.output.content,
+        text=step.output.content,
+        head_length=step.head.length,
+        head_hash=step.head.log_hash.hex(),
+        constrained=step.index == 0,
+        replayed=False,
+        cached_tokens=0,
+        prompt_tokens=2,
+        reconstructed_tokens=0,
+        failovers_worker=0,
+        failovers_gateway=0,
+        ttft_ms=5.0,
+        queue_ms=1,
+    )
+    return replace(noted, **changes)  # type: ignore[arg-type]
+
+
+def journal(path: Path, *receipts: Receipt) -> Journal:
+    """A journal of steps that were all sent and answered."""
+    kept = Journal(path / "journal.jsonl")
+    with kept:
+        for item in receipts:
+            kept.send(item.session, item.step_id)
+            kept.receive(item)
+    return kept
+
+
+def test_what_agrees_is_clean(tmp_path: Path) -> None:
+    steps = log((3, 4), (5,))
+    kept = journal(tmp_path, *map(receipt, steps))
+    assert compare(kept, {SESSION: steps}) == Findings()
+    assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_committed_step_that_is_gone_is_lost(tmp_path: Path) -> None:
+    steps = log((3,), (5,))
+    findings = compare(journal(tmp_path, *map(receipt, steps)), {SESSION: steps[:1]})
+    assert findings.lost == (f"{SESSION}: step-1",)
+    assert compare(journal(tmp_path, receipt(steps[0])), {}).lost == (f"{SESSION}: step-0",)
+
+
+def test_a_step_that_was_sent_and_never_answered_is_lost(tmp_path: Path) -> None:
+    kept = Journal(tmp_path / "journal.jsonl")
+    with kept:
+        kept.send(SESSION, "step-0")
+    assert compare(kept, {SESSION: []}).lost == (f"{SESSION}: step-0",)
+
+
+def test_a_step_that_is_there_twice_or_was_never_sent_is_doubled(tmp_path: Path) -> None:
+    steps = log((3,), (5,))
+    twice = [steps[0], replace(steps[1], step_id="step-0")]
+    assert compare(journal(tmp_path, receipt(steps[0])), {SESSION: twice}).doubled == (f"{SESSION}: step-0",)
+    assert compare(journal(tmp_path, receipt(steps[0])), {SESSION: steps}).doubled == (f"{SESSION}: step-1",)
+
+
+def test_differences_between_stream_and_log_are_wrong(tmp_path: Path) -> None:
+    steps = log((3, 4))
+    for changes, name in (
+        ({"streamed_ids": (3,)}, "token ids"),
+        ({"streamed_ids": (3, 3, 4)}, "token ids"),
+        ({"text": "other"}, "text"),
+        ({"index": 1}, "index"),
+        ({"head_length": 3}, "length"),
+        ({"head_hash": "00"}, "hash"),
+    ):
+        findings = compare(journal(tmp_path, receipt(steps[0], **changes)), {SESSION: steps})
+        assert findings.wrong == (f"{SESSION}: step-0: {name} differs",)
+
+
+def test_a_log_whose_hash_does_not_follow_is_wrong(tmp_path: Path) -> None:
+    steps = log((3, 4), (5,))
+    changed = [replace(steps[0], prompt_token_ids=(1, 9)), steps[1]]
+    (fault,) = compare(journal(tmp_path, *map(receipt, steps)), {SESSION: changed}).wrong
+    assert "hash does not follow" in fault
+
+
+def outcome(*receipts: Receipt, **changes: object) -> Outcome:
+    whole = Outcome(
+        sessions=1,
+        steps_planned=len(receipts),
+        receipts=receipts,
+        findings=Findings(),
+        verdict=EXACT,
+        evicted=1,
+        redis_restarts=1,
+        chaos_complete=True,
+        bfloat16={},
+        wall_seconds=12.34,
+    )
+    return replace(whole, **changes)  # type: ignore[arg-type]
+
+
+def test_report_counts_what_the_journal_holds() -> None:
+    first, second, third = log((3, 4), (5,), (6, 7, 8))
+    document = report(
+        outcome(
+            receipt(first),
+            receipt(second, cached_tokens=6, ttft_ms=10.0),
+            receipt(third, reconstructed_tokens=7, failovers_worker=1, ttft_ms=90.0, queue_ms=30),
+        )
+    )
+    assert document["passed"]
+    assert (document["steps_committed"], document["steps_lost"], document["steps_doubled"]) == (3, 0, 0)
+    assert (document["generated_tokens"], document["unconstrained_tokens"]) == (6, 4)
+    assert (document["reconstructed"], document["reconstructed_tokens"], document["failovers_worker"]) == (1, 7, 1)
+    assert document["ttft_ms"] == {"hot": {"p50": 10.0, "p99": 10.0}, "cold": {"p50": 90.0, "p99": 90.0}}
+    assert document["ttft_after_queue_ms"]["cold"]["p50"] == 60.0
+    assert document["cached_token_ratio"] == round(6 / 19, 4)
+
+
+def test_anything_amiss_fails_the_demo() -> None:
+    (step,) = log((3,))
+    assert outcome(receipt(step)).passed
+    assert not outcome(receipt(step), steps_planned=2).passed
+    assert not outcome(receipt(step), chaos_complete=False).passed
+    assert not outcome(receipt(step), verdict=replace(EXACT, token_exact=False)).passed
+    for name in ("lost", "doubled", "wrong"):
+        assert not outcome(receipt(step), findings=Findings(**{name: ("x",)})).passed
+    assert report(outcome(receipt(step), steps_planned=3))["steps_lost"] == 2
+
+
+def test_percentiles_are_nearest_ranks() -> None:
+    assert percentile([], 0.5) is None
+    assert percentile([3.0], 0.99) == 3.0
+    assert percentile([float(value) for value in range(100)], 0.5) == 50.0
+    assert percentile([float(value) for value in range(100)], 0.99) == 99.0
