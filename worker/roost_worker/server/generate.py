@@ -1,0 +1,200 @@
+"""One Generate stream, from Start or Resume to Commit (ARCHITECTURE.md, "Generate stream")."""
+
+import asyncio
+from contextlib import suppress
+
+import grpc.aio
+
+from roost.contract.faults import fault_point
+from roost.contract.loghash import unpack_ids
+from roost.v1 import session_service_pb2 as api
+from roost.v1 import worker_service_pb2 as pb
+from roost_worker.server import refusals, replies
+from roost_worker.server.attempts import Attempt, Ending
+from roost_worker.server.output import Cursor
+from roost_worker.server.requests import Work, content_bytes, prepare
+from roost_worker.server.session_log import Boundary, History, HistoryError, SessionLog, empty_log
+from roost_worker.server.sessions import LogRef, Stamp
+from roost_worker.server.shell import Shell
+
+INLINE_BYTES = 4096
+"""Longer text is rendered in a thread, so that other streams go on."""
+
+Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
+
+
+async def generate(shell: Shell, context: Context) -> Attempt:
+    """Serves one stream; returns its attempt. A stream that breaks leaves its attempt as an orphan.
+
+    Raises RefusedError with the status that ends the call.
+    """
+    first = await context.read()
+    match first.WhichOneof("message") if isinstance(first, pb.GenerateRequest) else None:
+        case "start":
+            attempt = _begin(shell, first.start)
+        case "resume":
+            attempt = _resume(shell, first.resume)
+        case _:
+            raise refusals.invalid("the first message must be Start or Resume", field="message")
+    stream = _Stream(shell, context, attempt)
+    try:
+        if not attempt.submitted:
+            await stream.start(first.start)
+        await stream.serve()
+    finally:
+        stream.leave()
+    return attempt
+
+
+def _begin(shell: Shell, start: pb.Start) -> Attempt:
+    if start.model_revision and start.model_revision != shell.identity.revision:
+        raise refusals.wrong_revision(start.model_revision, shell.identity.revision)
+    attempt = shell.begin(start.session.session_id, _stamp(start.attempt))
+    shell.set_deadline(attempt, start.deadline_ms)
+    return attempt
+
+
+def _resume(shell: Shell, resume: pb.Resume) -> Attempt:
+    cursor = Cursor(resume.from_token, resume.from_text_byte)
+    attempt = shell.resume(resume.session_id, _stamp(resume.attempt), _stamp(resume.new_attempt), cursor)
+    shell.set_deadline(attempt, resume.deadline_ms)
+    return attempt
+
+
+def _stamp(attempt: api.Attempt) -> Stamp:
+    if len(attempt.nonce) != 16:
+        raise refusals.invalid(f"an attempt's nonce has 16 bytes, not {len(attempt.nonce)}", field="attempt.nonce")
+    return Stamp(attempt.epoch, attempt.nonce)
+
+
+def _boundary(head: api.Head) -> Boundary:
+    return Boundary(head.length, head.log_hash)
+
+
+class _Stream:
+    """The stream that reads an attempt's output now."""
+
+    def __init__(self, shell: Shell, context: Context, attempt: Attempt) -> None:
+        assert attempt.reader is not None
+        self._shell, self._context, self._attempt, self._reader = shell, context, attempt, attempt.reader
+        self._commit: pb.Commit | None = None
+        self._fault: refusals.RefusedError | None = None
+        self._closed = False
+
+    async def start(self, start: pb.Start) -> None:
+        """Completes the log, renders the step and hands it to the engine."""
+        fault_point("worker.start")
+        log = await self._log(start.session) if self._attempt.session else empty_log(0)
+        work = await self._prepared(start, log)
+        self._check()
+        if work.replayed:
+            self._reader.cursor = Cursor(start.replay.tokens, start.replay.text_bytes)
+        self._shell.submit(self._attempt, log, work, start.tenant, start.priority)
+
+    async def serve(self) -> None:
+        """Accepted, deltas, Finished; returns when the step is committed or the gateway closed its side."""
+        listener = asyncio.create_task(self._listen())
+        try:
+            await self._context.write(replies.accepted(self._attempt, self._shell.renderer.render_version))
+            fault_point("worker.accepted")
+            await self._send_output()
+            await self._context.write(replies.finished(self._attempt, self._shell.renderer.family))
+            fault_point("worker.finished")
+            await self._await_commit()
+        finally:
+            listener.cancel()
+            with suppress(asyncio.CancelledError):
+                await listener
+
+    def leave(self) -> None:
+        """The stream is over; without a commit, and unless another stream has it, the attempt is an orphan now."""
+        if self._attempt.reader is self._reader:
+            self._shell.release(self._attempt)
+
+    async def _log(self, session: pb.SessionRef) -> SessionLog:
+        head = _boundary(session.head)
+        found = self._shell.sessions.find(LogRef(session.session_id, session.generation, head))
+        while isinstance(found, History):
+            await self._context.write(replies.need_history(found.from_token))
+            found = await self._joined(found) or History(empty_log(session.generation), head)
+        self._shell.sessions.put(session.session_id, found)
+        return found
+
+    async def _joined(self, history: History) -> SessionLog | None:
+        try:
+            while True:
+                run = await self._next_run()
+                history.add(run.offset, unpack_ids(run.token_ids), run.step_ends)
+                if run.last:
+                    return history.joined()
+        except HistoryError as error:
+            raise refusals.head_mismatch(str(error)) from error
+        except ValueError as error:
+            raise refusals.invalid(f"history: {error}", field="history.token_ids") from error
+
+    async def _next_run(self) -> pb.History:
+        message = await self._context.read()
+        self._check()
+        match message.WhichOneof("message") if isinstance(message, pb.GenerateRequest) else "cancel":
+            case "history":
+                return message.history
+            case "cancel":
+                self._shell.end(self._attempt, Ending.CANCELLED)
+                raise refusals.ended(self._attempt)
+        raise refusals.invalid("NeedHistory is answered by History or Cancel", field="message")
+
+    async def _prepared(self, start: pb.Start, log: SessionLog) -> Work:
+        size = content_bytes(start)
+        arguments = (start, log.ids, self._shell.renderer, self._shell.limit)
+        work = prepare(*arguments) if size <= INLINE_BYTES else await asyncio.to_thread(prepare, *arguments)
+        self._shell.learn_text_size(size, len(work.prompt_ids))
+        return work
+
+    async def _send_output(self) -> None:
+        while True:
+            self._check()
+            piece = self._attempt.next_piece(self._reader)
+            if piece is not None:
+                await self._context.write(replies.delta(piece))
+                fault_point("worker.delta.sent")
+            elif self._attempt.result is not None:
+                return
+            else:
+                await self._reader.changed()
+
+    async def _await_commit(self) -> None:
+        while not self._closed:
+            self._check()
+            await self._reader.changed()
+        self._check()
+        if self._commit is not None:
+            self._shell.commit(self._attempt, _boundary(self._commit.head))
+
+    async def _listen(self) -> None:
+        """Hears Cancel and Commit until the gateway closes its side."""
+        while not self._closed:
+            message = await self._context.read()
+            if self._attempt.reader is not self._reader:
+                return
+            self._hear(message)
+            self._reader.wake()
+
+    def _hear(self, message: object) -> None:
+        kind = message.WhichOneof("message") if isinstance(message, pb.GenerateRequest) else None
+        self._closed = True
+        match kind:
+            case "cancel":
+                self._shell.end(self._attempt, Ending.CANCELLED)
+            case "commit" if self._attempt.result is not None and isinstance(message, pb.GenerateRequest):
+                self._commit = message.commit
+            case str():
+                self._fault = refusals.invalid(f"{kind} is out of order here", field="message")
+
+    def _check(self) -> None:
+        """Raises RefusedError when this stream may not go on."""
+        if self._attempt.ending is not None:
+            raise refusals.ended(self._attempt)
+        if self._attempt.reader is not self._reader:
+            raise refusals.fenced()
+        if self._fault is not None:
+            raise self._fault

@@ -1,0 +1,150 @@
+"""From a Start message to what the engine must be told. Pure but for rendering; every refusal names the field."""
+
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from roost.contract.reasons import Reason
+from roost.v1 import session_service_pb2 as api
+from roost.v1 import worker_service_pb2 as pb
+from roost_worker.engine.messages import SamplingParams
+from roost_worker.grammar import GrammarError, build_json_schema, build_tool_call
+from roost_worker.render.errors import RenderError
+from roost_worker.render.renderer import Renderer
+from roost_worker.server.refusals import invalid, step_too_long
+
+MAX_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A rendered step. `replayed` is output of an earlier attempt, `sent` what of it the client has."""
+
+    prompt_ids: "array[int]"
+    replayed: "array[int]"
+    sampling: SamplingParams
+    grammar: str | None
+    stop: tuple[str, ...]
+    parses_tools: bool
+
+
+def content_bytes(start: pb.Start) -> int:
+    """UTF-8 bytes of text to render."""
+    texts = [start.system, *(message.content for message in start.messages)]
+    texts += [tool.description + tool.parameters_json for tool in start.tools]
+    return sum(len(text.encode()) for text in texts)
+
+
+def prepare(start: pb.Start, log_ids: "array[int]", renderer: Renderer, limit: int) -> Work:
+    """Renders a step that continues `log_ids`, in a context of `limit` tokens.
+
+    Raises RefusedError: INVALID_REQUEST, INVALID_SCHEMA, STEP_TOO_LONG.
+    """
+    replays = start.HasField("replay") and len(start.replay.prompt_token_ids) > 0
+    prompt_ids = _replayed_prompt(start, renderer) if replays else _rendered(start, log_ids, renderer)
+    room = limit - len(log_ids) - len(prompt_ids)
+    if room < 1:
+        raise step_too_long(len(log_ids), len(prompt_ids), limit)
+    return Work(
+        prompt_ids,
+        array("I", start.replay.output_token_ids if replays else ()),
+        sampling_params(start.sampling, room, renderer),
+        grammar_of(start, renderer),
+        tuple(start.sampling.stop),
+        parses_tools(start.format),
+    )
+
+
+def sampling_params(sampling: api.Sampling, room: int, renderer: Renderer) -> SamplingParams:
+    """The engine's parameters, `max_tokens` capped by the `room` left. Raises RefusedError, INVALID_REQUEST."""
+    neutral = SamplingParams()
+    eos = () if sampling.ignore_eos else renderer.eos_token_ids
+    params = SamplingParams(
+        seed=sampling.seed,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p if sampling.HasField("top_p") else neutral.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        repetition_penalty=(
+            sampling.repetition_penalty if sampling.HasField("repetition_penalty") else neutral.repetition_penalty
+        ),
+        max_tokens=min(room, sampling.max_tokens) if sampling.HasField("max_tokens") else room,
+        min_tokens=sampling.min_tokens,
+        stop_token_ids=frozenset((*eos, *sampling.stop_token_ids)),
+        logit_bias=tuple(sorted(sampling.logit_bias.items())),
+        logprobs=sampling.logprobs if sampling.HasField("logprobs") else None,
+    )
+    _check_sampling(params, renderer.vocab_size)
+    return params
+
+
+def grammar_of(start: pb.Start, renderer: Renderer) -> str | None:
+    """The grammar that the format asks for. Raises RefusedError, INVALID_SCHEMA."""
+    try:
+        match start.format.WhichOneof("kind"):
+            case "json_schema":
+                return build_json_schema(start.format.json_schema)
+            case "tool_choice" if start.format.tool_choice.mode == api.TOOL_CHOICE_MODE_REQUIRED:
+                return build_tool_call(_tools(start), start.format.tool_choice.name, renderer.family)
+    except GrammarError as error:
+        raise invalid(str(error), field="format", reason=Reason.INVALID_SCHEMA) from error
+    return None
+
+
+def parses_tools(form: api.Format) -> bool:
+    """Whether tool calls are recognised in the text."""
+    match form.WhichOneof("kind"):
+        case "json_schema":
+            return False
+        case "tool_choice":
+            return form.tool_choice.mode != api.TOOL_CHOICE_MODE_NONE
+    return True
+
+
+def _tools(start: pb.Start) -> Sequence[api.Tool]:
+    if not start.tools:
+        raise invalid("a tool call is required but the session has no tools", field="format.tool_choice")
+    return start.tools
+
+
+def _rendered(start: pb.Start, log_ids: "array[int]", renderer: Renderer) -> "array[int]":
+    try:
+        return renderer.render_step(
+            system=start.system, tools=tuple(start.tools), log_ids=log_ids, messages=tuple(start.messages)
+        )
+    except RenderError as error:
+        raise invalid(str(error), field="messages") from error
+
+
+def _replayed_prompt(start: pb.Start, renderer: Renderer) -> "array[int]":
+    replay = start.replay
+    if max((*replay.prompt_token_ids, *replay.output_token_ids)) >= renderer.vocab_size:
+        raise invalid(f"replayed ids must be below {renderer.vocab_size}", field="replay")
+    if replay.tokens > len(replay.output_token_ids):
+        raise invalid("more tokens were sent than are replayed", field="replay.tokens")
+    return array("I", replay.prompt_token_ids)
+
+
+def _check_sampling(params: SamplingParams, vocab_size: int) -> None:
+    for name, holds, wanted in (
+        ("temperature", params.temperature >= 0, "at least 0"),
+        ("top_p", 0 < params.top_p <= 1, "in (0, 1]"),
+        ("min_p", 0 <= params.min_p <= 1, "in [0, 1]"),
+        ("presence_penalty", math.isfinite(params.presence_penalty), "finite"),
+        ("frequency_penalty", math.isfinite(params.frequency_penalty), "finite"),
+        ("repetition_penalty", params.repetition_penalty > 0, "above 0"),
+        ("max_tokens", params.max_tokens >= 1, "at least 1"),
+        ("logprobs", (params.logprobs or 0) <= MAX_LOGPROBS, f"at most {MAX_LOGPROBS}"),
+        ("stop_token_ids", all(token < vocab_size for token in params.stop_token_ids), f"below {vocab_size}"),
+        ("logit_bias", _is_bias(params.logit_bias, vocab_size), f"finite, for ids below {vocab_size}"),
+    ):
+        value = getattr(params, name)
+        if not holds or (isinstance(value, float) and not math.isfinite(value)):
+            raise invalid(f"sampling.{name} must be {wanted}", field=f"sampling.{name}")
+
+
+def _is_bias(bias: Sequence[tuple[int, float]], vocab_size: int) -> bool:
+    return all(token < vocab_size and math.isfinite(value) for token, value in bias)

@@ -1,0 +1,107 @@
+"""WorkerService on gRPC: checks who calls, maps refusals to statuses, opens a span for each Generate."""
+
+import hmac
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from opentelemetry.trace import Tracer
+
+from roost.contract.reasons import Reason
+from roost.contract.status import abort_with, rich_status
+from roost.v1 import worker_service_pb2 as pb
+from roost.v1 import worker_service_pb2_grpc as pb_grpc
+from roost_worker.server import refusals
+from roost_worker.server.generate import Context, generate
+from roost_worker.server.shell import Shell
+from roost_worker.server.telemetry import generate_span, note_attempt
+
+LOG = logging.getLogger(__name__)
+SECRET_KEY = "roost-pool-secret"
+_Reply = TypeVar("_Reply")
+_AnyContext = grpc.aio.ServicerContext[Any, Any]
+
+
+class WorkerService(pb_grpc.WorkerServiceServicer):
+    """Serves once `shell` is set; before that every call is UNAVAILABLE."""
+
+    def __init__(self, pool_secret: str, tracer: Tracer, published: Callable[[], Awaitable[object]]) -> None:
+        """`published` publishes residency at once: an eviction is to be seen when its call returns."""
+        self.shell: Shell | None = None
+        self._secret, self._tracer, self._publish = pool_secret.encode(), tracer, published
+
+    async def Generate(  # type: ignore[override]  # noqa: N802  it reads and writes through the context
+        self, request_iterator: AsyncIterator[pb.GenerateRequest], context: Context
+    ) -> None:
+        async def call(shell: Shell) -> None:
+            with generate_span(self._tracer, context, shell) as span:
+                note_attempt(span, await generate(shell, context))
+
+        await self._answer(context, call)
+
+    async def Evict(self, request: pb.EvictRequest, context: _AnyContext) -> pb.EvictResponse:  # noqa: N802
+        async def call(shell: Shell) -> pb.EvictResponse:
+            evicted = await shell.evict(request.session_id, request.epoch)
+            await self._publish()
+            return pb.EvictResponse(evicted_tokens=evicted)
+
+        return await self._answer(context, call)
+
+    async def Hold(self, request: pb.HoldRequest, context: _AnyContext) -> pb.HoldResponse:  # noqa: N802
+        async def call(shell: Shell) -> pb.HoldResponse:
+            shell.hold(request.session_id, max(0.0, request.expect_seconds))
+            return pb.HoldResponse()
+
+        return await self._answer(context, call)
+
+    async def GetState(self, request: pb.GetStateRequest, context: _AnyContext) -> pb.GetStateResponse:  # noqa: N802
+        async def call(shell: Shell) -> pb.GetStateResponse:
+            return state_of(shell)
+
+        return await self._answer(context, call)
+
+    async def _answer(
+        self, context: "grpc.aio.ServicerContext[Any, Any]", call: Callable[[Shell], Awaitable[_Reply]]
+    ) -> _Reply:
+        try:
+            self._check_secret(context)
+            if self.shell is None:
+                raise refusals.not_ready()
+            return await call(self.shell)
+        except refusals.RefusedError as error:
+            status = error.status()
+        except Exception:
+            LOG.exception("a call failed")
+            status = rich_status(grpc.StatusCode.INTERNAL, Reason.INTERNAL, "the worker failed; its log says why")
+        return await abort_with(context, status)
+
+    def _check_secret(self, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+        sent = dict(context.invocation_metadata() or ()).get(SECRET_KEY, b"")
+        if not hmac.compare_digest(sent if isinstance(sent, bytes) else sent.encode(), self._secret):
+            raise refusals.wrong_secret()
+
+
+def state_of(shell: Shell) -> pb.GetStateResponse:
+    """The worker as GetState tells it."""
+    info, stats = shell.engine.info, shell.stats
+    return pb.GetStateResponse(
+        worker_id=shell.identity.worker_id,
+        boot=shell.identity.boot,
+        model_revision=shell.identity.revision,
+        capacity_tokens=info.capacity_tokens,
+        block_tokens=info.block_tokens,
+        blocks=pb.BlockCounts(free=stats.blocks_free, cached=stats.blocks_cached, in_use=stats.blocks_in_use),
+        running=stats.running,
+        waiting=stats.waiting,
+        sessions=[
+            pb.ResidentSession(session_id=session, cached_tokens=tokens, held=session in shell.held)
+            for session, tokens in shell.residency.items()
+        ],
+        draining=shell.draining,
+        lookup_tokens=stats.lookup_tokens,
+        hit_tokens=stats.hit_tokens,
+        generated_tokens=stats.generated_tokens,
+        prefilled_tokens=stats.prefilled_tokens,
+    )

@@ -1,0 +1,290 @@
+"""The worker's shell: attempts on one side, the engine on the other. One event loop owns it; no gRPC in here."""
+
+import asyncio
+import hashlib
+import hmac
+import itertools
+import logging
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+from roost.contract.faults import fault_point
+from roost.contract.lease import LEASE_TTL_SECONDS, Lease
+from roost_worker.config import WorkerConfig
+from roost_worker.engine.messages import (
+    Cancel,
+    EngineStats,
+    Evict,
+    Finish,
+    Hold,
+    Message,
+    Output,
+    Outputs,
+    StopReason,
+    Submit,
+)
+from roost_worker.render.detokenizer import TextStream
+from roost_worker.render.renderer import Renderer
+from roost_worker.seam.client import EngineClient, EngineDeadError
+from roost_worker.server import refusals
+from roost_worker.server.attempts import Attempt, AttemptTable, Ending
+from roost_worker.server.output import Cursor
+from roost_worker.server.requests import Work
+from roost_worker.server.session_log import Boundary, SessionLog
+from roost_worker.server.sessions import SessionTable, Stamp
+
+LOG = logging.getLogger(__name__)
+EVICT_SECONDS = 10.0
+_LEARN = 0.1  # share of each new sample in the running mean of bytes per token
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this worker is to its gateways."""
+
+    worker_id: str
+    boot: str
+    address: str
+    revision: str
+
+
+class Shell:
+    """Sessions, attempts and residency of one worker, and the way of each attempt through the engine."""
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        identity: Identity,
+        engine: EngineClient,
+        renderer: Renderer,
+        *,
+        keep_seconds: float = LEASE_TTL_SECONDS,
+    ) -> None:
+        """`keep_seconds`: how long an orphan's output outlives its stream."""
+        self.config, self.identity, self.engine, self.renderer = config, identity, engine, renderer
+        self.sessions, self.attempts = SessionTable(), AttemptTable()
+        self.residency: dict[str, int] = {}
+        self.held: set[str] = set()
+        self.stats = EngineStats(blocks_free=engine.info.capacity_tokens // engine.info.block_tokens)
+        self.draining = False
+        self.bytes_per_token = 4.0
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._keep_seconds = keep_seconds
+        self._numbers = itertools.count(1)
+        self._evictions: dict[str, asyncio.Future[int]] = {}
+
+    @property
+    def limit(self) -> int:
+        """Most tokens of a context: log, prompt and output."""
+        return min(self.engine.info.context_tokens, self.engine.info.capacity_tokens)
+
+    def begin(self, session: str, stamp: Stamp) -> Attempt:
+        """Registers a new attempt and fences the session's older one. Raises RefusedError: draining, fenced."""
+        if self.draining:
+            raise refusals.draining()
+        if session and not self.sessions.admit(session, stamp):
+            raise refusals.fenced()
+        before = self.attempts.of_session(session) or self.attempts.find(session, stamp)
+        if before is not None:
+            self.end(before, Ending.FENCED)
+        attempt = Attempt(f"{stamp.nonce.hex()}-{next(self._numbers)}", session, stamp)
+        attempt.attach(Cursor())
+        self.attempts.add(attempt)
+        self.idle.clear()
+        return attempt
+
+    def resume(self, session: str, old: Stamp, new: Stamp, cursor: Cursor) -> Attempt:
+        """Gives an attempt's output to a newer attempt. Raises RefusedError: fenced, unknown."""
+        if session and not self.sessions.admit(session, new):
+            raise refusals.fenced()
+        attempt = self.attempts.find(session, old)
+        if attempt is None or not attempt.submitted or not attempt.output.holds(cursor):
+            raise refusals.unknown_attempt()
+        self.attempts.rename(attempt, new)
+        attempt.attach(cursor)
+        return attempt
+
+    def submit(self, attempt: Attempt, log: SessionLog, work: Work, tenant: str, priority: int) -> None:
+        """Sends a rendered step to the engine. Raises RefusedError when the engine is gone."""
+        attempt.log, attempt.parses_tools = log, work.parses_tools
+        attempt.expected_cached = min(self.residency.get(attempt.session, 0), len(log.ids))
+        attempt.times.accepted = time.monotonic()
+        text = TextStream(self.renderer, work.stop, min_tokens=work.sampling.min_tokens)
+        cut = attempt.begin(work.prompt_ids, text, work.replayed)
+        self.held.discard(attempt.session)
+        self._send(
+            Submit(
+                attempt.request_id,
+                log.ids + work.prompt_ids + work.replayed,
+                len(log.ids) + len(work.prompt_ids),
+                work.sampling,
+                cache_root(self.config.pool_secret, tenant),
+                attempt.session or None,
+                work.grammar,
+                priority,
+            )
+        )
+        attempt.submitted = True
+        if cut is not None:
+            self._send(Finish(attempt.request_id, cut))
+
+    def set_deadline(self, attempt: Attempt, milliseconds: int) -> None:
+        """Ends the attempt when this much time has passed before its output is complete; 0 means never."""
+        attempt.disarm()
+        if milliseconds and not attempt.over:
+            loop = asyncio.get_running_loop()
+            attempt.deadline = loop.call_later(milliseconds / 1000, self.end, attempt, Ending.DEADLINE)
+
+    def end(self, attempt: Attempt, ending: Ending, error: str = "") -> None:
+        """Ends an attempt without a result and forgets it; the engine frees its blocks with its next step."""
+        if attempt.submitted and not attempt.over:
+            with suppress(refusals.RefusedError):
+                self._send(Cancel(attempt.request_id))
+        attempt.end(ending, error)
+        self._forget(attempt)
+
+    def release(self, attempt: Attempt) -> None:
+        """The attempt's stream broke: what was submitted goes on as an orphan."""
+        if not attempt.submitted:
+            self.end(attempt, Ending.CANCELLED)
+        elif self.attempts.of_request(attempt.request_id) is attempt:
+            attempt.detach(attempt.reader, time.monotonic())
+            asyncio.get_running_loop().call_later(self._keep_seconds + 0.01, self.sweep)
+
+    def sweep(self) -> None:
+        """Cancels and forgets orphans that nobody took over in time."""
+        for attempt in self.attempts.expired(time.monotonic(), self._keep_seconds):
+            self.end(attempt, Ending.CANCELLED)
+
+    def commit(self, attempt: Attempt, head: Boundary) -> None:
+        """The attempt's step is durable: its output is forgotten, its sequence stays parked under `head`."""
+        if attempt.session and not self.sessions.commit(attempt.session, head):
+            LOG.warning("session %s was committed with another head than this worker's", attempt.session)
+        self._forget(attempt)
+
+    async def evict(self, session: str, epoch: int) -> int:
+        """Drops a session's cache and fences its attempt; returns tokens dropped, 0 for an old epoch.
+
+        Raises RefusedError when the engine is gone.
+        """
+        if not self.sessions.admit(session, Stamp(epoch)):
+            return 0
+        running = self.attempts.of_session(session)
+        if running is not None:
+            self.end(running, Ending.FENCED)
+        self.sessions.drop(session)
+        dropped = self._evictions.setdefault(session, asyncio.get_running_loop().create_future())
+        self._send(Evict(session))
+        return await asyncio.wait_for(asyncio.shield(dropped), EVICT_SECONDS)
+
+    def hold(self, session: str, expect_seconds: float) -> None:
+        """Tells retention that the session pauses. Raises RefusedError when the engine is gone."""
+        if session in self.residency:
+            self.held.add(session)
+        self._send(Hold(session, expect_seconds))
+
+    def take(self, outputs: Outputs) -> None:
+        """Takes what one engine step said."""
+        self.stats = outputs.stats
+        for output in outputs.outputs:
+            self._take_output(output)
+        self.residency.update(outputs.parked)
+        for session, tokens in outputs.dropped:
+            self._take_dropped(session, tokens)
+
+    def lose(self) -> None:
+        """The engine is gone: every attempt ends, on every stream."""
+        for attempt in self.attempts:
+            attempt.end(Ending.LOST)
+            self._forget(attempt)
+        for eviction in self._evictions.values():
+            eviction.cancel()
+        self.residency.clear()
+
+    def learn_text_size(self, text_bytes: int, tokens: int) -> None:
+        """Keeps a running mean of how many bytes of text make a token."""
+        if tokens and text_bytes:
+            self.bytes_per_token += _LEARN * (text_bytes / tokens - self.bytes_per_token)
+
+    def lease(self) -> Lease:
+        """The worker as it is now, for its gateways."""
+        info, stats = self.engine.info, self.stats
+        return Lease(
+            worker_id=self.identity.worker_id,
+            boot=self.identity.boot,
+            address=self.identity.address,
+            model=self.config.model.name,
+            model_revision=self.identity.revision,
+            render_version=self.renderer.render_version,
+            capacity_tokens=info.capacity_tokens,
+            block_tokens=info.block_tokens,
+            context_tokens=self.limit,
+            max_running=self.config.engine.max_running,
+            running=stats.running,
+            waiting=stats.waiting,
+            free_tokens=(stats.blocks_free + stats.blocks_cached) * info.block_tokens,
+            prefill_rate=stats.prefill_rate,
+            decode_rate=stats.decode_rate,
+            bytes_per_token=round(self.bytes_per_token, 3),
+            draining=self.draining,
+        )
+
+    def _take_output(self, output: Output) -> None:
+        attempt = self.attempts.of_request(output.request_id)
+        if attempt is None or attempt.over:
+            return
+        if output.cached_tokens is not None:
+            attempt.cached_tokens = output.cached_tokens
+            attempt.times.queue_seconds = output.queue_seconds or 0.0
+        if output.token_ids:
+            self._take_tokens(attempt, output)
+        if output.stop is not None:
+            self._stop(attempt, output)
+
+    def _take_tokens(self, attempt: Attempt, output: Output) -> None:
+        for _ in output.token_ids:
+            fault_point("worker.token")
+        attempt.times.first_token = attempt.times.first_token or time.monotonic()
+        cut = attempt.take(output.token_ids, output.logprobs)
+        if cut is not None and output.stop is None:
+            with suppress(refusals.RefusedError):
+                self._send(Finish(attempt.request_id, cut))
+
+    def _stop(self, attempt: Attempt, output: Output) -> None:
+        if output.stop not in (StopReason.STOP, StopReason.LENGTH):
+            attempt.submitted = False
+            self.end(attempt, Ending.FAILED, output.error or "it was cancelled")
+            return
+        fault_point("worker.stop")
+        attempt.finish(StopReason.STOP if attempt.stopped else output.stop)
+        attempt.disarm()
+        if attempt.session and attempt.log is not None:
+            step_ids = attempt.prompt_ids + attempt.output.ids
+            self.sessions.finish(attempt.session, attempt.log, step_ids)
+
+    def _take_dropped(self, session: str, tokens: int) -> None:
+        self.residency.pop(session, None)
+        self.held.discard(session)
+        self.sessions.drop(session)
+        eviction = self._evictions.pop(session, None)
+        if eviction is not None and not eviction.done():
+            eviction.set_result(tokens)
+
+    def _forget(self, attempt: Attempt) -> None:
+        attempt.disarm()
+        self.attempts.remove(attempt)
+        if not len(self.attempts):
+            self.idle.set()
+
+    def _send(self, message: Message) -> None:
+        try:
+            self.engine.send(message)
+        except EngineDeadError as error:
+            raise refusals.lost() from error
+
+
+def cache_root(pool_secret: str, tenant: str) -> bytes:
+    """Root of a tenant's block keys, 16 bytes: tenants share no block, and guess no other's."""
+    return hmac.new(pool_secret.encode(), tenant.encode(), hashlib.sha256).digest()[:16]

@@ -1,0 +1,128 @@
+"""OpenTelemetry of a worker: a span per Generate in the caller's trace, engine gauges, a Prometheus endpoint."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc.aio
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, SpanKind, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from prometheus_client import CollectorRegistry, start_http_server
+
+from roost_worker.server.attempts import Attempt
+from roost_worker.server.shell import Shell
+
+_PROPAGATOR = TraceContextTextMapPropagator()
+_Values = Callable[[Shell], Iterable[Observation]]
+
+
+class Telemetry:
+    """Traces go to `$OTEL_EXPORTER_OTLP_ENDPOINT` if that is set; metrics are served to Prometheus if asked for."""
+
+    def __init__(self, worker_id: str, tracer_provider: TracerProvider | None = None) -> None:
+        resource = Resource.create({"service.name": "roost-worker", "service.instance.id": worker_id})
+        self._traces = tracer_provider or TracerProvider(resource=resource, shutdown_on_exit=False)
+        if tracer_provider is None and os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+            self._traces.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._registry = CollectorRegistry()
+        reader = PrometheusMetricReader(registry=self._registry)
+        self._metrics = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
+        self._server: Any = None
+        self._shell: Shell | None = None
+
+    @property
+    def tracer(self) -> Tracer:
+        return self._traces.get_tracer("roost.worker")
+
+    def observe(self, shell: Shell) -> None:
+        """Reports the shell's engine from now on."""
+        self._shell = shell
+        meter = self._metrics.get_meter("roost.worker")
+        for name, unit, description, values in _GAUGES:
+            meter.create_observable_gauge(f"roost.worker.{name}", [self._callback(values)], unit, description)
+        for name, unit, description, values in _COUNTERS:
+            meter.create_observable_counter(f"roost.worker.{name}", [self._callback(values)], unit, description)
+
+    def serve(self, host: str, port: int) -> int:
+        """Serves `/metrics`; returns the port. Raises OSError naming the fix when it is taken."""
+        try:
+            self._server, _ = start_http_server(port, host, registry=self._registry)
+        except OSError as error:
+            raise OSError(f"metrics port {port} on {host}: {error}; choose another metrics_port, or 0") from error
+        return int(self._server.server_port)
+
+    def close(self) -> None:
+        """Sends what is left and ends the endpoint."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+        self._traces.shutdown()
+        self._metrics.shutdown()
+
+    def _callback(self, values: _Values) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        return lambda _: values(self._shell) if self._shell else ()
+
+
+@contextmanager
+def generate_span(tracer: Tracer, context: "grpc.aio.ServicerContext[Any, Any]", shell: Shell) -> Iterator[Span]:
+    """A server span in the trace that the call's `traceparent` names."""
+    metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
+    attributes = {
+        "gen_ai.operation.name": "text_completion",
+        "gen_ai.request.model": shell.config.model.name,
+        "roost.worker.id": shell.identity.worker_id,
+    }
+    with tracer.start_as_current_span(
+        "roost.worker.Generate", _PROPAGATOR.extract(metadata), SpanKind.SERVER, attributes
+    ) as span:
+        yield span
+
+
+def note_attempt(span: Span, attempt: Attempt) -> None:
+    """Adds what a finished attempt used."""
+    log_tokens = len(attempt.log.ids) if attempt.log else 0
+    span.set_attributes(
+        {
+            "roost.session.id": attempt.session,
+            "roost.attempt.epoch": attempt.stamp.epoch,
+            "gen_ai.usage.input_tokens": log_tokens + len(attempt.prompt_ids),
+            "gen_ai.usage.output_tokens": len(attempt.output.ids),
+            "roost.cached_tokens": attempt.cached_tokens,
+            "roost.queue_ms": round(attempt.times.queue_seconds * 1000),
+        }
+    )
+
+
+def _block_states(shell: Shell) -> Iterable[Observation]:
+    stats = shell.stats
+    for state, count in (
+        ("free", stats.blocks_free),
+        ("cached", stats.blocks_cached),
+        ("in_use", stats.blocks_in_use),
+    ):
+        yield Observation(count, {"state": state})
+
+
+_GAUGES: tuple[tuple[str, str, str, _Values], ...] = (
+    ("queue", "{request}", "Attempts that wait for blocks", lambda s: [Observation(s.stats.waiting)]),
+    ("running", "{request}", "Attempts that hold blocks", lambda s: [Observation(s.stats.running)]),
+    ("kv.blocks", "{block}", "KV blocks by state", _block_states),
+    ("cached", "{token}", "Tokens of parked sequences", lambda s: [Observation(sum(s.residency.values()))]),
+    ("sessions", "{session}", "Sessions with a parked sequence", lambda s: [Observation(len(s.residency))]),
+    ("attempts", "{attempt}", "Attempts, orphans included", lambda s: [Observation(len(s.attempts))]),
+)
+_COUNTERS: tuple[tuple[str, str, str, _Values], ...] = (
+    ("tokens.generated", "{token}", "Generated tokens", lambda s: [Observation(s.stats.generated_tokens)]),
+    ("tokens.prefilled", "{token}", "Prefilled tokens", lambda s: [Observation(s.stats.prefilled_tokens)]),
+    ("tokens.looked_up", "{token}", "Context tokens looked up", lambda s: [Observation(s.stats.lookup_tokens)]),
+    ("tokens.hit", "{token}", "Context tokens found in the cache", lambda s: [Observation(s.stats.hit_tokens)]),
+    ("preemptions", "{preemption}", "Requests that lost their blocks", lambda s: [Observation(s.stats.preemptions)]),
+)
