@@ -212,7 +212,7 @@ def _allowed(grammar: GrammarState, vocab_size: int) -> NDArray[np.bool_]:
     words = np.zeros((1, (vocab_size + 31) // 32), dtype=np.int32)
     fill_masks([grammar], words)
     bits = words[0].view(np.uint32)[:, None] >> np.arange(32, dtype=np.uint32) & 1
-    return bits.reshape(-1)[:vocab_size].astype(bool)
+    return np.asarray(bits.reshape(-1)[:vocab_size], dtype=np.bool_)
 
 
 def _floor(scaled: Logits, sampling: SamplingParams) -> np.float32:

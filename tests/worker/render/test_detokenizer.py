@@ -1,0 +1,123 @@
+"""Text streams depend on the ids alone: not on how they are grouped, and never say what may have to be taken back."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import family_models
+from roost_worker.render.detokenizer import TextStream
+from roost_worker.render.renderer import Renderer
+
+NAME = "qwen3"
+STOPS = [[], ["."], ["end"], ["STOP", "TOP!"], ["é", "😀a"], ["aab", "ab"], ["\n\n", "\n"]]
+any_ids = st.lists(st.integers(0, 450), max_size=40)
+any_text = st.text(alphabet="aabdneSTOP!.é😀\n \u0000", max_size=30)
+
+
+def _renderer() -> Renderer:
+    return family_models.renderer(NAME)
+
+
+def _bytes_as_ids(text: str) -> list[int]:
+    """One id per byte, so that characters and stop strings are spread over ids."""
+    table = {data: index for index, data in enumerate(_renderer().vocabulary.token_bytes) if len(data) == 1}
+    return [table[bytes([byte])] for byte in text.encode()]
+
+
+def _groups(ids: list[int], sizes: list[int]) -> list[list[int]]:
+    groups, rest = [], ids
+    for size in sizes:
+        groups.append(rest[:size])
+        rest = rest[size:]
+    return [*groups, rest]
+
+
+@given(ids=any_ids, sizes=st.lists(st.integers(0, 7), max_size=12), stop=st.sampled_from(STOPS))
+@settings(max_examples=200, deadline=None)
+def test_grouping_changes_nothing(ids: list[int], sizes: list[int], stop: list[str]) -> None:
+    one_by_one, grouped = TextStream(_renderer(), stop), TextStream(_renderer(), stop)
+    said: list[str] = []
+    points = {0: ""}
+    for count, index in enumerate(ids, 1):
+        said.append(one_by_one.push([index]))
+        points[count] = "".join(said)
+    taken = 0
+    heard = ""
+    for group in _groups(ids, sizes):
+        heard += grouped.push(group)
+        taken += len(group)
+        assert heard == points[taken]
+    assert grouped.stopped_at == one_by_one.stopped_at
+    assert one_by_one.flush() == grouped.flush()
+    assert one_by_one.text == grouped.text
+
+
+@given(text=any_text, stop=st.sampled_from(STOPS))
+@settings(max_examples=200, deadline=None)
+def test_text_ends_where_the_first_complete_stop_string_begins(text: str, stop: list[str]) -> None:
+    stream = TextStream(_renderer(), stop)
+    ids = _bytes_as_ids(text)
+    heard = "".join(stream.push([index]) for index in ids) + stream.flush()
+    ends = sorted((text.find(item) + len(item), text.find(item)) for item in stop if item in text)
+    if ends:
+        end, _ = ends[0]
+        start = min(begin for other, begin in ends if other == end)
+        assert heard == text[:start]
+        assert stream.stopped_at == len(text[:end].encode())
+    else:
+        assert heard == text
+        assert stream.stopped_at is None
+    assert heard == stream.text
+
+
+@given(ids=any_ids)
+@settings(max_examples=100, deadline=None)
+def test_text_equals_decoding_everything_at_once(ids: list[int]) -> None:
+    stream = TextStream(_renderer())
+    heard = stream.push(ids) + stream.flush()
+    table = _renderer().vocabulary.token_bytes
+    assert heard == b"".join(table[index] if index < len(table) else b"" for index in ids).decode(errors="replace")
+
+
+def test_a_character_appears_when_it_is_complete() -> None:
+    stream = TextStream(_renderer())
+    assert [stream.push([index]) for index in _bytes_as_ids("a😀é")] == ["a", "", "", "", "😀", "", "é"]
+
+
+def test_an_unfinished_character_ends_as_a_replacement_character() -> None:
+    stream = TextStream(_renderer())
+    assert stream.push(_bytes_as_ids("a😀")[:-1]) == "a"
+    assert stream.flush() == "\ufffd"
+    assert stream.flush() == ""
+    assert stream.text == "a\ufffd"
+
+
+def test_what_may_become_a_stop_string_is_held_back_until_it_is_decided() -> None:
+    stream = TextStream(_renderer(), ["STOP"])
+    assert [stream.push([index]) for index in _bytes_as_ids("aSTa")] == ["a", "", "", "STa"]
+    assert stream.push(_bytes_as_ids("ST")) == ""
+    assert stream.flush() == "ST"
+
+
+def test_ids_after_a_stop_string_are_passed_over() -> None:
+    stream = TextStream(_renderer(), ["b"])
+    assert stream.push(_bytes_as_ids("abcd")) == "a"
+    assert stream.push(_bytes_as_ids("efg")) == ""
+    assert (stream.stopped_at, stream.count, stream.flush()) == (2, 2, "")
+
+
+def test_a_stop_string_counts_only_after_min_tokens() -> None:
+    stream = TextStream(_renderer(), ["b"], min_tokens=3)
+    assert stream.push(_bytes_as_ids("abab")) == "aba"
+    assert stream.stopped_at == 4
+
+
+@pytest.mark.parametrize("text", ["<|im_end|>", "<|endoftext|>"])
+def test_special_tokens_are_never_shown(text: str) -> None:
+    stream = TextStream(_renderer())
+    assert stream.push([_renderer().vocabulary.control[text], *_bytes_as_ids("a"), 100_000]) == "a"
+
+
+def test_added_tokens_that_are_not_special_are_shown() -> None:
+    stream = TextStream(_renderer())
+    assert stream.push([_renderer().vocabulary.control["<tool_call>"]]) == "<tool_call>"
