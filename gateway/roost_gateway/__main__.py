@@ -1,0 +1,61 @@
+"""`python -m roost_gateway --config FILE`"""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from roost_gateway.config import ConfigError, GatewayConfig, load_config
+from roost_gateway.server import GatewayServer
+
+
+async def serve(config: GatewayConfig) -> None:
+    """Serves until SIGTERM or SIGINT. Prints `listening on ADDRESS` when it answers."""
+    server = GatewayServer(config)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await server.start()
+        print(f"listening on {server.address}", flush=True)
+        if server.metrics_port is not None:
+            logging.getLogger(__name__).info("metrics on port %d", server.metrics_port)
+        ends = [asyncio.create_task(server.wait()), asyncio.create_task(stop.wait())]
+        done, pending = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        for task in done:
+            task.result()
+    finally:
+        await server.stop()
+
+
+def main() -> int:
+    """Exit status 2 when the configuration cannot be served."""
+    parser = argparse.ArgumentParser(prog="python -m roost_gateway", description="Serve Roost's SessionService.")
+    parser.add_argument("--config", type=Path, required=True, help="YAML or JSON file, see roost_gateway.config")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        config = load_config(arguments.config)
+        _run(config)
+    except ConfigError as error:
+        print(f"roost_gateway: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(config: GatewayConfig) -> None:
+    if sys.platform == "win32":
+        asyncio.run(serve(config))
+    else:
+        import uvloop
+
+        uvloop.run(serve(config))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

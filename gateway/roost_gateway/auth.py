@@ -1,0 +1,130 @@
+"""Who calls: API keys, their tenants, and the pools that these may use."""
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import yaml
+
+from roost.contract.reasons import Reason
+from roost_gateway.config import ConfigError
+from roost_gateway.errors import GatewayError
+
+DEFAULT_TENANT = "default"
+"""Tenant of everybody when there is no key file."""
+
+
+def hash_api_key(key: str) -> str:
+    """What the key file holds of an API key: its SHA-256 in hexadecimal. Keys are random, so no salt is needed."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A caller. `pools` holds names, or `*` for all."""
+
+    tenant: str
+    pools: frozenset[str]
+    key_id: str = ""
+
+    def may_use(self, pool: str) -> bool:
+        return "*" in self.pools or pool in self.pools
+
+
+ANYONE = Identity(DEFAULT_TENANT, frozenset({"*"}))
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    digest: bytes
+    identity: Identity
+
+
+class Authenticator:
+    """Reads `keys: [{id, sha256, tenant, pools}]` from a YAML file, again whenever the file changes."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Raises ConfigError when the file is not as told."""
+        self._path = path
+        self._stamp: tuple[int, int, int] | None = None
+        self._keys: list[_Key] = []
+        if path is not None:
+            self._stamp, self._keys = _stamp(path), _load(path)
+
+    def identify(self, metadata: Iterable[tuple[str, str | bytes]]) -> Identity:
+        """The caller by `authorization: Bearer KEY`. Raises GatewayError: UNAUTHENTICATED, INVALID_API_KEY."""
+        if self._path is None:
+            return ANYONE
+        self._reload(self._path)
+        digest = hashlib.sha256(_bearer(metadata)).digest()
+        found = None
+        for key in self._keys:  # all of them, so that time tells nothing of where a match is
+            if hmac.compare_digest(key.digest, digest):
+                found = key.identity
+        if found is None:
+            raise _unauthenticated("the API key is unknown; ask the pool's owner for one")
+        return found
+
+    def _reload(self, path: Path) -> None:
+        """Takes a changed file; one that is broken or gone leaves the keys as they are until it is whole again."""
+        try:
+            stamp = _stamp(path)
+            if stamp == self._stamp:
+                return
+            self._keys, self._stamp = _load(path), stamp
+        except (ConfigError, OSError):
+            return
+
+
+def _bearer(metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
+    for name, value in metadata:
+        if name == "authorization":
+            text = value.decode(errors="replace") if isinstance(value, bytes) else value
+            scheme, _, key = text.partition(" ")
+            if scheme.lower() == "bearer" and key.strip():
+                return key.strip().encode()
+    raise _unauthenticated("no API key was given; send metadata `authorization: Bearer KEY`")
+
+
+def _unauthenticated(message: str) -> GatewayError:
+    return GatewayError(grpc.StatusCode.UNAUTHENTICATED, Reason.INVALID_API_KEY, message)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ConfigError(f"api_keys_file {path}: cannot be read: {error.strerror}") from error
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _load(path: Path) -> list[_Key]:
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"api_keys_file {path}: cannot be read as YAML: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
+        raise ConfigError(f"api_keys_file {path}: must hold `keys:` with a list of {{id, sha256, tenant, pools}}")
+    return [_key(path, number, entry) for number, entry in enumerate(document["keys"])]
+
+
+def _key(path: Path, number: int, entry: Any) -> _Key:
+    where = f"api_keys_file {path}: keys[{number}]"
+    if not isinstance(entry, dict) or set(entry) != {"id", "sha256", "tenant", "pools"}:
+        raise ConfigError(f"{where}: must have exactly id, sha256, tenant and pools")
+    try:
+        digest = bytes.fromhex(entry["sha256"])
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: sha256 must be hexadecimal; make it with hash_api_key(KEY)") from error
+    if len(digest) != 32:
+        raise ConfigError(f"{where}: sha256 must have 64 digits; make it with hash_api_key(KEY)")
+    pools, tenant = entry["pools"], entry["tenant"]
+    if not isinstance(pools, list) or not all(isinstance(pool, str) for pool in pools):
+        raise ConfigError(f'{where}: pools must be a list of namespace/name, or ["*"]')
+    if not isinstance(tenant, str) or not tenant or ":" in tenant or not tenant.isprintable():
+        raise ConfigError(f"{where}: tenant must be a text without colon")
+    return _Key(digest, Identity(tenant, frozenset(pools), str(entry["id"])))

@@ -1,0 +1,157 @@
+"""What a gateway is told at its start. Frozen, checked on construction; every error names the field and the fix."""
+
+import difflib
+import ipaddress
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from roost.contract.names import is_pool
+
+MIB = 1024 * 1024
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be served. The message names the field and the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """Everything one gateway needs. The OTLP exporter is set by the standard `OTEL_EXPORTER_OTLP_ENDPOINT`."""
+
+    listen: str = "127.0.0.1:7070"
+    """Address and port of the public service; port 0 takes a free one."""
+    store_url: str = "redis://127.0.0.1:6379"
+    pools: tuple[str, ...] = ()
+    """Pools to serve; empty serves every pool that the store knows."""
+    api_keys_file: Path | None = None
+    """YAML file of hashed API keys (`roost_gateway.auth`); without it everybody is tenant
+    `default`, on loopback only."""
+    pool_secrets_file: Path | None = None
+    """YAML or JSON file that maps pools to the secrets their workers expect."""
+    pool_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The same, given directly; the file's entries come on top."""
+    metrics_port: int | None = None
+    """Prometheus port on the listening host; 0 takes a free one, None serves none."""
+    max_message_bytes: int = 8 * MIB
+    """Largest request. Up to twice as much is read and refused with MESSAGE_TOO_LARGE, more by gRPC itself."""
+    max_connection_age_seconds: float = 0.0
+    """After this time a client's connection is asked to go, so that it spreads anew; 0 means never."""
+    step_timeout_seconds: float = 600.0
+    """Deadline of a step whose client gave none: every wait ends."""
+    drain_seconds: float = 30.0
+    """How long running steps may go on after SIGTERM."""
+    gateway_id: str = field(default_factory=lambda: f"gateway-{secrets.token_hex(4)}")
+
+    def __post_init__(self) -> None:
+        host, _ = split_address(self.listen)
+        self._check_pools()
+        self._check_numbers()
+        if self.api_keys_file is None and not is_loopback(host):
+            raise ConfigError(
+                f"listen: {self.listen!r} can be reached by others, and without api_keys_file everybody would be let "
+                f"in; set api_keys_file, or listen on 127.0.0.1"
+            )
+
+    def _check_pools(self) -> None:
+        for pool in (*self.pools, *self.pool_secrets):
+            if not is_pool(pool):
+                raise ConfigError(f"pools: {pool!r} is no pool's name; write namespace/name in lower case")
+
+    def _check_numbers(self) -> None:
+        for name in ("step_timeout_seconds", "drain_seconds", "max_connection_age_seconds"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}: {getattr(self, name)} must not be negative")
+        if self.step_timeout_seconds == 0:
+            raise ConfigError("step_timeout_seconds: must be positive, so that every wait ends")
+        if not 64 * 1024 <= self.max_message_bytes <= 512 * MIB:
+            raise ConfigError(f"max_message_bytes: {self.max_message_bytes} must lie between 64 KiB and 512 MiB")
+        if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:
+            raise ConfigError(f"metrics_port: {self.metrics_port} is no port; use 0 to 65535, or leave it out")
+
+
+def load_config(path: Path) -> GatewayConfig:
+    """Reads a YAML or JSON file with the fields of `GatewayConfig`. Relative files are beside it.
+
+    Raises ConfigError naming the field: unknown, of the wrong type, or out of range.
+    """
+    document = _read_mapping(path)
+    kinds = {item.name: str(item.type) for item in fields(GatewayConfig)}
+    values = {name: _typed(name, value, kinds, path) for name, value in document.items()}
+    secret_file = values.get("pool_secrets_file")
+    if secret_file is not None:
+        values["pool_secrets"] = {**values.get("pool_secrets", {}), **load_pool_secrets(secret_file)}
+    return GatewayConfig(**values)
+
+
+def load_pool_secrets(path: Path) -> dict[str, str]:
+    """Reads pool → secret. Raises ConfigError when it is no such mapping."""
+    secrets_of = _read_mapping(path)
+    for pool, secret in secrets_of.items():
+        if not is_pool(pool) or not isinstance(secret, str) or not secret:
+            raise ConfigError(f"pool_secrets_file {path}: {pool!r} must map namespace/name to a text that is not empty")
+    return secrets_of
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `host:port` or `[v6]:port`. Raises ConfigError."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"listen: {address!r} must be host:port, for example 127.0.0.1:7070")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: neither YAML nor JSON: {error}") from error
+    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
+        raise ConfigError(f"{path}: must hold a mapping of names to values")
+    return document
+
+
+def _typed(name: str, value: Any, kinds: Mapping[str, str], path: Path) -> Any:
+    if name not in kinds:
+        near = difflib.get_close_matches(name, kinds, 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; use {', '.join(kinds)}"
+        raise ConfigError(f"{path}: {name}: unknown field{hint}")
+    kind = _KINDS[name]
+    if value is None and name in _OPTIONAL:
+        return None
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ConfigError(f"{path}: {name}: {value!r} has the wrong type; expected {kinds[name]}")
+    if name.endswith("_file"):
+        return path.parent / value
+    return tuple(value) if name == "pools" else value
+
+
+_OPTIONAL = ("api_keys_file", "pool_secrets_file", "metrics_port")
+_KINDS: Mapping[str, Any] = {
+    "listen": str,
+    "store_url": str,
+    "pools": list,
+    "api_keys_file": str,
+    "pool_secrets_file": str,
+    "pool_secrets": dict,
+    "metrics_port": int,
+    "max_message_bytes": int,
+    "max_connection_age_seconds": (int, float),
+    "step_timeout_seconds": (int, float),
+    "drain_seconds": (int, float),
+    "gateway_id": str,
+}

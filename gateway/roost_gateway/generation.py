@@ -1,0 +1,200 @@
+"""One Generate stream to a worker: what is sent, what comes back, and why it failed."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from roost.contract.faults import fault_point
+from roost.contract.reasons import DOMAIN, Reason
+from roost.v1.session_service_pb2 import Head
+from roost.v1.worker_service_pb2 import (
+    Accepted,
+    Cancel,
+    Commit,
+    Delta,
+    Finished,
+    GenerateRequest,
+    GenerateResponse,
+    History,
+)
+from roost_gateway.errors import GatewayError
+from roost_gateway.worker_client import WorkerChannel
+
+log = logging.getLogger(__name__)
+
+HISTORY_CHUNK_IDS = 64 * 1024
+"""Ids in one History message: 256 KiB."""
+PARTING_SECONDS = 2.0
+"""How long a worker has to take a Cancel or Commit in."""
+
+
+class Failure(StrEnum):
+    """Why a worker did not finish a step, as far as the way on depends on it."""
+
+    LOST = "lost"  # the stream broke
+    BUSY = "busy"  # draining, full, or of another revision
+    UNKNOWN_ATTEMPT = "unknown_attempt"  # nothing there to resume
+    FAULTY = "faulty"  # the worker failed on this step
+
+
+class WorkerFailureError(Exception):
+    """The stream ended before Finished; another worker may go on."""
+
+    def __init__(self, failure: Failure, message: str) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+@dataclass(frozen=True, slots=True)
+class HistorySource:
+    """The committed ids of the session: `read(start, end)` answers packed ids of [start, end)."""
+
+    length: int
+    read: Callable[[int, int], Awaitable[bytes]]
+
+
+class Generation:
+    """A Generate stream. `events` yields Accepted, Delta and Finished; then `commit`, `cancel` or `leave` it."""
+
+    def __init__(
+        self,
+        channel: WorkerChannel,
+        metadata: list[tuple[str, str | bytes]],
+        first: GenerateRequest,
+        history: HistorySource,
+    ) -> None:
+        self._first = first
+        self._history = history
+        self._call: grpc.aio.StreamStreamCall[Any, Any] = channel.stub.Generate(metadata=metadata)
+
+    async def events(self) -> AsyncIterator[Accepted | Delta | Finished]:
+        """Ends with Finished. Raises WorkerFailureError, or GatewayError for what no other worker can do better."""
+        try:
+            await self._call.write(self._first)
+            while True:
+                response: GenerateResponse | Any = await self._call.read()
+                if response is grpc.aio.EOF:
+                    raise await self._ended()
+                kind = response.WhichOneof("message")
+                if kind == "need_history":
+                    await self._send_history(response.need_history.from_token)
+                    continue
+                if kind is not None:
+                    yield getattr(response, kind)
+                if kind == "finished":
+                    return
+        except grpc.aio.AioRpcError as error:
+            raise classify(error) from error
+        except asyncio.InvalidStateError as error:  # a write after the stream's end; its status says why
+            raise await self._ended() from error
+
+    async def _ended(self) -> Exception:
+        code = await self._call.code()
+        if code == grpc.StatusCode.OK:
+            return WorkerFailureError(Failure.LOST, "the worker ended the stream before Finished")
+        trailing = await self._call.trailing_metadata()
+        initial = await self._call.initial_metadata()
+        return classify(grpc.aio.AioRpcError(code, initial, trailing, await self._call.details()))
+
+    async def _send_history(self, start: int) -> None:
+        end = self._history.length
+        start = min(start, end)
+        while True:
+            stop = min(end, start + HISTORY_CHUNK_IDS)
+            ids = await self._history.read(start, stop) if stop > start else b""
+            chunk = History(offset=start, token_ids=ids, last=stop == end)
+            await self._call.write(GenerateRequest(history=chunk))
+            start = stop
+            if stop == end:
+                break
+        fault_point("gateway.history.sent")
+
+    async def commit(self, head: Head) -> None:
+        """Tells the worker that the step is durable. A worker that is gone by now rebuilds it from the log."""
+        await self._part(GenerateRequest(commit=Commit(head=head)))
+
+    async def cancel(self) -> None:
+        """Stops the attempt and frees what it holds."""
+        await self._part(GenerateRequest(cancel=Cancel()))
+
+    def leave(self) -> None:
+        """Breaks the stream: the attempt goes on as an orphan, for whoever resumes it."""
+        self._call.cancel()
+
+    async def _part(self, last: GenerateRequest) -> None:
+        try:
+            async with asyncio.timeout(PARTING_SECONDS):
+                await self._call.write(last)
+                await self._call.done_writing()
+        except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            log.info("a worker did not take the end of an attempt in: %s", error)
+            self._call.cancel()
+
+    async def drain(self) -> None:
+        """Reads to the end after `commit` or `cancel`, so that the stream is not torn down before they are taken in."""
+        try:
+            async with asyncio.timeout(PARTING_SECONDS):
+                while await self._call.read() is not grpc.aio.EOF:
+                    pass
+        except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            self._call.cancel()
+
+
+def classify(error: grpc.aio.AioRpcError) -> WorkerFailureError | GatewayError:
+    """What a worker's status means for the step: go elsewhere, or tell the client."""
+    code, details = error.code(), error.details() or ""
+    reason, retry, violations = _details(error)
+    if reason in _BUSY or code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return WorkerFailureError(Failure.BUSY, details)
+    if reason is Reason.ATTEMPT_UNKNOWN:
+        return WorkerFailureError(Failure.UNKNOWN_ATTEMPT, details)
+    if reason is not None and reason in _FOR_THE_CLIENT:
+        return GatewayError(code, reason, details, retry_seconds=retry, violations=violations)
+    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        log.error("a worker refuses this gateway's pool secret; give both the same: %s", details)
+        return WorkerFailureError(Failure.FAULTY, details)
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN):
+        return WorkerFailureError(Failure.LOST, details)
+    return WorkerFailureError(Failure.FAULTY, f"{code.name}: {details}")
+
+
+_BUSY = (Reason.WORKER_DRAINING, Reason.QUEUE_FULL, Reason.QUEUE_TIMEOUT, Reason.MODEL_REVISION_MISMATCH)
+_FOR_THE_CLIENT = (
+    Reason.INVALID_REQUEST,
+    Reason.INVALID_SCHEMA,
+    Reason.STEP_TOO_LONG,
+    Reason.ATTEMPT_FENCED,
+    Reason.DEADLINE_EXCEEDED,
+)
+
+
+def _details(error: grpc.aio.AioRpcError) -> tuple[Reason | None, float | None, list[tuple[str, str]]]:
+    """Reason, retry in seconds and field violations of a rich status; nothing of a plain one."""
+    reason: Reason | None = None
+    retry: float | None = None
+    violations: list[tuple[str, str]] = []
+    try:
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it has what is read of a call
+    except ValueError:
+        status = None
+    for detail in status.details if status is not None else ():
+        info, later, request = (
+            error_details_pb2.ErrorInfo(),
+            error_details_pb2.RetryInfo(),
+            error_details_pb2.BadRequest(),
+        )
+        if detail.Unpack(info) and info.domain == DOMAIN and info.reason in Reason.__members__:
+            reason = Reason(info.reason)
+        elif detail.Unpack(later):
+            retry = later.retry_delay.ToTimedelta().total_seconds()
+        elif detail.Unpack(request):
+            violations = [(item.field, item.description) for item in request.field_violations]
+    return reason, retry, violations

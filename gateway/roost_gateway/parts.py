@@ -1,0 +1,85 @@
+"""What the calls of one gateway share."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from roost_gateway.attempts import Attempts
+from roost_gateway.config import GatewayConfig
+from roost_gateway.estimate import SessionFacts, facts_of
+from roost_gateway.placement import Placement
+from roost_gateway.store.interface import SessionStore
+from roost_gateway.store.records import Descriptor
+from roost_gateway.telemetry import Telemetry
+from roost_gateway.worker_client import WorkerClients
+from roost_gateway.workers import Workers
+
+log = logging.getLogger(__name__)
+
+_MAX_FACTS = 100_000
+
+
+class Background:
+    """Work that outlives its call: what is owed to worker and store when a client goes."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        self.adopt(asyncio.create_task(work))
+
+    def adopt(self, task: "asyncio.Task[Any]") -> None:
+        """Keeps a task and logs its failure."""
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    async def finish(self, seconds: float) -> None:
+        """Waits for everything at most so long, then cancels the rest."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def _done(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("what was left of a step failed: %s", error)
+
+
+class FactsCache:
+    """Facts of the sessions seen last; a session's facts never change."""
+
+    def __init__(self, store: SessionStore) -> None:
+        self._store = store
+        self._facts: dict[tuple[str, str], SessionFacts] = {}
+
+    async def get(self, session_id: str, tenant: str) -> SessionFacts:
+        """Raises RefusedError: NOT_FOUND; StoreUnavailableError."""
+        found = self._facts.get((session_id, tenant))
+        return found or self.put(await self._store.get(session_id, tenant))
+
+    def put(self, descriptor: Descriptor) -> SessionFacts:
+        while len(self._facts) >= _MAX_FACTS:
+            del self._facts[next(iter(self._facts))]
+        facts = self._facts[descriptor.session_id, descriptor.tenant] = facts_of(descriptor)
+        return facts
+
+
+@dataclass(slots=True)
+class Parts:
+    """One gateway's parts. `closing` is set when it stops: steps cut off from then on are left as orphans, so that
+    another gateway resumes them."""
+
+    config: GatewayConfig
+    store: SessionStore
+    workers: Workers
+    clients: WorkerClients
+    attempts: Attempts
+    placement: Placement
+    facts: FactsCache
+    telemetry: Telemetry
+    background: Background = field(default_factory=Background)
+    closing: bool = False

@@ -1,0 +1,141 @@
+"""SessionService over gRPC: who calls, and what they are answered."""
+
+# ruff: noqa: N802  the names of the contract
+import asyncio
+import time
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from roost.contract.faults import fault_point
+from roost.contract.reasons import Reason
+from roost.v1 import session_service_pb2 as pb
+from roost.v1.session_service_pb2_grpc import SessionServiceServicer
+from roost_gateway import validation
+from roost_gateway.auth import Authenticator, Identity
+from roost_gateway.errors import GatewayError, unavailable
+from roost_gateway.outbox import Outbox
+from roost_gateway.parts import Parts
+from roost_gateway.sessions import Sessions
+from roost_gateway.steps import StepCall, StepRun
+from roost_gateway.store.records import StoreUnavailableError
+from roost_gateway.workers import require_open
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class SessionService(SessionServiceServicer):
+    """The public service. Errors are raised; the interceptor tells them. UNAVAILABLE until `open`."""
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
+        self._running: set[asyncio.Task[None]] = set()
+        self._opened: tuple[Parts, Sessions] | None = None
+
+    def open(self, parts: Parts) -> None:
+        """The store has been reached: from now on calls are answered."""
+        self._opened = parts, Sessions(parts)
+
+    def close(self) -> None:
+        """Cuts running steps off. Their clients are told to try elsewhere, where the orphans are resumed."""
+        for task in self._running:
+            task.cancel()
+
+    @property
+    def _parts(self) -> Parts:
+        if self._opened is None:
+            raise StoreUnavailableError("the store has not been reached since the start")
+        return self._opened[0]
+
+    @property
+    def _sessions(self) -> Sessions:
+        if self._opened is None:
+            raise StoreUnavailableError("the store has not been reached since the start")
+        return self._opened[1]
+
+    async def OpenSession(self, request: pb.OpenSessionRequest, context: Context) -> pb.OpenSessionResponse:
+        return pb.OpenSessionResponse(session=await self._sessions.open(request, self._caller(context)))
+
+    async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
+        return pb.GetSessionResponse(session=await self._sessions.get(request.session_id, self._caller(context)))
+
+    async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
+        return await self._sessions.list_sessions(request, self._caller(context))
+
+    async def ListSteps(self, request: pb.ListStepsRequest, context: Context) -> pb.ListStepsResponse:
+        return await self._sessions.list_steps(request, self._caller(context))
+
+    async def HoldSession(self, request: pb.HoldSessionRequest, context: Context) -> pb.HoldSessionResponse:
+        return pb.HoldSessionResponse(session=await self._sessions.hold(request, self._caller(context)))
+
+    async def EvictSession(self, request: pb.EvictSessionRequest, context: Context) -> pb.EvictSessionResponse:
+        return await self._sessions.evict(request, self._caller(context))
+
+    async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionResponse:
+        return pb.CloseSessionResponse(session=await self._sessions.close(request.session_id, self._caller(context)))
+
+    async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
+        await self._sessions.delete(request.session_id, self._caller(context))
+        return pb.DeleteSessionResponse()
+
+    async def Step(self, request: pb.StepRequest, context: Context) -> None:  # type: ignore[override]  # writes itself
+        """Relays the events of a step that is driven by a task of its own."""
+        call = await self._check_step(request, self._caller(context), context.time_remaining())
+        outbox = Outbox()
+        run = StepRun(self._parts, call, outbox)
+        task = asyncio.create_task(run.run(), name=f"step {request.step_id}")
+        task.add_done_callback(lambda _: outbox.close())
+        self._running.add(task)
+        try:
+            async with asyncio.timeout(None if context.time_remaining() else self._parts.config.step_timeout_seconds):
+                await _relay(outbox, context)
+        except TimeoutError:
+            if not run.committing:
+                raise _late() from None
+            await _relay(outbox, context)
+        finally:
+            self._running.discard(task)
+            self._leave(run, task)
+        try:
+            await task
+        except asyncio.CancelledError:
+            if self._parts.closing:
+                raise unavailable(Reason.WORKER_DRAINING, "this gateway is stopping; go on at another", 0.0) from None
+            raise
+
+    def _leave(self, run: StepRun, task: "asyncio.Task[None]") -> None:
+        """Ends the step when its client has gone; one that is being committed goes on by itself."""
+        if task.done():
+            return
+        if not run.committing:
+            task.cancel()
+        self._parts.background.adopt(task)
+
+    def _caller(self, context: Context) -> Identity:
+        return self._authenticator.identify(context.invocation_metadata() or ())
+
+    async def _check_step(self, request: pb.StepRequest, caller: Identity, seconds_left: float | None) -> StepCall:
+        now = time.monotonic()
+        pool_name = self._sessions.check_id(request.session_id, caller)
+        validation.check(validation.step(request))
+        facts = await self._parts.facts.get(request.session_id, caller.tenant)
+        pool = await self._parts.workers.pool(pool_name)
+        require_open(pool)
+        role = pool.role(facts.role)
+        validation.check(validation.step_of_role(request, role))
+        deadline = now + (seconds_left or self._parts.config.step_timeout_seconds)
+        return StepCall(request, caller.tenant, pool, role, facts, now, deadline)
+
+
+async def _relay(outbox: Outbox, context: Context) -> None:
+    async for event in outbox.events():
+        await context.write(event)
+        if event.WhichOneof("event") == "delta":
+            fault_point("gateway.delta.sent")
+
+
+def _late() -> GatewayError:
+    return GatewayError(
+        grpc.StatusCode.DEADLINE_EXCEEDED, Reason.DEADLINE_EXCEEDED, "the step took longer than step_timeout_seconds"
+    )

@@ -1,0 +1,211 @@
+"""What a gateway knows of pools and workers: read from the store twice a second, kept while the store is away."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import grpc
+
+from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS, Lease
+from roost.contract.reasons import Reason
+from roost_gateway.errors import GatewayError, not_found
+from roost_gateway.pools import PoolView, read_pool
+from roost_gateway.routing import WorkerState
+from roost_gateway.store.interface import SessionStore
+from roost_gateway.store.records import StoreHealth, StoreUnavailableError, WorkerView
+
+log = logging.getLogger(__name__)
+
+WATCH_SECONDS = 0.5
+_DOCUMENT_TICKS = 4
+GRACE_SECONDS = 2 * LEASE_PERIOD_SECONDS
+"""After the store came back: nobody's lease counts as expired, since nobody could renew it."""
+
+
+def worker_state(view: WorkerView) -> WorkerState:
+    """What routing needs of a published worker."""
+    lease: Lease = view.lease
+    return WorkerState(
+        worker_id=lease.worker_id,
+        boot=lease.boot,
+        address=lease.address,
+        model_revision=lease.model_revision,
+        capacity_tokens=lease.capacity_tokens,
+        max_running=lease.max_running,
+        reserved_tokens=view.reserved_tokens,
+        reserved_attempts=view.reserved_attempts,
+        waiting=lease.waiting,
+        prefill_rate=lease.prefill_rate,
+        decode_rate=lease.decode_rate,
+        bytes_per_token=lease.bytes_per_token,
+        draining=lease.draining,
+    )
+
+
+class Workers:
+    """Pools, their documents and their live workers. `on_change` is told of a pool whose workers were read anew."""
+
+    def __init__(self, store: SessionStore, pools: Sequence[str], on_change: Callable[[str], None]) -> None:
+        self._store = store
+        self._configured = tuple(pools)
+        self._on_change = on_change
+        self._documents: dict[str, PoolView] = {}
+        self._workers: dict[str, dict[str, WorkerState]] = {}
+        self._broken: dict[tuple[str, str], float] = {}
+        self._refreshing: dict[str, asyncio.Task[None]] = {}
+        self._loop: asyncio.Task[None] | None = None
+        self._grace_until = 0.0
+        self.store_answers = False
+        self.health: StoreHealth | None = None
+
+    async def start(self) -> None:
+        """Reads everything once, then again and again."""
+        await self._tick(0)
+        self._loop = asyncio.create_task(self._watch(), name="watch workers")
+
+    async def aclose(self) -> None:
+        tasks = [*self._refreshing.values(), *([self._loop] if self._loop else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def grace(self) -> bool:
+        """Whether the store has just come back."""
+        return time.monotonic() < self._grace_until
+
+    @property
+    def pools(self) -> list[str]:
+        return list(self._documents)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the store answers and some worker takes steps."""
+        return self.store_answers and any(
+            not state.draining for states in self._workers.values() for state in states.values()
+        )
+
+    async def pool(self, name: str) -> PoolView:
+        """The pool's document. Raises GatewayError: NOT_FOUND, POOL_NOT_FOUND."""
+        found = self._documents.get(name)
+        if found is None and (not self._configured or name in self._configured):
+            await self._read_document(name)
+            found = self._documents.get(name)
+        if found is None:
+            raise not_found(Reason.POOL_NOT_FOUND, f"there is no pool {name!r} here; name one as namespace/name")
+        return found
+
+    def states(self, pool: str) -> list[WorkerState]:
+        """Workers of a pool that live, as far as is known, without those found broken a moment ago."""
+        now = time.monotonic()
+        return [
+            state
+            for state in self._workers.get(pool, {}).values()
+            if self._broken.get((state.worker_id, state.boot), 0.0) <= now
+        ]
+
+    def get(self, pool: str, worker_id: str) -> WorkerState | None:
+        """A worker that lives, as far as is known."""
+        return next((state for state in self.states(pool) if state.worker_id == worker_id), None)
+
+    def mark_broken(self, worker: WorkerState) -> None:
+        """Avoids this start of a worker until its lease would have ended; another start of it is another worker."""
+        self._broken[worker.worker_id, worker.boot] = time.monotonic() + LEASE_TTL_SECONDS
+
+    def note_reserved(self, pool: str, worker_id: str, tokens: int) -> None:
+        """Counts a reservation made since the last reading, so that a burst does not all choose one worker."""
+        states = self._workers.get(pool, {})
+        if worker_id in states:
+            state = states[worker_id]
+            states[worker_id] = replace(
+                state,
+                reserved_tokens=state.reserved_tokens + tokens,
+                reserved_attempts=state.reserved_attempts + 1,
+            )
+
+    async def refresh(self, pool: str) -> None:
+        """Reads a pool's workers now; calls at the same time share one reading. The store being away is no error."""
+        task = self._refreshing.get(pool)
+        if task is None:
+            task = self._refreshing[pool] = asyncio.create_task(self._read_workers(pool))
+            task.add_done_callback(lambda _: self._refreshing.pop(pool, None))
+        try:
+            await asyncio.shield(task)
+        except StoreUnavailableError:
+            self._store_left()
+
+    async def _watch(self) -> None:
+        tick = 0
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            tick += 1
+            try:
+                await self._tick(tick)
+            except Exception:
+                log.exception("reading pools and workers failed; trying again")
+
+    async def _tick(self, tick: int) -> None:
+        try:
+            if not self.store_answers or tick % _DOCUMENT_TICKS == 0:
+                await self._read_documents()
+            await asyncio.gather(*(self._read_workers(pool) for pool in self._documents))
+            await self._store_came()
+        except StoreUnavailableError:
+            self._store_left()
+        for pool in self._documents:
+            self._on_change(pool)
+
+    def _store_left(self) -> None:
+        if self.store_answers:
+            log.warning("the session store does not answer; running steps go on")
+        self.store_answers = False
+
+    async def _store_came(self) -> None:
+        if self.store_answers:
+            return
+        health = await self._store.health()
+        if self.health is not None:
+            self._grace_until = time.monotonic() + GRACE_SECONDS
+            log.warning("the session store answers again")
+        self.health, self.store_answers = health, True
+        for problem in health.problems:
+            log.warning("the session store is not safe (WeakDurability): %s", problem)
+
+    async def _read_documents(self) -> None:
+        names = self._configured or await self._store.pools()
+        await asyncio.gather(*(self._read_document(name) for name in names))
+        for gone in set(self._documents) - set(names):
+            del self._documents[gone]
+            self._workers.pop(gone, None)
+
+    async def _read_document(self, pool: str) -> None:
+        document = await self._store.pool_document(pool)
+        if document is None:
+            self._documents.pop(pool, None)
+            return
+        try:
+            self._documents[pool] = read_pool(pool, document)
+        except ValueError as error:
+            log.error("%s", error)
+
+    async def _read_workers(self, pool: str) -> None:
+        if not self.store_answers and self.health is not None:
+            self._grace_until = time.monotonic() + GRACE_SECONDS  # no lease could be renewed: forget nobody yet
+        views = await self._store.workers(pool)
+        seen = {view.lease.worker_id: worker_state(view) for view in views}
+        if self.grace:
+            seen = {**self._workers.get(pool, {}), **seen}
+        self._workers[pool] = seen
+
+
+def require_open(pool: PoolView) -> None:
+    """Raises GatewayError: FAILED_PRECONDITION, POOL_SUSPENDED."""
+    if pool.suspend:
+        raise GatewayError(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            Reason.POOL_SUSPENDED,
+            f"pool {pool.pool} is suspended; set suspend to false",
+            retry_seconds=30.0,
+        )
