@@ -1,11 +1,14 @@
 """Ranks 1 and up of a tensor-parallel group as real processes, for tests that are rank 0 themselves."""
 
+import os
 import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from roost_worker.config import WorkerConfig
 from roost_worker.model.runner import TorchRunner, build_runner, follow
@@ -18,6 +21,8 @@ def tensor_parallel(
     """Rank 0's runner of a whole group and the other ranks' processes, which end with the group."""
     world = config.model.tensor_parallel
     init_method = (folder / "meeting-point").as_uri()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     followers = [_spawn(config, model_dir, rank, world, init_method) for rank in range(1, world)]
     try:
         runner = build_runner(config, model_dir, rank=0, world=world, init_method=init_method)
@@ -26,13 +31,15 @@ def tensor_parallel(
         for follower in followers:
             follower.wait(timeout=60)
     finally:
+        torch.set_num_threads(threads)
         for follower in followers:
             follower.kill()
             follower.wait()
 
 
 def _spawn(config: WorkerConfig, model_dir: Path, rank: int, world: int, init_method: str) -> "subprocess.Popen[bytes]":
-    process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, env=environment)
     assert process.stdin is not None
     pickle.dump((config, model_dir, rank, world, init_method), process.stdin)
     process.stdin.close()
