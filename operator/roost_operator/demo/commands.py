@@ -22,7 +22,7 @@ from roost_operator.demo.run import Settings, play, session_logs
 from roost_operator.demo.scene import Scene
 from roost_operator.demo.verify import VerificationError, verify
 from roost_operator.demo.view import render
-from roost_operator.local.commands import STARTUP_ERRORS, Reporter, plain, stop_on_signals, tell_errors
+from roost_operator.local.commands import STARTUP_ERRORS, Reporter, plain, stop_on_signals
 from roost_operator.local.events import Event
 
 _FRAME_SECONDS = 0.25
@@ -45,10 +45,10 @@ def demo(
     found: dict[str, Any] = {}
     try:
         found = asyncio.run(_run(settings, console, begin, with_bfloat16=bfloat16))
-    except* asyncio.CancelledError:
+    except asyncio.CancelledError:
         console.print("Stopped.")
-    except* (*STARTUP_ERRORS, VerificationError) as group:
-        tell_errors(console, group)
+    except (*STARTUP_ERRORS, VerificationError) as error:
+        console.print(f"[bold red]error:[/] {plain(str(error))}", soft_wrap=True)
     if found.get("passed") and keep is None:
         shutil.rmtree(directory, ignore_errors=True)
     else:

@@ -27,7 +27,7 @@ def up(
     state_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Where sessions and logs are kept [default: ~/.local/share/roost/NAMESPACE-NAME].",
+            help="Where sessions and logs are kept; ~/.local/share/roost/NAMESPACE-NAME if left out.",
             envvar="ROOST_STATE_DIR",
         ),
     ] = None,
@@ -50,8 +50,8 @@ def up(
             key_file=api_keys,
         )
         code = asyncio.run(_run(pool, options, console))
-    except* STARTUP_ERRORS as group:
-        tell_errors(console, group)
+    except STARTUP_ERRORS as error:
+        console.print(f"[bold red]error:[/] {plain(str(error))}", soft_wrap=True)
         code = 1
     raise typer.Exit(code)
 
@@ -138,16 +138,3 @@ class Reporter:
 def plain(text: str) -> str:
     """Text that rich shows as it is."""
     return text.replace("[", r"\[")
-
-
-def tell_errors(console: Console, group: BaseExceptionGroup[BaseException]) -> None:
-    """Prints each error of a group that `except*` caught."""
-    for error in _leaves(group):
-        console.print(f"[bold red]error:[/] {plain(str(error))}", soft_wrap=True)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    return found

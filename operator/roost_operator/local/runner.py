@@ -140,9 +140,12 @@ class LocalStack:
             self._supervise(gateway_command(self._state, number, port, plan)) for number, port in enumerate(ports, 1)
         ]
         self._tell(f"starting {self.pool.spec.workers.replicas} workers and {len(ports)} gateways")
-        async with asyncio.TaskGroup() as group:
-            for process in (*self.workers, *self.gateways):
-                group.create_task(process.start())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for process in (*self.workers, *self.gateways):
+                    group.create_task(process.start())
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
         self.targets = tuple(f"{self.options.host}:{port}" for port in ports)
         if not self.pool.spec.suspend:
             await self._until("the workers' leases", self._workers_are_up)

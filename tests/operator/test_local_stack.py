@@ -1,0 +1,211 @@
+"""A whole pool on this machine: real Redis, gateways and workers, a tiny random model."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from roost import Client, Sampling, ToolChoice, ToolChoiceMode
+from roost_operator.api.loader import load_pool
+from roost_operator.api.spec import AgentPool
+from roost_operator.local.ports import PortTakenError, free_port
+from roost_operator.local.processes import ProcessFailedError
+from roost_operator.local.runner import LocalStack, StackOptions
+from roost_operator.local.state_dir import StateDirectoryError
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "manifests" / "samples" / "pool-dummy.yaml"
+GREEDY = Sampling(temperature=0.0, max_tokens=8)
+
+
+@pytest.fixture
+def pool() -> AgentPool:
+    return load_pool(SAMPLE)
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Iterator[StackOptions]:
+    """Options of a stack on free ports; afterwards nothing of it may be left."""
+    yield StackOptions(state_dir=tmp_path / "state", port=0, ray=False, cache_dir=tmp_path / "cache")
+    assert left_behind(tmp_path) == []
+
+
+def left_behind(directory: Path) -> list[str]:
+    """Processes that were told of a directory."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "environ", "status"]):
+        told = " ".join([*(process.info["cmdline"] or []), *(process.info["environ"] or {}).values()])
+        if str(directory) in told and process.pid != os.getpid() and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(told[:200])
+    return found
+
+
+async def test_sessions_survive_a_restart_of_the_whole_stack(pool: AgentPool, options: StackOptions) -> None:
+    async with LocalStack(pool, options) as stack, await Client.connect(stack.targets) as client:
+        session = await client.open(role="agent", system="Be brief.")
+        first = await session.run("One.", sampling=GREEDY)
+        name = session.id
+    async with LocalStack(pool, options) as stack, await Client.connect(stack.targets) as client:
+        session = client.session(name)
+        steps = [step async for step in session.steps(include_token_ids=True)]
+        assert [step.output_token_ids for step in steps] == [first.token_ids]
+        second = await session.run("Two.", sampling=GREEDY)
+        assert second.committed.index == 1
+        assert second.usage.reconstructed_tokens > 0
+        assert (await session.info()).head == second.committed.head
+
+
+async def test_every_part_that_is_killed_comes_back(pool: AgentPool, options: StackOptions) -> None:
+    async with LocalStack(pool, options) as stack, await Client.connect(stack.targets) as client:
+        session = await client.open(role="agent")
+        for victim in (stack.redis, stack.gateways[0], stack.workers[0]):
+            victim.kill()
+            await session.run("Go on.", sampling=GREEDY)
+        steps = [step async for step in session.steps()]
+        assert [step.index for step in steps] == [0, 1, 2]
+
+
+async def test_readme_example_runs(pool: AgentPool, options: StackOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    async with LocalStack(pool, options) as stack:
+        here = example.replace('["127.0.0.1:7433", "127.0.0.1:7434"]', repr(list(stack.targets)))
+        assert here != example
+        code = await asyncio.create_subprocess_exec(sys.executable, "-W", "error", "-c", here, stdout=subprocess.PIPE)
+        out, _ = await code.communicate()
+    assert code.returncode == 0
+    assert re.search(r"default/dummy/\w{26}: \d+ tokens committed", out.decode())
+
+
+async def test_tool_calls_are_constrained_and_sessions_evicted(pool: AgentPool, options: StackOptions) -> None:
+    from roost_operator.demo.tools import CALCULATE
+
+    async with LocalStack(pool, options) as stack, await Client.connect(stack.targets) as client:
+        session = await client.open(role="agent", tools=[CALCULATE])
+        asked = await session.run("Sum.", format=ToolChoice(ToolChoiceMode.REQUIRED), max_tokens=64, temperature=0.0)
+        assert asked.tool_calls[0].name == "calculate"
+        await session.hold(tool="calculate", expect_seconds=1)
+        assert await session.evict() > 0
+        assert (await session.run("Go on.", sampling=GREEDY)).usage.reconstructed_tokens > 0
+
+
+async def test_a_taken_port_stops_the_start(pool: AgentPool, tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortTakenError, match=f"port {port} .* gateway 1 of 2 .*--port"):
+            async with LocalStack(pool, StackOptions(state_dir=tmp_path, port=port, ray=False)):
+                pass
+
+
+async def test_a_part_that_fails_takes_the_others_down(pool: AgentPool, options: StackOptions) -> None:
+    refused = AgentPool.model_validate(
+        {**pool.model_dump(by_alias=True), "spec": {**pool.spec.model_dump(by_alias=True), "models": [too_wide(pool)]}}
+    )
+    with pytest.raises(ProcessFailedError, match=r"(?s)worker-1 .*tensorParallel"):
+        async with LocalStack(refused, options):
+            pass
+
+
+def too_wide(pool: AgentPool) -> dict[str, object]:
+    """The pool's model over more ranks than it can be cut into."""
+    return {**pool.spec.model.model_dump(by_alias=True), "tensorParallel": 7}
+
+
+@pytest.mark.ray
+async def test_workers_run_as_ray_serve_replicas(pool: AgentPool, options: StackOptions) -> None:
+    with_ray = StackOptions(state_dir=options.state_dir, port=0, ray=True, cache_dir=options.cache_dir)
+    async with LocalStack(pool, with_ray) as stack, await Client.connect(stack.targets) as client:
+        session = await client.open(role="agent")
+        await session.run("One.", sampling=GREEDY)
+        (lease,) = await stack.leases()
+        psutil.Process(pid_of(lease.address)).kill()
+        again = await session.run("Two.", sampling=GREEDY)
+        assert again.committed.index == 1
+
+
+def pid_of(address: str) -> int:
+    from roost_operator.demo.chaos import listener
+
+    pid = listener(address)
+    assert pid is not None
+    return pid
+
+
+def up(tmp_path: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """`roost up` of the sample without Ray."""
+    command = [sys.executable, "-c", "from roost.cli import main; main()", "up", "-f", str(SAMPLE), "--no-ray"]
+    environment = {**os.environ, "ROOST_STATE": str(tmp_path), "ROOST_CACHE": str(tmp_path / "cache")}
+    return subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def read_until(process: "subprocess.Popen[str]", text: str) -> str:
+    """What the process wrote up to a line that holds `text`."""
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if text in line:
+            return "".join(lines)
+    raise AssertionError(f"{text!r} never came:\n{''.join(lines)}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_up_serves_until_a_signal_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    port = free_port("127.0.0.1")
+    with up(tmp_path, "--port", str(port), "--gateways", "1") as process:
+        told = read_until(process, "is up")
+        assert f"127.0.0.1:{port}" in told
+        second = subprocess.run(
+            [sys.executable, "-c", "from roost.cli import main; main()", "up", "-f", str(SAMPLE)],
+            env={**os.environ, "ROOST_STATE": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert second.returncode == 1
+        assert "--state-dir" in second.stderr
+        process.send_signal(number)
+        assert process.wait() == 0
+    assert left_behind(tmp_path) == []
+
+
+def test_a_signal_while_starting_leaves_nothing(tmp_path: Path) -> None:
+    with up(tmp_path, "--port", "0") as process:
+        read_until(process, "starting 1 workers")
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+    assert left_behind(tmp_path) == []
+
+
+def test_an_owner_that_is_killed_takes_everything_along(tmp_path: Path) -> None:
+    with up(tmp_path, "--port", "0") as process:
+        read_until(process, "is up")
+        process.kill()
+    remaining = [psutil.Process(pid) for pid in psutil.pids() if told_of(pid, tmp_path)]
+    assert psutil.wait_procs(remaining, timeout=30)[1] == []
+
+
+def told_of(pid: int, directory: Path) -> bool:
+    try:
+        return str(directory) in " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return False
+
+
+async def test_a_state_directory_has_one_owner(pool: AgentPool, options: StackOptions) -> None:
+    suspended = AgentPool.model_validate(
+        {**pool.model_dump(by_alias=True), "spec": {**pool.spec.model_dump(by_alias=True), "suspend": True}}
+    )
+    async with LocalStack(suspended, options):
+        with pytest.raises(StateDirectoryError, match="in use by process"):
+            async with LocalStack(suspended, options):
+                pass
