@@ -118,7 +118,7 @@ def test_equal_prompts_of_two_tenants_share_no_block() -> None:
 
 def test_a_session_name_used_by_another_tenant_finds_nothing() -> None:
     driver = EngineDriver()
-    log = one_step(driver, "s", PROMPT, tenant=b"one")
+    log = one_step(driver, "s", [1], tenant=b"one", max_tokens=3)
     stranger = driver.submit("x", [*log, 1], session="s", tenant=b"two")
     driver.run()
     assert stranger.cached_tokens == 0

@@ -5,6 +5,7 @@ gets messages and sends Outputs and Heartbeat; of the others nothing more is hea
 that the other is gone: a rank exits at once then, whatever it is doing.
 """
 
+import gc
 import logging
 import os
 import socket
@@ -150,5 +151,8 @@ def _lead(args: RankArgs, runner: Runner, link: ShellLink, inbox: Inbox) -> None
     engine = Engine(runner, config.engine, config.model.context_tokens, wake=lambda: inbox.put(Wake()))
     logger.info(start_up_line(engine.info))
     link.send(Ready(engine.info))
+    # What is loaded stays: the collector need not walk it again, which takes as long as some decode steps.
+    gc.collect()
+    gc.freeze()
     EngineLoop(engine, inbox, link.send).run()
     engine.close()

@@ -49,7 +49,8 @@ class SubprocessSpawner:
             start_new_session=True,
         )
         assert process.stdin is not None
-        with process.stdin as stdin:
+        # A child that is gone already is seen by `alive`, like one that dies later.
+        with suppress(BrokenPipeError), process.stdin as stdin:
             stdin.write(pickle.dumps(args))
         return SubprocessRank(process)
 

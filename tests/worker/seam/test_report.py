@@ -1,0 +1,34 @@
+"""The lines that the engine writes to the log."""
+
+import logging
+
+import pytest
+
+from roost_worker.engine.messages import EngineInfo, EngineStats
+from roost_worker.seam.engine_loop import start_up_line
+from roost_worker.seam.report import StatsReporter, stats_line
+
+BEFORE = EngineStats(
+    blocks_free=10, steps=5, generated_tokens=100, prefilled_tokens=50, lookup_tokens=40, hit_tokens=40
+)
+NOW = EngineStats(3, 2, 0, 2, 3, 5, 140, 65, 350, 1050, steps=9)
+
+
+def test_start_up_line_tells_capacity_in_tokens_and_sessions() -> None:
+    info = EngineInfo(5000, 32, 157, 1, 100, 2048, "cpu")
+    assert start_up_line(info) == "KV cache 5000 tokens: 2.4 sessions at 2048"
+
+
+def test_line_tells_what_happened_since_the_last() -> None:
+    assert stats_line(BEFORE, NOW, 10.0) == (
+        "25.0 tokens/s, prefill 100.0 tokens/s, running 3, waiting 2, KV 50% in use and 30% cached, hit ratio 25%"
+    )
+
+
+def test_a_line_per_period_and_none_when_nothing_ran(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    reporter = StatsReporter(clock=lambda: now)
+    caplog.set_level(logging.INFO)
+    for now, steps in ((9.0, 3), (10.0, 4), (19.0, 8), (20.0, 4), (31.0, 5)):
+        reporter.report(EngineStats(blocks_free=1, steps=steps, running=int(now)))
+    assert [record.message.split(", ")[2] for record in caplog.records] == ["running 10", "running 31"]
