@@ -118,9 +118,7 @@ class StepRunner:
 def check_step(session: FakeSession, request: pb.StepRequest, context_tokens: int) -> None:
     """Refuses a request that could never be a step of this session."""
     if not _KEY.fullmatch(request.step_id):
-        raise RefusedError(
-            Reason.INVALID_REQUEST, "step_id: must be 1 to 64 printable ASCII characters without spaces"
-        )
+        raise RefusedError(Reason.INVALID_REQUEST, "step_id: must be 1 to 64 printable ASCII characters without spaces")
     if not request.messages:
         raise RefusedError(Reason.INVALID_REQUEST, "messages: a step needs at least one")
     if any(message.role not in (pb.MESSAGE_ROLE_USER, pb.MESSAGE_ROLE_TOOL) for message in request.messages):

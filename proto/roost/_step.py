@@ -63,6 +63,7 @@ class Step:
         """Runs the step to its end. Raises RoostError."""
         text: list[str] = []
         token_ids: list[int] = []
+        result: StepResult | None = None
         async for event in self:
             if isinstance(event, Delta):
                 text.append(event.text)
@@ -71,16 +72,18 @@ class Step:
                 text.clear()
                 token_ids.clear()
             elif isinstance(event, Committed):
-                return StepResult(event, "".join(text), tuple(token_ids))
-        raise StreamError("this step was iterated before; make a new one")
+                result = StepResult(event, "".join(text), tuple(token_ids))
+        if result is None:
+            raise StreamError("this step was iterated before; make a new one")
+        return result
 
     async def _run(self) -> AsyncGenerator[Event, None]:
         span = StepSpan({"roost.session_id": self._request.session_id, "roost.step_id": self.step_id})
         try:
             async for event in self._tries(span):
-                yield event
-                if isinstance(event, Committed):
+                if isinstance(event, Committed):  # ended here: its caller may never ask for what comes after
                     span.end({"roost.output_tokens": event.output_tokens, "roost.failovers": event.failovers})
+                yield event
         except RoostError as error:
             span.fail(error)
             raise

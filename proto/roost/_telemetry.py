@@ -47,6 +47,8 @@ class StepSpan:
             self._span.set_status(trace.Status(trace.StatusCode.ERROR, str(error)))
 
     def end(self, attributes: Mapping[str, str | int] | None = None) -> None:
+        """Only the first call counts."""
         if self._span is not None:
             self._span.set_attributes(dict(attributes or {}))
             self._span.end()
+            self._span = None

@@ -1,0 +1,198 @@
+"""The fake gateway that users test with: replies, mishaps, limits."""
+
+import asyncio
+
+import pytest
+
+from roost import Delta, FinishReason, JsonSchema, Message, MessageRole, Restarted, RetryConfig, Tier, ToolCall, errors
+from roost.contract.loghash import extend, pack_ids
+from roost.testing import FakeGateway, FakeRole, Reason, Turn, refusal
+
+QUICK = RetryConfig(initial_backoff=0.001, max_backoff=0.002, give_up_after=20.0)
+
+
+async def test_a_reply_sees_the_whole_conversation() -> None:
+    turns: list[Turn] = []
+
+    def reply(turn: Turn) -> str:
+        turns.append(turn)
+        return f"answer {len(turns)}"
+
+    async with FakeGateway(reply) as fake:
+        session = await (await fake.connect()).open(system="Be kind.", role="default")
+        await session.run("one")
+        assert (await session.run("two")).text == "answer 2"
+    assert [message.content for message in turns[1].history] == ["one", "answer 1"]
+    assert (turns[1].messages[0].content, turns[1].system, turns[1].role) == ("two", "Be kind.", "default")
+
+
+async def test_a_reply_may_call_tools_and_take_its_time() -> None:
+    async def reply(turn: Turn) -> Message:
+        await asyncio.sleep(0)
+        return Message(MessageRole.ASSISTANT, "Let me look.", (ToolCall("c1", "grep", '{"q": "x"}'),))
+
+    async with FakeGateway(reply) as fake:
+        result = await (await (await fake.connect()).open()).run("find x")
+    assert result.finish_reason is FinishReason.TOOL_CALLS
+    assert result.tool_calls[0].arguments == {"q": "x"}
+    assert result.content == "Let me look."
+    assert '"grep"' in result.text
+
+
+async def test_the_head_is_the_real_hash_of_the_ids() -> None:
+    async with FakeGateway() as fake:
+        session = await (await fake.connect()).open()
+        await session.run("one")
+        await session.run("two ✓")
+        log_hash, length = b"", 0
+        async for step in session.steps(include_token_ids=True):
+            ids = [*step.prompt_token_ids, *step.output_token_ids]
+            log_hash, length = extend(log_hash, pack_ids(ids)), length + len(ids)
+    assert session.head is not None
+    assert (session.head.length, session.head.log_hash) == (length, log_hash)
+
+
+@pytest.mark.parametrize("mishap", ["break", "lose commit", "restart"])
+async def test_a_text_survives_every_mishap(mishap: str) -> None:
+    text = "a lönger text → of several pieces"
+    async with FakeGateway(gateways=2, delta_tokens=4) as fake:
+        session = await (await fake.connect(retry=QUICK)).open()
+        if mishap == "break":
+            fake.break_next_step(after_tokens=9)
+            fake.break_next_step(after_tokens=0)
+            fake.break_next_step(after_tokens=1000)
+        elif mishap == "lose commit":
+            fake.lose_next_commit()
+        else:
+            fake.restart_next_step(after_tokens=8)
+        seen, restarts = "", 0
+        async for event in session.step(text, step_id="s"):
+            restarts += isinstance(event, Restarted)
+            seen = "" if isinstance(event, Restarted) else seen + (event.text if isinstance(event, Delta) else "")
+        assert seen == text
+        assert restarts == (mishap == "restart")
+        assert len([step async for step in session.steps()]) == 1
+        assert len(fake.step_requests) == {"break": 4, "lose commit": 2, "restart": 1}[mishap]
+
+
+async def test_a_failure_comes_as_its_class() -> None:
+    async with FakeGateway() as fake:
+        session = await (await fake.connect()).open()
+        fake.fail_next(Reason.BUDGET_EXHAUSTED)
+        with pytest.raises(errors.BudgetExhaustedError):
+            await session.run("x")
+        assert (await session.run("x")).text == "x"
+
+
+async def test_a_reply_that_fails_leaves_the_session_free() -> None:
+    failures = [refusal(Reason.STEP_TOO_LONG), ValueError("oops")]
+
+    def reply(turn: Turn) -> str:
+        if failures:
+            raise failures.pop(0)
+        return "ok"
+
+    async with FakeGateway(reply) as fake:
+        session = await (await fake.connect()).open()
+        with pytest.raises(errors.StepTooLongError):
+            await session.run("x")
+        with pytest.raises(errors.InternalError, match="oops"):
+            await session.run("x")
+        assert (await session.run("x")).text == "ok"
+
+
+async def test_a_step_left_by_its_client_leaves_the_session_free() -> None:
+    asked = asyncio.Event()
+
+    async def reply(turn: Turn) -> str:
+        if turn.messages[0].content == "slow":
+            asked.set()
+            await asyncio.Event().wait()
+        return "ok"
+
+    async with FakeGateway(reply) as fake:
+        session = await (await fake.connect()).open()
+        slow = asyncio.create_task(session.run("slow"))
+        await asked.wait()
+        assert (await session.info()).running_step_id
+        with pytest.raises(errors.AnotherStepRunningError):
+            await session.run("other")
+        slow.cancel()
+        await asyncio.wait([slow])
+        while (await session.info()).running_step_id:
+            pass  # each look is a call, in whose time the gateway hears of the cancellation
+        assert (await session.run("x")).text == "ok"
+
+
+async def test_a_rolled_back_log_is_noticed_and_can_be_accepted() -> None:
+    async with FakeGateway() as fake:
+        session = await (await fake.connect()).open()
+        await session.run("one")
+        kept = session.head
+        await session.run("two")
+        fake.roll_back(session.id)
+        with pytest.raises(errors.SessionRolledBackError) as raised:
+            await session.run("three")
+        assert raised.value.expected == session.head
+        assert raised.value.actual == kept
+        session.head = (await session.info()).head
+        assert (await session.run("three")).committed.index == 1
+
+
+async def test_sampling_limits_cut_the_text() -> None:
+    async with FakeGateway(lambda turn: "one → two. three") as fake:
+        session = await (await fake.connect()).open()
+        cut = await session.run("x", max_tokens=5)
+        assert (cut.text, len(cut.token_ids), cut.finish_reason) == ("one ", 5, FinishReason.LENGTH)
+        stopped = await session.run("x", stop=[".", "three"])
+        assert (stopped.text, stopped.finish_reason) == ("one → two", FinishReason.STOP)
+        assert bytes(stopped.token_ids).decode() == "one → two."
+
+
+async def test_a_role_has_limits() -> None:
+    roles = [FakeRole("short", max_steps=1), FakeRole("poor", budget_tokens=1), FakeRole("terse", max_output_tokens=2)]
+    async with FakeGateway(roles=roles) as fake:
+        client = await fake.connect()
+        short, poor, terse = [await client.open(role=role.name) for role in roles]
+        await short.run("x")
+        with pytest.raises(errors.StepLimitReachedError):
+            await short.run("x")
+        await poor.run("x")
+        with pytest.raises(errors.BudgetExhaustedError):
+            await poor.run("x")
+        assert (await poor.info()).budget_remaining_tokens == 0
+        assert (await terse.run("long")).text == "lo"
+        assert (await short.info()).role == "short"
+
+
+async def test_a_context_has_an_end() -> None:
+    async with FakeGateway(context_tokens=200) as fake:
+        session = await (await fake.connect()).open()
+        with pytest.raises(errors.StepTooLongError):
+            await session.run("x" * 300)
+
+
+async def test_a_schema_must_be_json_and_so_must_the_reply() -> None:
+    async with FakeGateway(lambda turn: "no json") as fake:
+        session = await (await fake.connect()).open()
+        with pytest.raises(errors.InvalidSchemaError):
+            await session.run("x", format=JsonSchema("{"))
+        with pytest.raises(errors.InternalError):
+            await session.run("x", format=JsonSchema({"type": "object"}))
+
+
+async def test_evicting_makes_cold_and_the_next_step_pays() -> None:
+    async with FakeGateway() as fake:
+        session = await (await fake.connect()).open()
+        first = await session.run("one")
+        assert (await session.info()).tier is Tier.HOT
+        assert await session.evict() == first.committed.head.length
+        assert (await session.info()).tier is Tier.COLD
+        second = await session.run("two")
+    assert second.usage.reconstructed_tokens == first.committed.head.length
+    assert second.usage.cached_tokens == 0
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one gateway"):
+        FakeGateway(gateways=0)
