@@ -1,0 +1,237 @@
+"""The `roost` command against the fake gateway: what it prints, and how it fails."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+import roost
+from roost.cli import plugins
+from roost.cli.app import app
+from roost.contract.reasons import Reason
+from roost.sync import SyncClient
+from roost.testing import FakeGateway, FakeRole
+from threaded_fake import ThreadedFake, fake_in_thread
+
+GONE = "default/fake/" + "0" * 26
+ROLES = (FakeRole("coder"), FakeRole("critic"))
+
+
+@pytest.fixture
+def fake() -> Iterator[ThreadedFake]:
+    with fake_in_thread(lambda: FakeGateway(api_keys={"secret": "t"}, roles=ROLES, gateways=2)) as running:
+        yield running
+
+
+@pytest.fixture
+def session(fake: ThreadedFake) -> str:
+    """A session with one step."""
+    with SyncClient.connect(fake.gateway.targets, api_key="secret") as client:
+        opened = client.open(role="critic", task="t1")
+        opened.run("hello [bold]there")
+        return opened.id
+
+
+def roost_command(fake: ThreadedFake, *arguments: str, stdin: str = "", key: str = "secret") -> Result:
+    environment = {"ROOST_TARGET": fake.target, "ROOST_API_KEY": key, "COLUMNS": "200"}
+    return CliRunner().invoke(app, arguments, input=stdin, env=environment)
+
+
+def test_list_shows_every_session(fake: ThreadedFake, session: str) -> None:
+    result = roost_command(fake, "sessions", "list")
+    assert result.exit_code == 0, result.output
+    assert session in result.stdout
+    assert "critic" in result.stdout
+    assert "hot" in result.stdout
+    assert session not in roost_command(fake, "sessions", "list", "--role", "coder").stdout
+
+
+def test_list_as_json(fake: ThreadedFake, session: str) -> None:
+    (listed,) = json.loads(roost_command(fake, "sessions", "list", "-o", "json").stdout)
+    assert (listed["id"], listed["tier"], listed["steps"]) == (session, "hot", 1)
+    assert len(listed["head"]["log_hash"]) == 32
+
+
+def test_a_session_is_held_evicted_closed_and_deleted(fake: ThreadedFake, session: str) -> None:
+    held = roost_command(fake, "sessions", "hold", session, "--tool", "grep", "--expect-seconds", "3")
+    assert "grep 3s" in held.stdout
+    assert json.loads(roost_command(fake, "sessions", "get", session, "-o", "json").stdout)["hold"]["tool"] == "grep"
+    assert "evicted" in roost_command(fake, "sessions", "evict", session).stdout
+    assert "cold" in roost_command(fake, "sessions", "get", session).stdout
+    assert "closed" in roost_command(fake, "sessions", "close", session).stdout
+    assert roost_command(fake, "sessions", "delete", session, stdin="n\n").exit_code == 1
+    assert roost_command(fake, "sessions", "get", session).exit_code == 0
+    assert roost_command(fake, "sessions", "delete", session, "--yes").exit_code == 0
+    assert roost_command(fake, "sessions", "get", session).exit_code == 1
+
+
+def test_the_log_shows_who_said_what(fake: ThreadedFake, session: str) -> None:
+    shown = roost_command(fake, "sessions", "log", session).stdout
+    assert shown.count("hello [bold]there") == 2
+    (step,) = json.loads(roost_command(fake, "sessions", "log", session, "-o", "json", "--token-ids").stdout)
+    assert bytes(step["output_token_ids"]).decode() == "hello [bold]there"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "message", "hint"),
+    [
+        (["sessions", "get", GONE], "secret", "SESSION_NOT_FOUND", "roost sessions list"),
+        (["sessions", "get", "nonsense"], "secret", "no session's name", ""),
+        (["sessions", "list"], "wrong", "INVALID_API_KEY", "ROOST_API_KEY"),
+        (["sessions", "list", "--pool", "no/pool"], "secret", "POOL_NOT_FOUND", "--pool"),
+        (["chat", "--role", "nobody"], "secret", "ROLE_NOT_FOUND", "--role"),
+        (["chat", "--session", GONE], "secret", "SESSION_NOT_FOUND", ""),
+    ],
+)
+def test_an_expected_error_is_one_line_with_a_hint(
+    fake: ThreadedFake, arguments: list[str], key: str, message: str, hint: str
+) -> None:
+    result = roost_command(fake, *arguments, key=key)
+    assert result.exit_code == 1
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert [line for line in lines[1:] if line.startswith("hint: ") and hint in line] == lines[1:]
+    assert "Traceback" not in result.output
+
+
+def test_no_gateway_is_an_expected_error() -> None:
+    result = CliRunner().invoke(app, ["sessions", "list", "--target", "127.0.0.1:1"])
+    assert result.exit_code == 1
+    assert "no gateway answers at 127.0.0.1:1" in result.stderr
+    assert "roost up" in result.stderr
+
+
+def test_chat_streams_answers_and_obeys_commands(fake: ThreadedFake) -> None:
+    lines = "hello [red]you\n\n/hold grep 3\n/evict\nagain\n/info\n/nonsense\n/help\n/quit\nnever said\n"
+    result = roost_command(fake, "chat", "--role", "coder", "--system", "Be terse.", stdin=lines)
+    assert result.exit_code == 0, result.output
+    assert "hello [red]you" in result.stdout
+    assert "held" in result.stdout
+    assert "rebuilt" in result.stdout
+    assert "role coder: 2 steps" in result.stdout
+    assert "never said" not in result.stdout
+    assert "no command `/nonsense`" in result.stderr
+
+
+def test_chat_goes_on_after_a_failed_step_but_reports_it(fake: ThreadedFake, session: str) -> None:
+    fake.gateway.fail_next(Reason.INTERNAL)  # the look at the session
+    assert roost_command(fake, "chat", "--session", session).exit_code == 1
+    with SyncClient.connect(fake.gateway.targets, api_key="secret") as client:
+        client.session(session).close()
+    result = roost_command(fake, "chat", "--session", session, stdin="x\n/info\n")
+    assert result.exit_code == 1
+    assert "SESSION_CLOSED" in result.stderr
+    assert "1 steps" in result.stdout
+
+
+def test_chat_survives_a_broken_stream(fake: ThreadedFake) -> None:
+    with SyncClient.connect(fake.gateway.targets, api_key="secret") as client:
+        session = client.open().id
+    reply = "a rather long line that is streamed in pieces"
+    lines = f"{reply}\n"
+    fake.gateway.fail_next(Reason.NO_WORKER, retry_after=0.01)
+    fake.gateway.break_next_step(after_tokens=8)
+    # The first mishap meets the look at the session, which is retried; the second the step.
+    result = roost_command(fake, "chat", "--session", session, stdin=lines)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count(reply) == 1
+
+
+def test_keys_hash_makes_an_entry_of_the_key_file(tmp_path: Path) -> None:
+    from roost_gateway.auth import Authenticator
+
+    result = CliRunner().invoke(app, ["keys", "hash", "--tenant", "acme", "--pool", "a/b", "--id", "ci"], input="k3y\n")
+    assert result.exit_code == 0
+    assert hashlib.sha256(b"k3y").hexdigest() in result.stdout
+    assert "k3y" not in result.output
+    (tmp_path / "keys.yaml").write_text(result.stdout)
+    caller = Authenticator(tmp_path / "keys.yaml").identify([("authorization", "Bearer k3y")])
+    assert (caller.tenant, caller.pools, caller.key_id) == ("acme", frozenset({"a/b"}), "ci")
+
+
+def test_keys_hash_makes_a_key_when_none_is_given() -> None:
+    result = CliRunner().invoke(app, ["keys", "hash"])
+    key = result.stderr.splitlines()[0].removeprefix("key: ")
+    assert key.startswith("roost_")
+    assert len(key) > 40
+    assert hashlib.sha256(key.encode()).hexdigest() in result.stdout
+
+
+def test_version() -> None:
+    assert CliRunner().invoke(app, ["version"]).stdout == f"roost {roost.__version__}\n"
+    assert CliRunner().invoke(app, ["version", "--short"]).stdout == f"{roost.__version__}\n"
+
+
+def greet(name: str) -> None:
+    """Greet someone."""
+    typer.echo(f"hello {name}")
+
+
+sub_app = typer.Typer(help="Things.")
+
+
+@sub_app.command()
+def one() -> None:
+    """The one thing."""
+    typer.echo("one done")
+
+
+@sub_app.command()
+def two() -> None:
+    """The other."""
+
+
+@pytest.fixture
+def entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plugins of this module, and one whose libraries are missing."""
+    home = ModuleType("roost_test_plugins")
+    home.__dict__.update(greet=greet, things=sub_app)
+    monkeypatch.setitem(sys.modules, "roost_test_plugins", home)
+    found = [
+        EntryPoint("greet", "roost_test_plugins:greet", plugins.GROUP),
+        EntryPoint("things", "roost_test_plugins:things", plugins.GROUP),
+        EntryPoint("absent", "no_such_library.commands:absent", plugins.GROUP),
+    ]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: found)
+
+
+@pytest.mark.usefixtures("entry_points")
+def test_other_packages_add_functions_and_groups() -> None:
+    assert CliRunner().invoke(app, ["greet", "Ada"]).stdout == "hello Ada\n"
+    assert CliRunner().invoke(app, ["things", "one"]).stdout == "one done\n"
+    shown = CliRunner().invoke(app, ["--help"]).stdout
+    assert "Greet someone." in shown
+    assert "Things." in shown
+    assert "chat" in shown
+
+
+@pytest.mark.usefixtures("entry_points")
+def test_a_plugin_without_its_libraries_says_what_to_install() -> None:
+    assert "pip install 'roost[local]'" in CliRunner().invoke(app, ["--help"]).stdout
+    result = CliRunner().invoke(app, ["absent", "--any", "thing", "--help"])
+    assert result.exit_code == 1
+    assert "no_such_library" in result.stderr
+    assert "hint: pip install 'roost[local]'" in result.stderr
+
+
+def test_without_typer_the_command_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError('no typer', name='typer')")
+    paths = [str(tmp_path), str(Path(roost.__file__).parent.parent)]
+    result = subprocess.run(
+        [sys.executable, "-c", "import roost.cli; roost.cli.main()"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert result.stderr == "error: the command line needs `typer`\nhint: pip install 'roost[cli]'\n"
