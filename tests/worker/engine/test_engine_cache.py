@@ -1,7 +1,9 @@
 """What is shared, kept and given up, and what is never shared."""
 
+import pytest
+
 from engine_driver import EngineDriver
-from roost_worker.engine.messages import Evict, Hold
+from roost_worker.engine.messages import Cancel, Evict, Hold
 
 PROMPT = list(range(10))
 
@@ -182,6 +184,43 @@ def test_a_hold_of_unknown_length_spares_too() -> None:
     one_step(driver, "s", PROMPT)
     driver.send(Hold("s", 0.0))
     assert driver.engine.stats.held == 1
+
+
+def test_an_attempt_that_ends_after_a_later_one_does_not_replace_it() -> None:
+    driver = EngineDriver()
+    driver.submit("orphan", PROMPT, session="s", max_tokens=40)
+    driver.step()
+    later = driver.submit("later", PROMPT, session="s", max_tokens=6, seed=1)
+    while later.stop is None:
+        driver.step()
+    log = [*PROMPT, *later.token_ids]
+    driver.send(Cancel("orphan"))
+    driver.run()
+    assert driver.resident == {"s": len(log) - 1}
+    again = driver.submit("again", [*log, 1], session="s")
+    driver.run()
+    assert again.cached_tokens == len(log) - 1
+
+
+def test_a_preempted_request_that_is_cancelled_parks_what_is_left_of_it() -> None:
+    driver = EngineDriver(blocks=8, context=32, batch=32)
+    driver.submit("first", [1] * 15, max_tokens=10, priority=0)
+    driver.submit("second", [2] * 15, max_tokens=10, session="s", priority=1)
+    while not driver.engine.stats.preemptions:
+        driver.step()
+    driver.send(Cancel("second"))
+    driver.step()
+    assert driver.resident == {"s": 12}
+
+
+def test_an_idle_engine_finds_a_fault_in_its_books() -> None:
+    driver = EngineDriver()
+    one_step(driver, "s", PROMPT)
+    driver.engine._cache.pool._free.pop()
+    driver.now += 10.0
+    driver.engine.handle(Hold("s", 1.0))
+    with pytest.raises(AssertionError, match="free list"):
+        driver.engine.step()
 
 
 def test_hit_ratio_counts_each_context_once() -> None:

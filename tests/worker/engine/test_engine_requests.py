@@ -1,10 +1,11 @@
 """How requests begin and end: stops, limits, replays, refusals, grammars, cancel and finish."""
 
 from array import array
+from concurrent.futures import Future
 
 import pytest
 
-from engine_driver import EngineDriver
+from engine_driver import EngineDriver, InlineExecutor
 from paged_fake_runner import VOCAB, next_token, reference
 from roost_worker.config import EngineConfig
 from roost_worker.engine.engine import Engine
@@ -133,6 +134,23 @@ def test_a_refused_grammar_fails_its_request_alone() -> None:
     assert other.stop is StopReason.LENGTH
 
 
+def test_a_compiler_that_breaks_fails_its_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class BrokenPool(InlineExecutor):
+        def submit(self, fn, /, *args, **kwargs):  # type: ignore[no-untyped-def]  # the base class is typed by ParamSpec
+            future: Future[str] = Future()
+            future.set_exception(RuntimeError("panic"))
+            return future
+
+    driver = EngineDriver()
+    monkeypatch.setattr(driver.engine, "_grammar_pool", BrokenPool())
+    broken = driver.submit("broken", PROMPT, grammar="tokens:3")
+    other = driver.submit("other", PROMPT)
+    driver.run()
+    assert broken.stop is StopReason.FAILED
+    assert "panic" in broken.error
+    assert other.stop is StopReason.LENGTH
+
+
 def test_a_grammar_that_breaks_fails_its_request_alone() -> None:
     driver = EngineDriver()
     broken = driver.submit("broken", PROMPT, grammar="break:3", max_tokens=9, session="s")
@@ -236,8 +254,6 @@ def test_logprobs_come_only_when_asked_for() -> None:
 
 def test_grammars_are_compiled_off_the_loop_and_wake_it() -> None:
     """The request waits, others run; when the compiler is done the engine is woken."""
-    from concurrent.futures import Future
-
     futures: list[Future[str]] = []
 
     class SlowPool:

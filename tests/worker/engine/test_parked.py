@@ -16,7 +16,7 @@ IDS = st.lists(st.integers(0, 1), max_size=12)
 
 def parked_sequence(session: str, tokens: int) -> ParkedSequence:
     blocks = array("i", range(1, 1 - (-tokens // BLOCK)))
-    return ParkedSequence(session, b"key", array("i", range(tokens)), blocks, 0.0)
+    return ParkedSequence(session, b"key", array("i", range(tokens)), blocks, 1, 0.0)
 
 
 class ParkedMachine(RuleBasedStateMachine):

@@ -102,7 +102,7 @@ class BlockPool:
         free = {block for block in blocks if not self.holders(block) and not self._sealed[block]}
         assert sorted(self._free) == sorted(free), "the free list disagrees with the counts"
         assert sum(1 for block in blocks if self._users[block]) == self._in_use, "blocks in use are miscounted"
-        assert min(*self._users, *self._parked) >= 0, "a block was let go twice"
+        assert min(min(self._users), min(self._parked)) >= 0, "a block was let go twice"
         cached = sum(1 for block in blocks if not self._users[block] and block not in free)
         assert self.cached == cached, "free + cached + in use is not the total"
         assert self.holders(NULL_BLOCK) + self._sealed[NULL_BLOCK] == 0, "the null block is held"

@@ -109,10 +109,11 @@ class SequenceCache:
     def park(self, sequence: Sequence, tokens: int, now: float) -> None:
         """Parks the first `tokens` tokens of `sequence`, as far as computed, for its session.
 
-        One-shot work is released. A sequence that was preempted parks what is left of it in the cache.
+        One-shot work is released, and so is a sequence that ends after a later one of its session. A sequence that
+        was preempted parks what is left of it in the cache.
         """
         session = sequence.request.session
-        if session is None:
+        if session is None or self._later_one_parked(session, sequence):
             self.release(sequence, now)
             return
         if not sequence.blocks:
@@ -237,11 +238,16 @@ class SequenceCache:
         block = sequence.blocks.pop()
         self._keep_loose(block, self.pool.release(block), now)
 
+    def _later_one_parked(self, session: str, sequence: Sequence) -> bool:
+        parked = self.parked.get(session)
+        return parked is not None and parked.arrival > sequence.arrival
+
     def _add_parked(self, session: str, sequence: Sequence, now: float) -> None:
         for block in sequence.blocks:
             self.pool.park(block)
         ids = sequence.ids[: sequence.computed]
-        self.parked.add(ParkedSequence(session, sequence.request.cache_key, ids, sequence.blocks, now))
+        key = sequence.request.cache_key
+        self.parked.add(ParkedSequence(session, key, ids, sequence.blocks, sequence.arrival, now))
         self._changed[session] = len(ids)
         sequence.blocks, sequence.computed = array("i"), 0
 

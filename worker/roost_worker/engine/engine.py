@@ -28,6 +28,9 @@ from roost_worker.engine.sequence import Sequence
 
 logger = logging.getLogger(__name__)
 
+INTEGRITY_SECONDS = 10.0
+"""Shortest time between two checks of an idle engine: one walks over all blocks."""
+
 
 class Engine:
     """Schedules requests over a runner. Call `handle` for each message and `step` while it returns Outputs."""
@@ -61,6 +64,7 @@ class Engine:
         self._meter = Meter()
         self._arrivals = 0
         self._dirty = False
+        self._next_check = clock()
         capacity = self._cache.pool.total * info.block_tokens
         self.info = EngineInfo(
             capacity_tokens=capacity,
@@ -110,7 +114,7 @@ class Engine:
                 self._cache.parked.hold(message.session, self._clock() + seconds)
 
     def step(self) -> Outputs | None:
-        """Runs one batch. Returns None, having checked its integrity, when there is nothing to do or to say.
+        """Runs one batch. Returns None when there is nothing to do or to say; checks its integrity now and then.
 
         Raises RuntimeError when the runner is broken; the engine is of no use then.
         """
@@ -121,8 +125,8 @@ class Engine:
             self._postprocess(batch, self._runner.run(batch.plan))
         elif not self._dirty:
             return None
-        elif not self._requests:
-            self.check_integrity()
+        else:
+            self._check_when_idle()
         self._dirty = batch is not None
         return self._take_outputs()
 
@@ -132,6 +136,12 @@ class Engine:
         assert len(self._requests) == len(running) + len(waiting) + len(self._compiling), "a request is lost"
         assert not any(sequence.blocks for sequence in waiting), "a waiting request holds blocks"
         self._cache.check_integrity(running)
+
+    def _check_when_idle(self) -> None:
+        now = self._clock()
+        if not self._requests and now >= self._next_check:
+            self._next_check = now + INTEGRITY_SECONDS
+            self.check_integrity()
 
     def close(self) -> None:
         """Stops compiling grammars and closes the runner."""
@@ -181,7 +191,7 @@ class Engine:
 
     def _collect_grammars(self) -> None:
         for request_id in [request_id for request_id, future in self._compiling.items() if future.done()]:
-            error = self._compiling.pop(request_id).result()
+            error = _compile_error(self._compiling.pop(request_id))
             self._dirty = True
             if error:
                 del self._requests[request_id]
@@ -269,3 +279,9 @@ class Engine:
         parked, dropped = self._cache.take_changes()
         outputs, self._outputs = tuple(self._outputs), []
         return Outputs(outputs, parked, dropped, self.stats)
+
+
+def _compile_error(compiled: Future[str]) -> str:
+    """Why the grammar is refused; a compiler that breaks refuses it, too."""
+    raised = compiled.exception()
+    return f"the grammar cannot be compiled: {raised!r}" if raised else compiled.result()

@@ -27,6 +27,8 @@ class ParkedSequence:
     cache_key: bytes
     ids: "array[int]"
     blocks: "array[int]"
+    arrival: int
+    """Number of the request that it comes from."""
     last_used: float
     held_until: float = 0.0
 
