@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -62,7 +62,11 @@ class HistorySource:
 
 
 class Generation:
-    """A Generate stream. `events` yields Accepted, Delta and Finished; then `commit`, `cancel` or `leave` it."""
+    """A Generate stream that has begun. `take` is given Accepted and each Delta; then `commit`, `cancel` or `leave` it.
+
+    It is read by a task of its own: cancelling a pending read would cancel the whole call, before the worker could be
+    told anything.
+    """
 
     def __init__(
         self,
@@ -70,13 +74,21 @@ class Generation:
         metadata: list[tuple[str, str | bytes]],
         first: GenerateRequest,
         history: HistorySource,
+        take: Callable[[Accepted | Delta], None],
     ) -> None:
         self._first = first
         self._history = history
+        self._take = take
         self._call: grpc.aio.StreamStreamCall[Any, Any] = channel.stub.Generate(metadata=metadata)
+        self._reader = asyncio.create_task(self._read(), name="read a worker's output")
+        self._reader.add_done_callback(_observe)
 
-    async def events(self) -> AsyncIterator[Accepted | Delta | Finished]:
-        """Ends with Finished. Raises WorkerFailureError, or GatewayError for what no other worker can do better."""
+    async def finished(self) -> Finished:
+        """Waits for the end. Raises WorkerFailureError, GatewayError for what no other worker can do better,
+        StoreUnavailableError when the log could not be read, and whatever `take` raises."""
+        return await asyncio.shield(self._reader)
+
+    async def _read(self) -> Finished:
         try:
             await self._call.write(self._first)
             while True:
@@ -84,13 +96,15 @@ class Generation:
                 if response is grpc.aio.EOF:
                     raise await self._ended()
                 kind = response.WhichOneof("message")
-                if kind == "need_history":
+                if kind == "delta":
+                    self._take(response.delta)
+                elif kind == "accepted":
+                    self._take(response.accepted)
+                elif kind == "need_history":
                     await self._send_history(response.need_history.from_token)
-                    continue
-                if kind is not None:
-                    yield getattr(response, kind)
-                if kind == "finished":
-                    return
+                elif kind == "finished":
+                    finished: Finished = response.finished
+                    return finished
         except grpc.aio.AioRpcError as error:
             raise classify(error) from error
         except asyncio.InvalidStateError as error:  # a write after the stream's end; its status says why
@@ -142,10 +156,17 @@ class Generation:
         """Reads to the end after `commit` or `cancel`, so that the stream is not torn down before they are taken in."""
         try:
             async with asyncio.timeout(PARTING_SECONDS):
+                await asyncio.wait([self._reader])
                 while await self._call.read() is not grpc.aio.EOF:
                     pass
         except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
             self._call.cancel()
+
+
+def _observe(reader: "asyncio.Task[Finished]") -> None:
+    """A stream that was cancelled or left ends with an error that nobody waits for any more."""
+    if not reader.cancelled():
+        reader.exception()
 
 
 def classify(error: grpc.aio.AioRpcError) -> WorkerFailureError | GatewayError:

@@ -174,16 +174,17 @@ class Relay:
         channel = self._parts.clients.channel(target.worker.address)
         metadata = self._parts.clients.metadata(self._ask.pool.pool)
         first = self._resume(target.resume) if target.resume else self._start()
-        generation = self.generation = Generation(channel, metadata, first, self._history())
-        async for event in generation.events():
+
+        def take(event: Accepted | Delta) -> None:
             if isinstance(event, Delta):
                 self._take(event)
-            elif isinstance(event, Accepted):
-                self._accept(event, target)
             else:
-                self._finish(event)
-                return event
-        raise WorkerFailureError(Failure.LOST, "the worker ended the stream before Finished")
+                self._accept(event, target)
+
+        self.generation = Generation(channel, metadata, first, self._history(), take)
+        finished = await self.generation.finished()
+        self._finish(finished)
+        return finished
 
     def _take(self, delta: Delta) -> None:
         try:

@@ -1,0 +1,267 @@
+"""A gateway under test: in this process or in one of its own, over real Redis and null workers."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from null_worker import NullWorker, Script
+from redis_servers import RedisServer
+from roost.contract.names import POOLS, PoolKeys
+from roost.contract.reasons import Reason
+from roost.v1 import session_service_pb2 as pb
+from roost.v1.session_service_pb2_grpc import SessionServiceStub
+from roost_gateway.config import GatewayConfig
+from roost_gateway.server import GatewayServer
+from roost_gateway.telemetry import Telemetry
+
+POOL = "test/null"
+ROOT = Path(__file__).parents[2]
+LIMIT_SECONDS = 60.0
+"""How long any wait of a test may last before the test fails."""
+
+
+def pool_document(pool: str = POOL, **changes: Any) -> dict[str, Any]:
+    """A pool document with two roles; `changes` replace parts of it."""
+    document: dict[str, Any] = {
+        "pool": pool,
+        "model": {"name": "null", "contextTokens": 2048},
+        "activeRevision": "",
+        "roles": [{"name": "coder", "priority": 5, "maxOutputTokensPerStep": 512}, {"name": "critic", "priority": 1}],
+        "sessions": {"idleTTLSeconds": 3600},
+        "admission": {"queueLimit": 100, "queueTimeoutSeconds": 30},
+    }
+    return {**document, **changes}
+
+
+def publish_pool(redis: RedisServer, pool: str = POOL, **changes: Any) -> None:
+    """Writes a pool document, as the operator does."""
+    with redis.client() as client:
+        client.set(PoolKeys(pool).document, json.dumps(pool_document(pool, **changes)))
+        client.sadd(POOLS, pool)
+
+
+@dataclass(slots=True)
+class StepLog:
+    """What came of one step, checked while it comes: offsets without gap or overlap."""
+
+    events: list[str] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    attempt: pb.Attempt | None = None
+    committed: pb.StepCommitted | None = None
+    restarts: int = 0
+
+    def take(self, response: pb.StepResponse) -> None:
+        kind = response.WhichOneof("event")
+        assert kind is not None
+        self.events.append(kind)
+        if kind == "started":
+            self.attempt = response.started.attempt
+        elif kind == "restarted":
+            self.ids, self.text = [], ""
+            self.restarts += 1
+            self.attempt = response.restarted.attempt
+        elif kind == "delta":
+            self._delta(response.delta)
+        elif kind == "committed":
+            self.committed = response.committed
+
+    def _delta(self, delta: pb.StepDelta) -> None:
+        assert delta.token_offset == len(self.ids), f"token {delta.token_offset} after {len(self.ids)}"
+        assert delta.text_offset == len(self.text.encode()), f"byte {delta.text_offset} after {len(self.text.encode())}"
+        self.ids += delta.token_ids
+        self.text += delta.text
+        self.attempt = delta.attempt
+
+    def cursor(self) -> pb.Cursor | None:
+        if self.attempt is None:
+            return None
+        return pb.Cursor(attempt=self.attempt, tokens=len(self.ids), text_bytes=len(self.text.encode()))
+
+
+class Caller:
+    """A client of one gateway without the SDK's retries."""
+
+    def __init__(self, address: str, key: str = "") -> None:
+        self.channel = grpc.aio.insecure_channel(
+            address, options=[("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
+        )
+        self.stub = SessionServiceStub(self.channel)
+        self.metadata = [("authorization", f"Bearer {key}")] if key else []
+
+    async def open(self, **fields: Any) -> pb.Session:
+        request = pb.OpenSessionRequest(**{"pool": POOL, **fields})
+        return (await self.stub.OpenSession(request, metadata=self.metadata)).session
+
+    async def get(self, session_id: str) -> pb.Session:
+        request = pb.GetSessionRequest(session_id=session_id)
+        return (await self.stub.GetSession(request, metadata=self.metadata)).session
+
+    def call_step(self, request: pb.StepRequest, timeout: float | None = LIMIT_SECONDS) -> Any:
+        return self.stub.Step(request, metadata=self.metadata, timeout=timeout)
+
+    async def step(
+        self, request: pb.StepRequest, log: StepLog | None = None, timeout: float = LIMIT_SECONDS
+    ) -> StepLog:
+        """Takes a step to its end; what came before an error is in `log`."""
+        log = log or StepLog()
+        async for response in self.call_step(request, timeout):
+            log.take(response)
+        return log
+
+    async def aclose(self) -> None:
+        await self.channel.close(0)
+
+
+def step_request(session: pb.Session | str, step_id: str = "s1", text: str = "hello", **fields: Any) -> pb.StepRequest:
+    """A step with one user message."""
+    session_id = session if isinstance(session, str) else session.id
+    message = pb.Message(role=pb.MESSAGE_ROLE_USER, content=text)
+    return pb.StepRequest(**{"session_id": session_id, "step_id": step_id, "messages": [message], **fields})
+
+
+def fault(error: grpc.RpcError) -> tuple[grpc.StatusCode, str, float | None]:
+    """Code, reason and retry in seconds of a failed call."""
+    assert isinstance(error, grpc.aio.AioRpcError)
+    reason, retry = "", None
+    status = rpc_status.from_call(error)
+    for detail in status.details if status else ():
+        info, later = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        if detail.Unpack(info):
+            reason = info.reason
+        elif detail.Unpack(later):
+            retry = later.retry_delay.ToTimedelta().total_seconds()
+    return error.code(), reason, retry
+
+
+def violations(error: grpc.aio.AioRpcError) -> dict[str, str]:
+    """Field violations of a failed call."""
+    found: dict[str, str] = {}
+    status = rpc_status.from_call(error)
+    for detail in status.details if status else ():
+        request = error_details_pb2.BadRequest()
+        if detail.Unpack(request):
+            found |= {item.field: item.description for item in request.field_violations}
+    return found
+
+
+@asynccontextmanager
+async def gateway(
+    redis: RedisServer, telemetry: Telemetry | None = None, **fields: Any
+) -> AsyncIterator[GatewayServer]:
+    """A gateway in this process that has read pools and workers."""
+    config = GatewayConfig(**{"listen": "127.0.0.1:0", "store_url": redis.url, "drain_seconds": 0.0, **fields})
+    server = GatewayServer(config, telemetry or Telemetry())
+    await server.start()
+    try:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await server.opened.wait()
+        yield server
+    finally:
+        await server.stop()
+
+
+@dataclass(slots=True)
+class World:
+    """Redis, one worker, one gateway, one caller."""
+
+    redis: RedisServer
+    worker: NullWorker
+    gateway: GatewayServer
+    caller: Caller
+
+
+@asynccontextmanager
+async def world(redis: RedisServer, script: Script | None = None, **fields: Any) -> AsyncIterator[World]:
+    publish_pool(redis)
+    worker = await NullWorker(redis.url, POOL, script=script).start()
+    try:
+        async with gateway(redis, **fields) as server:
+            caller = Caller(server.address)
+            try:
+                yield World(redis, worker, server, caller)
+            finally:
+                await caller.aclose()
+    finally:
+        await worker.stop()
+
+
+class Child:
+    """A gateway or null worker in a process of its own, dead at the latest with `aclose`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.address = ""
+
+    @classmethod
+    async def start(cls, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> "Child":
+        """Runs `python ARGUMENTS` until it prints `listening on ADDRESS`."""
+        paths = [str(ROOT / part) for part in ("proto", "gateway", "worker", "tests/support")]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *arguments,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(environment or {})},
+        )
+        child = cls(process)
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(LIMIT_SECONDS):
+                line = (await process.stdout.readline()).decode()
+            assert line.startswith("listening on "), f"{arguments}: {line!r}"
+        except BaseException:
+            await child.aclose()
+            raise
+        child.address = line.removeprefix("listening on ").strip()
+        return child
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    async def wait(self) -> int:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            return await self.process.wait()
+
+    async def aclose(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+        self.process._transport.close()  # type: ignore[attr-defined]  # else its pipe is closed by the collector
+
+
+async def gateway_process(redis: RedisServer, folder: Path, faults: str = "", **fields: Any) -> Child:
+    """A gateway process; `faults` is its ROOST_FAULT."""
+    config = folder / f"gateway-{os.urandom(4).hex()}.json"
+    config.write_text(json.dumps({"listen": "127.0.0.1:0", "store_url": redis.url, **fields}))
+    return await Child.start(["-m", "roost_gateway", "--config", str(config)], {"ROOST_FAULT": faults})
+
+
+async def serving(address: str) -> None:
+    """Waits until the gateway at `address` says that it serves."""
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    async with asyncio.timeout(LIMIT_SECONDS), grpc.aio.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        async for answer in stub.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True):
+            if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                return
+
+
+def reason(error: Any) -> Reason:
+    """The reason in what `pytest.raises` caught."""
+    return Reason(fault(error.value)[1])

@@ -1,0 +1,431 @@
+"""A worker without a model: it speaks the whole Generate contract over real gRPC, with scripted output.
+
+Its tokens are counted up from `first_id` of the step, its text is derived from them, so that a test can tell at
+once what is missing or doubled. It keeps sessions' heads, orphans and a lease in Redis, as a real worker does.
+
+In a process of its own: `python -m null_worker --redis URL --pool POOL --id NAME [--tokens N] [--interval SECONDS] …`;
+it prints `listening on ADDRESS`.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import secrets
+import sys
+from array import array
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import grpc.aio
+import redis.asyncio as aioredis
+
+from roost.contract.faults import fault_point
+from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS, Lease
+from roost.contract.loghash import unpack_ids
+from roost.contract.names import PoolKeys
+from roost.contract.reasons import Reason
+from roost.contract.status import abort
+from roost.v1 import session_service_pb2 as pb
+from roost.v1 import worker_service_pb2 as wpb
+from roost.v1.worker_service_pb2_grpc import WorkerServiceServicer, add_WorkerServiceServicer_to_server
+
+Context = grpc.aio.ServicerContext[Any, Any]
+BASE_ID = 1000
+
+
+@dataclass(slots=True)
+class Script:
+    """What a null worker does. It may be changed while it runs."""
+
+    tokens: int = 8
+    interval: float = 0.0
+    """Seconds between deltas."""
+    prompt_ids: int = 4
+    tokens_per_delta: int = 1
+    hang_after: int | None = None
+    """Stops after so many tokens, until `resume_output` is set."""
+    break_after: int | None = None
+    """Breaks the stream, once, after so many tokens; the attempt stays as an orphan."""
+    refuse: Reason | None = None
+    refuse_code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+    lie_about_offsets: bool = False
+    forget_orphans: bool = False
+    ask_history: bool = False
+    """Asks for the whole log even when it is parked here."""
+    capacity_tokens: int = 100_000
+    max_running: int = 64
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt that runs, or whose output waits for its Commit or its Resume."""
+
+    epoch: int
+    nonce: bytes
+    session_id: str
+    history: "array[int]"
+    prompt: "array[int]"
+    total: int
+    cached: int
+    ids: "array[int]" = field(default_factory=lambda: array("I"))
+    task: asyncio.Task[None] | None = None
+    grown: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: bool = False
+
+    def text(self, upto: int | None = None) -> str:
+        return "".join(token_text(token) for token in self.ids[:upto])
+
+    @property
+    def done(self) -> bool:
+        return len(self.ids) >= self.total
+
+
+def token_text(token: int) -> str:
+    """Text of one null token, with a character of two bytes."""
+    return f"é{token} "
+
+
+class NullWorker(WorkerServiceServicer):
+    """One worker. `start`, then `stop`, or `kill` without a word to anybody."""
+
+    def __init__(
+        self,
+        redis_url: str,
+        pool: str,
+        worker_id: str = "null-1",
+        script: Script | None = None,
+        *,
+        secret: str = "",
+        revision: str = "rev-1",
+        port: int = 0,
+    ) -> None:
+        self.script = script or Script()
+        self.pool = pool
+        self.worker_id = worker_id
+        self.secret = secret
+        self.revision = revision
+        self.draining = False
+        self.resume_output = asyncio.Event()
+        self.parked: dict[str, array[int]] = {}
+        self.attempts: dict[str, Attempt] = {}
+        self.seen_epochs: dict[str, int] = {}
+        self.starts: list[wpb.Start] = []
+        self.resumes: list[wpb.Resume] = []
+        self.cancels: list[str] = []
+        self.commits: list[tuple[str, pb.Head]] = []
+        self.evictions: list[wpb.EvictRequest] = []
+        self.holds: list[wpb.HoldRequest] = []
+        self.traces: list[str] = []
+        self.changed = asyncio.Event()
+        self.address = ""
+        self._port = port
+        self._boot = secrets.token_hex(4)
+        self._redis_url = redis_url
+        self._keys = PoolKeys(pool)
+        self._lease_task: asyncio.Task[None] | None = None
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> "NullWorker":
+        self._redis = aioredis.Redis.from_url(self._redis_url)
+        self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)])
+        add_WorkerServiceServicer_to_server(self, self._server)
+        port = self._server.add_insecure_port(f"127.0.0.1:{self._port}")
+        self.address = f"127.0.0.1:{port}"
+        self._port = port
+        await self._server.start()
+        await self.publish()
+        self._lease_task = asyncio.create_task(self._keep_lease())
+        return self
+
+    async def stop(self) -> None:
+        """Withdraws the lease and ends every stream."""
+        await self._halt()
+        with contextlib.suppress(aioredis.RedisError):
+            await self._redis.zrem(self._keys.workers, self.worker_id)
+            await self._redis.delete(self._keys.lease(self.worker_id), self._keys.residency(self.worker_id))
+        await self._redis.aclose()
+
+    async def kill(self) -> None:
+        """Breaks every stream and loses everything; the lease stays until it runs out."""
+        await self._halt()
+        await self._redis.aclose()
+
+    async def _halt(self) -> None:
+        tasks = [attempt.task for attempt in self.attempts.values() if attempt.task is not None]
+        tasks += [self._lease_task] if self._lease_task is not None else []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._server is not None:
+            await self._server.stop(0)
+        self.attempts.clear()
+
+    async def publish(self) -> None:
+        """Writes lease and residency now."""
+        lease = self._lease()
+        now = await self._redis.time()
+        expiry = now[0] * 1000 + now[1] // 1000 + int(LEASE_TTL_SECONDS * 1000)
+        async with self._redis.pipeline() as pipe:
+            pipe.set(self._keys.lease(self.worker_id), lease.encode(), px=int(LEASE_TTL_SECONDS * 1000))
+            pipe.zadd(self._keys.workers, {self.worker_id: expiry})
+            pipe.delete(self._keys.residency(self.worker_id))
+            if self.parked:
+                resident = {name: len(ids) for name, ids in self.parked.items()}
+                pipe.hset(self._keys.residency(self.worker_id), mapping=resident)
+            await pipe.execute()
+
+    def _lease(self) -> Lease:
+        return Lease(
+            worker_id=self.worker_id,
+            boot=self._boot,
+            address=self.address,
+            model="null",
+            model_revision=self.revision,
+            render_version="null",
+            capacity_tokens=self.script.capacity_tokens,
+            block_tokens=32,
+            context_tokens=2048,
+            max_running=self.script.max_running,
+            running=len(self.attempts),
+            draining=self.draining,
+        )
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_PERIOD_SECONDS)
+            with contextlib.suppress(aioredis.RedisError):
+                await self.publish()
+
+    async def until(self, condition: Any) -> None:
+        """Waits until `condition()` holds; it is asked again whenever something happens here."""
+        while not condition():
+            self.changed.clear()
+            await self.changed.wait()
+
+    def _happened(self) -> None:
+        self.changed.set()
+
+    async def Generate(self, requests: AsyncIterator[wpb.GenerateRequest], context: Context) -> None:  # noqa: N802
+        await self._check_secret(context)
+        self.traces += [str(value) for name, value in context.invocation_metadata() or () if name == "traceparent"]
+        first = await anext(aiter(requests))
+        if self.script.refuse is not None:
+            await abort(context, self.script.refuse_code, self.script.refuse, "scripted refusal", retry_seconds=0.1)
+        if self.draining:
+            await abort(context, grpc.StatusCode.UNAVAILABLE, Reason.WORKER_DRAINING, "draining")
+        fault_point("worker.start")
+        if first.HasField("start"):
+            attempt, sent = await self._begin(first.start, requests, context)
+        else:
+            attempt, sent = await self._take_over(first.resume, context)
+        reader = asyncio.create_task(self._hear(attempt, requests))
+        try:
+            await self._write(attempt, sent, context)
+            await reader
+        finally:
+            reader.cancel()
+
+    async def _begin(
+        self, start: wpb.Start, requests: AsyncIterator[wpb.GenerateRequest], context: Context
+    ) -> tuple[Attempt, int]:
+        self.starts.append(start)
+        self._happened()
+        session_id = start.session.session_id
+        await self._check_epoch(session_id, start.attempt.epoch, context)
+        if start.model_revision != self.revision:
+            await abort(
+                context, grpc.StatusCode.FAILED_PRECONDITION, Reason.MODEL_REVISION_MISMATCH, "another revision"
+            )
+        history, cached = await self._history(start, requests, context)
+        self._drop(session_id)
+        replay = start.replay if start.HasField("replay") else None
+        prompt = array("I", replay.prompt_token_ids) if replay else array("I", range(self.script.prompt_ids))
+        total = min(self.script.tokens, start.sampling.max_tokens or self.script.tokens)
+        attempt = Attempt(start.attempt.epoch, start.attempt.nonce, session_id, history, prompt, total, cached)
+        attempt.ids = array("I", replay.output_token_ids) if replay else array("I")
+        self.attempts[session_id] = attempt
+        attempt.task = asyncio.create_task(self._decode(attempt))
+        return attempt, len(attempt.ids)
+
+    async def _take_over(self, resume: wpb.Resume, context: Context) -> tuple[Attempt, int]:
+        self.resumes.append(resume)
+        self._happened()
+        attempt = self.attempts.get(resume.session_id)
+        if attempt is None or attempt.nonce != resume.attempt.nonce or self.script.forget_orphans:
+            await abort(context, grpc.StatusCode.NOT_FOUND, Reason.ATTEMPT_UNKNOWN, "nothing to resume")
+        await self._check_epoch(resume.session_id, resume.new_attempt.epoch, context)
+        attempt.epoch, attempt.nonce = resume.new_attempt.epoch, resume.new_attempt.nonce
+        return attempt, resume.from_token
+
+    async def _check_secret(self, context: Context) -> None:
+        given = dict(context.invocation_metadata() or ()).get("roost-pool-secret", "")
+        if given != self.secret:
+            await abort(context, grpc.StatusCode.UNAUTHENTICATED, Reason.INVALID_API_KEY, "wrong pool secret")
+
+    async def _check_epoch(self, session_id: str, epoch: int, context: Context) -> None:
+        if epoch < self.seen_epochs.get(session_id, 0):
+            await abort(context, grpc.StatusCode.ABORTED, Reason.ATTEMPT_FENCED, "an older attempt")
+        self.seen_epochs[session_id] = epoch
+
+    async def _history(
+        self, start: wpb.Start, requests: AsyncIterator[wpb.GenerateRequest], context: Context
+    ) -> tuple["array[int]", int]:
+        """The log, and how much of it was here."""
+        length = start.session.head.length
+        here = self.parked.get(start.session.session_id, array("I"))
+        if len(here) == length and not self.script.ask_history:
+            return array("I", here), max(0, length - 1)
+        await context.write(wpb.GenerateResponse(need_history=wpb.NeedHistory(from_token=0)))
+        history = array("I")
+        async for request in requests:
+            assert request.history.offset == len(history), "history with a gap"
+            history.extend(unpack_ids(request.history.token_ids))
+            if request.history.last:
+                break
+        assert len(history) == length, f"{len(history)} ids of {length} came"
+        return history, 0
+
+    async def _decode(self, attempt: Attempt) -> None:
+        while not attempt.done and not attempt.cancelled:
+            if self.script.hang_after is not None and len(attempt.ids) >= self.script.hang_after:
+                await self.resume_output.wait()
+            if self.script.interval:
+                await asyncio.sleep(self.script.interval)
+            for _ in range(min(self.script.tokens_per_delta, attempt.total - len(attempt.ids))):
+                attempt.ids.append(BASE_ID + len(attempt.ids))
+                fault_point("worker.token")
+            attempt.grown.set()
+            self._happened()
+        attempt.grown.set()
+
+    async def _write(self, attempt: Attempt, sent: int, context: Context) -> None:
+        accepted = wpb.Accepted(prompt_token_ids=attempt.prompt, cached_tokens=attempt.cached)
+        await context.write(wpb.GenerateResponse(accepted=accepted))
+        fault_point("worker.accepted")
+        nonce, sent_bytes = attempt.nonce, len(attempt.text(sent).encode())
+        while not attempt.cancelled and attempt.nonce == nonce:
+            attempt.grown.clear()
+            if sent < len(attempt.ids):
+                sent, sent_bytes = await self._write_delta(attempt, sent, sent_bytes, context)
+            if sent >= attempt.total:
+                break
+            if sent == len(attempt.ids):
+                await attempt.grown.wait()
+        if attempt.cancelled or attempt.nonce != nonce:
+            return
+        fault_point("worker.stop")
+        await context.write(wpb.GenerateResponse(finished=self._finished(attempt)))
+        fault_point("worker.finished")
+
+    async def _write_delta(self, attempt: Attempt, sent: int, sent_bytes: int, context: Context) -> tuple[int, int]:
+        limit = self.script.break_after
+        upto = len(attempt.ids) if limit is None or sent >= limit else min(limit, len(attempt.ids))
+        text = "".join(token_text(token) for token in attempt.ids[sent:upto])
+        delta = wpb.Delta(
+            token_offset=sent + (1 if self.script.lie_about_offsets else 0),
+            token_ids=attempt.ids[sent:upto],
+            text_offset=sent_bytes,
+            text=text,
+        )
+        await context.write(wpb.GenerateResponse(delta=delta))
+        fault_point("worker.delta.sent")
+        if limit is not None and upto == limit:
+            self.script.break_after = None
+            await abort(context, grpc.StatusCode.UNAVAILABLE, Reason.INTERNAL, "scripted break")
+        return upto, sent_bytes + len(text.encode())
+
+    def _finished(self, attempt: Attempt) -> wpb.Finished:
+        return wpb.Finished(
+            finish_reason=pb.FINISH_REASON_STOP,
+            output_tokens=len(attempt.ids),
+            text=attempt.text(),
+            content=attempt.text(),
+            cached_tokens=attempt.cached,
+        )
+
+    async def _hear(self, attempt: Attempt, requests: AsyncIterator[wpb.GenerateRequest]) -> None:
+        async for request in requests:
+            if request.HasField("cancel"):
+                self._cancel(attempt)
+            elif request.HasField("commit"):
+                self._commit(attempt, request.commit.head)
+
+    def _cancel(self, attempt: Attempt) -> None:
+        self.cancels.append(attempt.session_id)
+        attempt.cancelled = True
+        attempt.grown.set()
+        self._drop(attempt.session_id)
+        self._happened()
+
+    def _commit(self, attempt: Attempt, head: pb.Head) -> None:
+        self.commits.append((attempt.session_id, head))
+        self.parked[attempt.session_id] = attempt.history + attempt.prompt + attempt.ids
+        if self.attempts.get(attempt.session_id) is attempt:
+            del self.attempts[attempt.session_id]
+        self._happened()
+
+    def _drop(self, session_id: str) -> None:
+        old = self.attempts.pop(session_id, None)
+        if old is not None:
+            old.cancelled = True
+            old.grown.set()
+            if old.task is not None:
+                old.task.cancel()
+
+    async def Evict(self, request: wpb.EvictRequest, context: Context) -> wpb.EvictResponse:  # noqa: N802
+        await self._check_secret(context)
+        self.evictions.append(request)
+        self._happened()
+        if request.epoch < self.seen_epochs.get(request.session_id, 0):
+            return wpb.EvictResponse()
+        self.seen_epochs[request.session_id] = request.epoch
+        return wpb.EvictResponse(evicted_tokens=len(self.parked.pop(request.session_id, array("I"))))
+
+    async def Hold(self, request: wpb.HoldRequest, context: Context) -> wpb.HoldResponse:  # noqa: N802
+        await self._check_secret(context)
+        self.holds.append(request)
+        self._happened()
+        return wpb.HoldResponse()
+
+    async def GetState(self, request: wpb.GetStateRequest, context: Context) -> wpb.GetStateResponse:  # noqa: N802
+        return wpb.GetStateResponse(worker_id=self.worker_id, boot=self._boot, model_revision=self.revision)
+
+
+async def _main(arguments: argparse.Namespace) -> None:
+    script = Script(
+        tokens=arguments.tokens,
+        interval=arguments.interval,
+        prompt_ids=arguments.prompt_ids,
+        capacity_tokens=arguments.capacity,
+        max_running=arguments.max_running,
+    )
+    worker = NullWorker(
+        arguments.redis, arguments.pool, arguments.id, script, secret=arguments.secret, port=arguments.port
+    )
+    await worker.start()
+    print(f"listening on {worker.address}", flush=True)
+    await asyncio.Event().wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m null_worker")
+    parser.add_argument("--redis", required=True)
+    parser.add_argument("--pool", required=True)
+    parser.add_argument("--id", default="null-1")
+    parser.add_argument("--secret", default="")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--tokens", type=int, default=8)
+    parser.add_argument("--interval", type=float, default=0.0)
+    parser.add_argument("--prompt-ids", type=int, default=4)
+    parser.add_argument("--capacity", type=int, default=10_000_000)
+    parser.add_argument("--max-running", type=int, default=4096)
+    try:
+        asyncio.run(_main(parser.parse_args()))
+    except KeyboardInterrupt:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
