@@ -44,7 +44,7 @@ def _stopped(ids: list[int], prompt_len: int, sampling: SamplingParams, limit: i
 class PagedFakeRunner:
     """Implements `roost_worker.engine.plan.Runner`. Grammars are words: `refuse:WHY`, `tokens:N`, `break:N`.
 
-    `tokens:N` is complete after N output tokens, `break:N` fails when the N-th is to be drawn.
+    `tokens:N` is complete after N output tokens, `break:N` fails when the N-th is to be drawn, `die` breaks the runner.
     """
 
     def __init__(
@@ -99,6 +99,8 @@ class PagedFakeRunner:
     def _sample(self, chunk: Chunk) -> Sampled:
         new, output = self.slots[chunk.slot], self.outputs[chunk.slot]
         word, _, value = (new.grammar or "").partition(":")
+        if word == "die":
+            raise RuntimeError("the group is broken")
         if word == "tokens" and len(output) >= int(value):
             return Sampled(chunk.slot, -1, grammar_done=True)
         if word == "break" and len(output) + 1 >= int(value):
@@ -113,11 +115,16 @@ class PagedFakeRunner:
 def build_runner(
     config: WorkerConfig, model_dir: Path, *, rank: int = 0, world: int = 1, init_method: str | None = None
 ) -> PagedFakeRunner:
-    """Stands in for `roost_worker.model.runner.build_runner`. `model.source` may ask for a fault: `fail-rank-N`."""
+    """Stands in for `roost_worker.model.runner.build_runner`. `model.source` may ask for a fault.
+
+    `fail-rank-N` raises, `exit-rank-N` exits and `hang-rank-N` never returns on that rank.
+    """
     if config.model.source == f"fail-rank-{rank}":
         raise ValueError(f"tensor model.norm.weight is missing (rank {rank})")
     if config.model.source == f"exit-rank-{rank}":
         os._exit(3)
+    if config.model.source == f"hang-rank-{rank}":
+        time.sleep(3600)
     blocks = (config.kv.memory_bytes or 4096) // config.kv.block_tokens
     return PagedFakeRunner(blocks, config.kv.block_tokens, config.model.context_tokens)
 

@@ -24,8 +24,8 @@ def worker_config(source: str = "fake", ranks: int = 1) -> WorkerConfig:
     return WorkerConfig("ns/pool", model, KvConfig(16, 4096), EngineConfig(4, 16))
 
 
-def request(name: str, ids: list[int], max_tokens: int = 20) -> Submit:
-    return Submit(name, array("I", ids), len(ids), SamplingParams(max_tokens=max_tokens), b"key")
+def request(name: str, ids: list[int], max_tokens: int = 20, grammar: str | None = None) -> Submit:
+    return Submit(name, array("I", ids), len(ids), SamplingParams(max_tokens=max_tokens), b"key", grammar=grammar)
 
 
 class SeenSpawner:
@@ -50,9 +50,11 @@ async def thread_engine(config: WorkerConfig) -> EngineClient:
     return await start_thread_engine(make_runner, config)
 
 
-async def process_engine(config: WorkerConfig, spawner: SeenSpawner | None = None) -> EngineClient:
+async def process_engine(
+    config: WorkerConfig, spawner: SeenSpawner | None = None, timeout: float = LONG_SECONDS
+) -> EngineClient:
     spawn = spawner or SubprocessSpawner()
-    return await start_process_engine(config, Path(), spawn, runner=FAKE_RUNNER, timeout=LONG_SECONDS)
+    return await start_process_engine(config, Path(), spawn, runner=FAKE_RUNNER, timeout=timeout)
 
 
 async def collect(engine: EngineClient, names: set[str]) -> dict[str, list[int]]:

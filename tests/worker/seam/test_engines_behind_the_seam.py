@@ -13,6 +13,7 @@ import pytest
 
 from paged_fake_runner import reference
 from roost_worker.engine.messages import Cancel, Evict, StopReason
+from roost_worker.seam import process_engine as process_engine_module
 from roost_worker.seam.client import EngineClient, EngineDeadError, EngineStartError
 from seam_worlds import LONG_SECONDS, SeenSpawner, collect, process_engine, request, thread_engine, worker_config
 
@@ -70,6 +71,22 @@ async def test_closing_ends_the_outputs_and_refuses_messages(engine: EngineClien
     await engine.aclose()
 
 
+async def test_a_broken_runner_kills_the_engine_and_says_why(engine: EngineClient) -> None:
+    engine.send(request("r", [1, 2, 3], grammar="die"))
+    async with asyncio.timeout(LONG_SECONDS):
+        with pytest.raises(EngineDeadError, match="RuntimeError: the group is broken"):
+            async for _ in engine.outputs():
+                pass
+    with pytest.raises(EngineDeadError, match="the group is broken"):
+        engine.send(Cancel("r"))
+
+
+async def test_a_grammar_is_compiled_while_the_loop_is_idle(engine: EngineClient) -> None:
+    engine.send(request("r", [1, 2, 3], grammar="tokens:2"))
+    async with asyncio.timeout(LONG_SECONDS):
+        assert len((await collect(engine, {"r"}))["r"]) == 2
+
+
 async def test_thread_that_cannot_make_its_runner_says_why() -> None:
     with pytest.raises(EngineStartError, match=r"ValueError: tensor model\.norm\.weight is missing"):
         await thread_engine(worker_config("fail-rank-0"))
@@ -87,6 +104,21 @@ async def test_rank_that_dies_while_it_loads_is_noticed() -> None:
     spawner = SeenSpawner()
     with pytest.raises(EngineStartError, match="rank 1 died"):
         await process_engine(worker_config("exit-rank-1", ranks=2), spawner)
+    assert [rank.alive() for rank in spawner.ranks] == [False, False]
+
+
+async def test_rank_that_never_gets_ready_is_given_up() -> None:
+    spawner = SeenSpawner()
+    with pytest.raises(EngineStartError, match="not ready after"):
+        await process_engine(worker_config("hang-rank-1", ranks=2), spawner, timeout=0.5)
+    assert [rank.alive() for rank in spawner.ranks] == [False, False]
+
+
+async def test_rank_that_does_not_end_by_itself_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    spawner = SeenSpawner()
+    engine = await process_engine(worker_config(ranks=2), spawner)
+    monkeypatch.setattr(process_engine_module, "CLOSE_SECONDS", 0.2)
+    await engine.aclose()
     assert [rank.alive() for rank in spawner.ranks] == [False, False]
 
 

@@ -77,12 +77,12 @@ class ProcessEngine:
         try:
             with _listen(self._folder / "shell", self._world) as listener:
                 self._spawn(spawn)
-                accepting = asyncio.create_task(self._accept(listener))
+                self._loop.add_reader(listener, self._accept, listener)
                 try:
                     async with asyncio.timeout(timeout):
                         await self._wait_until_started()
                 finally:
-                    accepting.cancel()
+                    self._loop.remove_reader(listener)
         except TimeoutError:
             await self.aclose()
             raise EngineStartError(f"ranks were not ready after {timeout:.0f} s") from None
@@ -120,9 +120,9 @@ class ProcessEngine:
             runner=self._runner,
         )
 
-    async def _accept(self, listener: socket.socket) -> None:
-        while True:
-            accepted, _ = await self._loop.sock_accept(listener)
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(BlockingIOError):
+            accepted, _ = listener.accept()
             accepted.setblocking(True)
             connection: RankConnection = Connection(accepted.detach())
             self._start_thread("rank-reader", self._read, connection)
