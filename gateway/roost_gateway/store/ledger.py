@@ -55,6 +55,8 @@ class WorkerReader:
 
 def _view(row: list[bytes]) -> WorkerView | None:
     worker_id, ms_left, document, tokens, attempts = row
+    if not document:
+        return None  # its lease runs out just now
     try:
         lease = Lease.decode(document)
     except ValueError as error:

@@ -46,7 +46,7 @@ class Wakes:
 
     async def _listen(self, channel: str) -> None:
         """Subscribes again whenever the connection breaks; meanwhile the ticks do."""
-        while True:
+        while channel in self._waiting:
             with suppress(RedisError, RedisClusterException, OSError):
                 await self._subscribe(channel)
             await asyncio.sleep(random.uniform(*TICK_SECONDS))
@@ -55,8 +55,8 @@ class Wakes:
         pubsub = self._pubsub()
         try:
             await pubsub.subscribe(channel)
-            while True:
-                if await pubsub.get_message(ignore_subscribe_messages=False, timeout=None):
+            while channel in self._waiting:  # looked at now and then: the library may swallow a cancellation
+                if await pubsub.get_message(ignore_subscribe_messages=False, timeout=TICK_SECONDS[1]):
                     for woken in self._waiting.get(channel, ()):
                         woken.set()
         finally:

@@ -87,7 +87,7 @@ for _, worker in ipairs(candidates) do
     local inherited = retry and worker == d['attempt:worker'] and ledger.tokens[former_member]
     local first = inherited or not must_wait(waiters, class * aging + enqueued, nonce, former)
     if inherited and inherited >= tokens then
-      reserved = worker
+      reserved, tokens = worker, inherited
     elseif first and has_room(ledger, known[worker], worker, tokens, former_member) then
       reserved = worker
     else

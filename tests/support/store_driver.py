@@ -1,0 +1,137 @@
+"""What tests of the store and its users need: requests with sensible defaults, and the worker's side of the ledger."""
+
+import json
+import os
+import secrets
+from typing import Any
+
+import redis
+
+from roost.contract import loghash, names
+from roost.contract.lease import Lease
+from roost.contract.names import PoolKeys
+from roost_gateway.store.records import (
+    AttemptRef,
+    Began,
+    BeginRequest,
+    CommitRequest,
+    LogEntry,
+    LogHead,
+    NewSession,
+    Reservation,
+)
+
+POOL = "team/agents"
+TENANT = "acme"
+REVISION = "rev-1"
+LONG_MS = 3_600_000
+"""A lease that does not run out during a test."""
+Raw = redis.Redis | redis.RedisCluster
+
+
+def digest(text: str) -> bytes:
+    return text.encode().ljust(16, b".")[:16]
+
+
+def new_session(session_id: str = "", *, tenant: str = TENANT, **fields: Any) -> NewSession:
+    defaults: dict[str, Any] = {
+        "role": "coder",
+        "model": "tiny",
+        "model_revision": "",
+        "system": "You are brief. Žluťoučký 🦉",
+        "tools": ({"name": "grep", "description": "search", "parameters": json.dumps({"type": "object"})},),
+    }
+    return NewSession(session_id or names.new_session_id(POOL), tenant, **{**defaults, **fields})
+
+
+def begin_request(session_id: str, step_id: str = "step-1", **fields: Any) -> BeginRequest:
+    defaults: dict[str, Any] = {
+        "tenant": TENANT,
+        "digest": digest(step_id),
+        "expected_head": None,
+        "nonce": os.urandom(16),
+        "seed": secrets.randbits(64),
+        "lease_ms": LONG_MS,
+        "new_tokens": 10,
+        "max_session_tokens": 0,
+        "budget_tokens": 0,
+        "max_steps": 0,
+        "priority": 1,
+        "deadline_ms": 0,
+    }
+    return BeginRequest(session_id=session_id, step_id=step_id, **{**defaults, **fields})
+
+
+def reservation(began: Began, worker_id: str = "w1", tokens: int = 10, **fields: Any) -> Reservation:
+    defaults: dict[str, Any] = {"priority": 1, "deadline_ms": 0, "lease_ms": LONG_MS}
+    descriptor = began.descriptor
+    return Reservation(descriptor.pool, descriptor.session_id, began.ref, worker_id, tokens, **{**defaults, **fields})
+
+
+def commit_request(
+    session_id: str,
+    ref: AttemptRef,
+    step_id: str,
+    previous: LogHead = LogHead(),  # noqa: B008  # frozen
+    prompt: tuple[int, ...] = (1, 2, 3),
+    output: tuple[int, ...] = (4, 5),
+    **fields: Any,
+) -> CommitRequest:
+    """A commit whose head fits its ids; `fields` are the entry's, and `ttl_ms` and `owner` the request's."""
+    packed = loghash.pack_ids([*prompt, *output])
+    head = LogHead(previous.length + len(prompt) + len(output), loghash.extend(previous.log_hash, packed))
+    ttl_ms, owner = fields.pop("ttl_ms", 0), fields.pop("owner", "w1")
+    entry: dict[str, Any] = {
+        "step_id": step_id,
+        "index": 0,
+        "messages": ({"role": "user", "content": f"question of {step_id} 🦉"},),
+        "output": {"role": "assistant", "content": "answer", "tool_calls": [], "text": "answer"},
+        "finish_reason": "stop",
+        "prompt_tokens": len(prompt),
+        "output_tokens": len(output),
+        "cached_tokens": 1,
+        "reconstructed_tokens": 2,
+        "head": head,
+        "seed": 7,
+        "sampling": {"temperature": 0.5},
+        "format": None,
+        "model_revision": REVISION,
+        "worker_id": "w1",
+    }
+    return CommitRequest(session_id, ref, previous, LogEntry(**{**entry, **fields}), packed, ttl_ms, owner)
+
+
+def lease(worker_id: str = "w1", **fields: Any) -> Lease:
+    defaults: dict[str, Any] = {
+        "boot": "b1",
+        "address": "127.0.0.1:1",
+        "model": "tiny",
+        "model_revision": REVISION,
+        "render_version": "1",
+        "capacity_tokens": 100,
+        "block_tokens": 16,
+        "context_tokens": 64,
+        "max_running": 4,
+    }
+    return Lease(worker_id, **{**defaults, **fields})
+
+
+def publish(raw: Raw, published: Lease, *, ms: int = LONG_MS, pool: str = POOL) -> None:
+    """What a worker does every second. Negative `ms`: its lease ran out."""
+    keys = PoolKeys(pool)
+    raw.set(keys.lease(published.worker_id), published.encode())
+    raw.zadd(keys.workers, {published.worker_id: redis_ms(raw) + ms})
+
+
+def redis_ms(raw: Raw, pool: str = POOL) -> int:
+    """Redis TIME of the pool's shard, in ms."""
+    return int(
+        raw.eval("local t = redis.call('TIME') return t[1] * 1000 + math.floor(t[2] / 1000)", 1, PoolKeys(pool).workers)
+    )
+
+
+def next_ms(raw: Raw) -> None:
+    """Waits, by asking Redis, until its clock shows another millisecond."""
+    before = redis_ms(raw)
+    while redis_ms(raw) == before:
+        pass
