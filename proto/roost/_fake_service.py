@@ -99,8 +99,11 @@ class FakeService(SessionServiceServicer):
         return tenant
 
     def _check_pool(self, pool: str) -> None:
-        if pool not in ("", self._pool):
-            raise RefusedError(Reason.POOL_NOT_FOUND, f"there is no pool {pool!r}")
+        if pool in ("", self._pool):
+            return
+        if self._api_keys is not None:
+            raise RefusedError(Reason.POOL_NOT_ALLOWED, f"this API key may not use pool {pool!r}")
+        raise RefusedError(Reason.POOL_NOT_FOUND, f"there is no pool {pool!r}")
 
     def _find(self, session_id: str, tenant: str) -> FakeSession:
         session = self.sessions.get(session_id)
@@ -113,6 +116,8 @@ class FakeService(SessionServiceServicer):
         role = self._roles.get(request.role or self._default_role)
         if role is None:
             raise RefusedError(Reason.ROLE_NOT_FOUND, f"pool {self._pool!r} has no role {request.role!r}")
+        if request.parent_session_id:
+            self._find(request.parent_session_id, tenant)
         known = self._opened.get((tenant, request.request_id)) if request.request_id else None
         session = self.sessions.get(known or "") or new_session(request, self._pool, role, tenant)
         self.sessions[session.record.id] = session

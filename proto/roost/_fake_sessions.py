@@ -48,7 +48,6 @@ class FakeSession:
     system: str
     tools: Sequence[pb.Tool]
     log: list[pb.CommittedStep] = field(default_factory=list)
-    digests: dict[str, bytes] = field(default_factory=dict)
     live: FakeAttempt | None = None
     committed: dict[str, FakeAttempt] = field(default_factory=dict)
     """Step id to the attempt that committed it."""
@@ -103,7 +102,8 @@ class FakeSession:
     def begin(self, request: pb.StepRequest) -> "FakeAttempt | pb.CommittedStep":
         """Takes an attempt, or returns the step that was committed under this id."""
         digest = _digest(request)
-        if self.digests.get(request.step_id, digest) != digest:
+        known = self.committed.get(request.step_id) or self._live_at(request.step_id)
+        if known is not None and known.digest != digest:
             raise RefusedError(Reason.STEP_ID_REUSED, "step_id has been used for a step with other content")
         for entry in self.log:
             if entry.step_id == request.step_id:
@@ -111,10 +111,13 @@ class FakeSession:
         self.check_open()
         if request.HasField("expected_head"):
             self.check_head(request.expected_head)
-        if self.live is None or self.live.step_id != request.step_id:
+        if self._live_at(request.step_id) is None:
             self.check_idle()
         self._check_limits()
         return self._take(request, digest)
+
+    def _live_at(self, step_id: str) -> FakeAttempt | None:
+        return self.live if self.live is not None and self.live.step_id == step_id else None
 
     def _check_limits(self) -> None:
         if self.role.max_steps and len(self.log) >= self.role.max_steps:
@@ -124,7 +127,6 @@ class FakeSession:
 
     def _take(self, request: pb.StepRequest, digest: bytes) -> FakeAttempt:
         self.epoch += 1
-        self.digests[request.step_id] = digest
         old = self.live
         given = request.sampling.HasField("seed")
         seed = old.seed if old else request.sampling.seed if given else secrets.randbits(63)
@@ -173,7 +175,7 @@ class FakeSession:
     def roll_back(self, steps: int) -> None:
         """Forgets the last steps, as a failover of the store can."""
         for entry in self.log[len(self.log) - steps :]:
-            del self.committed[entry.step_id], self.digests[entry.step_id]
+            del self.committed[entry.step_id]
         del self.log[len(self.log) - steps :]
         self.cached = min(self.cached, self.head.length)
 

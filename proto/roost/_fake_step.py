@@ -112,7 +112,7 @@ class StepRunner:
             raise
         except Exception as error:
             raise RefusedError(Reason.INTERNAL, f"the fake gateway's reply function failed: {error!r}") from error
-        return make_output(reply, request.sampling, session.role.max_output_tokens)
+        return make_output(reply, request.sampling, session.role.max_output_tokens or self.context_tokens)
 
 
 def check_step(session: FakeSession, request: pb.StepRequest, context_tokens: int) -> None:
@@ -123,6 +123,9 @@ def check_step(session: FakeSession, request: pb.StepRequest, context_tokens: in
         raise RefusedError(Reason.INVALID_REQUEST, "messages: a step needs at least one")
     if any(message.role not in (pb.MESSAGE_ROLE_USER, pb.MESSAGE_ROLE_TOOL) for message in request.messages):
         raise RefusedError(Reason.INVALID_REQUEST, "messages: a step's messages are of the user or of a tool")
+    most = session.role.max_output_tokens
+    if most and request.sampling.max_tokens > most:
+        raise RefusedError(Reason.INVALID_REQUEST, f"sampling.max_tokens: is more than the role allows: {most}")
     if session.head.length + len(session.prompt(request)) >= context_tokens:
         raise RefusedError(Reason.STEP_TOO_LONG, f"log and step do not fit {context_tokens} tokens of context")
     _check_format(session, wire.format_from_wire(request.format))
@@ -133,7 +136,7 @@ def _check_format(session: FakeSession, constraint: JsonSchema | ToolChoice | No
         try:
             json.loads(constraint.text)
         except ValueError as error:
-            raise RefusedError(Reason.INVALID_SCHEMA, f"format: json_schema is not JSON: {error}") from None
+            raise RefusedError(Reason.INVALID_REQUEST, f"format.json_schema: is no JSON: {error}") from None
     elif constraint is not None and constraint.mode is ToolChoiceMode.REQUIRED:
         names = [tool.name for tool in session.tools]
         if not names or (constraint.name and constraint.name not in names):

@@ -175,7 +175,7 @@ async def test_a_context_has_an_end() -> None:
 async def test_a_schema_must_be_json_and_so_must_the_reply() -> None:
     async with FakeGateway(lambda turn: "no json") as fake:
         session = await (await fake.connect()).open()
-        with pytest.raises(errors.InvalidSchemaError):
+        with pytest.raises(errors.InvalidRequestError, match=r"format\.json_schema"):
             await session.run("x", format=JsonSchema("{"))
         with pytest.raises(errors.InternalError):
             await session.run("x", format=JsonSchema({"type": "object"}))

@@ -1,0 +1,242 @@
+"""The same scenarios on the fake gateway and on real ones: what a client sees must be the same."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway_worlds import POOL, TEXT, World, fake_world, real_world
+from redis_servers import RedisServer
+from roost import (
+    Committed,
+    Delta,
+    JsonSchema,
+    Message,
+    MessageRole,
+    Restarted,
+    RoostError,
+    Session,
+    SessionInfo,
+    SessionState,
+    Started,
+    Tool,
+)
+
+Scenario = Callable[[World], Awaitable[Any]]
+GONE = f"{POOL}/{'0' * 26}"
+
+
+async def failing(call: Awaitable[Any]) -> tuple[str, str, str, bool]:
+    """How a call fails: class, status, reason, and whether it says when to come back."""
+    with pytest.raises(RoostError) as raised:
+        await call
+    error = raised.value
+    return type(error).__name__, error.status.name, error.reason, error.retry_after is not None
+
+
+def seen(info: SessionInfo) -> tuple[Any, ...]:
+    """What does not depend on how text becomes tokens, nor on how fast workers publish."""
+    hold = info.hold and (info.hold.tool, info.hold.expect_seconds, info.hold.begin_time is not None)
+    times = (info.create_time is not None, info.update_time is not None)
+    return (
+        info.pool,
+        info.role,
+        info.task,
+        info.parent,
+        info.generation,
+        info.state,
+        info.steps,
+        hold,
+        info.labels,
+        times,
+    )
+
+
+async def opened(world: World, **options: Any) -> Session:
+    return await (await world.client()).open(**options)
+
+
+async def a_step_and_its_log(world: World) -> Any:
+    session = await opened(world, system="Be kind.", tools=[Tool("grep")], task="t", labels={"k": "v"})
+    assert session.head is not None
+    before = session.head
+    events = [event async for event in session.step("hello", temperature=0.5, stop=["never"])]
+    kinds = [type(event) for event in events if not isinstance(event, Delta)]
+    text = "".join(event.text for event in events if isinstance(event, Delta))
+    committed = events[-1]
+    assert isinstance(committed, Committed)
+    result = await session.run("again", seed=7)
+    steps = [step async for step in session.steps(include_token_ids=True)]
+    info = await session.info()
+    return (
+        (before.length, kinds, text, committed.output, committed.finish_reason, committed.index, committed.replayed),
+        (result.text == TEXT, result.committed.seed, result.committed.index),
+        [(step.index, step.messages, step.output, step.finish_reason, step.format) for step in steps],
+        [len(step.prompt_token_ids) == step.usage.prompt_tokens for step in steps],
+        [len(step.output_token_ids) == step.usage.output_tokens for step in steps],
+        (steps[0].sampling.temperature, steps[0].sampling.stop, steps[0].sampling.seed == committed.seed),
+        steps[1].sampling.seed,
+        (steps[-1].head == session.head == info.head, seen(info)),
+    )
+
+
+async def a_step_taken_twice(world: World) -> Any:
+    session = await opened(world)
+    first = await session.run("hello", step_id="s")
+    second = await session.run("hello", step_id="s")
+    other = await failing(session.run("something else", step_id="s"))
+    same = (first.text, first.committed.head, first.committed.seed) == (
+        second.text,
+        second.committed.head,
+        second.committed.seed,
+    )
+    return same, second.committed.replayed, first.token_ids == second.token_ids, other, (await session.info()).steps
+
+
+async def a_gateway_that_dies(world: World) -> Any:
+    session = await opened(world)
+    await session.run("hello")
+    events = await world.step_over_a_dead_gateway(session)
+    text = "".join(event.text for event in events if isinstance(event, Delta))
+    restarts = sum(isinstance(event, Restarted) for event in events)
+    starts = sum(isinstance(event, Started) for event in events)
+    after = await session.run("after")
+    return text, restarts, starts, after.committed.index, (await session.info()).steps
+
+
+async def heads_that_do_not_fit(world: World) -> Any:
+    session = await opened(world)
+    await session.run("one")
+    kept = session.head
+    await session.run("two")
+    newest = session.head
+    assert kept is not None
+    assert newest is not None
+    session.head = kept
+    missed = [await failing(session.run("three")), await failing(session.hold())]
+    session.head = type(newest)(newest.length + 5, b"x" * 16)
+    longer = await failing(session.run("three"))
+    session.head = type(newest)(newest.length, b"x" * 16)
+    different = [await failing(session.run("three")), await failing(session.hold())]
+    session.head = newest
+    return missed, longer, different, (await session.run("three")).committed.index
+
+
+async def holding_and_evicting(world: World) -> Any:
+    session = await opened(world)
+    await session.run("one")
+    held = seen(await session.hold(tool="grep", expect_seconds=3))
+    looked = seen(await session.info())
+    evicted = await session.evict()
+    await session.run("two")
+    step = [step async for step in session.steps()][-1]
+    rebuilt = step.usage.reconstructed_tokens > 0
+    return held, looked, evicted > 0, rebuilt, seen(await session.info())
+
+
+async def closing_and_deleting(world: World) -> Any:
+    session = await opened(world)
+    await session.run("one", step_id="s")
+    closed = [seen(await session.close()), seen(await session.close())]
+    refused = [await failing(session.run("two")), await failing(session.hold())]
+    replayed = (await session.run("one", step_id="s")).committed.replayed
+    log = len([step async for step in session.steps()])
+    await session.delete()
+    gone = [await failing(call) for call in (session.info(), session.delete(), session.evict(), session.run("x"))]
+    return closed, refused, replayed, log, gone
+
+
+async def what_is_not_there(world: World) -> Any:
+    client = await world.client()
+    session = client.session(GONE)
+    calls = [session.info(), session.run("x"), session.hold(), session.evict(), session.close(), session.delete()]
+    return [
+        *[await failing(call) for call in calls],
+        await failing(anext(session.steps())),
+        await failing(client.open(role="nobody")),
+        await failing(client.open(pool="default/elsewhere")),
+        await failing(anext(client.sessions(pool="default/elsewhere"))),
+        await failing(client.open(parent=GONE)),
+    ]
+
+
+async def another_tenant(world: World) -> Any:
+    session = await opened(world)
+    stranger = await world.client("key-b")
+    handle = stranger.session(session.id)
+    calls = [handle.info(), handle.run("x"), handle.evict(), handle.close(), handle.delete()]
+    listed = [info async for info in stranger.sessions()]
+    nobody = await world.client("key-c")
+    return [await failing(call) for call in calls], listed, await failing(nobody.open())
+
+
+async def listing(world: World) -> Any:
+    client = await world.client()
+    sessions = [await client.open(task=task, role=role) for task, role in (("a", "worker"), ("b", "short"), ("a", ""))]
+    await sessions[0].close()
+    names = {session.id: number for number, session in enumerate(sessions)}
+
+    async def found(**filters: Any) -> list[int]:
+        return [names[info.id] async for info in client.sessions(**filters)]
+
+    return [
+        sorted(await found()),
+        sorted(await found(page_size=1)),
+        sorted(await found(task="a")),
+        await found(task="a", state=SessionState.ACTIVE),
+        await found(role="short"),
+        await found(pool=POOL, state=SessionState.CLOSED, page_size=2),
+        await found(task="c"),
+    ]
+
+
+async def opening_twice(world: World) -> Any:
+    client = await world.client()
+    first = await client.open(request_id="r", role="short")
+    second = await client.open(request_id="r", role="short")
+    child = await client.open(parent=first)
+    return first.id == second.id, (await child.info()).parent == first.id, seen(await first.info())
+
+
+async def limits_of_a_role(world: World) -> Any:
+    short, terse = await opened(world, role="short"), await opened(world, role="terse")
+    await short.run("one")
+    return [await failing(short.run("two")), await failing(terse.run("x", max_tokens=65))]
+
+
+async def bad_requests(world: World) -> Any:
+    session = await opened(world)
+    return [
+        await failing(session.run(Message(MessageRole.ASSISTANT, "I say"))),
+        await failing(session.run(Message(MessageRole.SYSTEM, "You are"))),
+        await failing(session.run("x", step_id="s" * 65)),
+        await failing(session.run("x", step_id="a b")),
+        await failing(session.run("x", format=JsonSchema("{"))),
+        (await session.run("x")).committed.index,
+    ]
+
+
+SCENARIOS: tuple[Scenario, ...] = (
+    a_step_and_its_log,
+    a_step_taken_twice,
+    a_gateway_that_dies,
+    heads_that_do_not_fit,
+    holding_and_evicting,
+    closing_and_deleting,
+    what_is_not_there,
+    another_tenant,
+    listing,
+    opening_twice,
+    limits_of_a_role,
+    bad_requests,
+)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+async def test_a_client_sees_the_same(scenario: Scenario, redis_server: RedisServer, tmp_path: Path) -> None:
+    async with fake_world() as fake:
+        on_fake = await scenario(fake)
+    async with real_world(redis_server, tmp_path) as real:
+        on_real = await scenario(real)
+    assert on_fake == on_real

@@ -1,0 +1,132 @@
+"""A fake gateway and real ones behind one face, so that the same scenario can be played on both."""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import redis.asyncio as aioredis
+import yaml
+
+from null_worker import BASE_ID, NullWorker, Script, token_text
+from redis_servers import RedisServer
+from roost import Client, Delta, Event, RetryConfig, Session
+from roost.contract.names import POOLS, PoolKeys
+from roost.testing import FakeGateway, FakeRole
+from roost_gateway.auth import hash_api_key
+from roost_gateway.config import GatewayConfig
+from roost_gateway.server import GatewayServer
+
+POOL = "default/world"
+TOKENS = 8
+TEXT = "".join(token_text(BASE_ID + number) for number in range(TOKENS))
+"""What every step says."""
+KEYS = {"key-a": "a", "key-b": "b"}
+"""API keys and their tenants."""
+ROLES: Mapping[str, Mapping[str, int]] = {
+    "worker": {},
+    "short": {"maxStepsPerSession": 1},
+    "terse": {"maxOutputTokensPerStep": 64},
+}
+
+
+class World:
+    """Two gateways over one store, whatever they are made of."""
+
+    def __init__(self, targets: list[str]) -> None:
+        self.targets = targets
+        self._clients: list[Client] = []
+
+    async def client(self, api_key: str = "key-a") -> Client:
+        """A client whose first choice is the first gateway."""
+        retry = RetryConfig(initial_backoff=0.01, max_backoff=0.1, give_up_after=30.0)
+        client = await Client.connect(self.targets, api_key=api_key, retry=retry)
+        client._transport._current = 0
+        self._clients.append(client)
+        return client
+
+    async def step_over_a_dead_gateway(self, session: Session) -> list[Event]:
+        """The events of a step whose gateway dies after its first output."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        for client in self._clients:
+            await client.close()
+
+
+class FakeWorld(World):
+    def __init__(self, fake: FakeGateway) -> None:
+        super().__init__(fake.targets)
+        self._fake = fake
+
+    async def step_over_a_dead_gateway(self, session: Session) -> list[Event]:
+        self._fake.break_next_step(after_tokens=8)
+        return [event async for event in session.step("go on")]
+
+
+class RealWorld(World):
+    def __init__(self, gateways: list[GatewayServer], worker: NullWorker) -> None:
+        super().__init__([gateway.address for gateway in gateways])
+        self._gateways = gateways
+        self._worker = worker
+
+    async def step_over_a_dead_gateway(self, session: Session) -> list[Event]:
+        events: list[Event] = []
+        self._worker.script.hang_after = 3
+        async for event in session.step("go on"):
+            events.append(event)
+            if isinstance(event, Delta) and not self._worker.resume_output.is_set():
+                await self._gateways[0].stop(0.0)
+                self._worker.resume_output.set()
+        return events
+
+
+@contextlib.asynccontextmanager
+async def fake_world() -> AsyncIterator[World]:
+    roles = [
+        FakeRole(
+            name,
+            max_steps=limits.get("maxStepsPerSession", 0),
+            max_output_tokens=limits.get("maxOutputTokensPerStep", 0),
+        )
+        for name, limits in ROLES.items()
+    ]
+    fake = FakeGateway(lambda turn: TEXT, pool=POOL, roles=roles, api_keys=KEYS, gateways=2, context_tokens=2048)
+    async with fake:
+        world = FakeWorld(fake)
+        try:
+            yield world
+        finally:
+            await world.close()
+
+
+@contextlib.asynccontextmanager
+async def real_world(server: RedisServer, directory: Path) -> AsyncIterator[World]:
+    """Two real gateways and a null worker over an empty Redis; `directory` takes the key file."""
+    await _publish_pool(server.url)
+    keys = [
+        {"id": tenant, "sha256": hash_api_key(key), "tenant": tenant, "pools": [POOL]} for key, tenant in KEYS.items()
+    ]
+    (directory / "keys.yaml").write_text(yaml.safe_dump({"keys": keys}))
+    config = GatewayConfig(listen="127.0.0.1:0", store_url=server.url, api_keys_file=directory / "keys.yaml")
+    worker = await NullWorker(server.url, POOL, script=Script(tokens=TOKENS)).start()
+    gateways = [GatewayServer(config), GatewayServer(config)]
+    for gateway in gateways:
+        await gateway.start()
+        await gateway.opened.wait()
+    world = RealWorld(gateways, worker)
+    try:
+        yield world
+    finally:
+        await world.close()
+        for gateway in gateways:
+            await gateway.stop(0.0)
+        await worker.stop()
+
+
+async def _publish_pool(url: str) -> None:
+    roles = [{"name": name, **limits} for name, limits in ROLES.items()]
+    document = {"pool": POOL, "model": {"name": "null", "contextTokens": 2048}, "roles": roles}
+    async with aioredis.Redis.from_url(url) as store:
+        await store.set(PoolKeys(POOL).document, json.dumps(document))
+        await store.sadd(POOLS, POOL)
