@@ -1,0 +1,185 @@
+"""The order of a Generate stream, its deltas and its result."""
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from roost.v1 import session_service_pb2 as api
+from roost.v1 import worker_service_pb2 as pb
+from worker_harness import Ledger, World
+
+
+def reason(error: grpc.aio.AioRpcError) -> str:
+    info = error_details_pb2.ErrorInfo()
+    assert rpc_status.from_call(error).details[0].Unpack(info)
+    return str(info.reason)
+
+
+async def test_a_step_is_accepted_streamed_finished_and_committed(world: World):
+    ids, ledger = world.script(1, "hello"), Ledger()
+    stream = await world.begin(ledger, "who are you?")
+    first = await stream.read()
+    assert first.WhichOneof("message") == "accepted"
+    await stream.until("finished")
+    assert stream.out.ids == ids
+    assert stream.out.text == stream.finished.text == stream.finished.content == "hello"
+    assert stream.finished.finish_reason == api.FINISH_REASON_STOP
+    assert stream.finished.output_tokens == len(ids)
+    await world.commit(ledger, stream)
+    state = await world.state()
+    assert [(s.session_id, s.cached_tokens) for s in state.sessions] == [(ledger.session_id, len(ledger.ids) - 1)]
+
+
+async def test_the_engine_gets_exactly_the_log_and_the_new_prompt(world: World):
+    world.script(1, "one")
+    ledger = Ledger()
+    for _ in range(3):
+        before = list(ledger.ids)
+        stream = await world.step(ledger, "more")
+        assert world.runner.contexts[-1] == [*before, *stream.accepted.prompt_token_ids]
+    assert stream.finished.cached_tokens == len(before) - 1
+    assert stream.accepted.cached_tokens == len(before) - 1
+
+
+async def test_each_engine_step_is_one_delta_while_the_reader_keeps_up(world: World):
+    world.script(1, "abc")
+    world.gate.close()
+    stream = await world.begin(Ledger())
+    await stream.until("accepted")
+    for number in range(4):
+        world.gate.let(1)
+        await stream.until("delta")
+        assert len(stream.out.ids) == number + 1
+
+
+async def test_text_waits_for_whole_characters(world: World):
+    world.script(1, "a🦉b")
+    stream = await world.begin(Ledger())
+    await stream.until("finished")
+    assert stream.finished.text == stream.out.text == "a🦉b"
+
+
+@pytest.mark.parametrize(("stop", "text", "tokens"), [("END", "say ", 7), ("🦉", "say END of ", 15)])
+async def test_a_stop_string_cuts_the_text_and_keeps_the_ids_that_completed_it(world: World, stop, text, tokens):
+    ids, ledger = world.script(1, "say END of 🦉 and more"), Ledger()
+    stream = await world.begin(ledger, sampling={"stop": [stop]})
+    await stream.until("finished")
+    assert (stream.out.text, stream.finished.text) == (text, text)
+    assert stream.out.ids == ids[:tokens]
+    assert (stream.finished.output_tokens, stream.finished.finish_reason) == (tokens, api.FINISH_REASON_STOP)
+    await world.commit(ledger, stream)
+    before = list(ledger.ids)
+    again = await world.step(ledger)
+    assert world.runner.contexts[-1] == [*before, *again.accepted.prompt_token_ids]
+
+
+async def test_a_held_back_beginning_of_a_stop_string_is_sent_at_the_end(world: World):
+    world.script(1, "say EN")
+    stream = await world.begin(Ledger(), sampling={"stop": ["END"]})
+    await stream.until("finished")
+    assert stream.out.text == stream.finished.text == "say EN"
+
+
+async def test_max_tokens_ends_with_length(world: World):
+    world.script(1, "abcdef")
+    stream = await world.begin(Ledger(), sampling={"max_tokens": 3})
+    await stream.until("finished")
+    assert (stream.finished.text, stream.finished.finish_reason) == ("abc", api.FINISH_REASON_LENGTH)
+
+
+async def test_the_context_caps_max_tokens(world: World):
+    world.script(1, "x" * 300, eos=False)
+    stream = await world.begin(Ledger(), sampling={"max_tokens": 10_000})
+    await stream.until("finished")
+    assert stream.finished.finish_reason == api.FINISH_REASON_LENGTH
+    assert len(stream.accepted.prompt_token_ids) + stream.finished.output_tokens == 256
+
+
+async def test_ignore_eos_goes_on(world: World):
+    world.script(1, "a")
+    stream = await world.begin(Ledger(), sampling={"ignore_eos": True, "max_tokens": 5})
+    await stream.until("finished")
+    assert stream.finished.output_tokens == 5
+
+
+async def test_logprobs_come_with_their_tokens(world: World):
+    ids = world.script(1, "ab")
+    stream = await world.begin(Ledger(), sampling={"logprobs": 1})
+    await stream.until("finished")
+    logprobs = [logprob for delta in stream.out.deltas for logprob in delta.logprobs]
+    assert [(round(one.logprob, 3), list(one.top_ids)) for one in logprobs] == [(-0.5, [token]) for token in ids]
+
+
+CALL = '<tool_call>\n{"name": "grep", "arguments": {"word": "roost"}}\n</tool_call>'
+
+
+async def test_tool_calls_are_recognised(world: World):
+    world.script(1, f"Let me look. {CALL}")
+    stream = await world.begin(Ledger())
+    await stream.until("finished")
+    assert stream.finished.finish_reason == api.FINISH_REASON_TOOL_CALLS
+    assert stream.finished.content == "Let me look."
+    assert [(c.name, c.arguments_json) for c in stream.finished.tool_calls] == [("grep", '{"word":"roost"}')]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        api.Format(tool_choice=api.ToolChoice(mode=api.TOOL_CHOICE_MODE_NONE)),
+        api.Format(json_schema='{"type": "string"}'),
+    ],
+)
+async def test_text_like_a_tool_call_stays_text_when_no_call_is_wanted(world: World, form):
+    world.script(1, CALL)
+    stream = await world.begin(Ledger(), format=form)
+    await stream.until("finished")
+    assert (stream.finished.content, len(stream.finished.tool_calls)) == (CALL, 0)
+
+
+async def test_one_shot_work_needs_no_session(world: World):
+    ids = world.script(1, "once")
+    streams = [await world.begin(None, attempt=api.Attempt(epoch=1, nonce=bytes([n] * 16))) for n in range(3)]
+    for stream in streams:
+        await stream.until("finished")
+        assert stream.out.ids == ids
+        await stream.commit(api.Head())
+    assert not (await world.state()).sessions
+    assert len(world.server.shell.attempts) == 0
+
+
+async def test_a_failed_draw_fails_the_step_with_the_reason(world: World):
+    world.scripts[1] = [world.token(65), -1]
+    error = await (await world.begin(Ledger())).fail()
+    assert (error.code(), reason(error)) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert "the script breaks here" in error.details()
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted", "detail"),
+    [
+        ({"text": "x" * 300}, "STEP_TOO_LONG", "fewer than the 256"),
+        ({"text": "x" * 9000}, "STEP_TOO_LONG", "fewer than the 256"),
+        ({"format": api.Format(json_schema="{")}, "INVALID_SCHEMA", ""),
+        ({"format": api.Format(tool_choice=api.ToolChoice(mode=3))}, "INVALID_REQUEST", "no tools"),
+        ({"sampling": {"temperature": -1}}, "INVALID_REQUEST", "sampling.temperature must be at least 0"),
+        ({"sampling": {"temperature": float("nan")}}, "INVALID_REQUEST", "sampling.temperature"),
+        ({"sampling": {"top_p": 0.0}}, "INVALID_REQUEST", "sampling.top_p"),
+        ({"sampling": {"logit_bias": {100000: 1.0}}}, "INVALID_REQUEST", "sampling.logit_bias"),
+        ({"sampling": {"logprobs": 21}}, "INVALID_REQUEST", "sampling.logprobs"),
+        ({"attempt": api.Attempt(epoch=1, nonce=b"short")}, "INVALID_REQUEST", "nonce has 16 bytes"),
+    ],
+)
+async def test_a_step_that_cannot_be_served_says_why_and_leaves_nothing(world: World, fields, wanted, detail):
+    error = await (await world.begin(Ledger(), **fields)).fail()
+    assert (error.code(), reason(error)) == (grpc.StatusCode.INVALID_ARGUMENT, wanted)
+    assert detail in error.details()
+    assert len(world.server.shell.attempts) == 0
+
+
+async def test_a_message_that_cannot_be_rendered_is_refused(world: World):
+    stream = world.stream()
+    await stream.send(start=pb.Start(attempt=Ledger().next_attempt(), tenant="t"))
+    error = await stream.fail()
+    assert (error.code(), reason(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    assert "at least one message" in error.details()

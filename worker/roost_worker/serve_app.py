@@ -1,0 +1,159 @@
+"""The Ray Serve application: one replica is one worker, its ranks are actors beside it in one placement group.
+
+Nothing goes through Serve's handle or proxy: gateways find a replica's own gRPC port in its lease.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from ray.util.placement_group import get_current_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from roost_worker.config import WorkerConfig
+from roost_worker.seam.client import EngineClient
+from roost_worker.seam.process_engine import start_process_engine
+from roost_worker.seam.rank import RankArgs, RankHandle, run_rank
+from roost_worker.server.config_file import config_from
+from roost_worker.server.server import WorkerServer
+
+LOG = logging.getLogger(__name__)
+DEPLOYMENT = "worker"
+HEALTH_PERIOD_SECONDS = 1.0
+HEALTH_TIMEOUT_SECONDS = 30.0
+STOP_SECONDS = 20.0
+"""What a replica may take to stop after its drain."""
+LAST_WORDS_SECONDS = 0.5
+"""Between a rank's death and the replica's: streams are told meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Ray's logical resources of one replica. Small shares of a CPU let several workers live on a laptop."""
+
+    shell_cpus: float = 0.1
+    rank_cpus: float = 0.1
+    rank_gpus: float = 0.0
+    rank_threads: int = 0
+    """Threads of a rank's CPU kernels; 0 shares the machine's cores among the ranks of one worker."""
+
+    def bundles(self, ranks: int) -> list[dict[str, float]]:
+        """The replica's placement group: its shell, then each rank."""
+        rank = {"CPU": self.rank_cpus, "GPU": self.rank_gpus}
+        return [{"CPU": self.shell_cpus}, *({k: v for k, v in rank.items() if v} for _ in range(ranks))]
+
+
+def build_app(config: WorkerConfig, replicas: int, resources: Resources | None = None) -> serve.Application:
+    """The application of `replicas` workers, each with a placement group of its own."""
+    resources = resources or Resources()
+    deployment = serve.deployment(
+        name=DEPLOYMENT,
+        num_replicas=replicas,
+        ray_actor_options={"num_cpus": resources.shell_cpus},
+        placement_group_bundles=resources.bundles(config.model.tensor_parallel),
+        placement_group_strategy="STRICT_PACK",
+        health_check_period_s=HEALTH_PERIOD_SECONDS,
+        health_check_timeout_s=HEALTH_TIMEOUT_SECONDS,
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=config.drain_seconds + STOP_SECONDS,
+    )(WorkerReplica)
+    application: serve.Application = deployment.bind(config, resources)
+    return application
+
+
+def app(args: Mapping[str, Any]) -> serve.Application:
+    """For `import_path: roost_worker.serve_app:app`. `args`: `{"worker": WorkerConfig as a document, "replicas",
+    "resources": a `Resources` as a document}`. Raises ValueError naming the fault."""
+    unknown = set(args) - {"worker", "replicas", "resources"}
+    if unknown:
+        raise ValueError(f"args: {', '.join(sorted(unknown))} is unknown; known are worker, replicas, resources")
+    resources = Resources(**{**asdict(Resources()), **args.get("resources", {})})
+    return build_app(config_from(args["worker"]), int(args.get("replicas", 1)), resources)
+
+
+class WorkerReplica:
+    """One worker as Serve runs it. Serve awaits its constructor and its destructor."""
+
+    async def __init__(self, config: WorkerConfig, resources: Resources) -> None:  # type: ignore[misc]  # Serve awaits it
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
+        spawner = RaySpawner(resources)
+
+        async def start_engine(config: WorkerConfig, model_dir: Path) -> EngineClient:
+            return await start_process_engine(config, model_dir, spawner)
+
+        self._server = WorkerServer(config, start_engine, on_fatal=_exit_soon)
+        await self._server.start()
+
+    async def check_health(self) -> None:
+        """Raises RuntimeError when the engine is dead or silent; Serve then replaces the replica."""
+        if self._server.failure:
+            raise RuntimeError(self._server.failure)
+
+    async def __del__(self) -> None:
+        """Drains, then stops; Serve waits for `graceful_shutdown_timeout_s`."""
+        server = getattr(self, "_server", None)
+        if server is not None:
+            await server.drain()
+            await server.stop()
+
+
+def _exit_soon(reason: str) -> None:
+    asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, os._exit, 1)
+
+
+class RankActor:
+    """The process of one rank."""
+
+    def run(self, args: RankArgs, threads: int) -> None:
+        """Blocks until the shell closes the rank; a failure ends the process. `threads` as in `Resources`."""
+        # Before torch is imported: Ray has set this to the actor's logical CPUs, which are a share of one here.
+        os.environ.pop("OMP_NUM_THREADS", None)
+        if threads:
+            os.environ["OMP_NUM_THREADS"] = str(threads)
+        logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s rank {args.rank}: %(message)s")
+        try:
+            run_rank(args)
+        except BaseException:
+            logging.exception("rank %d ends", args.rank)
+            os._exit(1)
+
+
+class RayRank:
+    """Implements RankHandle."""
+
+    def __init__(self, actor: Any, args: RankArgs, threads: int) -> None:
+        self._actor = actor
+        self._ended = actor.run.remote(args, threads).future()
+
+    def alive(self) -> bool:
+        return not self._ended.done()
+
+    def kill(self) -> None:
+        ray.kill(self._actor)
+
+
+class RaySpawner:
+    """Implements Spawner: rank r is an actor in bundle 1 + r of the replica's placement group. It is owned by the
+    replica and dies with it; it is never restarted, since its peers would not know it."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+
+    def spawn(self, args: RankArgs) -> RankHandle:
+        group = get_current_placement_group()
+        if group is None:
+            raise OSError("ranks need the replica's placement group; deploy with build_app")
+        strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=1 + args.rank)
+        actor = ray.remote(RankActor).options(
+            num_cpus=self._resources.rank_cpus,
+            num_gpus=self._resources.rank_gpus,
+            max_restarts=0,
+            scheduling_strategy=strategy,
+        )
+        return RayRank(actor.remote(), args, self._resources.rank_threads)
