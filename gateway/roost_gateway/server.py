@@ -44,6 +44,7 @@ class GatewayServer:
         self._stop_metrics: Callable[[], None] | None = None
         self._is_serving: bool | None = None
         self._health_task: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
         self.address = ""
         self.metrics_port: int | None = None
         self.opened = asyncio.Event()
@@ -112,16 +113,16 @@ class GatewayServer:
         await self._health.set(SERVICE_NAME, status)
 
     async def wait(self) -> None:
-        """Returns when the server has ended."""
-        assert self._server is not None, "start() first"
+        """Returns when `stop` has been called. Raises ValueError when the store's URL is none."""
         if self._opening is not None:
-            await self._opening
-        await self._server.wait_for_termination()
+            await asyncio.shield(self._opening)
+        await self._ended.wait()
 
     async def stop(self, drain_seconds: float | None = None) -> None:
         """NOT_SERVING at once, no new calls; running steps may finish for a while, then they are left as orphans for
         another gateway to resume."""
         seconds = self._config.drain_seconds if drain_seconds is None else drain_seconds
+        self._ended.set()
         await self._health.enter_graceful_shutdown()
         if self._opening is not None and not self._opening.done():
             self._opening.cancel()
