@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 from roost_worker.convert.errors import ConvertError
+from roost_worker.convert.from_folder import convert_folder
+from roost_worker.convert.gguf_header import check_header
 
 
 def say(stage: str, fraction: float) -> None:
@@ -21,13 +23,12 @@ def convert(source: Path, dtype: str, target: Path) -> None:
     Raises ConvertError, naming the fault.
     """
     if source.is_dir():
-        from roost_worker.convert.from_folder import convert_folder
-
         convert_folder(source, dtype, target, say)
     else:
+        header = check_header(source)  # before torch and transformers, which take seconds to import
         from roost_worker.convert.from_gguf import convert_gguf
 
-        convert_gguf(source, dtype, target, say)
+        convert_gguf(source, header, dtype, target, say)
 
 
 def main(arguments: list[str]) -> int:

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from roost_worker.convert.errors import ConvertError
 from roost_worker.convert.layout import WEIGHTS, write_json
-from roost_worker.convert.safetensors_file import TensorToWrite, write_safetensors
+from roost_worker.convert.safetensors_file import TensorToWrite, array_bytes, write_safetensors
 from roost_worker.render.description import TemplateDescription
 from roost_worker.render.templates import BUILT_IN
 from roost_worker.render.vocabulary import byte_characters
@@ -142,20 +142,8 @@ def _layer(spec: DummySpec, matrix: Any, norm: Any, random: np.random.Generator)
 
 
 def _save(tensors: dict[str, NDArray[np.float64]], dtype: str, path: Path) -> None:
-    parts = {name: TensorToWrite(value.shape, partial(_pack, value, dtype)) for name, value in tensors.items()}
+    parts = {name: TensorToWrite(value.shape, partial(array_bytes, value, dtype)) for name, value in tensors.items()}
     write_safetensors(path, parts, dtype)
-
-
-def _pack(value: NDArray[np.float64], dtype: str) -> bytes:
-    if dtype == "float64":
-        return value.astype("<f8").tobytes()
-    single = value.astype("<f4")
-    if dtype == "float32":
-        return single.tobytes()
-    # bfloat16 is the upper half of a float32, rounded to nearest even; numpy has no such type.
-    bits = single.view("<u4")
-    rounded = bits + 0x7FFF + ((bits >> 16) & 1)
-    return bytes((rounded >> 16).astype("<u2").tobytes())
 
 
 def _tokenizer() -> Tokenizer:

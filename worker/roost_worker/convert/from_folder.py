@@ -1,4 +1,4 @@
-"""Converts a folder of Hugging Face files (config.json, safetensors, tokenizer.json): a cast, no transformers."""
+"""Converts a folder of Hugging Face files (config.json, safetensors, tokenizer.json): a cast by numpy."""
 
 import json
 import shutil
@@ -6,42 +6,39 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-
 from roost_worker.convert.errors import ConvertError
 from roost_worker.convert.fetch import Progress
 from roost_worker.convert.layout import WEIGHTS, write_json
-from roost_worker.convert.safetensors_file import TensorToWrite, write_safetensors
+from roost_worker.convert.safetensors_file import (
+    StoredTensor,
+    TensorToWrite,
+    cast,
+    open_safetensors,
+    write_safetensors,
+)
 from roost_worker.convert.shapes import check_shapes, expected_shapes, normalised_config
 from roost_worker.convert.tokenization import describe_template, read_template, token_text
+from roost_worker.render.errors import RenderError
+from roost_worker.render.vocabulary import Vocabulary
 
 
 def convert_folder(source: Path, dtype: str, target: Path, say: Progress) -> None:
     """Writes the model of `source` into `target`, in the store's layout. Raises ConvertError."""
     config = normalised_config(_config(source), dtype)
     say("reading weights", 0.0)
-    open_files = _open(source)
-    where = {name: file for file in open_files for name in file.keys()}  # noqa: SIM118  (not a dict)
+    stored = _open(source)
     shapes = expected_shapes(config)
-    check_shapes(shapes, {name: tuple(file.get_slice(name).get_shape()) for name, file in where.items()})
-    tensors = {name: TensorToWrite(shape, partial(_read, where[name], name, dtype)) for name, shape in shapes.items()}
+    check_shapes(shapes, {name: tensor.shape for name, tensor in stored.items()})
+    tensors = {name: TensorToWrite(shape, partial(_read, name, stored[name], dtype)) for name, shape in shapes.items()}
     write_safetensors(target / WEIGHTS, tensors, dtype, lambda share: say("writing weights", share))
     write_json(target / "config.json", config)
     _tokenizer(source, config, target)
 
 
-def tensor_bytes(tensor: torch.Tensor, dtype: str) -> bytes:
-    """Little-endian bytes of a tensor in another dtype."""
-    cast = tensor.to(getattr(torch, dtype)).contiguous()
-    return cast.flatten().view(torch.uint8).numpy().tobytes()
-
-
-def _read(file: Any, name: str, dtype: str) -> bytes:
-    tensor = file.get_tensor(name)
-    if not tensor.dtype.is_floating_point or tensor.element_size() == 1:
-        raise ConvertError(f"tensor {name} is {tensor.dtype}: quantised weights are not supported, use the bf16 model")
-    return tensor_bytes(tensor, dtype)
+def _read(name: str, tensor: StoredTensor, dtype: str) -> bytes:
+    if tensor.dtype is None:
+        raise ConvertError(f"tensor {name} is {tensor.code}: quantised weights are not supported, use the bf16 model")
+    return cast(tensor.read(), tensor.dtype, dtype)
 
 
 def _config(source: Path) -> dict[str, Any]:
@@ -54,21 +51,25 @@ def _config(source: Path) -> dict[str, Any]:
         raise ConvertError(f"{source / 'config.json'} is not JSON: {error}") from error
 
 
-def _open(source: Path) -> list[Any]:
+def _open(source: Path) -> dict[str, StoredTensor]:
     paths = sorted(source.glob("*.safetensors"))
     if not paths:
         raise ConvertError(f"{source} has no *.safetensors file")
-    return [_open_one(path) for path in paths]
+    return {name: tensor for path in paths for name, tensor in _open_one(path).items()}
 
 
-def _open_one(path: Path) -> Any:
+def _open_one(path: Path) -> dict[str, StoredTensor]:
     try:
-        return safe_open(path, framework="pt")
-    except SafetensorError as error:
+        return open_safetensors(path)
+    except ValueError as error:
         raise ConvertError(f"{path} is truncated or no safetensors file: {error}") from error
 
 
 def _tokenizer(source: Path, config: dict[str, Any], target: Path) -> None:
+    try:
+        Vocabulary.from_file(source / "tokenizer.json")
+    except RenderError as error:
+        raise ConvertError(str(error)) from error
     if (source / "template.json").is_file():  # a prepared model, cast to another dtype
         shutil.copyfile(source / "template.json", target / "template.json")
     else:

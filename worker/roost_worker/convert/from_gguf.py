@@ -1,7 +1,6 @@
 """Converts a GGUF file by transformers' reader, dequantised. Only this module imports transformers."""
 
 import json
-import mmap
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,12 @@ import torch
 
 from roost_worker.convert.errors import ConvertError
 from roost_worker.convert.fetch import Progress
-from roost_worker.convert.from_folder import tensor_bytes
+from roost_worker.convert.gguf_header import GgufHeader
 from roost_worker.convert.layout import WEIGHTS, write_json
-from roost_worker.convert.safetensors_file import TensorToWrite, write_safetensors
+from roost_worker.convert.safetensors_file import TensorToWrite, array_bytes, write_safetensors
 from roost_worker.convert.shapes import check_shapes, expected_shapes, normalised_config
 from roost_worker.convert.tokenization import describe_template
 
-_MAGIC = b"GGUF"
 # transformers passes over tokenizer.ggml.pre; SmolLM splits numbers into digits before ByteLevel (llama.cpp, "smollm").
 _SMOLLM = {
     "type": "Sequence",
@@ -27,12 +25,8 @@ _SMOLLM = {
 }
 
 
-def convert_gguf(source: Path, dtype: str, target: Path, say: Progress) -> None:
-    """Writes the model of `source` into `target`, in the store's layout. Raises ConvertError."""
-    with source.open("rb") as file:
-        magic = file.read(4)
-    if magic != _MAGIC:
-        raise ConvertError(f"{source.name} is no GGUF file (it begins with {magic!r}); give a .gguf file or a folder")
+def convert_gguf(source: Path, header: GgufHeader, dtype: str, target: Path, say: Progress) -> None:
+    """Writes the model of `source`, whose head is `header`, into `target`. Raises ConvertError."""
     say("loading transformers", 0.0)
     model, missing = _load(source, say)
     config = normalised_config(model.config.to_dict(), dtype)
@@ -40,12 +34,16 @@ def convert_gguf(source: Path, dtype: str, target: Path, say: Progress) -> None:
     shapes = expected_shapes(config)
     check_shapes(shapes, {name: tuple(tensor.shape) for name, tensor in weights.items()})
     say("reading the tokenizer", 0.5)
-    _tokenizer(source, config, target)
+    _tokenizer(source, header, config, target)
     tensors = {
-        name: TensorToWrite(shape, partial(tensor_bytes, weights[name], dtype)) for name, shape in shapes.items()
+        name: TensorToWrite(shape, partial(_tensor_bytes, weights[name], dtype)) for name, shape in shapes.items()
     }
     write_safetensors(target / WEIGHTS, tensors, dtype, lambda share: say("writing weights", 0.8 + share / 5))
     write_json(target / "config.json", config)
+
+
+def _tensor_bytes(tensor: torch.Tensor, dtype: str) -> bytes:
+    return array_bytes(tensor.numpy(), dtype)
 
 
 def _load(source: Path, say: Progress) -> tuple[Any, frozenset[str]]:
@@ -67,27 +65,16 @@ def _load(source: Path, say: Progress) -> tuple[Any, frozenset[str]]:
     return model, frozenset(loading["missing_keys"])
 
 
-def _tokenizer(source: Path, config: dict[str, Any], target: Path) -> None:
+def _tokenizer(source: Path, header: GgufHeader, config: dict[str, Any], target: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     document = json.loads(tokenizer.backend_tokenizer.to_str())
     document["padding"] = document["truncation"] = None
-    if _pre_tokenizer(source) == b"smollm":
+    if header.keys.get("tokenizer.ggml.pre") == "smollm":
         document["pre_tokenizer"] = _SMOLLM
     text = json.dumps(document, ensure_ascii=False)
     (target / "tokenizer.json").write_text(text, encoding="utf-8")
     ends = tokenizer.bos_token or "", tokenizer.eos_token or ""
     description = describe_template(text, tokenizer.chat_template or "", *ends, config["eos_token_id"])
     description.save(target / "template.json")
-
-
-def _pre_tokenizer(source: Path) -> bytes:
-    """Value of the string key `tokenizer.ggml.pre` (key, type as uint32, length as uint64, text)."""
-    key = b"tokenizer.ggml.pre"
-    with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        found = data.find(key)
-        if found < 0:
-            return b""
-        start = found + len(key) + 12
-        return data[start : start + int.from_bytes(data[start - 8 : start], "little")]

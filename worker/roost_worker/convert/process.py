@@ -15,14 +15,12 @@ def run_converter(source: Source, local: Path, dtype: str, target: Path, report:
     """Converts `local` (GGUF file or safetensors folder) into `target`. Raises ConvertError with the reason."""
     command = [sys.executable, "-m", "roost_worker.convert.converter", str(local), dtype, str(target)]
     with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
-        try:
-            reason = _follow(process, report)
-            status = process.wait()
-        finally:
-            if process.poll() is None:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+            try:
+                reason = _follow(process, report)
+                status = process.wait()
+            finally:
                 process.kill()
-                process.wait()
         if reason or status != 0:
             errors.seek(0)
             raise ConvertError(f"{source}: {reason or _crash(status, errors.read())}")

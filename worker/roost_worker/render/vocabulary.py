@@ -24,14 +24,15 @@ class Vocabulary:
     """Token ids of text and bytes of token ids, from a `tokenizer.json`."""
 
     def __init__(self, tokenizer_json: str) -> None:
-        document = json.loads(tokenizer_json)
+        """Raises ValueError or LookupError when the text is no tokenizer."""
+        document = _document(tokenizer_json)
         added = document.get("added_tokens") or []
         self.control = {token["content"]: int(token["id"]) for token in added}
         """Every added token's text and id: what content must never become."""
         self._control_ids = frozenset(self.control.values())
         longest_first = sorted(filter(None, self.control), key=len, reverse=True)
         self._split = re.compile("(" + ("|".join(map(re.escape, longest_first)) or r"(?!)") + ")")
-        self._tokenizer = Tokenizer.from_str(json.dumps(_without_added_tokens(document)))
+        self._tokenizer = _build(_without_added_tokens(document))
         special = {int(token["id"]) for token in added if token["special"]}
         self.token_bytes = _token_bytes(document, self._tokenizer.get_vocab(), self.control, special)
         """What each id adds to the text; special tokens add nothing."""
@@ -43,7 +44,7 @@ class Vocabulary:
         """Reads `tokenizer.json`. Raises RenderError when it is not one."""
         try:
             return cls(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, LookupError) as error:
             raise RenderError(f"{path} cannot be read as a tokenizer: {error}") from error
 
     def encode(self, pieces: Iterable[Piece]) -> "array[int]":
@@ -83,6 +84,20 @@ class Vocabulary:
             raise RenderError(f"the character {text!r} is a control token of this model and cannot be content")
         middle = len(text) // 2
         return self.encode_content(text[:middle]) + self.encode_content(text[middle:])
+
+
+def _document(tokenizer_json: str) -> dict[str, Any]:
+    document = json.loads(tokenizer_json)
+    if not isinstance(document, dict) or "model" not in document:
+        raise ValueError("it has no model")
+    return document
+
+
+def _build(document: dict[str, Any]) -> Tokenizer:
+    try:
+        return Tokenizer.from_str(json.dumps(document))
+    except Exception as error:  # tokenizers raises nothing more specific
+        raise ValueError(str(error)) from error
 
 
 def _without_added_tokens(document: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,183 @@
+"""Folders are converted once, whole or not at all, and damage is named."""
+
+import json
+import multiprocessing
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from roost_worker.convert.errors import ConvertError
+from roost_worker.convert.layout import PreparedModel
+from roost_worker.convert.store import ModelStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "cache")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder as the Hugging Face hub would give it, made from a dummy."""
+    made = ModelStore(tmp_path / "other").prepare("dummy://qwen3-tiny", "float32").path
+    folder = tmp_path / "source"
+    shutil.copytree(made, folder)
+    template = json.loads((folder / "template.json").read_bytes())
+    (folder / "chat_template.jinja").write_text(template["chat_template"])
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}))
+    for name in ("template.json", "revision.json"):
+        (folder / name).unlink()
+    return folder
+
+
+def _leftovers(store: ModelStore) -> list[Path]:
+    return [path for path in store.models.glob("*") if path.name not in ("index", "locks")]
+
+
+def test_a_folder_is_converted_and_means_the_same(store: ModelStore, source: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    stages: list[str] = []
+    model = store.prepare(f"file://{source}", "bfloat16", lambda stage, fraction: stages.append(stage))
+    original = load_file(source / "model.safetensors")
+    converted = load_file(model.path / "model.safetensors")
+    assert {name: tensor.bfloat16().tolist() for name, tensor in original.items()} == {
+        name: tensor.tolist() for name, tensor in converted.items()
+    }
+    template = json.loads((model.path / "template.json").read_bytes())
+    assert (template["family"], template["eos_token_ids"]) == ("chatml", [258, 256])
+    assert stages[-1] == "ready"
+    assert "writing weights" in stages
+
+
+def test_a_second_prepare_starts_no_converter(store: ModelStore, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = store.prepare(f"file://{source}", "float32")
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("converted twice")
+
+    monkeypatch.setattr("roost_worker.convert.store.run_converter", forbidden)
+    assert store.prepare(f"file://{source}", "float32") == first
+    again = source.rename(source.with_name("moved"))
+    assert store.prepare(f"file://{again}", "float32").revision == first.revision
+
+
+def test_changed_weights_are_another_revision(store: ModelStore, source: Path) -> None:
+    first = store.prepare(f"file://{source}", "float32")
+    weights = source / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    os.utime(weights, ns=(1, 1))
+    assert store.prepare(f"file://{source}", "float32").revision != first.revision
+
+
+def test_a_changed_template_is_another_revision(store: ModelStore, source: Path) -> None:
+    first = store.prepare(f"file://{source}", "float32")
+    template = source / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# changed #}")
+    assert store.prepare(f"file://{source}", "float32").revision != first.revision
+
+
+def _prepare(cache: str, source: str, results: "multiprocessing.Queue[PreparedModel]") -> None:
+    results.put(ModelStore(Path(cache)).prepare(source, "float32"))
+
+
+def test_processes_that_prepare_at_once_agree(store: ModelStore, source: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    results: multiprocessing.Queue[PreparedModel] = context.Queue()
+    arguments = (str(store.cache_dir), f"file://{source}", results)
+    processes = [context.Process(target=_prepare, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    models = [results.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+    assert models[0] == models[1]
+    assert _leftovers(store) == [models[0].path]
+
+
+def _drop_tensor(source: Path, name: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(source / "model.safetensors")
+    del tensors[name]
+    save_file(tensors, source / "model.safetensors")
+
+
+def _edit_config(source: Path, **changes: object) -> None:
+    path = source / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
+
+
+UP = "model.layers.1.mlp.up_proj.weight"
+DAMAGES = {
+    "missing tensor model.layers.1.mlp.up_proj.weight": lambda at: _drop_tensor(
+        at, "model.layers.1.mlp.up_proj.weight"
+    ),
+    "truncated or no safetensors file": lambda at: os.truncate(at / "model.safetensors", 5000),
+    "has no *.safetensors": lambda at: (at / "model.safetensors").unlink(),
+    "has no config.json": lambda at: (at / "config.json").unlink(),
+    "has no tokenizer.json": lambda at: (at / "tokenizer.json").unlink(),
+    "is not JSON": lambda at: (at / "config.json").write_text("{"),
+    "model_type 'mamba' is not supported": lambda at: _edit_config(at, model_type="mamba"),
+    "has shape (264, 64), but config.json says (999, 64)": lambda at: _edit_config(at, vocab_size=999),
+    "lacks 'hidden_size'": lambda at: (at / "config.json").write_text(
+        '{"model_type": "llama", "num_attention_heads": 1}'
+    ),
+    "tokenizer.json cannot be read as a tokenizer": lambda at: (at / "tokenizer.json").write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("reason", DAMAGES)
+def test_damage_is_named_and_nothing_stays(store: ModelStore, source: Path, reason: str) -> None:
+    DAMAGES[reason](source)
+    with pytest.raises(ConvertError) as caught:
+        store.prepare(f"file://{source}", "float32")
+    assert reason in str(caught.value)
+    assert str(source) in str(caught.value)
+    assert _leftovers(store) == []
+
+
+def test_a_repaired_source_is_converted_after_a_failure(store: ModelStore, source: Path) -> None:
+    config = (source / "config.json").read_text()
+    (source / "config.json").unlink()
+    with pytest.raises(ConvertError):
+        store.prepare(f"file://{source}", "float32")
+    (source / "config.json").write_text(config)
+    assert store.prepare(f"file://{source}", "float32").path.is_dir()
+
+
+def test_a_damaged_entry_of_the_store_is_made_again(store: ModelStore, source: Path) -> None:
+    model = store.prepare(f"file://{source}", "float32")
+    (model.path / "tokenizer.json").unlink()
+    assert store.prepare(f"file://{source}", "float32") == model
+    assert (model.path / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("source_text", "dtype", "reason"),
+    [
+        ("file:///nowhere/model.gguf", "float32", "/nowhere/model.gguf does not exist"),
+        ("dummy://llama-tiny", "int4", "dtype 'int4' is unknown; use one of bfloat16"),
+        ("file:///nowhere", "float64", "float64 is for dummy:// models only"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_refused(store: ModelStore, source_text: str, dtype: str, reason: str) -> None:
+    with pytest.raises(ConvertError, match=reason):
+        store.prepare(source_text, dtype)
+
+
+def test_a_file_that_is_no_gguf_is_refused(store: ModelStore, tmp_path: Path) -> None:
+    wrong = tmp_path / "model.gguf"
+    wrong.write_bytes(b"PK\x03\x04 a zip file")
+    with pytest.raises(ConvertError, match=r"model\.gguf is no GGUF file"):
+        store.prepare(f"file://{wrong}", "float32")
+
+
+def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROOST_CACHE", str(tmp_path / "elsewhere"))
+    model = ModelStore().prepare("dummy://llama-tiny", "float32")
+    assert model.path.parent == tmp_path / "elsewhere" / "models"

@@ -1,0 +1,222 @@
+"""Grammars allow exactly the JSON that a schema or a tool asks for; what is too much is refused with a reason."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roost_worker.convert.store import ModelStore
+from roost_worker.grammar import (
+    GrammarCompiler,
+    GrammarError,
+    GrammarState,
+    build_json_schema,
+    build_tool_call,
+    fill_masks,
+)
+
+EOS = (258, 256)
+VOCABULARY = 264
+POINT = '{"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"], "additionalProperties": false}'
+
+
+@dataclass(frozen=True)
+class Tool:
+    name: str
+    parameters_json: str
+
+
+GREP = Tool("grep", POINT.replace('"x"', '"limit"'))
+LIST = Tool("list-files", "{}")
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ModelStore(tmp_path_factory.mktemp("store")).prepare("dummy://llama-tiny", "float32").path
+
+
+@pytest.fixture(scope="module")
+def compiler(model_dir: Path) -> GrammarCompiler:
+    return GrammarCompiler(model_dir / "tokenizer.json", EOS, VOCABULARY)
+
+
+def _allowed(state: GrammarState | None) -> set[int]:
+    out = np.zeros((1, 9), dtype=np.int32)
+    fill_masks([state], out)
+    bits = np.unpackbits(out.view(np.uint8), bitorder="little")
+    return set(np.flatnonzero(bits[:VOCABULARY]).tolist())
+
+
+def _accepts(compiler: GrammarCompiler, grammar: str, text: str) -> bool:
+    """Whether the grammar allows `text` (the dummy's ids are its bytes) and may end there."""
+    state = compiler.start(grammar)
+    for byte in text.encode():
+        if byte not in _allowed(state):
+            return False
+        state.consume([byte])
+    return state.done or EOS[0] in _allowed(state)
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "accepted"),
+    [
+        (POINT, '{"x":12}', True),
+        (POINT, '{"x": 12}', False),
+        (POINT, '{"x":"a"}', False),
+        (POINT, '{"x":1,"y":2}', False),
+        (POINT, "{}", False),
+        ('{"type": "string"}', '"<|im_end|> \\n é"', True),
+        ('{"enum": ["a", "b"]}', '"c"', False),
+        ('{"type": "array", "items": {"type": "boolean"}, "maxItems": 2}', "[true,false]", True),
+        ('{"type": "array", "items": {"type": "boolean"}, "maxItems": 2}', "[true,false,true]", False),
+        ("{}", '{"anything":[1,null]}', True),
+        ('{"type": "object", "x-guidance": {"whitespace_flexible": true}}', '{ "a":1}', False),
+    ],
+)
+def test_json_follows_its_schema(compiler: GrammarCompiler, schema: str, text: str, accepted: bool) -> None:
+    assert _accepts(compiler, build_json_schema(schema), text) is accepted
+
+
+WRITTEN = {
+    "chatml": '<tool_call>\n{"name": "grep", "arguments": {"limit": 3}}\n</tool_call>',
+    "qwen3": '<tool_call>\n{"name": "grep", "arguments": {"limit": 3}}\n</tool_call>',
+    "llama3": '{"name": "grep", "parameters": {"limit": 3}}',
+    "mistral": '[{"name": "grep", "arguments": {"limit": 3}}]',
+}
+
+
+@pytest.mark.parametrize("family", WRITTEN)
+def test_a_tool_call_is_written_in_the_familys_wrapper(compiler: GrammarCompiler, family: str) -> None:
+    any_tool = build_tool_call([LIST, GREP], "", family)
+    assert _accepts(compiler, any_tool, WRITTEN[family])
+    assert _accepts(compiler, build_tool_call([LIST, GREP], "grep", family), WRITTEN[family])
+    assert not _accepts(compiler, build_tool_call([LIST, GREP], "list-files", family), WRITTEN[family])
+    assert not _accepts(compiler, any_tool, WRITTEN[family].replace('"limit"', '"other"'))
+    assert not _accepts(compiler, any_tool, WRITTEN[family].replace("grep", "rm"))
+
+
+@pytest.mark.parametrize("family", WRITTEN)
+def test_a_call_that_the_grammar_allows_is_parsed(family: str) -> None:
+    from roost_worker.render.toolcalls import parse
+
+    content, calls = parse(WRITTEN[family], family)
+    assert content == ""
+    assert [(call.name, json.loads(call.arguments_json)) for call in calls] == [("grep", {"limit": 3})]
+
+
+def test_a_tool_without_schema_takes_an_object(compiler: GrammarCompiler) -> None:
+    grammar = build_tool_call([LIST], "", "llama3")
+    assert _accepts(compiler, grammar, '{"name": "list-files", "parameters": {"a": 1}}')
+    assert not _accepts(compiler, grammar, '{"name": "list-files", "parameters": 1}')
+
+
+def test_done_as_soon_as_nothing_may_follow(compiler: GrammarCompiler) -> None:
+    state = compiler.start(build_json_schema(POINT))
+    state.consume(b'{"x":1')
+    assert not state.done
+    state.consume(b"}")
+    assert state.done
+    assert _allowed(state) == set(EOS)
+
+
+def test_a_number_alone_may_go_on_or_end(compiler: GrammarCompiler) -> None:
+    state = compiler.start(build_json_schema('{"type": "integer"}'))
+    state.consume(b"12")
+    assert not state.done
+    assert {*EOS, ord("3")} <= _allowed(state)
+
+
+def test_replaying_ids_gives_the_same_state(compiler: GrammarCompiler) -> None:
+    grammar = build_json_schema(POINT)
+    one_by_one, replayed = compiler.start(grammar), compiler.start(grammar)
+    for byte in b'{"x":1':
+        one_by_one.consume([byte])
+    replayed.consume(b'{"x":1')
+    assert _allowed(one_by_one) == _allowed(replayed)
+
+
+def test_no_mask_allows_control_tokens_or_padding(compiler: GrammarCompiler) -> None:
+    state = compiler.start(build_json_schema('{"type": "string"}'))
+    for byte in b'"<|im_start|>\xc3\xa9':
+        assert _allowed(state) <= set(range(256))
+        state.consume([byte])
+
+
+def test_a_token_outside_the_grammar_fails_its_own_row_only(compiler: GrammarCompiler) -> None:
+    grammar = build_json_schema(POINT)
+    good, bad = compiler.start(grammar), compiler.start(grammar)
+    with pytest.raises(GrammarError, match="token 120 leaves the grammar"):
+        bad.consume(b"x")
+    assert bad.error
+    assert not bad.done
+    out = np.zeros((3, 9), dtype=np.int32)
+    fill_masks([bad, None, good], out)
+    assert (out[:2] == -1).all()
+    assert _allowed(good) == {ord("{")}
+    assert out[2].tolist() == [1 << 27 if word == 3 else 0 for word in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ("{", "not JSON"),
+        ("[]", "must be a JSON schema, an object; it is list"),
+        (json.dumps({"description": "x" * 70_000}), "longer than 65536 bytes"),
+        ('{"items":' * 100 + "{}" + "}" * 100, "nested deeper than 64"),
+        ("[" * 30_000, "not JSON"),
+    ],
+)
+def test_a_schema_that_is_none_is_refused_when_built(schema: str, reason: str) -> None:
+    with pytest.raises(GrammarError, match=reason):
+        build_json_schema(schema)
+
+
+def _clauses(count: int) -> str:
+    """Every clause multiplies the ways to satisfy all of them."""
+    choice = [{"type": "object", "properties": {f"p{i}": {"const": i}}, "required": [f"p{i}"]} for i in range(count)]
+    return json.dumps({"allOf": [{"anyOf": choice} for _ in range(count)]})
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ('{"type": "foo"}', "Invalid type"),
+        ('{"$ref": "http://example.com/schema"}', "not present in a registry"),
+        ('{"type": "integer", "minimum": 5, "maximum": 3}', "Unsatisfiable"),
+        ('{"type": "string", "pattern": "("}', "the grammar is refused"),
+        (_clauses(12), "schema too large"),
+    ],
+)
+def test_a_schema_that_cannot_be_compiled_is_refused_with_the_reason(
+    compiler: GrammarCompiler, schema: str, reason: str
+) -> None:
+    grammar = build_json_schema(schema)
+    assert reason in compiler.check(grammar)
+    with pytest.raises(GrammarError):
+        compiler.start(grammar)
+
+
+def test_a_grammar_that_takes_too_long_is_refused(model_dir: Path) -> None:
+    hurried = GrammarCompiler(model_dir / "tokenizer.json", EOS, VOCABULARY, compile_seconds=0.0)
+    assert "takes longer than 0.0 s" in hurried.check(build_json_schema(_clauses(12)))
+
+
+def test_a_good_grammar_is_not_refused(compiler: GrammarCompiler) -> None:
+    assert compiler.check(build_json_schema(POINT)) == ""
+
+
+@pytest.mark.parametrize(
+    ("tools", "name", "reason"),
+    [
+        ([], "", "the session has no tools"),
+        ([GREP], "sed", "no tool 'sed'; the session has grep"),
+        ([Tool('a"b', "{}")], "", "must match"),
+        ([Tool("a", "{")], "", "tool 'a': parameters_json: not JSON"),
+        ([Tool("a", "7")], "", "must be a JSON schema"),
+    ],
+)
+def test_tools_that_cannot_be_called_are_refused(tools: list[Tool], name: str, reason: str) -> None:
+    with pytest.raises(GrammarError, match=reason):
+        build_tool_call(tools, name, "chatml")
