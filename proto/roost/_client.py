@@ -43,7 +43,8 @@ class Client:
     ) -> Self:
         """Connects to one of `targets`, gRPC addresses such as `host:port` or `dns:///name:port`.
 
-        With several targets, or a name with several addresses, calls move to another gateway when theirs fails.
+        With several targets calls go to the first one that answers, and move to the next when it fails: give clients
+        different orders, or one `dns:///` name with several addresses, to spread them over the gateways.
         `pool` (`namespace/name`) is where sessions are opened and listed unless told otherwise. `timeout` bounds, in
         seconds, each call but a step, tries included. `tls=True` uses the system's root certificates. `lazy` does not
         wait until a gateway is reachable.

@@ -85,6 +85,7 @@ class Step:
                     span.end({"roost.output_tokens": event.output_tokens, "roost.failovers": event.failovers})
                 yield event
         except RoostError as error:
+            error.step_id = self.step_id
             span.fail(error)
             raise
         finally:

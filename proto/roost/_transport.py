@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,7 +76,7 @@ def _channel(target: str, tls: TLSConfig | None) -> grpc.aio.Channel:
 
 
 class Transport:
-    """All gateways of one client. Calls go to one of them, drawn at the start, until it fails; then to the next."""
+    """All gateways of one client. Calls go to the first one until it fails, then to the next, round and round."""
 
     def __init__(
         self, targets: Sequence[str], *, tls: TLSConfig | None, api_key: str | None, timeout: float, retry: RetryConfig
@@ -85,7 +84,7 @@ class Transport:
         self.gateways = [Gateway(target, tls) for target in targets]
         self.retry = retry
         self.timeout = timeout
-        self._current = random.randrange(len(self.gateways))
+        self._current = 0
         self._authorization: Metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
 
     @property
@@ -134,26 +133,21 @@ class Transport:
         await asyncio.sleep(wait)
 
     async def connect(self, timeout: float) -> None:
-        """Waits until a gateway is reachable. Raises UnavailableError when none is within `timeout` seconds."""
+        """Takes the first gateway that is reachable. Raises UnavailableError when none is within `timeout` seconds."""
         tries = [asyncio.ensure_future(gateway.reachable()) for gateway in self.gateways]
         try:
             async with asyncio.timeout(timeout):
-                for done in asyncio.as_completed(tries):
-                    if await done:
-                        return self._choose(tries)
+                for index, reachable in enumerate(tries):
+                    if await reachable:
+                        self._current = index
+                        return
         except TimeoutError:
             pass
         finally:
-            for task in tries:
-                task.cancel()
+            for reachable in tries:
+                reachable.cancel()
             await asyncio.gather(*tries, return_exceptions=True)
         raise self._unreachable()
-
-    def _choose(self, tries: Sequence["asyncio.Future[bool]"]) -> None:
-        """Keeps the current gateway if it is known to be reachable, else takes one that is."""
-        reachable = [index for index, task in enumerate(tries) if task.done() and task.result()]
-        if self._current not in reachable:
-            self._current = random.choice(reachable)
 
     def _unreachable(self) -> UnavailableError:
         targets = ", ".join(gateway.target for gateway in self.gateways)

@@ -73,6 +73,8 @@ class RoostError(Exception):
         """What else the gateway told, `ErrorInfo.metadata`."""
         self.tries = 1
         """How often the call was sent."""
+        self.step_id = ""
+        """The step that failed, if it was one: the same step id finds out what became of it."""
 
     def __str__(self) -> str:
         return f"{self.message} ({self.reason or self.status.name})"
@@ -214,7 +216,7 @@ class WorkerUnavailableError(UnavailableError):
 
 
 class DeadlineExceededError(RoostError):
-    """The deadline passed first."""
+    """The deadline passed first. A step may be committed all the same; its `step_id` tells."""
 
 
 class StepCancelledError(RoostError):

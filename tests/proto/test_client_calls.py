@@ -47,10 +47,26 @@ async def test_connecting_to_nobody_names_the_targets() -> None:
 
 async def test_one_reachable_gateway_is_enough() -> None:
     async with FakeGateway() as fake:
-        for _ in range(4):  # the first choice is drawn
-            client = await Client.connect([unused_target(), *fake.targets])
-            async with client:
+        for targets in ([unused_target(), *fake.targets], [*fake.targets, unused_target()]):
+            async with await Client.connect(targets) as client:
                 assert (await client.open()).id.startswith("default/fake/")
+
+
+async def test_the_first_gateway_that_answers_is_used() -> None:
+    async with ScriptedGateway() as first, ScriptedGateway() as second:
+        for targets in ([first.target, second.target], [unused_target(), first.target, second.target]):
+            async with await Client.connect(targets) as client:
+                await client.open()
+    assert (first.calls, second.calls) == (["open"] * 2, [])
+
+
+async def test_after_a_failure_later_calls_stay_with_the_other_gateway() -> None:
+    async with ScriptedGateway() as first, ScriptedGateway() as second:
+        first.refusals = [BREAK]
+        async with await Client.connect([first.target, second.target], retry=QUICK) as client:
+            await client.open()
+            await client.open()
+    assert (first.calls, second.calls) == (["open"], ["open"] * 2)
 
 
 @pytest.mark.parametrize("targets", [[], "", ["127.0.0.1:1", ""]])

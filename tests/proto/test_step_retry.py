@@ -1,6 +1,9 @@
 """A step survives gateways that die, and tells its caller the truth when it cannot go on."""
 
 import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -30,7 +33,6 @@ QUICK = RetryConfig(initial_backoff=0.001, max_backoff=0.002, give_up_after=20.0
 async def session_on(*gateways: ScriptedGateway, retry: RetryConfig = QUICK) -> AsyncIterator[Session]:
     """A session of a client whose first gateway is the first one given."""
     async with await Client.connect([gateway.target for gateway in gateways], retry=retry, lazy=True) as client:
-        client._transport._current = 0
         yield client.session(SESSION)
 
 
@@ -74,6 +76,25 @@ async def test_a_gateway_whose_server_stops_mid_stream_is_left() -> None:
             if isinstance(event, Delta) and event.text == "ab":
                 await first.hanging.wait()
                 await first.server.stop(None)
+    assert text_of(events) == "abc"
+    assert second.steps[0].received.tokens == 2
+
+
+async def test_a_gateway_killed_mid_stream_is_left() -> None:
+    program = "import scripted_gateway as s; s.serve([s.started(1), s.delta('ab'), s.Hang()])"
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, stdout=PIPE
+    )
+    assert child.stdout is not None
+    target = (await child.stdout.readline()).decode().strip()
+    second = ScriptedGateway([delta("c", 2), committed("abc")])
+    async with second, await Client.connect([target, second.target], retry=QUICK) as client:
+        events: list[Event] = []
+        async for event in client.session(SESSION).step("hi"):
+            events.append(event)
+            if isinstance(event, Delta) and event.text == "ab":
+                child.kill()
+                await child.wait()
     assert text_of(events) == "abc"
     assert second.steps[0].received.tokens == 2
 
@@ -175,6 +196,16 @@ async def test_a_step_that_someone_else_took_is_raised(reason: Reason) -> None:
     with pytest.raises(errors.ConflictError) as raised:
         await play([delta("a"), Refuse(grpc.StatusCode.ABORTED, reason, 2.0)])
     assert (raised.value.reason, raised.value.retry_after) == (reason, 2.0)
+
+
+async def test_an_error_names_its_step() -> None:
+    async with (
+        ScriptedGateway([Refuse(grpc.StatusCode.INTERNAL, Reason.INTERNAL)]) as gateway,
+        session_on(gateway) as session,
+    ):
+        with pytest.raises(errors.InternalError) as raised:
+            await session.run("hi")
+    assert raised.value.step_id == gateway.steps[0].step_id != ""
 
 
 async def test_waiting_ends_when_nothing_gets_further() -> None:

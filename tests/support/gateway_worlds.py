@@ -41,7 +41,6 @@ class World:
         """A client whose first choice is the first gateway."""
         retry = RetryConfig(initial_backoff=0.01, max_backoff=0.1, give_up_after=30.0)
         client = await Client.connect(self.targets, api_key=api_key, retry=retry)
-        client._transport._current = 0
         self._clients.append(client)
         return client
 

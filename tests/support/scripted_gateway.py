@@ -153,3 +153,14 @@ class ScriptedGateway(SessionServiceServicer):
     ) -> pb.DeleteSessionResponse:
         await self._answered("delete", context)
         return pb.DeleteSessionResponse()
+
+
+def serve(*scripts: Sequence[Action]) -> None:
+    """Runs a gateway in this process until it is killed; prints its address."""
+
+    async def run() -> None:
+        async with ScriptedGateway(*scripts) as gateway:
+            print(gateway.target, flush=True)
+            await asyncio.Event().wait()
+
+    asyncio.run(run())
