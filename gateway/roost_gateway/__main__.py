@@ -11,6 +11,10 @@ from roost_gateway.config import ConfigError, GatewayConfig, load_config
 from roost_gateway.server import GatewayServer
 
 
+STORE_SECONDS = 2.0
+"""How long the start waits for the store before it says that it listens; it answers UNAVAILABLE until then."""
+
+
 async def serve(config: GatewayConfig) -> None:
     """Serves until SIGTERM or SIGINT. Prints `listening on ADDRESS` when it answers."""
     server = GatewayServer(config)
@@ -20,6 +24,7 @@ async def serve(config: GatewayConfig) -> None:
         loop.add_signal_handler(number, stop.set)
     try:
         await server.start()
+        await asyncio.wait([asyncio.create_task(server.opened.wait())], timeout=STORE_SECONDS)
         print(f"listening on {server.address}", flush=True)
         if server.metrics_port is not None:
             logging.getLogger(__name__).info("metrics on port %d", server.metrics_port)

@@ -62,6 +62,18 @@ class StepLog:
     attempt: pb.Attempt | None = None
     committed: pb.StepCommitted | None = None
     restarts: int = 0
+    _grown: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def has(self, tokens: int) -> None:
+        """Waits until so many tokens came."""
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while len(self.ids) < tokens:
+                self._grown.clear()
+                await self._grown.wait()
+
+    def copy(self) -> "StepLog":
+        """What another client would know that took over here."""
+        return StepLog(self.events[:], self.ids[:], self.text, self.attempt)
 
     def take(self, response: pb.StepResponse) -> None:
         kind = response.WhichOneof("event")
@@ -84,6 +96,7 @@ class StepLog:
         self.ids += delta.token_ids
         self.text += delta.text
         self.attempt = delta.attempt
+        self._grown.set()
 
     def cursor(self) -> pb.Cursor | None:
         if self.attempt is None:

@@ -1,0 +1,110 @@
+"""The bounded queue: who goes first, that nobody overtakes but by aging, and that every rejection has a retry."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roost_gateway.admission import AGING_SECONDS, AdmissionQueue, QueueFullError, Ticket, step_class
+
+FAR = 1e6
+
+
+def ticket(tenant: str = "a", priority: int = 0, enqueued: float = 0.0, deadline: float = FAR) -> Ticket:
+    return Ticket(tenant, priority, priority == 0, enqueued, deadline)
+
+
+def filled(*tickets: Ticket) -> AdmissionQueue:
+    queue = AdmissionQueue()
+    for one in tickets:
+        queue.push(one, 0)
+    return queue
+
+
+def test_continuations_go_before_new_sessions_of_every_role() -> None:
+    priorities = [10, 5, 5, -3]
+    continuing = [step_class(priority, priorities, continuation=True) for priority in priorities]
+    new = [step_class(priority, priorities, continuation=False) for priority in priorities]
+    assert continuing == [0, 1, 1, 2]
+    assert new == [3, 4, 4, 5]
+
+
+def test_a_nearer_deadline_goes_first_within_a_class() -> None:
+    late, soon = ticket(deadline=500.0), ticket(deadline=5.0)
+    assert filled(late, soon).order(0.0) == [soon, late]
+
+
+def test_the_tenant_with_fewer_running_steps_goes_first() -> None:
+    busy, idle = ticket("busy"), ticket("idle")
+    queue = filled(busy, idle)
+    queue.started("busy")
+    assert queue.order(0.0) == [idle, busy]
+    queue.ended("busy")
+    queue.started("idle")
+    queue.ended("idle")
+    assert queue.order(0.0) == [busy, idle], "idle was served last"
+
+
+def test_waiting_makes_up_for_class() -> None:
+    old, young = ticket(priority=2, enqueued=0.0), ticket(priority=0, enqueued=3 * AGING_SECONDS)
+    queue = filled(old, young)
+    assert queue.order(3 * AGING_SECONDS)[0] is old
+
+
+tickets = st.lists(
+    st.builds(
+        ticket,
+        tenant=st.sampled_from("abc"),
+        priority=st.integers(0, 5),
+        enqueued=st.floats(0, 50),
+        deadline=st.floats(60, 1000),
+    ),
+    max_size=30,
+)
+
+
+@given(tickets, st.integers(1, 20))
+def test_the_queue_is_bounded_and_every_rejection_has_a_retry(asked: list[Ticket], limit: int) -> None:
+    queue = AdmissionQueue()
+    for one in asked:
+        if len(queue) < limit:
+            queue.push(one, limit)
+        else:
+            with pytest.raises(QueueFullError) as full:
+                queue.push(one, limit)
+            assert full.value.retry_seconds > 0
+        assert len(queue) <= limit
+
+
+@given(tickets)
+def test_a_lower_class_never_overtakes_but_by_aging(asked: list[Ticket]) -> None:
+    order = filled(*asked).order(50.0)
+    assert sorted(map(id, order)) == sorted(map(id, asked))
+    for place, first in enumerate(order):
+        for later in order[place + 1 :]:
+            overtaken = first.priority - later.priority
+            if overtaken > 0:
+                assert later.enqueued - first.enqueued > (overtaken - 1) * AGING_SECONDS
+
+
+@given(tickets, st.data())
+def test_places_ahead_are_the_order(asked: list[Ticket], data: st.DataObject) -> None:
+    queue = filled(*asked)
+    if asked:
+        one = data.draw(st.sampled_from(asked))
+        assert queue.ahead(one, 50.0) == [id(other) for other in queue.order(50.0)].index(id(one))
+    newcomer = ticket(priority=6, enqueued=50.0)
+    assert queue.ahead(newcomer, 50.0) == len(asked)
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=40))
+def test_every_tenant_gets_its_share(names: list[str]) -> None:
+    """Of tenants that all wait, none is served twice before each was served once."""
+    queue = filled(*(ticket(name) for name in names))
+    served: list[str] = []
+    while len(queue):
+        first = queue.order(0.0)[0]
+        queue.admit(first, 0.0)
+        queue.started(first.tenant)
+        served.append(first.tenant)
+    distinct = set(names)
+    assert set(served[: len(distinct)]) == distinct

@@ -1,0 +1,95 @@
+"""Routing: the cheapest worker, affinity as a saving, and the same answer in every gateway."""
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roost_gateway.routing import StepNeed, WorkerState, choose, serves_revision
+
+NEED = StepNeed("ns/pool/session", "", log_tokens=1000, new_tokens=100)
+
+
+def worker(name: str, **fields: object) -> WorkerState:
+    base = WorkerState(
+        name, "boot", "127.0.0.1:1", "rev", capacity_tokens=10_000, max_running=8, prefill_rate=2000.0, decode_rate=50.0
+    )
+    return replace(base, **fields)  # type: ignore[arg-type]  # fields of the state
+
+
+def chosen(need: StepNeed, *workers: WorkerState, excluded: frozenset[str] = frozenset()) -> str:
+    choice = choose(need, workers, excluded)
+    assert choice is not None
+    return choice.worker.worker_id
+
+
+def test_a_session_goes_where_its_cache_is() -> None:
+    need = replace(NEED, cached={"b": 1000})
+    assert chosen(need, worker("a"), worker("b", reserved_tokens=5000, reserved_attempts=4)) == "b"
+
+
+def test_a_queue_that_costs_more_than_rebuilding_is_left() -> None:
+    full = worker("b", reserved_tokens=9900, reserved_attempts=1, decode_rate=10.0)
+    need = replace(NEED, cached={"b": 1000})
+    assert chosen(need, worker("a"), full) == "a"
+    slow_prefill = worker("a", prefill_rate=20.0)
+    assert chosen(need, slow_prefill, full) == "b"
+    choice = choose(need, [slow_prefill, full])
+    assert choice is not None
+    assert not choice.has_room
+
+
+def test_equal_workers_fill_evenly() -> None:
+    assert chosen(NEED, worker("a", reserved_tokens=2000, reserved_attempts=2), worker("b")) == "b"
+
+
+def test_draining_excluded_and_other_revisions_are_no_choice() -> None:
+    need = replace(NEED, model_revision="rev")
+    workers = [worker("a", draining=True), worker("b"), worker("c", model_revision="other")]
+    assert choose(need, workers, frozenset({"b"})) is None
+    assert chosen(need, *workers) == "b"
+    assert not serves_revision(replace(NEED, model_revision="gone"), workers)
+
+
+def test_a_step_larger_than_a_worker_takes_the_whole_of_it() -> None:
+    choice = choose(replace(NEED, log_tokens=50_000), [worker("a")])
+    assert choice is not None
+    assert choice.tokens == 10_000
+    assert choice.has_room
+
+
+states = st.builds(
+    worker,
+    st.sampled_from("abcdefgh"),
+    reserved_tokens=st.integers(0, 12_000),
+    reserved_attempts=st.integers(0, 20),
+    waiting=st.integers(0, 5),
+    prefill_rate=st.sampled_from([0.0, 100.0, 2000.0]),
+    decode_rate=st.sampled_from([0.0, 10.0, 60.0]),
+    draining=st.booleans(),
+)
+pools = st.lists(states, max_size=6, unique_by=lambda state: state.worker_id)
+
+
+@given(pools, st.permutations(range(6)), st.integers(0, 9000))
+def test_every_gateway_chooses_alike(workers: list[WorkerState], order: list[int], log: int) -> None:
+    need = replace(NEED, log_tokens=log, cached={"a": log})
+    shuffled = [workers[place] for place in order if place < len(workers)]
+    first, second = choose(need, workers), choose(need, shuffled)
+    assert (first and first.worker) == (second and second.worker)
+
+
+@given(pools, st.integers(0, 9000))
+def test_room_is_true_room_and_a_worker_that_serves_is_always_found(workers: list[WorkerState], log: int) -> None:
+    choice = choose(replace(NEED, log_tokens=log), workers)
+    assert (choice is None) == all(state.draining for state in workers)
+    if choice is not None and choice.has_room:
+        assert choice.worker.free_tokens >= choice.tokens
+        assert choice.worker.reserved_attempts < choice.worker.max_running
+
+
+@given(st.lists(st.integers(0, 2**40), min_size=64, max_size=64, unique=True))
+def test_ties_spread_the_sessions(names: list[int]) -> None:
+    workers = [worker(name) for name in "abcd"]
+    homes = {chosen(replace(NEED, session_id=f"ns/pool/{name}"), *workers) for name in names}
+    assert len(homes) > 1

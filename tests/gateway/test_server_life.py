@@ -1,0 +1,185 @@
+"""A gateway's configuration, start, health, telemetry and end."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from gateway_driver import POOL, Caller, Child, gateway, publish_pool, serving, step_request, world
+from null_worker import NullWorker
+from redis_servers import RedisServer, free_port
+from roost.v1 import session_service_pb2 as pb
+from roost_gateway.auth import Authenticator, hash_api_key
+from roost_gateway.config import ConfigError, GatewayConfig, load_config
+from roost_gateway.errors import GatewayError
+from roost_gateway.server import SERVICE_NAME, GatewayServer
+from roost_gateway.telemetry import Telemetry
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        ({"listen": "0.0.0.0:7070"}, "api_keys_file"),
+        ({"listen": "7070"}, "listen"),
+        ({"store_ulr": "redis://x"}, "store_url"),
+        ({"pools": ["Nope"]}, "namespace/name"),
+        ({"pools": "a/b"}, "pools"),
+        ({"max_message_bytes": True}, "max_message_bytes"),
+        ({"drain_seconds": -1}, "drain_seconds"),
+        ({"step_timeout_seconds": 0}, "step_timeout_seconds"),
+        ({"api_keys_file": "missing.yaml"}, "missing.yaml"),
+        ({"pool_secrets_file": "missing.yaml"}, "missing.yaml"),
+        (["a list"], "mapping"),
+    ],
+)
+def test_a_bad_configuration_names_field_and_fix(tmp_path: Path, document: object, told: str) -> None:
+    path = tmp_path / "gateway.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match=told):
+        GatewayServer(load_config(path))
+
+
+def test_a_configuration_is_read_from_yaml_with_its_secrets(tmp_path: Path) -> None:
+    (tmp_path / "secrets.yaml").write_text("a/b: hidden\n")
+    path = tmp_path / "gateway.yaml"
+    path.write_text("listen: '[::1]:0'\npools: [a/b]\npool_secrets_file: secrets.yaml\nmetrics_port:\n")
+    config = load_config(path)
+    assert config.pools == ("a/b",)
+    assert config.pool_secrets == {"a/b": "hidden"}
+    assert "hidden" not in repr(config)
+
+
+def test_keys_are_read_again_when_the_file_changes(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    line = "keys: [{{id: k, sha256: {}, tenant: {}, pools: ['*']}}]"
+    path.write_text(line.format(hash_api_key("one"), "t1"))
+    keys = Authenticator(path)
+    assert keys.identify([("authorization", "Bearer one")]).tenant == "t1"
+    path.write_text(line.format(hash_api_key("two"), "tenant-2"))
+    assert keys.identify([("authorization", "bearer two")]).tenant == "tenant-2"
+    with pytest.raises(GatewayError):
+        keys.identify([("authorization", "Bearer one")])
+    path.write_text("keys: broken")
+    assert keys.identify([("authorization", "Bearer two")]).tenant == "tenant-2"
+
+
+async def test_health_says_serving_once_store_and_worker_are_there(fresh_redis: RedisServer) -> None:
+    publish_pool(fresh_redis)
+    fresh_redis.kill()
+    server = GatewayServer(GatewayConfig(listen="127.0.0.1:0", store_url=fresh_redis.url))
+    await server.start()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for service in ("", SERVICE_NAME):
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service=service))
+            assert answer.status == NOT_SERVING
+        caller = Caller(server.address)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await caller.open()
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        fresh_redis.start()
+        worker = await NullWorker(fresh_redis.url, POOL).start()
+        await serving(server.address)
+        assert (await caller.step(step_request(await caller.open()))).committed is not None
+        await caller.aclose()
+        await worker.stop()
+    await server.stop()
+
+
+async def test_reflection_names_the_service(redis_server: RedisServer) -> None:
+    async with gateway(redis_server) as server, grpc.aio.insecure_channel(server.address) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+        answer = await anext(aiter(call))
+        assert SERVICE_NAME in [service.name for service in answer.list_services_response.service]
+        call.cancel()
+
+
+async def test_one_trace_and_the_gen_ai_figures_of_a_step(redis_server: RedisServer) -> None:
+    reader, exporter = InMemoryMetricReader(), InMemorySpanExporter()
+    telemetry = Telemetry("g1", reader=reader, exporter=exporter)
+    publish_pool(redis_server)
+    worker = await NullWorker(redis_server.url, POOL).start()
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    async with gateway(redis_server, telemetry) as server:
+        caller = Caller(server.address)
+        session = await caller.open()
+        caller.metadata = [("traceparent", f"00-{trace_id}-b7ad6b7169203331-01")]
+        await caller.step(step_request(session))
+        await caller.aclose()
+        data = reader.get_metrics_data()
+    await worker.stop()
+    assert [trace.split("-")[1] for trace in worker.traces] == [trace_id]
+    span = next(span for span in exporter.get_finished_spans() if span.name.endswith("/Step"))
+    assert span.attributes is not None
+    assert span.attributes["gen_ai.conversation.id"] == session.id
+    assert span.attributes["gen_ai.usage.output_tokens"] == 8
+    assert data is not None
+    names = {m.name for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics}
+    assert {
+        "gen_ai.server.request.duration",
+        "gen_ai.server.time_to_first_token",
+        "gen_ai.server.time_per_output_token",
+        "roost.steps.committed",
+        "roost.calls",
+        "roost.queue.length",
+        "roost.store.durable",
+    } <= names | {"roost.queue.length"}
+
+
+async def test_prometheus_tells_counts_and_weak_durability(fresh_redis: RedisServer) -> None:
+    fresh_redis.options["appendonly"] = "no"
+    fresh_redis.restart()
+    async with world(fresh_redis, metrics_port=0) as w:
+        await w.caller.step(step_request(await w.caller.open()))
+        reading, writing = await asyncio.open_connection("127.0.0.1", w.gateway.metrics_port)
+        writing.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+        text = (await reading.read()).decode()
+        writing.close()
+        await writing.wait_closed()
+    assert "roost_store_durable{" in text or "roost_store_durable 0.0" in text
+    assert "roost_steps_committed_total{" in text
+    assert "gen_ai_server_time_to_first_token_seconds_bucket" in text
+    durable = next(line for line in text.splitlines() if line.startswith("roost_store_durable"))
+    assert durable.endswith(" 0.0")
+
+
+async def test_a_taken_port_is_a_clear_error(redis_server: RedisServer, tmp_path: Path) -> None:
+    async with gateway(redis_server) as server:
+        config = tmp_path / "gateway.yaml"
+        config.write_text(f"listen: {server.address}\nstore_url: {redis_server.url}\n")
+        with pytest.raises(ConfigError, match="choose another port"):
+            await _start_and_stop(load_config(config))
+
+
+async def _start_and_stop(config: GatewayConfig) -> None:
+    server = GatewayServer(config)
+    try:
+        await server.start()
+    finally:
+        await server.stop()
+
+
+async def test_the_process_tells_its_address_and_ends_on_sigterm(redis_server: RedisServer, tmp_path: Path) -> None:
+    publish_pool(redis_server)
+    port = free_port()
+    config = tmp_path / "gateway.yaml"
+    config.write_text(f"listen: 127.0.0.1:{port}\nstore_url: {redis_server.url}\n")
+    child = await Child.start(["-m", "roost_gateway", "--config", str(config)])
+    assert child.address == f"127.0.0.1:{port}"
+    caller = Caller(child.address)
+    listed = await caller.stub.ListSessions(pb.ListSessionsRequest(), wait_for_ready=True)
+    assert not listed.sessions
+    child.terminate()
+    assert await child.wait() == 0
+    await caller.aclose()
+    await child.aclose()
