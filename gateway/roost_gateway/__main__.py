@@ -10,7 +10,6 @@ from pathlib import Path
 from roost_gateway.config import ConfigError, GatewayConfig, load_config
 from roost_gateway.server import GatewayServer
 
-
 STORE_SECONDS = 2.0
 """How long the start waits for the store before it says that it listens; it answers UNAVAILABLE until then."""
 

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import secrets
 import sys
+import time
 from array import array
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import redis.asyncio as aioredis
+import uvloop
 
 from roost.contract.faults import fault_point
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS, Lease
@@ -393,6 +395,41 @@ class NullWorker(WorkerServiceServicer):
         return wpb.GetStateResponse(worker_id=self.worker_id, boot=self._boot, model_revision=self.revision)
 
 
+class LeanWorker(NullWorker):
+    """A null worker for benchmarks: no orphans and no replay, but little work of its own. The text of each delta is
+    the time at which it was sent, so that a reader on the same machine knows how long it was under way."""
+
+    async def Generate(self, requests: AsyncIterator[wpb.GenerateRequest], context: Context) -> None:  # noqa: N802
+        await anext(aiter(requests))
+        script = self.script
+        accepted = wpb.Accepted(prompt_token_ids=range(script.prompt_ids))
+        await context.write(wpb.GenerateResponse(accepted=accepted))
+        begin, texts = time.monotonic(), list[str]()
+        for number in range(script.tokens):
+            await asyncio.sleep(max(0.0, begin + (number + 1) * script.interval - time.monotonic()))
+            text = stamp(time.monotonic())
+            delta = wpb.Delta(
+                token_offset=number, token_ids=(BASE_ID + number,), text_offset=number * STAMP_BYTES, text=text
+            )
+            texts.append(text)
+            await context.write(wpb.GenerateResponse(delta=delta))
+        text = "".join(texts)
+        finished = wpb.Finished(
+            finish_reason=pb.FINISH_REASON_STOP, output_tokens=script.tokens, text=text, content=text
+        )
+        await context.write(wpb.GenerateResponse(finished=finished))
+        async for _ in requests:
+            pass
+
+
+STAMP_BYTES = 17
+
+
+def stamp(seconds: float) -> str:
+    """A time as a text of `STAMP_BYTES` bytes."""
+    return f"{seconds:016.6f} "
+
+
 async def _main(arguments: argparse.Namespace) -> None:
     script = Script(
         tokens=arguments.tokens,
@@ -401,9 +438,8 @@ async def _main(arguments: argparse.Namespace) -> None:
         capacity_tokens=arguments.capacity,
         max_running=arguments.max_running,
     )
-    worker = NullWorker(
-        arguments.redis, arguments.pool, arguments.id, script, secret=arguments.secret, port=arguments.port
-    )
+    kind = LeanWorker if arguments.lean else NullWorker
+    worker = kind(arguments.redis, arguments.pool, arguments.id, script, secret=arguments.secret, port=arguments.port)
     await worker.start()
     print(f"listening on {worker.address}", flush=True)
     await asyncio.Event().wait()
@@ -413,6 +449,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m null_worker")
     parser.add_argument("--redis", required=True)
     parser.add_argument("--pool", required=True)
+    parser.add_argument("--lean", action="store_true", help="the worker of benchmarks")
     parser.add_argument("--id", default="null-1")
     parser.add_argument("--secret", default="")
     parser.add_argument("--port", type=int, default=0)
@@ -422,7 +459,7 @@ def main() -> None:
     parser.add_argument("--capacity", type=int, default=10_000_000)
     parser.add_argument("--max-running", type=int, default=4096)
     try:
-        asyncio.run(_main(parser.parse_args()))
+        uvloop.run(_main(parser.parse_args()))
     except KeyboardInterrupt:
         sys.exit(0)
 
