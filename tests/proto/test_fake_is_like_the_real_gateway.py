@@ -20,6 +20,7 @@ from roost import (
     SessionInfo,
     SessionState,
     Started,
+    Step,
     Tool,
 )
 
@@ -217,6 +218,41 @@ async def bad_requests(world: World) -> Any:
     ]
 
 
+async def started(session: Session, text: str, step_id: str) -> Step:
+    """A step that has begun."""
+    step = session.step(text, step_id=step_id)
+    async for event in step:
+        if isinstance(event, Started):
+            return step
+    raise AssertionError("the step ended before it began")
+
+
+async def a_step_taken_over(world: World) -> Any:
+    session = await opened(world)
+    other = (await world.client()).session(session.id)
+    world.pause()
+    first = await started(session, "hello", "s")
+    second = await started(other, "hello", "s")
+    world.resume()
+    result = await second.result()
+    return await failing(first.result()), result.text == TEXT, result.committed.index, (await session.info()).steps
+
+
+async def a_step_during_another(world: World) -> Any:
+    session = await opened(world)
+    other = (await world.client()).session(session.id)
+    world.pause()
+    step = await started(session, "hello", "s")
+    running = (await other.info()).running_step_id
+    calls = [other.run("x"), other.run("y", step_id="s"), other.hold(), other.evict(), other.close(), other.delete()]
+    refused = [await failing(call) for call in calls]
+    await step.aclose()
+    while (await other.info()).running_step_id:
+        pass
+    world.resume()
+    return running, refused, (await other.run("x", step_id="s")).committed.index
+
+
 SCENARIOS: tuple[Scenario, ...] = (
     a_step_and_its_log,
     a_step_taken_twice,
@@ -230,6 +266,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     opening_twice,
     limits_of_a_role,
     bad_requests,
+    a_step_taken_over,
+    a_step_during_another,
 )
 
 

@@ -1,5 +1,6 @@
 """A fake gateway and real ones behind one face, so that the same scenario can be played on both."""
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -12,7 +13,7 @@ from null_worker import BASE_ID, NullWorker, Script, token_text
 from redis_servers import RedisServer
 from roost import Client, Delta, Event, RetryConfig, Session
 from roost.contract.names import POOLS, PoolKeys
-from roost.testing import FakeGateway, FakeRole
+from roost.testing import FakeGateway, FakeRole, Turn
 from roost_gateway.auth import hash_api_key
 from roost_gateway.config import GatewayConfig
 from roost_gateway.server import GatewayServer
@@ -48,15 +49,29 @@ class World:
         """The events of a step whose gateway dies after its first output."""
         raise NotImplementedError
 
+    def pause(self) -> None:
+        """From now on steps begin, but write nothing."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        raise NotImplementedError
+
     async def close(self) -> None:
         for client in self._clients:
             await client.close()
 
 
 class FakeWorld(World):
-    def __init__(self, fake: FakeGateway) -> None:
+    def __init__(self, fake: FakeGateway, writing: asyncio.Event) -> None:
         super().__init__(fake.targets)
         self._fake = fake
+        self._writing = writing
+
+    def pause(self) -> None:
+        self._writing.clear()
+
+    def resume(self) -> None:
+        self._writing.set()
 
     async def step_over_a_dead_gateway(self, session: Session) -> list[Event]:
         self._fake.break_next_step(after_tokens=8)
@@ -68,6 +83,13 @@ class RealWorld(World):
         super().__init__([gateway.address for gateway in gateways])
         self._gateways = gateways
         self._worker = worker
+
+    def pause(self) -> None:
+        self._worker.script.hang_after = 0
+        self._worker.resume_output.clear()
+
+    def resume(self) -> None:
+        self._worker.resume_output.set()
 
     async def step_over_a_dead_gateway(self, session: Session) -> list[Event]:
         events: list[Event] = []
@@ -90,9 +112,16 @@ async def fake_world() -> AsyncIterator[World]:
         )
         for name, limits in ROLES.items()
     ]
-    fake = FakeGateway(lambda turn: TEXT, pool=POOL, roles=roles, api_keys=KEYS, gateways=2, context_tokens=2048)
+    writing = asyncio.Event()
+    writing.set()
+
+    async def reply(turn: Turn) -> str:
+        await writing.wait()
+        return TEXT
+
+    fake = FakeGateway(reply, pool=POOL, roles=roles, api_keys=KEYS, gateways=2, context_tokens=2048)
     async with fake:
-        world = FakeWorld(fake)
+        world = FakeWorld(fake, writing)
         try:
             yield world
         finally:

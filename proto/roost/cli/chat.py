@@ -1,5 +1,6 @@
 """`roost chat`: talk to a model in one session."""
 
+import contextlib
 import sys
 import time
 from typing import Annotated
@@ -12,6 +13,9 @@ from roost import Committed, Delta, Queued, Restarted, Sampling, errors
 from roost.cli.options import DEFAULT_TARGET, ApiKey, Pool, Target, connect
 from roost.cli.output import expected_errors, report, report_error
 from roost.sync import SyncClient, SyncSession
+
+with contextlib.suppress(ImportError):  # there is none on Windows
+    import readline  # noqa: F401  gives `input` line editing and history
 
 HELP = """/hold [TOOL] [SECONDS]  announce a pause
 /evict                  drop the KV cache; the next step rebuilds it
@@ -78,8 +82,7 @@ class Chat:
                 self._handle(line)
 
     def _read(self) -> str:
-        prompt = "[bold cyan]>[/] " if sys.stdin.isatty() else ""
-        return self.console.input(prompt).strip()
+        return input("> " if sys.stdin.isatty() else "").strip()
 
     def _handle(self, line: str) -> None:
         try:
