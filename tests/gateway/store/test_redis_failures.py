@@ -318,7 +318,7 @@ async def test_a_worker_may_write_leases_and_read_no_log(fresh, fresh_redis):
             ("EVAL", "return redis.call('HGETALL', ARGV[1])", 0, KEYS.session(session_id)),
             ("PUBLISH", KEYS.wake, ""),
         ):
-            with pytest.raises((NoPermissionError, ResponseError), match="perm|can't"):
+            with pytest.raises((NoPermissionError, ResponseError), match=r"perm|can't"):
                 worker.execute_command(*command)
     await publisher.withdraw()
     assert await fresh.workers(POOL) == []

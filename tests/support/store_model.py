@@ -1,0 +1,331 @@
+"""What the store should do, in plain Python: no expiry by clock, no Redis, no scripts."""
+
+from dataclasses import dataclass, field
+
+from roost.contract import loghash
+from roost_gateway.store.records import LogHead, Refusal, RefusedError
+
+
+@dataclass
+class Attempt:
+    epoch: int
+    nonce: bytes
+    step: str
+    digest: bytes
+    seed: int
+    worker: str
+    tokens: int
+    expired: bool
+    fenced: tuple[int, bytes, str] | None
+
+
+@dataclass
+class Step:
+    step: str
+    digest: bytes
+    nonce: bytes
+    prompt: tuple[int, ...]
+    output: tuple[int, ...]
+    head: LogHead
+
+
+@dataclass
+class Session:
+    pool: str
+    tenant: str
+    log: list[Step] = field(default_factory=list)
+    epoch: int = 0
+    attempt: Attempt | None = None
+    tool: str | None = None
+    owner: str = ""
+    closed: bool = False
+
+    @property
+    def head(self) -> LogHead:
+        return self.log[-1].head if self.log else LogHead()
+
+    @property
+    def used(self) -> int:
+        return sum(len(step.prompt) + len(step.output) for step in self.log)
+
+
+@dataclass
+class Worker:
+    capacity: int
+    max_running: int
+    alive: bool = True
+    draining: bool = False
+
+
+@dataclass
+class Waiter:
+    rank: tuple[int, int, str]
+    expired: bool
+
+
+@dataclass
+class Pool:
+    workers: dict[str, Worker] = field(default_factory=dict)
+    reservations: dict[tuple[str, bytes], tuple[int, bool]] = field(default_factory=dict)
+    """(worker, nonce) -> tokens, expired."""
+    waiters: dict[bytes, Waiter] = field(default_factory=dict)
+
+    def held(self, worker: str, besides: bytes = b"") -> tuple[int, int]:
+        """Tokens and attempts at a worker."""
+        live = [
+            tokens
+            for (where, nonce), (tokens, expired) in self.reservations.items()
+            if where == worker and nonce != besides and not expired
+        ]
+        return sum(live), len(live)
+
+    def fits(self, worker: str, tokens: int, besides: bytes) -> bool:
+        its = self.workers[worker]
+        held, count = self.held(worker, besides)
+        return not its.draining and held + tokens <= its.capacity and count < 2 * its.max_running
+
+    def alive(self, worker: str) -> bool:
+        return worker in self.workers and self.workers[worker].alive
+
+    def must_wait(self, rank: tuple[int, int, str], *own: bytes) -> bool:
+        return any(its.rank < rank for nonce, its in self.waiters.items() if nonce not in own and not its.expired)
+
+    def enqueued(self, nonce: bytes) -> int | None:
+        waiter = self.waiters.get(nonce)
+        return waiter.rank[1] if waiter and not waiter.expired else None
+
+    def purge(self) -> None:
+        self.reservations = {key: value for key, value in self.reservations.items() if not value[1]}
+        self.waiters = {nonce: waiter for nonce, waiter in self.waiters.items() if not waiter.expired}
+
+    def drop(self, attempt: Attempt | None) -> None:
+        if attempt:
+            self.reservations.pop((attempt.worker, attempt.nonce), None)
+            self.waiters.pop(attempt.nonce, None)
+
+
+@dataclass(frozen=True)
+class Taken:
+    epoch: int
+    seed: int
+    reserved: str
+    fenced: tuple[int, bytes, str] | None
+
+
+class StoreModel:
+    """Raises RefusedError as the store does. `clock` orders the waiters; the caller moves it before each call."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, Session] = {}
+        self.pools: dict[str, Pool] = {}
+        self.clock = 0
+
+    def pool(self, name: str) -> Pool:
+        return self.pools.setdefault(name, Pool())
+
+    def find(self, session_id: str, tenant: str | None = None) -> Session:
+        session = self.sessions.get(session_id)
+        if session is None or (tenant is not None and session.tenant != tenant):
+            raise RefusedError(Refusal.NOT_FOUND)
+        return session
+
+    def begin(
+        self,
+        session_id: str,
+        tenant: str,
+        step: str,
+        digest: bytes,
+        expected: LogHead | None,
+        nonce: bytes,
+        seed: int,
+        expired: bool,
+        new_tokens: int,
+        budget: int,
+        max_steps: int,
+        most: int,
+        priority: int,
+    ) -> Taken | Step:
+        session = self.find(session_id, tenant)
+        for done in session.log:
+            if done.step == step:
+                if done.digest != digest:
+                    raise RefusedError(Refusal.STEP_ID_REUSED)
+                return done
+        live = session.attempt
+        retry = live is not None and live.step == step
+        if live and retry and live.digest != digest:
+            raise RefusedError(Refusal.STEP_ID_REUSED)
+        if session.closed:
+            raise RefusedError(Refusal.CLOSED)
+        check_head(session, expected)
+        if live and not retry and not live.expired:
+            raise RefusedError(Refusal.BUSY)
+        if budget and session.used + new_tokens > budget:
+            raise RefusedError(Refusal.BUDGET)
+        if max_steps and len(session.log) >= max_steps:
+            raise RefusedError(Refusal.STEP_LIMIT)
+        if most and session.head.length + new_tokens > most:
+            raise RefusedError(Refusal.TOO_LONG)
+        return self._take(session, live, retry, step, digest, nonce, seed, expired, new_tokens, priority)
+
+    def _take(
+        self,
+        session: Session,
+        live: Attempt | None,
+        retry: bool,
+        step: str,
+        digest: bytes,
+        nonce: bytes,
+        seed: int,
+        expired: bool,
+        new_tokens: int,
+        priority: int,
+    ) -> Taken:
+        pool = self.pool(session.pool)
+        former = live.nonce if live else b""
+        place = pool.enqueued(former) if retry else None
+        rank = (priority, self.clock if place is None else place, nonce.hex())
+        tokens, reserved, waits = session.head.length + new_tokens, "", False
+        candidates = ([live.worker] if live and retry and live.worker else []) + [session.owner]
+        for worker in dict.fromkeys(candidates):
+            if reserved or not pool.alive(worker):
+                continue
+            held, gone = pool.reservations.get((worker, former), (0, True))
+            inherited = held if retry and live and worker == live.worker and not gone else 0
+            may = bool(inherited) or not pool.must_wait(rank, nonce, former)
+            if inherited >= tokens:
+                reserved, tokens = worker, inherited
+            elif may and pool.fits(worker, tokens, former):
+                reserved = worker
+            else:
+                waits = True
+        fenced = (live.epoch, live.nonce, live.worker) if live and retry else None
+        session.epoch += 1
+        kept = live.seed if live and retry else seed
+        session.attempt = Attempt(session.epoch, nonce, step, digest, kept, reserved, tokens, expired, fenced)
+        session.tool = None
+        pool.drop(live)
+        pool.purge()
+        if reserved:
+            pool.reservations[reserved, nonce] = (tokens, expired)
+        elif waits:
+            pool.waiters[nonce] = Waiter(rank, expired)
+        return Taken(session.epoch, kept, reserved, fenced)
+
+    def attempt(self, session_id: str, epoch: int, nonce: bytes) -> Attempt:
+        live = self.find(session_id).attempt
+        if live is None or (live.epoch, live.nonce) != (epoch, nonce):
+            raise RefusedError(Refusal.FENCED)
+        return live
+
+    def reserve(self, session_id: str, epoch: int, nonce: bytes, worker: str, tokens: int, priority: int) -> bool:
+        live = self.attempt(session_id, epoch, nonce)
+        pool = self.pool(self.sessions[session_id].pool)
+        held, gone = pool.reservations.get((worker, nonce), (0, True))
+        mine = 0 if gone else held
+        place = pool.enqueued(nonce)
+        rank = (priority, self.clock if place is None else place, nonce.hex())
+        granted = mine >= tokens or (
+            pool.alive(worker) and (mine > 0 or not pool.must_wait(rank, nonce)) and pool.fits(worker, tokens, nonce)
+        )
+        pool.purge()
+        if not granted:
+            pool.waiters[nonce] = Waiter(rank, False)
+            return False
+        pool.drop(live)
+        live.worker, live.tokens = worker, max(tokens, mine)
+        pool.reservations[worker, nonce] = (live.tokens, False)
+        return True
+
+    def release(self, session_id: str, nonce: bytes, worker: str) -> None:
+        session = self.sessions.get(session_id)
+        pool = self.pool(session_id.rsplit("/", 1)[0])
+        pool.reservations.pop((worker, nonce), None)
+        pool.waiters.pop(nonce, None)
+        if session and session.attempt and (session.attempt.nonce, session.attempt.worker) == (nonce, worker):
+            session.attempt.worker = ""
+
+    def commit(
+        self, session_id: str, epoch: int, nonce: bytes, step: str, prompt: tuple[int, ...], output: tuple[int, ...]
+    ) -> int:
+        """Index of the step."""
+        session = self.find(session_id)
+        for index, done in enumerate(session.log):
+            if done.step == step:
+                if done.nonce != nonce:
+                    raise RefusedError(Refusal.FENCED)
+                return index
+        live = self.attempt(session_id, epoch, nonce)
+        head = after(session.head, prompt, output)
+        session.log.append(Step(step, live.digest, nonce, prompt, output, head))
+        session.owner = live.worker or "w1"
+        self._end(session)
+        return len(session.log) - 1
+
+    def abort(self, session_id: str, epoch: int, nonce: bytes) -> None:
+        try:
+            self.attempt(session_id, epoch, nonce)
+        except RefusedError:
+            return
+        self._end(self.sessions[session_id])
+
+    def renew(self, session_id: str, epoch: int, nonce: bytes, expired: bool) -> bool:
+        try:
+            live = self.attempt(session_id, epoch, nonce)
+        except RefusedError:
+            return False
+        pool = self.pool(self.sessions[session_id].pool)
+        live.expired = expired
+        if nonce in pool.waiters:
+            pool.waiters[nonce].expired = expired
+        if live.worker:
+            pool.reservations[live.worker, nonce] = (live.tokens, expired)
+        return True
+
+    def _settle(self, session_id: str, tenant: str) -> Session:
+        session = self.find(session_id, tenant)
+        if session.attempt and not session.attempt.expired:
+            raise RefusedError(Refusal.BUSY)
+        return session
+
+    def hold(self, session_id: str, tenant: str, tool: str, expected: LogHead | None) -> None:
+        session = self.find(session_id, tenant)
+        if session.closed:
+            raise RefusedError(Refusal.CLOSED)
+        check_head(session, expected)
+        self._end(self._settle(session_id, tenant))
+        session.tool = tool
+
+    def evict(self, session_id: str, tenant: str) -> int:
+        session = self._settle(session_id, tenant)
+        self._end(session)
+        session.owner = ""
+        session.epoch += 1
+        return session.epoch
+
+    def close(self, session_id: str, tenant: str) -> None:
+        session = self._settle(session_id, tenant)
+        self._end(session)
+        session.closed, session.tool = True, None
+
+    def delete(self, session_id: str, tenant: str) -> int:
+        session = self._settle(session_id, tenant)
+        self._end(session)
+        del self.sessions[session_id]
+        return session.epoch + 1
+
+    def _end(self, session: Session) -> None:
+        self.pool(session.pool).drop(session.attempt)
+        session.attempt = None
+
+
+def check_head(session: Session, expected: LogHead | None) -> None:
+    if expected is None or expected == session.head:
+        return
+    longer = session.head.length > expected.length
+    raise RefusedError(Refusal.HEAD_MISMATCH if longer else Refusal.ROLLED_BACK)
+
+
+def after(head: LogHead, prompt: tuple[int, ...], output: tuple[int, ...]) -> LogHead:
+    packed = loghash.pack_ids([*prompt, *output])
+    return LogHead(head.length + len(prompt) + len(output), loghash.extend(head.log_hash, packed))
