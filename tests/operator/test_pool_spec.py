@@ -199,7 +199,7 @@ def test_pool_document_is_what_gateways_read() -> None:
         "roles": [
             {
                 "name": "agent",
-                "priority": 100,
+                "priority": 0,
                 "maxOutputTokensPerStep": 64,
                 "maxStepsPerSession": 0,
                 "sessionTokenBudget": 0,

@@ -124,7 +124,7 @@ class Role(Fields):
     model: ModelName | None = Field(
         default=None, description="Model that serves the role; the pool's only one when unset."
     )
-    priority: int = Field(default=100, ge=0, le=1000, description="Class of the wait; lower goes first.")
+    priority: int = Field(default=0, ge=0, le=1000, description="Order of the wait; higher goes first.")
     max_output_tokens_per_step: int = Field(
         default=512,
         ge=0,

@@ -19,7 +19,7 @@ SESSIONS = 2
 
 async def bfloat16_scene(settings: Settings, oracle_model: Path, report: Report) -> dict[str, Any]:
     """How many tokens of a bf16 worker are not the fp32 oracle's choice."""
-    options = settings.stack("bf16", ray=False, gateways=1, workers=1)
+    options = settings.stack("bf16", ray=False, gateways=1)
     scene = Scene()
     with Journal(settings.state_dir / "journal-bf16.jsonl") as journal:
         async with LocalStack(bfloat16_pool(), options, report) as stack, connect_all(stack) as (client,):

@@ -9,7 +9,7 @@ CONTEXT_TOKENS = 1024
 _KV_BYTES_PER_TOKEN = 30 * 2 * 3 * 64 * 4
 """Layers, K and V, KV heads, head dimension, bytes of fp32: of SmolLM2-135M."""
 
-KV_TOKENS_PER_WORKER = 2048
+KV_TOKENS_PER_WORKER = 2560
 """Far less than the sessions' logs together, so that some fall out by pressure."""
 
 
@@ -24,7 +24,7 @@ def bfloat16_pool() -> AgentPool:
 
 
 def _pool(name: str, dtype: str, replicas: int, kv_bytes: int) -> AgentPool:
-    roles = (("researcher", 50), ("analyst", 100), ("reviewer", 10))
+    roles = (("researcher", 50), ("analyst", 10), ("reviewer", 100))
     return AgentPool.model_validate(
         {
             "apiVersion": API_VERSION,

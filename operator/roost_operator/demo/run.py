@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -13,7 +12,7 @@ from roost import Client, LoggedStep, RoostError
 from roost_operator.demo.agents import Agent, cast
 from roost_operator.demo.chaos import Chaos
 from roost_operator.demo.journal import Journal
-from roost_operator.demo.pools import WORKERS, main_pool
+from roost_operator.demo.pools import main_pool
 from roost_operator.demo.scene import Scene
 from roost_operator.demo.tools import Toolbox
 from roost_operator.demo.verify import SessionLog
@@ -35,16 +34,14 @@ class Settings:
     ray: bool = True
     cache_dir: Path | None = None
 
-    def stack(self, name: str, *, ray: bool, gateways: int, workers: int) -> StackOptions:
-        """Options of a stack on free ports, whose workers share the machine's cores."""
-        threads = max(1, (os.cpu_count() or 1) // workers)
+    def stack(self, name: str, *, ray: bool, gateways: int) -> StackOptions:
+        """Options of a stack on free ports."""
         return StackOptions(
             state_dir=self.state_dir / name,
             port=0,
             gateways=gateways,
             ray=ray,
             cache_dir=self.cache_dir,
-            environment={"OMP_NUM_THREADS": str(threads)},
         )
 
 
@@ -69,7 +66,7 @@ class Played:
 async def play(settings: Settings, scene: Scene, report: Report, stage: AbstractAsyncContextManager[None]) -> Played:
     """Runs the stack and the agents; kills a worker, a gateway and Redis on the way. `stage` is entered while the
     agents play. Raises what `LocalStack` does."""
-    options = settings.stack("main", ray=settings.ray, gateways=GATEWAYS, workers=WORKERS)
+    options = settings.stack("main", ray=settings.ray, gateways=GATEWAYS)
     async with LocalStack(main_pool(), options, report) as stack, connect_all(stack) as clients, stage:
         scene.begin = time.monotonic()
         with Journal(settings.state_dir / "journal.jsonl") as journal:

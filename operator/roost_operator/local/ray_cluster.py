@@ -17,11 +17,11 @@ import tempfile
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from roost_operator.local.processes import Command
 from roost_operator.local.state_dir import StateDirectory
-from roost_worker.config import EngineConfig, KvConfig, ModelConfig, WorkerConfig
+from roost_worker.config import WorkerConfig
+from roost_worker.server.config_file import config_from
 
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """Ray's smallest object store with room to spare: no tensor travels through it."""
@@ -44,6 +44,8 @@ class RayPlan:
     worker: WorkerConfig
     replicas: int
     ready_file: Path
+    rank_threads: int = 1
+    """Threads of each rank's CPU kernels."""
 
     @property
     def cpus(self) -> int:
@@ -59,7 +61,9 @@ def write_plan(state: StateDirectory, plan: RayPlan) -> Path:
 def read_plan(path: Path) -> RayPlan:
     """Reads what `write_plan` wrote."""
     document = json.loads(path.read_text())
-    return RayPlan(_worker(document["worker"]), document["replicas"], Path(document["ready_file"]))
+    return RayPlan(
+        config_from(document["worker"]), document["replicas"], Path(document["ready_file"]), document["rank_threads"]
+    )
 
 
 def command(state: StateDirectory, plan: RayPlan) -> Command:
@@ -77,16 +81,6 @@ def command(state: StateDirectory, plan: RayPlan) -> Command:
         stop_seconds=plan.worker.drain_seconds + 15.0,
         environment=_ENVIRONMENT,
     )
-
-
-def _worker(document: dict[str, Any]) -> WorkerConfig:
-    parts = {
-        "model": ModelConfig(**document["model"]),
-        "kv": KvConfig(**document["kv"]),
-        "engine": EngineConfig(**document["engine"]),
-        "cache_dir": Path(document["cache_dir"]) if document["cache_dir"] else None,
-    }
-    return WorkerConfig(**{**document, **parts})
 
 
 def run(plan: RayPlan) -> None:
@@ -110,7 +104,8 @@ def run(plan: RayPlan) -> None:
 def _start(plan: RayPlan, temporary: str) -> None:
     import ray
     from ray import serve
-    from roost_worker.serve_app import build_app
+
+    from roost_worker.serve_app import Resources, build_app
 
     ray.init(
         address="local",
@@ -122,7 +117,8 @@ def _start(plan: RayPlan, temporary: str) -> None:
         _temp_dir=temporary,
     )
     serve.start(proxy_location="Disabled")
-    serve.run(build_app(plan.worker, plan.replicas), name=plan.worker.pool.replace("/", "-"), route_prefix=None)
+    application = build_app(plan.worker, plan.replicas, Resources(rank_threads=plan.rank_threads))
+    serve.run(application, name=plan.worker.pool.replace("/", "-"), route_prefix=None)
 
 
 def _stop() -> None:

@@ -153,10 +153,11 @@ class LocalStack:
 
     def _worker_commands(self, config: WorkerConfig) -> list[Command]:
         replicas = self.pool.spec.workers.replicas
+        threads = max(1, (os.cpu_count() or 1) // (replicas * config.model.tensor_parallel))
         if self.options.ray:
-            plan = ray_cluster.RayPlan(config, replicas, self._state.file("run", "ray.ready"))
+            plan = ray_cluster.RayPlan(config, replicas, self._state.file("run", "ray.ready"), threads)
             return [ray_cluster.command(self._state, plan)]
-        return [worker_command(self._state, number, config, self.leases) for number in range(1, replicas + 1)]
+        return [worker_command(self._state, number, config, threads, self.leases) for number in range(1, replicas + 1)]
 
     def _gateway_ports(self) -> list[int]:
         """Ports of the gateways. Raises PortTakenError."""

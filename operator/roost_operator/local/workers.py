@@ -15,9 +15,14 @@ READY_SECONDS = 120.0
 
 
 def worker_command(
-    state: StateDirectory, number: int, config: WorkerConfig, leases: Callable[[], Awaitable[list[Lease]]]
+    state: StateDirectory,
+    number: int,
+    config: WorkerConfig,
+    threads: int,
+    leases: Callable[[], Awaitable[list[Lease]]],
 ) -> Command:
-    """How to run worker `number` (from 1) on a port of its own. It is ready when its lease is in force."""
+    """How to run worker `number` (from 1) on a port of its own, its ranks with `threads` threads each. It is ready
+    when its lease is in force."""
     config = replace(config, port=free_port(config.host))
     file = state.write_private(f"worker-{number}.json", json.dumps(asdict(config), default=str))
 
@@ -31,4 +36,5 @@ def worker_command(
         ready=ready,
         ready_seconds=READY_SECONDS,
         stop_seconds=config.drain_seconds + 5.0,
+        environment={"OMP_NUM_THREADS": str(threads)},
     )
