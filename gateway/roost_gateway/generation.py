@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
@@ -23,15 +22,13 @@ from roost.v1.worker_service_pb2 import (
     Finished,
     GenerateRequest,
     GenerateResponse,
-    History,
 )
 from roost_gateway.errors import GatewayError
+from roost_gateway.history import SessionHistory
 from roost_gateway.worker_client import WorkerChannel
 
 log = logging.getLogger(__name__)
 
-HISTORY_CHUNK_IDS = 64 * 1024
-"""Ids in one History message: 256 KiB."""
 PARTING_SECONDS = 2.0
 """How long a worker has to take a Cancel or Commit in."""
 
@@ -53,14 +50,6 @@ class WorkerFailureError(Exception):
         self.failure = failure
 
 
-@dataclass(frozen=True, slots=True)
-class HistorySource:
-    """The committed ids of the session: `read(start, end)` answers packed ids of [start, end)."""
-
-    length: int
-    read: Callable[[int, int], Awaitable[bytes]]
-
-
 class Generation:
     """A Generate stream that has begun. `take` is given Accepted and each Delta; then `commit`, `cancel` or `leave` it.
 
@@ -73,7 +62,7 @@ class Generation:
         channel: WorkerChannel,
         metadata: list[tuple[str, str | bytes]],
         first: GenerateRequest,
-        history: HistorySource,
+        history: SessionHistory,
         take: Callable[[Accepted | Delta], None],
     ) -> None:
         self._first = first
@@ -119,16 +108,8 @@ class Generation:
         return classify(grpc.aio.AioRpcError(code, initial, trailing, await self._call.details()))
 
     async def _send_history(self, start: int) -> None:
-        end = self._history.length
-        start = min(start, end)
-        while True:
-            stop = min(end, start + HISTORY_CHUNK_IDS)
-            ids = await self._history.read(start, stop) if stop > start else b""
-            chunk = History(offset=start, token_ids=ids, last=stop == end)
-            await self._call.write(GenerateRequest(history=chunk))
-            start = stop
-            if stop == end:
-                break
+        async for run in self._history.runs(start):
+            await self._call.write(GenerateRequest(history=run))
         fault_point("gateway.history.sent")
 
     async def commit(self, head: Head) -> None:
@@ -187,7 +168,13 @@ def classify(error: grpc.aio.AioRpcError) -> WorkerFailureError | GatewayError:
     return WorkerFailureError(Failure.FAULTY, f"{code.name}: {details}")
 
 
-_BUSY = (Reason.WORKER_DRAINING, Reason.QUEUE_FULL, Reason.QUEUE_TIMEOUT, Reason.MODEL_REVISION_MISMATCH)
+_BUSY = (
+    Reason.WORKER_DRAINING,
+    Reason.NO_WORKER,
+    Reason.QUEUE_FULL,
+    Reason.QUEUE_TIMEOUT,
+    Reason.MODEL_REVISION_MISMATCH,
+)
 _FOR_THE_CLIENT = (
     Reason.INVALID_REQUEST,
     Reason.INVALID_SCHEMA,

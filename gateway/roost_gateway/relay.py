@@ -10,14 +10,17 @@ import time
 from array import array
 from dataclasses import dataclass
 
+import grpc
+
 from roost.contract.faults import fault_point
 from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.worker_service_pb2 import Accepted, Delta, Finished, GenerateRequest, Replay, Resume, SessionRef, Start
 from roost_gateway.committing import StepClock
 from roost_gateway.convert import attempt_from_proto, attempt_to_proto, head_to_proto, tool_to_proto
-from roost_gateway.errors import unavailable
-from roost_gateway.generation import Failure, Generation, HistorySource, WorkerFailureError
+from roost_gateway.errors import GatewayError
+from roost_gateway.generation import Failure, Generation, WorkerFailureError
+from roost_gateway.history import SessionHistory
 from roost_gateway.outbox import Outbox
 from roost_gateway.output import OutputGapError, StepOutput
 from roost_gateway.parts import Parts
@@ -30,7 +33,8 @@ log = logging.getLogger(__name__)
 BUSY_SECONDS = 1.0
 """How long a step avoids a worker that had no room for it."""
 MAX_FAULTS = 3
-"""Workers that may fail on a step, for another cause than being lost, before the step is taken to be at fault."""
+"""Workers that may fail on a step, or be lost while they work on it, before the step is taken to be at fault: one that
+kills its worker must not kill them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class Relay:
         self._orphans: list[AttemptRef] = []
         self._lost_orphan = False
         self._faults = 0
+        self._accepted_here = False
         self._client_attempt: AttemptRef | None = None
         self.output = StepOutput(attempt_to_proto(began.ref))
         self.generation: Generation | None = None
@@ -157,20 +162,20 @@ class Relay:
         return await self._fresh(self._began.reserved)
 
     def _avoid(self, worker: WorkerState, failure: WorkerFailureError) -> None:
-        until = time.monotonic() + BUSY_SECONDS
         if failure.failure is Failure.LOST:
             self._parts.workers.mark_broken(worker)
             self._parts.clients.forget(self._parts.clients.channel(worker.address))
-        elif failure.failure is Failure.FAULTY:
+        else:
+            faulty = failure.failure is Failure.FAULTY
+            self._ask.avoid[worker.worker_id] = self._clock.deadline if faulty else time.monotonic() + BUSY_SECONDS
+        if failure.failure is Failure.FAULTY or (failure.failure is Failure.LOST and self._accepted_here):
             self._faults += 1
-            until = self._clock.deadline
-            if self._faults >= MAX_FAULTS:
-                raise unavailable(Reason.WORKER_LOST, "the workers failed on this step; their logs have the cause", 5.0)
-        if failure.failure is not Failure.LOST:
-            self._ask.avoid[worker.worker_id] = until
+        if self._faults >= MAX_FAULTS:
+            raise _poisonous(self._faults)
 
     async def _stream(self, target: Target) -> Finished:
         self.model_revision = self._ask.need.model_revision or target.worker.model_revision
+        self._accepted_here = False
         channel = self._parts.clients.channel(target.worker.address)
         metadata = self._parts.clients.metadata(self._ask.pool.pool)
         first = self._resume(target.resume) if target.resume else self._start()
@@ -195,6 +200,7 @@ class Relay:
         self._outbox.more()
 
     def _accept(self, accepted: Accepted, target: Target) -> None:
+        self._accepted_here = True
         self.output.accept(array("I", accepted.prompt_token_ids))
         if target.resume is not None:
             self.lineage = [target.resume, self._began.ref]
@@ -218,13 +224,15 @@ class Relay:
             self._outbox.restarted(self.output, "the output ended before what the client has")
         self._outbox.more()
 
-    def _history(self) -> HistorySource:
+    def _history(self) -> SessionHistory:
         descriptor = self._began.descriptor
-
-        async def read(start: int, end: int) -> bytes:
-            return await self._parts.store.ids(descriptor.session_id, descriptor.generation, start, end)
-
-        return HistorySource(descriptor.head.length, read)
+        return SessionHistory(
+            self._parts.store,
+            descriptor.session_id,
+            descriptor.generation,
+            descriptor.head.length,
+            descriptor.steps,
+        )
 
     def _start(self) -> GenerateRequest:
         descriptor = self._began.descriptor
@@ -271,3 +279,9 @@ class Relay:
                 deadline_ms=self._clock.milliseconds_left,
             )
         )
+
+
+def _poisonous(faults: int) -> GatewayError:
+    return GatewayError(
+        grpc.StatusCode.INTERNAL, Reason.INTERNAL, f"{faults} workers failed on this step; their logs have the cause"
+    )

@@ -25,7 +25,7 @@ import uvloop
 
 from roost.contract.faults import fault_point
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS, Lease
-from roost.contract.loghash import unpack_ids
+from roost.contract.loghash import EMPTY, extend, pack_ids, unpack_ids
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.status import abort
@@ -87,6 +87,15 @@ class Attempt:
 def token_text(token: int) -> str:
     """Text of one null token, with a character of two bytes."""
     return f"é{token} "
+
+
+def log_hash(ids: "array[int]", ends: list[int]) -> bytes:
+    """Hash of a log whose steps end at `ends`."""
+    linked, begin = EMPTY, 0
+    for end in ends:
+        linked, begin = extend(linked, pack_ids(ids[begin:end])), end
+    assert begin == len(ids), "steps that end elsewhere than the log"
+    return linked
 
 
 class NullWorker(WorkerServiceServicer):
@@ -280,13 +289,14 @@ class NullWorker(WorkerServiceServicer):
         if len(here) == length and not self.script.ask_history:
             return array("I", here), max(0, length - 1)
         await context.write(wpb.GenerateResponse(need_history=wpb.NeedHistory(from_token=0)))
-        history = array("I")
+        history, ends = array("I"), list[int]()
         async for request in requests:
             assert request.history.offset == len(history), "history with a gap"
             history.extend(unpack_ids(request.history.token_ids))
+            ends += request.history.step_ends
             if request.history.last:
                 break
-        assert len(history) == length, f"{len(history)} ids of {length} came"
+        assert log_hash(history, ends) == start.session.head.log_hash, "history that does not hash to the head"
         return history, 0
 
     async def _decode(self, attempt: Attempt) -> None:
