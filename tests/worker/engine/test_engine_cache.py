@@ -152,6 +152,20 @@ def test_pressure_takes_the_least_recently_used_session_from_its_end() -> None:
     assert driver.resident == {"old": 12, "new": 15}
 
 
+def test_pressure_takes_an_old_session_before_younger_blocks_of_one_shots() -> None:
+    driver = EngineDriver(blocks=9, context=32)
+    one_step(driver, "old", [1] * 14, max_tokens=2)
+    driver.now += 1.0
+    driver.submit("one-shot", [2] * 17, max_tokens=1)
+    driver.run()
+    driver.submit("r", [3] * 8, max_tokens=1)
+    driver.run()
+    assert driver.resident == {"old": 12}
+    again = driver.submit("again", [2] * 17, max_tokens=1)
+    driver.run()
+    assert again.cached_tokens == 16
+
+
 def test_pressure_spares_held_sessions_until_the_hold_expires() -> None:
     driver = EngineDriver(blocks=9, context=32)
     for session, ids in (("old", [1] * 14), ("new", [2] * 14)):
@@ -168,6 +182,33 @@ def test_pressure_spares_held_sessions_until_the_hold_expires() -> None:
     driver.run()
     assert driver.resident["new"] == 12
     assert driver.resident.get("old", 0) < 15
+
+
+def test_pressure_spares_a_session_whose_request_waits() -> None:
+    driver = EngineDriver(blocks=9, context=32, running=1)
+    log = one_step(driver, "old", [1] * 14, max_tokens=2)
+    driver.now += 1.0
+    one_step(driver, "new", [2] * 14, max_tokens=2)
+    driver.submit("blocker", [3], max_tokens=6)
+    driver.step()
+    waiting = driver.submit("waiting", [*log, 4], session="old", max_tokens=1)
+    driver.run()
+    assert driver.resident["new"] < 15
+    assert waiting.cached_tokens == 15
+
+
+def test_a_session_that_lost_everything_while_it_ran_is_reported_dropped() -> None:
+    driver = EngineDriver(blocks=8, context=32, batch=32)
+    log = one_step(driver, "s", [2] * 7, max_tokens=2)
+    hog = driver.submit("hog", [1] * 15, max_tokens=16, priority=0)
+    driver.submit("next", [*log, 1], session="s", max_tokens=20, priority=1)
+    while len(hog.token_ids) < 15:
+        driver.step()
+    assert driver.engine.stats.preemptions == 1
+    driver.send(Cancel("next"))
+    driver.run()
+    assert driver.resident == {}
+    assert driver.dropped == [("s", 8)]
 
 
 def test_the_next_step_ends_the_hold() -> None:

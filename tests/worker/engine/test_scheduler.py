@@ -47,10 +47,10 @@ def test_nobody_overtakes_the_first_that_waits() -> None:
 
 def test_running_out_of_blocks_preempts_the_last_of_the_least_priority() -> None:
     driver = EngineDriver(blocks=6, context=24, batch=32)
-    important = driver.submit("important", [1] * 7, max_tokens=12, priority=0)
     first = driver.submit("first", [2] * 7, max_tokens=12, priority=1)
-    driver.step()
     last = driver.submit("last", [3] * 7, max_tokens=12, priority=1)
+    driver.step()
+    important = driver.submit("important", [1] * 7, max_tokens=12, priority=0)
     driver.run()
     assert driver.engine.stats.preemptions > 0
     for answer in (important, first, last):
@@ -70,6 +70,20 @@ def test_a_preempted_sequence_returns_with_its_output_and_finds_its_full_blocks(
     assert list(returned[0].context) == [2] * 7
     assert list(returned[0].output) == second.token_ids[: len(returned[0].output)]
     assert second.cached_tokens == 0
+
+
+def test_a_request_preempted_before_its_first_output_tells_of_its_first_admission() -> None:
+    driver = EngineDriver(blocks=8, context=32, batch=4)
+    driver.submit("hog", [1] * 3, max_tokens=10, priority=0)
+    driver.step()
+    long = driver.submit("long", [2] * 24, max_tokens=2, priority=1)
+    while not driver.engine.stats.preemptions:
+        driver.step()
+    assert long.outputs == []
+    driver.now += 5.0
+    driver.run()
+    assert (long.cached_tokens, long.outputs[0].queue_seconds) == (0, 0.0)
+    assert long.token_ids == driver.expected(long.request)
 
 
 def test_slots_are_freed_and_never_exceed_max_running() -> None:

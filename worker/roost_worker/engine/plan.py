@@ -45,6 +45,7 @@ class StepPlan:
     chunks: tuple[Chunk, ...]
     new_slots: tuple[NewSlot, ...] = ()
     freed_slots: tuple[int, ...] = ()
+    """Freed before `new_slots` are taken: a slot may be in both."""
     copies: tuple[tuple[int, int], ...] = ()
     """Block copies (from, to) to make before the batch runs."""
 

@@ -59,14 +59,13 @@ class Scheduler:
 
     def schedule(self, now: float) -> Batch | None:
         """The next batch; None when nothing can run."""
-        preemptions = self.preemptions
         rows = self._decode_rows(now)
         budget = self._max_batch_tokens - len(rows)
         for sequence in self.running:
             if budget and not sequence.decoding:
                 budget -= self._add_prefill(sequence, budget, rows)
         new: list[Sequence] = []
-        while budget and preemptions == self.preemptions and (admitted := self._admit(now)):
+        while budget and (admitted := self._admit(now)):
             new.append(admitted)
             budget -= self._add_prefill(admitted, budget, rows)
         return self._batch(rows, new) if rows else None
@@ -118,9 +117,7 @@ class Scheduler:
         sequence.slot = NO_SLOT
 
     def _batch(self, rows: list[Row], new: list[Sequence]) -> Batch:
-        taken = {sequence.slot for sequence in new}
-        freed = tuple(slot for slot in self._freed if slot not in taken)
-        self._freed.clear()
+        freed, self._freed = tuple(self._freed), []
         chunks = tuple(self._chunk(row) for row in rows)
         return Batch(StepPlan(chunks, tuple(map(_new_slot, new)), freed), tuple(rows))
 
