@@ -50,11 +50,13 @@ class Client:
         wait until a gateway is reachable.
 
         Raises UnavailableError when no gateway is reachable within `connect_timeout` seconds, ValueError when there
-        is no target.
+        is no target, or the key cannot be sent.
         """
         addresses = [targets] if isinstance(targets, str) else list(targets)
         if not addresses or not all(addresses):
             raise ValueError("connect needs at least one target, such as `127.0.0.1:7433`")
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise ValueError("api_key holds characters that no key has; is there a line break at its end?")
         config = TLSConfig() if tls is True else (tls or None)
         transport = Transport(addresses, tls=config, api_key=api_key, timeout=timeout, retry=retry or RetryConfig())
         if not lazy:

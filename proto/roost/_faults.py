@@ -12,7 +12,13 @@ _BROKEN_CONNECTION = ("RST_STREAM", "Stream removed", "GOAWAY", "Connection rese
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> errors.RoostError:
-    """The SDK's error for a failed call."""
+    """The SDK's error for a failed call, with the failure as its cause."""
+    explained = _explain(error)
+    explained.__cause__ = error
+    return explained
+
+
+def _explain(error: grpc.aio.AioRpcError) -> errors.RoostError:
     info, retry_after, violations = _details(error)
     message = "; ".join([error.details() or error.code().name, *violations])
     if info is None:

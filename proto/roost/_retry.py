@@ -19,7 +19,8 @@ class RetryConfig:
     max_backoff: float = 2.0
     multiplier: float = 2.0
     give_up_after: float = 60.0
-    """Seconds without any progress after which the error is raised; 0 never tries twice. A deadline ends sooner."""
+    """Seconds of failures, without any output between them, after which the error is raised; 0 never tries twice.
+    A deadline ends sooner."""
 
     def __post_init__(self) -> None:
         if not 0 < self.initial_backoff <= self.max_backoff:
@@ -38,7 +39,6 @@ class Patience:
         self,
         config: RetryConfig,
         gateways: int,
-        now: float,
         deadline: float | None,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -46,11 +46,12 @@ class Patience:
         self._gateways = gateways
         self._deadline = deadline
         self._draw = draw
-        self.progress(now)
+        self.progress()
 
-    def progress(self, now: float) -> None:
-        """The call has got further: waiting starts from small again."""
-        self._last_progress = now
+    def progress(self) -> None:
+        """Output has come: waits are small again. Other signs of life do not count, for a worker that is accepted and
+        lost in turn must not be tried without end."""
+        self._failing_since: float | None = None
         self._failures = 0
 
     def remaining(self, now: float) -> float | None:
@@ -63,7 +64,9 @@ class Patience:
             return None
         wait = self._backoff(error)
         self._failures += 1
-        if now + wait - self._last_progress >= self._config.give_up_after:
+        if self._failing_since is None:
+            self._failing_since = now
+        if now + wait - self._failing_since >= self._config.give_up_after:
             return None
         if self._deadline is not None and now + wait >= self._deadline:
             return None

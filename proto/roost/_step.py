@@ -1,7 +1,8 @@
 """One step as its caller sees it: an async iterator of events that survives the death of gateways."""
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Self
 
 import grpc
@@ -36,6 +37,7 @@ class Step:
         self._deadline = deadline
         self._on_commit = on_commit
         self._output = Output()
+        self._committed = False
         self._events = self._run()
 
     @property
@@ -80,10 +82,11 @@ class Step:
     async def _run(self) -> AsyncGenerator[Event, None]:
         span = StepSpan({"roost.session_id": self._request.session_id, "roost.step_id": self.step_id})
         try:
-            async for event in self._tries(span):
-                if isinstance(event, Committed):  # ended here: its caller may never ask for what comes after
-                    span.end({"roost.output_tokens": event.output_tokens, "roost.failovers": event.failovers})
-                yield event
+            async with aclosing(self._tries(span)) as events:
+                async for event in events:
+                    if isinstance(event, Committed):  # ended here: its caller may never ask for what comes after
+                        span.end({"roost.output_tokens": event.output_tokens, "roost.failovers": event.failovers})
+                    yield event
         except RoostError as error:
             error.step_id = self.step_id
             span.fail(error)
@@ -96,13 +99,17 @@ class Step:
         while True:
             gateway = self._transport.current
             try:
-                async for event in self._one_try(gateway, patience, span):
-                    patience.progress(time.monotonic())
-                    yield event
-                    if isinstance(event, Committed):
-                        return
-                raise UnavailableError("the gateway ended the stream before the step was committed")
+                async with aclosing(self._one_try(gateway, patience, span)) as events:
+                    async for event in events:
+                        yield event
+                if self._committed:
+                    return
+                raise UnavailableError(
+                    "the gateway ended the stream before the step was committed", status=grpc.StatusCode.UNAVAILABLE
+                )
             except grpc.aio.AioRpcError as failure:
+                if self._committed:  # all is said
+                    return
                 error = self._explain(failure)
             except UnavailableError as failure:
                 error = failure
@@ -111,7 +118,7 @@ class Step:
             span.event("retry", {"reason": error.reason or error.status.name, "tokens": self._output.tokens})
             tries += 1
 
-    async def _one_try(self, gateway: Gateway, patience: Patience, span: StepSpan) -> AsyncIterator[Event]:
+    async def _one_try(self, gateway: Gateway, patience: Patience, span: StepSpan) -> AsyncGenerator[Event, None]:
         """Events of one call. The call is cancelled when the caller stops listening."""
         cursor = self._output.cursor()
         if cursor is not None:
@@ -124,6 +131,8 @@ class Step:
         try:
             async for response in call:
                 event = self._read(response)
+                if isinstance(event, Delta):
+                    patience.progress()
                 if event is not None:
                     yield event
         finally:
@@ -147,9 +156,8 @@ class Step:
 
     def _commit(self, committed: Committed) -> Committed:
         if self._output.tokens != committed.output_tokens:
-            raise StreamError(
-                f"the step has {committed.output_tokens} tokens, but {self._output.tokens} of them came",
-            )
+            raise StreamError(f"the step has {committed.output_tokens} tokens, but {self._output.tokens} of them came")
+        self._committed = True
         self._on_commit(committed)
         return committed
 

@@ -101,8 +101,8 @@ class Transport:
 
     def patience(self, deadline: float | None) -> Patience:
         """For one call with `deadline` seconds, None for no end."""
-        now = time.monotonic()
-        return Patience(self.retry, len(self.gateways), now, None if deadline is None else now + deadline)
+        end = None if deadline is None else time.monotonic() + deadline
+        return Patience(self.retry, len(self.gateways), end)
 
     async def call(
         self,

@@ -75,6 +75,11 @@ async def test_a_target_must_be_given(targets: list[str] | str) -> None:
         await Client.connect(targets)
 
 
+async def test_a_key_with_a_line_break_is_refused_before_it_is_sent() -> None:
+    with pytest.raises(ValueError, match="line break"):
+        await Client.connect("127.0.0.1:1", api_key="secret\n")
+
+
 async def test_opening_is_retried_with_the_same_request_id() -> None:
     async with ScriptedGateway() as gateway, await Client.connect(gateway.target, retry=QUICK) as client:
         gateway.refusals = [BREAK, Refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.STORE_FULL, 0.001)]

@@ -208,6 +208,32 @@ async def test_an_error_names_its_step() -> None:
     assert raised.value.step_id == gateway.steps[0].step_id != ""
 
 
+async def test_a_step_that_is_begun_and_lost_again_and_again_ends() -> None:
+    lost = [started(1), Refuse(grpc.StatusCode.UNAVAILABLE, Reason.WORKER_LOST, 0.0)]
+    bounded = RetryConfig(initial_backoff=0.01, max_backoff=0.01, give_up_after=0.1)
+    async with ScriptedGateway(*[lost] * 100) as gateway, session_on(gateway, retry=bounded) as session:
+        with pytest.raises(errors.WorkerUnavailableError) as raised:
+            await session.run("hi", deadline=None)
+    assert 1 < raised.value.tries < 100
+
+
+async def test_a_stream_that_breaks_after_the_commit_has_done_its_work() -> None:
+    events, gateway = await play([delta("a"), committed("a"), BREAK])
+    assert text_of(events) == "a"
+    assert len(gateway.steps) == 1
+
+
+async def test_a_whole_step_is_not_cancelled() -> None:
+    _, gateway = await play([delta("a"), committed("a")])
+    assert not gateway.cancelled.is_set()
+
+
+async def test_an_error_names_its_cause() -> None:
+    with pytest.raises(errors.InternalError) as raised:
+        await play([Refuse(grpc.StatusCode.INTERNAL, Reason.INTERNAL)])
+    assert isinstance(raised.value.__cause__, grpc.aio.AioRpcError)
+
+
 async def test_waiting_ends_when_nothing_gets_further() -> None:
     never = RetryConfig(give_up_after=0.0)
     async with ScriptedGateway([delta("a"), BREAK]) as gateway, session_on(gateway, retry=never) as session:

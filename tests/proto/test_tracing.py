@@ -7,7 +7,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from roost import Client, RetryConfig, _telemetry, errors
+from roost import Client, Committed, RetryConfig, _telemetry, errors
 from roost.contract.reasons import Reason
 from scripted_gateway import BREAK, SESSION, Refuse, ScriptedGateway, committed
 
@@ -44,6 +44,19 @@ async def test_a_step_is_one_span_over_all_its_tries(spans: InMemorySpanExporter
     assert span.attributes["roost.step_id"] == "s"
     assert [event.name for event in span.events] == ["retry"]
     assert [entry["traceparent"][:-3] for entry in gateway.metadata] == [traceparent(span)] * 2
+
+
+async def test_the_span_ends_with_the_commit_and_once(
+    spans: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ScriptedGateway([committed("")]) as gateway, await Client.connect(gateway.target) as client:
+        step = client.session(SESSION).step("x")
+        assert isinstance(await anext(step), Committed)
+        (span,) = spans.get_finished_spans()
+        await step.aclose()
+    assert span.attributes is not None
+    assert span.attributes["roost.output_tokens"] == 0
+    assert caplog.records == []
 
 
 async def test_a_failed_step_is_a_failed_span(spans: InMemorySpanExporter) -> None:

@@ -1,8 +1,9 @@
-"""Named points at which a test can kill or pause a process. Without `ROOST_FAULT` they do nothing.
+"""Named points at which a test can kill or pause a process. Without `ROOST_FAULT_DIR` they do nothing.
 
-`ROOST_FAULT=name:kill[:n]` kills the process with SIGKILL when it passes the point for the n-th time (1 by default);
-`ROOST_FAULT=name:pause:n:/path` creates `/path.reached` there and waits until `/path.go` exists, so that the test can
-kill something else meanwhile. Several are separated by `,`.
+A file `$ROOST_FAULT_DIR/<point>` arms the point; its text is `kill` or `pause`, then optionally `:n` for the n-th time
+that one process passes it. The first process to get there renames the file to `<point>.reached` and writes its pid
+into it, so exactly one is hit. It kills itself with SIGKILL, or waits until `<point>.go` exists, so that the test
+can kill something else meanwhile.
 """
 
 import os
@@ -28,32 +29,31 @@ POINTS = (
 )
 """Every point. `worker.token` is passed once per output token, `worker.stop` between the last token and Finished."""
 
+DIRECTORY_VARIABLE = "ROOST_FAULT_DIR"
 
-class _Fault:
-    def __init__(self, text: str) -> None:
-        name, action, *rest = text.split(":", 3)
-        if name not in POINTS or action not in ("kill", "pause"):
-            raise ValueError(f"ROOST_FAULT: {text!r} is not one of {', '.join(POINTS)} with :kill or :pause")
-        self.name, self.action = name, action
-        self.left = int(rest[0]) if rest else 1
-        self.path = rest[1] if len(rest) > 1 else ""
-
-    def passed(self) -> None:
-        self.left -= 1
-        if self.left != 0:
-            return
-        if self.action == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        Path(self.path + ".reached").touch()
-        while not Path(self.path + ".go").exists():
-            time.sleep(0.005)
-
-
-_FAULTS = [_Fault(text) for text in os.environ.get("ROOST_FAULT", "").split(",") if text]
+_DIRECTORY = os.environ.get(DIRECTORY_VARIABLE)
+_passed: dict[tuple[str, int], int] = {}
+"""How often each armed file, known by its inode, was passed."""
 
 
 def fault_point(name: str) -> None:
     """Marks the point `name` of `POINTS`."""
-    for fault in _FAULTS:
-        if fault.name == name:
-            fault.passed()
+    if _DIRECTORY:
+        _pass(Path(_DIRECTORY) / name)
+
+
+def _pass(armed: Path) -> None:
+    try:
+        action, _, count = armed.read_text().partition(":")
+        arming = (armed.name, armed.stat().st_ino)
+        _passed[arming] = _passed.get(arming, 0) + 1
+        if _passed[arming] < int(count or 1):
+            return
+        reached = armed.rename(armed.with_name(f"{armed.name}.reached"))
+    except FileNotFoundError:
+        return
+    reached.write_text(str(os.getpid()))
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    while not armed.with_name(f"{armed.name}.go").exists():
+        time.sleep(0.002)
