@@ -257,11 +257,11 @@ class Child:
         self.process._transport.close()  # type: ignore[attr-defined]  # else its pipe is closed by the collector
 
 
-async def gateway_process(redis: RedisServer, folder: Path, faults: str = "", **fields: Any) -> Child:
-    """A gateway process; `faults` is its ROOST_FAULT."""
+async def gateway_process(redis: RedisServer, folder: Path, **fields: Any) -> Child:
+    """A gateway process."""
     config = folder / f"gateway-{os.urandom(4).hex()}.json"
     config.write_text(json.dumps({"listen": "127.0.0.1:0", "store_url": redis.url, **fields}))
-    return await Child.start(["-m", "roost_gateway", "--config", str(config)], {"ROOST_FAULT": faults})
+    return await Child.start(["-m", "roost_gateway", "--config", str(config)])
 
 
 async def serving(address: str) -> None:

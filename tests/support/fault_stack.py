@@ -1,0 +1,237 @@
+"""A whole pool (real Redis, two gateways, two workers, a tiny float64 model) that can be hurt at fault points."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import redis.asyncio
+
+from roost import Client, Delta, Format, JsonSchema, LoggedStep, Restarted, Sampling, Session, StepResult
+from roost.contract.faults import DIRECTORY_VARIABLE
+from roost.contract.loghash import extend, pack_ids
+from roost.contract.names import PoolKeys
+from roost_operator.api.spec import AgentPool
+from roost_operator.local import processes
+from roost_operator.local.runner import LocalStack, StackOptions
+
+LIMIT_SECONDS = 90.0
+SYSTEM, OPENING, QUESTION, CLOSING = "You are terse.", "Begin.", "Go on.", "End."
+SHORT = Sampling(temperature=0.0, max_tokens=4, ignore_eos=True)
+LONG = Sampling(temperature=0.0, max_tokens=24, ignore_eos=True)
+
+POOL = {
+    "apiVersion": "roost.dev/v1alpha1",
+    "kind": "AgentPool",
+    "metadata": {"name": "faults"},
+    "spec": {
+        "models": [
+            {
+                "name": "tiny",
+                "source": "dummy://llama-tiny",
+                "dtype": "float64",
+                "contextTokens": 512,
+                "kvCache": {"blockTokens": 16, "memory": "4Mi"},
+                "engine": {"maxRunning": 8, "maxBatchTokens": 128},
+            }
+        ],
+        "workers": {"replicas": 2, "drainTimeoutSeconds": 1},
+        "roles": [{"name": "agent", "priority": 10, "maxOutputTokensPerStep": 64}],
+    },
+}
+
+
+async def until(holds: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Waits for something that other processes do."""
+    try:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while not await holds():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"waited {LIMIT_SECONDS:.0f} s for {what}") from None
+
+
+@dataclass
+class Point:
+    """An armed fault point."""
+
+    path: Path
+
+    async def reached(self) -> int:
+        """Pid of the process that got there."""
+        file = self.path.with_name(f"{self.path.name}.reached")
+
+        async def is_written() -> bool:
+            return file.exists() and file.read_text() != ""
+
+        await until(is_written, f"{self.path.name} to be reached")
+        return int(file.read_text())
+
+    def go(self) -> None:
+        """Lets the paused process go on."""
+        self.path.with_name(f"{self.path.name}.go").touch()
+
+    def disarm(self) -> None:
+        for file in self.path.parent.glob(f"{self.path.name}*"):
+            file.unlink()
+
+
+@dataclass
+class Seen:
+    """What the client was streamed of one step: the journal that decides."""
+
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    restarts: int = 0
+    result: StepResult | None = None
+
+
+class FaultStack:
+    """The pool and the means to hurt it."""
+
+    def __init__(self, stack: LocalStack, faults: Path) -> None:
+        self.stack = stack
+        self._faults = faults
+
+    def arm(self, name: str, action: str) -> Point:
+        """Arms a point with `kill` or `pause`, or either with `:n`."""
+        temporary = self._faults / f".{name}"
+        temporary.write_text(action)
+        return Point(temporary.rename(self._faults / name))
+
+    async def whole(self) -> None:
+        """Waits until everything that was killed is back."""
+        await until(self._is_whole, "the stack to be whole again")
+
+    async def _is_whole(self) -> bool:
+        stack = self.stack
+        supervised = (stack.redis, *stack.gateways, *stack.workers)
+        leases = {lease.address for lease in await stack.leases()}
+        gateways = await asyncio.gather(*(process.command.ready() for process in stack.gateways))
+        return all(process.pid for process in supervised) and len(leases) == 2 and all(gateways)
+
+    async def kill_worker_of(self, session: str) -> None:
+        """SIGKILLs the worker at which the session's attempt runs."""
+        client = redis.asyncio.Redis.from_url(self.stack.redis_url, decode_responses=True)
+        async with client:
+            descriptor = PoolKeys(self.stack.pool.pool).session(session)
+            attempt, owner = await client.hmget(descriptor, "attempt:worker", "owner")
+            worker_id = attempt or owner  # committed already: the worker that has just finished it
+        ports = [
+            lease.address.rpartition(":")[2] for lease in await self.stack.leases() if lease.worker_id == worker_id
+        ]
+        for process in self.stack.workers:
+            if process.pid and ports and _listens(process.pid, int(ports[0])):
+                process.kill()
+                return
+        raise AssertionError(f"no worker process serves {session}")
+
+    async def claims(self) -> dict[str, str]:
+        """Reservations and waiters that the ledger holds."""
+        keys = PoolKeys(self.stack.pool.pool)
+        async with redis.asyncio.Redis.from_url(self.stack.redis_url, decode_responses=True) as client:
+            return {**await client.hgetall(keys.reservations), **await client.hgetall(keys.waiters)}
+
+
+def _listens(pid: int, port: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return any(connection.laddr.port == port for connection in psutil.Process(pid).net_connections("tcp"))
+    return False
+
+
+@contextlib.asynccontextmanager
+async def fault_stack(folder: Path) -> AsyncIterator[FaultStack]:
+    """Runs the pool; its processes pass fault points armed by files in a folder of their own."""
+    faults = folder / "faults"
+    faults.mkdir()
+    options = StackOptions(
+        state_dir=folder / "state",
+        port=0,
+        ray=False,
+        cache_dir=folder / "cache",
+        environment={DIRECTORY_VARIABLE: str(faults), "OMP_NUM_THREADS": "1"},
+    )
+    patience = processes.LONGEST_DELAY_SECONDS
+    processes.LONGEST_DELAY_SECONDS = 0.2  # killing often is the point here, not a fault to back off from
+    try:
+        async with LocalStack(AgentPool.model_validate(POOL), options) as stack:
+            yield FaultStack(stack, faults)
+    finally:
+        processes.LONGEST_DELAY_SECONDS = patience
+
+
+async def watch(
+    session: Session, text: str, step_id: str, sampling: Sampling = LONG, output: Format | None = None
+) -> Seen:
+    """Takes a step and notes what comes, event by event."""
+    seen = Seen()
+    step = session.step(text, step_id=step_id, sampling=sampling, format=output)
+    async for event in step:
+        if isinstance(event, Delta):
+            assert event.token_offset == len(seen.token_ids), "token ids came twice, or some are missing"
+            assert event.text_offset == len(seen.text.encode()), "text came twice, or some is missing"
+            seen.token_ids.extend(event.token_ids)
+            seen.text += event.text
+        elif isinstance(event, Restarted):
+            seen = Seen(restarts=seen.restarts + 1)
+        elif hasattr(event, "head"):
+            seen.result = StepResult(event, seen.text, tuple(seen.token_ids))
+    assert seen.result is not None
+    return seen
+
+
+async def log_of(session: Session) -> list[LoggedStep]:
+    """The committed log; its hashes are checked link by link."""
+    steps = [step async for step in session.steps(include_token_ids=True)]
+    log_hash, length = b"", 0
+    for step in steps:
+        packed = pack_ids([*step.prompt_token_ids, *step.output_token_ids])
+        log_hash, length = extend(log_hash, packed), length + len(packed) // 4
+        assert (step.head.length, step.head.log_hash) == (length, log_hash), "the log's hash does not follow"
+    return steps
+
+
+def constant(text: str) -> Format:
+    """A format whose output is `text` as a JSON value, byte by byte, whatever the model."""
+    return JsonSchema({"const": text})
+
+
+CLIENT_PROGRAM = """
+import asyncio, sys
+from roost import Client, Head, Sampling
+async def main(targets, session_id, step_id, text):
+    async with await Client.connect(targets.split(",")) as client:
+        sampling = Sampling(temperature=0.0, max_tokens=24, ignore_eos=True)
+        async for event in client.session(session_id).step(text, step_id=step_id, sampling=sampling):
+            print(type(event).__name__, flush=True)
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@contextlib.asynccontextmanager
+async def client_process(
+    client_targets: tuple[str, ...], session: str, step_id: str
+) -> AsyncIterator[Callable[[], None]]:
+    """A client in a process of its own, taking one step; yields how to SIGKILL it."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", CLIENT_PROGRAM, ",".join(client_targets), session, step_id, QUESTION,
+        stdout=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield lambda: os.kill(process.pid, signal.SIGKILL)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def begin(client: Client) -> Session:
+    """A session with one committed step."""
+    session = await client.open(role="agent", system=SYSTEM)
+    await session.run(OPENING, sampling=SHORT)
+    return session
