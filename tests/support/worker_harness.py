@@ -5,6 +5,7 @@ model's tokens are bytes.
 A gate lets the test decide how many tokens are drawn.
 """
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -14,6 +15,8 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
 from roost.contract.loghash import extend, pack_ids
 from roost.v1 import session_service_pb2 as api
@@ -32,6 +35,13 @@ SESSION = f"{POOL}/01hzzzzzzzzzzzzzzzzzzzzzzz"
 VOCABULARY = 264
 WAIT = 30.0
 """Far more than anything here takes."""
+
+
+def reason(error: grpc.aio.AioRpcError) -> str:
+    """`ErrorInfo.reason` of a refusal."""
+    info = error_details_pb2.ErrorInfo()
+    assert rpc_status.from_call(error).details[0].Unpack(info)
+    return str(info.reason)
 
 
 class Gate:
@@ -129,7 +139,7 @@ class Stream:
         self.finished: pb.Finished | None = None
 
     async def send(self, **message: Any) -> None:
-        with suppress(grpc.aio.UsageError, grpc.aio.AioRpcError):  # the status is read by `read`
+        with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):  # `read` tells why the call is over
             await self.call.write(pb.GenerateRequest(**message))
 
     async def read(self) -> pb.GenerateResponse | None:
@@ -156,6 +166,11 @@ class Stream:
             count -= message.WhichOneof("message") == kind
             if count == 0:
                 return message
+
+    async def until_tokens(self, count: int) -> None:
+        """Reads on until this many tokens came, in however many deltas."""
+        while len(self.out.ids) < count:
+            await self.until("delta")
 
     async def fail(self) -> grpc.aio.AioRpcError:
         """Reads to the end, which must be an error."""

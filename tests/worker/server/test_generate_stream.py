@@ -2,18 +2,11 @@
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
-from worker_harness import Ledger, World
-
-
-def reason(error: grpc.aio.AioRpcError) -> str:
-    info = error_details_pb2.ErrorInfo()
-    assert rpc_status.from_call(error).details[0].Unpack(info)
-    return str(info.reason)
+from roost_worker.server import generate, shell
+from worker_harness import Ledger, World, reason
 
 
 async def test_a_step_is_accepted_streamed_finished_and_committed(world: World):
@@ -183,3 +176,20 @@ async def test_a_message_that_cannot_be_rendered_is_refused(world: World):
     error = await stream.fail()
     assert (error.code(), reason(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
     assert "at least one message" in error.details()
+
+
+async def test_fault_points_are_passed_in_the_order_of_the_stream(world: World, monkeypatch: pytest.MonkeyPatch):
+    passed: list[str] = []
+    for module in (generate, shell):
+        monkeypatch.setattr(module, "fault_point", passed.append)
+    world.script(1, "ab")
+    world.gate.close()
+    stream = await world.begin(Ledger())
+    await stream.until("accepted")
+    for count in (1, 2, 3):
+        world.gate.let(1)
+        await stream.until_tokens(count)
+    await stream.until("finished")
+    token = ["worker.token", "worker.delta.sent"]
+    end = ["worker.token", "worker.stop", "worker.delta.sent", "worker.finished"]
+    assert passed == ["worker.start", "worker.accepted", *token, *token, *end]

@@ -21,6 +21,7 @@ from roost.v1 import worker_service_pb2_grpc as pb_grpc
 from roost_worker.config import WorkerConfig
 from roost_worker.convert.layout import PreparedModel
 from roost_worker.convert.store import ModelStore
+from roost_worker.model.config import read_config
 from roost_worker.render.renderer import Renderer
 from roost_worker.seam.client import EngineClient, EngineDeadError
 from roost_worker.server.lease import LeasePublisher
@@ -98,8 +99,8 @@ class WorkerServer:
     async def start(self) -> str:
         """Loads and serves; returns `host:port`. Health is NOT_SERVING until all is ready.
 
-        Raises OSError when a port is taken, ConvertError, RenderError or EngineStartError when the model cannot be
-        served; nothing is left running then.
+        Raises OSError when a port is taken, ConvertError, ModelConfigError, RenderError or EngineStartError when the
+        model cannot be served; nothing is left running then.
         """
         try:
             await self._listen()
@@ -161,7 +162,11 @@ class WorkerServer:
 
     def _prepare(self) -> PreparedModel:
         store, model = ModelStore(self.config.cache_dir), self.config.model
-        return store.prepare(model.source, model.dtype, _ProgressLog(model.name))
+        prepared = store.prepare(model.source, model.dtype, _ProgressLog(model.name))
+        decoder = read_config(prepared.path)  # told here, before as many processes as it asks for load a model
+        decoder.check_tensor_parallel(model.tensor_parallel)
+        decoder.check_context(model.context_tokens)
+        return prepared
 
     def _open(self, model: PreparedModel, renderer: Renderer, engine: EngineClient) -> None:
         if renderer.own_template_refused:
