@@ -88,13 +88,10 @@ def test_a_block_is_one_contiguous_run_with_all_its_layers() -> None:
     assert not cache.tensor[2].any()
 
 
-def test_layer_views_share_the_tensors_memory() -> None:
-    shape = KvShape(4, 3, 16, 2, 8)
-    cache = KvCache(shape, torch.float32, torch.device("cpu"))
-    row = 2 * shape.block_rows + 5 * shape.kv_heads + 1
-    cache.layers[1].keys[row] = 1.0
-    cache.layers[1].values[row] = 2.0
-    assert cache.tensor[2, 1, 0, 5, 1].eq(1.0).all()
-    assert cache.tensor[2, 1, 1, 5, 1].eq(2.0).all()
-    assert cache.layers[1].blocks[2, 1, 5, 1].eq(2.0).all()
-    assert cache.tensor.count_nonzero() == 16
+def test_layers_write_into_the_one_tensor() -> None:
+    cache = KvCache(KvShape(4, 3, 16, 2, 8), torch.float32, torch.device("cpu"))
+    blocks, offsets = torch.tensor([2, 3]), torch.tensor([5, 0])
+    cache.layers[1].write(blocks, offsets, torch.full((2, 2, 8), 1.0), torch.full((2, 2, 8), 2.0))
+    assert cache.tensor[2, 1, 0, 5].eq(1.0).all()
+    assert cache.tensor[3, 1, 1, 0].eq(2.0).all()
+    assert cache.tensor.count_nonzero() == 4 * 16

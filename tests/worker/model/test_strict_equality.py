@@ -118,7 +118,7 @@ def test_the_null_block_stays_zero(runner: TorchRunner) -> None:
 @pytest.mark.parametrize("chunk", [7, 512])
 def test_the_cpu_backend_equals_the_reference_backend(runner: TorchRunner, model_dir: Path, chunk: int) -> None:
     reference = build_runner(worker_config(block_tokens=BLOCK), model_dir)
-    reference._backend = ReferenceAttention(reference._cache.shape, torch.float64, torch.device("cpu"))
+    reference._backend = ReferenceAttention(torch.float64, torch.device("cpu"))
     ids = prompts(1, 90)[0]
     _assert_equal([_generate(runner, ids, chunk=chunk)], [_generate(reference, ids, chunk=chunk)])
 

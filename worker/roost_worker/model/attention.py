@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from roost_worker.model.batch import Batch, Span
-from roost_worker.model.kv_cache import KvShape, LayerKv, row_index
+from roost_worker.model.kv_cache import LayerKv
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,6 @@ class AttentionBackend(Protocol):
     def attend(self, new: NewTokens, kv: LayerKv, metadata: Any) -> Tensor:
         """Attention outputs, [tokens, heads * head_dim]. `kv` already holds `new`'s keys and values."""
         ...
-
-
-def sequence_rows(span: Span, shape: KvShape) -> "np.ndarray":
-    """Rows of a whole sequence in LayerKv.keys and .values, head-major: [kv_heads, length] int64."""
-    positions = np.arange(span.length)
-    first = row_index(span.block_ids[positions // shape.block_tokens], positions % shape.block_tokens, shape)
-    return first[None, :] + np.arange(shape.kv_heads)[:, None]
 
 
 def attend_sequence(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
@@ -76,26 +69,27 @@ def causal_mask(span: Span, dtype: torch.dtype, device: torch.device) -> Tensor:
 class ReferenceAttention:
     """Gathers each sequence and calls SDPA; correct on every device, tuned for none."""
 
-    def __init__(self, shape: KvShape, dtype: torch.dtype, device: torch.device) -> None:
-        self._shape = shape
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._dtype = dtype
         self._device = device
 
     def prepare(self, batch: Batch) -> list[tuple[Span, Tensor, Tensor]]:
         return [
-            (span, self._rows(span), causal_mask(span, self._dtype, self._device))
+            (span, block_index(span, self._device), causal_mask(span, self._dtype, self._device))
             for span in (*batch.decode, *batch.prefill)
         ]
 
     def attend(self, new: NewTokens, kv: LayerKv, metadata: list[tuple[Span, Tensor, Tensor]]) -> Tensor:
-        head_dim = self._shape.head_dim
         outputs = []
-        for span, rows, mask in metadata:
-            shape = (self._shape.kv_heads, span.length, head_dim)
-            key = kv.keys.index_select(0, rows).view(shape)
-            value = kv.values.index_select(0, rows).view(shape)
+        for span, blocks, mask in metadata:
+            key, value = (
+                side.index_select(0, blocks).flatten(0, 1)[: span.length].transpose(0, 1)
+                for side in (kv.keys, kv.values)
+            )
             outputs.append(attend_sequence(new.query[span.begin : span.end], key, value, mask, causal=False))
         return torch.cat(outputs)
 
-    def _rows(self, span: Span) -> Tensor:
-        return torch.from_numpy(sequence_rows(span, self._shape).reshape(-1)).to(self._device)
+
+def block_index(span: Span, device: torch.device) -> Tensor:
+    """A sequence's blocks, [blocks] int64."""
+    return torch.from_numpy(span.block_ids.astype(np.int64)).to(device)

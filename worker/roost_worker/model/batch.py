@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from roost_worker.engine.plan import Chunk
-from roost_worker.model.kv_cache import KvShape, row_index
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +37,17 @@ class Batch:
     """[tokens] int64."""
     positions: Tensor
     """[tokens] int64."""
-    kv_rows: Tensor
-    """[tokens * kv_heads] int64: where this step's keys and values go, in rows of LayerKv.keys and .values."""
+    kv_blocks: Tensor
+    """[tokens] int64: the block that each token's KV goes to."""
+    kv_offsets: Tensor
+    """[tokens] int64: its place in that block."""
     sample_rows: Tensor
     """[sampled] int64: rows to compute logits for, in the plan's order."""
     decode: tuple[Span, ...]
     prefill: tuple[Span, ...]
 
 
-def build_batch(chunks: Sequence[Chunk], shape: KvShape, device: torch.device) -> Batch:
+def build_batch(chunks: Sequence[Chunk], block_tokens: int, device: torch.device) -> Batch:
     """Lays out a plan's chunks. `chunks` must not be empty."""
     order = sorted(range(len(chunks)), key=lambda index: _layout_key(chunks[index]))
     spans: list[Span] = []
@@ -59,7 +60,8 @@ def build_batch(chunks: Sequence[Chunk], shape: KvShape, device: torch.device) -
     return Batch(
         token_ids=_tensor(np.concatenate([np.asarray(chunks[index].token_ids) for index in order]), device),
         positions=_tensor(positions, device),
-        kv_rows=_tensor(_kv_rows(spans, positions, shape), device),
+        kv_blocks=_tensor(np.concatenate([_blocks_written(span, block_tokens) for span in spans]), device),
+        kv_offsets=_tensor(positions % block_tokens, device),
         sample_rows=_tensor(np.array([last_rows[i] for i, chunk in enumerate(chunks) if chunk.sample]), device),
         decode=tuple(span for span in spans if span.tokens == 1),
         prefill=tuple(span for span in spans if span.tokens > 1),
@@ -75,12 +77,9 @@ def _span(chunk: Chunk, begin: int) -> Span:
     return Span(begin, len(chunk.token_ids), chunk.start, np.asarray(chunk.block_ids))
 
 
-def _kv_rows(spans: Sequence[Span], positions: "np.ndarray", shape: KvShape) -> "np.ndarray":
-    blocks = np.concatenate(
-        [span.block_ids[np.arange(span.start, span.length) // shape.block_tokens] for span in spans]
-    )
-    first = row_index(blocks, positions % shape.block_tokens, shape)
-    return (first[:, None] + np.arange(shape.kv_heads)).reshape(-1)
+def _blocks_written(span: Span, block_tokens: int) -> "np.ndarray":
+    blocks: np.ndarray = span.block_ids[np.arange(span.start, span.length) // block_tokens]
+    return blocks
 
 
 def _tensor(values: "np.ndarray", device: torch.device) -> Tensor:

@@ -34,25 +34,21 @@ class KvShape:
     def dimensions(self) -> tuple[int, ...]:
         return (self.num_blocks, self.layers, 2, self.block_tokens, self.kv_heads, self.head_dim)
 
-    @property
-    def block_rows(self) -> int:
-        """Rows of `head_dim` elements from one block to the next."""
-        return self.layers * 2 * self.block_tokens * self.kv_heads
-
 
 @dataclass(frozen=True, slots=True)
 class LayerKv:
-    """One layer's keys and values, as a backend sees them.
+    """One layer's keys and values, as a backend sees them: views of `kv[:, layer]`."""
 
-    `blocks` is `kv[:, layer]`: [blocks, 2, block_tokens, kv_heads, head_dim]. `keys` and `values` are the same memory
-    as rows of head_dim elements, shifted so that one row index (KvCache.row_index) serves both, in every layer.
-    """
-
-    blocks: Tensor
     keys: Tensor
+    """[blocks, block_tokens, kv_heads, head_dim]; a block's part is contiguous, blocks are `layers` parts apart."""
     values: Tensor
     scales: Tensor | None = None
-    """Seam for quantised KV: scales parallel to `blocks`, [blocks, 2, block_tokens, kv_heads]. None: KV is as it is."""
+    """Seam for quantised KV: scales beside the values, [blocks, 2, block_tokens, kv_heads]. None: KV is as it is."""
+
+    def write(self, blocks: Tensor, offsets: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Puts keys and values [tokens, kv_heads, head_dim] at `offsets` [tokens] in `blocks` [tokens]."""
+        self.keys.index_put_((blocks, offsets), keys)
+        self.values.index_put_((blocks, offsets), values)
 
 
 class KvCache:
@@ -61,24 +57,13 @@ class KvCache:
     def __init__(self, shape: KvShape, dtype: torch.dtype, device: torch.device) -> None:
         self.shape = shape
         self.tensor = _zeros(shape.dimensions, dtype, device)
-        rows = self.tensor.view(-1, shape.head_dim)
-        self.layers = tuple(self._layer(rows, index) for index in range(shape.layers))
-
-    def _layer(self, rows: Tensor, layer: int) -> LayerKv:
-        side = self.shape.block_tokens * self.shape.kv_heads
-        return LayerKv(self.tensor[:, layer], rows[2 * layer * side :], rows[(2 * layer + 1) * side :])
+        self.layers = tuple(LayerKv(self.tensor[:, i, 0], self.tensor[:, i, 1]) for i in range(shape.layers))
 
     def copy_blocks(self, copies: tuple[tuple[int, int], ...]) -> None:
         """Copies whole blocks (from, to). No block may be both read and written."""
         if copies:
             source, target = torch.tensor(copies, dtype=torch.int64, device=self.tensor.device).unbind(1)
             self.tensor[target] = self.tensor[source]
-
-
-def row_index(blocks: "np.ndarray", offsets: "np.ndarray", shape: KvShape) -> "np.ndarray":
-    """Row in LayerKv.keys and .values of the first KV head of tokens at `offsets` in `blocks`; the others follow it."""
-    rows: np.ndarray = blocks.astype(np.int64) * shape.block_rows + offsets * shape.kv_heads
-    return rows
 
 
 def _zeros(dimensions: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

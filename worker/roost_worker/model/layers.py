@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from roost_worker.model.config import DecoderConfig
+from roost_worker.model.linear import Linear
 from roost_worker.model.loader import Weights
 from roost_worker.model.parallel import Group
 
@@ -59,13 +60,12 @@ class ColumnParallelLinear:
     """Several weights that read the same input, fused: [tokens, columns] -> [tokens, sum of the parts' rows]."""
 
     def __init__(self, weights: Weights, parts: Sequence[RowRange], columns: int, bias: bool) -> None:
-        self.weight = torch.cat([weights.rows(f"{p.name}.weight", (p.rows, columns), p.start, p.stop) for p in parts])
-        self.bias = (
-            torch.cat([weights.rows(f"{p.name}.bias", (p.rows,), p.start, p.stop) for p in parts]) if bias else None
-        )
+        weight = torch.cat([weights.rows(f"{p.name}.weight", (p.rows, columns), p.start, p.stop) for p in parts])
+        biases = [weights.rows(f"{p.name}.bias", (p.rows,), p.start, p.stop) for p in parts] if bias else []
+        self._linear = Linear(weight, torch.cat(biases) if biases else None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight, self.bias)
+        return self._linear(x)
 
 
 class RowParallelLinear:
@@ -74,15 +74,13 @@ class RowParallelLinear:
     def __init__(self, weights: Weights, name: str, shape: tuple[int, int], bias: bool, group: Group) -> None:
         share = shape[1] // group.world
         start = group.rank * share
-        self.weight = weights.columns(f"{name}.weight", shape, start, start + share)
-        self.bias = weights.whole(f"{name}.bias", shape[:1]) if bias else None
+        # The bias is added once: by rank 0, before the sum.
+        own_bias = weights.whole(f"{name}.bias", shape[:1]) if bias and group.rank == 0 else None
+        self._linear = Linear(weights.columns(f"{name}.weight", shape, start, start + share), own_bias)
         self._group = group
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self._group.world == 1:
-            return functional.linear(x, self.weight, self.bias)
-        total = self._group.sum(functional.linear(x, self.weight))
-        return total if self.bias is None else total + self.bias
+        return self._group.sum(self._linear(x))
 
 
 class VocabularyHead:
@@ -93,12 +91,12 @@ class VocabularyHead:
         self._vocab = weight.shape[0]
         self._share = -(-self._vocab // group.world)
         start = min(group.rank * self._share, self._vocab)
-        self.weight = weight[start : start + self._share]
+        self._linear = Linear(weight[start : start + self._share])
         self._group = group
 
     def __call__(self, hidden: Tensor) -> Tensor | None:
         """Logits [rows, vocabulary] on rank 0, None on the others."""
-        logits = functional.linear(hidden, self.weight)
+        logits = self._linear(hidden)
         if self._group.world == 1:
             return logits
         joined = self._group.gather_columns(functional.pad(logits, (0, self._share - logits.shape[1])))

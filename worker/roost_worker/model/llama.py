@@ -28,7 +28,7 @@ from roost_worker.model.rotary import RotaryTable
 class StepMetadata:
     """What all layers of one step share: where KV goes, the attention backend, and what it prepared."""
 
-    kv_rows: Tensor
+    batch: Batch
     backend: AttentionBackend
     prepared: Any
 
@@ -59,9 +59,7 @@ class Attention:
 
     def __call__(self, x: Tensor, rotary: RotaryTable, metadata: StepMetadata, kv: LayerKv) -> Tensor:
         new = self._project(x, rotary)
-        rows = (-1, self._head_dim)
-        kv.keys.index_copy_(0, metadata.kv_rows, new.key.reshape(rows))
-        kv.values.index_copy_(0, metadata.kv_rows, new.value.reshape(rows))
+        kv.write(metadata.batch.kv_blocks, metadata.batch.kv_offsets, new.key, new.value)
         return self._out(metadata.backend.attend(new, kv, metadata.prepared))
 
     def _project(self, x: Tensor, rotary: RotaryTable) -> NewTokens:
@@ -133,7 +131,7 @@ class Llama:
         """Logits [sampled rows, vocabulary] on rank 0; None on other ranks, and when nothing is sampled."""
         x = functional.embedding(batch.token_ids, self._embedding)
         rotary = self._rotary.at(batch.positions)
-        metadata = StepMetadata(batch.kv_rows, backend, backend.prepare(batch))
+        metadata = StepMetadata(batch, backend, backend.prepare(batch))
         for layer, kv in zip(self._layers, cache.layers, strict=True):
             x = layer(x, rotary, metadata, kv)
         if batch.sample_rows.numel() == 0:

@@ -109,7 +109,7 @@ class TorchRunner:
         self._cache.copy_blocks(plan.copies)
         if not plan.chunks:
             return None
-        batch = build_batch(plan.chunks, self._cache.shape, self._cache.tensor.device)
+        batch = build_batch(plan.chunks, self._cache.shape.block_tokens, self._cache.tensor.device)
         return self._model(batch, self._cache, self._backend)
 
     def close(self) -> None:
@@ -185,7 +185,7 @@ def _plan_memory(
 
 
 def _backend(shape: KvShape, dtype: torch.dtype, device: torch.device) -> AttentionBackend:
-    return CpuAttention(shape, dtype) if device.type == "cpu" else ReferenceAttention(shape, dtype, device)
+    return CpuAttention(shape, dtype) if device.type == "cpu" else ReferenceAttention(dtype, device)
 
 
 def _eos_token_ids(model_dir: Path, decoder: DecoderConfig) -> tuple[int, ...]:
