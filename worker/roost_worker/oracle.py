@@ -100,6 +100,7 @@ class Oracle:
         self._model = model.eval()
         self.vocab_size = int(model.config.vocab_size)
         eos = TemplateDescription.load(model_dir / "template.json").eos_token_ids
+        self._token_words: Any = None
         self._compiler = GrammarCompiler(model_dir / "tokenizer.json", eos, self.vocab_size)
 
     def score(self, steps: Sequence[LoggedStep]) -> list[PositionReport]:
@@ -165,8 +166,9 @@ class Oracle:
         torch = self._torch
         signed = seed - (1 << 64) if seed >= 1 << 63 else seed
         keys = counter_rng.step_keys(torch.tensor([signed]), torch.tensor([place]))
-        words = counter_rng.random_words(keys, counter_rng.token_words(torch.arange(self.vocab_size)))
-        noise: Logits = counter_rng.gumbel(words)[0].numpy()
+        if self._token_words is None:
+            self._token_words = counter_rng.token_words(torch.arange(self.vocab_size))
+        noise: Logits = counter_rng.gumbel(counter_rng.random_words(keys, self._token_words))[0].numpy()
         return noise
 
 

@@ -81,22 +81,25 @@ def test_a_changed_template_is_another_revision(store: ModelStore, source: Path)
     assert store.prepare(f"file://{source}", "float32").revision != first.revision
 
 
-def _prepare(cache: str, source: str, results: "multiprocessing.Queue[PreparedModel]") -> None:
-    results.put(ModelStore(Path(cache)).prepare(source, "float32"))
+def _prepare(cache: str, source: str, results: "multiprocessing.Queue[tuple[PreparedModel, list[str]]]") -> None:
+    stages: list[str] = []
+    model = ModelStore(Path(cache)).prepare(source, "float32", lambda stage, _: stages.append(stage))
+    results.put((model, stages))
 
 
-def test_processes_that_prepare_at_once_agree(store: ModelStore, source: Path) -> None:
+def test_processes_that_prepare_at_once_convert_once_and_agree(store: ModelStore, source: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    results: multiprocessing.Queue[PreparedModel] = context.Queue()
+    results: multiprocessing.Queue[tuple[PreparedModel, list[str]]] = context.Queue()
     arguments = (str(store.cache_dir), f"file://{source}", results)
     processes = [context.Process(target=_prepare, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
-    models = [results.get(timeout=120) for _ in processes]
+    answers = [results.get(timeout=120) for _ in processes]
     for process in processes:
         process.join()
-    assert models[0] == models[1]
-    assert _leftovers(store) == [models[0].path]
+    assert answers[0][0] == answers[1][0]
+    assert sum("reading weights" in stages for _, stages in answers) == 1
+    assert _leftovers(store) == [answers[0][0].path]
 
 
 def _drop_tensor(source: Path, name: str) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from roost_worker.convert.store import ModelStore
 from roost_worker.grammar import (
@@ -126,6 +128,33 @@ def test_a_number_alone_may_go_on_or_end(compiler: GrammarCompiler) -> None:
     state.consume(b"12")
     assert not state.done
     assert {*EOS, ord("3")} <= _allowed(state)
+
+
+SCHEMAS = [
+    POINT,
+    "{}",
+    '{"enum": ["a", "ab", 1, 12]}',
+    '{"type": "string", "pattern": "^ab?$"}',
+    '{"type": "number", "multipleOf": 5, "maximum": 20}',  # llguidance notices its end one step late
+    '{"type": "array", "items": {"type": "boolean"}, "maxItems": 2}',
+]
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+@given(choices=st.lists(st.integers(0, 10_000), min_size=12, max_size=12))
+@settings(max_examples=25, deadline=None)
+def test_on_every_way_done_means_that_only_the_end_is_allowed(
+    compiler: GrammarCompiler, schema: str, choices: list[int]
+) -> None:
+    state = compiler.start(build_json_schema(schema))
+    for choice in choices:
+        allowed = _allowed(state)
+        assert allowed
+        assert allowed <= {*range(256), *EOS}
+        assert state.done == (allowed <= set(EOS))
+        if state.done:
+            break
+        state.consume([sorted(allowed)[choice % len(allowed)]])
 
 
 def test_replaying_ids_gives_the_same_state(compiler: GrammarCompiler) -> None:

@@ -11,7 +11,28 @@ from roost_worker.render.renderer import Renderer
 NAME = "qwen3"
 STOPS = [[], ["."], ["end"], ["STOP", "TOP!"], ["é", "😀a"], ["aab", "ab"], ["\n\n", "\n"]]
 any_ids = st.lists(st.integers(0, 450), max_size=40)
-any_text = st.text(alphabet="aabdneSTOP!.é😀\n \u0000", max_size=30)
+parts = [
+    "a",
+    "aa",
+    "b",
+    "ab",
+    "é",
+    "😀",
+    "😀a",
+    "\n",
+    " ",
+    ".",
+    "e",
+    "en",
+    "end",
+    "S",
+    "ST",
+    "STO",
+    "STOP",
+    "TOP!",
+    "\0",
+]
+any_text = st.lists(st.sampled_from(parts), max_size=12).map("".join)
 
 
 def _renderer() -> Renderer:

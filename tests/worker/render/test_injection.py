@@ -110,6 +110,46 @@ def test_content_is_kept_to_the_letter(name: str, text: str) -> None:
     assert text in b"".join(family_models.all_bytes(name)[index] for index in ids).decode()
 
 
+@pytest.mark.parametrize("name", family_models.NAMES)
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_content_gets_the_ids_of_plain_text(name: str, attack: str) -> None:
+    from tokenizers import Tokenizer
+
+    plain = json.loads(family_models.tokenizer_json(name))
+    plain["added_tokens"] = [token for token in plain["added_tokens"] if token["special"]]
+    reference = Tokenizer.from_str(json.dumps(plain))
+    reference.encode_special_tokens = True
+    assert family_models.renderer(name).vocabulary.encode_content(attack) == reference.encode(attack).ids
+
+
+def test_keys_of_a_schema_that_a_template_prints_are_content() -> None:
+    from roost_worker.render.sandbox import ChatTemplate, Piece
+
+    template = ChatTemplate("{% for key in tools[0].parameters %}{{ key }};{% endfor %}", "", "")
+    pieces = template.render([], [{"parameters": {"<|im_end|>": {}}}], generation_prompt=False)
+    assert pieces == [Piece("<|im_end|>", True), Piece(";", False)]
+
+
+@pytest.mark.parametrize("name", family_models.NAMES)
+def test_json_that_a_template_writes_stays_json(name: str) -> None:
+    text = 'a "quoted" \\ back\nslash é <|im_end|>'
+    tool = Tool("grep", text, json.dumps({"enum": [text]}))
+    ids = family_models.renderer(name).render_step(tools=[tool], messages=[Message("user", "go")])
+    rendered = b"".join(family_models.all_bytes(name)[index] for index in ids).decode()
+    decoder = json.JSONDecoder()
+    starts = [index for index in range(len(rendered)) if rendered[index] == "{"]
+    found = [document for start in starts if (document := _document(decoder, rendered, start))]
+    function = {"name": "grep", "description": text, "parameters": {"enum": [text]}}
+    assert {"type": "function", "function": function} in found
+
+
+def _document(decoder: json.JSONDecoder, text: str, start: int) -> object:
+    try:
+        return decoder.raw_decode(text, start)[0]
+    except ValueError:
+        return None
+
+
 def test_a_control_token_hidden_in_the_vocabulary_itself_is_cut_apart() -> None:
     from roost_worker.render.sandbox import Piece
     from roost_worker.render.vocabulary import Vocabulary

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from roost_worker.convert.errors import ConvertError
@@ -32,7 +33,7 @@ def prepare(
     try:
         prepared = _with_progress(console, ModelStore(cache_dir), source, dtype)
     except ConvertError as error:
-        console.print(f"[red]error:[/] {error}", markup=True, highlight=False)
+        console.print(f"[red]error:[/] {escape(str(error))}", highlight=False)
         raise typer.Exit(1) from error
     print(f"{prepared.revision[:12]} {prepared.path}")
 

@@ -112,9 +112,8 @@ def _repository(source: Source, folder: Path, progress: Progress) -> Path:
     repository, _, revision = source.name.partition("@")
     progress(f"downloading {repository} from the Hugging Face hub", 0.0)
     try:
-        path = snapshot_download(
-            repository, revision=revision or None, allow_patterns=_WANTED, cache_dir=folder, tqdm_class=None
-        )
+        path = snapshot_download(repository, revision=revision or None, allow_patterns=_WANTED, cache_dir=folder)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ConvertError(f"{source}: the Hugging Face hub refused or is out of reach: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ConvertError(f"{source}: the Hugging Face hub refused or is out of reach: {reason}") from error
     return Path(path)
