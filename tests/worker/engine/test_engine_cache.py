@@ -216,7 +216,7 @@ def test_the_next_step_ends_the_hold() -> None:
     log = one_step(driver, "s", PROMPT)
     driver.send(Hold("s", 100.0))
     assert driver.engine.stats.held == 1
-    one_step(driver, "s", [*log, 1])
+    driver.submit("next", [*log, 1], session="s")
     assert driver.engine.stats.held == 0
 
 

@@ -1,0 +1,62 @@
+"""A rank ends when its shell is gone, by either of the two signs alone: the parent's death, the closed socket."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from multiprocessing.connection import Listener
+from pathlib import Path
+
+import psutil
+import pytest
+
+from roost_worker.seam.rank import EXIT_SHELL_GONE, Hello, RankArgs
+from roost_worker.seam.subprocess_spawner import SubprocessSpawner
+from seam_worlds import FAKE_RUNNER, LONG_SECONDS, worker_config
+
+PARENT = textwrap.dedent(
+    """
+    import sys, threading
+    from pathlib import Path
+    from roost_worker.seam.rank import RankArgs
+    from roost_worker.seam.subprocess_spawner import SubprocessSpawner
+    from seam_worlds import worker_config
+
+    rank = SubprocessSpawner().spawn(RankArgs(worker_config(), Path(), 0, 1, sys.argv[1], b"key"))
+    print(rank.pid, flush=True)
+    threading.Event().wait()
+    """
+)
+
+
+def test_a_rank_dies_with_its_parent_though_the_socket_is_open(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    address = str(tmp_path / "shell")
+    command = [sys.executable, "-c", PARENT, address]
+    with (
+        Listener(address, "AF_UNIX"),
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent,
+    ):
+        try:
+            assert parent.stdout is not None
+            rank = psutil.Process(int(parent.stdout.readline()))
+        finally:
+            parent.kill()
+        _, alive = psutil.wait_procs([rank], timeout=LONG_SECONDS)
+        for process in alive:
+            process.kill()
+        assert alive == []
+
+
+@pytest.mark.parametrize("source", ["fake", "hang-rank-0"])
+def test_a_rank_exits_when_the_socket_closes_though_its_parent_lives(tmp_path: Path, source: str) -> None:
+    address = str(tmp_path / "shell")
+    args = RankArgs(worker_config(source), Path(), 0, 1, address, b"key", runner=FAKE_RUNNER)
+    with Listener(address, "AF_UNIX", authkey=b"key") as listener:
+        rank = SubprocessSpawner().spawn(args)
+        try:
+            with listener.accept() as connection:
+                assert connection.recv() == Hello(0)
+            assert rank._process.wait(LONG_SECONDS) == EXIT_SHELL_GONE
+        finally:
+            rank.kill()
