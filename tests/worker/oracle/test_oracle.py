@@ -16,6 +16,17 @@ PROMPTS = (b"\x101user\nhello", b"more, please", b"bye")
 GRAMMAR = build_json_schema('{"type": "array", "items": {"type": "integer"}, "minItems": 3}')
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """For a tiny model, threads cost more than they give, above all on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ModelStore(tmp_path_factory.mktemp("store")).prepare("dummy://llama-tiny", "float32").path

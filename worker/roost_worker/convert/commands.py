@@ -39,7 +39,7 @@ def prepare(
 
 
 def _with_progress(console: Console, store: ModelStore, source: str, dtype: str) -> PreparedModel:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(source, total=1.0)
         return store.prepare(
