@@ -95,7 +95,7 @@ def test_equal_prompts_in_one_batch_end_up_in_one_set_of_full_blocks() -> None:
     assert driver.engine.stats.blocks_cached == 3
 
 
-def test_a_later_prefill_catches_up_with_what_an_earlier_one_computed_meanwhile() -> None:
+def test_equal_prompts_that_come_together_are_computed_once_if_a_batch_holds_only_one() -> None:
     driver = EngineDriver(batch=8)
     first = driver.submit("first", list(range(24)), max_tokens=1)
     second = driver.submit("second", list(range(24)), max_tokens=1)
@@ -258,10 +258,31 @@ def test_an_idle_engine_finds_a_fault_in_its_books() -> None:
     driver = EngineDriver()
     one_step(driver, "s", PROMPT)
     driver.engine._cache.pool._free.pop()
+    driver.engine.handle(Hold("s", 1.0))
+    driver.engine.step()
     driver.now += 10.0
     driver.engine.handle(Hold("s", 1.0))
     with pytest.raises(AssertionError, match="free list"):
         driver.engine.step()
+
+
+def test_blocks_of_a_log_that_was_left_go_from_its_end() -> None:
+    driver = EngineDriver(blocks=8, context=32)
+    one_step(driver, "s", [1] * 16, max_tokens=1)
+    one_step(driver, "s", [2] * 8, max_tokens=1)
+    driver.submit("r", [3] * 13, max_tokens=1)
+    driver.run()
+    again = driver.submit("again", [1] * 17, max_tokens=1)
+    driver.run()
+    assert again.cached_tokens == 8
+
+
+def test_a_request_that_never_ran_looked_nothing_up() -> None:
+    driver = EngineDriver()
+    driver.submit("r", PROMPT)
+    driver.send(Cancel("r"))
+    driver.run()
+    assert driver.engine.stats.lookup_tokens == 0
 
 
 def test_hit_ratio_counts_each_context_once() -> None:

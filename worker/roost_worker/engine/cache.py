@@ -63,20 +63,6 @@ class SequenceCache:
         sequence.blocks.extend(self.pool.allocate() for _ in range(missing))
         return True
 
-    def catch_up(self, sequence: Sequence) -> int:
-        """Skips blocks that another sequence has sealed since `sequence` was admitted. Returns the tokens skipped."""
-        start = sequence.computed
-        while sequence.computed % self.block_tokens == 0:
-            index = sequence.computed // self.block_tokens
-            if index >= self._last_full(sequence):
-                break
-            block = self._index.get(self._key(sequence, index))
-            if block is None:
-                break
-            self._replace(sequence, index, block)
-            sequence.computed += self.block_tokens
-        return sequence.computed - start
-
     def grow(self, sequence: Sequence, now: float) -> bool:
         """Makes `sequence`'s blocks cover all its ids. Returns False when no block can be freed."""
         if self.blocks_for(len(sequence.ids)) <= len(sequence.blocks):
@@ -209,7 +195,7 @@ class SequenceCache:
             self.pool.unseal(block)
 
     def _replace(self, sequence: Sequence, index: int, block: int) -> None:
-        """`sequence` takes a sealed block with the content that its own block `index` has or would get."""
+        """`sequence` takes a sealed block with the content of its own block `index`."""
         self._share(block)
         self.pool.release(sequence.blocks[index])
         sequence.blocks[index] = block

@@ -87,9 +87,6 @@ class Scheduler:
         self.add(sequence)
 
     def _add_prefill(self, sequence: Sequence, budget: int, rows: list[Row]) -> int:
-        skipped = self._cache.catch_up(sequence)
-        if not sequence.announced and sequence.cached_tokens is not None:
-            sequence.cached_tokens += skipped
         tokens = min(budget, len(sequence.ids) - sequence.computed)
         rows.append(Row(sequence, tokens, decode=False))
         return tokens
