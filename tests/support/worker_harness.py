@@ -78,11 +78,12 @@ class ScriptedRunner:
         self.info = RunnerInfo(blocks, 16, 1, VOCABULARY, 256, (eos,))
         self.contexts: list[list[int]] = []
         """Whole context of each request, in the order of admission."""
+        self.grammar_refusal = ""
         self._scripts, self._eos, self._gate = scripts, eos, gate
         self._slots: dict[int, tuple[NewSlot, int]] = {}
 
     def check_grammar(self, grammar: str) -> str:
-        return ""
+        return self.grammar_refusal
 
     def run(self, plan: StepPlan) -> StepResult:
         for slot in plan.freed_slots:

@@ -7,9 +7,11 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from roost_worker.config import WorkerConfig
 from roost_worker.convert.errors import ConvertError
@@ -46,8 +48,7 @@ async def _serve(config: WorkerConfig) -> int:
     await asyncio.wait([starting, stopping := asyncio.create_task(ended.wait())], return_when=asyncio.FIRST_COMPLETED)
     try:
         if not starting.done():
-            starting.cancel()
-            return 0
+            await _give_up(starting)
         announcement = {"worker_id": server.worker_id, "address": await starting, "metrics_port": server.metrics_port}
         print(json.dumps(announcement), flush=True)
         await stopping
@@ -56,6 +57,15 @@ async def _serve(config: WorkerConfig) -> int:
         stopping.cancel()
         await asyncio.gather(starting, stopping, return_exceptions=True)
         await server.stop()
+
+
+async def _give_up(starting: "asyncio.Task[str]") -> NoReturn:
+    """Ends the process while it starts; the loop's own end would wait for a conversion's thread."""
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    LOG.info("stopped before it was ready")
+    logging.shutdown()
+    os._exit(0)
 
 
 async def _drain(server: WorkerServer, ended: asyncio.Event) -> int:

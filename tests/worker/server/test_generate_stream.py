@@ -148,6 +148,13 @@ async def test_a_failed_draw_fails_the_step_with_the_reason(world: World):
     assert "the script breaks here" in error.details()
 
 
+async def test_a_grammar_that_the_engine_refuses_is_the_callers_fault(world: World):
+    world.runner.grammar_refusal = "too many states"
+    error = await (await world.begin(Ledger(), format=api.Format(json_schema='{"type": "string"}'))).fail()
+    assert (error.code(), reason(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_SCHEMA")
+    assert "too many states" in error.details()
+
+
 @pytest.mark.parametrize(
     ("fields", "wanted", "detail"),
     [

@@ -19,6 +19,7 @@ from roost.v1 import worker_service_pb2 as pb
 from roost_worker.config import ModelConfig, WorkerConfig
 from roost_worker.convert.errors import ConvertError
 from roost_worker.model.config import ModelConfigError
+from roost_worker.server import server as server_module
 from roost_worker.server.server import WorkerServer, advertised_host, new_worker_id
 from roost_worker.server.shell import cache_root
 from worker_harness import (
@@ -255,3 +256,32 @@ def test_worker_ids_are_their_own_and_fit_into_keys():
 
 def test_an_address_for_all_interfaces_is_advertised_as_one():
     assert advertised_host("127.0.0.1") == "127.0.0.1"
+
+
+async def test_an_engine_that_hangs_ends_the_worker_and_its_streams(
+    redis_server: RedisServer, tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(server_module, "WATCH_SECONDS", 0.01)
+    async with scripted_world(worker_config(redis_server.url, tmp_path)) as world:
+        world.gate.close()
+        stream = await world.begin(Ledger())
+        await stream.until("accepted")
+        eviction = asyncio.create_task(evict(world, Ledger(f"{POOL}/02hzzzzzzzzzzzzzzzzzzzzzzz"), 1))
+        async with asyncio.timeout(WAIT):
+            while not world.server.shell._evictions:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        monkeypatch.setattr(server_module, "SILENT_SECONDS", -1.0)
+        error = await stream.fail()
+        assert (error.code(), reason(error)) == (grpc.StatusCode.UNAVAILABLE, "WORKER_LOST")
+        with pytest.raises(grpc.aio.AioRpcError, match="engine is gone"):
+            await eviction
+        async with asyncio.timeout(WAIT):
+            while not world.fatal:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        assert "silent" in world.fatal[0]
+        assert len(world.fatal) == 1
+        with redis_server.client() as client:
+            assert client.exists(KEYS.lease(world.server.worker_id)) == 0
+        assert (
+            reason(await (await world.begin(Ledger(f"{POOL}/03hzzzzzzzzzzzzzzzzzzzzzzz"))).fail()) == "WORKER_DRAINING"
+        )

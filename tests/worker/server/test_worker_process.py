@@ -20,6 +20,8 @@ from roost.contract.names import PoolKeys
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
+from roost_worker.convert.source import parse_source
+from roost_worker.convert.store import ModelStore, _key
 from roost_worker.server.config_file import config_from
 from worker_harness import POOL, SECRET, WAIT, Ledger, Stream, reason
 
@@ -146,3 +148,22 @@ def test_the_shell_imports_no_torch():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+async def test_a_signal_while_it_starts_ends_it_at_once(tmp_path: Path):
+    """Another process holds the model's lock: preparing it would take forever."""
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    source = f"file://{tmp_path}/model.gguf"
+    config = tmp_path / "worker.json"
+    model = {"name": "m", "source": source, "dtype": "float32"}
+    config.write_text(json.dumps({**document("redis://127.0.0.1:1", tmp_path), "model": model}))
+    with ModelStore(tmp_path)._lock(_key("lock", str(parse_source(source))), lambda stage, fraction: None):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "roost_worker", "--config", str(config)), stderr=subprocess.PIPE
+        )
+        assert process.stderr is not None
+        while b"waiting for another process" not in (line := await asyncio.wait_for(process.stderr.readline(), START)):
+            assert line
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), WAIT) == 0
+        await process.communicate()

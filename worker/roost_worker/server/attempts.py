@@ -30,6 +30,7 @@ class Ending(StrEnum):
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
     FAILED = "failed"
+    GRAMMAR = "grammar"
     LOST = "lost"
 
 
@@ -69,6 +70,7 @@ class Attempt:
         self.log: SessionLog | None = None
         self.prompt_ids: array[int] = array("I")
         self.parses_tools = False
+        self.constrained = False
         self.expected_cached = 0
         self.cached_tokens = 0
         self.times = Times()

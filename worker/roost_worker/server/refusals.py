@@ -109,4 +109,7 @@ def ended(attempt: Attempt) -> RefusedError:
             return RefusedError(grpc.StatusCode.DEADLINE_EXCEEDED, Reason.DEADLINE_EXCEEDED, message)
         case Ending.LOST:
             return lost()
+        case Ending.GRAMMAR:
+            message = f"the output cannot be constrained so: {attempt.error}"
+            return invalid(message, field="format", reason=Reason.INVALID_SCHEMA)
     return RefusedError(grpc.StatusCode.INTERNAL, Reason.INTERNAL, f"the engine failed the step: {attempt.error}")

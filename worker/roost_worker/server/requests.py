@@ -30,8 +30,8 @@ class Work:
 
 
 def content_bytes(start: pb.Start) -> int:
-    """UTF-8 bytes of text to render."""
-    texts = [start.system, *(message.content for message in start.messages)]
+    """UTF-8 bytes of text to render, or to build a grammar from."""
+    texts = [start.system, start.format.json_schema, *(message.content for message in start.messages)]
     texts += [tool.description + tool.parameters_json for tool in start.tools]
     return sum(len(text.encode()) for text in texts)
 

@@ -40,6 +40,8 @@ _OPTIONS = (
     ("grpc.so_reuseport", 0),  # a taken port is an error, not a share of somebody else's calls
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
+    ("grpc.keepalive_time_ms", 10_000),  # so that a gateway whose machine died is noticed, and its attempts orphaned
+    ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
 )

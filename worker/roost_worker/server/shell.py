@@ -108,7 +108,7 @@ class Shell:
 
     def submit(self, attempt: Attempt, log: SessionLog, work: Work, tenant: str, priority: int) -> None:
         """Sends a rendered step to the engine. Raises RefusedError when the engine is gone."""
-        attempt.log, attempt.parses_tools = log, work.parses_tools
+        attempt.log, attempt.parses_tools, attempt.constrained = log, work.parses_tools, work.grammar is not None
         attempt.expected_cached = min(self.residency.get(attempt.session, 0), len(log.ids))
         attempt.times.accepted = time.monotonic()
         text = TextStream(self.renderer, work.stop, min_tokens=work.sampling.min_tokens)
@@ -200,7 +200,8 @@ class Shell:
             attempt.end(Ending.LOST)
             self._forget(attempt)
         for eviction in self._evictions.values():
-            eviction.cancel()
+            eviction.set_exception(refusals.lost())
+        self._evictions.clear()
         self.residency.clear()
 
     def learn_text_size(self, text_bytes: int, tokens: int) -> None:
@@ -255,7 +256,8 @@ class Shell:
     def _stop(self, attempt: Attempt, output: Output) -> None:
         if output.stop not in (StopReason.STOP, StopReason.LENGTH):
             attempt.submitted = False
-            self.end(attempt, Ending.FAILED, output.error or "it was cancelled")
+            ending = Ending.GRAMMAR if attempt.constrained else Ending.FAILED
+            self.end(attempt, ending, output.error or "it was cancelled")
             return
         fault_point("worker.stop")
         attempt.finish(StopReason.STOP if attempt.stopped else output.stop)
