@@ -202,14 +202,20 @@ class Placement:
             del self._pumps[pool]
 
     async def _admit_one(self, pool: str) -> bool:
-        """Serves the first that some worker may serve; nobody overtakes one that waits for room."""
+        """Serves one that may be served now. The first in this gateway's order asks first; the store's order, which
+        is that of all gateways, may put another one of ours before it, so where there is room the rest ask too: else
+        each gateway could wait for a step that another, or itself, never asks for."""
+        first = True
         for ticket in self._queues[pool].order(time.monotonic()):
             waiter = self._waiters.get(ticket)
             if waiter is None or waiter.found.done():
                 continue
             choice = self._choose(waiter.ask)
-            if choice is not None:
-                return await self._admit(waiter, choice)
+            if choice is None or not (first or choice.has_room):
+                continue
+            first = False
+            if await self._admit(waiter, choice):
+                return True
         return False
 
     async def _admit(self, waiter: _Waiter, choice: Choice) -> bool:
