@@ -22,7 +22,7 @@ from roost_operator.demo.run import Settings, play, session_logs
 from roost_operator.demo.scene import Scene
 from roost_operator.demo.verify import VerificationError, verify
 from roost_operator.demo.view import render
-from roost_operator.local.commands import STARTUP_ERRORS, Reporter, plain, stop_on_signals
+from roost_operator.local.commands import STARTUP_ERRORS, Reporter, Signals, plain
 from roost_operator.local.events import Event
 
 _FRAME_SECONDS = 0.25
@@ -45,8 +45,6 @@ def demo(
     found: dict[str, Any] = {}
     try:
         found = asyncio.run(_run(settings, console, begin, with_bfloat16=bfloat16))
-    except asyncio.CancelledError:
-        console.print("Stopped.")
     except (*STARTUP_ERRORS, VerificationError) as error:
         console.print(f"[bold red]error:[/] {plain(str(error))}", soft_wrap=True)
     if found.get("passed") and keep is None:
@@ -60,8 +58,19 @@ def demo(
 
 
 async def _run(settings: Settings, console: Console, begin: float, *, with_bfloat16: bool) -> dict[str, Any]:
+    """The report; empty when a signal ended the demo first."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    stop_on_signals(console)
+    signals = Signals(console)
+    try:
+        return await _demo(settings, console, begin, with_bfloat16=with_bfloat16)
+    except (asyncio.CancelledError, *STARTUP_ERRORS):
+        if not signals.stopping:  # else whatever was killed half way may complain
+            raise
+        console.print("Stopped.")
+        return {}
+
+
+async def _demo(settings: Settings, console: Console, begin: float, *, with_bfloat16: bool) -> dict[str, Any]:
     reporter, scene = Reporter(console), Scene()
 
     def tell(event: Event) -> None:

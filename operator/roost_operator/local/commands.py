@@ -59,7 +59,7 @@ def up(
 async def _run(pool: AgentPool, options: StackOptions, console: Console) -> int:
     """Runs until a signal; returns the exit status: 0 when the stack was up, 130 when it never came up."""
     reporter = Reporter(console)
-    stop_on_signals(console)
+    signals = Signals(console)
     was_up = False
     try:
         async with LocalStack(pool, options, reporter) as stack:
@@ -67,30 +67,33 @@ async def _run(pool: AgentPool, options: StackOptions, console: Console) -> int:
             reporter.close()
             _print_where(console, stack)
             await asyncio.Event().wait()
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, *STARTUP_ERRORS):
+        if not signals.stopping:  # else whatever was killed half way may complain
+            raise
         console.print("Stopped.")
     finally:
         reporter.close()
     return 0 if was_up else 130
 
 
-def stop_on_signals(console: Console) -> None:
+class Signals:
     """The first SIGINT or SIGTERM cancels the current task, which stops its stack; the second kills the rest."""
-    task = asyncio.current_task()
-    assert task is not None
-    stopping = False
 
-    def on_signal() -> None:
-        nonlocal stopping
-        if stopping:
+    def __init__(self, console: Console) -> None:
+        self.stopping = False
+        self._console = console
+        self._task = asyncio.current_task()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        assert self._task is not None
+        if self.stopping:
             kill_stack(os.environ.get(STACK_VARIABLE, "none"))
             return
-        stopping = True
-        console.print("Stopping; once more to kill.")
-        task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+        self.stopping = True
+        self._console.print("Stopping; once more to kill.")
+        self._task.cancel()
 
 
 def _print_where(console: Console, stack: LocalStack) -> None:

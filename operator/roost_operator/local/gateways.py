@@ -5,9 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
+from roost_operator.local.health import health
 from roost_operator.local.processes import Command
 from roost_operator.local.state_dir import StateDirectory
 
@@ -51,14 +49,3 @@ def gateway_command(state: StateDirectory, number: int, port: int, plan: Gateway
         ready_seconds=READY_SECONDS,
         stop_seconds=DRAIN_SECONDS + 5.0,
     )
-
-
-async def health(target: str) -> bool | None:
-    """Whether the gateway at `target` serves (Redis and a worker are there); None when nobody answers."""
-    async with grpc.aio.insecure_channel(target) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        try:
-            reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2)  # type: ignore[attr-defined]
-        except grpc.aio.AioRpcError:
-            return None
-    return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)

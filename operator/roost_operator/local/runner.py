@@ -20,7 +20,8 @@ from roost_operator.api.spec import AgentPool
 from roost_operator.api.worker_config import worker_config
 from roost_operator.local import ray_cluster
 from roost_operator.local.events import Event, Report, silent
-from roost_operator.local.gateways import GatewayPlan, gateway_command, health
+from roost_operator.local.gateways import GatewayPlan, gateway_command
+from roost_operator.local.health import health
 from roost_operator.local.leases import live_leases
 from roost_operator.local.model import prepare_model
 from roost_operator.local.ports import free_port, require_free
@@ -157,7 +158,7 @@ class LocalStack:
         if self.options.ray:
             plan = ray_cluster.RayPlan(config, replicas, self._state.file("run", "ray.ready"), threads)
             return [ray_cluster.command(self._state, plan)]
-        return [worker_command(self._state, number, config, threads, self.leases) for number in range(1, replicas + 1)]
+        return [worker_command(self._state, number, config, threads) for number in range(1, replicas + 1)]
 
     def _gateway_ports(self) -> list[int]:
         """Ports of the gateways. Raises PortTakenError."""

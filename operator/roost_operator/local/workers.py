@@ -2,10 +2,9 @@
 
 import json
 import sys
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 
-from roost.contract.lease import Lease
+from roost_operator.local.health import health
 from roost_operator.local.ports import free_port
 from roost_operator.local.processes import Command
 from roost_operator.local.state_dir import StateDirectory
@@ -14,20 +13,13 @@ from roost_worker.config import WorkerConfig
 READY_SECONDS = 120.0
 
 
-def worker_command(
-    state: StateDirectory,
-    number: int,
-    config: WorkerConfig,
-    threads: int,
-    leases: Callable[[], Awaitable[list[Lease]]],
-) -> Command:
-    """How to run worker `number` (from 1) on a port of its own, its ranks with `threads` threads each. It is ready
-    when its lease is in force."""
+def worker_command(state: StateDirectory, number: int, config: WorkerConfig, threads: int) -> Command:
+    """How to run worker `number` (from 1) on a port of its own, its ranks with `threads` threads each."""
     config = replace(config, port=free_port(config.host))
     file = state.write_private(f"worker-{number}.json", json.dumps(asdict(config), default=str))
 
     async def ready() -> bool:
-        return any(lease.address.endswith(f":{config.port}") for lease in await leases())
+        return await health(f"{config.host}:{config.port}") is True
 
     return Command(
         name=f"worker-{number}",

@@ -1,0 +1,372 @@
+"""Bad input, tenants, cancels and deadlines on one whole pool: a clear error of its own class, and nothing lost.
+
+What a client can do wrong is done to real processes through the SDK: a gateway with API keys, a worker, Redis. What
+only an operator can do wrong (models, ports, Redis) is tested where it is read; ARCHITECTURE.md names the tests.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import pytest_asyncio
+
+from fault_stack import FaultStack, log_of, until
+from roost import (
+    Client,
+    Delta,
+    Format,
+    JsonSchema,
+    Message,
+    Sampling,
+    Session,
+    Tool,
+    ToolChoice,
+    ToolChoiceMode,
+    errors,
+)
+from roost.contract.names import new_session_id
+from roost.v1 import session_service_pb2 as pb
+from roost.v1 import worker_service_pb2 as wpb
+from roost.v1.worker_service_pb2_grpc import WorkerServiceStub
+from roost_gateway.auth import hash_api_key
+from roost_operator.api.spec import AgentPool
+from roost_operator.local.runner import LocalStack, StackOptions
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CONTEXT = 4096
+POOL_NAME = "default/whole"
+SHORT = Sampling(temperature=0.0, max_tokens=4, ignore_eos=True)
+ENDLESS = Sampling(temperature=0.0, max_tokens=3500, ignore_eos=True)
+"""Seconds of output, so that it is cut in its middle."""
+LONG_PROMPT = "The same words, again and again. " * 10
+
+POOL = {
+    "apiVersion": "roost.dev/v1alpha1",
+    "kind": "AgentPool",
+    "metadata": {"name": "whole"},
+    "spec": {
+        "models": [
+            {
+                "name": "tiny",
+                "source": "dummy://llama-tiny",
+                "dtype": "float32",
+                "contextTokens": CONTEXT,
+                "kvCache": {"blockTokens": 16, "memory": "16Mi"},
+                "engine": {"maxRunning": 8, "maxBatchTokens": 256},
+            }
+        ],
+        "workers": {"replicas": 1, "drainTimeoutSeconds": 1},
+        "roles": [
+            {"name": "agent", "maxOutputTokensPerStep": 3600},
+            {"name": "once", "maxStepsPerSession": 1},
+            {"name": "frugal", "sessionTokenBudget": 400},
+        ],
+    },
+}
+
+
+@dataclass
+class Whole:
+    """The pool, a client of each of two tenants, and the worker's own port."""
+
+    stack: LocalStack
+    anna: Client
+    bob: Client
+    worker: WorkerServiceStub
+    secret: str
+    ledger: Callable[[], Awaitable[dict[str, str]]]
+    raw: grpc.aio.Channel = field(repr=False)
+
+    async def state(self) -> wpb.GetStateResponse:
+        return await self.worker.GetState(wpb.GetStateRequest(), metadata=[("roost-pool-secret", self.secret)])
+
+    async def everything_is_free(self) -> None:
+        """Waits until no attempt holds blocks and the ledger holds neither reservation nor waiter."""
+
+        async def free() -> bool:
+            state = await self.state()
+            return not (state.running or state.waiting or state.blocks.in_use or await self.ledger())
+
+        await until(free, "blocks and reservations to be given back")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def whole(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Whole]:
+    folder = tmp_path_factory.mktemp("whole")
+    options = StackOptions(
+        state_dir=folder / "state", port=0, gateways=1, ray=False, cache_dir=folder / "cache", key_file=keys(folder)
+    )
+    async with contextlib.AsyncExitStack() as open_:
+        stack = await open_.enter_async_context(LocalStack(AgentPool.model_validate(POOL), options))
+        anna, bob = [
+            await open_.enter_async_context(await Client.connect(stack.targets, api_key=key))
+            for key in ("annas-key", "bobs-key")
+        ]
+        (lease,) = await stack.leases()
+        to_worker = await open_.enter_async_context(grpc.aio.insecure_channel(lease.address))
+        to_gateway = await open_.enter_async_context(grpc.aio.insecure_channel(stack.targets[0]))
+        secret = (options.state_dir / "pool-secret").read_text()
+        ledger = FaultStack(stack, folder).claims
+        yield Whole(stack, anna, bob, WorkerServiceStub(to_worker), secret, ledger, to_gateway)
+
+
+def keys(folder: Path) -> Path:
+    """A key file for two tenants, and a key that reaches another pool only."""
+    path = folder / "keys.yaml"
+    entries = (("annas-key", "anna", POOL_NAME), ("bobs-key", "bob", "*"), ("carls-key", "carl", "default/other"))
+    path.write_text(
+        "keys:\n"
+        + "".join(
+            f"- {{id: {tenant}, sha256: {hash_api_key(key)}, tenant: {tenant}, pools: ['{pool}']}}\n"
+            for key, tenant, pool in entries
+        )
+    )
+    return path
+
+
+async def begin(client: Client, **options: Any) -> Session:
+    """A session with one committed step."""
+    session = await client.open(**options)
+    await session.run("Begin.", sampling=SHORT)
+    return session
+
+
+async def goes_on(whole: Whole, session: Session, steps: int = 1) -> None:
+    """Nothing was lost: everything is free, and the next step continues the log of `steps` steps."""
+    await whole.everything_is_free()
+    result = await session.run("Go on.", sampling=SHORT)
+    log = await log_of(session)
+    assert result.committed.index == steps
+    assert (len(log), log[-1].head) == (steps + 1, result.committed.head)
+
+
+BAD_OPENS: dict[str, tuple[dict[str, Any], type[errors.RoostError], str]] = {
+    "a pool's name that is none": ({"pool": "nope"}, errors.InvalidRequestError, "namespace/name"),
+    "an unknown pool": ({"pool": "default/nope"}, errors.PoolNotFoundError, "default/nope"),
+    "an unknown role": ({"role": "king"}, errors.RoleNotFoundError, "agent, once, frugal"),
+    "a tool's schema that is none": (
+        {"tools": [Tool("grep", parameters="[1]")]},
+        errors.InvalidRequestError,
+        r"tools\[0\].parameters_json",
+    ),
+    "an unknown parent": ({"parent": new_session_id(POOL_NAME)}, errors.SessionNotFoundError, "parent_session_id"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OPENS)
+async def test_a_session_that_cannot_be_opened(whole: Whole, case: str) -> None:
+    fields, error, fix = BAD_OPENS[case]
+    with pytest.raises(error, match=fix):
+        await whole.bob.open(**fields)
+
+
+async def test_a_pool_that_the_key_does_not_reach(whole: Whole) -> None:
+    async with await Client.connect(whole.stack.targets, api_key="carls-key") as carl:
+        with pytest.raises(errors.PoolNotAllowedError, match="name one of its own"):
+            await carl.open(pool=POOL_NAME)
+    with pytest.raises(errors.AuthenticationError, match="ask the pool's owner"):
+        async with await Client.connect(whole.stack.targets, api_key="guessed") as stranger:
+            await stranger.open(pool=POOL_NAME)
+    with pytest.raises(errors.AuthenticationError, match="authorization: Bearer KEY"):
+        async with await Client.connect(whole.stack.targets) as nobody:
+            await nobody.open(pool=POOL_NAME)
+
+
+def deep(levels: int) -> dict[str, Any]:
+    """A schema within a schema within a schema."""
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+def explosive(clauses: int) -> dict[str, Any]:
+    """Every clause multiplies the ways to satisfy all of them."""
+    choice = [{"type": "object", "properties": {f"p{i}": {"const": i}}, "required": [f"p{i}"]} for i in range(clauses)]
+    return {"allOf": [{"anyOf": choice} for _ in range(clauses)]}
+
+
+BAD_STEPS: dict[str, tuple[str, Format | None, Sampling, type[errors.RoostError], str]] = {
+    "longer than the context": ("x" * 2 * CONTEXT, None, SHORT, errors.StepTooLongError, "shorten the messages|send less"),
+    "larger than the gateway takes": ("x" * 9_000_000, None, SHORT, errors.MessageTooLargeError, "send less"),
+    "100 MB": ("x" * 100_000_000, None, SHORT, errors.MessageTooLargeError, "larger than"),
+    "more output than the role allows": (
+        "Hi.", None, Sampling(max_tokens=3601), errors.InvalidRequestError, "role 'agent' allows: 3600",
+    ),
+    "a temperature that is none": (
+        "Hi.", None, Sampling(temperature=-1.0), errors.InvalidRequestError, "sampling.temperature.*between",
+    ),
+    "a schema that is no JSON": ("Hi.", JsonSchema("{"), SHORT, errors.InvalidRequestError, "json_schema: is no JSON"),
+    "a schema of no known type": (
+        "Hi.", JsonSchema({"type": "nonsense"}), SHORT, errors.InvalidSchemaError, "nonsense",
+    ),
+    "a schema that is too deep": ("Hi.", JsonSchema(deep(40)), SHORT, errors.InvalidSchemaError, r"use \$defs"),
+    "a schema that is too long": (
+        "Hi.", JsonSchema({"enum": ["x" * 70_000]}), SHORT, errors.InvalidSchemaError, "use a smaller schema",
+    ),
+    "an explosive schema": (
+        "Hi.",
+        JsonSchema(explosive(12)),
+        SHORT,
+        errors.InvalidSchemaError,
+        "schema too large",
+    ),
+    "a tool call without tools": (
+        "Hi.", ToolChoice(ToolChoiceMode.REQUIRED), SHORT, errors.InvalidRequestError, "the session has no tools",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_STEPS)
+async def test_a_step_that_cannot_be_served(whole: Whole, case: str) -> None:
+    text, form, sampling, error, fix = BAD_STEPS[case]
+    session = await begin(whole.anna)
+    with pytest.raises(error, match=fix) as raised:
+        await session.run(text, sampling=sampling, format=form)
+    assert type(raised.value) is error
+    await goes_on(whole, session)
+
+
+async def test_text_that_is_not_utf8(whole: Whole) -> None:
+    session = await begin(whole.anna)
+    valid = pb.StepRequest(
+        session_id=session.id,
+        step_id="s",
+        messages=[pb.Message(role=pb.MESSAGE_ROLE_USER, content="caf\u00e9")],
+    ).SerializeToString()
+    call = whole.raw.unary_stream("/roost.v1.SessionService/Step")
+    with pytest.raises(grpc.aio.AioRpcError, match="not UTF-8") as raised:
+        async for _ in call(
+            valid.replace("\u00e9".encode(), b"\xff\xfe"), metadata=[("authorization", "Bearer annas-key")]
+        ):
+            pass
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(ValueError, match="surrogates|UTF-8"):
+        await session.run("\ud800", sampling=SHORT)
+    await goes_on(whole, session)
+
+
+async def test_a_closed_session(whole: Whole) -> None:
+    session = await begin(whole.anna)
+    await session.close()
+    with pytest.raises(errors.SessionClosedError, match="open another"):
+        await session.run("More.", sampling=SHORT)
+    assert len(await log_of(session)) == 1
+
+
+async def test_limits_of_a_role(whole: Whole) -> None:
+    once, frugal = await begin(whole.anna, role="once"), await begin(whole.anna, role="frugal")
+    with pytest.raises(errors.StepLimitReachedError, match="open another"):
+        await once.run("More.", sampling=SHORT)
+    with pytest.raises(errors.BudgetExhaustedError, match="open another"):
+        for _ in range(10):
+            await frugal.run("x" * 100, sampling=SHORT)
+    for session in (once, frugal):
+        log = await log_of(session)
+        assert (await session.info()).head == log[-1].head
+    await whole.everything_is_free()
+
+
+async def test_two_different_steps_on_one_session(whole: Whole) -> None:
+    session = await begin(whole.anna)
+    async with session.step("First.", sampling=ENDLESS) as first:
+        async for event in first:
+            if isinstance(event, Delta):
+                break
+        with pytest.raises(errors.AnotherStepRunningError, match="another step") as raised:
+            await session.run("Second.", sampling=SHORT)
+        assert raised.value.retry_after
+    await goes_on(whole, session)
+
+
+async def test_a_step_id_and_a_head_that_do_not_fit(whole: Whole) -> None:
+    session = await begin(whole.anna)
+    behind = whole.anna.session(session.id)
+    behind.head = session.head
+    taken = await session.run("Second.", step_id="second", sampling=SHORT)
+    with pytest.raises(errors.StepIdReusedError, match="take a new one"):
+        await session.run("Another.", step_id="second", sampling=SHORT)
+    with pytest.raises(errors.HeadMismatchError, match="ListSteps"):
+        await behind.run("Third.", sampling=SHORT)
+    again = await session.run("Second.", step_id="second", sampling=SHORT)
+    assert again.committed.replayed
+    assert again.token_ids == taken.token_ids
+    await goes_on(whole, session, steps=2)
+
+
+async def test_a_cancel_frees_blocks_and_reservation(whole: Whole) -> None:
+    session = await begin(whole.anna)
+    async with session.step("Tell me all.", sampling=ENDLESS) as events:
+        async for event in events:
+            if isinstance(event, Delta):
+                break
+        assert await whole.ledger()
+        assert (await whole.state()).blocks.in_use > 0
+    await goes_on(whole, session)
+
+
+async def test_a_deadline_frees_blocks_and_reservation(whole: Whole) -> None:
+    session = await begin(whole.anna)
+    seen = 0
+    with pytest.raises(errors.DeadlineExceededError) as raised:
+        async for event in session.step("Tell me all.", step_id="late", sampling=ENDLESS, deadline=1.0):
+            seen += isinstance(event, Delta)
+    assert raised.value.step_id == "late"
+    assert seen > 0
+    await goes_on(whole, session)
+
+
+async def test_a_waiting_step_that_is_cancelled_leaves_the_queue(whole: Whole) -> None:
+    sessions = [await begin(whole.anna) for _ in range(10)]
+    tasks = [asyncio.create_task(session.run("Tell me all.", sampling=ENDLESS)) for session in sessions]
+
+    async def crowded() -> bool:
+        return len(await whole.ledger()) == len(tasks)
+
+    await until(crowded, "every step to have a reservation or to wait")
+    for task in tasks:
+        task.cancel()
+    assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*tasks, return_exceptions=True))
+    await goes_on(whole, sessions[-1])
+
+
+async def test_another_tenants_session_is_not_there(whole: Whole) -> None:
+    session = await begin(whole.anna)
+    stolen = whole.bob.session(session.id)
+    calls: list[Callable[[], Awaitable[Any]]] = [
+        stolen.info,
+        stolen.hold,
+        stolen.evict,
+        stolen.close,
+        stolen.delete,
+        lambda: stolen.run("Mine now.", sampling=SHORT),
+        lambda: log_of(stolen),
+        lambda: whole.bob.open(parent=session.id),
+        whole.bob.session(new_session_id(POOL_NAME)).info,
+    ]
+    for call in calls:
+        with pytest.raises(errors.SessionNotFoundError, match="no such session"):
+            await call()
+    assert session.id not in [info.id async for info in whole.bob.sessions(pool=POOL_NAME)]
+    assert session.id in [info.id async for info in whole.anna.sessions(pool=POOL_NAME)]
+    await goes_on(whole, session)
+
+
+async def test_equal_prompts_of_two_tenants_share_no_block(whole: Whole) -> None:
+    asked = [Message.user(LONG_PROMPT)]
+    first = await (await whole.anna.open(system="Equal.")).run(asked, sampling=SHORT)
+    alone = (await whole.state()).hit_tokens
+    other = await (await whole.bob.open(system="Equal.")).run(asked, sampling=SHORT)
+    assert (await whole.state()).hit_tokens == alone
+    assert (first.usage.cached_tokens, other.usage.cached_tokens) == (0, 0)
+    again = await (await whole.anna.open(system="Equal.")).run(asked, sampling=SHORT)
+    assert again.usage.cached_tokens > 0
+    assert (await whole.state()).hit_tokens == alone + again.usage.cached_tokens
+    assert first.token_ids == other.token_ids == again.token_ids
