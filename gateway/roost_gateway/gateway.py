@@ -39,26 +39,29 @@ async def start_parts(
     config: GatewayConfig, store: SessionStore, telemetry: Telemetry, on_change: Callable[[], None]
 ) -> Parts:
     """Makes and starts the parts. `on_change` is called whenever pools and workers were read."""
-    placements: list[Placement] = []
+    workers = Workers(store, config.pools)
+    clients = WorkerClients(config.pool_secrets)
+    placement = Placement(store, workers)
 
     def changed(pool: str) -> None:
-        placements[0].kick(pool)
+        placement.kick(pool)
+        clients.retain(workers.addresses)
         on_change()
 
-    workers = Workers(store, config.pools, changed)
-    placements.append(Placement(store, workers))
+    workers.on_change = changed
     parts = Parts(
         config=config,
         store=store,
         workers=workers,
-        clients=WorkerClients(config.pool_secrets),
+        clients=clients,
         attempts=Attempts(store),
-        placement=placements[0],
+        placement=placement,
         facts=FactsCache(store),
         telemetry=telemetry,
     )
     await workers.start()
     parts.attempts.start()
+    parts.pressure.start()
     _add_gauges(parts)
     return parts
 
@@ -67,6 +70,7 @@ async def stop_parts(parts: Parts) -> None:
     """Ends everything that runs by itself, then the connections."""
     await parts.background.finish(FINISH_SECONDS)
     await parts.attempts.aclose()
+    await parts.pressure.aclose()
     await parts.placement.aclose()
     await parts.workers.aclose()
     await parts.clients.aclose()
@@ -77,6 +81,7 @@ def _add_gauges(parts: Parts) -> None:
     gauge = parts.telemetry.gauge
     gauge("roost.queue.length", "Steps that wait for room in this gateway", parts.placement.waiting)
     gauge("roost.attempts.live", "Steps that run through this gateway", lambda: [(float(len(parts.attempts)), {})])
+    gauge("roost.loop.lag.seconds", "How late the event loop is", lambda: [(parts.pressure.lag, {})])
     gauge("roost.store.durable", "1 when the store keeps every commit through a crash", lambda: _durable(parts))
     gauge("roost.store.answers", "1 while the store answers", lambda: [(float(parts.workers.store_answers), {})])
     gauge("roost.workers.live", "Workers with a lease", lambda: _live(parts))

@@ -10,6 +10,7 @@ from roost_gateway.attempts import Attempts
 from roost_gateway.config import GatewayConfig
 from roost_gateway.estimate import SessionFacts, facts_of
 from roost_gateway.placement import Placement
+from roost_gateway.pressure import Pressure
 from roost_gateway.store.interface import SessionStore
 from roost_gateway.store.records import Descriptor
 from roost_gateway.telemetry import Telemetry
@@ -81,5 +82,6 @@ class Parts:
     placement: Placement
     facts: FactsCache
     telemetry: Telemetry
+    pressure: Pressure = field(default_factory=Pressure)
     background: Background = field(default_factory=Background)
     closing: bool = False

@@ -1,4 +1,9 @@
-"""Finds a step its worker: choose and reserve at once, or wait in the pool's queue until something is released."""
+"""Finds a step its worker: choose and reserve at once, or wait in the pool's queue until something is released.
+
+The store's waiters keep classes apart among gateways, first come first served; within a gateway the order is
+`AdmissionQueue`'s. The two agree because only the first of a gateway's queue is among the store's waiters: it is of
+the best class that waits here, and nobody here waits for one whom the store would serve earlier.
+"""
 
 import asyncio
 import logging
@@ -33,6 +38,8 @@ class Ask:
     priority: int
     continuation: bool
     deadline: float
+    registered: bool = False
+    """Whether it may be among the store's waiters: Begin puts it there when the owner has no room."""
     avoid: dict[str, float] = field(default_factory=dict)
     """Worker ids that this step avoids, and until when."""
     started: bool = False
@@ -42,6 +49,19 @@ class Ask:
         now = time.monotonic()
         return frozenset(worker for worker, until in self.avoid.items() if until > now)
 
+    def reservation(self, worker_id: str = "", tokens: int = 0) -> Reservation:
+        """What to reserve at a worker; without one, what to give up."""
+        return Reservation(
+            pool=self.pool.pool,
+            session_id=self.held.session_id,
+            ref=self.held.ref,
+            worker_id=worker_id,
+            tokens=tokens,
+            priority=self.priority,
+            deadline_ms=max(1, int((self.deadline - time.monotonic()) * 1000)),
+            lease_ms=LEASE_MS,
+        )
+
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
@@ -50,31 +70,52 @@ class _Waiter:
     found: "asyncio.Future[WorkerState]"
 
 
+class _Line:
+    """The queue of one pool in this gateway. Whoever reserves holds the lock, so that steps reserve in their order."""
+
+    def __init__(self) -> None:
+        self.queue = AdmissionQueue()
+        self.lock = asyncio.Lock()
+        self.waiters: dict[Ticket, _Waiter] = {}
+        self.pump: asyncio.Task[None] | None = None
+        self.again = False
+        self.listener: asyncio.Task[None] | None = None
+
+    def enter(self, ask: Ask, ticket: Ticket) -> _Waiter:
+        """Takes a place. Raises GatewayError: QUEUE_FULL."""
+        try:
+            self.queue.push(ticket, len(self.queue) + 1 if ask.started else ask.pool.queue_limit)
+        except QueueFullError as full:
+            raise _full(full) from None
+        waiter = self.waiters[ticket] = _Waiter(ask, ticket, asyncio.get_running_loop().create_future())
+        return waiter
+
+    def leave(self, waiter: _Waiter) -> None:
+        self.queue.remove(waiter.ticket)
+        self.waiters.pop(waiter.ticket, None)
+
+
 class Placement:
     """The queues of all pools of one gateway."""
 
     def __init__(self, store: SessionStore, workers: Workers) -> None:
         self._store = store
         self._workers = workers
-        self._queues: dict[str, AdmissionQueue] = defaultdict(AdmissionQueue)
-        self._waiters: dict[Ticket, _Waiter] = {}
-        self._pumps: dict[str, asyncio.Task[None]] = {}
-        self._again: set[str] = set()
-        self._listeners: dict[str, asyncio.Task[None]] = {}
+        self._lines: dict[str, _Line] = defaultdict(_Line)
 
     def queue(self, pool: str) -> AdmissionQueue:
-        return self._queues[pool]
+        return self._lines[pool].queue
 
     def waiting(self) -> list[tuple[float, dict[str, str]]]:
         """Lengths of the queues with their labels, for a gauge."""
         return [
             (count, {"pool": pool, "class": name})
-            for pool, queue in self._queues.items()
-            for name, count in queue.waiting_by_class()
+            for pool, line in self._lines.items()
+            for name, count in line.queue.waiting_by_class()
         ]
 
     async def aclose(self) -> None:
-        tasks = [*self._pumps.values(), *self._listeners.values()]
+        tasks = [task for line in self._lines.values() for task in (line.pump, line.listener) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -85,58 +126,70 @@ class Placement:
         Raises GatewayError: QUEUE_FULL, QUEUE_TIMEOUT, NO_WORKER, MODEL_REVISION_MISMATCH; RefusedError: FENCED;
         StoreUnavailableError.
         """
-        ticket = self._ticket(ask)
-        if not self._queues[ask.pool.pool].ahead(ticket, time.monotonic()):
-            worker = await self._place_now(ask)
-            if worker is not None:
-                return worker
-        self._check_revision(ask)
-        return await self._wait(ask, ticket, on_queued)
+        line = self._lines[ask.pool.pool]
+        async with line.lock:
+            if not len(line.queue):
+                worker = await self._place_now(ask)
+                if worker is not None:
+                    return worker
+            self._check_revision(ask)
+            waiter = line.enter(ask, Ticket(ask.tenant, ask.priority, ask.continuation, time.monotonic(), ask.deadline))
+        on_queued(line.queue.ahead(waiter.ticket, time.monotonic()))
+        return await self._wait(line, waiter)
 
     def kick(self, pool: str) -> None:
         """Something was released or learned: those who wait try again."""
-        if not self._queues[pool]:
+        line = self._lines[pool]
+        if not len(line.queue):
             return
-        if pool in self._pumps:
-            self._again.add(pool)
+        if line.pump is not None:
+            line.again = True
             return
-        self._pumps[pool] = asyncio.create_task(self._pump(pool), name=f"admit to {pool}")
+        line.pump = asyncio.create_task(self._pump(pool, line), name=f"admit to {pool}")
 
     async def _place_now(self, ask: Ask) -> WorkerState | None:
         try:
-            choice = self._choose(ask)
-            if choice is not None and await self._reserve(ask, choice):
-                return choice.worker
-            await self._workers.refresh(ask.pool.pool)
-            second = self._choose(ask)
-            if second is None or (choice is not None and second.worker.worker_id == choice.worker.worker_id):
-                return None
-            return second.worker if await self._reserve(ask, second) else None
+            return await self._try(ask)
         except StoreUnavailableError:
             if ask.started:
-                return None
+                return None  # what has begun waits for the store
             raise
+
+    async def _try(self, ask: Ask) -> WorkerState | None:
+        """Reserves at the best worker; at the best that is known a moment later, should that be another one."""
+        choice = self._choose(ask)
+        if choice is not None and await self._reserve(ask, choice):
+            return choice.worker
+        await self._workers.refresh(ask.pool.pool)
+        second = self._choose(ask)
+        if second is None or (choice is not None and second.worker.worker_id == choice.worker.worker_id):
+            return None
+        return second.worker if await self._reserve(ask, second) else None
 
     def _choose(self, ask: Ask) -> Choice | None:
         return choose(ask.need, self._workers.states(ask.pool.pool), ask.excluded())
 
     async def _reserve(self, ask: Ask, choice: Choice) -> bool:
-        reservation = Reservation(
-            pool=ask.pool.pool,
-            session_id=ask.held.session_id,
-            ref=ask.held.ref,
-            worker_id=choice.worker.worker_id,
-            tokens=choice.tokens,
-            priority=ask.priority,
-            deadline_ms=max(1, int((ask.deadline - time.monotonic()) * 1000)),
-            lease_ms=LEASE_MS,
-        )
-        done = await self._store.reserve(reservation)
-        ask.held.waiting = not done
+        done = await self._store.reserve(ask.reservation(choice.worker.worker_id, choice.tokens))
+        ask.registered = ask.held.waiting = not done
         if done:
             ask.held.worker_id = choice.worker.worker_id
             self._workers.note_reserved(ask.pool.pool, choice.worker.worker_id, choice.tokens)
         return done
+
+    async def _wait(self, line: _Line, waiter: _Waiter) -> WorkerState:
+        pool = waiter.ask.pool.pool
+        self._listen(pool, line)
+        self.kick(pool)
+        try:
+            async with asyncio.timeout(_patience(waiter.ask)):
+                return await waiter.found
+        except TimeoutError:
+            raise self._timeout(waiter.ask, line.queue) from None
+        finally:
+            line.leave(waiter)
+            waiter.ask.held.waiting = False
+            self.kick(pool)
 
     def _check_revision(self, ask: Ask) -> None:
         """A revision that the pool has turned away from does not come back: waiting would be in vain."""
@@ -144,34 +197,6 @@ class Placement:
         states = self._workers.states(ask.pool.pool)
         if active and bound not in ("", active) and states and not serves_revision(ask.need, states):
             raise _wrong_revision(bound)
-
-    def _ticket(self, ask: Ask) -> Ticket:
-        return Ticket(ask.tenant, ask.priority, ask.continuation, time.monotonic(), ask.deadline)
-
-    async def _wait(self, ask: Ask, ticket: Ticket, on_queued: Callable[[int], None]) -> WorkerState:
-        queue, pool = self._queues[ask.pool.pool], ask.pool.pool
-        try:
-            queue.push(ticket, len(queue) + 1 if ask.started else ask.pool.queue_limit)
-        except QueueFullError as full:
-            raise _full(full) from None
-        waiter = self._waiters[ticket] = _Waiter(ask, ticket, asyncio.get_running_loop().create_future())
-        on_queued(queue.ahead(ticket, time.monotonic()))
-        self._listen(pool)
-        self.kick(pool)
-        try:
-            async with asyncio.timeout(self._patience(ask)):
-                return await waiter.found
-        except TimeoutError:
-            raise self._timeout(ask, queue) from None
-        finally:
-            queue.remove(ticket)
-            del self._waiters[ticket]
-            ask.held.waiting = False
-            self.kick(pool)
-
-    def _patience(self, ask: Ask) -> float:
-        left = max(0.0, ask.deadline - time.monotonic())
-        return left if ask.started else min(left, ask.pool.queue_timeout_seconds)
 
     def _timeout(self, ask: Ask, queue: AdmissionQueue) -> GatewayError:
         states = self._workers.states(ask.pool.pool)
@@ -186,54 +211,59 @@ class Placement:
             retry_seconds=queue.retry_seconds(),
         )
 
-    async def _pump(self, pool: str) -> None:
+    async def _pump(self, pool: str, line: _Line) -> None:
         try:
-            while True:
-                self._again.discard(pool)
-                while await self._admit_one(pool):
-                    pass
-                if pool not in self._again:
-                    return
+            line.again = True
+            while line.again:
+                line.again = False
+                async with line.lock:
+                    while await self._admit_first(line):
+                        pass
         except StoreUnavailableError:
-            return  # the next reading of the workers tries again
+            pass  # the next reading of the workers tries again
         except Exception:
             log.exception("admitting to %s failed; trying again", pool)
         finally:
-            del self._pumps[pool]
+            line.pump = None
 
-    async def _admit_one(self, pool: str) -> bool:
-        """Serves one that may be served now. The first in this gateway's order asks first; the store's order, which
-        is that of all gateways, may put another one of ours before it, so where there is room the rest ask too: else
-        each gateway could wait for a step that another, or itself, never asks for."""
-        first = True
-        for ticket in self._queues[pool].order(time.monotonic()):
-            waiter = self._waiters.get(ticket)
-            if waiter is None or waiter.found.done():
-                continue
-            choice = self._choose(waiter.ask)
-            if choice is None or not (first or choice.has_room):
-                continue
-            first = False
-            if await self._admit(waiter, choice):
-                return True
-        return False
-
-    async def _admit(self, waiter: _Waiter, choice: Choice) -> bool:
+    async def _admit_first(self, line: _Line) -> bool:
+        """Serves the first that some worker may serve; nobody overtakes one that waits for room."""
+        waiter = self._first(line)
+        await self._withdraw([other.ask for other in line.waiters.values() if other is not waiter])
+        if waiter is None:
+            return False
         try:
-            if not await self._reserve(waiter.ask, choice):
-                return False
+            worker = await self._try(waiter.ask)
         except RefusedError as error:
+            line.leave(waiter)
             if not waiter.found.done():
                 waiter.found.set_exception(error)
             return True
-        self._queues[waiter.ask.pool.pool].admit(waiter.ticket, time.monotonic())
-        if not waiter.found.done():
-            waiter.found.set_result(choice.worker)
-        return True  # one that left meanwhile gives its reservation back with its attempt
+        if worker is None:
+            return False
+        line.queue.admit(waiter.ticket, time.monotonic())
+        line.leave(waiter)
+        if not waiter.found.done():  # one that left meanwhile gives its reservation back with its attempt
+            waiter.found.set_result(worker)
+        return True
 
-    def _listen(self, pool: str) -> None:
-        if pool not in self._listeners:
-            self._listeners[pool] = asyncio.create_task(self._hear(pool), name=f"wakes of {pool}")
+    async def _withdraw(self, asks: list[Ask]) -> None:
+        """Leaves the store's waiters to the first of this gateway: nobody may wait there who does not ask for room."""
+        for ask in asks:
+            if ask.registered:
+                await self._store.release(ask.reservation())
+                ask.registered = ask.held.waiting = False
+
+    def _first(self, line: _Line) -> _Waiter | None:
+        for ticket in line.queue.order(time.monotonic()):
+            waiter = line.waiters[ticket]
+            if self._choose(waiter.ask) is not None:
+                return waiter
+        return None
+
+    def _listen(self, pool: str, line: _Line) -> None:
+        if line.listener is None:
+            line.listener = asyncio.create_task(self._hear(pool), name=f"wakes of {pool}")
 
     async def _hear(self, pool: str) -> None:
         while True:
@@ -245,6 +275,11 @@ class Placement:
             except Exception:
                 log.exception("listening to the releases of %s failed; trying again", pool)
             await asyncio.sleep(1.0)
+
+
+def _patience(ask: Ask) -> float:
+    left = max(0.0, ask.deadline - time.monotonic())
+    return left if ask.started else min(left, ask.pool.queue_timeout_seconds)
 
 
 def _full(full: QueueFullError) -> GatewayError:

@@ -26,7 +26,7 @@ from roost_gateway.output import OutputGapError, StepOutput
 from roost_gateway.parts import Parts
 from roost_gateway.placement import Ask
 from roost_gateway.routing import WorkerState
-from roost_gateway.store.records import AttemptRef, Began
+from roost_gateway.store.records import AttemptRef, Began, Refusal, RefusedError
 
 log = logging.getLogger(__name__)
 
@@ -207,8 +207,15 @@ class Relay:
             if self._client_attempt not in (None, target.resume):
                 self._outbox.restarted(self.output, "an attempt that the client has not seen went on")
             self._client_attempt = None
+        self._check_length()
         fault_point("gateway.accepted")
         self._outbox.started(self.output, target.worker.worker_id, accepted.cached_tokens)
+
+    def _check_length(self) -> None:
+        """The worker keeps to the model's context; a pool may allow less, and what a step takes is only known now."""
+        limit = self._ask.pool.max_session_tokens
+        if limit and self._began.descriptor.head.length + len(self.output.prompt_ids) >= limit:
+            raise RefusedError(Refusal.TOO_LONG)
 
     def _finish(self, finished: Finished) -> None:
         """Checks that everything came; text that the worker held back to the end is still to be sent."""

@@ -17,6 +17,7 @@ from roost_gateway.auth import Authenticator, Identity
 from roost_gateway.errors import GatewayError, unavailable
 from roost_gateway.outbox import Outbox
 from roost_gateway.parts import Parts
+from roost_gateway.pressure import Pressure
 from roost_gateway.sessions import Sessions
 from roost_gateway.steps import StepCall, StepRun
 from roost_gateway.store.records import StoreUnavailableError
@@ -30,7 +31,7 @@ class SessionService(SessionServiceServicer):
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], StepRun] = {}
         self._opened: tuple[Parts, Sessions] | None = None
 
     def open(self, parts: Parts) -> None:
@@ -39,8 +40,9 @@ class SessionService(SessionServiceServicer):
 
     def close(self) -> None:
         """Cuts running steps off. Their clients are told to try elsewhere, where the orphans are resumed."""
-        for task in self._running:
-            task.cancel()
+        for task, run in self._running.items():
+            if not run.committing:
+                task.cancel()
 
     @property
     def _parts(self) -> Parts:
@@ -86,16 +88,16 @@ class SessionService(SessionServiceServicer):
         run = StepRun(self._parts, call, outbox)
         task = asyncio.create_task(run.run(), name=f"step {request.step_id}")
         task.add_done_callback(lambda _: outbox.close())
-        self._running.add(task)
+        self._running[task] = run
         try:
-            async with asyncio.timeout(None if context.time_remaining() else self._parts.config.step_timeout_seconds):
-                await _relay(outbox, context)
+            async with asyncio.timeout(self._own_limit(context)):
+                await _relay(outbox, context, self._parts.pressure)
         except TimeoutError:
             if not run.committing:
                 raise _late() from None
-            await _relay(outbox, context)
+            await _relay(outbox, context, self._parts.pressure)
         finally:
-            self._running.discard(task)
+            del self._running[task]
             self._leave(run, task)
         try:
             await task
@@ -103,6 +105,10 @@ class SessionService(SessionServiceServicer):
             if self._parts.closing:
                 raise unavailable(Reason.WORKER_DRAINING, "this gateway is stopping; go on at another", 0.0) from None
             raise
+
+    def _own_limit(self, context: Context) -> float | None:
+        """Seconds after which the gateway ends a step itself; None when gRPC will, at the client's deadline."""
+        return self._parts.config.step_timeout_seconds if context.time_remaining() is None else None
 
     def _leave(self, run: StepRun, task: "asyncio.Task[None]") -> None:
         """Ends the step when its client has gone; one that is being committed goes on by itself."""
@@ -124,15 +130,17 @@ class SessionService(SessionServiceServicer):
         require_open(pool)
         role = pool.role(facts.role)
         validation.check(validation.step_of_role(request, role))
-        deadline = now + (seconds_left or self._parts.config.step_timeout_seconds)
+        deadline = now + (self._parts.config.step_timeout_seconds if seconds_left is None else seconds_left)
         return StepCall(request, caller.tenant, pool, role, facts, now, deadline)
 
 
-async def _relay(outbox: Outbox, context: Context) -> None:
+async def _relay(outbox: Outbox, context: Context, pressure: Pressure) -> None:
     async for event in outbox.events():
         await context.write(event)
-        if event.WhichOneof("event") == "delta":
+        if event.HasField("delta"):
             fault_point("gateway.delta.sent")
+            if pressure.rest:
+                await asyncio.sleep(pressure.rest)
 
 
 def _late() -> GatewayError:

@@ -177,7 +177,16 @@ class StepRun:
             cached={descriptor.owner: log_tokens} if descriptor.owner else {},
         )
         continuation = log_tokens > 0
-        return Ask(call.pool, held, need, call.tenant, self._class(continuation), continuation, call.deadline)
+        return Ask(
+            pool=call.pool,
+            held=held,
+            need=need,
+            tenant=call.tenant,
+            priority=self._class(continuation),
+            continuation=continuation,
+            deadline=call.deadline,
+            registered=not began.reserved and bool(descriptor.owner or began.fenced),
+        )
 
     def _output_limit(self, began: Began, prompt: int) -> int:
         call, descriptor = self._call, began.descriptor

@@ -45,12 +45,13 @@ def worker_state(view: WorkerView) -> WorkerState:
 
 
 class Workers:
-    """Pools, their documents and their live workers. `on_change` is told of a pool whose workers were read anew."""
+    """Pools, their documents and their live workers."""
 
-    def __init__(self, store: SessionStore, pools: Sequence[str], on_change: Callable[[str], None]) -> None:
+    def __init__(self, store: SessionStore, pools: Sequence[str]) -> None:
         self._store = store
         self._configured = tuple(pools)
-        self._on_change = on_change
+        self.on_change: Callable[[str], None] = lambda pool: None
+        """Told of each pool whose workers were read anew."""
         self._documents: dict[str, PoolView] = {}
         self._workers: dict[str, dict[str, WorkerState]] = {}
         self._broken: dict[tuple[str, str], float] = {}
@@ -79,6 +80,11 @@ class Workers:
     @property
     def pools(self) -> list[str]:
         return list(self._documents)
+
+    @property
+    def addresses(self) -> set[str]:
+        """Addresses of all workers, broken or not."""
+        return {state.address for states in self._workers.values() for state in states.values()}
 
     @property
     def ready(self) -> bool:
@@ -155,7 +161,7 @@ class Workers:
         except StoreUnavailableError:
             self._store_left()
         for pool in self._documents:
-            self._on_change(pool)
+            self.on_change(pool)
 
     def _store_left(self) -> None:
         if self.store_answers:

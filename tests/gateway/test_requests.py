@@ -238,7 +238,7 @@ async def test_limits_of_the_role_and_the_log_are_kept(redis_server: RedisServer
         {"name": "short"},
     ]
     async with world(redis_server) as w:
-        publish_pool(redis_server, roles=roles, sessions={"maxTokens": 20})
+        publish_pool(redis_server, roles=roles, sessions={"maxTokens": 40})
         async with gateway(redis_server) as server:
             caller = Caller(server.address)
             reasons = {
@@ -252,7 +252,7 @@ async def test_limits_of_the_role_and_the_log_are_kept(redis_server: RedisServer
                 with pytest.raises(grpc.aio.AioRpcError) as error:
                     await _steps(caller, session, 10)
                 assert reason(error) is why
-                assert (await caller.get(session.id)).head.length <= 20 + 4
+                assert (await caller.get(session.id)).head.length <= 40
             await caller.aclose()
         assert w.worker.starts
 

@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 
 from null_worker import NullWorker, Script
 from redis_servers import RedisServer
+from roost.contract.faults import DIRECTORY_VARIABLE
 from roost.contract.names import POOLS, PoolKeys
 from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb
@@ -257,11 +258,16 @@ class Child:
         self.process._transport.close()  # type: ignore[attr-defined]  # else its pipe is closed by the collector
 
 
-async def gateway_process(redis: RedisServer, folder: Path, **fields: Any) -> Child:
-    """A gateway process."""
-    config = folder / f"gateway-{os.urandom(4).hex()}.json"
+async def gateway_process(redis: RedisServer, folder: Path, fault: str = "", **fields: Any) -> Child:
+    """A gateway process; `fault`, as `point:kill:n`, is armed for it alone."""
+    name = os.urandom(4).hex()
+    config, faults = folder / f"gateway-{name}.json", folder / f"faults-{name}"
     config.write_text(json.dumps({"listen": "127.0.0.1:0", "store_url": redis.url, **fields}))
-    return await Child.start(["-m", "roost_gateway", "--config", str(config)])
+    faults.mkdir()
+    if fault:
+        point, _, action = fault.partition(":")
+        (faults / point).write_text(action)
+    return await Child.start(["-m", "roost_gateway", "--config", str(config)], {DIRECTORY_VARIABLE: str(faults)})
 
 
 async def serving(address: str) -> None:

@@ -50,6 +50,8 @@ class Script:
     """Stops after so many tokens, until `resume_output` is set."""
     break_after: int | None = None
     """Breaks the stream, once, after so many tokens; the attempt stays as an orphan."""
+    break_always: bool = False
+    """Breaks every stream at `break_after`, also of a replay that has as many tokens already."""
     refuse: Reason | None = None
     refuse_code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
     lie_about_offsets: bool = False
@@ -333,6 +335,8 @@ class NullWorker(WorkerServiceServicer):
 
     async def _write_delta(self, attempt: Attempt, sent: int, sent_bytes: int, context: Context) -> tuple[int, int]:
         limit = self.script.break_after
+        if limit is not None and self.script.break_always:
+            limit = max(limit, sent + 1)
         upto = len(attempt.ids) if limit is None or sent >= limit else min(limit, len(attempt.ids))
         text = "".join(token_text(token) for token in attempt.ids[sent:upto])
         delta = wpb.Delta(
@@ -344,7 +348,7 @@ class NullWorker(WorkerServiceServicer):
         await context.write(wpb.GenerateResponse(delta=delta))
         fault_point("worker.delta.sent")
         if limit is not None and upto == limit:
-            self.script.break_after = None
+            self.script.break_after = limit if self.script.break_always else None
             await abort(context, grpc.StatusCode.UNAVAILABLE, Reason.INTERNAL, "scripted break")
         return upto, sent_bytes + len(text.encode())
 

@@ -1,0 +1,144 @@
+"""The pure parts of a step: output, history, pressure, classes of worker errors."""
+
+import asyncio
+
+import grpc
+import grpc.aio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roost.contract.reasons import Reason
+from roost.contract.status import rich_status
+from roost.v1 import session_service_pb2 as pb
+from roost.v1.worker_service_pb2 import Delta
+from roost_gateway import history
+from roost_gateway.errors import GatewayError
+from roost_gateway.generation import Failure, WorkerFailureError, classify
+from roost_gateway.output import OutputGapError, StepOutput
+from roost_gateway.pressure import CALM_SECONDS, LONGEST_REST_SECONDS, Pressure
+from roost_gateway.store.records import LogEntry, LogHead
+
+ATTEMPT = pb.Attempt(epoch=1, nonce=b"n" * 16)
+
+
+@given(st.lists(st.text("aé€😀", max_size=3), max_size=20), st.lists(st.booleans(), max_size=20))
+def test_deltas_are_contiguous_however_they_are_taken(pieces: list[str], takes: list[bool]) -> None:
+    output, ids, text = StepOutput(ATTEMPT), list[int](), ""
+    for number, piece in enumerate(pieces):
+        output.append(Delta(token_offset=number, token_ids=[number], text_offset=len(output.text), text=piece))
+        last = number == len(pieces) - 1
+        if last or (number < len(takes) and takes[number]):
+            delta = output.take()
+            assert delta is not None
+            assert (delta.token_offset, delta.text_offset) == (len(ids), len(text.encode()))
+            ids += delta.token_ids
+            text += delta.text
+    assert ids == list(range(len(pieces)))
+    assert text == "".join(pieces)
+    assert output.take() is None
+
+
+@pytest.mark.parametrize(("token", "byte"), [(0, 3), (2, 3), (1, 2), (1, 4)])
+def test_a_delta_that_does_not_continue_is_refused(token: int, byte: int) -> None:
+    output = StepOutput(ATTEMPT)
+    output.append(Delta(token_ids=[7], text="€"))
+    with pytest.raises(OutputGapError):
+        output.append(Delta(token_offset=token, text_offset=byte, token_ids=[8]))
+
+
+def test_a_cursor_inside_a_character_is_the_clients_fault() -> None:
+    output = StepOutput(ATTEMPT)
+    output.client_has(pb.Cursor(attempt=ATTEMPT, tokens=1, text_bytes=1))
+    output.append(Delta(token_ids=[7, 8], text="€"))
+    with pytest.raises(GatewayError, match="inside a character"):
+        output.take()
+
+
+class _Log:
+    """The log and ids of a session with steps of one to five ids."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
+
+    async def ids(self, session_id: str, generation: int, start: int, end: int) -> bytes:
+        return b"".join(number.to_bytes(4, "little") for number in range(start, end))
+
+    async def log(self, session_id: str, generation: int, first: int, count: int) -> list[LogEntry]:
+        return [_entry(end) for end in self.ends[first : first + count]]
+
+
+def _entry(end: int) -> LogEntry:
+    return LogEntry("s", 0, (), {}, "", 0, 0, 0, 0, LogHead(end, b""), 0, {}, None, "", "")
+
+
+@given(st.lists(st.integers(1, 5), max_size=80), st.integers(0, 100), st.integers(1, 60))
+def test_history_is_whole_from_any_position(sizes: list[int], start: int, run_ids: int) -> None:
+    log = _Log(sizes)
+    length = sum(sizes)
+    source = history.SessionHistory(log, "s", 1, length, len(sizes))  # type: ignore[arg-type]  # what it needs of a store
+
+    async def collect() -> list[history.History]:
+        return [run async for run in source.runs(start)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, "RUN_IDS", run_ids)
+        runs = asyncio.run(collect())
+    begin = min(start, length)
+    ids = b"".join(run.token_ids for run in runs)
+    assert ids == asyncio.run(log.ids("s", 1, begin, length))
+    assert [run.last for run in runs] == [False] * (len(runs) - 1) + [True]
+    assert [end for run in runs for end in run.step_ends] == [end for end in log.ends if end > begin]
+    offset = begin
+    for run in runs:
+        assert run.offset == offset
+        offset += len(run.token_ids) // 4
+        assert all(run.offset < end <= offset for end in run.step_ends)
+
+
+def test_streams_rest_only_while_the_loop_is_late() -> None:
+    pressure = Pressure()
+    pressure.observe(CALM_SECONDS / 2)
+    assert pressure.rest == 0
+    pressure.observe(1.0)
+    assert pressure.rest == LONGEST_REST_SECONDS
+    for _ in range(100):
+        pressure.observe(0.0)
+    assert pressure.rest == 0
+
+
+Code = grpc.StatusCode
+
+
+@pytest.mark.parametrize(
+    ("code", "why", "expected"),
+    [
+        (Code.UNAVAILABLE, Reason.WORKER_DRAINING, Failure.BUSY),
+        (Code.UNAVAILABLE, Reason.NO_WORKER, Failure.BUSY),
+        (Code.RESOURCE_EXHAUSTED, Reason.QUEUE_FULL, Failure.BUSY),
+        (Code.FAILED_PRECONDITION, Reason.MODEL_REVISION_MISMATCH, Failure.BUSY),
+        (Code.NOT_FOUND, Reason.ATTEMPT_UNKNOWN, Failure.UNKNOWN_ATTEMPT),
+        (Code.UNAVAILABLE, Reason.WORKER_LOST, Failure.LOST),
+        (Code.UNAVAILABLE, None, Failure.LOST),
+        (Code.CANCELLED, None, Failure.LOST),
+        (Code.INTERNAL, Reason.INTERNAL, Failure.FAULTY),
+        (Code.UNAUTHENTICATED, Reason.INVALID_API_KEY, Failure.FAULTY),
+        (Code.INVALID_ARGUMENT, Reason.INVALID_SCHEMA, None),
+        (Code.INVALID_ARGUMENT, Reason.STEP_TOO_LONG, None),
+        (Code.ABORTED, Reason.ATTEMPT_FENCED, None),
+        (Code.DEADLINE_EXCEEDED, Reason.DEADLINE_EXCEEDED, None),
+    ],
+)
+def test_what_a_workers_status_means(code: Code, why: Reason | None, expected: Failure | None) -> None:
+    trailing = grpc.aio.Metadata()
+    if why is not None:
+        status = rich_status(code, why, "told", retry_seconds=1.5, violations=[("field", "wrong")])
+        trailing = grpc.aio.Metadata(*status.trailing_metadata)  # type: ignore[misc]  # it has some
+    error = classify(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, "told"))
+    if expected is None:
+        assert isinstance(error, GatewayError)
+        assert (error.code, error.reason, error.retry_seconds) == (code, why, 1.5)
+        assert error.violations == (("field", "wrong"),)
+    else:
+        assert isinstance(error, WorkerFailureError)
+        assert error.failure is expected
