@@ -1,0 +1,54 @@
+"""Roost's engine over its real runner, in this process, without gateway and shell."""
+
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peer_loop import serve, settings
+
+from roost_worker.config import EngineConfig, KvConfig, ModelConfig, WorkerConfig
+from roost_worker.engine.engine import Engine
+from roost_worker.engine.messages import SamplingParams, Submit
+from roost_worker.model.runner import build_runner
+
+
+def main() -> None:
+    given = settings()
+    config = WorkerConfig(
+        pool="bench/engine",
+        model=ModelConfig("model", "file:///bench", given["dtype"], 1, given["context"]),
+        kv=KvConfig(memory_bytes=given["kv_bytes"]),
+        engine=EngineConfig(max_running=32, max_batch_tokens=256),
+    )
+    engine = Engine(build_runner(config, Path(given["model_dir"])), config.engine, given["context"])
+    served = 0
+
+    def generate(prompts: Sequence[list[int]], output: int) -> list[int]:
+        nonlocal served
+        counts = {}
+        for prompt in prompts:
+            served += 1
+            counts[str(served)] = 0
+            ids = array("I", prompt)
+            # A key of its own: nobody's blocks are found.
+            engine.handle(Submit(str(served), ids, len(ids), SamplingParams(max_tokens=output), str(served).encode()))
+        while (outputs := engine.step()) is not None:
+            for answer in outputs.outputs:
+                counts[answer.request_id] += len(answer.token_ids)
+        return list(counts.values())
+
+    about = {
+        "engine": "roost",
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "block_tokens": config.kv.block_tokens,
+        "max_batch_tokens": config.engine.max_batch_tokens,
+        "kv_tokens": engine.info.capacity_tokens,
+    }
+    serve(about, engine.info.vocab_size, generate)
+    engine.close()
+
+
+if __name__ == "__main__":
+    main()

