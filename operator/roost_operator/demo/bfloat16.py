@@ -1,7 +1,6 @@
-"""The bf16 scene: a few sessions on one bf16 worker, evicted once, compared with the fp32 oracle and not judged."""
+"""The bf16 scene: a few sessions on one bf16 worker, compared with the fp32 oracle and not judged."""
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 from roost_operator.demo.agents import Agent, cast
@@ -10,15 +9,15 @@ from roost_operator.demo.pools import bfloat16_pool
 from roost_operator.demo.run import Settings, connect_all, read_logs, session_logs
 from roost_operator.demo.scene import Scene
 from roost_operator.demo.tools import Toolbox
-from roost_operator.demo.verify import verify
+from roost_operator.demo.verify import SessionLog, Verdict
 from roost_operator.local.events import Report
 from roost_operator.local.runner import LocalStack
 
 SESSIONS = 2
 
 
-async def bfloat16_scene(settings: Settings, oracle_model: Path, report: Report) -> dict[str, Any]:
-    """How many tokens of a bf16 worker are not the fp32 oracle's choice."""
+async def play_bfloat16(settings: Settings, report: Report) -> list[SessionLog]:
+    """Logs of sessions on a bf16 worker, the first of which is evicted once. Raises what `LocalStack` does."""
     options = settings.stack("bf16", ray=False, gateways=1)
     scene = Scene()
     with Journal(settings.state_dir / "journal-bf16.jsonl") as journal:
@@ -26,8 +25,11 @@ async def bfloat16_scene(settings: Settings, oracle_model: Path, report: Report)
             toolbox = Toolbox.over(settings.project)
             agents = [Agent(part, client, 0, toolbox, journal, scene) for part in cast(SESSIONS)]
             await asyncio.gather(*(agent.run() for agent in agents))
-            logs = await read_logs(client, agents)
-    verdict = await verify(oracle_model, session_logs(agents, logs))
+            return session_logs(agents, await read_logs(client, agents))
+
+
+def differences(verdict: Verdict) -> dict[str, Any]:
+    """How many tokens of a bf16 worker are not the fp32 oracle's choice."""
     return {
         "positions": verdict.positions,
         "differences": verdict.near_ties + verdict.wrong,

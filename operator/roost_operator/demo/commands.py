@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.live import Live
 
 import roost_operator
-from roost_operator.demo.bfloat16 import bfloat16_scene
+from roost_operator.demo.bfloat16 import differences, play_bfloat16
 from roost_operator.demo.journal import compare
 from roost_operator.demo.report import Outcome, report
 from roost_operator.demo.run import Settings, play, session_logs
 from roost_operator.demo.scene import Scene
-from roost_operator.demo.verify import VerificationError, verify
+from roost_operator.demo.verify import Judge, VerificationError
 from roost_operator.demo.view import render
 from roost_operator.local.commands import STARTUP_ERRORS, Reporter, Signals, plain
 from roost_operator.local.events import Event
@@ -84,8 +84,16 @@ async def _demo(settings: Settings, console: Console, begin: float, *, with_bflo
     findings = compare(played.journal, played.logs)
     for fault in (*findings.lost, *findings.doubled, *findings.wrong):
         console.print(plain(fault), style="red", soft_wrap=True)
-    verdict = await verify(played.model_dir, session_logs(played.agents, played.logs))
-    bfloat16 = await bfloat16_scene(settings, played.model_dir, reporter) if with_bfloat16 else {}
+    bfloat16: dict[str, Any] = {}
+    async with Judge(played.model_dir, settings.state_dir / "oracle.log") as judge:
+        judging = asyncio.create_task(judge.verdict(session_logs(played.agents, played.logs)))
+        try:
+            logs = await play_bfloat16(settings, reporter) if with_bfloat16 else []
+            verdict = await judging
+        finally:
+            judging.cancel()
+        if logs:
+            bfloat16 = differences(await judge.verdict(logs))
     reporter.close()
     return report(
         Outcome(

@@ -1,8 +1,9 @@
 """Scores committed logs with the oracle, as a process of its own: torch and transformers stay out of the client.
 
-python -m roost_operator.demo.scoring --model DIRECTORY < logs.json
+python -m roost_operator.demo.scoring --model DIRECTORY
 
-Reads `{"logs": [[{prompt_ids, output_ids, sampling, grammar}]]}` and writes one JSON object, the verdict.
+Each line of stdin is `[[{prompt_ids, output_ids, sampling, grammar}]]`, steps of logs; each is answered with one line
+of stdout, the verdict on all of them.
 """
 
 import argparse
@@ -20,17 +21,20 @@ from roost_worker.oracle import LoggedStep, Oracle, PositionReport, judge
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
-    model_dir = parser.parse_args().model
-    logs = json.load(sys.stdin)["logs"]
-    print(json.dumps(score(model_dir, logs)))
+    oracle = _load(parser.parse_args().model)
+    for line in sys.stdin:
+        print(json.dumps(score(oracle, json.loads(line))), flush=True)
 
 
-def score(model_dir: Path, logs: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    """The verdict on all logs together."""
+def _load(model_dir: Path) -> Oracle:
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
-    oracle = Oracle(model_dir)
+    return Oracle(model_dir)
+
+
+def score(oracle: Oracle, logs: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """The verdict on all logs together."""
     reports: list[PositionReport] = []
     faults: list[str] = []
     for log in logs:

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from roost import LoggedStep, Sampling, Tool, ToolChoice, ToolChoiceMode
+from roost_operator.local.processes import log_end
 from roost_worker.grammar import build_tool_call
 from roost_worker.render.description import TemplateDescription
 
@@ -52,28 +53,52 @@ class SessionLog:
     tools: Sequence[Tool]
 
 
-async def verify(model_dir: Path, logs: Iterable[SessionLog]) -> Verdict:
-    """Scores `logs` in a process of its own. `model_dir` holds fp32 weights. Raises VerificationError."""
-    description = TemplateDescription.load(model_dir / "template.json")
-    document = {"logs": [[_step(step, log.tools, description) for step in log.steps] for log in logs]}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "roost_operator.demo.scoring", "--model", str(model_dir)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"},
-    )
-    try:
-        out, errors = await process.communicate(json.dumps(document).encode())
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        raise VerificationError(f"the oracle ended with status {process.returncode}: {errors.decode()[-2000:]}")
-    found = json.loads(out.splitlines()[-1])
-    return Verdict(**{**found, "faults": tuple(found["faults"])})
+class Judge:
+    """The oracle in a process of its own, over the fp32 model in `model_dir`, while it is entered."""
+
+    def __init__(self, model_dir: Path, log: Path) -> None:
+        self._model_dir = model_dir
+        self._log = log
+        self._description = TemplateDescription.load(model_dir / "template.json")
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        with self._log.open("wb") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "roost_operator.demo.scoring", "--model", str(self._model_dir)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"},
+            )
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+
+    async def verdict(self, logs: Iterable[SessionLog]) -> Verdict:
+        """Scores `logs`, all together. One call at a time. Raises VerificationError."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        document = [[_step(step, log.tools, self._description) for step in log.steps] for log in logs]
+        try:
+            self._process.stdin.write(json.dumps(document).encode() + b"\n")
+            await self._process.stdin.drain()
+        except ConnectionError:
+            raise VerificationError(self._last_words()) from None
+        answer = await self._process.stdout.readline()
+        if not answer:
+            raise VerificationError(self._last_words())
+        found = json.loads(answer)
+        return Verdict(**{**found, "faults": tuple(found["faults"])})
+
+    def _last_words(self) -> str:
+        return f"the oracle ended; the end of {self._log}:\n{log_end(self._log)}"
 
 
 def _step(step: LoggedStep, tools: Sequence[Tool], description: TemplateDescription) -> Mapping[str, Any]:
