@@ -12,11 +12,15 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import (
     AuthenticationError,
+    ClusterDownError,
     NoPermissionError,
     NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisClusterException,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import ConnectionError as NoConnectionError
 from redis.exceptions import TimeoutError as NoReplyError
@@ -26,7 +30,9 @@ from roost_gateway.store.scripts import script
 
 RETRIES = 3
 _BACKOFF = ExponentialWithJitterBackoff(cap=0.2, base=0.02)
-_AWAY = ("LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS", "CLUSTER")
+# Newer servers' errors are classes of their own; Redis 6.2 wraps what a command within a script was answered in text.
+_AWAY_ERRORS = (ClusterDownError, ReadOnlyError, TryAgainError)
+_AWAY_WORDS = ("LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS")
 Client = Redis | RedisCluster
 Arg = str | bytes | int | float
 Request = tuple[Sequence[str], Sequence[Arg]]
@@ -75,9 +81,10 @@ def _translate(error: Exception, url: str) -> Exception:
     text = str(error)
     if isinstance(error, AuthenticationError | NoPermissionError):
         return ForbiddenError(f"Redis at {url} refuses: {text}; check the store URL and the user's ACL")
-    if isinstance(error, ResponseError) and "OOM" in text:
+    if isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and "OOM" in text):
         return RefusedError(Refusal.STORE_FULL, f"Redis at {url} has reached maxmemory; raise it, or delete sessions")
-    if isinstance(error, ResponseError) and not any(word in text for word in _AWAY):
+    away = isinstance(error, _AWAY_ERRORS) or any(word in text for word in _AWAY_WORDS)
+    if isinstance(error, ResponseError) and not away:
         return error
     return StoreUnavailableError(f"Redis at {url} does not answer: {type(error).__name__}: {text}")
 

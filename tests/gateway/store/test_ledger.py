@@ -109,6 +109,20 @@ async def test_reservations_and_waiters_whose_time_is_over_are_purged_in_passing
     assert waiters(raw) == set()
 
 
+async def test_begin_purges_too(store, raw):
+    publish(raw, lease("w1", capacity_tokens=10))
+    crashed = [await begun(store), await begun(store)]
+    assert await store.reserve(reservation(crashed[0], tokens=10, lease_ms=0))
+    assert not await store.reserve(reservation(crashed[1], tokens=99))
+    await store.renew(POOL, [RenewItem(began.descriptor.session_id, began.ref) for began in crashed], 0)
+    session_id = (await store.open(new_session())).session_id
+    raw.hset(KEYS.session(session_id), "owner", "w1")
+    began = await store.begin(begin_request(session_id))
+    assert began.reserved == "w1"
+    assert raw.hkeys(KEYS.reservations) == [f"w1|{began.ref.nonce.hex()}".encode()]
+    assert waiters(raw) == set()
+
+
 async def test_renewing_brings_back_a_reservation_that_had_run_out(store, raw):
     publish(raw, lease("w1", capacity_tokens=15))
     began = await begun(store)

@@ -74,6 +74,19 @@ async def test_connecting_to_nothing_names_the_address_and_hides_the_password():
         await connect("redis://127.0.0.1:1?cluster=true")
 
 
+async def test_a_primary_that_became_a_replica_is_unavailable(fresh, fresh_redis):
+    began = await begun(fresh)
+    with fresh_redis.client() as raw:
+        raw.execute_command("REPLICAOF", "127.0.0.1", "1")
+    for call in (
+        fresh.commit(commit_request(began.descriptor.session_id, began.ref, "step-1")),
+        fresh.open(new_session()),
+    ):
+        with pytest.raises(StoreUnavailableError, match=r"read only|READONLY"):
+            await call
+    assert (await fresh.get(began.descriptor.session_id, TENANT)).steps == 0
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1", "127.0.0.1:6379", "unix:///tmp/x?cluster=true"])
 async def test_another_url_is_refused(url):
     with pytest.raises(ValueError, match="redis://"):
@@ -292,6 +305,48 @@ async def test_a_script_whose_reply_was_lost_is_sent_again_without_harm(fresh_re
         assert await without_reply(store.delete(new.session_id, TENANT)) == 4
         assert proxy.lost == 9
         await store.aclose()
+
+
+def content(raw) -> dict:
+    """Everything in Redis."""
+    keys = list(raw.scan_iter())
+    read = {b"hash": raw.hgetall, b"string": raw.get, b"list": lambda k: raw.lrange(k, 0, -1)}
+    return {key: read.get(raw.type(key), lambda k: raw.zrange(k, 0, -1, withscores=True))(key) for key in keys}
+
+
+async def test_scripts_that_are_sent_again_much_later_change_nothing(fresh, fresh_redis):
+    sent = []
+    send = fresh._link.client.evalsha
+
+    async def recorded(*arguments):
+        sent.append(arguments)
+        return await send(*arguments)
+
+    fresh._link.client.evalsha = recorded
+    with fresh_redis.client() as raw:
+        publish(raw, lease("w1"))
+        session_id = (await fresh.open(new_session(request_id="once"))).session_id
+        first = await fresh.begin(begin_request(session_id))
+        await fresh.reserve(reservation(first))
+        await fresh.commit(commit_request(session_id, first.ref, "step-1"))
+        aborted = await fresh.begin(begin_request(session_id, "step-2"))
+        await fresh.release(reservation(aborted))
+        await fresh.abort(session_id, aborted.ref)
+        gone = await begun(fresh, lease_ms=0)
+        await fresh.delete(gone.descriptor.session_id, TENANT)
+        await fresh.hold(session_id, TENANT, "grep", 1, None)
+        live = await fresh.begin(begin_request(session_id, "step-3"))
+        assert live.reserved == "w1"
+        before = content(raw)
+        assert len(sent) == 13
+        for arguments in sent:
+            await send(*arguments)
+        assert content(raw) == before
+        await fresh.abort(session_id, live.ref)
+        sent.clear()
+        _, epoch = await fresh.evict(session_id, TENANT)
+        assert (await fresh.begin(begin_request(session_id, "step-3"))).ref.epoch == epoch + 1
+        assert (await send(*sent[0]))[3] == epoch
 
 
 async def test_a_worker_may_write_leases_and_read_no_log(fresh, fresh_redis):

@@ -334,3 +334,17 @@ async def test_a_retry_takes_over_the_reservation_of_the_attempt_it_fences(store
     assert (await other.workers(POOL))[0].reserved_tokens == 50
     again = await store.begin(begin_request(session_id, nonce=second.ref.nonce))
     assert (again.ref, again.reserved) == (second.ref, "w1")
+
+
+@pytest.mark.parametrize(("lost", "where"), [(False, "w2"), (True, "w1")])
+async def test_a_retry_goes_where_its_output_is_rather_than_to_the_owner(store, raw, session_id, lost, where):
+    publish(raw, lease("w1"))
+    publish(raw, lease("w2"))
+    await commit(store, session_id, "step-1", owner="w1")
+    first = await store.begin(begin_request(session_id, "step-2"))
+    assert await store.reserve(reservation(first, "w2"))
+    if lost:
+        publish(raw, lease("w2"), ms=-1)
+    second = await store.begin(begin_request(session_id, "step-2"))
+    assert (second.fenced.worker_id, second.reserved) == ("w2", where)
+    assert raw.hkeys(KEYS.reservations) == [f"{where}|{second.ref.nonce.hex()}".encode()]
