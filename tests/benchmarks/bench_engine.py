@@ -13,9 +13,7 @@ The last line of stdout is one JSON document.
 import argparse
 import json
 import os
-import platform
 import re
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +24,7 @@ from typing import Any
 
 from engine_peers.peer_loop import MARK
 from engine_peers.vllm_environment import vllm_python
+from figures import emit, machine, spread
 
 from roost_worker.convert.store import ModelStore
 
@@ -158,7 +157,7 @@ def summarise(about: dict[str, Any], rates: dict[tuple[str, Cell], Rates]) -> di
     cells: dict[str, Any] = {}
     for (engine, cell), measured in rates.items():
         cells.setdefault(str(cell), {})[engine] = {
-            phase: _spread(getattr(measured, phase)) for phase in ("prefill", "decode")
+            phase: spread(getattr(measured, phase)) for phase in ("prefill", "decode")
         }
     ratios = {}
     for name, cell_rates in cells.items():
@@ -170,7 +169,7 @@ def summarise(about: dict[str, Any], rates: dict[tuple[str, Cell], Rates]) -> di
     worst = min((value for ratio in ratios.values() for value in ratio.values()), default=None)
     return {
         "benchmark": "engine",
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": machine(),
         "engines": about,
         "tokens_per_second": cells,
         "share_of_vllm": ratios,
@@ -180,20 +179,6 @@ def summarise(about: dict[str, Any], rates: dict[tuple[str, Cell], Rates]) -> di
     }
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), 1),
-        "lowest": round(min(values), 1),
-        "highest": round(max(values), 1),
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    match = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
-    return match.group(1) if match else platform.processor()
-
-
 def _print_table(summary: dict[str, Any]) -> None:
     print(f"\n{'cell':>12} {'phase':>8} {'engine':>13} {'median':>9} {'spread':>19} {'of vLLM':>8}")
     for cell, engines in summary["tokens_per_second"].items():
@@ -201,8 +186,8 @@ def _print_table(summary: dict[str, Any]) -> None:
             for engine, measured in engines.items():
                 value = measured[phase]
                 share = summary["share_of_vllm"].get(cell, {}).get(phase, "") if engine == "roost" else ""
-                spread = f"{value['lowest']}…{value['highest']}"
-                print(f"{cell:>12} {phase:>8} {engine:>13} {value['median']:>9} {spread:>19} {share:>8}")
+                range_ = f"{value['lowest']}…{value['highest']}"
+                print(f"{cell:>12} {phase:>8} {engine:>13} {value['median']:>9} {range_:>19} {share:>8}")
 
 
 def _cells(text: str) -> list[Cell]:
@@ -226,7 +211,7 @@ def main() -> None:
     arguments = parser.parse_args()
     summary = summarise(*run(arguments, ModelStore().prepare(SOURCE, arguments.dtype).path))
     _print_table(summary)
-    print(json.dumps(summary))
+    emit(summary)
 
 
 if __name__ == "__main__":

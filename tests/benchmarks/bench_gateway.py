@@ -17,10 +17,6 @@ The last line of stdout is one JSON document.
 # ruff: noqa: E402  the repository's folders go before its imports
 import argparse
 import asyncio
-import json
-import os
-import platform
-import statistics
 import sys
 import tempfile
 import time
@@ -38,6 +34,8 @@ sys.path[:0] = [
     str(Path(__file__).parents[1] / "support"),
     *(str(Path(__file__).parents[2] / p) for p in ("proto", "gateway")),
 ]
+
+from figures import emit, machine, percentiles
 
 from gateway_driver import POOL, Child, gateway_process, publish_pool, serving
 from null_worker import BASE_ID, STAMP_BYTES
@@ -67,12 +65,7 @@ class Sample:
     seconds: float = 0.0
 
     def percentiles(self) -> dict[str, dict[str, float]]:
-        return {name: _percentiles(getattr(self, name)) for name in ("first", "delta", "step")}
-
-
-def _percentiles(values: Sequence[float]) -> dict[str, float]:
-    cuts = statistics.quantiles(values, n=100, method="inclusive") if len(values) > 1 else [*values] * 99
-    return {"p50": round(cuts[49], 3), "p99": round(cuts[98], 3)}
+        return {name: percentiles(getattr(self, name)) for name in ("first", "delta", "step")}
 
 
 class Reading:
@@ -262,7 +255,7 @@ async def _report(
 ) -> dict[str, Any]:
     report: dict[str, Any] = {
         "benchmark": "gateway",
-        "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}, grpcio {grpc.__version__}",
+        "machine": f"{machine()}, grpcio {grpc.__version__}",
         "script": {
             "deltas": TOKENS,
             "interval_ms": INTERVAL * 1e3,
@@ -295,7 +288,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a short run that checks the benchmark itself")
     parser.add_argument("--redis-dir", default="/tmp", help="folder of Redis's append-only file; a real disk")
-    print(json.dumps(uvloop.run(bench(parser.parse_args()))))
+    emit(uvloop.run(bench(parser.parse_args())))
 
 
 if __name__ == "__main__":

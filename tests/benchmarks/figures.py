@@ -1,0 +1,42 @@
+"""What the benchmarks share: percentiles, medians with their spread, the machine, and the JSON document at the end."""
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """p50 and p99 of `values`, interpolated."""
+    cuts = statistics.quantiles(values, n=100, method="inclusive") if len(values) > 1 else [*values] * 99
+    return {"p50": round(cuts[49], 3), "p99": round(cuts[98], 3)}
+
+
+def spread(values: Sequence[float], digits: int = 1) -> dict[str, float]:
+    """Median, least and greatest of `values`, and how many there are."""
+    return {
+        "median": round(statistics.median(values), digits),
+        "lowest": round(min(values), digits),
+        "highest": round(max(values), digits),
+        "count": len(values),
+    }
+
+
+def machine() -> str:
+    """The machine and the interpreter, in words."""
+    return f"{os.cpu_count()} cores, {_processor()}, Python {platform.python_version()}"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+def emit(document: dict[str, Any]) -> None:
+    """Writes the document as the last line of stdout."""
+    print(json.dumps(document), flush=True)
