@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import grpc
 import pytest
 
+from redis_servers import RedisServer
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
-from worker_harness import Ledger, Stream, World, reason
+from worker_harness import POOL, Ledger, Stream, World, reason, scripted_world, worker_config
 
 
 async def need_history(stream: Stream) -> int:
@@ -62,6 +63,18 @@ async def test_after_an_eviction_the_whole_log_is_asked_for(world: World):
 
 def evict(session_id: str, epoch: int):
     return pb.EvictRequest(session_id=session_id, epoch=epoch)
+
+
+async def test_a_session_that_fell_out_by_pressure_is_asked_for(redis_server: RedisServer, tmp_path):
+    async with scripted_world(worker_config(redis_server.url, tmp_path), blocks=9) as world:
+        ledger = await known_session(world, steps=1)
+        for number in range(3):
+            await world.step(Ledger(f"{POOL}/0{number}hzzzzzzzzzzzzzzzzzzzzzzzz"), "x" * 60)
+        assert ledger.session_id not in [session.session_id for session in (await world.state()).sessions]
+        stream = await world.begin(ledger)
+        assert await need_history(stream) == 0
+        await stream.send(history=ledger.history(0))
+        await finish(world, ledger, stream)
 
 
 @pytest.mark.parametrize("ends", [True, False])
