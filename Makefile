@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := roost roost_operator roost_gateway roost_worker
 SOURCES := proto operator gateway worker tests
+# protoc finds its plugins by PATH.
+GENERATE := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
 SAMPLE ?= manifests/samples/pool-local.yaml
 
 .PHONY: help venv up demo test check bench generate lock format clean
@@ -50,8 +52,8 @@ check: venv ## Lint, format, types, import contracts, generated code
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy $(PACKAGES:%=-p %)
-	$(BIN)/lint-imports --no-cache
-	$(BIN)/python proto/generate.py --check
+	$(BIN)/lint-imports --no-cache --no-logo
+	$(GENERATE) --check
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 
@@ -59,7 +61,7 @@ bench: venv ## Benchmarks; the last line of each is JSON (see tests/benchmarks)
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
 generate: venv ## Write generated code anew
-	$(BIN)/python proto/generate.py
+	$(GENERATE)
 
 lock: ## Write requirements.lock anew
 	$(PYTHON) -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \

@@ -117,18 +117,18 @@ class Reporter:
         self._stage = ""
 
     def __call__(self, event: Event) -> None:
-        if event.fraction is None:
+        if event.fraction is not None and self._console.is_terminal:
+            self._show_bar(event.text, event.fraction)
+        elif event.text != self._stage:
             self.close()
-            self._console.print(plain(event.text), soft_wrap=True)
-            return
-        if event.text != self._stage:
             self._stage = event.text
-            if not self._console.is_terminal:
-                self._console.print(plain(event.text), soft_wrap=True)
+            self._console.print(plain(event.text), soft_wrap=True)
+
+    def _show_bar(self, stage: str, fraction: float) -> None:
         if self._task is None:
             self._bar.start()
-            self._task = self._bar.add_task(event.text, total=1.0)
-        self._bar.update(self._task, description=event.text, completed=event.fraction)
+            self._task = self._bar.add_task(stage, total=1.0)
+        self._bar.update(self._task, description=stage, completed=fraction)
 
     def close(self) -> None:
         """Takes the bar away."""

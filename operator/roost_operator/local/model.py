@@ -27,7 +27,7 @@ async def prepare_model(model: Model, cache_dir: Path | None, report: Report) ->
             done.set_exception(error)
 
     def progress(stage: str, fraction: float) -> None:
-        loop.call_soon_threadsafe(report, Event(stage, fraction))
+        loop.call_soon_threadsafe(report, Event(f"model {model.name}: {stage}", fraction))
 
     def work() -> None:
         found, error = None, None
