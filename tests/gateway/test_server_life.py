@@ -136,7 +136,9 @@ async def test_one_trace_and_the_gen_ai_figures_of_a_step(redis_server: RedisSer
     } <= names | {"roost.queue.length"}
 
 
-async def test_prometheus_tells_counts_and_weak_durability(fresh_redis: RedisServer) -> None:
+async def test_prometheus_tells_counts_and_weak_durability(
+    fresh_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
     fresh_redis.options["appendonly"] = "no"
     fresh_redis.restart()
     async with world(fresh_redis, metrics_port=0) as w:
@@ -151,6 +153,8 @@ async def test_prometheus_tells_counts_and_weak_durability(fresh_redis: RedisSer
     assert "gen_ai_server_time_to_first_token_seconds_bucket" in text
     durable = next(line for line in text.splitlines() if line.startswith("roost_store_durable"))
     assert durable.endswith(" 0.0")
+    assert "WeakDurability" in caplog.text
+    assert "committed steps are lost when Redis restarts; set appendonly yes" in caplog.text
 
 
 async def test_a_taken_port_is_a_clear_error(redis_server: RedisServer, tmp_path: Path) -> None:
