@@ -42,3 +42,10 @@ async def other(server: RedisServer | RedisCluster) -> AsyncIterator[RedisStore]
     store = await connect(server.url, grace_ms=0)
     yield store
     await store.aclose()
+
+
+@pytest.fixture
+async def fresh(fresh_redis):
+    store = await connect(fresh_redis.url, grace_ms=0)
+    yield store
+    await store.aclose()

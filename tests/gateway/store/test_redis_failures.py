@@ -1,18 +1,14 @@
 """What happens when Redis dies, restarts, is full, misconfigured, or loses a reply."""
 
-import asyncio
 import dataclasses
 
 import pytest
-from redis import Redis
-from redis.exceptions import NoPermissionError, ResponseError
 
-from redis_servers import RedisCluster, RedisServer
+from redis_servers import RedisCluster
 from roost.contract.names import PoolKeys
 from roost_gateway.store import health
 from roost_gateway.store.records import Refusal, RefusedError, RenewItem, StoreUnavailableError
 from roost_gateway.store.redis_store import RedisStore, connect
-from roost_worker.server.lease import LeasePublisher
 from store_driver import LONG_MS, POOL, TENANT, begin_request, commit_request, lease, new_session, publish, reservation
 
 KEYS = PoolKeys(POOL)
@@ -27,13 +23,6 @@ async def refused(call) -> Refusal:
     with pytest.raises(RefusedError) as caught:
         await call
     return caught.value.refusal
-
-
-@pytest.fixture
-async def fresh(fresh_redis):
-    store = await connect(fresh_redis.url, grace_ms=0)
-    yield store
-    await store.aclose()
 
 
 async def test_what_was_committed_survives_sigkill(fresh, fresh_redis):
@@ -234,147 +223,3 @@ async def test_at_the_hard_limit_what_was_admitted_still_ends(fresh, fresh_redis
     await fresh.evict(three, TENANT)
     await fresh.close(three, TENANT)
     await fresh.delete(four, TENANT)
-
-
-class LossyProxy:
-    """Passes bytes on to a Redis; when told, cuts the connection instead of passing a script's next reply."""
-
-    def __init__(self, server: RedisServer) -> None:
-        self.server = server
-        self.lost = 0
-        self._armed = False
-        self._serving: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> "LossyProxy":
-        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"redis://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._listener.close()
-        await asyncio.gather(*self._serving, return_exceptions=True)
-        await self._listener.wait_closed()
-
-    def lose_next_reply(self) -> None:
-        self._armed = True
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._serving.add(asyncio.current_task())
-        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.server.port)
-        up = asyncio.create_task(self._pass(reader, up_writer, lossy=False))
-        down = asyncio.create_task(self._pass(up_reader, writer, lossy=True))
-        _, pending = await asyncio.wait([up, down], return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(up, down, return_exceptions=True)
-        for end in (writer, up_writer):
-            end.close()
-            await end.wait_closed()
-
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, lossy: bool) -> None:
-        while data := await reader.read(65536):
-            if lossy and self._armed and not data.startswith(b"-NOSCRIPT"):
-                self._armed, self.lost = False, self.lost + 1
-                return
-            writer.write(data)
-            await writer.drain()
-
-
-async def test_a_script_whose_reply_was_lost_is_sent_again_without_harm(fresh_redis):
-    async with LossyProxy(fresh_redis) as proxy:
-        store = await connect(proxy.url, grace_ms=0)
-        with fresh_redis.client() as raw:
-            publish(raw, lease("w1"))
-        new = new_session(request_id="once")
-
-        async def without_reply(call):
-            proxy.lose_next_reply()
-            return await call
-
-        assert (await without_reply(store.open(new))).session_id == new.session_id
-        began = await without_reply(store.begin(begin_request(new.session_id)))
-        assert began.ref.epoch == 1
-        assert await without_reply(store.reserve(reservation(began)))
-        assert (await without_reply(store.commit(commit_request(new.session_id, began.ref, "step-1")))).index == 0
-        second = await store.begin(begin_request(new.session_id, "step-2"))
-        await without_reply(store.abort(new.session_id, second.ref))
-        assert (await without_reply(store.hold(new.session_id, TENANT, "grep", 1, None))).hold.tool == "grep"
-        descriptor, epoch = await without_reply(store.evict(new.session_id, TENANT))
-        assert epoch == descriptor.epoch == 3
-        assert (await without_reply(store.close(new.session_id, TENANT))).steps == 1
-        assert await without_reply(store.delete(new.session_id, TENANT)) == 4
-        assert proxy.lost == 9
-        await store.aclose()
-
-
-def content(raw) -> dict:
-    """Everything in Redis."""
-    keys = list(raw.scan_iter())
-    read = {b"hash": raw.hgetall, b"string": raw.get, b"list": lambda k: raw.lrange(k, 0, -1)}
-    return {key: read.get(raw.type(key), lambda k: raw.zrange(k, 0, -1, withscores=True))(key) for key in keys}
-
-
-async def test_scripts_that_are_sent_again_much_later_change_nothing(fresh, fresh_redis):
-    sent = []
-    send = fresh._link.client.evalsha
-
-    async def recorded(*arguments):
-        sent.append(arguments)
-        return await send(*arguments)
-
-    fresh._link.client.evalsha = recorded
-    with fresh_redis.client() as raw:
-        publish(raw, lease("w1"))
-        session_id = (await fresh.open(new_session(request_id="once"))).session_id
-        first = await fresh.begin(begin_request(session_id))
-        await fresh.reserve(reservation(first))
-        await fresh.commit(commit_request(session_id, first.ref, "step-1"))
-        aborted = await fresh.begin(begin_request(session_id, "step-2"))
-        await fresh.release(reservation(aborted))
-        await fresh.abort(session_id, aborted.ref)
-        gone = await begun(fresh, lease_ms=0)
-        await fresh.delete(gone.descriptor.session_id, TENANT)
-        await fresh.hold(session_id, TENANT, "grep", 1, None)
-        live = await fresh.begin(begin_request(session_id, "step-3"))
-        assert live.reserved == "w1"
-        before = content(raw)
-        assert len(sent) == 13
-        for arguments in sent:
-            await send(*arguments)
-        assert content(raw) == before
-        await fresh.abort(session_id, live.ref)
-        sent.clear()
-        _, epoch = await fresh.evict(session_id, TENANT)
-        assert (await fresh.begin(begin_request(session_id, "step-3"))).ref.epoch == epoch + 1
-        assert (await send(*sent[0]))[3] == epoch
-
-
-async def test_a_worker_may_write_leases_and_read_no_log(fresh, fresh_redis):
-    began = await begun(fresh)
-    session_id = began.descriptor.session_id
-    await fresh.commit(commit_request(session_id, began.ref, "step-1"))
-    with fresh_redis.client() as raw:
-        raw.execute_command("ACL SETUSER worker on >pw ~roost:{*}:w ~roost:{*}:w:* resetchannels +@all")
-    url = fresh_redis.url.replace("//", "//worker:pw@")
-    publisher = LeasePublisher(url, POOL, "w1", lambda: lease("w1"), lambda: {session_id: 5})
-    assert await publisher.publish()
-    assert [view.lease for view in await fresh.workers(POOL)] == [lease("w1")]
-    assert await fresh.residency(POOL, ["w1"], [session_id]) == {session_id: ("w1", 5)}
-    with Redis.from_url(url) as worker:
-        for command in (
-            ("HGETALL", KEYS.session(session_id)),
-            ("LRANGE", KEYS.log(session_id, 1), 0, -1),
-            ("GETRANGE", KEYS.ids(session_id, 1), 0, -1),
-            ("HGETALL", KEYS.steps(session_id)),
-            ("HSET", KEYS.reservations, "x", "1:1"),
-            ("SET", KEYS.document, "{}"),
-            ("ZRANGE", KEYS.tenant_sessions(TENANT), 0, -1),
-            ("EVAL", "return redis.call('HGETALL', KEYS[1])", 1, KEYS.session(session_id)),
-            ("EVAL", "return redis.call('HGETALL', ARGV[1])", 0, KEYS.session(session_id)),
-            ("PUBLISH", KEYS.wake, ""),
-        ):
-            with pytest.raises((NoPermissionError, ResponseError), match=r"perm|can't"):
-                worker.execute_command(*command)
-    await publisher.withdraw()
-    assert await fresh.workers(POOL) == []
-    await publisher.aclose()

@@ -169,6 +169,8 @@ async def test_an_expired_attempt_is_fenced_by_what_the_client_does_next(store, 
     began = await store.begin(begin_request(session_id, lease_ms=0))
     arguments = {"hold": ("grep", 1.0, None)}.get(how, ())
     await getattr(store, how)(session_id, TENANT, *arguments)
+    if how != "delete":
+        assert (await store.get(session_id, TENANT)).attempt is None
     error = await refused(store.commit(commit_request(session_id, began.ref, "step-1")))
     assert error.refusal == (Refusal.NOT_FOUND if how == "delete" else Refusal.FENCED)
 
@@ -184,6 +186,7 @@ async def test_a_deleted_session_leaves_nothing_of_its_content(store, raw):
         store.delete(session_id, TENANT),
     ):
         assert (await refused(call)).refusal == Refusal.NOT_FOUND
+    assert raw.zcard(KEYS.tenant_sessions(TENANT)) == 0
     assert await store.list_sessions(POOL, TENANT, "", 10) == []
     assert await store.log(session_id, 1, 0, 10) == []
     assert await store.ids(session_id, 1, 0, 10) == b""

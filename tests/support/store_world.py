@@ -1,0 +1,186 @@
+"""The world of the store's state machine: gateways, workers and sessions on a real Redis, beside the model of them."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis.stateful import RuleBasedStateMachine, invariant
+
+from redis_servers import RedisCluster, RedisServer
+from roost.contract import loghash, names
+from roost.contract.names import PoolKeys
+from roost_gateway.store.records import AttemptRef, LogHead, Refusal, RefusedError
+from roost_gateway.store.redis_store import RedisStore, connect
+from store_driver import LONG_MS, lease, new_session, next_ms, publish, redis_ms
+from store_model import Session, StoreModel, Worker
+
+POOLS = ("team/agents", "team/b")
+TENANTS = ("acme", "other")
+WORKERS = {"w1": (40, 1), "w2": (20, 1)}
+NO_AGING_MS = 10**12
+Attempt = tuple[str, AttemptRef, str]
+
+
+class StoreWorld(RuleBasedStateMachine):
+    server: RedisServer | RedisCluster
+    most_restarts = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.Runner()
+        self.raw = self.server.client()
+        for shard in getattr(self.server, "shards", [self.server]):
+            with shard.client() as client:
+                client.flushall()
+        self.model = StoreModel()
+        self.names: list[str] = []
+        self.taken: list[Attempt] = []
+        self.touched: set[str] = set()
+        self.restarts = 0
+        self.gateways = [self.loop.run(self.connect_gateway(twice)) for twice in (False, True)]
+
+    async def connect_gateway(self, twice: bool) -> RedisStore:
+        store = await connect(self.server.url, grace_ms=0, aging_ms=NO_AGING_MS)
+        if twice:
+            store._link.client = _Twice(store._link.client)  # type: ignore[assignment]
+        return store
+
+    def teardown(self) -> None:
+        for store in self.gateways:
+            self.loop.run(store.aclose())
+        self.loop.close()
+        self.raw.close()
+
+    def agree(self, session_id: str, call: Any, expected: Callable[[], Any]) -> tuple[Any, Any]:
+        """Both answer, or both refuse for the same reason; a refusal is answered by None."""
+        next_ms(self.raw)
+        self.model.clock += 1
+        self.touched.add(session_id)
+        wanted, refusal = outcome(expected)
+        got, found = outcome(lambda: self.loop.run(call))
+        assert found == refusal
+        return got, wanted
+
+    def session(self, which: int) -> str:
+        """A session, now and then one that was deleted."""
+        some = self.names if which == 0 or not self.model.sessions else list(self.model.sessions)
+        return some[which % len(some)]
+
+    def attempt(self, which: int, stale: bool) -> Attempt:
+        """An attempt that somebody believes in: a live one, or any that ever was."""
+        live = {s.attempt.nonce for s in self.model.sessions.values() if s.attempt}
+        found = [attempt for attempt in self.taken if stale or attempt[1].nonce in live] or self.taken
+        return found[which % len(found)]
+
+    def head(self, session_id: str, which: str) -> LogHead | None:
+        session = self.model.sessions.get(session_id)
+        right = session.head if session else LogHead()
+        return {
+            "none": None,
+            "right": right,
+            "empty": LogHead(),
+            "other": LogHead(right.length, bytes(range(16))),
+            "longer": LogHead(right.length + 3, bytes(16)),
+        }[which]
+
+    def open(self, gateway: int, pool: str, request: str) -> None:
+        new = new_session(names.new_session_id(pool), tenant=TENANTS[0], request_id=request)
+        descriptor = self.loop.run(self.gateways[gateway].open(new))
+        if descriptor.session_id != new.session_id:  # the request had made a session before
+            assert request
+            assert descriptor.session_id in self.model.sessions
+            return
+        self.model.sessions[new.session_id] = Session(pool, TENANTS[0])
+        self.names.append(new.session_id)
+        self.touched.add(new.session_id)
+
+    def worker(self, pool: str, worker: str, draining: bool, alive: bool) -> None:
+        capacity, running = WORKERS[worker]
+        self.model.pool(pool).workers[worker] = Worker(capacity, running, alive, draining)
+        published = lease(worker, capacity_tokens=capacity, max_running=running, draining=draining)
+        publish(self.raw, published, ms=LONG_MS if alive else -1, pool=pool)
+
+    def crash_gateway(self, gateway: int) -> None:
+        """All that it knew is gone; its attempts stay live in Redis."""
+        self.loop.run(self.gateways[gateway].aclose())
+        self.gateways[gateway] = self.loop.run(self.connect_gateway(twice=gateway == 1))
+
+    @invariant()
+    def sessions_are_as_the_model_says(self) -> None:
+        for session_id in self.touched & set(self.names):
+            session = self.model.sessions.get(session_id)
+            if session is None:
+                assert outcome(lambda s=session_id: self.loop.run(self.gateways[0].get(s, TENANTS[0])))[1]
+            else:
+                self._compare(session_id, session)
+
+    def _compare(self, session_id: str, session: Session) -> None:
+        store, live = self.gateways[0], session.attempt
+        got = self.loop.run(store.get(session_id, TENANTS[0]))
+        seen = (got.head, got.steps, got.epoch, got.owner, got.state == "closed", got.hold and got.hold.tool)
+        assert seen == (session.head, len(session.log), session.epoch, session.owner, session.closed, session.tool)
+        seen_live = got.attempt and (got.attempt.ref.nonce, got.attempt.step_id, got.attempt.seed)
+        assert seen_live == (live and (live.nonce, live.step, live.seed))
+        if live:
+            assert (got.attempt.worker_id, got.attempt.lease_ms_left <= 0) == (live.worker, live.expired)
+        log = self.loop.run(store.log(session_id, 1, 0, 99))
+        assert [(entry.step_id, entry.head) for entry in log] == [(step.step, step.head) for step in session.log]
+        ids = self.loop.run(store.ids(session_id, 1, 0, session.head.length))
+        assert list(loghash.unpack_ids(ids)) == [i for step in session.log for i in (*step.prompt, *step.output)]
+
+    @invariant()
+    def the_ledgers_are_as_the_model_says(self) -> None:
+        now = redis_ms(self.raw)
+        for name in {session_id.rsplit("/", 1)[0] for session_id in self.touched if session_id}:
+            keys, pool = PoolKeys(name), self.model.pool(name)
+            kept, waiting = {}, {}
+            for member, value in self.raw.hgetall(keys.reservations).items():
+                worker, nonce = member.decode().split("|")
+                tokens, expiry = map(int, value.split(b":"))
+                kept[worker, bytes.fromhex(nonce)] = (tokens, expiry <= now)
+            assert kept == pool.reservations
+            for nonce, value in self.raw.hgetall(keys.waiters).items():
+                priority, _, _, expiry = map(int, value.split(b":"))
+                waiting[bytes.fromhex(nonce.decode())] = (priority, expiry <= now)
+            assert waiting == {nonce: (its.rank[0], its.expired) for nonce, its in pool.waiters.items()}
+        self.touched.clear()
+
+    def look(self, pool: str) -> None:
+        """What anybody may ask at any time: the tenants' lists, and the workers with what is held against them."""
+        mine = sorted(name for name in self.model.sessions if name.startswith(pool + "/"))
+        store = self.gateways[1]
+        assert [d.session_id for d in self.loop.run(store.list_sessions(pool, TENANTS[0], "", 99))] == mine
+        assert self.loop.run(store.list_sessions(pool, TENANTS[1], "", 99)) == []
+        its = self.model.pool(pool)
+        held = {view.lease.worker_id: view for view in self.loop.run(store.workers(pool))}
+        seen = {worker: (view.reserved_tokens, view.reserved_attempts) for worker, view in held.items()}
+        assert seen == {worker: its.held(worker) for worker in its.workers if its.alive(worker)}
+
+
+def outcome(call: Callable[[], Any]) -> tuple[Any, Refusal | None]:
+    try:
+        return call(), None
+    except RefusedError as error:
+        return None, error.refusal
+
+
+def pair(ref: AttemptRef) -> tuple[int, bytes]:
+    return ref.epoch, ref.nonce
+
+
+class _Twice:
+    """A client that sends every script twice, as the library does after a lost reply."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def evalsha(self, *arguments: Any) -> Any:
+        await self._client.evalsha(*arguments)
+        return await self._client.evalsha(*arguments)
+
+    async def eval(self, *arguments: Any) -> Any:
+        await self._client.eval(*arguments)
+        return await self._client.eval(*arguments)
