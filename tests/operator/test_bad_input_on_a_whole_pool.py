@@ -5,6 +5,7 @@ only an operator can do wrong (models, ports, Redis) is tested where it is read.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -92,7 +93,7 @@ def explosive(clauses: int) -> dict[str, Any]:
 BAD_STEPS: dict[str, tuple[str, Format | None, Sampling, type[errors.RoostError], str]] = {
     "longer than the context": ("x" * 2 * CONTEXT, None, SHORT, errors.StepTooLongError, "open a new session"),
     "larger than the gateway takes": ("x" * 9_000_000, None, SHORT, errors.MessageTooLargeError, "send less"),
-    "100 MB": ("x" * 100_000_000, None, SHORT, errors.MessageTooLargeError, "larger than"),
+    "100 MB": ("x" * 100_000_000, None, SHORT, errors.MessageTooLargeError, "send less"),
     "more output than the role allows": (
         "Hi.", None, Sampling(max_tokens=3601), errors.InvalidRequestError, "role 'agent' allows: 3600",
     ),
@@ -127,6 +128,7 @@ async def test_a_step_that_cannot_be_served(whole: Whole, case: str) -> None:
     with pytest.raises(error, match=fix) as raised:
         await session.run(text, sampling=sampling, format=form)
     assert type(raised.value) is error
+    assert len(re.findall(fix, str(raised.value))) == 1
     await goes_on(whole, session)
 
 
@@ -217,7 +219,7 @@ async def test_a_deadline_frees_blocks_and_reservation(whole: Whole) -> None:
     session = await begin(whole.anna)
     seen: list[Event] = []
     async with whole.cut_short():
-        with pytest.raises(errors.DeadlineExceededError) as raised:
+        with pytest.raises(errors.DeadlineExceededError, match="deadline passed") as raised:
             await collect(session.step("Tell me all.", step_id="late", sampling=ENDLESS, deadline=1.5), seen)
         await goes_on(whole, session)
     assert raised.value.step_id == "late"

@@ -66,11 +66,26 @@ def test_a_reason_of_a_newer_gateway_falls_back_to_its_status() -> None:
     assert error.reason == "NOVELTY_"
 
 
-def test_violations_are_part_of_the_message() -> None:
-    status = rich_status(
-        grpc.StatusCode.INVALID_ARGUMENT, Reason.INVALID_REQUEST, "bad", violations=[("top_p", "is 2")]
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("bad", "bad; top_p: is 2"),
+        ("is 2", "top_p: is 2"),
+        ("invalid request: top_p: is 2", "invalid request: top_p: is 2"),
+    ],
+)
+def test_violations_are_part_of_the_message_once(told: str, message: str) -> None:
+    status = rich_status(grpc.StatusCode.INVALID_ARGUMENT, Reason.INVALID_REQUEST, told, violations=[("top_p", "is 2")])
+    assert from_rpc_error(failure(status)).message == message
+
+
+def test_what_grpc_says_by_itself_is_explained() -> None:
+    large = from_rpc_error(plain(grpc.StatusCode.RESOURCE_EXHAUSTED, "CLIENT: Sent message larger than max (9 vs. 8)"))
+    assert (
+        large.message == "the request is too large: send less at once (CLIENT: Sent message larger than max (9 vs. 8))"
     )
-    assert from_rpc_error(failure(status)).message == "bad; top_p: is 2"
+    late = from_rpc_error(plain(grpc.StatusCode.DEADLINE_EXCEEDED, "Stream removed (Deadline Exceeded)"))
+    assert late.message.startswith("the deadline passed before the call ended")
 
 
 def test_a_rolled_back_head_is_read() -> None:
