@@ -67,6 +67,15 @@ async def test_a_stop_string_cuts_the_text_and_keeps_the_ids_that_completed_it(w
     assert world.runner.contexts[-1] == [*before, *again.accepted.prompt_token_ids]
 
 
+async def test_the_engine_stops_at_a_stop_string(world: World):
+    world.script(1, "END and much more")
+    world.gate.let(3)
+    stream = await world.begin(Ledger(), sampling={"stop": ["END"]})
+    await stream.until_tokens(3)
+    world.gate.let(1)  # the draw that the engine may be at already
+    await stream.until("finished")
+
+
 async def test_a_held_back_beginning_of_a_stop_string_is_sent_at_the_end(world: World):
     world.script(1, "say EN")
     stream = await world.begin(Ledger(), sampling={"stop": ["END"]})

@@ -61,6 +61,8 @@ async def health(world: World, service: str = "") -> int:
 
 async def test_an_eviction_drops_the_cache_and_is_published_when_it_returns(world: World, redis_server: RedisServer):
     ledger = await parked(world)
+    await world.server._publish()
+    assert residency(redis_server, world) == {ledger.session_id: len(ledger.ids) - 1}
     assert await evict(world, ledger, 50) == len(ledger.ids) - 1
     assert residency(redis_server, world) == {}
     assert not (await world.state()).sessions
