@@ -9,11 +9,10 @@ by `write_plan`. The process touches `ready_file` when every replica is up and s
 
 import argparse
 import json
+import logging
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +26,9 @@ OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """Ray's smallest object store with room to spare: no tensor travels through it."""
 
 READY_SECONDS = 180.0
+START_TRIES = 3
+
+LOG = logging.getLogger(__name__)
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -44,6 +46,8 @@ class RayPlan:
     worker: WorkerConfig
     replicas: int
     ready_file: Path
+    temporary: Path
+    """Folder for Ray's own files. Its sockets allow about 100 characters, so it cannot be in the state directory."""
     rank_threads: int = 1
     """Threads of each rank's CPU kernels."""
 
@@ -61,9 +65,8 @@ def write_plan(state: StateDirectory, plan: RayPlan) -> Path:
 def read_plan(path: Path) -> RayPlan:
     """Reads what `write_plan` wrote."""
     document = json.loads(path.read_text())
-    return RayPlan(
-        config_from(document["worker"]), document["replicas"], Path(document["ready_file"]), document["rank_threads"]
-    )
+    paths = {name: Path(document[name]) for name in ("ready_file", "temporary")}
+    return RayPlan(**{**document, **paths, "worker": config_from(document["worker"])})
 
 
 def command(state: StateDirectory, plan: RayPlan) -> Command:
@@ -86,11 +89,10 @@ def command(state: StateDirectory, plan: RayPlan) -> Command:
 def run(plan: RayPlan) -> None:
     """Runs Ray and the application until SIGTERM."""
     stop = threading.Event()
-    # Unix sockets allow about 100 characters, so Ray's files cannot be in the state directory.
-    temporary = tempfile.mkdtemp(prefix="roost-ray-")
     plan.ready_file.unlink(missing_ok=True)
     try:
-        _start(plan, temporary)
+        _start_ray(plan)
+        _start_application(plan)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         plan.ready_file.touch()
@@ -98,24 +100,36 @@ def run(plan: RayPlan) -> None:
     finally:
         plan.ready_file.unlink(missing_ok=True)
         _stop()
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _start(plan: RayPlan, temporary: str) -> None:
+def _start_ray(plan: RayPlan) -> None:
+    """Starts Ray. Its own wait of 30 s cannot be set and is short for a busy machine, so it is tried again."""
     import ray
+
+    for tries_left in range(START_TRIES - 1, -1, -1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=plan.cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(plan.temporary),
+            )
+            return
+        except Exception as error:
+            if not tries_left or "timed out" not in str(error):
+                raise
+            LOG.warning("Ray did not start in time, trying again: %s", error)
+            ray.shutdown()
+
+
+def _start_application(plan: RayPlan) -> None:
     from ray import serve
 
     from roost_worker.serve_app import Resources, build_app
 
-    ray.init(
-        address="local",
-        num_cpus=plan.cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        _node_ip_address="127.0.0.1",
-        _temp_dir=temporary,
-    )
     serve.start(proxy_location="Disabled")
     application = build_app(plan.worker, plan.replicas, Resources(rank_threads=plan.rank_threads))
     serve.run(application, name=plan.worker.pool.replace("/", "-"), route_prefix=None)
@@ -132,6 +146,7 @@ def _stop() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     parser.add_argument("--config", type=Path, required=True)
     run(read_plan(parser.parse_args().config))
     # Ray's threads may outlive its shutdown.

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -75,6 +77,7 @@ class LocalStack:
         self._redis: EmbeddedRedis | None = None
         self._redis_process: Supervised | None = None
         self._client: Redis | None = None
+        self._ray_folder: Path | None = None
 
     @property
     def redis(self) -> Supervised:
@@ -156,7 +159,9 @@ class LocalStack:
         replicas = self.pool.spec.workers.replicas
         threads = max(1, (os.cpu_count() or 1) // (replicas * config.model.tensor_parallel))
         if self.options.ray:
-            plan = ray_cluster.RayPlan(config, replicas, self._state.file("run", "ray.ready"), threads)
+            self._ray_folder = Path(tempfile.mkdtemp(prefix="roost-ray-"))
+            ready_file = self._state.file("run", "ray.ready")
+            plan = ray_cluster.RayPlan(config, replicas, ready_file, self._ray_folder, threads)
             return [ray_cluster.command(self._state, plan)]
         return [worker_command(self._state, number, config, threads) for number in range(1, replicas + 1)]
 
@@ -203,6 +208,8 @@ class LocalStack:
         finally:
             os.environ.pop(STACK_VARIABLE, None)
             await asyncio.to_thread(kill_stack, self._mark)
+            if self._ray_folder is not None:
+                shutil.rmtree(self._ray_folder, ignore_errors=True)
             self._state.__exit__(None, None, None)
 
     def _supervise(self, command: Command) -> Supervised:
