@@ -8,16 +8,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from roost import Client, Sampling, ToolChoice, ToolChoiceMode
+from roost import Client, Sampling, Session, ToolChoice, ToolChoiceMode
 from roost_operator.api.loader import load_pool
 from roost_operator.api.spec import AgentPool
 from roost_operator.demo.chaos import listener
 from roost_operator.demo.tools import CALCULATE
+from roost_operator.demo.verify import Judge, SessionLog
 from roost_operator.local.ports import PortTakenError, free_port
 from roost_operator.local.processes import ProcessFailedError
 from roost_operator.local.runner import LocalStack, StackOptions
@@ -63,6 +65,7 @@ async def test_sessions_survive_whatever_is_killed_and_a_restart_of_everything(
             victim.kill()
             await session.run("Go on.", sampling=GREEDY)
         await readme_example_runs(stack.targets)
+        await the_oracle_agrees(stack, session)
         before = [step async for step in session.steps(include_token_ids=True)]
     assert [step.index for step in before] == [0, 1, 2, 3]
     assert before[0].output_token_ids == asked.token_ids
@@ -73,6 +76,18 @@ async def test_sessions_survive_whatever_is_killed_and_a_restart_of_everything(
         after = await session.run("Go on.", sampling=GREEDY)
         assert after.committed.index == 4
         assert after.usage.reconstructed_tokens > 0
+
+
+async def the_oracle_agrees(stack: LocalStack, session: Session) -> None:
+    """And would not with a log that was tampered with."""
+    steps = [step async for step in session.steps(include_token_ids=True)]
+    other = (steps[1].output_token_ids[0] + 1) % 256
+    altered = replace(steps[1], output_token_ids=(other, *steps[1].output_token_ids[1:]))
+    async with Judge(stack.model_dir, stack.options.state_dir / "oracle.log") as judge:
+        verdict = await judge.verdict([SessionLog(steps, [CALCULATE])])
+        assert verdict.token_exact, verdict
+        assert verdict.positions == sum(len(step.output_token_ids) for step in steps)
+        assert not (await judge.verdict([SessionLog([steps[0], altered, *steps[2:]], [CALCULATE])])).token_exact
 
 
 async def readme_example_runs(targets: tuple[str, ...]) -> None:

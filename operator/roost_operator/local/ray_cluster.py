@@ -27,6 +27,8 @@ OBJECT_STORE_BYTES = 80 * 1024 * 1024
 
 READY_SECONDS = 180.0
 START_TRIES = 3
+STOP_SECONDS = 30.0
+"""What Ray may take to stop after the drain."""
 
 LOG = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ def command(state: StateDirectory, plan: RayPlan) -> Command:
         log=state.file("logs", "ray.log"),
         ready=ready,
         ready_seconds=READY_SECONDS,
-        stop_seconds=plan.worker.drain_seconds + 15.0,
+        stop_seconds=plan.worker.drain_seconds + STOP_SECONDS,
         environment=_ENVIRONMENT,
     )
 
