@@ -1,6 +1,9 @@
 """Lease and residency in a real Redis: timed by it, republished whenever it may have lost them."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,8 +41,19 @@ class Worker:
         await self.publisher.aclose()
 
 
-def published(client) -> dict[str, int]:
-    return {name.decode(): int(tokens) for name, tokens in client.hgetall(KEYS.residency(WORKER)).items()}
+@contextmanager
+def asking(server) -> Iterator[Any]:
+    """A client of a server that is running now."""
+    client = server.client()
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def published(server) -> dict[str, int]:
+    with asking(server) as client:
+        return {name.decode(): int(tokens) for name, tokens in client.hgetall(KEYS.residency(WORKER)).items()}
 
 
 @given(before=st.none() | TABLES, now=TABLES)
@@ -52,42 +66,57 @@ def test_changes_turn_what_was_published_into_what_is(before, now):
 
 
 async def test_the_lease_expires_by_the_clock_of_redis(redis_server):
-    client = redis_server.client()
     async with Worker(redis_server.url, ttl=5.0) as worker:
         assert await worker.publisher.publish()
-        seconds, micros = client.time()
-        left = client.zscore(KEYS.workers, WORKER) - (seconds * 1000 + micros // 1000)
-        assert 0 < left <= 5000
-        assert 0 < client.pttl(KEYS.lease(WORKER)) <= 5000
-        assert Lease.decode(client.get(KEYS.lease(WORKER))) == lease()
-        assert client.pttl(KEYS.residency(WORKER)) == -2
+        with asking(redis_server) as client:
+            seconds, micros = client.time()
+            left = client.zscore(KEYS.workers, WORKER) - (seconds * 1000 + micros // 1000)
+            assert 0 < left <= 5000
+            assert 0 < client.pttl(KEYS.lease(WORKER)) <= 5000
+            assert Lease.decode(client.get(KEYS.lease(WORKER))) == lease()
+
+
+async def test_residency_expires_with_the_lease(redis_server):
+    async with Worker(redis_server.url, ttl=5.0) as worker:
+        worker.residency = {"a": 1}
+        assert await worker.publisher.publish()
+        with asking(redis_server) as client:
+            assert 0 < client.pttl(KEYS.residency(WORKER)) <= 5000
+
+
+async def test_leases_of_workers_long_dead_are_swept(redis_server):
+    with asking(redis_server) as client:
+        client.zadd(KEYS.workers, {"long-dead": 1})
+    async with Worker(redis_server.url) as worker:
+        assert await worker.publisher.publish()
+        with asking(redis_server) as client:
+            assert client.zrange(KEYS.workers, 0, -1) == [WORKER.encode()]
 
 
 async def test_residency_follows_by_differences(redis_server):
-    client = redis_server.client()
     async with Worker(redis_server.url) as worker:
         for residency in ({"a": 1, "b": 2}, {"b": 3, "c": 1}, {"c": 1}, {}):
             worker.residency = residency
             assert await worker.publisher.publish()
-            assert published(client) == residency
+            assert published(redis_server) == residency
 
 
 async def test_many_sessions_fit_in_one_publication(redis_server):
     async with Worker(redis_server.url) as worker:
         worker.residency = {f"s{number}": number for number in range(20000)}
         assert await worker.publisher.publish()
-        assert published(redis_server.client()) == worker.residency
+        assert published(redis_server) == worker.residency
 
 
 async def test_flushed_content_is_published_again(redis_server):
-    client = redis_server.client()
     async with Worker(redis_server.url) as worker:
         worker.residency = {"a": 1, "b": 2}
         await worker.publisher.publish()
-        client.flushall()
+        with asking(redis_server) as client:
+            client.flushall()
         worker.residency["c"] = 3
         await worker.publisher.publish()
-        assert published(client) == {"a": 1, "b": 2, "c": 3}
+        assert published(redis_server) == {"a": 1, "b": 2, "c": 3}
 
 
 async def test_the_lease_comes_back_with_redis(fresh_redis):
@@ -98,7 +127,7 @@ async def test_the_lease_comes_back_with_redis(fresh_redis):
         assert not await worker.publisher.publish()
         fresh_redis.start()
         assert await worker.publisher.publish()
-        assert published(fresh_redis.client()) == {"a": 1}
+        assert published(fresh_redis) == {"a": 1}
 
 
 async def test_a_restart_between_two_periods_is_noticed(fresh_redis):
@@ -109,20 +138,21 @@ async def test_a_restart_between_two_periods_is_noticed(fresh_redis):
         await worker.publisher.publish()
         fresh_redis.kill()
         fresh_redis.start()
-        fresh_redis.client().hset(KEYS.residency(WORKER), mapping={"a": 99})
+        with asking(fresh_redis) as client:
+            client.hset(KEYS.residency(WORKER), mapping={"a": 99})
         await worker.publisher.publish()
         await worker.publisher.publish()
-        assert published(fresh_redis.client()) == {"a": 1}
+        assert published(fresh_redis) == {"a": 1}
 
 
 async def test_a_withdrawn_lease_stays_away(redis_server):
-    client = redis_server.client()
     async with Worker(redis_server.url) as worker:
         worker.residency = {"a": 1}
         await worker.publisher.publish()
         await worker.publisher.withdraw()
         assert not await worker.publisher.publish()
-        assert client.exists(KEYS.workers, KEYS.lease(WORKER), KEYS.residency(WORKER)) == 0
+        with asking(redis_server) as client:
+            assert client.exists(KEYS.workers, KEYS.lease(WORKER), KEYS.residency(WORKER)) == 0
 
 
 async def test_the_loop_renews_until_closed(redis_server):
@@ -140,11 +170,12 @@ async def test_the_loop_renews_until_closed(redis_server):
         await asyncio.wait_for(renewed.wait(), 30)
         await worker.publisher.aclose()
         await loop
-    assert Lease.decode(redis_server.client().get(KEYS.lease(WORKER))).running >= 3
+    with asking(redis_server) as client:
+        assert Lease.decode(client.get(KEYS.lease(WORKER))).running >= 3
 
 
 async def test_a_cluster_takes_the_lease(redis_cluster):
     async with Worker(redis_cluster.url) as worker:
         worker.residency = {"a": 1}
         assert await worker.publisher.publish()
-        assert published(redis_cluster.client()) == {"a": 1}
+        assert published(redis_cluster) == {"a": 1}
