@@ -17,16 +17,18 @@ DEFAULT_BYTES_PER_TOKEN = 4.0
 
 @dataclass(frozen=True, slots=True)
 class SessionFacts:
-    """What never changes in a session and is needed before its record is read."""
+    """What is needed of a session before its record is read."""
 
     role: str
     static_bytes: int
     """Of system text and tools, which the first step renders."""
+    continues: bool = False
+    """Whether a step is known to be committed; it stays so once it is."""
 
 
 def facts_of(descriptor: Descriptor) -> SessionFacts:
     tools = sum(len(text) for tool in descriptor.tools for text in tool.values())
-    return SessionFacts(descriptor.role, len(descriptor.system.encode()) + tools)
+    return SessionFacts(descriptor.role, len(descriptor.system.encode()) + tools, descriptor.head.length > 0)
 
 
 def max_output_tokens(request: pb.StepRequest, pool: PoolView, role: RoleView) -> int:
@@ -39,7 +41,7 @@ def max_output_tokens(request: pb.StepRequest, pool: PoolView, role: RoleView) -
 def prompt_tokens(request: pb.StepRequest, facts: SessionFacts, bytes_per_token: float) -> int:
     """Estimate of the rendered prompt. The system text counts when the client knows of no step yet."""
     size = sum(len(message.content) for message in request.messages)
-    if not request.expected_head.length:
+    if not (request.expected_head.length or facts.continues):
         size += facts.static_bytes
     per_token = bytes_per_token if bytes_per_token > 0 else DEFAULT_BYTES_PER_TOKEN
     return int(size / per_token) + MESSAGE_TOKENS * (len(request.messages) + 1)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from roost_gateway.attempts import Attempts
@@ -51,7 +51,7 @@ class Background:
 
 
 class FactsCache:
-    """Facts of the sessions seen last; a session's facts never change."""
+    """Facts of the sessions seen last."""
 
     def __init__(self, store: SessionStore) -> None:
         self._store = store
@@ -61,6 +61,12 @@ class FactsCache:
         """Raises RefusedError: NOT_FOUND; StoreUnavailableError."""
         found = self._facts.get((session_id, tenant))
         return found or self.put(await self._store.get(session_id, tenant))
+
+    def continues(self, session_id: str, tenant: str) -> None:
+        """A step of the session was committed."""
+        facts = self._facts.get((session_id, tenant))
+        if facts is not None and not facts.continues:
+            self._facts[session_id, tenant] = replace(facts, continues=True)
 
     def put(self, descriptor: Descriptor) -> SessionFacts:
         while len(self._facts) >= _MAX_FACTS:

@@ -116,6 +116,7 @@ class StepRun:
         )
         entry = await commit(self._parts.store, request, clock.deadline)
         fault_point("gateway.commit.done")
+        self._parts.facts.continues(self._call.request.session_id, self._call.tenant)
         await relay.generation.commit(head_to_proto(entry.head))
         self._parts.background.spawn(relay.generation.drain())
         self._tell(began, entry, relay, clock)
@@ -160,7 +161,7 @@ class StepRun:
             max_session_tokens=estimate.lenient(call.pool.token_limit, new),
             budget_tokens=estimate.lenient(call.role.budget_tokens, new),
             max_steps=call.role.max_steps,
-            priority=self._class(log_tokens > 0),
+            priority=self._class(log_tokens > 0 or call.facts.continues),
             deadline_ms=max(1, int((call.deadline - time.monotonic()) * 1000)),
             grace=self._parts.workers.grace,
         )

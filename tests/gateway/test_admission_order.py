@@ -44,6 +44,15 @@ def test_the_tenant_with_fewer_running_steps_goes_first() -> None:
     assert queue.order(0.0) == [busy, idle], "idle was served last"
 
 
+def test_running_steps_count_before_when_a_tenant_was_served() -> None:
+    busy, recent = ticket("busy"), ticket("recent")
+    queue = filled(busy, recent)
+    queue.started("busy")
+    queue.started("recent")
+    queue.ended("recent")
+    assert queue.order(0.0) == [recent, busy]
+
+
 def test_waiting_makes_up_for_class() -> None:
     old, young = ticket(priority=2, enqueued=0.0), ticket(priority=0, enqueued=3 * AGING_SECONDS)
     queue = filled(old, young)

@@ -289,6 +289,7 @@ async def test_tenants_neither_reach_nor_list_each_other(redis_server: RedisServ
     keys.write_text(
         f"keys:\n"
         f"- {{id: a, sha256: {hash_api_key('alpha')}, tenant: anna, pools: ['*']}}\n"
+        f"- {{id: c, sha256: {hash_api_key('narrow')}, tenant: anna, pools: ['{POOL}']}}\n"
         f"- {{id: b, sha256: {hash_api_key('beta')}, tenant: bob, pools: ['{POOL}']}}\n"
     )
     async with gateway(redis_server, api_keys_file=keys) as server:
@@ -308,9 +309,15 @@ async def test_tenants_neither_reach_nor_list_each_other(redis_server: RedisServ
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await bob.open(pool="test/other")
         assert fault(error.value)[:2] == (Code.PERMISSION_DENIED, Reason.POOL_NOT_ALLOWED)
+        elsewhere = await anna.open(pool="test/other")
+        narrow = Caller(server.address, "narrow")
+        assert (await narrow.get(session.id)).id == session.id
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await narrow.get(elsewhere.id)
+        assert reason(error) is Reason.SESSION_NOT_FOUND
         assert (await bob.open(pool="")).pool == POOL
         assert (await anna.get(session.id)).id == session.id
-        for caller in (anna, bob, nobody, wrong):
+        for caller in (anna, bob, narrow, nobody, wrong):
             await caller.aclose()
 
 

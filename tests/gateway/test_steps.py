@@ -5,8 +5,8 @@ import asyncio
 import grpc
 import pytest
 
-from gateway_driver import POOL, Caller, StepLog, World, fault, gateway, publish_pool, reason, step_request, world
-from null_worker import BASE_ID, NullWorker, Script, token_text
+from gateway_driver import POOL, Rig, StepLog, World, fault, publish_pool, reason, step_request, world
+from null_worker import BASE_ID, Script, token_text
 from redis_servers import RedisServer
 from roost.contract.loghash import extend, pack_ids
 from roost.contract.reasons import Reason
@@ -105,7 +105,7 @@ async def test_a_step_id_for_another_content_is_refused(redis_server: RedisServe
 async def test_another_step_of_a_running_session_is_told_when_to_come_back(redis_server: RedisServer) -> None:
     async with world(redis_server, Script(hang_after=2)) as w:
         session = await w.caller.open()
-        running = asyncio.create_task(w.caller.step(step_request(session, "a")))
+        running = w.rig.spawn(w.caller.step(step_request(session, "a")))
         await w.worker.until(lambda: w.worker.starts)
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await w.caller.step(step_request(session, "b"))
@@ -151,63 +151,54 @@ async def _is_freed(w: World, session: pb.Session) -> None:
         await w.worker.until(lambda: w.worker.cancels == [session.id])
         while (await w.caller.get(session.id)).running_step_id:
             pass  # each question is a call, which lets the gateway go on
-    with w.redis.client() as client:
+    with w.rig.redis.client() as client:
         assert client.hlen(f"roost:{{{POOL}}}:reservations") == 0
 
 
-async def test_a_full_queue_says_when_to_come_back(redis_server: RedisServer) -> None:
-    publish_pool(redis_server, admission={"queueLimit": 1, "queueTimeoutSeconds": 30})
-    worker = await NullWorker(redis_server.url, POOL, script=Script(hang_after=1, capacity_tokens=600)).start()
-    async with gateway(redis_server) as server:
-        caller = Caller(server.address)
-        sessions = [await caller.open() for _ in range(3)]
-        first = asyncio.create_task(caller.step(step_request(sessions[0])))
-        await worker.until(lambda: worker.starts)
-        waiting = caller.call_step(step_request(sessions[1]))
-        assert (await anext(aiter(waiting))).WhichOneof("event") == "queued"
-        with pytest.raises(grpc.aio.AioRpcError) as error:
-            await caller.step(step_request(sessions[2]))
-        code, why, retry = fault(error.value)
-        assert (code, why) == (grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.QUEUE_FULL)
-        assert retry
-        worker.resume_output.set()
-        assert (await first).committed is not None
-        log = StepLog()
-        async for response in waiting:
-            log.take(response)
-        assert log.committed is not None
-        await caller.aclose()
-    await worker.stop()
+async def test_a_full_queue_says_when_to_come_back(rig: Rig) -> None:
+    publish_pool(rig.redis, admission={"queueLimit": 1, "queueTimeoutSeconds": 30})
+    worker = await rig.worker(script=Script(hang_after=1, capacity_tokens=600))
+    caller = rig.caller(await rig.gateway())
+    sessions = [await caller.open() for _ in range(3)]
+    first = rig.spawn(caller.step(step_request(sessions[0])))
+    await worker.until(lambda: worker.starts)
+    waiting = caller.call_step(step_request(sessions[1]))
+    assert (await anext(aiter(waiting))).WhichOneof("event") == "queued"
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await caller.step(step_request(sessions[2]))
+    code, why, retry = fault(error.value)
+    assert (code, why) == (grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.QUEUE_FULL)
+    assert retry
+    worker.resume_output.set()
+    assert (await first).committed is not None
+    log = StepLog()
+    async for response in waiting:
+        log.take(response)
+    assert log.committed is not None
 
 
-async def test_waiting_without_room_ends_with_a_retry(redis_server: RedisServer) -> None:
-    publish_pool(redis_server, admission={"queueLimit": 5, "queueTimeoutSeconds": 0.3})
-    worker = await NullWorker(redis_server.url, POOL, script=Script(hang_after=1, capacity_tokens=600)).start()
-    async with gateway(redis_server) as server:
-        caller = Caller(server.address)
-        first = caller.call_step(step_request(await caller.open()))
-        await worker.until(lambda: worker.starts)
-        with pytest.raises(grpc.aio.AioRpcError) as error:
-            await caller.step(step_request(await caller.open()))
-        code, why, retry = fault(error.value)
-        assert (code, why) == (grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.QUEUE_TIMEOUT)
-        assert retry
-        first.cancel()
-        await caller.aclose()
-    await worker.stop()
+async def test_waiting_without_room_ends_with_a_retry(rig: Rig) -> None:
+    publish_pool(rig.redis, admission={"queueLimit": 5, "queueTimeoutSeconds": 0.3})
+    worker = await rig.worker(script=Script(hang_after=1, capacity_tokens=600))
+    caller = rig.caller(await rig.gateway())
+    rig.spawn(caller.step(step_request(await caller.open())))
+    await worker.until(lambda: worker.starts)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await caller.step(step_request(await caller.open()))
+    code, why, retry = fault(error.value)
+    assert (code, why) == (grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.QUEUE_TIMEOUT)
+    assert retry
 
 
-async def test_no_worker_is_unavailable_with_a_retry(redis_server: RedisServer) -> None:
-    publish_pool(redis_server, admission={"queueLimit": 5, "queueTimeoutSeconds": 0.2})
-    async with gateway(redis_server) as server:
-        caller = Caller(server.address)
-        session = await caller.open()
-        with pytest.raises(grpc.aio.AioRpcError) as error:
-            await caller.step(step_request(session))
-        code, why, retry = fault(error.value)
-        assert (code, why) == (grpc.StatusCode.UNAVAILABLE, Reason.NO_WORKER)
-        assert retry
-        await caller.aclose()
+async def test_no_worker_is_unavailable_with_a_retry(rig: Rig) -> None:
+    publish_pool(rig.redis, admission={"queueLimit": 5, "queueTimeoutSeconds": 0.2})
+    caller = rig.caller(await rig.gateway())
+    session = await caller.open()
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await caller.step(step_request(session))
+    code, why, retry = fault(error.value)
+    assert (code, why) == (grpc.StatusCode.UNAVAILABLE, Reason.NO_WORKER)
+    assert retry
 
 
 async def test_a_worker_refusal_for_the_client_passes_through(redis_server: RedisServer) -> None:

@@ -2,57 +2,72 @@
 
 import asyncio
 
-from gateway_driver import POOL, Caller, StepLog, gateway, publish_pool, step_request
-from null_worker import NullWorker, Script
-from redis_servers import RedisServer
+from gateway_driver import POOL, Caller, Rig, StepLog, step_request
+from null_worker import Script
+from roost.contract.names import PoolKeys
+from roost.v1 import session_service_pb2 as pb
 
 ROOM_FOR_ONE = 600
 
 
-async def _queued(caller: Caller, session: str, step_id: str) -> "asyncio.Task[StepLog]":
+async def _queued(rig: Rig, caller: Caller, request: pb.StepRequest) -> "asyncio.Task[StepLog]":
     """A step that is known to wait."""
     queued, log = asyncio.Event(), StepLog()
 
     async def run() -> StepLog:
-        async for response in caller.call_step(step_request(session, step_id)):
+        async for response in caller.call_step(request):
             log.take(response)
             queued.set()
         return log
 
-    task = asyncio.create_task(run())
+    task = rig.spawn(run())
     await queued.wait()
     assert log.events == ["queued"]
     return task
 
 
-async def test_a_new_session_never_overtakes_a_waiting_continuation_of_another_gateway(
-    redis_server: RedisServer,
-) -> None:
-    publish_pool(redis_server)
-    worker = await NullWorker(redis_server.url, POOL, script=Script(capacity_tokens=ROOM_FOR_ONE)).start()
-    async with gateway(redis_server) as one, gateway(redis_server) as two:
-        callers = [Caller(one.address), Caller(two.address)]
-        old = await callers[0].open()
-        await callers[0].step(step_request(old, "first"))
-        worker.script.hang_after = 1
-        running = asyncio.create_task(callers[0].step(step_request(await callers[0].open(), "running")))
-        await worker.until(lambda: len(worker.starts) == 2)
-        new = await callers[1].open()
-        waiting = [await _queued(callers[1], new.id, "new"), await _queued(callers[0], old.id, "continuation")]
-        worker.script.hang_after = None
-        worker.resume_output.set()
-        await asyncio.gather(running, *waiting)
-        order = [start.session.session_id for start in worker.starts[2:]]
-        assert order == [old.id, new.id]
-        for caller in callers:
-            await caller.aclose()
-    await worker.stop()
+async def test_a_new_session_never_overtakes_a_waiting_continuation_of_another_gateway(rig: Rig) -> None:
+    worker = await rig.worker(script=Script(capacity_tokens=ROOM_FOR_ONE))
+    one, two = rig.caller(await rig.gateway()), rig.caller(await rig.gateway())
+    old = await one.open()
+    await one.step(step_request(old, "first"))
+    worker.script.hang_after = 1
+    running = rig.spawn(one.step(step_request(await one.open(), "running")))
+    await worker.until(lambda: len(worker.starts) == 2)
+    new = await two.open()
+    waiting = [
+        await _queued(rig, two, step_request(new, "new")),
+        await _queued(rig, one, step_request(old, "continuation")),
+    ]
+    worker.script.hang_after = None
+    worker.resume_output.set()
+    await asyncio.gather(running, *waiting)
+    assert [start.session.session_id for start in worker.starts[2:]] == [old.id, new.id]
 
 
-async def test_two_gateways_never_reserve_more_than_there_is(redis_server: RedisServer) -> None:
-    publish_pool(redis_server)
+async def test_only_the_first_of_a_gateway_waits_in_the_store(rig: Rig) -> None:
+    worker = await rig.worker(script=Script(capacity_tokens=ROOM_FOR_ONE))
+    caller = rig.caller(await rig.gateway())
+    low, high = await caller.open(role="critic"), await caller.open(role="coder")
+    for session in (low, high):
+        await caller.step(step_request(session, "first"))
+    worker.script.hang_after = 1
+    running = rig.spawn(caller.step(step_request(await caller.open(), "running")))
+    await worker.until(lambda: len(worker.starts) == 3)
+    waiting = [await _queued(rig, caller, step_request(session, "next")) for session in (low, high)]
+    with rig.redis.client() as client:
+        async with asyncio.timeout(20):
+            while [place[:2] for place in client.hvals(PoolKeys(POOL).waiters)] != [b"0:"]:
+                await caller.get(low.id)  # each question is a call, which lets the gateway go on
+    worker.script.hang_after = None
+    worker.resume_output.set()
+    await asyncio.gather(running, *waiting)
+    assert [start.session.session_id for start in worker.starts[3:]] == [high.id, low.id]
+
+
+async def test_two_gateways_never_reserve_more_than_there_is(rig: Rig) -> None:
     script = Script(capacity_tokens=3 * ROOM_FOR_ONE, tokens=4, interval=0.005)
-    worker = await NullWorker(redis_server.url, POOL, script=script).start()
+    worker = await rig.worker(script=script)
     most = 0
 
     async def watch() -> None:
@@ -62,36 +77,25 @@ async def test_two_gateways_never_reserve_more_than_there_is(redis_server: Redis
             most = max(most, len(worker.attempts))
             await worker.changed.wait()
 
-    watcher = asyncio.create_task(watch())
-    async with gateway(redis_server) as one, gateway(redis_server) as two:
-        callers = [Caller(one.address), Caller(two.address)]
-        steps = [callers[n % 2].step(step_request(await callers[n % 2].open(), f"s{n}")) for n in range(16)]
-        logs = await asyncio.gather(*steps)
-        assert all(log.committed is not None for log in logs)
-        assert any("queued" in log.events for log in logs)
-        for caller in callers:
-            await caller.aclose()
-    watcher.cancel()
-    await asyncio.gather(watcher, return_exceptions=True)
+    rig.spawn(watch())
+    callers = [rig.caller(await rig.gateway()) for _ in range(2)]
+    steps = [callers[n % 2].step(step_request(await callers[n % 2].open(), f"s{n}")) for n in range(16)]
+    logs = await asyncio.gather(*steps)
+    assert all(log.committed is not None for log in logs)
+    assert any("queued" in log.events for log in logs)
     assert most <= 3
-    await worker.stop()
 
 
-async def test_a_waiting_step_whose_client_goes_gives_its_place_up(redis_server: RedisServer) -> None:
-    publish_pool(redis_server)
-    script = Script(capacity_tokens=ROOM_FOR_ONE, hang_after=1)
-    worker = await NullWorker(redis_server.url, POOL, script=script).start()
-    async with gateway(redis_server) as server:
-        caller = Caller(server.address)
-        running = asyncio.create_task(caller.step(step_request(await caller.open())))
-        await worker.until(lambda: worker.starts)
-        sessions = [await caller.open() for _ in range(2)]
-        leaving = await _queued(caller, sessions[0].id, "leaves")
-        staying = await _queued(caller, sessions[1].id, "stays")
-        leaving.cancel()
-        worker.resume_output.set()
-        assert (await running).committed is not None
-        assert (await staying).committed is not None
-        assert sessions[0].id not in [start.session.session_id for start in worker.starts]
-        await caller.aclose()
-    await worker.stop()
+async def test_a_waiting_step_whose_client_goes_gives_its_place_up(rig: Rig) -> None:
+    worker = await rig.worker(script=Script(capacity_tokens=ROOM_FOR_ONE, hang_after=1))
+    caller = rig.caller(await rig.gateway())
+    running = rig.spawn(caller.step(step_request(await caller.open())))
+    await worker.until(lambda: worker.starts)
+    sessions = [await caller.open() for _ in range(2)]
+    leaving = await _queued(rig, caller, step_request(sessions[0]))
+    staying = await _queued(rig, caller, step_request(sessions[1]))
+    leaving.cancel()
+    worker.resume_output.set()
+    assert (await running).committed is not None
+    assert (await staying).committed is not None
+    assert sessions[0].id not in [start.session.session_id for start in worker.starts]

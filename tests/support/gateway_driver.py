@@ -5,11 +5,11 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -26,6 +26,8 @@ from roost.v1.session_service_pb2_grpc import SessionServiceStub
 from roost_gateway.config import GatewayConfig
 from roost_gateway.server import GatewayServer
 from roost_gateway.telemetry import Telemetry
+
+T = TypeVar("T")
 
 POOL = "test/null"
 ROOT = Path(__file__).parents[2]
@@ -187,11 +189,56 @@ async def gateway(
         await server.stop()
 
 
+class Rig:
+    """Everything a test starts, over one Redis with the pool `POOL`; all of it is stopped at the end, in reverse."""
+
+    def __init__(self, redis: RedisServer) -> None:
+        self.redis = redis
+        self._stack = AsyncExitStack()
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    async def __aenter__(self) -> Self:
+        publish_pool(self.redis)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stack.aclose()
+
+    async def worker(self, worker_id: str = "null-1", script: Script | None = None, **fields: Any) -> NullWorker:
+        worker = await NullWorker(self.redis.url, POOL, worker_id, script, **fields).start()
+        self._stack.push_async_callback(worker.stop)
+        return worker
+
+    async def gateway(self, telemetry: Telemetry | None = None, **fields: Any) -> GatewayServer:
+        return await self._stack.enter_async_context(gateway(self.redis, telemetry, **fields))
+
+    async def process(self, folder: Path, fault: str = "", **fields: Any) -> "Child":
+        """A gateway in a process of its own that serves."""
+        child = await gateway_process(self.redis, folder, fault, **fields)
+        self._stack.push_async_callback(child.aclose)
+        await serving(child.address)
+        return child
+
+    def caller(self, of: "GatewayServer | Child", key: str = "") -> Caller:
+        caller = Caller(of.address, key)
+        self._stack.push_async_callback(caller.aclose)
+        return caller
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Runs something beside the test, at most until its end."""
+        task = asyncio.create_task(work)
+        self._tasks.append(task)
+        return task
+
+
 @dataclass(slots=True)
 class World:
     """Redis, one worker, one gateway, one caller."""
 
-    redis: RedisServer
+    rig: Rig
     worker: NullWorker
     gateway: GatewayServer
     caller: Caller
@@ -199,17 +246,10 @@ class World:
 
 @asynccontextmanager
 async def world(redis: RedisServer, script: Script | None = None, **fields: Any) -> AsyncIterator[World]:
-    publish_pool(redis)
-    worker = await NullWorker(redis.url, POOL, script=script).start()
-    try:
-        async with gateway(redis, **fields) as server:
-            caller = Caller(server.address)
-            try:
-                yield World(redis, worker, server, caller)
-            finally:
-                await caller.aclose()
-    finally:
-        await worker.stop()
+    async with Rig(redis) as rig:
+        worker = await rig.worker(script=script)
+        server = await rig.gateway(**fields)
+        yield World(rig, worker, server, rig.caller(server))
 
 
 class Child:
