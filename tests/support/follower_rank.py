@@ -23,7 +23,7 @@ def tensor_parallel(
     init_method = (folder / "meeting-point").as_uri()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    followers = [_spawn(config, model_dir, rank, world, init_method) for rank in range(1, world)]
+    followers = [spawn_rank(config, model_dir, rank, world, init_method) for rank in range(1, world)]
     try:
         runner = build_runner(config, model_dir, rank=0, world=world, init_method=init_method)
         yield runner, followers
@@ -37,7 +37,10 @@ def tensor_parallel(
             follower.wait()
 
 
-def _spawn(config: WorkerConfig, model_dir: Path, rank: int, world: int, init_method: str) -> "subprocess.Popen[bytes]":
+def spawn_rank(
+    config: WorkerConfig, model_dir: Path, rank: int, world: int, init_method: str
+) -> "subprocess.Popen[bytes]":
+    """A rank that follows; as rank 0, one that dies as soon as the group is complete."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, env=environment)
     assert process.stdin is not None
@@ -48,4 +51,7 @@ def _spawn(config: WorkerConfig, model_dir: Path, rank: int, world: int, init_me
 
 if __name__ == "__main__":
     config, model_dir, rank, world, init_method = pickle.load(sys.stdin.buffer)
-    follow(build_runner(config, model_dir, rank=rank, world=world, init_method=init_method))
+    runner = build_runner(config, model_dir, rank=rank, world=world, init_method=init_method)
+    if rank == 0:
+        os._exit(0)
+    follow(runner)

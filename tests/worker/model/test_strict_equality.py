@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from roost_worker.model.attention import ReferenceAttention
+from roost_worker.model.attention_cpu import CpuAttention
+from roost_worker.model.attention_prefill import MatmulPrefill
 from roost_worker.model.runner import TorchRunner, build_runner
 from runner_driver import Driver, Row, dummy_dir, prompts, worker_config
 
@@ -92,20 +94,21 @@ def test_a_shared_prefix_changes_nothing(runner: TorchRunner) -> None:
     _assert_equal([first, second], [_generate(runner, prefix + tail) for tail in tails])
 
 
-def test_a_copied_block_holds_the_same_tokens(runner: TorchRunner) -> None:
+def test_a_copied_tail_belongs_to_its_new_owner(runner: TorchRunner) -> None:
     ids = prompts(1, 2 * BLOCK + 5)[0]
     driver = Driver(runner)
     first = driver.open(ids)
     driver.step([(first, 512)])
-    copied = driver.open([*first.ids])
+    copied = driver.open(first.ids)
     target = runner.info.num_blocks // 2
     copied.blocks, copied.computed = [*first.blocks[:2], target], len(ids)
-    # The copy must come before the batch: the first row's decode writes into the block it is taken from.
-    driver.step([(first, 1), (copied, 1)], copies=((first.blocks[2], target),))
+    # From here the two differ, each in a tail of its own.
     first.ids[-1] = (first.ids[-1] + 1) % 250
-    driver.generate([first, copied], OUTPUT)
+    driver.step([(first, 1), (copied, 1)], copies=((first.blocks[2], target),))
+    driver.generate([first, copied], OUTPUT - 1)
     whole = _generate(runner, ids)
-    assert copied.output[: OUTPUT - 1] == whole.output[1:]
+    assert copied.output == whole.output[1:]
+    assert first.output[1:] != copied.output[1 : len(first.output)]
 
 
 def test_the_null_block_stays_zero(runner: TorchRunner) -> None:
@@ -115,12 +118,30 @@ def test_the_null_block_stays_zero(runner: TorchRunner) -> None:
     assert not runner._cache.tensor[0].any()
 
 
-@pytest.mark.parametrize("chunk", [7, 512])
+@pytest.mark.parametrize("chunk", [7, 33, 512])
 def test_the_cpu_backend_equals_the_reference_backend(runner: TorchRunner, model_dir: Path, chunk: int) -> None:
     reference = build_runner(worker_config(block_tokens=BLOCK), model_dir)
     reference._backend = ReferenceAttention(torch.float64, torch.device("cpu"))
     ids = prompts(1, 90)[0]
     _assert_equal([_generate(runner, ids, chunk=chunk)], [_generate(reference, ids, chunk=chunk)])
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_prefill_by_matmul_equals_prefill_by_sdpa(runner: TorchRunner, model_dir: Path, chunk: int) -> None:
+    other = build_runner(worker_config(block_tokens=BLOCK), model_dir)
+    assert isinstance(other._backend, CpuAttention)
+    other._backend._prefill = MatmulPrefill(other._cache.shape, torch.float64)
+    ids = prompts(1, 90)[0]
+    _assert_equal([_generate(other, ids, chunk=chunk)], [_generate(runner, ids, chunk=chunk)])
+
+
+def test_bfloat16_is_close_to_the_same_weights_in_float32(model_dir: Path) -> None:
+    ids = prompts(1, 90)[0]
+    rows = [
+        _generate(build_runner(worker_config(dtype, block_tokens=BLOCK), model_dir), ids, chunk=40)
+        for dtype in ("bfloat16", "float32")
+    ]
+    np.testing.assert_allclose(rows[0].logprobs[0], rows[1].logprobs[0], rtol=0, atol=1.5)
 
 
 def test_rows_longer_than_the_scratch_are_taken_alone(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

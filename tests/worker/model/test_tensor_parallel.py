@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from follower_rank import tensor_parallel
+from follower_rank import spawn_rank, tensor_parallel
 from roost_worker.engine.plan import Runner
 from roost_worker.model.config import ModelConfigError
 from roost_worker.model.runner import build_runner
@@ -40,23 +40,17 @@ def test_any_number_of_ranks_computes_the_same(name: str, ranks: int, tmp_path: 
 
 def test_a_plan_larger_than_one_message_arrives_whole(tmp_path: Path) -> None:
     model_dir = dummy_dir("llama-tiny", tmp_path)
-    config = worker_config(ranks=2, context_tokens=8192, memory_bytes=64 << 20)
-    ids = prompts(1, 8000)[0]
-    with tensor_parallel(config, model_dir, tmp_path) as (runner, _):
-        driver = Driver(runner, report=False)
-        row = driver.open(ids)
-        driver.generate([row], 2, chunk=8000)
-    alone = Driver(build_runner(worker_config(context_tokens=8192, memory_bytes=64 << 20), model_dir), report=False)
-    expected = alone.open(ids)
-    alone.generate([expected], 2, chunk=8000)
-    assert row.output == expected.output
-
-
-def test_memory_is_of_all_ranks_together(tmp_path: Path) -> None:
-    model_dir = dummy_dir("llama-tiny", tmp_path)
-    one = build_runner(worker_config(), model_dir).info
+    many = prompts(16, 300)
+    alone, expected = Driver(build_runner(worker_config(), model_dir)), []
+    for ids in many:
+        expected.append(alone.open(ids))
+        alone.step([(expected[-1], 512)])
     with tensor_parallel(worker_config(ranks=2), model_dir, tmp_path) as (runner, _):
-        assert runner.info == one
+        driver = Driver(runner)
+        rows = [driver.open(ids) for ids in many]
+        driver.step([(row, 512) for row in rows])
+        assert runner.info == alone.runner.info, "memory is that of all ranks together"
+    assert [row.output for row in rows] == [row.output for row in expected]
 
 
 def test_a_dead_rank_breaks_the_next_step(tmp_path: Path) -> None:
@@ -69,6 +63,19 @@ def test_a_dead_rank_breaks_the_next_step(tmp_path: Path) -> None:
         followers[0].wait()
         with pytest.raises(RuntimeError):
             driver.generate([row], 10)
+
+
+def test_followers_end_when_rank_0_does(tmp_path: Path) -> None:
+    model_dir, config = dummy_dir("llama-tiny", tmp_path), worker_config(ranks=2)
+    meeting_point = (tmp_path / "meeting-point").as_uri()
+    ranks = [spawn_rank(config, model_dir, rank, 2, meeting_point) for rank in range(2)]
+    try:
+        assert ranks[0].wait(timeout=120) == 0
+        assert ranks[1].wait(timeout=120) != 0
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
 
 
 def test_ranks_that_do_not_divide_the_model_are_refused_with_those_that_do(tmp_path: Path) -> None:

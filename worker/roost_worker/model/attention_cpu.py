@@ -1,4 +1,4 @@
-"""Attention tuned for CPUs: decode as gather, matmul, softmax, matmul over groups of rows; prefill as SDPA.
+"""Attention tuned for CPUs: decode as gather, matmul, softmax, matmul over groups of rows; prefill by sequence.
 
 A decode row is one query per head against a long KV: SDPA's tiles are wasted on it. Rows of like length are taken
 together, their blocks are gathered into scratch small enough to stay in the cache and turned head-major there, and the
@@ -13,15 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roost_worker.model.attention import NewTokens, attend_sequence, block_index, causal_mask
+from roost_worker.model.attention import NewTokens
+from roost_worker.model.attention_prefill import MatmulPrefill, PrefillSpan, SdpaPrefill
 from roost_worker.model.batch import Batch, Span
 from roost_worker.model.kv_cache import KvShape, LayerKv
+from roost_worker.model.lengths import padded_length
 
 SCRATCH_BYTES = 3 << 20
 """Gathered keys of one group of rows; three times as much is used in all."""
 PADDING_SHARE = 0.25
 """Most padding of the shortest row of a group, as a share of the longest."""
-_LENGTHS_PER_DOUBLING_LOG2 = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +39,12 @@ class DecodeGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class PrefillSpan:
-    """One prefill chunk. Without a prefix its KV is this step's own, and `blocks` and `mask` are None."""
-
-    span: Span
-    blocks: Tensor | None
-    mask: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
 class CpuMetadata:
     """What all layers of a step share."""
 
     decode: tuple[DecodeGroup, ...]
-    prefill: tuple[PrefillSpan, ...]
+    prefill: tuple[tuple[PrefillSpan, Tensor], ...]
+    """Each with the blocks to gather, [length / block_tokens] int64."""
 
 
 def group_rows(lengths: Sequence[int], scratch_tokens: int) -> list[tuple[int, int]]:
@@ -68,16 +61,6 @@ def group_rows(lengths: Sequence[int], scratch_tokens: int) -> list[tuple[int, i
     return groups
 
 
-def padded_length(tokens: int, block_tokens: int) -> int:
-    """`tokens` rounded up to one of few lengths: to whole blocks, and by an eighth at most where blocks are small.
-
-    oneDNN compiles a kernel for every shape it meets, at the price of a whole layer: a length that grew by one with
-    every step would pay it every step.
-    """
-    step = max(block_tokens, 1 << max(0, (tokens - 1).bit_length() - _LENGTHS_PER_DOUBLING_LOG2 - 1))
-    return -(-tokens // step) * step
-
-
 def _alike(shorter: int, longest: int) -> bool:
     return longest - shorter <= max(32, longest * PADDING_SHARE)
 
@@ -91,6 +74,7 @@ class CpuAttention:
         self._scale = shape.head_dim**-0.5
         self._scratch_tokens = SCRATCH_BYTES // (shape.kv_heads * shape.head_dim * dtype.itemsize)
         self._resize(self._scratch_tokens)
+        self._prefill = MatmulPrefill(shape, dtype) if dtype == torch.bfloat16 else SdpaPrefill(dtype)
 
     def _resize(self, tokens: int) -> None:
         size = tokens * self._shape.kv_heads * self._shape.head_dim
@@ -102,7 +86,7 @@ class CpuAttention:
             self._decode_group(batch.decode[b:e], b, e) for b, e in group_rows(lengths, self._scratch_tokens)
         )
         prefill = tuple(self._prefill_span(span) for span in batch.prefill)
-        largest = max([g.blocks.numel() for g in decode] + [_numel(p.blocks) for p in prefill], default=0)
+        largest = max([g.blocks.numel() for g in decode] + [blocks.numel() for _, blocks in prefill], default=0)
         if largest * self._shape.block_tokens > self._scratch_tokens:
             self._scratch_tokens = largest * self._shape.block_tokens
             self._resize(self._scratch_tokens)
@@ -122,19 +106,20 @@ class CpuAttention:
         mask = torch.zeros(padded.shape, dtype=self._dtype).masked_fill_(padded, float("-inf"))
         return mask.repeat_interleave(self._shape.kv_heads, dim=0).unsqueeze(1)
 
-    def _prefill_span(self, span: Span) -> PrefillSpan:
-        if span.start == 0:
-            return PrefillSpan(span, None, None)
-        cpu = torch.device("cpu")
-        return PrefillSpan(span, block_index(span, cpu), causal_mask(span, self._dtype, cpu))
+    def _prefill_span(self, span: Span) -> tuple[PrefillSpan, Tensor]:
+        prefill = self._prefill.prepare(span)
+        blocks = np.zeros(-(-prefill.length // self._shape.block_tokens), dtype=np.int64)
+        if prefill.length:
+            blocks[: len(span.block_ids)] = span.block_ids
+        return prefill, torch.from_numpy(blocks)
 
     def attend(self, new: NewTokens, kv: LayerKv, metadata: CpuMetadata) -> Tensor:
         tokens, heads, head_dim = new.query.shape
         out = torch.empty(tokens, heads * head_dim, dtype=new.query.dtype)
         for group in metadata.decode:
             out[group.begin : group.end] = self._decode(new.query[group.begin : group.end], kv, group)
-        for prefill in metadata.prefill:
-            out[prefill.span.begin : prefill.span.end] = self._prefill(new, kv, prefill)
+        for prefill, blocks in metadata.prefill:
+            out[prefill.span.begin : prefill.span.end] = self._attend_span(new, kv, prefill, blocks)
         return out
 
     def _decode(self, query: Tensor, kv: LayerKv, group: DecodeGroup) -> Tensor:
@@ -147,14 +132,14 @@ class CpuAttention:
             scores += group.mask
         return torch.bmm(torch.softmax(scores, dim=-1), values).view(rows, heads * head_dim)
 
-    def _prefill(self, new: NewTokens, kv: LayerKv, prefill: PrefillSpan) -> Tensor:
-        begin, end = prefill.span.begin, prefill.span.end
-        if prefill.blocks is None:
-            key, value = new.key[begin:end].transpose(0, 1), new.value[begin:end].transpose(0, 1)
-            return attend_sequence(new.query[begin:end], key, value, None, causal=True)
-        key = self._sequence(kv.keys, prefill.blocks, prefill.span.length, self._keys)
-        value = self._sequence(kv.values, prefill.blocks, prefill.span.length, self._values)
-        return attend_sequence(new.query[begin:end], key, value, prefill.mask, causal=False)
+    def _attend_span(self, new: NewTokens, kv: LayerKv, prefill: PrefillSpan, blocks: Tensor) -> Tensor:
+        rows = slice(prefill.span.begin, prefill.span.end)
+        if prefill.length == 0:
+            keys, values = new.key[rows].transpose(0, 1), new.value[rows].transpose(0, 1)
+        else:
+            keys = self._sequence(kv.keys, blocks, prefill.length, self._keys)
+            values = self._sequence(kv.values, blocks, prefill.length, self._values)
+        return self._prefill.attend(new.query[rows], keys, values, prefill)
 
     def _head_major(self, side: Tensor, group: DecodeGroup, out: Tensor) -> Tensor:
         """Keys or values of a group, [rows * kv_heads, length, head_dim], in `out`."""
@@ -173,7 +158,3 @@ class CpuAttention:
         source = side.flatten(1)
         count, width = blocks.numel(), source.shape[1]
         return torch.index_select(source, 0, blocks, out=out[: count * width].view(count, width))
-
-
-def _numel(blocks: Tensor | None) -> int:
-    return 0 if blocks is None else blocks.numel()

@@ -1,0 +1,93 @@
+"""Prefill attention on the CPU, one sequence at a time.
+
+In float32 and float64 it is torch's SDPA. In bfloat16 it is matmul, softmax, matmul for each KV head, which takes
+0.8 of its time at 256 keys and 0.55 at 2048 (256 queries, AVX512-BF16): SDPA's tiles are too small for the bf16 units.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from roost_worker.model.attention import attend_sequence, causal_mask
+from roost_worker.model.batch import Span
+from roost_worker.model.kv_cache import KvShape
+from roost_worker.model.lengths import padded_length
+
+_QUERY_STEP = 32
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillSpan:
+    """One prefill chunk, prepared for all layers."""
+
+    span: Span
+    length: int
+    """Keys to gather, padding included; 0 if this step's own are all there is."""
+    mask: Tensor | None
+    """Added to the scores; what it covers is the attention's own business."""
+
+
+class SdpaPrefill:
+    """torch's scaled_dot_product_attention."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+
+    def prepare(self, span: Span) -> PrefillSpan:
+        if span.start == 0:
+            return PrefillSpan(span, 0, None)
+        return PrefillSpan(span, span.length, causal_mask(span, self._dtype, _CPU))
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, prefill: PrefillSpan) -> Tensor:
+        """query [tokens, heads, dim], keys and values [kv_heads, length, dim] to [tokens, heads * dim]."""
+        return attend_sequence(query, keys, values, prefill.mask, causal=prefill.mask is None)
+
+
+class MatmulPrefill:
+    """Matmul, softmax, matmul; the query heads of a group are rows of one product.
+
+    Queries and keys are padded to few sizes (see `padded_length`), so KV always comes from the cache, where padding is.
+    """
+
+    def __init__(self, shape: KvShape, dtype: torch.dtype) -> None:
+        self._shape = shape
+        self._dtype = dtype
+        self._scale = shape.head_dim**-0.5
+        self._scores = self._weights = torch.empty(0, dtype=dtype)
+
+    def prepare(self, span: Span) -> PrefillSpan:
+        queries = -(-span.tokens // _QUERY_STEP) * _QUERY_STEP
+        length = padded_length(span.length, self._shape.block_tokens)
+        # Keys before the chunk are seen by every query: the mask covers the rest, of padding queries too.
+        mask = torch.full((queries, length - span.start), float("-inf"), dtype=self._dtype).triu_(1)
+        return PrefillSpan(span, length, mask)
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, prefill: PrefillSpan) -> Tensor:
+        """query [tokens, heads, dim], keys and values [kv_heads, length, dim] to [tokens, heads * dim]."""
+        assert prefill.mask is not None
+        tokens, heads, head_dim = query.shape
+        kv_heads, padded = self._shape.kv_heads, prefill.mask.shape[0]
+        folded = query.new_zeros(kv_heads, heads // kv_heads, padded, head_dim)
+        folded[:, :, :tokens] = (query * self._scale).view(tokens, kv_heads, -1, head_dim).permute(1, 2, 0, 3)
+        out = torch.empty_like(folded)
+        for head in range(kv_heads):
+            self._attend_head(folded[head], keys[head], values[head], prefill.mask, out[head])
+        return out[:, :, :tokens].permute(2, 0, 1, 3).reshape(tokens, heads * head_dim)
+
+    def _attend_head(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, out: Tensor) -> None:
+        """query and out [group, padded tokens, head_dim], keys and values [length, head_dim]."""
+        rows = query.flatten(0, 1)
+        scores, weights = self._scratch(rows.shape[0], keys.shape[0])
+        torch.mm(rows, keys.t(), out=scores)
+        scores.view(*query.shape[:2], -1)[:, :, -mask.shape[1] :] += mask
+        torch.softmax(scores, dim=-1, out=weights)
+        torch.mm(weights, values, out=out.flatten(0, 1))
+
+    def _scratch(self, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """Two reused matrices: fresh ones of this size would be mapped and zeroed by the kernel each time."""
+        size = rows * columns
+        if size > self._scores.numel():
+            self._scores, self._weights = (torch.empty(size, dtype=self._dtype) for _ in range(2))
+        return self._scores[:size].view(rows, columns), self._weights[:size].view(rows, columns)
