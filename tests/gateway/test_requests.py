@@ -1,9 +1,12 @@
 """Sessions apart from their steps, and every kind of bad input: a clear error, and nothing lost."""
 
+from collections.abc import Awaitable
+from pathlib import Path
+
 import grpc
 import pytest
 
-from gateway_driver import POOL, Caller, fault, gateway, publish_pool, reason, step_request, violations, world
+from gateway_driver import POOL, Caller, Rig, fault, publish_pool, reason, step_request, violations, world
 from redis_servers import RedisServer
 from roost.contract.names import new_session_id
 from roost.contract.reasons import Reason
@@ -231,30 +234,23 @@ async def test_heads_that_do_not_match_are_told_apart(redis_server: RedisServer)
         assert fault(error.value)[:2] == (Code.FAILED_PRECONDITION, Reason.HEAD_MISMATCH)
 
 
-async def test_limits_of_the_role_and_the_log_are_kept(redis_server: RedisServer) -> None:
+async def test_limits_of_the_role_and_the_log_are_kept(rig: Rig) -> None:
     roles = [
         {"name": "once", "maxStepsPerSession": 1},
         {"name": "frugal", "sessionTokenBudget": 20},
         {"name": "short"},
     ]
-    async with world(redis_server) as w:
-        publish_pool(redis_server, roles=roles, sessions={"maxTokens": 40})
-        async with gateway(redis_server) as server:
-            caller = Caller(server.address)
-            reasons = {
-                "once": Reason.STEP_LIMIT_REACHED,
-                "frugal": Reason.BUDGET_EXHAUSTED,
-                "short": Reason.STEP_TOO_LONG,
-            }
-            for role, why in reasons.items():
-                session = await caller.open(role=role)
-                assert (await caller.step(step_request(session, "s0", text=""))).committed is not None
-                with pytest.raises(grpc.aio.AioRpcError) as error:
-                    await _steps(caller, session, 10)
-                assert reason(error) is why
-                assert (await caller.get(session.id)).head.length <= 40
-            await caller.aclose()
-        assert w.worker.starts
+    publish_pool(rig.redis, roles=roles, sessions={"maxTokens": 40})
+    await rig.worker()
+    caller = rig.caller(await rig.gateway())
+    reasons = {"once": Reason.STEP_LIMIT_REACHED, "frugal": Reason.BUDGET_EXHAUSTED, "short": Reason.STEP_TOO_LONG}
+    for role, why in reasons.items():
+        session = await caller.open(role=role)
+        assert (await caller.step(step_request(session, "s0", text=""))).committed is not None
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await _steps(caller, session, 10)
+        assert reason(error) is why
+        assert (await caller.get(session.id)).head.length <= 40
 
 
 async def _steps(caller: Caller, session: pb.Session, count: int) -> None:
@@ -262,14 +258,12 @@ async def _steps(caller: Caller, session: pb.Session, count: int) -> None:
         await caller.step(step_request(session, f"s{number}", text=""))
 
 
-async def test_a_suspended_pool_says_so(redis_server: RedisServer) -> None:
-    publish_pool(redis_server, suspend=True)
-    async with gateway(redis_server) as server:
-        caller = Caller(server.address)
-        with pytest.raises(grpc.aio.AioRpcError) as error:
-            await caller.open()
-        assert fault(error.value)[:2] == (Code.FAILED_PRECONDITION, Reason.POOL_SUSPENDED)
-        await caller.aclose()
+async def test_a_suspended_pool_says_so(rig: Rig) -> None:
+    publish_pool(rig.redis, suspend=True)
+    caller = rig.caller(await rig.gateway())
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await caller.open()
+    assert fault(error.value)[:2] == (Code.FAILED_PRECONDITION, Reason.POOL_SUSPENDED)
 
 
 async def test_unknown_sessions_and_foreign_names_are_not_found(redis_server: RedisServer) -> None:
@@ -280,48 +274,38 @@ async def test_unknown_sessions_and_foreign_names_are_not_found(redis_server: Re
             assert fault(error.value)[:2] == (Code.NOT_FOUND, Reason.SESSION_NOT_FOUND)
 
 
-async def test_tenants_neither_reach_nor_list_each_other(redis_server: RedisServer, tmp_path: object) -> None:
-    from pathlib import Path
-
-    publish_pool(redis_server)
-    publish_pool(redis_server, "test/other")
-    keys = Path(str(tmp_path)) / "keys.yaml"
+async def test_tenants_neither_reach_nor_list_each_other(rig: Rig, tmp_path: Path) -> None:
+    publish_pool(rig.redis, "test/other")
+    keys = tmp_path / "keys.yaml"
     keys.write_text(
         f"keys:\n"
         f"- {{id: a, sha256: {hash_api_key('alpha')}, tenant: anna, pools: ['*']}}\n"
         f"- {{id: c, sha256: {hash_api_key('narrow')}, tenant: anna, pools: ['{POOL}']}}\n"
         f"- {{id: b, sha256: {hash_api_key('beta')}, tenant: bob, pools: ['{POOL}']}}\n"
     )
-    async with gateway(redis_server, api_keys_file=keys) as server:
-        anna, bob = Caller(server.address, "alpha"), Caller(server.address, "beta")
-        nobody, wrong = Caller(server.address), Caller(server.address, "gamma")
-        session = await anna.open()
-        for stranger in (nobody, wrong):
-            with pytest.raises(grpc.aio.AioRpcError) as error:
-                await stranger.get(session.id)
-            assert fault(error.value)[:2] == (Code.UNAUTHENTICATED, Reason.INVALID_API_KEY)
-        for call in _every_call(bob, session.id):
-            with pytest.raises(grpc.aio.AioRpcError) as error:
-                await call
-            assert fault(error.value)[:2] == (Code.NOT_FOUND, Reason.SESSION_NOT_FOUND)
-        listed = await bob.stub.ListSessions(pb.ListSessionsRequest(pool=POOL), metadata=bob.metadata)
-        assert not listed.sessions
+    server = await rig.gateway(api_keys_file=keys)
+    anna, narrow, bob, nobody, wrong = (rig.caller(server, key) for key in ("alpha", "narrow", "beta", "", "gamma"))
+    session, elsewhere = await anna.open(), await anna.open(pool="test/other")
+    for stranger in (nobody, wrong):
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            await bob.open(pool="test/other")
-        assert fault(error.value)[:2] == (Code.PERMISSION_DENIED, Reason.POOL_NOT_ALLOWED)
-        elsewhere = await anna.open(pool="test/other")
-        narrow = Caller(server.address, "narrow")
-        assert (await narrow.get(session.id)).id == session.id
+            await stranger.get(session.id)
+        assert fault(error.value)[:2] == (Code.UNAUTHENTICATED, Reason.INVALID_API_KEY)
+    for call in _every_call(bob, session.id):
         with pytest.raises(grpc.aio.AioRpcError) as error:
-            await narrow.get(elsewhere.id)
-        assert reason(error) is Reason.SESSION_NOT_FOUND
-        assert (await bob.open(pool="")).pool == POOL
-        assert (await anna.get(session.id)).id == session.id
-        for caller in (anna, bob, narrow, nobody, wrong):
-            await caller.aclose()
+            await call
+        assert fault(error.value)[:2] == (Code.NOT_FOUND, Reason.SESSION_NOT_FOUND)
+    assert not (await bob.stub.ListSessions(pb.ListSessionsRequest(pool=POOL), metadata=bob.metadata)).sessions
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await bob.open(pool="test/other")
+    assert fault(error.value)[:2] == (Code.PERMISSION_DENIED, Reason.POOL_NOT_ALLOWED)
+    assert (await bob.open(pool="")).pool == POOL
+    assert (await narrow.get(session.id)).id == (await anna.get(session.id)).id == session.id
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await narrow.get(elsewhere.id)
+    assert reason(error) is Reason.SESSION_NOT_FOUND
 
 
-def _every_call(caller: Caller, session_id: str) -> list[object]:
+def _every_call(caller: Caller, session_id: str) -> list[Awaitable[object]]:
     stub, metadata = caller.stub, caller.metadata
     return [
         caller.get(session_id),

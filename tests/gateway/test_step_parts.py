@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from roost.contract.reasons import Reason
 from roost.contract.status import rich_status
 from roost.v1 import session_service_pb2 as pb
-from roost.v1.worker_service_pb2 import Delta
+from roost.v1.worker_service_pb2 import Delta, History
 from roost_gateway import history
 from roost_gateway.errors import GatewayError
 from roost_gateway.generation import Failure, WorkerFailureError, classify
@@ -78,7 +78,7 @@ def test_history_is_whole_from_any_position(sizes: list[int], start: int, run_id
     length = sum(sizes)
     source = history.SessionHistory(log, "s", 1, length, len(sizes))  # type: ignore[arg-type]  # what it needs of a store
 
-    async def collect() -> list[history.History]:
+    async def collect() -> list[History]:
         return [run async for run in source.runs(start)]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -133,7 +133,7 @@ def test_what_a_workers_status_means(code: Code, why: Reason | None, expected: F
     trailing = grpc.aio.Metadata()
     if why is not None:
         status = rich_status(code, why, "told", retry_seconds=1.5, violations=[("field", "wrong")])
-        trailing = grpc.aio.Metadata(*status.trailing_metadata)  # type: ignore[misc]  # it has some
+        trailing = grpc.aio.Metadata(*status.trailing_metadata)
     error = classify(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, "told"))
     if expected is None:
         assert isinstance(error, GatewayError)

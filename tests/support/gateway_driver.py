@@ -175,15 +175,16 @@ def violations(error: grpc.aio.AioRpcError) -> dict[str, str]:
 
 @asynccontextmanager
 async def gateway(
-    redis: RedisServer, telemetry: Telemetry | None = None, **fields: Any
+    redis: RedisServer, telemetry: Telemetry | None = None, *, open_first: bool = True, **fields: Any
 ) -> AsyncIterator[GatewayServer]:
-    """A gateway in this process that has read pools and workers."""
+    """A gateway in this process; unless told otherwise it has read pools and workers."""
     config = GatewayConfig(**{"listen": "127.0.0.1:0", "store_url": redis.url, "drain_seconds": 0.0, **fields})
     server = GatewayServer(config, telemetry or Telemetry())
     await server.start()
     try:
-        async with asyncio.timeout(LIMIT_SECONDS):
-            await server.opened.wait()
+        if open_first:
+            async with asyncio.timeout(LIMIT_SECONDS):
+                await server.opened.wait()
         yield server
     finally:
         await server.stop()
