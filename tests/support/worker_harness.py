@@ -258,7 +258,7 @@ class World:
             start=pb.Start(
                 attempt=fields.pop("attempt", None) or (ledger.next_attempt() if ledger else attempt(1)),
                 session=ledger.ref() if ledger else None,
-                tenant="tenant",
+                tenant=fields.pop("tenant", "tenant"),
                 messages=[api.Message(role=api.MESSAGE_ROLE_USER, content=text)],
                 sampling=api.Sampling(**sampling),
                 **fields,

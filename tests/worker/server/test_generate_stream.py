@@ -6,6 +6,7 @@ import pytest
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.server import generate, shell
+from roost_worker.server.requests import sampling_params
 from worker_harness import Ledger, World, reason
 
 
@@ -65,6 +66,13 @@ async def test_a_stop_string_cuts_the_text_and_keeps_the_ids_that_completed_it(w
     before = list(ledger.ids)
     again = await world.step(ledger)
     assert world.runner.contexts[-1] == [*before, *again.accepted.prompt_token_ids]
+
+
+async def test_a_stop_string_completed_by_the_last_token_is_a_stop(world: World):
+    world.script(1, "ENDLESS")
+    stream = await world.begin(Ledger(), sampling={"stop": ["END"], "max_tokens": 3})
+    await stream.until("finished")
+    assert (stream.finished.text, stream.finished.finish_reason) == ("", api.FINISH_REASON_STOP)
 
 
 async def test_the_engine_stops_at_a_stop_string(world: World):
@@ -148,6 +156,23 @@ async def test_one_shot_work_needs_no_session(world: World):
         await stream.commit(api.Head())
     assert not (await world.state()).sessions
     assert len(world.server.shell.attempts) == 0
+
+
+async def test_equal_prompts_share_blocks_within_a_tenant_only(world: World):
+    world.script(1, "ok")
+    cached = []
+    for number, tenant in enumerate(["a", "b", "a"]):
+        stream = await world.begin(None, "x" * 50, tenant=tenant, attempt=api.Attempt(nonce=bytes([number] * 16)))
+        await stream.until("finished")
+        cached.append(stream.finished.cached_tokens)
+    assert cached[:2] == [0, 0]
+    assert cached[2] > 0
+
+
+async def test_the_engine_is_asked_for_no_more_than_there_is_room(world: World):
+    assert sampling_params(api.Sampling(max_tokens=50), 10, world.renderer).max_tokens == 10
+    assert sampling_params(api.Sampling(max_tokens=5), 10, world.renderer).max_tokens == 5
+    assert sampling_params(api.Sampling(), 10, world.renderer).max_tokens == 10
 
 
 async def test_a_failed_draw_fails_the_step_with_the_reason(world: World):
