@@ -8,18 +8,18 @@ import torch
 
 from roost_worker.convert.dummy import SPECS
 from roost_worker.model.runner import build_runner
-from runner_driver import Driver, dummy_dir, prompts, worker_config
+from runner_driver import Driver, biased_dir, dummy_dir, prompts, worker_config
 
 # The oracle computes norms, softmax and rotary angles in float32 whatever the model's dtype is.
 TOLERANCE = 1e-3
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("name", sorted(SPECS))
+@pytest.mark.parametrize("name", [*sorted(SPECS), "biased"])
 def test_distributions_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    model_dir = dummy_dir(name, tmp_path)
+    model_dir = biased_dir(tmp_path) if name == "biased" else dummy_dir(name, tmp_path)
     driver = Driver(build_runner(worker_config(context_tokens=4096), model_dir))
     # Longer than the context that Llama 3's rope scaling starts from.
     row = driver.open(prompts(1, 1500)[0])
