@@ -112,6 +112,7 @@ async def test_flushed_content_is_published_again(redis_server):
     async with Worker(redis_server.url) as worker:
         worker.residency = {"a": 1, "b": 2}
         await worker.publisher.publish()
+        await worker.publisher.publish()  # the first one also made the connection
         with asking(redis_server) as client:
             client.flushall()
         worker.residency["c"] = 3
@@ -143,6 +144,20 @@ async def test_a_restart_between_two_periods_is_noticed(fresh_redis):
         await worker.publisher.publish()
         await worker.publisher.publish()
         assert published(fresh_redis) == {"a": 1}
+
+
+async def test_a_new_connection_publishes_everything(redis_server):
+    """It may lead to a server that came back with older content of the same size, unnoticed."""
+    async with Worker(redis_server.url) as worker:
+        worker.residency = {"a": 1}
+        await worker.publisher.publish()
+        await worker.publisher.publish()
+        with asking(redis_server) as client:
+            client.hset(KEYS.residency(WORKER), mapping={"a": 99})
+        await worker.publisher._redis.connection_pool.disconnect()
+        await worker.publisher.publish()
+        await worker.publisher.publish()
+        assert published(redis_server) == {"a": 1}
 
 
 async def test_a_withdrawn_lease_stays_away(redis_server):
