@@ -141,6 +141,26 @@ async def test_the_same_step_elsewhere_resumes_the_orphan(rig: Rig, tmp_path: Pa
     assert len(worker.resumes) == 1
 
 
+async def test_a_gateway_that_died_before_the_worker_knew_it_hides_no_orphan(rig: Rig, tmp_path: Path) -> None:
+    """The last attempt never reached the worker; the one that the client has output of is still there."""
+    worker = await rig.worker(script=Script(tokens=TOKENS, hang_after=5))
+    child = await rig.process(tmp_path, "gateway.begin.done:kill:1")
+    first, last = rig.caller(await rig.gateway()), rig.caller(await rig.gateway())
+    session, log = await first.open(), StepLog()
+    call = rig.spawn(first.step(step_request(session), log))
+    await log.has(5)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await rig.caller(child).step(step_request(session, received=log.cursor()))
+    taken_over = log.copy()
+    worker.resume_output.set()
+    await last.step(step_request(session, received=taken_over.cursor()), taken_over)
+    _is_whole(taken_over)
+    assert taken_over.restarts == 0
+    assert len(worker.starts) == 1
+    assert len(worker.resumes) == 2
+    await asyncio.gather(call, return_exceptions=True)
+
+
 async def test_a_lost_orphan_restarts_the_step(rig: Rig) -> None:
     worker = await rig.worker(script=Script(tokens=TOKENS, hang_after=5))
     first, second = rig.caller(await rig.gateway()), rig.caller(await rig.gateway())
