@@ -117,7 +117,7 @@ class RedisStore:
         fields = [part for pair in codec.encode_new(new).items() for part in pair]
         written = [keys.session(new.session_id), keys.tenant_sessions(new.tenant), *asked]
         gone = ""
-        while True:
+        for _ in range(_ANSWERS_LEARNED):
             args: list[Arg] = [new.session_id, gone, self._watermark, new.ttl_ms, OPEN_REQUEST_MS, *fields]
             reply = await self._link.fixed_script("open", written, args)
             if reply[0] != b"exists":
@@ -127,6 +127,7 @@ class RedisStore:
                 return await self.get(gone, new.tenant)
             except RefusedError:
                 continue  # the session that the request made has been erased: make it anew
+        raise AssertionError(f"request {new.request_id} makes sessions that are gone at once")
 
     async def get(self, session_id: str, tenant: str) -> Descriptor:
         found = await self._get_many(pool_keys(session_id), tenant, [session_id])

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 
 import pytest
 
@@ -48,6 +49,24 @@ async def test_reservations_end_at_the_workers_capacity(store, other, raw):
     assert (view.reserved_tokens, view.reserved_attempts) == (80, 2)
 
 
+@pytest.mark.parametrize("seed", range(4))
+async def test_many_who_reserve_at_once_never_exceed_the_capacity(store, other, raw, seed):
+    chance = random.Random(seed)
+    publish(raw, lease("w1", capacity_tokens=100, max_running=4))
+    publish(raw, lease("w2", capacity_tokens=60, max_running=9))
+    asked = [reservation(await begun(store), chance.choice(("w1", "w2")), chance.randint(1, 40)) for _ in range(30)]
+    calls = [chance.choice((store, other)).reserve(one) for one in asked for _ in range(2)]
+    chance.shuffle(calls)
+    await asyncio.gather(*calls)
+    views = {view.lease.worker_id: view for view in await store.workers(POOL)}
+    assert views["w1"].reserved_tokens <= 100
+    assert views["w1"].reserved_attempts <= 8
+    assert views["w2"].reserved_tokens <= 60
+    held = sum(view.reserved_attempts for view in views.values())
+    assert held + raw.hlen(KEYS.waiters) == len(asked)
+    assert held > 0
+
+
 async def test_reservations_end_at_twice_what_the_worker_runs(store, raw):
     publish(raw, lease("w1", capacity_tokens=1000, max_running=2))
     assert [await store.reserve(reservation(await begun(store))) for _ in range(5)] == [True] * 4 + [False]
@@ -60,6 +79,15 @@ async def test_a_reservation_that_is_sent_again_is_the_same(store, raw):
     assert [await store.reserve(reservation(began, tokens=10)) for _ in range(2)] == [True, True]
     assert raw.hlen(KEYS.reservations) == 1
     assert (await store.get(began.descriptor.session_id, TENANT)).attempt.worker_id == "w1"
+
+
+async def test_what_is_reserved_stays_reserved_when_the_worker_begins_to_drain(store, raw):
+    publish(raw, lease("w1"))
+    began = await begun(store)
+    assert await store.reserve(reservation(began, tokens=10))
+    publish(raw, lease("w1", draining=True))
+    assert await store.reserve(reservation(began, tokens=10))
+    assert not await store.reserve(reservation(began, tokens=11))
 
 
 async def test_a_reservation_at_another_worker_replaces_the_first(store, raw):

@@ -1,5 +1,6 @@
 """What happens when Redis dies, restarts, is full, misconfigured, or loses a reply."""
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -74,6 +75,20 @@ async def test_a_primary_that_became_a_replica_is_unavailable(fresh, fresh_redis
         with pytest.raises(StoreUnavailableError, match=r"read only|READONLY"):
             await call
     assert (await fresh.get(began.descriptor.session_id, TENANT)).steps == 0
+
+
+async def test_who_waits_is_subscribed_again_after_a_restart(fresh, fresh_redis):
+    with fresh_redis.client() as raw:
+        async with contextlib.aclosing(fresh.wakes(POOL)) as wakes:
+            for restarts in range(2):
+                if restarts:
+                    fresh_redis.restart()
+                for _ in range(30):  # each at most a second
+                    await anext(wakes)
+                    if dict(raw.pubsub_numsub(KEYS.wake))[KEYS.wake.encode()]:
+                        break
+                else:
+                    pytest.fail("nobody is subscribed")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1", "127.0.0.1:6379", "unix:///tmp/x?cluster=true"])

@@ -118,9 +118,12 @@ async def test_scripts_that_are_sent_again_much_later_change_nothing(fresh, fres
         assert live.reserved == "w1"
         before = content(raw)
         assert len(sent) == 13
-        for arguments in sent:
-            await send(*arguments)
+        answers = [(await send(*arguments))[0].decode() for arguments in sent]
         assert content(raw) == before
+        step = ["done", "committed", "refused", "committed"]  # open, begin, reserve, commit
+        aborted_step = ["refused", "refused", "released", "aborted"]  # begin twice: it had to learn of the owner
+        deleted_session = ["refused", "refused", "done"]
+        assert answers == step + aborted_step + deleted_session + ["done", "began"]
         await fresh.abort(session_id, live.ref)
         sent.clear()
         _, epoch = await fresh.evict(session_id, TENANT)

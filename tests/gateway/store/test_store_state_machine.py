@@ -230,11 +230,11 @@ def cluster() -> Iterator[RedisCluster]:
 
 
 def test_store_and_model_agree_on_one_redis_that_is_killed_now_and_then(fresh_redis):
-    run(machine(fresh_redis, restarts=2), settings=profile(40))
+    run(machine(fresh_redis, restarts=2), settings=profile(30))
 
 
 def test_store_and_model_agree_on_three_shards(cluster):
-    run(machine(cluster, restarts=0), settings=profile(30))
+    run(machine(cluster, restarts=0), settings=profile(20))
 
 
 def test_store_and_model_agree_on_three_shards_that_are_killed(cluster):
