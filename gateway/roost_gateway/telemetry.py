@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
@@ -68,12 +66,12 @@ class Telemetry:
         exporter: SpanExporter | None = None,
     ) -> None:
         resource = Resource.create({"service.name": "roost-gateway", "service.instance.id": gateway_id})
-        otlp = "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ
         self.registry = CollectorRegistry()
         readers = [reader or PrometheusMetricReader(registry=self.registry)]
-        if otlp:
-            readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
-            exporter = exporter or OTLPSpanExporter()
+        if "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ:
+            otlp_reader, otlp_exporter = _otlp()
+            readers.append(otlp_reader)
+            exporter = exporter or otlp_exporter
         self._meters = MeterProvider(readers, resource)
         self._tracers = _tracer_provider(resource, exporter)
         self._tracer = (self._tracers or trace.NoOpTracerProvider()).get_tracer("roost_gateway")
@@ -185,6 +183,14 @@ def trace_metadata() -> list[tuple[str, str]]:
 def _extract(metadata: Iterable[tuple[str, str | bytes]]) -> Context:
     carrier = {name: value for name, value in metadata if name in ("traceparent", "tracestate")}
     return _PROPAGATOR.extract({name: value for name, value in carrier.items() if isinstance(value, str)})
+
+
+def _otlp() -> tuple[MetricReader, SpanExporter]:
+    """The exporters that the standard variables configure; imported only when they are wanted, since it takes time."""
+    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+    return PeriodicExportingMetricReader(OTLPMetricExporter()), OTLPSpanExporter()
 
 
 def _tracer_provider(resource: Resource, exporter: SpanExporter | None) -> TracerProvider | None:
