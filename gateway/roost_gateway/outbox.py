@@ -21,6 +21,7 @@ class Outbox:
         self._last: StepResponse | None = None
         self._closed = False
         self._wake = asyncio.Event()
+        self._ended = asyncio.Event()
 
     def queued(self, position: int) -> None:
         self._put(StepResponse(queued=StepQueued(position=position)))
@@ -47,11 +48,13 @@ class Outbox:
         self._output = output
         self._last = StepResponse(committed=event)
         self._wake.set()
+        self._ended.set()
 
     def close(self) -> None:
         """Nothing more comes."""
         self._closed = True
         self._wake.set()
+        self._ended.set()
 
     async def events(self) -> AsyncIterator[StepResponse]:
         """Every event, until the last one or `close`."""
@@ -65,6 +68,14 @@ class Outbox:
             if self._closed:
                 return
             await self._wake.wait()
+
+    async def rest(self, seconds: float) -> None:
+        """Lets output gather for so long, or until nothing more comes."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+        except TimeoutError:
+            pass
 
     def _next(self) -> StepResponse | None:
         if self._events:

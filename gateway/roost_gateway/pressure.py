@@ -11,9 +11,9 @@ import time
 BEAT_SECONDS = 0.02
 CALM_SECONDS = 0.004
 """A loop no later than this keeps up."""
-LONGEST_REST_SECONDS = 0.06
-_REST_PER_LAG = 4.0
-_MEMORY = 0.9
+LONGEST_REST_SECONDS = 0.05
+_REST_PER_LAG = 3.0
+_MEMORY = 0.7
 
 
 def rest_seconds(lag: float) -> float:

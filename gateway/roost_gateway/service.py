@@ -140,7 +140,7 @@ async def _relay(outbox: Outbox, context: Context, pressure: Pressure) -> None:
         if event.HasField("delta"):
             fault_point("gateway.delta.sent")
             if pressure.rest:
-                await asyncio.sleep(pressure.rest)
+                await outbox.rest(pressure.rest)
 
 
 def _late() -> GatewayError:

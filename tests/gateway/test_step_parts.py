@@ -15,6 +15,7 @@ from roost.v1.worker_service_pb2 import Delta, History
 from roost_gateway import history
 from roost_gateway.errors import GatewayError
 from roost_gateway.generation import Failure, WorkerFailureError, classify
+from roost_gateway.outbox import Outbox
 from roost_gateway.output import OutputGapError, StepOutput
 from roost_gateway.pressure import CALM_SECONDS, LONGEST_REST_SECONDS, Pressure
 from roost_gateway.store.records import LogEntry, LogHead
@@ -142,3 +143,17 @@ def test_what_a_workers_status_means(code: Code, why: Reason | None, expected: F
     else:
         assert isinstance(error, WorkerFailureError)
         assert error.failure is expected
+
+
+async def test_a_rest_ends_with_the_step_and_gathers_output() -> None:
+    outbox, output = Outbox(), StepOutput(ATTEMPT)
+    outbox.started(output, "w", 0)
+    events = outbox.events()
+    assert (await anext(events)).HasField("started")
+    for number in range(3):
+        output.append(Delta(token_offset=number, token_ids=[number]))
+        outbox.more()
+    outbox.committed(pb.StepCommitted(output_tokens=3), output)
+    await outbox.rest(1e6)
+    assert list((await anext(events)).delta.token_ids) == [0, 1, 2]
+    assert (await anext(events)).HasField("committed")
