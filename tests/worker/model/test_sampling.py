@@ -75,6 +75,16 @@ def test_a_seed_replays_from_any_position() -> None:
     assert run != other
 
 
+def test_a_position_is_a_tokens_place_in_its_sequence_however_it_was_reached() -> None:
+    params, logits = SamplingParams(seed=3, temperature=2.0), _logits(1)
+    sampler = _sampler()
+    _take(sampler, 0, params)
+    for position in range(10, 40):
+        prefilled = Chunk(0, array("I", [0] * 7), position - 7, array("I", [1]), sample=True)
+        decoded = sampler.sample(logits.clone(), [_chunk(0, position)])
+        assert sampler.sample(logits.clone(), [prefilled]) == decoded
+
+
 MIXED = [
     SamplingParams(),
     SamplingParams(seed=1, temperature=1.0),
@@ -163,6 +173,12 @@ def test_truncation_is_that_of_a_naive_reference(top_k: int, top_p: float, seed:
     nucleus = {int(token) for token, mass in zip(kept, before, strict=True) if mass < top_p or top_p >= 1.0}
     values, ids = truncate(logits, torch.tensor([top_k]), torch.tensor([top_p], dtype=torch.float64))
     assert set(ids[values.isfinite()].tolist()) == nucleus
+
+
+def test_top_k_alone_keeps_even_the_least_likely() -> None:
+    logits = torch.tensor([[0.0, -40.0, -60.0, -70.0]])
+    values, _ = truncate(logits, torch.tensor([3]), torch.tensor([1.0]))
+    assert values.isfinite().sum() == 3
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(40, 1.0), (0, 0.5), (3000, 1.0), (0, 0.99), (2000, 0.9)])

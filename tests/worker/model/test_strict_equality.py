@@ -61,6 +61,15 @@ def test_batch_size_changes_nothing(runner: TorchRunner, size: int) -> None:
     _assert_equal(rows, alone)
 
 
+def test_rows_may_come_in_any_order_of_length(runner: TorchRunner) -> None:
+    many = prompts(5, 20)[::-1] + prompts(2, 90)
+    driver = Driver(runner)
+    rows = [driver.open(ids) for ids in many]
+    driver.step([(row, 512) for row in rows])
+    driver.generate(rows, OUTPUT)
+    _assert_equal(rows, [_generate(runner, ids) for ids in many])
+
+
 def test_several_prefills_in_one_batch_change_nothing(runner: TorchRunner) -> None:
     many = prompts(4, 40)
     driver = Driver(runner)

@@ -63,7 +63,6 @@ def _truncate_to(scaled: Tensor, limit: Tensor, top_p: Tensor, width: int) -> tu
     everything = (scaled - values[:, :1]).exp().sum(dim=1)
     nucleus = top_p * torch.where(within, cumulative[:, -1], everything)
     cut = (cumulative - weights) >= nucleus[:, None]
-    cut[:, 0] = False
     # Without a nucleus the sum may fall short of the whole by rounding: nothing may be cut then.
     cut &= top_p[:, None] < 1.0
     settled = within | ((limit == scaled.shape[1]) & (top_p < 1.0) & (cumulative[:, -1] >= nucleus))
