@@ -124,12 +124,13 @@ def outcome(*receipts: Receipt, **changes: object) -> Outcome:
     whole = Outcome(
         sessions=1,
         steps_planned=len(receipts),
+        steps_sent=len(receipts),
         receipts=receipts,
         findings=Findings(),
         verdict=EXACT,
         evicted=1,
         redis_restarts=1,
-        chaos_complete=True,
+        killed=("worker", "gateway", "redis"),
         bfloat16={},
         wall_seconds=12.34,
     )
@@ -158,11 +159,13 @@ def test_anything_amiss_fails_the_demo() -> None:
     (step,) = log((3,))
     assert outcome(receipt(step)).passed
     assert not outcome(receipt(step), steps_planned=2).passed
-    assert not outcome(receipt(step), chaos_complete=False).passed
+    assert not outcome(receipt(step), killed=("worker", "redis")).passed
     assert not outcome(receipt(step), verdict=replace(EXACT, token_exact=False)).passed
     for name in ("lost", "doubled", "wrong"):
         assert not outcome(receipt(step), findings=Findings(**{name: ("x",)})).passed
     assert report(outcome(receipt(step), steps_planned=3))["steps_lost"] == 2
+    unanswered = outcome(receipt(step), steps_planned=2, steps_sent=2, findings=Findings(lost=("x",)))
+    assert report(unanswered)["steps_lost"] == 1
 
 
 def test_percentiles_are_nearest_ranks() -> None:

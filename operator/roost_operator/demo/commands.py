@@ -99,12 +99,13 @@ async def _demo(settings: Settings, console: Console, begin: float, *, with_bflo
         Outcome(
             sessions=len(played.agents),
             steps_planned=sum(agent.part.steps for agent in played.agents),
+            steps_sent=sum(len(steps) for steps in played.journal.sent.values()),
             receipts=played.journal.all_receipts(),
             findings=findings,
             verdict=verdict,
             evicted=played.evicted,
             redis_restarts=played.redis_restarts,
-            chaos_complete=played.chaos_complete,
+            killed=played.killed,
             bfloat16=bfloat16,
             wall_seconds=time.monotonic() - begin,
         )

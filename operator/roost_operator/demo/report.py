@@ -14,13 +14,15 @@ class Outcome:
 
     sessions: int
     steps_planned: int
+    steps_sent: int
     receipts: Sequence[Receipt]
     findings: Findings
     verdict: Verdict
     evicted: int
     """Sessions evicted through the API."""
     redis_restarts: int
-    chaos_complete: bool
+    killed: Sequence[str]
+    """What was killed while steps ran, in order."""
     bfloat16: dict[str, Any]
     wall_seconds: float
 
@@ -28,7 +30,8 @@ class Outcome:
     def passed(self) -> bool:
         """Whether everything was killed, nothing lost, nothing doubled and nothing wrong."""
         whole = len(self.receipts) == self.steps_planned
-        return whole and self.findings.clean and self.verdict.token_exact and self.chaos_complete
+        everything_killed = set(self.killed) == {"worker", "gateway", "redis"}
+        return whole and self.findings.clean and self.verdict.token_exact and everything_killed
 
 
 def report(outcome: Outcome) -> dict[str, Any]:
@@ -38,7 +41,7 @@ def report(outcome: Outcome) -> dict[str, Any]:
         "passed": outcome.passed,
         "sessions": outcome.sessions,
         "steps_committed": len(receipts),
-        "steps_lost": len(outcome.findings.lost) + outcome.steps_planned - len(receipts),
+        "steps_lost": len(outcome.findings.lost) + outcome.steps_planned - outcome.steps_sent,
         "steps_doubled": len(outcome.findings.doubled),
         "steps_wrong": len(outcome.findings.wrong),
         "generated_tokens": sum(len(receipt.streamed_ids) for receipt in receipts),
@@ -49,6 +52,7 @@ def report(outcome: Outcome) -> dict[str, Any]:
         "reconstructed_tokens": sum(receipt.reconstructed_tokens for receipt in receipts),
         "failovers_worker": sum(receipt.failovers_worker for receipt in receipts),
         "failovers_gateway": sum(receipt.failovers_gateway for receipt in receipts),
+        "killed": list(outcome.killed),
         "redis_restarts": outcome.redis_restarts,
         "token_exact": outcome.verdict.token_exact,
         "positions_checked": outcome.verdict.positions,

@@ -53,7 +53,7 @@ class Played:
     journal: Journal
     logs: Mapping[str, Sequence[LoggedStep]]
     """Every session's log, read back at the end."""
-    chaos_complete: bool
+    killed: Sequence[str]
     redis_restarts: int
     model_dir: Path
 
@@ -85,7 +85,7 @@ async def play(settings: Settings, scene: Scene, report: Report, stage: Abstract
                 watcher.cancel()
                 await asyncio.gather(watcher, return_exceptions=True)
             logs = await read_logs(clients[0], agents)
-        return Played(agents, journal, logs, chaos.complete, stack.redis.restarts, stack.model_dir)
+        return Played(agents, journal, logs, chaos.killed, stack.redis.restarts, stack.model_dir)
 
 
 @contextlib.asynccontextmanager

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from roost_gateway.config import is_loopback
 from roost_operator.api.loader import PoolFileError, load_pool
 from roost_operator.api.spec import AgentPool
 from roost_operator.local.events import Event
@@ -41,6 +42,7 @@ def up(
     console = Console(stderr=True, highlight=False)
     try:
         pool = load_pool(file)
+        _check_exposure(host, api_keys)
         options = StackOptions(
             state_dir=state_dir or default_state_dir(pool.pool),
             host=host,
@@ -54,6 +56,11 @@ def up(
         console.print(f"[bold red]error:[/] {plain(str(error))}", soft_wrap=True)
         code = 1
     raise typer.Exit(code)
+
+
+def _check_exposure(host: str, api_keys: Path | None) -> None:
+    if api_keys is None and not is_loopback(host):
+        raise StackError(f"--host {host} can be reached by others; give a file of API keys with --api-keys")
 
 
 async def _run(pool: AgentPool, options: StackOptions, console: Console) -> int:

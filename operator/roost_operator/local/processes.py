@@ -73,7 +73,7 @@ class Supervised:
         self._watcher = asyncio.create_task(self._watch(process))
 
     async def stop(self) -> None:
-        """SIGTERM, then SIGKILL to its whole process group; returns when it is gone. Can be called at any time."""
+        """SIGTERM to it, then SIGKILL to its process group; returns when it is gone. Can be called at any time."""
         self._stopping = True
         if self._watcher is not None:
             self._watcher.cancel()
@@ -81,7 +81,7 @@ class Supervised:
         process = self._process
         if process is None:
             return
-        _signal_group(process.pid, signal.SIGTERM)
+        self.kill(signal.SIGTERM)  # not to its group: it stops its own children when it no longer needs them
         try:
             await asyncio.wait_for(process.wait(), self.command.stop_seconds)
         except TimeoutError:
@@ -110,10 +110,14 @@ class Supervised:
             await asyncio.sleep(delay)
             failures += 1
             self.restarts += 1
-            process = await self._spawn()
-            with contextlib.suppress(ProcessFailedError):
+            try:
+                process = await self._spawn()
                 await self._wait_ready(process)
                 self._tell(f"{self.command.name} is back")
+            except OSError as error:
+                self._tell(f"{self.command.name} cannot be started: {error}")
+            except ProcessFailedError:
+                continue  # it has ended, which is told above
 
     async def _spawn(self) -> Process:
         self.command.log.parent.mkdir(parents=True, exist_ok=True)

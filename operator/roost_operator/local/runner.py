@@ -177,7 +177,9 @@ class LocalStack:
         return ports
 
     async def _publish(self, client: Redis, revision: str) -> None:
+        """Also forgets workers of an earlier run: none of them can be alive."""
         document = json.dumps(pool_document(self.pool, revision))
+        await client.delete(PoolKeys(self.pool.pool).workers)
         await client.set(PoolKeys(self.pool.pool).document, document)
         await client.sadd(POOLS, self.pool.pool)
 
