@@ -38,7 +38,8 @@ sys.path[:0] = [
 from figures import emit, machine, percentiles
 
 from gateway_driver import POOL, Child, gateway_process, publish_pool, serving
-from null_worker import BASE_ID, STAMP_BYTES
+from lean_worker import STAMP_BYTES
+from null_script import BASE_ID
 from redis_servers import RedisServer
 from roost.v1 import session_service_pb2 as pb
 from roost.v1 import worker_service_pb2 as wpb
@@ -280,7 +281,7 @@ async def _report(
 
 async def _worker(redis: RedisServer) -> Child:
     script = ["--tokens", TOKENS, "--interval", INTERVAL, "--prompt-ids", PROMPT_IDS]
-    arguments = ["-m", "null_worker", "--lean", "--redis", redis.url, "--pool", POOL, *map(str, script)]
+    arguments = ["-m", "null_worker_process", "--lean", "--redis", redis.url, "--pool", POOL, *map(str, script)]
     return await Child.start(arguments)
 
 

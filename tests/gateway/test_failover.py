@@ -8,7 +8,8 @@ import grpc
 import pytest
 
 from gateway_driver import POOL, Rig, StepLog, fault, publish_pool, reason, step_request, world
-from null_worker import BASE_ID, NullWorker, Script, token_text
+from null_script import BASE_ID, Script, token_text
+from null_worker import NullWorker
 from redis_servers import RedisServer
 from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from gateway_driver import POOL, Rig, StepLog, World, fault, publish_pool, reason, step_request, world
-from null_worker import BASE_ID, Script, token_text
+from null_script import BASE_ID, Script, token_text
 from redis_servers import RedisServer
 from roost.contract.loghash import extend, pack_ids
 from roost.contract.reasons import Reason

@@ -3,7 +3,7 @@
 import asyncio
 
 from gateway_driver import POOL, Caller, Rig, StepLog, step_request
-from null_worker import Script
+from null_script import Script
 from roost.contract.names import PoolKeys
 from roost.v1 import session_service_pb2 as pb
 

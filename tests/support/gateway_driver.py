@@ -16,7 +16,8 @@ import grpc.aio
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from null_worker import NullWorker, Script
+from null_script import Script
+from null_worker import NullWorker
 from redis_servers import RedisServer
 from roost.contract.faults import DIRECTORY_VARIABLE
 from roost.contract.names import POOLS, PoolKeys

@@ -9,7 +9,8 @@ from pathlib import Path
 import redis.asyncio as aioredis
 import yaml
 
-from null_worker import BASE_ID, NullWorker, Script, token_text
+from null_script import BASE_ID, Script, token_text
+from null_worker import NullWorker
 from redis_servers import RedisServer
 from roost import Client, Delta, Event, RetryConfig, Session
 from roost.contract.names import POOLS, PoolKeys

@@ -2,30 +2,23 @@
 
 Its tokens are counted up from `first_id` of the step, its text is derived from them, so that a test can tell at
 once what is missing or doubled. It keeps sessions' heads, orphans and a lease in Redis, as a real worker does.
-
-In a process of its own: `python -m null_worker --redis URL --pool POOL --id NAME [--tokens N] [--interval SECONDS] …`;
-it prints `listening on ADDRESS`.
 """
 
-import argparse
 import asyncio
 import contextlib
 import secrets
-import sys
-import time
 from array import array
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import grpc.aio
 import redis.asyncio as aioredis
-import uvloop
 
+from null_script import BASE_ID, Attempt, Script, log_hash, token_text
 from roost.contract.faults import fault_point
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS, Lease
-from roost.contract.loghash import EMPTY, extend, pack_ids, unpack_ids
+from roost.contract.loghash import unpack_ids
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.status import abort
@@ -34,70 +27,6 @@ from roost.v1 import worker_service_pb2 as wpb
 from roost.v1.worker_service_pb2_grpc import WorkerServiceServicer, add_WorkerServiceServicer_to_server
 
 Context = grpc.aio.ServicerContext[Any, Any]
-BASE_ID = 1000
-
-
-@dataclass(slots=True)
-class Script:
-    """What a null worker does. It may be changed while it runs."""
-
-    tokens: int = 8
-    interval: float = 0.0
-    """Seconds between deltas."""
-    prompt_ids: int = 4
-    tokens_per_delta: int = 1
-    hang_after: int | None = None
-    """Stops after so many tokens, until `resume_output` is set."""
-    break_after: int | None = None
-    """Breaks the stream, once, after so many tokens; the attempt stays as an orphan."""
-    break_always: bool = False
-    """Breaks every stream at `break_after`, also of a replay that has as many tokens already."""
-    refuse: Reason | None = None
-    refuse_code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
-    lie_about_offsets: bool = False
-    forget_orphans: bool = False
-    ask_history: bool = False
-    """Asks for the whole log even when it is parked here."""
-    capacity_tokens: int = 100_000
-    max_running: int = 64
-
-
-@dataclass(slots=True)
-class Attempt:
-    """One attempt that runs, or whose output waits for its Commit or its Resume."""
-
-    epoch: int
-    nonce: bytes
-    session_id: str
-    history: "array[int]"
-    prompt: "array[int]"
-    total: int
-    cached: int
-    ids: "array[int]" = field(default_factory=lambda: array("I"))
-    task: asyncio.Task[None] | None = None
-    grown: asyncio.Event = field(default_factory=asyncio.Event)
-    cancelled: bool = False
-
-    def text(self, upto: int | None = None) -> str:
-        return "".join(token_text(token) for token in self.ids[:upto])
-
-    @property
-    def done(self) -> bool:
-        return len(self.ids) >= self.total
-
-
-def token_text(token: int) -> str:
-    """Text of one null token, with a character of two bytes."""
-    return f"é{token} "
-
-
-def log_hash(ids: "array[int]", ends: list[int]) -> bytes:
-    """Hash of a log whose steps end at `ends`."""
-    linked, begin = EMPTY, 0
-    for end in ends:
-        linked, begin = extend(linked, pack_ids(ids[begin:end])), end
-    assert begin == len(ids), "steps that end elsewhere than the log"
-    return linked
 
 
 class NullWorker(WorkerServiceServicer):
@@ -407,76 +336,3 @@ class NullWorker(WorkerServiceServicer):
 
     async def GetState(self, request: wpb.GetStateRequest, context: Context) -> wpb.GetStateResponse:  # noqa: N802
         return wpb.GetStateResponse(worker_id=self.worker_id, boot=self._boot, model_revision=self.revision)
-
-
-class LeanWorker(NullWorker):
-    """A null worker for benchmarks: no orphans and no replay, but little work of its own. The text of each delta is
-    the time at which it was sent, so that a reader on the same machine knows how long it was under way."""
-
-    async def Generate(self, requests: AsyncIterator[wpb.GenerateRequest], context: Context) -> None:  # noqa: N802
-        await anext(aiter(requests))
-        script = self.script
-        accepted = wpb.Accepted(prompt_token_ids=range(script.prompt_ids))
-        await context.write(wpb.GenerateResponse(accepted=accepted))
-        begin, texts = time.monotonic(), list[str]()
-        for number in range(script.tokens):
-            await asyncio.sleep(max(0.0, begin + (number + 1) * script.interval - time.monotonic()))
-            text = stamp(time.monotonic())
-            delta = wpb.Delta(
-                token_offset=number, token_ids=(BASE_ID + number,), text_offset=number * STAMP_BYTES, text=text
-            )
-            texts.append(text)
-            await context.write(wpb.GenerateResponse(delta=delta))
-        text = "".join(texts)
-        finished = wpb.Finished(
-            finish_reason=pb.FINISH_REASON_STOP, output_tokens=script.tokens, text=text, content=text
-        )
-        await context.write(wpb.GenerateResponse(finished=finished))
-        async for _ in requests:
-            pass
-
-
-STAMP_BYTES = 17
-
-
-def stamp(seconds: float) -> str:
-    """A time as a text of `STAMP_BYTES` bytes."""
-    return f"{seconds:016.6f} "
-
-
-async def _main(arguments: argparse.Namespace) -> None:
-    script = Script(
-        tokens=arguments.tokens,
-        interval=arguments.interval,
-        prompt_ids=arguments.prompt_ids,
-        capacity_tokens=arguments.capacity,
-        max_running=arguments.max_running,
-    )
-    kind = LeanWorker if arguments.lean else NullWorker
-    worker = kind(arguments.redis, arguments.pool, arguments.id, script, secret=arguments.secret, port=arguments.port)
-    await worker.start()
-    print(f"listening on {worker.address}", flush=True)
-    await asyncio.Event().wait()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m null_worker")
-    parser.add_argument("--redis", required=True)
-    parser.add_argument("--pool", required=True)
-    parser.add_argument("--lean", action="store_true", help="the worker of benchmarks")
-    parser.add_argument("--id", default="null-1")
-    parser.add_argument("--secret", default="")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--tokens", type=int, default=8)
-    parser.add_argument("--interval", type=float, default=0.0)
-    parser.add_argument("--prompt-ids", type=int, default=4)
-    parser.add_argument("--capacity", type=int, default=10_000_000)
-    parser.add_argument("--max-running", type=int, default=4096)
-    try:
-        uvloop.run(_main(parser.parse_args()))
-    except KeyboardInterrupt:
-        sys.exit(0)
-
-
-if __name__ == "__main__":
-    main()

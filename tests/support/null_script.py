@@ -1,0 +1,75 @@
+"""What a null worker says, and the attempts in which it says it."""
+
+import asyncio
+from array import array
+from dataclasses import dataclass, field
+
+import grpc
+
+from roost.contract.loghash import EMPTY, extend, pack_ids
+from roost.contract.reasons import Reason
+
+BASE_ID = 1000
+
+
+@dataclass(slots=True)
+class Script:
+    """What a null worker does. It may be changed while it runs."""
+
+    tokens: int = 8
+    interval: float = 0.0
+    """Seconds between deltas."""
+    prompt_ids: int = 4
+    tokens_per_delta: int = 1
+    hang_after: int | None = None
+    """Stops after so many tokens, until `resume_output` is set."""
+    break_after: int | None = None
+    """Breaks the stream, once, after so many tokens; the attempt stays as an orphan."""
+    break_always: bool = False
+    """Breaks every stream at `break_after`, also of a replay that has as many tokens already."""
+    refuse: Reason | None = None
+    refuse_code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+    lie_about_offsets: bool = False
+    forget_orphans: bool = False
+    ask_history: bool = False
+    """Asks for the whole log even when it is parked here."""
+    capacity_tokens: int = 100_000
+    max_running: int = 64
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt that runs, or whose output waits for its Commit or its Resume."""
+
+    epoch: int
+    nonce: bytes
+    session_id: str
+    history: "array[int]"
+    prompt: "array[int]"
+    total: int
+    cached: int
+    ids: "array[int]" = field(default_factory=lambda: array("I"))
+    task: asyncio.Task[None] | None = None
+    grown: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: bool = False
+
+    def text(self, upto: int | None = None) -> str:
+        return "".join(token_text(token) for token in self.ids[:upto])
+
+    @property
+    def done(self) -> bool:
+        return len(self.ids) >= self.total
+
+
+def token_text(token: int) -> str:
+    """Text of one null token, with a character of two bytes."""
+    return f"é{token} "
+
+
+def log_hash(ids: "array[int]", ends: list[int]) -> bytes:
+    """Hash of a log whose steps end at `ends`."""
+    linked, begin = EMPTY, 0
+    for end in ends:
+        linked, begin = extend(linked, pack_ids(ids[begin:end])), end
+    assert begin == len(ids), "steps that end elsewhere than the log"
+    return linked
