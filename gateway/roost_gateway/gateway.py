@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 
 from roost_gateway.attempts import Attempts
-from roost_gateway.config import GatewayConfig
+from roost_gateway.config import GatewayConfig, PoolSecrets
 from roost_gateway.parts import FactsCache, Parts
 from roost_gateway.placement import Placement
 from roost_gateway.store.interface import SessionStore
@@ -51,7 +51,7 @@ async def start_parts(
         config=config,
         store=store,
         workers=workers,
-        clients=WorkerClients(config.pool_secrets),
+        clients=WorkerClients(PoolSecrets(config)),
         attempts=Attempts(store),
         placement=placements[0],
         facts=FactsCache(store),
