@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from api_server import ApiServer, Kubectl
 
+from api_server import ApiServer, KubectlError
 from roost_operator.api import crd
 from roost_operator.api.crd_rules import LONGEST_NAME, RULES
 from roost_operator.api.loader import load_pool, parse_pool
@@ -76,7 +76,7 @@ def test_samples_are_taken(api_server: ApiServer, namespace: str, sample: Path) 
 @pytest.mark.parametrize("case", INVALID, ids=lambda path: str(path.stem))
 def test_invalid_pools_are_refused_with_the_fix(api_server: ApiServer, namespace: str, case: Path) -> None:
     wanted = [line.removeprefix("# says: ") for line in case.read_text().splitlines() if line.startswith("# says: ")]
-    with pytest.raises(Kubectl) as refusal:
+    with pytest.raises(KubectlError) as refusal:
         api_server.kubectl("create", "-n", namespace, "--validate=strict", "-f", str(case))
     assert wanted
     assert [text for text in wanted if text not in str(refusal.value)] == [], str(refusal.value)
@@ -98,7 +98,7 @@ def test_store_of_a_pool_cannot_change(api_server: ApiServer, namespace: str) ->
     parse_pool(yaml.safe_dump(document))
     api_server.kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(document))
     document["spec"]["store"]["urlSecretRef"]["name"] = "two"
-    with pytest.raises(Kubectl, match="urlSecretRef cannot change, since the pool's sessions would be lost"):
+    with pytest.raises(KubectlError, match="urlSecretRef cannot change, since the pool's sessions would be lost"):
         api_server.kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(document))
 
 

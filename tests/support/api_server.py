@@ -21,6 +21,7 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+
 from redis_servers import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,7 @@ _DIE_WITH_PARENT = (
 )
 
 
-class Kubectl(RuntimeError):
+class KubectlError(RuntimeError):
     """kubectl failed; the text is what it said."""
 
 
@@ -75,18 +76,18 @@ class ApiServer:
         return file
 
     def kubectl(self, *arguments: str, stdin: str = "", user: str = "admin") -> str:
-        """Output of kubectl. Raises Kubectl with its error."""
+        """Output of kubectl. Raises KubectlError with its error."""
         command = [str(BINARIES / "kubectl"), f"--kubeconfig={self.kubeconfig(user)}", *arguments]
         cache = {"HOME": str(self.directory), "KUBECACHEDIR": str(self.directory / "cache")}
         done = subprocess.run(
             command, input=stdin, capture_output=True, text=True, env={**os.environ, **cache}, check=False
         )
         if done.returncode:
-            raise Kubectl(done.stderr.strip())
+            raise KubectlError(done.stderr.strip())
         return done.stdout
 
     def get(self, kind: str, name: str, namespace: str = "default") -> dict[str, Any]:
-        """One object. Raises Kubectl."""
+        """One object. Raises KubectlError."""
         found: dict[str, Any] = json.loads(self.kubectl("get", kind, name, "-n", namespace, "-o", "json"))
         return found
 
@@ -185,7 +186,7 @@ class ApiServer:
             try:
                 probe()
                 return
-            except Kubectl as error:
+            except KubectlError as error:
                 if time.monotonic() > end or any(process.poll() is not None for process in self._processes):
                     log = (self.directory / "kube-apiserver.log").read_text()[-4000:]
                     raise RuntimeError(f"the API server did not start: {error}\n{log}") from error

@@ -1,4 +1,4 @@
-"""The custom resource definition of `AgentPool`, made from the typed spec. `python -m roost_operator.api.crd` writes it.
+"""The custom resource definition of `AgentPool`, made from the typed spec: `python -m roost_operator.api.crd`.
 
 Pure, apart from `write` and `stale`. The schema is structural: every field has a type, nothing is referred to.
 """
