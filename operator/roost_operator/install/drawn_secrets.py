@@ -14,8 +14,8 @@ Draw = Callable[[], str]
 _WRITERS = "-@all +@read +@write +@connection +@transaction +@scripting +@pubsub +time +info +config|get"
 _WORKERS = "-@all +@read +@write +@connection +@transaction +@scripting +time +info -@dangerous +info"
 USERS: Mapping[str, str] = {
-    "gateway": f"~roost:* &roost:* {_WRITERS} -keys -flushall -flushdb -swapdb",
-    "operator": f"~roost:* &roost:* {_WRITERS} -keys -flushall -flushdb -swapdb",
+    "gateway": f"~roost:* resetchannels &roost:* {_WRITERS} -keys -flushall -flushdb -swapdb",
+    "operator": f"~roost:* resetchannels &roost:* {_WRITERS} -keys -flushall -flushdb -swapdb",
     "worker": f"~roost:{{*}}:w ~roost:{{*}}:w:* resetchannels {_WORKERS}",
 }
 """Users of the chart's Redis and their rules."""
