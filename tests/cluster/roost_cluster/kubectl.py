@@ -8,7 +8,7 @@ from typing import Any
 
 from roost_cluster.errors import ClusterError
 
-SECONDS = 60.0
+SECONDS = 120.0
 
 
 class Kubectl:

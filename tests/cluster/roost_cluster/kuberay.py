@@ -10,6 +10,9 @@ from roost_cluster.processes import Component
 from roost_cluster.services import bind_user
 from roost_cluster.toolbox import Toolbox
 
+CRD_SECONDS = 300.0
+"""They are large: 3 s on an idle machine, a minute on a busy one."""
+
 
 class KubeRay(Component):
     """Outside of the cluster it knows no cluster names, so that Ray's dashboards are asked through the API server."""
@@ -23,7 +26,7 @@ class KubeRay(Component):
         self._kubectl = kubectl
 
     def command(self) -> Sequence[str | Path]:
-        self._kubectl.run("apply", "--server-side", "--filename", str(self._manifests / "bases"))
+        self._kubectl.run("apply", "--server-side", "--filename", str(self._manifests / "bases"), seconds=CRD_SECONDS)
         self._kubectl.run("apply", "--filename", str(self._manifests / "role.yaml"))
         self._kubectl.apply(bind_user("kuberay-operator"))
         crds = ("crd/rayservices.ray.io", "crd/rayclusters.ray.io")
