@@ -26,7 +26,8 @@ class KubeRay(Component):
         self._kubectl = kubectl
 
     def command(self) -> Sequence[str | Path]:
-        self._kubectl.run("apply", "--server-side", "--filename", str(self._manifests / "bases"), seconds=CRD_SECONDS)
+        bases = str(self._manifests / "bases")
+        self._kubectl.run("create", "--validate=false", "--filename", bases, seconds=CRD_SECONDS)
         self._kubectl.run("apply", "--filename", str(self._manifests / "role.yaml"))
         self._kubectl.apply(bind_user("kuberay-operator"))
         crds = ("crd/rayservices.ray.io", "crd/rayclusters.ray.io")
