@@ -89,7 +89,7 @@ def test_wrong_values_are_refused(over: dict[str, Any], message: str) -> None:
         jsonschema.validate(merged(DEFAULTS, over), SCHEMA)
 
 
-def test_the_charts_copy_of_the_crd_is_current() -> None:
+def test_the_charts_copies_of_the_crd_and_of_the_operators_rules_are_current() -> None:
     command = [sys.executable, str(ROOT / "charts/generate.py"), "--check", "--no-helm"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
