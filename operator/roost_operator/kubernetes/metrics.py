@@ -21,7 +21,8 @@ class Metrics:
         self._changes = Counter(
             "roost_operator_mutating_calls_total", "Calls that changed something.", registry=self.registry
         )
-        self.leader = Gauge("roost_operator_leader", "1 while this operator leads.", registry=self.registry)
+        self.leads = False
+        self._leader = Gauge("roost_operator_leader", "1 while this operator leads.", registry=self.registry)
 
     @contextmanager
     def reconciling(self) -> Iterator[None]:
@@ -34,6 +35,11 @@ class Metrics:
             raise
         finally:
             self._seconds.observe(time.perf_counter() - started)
+
+    def lead(self, leads: bool) -> None:
+        """Tells whether this operator works, or waits for another."""
+        self.leads = leads
+        self._leader.set(int(leads))
 
     def changed(self, calls: int) -> None:
         self._changes.inc(calls)
