@@ -102,6 +102,7 @@ def test_install_test_upgrade_and_uninstall(
     assert f"kubectl get secret roost-api-keys -n {namespace}" in notes
     kubectl.run("rollout", "status", "statefulset/roost-redis", "--timeout=120s", *here, seconds=130)
     kubectl.run("rollout", "status", "deployment/roost-gateway", "--timeout=120s", *here, seconds=130)
+    kubectl.run("rollout", "status", "deployment/roost-operator", "--timeout=60s", *here, seconds=70)
     assert set(gateways(cluster, namespace).values()) == {"NOT_SERVING"}, "there is no worker yet"
     assert "Succeeded" in helm("test", "roost")
     drawn = secrets_of(cluster, namespace)
