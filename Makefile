@@ -14,10 +14,10 @@ SOURCES := proto operator gateway worker tests
 GENERATE := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
 SAMPLE ?= manifests/samples/pool-local.yaml
 
-.PHONY: help venv up demo test check bench generate lock format clean
+.PHONY: help venv up demo test check e2e bench generate lock format clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(READY) ## Make .venv from requirements.lock
 
@@ -54,14 +54,21 @@ check: venv ## Lint, format, types, import contracts, generated code
 	$(BIN)/mypy $(PACKAGES:%=-p %)
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(GENERATE) --check
+	$(BIN)/python -m roost_operator.api.crd --check
+	$(BIN)/python charts/generate.py --check --no-helm
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
+
+e2e: venv ## The product on a real Kubernetes: that of KUBECONFIG, else one node brought up here (Linux, root)
+	$(BIN)/python -m pytest -q -m e2e tests
 
 bench: venv ## Benchmarks; the last line of each is JSON (see tests/benchmarks)
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
 generate: venv ## Write generated code anew
 	$(GENERATE)
+	$(BIN)/python -m roost_operator.api.crd
+	$(BIN)/python charts/generate.py
 
 lock: ## Write requirements.lock anew
 	$(PYTHON) -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \

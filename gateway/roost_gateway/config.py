@@ -3,7 +3,7 @@
 import difflib
 import ipaddress
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from roost.contract.names import is_pool
+from roost.contract.pool_secret import pool_secret
 
 MIB = 1024 * 1024
 
@@ -26,6 +27,8 @@ class GatewayConfig:
     listen: str = "127.0.0.1:7070"
     """Address and port of the public service; port 0 takes a free one."""
     store_url: str = "redis://127.0.0.1:6379"
+    store_url_file: Path | None = None
+    """File with the store's URL, as a Secret is mounted; takes the place of `store_url`."""
     pools: tuple[str, ...] = ()
     """Pools to serve; empty serves every pool that the store knows."""
     api_keys_file: Path | None = None
@@ -35,6 +38,10 @@ class GatewayConfig:
     """YAML or JSON file that maps pools to the secrets their workers expect."""
     pool_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The same, given directly; the file's entries come on top."""
+    pool_key_file: Path | None = None
+    """File with the key from which the secrets of all other pools are derived (`roost.contract.pool_secret`)."""
+    pool_key: str = field(default="", repr=False)
+    """The same, given directly."""
     metrics_port: int | None = None
     """Prometheus port on the listening host; 0 takes a free one, None serves none."""
     max_message_bytes: int = 8 * MIB
@@ -85,7 +92,29 @@ def load_config(path: Path) -> GatewayConfig:
     secret_file = values.get("pool_secrets_file")
     if secret_file is not None:
         values["pool_secrets"] = {**values.get("pool_secrets", {}), **load_pool_secrets(secret_file)}
+    for name in ("store_url", "pool_key"):
+        file = values.get(f"{name}_file")
+        if file is not None:
+            values[name] = _read_secret(f"{name}_file", file)
     return GatewayConfig(**values)
+
+
+class PoolSecrets(Mapping[str, str]):
+    """Pool → secret: those told one by one, and for every other pool the one derived from the key, if there is one."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self._told, self._key = config.pool_secrets, config.pool_key
+
+    def __getitem__(self, pool: str) -> str:
+        if pool in self._told or not self._key:
+            return self._told[pool]
+        return pool_secret(self._key, pool)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._told)
+
+    def __len__(self) -> int:
+        return len(self._told)
 
 
 def load_pool_secrets(path: Path) -> dict[str, str]:
@@ -111,6 +140,16 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _read_secret(name: str, path: Path) -> str:
+    try:
+        text = path.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"{name} {path}: cannot be read: {error.strerror}") from error
+    if not text:
+        raise ConfigError(f"{name} {path}: is empty; write the value into it")
+    return text
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
@@ -140,14 +179,17 @@ def _typed(name: str, value: Any, kinds: Mapping[str, str], path: Path) -> Any:
     return tuple(value) if name == "pools" else value
 
 
-_OPTIONAL = ("api_keys_file", "pool_secrets_file", "metrics_port")
+_OPTIONAL = ("api_keys_file", "pool_secrets_file", "store_url_file", "pool_key_file", "metrics_port")
 _KINDS: Mapping[str, Any] = {
     "listen": str,
     "store_url": str,
+    "store_url_file": str,
     "pools": list,
     "api_keys_file": str,
     "pool_secrets_file": str,
     "pool_secrets": dict,
+    "pool_key_file": str,
+    "pool_key": str,
     "metrics_port": int,
     "max_message_bytes": int,
     "max_connection_age_seconds": (int, float),

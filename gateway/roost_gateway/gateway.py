@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 
 from roost_gateway.attempts import Attempts
-from roost_gateway.config import GatewayConfig
+from roost_gateway.config import GatewayConfig, PoolSecrets
 from roost_gateway.parts import FactsCache, Parts
 from roost_gateway.placement import Placement
 from roost_gateway.store.interface import SessionStore
@@ -40,7 +40,7 @@ async def start_parts(
 ) -> Parts:
     """Makes and starts the parts. `on_change` is called whenever pools and workers were read."""
     workers = Workers(store, config.pools)
-    clients = WorkerClients(config.pool_secrets)
+    clients = WorkerClients(PoolSecrets(config))
     placement = Placement(store, workers)
 
     def changed(pool: str) -> None:

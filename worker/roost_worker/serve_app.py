@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +77,21 @@ def app(args: Mapping[str, Any]) -> serve.Application:
     return build_app(config_from(args["worker"]), int(args.get("replicas", 1)), resources)
 
 
+def with_environment(config: WorkerConfig, environment: Mapping[str, str]) -> WorkerConfig:
+    """`config` with what a pod is told by Secrets, and not by arguments that anybody may read in Serve's status."""
+    return replace(
+        config,
+        store_url=environment.get("ROOST_STORE_URL") or config.store_url,
+        pool_secret=environment.get("ROOST_POOL_SECRET") or config.pool_secret,
+    )
+
+
 class WorkerReplica:
     """One worker as Serve runs it. Serve awaits its constructor and its destructor."""
 
     async def __init__(self, config: WorkerConfig, resources: Resources) -> None:  # type: ignore[misc]  # Serve awaits it
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
+        config = with_environment(config, os.environ)
         spawner = RaySpawner(resources)
 
         async def start_engine(config: WorkerConfig, model_dir: Path) -> EngineClient:

@@ -52,6 +52,13 @@ class OnModelChange(StrEnum):
     REFUSE = "Refuse"
 
 
+class Upgrade(StrEnum):
+    """How workers are replaced when their pods change."""
+
+    NEW_CLUSTER = "NewCluster"
+    NONE = "None"
+
+
 class KvCache(Fields):
     """How a worker's KV memory is cut up."""
 
@@ -89,6 +96,13 @@ class Engine(Fields):
         return self
 
 
+class TokenSecretRef(Fields):
+    """A key of a Kubernetes Secret that holds a token."""
+
+    name: Label = Field(description="Name of the Secret in the pool's namespace.")
+    key: str = Field(default="token", min_length=1, max_length=253, description="Key that holds the token.")
+
+
 class Model(Fields):
     """A served model."""
 
@@ -102,6 +116,9 @@ class Model(Fields):
     context_tokens: int = Field(default=2048, ge=64, le=1_048_576, description="Longest log of a session, in tokens.")
     kv_cache: KvCache = Field(default_factory=KvCache, description="How a worker's KV memory is cut up.")
     engine: Engine = Field(default_factory=Engine, description="How much runs at once on a worker.")
+    token_secret_ref: TokenSecretRef | None = Field(
+        default=None, description="Secret with the token that hf:// sources need. Used on Kubernetes only."
+    )
 
 
 class Workers(Fields):
@@ -110,6 +127,16 @@ class Workers(Fields):
     replicas: int = Field(default=1, ge=1, le=1024, description="Workers; to stop them all, set spec.suspend.")
     drain_timeout_seconds: int = Field(
         default=30, ge=0, le=3600, description="Longest time that a worker finishes steps before it stops."
+    )
+    upgrade: Upgrade = Field(
+        default=Upgrade.NEW_CLUSTER,
+        description="When pods or the model change: NewCluster starts new workers beside the old ones and then stops "
+        "the old, None changes nothing that runs. Used on Kubernetes only.",
+    )
+    cache_claim: Label | None = Field(
+        default=None,
+        description="PersistentVolumeClaim, in the pool's namespace, where converted models are kept and shared; an "
+        "empty volume in each pod when unset. Used on Kubernetes only.",
     )
     template: dict[str, Any] = Field(
         default_factory=dict,

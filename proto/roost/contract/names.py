@@ -99,6 +99,10 @@ class PoolKeys:
         """Hash: session name -> cached tokens, as the worker publishes it."""
         return f"{self.prefix}:w:{worker_id}:resident"
 
+    def drain(self, worker_id: str) -> str:
+        """String: since when, in ms of Redis TIME, the worker is told to take no new attempts; absent: it is not."""
+        return f"{self.prefix}:w:{worker_id}:drain"
+
 
 POOLS = "roost:pools"
 """Set: the names of all pools with a document. It carries no hash tag and is only used alone."""

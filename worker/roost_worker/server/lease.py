@@ -29,7 +29,7 @@ local sets = tonumber(ARGV[6])
 for i = 7, 5 + 2 * sets, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
 for i = 7 + 2 * sets, #ARGV do redis.call('HDEL', KEYS[3], ARGV[i]) end
 redis.call('PEXPIRE', KEYS[3], ttl)
-return redis.call('HLEN', KEYS[3])
+return {redis.call('HLEN', KEYS[3]), redis.call('EXISTS', KEYS[4])}
 """
 
 _WITHDRAW = """
@@ -59,10 +59,13 @@ class LeasePublisher:
         lease: Callable[[], Lease],
         residency: Callable[[], Mapping[str, int]],
         *,
+        on_drain: Callable[[bool], None] = lambda told: None,
         period: float = LEASE_PERIOD_SECONDS,
         ttl: float = LEASE_TTL_SECONDS,
     ) -> None:
+        """`on_drain` is told with each publication whether somebody (the operator) wants the worker to drain."""
         keys = PoolKeys(pool)
+        self._on_drain, self._drain_key = on_drain, keys.drain(worker_id)
         self._keys = (keys.workers, keys.lease(worker_id), keys.residency(worker_id))
         self._worker_id, self._lease, self._residency = worker_id, lease, residency
         self._period, self._ttl_ms = period, int(ttl * 1000)
@@ -128,8 +131,10 @@ class LeasePublisher:
             len(sets),
         ]
         self._published = residency
-        count: int = await self._redis.eval(_PUBLISH, 3, *self._keys, *head, *pairs, *deletes)
-        return count
+        keys = (*self._keys, self._drain_key)
+        count, told = await self._redis.eval(_PUBLISH, len(keys), *keys, *head, *pairs, *deletes)
+        self._on_drain(bool(told))
+        return int(count)
 
     def _note_away(self, error: BaseException) -> None:
         self._published = None

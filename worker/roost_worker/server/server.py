@@ -80,6 +80,7 @@ class WorkerServer:
         self._publisher: LeasePublisher | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: str | None = None
+        self._draining = False
         self._stopping = asyncio.Event()
 
     @property
@@ -121,7 +122,7 @@ class WorkerServer:
         """Takes no new attempts and waits `drain_seconds` for the running ones; whether all of them ended."""
         if self._service.shell is None:
             return True
-        self.shell.draining = True
+        self._draining = self.shell.draining = True
         await self._set_health(_HEALTH.NOT_SERVING)
         await self._publish()
         try:
@@ -178,7 +179,13 @@ class WorkerServer:
         shell = self._service.shell = Shell(self.config, identity, engine, renderer, **options)
         lease = {name: self._timing[f"lease_{name}"] for name in ("period", "ttl") if f"lease_{name}" in self._timing}
         self._publisher = LeasePublisher(
-            self.config.store_url, self.config.pool, self.worker_id, shell.lease, lambda: shell.residency, **lease
+            self.config.store_url,
+            self.config.pool,
+            self.worker_id,
+            shell.lease,
+            lambda: shell.residency,
+            on_drain=self._told_to_drain,
+            **lease,
         )
         self._telemetry.observe(shell)
         self._tasks = [
@@ -209,13 +216,18 @@ class WorkerServer:
             return
         LOG.error("the worker ends: %s", reason)
         self._failure = reason
-        shell.draining = True
+        self._draining = shell.draining = True
         shell.lose()
         await self._set_health(_HEALTH.NOT_SERVING)
         if self._publisher is not None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._publisher.withdraw(), STOP_SECONDS)
         self._on_fatal(reason)
+
+    def _told_to_drain(self, told: bool) -> None:
+        """The operator's word, which it may take back; a worker that ends of itself drains whatever it says."""
+        if self._service.shell is not None:
+            self._service.shell.draining = told or self._draining
 
     async def _publish(self) -> None:
         if self._publisher is not None:

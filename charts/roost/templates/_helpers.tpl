@@ -1,0 +1,68 @@
+{{- define "roost.name" -}}
+{{- if contains "roost" .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}{{ printf "%s-roost" .Release.Name | trunc 40 | trimSuffix "-" }}{{ end -}}
+{{- end }}
+
+{{/* Labels of an object: (dict "root" $ "component" "gateway") */}}
+{{- define "roost.labels" -}}
+{{ include "roost.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: roost
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+{{- end }}
+
+{{- define "roost.selector" -}}
+app.kubernetes.io/name: roost
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "roost.image" -}}
+{{ printf "%s/%s:%s" .root.Values.image.registry .image (default .root.Chart.AppVersion .root.Values.image.tag) }}
+{{- end }}
+
+{{- define "roost.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: { type: RuntimeDefault }
+{{- end }}
+
+{{- define "roost.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: { drop: [ALL] }
+{{- end }}
+
+{{/* Where pods go: a component's own values. */}}
+{{- define "roost.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "roost.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "roost.storeSecret" -}}
+{{- if .Values.redis.enabled }}{{ include "roost.name" . }}-store{{ else }}{{ required "redis.external.existingSecret: name a Secret with the keys gateway-url, operator-url and worker-url, or set redis.enabled to true" .Values.redis.external.existingSecret }}{{ end -}}
+{{- end }}
+
+{{- define "roost.apiKeysSecret" -}}
+{{- default (printf "%s-api-keys" (include "roost.name" .)) .Values.apiKeys.existingSecret -}}
+{{- end }}
+

@@ -1,0 +1,80 @@
+"""What the custom resource's schema cannot say in OpenAPI: rules in CEL, each with a message that names the fix. Pure.
+
+Rules are keyed by the path of the object that they are about; `[]` stands for the items of a list.
+"""
+
+from collections.abc import Mapping
+
+MOST_RANKS = 16
+"""Devices that one pod can have; all ranks of a worker share a pod in v1alpha1."""
+LONGEST_NAME = 47
+"""KubeRay's limit for a RayService, which is named as its pool."""
+
+Rule = Mapping[str, str]
+
+
+def _rule(rule: str, message: str = "", **more: str) -> Rule:
+    return {"rule": rule, **({"message": message} if message else {}), **more}
+
+
+RULES: Mapping[str, tuple[Rule, ...]] = {
+    "": (
+        _rule(
+            f"size(self.metadata.name) <= {LONGEST_NAME}",
+            f"metadata.name is too long; use at most {LONGEST_NAME} characters, since KubeRay takes no longer name",
+        ),
+        _rule(
+            "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            "metadata.name must begin with a lower-case letter and hold only lower-case letters, digits and '-'",
+        ),
+    ),
+    "spec": (
+        _rule(
+            "self.roles.all(r, !has(r.model) || self.models.exists(m, m.name == r.model))",
+            "spec.roles: a role's model is not in spec.models; use the name of the pool's model, or leave model out",
+            fieldPath=".roles",
+        ),
+        _rule(
+            "self.roles.all(r, r.maxOutputTokensPerStep <= self.models[0].contextTokens)",
+            "spec.roles: maxOutputTokensPerStep is above models[0].contextTokens; lower it, or use 0 for no limit",
+            fieldPath=".roles",
+        ),
+        _rule(
+            "self.sessions.maxTokens <= self.models[0].contextTokens",
+            "spec.sessions.maxTokens is above models[0].contextTokens; lower it, or use 0 for the model's limit",
+            fieldPath=".sessions.maxTokens",
+        ),
+    ),
+    "spec.models": (
+        _rule("size(self) <= 1", "spec.models: v1alpha1 serves one model per pool; make a pool for each model"),
+    ),
+    "spec.models[]": (
+        _rule(
+            f"self.tensorParallel <= {MOST_RANKS}",
+            f"tensorParallel is too large: v1alpha1 keeps all ranks of a worker in one pod; use at most {MOST_RANKS}",
+            fieldPath=".tensorParallel",
+        ),
+        _rule(
+            "!has(self.tokenSecretRef) || self.source.startsWith('hf://')",
+            "tokenSecretRef is for hf:// sources only; remove it",
+            fieldPath=".tokenSecretRef",
+        ),
+    ),
+    "spec.models[].engine": (
+        _rule(
+            "self.maxBatchTokens >= self.maxRunning",
+            "maxBatchTokens is below maxRunning; raise maxBatchTokens or lower maxRunning",
+        ),
+    ),
+    "spec.models[].kvCache.memory": (
+        _rule("type(self) == string || int(self) > 0", "memory must be positive; write for example 512Mi, 4Gi or auto"),
+    ),
+    "spec.store": (
+        _rule(
+            "has(self.urlSecretRef) == has(oldSelf.urlSecretRef)"
+            " && (!has(self.urlSecretRef) || self.urlSecretRef == oldSelf.urlSecretRef)",
+            "spec.store.urlSecretRef cannot change, since the pool's sessions would be lost; make a new pool",
+            fieldPath=".urlSecretRef",
+        ),
+    ),
+}

@@ -1,0 +1,85 @@
+"""The operator's settings, from the environment. Secrets may be given by files, as they are mounted (`..._FILE`)."""
+
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from roost_operator.plan.installation import Installation
+
+
+class SettingsError(ValueError):
+    """A setting is missing or wrong; the text names it and the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How this process runs."""
+
+    installation: Installation
+    namespace: str
+    """Where the operator's Lease is kept."""
+    identity: str
+    resync_seconds: float = 10.0
+    """How often every pool is reconciled, whatever happens."""
+    lease_seconds: float = 15.0
+    """How long a leader that is gone is waited for."""
+    metrics_host: str = "0.0.0.0"
+    metrics_port: int = 9401
+    liveness: str = "http://0.0.0.0:9402/healthz"
+
+
+def settings_from(environment: Mapping[str, str]) -> Settings:
+    """Raises SettingsError."""
+    try:
+        return Settings(
+            installation=_installation(environment),
+            namespace=environment.get("ROOST_NAMESPACE", "default"),
+            identity=environment.get("ROOST_IDENTITY") or f"{socket.gethostname()}-{secrets.token_hex(4)}",
+            resync_seconds=float(environment.get("ROOST_RESYNC_SECONDS", "10")),
+            lease_seconds=float(environment.get("ROOST_LEASE_SECONDS", "15")),
+            metrics_host=environment.get("ROOST_METRICS_HOST", "0.0.0.0"),
+            metrics_port=int(environment.get("ROOST_METRICS_PORT", "9401")),
+            liveness=environment.get("ROOST_LIVENESS", "http://0.0.0.0:9402/healthz"),
+        )
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _installation(environment: Mapping[str, str]) -> Installation:
+    default = Installation(pool_key="-")
+    return Installation(
+        worker_image=environment.get("ROOST_WORKER_IMAGE", default.worker_image),
+        pull_policy=environment.get("ROOST_WORKER_PULL_POLICY", default.pull_policy),
+        pull_secrets=tuple(name for name in environment.get("ROOST_PULL_SECRETS", "").split(",") if name),
+        ray_version=environment.get("ROOST_RAY_VERSION", default.ray_version),
+        store_url=_secret(environment, "ROOST_STORE_URL") or default.store_url,
+        worker_store_url=_secret(environment, "ROOST_WORKER_STORE_URL"),
+        pool_key=_secret(environment, "ROOST_POOL_KEY"),
+        pod_monitors=_flag(environment, "ROOST_POD_MONITORS", False),
+        network_policies=_flag(environment, "ROOST_NETWORK_POLICIES", True),
+    )
+
+
+def _secret(environment: Mapping[str, str], name: str) -> str:
+    file = environment.get(f"{name}_FILE")
+    if not file:
+        return environment.get(name, "")
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"{name}_FILE: {file} cannot be read ({error.strerror}); mount the Secret there") from error
+
+
+def _flag(environment: Mapping[str, str], name: str, default: bool) -> bool:
+    value = environment.get(name, str(default)).lower()
+    if value not in ("true", "false"):
+        raise SettingsError(f"{name}: {value!r} is not allowed; write true or false")
+    return value == "true"
+
+
+def from_process() -> Settings:
+    """The settings of this process. Raises SettingsError."""
+    return settings_from(os.environ)

@@ -1,0 +1,94 @@
+"""What a pool owns beside its RayService: account, secret, network policies, disruption budget, monitor. Pure."""
+
+import base64
+from typing import Any
+
+from roost.contract.pool_secret import pool_secret
+from roost_operator.api.spec import AgentPool
+from roost_operator.plan import names
+from roost_operator.plan.installation import Installation
+
+Manifest = dict[str, Any]
+
+
+def service_account(pool: AgentPool) -> Manifest:
+    """Account of the pods; it has no rights and no token."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {"name": names.account(pool)},
+        "automountServiceAccountToken": False,
+    }
+
+
+def worker_secret(pool: AgentPool, installation: Installation) -> Manifest:
+    """What workers may know: the pool's secret, and where leases are written."""
+    data = {names.SECRET_KEY: pool_secret(installation.pool_key, pool.pool)}
+    if pool.spec.store.url_secret_ref is None:
+        data[names.STORE_KEY] = installation.worker_store_url or installation.store_url
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": names.secret(pool)},
+        "type": "Opaque",
+        "data": {name: _base64(value) for name, value in data.items()},
+    }
+
+
+def disruption_budget(pool: AgentPool) -> Manifest:
+    """One worker at a time may be evicted by whoever drains a node."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": f"{pool.metadata.name}-worker"},
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": names.selector(pool, names.WORKER)}},
+    }
+
+
+def network_policies(pool: AgentPool, installation: Installation) -> list[Manifest]:
+    """Who may reach the pods. No substitute for the pool's secret: not every network enforces them."""
+    within = {"from": [{"podSelector": {"matchLabels": {names.POOL_LABEL: pool.metadata.name}}}]}
+    workers = [
+        within,
+        _from(dict(installation.gateway_labels), names.WORKER_PORT),
+        _from({"app.kubernetes.io/name": "prometheus"}, names.METRICS_PORT),
+    ]
+    head = [within, _from({"app.kubernetes.io/name": "kuberay-operator"}, names.RAY_PORTS["dashboard"])]
+    return [_policy(pool, names.WORKER, workers), _policy(pool, names.HEAD, head)]
+
+
+def pod_monitor(pool: AgentPool) -> Manifest:
+    """Tells a Prometheus operator to scrape workers."""
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PodMonitor",
+        "metadata": {"name": f"{pool.metadata.name}-worker"},
+        "spec": {
+            "selector": {"matchLabels": names.selector(pool, names.WORKER)},
+            "podMetricsEndpoints": [{"port": "metrics"}],
+        },
+    }
+
+
+def _policy(pool: AgentPool, component: str, ingress: list[Manifest]) -> Manifest:
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": f"{pool.metadata.name}-{component}"},
+        "spec": {
+            "podSelector": {"matchLabels": names.selector(pool, component)},
+            "policyTypes": ["Ingress"],
+            "ingress": ingress,
+        },
+    }
+
+
+def _from(labels: dict[str, str], port: int) -> Manifest:
+    return {
+        "from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": labels}}],
+        "ports": [{"port": port, "protocol": "TCP"}],
+    }
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()

@@ -1,0 +1,28 @@
+"""What one installation of Roost tells its operator, for all pools."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """The same for every pool of the cluster."""
+
+    worker_image: str = "ghcr.io/roost-dev/roost-worker:latest"
+    pull_policy: str = "IfNotPresent"
+    pull_secrets: tuple[str, ...] = ()
+    ray_version: str = "2.60.0"
+    store_url: str = "redis://roost-redis:6379"
+    """Where the operator and the gateways keep pools and sessions."""
+    worker_store_url: str = field(default="", repr=False)
+    """The same server with the credentials of workers, who may write leases only; empty: as `store_url`."""
+    pool_key: str = field(default="", repr=False)
+    """Key from which the secret of each pool is derived, as gateways do."""
+    pod_monitors: bool = False
+    """Whether pools get a PodMonitor, where that kind exists."""
+    network_policies: bool = True
+    gateway_labels: tuple[tuple[str, str], ...] = (("app.kubernetes.io/component", "gateway"),)
+    """Labels of gateway pods, which may reach workers."""
+
+    def __post_init__(self) -> None:
+        if not self.pool_key:
+            raise ValueError("the pool key is empty; set ROOST_POOL_KEY to at least 32 random characters")

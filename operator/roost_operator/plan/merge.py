@@ -1,0 +1,53 @@
+"""Merges a partial pod template over another, as Kubernetes' strategic merge does for the lists of a pod. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_KEYS = {
+    "containers": "name",
+    "initContainers": "name",
+    "env": "name",
+    "volumes": "name",
+    "imagePullSecrets": "name",
+    "volumeMounts": "mountPath",
+    "ports": "containerPort",
+    "hostAliases": "ip",
+}
+"""Lists whose items are merged by a key. Others are replaced."""
+_ADDED = ("tolerations", "envFrom", "topologySpreadConstraints")
+"""Lists that are joined."""
+_ONE_OF = {"valueFrom": "value", "value": "valueFrom"}
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` merged over `under`; None in `over` removes."""
+    result = dict(under)
+    for name, value in over.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = _member(name, result.get(name), value)
+            result.pop(_ONE_OF.get(name, ""), None)
+    return result
+
+
+def _member(name: str, under: Any, over: Any) -> Any:
+    if isinstance(under, Mapping) and isinstance(over, Mapping):
+        return merged(under, over)
+    if isinstance(under, list) and isinstance(over, list):
+        if name in _ADDED:
+            return [*under, *(item for item in over if item not in under)]
+        if name in _KEYS:
+            return _by_key(_KEYS[name], under, over, replace=name == "volumes")
+    return over
+
+
+def _by_key(key: str, under: Sequence[Any], over: Sequence[Any], *, replace: bool) -> list[Any]:
+    """Items of `under` in their order, merged with those of `over`, whose others follow."""
+    given = {item.get(key): item for item in over}
+    kept = [
+        (given[item.get(key)] if replace else merged(item, given[item.get(key)])) if item.get(key) in given else item
+        for item in under
+    ]
+    known = {item.get(key) for item in under}
+    return [*kept, *(item for item in over if item.get(key) not in known)]

@@ -1,0 +1,214 @@
+"""`plan(pool, observed) → Plan`: what is to be there, what to do next and what to say. Pure and without memory.
+
+| the pool | step |
+|---|---|
+| is being deleted, workers still run steps | DRAIN: gateways refuse new steps, workers finish theirs |
+| is being deleted, all idle or out of time | REMOVE: the RayService goes, with its pods |
+| is being deleted, nothing runs | FORGET: the document goes, sessions too if so told; the finalizer is released |
+| has no finalizer | CLAIM: the finalizer is set before anything is made |
+| cannot be run (template, KubeRay, secrets) | WAIT |
+| suspends, workers still run steps | DRAIN |
+| suspended | SUSPEND: the RayCluster is suspended |
+| anything else | RUN: grow, shrink, upgrade or stay |
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from roost_operator.api.pool_document import pool_document
+from roost_operator.api.spec import AgentPool, Retention
+from roost_operator.plan import children, names
+from roost_operator.plan.difference import stamped, to_apply
+from roost_operator.plan.installation import Installation
+from roost_operator.plan.observed import Observed, Reference
+from roost_operator.plan.pods import TemplateError
+from roost_operator.plan.ray_service import Size, ray_service, replicas_in
+from roost_operator.plan.revision import active_revision, replaced_workers
+from roost_operator.plan.scaling import Scale, all_may_go, scale
+from roost_operator.plan.status import Event, facts, pool_status, transitions
+
+GIVE_UP_SECONDS = 30
+"""How long after its drain time a deletion waits for a store that does not answer."""
+
+
+class Step(StrEnum):
+    """What a plan is about."""
+
+    CLAIM = "Claim"
+    WAIT = "Wait"
+    RUN = "Run"
+    DRAIN = "Drain"
+    SUSPEND = "Suspend"
+    REMOVE = "Remove"
+    FORGET = "Forget"
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """A new size for the live RayCluster, which KubeRay does not take from the RayService."""
+
+    cluster: str
+    pods: int
+    remove: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do, in this order: finalizer, drains and document, children, resize, removals, status."""
+
+    step: Step
+    status: Mapping[str, Any]
+    finalizer: bool = True
+    apply: tuple[dict[str, Any], ...] = ()
+    """Children to apply: those that are not as they should be."""
+    resize: Resize | None = None
+    delete: tuple[Reference, ...] = ()
+    document: Mapping[str, Any] | None = None
+    """The pool document to publish; None: it is current, or the store is away."""
+    drain: frozenset[str] = frozenset()
+    """Workers that are to be draining; all others are not."""
+    withdraw: bool = False
+    """Whether the pool's document goes."""
+    purge: bool = False
+    """Whether everything else of the pool in the store goes."""
+    events: tuple[Event, ...] = field(default=())
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is to be done to the cluster's objects."""
+        return not (self.apply or self.resize or self.delete)
+
+
+def plan(pool: AgentPool, installation: Installation, seen: Observed) -> Plan:
+    """The next thing to do about a pool."""
+    if seen.deleted_at is not None:
+        return _deletion(pool, seen)
+    problem = _template_problem(pool, installation)
+    if not seen.finalizer or problem or not seen.kuberay or seen.missing_secrets:
+        step = Step.WAIT if seen.finalizer else Step.CLAIM
+        document = _document(pool, seen) if seen.finalizer else None
+        return _told(pool, seen, Plan(step, {}, document=document), problem)
+    if pool.spec.suspend:
+        return _suspension(pool, installation, seen)
+    return _running(pool, installation, seen)
+
+
+def _running(pool: AgentPool, installation: Installation, seen: Observed) -> Plan:
+    wanted, drain_seconds = pool.spec.workers.replicas, float(pool.spec.workers.drain_timeout_seconds)
+    service = seen.service
+    replicas = replicas_in(dict(service)) if service else None
+    scaled = scale(wanted, _cluster_size(seen), replicas, seen, drain_seconds)
+    made = Plan(
+        Step.RUN,
+        {},
+        apply=_children(pool, installation, seen, scaled.size, suspend=False),
+        resize=_resize(seen, scaled),
+        document=_document(pool, seen),
+        drain=scaled.drain | replaced_workers(seen, wanted),
+    )
+    return _told(pool, seen, made, "", scaling=not scaled.settled)
+
+
+def _suspension(pool: AgentPool, installation: Installation, seen: Observed) -> Plan:
+    """Workers drain at their present size; then the whole cluster is suspended."""
+    everyone = frozenset(worker.worker_id for worker in seen.workers)
+    stop = _already_suspended(seen) or all_may_go(seen.workers, float(pool.spec.workers.drain_timeout_seconds))
+    pods = _cluster_size(seen) or pool.spec.workers.replicas
+    service = seen.service
+    replicas = (replicas_in(dict(service)) if service else None) or pods
+    made = Plan(
+        Step.SUSPEND if stop else Step.DRAIN,
+        {},
+        apply=_children(pool, installation, seen, Size(pods, replicas), suspend=stop),
+        document=_document(pool, seen),
+        drain=everyone,
+    )
+    return _told(pool, seen, made, "")
+
+
+def _deletion(pool: AgentPool, seen: Observed) -> Plan:
+    drain_seconds = float(pool.spec.workers.drain_timeout_seconds)
+    waited = seen.now - (seen.deleted_at or seen.now)
+    out_of_time = waited > drain_seconds + GIVE_UP_SECONDS
+    everyone = frozenset(worker.worker_id for worker in seen.workers)
+    if not out_of_time and not seen.store.problem and not all_may_go(seen.workers, drain_seconds):
+        return _told(pool, seen, Plan(Step.DRAIN, {}, document=_document(pool, seen), drain=everyone), "")
+    services = tuple(one for one in seen.children if one.kind == "RayService")
+    if services or (seen.pods and not out_of_time):
+        return _told(pool, seen, Plan(Step.REMOVE, {}, delete=services, drain=everyone), "")
+    if seen.store.problem and not out_of_time:
+        return _told(pool, seen, Plan(Step.WAIT, {}), "")
+    purge = pool.spec.sessions.retention is Retention.PURGE
+    made = Plan(Step.FORGET, seen.status, finalizer=False, withdraw=True, purge=purge)
+    if seen.store.problem:
+        lost = Event("Warning", "StoreLeftAlone", f"the store is away ({seen.store.problem}); its records stay there")
+        return Plan(Step.FORGET, seen.status, finalizer=False, events=(lost,))
+    return made
+
+
+def _told(pool: AgentPool, seen: Observed, made: Plan, template: str, *, scaling: bool = False) -> Plan:
+    """`made` with its status and events."""
+    stopped = made.step is Step.SUSPEND and not seen.pods
+    wanted = 0 if pool.spec.suspend or seen.deleted_at else pool.spec.workers.replicas
+    found = facts(pool, seen, wanted, template, stopped=stopped, scaling=scaling)
+    status = pool_status(pool, seen, found, active_revision(seen, pool.spec.workers.replicas))
+    events = transitions(seen.status, status)
+    values = {name: getattr(made, name) for name in made.__slots__}
+    return Plan(**{**values, "status": status, "events": (*made.events, *events)})
+
+
+def _children(
+    pool: AgentPool, installation: Installation, seen: Observed, size: Size, *, suspend: bool
+) -> tuple[dict[str, Any], ...]:
+    """Children that must be applied, what others need first."""
+    wanted = [
+        children.service_account(pool),
+        children.worker_secret(pool, installation),
+        *(children.network_policies(pool, installation) if installation.network_policies else ()),
+        children.disruption_budget(pool),
+        *([children.pod_monitor(pool)] if installation.pod_monitors and seen.monitors else ()),
+        ray_service(pool, installation, size, suspend=suspend),
+    ]
+    owner = names.owner(pool, seen.uid)
+    named = [stamped(manifest, pool.metadata.namespace, names.labels(pool), owner) for manifest in wanted]
+    return tuple(to_apply(named, seen.children))
+
+
+def _resize(seen: Observed, scaled: Scale) -> Resize | None:
+    now = _cluster_size(seen)
+    if seen.cluster is None or now is None or (now == scaled.size.pods and not scaled.remove):
+        return None
+    return Resize(str(seen.cluster["metadata"]["name"]), scaled.size.pods, scaled.remove)
+
+
+def _cluster_size(seen: Observed) -> int | None:
+    if seen.cluster is None:
+        return None
+    groups = (seen.cluster.get("spec") or {}).get("workerGroupSpecs") or [{}]
+    size: int | None = groups[0].get("replicas")
+    return size
+
+
+def _already_suspended(seen: Observed) -> bool:
+    config = ((seen.service or {}).get("spec") or {}).get("rayClusterConfig") or {}
+    return bool(config.get("suspend"))
+
+
+def _document(pool: AgentPool, seen: Observed) -> Mapping[str, Any] | None:
+    """The document, when the published one is another. A pool that is being deleted takes no steps."""
+    if seen.store.problem:
+        return None
+    document = pool_document(pool, active_revision(seen, pool.spec.workers.replicas))
+    if seen.deleted_at is not None:
+        document["suspend"] = True
+    return None if document == seen.store.document else document
+
+
+def _template_problem(pool: AgentPool, installation: Installation) -> str:
+    try:
+        ray_service(pool, installation, Size(1, 1), suspend=False)
+    except TemplateError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,183 @@
+"""Pod templates of a pool: Ray's head, and workers of one replica each. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from roost_operator.api.spec import GROUP, AgentPool
+from roost_operator.plan import names
+from roost_operator.plan.installation import Installation
+from roost_operator.plan.merge import merged
+
+CACHE_PATH = "/var/cache/roost"
+STOP_SECONDS = 30
+"""What a pod may take to stop after its drain."""
+GPU = "nvidia.com/gpu"
+Template = dict[str, Any]
+
+
+class TemplateError(ValueError):
+    """`spec.workers.template` cannot be used; the text names the field and the fix."""
+
+
+def gpus(pool: AgentPool) -> int:
+    """GPUs that the template asks for a worker. Raises TemplateError when they do not fit the ranks."""
+    resources = _container(pool.spec.workers.template, names.WORKER).get("resources") or {}
+    asked = int({**(resources.get("requests") or {}), **(resources.get("limits") or {})}.get(GPU, 0))
+    ranks = pool.spec.model.tensor_parallel
+    if asked not in (0, ranks):
+        raise TemplateError(
+            f"spec.workers.template: container {names.WORKER} asks for {asked} {GPU}, but each of the {ranks} ranks of "
+            f"models[0] needs one; ask for {ranks}, or set tensorParallel to {asked}"
+        )
+    return asked
+
+
+def worker_template(pool: AgentPool, installation: Installation, extra: Mapping[str, str]) -> Template:
+    """Pod template of workers; `extra` are annotations."""
+    drain = pool.spec.workers.drain_timeout_seconds
+    container = {
+        **_ray_container(pool, installation, names.WORKER),
+        "ports": [
+            {"containerPort": names.WORKER_PORT, "name": "worker"},
+            {"containerPort": names.METRICS_PORT, "name": "metrics"},
+        ],
+        "resources": {"requests": {"cpu": "1", "memory": "2Gi"}},
+        # Without a probe of ours KubeRay asks Serve's proxy, which knows nothing of the worker's own port.
+        "readinessProbe": {"grpc": {"port": names.WORKER_PORT}, "periodSeconds": 2, "failureThreshold": 2},
+        "lifecycle": {"preStop": {"exec": {"command": ["python", "-m", "roost_worker.server.pre_stop"]}}},
+    }
+    base = _template(pool, installation, names.WORKER, container, extra)
+    base["spec"]["terminationGracePeriodSeconds"] = drain + STOP_SECONDS
+    result = merged(base, _without_container(pool.spec.workers.template, names.HEAD))
+    if result["spec"].get("terminationGracePeriodSeconds", 0) < drain:
+        raise TemplateError(
+            "spec.workers.template.spec.terminationGracePeriodSeconds is below workers.drainTimeoutSeconds "
+            f"({drain}); raise it or leave it out"
+        )
+    return _hashed(result)
+
+
+def head_template(pool: AgentPool, installation: Installation, extra: Mapping[str, str]) -> Template:
+    """Pod template of the head: the same image and volumes as workers, resources of its own."""
+    container = {
+        **_ray_container(pool, installation, names.HEAD),
+        "ports": [{"containerPort": port, "name": name} for name, port in names.RAY_PORTS.items()],
+        "resources": {"requests": {"cpu": "500m", "memory": "2Gi"}},
+    }
+    base = _template(pool, installation, names.HEAD, container, extra)
+    return _hashed(merged(base, _for_head(pool.spec.workers.template)))
+
+
+def check_template(template: Mapping[str, Any]) -> None:
+    """Raises TemplateError for what KubeRay or the API server would refuse later, or silently drop."""
+    unknown = sorted(set(template) - {"metadata", "spec"})
+    if unknown:
+        raise TemplateError(
+            f"spec.workers.template.{unknown[0]} is unknown; use metadata and spec, as in a pod template"
+        )
+    taken = sorted(set(template.get("metadata") or {}) - {"labels", "annotations"})
+    if taken:
+        raise TemplateError(f"spec.workers.template.metadata.{taken[0]} cannot be given; use labels and annotations")
+    containers = (template.get("spec") or {}).get("containers") or []
+    if not isinstance(containers, list) or not all(
+        isinstance(item, Mapping) and item.get("name") for item in containers
+    ):
+        raise TemplateError(
+            f"spec.workers.template.spec.containers: each needs a name; {names.WORKER} is the worker's own"
+        )
+
+
+def _template(
+    pool: AgentPool, installation: Installation, component: str, container: Template, extra: Mapping[str, str]
+) -> Template:
+    claim = pool.spec.workers.cache_claim
+    cache = {"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {}}
+    spec: Template = {
+        "serviceAccountName": names.account(pool),
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "fsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            {"name": "cache", **cache},
+        ],
+    }
+    if installation.pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in installation.pull_secrets]
+    return {"metadata": {"labels": names.labels(pool, component), "annotations": dict(extra)}, "spec": spec}
+
+
+def _ray_container(pool: AgentPool, installation: Installation, name: str) -> Template:
+    return {
+        "name": name,
+        "image": installation.worker_image,
+        "imagePullPolicy": installation.pull_policy,
+        "env": _environment(pool, name),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "shm", "mountPath": "/dev/shm"},
+            {"name": "cache", "mountPath": CACHE_PATH},
+        ],
+    }
+
+
+def _environment(pool: AgentPool, component: str) -> list[Template]:
+    plain = {"HOME": "/tmp", "RAY_USAGE_STATS_ENABLED": "0", "ROOST_CACHE": CACHE_PATH}
+    variables: list[Template] = [{"name": name, "value": value} for name, value in plain.items()]
+    if component == names.HEAD:
+        return variables
+    own, given = names.secret(pool), pool.spec.store.url_secret_ref
+    store = (given.name, given.key) if given else (own, names.STORE_KEY)
+    variables += [
+        {"name": "ROOST_POOL", "value": pool.pool},
+        {"name": "ROOST_DRAIN_SECONDS", "value": str(pool.spec.workers.drain_timeout_seconds)},
+        {"name": "ROOST_POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        _from_secret("ROOST_STORE_URL", *store),
+        _from_secret("ROOST_POOL_SECRET", own, names.SECRET_KEY),
+    ]
+    token = pool.spec.model.token_secret_ref
+    return [*variables, *([_from_secret("HF_TOKEN", token.name, token.key)] if token else [])]
+
+
+def _from_secret(variable: str, name: str, key: str) -> Template:
+    return {"name": variable, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}}
+
+
+def _for_head(template: Mapping[str, Any]) -> Template:
+    """The part of the workers' template that the head shares: all but the worker's resources and its sidecars."""
+    spec = {name: value for name, value in (template.get("spec") or {}).items() if name != "containers"}
+    worker = {k: v for k, v in _container(template, names.WORKER).items() if k not in ("resources", "name")}
+    container = merged(worker, _container(template, names.HEAD))
+    metadata = template.get("metadata") or {}
+    return {"metadata": metadata, "spec": {**spec, "containers": [{**container, "name": names.HEAD}]}}
+
+
+def _without_container(template: Mapping[str, Any], name: str) -> Template:
+    spec = template.get("spec") or {}
+    kept = [item for item in spec.get("containers") or () if item.get("name") != name]
+    return {**template, "spec": {**spec, "containers": kept}}
+
+
+def _container(template: Mapping[str, Any], name: str) -> Template:
+    containers = (template.get("spec") or {}).get("containers") or []
+    return next((dict(item) for item in containers if item.get("name") == name), {})
+
+
+def _hashed(template: Template) -> Template:
+    """KubeRay does not count a change of tolerations as one; an annotation makes it one."""
+    tolerations = template["spec"].get("tolerations")
+    if not tolerations:
+        return template
+    return merged(template, {"metadata": {"annotations": {f"{GROUP}/tolerations": names.digest(tolerations)}}})

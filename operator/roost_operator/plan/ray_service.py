@@ -1,0 +1,121 @@
+"""The RayService of a pool: Ray's head, one group of workers, and the Serve application of `roost_worker.serve_app`.
+
+Replicas are not part of a RayService's identity for KubeRay: a change of them never reaches the living RayCluster, so
+that the plan writes them to both. Roles and budgets are no arguments of the application, which would restart workers.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import yaml
+
+from roost.contract.pool_secret import pool_secret
+from roost_operator.api.spec import GROUP, AgentPool, Upgrade
+from roost_operator.api.worker_config import worker_config
+from roost_operator.plan import names
+from roost_operator.plan.installation import Installation
+from roost_operator.plan.pods import check_template, gpus, head_template, worker_template
+
+API_VERSION = "ray.io/v1"
+IMPORT_PATH, DEPLOYMENT = "roost_worker.serve_app:app", "worker"
+"""Where the application is, and its deployment's name; a test compares them with the application itself."""
+MOST_WORKERS = 1024
+_SECRETS = ("store_url", "pool_secret", "cache_dir")
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many pods and how many replicas there are to be; they differ while a pool grows or shrinks."""
+
+    pods: int
+    replicas: int
+
+
+def ray_service(pool: AgentPool, installation: Installation, size: Size, *, suspend: bool) -> dict[str, Any]:
+    """The desired RayService. Raises TemplateError when the pod template cannot be used."""
+    check_template(pool.spec.workers.template)
+    arguments = application_arguments(pool)
+    marks = _marks(pool, installation, arguments)
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "RayService",
+        "metadata": {"name": pool.metadata.name},
+        "spec": {
+            "serveConfigV2": serve_config(pool, arguments, size.replicas),
+            "upgradeStrategy": {"type": pool.spec.workers.upgrade.value},
+            # Gateways leave old workers when the active revision or the drain says so, not when KubeRay switches.
+            "rayClusterDeletionDelaySeconds": pool.spec.workers.drain_timeout_seconds,
+            "excludeHeadPodFromServeSvc": True,
+            "rayClusterConfig": {
+                "rayVersion": installation.ray_version,
+                "enableInTreeAutoscaling": False,
+                "suspend": suspend,
+                "headGroupSpec": {
+                    "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"},
+                    "template": head_template(pool, installation, marks),
+                },
+                "workerGroupSpecs": [
+                    {
+                        "groupName": names.WORKER_GROUP,
+                        "replicas": size.pods,
+                        "minReplicas": 0,
+                        "maxReplicas": MOST_WORKERS,
+                        "rayStartParams": _start_parameters(pool),
+                        "template": worker_template(pool, installation, marks),
+                    }
+                ],
+            },
+        },
+    }
+
+
+def application_arguments(pool: AgentPool) -> dict[str, Any]:
+    """Arguments of the Serve application. Secrets are not among them: workers read those from their environment."""
+    config = asdict(
+        worker_config(
+            pool,
+            store_url="",
+            pool_secret="",
+            host="0.0.0.0",
+            port=names.WORKER_PORT,
+            metrics_port=names.METRICS_PORT,
+        )
+    )
+    worker = {name: value for name, value in config.items() if name not in _SECRETS}
+    resources = {"shell_cpus": 1.0, "rank_cpus": 1.0, "rank_gpus": 1.0 if gpus(pool) else 0.0}
+    return {"worker": worker, "resources": resources}
+
+
+def serve_config(pool: AgentPool, arguments: dict[str, Any], replicas: int) -> str:
+    """The Serve configuration; the number of replicas stands outside of the arguments, whose change restarts all."""
+    application = {
+        "name": pool.metadata.name,
+        "import_path": IMPORT_PATH,
+        "route_prefix": None,
+        "args": arguments,
+        "deployments": [{"name": DEPLOYMENT, "num_replicas": replicas}],
+    }
+    return yaml.safe_dump({"proxy_location": "Disabled", "applications": [application]}, sort_keys=True)
+
+
+def replicas_in(service: dict[str, Any]) -> int | None:
+    """Number of replicas that a live RayService asks Serve for; None when it does not say."""
+    try:
+        document = yaml.safe_load(service["spec"]["serveConfigV2"])
+        return int(document["applications"][0]["deployments"][0]["num_replicas"])
+    except (KeyError, IndexError, TypeError, ValueError, yaml.YAMLError):
+        return None
+
+
+def _marks(pool: AgentPool, installation: Installation, arguments: dict[str, Any]) -> dict[str, str]:
+    """Annotations whose change makes KubeRay start a new cluster, rather than restart every replica at once."""
+    if pool.spec.workers.upgrade is not Upgrade.NEW_CLUSTER:
+        return {}
+    secrets = [pool_secret(installation.pool_key, pool.pool), installation.worker_store_url or installation.store_url]
+    return {f"{GROUP}/arguments": names.digest(arguments), f"{GROUP}/secrets": names.digest(secrets)}
+
+
+def _start_parameters(pool: AgentPool) -> dict[str, str]:
+    """Logical resources for exactly one replica in a pod: a CPU for its shell and one for each rank."""
+    ranks, devices = pool.spec.model.tensor_parallel, gpus(pool)
+    return {"num-cpus": str(1 + ranks), **({"num-gpus": str(devices)} if devices else {})}

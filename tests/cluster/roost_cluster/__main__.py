@@ -1,0 +1,39 @@
+"""`python -m roost_cluster build|up`: builds the binaries; or runs the cluster until it is interrupted."""
+
+import argparse
+import signal
+import sys
+
+from roost_cluster.cluster import one_node_cluster
+from roost_cluster.errors import ClusterError
+from roost_cluster.toolbox import TOOLBOX, Toolbox
+
+
+def main() -> int:
+    """Exit status 1 with the fix when the cluster cannot be had."""
+    parser = argparse.ArgumentParser(prog="python -m roost_cluster", description="A one-node Kubernetes for tests.")
+    parser.add_argument("action", choices=("build", "up"))
+    action = parser.parse_args().action
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if action == "build":
+            Toolbox().build_all(TOOLBOX)
+        else:
+            _run()
+    except ClusterError as error:
+        print(f"roost_cluster: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run() -> None:
+    with one_node_cluster() as cluster:
+        print(f"export KUBECONFIG={cluster.kubectl.kubeconfig}; kubectl is {cluster.kubectl.binary}", flush=True)
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            print("taking it down", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,6 @@
+"""Fixtures of the operator's tests."""
+
+from api_server import api_server, namespace
+from redis_servers import fresh_redis, redis_server, shared_redis
+
+__all__ = ["api_server", "fresh_redis", "namespace", "redis_server", "shared_redis"]

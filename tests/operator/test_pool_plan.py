@@ -1,0 +1,327 @@
+"""The plan of a pool: tables for its parts, and a world in which plans are carried out until nothing is left to do."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roost_operator.api.loader import parse_pool
+from roost_operator.api.spec import AgentPool
+from roost_operator.plan import names
+from roost_operator.plan.conditions import Facts, conditions, verdict
+from roost_operator.plan.difference import contains, reference
+from roost_operator.plan.installation import Installation
+from roost_operator.plan.merge import merged
+from roost_operator.plan.observed import Observed, Pod, Reference, Store, Worker
+from roost_operator.plan.plan import Plan, Step, plan
+from roost_operator.plan.pods import TemplateError
+from roost_operator.plan.ray_service import Size, ray_service, replicas_in
+from roost_operator.plan.scaling import scale
+
+INSTALLATION = Installation(pool_key="k" * 32)
+DRAIN_SECONDS = 10.0
+
+
+def pool(replicas: int = 1, suspend: bool = False, **workers: Any) -> AgentPool:
+    spec = {
+        "models": [{"name": "m", "source": "dummy://llama-tiny", "contextTokens": 512}],
+        "workers": {"replicas": replicas, "drainTimeoutSeconds": 10, **workers},
+        "suspend": suspend,
+    }
+    document = {"apiVersion": "roost.dev/v1alpha1", "kind": "AgentPool", "metadata": {"name": "p"}, "spec": spec}
+    return parse_pool(yaml.safe_dump(document))
+
+
+def template(**container: Any) -> dict[str, Any]:
+    return {"spec": {"containers": [{"name": "worker", **container}]}}
+
+
+@dataclass
+class World:
+    """A cluster in small: carries plans out as the API server, KubeRay, Serve and workers would."""
+
+    seen: Observed = field(default_factory=lambda: Observed(uid="u", generation=1, now=0.0))
+    made: int = 0
+    wanted_removed: list[str] = field(default_factory=list)
+
+    def do(self, made: Plan) -> None:
+        seen = self.seen
+        kept = {key: child for key, child in seen.children.items() if key not in made.delete}
+        live = {**kept, **{reference(child): child for child in made.apply}}
+        workers = tuple(self._told(worker, made.drain) for worker in seen.workers)
+        document = made.document if made.document is not None else seen.store.document
+        store = replace(seen.store, document=None if made.withdraw else document)
+        changed = replace(seen, children=live, workers=workers, store=store, status=made.status)
+        self.seen = replace(changed, finalizer=made.finalizer)
+        if made.resize is not None:
+            self._resize(made.resize.pods, made.resize.remove)
+
+    def live_on(self) -> None:
+        """Time passes: KubeRay makes its cluster and pods, pods start, workers publish and finish their steps."""
+        service = self.seen.service
+        if service is None:
+            self.seen = replace(self.seen, cluster=None, pods=(), workers=())
+            return
+        config = service["spec"]["rayClusterConfig"]
+        if self.seen.cluster is None:
+            self.seen = replace(self.seen, cluster={"metadata": {"name": "c"}, "spec": config})
+        assert self.seen.cluster is not None
+        size = 0 if config["suspend"] else self.seen.cluster["spec"]["workerGroupSpecs"][0]["replicas"]
+        pods = [pod for pod in self.seen.pods if not pod.deleting]
+        pods = pods[:size] + [self._pod() for _ in range(size - len(pods))]
+        pods = [replace(pod, running=True) for pod in pods]
+        known = {worker.address: worker for worker in self.seen.workers}
+        running = min(len(pods), replicas_in(dict(service)) or 0)
+        workers = [self._grown(known.get(pod.address) or self._worker(pod)) for pod in pods[:running]]
+        self.seen = replace(self.seen, pods=tuple(pods), workers=tuple(workers), now=self.seen.now + 1)
+
+    def _resize(self, size: int, remove: tuple[str, ...]) -> None:
+        self.wanted_removed += remove
+        spec = dict(self.seen.cluster["spec"]) if self.seen.cluster else {}
+        spec["workerGroupSpecs"] = [{**spec["workerGroupSpecs"][0], "replicas": size}]
+        pods = tuple(replace(pod, deleting=pod.deleting or pod.name in remove) for pod in self.seen.pods)
+        self.seen = replace(self.seen, cluster={"metadata": {"name": "c"}, "spec": spec}, pods=pods)
+
+    def _pod(self) -> Pod:
+        self.made += 1
+        return Pod(name=f"pod-{self.made}", cluster="c", address=f"10.0.0.{self.made}")
+
+    def _worker(self, pod: Pod) -> Worker:
+        return Worker(worker_id=f"w-{pod.name}", address=pod.address, revision="r")
+
+    def _told(self, worker: Worker, drain: frozenset[str]) -> Worker:
+        if worker.worker_id not in drain:
+            return replace(worker, drain_seconds=None, draining=False)
+        return replace(worker, drain_seconds=worker.drain_seconds or 0.0)
+
+    def _grown(self, worker: Worker) -> Worker:
+        if worker.drain_seconds is None:
+            return worker
+        return replace(
+            worker, draining=True, running=max(0, worker.running - 1), drain_seconds=worker.drain_seconds + 1
+        )
+
+    def settle(self, wanted: AgentPool) -> Plan:
+        for _ in range(60):
+            made = plan(wanted, INSTALLATION, self.seen)
+            before = self.seen
+            self.do(made)
+            self.live_on()
+            if (
+                made.idle
+                and made.document is None
+                and replace(before, now=0, status={}) == replace(self.seen, now=0, status={})
+            ):
+                return made
+        raise AssertionError(f"does not settle: {made.step}")
+
+
+def test_template_is_merged_into_workers_and_head() -> None:
+    given = template(image="mine", env=[{"name": "HOME", "value": "/home"}], resources={"limits": {"memory": "9Gi"}})
+    given["spec"]["nodeSelector"] = {"disk": "fast"}
+    given["spec"]["tolerations"] = [{"key": "gpu", "operator": "Exists"}]
+    config = ray_service(pool(template=given), INSTALLATION, Size(1, 1), suspend=False)["spec"]["rayClusterConfig"]
+    worker = config["workerGroupSpecs"][0]["template"]["spec"]
+    head = config["headGroupSpec"]["template"]["spec"]
+    for spec in (worker, head):
+        assert len(spec["containers"]) == 1
+        assert spec["containers"][0]["image"] == "mine"
+        assert {"name": "HOME", "value": "/home"} in spec["containers"][0]["env"]
+        assert spec["nodeSelector"] == {"disk": "fast"}
+    assert worker["containers"][0]["resources"]["limits"] == {"memory": "9Gi"}
+    assert "limits" not in head["containers"][0]["resources"]
+    marks = config["workerGroupSpecs"][0]["template"]["metadata"]["annotations"]
+    assert "roost.dev/tolerations" in marks
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"sepc": {}}, "sepc is unknown; use metadata and spec"),
+        ({"metadata": {"name": "x"}}, "metadata.name cannot be given; use labels"),
+        ({"spec": {"containers": [{"image": "x"}]}}, "each needs a name"),
+        (template(resources={"limits": {"nvidia.com/gpu": 2}}), "ask for 1, or set tensorParallel to 2"),
+        ({"spec": {"terminationGracePeriodSeconds": 1}}, "raise it or leave it out"),
+    ],
+)
+def test_templates_that_cannot_be_used(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(TemplateError, match=says):
+        ray_service(pool(template=given), INSTALLATION, Size(1, 1), suspend=False)
+    seen = Observed(uid="u", generation=1, now=0.0, finalizer=True)
+    made = plan(pool(template=given), INSTALLATION, seen)
+    assert (made.step, made.idle) == (Step.WAIT, True)
+    assert made.status["conditions"][0]["reason"] == "InvalidTemplate"
+
+
+def test_merge_replaces_a_volume_and_removes_by_null() -> None:
+    under = {"volumes": [{"name": "cache", "emptyDir": {}}], "a": 1}
+    assert merged(under, {"volumes": [{"name": "cache", "hostPath": {"path": "/x"}}], "a": None}) == {
+        "volumes": [{"name": "cache", "hostPath": {"path": "/x"}}]
+    }
+
+
+def test_contains_sees_edits_and_ignores_what_others_add() -> None:
+    assert contains({"a": [{"b": 1, "c": 2}], "d": 3}, {"a": [{"b": 1}], "e": {}})
+    assert not contains({"a": [{"b": 2}]}, {"a": [{"b": 1}]})
+    assert not contains({"a": [{"b": 1}, {}]}, {"a": [{"b": 1}]})
+    assert not contains({"a": True}, {"a": 1})
+
+
+def lease(name: str, **more: Any) -> Worker:
+    return Worker(worker_id=f"w-{name}", address=f"ip-{name}", revision="r", **more)
+
+
+def present(*names_: str, **more: Any) -> tuple[Pod, ...]:
+    return tuple(Pod(name=name, cluster="c", address=f"ip-{name}", running=True, **more) for name in names_)
+
+
+def sighted(pods: tuple[Pod, ...], *workers: Worker) -> Observed:
+    return Observed(uid="u", generation=1, now=0.0, cluster={"metadata": {"name": "c"}}, pods=pods, workers=workers)
+
+
+IDLE = {"draining": True, "drain_seconds": 1.0}
+SCALES: dict[str, tuple[tuple[int, int | None, int | None, Observed], tuple[int, int, set[str], tuple[str, ...]]]] = {
+    "nothing yet": ((2, None, None, sighted(())), (2, 2, set(), ())),
+    "grows: pods first": ((2, 1, 1, sighted(present("a"))), (2, 1, set(), ())),
+    "grows: then replicas": ((2, 2, 1, sighted(present("a", "b"))), (2, 2, set(), ())),
+    "shrinks: the cheapest drains": (
+        (1, 2, 2, sighted(present("a", "b"), lease("a", tokens=9), lease("b", tokens=5))),
+        (2, 2, {"w-b"}, ()),
+    ),
+    "shrinks: a victim stays the victim": (
+        (1, 2, 2, sighted(present("a", "b"), lease("a", tokens=9, drain_seconds=1.0, running=1), lease("b"))),
+        (2, 2, {"w-a"}, ()),
+    ),
+    "shrinks: an idle victim goes": (
+        (1, 2, 2, sighted(present("a", "b"), lease("a", **IDLE), lease("b"))),
+        (1, 2, {"w-a"}, ("a",)),
+    ),
+    "shrinks: out of time": (
+        (1, 2, 2, sighted(present("a", "b"), lease("a", running=3, drain_seconds=10.0), lease("b"))),
+        (1, 2, {"w-a"}, ("a",)),
+    ),
+    "shrinks: one without a worker goes at once": (
+        (1, 2, 2, sighted(present("a", "b"), lease("a"))),
+        (1, 2, set(), ("b",)),
+    ),
+    "shrinks: the victim is leaving": (
+        (1, 1, 2, sighted((*present("a"), *present("b", deleting=True)))),
+        (1, 2, set(), ()),
+    ),
+    "shrinks: the victim is gone": ((1, 1, 2, sighted(present("a"))), (1, 1, set(), ())),
+}
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_scaling(name: str) -> None:
+    given, (pods, replicas, drain, remove) = SCALES[name]
+    made = scale(*given, DRAIN_SECONDS)
+    assert (made.size, made.drain, made.remove) == (Size(pods, replicas), drain, remove)
+
+
+def test_a_truth_table_row_for_each_reason() -> None:
+    rows = {
+        "Deleting": Facts(1, 0, deleting=True),
+        "InvalidTemplate": Facts(1, 0, template="x"),
+        "KubeRayMissing": Facts(1, 0, kuberay=False),
+        "SecretMissing": Facts(1, 0, missing_secrets=("s",)),
+        "StoreUnavailable": Facts(1, 1, store="x"),
+        "Suspending": Facts(0, 0, suspend=True),
+        "Suspended": Facts(0, 0, suspend=True, stopped=True),
+        "ImageUnavailable": Facts(1, 0, image="x"),
+        "Unschedulable": Facts(1, 0, unschedulable="x"),
+        "WorkerFails": Facts(1, 0, crashing="x"),
+        "RayFails": Facts(1, 0, ray="x"),
+        "Upgrading": Facts(1, 1, upgrading=True),
+        "Scaling": Facts(2, 1, scaling=True),
+        "WorkersStarting": Facts(2, 1),
+        "AllWorkersReady": Facts(1, 1),
+    }
+    assert {reason: verdict(facts).reason for reason, facts in rows.items()} == {reason: reason for reason in rows}
+
+
+def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
+    first = conditions(Facts(1, 0), [], 1, 0.0)
+    same = conditions(Facts(1, 0, image="x"), first, 2, 60.0)
+    changed = conditions(Facts(1, 1), same, 2, 120.0)
+    times = [one[0]["lastTransitionTime"] for one in (first, same, changed)]
+    assert times == ["1970-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "1970-01-01T00:02:00Z"]
+
+
+def test_a_pool_lives_from_start_to_end() -> None:
+    world = World()
+    world.settle(pool(2))
+    assert (len(world.seen.workers), world.seen.status["workers"]) == (2, {"desired": 2, "ready": 2})
+    busy = tuple(replace(worker, running=2, tokens=9 - i) for i, worker in enumerate(world.seen.workers))
+    world.seen = replace(world.seen, workers=busy)
+    world.settle(pool(1))
+    assert world.wanted_removed == ["pod-2"]
+    assert world.settle(pool(1, suspend=True)).step is Step.SUSPEND
+    assert (world.seen.pods, world.seen.status["conditions"][0]["reason"]) == ((), "Suspended")
+    world.settle(pool(3))
+    assert len(world.seen.workers) == 3
+    world.seen = replace(world.seen, deleted_at=world.seen.now)
+    steps = []
+    for _ in range(20):
+        made = plan(pool(3), INSTALLATION, world.seen)
+        steps.append(made.step)
+        world.do(made)
+        world.live_on()
+        if made.step is Step.FORGET:
+            break
+    assert list(dict.fromkeys(steps)) == [Step.DRAIN, Step.REMOVE, Step.FORGET]
+    assert not made.finalizer
+    assert made.withdraw
+
+
+def test_a_deletion_does_not_wait_for_a_store_for_ever() -> None:
+    away = Store(problem="no answer")
+    seen = Observed(uid="u", generation=1, now=1000.0, deleted_at=990.0, finalizer=True, store=away)
+    assert plan(pool(), INSTALLATION, seen).finalizer
+    late = plan(pool(), INSTALLATION, replace(seen, now=1100.0))
+    assert (late.finalizer, late.withdraw, late.events[0].reason) == (False, False, "StoreLeftAlone")
+
+
+@st.composite
+def states(draw: st.DrawFn) -> World:
+    """Any state that a pool of another size may have been left in, with children missing or edited."""
+    world = World()
+    world.settle(pool(draw(st.integers(1, 4))))
+    kept = {key: one for key, one in world.seen.children.items() if draw(st.booleans())}
+    workers = [
+        replace(
+            worker,
+            running=draw(st.integers(0, 3)),
+            tokens=draw(st.integers(0, 99)),
+            drain_seconds=draw(st.sampled_from([None, 0.0, 99.0])),
+        )
+        for worker in world.seen.workers
+        if draw(st.booleans())
+    ]
+    pods = tuple(replace(pod, deleting=draw(st.booleans())) for pod in world.seen.pods if draw(st.booleans()))
+    world.seen = replace(world.seen, children=kept, workers=tuple(workers), pods=pods, finalizer=draw(st.booleans()))
+    return world
+
+
+@given(world=states(), wanted=st.integers(1, 4), suspend=st.booleans())
+def test_any_state_converges_and_then_nothing_changes(world: World, wanted: int, suspend: bool) -> None:
+    made = world.settle(pool(wanted, suspend=suspend))
+    assert made.idle
+    assert len(world.seen.workers) == (0 if suspend else wanted)
+    assert {key.kind for key in world.seen.children} >= {"RayService", "Secret", "ServiceAccount"}
+    again = plan(pool(wanted, suspend=suspend), INSTALLATION, world.seen)
+    assert (again.idle, again.document, again.events) == (True, None, ())
+
+
+def test_an_edited_child_is_applied_again() -> None:
+    world = World()
+    world.settle(pool())
+    key = Reference("PodDisruptionBudget", "p-worker")
+    edited = {**world.seen.children[key], "spec": {"maxUnavailable": 7}}
+    world.seen = replace(world.seen, children={**world.seen.children, key: edited})
+    made = plan(pool(), INSTALLATION, world.seen)
+    assert [reference(child) for child in made.apply] == [key]
+    assert names.APPLIED in made.apply[0]["metadata"]["annotations"]

@@ -1,0 +1,222 @@
+"""The operator's reconciliation against a real API server with RBAC, and a real Redis: no kubelet, no KubeRay operator,
+so that the tests play their part."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from api_server import ApiServer, KubectlError, kuberay_definitions
+from redis_servers import RedisServer
+from roost_operator.kubernetes.api import Api
+from roost_operator.kubernetes.rbac import cluster_role, cluster_role_binding
+from roost_operator.kubernetes.reconciler import Reconciler
+from roost_operator.plan.installation import Installation
+from roost_operator.plan.plan import Plan, Step
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "manifests" / "samples" / "pool-dummy.yaml"
+CHILDREN = (
+    ("rayservice", "dummy"),
+    ("serviceaccount", "dummy-worker"),
+    ("secret", "dummy-worker"),
+    ("networkpolicy", "dummy-worker"),
+    ("networkpolicy", "dummy-head"),
+    ("poddisruptionbudget", "dummy-worker"),
+)
+MUTATING = ("create", "update", "patch", "delete")
+
+
+@pytest.fixture(scope="module")
+def prepared(api_server: ApiServer) -> ApiServer:
+    """The API server with KubeRay's kinds and the operator's role."""
+    definitions = kuberay_definitions()
+    if definitions is None:
+        pytest.skip("no KubeRay definitions in the cache of Go modules; go mod download ray-operator")
+    for name in ("rayservices", "rayclusters"):
+        api_server.kubectl("apply", "--server-side", "-f", str(definitions / f"ray.io_{name}.yaml"))
+    names = ["crd/rayservices.ray.io", "crd/rayclusters.ray.io"]
+    api_server.kubectl("wait", "--for=condition=Established", *names, "--timeout=60s")
+    binding = cluster_role_binding("User", "operator")
+    api_server.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all([cluster_role(), binding]))
+    return api_server
+
+
+@pytest.fixture
+async def reconciler(
+    prepared: ApiServer, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Reconciler]:
+    monkeypatch.setenv("KUBECONFIG", str(prepared.kubeconfig("operator")))
+    assert "KUBERNETES_SERVICE_HOST" not in os.environ
+    api = await Api.connect()
+    yield Reconciler(api, Installation(store_url=redis_server.url, pool_key="k" * 32))
+    await api.aclose()
+
+
+async def settle(reconciler: Reconciler, namespace: str) -> Plan:
+    """Reconciles until two plans change nothing in the cluster."""
+    for _ in range(10):
+        made = await reconciler.reconcile(namespace, "dummy")
+        assert made is not None
+        again = await reconciler.reconcile(namespace, "dummy")
+        if again is None or (made.idle and again.idle and made.step is again.step):
+            return again or made
+    raise AssertionError(f"does not settle: {made}")
+
+
+def condition(pool: dict[str, Any], kind: str) -> tuple[str, str]:
+    found = next(one for one in pool["status"]["conditions"] if one["type"] == kind)
+    return found["status"], found["reason"]
+
+
+async def test_a_pool_becomes_its_children(
+    reconciler: Reconciler, prepared: ApiServer, namespace: str, redis_server: RedisServer
+) -> None:
+    prepared.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
+    made = await settle(reconciler, namespace)
+    assert made.step is Step.RUN
+    uid = prepared.get("ap", "dummy", namespace)["metadata"]["uid"]
+    for kind, name in CHILDREN:
+        child = prepared.get(kind, name, namespace)
+        assert [owner["uid"] for owner in child["metadata"]["ownerReferences"]] == [uid]
+    pool = prepared.get("ap", "dummy", namespace)
+    assert condition(pool, "Ready") == ("False", "WorkersStarting")
+    assert pool["status"]["observedGeneration"] == 1
+    with redis_server.client() as client:
+        document = json.loads(client.get(f"roost:{{{namespace}/dummy}}:pool"))
+        assert client.smembers("roost:pools") == {f"{namespace}/dummy".encode()}
+    assert document["roles"][0]["name"] == "agent"
+    assert "Events" in prepared.kubectl("describe", "-n", namespace, "ap/dummy")
+    secret = prepared.get("rayservice", "dummy", namespace)["spec"]["serveConfigV2"]
+    assert "redis://" not in secret
+
+
+async def test_an_unchanged_resync_changes_nothing(reconciler: Reconciler, prepared: ApiServer, namespace: str) -> None:
+    prepared.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
+    await settle(reconciler, namespace)
+    before = len(prepared.requests("operator"))
+    await reconciler.reconcile(namespace, "dummy")
+    after = prepared.requests("operator")[before:]
+    assert after
+    assert [event["requestURI"] for event in after if event["verb"] in MUTATING] == []
+
+
+async def test_children_that_go_or_are_edited_come_back(
+    reconciler: Reconciler, prepared: ApiServer, namespace: str
+) -> None:
+    prepared.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
+    await settle(reconciler, namespace)
+    for kind, name in CHILDREN:
+        prepared.kubectl("delete", "-n", namespace, kind, name, "--wait=false")
+    await settle(reconciler, namespace)
+    for kind, name in CHILDREN:
+        assert "deletionTimestamp" not in prepared.get(kind, name, namespace)["metadata"]
+    edits = {
+        "rayservice/dummy": {"spec": {"rayClusterDeletionDelaySeconds": 77}},
+        "networkpolicy/dummy-worker": {"spec": {"ingress": [{}]}},
+        "poddisruptionbudget/dummy-worker": {"spec": {"maxUnavailable": 5}},
+        "secret/dummy-worker": {"data": {"pool-secret": "QQ=="}},
+        "serviceaccount/dummy-worker": {"metadata": {"labels": {"roost.dev/pool": "other"}}},
+    }
+    before = {target: json.loads(prepared.kubectl("get", "-n", namespace, target, "-o", "json")) for target in edits}
+    for target, edit in edits.items():
+        prepared.kubectl("patch", "-n", namespace, target, "--type=merge", "-p", json.dumps(edit))
+    await settle(reconciler, namespace)
+    for target, was in before.items():
+        now = json.loads(prepared.kubectl("get", "-n", namespace, target, "-o", "json"))
+        for part in ("spec", "data"):
+            assert now.get(part) == was.get(part)
+        assert now["metadata"]["labels"] == was["metadata"]["labels"]
+
+
+@pytest.mark.parametrize("retention", ["Keep", "Purge"])
+async def test_a_deleted_pool_goes_with_all_it_owns(
+    reconciler: Reconciler, prepared: ApiServer, namespace: str, redis_server: RedisServer, retention: str
+) -> None:
+    document = yaml.safe_load(SAMPLE.read_text())
+    document["spec"]["sessions"] = {"retention": retention}
+    prepared.kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(document))
+    await settle(reconciler, namespace)
+    prefix = f"roost:{{{namespace}/dummy}}"
+    with redis_server.client() as client:
+        client.hset(f"{prefix}:s:01", mapping={"tenant": "t"})
+        prepared.kubectl("delete", "-n", namespace, "ap/dummy", "--wait=false")
+        for _ in range(100):
+            if await reconciler.reconcile(namespace, "dummy") is None:
+                break
+            await asyncio.sleep(0.1)  # the garbage collector is a process of its own
+        assert client.smembers("roost:pools") == set()
+        assert client.exists(f"{prefix}:pool") == 0
+        assert client.exists(f"{prefix}:s:01") == (retention == "Keep")
+    with pytest.raises(KubectlError, match="NotFound"):
+        prepared.get("ap", "dummy", namespace)
+    for kind, name in CHILDREN:
+        prepared.kubectl("wait", "--for=delete", "-n", namespace, f"{kind}/{name}", "--timeout=30s")
+
+
+async def test_a_store_that_is_away_is_told_and_mends(
+    prepared: ApiServer, namespace: str, fresh_redis: RedisServer, reconciler: Reconciler
+) -> None:
+    prepared.kubectl("create", "secret", "generic", "mine", "-n", namespace, f"--from-literal=url={fresh_redis.url}")
+    document = yaml.safe_load(SAMPLE.read_text())
+    document["spec"]["store"] = {"urlSecretRef": {"name": "mine"}}
+    prepared.kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(document))
+    await settle(reconciler, namespace)
+    assert condition(prepared.get("ap", "dummy", namespace), "Degraded") == ("False", "AsExpected")
+    fresh_redis.kill()
+    await settle(reconciler, namespace)
+    assert condition(prepared.get("ap", "dummy", namespace), "Ready") == ("False", "StoreUnavailable")
+    fresh_redis.start()
+    await settle(reconciler, namespace)
+    assert condition(prepared.get("ap", "dummy", namespace), "Ready") == ("False", "WorkersStarting")
+
+
+async def test_a_missing_secret_is_told_and_mends(reconciler: Reconciler, prepared: ApiServer, namespace: str) -> None:
+    document = yaml.safe_load(SAMPLE.read_text())
+    document["spec"]["models"][0] |= {"source": "hf://org/name", "tokenSecretRef": {"name": "hub"}}
+    prepared.kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(document))
+    made = await settle(reconciler, namespace)
+    assert made.step is Step.WAIT
+    assert condition(prepared.get("ap", "dummy", namespace), "Ready") == ("False", "SecretMissing")
+    prepared.kubectl("create", "secret", "generic", "hub", "-n", namespace, "--from-literal=token=x")
+    assert (await settle(reconciler, namespace)).step is Step.RUN
+
+
+class CutError(Exception):
+    """Ends an operator."""
+
+
+async def test_an_operator_that_ends_after_any_call_converges(
+    reconciler: Reconciler, prepared: ApiServer, namespace: str
+) -> None:
+    """Cut off after the first call, then after the first of the next, and so on: each leaves less to do."""
+    prepared.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
+    points: list[str] = []
+
+    def cut(point: str) -> None:
+        points.append(point)
+        raise CutError(point)
+
+    reconciler.reached = cut
+    for _ in range(40):
+        try:
+            made = await reconciler.reconcile(namespace, "dummy")
+        except CutError:
+            continue
+        break
+    assert made is not None
+    assert made.idle
+    assert {"finalizer", "document", "RayService", "Secret", "status"} <= set(points)
+    for kind, name in CHILDREN:
+        prepared.get(kind, name, namespace)
+
+
+def test_role_allows_what_is_called(prepared: ApiServer) -> None:
+    """Runs last in this module: what the tests above called is in the audit log, all of it was allowed."""
+    refused = [event for event in prepared.requests("operator") if event["responseStatus"].get("code") in (401, 403)]
+    assert [event["requestURI"] for event in refused] == []

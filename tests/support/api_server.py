@@ -1,0 +1,233 @@
+"""A real Kubernetes API server for tests: etcd, kube-apiserver and the garbage collector, with RBAC, on loopback.
+
+`ROOST_CLUSTER_BIN` names the folder of the binaries. Where they are missing, tests are skipped and say so.
+"""
+
+import csv
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytest
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from redis_servers import free_port
+
+ROOT = Path(__file__).parents[2]
+BINARIES = Path(os.environ.get("ROOST_CLUSTER_BIN", "/tmp/kc/bin"))
+_NEEDED = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
+_HOST = "127.0.0.1"
+_START_SECONDS, _POLL_SECONDS = 90.0, 0.1
+_DIE_WITH_PARENT = (
+    "import ctypes, os, signal, sys\n"
+    "ctypes.CDLL(None).prctl(1, signal.SIGKILL) if sys.platform == 'linux' else None\n"
+    "os.getppid() == int(sys.argv[1]) or sys.exit('parent is gone')\n"
+    "os.execv(sys.argv[2], sys.argv[2:])\n"
+)
+
+
+class KubectlError(RuntimeError):
+    """kubectl failed; the text is what it said."""
+
+
+class ApiServer:
+    """Runs while entered. Users are tokens: `admin` may do all, others what RBAC gives them."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="roost-api-"))
+        self.port = free_port()
+        self.audit = self.directory / "audit.log"
+        self._etcd, self._peer = free_port(), free_port()
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._users = [("admin-token", "admin", "admin", "system:masters"), ("gc-token", "gc", "gc", "system:masters")]
+
+    @property
+    def url(self) -> str:
+        return f"https://{_HOST}:{self.port}"
+
+    def add_user(self, name: str) -> None:
+        """A user without rights. Before entering."""
+        self._users.append((f"{name}-token", name, name, ""))
+
+    def kubeconfig(self, user: str = "admin") -> Path:
+        """A kubeconfig file of `user`."""
+        file = self.directory / f"{user}.kubeconfig"
+        cluster = {"server": self.url, "certificate-authority": str(self.directory / "pki" / "apiserver.crt")}
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": user}}],
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": user, "user": {"token": f"{user}-token"}}],
+        }
+        file.write_text(yaml.safe_dump(document))
+        return file
+
+    def kubectl(self, *arguments: str, stdin: str = "", user: str = "admin") -> str:
+        """Output of kubectl. Raises KubectlError with its error."""
+        command = [str(BINARIES / "kubectl"), f"--kubeconfig={self.kubeconfig(user)}", *arguments]
+        cache = {"HOME": str(self.directory), "KUBECACHEDIR": str(self.directory / "cache")}
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, env={**os.environ, **cache}, check=False
+        )
+        if done.returncode:
+            raise KubectlError(done.stderr.strip())
+        return done.stdout
+
+    def get(self, kind: str, name: str, namespace: str = "default") -> dict[str, Any]:
+        """One object. Raises KubectlError."""
+        found: dict[str, Any] = json.loads(self.kubectl("get", kind, name, "-n", namespace, "-o", "json"))
+        return found
+
+    def requests(self, user: str) -> list[dict[str, Any]]:
+        """Audit events of requests of `user` that are complete."""
+        lines = self.audit.read_text().splitlines() if self.audit.exists() else []
+        events = [json.loads(line) for line in lines if line.endswith("}")]
+        return [event for event in events if event["user"].get("username") == user]
+
+    def __enter__(self) -> "ApiServer":
+        try:
+            self._start_etcd()
+            self._start_api_server()
+            self._start_controllers()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kills all and removes the folder."""
+        for process in reversed(self._processes):
+            process.kill()
+            process.wait()
+        self._processes.clear()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _start_etcd(self) -> None:
+        peer = f"http://{_HOST}:{self._peer}"
+        self._spawn(
+            "etcd",
+            f"--data-dir={self.directory / 'etcd'}",
+            "--unsafe-no-fsync",
+            f"--listen-client-urls=http://{_HOST}:{self._etcd}",
+            f"--advertise-client-urls=http://{_HOST}:{self._etcd}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+            "--log-level=warn",
+        )
+
+    def _start_api_server(self) -> None:
+        key, tokens, policy = (self.directory / name for name in ("sa.key", "tokens.csv", "audit.yaml"))
+        key.write_bytes(_private_key())
+        with tokens.open("w", newline="") as file:
+            csv.writer(file).writerows(self._users)
+        rules = [{"level": "Request", "omitStages": ["RequestReceived"]}]
+        policy.write_text(yaml.safe_dump({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules}))
+        self._spawn(
+            "kube-apiserver",
+            f"--etcd-servers=http://{_HOST}:{self._etcd}",
+            f"--bind-address={_HOST}",
+            f"--secure-port={self.port}",
+            f"--cert-dir={self.directory / 'pki'}",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--authorization-mode=RBAC",
+            f"--token-auth-file={tokens}",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={key}",
+            f"--service-account-signing-key-file={key}",
+            "--disable-admission-plugins=ServiceAccount",  # no controller makes service accounts for pods here
+            "--endpoint-reconciler-type=none",
+            f"--audit-policy-file={policy}",
+            f"--audit-log-path={self.audit}",
+        )
+        self._await(lambda: self.kubectl("get", "--raw=/readyz"))
+        self._await(lambda: self.kubectl("get", "namespace", "default"))
+
+    def _start_controllers(self) -> None:
+        self._spawn(
+            "kube-controller-manager",
+            f"--kubeconfig={self.kubeconfig('gc')}",
+            "--leader-elect=false",
+            "--controllers=garbage-collector-controller,namespace-controller",
+            "--secure-port=0",
+        )
+
+    def _spawn(self, name: str, *arguments: str) -> None:
+        command: Sequence[str] = (str(BINARIES / name), *arguments)
+        with (self.directory / f"{name}.log").open("ab") as log:
+            self._processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+
+    def _await(self, probe: Any) -> None:
+        end = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                probe()
+                return
+            except KubectlError as error:
+                if time.monotonic() > end or any(process.poll() is not None for process in self._processes):
+                    log = (self.directory / "kube-apiserver.log").read_text()[-4000:]
+                    raise RuntimeError(f"the API server did not start: {error}\n{log}") from error
+            time.sleep(_POLL_SECONDS)
+
+
+def kuberay_definitions() -> Path | None:
+    """Folder of KubeRay's custom resource definitions, in the cache of Go modules."""
+    found = sorted(Path.home().glob("go/pkg/mod/github.com/ray-project/kuberay/ray-operator@*/config/crd/bases"))
+    return found[-1] if found else None
+
+
+def _private_key() -> bytes:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
+
+
+def skip_without_binaries() -> None:
+    """Skips the test where a binary is missing."""
+    missing = [name for name in _NEEDED if not (BINARIES / name).exists()]
+    if missing:
+        pytest.skip(f"no {', '.join(missing)} in {BINARIES}; set ROOST_CLUSTER_BIN to a folder that has them")
+
+
+@pytest.fixture(scope="session")
+def api_server() -> Iterator[ApiServer]:
+    """One API server for all tests, with Roost's CRD and the user `operator`; tests use namespaces of their own."""
+    skip_without_binaries()
+    server = ApiServer()
+    server.add_user("operator")
+    with server:
+        server.kubectl("apply", "--server-side", "-f", str(ROOT / "manifests" / "crds" / "agentpools.yaml"))
+        server.kubectl("wait", "--for=condition=Established", "crd/agentpools.roost.dev", "--timeout=30s")
+        yield server
+
+
+@pytest.fixture
+def namespace(api_server: ApiServer) -> str:
+    """A namespace of the test's own."""
+    name = f"test-{secrets.token_hex(4)}"
+    api_server.kubectl("create", "namespace", name)
+    return name

@@ -1,0 +1,67 @@
+"""What a pod does before it stops: `python -m roost_worker.server.pre_stop` tells its own worker to drain, and waits.
+
+Told by the environment: ROOST_STORE_URL, ROOST_POOL, ROOST_POD_IP and ROOST_DRAIN_SECONDS. A store that does not answer
+ends it at once: the pod is stopping, whatever it does.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from redis import Redis
+from redis.cluster import RedisCluster
+from redis.exceptions import RedisError
+
+from roost.contract.lease import Lease
+from roost.contract.names import PoolKeys
+
+_POLL_SECONDS = 0.5
+_KEEP_MS = 3_600_000
+
+
+def drain(client: Any, pool: str, address: str, seconds: float) -> bool:
+    """Tells the workers at the host `address` to drain and waits for them, at most `seconds`; whether all are idle.
+
+    Raises RedisError when the store does not answer.
+    """
+    keys, end = PoolKeys(pool), time.monotonic() + seconds
+    while True:
+        leases = _leases(client, keys, address)
+        for lease in leases:
+            client.set(keys.drain(lease.worker_id), int(time.time() * 1000), nx=True, px=_KEEP_MS)
+        if all(lease.draining and not lease.running and not lease.waiting for lease in leases):
+            return True
+        if time.monotonic() >= end:
+            return False
+        time.sleep(_POLL_SECONDS)
+
+
+def _leases(client: Any, keys: PoolKeys, address: str) -> list[Lease]:
+    workers = client.zrange(keys.workers, 0, -1)
+    documents = [client.get(keys.lease(worker.decode())) for worker in workers]
+    leases = [Lease.decode(document) for document in documents if document]
+    return [lease for lease in leases if lease.address.rsplit(":", 1)[0].strip("[]") == address]
+
+
+def main(environment: Mapping[str, str]) -> int:
+    """Always 0: a failing hook would only be one more event."""
+    url = environment["ROOST_STORE_URL"]
+    seconds = float(environment.get("ROOST_DRAIN_SECONDS", "30"))
+    try:
+        with _client(url) as client:
+            drain(client, environment["ROOST_POOL"], environment["ROOST_POD_IP"], seconds)
+    except (RedisError, OSError) as error:
+        sys.stderr.write(f"the store does not answer, the worker is not told to drain: {error}\n")
+    return 0
+
+
+def _client(url: str) -> Any:
+    if "cluster=true" in url:
+        return RedisCluster.from_url(url.replace("cluster=true", ""), socket_timeout=5)
+    return Redis.from_url(url, socket_timeout=5)
+
+
+if __name__ == "__main__":
+    sys.exit(main(os.environ))
