@@ -104,6 +104,8 @@ def test_leaving_a_step_early_cancels_it(session: SyncSession) -> None:
 
 def test_ctrl_c_cancels_the_step_and_not_the_client(session: SyncSession) -> None:
     main = threading.get_ident()
+    # A shell ignores Ctrl-C for what it runs in the background, and Python then does not raise.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt() -> None:
         ASKED.wait(30)
@@ -111,8 +113,11 @@ def test_ctrl_c_cancels_the_step_and_not_the_client(session: SyncSession) -> Non
 
     interrupter = threading.Thread(target=interrupt)
     interrupter.start()
-    with pytest.raises(KeyboardInterrupt), session.step("wait") as events:
-        list(events)
+    try:
+        with pytest.raises(KeyboardInterrupt), session.step("wait") as events:
+            list(events)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     interrupter.join()
     assert LEFT.wait(30)
     while session.info().running_step_id:
