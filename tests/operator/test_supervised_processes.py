@@ -144,6 +144,8 @@ def test_processes_die_with_their_supervisor(tmp_path: Path) -> None:
         child = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
     _, alive = psutil.wait_procs([child], timeout=30)
+    for process in alive:
+        process.kill()
     assert not alive
 
 
