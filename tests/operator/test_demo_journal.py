@@ -132,7 +132,7 @@ def outcome(*receipts: Receipt, **changes: object) -> Outcome:
         redis_restarts=1,
         killed=("worker", "gateway", "redis"),
         bfloat16={},
-        wall_seconds=12.34,
+        stage_seconds={"start": 1.0, "agents": 2.5},
     )
     return replace(whole, **changes)  # type: ignore[arg-type]
 
@@ -152,6 +152,7 @@ def test_report_counts_what_the_journal_holds() -> None:
     assert (document["reconstructed"], document["reconstructed_tokens"], document["failovers_worker"]) == (1, 7, 1)
     assert document["ttft_ms"] == {"hot": {"p50": 10.0, "p99": 10.0}, "cold": {"p50": 90.0, "p99": 90.0}}
     assert document["ttft_after_queue_ms"]["cold"]["p50"] == 60.0
+    assert document["wall_seconds"] == 3.5
     assert document["cached_token_ratio"] == round(6 / 19, 4)
 
 

@@ -66,7 +66,20 @@ def test_arithmetic(text: str, value: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "1.5", "2 ** 99999", "__import__('os')", "a", "(lambda: 1)()", "True", "9" * 400, "'x' * 9", "[1][0]"]
+    "text",
+    [
+        "",
+        "1.5",
+        "2 ** 99999",
+        "999999999 * 999999999 * 999999999",
+        "__import__('os')",
+        "a",
+        "(lambda: 1)()",
+        "True",
+        "9" * 400,
+        "'x' * 9",
+        "[1][0]",
+    ],
 )
 def test_anything_but_whole_number_arithmetic_is_refused(text: str) -> None:
     with pytest.raises(ToolError):

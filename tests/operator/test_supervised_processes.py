@@ -125,12 +125,14 @@ def test_processes_die_with_their_supervisor(tmp_path: Path) -> None:
         import asyncio, pathlib, sys
         from roost_operator.local.processes import Command, Supervised
 
+        log = pathlib.Path({str(tmp_path / "log")!r})
+
         async def ready():
-            return True
+            return log.exists() and "up" in log.read_text()
 
         async def main():
-            argv = (sys.executable, "-c", "import time; time.sleep(600)")
-            child = Supervised(Command("child", argv, pathlib.Path({str(tmp_path / "log")!r}), ready), print)
+            argv = (sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)")
+            child = Supervised(Command("child", argv, log, ready), print)
             await child.start()
             print(child.pid, flush=True)
             await asyncio.sleep(600)
@@ -142,6 +144,8 @@ def test_processes_die_with_their_supervisor(tmp_path: Path) -> None:
         child = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
     _, alive = psutil.wait_procs([child], timeout=30)
+    for process in alive:
+        process.kill()
     assert not alive
 
 

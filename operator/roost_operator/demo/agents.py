@@ -26,7 +26,8 @@ from roost_operator.demo.journal import Journal, Receipt
 from roost_operator.demo.scene import AgentState, Phase, Scene
 from roost_operator.demo.tools import CALCULATE, COUNT, EXPECTED_SECONDS, READ, SEARCH, Toolbox
 
-STEP_TOKENS = 40
+CALL_TOKENS = 40
+TEXT_TOKENS = 32
 STEP_SECONDS = 240.0
 CALL = ToolChoice(ToolChoiceMode.REQUIRED)
 TEXT = ToolChoice(ToolChoiceMode.NONE)
@@ -156,7 +157,7 @@ class Agent:
             step_id=step_id,
             format=form,
             sampling=self.part.sampling,
-            max_tokens=STEP_TOKENS,
+            max_tokens=CALL_TOKENS if form is CALL else TEXT_TOKENS,
             deadline=STEP_SECONDS,
         )
         begin, first, starts = time.monotonic(), 0.0, 0

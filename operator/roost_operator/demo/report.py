@@ -24,7 +24,8 @@ class Outcome:
     killed: Sequence[str]
     """What was killed while steps ran, in order."""
     bfloat16: dict[str, Any]
-    wall_seconds: float
+    stage_seconds: dict[str, float]
+    """Of starting, of the agents, of the verification with the bf16 scene."""
 
     @property
     def passed(self) -> bool:
@@ -62,7 +63,8 @@ def report(outcome: Outcome) -> dict[str, Any]:
         "ttft_after_queue_ms": _times(receipts, lambda receipt: max(0.0, receipt.ttft_ms - receipt.queue_ms)),
         "cached_token_ratio": _cached_ratio(receipts),
         "bfloat16": outcome.bfloat16,
-        "wall_seconds": round(outcome.wall_seconds, 1),
+        "stage_seconds": {name: round(seconds, 1) for name, seconds in outcome.stage_seconds.items()},
+        "wall_seconds": round(sum(outcome.stage_seconds.values()), 1),
     }
 
 

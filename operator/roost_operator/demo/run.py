@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -34,14 +35,20 @@ class Settings:
     ray: bool = True
     cache_dir: Path | None = None
 
-    def stack(self, name: str, *, ray: bool, gateways: int) -> StackOptions:
-        """Options of a stack on free ports."""
+    @property
+    def half_the_cores(self) -> int:
+        """Threads of the oracle and of the bf16 worker, which compute at the same time."""
+        return max(1, (os.cpu_count() or 1) // 2)
+
+    def stack(self, name: str, *, ray: bool, gateways: int, threads: int | None = None) -> StackOptions:
+        """Options of a stack on free ports; `threads` of each worker, None for its share of the cores."""
         return StackOptions(
             state_dir=self.state_dir / name,
             port=0,
             gateways=gateways,
             ray=ray,
             cache_dir=self.cache_dir,
+            environment={} if threads is None else {"OMP_NUM_THREADS": str(threads)},
         )
 
 
@@ -63,29 +70,45 @@ class Played:
         return sum(agent.evicted_tokens is not None for agent in self.agents)
 
 
-async def play(settings: Settings, scene: Scene, report: Report, stage: AbstractAsyncContextManager[None]) -> Played:
+@contextlib.asynccontextmanager
+async def play(
+    settings: Settings, scene: Scene, report: Report, stage: AbstractAsyncContextManager[None]
+) -> AsyncIterator[Played]:
     """Runs the stack and the agents; kills a worker, a gateway and Redis on the way. `stage` is entered while the
-    agents play. Raises what `LocalStack` does."""
+    agents play; the stack stops when this is left. Raises what `LocalStack` does."""
     options = settings.stack("main", ray=settings.ray, gateways=GATEWAYS)
-    async with LocalStack(main_pool(), options, report) as stack, connect_all(stack) as clients, stage:
-        scene.begin = time.monotonic()
-        with Journal(settings.state_dir / "journal.jsonl") as journal:
-            toolbox = Toolbox.over(settings.project)
-            parts = cast(settings.sessions)
-            agents = [
-                Agent(part, clients[i % len(clients)], i % len(clients), toolbox, journal, scene)
-                for i, part in enumerate(parts)
-            ]
-            scene.total_steps = sum(part.steps for part in parts)
-            chaos = Chaos(stack, scene)
-            watcher = asyncio.create_task(_watch(stack, clients[0], scene))
-            try:
-                await asyncio.gather(chaos.run(), *(agent.run() for agent in agents))
-            finally:
-                watcher.cancel()
-                await asyncio.gather(watcher, return_exceptions=True)
-            logs = await read_logs(clients[0], agents)
-        return Played(agents, journal, logs, chaos.killed, stack.redis.restarts, stack.model_dir)
+    async with LocalStack(main_pool(), options, report) as stack:
+        async with connect_all(stack) as clients, stage:
+            with Journal(settings.state_dir / "journal.jsonl") as journal:
+                agents = _make_agents(settings, clients, journal, scene)
+                killed = await _let_them_play(stack, clients[0], agents, scene)
+                logs = await read_logs(clients[0], agents)
+        yield Played(agents, journal, logs, killed, stack.redis.restarts, stack.model_dir)
+
+
+def _make_agents(settings: Settings, clients: Sequence[Client], journal: Journal, scene: Scene) -> list[Agent]:
+    """Agents over the clients in turn."""
+    toolbox = Toolbox.over(settings.project)
+    parts = cast(settings.sessions)
+    scene.total_steps = sum(part.steps for part in parts)
+    return [
+        Agent(part, clients[number % len(clients)], number % len(clients), toolbox, journal, scene)
+        for number, part in enumerate(parts)
+    ]
+
+
+async def _let_them_play(stack: LocalStack, client: Client, agents: Sequence[Agent], scene: Scene) -> Sequence[str]:
+    """Returns, when all agents have finished, what was killed meanwhile."""
+    scene.begin = time.monotonic()
+    chaos = Chaos(stack, scene)
+    watcher = asyncio.create_task(_watch(stack, client, scene))
+    try:
+        await asyncio.gather(chaos.run(), *(agent.run() for agent in agents))
+    finally:
+        watcher.cancel()
+        await asyncio.gather(watcher, return_exceptions=True)
+        scene.end = time.monotonic()
+    return chaos.killed
 
 
 @contextlib.asynccontextmanager

@@ -51,6 +51,8 @@ class Scene:
     total_steps: int = 0
     happenings: deque[str] = field(default_factory=lambda: deque(maxlen=200))
     begin: float = field(default_factory=time.monotonic)
+    end: float = 0.0
+    """When the agents began and had finished, by `time.monotonic`."""
     on_stage: bool = False
     """True while the agents play."""
     on_happening: Callable[[str], None] = lambda line: None

@@ -1,6 +1,6 @@
 """Scores committed logs with the oracle, as a process of its own: torch and transformers stay out of the client.
 
-python -m roost_operator.demo.scoring --model DIRECTORY
+python -m roost_operator.demo.scoring --model DIRECTORY --threads N
 
 Each line of stdin is `[[{prompt_ids, output_ids, sampling, grammar}]]`, steps of logs; each is answered with one line
 of stdout, the verdict on all of them.
@@ -8,7 +8,6 @@ of stdout, the verdict on all of them.
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,17 @@ from roost_worker.oracle import LoggedStep, Oracle, PositionReport, judge
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
-    oracle = _load(parser.parse_args().model)
+    parser.add_argument("--threads", type=int, required=True)
+    arguments = parser.parse_args()
+    oracle = _load(arguments.model, arguments.threads)
     for line in sys.stdin:
         print(json.dumps(score(oracle, json.loads(line))), flush=True)
 
 
-def _load(model_dir: Path) -> Oracle:
+def _load(model_dir: Path, threads: int) -> Oracle:
     import torch
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(threads)
     return Oracle(model_dir)
 
 

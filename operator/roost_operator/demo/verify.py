@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from roost import LoggedStep, Sampling, Tool, ToolChoice, ToolChoiceMode
-from roost_operator.local.processes import log_end
+from roost_operator.local.processes import STACK_VARIABLE, log_end
 from roost_worker.grammar import build_tool_call
 from roost_worker.render.description import TemplateDescription
 
@@ -56,7 +56,8 @@ class SessionLog:
 class Judge:
     """The oracle in a process of its own, over the fp32 model in `model_dir`, while it is entered."""
 
-    def __init__(self, model_dir: Path, log: Path) -> None:
+    def __init__(self, model_dir: Path, log: Path, threads: int = 1) -> None:
+        self._threads = threads
         self._model_dir = model_dir
         self._log = log
         self._description = TemplateDescription.load(model_dir / "template.json")
@@ -67,10 +68,11 @@ class Judge:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", "roost_operator.demo.scoring", "--model", str(self._model_dir)),
+                *("--threads", str(self._threads)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"},
+                env=_environment(),
             )
         return self
 
@@ -99,6 +101,12 @@ class Judge:
 
     def _last_words(self) -> str:
         return f"the oracle ended; the end of {self._log}:\n{log_end(self._log)}"
+
+
+def _environment() -> dict[str, str]:
+    """Without the mark of a stack that runs meanwhile: the oracle outlives it."""
+    kept = {name: value for name, value in os.environ.items() if name != STACK_VARIABLE}
+    return {**kept, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
 
 
 def _step(step: LoggedStep, tools: Sequence[Tool], description: TemplateDescription) -> Mapping[str, Any]:
