@@ -35,7 +35,7 @@ TEXT = ToolChoice(ToolChoiceMode.NONE)
 
 @dataclass(frozen=True)
 class Part:
-    """What one agent is to do. Each question takes three steps: a tool call, words about its result, and more words."""
+    """What one agent is to do. Each question takes a tool call and words about its result; all but the last, more words."""
 
     name: str
     role: str
@@ -48,7 +48,7 @@ class Part:
 
     @property
     def steps(self) -> int:
-        return 3 * len(self.questions)
+        return 3 * len(self.questions) - 1
 
 
 _ROLES: tuple[tuple[str, str, tuple[Tool, ...], Sampling], ...] = (
@@ -125,7 +125,8 @@ class Agent:
             calls = await self._step(self.session, 3 * number, [user(question)], CALL)
             results = await self._use_tools(self.session, calls, evict=part.evict_after == number)
             await self._step(self.session, 3 * number + 1, results, TEXT)
-            await self._step(self.session, 3 * number + 2, [user(_MORE)], TEXT)
+            if number + 1 < len(part.questions):
+                await self._step(self.session, 3 * number + 2, [user(_MORE)], TEXT)
 
     async def _use_tools(self, session: Session, calls: tuple[ToolCall, ...], *, evict: bool) -> list[Message]:
         """Runs the calls while the session is held."""
