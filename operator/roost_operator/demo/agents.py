@@ -35,7 +35,7 @@ TEXT = ToolChoice(ToolChoiceMode.NONE)
 
 @dataclass(frozen=True)
 class Part:
-    """What one agent is to do. A question takes a tool call and words about its result; all but the last, more words."""
+    """What one agent is to do. A question takes a tool call and words about its result; all but the last, more."""
 
     name: str
     role: str
