@@ -1,6 +1,6 @@
 """A real Kubernetes API server for tests: etcd, kube-apiserver and the garbage collector, with RBAC, on loopback.
 
-`ROOST_CLUSTER_BIN` names the folder of the binaries. Where they are missing, tests are skipped and say so.
+They are those that `make e2e` builds, or in `$ROOST_CLUSTER_BIN`. Where they are missing, tests are skipped and say so.
 """
 
 import csv
@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from redis_servers import free_port
 
 ROOT = Path(__file__).parents[2]
-BINARIES = Path(os.environ.get("ROOST_CLUSTER_BIN", "/tmp/kc/bin"))
+CACHE = Path(os.environ.get("ROOST_CACHE", "~/.cache/roost")).expanduser() / "cluster-bin"
 _NEEDED = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
 _HOST = "127.0.0.1"
 _START_SECONDS, _POLL_SECONDS = 90.0, 0.1
@@ -77,7 +77,7 @@ class ApiServer:
 
     def kubectl(self, *arguments: str, stdin: str = "", user: str = "admin") -> str:
         """Output of kubectl. Raises KubectlError with its error."""
-        command = [str(BINARIES / "kubectl"), f"--kubeconfig={self.kubeconfig(user)}", *arguments]
+        command = [str(_binary("kubectl")), f"--kubeconfig={self.kubeconfig(user)}", *arguments]
         cache = {"HOME": str(self.directory), "KUBECACHEDIR": str(self.directory / "cache")}
         done = subprocess.run(
             command, input=stdin, capture_output=True, text=True, env={**os.environ, **cache}, check=False
@@ -169,7 +169,7 @@ class ApiServer:
         )
 
     def _spawn(self, name: str, *arguments: str) -> None:
-        command: Sequence[str] = (str(BINARIES / name), *arguments)
+        command: Sequence[str] = (str(_binary(name)), *arguments)
         with (self.directory / f"{name}.log").open("ab") as log:
             self._processes.append(
                 subprocess.Popen(
@@ -206,11 +206,18 @@ def _private_key() -> bytes:
     )
 
 
+def _binary(name: str) -> Path | None:
+    """Where a binary is: in $ROOST_CLUSTER_BIN, or where `python -m roost_cluster build` has put it last."""
+    folder = os.environ.get("ROOST_CLUSTER_BIN")
+    found = [Path(folder) / name] if folder else sorted(CACHE.glob(f"*/{name}"), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found and found[-1].exists() else None
+
+
 def skip_without_binaries() -> None:
     """Skips the test where a binary is missing."""
-    missing = [name for name in _NEEDED if not (BINARIES / name).exists()]
+    missing = [name for name in _NEEDED if _binary(name) is None]
     if missing:
-        pytest.skip(f"no {', '.join(missing)} in {BINARIES}; set ROOST_CLUSTER_BIN to a folder that has them")
+        pytest.skip(f"no {', '.join(missing)}; run `make e2e` once, or set ROOST_CLUSTER_BIN to a folder that has them")
 
 
 @pytest.fixture(scope="session")
