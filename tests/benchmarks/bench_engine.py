@@ -60,7 +60,7 @@ class Rates:
     def add(self, cell: Cell, measured: dict[str, float]) -> None:
         prefill, whole = measured["prefill_seconds"], measured["whole_seconds"]
         self.prefill.append(cell.batch * cell.prompt / prefill)
-        self.decode.append(cell.batch * (cell.output - 1) / max(whole - prefill, 1e-9))
+        self.decode.append(cell.batch * (cell.output - 1) / (whole - prefill))
 
 
 class Peer:

@@ -10,6 +10,8 @@ from typing import Any
 MARK = "@@ "
 """Begins the lines that are answers; everything else on stdout is a library's talk."""
 
+_ATTEMPTS = 3
+
 Generate = Callable[[Sequence[list[int]], int], Sequence[int]]
 """Runs prompts to a number of output tokens each; returns how many each got."""
 
@@ -26,9 +28,16 @@ def serve(about: dict[str, Any], vocab_size: int, generate: Generate) -> None:
     for line in sys.stdin:
         cell = json.loads(line)
         random.seed(cell["seed"])
+        _answer(_measure_both(cell, vocab_size, generate))
+
+
+def _measure_both(cell: dict[str, int], vocab_size: int, generate: Generate) -> dict[str, float]:
+    for _ in range(_ATTEMPTS):
         prefill = _measure(cell, 1, vocab_size, generate)
         whole = _measure(cell, cell["output"], vocab_size, generate)
-        _answer({"prefill_seconds": prefill, "whole_seconds": whole})
+        if whole > prefill:
+            return {"prefill_seconds": prefill, "whole_seconds": whole}
+    raise RuntimeError(f"one token took longer than {cell['output']}, {_ATTEMPTS} times: the machine is too busy")
 
 
 def _measure(cell: dict[str, int], output: int, vocab_size: int, generate: Generate) -> float:
