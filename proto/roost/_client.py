@@ -1,7 +1,7 @@
 """The client."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Self
+from typing import Protocol, Self
 
 from roost import _wire as wire
 from roost._messages import Tool
@@ -11,6 +11,14 @@ from roost._session import Session, new_key
 from roost._transport import TLSConfig, Transport
 from roost.contract.names import pool_of
 from roost.v1 import session_service_pb2 as pb
+
+
+class Named(Protocol):
+    """A session by its handle or its record."""
+
+    @property
+    def id(self) -> str:
+        """Session's name."""
 
 
 class Client:
@@ -85,22 +93,26 @@ class Client:
         system: str = "",
         tools: Sequence[Tool] = (),
         task: str = "",
-        parent: Session | str = "",
+        parent: Named | str = "",
         labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
     ) -> Session:
         """Opens a session.
 
-        An empty pool is the only one of the caller, an empty role the pool's first. `request_id` makes the call
+        An empty pool is the only one of the caller, an empty role the pool's first. `parent` is the session that
+        spawns this one: a handle, a `SessionInfo` or a name. `labels` are texts. `request_id` makes the call
         idempotent; one is drawn when None. Raises PoolNotFoundError, RoleNotFoundError and others of RoostError.
         """
+        for key, value in (labels or {}).items():
+            if not (isinstance(key, str) and isinstance(value, str)):
+                raise TypeError(f"labels are texts, not {key!r}: {value!r}")
         request = pb.OpenSessionRequest(
             pool=pool or self._pool,
             role=role,
             system=system,
             tools=wire.tools_to_wire(tools),
             task=task,
-            parent_session_id=parent.id if isinstance(parent, Session) else parent,
+            parent_session_id=parent if isinstance(parent, str) else parent.id,
             request_id=request_id or new_key(),
             labels=dict(labels or {}),
         )
@@ -126,15 +138,16 @@ class Client:
         task: str = "",
         page_size: int = 0,
     ) -> AsyncIterator[SessionInfo]:
-        """The caller's sessions of a pool, oldest first, filtered. Pages are read as they are needed."""
+        """The caller's sessions of a pool, oldest first, filtered. Pages of `page_size` (1 to 1000; 0 is the gateway's
+        choice) are read as they are needed. Raises PoolNotFoundError and others of RoostError."""
         request = pb.ListSessionsRequest(
             pool=pool or self._pool,
             page_size=page_size,
             role=role,
             task=task,
         )
-        request.state = wire.enum_value(pb.SessionState, "SESSION_STATE", state)  # type: ignore[assignment]
-        request.tier = wire.enum_value(pb.Tier, "TIER", tier)  # type: ignore[assignment]
+        request.state = wire.enum_value(pb.SessionState, "SESSION_STATE", state and SessionState(state))  # type: ignore[assignment]
+        request.tier = wire.enum_value(pb.Tier, "TIER", tier and Tier(tier))  # type: ignore[assignment]
         while True:
             page = await self._transport.call(lambda stub: stub.ListSessions, request)
             for session in page.sessions:

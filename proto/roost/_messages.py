@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from numbers import Integral, Real
 from typing import Any, TypedDict
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -62,7 +63,10 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn's content. It is text only: nothing in it ever becomes a control token."""
+    """One turn's content. It is text only: nothing in it ever becomes a control token.
+
+    Raises ValueError when the role is none, and TypeError when the content is no text.
+    """
 
     role: MessageRole
     content: str
@@ -72,6 +76,11 @@ class Message:
     """Call that a tool's message answers."""
     name: str = ""
     """Tool that answers."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "role", MessageRole(self.role))
+        if not isinstance(self.content, str):
+            raise TypeError(f"a message's content is text, not {type(self.content).__name__}: {self.content!r:.80}")
 
 
 def user(content: str) -> Message:
@@ -121,7 +130,10 @@ class SamplingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. None takes the model's default; the gateway checks the ranges."""
+    """How tokens are drawn. None takes the model's default; the gateway checks the ranges.
+
+    Raises TypeError when a value is no number, and ValueError when a count is negative or does not fit its field.
+    """
 
     temperature: float | None = None
     """0 takes the most likely token."""
@@ -152,13 +164,46 @@ class Sampling:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             raise TypeError("stop is a list of strings, not one string: use stop=[…]")
+        for name in _REALS:
+            _check_real(name, getattr(self, name))
+        for name, bits in _COUNTS.items():
+            _check_count(name, getattr(self, name), bits)
+        for token_id in self.stop_token_ids:
+            _check_count("stop_token_ids", token_id)
+        for token_id, bias in self.logit_bias.items():
+            _check_count("logit_bias", token_id)
+            _check_real(f"logit_bias[{token_id}]", bias)
+
+
+_REALS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
+_COUNTS = {"top_k": 32, "seed": 64, "max_tokens": 32, "min_tokens": 32, "logprobs": 32}
+"""Bits of the fields on the wire."""
+
+
+def _check_real(name: str, value: object) -> None:
+    if value is not None and (not isinstance(value, Real) or isinstance(value, bool)):
+        raise TypeError(f"{name} is a number, not {value!r}")
+
+
+def _check_count(name: str, value: object, bits: int = 32) -> None:
+    if value is None:
+        return
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} is a whole number, not {value!r}")
+    if not 0 <= int(value) < 1 << bits:
+        raise ValueError(f"{name} is a whole number from 0 to 2**{bits} - 1, not {value}")
 
 
 @dataclass(frozen=True, slots=True)
 class JsonSchema:
-    """The output must be JSON that satisfies this schema, a mapping or JSON text."""
+    """The output must be JSON that satisfies this schema, a mapping or JSON text. Raises TypeError for others."""
 
     schema: Mapping[str, Any] | str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schema, Mapping | str):
+            raise TypeError(f"a JSON schema is a mapping or JSON text, not {self.schema!r:.80}")
+        _ = self.text
 
     @property
     def text(self) -> str:
@@ -178,12 +223,16 @@ class ToolChoiceMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """How the session's tools are used in a step. `name` is the one tool to call, and goes with REQUIRED only."""
+    """How the session's tools are used in a step. `name` is the one tool to call, and goes with REQUIRED only.
+
+    Raises ValueError for a mode that is none, or a name without REQUIRED.
+    """
 
     mode: ToolChoiceMode = ToolChoiceMode.AUTO
     name: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "mode", ToolChoiceMode(self.mode))
         if self.name and self.mode is not ToolChoiceMode.REQUIRED:
             raise ValueError(f"ToolChoice(name={self.name!r}) goes with mode=ToolChoiceMode.REQUIRED only")
 

@@ -202,12 +202,14 @@ Event = Queued | Started | Delta | Restarted | Committed
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """A whole step, collected by `Session.run`."""
+    """A whole step, as `Session.run` and `Step.result` collect it."""
 
     committed: Committed
     text: str
     """Everything the model wrote, with tool calls as it wrote them; `content` is the text without them."""
     token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each id, when asked for; empty for a step that had been committed before."""
 
     @property
     def content(self) -> str:

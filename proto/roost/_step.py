@@ -10,11 +10,11 @@ import grpc
 from roost import _wire as wire
 from roost._faults import from_rpc_error
 from roost._output import Output
-from roost._records import Committed, Delta, Event, Head, Queued, Restarted, Started, StepResult
+from roost._records import Committed, Delta, Event, Head, Queued, Restarted, Started, StepResult, TokenLogprobs
 from roost._retry import Patience
 from roost._telemetry import StepSpan
 from roost._transport import Gateway, Transport
-from roost.errors import RoostError, SessionRolledBackError, StreamError, UnavailableError
+from roost.errors import RoostError, SessionRolledBackError, StepCancelledError, StreamError, UnavailableError
 from roost.v1 import session_service_pb2 as pb
 
 
@@ -22,7 +22,7 @@ class Step:
     """A step under way; iterate it with `async for`.
 
     Nothing is sent before the first event is asked for. Leaving the loop early cancels the step, at once when it is
-    used as `async with session.step(…) as events:`. A step can be iterated once.
+    used as `async with session.step(…) as events:`. It is iterated once; `result` has all of it at the end.
     """
 
     def __init__(
@@ -37,7 +37,11 @@ class Step:
         self._deadline = deadline
         self._on_commit = on_commit
         self._output = Output()
-        self._committed = False
+        self._committed: Committed | None = None
+        self._failure: RoostError | None = None
+        self._text: list[str] = []
+        self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
         self._events = self._run()
 
     @property
@@ -49,7 +53,9 @@ class Step:
         return self
 
     async def __anext__(self) -> Event:
-        return await anext(self._events)
+        event = await anext(self._events)
+        self._collect(event)
+        return event
 
     async def __aenter__(self) -> Self:
         return self
@@ -62,22 +68,26 @@ class Step:
         await self._events.aclose()
 
     async def result(self) -> StepResult:
-        """Runs the step to its end. Raises RoostError."""
-        text: list[str] = []
-        token_ids: list[int] = []
-        result: StepResult | None = None
-        async for event in self:
-            if isinstance(event, Delta):
-                text.append(event.text)
-                token_ids.extend(event.token_ids)
-            elif isinstance(event, Restarted):
-                text.clear()
-                token_ids.clear()
-            elif isinstance(event, Committed):
-                result = StepResult(event, "".join(text), tuple(token_ids))
-        if result is None:
-            raise StreamError("this step was iterated before; make a new one")
-        return result
+        """The whole step, collected: runs it, or what is left of it, to its end. Can be asked for again.
+
+        Raises RoostError, StepCancelledError when the step was left before.
+        """
+        async for _ in self:
+            pass
+        if self._failure is not None:
+            raise self._failure
+        if self._committed is None:
+            raise StepCancelledError("the step was left before its end", status=grpc.StatusCode.CANCELLED)
+        return StepResult(self._committed, "".join(self._text), tuple(self._token_ids), tuple(self._logprobs))
+
+    def _collect(self, event: Event) -> None:
+        if isinstance(event, Delta):
+            self._text.append(event.text)
+            self._token_ids += event.token_ids
+            self._logprobs += event.logprobs
+        elif isinstance(event, Restarted):
+            for collected in (self._text, self._token_ids, self._logprobs):
+                collected.clear()
 
     async def _run(self) -> AsyncGenerator[Event, None]:
         span = StepSpan({"roost.session_id": self._request.session_id, "roost.step_id": self.step_id})
@@ -89,6 +99,7 @@ class Step:
                     yield event
         except RoostError as error:
             error.step_id = self.step_id
+            self._failure = error
             span.fail(error)
             raise
         finally:
@@ -129,12 +140,13 @@ class Step:
             metadata=self._transport.metadata(span.metadata()),
         )
         try:
-            async for response in call:
-                event = self._read(response)
-                if isinstance(event, Delta):
-                    patience.progress()
-                if event is not None:
-                    yield event
+            with self._transport.cut_off_by_close():
+                async for response in call:
+                    event = self._read(response)
+                    if isinstance(event, Delta):
+                        patience.progress()
+                    if event is not None:
+                        yield event
         finally:
             call.cancel()
 
@@ -157,7 +169,7 @@ class Step:
     def _commit(self, committed: Committed) -> Committed:
         if self._output.tokens != committed.output_tokens:
             raise StreamError(f"the step has {committed.output_tokens} tokens, but {self._output.tokens} of them came")
-        self._committed = True
+        self._committed = committed
         self._on_commit(committed)
         return committed
 

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,7 +13,7 @@ import grpc
 from roost._faults import from_rpc_error
 from roost._retry import Patience, RetryConfig
 from roost._telemetry import Metadata, trace_metadata
-from roost.errors import RoostError, UnavailableError
+from roost.errors import RoostError, StepCancelledError, UnavailableError
 from roost.v1.session_service_pb2_grpc import SessionServiceStub
 
 if TYPE_CHECKING:  # the stub of an aio channel has no class of its own at run time
@@ -85,15 +86,19 @@ class Transport:
         self.retry = retry
         self.timeout = timeout
         self._current = 0
+        self._closed = False
         self._authorization: Metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
 
     @property
     def current(self) -> Gateway:
+        """The gateway that calls go to now. Raises RuntimeError when the client is closed."""
+        if self._closed:
+            raise RuntimeError("the client is closed; make another with `Client.connect`")
         return self.gateways[self._current]
 
     def failed(self, gateway: Gateway) -> None:
         """Turns away from `gateway`, unless another call has done so already."""
-        if self.current is gateway:
+        if self.gateways[self._current] is gateway:
             self._current = (self._current + 1) % len(self.gateways)
 
     def metadata(self, trace: Metadata) -> Metadata:
@@ -109,14 +114,15 @@ class Transport:
         method: "Callable[[SessionServiceAsyncStub], grpc.aio.UnaryUnaryMultiCallable[Any, _Response]]",
         request: Any,
     ) -> _Response:
-        """A unary call, sent again while that can help. Raises RoostError."""
+        """A unary call, sent again while that can help. Raises RoostError, RuntimeError when the client is closed."""
         patience, tries = self.patience(self.timeout), 1
         metadata = self.metadata(trace_metadata())
         while True:
             gateway = self.current
             try:
                 remaining = patience.remaining(time.monotonic())
-                return await method(gateway.stub)(request, timeout=remaining, metadata=metadata)
+                with self.cut_off_by_close():
+                    return await method(gateway.stub)(request, timeout=remaining, metadata=metadata)
             except grpc.aio.AioRpcError as failure:
                 error = from_rpc_error(failure)
             error.tries = tries
@@ -156,5 +162,20 @@ class Transport:
             status=grpc.StatusCode.UNAVAILABLE,
         )
 
+    @contextmanager
+    def cut_off_by_close(self) -> Iterator[None]:
+        """Around a call: when `close` ends it, its task sees an error and no cancellation, for nobody cancelled it."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._closed or (task is not None and task.cancelling()):
+                raise
+            raise StepCancelledError(
+                "the client was closed during the call", status=grpc.StatusCode.CANCELLED
+            ) from None
+
     async def close(self) -> None:
+        """Closes the channels, which ends every call. Closing twice changes nothing."""
+        self._closed = True
         await asyncio.gather(*(gateway.channel.close() for gateway in self.gateways))

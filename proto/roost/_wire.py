@@ -85,6 +85,8 @@ def sampling_from_wire(wire: pb.Sampling) -> messages.Sampling:
 def format_to_wire(constraint: messages.Format) -> pb.Format:
     if isinstance(constraint, messages.JsonSchema):
         return pb.Format(json_schema=constraint.text)
+    if not isinstance(constraint, messages.ToolChoice):
+        raise TypeError(f"{constraint!r:.80} is no format; make one with `JsonSchema(…)` or `ToolChoice(…)`")
     wire = pb.ToolChoice(name=constraint.name)
     wire.mode = enum_value(pb.ToolChoiceMode, "TOOL_CHOICE_MODE", constraint.mode)  # type: ignore[assignment]
     return pb.Format(tool_choice=wire)

@@ -6,7 +6,8 @@
             ...
 
 Every call runs in one background thread that all clients of the process share. A client may be used by several
-threads. Ctrl-C while a call waits cancels the call.
+threads, also where an event loop runs (which it blocks); a session by one thread at a time. Ctrl-C while a call waits
+cancels the call.
 """
 
 import asyncio
@@ -16,12 +17,15 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
+import grpc
+
 from roost._client import Client
 from roost._records import Event, Head
 from roost._retry import RetryConfig
 from roost._session import Session
 from roost._step import Step
 from roost._transport import TLSConfig
+from roost.errors import StepCancelledError
 
 __all__ = ["SyncClient", "SyncSession", "SyncStep"]
 
@@ -48,47 +52,62 @@ class _Background:
                 self._thread.start()
 
     def leave(self) -> None:
+        """Ends the thread with its last user; calls that other threads still wait for raise StepCancelledError."""
         with self._lock:
             self._users -= 1
-            if self._users == 0:
-                assert self._loop is not None
-                assert self._thread is not None
-                asyncio.run_coroutine_threadsafe(self._loop.shutdown_asyncgens(), self._loop).result()
-                self._loop.call_soon_threadsafe(self._loop.stop)
-                self._thread.join()
-                self._loop.close()
-                self._loop = self._thread = None
+            if self._users:
+                return
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+            assert loop is not None
+            assert thread is not None
+            ended = asyncio.run_coroutine_threadsafe(_end_everything(), loop)
+        ended.result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """The coroutine's result. Raises RuntimeError when every client has been closed."""
-        if self._loop is None:
-            coroutine.close()
-            raise RuntimeError("the client is closed; make another with `SyncClient.connect`")
-        return _run_in(self._loop, coroutine)
+        """The coroutine's result. Raises RuntimeError when every client has been closed.
+
+        Interrupted, it waits until the coroutine has ended its own business.
+        """
+        result: concurrent.futures.Future[_T] = concurrent.futures.Future()
+        tasks: list[asyncio.Task[_T]] = []
+
+        def begin() -> None:
+            tasks.append(asyncio.get_running_loop().create_task(coroutine))
+            tasks[0].add_done_callback(lambda task: _copy(task, result))
+
+        with self._lock:  # so that what has begun is seen by `leave`
+            loop = self._loop
+            if loop is None:
+                coroutine.close()
+                raise RuntimeError("the client is closed; make another with `SyncClient.connect`")
+            loop.call_soon_threadsafe(begin)
+        try:
+            return result.result()
+        except BaseException:
+            if not result.done():
+                loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+                concurrent.futures.wait([result])
+            raise
 
 
-def _run_in(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """Runs in the loop of another thread. Interrupted, it waits until the coroutine has ended its own business."""
-    result: concurrent.futures.Future[_T] = concurrent.futures.Future()
-    tasks: list[asyncio.Task[_T]] = []
-
-    def begin() -> None:
-        tasks.append(loop.create_task(coroutine))
-        tasks[0].add_done_callback(lambda task: _copy(task, result))
-
-    loop.call_soon_threadsafe(begin)
-    try:
-        return result.result()
-    except BaseException:
-        if not result.done():
-            loop.call_soon_threadsafe(lambda: tasks[0].cancel())
-            concurrent.futures.wait([result])
-        raise
+async def _end_everything() -> None:
+    """Cancels what runs in this loop, and waits for it."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 def _copy(task: "asyncio.Task[_T]", result: "concurrent.futures.Future[_T]") -> None:
     if task.cancelled():
-        result.set_exception(concurrent.futures.CancelledError())
+        result.set_exception(
+            StepCancelledError("the client was closed during the call", status=grpc.StatusCode.CANCELLED)
+        )
     elif (error := task.exception()) is not None:
         result.set_exception(error)
     else:
@@ -256,8 +275,10 @@ class SyncClient(_Sync[Client]):
         """Closes the channels. Closing twice changes nothing."""
         if not self._closed:
             self._closed = True
-            _BACKGROUND.run(self._wrapped.close())
-            _BACKGROUND.leave()
+            try:
+                _BACKGROUND.run(self._wrapped.close())
+            finally:
+                _BACKGROUND.leave()
 
     def __enter__(self) -> Self:
         return self

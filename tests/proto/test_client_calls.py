@@ -1,6 +1,7 @@
 """Calls that are no steps: retried when that is safe, paged, authenticated; and what the client refuses to send."""
 
 import socket
+from typing import Any
 
 import grpc
 import pytest
@@ -107,6 +108,25 @@ async def test_a_delete_whose_answer_was_lost_has_succeeded() -> None:
             await client.session(SESSION).delete()
 
 
+async def test_a_closed_client_says_so() -> None:
+    async with FakeGateway() as fake:
+        client = await Client.connect(fake.targets)
+        session = await client.open()
+        await client.close()
+        for call in (client.open(), session.info(), session.run("x")):
+            with pytest.raises(RuntimeError, match="client is closed"):
+                await call
+        await client.close()
+
+
+async def test_a_parent_is_a_handle_a_record_or_a_name() -> None:
+    async with FakeGateway() as fake:
+        client = await fake.connect()
+        parent = await client.open()
+        for given in (parent, await parent.info(), parent.id):
+            assert (await (await client.open(parent=given)).info()).parent == parent.id
+
+
 async def test_a_call_to_a_silent_gateway_ends() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         target = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -204,9 +224,47 @@ def test_bad_values_are_refused_where_they_are_made() -> None:
         ToolChoice(name="x")
     with pytest.raises(ValueError, match="together"):
         TLSConfig(client_key=b"x")
+    with pytest.raises(ValueError, match="requird"):
+        ToolChoice("requird")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="not a valid MessageRole"):
+        Message("nobody", "x")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="content is text, not NoneType"):
+        user(None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="mapping or JSON text"):
+        JsonSchema(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        JsonSchema({"const": object()})
     with pytest.raises(ValueError, match="not a JSON object"):
         _ = ToolCall("c", "f", "[]").arguments
     assert JsonSchema('{"type": "object"}').text == JsonSchema({"type": "object"}).text
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        ({"max_tokens": -1}, ValueError),
+        ({"max_tokens": 2**32}, ValueError),
+        ({"seed": 2**64}, ValueError),
+        ({"top_k": 2.5}, TypeError),
+        ({"logprobs": True}, TypeError),
+        ({"temperature": "hot"}, TypeError),
+        ({"stop_token_ids": [-1]}, ValueError),
+        ({"logit_bias": {-1: 1.0}}, ValueError),
+        ({"logit_bias": {3: "much"}}, TypeError),
+    ],
+)
+def test_sampling_names_the_value_that_is_no_number(bad: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error, match=next(iter(bad))):
+        Sampling(**bad)
+
+
+async def test_names_do_for_enums() -> None:
+    async with FakeGateway() as fake:
+        client = await fake.connect()
+        session = await client.open(tools=[Tool("grep")])
+        await session.run([Message("user", "x")], format=ToolChoice("required"))  # type: ignore[arg-type]
+        assert fake.step_requests[0].format.tool_choice.mode == pb.TOOL_CHOICE_MODE_REQUIRED
+        assert [info.id async for info in client.sessions(state="active", tier="hot")] == [session.id]  # type: ignore[arg-type]
 
 
 async def test_bad_arguments_are_refused_before_anything_is_sent() -> None:
@@ -218,6 +276,10 @@ async def test_bad_arguments_are_refused_before_anything_is_sent() -> None:
             session.step([])
         with pytest.raises(TypeError, match="is no Message"):
             session.step(["text"])  # type: ignore[list-item]
+        with pytest.raises(TypeError, match="is no format"):
+            session.step("x", format={"type": "object"})  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="labels are texts"):
+            await client.open(labels={"n": 1})  # type: ignore[dict-item]
         with pytest.raises(TypeError, match="max_tokns"):
             session.step("x", max_tokns=4)  # type: ignore[call-arg]
 

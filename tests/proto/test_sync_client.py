@@ -4,10 +4,14 @@ import asyncio
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from roost import Committed, Delta, Started, errors
+from roost._retry import Patience
+from roost._transport import Gateway, Transport
+from roost.contract.reasons import Reason
 from roost.sync import SyncClient, SyncSession
 from roost.testing import FakeGateway, Turn
 from threaded_fake import ThreadedFake, fake_in_thread
@@ -94,6 +98,50 @@ def test_a_closed_client_says_so(fake: ThreadedFake) -> None:
     client.close()
     with pytest.raises(RuntimeError, match="client is closed"):
         session.info()
+
+
+def test_a_session_of_the_wrappers_can_be_a_parent(session: SyncSession, fake: ThreadedFake) -> None:
+    with SyncClient.connect(fake.gateway.targets) as client:
+        assert client.open(parent=session).info().parent == session.id
+
+
+async def test_calls_work_where_an_event_loop_runs(fake: ThreadedFake) -> None:
+    with SyncClient.connect(fake.gateway.targets) as client:
+        assert client.open().run("hello").text == "hello"
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["the last client", "another stays"])
+def test_closing_the_client_ends_a_call_of_another_thread(fake: ThreadedFake, last: bool) -> None:
+    others = [] if last else [SyncClient.connect(fake.gateway.targets)]
+    client = SyncClient.connect(fake.gateway.targets)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(client.open().run, "wait")
+        assert ASKED.wait(30)
+        client.close()
+        with pytest.raises(errors.StepCancelledError, match="client was closed"):
+            running.result(30)
+    for other in others:
+        other.close()
+    assert background_threads() == []
+
+
+def test_closing_the_last_client_ends_a_wait_between_tries(fake: ThreadedFake, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed, recover = threading.Event(), Transport.recover
+
+    async def noted(self: Transport, gateway: Gateway, error: errors.RoostError, patience: Patience) -> None:
+        failed.set()  # it goes on to sleep without a pause in which anything else could run
+        await recover(self, gateway, error, patience)
+
+    monkeypatch.setattr(Transport, "recover", noted)
+    client = SyncClient.connect(fake.gateway.targets)
+    session = client.open()
+    fake.gateway.fail_next(Reason.NO_WORKER, retry_after=25.0)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(session.info)
+        assert failed.wait(30)
+        client.close()
+        with pytest.raises(errors.StepCancelledError, match="client was closed"):
+            running.result(10)
 
 
 def test_leaving_a_step_early_cancels_it(session: SyncSession) -> None:
