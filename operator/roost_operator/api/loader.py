@@ -40,8 +40,13 @@ def load_pool(file: Path) -> AgentPool:
 def parse_pool(text: str, name: str = "pool.yaml") -> AgentPool:
     """The pool that a YAML text describes; `name` stands before each fault. Raises PoolFileError."""
     node = _single_document(text, name)
-    _refuse_doubled_keys(node, name)
-    document = yaml.safe_load(text)
+    try:
+        _refuse_doubled_keys(node, name)
+        document = yaml.safe_load(text)
+    except PoolFileError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise _no_yaml(error, name) from error
     if not isinstance(document, dict):
         raise PoolFileError(f"{name}:1: is no mapping; start with apiVersion: roost.dev/v1alpha1")
     try:
@@ -54,14 +59,21 @@ def parse_pool(text: str, name: str = "pool.yaml") -> AgentPool:
 def _single_document(text: str, name: str) -> yaml.Node:
     try:
         documents = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        raise PoolFileError(f"{name}:{line}: is no YAML: {getattr(error, 'problem', error)}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise _no_yaml(error, name) from error
     if len(documents) != 1:
         found = f"holds {len(documents)} documents" if documents else "is empty"
         raise PoolFileError(f"{name}:1: {found}; give exactly one AgentPool in a file")
     return documents[0]
+
+
+def _no_yaml(error: Exception, name: str) -> PoolFileError:
+    """For a text that yaml cannot read, or values that it cannot make, such as the 45th of a month."""
+    if isinstance(error, RecursionError):
+        return PoolFileError(f"{name}:1: is nested without end; write lists and mappings out instead of aliases")
+    mark = getattr(error, "problem_mark", None)
+    line = mark.line + 1 if mark else 1
+    return PoolFileError(f"{name}:{line}: is no YAML: {getattr(error, 'problem', None) or error}")
 
 
 def _refuse_doubled_keys(node: yaml.Node, name: str, location: Location = ()) -> None:
