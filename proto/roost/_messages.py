@@ -65,7 +65,7 @@ class ToolCall:
 class Message:
     """One turn's content. It is text only: nothing in it ever becomes a control token.
 
-    Raises ValueError when the role is none, and TypeError when the content is no text.
+    Raises ValueError when the role is none or the content has no UTF-8 form, and TypeError when it is no text.
     """
 
     role: MessageRole
@@ -81,6 +81,10 @@ class Message:
         object.__setattr__(self, "role", MessageRole(self.role))
         if not isinstance(self.content, str):
             raise TypeError(f"a message's content is text, not {type(self.content).__name__}: {self.content!r:.80}")
+        try:
+            self.content.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"a message's content is no UTF-8 text: {error.reason} at {error.start}") from None
 
 
 def user(content: str) -> Message:

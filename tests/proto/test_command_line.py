@@ -1,6 +1,7 @@
 """The `roost` command against the fake gateway: what it prints, and how it fails."""
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 import roost
-from roost.cli import plugins
+from roost.cli import output, plugins
 from roost.cli.app import app
 from roost.contract.reasons import Reason
 from roost.sync import SyncClient
@@ -112,15 +113,12 @@ def test_no_gateway_is_an_expected_error() -> None:
 
 
 def test_chat_streams_answers_and_obeys_commands(fake: ThreadedFake) -> None:
-    lines = "hello [red]you\n\n/hold grep 3\n/evict\nagain\n/info\n/nonsense\n/help\n/quit\nnever said\n"
+    lines = "hello [red]you\n\n/hold grep 3\n/evict\nagain\n/info\n/nonsense\n /said\n/help\n/quit\nnever said\n"
     result = roost_command(fake, "chat", "--role", "coder", "--system", "Be terse.", stdin=lines)
     assert result.exit_code == 0, result.output
-    assert "hello [red]you" in result.stdout
-    assert "held" in result.stdout
-    assert "rebuilt" in result.stdout
-    assert "role coder: 2 steps" in result.stdout
-    assert "never said" not in result.stdout
-    assert "no command `/nonsense`" in result.stderr
+    assert result.stdout == "hello [red]you\nagain\n/said\n"
+    for note in ("held", "rebuilt", "role coder: 2 steps", "no command `/nonsense`"):
+        assert note in result.stderr
 
 
 def test_chat_goes_on_after_a_failed_step_but_reports_it(fake: ThreadedFake, session: str) -> None:
@@ -131,7 +129,55 @@ def test_chat_goes_on_after_a_failed_step_but_reports_it(fake: ThreadedFake, ses
     result = roost_command(fake, "chat", "--session", session, stdin="x\n/info\n")
     assert result.exit_code == 1
     assert "SESSION_CLOSED" in result.stderr
-    assert "1 steps" in result.stdout
+    assert "1 steps" in result.stderr
+
+
+def test_chat_says_one_thing_and_leaves(fake: ThreadedFake) -> None:
+    result = roost_command(fake, "chat", "hello", "--role", "coder", stdin="never said\n")
+    assert (result.exit_code, result.stdout) == (0, "hello\n")
+    fake.gateway.fail_next(Reason.ROLE_NOT_FOUND)
+    assert roost_command(fake, "chat", "hello").exit_code == 1
+
+
+def test_what_a_model_says_goes_into_a_pipe_to_the_letter(fake: ThreadedFake) -> None:
+    text = "a:\n\tb :smile: [bold]c[/] \x1b[31md \u2713"
+    assert roost_command(fake, "chat", text).stdout == f"{text}\n"
+
+
+def test_what_a_model_says_cannot_steer_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    output.write("\ta\n\x1b]0;title\x07\x9b2J\r\u2713")
+    assert terminal.getvalue() == "\ta\n\ufffd]0;title\ufffd\ufffd2J\ufffd\u2713"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_log_in_a_table_cannot_steer_a_terminal(fake: ThreadedFake) -> None:
+    with SyncClient.connect(fake.gateway.targets, api_key="secret") as client:
+        session = client.open()
+        session.run("\x1b[2J:smile:")
+    shown = roost_command(fake, "sessions", "log", session.id).stdout
+    assert "\x1b" not in shown
+    assert shown.count(":smile:") == 2
+
+
+def test_input_that_is_no_utf8_is_an_expected_error(fake: ThreadedFake) -> None:
+    environment = {**os.environ, "ROOST_TARGET": fake.target, "ROOST_API_KEY": "secret", "PYTHONUTF8": "1"}
+    for mode, told in (("strict", "the input is no UTF-8 text"), ("surrogateescape", "content is no UTF-8 text")):
+        result = subprocess.run(
+            [sys.executable, "-c", "import roost.cli; roost.cli.main()", "chat"],
+            env={**environment, "PYTHONIOENCODING": f"utf-8:{mode}"},
+            input=b"\xff\n",
+            capture_output=True,
+            check=False,
+        )
+        assert result.returncode == 1
+        assert result.stdout == b""
+        assert f"error: {told}" in result.stderr.decode().replace("a message's ", "")
 
 
 def test_chat_survives_a_broken_stream(fake: ThreadedFake) -> None:
@@ -167,7 +213,14 @@ def test_keys_hash_makes_a_key_when_none_is_given() -> None:
     assert hashlib.sha256(key.encode()).hexdigest() in result.stdout
 
 
+def test_token_ids_are_not_left_out_silently(fake: ThreadedFake, session: str) -> None:
+    result = roost_command(fake, "sessions", "log", session, "--token-ids")
+    assert result.exit_code == 2
+    assert "-o json" in result.stderr
+
+
 def test_version() -> None:
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"roost {roost.__version__}\n"
     assert CliRunner().invoke(app, ["version"]).stdout == f"roost {roost.__version__}\n"
     assert CliRunner().invoke(app, ["version", "--short"]).stdout == f"{roost.__version__}\n"
 

@@ -21,6 +21,21 @@ app.add_typer(sessions.app, name="sessions")
 app.add_typer(keys.app, name="keys")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"roost {roost.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _roost(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def version(
     short: Annotated[bool, typer.Option("--short", help="Print the number only.")] = False,

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from roost import Committed, Delta, Queued, Restarted, Sampling, errors
 from roost.cli.options import DEFAULT_TARGET, ApiKey, Pool, Target, connect
-from roost.cli.output import expected_errors, report, report_error
+from roost.cli.output import expected_errors, report, report_error, write
 from roost.sync import SyncClient, SyncSession
 
 with contextlib.suppress(ImportError):  # there is none on Windows
@@ -26,6 +26,10 @@ Ctrl-C cancels a running step."""
 
 
 def chat(
+    message: Annotated[
+        str,
+        typer.Argument(metavar="[MESSAGE]", help="Say only this, then leave; the session stays.", show_default=False),
+    ] = "",
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
     pool: Pool = None,
@@ -39,13 +43,20 @@ def chat(
         float | None, typer.Option(help="0 takes the likeliest token.", min=0, show_default=False)
     ] = None,
 ) -> None:
-    """Talk to a model in one session. Lines that begin with / are commands; /help lists them."""
+    """Talk to a model in one session. Each line is a step; lines that begin with / are commands, and /help lists them.
+
+    Only what the model says goes to a stdout that is no terminal; the rest goes to stderr.
+    """
     with expected_errors(), connect(target, api_key, pool) as client:
         handle = _session(client, role, system, session)
         talk = Chat(handle, Sampling(max_tokens=max_tokens, temperature=temperature))
-        talk.console.print(f"[dim]session {escape(handle.id)}; /help lists commands[/]")
-        talk.loop()
-    if talk.failed and not sys.stdin.isatty():
+        if message:
+            talk.note(f"session {handle.id}")
+            talk.say(message)
+        else:
+            talk.note(f"session {handle.id}; /help lists commands")
+            talk.loop()
+    if talk.failed and (message or not sys.stdin.isatty()):
         raise typer.Exit(1)
 
 
@@ -61,10 +72,14 @@ class Chat:
     """A conversation on the terminal."""
 
     def __init__(self, session: SyncSession, sampling: Sampling) -> None:
-        self.console = Console(highlight=False)
         self.failed = False
+        self._console = Console(highlight=False, emoji=False, stderr=not sys.stdout.isatty(), soft_wrap=True)
         self._session = session
         self._sampling = sampling
+
+    def note(self, text: str) -> None:
+        """Something for people that the model did not say."""
+        self._console.print(f"[dim]{escape(text)}[/]")
 
     def loop(self) -> None:
         """Reads lines until /quit or the end of input."""
@@ -74,21 +89,25 @@ class Chat:
             except EOFError:
                 return
             except KeyboardInterrupt:
-                self.console.print("\n[dim]/quit or Ctrl-D leaves[/]")
+                self.note("\n/quit or Ctrl-D leaves")
                 continue
             if line == "/quit":
                 return
             if line:
-                self._handle(line)
+                self.say(line)
 
     def _read(self) -> str:
-        return input("> " if sys.stdin.isatty() else "").strip()
-
-    def _handle(self, line: str) -> None:
         try:
-            self._command(line) if line.startswith("/") else self._step(line)
+            return input("> " if sys.stdin.isatty() else "").rstrip()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"the input is no UTF-8 text: {error.reason} at byte {error.start}") from None
+
+    def say(self, line: str) -> None:
+        """Takes a step, or obeys a command. An error is reported, and `failed` set."""
+        try:
+            self._command(line) if line.startswith("/") else self._step(line.lstrip())
         except KeyboardInterrupt:
-            self.console.print("\n[dim]step cancelled[/]")
+            self.note("\nstep cancelled")
         except (errors.RoostError, ValueError) as error:
             self.failed = True
             report_error(error)
@@ -98,39 +117,38 @@ class Chat:
         with self._session.step(line, sampling=self._sampling) as events:
             for event in events:
                 if isinstance(event, Delta):
-                    self.console.print(event.text, end="", markup=False, soft_wrap=True)
+                    write(event.text)
                 elif isinstance(event, Restarted):
-                    self.console.print("\n[dim]the answer begins again[/]")
+                    write("\n")
+                    self.note("the answer begins again")
                 elif isinstance(event, Queued):
-                    self.console.print(f"[dim]waiting for room behind {event.position} steps[/]")
+                    self.note(f"waiting for room, behind {event.position} other steps")
                 elif isinstance(event, Committed):
                     self._summary(event, time.monotonic() - begin)
 
     def _summary(self, event: Committed, seconds: float) -> None:
         calls = "".join(f"\n→ {call.name}({call.arguments_json})" for call in event.output.tool_calls)
+        write(f"{calls}\n")
         usage = f"{event.output_tokens} tokens in {seconds:.1f} s, {event.usage.cached_tokens} of the context cached"
         rebuilt = f", {event.usage.reconstructed_tokens} rebuilt" if event.usage.reconstructed_tokens else ""
-        self.console.print(f"{escape(calls)}\n[dim]{usage}{rebuilt}[/]")
+        self.note(f"{usage}{rebuilt}")
 
     def _command(self, line: str) -> None:
         name, *rest = line.split()
         if name == "/help":
-            self.console.print(HELP, markup=False)
+            self.note(HELP)
         elif name == "/hold":
             tool, seconds = (*rest, "", "0")[:2] if len(rest) != 1 else (rest[0], "0")
             self._session.hold(tool=tool, expect_seconds=float(seconds))
-            self.console.print("[dim]held[/]")
+            self.note("held")
         elif name == "/evict":
-            self.console.print(f"[dim]evicted {self._session.evict()} tokens[/]")
+            self.note(f"evicted {self._session.evict()} tokens")
         elif name == "/info":
             self._info()
         else:
-            report(f"there is no command `{name}`", "/help lists commands")
+            report(f"there is no command `{name}`", "/help lists commands; with a space before it the line is said")
 
     def _info(self) -> None:
         info = self._session.info()
         where = f"{info.tier} on {info.worker}" if info.worker else f"{info.tier}"
-        self.console.print(
-            f"{info.id}\n{info.model}, role {info.role}: {info.steps} steps, {info.head.length} tokens, {where}",
-            markup=False,
-        )
+        self.note(f"{info.id}\n{info.model}, role {info.role}: {info.steps} steps, {info.head.length} tokens, {where}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -40,9 +41,24 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
+_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def visible(text: str) -> str:
+    """Text without control characters but line breaks and tabs: what a model or a stranger wrote must not steer a
+    terminal."""
+    return text.translate(_CONTROLS)
+
+
+def write(text: str) -> None:
+    """Text on stdout at once, to the letter; a terminal gets what is `visible`."""
+    sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
 def report(message: str, hint: str = "") -> None:
     """An error for people, on stderr."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     console.print(f"[bold red]error:[/] {escape(message)}")
     if hint:
         console.print(f"[bold cyan]hint:[/] {escape(hint)}")
@@ -89,8 +105,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column == "SESSION")
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    console = Console(highlight=False)
+        table.add_row(*(escape(visible(str(cell))) for cell in row))
+    console = Console(highlight=False, emoji=False)
     console.print(table, soft_wrap=not console.is_terminal)
 
 

@@ -91,12 +91,14 @@ def delete(
 def log(
     session: SessionId,
     generation: Annotated[int, typer.Option(help="Log to read; 0 is the current one.", min=0)] = 0,
-    token_ids: Annotated[bool, typer.Option("--token-ids", help="With token ids; only with `-o json`.")] = False,
+    token_ids: Annotated[bool, typer.Option("--token-ids", help="With token ids; goes with `-o json`.")] = False,
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Show the committed steps of a session."""
+    if token_ids and output is not OutputFormat.JSON:
+        raise typer.BadParameter("goes with `-o json` only", param_hint="--token-ids")
     with expected_errors(), connect(target, api_key) as client:
         steps = list(client.session(session).steps(generation=generation, include_token_ids=token_ids))
     if output is OutputFormat.JSON:

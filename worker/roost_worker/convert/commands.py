@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from roost.cli.output import report
 from roost_worker.convert.errors import ConvertError
 from roost_worker.convert.layout import PreparedModel
 from roost_worker.convert.store import ModelStore
 
-model = typer.Typer(help="Prepare models.", no_args_is_help=True)
+model = typer.Typer(help="Prepare models.", no_args_is_help=True, add_completion=False)
 
 
 @model.callback()
@@ -33,7 +33,7 @@ def prepare(
     try:
         prepared = _with_progress(console, ModelStore(cache_dir), source, dtype)
     except ConvertError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", highlight=False)
+        report(str(error))
         raise typer.Exit(1) from error
     print(f"{prepared.revision[:12]} {prepared.path}")
 
