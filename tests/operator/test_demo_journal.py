@@ -6,7 +6,7 @@ from pathlib import Path
 from roost import FinishReason, Head, LoggedStep, Message, MessageRole, Sampling, Usage
 from roost.contract.loghash import extend, pack_ids
 from roost_operator.demo.journal import Findings, Journal, Receipt, compare
-from roost_operator.demo.report import Outcome, percentile, report
+from roost_operator.demo.report import Outcome, conclusion, percentile, report
 from roost_operator.demo.verify import Verdict
 
 SESSION = "n/p/" + "0" * 26
@@ -167,6 +167,22 @@ def test_anything_amiss_fails_the_demo() -> None:
     assert report(outcome(receipt(step), steps_planned=3))["steps_lost"] == 2
     unanswered = outcome(receipt(step), steps_planned=2, steps_sent=2, findings=Findings(lost=("x",)))
     assert report(unanswered)["steps_lost"] == 1
+
+
+def test_the_conclusion_names_every_fault() -> None:
+    (step,) = log((3,))
+    assert conclusion(report(outcome(receipt(step)))) == (
+        "Passed: 1 steps of 1 sessions are committed, none lost, doubled or changed; "
+        "each of the 1 tokens is the oracle's choice."
+    )
+    inexact = replace(EXACT, token_exact=False)
+    findings = Findings(lost=("x",), wrong=("y", "z"))
+    failed = conclusion(report(outcome(receipt(step), killed=("worker",), verdict=inexact, findings=findings)))
+    assert failed == (
+        "Failed: 1 steps of 1 sessions are committed; 1 lost, 2 wrong, no gateway was killed while steps ran, "
+        "no redis was killed while steps ran, some tokens are not the oracle's choice."
+    )
+    assert "not every step was answered" in conclusion({**report(outcome(receipt(step))), "passed": False})
 
 
 def test_percentiles_are_nearest_ranks() -> None:

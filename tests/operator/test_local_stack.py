@@ -178,9 +178,18 @@ def test_up_serves_until_a_signal_and_leaves_nothing(tmp_path: Path) -> None:
     assert left_behind(tmp_path) == []
 
 
+def test_a_bad_key_file_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "keys.yaml").write_text("keys: [{id: a}]\n")
+    with up(tmp_path, "--port", "0", "--api-keys", str(tmp_path / "keys.yaml")) as process:
+        assert process.wait() == 1
+        assert process.stderr is not None
+        assert process.stderr.read().startswith("error: api_keys_file")
+    assert {path.name for path in tmp_path.iterdir()} == {"keys.yaml"}
+
+
 def test_a_signal_while_starting_leaves_nothing(tmp_path: Path) -> None:
     with up(tmp_path, "--port", "0") as process:
-        read_until(process, "starting 1 workers")
+        read_until(process, "starting 1 worker and 2 gateways")
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
         assert process.wait() == 130

@@ -130,6 +130,17 @@ def test_refusals_name_line_field_and_fix(value: dict[str, Any], field: str, fix
     assert fix in fault
 
 
+def test_a_misspelt_key_is_not_told_to_be_missing_too() -> None:
+    wrong = document()
+    wrong["spec"]["model"] = wrong["spec"].pop("models")
+    wrong["spec"]["roles"][0]["Name"] = wrong["spec"]["roles"][0].pop("name")
+    with pytest.raises(PoolFileError) as caught:
+        parse(wrong)
+    spec, role = sorted(str(caught.value).splitlines(), key=lambda fault: fault.count("]"))
+    assert "spec.model: is unknown; did you mean models?" in spec
+    assert "spec.roles[0].Name: is unknown; did you mean name?" in role
+
+
 def test_every_fault_is_told_at_once_with_its_line() -> None:
     text = yaml.safe_dump(document(workers={"replica": 1}, suspend="maybe"), sort_keys=False)
     with pytest.raises(PoolFileError) as caught:

@@ -54,7 +54,18 @@ def path(location: Location) -> str:
 def problems(error: ValidationError, root: type[BaseModel]) -> list[Problem]:
     """Everything that `error` found in a document of type `root`, in the order of the document's fields."""
     found = [details for details in error.errors(include_url=False) if not _follows_from_an_item(details)]
-    return [Problem(tuple(details["loc"]), _message(details, root)) for details in found]
+    meant = {_meant(tuple(details["loc"]), root) for details in found if details["type"] == "extra_forbidden"}
+    return [
+        Problem(tuple(details["loc"]), _message(details, root))
+        for details in found
+        if not (details["type"] == "missing" and tuple(details["loc"]) in meant)  # it is there, misspelt
+    ]
+
+
+def _meant(location: Location, root: type[BaseModel]) -> Location:
+    """Where a misspelt key belongs."""
+    parent = location[:-1]
+    return (*parent, nearest(str(location[-1]), valid_keys(root, parent)) or "")
 
 
 def nearest(key: str, valid: Sequence[str]) -> str | None:

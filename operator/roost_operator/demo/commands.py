@@ -12,10 +12,12 @@ import typer
 from rich.console import Console
 
 import roost_operator
+from roost.cli.output import report
+from roost_operator.demo.report import conclusion
 from roost_operator.demo.run import Settings
 from roost_operator.demo.show import show
 from roost_operator.demo.verify import VerificationError
-from roost_operator.local.commands import STARTUP_ERRORS, Signals, plain
+from roost_operator.local.commands import STARTUP_ERRORS, Signals
 
 
 def demo(
@@ -32,17 +34,19 @@ def demo(
     console = Console(stderr=True, highlight=False)
     directory = keep or Path(tempfile.mkdtemp(prefix="roost-demo-"))
     settings = Settings(sessions=sessions, state_dir=directory, project=_project(), ray=ray)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] | None = {}
     try:
         found = asyncio.run(_run(settings, console, begin, with_bfloat16=bfloat16))
     except (*STARTUP_ERRORS, VerificationError) as error:
-        console.print(f"[bold red]error:[/] {plain(str(error))}", soft_wrap=True)
-    if found.get("passed") and keep is None:
+        report(str(error))
+        found = None
+    if found and found["passed"] and keep is None:
         shutil.rmtree(directory, ignore_errors=True)
     else:
         console.print(f"State, logs and journal: {directory}", soft_wrap=True)
     if not found:
-        raise typer.Exit(1)
+        raise typer.Exit(1 if found is None else 130)
+    console.print(conclusion(found), style="bold green" if found["passed"] else "bold red", soft_wrap=True)
     print(json.dumps(found))
     raise typer.Exit(0 if found["passed"] else 1)
 

@@ -1,11 +1,14 @@
 """The demo's result as one JSON document, computed from the client's journal. Pure."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from roost_operator.demo.journal import Findings, Receipt
 from roost_operator.demo.verify import Verdict
+
+VICTIMS = ("worker", "gateway", "redis")
+"""What is killed while steps run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Outcome:
     def passed(self) -> bool:
         """Whether everything was killed, nothing lost, nothing doubled and nothing wrong."""
         whole = len(self.receipts) == self.steps_planned
-        everything_killed = set(self.killed) == {"worker", "gateway", "redis"}
+        everything_killed = set(self.killed) == set(VICTIMS)
         return whole and self.findings.clean and self.verdict.token_exact and everything_killed
 
 
@@ -66,6 +69,20 @@ def report(outcome: Outcome) -> dict[str, Any]:
         "stage_seconds": {name: round(seconds, 1) for name, seconds in outcome.stage_seconds.items()},
         "wall_seconds": round(sum(outcome.stage_seconds.values()), 1),
     }
+
+
+def conclusion(document: Mapping[str, Any]) -> str:
+    """What a report says, as a sentence for people."""
+    done = f"{document['steps_committed']} steps of {document['sessions']} sessions are committed"
+    if document["passed"]:
+        tokens = f"each of the {document['generated_tokens']} tokens is the oracle's choice"
+        return f"Passed: {done}, none lost, doubled or changed; {tokens}."
+    faults = [f"{document[f'steps_{fault}']} {fault}" for fault in ("lost", "doubled", "wrong")]
+    faults = [fault for fault in faults if not fault.startswith("0 ")]
+    faults += [f"no {name} was killed while steps ran" for name in VICTIMS if name not in document["killed"]]
+    if not document["token_exact"]:
+        faults.append("some tokens are not the oracle's choice")
+    return f"Failed: {done}; {', '.join(faults) or 'not every step was answered'}."
 
 
 def percentile(values: Iterable[float], share: float) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 
 from roost_operator.demo.bfloat16 import differences, play_bfloat16
 from roost_operator.demo.journal import Findings, compare
@@ -16,7 +17,7 @@ from roost_operator.demo.run import Played, Settings, play, session_logs
 from roost_operator.demo.scene import Scene
 from roost_operator.demo.verify import Judge, Verdict
 from roost_operator.demo.view import render
-from roost_operator.local.commands import Reporter, plain
+from roost_operator.local.commands import Reporter
 from roost_operator.local.events import Event
 
 _FRAME_SECONDS = 0.25
@@ -54,7 +55,7 @@ async def show(settings: Settings, console: Console, begin: float, *, with_bfloa
 def _compare(played: Played, console: Console) -> Findings:
     findings = compare(played.journal, played.logs)
     for fault in (*findings.lost, *findings.doubled, *findings.wrong):
-        console.print(plain(fault), style="red", soft_wrap=True)
+        console.print(escape(fault), style="red", soft_wrap=True)
     return findings
 
 
@@ -63,6 +64,8 @@ async def _verify(
 ) -> tuple[Verdict, dict[str, Any]]:
     """The verdict on the agents' logs; meanwhile the bf16 scene is played, and its differences are counted."""
     judging = asyncio.create_task(judge.verdict(session_logs(played.agents, played.logs)))
+    if with_bfloat16:
+        reporter(Event("Meanwhile a short scene on a bf16 worker, whose differences are counted and not judged."))
     try:
         logs = await play_bfloat16(settings, reporter) if with_bfloat16 else []
         verdict = await judging
@@ -96,7 +99,7 @@ async def _stage(console: Console, reporter: Reporter, scene: Scene) -> AsyncIte
     scene.on_stage = True
     try:
         if not console.is_terminal:
-            scene.on_happening = lambda line: console.print(plain(line), soft_wrap=True)
+            scene.on_happening = lambda line: console.print(escape(line), soft_wrap=True)
             yield
             return
         with Live(render(scene), console=console, auto_refresh=False) as live:

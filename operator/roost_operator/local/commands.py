@@ -2,15 +2,20 @@
 
 import asyncio
 import os
+import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from roost_gateway.config import is_loopback
+from roost.cli.output import report
+from roost_gateway.auth import Authenticator
+from roost_gateway.config import ConfigError, is_loopback
 from roost_operator.api.loader import PoolFileError, load_pool
 from roost_operator.api.spec import AgentPool
 from roost_operator.local.events import Event
@@ -28,14 +33,17 @@ def up(
     state_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Where sessions and logs are kept; ~/.local/share/roost/NAMESPACE-NAME if left out.",
+            help="Where sessions and logs are kept; NAMESPACE-NAME below $ROOST_STATE, or below "
+            "~/.local/share/roost, if left out.",
             envvar="ROOST_STATE_DIR",
         ),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65_000, help="Port of the first gateway; 0 takes free ones.")] = 7433,
     gateways: Annotated[int, typer.Option(min=1, max=16, help="Gateways to run.")] = 2,
     host: Annotated[str, typer.Option(help="Address that gateways listen on.")] = "127.0.0.1",
-    api_keys: Annotated[Path | None, typer.Option(help="File of API keys; needed off loopback.")] = None,
+    api_keys: Annotated[
+        Path | None, typer.Option(help="File of API keys (`roost keys hash` makes one); needed off loopback.")
+    ] = None,
     ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Workers as Ray Serve replicas.")] = True,
 ) -> None:
     """Run a pool on this machine until Ctrl-C: Redis, workers and gateways."""
@@ -53,7 +61,7 @@ def up(
         )
         code = asyncio.run(_run(pool, options, console))
     except STARTUP_ERRORS as error:
-        console.print(f"[bold red]error:[/] {plain(str(error))}", soft_wrap=True)
+        report(str(error))
         code = 1
     raise typer.Exit(code)
 
@@ -61,6 +69,10 @@ def up(
 def _check_exposure(host: str, api_keys: Path | None) -> None:
     if api_keys is None and not is_loopback(host):
         raise StackError(f"--host {host} can be reached by others; give a file of API keys with --api-keys")
+    try:
+        Authenticator(api_keys)
+    except ConfigError as error:
+        raise StackError(f"{error}; `roost keys hash` makes one for --api-keys") from error
 
 
 async def _run(pool: AgentPool, options: StackOptions, console: Console) -> int:
@@ -104,11 +116,20 @@ class Signals:
 
 
 def _print_where(console: Console, stack: LocalStack) -> None:
-    first = stack.targets[0]
+    first, roost = stack.targets[0], _this_command()
     console.print(f"[bold green]Pool {stack.pool.pool} is up[/] at {', '.join(stack.targets)}")
-    console.print(f"  roost chat --target {first} --pool {stack.pool.pool}", soft_wrap=True)
-    console.print(f"  roost sessions list --target {first} --pool {stack.pool.pool}", soft_wrap=True)
-    console.print(f"Sessions, logs: {stack.options.state_dir}. Ctrl-C stops everything; sessions stay.", soft_wrap=True)
+    console.print(f"  {roost} chat --target {first} --pool {stack.pool.pool}", soft_wrap=True)
+    console.print(f"  {roost} sessions list --target {first} --pool {stack.pool.pool}", soft_wrap=True)
+    console.print(
+        f"Sessions, logs: {escape(str(stack.options.state_dir))}. Ctrl-C stops everything; sessions stay.",
+        soft_wrap=True,
+    )
+
+
+def _this_command() -> str:
+    """How a shell finds `roost`: by its name, or by the path that it was called by here."""
+    called = sys.argv[0]
+    return called if Path(called).name == "roost" and shutil.which("roost") is None else "roost"
 
 
 class Reporter:
@@ -129,7 +150,7 @@ class Reporter:
         elif event.text != self._stage:
             self.close()
             self._stage = event.text
-            self._console.print(plain(event.text), soft_wrap=True)
+            self._console.print(escape(event.text), soft_wrap=True)
 
     def _show_bar(self, stage: str, fraction: float) -> None:
         if self._task is None:
@@ -143,8 +164,3 @@ class Reporter:
             self._bar.remove_task(self._task)
             self._bar.stop()
             self._task = None
-
-
-def plain(text: str) -> str:
-    """Text that rich shows as it is."""
-    return text.replace("[", r"\[")

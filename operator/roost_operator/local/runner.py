@@ -143,7 +143,7 @@ class LocalStack:
         self.gateways = [
             self._supervise(gateway_command(self._state, number, port, plan)) for number, port in enumerate(ports, 1)
         ]
-        self._tell(f"starting {self.pool.spec.workers.replicas} workers and {len(ports)} gateways")
+        self._tell(f"starting {_count(self.pool.spec.workers.replicas, 'worker')} and {_count(len(ports), 'gateway')}")
         try:
             async with asyncio.TaskGroup() as group:
                 for process in (*self.workers, *self.gateways):
@@ -220,3 +220,7 @@ class LocalStack:
 
     def _tell(self, text: str) -> None:
         self._report(Event(text))
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

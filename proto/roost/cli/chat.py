@@ -28,7 +28,7 @@ Ctrl-C cancels a running step."""
 def chat(
     message: Annotated[
         str,
-        typer.Argument(metavar="[MESSAGE]", help="Say only this, then leave; the session stays.", show_default=False),
+        typer.Argument(metavar="MESSAGE", help="Say only this, then leave; the session stays.", show_default=False),
     ] = "",
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,

@@ -24,7 +24,7 @@ def hash_key(
     ] = None,
     key_id: Annotated[str, typer.Option("--id", help="Name of the key; it tells keys apart in logs.")] = "",
 ) -> None:
-    """Print a key's entry for the gateway's `api_keys_file`.
+    """Print a key file with one key, for `roost up --api-keys` or a gateway's `api_keys_file`.
 
     The key is read from standard input; without input one is made and shown on standard error, once.
     """
@@ -32,7 +32,7 @@ def hash_key(
     if not key:
         key = f"roost_{secrets.token_urlsafe(32)}"
         typer.echo(f"key: {key}", err=True)
-        typer.echo("hint: keep it now, only its hash is stored", err=True)
+        typer.echo("hint: keep it now; what follows holds its hash only and goes into the key file", err=True)
     digest = hashlib.sha256(key.encode()).hexdigest()
     typer.echo(_entry(key_id or f"key-{digest[:8]}", digest, tenant, pool or ["*"]))
 

@@ -39,9 +39,24 @@ def prepare(
 
 
 def _with_progress(console: Console, store: ModelStore, source: str, dtype: str) -> PreparedModel:
+    if not console.is_terminal:
+        return store.prepare(source, dtype, Lines(console))
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(source, total=1.0)
         return store.prepare(
             source, dtype, lambda stage, fraction: bar.update(task, description=stage, completed=fraction)
         )
+
+
+class Lines:
+    """Progress without a terminal: a line for each stage."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._stage = ""
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        if stage != self._stage:
+            self._stage = stage
+            self._console.print(stage, markup=False, highlight=False, soft_wrap=True)
