@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -36,6 +37,15 @@ class FakeAttempt:
     output: FakeOutput | None = None
     continues: set[bytes] = field(default_factory=set)
     """Nonces of attempts whose output is the beginning of this one's."""
+    orphaned_at: float | None = None
+    """When its gateway "died", by `time.monotonic`; its lease lasts on from then."""
+
+    @property
+    def lease_seconds(self) -> float:
+        """Seconds that its lease lasts unless it is renewed."""
+        if self.orphaned_at is None:
+            return LEASE_TTL_SECONDS
+        return self.orphaned_at + LEASE_TTL_SECONDS - time.monotonic()
 
 
 @dataclass(slots=True)
@@ -90,10 +100,9 @@ class FakeSession:
         return RefusedError(reason, message, metadata=metadata)
 
     def check_idle(self) -> None:
-        if self.live is not None:
-            raise RefusedError(
-                Reason.ANOTHER_STEP_RUNNING, "another step of this session is running", retry_after=LEASE_TTL_SECONDS
-            )
+        left = self.live.lease_seconds if self.live else 0.0
+        if left > 0.0:
+            raise RefusedError(Reason.ANOTHER_STEP_RUNNING, "another step of this session is running", retry_after=left)
 
     def check_open(self) -> None:
         if self.record.state == pb.SESSION_STATE_CLOSED:
@@ -127,7 +136,7 @@ class FakeSession:
 
     def _take(self, request: pb.StepRequest, digest: bytes) -> FakeAttempt:
         self.epoch += 1
-        old = self.live
+        old = self._live_at(request.step_id)
         given = request.sampling.HasField("seed")
         seed = old.seed if old else request.sampling.seed if given else secrets.randbits(63)
         attempt = pb.Attempt(epoch=self.epoch, nonce=secrets.token_bytes(16))
@@ -166,6 +175,10 @@ class FakeSession:
         self._append(entry)
         self.committed[request.step_id] = attempt
         return entry
+
+    def orphan(self, attempt: FakeAttempt) -> None:
+        """The attempt's gateway is gone: it keeps others out for one lease more, and can be taken over."""
+        attempt.orphaned_at = time.monotonic()
 
     def abandon(self, attempt: FakeAttempt) -> None:
         """Ends an attempt that will not commit."""

@@ -58,6 +58,7 @@ class StepRunner:
             async for event in self._attempt(session, begun, request, mishap):
                 yield event
         except BrokenStreamError:
+            session.orphan(begun)
             raise
         except BaseException:  # refused, cancelled, or its client has gone: the session is free again
             session.abandon(begun)

@@ -4,7 +4,20 @@ import asyncio
 
 import pytest
 
-from roost import Delta, FinishReason, JsonSchema, Message, MessageRole, Restarted, RetryConfig, Tier, ToolCall, errors
+from roost import (
+    Delta,
+    FinishReason,
+    JsonSchema,
+    Message,
+    MessageRole,
+    Restarted,
+    RetryConfig,
+    Tier,
+    ToolCall,
+    _fake_sessions,
+    errors,
+)
+from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.loghash import extend, pack_ids
 from roost.testing import FakeGateway, FakeRole, Reason, Turn, refusal
 
@@ -122,6 +135,22 @@ async def test_a_step_left_by_its_client_leaves_the_session_free() -> None:
         while (await session.info()).running_step_id:
             pass  # each look is a call, in whose time the gateway hears of the cancellation
         assert (await session.run("x")).text == "ok"
+
+
+async def test_a_step_left_by_its_gateway_keeps_others_out_for_one_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    once = RetryConfig(give_up_after=0.0)
+    async with FakeGateway() as fake:
+        session = await (await fake.connect(retry=once)).open()
+        fake.break_next_step(after_tokens=0)
+        with pytest.raises(errors.UnavailableError):
+            await session.run("lost", step_id="lost")
+        with pytest.raises(errors.AnotherStepRunningError) as raised:
+            await session.run("other")
+        assert raised.value.retry_after is not None
+        assert 0.0 < raised.value.retry_after <= LEASE_TTL_SECONDS
+        monkeypatch.setattr(_fake_sessions, "LEASE_TTL_SECONDS", 0.0)
+        assert (await session.run("other")).committed.index == 0
+        assert (await session.run("lost", step_id="lost")).committed.index == 1
 
 
 async def test_a_rolled_back_log_is_noticed_and_can_be_accepted() -> None:

@@ -34,9 +34,17 @@ class Lease:
 
     @classmethod
     def decode(cls, text: str | bytes) -> "Lease":
-        """Reads a lease, passing over fields of newer versions. Raises ValueError when one is missing."""
+        """Reads a lease, passing over fields of newer versions.
+
+        Raises ValueError when it is none, or a field is missing or of another type.
+        """
         document = json.loads(text)
-        known = {field.name for field in fields(cls)}
+        if not isinstance(document, dict):
+            raise ValueError(f"not a worker's lease: {document!r:.80}")
+        known = {field.name: field.type for field in fields(cls)}
+        for name, kind in known.items():
+            if name in document and type(document[name]) not in ((int, float) if kind is float else (kind,)):
+                raise ValueError(f"not a worker's lease: {name} is {document[name]!r:.80}")
         try:
             return cls(**{key: value for key, value in document.items() if key in known})
         except TypeError as error:

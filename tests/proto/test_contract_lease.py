@@ -1,0 +1,48 @@
+"""A lease is read as it was written, by versions that differ."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from roost.contract.lease import Lease
+
+LEASE = Lease(
+    worker_id="w-1",
+    boot="b",
+    address="127.0.0.1:1",
+    model="m",
+    model_revision="r",
+    render_version="1",
+    capacity_tokens=2048,
+    block_tokens=32,
+    context_tokens=1024,
+    max_running=8,
+    draining=True,
+)
+
+
+def test_a_lease_is_read_as_it_was_written() -> None:
+    assert Lease.decode(LEASE.encode()) == Lease.decode(LEASE.encode().encode()) == LEASE
+
+
+def test_fields_of_a_newer_version_are_passed_over_and_those_that_an_older_one_lacks_have_defaults() -> None:
+    document = {**asdict(LEASE), "novelty": 1}
+    del document["decode_rate"]
+    assert Lease.decode(json.dumps(document)) == LEASE
+
+
+@pytest.mark.parametrize("text", ["{}", '{"worker_id": "w"}', "null", "[1]", '"lease"', "3", "", "{", b"\xff"])
+def test_what_is_no_lease_is_a_value_error(text: str | bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  json says what is wrong with the text
+        Lease.decode(text)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("address", 1), ("capacity_tokens", "2048"), ("running", 1.5), ("running", True), ("draining", 0), ("boot", None)],
+)
+def test_a_field_of_another_type_is_a_value_error(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=field):
+        Lease.decode(json.dumps({**asdict(LEASE), field: value}))
+    assert Lease.decode(json.dumps({**asdict(LEASE), "prefill_rate": 3})).prefill_rate == 3
