@@ -37,8 +37,10 @@
     ├── InternalError                INTERNAL, UNKNOWN and whatever else
     └── StreamError                  the gateway broke the contract of its stream
 
-A step is resent after UnavailableError and OverloadedError until its deadline, so an application sees those two only
-when waiting did not help. The rest tell the application something and are raised at once.
+A call is resent after UnavailableError and OverloadedError until its deadline, or until it got no further for
+`RetryConfig.give_up_after` seconds: an application sees those two only when waiting did not help. The rest tell the
+application something and are raised at once. A closed client raises RuntimeError, values that cannot be sent TypeError
+or ValueError.
 """
 
 from collections.abc import Mapping
