@@ -1,0 +1,140 @@
+"""The chart as Helm renders it: linted with every values file, the objects that each gives, and what Helm refuses.
+
+helm is that of `$ROOST_HELM`, of PATH or of `make e2e`; without it these tests are skipped. Whether the objects are
+valid to an API server is told by tests/cluster/test_chart_on_cluster.py.
+"""
+
+import os
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+CHART = Path(__file__).parents[2] / "charts/roost"
+VALUES = [None, *sorted([*CHART.glob("ci/*.yaml"), *CHART.glob("values-*.yaml")])]
+CACHE = Path(os.environ.get("ROOST_CACHE") or "~/.cache/roost").expanduser() / "cluster-bin"
+Manifest = dict[str, Any]
+PODS = ("Deployment", "StatefulSet", "Job", "Pod")
+
+
+class Helm:
+    def __init__(self, binary: Path) -> None:
+        self._binary = binary
+
+    def __call__(self, *arguments: str, fails: bool = False) -> str:
+        command = [str(self._binary), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert bool(done.returncode) == fails, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def objects(self, *arguments: str) -> list[Manifest]:
+        rendered = self("template", "roost", str(CHART), "--namespace", "here", *arguments)
+        return [found for found in yaml.safe_load_all(rendered) if found]
+
+
+@pytest.fixture(scope="module")
+def helm() -> Helm:
+    built = sorted(CACHE.glob("helm-*/helm"), key=lambda path: path.stat().st_mtime)
+    found = os.environ.get("ROOST_HELM") or shutil.which("helm") or (str(built[-1]) if built else None)
+    if found is None:
+        pytest.skip("no helm; set ROOST_HELM, or build it: PYTHONPATH=tests/cluster python -m roost_cluster build")
+    return Helm(Path(found))
+
+
+def file_arguments(file: Path | None) -> tuple[str, ...]:
+    return ("--values", str(file)) if file else ()
+
+
+def pod_spec(found: Manifest) -> Manifest:
+    spec: Manifest = found["spec"] if found["kind"] == "Pod" else found["spec"]["template"]["spec"]
+    return spec
+
+
+@pytest.mark.parametrize("file", VALUES, ids=lambda path: path.name if path else "defaults")
+def test_helm_finds_no_fault(helm: Helm, file: Path | None) -> None:
+    helm("lint", "--strict", str(CHART), *file_arguments(file))
+
+
+@pytest.mark.parametrize("file", VALUES, ids=lambda path: path.name if path else "defaults")
+def test_every_pod_is_without_privilege_and_every_object_in_its_place(helm: Helm, file: Path | None) -> None:
+    objects = helm.objects(*file_arguments(file))
+    keys = [(found["kind"], found["metadata"]["name"]) for found in objects]
+    assert [key for key, times in Counter(keys).items() if times > 1] == []
+    for found in objects:
+        cluster_wide = found["kind"].startswith("ClusterRole") or found["kind"] == "CustomResourceDefinition"
+        assert found["metadata"].get("namespace") == (None if cluster_wide else "here"), found["metadata"]["name"]
+        assert found["metadata"]["labels"]["app.kubernetes.io/instance"] == "roost"
+    pods = [pod_spec(found) for found in objects if found["kind"] in PODS]
+    assert len(pods) >= 3
+    for pod in pods:
+        assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["runAsUser"]) == (True, 65532)
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"]["readOnlyRootFilesystem"]
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert not container["securityContext"]["allowPrivilegeEscalation"]
+
+
+def test_the_defaults_make_everything_that_an_installation_needs(helm: Helm) -> None:
+    kinds = Counter(found["kind"] for found in helm.objects())
+    wanted = {"Deployment": 2, "StatefulSet": 1, "Service": 2, "HorizontalPodAutoscaler": 1, "PodDisruptionBudget": 1}
+    wanted |= {"NetworkPolicy": 3, "CustomResourceDefinition": 1, "Job": 2, "Pod": 1, "ConfigMap": 2}
+    assert {kind: kinds[kind] for kind in wanted} == wanted
+    assert kinds["Secret"] == 0, "secrets are drawn in the cluster, once"
+
+
+def test_everything_else_can_be_asked_for(helm: Helm) -> None:
+    kinds = Counter(found["kind"] for found in helm.objects("--values", str(CHART / "ci/everything-values.yaml")))
+    assert {kind: kinds[kind] for kind in ("GRPCRoute", "PodMonitor", "Secret")} == {
+        "GRPCRoute": 1,
+        "PodMonitor": 2,
+        "Secret": 1,
+    }
+    assert kinds["ConfigMap"] == 3, "the dashboard's too"
+
+
+def test_redis_keeps_every_commit_on_its_volume_and_knows_users(helm: Helm) -> None:
+    found = {(one["kind"], one["metadata"]["name"]): one for one in helm.objects()}
+    configuration = found["ConfigMap", "roost-redis"]["data"]["redis.conf"].splitlines()
+    wanted = {"appendonly yes", "appendfsync always", "maxmemory-policy noeviction", "aclfile /etc/redis/users.acl"}
+    assert wanted <= set(configuration)
+    redis = found["StatefulSet", "roost-redis"]["spec"]
+    assert redis["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+    assert [claim["metadata"]["name"] for claim in redis["volumeClaimTemplates"]] == ["data"]
+
+
+def test_without_redis_its_urls_come_from_the_named_secret(helm: Helm) -> None:
+    objects = helm.objects("--values", str(CHART / "ci/external-redis-values.yaml"))
+    assert [one["metadata"]["name"] for one in objects if one["metadata"]["name"].endswith("-redis")] == []
+    operator = next(one for one in objects if one["metadata"]["name"] == "roost-operator" and one["kind"] in PODS)
+    environment = pod_spec(operator)["containers"][0]["env"]
+    urls = [one["valueFrom"]["secretKeyRef"]["name"] for one in environment if one["name"].endswith("STORE_URL")]
+    assert urls
+    assert set(urls) == {"my-redis"}
+
+
+def test_the_crd_is_updated_with_the_release_and_kept_when_it_goes(helm: Helm) -> None:
+    crd = next(one for one in helm.objects() if one["kind"] == "CustomResourceDefinition")
+    assert crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    assert not (CHART / "crds").exists(), "Helm never updates what is there"
+
+
+def test_gateways_are_found_one_by_one(helm: Helm) -> None:
+    service = next(one for one in helm.objects() if one["kind"] == "Service" and "gateway" in one["metadata"]["name"])
+    assert service["spec"]["clusterIP"] == "None"
+
+
+def test_uninstalling_asks_for_pools_first(helm: Helm) -> None:
+    hooks = [one for one in helm.objects() if one["kind"] == "Job" and one["metadata"]["name"] == "roost-uninstall"]
+    assert [hook["metadata"]["annotations"]["helm.sh/hook"] for hook in hooks] == ["pre-delete"]
+    assert pod_spec(hooks[0])["containers"][0]["args"] == ["refuse-pools"]
+
+
+def test_what_helm_refuses(helm: Helm) -> None:
+    assert "gatway" in helm("template", "roost", str(CHART), "--set", "gatway.replicas=1", fails=True)
+    fix = helm("template", "roost", str(CHART), "--set", "redis.enabled=false", fails=True)
+    assert "redis.external.existingSecret: name a Secret with the keys gateway-url" in fix
