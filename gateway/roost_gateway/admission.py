@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import log2
 
 AGING_SECONDS = 10.0
+"""Waiting that is worth one class, in the queue of a gateway as among the store's waiters."""
 DEFAULT_QUEUE_LIMIT = 4096
 """Bound of a queue whose pool gives none."""
 DEFAULT_RETRY_SECONDS = 1.0

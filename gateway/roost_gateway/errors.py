@@ -37,12 +37,10 @@ class GatewayError(Exception):
         self.metadata = dict(metadata or {})
 
 
-def invalid(violations: Sequence[tuple[str, str]]) -> GatewayError:
+def invalid(violations: Sequence[tuple[str, str]], reason: Reason = Reason.INVALID_REQUEST) -> GatewayError:
     """INVALID_ARGUMENT that names each field."""
     message = "; ".join(f"{field}: {why}" for field, why in violations)
-    return GatewayError(
-        grpc.StatusCode.INVALID_ARGUMENT, Reason.INVALID_REQUEST, f"invalid request: {message}", violations=violations
-    )
+    return GatewayError(grpc.StatusCode.INVALID_ARGUMENT, reason, f"invalid request: {message}", violations=violations)
 
 
 def not_found(reason: Reason, message: str) -> GatewayError:

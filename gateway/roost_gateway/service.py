@@ -125,6 +125,7 @@ class SessionService(SessionServiceServicer):
         now = time.monotonic()
         pool_name = self._sessions.check_id(request.session_id, caller)
         validation.check(validation.step(request))
+        validation.check(validation.schema_of_step(request), Reason.INVALID_SCHEMA)
         facts = await self._parts.facts.get(request.session_id, caller.tenant)
         pool = await self._parts.workers.pool(pool_name)
         require_open(pool)

@@ -30,6 +30,7 @@ class Sessions:
 
     async def open(self, request: pb.OpenSessionRequest, caller: Identity) -> pb.Session:
         validation.check(validation.open_session(request))
+        validation.check(validation.schemas_of_tools(request.tools), Reason.INVALID_SCHEMA)
         pool = await self.caller_pool(request.pool, caller)
         require_open(pool)
         role = _role(pool, request.role)

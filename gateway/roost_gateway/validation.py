@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from roost.contract.names import is_pool
+from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.errors import invalid
 from roost_gateway.pools import RoleView
@@ -20,11 +21,11 @@ MAX_NAME_CHARS = 256
 MAX_SYSTEM_BYTES = 1024 * 1024
 
 
-def check(violations: Violations) -> None:
+def check(violations: Violations, reason: Reason = Reason.INVALID_REQUEST) -> None:
     """Raises GatewayError: INVALID_ARGUMENT with every violation."""
     found = list(violations)
     if found:
-        raise invalid(found)
+        raise invalid(found, reason)
 
 
 def open_session(request: pb.OpenSessionRequest) -> Violations:
@@ -59,9 +60,19 @@ def _tools(tools: Sequence[pb.Tool]) -> Violations:
         elif tool.name in names:
             yield f"tools[{number}].name", f"{tool.name!r} is given twice"
         names.add(tool.name)
+
+
+def schemas_of_tools(tools: Sequence[pb.Tool]) -> Violations:
+    for number, tool in enumerate(tools):
         why = _schema_fault(tool.parameters_json) if tool.parameters_json else None
         if why:
             yield f"tools[{number}].parameters_json", why
+
+
+def schema_of_step(request: pb.StepRequest) -> Violations:
+    why = _schema_fault(request.format.json_schema) if request.format.HasField("json_schema") else None
+    if why:
+        yield "format.json_schema", why
 
 
 def _schema_fault(text: str) -> str | None:
@@ -130,12 +141,8 @@ _RANGES = (
 
 
 def _format(form: pb.Format) -> Violations:
-    kind = form.WhichOneof("kind")
-    if kind == "json_schema":
-        why = _schema_fault(form.json_schema)
-        if why:
-            yield "format.json_schema", why
-    if kind == "tool_choice" and form.tool_choice.name and form.tool_choice.mode != pb.TOOL_CHOICE_MODE_REQUIRED:
+    choice = form.tool_choice
+    if choice.name and choice.mode != pb.TOOL_CHOICE_MODE_REQUIRED:
         yield "format.tool_choice.name", "is only for mode REQUIRED"
 
 

@@ -137,7 +137,7 @@ def _check_format(session: FakeSession, constraint: JsonSchema | ToolChoice | No
         try:
             json.loads(constraint.text)
         except ValueError as error:
-            raise RefusedError(Reason.INVALID_REQUEST, f"format.json_schema: is no JSON: {error}") from None
+            raise RefusedError(Reason.INVALID_SCHEMA, f"format.json_schema: is no JSON: {error}") from None
     elif constraint is not None and constraint.mode is ToolChoiceMode.REQUIRED:
         names = [tool.name for tool in session.tools]
         if not names or (constraint.name and constraint.name not in names):

@@ -142,13 +142,13 @@ BAD_OPENS: list[tuple[dict[str, object], Code, Reason, str]] = [
     (
         {"tools": [pb.Tool(name="a", parameters_json="{")]},
         Code.INVALID_ARGUMENT,
-        Reason.INVALID_REQUEST,
+        Reason.INVALID_SCHEMA,
         "tools[0].parameters_json",
     ),
     (
         {"tools": [pb.Tool(name="a", parameters_json="[" * 100_000)]},
         Code.INVALID_ARGUMENT,
-        Reason.INVALID_REQUEST,
+        Reason.INVALID_SCHEMA,
         "tools[0].parameters_json",
     ),
     ({"parent_session_id": new_session_id(POOL)}, Code.NOT_FOUND, Reason.SESSION_NOT_FOUND, ""),
@@ -177,7 +177,6 @@ BAD_STEPS: list[tuple[dict[str, object], str]] = [
     ({"sampling": pb.Sampling(max_tokens=0)}, "sampling.max_tokens"),
     ({"sampling": pb.Sampling(stop=[""])}, "sampling.stop"),
     ({"sampling": pb.Sampling(logit_bias={1: float("inf")})}, "sampling.logit_bias"),
-    ({"format": pb.Format(json_schema="nonsense")}, "format.json_schema"),
     ({"format": pb.Format(tool_choice=pb.ToolChoice(name="x"))}, "format.tool_choice.name"),
     ({"expected_head": pb.Head(length=1, log_hash=b"short")}, "expected_head.log_hash"),
 ]
@@ -192,6 +191,17 @@ async def test_bad_steps_are_refused_by_field(redis_server: RedisServer) -> None
             assert fault(error.value)[:2] == (Code.INVALID_ARGUMENT, Reason.INVALID_REQUEST), fields
             assert field in violations(error.value)
         assert (await w.caller.step(step_request(session))).committed is not None
+
+
+@pytest.mark.parametrize("schema", ["", "nonsense", "[1]", "[" * 100_000])
+async def test_a_schema_that_is_none_is_told_as_such(redis_server: RedisServer, schema: str) -> None:
+    async with world(redis_server) as w:
+        session = await w.caller.open()
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await w.caller.step(step_request(session, format=pb.Format(json_schema=schema)))
+        assert fault(error.value)[:2] == (Code.INVALID_ARGUMENT, Reason.INVALID_SCHEMA)
+        assert "format.json_schema" in violations(error.value)
+        assert not w.worker.starts
 
 
 async def test_bytes_that_are_no_request_are_an_invalid_argument(redis_server: RedisServer) -> None:

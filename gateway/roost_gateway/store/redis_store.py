@@ -8,6 +8,7 @@ from typing import Any
 from roost.contract import names
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.names import PoolKeys
+from roost_gateway.admission import AGING_SECONDS
 from roost_gateway.store import codec, health
 from roost_gateway.store.arguments import (
     ID_BYTES,
@@ -40,8 +41,7 @@ from roost_gateway.store.records import (
 )
 from roost_gateway.store.wakes import Wakes
 
-AGING_MS = 10_000
-"""A waiter that has waited this long more goes before one of the next better class."""
+AGING_MS = round(AGING_SECONDS * 1000)
 WATERMARK = 0.9
 """Part of `maxmemory` above which no new session is opened."""
 GRACE_MS = round(2 * LEASE_TTL_SECONDS * 1000)
