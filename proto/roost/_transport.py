@@ -26,8 +26,12 @@ _CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     # Tries are this package's business: gRPC's own know neither the cursor of a step nor what an error means.
     ("grpc.enable_retries", 0),
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
-    ("grpc.keepalive_time_ms", 20_000),
+    # A gateway that is cut off, or hangs, is left within 20 s; a call has 30. Not told, gRPC waits 60 s for a ping, and
+    # sends few of them while a stream is silent.
+    ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 5_000),

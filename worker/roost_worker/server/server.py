@@ -42,8 +42,10 @@ _OPTIONS = (
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
     ("grpc.keepalive_time_ms", 10_000),  # so that a gateway whose machine died is noticed, and its attempts orphaned
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),  # else gRPC waits 60 s for a ping, whatever the line above says
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
+    # Gateways ping every 10 s. gRPC takes that for an attack on a stream that says nothing, as one that waits does.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
 _HEALTH = health_pb2.HealthCheckResponse
 
