@@ -23,6 +23,7 @@ venv: $(READY) ## Make .venv from requirements.lock
 
 # uv is fast; plain pip with the same hashes is the way without it.
 $(READY): requirements.lock pyproject.toml
+	@echo "Making $(VENV) from the lock file: some minutes and 6 GB the first time"
 	@$(PYTHON) -c 'import sys; sys.exit("Roost needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else 0'
 	@if $(PYTHON) -m uv --version >/dev/null 2>&1; then uv="$(PYTHON) -m uv"; \
 	elif uv --version >/dev/null 2>&1; then uv=uv; \
