@@ -100,10 +100,7 @@ class Sessions:
 
     async def hold(self, request: pb.HoldSessionRequest, caller: Identity) -> pb.Session:
         self.check_id(request.session_id, caller)
-        if not 0 <= request.expect_seconds < 1e9:
-            raise invalid([("expect_seconds", "must be 0 (unknown) or a positive number of seconds")])
-        if len(request.tool) > validation.MAX_NAME_CHARS:
-            raise invalid([("tool", f"is longer than {validation.MAX_NAME_CHARS} characters")])
+        validation.check(validation.hold(request))
         head = convert.head_from_proto(request.expected_head) if request.HasField("expected_head") else None
         descriptor = await self._parts.store.hold(
             request.session_id, caller.tenant, request.tool, request.expect_seconds, head
