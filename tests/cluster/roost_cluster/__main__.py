@@ -1,4 +1,4 @@
-"""`python -m roost_cluster build|up`: builds the binaries; or runs the cluster until it is interrupted."""
+"""`python -m roost_cluster build|packages|up`: builds the binaries, names Debian's packages, or runs the cluster."""
 
 import argparse
 import signal
@@ -6,18 +6,21 @@ import sys
 
 from roost_cluster.cluster import one_node_cluster
 from roost_cluster.errors import ClusterError
+from roost_cluster.host import PACKAGES
 from roost_cluster.toolbox import TOOLBOX, Toolbox
 
 
 def main() -> int:
     """Exit status 1 with the fix when the cluster cannot be had."""
     parser = argparse.ArgumentParser(prog="python -m roost_cluster", description="A one-node Kubernetes for tests.")
-    parser.add_argument("action", choices=("build", "up"))
+    parser.add_argument("action", choices=("build", "packages", "up"))
     action = parser.parse_args().action
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if action == "build":
             Toolbox().build_all(TOOLBOX)
+        elif action == "packages":
+            print(PACKAGES)
         else:
             _run()
     except ClusterError as error:
