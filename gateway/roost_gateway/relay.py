@@ -1,23 +1,25 @@
 """A step's output from worker to client, over as many workers as it takes.
 
-The output is kept here from the first token to the commit. When a worker is lost, another one replays the ids and
-goes on; when a gateway was lost, this one resumes the orphan at its worker. Only when nobody holds the ids does the
-step begin again, and a client that has some of them is told so.
+The output is kept here from the first token to the commit. When a stream breaks and its worker lives, the output is
+resumed there; when the worker is lost, another one replays the ids and goes on; when a gateway was lost, this one
+resumes the orphan at its worker. Only when nobody holds the ids does the step begin again, and a client that has some
+of them is told so.
 """
 
 import logging
 import time
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 
 from roost.contract.faults import fault_point
 from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb
-from roost.v1.worker_service_pb2 import Accepted, Delta, Finished, GenerateRequest, Replay, Resume, SessionRef, Start
+from roost.v1.worker_service_pb2 import Accepted, Delta, Finished, GenerateRequest
+from roost_gateway import generate_requests
 from roost_gateway.committing import StepClock
-from roost_gateway.convert import attempt_from_proto, attempt_to_proto, head_to_proto, tool_to_proto
+from roost_gateway.convert import attempt_from_proto, attempt_to_proto
 from roost_gateway.errors import GatewayError
 from roost_gateway.generation import Failure, Generation, WorkerFailureError
 from roost_gateway.history import SessionHistory
@@ -27,6 +29,7 @@ from roost_gateway.parts import Parts
 from roost_gateway.placement import Ask
 from roost_gateway.routing import WorkerState
 from roost_gateway.store.records import AttemptRef, Began, Refusal, RefusedError
+from roost_gateway.worker_client import WorkerChannel
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +42,15 @@ kills its worker must not kill them all."""
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a step goes next: to a worker, afresh or to resume an orphan there."""
+    """Where a step goes next: to a worker, afresh or to resume output there."""
 
     worker: WorkerState
     resume: AttemptRef | None = None
+    """Attempt under which the worker has the output."""
+    orphan: AttemptRef | None = None
+    """Earlier attempt that began the output."""
+    again: bool = False
+    """A stream to this worker has broken before."""
 
 
 class Relay:
@@ -67,8 +75,8 @@ class Relay:
         self.lineage = [began.ref]
         """Attempts whose output this is, oldest first."""
         self.model_revision = ""
-        self._orphans: list[AttemptRef] = []
-        self._lost_orphan = False
+        self._orphans: list[Target] = []
+        self._channel: WorkerChannel | None = None
         self._faults = 0
         self._accepted_here = False
         self._client_attempt: AttemptRef | None = None
@@ -91,30 +99,25 @@ class Relay:
                 target = await self._after(target, failure)
 
     async def _first_target(self) -> Target:
-        worker = await self._orphans_worker()
-        if worker is not None:
-            return Target(worker, self._orphans.pop(0))
-        return await self._fresh(self._began.reserved)
+        await self._find_orphans()
+        return self._orphans.pop(0) if self._orphans else await self._fresh(self._began.reserved)
 
-    async def _orphans_worker(self) -> WorkerState | None:
-        """The worker that may hold output of an attempt before this one, with its reservation taken over."""
+    async def _find_orphans(self) -> None:
+        """Attempts before this one whose output a worker may hold; that worker's reservation was taken over."""
         fenced = self._began.fenced
-        if fenced is None or not fenced.worker_id:
-            return None
-        worker = await self._known(fenced.worker_id)
-        if worker is None:
-            return None
-        self._orphans = [fenced.ref]
-        if self._client_attempt not in (None, fenced.ref):
-            self._orphans.append(self._client_attempt)
+        worker = await self._known(fenced.worker_id) if fenced is not None and fenced.worker_id else None
+        if fenced is None or worker is None:
+            return
         self._ask.held.worker_id = worker.worker_id
-        return worker
+        refs = dict.fromkeys((fenced.ref, self._client_attempt or fenced.ref))
+        self._orphans = [Target(worker, ref, ref) for ref in refs]
 
     async def _fresh(self, reserved: str = "") -> Target:
         """A worker for a start, or for a replay of what there is."""
         if self.output.sent_anything and (self.output.behind_client or not self._continues()):
             self._outbox.restarted(self.output, "the output of the earlier attempt is lost")
         self._client_attempt = None
+        self._orphans.clear()
         worker = await self._known(reserved) if reserved else None
         if worker is None:
             began_waiting = time.monotonic()
@@ -138,10 +141,9 @@ class Relay:
         """Where to go after a failure."""
         if self.generation is not None:
             self.generation.leave()
-        if target.resume is not None and not self.output.accepted:
-            again = await self._after_resume(target, failure)
-            if again is not None:
-                return again
+        again = await self._there_again(target, failure)
+        if again is not None:
+            return again
         self._avoid(target.worker, failure)
         if self.output.accepted:
             self._ask.started = True
@@ -149,36 +151,51 @@ class Relay:
             self._parts.telemetry.failover(target.worker.worker_id)
         return await self._fresh()
 
-    async def _after_resume(self, target: Target, failure: WorkerFailureError) -> Target | None:
-        """Another try at the same worker: under the attempt that the client knows, over a new connection, or afresh."""
-        if failure.failure is Failure.LOST and not self._lost_orphan:
-            self._lost_orphan = True
-            self._parts.clients.forget(self._parts.clients.channel(target.worker.address))
-            return target
-        if failure.failure is not Failure.UNKNOWN_ATTEMPT:
+    async def _there_again(self, target: Target, failure: WorkerFailureError) -> Target | None:
+        """Another try at a worker that may have output: over a new connection, under another attempt, or afresh."""
+        if failure.failure is Failure.LOST:
+            return self._reconnected(target)
+        if failure.failure is not Failure.UNKNOWN_ATTEMPT or self.output.accepted:
             return None
-        if self._orphans:
-            return Target(target.worker, self._orphans.pop(0))
-        return await self._fresh(self._began.reserved)
+        return self._orphans.pop(0) if self._orphans else await self._fresh(self._began.reserved)
+
+    def _reconnected(self, target: Target) -> Target | None:
+        """A broken stream says little of its worker: once, it is asked for the rest of the output."""
+        resume = self._began.ref if self.output.accepted else target.resume
+        if resume is None or target.again or not self._lives(target.worker):
+            return None
+        if not self.output.accepted:  # the worker may have taken the Resume in, before its answer was lost
+            self._orphans.insert(0, Target(target.worker, self._began.ref, target.orphan, again=True))
+        self._forget_channel()
+        return replace(target, resume=resume, again=True)
+
+    def _lives(self, worker: WorkerState) -> bool:
+        """Whether this start of a worker has a lease."""
+        known = self._parts.workers.get(self._ask.pool.pool, worker.worker_id)
+        return known is not None and known.boot == worker.boot
 
     def _avoid(self, worker: WorkerState, failure: WorkerFailureError) -> None:
-        if failure.failure is Failure.LOST:
+        kind = failure.failure
+        if kind is Failure.LOST:
             self._parts.workers.mark_broken(worker)
-            self._parts.clients.forget(self._parts.clients.channel(worker.address))
-        else:
-            faulty = failure.failure is Failure.FAULTY
+            self._forget_channel()
+        elif kind is not Failure.UNKNOWN_ATTEMPT:  # one that answers so can well begin anew
+            faulty = kind is Failure.FAULTY
             self._ask.avoid[worker.worker_id] = self._clock.deadline if faulty else time.monotonic() + BUSY_SECONDS
-        if failure.failure is Failure.FAULTY or (failure.failure is Failure.LOST and self._accepted_here):
+        if kind is Failure.FAULTY or (self._accepted_here and kind in (Failure.LOST, Failure.UNKNOWN_ATTEMPT)):
             self._faults += 1
         if self._faults >= MAX_FAULTS:
             raise _poisonous(self._faults)
 
+    def _forget_channel(self) -> None:
+        if self._channel is not None:
+            self._parts.clients.forget(self._channel)
+
     async def _stream(self, target: Target) -> Finished:
         self.model_revision = self._ask.need.model_revision or target.worker.model_revision
-        self._accepted_here = False
-        channel = self._parts.clients.channel(target.worker.address)
+        self._accepted_here = self._accepted_here and target.again
+        self._channel = self._parts.clients.channel(target.worker.address)
         metadata = self._parts.clients.metadata(self._ask.pool.pool)
-        first = self._resume(target.resume) if target.resume else self._start()
 
         def take(event: Accepted | Delta) -> None:
             if isinstance(event, Delta):
@@ -186,7 +203,7 @@ class Relay:
             else:
                 self._accept(event, target)
 
-        self.generation = Generation(channel, metadata, first, self._history(), take)
+        self.generation = Generation(self._channel, metadata, self._first_message(target.resume), self._history(), take)
         finished = await self.generation.finished()
         self._finish(finished)
         return finished
@@ -202,9 +219,9 @@ class Relay:
     def _accept(self, accepted: Accepted, target: Target) -> None:
         self._accepted_here = True
         self.output.accept(array("I", accepted.prompt_token_ids))
-        if target.resume is not None:
-            self.lineage = [target.resume, self._began.ref]
-            if self._client_attempt not in (None, target.resume):
+        if target.orphan is not None:
+            self.lineage = [target.orphan, self._began.ref]
+            if self._client_attempt not in (None, target.orphan):
                 self._outbox.restarted(self.output, "an attempt that the client has not seen went on")
             self._client_attempt = None
         self._check_length()
@@ -241,50 +258,18 @@ class Relay:
             descriptor.steps,
         )
 
-    def _start(self) -> GenerateRequest:
-        descriptor = self._began.descriptor
-        sampling = pb.Sampling()
-        sampling.CopyFrom(self._request.sampling)
-        sampling.seed, sampling.max_tokens = self._began.seed, self._max_output_tokens
-        start = Start(
-            attempt=self.output.attempt,
-            session=SessionRef(
-                session_id=descriptor.session_id,
-                generation=descriptor.generation,
-                head=head_to_proto(descriptor.head),
-            ),
-            tenant=descriptor.tenant,
+    def _first_message(self, resume: AttemptRef | None) -> GenerateRequest:
+        left = self._clock.milliseconds_left
+        if resume is not None:
+            return generate_requests.resume(self._request.session_id, resume, self.output, left)
+        return generate_requests.start(
+            self._request,
+            self._began,
+            self.output,
             model_revision=self.model_revision,
-            system=descriptor.system,
-            tools=[tool_to_proto(tool) for tool in descriptor.tools],
-            messages=self._request.messages,
-            sampling=sampling,
-            format=self._request.format if self._request.HasField("format") else None,
-            deadline_ms=self._clock.milliseconds_left,
+            max_output_tokens=self._max_output_tokens,
             priority=self._ask.priority,
-        )
-        if self.output.accepted:
-            start.replay.CopyFrom(self._replay())
-        return GenerateRequest(start=start)
-
-    def _replay(self) -> Replay:
-        output = self.output
-        return Replay(
-            prompt_token_ids=output.prompt_ids,
-            output_token_ids=output.ids,
-            text_bytes=len(output.text),
-            tokens=len(output.ids),
-        )
-
-    def _resume(self, orphan: AttemptRef) -> GenerateRequest:
-        """From the first token: this gateway needs all of them for the commit, whatever the client has."""
-        return GenerateRequest(
-            resume=Resume(
-                attempt=attempt_to_proto(orphan),
-                new_attempt=self.output.attempt,
-                session_id=self._request.session_id,
-                deadline_ms=self._clock.milliseconds_left,
-            )
+            milliseconds_left=left,
         )
 
 

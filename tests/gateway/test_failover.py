@@ -7,11 +7,13 @@ from typing import Any
 import grpc
 import pytest
 
-from gateway_driver import POOL, Rig, StepLog, fault, publish_pool, reason, step_request, world
+from cutting_proxy import CuttingProxy
+from gateway_driver import LIMIT_SECONDS, POOL, Rig, StepLog, fault, publish_pool, reason, step_request, world
 from null_script import BASE_ID, Script, token_text
 from null_worker import NullWorker
 from redis_servers import RedisServer
 from roost.contract.reasons import Reason
+from roost.contract.status import abort
 from roost.v1 import session_service_pb2 as pb
 
 TOKENS = 12
@@ -29,8 +31,75 @@ async def _two_workers(rig: Rig, **script: Any) -> list[NullWorker]:
     return [await rig.worker(f"null-{n}", Script(tokens=TOKENS, **script)) for n in (1, 2)]
 
 
-async def test_another_worker_goes_on_where_the_stream_broke(rig: Rig) -> None:
+async def test_a_stream_that_breaks_is_resumed_at_its_worker(rig: Rig) -> None:
     workers = await _two_workers(rig, break_after=5)
+    caller = rig.caller(await rig.gateway())
+    log = await caller.step(step_request(await caller.open()))
+    _is_whole(log)
+    assert log.restarts == 0
+    assert log.committed is not None
+    assert log.committed.failovers == 0
+    assert [len(worker.starts) for worker in workers] in ([1, 0], [0, 1])
+    (resume,) = [resume for worker in workers for resume in worker.resumes]
+    assert resume.attempt == resume.new_attempt
+    assert (resume.from_token, resume.from_text_byte) == (5, len("".join(map(token_text, IDS[:5])).encode()))
+
+
+async def test_a_connection_that_is_cut_costs_no_token_and_no_worker(rig: Rig) -> None:
+    worker = await rig.worker(script=Script(tokens=TOKENS, hang_after=5))
+    async with CuttingProxy(worker.address) as proxy:
+        worker.address = proxy.address
+        await worker.publish()
+        caller, logs = rig.caller(await rig.gateway()), [StepLog(), StepLog()]
+        steps = [rig.spawn(caller.step(step_request(await caller.open()), log)) for log in logs]
+        for log in logs:
+            await log.has(5)
+        proxy.cut()
+        worker.resume_output.set()
+        await asyncio.gather(*steps)
+        assert proxy.connections == 2, "both streams go on over one new connection"
+    for log in logs:
+        _is_whole(log)
+        assert log.restarts == 0
+    assert (len(worker.starts), len(worker.resumes)) == (2, 2)
+
+
+async def test_a_resume_whose_answer_is_lost_is_found_under_its_own_attempt(rig: Rig) -> None:
+    worker = _LosesAnAnswer(rig.redis.url, POOL, script=Script(tokens=TOKENS, hang_after=5))
+    await worker.start()
+    try:
+        first, second = rig.caller(await rig.gateway()), rig.caller(await rig.gateway())
+        session, log = await first.open(), StepLog()
+        call = rig.spawn(first.step(step_request(session), log))
+        await log.has(5)
+        again, attempt = log.copy(), log.attempt
+        retry = rig.spawn(second.step(step_request(session, received=log.cursor()), again))
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await worker.until(lambda: len(worker.resumes) == 3)
+        worker.resume_output.set()
+        await retry
+        _is_whole(again)
+        assert again.restarts == 0
+        assert len(worker.starts) == 1
+        tried = [resume.attempt for resume in worker.resumes]
+        assert tried == [attempt, attempt, worker.resumes[0].new_attempt]
+        await asyncio.gather(call, return_exceptions=True)
+    finally:
+        await worker.stop()
+
+
+class _LosesAnAnswer(NullWorker):
+    """Takes the first Resume in, and breaks its stream."""
+
+    async def _take_over(self, resume: Any, context: Any) -> Any:
+        taken = await super()._take_over(resume, context)
+        if len(self.resumes) == 1:
+            await abort(context, grpc.StatusCode.UNAVAILABLE, Reason.INTERNAL, "scripted break")
+        return taken
+
+
+async def test_output_that_its_worker_forgot_is_replayed(rig: Rig) -> None:
+    workers = await _two_workers(rig, break_after=5, forget_orphans=True)
     caller = rig.caller(await rig.gateway())
     log = await caller.step(step_request(await caller.open()))
     _is_whole(log)
@@ -122,6 +191,7 @@ async def test_a_step_that_fails_every_worker_is_given_up(rig: Rig) -> None:
         await caller.step(step_request(await caller.open()))
     assert fault(error.value)[:2] == (grpc.StatusCode.INTERNAL, Reason.INTERNAL)
     assert [len(worker.starts) for worker in workers] == [1, 1, 1]
+    assert [len(worker.resumes) for worker in workers] == [1, 1, 1]
 
 
 async def test_the_same_step_elsewhere_resumes_the_orphan(rig: Rig, tmp_path: Path) -> None:
