@@ -103,6 +103,6 @@ def test_store_of_a_pool_cannot_change(api_server: ApiServer, namespace: str) ->
 
 
 def test_scale(api_server: ApiServer, namespace: str) -> None:
-    api_server.kubectl("create", "-n", namespace, "-f", str(SAMPLES[0]))
+    api_server.kubectl("create", "-n", namespace, "-f", str(ROOT / "manifests/samples/pool-dummy.yaml"))
     api_server.kubectl("scale", "-n", namespace, "ap/dummy", "--replicas=3")
     assert api_server.get("ap", "dummy", namespace)["spec"]["workers"]["replicas"] == 3
