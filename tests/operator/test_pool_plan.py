@@ -17,7 +17,7 @@ from roost_operator.plan.installation import Installation
 from roost_operator.plan.merge import merged
 from roost_operator.plan.observed import Observed, Pod, Reference, Store, Worker
 from roost_operator.plan.plan import Plan, Step, plan
-from roost_operator.plan.pods import TemplateError
+from roost_operator.plan.pods import TemplateError, rank_threads
 from roost_operator.plan.ray_service import Size, ray_service, replicas_in
 from roost_operator.plan.scaling import scale
 
@@ -145,6 +145,7 @@ def test_template_is_merged_into_workers_and_head() -> None:
         ({"spec": {"containers": [{"image": "x"}]}}, "each needs a name"),
         (template(resources={"limits": {"nvidia.com/gpu": 2}}), "ask for 1, or set tensorParallel to 2"),
         ({"spec": {"terminationGracePeriodSeconds": 1}}, "raise it or leave it out"),
+        (template(resources={"limits": {"cpu": "two"}}), "resources, cpu: 'two' is no number of CPUs; write for"),
     ],
 )
 def test_templates_that_cannot_be_used(given: dict[str, Any], says: str) -> None:
@@ -154,6 +155,20 @@ def test_templates_that_cannot_be_used(given: dict[str, Any], says: str) -> None
     made = plan(pool(template=given), INSTALLATION, seen)
     assert (made.step, made.idle) == (Step.WAIT, True)
     assert made.status["conditions"][0]["reason"] == "InvalidTemplate"
+
+
+@pytest.mark.parametrize(
+    ("resources", "threads"),
+    [
+        ({}, 1),
+        ({"requests": {"cpu": 8}}, 8),
+        ({"requests": {"cpu": "100m"}}, 1),
+        ({"requests": {"cpu": "2"}, "limits": {"cpu": "4500m"}}, 4),
+        ({"limits": {"memory": "9Gi"}}, 1),
+    ],
+)
+def test_ranks_take_no_more_threads_than_the_pod_may_use(resources: dict[str, Any], threads: int) -> None:
+    assert rank_threads(pool(template=template(resources=resources))) == threads
 
 
 def test_merge_replaces_a_volume_and_removes_by_null() -> None:
@@ -275,6 +290,15 @@ def test_a_pool_lives_from_start_to_end() -> None:
     assert list(dict.fromkeys(steps)) == [Step.DRAIN, Step.REMOVE, Step.FORGET]
     assert not made.finalizer
     assert made.withdraw
+
+
+def test_a_pod_that_somebody_deletes_goes_on_draining() -> None:
+    world = World()
+    world.settle(pool(2))
+    pods = tuple(replace(pod, deleting=pod.name == "pod-1") for pod in world.seen.pods)
+    told = tuple(replace(worker, drain_seconds=1.0) for worker in world.seen.workers)
+    made = plan(pool(2), INSTALLATION, replace(world.seen, pods=pods, workers=told))
+    assert made.drain == {"w-pod-1"}
 
 
 def test_a_deletion_does_not_wait_for_a_store_for_ever() -> None:

@@ -1,8 +1,9 @@
-"""Kubernetes quantities of memory: `512Mi`, `2G`, `1048576`, or `auto`."""
+"""Kubernetes quantities of memory (`512Mi`, `2G`, `1048576`, or `auto`) and of CPUs (`2`, `1500m`)."""
 
 import re
 from decimal import Decimal
 
+_CPUS = re.compile(r"[0-9]+(\.[0-9]+)?|[0-9]+m")
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?([kKMGTPE]|[KMGTPE]i)?")
 
 AUTO = "auto"
@@ -21,3 +22,11 @@ def memory_bytes(text: str) -> int | None:
     if value != value.to_integral_value() or value < 1:
         raise ValueError(f"{text!r} is not a positive whole number of bytes; write for example 512Mi, 4Gi or auto")
     return int(value)
+
+
+def cpus(quantity: str | float) -> Decimal:
+    """CPUs that a quantity stands for. Raises ValueError, naming the fix, for anything else."""
+    text = str(quantity)
+    if not _CPUS.fullmatch(text):
+        raise ValueError(f"{text!r} is no number of CPUs; write for example 2 or 1500m")
+    return Decimal(text[:-1]) / 1000 if text.endswith("m") else Decimal(text)

@@ -156,7 +156,14 @@ def _told(pool: AgentPool, seen: Observed, made: Plan, template: str, *, scaling
     status = pool_status(pool, seen, found, active_revision(seen, pool.spec.workers.replicas))
     events = transitions(seen.status, status)
     values = {name: getattr(made, name) for name in made.__slots__}
-    return Plan(**{**values, "status": status, "events": (*made.events, *events)})
+    drain = made.drain | _leaving(seen)
+    return Plan(**{**values, "status": status, "drain": drain, "events": (*made.events, *events)})
+
+
+def _leaving(seen: Observed) -> frozenset[str]:
+    """Workers whose pods somebody deletes: their pods told them to drain, and it is not taken back."""
+    found = (seen.worker_of(pod) for pod in seen.pods if pod.deleting)
+    return frozenset(worker.worker_id for worker in found if worker)
 
 
 def _children(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from roost_operator.api.quantity import cpus
 from roost_operator.api.spec import GROUP, AgentPool
 from roost_operator.plan import names
 from roost_operator.plan.installation import Installation
@@ -12,6 +13,13 @@ CACHE_PATH = "/var/cache/roost"
 STOP_SECONDS = 30
 """What a pod may take to stop after its drain."""
 GPU = "nvidia.com/gpu"
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+}
+"""No processes in reserve: all that a pod runs is one replica and its ranks."""
+DEFAULT_RESOURCES = {"requests": {"cpu": "1", "memory": "2Gi"}}
 Template = dict[str, Any]
 
 
@@ -32,6 +40,17 @@ def gpus(pool: AgentPool) -> int:
     return asked
 
 
+def rank_threads(pool: AgentPool) -> int:
+    """Threads of each rank's CPU kernels, at least 1: what a worker may use, or else asks for, shared by its ranks;
+    torch would take all of the node's cores. Raises TemplateError."""
+    resources = merged(DEFAULT_RESOURCES, _container(pool.spec.workers.template, names.WORKER).get("resources") or {})
+    given = {**resources["requests"], **(resources.get("limits") or {})}["cpu"]
+    try:
+        return max(1, int(cpus(given) / pool.spec.model.tensor_parallel))
+    except ValueError as error:
+        raise TemplateError(f"spec.workers.template: container {names.WORKER}, resources, cpu: {error}") from error
+
+
 def worker_template(pool: AgentPool, installation: Installation, extra: Mapping[str, str]) -> Template:
     """Pod template of workers; `extra` are annotations."""
     drain = pool.spec.workers.drain_timeout_seconds
@@ -41,7 +60,7 @@ def worker_template(pool: AgentPool, installation: Installation, extra: Mapping[
             {"containerPort": names.WORKER_PORT, "name": "worker"},
             {"containerPort": names.METRICS_PORT, "name": "metrics"},
         ],
-        "resources": {"requests": {"cpu": "1", "memory": "2Gi"}},
+        "resources": DEFAULT_RESOURCES,
         # Without a probe of ours KubeRay asks Serve's proxy, which knows nothing of the worker's own port.
         "readinessProbe": {"grpc": {"port": names.WORKER_PORT}, "periodSeconds": 2, "failureThreshold": 2},
         "lifecycle": {"preStop": {"exec": {"command": ["python", "-m", "roost_worker.server.pre_stop"]}}},
@@ -90,7 +109,8 @@ def check_template(template: Mapping[str, Any]) -> None:
 def _template(
     pool: AgentPool, installation: Installation, component: str, container: Template, extra: Mapping[str, str]
 ) -> Template:
-    claim = pool.spec.workers.cache_claim
+    # The head loads no model, and a claim of one node would bind the head to that of the workers.
+    claim = pool.spec.workers.cache_claim if component == names.WORKER else None
     cache = {"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {}}
     spec: Template = {
         "serviceAccountName": names.account(pool),
@@ -134,7 +154,7 @@ def _ray_container(pool: AgentPool, installation: Installation, name: str) -> Te
 
 
 def _environment(pool: AgentPool, component: str) -> list[Template]:
-    plain = {"HOME": "/tmp", "RAY_USAGE_STATS_ENABLED": "0", "ROOST_CACHE": CACHE_PATH}
+    plain = {"HOME": "/tmp", "ROOST_CACHE": CACHE_PATH, **RAY_ENVIRONMENT}
     variables: list[Template] = [{"name": name, "value": value} for name, value in plain.items()]
     if component == names.HEAD:
         return variables

@@ -14,12 +14,14 @@ from roost_operator.api.spec import GROUP, AgentPool, Upgrade
 from roost_operator.api.worker_config import worker_config
 from roost_operator.plan import names
 from roost_operator.plan.installation import Installation
-from roost_operator.plan.pods import check_template, gpus, head_template, worker_template
+from roost_operator.plan.pods import check_template, gpus, head_template, rank_threads, worker_template
 
 API_VERSION = "ray.io/v1"
 IMPORT_PATH, DEPLOYMENT = "roost_worker.serve_app:app", "worker"
 """Where the application is, and its deployment's name; a test compares them with the application itself."""
 MOST_WORKERS = 1024
+OBJECT_STORE = {"object-store-memory": "100000000"}
+"""Ray's smallest with room to spare, in place of 30 % of the memory: no tensor travels through it."""
 _SECRETS = ("store_url", "pool_secret", "cache_dir")
 
 
@@ -51,7 +53,7 @@ def ray_service(pool: AgentPool, installation: Installation, size: Size, *, susp
                 "enableInTreeAutoscaling": False,
                 "suspend": suspend,
                 "headGroupSpec": {
-                    "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"},
+                    "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0", **OBJECT_STORE},
                     "template": head_template(pool, installation, marks),
                 },
                 "workerGroupSpecs": [
@@ -82,7 +84,12 @@ def application_arguments(pool: AgentPool) -> dict[str, Any]:
         )
     )
     worker = {name: value for name, value in config.items() if name not in _SECRETS}
-    resources = {"shell_cpus": 1.0, "rank_cpus": 1.0, "rank_gpus": 1.0 if gpus(pool) else 0.0}
+    resources = {
+        "shell_cpus": 1.0,
+        "rank_cpus": 1.0,
+        "rank_gpus": 1.0 if gpus(pool) else 0.0,
+        "rank_threads": rank_threads(pool),
+    }
     return {"worker": worker, "resources": resources}
 
 
@@ -118,4 +125,4 @@ def _marks(pool: AgentPool, installation: Installation, arguments: dict[str, Any
 def _start_parameters(pool: AgentPool) -> dict[str, str]:
     """Logical resources for exactly one replica in a pod: a CPU for its shell and one for each rank."""
     ranks, devices = pool.spec.model.tensor_parallel, gpus(pool)
-    return {"num-cpus": str(1 + ranks), **({"num-gpus": str(devices)} if devices else {})}
+    return {"num-cpus": str(1 + ranks), **OBJECT_STORE, **({"num-gpus": str(devices)} if devices else {})}
