@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,30 @@ import pytest
 from roost_cluster.cluster import Cluster, cluster_for_tests
 from roost_cluster.host import RULES, firewall
 from roost_cluster.layout import Layout
+from roost_pool.last_words import last_words
+from roost_pool.traffic import Traffic
+from roost_pool.world import World
+
+POOL_TESTS = ("serving", "children", "scaling", "chaos", "upgrade", "suspend", "removal")
+"""Tests of `test_pool_*.py` in this order: they share one pool, and the last one takes everything away."""
+WORLD = pytest.StashKey[World]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = [f"test_pool_{name}.py" for name in POOL_TESTS]
+    items.sort(key=lambda item: order.index(item.path.name) + 1 if item.path.name in order else 0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test of the pool tells what the cluster was like."""
+    report = yield
+    world = item.session.stash.get(WORLD, None)
+    if report.failed and world is not None and "world" in getattr(item, "fixturenames", ()):
+        report.sections.append(("the cluster", last_words(world)))
+    return report
 
 
 def traces() -> dict[str, list[str]]:
@@ -55,3 +79,21 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     cluster.kubectl.wait("create", "serviceaccount/default", "--namespace", name)
     yield name
     cluster.kubectl.run("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def world(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> World:
+    """The chart, installed once for all tests of the pool."""
+    if not cluster.own:
+        pytest.skip("KUBECONFIG names a cluster that has no local image")
+    world = World(cluster, tmp_path_factory.mktemp("world"))
+    request.session.stash[WORLD] = world
+    world.install()
+    return world
+
+
+@pytest.fixture
+async def traffic(world: World, tmp_path: Path) -> AsyncIterator[Traffic]:
+    """Clients whose journal is compared with the committed logs when the test ends well."""
+    async with await world.connect() as client, Traffic.begin(client, tmp_path) as traffic:
+        yield traffic

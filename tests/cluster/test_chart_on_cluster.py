@@ -15,6 +15,7 @@ import yaml
 
 from roost_cluster.chart_values import chart_values, difference
 from roost_cluster.cluster import Cluster
+from roost_cluster.helm import Helm
 from roost_cluster.volumes import static_volume
 from roost_gateway.probe import probe
 
@@ -30,26 +31,6 @@ POOL = {
     "metadata": {"name": "small"},
     "spec": {"models": [{"name": "tiny", "source": "dummy://tiny"}]},
 }
-
-
-class Helm:
-    """helm against the cluster, in one namespace."""
-
-    def __init__(self, cluster: Cluster, namespace: str) -> None:
-        self._command = [str(cluster.toolbox.path("helm")), "--namespace", namespace]
-        self._environment = {**os.environ, "KUBECONFIG": str(cluster.kubectl.kubeconfig)}
-
-    def __call__(self, *arguments: str, fails: bool = False) -> str:
-        done = subprocess.run(
-            [*self._command, *arguments],
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert bool(done.returncode) == fails, done.stdout + done.stderr
-        return done.stdout + done.stderr
 
 
 @pytest.fixture

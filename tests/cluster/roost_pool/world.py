@@ -1,0 +1,164 @@
+"""One installation of the chart with one pool on the cluster for tests, and what tests ask and do there."""
+
+import asyncio
+import base64
+import json
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from roost import Client
+from roost._retry import RetryConfig
+from roost_cluster.chart_values import chart_values
+from roost_cluster.cluster import Cluster
+from roost_cluster.helm import Helm
+from roost_cluster.volumes import static_volume
+from roost_operator.kubernetes.pool_store import opened
+from roost_operator.plan.observed import Worker
+from roost_pool import manifests
+from roost_pool.waiting import until
+
+CHART = Path(__file__).parents[3] / "charts/roost"
+NAMESPACE = "roost-e2e"
+RELEASE = "roost"
+START_SECONDS = 240.0
+"""What a Ray cluster with a worker may take on two busy cores."""
+_PATIENT = RetryConfig(give_up_after=240.0)
+Document = dict[str, Any]
+
+
+class World:
+    """The installation `roost` in its namespace. Blocking methods are for fixtures, the others for tests."""
+
+    def __init__(self, cluster: Cluster, scratch: Path) -> None:
+        assert cluster.layout is not None
+        self.cluster, self.namespace, self._scratch = cluster, NAMESPACE, scratch
+        self._here = ("--namespace", NAMESPACE)
+        self.helm = Helm(cluster, NAMESPACE)
+
+    @property
+    def pool(self) -> str:
+        """The pool's full name."""
+        return f"{NAMESPACE}/{manifests.NAME}"
+
+    def install(self) -> None:
+        """The chart, and volumes for Redis and for models. Waits until all of it is available."""
+        kubectl, volumes = self.cluster.kubectl, self.cluster.layout.volumes  # type: ignore[union-attr]  # our own
+        kubectl.run("create", "namespace", NAMESPACE)
+        models = volumes / f"{NAMESPACE}-models"
+        kubectl.apply(
+            static_volume(NAMESPACE, f"data-{RELEASE}-redis-0", volumes / f"{NAMESPACE}-redis"),
+            static_volume(NAMESPACE, manifests.CACHE_CLAIM, models),
+        )
+        manifests.fill_model_cache(models)
+        kubectl.apply(manifests.claim(), arguments=self._here)
+        values = self._scratch / "values.json"
+        values.write_text(json.dumps(chart_values()))
+        self.helm("install", RELEASE, str(CHART), "--values", str(values))
+        for name in ("statefulset/roost-redis", "deployment/roost-gateway", "deployment/roost-operator"):
+            kubectl.run("rollout", "status", name, "--timeout=120s", *self._here, seconds=130)
+
+    async def kubectl(self, *arguments: str, seconds: float = 120.0) -> str:
+        """Output of kubectl in the namespace. Raises ClusterError."""
+        return await asyncio.to_thread(self.cluster.kubectl.run, *arguments, *self._here, seconds=seconds)
+
+    async def get(self, *arguments: str) -> Any:
+        """An object, or a list of them."""
+        return json.loads(await self.kubectl("get", *arguments, "--output=json"))
+
+    async def exists(self, *arguments: str) -> bool:
+        return bool(await self.kubectl("get", *arguments, "--ignore-not-found", "--output=name"))
+
+    async def apply(self, *objects: Mapping[str, Any]) -> None:
+        await asyncio.to_thread(self.cluster.kubectl.apply, *objects, arguments=self._here)
+
+    async def patch(self, name: str, body: Mapping[str, Any]) -> None:
+        """A merge patch of `kind/name`."""
+        await self.kubectl("patch", name, "--type=merge", f"--patch={json.dumps(body)}")
+
+    async def conditions(self, name: str = manifests.NAME) -> dict[str, str]:
+        """Type → status and reason, of the pool's present generation."""
+        pool = await self.get("agentpool", name)
+        found = (pool.get("status") or {}).get("conditions") or ()
+        generation = pool["metadata"]["generation"]
+        return {
+            one["type"]: f"{one['status']} {one['reason']}" for one in found if one["observedGeneration"] == generation
+        }
+
+    async def ready(self, name: str = manifests.NAME, seconds: float = START_SECONDS) -> None:
+        """Waits until all workers that the pool's present spec wants take steps and nothing is to change."""
+
+        async def settled() -> bool:
+            return (await self.conditions(name)).get("Ready") == "True AllWorkersReady"
+
+        await until(f"pool {name} to settle", settled, seconds)
+
+    async def pods(self, component: str, *, alive: bool = True) -> list[Document]:
+        """Pods of `gateway`, `operator` or `redis`, or of the pool's `head` or `worker`; without those that end."""
+        label = "roost.dev/component" if component in ("head", "worker") else "app.kubernetes.io/component"
+        found = (await self.get("pods", f"--selector={label}={component}"))["items"]
+        return [pod for pod in found if not (alive and "deletionTimestamp" in pod["metadata"])]
+
+    async def pod(self, component: str) -> Document:
+        """The only pod of a component."""
+        (found,) = await self.pods(component)
+        return found
+
+    async def kill(self, pod: Document) -> None:
+        """Deletes a pod without the time to end well; it is gone when this returns."""
+        name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
+        await self.kubectl("delete", "pod", name, "--grace-period=1", "--wait=false")
+
+        async def gone() -> bool:
+            live = json.loads(await self.kubectl("get", "pod", name, "--ignore-not-found", "--output=json") or "{}")
+            return bool(live.get("metadata", {}).get("uid") != uid)
+
+        await until(f"the end of pod {name}", gone, 60)
+
+    async def secret(self, name: str, key: str) -> str:
+        return base64.b64decode((await self.get("secret", name))["data"][key]).decode()
+
+    async def workers(self, pool: str | None = None) -> tuple[Worker, ...]:
+        """Workers whose leases are in force, as the operator sees them."""
+        async with opened(await self.store_url()) as store:
+            seen, workers = await store.observe(pool or self.pool)
+        assert not seen.problem, seen.problem
+        return workers
+
+    async def store_url(self) -> str:
+        """URL of Redis with the operator's rights, by its ClusterIP: the host knows no cluster names."""
+        address = (await self.get("service", f"{RELEASE}-redis"))["spec"]["clusterIP"]
+        url = await self.secret(f"{RELEASE}-store", "operator-url")
+        return url.replace(f"{RELEASE}-redis.{NAMESPACE}.svc", address)
+
+    async def worker_pod(self, worker_id: str) -> Document:
+        """The pod in which a worker runs."""
+        (address,) = {one.address for one in await self.workers() if one.worker_id == worker_id}
+        (found,) = [pod for pod in await self.pods("worker") if pod["status"].get("podIP") == address]
+        return found
+
+    async def operator_metrics(self) -> dict[str, float]:
+        """The operator's metrics that have no labels."""
+        url = f"http://{(await self.pod('operator'))['status']['podIP']}:9090/metrics"
+        lines = (await asyncio.to_thread(_read, url)).splitlines()
+        return {
+            line.split()[0]: float(line.split()[1]) for line in lines if line and line[0] != "#" and "{" not in line
+        }
+
+    async def connect(self, target: str | None = None) -> Client:
+        """A client of all gateways, with the drawn API key; `target` replaces the pods' own addresses."""
+        addresses = [pod["status"]["podIP"] for pod in await self.pods("gateway") if _is_ready(pod)]
+        key = await self.secret(f"{RELEASE}-api-keys", "first-key")
+        targets = [target] if target else [f"{address}:7070" for address in addresses]
+        return await Client.connect(targets, api_key=key, pool=self.pool, timeout=120.0, retry=_PATIENT)
+
+
+def _read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as reply:
+        text: str = reply.read().decode()
+    return text
+
+
+def _is_ready(pod: Document) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions") or ())
