@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,26 @@ def test_list_shows_every_session(fake: ThreadedFake, session: str) -> None:
     assert "critic" in result.stdout
     assert "hot" in result.stdout
     assert session not in roost_command(fake, "sessions", "list", "--role", "coder").stdout
+
+
+def test_a_row_is_a_line_however_narrow_the_terminal(fake: ThreadedFake, session: str) -> None:
+    environment = {"ROOST_TARGET": fake.target, "ROOST_API_KEY": "secret", "COLUMNS": "40"}
+    result = CliRunner().invoke(app, ["sessions", "list"], env=environment)
+    header, row = result.stdout.splitlines()
+    assert header.split() == ["SESSION", "ROLE", "TASK", "STATE", "TIER", "TOKENS", "STEPS", "HOLD", "AGE"]
+    assert row.split()[:5] == [session, "critic", "t1", "active", "hot"]
+    assert header.index("TIER") == row.index("hot")
+
+
+def test_on_a_terminal_a_log_is_broken_into_lines_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    output.print_table(("STEP", "TEXT"), [(0, "many words " * 9)], folded="TEXT")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
+    assert max(map(len, plain.splitlines())) <= 40
+    assert " ".join(plain.split()[2:]) == "0 " + " ".join(["many words"] * 9)
 
 
 def test_list_as_json(fake: ThreadedFake, session: str) -> None:
@@ -130,6 +151,13 @@ def test_chat_goes_on_after_a_failed_step_but_reports_it(fake: ThreadedFake, ses
     assert result.exit_code == 1
     assert "SESSION_CLOSED" in result.stderr
     assert "1 steps" in result.stderr
+
+
+@pytest.mark.parametrize("line", ["/hold grep soon", "/hold grep 3 4", "/hold grep nan", "/hold grep -1"])
+def test_a_pause_that_is_no_number_of_seconds_is_refused(fake: ThreadedFake, line: str) -> None:
+    result = roost_command(fake, "chat", line)
+    assert result.exit_code == 1
+    assert f"write `/hold TOOL SECONDS`, not `{line}`" in result.stderr
 
 
 def test_chat_says_one_thing_and_leaves(fake: ThreadedFake) -> None:

@@ -1,6 +1,7 @@
 """`roost chat`: talk to a model in one session."""
 
 import contextlib
+import math
 import sys
 import time
 from typing import Annotated
@@ -87,6 +88,8 @@ class Chat:
             try:
                 line = self._read()
             except EOFError:
+                if sys.stdin.isatty():
+                    self.note("")  # or the shell would go on behind the prompt
                 return
             except KeyboardInterrupt:
                 self.note("\n/quit or Ctrl-D leaves")
@@ -138,8 +141,7 @@ class Chat:
         if name == "/help":
             self.note(HELP)
         elif name == "/hold":
-            tool, seconds = (*rest, "", "0")[:2] if len(rest) != 1 else (rest[0], "0")
-            self._session.hold(tool=tool, expect_seconds=float(seconds))
+            self._hold(*rest)
             self.note("held")
         elif name == "/evict":
             self.note(f"evicted {self._session.evict()} tokens")
@@ -147,6 +149,15 @@ class Chat:
             self._info()
         else:
             report(f"there is no command `{name}`", "/help lists commands; with a space before it the line is said")
+
+    def _hold(self, tool: str = "", seconds: str = "0", *more: str) -> None:
+        try:
+            expected = float(seconds)
+        except ValueError:
+            expected = math.nan
+        if more or not 0 <= expected < math.inf:
+            raise ValueError(f"write `/hold TOOL SECONDS`, not `/hold {' '.join((tool, seconds, *more))}`")
+        self._session.hold(tool=tool, expect_seconds=expected)
 
     def _info(self) -> None:
         info = self._session.info()

@@ -30,7 +30,7 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (errors.PoolNotFoundError, "give the pool as namespace/name with `--pool`"),
     (errors.RoleNotFoundError, "give one of the pool's roles with `--role`"),
     (errors.SessionNotFoundError, "`roost sessions list` shows your sessions"),
-    (errors.SessionClosedError, "open another session; `roost sessions log` still reads this one"),
+    (errors.SessionClosedError, "`roost sessions log` still reads this one"),
     (errors.AnotherStepRunningError, "wait until the running step has ended"),
     (errors.HeadMismatchError, "someone else took a step; `roost sessions log` shows it"),
     (errors.SessionRolledBackError, "`roost sessions log` shows what is left of it"),
@@ -99,15 +99,30 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(as_json(value), indent=2, ensure_ascii=False))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table without borders. Text is never cut when it goes to a file or a pipe."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, folded: str = "") -> None:
+    """A table without borders, as wide as it needs to be, so that a row is a line; on a terminal the column `folded`
+    is broken into lines that fit."""
+    console = Console(highlight=False, emoji=False)
+    folded = folded if console.is_terminal else ""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column == "SESSION")
+        table.add_column(column, overflow="fold", no_wrap=column != folded)
     for row in rows:
         table.add_row(*(escape(visible(str(cell))) for cell in row))
-    console = Console(highlight=False, emoji=False)
-    console.print(table, soft_wrap=not console.is_terminal)
+    if not folded:
+        console.width = _UNBOUNDED
+    with console.capture() as printed:
+        console.print(table)
+    typer.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
+
+
+_UNBOUNDED = 1_000_000
+"""Columns of a terminal that is wide enough for anything."""
+
+
+def moment(time: datetime | None) -> str:
+    """A time to the second, in UTC."""
+    return "" if time is None else time.isoformat(sep=" ", timespec="seconds")
 
 
 def age(moment: datetime | None) -> str:

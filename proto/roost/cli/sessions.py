@@ -6,7 +6,7 @@ import typer
 
 from roost import LoggedStep, SessionInfo, SessionState, Tier
 from roost.cli.options import DEFAULT_TARGET, ApiKey, Output, Pool, SessionId, Target, connect
-from roost.cli.output import OutputFormat, age, expected_errors, print_json, print_table
+from roost.cli.output import OutputFormat, age, expected_errors, moment, print_json, print_table
 
 app = typer.Typer(help="Look at sessions and manage them.", no_args_is_help=True)
 
@@ -104,7 +104,8 @@ def log(
     if output is OutputFormat.JSON:
         print_json(steps)
     else:
-        print_table(("STEP", "WHO", "TEXT", "TOKENS", "CACHED"), (row for step in steps for row in _turns(step)))
+        columns = ("STEP", "WHO", "TOKENS", "CACHED", "TEXT")
+        print_table(columns, (row for step in steps for row in _turns(step)), folded="TEXT")
 
 
 def _row(info: SessionInfo) -> tuple[object, ...]:
@@ -148,16 +149,16 @@ def _show(info: SessionInfo, output: OutputFormat) -> None:
             ("hold", _hold(info)),
             ("budget left", budget),
             ("running step", info.running_step_id),
-            ("opened", info.create_time or ""),
-            ("expires", info.expire_time or ""),
+            ("opened", moment(info.create_time)),
+            ("expires", moment(info.expire_time)),
         ],
     )
 
 
 def _turns(step: LoggedStep) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = [
-        (step.index, message.name or message.role, message.content, "", "") for message in step.messages
+        (step.index, message.name or message.role, "", "", message.content) for message in step.messages
     ]
     calls = [f"→ {call.name}({call.arguments_json})" for call in step.output.tool_calls]
     said = "\n".join(part for part in (step.output.content, *calls) if part)
-    return [*rows, (step.index, step.output.role, said, step.usage.output_tokens, step.usage.cached_tokens)]
+    return [*rows, (step.index, step.output.role, step.usage.output_tokens, step.usage.cached_tokens, said)]
