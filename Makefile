@@ -8,8 +8,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PACKAGES := roost roost_operator roost_gateway roost_worker
-SOURCES := proto operator gateway worker tests
+PACKAGES := roost roost_operator roost_gateway roost_worker roost_cluster
+SOURCES := proto operator gateway worker tests charts images
 # protoc finds its plugins by PATH.
 GENERATE := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
 SAMPLE ?= manifests/samples/pool-local.yaml
