@@ -57,8 +57,8 @@ class Client:
         seconds, each call but a step, tries included. `tls=True` uses the system's root certificates. `lazy` does not
         wait until a gateway is reachable.
 
-        Raises UnavailableError when no gateway is reachable within `connect_timeout` seconds, ValueError when there
-        is no target, or the key cannot be sent.
+        Raises UnavailableError when a first try to reach each gateway has failed, or none has ended within
+        `connect_timeout` seconds; ValueError when there is no target, or the key cannot be sent.
         """
         addresses = [targets] if isinstance(targets, str) else list(targets)
         if not addresses or not all(addresses):

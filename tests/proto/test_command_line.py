@@ -233,6 +233,13 @@ def test_keys_hash_makes_an_entry_of_the_key_file(tmp_path: Path) -> None:
     assert (caller.tenant, caller.pools, caller.key_id) == ("acme", frozenset({"a/b"}), "ci")
 
 
+@pytest.mark.parametrize("wrong", [["--pool", "coders"], ["--tenant", "a:b"], ["--tenant", ""]])
+def test_keys_hash_refuses_what_no_gateway_would_take(wrong: list[str]) -> None:
+    result = CliRunner().invoke(app, ["keys", "hash", *wrong], input="k3y\n")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert wrong[0] in result.stderr
+
+
 def test_keys_hash_makes_a_key_when_none_is_given() -> None:
     result = CliRunner().invoke(app, ["keys", "hash"])
     key = result.stderr.splitlines()[0].removeprefix("key: ")

@@ -118,6 +118,8 @@ class Signals:
 def _print_where(console: Console, stack: LocalStack) -> None:
     first, roost = stack.targets[0], _this_command()
     console.print(f"[bold green]Pool {stack.pool.pool} is up[/] at {', '.join(stack.targets)}")
+    if stack.pool.spec.suspend:
+        console.print("It is suspended: sessions can be read, steps are refused. Remove spec.suspend to run workers.")
     console.print(f"  {roost} chat --target {first} --pool {stack.pool.pool}", soft_wrap=True)
     console.print(f"  {roost} sessions list --target {first} --pool {stack.pool.pool}", soft_wrap=True)
     console.print(

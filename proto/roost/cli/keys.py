@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from roost.contract.names import is_pool
+
 app = typer.Typer(help="Make API keys for the gateway's key file.", no_args_is_help=True)
 
 
@@ -28,6 +30,11 @@ def hash_key(
 
     The key is read from standard input; without input one is made and shown on standard error, once.
     """
+    for name in pool or []:
+        if name != "*" and not is_pool(name):
+            raise typer.BadParameter(f"{name!r} is no pool's name; write namespace/name", param_hint="--pool")
+    if not tenant or ":" in tenant or not tenant.isprintable():
+        raise typer.BadParameter(f"{tenant!r} must be a text without colon", param_hint="--tenant")
     key = "" if sys.stdin.isatty() else sys.stdin.read().strip()
     if not key:
         key = f"roost_{secrets.token_urlsafe(32)}"
