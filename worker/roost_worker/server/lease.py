@@ -70,6 +70,7 @@ class LeasePublisher:
         self._worker_id, self._lease, self._residency = worker_id, lease, residency
         self._period, self._ttl_ms = period, int(ttl * 1000)
         self._published: dict[str, int] | None = None
+        self._told_to_drain = False
         self._reachable = True
         self._lock = asyncio.Lock()
         self._closed = asyncio.Event()
@@ -100,8 +101,9 @@ class LeasePublisher:
 
     async def withdraw(self) -> None:
         """Removes lease and residency, for good. Does nothing when Redis is away: they then run out by themselves."""
+        # At once, and not when the lock is free: who waits for a store that hangs may give up and cancel this.
+        self._withdrawn = True
         async with self._lock:
-            self._withdrawn = True
             with suppress(*_AWAY):
                 await self._redis.eval(_WITHDRAW, 3, *self._keys, self._worker_id)
 
@@ -113,9 +115,11 @@ class LeasePublisher:
             await self._redis.aclose()
 
     async def _publish(self) -> None:
-        residency = dict(self._residency())
-        if await self._send(residency) != len(residency):
+        residency, told = dict(self._residency()), self._told_to_drain
+        if await self._send(residency) != len(residency) and not self._withdrawn:
             self._published = None
+            await self._send(residency)
+        if self._told_to_drain != told and not self._withdrawn:  # whoever told it waits for the lease that says so
             await self._send(residency)
 
     async def _send(self, residency: dict[str, int]) -> int:
@@ -133,7 +137,8 @@ class LeasePublisher:
         self._published = residency
         keys = (*self._keys, self._drain_key)
         count, told = await self._redis.eval(_PUBLISH, len(keys), *keys, *head, *pairs, *deletes)
-        self._on_drain(bool(told))
+        self._told_to_drain = bool(told)
+        self._on_drain(self._told_to_drain)
         return int(count)
 
     def _note_away(self, error: BaseException) -> None:

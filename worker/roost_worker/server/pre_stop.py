@@ -19,6 +19,11 @@ from roost.contract.names import PoolKeys
 
 _POLL_SECONDS = 0.5
 _KEEP_MS = 3_600_000
+_TELL = """
+local time = redis.call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+return redis.call('SET', KEYS[1], now, 'NX', 'PX', ARGV[1])
+"""
 
 
 def drain(client: Any, pool: str, address: str, seconds: float) -> bool:
@@ -30,7 +35,7 @@ def drain(client: Any, pool: str, address: str, seconds: float) -> bool:
     while True:
         leases = _leases(client, keys, address)
         for lease in leases:
-            client.set(keys.drain(lease.worker_id), int(time.time() * 1000), nx=True, px=_KEEP_MS)
+            client.eval(_TELL, 1, keys.drain(lease.worker_id), _KEEP_MS)
         if all(lease.draining and not lease.running and not lease.waiting for lease in leases):
             return True
         if time.monotonic() >= end:
@@ -47,13 +52,15 @@ def _leases(client: Any, keys: PoolKeys, address: str) -> list[Lease]:
 
 def main(environment: Mapping[str, str]) -> int:
     """Always 0: a failing hook would only be one more event."""
-    url = environment["ROOST_STORE_URL"]
-    seconds = float(environment.get("ROOST_DRAIN_SECONDS", "30"))
     try:
-        with _client(url) as client:
-            drain(client, environment["ROOST_POOL"], environment["ROOST_POD_IP"], seconds)
+        seconds = float(environment.get("ROOST_DRAIN_SECONDS", "30"))
+        with _client(environment["ROOST_STORE_URL"]) as client:
+            if not drain(client, environment["ROOST_POOL"], environment["ROOST_POD_IP"], seconds):
+                sys.stderr.write(f"steps still run after {seconds:g} s; the worker stops all the same\n")
     except (RedisError, OSError) as error:
         sys.stderr.write(f"the store does not answer, the worker is not told to drain: {error}\n")
+    except (KeyError, ValueError) as error:
+        sys.stderr.write(f"the worker is not told to drain: {type(error).__name__}: {error}\n")
     return 0
 
 

@@ -188,11 +188,12 @@ class Shell:
     def take(self, outputs: Outputs) -> None:
         """Takes what one engine step said."""
         self.stats = outputs.stats
+        # What was dropped comes first: a step of the same session may have ended, and be parked, since.
+        for session, tokens in outputs.dropped:
+            self._take_dropped(session, tokens)
         for output in outputs.outputs:
             self._take_output(output)
         self.residency.update(outputs.parked)
-        for session, tokens in outputs.dropped:
-            self._take_dropped(session, tokens)
 
     def lose(self) -> None:
         """The engine is gone: every attempt ends, on every stream."""
@@ -212,6 +213,8 @@ class Shell:
     def lease(self) -> Lease:
         """The worker as it is now, for its gateways."""
         info, stats = self.engine.info, self.stats
+        # One that drains is waited for until it says that it runs nothing: what the engine has not seen yet counts.
+        unseen = len(self.attempts) - stats.running if self.draining else 0
         return Lease(
             worker_id=self.identity.worker_id,
             boot=self.identity.boot,
@@ -224,7 +227,7 @@ class Shell:
             context_tokens=self.limit,
             max_running=self.config.engine.max_running,
             running=stats.running,
-            waiting=stats.waiting,
+            waiting=max(stats.waiting, unseen),
             free_tokens=(stats.blocks_free + stats.blocks_cached) * info.block_tokens,
             prefill_rate=stats.prefill_rate,
             decode_rate=stats.decode_rate,
