@@ -5,8 +5,11 @@ from array import array
 
 import pytest
 
-from roost_worker.engine.messages import SamplingParams
-from roost_worker.engine.plan import NewSlot, StepPlan
+from engine_driver import InlineExecutor
+from roost_worker.config import EngineConfig
+from roost_worker.engine.engine import Engine
+from roost_worker.engine.messages import SamplingParams, StopReason, Submit
+from roost_worker.engine.plan import NewSlot, Sampled, StepPlan
 from roost_worker.grammar import build_json_schema
 from roost_worker.model.runner import TorchRunner, build_runner
 from runner_driver import Driver, Row, dummy_dir, prompts, worker_config
@@ -66,6 +69,30 @@ def test_a_replayed_output_goes_on_where_it_stopped(runner: TorchRunner) -> None
     resumed = _open(driver, ids, PARAMS, whole.output[:6])
     assert _run(driver, resumed)
     assert whole.output[:6] + resumed.output == whole.output
+
+
+def test_an_output_that_is_complete_already_draws_nothing(runner: TorchRunner) -> None:
+    driver = Driver(runner, report=False)
+    ids = prompts(1, 12)[0]
+    whole, free = _open(driver, ids, PARAMS), driver.open(prompts(1, 9)[0])
+    assert _run(driver, whole)
+    replayed = _open(driver, ids, PARAMS, whole.output)
+    drawn = driver.step([(free, 512), (replayed, 512)])
+    assert drawn[0].token_id >= 0
+    assert drawn[1] == Sampled(replayed.slot, -1, grammar_done=True)
+
+
+def test_a_failover_between_the_last_token_and_the_end_ends_at_once(runner: TorchRunner) -> None:
+    driver = Driver(runner, report=False)
+    ids = prompts(1, 12)[0]
+    whole = _open(driver, ids, PARAMS)
+    assert _run(driver, whole)
+    engine = Engine(runner, EngineConfig(4, 64), 1024, grammar_pool=InlineExecutor())
+    engine.handle(Submit("r", array("I", [*ids, *whole.output]), len(ids), PARAMS, b"tenant", "s", SCHEMA))
+    outputs = engine.step()
+    assert outputs is not None
+    assert [(output.token_ids, output.stop) for output in outputs.outputs] == [((), StopReason.STOP)]
+    assert outputs.parked == (("s", len(ids) + len(whole.output) - 1),)
 
 
 def test_min_tokens_yields_to_the_grammar(runner: TorchRunner) -> None:

@@ -19,6 +19,8 @@ from roost_worker.model.slot_table import Columns, Need, SlotTable
 if TYPE_CHECKING:
     from roost_worker.grammar import GrammarState
 
+NOTHING = -1
+"""`Sampled.token_id` where nothing was drawn."""
 StartGrammar = Callable[[str, Sequence[int]], "GrammarState"]
 """Compiles a grammar and feeds it the output so far. Raises ValueError naming the fault."""
 
@@ -52,6 +54,7 @@ class Sampler:
         extras = self._table.extras[new.slot]
         try:
             extras.grammar = self._start_grammar(new.grammar, new.output)
+            extras.complete = extras.grammar.done
         except ValueError as error:
             extras.error = str(error)
 
@@ -116,7 +119,8 @@ class Sampler:
         from roost_worker.grammar import fill_masks
 
         rows = [int(row) for row in self._rows_that_need(slots, Need.GRAMMAR)]
-        states = [self._table.extras[int(slots[row])].grammar for row in rows]
+        extras = [self._table.extras[int(slots[row])] for row in rows]
+        states = [None if one.complete else one.grammar for one in extras]
         words = np.full((len(rows), -(-self._vocab_size // 32)), -1, dtype=np.int32)
         fill_masks(states, words)
         forbidden = torch.from_numpy(~unpack_mask(words, self._vocab_size)).to(self._device)
@@ -172,21 +176,29 @@ class Sampler:
 
     def _annotate(self, sampled: list[Sampled], logits: Tensor, slots: "np.ndarray") -> None:
         """Replaces results that carry more than a token: grammar states move on, logprobs are looked up."""
-        for row in self._rows_that_need(slots, Need.LOGPROBS):
-            sampled[row] = self._with_logprobs(sampled[row], logits[row])
+        with_logprobs = self._rows_that_need(slots, Need.LOGPROBS)
+        if with_logprobs.size:
+            self._add_logprobs(sampled, logits, slots, with_logprobs)
         for row in self._rows_that_need(slots, Need.GRAMMAR):
             sampled[row] = self._with_grammar(sampled[row])
 
-    def _with_logprobs(self, drawn: Sampled, logits: Tensor) -> Sampled:
+    def _add_logprobs(self, sampled: list[Sampled], logits: Tensor, slots: "np.ndarray", rows: "np.ndarray") -> None:
         """Log-probabilities are the model's own: before penalties, bias, grammar and temperature."""
-        logprobs = torch.log_softmax(_wide(logits), dim=0)
-        count = min(int(self._table.columns.logprobs[drawn.slot]), self._vocab_size)
-        best = logprobs.topk(count)
-        top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-        return Sampled(drawn.slot, drawn.token_id, logprob=float(logprobs[drawn.token_id]), top=top)
+        logprobs = torch.log_softmax(_wide(logits[torch.from_numpy(rows).to(self._device)]), dim=1)
+        counts = np.minimum(self._table.columns.logprobs[slots[rows]], self._vocab_size)
+        drawn = torch.tensor([[sampled[row].token_id] for row in rows], device=self._device)
+        own = logprobs.gather(1, drawn).squeeze(1).tolist()
+        best = logprobs.topk(int(counts.max()), dim=1)
+        for row, count, value, ids, values in zip(
+            rows, counts, own, best.indices.tolist(), best.values.tolist(), strict=True
+        ):
+            top = tuple(zip(ids[:count], values[:count], strict=True))
+            sampled[row] = Sampled(sampled[row].slot, sampled[row].token_id, logprob=value, top=top)
 
     def _with_grammar(self, drawn: Sampled) -> Sampled:
         extras = self._table.extras[drawn.slot]
+        if extras.complete:
+            return Sampled(drawn.slot, NOTHING, grammar_done=True)
         done = False
         if extras.grammar is not None and not extras.error:
             # A parser that ran into one of its limits allowed everything: what was drawn is worth nothing.

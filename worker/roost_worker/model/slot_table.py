@@ -52,6 +52,8 @@ class SlotExtras:
     bias_ids: Tensor
     bias_values: Tensor
     grammar: "GrammarState | None" = None
+    complete: bool = False
+    """Whether the output the slot was taken with completes the grammar already: nothing may be drawn."""
     error: str = ""
 
 
