@@ -125,6 +125,7 @@ class Generation:
         self._call.cancel()
 
     async def _part(self, last: GenerateRequest) -> None:
+        """Sends the last message, and reads to the end, so that the stream is not torn down before it is taken in."""
         try:
             async with asyncio.timeout(PARTING_SECONDS):
                 await self._call.write(last)
@@ -132,9 +133,9 @@ class Generation:
         except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             log.info("a worker did not take the end of an attempt in: %s", error)
             self._call.cancel()
+        await self._drain()
 
-    async def drain(self) -> None:
-        """Reads to the end after `commit` or `cancel`, so that the stream is not torn down before they are taken in."""
+    async def _drain(self) -> None:
         try:
             async with asyncio.timeout(PARTING_SECONDS):
                 await asyncio.wait([self._reader])

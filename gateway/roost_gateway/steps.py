@@ -19,7 +19,6 @@ from roost_gateway.attempts import LEASE_MS, HeldAttempt
 from roost_gateway.committing import StepClock, commit
 from roost_gateway.convert import head_from_proto, head_to_proto
 from roost_gateway.errors import GatewayError
-from roost_gateway.generation import Generation
 from roost_gateway.outbox import Outbox
 from roost_gateway.parts import Parts
 from roost_gateway.placement import Ask
@@ -117,9 +116,10 @@ class StepRun:
         entry = await commit(self._parts.store, request, clock.deadline)
         fault_point("gateway.commit.done")
         self._parts.facts.continues(self._call.request.session_id, self._call.tenant)
-        await relay.generation.commit(head_to_proto(entry.head))
-        self._parts.background.spawn(relay.generation.drain())
+        self._parts.background.spawn(relay.generation.commit(head_to_proto(entry.head)))
         self._tell(began, entry, relay, clock)
+        await asyncio.sleep(0)  # Committed is on its way before the figures are written
+        self._record(began, entry, relay, clock)
 
     def _tell(self, began: Began, entry: LogEntry, relay: Relay, clock: StepClock) -> None:
         event = committed_event(
@@ -129,6 +129,8 @@ class StepRun:
             failovers=relay.failovers,
         )
         self._outbox.committed(event, relay.output)
+
+    def _record(self, began: Began, entry: LogEntry, relay: Relay, clock: StepClock) -> None:
         self._parts.telemetry.committed(
             StepFigures(
                 model=began.descriptor.model,
@@ -218,7 +220,7 @@ class StepRun:
                 generation.leave()
             return
         if generation is not None:
-            self._parts.background.spawn(_cancel(generation))
+            self._parts.background.spawn(generation.cancel())
         self._parts.background.spawn(self._abort(held))
 
     async def _abort(self, held: HeldAttempt) -> None:
@@ -237,11 +239,6 @@ def content_digest(request: pb.StepRequest) -> bytes:
         format=request.format if request.HasField("format") else None,
     )
     return hashlib.blake2b(content.SerializeToString(deterministic=True), digest_size=16, person=b"roost.step").digest()
-
-
-async def _cancel(generation: Generation) -> None:
-    await generation.cancel()
-    await generation.drain()
 
 
 def _goes_on(error: BaseException) -> bool:
