@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -194,3 +195,14 @@ async def test_a_cluster_takes_the_lease(redis_cluster):
         worker.residency = {"a": 1}
         assert await worker.publisher.publish()
         assert published(redis_cluster) == {"a": 1}
+
+
+async def test_a_withdrawal_that_is_given_up_ends_publishing_all_the_same(redis_server):
+    """A worker that dies while the store hangs must not come back to life with the store."""
+    async with Worker(redis_server.url) as worker:
+        async with worker.publisher._lock:  # a publication that waits for the store
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(worker.publisher.withdraw(), 0.01)
+        assert not await worker.publisher.publish()
+        with asking(redis_server) as client:
+            assert client.exists(KEYS.lease(WORKER)) == 0

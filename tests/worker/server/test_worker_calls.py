@@ -3,6 +3,7 @@
 import asyncio
 import urllib.request
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 import grpc
@@ -53,6 +54,12 @@ async def evict(world: World, ledger: Ledger, epoch: int) -> int:
     return (await world.call("Evict", pb.EvictRequest(session_id=ledger.session_id, epoch=epoch))).evicted_tokens
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT):
+        while not holds():  # noqa: ASYNC110  nothing else to wait on from outside
+            await asyncio.sleep(0.005)
+
+
 async def health(world: World, service: str = "") -> int:
     async with grpc.aio.insecure_channel(world.server.address) as channel:
         reply = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
@@ -75,6 +82,28 @@ async def test_an_eviction_older_than_what_was_seen_is_ignored(world: World):
     await world.step(ledger)
     assert await evict(world, ledger, 5) == 0
     assert len((await world.state()).sessions) == 1
+
+
+async def test_a_step_that_begins_and_ends_within_the_engine_step_of_an_eviction_stays_resident(world: World):
+    ledger = await parked(world)
+    world.gate.close()
+    blocker = await world.begin(Ledger(f"{POOL}/02hzzzzzzzzzzzzzzzzzzzzzzz"))
+    await until(lambda: len(world.runner.contexts) == 2)  # the engine stands in its draw
+    eviction = asyncio.create_task(evict(world, ledger, 9))
+    await until(lambda: bool(world.server.shell._evictions))
+    ledger.epoch = 9
+    stream = await world.begin(ledger, sampling={"max_tokens": 1})
+    await stream.until("need_history")
+    await stream.send(history=ledger.history(0))
+    await stream.until("accepted")
+    world.gate.open()
+    await stream.until("finished")
+    await eviction
+    await world.commit(ledger, stream)
+    await blocker.until("finished")
+    resident = {session.session_id: session.cached_tokens for session in (await world.state()).sessions}
+    assert resident[ledger.session_id] == len(ledger.ids) - 1
+    assert (await world.step(ledger)).accepted.cached_tokens == resident[ledger.session_id]
 
 
 async def test_an_eviction_fences_a_running_attempt_and_those_that_come_late(world: World):
