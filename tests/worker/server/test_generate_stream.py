@@ -175,6 +175,22 @@ async def test_the_engine_is_asked_for_no_more_than_there_is_room(world: World):
     assert sampling_params(api.Sampling(), 10, world.renderer).max_tokens == 10
 
 
+async def test_text_that_only_a_first_step_renders_is_no_text_of_the_others(world: World):
+    """Gateways estimate a step's tokens by the bytes per token that workers learn."""
+    world.script(1, "ok")
+    ledger = Ledger()
+    expected = world.server.shell.bytes_per_token
+    for size in (45, 5, 5):
+        stream = await world.step(ledger, "hello", system="s" * 40)
+        expected += 0.1 * (size / len(stream.accepted.prompt_token_ids) - expected)
+    assert world.server.shell.bytes_per_token == pytest.approx(expected)
+
+
+async def test_a_temperature_too_small_to_divide_by_is_none(world: World):
+    assert sampling_params(api.Sampling(temperature=1e-40), 10, world.renderer).temperature == 0.0
+    assert sampling_params(api.Sampling(temperature=1e-3), 10, world.renderer).temperature == pytest.approx(1e-3)
+
+
 async def test_a_failed_draw_fails_the_step_with_the_reason(world: World):
     world.scripts[1] = [world.token(65), -1]
     error = await (await world.begin(Ledger())).fail()

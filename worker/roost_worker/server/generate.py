@@ -12,7 +12,7 @@ from roost.v1 import worker_service_pb2 as pb
 from roost_worker.server import refusals, replies
 from roost_worker.server.attempts import Attempt, Ending
 from roost_worker.server.output import Cursor
-from roost_worker.server.requests import Work, content_bytes, prepare
+from roost_worker.server.requests import Work, content_bytes, prepare, rendered_bytes
 from roost_worker.server.session_log import Boundary, History, HistoryError, SessionLog, empty_log
 from roost_worker.server.sessions import LogRef, Stamp
 from roost_worker.server.shell import Shell
@@ -144,10 +144,10 @@ class _Stream:
         raise refusals.invalid("NeedHistory is answered by History or Cancel", field="message")
 
     async def _prepared(self, start: pb.Start, log: SessionLog) -> Work:
-        size = content_bytes(start)
         arguments = (start, log.ids, self._shell.renderer, self._shell.limit)
-        work = prepare(*arguments) if size <= INLINE_BYTES else await asyncio.to_thread(prepare, *arguments)
-        self._shell.learn_text_size(size, len(work.prompt_ids))
+        inline = content_bytes(start) <= INLINE_BYTES
+        work = prepare(*arguments) if inline else await asyncio.to_thread(prepare, *arguments)
+        self._shell.learn_text_size(rendered_bytes(start, first=not log.ids), len(work.prompt_ids))
         return work
 
     async def _send_output(self) -> None:

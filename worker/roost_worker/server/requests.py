@@ -15,11 +15,13 @@ from roost_worker.render.renderer import Renderer
 from roost_worker.server.refusals import invalid, step_too_long
 
 MAX_LOGPROBS = 20
+SMALLEST_TEMPERATURE = 1e-6
+"""Below it logits over temperature leave float32; it means the likeliest token, as 0 does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A rendered step. `replayed` is output of an earlier attempt, `sent` what of it the client has."""
+    """A rendered step. `replayed` is output of an earlier attempt."""
 
     prompt_ids: "array[int]"
     replayed: "array[int]"
@@ -31,8 +33,14 @@ class Work:
 
 def content_bytes(start: pb.Start) -> int:
     """UTF-8 bytes of text to render, or to build a grammar from."""
-    texts = [start.system, start.format.json_schema, *(message.content for message in start.messages)]
-    texts += [tool.description + tool.parameters_json for tool in start.tools]
+    return rendered_bytes(start, first=True) + len(start.format.json_schema.encode())
+
+
+def rendered_bytes(start: pb.Start, *, first: bool) -> int:
+    """UTF-8 bytes of text in the step's prompt; system text and tools are only in that of a session's `first` step."""
+    texts = [message.content for message in start.messages]
+    if first:
+        texts += [start.system, *(tool.name + tool.description + tool.parameters_json for tool in start.tools)]
     return sum(len(text.encode()) for text in texts)
 
 
@@ -62,7 +70,7 @@ def sampling_params(sampling: api.Sampling, room: int, renderer: Renderer) -> Sa
     eos = () if sampling.ignore_eos else renderer.eos_token_ids
     params = SamplingParams(
         seed=sampling.seed,
-        temperature=sampling.temperature,
+        temperature=0.0 if 0 < sampling.temperature < SMALLEST_TEMPERATURE else sampling.temperature,
         top_p=sampling.top_p if sampling.HasField("top_p") else neutral.top_p,
         top_k=sampling.top_k,
         min_p=sampling.min_p,
