@@ -5,12 +5,16 @@ import multiprocessing
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from roost_worker.convert.dummy import SPECS, _config
 from roost_worker.convert.errors import ConvertError
 from roost_worker.convert.layout import PreparedModel
+from roost_worker.convert.shapes import normalised_config
 from roost_worker.convert.store import ModelStore
+from roost_worker.model.config import parse_config
 
 
 @pytest.fixture
@@ -50,6 +54,25 @@ def test_a_folder_is_converted_and_means_the_same(store: ModelStore, source: Pat
     assert (template["family"], template["eos_token_ids"]) == ("chatml", [258, 256])
     assert stages[-1] == "ready"
     assert "writing weights" in stages
+
+
+WINDOW = {"sliding_window": 1024, "use_sliding_window": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "window"),
+    [
+        ({"model_type": "qwen2", **WINDOW}, 1024),
+        ({"model_type": "qwen2", **WINDOW, "use_sliding_window": False}, None),
+        ({"model_type": "qwen3", "sliding_window": 1024}, None),
+        ({"model_type": "qwen3", **WINDOW, "layer_types": ["full_attention"]}, None),
+        ({"model_type": "mistral", "sliding_window": 1024}, 1024),
+        ({"model_type": "mistral", "sliding_window": None}, None),
+    ],
+)
+def test_a_sliding_window_is_still_one_to_the_worker(changes: dict[str, Any], window: int | None) -> None:
+    raw = {**_config(SPECS["llama-tiny"], "float32"), **changes}
+    assert parse_config(normalised_config(raw, "float32")).sliding_window == window
 
 
 def test_a_second_prepare_starts_no_converter(store: ModelStore, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ def test_rope_is_read_from_the_keys_of_transformers_4_and_5() -> None:
         ({"num_hidden_layers": None}, "num_hidden_layers must be a positive whole number"),
         ({"vocab_size": "many"}, "vocab_size must be a positive whole number"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope scaling 'yarn' is not supported"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "llama3 needs .* low_freq_factor"),
         ({"num_key_value_heads": 2}, "must be a multiple of num_key_value_heads"),
     ],
 )

@@ -36,12 +36,21 @@ def normalised_config(config: dict[str, Any], dtype: str) -> dict[str, Any]:
             "num_key_value_heads": int(config.get("num_key_value_heads") or heads),
             "rms_norm_eps": float(config["rms_norm_eps"]),
             **_rope(config),
-            "sliding_window": config.get("sliding_window") if config.get("use_sliding_window", True) else None,
+            **_window(config, model_type),
             "tie_word_embeddings": bool(config.get("tie_word_embeddings", False)),
             "vocab_size": int(config["vocab_size"]),
         }
     except KeyError as error:
         raise ConvertError(f"config.json lacks {error}; is this a {model_type} model?") from error
+
+
+def _window(config: dict[str, Any], model_type: str) -> dict[str, Any]:
+    """The attention window, if any layer has one. Qwen's count only where `use_sliding_window` says so."""
+    by_switch = model_type.startswith("qwen")
+    kinds = config.get("layer_types")
+    slides = (config.get("use_sliding_window") or not by_switch) and (kinds is None or "sliding_attention" in kinds)
+    window = config.get("sliding_window") if slides else None
+    return {"sliding_window": window, **({"use_sliding_window": True} if window and by_switch else {})}
 
 
 def _rope(config: dict[str, Any]) -> dict[str, Any]:

@@ -164,12 +164,18 @@ def _rope_scaling(document: Mapping[str, Any]) -> RopeScaling | None:
         return None
     if kind != "llama3":
         raise ModelConfigError(f"rope scaling {kind!r} is not supported; use a model with default or llama3 scaling")
-    return RopeScaling(
-        factor=float(scaling["factor"]),
-        low_freq_factor=float(scaling["low_freq_factor"]),
-        high_freq_factor=float(scaling["high_freq_factor"]),
-        original_positions=int(scaling["original_max_position_embeddings"]),
-    )
+    try:
+        return RopeScaling(
+            factor=float(scaling["factor"]),
+            low_freq_factor=float(scaling["low_freq_factor"]),
+            high_freq_factor=float(scaling["high_freq_factor"]),
+            original_positions=int(scaling["original_max_position_embeddings"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelConfigError(
+            f"config.json: rope_scaling of type llama3 needs the numbers factor, low_freq_factor, high_freq_factor and "
+            f"original_max_position_embeddings ({type(error).__name__}: {error}); take them from the model's source"
+        ) from error
 
 
 def _sliding_window(document: Mapping[str, Any], family: str) -> int | None:
