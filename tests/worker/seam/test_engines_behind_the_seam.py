@@ -7,14 +7,21 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from multiprocessing.connection import Client
+from pathlib import Path
+from threading import Thread
 
 import psutil
 import pytest
 
-from paged_fake_runner import reference
+from paged_fake_runner import PagedFakeRunner, build_runner, reference
 from roost_worker.engine.messages import Cancel, Evict, StopReason
 from roost_worker.seam import process_engine as process_engine_module
 from roost_worker.seam.client import EngineClient, EngineDeadError, EngineStartError
+from roost_worker.seam.process_engine import start_process_engine
+from roost_worker.seam.rank import Hello, RankArgs
+from roost_worker.seam.thread_engine import ThreadEngine
 from seam_worlds import LONG_SECONDS, SeenSpawner, collect, process_engine, request, thread_engine, worker_config
 
 REQUESTS = [request(f"r{index}", [index, *range(1, 10 + 7 * index)]) for index in range(6)]
@@ -47,17 +54,18 @@ async def test_an_idle_loop_gives_signs_of_life(engine: EngineClient) -> None:
 
 
 async def test_a_message_reaches_an_idle_and_a_busy_loop(engine: EngineClient) -> None:
-    engine.send(request("long", [1, 2, 3], max_tokens=500))
+    # More work than can be done before the cancel is sent, however late that is: four run at once.
+    for index in range(40):
+        engine.send(request(f"r{index}", [index, 2, 3], max_tokens=500))
     outputs = engine.outputs()
-    first = await anext(outputs)
-    assert first.outputs[0].stop is None
-    engine.send(Cancel("long"))
+    await anext(outputs)
+    engine.send(Cancel("r39"))
     engine.send(Evict("nobody"))
     stops, dropped = [], []
     async with asyncio.timeout(LONG_SECONDS):
         while not stops or not dropped:
             said = await anext(outputs)
-            stops += [output.stop for output in said.outputs if output.stop]
+            stops += [output.stop for output in said.outputs if output.stop and output.request_id == "r39"]
             dropped += said.dropped
     assert stops == [StopReason.CANCELLED]
     assert dropped == [("nobody", 0)]
@@ -85,6 +93,41 @@ async def test_a_grammar_is_compiled_while_the_loop_is_idle(engine: EngineClient
     engine.send(request("r", [1, 2, 3], grammar="tokens:2"))
     async with asyncio.timeout(LONG_SECONDS):
         assert len((await collect(engine, {"r"}))["r"]) == 2
+
+
+async def test_a_thread_that_loaded_for_long_is_alive_when_it_has_started() -> None:
+    def load_for_long() -> PagedFakeRunner:
+        engine._delivery.heartbeat = -1000.0
+        return build_runner(worker_config(), Path())
+
+    engine = ThreadEngine(load_for_long, worker_config())
+    await engine.start()
+    assert engine.heartbeat > 0
+    await engine.aclose()
+
+
+async def test_a_message_that_cannot_be_read_ends_the_engine() -> None:
+    class Garbler:
+        """A rank that says Hello and then what is no message."""
+
+        def spawn(self, args: RankArgs) -> "Garbler":
+            Thread(target=self._garble, args=(args,)).start()
+            return self
+
+        def _garble(self, args: RankArgs) -> None:
+            with Client(args.address, "AF_UNIX", authkey=args.authkey) as connection:
+                connection.send(Hello(0))
+                connection.send_bytes(b"no message")
+                with suppress(EOFError, OSError):
+                    connection.recv()
+
+        def alive(self) -> bool:
+            return True
+
+        def kill(self) -> None: ...
+
+    with pytest.raises(EngineStartError, match="cannot be read"):
+        await start_process_engine(worker_config(), Path(), Garbler(), timeout=LONG_SECONDS)
 
 
 async def test_thread_that_cannot_make_its_runner_says_why() -> None:

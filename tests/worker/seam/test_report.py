@@ -1,17 +1,35 @@
 """The lines that the engine writes to the log."""
 
 import logging
+from queue import SimpleQueue
 
 import pytest
 
+from paged_fake_runner import PagedFakeRunner
+from roost_worker.config import EngineConfig
+from roost_worker.engine.engine import Engine
 from roost_worker.engine.messages import EngineInfo, EngineStats
-from roost_worker.seam.engine_loop import start_up_line
+from roost_worker.seam.engine_loop import Close, EngineLoop, Inbox, start_up_line
 from roost_worker.seam.report import StatsReporter, stats_line
 
 BEFORE = EngineStats(
     blocks_free=10, steps=5, generated_tokens=100, prefilled_tokens=50, lookup_tokens=40, hit_tokens=40
 )
 NOW = EngineStats(3, 2, 0, 2, 3, 5, 140, 65, 350, 1050, steps=9)
+
+
+def test_a_loop_that_became_idle_still_reports_what_it_did() -> None:
+    inbox: Inbox = SimpleQueue()
+    seen: list[EngineStats] = []
+
+    class Reporter(StatsReporter):
+        def report(self, stats: EngineStats) -> None:
+            seen.append(stats)
+            inbox.put(Close())
+
+    engine = Engine(PagedFakeRunner(8, 16, 64), EngineConfig(4, 16), 64)
+    EngineLoop(engine, inbox, lambda said: None, Reporter()).run()
+    assert [stats.steps for stats in seen] == [0]
 
 
 def test_start_up_line_tells_capacity_in_tokens_and_sessions() -> None:

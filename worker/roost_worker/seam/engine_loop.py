@@ -47,9 +47,8 @@ class EngineLoop:
         while self._take_messages(busy):
             outputs = self.engine.step()
             busy = outputs is not None
-            if outputs is not None:
-                self.reporter.report(outputs.stats)
             if outputs is not None or time.monotonic() - said >= HEARTBEAT_SECONDS:
+                self.reporter.report(outputs.stats if outputs else self.engine.stats)
                 self.say(outputs or Heartbeat())
                 said = time.monotonic()
 

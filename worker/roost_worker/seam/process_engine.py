@@ -159,6 +159,11 @@ class ProcessEngine:
         except (EOFError, OSError, AuthenticationError):
             if rank is not None:
                 self._in_loop(self._fail, f"rank {rank} died")
+        except Exception as error:
+            if rank is None:
+                raise
+            # Nobody reads this rank any more: it would wait, and be taken for alive, until it is missed.
+            self._in_loop(self._fail, f"a message of rank {rank} cannot be read: {type(error).__name__}: {error}")
 
     def _write(self, connection: RankConnection) -> None:
         """Writes what is sent to rank 0. Runs in a thread."""

@@ -59,6 +59,7 @@ class ThreadEngine:
         except Exception as error:
             self._started.set_exception(EngineStartError(f"{type(error).__name__}: {error}"))
             return
+        self._delivery.beat()
         self._started.set_result(engine.info)
         logger.info(start_up_line(engine.info))
         try:
