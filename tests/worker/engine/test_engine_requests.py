@@ -281,6 +281,11 @@ def test_grammars_are_compiled_off_the_loop_and_wake_it() -> None:
     assert engine.stats.waiting == 1
     assert engine.step() is None or engine.step() is None
     assert not woken
+    engine.handle(Submit("gone", array("I", [1, 2]), 2, sampling, b"key", grammar="tokens:6"))
+    engine.handle(Cancel("gone"))
+    assert futures[1].cancelled(), "what nobody waits for is compiled"
+    woken.clear()
+    engine.step()
     futures[0].set_result("")
     assert woken == [True]
     second = engine.step()

@@ -221,7 +221,8 @@ class Engine:
         """Forgets a request; the KV of its first `tokens` tokens stays parked for its session."""
         request_id = sequence.request.request_id
         del self._requests[request_id]
-        if self._compiling.pop(request_id, None):
+        if compiling := self._compiling.pop(request_id, None):
+            compiling.cancel()
             return
         started = sequence.cached_tokens is not None
         self._scheduler.remove(sequence)

@@ -32,10 +32,6 @@ class ParkedSequence:
     last_used: float
     held_until: float = 0.0
 
-    def has_tail(self, block_tokens: int) -> bool:
-        """Whether the last block is partial."""
-        return len(self.ids) % block_tokens != 0
-
     def pop_block(self, block_tokens: int) -> int:
         """Gives up the last block and the ids in it; returns the block."""
         block = self.blocks.pop()

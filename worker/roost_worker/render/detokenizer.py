@@ -25,20 +25,12 @@ class TextStream:
         self._min_tokens = min_tokens
         self._decoder = _decode(errors="replace")
         self._strip_space = renderer.vocabulary.strips_first_space
-        self._sent: list[str] = []
         self._held = ""
         self._finished = False
         self.count = 0
         """Ids taken, up to the one that completed a stop string."""
         self.stopped_at: int | None = None
         """Number of ids up to and with the one that completed a stop string; None while none is complete."""
-
-    @property
-    def text(self) -> str:
-        """All text that was said so far."""
-        if len(self._sent) > 1:
-            self._sent = ["".join(self._sent)]
-        return self._sent[0] if self._sent else ""
 
     def push(self, ids: Iterable[int]) -> str:
         """Takes output ids; returns the text that is now certain. Ids after a stop string are passed over."""
@@ -48,7 +40,7 @@ class TextStream:
                 break
             self.count += 1
             parts.append(self._take(self._decoder.decode(self._token(token))))
-        return self._say("".join(parts))
+        return "".join(parts)
 
     def flush(self) -> str:
         """Ends the output: returns what was held back, an unfinished character as U+FFFD."""
@@ -56,7 +48,7 @@ class TextStream:
             return ""
         self._finished = True
         rest, self._held = self._held + self._decoder.decode(b"", final=True), ""
-        return self._say(rest)
+        return rest
 
     def _token(self, token: int) -> bytes:
         data = self._bytes[token] if token < len(self._bytes) else b""
@@ -86,8 +78,3 @@ class TextStream:
             if any(text.startswith(end) for text in self._stop):
                 return length
         return 0
-
-    def _say(self, text: str) -> str:
-        if text:
-            self._sent.append(text)
-        return text

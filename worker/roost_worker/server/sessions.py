@@ -51,11 +51,6 @@ class SessionTable:
         _touch(self._stamps, session, stamp, self._max_epochs)
         return True
 
-    def epoch(self, session: str) -> int:
-        """Highest epoch seen; 0 when none was."""
-        stamp = self._stamps.get(session)
-        return stamp.epoch if stamp else 0
-
     def find(self, ref: LogRef) -> SessionLog | History:
         """The log at exactly `ref.head`; otherwise what must be asked of the gateway."""
         if ref.head == Boundary():
