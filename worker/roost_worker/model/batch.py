@@ -83,4 +83,6 @@ def _blocks_written(span: Span, block_tokens: int) -> "np.ndarray":
 
 
 def _tensor(values: "np.ndarray", device: torch.device) -> Tensor:
-    return torch.from_numpy(values.astype(np.int64)).to(device, non_blocking=True)
+    tensor = torch.from_numpy(values.astype(np.int64))
+    # From pinned memory a GPU copies while the host goes on.
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

@@ -100,8 +100,14 @@ class TorchRunner:
     def _run_and_sample(self, plan: StepPlan) -> tuple[Sampled, ...]:
         logits = self.forward(plan)
         if logits is None:
+            self._await_device()
             return ()
         return self._sampler.sample(logits, [chunk for chunk in plan.chunks if chunk.sample])
+
+    def _await_device(self) -> None:
+        """Without a token to read back nothing else waits for a GPU, and the step would seem to take no time."""
+        if self._cache.tensor.is_cuda:
+            torch.cuda.synchronize(self._cache.tensor.device)
 
     @torch.inference_mode()
     def forward(self, plan: StepPlan) -> torch.Tensor | None:
@@ -197,7 +203,12 @@ def _eos_token_ids(model_dir: Path, decoder: DecoderConfig) -> tuple[int, ...]:
 
 
 def _device(rank: int) -> torch.device:
-    return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    """The rank's own GPU: of those it sees, which under Ray is one and otherwise the machine's."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
 
 
 def _set_threads(world: int) -> None:
