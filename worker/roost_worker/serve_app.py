@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from roost_worker.config import WorkerConfig
 from roost_worker.seam.client import EngineClient
 from roost_worker.seam.process_engine import start_process_engine
 from roost_worker.seam.rank import RankArgs, RankHandle, run_rank
-from roost_worker.server.config_file import config_from
+from roost_worker.server.config_file import build, config_from
 from roost_worker.server.server import WorkerServer
 
 LOG = logging.getLogger(__name__)
@@ -73,7 +73,9 @@ def app(args: Mapping[str, Any]) -> serve.Application:
     unknown = set(args) - {"worker", "replicas", "resources"}
     if unknown:
         raise ValueError(f"args: {', '.join(sorted(unknown))} is unknown; known are worker, replicas, resources")
-    resources = Resources(**{**asdict(Resources()), **args.get("resources", {})})
+    if "worker" not in args:
+        raise ValueError("args: worker is missing; give it a WorkerConfig as a document")
+    resources: Resources = build(Resources, args.get("resources", {}), "args: resources.")
     return build_app(config_from(args["worker"]), int(args.get("replicas", 1)), resources)
 
 

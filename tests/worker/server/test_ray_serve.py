@@ -129,3 +129,7 @@ def test_the_application_is_built_from_a_document():
     assert built._bound_deployment.num_replicas == 3
     with pytest.raises(ValueError, match="replica is unknown"):
         app({"worker": worker, "replica": 3})
+    with pytest.raises(ValueError, match="rank_cpu is unknown; did you mean"):
+        app({"worker": worker, "resources": {"rank_cpu": 0.5}})
+    with pytest.raises(ValueError, match="worker is missing"):
+        app({})

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from roost_worker.config import EngineConfig, KvConfig, ModelConfig, WorkerConfig
 
+_WORDS: dict[type, str] = {NoneType: "null", str: "text", int: "a whole number", float: "a number", Path: "a path"}
 _PARTS = {"model": ModelConfig, "kv": KvConfig, "engine": EngineConfig}
 
 
@@ -17,10 +19,10 @@ def config_from(document: Mapping[str, Any]) -> WorkerConfig:
     values = dict(document)
     for name, kind in _PARTS.items():
         if name in values:
-            values[name] = _build(kind, values[name], f"{name}.")
+            values[name] = build(kind, values[name], f"{name}.")
     if values.get("cache_dir") is not None:
         values["cache_dir"] = Path(str(values["cache_dir"]))
-    config: WorkerConfig = _build(WorkerConfig, values, "")
+    config: WorkerConfig = build(WorkerConfig, values, "")
     return config
 
 
@@ -32,7 +34,8 @@ def load_config(path: Path) -> WorkerConfig:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _build(kind: Any, values: Any, prefix: str) -> Any:
+def build(kind: Any, values: Any, prefix: str) -> Any:
+    """A dataclass from its document; `prefix` stands before its fields in messages. Raises ValueError as above."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{prefix.rstrip('.') or 'the document'} must be an object of {', '.join(_names(kind))}")
     for name in values:
@@ -40,10 +43,29 @@ def _build(kind: Any, values: Any, prefix: str) -> Any:
             near = get_close_matches(name, _names(kind), 1)
             hint = f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(_names(kind))}"
             raise ValueError(f"{prefix}{name} is unknown; {hint}")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise ValueError(f"{prefix}{str(error).replace(f'{kind.__name__}.__init__() ', '')}") from error
+    for field in fields(kind):
+        if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
+            raise ValueError(f"{prefix}{field.name} is missing")
+    _check_types(kind, values, prefix)
+    return kind(**values)
+
+
+def _check_types(kind: Any, values: Mapping[str, Any], prefix: str) -> None:
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        allowed = _types(hints[name])
+        if isinstance(value, bool) or not isinstance(value, (*allowed, int) if float in allowed else allowed):
+            words = " or ".join(_WORDS[one] for one in allowed if one in _WORDS)
+            raise ValueError(f"{prefix}{name} must be {words}, not {value!r}")
+
+
+def _types(hint: Any) -> tuple[type, ...]:
+    """Types that an annotation allows."""
+    if get_origin(hint) is Literal:
+        return tuple({type(one) for one in get_args(hint)})
+    if get_args(hint):
+        return tuple(one for part in get_args(hint) for one in _types(part))
+    return (hint,)
 
 
 def _names(kind: Any) -> list[str]:
