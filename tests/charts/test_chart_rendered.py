@@ -134,6 +134,14 @@ def test_uninstalling_asks_for_pools_first(helm: Helm) -> None:
     assert pod_spec(hooks[0])["containers"][0]["args"] == ["refuse-pools"]
 
 
+def test_the_notes_give_the_next_three_commands_and_tell_of_missing_kuberay(helm: Helm) -> None:
+    notes = helm("install", "roost", str(CHART), "--namespace", "here", "--dry-run=client").partition("NOTES:")[2]
+    assert "This cluster has no KubeRay" in notes
+    after = notes.partition("Next:")[2]
+    for command in ("kubectl apply -f pool.yaml", "kubectl get secret roost-api-keys -n here", "kubectl port-forward"):
+        assert after.count(command) == 1
+
+
 def test_what_helm_refuses(helm: Helm) -> None:
     assert "gatway" in helm("template", "roost", str(CHART), "--set", "gatway.replicas=1", fails=True)
     fix = helm("template", "roost", str(CHART), "--set", "redis.enabled=false", fails=True)
