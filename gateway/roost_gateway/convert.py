@@ -20,8 +20,9 @@ _ROLE_VALUES = {name: value for value, name in _ROLES.items()}
 _STATES = {State.ACTIVE: pb.SESSION_STATE_ACTIVE, State.CLOSED: pb.SESSION_STATE_CLOSED}
 
 
-def head_to_proto(head: LogHead) -> pb.Head:
-    return pb.Head(length=head.length, log_hash=head.log_hash)
+def head_to_proto(head: LogHead, generation: int = 0) -> pb.Head:
+    """A client is told the generation; a worker knows it from elsewhere."""
+    return pb.Head(length=head.length, log_hash=head.log_hash, generation=generation)
 
 
 def head_from_proto(head: pb.Head) -> LogHead:
@@ -83,7 +84,7 @@ def format_to_record(request: pb.StepRequest) -> dict[str, Any] | None:
     return MessageToDict(request.format, preserving_proto_field_name=True)
 
 
-def committed_step(entry: LogEntry) -> pb.CommittedStep:
+def committed_step(entry: LogEntry, generation: int) -> pb.CommittedStep:
     """A log entry without its token ids."""
     return pb.CommittedStep(
         step_id=entry.step_id,
@@ -92,7 +93,7 @@ def committed_step(entry: LogEntry) -> pb.CommittedStep:
         output=message_to_proto(entry.output),
         finish_reason=pb.FinishReason.Value(entry.finish_reason),
         usage=entry_usage(entry),
-        head=head_to_proto(entry.head),
+        head=head_to_proto(entry.head, generation),
         sampling=ParseDict({**entry.sampling, "seed": entry.seed}, pb.Sampling()),
         format=None if entry.format is None else ParseDict(entry.format, pb.Format()),
         commit_time=timestamp(entry.commit_ms),
@@ -120,7 +121,7 @@ def session(descriptor: Descriptor, pool: PoolView | None, where: tuple[str, int
         model=descriptor.model,
         model_revision=descriptor.model_revision,
         generation=descriptor.generation,
-        head=head_to_proto(descriptor.head),
+        head=head_to_proto(descriptor.head, descriptor.generation),
         state=_STATES[descriptor.state],
         tier=pb.TIER_HOT if worker else pb.TIER_COLD,
         worker=worker,

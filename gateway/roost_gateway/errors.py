@@ -108,7 +108,7 @@ _REFUSALS: Mapping[Refusal, tuple[grpc.StatusCode, Reason, str]] = {
     Refusal.WRONG_REVISION: (
         _Code.FAILED_PRECONDITION,
         Reason.MODEL_REVISION_MISMATCH,
-        "the session was begun on another revision of the model; open another session",
+        "the log is of another revision of the model; open another session",
     ),
     Refusal.STORE_FULL: (
         _Code.RESOURCE_EXHAUSTED,

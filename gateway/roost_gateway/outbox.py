@@ -4,7 +4,14 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 
-from roost.v1.session_service_pb2 import StepCommitted, StepQueued, StepResponse, StepRestarted, StepStarted
+from roost.v1.session_service_pb2 import (
+    StepCommitted,
+    StepMigrated,
+    StepQueued,
+    StepResponse,
+    StepRestarted,
+    StepStarted,
+)
 from roost_gateway.output import StepOutput
 
 
@@ -25,6 +32,9 @@ class Outbox:
 
     def queued(self, position: int) -> None:
         self._put(StepResponse(queued=StepQueued(position=position)))
+
+    def migrated(self, event: StepMigrated) -> None:
+        self._put(StepResponse(migrated=event))
 
     def started(self, output: StepOutput, worker: str, cached_tokens: int) -> None:
         """A worker has begun or taken over; deltas are taken from `output` from now on."""

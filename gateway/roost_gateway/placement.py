@@ -19,6 +19,7 @@ from roost_gateway.admission import AdmissionQueue, QueueFullError, Ticket
 from roost_gateway.attempts import LEASE_MS, HeldAttempt
 from roost_gateway.errors import GatewayError, unavailable
 from roost_gateway.pools import PoolView
+from roost_gateway.revisions import turned_away, wrong_revision
 from roost_gateway.routing import Choice, StepNeed, WorkerState, choose, serves_revision
 from roost_gateway.store.interface import SessionStore
 from roost_gateway.store.records import RefusedError, Reservation, StoreUnavailableError
@@ -132,7 +133,9 @@ class Placement:
                 worker = await self._place_now(ask)
                 if worker is not None:
                     return worker
-            self._check_revision(ask)
+            turned = self._turned_away(ask)
+            if turned is not None:
+                raise turned
             waiter = line.enter(ask, Ticket(ask.tenant, ask.priority, ask.continuation, time.monotonic(), ask.deadline))
         on_queued(line.queue.ahead(waiter.ticket, time.monotonic()))
         return await self._wait(line, waiter)
@@ -191,17 +194,17 @@ class Placement:
             waiter.ask.held.waiting = False
             self.kick(pool)
 
-    def _check_revision(self, ask: Ask) -> None:
-        """A revision that the pool has turned away from does not come back: waiting would be in vain."""
-        active, bound = ask.pool.active_revision, ask.need.model_revision
-        states = self._workers.states(ask.pool.pool)
-        if active and bound not in ("", active) and states and not serves_revision(ask.need, states):
-            raise _wrong_revision(bound)
+    def _turned_away(self, ask: Ask) -> GatewayError | None:
+        """By the pool as it is now: it may have changed since the step came."""
+        pool = self._workers.view(ask.pool.pool) or ask.pool
+        return turned_away(pool, ask.need.model_revision, self._workers.states(pool.pool))
 
     def _timeout(self, ask: Ask, queue: AdmissionQueue) -> GatewayError:
-        states = self._workers.states(ask.pool.pool)
-        if states and not serves_revision(ask.need, states):
-            return _wrong_revision(ask.need.model_revision)
+        turned, states = self._turned_away(ask), self._workers.states(ask.pool.pool)
+        if turned is not None:
+            return turned
+        if states and not ask.pool.migrates and not serves_revision(ask.need, states):
+            return wrong_revision(ask.need.model_revision)
         if self._choose(ask) is None:
             return unavailable(Reason.NO_WORKER, f"no worker of pool {ask.pool.pool} takes steps now", 2.0)
         return GatewayError(
@@ -217,6 +220,7 @@ class Placement:
             while line.again:
                 line.again = False
                 async with line.lock:
+                    self._turn_away(line)
                     while await self._admit_first(line):
                         pass
         except StoreUnavailableError:
@@ -225,6 +229,14 @@ class Placement:
             log.exception("admitting to %s failed; trying again", pool)
         finally:
             line.pump = None
+
+    def _turn_away(self, line: _Line) -> None:
+        for waiter in list(line.waiters.values()):
+            turned = self._turned_away(waiter.ask)
+            if turned is not None:
+                line.leave(waiter)
+                if not waiter.found.done():
+                    waiter.found.set_exception(turned)
 
     async def _admit_first(self, line: _Line) -> bool:
         """Serves the first that some worker may serve; nobody overtakes one that waits for room."""
@@ -288,12 +300,4 @@ def _full(full: QueueFullError) -> GatewayError:
         Reason.QUEUE_FULL,
         f"{full}; come back later, or raise admission.queueLimit",
         retry_seconds=full.retry_seconds,
-    )
-
-
-def _wrong_revision(bound: str) -> GatewayError:
-    return GatewayError(
-        grpc.StatusCode.FAILED_PRECONDITION,
-        Reason.MODEL_REVISION_MISMATCH,
-        f"the session was begun on revision {bound}, which no worker serves any more; open another session",
     )

@@ -33,6 +33,8 @@ class PoolView:
     queue_limit: int
     queue_timeout_seconds: float
     suspend: bool
+    migrates: bool = True
+    """Whether sessions of another revision move to the active one; else they end on their own."""
 
     @property
     def token_limit(self) -> int:
@@ -73,6 +75,7 @@ def _read(pool: str, document: Mapping[str, Any]) -> PoolView:
         queue_limit=int(admission.get("queueLimit") or 0),
         queue_timeout_seconds=float(admission.get("queueTimeoutSeconds") or DEFAULT_QUEUE_TIMEOUT_SECONDS),
         suspend=bool(document.get("suspend")),
+        migrates=sessions.get("onModelChange") != "Refuse",
     )
 
 

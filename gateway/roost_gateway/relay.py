@@ -185,7 +185,7 @@ class Relay:
         if kind is Failure.FAULTY or (self._accepted_here and kind in (Failure.LOST, Failure.UNKNOWN_ATTEMPT)):
             self._faults += 1
         if self._faults >= MAX_FAULTS:
-            raise _poisonous(self._faults)
+            raise poisonous(self._faults)
 
     def _forget_channel(self) -> None:
         if self._channel is not None:
@@ -218,6 +218,7 @@ class Relay:
 
     def _accept(self, accepted: Accepted, target: Target) -> None:
         self._accepted_here = True
+        self._ask.need = replace(self._ask.need, model_revision=self.model_revision)  # whoever goes on has the same
         self.output.accept(array("I", accepted.prompt_token_ids))
         if target.orphan is not None:
             self.lineage = [target.orphan, self._began.ref]
@@ -273,7 +274,8 @@ class Relay:
         )
 
 
-def _poisonous(faults: int) -> GatewayError:
+def poisonous(faults: int) -> GatewayError:
+    """The step is given up: each worker that tried it failed."""
     return GatewayError(
         grpc.StatusCode.INTERNAL, Reason.INTERNAL, f"{faults} workers failed on this step; their logs have the cause"
     )

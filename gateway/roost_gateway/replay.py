@@ -11,14 +11,20 @@ from roost_gateway.store.records import AlreadyCommitted, AttemptRef, LogEntry
 
 
 def committed_event(
-    entry: LogEntry, *, queue_ms: int = 0, first_token_ms: int = 0, failovers: int = 0, replayed: bool = False
+    entry: LogEntry,
+    generation: int,
+    *,
+    queue_ms: int = 0,
+    first_token_ms: int = 0,
+    failovers: int = 0,
+    replayed: bool = False,
 ) -> pb.StepCommitted:
     """The last event of a step."""
     return pb.StepCommitted(
         output=message_to_proto(entry.output),
         finish_reason=pb.FinishReason.Value(entry.finish_reason),
         usage=entry_usage(entry),
-        head=head_to_proto(entry.head),
+        head=head_to_proto(entry.head, generation),
         index=entry.index,
         queue_ms=queue_ms,
         first_token_ms=first_token_ms,
@@ -45,7 +51,7 @@ def replay(stored: AlreadyCommitted, received: pb.Cursor | None, outbox: Outbox)
         nonces = {ref.nonce for ref in lineage}
         if received.attempt.nonce not in nonces or output.behind_client:
             outbox.restarted(output, "the step was committed by another attempt")
-    outbox.committed(committed_event(stored.entry, replayed=True), output)
+    outbox.committed(committed_event(stored.entry, stored.generation, replayed=True), output)
 
 
 def _lineage(entry: LogEntry) -> list[AttemptRef]:

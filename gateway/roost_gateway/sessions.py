@@ -91,7 +91,7 @@ class Sessions:
         answer = pb.ListStepsResponse()
         for entry in entries[:size]:
             step = answer.steps.add()
-            step.CopyFrom(convert.committed_step(entry))
+            step.CopyFrom(convert.committed_step(entry, generation))
             if request.include_token_ids:
                 await self._add_ids(step, request.session_id, generation)
         if len(entries) > size:
@@ -103,7 +103,12 @@ class Sessions:
         validation.check(validation.hold(request))
         head = convert.head_from_proto(request.expected_head) if request.HasField("expected_head") else None
         descriptor = await self._parts.store.hold(
-            request.session_id, caller.tenant, request.tool, request.expect_seconds, head
+            request.session_id,
+            caller.tenant,
+            request.tool,
+            request.expect_seconds,
+            head,
+            request.expected_head.generation,
         )
         worker = self._parts.workers.get(descriptor.pool, descriptor.owner)
         if worker is not None:

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 
@@ -13,7 +13,7 @@ from roost.contract.faults import fault_point
 from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.worker_service_pb2 import Finished
-from roost_gateway import estimate
+from roost_gateway import estimate, migration
 from roost_gateway.admission import step_class
 from roost_gateway.attempts import LEASE_MS, HeldAttempt
 from roost_gateway.committing import StepClock, commit
@@ -26,6 +26,7 @@ from roost_gateway.pools import PoolView, RoleView
 from roost_gateway.relay import Relay
 from roost_gateway.replay import committed_event, replay
 from roost_gateway.result import commit_request
+from roost_gateway.revisions import announcement, bound_revision, migrated_event
 from roost_gateway.routing import StepNeed
 from roost_gateway.store.records import (
     AlreadyCommitted,
@@ -92,12 +93,28 @@ class StepRun:
 
     async def _drive(self, began: Began, held: HeldAttempt, prompt: int) -> None:
         clock = StepClock(self._call.received_at, self._call.deadline)
+        began = await self._in_tokens_of_the_pool(began, held, prompt, clock)
         ask, limit = self._ask(began, held, prompt), self._output_limit(began, prompt)
         self._relay = Relay(self._parts, self._call.request, began, ask, self._outbox, clock, limit)
         finished, worker = await self._relay.generate()
         fault_point("gateway.finished")
         self.committing = held.committing = True
         await self._commit(began, finished, worker, clock)
+
+    async def _in_tokens_of_the_pool(self, began: Began, held: HeldAttempt, prompt: int, clock: StepClock) -> Began:
+        """Migrates the session if its pool's model has changed, and tells its client."""
+        fresh = await migration.due(self._parts, self._call.pool, began)
+        if fresh is None:
+            request = self._call.request
+            event = announcement(began.descriptor, request.expected_head if request.HasField("expected_head") else None)
+        else:
+            self._call = replace(self._call, pool=fresh)
+            ask = self._ask(began, held, prompt, fresh.active_revision)
+            began = await migration.Migration(self._parts, ask, self._outbox, clock).run(began)
+            event = migrated_event(began.descriptor)
+        if event is not None:
+            self._outbox.migrated(event)
+        return began
 
     async def _commit(self, began: Began, finished: Finished, worker_id: str, clock: StepClock) -> None:
         relay = self._relay
@@ -116,7 +133,8 @@ class StepRun:
         entry = await commit(self._parts.store, request, clock.deadline)
         fault_point("gateway.commit.done")
         self._parts.facts.continues(self._call.request.session_id, self._call.tenant)
-        self._parts.background.spawn(relay.generation.commit(head_to_proto(entry.head)))
+        head = head_to_proto(entry.head, began.descriptor.generation)
+        self._parts.background.spawn(relay.generation.commit(head))
         self._tell(began, entry, relay, clock)
         await asyncio.sleep(0)  # Committed is on its way before the figures are written
         self._record(began, entry, relay, clock)
@@ -124,6 +142,7 @@ class StepRun:
     def _tell(self, began: Began, entry: LogEntry, relay: Relay, clock: StepClock) -> None:
         event = committed_event(
             entry,
+            began.descriptor.generation,
             queue_ms=int(clock.queue_seconds * 1000),
             first_token_ms=int(clock.first_token_seconds * 1000),
             failovers=relay.failovers,
@@ -166,15 +185,18 @@ class StepRun:
             priority=self._class(log_tokens > 0 or call.facts.continues),
             deadline_ms=max(1, int((call.deadline - time.monotonic()) * 1000)),
             grace=self._parts.workers.grace,
+            expected_generation=request.expected_head.generation,
+            migrates_to=call.pool.active_revision if call.pool.migrates else "",
         )
 
-    def _ask(self, began: Began, held: HeldAttempt, prompt: int) -> Ask:
+    def _ask(self, began: Began, held: HeldAttempt, prompt: int, revision: str = "") -> Ask:
+        """`revision` replaces that of the session."""
         descriptor, call = began.descriptor, self._call
         wanted = estimate.max_output_tokens(call.request, call.pool, call.role)
         log_tokens = descriptor.head.length
         need = StepNeed(
             session_id=descriptor.session_id,
-            model_revision=descriptor.model_revision or call.pool.active_revision,
+            model_revision=revision or bound_revision(descriptor) or call.pool.active_revision,
             log_tokens=log_tokens,
             new_tokens=estimate.new_tokens(prompt, wanted, log_tokens, call.pool.token_limit),
             cached={descriptor.owner: log_tokens} if descriptor.owner else {},

@@ -103,6 +103,15 @@ class Workers:
             raise not_found(Reason.POOL_NOT_FOUND, f"there is no pool {name!r} here; name one as namespace/name")
         return found
 
+    def view(self, name: str) -> PoolView | None:
+        """The pool's document as it was last read."""
+        return self._documents.get(name)
+
+    async def reread(self, name: str) -> PoolView:
+        """The pool's document, read now. Raises GatewayError: NOT_FOUND, POOL_NOT_FOUND; StoreUnavailableError."""
+        await self._read_document(name)
+        return await self.pool(name)
+
     def states(self, pool: str) -> list[WorkerState]:
         """Workers of a pool that live, as far as is known, without those found broken a moment ago."""
         now = time.monotonic()

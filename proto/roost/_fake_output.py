@@ -114,8 +114,15 @@ def _cut(text: str, sampling: pb.Sampling, limit: int) -> tuple[bytes, str, "pb.
     return ids, ids.decode(errors="ignore")[: len(text)], pb.FINISH_REASON_LENGTH
 
 
-def render(system: str, tools: Sequence[pb.Tool], new: Sequence[pb.Message], first: bool) -> bytes:
+REVISION = "fake"
+"""Revision of the fake model until it is changed."""
+
+
+def render(
+    system: str, tools: Sequence[pb.Tool], new: Sequence[pb.Message], *, first: bool, revision: str = REVISION
+) -> bytes:
     """Prompt ids of a step: its messages as JSON lines, with system text and tools before the first."""
-    lines = [json.dumps({"system": system, "tools": [tool.name for tool in tools]})] if first else []
+    begin = {"system": system, "tools": [tool.name for tool in tools]}
+    lines = [json.dumps(begin if revision == REVISION else {**begin, "revision": revision})] if first else []
     lines += [json.dumps({"role": int(message.role), "content": message.content}) for message in new]
     return "".join(line + "\n" for line in lines).encode()

@@ -6,7 +6,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
-from roost._fake_output import RefusedError
+from roost._fake_output import REVISION, RefusedError
 from roost._fake_sessions import FakeRole, FakeSession, new_session
 from roost._fake_step import BrokenStreamError, Mishap, StepRunner
 from roost.contract.reasons import Reason
@@ -37,6 +37,7 @@ class FakeService(SessionServiceServicer):
         self._opened: dict[tuple[str, str], str] = {}
         self.sessions: dict[str, FakeSession] = {}
         self.mishaps: list[Mishap] = []
+        self.revision, self.migrates = REVISION, True
         self.step_requests: list[pb.StepRequest] = []
 
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Context) -> pb.OpenSessionResponse:
@@ -70,7 +71,8 @@ class FakeService(SessionServiceServicer):
         try:
             tenant = self._enter(context)
             session = self._find(request.session_id, tenant)
-            async for response in self._runner.run(session, request, self._next_mishap()):
+            events = self._runner.run(session, request, self._next_mishap(), self.revision, migrates=self.migrates)
+            async for response in events:
                 yield response
         except RefusedError as refusal:
             await _refuse(context, refusal)
@@ -119,7 +121,7 @@ class FakeService(SessionServiceServicer):
         if request.parent_session_id:
             self._find(request.parent_session_id, tenant)
         known = self._opened.get((tenant, request.request_id)) if request.request_id else None
-        session = self.sessions.get(known or "") or new_session(request, self._pool, role, tenant)
+        session = self.sessions.get(known or "") or new_session(request, self._pool, role, tenant, self.revision)
         self.sessions[session.record.id] = session
         self._opened[tenant, request.request_id] = session.record.id
         return pb.OpenSessionResponse(session=session.describe())
@@ -141,7 +143,10 @@ class FakeService(SessionServiceServicer):
 
     def _list_steps(self, request: pb.ListStepsRequest, tenant: str) -> pb.ListStepsResponse:
         session = self._find(request.session_id, tenant)
-        log = session.log if request.generation in (0, session.record.generation) else []
+        logs = [log for _, log in session.older] + [session.log]
+        if request.generation > len(logs):
+            raise RefusedError(Reason.INVALID_REQUEST, f"generation: the session has {len(logs)}")
+        log = logs[request.generation - 1]
         first, size = int(request.page_token or 0), request.page_size or 20
         response = pb.ListStepsResponse(steps=log[first : first + size])
         if not request.include_token_ids:

@@ -58,6 +58,8 @@ class FakeSession:
     system: str
     tools: Sequence[pb.Tool]
     log: list[pb.CommittedStep] = field(default_factory=list)
+    older: list[tuple[str, list[pb.CommittedStep]]] = field(default_factory=list)
+    """Revision and log of each generation before, oldest first."""
     live: FakeAttempt | None = None
     committed: dict[str, FakeAttempt] = field(default_factory=dict)
     """Step id to the attempt that committed it."""
@@ -81,19 +83,41 @@ class FakeSession:
 
     @property
     def head(self) -> pb.Head:
-        return self.log[-1].head if self.log else pb.Head()
+        return self.log[-1].head if self.log else pb.Head(generation=self.record.generation)
 
     @property
     def spent(self) -> int:
         return self.record.usage.prompt_tokens + self.record.usage.output_tokens
 
     def check_head(self, expected: pb.Head) -> None:
-        """Refuses a client that has seen more than the log has, or less."""
-        heads = {entry.head.length: entry.head.log_hash for entry in self.log} | {0: b""}
-        if heads.get(expected.length) != expected.log_hash:
-            raise self._wrong_head(Reason.SESSION_ROLLED_BACK, "the store has lost the end of this session's log")
-        if expected.length < self.head.length:
+        """Refuses a client that has seen more than the log has, or less. The last head of the log before is as good as
+        what migration made of it."""
+        if self.is_former(expected):
+            if len(self.older[-1][1]) == len(self.log):
+                return
             raise self._wrong_head(Reason.HEAD_MISMATCH, "the log has steps that expected_head does not know")
+        heads = {entry.head.length: entry.head.log_hash for entry in self.log} | {0: b""}
+        older = 0 < expected.generation < self.record.generation
+        if not older and heads.get(expected.length) != expected.log_hash:
+            raise self._wrong_head(Reason.SESSION_ROLLED_BACK, "the store has lost the end of this session's log")
+        if older or expected.length < self.head.length:
+            raise self._wrong_head(Reason.HEAD_MISMATCH, "the log has steps that expected_head does not know")
+
+    def is_former(self, head: pb.Head) -> bool:
+        """Whether `head` is the last one of the log before."""
+        if not self.older:
+            return False
+        former = self.older[-1][1][-1].head
+        same = (head.length, head.log_hash) == (former.length, former.log_hash)
+        return same and head.generation in (0, former.generation)
+
+    def follow(self, entry: pb.CommittedStep, prompt: bytes, output: bytes) -> None:
+        """Gives an entry its tokens after those of the log, and the head that they lead to."""
+        before, ids = self.head, [*prompt, *output]
+        entry.prompt_token_ids[:], entry.output_token_ids[:] = prompt, output
+        entry.head.length = before.length + len(ids)
+        entry.head.log_hash = extend(before.log_hash, pack_ids(ids))
+        entry.head.generation = self.record.generation
 
     def _wrong_head(self, reason: Reason, message: str) -> RefusedError:
         metadata = {"head_length": str(self.head.length), "head_log_hash": self.head.log_hash.hex()}
@@ -114,9 +138,10 @@ class FakeSession:
         known = self.committed.get(request.step_id) or self._live_at(request.step_id)
         if known is not None and known.digest != digest:
             raise RefusedError(Reason.STEP_ID_REUSED, "step_id has been used for a step with other content")
-        for entry in self.log:
-            if entry.step_id == request.step_id:
-                return entry
+        for log in (*(log for _, log in self.older), self.log):  # the oldest has what was written then
+            for entry in log:
+                if entry.step_id == request.step_id:
+                    return entry
         self.check_open()
         if request.HasField("expected_head"):
             self.check_head(request.expected_head)
@@ -148,14 +173,14 @@ class FakeSession:
         return self.live
 
     def prompt(self, request: pb.StepRequest) -> bytes:
-        return render(self.system, self.tools, request.messages, first=not self.log)
+        revision = self.record.model_revision
+        return render(self.system, self.tools, request.messages, first=not self.log, revision=revision)
 
     def commit(self, attempt: FakeAttempt, request: pb.StepRequest, output: FakeOutput) -> pb.CommittedStep:
         """Appends the step. Refuses when a newer attempt took it over."""
         if self.live is not attempt:
             raise RefusedError(Reason.ATTEMPT_FENCED, "a newer attempt has taken this step over")
         prompt = self.prompt(request)
-        length, ids = self.head.length, pack_ids([*prompt, *output.ids])
         entry = pb.CommittedStep(
             step_id=request.step_id,
             index=len(self.log),
@@ -163,12 +188,10 @@ class FakeSession:
             output=output.message,
             finish_reason=output.finish_reason,
             usage=self._usage(len(prompt), len(output.ids)),
-            head=pb.Head(length=length + len(prompt) + len(output.ids), log_hash=extend(self.head.log_hash, ids)),
             sampling=request.sampling,
-            prompt_token_ids=prompt,
-            output_token_ids=output.ids,
             commit_time=_now(),
         )
+        self.follow(entry, prompt, output.ids)
         entry.sampling.seed = attempt.seed
         if request.HasField("format"):
             entry.format.CopyFrom(request.format)
@@ -212,7 +235,7 @@ class FakeSession:
         return evicted
 
 
-def new_session(request: pb.OpenSessionRequest, pool: str, role: FakeRole, tenant: str) -> FakeSession:
+def new_session(request: pb.OpenSessionRequest, pool: str, role: FakeRole, tenant: str, revision: str) -> FakeSession:
     """A session as OpenSession makes it."""
     record = pb.Session(
         id=new_session_id(pool),
@@ -221,7 +244,7 @@ def new_session(request: pb.OpenSessionRequest, pool: str, role: FakeRole, tenan
         task=request.task,
         parent_session_id=request.parent_session_id,
         model="fake",
-        model_revision="fake",
+        model_revision=revision,
         generation=1,
         state=pb.SESSION_STATE_ACTIVE,
         create_time=_now(),

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from roost import _wire as wire
+from roost._fake_migration import to_revision
 from roost._fake_output import FakeOutput, RefusedError, Turn, make_output
 from roost._fake_sessions import FakeAttempt, FakeSession
 from roost._messages import JsonSchema, Message, Tool, ToolChoice, ToolChoiceMode
@@ -43,9 +44,9 @@ class StepRunner:
     delta_tokens: int
 
     async def run(
-        self, session: FakeSession, request: pb.StepRequest, mishap: Mishap
+        self, session: FakeSession, request: pb.StepRequest, mishap: Mishap, revision: str, *, migrates: bool
     ) -> AsyncIterator[pb.StepResponse]:
-        """The events of a step. Raises RefusedError and BrokenStreamError."""
+        """The events of a step of a gateway whose model is `revision`. Raises RefusedError and BrokenStreamError."""
         check_step(session, request, self.context_tokens)
         begun = session.begin(request)
         if isinstance(begun, pb.CommittedStep):
@@ -55,6 +56,10 @@ class StepRunner:
             yield _committed(begun, replayed=True)
             return
         try:
+            known = request.expected_head if request.HasField("expected_head") else None
+            told = to_revision(session, revision, migrates=migrates, known=known)
+            if told is not None:
+                yield told
             async for event in self._attempt(session, begun, request, mishap):
                 yield event
         except BrokenStreamError:

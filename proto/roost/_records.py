@@ -41,6 +41,8 @@ class Head:
 
     length: int = 0
     log_hash: bytes = b""
+    generation: int = 0
+    """Number of the log that it ends; 0 when that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,19 @@ class Restarted:
 
 
 @dataclass(frozen=True, slots=True)
+class Migrated:
+    """The pool's model changed, and the session's log was rendered anew for it; the step goes on in the new log. The
+    old one stays readable: `Session.steps(generation=…)`."""
+
+    from_revision: str
+    to_revision: str
+    generation: int
+    """Number of the new log."""
+    head: Head
+    """End of the new log, before this step."""
+
+
+@dataclass(frozen=True, slots=True)
 class Committed:
     """The step is durable. Always the last event."""
 
@@ -196,7 +211,7 @@ class Committed:
     """Times another worker had to continue the step."""
 
 
-Event = Queued | Started | Delta | Restarted | Committed
+Event = Queued | Migrated | Started | Delta | Restarted | Committed
 """What `Session.step` yields."""
 
 

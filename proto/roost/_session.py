@@ -7,7 +7,7 @@ from typing import Unpack
 
 from roost import _wire as wire
 from roost._messages import Format, Message, Sampling, SamplingOptions, as_messages
-from roost._records import Committed, Head, LoggedStep, SessionInfo, StepResult
+from roost._records import Committed, Head, LoggedStep, Migrated, SessionInfo, StepResult
 from roost._step import Step
 from roost._transport import Transport
 from roost.errors import SessionNotFoundError
@@ -68,7 +68,7 @@ class Session:
             sampling=wire.sampling_to_wire(drawn),
             format=None if format is None else wire.format_to_wire(format),
         )
-        return Step(self._transport, request, deadline, self._committed)
+        return Step(self._transport, request, deadline, self._moved)
 
     async def run(
         self,
@@ -84,10 +84,11 @@ class Session:
         step = self.step(messages, step_id=step_id, sampling=sampling, format=format, deadline=deadline, **options)
         return await step.result()
 
-    def _committed(self, committed: Committed) -> None:
-        """A replayed step may lie before the head that this client has seen."""
-        if self.head is None or not committed.replayed or committed.head.length > self.head.length:
-            self.head = committed.head
+    def _moved(self, event: Committed | Migrated) -> None:
+        """A replayed step may lie before the head that this client has seen, or in an older log."""
+        replayed = isinstance(event, Committed) and event.replayed
+        if self.head is None or not replayed or _place(event.head) > _place(self.head):
+            self.head = event.head
 
     async def info(self) -> SessionInfo:
         """The session's record. Raises SessionNotFoundError."""
@@ -143,3 +144,8 @@ class Session:
         if self.head is None:
             self.head = info.head
         return info
+
+
+def _place(head: Head) -> tuple[int, int]:
+    """Order of heads: a log that began later comes after all of the one before."""
+    return head.generation, head.length

@@ -10,7 +10,7 @@ import grpc
 from roost import _wire as wire
 from roost._faults import from_rpc_error
 from roost._output import Output
-from roost._records import Committed, Delta, Event, Head, Queued, Restarted, Started, StepResult, TokenLogprobs
+from roost._records import Committed, Delta, Event, Migrated, Queued, Restarted, Started, StepResult, TokenLogprobs
 from roost._retry import Patience
 from roost._telemetry import StepSpan
 from roost._transport import Gateway, Transport
@@ -30,12 +30,12 @@ class Step:
         transport: Transport,
         request: pb.StepRequest,
         deadline: float | None,
-        on_commit: Callable[[Committed], None],
+        on_head: Callable[[Committed | Migrated], None],
     ) -> None:
         self._transport = transport
         self._request = request
         self._deadline = deadline
-        self._on_commit = on_commit
+        self._on_head = on_head
         self._output = Output()
         self._committed: Committed | None = None
         self._failure: RoostError | None = None
@@ -160,22 +160,30 @@ class Step:
             return Started(started.worker, started.prompt_tokens, started.cached_tokens)
         if kind == "queued":
             return Queued(response.queued.position)
+        if kind == "migrated":
+            return self._migrate(wire.migrated_from_wire(response.migrated))
         if kind == "restarted":
             return self._output.restart(response.restarted)
         if kind == "committed":
             return self._commit(wire.committed_from_wire(self.step_id, response.committed))
         return None  # an event of a newer gateway
 
+    def _migrate(self, migrated: Migrated) -> Migrated:
+        """From now on the step, sent again, continues the new log."""
+        self._request.expected_head.CopyFrom(wire.head_to_wire(migrated.head))
+        self._on_head(migrated)
+        return migrated
+
     def _commit(self, committed: Committed) -> Committed:
         if self._output.tokens != committed.output_tokens:
             raise StreamError(f"the step has {committed.output_tokens} tokens, but {self._output.tokens} of them came")
         self._committed = committed
-        self._on_commit(committed)
+        self._on_head(committed)
         return committed
 
     def _explain(self, failure: grpc.aio.AioRpcError) -> RoostError:
         error = from_rpc_error(failure)
         if isinstance(error, SessionRolledBackError) and self._request.HasField("expected_head"):
             head = self._request.expected_head
-            error.expected = Head(head.length, head.log_hash)
+            error.expected = wire.head_from_wire(head)
         return error

@@ -103,11 +103,11 @@ def format_from_wire(wire: pb.Format) -> messages.Format | None:
 
 
 def head_to_wire(head: records.Head) -> pb.Head:
-    return pb.Head(length=head.length, log_hash=head.log_hash)
+    return pb.Head(length=head.length, log_hash=head.log_hash, generation=head.generation)
 
 
 def head_from_wire(wire: pb.Head) -> records.Head:
-    return records.Head(wire.length, wire.log_hash)
+    return records.Head(wire.length, wire.log_hash, wire.generation)
 
 
 def usage_from_wire(wire: pb.Usage) -> records.Usage:
@@ -168,6 +168,10 @@ def logged_step_from_wire(wire: pb.CommittedStep) -> records.LoggedStep:
         output_token_ids=tuple(wire.output_token_ids),
         commit_time=time_from_wire(wire, "commit_time"),
     )
+
+
+def migrated_from_wire(wire: pb.StepMigrated) -> records.Migrated:
+    return records.Migrated(wire.from_revision, wire.to_revision, wire.generation, head_from_wire(wire.head))
 
 
 def committed_from_wire(step_id: str, wire: pb.StepCommitted) -> records.Committed:

@@ -107,6 +107,11 @@ class FakeGateway:
         """The next step's output is void when about so many tokens were sent, and comes again."""
         self._service.mishaps.append(Mishap(restart_after=after_tokens))
 
+    def change_model(self, revision: str, *, migrates: bool = True) -> None:
+        """The pool's model is another revision from now on. At their next step sessions get a new log (`Migrated`), or,
+        when they do not migrate, are refused as if no worker served the old one any more."""
+        self._service.revision, self._service.migrates = revision, migrates
+
     def roll_back(self, session_id: str, *, steps: int = 1) -> None:
         """The store forgets the session's last steps. Raises KeyError when there is no such session."""
         self._service.sessions[session_id].roll_back(steps)

@@ -14,6 +14,7 @@ from roost import (
     JsonSchema,
     Message,
     MessageRole,
+    Migrated,
     Restarted,
     RoostError,
     Session,
@@ -253,6 +254,43 @@ async def a_step_during_another(world: World) -> Any:
     return running, refused, (await other.run("x", step_id="s")).committed.index
 
 
+async def a_changed_model(world: World) -> Any:
+    session = await opened(world, system="Be kind.")
+    await session.run("one", step_id="a")
+    old = session.head
+    assert old is not None
+    await session.run("two", step_id="b")
+    empty, late = await opened(world), (await world.client()).session(session.id)
+    late.head = session.head
+    await world.change_model(migrates=True)
+    events = [event async for event in session.step("three")]
+    kinds = [type(event) for event in events if not isinstance(event, Delta)]
+    migrated, committed = events[0], events[-1]
+    assert isinstance(migrated, Migrated)
+    assert isinstance(committed, Committed)
+    again = await session.run("two", step_id="b")
+    missed = await failing(late.run("four"))
+    late.head = old
+    before, after = [[step.step_id async for step in session.steps(generation=number)] for number in (1, 2)]
+    return (
+        (kinds, migrated.generation, migrated.head.generation, committed.index, session.head == committed.head),
+        (again.committed.replayed, again.committed.head.generation, again.text == TEXT),
+        (missed, await failing(late.run("four")), await failing(anext(session.steps(generation=3)))),
+        (before, after[:2], len(after)),
+        [type(event) for event in [e async for e in empty.step("x")] if isinstance(event, Migrated)],
+        seen(await session.info()),
+    )
+
+
+async def a_model_that_refuses_old_sessions(world: World) -> Any:
+    session, empty = await opened(world), await opened(world)
+    await session.run("one", step_id="a")
+    await world.change_model(migrates=False)
+    refused = await failing(session.run("two"))
+    again = await session.run("one", step_id="a")
+    return refused, again.committed.replayed, (await empty.run("x")).committed.index, seen(await session.info())
+
+
 SCENARIOS: tuple[Scenario, ...] = (
     a_step_and_its_log,
     a_step_taken_twice,
@@ -268,6 +306,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     bad_requests,
     a_step_taken_over,
     a_step_during_another,
+    a_changed_model,
+    a_model_that_refuses_old_sessions,
 )
 
 

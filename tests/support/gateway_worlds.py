@@ -57,6 +57,10 @@ class World:
     def resume(self) -> None:
         raise NotImplementedError
 
+    async def change_model(self, *, migrates: bool) -> None:
+        """The pool's model is another one from now on, and nobody serves the old one."""
+        raise NotImplementedError
+
     async def close(self) -> None:
         for client in self._clients:
             await client.close()
@@ -74,16 +78,35 @@ class FakeWorld(World):
     def resume(self) -> None:
         self._writing.set()
 
+    async def change_model(self, *, migrates: bool) -> None:
+        self._fake.change_model("rev-2", migrates=migrates)
+
     async def step_over_a_dead_gateway(self, session: Session) -> list[Event]:
         self._fake.break_next_step(after_tokens=8)
         return [event async for event in session.step("go on")]
 
 
 class RealWorld(World):
-    def __init__(self, gateways: list[GatewayServer], worker: NullWorker) -> None:
+    def __init__(self, gateways: list[GatewayServer], worker: NullWorker, url: str) -> None:
         super().__init__([gateway.address for gateway in gateways])
         self._gateways = gateways
         self._worker = worker
+        self._url = url
+
+    async def change_model(self, *, migrates: bool) -> None:
+        await self._worker.stop()
+        self._worker = await NullWorker(self._url, POOL, "null-2", Script(tokens=TOKENS), revision="rev-2").start()
+        await _publish_pool(self._url, "rev-2", "Migrate" if migrates else "Refuse")
+        for gateway in self._gateways:
+            assert gateway._parts is not None
+            await gateway._parts.workers.reread(POOL)
+            await gateway._parts.workers.refresh(POOL)
+
+    async def close(self) -> None:
+        await super().close()
+        for gateway in self._gateways:
+            await gateway.stop(0.0)
+        await self._worker.stop()
 
     def pause(self) -> None:
         self._worker.script.hang_after = 0
@@ -143,19 +166,21 @@ async def real_world(server: RedisServer, directory: Path) -> AsyncIterator[Worl
     for gateway in gateways:
         await gateway.start()
         await gateway.opened.wait()
-    world = RealWorld(gateways, worker)
+    world = RealWorld(gateways, worker, server.url)
     try:
         yield world
     finally:
         await world.close()
-        for gateway in gateways:
-            await gateway.stop(0.0)
-        await worker.stop()
 
 
-async def _publish_pool(url: str) -> None:
-    roles = [{"name": name, **limits} for name, limits in ROLES.items()]
-    document = {"pool": POOL, "model": {"name": "null", "contextTokens": 2048}, "roles": roles}
+async def _publish_pool(url: str, revision: str = "", policy: str = "Migrate") -> None:
+    document = {
+        "pool": POOL,
+        "model": {"name": "null", "contextTokens": 2048},
+        "activeRevision": revision,
+        "roles": [{"name": name, **limits} for name, limits in ROLES.items()],
+        "sessions": {"onModelChange": policy},
+    }
     async with aioredis.Redis.from_url(url) as store:
         await store.set(PoolKeys(POOL).document, json.dumps(document))
         await store.sadd(POOLS, POOL)

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from roost.contract.faults import fault_point
 from roost.contract.loghash import EMPTY, extend, pack_ids
 from roost.contract.reasons import Reason
+from roost.v1 import worker_service_pb2 as wpb
 
 BASE_ID = 1000
 
@@ -29,6 +31,9 @@ class Script:
     """Breaks every stream at `break_after`, also of a replay that has as many tokens already."""
     refuse: Reason | None = None
     refuse_code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+    refuse_render: tuple[grpc.StatusCode, Reason] | None = None
+    """Once."""
+    renders_short: bool = False
     lie_about_offsets: bool = False
     forget_orphans: bool = False
     ask_history: bool = False
@@ -64,6 +69,22 @@ class Attempt:
 def token_text(token: int) -> str:
     """Text of one null token, with a character of two bytes."""
     return f"é{token} "
+
+
+RENDERED_ID = 5000
+
+
+def rendered(request: wpb.RenderRequest, *, short: bool) -> wpb.RenderResponse:
+    """A log as a null worker renders it: ids of its text's bytes, others for each revision."""
+    base = RENDERED_ID + sum(request.model_revision.encode())
+    response = wpb.RenderResponse()
+    for step in request.steps:
+        prompt = "".join(message.content for message in step.messages).encode() or b"."
+        output = step.text.encode()[: 1 if short else None]
+        ids = [pack_ids(base + byte for byte in text) for text in (prompt, output)]
+        response.steps.add(prompt_token_ids=ids[0], output_token_ids=ids[1])
+        fault_point("worker.render.step")
+    return response
 
 
 def log_hash(ids: "array[int]", ends: list[int]) -> bytes:

@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 import redis.asyncio as aioredis
 
-from null_script import BASE_ID, Attempt, Script, log_hash, token_text
+from null_script import BASE_ID, Attempt, Script, log_hash, rendered, token_text
 from roost.contract.faults import fault_point
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS, Lease
 from roost.contract.loghash import unpack_ids
@@ -59,6 +59,7 @@ class NullWorker(WorkerServiceServicer):
         self.commits: list[tuple[str, pb.Head]] = []
         self.evictions: list[wpb.EvictRequest] = []
         self.holds: list[wpb.HoldRequest] = []
+        self.renders: list[wpb.RenderRequest] = []
         self.traces: list[str] = []
         self.changed = asyncio.Event()
         self.address = ""
@@ -333,6 +334,15 @@ class NullWorker(WorkerServiceServicer):
         self.holds.append(request)
         self._happened()
         return wpb.HoldResponse()
+
+    async def Render(self, request: wpb.RenderRequest, context: Context) -> wpb.RenderResponse:  # noqa: N802
+        await self._check_secret(context)
+        self.renders.append(request)
+        refusal, self.script.refuse_render = self.script.refuse_render, None
+        if refusal is not None:
+            await abort(context, *refusal, "scripted refusal")
+        assert request.model_revision == self.revision
+        return rendered(request, short=self.script.renders_short)
 
     async def GetState(self, request: wpb.GetStateRequest, context: Context) -> wpb.GetStateResponse:  # noqa: N802
         return wpb.GetStateResponse(worker_id=self.worker_id, boot=self._boot, model_revision=self.revision)

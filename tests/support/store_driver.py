@@ -3,6 +3,8 @@
 import json
 import os
 import secrets
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import redis
@@ -17,6 +19,7 @@ from roost_gateway.store.records import (
     CommitRequest,
     LogEntry,
     LogHead,
+    MigrateRequest,
     NewSession,
     Reservation,
 )
@@ -99,6 +102,34 @@ def commit_request(
         "worker_id": "w1",
     }
     return CommitRequest(session_id, ref, previous, LogEntry(**{**entry, **fields}), packed, ttl_ms, owner)
+
+
+def migration(
+    session_id: str,
+    ref: AttemptRef,
+    previous: LogHead,
+    entries: Sequence[LogEntry],
+    revision: str = "rev-2",
+    *,
+    extra: int = 0,
+    ttl_ms: int = 0,
+    lease_ms: int = LONG_MS,
+) -> MigrateRequest:
+    """A log in other tokens: of each step a prompt of 1 and an output of 1 + `extra` ids."""
+    head, packed, anew = LogHead(), b"", []
+    for entry in entries:
+        ids = loghash.pack_ids([900 + entry.index, *range(800, 801 + extra)])
+        head = LogHead(head.length + len(ids) // 4, loghash.extend(head.log_hash, ids))
+        packed += ids
+        anew.append(
+            replace(entry, prompt_tokens=1, output_tokens=1 + extra, head=head, model_revision=revision, worker_id="")
+        )
+    return MigrateRequest(session_id, ref, previous, tuple(anew), packed, revision, ttl_ms, lease_ms)
+
+
+def migrate_request(began: Began, entries: Sequence[LogEntry], **fields: Any) -> MigrateRequest:
+    descriptor = began.descriptor
+    return migration(descriptor.session_id, began.ref, descriptor.head, entries, **fields)
 
 
 def lease(worker_id: str = "w1", **fields: Any) -> Lease:

@@ -17,6 +17,7 @@ class Attempt:
     tokens: int
     expired: bool
     fenced: tuple[int, bytes, str] | None
+    migrated: bool = False
 
 
 @dataclass
@@ -39,14 +40,20 @@ class Session:
     tool: str | None = None
     owner: str = ""
     closed: bool = False
+    used: int = 0
+    committed: dict[str, tuple[int, Step]] = field(default_factory=dict)
+    """Index and content of each step as it was committed."""
+    older: list[list[Step]] = field(default_factory=list)
+    """Logs of the generations before."""
+    revision: str = "rev-1"
+
+    @property
+    def generation(self) -> int:
+        return len(self.older) + 1
 
     @property
     def head(self) -> LogHead:
         return self.log[-1].head if self.log else LogHead()
-
-    @property
-    def used(self) -> int:
-        return sum(len(step.prompt) + len(step.output) for step in self.log)
 
 
 @dataclass
@@ -144,20 +151,21 @@ class StoreModel:
         max_steps: int,
         most: int,
         priority: int,
+        generation: int = 0,
     ) -> Taken | Step:
         session = self.find(session_id, tenant)
-        for done in session.log:
-            if done.step == step:
-                if done.digest != digest:
-                    raise RefusedError(Refusal.STEP_ID_REUSED)
-                return done
+        if step in session.committed:
+            _, done = session.committed[step]
+            if done.digest != digest:
+                raise RefusedError(Refusal.STEP_ID_REUSED)
+            return done
         live = session.attempt
         retry = live is not None and live.step == step
         if live and retry and live.digest != digest:
             raise RefusedError(Refusal.STEP_ID_REUSED)
         if session.closed:
             raise RefusedError(Refusal.CLOSED)
-        check_head(session, expected)
+        check_head(session, expected, generation)
         if live and not retry and not live.expired:
             raise RefusedError(Refusal.BUSY)
         if budget and session.used + new_tokens > budget:
@@ -250,17 +258,32 @@ class StoreModel:
     ) -> int:
         """Index of the step."""
         session = self.find(session_id)
-        for index, done in enumerate(session.log):
-            if done.step == step:
-                if done.nonce != nonce:
-                    raise RefusedError(Refusal.FENCED)
-                return index
+        if step in session.committed:
+            index, done = session.committed[step]
+            if done.nonce != nonce:
+                raise RefusedError(Refusal.FENCED)
+            return index
         live = self.attempt(session_id, epoch, nonce)
         head = after(session.head, prompt, output)
         session.log.append(Step(step, live.digest, nonce, prompt, output, head))
+        session.committed[step] = len(session.log) - 1, session.log[-1]
+        session.used += len(prompt) + len(output)
         session.owner = live.worker or "w1"
         self._end(session)
         return len(session.log) - 1
+
+    def migrate(self, session_id: str, epoch: int, nonce: bytes, revision: str, extra: int) -> int:
+        """The generation after it; `store_driver.migrate_request` has the new tokens."""
+        session, live = self.find(session_id), self.attempt(session_id, epoch, nonce)
+        if not live.migrated:
+            old, session.log = session.log, []
+            for index, step in enumerate(old):
+                prompt, output = (900 + index,), tuple(range(800, 801 + extra))
+                head = after(session.head, prompt, output)
+                session.log.append(Step(step.step, step.digest, step.nonce, prompt, output, head))
+            session.older.append(old)
+            session.owner, session.revision, live.migrated = "", revision, True
+        return session.generation
 
     def abort(self, session_id: str, epoch: int, nonce: bytes) -> None:
         try:
@@ -288,11 +311,11 @@ class StoreModel:
             raise RefusedError(Refusal.BUSY)
         return session
 
-    def hold(self, session_id: str, tenant: str, tool: str, expected: LogHead | None) -> None:
+    def hold(self, session_id: str, tenant: str, tool: str, expected: LogHead | None, generation: int = 0) -> None:
         session = self.find(session_id, tenant)
         if session.closed:
             raise RefusedError(Refusal.CLOSED)
-        check_head(session, expected)
+        check_head(session, expected, generation)
         self._end(self._settle(session_id, tenant))
         session.tool = tool
 
@@ -319,10 +342,22 @@ class StoreModel:
         session.attempt = None
 
 
-def check_head(session: Session, expected: LogHead | None) -> None:
-    if expected is None or expected == session.head:
+def check_head(session: Session, expected: LogHead | None, generation: int = 0) -> None:
+    """Heads are judged in their own log, and without one in the current log, unless they are the former log's last."""
+    if expected is None or (expected == session.head and generation in (0, session.generation)):
         return
-    longer = session.head.length > expected.length
+    former = session.older[-1][-1].head if session.older else None
+    if expected == former and generation in (0, session.generation - 1):
+        if len(session.older[-1]) == len(session.log):
+            return
+        raise RefusedError(Refusal.HEAD_MISMATCH)
+    last = session.head
+    if 0 < generation < session.generation:
+        last = session.older[generation - 1][-1].head
+        if generation < session.generation - 1 or expected.length < last.length:
+            raise RefusedError(Refusal.HEAD_MISMATCH)
+        raise RefusedError(Refusal.ROLLED_BACK)
+    longer = generation <= session.generation and last.length > expected.length
     raise RefusedError(Refusal.HEAD_MISMATCH if longer else Refusal.ROLLED_BACK)
 
 

@@ -72,16 +72,26 @@ class StoreWorld(RuleBasedStateMachine):
         found = [attempt for attempt in self.taken if stale or attempt[1].nonce in live] or self.taken
         return found[which % len(found)]
 
-    def head(self, session_id: str, which: str) -> LogHead | None:
+    def head(self, session_id: str, which: str, known: bool) -> tuple[LogHead | None, int]:
+        """A head that a client may have, and its generation, should the client know that."""
         session = self.model.sessions.get(session_id)
         right = session.head if session else LogHead()
-        return {
+        generation = session.generation if session else 1
+        if which == "former" and session and session.older:
+            older = session.older[-1]
+            return older[-1].head, generation - 1 if known else 0
+        if which == "earlier" and session and session.older:
+            return session.older[-1][0].head, generation - 1
+        if which == "later":
+            return right, generation + 1
+        heads = {
             "none": None,
             "right": right,
             "empty": LogHead(),
             "other": LogHead(right.length, bytes(range(16))),
             "longer": LogHead(right.length + 3, bytes(16)),
-        }[which]
+        }
+        return heads.get(which, right), generation if known else 0
 
     def open(self, gateway: int, pool: str, request: str) -> None:
         new = new_session(names.new_session_id(pool), tenant=TENANTS[0], request_id=request)
@@ -119,14 +129,20 @@ class StoreWorld(RuleBasedStateMachine):
         got = self.loop.run(store.get(session_id, TENANTS[0]))
         seen = (got.head, got.steps, got.epoch, got.owner, got.state == "closed", got.hold and got.hold.tool)
         assert seen == (session.head, len(session.log), session.epoch, session.owner, session.closed, session.tool)
+        assert (got.generation, got.prompt_tokens + got.output_tokens) == (session.generation, session.used)
+        assert not session.log or got.model_revision == session.revision
+        assert (got.former and (got.former.head, got.former.steps)) == (
+            (session.older[-1][-1].head, len(session.older[-1])) if session.older else None
+        )
         seen_live = got.attempt and (got.attempt.ref.nonce, got.attempt.step_id, got.attempt.seed)
         assert seen_live == (live and (live.nonce, live.step, live.seed))
         if live:
             assert (got.attempt.worker_id, got.attempt.lease_ms_left <= 0) == (live.worker, live.expired)
-        log = self.loop.run(store.log(session_id, 1, 0, 99))
-        assert [(entry.step_id, entry.head) for entry in log] == [(step.step, step.head) for step in session.log]
-        ids = self.loop.run(store.ids(session_id, 1, 0, session.head.length))
-        assert list(loghash.unpack_ids(ids)) == [i for step in session.log for i in (*step.prompt, *step.output)]
+        for generation, steps in enumerate([*session.older, session.log], 1):
+            log = self.loop.run(store.log(session_id, generation, 0, 99))
+            assert [(entry.step_id, entry.head) for entry in log] == [(step.step, step.head) for step in steps]
+            ids = self.loop.run(store.ids(session_id, generation, 0, 9999))
+            assert list(loghash.unpack_ids(ids)) == [i for step in steps for i in (*step.prompt, *step.output)]
 
     @invariant()
     def the_ledgers_are_as_the_model_says(self) -> None:

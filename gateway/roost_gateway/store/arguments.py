@@ -7,7 +7,15 @@ from roost.contract import loghash, names
 from roost.contract.names import PoolKeys
 from roost_gateway.store import codec
 from roost_gateway.store.link import Arg
-from roost_gateway.store.records import BeginRequest, CommitRequest, Descriptor, LogHead, Refusal, RefusedError
+from roost_gateway.store.records import (
+    BeginRequest,
+    CommitRequest,
+    Descriptor,
+    LogHead,
+    MigrateRequest,
+    Refusal,
+    RefusedError,
+)
 
 ID_BYTES = 4
 
@@ -49,6 +57,34 @@ def begin_args(request: BeginRequest) -> list[Arg]:
         request.priority,
         request.deadline_ms,
     ]
+
+
+def migrate_args(request: MigrateRequest) -> list[Arg]:
+    """Raises ValueError when entries, ids and head of the request contradict one another."""
+    _check_migration(request)
+    return [
+        request.ref.epoch,
+        request.ref.nonce.hex(),
+        *codec.encode_head(request.previous),
+        *codec.encode_head(request.entries[-1].head),
+        request.model_revision,
+        request.ttl_ms,
+        request.lease_ms,
+        request.packed_ids,
+        *(f"{entry.commit_ms}:".encode() + codec.encode_entry(entry) for entry in request.entries),
+    ]
+
+
+def _check_migration(request: MigrateRequest) -> None:
+    head, at = LogHead(), 0
+    for entry in request.entries:
+        end = at + (entry.prompt_tokens + entry.output_tokens) * ID_BYTES
+        head = LogHead(end // ID_BYTES, loghash.extend(head.log_hash, request.packed_ids[at:end]))
+        if entry.head != head:
+            raise ValueError(f"step {entry.step_id}: its head is {entry.head}, but its ids lead to {head}")
+        at = end
+    if not request.entries or at != len(request.packed_ids):
+        raise ValueError(f"{len(request.entries)} steps of {at} bytes of ids, but {len(request.packed_ids)} are given")
 
 
 def commit_args(request: CommitRequest) -> list[Arg]:

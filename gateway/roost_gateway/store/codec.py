@@ -12,6 +12,7 @@ from roost.contract import names
 from roost_gateway.store.records import (
     AttemptRef,
     Descriptor,
+    FormerLog,
     HoldRecord,
     LiveAttempt,
     LogEntry,
@@ -99,6 +100,7 @@ def _descriptor(session_id: str, text: Mapping[str, str], now_ms: int) -> Descri
         created_ms=int(text["created"]),
         updated_ms=int(text["updated"]),
         expires_ms=int(text["expires"]),
+        former=_former(text["former"]) if "former" in text else None,
     )
 
 
@@ -114,6 +116,11 @@ def _attempt(text: Mapping[str, str], now_ms: int) -> LiveAttempt:
         worker_id=text["attempt:worker"],
         lease_ms_left=int(text["attempt:expiry"]) - now_ms,
     )
+
+
+def _former(text: str) -> FormerLog:
+    steps, length, log_hash, revision = text.split(":", 3)
+    return FormerLog(LogHead(int(length), bytes.fromhex(log_hash)), int(steps), revision)
 
 
 def _hold(text: Mapping[str, str]) -> HoldRecord:

@@ -12,6 +12,7 @@ from roost_gateway.store.records import (
     Descriptor,
     LogEntry,
     LogHead,
+    MigrateRequest,
     NewSession,
     RenewItem,
     Reservation,
@@ -72,6 +73,13 @@ class SessionStore(Protocol):
         itself (ids, counts and head)."""
         ...
 
+    async def migrate(self, request: MigrateRequest) -> Descriptor:
+        """Begins a new generation under a live attempt, which goes on; an attempt that has migrated is answered the
+        same. The old generation stays readable, and its last head is remembered as `Descriptor.former`. Refuses:
+        NOT_FOUND, FENCED, STORE_FULL; ROLLED_BACK or HEAD_MISMATCH when `previous` is not the head. Raises ValueError
+        when the request contradicts itself."""
+        ...
+
     async def abort(self, session_id: str, ref: AttemptRef) -> None:
         """Ends an attempt that will not commit and releases what it holds; does nothing when it is not live."""
         ...
@@ -81,9 +89,10 @@ class SessionStore(Protocol):
         ...
 
     async def hold(
-        self, session_id: str, tenant: str, tool: str, expect_seconds: float, head: LogHead | None
+        self, session_id: str, tenant: str, tool: str, expect_seconds: float, head: LogHead | None, generation: int = 0
     ) -> Descriptor:
-        """Refuses: NOT_FOUND, CLOSED, BUSY, ROLLED_BACK, HEAD_MISMATCH."""
+        """`generation` is that of `head`; 0 when unknown. Refuses: NOT_FOUND, CLOSED, BUSY, ROLLED_BACK,
+        HEAD_MISMATCH."""
         ...
 
     async def evict(self, session_id: str, tenant: str) -> tuple[Descriptor, int]:

@@ -34,6 +34,15 @@ class LiveAttempt:
     """Negative once the lease ran out; the attempt may still commit until it is fenced."""
 
 
+@dataclass(frozen=True, slots=True)
+class FormerLog:
+    """The generation before the current one, as it ended."""
+
+    head: LogHead
+    steps: int
+    model_revision: str
+
+
 class State(StrEnum):
     ACTIVE = "active"
     CLOSED = "closed"
@@ -62,7 +71,7 @@ class Descriptor:
     """Tools as `{name, description, parameters}` with `parameters` a JSON text."""
     model: str
     model_revision: str
-    """Empty until the first step is committed or the pool has published one."""
+    """Empty until the first step is committed or the pool has published one; binds nobody while the log is empty."""
     generation: int
     head: LogHead
     steps: int
@@ -79,6 +88,8 @@ class Descriptor:
     created_ms: int
     updated_ms: int
     expires_ms: int
+    former: FormerLog | None = None
+    """None in the first generation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +149,7 @@ class Refusal(StrEnum):
     TOO_LONG = "too_long"
     FENCED = "fenced"  # a newer attempt has taken the place of this one
     STORE_FULL = "store_full"
-    WRONG_REVISION = "wrong_revision"  # a commit by another model revision than the generation's
+    WRONG_REVISION = "wrong_revision"  # a commit by another model revision than the log's
 
 
 class RefusedError(Exception):
@@ -185,6 +196,11 @@ class BeginRequest:
     """Milliseconds from now; 0 means none."""
     grace: bool = False
     """Redis has just come back: treat every live attempt of another step as unexpired."""
+    expected_generation: int = 0
+    """Generation that `expected_head` ends; 0 when the client does not know."""
+    migrates_to: str = ""
+    """Revision that sessions of another one migrate to: their length in the old tokens is not judged, and nothing is
+    reserved at their owner. Empty: they do not migrate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +224,8 @@ class AlreadyCommitted:
     descriptor: Descriptor
     prompt_ids: bytes
     output_ids: bytes
+    generation: int = 1
+    """Log that holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +254,23 @@ class CommitRequest:
     """Prompt then output ids, little-endian uint32."""
     ttl_ms: int
     owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class MigrateRequest:
+    """Arguments of Migrate: the whole log in the tokens of another revision."""
+
+    session_id: str
+    ref: AttemptRef
+    previous: LogHead
+    """Head of the generation that ends here."""
+    entries: tuple[LogEntry, ...]
+    """The steps of that generation, rendered anew; `commit_ms` is kept."""
+    packed_ids: bytes
+    """All of their prompt and output ids, little-endian uint32."""
+    model_revision: str
+    ttl_ms: int
+    lease_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from roost_gateway.store.arguments import (
     begin_args,
     commit_args,
     described,
+    migrate_args,
     pool_keys,
     request_digest,
     session_keys,
@@ -31,6 +32,7 @@ from roost_gateway.store.records import (
     Descriptor,
     LogEntry,
     LogHead,
+    MigrateRequest,
     NewSession,
     Refusal,
     RefusedError,
@@ -164,7 +166,8 @@ class RedisStore:
 
         def more(grace: int) -> tuple[list[str], list[Arg]]:
             known = self._workers.known(keys.pool)
-            return [keys.workers, *map(keys.lease, known)], [*begin_args(request), self._aging_ms, *known]
+            asked: list[Arg] = [self._aging_ms, request.expected_generation, request.migrates_to]
+            return [keys.workers, *map(keys.lease, known)], [*begin_args(request), *asked, *known]
 
         reply = await self._call("begin", request.session_id, more, least_grace=least)
         now, flat = reply[1], reply[-1]
@@ -190,7 +193,7 @@ class RedisStore:
         split, end = entry.head.length - entry.output_tokens, entry.head.length
         ids = await self.ids(descriptor.session_id, generation, split - entry.prompt_tokens, end)
         at = entry.prompt_tokens * ID_BYTES
-        return AlreadyCommitted(entry, descriptor, prompt_ids=ids[:at], output_ids=ids[at:])
+        return AlreadyCommitted(entry, descriptor, ids[:at], ids[at:], generation)
 
     async def reserve(self, reservation: Reservation) -> bool:
         keys, ref = PoolKeys(reservation.pool), reservation.ref
@@ -213,6 +216,17 @@ class RedisStore:
         args = commit_args(request)
         _, index, stored = await self._call("commit", request.session_id, lambda _: ([], args))
         return codec.decode_entry(stored, index)
+
+    async def migrate(self, request: MigrateRequest) -> Descriptor:
+        keys, args = pool_keys(request.session_id), migrate_args(request)
+
+        def more(grace: int) -> tuple[list[str], list[Arg]]:
+            new = self._generations.get(request.session_id, codec.FIRST_GENERATION) + 1
+            return [keys.log(request.session_id, new), keys.ids(request.session_id, new)], args
+
+        descriptor = described(request.session_id, await self._call("migrate", request.session_id, more))
+        self._learn(request.session_id, descriptor.generation)
+        return descriptor
 
     async def abort(self, session_id: str, ref: AttemptRef) -> None:
         await self._call("abort", session_id, lambda _: ([], [ref.epoch, ref.nonce.hex()]))
@@ -239,9 +253,9 @@ class RedisStore:
         raise AssertionError("sessions change their generations during live attempts")
 
     async def hold(
-        self, session_id: str, tenant: str, tool: str, expect_seconds: float, head: LogHead | None
+        self, session_id: str, tenant: str, tool: str, expect_seconds: float, head: LogHead | None, generation: int = 0
     ) -> Descriptor:
-        args: list[Arg] = [tenant, secrets.token_hex(16), tool, expect_seconds, *codec.encode_head(head)]
+        args: list[Arg] = [tenant, secrets.token_hex(16), tool, expect_seconds, *codec.encode_head(head), generation]
         return described(session_id, await self._call("hold", session_id, lambda _: ([], args)))
 
     async def evict(self, session_id: str, tenant: str) -> tuple[Descriptor, int]:

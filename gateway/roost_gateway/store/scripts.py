@@ -14,6 +14,7 @@ NAMES = (
     "evict",
     "get",
     "hold",
+    "migrate",
     "open",
     "release",
     "renew",

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from roost import Committed, Delta, Queued, Restarted, Sampling, errors
+from roost import Committed, Delta, Migrated, Queued, Restarted, Sampling, errors
 from roost.cli.options import DEFAULT_TARGET, ApiKey, Pool, Target, connect
 from roost.cli.output import expected_errors, report, report_error, write
 from roost.sync import SyncClient, SyncSession
@@ -126,6 +126,8 @@ class Chat:
                     self.note("the answer begins again")
                 elif isinstance(event, Queued):
                     self.note(f"waiting for room, behind {event.position} other steps")
+                elif isinstance(event, Migrated):
+                    self.note(f"the pool's model has changed; the session goes on with {event.to_revision}")
                 elif isinstance(event, Committed):
                     self._summary(event, time.monotonic() - begin)
 

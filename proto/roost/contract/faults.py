@@ -27,7 +27,11 @@ POINTS = (
     "worker.stop",
     "worker.finished",
 )
-"""Every point. `worker.token` is passed once per output token, `worker.stop` between the last token and Finished."""
+"""On the way of every step. `worker.token` is passed once per output token, `worker.stop` between the last token and
+Finished."""
+
+MIGRATION_POINTS = ("gateway.migration.begun", "worker.render.step", "gateway.rendered", "gateway.migrated")
+"""On the way of a session to another revision of the model. `worker.render.step` is passed once per step rendered."""
 
 DIRECTORY_VARIABLE = "ROOST_FAULT_DIR"
 
@@ -37,7 +41,7 @@ _passed: dict[tuple[str, int], int] = {}
 
 
 def fault_point(name: str) -> None:
-    """Marks the point `name` of `POINTS`."""
+    """Marks the point `name` of `POINTS` or `MIGRATION_POINTS`."""
     if _DIRECTORY:
         _pass(Path(_DIRECTORY) / name)
 

@@ -314,19 +314,23 @@ class Head(_message.Message):
 
     LENGTH_FIELD_NUMBER: _builtins.int
     LOG_HASH_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     length: _builtins.int
     """Committed tokens."""
     log_hash: _builtins.bytes
     """Hash of the committed tokens, 16 bytes; empty for an empty log."""
+    generation: _builtins.int
+    """Number of the log that it ends; 0 when the sender does not know."""
     def __init__(
         self,
         *,
         length: _builtins.int = ...,
         log_hash: _builtins.bytes = ...,
+        generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["length", b"length", "log_hash", b"log_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "length", b"length", "log_hash", b"log_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1180,7 +1184,9 @@ class StepRequest(_message.Message):
     """Idempotency key, 1 to 64 characters: a repeated committed step returns its stored result."""
     @_builtins.property
     def expected_head(self) -> Global___Head:
-        """Last head the client saw. A shorter log answers DATA_LOSS, SESSION_ROLLED_BACK."""
+        """Last head the client saw. A shorter log answers DATA_LOSS, SESSION_ROLLED_BACK. The last head of the generation
+        before is as good as the one that migration made of it.
+        """
 
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
@@ -1228,6 +1234,7 @@ class StepResponse(_message.Message):
     DELTA_FIELD_NUMBER: _builtins.int
     RESTARTED_FIELD_NUMBER: _builtins.int
     COMMITTED_FIELD_NUMBER: _builtins.int
+    MIGRATED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def queued(self) -> Global___StepQueued:
         """The step waits for room."""
@@ -1248,6 +1255,10 @@ class StepResponse(_message.Message):
     def committed(self) -> Global___StepCommitted:
         """The step is durable. Last event."""
 
+    @_builtins.property
+    def migrated(self) -> Global___StepMigrated:
+        """The session has a new log since the head that the client knows."""
+
     def __init__(
         self,
         *,
@@ -1256,12 +1267,13 @@ class StepResponse(_message.Message):
         delta: Global___StepDelta | None = ...,
         restarted: Global___StepRestarted | None = ...,
         committed: Global___StepCommitted | None = ...,
+        migrated: Global___StepMigrated | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "delta", b"delta", "event", b"event", "queued", b"queued", "restarted", b"restarted", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "delta", b"delta", "event", b"event", "migrated", b"migrated", "queued", b"queued", "restarted", b"restarted", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "delta", b"delta", "event", b"event", "queued", b"queued", "restarted", b"restarted", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "delta", b"delta", "event", b"event", "migrated", b"migrated", "queued", b"queued", "restarted", b"restarted", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["queued", "started", "delta", "restarted", "committed"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["queued", "started", "delta", "restarted", "committed", "migrated"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -1400,6 +1412,44 @@ class StepRestarted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepRestarted: _TypeAlias = StepRestarted  # noqa: Y015
+
+@_typing.final
+class StepMigrated(_message.Message):
+    """StepMigrated tells that the pool's model changed and the session's log was rendered anew for it. The old log stays
+    readable with ListSteps; the step goes on in the new one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_REVISION_FIELD_NUMBER: _builtins.int
+    TO_REVISION_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
+    from_revision: _builtins.str
+    """Revision of the log before."""
+    to_revision: _builtins.str
+    """Revision of the log from now on."""
+    generation: _builtins.int
+    """Number of the new log."""
+    @_builtins.property
+    def head(self) -> Global___Head:
+        """End of the new log, before this step."""
+
+    def __init__(
+        self,
+        *,
+        from_revision: _builtins.str = ...,
+        to_revision: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        head: Global___Head | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_revision", b"from_revision", "generation", b"generation", "head", b"head", "to_revision", b"to_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepMigrated: _TypeAlias = StepMigrated  # noqa: Y015
 
 @_typing.final
 class StepCommitted(_message.Message):

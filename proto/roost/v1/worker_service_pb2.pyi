@@ -628,6 +628,138 @@ class HoldResponse(_message.Message):
 Global___HoldResponse: _TypeAlias = HoldResponse  # noqa: Y015
 
 @_typing.final
+class RenderRequest(_message.Message):
+    """RenderRequest is the next piece of a log. FAILED_PRECONDITION when the template cannot show a step, INVALID_ARGUMENT,
+    STEP_TOO_LONG when the log does not fit.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_REVISION_FIELD_NUMBER: _builtins.int
+    SYSTEM_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    STEPS_BEFORE_FIELD_NUMBER: _builtins.int
+    TOKENS_BEFORE_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    model_revision: _builtins.str
+    """Revision that the worker must serve."""
+    system: _builtins.str
+    """System text of the session."""
+    steps_before: _builtins.int
+    """Steps of the log before these."""
+    tokens_before: _builtins.int
+    """Tokens that those were rendered to."""
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.Tool]:
+        """Tools of the session."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepText]:
+        """The next steps, in order."""
+
+    def __init__(
+        self,
+        *,
+        model_revision: _builtins.str = ...,
+        system: _builtins.str = ...,
+        tools: _abc.Iterable[_session_service_pb2.Tool] | None = ...,
+        steps_before: _builtins.int = ...,
+        tokens_before: _builtins.int = ...,
+        steps: _abc.Iterable[Global___StepText] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_revision", b"model_revision", "steps", b"steps", "steps_before", b"steps_before", "system", b"system", "tokens_before", b"tokens_before", "tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenderRequest: _TypeAlias = RenderRequest  # noqa: Y015
+
+@_typing.final
+class StepText(_message.Message):
+    """StepText is a committed step without its tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Everything the model wrote, with tool calls as it wrote them."""
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.Message]:
+        """Messages that came in."""
+
+    @_builtins.property
+    def output(self) -> _session_service_pb2.Message:
+        """Message that went out."""
+
+    def __init__(
+        self,
+        *,
+        messages: _abc.Iterable[_session_service_pb2.Message] | None = ...,
+        output: _session_service_pb2.Message | None = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "output", b"output", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepText: _TypeAlias = StepText  # noqa: Y015
+
+@_typing.final
+class RenderResponse(_message.Message):
+    """RenderResponse is the piece in this worker's tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepTokens]:
+        """One for each step asked for."""
+
+    def __init__(
+        self,
+        *,
+        steps: _abc.Iterable[Global___StepTokens] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenderResponse: _TypeAlias = RenderResponse  # noqa: Y015
+
+@_typing.final
+class StepTokens(_message.Message):
+    """StepTokens is a step as this worker's model reads it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    prompt_token_ids: _builtins.bytes
+    """Rendered prompt, little-endian uint32 ids."""
+    output_token_ids: _builtins.bytes
+    """The output's text, little-endian uint32 ids; what ends the turn belongs to the next step's prompt."""
+    def __init__(
+        self,
+        *,
+        prompt_token_ids: _builtins.bytes = ...,
+        output_token_ids: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output_token_ids", b"output_token_ids", "prompt_token_ids", b"prompt_token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepTokens: _TypeAlias = StepTokens  # noqa: Y015
+
+@_typing.final
 class GetStateRequest(_message.Message):
     """GetStateRequest is empty."""
 

@@ -50,6 +50,11 @@ class WorkerServiceStub:
                 request_serializer=roost_dot_v1_dot_worker__service__pb2.HoldRequest.SerializeToString,
                 response_deserializer=roost_dot_v1_dot_worker__service__pb2.HoldResponse.FromString,
                 _registered_method=True)
+        self.Render = channel.unary_unary(
+                '/roost.v1.WorkerService/Render',
+                request_serializer=roost_dot_v1_dot_worker__service__pb2.RenderRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_worker__service__pb2.RenderResponse.FromString,
+                _registered_method=True)
         self.GetState = channel.unary_unary(
                 '/roost.v1.WorkerService/GetState',
                 request_serializer=roost_dot_v1_dot_worker__service__pb2.GetStateRequest.SerializeToString,
@@ -82,6 +87,13 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Render(self, request, context):
+        """Renders a piece of a log anew from its messages, for a session that moves to this worker's revision. Nothing is kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetState(self, request, context):
         """Reads the engine's state.
         """
@@ -106,6 +118,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Hold,
                     request_deserializer=roost_dot_v1_dot_worker__service__pb2.HoldRequest.FromString,
                     response_serializer=roost_dot_v1_dot_worker__service__pb2.HoldResponse.SerializeToString,
+            ),
+            'Render': grpc.unary_unary_rpc_method_handler(
+                    servicer.Render,
+                    request_deserializer=roost_dot_v1_dot_worker__service__pb2.RenderRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_worker__service__pb2.RenderResponse.SerializeToString,
             ),
             'GetState': grpc.unary_unary_rpc_method_handler(
                     servicer.GetState,
@@ -195,6 +212,33 @@ class WorkerService:
             '/roost.v1.WorkerService/Hold',
             roost_dot_v1_dot_worker__service__pb2.HoldRequest.SerializeToString,
             roost_dot_v1_dot_worker__service__pb2.HoldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Render(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.WorkerService/Render',
+            roost_dot_v1_dot_worker__service__pb2.RenderRequest.SerializeToString,
+            roost_dot_v1_dot_worker__service__pb2.RenderResponse.FromString,
             options,
             channel_credentials,
             insecure,

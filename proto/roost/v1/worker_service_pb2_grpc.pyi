@@ -39,6 +39,8 @@ class WorkerServiceStub:
     """Drops a session's KV cache."""
     Hold: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.HoldRequest, _worker_service_pb2.HoldResponse]
     """Tells the retention policy that a session pauses."""
+    Render: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.RenderRequest, _worker_service_pb2.RenderResponse]
+    """Renders a piece of a log anew from its messages, for a session that moves to this worker's revision. Nothing is kept."""
     GetState: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.GetStateRequest, _worker_service_pb2.GetStateResponse]
     """Reads the engine's state."""
 
@@ -53,6 +55,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """Drops a session's KV cache."""
     Hold: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.HoldRequest, _worker_service_pb2.HoldResponse]  # type: ignore[assignment]
     """Tells the retention policy that a session pauses."""
+    Render: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.RenderRequest, _worker_service_pb2.RenderResponse]  # type: ignore[assignment]
+    """Renders a piece of a log anew from its messages, for a session that moves to this worker's revision. Nothing is kept."""
     GetState: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.GetStateRequest, _worker_service_pb2.GetStateResponse]  # type: ignore[assignment]
     """Reads the engine's state."""
 
@@ -82,6 +86,14 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_service_pb2.HoldResponse, _abc.Awaitable[_worker_service_pb2.HoldResponse]]:
         """Tells the retention policy that a session pauses."""
+
+    @_abc_1.abstractmethod
+    def Render(
+        self,
+        request: _worker_service_pb2.RenderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.RenderResponse, _abc.Awaitable[_worker_service_pb2.RenderResponse]]:
+        """Renders a piece of a log anew from its messages, for a session that moves to this worker's revision. Nothing is kept."""
 
     @_abc_1.abstractmethod
     def GetState(

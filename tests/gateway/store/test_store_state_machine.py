@@ -5,6 +5,7 @@ machine says so, by a renewal of no length.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,7 +17,7 @@ from redis_servers import RedisCluster, RedisServer
 from roost.contract import loghash
 from roost_gateway.store.records import AlreadyCommitted, LogHead, RenewItem, Reservation
 from roost_gateway.store.redis_store import RedisStore
-from store_driver import LONG_MS, begin_request, commit_request, digest
+from store_driver import LONG_MS, REVISION, begin_request, commit_request, digest, migration
 from store_model import Step, Taken
 from store_world import POOLS, TENANTS, WORKERS, Attempt, StoreWorld, pair
 
@@ -29,7 +30,7 @@ TENANT = st.sampled_from((TENANTS[0],) * 9 + TENANTS[1:])
 WHICH = st.integers(0, 5)
 STEPS = st.sampled_from(("a", "b", "c", "d"))
 IDS = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4).map(tuple)
-HEADS = st.sampled_from(("none", *(("right",) * 8), "empty", "other", "longer"))
+HEADS = st.sampled_from(("none", *(("right",) * 8), *(("former",) * 4), "earlier", "later", "empty", "other", "longer"))
 TOKENS = st.integers(1, 30)
 OTHER_CALLS = st.sampled_from((*(("hold",) * 4), *(("evict",) * 3), "close", "delete"))
 Ids = tuple[int, ...]
@@ -52,16 +53,19 @@ class StoreMachine(StoreWorld):
         step=STEPS,
         changed=RARELY,
         expected=HEADS,
+        known=MOSTLY,
         seed=st.integers(0, 2**64 - 1),
         expired=RARELY,
         tokens=TOKENS,
         limits=st.sampled_from(((0, 0, 0),) * 6 + ((25, 0, 0), (0, 2, 0), (0, 0, 30))),
         priority=CLASSES,
-        then=st.sampled_from(("", "reserve", "reserve", "commit", "commit")),
+        then=st.sampled_from(("", "reserve", "reserve", "commit", "commit", "migrate")),
     )
-    def begin(self, gateway, which, tenant, step, changed, expected, seed, expired, tokens, limits, priority, then):
+    def begin(
+        self, gateway, which, tenant, step, changed, expected, known, seed, expired, tokens, limits, priority, then
+    ):
         session_id, content = self.session(which), digest(step + "!" * changed)
-        head, nonce = self.head(session_id, expected), self.model.clock.to_bytes(16, "big")
+        (head, generation), nonce = self.head(session_id, expected, known), self.model.clock.to_bytes(16, "big")
         budget, max_steps, most = limits
         request = begin_request(
             session_id,
@@ -69,6 +73,7 @@ class StoreMachine(StoreWorld):
             tenant=tenant,
             digest=content,
             expected_head=head,
+            expected_generation=generation,
             nonce=nonce,
             seed=seed,
             lease_ms=0 if expired else LONG_MS,
@@ -80,7 +85,9 @@ class StoreMachine(StoreWorld):
         )
         arguments = (session_id, tenant, step, content, head, nonce, seed, expired, tokens, budget, max_steps, most)
         got, wanted = self.agree(
-            session_id, self.gateways[gateway].begin(request), lambda: self.model.begin(*arguments, priority)
+            session_id,
+            self.gateways[gateway].begin(request),
+            lambda: self.model.begin(*arguments, priority, generation),
         )
         if isinstance(wanted, Step):
             assert isinstance(got, AlreadyCommitted)
@@ -95,6 +102,8 @@ class StoreMachine(StoreWorld):
     def _go_on(self, store: RedisStore, attempt: Attempt, then: str, tokens: int, priority: int) -> None:
         if then in ("reserve", "commit"):
             self._reserve(store, attempt, "w1", tokens, priority)
+        if then == "migrate":
+            self._migrate(store, attempt, tokens)
         if then == "commit":
             self._commit(store, attempt, (tokens,), (priority + 7, 2**32 - 1))
 
@@ -121,7 +130,7 @@ class StoreMachine(StoreWorld):
         gateway=GATEWAYS,
         which=WHICH,
         stale=RARELY,
-        how=st.sampled_from((*(("commit",) * 4), "expire", "expire", "renew", "abort", "release")),
+        how=st.sampled_from((*(("commit",) * 4), "expire", "expire", "renew", "abort", "release", "migrate")),
         prompt=IDS,
         output=IDS,
     )
@@ -131,6 +140,8 @@ class StoreMachine(StoreWorld):
         session_id, ref, _ = attempt
         if how == "commit":
             self._commit(store, attempt, prompt, output)
+        elif how == "migrate":
+            self._migrate(store, attempt, len(output))
         elif how in ("renew", "expire"):
             self.renew(store, attempt, how == "expire")
         elif how == "abort":
@@ -145,7 +156,8 @@ class StoreMachine(StoreWorld):
         session = self.model.sessions.get(session_id)
         before = session.head if session else LogHead()
         owner = (session and session.attempt and session.attempt.worker) or "w1"
-        request = commit_request(session_id, ref, step, before, prompt, output, owner=owner)
+        revision = session.revision if session else REVISION
+        request = commit_request(session_id, ref, step, before, prompt, output, owner=owner, model_revision=revision)
         got, wanted = self.agree(
             session_id,
             store.commit(request),
@@ -153,7 +165,23 @@ class StoreMachine(StoreWorld):
         )
         if got:
             assert got.index == wanted
-            assert got.head == self.model.sessions[session_id].log[wanted].head
+            assert got.head == self.model.sessions[session_id].committed[step][1].head
+
+    def _migrate(self, store: RedisStore, attempt: Attempt, extra: int) -> None:
+        """To a revision of its own, by whoever believes in the attempt."""
+        session_id, ref, _ = attempt
+        session = self.model.sessions.get(session_id)
+        if session is None or not session.log:
+            return  # there is nothing to migrate
+        generation, revision = session.generation, f"rev-{session.generation + 1}"
+        entries = self.loop.run(store.log(session_id, generation, 0, 99))
+        request = migration(session_id, ref, session.head, entries, revision, extra=extra % 4)
+        got, wanted = self.agree(
+            session_id,
+            store.migrate(request),
+            lambda: self.model.migrate(session_id, *pair(ref), revision, extra % 4),
+        )
+        assert got is None or got.generation == wanted
 
     def renew(self, store: RedisStore, attempt: Attempt, expired: bool) -> None:
         """One batch with the pool's last attempts. With `expired`, as if their gateways had died and their leases had
@@ -172,8 +200,9 @@ class StoreMachine(StoreWorld):
     def hold_evict_close_or_delete(self, gateway: int, which: int, tenant: str, how: str, expected: str) -> None:
         session_id, store = self.session(which), self.gateways[gateway]
         if how == "hold":
-            head = self.head(session_id, expected)
-            call, model = store.hold(session_id, tenant, "grep", 1.5, head), (session_id, tenant, "grep", head)
+            head, generation = self.head(session_id, expected, True)
+            call = store.hold(session_id, tenant, "grep", 1.5, head, generation)
+            model: tuple[Any, ...] = (session_id, tenant, "grep", head, generation)
         else:
             call, model = getattr(store, how)(session_id, tenant), (session_id, tenant)
         got, wanted = self.agree(session_id, call, lambda: getattr(self.model, how)(*model))

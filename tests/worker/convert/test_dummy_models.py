@@ -89,6 +89,15 @@ def test_its_text_can_be_rendered(store: ModelStore) -> None:
     assert renderer.eos_token_ids == (258, 256)
 
 
+def test_one_has_another_vocabulary(store: ModelStore) -> None:
+    plain, pairs = (
+        Renderer.from_dir(store.prepare(f"dummy://llama-tiny{name}", "float32").path) for name in ("", "-pairs")
+    )
+    assert plain.vocabulary.control == pairs.vocabulary.control
+    assert list(pairs.vocabulary.encode_content("then")) == [259, ord("e"), ord("n")]
+    assert list(plain.vocabulary.encode_content("then")) == list(b"then")
+
+
 def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from roost_worker.convert.store import ModelStore;"

@@ -42,6 +42,8 @@ class DummySpec:
     attention_bias: bool = False
     query_key_norm: bool = False
     context: int = 8192
+    merges: tuple[tuple[str, str], ...] = ()
+    """Pairs of letters that are one token; at most five, which take the ids that others leave unused."""
 
 
 _LLAMA3_ROPE = (
@@ -52,9 +54,12 @@ _LLAMA3_ROPE = (
     ("original_max_position_embeddings", 1024),
 )
 
+_PAIRS = (("t", "h"), ("i", "n"), ("e", "r"), ("a", "n"), ("o", "n"))
+
 SPECS = {
     "llama-tiny": DummySpec(),
     "llama-tiny-tied": DummySpec(tied=True),
+    "llama-tiny-pairs": DummySpec(merges=_PAIRS),
     "llama3-tiny": DummySpec(rope_theta=500000.0, rope_scaling=_LLAMA3_ROPE),
     "qwen2-tiny": DummySpec(model_type="qwen2", attention_bias=True, rope_theta=1e6),
     "qwen3-tiny": DummySpec(model_type="qwen3", query_key_norm=True, head_dim=16, rope_theta=1e6),
@@ -70,7 +75,7 @@ def write_dummy(name: str, dtype: str, folder: Path) -> None:
     spec = SPECS[name]
     write_json(folder / "config.json", _config(spec, dtype))
     _save(_weights(name, spec), dtype, folder / WEIGHTS)
-    _tokenizer().save(str(folder / "tokenizer.json"))
+    _tokenizer(spec.merges).save(str(folder / "tokenizer.json"))
     eos = _BYTES + _SPECIAL.index("<|im_end|>")
     template = TemplateDescription("chatml", BUILT_IN["chatml"], "", "<|im_end|>", (eos, _BYTES))
     template.save(folder / "template.json")
@@ -146,10 +151,11 @@ def _save(tensors: dict[str, NDArray[np.float64]], dtype: str, path: Path) -> No
     write_safetensors(path, parts, dtype)
 
 
-def _tokenizer() -> Tokenizer:
-    alphabet = byte_characters()
-    vocabulary = {character: byte for byte, character in enumerate(alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+def _tokenizer(merges: tuple[tuple[str, str], ...]) -> Tokenizer:
+    joined = ["".join(pair) for pair in merges]
+    tokens = [*byte_characters(), *(_SPECIAL if joined else ()), *joined]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in _SPECIAL])

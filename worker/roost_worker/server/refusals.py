@@ -54,6 +54,19 @@ def step_too_long(log_tokens: int, prompt_tokens: int, limit: int) -> RefusedErr
     )
 
 
+def log_too_long(limit: int) -> RefusedError:
+    return RefusedError(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        Reason.STEP_TOO_LONG,
+        f"rendered for this model the log has more than the {limit} tokens that fit; open a new session",
+        metadata={"limit_tokens": str(limit)},
+    )
+
+
+def cannot_render(why: str) -> RefusedError:
+    return RefusedError(grpc.StatusCode.FAILED_PRECONDITION, Reason.INVALID_REQUEST, why)
+
+
 def fenced() -> RefusedError:
     message = "a newer attempt or eviction of the session was seen"
     return RefusedError(grpc.StatusCode.ABORTED, Reason.ATTEMPT_FENCED, message)

@@ -15,6 +15,7 @@ from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
 from roost_worker.server import refusals
 from roost_worker.server.generate import Context, generate
+from roost_worker.server.render import render
 from roost_worker.server.shell import Shell
 from roost_worker.server.telemetry import generate_span, note_attempt
 
@@ -55,6 +56,9 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
             return pb.HoldResponse()
 
         return await self._answer(context, call)
+
+    async def Render(self, request: pb.RenderRequest, context: _AnyContext) -> pb.RenderResponse:  # noqa: N802
+        return await self._answer(context, lambda shell: render(shell, request))
 
     async def GetState(self, request: pb.GetStateRequest, context: _AnyContext) -> pb.GetStateResponse:  # noqa: N802
         async def call(shell: Shell) -> pb.GetStateResponse:

@@ -8,10 +8,10 @@
 -- first write. Times are ms of Redis TIME; nonces, digests and log hashes are hex.
 
 local ATTEMPT_FIELDS = {'attempt:nonce', 'attempt:step', 'attempt:digest', 'attempt:seed', 'attempt:worker',
-  'attempt:tokens', 'attempt:expiry', 'attempt:fenced'}
+  'attempt:tokens', 'attempt:expiry', 'attempt:fenced', 'attempt:migrated'}
 local HOLD_FIELDS = {'hold:tool', 'hold:expect', 'hold:begin'}
 local READ_FIELDS = {'state', 'tenant', 'generation', 'length', 'hash', 'steps', 'epoch', 'revision', 'ttl', 'prompt',
-  'output', 'owner', unpack(ATTEMPT_FIELDS)}
+  'output', 'owner', 'former', unpack(ATTEMPT_FIELDS)}
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -68,16 +68,39 @@ local function is_whole(d)
   return redis.call('LLEN', d.log) == d.steps and redis.call('STRLEN', d.ids) == 4 * d.length
 end
 
--- What to reply when the caller's head is not the log's; nil when it is, or when none is expected.
-local function wrong_head(d, length, hash)
+-- Whether a head lies before (-1), at (0) or after (1) another one of the same log.
+local function compare_heads(length, hash, its_length, its_hash)
+  if length == its_length and hash == its_hash then
+    return 0
+  end
+  return length < its_length and -1 or 1
+end
+
+-- What to reply when the caller's head is not the log's; nil when it is, or when none is expected. Its generation may be
+-- unknown ('' or 0). The last head of the generation before is as good as the one that migration made of it.
+local function wrong_head(d, length, hash, generation)
   if length == '' then
     return nil
   end
-  length = tonumber(length)
-  if d.length > length then
-    return refuse('head_mismatch', 0, d)
+  length, generation = tonumber(length), tonumber(generation) or 0
+  local steps, former_length, former_hash = string.match(d.former, '^(%d+):(%d+):(%x*):')
+  local at_former = steps and compare_heads(length, hash, tonumber(former_length), former_hash)
+  local place
+  if generation > d.generation then
+    place = 1
+  elseif generation == d.generation or (generation == 0 and at_former ~= 0) then
+    place = compare_heads(length, hash, d.length, d.hash)
+  elseif generation == 0 or generation == d.generation - 1 then
+    place = at_former
+    if place == 0 and tonumber(steps) < d.steps then
+      place = -1
+    end
+  else
+    place = -1
   end
-  if d.length < length or d.hash ~= hash then
+  if place < 0 then
+    return refuse('head_mismatch', 0, d)
+  elseif place > 0 then
     return refuse('rolled_back', 0, d)
   end
 end
@@ -89,10 +112,11 @@ local function busy_ms(d, now)
   end
 end
 
--- Sets when the session is erased unless something happens: `more` ms after its idle time.
-local function touch(ttl, now, more)
+-- Sets when the session is erased unless something happens: `more` ms after its idle time. KEYS hold `generations` logs;
+-- as many as the caller knew of when not given.
+local function touch(ttl, now, more, generations)
   local at = ttl > 0 and now + ttl + more or 0
-  for i = 3, 4 + 2 * tonumber(ARGV[1]) do
+  for i = 3, 4 + 2 * (generations or tonumber(ARGV[1])) do
     if at > 0 then
       redis.call('PEXPIREAT', KEYS[i], text(at))
     else

@@ -2,7 +2,8 @@
 -- KEYS as in _common.lua, then: workers, lease of each worker that the caller knows
 -- ARGV as in _common.lua, then: 4 tenant, 5 step id, 6 digest, 7 expected length ('' none), 8 expected hash, 9 nonce,
 --   10 seed, 11 lease ms, 12 new tokens, 13 most session tokens, 14 budget, 15 most steps, 16 class,
---   17 deadline in ms from now (0 none), 18 aging ms per class, then the names of the known workers
+--   17 deadline in ms from now (0 none), 18 aging ms per class, 19 generation of the expected head (0 unknown),
+--   20 revision that sessions of others migrate to ('' none), then the names of the known workers
 -- Replies {'began', now, worker reserved at, descriptor} | {'committed', now, generation, index, descriptor}
 --   | {'again', generations, worker to know}
 
@@ -41,7 +42,7 @@ end
 if not is_whole(d) then
   return refuse('rolled_back', 0, d, 'log and descriptor disagree: Redis lost keys; set maxmemory-policy noeviction')
 end
-failure = wrong_head(d, ARGV[7], ARGV[8])
+failure = wrong_head(d, ARGV[7], ARGV[8], ARGV[19])
 if failure then
   return failure
 end
@@ -57,7 +58,8 @@ end
 if most_steps > 0 and d.steps >= most_steps then
   return refuse('step_limit', 0, d, 'the session has its ' .. text(most_steps) .. ' steps')
 end
-if most > 0 and d.length + new_tokens > most then
+local migrates = ARGV[20] ~= '' and d.steps > 0 and d.revision ~= '' and d.revision ~= ARGV[20]
+if most > 0 and d.length + new_tokens > most and not migrates then
   return refuse('too_long', 0, d, 'the log has ' .. text(d.length) .. ' tokens and this step may need ' ..
     text(new_tokens) .. '; a session holds ' .. text(most))
 end
@@ -65,8 +67,8 @@ end
 -- Where to reserve: at the worker of the attempt that this one replaces, whose output may be resumed, else at the owner.
 local workers_at = 5 + 2 * d.generation
 local known = {}
-for i = 19, #ARGV do
-  known[ARGV[i]] = KEYS[workers_at + i - 18]
+for i = 21, #ARGV do
+  known[ARGV[i]] = KEYS[workers_at + i - 20]
 end
 local ledger = read_ledger(KEYS[1], now, grace)
 local waiters = read_waiters(KEYS[2], now, grace, aging)
@@ -76,7 +78,7 @@ local candidates = {}
 if retry and d['attempt:worker'] ~= '' then
   table.insert(candidates, d['attempt:worker'])
 end
-if d.owner ~= '' and d.owner ~= candidates[1] then
+if d.owner ~= '' and d.owner ~= candidates[1] and not migrates then
   table.insert(candidates, d.owner)
 end
 for _, worker in ipairs(candidates) do
@@ -103,7 +105,7 @@ end
 local expiry = text(now + lease_ms)
 redis.call('HSET', KEYS[3], 'epoch', text(d.epoch + 1), 'attempt:nonce', nonce, 'attempt:step', step,
   'attempt:digest', digest, 'attempt:seed', retry and d['attempt:seed'] or ARGV[10], 'attempt:worker', reserved,
-  'attempt:tokens', text(tokens), 'attempt:expiry', expiry, 'attempt:fenced', fenced)
+  'attempt:tokens', text(tokens), 'attempt:expiry', expiry, 'attempt:fenced', fenced, 'attempt:migrated', '')
 redis.call('HDEL', KEYS[3], unpack(HOLD_FIELDS))
 if d.live then
   drop_claims(d)

@@ -24,11 +24,11 @@ end
 if not is_whole(d) then
   return refuse('rolled_back', 0, d, 'log and descriptor disagree: Redis lost keys; set maxmemory-policy noeviction')
 end
-failure = wrong_head(d, ARGV[7], ARGV[8])
+failure = wrong_head(d, ARGV[7], ARGV[8], text(d.generation))
 if failure then
   return failure
 end
-if d.revision ~= '' and d.revision ~= ARGV[19] then
+if d.steps > 0 and d.revision ~= '' and d.revision ~= ARGV[19] then
   return refuse('wrong_revision', 0, d, 'this generation belongs to revision ' .. d.revision .. ', not ' .. ARGV[19])
 end
 

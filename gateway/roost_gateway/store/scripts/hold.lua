@@ -1,7 +1,7 @@
 -- Records why the client pauses.
 -- KEYS as in _common.lua
 -- ARGV as in _common.lua, then: 4 tenant, 5 request nonce, 6 tool, 7 expected seconds, 8 expected length ('' none),
---   9 expected hash
+--   9 expected hash, 10 its generation (0 unknown)
 -- Replies {'done', now, descriptor}
 
 local d, failure = read_session(ARGV[4])
@@ -13,7 +13,7 @@ if last_request(KEYS[3]) ~= ARGV[5] then
   if d.state == 'closed' then
     return refuse('closed', 0, d)
   end
-  failure = wrong_head(d, ARGV[8], ARGV[9])
+  failure = wrong_head(d, ARGV[8], ARGV[9], ARGV[10])
   if failure then
     return failure
   end

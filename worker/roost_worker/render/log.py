@@ -1,0 +1,67 @@
+"""A log's tokens from its messages, for a session whose model has changed. Pure."""
+
+import json
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+from roost.v1 import session_service_pb2 as api
+from roost_worker.render.errors import RenderError
+from roost_worker.render.messages import Message, Tool, ToolCall, message_of
+from roost_worker.render.renderer import Renderer
+from roost_worker.render.toolcalls import parse, write_calls
+
+_NOT_ENDED = (-1,)
+"""A log whose last token is no end of a turn."""
+
+
+class LogRenderer:
+    """Renders the steps of one log in order, from its beginning or after `steps` others of `length` tokens."""
+
+    def __init__(
+        self, renderer: Renderer, system: str, tools: Sequence[Tool | api.Tool], *, steps: int = 0, length: int = 0
+    ) -> None:
+        self._renderer, self._system, self._tools = renderer, system, tools
+        self._steps = steps
+        self.length = length
+        """Tokens so far."""
+
+    def step(
+        self, messages: Sequence[Message | api.Message], output: Message | api.Message, text: str
+    ) -> "tuple[array[int], array[int]]":
+        """Prompt and output ids of the next step. `text` is everything the model wrote.
+
+        The output's ids are its text's and nothing more: whatever ended the turn, the next step's prompt closes it.
+        Raises RenderError, with the step's number, when the template cannot show a message.
+        """
+        try:
+            log_ids = _NOT_ENDED if self._steps else ()
+            prompt = self._renderer.render_step(
+                messages=messages, log_ids=log_ids, system=self._system, tools=self._tools
+            )
+            written = output_text(message_of(output), text, self._renderer.family)
+            ids = array("I", self._renderer.vocabulary.encode_content(written))
+        except RenderError as error:
+            raise RenderError(f"step {self._steps}: {error}") from error
+        self._steps += 1
+        self.length += len(prompt) + len(ids)
+        return prompt, ids
+
+
+def output_text(output: Message, text: str, family: str) -> str:
+    """What the model wrote, with its calls as `family` writes them: another family's wrapper would teach the model a
+    wrong one."""
+    if not output.tool_calls or _meanings(parse(text, family)[1]) == _meanings(output.tool_calls):
+        return text
+    return "\n".join(filter(None, (output.content, write_calls(output.tool_calls, family))))
+
+
+def _meanings(calls: Sequence[ToolCall]) -> list[tuple[str, Any]]:
+    return [(call.name, _arguments(call)) for call in calls]
+
+
+def _arguments(call: ToolCall) -> Any:
+    try:
+        return json.loads(call.arguments_json or "{}")
+    except ValueError:
+        return call.arguments_json

@@ -1,0 +1,45 @@
+"""Render: a piece of a log rendered anew (ARCHITECTURE.md, "A changed model")."""
+
+import asyncio
+
+from roost.contract.faults import fault_point
+from roost.contract.loghash import pack_ids
+from roost.v1 import worker_service_pb2 as pb
+from roost_worker.render.errors import RenderError
+from roost_worker.render.log import LogRenderer
+from roost_worker.server import refusals
+from roost_worker.server.shell import Shell
+
+INLINE_BYTES = 4096
+"""Longer text is rendered in a thread, so that streams go on."""
+
+
+async def render(shell: Shell, request: pb.RenderRequest) -> pb.RenderResponse:
+    """Answers one call. Raises RefusedError with the status that ends it."""
+    if shell.draining:
+        raise refusals.draining()
+    if request.model_revision != shell.identity.revision:
+        raise refusals.wrong_revision(request.model_revision, shell.identity.revision)
+    large = request.ByteSize() > INLINE_BYTES
+    return await asyncio.to_thread(_render, shell, request) if large else _render(shell, request)
+
+
+def _render(shell: Shell, request: pb.RenderRequest) -> pb.RenderResponse:
+    log = LogRenderer(
+        shell.renderer,
+        request.system,
+        tuple(request.tools),
+        steps=request.steps_before,
+        length=request.tokens_before,
+    )
+    response = pb.RenderResponse()
+    for step in request.steps:
+        try:
+            prompt, output = log.step(tuple(step.messages), step.output, step.text)
+        except RenderError as error:
+            raise refusals.cannot_render(str(error)) from error
+        if log.length >= shell.limit:
+            raise refusals.log_too_long(shell.limit)
+        response.steps.add(prompt_token_ids=pack_ids(prompt), output_token_ids=pack_ids(output))
+        fault_point("worker.render.step")
+    return response
