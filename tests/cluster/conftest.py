@@ -83,7 +83,7 @@ def namespace(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def world(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> World:
-    """The chart, installed once for all tests of the pool."""
+    """The chart and the pool, once for all tests of `test_pool_*.py`; each waits until the pool is whole again."""
     if not cluster.own:
         pytest.skip("KUBECONFIG names a cluster that has no local image")
     world = World(cluster, tmp_path_factory.mktemp("world"))
@@ -95,5 +95,6 @@ def world(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, request: p
 @pytest.fixture
 async def traffic(world: World, tmp_path: Path) -> AsyncIterator[Traffic]:
     """Clients whose journal is compared with the committed logs when the test ends well."""
+    await world.ready()
     async with await world.connect() as client, Traffic.begin(client, tmp_path) as traffic:
         yield traffic

@@ -36,7 +36,8 @@ class Talk:
         self.number += 1
         step_id = f"step-{self.number}"
         self.journal.send(self.session.id, step_id)
-        self._tokens, ids, words, starts = 0, [], "", 0
+        self._tokens, words, starts = 0, "", 0
+        ids: list[int] = []
         step = self.session.step(
             [user(text)], step_id=step_id, max_tokens=tokens, ignore_eos=True, temperature=0.0, deadline=STEP_SECONDS
         )

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sized
 from typing import TypeVar
 
 POLL_SECONDS = 0.25
@@ -17,4 +17,12 @@ async def until(what: str, look: Callable[[], Awaitable[Found]], seconds: float)
         if found:
             return found
         assert time.monotonic() < end, f"waited {seconds:.0f} s for {what}; seen last: {found!r}"
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def until_none(what: str, look: Callable[[], Awaitable[Sized]], seconds: float) -> None:
+    """Looks until nothing is left. Raises AssertionError naming `what` and what is left."""
+    end = time.monotonic() + seconds
+    while left := await look():
+        assert time.monotonic() < end, f"waited {seconds:.0f} s for {what}; there still are: {left!r}"
         await asyncio.sleep(POLL_SECONDS)

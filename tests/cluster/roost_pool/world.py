@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from roost import Client
-from roost._retry import RetryConfig
+import redis.asyncio
+
+from roost import Client, RetryConfig
+from roost.contract.names import PoolKeys
 from roost_cluster.chart_values import chart_values
 from roost_cluster.cluster import Cluster
 from roost_cluster.helm import Helm
 from roost_cluster.volumes import static_volume
-from roost_operator.kubernetes.pool_store import opened
+from roost_operator.kubernetes.pool_store import PoolStore
 from roost_operator.plan.observed import Worker
 from roost_pool import manifests
 from roost_pool.waiting import until
@@ -43,7 +45,7 @@ class World:
         return f"{NAMESPACE}/{manifests.NAME}"
 
     def install(self) -> None:
-        """The chart, and volumes for Redis and for models. Waits until all of it is available."""
+        """Volumes for Redis and for models, and the chart; when all of it is available, the pool."""
         kubectl, volumes = self.cluster.kubectl, self.cluster.layout.volumes  # type: ignore[union-attr]  # our own
         kubectl.run("create", "namespace", NAMESPACE)
         models = volumes / f"{NAMESPACE}-models"
@@ -58,6 +60,7 @@ class World:
         self.helm("install", RELEASE, str(CHART), "--values", str(values))
         for name in ("statefulset/roost-redis", "deployment/roost-gateway", "deployment/roost-operator"):
             kubectl.run("rollout", "status", name, "--timeout=120s", *self._here, seconds=130)
+        kubectl.apply(manifests.sample(), arguments=self._here)
 
     async def kubectl(self, *arguments: str, seconds: float = 120.0) -> str:
         """Output of kubectl in the namespace. Raises ClusterError."""
@@ -121,10 +124,21 @@ class World:
 
     async def workers(self, pool: str | None = None) -> tuple[Worker, ...]:
         """Workers whose leases are in force, as the operator sees them."""
-        async with opened(await self.store_url()) as store:
+        store = PoolStore(await self.store_url())
+        try:
             seen, workers = await store.observe(pool or self.pool)
+        finally:
+            await store.aclose()
         assert not seen.problem, seen.problem
         return workers
+
+    async def keys(self) -> list[str]:
+        """Keys of the pool in Redis."""
+        client = redis.asyncio.Redis.from_url(await self.store_url())
+        try:
+            return [key.decode() async for key in client.scan_iter(match=f"{PoolKeys(self.pool).prefix}:*", count=500)]
+        finally:
+            await client.aclose()
 
     async def store_url(self) -> str:
         """URL of Redis with the operator's rights, by its ClusterIP: the host knows no cluster names."""
@@ -139,12 +153,13 @@ class World:
         return found
 
     async def operator_metrics(self) -> dict[str, float]:
-        """The operator's metrics that have no labels."""
+        """The operator's metrics, each summed over its labels."""
         url = f"http://{(await self.pod('operator'))['status']['podIP']}:9090/metrics"
         lines = (await asyncio.to_thread(_read, url)).splitlines()
-        return {
-            line.split()[0]: float(line.split()[1]) for line in lines if line and line[0] != "#" and "{" not in line
-        }
+        sums: dict[str, float] = {}
+        for name, value in (line.rsplit(" ", 1) for line in lines if line and line[0] != "#"):
+            sums[name.partition("{")[0]] = sums.get(name.partition("{")[0], 0.0) + float(value)
+        return sums
 
     async def connect(self, target: str | None = None) -> Client:
         """A client of all gateways, with the drawn API key; `target` replaces the pods' own addresses."""
