@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from roost.errors import OverloadedError, RoostError, UnavailableError
+from roost.errors import AnotherStepRunningError, OverloadedError, RoostError, UnavailableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class Patience:
     """Decides about one call: again, and when, or raise.
 
     `gateways` is how many can be tried at once; `deadline` is the time at which the call ends, None for never.
+    `straggler_seconds` is how long a step of the caller's own may be in the way that it has left, and of which the
+    gateway may not have heard.
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class Patience:
         config: RetryConfig,
         gateways: int,
         deadline: float | None,
+        straggler_seconds: float = 0.0,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._config = config
         self._gateways = gateways
         self._deadline = deadline
+        self._straggler_seconds = straggler_seconds
         self._draw = draw
         self.progress()
 
@@ -60,30 +64,40 @@ class Patience:
 
     def wait_after(self, error: RoostError, now: float) -> float | None:
         """Seconds to wait before the next try; None when `error` is to be raised."""
-        if not _worth_retrying(error):
+        limit = self._limit(error)
+        if limit is None:
             return None
         wait = self._backoff(error)
         self._failures += 1
         if self._failing_since is None:
             self._failing_since = now
-        if now + wait - self._failing_since >= self._config.give_up_after:
+        if now + wait - self._failing_since >= limit:
             return None
         if self._deadline is not None and now + wait >= self._deadline:
             return None
         return wait
 
+    def _limit(self, error: RoostError) -> float | None:
+        """Seconds of failures after which `error` is raised; None for at once.
+
+        Overload is worth a wait only when the gateway said so and when to come back: gRPC gives the same status to
+        messages over its size limit, which no wait can help.
+        """
+        if isinstance(error, AnotherStepRunningError):
+            return min(self._straggler_seconds, self._config.give_up_after)
+        if isinstance(error, OverloadedError) and (not error.reason or error.retry_after is None):
+            return None
+        return self._config.give_up_after if isinstance(error, (OverloadedError, UnavailableError)) else None
+
     def _backoff(self, error: RoostError) -> float:
-        """At once while other gateways are untried and none asked to wait; else exponential, half of it random."""
+        """At once while other gateways are untried and none asked to wait; else exponential, half of it random.
+
+        A straggler ends sooner than its lease, after which the gateway says to come back.
+        """
+        straggler = isinstance(error, AnotherStepRunningError)
         if error.retry_after is None and self._failures + 1 < self._gateways:
             return 0.0
         grown = self._config.initial_backoff * self._config.multiplier ** min(self._failures, 64)
         backoff = min(self._config.max_backoff, grown)
-        return (error.retry_after or 0.0) + backoff * (0.5 + 0.5 * self._draw())
-
-
-def _worth_retrying(error: RoostError) -> bool:
-    """Overload only when the gateway said so and when to come back: gRPC gives the same status to messages over
-    its size limit, which no wait can help."""
-    if isinstance(error, OverloadedError):
-        return bool(error.reason) and error.retry_after is not None
-    return isinstance(error, UnavailableError)
+        asked = 0.0 if straggler else error.retry_after or 0.0
+        return asked + backoff * (0.5 + 0.5 * self._draw())

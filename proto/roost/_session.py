@@ -10,11 +10,16 @@ from roost._messages import Format, Message, Sampling, SamplingOptions, as_messa
 from roost._records import Committed, Head, LoggedStep, Migrated, SessionInfo, StepResult
 from roost._step import Step
 from roost._transport import Transport
+from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.errors import SessionNotFoundError
 from roost.v1 import session_service_pb2 as pb
 
 STEP_DEADLINE = 600.0
 """Seconds that a step may take unless told otherwise; every wait ends."""
+
+STRAGGLER_SECONDS = LEASE_TTL_SECONDS + 1.0
+"""How long a step that was left may be in the way of what comes next: a gateway that has not heard of it keeps its
+lease no longer."""
 
 
 def new_key() -> str:
@@ -27,11 +32,13 @@ class Session:
 
     It remembers the head, the end of the log that this client has seen, and sends it with each step and hold, so
     that a store that lost something is noticed (`SessionRolledBackError`) and so is another client's step
-    (`HeadMismatchError`). A handle may be used by one task at a time.
+    (`HeadMismatchError`). A handle may be used by one task at a time. When it left a step early, or lost it, what
+    comes next waits up to 6 seconds until that step is out of the way.
     """
 
     def __init__(self, transport: Transport, session_id: str, head: Head | None = None) -> None:
         self._transport = transport
+        self._straggler_seconds = 0.0
         self.id = session_id
         self.head = head
         """End of the log that this client has seen; None until it has seen any. Assign another one, such as
@@ -68,7 +75,17 @@ class Session:
             sampling=wire.sampling_to_wire(drawn),
             format=None if format is None else wire.format_to_wire(format),
         )
-        return Step(self._transport, request, deadline, self._moved)
+        return Step(
+            self._transport,
+            request,
+            deadline,
+            self._moved,
+            on_end=self._ended,
+            straggler_seconds=self._straggler_seconds,
+        )
+
+    def _ended(self, *, left: bool) -> None:
+        self._straggler_seconds = STRAGGLER_SECONDS if left else 0.0
 
     async def run(
         self,
@@ -103,23 +120,26 @@ class Session:
             expect_seconds=expect_seconds,
             expected_head=None if self.head is None else wire.head_to_wire(self.head),
         )
-        return self._seen((await self._transport.call(lambda stub: stub.HoldSession, request)).session)
+        response = await self._transport.call(lambda stub: stub.HoldSession, request, self._straggler_seconds)
+        return self._seen(response.session)
 
     async def evict(self) -> int:
         """Drops the session's KV cache everywhere; the next step rebuilds it. Returns the tokens dropped."""
         request = pb.EvictSessionRequest(session_id=self.id)
-        return (await self._transport.call(lambda stub: stub.EvictSession, request)).evicted_tokens
+        response = await self._transport.call(lambda stub: stub.EvictSession, request, self._straggler_seconds)
+        return response.evicted_tokens
 
     async def close(self) -> SessionInfo:
         """Ends the session: no more steps, the log stays readable. Closing twice changes nothing."""
         request = pb.CloseSessionRequest(session_id=self.id)
-        return self._seen((await self._transport.call(lambda stub: stub.CloseSession, request)).session)
+        response = await self._transport.call(lambda stub: stub.CloseSession, request, self._straggler_seconds)
+        return self._seen(response.session)
 
     async def delete(self) -> None:
         """Erases the session and its log. Raises SessionNotFoundError when there was none."""
         request = pb.DeleteSessionRequest(session_id=self.id)
         try:
-            await self._transport.call(lambda stub: stub.DeleteSession, request)
+            await self._transport.call(lambda stub: stub.DeleteSession, request, self._straggler_seconds)
         except SessionNotFoundError as error:
             if error.tries == 1:  # else the first try did it, and only its answer was lost
                 raise

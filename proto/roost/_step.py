@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Self
+from typing import Protocol, Self
 
 import grpc
 
@@ -14,8 +14,21 @@ from roost._records import Committed, Delta, Event, Migrated, Queued, Restarted,
 from roost._retry import Patience
 from roost._telemetry import StepSpan
 from roost._transport import Gateway, Transport
-from roost.errors import RoostError, SessionRolledBackError, StepCancelledError, StreamError, UnavailableError
+from roost.errors import (
+    AnotherStepRunningError,
+    RoostError,
+    SessionRolledBackError,
+    StepCancelledError,
+    StreamError,
+    UnavailableError,
+)
 from roost.v1 import session_service_pb2 as pb
+
+
+class OnEnd(Protocol):
+    """Told when a step ends; `left` when it may still run at a gateway that has not heard of the end."""
+
+    def __call__(self, *, left: bool) -> None: ...
 
 
 class Step:
@@ -31,6 +44,9 @@ class Step:
         request: pb.StepRequest,
         deadline: float | None,
         on_head: Callable[[Committed | Migrated], None],
+        *,
+        on_end: OnEnd,
+        straggler_seconds: float,
     ) -> None:
         self._transport = transport
         self._request = request
@@ -42,6 +58,8 @@ class Step:
         self._text: list[str] = []
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
+        self._straggler_seconds = straggler_seconds
+        self._on_end = on_end
         self._events = self._run()
 
     @property
@@ -104,9 +122,10 @@ class Step:
             raise
         finally:
             span.end()
+            self._on_end(left=self._committed is None and not isinstance(self._failure, AnotherStepRunningError))
 
     async def _tries(self, span: StepSpan) -> AsyncGenerator[Event, None]:
-        patience, tries = self._transport.patience(self._deadline), 1
+        patience, tries = self._transport.patience(self._deadline, self._straggler_seconds), 1
         while True:
             gateway = self._transport.current
             try:

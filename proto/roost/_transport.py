@@ -108,18 +108,19 @@ class Transport:
     def metadata(self, trace: Metadata) -> Metadata:
         return self._authorization + trace
 
-    def patience(self, deadline: float | None) -> Patience:
-        """For one call with `deadline` seconds, None for no end."""
+    def patience(self, deadline: float | None, straggler_seconds: float) -> Patience:
+        """For one call with `deadline` seconds, None for no end; `straggler_seconds` as in `Patience`."""
         end = None if deadline is None else time.monotonic() + deadline
-        return Patience(self.retry, len(self.gateways), end)
+        return Patience(self.retry, len(self.gateways), end, straggler_seconds)
 
     async def call(
         self,
         method: "Callable[[SessionServiceAsyncStub], grpc.aio.UnaryUnaryMultiCallable[Any, _Response]]",
         request: Any,
+        straggler_seconds: float = 0.0,
     ) -> _Response:
         """A unary call, sent again while that can help. Raises RoostError, RuntimeError when the client is closed."""
-        patience, tries = self.patience(self.timeout), 1
+        patience, tries = self.patience(self.timeout, straggler_seconds), 1
         metadata = self.metadata(trace_metadata())
         while True:
             gateway = self.current

@@ -79,17 +79,26 @@ class _Background:
             tasks.append(asyncio.get_running_loop().create_task(coroutine))
             tasks[0].add_done_callback(lambda task: _copy(task, result))
 
-        with self._lock:  # so that what has begun is seen by `leave`
-            loop = self._loop
-            if loop is None:
+        def give_up() -> None:
+            if tasks:
+                tasks[0].cancel()
+            else:
                 coroutine.close()
-                raise RuntimeError("the client is closed; make another with `SyncClient.connect`")
-            loop.call_soon_threadsafe(begin)
+                result.cancel()
+
+        loop: asyncio.AbstractEventLoop | None = None
         try:
+            with self._lock:  # so that what has begun is seen by `leave`
+                loop = self._loop
+                if loop is None:
+                    raise RuntimeError("the client is closed; make another with `SyncClient.connect`")
+                loop.call_soon_threadsafe(begin)
             return result.result()
         except BaseException:
-            if not result.done():
-                loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+            if loop is None:
+                coroutine.close()
+            elif not result.done():
+                loop.call_soon_threadsafe(give_up)
                 concurrent.futures.wait([result])
             raise
 

@@ -137,6 +137,32 @@ async def test_a_step_left_by_its_client_leaves_the_session_free() -> None:
         assert (await session.run("x")).text == "ok"
 
 
+async def test_what_comes_after_a_step_that_was_left_waits_until_it_is_out_of_the_way() -> None:
+    asked = asyncio.Event()
+
+    async def reply(turn: Turn) -> str:
+        if turn.messages[0].content == "slow":
+            asked.set()
+            await asyncio.Event().wait()
+        return "ok"
+
+    async with FakeGateway(reply) as fake:
+        client = await fake.connect(retry=QUICK)
+        session = await client.open()
+        for call in (lambda: session.run("x"), session.hold, session.evict, session.close):
+            asked.clear()
+            async with session.step("slow") as events:
+                async for _ in events:
+                    break
+                await asked.wait()
+            fake.fail_next(Reason.ANOTHER_STEP_RUNNING, retry_after=5.0)
+            await call()
+        stranger = client.session(session.id)
+        fake.fail_next(Reason.ANOTHER_STEP_RUNNING, retry_after=5.0)
+        with pytest.raises(errors.AnotherStepRunningError):
+            await stranger.delete()
+
+
 async def test_a_step_left_by_its_gateway_keeps_others_out_for_one_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     once = RetryConfig(give_up_after=0.0)
     async with FakeGateway() as fake:

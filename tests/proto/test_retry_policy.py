@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from roost import RetryConfig
 from roost._retry import Patience
-from roost.errors import InternalError, OverloadedError, UnavailableError
+from roost.errors import AnotherStepRunningError, InternalError, OverloadedError, UnavailableError
 
 CONFIG = RetryConfig(initial_backoff=1.0, max_backoff=8.0, multiplier=2.0, give_up_after=100.0)
 
@@ -47,6 +47,14 @@ def test_without_progress_it_gives_up_some_time_after_the_first_failure() -> Non
     assert waits.wait_after(UnavailableError("x"), 1000.0) == 1.0
     assert waits.wait_after(UnavailableError("x"), 1097.5) == 2.0
     assert waits.wait_after(UnavailableError("x"), 1097.5) is None
+
+
+def test_a_straggler_is_waited_for_as_long_as_its_lease_and_asked_for_more_often() -> None:
+    busy = AnotherStepRunningError("x", reason="ANOTHER_STEP_RUNNING", retry_after=5.0)
+    assert patience(gateways=2).wait_after(busy, 0.0) is None
+    waits = Patience(CONFIG, 2, None, straggler_seconds=6.0, draw=lambda: 1.0)
+    assert [waits.wait_after(busy, now) for now in (0.0, 1.0, 3.0)] == [1.0, 2.0, None]
+    assert Patience(RetryConfig(give_up_after=0.0), 1, None, straggler_seconds=6.0).wait_after(busy, 0.0) is None
 
 
 def test_no_wait_reaches_past_the_deadline() -> None:
