@@ -20,6 +20,21 @@ from roost_worker.server.lease import LeasePublisher
 from store_driver import POOL, begin_request, commit_request, lease, new_session, reservation
 
 KEYS = PoolKeys(POOL)
+RAY_COMMANDS = (
+    ("INFO", "CLUSTER"),
+    ("DEL", "DUMMY"),
+    ("PING",),
+    ("HSET", "RAYuid@KV", "a", "1"),
+    ("HSETNX", "RAYuid@KV", "b", "1"),
+    ("HGET", "RAYuid@KV", "a"),
+    ("HMGET", "RAYuid@KV", "a", "b"),
+    ("HEXISTS", "RAYuid@KV", "a"),
+    ("HSCAN", "RAYuid@KV", "0"),
+    ("HDEL", "RAYuid@KV", "a"),
+    ("INCRBY", "RAYuid@JobCounter", "1"),
+    ("SCAN", "0", "MATCH", "RAYuid@*"),
+    ("UNLINK", "RAYuid@KV"),
+)
 
 
 def drawing() -> Iterator[str]:
@@ -106,12 +121,31 @@ def test_writers_of_records_cannot_administer_redis(urls: dict[str, str], user: 
         assert refused(url, *command), command
 
 
+def test_a_head_of_ray_keeps_its_state_and_reaches_no_session(urls: dict[str, str]) -> None:
+    """The commands that Ray 2.60 sends, by the statistics of a Redis that it used."""
+    ray = urls["ray-url"]
+    for command in RAY_COMMANDS:
+        assert not refused(ray, *command), command
+    for command in (
+        ("GET", KEYS.document),
+        ("SET", KEYS.drain("w1"), "1"),
+        ("SADD", "roost:pools", POOL),
+        ("KEYS", "*"),
+        ("FLUSHALL",),
+        ("CONFIG", "GET", "save"),
+        ("PUBLISH", f"{KEYS.prefix}:wake", "x"),
+    ):
+        assert refused(ray, *command), command
+    for user in ("gateway", "operator", "worker"):
+        assert refused(urls[f"{user}-url"], "HGETALL", "RAYuid@KV"), user
+
+
 def test_the_default_user_is_off_and_no_password_is_in_the_acl_file() -> None:
     draws = drawing()
     secret = store_secret("redis:6379", lambda: next(draws))
     assert secret["users.acl"].splitlines()[0] == "user default off"
     assert "drawn-" not in secret["users.acl"]
-    assert len({url.split("@")[0] for name, url in secret.items() if name.endswith("-url")}) == 3
+    assert len({url.split("@")[0] for name, url in secret.items() if name.endswith("-url")}) == 4
 
 
 def test_the_first_api_key_opens_all_pools(tmp_path: Path) -> None:

@@ -1,122 +1,24 @@
 """The plan of a pool: tables for its parts, and a world in which plans are carried out until nothing is left to do."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost_operator.api.loader import parse_pool
-from roost_operator.api.spec import AgentPool
+from pool_world import INSTALLATION, World, pool, template
 from roost_operator.plan import names
-from roost_operator.plan.conditions import Facts, conditions, verdict
+from roost_operator.plan.conditions import Facts, conditions
 from roost_operator.plan.difference import contains, reference
-from roost_operator.plan.installation import Installation
 from roost_operator.plan.merge import merged
 from roost_operator.plan.observed import Observed, Pod, Reference, Store, Worker
-from roost_operator.plan.plan import Plan, Step, plan
+from roost_operator.plan.plan import Step, plan
 from roost_operator.plan.pods import TemplateError, rank_threads
-from roost_operator.plan.ray_service import Size, ray_service, replicas_in
+from roost_operator.plan.ray_service import Size, ray_service
 from roost_operator.plan.scaling import scale
 
-INSTALLATION = Installation(pool_key="k" * 32)
 DRAIN_SECONDS = 10.0
-
-
-def pool(replicas: int = 1, suspend: bool = False, **workers: Any) -> AgentPool:
-    spec = {
-        "models": [{"name": "m", "source": "dummy://llama-tiny", "contextTokens": 512}],
-        "workers": {"replicas": replicas, "drainTimeoutSeconds": 10, **workers},
-        "suspend": suspend,
-    }
-    document = {"apiVersion": "roost.dev/v1alpha1", "kind": "AgentPool", "metadata": {"name": "p"}, "spec": spec}
-    return parse_pool(yaml.safe_dump(document))
-
-
-def template(**container: Any) -> dict[str, Any]:
-    return {"spec": {"containers": [{"name": "worker", **container}]}}
-
-
-@dataclass
-class World:
-    """A cluster in small: carries plans out as the API server, KubeRay, Serve and workers would."""
-
-    seen: Observed = field(default_factory=lambda: Observed(uid="u", generation=1, now=0.0))
-    made: int = 0
-    wanted_removed: list[str] = field(default_factory=list)
-
-    def do(self, made: Plan) -> None:
-        seen = self.seen
-        kept = {key: child for key, child in seen.children.items() if key not in made.delete}
-        live = {**kept, **{reference(child): child for child in made.apply}}
-        workers = tuple(self._told(worker, made.drain) for worker in seen.workers)
-        document = made.document if made.document is not None else seen.store.document
-        store = replace(seen.store, document=None if made.withdraw else document)
-        changed = replace(seen, children=live, workers=workers, store=store, status=made.status)
-        self.seen = replace(changed, finalizer=made.finalizer)
-        if made.resize is not None:
-            self._resize(made.resize.pods, made.resize.remove)
-
-    def live_on(self) -> None:
-        """Time passes: KubeRay makes its cluster and pods, pods start, workers publish and finish their steps."""
-        service = self.seen.service
-        if service is None:
-            self.seen = replace(self.seen, cluster=None, pods=(), workers=())
-            return
-        config = service["spec"]["rayClusterConfig"]
-        if self.seen.cluster is None:
-            self.seen = replace(self.seen, cluster={"metadata": {"name": "c"}, "spec": config})
-        assert self.seen.cluster is not None
-        size = 0 if config["suspend"] else self.seen.cluster["spec"]["workerGroupSpecs"][0]["replicas"]
-        pods = [pod for pod in self.seen.pods if not pod.deleting]
-        pods = pods[:size] + [self._pod() for _ in range(size - len(pods))]
-        pods = [replace(pod, running=True) for pod in pods]
-        known = {worker.address: worker for worker in self.seen.workers}
-        running = min(len(pods), replicas_in(dict(service)) or 0)
-        workers = [self._grown(known.get(pod.address) or self._worker(pod)) for pod in pods[:running]]
-        self.seen = replace(self.seen, pods=tuple(pods), workers=tuple(workers), now=self.seen.now + 1)
-
-    def _resize(self, size: int, remove: tuple[str, ...]) -> None:
-        self.wanted_removed += remove
-        spec = dict(self.seen.cluster["spec"]) if self.seen.cluster else {}
-        spec["workerGroupSpecs"] = [{**spec["workerGroupSpecs"][0], "replicas": size}]
-        pods = tuple(replace(pod, deleting=pod.deleting or pod.name in remove) for pod in self.seen.pods)
-        self.seen = replace(self.seen, cluster={"metadata": {"name": "c"}, "spec": spec}, pods=pods)
-
-    def _pod(self) -> Pod:
-        self.made += 1
-        return Pod(name=f"pod-{self.made}", cluster="c", address=f"10.0.0.{self.made}")
-
-    def _worker(self, pod: Pod) -> Worker:
-        return Worker(worker_id=f"w-{pod.name}", address=pod.address, revision="r")
-
-    def _told(self, worker: Worker, drain: frozenset[str]) -> Worker:
-        if worker.worker_id not in drain:
-            return replace(worker, drain_seconds=None, draining=False)
-        return replace(worker, drain_seconds=worker.drain_seconds or 0.0)
-
-    def _grown(self, worker: Worker) -> Worker:
-        if worker.drain_seconds is None:
-            return worker
-        return replace(
-            worker, draining=True, running=max(0, worker.running - 1), drain_seconds=worker.drain_seconds + 1
-        )
-
-    def settle(self, wanted: AgentPool) -> Plan:
-        for _ in range(60):
-            made = plan(wanted, INSTALLATION, self.seen)
-            before = self.seen
-            self.do(made)
-            self.live_on()
-            if (
-                made.idle
-                and made.document is None
-                and replace(before, now=0, status={}) == replace(self.seen, now=0, status={})
-            ):
-                return made
-        raise AssertionError(f"does not settle: {made.step}")
 
 
 def test_template_is_merged_into_workers_and_head() -> None:
@@ -235,27 +137,6 @@ def test_scaling(name: str) -> None:
     given, (pods, replicas, drain, remove) = SCALES[name]
     made = scale(*given, DRAIN_SECONDS)
     assert (made.size, made.drain, made.remove) == (Size(pods, replicas), drain, remove)
-
-
-def test_a_truth_table_row_for_each_reason() -> None:
-    rows = {
-        "Deleting": Facts(1, 0, deleting=True),
-        "InvalidTemplate": Facts(1, 0, template="x"),
-        "KubeRayMissing": Facts(1, 0, kuberay=False),
-        "SecretMissing": Facts(1, 0, missing_secrets=("s",)),
-        "StoreUnavailable": Facts(1, 1, store="x"),
-        "Suspending": Facts(0, 0, suspend=True),
-        "Suspended": Facts(0, 0, suspend=True, stopped=True),
-        "ImageUnavailable": Facts(1, 0, image="x"),
-        "Unschedulable": Facts(1, 0, unschedulable="x"),
-        "WorkerFails": Facts(1, 0, crashing="x"),
-        "RayFails": Facts(1, 0, ray="x"),
-        "Upgrading": Facts(1, 1, upgrading=True),
-        "Scaling": Facts(2, 1, scaling=True),
-        "WorkersStarting": Facts(2, 1),
-        "AllWorkersReady": Facts(1, 1),
-    }
-    assert {reason: verdict(facts).reason for reason, facts in rows.items()} == {reason: reason for reason in rows}
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:

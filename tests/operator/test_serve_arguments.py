@@ -3,6 +3,7 @@
 import importlib
 import warnings
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -46,3 +47,20 @@ def test_one_replica_fits_a_pod() -> None:
     group = ray_service(pool(), INSTALLATION, Size(1, 1), suspend=False)["spec"]["rayClusterConfig"]["workerGroupSpecs"]
     resources = serve_app.Resources(shell_cpus=1.0, rank_cpus=1.0)
     assert sum(bundle["CPU"] for bundle in resources.bundles(1)) == int(group[0]["rayStartParams"]["num-cpus"])
+
+
+def test_a_worker_that_cannot_start_is_tried_for_ever_and_not_all_the_time() -> None:
+    """What it lacks may come; Serve's own three times would be over by then."""
+    config = config_from({"pool": "a/b", "model": {"name": "m", "source": "dummy://llama-tiny"}})
+    deployment = serve_app.build_app(config, 1)._bound_deployment
+    assert deployment._deployment_config.max_constructor_retry_count == serve_app.MOST_STARTS
+    cluster = ray_service(pool(), INSTALLATION, Size(1, 1), suspend=False)["spec"]["rayClusterConfig"]
+    groups = (cluster["headGroupSpec"], cluster["workerGroupSpecs"][0])
+    head, worker = ({one["name"]: one.get("value") for one in _container(group)["env"]} for group in groups)
+    assert head["RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT"] == str(serve_app.MOST_STARTS)
+    assert float(str(worker[serve_app.RETRY_VARIABLE])) > 0
+
+
+def _container(group: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = group["template"]["spec"]["containers"][0]
+    return found

@@ -29,6 +29,10 @@ HEALTH_PERIOD_SECONDS = 1.0
 HEALTH_TIMEOUT_SECONDS = 30.0
 STOP_SECONDS = 20.0
 """What a replica may take to stop after its drain."""
+MOST_STARTS = 1_000_000
+"""Serve gives up at this or at `RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT` for each replica, 3 by default, if less."""
+RETRY_VARIABLE = "ROOST_RETRY_SECONDS"
+"""How long a replica that cannot start waits before it says so; Serve begins the next one at once."""
 LAST_WORDS_SECONDS = 0.5
 """Between a rank's death and the replica's: streams are told meanwhile."""
 
@@ -58,6 +62,7 @@ def build_app(config: WorkerConfig, replicas: int, resources: Resources | None =
         ray_actor_options={"num_cpus": resources.shell_cpus},
         placement_group_bundles=resources.bundles(config.model.tensor_parallel),
         placement_group_strategy="STRICT_PACK",
+        max_constructor_retry_count=MOST_STARTS,
         health_check_period_s=HEALTH_PERIOD_SECONDS,
         health_check_timeout_s=HEALTH_TIMEOUT_SECONDS,
         graceful_shutdown_wait_loop_s=0.1,
@@ -100,7 +105,11 @@ class WorkerReplica:
             return await start_process_engine(config, model_dir, spawner)
 
         self._server = WorkerServer(config, start_engine, on_fatal=_exit_soon)
-        await self._server.start()
+        try:
+            await self._server.start()
+        except Exception:
+            await asyncio.sleep(float(os.environ.get(RETRY_VARIABLE, "0")))
+            raise
 
     async def check_health(self) -> None:
         """Raises RuntimeError when the engine is dead or silent; Serve then replaces the replica."""

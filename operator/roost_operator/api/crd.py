@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from roost_operator.api.crd_rules import RULES
+from roost_operator.api.crd_template import template_members
 from roost_operator.api.spec import GROUP, KIND, VERSION, Spec
 from roost_operator.api.status import Status
 
@@ -35,8 +36,7 @@ _KEPT = (
 _LABEL_LENGTH = re.compile(r"\{0,61\}")
 _MAPS = {"spec.models": ["name"], "spec.roles": ["name"], "status.conditions": ["type"]}
 """Lists whose items are told apart by a key, which is then unique."""
-_OPEN = ("spec.workers.template",)
-"""Objects that keep fields which the schema does not name."""
+_TEMPLATE = "spec.workers.template"
 _MOST_ITEMS = {"spec.models": 8}
 """Bounds that only rules need, whose cost is counted by the longest list there may be."""
 _QUANTITIES = ("spec.models[].kvCache.memory",)
@@ -45,9 +45,11 @@ _COLUMNS = (
     ("Ready", "string", ".status.conditions[?(@.type=='Ready')].status", "Whether all workers take steps."),
     ("Reason", "string", ".status.conditions[?(@.type=='Ready')].reason", "Why."),
     ("Workers", "integer", ".status.workers.ready", "Workers that take steps."),
-    ("Sessions", "integer", ".status.sessions.hot", "Sessions with KV on a device."),
+    ("Sessions", "integer", ".status.sessions.hot", "Sessions that a live worker has KV of."),
     ("Age", "date", ".metadata.creationTimestamp", "Time since the pool was made."),
 )
+_WIDE = {"Reason": {"priority": 1}}
+"""Columns of `kubectl get -o wide` only."""
 
 
 def custom_resource_definition() -> dict[str, Any]:
@@ -92,7 +94,8 @@ def write(root: Path) -> None:
 
 def _version() -> dict[str, Any]:
     columns = [
-        {"name": name, "type": kind, "jsonPath": path, "description": about} for name, kind, path, about in _COLUMNS
+        {"name": name, "type": kind, "jsonPath": path, "description": about, **_WIDE.get(name, {})}
+        for name, kind, path, about in _COLUMNS
     ]
     return {
         "name": VERSION,
@@ -140,8 +143,8 @@ def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Any], path:
         made = {name: value for name, value in made.items() if name != "type"}
         made |= {"x-kubernetes-int-or-string": True, "pattern": _QUANTITY, "maxLength": 32}
         made["anyOf"] = [{"type": "integer"}, {"type": "string"}]
-    if path in _OPEN:
-        made["x-kubernetes-preserve-unknown-fields"] = True
+    if path == _TEMPLATE:
+        made["properties"] = template_members()
     elif made.get("type") == "object":
         made |= _members(source, definitions, path)
     if made.get("type") == "array":

@@ -17,6 +17,20 @@ def _rule(rule: str, message: str = "", **more: str) -> Rule:
     return {"rule": rule, **({"message": message} if message else {}), **more}
 
 
+def _gpus_fit_ranks(kind: str) -> Rule:
+    """All ranks of a worker are in one pod, a GPU for each, or none has one."""
+    gpus = f"c.resources.{kind}['nvidia.com/gpu']"
+    asks = f"c.name == 'worker' && has(c.resources) && has(c.resources.{kind})"
+    return _rule(
+        "!has(self.workers.template.spec) || !has(self.workers.template.spec.containers) || "
+        f"self.workers.template.spec.containers.all(c, !({asks} && 'nvidia.com/gpu' in c.resources.{kind}) || "
+        f"string({gpus}) in ['0', string(self.models[0].tensorParallel)])",
+        f"spec.workers.template: {kind} of container worker must have as many nvidia.com/gpu as "
+        "models[0].tensorParallel, one for each rank, or none",
+        fieldPath=".workers.template",
+    )
+
+
 RULES: Mapping[str, tuple[Rule, ...]] = {
     "": (
         _rule(
@@ -43,6 +57,15 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
             "self.sessions.maxTokens <= self.models[0].contextTokens",
             "spec.sessions.maxTokens is above models[0].contextTokens; lower it, or use 0 for the model's limit",
             fieldPath=".sessions.maxTokens",
+        ),
+        _gpus_fit_ranks("limits"),
+        _gpus_fit_ranks("requests"),
+        _rule(
+            "!has(self.workers.template.spec) || !has(self.workers.template.spec.terminationGracePeriodSeconds) || "
+            "self.workers.template.spec.terminationGracePeriodSeconds >= self.workers.drainTimeoutSeconds",
+            "spec.workers.template.spec.terminationGracePeriodSeconds is below workers.drainTimeoutSeconds; raise it "
+            "or leave it out",
+            fieldPath=".workers.template.spec.terminationGracePeriodSeconds",
         ),
     ),
     "spec.models": (

@@ -53,9 +53,10 @@ class OnModelChange(StrEnum):
 
 
 class Upgrade(StrEnum):
-    """How workers are replaced when their pods change."""
+    """How workers are replaced when their pods or the model change."""
 
     NEW_CLUSTER = "NewCluster"
+    IN_PLACE = "InPlace"
     NONE = "None"
 
 
@@ -130,8 +131,13 @@ class Workers(Fields):
     )
     upgrade: Upgrade = Field(
         default=Upgrade.NEW_CLUSTER,
-        description="When pods or the model change: NewCluster starts new workers beside the old ones and then stops "
-        "the old, None changes nothing that runs. Used on Kubernetes only.",
+        description="What happens when pods or the model change. NewCluster starts as many new workers beside the old "
+        "ones, then drains and stops the old: no step waits, but twice the GPUs are needed for a while. InPlace drains "
+        "and replaces worker pods one by one, or worker processes one by one where only the model or its engine "
+        "changes: one worker less at a time, no room for more needed; Ray's head stays as it is until it is lost, so "
+        "that Ray's version cannot change this way. None leaves what runs as it is, and pods that are made anew are "
+        "as the old ones, until the pool is suspended and resumed or upgrade is set to something else. "
+        "Used on Kubernetes only.",
     )
     cache_claim: Label | None = Field(
         default=None,

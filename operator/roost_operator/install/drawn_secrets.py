@@ -1,7 +1,8 @@
 """What an installation keeps secret: drawn once, kept over upgrades. Pure but for the source of randomness.
 
-Redis knows four users: `gateway` and `operator`, each with what it needs of the records; `worker`, which reaches
-leases and residency only (ARCHITECTURE.md, "Redis keys"); `default` is off.
+Redis knows five users: `gateway` and `operator`, each with what it needs of the records; `worker`, which reaches
+leases and residency only (ARCHITECTURE.md, "Redis keys"); `ray`, with which the heads of Ray clusters keep their state
+under keys of their own; `default` is off.
 """
 
 import hashlib
@@ -13,9 +14,12 @@ Draw = Callable[[], str]
 
 _WRITERS = "-@all +@read +@write +@connection +@transaction +@scripting +@pubsub +time +info +config|get"
 _WORKERS = "-@all +@read +@write +@connection +@transaction +@scripting +time +info -@dangerous +info"
+_HEADS = "-@all +@read +@write +@connection -@dangerous +info"
+"""For keys `RAY<namespace>@…`. Ray asks for the primary by deleting the key DUMMY, which is never there."""
 USERS: Mapping[str, str] = {
     "gateway": f"~roost:* resetchannels &roost:* {_WRITERS} -keys -flushall -flushdb -swapdb",
     "operator": f"~roost:* resetchannels &roost:* {_WRITERS} -keys -flushall -flushdb -swapdb",
+    "ray": f"~RAY* ~DUMMY resetchannels {_HEADS}",
     "worker": f"~roost:{{*}}:w ~roost:{{*}}:w:* resetchannels {_WORKERS}",
 }
 """Users of the chart's Redis and their rules."""

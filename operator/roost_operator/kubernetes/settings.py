@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from roost_operator.plan.head_state import parsed
 from roost_operator.plan.installation import Installation
 
 
@@ -57,6 +58,7 @@ def _installation(environment: Mapping[str, str]) -> Installation:
         ray_version=environment.get("ROOST_RAY_VERSION", default.ray_version),
         store_url=_secret(environment, "ROOST_STORE_URL") or default.store_url,
         worker_store_url=_secret(environment, "ROOST_WORKER_STORE_URL"),
+        ray_store_url=_redis(environment, "ROOST_RAY_STORE_URL"),
         pool_key=_secret(environment, "ROOST_POOL_KEY"),
         pod_monitors=_flag(environment, "ROOST_POD_MONITORS", False),
         network_policies=_flag(environment, "ROOST_NETWORK_POLICIES", True),
@@ -71,6 +73,13 @@ def _secret(environment: Mapping[str, str], name: str) -> str:
         return Path(file).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise SettingsError(f"{name}_FILE: {file} cannot be read ({error.strerror}); mount the Secret there") from error
+
+
+def _redis(environment: Mapping[str, str], name: str) -> str:
+    url = _secret(environment, name)
+    if url and parsed(url) is None:
+        raise SettingsError(f"{name} holds no URL for Ray; write redis://user:password@host:6379, or remove it")
+    return url
 
 
 def _flag(environment: Mapping[str, str], name: str, default: bool) -> bool:

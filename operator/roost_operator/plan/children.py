@@ -1,6 +1,5 @@
 """What a pool owns beside its RayService: account, secret, network policies, disruption budget, monitor. Pure."""
 
-import base64
 from typing import Any
 
 from roost.contract.pool_secret import pool_secret
@@ -31,7 +30,7 @@ def worker_secret(pool: AgentPool, installation: Installation) -> Manifest:
         "kind": "Secret",
         "metadata": {"name": names.secret(pool)},
         "type": "Opaque",
-        "data": {name: _base64(value) for name, value in data.items()},
+        "data": {name: names.base64_of(value) for name, value in data.items()},
     }
 
 
@@ -88,7 +87,3 @@ def _from(labels: dict[str, str], port: int) -> Manifest:
         "from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": labels}}],
         "ports": [{"port": port, "protocol": "TCP"}],
     }
-
-
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()

@@ -1,4 +1,4 @@
-"""Conditions of a pool, derived from facts. Pure.
+"""Conditions of a pool, derived from facts. Pure. `roost_operator.plan.reasons` tells what each reason means.
 
 The first row that holds decides `Ready`, and `Progressing` and `Degraded` with it:
 
@@ -6,19 +6,26 @@ The first row that holds decides `Ready`, and `Progressing` and `Degraded` with 
 |---|---|---|---|---|
 | the pool is being deleted | False | True | False | Deleting |
 | the pod template cannot be used | False | False | True | InvalidTemplate |
+| the API server refuses a child | False | False | True | ChildRefused |
 | KubeRay is not installed | False | False | True | KubeRayMissing |
 | a Secret of the spec is missing | False | False | True | SecretMissing |
 | the store does not answer | False | False | True | StoreUnavailable |
 | suspended, workers still drain | False | True | False | Suspending |
 | suspended | False | False | False | Suspended |
-| a pod cannot start: image | False | False | True | ImageUnavailable |
-| a pod cannot start: no node has room | False | False | True | Unschedulable |
-| a worker's container ends again and again | False | False | True | WorkerFails |
-| KubeRay refuses or Serve fails | False | False | True | RayFails |
-| a new cluster replaces the old | as workers | True | False | Upgrading |
+| too few new workers: a pod's image | as workers | False | True | ImageUnavailable |
+| too few new workers: no node has room | as workers | False | True | Unschedulable |
+| too few new workers: the model | as workers | False | True | ModelUnavailable |
+| too few new workers: one ends again and again | as workers | False | True | WorkerFails |
+| too few new workers: KubeRay or Serve fails | as workers | False | True | RayFails |
+| KubeRay does not look at the RayService | as workers | False | True | KubeRaySilent |
+| new pods replace the old | as workers | True | False | Upgrading |
 | pods or replicas are to change | as workers | True | False | Scaling |
-| fewer workers ready than wanted | False | True | False | WorkersStarting |
+| fewer workers take steps than wanted | False | True | False | WorkersStarting |
+| a change waits, since upgrade is None | True | False | False | ChangeHeld |
 | all workers take steps | True | False | False | AllWorkersReady |
+
+"As workers": True while as many workers as wanted take steps, the old ones of an upgrade included. "New workers" are
+those of the pods that are to stay.
 
 `Available` is True (WorkersReady) when a worker takes steps, the pool is not suspended and the store answers; else
 False (NoWorker). A store that may lose commits sets Degraded to True (WeakDurability) in rows where it is False.
@@ -30,6 +37,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from roost_operator.api.status import ConditionType
+from roost_operator.plan.reasons import Reason, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +46,12 @@ class Facts:
 
     desired: int
     ready: int
+    """Workers that take steps, those that are to be replaced included; at most `desired` of these."""
+    fresh: int | None = None
+    """Workers that take steps and are to stay; None: as `ready`."""
     deleting: bool = False
     template: str = ""
+    refused: str = ""
     kuberay: bool = True
     missing_secrets: tuple[str, ...] = ()
     store: str = ""
@@ -48,17 +60,29 @@ class Facts:
     stopped: bool = False
     image: str = ""
     unschedulable: str = ""
+    model: str = ""
     crashing: str = ""
     ray: str = ""
+    silent: str = ""
     upgrading: bool = False
     scaling: bool = False
+    held: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether as many workers as wanted take steps."""
+        return self.ready >= self.desired
+
+    @property
+    def counted(self) -> str:
+        return f"{self.ready} of {self.desired} workers take steps"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The row of the table that holds."""
 
-    reason: str
+    reason: Reason
     message: str
     ready: bool = False
     progressing: bool = False
@@ -86,73 +110,71 @@ def conditions(facts: Facts, before: Sequence[Mapping[str, Any]], generation: in
 
 def _blocked(facts: Facts) -> Verdict | None:
     if facts.deleting:
-        return Verdict("Deleting", "workers finish their steps, then everything goes", progressing=True)
-    if facts.template:
-        return Verdict("InvalidTemplate", facts.template, degraded=True)
-    if not facts.kuberay:
-        fix = "the cluster knows no RayService; install the KubeRay operator (helm install kuberay-operator)"
-        return Verdict("KubeRayMissing", fix, degraded=True)
-    if facts.missing_secrets:
-        names = ", ".join(facts.missing_secrets)
-        return Verdict("SecretMissing", f"{names}: not found in the pool's namespace; create it", degraded=True)
-    if facts.store:
-        return Verdict("StoreUnavailable", f"the session store does not answer: {facts.store}", degraded=True)
-    return None
+        return Verdict(Reason.DELETING, told(Reason.DELETING), progressing=True)
+    secrets = ", ".join(facts.missing_secrets)
+    rows = (
+        (facts.template, Reason.INVALID_TEMPLATE, facts.template),
+        (facts.refused, Reason.CHILD_REFUSED, facts.refused),
+        (not facts.kuberay, Reason.KUBERAY_MISSING, ""),
+        (secrets, Reason.SECRET_MISSING, f"{secrets}: not found in the pool's namespace"),
+        (facts.store, Reason.STORE_UNAVAILABLE, f"the session store does not answer: {facts.store}"),
+    )
+    return next((Verdict(reason, told(reason, found), degraded=True) for holds, reason, found in rows if holds), None)
 
 
 def _suspended(facts: Facts) -> Verdict | None:
     if not facts.suspend:
         return None
     if not facts.stopped:
-        return Verdict("Suspending", "workers finish their steps, then stop", progressing=True)
-    return Verdict("Suspended", "no worker runs; sessions are kept; set spec.suspend to false to go on")
+        return Verdict(Reason.SUSPENDING, told(Reason.SUSPENDING), progressing=True)
+    return Verdict(Reason.SUSPENDED, told(Reason.SUSPENDED))
 
 
 def _failing(facts: Facts) -> Verdict | None:
-    if facts.ready >= facts.desired:
-        return None
-    if facts.image:
-        return Verdict("ImageUnavailable", f"{facts.image}; check the image's name and pull secrets", degraded=True)
-    if facts.unschedulable:
-        fix = "add a node with room, or lower the resources in spec.workers.template"
-        return Verdict("Unschedulable", f"{facts.unschedulable}; {fix}", degraded=True)
-    if facts.crashing:
-        return Verdict("WorkerFails", f"{facts.crashing}; see the logs of the pod", degraded=True)
-    if facts.ray:
-        return Verdict("RayFails", facts.ray, degraded=True)
-    return None
+    fresh = facts.ready if facts.fresh is None else facts.fresh
+    rows = (
+        (facts.image, Reason.IMAGE_UNAVAILABLE),
+        (facts.unschedulable, Reason.UNSCHEDULABLE),
+        (facts.model, Reason.MODEL_UNAVAILABLE),
+        (facts.crashing, Reason.WORKER_FAILS),
+        (facts.ray, Reason.RAY_FAILS),
+    )
+    found = next(((text, reason) for text, reason in rows if text and fresh < facts.desired), None)
+    text, reason = found or (facts.silent, Reason.KUBERAY_SILENT)
+    return Verdict(reason, told(reason, text), ready=facts.complete, degraded=True) if text else None
 
 
 def _working(facts: Facts) -> Verdict:
-    count = f"{facts.ready} of {facts.desired} workers take steps"
-    ready = facts.ready >= facts.desired
     if facts.upgrading:
-        return Verdict("Upgrading", f"new workers replace the old ones; {count}", ready=ready, progressing=True)
+        text = f"{Reason.UPGRADING.meaning}; {facts.counted}"
+        return Verdict(Reason.UPGRADING, text, ready=facts.complete, progressing=True)
     if facts.scaling:
-        return Verdict("Scaling", count, ready=ready, progressing=True)
-    if not ready:
-        return Verdict("WorkersStarting", count, progressing=True)
-    return Verdict("AllWorkersReady", count, ready=True)
+        return Verdict(Reason.SCALING, facts.counted, ready=facts.complete, progressing=True)
+    if not facts.complete:
+        return Verdict(Reason.WORKERS_STARTING, facts.counted, progressing=True)
+    if facts.held:
+        return Verdict(Reason.CHANGE_HELD, told(Reason.CHANGE_HELD), ready=True)
+    return Verdict(Reason.ALL_WORKERS_READY, facts.counted, ready=True)
 
 
-def _available(facts: Facts) -> tuple[bool, str, str]:
+def _available(facts: Facts) -> tuple[bool, Reason, str]:
     if facts.ready and not facts.suspend and not facts.store and not facts.deleting:
-        return True, "WorkersReady", f"{facts.ready} workers take steps"
-    return False, "NoWorker", "no step can be taken now"
+        return True, Reason.WORKERS_READY, f"{facts.ready} workers take steps"
+    return False, Reason.NO_WORKER, told(Reason.NO_WORKER)
 
 
-def _degraded(row: Verdict, facts: Facts) -> tuple[bool, str, str]:
+def _degraded(row: Verdict, facts: Facts) -> tuple[bool, Reason, str]:
     if row.degraded:
         return True, row.reason, row.message
     if facts.weaknesses:
-        return True, "WeakDurability", "; ".join(facts.weaknesses)
-    return False, "AsExpected", "nothing is wrong"
+        return True, Reason.WEAK_DURABILITY, "; ".join(facts.weaknesses)
+    return False, Reason.AS_EXPECTED, told(Reason.AS_EXPECTED)
 
 
 def _condition(
     kind: ConditionType,
     holds: bool,
-    reason: str,
+    reason: Reason,
     message: str,
     before: Mapping[str, Any] | None,
     generation: int,
@@ -165,7 +187,7 @@ def _condition(
     return {
         "type": kind.value,
         "status": status,
-        "reason": reason,
+        "reason": reason.value,
         "message": message[:1024],
         "lastTransitionTime": since,
         "observedGeneration": generation,

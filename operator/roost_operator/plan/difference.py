@@ -41,12 +41,13 @@ def _holds(live: Mapping[str, Any], name: str, value: Any) -> bool:
 
 
 def stamped(manifest: dict[str, Any], namespace: str, labels: Mapping[str, str], owner: Manifest) -> dict[str, Any]:
-    """`manifest` with namespace, labels, owner and the digest of what is applied."""
+    """`manifest` with namespace, labels, owner and, among its annotations, the digest of what is applied."""
     metadata = {
         **manifest["metadata"],
         "namespace": namespace,
         "labels": dict(labels),
         "ownerReferences": [dict(owner)],
     }
+    kept = metadata.get("annotations", {})
     whole = {**manifest, "metadata": metadata}
-    return {**whole, "metadata": {**metadata, "annotations": {names.APPLIED: names.digest(whole)}}}
+    return {**whole, "metadata": {**metadata, "annotations": {**kept, names.APPLIED: names.digest(whole)}}}

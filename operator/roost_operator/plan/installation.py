@@ -15,6 +15,9 @@ class Installation:
     """Where the operator and the gateways keep pools and sessions."""
     worker_store_url: str = field(default="", repr=False)
     """The same server with the credentials of workers, who may write leases only; empty: as `store_url`."""
+    ray_store_url: str = field(default="", repr=False)
+    """The same server with the credentials of Ray's heads, who keep their state under keys of their own; empty: heads
+    keep it in memory, and their loss restarts the workers."""
     pool_key: str = field(default="", repr=False)
     """Key from which the secret of each pool is derived, as gateways do."""
     pod_monitors: bool = False

@@ -1,5 +1,6 @@
 """Names, labels, ports and annotations of what a pool owns."""
 
+import base64
 import hashlib
 import json
 from typing import Any
@@ -10,6 +11,10 @@ FIELD_MANAGER = "roost-operator"
 FINALIZER = f"{GROUP}/drain"
 APPLIED = f"{GROUP}/applied"
 """Annotation of every child: a digest of what was applied, so that a field that is no longer wanted is noticed."""
+TEMPLATE = f"{GROUP}/template"
+"""Annotation of pods: a digest of what they were made from, but for the arguments of the Serve application."""
+ARGUMENTS = f"{GROUP}/arguments"
+"""Annotation of pods: a digest of the Serve application's arguments when their cluster was made or renewed."""
 POOL_LABEL = f"{GROUP}/pool"
 COMPONENT_LABEL = f"{GROUP}/component"
 HEAD, WORKER = "head", "worker"
@@ -45,6 +50,11 @@ def secret(pool: AgentPool) -> str:
     return f"{pool.metadata.name}-worker"
 
 
+def head_secret(pool: AgentPool) -> str:
+    """Secret with what the head of the pool's cluster needs to reach its state."""
+    return f"{pool.metadata.name}-head"
+
+
 def owner(pool: AgentPool, uid: str) -> dict[str, Any]:
     """Reference that lets the garbage collector remove a child with its pool."""
     return {
@@ -61,3 +71,8 @@ def digest(value: Any) -> str:
     """A short digest of a document."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def base64_of(text: str) -> str:
+    """`text` as the data of a Secret."""
+    return base64.b64encode(text.encode()).decode()

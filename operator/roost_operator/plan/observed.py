@@ -17,7 +17,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A worker pod."""
+    """A pod of Ray's head or of a worker."""
 
     name: str
     cluster: str
@@ -28,6 +28,8 @@ class Pod:
     trouble: str = ""
     """Reason of the kubelet or the scheduler why it does not run, such as ImagePullBackOff."""
     message: str = ""
+    template: str = ""
+    """Digest of the template that it was made from (`names.TEMPLATE`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class Store:
     """Settings by which committed steps could be lost, each with its fix."""
     document: Mapping[str, Any] | None = None
     """The pool's document as gateways read it."""
+    named: bool = True
+    """Whether the pool is among those that gateways look for."""
     keys: bool = False
     """Whether there is anything of the pool's sessions."""
 
@@ -75,6 +79,9 @@ class Observed:
     cluster: Manifest | None = None
     """The RayCluster that is to stay: the pending one of an upgrade, else the active one."""
     pods: tuple[Pod, ...] = ()
+    """Worker pods, of all of the pool's clusters."""
+    heads: tuple[Pod, ...] = ()
+    """Pods of Ray's heads."""
     workers: tuple[Worker, ...] = ()
     store: Store = field(default_factory=Store)
     sessions: tuple[int, int, int] | None = None
@@ -84,6 +91,10 @@ class Observed:
     """Whether the cluster knows PodMonitor."""
     missing_secrets: tuple[str, ...] = ()
     """Secrets, or keys of them, that the spec names and that do not exist."""
+    ray_store_url: str = field(default="", repr=False)
+    """Where Ray's head may keep its state when the pool has a store of its own; empty: nowhere."""
+    refused: str = ""
+    """Why the API server refused a child when it was applied last."""
 
     @property
     def service(self) -> Manifest | None:

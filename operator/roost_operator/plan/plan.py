@@ -18,13 +18,15 @@ from enum import StrEnum
 from typing import Any
 
 from roost_operator.api.pool_document import pool_document
-from roost_operator.api.spec import AgentPool, Retention
+from roost_operator.api.spec import AgentPool, OnModelChange, Retention
 from roost_operator.plan import children, names
 from roost_operator.plan.difference import stamped, to_apply
+from roost_operator.plan.head_state import head_secret, head_state
 from roost_operator.plan.installation import Installation
 from roost_operator.plan.observed import Observed, Reference
 from roost_operator.plan.pods import TemplateError
 from roost_operator.plan.ray_service import Size, ray_service, replicas_in
+from roost_operator.plan.renewal import Renewal, held_arguments, is_held, renewal
 from roost_operator.plan.revision import active_revision, replaced_workers
 from roost_operator.plan.scaling import Scale, all_may_go, scale
 from roost_operator.plan.status import Event, facts, pool_status, transitions
@@ -47,11 +49,13 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """A new size for the live RayCluster, which KubeRay does not take from the RayService."""
+    """What to change in the live RayCluster, as KubeRay does not take it from the RayService."""
 
     cluster: str
     pods: int
     remove: tuple[str, ...] = ()
+    rewrite: Mapping[str, Any] | None = None
+    """Other parts of its spec to replace, by JSON pointer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,31 +101,45 @@ def plan(pool: AgentPool, installation: Installation, seen: Observed) -> Plan:
 
 def _running(pool: AgentPool, installation: Installation, seen: Observed) -> Plan:
     wanted, drain_seconds = pool.spec.workers.replicas, float(pool.spec.workers.drain_timeout_seconds)
-    service = seen.service
-    replicas = replicas_in(dict(service)) if service else None
-    scaled = scale(wanted, _cluster_size(seen), replicas, seen, drain_seconds)
+    live = seen.service
+    replicas = replicas_in(dict(live)) if live else None
+    scaled = scale(_size_to_reach(wanted, seen), _cluster_size(seen), replicas, seen, drain_seconds)
+    service = _service(pool, installation, seen, scaled.size)
+    busy = scaled.drain or scaled.remove
+    renewed = Renewal() if busy else renewal(pool, service, seen, drain_seconds)
     made = Plan(
         Step.RUN,
         {},
-        apply=_children(pool, installation, seen, scaled.size, suspend=False),
-        resize=_resize(seen, scaled),
+        apply=_children(pool, installation, seen, service),
+        resize=_resize(seen, scaled, renewed),
         document=_document(pool, seen),
-        drain=scaled.drain | replaced_workers(seen, wanted),
+        drain=scaled.drain | renewed.drain | replaced_workers(seen, wanted, keeps_sessions=_refuses(pool)),
     )
-    return _told(pool, seen, made, "", scaling=not scaled.settled)
+    held = is_held(pool, service, seen)
+    return _told(pool, seen, made, "", scaling=not scaled.settled, renewing=renewed.renewing, held=held)
+
+
+def _refuses(pool: AgentPool) -> bool:
+    return pool.spec.sessions.on_model_change is OnModelChange.REFUSE
+
+
+def _size_to_reach(wanted: int, seen: Observed) -> int:
+    """While the store is away nobody can be told to drain, and no pod is taken away."""
+    return max(wanted, _cluster_size(seen) or 0) if seen.store.problem else wanted
 
 
 def _suspension(pool: AgentPool, installation: Installation, seen: Observed) -> Plan:
     """Workers drain at their present size; then the whole cluster is suspended."""
     everyone = frozenset(worker.worker_id for worker in seen.workers)
-    stop = _already_suspended(seen) or all_may_go(seen.workers, float(pool.spec.workers.drain_timeout_seconds))
+    drained = not seen.store.problem and all_may_go(seen.workers, float(pool.spec.workers.drain_timeout_seconds))
+    stop = _already_suspended(seen) or drained
     pods = _cluster_size(seen) or pool.spec.workers.replicas
     service = seen.service
     replicas = (replicas_in(dict(service)) if service else None) or pods
     made = Plan(
         Step.SUSPEND if stop else Step.DRAIN,
         {},
-        apply=_children(pool, installation, seen, Size(pods, replicas), suspend=stop),
+        apply=_children(pool, installation, seen, _service(pool, installation, seen, Size(pods, replicas), stop)),
         document=_document(pool, seen),
         drain=everyone,
     )
@@ -148,12 +166,28 @@ def _deletion(pool: AgentPool, seen: Observed) -> Plan:
     return made
 
 
-def _told(pool: AgentPool, seen: Observed, made: Plan, template: str, *, scaling: bool = False) -> Plan:
+def refused(pool: AgentPool, seen: Observed) -> Plan:
+    """The plan when the API server refused a child, as `seen.refused` tells: nothing but to say so."""
+    return _told(pool, seen, Plan(Step.WAIT, {}), "")
+
+
+def _told(
+    pool: AgentPool,
+    seen: Observed,
+    made: Plan,
+    template: str,
+    *,
+    scaling: bool = False,
+    renewing: bool = False,
+    held: bool = False,
+) -> Plan:
     """`made` with its status and events."""
     stopped = made.step is Step.SUSPEND and not seen.pods
     wanted = 0 if pool.spec.suspend or seen.deleted_at else pool.spec.workers.replicas
-    found = facts(pool, seen, wanted, template, stopped=stopped, scaling=scaling)
-    status = pool_status(pool, seen, found, active_revision(seen, pool.spec.workers.replicas))
+    found = facts(pool, seen, wanted, template, stopped=stopped, scaling=scaling, renewing=renewing, held=held)
+    known = active_revision(seen, pool.spec.workers.replicas)
+    revision = str(seen.status.get("activeRevision", "")) if seen.store.problem else known
+    status = pool_status(pool, seen, found, revision)
     events = transitions(seen.status, status)
     values = {name: getattr(made, name) for name in made.__slots__}
     drain = made.drain | _leaving(seen)
@@ -166,28 +200,41 @@ def _leaving(seen: Observed) -> frozenset[str]:
     return frozenset(worker.worker_id for worker in found if worker)
 
 
+def _service(
+    pool: AgentPool, installation: Installation, seen: Observed, size: Size, suspend: bool = False
+) -> dict[str, Any]:
+    """The RayService. What `upgrade: None` holds back comes with the suspension."""
+    state = head_state(pool, installation, seen.ray_store_url)
+    arguments = None if suspend else held_arguments(pool, seen)
+    return ray_service(pool, installation, size, suspend=suspend, state=state, arguments=arguments)
+
+
 def _children(
-    pool: AgentPool, installation: Installation, seen: Observed, size: Size, *, suspend: bool
+    pool: AgentPool, installation: Installation, seen: Observed, service: dict[str, Any]
 ) -> tuple[dict[str, Any], ...]:
     """Children that must be applied, what others need first."""
+    state = head_state(pool, installation, seen.ray_store_url)
     wanted = [
         children.service_account(pool),
         children.worker_secret(pool, installation),
+        *([head_secret(pool, state)] if state else ()),
         *(children.network_policies(pool, installation) if installation.network_policies else ()),
         children.disruption_budget(pool),
         *([children.pod_monitor(pool)] if installation.pod_monitors and seen.monitors else ()),
-        ray_service(pool, installation, size, suspend=suspend),
+        service,
     ]
     owner = names.owner(pool, seen.uid)
     named = [stamped(manifest, pool.metadata.namespace, names.labels(pool), owner) for manifest in wanted]
     return tuple(to_apply(named, seen.children))
 
 
-def _resize(seen: Observed, scaled: Scale) -> Resize | None:
-    now = _cluster_size(seen)
-    if seen.cluster is None or now is None or (now == scaled.size.pods and not scaled.remove):
+def _resize(seen: Observed, scaled: Scale, renewed: Renewal) -> Resize | None:
+    now, remove = _cluster_size(seen), scaled.remove or renewed.remove
+    if seen.cluster is None or now is None:
         return None
-    return Resize(str(seen.cluster["metadata"]["name"]), scaled.size.pods, scaled.remove)
+    if now == scaled.size.pods and not remove and not renewed.rewrite:
+        return None
+    return Resize(str(seen.cluster["metadata"]["name"]), scaled.size.pods, remove, renewed.rewrite)
 
 
 def _cluster_size(seen: Observed) -> int | None:
@@ -210,7 +257,7 @@ def _document(pool: AgentPool, seen: Observed) -> Mapping[str, Any] | None:
     document = pool_document(pool, active_revision(seen, pool.spec.workers.replicas))
     if seen.deleted_at is not None:
         document["suspend"] = True
-    return None if document == seen.store.document else document
+    return None if document == seen.store.document and seen.store.named else document
 
 
 def _template_problem(pool: AgentPool, installation: Installation) -> str:

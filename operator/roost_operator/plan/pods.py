@@ -17,6 +17,10 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
+    # A worker that cannot start is tried for ever, every few seconds, since what it lacks may come. Serve would give up
+    # after three times, and nothing but another configuration would make it try again.
+    "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1000000",
+    "ROOST_RETRY_SECONDS": "5",
 }
 """No processes in reserve: all that a pod runs is one replica and its ranks."""
 DEFAULT_RESOURCES = {"requests": {"cpu": "1", "memory": "2Gi"}}

@@ -4,6 +4,7 @@ Replicas are not part of a RayService's identity for KubeRay: a change of them n
 that the plan writes them to both. Roles and budgets are no arguments of the application, which would restart workers.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from roost.contract.pool_secret import pool_secret
 from roost_operator.api.spec import GROUP, AgentPool, Upgrade
 from roost_operator.api.worker_config import worker_config
 from roost_operator.plan import names
+from roost_operator.plan.head_state import ANNOTATIONS, HeadState, fault_tolerance
 from roost_operator.plan.installation import Installation
 from roost_operator.plan.pods import check_template, gpus, head_template, rank_threads, worker_template
 
@@ -22,6 +24,10 @@ IMPORT_PATH, DEPLOYMENT = "roost_worker.serve_app:app", "worker"
 MOST_WORKERS = 1024
 OBJECT_STORE = {"object-store-memory": "100000000"}
 """Ray's smallest with room to spare, in place of 30 % of the memory: no tensor travels through it."""
+_STRATEGIES = {Upgrade.NEW_CLUSTER: "NewCluster", Upgrade.IN_PLACE: "None", Upgrade.NONE: "None"}
+"""What KubeRay is told; it knows no upgrade in place, which is this operator's work."""
+_ONE_AT_A_TIME = {"rolling_update_percentage": 0.0001}
+"""Serve rounds it up to one replica."""
 _SECRETS = ("store_url", "pool_secret", "cache_dir")
 
 
@@ -33,18 +39,28 @@ class Size:
     replicas: int
 
 
-def ray_service(pool: AgentPool, installation: Installation, size: Size, *, suspend: bool) -> dict[str, Any]:
-    """The desired RayService. Raises TemplateError when the pod template cannot be used."""
+def ray_service(
+    pool: AgentPool,
+    installation: Installation,
+    size: Size,
+    *,
+    suspend: bool,
+    state: HeadState | None = None,
+    arguments: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The desired RayService, whose head keeps its state at `state`. `arguments` are given to Serve in place of those
+    of the spec. Raises TemplateError when the pod template cannot be used."""
     check_template(pool.spec.workers.template)
-    arguments = application_arguments(pool)
-    marks = _marks(pool, installation, arguments)
+    wanted = application_arguments(pool)
+    marks = _marks(pool, installation, wanted, state)
+    start = _start_parameters(pool)
     return {
         "apiVersion": API_VERSION,
         "kind": "RayService",
-        "metadata": {"name": pool.metadata.name},
+        "metadata": {"name": pool.metadata.name, **({"annotations": ANNOTATIONS} if state else {})},
         "spec": {
-            "serveConfigV2": serve_config(pool, arguments, size.replicas),
-            "upgradeStrategy": {"type": pool.spec.workers.upgrade.value},
+            "serveConfigV2": serve_config(pool, arguments or wanted, size.replicas),
+            "upgradeStrategy": {"type": _STRATEGIES[pool.spec.workers.upgrade]},
             # Gateways leave old workers when the active revision or the drain says so, not when KubeRay switches.
             "rayClusterDeletionDelaySeconds": pool.spec.workers.drain_timeout_seconds,
             "excludeHeadPodFromServeSvc": True,
@@ -52,9 +68,10 @@ def ray_service(pool: AgentPool, installation: Installation, size: Size, *, susp
                 "rayVersion": installation.ray_version,
                 "enableInTreeAutoscaling": False,
                 "suspend": suspend,
+                **({"gcsFaultToleranceOptions": fault_tolerance(pool, state)} if state else {}),
                 "headGroupSpec": {
                     "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0", **OBJECT_STORE},
-                    "template": head_template(pool, installation, marks),
+                    "template": _signed(head_template(pool, installation, marks)),
                 },
                 "workerGroupSpecs": [
                     {
@@ -62,8 +79,8 @@ def ray_service(pool: AgentPool, installation: Installation, size: Size, *, susp
                         "replicas": size.pods,
                         "minReplicas": 0,
                         "maxReplicas": MOST_WORKERS,
-                        "rayStartParams": _start_parameters(pool),
-                        "template": worker_template(pool, installation, marks),
+                        "rayStartParams": start,
+                        "template": _signed(worker_template(pool, installation, marks), start),
                     }
                 ],
             },
@@ -100,7 +117,7 @@ def serve_config(pool: AgentPool, arguments: dict[str, Any], replicas: int) -> s
         "import_path": IMPORT_PATH,
         "route_prefix": None,
         "args": arguments,
-        "deployments": [{"name": DEPLOYMENT, "num_replicas": replicas}],
+        "deployments": [{"name": DEPLOYMENT, "num_replicas": replicas, **_ONE_AT_A_TIME}],
     }
     return yaml.safe_dump({"proxy_location": "Disabled", "applications": [application]}, sort_keys=True)
 
@@ -114,12 +131,32 @@ def replicas_in(service: dict[str, Any]) -> int | None:
         return None
 
 
-def _marks(pool: AgentPool, installation: Installation, arguments: dict[str, Any]) -> dict[str, str]:
+def arguments_in(service: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Arguments that a live RayService gives to Serve; None when it does not say."""
+    try:
+        found = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]["args"]
+    except (KeyError, IndexError, TypeError, yaml.YAMLError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _marks(
+    pool: AgentPool, installation: Installation, arguments: dict[str, Any], state: HeadState | None
+) -> dict[str, str]:
     """Annotations whose change makes KubeRay start a new cluster, rather than restart every replica at once."""
-    if pool.spec.workers.upgrade is not Upgrade.NEW_CLUSTER:
-        return {}
     secrets = [pool_secret(installation.pool_key, pool.pool), installation.worker_store_url or installation.store_url]
-    return {f"{GROUP}/arguments": names.digest(arguments), f"{GROUP}/secrets": names.digest(secrets)}
+    if state:
+        secrets.append(f"{state.username} {state.password}")
+    return {names.ARGUMENTS: names.digest(arguments), f"{GROUP}/secrets": names.digest(secrets)}
+
+
+def _signed(template: dict[str, Any], *more: Any) -> dict[str, Any]:
+    """`template` with a digest of itself and of `more`. Arguments are not counted: replicas change for those, not
+    pods."""
+    metadata = template["metadata"]
+    kept = {name: value for name, value in metadata["annotations"].items() if name != names.ARGUMENTS}
+    digest = names.digest([{**template, "metadata": {**metadata, "annotations": kept}}, *more])
+    return {**template, "metadata": {**metadata, "annotations": {**metadata["annotations"], names.TEMPLATE: digest}}}
 
 
 def _start_parameters(pool: AgentPool) -> dict[str, str]:

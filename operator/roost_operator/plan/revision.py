@@ -1,6 +1,6 @@
 """Which revision of the model new steps run on, and which workers make way for others. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from roost_operator.plan.observed import Observed, Worker
@@ -19,18 +19,29 @@ def active_revision(seen: Observed, wanted: int) -> str:
     fresh = [worker.revision for worker in newest_workers(seen) if not worker.draining]
     published = str(_document(seen).get("activeRevision") or "")
     if fresh and (len(fresh) >= wanted or not published):
-        return max(sorted(set(fresh)), key=fresh.count)
+        return _most(fresh, published)
     if any(worker.revision == published for worker in seen.workers):
         return published
-    return max(sorted(set(fresh)), key=fresh.count) if fresh else published
+    return _most(fresh, published) if fresh else published
 
 
-def replaced_workers(seen: Observed, wanted: int) -> frozenset[str]:
-    """Workers of old clusters, once the new one has all of its own: they drain, and their sessions move."""
+def _most(revisions: Sequence[str], published: str) -> str:
+    """The revision of most workers; between equals the published one stays, as in the middle of an upgrade in place."""
+    return max(sorted(set(revisions)), key=lambda one: (revisions.count(one), one == published))
+
+
+def replaced_workers(seen: Observed, wanted: int, *, keeps_sessions: bool = False) -> frozenset[str]:
+    """Workers of old clusters, once the new one has all of its own: they drain, and their sessions move.
+
+    With `keeps_sessions` (onModelChange: Refuse) those of another revision go on taking their own sessions' steps,
+    which no other worker can take, until KubeRay deletes their cluster, the drain time after the switch.
+    """
     fresh = newest_workers(seen)
     if len(fresh) < wanted:
         return frozenset()
-    return frozenset(worker.worker_id for worker in seen.workers if worker not in fresh)
+    revisions = {worker.revision for worker in fresh}
+    old = [worker for worker in seen.workers if worker not in fresh]
+    return frozenset(worker.worker_id for worker in old if not keeps_sessions or worker.revision in revisions)
 
 
 def is_upgrading(seen: Observed) -> bool:

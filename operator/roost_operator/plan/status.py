@@ -1,19 +1,15 @@
 """The status of a pool and the events of its changes, derived from what was seen. Pure."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from roost_operator.api.spec import AgentPool
 from roost_operator.plan import names
 from roost_operator.plan.conditions import Facts, conditions
-from roost_operator.plan.observed import Observed, Pod
+from roost_operator.plan.observed import Observed, Worker
 from roost_operator.plan.revision import is_upgrading, newest_workers
-
-_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
-_ROOM = ("Unschedulable",)
-_CRASH = ("CrashLoopBackOff", "RunContainerError", "CreateContainerError", "CreateContainerConfigError", "OOMKilled")
-_SERVE_FAILS = ("DEPLOY_FAILED", "UNHEALTHY")
+from roost_operator.plan.troubles import troubles
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +22,37 @@ class Event:
     message: str
 
 
-def facts(pool: AgentPool, seen: Observed, desired: int, template: str, *, stopped: bool, scaling: bool) -> Facts:
+def facts(
+    pool: AgentPool,
+    seen: Observed,
+    desired: int,
+    template: str,
+    *,
+    stopped: bool,
+    scaling: bool,
+    renewing: bool = False,
+    held: bool = False,
+) -> Facts:
     """What the conditions are derived from."""
+    fresh = _taking(newest_workers(seen))
+    found = troubles(seen, desired)
     return Facts(
         desired=desired,
-        ready=_ready(seen),
+        ready=max(fresh, min(desired, _taking(seen.workers))),
+        fresh=fresh,
         deleting=seen.deleted_at is not None,
         template=template,
+        refused=seen.refused,
         kuberay=seen.kuberay,
         missing_secrets=seen.missing_secrets,
         store=seen.store.problem,
         weaknesses=seen.store.weaknesses,
         suspend=pool.spec.suspend,
         stopped=stopped,
-        image=_trouble(seen.pods, _IMAGE),
-        unschedulable=_trouble(seen.pods, _ROOM),
-        crashing=_trouble(seen.pods, _CRASH),
-        ray=_ray_trouble(seen),
-        upgrading=is_upgrading(seen),
+        upgrading=renewing or is_upgrading(seen),
         scaling=scaling,
+        held=held,
+        **asdict(found),
     )
 
 
@@ -83,28 +91,6 @@ def _by_type(status: Mapping[str, Any]) -> dict[str, Any]:
     return {condition["type"]: condition for condition in status.get("conditions") or ()}
 
 
-def _ready(seen: Observed) -> int:
-    return sum(not worker.draining and worker.drain_seconds is None for worker in newest_workers(seen))
-
-
-def _trouble(pods: tuple[Pod, ...], reasons: tuple[str, ...]) -> str:
-    found = next((pod for pod in pods if pod.trouble in reasons and not pod.deleting), None)
-    return f"pod {found.name}: {found.trouble}: {found.message}".rstrip(": ") if found else ""
-
-
-def _ray_trouble(seen: Observed) -> str:
-    status = (seen.service or {}).get("status") or {}
-    for condition in status.get("conditions") or ():
-        if condition.get("type") == "Ready" and condition.get("reason") in ("ValidationFailed", "InitializingTimeout"):
-            return f"KubeRay refuses the RayService: {condition.get('message', '')}"
-    for part in ("pendingServiceStatus", "activeServiceStatus"):
-        for application in ((status.get(part) or {}).get("applicationStatuses") or {}).values():
-            if application.get("status") in _SERVE_FAILS:
-                return f"Ray Serve cannot run the workers: {_why(application)}"
-    return ""
-
-
-def _why(application: Mapping[str, Any]) -> str:
-    deployments = (application.get("serveDeploymentStatuses") or {}).values()
-    told = [str(application.get("message") or ""), *(str(one.get("message") or "") for one in deployments)]
-    return next((text.strip()[-600:] for text in told if text.strip()), str(application.get("status")))
+def _taking(workers: Sequence[Worker]) -> int:
+    """How many of them take steps."""
+    return sum(not worker.draining and worker.drain_seconds is None for worker in workers)

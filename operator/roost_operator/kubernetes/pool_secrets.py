@@ -1,0 +1,97 @@
+"""What a pool's Secrets say: where its store is, and which of those that the spec names are missing."""
+
+import base64
+import binascii
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio.connection import parse_url
+
+from roost_operator.api.spec import AgentPool
+from roost_operator.kubernetes import kinds
+from roost_operator.kubernetes.cache import Reader
+from roost_operator.plan.installation import Installation
+
+RAY_KEY = "ray-url"
+"""Key beside the store's URL with that of Ray's heads, in the Secret of `spec.store`; it may be missing."""
+Key = tuple[str, str]
+"""Name of a Secret, and a key of it; an empty one stands for the whole Secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSecrets:
+    """The pool's own store, or the installation's."""
+
+    store_url: str = field(repr=False)
+    problem: str = ""
+    """Why the pool's own store cannot be asked; then `store_url` is not its."""
+    ray_store_url: str = field(default="", repr=False)
+    missing: tuple[str, ...] = ()
+    """Secrets, or keys of them, that the spec names and that do not exist."""
+
+
+async def pool_secrets(api: Reader, pool: AgentPool, installation: Installation) -> PoolSecrets:
+    """Reads each Secret that the spec names once. Raises ApiError."""
+    wanted = list(dict.fromkeys(named_secrets(pool)))
+    namespace = pool.metadata.namespace
+    found = {name: await api.get(kinds.SECRET, namespace, name) for name in dict.fromkeys(name for name, _ in wanted)}
+    missing = tuple(_shown(name, key) for name, key in wanted if not _has(found[name], key))
+    store = pool.spec.store.url_secret_ref
+    if store is None:
+        return PoolSecrets(installation.store_url, missing=missing)
+    url = _value(found[store.name], store.key)
+    problem = f"{_shown(store.name, store.key)}: {_fault(url)}" if _fault(url) else ""
+    ray = _value(found[store.name], RAY_KEY) or ""
+    return PoolSecrets(installation.store_url if problem or url is None else url, problem, ray, missing)
+
+
+def named_secrets(pool: AgentPool) -> Iterator[Key]:
+    """All that a worker cannot start without: the store's, the hub's, and those of the pod template."""
+    for reference in (pool.spec.store.url_secret_ref, pool.spec.model.token_secret_ref):
+        if reference is not None:
+            yield reference.name, reference.key
+    spec = pool.spec.workers.template.get("spec") or {}
+    for volume in spec.get("volumes") or ():
+        secret = volume.get("secret") or {}
+        if secret.get("secretName") and not secret.get("optional"):
+            yield secret["secretName"], ""
+    for container in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())):
+        yield from _of_container(container)
+
+
+def _of_container(container: Mapping[str, Any]) -> Iterator[Key]:
+    references = [(one.get("valueFrom") or {}).get("secretKeyRef") or {} for one in container.get("env") or ()]
+    references += [one.get("secretRef") or {} for one in container.get("envFrom") or ()]
+    for reference in references:
+        if reference.get("name") and not reference.get("optional"):
+            yield reference["name"], reference.get("key", "")
+
+
+def _has(secret: Mapping[str, Any] | None, key: str) -> bool:
+    return secret is not None and (not key or key in (secret.get("data") or {}))
+
+
+def _value(secret: Mapping[str, Any] | None, key: str) -> str | None:
+    """None when there is none; what is no text is empty."""
+    value = ((secret or {}).get("data") or {}).get(key)
+    if value is None:
+        return None
+    try:
+        return base64.b64decode(value).decode().strip()
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
+
+
+def _fault(url: str | None) -> str:
+    if url is None:
+        return "it is missing"
+    try:
+        parse_url(url)
+    except ValueError:
+        return "it holds no URL of Redis; write redis://user:password@host:6379"
+    return ""
+
+
+def _shown(name: str, key: str) -> str:
+    return f"Secret {name}, key {key}" if key else f"Secret {name}"

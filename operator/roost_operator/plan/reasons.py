@@ -1,0 +1,110 @@
+"""Why a pool's conditions are as they are: every reason with what it means and what to do about it. Pure.
+
+Conditions, their messages and the tables in the documents all use these words: `python -m roost_operator.plan.reasons`
+prints the table, and a test compares it with ARCHITECTURE.md.
+"""
+
+import sys
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """The reason of a condition. In the order in which the first that holds decides `Ready`."""
+
+    meaning: str
+    """What is so, as part of a sentence."""
+    fix: str
+    """What to do; empty when there is nothing to do."""
+
+    def __new__(cls, value: str, meaning: str, fix: str = "") -> "Reason":
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning, member.fix = meaning, fix
+        return member
+
+    DELETING = "Deleting", "the pool is being deleted; workers finish their steps, then everything goes"
+    INVALID_TEMPLATE = "InvalidTemplate", "the pod template cannot be used", "change spec.workers.template as it says"
+    CHILD_REFUSED = (
+        "ChildRefused",
+        "the API server refuses an object of the pool: a wrong field in the pod template, a quota, a policy",
+        "change spec.workers.template, or what forbids the object",
+    )
+    KUBERAY_MISSING = (
+        "KubeRayMissing",
+        "the cluster knows no RayService",
+        "install the KubeRay operator (helm install kuberay-operator kuberay/kuberay-operator)",
+    )
+    SECRET_MISSING = (
+        "SecretMissing",
+        "a Secret, or a key of one, that the spec names is not in the pool's namespace",
+        "create it, or correct the name in the spec",
+    )
+    STORE_UNAVAILABLE = (
+        "StoreUnavailable",
+        "the session store does not answer or lets nobody in",
+        "start Redis, or correct its URL; workers are neither drained nor removed until then",
+    )
+    SUSPENDING = "Suspending", "the pool is to be suspended; workers finish their steps, then stop"
+    SUSPENDED = "Suspended", "no worker runs, sessions are kept", "set spec.suspend to false to go on"
+    IMAGE_UNAVAILABLE = (
+        "ImageUnavailable",
+        "a pod's image cannot be pulled",
+        "check the image's name, the registry and the pull secrets",
+    )
+    UNSCHEDULABLE = (
+        "Unschedulable",
+        "no node takes a pod: too few GPUs, CPUs or memory, or no node or volume that it asks for",
+        "add a node that has room, or change resources, node selector, tolerations or cacheClaim in spec.workers",
+    )
+    MODEL_UNAVAILABLE = (
+        "ModelUnavailable",
+        "workers cannot load the model: it is not there, not readable or not one that they can serve",
+        "correct spec.models[0], or put the files where it says; workers try again by themselves",
+    )
+    WORKER_FAILS = (
+        "WorkerFails",
+        "a pod's container or a worker in it ends again and again",
+        "see the pod's log (kubectl logs), and what it says of memory",
+    )
+    RAY_FAILS = (
+        "RayFails",
+        "KubeRay refuses the RayService or cannot make its pods, or Ray Serve does not keep the workers up",
+        "do as it says; see the RayService's status and the head's log",
+    )
+    KUBERAY_SILENT = (
+        "KubeRaySilent",
+        "nobody has taken up the RayService",
+        "look after the KubeRay operator's pod; it must watch the pool's namespace",
+    )
+    UPGRADING = "Upgrading", "new workers replace the old ones"
+    SCALING = "Scaling", "the number of workers changes"
+    WORKERS_STARTING = "WorkersStarting", "fewer workers take steps than there are to be, and nothing is wrong so far"
+    CHANGE_HELD = (
+        "ChangeHeld",
+        "pods or the model are to change and spec.workers.upgrade is None",
+        "set spec.suspend to true and to false again, or spec.workers.upgrade to NewCluster or InPlace",
+    )
+    ALL_WORKERS_READY = "AllWorkersReady", "all workers take steps"
+    WORKERS_READY = "WorkersReady", "a worker takes steps"
+    NO_WORKER = "NoWorker", "no step can be taken now", "see the reason of Ready"
+    WEAK_DURABILITY = (
+        "WeakDurability",
+        "Redis may lose committed steps or throw sessions away",
+        "set what it says: appendonly yes, appendfsync always, maxmemory-policy noeviction",
+    )
+    AS_EXPECTED = "AsExpected", "nothing is wrong"
+
+
+def told(reason: Reason, found: str = "") -> str:
+    """A condition's message: what was found, or else what the reason means, and then what to do."""
+    return "; ".join(text for text in (found.strip() or reason.meaning, reason.fix) if text)
+
+
+def table() -> str:
+    """All reasons as a table in Markdown."""
+    rows = [f"| `{reason}` | {reason.meaning} | {reason.fix or 'nothing'} |" for reason in Reason]
+    return "\n".join(["| reason | meaning | what to do |", "|---|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table() + "\n")

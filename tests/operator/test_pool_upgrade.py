@@ -1,0 +1,186 @@
+"""Upgrades of a pool: in place, held back, or by another cluster, carried out in a Kubernetes in small."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pool_world import INSTALLATION, World, pool, template
+from roost_operator.plan import names
+from roost_operator.plan.observed import Observed, Store
+from roost_operator.plan.plan import plan
+from roost_operator.plan.ray_service import Size, arguments_in, ray_service
+
+NEW = template(image="new")
+OTHER_MODEL = "dummy://qwen-tiny"
+
+
+def running(upgrade: str, replicas: int = 2) -> World:
+    world = World()
+    world.settle(pool(replicas, upgrade=upgrade))
+    return world
+
+
+def ready(world: World) -> tuple[str, str]:
+    found = world.seen.status["conditions"][0]
+    return found["status"], found["reason"]
+
+
+def images(world: World) -> set[str]:
+    """What the pods that are there were made from."""
+    return {pod.template for pod in world.seen.pods}
+
+
+def wanted(template: dict[str, Any], upgrade: str) -> str:
+    config = ray_service(pool(template=template, upgrade=upgrade), INSTALLATION, Size(2, 2), suspend=False)["spec"]
+    group = config["rayClusterConfig"]["workerGroupSpecs"][0]
+    return str(group["template"]["metadata"]["annotations"][names.TEMPLATE])
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_in_place_replaces_one_pod_after_another(replicas: int) -> None:
+    world = running("InPlace", replicas)
+    before = [pod.name for pod in world.seen.pods]
+    world.settle(pool(replicas, upgrade="InPlace", template=NEW))
+    assert images(world) == {wanted(NEW, "InPlace")}
+    assert sorted(world.wanted_removed) == sorted(before)
+    assert {pod.cluster for pod in world.seen.pods} == {"c-1"}
+    assert world.fewest == replicas - 1
+    assert ready(world) == ("True", "AllWorkersReady")
+
+
+def test_in_place_begins_with_the_worker_that_holds_least_and_lets_it_finish() -> None:
+    world = running("InPlace", 3)
+    loads = [9, 3, 5]
+    workers = [replace(one, tokens=n, running=2) for one, n in zip(world.seen.workers, loads, strict=True)]
+    world.seen = replace(world.seen, workers=tuple(workers))
+    changed = pool(3, upgrade="InPlace", template=NEW)
+    rewritten = plan(changed, INSTALLATION, world.seen)
+    assert rewritten.resize is not None
+    assert (rewritten.drain, rewritten.resize.remove) == (frozenset(), ())
+    world.do(rewritten)
+    drained = plan(changed, INSTALLATION, world.seen)
+    assert (drained.drain, drained.resize) == ({workers[1].worker_id}, None)
+    assert drained.status["conditions"][0]["reason"] == "Upgrading"
+    world.settle(changed)
+    assert world.wanted_removed[0] == workers[1].worker_id.removeprefix("w-")
+
+
+def test_in_place_stops_at_a_pod_that_does_not_come_up() -> None:
+    """The first new pod has no worker: no other worker is drained, and a mended template replaces that pod at once."""
+    world = running("InPlace", 3)
+    changed = pool(3, upgrade="InPlace", template=NEW)
+    while not world.wanted_removed:
+        world.do(plan(changed, INSTALLATION, world.seen))
+        world.live_on()
+    fresh = next(pod for pod in world.seen.pods if pod.template == wanted(NEW, "InPlace"))
+    bad = replace(fresh, running=False, trouble="ImagePullBackOff", message="no such image")
+    others = tuple(pod for pod in world.seen.pods if pod.name != fresh.name)
+    workers = tuple(worker for worker in world.seen.workers if worker.address != fresh.address)
+    world.seen = replace(world.seen, pods=(*others, bad), workers=workers)
+    stuck = plan(changed, INSTALLATION, world.seen)
+    assert (stuck.drain, stuck.idle) == (frozenset(), True)
+    assert stuck.status["conditions"][0]["reason"] == "ImageUnavailable"
+    mended = pool(3, upgrade="InPlace", template=template(image="newer"))
+    world.do(plan(mended, INSTALLATION, world.seen))
+    replaced = plan(mended, INSTALLATION, world.seen)
+    assert replaced.resize is not None
+    assert (replaced.resize.remove, replaced.drain) == ((bad.name,), frozenset())
+
+
+def test_in_place_waits_for_a_store_that_is_away() -> None:
+    world = running("InPlace")
+    changed = pool(2, upgrade="InPlace", template=NEW)
+    world.do(plan(changed, INSTALLATION, world.seen))
+    away = replace(world.seen, store=Store(problem="no answer"), workers=())
+    assert plan(changed, INSTALLATION, away).resize is None
+
+
+def test_in_place_leaves_a_changed_model_to_serve() -> None:
+    world = running("InPlace")
+    before = {pod.name for pod in world.seen.pods}
+    world.settle(pool(2, upgrade="InPlace", source=OTHER_MODEL))
+    assert {pod.name for pod in world.seen.pods} == before
+    assert len({worker.revision for worker in world.seen.workers}) == 1
+    assert world.seen.status["activeRevision"] == world.seen.workers[0].revision
+
+
+def test_between_equal_numbers_of_workers_the_published_revision_stays() -> None:
+    world = running("InPlace")
+    published = world.seen.status["activeRevision"]
+    for other in ("0", "z"):
+        halved = (replace(world.seen.workers[0], revision=other), world.seen.workers[1])
+        seen = replace(world.seen, workers=halved)
+        assert plan(pool(2, upgrade="InPlace"), INSTALLATION, seen).status["activeRevision"] == published
+
+
+@pytest.mark.parametrize("change", [{"template": NEW}, {"source": OTHER_MODEL}])
+def test_none_holds_a_change_until_the_pool_was_suspended(change: dict[str, Any]) -> None:
+    world = running("None")
+    pods, workers = world.seen.pods, world.seen.workers
+    world.settle(pool(2, upgrade="None", **change))
+    assert (world.seen.pods, world.seen.workers) == (pods, workers)
+    assert ready(world) == ("True", "ChangeHeld")
+    world.settle(pool(3, upgrade="None", **change))
+    assert len(images(world)) == 1
+    assert len({worker.revision for worker in world.seen.workers}) == 1
+    world.settle(pool(3, suspend=True, upgrade="None", **change))
+    world.settle(pool(3, upgrade="None", **change))
+    assert ready(world) == ("True", "AllWorkersReady")
+    assert not {worker.revision for worker in workers} & {worker.revision for worker in world.seen.workers} or (
+        images(world) == {wanted(NEW, "None")}
+    )
+
+
+def test_none_does_not_keep_arguments_that_somebody_else_wrote() -> None:
+    world = running("None")
+    changed = pool(2, upgrade="None", source=OTHER_MODEL)
+    world.settle(changed)
+    service = world.seen.service
+    assert service is not None
+    key = next(key for key in world.seen.children if key.kind == "RayService")
+    edited = {**service, "spec": {**service["spec"], "serveConfigV2": "applications: [{args: {worker: {}}}]"}}
+    seen = replace(world.seen, children={**world.seen.children, key: edited})
+    made = next(one for one in plan(changed, INSTALLATION, seen).apply if one["kind"] == "RayService")
+    given_now = arguments_in(made)
+    assert given_now is not None
+    assert given_now["worker"]["model"]["source"] == OTHER_MODEL
+
+
+def test_a_new_cluster_takes_over_before_the_old_one_stops() -> None:
+    world = running("NewCluster")
+    world.settle(pool(2, upgrade="NewCluster", template=NEW))
+    assert world.fewest == 2
+    assert {pod.cluster for pod in world.seen.pods} != {"c-1"}
+    assert ready(world) == ("True", "AllWorkersReady")
+
+
+@given(
+    upgrades=st.lists(st.sampled_from(["NewCluster", "InPlace", "None"]), min_size=2, max_size=4),
+    changes=st.lists(st.sampled_from([{}, {"template": NEW}, {"source": OTHER_MODEL}]), min_size=4, max_size=4),
+    sizes=st.lists(st.integers(1, 3), min_size=4, max_size=4),
+)
+def test_any_sequence_of_ways_ends_well(upgrades: list[str], changes: list[dict[str, Any]], sizes: list[int]) -> None:
+    world = World()
+    for upgrade, change, size in zip(upgrades, changes, sizes, strict=False):
+        made = world.settle(pool(size, upgrade=upgrade, **change))
+        assert made.idle
+        assert len(world.seen.workers) == size
+        assert ready(world)[0] == "True"
+        held = ready(world)[1] == "ChangeHeld"
+        assert held <= (upgrade == "None")
+        current = {wanted(change.get("template", {}), upgrade)}
+        assert held or images(world) == current
+
+
+def test_a_pool_is_not_shrunk_or_suspended_while_the_store_is_away() -> None:
+    """Without the store nobody can be told to drain, and who drains cannot be seen."""
+    world = running("NewCluster")
+    away: Observed = replace(world.seen, store=Store(problem="no answer"), workers=())
+    smaller = plan(pool(1), INSTALLATION, away)
+    assert (smaller.resize, smaller.status["conditions"][0]["reason"]) == (None, "StoreUnavailable")
+    stopped = plan(pool(2, suspend=True), INSTALLATION, away)
+    services = [one for one in stopped.apply if one["kind"] == "RayService"]
+    assert not any(one["spec"]["rayClusterConfig"]["suspend"] for one in services)

@@ -1,0 +1,178 @@
+"""A namespace with a running operator, in which a test plays KubeRay, the kubelet and workers by their own words."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis.asyncio
+import yaml
+
+from api_server import ApiServer, kuberay_definitions
+from operator_process import OperatorProcess, tail
+from redis_servers import RedisServer
+from roost.contract.lease import Lease
+from roost.contract.names import PoolKeys
+from roost_operator.api.spec import API_VERSION
+from roost_operator.kubernetes import kinds
+from roost_operator.kubernetes.api import Api, Document
+from roost_operator.kubernetes.kinds import Kind
+from roost_operator.kubernetes.rbac import cluster_role, cluster_role_binding
+from roost_operator.plan import names
+
+FORGET_MS = 86_400_000
+KUBERAY = ("rayservices", "rayclusters")
+USUAL = {"ROOST_RESYNC_SECONDS": "10", "ROOST_LEASE_SECONDS": "15"}
+"""The operator's own timing."""
+
+
+@dataclass
+class Place:
+    """A namespace in which cases are played, all at once, each with a pool of its own name."""
+
+    api: Api
+    namespace: str
+    store_url: str
+    addresses: int = 0
+    told_after: dict[str, float] = field(default_factory=dict)
+    """Seconds from a fact to its reason in the pool's conditions."""
+
+    async def pool(self, name: str, **spec: Any) -> None:
+        """Creates or changes a pool."""
+        model = {"name": "m", "source": "dummy://llama-tiny", "contextTokens": 512}
+        full = {"models": [model], "workers": {"replicas": 1}, "roles": [{"name": "a", "maxOutputTokensPerStep": 64}]}
+        body = {"apiVersion": API_VERSION, "kind": "AgentPool", "metadata": {"name": name}, "spec": {**full, **spec}}
+        path, query = kinds.POOL.path(self.namespace, name), [("fieldManager", "user"), ("force", "true")]
+        await self.api._call("PATCH", path, body, query, "application/apply-patch+yaml")
+
+    async def secret(self, name: str, **values: str) -> None:
+        body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": values}
+        await self.api.create(kinds.SECRET, self.namespace, body)
+
+    async def cluster(self, name: str) -> None:
+        """What KubeRay does with a RayService first."""
+        service = await self._exists(kinds.SERVICE, name)
+        metadata = {"name": f"{name}-c", "labels": service["metadata"]["labels"]}
+        spec = service["spec"]["rayClusterConfig"]
+        body = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": metadata, "spec": spec}
+        await self.api.create(kinds.CLUSTER, self.namespace, body)
+        await self.service_says(name, {})
+
+    async def service_says(self, name: str, applications: Document) -> None:
+        """The RayService's status, as KubeRay copies it from Serve."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        condition = {"type": "Ready", "status": "False", "reason": "Initializing", "message": "initializing"}
+        pending = {"rayClusterName": f"{name}-c", "applicationStatuses": applications}
+        status = {"conditions": [{**condition, "lastTransitionTime": now}], "pendingServiceStatus": pending}
+        await self._status(kinds.SERVICE, name, status)
+
+    async def pod(self, name: str, status: Document, component: str = names.WORKER) -> str:
+        """A pod of the pool's cluster with what the kubelet or the scheduler says of it."""
+        cluster = await self._exists(kinds.CLUSTER, f"{name}-c")
+        spec = cluster["spec"]
+        group = spec["headGroupSpec"] if component == names.HEAD else spec["workerGroupSpecs"][0]
+        made_from = group["template"]["metadata"]
+        self.addresses += 1
+        pod = f"{name}-{component}-{self.addresses}"
+        labels = {**made_from["labels"], "ray.io/cluster": f"{name}-c", "ray.io/node-type": component}
+        metadata = {"name": pod, "labels": labels, "annotations": made_from["annotations"]}
+        container = {"name": component, "image": "none"}
+        body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}}
+        await self.api.create(kinds.POD, self.namespace, body)
+        await self._status(kinds.POD, pod, status)
+        return pod
+
+    async def serves(self, name: str, pod: str = "", store_url: str = "") -> None:
+        """The pod runs, and its worker publishes its lease."""
+        pod = pod or await self.pod(name, {})
+        address = f"10.1.0.{self.addresses}"
+        clear: Document = {"containerStatuses": [], "initContainerStatuses": [], "conditions": []}
+        await self._status(kinds.POD, pod, {**clear, "phase": "Running", "podIP": address, "podIPs": [{"ip": address}]})
+        keys, store = PoolKeys(f"{self.namespace}/{name}"), redis.asyncio.Redis.from_url(store_url or self.store_url)
+        try:
+            await store.set(keys.lease(pod), lease(pod, address).encode())
+            await store.zadd(keys.workers, {pod: int(time.time() * 1000) + FORGET_MS})
+        finally:
+            await store.aclose()
+
+    async def told(
+        self, name: str, reason: str, *, kind: str = "Ready", says: str = "", within: float = 30.0
+    ) -> Document:
+        """Waits until the condition has the reason and its message holds `says`; returns it. Raises TimeoutError."""
+        start, found = time.monotonic(), None
+        while time.monotonic() - start < within:
+            pool = await self.api.get(kinds.POOL, self.namespace, name)
+            conditions = ((pool or {}).get("status") or {}).get("conditions") or []
+            found = next((one for one in conditions if one["type"] == kind), None)
+            if found is not None and found["reason"] == reason and says in found["message"]:
+                self.told_after[f"{name}: {reason}"] = time.monotonic() - start
+                return dict(found)
+            await asyncio.sleep(0.2)  # the operator is a process of its own
+        raise TimeoutError(f"{name}: not {reason} within {within} s but {found}")
+
+    async def mended(self, name: str) -> None:
+        await self.told(name, "AllWorkersReady")
+        await self.told(name, "AsExpected", kind="Degraded")
+
+    async def until(self, what: str, holds: Callable[[], Awaitable[bool]], within: float = 30.0) -> None:
+        """Waits for what the operator, a process of its own, does. Raises TimeoutError."""
+        start = time.monotonic()
+        while not await holds():
+            if time.monotonic() - start > within:
+                raise TimeoutError(what)
+            await asyncio.sleep(0.1)
+
+    async def _exists(self, kind: Kind, name: str) -> Document:
+        while True:
+            found = await self.api.get(kind, self.namespace, name)
+            if found is not None:
+                return found
+            await asyncio.sleep(0.1)  # the operator is a process of its own
+
+    async def _status(self, kind: Kind, name: str, status: Document) -> None:
+        await self.api.patch(kind, self.namespace, name, {"status": status}, subresource="status")
+
+
+def lease(worker: str, address: str, *, draining: bool = False) -> Lease:
+    return Lease(
+        worker_id=worker,
+        boot="boot",
+        address=f"{address}:{names.WORKER_PORT}",
+        model="m",
+        model_revision="0123456789abcdef",
+        render_version="1",
+        capacity_tokens=1024,
+        block_tokens=32,
+        context_tokens=512,
+        max_running=8,
+        draining=draining,
+    )
+
+
+def install_kuberay(server: ApiServer) -> None:
+    """Its definitions; the operator is played."""
+    definitions = kuberay_definitions()
+    if definitions is None:
+        pytest.skip("no KubeRay definitions in the cache of Go modules; go mod download ray-operator")
+    for name in KUBERAY:
+        server.kubectl("apply", "--server-side", "-f", str(definitions / f"ray.io_{name}.yaml"))
+    server.kubectl("wait", "--for=condition=Established", *(f"crd/{one}.ray.io" for one in KUBERAY), "--timeout=60s")
+
+
+@pytest.fixture
+async def place(api_server: ApiServer, redis_server: RedisServer, namespace: str) -> AsyncIterator[Place]:
+    """A namespace of the test's own, and an operator with its usual rights and timing."""
+    install_kuberay(api_server)
+    role = yaml.safe_dump_all([cluster_role(), cluster_role_binding("User", "operator")])
+    api_server.kubectl("apply", "-f", "-", stdin=role)
+    operator = OperatorProcess(api_server, redis_server.url, namespace, "only", environment=USUAL)
+    api = await Api.connect(kubeconfig=Path(api_server.kubeconfig()))
+    try:
+        yield Place(api, namespace, redis_server.url)
+    finally:
+        await api.aclose()
+        operator.kill()
+        print(tail(operator.log))
