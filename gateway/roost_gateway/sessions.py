@@ -16,8 +16,7 @@ from roost_gateway.pools import PoolView, RoleView
 from roost_gateway.store.records import Descriptor, NewSession, RefusedError
 from roost_gateway.workers import require_open
 
-_DEFAULT_PAGE, _MAX_PAGE = 100, 1000
-_DEFAULT_STEPS, _MAX_STEPS = 20, 100
+_DEFAULT_PAGE, _DEFAULT_STEPS = 100, 20
 _MAX_SCANNED_PAGES = 20
 
 
@@ -61,7 +60,7 @@ class Sessions:
     async def list_sessions(self, request: pb.ListSessionsRequest, caller: Identity) -> pb.ListSessionsResponse:
         """One page. A page may be short, and even empty, before the end when filters pass over many sessions."""
         pool = await self.caller_pool(request.pool, caller)
-        size = _page_size(request.page_size, _DEFAULT_PAGE, _MAX_PAGE)
+        size = _page_size(request.page_size, _DEFAULT_PAGE, validation.MAX_PAGE_SESSIONS)
         if request.page_token and pool_of(request.page_token) != pool.pool:
             raise invalid([("page_token", "is not of this list; begin again without it")])
         answer, after = pb.ListSessionsResponse(), request.page_token
@@ -81,7 +80,7 @@ class Sessions:
 
     async def list_steps(self, request: pb.ListStepsRequest, caller: Identity) -> pb.ListStepsResponse:
         self.check_id(request.session_id, caller)
-        size = _page_size(request.page_size, _DEFAULT_STEPS, _MAX_STEPS)
+        size = _page_size(request.page_size, _DEFAULT_STEPS, validation.MAX_PAGE_STEPS)
         first = _index(request.page_token)
         descriptor = await self._parts.store.get(request.session_id, caller.tenant)
         generation = request.generation or descriptor.generation
@@ -206,8 +205,7 @@ def _role(pool: PoolView, name: str) -> RoleView:
 
 
 def _page_size(asked: int, default: int, most: int) -> int:
-    if asked > most:
-        raise invalid([("page_size", f"{asked} is more than {most}")])
+    validation.check(validation.page_size(asked, most))
     return asked or default
 
 

@@ -2,9 +2,12 @@
 
 from roost.contract.reasons import Reason
 from roost.contract.requests import (
+    MAX_PAGE_SESSIONS,
+    MAX_PAGE_STEPS,
     Violations,
     hold,
     open_session,
+    page_size,
     schema_of_step,
     schemas_of_tools,
     step,
@@ -13,9 +16,12 @@ from roost.contract.requests import (
 from roost_gateway.errors import invalid
 
 __all__ = [
+    "MAX_PAGE_SESSIONS",
+    "MAX_PAGE_STEPS",
     "check",
     "hold",
     "open_session",
+    "page_size",
     "schema_of_step",
     "schemas_of_tools",
     "step",

@@ -6,9 +6,10 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
-from roost._fake_output import REVISION, RefusedError
+from roost._fake_output import REVISION, RefusedError, check
 from roost._fake_sessions import FakeRole, FakeSession, new_session
 from roost._fake_step import BrokenStreamError, Mishap, StepRunner
+from roost.contract import requests
 from roost.contract.reasons import Reason
 from roost.contract.status import abort
 from roost.v1 import session_service_pb2 as pb
@@ -114,6 +115,8 @@ class FakeService(SessionServiceServicer):
         return session
 
     def _open(self, request: pb.OpenSessionRequest, tenant: str) -> pb.OpenSessionResponse:
+        check(requests.open_session(request))
+        check(requests.schemas_of_tools(request.tools), Reason.INVALID_SCHEMA)
         self._check_pool(request.pool)
         role = self._roles.get(request.role or self._default_role)
         if role is None:
@@ -128,6 +131,7 @@ class FakeService(SessionServiceServicer):
 
     def _list(self, request: pb.ListSessionsRequest, tenant: str) -> pb.ListSessionsResponse:
         self._check_pool(request.pool)
+        check(requests.page_size(request.page_size, requests.MAX_PAGE_SESSIONS))
         size, response = request.page_size or 100, pb.ListSessionsResponse()
         for session_id in sorted(self.sessions):
             described = self.sessions[session_id].describe()
@@ -147,6 +151,7 @@ class FakeService(SessionServiceServicer):
         if request.generation > len(logs):
             raise RefusedError(Reason.INVALID_REQUEST, f"generation: the session has {len(logs)}")
         log = logs[request.generation - 1]
+        check(requests.page_size(request.page_size, requests.MAX_PAGE_STEPS))
         first, size = int(request.page_token or 0), request.page_size or 20
         response = pb.ListStepsResponse(steps=log[first : first + size])
         if not request.include_token_ids:
@@ -159,6 +164,7 @@ class FakeService(SessionServiceServicer):
 
     def _hold(self, request: pb.HoldSessionRequest, tenant: str) -> pb.HoldSessionResponse:
         session = self._find(request.session_id, tenant)
+        check(requests.hold(request))
         session.check_open()
         session.check_idle()
         if request.HasField("expected_head"):
@@ -204,6 +210,7 @@ async def _refuse(context: Context, refusal: RefusedError) -> NoReturn:
         refusal.message,
         retry_seconds=refusal.retry_after,
         metadata=refusal.metadata,
+        violations=refusal.violations,
     )
 
 

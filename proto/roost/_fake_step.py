@@ -2,19 +2,18 @@
 
 import inspect
 import json
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from roost import _wire as wire
 from roost._fake_migration import to_revision
-from roost._fake_output import FakeOutput, RefusedError, Turn, make_output
+from roost._fake_output import FakeOutput, RefusedError, Turn, check, make_output
 from roost._fake_sessions import FakeAttempt, FakeSession
 from roost._messages import JsonSchema, Message, Tool, ToolChoice, ToolChoiceMode
+from roost.contract import requests
 from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb
 
-_KEY = re.compile(r"[\x21-\x7e]{1,64}")
 Reply = Callable[[Turn], str | Message | Awaitable[str | Message]]
 
 
@@ -123,27 +122,16 @@ class StepRunner:
 
 def check_step(session: FakeSession, request: pb.StepRequest, context_tokens: int) -> None:
     """Refuses a request that could never be a step of this session."""
-    if not _KEY.fullmatch(request.step_id):
-        raise RefusedError(Reason.INVALID_REQUEST, "step_id: must be 1 to 64 printable ASCII characters without spaces")
-    if not request.messages:
-        raise RefusedError(Reason.INVALID_REQUEST, "messages: a step needs at least one")
-    if any(message.role not in (pb.MESSAGE_ROLE_USER, pb.MESSAGE_ROLE_TOOL) for message in request.messages):
-        raise RefusedError(Reason.INVALID_REQUEST, "messages: a step's messages are of the user or of a tool")
-    most = session.role.max_output_tokens
-    if most and request.sampling.max_tokens > most:
-        raise RefusedError(Reason.INVALID_REQUEST, f"sampling.max_tokens: is more than the role allows: {most}")
+    check(requests.step(request))
+    check(requests.schema_of_step(request), Reason.INVALID_SCHEMA)
+    check(requests.step_of_role(request, session.role))
     if session.head.length + len(session.prompt(request)) >= context_tokens:
         raise RefusedError(Reason.STEP_TOO_LONG, f"log and step do not fit {context_tokens} tokens of context")
-    _check_format(session, wire.format_from_wire(request.format))
+    _check_tools(session, wire.format_from_wire(request.format))
 
 
-def _check_format(session: FakeSession, constraint: JsonSchema | ToolChoice | None) -> None:
-    if isinstance(constraint, JsonSchema):
-        try:
-            json.loads(constraint.text)
-        except ValueError as error:
-            raise RefusedError(Reason.INVALID_SCHEMA, f"format.json_schema: is no JSON: {error}") from None
-    elif constraint is not None and constraint.mode is ToolChoiceMode.REQUIRED:
+def _check_tools(session: FakeSession, constraint: JsonSchema | ToolChoice | None) -> None:
+    if isinstance(constraint, ToolChoice) and constraint.mode is ToolChoiceMode.REQUIRED:
         names = [tool.name for tool in session.tools]
         if not names or (constraint.name and constraint.name not in names):
             raise RefusedError(Reason.INVALID_REQUEST, f"format: the session has no tool {constraint.name!r}")

@@ -113,7 +113,10 @@ class Session:
         return self._seen(response.session)
 
     async def hold(self, *, tool: str = "", expect_seconds: float = 0.0) -> SessionInfo:
-        """Says why the client pauses, so that the KV cache can be kept for its return; 0 seconds means unknown."""
+        """Says why the client pauses, so that the KV cache can be kept for its return; 0 seconds means unknown.
+
+        Raises SessionClosedError, HeadMismatchError, AnotherStepRunningError and others of RoostError.
+        """
         request = pb.HoldSessionRequest(
             session_id=self.id,
             tool=tool,
@@ -124,19 +127,28 @@ class Session:
         return self._seen(response.session)
 
     async def evict(self) -> int:
-        """Drops the session's KV cache everywhere; the next step rebuilds it. Returns the tokens dropped."""
+        """Drops the session's KV cache everywhere; the next step rebuilds it. Returns the tokens dropped.
+
+        Raises AnotherStepRunningError and others of RoostError.
+        """
         request = pb.EvictSessionRequest(session_id=self.id)
         response = await self._transport.call(lambda stub: stub.EvictSession, request, self._straggler_seconds)
         return response.evicted_tokens
 
     async def close(self) -> SessionInfo:
-        """Ends the session: no more steps, the log stays readable. Closing twice changes nothing."""
+        """Ends the session: no more steps, the log stays readable. Closing twice changes nothing.
+
+        Raises AnotherStepRunningError and others of RoostError.
+        """
         request = pb.CloseSessionRequest(session_id=self.id)
         response = await self._transport.call(lambda stub: stub.CloseSession, request, self._straggler_seconds)
         return self._seen(response.session)
 
     async def delete(self) -> None:
-        """Erases the session and its log. Raises SessionNotFoundError when there was none."""
+        """Erases the session and its log.
+
+        Raises SessionNotFoundError when there was none, AnotherStepRunningError and others of RoostError.
+        """
         request = pb.DeleteSessionRequest(session_id=self.id)
         try:
             await self._transport.call(lambda stub: stub.DeleteSession, request, self._straggler_seconds)
@@ -147,7 +159,8 @@ class Session:
     async def steps(
         self, *, generation: int = 0, include_token_ids: bool = False, page_size: int = 0
     ) -> AsyncIterator[LoggedStep]:
-        """The log, oldest step first; generation 0 is the current one. Pages are read as they are needed."""
+        """The log, oldest step first; generation 0 is the current one. Pages of `page_size` steps (1 to 100; 0 is the
+        gateway's choice) are read as they are needed. Raises SessionNotFoundError and others of RoostError."""
         request = pb.ListStepsRequest(
             session_id=self.id, generation=generation, page_size=page_size, include_token_ids=include_token_ids
         )

@@ -19,6 +19,7 @@ MAX_TOOLS, MAX_STOPS, MAX_STOP_BYTES, MAX_STOP_IDS, MAX_BIASES, MAX_LOGPROBS = 1
 MAX_NAME_CHARS = 256
 MAX_SYSTEM_BYTES = 1024 * 1024
 MAX_HOLD_SECONDS = 1e9
+MAX_PAGE_SESSIONS, MAX_PAGE_STEPS = 1000, 100
 
 
 def open_session(request: pb.OpenSessionRequest) -> Violations:
@@ -86,6 +87,12 @@ def hold(request: pb.HoldSessionRequest) -> Violations:
         yield "expect_seconds", "must be 0 (unknown) or a positive number of seconds"
     if len(request.tool) > MAX_NAME_CHARS:
         yield "tool", f"is longer than {MAX_NAME_CHARS} characters"
+
+
+def page_size(asked: int, most: int) -> Violations:
+    """Faults of a list's `page_size`."""
+    if asked > most:
+        yield "page_size", f"{asked} is more than {most}"
 
 
 def step(request: pb.StepRequest) -> Violations:
