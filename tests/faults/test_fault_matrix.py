@@ -67,22 +67,6 @@ async def reference(pool: FaultStack, client: Client) -> Reference:
     return Reference(tuple(question.token_ids), tuple(closing.token_ids))
 
 
-async def strike(pool: FaultStack, victim: str, pid: int, session: Session) -> None:
-    """Kills the party that the case is about while the process `pid` stands at the point."""
-    stack = pool.stack
-    if victim == "redis":
-        stack.redis.kill()
-    elif victim == "worker":
-        workers = [process for process in stack.workers if process.pid == pid]
-        if workers:
-            workers[0].kill()
-        else:
-            await pool.kill_worker_of(session.id)
-    else:
-        gateways = [process for process in stack.gateways if process.pid == pid]
-        (gateways or [process for process in stack.gateways if process.pid])[0].kill()
-
-
 def happens(point: str, victim: str) -> bool:
     """No worker has the step before one is reserved."""
     return not (victim == "worker" and point in ("gateway.step.received", "gateway.begin.done"))
@@ -121,7 +105,7 @@ async def take_step(pool: FaultStack, client: Client, session: Session, victim: 
             armed.go()
         return await watch(session, QUESTION, STEP)
     task = asyncio.create_task(watch(session, QUESTION, STEP))
-    await strike(pool, victim, await armed.reached(), session)
+    await pool.strike(victim, await armed.reached(), session)
     armed.go()
     return await task
 

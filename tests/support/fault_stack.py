@@ -2,17 +2,31 @@
 
 import asyncio
 import contextlib
+import copy
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import redis.asyncio
 
-from roost import Client, Delta, Format, JsonSchema, LoggedStep, Restarted, Sampling, Session, StepResult
+from roost import (
+    Client,
+    Committed,
+    Delta,
+    Format,
+    JsonSchema,
+    LoggedStep,
+    Migrated,
+    Restarted,
+    Sampling,
+    Session,
+    StepResult,
+)
 from roost.contract.faults import DIRECTORY_VARIABLE
 from roost.contract.loghash import extend, pack_ids
 from roost.contract.names import PoolKeys
@@ -25,7 +39,7 @@ SYSTEM, OPENING, QUESTION, CLOSING = "You are terse.", "Begin.", "Go on.", "End.
 SHORT = Sampling(temperature=0.0, max_tokens=4, ignore_eos=True)
 LONG = Sampling(temperature=0.0, max_tokens=24, ignore_eos=True)
 
-POOL = {
+POOL: dict[str, Any] = {
     "apiVersion": "roost.dev/v1alpha1",
     "kind": "AgentPool",
     "metadata": {"name": "faults"},
@@ -88,6 +102,7 @@ class Seen:
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
     restarts: int = 0
+    migrations: list[Migrated] = field(default_factory=list)
     result: StepResult | None = None
 
 
@@ -131,6 +146,21 @@ class FaultStack:
                 return
         raise AssertionError(f"no worker process serves {session}")
 
+    async def strike(self, victim: str, pid: int, session: Session) -> None:
+        """Kills the party that a case is about while the process `pid` stands at a point."""
+        stack = self.stack
+        if victim == "redis":
+            stack.redis.kill()
+        elif victim == "worker":
+            workers = [process for process in stack.workers if process.pid == pid]
+            if workers:
+                workers[0].kill()
+            else:
+                await self.kill_worker_of(session.id)
+        else:
+            gateways = [process for process in stack.gateways if process.pid == pid]
+            (gateways or [process for process in stack.gateways if process.pid])[0].kill()
+
     async def claims(self) -> dict[str, str]:
         """Reservations and waiters that the ledger holds."""
         keys = PoolKeys(self.stack.pool.pool)
@@ -145,10 +175,17 @@ def _listens(pid: int, port: int) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def fault_stack(folder: Path) -> AsyncIterator[FaultStack]:
-    """Runs the pool; its processes pass fault points armed by files in a folder of their own."""
+async def fault_stack(folder: Path, source: str = "", policy: str = "Migrate") -> AsyncIterator[FaultStack]:
+    """Runs the pool; its processes pass fault points armed by files in a folder of their own.
+
+    Run again in the same folder it has the same sessions; `source` is another model, `policy` what becomes of them.
+    """
     faults = folder / "faults"
-    faults.mkdir()
+    faults.mkdir(exist_ok=True)
+    pool = copy.deepcopy(POOL)
+    pool["spec"]["sessions"] = {"onModelChange": policy}
+    if source:
+        pool["spec"]["models"][0]["source"] = source
     options = StackOptions(
         state_dir=folder / "state",
         port=0,
@@ -159,7 +196,7 @@ async def fault_stack(folder: Path) -> AsyncIterator[FaultStack]:
     patience = processes.LONGEST_DELAY_SECONDS
     processes.LONGEST_DELAY_SECONDS = 0.2  # killing often is the point here, not a fault to back off from
     try:
-        async with LocalStack(AgentPool.model_validate(POOL), options) as stack:
+        async with LocalStack(AgentPool.model_validate(pool), options) as stack:
             yield FaultStack(stack, faults)
     finally:
         processes.LONGEST_DELAY_SECONDS = patience
@@ -178,16 +215,18 @@ async def watch(
             seen.token_ids.extend(event.token_ids)
             seen.text += event.text
         elif isinstance(event, Restarted):
-            seen = Seen(restarts=seen.restarts + 1)
-        elif hasattr(event, "head"):
+            seen = Seen(restarts=seen.restarts + 1, migrations=seen.migrations)
+        elif isinstance(event, Migrated):
+            seen.migrations.append(event)
+        elif isinstance(event, Committed):
             seen.result = StepResult(event, seen.text, tuple(seen.token_ids))
     assert seen.result is not None
     return seen
 
 
-async def log_of(session: Session) -> list[LoggedStep]:
+async def log_of(session: Session, generation: int = 0) -> list[LoggedStep]:
     """The committed log; its hashes are checked link by link."""
-    steps = [step async for step in session.steps(include_token_ids=True)]
+    steps = [step async for step in session.steps(include_token_ids=True, generation=generation)]
     log_hash, length = b"", 0
     for step in steps:
         packed = pack_ids([*step.prompt_token_ids, *step.output_token_ids])

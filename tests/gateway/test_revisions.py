@@ -1,0 +1,95 @@
+"""What a changed model means for a session's next step, case by case."""
+
+from typing import Any
+
+import pytest
+
+from roost.contract.reasons import Reason
+from roost.v1 import session_service_pb2 as pb
+from roost_gateway.pools import PoolView, read_pool
+from roost_gateway.revisions import announcement, bound_revision, migrates, turned_away
+from roost_gateway.routing import WorkerState
+from roost_gateway.store.records import Descriptor, FormerLog, LogHead, State
+
+OLD, NEW = "rev-1", "rev-2"
+FORMER = LogHead(9, b"f" * 16)
+
+
+def pool(active: str = NEW, policy: str = "Migrate") -> PoolView:
+    return read_pool("a/b", {"activeRevision": active, "sessions": {"onModelChange": policy}})
+
+
+def worker(revision: str, *, draining: bool = False) -> WorkerState:
+    return WorkerState("w", "b", "127.0.0.1:1", revision, 100, 1, draining=draining)
+
+
+def session(**fields: Any) -> Descriptor:
+    values: dict[str, Any] = dict.fromkeys(Descriptor.__slots__, "")
+    values |= {"steps": 2, "model_revision": OLD, "generation": 1, "head": LogHead(4, b"h" * 16), "former": None}
+    return Descriptor(**{**values, "state": State.ACTIVE, **fields})
+
+
+@pytest.mark.parametrize(
+    ("of", "descriptor", "expected"),
+    [
+        (pool(), session(), True),
+        (pool(OLD), session(), False),
+        (pool(""), session(), False),
+        (pool(policy="Refuse"), session(), False),
+        (pool(), session(steps=0), False),
+        (pool(), session(model_revision=""), False),
+    ],
+)
+def test_a_log_of_another_revision_migrates(of: PoolView, descriptor: Descriptor, expected: bool) -> None:
+    assert migrates(of, descriptor) is expected
+
+
+def test_a_log_without_tokens_is_of_no_revision() -> None:
+    assert (bound_revision(session()), bound_revision(session(steps=0))) == (OLD, "")
+
+
+def test_sessions_migrate_unless_the_pool_says_otherwise() -> None:
+    assert read_pool("a/b", {}).migrates
+    assert not pool(policy="Refuse").migrates
+
+
+@pytest.mark.parametrize(
+    ("of", "bound", "workers", "expected"),
+    [
+        (pool(), OLD, [], None),
+        (pool(), OLD, [worker(OLD), worker(NEW)], None),
+        (pool(), OLD, [worker(OLD, draining=True), worker(NEW)], Reason.WORKER_LOST),
+        (pool(), OLD, [worker(NEW)], Reason.WORKER_LOST),
+        (pool(), NEW, [worker(OLD)], None),
+        (pool(""), OLD, [worker(NEW)], None),
+        (pool(), "", [worker(NEW)], None),
+        (pool(policy="Refuse"), OLD, [worker(OLD, draining=True), worker(NEW)], None),
+        (pool(policy="Refuse"), OLD, [worker(NEW)], Reason.MODEL_REVISION_MISMATCH),
+        (pool(policy="Refuse"), OLD, [], None),
+    ],
+)
+def test_who_need_not_wait_for_a_worker(
+    of: PoolView, bound: str, workers: list[WorkerState], expected: Reason | None
+) -> None:
+    error = turned_away(of, bound, workers)
+    assert (error and error.reason) == expected
+
+
+@pytest.mark.parametrize(
+    ("known", "told"),
+    [
+        (None, False),
+        (pb.Head(length=4, log_hash=b"h" * 16, generation=2), False),
+        (pb.Head(length=9, log_hash=b"f" * 16, generation=1), True),
+        (pb.Head(length=9, log_hash=b"f" * 16), True),
+        (pb.Head(length=4, log_hash=b"h" * 16), False),
+    ],
+)
+def test_a_client_is_told_of_what_it_does_not_know(known: pb.Head | None, told: bool) -> None:
+    descriptor = session(generation=2, model_revision=NEW, former=FormerLog(FORMER, 2, OLD))
+    event = announcement(descriptor, known)
+    assert (event is not None) is told
+    if event is not None:
+        assert (event.from_revision, event.to_revision, event.generation) == (OLD, NEW, 2)
+        assert event.head == pb.Head(length=4, log_hash=b"h" * 16, generation=2)
+    assert announcement(session(), known) is None
