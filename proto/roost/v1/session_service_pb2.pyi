@@ -4,7 +4,7 @@ isort:skip_file
 The public contract of Roost: sessions, and the steps taken in them.
 
 Errors carry `google.rpc.ErrorInfo` with `domain = "roost.dev"` and a `reason` listed in
-ARCHITECTURE.md, and `google.rpc.RetryInfo` wherever coming back later can help.
+`roost/contract/reasons.py`, and `google.rpc.RetryInfo` wherever coming back later can help.
 """
 
 from collections import abc as _abc
