@@ -6,7 +6,7 @@ from pathlib import Path
 from roost_cluster.control_plane import answers
 from roost_cluster.kubectl import Kubectl
 from roost_cluster.layout import Layout
-from roost_cluster.processes import Component
+from roost_cluster.processes import Component, wait_until
 from roost_cluster.services import bind_user
 from roost_cluster.toolbox import Toolbox
 
@@ -31,7 +31,9 @@ class KubeRay(Component):
         self._kubectl.run("apply", "--filename", str(self._manifests / "role.yaml"))
         self._kubectl.apply(bind_user("kuberay-operator"))
         crds = ("crd/rayservices.ray.io", "crd/rayclusters.ray.io")
-        self._kubectl.run("wait", "--for=condition=Established", *crds, "--timeout=30s")
+        # kubectl gives up at once on a kind that has no condition yet.
+        established = ("wait", "--for=condition=Established", *crds, "--timeout=5s")
+        wait_until("KubeRay's kinds", lambda: self._kubectl.succeeds(*established), 30)
         return [
             self._binary,
             "--use-kubernetes-proxy",
