@@ -12,7 +12,6 @@ from roost import (
     JsonSchema,
     Message,
     MessageRole,
-    RetryConfig,
     Sampling,
     SessionState,
     Tier,
@@ -28,9 +27,7 @@ from roost import (
 from roost.contract.reasons import Reason
 from roost.testing import FakeGateway
 from roost.v1 import session_service_pb2 as pb
-from scripted_gateway import BREAK, SESSION, Refuse, ScriptedGateway
-
-QUICK = RetryConfig(initial_backoff=0.001, max_backoff=0.002, give_up_after=20.0)
+from scripted_gateway import BREAK, QUICK, SESSION, Refuse, ScriptedGateway
 
 
 def unused_target() -> str:

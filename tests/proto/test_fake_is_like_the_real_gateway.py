@@ -1,6 +1,5 @@
 """The same scenarios on the fake gateway and on real ones: what a client sees must be the same."""
 
-import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -220,54 +219,6 @@ async def bad_requests(world: World) -> Any:
     ]
 
 
-async def refused(call: Awaitable[Any]) -> tuple[str, str]:
-    """The class of what a call raises, and all that it says."""
-    with pytest.raises(RoostError) as raised:
-        await call
-    return type(raised.value).__name__, str(raised.value)
-
-
-async def opens_with_values_out_of_range(world: World) -> Any:
-    client = await world.client()
-    return [
-        await refused(client.open(**bad))
-        for bad in (
-            {"pool": "nope"},
-            {"request_id": "a b"},
-            {"task": "x" * 257},
-            {"system": "x" * (1 << 20) + "x"},
-            {"labels": {str(number): "" for number in range(17)}},
-            {"labels": {"x" * 64: ""}},
-            {"tools": [Tool("grep"), Tool("grep")]},
-            {"tools": [Tool(f"t{number}") for number in range(129)]},
-            {"tools": [Tool("grep", parameters="[1]")]},
-        )
-    ]
-
-
-async def steps_with_values_out_of_range(world: World) -> Any:
-    session = await opened(world)
-    bad: tuple[dict[str, Any], ...] = (
-        {"temperature": -1.0},
-        {"top_p": 0.0},
-        {"repetition_penalty": 0.0},
-        {"max_tokens": 0},
-        {"max_tokens": 4, "min_tokens": 5},
-        {"logprobs": 21},
-        {"stop": [""]},
-        {"stop": ["x"] * 17},
-        {"stop_token_ids": range(65)},
-        {"logit_bias": {1: math.inf}},
-        {"step_id": "", "temperature": -1.0, "top_p": 2.0},
-        {"format": JsonSchema("[1]")},
-    )
-    calls = [session.run("x", **{"step_id": "s", **options}) for options in bad]
-    calls += [session.run(Message(MessageRole.USER, "x", name="x" * 257)), session.run(Message(MessageRole.SYSTEM, ""))]
-    calls += [session.hold(expect_seconds=-1.0), session.hold(expect_seconds=math.nan), session.hold(tool="x" * 257)]
-    calls += [anext(session.steps(page_size=101)), anext((await world.client()).sessions(page_size=1001))]
-    return [await refused(call) for call in calls], (await session.run("x", step_id="s")).committed.index
-
-
 async def started(session: Session, text: str, step_id: str) -> Step:
     """A step that has begun."""
     step = session.step(text, step_id=step_id)
@@ -353,8 +304,6 @@ SCENARIOS: tuple[Scenario, ...] = (
     opening_twice,
     limits_of_a_role,
     bad_requests,
-    opens_with_values_out_of_range,
-    steps_with_values_out_of_range,
     a_step_taken_over,
     a_step_during_another,
     a_changed_model,

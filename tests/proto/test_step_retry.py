@@ -1,22 +1,15 @@
 """A step survives gateways that die, and tells its caller the truth when it cannot go on."""
 
 import asyncio
-import os
-import signal
-import sys
-from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 import grpc
 import pytest
 
-from roost import Client, Committed, Delta, Event, Head, Restarted, RetryConfig, Session, Started, _transport, errors
+from roost import Committed, Delta, Event, Head, Restarted, RetryConfig, Started, errors
 from roost.contract.reasons import Reason
-from roost.v1 import session_service_pb2 as pb
 from scripted_gateway import (
     BREAK,
-    SESSION,
     Action,
     Hang,
     Refuse,
@@ -25,25 +18,10 @@ from scripted_gateway import (
     committed,
     delta,
     restarted,
+    session_on,
     started,
+    text_of,
 )
-
-QUICK = RetryConfig(initial_backoff=0.001, max_backoff=0.002, give_up_after=20.0)
-
-
-@asynccontextmanager
-async def session_on(*gateways: ScriptedGateway, retry: RetryConfig = QUICK) -> AsyncIterator[Session]:
-    """A session of a client whose first gateway is the first one given."""
-    async with await Client.connect([gateway.target for gateway in gateways], retry=retry, lazy=True) as client:
-        yield client.session(SESSION)
-
-
-def text_of(events: Sequence[Event]) -> str:
-    """The text a reader has after all events, heeding Restarted."""
-    text = ""
-    for event in events:
-        text = text + event.text if isinstance(event, Delta) else "" if isinstance(event, Restarted) else text
-    return text
 
 
 async def play(*scripts: Sequence[Action]) -> tuple[list[Event], ScriptedGateway]:
@@ -64,70 +42,6 @@ async def test_another_gateway_continues_from_where_the_stream_broke() -> None:
     cursor = second.steps[0].received
     assert (cursor.attempt, cursor.tokens, cursor.text_bytes) == (attempt(1), 11, 11)
     assert (first.steps[0].step_id, first.steps[0].messages) == (second.steps[0].step_id, second.steps[0].messages)
-
-
-async def test_a_gateway_whose_server_stops_mid_stream_is_left() -> None:
-    first, second = (
-        ScriptedGateway([started(1), delta("ab"), Hang()]),
-        ScriptedGateway([delta("c", 2), committed("abc")]),
-    )
-    async with first, second, session_on(first, second) as session:
-        events: list[Event] = []
-        async for event in session.step("hi"):
-            events.append(event)
-            if isinstance(event, Delta) and event.text == "ab":
-                await first.hanging.wait()
-                await first.server.stop(None)
-    assert text_of(events) == "abc"
-    assert second.steps[0].received.tokens == 2
-
-
-@asynccontextmanager
-async def gateway_process(script: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """A gateway that plays one script, as a process of its own, and its address."""
-    program = f"import scripted_gateway as s; s.serve([{script}])"
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, stdout=PIPE
-    )
-    try:
-        assert child.stdout is not None
-        yield child, (await child.stdout.readline()).decode().strip()
-    finally:
-        if child.returncode is None:
-            child.kill()
-        await child.wait()
-
-
-async def test_a_gateway_killed_mid_stream_is_left() -> None:
-    async with gateway_process("s.started(1), s.delta('ab'), s.Hang()") as (child, target):
-        second = ScriptedGateway([delta("c", 2), committed("abc")])
-        async with second, await Client.connect([target, second.target], retry=QUICK) as client:
-            events: list[Event] = []
-            async for event in client.session(SESSION).step("hi"):
-                events.append(event)
-                if isinstance(event, Delta) and event.text == "ab":
-                    child.kill()
-                    await child.wait()
-    assert text_of(events) == "abc"
-    assert second.steps[0].received.tokens == 2
-
-
-@pytest.mark.timeout(30)
-async def test_a_gateway_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    hurried = [
-        (name, value // 40 if "keepalive" in name or "ping_timeout" in name else value)
-        for name, value in _transport._CHANNEL_OPTIONS
-    ]
-    monkeypatch.setattr(_transport, "_CHANNEL_OPTIONS", hurried)
-    async with gateway_process("s.started(1), s.delta('ab'), s.Hang()") as (child, target):
-        second = ScriptedGateway([delta("c", 2), committed("abc")])
-        async with second, await Client.connect([target, second.target], retry=QUICK) as client:
-            events: list[Event] = []
-            async for event in client.session(SESSION).step("hi", deadline=None):
-                events.append(event)
-                if isinstance(event, Delta) and event.text == "ab":
-                    child.send_signal(signal.SIGSTOP)
-    assert text_of(events) == "abc"
 
 
 async def test_the_cursor_names_the_newest_attempt() -> None:
@@ -335,59 +249,3 @@ async def test_a_replayed_step_does_not_set_the_head_back() -> None:
         await session.run("two")
         await session.run("one", step_id="old")
         assert session.head == Head(60, b"h" * 16)
-
-
-async def test_a_result_holds_what_was_iterated_before() -> None:
-    script = [delta("wrong"), restarted(2), delta("ab", epoch=2), delta("c", 2, epoch=2), committed("abc")]
-    async with ScriptedGateway(script) as gateway, session_on(gateway) as session:
-        step = session.step("hi")
-        async for event in step:
-            if isinstance(event, Delta) and event.text == "ab":
-                break
-        result = await step.result()
-        assert (result.text, bytes(result.token_ids)) == ("abc", b"abc")
-        assert await step.result() == result
-    assert len(gateway.steps) == 1
-
-
-async def test_the_result_of_a_step_that_failed_or_was_left_is_an_error() -> None:
-    refusal = Refuse(grpc.StatusCode.ABORTED, Reason.ATTEMPT_FENCED)
-    async with ScriptedGateway([refusal], [delta("a"), Hang()]) as gateway, session_on(gateway) as session:
-        failed, left = session.step("hi"), session.step("hi")
-        for _ in range(2):
-            with pytest.raises(errors.AttemptFencedError):
-                await failed.result()
-        await anext(left)
-        await left.aclose()
-        with pytest.raises(errors.StepCancelledError, match="left before its end"):
-            await left.result()
-
-
-async def test_a_result_has_the_logprobs_of_its_tokens() -> None:
-    piece = delta("ab")
-    piece.delta.logprobs.extend([pb.TokenLogprobs(logprob=-1.0), pb.TokenLogprobs(logprob=-2.0, top_ids=[5])])
-    async with ScriptedGateway([piece, committed("ab")]) as gateway, session_on(gateway) as session:
-        result = await session.run("hi", logprobs=1)
-    assert [(entry.logprob, entry.top_ids) for entry in result.logprobs] == [(-1.0, ()), (-2.0, (5,))]
-
-
-async def test_closing_the_client_ends_its_steps_with_an_error() -> None:
-    async with ScriptedGateway([delta("a"), Hang()]) as gateway:
-        client = await Client.connect(gateway.target)
-        task = asyncio.create_task(client.session(SESSION).run("hi"))
-        await gateway.hanging.wait()
-        await client.close()
-        with pytest.raises(errors.StepCancelledError, match="client was closed"):
-            await task
-        await gateway.cancelled.wait()
-
-
-async def test_a_step_cancelled_while_its_client_closes_is_cancelled() -> None:
-    async with ScriptedGateway([delta("a"), Hang()]) as gateway:
-        client = await Client.connect(gateway.target)
-        task = asyncio.create_task(client.session(SESSION).run("hi"))
-        await gateway.hanging.wait()
-        task.cancel()
-        await client.close()
-        with pytest.raises(asyncio.CancelledError):
-            await task

@@ -7,11 +7,9 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from roost import Client, Committed, RetryConfig, _telemetry, errors
+from roost import Client, Committed, _telemetry, errors
 from roost.contract.reasons import Reason
-from scripted_gateway import BREAK, SESSION, Refuse, ScriptedGateway, committed
-
-QUICK = RetryConfig(initial_backoff=0.001, max_backoff=0.002)
+from scripted_gateway import BREAK, QUICK, SESSION, Refuse, ScriptedGateway, committed
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 # ruff: noqa: N802  the names of the contract
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Self
 
 import grpc
 
+from roost import Client, Delta, Event, Restarted, RetryConfig, Session
 from roost.contract.reasons import Reason
 from roost.contract.status import abort
 from roost.v1 import session_service_pb2 as pb
@@ -25,6 +27,9 @@ class Refuse:
     retry_seconds: float | None = None
     metadata: tuple[tuple[str, str], ...] = ()
 
+
+QUICK = RetryConfig(initial_backoff=0.001, max_backoff=0.002, give_up_after=20.0)
+"""Hardly any wait between tries."""
 
 BREAK = Refuse(grpc.StatusCode.UNAVAILABLE)
 
@@ -153,6 +158,21 @@ class ScriptedGateway(SessionServiceServicer):
     ) -> pb.DeleteSessionResponse:
         await self._answered("delete", context)
         return pb.DeleteSessionResponse()
+
+
+@asynccontextmanager
+async def session_on(*gateways: ScriptedGateway, retry: RetryConfig = QUICK) -> AsyncIterator[Session]:
+    """A session of a client whose first gateway is the first one given."""
+    async with await Client.connect([gateway.target for gateway in gateways], retry=retry, lazy=True) as client:
+        yield client.session(SESSION)
+
+
+def text_of(events: Sequence[Event]) -> str:
+    """The text a reader has after all events, heeding Restarted."""
+    text = ""
+    for event in events:
+        text = text + event.text if isinstance(event, Delta) else "" if isinstance(event, Restarted) else text
+    return text
 
 
 def serve(*scripts: Sequence[Action]) -> None:
