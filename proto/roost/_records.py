@@ -225,6 +225,8 @@ class StepResult:
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
     """One for each id, when asked for; empty for a step that had been committed before."""
+    migrated: Migrated | None = None
+    """What the session went through before the step, if the pool's model has changed."""
 
     @property
     def content(self) -> str:

@@ -58,6 +58,7 @@ class Step:
         self._text: list[str] = []
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
+        self._migrated: Migrated | None = None
         self._straggler_seconds = straggler_seconds
         self._on_end = on_end
         self._events = self._run()
@@ -96,7 +97,13 @@ class Step:
             raise self._failure
         if self._committed is None:
             raise StepCancelledError("the step was left before its end", status=grpc.StatusCode.CANCELLED)
-        return StepResult(self._committed, "".join(self._text), tuple(self._token_ids), tuple(self._logprobs))
+        return StepResult(
+            committed=self._committed,
+            text="".join(self._text),
+            token_ids=tuple(self._token_ids),
+            logprobs=tuple(self._logprobs),
+            migrated=self._migrated,
+        )
 
     def _collect(self, event: Event) -> None:
         if isinstance(event, Delta):
@@ -106,6 +113,8 @@ class Step:
         elif isinstance(event, Restarted):
             for collected in (self._text, self._token_ids, self._logprobs):
                 collected.clear()
+        elif isinstance(event, Migrated):
+            self._migrated = event
 
     async def _run(self) -> AsyncGenerator[Event, None]:
         span = StepSpan({"roost.session_id": self._request.session_id, "roost.step_id": self.step_id})

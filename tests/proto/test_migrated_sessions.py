@@ -33,6 +33,16 @@ async def test_a_migration_is_an_event_and_moves_the_head() -> None:
         assert not any(isinstance(event, Migrated) for event in [e async for e in session.step("and on")])
 
 
+async def test_a_result_tells_of_the_migration() -> None:
+    async with FakeGateway() as fake:
+        session = await with_steps(fake)
+        fake.change_model("second")
+        moved, after = await session.run("next"), await session.run("and on")
+        assert moved.migrated is not None
+        assert moved.migrated.to_revision == "second"
+        assert after.migrated is None
+
+
 async def test_both_logs_can_be_read() -> None:
     async with FakeGateway() as fake:
         session = await with_steps(fake)
