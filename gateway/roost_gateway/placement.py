@@ -185,7 +185,7 @@ class Placement:
         self._listen(pool, line)
         self.kick(pool)
         try:
-            async with asyncio.timeout(_patience(waiter.ask)):
+            async with asyncio.timeout(self._patience(waiter.ask)):
                 return await waiter.found
         except TimeoutError:
             raise self._timeout(waiter.ask, line.queue) from None
@@ -194,8 +194,18 @@ class Placement:
             waiter.ask.held.waiting = False
             self.kick(pool)
 
+    def _patience(self, ask: Ask) -> float:
+        """In seconds. Workers that a restarted store has not heard of yet get the time of a lease to say so."""
+        left = max(0.0, ask.deadline - time.monotonic())
+        if ask.started:
+            return left
+        unheard = 0.0 if self._workers.has_published(ask.pool.pool) else self._workers.grace_seconds
+        return min(left, max(unheard, ask.pool.queue_timeout_seconds))
+
     def _turned_away(self, ask: Ask) -> GatewayError | None:
         """By the pool as it is now: it may have changed since the step came."""
+        if self._workers.grace:
+            return None  # who has the revision may not have said so yet
         pool = self._workers.view(ask.pool.pool) or ask.pool
         return turned_away(pool, ask.need.model_revision, self._workers.states(pool.pool))
 
@@ -287,11 +297,6 @@ class Placement:
             except Exception:
                 log.exception("listening to the releases of %s failed; trying again", pool)
             await asyncio.sleep(1.0)
-
-
-def _patience(ask: Ask) -> float:
-    left = max(0.0, ask.deadline - time.monotonic())
-    return left if ask.started else min(left, ask.pool.queue_timeout_seconds)
 
 
 def _full(full: QueueFullError) -> GatewayError:

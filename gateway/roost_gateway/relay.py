@@ -105,7 +105,7 @@ class Relay:
     async def _find_orphans(self) -> None:
         """Attempts before this one whose output a worker may hold; that worker's reservation was taken over."""
         fenced = self._began.fenced
-        worker = await self._known(fenced.worker_id) if fenced is not None and fenced.worker_id else None
+        worker = await self._worker(fenced.worker_id) if fenced is not None and fenced.worker_id else None
         if fenced is None or worker is None:
             return
         self._ask.held.worker_id = worker.worker_id
@@ -118,7 +118,7 @@ class Relay:
             self._outbox.restarted(self.output, "the output of the earlier attempt is lost")
         self._client_attempt = None
         self._orphans.clear()
-        worker = await self._known(reserved) if reserved else None
+        worker = await self._worker(reserved) if reserved else None
         if worker is None:
             began_waiting = time.monotonic()
             worker = await self._parts.placement.place(self._ask, self._outbox.queued)
@@ -130,12 +130,8 @@ class Relay:
         """Whether what is here is what the client has the beginning of."""
         return self.output.accepted and self._client_attempt is None
 
-    async def _known(self, worker_id: str) -> WorkerState | None:
-        worker = self._parts.workers.get(self._ask.pool.pool, worker_id)
-        if worker is None:
-            await self._parts.workers.refresh(self._ask.pool.pool)
-            worker = self._parts.workers.get(self._ask.pool.pool, worker_id)
-        return worker
+    async def _worker(self, worker_id: str) -> WorkerState | None:
+        return await self._parts.workers.find(self._ask.pool.pool, worker_id)
 
     async def _after(self, target: Target, failure: WorkerFailureError) -> Target:
         """Where to go after a failure."""

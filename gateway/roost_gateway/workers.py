@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import grpc
 
-from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS, Lease
+from roost.contract.lease import LEASE_TTL_SECONDS, Lease
 from roost.contract.reasons import Reason
 from roost_gateway.errors import GatewayError, not_found
 from roost_gateway.pools import PoolView, read_pool
@@ -20,8 +20,10 @@ log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.5
 _DOCUMENT_TICKS = 4
-GRACE_SECONDS = 2 * LEASE_PERIOD_SECONDS
-"""After the store came back: nobody's lease counts as expired, since nobody could renew it."""
+GRACE_SECONDS = LEASE_TTL_SECONDS
+"""After the store came back nobody's lease counts as expired, since nobody could renew it; and a worker that is looked
+for is waited for, since it may not have published itself again."""
+_LOOK_SECONDS = 0.1
 
 
 def worker_state(view: WorkerView) -> WorkerState:
@@ -75,7 +77,12 @@ class Workers:
     @property
     def grace(self) -> bool:
         """Whether the store has just come back."""
-        return time.monotonic() < self._grace_until
+        return self.grace_seconds > 0
+
+    @property
+    def grace_seconds(self) -> float:
+        """How long that still counts."""
+        return max(0.0, self._grace_until - time.monotonic())
 
     @property
     def pools(self) -> list[str]:
@@ -124,6 +131,21 @@ class Workers:
     def get(self, pool: str, worker_id: str) -> WorkerState | None:
         """A worker that lives, as far as is known."""
         return next((state for state in self.states(pool) if state.worker_id == worker_id), None)
+
+    async def find(self, pool: str, worker_id: str) -> WorkerState | None:
+        """A worker that lives, if need be by what the store says now."""
+        found = self.get(pool, worker_id)
+        if found is None:
+            await self.refresh(pool)
+        while self.grace and not self.has_published(pool, worker_id):
+            await asyncio.sleep(_LOOK_SECONDS)
+            await self.refresh(pool)
+        return found or self.get(pool, worker_id)
+
+    def has_published(self, pool: str, worker_id: str = "") -> bool:
+        """Whether a worker, or any, has a lease, be it found broken or not."""
+        published = self._workers.get(pool, {})
+        return worker_id in published if worker_id else bool(published)
 
     def mark_broken(self, worker: WorkerState) -> None:
         """Avoids this start of a worker until its lease would have ended; another start of it is another worker."""
@@ -181,9 +203,9 @@ class Workers:
         if self.store_answers:
             return
         health = await self._store.health()
-        if self.health is not None:
+        if self.health is not None or health.uptime_seconds < GRACE_SECONDS:
             self._grace_until = time.monotonic() + GRACE_SECONDS
-            log.warning("the session store answers again")
+            log.warning("the session store has just started or come back: workers are waited for")
         self.health, self.store_answers = health, True
         for problem in health.problems:
             log.warning("the session store is not safe (WeakDurability): %s", problem)

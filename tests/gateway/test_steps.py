@@ -11,6 +11,7 @@ from redis_servers import RedisServer
 from roost.contract.loghash import extend, pack_ids
 from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb
+from roost_gateway import workers
 
 
 def expected(tokens: int) -> tuple[list[int], str]:
@@ -190,7 +191,8 @@ async def test_waiting_without_room_ends_with_a_retry(rig: Rig) -> None:
     assert retry
 
 
-async def test_no_worker_is_unavailable_with_a_retry(rig: Rig) -> None:
+async def test_no_worker_is_unavailable_with_a_retry(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "GRACE_SECONDS", 0.0)  # the store of the tests has just started
     publish_pool(rig.redis, admission={"queueLimit": 5, "queueTimeoutSeconds": 0.2})
     caller = rig.caller(await rig.gateway())
     session = await caller.open()

@@ -36,14 +36,15 @@ def judge(settings: dict[str, str] | None, where: str) -> tuple[bool, list[str]]
 
 async def check(link: RedisLink) -> StoreHealth:
     """Asks every primary. Raises StoreUnavailableError."""
-    durable, problems, run_ids = True, list[str](), list[str]()
+    durable, problems, run_ids, uptimes = True, list[str](), list[str](), list[int]()
     for where, options in await _primaries(link):
         good, found = judge(await _settings(link, options), where)
         durable = durable and good
         problems += found
         info = await link.run("INFO", "server", **options)
         run_ids.append(str(info["run_id"]))
-    return StoreHealth(durable, tuple(problems), ",".join(sorted(run_ids)))
+        uptimes.append(int(info["uptime_in_seconds"]))
+    return StoreHealth(durable, tuple(problems), ",".join(sorted(run_ids)), min(uptimes))
 
 
 async def _primaries(link: RedisLink) -> list[tuple[str, dict[str, Any]]]:

@@ -303,3 +303,5 @@ class StoreHealth:
     problems: tuple[str, ...]
     """Each with its fix, for people."""
     run_id: str
+    uptime_seconds: int = 0
+    """Of the primary that was started last."""
