@@ -90,8 +90,7 @@ class Outbox:
     def _next(self) -> StepResponse | None:
         if self._events:
             return self._events.popleft()
-        delta = self._output.take() if self._output is not None else None
-        return None if delta is None else StepResponse(delta=delta)
+        return self._output.take() if self._output is not None else None
 
     def _put(self, event: StepResponse) -> None:
         self._events.append(event)

@@ -2,7 +2,7 @@
 
 from array import array
 
-from roost.v1.session_service_pb2 import Attempt, Cursor, StepDelta, TokenLogprobs
+from roost.v1.session_service_pb2 import Attempt, Cursor, StepResponse, TokenLogprobs
 from roost.v1.worker_service_pb2 import Delta
 from roost_gateway.errors import invalid
 
@@ -69,7 +69,7 @@ class StepOutput:
         """Sends everything again, from the start."""
         self._sent_tokens = self._sent_bytes = 0
 
-    def take(self) -> StepDelta | None:
+    def take(self) -> StepResponse | None:
         """What the client does not have yet, as one delta; None when there is nothing.
 
         Raises GatewayError: INVALID_ARGUMENT when the client's cursor lies inside a character.
@@ -80,13 +80,13 @@ class StepOutput:
         first, start = min(self._sent_tokens, tokens), min(self._sent_bytes, size)
         if start < size and self.text[start] & 0xC0 == 0x80:
             raise invalid([("received.text_bytes", f"{start} lies inside a character of the text")])
-        delta = StepDelta(
-            attempt=self.attempt,
-            token_offset=self._sent_tokens,
-            token_ids=self.ids[first:],
-            text_offset=self._sent_bytes,
-            text=self.text[start:].decode(),
-            logprobs=self.logprobs[first:],
-        )
+        response = StepResponse()
+        delta = response.delta  # filled where it stands: a message put into another one is copied
+        delta.attempt.CopyFrom(self.attempt)
+        delta.token_offset, delta.text_offset = self._sent_tokens, self._sent_bytes
+        delta.token_ids.extend(self.ids[first:])
+        delta.text = self.text[start:].decode()
+        if self.logprobs:
+            delta.logprobs.extend(self.logprobs[first:])
         self._sent_tokens, self._sent_bytes = max(tokens, self._sent_tokens), max(size, self._sent_bytes)
-        return delta
+        return response

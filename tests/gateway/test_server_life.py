@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import grpc
@@ -11,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from gateway_driver import Rig, gateway, serving, step_request, world
+from gateway_driver import ROOT, Rig, gateway, serving, step_request, world
 from redis_servers import RedisServer, free_port
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.auth import Authenticator, hash_api_key
@@ -169,3 +172,11 @@ async def test_the_process_tells_its_address_and_ends_on_sigterm(rig: Rig, tmp_p
     assert not (await rig.caller(child).stub.ListSessions(pb.ListSessionsRequest())).sessions
     child.terminate()
     assert await child.wait() == 0
+
+
+def test_grpc_knows_the_settings_that_the_process_makes() -> None:
+    """Another gRPC may drop them: then measure anew, and take them out."""
+    code = "import roost_gateway.__main__, grpc; grpc.insecure_channel('127.0.0.1:1').close()"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("proto", "gateway"))}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "experiment" not in told.stderr.lower()

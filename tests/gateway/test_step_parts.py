@@ -30,8 +30,9 @@ def test_deltas_are_contiguous_however_they_are_taken(pieces: list[str], takes: 
         output.append(Delta(token_offset=number, token_ids=[number], text_offset=len(output.text), text=piece))
         last = number == len(pieces) - 1
         if last or (number < len(takes) and takes[number]):
-            delta = output.take()
-            assert delta is not None
+            response = output.take()
+            assert response is not None
+            delta = response.delta
             assert (delta.token_offset, delta.text_offset) == (len(ids), len(text.encode()))
             ids += delta.token_ids
             text += delta.text
