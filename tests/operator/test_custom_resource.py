@@ -57,8 +57,9 @@ def test_conventions_of_kubernetes() -> None:
 
 
 def test_columns() -> None:
-    names = [column["name"] for column in VERSION["additionalPrinterColumns"]]
-    assert names == ["Ready", "Reason", "Workers", "Sessions", "Age"]
+    columns = VERSION["additionalPrinterColumns"]
+    assert [one["name"] for one in columns if not one.get("priority")] == ["Ready", "Workers", "Sessions", "Age"]
+    assert [one["name"] for one in columns if one.get("priority")] == ["Reason"], "with -o wide"
 
 
 def test_server_fills_in_the_same_defaults_as_the_spec(api_server: ApiServer, namespace: str) -> None:

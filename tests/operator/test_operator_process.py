@@ -1,122 +1,152 @@
-"""The operator as processes: it leads by a Lease, watches by kopf with its own rights only, and another takes over."""
+"""The operator as processes: one leads by a Lease, another takes over, one that was stopped past its lease is silent.
+They have the rights of the chart and no more."""
 
-import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 
-from api_server import ApiServer, KubectlError, kuberay_definitions
-from redis_servers import RedisServer, free_port
+from api_server import ApiServer
+from operator_process import Start, tail, until
+from redis_servers import RedisServer
+from roost.contract.faults import DIRECTORY_VARIABLE, OPERATOR_POINTS
 from roost_operator.__main__ import main
-from roost_operator.kubernetes.rbac import cluster_role, cluster_role_binding
 from roost_operator.kubernetes.settings import SettingsError, settings_from
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "manifests" / "samples" / "pool-dummy.yaml"
-WAIT_SECONDS = 40.0
-
-
-class Operator:
-    """One operator's process."""
-
-    def __init__(self, server: ApiServer, redis: RedisServer, namespace: str, identity: str) -> None:
-        self.identity, self.metrics, self.liveness = identity, free_port(), free_port()
-        self.log = server.directory / f"{namespace}-{identity}.log"
-        environment = {
-            **os.environ,
-            "KUBECONFIG": str(server.kubeconfig("operator")),
-            "ROOST_STORE_URL": redis.url,
-            "ROOST_POOL_KEY": "k" * 32,
-            "ROOST_NAMESPACE": namespace,
-            "ROOST_IDENTITY": identity,
-            "ROOST_RESYNC_SECONDS": "2",
-            "ROOST_LEASE_SECONDS": "3",
-            "ROOST_METRICS_HOST": "127.0.0.1",
-            "ROOST_METRICS_PORT": str(self.metrics),
-            "ROOST_LIVENESS": f"http://127.0.0.1:{self.liveness}/healthz",
-        }
-        command = [sys.executable, "-m", "roost_operator"]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-
-    def get(self, port: int, path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-            return str(answer.read().decode())
+MUTATING = ("create", "update", "patch", "delete")
 
 
 @pytest.fixture
-def start(api_server: ApiServer, redis_server: RedisServer, namespace: str) -> Iterator[Callable[[str], Operator]]:
-    definitions = kuberay_definitions()
-    if definitions is None:
-        pytest.skip("no KubeRay definitions in the cache of Go modules; go mod download ray-operator")
-    for name in ("rayservices", "rayclusters"):
-        api_server.kubectl("apply", "--server-side", "-f", str(definitions / f"ray.io_{name}.yaml"))
-    role = yaml.safe_dump_all([cluster_role(), cluster_role_binding("User", "operator")])
-    api_server.kubectl("apply", "-f", "-", stdin=role)
-    running: list[Operator] = []
-
-    def begin(identity: str) -> Operator:
-        running.append(Operator(api_server, redis_server, namespace, identity))
-        return running[-1]
-
-    yield begin
-    for one in running:
-        one.process.kill()
-        one.process.wait()
+def holder(api_server: ApiServer, namespace: str) -> Callable[[], str]:
+    return lambda: str(api_server.get("lease", "roost-operator", namespace)["spec"].get("holderIdentity"))
 
 
-def until(what: str, holds: Callable[[], bool], *operators: Operator) -> None:
-    """What is waited for happens in other processes."""
-    end = time.monotonic() + WAIT_SECONDS
-    while True:
-        with contextlib.suppress(KubectlError, OSError):
-            if holds():
-                return
-        if time.monotonic() > end:
-            logs = "\n".join(f"{one.identity}:\n{one.log.read_text()[-3000:]}" for one in operators)
-            raise AssertionError(f"{what}\n{logs}")
-        time.sleep(0.2)
+def has_service(server: ApiServer, namespace: str) -> bool:
+    return "deletionTimestamp" not in server.get("rayservice", "dummy", namespace)["metadata"]
 
 
-def test_one_leads_and_another_takes_over(
-    start: Callable[[str], Operator], api_server: ApiServer, namespace: str
+def written_by(server: ApiServer, identity: str) -> list[dict[str, Any]]:
+    """Requests by which this operator changed anything but the Lease."""
+    found = [event for event in server.requests("operator") if event["userAgent"] == f"roost-operator/{identity}"]
+    return [one for one in found if one["verb"] in MUTATING and one["objectRef"]["resource"] != "leases"]
+
+
+async def test_one_leads_and_another_takes_over(
+    operators: Start, api_server: ApiServer, namespace: str, holder: Callable[[], str]
 ) -> None:
-    def holder() -> str:
-        return str(api_server.get("lease", "roost-operator", namespace)["spec"]["holderIdentity"])
-
-    def service() -> bool:
-        return "deletionTimestamp" not in api_server.get("rayservice", "dummy", namespace)["metadata"]
-
-    first = start("first")
-    until("the first operator leads", lambda: holder() == "first", first)
-    second = start("second")
+    first = operators("first", command=True)
+    await until("the first operator leads", lambda: holder() == "first", first)
+    second = operators("second")
     api_server.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
-    until("the pool has a RayService", service, first, second)
-    until("it lives", lambda: bool(first.get(first.liveness, "/healthz")) or True, first)
-    until("it tells", lambda: "roost_operator_leader 1.0" in first.get(first.metrics, "/metrics"), first)
-    until("the other waits", lambda: "roost_operator_leader 0.0" in second.get(second.metrics, "/metrics"), second)
-    first.process.send_signal(signal.SIGKILL)
+    await until("the pool has a RayService", lambda: has_service(api_server, namespace), first, second)
+    for one, leads in ((first, 1.0), (second, 0.0)):
+        await until("it tells", lambda one=one, leads=leads: one.figures()["roost_operator_leader"] == leads, one)
+        assert json.loads(one.get(one.liveness, "/healthz")) == {"stuck": {}}
+    first.kill()
     api_server.kubectl("delete", "-n", namespace, "rayservice/dummy", "--wait=false")
-    until("the second operator leads", lambda: holder() == "second", second)
-    until("the RayService is back", service, second)
+    await until("the second operator leads", lambda: holder() == "second", second)
+    await until("the RayService is back", lambda: has_service(api_server, namespace), second)
     uid = api_server.get("ap", "dummy", namespace)["metadata"]["uid"]
     owners = api_server.get("rayservice", "dummy", namespace)["metadata"]["ownerReferences"]
     assert [owner["uid"] for owner in owners] == [uid]
-    second.process.send_signal(signal.SIGTERM)
-    assert second.process.wait(20) == 0, second.log.read_text()[-3000:]
-    until("the lease is given back", lambda: holder() == "", second)
-    refused = [event for event in api_server.requests("operator") if event["responseStatus"].get("code") == 403]
-    assert sorted({(event["verb"], event["requestURI"].split("?")[0]) for event in refused}) == []
-    assert "finalizers" in json.dumps(api_server.get("ap", "dummy", namespace)["metadata"])
+    second.send(signal.SIGTERM)
+    await until("the second operator ends", lambda: second.returncode() is not None, second)
+    assert second.returncode() == 0, tail(second.log)
+    assert holder() == ""
+
+
+async def test_a_leader_that_was_stopped_past_its_lease_writes_nothing_more(
+    operators: Start, api_server: ApiServer, namespace: str, holder: Callable[[], str], tmp_path: Path
+) -> None:
+    """It is stopped between two calls of one plan, and has the next one in its hands when it goes on."""
+    point = tmp_path / OPERATOR_POINTS[0]
+    first = operators("stopped", environment={DIRECTORY_VARIABLE: str(tmp_path)})
+    await until("the first operator leads", lambda: holder() == "stopped", first)
+    point.write_text("pause:4")
+    api_server.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
+    await until("it is between two calls", point.with_suffix(".done.reached").exists, first)
+    first.send(signal.SIGSTOP)
+    before = len(written_by(api_server, "stopped"))
+    second = operators("other")
+    await until("the other leads", lambda: holder() == "other", second)
+    await until("the other goes on", lambda: has_service(api_server, namespace), second)
+    point.with_suffix(".done.go").touch()
+    first.send(signal.SIGCONT)
+    await until("the first one ends", lambda: first.returncode() is not None, first, second)
+    assert first.returncode() == 1, tail(first.log)
+    assert "the lease was not renewed in time" in tail(first.log)
+    assert written_by(api_server, "stopped")[before:] == []
+    assert holder() == "other"
+
+
+async def test_an_unchanged_resync_of_many_pools_changes_nothing_and_asks_for_little(
+    operators: Start, api_server: ApiServer, namespace: str, redis_server: RedisServer
+) -> None:
+    """Twenty pools, two resyncs: no mutating request, and each pool's Secret is all that is read."""
+    pools = [f"pool-{number:02}" for number in range(20)]
+    text = SAMPLE.read_text()
+    made = "---\n".join(text.replace("name: dummy", f"name: {name}") for name in pools)
+    operator = operators("resync")
+    api_server.kubectl("apply", "-n", namespace, "-f", "-", stdin=made)
+
+    def unchanged() -> float:
+        return operator.figures()['roost_operator_reconcile_seconds_count{result="unchanged"}']
+
+    def all_told() -> bool:
+        found = json.loads(api_server.kubectl("get", "ap", "-n", namespace, "-o", "json"))["items"]
+        return len(found) == 20 and all("sessions" in (one.get("status") or {}) for one in found)
+
+    await until("every pool has a status", all_told, operator)
+    while True:
+        settled, seen = operator.figures()["roost_operator_mutating_calls_total"], unchanged()
+        await until("a resync passes", lambda seen=seen: unchanged() >= seen + 40, operator)
+        if operator.figures()["roost_operator_mutating_calls_total"] == settled:
+            break
+    before, counted = len(api_server.requests("operator")), unchanged()
+    await until("two resyncs pass", lambda: unchanged() >= counted + 40, operator)
+    ended = int(unchanged() - counted)
+    after = [one for one in api_server.requests("operator")[before:] if one["objectRef"]["resource"] != "leases"]
+    assert [one["requestURI"] for one in after if one["verb"] in MUTATING] == []
+    kinds = [one["objectRef"]["resource"] for one in after if one["verb"] == "get"]
+    assert set(kinds) == {"secrets"}
+    assert len(kinds) <= ended + 20, "one read for each reconciliation"
+    lists = [one["objectRef"]["resource"] for one in after if one["verb"] == "list"]
+    assert lists.count("agentpools") == len(lists)
+    assert len(lists) <= ended / 20 + 2, "one list for all pools"
+
+
+async def test_a_child_that_goes_is_missed_at_once(operators: Start, api_server: ApiServer, namespace: str) -> None:
+    """By its watch: no resync comes in this test."""
+    operator = operators("watching", environment={"ROOST_RESYNC_SECONDS": "3600"})
+    api_server.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
+    child = "poddisruptionbudget"
+    for _ in range(2):
+        await until("it is there", lambda: bool(api_server.get(child, "dummy-worker", namespace)), operator)
+        uid = api_server.get(child, "dummy-worker", namespace)["metadata"]["uid"]
+        api_server.kubectl("delete", "-n", namespace, f"{child}/dummy-worker")
+        await until(
+            "it is back",
+            lambda uid=uid: api_server.get(child, "dummy-worker", namespace)["metadata"]["uid"] != uid,
+            operator,
+        )
+
+
+async def test_a_pool_that_changes_is_seen_at_once(operators: Start, api_server: ApiServer, namespace: str) -> None:
+    """By kopf's watch, after the only list of this test."""
+    operator = operators("listing", environment={"ROOST_RESYNC_SECONDS": "3600"})
+
+    def listed() -> bool:
+        found = [one for one in api_server.requests("operator") if one["userAgent"] == "roost-operator/listing"]
+        return any(one["verb"] == "list" and one["objectRef"]["resource"] == "agentpools" for one in found)
+
+    await until("pools were listed", listed, operator)
+    api_server.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
+    await until("it has a RayService", lambda: has_service(api_server, namespace), operator)
 
 
 def test_settings_name_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,30 @@ from redis_servers import free_port
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("ROOST_CACHE", "~/.cache/roost")).expanduser() / "cluster-bin"
 _NEEDED = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
+_MONITORS = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "podmonitors.monitoring.coreos.com"},
+    "spec": {
+        "group": "monitoring.coreos.com",
+        "scope": "Namespaced",
+        "names": {
+            "plural": "podmonitors",
+            "singular": "podmonitor",
+            "kind": "PodMonitor",
+            "listKind": "PodMonitorList",
+        },
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }
+        ],
+    },
+}
+"""PodMonitor, as far as it is needed: Prometheus' operator is no part of what is built here."""
 _HOST = "127.0.0.1"
 _START_SECONDS, _POLL_SECONDS = 90.0, 0.1
 _DIE_WITH_PARENT = (
@@ -42,7 +66,11 @@ class KubectlError(RuntimeError):
 
 
 class ApiServer:
-    """Runs while entered. Users are tokens: `admin` may do all, others what RBAC gives them."""
+    """Runs while entered. Users are tokens: `admin` may do all, others what RBAC gives them.
+
+    The definitions of AgentPool and PodMonitor, and of KubeRay where they are found, are there before the garbage
+    collector, which would see them half a minute later otherwise.
+    """
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="roost-api-"))
@@ -101,6 +129,7 @@ class ApiServer:
         try:
             self._start_etcd()
             self._start_api_server()
+            self._apply_definitions()
             self._start_controllers()
         except BaseException:
             self.close()
@@ -152,12 +181,22 @@ class ApiServer:
             f"--service-account-key-file={key}",
             f"--service-account-signing-key-file={key}",
             "--disable-admission-plugins=ServiceAccount",  # no controller makes service accounts for pods here
+            "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",  # as OpenShift has it
             "--endpoint-reconciler-type=none",
             f"--audit-policy-file={policy}",
             f"--audit-log-path={self.audit}",
         )
         self._await(lambda: self.kubectl("get", "--raw=/readyz"))
         self._await(lambda: self.kubectl("get", "namespace", "default"))
+
+    def _apply_definitions(self) -> None:
+        """Raises KubectlError."""
+        kuberay = kuberay_definitions()
+        found = [kuberay / f"ray.io_{name}.yaml" for name in ("rayservices", "rayclusters")] if kuberay else []
+        files = [ROOT / "manifests" / "crds" / "agentpools.yaml", *found]
+        self.kubectl("apply", "--server-side", *(f"--filename={file}" for file in files))
+        self.kubectl("apply", "--server-side", "--filename=-", stdin=yaml.safe_dump(_MONITORS))
+        self._await(lambda: self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"))
 
     def _start_controllers(self) -> None:
         self._spawn(
@@ -222,13 +261,11 @@ def skip_without_binaries() -> None:
 
 @pytest.fixture(scope="session")
 def api_server() -> Iterator[ApiServer]:
-    """One API server for all tests, with Roost's CRD and the user `operator`; tests use namespaces of their own."""
+    """One API server for all tests, with the user `operator`; tests use namespaces of their own."""
     skip_without_binaries()
     server = ApiServer()
     server.add_user("operator")
     with server:
-        server.kubectl("apply", "--server-side", "-f", str(ROOT / "manifests" / "crds" / "agentpools.yaml"))
-        server.kubectl("wait", "--for=condition=Established", "crd/agentpools.roost.dev", "--timeout=30s")
         yield server
 
 

@@ -33,9 +33,13 @@ class Condition(Fields):
 class SessionCounts(Fields):
     """Where the pool's sessions are. Brought up to date every 15 s at most."""
 
-    hot: int = Field(default=0, ge=0, description="Sessions with KV on a device.")
-    warm: int = Field(default=0, ge=0, description="Sessions with KV in host memory or on disk.")
-    cold: int = Field(default=0, ge=0, description="Sessions without KV; their next step rebuilds it.")
+    hot: int = Field(default=0, ge=0, description="Sessions that a live worker has KV of, on its device.")
+    warm: int = Field(
+        default=0,
+        ge=0,
+        description="Sessions with KV in host memory or on disk. No worker of v1alpha1 keeps KV there: always 0.",
+    )
+    cold: int = Field(default=0, ge=0, description="All other sessions; their next step rebuilds their KV.")
 
 
 class WorkerCounts(Fields):

@@ -2,18 +2,21 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 from kubernetes import aio as kubernetes_aio
 from kubernetes.aio import config as kubernetes_config
 
 from roost_operator.kubernetes.kinds import Kind
-from roost_operator.plan.names import FIELD_MANAGER
+from roost_operator.plan.names import COMPONENT_LABEL, FIELD_MANAGER, POOL_LABEL
 
 TIMEOUT_SECONDS = 20
+JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
 APPLY, JSON_PATCH = "application/apply-patch+yaml", "application/json-patch+json"
-MERGE_PATCH = "application/merge-patch+json"
 Document = dict[str, Any]
 
 
@@ -28,18 +31,31 @@ class ApiError(RuntimeError):
 class Api:
     """Calls of the operator. Each raises ApiError, or OSError and asyncio.TimeoutError when nobody answers."""
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    def __init__(self, client: Any, guard: Callable[[], None] = lambda: None) -> None:
+        self._client, self.guard = client, guard
+        self.on_written: Callable[[Kind, Document], None] = lambda kind, document: None
+        """Told of each object that we wrote, as the API server has it now."""
+
+    def guarded(self, guard: Callable[[], None]) -> "Api":
+        """The same, but `guard` is asked before each call that changes something, and raises to forbid it."""
+        return Api(self._client, guard)
 
     @classmethod
-    async def connect(cls) -> "Api":
-        """By the pod's service account, else by KUBECONFIG."""
+    async def connect(cls, identity: str = "", kubeconfig: Path | None = None) -> "Api":
+        """By the file, else by the pod's service account, else by KUBECONFIG; audit logs show `identity`."""
+        configuration = kubernetes_aio.client.Configuration()
         try:
-            kubernetes_config.load_incluster_config()  # type: ignore[no-untyped-call]  # the client has no types
+            if kubeconfig is not None:
+                raise kubernetes_config.ConfigException
+            kubernetes_config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]  # it has no types
         except kubernetes_config.ConfigException:
-            file = os.environ.get("KUBECONFIG")  # the client reads the variable when it is imported
-            await kubernetes_config.load_kube_config(file)  # type: ignore[no-untyped-call]
-        return cls(kubernetes_aio.client.ApiClient())
+            file = (
+                str(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG")
+            )  # the client reads the variable when it is imported
+            await kubernetes_config.load_kube_config(file, client_configuration=configuration)  # type: ignore[no-untyped-call]
+        client = kubernetes_aio.client.ApiClient(configuration)
+        client.user_agent = f"{FIELD_MANAGER}/{identity}" if identity else FIELD_MANAGER
+        return cls(client)
 
     async def aclose(self) -> None:
         await self._client.close()
@@ -63,7 +79,7 @@ class Api:
                 return None
             raise
 
-    async def list(self, kind: Kind, namespace: str = "", labels: Mapping[str, str] | None = None) -> list[Document]:
+    async def select(self, kind: Kind, namespace: str = "", labels: Mapping[str, str] | None = None) -> list[Document]:
         """Objects, in one answer; none when there is no such kind."""
         query = [("labelSelector", ",".join(f"{k}={v}" for k, v in labels.items()))] if labels else []
         try:
@@ -74,51 +90,107 @@ class Api:
             raise
         return list(found["items"])
 
+    async def list_at(self, kind: Kind, selector: str = "") -> tuple[list[Document], str]:
+        """All objects of all namespaces that a label selector finds, and the version at which they were so. Raises
+        ApiError with status 404 when there is no such kind."""
+        found = await self._call("GET", kind.path(), query=[("labelSelector", selector)] if selector else [])
+        return list(found["items"]), str(found["metadata"].get("resourceVersion", ""))
+
+    async def of_pool(self, kind: Kind, namespace: str, pool: str, component: str) -> list[Document]:
+        """A component's objects of a pool, by their labels."""
+        return await self.select(kind, namespace, {POOL_LABEL: pool, COMPONENT_LABEL: component})
+
+    async def watch(self, kind: Kind, selector: str, version: str, seconds: int) -> AsyncIterator[Document]:
+        """Events of what changes after `version`, for `seconds` at most."""
+        query = [("watch", "true"), ("allowWatchBookmarks", "true"), ("resourceVersion", version)]
+        query += [("timeoutSeconds", str(seconds)), *([("labelSelector", selector)] if selector else [])]
+        with _no_answer_is_oserror():
+            answer = await self._send("GET", kind.path(), query=query, timeout=seconds + TIMEOUT_SECONDS)
+            try:
+                if answer.status != 200:
+                    raise ApiError(answer.status, _message((await answer.read()).decode(errors="replace")))
+                rest = b""
+                async for chunk in answer.response.content.iter_any():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        yield json.loads(line)
+            finally:
+                answer.response.close()
+
     async def apply(self, kind: Kind, body: Document) -> Document:
         """Server-side apply; fields that somebody else changed are ours again."""
         metadata = body["metadata"]
-        query = [("fieldManager", FIELD_MANAGER), ("force", "true")]
-        return await self._call("PATCH", kind.path(metadata["namespace"], metadata["name"]), body, query, APPLY)
+        path = kind.path(metadata["namespace"], metadata["name"])
+        return await self._write(kind, "PATCH", path, body, APPLY, [("force", "true")])
 
     async def patch(
         self, kind: Kind, namespace: str, name: str, body: Any, *, how: str = MERGE_PATCH, subresource: str = ""
     ) -> Document:
-        query = [("fieldManager", FIELD_MANAGER)]
-        return await self._call("PATCH", kind.path(namespace, name, subresource), body, query, how)
+        return await self._write(kind, "PATCH", kind.path(namespace, name, subresource), body, how)
 
     async def create(self, kind: Kind, namespace: str, body: Document) -> Document:
-        return await self._call("POST", kind.path(namespace), body, [("fieldManager", FIELD_MANAGER)])
+        return await self._write(kind, "POST", kind.path(namespace), body)
 
     async def replace(self, kind: Kind, namespace: str, name: str, body: Document) -> Document:
-        return await self._call("PUT", kind.path(namespace, name), body, [("fieldManager", FIELD_MANAGER)])
+        return await self._write(kind, "PUT", kind.path(namespace, name), body)
 
     async def delete(self, kind: Kind, namespace: str, name: str) -> None:
         """Deletes, with what it owns first; one that is gone is deleted."""
+        self.guard()
         try:
             await self._call("DELETE", kind.path(namespace, name), query=[("propagationPolicy", "Foreground")])
         except ApiError as error:
             if error.status != 404:
                 raise
 
+    async def _write(
+        self,
+        kind: Kind,
+        method: str,
+        path: str,
+        body: Any,
+        content: str = JSON,
+        query: Sequence[tuple[str, str]] = (),
+    ) -> Document:
+        self.guard()
+        written = await self._call(method, path, body, [("fieldManager", FIELD_MANAGER), *query], content)
+        self.on_written(kind, written)
+        return written
+
     async def _call(
+        self, method: str, path: str, body: Any = None, query: Sequence[tuple[str, str]] = (), content: str = JSON
+    ) -> Document:
+        with _no_answer_is_oserror():
+            answer = await self._send(method, path, body, query, content)
+            text = (await answer.read() or b"").decode(errors="replace")
+        if not 200 <= answer.status <= 299:
+            raise ApiError(answer.status, _message(text))
+        found: Document = json.loads(text) if text else {}
+        return found
+
+    async def _send(
         self,
         method: str,
         path: str,
         body: Any = None,
         query: Sequence[tuple[str, str]] = (),
-        content: str = "application/json",
-    ) -> Document:
-        headers = {"Accept": "application/json", "Content-Type": content}
+        content: str = JSON,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> Any:
+        headers = {"Accept": JSON, "Content-Type": content}
         request = await self._client.param_serialize(
             method, path, query_params=list(query), header_params=headers, body=body, auth_settings=["BearerToken"]
         )
-        answer = await self._client.call_api(*request, _request_timeout=TIMEOUT_SECONDS)
-        data = await answer.read()
-        text = (data or b"").decode(errors="replace")
-        if not 200 <= answer.status <= 299:
-            raise ApiError(answer.status, _message(text))
-        found: Document = json.loads(text) if text else {}
-        return found
+        return await self._client.call_api(*request, _request_timeout=timeout)
+
+
+@contextmanager
+def _no_answer_is_oserror() -> Iterator[None]:
+    """Not every error of the HTTP client's connections is an OSError."""
+    try:
+        yield
+    except aiohttp.ClientError as error:
+        raise ConnectionError(f"the API server does not answer: {error or type(error).__name__}") from error
 
 
 def _message(text: str) -> str:

@@ -1,65 +1,99 @@
 """Does what a plan says, in an order in which it may be cut off after any call and begun again."""
 
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
+from roost.contract.faults import fault_point
 from roost_operator.api.spec import API_VERSION, KIND, AgentPool
 from roost_operator.kubernetes import kinds
-from roost_operator.kubernetes.api import JSON_PATCH, Api, Document
+from roost_operator.kubernetes.api import JSON_PATCH, Api, ApiError, Document
 from roost_operator.kubernetes.pool_store import PoolStore
 from roost_operator.plan import names
 from roost_operator.plan.observed import Observed
 from roost_operator.plan.plan import Plan, Resize, Step
 from roost_operator.plan.status import Event
 
-Reached = Callable[[str], None]
-"""Called after each call, with its name; tests cut the execution off there."""
+LOG = logging.getLogger(__name__)
+_REFUSALS = (400, 403, 422)
+_UNTYPED = "failed to create typed patch object"
+"""Begins the answer to an apply with a field that the kind does not have; its status is 500."""
 
 
-async def execute(
-    api: Api, store: PoolStore, pool: AgentPool, plan: Plan, seen: Observed, reached: Reached = lambda point: None
-) -> int:
-    """Returns the number of calls that changed something. Raises ApiError, StoreUnavailableError."""
-    calls = _Calls(reached)
+class ChildRefusedError(ApiError):
+    """The API server does not take a child of the pool as it is."""
+
+
+async def execute(api: Api, store: PoolStore, pool: AgentPool, plan: Plan, seen: Observed) -> int:
+    """Returns the number of calls that changed something. Raises ApiError, StoreUnavailableError, and what the guard of
+    `api` raises, which is asked before each call, also those to the store."""
+    calls = _Calls(api)
     if plan.step is Step.CLAIM:
-        await calls.do("finalizer", _set_finalizer(api, pool, present=True))
+        await calls.do(_set_finalizer(api, pool, present=True))
     if not seen.store.problem:
-        calls.count += await store.set_drains(pool.pool, seen.workers, plan.drain)
+        for worker in seen.workers:
+            wanted = worker.worker_id in plan.drain
+            if wanted != (worker.drain_seconds is not None):
+                await calls.do(store.set_drain(pool.pool, worker.worker_id, wanted))
         if plan.document is not None:
-            await calls.do("document", store.publish(pool.pool, plan.document))
+            if plan.document != seen.store.document:
+                await calls.do(store.publish(pool.pool, plan.document))
+            await calls.do(store.name(pool.pool))
     await _change_children(api, pool, plan, calls)
     if plan.withdraw:
-        await calls.do("withdraw", store.withdraw(pool.pool))
+        await calls.do(store.forget(pool.pool))
+        await calls.do(store.withdraw(pool.pool))
     if plan.purge:
-        await calls.do("purge", store.purge(pool.pool))
+        await calls.do(store.purge(pool.pool))
     await _tell(api, pool, plan, seen, calls)
     if plan.step is Step.FORGET:
-        await calls.do("released", _set_finalizer(api, pool, present=False))
+        await calls.do(_set_finalizer(api, pool, present=False))
     return calls.count
 
 
 class _Calls:
-    """Counts calls, and tells of each when it is done."""
+    """Counts calls that changed something: those that return False did not. Tests end or stop the operator after
+    each."""
 
-    def __init__(self, reached: Reached) -> None:
-        self.count, self._reached = 0, reached
+    def __init__(self, api: Api) -> None:
+        self.count, self._guard = 0, api.guard
 
-    async def do(self, name: str, call: Awaitable[object]) -> None:
-        await call
-        self.count += 1
-        self._reached(name)
+    async def do(self, call: Coroutine[Any, Any, object]) -> None:
+        try:
+            self._guard()
+        except BaseException:
+            call.close()
+            raise
+        if await call is not False:
+            self.count += 1
+            fault_point("operator.call.done")
 
 
 async def _change_children(api: Api, pool: AgentPool, plan: Plan, calls: _Calls) -> None:
     namespace = pool.metadata.namespace
     for child in plan.apply:
-        await calls.do(child["kind"], api.apply(kinds.CHILDREN[child["kind"]], child))
+        await calls.do(_apply(api, child))
     if plan.resize is not None:
         patch = _resize(plan.resize)
-        await calls.do("resize", api.patch(kinds.CLUSTER, namespace, plan.resize.cluster, patch, how=JSON_PATCH))
+        await calls.do(api.patch(kinds.CLUSTER, namespace, plan.resize.cluster, patch, how=JSON_PATCH))
     for one in plan.delete:
-        await calls.do("delete", api.delete(kinds.CHILDREN[one.kind], namespace, one.name))
+        await calls.do(api.delete(kinds.CHILDREN[one.kind], namespace, one.name))
+
+
+async def _apply(api: Api, child: Document) -> None:
+    try:
+        await api.apply(kinds.CHILDREN[child["kind"]], child)
+    except ApiError as error:
+        text = " ".join(str(error).split())
+        if error.status not in _REFUSALS and not text.startswith(_UNTYPED):
+            raise
+        raise ChildRefusedError(error.status, f"{child['kind']} {child['metadata']['name']}: {text}") from error
+
+
+async def tell(api: Api, pool: AgentPool, plan: Plan, seen: Observed) -> None:
+    """Nothing but status and events of the plan. Raises ApiError."""
+    await _tell(api, pool, plan, seen, _Calls(api))
 
 
 async def _tell(api: Api, pool: AgentPool, plan: Plan, seen: Observed, calls: _Calls) -> None:
@@ -67,9 +101,17 @@ async def _tell(api: Api, pool: AgentPool, plan: Plan, seen: Observed, calls: _C
     namespace, name = pool.metadata.namespace, pool.metadata.name
     if plan.step is not Step.FORGET and plan.status != seen.status:
         body = {"status": plan.status}
-        await calls.do("status", api.patch(kinds.POOL, namespace, name, body, subresource="status"))
+        await calls.do(api.patch(kinds.POOL, namespace, name, body, subresource="status"))
     for event in plan.events:
-        await calls.do("event", api.create(kinds.EVENT, namespace, event_document(pool, seen.uid, event)))
+        await calls.do(_record(api, namespace, event_document(pool, seen.uid, event)))
+
+
+async def _record(api: Api, namespace: str, event: Document) -> None:
+    """Writes an event. One that is refused is no reason to stop: a namespace that is going takes none."""
+    try:
+        await api.create(kinds.EVENT, namespace, event)
+    except ApiError as error:
+        LOG.warning("the event %s is refused: %s", event["reason"], error)
 
 
 async def _set_finalizer(api: Api, pool: AgentPool, *, present: bool) -> None:
@@ -95,6 +137,7 @@ def _resize(resize: Resize) -> list[dict[str, Any]]:
     if resize.remove:
         victims = {"workersToDelete": list(resize.remove)}
         patch.append({"op": "add", "path": f"{group}/scaleStrategy", "value": victims})
+    patch += [{"op": "add", "path": path, "value": value} for path, value in (resize.rewrite or {}).items()]
     return patch
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from roost_operator.api.crd import PLURAL
 from roost_operator.api.spec import API_VERSION, KIND
 
-READ = ("get", "list", "watch")
+READ = ("list", "watch")
 APPLY = ("create", "patch")
 """Server-side apply of an object that may not exist needs both."""
 
@@ -31,18 +31,17 @@ class Kind:
         return "/".join(part for part in parts if part)
 
 
-POOL = Kind(API_VERSION, KIND, PLURAL, (*READ, "patch"))
+POOL = Kind(API_VERSION, KIND, PLURAL, ("get", *READ, "patch"))
 SERVICE = Kind("ray.io/v1", "RayService", "rayservices", (*READ, *APPLY, "delete"))
-CLUSTER = Kind("ray.io/v1", "RayCluster", "rayclusters", ("get", "list", "patch"))
-POD = Kind("v1", "Pod", "pods", ("list",))
+CLUSTER = Kind("ray.io/v1", "RayCluster", "rayclusters", (*READ, "patch"))
+POD = Kind("v1", "Pod", "pods", READ)
 SECRET = Kind("v1", "Secret", "secrets", ("get", *APPLY))
-ACCOUNT = Kind("v1", "ServiceAccount", "serviceaccounts", ("get", *APPLY))
-POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", ("get", *APPLY))
-BUDGET = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", ("get", *APPLY))
-MONITOR = Kind("monitoring.coreos.com/v1", "PodMonitor", "podmonitors", ("get", *APPLY))
-DEFINITION = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", READ)
-NAMESPACE = Kind("v1", "Namespace", "namespaces", READ)
+"""Never listed: that would be the right to read them all at once."""
+ACCOUNT = Kind("v1", "ServiceAccount", "serviceaccounts", (*READ, *APPLY))
+POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", (*READ, *APPLY))
+BUDGET = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", (*READ, *APPLY))
+MONITOR = Kind("monitoring.coreos.com/v1", "PodMonitor", "podmonitors", (*READ, *APPLY))
 EVENT = Kind("v1", "Event", "events", ("create",))
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases", ("get", "create", "update"))
 CHILDREN = {kind.kind: kind for kind in (SERVICE, SECRET, ACCOUNT, POLICY, BUDGET, MONITOR)}
-ALL = (POOL, *CHILDREN.values(), CLUSTER, POD, DEFINITION, NAMESPACE, EVENT, LEASE)
+ALL = (POOL, *CHILDREN.values(), CLUSTER, POD, EVENT, LEASE)

@@ -1,4 +1,9 @@
-"""Leadership by a `coordination.k8s.io` Lease: one operator works, others wait till its lease has run out."""
+"""Leadership by a `coordination.k8s.io` Lease: one operator works, others wait till its lease has run out.
+
+A leader that was stopped for a while (a paused virtual machine, SIGSTOP) does not know it when it goes on. Therefore
+each of its writes asks `check` first, which compares the last renewal with the clock. What was sent already
+when it was stopped cannot be called back; server-side apply of the same plan by two operators ends the same.
+"""
 
 import asyncio
 import logging
@@ -12,6 +17,8 @@ from roost_operator.kubernetes.api import Api, ApiError, Document
 
 LOG = logging.getLogger(__name__)
 NAME = "roost-operator"
+SURE = 2 / 3
+"""Part of the lease's time after which a leader that could not renew it stops, well before another may lead."""
 _TROUBLE = (ApiError, OSError, asyncio.TimeoutError)
 
 
@@ -22,6 +29,14 @@ class Leader:
     def __init__(self, api: Api, namespace: str, identity: str, seconds: float) -> None:
         self._api, self._namespace, self._identity, self._seconds = api, namespace, identity, seconds
         self._seen: tuple[str, float] = ("", 0.0)
+        self._renewed = float("-inf")
+        self.tried = time.monotonic()
+        """When the lease was looked at last, by the monotonic clock."""
+
+    def check(self) -> None:
+        """Raises LostError when somebody else may lead by now."""
+        if time.monotonic() - self._renewed > self._seconds * SURE:
+            raise LostError("the lease was not renewed in time")
 
     async def lead(self, work: Callable[[], Awaitable[None]]) -> None:
         """Waits for leadership, then runs `work` until it ends or the lease is lost. Raises LostError then, so that
@@ -42,16 +57,20 @@ class Leader:
             await self._release()
 
     async def _renew(self) -> None:
-        last = time.monotonic()
         while True:
             await asyncio.sleep(self._seconds / 5)
-            started = time.monotonic()
-            if await self._try():
-                last = started
-            elif time.monotonic() - last > self._seconds * 2 / 3:
-                raise LostError("the lease could not be renewed in time")
+            if not await self._try():
+                self.check()
 
     async def _try(self) -> bool:
+        """Takes or renews the lease; it counts from before it was asked for."""
+        self.tried = started = time.monotonic()
+        if await self._take():
+            self._renewed = started
+            return True
+        return False
+
+    async def _take(self) -> bool:
         try:
             lease = await self._api.get(kinds.LEASE, self._namespace, NAME)
             if lease is None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,22 +14,30 @@ from roost.contract.lease import Lease
 from roost.contract.names import POOLS, PoolKeys
 from roost_gateway.store import health
 from roost_gateway.store.link import Client, RedisLink, open_client
-from roost_gateway.store.records import StoreUnavailableError
+from roost_gateway.store.records import StoreHealth, StoreUnavailableError
 from roost_operator.plan.observed import Store, Worker
 
 CONNECTIONS = 8
 KEEP_DRAIN_MS = 3_600_000
 AWAY = (RedisError, StoreUnavailableError, OSError, asyncio.TimeoutError)
+HEALTH_SECONDS = 10.0
+"""How often the store's settings are looked at, for all pools in it together."""
+CENSUS_SECONDS = 15.0
+"""How often sessions are counted, for all pools together: that is a scan of all keys."""
 _BATCH = 500
+_SESSIONS = re.compile(rb"roost:\{([^}]+)\}:tenant:.*:sessions")
 
 
 class PoolStore:
-    """One Redis, opened on first use."""
+    """One Redis with any number of pools, opened on first use."""
 
     def __init__(self, url: str, timeout: float = 2.0) -> None:
         """Raises ValueError when the URL is none of Redis."""
         self._client: Client = open_client(url, socket_timeout=timeout, connections=CONNECTIONS)
         self._link = RedisLink(self._client, url, grace_ms=0, connections=CONNECTIONS)
+        self._health: tuple[float, StoreHealth] | None = None
+        self._census: tuple[float, Mapping[str, int]] | None = None
+        self._counting = asyncio.Lock()
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -35,51 +45,79 @@ class PoolStore:
     async def observe(self, pool: str) -> tuple[Store, tuple[Worker, ...]]:
         """The store and the workers of a pool. A store that does not answer is part of what is seen."""
         try:
-            found = await health.check(self._link)
+            found = await self._check()
             text = await self._link.run("GET", PoolKeys(pool).document)
+            named = bool(await self._link.run("SISMEMBER", POOLS, pool))
             workers = await self._workers(pool)
         except AWAY as error:
+            self._health = None
             return Store(problem=str(error) or type(error).__name__), ()
         weaknesses = () if found.durable else found.problems
-        return Store(weaknesses=tuple(weaknesses), document=_document(text)), workers
+        return Store(weaknesses=tuple(weaknesses), document=_document(text), named=named), workers
 
     async def publish(self, pool: str, document: Mapping[str, Any]) -> None:
-        """Writes the pool's document, then its name. Raises StoreUnavailableError."""
+        """Writes the pool's document. Raises StoreUnavailableError."""
         await self._link.run("SET", PoolKeys(pool).document, json.dumps(document, separators=(",", ":")))
-        await self._link.run("SADD", POOLS, pool)
 
-    async def withdraw(self, pool: str) -> None:
-        """Removes the pool's name, then its document. Raises StoreUnavailableError."""
-        await self._link.run("SREM", POOLS, pool)
-        await self._link.run("DEL", PoolKeys(pool).document)
+    async def name(self, pool: str) -> bool:
+        """Adds the pool to those that gateways look for; whether it was none. Raises StoreUnavailableError."""
+        return bool(await self._link.run("SADD", POOLS, pool))
 
-    async def purge(self, pool: str) -> None:
-        """Removes every key of the pool. Raises StoreUnavailableError."""
+    async def forget(self, pool: str) -> bool:
+        """Takes the pool from those that gateways look for; whether it was one. Raises StoreUnavailableError."""
+        return bool(await self._link.run("SREM", POOLS, pool))
+
+    async def withdraw(self, pool: str) -> bool:
+        """Removes the pool's document; whether there was one. Raises StoreUnavailableError."""
+        return bool(await self._link.run("DEL", PoolKeys(pool).document))
+
+    async def purge(self, pool: str) -> bool:
+        """Removes every key of the pool; whether there was any. Raises StoreUnavailableError."""
+        removed = 0
         async for keys in self._keys(f"{PoolKeys(pool).prefix}:*"):
             for key in keys:
-                await self._link.run("UNLINK", key)
+                removed += int(await self._link.run("UNLINK", key))
+        return removed > 0
 
-    async def set_drains(self, pool: str, workers: tuple[Worker, ...], drain: frozenset[str]) -> int:
-        """Tells workers to drain, or to go on; returns how many were told something new."""
-        keys, now, told = PoolKeys(pool), await self._now(), 0
-        for worker in workers:
-            wanted = worker.worker_id in drain
-            if wanted and worker.drain_seconds is None:
-                await self._link.run("SET", keys.drain(worker.worker_id), now, "NX", "PX", KEEP_DRAIN_MS)
-            elif not wanted and worker.drain_seconds is not None:
-                await self._link.run("DEL", keys.drain(worker.worker_id))
-            told += wanted != (worker.drain_seconds is not None)
-        return told
+    async def set_drain(self, pool: str, worker: str, drain: bool) -> None:
+        """Tells a worker to drain, or to go on. Raises StoreUnavailableError."""
+        key = PoolKeys(pool).drain(worker)
+        if drain:
+            await self._link.run("SET", key, await self._now(), "NX", "PX", KEEP_DRAIN_MS)
+        else:
+            await self._link.run("DEL", key)
 
     async def sessions(self, pool: str, workers: tuple[Worker, ...]) -> tuple[int, int, int]:
-        """Sessions hot, warm and cold. Raises StoreUnavailableError."""
-        keys, total, hot = PoolKeys(pool), 0, 0
-        async for found in self._keys(f"{keys.prefix}:tenant:*:sessions"):
-            for key in found:
-                total += int(await self._link.run("ZCARD", key))
+        """Sessions hot, which are those that a live worker says are resident, warm, of which there are none before
+        there is a warm tier, and cold, which are all others. Raises StoreUnavailableError."""
+        keys, resident = PoolKeys(pool), set[bytes]()
+        total = (await self._counted()).get(pool, 0)
         for worker in workers:
-            hot += int(await self._link.run("HLEN", keys.residency(worker.worker_id)))
-        return min(hot, total), 0, max(0, total - hot)
+            resident.update(await self._link.run("HKEYS", keys.residency(worker.worker_id)))
+        hot = min(len(resident), total)
+        return hot, 0, total - hot
+
+    async def _counted(self) -> Mapping[str, int]:
+        """Sessions of every pool."""
+        async with self._counting:
+            if self._census is None or time.monotonic() - self._census[0] > CENSUS_SECONDS:
+                self._census = (time.monotonic(), await self._count())
+            return self._census[1]
+
+    async def _count(self) -> Mapping[str, int]:
+        counts: dict[str, int] = {}
+        async for found in self._keys("roost:{*}:tenant:*:sessions"):
+            for key in found:
+                pool = _SESSIONS.fullmatch(key)
+                if pool is not None:
+                    name = pool.group(1).decode()
+                    counts[name] = counts.get(name, 0) + int(await self._link.run("ZCARD", key))
+        return counts
+
+    async def _check(self) -> StoreHealth:
+        if self._health is None or time.monotonic() - self._health[0] > HEALTH_SECONDS:
+            self._health = (time.monotonic(), await health.check(self._link))
+        return self._health[1]
 
     async def _workers(self, pool: str) -> tuple[Worker, ...]:
         keys, now = PoolKeys(pool), await self._now()
@@ -119,14 +157,31 @@ class PoolStore:
         yield batch
 
 
-@asynccontextmanager
-async def opened(url: str) -> AsyncIterator[PoolStore]:
-    """A store for one use."""
-    store = PoolStore(url)
-    try:
-        yield store
-    finally:
-        await store.aclose()
+class Stores:
+    """The store of the installation, kept open, and those of pools with one of their own, opened for one use: their
+    URLs come and go with Secrets."""
+
+    def __init__(self, shared_url: str) -> None:
+        self._url = shared_url
+        self._shared: PoolStore | None = None
+
+    @asynccontextmanager
+    async def opened(self, url: str) -> AsyncIterator[PoolStore]:
+        """The store at `url`. Raises ValueError when it is none of Redis."""
+        if url == self._url:
+            self._shared = self._shared or PoolStore(url)
+            yield self._shared
+            return
+        store = PoolStore(url)
+        try:
+            yield store
+        finally:
+            await store.aclose()
+
+    async def aclose(self) -> None:
+        if self._shared is not None:
+            await self._shared.aclose()
+            self._shared = None
 
 
 def _document(text: bytes | None) -> Mapping[str, Any] | None:

@@ -3,6 +3,7 @@ counted last."""
 
 import logging
 import time
+from dataclasses import replace
 
 from pydantic import ValidationError
 
@@ -10,13 +11,15 @@ from roost_operator.api.problems import problems
 from roost_operator.api.spec import AgentPool
 from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.api import Api, Document
-from roost_operator.kubernetes.execute import Reached, execute
-from roost_operator.kubernetes.gather import gather, store_url
-from roost_operator.kubernetes.metrics import Metrics
-from roost_operator.kubernetes.pool_store import AWAY, PoolStore, opened
+from roost_operator.kubernetes.cache import Reader
+from roost_operator.kubernetes.execute import ChildRefusedError, execute, tell
+from roost_operator.kubernetes.gather import gather
+from roost_operator.kubernetes.metrics import Metrics, Result
+from roost_operator.kubernetes.pool_secrets import pool_secrets
+from roost_operator.kubernetes.pool_store import AWAY, PoolStore, Stores
 from roost_operator.plan.installation import Installation
 from roost_operator.plan.observed import Store, Worker
-from roost_operator.plan.plan import Plan, plan
+from roost_operator.plan.plan import Plan, plan, refused
 
 LOG = logging.getLogger(__name__)
 COUNT_SECONDS = 15.0
@@ -26,46 +29,60 @@ COUNT_SECONDS = 15.0
 class Reconciler:
     """Reconciles any pool; two calls for the same pool must not run at once."""
 
-    def __init__(self, api: Api, installation: Installation, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self, api: Api, installation: Installation, metrics: Metrics | None = None, reader: Reader | None = None
+    ) -> None:
+        """Writes through `api`; reads from `reader`, by default the API server itself."""
         self._api, self._installation = api, installation
+        self._reader: Reader = reader or api
         self._metrics = metrics or Metrics()
+        self._stores = Stores(installation.store_url)
         self._counted: dict[str, float] = {}
-        self.reached: Reached = lambda point: None
+
+    async def aclose(self) -> None:
+        await self._stores.aclose()
 
     async def reconcile(self, namespace: str, name: str) -> Plan | None:
         """One step; None when the pool is gone or cannot be read. Raises ApiError, StoreUnavailableError."""
-        raw = await self._api.get(kinds.POOL, namespace, name)
-        if raw is None:
-            self._counted.pop(f"{namespace}/{name}", None)
-            return None
-        pool = read_pool(raw)
-        if pool is None:
-            return None
-        with self._metrics.reconciling():
-            return await self._step(pool, raw)
+        with self._metrics.reconciling() as told:
+            raw = await self._reader.get(kinds.POOL, namespace, name)
+            pool = read_pool(raw) if raw is not None else None
+            if raw is None or pool is None:
+                self._counted.pop(f"{namespace}/{name}", None)
+                told(Result.ABSENT if raw is None else Result.UNREADABLE)
+                return None
+            made, calls = await self._step(pool, raw)
+            told(Result.CHANGED if calls else Result.UNCHANGED)
+        return made
 
-    async def _step(self, pool: AgentPool, raw: Document) -> Plan:
-        url, missing = await store_url(self._api, pool, self._installation)
-        async with opened(url) as store:
-            seen_store = await store.observe(pool.pool)
+    async def _step(self, pool: AgentPool, raw: Document) -> tuple[Plan, int]:
+        secrets = await pool_secrets(self._reader, pool, self._installation)
+        async with self._stores.opened(secrets.store_url) as store:
+            away = (Store(problem=secrets.problem), tuple[Worker, ...]())
+            seen_store = away if secrets.problem else await store.observe(pool.pool)
             seen = await gather(
-                self._api,
+                self._reader,
                 pool,
                 raw,
                 self._installation,
                 now=time.time(),
                 store=seen_store,
                 sessions=await self._count(store, pool, *seen_store),
-                missing=missing,
-                kuberay=await self._api.knows(kinds.SERVICE),
-                monitors=self._installation.pod_monitors and await self._api.knows(kinds.MONITOR),
+                secrets=secrets,
+                kuberay=await self._reader.knows(kinds.SERVICE),
+                monitors=self._installation.pod_monitors and await self._reader.knows(kinds.MONITOR),
             )
             made = plan(pool, self._installation, seen)
-            calls = await execute(self._api, store, pool, made, seen, self.reached)
+            try:
+                calls = await execute(self._api, store, pool, made, seen)
+            except ChildRefusedError as error:
+                told = replace(seen, refused=str(error))
+                await tell(self._api, pool, refused(pool, told), told)
+                raise
         self._metrics.changed(calls)
         if calls:
             LOG.info("%s: %s, %d calls", pool.pool, made.step.value, calls)
-        return made
+        return made, calls
 
     async def _count(
         self, store: PoolStore, pool: AgentPool, seen: Store, workers: tuple[Worker, ...]

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 LOG = logging.getLogger(__name__)
@@ -11,20 +12,34 @@ Key = tuple[str, str]
 
 
 class Queue:
-    """Runs `reconcile(namespace, name)` for what is added, `workers` at once."""
+    """Runs `reconcile(namespace, name)` for what is asked for, `workers` at once."""
 
     def __init__(self, reconcile: Reconcile, workers: int = 4) -> None:
         self._reconcile, self._workers = reconcile, workers
         self._waiting: dict[Key, None] = {}
-        self._running: set[Key] = set()
+        self._running: dict[Key, float] = {}
+        """Since when, by the monotonic clock."""
+        self._moved = time.monotonic()
         self._failures: dict[Key, int] = {}
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
 
-    async def add(self, namespace: str, name: str) -> None:
+    @property
+    def depth(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def stuck_since(self) -> float | None:
+        """Since when the oldest reconciliation runs, or since when none was begun of those that wait; None: there is
+        nothing to do. By the monotonic clock."""
+        times = [*self._running.values(), *([self._moved] if self._waiting else [])]
+        return min(times) if times else None
+
+    def ask(self, namespace: str, name: str) -> None:
         """Asks for a pool; one that waits already is not asked for twice, one that runs is run once more."""
-        async with self._changed:
-            self._waiting[(namespace, name)] = None
-            self._changed.notify_all()
+        if not self._waiting:
+            self._moved = time.monotonic()
+        self._waiting[(namespace, name)] = None
+        self._changed.set()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -41,23 +56,21 @@ class Queue:
             except Exception as error:
                 self._retry(key, error)
             finally:
-                async with self._changed:
-                    self._running.discard(key)
-                    self._changed.notify_all()
+                self._running.pop(key, None)
+                self._changed.set()
 
     async def _take(self) -> Key:
-        async with self._changed:
-            while True:
-                key = next((key for key in self._waiting if key not in self._running), None)
-                if key is not None:
-                    del self._waiting[key]
-                    self._running.add(key)
-                    return key
-                await self._changed.wait()
+        while True:
+            key = next((key for key in self._waiting if key not in self._running), None)
+            if key is not None:
+                del self._waiting[key]
+                self._running[key] = self._moved = time.monotonic()
+                return key
+            self._changed.clear()
+            await self._changed.wait()
 
     def _retry(self, key: Key, error: Exception) -> None:
         count = self._failures[key] = self._failures.get(key, 0) + 1
         delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (count - 1))
         LOG.warning("%s/%s: %s: %s; again in %.1f s", *key, type(error).__name__, error, delay)
-        loop = asyncio.get_running_loop()
-        loop.call_later(delay, lambda: loop.create_task(self.add(*key)))
+        asyncio.get_running_loop().call_later(delay, self.ask, *key)

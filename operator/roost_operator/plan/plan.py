@@ -155,7 +155,7 @@ def _deletion(pool: AgentPool, seen: Observed) -> Plan:
         return _told(pool, seen, Plan(Step.DRAIN, {}, document=_document(pool, seen), drain=everyone), "")
     services = tuple(one for one in seen.children if one.kind == "RayService")
     if services or (seen.pods and not out_of_time):
-        return _told(pool, seen, Plan(Step.REMOVE, {}, delete=services, drain=everyone), "")
+        return _told(pool, seen, Plan(Step.REMOVE, {}, delete=_staying(seen, services), drain=everyone), "")
     if seen.store.problem and not out_of_time:
         return _told(pool, seen, Plan(Step.WAIT, {}), "")
     purge = pool.spec.sessions.retention is Retention.PURGE
@@ -164,6 +164,11 @@ def _deletion(pool: AgentPool, seen: Observed) -> Plan:
         lost = Event("Warning", "StoreLeftAlone", f"the store is away ({seen.store.problem}); its records stay there")
         return Plan(Step.FORGET, seen.status, finalizer=False, events=(lost,))
     return made
+
+
+def _staying(seen: Observed, services: tuple[Reference, ...]) -> tuple[Reference, ...]:
+    """Those that nobody has deleted yet."""
+    return tuple(one for one in services if "deletionTimestamp" not in seen.children[one]["metadata"])
 
 
 def refused(pool: AgentPool, seen: Observed) -> Plan:

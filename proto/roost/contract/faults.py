@@ -33,6 +33,9 @@ Finished."""
 MIGRATION_POINTS = ("gateway.migration.begun", "worker.render.step", "gateway.rendered", "gateway.migrated")
 """On the way of a session to another revision of the model. `worker.render.step` is passed once per step rendered."""
 
+OPERATOR_POINTS = ("operator.call.done",)
+"""Passed by the operator after each call that changes something, in the cluster or in the store."""
+
 DIRECTORY_VARIABLE = "ROOST_FAULT_DIR"
 
 _DIRECTORY = os.environ.get(DIRECTORY_VARIABLE)
@@ -41,7 +44,7 @@ _passed: dict[tuple[str, int], int] = {}
 
 
 def fault_point(name: str) -> None:
-    """Marks the point `name` of `POINTS` or `MIGRATION_POINTS`."""
+    """Marks the point `name` of `POINTS`, `MIGRATION_POINTS` or `OPERATOR_POINTS`."""
     if _DIRECTORY:
         _pass(Path(_DIRECTORY) / name)
 

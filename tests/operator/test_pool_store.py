@@ -1,0 +1,108 @@
+"""What the operator reads of sessions: counts that are true, and taken no more often than told."""
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from redis_servers import RedisServer
+from roost.contract.names import POOLS, PoolKeys
+from roost_operator.kubernetes import pool_store
+from roost_operator.kubernetes.pool_store import PoolStore, Stores
+from roost_operator.plan.observed import Worker
+
+POOL, OTHER = "ns/a", "ns/a.b"
+KEYS = PoolKeys(POOL)
+
+
+@pytest.fixture
+async def store(redis_server: RedisServer) -> AsyncIterator[PoolStore]:
+    made = PoolStore(redis_server.url)
+    yield made
+    await made.aclose()
+
+
+def workers(*names: str) -> tuple[Worker, ...]:
+    return tuple(Worker(worker_id=name, address=name, revision="r") for name in names)
+
+
+def resident(redis: RedisServer, worker: str, *sessions: str) -> None:
+    with redis.client() as client:
+        client.hset(KEYS.residency(worker), mapping=dict.fromkeys(sessions, 7))
+
+
+def opened(redis: RedisServer, tenant: str, *sessions: str, pool: str = POOL) -> None:
+    with redis.client() as client:
+        client.zadd(PoolKeys(pool).tenant_sessions(tenant), dict.fromkeys(sessions, 0))
+
+
+async def test_hot_is_what_a_live_worker_holds_and_cold_is_the_rest(
+    store: PoolStore, redis_server: RedisServer
+) -> None:
+    opened(redis_server, "t", "s1", "s2", "s3")
+    opened(redis_server, "u:sessions", "s4")
+    opened(redis_server, "t", "s9", pool=OTHER)
+    resident(redis_server, "w1", "s1", "s2")
+    resident(redis_server, "w2", "s2", "s4")
+    resident(redis_server, "dead", "s3")
+    assert await store.sessions(POOL, workers("w1", "w2")) == (3, 0, 1), "s2 is held twice and is one session"
+    assert await store.sessions(POOL, ()) == (0, 0, 4)
+    assert await store.sessions(OTHER, ()) == (0, 0, 1)
+    assert await store.sessions("ns/none", workers("w")) == (0, 0, 0)
+
+
+async def test_one_scan_counts_all_pools_for_a_while(
+    store: PoolStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(redis_server, "t", "s1")
+    assert await store.sessions(POOL, ()) == (0, 0, 1)
+    opened(redis_server, "t", "s2")
+    assert await store.sessions(POOL, ()) == (0, 0, 1)
+    monkeypatch.setattr(pool_store, "CENSUS_SECONDS", 0.0)
+    assert await store.sessions(POOL, ()) == (0, 0, 2)
+
+
+async def test_a_document_without_its_name_is_seen(store: PoolStore, redis_server: RedisServer) -> None:
+    """As an operator leaves it that was killed between the two."""
+    await store.publish(POOL, {"pool": POOL})
+    seen, _ = await store.observe(POOL)
+    assert (seen.document, seen.named) == ({"pool": POOL}, False)
+    await store.name(POOL)
+    assert (await store.observe(POOL))[0].named
+    await store.forget(POOL)
+    await store.withdraw(POOL)
+    with redis_server.client() as client:
+        assert (client.smembers(POOLS), client.exists(KEYS.document)) == (set(), 0)
+
+
+async def test_a_worker_is_told_to_drain_since_a_time_and_to_go_on(store: PoolStore, redis_server: RedisServer) -> None:
+    await store.set_drain(POOL, "w", True)
+    with redis_server.client() as client:
+        since = client.get(KEYS.drain("w"))
+        assert abs(client.time()[0] * 1000 - int(since)) < 60_000
+        await store.set_drain(POOL, "w", True)
+        assert client.get(KEYS.drain("w")) == since, "told twice, it drains since the first time"
+        await store.set_drain(POOL, "w", False)
+        assert not client.exists(KEYS.drain("w"))
+
+
+async def test_a_store_that_comes_back_is_looked_at_anew(fresh_redis: RedisServer) -> None:
+    store = PoolStore(fresh_redis.url)
+    try:
+        assert (await store.observe(POOL))[0].weaknesses == ()
+        fresh_redis.kill()
+        assert (await store.observe(POOL))[0].problem
+        fresh_redis.options["appendfsync"] = "no"
+        fresh_redis.start()
+        assert "appendfsync" in json.dumps((await store.observe(POOL))[0].weaknesses)
+    finally:
+        await store.aclose()
+
+
+async def test_the_shared_store_stays_open(redis_server: RedisServer) -> None:
+    stores = Stores(redis_server.url)
+    async with stores.opened(redis_server.url) as first, stores.opened(redis_server.url) as second:
+        assert first is second
+    async with stores.opened(redis_server.url + "/0") as other:
+        assert other is not first
+    await stores.aclose()
