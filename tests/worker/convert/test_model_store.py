@@ -167,6 +167,17 @@ def test_damage_is_named_and_nothing_stays(store: ModelStore, source: Path, reas
     assert _leftovers(store) == []
 
 
+def test_what_a_killed_conversion_left_goes_with_a_later_one(store: ModelStore) -> None:
+    abandoned, under_way = store.models / ".making-abandoned", store.models / ".making-under-way"
+    for folder in (abandoned, under_way):
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"half")
+    os.utime(abandoned, (1, 1))
+    store.prepare("dummy://llama-tiny", "float32")
+    assert not abandoned.exists()
+    assert under_way.exists()
+
+
 def test_a_repaired_source_is_converted_after_a_failure(store: ModelStore, source: Path) -> None:
     config = (source / "config.json").read_text()
     (source / "config.json").unlink()

@@ -285,8 +285,35 @@ def test_worker_ids_are_their_own_and_fit_into_keys():
     assert all(character.isalnum() or character == "-" for character in new_worker_id())
 
 
-def test_an_address_for_all_interfaces_is_advertised_as_one():
+class Route:
+    """A socket that knows the way, or finds the network unreachable."""
+
+    def __init__(self, unreachable: bool):
+        self._unreachable = unreachable
+
+    def __enter__(self) -> "Route":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def connect(self, _: object) -> None:
+        if self._unreachable:
+            raise OSError("Network is unreachable")
+
+    def getsockname(self) -> tuple[str, int]:
+        return ("10.0.0.7", 4)
+
+
+def test_an_address_for_all_interfaces_is_advertised_as_one(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(server_module.socket, "socket", lambda *_: Route(unreachable=False))
     assert advertised_host("127.0.0.1") == "127.0.0.1"
+    assert advertised_host("0.0.0.0") == "10.0.0.7"
+
+
+def test_a_machine_without_a_route_is_told_to_name_its_address(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(server_module.socket, "socket", lambda *_: Route(unreachable=True))
+    with pytest.raises(OSError, match="set host to it"):
+        advertised_host("0.0.0.0")
 
 
 async def test_an_engine_that_hangs_ends_the_worker_and_its_streams(

@@ -5,8 +5,9 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ WEIGHTS = "model.safetensors"
 FILES = ("config.json", WEIGHTS, "tokenizer.json", "template.json", "revision.json")
 LAYOUT_VERSION = 1
 """Part of every index key: a change of the layout converts again."""
+ABANDONED_SECONDS = 86_400.0
+"""Nobody converts for so long without writing a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +54,20 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 def scratch_folder(models: Path) -> Iterator[Path]:
     """A folder beside the prepared models that is gone afterwards, unless it was renamed."""
     models.mkdir(parents=True, exist_ok=True)
+    _sweep(models)
     scratch = Path(tempfile.mkdtemp(dir=models, prefix=".making-"))
     try:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sweep(models: Path) -> None:
+    """Removes what processes left that were killed while they converted."""
+    for scratch in models.glob(".making-*"):
+        with suppress(FileNotFoundError):
+            if time.time() - scratch.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def publish(scratch: Path, models: Path, source: str, source_sha256: str, dtype: str) -> PreparedModel:

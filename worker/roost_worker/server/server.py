@@ -260,11 +260,17 @@ def new_worker_id() -> str:
 
 
 def advertised_host(host: str) -> str:
-    """The address that other machines reach a listener on `host` at: `host`, unless it means all interfaces."""
+    """The address that other machines reach a listener on `host` at: `host`, unless it means all interfaces.
+
+    Raises OSError naming the fix when this machine has no route to any other.
+    """
     if host not in ("0.0.0.0", "::", ""):
         return host
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # a documentation address: nothing is sent, the route names our own
+        try:
+            probe.connect(("192.0.2.1", 9))  # a documentation address: nothing is sent, the route names our own
+        except OSError as error:
+            raise OSError(f"host: {host!r} is no address and no route tells one ({error}); set host to it") from error
         return str(probe.getsockname()[0])
 
 
