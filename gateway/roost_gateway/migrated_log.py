@@ -53,11 +53,11 @@ def _length(step: StepTokens) -> int:
 def migrate_request(
     began: Began, entries: Sequence[LogEntry], rendered: Sequence[StepTokens], revision: str, ttl_ms: int
 ) -> MigrateRequest:
-    """The new generation: the same steps in other tokens. Raises ValueError when a step or its prompt is missing."""
+    """The same steps in other tokens. Raises ValueError when a step, a prompt or half an id is missing."""
     packed, head, anew = bytearray(), LogHead(), list[LogEntry]()
     for entry, tokens in zip(entries, rendered, strict=True):
-        if not tokens.prompt_token_ids:
-            raise ValueError(f"step {entry.step_id} was rendered without a prompt")
+        if not tokens.prompt_token_ids or (len(tokens.prompt_token_ids) | len(tokens.output_token_ids)) % ID_BYTES:
+            raise ValueError(f"step {entry.step_id} was rendered without a prompt, or to half an id")
         ids = tokens.prompt_token_ids + tokens.output_token_ids
         head = LogHead(head.length + len(ids) // ID_BYTES, extend(head.log_hash, ids))
         packed += ids

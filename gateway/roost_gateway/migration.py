@@ -87,6 +87,7 @@ class Migration:
         fault_point("gateway.rendered")
         descriptor = await self._parts.store.migrate(request)
         fault_point("gateway.migrated")
+        self._parts.telemetry.migrated(descriptor.model_revision, descriptor.head.length)
         self._evict(began.descriptor, began.ref.epoch)
         return replace(began, descriptor=descriptor, reserved=worker.worker_id, fenced=None)
 

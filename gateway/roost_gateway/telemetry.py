@@ -89,6 +89,7 @@ class Telemetry:
         self._steps = meter.create_counter("roost.steps.committed", description="Steps committed")
         self._tokens = meter.create_counter("roost.tokens", description="Tokens of committed steps by kind")
         self._failovers = meter.create_counter("roost.failovers", description="Times another worker went on")
+        self._migrations = meter.create_counter("roost.migrations", description="Sessions moved to another revision")
         self._calls = meter.create_counter("roost.calls", description="Calls by method and outcome")
 
     def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
@@ -142,6 +143,10 @@ class Telemetry:
     def failover(self, worker: str) -> None:
         self._failovers.add(1)
         self.event("roost.failover", worker=worker)
+
+    def migrated(self, revision: str, tokens: int) -> None:
+        self._migrations.add(1)
+        self.event("roost.migration", revision=revision, tokens=tokens)
 
     def committed(self, figures: StepFigures) -> None:
         """Records a committed step."""

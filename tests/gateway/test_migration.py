@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from gateway_driver import POOL, Caller, Rig, StepLog, publish_pool, reason, step_request
 from null_script import Script, token_text
@@ -13,6 +14,7 @@ from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.server import GatewayServer
+from roost_gateway.telemetry import Telemetry
 
 OLD, NEW = "rev-1", "rev-2"
 MIGRATE, REFUSE = "Migrate", "Refuse"
@@ -36,11 +38,13 @@ async def begun(rig: Rig, steps: int = 1) -> tuple[NullWorker, GatewayServer, pb
     return worker, gateway, session, log.committed.head
 
 
-async def turned(rig: Rig, policy: str = MIGRATE, **sessions: Any) -> tuple[NullWorker, Caller]:
+async def turned(
+    rig: Rig, policy: str = MIGRATE, telemetry: Telemetry | None = None, **sessions: Any
+) -> tuple[NullWorker, Caller]:
     """A worker of the new revision and a gateway that knows that the pool has turned to it."""
     turn_to(rig, NEW, policy, **sessions)
     worker = await rig.worker("new", revision=NEW)
-    return worker, rig.caller(await rig.gateway())
+    return worker, rig.caller(await rig.gateway(telemetry))
 
 
 async def refusal(caller: Caller, request: pb.StepRequest, log: StepLog | None = None) -> tuple[Reason, str]:
@@ -95,6 +99,20 @@ async def test_both_logs_can_be_read_and_the_next_steps_need_no_migration(rig: R
     assert before[0].output_token_ids != after[0].output_token_ids
     assert [len(step.output_token_ids) == step.usage.output_tokens for step in after] == [True] * 4
     assert {step.head.generation for step in before} == {1}
+
+
+async def test_migrations_are_counted(rig: Rig) -> None:
+    _, _, session, head = await begun(rig)
+    reader = InMemoryMetricReader()
+    _, caller = await turned(rig, telemetry=Telemetry("g", reader=reader))
+    await caller.step(step_request(session, "a", expected_head=head))
+    data = reader.get_metrics_data()
+    assert data is not None
+    metrics = [
+        metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics
+    ]
+    (migrations,) = [metric for metric in metrics if metric.name == "roost.migrations"]
+    assert [point.value for point in migrations.data.data_points] == [1]
 
 
 async def test_a_step_of_the_old_log_sent_again_gets_its_old_result(rig: Rig) -> None:

@@ -1,0 +1,99 @@
+"""A log on its way to another revision: cut into requests, and put together again."""
+
+import os
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roost.contract.loghash import extend, pack_ids
+from roost.v1.worker_service_pb2 import StepTokens
+from roost_gateway import migrated_log
+from roost_gateway.migrated_log import migrate_request, pieces, render_request
+from roost_gateway.store.records import AttemptRef, Began, Descriptor, LogEntry, LogHead, State
+
+DESCRIPTOR: dict[str, Any] = dict.fromkeys(Descriptor.__slots__, "")
+SESSION = Descriptor(
+    **{
+        **DESCRIPTOR,
+        "session_id": "a/b/0",
+        "system": "Be kind.",
+        "tools": ({"name": "grep", "description": "d", "parameters": "{}"},),
+        "head": LogHead(7, b"h" * 16),
+        "state": State.ACTIVE,
+    }
+)
+BEGAN = Began(AttemptRef(3, os.urandom(16)), 1, SESSION, "", None)
+
+
+def entry(number: int, text: str = "so") -> LogEntry:
+    return LogEntry(
+        step_id=f"s{number}",
+        index=number,
+        messages=({"role": "user", "content": f"question {number}"},),
+        output={"role": "assistant", "content": text, "tool_calls": [], "text": text},
+        finish_reason="FINISH_REASON_STOP",
+        prompt_tokens=5,
+        output_tokens=2,
+        cached_tokens=4,
+        reconstructed_tokens=1,
+        head=LogHead(7 * (number + 1), bytes([number]) * 16),
+        seed=9,
+        sampling={},
+        format=None,
+        model_revision="old",
+        worker_id="w",
+        commit_ms=1000 + number,
+    )
+
+
+@given(sizes=st.lists(st.integers(0, 300), max_size=12))
+def test_every_step_is_asked_for_once_in_order_and_in_bounded_pieces(sizes: list[int]) -> None:
+    entries = [entry(number, "x" * size) for number, size in enumerate(sizes)]
+    before, migrated_log.PIECE_BYTES = migrated_log.PIECE_BYTES, 400
+    try:
+        cut = list(pieces(entries))
+    finally:
+        migrated_log.PIECE_BYTES = before
+    assert [step.text for piece in cut for step in piece] == ["x" * size for size in sizes]
+    for piece, following in zip(cut, [*cut[1:], None], strict=False):
+        size = sum(step.ByteSize() for step in piece)
+        assert size <= 400 or len(piece) == 1
+        assert following is None or size + following[0].ByteSize() > 400, "it would have fitted"
+
+
+def test_a_piece_says_what_was_rendered_before_it() -> None:
+    tokens = [StepTokens(prompt_token_ids=pack_ids([1, 2]), output_token_ids=pack_ids([3]))] * 2
+    (piece,) = pieces([entry(2)])
+    request = render_request(SESSION, "new", piece, tokens)
+    assert (request.model_revision, request.system, request.tools[0].name) == ("new", "Be kind.", "grep")
+    assert (request.steps_before, request.tokens_before) == (2, 6)
+    assert [message.content for message in request.steps[0].messages] == ["question 2"]
+
+
+def test_the_new_log_has_the_old_steps_in_new_tokens() -> None:
+    tokens = [
+        StepTokens(prompt_token_ids=pack_ids([1, 2]), output_token_ids=pack_ids([3])),
+        StepTokens(prompt_token_ids=pack_ids([4])),
+    ]
+    made = migrate_request(BEGAN, [entry(0), entry(1)], tokens, "new", 77)
+    assert made.packed_ids == pack_ids([1, 2, 3, 4])
+    assert (made.previous, made.ref, made.model_revision, made.ttl_ms) == (SESSION.head, BEGAN.ref, "new", 77)
+    first = extend(b"", pack_ids([1, 2, 3]))
+    assert [step.head for step in made.entries] == [LogHead(3, first), LogHead(4, extend(first, pack_ids([4])))]
+    assert [(step.prompt_tokens, step.output_tokens, step.cached_tokens) for step in made.entries] == [
+        (2, 1, 0),
+        (1, 0, 0),
+    ]
+    assert [(step.step_id, step.messages, step.output, step.seed, step.commit_ms) for step in made.entries] == [
+        (step.step_id, step.messages, step.output, step.seed, step.commit_ms) for step in (entry(0), entry(1))
+    ]
+
+
+@pytest.mark.parametrize(
+    "tokens", [[], [StepTokens()], [StepTokens(prompt_token_ids=b"12345")], [StepTokens(prompt_token_ids=b"1234")] * 2]
+)
+def test_what_a_worker_leaves_out_or_adds_is_noticed(tokens: list[StepTokens]) -> None:
+    with pytest.raises(ValueError, match=r"step|shorter|longer"):
+        migrate_request(BEGAN, [entry(0)], tokens, "new", 0)

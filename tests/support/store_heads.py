@@ -1,0 +1,33 @@
+"""Heads of logs, as the store's model moves and judges them."""
+
+from typing import TYPE_CHECKING
+
+from roost.contract import loghash
+from roost_gateway.store.records import LogHead, Refusal, RefusedError
+
+if TYPE_CHECKING:
+    from store_model import Session
+
+
+def check_head(session: "Session", expected: LogHead | None, generation: int = 0) -> None:
+    """Heads are judged in their own log, and without one in the current log, unless they are the former log's last."""
+    if expected is None or (expected == session.head and generation in (0, session.generation)):
+        return
+    former = session.older[-1][-1].head if session.older else None
+    if expected == former and generation in (0, session.generation - 1):
+        if len(session.older[-1]) == len(session.log):
+            return
+        raise RefusedError(Refusal.HEAD_MISMATCH)
+    last = session.head
+    if 0 < generation < session.generation:
+        last = session.older[generation - 1][-1].head
+        if generation < session.generation - 1 or expected.length < last.length:
+            raise RefusedError(Refusal.HEAD_MISMATCH)
+        raise RefusedError(Refusal.ROLLED_BACK)
+    longer = generation <= session.generation and last.length > expected.length
+    raise RefusedError(Refusal.HEAD_MISMATCH if longer else Refusal.ROLLED_BACK)
+
+
+def after(head: LogHead, prompt: tuple[int, ...], output: tuple[int, ...]) -> LogHead:
+    packed = loghash.pack_ids([*prompt, *output])
+    return LogHead(head.length + len(prompt) + len(output), loghash.extend(head.log_hash, packed))
