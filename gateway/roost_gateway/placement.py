@@ -207,6 +207,8 @@ class Placement:
         if self._workers.grace:
             return None  # who has the revision may not have said so yet
         pool = self._workers.view(ask.pool.pool) or ask.pool
+        if ask.need.model_revision in ("", pool.active_revision):
+            return None  # the usual case, asked of all who wait whenever something is released
         return turned_away(pool, ask.need.model_revision, self._workers.states(pool.pool))
 
     def _timeout(self, ask: Ask, queue: AdmissionQueue) -> GatewayError:
