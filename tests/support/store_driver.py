@@ -166,3 +166,25 @@ def next_ms(raw: Raw) -> None:
     before = redis_ms(raw)
     while redis_ms(raw) == before:
         pass
+
+
+def reservations(raw: Raw, pool: str = POOL, *, summed: bool = False) -> dict[str, tuple[int, int]]:
+    """The ledger: tokens and expiry of each `worker|nonce`. Asserts that its sums, where they say that they hold, do;
+    and, when all was written by scripts, that they say so."""
+    fields = {name.decode(): value.decode() for name, value in raw.hgetall(PoolKeys(pool).reservations).items()}
+    members = {name: _pair(value) for name, value in fields.items() if not name.startswith("=")}
+    hold = "=" in fields and _pair(fields["="])[0] == len(fields)
+    assert hold or not (summed and fields)
+    if hold:
+        sums: dict[str, tuple[int, int]] = {}
+        for name, (tokens, _) in members.items():
+            held, count = sums.get(worker := name.split("|")[0], (0, 0))
+            sums[worker] = (held + tokens, count + 1)
+        assert {name[1:]: _pair(value) for name, value in fields.items() if name[0] == "=" != name} == sums
+        assert _pair(fields["="])[1] <= min(expiry for _, expiry in members.values())
+    return members
+
+
+def _pair(text: str) -> tuple[int, int]:
+    first, _, second = text.partition(":")
+    return int(first), int(second)

@@ -11,7 +11,7 @@ from roost.contract import loghash, names
 from roost.contract.names import PoolKeys
 from roost_gateway.store.records import AttemptRef, LogHead, Refusal, RefusedError
 from roost_gateway.store.redis_store import RedisStore, connect
-from store_driver import LONG_MS, lease, new_session, next_ms, publish, redis_ms
+from store_driver import LONG_MS, lease, new_session, next_ms, publish, redis_ms, reservations
 from store_model import Session, StoreModel, Worker
 
 POOLS = ("team/agents", "team/b")
@@ -150,9 +150,8 @@ class StoreWorld(RuleBasedStateMachine):
         for name in {session_id.rsplit("/", 1)[0] for session_id in self.touched if session_id}:
             keys, pool = PoolKeys(name), self.model.pool(name)
             kept, waiting = {}, {}
-            for member, value in self.raw.hgetall(keys.reservations).items():
-                worker, nonce = member.decode().split("|")
-                tokens, expiry = map(int, value.split(b":"))
+            for member, (tokens, expiry) in reservations(self.raw, name, summed=True).items():
+                worker, nonce = member.split("|")
                 kept[worker, bytes.fromhex(nonce)] = (tokens, expiry <= now)
             assert kept == pool.reservations
             for nonce, value in self.raw.hgetall(keys.waiters).items():

@@ -73,7 +73,8 @@ class PoolKeys:
 
     @property
     def reservations(self) -> str:
-        """Hash: `worker_id|nonce` -> `tokens:expiry_ms`; the admission ledger of all workers of the pool."""
+        """Hash, the admission ledger of all workers of the pool: `worker_id|nonce` -> `tokens:expiry_ms`, and the sums
+        of that: `=worker_id` -> `tokens:count`, `=` -> `fields:earliest expiry_ms`."""
         return f"{self.prefix}:reservations"
 
     @property

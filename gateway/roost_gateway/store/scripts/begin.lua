@@ -86,7 +86,7 @@ for _, worker in ipairs(candidates) do
     if not known[worker] then
       return {'again', d.generation, worker}
     end
-    local inherited = retry and worker == d['attempt:worker'] and ledger.tokens[former_member]
+    local inherited = retry and worker == d['attempt:worker'] and tokens_of(ledger, former_member)
     local first = inherited or not must_wait(waiters, class * aging + enqueued, nonce, former)
     if inherited and inherited >= tokens then
       reserved, tokens = worker, inherited
@@ -107,13 +107,13 @@ redis.call('HSET', KEYS[3], 'epoch', text(d.epoch + 1), 'attempt:nonce', nonce, 
   'attempt:digest', digest, 'attempt:seed', retry and d['attempt:seed'] or ARGV[10], 'attempt:worker', reserved,
   'attempt:tokens', text(tokens), 'attempt:expiry', expiry, 'attempt:fenced', fenced, 'attempt:migrated', '')
 redis.call('HDEL', KEYS[3], unpack(HOLD_FIELDS))
+settle(ledger)
 if d.live then
   drop_claims(d)
 end
-purge(KEYS[1], ledger.over)
 purge(KEYS[2], waiters.over)
 if reserved ~= '' then
-  redis.call('HSET', KEYS[1], reserved .. '|' .. nonce, text(tokens) .. ':' .. expiry)
+  claim(KEYS[1], reserved, nonce, tokens, now + lease_ms)
 elseif waits then
   local deadline = tonumber(ARGV[17])
   redis.call('HSET', KEYS[2], nonce, text(class) .. ':' .. text(enqueued) .. ':' ..

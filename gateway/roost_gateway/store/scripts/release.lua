@@ -4,7 +4,7 @@
 -- Replies {'released'}
 
 local d = read_fields(KEYS[3])
-local gone = redis.call('HDEL', KEYS[2], ARGV[5]) + redis.call('HDEL', KEYS[1], ARGV[6] .. '|' .. ARGV[5])
+local gone = redis.call('HDEL', KEYS[2], ARGV[5]) + unclaim(KEYS[1], ARGV[6], ARGV[5])
 if d and d['attempt:nonce'] == ARGV[5] and d['attempt:worker'] == ARGV[6] then
   redis.call('HSET', KEYS[3], 'attempt:worker', '')
 end

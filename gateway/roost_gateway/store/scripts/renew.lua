@@ -14,7 +14,7 @@ local function renew_claims(d, nonce)
   end
   -- A reservation that had run out comes back: the attempt does run there, whatever the ledger thought.
   if d['attempt:worker'] ~= '' then
-    redis.call('HSET', KEYS[1], d['attempt:worker'] .. '|' .. nonce, text(d['attempt:tokens']) .. ':' .. expiry)
+    claim(KEYS[1], d['attempt:worker'], nonce, d['attempt:tokens'], now + lease_ms)
   end
 end
 

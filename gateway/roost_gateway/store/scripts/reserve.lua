@@ -18,7 +18,7 @@ local ledger = read_ledger(KEYS[1], now, grace)
 local waiters = read_waiters(KEYS[2], now, grace, aging)
 local member = worker .. '|' .. nonce
 local enqueued = waiters.enqueued[nonce] or now
-local mine = ledger.tokens[member]
+local mine = tokens_of(ledger, member)
 local granted = mine and mine >= tokens
 if not granted and is_alive(KEYS[4], worker, now, grace) and
   (mine or not must_wait(waiters, class * aging + enqueued, nonce, nonce)) then
@@ -26,7 +26,7 @@ if not granted and is_alive(KEYS[4], worker, now, grace) and
 end
 
 pass_memory_limit()
-purge(KEYS[1], ledger.over)
+settle(ledger)
 purge(KEYS[2], waiters.over)
 local expiry = text(now + tonumber(ARGV[10]))
 if not granted then
@@ -36,9 +36,9 @@ if not granted then
   return {'waits'}
 end
 local moved = d['attempt:worker'] ~= '' and d['attempt:worker'] ~= worker and
-  redis.call('HDEL', KEYS[1], d['attempt:worker'] .. '|' .. nonce) or 0
+  unclaim(KEYS[1], d['attempt:worker'], nonce) or 0
 local left = redis.call('HDEL', KEYS[2], nonce)
-redis.call('HSET', KEYS[1], member, text(math.max(tokens, mine or 0)) .. ':' .. expiry)
+claim(KEYS[1], worker, nonce, math.max(tokens, mine or 0), now + tonumber(ARGV[10]))
 redis.call('HSET', KEYS[3], 'attempt:worker', worker, 'attempt:tokens', text(math.max(tokens, mine or 0)))
 if moved + left > 0 then -- who stood behind this one may be next
   wake()

@@ -23,6 +23,7 @@ for i = 1, #live, 2 do
   if known[worker] then
     document = redis.call('GET', known[worker]) or ''
   end
-  table.insert(reply, {worker, tonumber(live[i + 1]) - now, document, ledger.held[worker] or 0, ledger.count[worker] or 0})
+  local tokens, attempts = held_at(ledger, worker)
+  table.insert(reply, {worker, tonumber(live[i + 1]) - now, document, tokens, attempts})
 end
 return reply
