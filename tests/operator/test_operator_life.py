@@ -50,11 +50,10 @@ class Life:
         await self.phase("made", self.ready(1))
         await self.phase("two", self.ready(2), workers={"replicas": 2})
         await self.phase("one", self.ready(1), workers={"replicas": 1})
-        await self.phase(
-            "upgraded", self.ready(1), workers={"replicas": 1, "template": {"metadata": {"labels": {"a": "b"}}}}
-        )
-        await self.phase("suspended", lambda pool: reason(pool) == "Suspended", suspend=True)
-        await self.phase("resumed", self.ready(1))
+        other = {"replicas": 1, "template": {"metadata": {"labels": {"a": "b"}}}}
+        await self.phase("upgraded", self.ready(1), workers=other)
+        await self.phase("suspended", lambda pool: reason(pool) == "Suspended", workers=other, suspend=True)
+        await self.phase("resumed", self.ready(1), workers=other)
         await self.api._call("DELETE", kinds.POOL.path(self.namespace, NAME))  # as kubectl does, not its children first
         await self.wait("deleted", lambda pool: pool is None)
 
@@ -250,7 +249,7 @@ async def test_owner_references_need_their_right(life: Life, api_server: ApiServ
         "ownerReferences": [{**reference, "blockOwnerDeletion": True}],
     }
     child = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
-    api = await Api.connect(kubeconfig=api_server.kubeconfig("operator"))
+    api = await Api.connect("refused", kubeconfig=api_server.kubeconfig("operator"))
     try:
         api_server.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump_all(rights))
         assert "cannot set blockOwnerDeletion" in await refused(api, kinds.ACCOUNT, child)

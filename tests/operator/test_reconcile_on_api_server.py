@@ -13,6 +13,8 @@ import yaml
 from api_server import ApiServer, KubectlError, kuberay_definitions
 from operator_process import grant
 from redis_servers import RedisServer
+from roost_operator.kubernetes import pool_store
+from roost_operator.kubernetes import reconciler as reconciler_module
 from roost_operator.kubernetes.api import Api
 from roost_operator.kubernetes.reconciler import Reconciler
 from roost_operator.plan.installation import Installation
@@ -100,6 +102,36 @@ async def test_an_unchanged_resync_changes_nothing(reconciler: Reconciler, prepa
     assert [event["requestURI"] for event in after if event["verb"] in MUTATING] == []
 
 
+async def test_sessions_are_told_when_they_change_and_no_more_often_than_every_15_s(
+    reconciler: Reconciler,
+    prepared: ApiServer,
+    namespace: str,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def told() -> dict[str, int]:
+        return dict(prepared.get("ap", "dummy", namespace)["status"]["sessions"])
+
+    def open_sessions(*sessions: str) -> None:
+        with redis_server.client() as client:
+            client.zadd(f"roost:{{{namespace}/dummy}}:tenant:t:sessions", dict.fromkeys(sessions, 0))
+
+    monkeypatch.setattr(pool_store, "CENSUS_SECONDS", 0.0)
+    open_sessions("s1")
+    prepared.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
+    await settle(reconciler, namespace)
+    assert told() == {"hot": 0, "warm": 0, "cold": 1}
+    open_sessions("s2")
+    await settle(reconciler, namespace)
+    assert told()["cold"] == 1, "counted less than 15 s ago"
+    monkeypatch.setattr(reconciler_module, "COUNT_SECONDS", 0.0)
+    await settle(reconciler, namespace)
+    assert told()["cold"] == 2
+    before = prepared.get("ap", "dummy", namespace)["metadata"]["resourceVersion"]
+    await settle(reconciler, namespace)
+    assert prepared.get("ap", "dummy", namespace)["metadata"]["resourceVersion"] == before
+
+
 async def test_children_that_go_or_are_edited_come_back(
     reconciler: Reconciler, prepared: ApiServer, namespace: str
 ) -> None:
@@ -183,5 +215,7 @@ async def test_a_missing_secret_is_told_and_mends(reconciler: Reconciler, prepar
 
 def test_role_allows_what_is_called(prepared: ApiServer) -> None:
     """Runs last in this module: what the tests above called is in the audit log, all of it was allowed."""
-    refused = [event for event in prepared.requests("operator") if event["responseStatus"].get("code") in (401, 403)]
+    here = [event for event in prepared.requests("operator") if event["userAgent"] == "roost-operator"]
+    refused = [event for event in here if event["responseStatus"].get("code") in (401, 403)]
+    assert here
     assert [event["requestURI"] for event in refused] == []

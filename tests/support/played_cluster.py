@@ -4,7 +4,6 @@ RayServices, pods of RayClusters, leases of workers. Real objects in the real AP
 Each call of `play` brings one pool a step further, as a level-based controller would.
 """
 
-import asyncio
 import itertools
 import time
 from collections.abc import Iterator
@@ -41,15 +40,9 @@ class PlayedCluster:
         if service is None or "deletionTimestamp" in service["metadata"]:
             await self._publish(f"{namespace}/{name}", pods, 0)
             return
-        cluster = await self._cluster(service)
-        pods = await self._resize(cluster, service, [pod for pod in pods if _cluster_of(pod) == _name(cluster)])
+        cluster = await self._suspended(await self._cluster(service), service)
+        pods = await self._resize(cluster, [pod for pod in pods if _cluster_of(pod) == _name(cluster)])
         await self._publish(f"{namespace}/{name}", pods, _replicas(service))
-
-    async def until_deleted(self, namespace: str, name: str) -> None:
-        """Plays on until the pool is gone."""
-        while await self._api.get(kinds.POOL, namespace, name) is not None:
-            await self.play(namespace, name)
-            await asyncio.sleep(0.1)  # the operator and the garbage collector are processes of their own
 
     async def _cluster(self, service: Document) -> Document:
         """The RayCluster of the service's present configuration; another configuration makes another cluster."""
@@ -70,9 +63,17 @@ class PlayedCluster:
                         await self._api.delete(kinds.POD, namespace, _name(pod))
         return cluster
 
-    async def _resize(self, cluster: Document, service: Document, pods: list[Document]) -> list[Document]:
+    async def _suspended(self, cluster: Document, service: Document) -> Document:
+        """Suspended as its service is."""
+        wanted = bool(service["spec"]["rayClusterConfig"].get("suspend"))
+        if bool(cluster["spec"].get("suspend")) == wanted:
+            return cluster
+        body = {"spec": {"suspend": wanted}}
+        return await self._api.patch(kinds.CLUSTER, cluster["metadata"]["namespace"], _name(cluster), body)
+
+    async def _resize(self, cluster: Document, pods: list[Document]) -> list[Document]:
         group = cluster["spec"]["workerGroupSpecs"][0]
-        wanted = 0 if service["spec"]["rayClusterConfig"].get("suspend") else int(group["replicas"])
+        wanted = 0 if cluster["spec"].get("suspend") else int(group["replicas"])
         victims = (group.get("scaleStrategy") or {}).get("workersToDelete") or []
         kept = [pod for pod in pods if _name(pod) not in victims][:wanted]
         for pod in pods:

@@ -114,17 +114,21 @@ async def _record(api: Api, namespace: str, event: Document) -> None:
         LOG.warning("the event %s is refused: %s", event["reason"], error)
 
 
-async def _set_finalizer(api: Api, pool: AgentPool, *, present: bool) -> None:
-    """Adds or removes ours and no other, against the version that was read."""
+async def _set_finalizer(api: Api, pool: AgentPool, *, present: bool) -> bool:
+    """Adds or removes ours and no other, against the version that was read; whether that was needed."""
     namespace, name = pool.metadata.namespace, pool.metadata.name
     live = await api.get(kinds.POOL, namespace, name)
     if live is None:
-        return
+        return False
     metadata = live["metadata"]
-    others = [one for one in metadata.get("finalizers") or () if one != names.FINALIZER]
+    now = metadata.get("finalizers") or []
+    others = [one for one in now if one != names.FINALIZER]
     wanted = [*others, names.FINALIZER] if present else others
+    if wanted == now:
+        return False
     body = {"metadata": {"finalizers": wanted or None, "resourceVersion": metadata["resourceVersion"]}}
     await api.patch(kinds.POOL, namespace, name, body)
+    return True
 
 
 def _resize(resize: Resize) -> list[dict[str, Any]]:
