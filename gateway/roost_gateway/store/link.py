@@ -108,6 +108,8 @@ class RedisLink:
 
     @property
     def grace_left_ms(self) -> int:
+        if self._away:  # the call that finds Redis back is the first of the time of grace
+            return self._grace_ms
         return max(0, round((self._grace_until - time.monotonic()) * 1000))
 
     def came_back(self) -> None:

@@ -10,7 +10,18 @@ from roost.contract.names import PoolKeys
 from roost_gateway.store import health
 from roost_gateway.store.records import Refusal, RefusedError, RenewItem, StoreUnavailableError
 from roost_gateway.store.redis_store import RedisStore, connect
-from store_driver import LONG_MS, POOL, TENANT, begin_request, commit_request, lease, new_session, publish, reservation
+from store_driver import (
+    LONG_MS,
+    POOL,
+    TENANT,
+    begin_request,
+    commit_request,
+    lease,
+    new_session,
+    publish,
+    reservation,
+    reservations,
+)
 
 KEYS = PoolKeys(POOL)
 
@@ -112,6 +123,20 @@ async def test_a_wrong_password_is_named(fresh_redis):
         await store.aclose()
 
 
+async def test_the_call_that_finds_redis_back_expires_nobody(fresh_redis):
+    store = await connect(fresh_redis.url, grace_ms=LONG_MS)
+    began = await begun(store, lease_ms=0)
+    fresh_redis.kill()
+    with pytest.raises(StoreUnavailableError):
+        await store.workers(POOL)
+    fresh_redis.start()
+    other = await connect(fresh_redis.url, grace_ms=0)
+    await begun(other)  # Redis knows the script again, so that nothing but its absence tells that it was away
+    assert await refused(store.begin(begin_request(began.descriptor.session_id, "step-2"))) == Refusal.BUSY
+    await store.aclose()
+    await other.aclose()
+
+
 async def test_after_redis_was_away_nobody_expires_leases(fresh_redis):
     store = await connect(fresh_redis.url, grace_ms=LONG_MS)
     with fresh_redis.client() as raw:
@@ -139,7 +164,7 @@ async def test_after_redis_was_away_nobody_expires_leases(fresh_redis):
             assert await refused(call) == Refusal.BUSY
         publish(raw, lease("w1"), ms=-1)
         assert await store.reserve(reservation(await begun(store), "w1"))
-        assert raw.hlen(KEYS.reservations) == 2
+        assert len(reservations(raw)) == 2
     await store.aclose()
 
 
