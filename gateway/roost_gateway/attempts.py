@@ -25,8 +25,6 @@ class HeldAttempt:
     ref: AttemptRef
     task: "asyncio.Task[object]"
     """Runs the step; cancelled when the attempt is found fenced."""
-    worker_id: str = ""
-    waiting: bool = False
     committing: bool = False
     """From here on only Commit itself can tell whether the attempt is fenced."""
     fenced: bool = False
@@ -73,7 +71,7 @@ class Attempts:
                 await self._renew(pool, batch)
 
     async def _renew(self, pool: str, batch: list[HeldAttempt]) -> None:
-        items = [RenewItem(held.session_id, held.ref, held.worker_id, held.waiting) for held in batch]
+        items = [RenewItem(held.session_id, held.ref) for held in batch]
         try:
             alive = await self._store.renew(pool, items, LEASE_MS)
         except StoreUnavailableError:

@@ -92,7 +92,7 @@ def committed_step(entry: LogEntry, generation: int) -> pb.CommittedStep:
         messages=[message_to_proto(record) for record in entry.messages],
         output=message_to_proto(entry.output),
         finish_reason=pb.FinishReason.Value(entry.finish_reason),
-        usage=entry_usage(entry),
+        usage=usage(entry),
         head=head_to_proto(entry.head, generation),
         sampling=ParseDict({**entry.sampling, "seed": entry.seed}, pb.Sampling()),
         format=None if entry.format is None else ParseDict(entry.format, pb.Format()),
@@ -100,12 +100,13 @@ def committed_step(entry: LogEntry, generation: int) -> pb.CommittedStep:
     )
 
 
-def entry_usage(entry: LogEntry) -> pb.Usage:
+def usage(counted: LogEntry | Descriptor) -> pb.Usage:
+    """Tokens of a step, or of a session's whole life."""
     return pb.Usage(
-        prompt_tokens=entry.prompt_tokens,
-        output_tokens=entry.output_tokens,
-        cached_tokens=entry.cached_tokens,
-        reconstructed_tokens=entry.reconstructed_tokens,
+        prompt_tokens=counted.prompt_tokens,
+        output_tokens=counted.output_tokens,
+        cached_tokens=counted.cached_tokens,
+        reconstructed_tokens=counted.reconstructed_tokens,
     )
 
 
@@ -127,7 +128,7 @@ def session(descriptor: Descriptor, pool: PoolView | None, where: tuple[str, int
         worker=worker,
         cached_tokens=cached,
         steps=descriptor.steps,
-        usage=_usage(descriptor),
+        usage=usage(descriptor),
         running_step_id=descriptor.attempt.step_id if descriptor.attempt else "",
         create_time=timestamp(descriptor.created_ms),
         update_time=timestamp(descriptor.updated_ms),
@@ -149,15 +150,6 @@ def session(descriptor: Descriptor, pool: PoolView | None, where: tuple[str, int
 def used_tokens(descriptor: Descriptor) -> int:
     """What counts against a role's budget."""
     return descriptor.prompt_tokens + descriptor.output_tokens
-
-
-def _usage(descriptor: Descriptor) -> pb.Usage:
-    return pb.Usage(
-        prompt_tokens=descriptor.prompt_tokens,
-        output_tokens=descriptor.output_tokens,
-        cached_tokens=descriptor.cached_tokens,
-        reconstructed_tokens=descriptor.reconstructed_tokens,
-    )
 
 
 def timestamp(milliseconds: int) -> Timestamp:

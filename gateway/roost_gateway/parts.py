@@ -8,6 +8,7 @@ from typing import Any
 
 from roost_gateway.attempts import Attempts
 from roost_gateway.config import GatewayConfig
+from roost_gateway.errors import as_gateway_error
 from roost_gateway.estimate import SessionFacts, facts_of
 from roost_gateway.placement import Placement
 from roost_gateway.pressure import Pressure
@@ -47,7 +48,8 @@ class Background:
     def _done(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("what was left of a step failed: %s", error)
+            foreseen = as_gateway_error(error) is not None
+            log.warning("what was left of a step failed: %s", error, exc_info=None if foreseen else error)
 
 
 class FactsCache:

@@ -174,9 +174,8 @@ class Placement:
 
     async def _reserve(self, ask: Ask, choice: Choice) -> bool:
         done = await self._store.reserve(ask.reservation(choice.worker.worker_id, choice.tokens))
-        ask.registered = ask.held.waiting = not done
+        ask.registered = not done
         if done:
-            ask.held.worker_id = choice.worker.worker_id
             self._workers.note_reserved(ask.pool.pool, choice.worker.worker_id, choice.tokens)
         return done
 
@@ -191,7 +190,6 @@ class Placement:
             raise self._timeout(waiter.ask, line.queue) from None
         finally:
             line.leave(waiter)
-            waiter.ask.held.waiting = False
             self.kick(pool)
 
     def _patience(self, ask: Ask) -> float:
@@ -276,7 +274,7 @@ class Placement:
         for ask in asks:
             if ask.registered:
                 await self._store.release(ask.reservation())
-                ask.registered = ask.held.waiting = False
+                ask.registered = False
 
     def _first(self, line: _Line) -> _Waiter | None:
         for ticket in line.queue.order(time.monotonic()):

@@ -108,7 +108,6 @@ class Relay:
         worker = await self._worker(fenced.worker_id) if fenced is not None and fenced.worker_id else None
         if fenced is None or worker is None:
             return
-        self._ask.held.worker_id = worker.worker_id
         refs = dict.fromkeys((fenced.ref, self._client_attempt or fenced.ref))
         self._orphans = [Target(worker, ref, ref) for ref in refs]
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from roost.contract.loghash import unpack_ids
 from roost.v1 import session_service_pb2 as pb
-from roost_gateway.convert import attempt_to_proto, entry_usage, head_to_proto, message_to_proto
+from roost_gateway.convert import attempt_to_proto, head_to_proto, message_to_proto, usage
 from roost_gateway.outbox import Outbox
 from roost_gateway.output import StepOutput
 from roost_gateway.store.records import AlreadyCommitted, AttemptRef, LogEntry
@@ -23,7 +23,7 @@ def committed_event(
     return pb.StepCommitted(
         output=message_to_proto(entry.output),
         finish_reason=pb.FinishReason.Value(entry.finish_reason),
-        usage=entry_usage(entry),
+        usage=usage(entry),
         head=head_to_proto(entry.head, generation),
         index=entry.index,
         queue_ms=queue_ms,

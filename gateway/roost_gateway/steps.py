@@ -1,6 +1,7 @@
 """The way of a step: Begin, reserve, Generate, Commit (ARCHITECTURE.md), and what happens when something dies."""
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import secrets
@@ -70,7 +71,7 @@ class StepRun:
         """Raises GatewayError, RefusedError, StoreUnavailableError."""
         fault_point("gateway.step.received")
         prompt = self._prompt_estimate()
-        began = await self._parts.store.begin(self._begin_request(prompt))
+        began = await self._begin(prompt)
         fault_point("gateway.begin.done")
         if isinstance(began, AlreadyCommitted):
             received = self._call.request.received if self._call.request.HasField("received") else None
@@ -90,6 +91,21 @@ class StepRun:
             finally:
                 queue.ended(self._call.tenant)
                 self._parts.placement.kick(self._call.pool.pool)
+
+    async def _begin(self, prompt: int) -> Began | AlreadyCommitted:
+        """Whoever goes meanwhile leaves no attempt behind: it is ended as soon as it is known."""
+        begin = asyncio.ensure_future(self._parts.store.begin(self._begin_request(prompt)))
+        try:
+            return await asyncio.shield(begin)
+        except asyncio.CancelledError:
+            self._parts.background.spawn(self._undo(begin))
+            raise
+
+    async def _undo(self, begin: "asyncio.Future[Began | AlreadyCommitted]") -> None:
+        with contextlib.suppress(RefusedError, StoreUnavailableError):
+            began = await begin
+            if isinstance(began, Began) and not self._parts.closing:
+                await self._parts.store.abort(self._call.request.session_id, began.ref)
 
     async def _drive(self, began: Began, held: HeldAttempt, prompt: int) -> None:
         clock = StepClock(self._call.received_at, self._call.deadline)

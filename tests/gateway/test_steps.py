@@ -12,6 +12,7 @@ from roost.contract.loghash import extend, pack_ids
 from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway import workers
+from roost_gateway.store.records import AlreadyCommitted, Began, BeginRequest
 
 
 def expected(tokens: int) -> tuple[list[int], str]:
@@ -126,6 +127,34 @@ async def test_a_client_that_cancels_frees_worker_and_ledger(redis_server: Redis
                 break
         call.cancel()
         await _is_freed(w, session)
+
+
+async def test_a_client_that_goes_during_begin_leaves_no_attempt(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(redis_server) as w:
+        session = await w.caller.open()
+        parts = w.gateway._parts
+        assert parts is not None
+        begin, begun, answer = parts.store.begin, asyncio.Event(), asyncio.Event()
+
+        async def slow(request: BeginRequest) -> Began | AlreadyCommitted:
+            began = await begin(request)
+            begun.set()
+            await answer.wait()
+            return began
+
+        monkeypatch.setattr(parts.store, "begin", slow)
+        call = w.caller.call_step(step_request(session))
+        await begun.wait()
+        call.cancel()
+        async with asyncio.timeout(10):
+            while w.gateway._service._running:
+                await w.caller.get(session.id)  # each question is a call, which lets the gateway go on
+            answer.set()
+            while (await w.caller.get(session.id)).running_step_id:
+                pass
+        assert not w.worker.starts
 
 
 async def test_a_deadline_frees_worker_and_ledger(redis_server: RedisServer) -> None:

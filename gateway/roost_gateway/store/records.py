@@ -279,8 +279,6 @@ class RenewItem:
 
     session_id: str
     ref: AttemptRef
-    worker_id: str = ""
-    waiting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
