@@ -20,9 +20,11 @@ for path in /usr /etc "$python"; do
   mkdir -p "$root$path"; mount --bind "$path" "$root$path"; mount -o remount,bind,ro "$root$path"
 done
 for path in /bin /sbin /lib /lib64; do [ ! -L "$path" ] || cp -P "$path" "$root$path"; done
-mkdir -p "$root/opt/roost" "$root/tmp" "$root/proc" "$root/dev"
-mount --bind "$environment" "$root/opt/roost"; mount -o remount,bind,ro "$root/opt/roost"
+mkdir -p "$root/tmp" "$root/proc" "$root/dev"
 mount -t tmpfs -o mode=1777 tmp "$root/tmp"
+for place in /opt/roost "$environment"; do  # scripts name their interpreter by the place where it was made
+  mkdir -p "$root$place"; mount --bind "$environment" "$root$place"; mount -o remount,bind,ro "$root$place"
+done
 mount -t proc proc "$root/proc"
 mount --bind /dev "$root/dev"
 mount -o remount,ro "$root"
