@@ -11,7 +11,7 @@ from pool_world import INSTALLATION, World, pool, template
 from roost_operator.plan import names
 from roost_operator.plan.observed import Observed, Store
 from roost_operator.plan.plan import plan
-from roost_operator.plan.ray_service import Size, arguments_in, ray_service
+from roost_operator.plan.ray_service import Size, application_arguments, arguments_in, ray_service
 
 NEW = template(image="new")
 OTHER_MODEL = "dummy://qwen-tiny"
@@ -129,9 +129,10 @@ def test_none_holds_a_change_until_the_pool_was_suspended(change: dict[str, Any]
     world.settle(pool(3, suspend=True, upgrade="None", **change))
     world.settle(pool(3, upgrade="None", **change))
     assert ready(world) == ("True", "AllWorkersReady")
-    assert not {worker.revision for worker in workers} & {worker.revision for worker in world.seen.workers} or (
-        images(world) == {wanted(NEW, "None")}
-    )
+    resumed = world.seen.service
+    assert resumed is not None
+    assert arguments_in(resumed) == application_arguments(pool(3, upgrade="None", **change))
+    assert images(world) == {wanted(change.get("template", {}), "None")}
 
 
 def test_none_does_not_keep_arguments_that_somebody_else_wrote() -> None:

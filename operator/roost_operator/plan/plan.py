@@ -208,9 +208,10 @@ def _leaving(seen: Observed) -> frozenset[str]:
 def _service(
     pool: AgentPool, installation: Installation, seen: Observed, size: Size, suspend: bool = False
 ) -> dict[str, Any]:
-    """The RayService. What `upgrade: None` holds back comes with the suspension."""
+    """The RayService. What `upgrade: None` holds back comes when KubeRay changes the live RayCluster, as it does with
+    `suspend`."""
     state = head_state(pool, installation, seen.ray_store_url)
-    arguments = None if suspend else held_arguments(pool, seen)
+    arguments = held_arguments(pool, seen)
     return ray_service(pool, installation, size, suspend=suspend, state=state, arguments=arguments)
 
 
