@@ -210,9 +210,10 @@ class FakeSession:
 
     def roll_back(self, steps: int) -> None:
         """Forgets the last steps, as a failover of the store can."""
-        for entry in self.log[len(self.log) - steps :]:
+        kept = max(0, len(self.log) - steps)
+        for entry in self.log[kept:]:
             del self.committed[entry.step_id]
-        del self.log[len(self.log) - steps :]
+        del self.log[kept:]
         self.cached = min(self.cached, self.head.length)
 
     def _usage(self, prompt: int, output: int) -> pb.Usage:

@@ -34,7 +34,7 @@ _T = TypeVar("_T")
 _W = TypeVar("_W")
 
 
-class _Background:
+class Background:
     """A thread with an event loop, alive while somebody uses it."""
 
     def __init__(self) -> None:
@@ -123,7 +123,8 @@ def _copy(task: "asyncio.Task[_T]", result: "concurrent.futures.Future[_T]") -> 
         result.set_result(task.result())
 
 
-_BACKGROUND = _Background()
+BACKGROUND = Background()
+"""The one of this process."""
 
 
 class _Sync(Generic[_W]):
@@ -141,7 +142,7 @@ def _blocking(
 ) -> Callable[Concatenate[_Sync[_W], _P], _T]:
     @functools.wraps(method)
     def call(self: _Sync[_W], /, *args: _P.args, **options: _P.kwargs) -> _T:
-        return _BACKGROUND.run(method(self._wrapped, *args, **options))
+        return BACKGROUND.run(method(self._wrapped, *args, **options))
 
     return call
 
@@ -154,7 +155,7 @@ def _iterating(
         items = method(self._wrapped, *args, **options)
         while True:
             try:
-                item = _BACKGROUND.run(_next(items))
+                item = BACKGROUND.run(_next(items))
             except StopAsyncIteration:
                 return
             yield item
@@ -181,7 +182,7 @@ class SyncStep(_Sync[Step]):
 
     def __next__(self) -> Event:
         try:
-            return _BACKGROUND.run(_next(self._wrapped))
+            return BACKGROUND.run(_next(self._wrapped))
         except StopAsyncIteration:
             raise StopIteration from None
 
@@ -230,7 +231,7 @@ def _opening(
 ) -> Callable[Concatenate[_Sync[Client], _P], SyncSession]:
     @functools.wraps(method)
     def call(self: _Sync[Client], /, *args: _P.args, **options: _P.kwargs) -> SyncSession:
-        return SyncSession(_BACKGROUND.run(method(self._wrapped, *args, **options)))
+        return SyncSession(BACKGROUND.run(method(self._wrapped, *args, **options)))
 
     return call
 
@@ -256,7 +257,7 @@ class SyncClient(_Sync[Client]):
         lazy: bool = False,
     ) -> Self:
         """The same as `Client.connect`."""
-        _BACKGROUND.enter()
+        BACKGROUND.enter()
         try:
             connecting = Client.connect(
                 targets,
@@ -268,9 +269,9 @@ class SyncClient(_Sync[Client]):
                 retry=retry,
                 lazy=lazy,
             )
-            return cls(_BACKGROUND.run(connecting))
+            return cls(BACKGROUND.run(connecting))
         except BaseException:
-            _BACKGROUND.leave()
+            BACKGROUND.leave()
             raise
 
     open = _opening(Client.open)
@@ -285,9 +286,9 @@ class SyncClient(_Sync[Client]):
         if not self._closed:
             self._closed = True
             try:
-                _BACKGROUND.run(self._wrapped.close())
+                BACKGROUND.run(self._wrapped.close())
             finally:
-                _BACKGROUND.leave()
+                BACKGROUND.leave()
 
     def __enter__(self) -> Self:
         return self

@@ -5,6 +5,11 @@
         session = await client.open()
         assert (await session.run("What is it?")).text == "It is 42."
 
+Code that uses `roost.sync` takes it as a plain context manager:
+
+    with FakeGateway() as fake, SyncClient.connect(fake.targets) as client:
+        ...
+
 It answers with the rules and errors of the real gateway; a test of this project runs the same scenarios on both.
 A token is a byte of UTF-8, so that counts can be foretold.
 """
@@ -21,6 +26,7 @@ from roost._fake_sessions import FakeRole
 from roost._fake_step import Mishap, Reply, StepRunner
 from roost._transport import MAX_MESSAGE_BYTES
 from roost.contract.reasons import Reason
+from roost.sync import BACKGROUND
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
 
@@ -33,7 +39,7 @@ def refusal(reason: Reason, message: str = "refused by the test", *, retry_after
 
 
 class FakeGateway:
-    """One or more gateways over the same sessions. Use it as an async context manager.
+    """One or more gateways over the same sessions. Use it as a context manager, `async with` or `with`, once.
 
     `reply` gets a `Turn` and returns, or is a coroutine that returns, text or an assistant's `Message`; without it
     the last message is echoed. `api_keys` maps keys to tenants; None lets everybody in. With `gateways` above 1 a
@@ -77,6 +83,21 @@ class FakeGateway:
             await client.close()
         for server in self._servers:
             await server.stop(None)
+
+    def __enter__(self) -> Self:
+        """Runs in the thread of the blocking clients."""
+        BACKGROUND.enter()
+        try:
+            return BACKGROUND.run(self.__aenter__())
+        except BaseException:
+            BACKGROUND.leave()
+            raise
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            BACKGROUND.run(self.__aexit__())
+        finally:
+            BACKGROUND.leave()
 
     async def connect(self, **options: Any) -> Client:
         """A client of this gateway; `options` are those of `Client.connect`."""

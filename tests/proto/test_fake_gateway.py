@@ -1,6 +1,7 @@
 """The fake gateway that users test with: replies, mishaps, limits."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -19,6 +20,7 @@ from roost import (
 )
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.loghash import extend, pack_ids
+from roost.sync import SyncClient
 from roost.testing import FakeGateway, FakeRole, Reason, Turn, refusal
 
 QUICK = RetryConfig(initial_backoff=0.001, max_backoff=0.002, give_up_after=20.0)
@@ -249,6 +251,23 @@ async def test_evicting_makes_cold_and_the_next_step_pays() -> None:
         second = await session.run("two")
     assert second.usage.reconstructed_tokens == first.committed.head.length
     assert second.usage.cached_tokens == 0
+
+
+def test_code_that_blocks_can_be_tested_too() -> None:
+    with FakeGateway(lambda turn: "so") as fake, SyncClient.connect(fake.targets, retry=QUICK) as client:
+        session = client.open()
+        fake.break_next_step(after_tokens=0)
+        assert session.run("x").text == "so"
+    assert not [thread for thread in threading.enumerate() if thread.name == "roost-sync"]
+
+
+async def test_more_steps_than_there_are_can_be_rolled_back() -> None:
+    async with FakeGateway() as fake:
+        session = await (await fake.connect()).open()
+        for number in range(3):
+            await session.run(str(number))
+        fake.roll_back(session.id, steps=5)
+        assert (await session.info()).steps == 0
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
