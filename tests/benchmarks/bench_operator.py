@@ -34,7 +34,7 @@ sys.path[:0] = [str(ROOT / "tests/support"), *(str(ROOT / p) for p in ("proto", 
 
 from figures import emit, machine, spread
 
-from api_server import ApiServer, kuberay_definitions
+from api_server import ApiServer, kuberay_definitions, missing_binaries
 from operator_process import OperatorProcess, grant
 from played_cluster import PlayedCluster, create_pool
 from redis_servers import RedisServer
@@ -240,8 +240,6 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 def prepare(server: ApiServer) -> None:
     """The operator's rights and the namespace."""
-    if kuberay_definitions() is None:
-        raise SystemExit("no KubeRay definitions in the cache of Go modules; run `make e2e` once")
     server.kubectl("create", "namespace", NAMESPACE)
     grant(server, "operator", NAMESPACE)
 
@@ -253,6 +251,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="20 pools and one round, to check the benchmark itself")
     given = parser.parse_args()
     pools, rounds = (20, 1) if given.quick else (given.pools, given.rounds)
+    missing = [*missing_binaries(), *([] if kuberay_definitions() else ["KubeRay's definitions"])]
+    if missing:
+        raise SystemExit(f"no {', '.join(missing)}; run `make e2e` once, which builds them")
     server, redis = ApiServer(), RedisServer().start()
     server.add_user("operator")
     try:

@@ -252,10 +252,14 @@ def _binary(name: str) -> Path | None:
     return found[-1] if found and found[-1].exists() else None
 
 
+def missing_binaries() -> list[str]:
+    """Names of those that are needed and not found."""
+    return [name for name in _NEEDED if _binary(name) is None]
+
+
 def skip_without_binaries() -> None:
     """Skips the test where a binary is missing."""
-    missing = [name for name in _NEEDED if _binary(name) is None]
-    if missing:
+    if missing := missing_binaries():
         pytest.skip(f"no {', '.join(missing)}; run `make e2e` once, or set ROOST_CLUSTER_BIN to a folder that has them")
 
 
