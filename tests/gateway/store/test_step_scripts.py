@@ -308,8 +308,7 @@ async def test_begin_reserves_at_the_owner_when_it_lives_and_has_room(store, oth
     await other.abort(session_id, began.ref)
     assert raw.hlen(KEYS.reservations) == 0
     waiting = await other.begin(begin_request(session_id, "step-2", new_tokens=16))
-    assert waiting.reserved == ""
-    assert raw.hlen(KEYS.waiters) == 1
+    assert (waiting.reserved, raw.hlen(KEYS.waiters)) == ("", 1)
     await other.abort(session_id, waiting.ref)
     assert raw.hlen(KEYS.waiters) == 0
 
