@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PACKAGES := roost roost_operator roost_gateway roost_worker roost_cluster
+PACKAGES := roost roost_operator roost_gateway roost_worker roost_cluster roost_pool
 SOURCES := proto operator gateway worker tests charts images
 # protoc finds its plugins by PATH.
 GENERATE := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
