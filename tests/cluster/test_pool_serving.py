@@ -91,3 +91,5 @@ async def test_kubectl_shows_the_pool(world: World) -> None:
     assert status["workers"] == {"desired": 1, "ready": 1}
     (worker,) = await world.workers()
     assert status["activeRevision"] == worker.revision
+    budget = await world.get("poddisruptionbudget", f"{manifests.NAME}-worker")
+    assert budget["status"]["disruptionsAllowed"] == 1, "a node could never be drained"

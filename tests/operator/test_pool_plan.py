@@ -225,7 +225,7 @@ def test_an_edited_child_is_applied_again() -> None:
     world = World()
     world.settle(pool())
     key = Reference("PodDisruptionBudget", "p-worker")
-    edited = {**world.seen.children[key], "spec": {"maxUnavailable": 7}}
+    edited = {**world.seen.children[key], "spec": {"minAvailable": 7}}
     world.seen = replace(world.seen, children={**world.seen.children, key: edited})
     made = plan(pool(), INSTALLATION, world.seen)
     assert [reference(child) for child in made.apply] == [key]

@@ -145,7 +145,7 @@ async def test_children_that_go_or_are_edited_come_back(
     edits = {
         "rayservice/dummy": {"spec": {"rayClusterDeletionDelaySeconds": 77}},
         "networkpolicy/dummy-worker": {"spec": {"ingress": [{}]}},
-        "poddisruptionbudget/dummy-worker": {"spec": {"maxUnavailable": 5}},
+        "poddisruptionbudget/dummy-worker": {"spec": {"minAvailable": 5}},
         "secret/dummy-worker": {"data": {"pool-secret": "QQ=="}},
         "serviceaccount/dummy-worker": {"metadata": {"labels": {"roost.dev/pool": "other"}}},
     }

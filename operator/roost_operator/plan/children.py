@@ -35,12 +35,19 @@ def worker_secret(pool: AgentPool, installation: Installation) -> Manifest:
 
 
 def disruption_budget(pool: AgentPool) -> Manifest:
-    """One worker at a time may be evicted by whoever drains a node."""
+    """One worker at a time may be evicted by whoever drains a node.
+
+    Told by how many must stay: of RayClusters, which have no scale subresource, Kubernetes cannot tell how many there
+    should be, and with `maxUnavailable` it would let nobody go.
+    """
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": {"name": f"{pool.metadata.name}-worker"},
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": names.selector(pool, names.WORKER)}},
+        "spec": {
+            "minAvailable": max(0, pool.spec.workers.replicas - 1),
+            "selector": {"matchLabels": names.selector(pool, names.WORKER)},
+        },
     }
 
 
