@@ -167,11 +167,16 @@ class Workers:
         task = self._refreshing.get(pool)
         if task is None:
             task = self._refreshing[pool] = asyncio.create_task(self._read_workers(pool))
-            task.add_done_callback(lambda _: self._refreshing.pop(pool, None))
+            task.add_done_callback(lambda task: self._refreshed(pool, task))
         try:
             await asyncio.shield(task)
         except StoreUnavailableError:
             self._store_left()
+
+    def _refreshed(self, pool: str, task: "asyncio.Task[None]") -> None:
+        del self._refreshing[pool]
+        if not task.cancelled():
+            task.exception()  # told to those who wait; they may all have gone
 
     async def _watch(self) -> None:
         tick = 0
