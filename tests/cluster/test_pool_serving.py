@@ -73,7 +73,12 @@ async def test_sessions_step_hold_and_are_rebuilt(world: World, traffic: Traffic
     rebuilt = await first.say("And one more.")
     assert rebuilt.cached_tokens == 0
     assert rebuilt.reconstructed_tokens == again.head_length - 1  # the last token is new to any cache
-    assert (await first.session.info()).tier is Tier.HOT
+
+    async def hot() -> bool:
+        """A worker tells of its cache with its next lease."""
+        return (await first.session.info()).tier is Tier.HOT
+
+    await until("the session to be hot", hot, 20)
     listed = [info.id async for info in traffic.client.sessions()]
     assert listed == [talk.session.id for talk in talks]
 

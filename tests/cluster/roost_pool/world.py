@@ -163,7 +163,7 @@ class World:
 
     async def connect(self, target: str | None = None) -> Client:
         """A client of all gateways, with the drawn API key; `target` replaces the pods' own addresses."""
-        addresses = [pod["status"]["podIP"] for pod in await self.pods("gateway") if _is_ready(pod)]
+        addresses = [pod["status"]["podIP"] for pod in await self.pods("gateway") if is_ready(pod)]
         key = await self.secret(f"{RELEASE}-api-keys", "first-key")
         targets = [target] if target else [f"{address}:7070" for address in addresses]
         return await Client.connect(targets, api_key=key, pool=self.pool, timeout=120.0, retry=_PATIENT)
@@ -175,5 +175,6 @@ def _read(url: str) -> str:
     return text
 
 
-def _is_ready(pod: Document) -> bool:
+def is_ready(pod: Document) -> bool:
+    """Whether a pod's probes succeed."""
     return any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions") or ())
