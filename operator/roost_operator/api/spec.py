@@ -39,7 +39,7 @@ class Dtype(StrEnum):
 
 
 class Retention(StrEnum):
-    """What becomes of a closed session's log."""
+    """What becomes of the pool's sessions when the pool is deleted."""
 
     KEEP = "Keep"
     PURGE = "Purge"
@@ -183,7 +183,11 @@ class Sessions(Fields):
         description="Time without use after which a session is erased; 0 means never.",
     )
     max_tokens: int = Field(default=0, ge=0, description="Longest log in tokens; 0 means the model's contextTokens.")
-    retention: Retention = Field(default=Retention.KEEP, description="What becomes of a closed session's log.")
+    retention: Retention = Field(
+        default=Retention.KEEP,
+        description="What becomes of sessions when the pool is deleted: Keep leaves their records in the store until "
+        "idleTTLSeconds are over, and a pool of the same name goes on with them; Purge erases them.",
+    )
     on_model_change: OnModelChange = Field(
         default=OnModelChange.MIGRATE, description="What becomes of live sessions when the model's revision changes."
     )
