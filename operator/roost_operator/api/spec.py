@@ -212,7 +212,9 @@ class Store(Fields):
 
     url_secret_ref: SecretRef | None = Field(
         default=None,
-        description="Secret with the Redis URL. `roost up` brings a Redis of its own and does not read it.",
+        description="Secret with the Redis URL. With the key ray-url beside it, the URL of a user that may write keys "
+        "RAY* and DUMMY, Ray's head keeps its state there too, and its loss restarts no worker. `roost up` brings a "
+        "Redis of its own and does not read it.",
     )
 
 
