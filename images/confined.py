@@ -6,11 +6,13 @@ machine's files only the system's, Python's own, and the environment at /opt/roo
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 PROGRAMS = ("unshare", "mount", "chroot", "setpriv")
+APART = ("unshare", "--mount", "--propagation=private", "--net", "--pid", "--fork", "--ipc")
 ENVIRONMENT = {"PATH": "/opt/roost/bin:/usr/bin:/bin", "HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}
 """As the Dockerfiles set it."""
 _BUILD_ROOT = """\
@@ -28,18 +30,20 @@ done
 mount -t proc proc "$root/proc"
 mount --bind /dev "$root/dev"
 mount -o remount,ro "$root"
-exec chroot "$root" setpriv --reuid=65532 --regid=65532 --clear-groups --no-new-privs --bounding-set=-all \\
+chroot=$(PATH=$PATH:/usr/sbin:/sbin command -v chroot)
+exec "$chroot" "$root" setpriv --reuid=65532 --regid=65532 --clear-groups --no-new-privs --bounding-set=-all \\
   --inh-caps=-all sh -c 'cd /tmp && exec "$@"' sh "$@"
 """
 
 
 def can_confine() -> bool:
-    """Whether this machine lets us."""
-    return sys.platform == "linux" and os.geteuid() == 0 and all(map(shutil.which, PROGRAMS))
+    """Whether this machine lets us; a container without rights of its own does not."""
+    if sys.platform != "linux" or os.geteuid() != 0 or not all(map(shutil.which, PROGRAMS)):
+        return False
+    return subprocess.run([*APART, "true"], capture_output=True, check=False).returncode == 0
 
 
 def confined(environment: Path, root: Path, command: Sequence[str]) -> list[str]:
     """The whole command line; `environment` is what the image has at /opt/roost, `root` an empty folder to mount on."""
-    apart = ["unshare", "--mount", "--propagation=private", "--net", "--pid", "--fork", "--ipc"]
     python = str(Path(sys.base_prefix).resolve())
-    return [*apart, "sh", "-euc", _BUILD_ROOT, "sh", str(root), str(environment), python, *command]
+    return [*APART, "sh", "-euc", _BUILD_ROOT, "sh", str(root), str(environment), python, *command]

@@ -5,7 +5,6 @@ Then what the image is for is run by the interpreter that was made, as user 6553
 """
 
 import argparse
-import os
 import re
 import shutil
 import subprocess
@@ -104,9 +103,7 @@ def _copy(source: str, target: str) -> None:
 
 
 def _run(check: Check, command: list[str], environment: Path) -> None:
-    variables = {**ENVIRONMENT, "PATH": f"{environment}/bin:{os.environ['PATH']}"}
-    if command[0] == "unshare":
-        variables["PATH"] = f"{ENVIRONMENT['PATH']}:/usr/sbin:/sbin"
+    variables = ENVIRONMENT if command[0] == "unshare" else {**ENVIRONMENT, "PATH": f"{environment}/bin:/usr/bin:/bin"}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=SECONDS, check=False)
     told = done.stdout + done.stderr
     if done.returncode != check.status or check.says not in told:
