@@ -49,6 +49,7 @@ def test_it_is_nobody_with_no_rights(run: Run) -> None:
 def test_it_writes_nowhere_but_to_its_temporary_folder(run: Run) -> None:
     told = run("for place in / /opt/roost /usr /etc /tmp; do (echo x >$place/x) 2>/dev/null && echo $place; done")
     assert told.split() == ["/tmp"]
+    assert run("touch /x /opt/roost/x").count("Read-only file system") == 2, "not only for want of rights"
 
 
 def test_it_finds_the_images_programs_and_python_and_nothing_else_of_the_machine(run: Run) -> None:
