@@ -25,7 +25,8 @@ class PlayedCluster:
     """Acts as an administrator. One pool must not be played twice at once."""
 
     def __init__(self, api: Api, store_url: str) -> None:
-        self._api, self._store = api, redis.asyncio.Redis.from_url(store_url)
+        self._api = api
+        self._store: Any = redis.asyncio.Redis.from_url(store_url)
         self._addresses: Iterator[int] = itertools.count(1)
         self.running: dict[str, int] = {}
         """Steps that a worker, known by its pod, says it runs."""
