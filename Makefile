@@ -14,7 +14,7 @@ SOURCES := proto operator gateway worker tests charts images
 GENERATE := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
 SAMPLE ?= manifests/samples/pool-local.yaml
 
-.PHONY: help venv up demo test check e2e bench generate lock format clean
+.PHONY: help venv up demo test check binaries e2e bench generate lock format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ check: venv ## Lint, format, types, import contracts, generated code
 
 e2e: venv ## The product on a real Kubernetes: that of KUBECONFIG, else one node brought up here (Linux, root)
 	$(BIN)/python -m pytest -q -m e2e tests
+
+binaries: venv ## Build the Kubernetes that e2e runs: API server, kubelet, KubeRay and others, kept in ~/.cache/roost
+	PYTHONPATH=tests/cluster $(BIN)/python -m roost_cluster build
 
 bench: venv ## Benchmarks; the last line of each is JSON (see tests/benchmarks)
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
