@@ -58,6 +58,8 @@ def test_the_head_is_told_by_a_secret_of_its_own() -> None:
         "ray-password": "p@ss",
     }
     assert "p@ss" not in str(service)
+    head = service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    assert {"name": "RAY_num_redis_request_retries", "value": "60"} in head["env"]
     assert "ray-password" not in made["Secret/p-worker"]["data"]
 
 

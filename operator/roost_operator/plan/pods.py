@@ -21,6 +21,9 @@ RAY_ENVIRONMENT = {
     # after three times, and nothing but another configuration would make it try again.
     "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1000000",
     "ROOST_RETRY_SECONDS": "5",
+    # A head that keeps its state in Redis waits about a minute for one that restarts; by default it ends after a few
+    # seconds.
+    "RAY_num_redis_request_retries": "60",
 }
 """No processes in reserve: all that a pod runs is one replica and its ranks."""
 DEFAULT_RESOURCES = {"requests": {"cpu": "1", "memory": "2Gi"}}
