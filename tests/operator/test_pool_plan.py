@@ -124,6 +124,10 @@ SCALES: dict[str, tuple[tuple[int, int | None, int | None, Observed], tuple[int,
         (1, 2, 2, sighted(present("a", "b"), lease("a"))),
         (1, 2, set(), ("b",)),
     ),
+    "shrinks: the victim is still there": (
+        (1, 1, 2, sighted(present("a", "b"), lease("a", **IDLE), lease("b"))),
+        (1, 2, {"w-a"}, ()),
+    ),
     "shrinks: the victim is leaving": (
         (1, 1, 2, sighted((*present("a"), *present("b", deleting=True)))),
         (1, 2, set(), ()),

@@ -8,6 +8,7 @@
 | wanted < pods, no victim chosen | as before | as before | the cheapest worker is told to drain |
 | wanted < pods, the victim is busy | as before | as before | it finishes its steps, at most the drain time |
 | wanted < pods, the victim is idle | one less | as before | the victim's pod goes, and no other |
+| wanted = pods, the victim's pod is still there | as before | as before | it goes on draining; KubeRay deletes it |
 | wanted = pods, the victim's pod is leaving | as before | as before | Serve, asked now, would choose another one |
 | wanted = pods, the victim's pod is gone | wanted | wanted | Serve gives its replica up |
 | wanted < pods, a pod is missing anyway | those there | as before | it need not come back |
@@ -45,7 +46,7 @@ def scale(wanted: int, pods_now: int | None, replicas_now: int | None, seen: Obs
     replicas = wanted if replicas_now is None else replicas_now
     pods = _of_cluster(seen)
     if wanted >= pods_now:
-        return Scale(Size(wanted, _replicas(wanted, replicas, pods)))
+        return Scale(Size(wanted, _replicas(wanted, replicas, pods)), _still_there(wanted, pods, seen))
     present = [pod for pod in pods if not pod.deleting]
     missing = pods_now - len(present)
     if missing > 0 and len(present) == len(pods):
@@ -56,10 +57,17 @@ def scale(wanted: int, pods_now: int | None, replicas_now: int | None, seen: Obs
     return Scale(Size(pods_now - len(gone), replicas), drain, gone)
 
 
+def _still_there(wanted: int, pods: Sequence[Pod], seen: Observed) -> frozenset[str]:
+    """Victims whose pods KubeRay has been told to delete, and has not yet begun to."""
+    present = [pod for pod in pods if not pod.deleting]
+    told = (worker for pod in present if (worker := seen.worker_of(pod)) and worker.drain_seconds is not None)
+    return frozenset(worker.worker_id for worker in told) if len(present) > wanted else frozenset()
+
+
 def _replicas(wanted: int, replicas: int, pods: Sequence[Pod]) -> int:
     """Serve's number once the number of pods is right: up when all run, down when none is leaving."""
     if replicas > wanted:
-        return replicas if any(pod.deleting for pod in pods) else wanted
+        return replicas if len(pods) > wanted or any(pod.deleting for pod in pods) else wanted
     alive = sum(pod.running and not pod.deleting for pod in pods)
     return wanted if alive >= wanted else replicas
 
