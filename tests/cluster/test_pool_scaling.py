@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from roost_pool.manifests import NAME
-from roost_pool.traffic import LONG, Traffic
+from roost_pool.traffic import LONG, MEDIUM, Traffic
 from roost_pool.waiting import until
 from roost_pool.world import START_SECONDS, World
 
@@ -55,7 +55,7 @@ async def test_scaled_down_by_the_cheapest_worker(world: World, traffic: Traffic
     cheap, dear = sorted(await world.workers(), key=lambda worker: worker.tokens)
     survivor = await world.worker_pod(dear.worker_id)
     moving = [talk for talk in talks if talk.workers[-1] == cheap.worker_id]
-    running = [asyncio.create_task(talk.say("A longer answer, please.", LONG)) for talk in moving]
+    running = [asyncio.create_task(talk.say("A longer answer, please.", MEDIUM)) for talk in moving]
     await asyncio.gather(*(talk.streaming() for talk in moving))
     await world.kubectl("scale", f"ap/{NAME}", "--replicas=1")
 

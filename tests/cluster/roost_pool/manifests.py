@@ -13,7 +13,7 @@ from roost_worker.convert.store import ModelStore
 SAMPLE = Path(__file__).parents[3] / "manifests/samples/pool-local.yaml"
 CACHE_CLAIM = "models"
 NAME = "local"
-DRAIN_SECONDS = 10
+DRAIN_SECONDS = 20
 Manifest = dict[str, Any]
 
 

@@ -10,8 +10,9 @@ from typing import Self
 from roost import Client, Committed, Delta, Restarted, Session, Started, user
 from roost_operator.demo.journal import Journal, Receipt, compare
 
-SHORT, LONG = 8, 160
-"""Tokens of a step: one that ends soon, and one that is still running when something is killed."""
+SHORT, MEDIUM, LONG = 8, 60, 160
+"""Tokens of a step: one that ends soon, one that ends within a drain, and one that still runs when something is
+killed."""
 STEP_SECONDS = 300.0
 PAUSE_SECONDS = 0.3
 """An agent's own work between two steps."""

@@ -1,0 +1,43 @@
+"""A pool with 50 sessions is suspended, and goes on with all of them."""
+
+import asyncio
+
+import pytest
+
+from roost.errors import PoolSuspendedError
+from roost_pool.manifests import NAME
+from roost_pool.traffic import MEDIUM, Traffic
+from roost_pool.waiting import until
+from roost_pool.world import World
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+SESSIONS = 50
+
+
+async def test_fifty_sessions_outlive_a_suspension(world: World, traffic: Traffic) -> None:
+    talks = [await traffic.open() for _ in range(SESSIONS)]
+    await asyncio.gather(*(talk.say("Begin.", 4) for talk in talks))
+    running = asyncio.create_task(talks[0].say("Tell me a long story.", MEDIUM))
+    await talks[0].streaming()
+    await world.patch(f"agentpool/{NAME}", {"spec": {"suspend": True}})
+    await running  # a step that runs is finished first
+
+    async def suspended() -> bool:
+        return (await world.conditions()).get("Ready") == "False Suspended"
+
+    await until("the pool to be suspended", suspended, 90)
+    assert await world.pods("worker") == []
+    with pytest.raises(PoolSuspendedError):
+        await talks[1].session.run("Are you there?", step_id="refused")
+
+    async def cold() -> bool:
+        sessions = (await world.get("agentpool", NAME))["status"]["sessions"]
+        return bool(sessions["hot"] == 0 and sessions["cold"] >= SESSIONS)
+
+    await until("all sessions to be counted cold", cold, 40)
+    await world.patch(f"agentpool/{NAME}", {"spec": {"suspend": False}})
+    await world.ready()
+    await asyncio.gather(*(talk.say("Go on.", 4) for talk in talks))
+    (worker,) = await world.workers()
+    assert {talk.workers[-1] for talk in talks} == {worker.worker_id}
+    assert {talk.workers[0] for talk in talks} != {worker.worker_id}
