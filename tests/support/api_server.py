@@ -3,6 +3,7 @@
 They are those that `make e2e` builds, or in `$ROOST_CLUSTER_BIN`. Where they are missing, tests are skipped and say so.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -274,8 +275,13 @@ def api_server() -> Iterator[ApiServer]:
 
 
 @pytest.fixture
-def namespace(api_server: ApiServer) -> str:
-    """A namespace of the test's own."""
+def namespace(api_server: ApiServer) -> Iterator[str]:
+    """A namespace of the test's own. Its pools go at the end, so that no later operator is kept busy with them."""
     name = f"test-{secrets.token_hex(4)}"
     api_server.kubectl("create", "namespace", name)
-    return name
+    yield name
+    with contextlib.suppress(KubectlError):  # a server without our CRD knows no pools
+        for pool in api_server.kubectl("get", "agentpools", "-n", name, "-o", "name").split():
+            api_server.kubectl("delete", pool, "-n", name, "--wait=false")
+            with contextlib.suppress(KubectlError):  # gone already when nobody had set a finalizer
+                api_server.kubectl("patch", pool, "-n", name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
