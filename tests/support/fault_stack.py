@@ -162,10 +162,11 @@ class FaultStack:
             (gateways or [process for process in stack.gateways if process.pid])[0].kill()
 
     async def claims(self) -> dict[str, str]:
-        """Reservations and waiters that the ledger holds."""
+        """Reservations and waiters that the ledger holds, without its sums."""
         keys = PoolKeys(self.stack.pool.pool)
         async with redis.asyncio.Redis.from_url(self.stack.redis_url, decode_responses=True) as client:
-            return {**await client.hgetall(keys.reservations), **await client.hgetall(keys.waiters)}
+            held = {**await client.hgetall(keys.reservations), **await client.hgetall(keys.waiters)}
+        return {name: value for name, value in held.items() if not name.startswith("=")}
 
 
 def _listens(pid: int, port: int) -> bool:
