@@ -33,6 +33,11 @@ async def test_a_changed_template_replaces_the_workers(world: World, traffic: Tr
         await talk.say("Which number?")
         assert talk.workers[-1] == before.worker_id
         await world.ready()
+
+        async def makes_way() -> bool:
+            return all(one.draining for one in await world.workers() if one.worker_id == before.worker_id)
+
+        await until("the old worker to make way", makes_way, 30)
         await talk.say("And which was it?")
         assert talk.workers[-1] != before.worker_id
 
