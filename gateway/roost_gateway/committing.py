@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from roost.contract.reasons import Reason
@@ -26,6 +28,15 @@ class StepClock:
     def output_came(self) -> None:
         if not self.first_token_at:
             self.first_token_at = time.monotonic()
+
+    @contextmanager
+    def queueing(self) -> Iterator[None]:
+        """What the block takes is time in a queue."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.queue_seconds += time.monotonic() - began
 
     @property
     def first_token_seconds(self) -> float:

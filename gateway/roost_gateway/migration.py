@@ -51,10 +51,7 @@ async def _has_output(parts: Parts, began: Began) -> bool:
     fenced, descriptor = began.fenced, began.descriptor
     if fenced is None or not fenced.worker_id:
         return False
-    worker = parts.workers.get(descriptor.pool, fenced.worker_id)
-    if worker is None:
-        await parts.workers.refresh(descriptor.pool)
-        worker = parts.workers.get(descriptor.pool, fenced.worker_id)
+    worker = await parts.workers.find(descriptor.pool, fenced.worker_id)
     return worker is not None and worker.model_revision == descriptor.model_revision
 
 
@@ -110,11 +107,8 @@ class Migration:
         return self._ask.need.model_revision
 
     async def _place(self) -> WorkerState:
-        began_waiting = time.monotonic()
-        try:
+        with self._clock.queueing():
             return await self._parts.placement.place(self._ask, self._outbox.queued)
-        finally:
-            self._clock.queue_seconds += time.monotonic() - began_waiting
 
     async def _rendered(self, worker: WorkerState, began: Began, entries: list[LogEntry]) -> MigrateRequest:
         pool = self._ask.pool

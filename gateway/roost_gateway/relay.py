@@ -119,9 +119,8 @@ class Relay:
         self._orphans.clear()
         worker = await self._worker(reserved) if reserved else None
         if worker is None:
-            began_waiting = time.monotonic()
-            worker = await self._parts.placement.place(self._ask, self._outbox.queued)
-            self._clock.queue_seconds += time.monotonic() - began_waiting
+            with self._clock.queueing():
+                worker = await self._parts.placement.place(self._ask, self._outbox.queued)
         fault_point("gateway.reserve.done")
         return Target(worker)
 

@@ -105,6 +105,14 @@ local function wrong_head(d, length, hash, generation)
   end
 end
 
+-- What to reply when the log is not whole, or is not at the caller's head.
+local function wrong_log(d, length, hash, generation)
+  if not is_whole(d) then
+    return refuse('rolled_back', 0, d, 'log and descriptor disagree: Redis lost keys; set maxmemory-policy noeviction')
+  end
+  return wrong_head(d, length, hash, generation)
+end
+
 local function busy_ms(d, now)
   local left, grace = d['attempt:expiry'] - now, tonumber(ARGV[2])
   if d.live and (left > 0 or grace > 0) then

@@ -39,10 +39,7 @@ end
 if d.state == 'closed' then
   return refuse('closed', 0, d)
 end
-if not is_whole(d) then
-  return refuse('rolled_back', 0, d, 'log and descriptor disagree: Redis lost keys; set maxmemory-policy noeviction')
-end
-failure = wrong_head(d, ARGV[7], ARGV[8], ARGV[19])
+failure = wrong_log(d, ARGV[7], ARGV[8], ARGV[19])
 if failure then
   return failure
 end

@@ -21,10 +21,7 @@ end
 if d['attempt:nonce'] ~= nonce or d.epoch ~= epoch or d['attempt:step'] ~= step then
   return refuse('fenced', 0, d)
 end
-if not is_whole(d) then
-  return refuse('rolled_back', 0, d, 'log and descriptor disagree: Redis lost keys; set maxmemory-policy noeviction')
-end
-failure = wrong_head(d, ARGV[7], ARGV[8], text(d.generation))
+failure = wrong_log(d, ARGV[7], ARGV[8], text(d.generation))
 if failure then
   return failure
 end

@@ -16,10 +16,7 @@ local now = now_ms()
 if d['attempt:migrated'] == '1' then -- sent again: an attempt migrates once
   return {'migrated', now, redis.call('HGETALL', KEYS[3])}
 end
-if not is_whole(d) then
-  return refuse('rolled_back', 0, d, 'log and descriptor disagree: Redis lost keys; set maxmemory-policy noeviction')
-end
-failure = wrong_head(d, ARGV[6], ARGV[7], text(d.generation))
+failure = wrong_log(d, ARGV[6], ARGV[7], text(d.generation))
 if failure then
   return failure
 end
