@@ -60,8 +60,6 @@ class Store:
     """The pool's document as gateways read it."""
     named: bool = True
     """Whether the pool is among those that gateways look for."""
-    keys: bool = False
-    """Whether there is anything of the pool's sessions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +98,12 @@ class Observed:
     def service(self) -> Manifest | None:
         """The live RayService."""
         return next((child for reference, child in self.children.items() if reference.kind == "RayService"), None)
+
+    @property
+    def cluster_pods(self) -> tuple[Pod, ...]:
+        """Worker pods of the RayCluster that is to stay."""
+        name = self.cluster["metadata"]["name"] if self.cluster else ""
+        return tuple(pod for pod in self.pods if pod.cluster == name)
 
     def worker_of(self, pod: Pod) -> Worker | None:
         """The worker that runs in `pod`."""

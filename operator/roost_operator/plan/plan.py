@@ -13,7 +13,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -64,7 +64,6 @@ class Plan:
 
     step: Step
     status: Mapping[str, Any]
-    finalizer: bool = True
     apply: tuple[dict[str, Any], ...] = ()
     """Children to apply: those that are not as they should be."""
     resize: Resize | None = None
@@ -78,6 +77,11 @@ class Plan:
     purge: bool = False
     """Whether everything else of the pool in the store goes."""
     events: tuple[Event, ...] = field(default=())
+
+    @property
+    def finalizer(self) -> bool:
+        """Whether the pool keeps ours."""
+        return self.step is not Step.FORGET
 
     @property
     def idle(self) -> bool:
@@ -159,10 +163,10 @@ def _deletion(pool: AgentPool, seen: Observed) -> Plan:
     if seen.store.problem and not out_of_time:
         return _told(pool, seen, Plan(Step.WAIT, {}), "")
     purge = pool.spec.sessions.retention is Retention.PURGE
-    made = Plan(Step.FORGET, seen.status, finalizer=False, withdraw=True, purge=purge)
+    made = Plan(Step.FORGET, seen.status, withdraw=True, purge=purge)
     if seen.store.problem:
         lost = Event("Warning", "StoreLeftAlone", f"the store is away ({seen.store.problem}); its records stay there")
-        return Plan(Step.FORGET, seen.status, finalizer=False, events=(lost,))
+        return Plan(Step.FORGET, seen.status, events=(lost,))
     return made
 
 
@@ -194,9 +198,7 @@ def _told(
     revision = str(seen.status.get("activeRevision", "")) if seen.store.problem else known
     status = pool_status(pool, seen, found, revision)
     events = transitions(seen.status, status)
-    values = {name: getattr(made, name) for name in made.__slots__}
-    drain = made.drain | _leaving(seen)
-    return Plan(**{**values, "status": status, "drain": drain, "events": (*made.events, *events)})
+    return replace(made, status=status, drain=made.drain | _leaving(seen), events=(*made.events, *events))
 
 
 def _leaving(seen: Observed) -> frozenset[str]:

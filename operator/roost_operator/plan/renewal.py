@@ -15,7 +15,7 @@ A change of Serve's arguments alone replaces no pod: Serve restarts one replica 
 `None` Serve keeps being given the arguments that the live RayCluster was made with.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,7 @@ def renewal(pool: AgentPool, service: Manifest, seen: Observed, drain_seconds: f
     rewrite = _rewrite(service, seen.cluster)
     if rewrite:
         return Renewal(rewrite, renewing=True)
-    pods = [pod for pod in seen.pods if pod.cluster == seen.cluster["metadata"]["name"]]
+    pods = seen.cluster_pods
     wanted = _digest(_group(service["spec"]["rayClusterConfig"]))
     old = [pod for pod in pods if pod.template != wanted]
     if not old:
@@ -88,7 +88,7 @@ def _rewrite(service: Manifest, cluster: Manifest) -> dict[str, Any]:
     return {path: new for path, (new, old) in parts.items() if not contains(old, new)}
 
 
-def _victims(old: list[Pod], pods: list[Pod], seen: Observed, wanted: int) -> list[Pod]:
+def _victims(old: list[Pod], pods: Sequence[Pod], seen: Observed, wanted: int) -> list[Pod]:
     """Pods that are to go now. One worker at most is missing or draining at any time."""
     empty = [pod for pod in old if seen.worker_of(pod) is None]
     if empty:

@@ -44,7 +44,7 @@ def scale(wanted: int, pods_now: int | None, replicas_now: int | None, seen: Obs
     if pods_now is None:
         return Scale(Size(wanted, wanted))
     replicas = wanted if replicas_now is None else replicas_now
-    pods = _of_cluster(seen)
+    pods = seen.cluster_pods
     if wanted >= pods_now:
         return Scale(Size(wanted, _replicas(wanted, replicas, pods)), _still_there(wanted, pods, seen))
     present = [pod for pod in pods if not pod.deleting]
@@ -97,8 +97,3 @@ def may_go(worker: Worker | None, drain_seconds: float) -> bool:
 def all_may_go(workers: Sequence[Worker], drain_seconds: float) -> bool:
     """Whether the whole pool may stop."""
     return all(may_go(worker, drain_seconds) for worker in workers)
-
-
-def _of_cluster(seen: Observed) -> list[Pod]:
-    name = seen.cluster["metadata"]["name"] if seen.cluster else ""
-    return [pod for pod in seen.pods if pod.cluster == name]
