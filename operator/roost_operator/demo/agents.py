@@ -185,31 +185,10 @@ class Agent:
     def _receive(
         self, session: Session, event: Committed, ids: tuple[int, ...], ttft: float, starts: int, *, constrained: bool
     ) -> None:
-        """Every start after the first is a takeover: of a worker, which the gateway counts, or of a gateway."""
-        gateways = max(0, starts - 1 - event.failovers)
-        if event.failovers or gateways:
-            died = " and ".join(["a worker"] * bool(event.failovers) + ["a gateway"] * bool(gateways))
-            self._scene.tell(f"{self.part.name} went on after {died} died")
-        self._journal.receive(
-            Receipt(
-                session=session.id,
-                step_id=event.step_id,
-                index=event.index,
-                streamed_ids=ids,
-                streamed_text=self.state.text,
-                text=event.output.content,
-                head_length=event.head.length,
-                head_hash=event.head.log_hash.hex(),
-                constrained=constrained,
-                replayed=event.replayed,
-                cached_tokens=event.usage.cached_tokens,
-                prompt_tokens=event.usage.prompt_tokens,
-                reconstructed_tokens=event.usage.reconstructed_tokens,
-                failovers_worker=event.failovers,
-                failovers_gateway=gateways,
-                ttft_ms=ttft,
-                queue_ms=event.queue_ms,
-            )
-        )
+        receipt = Receipt.of(session.id, event, ids, self.state.text, starts, constrained=constrained, ttft_ms=ttft)
+        died = ["a worker"] * bool(event.failovers) + ["a gateway"] * bool(receipt.failovers_gateway)
+        if died:
+            self._scene.tell(f"{self.part.name} went on after {' and '.join(died)} died")
+        self._journal.receive(receipt)
         self.state.steps += 1
         self.state.phase, self.state.step_tokens = Phase.IDLE, 0

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Self, TextIO
 
-from roost import LoggedStep
+from roost import Committed, LoggedStep
 from roost.contract.loghash import extend, pack_ids
 
 
@@ -38,6 +38,40 @@ class Receipt:
     failovers_gateway: int
     ttft_ms: float
     queue_ms: int
+
+    @classmethod
+    def of(
+        cls,
+        session: str,
+        event: Committed,
+        ids: tuple[int, ...],
+        text: str,
+        starts: int,
+        *,
+        constrained: bool = False,
+        ttft_ms: float = 0.0,
+    ) -> Self:
+        """What was streamed before `event`. Each of the `starts` after the first is a takeover: of a worker, which the
+        gateway counts, or of a gateway."""
+        return cls(
+            session=session,
+            step_id=event.step_id,
+            index=event.index,
+            streamed_ids=ids,
+            streamed_text=text,
+            text=event.output.content,
+            head_length=event.head.length,
+            head_hash=event.head.log_hash.hex(),
+            constrained=constrained,
+            replayed=event.replayed,
+            cached_tokens=event.usage.cached_tokens,
+            prompt_tokens=event.usage.prompt_tokens,
+            reconstructed_tokens=event.usage.reconstructed_tokens,
+            failovers_worker=event.failovers,
+            failovers_gateway=max(0, starts - 1 - event.failovers),
+            ttft_ms=ttft_ms,
+            queue_ms=event.queue_ms,
+        )
 
 
 @dataclass

@@ -53,7 +53,9 @@ class Talk:
                 case Delta():
                     ids, words = [*ids, *event.token_ids], words + event.text
                 case Committed():
-                    return self._receive(event, tuple(ids), words, max(0, starts - 1 - event.failovers))
+                    receipt = Receipt.of(self.session.id, event, tuple(ids), words, starts)
+                    self.journal.receive(receipt)
+                    return receipt
             await self._tell(len(ids))
         raise AssertionError("a step's last event is Committed")
 
@@ -67,29 +69,6 @@ class Talk:
         async with self._streamed:
             self._tokens = tokens
             self._streamed.notify_all()
-
-    def _receive(self, event: Committed, ids: tuple[int, ...], text: str, takeovers: int) -> Receipt:
-        receipt = Receipt(
-            session=self.session.id,
-            step_id=event.step_id,
-            index=event.index,
-            streamed_ids=ids,
-            streamed_text=text,
-            text=event.output.content,
-            head_length=event.head.length,
-            head_hash=event.head.log_hash.hex(),
-            constrained=False,
-            replayed=event.replayed,
-            cached_tokens=event.usage.cached_tokens,
-            prompt_tokens=event.usage.prompt_tokens,
-            reconstructed_tokens=event.usage.reconstructed_tokens,
-            failovers_worker=event.failovers,
-            failovers_gateway=takeovers,
-            ttft_ms=0.0,
-            queue_ms=event.queue_ms,
-        )
-        self.journal.receive(receipt)
-        return receipt
 
 
 @dataclass
