@@ -12,6 +12,7 @@ from typing import Any
 import redis.asyncio
 import yaml
 
+from leases import lease_of
 from roost.contract.lease import Lease
 from roost.contract.names import PoolKeys
 from roost_operator.kubernetes import kinds
@@ -122,17 +123,12 @@ async def create_pool(api: Api, namespace: str, document: Document) -> None:
 
 
 def _lease(worker: str, address: str, running: int, draining: bool) -> Lease:
-    return Lease(
-        worker_id=worker,
-        boot="boot",
+    return lease_of(
+        worker,
         address=f"{address}:{names.WORKER_PORT}",
         model="tiny",
-        model_revision="0123456789abcdef",
-        render_version="1",
-        capacity_tokens=1024,
         block_tokens=16,
         context_tokens=2048,
-        max_running=8,
         running=running,
         draining=draining,
     )

@@ -12,6 +12,7 @@ import redis.asyncio
 import yaml
 
 from api_server import ApiServer, kuberay_definitions
+from leases import lease_of
 from operator_process import OperatorProcess, tail
 from redis_servers import RedisServer
 from roost.contract.lease import Lease
@@ -137,19 +138,7 @@ class Place:
 
 
 def lease(worker: str, address: str, *, draining: bool = False) -> Lease:
-    return Lease(
-        worker_id=worker,
-        boot="boot",
-        address=f"{address}:{names.WORKER_PORT}",
-        model="m",
-        model_revision="0123456789abcdef",
-        render_version="1",
-        capacity_tokens=1024,
-        block_tokens=32,
-        context_tokens=512,
-        max_running=8,
-        draining=draining,
-    )
+    return lease_of(worker, address=f"{address}:{names.WORKER_PORT}", draining=draining)
 
 
 def install_kuberay(server: ApiServer) -> None:

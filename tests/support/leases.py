@@ -1,0 +1,22 @@
+"""A worker's lease as tests publish it; what a test is about is given, the rest is small and valid."""
+
+from typing import Any
+
+from roost.contract.lease import Lease
+
+_FIELDS: dict[str, Any] = {
+    "boot": "boot",
+    "address": "127.0.0.1:1",
+    "model": "m",
+    "model_revision": "0123456789abcdef",
+    "render_version": "1",
+    "capacity_tokens": 1024,
+    "block_tokens": 32,
+    "context_tokens": 512,
+    "max_running": 8,
+}
+
+
+def lease_of(worker: str, **fields: Any) -> Lease:
+    """A lease of `worker` with the given fields."""
+    return Lease(worker_id=worker, **{**_FIELDS, **fields})
