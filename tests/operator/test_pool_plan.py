@@ -194,6 +194,20 @@ def test_a_deletion_does_not_wait_for_a_store_for_ever() -> None:
     assert (late.finalizer, late.withdraw, late.events[0].reason) == (False, False, "StoreLeftAlone")
 
 
+def test_a_deletion_leaves_running_workers_alone_while_the_store_is_away() -> None:
+    """Nobody can be told to drain, nor be seen to have done so: the drain time and what is added to it pass first."""
+    world = World()
+    world.settle(pool(2))
+    since = world.seen.now
+    away = replace(world.seen, deleted_at=since, store=Store(problem="no answer"), workers=())
+    for waited in (0.0, 10.0, 40.0):
+        made = plan(pool(2), INSTALLATION, replace(away, now=since + waited))
+        assert (made.step, made.delete, made.drain) == (Step.WAIT, (), frozenset()), waited
+        assert made.status["conditions"][0]["reason"] == "Deleting"
+    late = plan(pool(2), INSTALLATION, replace(away, now=since + 41.0))
+    assert (late.step, [one.kind for one in late.delete]) == (Step.REMOVE, ["RayService"])
+
+
 @st.composite
 def states(draw: st.DrawFn) -> World:
     """Any state that a pool of another size may have been left in, with children missing or edited."""

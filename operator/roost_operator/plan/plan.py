@@ -2,6 +2,7 @@
 
 | the pool | step |
 |---|---|
+| is being deleted, the store is away and time is left | WAIT: nobody can be told to drain |
 | is being deleted, workers still run steps | DRAIN: gateways refuse new steps, workers finish theirs |
 | is being deleted, all idle or out of time | REMOVE: the RayService goes, with its pods |
 | is being deleted, nothing runs | FORGET: the document goes, sessions too if so told; the finalizer is released |
@@ -155,13 +156,13 @@ def _deletion(pool: AgentPool, seen: Observed) -> Plan:
     waited = seen.now - (seen.deleted_at or seen.now)
     out_of_time = waited > drain_seconds + GIVE_UP_SECONDS
     everyone = frozenset(worker.worker_id for worker in seen.workers)
-    if not out_of_time and not seen.store.problem and not all_may_go(seen.workers, drain_seconds):
-        return _told(pool, seen, Plan(Step.DRAIN, {}, document=_document(pool, seen), drain=everyone), "")
     services = tuple(one for one in seen.children if one.kind == "RayService")
-    if services or (seen.pods and not out_of_time):
-        return _told(pool, seen, Plan(Step.REMOVE, {}, delete=_staying(seen, services), drain=everyone), "")
     if seen.store.problem and not out_of_time:
         return _told(pool, seen, Plan(Step.WAIT, {}), "")
+    if not out_of_time and not all_may_go(seen.workers, drain_seconds):
+        return _told(pool, seen, Plan(Step.DRAIN, {}, document=_document(pool, seen), drain=everyone), "")
+    if services or (seen.pods and not out_of_time):
+        return _told(pool, seen, Plan(Step.REMOVE, {}, delete=_staying(seen, services), drain=everyone), "")
     purge = pool.spec.sessions.retention is Retention.PURGE
     made = Plan(Step.FORGET, seen.status, withdraw=True, purge=purge)
     if seen.store.problem:
