@@ -208,6 +208,44 @@ def test_a_deletion_leaves_running_workers_alone_while_the_store_is_away() -> No
     assert (late.step, [one.kind for one in late.delete]) == (Step.REMOVE, ["RayService"])
 
 
+def just_back(world: World, *workers: Worker) -> Observed:
+    """The store answers again, and only these have renewed their leases yet."""
+    return replace(world.seen, store=replace(world.seen.store, young=True), workers=workers)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_who_has_no_lease_yet_is_not_gone_when_the_store_has_just_come_back(first: int) -> None:
+    world = World()
+    world.settle(pool(2))
+    back = just_back(world, *world.seen.workers[:first])
+    deleted = plan(pool(2), INSTALLATION, replace(back, deleted_at=back.now))
+    assert (deleted.step, deleted.delete, len(deleted.drain)) == (Step.DRAIN, (), first)
+    suspended = plan(pool(2, suspend=True), INSTALLATION, back)
+    assert (suspended.step, len(suspended.drain)) == (Step.DRAIN, first)
+    smaller = plan(pool(1), INSTALLATION, back)
+    assert (smaller.resize, smaller.drain) == (None, frozenset())
+    assert smaller.status["conditions"][0]["reason"] == "Scaling"
+    same = plan(pool(2), INSTALLATION, back)
+    assert (same.idle, same.status["conditions"][0]["reason"]) == (True, "WorkersStarting")
+
+
+def test_a_victim_stays_the_victim_when_the_store_comes_back() -> None:
+    world = World()
+    world.settle(pool(2))
+    world.do(plan(pool(1), INSTALLATION, world.seen))
+    told = tuple(worker for worker in world.seen.workers if worker.drain_seconds is not None)
+    assert plan(pool(1), INSTALLATION, just_back(world, *told)).drain == {told[0].worker_id}
+
+
+def test_a_new_pool_needs_no_store_that_has_run_for_a_while() -> None:
+    """As in the first seconds of an installation."""
+    seen = Observed(uid="u", generation=1, now=0.0, finalizer=True, store=Store(young=True))
+    made = plan(pool(2), INSTALLATION, seen)
+    assert (made.step, "RayService" in {one["kind"] for one in made.apply}) == (Step.RUN, True)
+    gone = plan(pool(2), INSTALLATION, replace(seen, deleted_at=0.0))
+    assert gone.step is Step.FORGET
+
+
 @st.composite
 def states(draw: st.DrawFn) -> World:
     """Any state that a pool of another size may have been left in, with children missing or edited."""

@@ -1,5 +1,6 @@
 """What the operator reads of sessions: counts that are true, and taken no more often than told."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
@@ -9,7 +10,7 @@ from redis_servers import RedisServer
 from roost.contract.names import POOLS, PoolKeys
 from roost_operator.kubernetes import pool_store
 from roost_operator.kubernetes.pool_store import PoolStore, Stores
-from roost_operator.plan.observed import Worker
+from roost_operator.plan.observed import Store, Worker
 
 POOL, OTHER = "ns/a", "ns/a.b"
 KEYS = PoolKeys(POOL)
@@ -97,6 +98,46 @@ async def test_a_store_that_comes_back_is_looked_at_anew(fresh_redis: RedisServe
         assert "appendfsync" in json.dumps((await store.observe(POOL))[0].weaknesses)
     finally:
         await store.aclose()
+
+
+async def test_a_store_is_young_after_its_start(fresh_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = PoolStore(fresh_redis.url)
+    try:
+        assert (await store.observe(POOL))[0].young
+        monkeypatch.setattr(pool_store, "GRACE_SECONDS", 0.0)
+        assert not (await store.observe(POOL))[0].young
+    finally:
+        await store.aclose()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_a_store_is_young_after_it_was_away(
+    fresh_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """Also one that reads its file for long, or that a network hid: its uptime says nothing then."""
+
+    async def uptime(_: object) -> int:
+        return 3600
+
+    monkeypatch.setattr(pool_store.health, "uptime", uptime)
+    stores = Stores(fresh_redis.url if shared else "redis://127.0.0.1:1")
+
+    async def look() -> Store:
+        async with stores.opened(fresh_redis.url) as store:
+            return (await store.observe(POOL))[0]
+
+    try:
+        assert not (await look()).young
+        fresh_redis.kill()
+        assert (await look()).problem
+        fresh_redis.start()
+        monkeypatch.setattr(pool_store, "GRACE_SECONDS", 0.3)
+        assert (await look()).young
+        assert (await look()).young
+        await asyncio.sleep(0.3)
+        assert not (await look()).young
+    finally:
+        await stores.aclose()
 
 
 async def test_the_shared_store_stays_open(redis_server: RedisServer) -> None:

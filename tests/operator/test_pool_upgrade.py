@@ -98,6 +98,18 @@ def test_in_place_waits_for_a_store_that_is_away() -> None:
     assert plan(changed, INSTALLATION, away).resize is None
 
 
+def test_in_place_waits_for_leases_after_the_store_came_back() -> None:
+    world = running("InPlace")
+    changed = pool(2, upgrade="InPlace", template=NEW)
+    world.do(plan(changed, INSTALLATION, world.seen))
+    back = replace(world.seen, store=replace(world.seen.store, young=True), workers=())
+    for seen in (back, replace(back, workers=world.seen.workers)):
+        made = plan(changed, INSTALLATION, seen)
+        assert (made.resize, made.drain) == (None, frozenset())
+    assert made.status["conditions"][0]["reason"] == "Upgrading"
+    assert plan(changed, INSTALLATION, world.seen).drain
+
+
 def test_in_place_leaves_a_changed_model_to_serve() -> None:
     world = running("InPlace")
     before = {pod.name for pod in world.seen.pods}

@@ -36,15 +36,20 @@ def judge(settings: dict[str, str] | None, where: str) -> tuple[bool, list[str]]
 
 async def check(link: RedisLink) -> StoreHealth:
     """Asks every primary. Raises StoreUnavailableError."""
-    durable, problems, run_ids, uptimes = True, list[str](), list[str](), list[int]()
+    durable, problems, run_ids = True, list[str](), list[str]()
     for where, options in await _primaries(link):
         good, found = judge(await _settings(link, options), where)
         durable = durable and good
         problems += found
         info = await link.run("INFO", "server", **options)
         run_ids.append(str(info["run_id"]))
-        uptimes.append(int(info["uptime_in_seconds"]))
-    return StoreHealth(durable, tuple(problems), ",".join(sorted(run_ids)), min(uptimes))
+    return StoreHealth(durable, tuple(problems), ",".join(sorted(run_ids)), await uptime(link))
+
+
+async def uptime(link: RedisLink) -> int:
+    """Seconds since the primary was started that was started last. Raises StoreUnavailableError."""
+    told = [await link.run("INFO", "server", **options) for _, options in await _primaries(link)]
+    return min(int(info["uptime_in_seconds"]) for info in told)
 
 
 async def _primaries(link: RedisLink) -> list[tuple[str, dict[str, Any]]]:

@@ -6,11 +6,12 @@ import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import RedisError
 
-from roost.contract.lease import Lease
+from roost.contract.lease import LEASE_TTL_SECONDS, Lease
 from roost.contract.names import POOLS, PoolKeys
 from roost_gateway.store import health
 from roost_gateway.store.link import Client, RedisLink, open_client
@@ -24,15 +25,37 @@ HEALTH_SECONDS = 10.0
 """How often the store's settings are looked at, for all pools in it together."""
 CENSUS_SECONDS = 15.0
 """How often sessions are counted, for all pools together: that is a scan of all keys."""
+GRACE_SECONDS = 2 * LEASE_TTL_SECONDS
+"""How long after a store has come back who has no lease may still be there: nobody could renew one before."""
 _BATCH = 500
 _SESSIONS = re.compile(rb"roost:\{([^}]+)\}:tenant:.*:sessions")
+
+
+@dataclass(slots=True)
+class Absence:
+    """When a store did not answer. Its own uptime tells of most of that, but not of a network that was cut, nor of the
+    time in which it reads a long file."""
+
+    away: bool = False
+    until: float = 0.0
+    """End of the time of grace, by this process' clock."""
+
+    def seen(self, *, answers: bool) -> None:
+        if answers and self.away:
+            self.until = time.monotonic() + GRACE_SECONDS
+        self.away = not answers
+
+    @property
+    def recent(self) -> bool:
+        return self.away or time.monotonic() < self.until
 
 
 class PoolStore:
     """One Redis with any number of pools, opened on first use."""
 
-    def __init__(self, url: str, timeout: float = 2.0) -> None:
+    def __init__(self, url: str, timeout: float = 2.0, absence: Absence | None = None) -> None:
         """Raises ValueError when the URL is none of Redis."""
+        self._absence = absence or Absence()
         self._client: Client = open_client(url, socket_timeout=timeout, connections=CONNECTIONS)
         self._link = RedisLink(self._client, url, grace_ms=0, connections=CONNECTIONS)
         self._health: tuple[float, StoreHealth] | None = None
@@ -49,11 +72,15 @@ class PoolStore:
             text = await self._link.run("GET", PoolKeys(pool).document)
             named = bool(await self._link.run("SISMEMBER", POOLS, pool))
             workers = await self._workers(pool)
+            uptime = await health.uptime(self._link)  # last: one that restarts in between is seen to be young
         except AWAY as error:
             self._health = None
+            self._absence.seen(answers=False)
             return Store(problem=str(error) or type(error).__name__), ()
         weaknesses = () if found.durable else found.problems
-        return Store(weaknesses=tuple(weaknesses), document=_document(text), named=named), workers
+        self._absence.seen(answers=True)
+        young = uptime < GRACE_SECONDS or self._absence.recent
+        return Store(weaknesses=tuple(weaknesses), document=_document(text), named=named, young=young), workers
 
     async def publish(self, pool: str, document: Mapping[str, Any]) -> None:
         """Writes the pool's document. Raises StoreUnavailableError."""
@@ -164,6 +191,8 @@ class Stores:
     def __init__(self, shared_url: str) -> None:
         self._url = shared_url
         self._shared: PoolStore | None = None
+        self._absences: dict[str, Absence] = {}
+        """Of stores that were away not long ago."""
 
     @asynccontextmanager
     async def opened(self, url: str) -> AsyncIterator[PoolStore]:
@@ -172,10 +201,13 @@ class Stores:
             self._shared = self._shared or PoolStore(url)
             yield self._shared
             return
-        store = PoolStore(url)
+        absence = self._absences.setdefault(url, Absence())
+        store = PoolStore(url, absence=absence)
         try:
             yield store
         finally:
+            if not absence.recent:
+                self._absences.pop(url, None)
             await store.aclose()
 
     async def aclose(self) -> None:

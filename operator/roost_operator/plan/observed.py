@@ -60,6 +60,13 @@ class Store:
     """The pool's document as gateways read it."""
     named: bool = True
     """Whether the pool is among those that gateways look for."""
+    young: bool = False
+    """Whether it was started, or came back, less than two lease periods ago: workers may run that have no lease yet."""
+
+    @property
+    def blind(self) -> bool:
+        """Whether it cannot be seen who runs: then no worker counts as gone, and none as idle but those seen so."""
+        return bool(self.problem) or self.young
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 | the pool | step |
 |---|---|
 | is being deleted, the store is away and time is left | WAIT: nobody can be told to drain |
-| is being deleted, workers still run steps | DRAIN: gateways refuse new steps, workers finish theirs |
+| is being deleted, workers run steps, or may unseen | DRAIN: gateways refuse new steps, workers finish theirs |
 | is being deleted, all idle or out of time | REMOVE: the RayService goes, with its pods |
 | is being deleted, nothing runs | FORGET: the document goes, sessions too if so told; the finalizer is released |
 | has no finalizer | CLAIM: the finalizer is set before anything is made |
@@ -112,16 +112,18 @@ def _running(pool: AgentPool, installation: Installation, seen: Observed) -> Pla
     service = _service(pool, installation, seen, scaled.size)
     busy = scaled.drain or scaled.remove
     renewed = Renewal() if busy else renewal(pool, service, seen, drain_seconds)
+    drain = scaled.drain | renewed.drain | replaced_workers(seen, wanted, keeps_sessions=_refuses(pool))
     made = Plan(
         Step.RUN,
         {},
         apply=_children(pool, installation, seen, service),
         resize=_resize(seen, scaled, renewed),
         document=_document(pool, seen),
-        drain=scaled.drain | renewed.drain | replaced_workers(seen, wanted, keeps_sessions=_refuses(pool)),
+        drain=_told_to_drain(seen) if seen.store.blind else drain,
     )
     held = is_held(pool, service, seen)
-    return _told(pool, seen, made, "", scaling=not scaled.settled, renewing=renewed.renewing, held=held)
+    scaling = not scaled.settled or wanted < (_cluster_size(seen) or 0)
+    return _told(pool, seen, made, "", scaling=scaling, renewing=renewed.renewing, held=held)
 
 
 def _refuses(pool: AgentPool) -> bool:
@@ -129,14 +131,19 @@ def _refuses(pool: AgentPool) -> bool:
 
 
 def _size_to_reach(wanted: int, seen: Observed) -> int:
-    """While the store is away nobody can be told to drain, and no pod is taken away."""
-    return max(wanted, _cluster_size(seen) or 0) if seen.store.problem else wanted
+    """While it cannot be seen who runs no pod is taken away."""
+    return max(wanted, _cluster_size(seen) or 0) if seen.store.blind else wanted
+
+
+def _told_to_drain(seen: Observed) -> frozenset[str]:
+    """Those who drain go on, and nobody else is told to."""
+    return frozenset(worker.worker_id for worker in seen.workers if worker.drain_seconds is not None)
 
 
 def _suspension(pool: AgentPool, installation: Installation, seen: Observed) -> Plan:
     """Workers drain at their present size; then the whole cluster is suspended."""
     everyone = frozenset(worker.worker_id for worker in seen.workers)
-    drained = not seen.store.problem and all_may_go(seen.workers, float(pool.spec.workers.drain_timeout_seconds))
+    drained = not seen.store.blind and all_may_go(seen.workers, float(pool.spec.workers.drain_timeout_seconds))
     stop = _already_suspended(seen) or drained
     pods = _cluster_size(seen) or pool.spec.workers.replicas
     service = seen.service
@@ -159,7 +166,8 @@ def _deletion(pool: AgentPool, seen: Observed) -> Plan:
     services = tuple(one for one in seen.children if one.kind == "RayService")
     if seen.store.problem and not out_of_time:
         return _told(pool, seen, Plan(Step.WAIT, {}), "")
-    if not out_of_time and not all_may_go(seen.workers, drain_seconds):
+    blind = seen.store.blind and (services or seen.pods)
+    if not out_of_time and (blind or not all_may_go(seen.workers, drain_seconds)):
         return _told(pool, seen, Plan(Step.DRAIN, {}, document=_document(pool, seen), drain=everyone), "")
     if services or (seen.pods and not out_of_time):
         return _told(pool, seen, Plan(Step.REMOVE, {}, delete=_staying(seen, services), drain=everyone), "")

@@ -9,6 +9,7 @@ KubeRay changes nothing in a RayCluster whose RayService says `None`, so that th
 | InPlace, a worker of an old pod drains | when it is idle or out of time, its pod goes, and KubeRay makes a new one |
 | InPlace, all workers take steps, some in old pods | the cheapest of those is told to drain |
 | InPlace, a worker is missing or not ready yet | wait |
+| InPlace, it cannot be seen who runs: the store is away or has just come back | wait |
 | None, the live RayCluster or Serve's arguments are not as the spec says | wait, and say so |
 
 A change of Serve's arguments alone replaces no pod: Serve restarts one replica at a time, which drains by itself. Under
@@ -46,16 +47,16 @@ class Renewal:
 
 def renewal(pool: AgentPool, service: Manifest, seen: Observed, drain_seconds: float) -> Renewal:
     """The next step of an upgrade in place to `service`, the desired RayService. For a pool of settled size."""
-    if pool.spec.workers.upgrade is not Upgrade.IN_PLACE or seen.cluster is None or seen.store.problem:
+    if pool.spec.workers.upgrade is not Upgrade.IN_PLACE or seen.cluster is None:
         return Renewal()
     rewrite = _rewrite(service, seen.cluster)
     if rewrite:
-        return Renewal(rewrite, renewing=True)
+        return Renewal(None if seen.store.blind else rewrite, renewing=True)
     pods = seen.cluster_pods
     wanted = _digest(_group(service["spec"]["rayClusterConfig"]))
     old = [pod for pod in pods if pod.template != wanted]
-    if not old:
-        return Renewal()
+    if not old or seen.store.blind:
+        return Renewal(renewing=bool(old))
     victims = _victims([pod for pod in old if not pod.deleting], pods, seen, pool.spec.workers.replicas)
     gone = tuple(pod.name for pod in victims if may_go(seen.worker_of(pod), drain_seconds))
     drain = frozenset(worker.worker_id for pod in victims if (worker := seen.worker_of(pod)))

@@ -123,7 +123,26 @@ async def test_the_hook_waits_no_longer_than_the_drain_time(world: World, redis_
     running.break_off()
 
 
-async def test_the_hook_leaves_workers_of_other_pods_alone(world: World, redis_server: RedisServer) -> None:
+async def test_the_hook_finds_a_worker_whose_lease_comes_late(
+    world: World, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a restart of Redis, until the worker has published anew."""
+    world.gate.close()
+    running = await world.begin(Ledger())
+    await running.until("accepted")
+    with redis_server.client() as client:
+        look, first = client.zrange, [[]]
+        monkeypatch.setattr(client, "zrange", lambda *given: first.pop() if first else look(*given))
+        ended = await asyncio.to_thread(pre_stop.drain, client, POOL, "127.0.0.1", 1.0)
+    assert not ended, "its step still runs"
+    await until(lambda: lease(redis_server, world).draining)
+    running.break_off()
+
+
+async def test_the_hook_leaves_workers_of_other_pods_alone(
+    world: World, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pre_stop, "_UNSEEN_SECONDS", 0.1)
     told = environment(redis_server, ROOST_POD_IP="10.9.9.9")
     assert await asyncio.to_thread(pre_stop.main, told) == 0
     with redis_server.client() as client:

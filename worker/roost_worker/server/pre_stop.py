@@ -14,10 +14,12 @@ from redis import Redis
 from redis.cluster import RedisCluster
 from redis.exceptions import RedisError
 
-from roost.contract.lease import Lease
+from roost.contract.lease import LEASE_TTL_SECONDS, Lease
 from roost.contract.names import PoolKeys
 
 _POLL_SECONDS = 0.5
+_UNSEEN_SECONDS = LEASE_TTL_SECONDS
+"""How long a worker without a lease is looked for: a store that has just come back has none before it is renewed."""
 _KEEP_MS = 3_600_000
 _TELL = """
 local time = redis.call('TIME')
@@ -31,15 +33,17 @@ def drain(client: Any, pool: str, address: str, seconds: float) -> bool:
 
     Raises RedisError when the store does not answer.
     """
-    keys, end = PoolKeys(pool), time.monotonic() + seconds
+    keys, begin, seen = PoolKeys(pool), time.monotonic(), False
     while True:
         leases = _leases(client, keys, address)
+        waited, seen = time.monotonic() - begin, seen or bool(leases)
         for lease in leases:
             client.eval(_TELL, 1, keys.drain(lease.worker_id), _KEEP_MS)
-        if all(lease.draining and not lease.running and not lease.waiting for lease in leases):
+        idle = all(lease.draining and not lease.running and not lease.waiting for lease in leases)
+        if idle and (seen or waited >= _UNSEEN_SECONDS):
             return True
-        if time.monotonic() >= end:
-            return False
+        if waited >= seconds:
+            return idle
         time.sleep(_POLL_SECONDS)
 
 
