@@ -1,17 +1,21 @@
 """The custom resource definition: current, structural, and taken by a real API server, which refuses what is wrong."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from api_server import ApiServer, KubectlError
 from roost_operator.api import crd
 from roost_operator.api.crd_rules import LONGEST_NAME, RULES
 from roost_operator.api.loader import load_pool, parse_pool
+from roost_operator.api.quantity import AUTO, memory_bytes
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
@@ -29,6 +33,20 @@ def objects(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[
 
 
 ALL = dict(objects(VERSION["schema"]["openAPIV3Schema"]))
+
+
+AMOUNTS = st.from_regex(ALL["spec.models[].kvCache.memory"]["pattern"], fullmatch=True)
+
+
+@given(AMOUNTS.filter(lambda text: len(text) <= 32 and not text.endswith("\n")))
+def test_an_amount_of_memory_that_the_schema_takes_can_be_read(text: str) -> None:
+    """The pattern, and the rule beside it as it stands: a digit that is not 0."""
+    assert "string(self).matches('[1-9]')" in RULES["spec.models[].kvCache.memory"][0]["rule"]
+    if re.search("[1-9]", text):
+        assert (memory_bytes(text) or 0) >= 1
+    elif text != AUTO:
+        with pytest.raises(ValueError, match="must be positive"):
+            memory_bytes(text)
 
 
 def test_the_file_is_current() -> None:
@@ -101,6 +119,12 @@ def test_store_of_a_pool_cannot_change(api_server: ApiServer, namespace: str) ->
     document["spec"]["store"]["urlSecretRef"]["name"] = "two"
     with pytest.raises(KubectlError, match="urlSecretRef cannot change, since the pool's sessions would be lost"):
         api_server.kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(document))
+
+
+def test_a_fraction_of_a_unit_is_taken(api_server: ApiServer, namespace: str) -> None:
+    document = yaml.safe_load(SAMPLES[0].read_text())
+    document["spec"]["models"][0]["kvCache"] = {"memory": "0.7Gi"}
+    api_server.kubectl("create", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(document))
 
 
 def test_scale(api_server: ApiServer, namespace: str) -> None:

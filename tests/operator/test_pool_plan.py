@@ -67,6 +67,8 @@ def test_templates_that_cannot_be_used(given: dict[str, Any], says: str) -> None
         ({"requests": {"cpu": "100m"}}, 1),
         ({"requests": {"cpu": "2"}, "limits": {"cpu": "4500m"}}, 4),
         ({"limits": {"memory": "9Gi"}}, 1),
+        ({"requests": None, "limits": {"cpu": 3}}, 3),
+        ({"requests": None, "limits": None}, 1),
     ],
 )
 def test_ranks_take_no_more_threads_than_the_pod_may_use(resources: dict[str, Any], threads: int) -> None:

@@ -272,13 +272,24 @@ def test_one_wrong_letter_still_finds_the_key(key: str, data: st.DataObject) -> 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("auto", None), ("1", 1), ("1k", 1000), ("1Ki", 1024), ("256Mi", 2**28), ("2G", 2 * 10**9)],
+    [
+        ("auto", None),
+        ("1", 1),
+        ("1k", 1000),
+        ("1Ki", 1024),
+        ("256Mi", 2**28),
+        ("2G", 2 * 10**9),
+        ("0.5Ki", 512),
+        ("0.7Gi", 751_619_277),
+        ("1.3Gi", 1_395_864_372),
+        ("0.1", 1),
+    ],
 )
 def test_quantities(text: str, expected: int | None) -> None:
     assert memory_bytes(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "Mi", "1.5", "-1Mi", "0", "1 Mi", "nan", "inf", "1m"])
+@pytest.mark.parametrize("text", ["", "Mi", "-1Mi", "0", "0Mi", "0.0Gi", "1 Mi", "nan", "inf", "1m"])
 def test_odd_quantities_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="512Mi, 4Gi or auto"):
         memory_bytes(text)

@@ -90,7 +90,10 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         ),
     ),
     "spec.models[].kvCache.memory": (
-        _rule("type(self) == string || int(self) > 0", "memory must be positive; write for example 512Mi, 4Gi or auto"),
+        _rule(
+            "type(self) == string ? self == 'auto' || string(self).matches('[1-9]') : int(self) > 0",
+            "memory must be positive; write for example 512Mi, 4Gi or auto",
+        ),
     ),
     "spec.store": (
         _rule(

@@ -1,7 +1,7 @@
 """Kubernetes quantities of memory (`512Mi`, `2G`, `1048576`, or `auto`) and of CPUs (`2`, `1500m`)."""
 
 import re
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 
 _CPUS = re.compile(r"[0-9]+(\.[0-9]+)?|[0-9]+m")
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?([kKMGTPE]|[KMGTPE]i)?")
@@ -10,7 +10,8 @@ AUTO = "auto"
 
 
 def memory_bytes(text: str) -> int | None:
-    """Bytes that a quantity stands for; None for `auto`. Raises ValueError, naming the fix, for anything else."""
+    """Bytes that a quantity stands for, rounded up as Kubernetes does; None for `auto`. Raises ValueError, naming the
+    fix, for anything else, 0 included."""
     if text == AUTO:
         return None
     if not _QUANTITY.fullmatch(text):
@@ -19,9 +20,9 @@ def memory_bytes(text: str) -> int | None:
     from kubernetes.utils.quantity import parse_quantity
 
     value = Decimal(parse_quantity(text))  # type: ignore[no-untyped-call]  # the client has no types
-    if value != value.to_integral_value() or value < 1:
-        raise ValueError(f"{text!r} is not a positive whole number of bytes; write for example 512Mi, 4Gi or auto")
-    return int(value)
+    if value <= 0:
+        raise ValueError(f"{text!r} must be positive; write for example 512Mi, 4Gi or auto")
+    return int(value.to_integral_value(ROUND_CEILING))
 
 
 def cpus(quantity: str | float) -> Decimal:

@@ -51,7 +51,8 @@ def rank_threads(pool: AgentPool) -> int:
     """Threads of each rank's CPU kernels, at least 1: what a worker may use, or else asks for, shared by its ranks;
     torch would take all of the node's cores. Raises TemplateError."""
     resources = merged(DEFAULT_RESOURCES, _container(pool.spec.workers.template, names.WORKER).get("resources") or {})
-    given = {**resources["requests"], **(resources.get("limits") or {})}["cpu"]
+    asked = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
+    given = asked.get("cpu", DEFAULT_RESOURCES["requests"]["cpu"])
     try:
         return max(1, int(cpus(given) / pool.spec.model.tensor_parallel))
     except ValueError as error:
