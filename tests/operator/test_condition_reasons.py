@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 HEADER = "| reason | meaning | what to do |"
 ROWS: dict[Reason, Facts] = {
     Reason.DELETING: Facts(1, 0, deleting=True),
+    Reason.INVALID_SPEC: Facts(1, 0, unreadable="x"),
     Reason.INVALID_TEMPLATE: Facts(1, 0, template="x"),
     Reason.CHILD_REFUSED: Facts(1, 0, refused="x"),
     Reason.KUBERAY_MISSING: Facts(1, 0, kuberay=False),

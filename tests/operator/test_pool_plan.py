@@ -45,6 +45,8 @@ def test_template_is_merged_into_workers_and_head() -> None:
         ({"sepc": {}}, "sepc is unknown; use metadata and spec"),
         ({"metadata": {"name": "x"}}, "metadata.name cannot be given; use labels"),
         ({"spec": {"containers": [{"image": "x"}]}}, "each needs a name"),
+        ({"spec": {"volumes": "models"}}, r"template.spec.volumes must be a list \(- item\)"),
+        (template(env=["A=b"]), r"containers\[0\].env\[0\] must be a mapping"),
         (template(resources={"limits": {"nvidia.com/gpu": 2}}), "ask for 1, or set tensorParallel to 2"),
         ({"spec": {"terminationGracePeriodSeconds": 1}}, "raise it or leave it out"),
         (template(resources={"limits": {"cpu": "two"}}), "resources, cpu: 'two' is no number of CPUs; write for"),
@@ -246,6 +248,34 @@ def test_a_new_pool_needs_no_store_that_has_run_for_a_while() -> None:
     assert (made.step, "RayService" in {one["kind"] for one in made.apply}) == (Step.RUN, True)
     gone = plan(pool(2), INSTALLATION, replace(seen, deleted_at=0.0))
     assert gone.step is Step.FORGET
+
+
+def test_a_pool_that_cannot_be_read_is_left_as_it_is_and_says_so() -> None:
+    world = World()
+    world.settle(pool(2))
+    world.do(plan(pool(1), INSTALLATION, world.seen))
+    draining = {worker.worker_id for worker in world.seen.workers if worker.drain_seconds is not None}
+    made = plan(pool(2), INSTALLATION, replace(world.seen, unreadable="spec.models[0].kvCache: odd"))
+    assert (made.step, made.idle, made.document, made.drain) == (Step.WAIT, True, None, draining)
+    found = {one["type"]: one for one in made.status["conditions"]}
+    assert (found["Ready"]["reason"], found["Degraded"]["status"]) == ("InvalidSpec", "True")
+    assert found["Ready"]["message"].startswith("spec.models[0].kvCache: odd; ")
+
+
+def test_a_pool_that_cannot_be_read_can_be_deleted() -> None:
+    world = World()
+    world.settle(pool(2))
+    published = world.seen.store.document
+    world.seen = replace(world.seen, unreadable="odd", deleted_at=world.seen.now)
+    made = plan(pool(2, source="dummy://unreadable"), INSTALLATION, world.seen)
+    assert (made.step, made.document) == (Step.DRAIN, {**(published or {}), "suspend": True})
+    steps = [made.step]
+    while steps[-1] is not Step.FORGET and len(steps) < 20:
+        world.do(made)
+        world.live_on()
+        made = plan(pool(2, source="dummy://unreadable"), INSTALLATION, world.seen)
+        steps.append(made.step)
+    assert list(dict.fromkeys(steps)) == [Step.DRAIN, Step.REMOVE, Step.FORGET]
 
 
 @st.composite

@@ -13,6 +13,7 @@ import yaml
 from api_server import ApiServer, KubectlError, kuberay_definitions
 from operator_process import grant
 from redis_servers import RedisServer
+from roost_operator.api.stored import StoredPool
 from roost_operator.kubernetes import pool_store
 from roost_operator.kubernetes import reconciler as reconciler_module
 from roost_operator.kubernetes.api import Api
@@ -200,6 +201,31 @@ async def test_a_store_that_is_away_is_told_and_mends(
     fresh_redis.start()
     await settle(reconciler, namespace)
     assert condition(prepared.get("ap", "dummy", namespace), "Ready") == ("False", "WorkersStarting")
+
+
+async def test_a_pool_that_cannot_be_read_says_so_and_can_be_deleted(
+    reconciler: Reconciler, prepared: ApiServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was stored before the definition knew better; the one of now lets none in."""
+    prepared.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
+    await settle(reconciler, namespace)
+    read = reconciler_module.read_pool
+
+    def read_odd(raw: dict[str, Any]) -> StoredPool:
+        return read({**raw, "spec": {**raw["spec"], "models": [{**raw["spec"]["models"][0], "odd": 1}]}})
+
+    monkeypatch.setattr(reconciler_module, "read_pool", read_odd)
+    assert (await settle(reconciler, namespace)).step is Step.WAIT
+    pool = prepared.get("ap", "dummy", namespace)
+    assert condition(pool, "Ready") == ("False", "InvalidSpec")
+    assert "spec.models[0].odd" in pool["status"]["conditions"][0]["message"]
+    prepared.kubectl("delete", "-n", namespace, "ap/dummy", "--wait=false")
+    for _ in range(100):
+        if await reconciler.reconcile(namespace, "dummy") is None:
+            break
+        await asyncio.sleep(0.1)
+    with pytest.raises(KubectlError, match="NotFound"):
+        prepared.get("ap", "dummy", namespace)
 
 
 async def test_a_missing_secret_is_told_and_mends(reconciler: Reconciler, prepared: ApiServer, namespace: str) -> None:

@@ -17,7 +17,7 @@ class Result(StrEnum):
     ABSENT = "absent"
     """There is no such pool any more."""
     UNREADABLE = "unreadable"
-    """The pool was stored by another version of the CRD."""
+    """The spec cannot be read, and that is said in the pool's conditions."""
     FAILED = "failed"
 
 

@@ -12,6 +12,7 @@ from roost_operator.api.spec import AgentPool
 from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.cache import Reader
 from roost_operator.plan.installation import Installation
+from roost_operator.plan.template_shape import shape_problem
 
 RAY_KEY = "ray-url"
 """Key beside the store's URL with that of Ray's heads, in the Secret of `spec.store`; it may be missing."""
@@ -51,6 +52,8 @@ def named_secrets(pool: AgentPool) -> Iterator[Key]:
     for reference in (pool.spec.store.url_secret_ref, pool.spec.model.token_secret_ref):
         if reference is not None:
             yield reference.name, reference.key
+    if shape_problem(pool.spec.workers.template):
+        return  # it is refused as a whole
     spec = pool.spec.workers.template.get("spec") or {}
     for volume in spec.get("volumes") or ():
         secret = volume.get("secret") or {}

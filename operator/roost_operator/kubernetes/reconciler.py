@@ -5,10 +5,8 @@ import logging
 import time
 from dataclasses import replace
 
-from pydantic import ValidationError
-
-from roost_operator.api.problems import problems
 from roost_operator.api.spec import AgentPool
+from roost_operator.api.stored import StoredPool, read_pool
 from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.api import Api, Document
 from roost_operator.kubernetes.cache import Reader
@@ -43,19 +41,20 @@ class Reconciler:
         await self._stores.aclose()
 
     async def reconcile(self, namespace: str, name: str) -> Plan | None:
-        """One step; None when the pool is gone or cannot be read. Raises ApiError, StoreUnavailableError."""
+        """One step; None when the pool is gone. Raises ApiError, StoreUnavailableError."""
         with self._metrics.reconciling() as told:
             raw = await self._reader.get(kinds.POOL, namespace, name)
-            pool = read_pool(raw) if raw is not None else None
-            if raw is None or pool is None:
+            if raw is None:
                 self._counted.pop(f"{namespace}/{name}", None)
-                told(Result.ABSENT if raw is None else Result.UNREADABLE)
+                told(Result.ABSENT)
                 return None
-            made, calls = await self._step(pool, raw)
-            told(Result.CHANGED if calls else Result.UNCHANGED)
+            stored = read_pool(raw)
+            made, calls = await self._step(stored, raw)
+            told(Result.UNREADABLE if stored.unreadable else Result.CHANGED if calls else Result.UNCHANGED)
         return made
 
-    async def _step(self, pool: AgentPool, raw: Document) -> tuple[Plan, int]:
+    async def _step(self, stored: StoredPool, raw: Document) -> tuple[Plan, int]:
+        pool = stored.pool
         secrets = await pool_secrets(self._reader, pool, self._installation)
         async with self._stores.opened(secrets.store_url) as store:
             away = (Store(problem=secrets.problem), tuple[Worker, ...]())
@@ -72,6 +71,7 @@ class Reconciler:
                 kuberay=await self._reader.knows(kinds.SERVICE),
                 monitors=self._installation.pod_monitors and await self._reader.knows(kinds.MONITOR),
             )
+            seen = replace(seen, unreadable=stored.unreadable)
             made = plan(pool, self._installation, seen)
             try:
                 calls = await execute(self._api, store, pool, made, seen)
@@ -94,16 +94,3 @@ class Reconciler:
             return await store.sessions(pool.pool, workers)
         except AWAY:
             return None
-
-
-def read_pool(raw: Document) -> AgentPool | None:
-    """The typed pool; None, with a line in the log, for one that was stored by another version of the CRD."""
-    metadata = {name: raw["metadata"].get(name) or {} for name in ("labels", "annotations")}
-    named = {"name": raw["metadata"]["name"], "namespace": raw["metadata"]["namespace"]}
-    document = {name: raw[name] for name in ("apiVersion", "kind", "spec")}
-    try:
-        return AgentPool.model_validate({**document, "metadata": {**metadata, **named}})
-    except ValidationError as error:
-        found = "; ".join(str(problem) for problem in problems(error, AgentPool))
-        LOG.error("%s/%s cannot be read: %s", named["namespace"], named["name"], found)
-        return None

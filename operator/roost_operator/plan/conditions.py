@@ -5,6 +5,7 @@ The first row that holds decides `Ready`, and `Progressing` and `Degraded` with 
 | fact | Ready | Progressing | Degraded | reason |
 |---|---|---|---|---|
 | the pool is being deleted | False | True | False | Deleting |
+| the spec cannot be read | False | False | True | InvalidSpec |
 | the pod template cannot be used | False | False | True | InvalidTemplate |
 | the API server refuses a child | False | False | True | ChildRefused |
 | KubeRay is not installed | False | False | True | KubeRayMissing |
@@ -50,6 +51,7 @@ class Facts:
     fresh: int | None = None
     """Workers that take steps and are to stay; None: as `ready`."""
     deleting: bool = False
+    unreadable: str = ""
     template: str = ""
     refused: str = ""
     kuberay: bool = True
@@ -113,6 +115,7 @@ def _blocked(facts: Facts) -> Verdict | None:
         return Verdict(Reason.DELETING, told(Reason.DELETING), progressing=True)
     secrets = ", ".join(facts.missing_secrets)
     rows = (
+        (facts.unreadable, Reason.INVALID_SPEC, facts.unreadable),
         (facts.template, Reason.INVALID_TEMPLATE, facts.template),
         (facts.refused, Reason.CHILD_REFUSED, facts.refused),
         (not facts.kuberay, Reason.KUBERAY_MISSING, ""),

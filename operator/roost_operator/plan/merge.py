@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_KEYS = {
+KEYS = {
     "containers": "name",
     "initContainers": "name",
     "env": "name",
@@ -37,8 +37,8 @@ def _member(name: str, under: Any, over: Any) -> Any:
     if isinstance(under, list) and isinstance(over, list):
         if name in _ADDED:
             return [*under, *(item for item in over if item not in under)]
-        if name in _KEYS:
-            return _by_key(_KEYS[name], under, over, replace=name == "volumes")
+        if name in KEYS:
+            return _by_key(KEYS[name], under, over, replace=name == "volumes")
     return over
 
 

@@ -98,6 +98,8 @@ class Observed:
     """Secrets, or keys of them, that the spec names and that do not exist."""
     ray_store_url: str = field(default="", repr=False)
     """Where Ray's head may keep its state when the pool has a store of its own; empty: nowhere."""
+    unreadable: str = ""
+    """Why the spec cannot be read; the pool is then a stand-in of what could be (`api.stored`)."""
     refused: str = ""
     """Why the API server refused a child when it was applied last."""
 

@@ -6,8 +6,9 @@
 | is being deleted, workers run steps, or may unseen | DRAIN: gateways refuse new steps, workers finish theirs |
 | is being deleted, all idle or out of time | REMOVE: the RayService goes, with its pods |
 | is being deleted, nothing runs | FORGET: the document goes, sessions too if so told; the finalizer is released |
+| cannot be read | WAIT |
 | has no finalizer | CLAIM: the finalizer is set before anything is made |
-| cannot be run (template, KubeRay, secrets) | WAIT |
+| cannot be run (template, KubeRay, secrets) | WAIT: what drains goes on draining |
 | suspends, workers still run steps | DRAIN |
 | suspended | SUSPEND: the RayCluster is suspended |
 | anything else | RUN: grow, shrink, upgrade or stay |
@@ -94,11 +95,13 @@ def plan(pool: AgentPool, installation: Installation, seen: Observed) -> Plan:
     """The next thing to do about a pool."""
     if seen.deleted_at is not None:
         return _deletion(pool, seen)
+    if seen.unreadable:
+        return _told(pool, seen, Plan(Step.WAIT, {}, drain=_told_to_drain(seen)), "")
     problem = _template_problem(pool, installation)
     if not seen.finalizer or problem or not seen.kuberay or seen.missing_secrets:
         step = Step.WAIT if seen.finalizer else Step.CLAIM
         document = _document(pool, seen) if seen.finalizer else None
-        return _told(pool, seen, Plan(step, {}, document=document), problem)
+        return _told(pool, seen, Plan(step, {}, document=document, drain=_told_to_drain(seen)), problem)
     if pool.spec.suspend:
         return _suspension(pool, installation, seen)
     return _running(pool, installation, seen)
@@ -269,9 +272,13 @@ def _already_suspended(seen: Observed) -> bool:
 
 def _document(pool: AgentPool, seen: Observed) -> Mapping[str, Any] | None:
     """The document, when the published one is another. A pool that is being deleted takes no steps."""
-    if seen.store.problem:
+    published = seen.store.document
+    if seen.store.problem or (seen.unreadable and published is None):
         return None
-    document = pool_document(pool, active_revision(seen, pool.spec.workers.replicas))
+    if seen.unreadable:
+        document = dict(published or {})
+    else:
+        document = pool_document(pool, active_revision(seen, pool.spec.workers.replicas))
     if seen.deleted_at is not None:
         document["suspend"] = True
     return None if document == seen.store.document and seen.store.named else document

@@ -8,6 +8,7 @@ from roost_operator.api.spec import GROUP, AgentPool
 from roost_operator.plan import names
 from roost_operator.plan.installation import Installation
 from roost_operator.plan.merge import merged
+from roost_operator.plan.template_shape import shape_problem
 
 CACHE_PATH = "/var/cache/roost"
 STOP_SECONDS = 30
@@ -102,13 +103,14 @@ def check_template(template: Mapping[str, Any]) -> None:
         raise TemplateError(
             f"spec.workers.template.{unknown[0]} is unknown; use metadata and spec, as in a pod template"
         )
+    shape = shape_problem(template)
+    if shape:
+        raise TemplateError(shape)
     taken = sorted(set(template.get("metadata") or {}) - {"labels", "annotations"})
     if taken:
         raise TemplateError(f"spec.workers.template.metadata.{taken[0]} cannot be given; use labels and annotations")
     containers = (template.get("spec") or {}).get("containers") or []
-    if not isinstance(containers, list) or not all(
-        isinstance(item, Mapping) and item.get("name") for item in containers
-    ):
+    if not all(item.get("name") for item in containers):
         raise TemplateError(
             f"spec.workers.template.spec.containers: each needs a name; {names.WORKER} is the worker's own"
         )

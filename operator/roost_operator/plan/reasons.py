@@ -23,6 +23,11 @@ class Reason(StrEnum):
         return member
 
     DELETING = "Deleting", "the pool is being deleted; workers finish their steps, then everything goes"
+    INVALID_SPEC = (
+        "InvalidSpec",
+        "the spec cannot be read, as one that an older definition of it let in",
+        "mend the spec",
+    )
     INVALID_TEMPLATE = "InvalidTemplate", "the pod template cannot be used", "change spec.workers.template as it says"
     CHILD_REFUSED = (
         "ChildRefused",

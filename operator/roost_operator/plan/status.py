@@ -41,6 +41,7 @@ def facts(
         ready=max(fresh, min(desired, _taking(seen.workers))),
         fresh=fresh,
         deleting=seen.deleted_at is not None,
+        unreadable=seen.unreadable,
         template=template,
         refused=seen.refused,
         kuberay=seen.kuberay,

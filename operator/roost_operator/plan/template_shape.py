@@ -1,0 +1,62 @@
+"""Whether the parts of a pod template that are looked into here are what they are called. Pure.
+
+The custom resource keeps most of a template unseen (`api.crd_template`), so that anything may stand there; the rest of
+what is wrong in it the API server refuses when the RayService is applied.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from roost_operator.plan.merge import KEYS
+
+_CONTAINER = {
+    "env": [{"valueFrom": {"secretKeyRef": {"name": str, "key": str}}}],
+    "envFrom": [{"secretRef": {"name": str}}],
+    "ports": [{}],
+    "resources": {"limits": {}, "requests": {}},
+    "volumeMounts": [{}],
+}
+_TEMPLATE = {
+    "metadata": {"labels": {}, "annotations": {}},
+    "spec": {
+        "containers": [_CONTAINER],
+        "hostAliases": [{}],
+        "imagePullSecrets": [{}],
+        "initContainers": [_CONTAINER],
+        "tolerations": [{}],
+        "topologySpreadConstraints": [{}],
+        "volumes": [{"secret": {"secretName": str}}],
+    },
+}
+"""Mappings, in brackets lists of mappings, and texts."""
+
+
+def shape_problem(template: Mapping[str, Any]) -> str:
+    """The first part that is no list or no mapping where it must be one, with its path; empty when all are."""
+    return next(_of_mapping("spec.workers.template", _TEMPLATE, template), "")
+
+
+def _of_mapping(path: str, shape: Mapping[str, Any], found: Any) -> Iterator[str]:
+    if not isinstance(found, Mapping):
+        yield f"{path} must be a mapping (key: value)"
+        return
+    for name, part in shape.items():
+        value = found.get(name)
+        if value is None or (part is str and isinstance(value, str)):
+            continue
+        if part is str:
+            yield f"{path}.{name} must be a text"
+        elif isinstance(part, list):
+            yield from _of_list(f"{path}.{name}", KEYS.get(name, ""), part[0], value)
+        else:
+            yield from _of_mapping(f"{path}.{name}", part, value)
+
+
+def _of_list(path: str, key: str, shape: Mapping[str, Any], found: Any) -> Iterator[str]:
+    if not isinstance(found, list):
+        yield f"{path} must be a list (- item)"
+        return
+    for index, item in enumerate(found):
+        yield from _of_mapping(f"{path}[{index}]", shape, item)
+        if key and isinstance(item, Mapping) and isinstance(item.get(key), Mapping | list):
+            yield f"{path}[{index}].{key} must be a text"
