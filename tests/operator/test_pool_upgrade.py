@@ -162,6 +162,18 @@ def test_none_does_not_keep_arguments_that_somebody_else_wrote() -> None:
     assert given_now["worker"]["model"]["source"] == OTHER_MODEL
 
 
+@pytest.mark.parametrize("upgrade", ["NewCluster", "InPlace"])
+@pytest.mark.parametrize("change", [{"template": NEW}, {"source": OTHER_MODEL}])
+def test_a_change_is_under_way_from_its_first_plan_on(upgrade: str, change: dict[str, Any]) -> None:
+    """Nobody is told of the new generation that all is well before KubeRay has even looked at it."""
+    world = running(upgrade)
+    changed = pool(2, upgrade=upgrade, **change)
+    found = {one["type"]: one for one in plan(changed, INSTALLATION, world.seen).status["conditions"]}
+    assert (found["Ready"]["reason"], found["Progressing"]["status"]) == ("Upgrading", "True")
+    world.settle(changed)
+    assert ready(world) == ("True", "AllWorkersReady")
+
+
 def test_a_new_cluster_takes_over_before_the_old_one_stops() -> None:
     world = running("NewCluster")
     world.settle(pool(2, upgrade="NewCluster", template=NEW))

@@ -28,7 +28,7 @@ from roost_operator.plan.installation import Installation
 from roost_operator.plan.observed import Observed, Reference
 from roost_operator.plan.pods import TemplateError
 from roost_operator.plan.ray_service import Size, ray_service, replicas_in
-from roost_operator.plan.renewal import Renewal, held_arguments, is_held, renewal
+from roost_operator.plan.renewal import Renewal, held_arguments, is_another, is_held, renewal
 from roost_operator.plan.revision import active_revision, replaced_workers
 from roost_operator.plan.scaling import Scale, all_may_go, scale
 from roost_operator.plan.status import Event, facts, pool_status, transitions
@@ -125,8 +125,9 @@ def _running(pool: AgentPool, installation: Installation, seen: Observed) -> Pla
         drain=_told_to_drain(seen) if seen.store.blind else drain,
     )
     held = is_held(pool, service, seen)
+    renewing = renewed.renewing or (is_another(service, seen) and not held)
     scaling = not scaled.settled or wanted < (_cluster_size(seen) or 0)
-    return _told(pool, seen, made, "", scaling=scaling, renewing=renewed.renewing, held=held)
+    return _told(pool, seen, made, "", scaling=scaling, renewing=renewing, held=held)
 
 
 def _refuses(pool: AgentPool) -> bool:

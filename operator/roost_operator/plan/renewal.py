@@ -65,7 +65,13 @@ def renewal(pool: AgentPool, service: Manifest, seen: Observed, drain_seconds: f
 
 def is_held(pool: AgentPool, service: Manifest, seen: Observed) -> bool:
     """Whether a change waits, since `upgrade` is None."""
-    if pool.spec.workers.upgrade is not Upgrade.NONE or seen.cluster is None:
+    return pool.spec.workers.upgrade is Upgrade.NONE and is_another(service, seen)
+
+
+def is_another(service: Manifest, seen: Observed) -> bool:
+    """Whether the live RayCluster was made, or renewed, from another template or for other arguments than those of
+    `service`, the desired RayService: KubeRay says so of itself only seconds later."""
+    if seen.cluster is None:
         return False
     wanted, live = service["spec"]["rayClusterConfig"], seen.cluster["spec"]
     return any(_annotations(one(wanted)) != _annotations(one(live)) for one in (_group, _head))
