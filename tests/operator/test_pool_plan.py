@@ -103,6 +103,19 @@ def sighted(pods: tuple[Pod, ...], *workers: Worker) -> Observed:
     return Observed(uid="u", generation=1, now=0.0, cluster={"metadata": {"name": "c"}}, pods=pods, workers=workers)
 
 
+def named(pod: str, pods: tuple[Pod, ...], *workers: Worker) -> Observed:
+    """KubeRay was told to delete `pod`."""
+    group = {"scaleStrategy": {"workersToDelete": [pod]}}
+    cluster = {"metadata": {"name": "c"}, "spec": {"workerGroupSpecs": [group]}}
+    return replace(sighted(pods, *workers), cluster=cluster)
+
+
+def failing(pods: tuple[Pod, ...], *workers: Worker) -> Observed:
+    """KubeRay cannot make pods."""
+    status = {"conditions": [{"type": "ReplicaFailure", "status": "True"}]}
+    return replace(sighted(pods, *workers), cluster={"metadata": {"name": "c"}, "status": status})
+
+
 IDLE = {"draining": True, "drain_seconds": 1.0}
 SCALES: dict[str, tuple[tuple[int, int | None, int | None, Observed], tuple[int, int, set[str], tuple[str, ...]]]] = {
     "nothing yet": ((2, None, None, sighted(())), (2, 2, set(), ())),
@@ -137,6 +150,27 @@ SCALES: dict[str, tuple[tuple[int, int | None, int | None, Observed], tuple[int,
         (1, 2, set(), ()),
     ),
     "shrinks: the victim is gone": ((1, 1, 2, sighted(present("a"))), (1, 1, set(), ())),
+    "shrinks: a pod that somebody deletes is the victim": (
+        (1, 2, 2, sighted((*present("b"), *present("a", deleting=True)), lease("a", running=2), lease("b"))),
+        (1, 2, {"w-a"}, ("a",)),
+    ),
+    "shrinks: one that was named is not counted again": (
+        (1, 2, 3, named("a", present("a", "b", "c"), lease("a", **IDLE), lease("b", **IDLE), lease("c"))),
+        (1, 3, {"w-a", "w-b"}, ("a", "b")),
+    ),
+    "shrinks: a pod that died comes back first": (
+        (1, 3, 3, sighted(present("a", "b"), lease("a", drain_seconds=1.0), lease("b"))),
+        (3, 3, {"w-a"}, ()),
+    ),
+    "shrinks: one that is renewed comes back first": (
+        (1, 2, 2, named("a", (*present("b"), *present("a", deleting=True)), lease("b"))),
+        (2, 2, set(), ()),
+    ),
+    "shrinks: as long as there is none they need not come": ((1, 3, 3, sighted(())), (1, 3, set(), ())),
+    "shrinks: one that cannot be made need not come": (
+        (1, 3, 3, failing(present("a", "b"), lease("a"), lease("b"))),
+        (2, 3, set(), ()),
+    ),
 }
 
 
@@ -303,6 +337,7 @@ def states(draw: st.DrawFn) -> World:
 def test_any_state_converges_and_then_nothing_changes(world: World, wanted: int, suspend: bool) -> None:
     made = world.settle(pool(wanted, suspend=suspend))
     assert made.idle
+    assert world.chosen_by_kuberay == 0
     assert len(world.seen.workers) == (0 if suspend else wanted)
     assert {key.kind for key in world.seen.children} >= {"RayService", "Secret", "ServiceAccount"}
     again = plan(pool(wanted, suspend=suspend), INSTALLATION, world.seen)

@@ -40,6 +40,8 @@ class World:
     clusters: int = 0
     made: int = 0
     wanted_removed: list[str] = field(default_factory=list)
+    chosen_by_kuberay: int = 0
+    """Pods that went since there were more than asked for and none was named: KubeRay takes any."""
     fewest: int = 99
     """Fewest workers that took steps at any time since `settle` began."""
 
@@ -64,7 +66,9 @@ class World:
         cluster = self._cluster_of(service)
         size = 0 if cluster["spec"]["suspend"] else cluster["spec"]["workerGroupSpecs"][0]["replicas"]
         mine = [pod for pod in self.seen.pods if pod.cluster == cluster["metadata"]["name"]]
-        pods = [pod for pod in mine if not pod.deleting][:size]
+        kept = [pod for pod in mine if not pod.deleting]
+        self.chosen_by_kuberay += max(0, len(kept) - size) if size else 0
+        pods = kept[:size]
         pods = pods + [self._pod(cluster) for _ in range(size - len(pods))]
         pods = [replace(pod, running=True) for pod in pods]
         others = [pod for pod in self.seen.pods if pod not in mine and not self._is_over(pod)]

@@ -113,7 +113,8 @@ def _running(pool: AgentPool, installation: Installation, seen: Observed) -> Pla
     replicas = replicas_in(dict(live)) if live else None
     scaled = scale(_size_to_reach(wanted, seen), _cluster_size(seen), replicas, seen, drain_seconds)
     service = _service(pool, installation, seen, scaled.size)
-    busy = scaled.drain or scaled.remove
+    shrinking = wanted < (_cluster_size(seen) or 0)
+    busy = shrinking or scaled.drain or scaled.remove
     renewed = Renewal() if busy else renewal(pool, service, seen, drain_seconds)
     drain = scaled.drain | renewed.drain | replaced_workers(seen, wanted, keeps_sessions=_refuses(pool))
     made = Plan(
@@ -126,8 +127,7 @@ def _running(pool: AgentPool, installation: Installation, seen: Observed) -> Pla
     )
     held = is_held(pool, service, seen)
     renewing = renewed.renewing or (is_another(service, seen) and not held)
-    scaling = not scaled.settled or wanted < (_cluster_size(seen) or 0)
-    return _told(pool, seen, made, "", scaling=scaling, renewing=renewing, held=held)
+    return _told(pool, seen, made, "", scaling=shrinking or not scaled.settled, renewing=renewing, held=held)
 
 
 def _refuses(pool: AgentPool) -> bool:

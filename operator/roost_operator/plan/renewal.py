@@ -25,7 +25,7 @@ from roost_operator.plan import names
 from roost_operator.plan.difference import contains
 from roost_operator.plan.observed import Manifest, Observed, Pod
 from roost_operator.plan.ray_service import arguments_in
-from roost_operator.plan.scaling import choose_victims, may_go
+from roost_operator.plan.scaling import choose_victims, may_go, told_to_go
 
 _PARTS = ("headGroupSpec", "rayVersion")
 _GROUP_PARTS = ("template", "rayStartParams")
@@ -60,7 +60,7 @@ def renewal(pool: AgentPool, service: Manifest, seen: Observed, drain_seconds: f
     victims = _victims([pod for pod in old if not pod.deleting], pods, seen, pool.spec.workers.replicas)
     gone = tuple(pod.name for pod in victims if may_go(seen.worker_of(pod), drain_seconds))
     drain = frozenset(worker.worker_id for pod in victims if (worker := seen.worker_of(pod)))
-    return Renewal(None, drain, tuple(name for name in gone if name not in _told_to_go(seen)), renewing=True)
+    return Renewal(None, drain, tuple(name for name in gone if name not in told_to_go(seen)), renewing=True)
 
 
 def is_held(pool: AgentPool, service: Manifest, seen: Observed) -> bool:
@@ -110,11 +110,6 @@ def _victims(old: list[Pod], pods: Sequence[Pod], seen: Observed, wanted: int) -
 def _drains(pod: Pod, seen: Observed) -> bool:
     worker = seen.worker_of(pod)
     return worker is not None and (worker.draining or worker.drain_seconds is not None)
-
-
-def _told_to_go(seen: Observed) -> frozenset[str]:
-    strategy = _group((seen.cluster or {}).get("spec") or {}).get("scaleStrategy") or {}
-    return frozenset(strategy.get("workersToDelete") or ())
 
 
 def _group(config: Manifest) -> Manifest:

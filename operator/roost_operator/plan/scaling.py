@@ -11,14 +11,21 @@
 | wanted = pods, the victim's pod is still there | as before | as before | it goes on draining; KubeRay deletes it |
 | wanted = pods, the victim's pod is leaving | as before | as before | Serve, asked now, would choose another one |
 | wanted = pods, the victim's pod is gone | wanted | wanted | Serve gives its replica up |
-| wanted < pods, a pod is missing anyway | those there | as before | it need not come back |
+| wanted < pods, somebody deletes a pod | one less | as before | that one is the victim: it goes anyway |
+| wanted < pods, a pod is missing | as before | as before | wait for the one that KubeRay makes in its place |
+| wanted < pods, none is there yet, or KubeRay cannot make the missing | those there | as before | they need not come |
+
+The RayCluster's size is never less than the pods that KubeRay counts without those named with it: it would choose some
+itself. It counts pods that somebody else deletes until they are gone, and does not count those that it is told to
+delete, which are named as long as they are there.
 
 Several victims may go at once; each is drained before. Who is told to drain follows from what is there: a worker that
 is no victim any more is told to go on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from roost_operator.plan.observed import Observed, Pod, Worker
 from roost_operator.plan.ray_service import Size
@@ -32,7 +39,7 @@ class Scale:
     drain: frozenset[str] = frozenset()
     """Workers that are to be draining."""
     remove: tuple[str, ...] = ()
-    """Pods to delete with this change of size."""
+    """Pods to name with this change of size: KubeRay deletes them."""
 
     @property
     def settled(self) -> bool:
@@ -47,21 +54,43 @@ def scale(wanted: int, pods_now: int | None, replicas_now: int | None, seen: Obs
     pods = seen.cluster_pods
     if wanted >= pods_now:
         return Scale(Size(wanted, _replicas(wanted, replicas, pods)), _still_there(wanted, pods, seen))
-    present = [pod for pod in pods if not pod.deleting]
-    missing = pods_now - len(present)
-    if missing > 0 and len(present) == len(pods):
-        return Scale(Size(max(wanted, pods_now - missing), replicas))
-    victims = choose_victims(present, seen, pods_now - wanted)
-    gone = tuple(pod.name for pod in victims if may_go(seen.worker_of(pod), drain_seconds))
-    drain = frozenset(worker.worker_id for pod in victims if (worker := seen.worker_of(pod)))
-    return Scale(Size(pods_now - len(gone), replicas), drain, gone)
+    named = told_to_go(seen)
+    leaving = [pod for pod in pods if pod.name in named]
+    counted = [pod for pod in pods if pod.name not in named]
+    if len(counted) < pods_now:
+        size = max(wanted, len(counted)) if not counted or _makes_no_pods(seen) else pods_now
+        return Scale(Size(size, replicas), _told(pods, seen))
+    victims = choose_victims(counted, seen, len(counted) - wanted)
+    gone = [pod for pod in victims if pod.deleting or may_go(seen.worker_of(pod), drain_seconds)]
+    drain = frozenset(worker.worker_id for pod in (*leaving, *victims) if (worker := seen.worker_of(pod)))
+    if not gone:
+        return Scale(Size(pods_now, replicas), drain)
+    size = min(pods_now, len(counted) - len(gone))
+    return Scale(Size(size, replicas), drain, tuple(pod.name for pod in (*leaving, *gone)))
+
+
+def told_to_go(seen: Observed) -> frozenset[str]:
+    """Pods that KubeRay has been told to delete; most of them are gone."""
+    groups: Sequence[Mapping[str, Any]] = ((seen.cluster or {}).get("spec") or {}).get("workerGroupSpecs") or [{}]
+    return frozenset((groups[0].get("scaleStrategy") or {}).get("workersToDelete") or ())
+
+
+def _makes_no_pods(seen: Observed) -> bool:
+    """Whether KubeRay says so of the RayCluster, as it does when a quota is exceeded."""
+    told = ((seen.cluster or {}).get("status") or {}).get("conditions") or ()
+    return any(one.get("type") == "ReplicaFailure" and one.get("status") == "True" for one in told)
+
+
+def _told(pods: Sequence[Pod], seen: Observed) -> frozenset[str]:
+    """Workers in `pods` that drain already."""
+    workers = (seen.worker_of(pod) for pod in pods)
+    return frozenset(one.worker_id for one in workers if one and one.drain_seconds is not None)
 
 
 def _still_there(wanted: int, pods: Sequence[Pod], seen: Observed) -> frozenset[str]:
     """Victims whose pods KubeRay has been told to delete, and has not yet begun to."""
     present = [pod for pod in pods if not pod.deleting]
-    told = (worker for pod in present if (worker := seen.worker_of(pod)) and worker.drain_seconds is not None)
-    return frozenset(worker.worker_id for worker in told) if len(present) > wanted else frozenset()
+    return _told(present, seen) if len(present) > wanted else frozenset()
 
 
 def _replicas(wanted: int, replicas: int, pods: Sequence[Pod]) -> int:
@@ -73,16 +102,16 @@ def _replicas(wanted: int, replicas: int, pods: Sequence[Pod]) -> int:
 
 
 def choose_victims(pods: Sequence[Pod], seen: Observed, count: int) -> list[Pod]:
-    """The pods whose loss costs least: those without a worker, then those already told to drain, then the fewest
-    cached tokens."""
+    """The pods whose loss costs least: those that somebody deletes anyway, then those without a worker, then those
+    already told to drain, then the fewest cached tokens."""
 
-    def cost(pod: Pod) -> tuple[bool, bool, int, str]:
+    def cost(pod: Pod) -> tuple[bool, bool, bool, int, str]:
         worker = seen.worker_of(pod)
         if worker is None:
-            return (False, False, 0, pod.name)
-        return (True, worker.drain_seconds is None, worker.tokens, pod.name)
+            return (not pod.deleting, False, False, 0, pod.name)
+        return (not pod.deleting, True, worker.drain_seconds is None, worker.tokens, pod.name)
 
-    return sorted((pod for pod in pods if not pod.deleting), key=cost)[:count]
+    return sorted(pods, key=cost)[:count]
 
 
 def may_go(worker: Worker | None, drain_seconds: float) -> bool:
