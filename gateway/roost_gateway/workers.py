@@ -214,6 +214,8 @@ class Workers:
         self.health, self.store_answers = health, True
         for problem in health.problems:
             log.warning("the session store is not safe (WeakDurability): %s", problem)
+        for unknown in health.hidden:
+            log.warning("the session store is trusted: %s", unknown)
 
     async def _read_documents(self) -> None:
         names = self._configured or await self._store.pools()

@@ -100,6 +100,19 @@ async def test_a_store_that_comes_back_is_looked_at_anew(fresh_redis: RedisServe
         await store.aclose()
 
 
+@pytest.mark.parametrize("setting", ["appendonly", "appendfsync", "maxmemory-policy"])
+async def test_every_setting_that_loses_sessions_is_told(fresh_redis: RedisServer, setting: str) -> None:
+    wrong = {"appendonly": "no", "appendfsync": "everysec", "maxmemory-policy": "allkeys-lru"}[setting]
+    store = PoolStore(fresh_redis.url)
+    try:
+        with fresh_redis.client() as client:
+            client.config_set(setting, wrong)
+        (weakness,) = (await store.observe(POOL))[0].weaknesses
+        assert f"{setting} is {wrong!r}" in weakness
+    finally:
+        await store.aclose()
+
+
 async def test_a_store_is_young_after_its_start(fresh_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     store = PoolStore(fresh_redis.url)
     try:

@@ -17,16 +17,8 @@ _WHY = {
 _LOSES = ("appendonly", "appendfsync")
 
 
-def judge(settings: dict[str, str] | None, where: str) -> tuple[bool, list[str]]:
-    """Whether commits are durable at the server `where`, and what is wrong with its settings, each with its fix.
-
-    `settings` is None when the server hides them, as managed ones do: then it is trusted, and that is said.
-    """
-    if settings is None:
-        return True, [
-            f"{where} does not show its settings (CONFIG is forbidden); make sure of "
-            + ", ".join(f"{name} {value}" for name, value in WANTED.items())
-        ]
+def judge(settings: dict[str, str], where: str) -> tuple[bool, list[str]]:
+    """Whether commits are durable at the server `where`, and what is wrong with its settings, each with its fix."""
     wrong = [name for name, value in WANTED.items() if settings.get(name, value) != value]
     if settings.get("appendonly", "yes") != "yes" and "appendfsync" in wrong:
         wrong.remove("appendfsync")  # says nothing without an append-only file
@@ -34,16 +26,25 @@ def judge(settings: dict[str, str] | None, where: str) -> tuple[bool, list[str]]
     return not any(name in _LOSES for name in wrong), problems
 
 
+def _hidden(where: str) -> str:
+    wanted = ", ".join(f"{name} {value}" for name, value in WANTED.items())
+    return f"{where} does not show its settings (CONFIG is forbidden); make sure of {wanted}"
+
+
 async def check(link: RedisLink) -> StoreHealth:
-    """Asks every primary. Raises StoreUnavailableError."""
-    durable, problems, run_ids = True, list[str](), list[str]()
+    """Asks every primary; one that hides its settings, as managed ones do, is trusted. Raises StoreUnavailableError."""
+    durable, problems, hidden, run_ids = True, list[str](), list[str](), list[str]()
     for where, options in await _primaries(link):
-        good, found = judge(await _settings(link, options), where)
-        durable = durable and good
-        problems += found
+        settings = await _settings(link, options)
+        if settings is None:
+            hidden.append(_hidden(where))
+        else:
+            good, found = judge(settings, where)
+            durable = durable and good
+            problems += found
         info = await link.run("INFO", "server", **options)
         run_ids.append(str(info["run_id"]))
-    return StoreHealth(durable, tuple(problems), ",".join(sorted(run_ids)), await uptime(link))
+    return StoreHealth(durable, tuple(problems), ",".join(sorted(run_ids)), await uptime(link), tuple(hidden))
 
 
 async def uptime(link: RedisLink) -> int:

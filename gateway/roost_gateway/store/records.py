@@ -299,7 +299,9 @@ class StoreHealth:
     durable: bool
     """`appendonly yes` and `appendfsync always`, or a managed store that hides it."""
     problems: tuple[str, ...]
-    """Each with its fix, for people."""
+    """What is wrong, each with its fix, for people."""
     run_id: str
     uptime_seconds: int = 0
     """Of the primary that was started last."""
+    hidden: tuple[str, ...] = ()
+    """What could not be verified, and is trusted; for people."""

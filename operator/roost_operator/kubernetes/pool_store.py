@@ -77,10 +77,9 @@ class PoolStore:
             self._health = None
             self._absence.seen(answers=False)
             return Store(problem=str(error) or type(error).__name__), ()
-        weaknesses = () if found.durable else found.problems
         self._absence.seen(answers=True)
         young = uptime < GRACE_SECONDS or self._absence.recent
-        return Store(weaknesses=tuple(weaknesses), document=_document(text), named=named, young=young), workers
+        return Store(weaknesses=found.problems, document=_document(text), named=named, young=young), workers
 
     async def publish(self, pool: str, document: Mapping[str, Any]) -> None:
         """Writes the pool's document. Raises StoreUnavailableError."""
