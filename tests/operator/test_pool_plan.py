@@ -284,6 +284,44 @@ def test_a_new_pool_needs_no_store_that_has_run_for_a_while() -> None:
     assert gone.step is Step.FORGET
 
 
+BROKEN = {"spec": {"terminationGracePeriodSeconds": 1}}
+
+
+@pytest.mark.parametrize("trouble", ["template", "secret"])
+def test_a_pool_that_cannot_be_run_can_still_be_suspended(trouble: str) -> None:
+    world = World()
+    world.settle(pool(2))
+    world.seen = replace(world.seen, missing_secrets=("Secret hub",) if trouble == "secret" else ())
+    wanted = pool(2, suspend=True, **({"template": BROKEN} if trouble == "template" else {}))
+    first = plan(wanted, INSTALLATION, world.seen)
+    assert (first.step, len(first.drain), first.apply) == (Step.DRAIN, 2, ())
+    assert first.document is not None
+    assert first.document["suspend"]
+    assert world.settle(wanted).step is Step.SUSPEND
+    assert (world.seen.pods, world.seen.workers) == ((), ())
+    assert world.seen.status["conditions"][0]["reason"] in ("InvalidTemplate", "SecretMissing")
+    world.seen = replace(world.seen, missing_secrets=())
+    world.settle(pool(2))
+    assert len(world.seen.workers) == 2
+
+
+@pytest.mark.parametrize("store", [Store(problem="no answer"), Store(young=True), Store()])
+def test_a_pool_that_is_made_suspended_starts_nothing(store: Store) -> None:
+    seen = Observed(uid="u", generation=1, now=0.0, finalizer=True, store=store)
+    made = plan(pool(2, suspend=True), INSTALLATION, seen)
+    (service,) = (one for one in made.apply if one["kind"] == "RayService")
+    assert (made.step, service["spec"]["rayClusterConfig"]["suspend"]) == (Step.SUSPEND, True)
+
+
+def test_what_drains_goes_on_while_a_pool_cannot_be_run() -> None:
+    world = World()
+    world.settle(pool(2))
+    world.do(plan(pool(1), INSTALLATION, world.seen))
+    draining = {worker.worker_id for worker in world.seen.workers if worker.drain_seconds is not None}
+    made = plan(pool(1, template=BROKEN), INSTALLATION, world.seen)
+    assert (made.step, made.drain) == (Step.WAIT, draining)
+
+
 def test_a_pool_that_cannot_be_read_is_left_as_it_is_and_says_so() -> None:
     world = World()
     world.settle(pool(2))

@@ -228,7 +228,10 @@ async def test_a_pool_that_cannot_be_read_says_so_and_can_be_deleted(
         prepared.get("ap", "dummy", namespace)
 
 
-async def test_a_missing_secret_is_told_and_mends(reconciler: Reconciler, prepared: ApiServer, namespace: str) -> None:
+async def test_a_missing_secret_is_told_and_mends_and_a_pool_can_be_suspended_without_it(
+    reconciler: Reconciler, prepared: ApiServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_store, "GRACE_SECONDS", 0.0)
     document = yaml.safe_load(SAMPLE.read_text())
     document["spec"]["models"][0] |= {"source": "hf://org/name", "tokenSecretRef": {"name": "hub"}}
     prepared.kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(document))
@@ -237,6 +240,16 @@ async def test_a_missing_secret_is_told_and_mends(reconciler: Reconciler, prepar
     assert condition(prepared.get("ap", "dummy", namespace), "Ready") == ("False", "SecretMissing")
     prepared.kubectl("create", "secret", "generic", "hub", "-n", namespace, "--from-literal=token=x")
     assert (await settle(reconciler, namespace)).step is Step.RUN
+    prepared.kubectl("delete", "secret", "hub", "-n", namespace)
+    before = prepared.get("rayservice", "dummy", namespace)["spec"]
+    document["spec"]["suspend"] = True
+    prepared.kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(document))
+    assert (await settle(reconciler, namespace)).step is Step.SUSPEND
+    before["rayClusterConfig"]["suspend"] = True
+    assert prepared.get("rayservice", "dummy", namespace)["spec"] == before
+    calls = len(prepared.requests("operator"))
+    await reconciler.reconcile(namespace, "dummy")
+    assert [one for one in prepared.requests("operator")[calls:] if one["verb"] in MUTATING] == []
 
 
 def test_role_allows_what_is_called(prepared: ApiServer) -> None:

@@ -8,9 +8,9 @@
 | is being deleted, nothing runs | FORGET: the document goes, sessions too if so told; the finalizer is released |
 | cannot be read | WAIT |
 | has no finalizer | CLAIM: the finalizer is set before anything is made |
-| cannot be run (template, KubeRay, secrets) | WAIT: what drains goes on draining |
 | suspends, workers still run steps | DRAIN |
-| suspended | SUSPEND: the RayCluster is suspended |
+| suspended | SUSPEND: the RayCluster is suspended; one that cannot be run otherwise is left as it is for the rest |
+| cannot be run (template, KubeRay, secrets) | WAIT: what drains goes on draining |
 | anything else | RUN: grow, shrink, upgrade or stay |
 """
 
@@ -27,7 +27,7 @@ from roost_operator.plan.head_state import head_secret, head_state
 from roost_operator.plan.installation import Installation
 from roost_operator.plan.observed import Observed, Reference
 from roost_operator.plan.pods import TemplateError
-from roost_operator.plan.ray_service import Size, ray_service, replicas_in
+from roost_operator.plan.ray_service import Size, ray_service, replicas_in, suspended
 from roost_operator.plan.renewal import Renewal, held_arguments, is_another, is_held, renewal
 from roost_operator.plan.revision import active_revision, replaced_workers
 from roost_operator.plan.scaling import Scale, all_may_go, scale
@@ -98,12 +98,13 @@ def plan(pool: AgentPool, installation: Installation, seen: Observed) -> Plan:
     if seen.unreadable:
         return _told(pool, seen, Plan(Step.WAIT, {}, drain=_told_to_drain(seen)), "")
     problem = _template_problem(pool, installation)
-    if not seen.finalizer or problem or not seen.kuberay or seen.missing_secrets:
+    blocked = bool(problem or not seen.kuberay or seen.missing_secrets)
+    if seen.finalizer and pool.spec.suspend and (seen.service or not blocked):
+        return _suspension(pool, installation, seen, problem, blocked=blocked)
+    if not seen.finalizer or blocked:
         step = Step.WAIT if seen.finalizer else Step.CLAIM
         document = _document(pool, seen) if seen.finalizer else None
         return _told(pool, seen, Plan(step, {}, document=document, drain=_told_to_drain(seen)), problem)
-    if pool.spec.suspend:
-        return _suspension(pool, installation, seen)
     return _running(pool, installation, seen)
 
 
@@ -144,22 +145,22 @@ def _told_to_drain(seen: Observed) -> frozenset[str]:
     return frozenset(worker.worker_id for worker in seen.workers if worker.drain_seconds is not None)
 
 
-def _suspension(pool: AgentPool, installation: Installation, seen: Observed) -> Plan:
-    """Workers drain at their present size; then the whole cluster is suspended."""
+def _suspension(pool: AgentPool, installation: Installation, seen: Observed, template: str, *, blocked: bool) -> Plan:
+    """Workers drain at their present size; then the whole cluster is suspended. `blocked`: as it is there, since what
+    the spec asks for cannot be made."""
     everyone = frozenset(worker.worker_id for worker in seen.workers)
     drained = not seen.store.blind and all_may_go(seen.workers, float(pool.spec.workers.drain_timeout_seconds))
-    stop = _already_suspended(seen) or drained
-    pods = _cluster_size(seen) or pool.spec.workers.replicas
-    service = seen.service
-    replicas = (replicas_in(dict(service)) if service else None) or pods
-    made = Plan(
-        Step.SUSPEND if stop else Step.DRAIN,
-        {},
-        apply=_children(pool, installation, seen, _service(pool, installation, seen, Size(pods, replicas), stop)),
-        document=_document(pool, seen),
-        drain=everyone,
-    )
-    return _told(pool, seen, made, "")
+    live = seen.service
+    stop = live is None or _already_suspended(seen) or drained
+    if live is not None and blocked:
+        apply = _stamped(pool, seen, [suspended(live)]) if stop else ()
+    else:
+        pods = _cluster_size(seen) or pool.spec.workers.replicas
+        size = Size(pods, (replicas_in(dict(live)) if live else None) or pods)
+        apply = _children(pool, installation, seen, _service(pool, installation, seen, size, stop))
+    step = Step.SUSPEND if stop else Step.DRAIN
+    made = Plan(step, {}, apply=apply, document=_document(pool, seen), drain=everyone)
+    return _told(pool, seen, made, template)
 
 
 def _deletion(pool: AgentPool, seen: Observed) -> Plan:
@@ -244,6 +245,10 @@ def _children(
         *([children.pod_monitor(pool)] if installation.pod_monitors and seen.monitors else ()),
         service,
     ]
+    return _stamped(pool, seen, wanted)
+
+
+def _stamped(pool: AgentPool, seen: Observed, wanted: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
     owner = names.owner(pool, seen.uid)
     named = [stamped(manifest, pool.metadata.namespace, names.labels(pool), owner) for manifest in wanted]
     return tuple(to_apply(named, seen.children))

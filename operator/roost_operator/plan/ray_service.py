@@ -88,6 +88,18 @@ def ray_service(
     }
 
 
+def suspended(live: Mapping[str, Any]) -> dict[str, Any]:
+    """A live RayService as it is, but suspended."""
+    notes = {name: value for name, value in (live["metadata"].get("annotations") or {}).items() if name in ANNOTATIONS}
+    config = {**live["spec"]["rayClusterConfig"], "suspend": True}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "RayService",
+        "metadata": {"name": live["metadata"]["name"], **({"annotations": notes} if notes else {})},
+        "spec": {**live["spec"], "rayClusterConfig": config},
+    }
+
+
 def application_arguments(pool: AgentPool) -> dict[str, Any]:
     """Arguments of the Serve application. Secrets are not among them: workers read those from their environment."""
     config = asdict(
