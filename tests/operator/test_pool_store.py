@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from redis_servers import RedisServer
+from redis_servers import RedisCluster, RedisServer
+from roost.contract.drain import tell_to_drain
 from roost.contract.names import POOLS, PoolKeys
 from roost_operator.kubernetes import pool_store
 from roost_operator.kubernetes.pool_store import PoolStore, Stores
@@ -77,13 +78,14 @@ async def test_a_document_without_its_name_is_seen(store: PoolStore, redis_serve
 
 
 async def test_a_worker_is_told_to_drain_since_a_time_and_to_go_on(store: PoolStore, redis_server: RedisServer) -> None:
-    await store.set_drain(POOL, "w", True)
+    await store.set_drain(POOL, "w", 3600)
     with redis_server.client() as client:
         since = client.get(KEYS.drain("w"))
         assert abs(client.time()[0] * 1000 - int(since)) < 60_000
-        await store.set_drain(POOL, "w", True)
+        assert client.ttl(KEYS.drain("w")) > 3600, "the longest time to drain can be seen to have run out"
+        await store.set_drain(POOL, "w", 3600)
         assert client.get(KEYS.drain("w")) == since, "told twice, it drains since the first time"
-        await store.set_drain(POOL, "w", False)
+        await store.set_drain(POOL, "w", None)
         assert not client.exists(KEYS.drain("w"))
 
 
@@ -160,3 +162,15 @@ async def test_the_shared_store_stays_open(redis_server: RedisServer) -> None:
     async with stores.opened(redis_server.url + "/0") as other:
         assert other is not first
     await stores.aclose()
+
+
+async def test_a_worker_of_a_pool_in_a_cluster_is_told_too(redis_cluster: RedisCluster) -> None:
+    store = PoolStore(redis_cluster.url)
+    try:
+        await store.set_drain(POOL, "w", 10)
+        with redis_cluster.client() as client:
+            assert 10 < client.ttl(KEYS.drain("w")) <= 3610
+            client.execute_command(*tell_to_drain(KEYS, "by its own hook", 10))
+            assert client.exists(KEYS.drain("by its own hook"))
+    finally:
+        await store.aclose()

@@ -32,10 +32,11 @@ async def execute(api: Api, store: PoolStore, pool: AgentPool, plan: Plan, seen:
     if plan.step is Step.CLAIM:
         await calls.do(_set_finalizer(api, pool, present=True))
     if not seen.store.problem:
+        seconds = float(pool.spec.workers.drain_timeout_seconds)
         for worker in seen.workers:
             wanted = worker.worker_id in plan.drain
             if wanted != (worker.drain_seconds is not None):
-                await calls.do(store.set_drain(pool.pool, worker.worker_id, wanted))
+                await calls.do(store.set_drain(pool.pool, worker.worker_id, seconds if wanted else None))
         if plan.document is not None:
             if plan.document != seen.store.document:
                 await calls.do(store.publish(pool.pool, plan.document))

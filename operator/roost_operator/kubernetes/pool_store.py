@@ -11,6 +11,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from roost.contract.drain import tell_to_drain
 from roost.contract.lease import LEASE_TTL_SECONDS, Lease
 from roost.contract.names import POOLS, PoolKeys
 from roost_gateway.store import health
@@ -19,7 +20,6 @@ from roost_gateway.store.records import StoreHealth, StoreUnavailableError
 from roost_operator.plan.observed import Store, Worker
 
 CONNECTIONS = 8
-KEEP_DRAIN_MS = 3_600_000
 AWAY = (RedisError, StoreUnavailableError, OSError, asyncio.TimeoutError)
 HEALTH_SECONDS = 10.0
 """How often the store's settings are looked at, for all pools in it together."""
@@ -105,13 +105,13 @@ class PoolStore:
                 removed += int(await self._link.run("UNLINK", key))
         return removed > 0
 
-    async def set_drain(self, pool: str, worker: str, drain: bool) -> None:
-        """Tells a worker to drain, or to go on. Raises StoreUnavailableError."""
-        key = PoolKeys(pool).drain(worker)
-        if drain:
-            await self._link.run("SET", key, await self._now(), "NX", "PX", KEEP_DRAIN_MS)
+    async def set_drain(self, pool: str, worker: str, seconds: float | None) -> None:
+        """Tells a worker to drain for so long, or, with None, to go on. Raises StoreUnavailableError."""
+        keys = PoolKeys(pool)
+        if seconds is None:
+            await self._link.run("DEL", keys.drain(worker))
         else:
-            await self._link.run("DEL", key)
+            await self._link.run(*tell_to_drain(keys, worker, seconds))
 
     async def sessions(self, pool: str, workers: tuple[Worker, ...]) -> tuple[int, int, int]:
         """Sessions hot, which are those that a live worker says are resident, warm, of which there are none before

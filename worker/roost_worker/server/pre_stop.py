@@ -14,18 +14,13 @@ from redis import Redis
 from redis.cluster import RedisCluster
 from redis.exceptions import RedisError
 
+from roost.contract.drain import tell_to_drain
 from roost.contract.lease import LEASE_TTL_SECONDS, Lease
 from roost.contract.names import PoolKeys
 
 _POLL_SECONDS = 0.5
 _UNSEEN_SECONDS = LEASE_TTL_SECONDS
 """How long a worker without a lease is looked for: a store that has just come back has none before it is renewed."""
-_KEEP_MS = 3_600_000
-_TELL = """
-local time = redis.call('TIME')
-local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
-return redis.call('SET', KEYS[1], now, 'NX', 'PX', ARGV[1])
-"""
 
 
 def drain(client: Any, pool: str, address: str, seconds: float) -> bool:
@@ -38,7 +33,7 @@ def drain(client: Any, pool: str, address: str, seconds: float) -> bool:
         leases = _leases(client, keys, address)
         waited, seen = time.monotonic() - begin, seen or bool(leases)
         for lease in leases:
-            client.eval(_TELL, 1, keys.drain(lease.worker_id), _KEEP_MS)
+            client.execute_command(*tell_to_drain(keys, lease.worker_id, seconds))
         idle = all(lease.draining and not lease.running and not lease.waiting for lease in leases)
         if idle and (seen or waited >= _UNSEEN_SECONDS):
             return True
