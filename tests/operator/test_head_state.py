@@ -20,15 +20,13 @@ KEPT = replace(INSTALLATION, ray_store_url=URL)
 
 def children(wanted: AgentPool, own: str = "", installation: Any = KEPT) -> dict[str, Any]:
     """What a new pool is made of, by kind and name."""
-    seen = Observed(uid="u", generation=1, now=0.0, finalizer=True, ray_store_url=own)
+    sessions = "redis://mine" if wanted.spec.store.url_secret_ref else ""
+    seen = Observed(uid="u", generation=1, now=0.0, finalizer=True, own_store_url=sessions, ray_store_url=own)
     return {f"{one['kind']}/{one['metadata']['name']}": one for one in plan(wanted, installation, seen).apply}
 
 
 def with_own_store() -> AgentPool:
-    found = pool()
-    document = found.model_dump(by_alias=True, mode="json", exclude_none=True)
-    document["spec"]["store"] = {"urlSecretRef": {"name": "mine"}}
-    return AgentPool.model_validate(document)
+    return pool(store="mine")
 
 
 @pytest.mark.parametrize(

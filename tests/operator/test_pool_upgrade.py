@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pool_world import INSTALLATION, World, pool, template
 from roost_operator.plan import names
 from roost_operator.plan.observed import Observed, Store
-from roost_operator.plan.plan import plan
+from roost_operator.plan.plan import Step, plan
 from roost_operator.plan.ray_service import Size, application_arguments, arguments_in, ray_service
 
 NEW = template(image="new")
@@ -172,6 +172,25 @@ def test_a_change_is_under_way_from_its_first_plan_on(upgrade: str, change: dict
     assert (found["Ready"]["reason"], found["Progressing"]["status"]) == ("Upgrading", "True")
     world.settle(changed)
     assert ready(world) == ("True", "AllWorkersReady")
+
+
+def test_another_password_of_its_own_store_makes_new_workers() -> None:
+    """Pods read the Secret when they start; of the installation's store, whose password is not theirs, they hear
+    nothing."""
+    own = pool(2, store="mine")
+    world = World()
+    world.seen = replace(world.seen, own_store_url="redis://:one@mine")
+    world.settle(own)
+    elsewhere = replace(
+        INSTALLATION, store_url="redis://:changed@roost-redis", worker_store_url="redis://:w@roost-redis"
+    )
+    assert plan(own, elsewhere, world.seen).idle
+    unread = plan(own, INSTALLATION, replace(world.seen, own_store_url="", store=Store(problem="no URL")))
+    assert (unread.step, unread.idle) == (Step.WAIT, True)
+    world.seen = replace(world.seen, own_store_url="redis://:two@mine")
+    world.settle(own)
+    assert {pod.cluster for pod in world.seen.pods} == {"c-2"}
+    assert world.fewest == 2
 
 
 def test_a_new_cluster_takes_over_before_the_old_one_stops() -> None:

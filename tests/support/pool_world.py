@@ -18,10 +18,14 @@ from roost_operator.plan.ray_service import arguments_in, replicas_in
 INSTALLATION = Installation(pool_key="k" * 32)
 
 
-def pool(replicas: int = 1, suspend: bool = False, source: str = "dummy://llama-tiny", **workers: Any) -> AgentPool:
+def pool(
+    replicas: int = 1, suspend: bool = False, source: str = "dummy://llama-tiny", store: str = "", **workers: Any
+) -> AgentPool:
+    """`store` names the Secret of a store of its own."""
     spec = {
         "models": [{"name": "m", "source": source, "contextTokens": 512}],
         "workers": {"replicas": replicas, "drainTimeoutSeconds": 10, **workers},
+        "store": {"urlSecretRef": {"name": store}} if store else {},
         "suspend": suspend,
     }
     document = {"apiVersion": "roost.dev/v1alpha1", "kind": "AgentPool", "metadata": {"name": "p"}, "spec": spec}

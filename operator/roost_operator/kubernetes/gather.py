@@ -73,6 +73,7 @@ async def gather(
         kuberay=kuberay,
         monitors=monitors,
         missing_secrets=secrets.missing,
+        own_store_url=secrets.own_store_url,
         ray_store_url=secrets.ray_store_url,
     )
 

@@ -27,6 +27,8 @@ class PoolSecrets:
     store_url: str = field(repr=False)
     problem: str = ""
     """Why the pool's own store cannot be asked; then `store_url` is not its."""
+    own_store_url: str = field(default="", repr=False)
+    """`store_url` if it is the pool's own."""
     ray_store_url: str = field(default="", repr=False)
     missing: tuple[str, ...] = ()
     """Secrets, or keys of them, that the spec names and that do not exist."""
@@ -44,7 +46,8 @@ async def pool_secrets(api: Reader, pool: AgentPool, installation: Installation)
     url = _value(found[store.name], store.key)
     problem = f"{_shown(store.name, store.key)}: {_fault(url)}" if _fault(url) else ""
     ray = _value(found[store.name], RAY_KEY) or ""
-    return PoolSecrets(installation.store_url if problem or url is None else url, problem, ray, missing)
+    own = "" if problem or url is None else url
+    return PoolSecrets(own or installation.store_url, problem, own, ray, missing)
 
 
 def named_secrets(pool: AgentPool) -> Iterator[Key]:

@@ -96,6 +96,8 @@ class Observed:
     """Whether the cluster knows PodMonitor."""
     missing_secrets: tuple[str, ...] = ()
     """Secrets, or keys of them, that the spec names and that do not exist."""
+    own_store_url: str = field(default="", repr=False)
+    """Where a pool with a store of its own keeps its sessions; empty: it has none, or its Secret does not say."""
     ray_store_url: str = field(default="", repr=False)
     """Where Ray's head may keep its state when the pool has a store of its own; empty: nowhere."""
     unreadable: str = ""

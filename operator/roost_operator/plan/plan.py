@@ -98,7 +98,8 @@ def plan(pool: AgentPool, installation: Installation, seen: Observed) -> Plan:
     if seen.unreadable:
         return _told(pool, seen, Plan(Step.WAIT, {}, drain=_told_to_drain(seen)), "")
     problem = _template_problem(pool, installation)
-    blocked = bool(problem or not seen.kuberay or seen.missing_secrets)
+    storeless = pool.spec.store.url_secret_ref is not None and not seen.own_store_url
+    blocked = bool(problem or not seen.kuberay or seen.missing_secrets or storeless)
     if seen.finalizer and pool.spec.suspend and (seen.service or not blocked):
         return _suspension(pool, installation, seen, problem, blocked=blocked)
     if not seen.finalizer or blocked:
@@ -228,7 +229,15 @@ def _service(
     `suspend`."""
     state = head_state(pool, installation, seen.ray_store_url)
     arguments = held_arguments(pool, seen)
-    return ray_service(pool, installation, size, suspend=suspend, state=state, arguments=arguments)
+    return ray_service(
+        pool,
+        installation,
+        size,
+        suspend=suspend,
+        state=state,
+        arguments=arguments,
+        own_store_url=seen.own_store_url,
+    )
 
 
 def _children(

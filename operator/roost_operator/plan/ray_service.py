@@ -47,12 +47,15 @@ def ray_service(
     suspend: bool,
     state: HeadState | None = None,
     arguments: dict[str, Any] | None = None,
+    own_store_url: str = "",
 ) -> dict[str, Any]:
-    """The desired RayService, whose head keeps its state at `state`. `arguments` are given to Serve in place of those
-    of the spec. Raises TemplateError when the pod template cannot be used."""
+    """The desired RayService, whose head keeps its state at `state`, and whose workers publish to `own_store_url` when
+    the pool has a store of its own. `arguments` are given to Serve in place of those of the spec. Raises TemplateError
+    when the pod template cannot be used."""
     check_template(pool.spec.workers.template)
     wanted = application_arguments(pool)
-    marks = _marks(pool, installation, wanted, state)
+    store_url = own_store_url or installation.worker_store_url or installation.store_url
+    marks = _marks(pool, installation, wanted, state, store_url)
     start = _start_parameters(pool)
     return {
         "apiVersion": API_VERSION,
@@ -153,10 +156,11 @@ def arguments_in(service: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _marks(
-    pool: AgentPool, installation: Installation, arguments: dict[str, Any], state: HeadState | None
+    pool: AgentPool, installation: Installation, arguments: dict[str, Any], state: HeadState | None, store_url: str
 ) -> dict[str, str]:
-    """Annotations whose change makes KubeRay start a new cluster, rather than restart every replica at once."""
-    secrets = [pool_secret(installation.pool_key, pool.pool), installation.worker_store_url or installation.store_url]
+    """Annotations whose change makes KubeRay start a new cluster, rather than restart every replica at once. Pods read
+    Secrets when they start: another value asks for other pods."""
+    secrets = [pool_secret(installation.pool_key, pool.pool), store_url]
     if state:
         secrets.append(f"{state.username} {state.password}")
     return {names.ARGUMENTS: names.digest(arguments), f"{GROUP}/secrets": names.digest(secrets)}
