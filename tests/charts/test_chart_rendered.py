@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from roost_operator.kubernetes.settings import settings_from
+
 CHART = Path(__file__).parents[2] / "charts/roost"
 VALUES = [None, *sorted([*CHART.glob("ci/*.yaml"), *CHART.glob("values-*.yaml")])]
 CACHE = Path(os.environ.get("ROOST_CACHE") or "~/.cache/roost").expanduser() / "cluster-bin"
@@ -52,6 +54,10 @@ def file_arguments(file: Path | None) -> tuple[str, ...]:
 def pod_spec(found: Manifest) -> Manifest:
     spec: Manifest = found["spec"] if found["kind"] == "Pod" else found["spec"]["template"]["spec"]
     return spec
+
+
+def named(objects: list[Manifest], kind: str, name: str) -> Manifest:
+    return next(one for one in objects if (one["kind"], one["metadata"]["name"]) == (kind, name))
 
 
 @pytest.mark.parametrize("file", VALUES, ids=lambda path: path.name if path else "defaults")
@@ -95,6 +101,16 @@ def test_everything_else_can_be_asked_for(helm: Helm) -> None:
         "Secret": 1,
     }
     assert kinds["ConfigMap"] == 3, "the dashboard's too"
+
+
+def test_every_monitor_has_the_labels_that_are_asked_for_those_of_pools_too(helm: Helm) -> None:
+    objects = helm.objects("--values", str(CHART / "ci/everything-values.yaml"))
+    monitors = [one for one in objects if one["kind"] == "PodMonitor"]
+    assert [one["metadata"]["labels"]["release"] for one in monitors] == ["prometheus", "prometheus"]
+    (container,) = pod_spec(named(objects, "Deployment", "roost-operator"))["containers"]
+    plain = {one["name"]: one["value"] for one in container["env"] if "value" in one}
+    told = settings_from({**plain, "ROOST_POOL_KEY": "k"}).installation
+    assert (told.pod_monitors, told.pod_monitor_labels) == (True, (("release", "prometheus"),))
 
 
 def test_redis_keeps_every_commit_on_its_volume_and_knows_users(helm: Helm) -> None:

@@ -154,6 +154,8 @@ def test_settings_name_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         settings_from({})
     with pytest.raises(SettingsError, match="ROOST_POD_MONITORS: 'maybe' is not allowed; write true or false"):
         settings_from({"ROOST_POOL_KEY": "k", "ROOST_POD_MONITORS": "maybe"})
+    with pytest.raises(SettingsError, match="ROOST_POD_MONITOR_LABELS holds no labels; write a JSON object of texts"):
+        settings_from({"ROOST_POOL_KEY": "k", "ROOST_POD_MONITOR_LABELS": '{"release": 1}'})
     with pytest.raises(SettingsError, match="mount the Secret there"):
         settings_from({"ROOST_POOL_KEY_FILE": str(tmp_path / "none")})
     (tmp_path / "key").write_text("secret\n")

@@ -1,5 +1,6 @@
 """The operator's settings, from the environment. Secrets may be given by files, as they are mounted (`..._FILE`)."""
 
+import json
 import os
 import secrets
 import socket
@@ -61,6 +62,7 @@ def _installation(environment: Mapping[str, str]) -> Installation:
         ray_store_url=_redis(environment, "ROOST_RAY_STORE_URL"),
         pool_key=_secret(environment, "ROOST_POOL_KEY"),
         pod_monitors=_flag(environment, "ROOST_POD_MONITORS", False),
+        pod_monitor_labels=_labels(environment, "ROOST_POD_MONITOR_LABELS"),
         network_policies=_flag(environment, "ROOST_NETWORK_POLICIES", True),
     )
 
@@ -87,6 +89,16 @@ def _flag(environment: Mapping[str, str], name: str, default: bool) -> bool:
     if value not in ("true", "false"):
         raise SettingsError(f"{name}: {value!r} is not allowed; write true or false")
     return value == "true"
+
+
+def _labels(environment: Mapping[str, str], name: str) -> tuple[tuple[str, str], ...]:
+    try:
+        found = json.loads(environment.get(name) or "{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise SettingsError(f'{name} holds no labels; write a JSON object of texts, as {{"release": "prometheus"}}')
+    return tuple(sorted(found.items()))
 
 
 def from_process() -> Settings:

@@ -63,12 +63,12 @@ def network_policies(pool: AgentPool, installation: Installation) -> list[Manife
     return [_policy(pool, names.WORKER, workers), _policy(pool, names.HEAD, head)]
 
 
-def pod_monitor(pool: AgentPool) -> Manifest:
+def pod_monitor(pool: AgentPool, installation: Installation) -> Manifest:
     """Tells a Prometheus operator to scrape workers."""
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
-        "metadata": {"name": f"{pool.metadata.name}-worker"},
+        "metadata": {"name": f"{pool.metadata.name}-worker", "labels": dict(installation.pod_monitor_labels)},
         "spec": {
             "selector": {"matchLabels": names.selector(pool, names.WORKER)},
             "podMetricsEndpoints": [{"port": "metrics"}],

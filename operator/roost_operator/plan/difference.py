@@ -41,11 +41,12 @@ def _holds(live: Mapping[str, Any], name: str, value: Any) -> bool:
 
 
 def stamped(manifest: dict[str, Any], namespace: str, labels: Mapping[str, str], owner: Manifest) -> dict[str, Any]:
-    """`manifest` with namespace, labels, owner and, among its annotations, the digest of what is applied."""
+    """`manifest` with namespace, `labels` over its own, owner and, among its annotations, the digest of what is
+    applied."""
     metadata = {
         **manifest["metadata"],
         "namespace": namespace,
-        "labels": dict(labels),
+        "labels": {**manifest["metadata"].get("labels", {}), **labels},
         "ownerReferences": [dict(owner)],
     }
     kept = metadata.get("annotations", {})

@@ -22,6 +22,8 @@ class Installation:
     """Key from which the secret of each pool is derived, as gateways do."""
     pod_monitors: bool = False
     """Whether pools get a PodMonitor, where that kind exists."""
+    pod_monitor_labels: tuple[tuple[str, str], ...] = ()
+    """Labels by which a Prometheus finds those PodMonitors, beside our own."""
     network_policies: bool = True
     gateway_labels: tuple[tuple[str, str], ...] = (("app.kubernetes.io/component", "gateway"),)
     """Labels of gateway pods, which may reach workers."""

@@ -251,7 +251,7 @@ def _children(
         *([head_secret(pool, state)] if state else ()),
         *(children.network_policies(pool, installation) if installation.network_policies else ()),
         children.disruption_budget(pool),
-        *([children.pod_monitor(pool)] if installation.pod_monitors and seen.monitors else ()),
+        *([children.pod_monitor(pool, installation)] if installation.pod_monitors and seen.monitors else ()),
         service,
     ]
     return _stamped(pool, seen, wanted)
