@@ -123,6 +123,30 @@ def test_redis_keeps_every_commit_on_its_volume_and_knows_users(helm: Helm) -> N
     assert [claim["metadata"]["name"] for claim in redis["volumeClaimTemplates"]] == ["data"]
 
 
+def test_keys_that_are_given_and_the_key_that_is_drawn_have_different_secrets(helm: Helm) -> None:
+    """Else Helm refuses to take over the drawn one, and deletes with its own the one that the Job found there."""
+    drawn, given = helm.objects(), helm.objects("--values", str(CHART / "ci/everything-values.yaml"))
+    job = pod_spec(named(drawn, "Job", "roost-secrets"))["containers"][0]["args"]
+    assert "--api-keys=roost-api-keys" in job
+    assert mounted_keys(drawn) == "roost-api-keys"
+    (secret,) = [one["metadata"]["name"] for one in given if one["kind"] == "Secret"]
+    assert secret not in [one["metadata"]["name"] for one in drawn]
+    assert mounted_keys(given) == secret != "roost-api-keys"
+    both = helm.objects("--values", str(CHART / "ci/everything-values.yaml"), "--set", "apiKeys.existingSecret=mine")
+    assert (mounted_keys(both), [one for one in both if one["kind"] == "Secret"]) == ("mine", [])
+
+
+def mounted_keys(objects: list[Manifest]) -> str:
+    volumes = pod_spec(named(objects, "Deployment", "roost-gateway"))["volumes"]
+    sources = [
+        source["secret"]
+        for volume in volumes
+        for source in volume.get("projected", {}).get("sources", ())
+        if "secret" in source
+    ]
+    return next(str(one["name"]) for one in sources if one["items"][0]["key"] == "keys.yaml")
+
+
 def test_without_redis_its_urls_come_from_the_named_secret(helm: Helm) -> None:
     objects = helm.objects("--values", str(CHART / "ci/external-redis-values.yaml"))
     assert [one["metadata"]["name"] for one in objects if one["metadata"]["name"].endswith("-redis")] == []

@@ -62,7 +62,16 @@ imagePullSecrets:
 {{- if .Values.redis.enabled }}{{ include "roost.name" . }}-store{{ else }}{{ required "redis.external.existingSecret: name a Secret with the keys gateway-url, operator-url and worker-url, or set redis.enabled to true" .Values.redis.external.existingSecret }}{{ end -}}
 {{- end }}
 
-{{- define "roost.apiKeysSecret" -}}
-{{- default (printf "%s-api-keys" (include "roost.name" .)) .Values.apiKeys.existingSecret -}}
+{{/* The Secret that the Job draws, and the one with the values' keys. Never one for both: Helm does not take over what
+     is there without it, and deletes what it made. */}}
+{{- define "roost.drawnApiKeys" -}}
+{{ include "roost.name" . }}-api-keys
 {{- end }}
 
+{{- define "roost.givenApiKeys" -}}
+{{ include "roost.name" . }}-given-api-keys
+{{- end }}
+
+{{- define "roost.apiKeysSecret" -}}
+{{- if .Values.apiKeys.existingSecret }}{{ .Values.apiKeys.existingSecret }}{{ else if .Values.apiKeys.keys }}{{ include "roost.givenApiKeys" . }}{{ else }}{{ include "roost.drawnApiKeys" . }}{{ end -}}
+{{- end }}
