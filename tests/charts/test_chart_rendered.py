@@ -171,7 +171,15 @@ def test_gateways_are_found_one_by_one(helm: Helm) -> None:
 def test_uninstalling_asks_for_pools_first(helm: Helm) -> None:
     hooks = [one for one in helm.objects() if one["kind"] == "Job" and one["metadata"]["name"] == "roost-uninstall"]
     assert [hook["metadata"]["annotations"]["helm.sh/hook"] for hook in hooks] == ["pre-delete"]
-    assert pod_spec(hooks[0])["containers"][0]["args"] == ["refuse-pools"]
+    keep = "helm rollback roost 1 --namespace here"
+    assert pod_spec(hooks[0])["containers"][0]["args"] == ["refuse-pools", f"--keep={keep}"]
+    notes = helm("install", "roost", str(CHART), "--namespace", "here", "--dry-run=client").partition("NOTES:")[2]
+    assert keep in notes
+
+
+def test_what_a_failed_job_says_is_shown_by_helm(helm: Helm) -> None:
+    jobs = [one for one in helm.objects() if one["kind"] == "Job"]
+    assert {one["metadata"]["annotations"]["helm.sh/hook-output-log-policy"] for one in jobs} == {"hook-failed"}
 
 
 def test_the_notes_give_the_next_three_commands_and_tell_of_missing_kuberay(helm: Helm) -> None:

@@ -94,9 +94,12 @@ def test_install_test_upgrade_and_uninstall(
     assert secrets_of(cluster, namespace) == drawn
 
     kubectl.apply(POOL, arguments=here)
-    helm("uninstall", "roost", fails=True)
+    refused = helm("uninstall", "roost", fails=True)
     assert kubectl.get("deployment", "roost-gateway", *here)["spec"]["replicas"] >= 1
-    assert f"pools still exist: {namespace}/small" in kubectl.run("logs", "job/roost-uninstall", *here)
+    assert f"pools still exist: {namespace}/small" in refused
+    assert f"to keep it: helm rollback roost 2 --namespace {namespace}" in refused
+    helm("rollback", "roost", "2")
+    helm("upgrade", "roost", str(CHART), "--reuse-values")
     kubectl.run("delete", "agentpool", "small", *here)
     helm("uninstall", "roost")
     left = kubectl.run("get", "all,secret,configmap,pvc,sa,role,rolebinding,networkpolicy,pdb,hpa", "-o", "name", *here)

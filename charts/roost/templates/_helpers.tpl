@@ -75,3 +75,8 @@ imagePullSecrets:
 {{- define "roost.apiKeysSecret" -}}
 {{- if .Values.apiKeys.existingSecret }}{{ .Values.apiKeys.existingSecret }}{{ else if .Values.apiKeys.keys }}{{ include "roost.givenApiKeys" . }}{{ else }}{{ include "roost.drawnApiKeys" . }}{{ end -}}
 {{- end }}
+
+{{/* After an uninstall that was refused: Helm takes the release for one that is half gone (helm issue 9700). */}}
+{{- define "roost.keepRelease" -}}
+helm rollback {{ .Release.Name }} {{ .Release.Revision }} --namespace {{ .Release.Namespace }}
+{{- end }}

@@ -12,6 +12,7 @@ metadata:
     helm.sh/hook: {{ .hook }}
     helm.sh/hook-weight: "0"
     helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+    helm.sh/hook-output-log-policy: hook-failed
 spec:
   backoffLimit: {{ .retries }}
   activeDeadlineSeconds: 300

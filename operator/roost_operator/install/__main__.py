@@ -14,8 +14,9 @@ from roost_operator.api.spec import GROUP, VERSION
 from roost_operator.install.drawn_secrets import api_keys_secret, pool_key_secret, store_secret
 
 REFUSAL = (
-    "pools still exist: {pools}. Without the operator nobody drains them: delete them first "
-    "(kubectl delete agentpools --all --all-namespaces), or uninstall with --no-hooks and leave them as they are"
+    "pools still exist: {pools}. Without the operator nobody drains them: delete them "
+    "(kubectl delete agentpools --all --all-namespaces) and uninstall again, or uninstall with --no-hooks and leave them "
+    "as they are. Helm has marked the release as uninstalling and upgrades it no more; to keep it: {keep}"
 )
 
 
@@ -27,7 +28,7 @@ def main() -> int:
         if arguments.action == "secrets":
             make_secrets(arguments, client.CoreV1Api(), os.environ.get("POD_NAMESPACE", "default"))
             return 0
-        return refuse_pools(client.CustomObjectsApi())
+        return refuse_pools(client.CustomObjectsApi(), arguments.keep)
     except (ApiException, config.ConfigException) as error:
         print(f"roost_operator.install: {error}", file=sys.stderr)
         return 2
@@ -47,8 +48,8 @@ def make_secrets(arguments: argparse.Namespace, core: client.CoreV1Api, namespac
         _make(core, namespace, arguments.api_keys, api_keys_secret(draw))
 
 
-def refuse_pools(custom: client.CustomObjectsApi) -> int:
-    """1 and a message that names the pools, when there are any."""
+def refuse_pools(custom: client.CustomObjectsApi, keep: str) -> int:
+    """1 and a message that names the pools and the command that keeps the release, when there are any."""
     try:
         found: Any = custom.list_cluster_custom_object(GROUP, VERSION, "agentpools")
     except ApiException as error:
@@ -57,7 +58,8 @@ def refuse_pools(custom: client.CustomObjectsApi) -> int:
         raise
     pools = sorted(f"{item['metadata']['namespace']}/{item['metadata']['name']}" for item in found["items"])
     if pools:
-        print(REFUSAL.format(pools=", ".join(pools[:10]) + (" …" if len(pools) > 10 else "")), file=sys.stderr)
+        named = ", ".join(pools[:10]) + (" …" if len(pools) > 10 else "")
+        print(REFUSAL.format(pools=named, keep=keep), file=sys.stderr)
     return 1 if pools else 0
 
 
@@ -82,7 +84,8 @@ def _arguments() -> argparse.Namespace:
     drawn.add_argument("--store", help="name of the Secret with Redis's users and URLs")
     drawn.add_argument("--redis", default="localhost:6379", help="host:port of Redis, for the URLs")
     drawn.add_argument("--api-keys", help="name of the Secret with the first API key")
-    actions.add_parser("refuse-pools", help="exit with 1 while AgentPools exist")
+    guard = actions.add_parser("refuse-pools", help="exit with 1 while AgentPools exist")
+    guard.add_argument("--keep", default="helm rollback RELEASE REVISION", help="the command that keeps the release")
     return parser.parse_args()
 
 
