@@ -15,8 +15,8 @@ from roost_operator.install.drawn_secrets import api_keys_secret, pool_key_secre
 
 REFUSAL = (
     "pools still exist: {pools}. Without the operator nobody drains them: delete them "
-    "(kubectl delete agentpools --all --all-namespaces) and uninstall again, or uninstall with --no-hooks and leave them "
-    "as they are. Helm has marked the release as uninstalling and upgrades it no more; to keep it: {keep}"
+    "(kubectl delete agentpools --all --all-namespaces) and uninstall again, or uninstall with --no-hooks and leave "
+    "them as they are. Helm has marked the release as uninstalling and upgrades it no more; to keep it: {keep}"
 )
 
 
