@@ -49,7 +49,7 @@ demo: venv ## Agents on a real model while workers, gateways and Redis are kille
 test: check ## Everything: `check`, then unit and integration tests
 	$(BIN)/python -m pytest -q
 
-check: venv ## Lint, format, types, import contracts, generated code
+check: venv ## Lint, format, types, import contracts, generated code, Dockerfiles
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy $(PACKAGES:%=-p %)
@@ -59,6 +59,7 @@ check: venv ## Lint, format, types, import contracts, generated code
 	$(BIN)/python charts/generate.py --check --no-helm
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
+	$(BIN)/hadolint images/*.Dockerfile
 
 e2e: venv ## The product on a real Kubernetes: that of KUBECONFIG, else one node brought up here (Linux, root)
 	$(BIN)/python -m pytest -q -m e2e tests

