@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 
 from roost_worker.config import WorkerConfig
@@ -20,6 +21,8 @@ def tensor_parallel(
 ) -> Iterator[tuple[TorchRunner, list[subprocess.Popen[bytes]]]]:
     """Rank 0's runner of a whole group and the other ranks' processes, which end with the group."""
     world = config.model.tensor_parallel
+    if 0 < torch.cuda.device_count() < world:
+        pytest.skip(f"{world} ranks need as many GPUs")
     init_method = (folder / "meeting-point").as_uri()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -2,9 +2,11 @@
 
 import json
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -14,6 +16,13 @@ from roost_worker.config import EngineConfig, KvConfig, ModelConfig, WorkerConfi
 from roost_worker.convert.dummy import write_dummy
 from roost_worker.engine.messages import SamplingParams
 from roost_worker.engine.plan import Chunk, NewSlot, Runner, Sampled, StepPlan
+
+
+@contextmanager
+def on_cpu() -> Iterator[None]:
+    """Runners that are built inside compute on the CPU, also where there is a GPU."""
+    with patch.object(torch.cuda, "is_available", return_value=False):
+        yield
 
 
 def dummy_dir(name: str, folder: Path, dtype: str = "float64") -> Path:

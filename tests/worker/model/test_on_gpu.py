@@ -5,11 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
+from follower_rank import spawn_rank
 from roost_worker.convert.dummy import SPECS
 from roost_worker.engine.messages import SamplingParams
+from roost_worker.model.config import ModelConfigError
 from roost_worker.model.runner import TorchRunner, build_runner
-from runner_driver import Driver, Row, dummy_dir, prompts, worker_config
+from runner_driver import Driver, Row, dummy_dir, on_cpu, prompts, worker_config
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -22,11 +25,7 @@ SAMPLING = (
 )
 
 
-def _runner(model_dir: Path, monkeypatch: pytest.MonkeyPatch, device: str) -> TorchRunner:
-    with monkeypatch.context() as patch:
-        if device == "cpu":
-            patch.setattr(torch.cuda, "is_available", lambda: False)
-        return build_runner(worker_config(context_tokens=512, memory_bytes=32 << 20), model_dir)
+CONFIG = worker_config(context_tokens=512, memory_bytes=32 << 20)
 
 
 def _generate(runner: TorchRunner) -> list[Row]:
@@ -38,10 +37,27 @@ def _generate(runner: TorchRunner) -> list[Row]:
 
 
 @pytest.mark.parametrize("name", sorted(SPECS))
-def test_a_gpu_draws_the_tokens_that_the_cpu_draws(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_draws_the_tokens_that_the_cpu_draws(name: str, tmp_path: Path) -> None:
     model_dir = dummy_dir(name, tmp_path)
-    runners = [_runner(model_dir, monkeypatch, device) for device in ("cpu", "cuda")]
-    assert [runner._cache.tensor.device.type for runner in runners] == ["cpu", "cuda"]
+    with on_cpu():
+        runners = [build_runner(CONFIG, model_dir)]
+    runners.append(build_runner(CONFIG, model_dir))
+    assert [runner.info.device for runner in runners] == ["cpu", "cuda"]
     for one, other in zip(*(_generate(runner) for runner in runners), strict=True):
         assert one.output == other.output
         np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=0, atol=1e-9)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() != 1, reason="needs one CUDA device and no more")
+def test_two_ranks_on_one_gpu_are_refused(tmp_path: Path) -> None:
+    model_dir, config = dummy_dir("llama-tiny", tmp_path), worker_config(ranks=2)
+    meeting_point = (tmp_path / "meeting-point").as_uri()
+    follower = spawn_rank(config, model_dir, 1, 2, meeting_point)
+    try:
+        with pytest.raises(ModelConfigError, match="2 ranks need as many GPUs and see 1"):
+            build_runner(config, model_dir, rank=0, world=2, init_method=meeting_point)
+        assert follower.wait(timeout=60) != 0
+    finally:
+        follower.kill()
+        follower.wait()
+        dist.destroy_process_group()

@@ -10,7 +10,7 @@ from roost_worker.model.attention import ReferenceAttention
 from roost_worker.model.attention_cpu import CpuAttention
 from roost_worker.model.attention_prefill import MatmulPrefill
 from roost_worker.model.runner import TorchRunner, build_runner
-from runner_driver import Driver, Row, dummy_dir, prompts, worker_config
+from runner_driver import Driver, Row, dummy_dir, on_cpu, prompts, worker_config
 
 BLOCK = 16
 CHUNKS = (1, 7, BLOCK - 1, BLOCK, BLOCK + 1, 512)
@@ -129,7 +129,8 @@ def test_the_null_block_stays_zero(runner: TorchRunner) -> None:
 
 @pytest.mark.parametrize("chunk", [7, 33, 512])
 def test_the_cpu_backend_equals_the_reference_backend(runner: TorchRunner, model_dir: Path, chunk: int) -> None:
-    reference = build_runner(worker_config(block_tokens=BLOCK), model_dir)
+    with on_cpu():
+        reference = build_runner(worker_config(block_tokens=BLOCK), model_dir)
     reference._backend = ReferenceAttention(torch.float64, torch.device("cpu"))
     ids = prompts(1, 90)[0]
     _assert_equal([_generate(runner, ids, chunk=chunk)], [_generate(reference, ids, chunk=chunk)])
@@ -137,7 +138,8 @@ def test_the_cpu_backend_equals_the_reference_backend(runner: TorchRunner, model
 
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_prefill_by_matmul_equals_prefill_by_sdpa(runner: TorchRunner, model_dir: Path, chunk: int) -> None:
-    other = build_runner(worker_config(block_tokens=BLOCK), model_dir)
+    with on_cpu():
+        other = build_runner(worker_config(block_tokens=BLOCK), model_dir)
     assert isinstance(other._backend, CpuAttention)
     other._backend._prefill = MatmulPrefill(other._cache.shape, torch.float64)
     ids = prompts(1, 90)[0]

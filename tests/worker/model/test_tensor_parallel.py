@@ -8,6 +8,7 @@ import pytest
 from follower_rank import spawn_rank, tensor_parallel
 from roost_worker.engine.plan import Runner
 from roost_worker.model.config import ModelConfigError
+from roost_worker.model.parallel import check_devices
 from roost_worker.model.runner import build_runner
 from runner_driver import Driver, Row, biased_dir, dummy_dir, prompts, worker_config
 
@@ -82,3 +83,9 @@ def test_ranks_that_do_not_divide_the_model_are_refused_with_those_that_do(tmp_p
     model_dir = dummy_dir("smollm2-tiny", tmp_path)
     with pytest.raises(ModelConfigError, match=r"tensorParallel: 2 .* use one of 1, 3"):
         build_runner(worker_config(ranks=2), model_dir, rank=0, world=2, init_method="file:///nowhere")
+
+
+def test_each_rank_has_a_gpu_of_its_own() -> None:
+    check_devices([b"one", b"two"])
+    with pytest.raises(ModelConfigError, match="tensorParallel: 3 ranks need as many GPUs and see 2; give the worker"):
+        check_devices([b"one", b"two", b"one"])

@@ -4,6 +4,7 @@ import os
 import pickle
 import socket
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from roost_worker.model.config import ModelConfigError
 
 # An idle group waits here for its next plan, so this is no limit on work: a dead rank closes its sockets, which
 # ends the wait of the others at once.
@@ -36,8 +39,10 @@ class Group:
 
         Raises:
             ValueError: a group of several ranks without a meeting point.
+            ModelConfigError: two ranks are on one GPU, where NCCL would wait for ever.
             RuntimeError: the other ranks did not come.
         """
+        group = cls(rank, world)
         if world > 1:
             if init_method is None:
                 raise ValueError(
@@ -48,7 +53,9 @@ class Group:
             dist.init_process_group(
                 backend, init_method=init_method, rank=rank, world_size=world, timeout=_IDLE_TIMEOUT
             )
-        return cls(rank, world)
+            if device.type == "cuda":
+                check_devices(group.gather_bytes(torch.cuda.get_device_properties(device).uuid.bytes))
+        return group
 
     def sum(self, partial: Tensor) -> Tensor:
         """Sum of `partial` over the ranks, in place."""
@@ -63,6 +70,14 @@ class Group:
         buffer = torch.tensor([value], dtype=torch.int64)
         dist.all_reduce(buffer, op=dist.ReduceOp.MIN)
         return int(buffer[0])
+
+    def gather_bytes(self, own: bytes) -> list[bytes]:
+        """What every rank gave, by rank; all of one length."""
+        if self.world == 1:
+            return [own]
+        parts = [torch.empty(len(own), dtype=torch.uint8) for _ in range(self.world)]
+        dist.all_gather(parts, torch.frombuffer(bytearray(own), dtype=torch.uint8))
+        return [bytes(part.tolist()) for part in parts]
 
     def gather_columns(self, part: Tensor) -> Tensor | None:
         """Joins equal parts [rows, columns] of all ranks to [rows, world * columns] on rank 0; None elsewhere."""
@@ -101,6 +116,15 @@ class Group:
         """Ends this rank's membership."""
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def check_devices(identities: Sequence[bytes]) -> None:
+    """Raises ModelConfigError unless every rank has a GPU of its own, given which one each has."""
+    if len(set(identities)) < len(identities):
+        raise ModelConfigError(
+            f"tensorParallel: {len(identities)} ranks need as many GPUs and see {len(set(identities))}; give the "
+            "worker more GPUs or lower tensorParallel"
+        )
 
 
 def _prefer_loopback() -> None:
