@@ -15,14 +15,19 @@ from roost_worker.config import WorkerConfig
 from roost_worker.model.runner import TorchRunner, build_runner, follow
 
 
+def need_gpus(world: int) -> None:
+    """Skips a test of `world` ranks where there are GPUs, but not one for each."""
+    if 0 < torch.cuda.device_count() < world:
+        pytest.skip(f"{world} ranks need as many GPUs")
+
+
 @contextmanager
 def tensor_parallel(
     config: WorkerConfig, model_dir: Path, folder: Path
 ) -> Iterator[tuple[TorchRunner, list[subprocess.Popen[bytes]]]]:
     """Rank 0's runner of a whole group and the other ranks' processes, which end with the group."""
     world = config.model.tensor_parallel
-    if 0 < torch.cuda.device_count() < world:
-        pytest.skip(f"{world} ranks need as many GPUs")
+    need_gpus(world)
     init_method = (folder / "meeting-point").as_uri()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -12,7 +12,7 @@ from roost_worker.model.config import ModelConfigError
 from roost_worker.model.kv_cache import KvCache, KvShape, blocks_that_fit
 from roost_worker.model.loader import WeightsError
 from roost_worker.model.runner import build_runner
-from runner_driver import dummy_dir, worker_config
+from runner_driver import dummy_dir, on_cpu, worker_config
 
 
 @pytest.fixture
@@ -67,7 +67,8 @@ def test_memory_for_less_than_one_context_is_refused_with_the_bytes_needed(model
 
 
 def test_automatic_memory_holds_at_least_one_context(model_dir: Path) -> None:
-    info = build_runner(worker_config(memory_bytes=None), model_dir).info
+    with on_cpu():
+        info = build_runner(worker_config(memory_bytes=None), model_dir).info
     assert (info.num_blocks - 1) * info.block_tokens >= 1024
     assert info.num_blocks * info.bytes_per_block <= 4 << 30
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from roost_worker.model.attention import ReferenceAttention
-from roost_worker.model.attention_cpu import CpuAttention
+from reference_attention import ReferenceAttention
+from roost_worker.model.attention_gathered import GatheredAttention
 from roost_worker.model.attention_prefill import MatmulPrefill
 from roost_worker.model.runner import TorchRunner, build_runner
 from runner_driver import Driver, Row, dummy_dir, on_cpu, prompts, worker_config
@@ -128,7 +128,7 @@ def test_the_null_block_stays_zero(runner: TorchRunner) -> None:
 
 
 @pytest.mark.parametrize("chunk", [7, 33, 512])
-def test_the_cpu_backend_equals_the_reference_backend(runner: TorchRunner, model_dir: Path, chunk: int) -> None:
+def test_the_backend_equals_the_reference(runner: TorchRunner, model_dir: Path, chunk: int) -> None:
     with on_cpu():
         reference = build_runner(worker_config(block_tokens=BLOCK), model_dir)
     reference._backend = ReferenceAttention(torch.float64, torch.device("cpu"))
@@ -140,7 +140,7 @@ def test_the_cpu_backend_equals_the_reference_backend(runner: TorchRunner, model
 def test_prefill_by_matmul_equals_prefill_by_sdpa(runner: TorchRunner, model_dir: Path, chunk: int) -> None:
     with on_cpu():
         other = build_runner(worker_config(block_tokens=BLOCK), model_dir)
-    assert isinstance(other._backend, CpuAttention)
+    assert isinstance(other._backend, GatheredAttention)
     other._backend._prefill = MatmulPrefill(other._cache.shape, torch.float64)
     ids = prompts(1, 90)[0]
     _assert_equal([_generate(other, ids, chunk=chunk)], [_generate(runner, ids, chunk=chunk)])
@@ -156,7 +156,7 @@ def test_bfloat16_is_close_to_the_same_weights_in_float32(model_dir: Path) -> No
 
 
 def test_rows_longer_than_the_scratch_are_taken_alone(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roost_worker.model.attention_cpu.SCRATCH_BYTES", 4096)
+    monkeypatch.setattr("roost_worker.model.attention_gathered.SCRATCH_BYTES", {"cpu": 4096, "cuda": 4096})
     cramped = build_runner(worker_config(block_tokens=BLOCK), model_dir)
     many = prompts(3, 60)
     driver = Driver(cramped)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from follower_rank import spawn_rank, tensor_parallel
+from follower_rank import need_gpus, spawn_rank, tensor_parallel
 from roost_worker.engine.plan import Runner
 from roost_worker.model.config import ModelConfigError
 from roost_worker.model.parallel import check_devices
@@ -67,6 +67,7 @@ def test_a_dead_rank_breaks_the_next_step(tmp_path: Path) -> None:
 
 
 def test_followers_end_when_rank_0_does(tmp_path: Path) -> None:
+    need_gpus(2)
     model_dir, config = dummy_dir("llama-tiny", tmp_path), worker_config(ranks=2)
     meeting_point = (tmp_path / "meeting-point").as_uri()
     ranks = [spawn_rank(config, model_dir, rank, 2, meeting_point) for rank in range(2)]

@@ -1,4 +1,4 @@
-"""Attention over paged KV: what a backend is, and the plain torch one that all others are checked against.
+"""Attention over paged KV: what a backend is, and what backends share.
 
 A backend gets a batch once a step (`prepare`) and is then called by every layer with what it made of it (`attend`).
 The layer has already written this step's keys and values into the cache.
@@ -7,7 +7,6 @@ The layer has already written this step's keys and values into the cache.
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -64,32 +63,3 @@ def causal_mask(span: Span, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[tokens, length], 0 where a query may look and -inf where not: the lower right corner of a causal mask."""
     mask = torch.full((span.tokens, span.length), float("-inf"), dtype=dtype, device=device)
     return mask.triu_(span.start + 1)
-
-
-class ReferenceAttention:
-    """Gathers each sequence and calls SDPA; correct on every device, tuned for none."""
-
-    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
-        self._dtype = dtype
-        self._device = device
-
-    def prepare(self, batch: Batch) -> list[tuple[Span, Tensor, Tensor]]:
-        return [
-            (span, block_index(span, self._device), causal_mask(span, self._dtype, self._device))
-            for span in (*batch.decode, *batch.prefill)
-        ]
-
-    def attend(self, new: NewTokens, kv: LayerKv, metadata: list[tuple[Span, Tensor, Tensor]]) -> Tensor:
-        outputs = []
-        for span, blocks, mask in metadata:
-            key, value = (
-                side.index_select(0, blocks).flatten(0, 1)[: span.length].transpose(0, 1)
-                for side in (kv.keys, kv.values)
-            )
-            outputs.append(attend_sequence(new.query[span.begin : span.end], key, value, mask, causal=False))
-        return torch.cat(outputs)
-
-
-def block_index(span: Span, device: torch.device) -> Tensor:
-    """A sequence's blocks, [blocks] int64."""
-    return torch.from_numpy(span.block_ids.astype(np.int64)).to(device)

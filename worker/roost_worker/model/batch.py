@@ -58,11 +58,11 @@ def build_batch(chunks: Sequence[Chunk], block_tokens: int, device: torch.device
     last_rows = dict(zip(order, (span.end - 1 for span in spans), strict=True))
     positions = np.concatenate([np.arange(span.start, span.length) for span in spans])
     return Batch(
-        token_ids=_tensor(np.concatenate([np.asarray(chunks[index].token_ids) for index in order]), device),
-        positions=_tensor(positions, device),
-        kv_blocks=_tensor(np.concatenate([_blocks_written(span, block_tokens) for span in spans]), device),
-        kv_offsets=_tensor(positions % block_tokens, device),
-        sample_rows=_tensor(np.array([last_rows[i] for i, chunk in enumerate(chunks) if chunk.sample]), device),
+        token_ids=to_device(np.concatenate([np.asarray(chunks[index].token_ids) for index in order]), device),
+        positions=to_device(positions, device),
+        kv_blocks=to_device(np.concatenate([_blocks_written(span, block_tokens) for span in spans]), device),
+        kv_offsets=to_device(positions % block_tokens, device),
+        sample_rows=to_device(np.array([last_rows[i] for i, chunk in enumerate(chunks) if chunk.sample]), device),
         decode=tuple(span for span in spans if span.tokens == 1),
         prefill=tuple(span for span in spans if span.tokens > 1),
     )
@@ -82,7 +82,8 @@ def _blocks_written(span: Span, block_tokens: int) -> "np.ndarray":
     return blocks
 
 
-def _tensor(values: "np.ndarray", device: torch.device) -> Tensor:
+def to_device(values: "np.ndarray", device: torch.device) -> Tensor:
+    """`values` as int64 on the device."""
     tensor = torch.from_numpy(values.astype(np.int64))
     # From pinned memory a GPU copies while the host goes on.
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

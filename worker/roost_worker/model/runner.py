@@ -12,8 +12,8 @@ import torch
 
 from roost_worker.config import WorkerConfig
 from roost_worker.engine.plan import RunnerInfo, Sampled, StepPlan, StepResult
-from roost_worker.model.attention import AttentionBackend, ReferenceAttention
-from roost_worker.model.attention_cpu import CpuAttention
+from roost_worker.model.attention import AttentionBackend
+from roost_worker.model.attention_gathered import GatheredAttention
 from roost_worker.model.batch import build_batch
 from roost_worker.model.config import DecoderConfig, read_config
 from roost_worker.model.kv_cache import KvCache, KvShape, automatic_memory, blocks_that_fit, bytes_per_block
@@ -164,7 +164,7 @@ def build_runner(
     shape, info = _plan_memory(config, decoder, group, dtype, device, _eos_token_ids(model_dir, decoder))
     cache = KvCache(shape, dtype, device)
     grammar = LazyGrammar(model_dir, info.eos_token_ids, info.vocab_size)
-    return TorchRunner(model, cache, _backend(shape, dtype, device), info, group, grammar)
+    return TorchRunner(model, cache, GatheredAttention(shape, dtype, device), info, group, grammar)
 
 
 def _plan_memory(
@@ -188,10 +188,6 @@ def _plan_memory(
     num_blocks = blocks_that_fit(memory, block_bytes, block_tokens, context)
     info = RunnerInfo(num_blocks, block_tokens, block_bytes, decoder.vocab_size, context, eos_token_ids, device.type)
     return KvShape(num_blocks, decoder.num_layers, block_tokens, kv_heads, decoder.head_dim), info
-
-
-def _backend(shape: KvShape, dtype: torch.dtype, device: torch.device) -> AttentionBackend:
-    return CpuAttention(shape, dtype) if device.type == "cpu" else ReferenceAttention(dtype, device)
 
 
 def _eos_token_ids(model_dir: Path, decoder: DecoderConfig) -> tuple[int, ...]:

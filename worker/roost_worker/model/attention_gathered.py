@@ -1,8 +1,9 @@
-"""Attention tuned for CPUs: KV of a few rows at a time is gathered into scratch that stays in the cache, then SDPA.
+"""Attention of the engine: KV of rows of like length is gathered into scratch, then one SDPA for all of them.
 
 A decode row is one query per head against a long KV. The query heads that share a KV head become the queries of one
-attention, so that their keys are read once: that takes 0.6 of the time of matmul, softmax, matmul over keys that were
-turned head-major (AVX512-BF16, 2,048 keys), 0.25 without bf16 units, and 0.7 in float32.
+attention, so that their keys are read once. On CPUs, with scratch that stays in the cache, that takes 0.6 of the time
+of matmul, softmax, matmul over keys that were turned head-major (AVX512-BF16, 2,048 keys), 0.25 without bf16 units,
+and 0.7 in float32. On GPUs the number of launches is what counts, so that scratch is large.
 """
 
 from collections.abc import Sequence
@@ -15,11 +16,11 @@ from torch.nn import functional
 
 from roost_worker.model.attention import NewTokens
 from roost_worker.model.attention_prefill import MatmulPrefill, PrefillSpan, SdpaPrefill
-from roost_worker.model.batch import Batch, Span
+from roost_worker.model.batch import Batch, Span, to_device
 from roost_worker.model.kv_cache import KvShape, LayerKv
 from roost_worker.model.precision import has_bfloat16_units
 
-SCRATCH_BYTES = 3 << 18
+SCRATCH_BYTES = {"cpu": 3 << 18, "cuda": 256 << 20}
 """Gathered keys of one group of rows; as much again is used for values."""
 FEWEST_ROWS = 2
 """Rows to take together if they are alike, whatever their size: a single row's KV heads keep threads busy unevenly."""
@@ -42,7 +43,7 @@ class DecodeGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class CpuMetadata:
+class GatheredMetadata:
     """What all layers of a step share."""
 
     decode: tuple[DecodeGroup, ...]
@@ -69,30 +70,31 @@ def _alike(shorter: int, longest: int) -> bool:
     return longest - shorter <= max(32, longest * PADDING_SHARE)
 
 
-class CpuAttention:
-    """The CPU backend; see AttentionBackend."""
+class GatheredAttention:
+    """The backend of CPUs and GPUs; see AttentionBackend."""
 
-    def __init__(self, shape: KvShape, dtype: torch.dtype) -> None:
+    def __init__(self, shape: KvShape, dtype: torch.dtype, device: torch.device) -> None:
         self._shape = shape
         self._dtype = dtype
-        self._scratch_tokens = SCRATCH_BYTES // (shape.kv_heads * shape.head_dim * dtype.itemsize)
-        self._keys = self._values = torch.empty(0, dtype=dtype)
-        use_matmul = dtype == torch.bfloat16 and has_bfloat16_units()
-        self._prefill = MatmulPrefill(shape, dtype) if use_matmul else SdpaPrefill(dtype)
+        self._device = device
+        self._scratch_tokens = SCRATCH_BYTES[device.type] // (shape.kv_heads * shape.head_dim * dtype.itemsize)
+        self._keys = self._values = torch.empty(0, dtype=dtype, device=device)
+        use_matmul = device.type == "cpu" and dtype == torch.bfloat16 and has_bfloat16_units()
+        self._prefill = MatmulPrefill(shape, dtype) if use_matmul else SdpaPrefill(dtype, device)
 
-    def prepare(self, batch: Batch) -> CpuMetadata:
+    def prepare(self, batch: Batch) -> GatheredMetadata:
         lengths = [span.length for span in batch.decode]
         decode = tuple(
             self._decode_group(batch.decode[b:e], b, e) for b, e in group_rows(lengths, self._scratch_tokens)
         )
         prefill = tuple(self._prefill_span(span) for span in batch.prefill)
         self._make_room(max([g.blocks.numel() for g in decode] + [blocks.numel() for _, blocks in prefill], default=0))
-        return CpuMetadata(decode, prefill)
+        return GatheredMetadata(decode, prefill)
 
     def _make_room(self, blocks: int) -> None:
         size = blocks * self._shape.block_tokens * self._shape.kv_heads * self._shape.head_dim
         if size > self._keys.numel():
-            self._keys, self._values = (torch.empty(size, dtype=self._dtype) for _ in range(2))
+            self._keys, self._values = (torch.empty(size, dtype=self._dtype, device=self._device) for _ in range(2))
 
     def _decode_group(self, spans: Sequence[Span], begin: int, end: int) -> DecodeGroup:
         lengths = np.array([span.length for span in spans])
@@ -101,11 +103,12 @@ class CpuAttention:
         for row, span in enumerate(spans):
             table[row, : len(span.block_ids)] = span.block_ids
         mask = None if int(lengths[0]) == longest else self._padding_mask(lengths)
-        return DecodeGroup(begin, end, longest, torch.from_numpy(table.reshape(-1)), mask)
+        return DecodeGroup(begin, end, longest, to_device(table.reshape(-1), self._device), mask)
 
     def _padding_mask(self, lengths: "np.ndarray") -> Tensor:
-        padded = torch.from_numpy(np.arange(lengths[-1]) >= lengths[:, None])
-        mask = torch.zeros(padded.shape, dtype=self._dtype).masked_fill_(padded, float("-inf"))
+        ends = to_device(lengths, self._device)[:, None]
+        padded = torch.arange(int(lengths[-1]), device=self._device) >= ends
+        mask = torch.zeros(padded.shape, dtype=self._dtype, device=self._device).masked_fill_(padded, float("-inf"))
         return mask[:, None, None]
 
     def _prefill_span(self, span: Span) -> tuple[PrefillSpan, Tensor]:
@@ -113,11 +116,11 @@ class CpuAttention:
         blocks = np.zeros(-(-prefill.length // self._shape.block_tokens), dtype=np.int64)
         if prefill.length:
             blocks[: len(span.block_ids)] = span.block_ids
-        return prefill, torch.from_numpy(blocks)
+        return prefill, to_device(blocks, self._device)
 
-    def attend(self, new: NewTokens, kv: LayerKv, metadata: CpuMetadata) -> Tensor:
+    def attend(self, new: NewTokens, kv: LayerKv, metadata: GatheredMetadata) -> Tensor:
         tokens, heads, head_dim = new.query.shape
-        out = torch.empty(tokens, heads * head_dim, dtype=new.query.dtype)
+        out = new.query.new_empty(tokens, heads * head_dim)
         for group in metadata.decode:
             out[group.begin : group.end] = self._decode(new.query[group.begin : group.end], kv, group)
         for prefill, blocks in metadata.prefill:
