@@ -54,7 +54,7 @@ class Group:
                 backend, init_method=init_method, rank=rank, world_size=world, timeout=_IDLE_TIMEOUT
             )
             if device.type == "cuda":
-                check_devices(group.gather_bytes(torch.cuda.get_device_properties(device).uuid.bytes))
+                check_devices(group.gather_bytes(str(torch.cuda.get_device_properties(device).uuid).encode()))
         return group
 
     def sum(self, partial: Tensor) -> Tensor:
