@@ -172,9 +172,12 @@ def granted(namespace: str) -> set[tuple[str, str, str]]:
     }
 
 
-ASKED_BY_ADMISSION = {("roost.dev", "agentpools/finalizers", "update")}
-"""Asked for by an admission plugin, which the API server here has, when a child's owner reference blocks deletion. No
-request shows it; `test_owner_references_need_their_right` does."""
+ASKED_BY_ADMISSION = {("roost.dev", "agentpools/finalizers", "update")} | {
+    (kind.group, kind.plural, "delete") for kind in kinds.CHILDREN.values() if kind != kinds.SERVICE
+}
+"""Asked for by an admission plugin, which the API server here has: the first when a child's owner reference blocks
+deletion, the others when a pool takes up what a former one left. No request shows them;
+`test_owner_references_need_their_right` and `test_what_a_pool_that_was_deleted_as_an_orphan_left_is_taken_up` do."""
 
 
 async def test_a_killed_operator_converges_to_the_same_and_the_chart_grants_what_is_used(

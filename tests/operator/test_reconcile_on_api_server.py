@@ -17,6 +17,7 @@ from roost_operator.api.stored import StoredPool
 from roost_operator.kubernetes import pool_store
 from roost_operator.kubernetes import reconciler as reconciler_module
 from roost_operator.kubernetes.api import Api
+from roost_operator.kubernetes.execute import ChildRefusedError
 from roost_operator.kubernetes.reconciler import Reconciler
 from roost_operator.plan.installation import Installation
 from roost_operator.plan.plan import Plan, Step
@@ -159,6 +160,71 @@ async def test_children_that_go_or_are_edited_come_back(
         for part in ("spec", "data"):
             assert now.get(part) == was.get(part)
         assert now["metadata"]["labels"] == was["metadata"]["labels"]
+
+
+FOREIGN = {
+    "secret": {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "dummy-worker"}, "stringData": {"mine": "x"}},
+    "serviceaccount": {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "dummy-worker"}},
+    "rayservice": {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayService",
+        "metadata": {"name": "dummy", "labels": {"roost.dev/pool": "dummy"}},
+        "spec": {"rayClusterConfig": {"headGroupSpec": {"template": {"spec": {"containers": []}}}}},
+    },
+}
+"""Of somebody else, by the names of the pool's children."""
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+async def test_an_object_of_somebody_else_stays_as_it_is_with_the_pool_and_without(
+    reconciler: Reconciler, prepared: ApiServer, namespace: str, kind: str
+) -> None:
+    prepared.kubectl("create", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(FOREIGN[kind]))
+    name = str(FOREIGN[kind]["metadata"]["name"])
+    before = prepared.get(kind, name, namespace)
+    prepared.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
+    with pytest.raises(ChildRefusedError):
+        await settle(reconciler, namespace)
+    pool = prepared.get("ap", "dummy", namespace)
+    assert condition(pool, "Ready") == ("False", "ChildRefused")
+    message = pool["status"]["conditions"][0]["message"]
+    wanted = f"{FOREIGN[kind]['kind']} {name} is there and not this pool's: delete it, or give the pool another name"
+    assert message.startswith(wanted)
+    assert prepared.get(kind, name, namespace) == before
+    prepared.kubectl("delete", "-n", namespace, "ap/dummy", "--wait=false")
+    for _ in range(100):
+        if await reconciler.reconcile(namespace, "dummy") is None:
+            break
+    assert prepared.get(kind, name, namespace) == before
+
+
+async def test_the_pool_goes_on_once_a_name_is_free(
+    reconciler: Reconciler, prepared: ApiServer, namespace: str
+) -> None:
+    prepared.kubectl("create", "secret", "generic", "dummy-worker", "-n", namespace, "--from-literal=mine=x")
+    prepared.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
+    with pytest.raises(ChildRefusedError):
+        await settle(reconciler, namespace)
+    prepared.kubectl("delete", "secret", "dummy-worker", "-n", namespace)
+    assert (await settle(reconciler, namespace)).step is Step.RUN
+    assert condition(prepared.get("ap", "dummy", namespace), "Ready") == ("False", "WorkersStarting")
+
+
+async def test_what_a_pool_that_was_deleted_as_an_orphan_left_is_taken_up(
+    reconciler: Reconciler, prepared: ApiServer, namespace: str
+) -> None:
+    prepared.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
+    await settle(reconciler, namespace)
+    kept = prepared.get("secret", "dummy-worker", namespace)["metadata"]["uid"]
+    for kind, name in CHILDREN:
+        prepared.kubectl(
+            "patch", "-n", namespace, kind, name, "--type=merge", "-p", '{"metadata":{"ownerReferences":null}}'
+        )
+    await settle(reconciler, namespace)
+    pool = prepared.get("ap", "dummy", namespace)["metadata"]["uid"]
+    for kind, name in CHILDREN:
+        assert [one["uid"] for one in prepared.get(kind, name, namespace)["metadata"]["ownerReferences"]] == [pool]
+    assert prepared.get("secret", "dummy-worker", namespace)["metadata"]["uid"] == kept
 
 
 @pytest.mark.parametrize("retention", ["Keep", "Purge"])

@@ -11,6 +11,7 @@ from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.api import JSON_PATCH, Api, ApiError, Document
 from roost_operator.kubernetes.pool_store import PoolStore
 from roost_operator.plan import names
+from roost_operator.plan.difference import belongs, reference
 from roost_operator.plan.observed import Observed
 from roost_operator.plan.plan import Plan, Resize, Step
 from roost_operator.plan.status import Event
@@ -41,7 +42,7 @@ async def execute(api: Api, store: PoolStore, pool: AgentPool, plan: Plan, seen:
             if plan.document != seen.store.document:
                 await calls.do(store.publish(pool.pool, plan.document))
             await calls.do(store.name(pool.pool))
-    await _change_children(api, pool, plan, calls)
+    await _change_children(api, pool, plan, seen, calls)
     if plan.withdraw:
         await calls.do(store.forget(pool.pool))
         await calls.do(store.withdraw(pool.pool))
@@ -71,15 +72,27 @@ class _Calls:
             fault_point("operator.call.done")
 
 
-async def _change_children(api: Api, pool: AgentPool, plan: Plan, calls: _Calls) -> None:
+async def _change_children(api: Api, pool: AgentPool, plan: Plan, seen: Observed, calls: _Calls) -> None:
     namespace = pool.metadata.namespace
     for child in plan.apply:
+        if reference(child) not in seen.children:
+            await _stay_off(api, pool, child)
         await calls.do(_apply(api, child))
     if plan.resize is not None:
         patch = _resize(plan.resize)
         await calls.do(api.patch(kinds.CLUSTER, namespace, plan.resize.cluster, patch, how=JSON_PATCH))
     for one in plan.delete:
         await calls.do(api.delete(kinds.CHILDREN[one.kind], namespace, one.name))
+
+
+async def _stay_off(api: Api, pool: AgentPool, child: Document) -> None:
+    """Raises ChildRefusedError when somebody else has an object of a new child's name: applied, it would be the pool's,
+    and go with it."""
+    kind, name = kinds.CHILDREN[child["kind"]], child["metadata"]["name"]
+    live = await api.get(kind, pool.metadata.namespace, name)
+    if live is not None and not belongs(live, pool):
+        text = f"{kind.kind} {name} is there and not this pool's: delete it, or give the pool another name"
+        raise ChildRefusedError(409, text)
 
 
 async def _apply(api: Api, child: Document) -> None:

@@ -11,6 +11,7 @@ from roost_operator.kubernetes.cache import Reader
 from roost_operator.kubernetes.pod_status import is_node, pod_of
 from roost_operator.kubernetes.pool_secrets import PoolSecrets
 from roost_operator.plan import names
+from roost_operator.plan.difference import belongs
 from roost_operator.plan.head_state import head_state
 from roost_operator.plan.installation import Installation
 from roost_operator.plan.observed import Observed, Pod, Reference, Store, Worker
@@ -19,7 +20,8 @@ from roost_operator.plan.observed import Observed, Pod, Reference, Store, Worker
 async def children(
     api: Reader, pool: AgentPool, installation: Installation, monitors: bool, ray_store_url: str = ""
 ) -> dict[Reference, Document]:
-    """The pool's children that exist, among those that it is to have. Raises ApiError."""
+    """The pool's children that exist, among those that it is to have. What only has a child's name is none. Raises
+    ApiError."""
     name, namespace = pool.metadata.name, pool.metadata.namespace
     wanted = [
         (kinds.SERVICE, name),
@@ -34,7 +36,8 @@ async def children(
     if installation.pod_monitors and monitors:
         wanted.append((kinds.MONITOR, f"{name}-worker"))
     found = await asyncio.gather(*(api.get(kind, namespace, child) for kind, child in wanted))
-    return {Reference(kind.kind, child): one for (kind, child), one in zip(wanted, found, strict=True) if one}
+    pairs = zip(wanted, found, strict=True)
+    return {Reference(kind.kind, child): one for (kind, child), one in pairs if one and belongs(one, pool)}
 
 
 async def gather(

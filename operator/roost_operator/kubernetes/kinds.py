@@ -6,8 +6,9 @@ from roost_operator.api.crd import PLURAL
 from roost_operator.api.spec import API_VERSION, KIND
 
 READ = ("list", "watch")
-APPLY = ("create", "patch")
-"""Server-side apply of an object that may not exist needs both."""
+OWN = ("get", "create", "patch", "delete")
+"""Of children: read first, since they may be somebody else's; server-side apply creates and patches. Who makes a pool
+the owner of what is there must be allowed to delete it, where an admission plugin asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +33,15 @@ class Kind:
 
 
 POOL = Kind(API_VERSION, KIND, PLURAL, ("get", *READ, "patch"))
-SERVICE = Kind("ray.io/v1", "RayService", "rayservices", (*READ, *APPLY, "delete"))
+SERVICE = Kind("ray.io/v1", "RayService", "rayservices", (*READ, *OWN))
 CLUSTER = Kind("ray.io/v1", "RayCluster", "rayclusters", (*READ, "patch"))
 POD = Kind("v1", "Pod", "pods", READ)
-SECRET = Kind("v1", "Secret", "secrets", ("get", *APPLY))
+SECRET = Kind("v1", "Secret", "secrets", OWN)
 """Never listed: that would be the right to read them all at once."""
-ACCOUNT = Kind("v1", "ServiceAccount", "serviceaccounts", (*READ, *APPLY))
-POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", (*READ, *APPLY))
-BUDGET = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", (*READ, *APPLY))
-MONITOR = Kind("monitoring.coreos.com/v1", "PodMonitor", "podmonitors", (*READ, *APPLY))
+ACCOUNT = Kind("v1", "ServiceAccount", "serviceaccounts", (*READ, *OWN))
+POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", (*READ, *OWN))
+BUDGET = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", (*READ, *OWN))
+MONITOR = Kind("monitoring.coreos.com/v1", "PodMonitor", "podmonitors", (*READ, *OWN))
 EVENT = Kind("v1", "Event", "events", ("create",))
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases", ("get", "create", "update"))
 CHILDREN = {kind.kind: kind for kind in (SERVICE, SECRET, ACCOUNT, POLICY, BUDGET, MONITOR)}

@@ -7,7 +7,7 @@ The first row that holds decides `Ready`, and `Progressing` and `Degraded` with 
 | the pool is being deleted | False | True | False | Deleting |
 | the spec cannot be read | False | False | True | InvalidSpec |
 | the pod template cannot be used | False | False | True | InvalidTemplate |
-| the API server refuses a child | False | False | True | ChildRefused |
+| a child cannot be made | False | False | True | ChildRefused |
 | KubeRay is not installed | False | False | True | KubeRayMissing |
 | a Secret of the spec is missing | False | False | True | SecretMissing |
 | the store does not answer | False | False | True | StoreUnavailable |

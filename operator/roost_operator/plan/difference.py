@@ -1,8 +1,10 @@
-"""Which children must be applied: those that are missing, that somebody edited, or that are wanted otherwise. Pure."""
+"""Which children must be applied: those that are missing, that somebody edited, or that are wanted otherwise; and which
+objects are a pool's at all. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from roost_operator.api.spec import KIND, AgentPool
 from roost_operator.plan import names
 from roost_operator.plan.observed import Manifest, Reference
 
@@ -10,6 +12,17 @@ from roost_operator.plan.observed import Manifest, Reference
 def reference(manifest: Mapping[str, Any]) -> Reference:
     """The reference of a child."""
     return Reference(manifest["kind"], manifest["metadata"]["name"])
+
+
+def belongs(live: Mapping[str, Any], pool: AgentPool) -> bool:
+    """Whether an object is the pool's: controlled by it or by a former one of its name, whose objects the garbage
+    collector has yet to find; or with our labels and no controller, left by a pool that was deleted as an orphan."""
+    metadata = live["metadata"]
+    for owner in metadata.get("ownerReferences") or ():
+        if owner.get("controller"):
+            return bool(owner["kind"] == KIND and owner["name"] == pool.metadata.name)
+    found = metadata.get("labels") or {}
+    return all(found.get(name) == value for name, value in names.labels(pool).items())
 
 
 def to_apply(desired: Sequence[dict[str, Any]], live: Mapping[Reference, Manifest]) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ class Reason(StrEnum):
     INVALID_TEMPLATE = "InvalidTemplate", "the pod template cannot be used", "change spec.workers.template as it says"
     CHILD_REFUSED = (
         "ChildRefused",
-        "the API server refuses an object of the pool: a wrong field in the pod template, a quota, a policy",
+        "an object of the pool cannot be made: a wrong field in the pod template, a quota, a policy, a name taken",
         "change spec.workers.template, or what forbids the object",
     )
     KUBERAY_MISSING = (
