@@ -4,6 +4,7 @@ so that the tests play their part."""
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,28 @@ async def test_what_a_pool_that_was_deleted_as_an_orphan_left_is_taken_up(
     for kind, name in CHILDREN:
         assert [one["uid"] for one in prepared.get(kind, name, namespace)["metadata"]["ownerReferences"]] == [pool]
     assert prepared.get("secret", "dummy-worker", namespace)["metadata"]["uid"] == kept
+
+
+async def test_children_that_are_no_longer_wanted_go_and_nobody_elses(
+    reconciler: Reconciler, prepared: ApiServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = replace(reconciler._installation, network_policies=False)
+    full = replace(bare, network_policies=True, pod_monitors=True, ray_store_url="redis://ray:secret@redis:6379")
+    monkeypatch.setattr(reconciler, "_installation", full)
+    prepared.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
+    await settle(reconciler, namespace)
+    unwanted = ["secret/dummy-head", "podmonitor/dummy-worker", "networkpolicy/dummy-worker"]
+    prepared.kubectl("get", "-n", namespace, *unwanted)
+    mine = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "dummy-mine", "labels": {"roost.dev/pool": "dummy"}},
+    }
+    prepared.kubectl("create", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(mine))
+    monkeypatch.setattr(reconciler, "_installation", bare)
+    await settle(reconciler, namespace)
+    prepared.kubectl("wait", "--for=delete", "-n", namespace, *unwanted, "networkpolicy/dummy-head", "--timeout=30s")
+    prepared.kubectl("get", "-n", namespace, "secret/dummy-mine", "secret/dummy-worker", "rayservice/dummy")
 
 
 @pytest.mark.parametrize("retention", ["Keep", "Purge"])

@@ -96,9 +96,11 @@ class Api:
         found = await self._call("GET", kind.path(), query=[("labelSelector", selector)] if selector else [])
         return list(found["items"]), str(found["metadata"].get("resourceVersion", ""))
 
-    async def of_pool(self, kind: Kind, namespace: str, pool: str, component: str) -> list[Document]:
-        """A component's objects of a pool, by their labels."""
-        return await self.select(kind, namespace, {POOL_LABEL: pool, COMPONENT_LABEL: component})
+    async def of_pool(self, kind: Kind, namespace: str, pool: str, component: str = "") -> list[Document]:
+        """Objects of a pool, or of one of its components, by their labels."""
+        return await self.select(
+            kind, namespace, {POOL_LABEL: pool, **({COMPONENT_LABEL: component} if component else {})}
+        )
 
     async def watch(self, kind: Kind, selector: str, version: str, seconds: int) -> AsyncIterator[Document]:
         """Events of what changes after `version`, for `seconds` at most."""

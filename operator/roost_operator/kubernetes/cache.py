@@ -22,9 +22,9 @@ WATCHED: Mapping[Kind, str] = {
     kinds.POLICY: names.POOL_LABEL,
     kinds.BUDGET: names.POOL_LABEL,
     kinds.POD: names.POOL_LABEL,
+    kinds.MONITOR: names.POOL_LABEL,
 }
 """Kinds with the selector of those that are a pool's."""
-MONITORS: Mapping[Kind, str] = {kinds.MONITOR: names.POOL_LABEL}
 
 
 class Reader(Protocol):
@@ -34,7 +34,7 @@ class Reader(Protocol):
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Document | None: ...
 
-    async def of_pool(self, kind: Kind, namespace: str, pool: str, component: str) -> list[Document]: ...
+    async def of_pool(self, kind: Kind, namespace: str, pool: str, component: str = "") -> list[Document]: ...
 
 
 class Cache:
@@ -79,11 +79,13 @@ class Cache:
         objects = self._objects(kind)
         return objects.get(namespace, name) if objects is not None else await self._api.get(kind, namespace, name)
 
-    async def of_pool(self, kind: Kind, namespace: str, pool: str, component: str) -> list[Document]:
+    async def of_pool(self, kind: Kind, namespace: str, pool: str, component: str = "") -> list[Document]:
         objects = self._objects(kind)
         if objects is None:
             return await self._api.of_pool(kind, namespace, pool, component)
         found = objects.of_pool(namespace, pool)
+        if not component:
+            return found
         return [one for one in found if one["metadata"]["labels"].get(names.COMPONENT_LABEL) == component]
 
     def _tell(self, document: Document) -> None:

@@ -12,31 +12,23 @@ from roost_operator.kubernetes.pod_status import is_node, pod_of
 from roost_operator.kubernetes.pool_secrets import PoolSecrets
 from roost_operator.plan import names
 from roost_operator.plan.difference import belongs
-from roost_operator.plan.head_state import head_state
-from roost_operator.plan.installation import Installation
 from roost_operator.plan.observed import Observed, Pod, Reference, Store, Worker
 
 
-async def children(
-    api: Reader, pool: AgentPool, installation: Installation, monitors: bool, ray_store_url: str = ""
-) -> dict[Reference, Document]:
-    """The pool's children that exist, among those that it is to have. What only has a child's name is none. Raises
-    ApiError."""
+async def children(api: Reader, pool: AgentPool) -> dict[Reference, Document]:
+    """The pool's children that exist, wanted or not. What only has a child's name is none. Raises ApiError."""
     name, namespace = pool.metadata.name, pool.metadata.namespace
-    wanted = [
+    known = [
         (kinds.SERVICE, name),
         (kinds.SECRET, names.secret(pool)),
         (kinds.ACCOUNT, names.account(pool)),
         (kinds.BUDGET, f"{name}-worker"),
+        (kinds.SECRET, names.head_secret(pool)),
+        *((kinds.POLICY, f"{name}-{part}") for part in (names.WORKER, names.HEAD)),
+        (kinds.MONITOR, f"{name}-worker"),
     ]
-    if head_state(pool, installation, ray_store_url):
-        wanted.append((kinds.SECRET, names.head_secret(pool)))
-    if installation.network_policies:
-        wanted += [(kinds.POLICY, f"{name}-{part}") for part in (names.WORKER, names.HEAD)]
-    if installation.pod_monitors and monitors:
-        wanted.append((kinds.MONITOR, f"{name}-worker"))
-    found = await asyncio.gather(*(api.get(kind, namespace, child) for kind, child in wanted))
-    pairs = zip(wanted, found, strict=True)
+    found = await asyncio.gather(*(api.get(kind, namespace, child) for kind, child in known))
+    pairs = zip(known, found, strict=True)
     return {Reference(kind.kind, child): one for (kind, child), one in pairs if one and belongs(one, pool)}
 
 
@@ -44,7 +36,6 @@ async def gather(
     api: Reader,
     pool: AgentPool,
     raw: Document,
-    installation: Installation,
     *,
     now: float,
     store: tuple[Store, tuple[Worker, ...]],
@@ -55,8 +46,9 @@ async def gather(
 ) -> Observed:
     """Everything that a plan needs. Raises ApiError."""
     metadata = raw["metadata"]
-    found = await children(api, pool, installation, monitors, secrets.ray_store_url)
+    found = await children(api, pool)
     cluster = await _cluster(api, pool, found) if kuberay else None
+    clusters = await api.of_pool(kinds.CLUSTER, pool.metadata.namespace, pool.metadata.name) if kuberay else []
     workers, heads = [await _pods(api, pool, component) for component in (names.WORKER, names.HEAD)]
     deleted = metadata.get("deletionTimestamp")
     return Observed(
@@ -68,6 +60,7 @@ async def gather(
         status=raw.get("status") or {},
         children=dict(found.items()),
         cluster=cluster,
+        clusters=tuple(clusters),
         pods=workers,
         heads=heads,
         workers=store[1],

@@ -11,7 +11,7 @@ import kopf
 
 from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.api import Api, ApiError
-from roost_operator.kubernetes.cache import MONITORS, WATCHED, Cache
+from roost_operator.kubernetes.cache import WATCHED, Cache
 from roost_operator.kubernetes.health import Health
 from roost_operator.kubernetes.leader import Leader
 from roost_operator.kubernetes.metrics import Metrics
@@ -54,8 +54,7 @@ class _Work:
     def __init__(self, api: Api, settings: Settings, metrics: Metrics, health: Health, stop: asyncio.Event) -> None:
         self._api, self._settings, self._stop = api, settings, stop
         self._metrics, self._health = metrics, health
-        watched = {**WATCHED, **(MONITORS if settings.installation.pod_monitors else {})}
-        self._cache = Cache(api, watched, self._changed)
+        self._cache = Cache(api, WATCHED, self._changed)
         self._reconciler = Reconciler(api, settings.installation, metrics, self._cache)
         self._queue = Queue(self._reconciler.reconcile)
         self._resynced = asyncio.get_running_loop().time()

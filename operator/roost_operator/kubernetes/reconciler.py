@@ -63,7 +63,6 @@ class Reconciler:
                 self._reader,
                 pool,
                 raw,
-                self._installation,
                 now=time.time(),
                 store=seen_store,
                 sessions=await self._count(store, pool, *seen_store),

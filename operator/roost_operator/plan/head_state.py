@@ -5,6 +5,7 @@ the two clusters of an upgrade, made from one RayService, stay apart. When a Ray
 removes its keys.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -70,6 +71,11 @@ def fault_tolerance(pool: AgentPool, state: HeadState) -> Manifest:
     if state.password:
         options["redisPassword"] = _from_secret(pool, _PASSWORD)
     return options
+
+
+def keeps_state(cluster: Mapping[str, Any]) -> bool:
+    """Whether a RayCluster needs the head's Secret: its head, and KubeRay's Job that removes its keys in the end."""
+    return "gcsFaultToleranceOptions" in (cluster.get("spec") or {})
 
 
 def _from_secret(pool: AgentPool, key: str) -> Manifest:

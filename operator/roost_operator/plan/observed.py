@@ -83,6 +83,8 @@ class Observed:
     children: Mapping[Reference, Manifest] = field(default_factory=dict)
     cluster: Manifest | None = None
     """The RayCluster that is to stay: the pending one of an upgrade, else the active one."""
+    clusters: tuple[Manifest, ...] = ()
+    """All RayClusters of the pool, those that are going too."""
     pods: tuple[Pod, ...] = ()
     """Worker pods, of all of the pool's clusters."""
     heads: tuple[Pod, ...] = ()

@@ -14,7 +14,7 @@
 | anything else | RUN: grow, shrink, upgrade or stay |
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -22,8 +22,8 @@ from typing import Any
 from roost_operator.api.pool_document import pool_document
 from roost_operator.api.spec import AgentPool, OnModelChange, Retention
 from roost_operator.plan import children, names
-from roost_operator.plan.difference import stamped, to_apply
-from roost_operator.plan.head_state import head_secret, head_state
+from roost_operator.plan.difference import reference, stamped, to_apply
+from roost_operator.plan.head_state import head_secret, head_state, keeps_state
 from roost_operator.plan.installation import Installation
 from roost_operator.plan.observed import Observed, Reference
 from roost_operator.plan.pods import TemplateError
@@ -119,10 +119,12 @@ def _running(pool: AgentPool, installation: Installation, seen: Observed) -> Pla
     busy = shrinking or scaled.drain or scaled.remove
     renewed = Renewal() if busy else renewal(pool, service, seen, drain_seconds)
     drain = scaled.drain | renewed.drain | replaced_workers(seen, wanted, keeps_sessions=_refuses(pool))
+    apply, delete = _children(pool, installation, seen, service)
     made = Plan(
         Step.RUN,
         {},
-        apply=_children(pool, installation, seen, service),
+        apply=apply,
+        delete=delete,
         resize=_resize(seen, scaled, renewed),
         document=_document(pool, seen),
         drain=_told_to_drain(seen) if seen.store.blind else drain,
@@ -153,14 +155,15 @@ def _suspension(pool: AgentPool, installation: Installation, seen: Observed, tem
     drained = not seen.store.blind and all_may_go(seen.workers, float(pool.spec.workers.drain_timeout_seconds))
     live = seen.service
     stop = live is None or _already_suspended(seen) or drained
+    delete: tuple[Reference, ...] = ()
     if live is not None and blocked:
         apply = _stamped(pool, seen, [suspended(live)]) if stop else ()
     else:
         pods = _cluster_size(seen) or pool.spec.workers.replicas
         size = Size(pods, (replicas_in(dict(live)) if live else None) or pods)
-        apply = _children(pool, installation, seen, _service(pool, installation, seen, size, stop))
+        apply, delete = _children(pool, installation, seen, _service(pool, installation, seen, size, stop))
     step = Step.SUSPEND if stop else Step.DRAIN
-    made = Plan(step, {}, apply=apply, document=_document(pool, seen), drain=everyone)
+    made = Plan(step, {}, apply=apply, delete=delete, document=_document(pool, seen), drain=everyone)
     return _told(pool, seen, made, template)
 
 
@@ -185,9 +188,9 @@ def _deletion(pool: AgentPool, seen: Observed) -> Plan:
     return made
 
 
-def _staying(seen: Observed, services: tuple[Reference, ...]) -> tuple[Reference, ...]:
+def _staying(seen: Observed, children: Iterable[Reference]) -> tuple[Reference, ...]:
     """Those that nobody has deleted yet."""
-    return tuple(one for one in services if "deletionTimestamp" not in seen.children[one]["metadata"])
+    return tuple(one for one in children if "deletionTimestamp" not in seen.children[one]["metadata"])
 
 
 def refused(pool: AgentPool, seen: Observed) -> Plan:
@@ -242,8 +245,8 @@ def _service(
 
 def _children(
     pool: AgentPool, installation: Installation, seen: Observed, service: dict[str, Any]
-) -> tuple[dict[str, Any], ...]:
-    """Children that must be applied, what others need first."""
+) -> tuple[tuple[dict[str, Any], ...], tuple[Reference, ...]]:
+    """Children that must be applied, what others need first; and those that are there and no longer wanted."""
     state = head_state(pool, installation, seen.ray_store_url)
     wanted = [
         children.service_account(pool),
@@ -254,7 +257,10 @@ def _children(
         *([children.pod_monitor(pool, installation)] if installation.pod_monitors and seen.monitors else ()),
         service,
     ]
-    return _stamped(pool, seen, wanted)
+    kept = {reference(manifest) for manifest in wanted}
+    if any(keeps_state(cluster) for cluster in seen.clusters):
+        kept.add(Reference("Secret", names.head_secret(pool)))
+    return _stamped(pool, seen, wanted), _staying(seen, (one for one in seen.children if one not in kept))
 
 
 def _stamped(pool: AgentPool, seen: Observed, wanted: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
