@@ -8,81 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool_world import INSTALLATION, World, pool, template
+from pool_world import INSTALLATION, World, pool
 from roost_operator.plan import names
 from roost_operator.plan.conditions import Facts, conditions
 from roost_operator.plan.difference import contains, reference
-from roost_operator.plan.merge import merged
 from roost_operator.plan.observed import Observed, Pod, Reference, Store, Worker
 from roost_operator.plan.plan import Step, plan
-from roost_operator.plan.pods import TemplateError, rank_threads
-from roost_operator.plan.ray_service import Size, ray_service
+from roost_operator.plan.ray_service import Size
 from roost_operator.plan.scaling import scale
 
 DRAIN_SECONDS = 10.0
-
-
-def test_template_is_merged_into_workers_and_head() -> None:
-    given = template(image="mine", env=[{"name": "HOME", "value": "/home"}], resources={"limits": {"memory": "9Gi"}})
-    given["spec"]["nodeSelector"] = {"disk": "fast"}
-    given["spec"]["tolerations"] = [{"key": "gpu", "operator": "Exists"}]
-    config = ray_service(pool(template=given), INSTALLATION, Size(1, 1), suspend=False)["spec"]["rayClusterConfig"]
-    worker = config["workerGroupSpecs"][0]["template"]["spec"]
-    head = config["headGroupSpec"]["template"]["spec"]
-    for spec in (worker, head):
-        assert len(spec["containers"]) == 1
-        assert spec["containers"][0]["image"] == "mine"
-        assert {"name": "HOME", "value": "/home"} in spec["containers"][0]["env"]
-        assert spec["nodeSelector"] == {"disk": "fast"}
-    assert worker["containers"][0]["resources"]["limits"] == {"memory": "9Gi"}
-    assert "limits" not in head["containers"][0]["resources"]
-    marks = config["workerGroupSpecs"][0]["template"]["metadata"]["annotations"]
-    assert "roost.dev/tolerations" in marks
-
-
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [
-        ({"sepc": {}}, "sepc is unknown; use metadata and spec"),
-        ({"metadata": {"name": "x"}}, "metadata.name cannot be given; use labels"),
-        ({"spec": {"containers": [{"image": "x"}]}}, "each needs a name"),
-        ({"spec": {"volumes": "models"}}, r"template.spec.volumes must be a list \(- item\)"),
-        (template(env=["A=b"]), r"containers\[0\].env\[0\] must be a mapping"),
-        (template(resources={"limits": {"nvidia.com/gpu": 2}}), "ask for 1, or set tensorParallel to 2"),
-        ({"spec": {"terminationGracePeriodSeconds": 1}}, "raise it or leave it out"),
-        (template(resources={"limits": {"cpu": "two"}}), "resources, cpu: 'two' is no number of CPUs; write for"),
-    ],
-)
-def test_templates_that_cannot_be_used(given: dict[str, Any], says: str) -> None:
-    with pytest.raises(TemplateError, match=says):
-        ray_service(pool(template=given), INSTALLATION, Size(1, 1), suspend=False)
-    seen = Observed(uid="u", generation=1, now=0.0, finalizer=True)
-    made = plan(pool(template=given), INSTALLATION, seen)
-    assert (made.step, made.idle) == (Step.WAIT, True)
-    assert made.status["conditions"][0]["reason"] == "InvalidTemplate"
-
-
-@pytest.mark.parametrize(
-    ("resources", "threads"),
-    [
-        ({}, 1),
-        ({"requests": {"cpu": 8}}, 8),
-        ({"requests": {"cpu": "100m"}}, 1),
-        ({"requests": {"cpu": "2"}, "limits": {"cpu": "4500m"}}, 4),
-        ({"limits": {"memory": "9Gi"}}, 1),
-        ({"requests": None, "limits": {"cpu": 3}}, 3),
-        ({"requests": None, "limits": None}, 1),
-    ],
-)
-def test_ranks_take_no_more_threads_than_the_pod_may_use(resources: dict[str, Any], threads: int) -> None:
-    assert rank_threads(pool(template=template(resources=resources))) == threads
-
-
-def test_merge_replaces_a_volume_and_removes_by_null() -> None:
-    under = {"volumes": [{"name": "cache", "emptyDir": {}}], "a": 1}
-    assert merged(under, {"volumes": [{"name": "cache", "hostPath": {"path": "/x"}}], "a": None}) == {
-        "volumes": [{"name": "cache", "hostPath": {"path": "/x"}}]
-    }
 
 
 def test_contains_sees_edits_and_ignores_what_others_add() -> None:

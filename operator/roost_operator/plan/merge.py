@@ -16,19 +16,29 @@ KEYS = {
 """Lists whose items are merged by a key. Others are replaced."""
 _ADDED = ("tolerations", "envFrom", "topologySpreadConstraints")
 """Lists that are joined."""
-_ONE_OF = {"valueFrom": "value", "value": "valueFrom"}
+_ONE_OF = (
+    {"value", "valueFrom"},
+    {"configMapKeyRef", "fieldRef", "fileKeyRef", "resourceFieldRef", "secretKeyRef"},
+    {"exec", "grpc", "httpGet", "sleep", "tcpSocket"},
+)
+"""Fields of which there may be one: of a variable, of what it is from, and of a probe or a hook."""
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`over` merged over `under`; None in `over` removes."""
-    result = dict(under)
+    result = {name: value for name, value in under.items() if name not in _replaced(over)}
     for name, value in over.items():
         if value is None:
             result.pop(name, None)
         else:
             result[name] = _member(name, result.get(name), value)
-            result.pop(_ONE_OF.get(name, ""), None)
     return result
+
+
+def _replaced(over: Mapping[str, Any]) -> set[str]:
+    """What may not be beside what `over` gives."""
+    given = {name for name, value in over.items() if value is not None}
+    return set().union(*(group - given for group in _ONE_OF if group & given))
 
 
 def _member(name: str, under: Any, over: Any) -> Any:

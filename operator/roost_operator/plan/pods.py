@@ -27,7 +27,10 @@ RAY_ENVIRONMENT = {
     "RAY_num_redis_request_retries": "60",
 }
 """No processes in reserve: all that a pod runs is one replica and its ranks."""
-DEFAULT_RESOURCES = {"requests": {"cpu": "1", "memory": "2Gi"}}
+REQUESTS = {names.WORKER: {"cpu": "1", "memory": "2Gi"}, names.HEAD: {"cpu": "500m", "memory": "2Gi"}}
+"""What a container asks for, but for what it has a limit of and does not ask for: Kubernetes then asks for that."""
+SHARED = ("command", "env", "envFrom", "image", "imagePullPolicy", "securityContext", "volumeMounts")
+"""What the head's container has of the worker's. Probes, hooks, arguments and ports are about the worker's process."""
 Template = dict[str, Any]
 
 
@@ -51,9 +54,10 @@ def gpus(pool: AgentPool) -> int:
 def rank_threads(pool: AgentPool) -> int:
     """Threads of each rank's CPU kernels, at least 1: what a worker may use, or else asks for, shared by its ranks;
     torch would take all of the node's cores. Raises TemplateError."""
-    resources = merged(DEFAULT_RESOURCES, _container(pool.spec.workers.template, names.WORKER).get("resources") or {})
+    own = _container(pool.spec.workers.template, names.WORKER).get("resources") or {}
+    resources = merged(_asked(pool, names.WORKER), own)
     asked = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
-    given = asked.get("cpu", DEFAULT_RESOURCES["requests"]["cpu"])
+    given = asked.get("cpu", REQUESTS[names.WORKER]["cpu"])
     try:
         return max(1, int(cpus(given) / pool.spec.model.tensor_parallel))
     except ValueError as error:
@@ -69,7 +73,7 @@ def worker_template(pool: AgentPool, installation: Installation, extra: Mapping[
             {"containerPort": names.WORKER_PORT, "name": "worker"},
             {"containerPort": names.METRICS_PORT, "name": "metrics"},
         ],
-        "resources": DEFAULT_RESOURCES,
+        "resources": _asked(pool, names.WORKER),
         # Without a probe of ours KubeRay asks Serve's proxy, which knows nothing of the worker's own port.
         "readinessProbe": {"grpc": {"port": names.WORKER_PORT}, "periodSeconds": 2, "failureThreshold": 2},
         "lifecycle": {"preStop": {"exec": {"command": ["python", "-m", "roost_worker.server.pre_stop"]}}},
@@ -90,7 +94,7 @@ def head_template(pool: AgentPool, installation: Installation, extra: Mapping[st
     container = {
         **_ray_container(pool, installation, names.HEAD),
         "ports": [{"containerPort": port, "name": name} for name, port in names.RAY_PORTS.items()],
-        "resources": {"requests": {"cpu": "500m", "memory": "2Gi"}},
+        "resources": _asked(pool, names.HEAD),
     }
     base = _template(pool, installation, names.HEAD, container, extra)
     return _hashed(merged(base, _for_head(pool.spec.workers.template)))
@@ -163,6 +167,12 @@ def _ray_container(pool: AgentPool, installation: Installation, name: str) -> Te
     }
 
 
+def _asked(pool: AgentPool, name: str) -> Template:
+    """Resources of a container as far as its part of the template says nothing else."""
+    limits = (_container(pool.spec.workers.template, name).get("resources") or {}).get("limits") or {}
+    return {"requests": {resource: value for resource, value in REQUESTS[name].items() if resource not in limits}}
+
+
 def _environment(pool: AgentPool, component: str) -> list[Template]:
     plain = {"HOME": "/tmp", "ROOST_CACHE": CACHE_PATH, **RAY_ENVIRONMENT}
     variables: list[Template] = [{"name": name, "value": value} for name, value in plain.items()]
@@ -186,9 +196,10 @@ def _from_secret(variable: str, name: str, key: str) -> Template:
 
 
 def _for_head(template: Mapping[str, Any]) -> Template:
-    """The part of the workers' template that the head shares: all but the worker's resources and its sidecars."""
+    """The part of the workers' template that the head shares: all of the pod but the sidecars, and of the worker's
+    container what is not about its process; and what is given for the head itself."""
     spec = {name: value for name, value in (template.get("spec") or {}).items() if name != "containers"}
-    worker = {k: v for k, v in _container(template, names.WORKER).items() if k not in ("resources", "name")}
+    worker = {name: value for name, value in _container(template, names.WORKER).items() if name in SHARED}
     container = merged(worker, _container(template, names.HEAD))
     metadata = template.get("metadata") or {}
     return {"metadata": metadata, "spec": {**spec, "containers": [{**container, "name": names.HEAD}]}}
