@@ -1,7 +1,7 @@
 """A lease is read as it was written, by versions that differ."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -24,6 +24,13 @@ LEASE = Lease(
 
 def test_a_lease_is_read_as_it_was_written() -> None:
     assert Lease.decode(LEASE.encode()) == Lease.decode(LEASE.encode().encode()) == LEASE
+
+
+@pytest.mark.parametrize(
+    ("address", "host"), [("127.0.0.1:8471", "127.0.0.1"), ("[fd00::7]:8471", "fd00::7"), ("node:1", "node")]
+)
+def test_a_host_is_written_as_kubernetes_writes_that_of_a_pod(address: str, host: str) -> None:
+    assert replace(LEASE, address=address).host == host
 
 
 def test_fields_of_a_newer_version_are_passed_over_and_those_that_an_older_one_lacks_have_defaults() -> None:

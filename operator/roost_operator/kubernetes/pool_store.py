@@ -160,7 +160,7 @@ class PoolStore:
         since = await self._link.run("GET", keys.drain(name))
         return Worker(
             worker_id=name,
-            address=lease.address.rsplit(":", 1)[0].strip("[]"),
+            address=lease.host,
             revision=lease.model_revision,
             running=lease.running + lease.waiting,
             draining=lease.draining,

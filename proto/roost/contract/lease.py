@@ -29,6 +29,11 @@ class Lease:
     bytes_per_token: float = 4.0
     draining: bool = False
 
+    @property
+    def host(self) -> str:
+        """The address without its port, as Kubernetes writes a pod's: an IPv6 address has no brackets."""
+        return self.address.rsplit(":", 1)[0].strip("[]")
+
     def encode(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
 

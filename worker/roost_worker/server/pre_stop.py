@@ -46,7 +46,7 @@ def _leases(client: Any, keys: PoolKeys, address: str) -> list[Lease]:
     workers = client.zrange(keys.workers, 0, -1)
     documents = [client.get(keys.lease(worker.decode())) for worker in workers]
     leases = [Lease.decode(document) for document in documents if document]
-    return [lease for lease in leases if lease.address.rsplit(":", 1)[0].strip("[]") == address]
+    return [lease for lease in leases if lease.host == address]
 
 
 def main(environment: Mapping[str, str]) -> int:
