@@ -21,7 +21,7 @@ async def test_scaled_up_with_live_sessions(world: World, traffic: Traffic) -> N
     assert len(names) == 2
     assert before["metadata"]["name"] in names, "the worker that was there stays"
     status = (await world.get(f"agentpool/{NAME}"))["status"]
-    assert status["workers"] == {"desired": 2, "ready": 2}
+    assert status["workers"] == {"desired": 2, "ready": 2, "replicas": 2}
     assert len((await world.kubectl("get", "pods", "--output=name", f"--selector={status['selector']}")).split()) == 2
 
 

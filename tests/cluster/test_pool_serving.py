@@ -93,7 +93,7 @@ async def test_kubectl_shows_the_pool(world: World) -> None:
     assert (shown["NAME"], shown["READY"], shown["WORKERS"]) == (manifests.NAME, "True", "1")
     status = (await world.get("agentpool", manifests.NAME))["status"]
     assert status["sessions"] == {"hot": 2, "warm": 0, "cold": 0}
-    assert status["workers"] == {"desired": 1, "ready": 1}
+    assert status["workers"] == {"desired": 1, "ready": 1, "replicas": 1}
     (worker,) = await world.workers()
     assert status["activeRevision"] == worker.revision
     budget = await world.get("poddisruptionbudget", f"{manifests.NAME}-worker")

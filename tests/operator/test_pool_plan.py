@@ -128,7 +128,9 @@ def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
 def test_a_pool_lives_from_start_to_end() -> None:
     world = World()
     world.settle(pool(2))
-    assert (len(world.seen.workers), world.seen.status["workers"]) == (2, {"desired": 2, "ready": 2})
+    assert (len(world.seen.workers), world.seen.status["workers"]) == (2, {"desired": 2, "ready": 2, "replicas": 2})
+    starting = plan(pool(2), INSTALLATION, replace(world.seen, workers=world.seen.workers[:1]))
+    assert starting.status["workers"] == {"desired": 2, "ready": 1, "replicas": 2}, "what an autoscaler counts"
     busy = tuple(replace(worker, running=2, tokens=9 - i) for i, worker in enumerate(world.seen.workers))
     world.seen = replace(world.seen, workers=busy)
     world.settle(pool(1))

@@ -106,7 +106,7 @@ def _version() -> dict[str, Any]:
             "status": {},
             "scale": {
                 "specReplicasPath": ".spec.workers.replicas",
-                "statusReplicasPath": ".status.workers.ready",
+                "statusReplicasPath": ".status.workers.replicas",
                 "labelSelectorPath": ".status.selector",
             },
         },

@@ -47,6 +47,7 @@ class WorkerCounts(Fields):
 
     desired: int = Field(default=0, ge=0, description="Workers that the pool is to have now.")
     ready: int = Field(default=0, ge=0, description="Workers that take steps.")
+    replicas: int = Field(default=0, ge=0, description="Pods of workers, whether they take steps or not.")
 
 
 class Status(Fields):

@@ -65,7 +65,7 @@ def pool_status(pool: AgentPool, seen: Observed, found: Facts, revision: str) ->
         "observedGeneration": seen.generation,
         "conditions": conditions(found, before.get("conditions") or [], seen.generation, seen.now),
         "activeRevision": revision,
-        "workers": {"desired": found.desired, "ready": found.ready},
+        "workers": {"desired": found.desired, "ready": found.ready, "replicas": len(seen.pods)},
         "selector": ",".join(f"{name}={value}" for name, value in sorted(selector.items())),
     }
     if seen.sessions is not None:
