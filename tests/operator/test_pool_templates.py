@@ -20,6 +20,7 @@ def test_template_is_merged_into_workers_and_head() -> None:
     worker = config["workerGroupSpecs"][0]["template"]["spec"]
     head = config["headGroupSpec"]["template"]["spec"]
     for spec in (worker, head):
+        assert spec["securityContext"]["runAsGroup"] == 65532
         assert len(spec["containers"]) == 1
         assert spec["containers"][0]["image"] == "mine"
         assert {"name": "HOME", "value": "/home"} in spec["containers"][0]["env"]

@@ -133,6 +133,7 @@ def _template(
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": 65532,
+            "runAsGroup": 65532,
             "fsGroup": 65532,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
