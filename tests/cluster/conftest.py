@@ -14,7 +14,7 @@ from roost_pool.last_words import last_words
 from roost_pool.traffic import Traffic
 from roost_pool.world import World
 
-POOL_TESTS = ("serving", "children", "scaling", "chaos", "upgrade", "model_change", "suspend", "removal")
+POOL_TESTS = ("serving", "children", "scaling", "chaos", "upgrade", "model_change", "suspend", "troubles", "removal")
 """Tests of `test_pool_*.py` in this order: they share one pool, and the last one takes everything away."""
 WORLD = pytest.StashKey[World]()
 

@@ -76,9 +76,9 @@ class World:
     async def apply(self, *objects: Mapping[str, Any]) -> None:
         await asyncio.to_thread(self.cluster.kubectl.apply, *objects, arguments=self._here)
 
-    async def patch(self, name: str, body: Mapping[str, Any]) -> None:
+    async def patch(self, name: str, body: Mapping[str, Any], *arguments: str) -> None:
         """A merge patch of `kind/name`."""
-        await self.kubectl("patch", name, "--type=merge", f"--patch={json.dumps(body)}")
+        await self.kubectl("patch", name, "--type=merge", f"--patch={json.dumps(body)}", *arguments)
 
     async def conditions(self, name: str = manifests.NAME) -> dict[str, str]:
         """Type → status and reason, of the pool's present generation."""
@@ -161,12 +161,13 @@ class World:
             sums[name.partition("{")[0]] = sums.get(name.partition("{")[0], 0.0) + float(value)
         return sums
 
-    async def connect(self, target: str | None = None) -> Client:
-        """A client of all gateways, with the drawn API key; `target` replaces the pods' own addresses."""
+    async def connect(self, target: str | None = None, pool: str | None = None) -> Client:
+        """A client of all gateways, with the drawn API key; `target` replaces the pods' own addresses, `pool` the pool
+        of all tests."""
         addresses = [pod["status"]["podIP"] for pod in await self.pods("gateway") if is_ready(pod)]
         key = await self.secret(f"{RELEASE}-api-keys", "first-key")
         targets = [target] if target else [f"{address}:7070" for address in addresses]
-        return await Client.connect(targets, api_key=key, pool=self.pool, timeout=120.0, retry=_PATIENT)
+        return await Client.connect(targets, api_key=key, pool=pool or self.pool, timeout=120.0, retry=_PATIENT)
 
 
 def _read(url: str) -> str:

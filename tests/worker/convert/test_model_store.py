@@ -3,12 +3,12 @@
 import json
 import multiprocessing
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hub_folder import write_hub_folder
 from roost_worker.convert.dummy import SPECS, _config
 from roost_worker.convert.errors import ConvertError
 from roost_worker.convert.layout import PreparedModel
@@ -25,14 +25,8 @@ def store(tmp_path: Path) -> ModelStore:
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A folder as the Hugging Face hub would give it, made from a dummy."""
-    made = ModelStore(tmp_path / "other").prepare("dummy://qwen3-tiny", "float32").path
     folder = tmp_path / "source"
-    shutil.copytree(made, folder)
-    template = json.loads((folder / "template.json").read_bytes())
-    (folder / "chat_template.jinja").write_text(template["chat_template"])
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}))
-    for name in ("template.json", "revision.json"):
-        (folder / name).unlink()
+    write_hub_folder(folder, tmp_path / "other")
     return folder
 
 
