@@ -1,17 +1,56 @@
-"""A changed pod template: new workers beside the old ones, then without them, while sessions go on.
+"""A changed pod template: a new worker in the place of the old one, or beside it and then without it, while sessions go
+on. What the first test leaves is what the second one replaces.
 
 A changed model is in test_pool_model_change.py.
 """
 
+import asyncio
+
 import pytest
 
 from roost_pool import manifests
-from roost_pool.traffic import Traffic
+from roost_pool.traffic import MEDIUM, Traffic
 from roost_pool.waiting import until
 from roost_pool.world import START_SECONDS, World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 CLUSTER_LABEL = "ray.io/cluster"
+
+
+async def test_a_template_is_changed_in_place(world: World, traffic: Traffic) -> None:
+    """The worker drains, its pod goes, and KubeRay makes one of the new template in the same RayCluster."""
+    (before,) = await world.workers()
+    old, head, cluster = await world.pod("worker"), await world.pod("head"), await the_cluster(world)
+    pool = manifests.sample()
+    pool["spec"]["workers"] |= {"upgrade": "InPlace", "template": manifests.template(note="renewed")}
+    async with traffic.flowing():
+        talk = await traffic.open()
+        await talk.say("Remember the number seven.")
+        running = asyncio.create_task(talk.say("Tell me a long story.", MEDIUM))
+        await talk.streaming()
+        await world.apply(pool)
+
+        async def upgrading() -> bool:
+            return (await world.conditions()).get("Progressing") == "True Upgrading"
+
+        await until("the pool to tell of the upgrade", upgrading, 30)
+        assert (await running).failovers_worker == 0, "the drain lets steps end where they run"
+        await world.ready()
+        await talk.say("Which number?")
+    (after,) = await world.workers()
+    assert (talk.workers[0], talk.workers[-1]) == (before.worker_id, after.worker_id)
+    assert before.worker_id != after.worker_id
+    new = await world.pod("worker")
+    assert new["metadata"]["uid"] != old["metadata"]["uid"]
+    assert new["metadata"]["annotations"]["note"] == "renewed"
+    assert await the_cluster(world) == cluster
+    assert (await world.pod("head"))["metadata"]["uid"] == head["metadata"]["uid"]
+
+
+async def the_cluster(world: World) -> tuple[str, str]:
+    """Name and uid of the pool's only RayCluster."""
+    (found,) = (await world.get("rayclusters"))["items"]
+    return found["metadata"]["name"], found["metadata"]["uid"]
 
 
 async def test_a_changed_template_replaces_the_workers(world: World, traffic: Traffic) -> None:
