@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from roost_operator.kubernetes.settings import settings_from
+from roost_operator.plan.installation import Installation
 
 CHART = Path(__file__).parents[2] / "charts/roost"
 VALUES = [None, *sorted([*CHART.glob("ci/*.yaml"), *CHART.glob("values-*.yaml")])]
@@ -103,14 +104,33 @@ def test_everything_else_can_be_asked_for(helm: Helm) -> None:
     assert kinds["ConfigMap"] == 3, "the dashboard's too"
 
 
-def test_every_monitor_has_the_labels_that_are_asked_for_those_of_pools_too(helm: Helm) -> None:
-    objects = helm.objects("--values", str(CHART / "ci/everything-values.yaml"))
-    monitors = [one for one in objects if one["kind"] == "PodMonitor"]
-    assert [one["metadata"]["labels"]["release"] for one in monitors] == ["prometheus", "prometheus"]
+def told(objects: list[Manifest]) -> Installation:
+    """What the operator reads of its environment."""
     (container,) = pod_spec(named(objects, "Deployment", "roost-operator"))["containers"]
     plain = {one["name"]: one["value"] for one in container["env"] if "value" in one}
-    told = settings_from({**plain, "ROOST_POOL_KEY": "k"}).installation
-    assert (told.pod_monitors, told.pod_monitor_labels) == (True, (("release", "prometheus"),))
+    return settings_from({**plain, "ROOST_NAMESPACE": "here", "ROOST_POOL_KEY": "k"}).installation
+
+
+def test_every_monitor_has_what_is_asked_for_those_of_pools_too(helm: Helm) -> None:
+    interval = ("--set", "monitoring.podMonitors.interval=45s")
+    objects = helm.objects("--values", str(CHART / "ci/everything-values.yaml"), *interval)
+    monitors = [one for one in objects if one["kind"] == "PodMonitor"]
+    assert [one["metadata"]["labels"]["release"] for one in monitors] == ["prometheus", "prometheus"]
+    assert {one["spec"]["podMetricsEndpoints"][0]["interval"] for one in monitors} == {"45s"}
+    pools = told(objects)
+    assert (pools.pod_monitors, pools.pod_monitor_labels) == (True, (("release", "prometheus"),))
+    assert pools.pod_monitor_interval == "45s"
+
+
+def test_who_may_scrape_gateways_may_scrape_workers(helm: Helm) -> None:
+    assert told(helm.objects()).scrapers == Installation(pool_key="k").scrapers
+    monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    objects = helm.objects("--values", str(CHART / "ci/everything-values.yaml"))
+    assert told(objects).scrapers == (monitoring,)
+    assert named(objects, "NetworkPolicy", "roost-gateway")["spec"]["ingress"][1]["from"] == [monitoring]
+    neighbour = helm.objects("--set", "networkPolicy.scrapers[0].podSelector.matchLabels.app=agent")
+    here = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "here"}}}
+    assert told(neighbour).scrapers == ({**here, "podSelector": {"matchLabels": {"app": "agent"}}},)
 
 
 def test_redis_keeps_every_commit_on_its_volume_and_knows_users(helm: Helm) -> None:

@@ -1,5 +1,6 @@
 """The chart's NetworkPolicies and those of a pool, taken together, over the labels that pods really get."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,15 @@ def test_only_those_who_must_reach_a_port_do(server: str, port: int) -> None:
     known = policies()
     found = {name for name, pod in PODS.items() if may_reach(known, pod, PODS[server], port)}
     assert found == WHO[server, port]
+
+
+def test_workers_are_scraped_by_those_whom_the_installation_names() -> None:
+    given = replace(
+        INSTALLATION, scrapers=({"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "agent"}}},)
+    )
+    known = [{**one, "metadata": {"namespace": AGENTS}} for one in network_policies(POOL, given)]
+    found = {name for name, pod in PODS.items() if may_reach(known, pod, PODS["worker"], METRICS)}
+    assert found == {"neighbour of the pool", "head", "worker"}
 
 
 def test_every_pod_of_roost_has_a_policy() -> None:

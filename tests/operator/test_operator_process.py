@@ -156,6 +156,8 @@ def test_settings_name_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         settings_from({"ROOST_POOL_KEY": "k", "ROOST_POD_MONITORS": "maybe"})
     with pytest.raises(SettingsError, match="ROOST_POD_MONITOR_LABELS holds no labels; write a JSON object of texts"):
         settings_from({"ROOST_POOL_KEY": "k", "ROOST_POD_MONITOR_LABELS": '{"release": 1}'})
+    with pytest.raises(SettingsError, match="ROOST_SCRAPERS holds no peers; write a JSON list of them"):
+        settings_from({"ROOST_POOL_KEY": "k", "ROOST_SCRAPERS": '{"podSelector": {}}'})
     with pytest.raises(SettingsError, match="mount the Secret there"):
         settings_from({"ROOST_POOL_KEY_FILE": str(tmp_path / "none")})
     (tmp_path / "key").write_text("secret\n")

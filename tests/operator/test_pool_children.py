@@ -1,10 +1,11 @@
-"""Children of a pool that are no longer wanted: when they go, and when not yet."""
+"""Children of a pool: what a monitor is made of; those that are no longer wanted, when they go, and when not yet."""
 
 from dataclasses import replace
 
 import pytest
 
 from pool_world import INSTALLATION, World, pool
+from roost_operator.plan.children import pod_monitor
 from roost_operator.plan.observed import Observed, Reference
 from roost_operator.plan.plan import Step, plan
 
@@ -61,3 +62,9 @@ def test_the_heads_secret_stays_while_a_cluster_needs_it() -> None:
 def test_a_pool_that_cannot_be_run_keeps_what_it_has() -> None:
     made = plan(pool(), BARE, replace(full(), kuberay=False))
     assert (made.step, made.delete) == (Step.WAIT, ())
+
+
+def test_a_monitor_has_the_installations_interval_or_that_of_the_prometheus() -> None:
+    every = replace(INSTALLATION, pod_monitor_interval="45s")
+    endpoints = [pod_monitor(pool(), one)["spec"]["podMetricsEndpoints"] for one in (every, INSTALLATION)]
+    assert endpoints == [[{"port": "metrics", "interval": "45s"}], [{"port": "metrics"}]]

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from roost_operator.plan.head_state import parsed
 from roost_operator.plan.installation import Installation
@@ -35,10 +36,11 @@ class Settings:
 
 def settings_from(environment: Mapping[str, str]) -> Settings:
     """Raises SettingsError."""
+    namespace = environment.get("ROOST_NAMESPACE", "default")
     try:
         return Settings(
-            installation=_installation(environment),
-            namespace=environment.get("ROOST_NAMESPACE", "default"),
+            installation=_installation(environment, namespace),
+            namespace=namespace,
             identity=environment.get("ROOST_IDENTITY") or f"{socket.gethostname()}-{secrets.token_hex(4)}",
             resync_seconds=float(environment.get("ROOST_RESYNC_SECONDS", "10")),
             lease_seconds=float(environment.get("ROOST_LEASE_SECONDS", "15")),
@@ -50,7 +52,7 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
         raise SettingsError(str(error)) from error
 
 
-def _installation(environment: Mapping[str, str]) -> Installation:
+def _installation(environment: Mapping[str, str], namespace: str) -> Installation:
     default = Installation(pool_key="-")
     return Installation(
         worker_image=environment.get("ROOST_WORKER_IMAGE", default.worker_image),
@@ -63,6 +65,8 @@ def _installation(environment: Mapping[str, str]) -> Installation:
         pool_key=_secret(environment, "ROOST_POOL_KEY"),
         pod_monitors=_flag(environment, "ROOST_POD_MONITORS", False),
         pod_monitor_labels=_labels(environment, "ROOST_POD_MONITOR_LABELS"),
+        pod_monitor_interval=environment.get("ROOST_POD_MONITOR_INTERVAL", default.pod_monitor_interval),
+        scrapers=_peers(environment, "ROOST_SCRAPERS", namespace) or default.scrapers,
         network_policies=_flag(environment, "ROOST_NETWORK_POLICIES", True),
     )
 
@@ -92,13 +96,27 @@ def _flag(environment: Mapping[str, str], name: str, default: bool) -> bool:
 
 
 def _labels(environment: Mapping[str, str], name: str) -> tuple[tuple[str, str], ...]:
-    try:
-        found = json.loads(environment.get(name) or "{}")
-    except ValueError:
-        found = None
+    found = _json(environment, name)
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise SettingsError(f'{name} holds no labels; write a JSON object of texts, as {{"release": "prometheus"}}')
     return tuple(sorted(found.items()))
+
+
+def _peers(environment: Mapping[str, str], name: str, namespace: str) -> tuple[Mapping[str, Any], ...]:
+    """Peers of the installation's own policies. One that names no namespace means theirs, also in a pool's policy."""
+    found = _json(environment, name, default="[]")
+    if not isinstance(found, list) or not all(isinstance(peer, dict) for peer in found):
+        raise SettingsError(f'{name} holds no peers; write a JSON list of them, as [{{"namespaceSelector": {{}}}}]')
+    here = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+    return tuple(peer if "ipBlock" in peer else {**here, **peer} for peer in found)
+
+
+def _json(environment: Mapping[str, str], name: str, default: str = "{}") -> Any:
+    """None when it is no JSON."""
+    try:
+        return json.loads(environment.get(name) or default)
+    except ValueError:
+        return None
 
 
 def from_process() -> Settings:

@@ -1,5 +1,6 @@
 """What a pool owns beside its RayService: account, secret, network policies, disruption budget, monitor. Pure."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from roost.contract.pool_secret import pool_secret
@@ -56,22 +57,23 @@ def network_policies(pool: AgentPool, installation: Installation) -> list[Manife
     within = {"from": [{"podSelector": {"matchLabels": {names.POOL_LABEL: pool.metadata.name}}}]}
     workers = [
         within,
-        _from(dict(installation.gateway_labels), names.WORKER_PORT),
-        _from({"app.kubernetes.io/name": "prometheus"}, names.METRICS_PORT),
+        _from([_pods(dict(installation.gateway_labels))], names.WORKER_PORT),
+        _from(installation.scrapers, names.METRICS_PORT),
     ]
-    head = [within, _from({"app.kubernetes.io/name": "kuberay-operator"}, names.RAY_PORTS["dashboard"])]
+    head = [within, _from([_pods({"app.kubernetes.io/name": "kuberay-operator"})], names.RAY_PORTS["dashboard"])]
     return [_policy(pool, names.WORKER, workers), _policy(pool, names.HEAD, head)]
 
 
 def pod_monitor(pool: AgentPool, installation: Installation) -> Manifest:
     """Tells a Prometheus operator to scrape workers."""
+    interval = {"interval": installation.pod_monitor_interval} if installation.pod_monitor_interval else {}
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
         "metadata": {"name": f"{pool.metadata.name}-worker", "labels": dict(installation.pod_monitor_labels)},
         "spec": {
             "selector": {"matchLabels": names.selector(pool, names.WORKER)},
-            "podMetricsEndpoints": [{"port": "metrics"}],
+            "podMetricsEndpoints": [{"port": "metrics", **interval}],
         },
     }
 
@@ -89,8 +91,10 @@ def _policy(pool: AgentPool, component: str, ingress: list[Manifest]) -> Manifes
     }
 
 
-def _from(labels: dict[str, str], port: int) -> Manifest:
-    return {
-        "from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": labels}}],
-        "ports": [{"port": port, "protocol": "TCP"}],
-    }
+def _from(peers: Iterable[Mapping[str, Any]], port: int) -> Manifest:
+    return {"from": [dict(peer) for peer in peers], "ports": [{"port": port, "protocol": "TCP"}]}
+
+
+def _pods(labels: dict[str, str]) -> Manifest:
+    """The pods of any namespace that have all these labels, as a peer."""
+    return {"namespaceSelector": {}, "podSelector": {"matchLabels": labels}}

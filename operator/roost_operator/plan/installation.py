@@ -1,6 +1,14 @@
 """What one installation of Roost tells its operator, for all pools."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+PROMETHEUS: Mapping[str, Any] = {
+    "namespaceSelector": {},
+    "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+}
+"""A Prometheus in any namespace, labelled as its usual charts and its operator do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +32,13 @@ class Installation:
     """Whether pools get a PodMonitor, where that kind exists."""
     pod_monitor_labels: tuple[tuple[str, str], ...] = ()
     """Labels by which a Prometheus finds those PodMonitors, beside our own."""
+    pod_monitor_interval: str = ""
+    """Time between scrapes; empty leaves it to the Prometheus."""
     network_policies: bool = True
     gateway_labels: tuple[tuple[str, str], ...] = (("app.kubernetes.io/component", "gateway"),)
     """Labels of gateway pods, which may reach workers."""
+    scrapers: tuple[Mapping[str, Any], ...] = (PROMETHEUS,)
+    """Peers, as in a NetworkPolicy, that may read the metrics of workers."""
 
     def __post_init__(self) -> None:
         if not self.pool_key:
