@@ -34,6 +34,7 @@ def policies() -> list[dict[str, Any]]:
     return [*chart, *({**one, "metadata": {**one["metadata"], "namespace": AGENTS}} for one in pools)]
 
 
+KUSTOMIZED = {"app.kubernetes.io/name": "kuberay", "app.kubernetes.io/component": "kuberay-operator"}
 PODS = {
     "gateway": of_the_chart("roost-gateway"),
     "operator": of_the_chart("roost-operator"),
@@ -46,6 +47,8 @@ PODS = {
     "stranger": Endpoint("elsewhere", {"app": "other"}),
     "prometheus": Endpoint("monitoring", {"app.kubernetes.io/name": "prometheus"}),
     "kuberay": Endpoint("kuberay", {"app.kubernetes.io/name": "kuberay-operator"}),
+    "kuberay by kustomize": Endpoint("ray-system", KUSTOMIZED),
+    "pod of another Ray": Endpoint("elsewhere", {"app.kubernetes.io/name": "kuberay", "ray.io/node-type": "head"}),
 }
 WORKER, METRICS = names.WORKER_PORT, names.METRICS_PORT
 GCS, DASHBOARD = names.RAY_PORTS["gcs-server"], names.RAY_PORTS["dashboard"]
@@ -55,7 +58,7 @@ WHO = {
     ("worker", METRICS): {"prometheus", "head", "worker"},
     ("worker", 12345): {"head", "worker"},
     ("head", GCS): {"head", "worker"},
-    ("head", DASHBOARD): {"kuberay", "head", "worker"},
+    ("head", DASHBOARD): {"kuberay", "kuberay by kustomize", "head", "worker"},
     ("redis", REDIS): {"gateway", "operator", "worker", "head", "worker of another pool"},
     ("redis", 22): set(),
     ("gateway", GRPC): set(PODS) - {"redis"},

@@ -9,6 +9,11 @@ from roost_operator.plan import names
 from roost_operator.plan.installation import Installation
 
 Manifest = dict[str, Any]
+KUBERAY = (
+    {"app.kubernetes.io/name": "kuberay-operator"},
+    {"app.kubernetes.io/name": "kuberay", "app.kubernetes.io/component": "kuberay-operator"},
+)
+"""Labels of KubeRay's operator: from its chart, and from its kustomization, whose name alone all Ray pods bear too."""
 
 
 def service_account(pool: AgentPool) -> Manifest:
@@ -60,7 +65,7 @@ def network_policies(pool: AgentPool, installation: Installation) -> list[Manife
         _from([_pods(dict(installation.gateway_labels))], names.WORKER_PORT),
         _from(installation.scrapers, names.METRICS_PORT),
     ]
-    head = [within, _from([_pods({"app.kubernetes.io/name": "kuberay-operator"})], names.RAY_PORTS["dashboard"])]
+    head = [within, _from(map(_pods, KUBERAY), names.RAY_PORTS["dashboard"])]
     return [_policy(pool, names.WORKER, workers), _policy(pool, names.HEAD, head)]
 
 
