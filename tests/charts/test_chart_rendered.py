@@ -133,6 +133,13 @@ def test_who_may_scrape_gateways_may_scrape_workers(helm: Helm) -> None:
     assert told(neighbour).scrapers == ({**here, "podSelector": {"matchLabels": {"app": "agent"}}},)
 
 
+def test_workers_are_told_the_labels_of_this_releases_gateways(helm: Helm) -> None:
+    objects = helm.objects()
+    gateway = named(objects, "Deployment", "roost-gateway")["spec"]
+    assert dict(told(objects).gateway_labels) == gateway["selector"]["matchLabels"]
+    assert set(Installation(pool_key="k").gateway_labels) < set(told(objects).gateway_labels)
+
+
 def test_redis_keeps_every_commit_on_its_volume_and_knows_users(helm: Helm) -> None:
     found = {(one["kind"], one["metadata"]["name"]): one for one in helm.objects()}
     configuration = found["ConfigMap", "roost-redis"]["data"]["redis.conf"].splitlines()

@@ -44,6 +44,7 @@ PODS = {
     "worker of another pool": Endpoint.of(AGENTS, worker_template(OTHER, INSTALLATION, {})),
     "neighbour of the pool": Endpoint(AGENTS, {"app": "agent"}),
     "neighbour of the gateways": Endpoint(SYSTEM, {"app": "other"}),
+    "gateway of something else": Endpoint("elsewhere", {"app.kubernetes.io/component": "gateway"}),
     "stranger": Endpoint("elsewhere", {"app": "other"}),
     "prometheus": Endpoint("monitoring", {"app.kubernetes.io/name": "prometheus"}),
     "kuberay": Endpoint("kuberay", {"app.kubernetes.io/name": "kuberay-operator"}),

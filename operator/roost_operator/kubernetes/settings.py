@@ -66,6 +66,7 @@ def _installation(environment: Mapping[str, str], namespace: str) -> Installatio
         pod_monitors=_flag(environment, "ROOST_POD_MONITORS", False),
         pod_monitor_labels=_labels(environment, "ROOST_POD_MONITOR_LABELS"),
         pod_monitor_interval=environment.get("ROOST_POD_MONITOR_INTERVAL", default.pod_monitor_interval),
+        gateway_labels=_labels(environment, "ROOST_GATEWAY_LABELS") or default.gateway_labels,
         scrapers=_peers(environment, "ROOST_SCRAPERS", namespace) or default.scrapers,
         network_policies=_flag(environment, "ROOST_NETWORK_POLICIES", True),
     )

@@ -35,8 +35,11 @@ class Installation:
     pod_monitor_interval: str = ""
     """Time between scrapes; empty leaves it to the Prometheus."""
     network_policies: bool = True
-    gateway_labels: tuple[tuple[str, str], ...] = (("app.kubernetes.io/component", "gateway"),)
-    """Labels of gateway pods, which may reach workers."""
+    gateway_labels: tuple[tuple[str, str], ...] = (
+        ("app.kubernetes.io/component", "gateway"),
+        ("app.kubernetes.io/name", "roost"),
+    )
+    """Labels of gateway pods, which may reach workers; the chart adds its release's."""
     scrapers: tuple[Mapping[str, Any], ...] = (PROMETHEUS,)
     """Peers, as in a NetworkPolicy, that may read the metrics of workers."""
 
