@@ -140,6 +140,17 @@ def test_workers_are_told_the_labels_of_this_releases_gateways(helm: Helm) -> No
     assert set(Installation(pool_key="k").gateway_labels) < set(told(objects).gateway_labels)
 
 
+def test_who_may_edit_or_view_a_namespace_may_its_pools(helm: Helm) -> None:
+    mark = "rbac.authorization.k8s.io/aggregate-to-"
+    verbs: dict[str, set[str]] = {}
+    for role in [one for one in helm.objects() if one["kind"] == "ClusterRole"]:
+        rules = [rule for rule in role["rules"] if rule["resources"][0] == "agentpools"]
+        for level in [label.removeprefix(mark) for label in role["metadata"]["labels"] if label.startswith(mark)]:
+            verbs.setdefault(level, set()).update(*(rule["verbs"] for rule in rules))
+    assert verbs["view"] == {"get", "list", "watch"}
+    assert verbs["edit"] == verbs["admin"] >= {"create", "update", "patch", "delete"}
+
+
 def test_redis_keeps_every_commit_on_its_volume_and_knows_users(helm: Helm) -> None:
     found = {(one["kind"], one["metadata"]["name"]): one for one in helm.objects()}
     configuration = found["ConfigMap", "roost-redis"]["data"]["redis.conf"].splitlines()
