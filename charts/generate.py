@@ -22,6 +22,12 @@ NAMESPACE = "roost-system"
 HEADER = f"""\
 # Roost in namespace {NAMESPACE}, for `kubectl apply --server-side -f` where Helm is not wanted.
 # Generated from charts/roost with its default values by charts/generate.py; do not edit.
+#
+# To delete: first the pools, while the operator runs that drains them, then this file, which takes the CRD and the
+# namespace with the sessions along:
+#     kubectl delete agentpools --all --all-namespaces --wait && kubectl delete -f FILE
+# The other way round pools, and the CRD with them, wait for ever for an operator that is gone. The way out, for each:
+#     kubectl patch agentpool NAME --namespace NAMESPACE --type=merge --patch '{{"metadata": {{"finalizers": null}}}}'
 """
 _HOOKS_LEFT_OUT = ("pre-delete", "test")
 """Guards of `helm uninstall` and `helm test` have no counterpart in a plain file."""
