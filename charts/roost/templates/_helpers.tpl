@@ -58,6 +58,29 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
+{{/* A quantity in bytes, for comparing: the API server writes 1024Mi as 1Gi. */}}
+{{- define "roost.bytes" -}}
+{{- $unit := regexFind "[a-zA-Z]*$" . }}
+{{- $binary := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976 }}
+{{- $units := merge $binary (dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18) }}
+{{- round (mulf (trimSuffix $unit . | float64) (get $units $unit)) 0 -}}
+{{- end }}
+
+{{/* Fails when the volume of the Redis that is there is not as the values say: Kubernetes refuses to change it, with a text
+     that names neither the value nor the way. Without a cluster to ask (helm template) it says nothing. */}}
+{{- define "roost.checkVolume" -}}
+{{- $name := printf "%s-redis" (include "roost.name" .) }}
+{{- $there := lookup "apps/v1" "StatefulSet" .Release.Namespace $name }}
+{{- range (dig "spec" "volumeClaimTemplates" list ($there | default dict)) }}
+{{- $was := dict "size" .spec.resources.requests.storage "storageClass" (.spec.storageClassName | default "") }}
+{{- $wanted := $.Values.redis.persistence }}
+{{- $grown := ne (include "roost.bytes" $was.size) (include "roost.bytes" $wanted.size) }}
+{{- if or $grown (ne $was.storageClass $wanted.storageClass) }}
+{{- fail (printf "redis.persistence: %s is installed with size %s and storageClass %q, and Kubernetes lets neither be changed; set them back. For more room: kubectl patch pvc data-%s-0 --namespace %s --patch '{\"spec\": {\"resources\": {\"requests\": {\"storage\": %q}}}}' && kubectl delete statefulset %s --namespace %s --cascade=orphan, then this again" $name $was.size $was.storageClass $name $.Release.Namespace $wanted.size $name $.Release.Namespace) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "roost.storeSecret" -}}
 {{- if .Values.redis.enabled }}{{ include "roost.name" . }}-store{{ else }}{{ required "redis.external.existingSecret: name a Secret with the keys gateway-url, operator-url and worker-url, or set redis.enabled to true" .Values.redis.external.existingSecret }}{{ end -}}
 {{- end }}

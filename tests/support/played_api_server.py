@@ -1,0 +1,79 @@
+"""An API server that only tells what is there, for Helm's `lookup`: versions, discovery and given objects."""
+
+import json
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from types import TracebackType
+from typing import Any
+
+import yaml
+
+_KINDS = {
+    "/apis/apps/v1": ("statefulsets", "StatefulSet", True),
+    "/apis/rbac.authorization.k8s.io/v1": ("clusterroles", "ClusterRole", False),
+}
+
+
+class PlayedApiServer:
+    """Serves `objects`, by path, while entered."""
+
+    def __init__(self, objects: Mapping[str, Mapping[str, Any]]) -> None:
+        answers = {**_discovery(), **objects}
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                found = answers.get(self.path.partition("?")[0])
+                missing = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
+                body = json.dumps(found or missing).encode()
+                self.send_response(200 if found else 404)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+                """Silent."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = Thread(target=self._server.serve_forever, args=(0.05,))
+
+    def __enter__(self) -> "PlayedApiServer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def kubeconfig(self, path: Path) -> Path:
+        """Writes a kubeconfig to `path`."""
+        cluster = {"server": f"http://127.0.0.1:{self._server.server_port}"}
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "played",
+            "clusters": [{"name": "played", "cluster": cluster}],
+            "contexts": [{"name": "played", "context": {"cluster": "played", "user": ""}}],
+        }
+        path.write_text(yaml.safe_dump(document))
+        return path
+
+
+def _discovery() -> dict[str, dict[str, Any]]:
+    answers: dict[str, dict[str, Any]] = {
+        "/version": {"major": "1", "minor": "34", "gitVersion": "v1.34.0"},
+        "/api": {"kind": "APIVersions", "versions": ["v1"]},
+        "/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": []},
+    }
+    groups = []
+    for path, (plural, kind, namespaced) in _KINDS.items():
+        group, version = path.removeprefix("/apis/").split("/")
+        told = {"groupVersion": f"{group}/{version}", "version": version}
+        groups.append({"name": group, "versions": [told], "preferredVersion": told})
+        resource = {"name": plural, "kind": kind, "namespaced": namespaced, "verbs": ["get", "list"]}
+        answers[path] = {"kind": "APIResourceList", "groupVersion": told["groupVersion"], "resources": [resource]}
+    answers["/apis"] = {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
+    return answers
