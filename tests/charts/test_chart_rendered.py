@@ -228,6 +228,13 @@ def test_the_notes_give_the_next_three_commands_and_tell_of_missing_kuberay(helm
         assert after.count(command) == 1
 
 
+def test_the_notes_tell_of_pull_secrets_in_the_pools_namespaces(helm: Helm) -> None:
+    install = ("install", "roost", str(CHART), "--namespace", "here", "--dry-run=client")
+    assert "pull secrets" not in helm(*install)
+    notes = helm(*install, "--set", "image.pullSecrets={mine,yours}").partition("NOTES:")[2]
+    assert "Its namespace needs the pull secrets first: mine, yours." in notes
+
+
 def test_what_helm_refuses(helm: Helm) -> None:
     assert "gatway" in helm("template", "roost", str(CHART), "--set", "gatway.replicas=1", fails=True)
     fix = helm("template", "roost", str(CHART), "--set", "redis.enabled=false", fails=True)
