@@ -12,6 +12,7 @@ from played_api_server import PlayedApiServer
 
 CHART = Path(__file__).parents[2] / "charts/roost"
 CACHE = Path(os.environ.get("ROOST_CACHE") or "~/.cache/roost").expanduser() / "cluster-bin"
+ROLE = "/apis/rbac.authorization.k8s.io/v1/clusterroles/roost-agentpools-view"
 STATEFUL_SET = "/apis/apps/v1/namespaces/here/statefulsets/roost-redis"
 
 
@@ -56,3 +57,23 @@ def test_a_volume_that_is_to_change_is_refused_with_the_way_to_more_room(tmp_pat
     assert "kubectl delete statefulset roost-redis --namespace here --cascade=orphan" in grown
     assert 'storageClass "slow"' in refusal(tmp_path, redis("10Gi", "slow"), "--set", "redis.persistence.size=10Gi")
     assert refusal(tmp_path, redis("10Gi", "slow"), "--set", "redis.persistence.storageClass=slow") == ""
+
+
+def installed(release: str | None, namespace: str = "here") -> dict[str, dict[str, Any]]:
+    """A role that Helm made for `release`, or that kubectl made."""
+    owner = {"meta.helm.sh/release-name": release, "meta.helm.sh/release-namespace": namespace} if release else {}
+    metadata = {"name": "roost-agentpools-view", "annotations": owner}
+    return {ROLE: {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": metadata}}
+
+
+@pytest.mark.parametrize(("release", "namespace"), [("roost", "there"), ("agents", "here")])
+def test_a_second_installation_is_refused(tmp_path: Path, release: str, namespace: str) -> None:
+    refused = refusal(tmp_path, installed(release, namespace))
+    assert f"Roost is installed already, as release {release} in namespace {namespace}" in refused
+
+
+@pytest.mark.parametrize("release", ["roost", None])
+def test_the_installation_itself_is_upgraded_and_what_kubectl_made_is_helms_matter(
+    tmp_path: Path, release: str | None
+) -> None:
+    assert refusal(tmp_path, installed(release)) == ""
