@@ -31,20 +31,21 @@ def sample() -> Manifest:
 
 def template(**annotations: str) -> Manifest:
     """A partial pod template whose pods run the host's Python. Requests are small, since two nodes' worth of pods share
-    two cores while a pool is upgraded; 1 CPU of limit would be shared with Ray, so there is none."""
-    containers = [_container("worker", "3Gi"), _container("head", "2Gi")]
+    two cores while a pool is upgraded; 1 CPU of limit would be shared with Ray, so there is none. A head asks for more,
+    since Ray gives a start up after 30 s, which a busy worker beside it would take from it."""
+    containers = [_container("worker", "50m", "3Gi"), _container("head", "250m", "2Gi")]
     return {
         "metadata": {"annotations": dict(annotations)},
         "spec": {"volumes": host_python.volumes(), "containers": containers},
     }
 
 
-def _container(name: str, memory: str) -> Manifest:
+def _container(name: str, cpu: str, memory: str) -> Manifest:
     return {
         "name": name,
         "env": host_python.environment(),
         "volumeMounts": host_python.volume_mounts(),
-        "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": memory}},
+        "resources": {"requests": {"cpu": cpu, "memory": "256Mi"}, "limits": {"memory": memory}},
     }
 
 
