@@ -1,27 +1,22 @@
 """What the chart makes of what is in the cluster already, told to Helm's `lookup` by a played API server."""
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from built_binaries import helm_or_skip
 from played_api_server import PlayedApiServer
 
 CHART = Path(__file__).parents[2] / "charts/roost"
-CACHE = Path(os.environ.get("ROOST_CACHE") or "~/.cache/roost").expanduser() / "cluster-bin"
 ROLE = "/apis/rbac.authorization.k8s.io/v1/clusterroles/roost-agentpools-view"
 STATEFUL_SET = "/apis/apps/v1/namespaces/here/statefulsets/roost-redis"
 
 
 def refusal(tmp_path: Path, objects: dict[str, dict[str, Any]], *arguments: str) -> str:
     """What the chart fails with; empty when it renders, after which Helm asks for more than is played."""
-    built = sorted(CACHE.glob("helm-*/helm"), key=lambda path: path.stat().st_mtime)
-    helm = os.environ.get("ROOST_HELM") or shutil.which("helm") or (str(built[-1]) if built else None)
-    if helm is None:
-        pytest.skip("no helm; set ROOST_HELM, or build it: PYTHONPATH=tests/cluster python -m roost_cluster build")
+    helm = str(helm_or_skip())
     with PlayedApiServer(objects) as server:
         here = ("--namespace", "here", "--kubeconfig", str(server.kubeconfig(tmp_path / "kubeconfig")))
         command = [helm, "template", "roost", str(CHART), "--dry-run=server", *here, *arguments]

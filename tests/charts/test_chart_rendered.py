@@ -4,8 +4,6 @@ helm is that of `$ROOST_HELM`, of PATH or of `make e2e`; without it these tests 
 valid to an API server is told by tests/cluster/test_chart_on_cluster.py.
 """
 
-import os
-import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -14,12 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
+from built_binaries import helm_or_skip
 from roost_operator.kubernetes.settings import settings_from
 from roost_operator.plan.installation import Installation
 
 CHART = Path(__file__).parents[2] / "charts/roost"
 VALUES = [None, *sorted([*CHART.glob("ci/*.yaml"), *CHART.glob("values-*.yaml")])]
-CACHE = Path(os.environ.get("ROOST_CACHE") or "~/.cache/roost").expanduser() / "cluster-bin"
 Manifest = dict[str, Any]
 PODS = ("Deployment", "StatefulSet", "Job", "Pod")
 
@@ -41,11 +39,7 @@ class Helm:
 
 @pytest.fixture(scope="module")
 def helm() -> Helm:
-    built = sorted(CACHE.glob("helm-*/helm"), key=lambda path: path.stat().st_mtime)
-    found = os.environ.get("ROOST_HELM") or shutil.which("helm") or (str(built[-1]) if built else None)
-    if found is None:
-        pytest.skip("no helm; set ROOST_HELM, or build it: PYTHONPATH=tests/cluster python -m roost_cluster build")
-    return Helm(Path(found))
+    return Helm(helm_or_skip())
 
 
 def file_arguments(file: Path | None) -> tuple[str, ...]:

@@ -23,10 +23,11 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from built_binaries import built_binary
+from kubeconfigs import write_kubeconfig
 from redis_servers import free_port
 
 ROOT = Path(__file__).parents[2]
-CACHE = Path(os.environ.get("ROOST_CACHE", "~/.cache/roost")).expanduser() / "cluster-bin"
 _NEEDED = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
 _MONITORS = {
     "apiVersion": "apiextensions.k8s.io/v1",
@@ -93,20 +94,11 @@ class ApiServer:
         """A kubeconfig file of `user`."""
         file = self.directory / f"{user}.kubeconfig"
         cluster = {"server": self.url, "certificate-authority": str(self.directory / "pki" / "apiserver.crt")}
-        document = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "test",
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": user}}],
-            "clusters": [{"name": "test", "cluster": cluster}],
-            "users": [{"name": user, "user": {"token": f"{user}-token"}}],
-        }
-        file.write_text(yaml.safe_dump(document))
-        return file
+        return write_kubeconfig(file, cluster, {"token": f"{user}-token"})
 
     def kubectl(self, *arguments: str, stdin: str = "", user: str = "admin") -> str:
         """Output of kubectl. Raises KubectlError with its error."""
-        command = [str(_binary("kubectl")), f"--kubeconfig={self.kubeconfig(user)}", *arguments]
+        command = [str(built_binary("kubectl")), f"--kubeconfig={self.kubeconfig(user)}", *arguments]
         cache = {"HOME": str(self.directory), "KUBECACHEDIR": str(self.directory / "cache")}
         done = subprocess.run(
             command, input=stdin, capture_output=True, text=True, env={**os.environ, **cache}, check=False
@@ -209,7 +201,7 @@ class ApiServer:
         )
 
     def _spawn(self, name: str, *arguments: str) -> None:
-        command: Sequence[str] = (str(_binary(name)), *arguments)
+        command: Sequence[str] = (str(built_binary(name)), *arguments)
         with (self.directory / f"{name}.log").open("ab") as log:
             self._processes.append(
                 subprocess.Popen(
@@ -246,16 +238,9 @@ def _private_key() -> bytes:
     )
 
 
-def _binary(name: str) -> Path | None:
-    """Where a binary is: in $ROOST_CLUSTER_BIN, or where `python -m roost_cluster build` has put it last."""
-    folder = os.environ.get("ROOST_CLUSTER_BIN")
-    found = [Path(folder) / name] if folder else sorted(CACHE.glob(f"*/{name}"), key=lambda path: path.stat().st_mtime)
-    return found[-1] if found and found[-1].exists() else None
-
-
 def missing_binaries() -> list[str]:
     """Names of those that are needed and not found."""
-    return [name for name in _NEEDED if _binary(name) is None]
+    return [name for name in _NEEDED if built_binary(name) is None]
 
 
 def skip_without_binaries() -> None:

@@ -8,7 +8,7 @@ from threading import Thread
 from types import TracebackType
 from typing import Any
 
-import yaml
+from kubeconfigs import write_kubeconfig
 
 _KINDS = {
     "/apis/apps/v1": ("statefulsets", "StatefulSet", True),
@@ -50,16 +50,7 @@ class PlayedApiServer:
 
     def kubeconfig(self, path: Path) -> Path:
         """Writes a kubeconfig to `path`."""
-        cluster = {"server": f"http://127.0.0.1:{self._server.server_port}"}
-        document = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "played",
-            "clusters": [{"name": "played", "cluster": cluster}],
-            "contexts": [{"name": "played", "context": {"cluster": "played", "user": ""}}],
-        }
-        path.write_text(yaml.safe_dump(document))
-        return path
+        return write_kubeconfig(path, {"server": f"http://127.0.0.1:{self._server.server_port}"}, {})
 
 
 def _discovery() -> dict[str, dict[str, Any]]:
