@@ -26,7 +26,8 @@ _ONE_OF = (
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`over` merged over `under`; None in `over` removes."""
-    result = {name: value for name, value in under.items() if name not in _replaced(over)}
+    replaced = _replaced(over)
+    result = {name: value for name, value in under.items() if name not in replaced}
     for name, value in over.items():
         if value is None:
             result.pop(name, None)
