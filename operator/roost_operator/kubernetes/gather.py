@@ -1,7 +1,7 @@
 """Gathers what is observed of a pool: a handful of reads of the pool's own namespace, most of them from the cache."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import datetime
 
 from roost_operator.api.spec import AgentPool
@@ -47,7 +47,6 @@ async def gather(
     """Everything that a plan needs. Raises ApiError."""
     metadata = raw["metadata"]
     found = await children(api, pool)
-    cluster = await _cluster(api, pool, found) if kuberay else None
     clusters = await api.of_pool(kinds.CLUSTER, pool.metadata.namespace, pool.metadata.name) if kuberay else []
     workers, heads = [await _pods(api, pool, component) for component in (names.WORKER, names.HEAD)]
     deleted = metadata.get("deletionTimestamp")
@@ -59,7 +58,7 @@ async def gather(
         finalizer=names.FINALIZER in (metadata.get("finalizers") or ()),
         status=raw.get("status") or {},
         children=dict(found.items()),
-        cluster=cluster,
+        cluster=_staying(found.get(Reference("RayService", pool.metadata.name)), clusters),
         clusters=tuple(clusters),
         pods=workers,
         heads=heads,
@@ -79,14 +78,9 @@ async def _pods(api: Reader, pool: AgentPool, component: str) -> tuple[Pod, ...]
     return tuple(pod_of(pod) for pod in found if is_node(pod))
 
 
-async def _cluster(api: Reader, pool: AgentPool, found: Mapping[Reference, Document]) -> Document | None:
+def _staying(service: Document | None, clusters: Sequence[Document]) -> Document | None:
     """The RayCluster that is to stay: the pending one, else the active one."""
-    service = found.get(Reference("RayService", pool.metadata.name))
     status = (service or {}).get("status") or {}
-    for part in ("pendingServiceStatus", "activeServiceStatus"):
-        name = (status.get(part) or {}).get("rayClusterName")
-        if name:
-            cluster = await api.get(kinds.CLUSTER, pool.metadata.namespace, name)
-            if cluster is not None:
-                return cluster
-    return None
+    by_name = {cluster["metadata"]["name"]: cluster for cluster in clusters}
+    named = ((status.get(part) or {}).get("rayClusterName") for part in ("pendingServiceStatus", "activeServiceStatus"))
+    return next((by_name[name] for name in named if name in by_name), None)
