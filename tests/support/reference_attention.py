@@ -1,11 +1,10 @@
 """The plain backend that the engine's own is checked against: one sequence after the other, correct on every device."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from roost_worker.model.attention import NewTokens, attend_sequence, causal_mask
-from roost_worker.model.batch import Batch, Span
+from roost_worker.model.batch import Batch, Span, to_device
 from roost_worker.model.kv_cache import LayerKv
 
 
@@ -18,7 +17,7 @@ class ReferenceAttention:
 
     def prepare(self, batch: Batch) -> list[tuple[Span, Tensor, Tensor]]:
         return [
-            (span, block_index(span, self._device), causal_mask(span, self._dtype, self._device))
+            (span, to_device(span.block_ids, self._device), causal_mask(span, self._dtype, self._device))
             for span in (*batch.decode, *batch.prefill)
         ]
 
@@ -31,8 +30,3 @@ class ReferenceAttention:
             )
             outputs.append(attend_sequence(new.query[span.begin : span.end], key, value, mask, causal=False))
         return torch.cat(outputs)
-
-
-def block_index(span: Span, device: torch.device) -> Tensor:
-    """A sequence's blocks, [blocks] int64."""
-    return torch.from_numpy(span.block_ids.astype(np.int64)).to(device)

@@ -83,7 +83,7 @@ def _blocks_written(span: Span, block_tokens: int) -> "np.ndarray":
 
 
 def to_device(values: "np.ndarray", device: torch.device) -> Tensor:
-    """`values` as int64 on the device."""
-    tensor = torch.from_numpy(values.astype(np.int64))
+    """`values` as int64 on the device; on the CPU that is the array's own memory where it is int64 already."""
+    tensor = torch.from_numpy(values.astype(np.int64, copy=False))
     # From pinned memory a GPU copies while the host goes on.
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
