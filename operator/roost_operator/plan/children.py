@@ -6,7 +6,7 @@ from typing import Any
 from roost.contract.pool_secret import pool_secret
 from roost_operator.api.spec import AgentPool
 from roost_operator.plan import names
-from roost_operator.plan.installation import Installation
+from roost_operator.plan.installation import Installation, pods_anywhere
 
 Manifest = dict[str, Any]
 KUBERAY = (
@@ -62,10 +62,10 @@ def network_policies(pool: AgentPool, installation: Installation) -> list[Manife
     within = {"from": [{"podSelector": {"matchLabels": {names.POOL_LABEL: pool.metadata.name}}}]}
     workers = [
         within,
-        _from([_pods(dict(installation.gateway_labels))], names.WORKER_PORT),
+        _from([pods_anywhere(dict(installation.gateway_labels))], names.WORKER_PORT),
         _from(installation.scrapers, names.METRICS_PORT),
     ]
-    head = [within, _from(map(_pods, KUBERAY), names.RAY_PORTS["dashboard"])]
+    head = [within, _from(map(pods_anywhere, KUBERAY), names.RAY_PORTS["dashboard"])]
     return [_policy(pool, names.WORKER, workers), _policy(pool, names.HEAD, head)]
 
 
@@ -98,8 +98,3 @@ def _policy(pool: AgentPool, component: str, ingress: list[Manifest]) -> Manifes
 
 def _from(peers: Iterable[Mapping[str, Any]], port: int) -> Manifest:
     return {"from": [dict(peer) for peer in peers], "ports": [{"port": port, "protocol": "TCP"}]}
-
-
-def _pods(labels: dict[str, str]) -> Manifest:
-    """The pods of any namespace that have all these labels, as a peer."""
-    return {"namespaceSelector": {}, "podSelector": {"matchLabels": labels}}

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-PROMETHEUS: Mapping[str, Any] = {
-    "namespaceSelector": {},
-    "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
-}
+
+def pods_anywhere(labels: Mapping[str, str]) -> Mapping[str, Any]:
+    """The pods of any namespace that have all these labels, as a peer of a NetworkPolicy."""
+    return {"namespaceSelector": {}, "podSelector": {"matchLabels": dict(labels)}}
+
+
+PROMETHEUS = pods_anywhere({"app.kubernetes.io/name": "prometheus"})
 """A Prometheus in any namespace, labelled as its usual charts and its operator do."""
 
 
