@@ -21,7 +21,8 @@ help: ## List the targets
 
 venv: $(READY) ## Make .venv from requirements.lock
 
-# uv is fast; plain pip with the same hashes is the way without it.
+# uv is fast; plain pip with the same hashes is the way without it. Each of Ray's processes would compile what it imports,
+# so the lock file's packages are compiled once, as pip does unasked.
 $(READY): requirements.lock pyproject.toml
 	@echo "Making $(VENV) from the lock file: some minutes and 6 GB the first time"
 	@$(PYTHON) -c 'import sys; sys.exit("Roost needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else 0'
@@ -31,7 +32,7 @@ $(READY): requirements.lock pyproject.toml
 	else uv=; fi; \
 	if [ -n "$$uv" ]; then \
 		test -x $(BIN)/python || $$uv venv --quiet --python $(PYTHON) $(VENV); \
-		$$uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock; \
+		$$uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock; \
 		$$uv pip install --quiet --python $(BIN)/python --no-deps -e .; \
 	else \
 		test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
