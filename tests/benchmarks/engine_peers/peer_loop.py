@@ -58,7 +58,7 @@ def serve(about: dict[str, Any], vocab_size: int, generate: Generate) -> None:
     _answer(about)
     for line in sys.stdin:
         cell = json.loads(line)
-        random.seed(cell["seed"])
+        random.seed(f"{cell['seed']} {cell['phase']}")
         prompts = [random.choices(range(vocab_size), k=cell["prompt"]) for _ in range(cell["batch"])]
         measure = {"prefill": _measure_prefill, "decode": _measure_decode}[cell["phase"]]
         _answer({"tokens_per_second": measure(prompts, cell["output"], generate)})
