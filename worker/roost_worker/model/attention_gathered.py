@@ -25,7 +25,9 @@ SCRATCH_BYTES = {"cpu": 7 << 19, "cuda": 256 << 20}
 FEWEST_ROWS = 2
 """Rows to take together if they are alike, whatever their size: a single row's KV heads keep threads busy unevenly."""
 QUERY_TILE = 4
-"""Queries of a KV head on CPUs: two or three take up to 1.6 times as long as four, and one in bfloat16 up to 2.8."""
+PADDED_QUERIES = {torch.float32: (2, 3), torch.bfloat16: (1, 2, 3)}
+"""Queries of a KV head that CPUs get padded to a tile: two or three take up to 1.6 times as long as four, and one in
+bfloat16 up to 2.8."""
 PADDING_SHARE = 0.25
 """Most padding of the shortest row of a group, as a share of the longest."""
 
@@ -82,7 +84,7 @@ class GatheredAttention:
         self._scratch_tokens = SCRATCH_BYTES[device.type] // (shape.kv_heads * shape.head_dim * dtype.itemsize)
         self._keys = self._values = torch.empty(0, dtype=dtype, device=device)
         use_matmul = device.type == "cpu" and dtype == torch.bfloat16 and has_bfloat16_units()
-        self._pads_queries = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+        self._padded_queries = PADDED_QUERIES.get(dtype, ()) if device.type == "cpu" else ()
         self._prefill = MatmulPrefill(shape, dtype) if use_matmul else SdpaPrefill(dtype, device)
 
     def prepare(self, batch: Batch) -> GatheredMetadata:
@@ -135,8 +137,7 @@ class GatheredAttention:
         """Queries [rows, heads, head_dim] by KV head, padded to a tile: [rows, kv_heads, group or tile, head_dim]."""
         folded = query.reshape(query.shape[0], self._shape.kv_heads, -1, query.shape[2])
         group = folded.shape[2]
-        fits = group >= QUERY_TILE or (group == 1 and self._dtype == torch.float32)
-        if fits or not self._pads_queries:
+        if group not in self._padded_queries:
             return folded
         return functional.pad(folded, (0, 0, 0, QUERY_TILE - group))
 
