@@ -1,10 +1,11 @@
 """What every peer process does: say what it is, then measure one cell per line of stdin. Runs in any environment."""
 
+import itertools
 import json
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 MARK = "@@ "
@@ -14,36 +15,39 @@ MARK = "@@ "
 class Progress:
     """What a measurement has seen: the tokens of every row, and when all rows were running."""
 
-    def __init__(self, batch: int, then: int) -> None:
-        """Done when each of `batch` rows has had its first token and `then` more since the last row had its own."""
-        self._counts = [0] * batch
-        self._goals = [1] * batch
+    def __init__(self, rows: Iterable[str], then: int) -> None:
+        """Done when each of `rows` has had its first token and `then` more since the last row had its own."""
+        self._counts = dict.fromkeys(rows, 0)
+        self._goals = dict.fromkeys(self._counts, 1)
         self._then = then
-        self._full_counts: list[int] | None = None
+        self._full_counts: dict[str, int] | None = None
         self.started = self.full = self.ended = time.perf_counter()
         self.done = False
 
-    def add(self, new: dict[int, int]) -> None:
+    def add(self, new: Mapping[str, int]) -> None:
         """Takes the number of tokens that each row got from one step of the engine."""
         for row, tokens in new.items():
             self._counts[row] += tokens
         self.ended = time.perf_counter()
         if self._full_counts is None and self._reached():
             self.full = self.ended
-            self._full_counts = list(self._counts)
-            self._goals = [count + self._then for count in self._counts]
+            self._full_counts = dict(self._counts)
+            self._goals = {row: count + self._then for row, count in self._counts.items()}
         self.done = self._full_counts is not None and self._reached()
 
     def _reached(self) -> bool:
-        return all(count >= goal for count, goal in zip(self._counts, self._goals, strict=True))
+        return all(count >= self._goals[row] for row, count in self._counts.items())
 
     @property
     def tokens_since_full(self) -> int:
         """Tokens of all rows since the last row's first."""
-        return sum(self._counts) - sum(self._full_counts or self._counts)
+        return sum(self._counts.values()) - sum((self._full_counts or self._counts).values())
 
 
-Generate = Callable[[Sequence[list[int]], int, Progress], None]
+Prompts = Mapping[str, list[int]]
+"""Token ids of each row, by a name that no other row of this process has."""
+
+Generate = Callable[[Prompts, int, Progress], None]
 """Runs prompts, each to a number of output tokens at most, tells Progress of every step, and stops when it is done."""
 
 
@@ -56,27 +60,30 @@ def settings() -> dict[str, Any]:
 def serve(about: dict[str, Any], vocab_size: int, generate: Generate) -> None:
     """Answers until stdin closes. Prompts are random and new in every measurement: nothing may be cached."""
     _answer(about)
+    names = map(str, itertools.count())
     for line in sys.stdin:
         cell = json.loads(line)
         random.seed(f"{cell['seed']} {cell['phase']}")
-        prompts = [random.choices(range(vocab_size), k=cell["prompt"]) for _ in range(cell["batch"])]
-        measure = {"prefill": _measure_prefill, "decode": _measure_decode}[cell["phase"]]
-        _answer({"tokens_per_second": measure(prompts, cell["output"], generate)})
+        prompts = {next(names): random.choices(range(vocab_size), k=cell["prompt"]) for _ in range(cell["batch"])}
+        if cell["phase"] == "prefill":
+            rate = _measure_prefill(prompts, generate)
+        else:
+            rate = _measure_decode(prompts, cell["output"], settings()["context"] - cell["prompt"], generate)
+        _answer({"tokens_per_second": rate})
 
 
-def _measure_prefill(prompts: Sequence[list[int]], _output: int, generate: Generate) -> float:
+def _measure_prefill(prompts: Prompts, generate: Generate) -> float:
     progress = _run(prompts, 1, generate, then=0)
-    return sum(map(len, prompts)) / (progress.full - progress.started)
+    return sum(map(len, prompts.values())) / (progress.full - progress.started)
 
 
-def _measure_decode(prompts: Sequence[list[int]], output: int, generate: Generate) -> float:
-    most = settings()["context"] - len(prompts[0])
+def _measure_decode(prompts: Prompts, output: int, most: int, generate: Generate) -> float:
     progress = _run(prompts, most, generate, then=output - 1)
     return progress.tokens_since_full / (progress.ended - progress.full)
 
 
-def _run(prompts: Sequence[list[int]], most: int, generate: Generate, then: int) -> Progress:
-    progress = Progress(len(prompts), then)
+def _run(prompts: Prompts, most: int, generate: Generate, then: int) -> Progress:
+    progress = Progress(prompts, then)
     generate(prompts, most, progress)
     if not progress.done:
         raise RuntimeError(f"rows of at most {most} tokens ended before the last one was measured")

@@ -1,11 +1,10 @@
 """Roost's engine over its real runner, in this process, without gateway and shell."""
 
 from array import array
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peer_loop import Progress, serve, settings
+from peer_loop import Progress, Prompts, serve, settings
 
 from roost_worker.config import EngineConfig, KvConfig, ModelConfig, WorkerConfig
 from roost_worker.engine.engine import Engine
@@ -26,21 +25,16 @@ def main() -> None:
         engine=EngineConfig(max_running=32, max_batch_tokens=BATCH_TOKENS[device]),
     )
     engine = Engine(build_runner(config, Path(given["model_dir"])), config.engine, given["context"])
-    served = 0
 
-    def generate(prompts: Sequence[list[int]], most: int, progress: Progress) -> None:
-        nonlocal served
-        rows = {}
-        for row, prompt in enumerate(prompts):
-            served += 1
-            rows[str(served)] = row
+    def generate(prompts: Prompts, most: int, progress: Progress) -> None:
+        for name, prompt in prompts.items():
             ids = array("I", prompt)
             # A key of its own: nobody's blocks are found.
-            engine.handle(Submit(str(served), ids, len(ids), SamplingParams(max_tokens=most), str(served).encode()))
+            engine.handle(Submit(name, ids, len(ids), SamplingParams(max_tokens=most), name.encode()))
         while not progress.done and (outputs := engine.step()) is not None:
-            progress.add({rows[answer.request_id]: len(answer.token_ids) for answer in outputs.outputs})
-        for request_id in rows:
-            engine.handle(Cancel(request_id))
+            progress.add({answer.request_id: len(answer.token_ids) for answer in outputs.outputs})
+        for name in prompts:
+            engine.handle(Cancel(name))
         while engine.step() is not None:
             pass
 

