@@ -19,6 +19,7 @@ class Wakes:
         self._pubsub = pubsub
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
 
     async def of(self, channel: str) -> AsyncIterator[None]:
         """Yields after a message on `channel`, and at least every second."""
@@ -26,8 +27,9 @@ class Wakes:
         self._enter(channel, woken)
         try:
             while True:
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(woken.wait(), random.uniform(*TICK_SECONDS))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(random.uniform(*TICK_SECONDS)):
+                        await woken.wait()
                 woken.clear()
                 yield
         finally:
@@ -46,7 +48,7 @@ class Wakes:
 
     async def _listen(self, channel: str) -> None:
         """Subscribes again whenever the connection breaks; meanwhile the ticks do."""
-        while channel in self._waiting:
+        while self._wanted(channel):
             with suppress(RedisError, RedisClusterException, OSError):
                 await self._subscribe(channel)
             await asyncio.sleep(random.uniform(*TICK_SECONDS))
@@ -55,7 +57,7 @@ class Wakes:
         pubsub = self._pubsub()
         try:
             await pubsub.subscribe(channel)
-            while channel in self._waiting:  # looked at now and then: the library may swallow a cancellation
+            while self._wanted(channel):  # looked at now and then: the library may swallow a cancellation
                 if await pubsub.get_message(ignore_subscribe_messages=False, timeout=TICK_SECONDS[1]):
                     for woken in self._waiting.get(channel, ()):
                         woken.set()
@@ -63,7 +65,11 @@ class Wakes:
             with suppress(RedisError, OSError):
                 await pubsub.aclose()
 
+    def _wanted(self, channel: str) -> bool:
+        return not self._closed and channel in self._waiting
+
     async def aclose(self) -> None:
+        self._closed = True
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
