@@ -82,7 +82,8 @@ class LeasePublisher:
         while not self._closed.is_set():
             await self.publish()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._closed.wait(), self._period)
+                async with asyncio.timeout(self._period):
+                    await self._closed.wait()
 
     async def publish(self) -> bool:
         """Publishes now. False when Redis did not take it; the next period tries again."""

@@ -128,7 +128,8 @@ class WorkerServer:
         await self._set_health(_HEALTH.NOT_SERVING)
         await self._publish()
         try:
-            await asyncio.wait_for(self.shell.idle.wait(), self.config.drain_seconds)
+            async with asyncio.timeout(self.config.drain_seconds):
+                await self.shell.idle.wait()
         except TimeoutError:
             LOG.warning("%d attempts are still running after the drain time", len(self.shell.attempts))
             return False
@@ -211,7 +212,8 @@ class WorkerServer:
             if self._failure is None and self.failure is not None:
                 await self._fail(shell, self.failure)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), WATCH_SECONDS)
+                async with asyncio.timeout(WATCH_SECONDS):
+                    await self._stopping.wait()
 
     async def _fail(self, shell: Shell, reason: str) -> None:
         if self._failure is not None:
@@ -223,7 +225,8 @@ class WorkerServer:
         await self._set_health(_HEALTH.NOT_SERVING)
         if self._publisher is not None:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._publisher.withdraw(), STOP_SECONDS)
+                async with asyncio.timeout(STOP_SECONDS):
+                    await self._publisher.withdraw()
         self._on_fatal(reason)
 
     def _told_to_drain(self, told: bool) -> None:

@@ -177,7 +177,8 @@ class Shell:
         self.sessions.drop(session)
         dropped = self._evictions.setdefault(session, asyncio.get_running_loop().create_future())
         self._send(Evict(session))
-        return await asyncio.wait_for(asyncio.shield(dropped), EVICT_SECONDS)
+        async with asyncio.timeout(EVICT_SECONDS):
+            return await asyncio.shield(dropped)
 
     def hold(self, session: str, expect_seconds: float) -> None:
         """Tells retention that the session pauses. Raises RefusedError when the engine is gone."""
