@@ -1,5 +1,6 @@
 """Runs step plans on the model: rank 0 draws tokens and leads, the other ranks follow its plans."""
 
+import contextlib
 import json
 import os
 import threading
@@ -119,13 +120,10 @@ class TorchRunner:
         return self._model(batch, self._cache, self._backend)
 
     def close(self) -> None:
-        """Ends the followers and leaves the group. A follower that is already gone is no error."""
+        """End the followers and leave the group. A follower that is already gone is no error."""
         if self._group.rank == 0:
-            try:
+            with contextlib.suppress(RuntimeError):  # a broken group: its other ranks end by their own errors
                 self._group.send_plan(None)
-            except RuntimeError:
-                # The group is broken: its other ranks end by their own errors.
-                return
         self._group.leave()
 
 
