@@ -1,6 +1,7 @@
 """Child processes: kept running, stopped for certain, never left behind."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -30,6 +31,14 @@ async def until(holds: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
+def wait_until_reaped(pid: int) -> None:
+    """Blocks the event loop until the child is gone, whoever of asyncio and this function reaps it."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+    while psutil.pid_exists(pid):
+        pass
+
+
 def command(
     tmp_path: Path, code: str, ready: Callable[[], Awaitable[bool]] | None = None, **changes: object
 ) -> Command:
@@ -57,6 +66,19 @@ async def test_a_killed_process_comes_back(tmp_path: Path) -> None:
     assert child.pid not in (None, first)
     assert child.restarts == 1
     assert "killed by SIGKILL" in events[0].text
+    await child.stop()
+
+
+async def test_a_kill_of_a_child_that_was_just_reaped_is_no_error(tmp_path: Path) -> None:
+    """Between the end of a child and the event loop's next turn nobody knows of it yet."""
+    child = Supervised(command(tmp_path, SLEEP), lambda event: None)
+    await child.start()
+    first = child.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    wait_until_reaped(first)
+    assert child.pid == first, "the event loop had no turn in which to hear of it"
+    child.kill()
     await child.stop()
 
 

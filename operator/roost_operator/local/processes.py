@@ -83,7 +83,8 @@ class Supervised:
             return
         self.kill(signal.SIGTERM)  # not to its group: it stops its own children when it no longer needs them
         try:
-            await asyncio.wait_for(process.wait(), self.command.stop_seconds)
+            async with asyncio.timeout(self.command.stop_seconds):
+                await process.wait()
         except TimeoutError:
             self._tell(f"{self.command.name} did not stop within {self.command.stop_seconds:.0f} s, killing it")
         finally:
@@ -91,9 +92,11 @@ class Supervised:
         await process.wait()
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Sends a signal to the process; it is restarted unless it is being stopped."""
+        """Send a signal to the process, if it still runs; it is restarted unless it is being stopped."""
         if self.pid is not None:
-            os.kill(self.pid, number)
+            # asyncio may have reaped a child that has just ended, and set its return code only in the next turn.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def _tell(self, text: str) -> None:
         self._report(Event(text))
