@@ -6,7 +6,6 @@ with an undisturbed run token by token.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
@@ -22,21 +21,18 @@ from fault_stack import (
     Seen,
     begin,
     client_process,
-    constant,
-    fault_stack,
     log_of,
-    until,
     watch,
 )
-from roost import Client, Sampling, Session
+from roost import Client, Session
 from roost.contract.faults import POINTS
 
 pytestmark = [pytest.mark.faults, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
 VICTIMS = ("client", "gateway", "worker", "redis")
 STEP = "step-under-fire"
-TEXT = "a\u00e9\u20ac\U0001f600z END b"
-"""One, two, three and four bytes a character: tokens of the tiny model are single bytes."""
+PAUSES = {"worker.token": "pause:5", "gateway.delta.sent": "pause:2", "worker.delta.sent": "pause:2"}
+"""In the middle of the output. A busy machine may send all but the first token in a second delta, never in less."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +41,6 @@ class Reference:
 
     question: tuple[int, ...]
     closing: tuple[int, ...]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[FaultStack]:
-    async with fault_stack(tmp_path_factory.mktemp("faults")) as stack:
-        yield stack
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(pool: FaultStack) -> AsyncIterator[Client]:
-    async with await Client.connect(pool.stack.targets) as client:
-        yield client
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -83,9 +67,7 @@ async def test_a_death_on_the_way_of_a_step(
     session = await begin(client)
     if point == "gateway.history.sent":
         await session.evict()
-    armed = pool.arm(
-        point, "pause:5" if point in ("worker.token", "gateway.delta.sent", "worker.delta.sent") else "pause"
-    )
+    armed = pool.arm(point, PAUSES.get(point, "pause"))
     try:
         seen = await take_step(pool, client, session, victim, armed)
     finally:
@@ -94,7 +76,7 @@ async def test_a_death_on_the_way_of_a_step(
     armed.disarm()
     assert tuple(seen.token_ids) == reference.question
     await check_session(session, reference)
-    await until_free(pool)
+    await pool.everything_is_free()
 
 
 async def take_step(pool: FaultStack, client: Client, session: Session, victim: str, armed: Point) -> Seen:
@@ -120,35 +102,3 @@ async def check_session(session: Session, reference: Reference) -> None:
     again = await session.run(QUESTION, step_id=STEP, sampling=LONG)
     assert again.committed.replayed
     assert tuple(again.token_ids) == reference.question
-
-
-async def until_free(pool: FaultStack) -> None:
-    async def nothing_is_claimed() -> bool:
-        return not await pool.claims()
-
-    await until(nothing_is_claimed, "reservations to be given back")
-
-
-STOPPED = Sampling(temperature=0.0, max_tokens=48, stop=("END",))
-
-
-@pytest.mark.parametrize("point", ["worker.token", "gateway.delta.sent"])
-@pytest.mark.parametrize("position", range(1, len(TEXT.encode()) + 2, 4))
-@pytest.mark.parametrize("sampling", [Sampling(temperature=0.0, max_tokens=48), STOPPED], ids=["json", "stop-string"])
-async def test_a_death_inside_a_character_a_stop_string_or_a_json_value(
-    pool: FaultStack, client: Client, point: str, position: int, sampling: Sampling
-) -> None:
-    whole = f'"{TEXT}"'
-    expected = whole[: whole.index("END")] if sampling.stop else whole
-    session = await begin(client)
-    armed = pool.arm(point, f"kill:{position}")
-    seen = await watch(session, QUESTION, STEP, sampling, constant(TEXT))
-    armed.disarm()
-    await pool.whole()
-    assert seen.result is not None
-    assert seen.text == seen.result.committed.output.content == expected
-    steps = await log_of(session)
-    assert [step.step_id for step in steps][1:] == [STEP]
-    assert steps[1].output_token_ids == tuple(seen.token_ids)
-    assert (await session.run(CLOSING, sampling=SHORT)).committed.index == 2
-    await until_free(pool)

@@ -130,6 +130,14 @@ class FaultStack:
         gateways = await asyncio.gather(*(process.command.ready() for process in stack.gateways))
         return all(process.pid for process in supervised) and len(leases) == 2 and all(gateways)
 
+    async def everything_is_free(self) -> None:
+        """Waits until the ledger holds neither reservation nor waiter."""
+
+        async def nothing_is_claimed() -> bool:
+            return not await self.claims()
+
+        await until(nothing_is_claimed, "reservations to be given back")
+
     async def kill_worker_of(self, session: str) -> None:
         """SIGKILLs the worker at which the session's attempt runs."""
         client = redis.asyncio.Redis.from_url(self.stack.redis_url, decode_responses=True)
