@@ -241,7 +241,7 @@ async def a_step_taken_over(world: World) -> Any:
 
 async def a_step_during_another(world: World) -> Any:
     session = await opened(world)
-    other = (await world.client()).session(session.id)
+    other = (await world.client(give_up_after=0.2)).session(session.id)  # else each refusal is waited out for 6 s
     world.pause()
     step = await started(session, "hello", "s")
     running = (await other.info()).running_step_id

@@ -39,9 +39,9 @@ class World:
         self.targets = targets
         self._clients: list[Client] = []
 
-    async def client(self, api_key: str = "key-a") -> Client:
+    async def client(self, api_key: str = "key-a", give_up_after: float = 30.0) -> Client:
         """A client whose first choice is the first gateway."""
-        retry = RetryConfig(initial_backoff=0.01, max_backoff=0.1, give_up_after=30.0)
+        retry = RetryConfig(initial_backoff=0.01, max_backoff=0.1, give_up_after=give_up_after)
         client = await Client.connect(self.targets, api_key=api_key, retry=retry)
         self._clients.append(client)
         return client

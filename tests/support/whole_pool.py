@@ -72,12 +72,19 @@ class Whole:
 
     async def everything_is_free(self) -> None:
         """Waits until no attempt holds blocks and the ledger holds neither reservation nor waiter."""
+        held: dict[str, object] = {}
 
         async def free() -> bool:
-            state = await self.state()
-            return not (state.running or state.waiting or state.blocks.in_use or await self.ledger())
+            nonlocal held
+            state, ledger = await self.state(), await self.ledger()
+            held = {"running": state.running, "waiting": state.waiting, "blocks": state.blocks.in_use, "ledger": ledger}
+            return not any(held.values())
 
-        await until(free, "blocks and reservations to be given back")
+        try:
+            await until(free, "blocks and reservations to be given back")
+        except AssertionError as error:
+            error.add_note(f"still held: {held}")
+            raise
 
 
 @contextlib.asynccontextmanager
