@@ -1,8 +1,12 @@
-"""Settings shared by all tests."""
+"""Settings shared by all tests, and which of them share a process when they run in several (`make test`)."""
 
 import os
+from collections import defaultdict
 
+import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadGroupScheduling
 
 # Modest by default: the suite runs on two cores. `HYPOTHESIS_PROFILE=thorough` searches longer.
 settings.register_profile("default", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -10,3 +14,42 @@ settings.register_profile("thorough", parent=settings.get_profile("default"), ma
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+LONG_MARKS = ("faults", "ray", "model")
+LONG_FIXTURES = ("api_server", "whole")
+
+
+class FilesOrGroups(LoadGroupScheduling):
+    """A process takes a whole file, or all files of one `xdist_group`, since their fixtures are dear."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        scope = super()._split_scope(nodeid)
+        return scope if scope != nodeid else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesOrGroups:
+    return FilesOrGroups(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long, so that no process is left alone with one; the rest stays shuffled."""
+    files: dict[object, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        files[item.path].append(item)
+    long = {path for path, members in files.items() if any(map(_takes_long, members))}
+    items.sort(key=lambda item: item.path not in long)
+    for members in files.values():
+        if any("api_server" in _fixtures(item) for item in members):
+            for item in members:
+                item.add_marker(pytest.mark.xdist_group("api_server"))
+
+
+def _takes_long(item: pytest.Item) -> bool:
+    marked = any(item.get_closest_marker(name) for name in LONG_MARKS)
+    return marked or any(name in _fixtures(item) for name in LONG_FIXTURES)
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return getattr(item, "fixturenames", [])

@@ -34,7 +34,8 @@ sys.path[:0] = [str(ROOT / "tests/support"), *(str(ROOT / p) for p in ("proto", 
 
 from figures import emit, machine, spread
 
-from api_server import ApiServer, kuberay_definitions, missing_binaries
+from api_server import ApiServer, missing_binaries
+from built_binaries import kuberay_definitions
 from operator_process import OperatorProcess, grant
 from played_cluster import PlayedCluster, create_pool
 from redis_servers import RedisServer

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from api_server import ApiServer, kuberay_definitions
+from api_server import ApiServer
+from built_binaries import kuberay_definitions
 from operator_process import OperatorProcess, Start, chart_rights, tail, until
 from played_cluster import PlayedCluster, create_pool
 from redis_servers import RedisServer

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from api_server import ApiServer, KubectlError, kuberay_definitions
+from api_server import ApiServer, KubectlError
+from built_binaries import kuberay_definitions
 from operator_process import grant
 from redis_servers import RedisServer
 from roost_operator.api.stored import StoredPool

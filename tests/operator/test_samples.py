@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from api_server import ApiServer, kuberay_definitions
+from api_server import ApiServer
+from built_binaries import kuberay_definitions
 from roost_operator.api.crd import custom_resource_definition
 from roost_operator.api.loader import load_pool
 from roost_operator.plan import children

@@ -23,7 +23,7 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from built_binaries import built_binary
+from built_binaries import built_binary, kuberay_definitions
 from kubeconfigs import write_kubeconfig
 from redis_servers import free_port
 
@@ -225,12 +225,6 @@ class ApiServer:
             time.sleep(_POLL_SECONDS)
 
 
-def kuberay_definitions() -> Path | None:
-    """Folder of KubeRay's custom resource definitions, in the cache of Go modules."""
-    found = sorted(Path.home().glob("go/pkg/mod/github.com/ray-project/kuberay/ray-operator@*/config/crd/bases"))
-    return found[-1] if found else None
-
-
 def _private_key() -> bytes:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     return key.private_bytes(
@@ -246,7 +240,7 @@ def missing_binaries() -> list[str]:
 def skip_without_binaries() -> None:
     """Skips the test where a binary is missing."""
     if missing := missing_binaries():
-        pytest.skip(f"no {', '.join(missing)}; run `make e2e` once, or set ROOST_CLUSTER_BIN to a folder that has them")
+        pytest.skip(f"no {', '.join(missing)}; run `make binaries`, or set ROOST_CLUSTER_BIN to a folder that has them")
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 import yaml
 
-from api_server import ROOT, ApiServer, KubectlError, kuberay_definitions
+from api_server import ROOT, ApiServer, KubectlError
+from built_binaries import kuberay_definitions
 from redis_servers import RedisServer, free_port
 from roost.contract import faults
 from roost_operator.__main__ import main

@@ -11,7 +11,8 @@ import pytest
 import redis.asyncio
 import yaml
 
-from api_server import ApiServer, kuberay_definitions
+from api_server import ApiServer
+from built_binaries import kuberay_definitions
 from leases import lease_of
 from operator_process import OperatorProcess, tail
 from redis_servers import RedisServer

@@ -7,7 +7,7 @@ import sys
 from roost_cluster.cluster import one_node_cluster
 from roost_cluster.errors import ClusterError
 from roost_cluster.host import PACKAGES
-from roost_cluster.toolbox import TOOLBOX, Toolbox
+from roost_cluster.toolbox import HELM, Toolbox
 
 
 def main() -> int:
@@ -18,7 +18,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if action == "build":
-            Toolbox().build_all(TOOLBOX)
+            toolbox = Toolbox()
+            toolbox.path(HELM)
+            toolbox.build_all()
         elif action == "packages":
             print(PACKAGES)
         else:

