@@ -12,12 +12,13 @@ PACKAGES := roost roost_operator roost_gateway roost_worker roost_cluster roost_
 SOURCES := proto operator gateway worker tests charts images
 # protoc finds its plugins by PATH.
 GENERATE := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
+CLUSTER := PYTHONPATH=tests/cluster $(BIN)/python -m roost_cluster
 SAMPLE ?= manifests/samples/pool-local.yaml
 # Twice as many processes as cores: half of a test's time is waiting. Whole files go to a process, the long ones first.
 PROCESSES ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
 IN_PARALLEL := --numprocesses=$(PROCESSES) --dist=loadgroup --no-loadscope-reorder
 
-.PHONY: help venv up demo test check binaries e2e bench generate lock format clean
+.PHONY: help venv up demo test check binaries smoke e2e bench generate lock format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,11 +66,14 @@ check: venv ## Lint, format, types, import contracts, generated code, Dockerfile
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/hadolint images/*.Dockerfile
 
+smoke: venv ## The most of e2e that every change must pass: served, rebuilt, killed, upgraded, removed
+	$(BIN)/python -m pytest -q -p no:randomly -m smoke $(PYTEST) tests/cluster
+
 e2e: venv ## The product on a real Kubernetes: that of KUBECONFIG, else one node brought up here (Linux, root)
-	$(BIN)/python -m pytest -q -m e2e tests
+	@tree=$$($(CLUSTER) tree) && $(BIN)/python -m pytest -q -p no:randomly -m e2e $(PYTEST) tests/cluster && $(CLUSTER) passed --tree $$tree
 
 binaries: venv ## Build the Kubernetes that e2e runs: API server, kubelet, KubeRay and others, kept in ~/.cache/roost
-	PYTHONPATH=tests/cluster $(BIN)/python -m roost_cluster build
+	$(CLUSTER) build
 
 bench: venv ## Benchmarks; the last line of each is JSON (see tests/benchmarks)
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done

@@ -44,6 +44,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if any("api_server" in _fixtures(item) for item in members):
             for item in members:
                 item.add_marker(pytest.mark.xdist_group("api_server"))
+    for item in items:
+        if "api_server" in _fixtures(item):
+            item.add_marker(pytest.mark.binaries)
 
 
 def _takes_long(item: pytest.Item) -> bool:

@@ -14,7 +14,10 @@ from roost_pool.last_words import last_words
 from roost_pool.traffic import Traffic
 from roost_pool.world import World
 
-POOL_TESTS = ("serving", "children", "scaling", "chaos", "upgrade", "model_change", "suspend", "troubles", "removal")
+POOL_TESTS = (
+    *("installation", "serving", "children", "scaling", "chaos"),
+    *("upgrade", "model_change", "troubles", "suspend", "removal"),
+)
 """Tests of `test_pool_*.py` in this order: they share one pool, and the last one takes everything away."""
 WORLD = pytest.StashKey[World]()
 
@@ -83,7 +86,7 @@ def namespace(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def world(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> World:
-    """The chart and the pool, once for all tests of `test_pool_*.py`; each waits until the pool is whole again."""
+    """The chart, once for all tests of `test_pool_*.py`; each waits until the pool is whole again."""
     if not cluster.own:
         pytest.skip("KUBECONFIG names a cluster that has no local image")
     world = World(cluster, tmp_path_factory.mktemp("world"))

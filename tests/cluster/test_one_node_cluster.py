@@ -1,8 +1,6 @@
-"""The cluster for tests is a real one: pods, names, ClusterIPs, volumes, and KubeRay with a Ray service."""
+"""The cluster for tests is a real one: pods, names, ClusterIPs and volumes. KubeRay is shown by the pool's tests."""
 
-import json
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +8,9 @@ import pytest
 from roost_cluster import host_python
 from roost_cluster.cluster import Cluster
 from roost_cluster.layout import IMAGE
-from roost_cluster.processes import wait_until
 from roost_cluster.volumes import static_volume
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-APPLICATION = Path(__file__).parent / "ray_application"
 SERVE = "mkdir -p /tmp/w && echo hello >/tmp/w/index.html && exec /busybox httpd -f -p 8080 -h /tmp/w"
 
 
@@ -114,65 +110,3 @@ def test_a_pod_runs_this_checkout_with_the_hosts_python(own: Cluster, namespace:
     )
     kubectl.apply(runs, arguments=here)
     kubectl.wait("jsonpath={.status.phase}=Succeeded", "pod/python", *here)
-
-
-def ray_pod(container: str) -> dict[str, Any]:
-    paths = [APPLICATION]
-    return {
-        "spec": {
-            "terminationGracePeriodSeconds": 2,
-            "enableServiceLinks": False,
-            "volumes": host_python.volumes(paths),
-            "containers": [
-                {
-                    "name": container,
-                    "image": IMAGE,
-                    "imagePullPolicy": "Never",
-                    "env": [*host_python.environment(), {"name": "PYTHONPATH", "value": str(APPLICATION)}],
-                    "volumeMounts": host_python.volume_mounts(paths),
-                    "resources": {"requests": {"cpu": "200m", "memory": "512Mi"}, "limits": {"memory": "3Gi"}},
-                }
-            ],
-        }
-    }
-
-
-def ray_service() -> dict[str, Any]:
-    application = {"name": "hello", "import_path": "cluster_hello:app", "route_prefix": "/"}
-    serve = {"http_options": {"host": "0.0.0.0", "port": 8000}, "applications": [application]}
-    memory = {"object-store-memory": "100000000"}
-    group = {"groupName": "workers", "replicas": 1, "minReplicas": 1, "maxReplicas": 1}
-    return {
-        "apiVersion": "ray.io/v1",
-        "kind": "RayService",
-        "metadata": {"name": "hello"},
-        "spec": {
-            "serveConfigV2": json.dumps(serve),
-            "rayClusterConfig": {
-                "rayVersion": "2.60.0",
-                "headGroupSpec": {
-                    "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0", **memory},
-                    "template": ray_pod("ray-head"),
-                },
-                "workerGroupSpecs": [
-                    {**group, "rayStartParams": {"num-cpus": "1", **memory}, "template": ray_pod("ray-worker")}
-                ],
-            },
-        },
-    }
-
-
-def test_kuberay_brings_up_a_ray_service(own: Cluster, namespace: str) -> None:
-    kubectl, here = own.kubectl, ("--namespace", namespace)
-    kubectl.apply(ray_service(), arguments=here)
-    kubectl.wait("condition=Ready", "rayservice/hello", *here, seconds=300)
-    address = kubectl.get("service", "hello-serve-svc", *here)["spec"]["clusterIP"]
-
-    def served() -> bool:
-        try:
-            with urllib.request.urlopen(f"http://{address}:8000/", timeout=5) as reply:
-                return bool(reply.read() == b"hello")
-        except OSError:
-            return False
-
-    wait_until("the Ray application", served, 60)  # Ready comes a moment before kube-proxy knows the endpoint

@@ -59,6 +59,7 @@ async def test_the_redis_pod(world: World, traffic: Traffic) -> None:
     await world.ready()
 
 
+@pytest.mark.smoke
 async def test_the_only_worker_pod(world: World, traffic: Traffic) -> None:
     """The step waits for the next worker, and goes on there from the tokens that were streamed."""
     talk, running = await stepping(traffic)

@@ -1,65 +1,53 @@
-"""Pools deleted with live sessions, what is kept of them, and what an uninstall leaves."""
+"""A pool deleted with live sessions, a refused uninstall before, and what an uninstall leaves."""
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 
-from roost.contract.names import PoolKeys
-from roost_pool import manifests
+from roost_operator.demo.journal import Journal
 from roost_pool.manifests import NAME
+from roost_pool.removal import deleted
 from roost_pool.traffic import MEDIUM, Traffic
-from roost_pool.waiting import until
-from roost_pool.world import NAMESPACE, World
+from roost_pool.world import CHART, NAMESPACE, RELEASE, World
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-OWNED = "rayservices,rayclusters,pods,serviceaccounts,secrets,networkpolicies,poddisruptionbudgets,services"
-POOL_LABEL = "roost.dev/pool"
+pytestmark = [pytest.mark.e2e, pytest.mark.smoke, pytest.mark.timeout(600)]
 
 
-async def deleted(world: World) -> None:
-    """Deletes the pool and waits until nothing is left that it owned."""
-    await world.kubectl("delete", "agentpool", NAME, "--timeout=180s", seconds=190)
-
-    async def nothing() -> bool:
-        owned = await world.kubectl("get", OWNED, f"--selector={POOL_LABEL}={NAME}", "--output=name")
-        ray = await world.kubectl("get", "pods,services,rayclusters,endpoints", "--output=name")
-        return not owned and f"/{NAME}-" not in ray
-
-    await until("everything that the pool owned to go", nothing, 90)
-
-
-async def test_a_deleted_pool_keeps_its_sessions(world: World, traffic: Traffic) -> None:
-    """Steps that run are finished; with `retention: Keep` a pool of the same name goes on with the sessions."""
-    talks = [await traffic.open() for _ in range(3)]
-    await asyncio.gather(*(talk.say("Begin.") for talk in talks))
-    running = [asyncio.create_task(talk.say("Tell me a long story.", MEDIUM)) for talk in talks]
-    await asyncio.gather(*(talk.streaming() for talk in talks))
-    await deleted(world)
-    for receipt in await asyncio.gather(*running):
-        assert receipt.failovers_worker == 0
-    kept = await world.keys()
-    assert all(any(talk.session.id.rpartition("/")[2] in key for key in kept) for talk in talks)
-    assert PoolKeys(world.pool).document not in kept
-
-    again = manifests.sample()
-    again["spec"]["sessions"]["retention"] = "Purge"
-    await world.apply(again)
+async def test_an_uninstall_is_refused_while_there_are_pools(world: World) -> None:
+    """What `helm rollback` then keeps can be upgraded as before."""
     await world.ready()
-    await asyncio.gather(*(talk.say("Go on.") for talk in talks))
-    assert not {talk.workers[-1] for talk in talks} & {talk.workers[0] for talk in talks}
+    release = json.loads(await asyncio.to_thread(world.helm, "status", RELEASE, "--output=json"))["version"]
+    refused = await asyncio.to_thread(lambda: world.helm("uninstall", RELEASE, fails=True))
+    assert f"pools still exist: {NAMESPACE}/{NAME}" in refused
+    assert f"to keep it: helm rollback {RELEASE} {release} --namespace {NAMESPACE}" in refused
+    assert (await world.get("deployment", f"{RELEASE}-gateway"))["spec"]["replicas"] >= 1
+    await asyncio.to_thread(world.helm, "rollback", RELEASE, str(release))
+    await asyncio.to_thread(world.helm, "upgrade", RELEASE, str(CHART), "--reuse-values")
 
 
-async def test_a_deleted_pool_purges_its_sessions(world: World) -> None:
-    """With `retention: Purge` nothing of the pool is left in Redis."""
-    assert await world.keys()
-    await deleted(world)
+async def test_a_deleted_pool_finishes_its_steps_and_purges_its_sessions(world: World, tmp_path: Path) -> None:
+    """Steps that run are finished; with `retention: Purge` nothing of the pool is left in Redis."""
+    await world.patch(f"agentpool/{NAME}", {"spec": {"sessions": {"retention": "Purge"}}})
+    await world.ready()
+    with Journal(tmp_path / "journal.jsonl") as journal:  # compared with no log: there will be none
+        async with await world.connect() as client:
+            traffic = Traffic(client, journal)
+            talks = [await traffic.open() for _ in range(3)]
+            await asyncio.gather(*(talk.say("Begin.") for talk in talks))
+            assert await world.keys()
+            running = [asyncio.create_task(talk.say("Tell me a long story.", MEDIUM)) for talk in talks]
+            await asyncio.gather(*(talk.streaming() for talk in talks))
+            await deleted(world, NAME)
+            for receipt in await asyncio.gather(*running):
+                assert receipt.failovers_worker == 0
     assert await world.keys() == []
 
 
 async def test_an_uninstall_leaves_what_the_notes_name(world: World) -> None:
-    notes = await asyncio.to_thread(world.helm, "get", "notes", "roost")
-    await asyncio.to_thread(world.helm, "uninstall", "roost")
+    notes = await asyncio.to_thread(world.helm, "get", "notes", RELEASE)
+    await asyncio.to_thread(world.helm, "uninstall", RELEASE)
     kinds = (
         "all,secret,configmap,pvc,sa,role,rolebinding,networkpolicy,pdb,hpa,lease,clusterrole,clusterrolebinding,crd"
     )

@@ -15,6 +15,7 @@ from roost_pool.world import RELEASE, World
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
+@pytest.mark.smoke
 async def test_a_sample_becomes_ready(world: World) -> None:
     sample = yaml.safe_load(manifests.SAMPLE.read_text())
     print("e2e pool:", *difference(sample["spec"], manifests.sample()["spec"]), sep="\n  ")
@@ -58,6 +59,7 @@ asyncio.run(main())
     await world.kubectl("delete", "pod", "client", "--wait=false")
 
 
+@pytest.mark.smoke
 async def test_sessions_step_hold_and_are_rebuilt(world: World, traffic: Traffic) -> None:
     talks = [await traffic.open(role=role) for role in ("planner", "coder")]
     for talk in talks:

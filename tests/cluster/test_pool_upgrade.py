@@ -53,6 +53,7 @@ async def the_cluster(world: World) -> tuple[str, str]:
     return found["metadata"]["name"], found["metadata"]["uid"]
 
 
+@pytest.mark.smoke
 async def test_a_changed_template_replaces_the_workers(world: World, traffic: Traffic) -> None:
     (before,) = await world.workers()
     old = (await world.pod("worker"))["metadata"]["labels"][CLUSTER_LABEL]

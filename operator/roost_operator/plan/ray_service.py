@@ -22,8 +22,12 @@ API_VERSION = "ray.io/v1"
 IMPORT_PATH, DEPLOYMENT = "roost_worker.serve_app:app", "worker"
 """Where the application is, and its deployment's name; a test compares them with the application itself."""
 MOST_WORKERS = 1024
-OBJECT_STORE = {"object-store-memory": "100000000"}
-"""Ray's smallest with room to spare, in place of 30 % of the memory: no tensor travels through it."""
+LEAN = {"object-store-memory": "100000000", "include-log-monitor": "0"}
+"""Of every Ray node. No tensor travels through the object store, whose smallest size with room to spare this is, in
+place of 30 % of the memory. No driver reads the logs that the monitor would send it; they are files in the pod."""
+NO_AUTOSCALER = {"no-monitor": "true"}
+"""The head's monitor is the autoscaler's, and the operator sizes the cluster. KubeRay 1.6.2 drops options whose value
+is "false", so that what turns something off must say "true" or "0"."""
 _STRATEGIES = {Upgrade.NEW_CLUSTER: "NewCluster", Upgrade.IN_PLACE: "None", Upgrade.NONE: "None"}
 """What KubeRay is told; it knows no upgrade in place, which is this operator's work."""
 _ONE_AT_A_TIME = {"rolling_update_percentage": 0.0001}
@@ -73,7 +77,7 @@ def ray_service(
                 "suspend": suspend,
                 **({"gcsFaultToleranceOptions": fault_tolerance(pool, state)} if state else {}),
                 "headGroupSpec": {
-                    "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0", **OBJECT_STORE},
+                    "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0", **NO_AUTOSCALER, **LEAN},
                     "template": _signed(head_template(pool, installation, marks)),
                 },
                 "workerGroupSpecs": [
@@ -178,4 +182,4 @@ def _signed(template: dict[str, Any], *more: Any) -> dict[str, Any]:
 def _start_parameters(pool: AgentPool) -> dict[str, str]:
     """Logical resources for exactly one replica in a pod: a CPU for its shell and one for each rank."""
     ranks, devices = pool.spec.model.tensor_parallel, gpus(pool)
-    return {"num-cpus": str(1 + ranks), **OBJECT_STORE, **({"num-gpus": str(devices)} if devices else {})}
+    return {"num-cpus": str(1 + ranks), **LEAN, **({"num-gpus": str(devices)} if devices else {})}

@@ -35,9 +35,11 @@ class World:
 
     def __init__(self, cluster: Cluster, scratch: Path) -> None:
         assert cluster.layout is not None
-        self.cluster, self.namespace, self._scratch = cluster, NAMESPACE, scratch
+        self.cluster, self.namespace, self.values = cluster, NAMESPACE, scratch / "values.json"
         self._here = ("--namespace", NAMESPACE)
         self.helm = Helm(cluster, NAMESPACE)
+        self.notes = ""
+        """What `helm install` said."""
 
     @property
     def pool(self) -> str:
@@ -45,7 +47,7 @@ class World:
         return f"{NAMESPACE}/{manifests.NAME}"
 
     def install(self) -> None:
-        """Volumes for Redis and for models, and the chart; when all of it is available, the pool."""
+        """Volumes for Redis and for models, and the chart; returns when all of it is available."""
         kubectl, volumes = self.cluster.kubectl, self.cluster.layout.volumes  # type: ignore[union-attr]  # our own
         kubectl.run("create", "namespace", NAMESPACE)
         models = volumes / f"{NAMESPACE}-models"
@@ -55,12 +57,10 @@ class World:
         )
         manifests.fill_model_cache(models)
         kubectl.apply(manifests.claim(), arguments=self._here)
-        values = self._scratch / "values.json"
-        values.write_text(json.dumps(chart_values()))
-        self.helm("install", RELEASE, str(CHART), "--values", str(values))
+        self.values.write_text(json.dumps(chart_values()))
+        self.notes = self.helm("install", RELEASE, str(CHART), "--values", str(self.values))
         for name in ("statefulset/roost-redis", "deployment/roost-gateway", "deployment/roost-operator"):
             kubectl.run("rollout", "status", name, "--timeout=120s", *self._here, seconds=130)
-        kubectl.apply(manifests.sample(), arguments=self._here)
 
     async def kubectl(self, *arguments: str, seconds: float = 120.0) -> str:
         """Output of kubectl in the namespace. Raises ClusterError."""
@@ -90,7 +90,10 @@ class World:
         }
 
     async def ready(self, name: str = manifests.NAME, seconds: float = START_SECONDS) -> None:
-        """Waits until all workers that the pool's present spec wants take steps and nothing is to change."""
+        """Waits until all workers that the pool's present spec wants take steps and nothing is to change. Where there
+        is no pool of tests yet, the sample is applied."""
+        if name == manifests.NAME and not await self.exists("agentpool", name):
+            await self.apply(manifests.sample())
 
         async def settled() -> bool:
             return (await self.conditions(name)).get("Ready") == "True AllWorkersReady"
@@ -118,6 +121,11 @@ class World:
             return bool(live.get("metadata", {}).get("uid") != uid)
 
         await until(f"the end of pod {name}", gone, 60)
+
+    async def drawn_secrets(self) -> dict[str, dict[str, str]]:
+        """Names of the Secrets that the installation drew, and what is in them."""
+        found = (await self.get("secrets", "--selector=app.kubernetes.io/part-of=roost"))["items"]
+        return {secret["metadata"]["name"]: secret["data"] for secret in found}
 
     async def secret(self, name: str, key: str) -> str:
         return base64.b64decode((await self.get("secret", name))["data"][key]).decode()
