@@ -18,7 +18,7 @@ SAMPLE ?= manifests/samples/pool-local.yaml
 PROCESSES ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
 IN_PARALLEL := --numprocesses=$(PROCESSES) --dist=loadgroup --no-loadscope-reorder
 
-.PHONY: help venv up demo test check binaries smoke e2e bench generate lock format clean
+.PHONY: help venv up demo test test-only check binaries smoke e2e bench generate lock format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,7 +51,9 @@ up: venv ## Run a pool on this machine (SAMPLE=file.yaml)
 demo: venv ## Agents on a real model while workers, gateways and Redis are killed
 	@$(BIN)/roost demo
 
-test: check ## Everything: `check`, then unit and integration tests (PYTEST=arguments)
+test: check test-only ## Everything: `check`, then unit and integration tests (PYTEST=arguments)
+
+test-only: venv
 	$(BIN)/python -m pytest -q $(IN_PARALLEL) $(PYTEST)
 
 check: venv ## Lint, format, types, import contracts, generated code, Dockerfiles

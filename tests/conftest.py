@@ -49,6 +49,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.binaries)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The order of a run that failed, to repeat it."""
+    seed = getattr(config.option, "randomly_seed", None)
+    if seed is not None and terminalreporter.stats.keys() & {"failed", "error"}:
+        terminalreporter.write_line(f"to repeat this order: --randomly-seed={seed}")
+
+
 def _takes_long(item: pytest.Item) -> bool:
     marked = any(item.get_closest_marker(name) for name in LONG_MARKS)
     return marked or any(name in _fixtures(item) for name in LONG_FIXTURES)
