@@ -17,6 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 LONG_MARKS = ("faults", "ray", "model")
 LONG_FIXTURES = ("api_server", "whole")
+GROUPS = ("operators", "api_server")
+"""Fixtures whose users share a process, and so an API server. Two such processes take half the time of one."""
 
 
 class FilesOrGroups(LoadGroupScheduling):
@@ -41,9 +43,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     long = {path for path, members in files.items() if any(map(_takes_long, members))}
     items.sort(key=lambda item: item.path not in long)
     for members in files.values():
-        if any("api_server" in _fixtures(item) for item in members):
+        used = {name for item in members for name in _fixtures(item)}
+        group = next((name for name in GROUPS if name in used), None)
+        if group is not None:
             for item in members:
-                item.add_marker(pytest.mark.xdist_group("api_server"))
+                item.add_marker(pytest.mark.xdist_group(group))
     for item in items:
         if "api_server" in _fixtures(item):
             item.add_marker(pytest.mark.binaries)
