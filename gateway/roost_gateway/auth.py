@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import yaml
 
 from roost.contract.reasons import Reason
@@ -91,7 +90,7 @@ def _bearer(metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
 
 
 def _unauthenticated(message: str) -> GatewayError:
-    return GatewayError(grpc.StatusCode.UNAUTHENTICATED, Reason.INVALID_API_KEY, message)
+    return GatewayError(Reason.INVALID_API_KEY, message)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

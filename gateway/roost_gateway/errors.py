@@ -1,12 +1,10 @@
-"""What can go wrong, and how it is told: one exception, and one table from the store's refusals to statuses.
+"""What can go wrong, and how it is told: one exception, and one table from the store's refusals to reasons.
 
-`GatewayError` carries a gRPC status, a `Reason`, and when to come back. `as_gateway_error` turns everything else
+`GatewayError` carries a `Reason`, and when to come back. `as_gateway_error` turns everything else
 into one, without telling a caller anything of the inside.
 """
 
 from collections.abc import Mapping, Sequence
-
-import grpc
 
 from roost.contract.reasons import Reason
 from roost_gateway.store.records import Refusal, RefusedError, StoreUnavailableError
@@ -16,11 +14,10 @@ WORKER_RETRY_SECONDS = 1.0
 
 
 class GatewayError(Exception):
-    """A call that fails with a status for the client. `violations` are pairs of field and what is wrong with it."""
+    """A call that fails with the status of `reason`. `violations` are pairs of field and what is wrong with it."""
 
     def __init__(
         self,
-        code: grpc.StatusCode,
         reason: Reason,
         message: str,
         *,
@@ -29,7 +26,6 @@ class GatewayError(Exception):
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.code = code
         self.reason = reason
         self.message = message
         self.retry_seconds = retry_seconds
@@ -40,15 +36,15 @@ class GatewayError(Exception):
 def invalid(violations: Sequence[tuple[str, str]], reason: Reason = Reason.INVALID_REQUEST) -> GatewayError:
     """INVALID_ARGUMENT that names each field."""
     message = "; ".join(f"{field}: {why}" for field, why in violations)
-    return GatewayError(grpc.StatusCode.INVALID_ARGUMENT, reason, f"invalid request: {message}", violations=violations)
+    return GatewayError(reason, f"invalid request: {message}", violations=violations)
 
 
 def not_found(reason: Reason, message: str) -> GatewayError:
-    return GatewayError(grpc.StatusCode.NOT_FOUND, reason, message)
+    return GatewayError(reason, message)
 
 
 def unavailable(reason: Reason, message: str, retry_seconds: float = WORKER_RETRY_SECONDS) -> GatewayError:
-    return GatewayError(grpc.StatusCode.UNAVAILABLE, reason, message, retry_seconds=retry_seconds)
+    return GatewayError(reason, message, retry_seconds=retry_seconds)
 
 
 def as_gateway_error(error: BaseException) -> GatewayError | None:
@@ -64,54 +60,43 @@ def as_gateway_error(error: BaseException) -> GatewayError | None:
 
 def internal() -> GatewayError:
     """What a caller hears of an unforeseen error: nothing of the inside."""
-    return GatewayError(
-        grpc.StatusCode.INTERNAL, Reason.INTERNAL, "the gateway failed; its log has the cause", retry_seconds=1.0
-    )
+    return GatewayError(Reason.INTERNAL, "the gateway failed; its log has the cause", retry_seconds=1.0)
 
 
-_Code = grpc.StatusCode
-_REFUSALS: Mapping[Refusal, tuple[grpc.StatusCode, Reason, str]] = {
-    Refusal.NOT_FOUND: (_Code.NOT_FOUND, Reason.SESSION_NOT_FOUND, "there is no such session"),
-    Refusal.CLOSED: (_Code.FAILED_PRECONDITION, Reason.SESSION_CLOSED, "the session is closed; open another"),
+_REFUSALS: Mapping[Refusal, tuple[Reason, str]] = {
+    Refusal.NOT_FOUND: (Reason.SESSION_NOT_FOUND, "there is no such session"),
+    Refusal.CLOSED: (Reason.SESSION_CLOSED, "the session is closed; open another"),
     Refusal.ROLLED_BACK: (
-        _Code.DATA_LOSS,
         Reason.SESSION_ROLLED_BACK,
         "the store has lost the end of this session's log; read it with ListSteps and go on from its head",
     ),
     Refusal.HEAD_MISMATCH: (
-        _Code.FAILED_PRECONDITION,
         Reason.HEAD_MISMATCH,
         "the log has steps that expected_head does not know; read it with ListSteps",
     ),
-    Refusal.BUSY: (_Code.ABORTED, Reason.ANOTHER_STEP_RUNNING, "another step of this session is running"),
+    Refusal.BUSY: (Reason.ANOTHER_STEP_RUNNING, "another step of this session is running"),
     Refusal.BUDGET: (
-        _Code.FAILED_PRECONDITION,
         Reason.BUDGET_EXHAUSTED,
         "the session has used its role's token budget; open another",
     ),
     Refusal.STEP_LIMIT: (
-        _Code.FAILED_PRECONDITION,
         Reason.STEP_LIMIT_REACHED,
         "the session has taken all steps its role allows; open another",
     ),
     Refusal.STEP_ID_REUSED: (
-        _Code.FAILED_PRECONDITION,
         Reason.STEP_ID_REUSED,
         "step_id has been used for a step with other content; take a new one",
     ),
     Refusal.TOO_LONG: (
-        _Code.INVALID_ARGUMENT,
         Reason.STEP_TOO_LONG,
         "the session's log has no room for this step; send less, or open another session",
     ),
-    Refusal.FENCED: (_Code.ABORTED, Reason.ATTEMPT_FENCED, "a newer attempt has taken this step over"),
+    Refusal.FENCED: (Reason.ATTEMPT_FENCED, "a newer attempt has taken this step over"),
     Refusal.WRONG_REVISION: (
-        _Code.FAILED_PRECONDITION,
         Reason.MODEL_REVISION_MISMATCH,
         "the log is of another revision of the model; open another session",
     ),
     Refusal.STORE_FULL: (
-        _Code.RESOURCE_EXHAUSTED,
         Reason.STORE_FULL,
         "the session store is full: delete sessions, or give it more memory",
     ),
@@ -120,9 +105,9 @@ _DEFAULT_RETRY = {Refusal.BUSY: 1.0, Refusal.STORE_FULL: 30.0}
 
 
 def _refused(error: RefusedError) -> GatewayError:
-    code, reason, message = _REFUSALS[error.refusal]
+    reason, message = _REFUSALS[error.refusal]
     retry = max(error.retry_ms, 0) / 1000 if error.retry_ms else _DEFAULT_RETRY.get(error.refusal)
     metadata = {}
     if error.head is not None:
         metadata = {"head_length": str(error.head.length), "head_log_hash": error.head.log_hash.hex()}
-    return GatewayError(code, reason, message, retry_seconds=retry, metadata=metadata)
+    return GatewayError(reason, message, retry_seconds=retry, metadata=metadata)

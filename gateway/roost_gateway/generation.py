@@ -160,7 +160,7 @@ def classify(error: grpc.aio.AioRpcError) -> WorkerFailureError | GatewayError:
     if reason is Reason.ATTEMPT_UNKNOWN:
         return WorkerFailureError(Failure.UNKNOWN_ATTEMPT, details)
     if reason is not None and reason in _FOR_THE_CLIENT:
-        return GatewayError(code, reason, details, retry_seconds=retry, violations=violations)
+        return GatewayError(reason, details, retry_seconds=retry, violations=violations)
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         log.error("a worker refuses this gateway's pool secret; give both the same: %s", details)
         return WorkerFailureError(Failure.FAULTY, details)

@@ -45,14 +45,12 @@ def tolerant(deserialize: Callable[[bytes], Any], limit: int) -> Callable[[bytes
 
 def _too_large(size: int, limit: int) -> GatewayError:
     why = f"{size} bytes are more than the {limit} that this gateway takes; send less in one step"
-    return GatewayError(grpc.StatusCode.INVALID_ARGUMENT, Reason.MESSAGE_TOO_LARGE, why, violations=[("request", why)])
+    return GatewayError(Reason.MESSAGE_TOO_LARGE, why, violations=[("request", why)])
 
 
 def _unreadable() -> GatewayError:
     why = "is no message of this method, or a text in it is not UTF-8"
-    return GatewayError(
-        grpc.StatusCode.INVALID_ARGUMENT, Reason.INVALID_REQUEST, f"the request {why}", violations=[("request", why)]
-    )
+    return GatewayError(Reason.INVALID_REQUEST, f"the request {why}", violations=[("request", why)])
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -105,7 +103,6 @@ async def tell(context: Context, error: GatewayError) -> None:
     """Ends the call with `error`."""
     await abort(
         context,
-        error.code,
         error.reason,
         error.message,
         retry_seconds=error.retry_seconds,

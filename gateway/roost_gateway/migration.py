@@ -93,7 +93,7 @@ class Migration:
         while len(entries) < descriptor.steps:
             page = await self._parts.store.log(descriptor.session_id, descriptor.generation, len(entries), _ENTRIES)
             if not page:
-                raise GatewayError(grpc.StatusCode.NOT_FOUND, Reason.SESSION_NOT_FOUND, "the session has been erased")
+                raise GatewayError(Reason.SESSION_NOT_FOUND, "the session has been erased")
             entries += page
         return entries
 
@@ -165,7 +165,6 @@ class Migration:
 
 def _too_long(revision: str, length: int, limit: int) -> GatewayError:
     return GatewayError(
-        grpc.StatusCode.INVALID_ARGUMENT,
         Reason.STEP_TOO_LONG,
         f"rendered for the pool's new revision {revision} the log has {length} tokens, and a session holds {limit}; "
         "open another session, or raise sessions.maxTokens",
@@ -175,7 +174,6 @@ def _too_long(revision: str, length: int, limit: int) -> GatewayError:
 
 def _cannot_be_shown(revision: str, why: str) -> GatewayError:
     return GatewayError(
-        grpc.StatusCode.FAILED_PRECONDITION,
         Reason.MODEL_REVISION_MISMATCH,
         f"the log cannot be rendered for the pool's new revision {revision}: {why}; open another session",
     )

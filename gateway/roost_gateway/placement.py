@@ -12,8 +12,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import grpc
-
 from roost.contract.reasons import Reason
 from roost_gateway.admission import AdmissionQueue, QueueFullError, Ticket
 from roost_gateway.attempts import LEASE_MS, HeldAttempt
@@ -218,7 +216,6 @@ class Placement:
         if self._choose(ask) is None:
             return unavailable(Reason.NO_WORKER, f"no worker of pool {ask.pool.pool} takes steps now", 2.0)
         return GatewayError(
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
             Reason.QUEUE_TIMEOUT,
             f"no worker of pool {ask.pool.pool} had room in time",
             retry_seconds=queue.retry_seconds(),
@@ -301,7 +298,6 @@ class Placement:
 
 def _full(full: QueueFullError) -> GatewayError:
     return GatewayError(
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
         Reason.QUEUE_FULL,
         f"{full}; come back later, or raise admission.queueLimit",
         retry_seconds=full.retry_seconds,

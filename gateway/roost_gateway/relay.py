@@ -11,8 +11,6 @@ import time
 from array import array
 from dataclasses import dataclass, replace
 
-import grpc
-
 from roost.contract.faults import fault_point
 from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb
@@ -270,6 +268,4 @@ class Relay:
 
 def poisonous(faults: int) -> GatewayError:
     """The step is given up: each worker that tried it failed."""
-    return GatewayError(
-        grpc.StatusCode.INTERNAL, Reason.INTERNAL, f"{faults} workers failed on this step; their logs have the cause"
-    )
+    return GatewayError(Reason.INTERNAL, f"{faults} workers failed on this step; their logs have the cause")

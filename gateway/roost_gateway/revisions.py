@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import grpc
-
 from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.convert import head_to_proto
@@ -44,7 +42,6 @@ def turned_away(pool: PoolView, bound: str, workers: Sequence[WorkerState]) -> G
 
 def wrong_revision(bound: str) -> GatewayError:
     return GatewayError(
-        grpc.StatusCode.FAILED_PRECONDITION,
         Reason.MODEL_REVISION_MISMATCH,
         f"the session was begun on revision {bound} of the model, which no worker serves any more; open another "
         "session, or set sessions.onModelChange to Migrate",

@@ -145,6 +145,4 @@ async def _relay(outbox: Outbox, context: Context, pressure: Pressure) -> None:
 
 
 def _late() -> GatewayError:
-    return GatewayError(
-        grpc.StatusCode.DEADLINE_EXCEEDED, Reason.DEADLINE_EXCEEDED, "the step took longer than step_timeout_seconds"
-    )
+    return GatewayError(Reason.DEADLINE_EXCEEDED, "the step took longer than step_timeout_seconds")

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import grpc
-
 from roost.contract.loghash import unpack_ids
 from roost.contract.names import new_session_id, pool_of
 from roost.contract.reasons import Reason
@@ -143,7 +141,6 @@ class Sessions:
         if name:
             if not caller.may_use(name):
                 raise GatewayError(
-                    grpc.StatusCode.PERMISSION_DENIED,
                     Reason.POOL_NOT_ALLOWED,
                     f"this API key may not use pool {name!r}; name one of its own",
                 )

@@ -8,8 +8,6 @@ import secrets
 import time
 from dataclasses import dataclass, replace
 
-import grpc
-
 from roost.contract.faults import fault_point
 from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb
@@ -291,4 +289,4 @@ def _is_cancel(error: BaseException) -> bool:
 
 
 def _fenced() -> GatewayError:
-    return GatewayError(grpc.StatusCode.ABORTED, Reason.ATTEMPT_FENCED, "a newer attempt has taken this step over")
+    return GatewayError(Reason.ATTEMPT_FENCED, "a newer attempt has taken this step over")

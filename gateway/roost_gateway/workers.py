@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import grpc
-
 from roost.contract.lease import LEASE_TTL_SECONDS, Lease
 from roost.contract.reasons import Reason
 from roost_gateway.errors import GatewayError, not_found
@@ -248,7 +246,6 @@ def require_open(pool: PoolView) -> None:
     """Raises GatewayError: FAILED_PRECONDITION, POOL_SUSPENDED."""
     if pool.suspend:
         raise GatewayError(
-            grpc.StatusCode.FAILED_PRECONDITION,
             Reason.POOL_SUSPENDED,
             f"pool {pool.pool} is suspended; set suspend to false",
             retry_seconds=30.0,

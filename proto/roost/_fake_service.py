@@ -205,48 +205,9 @@ def _copy(request: pb.StepRequest) -> pb.StepRequest:
 async def _refuse(context: Context, refusal: RefusedError) -> NoReturn:
     await abort(
         context,
-        STATUSES[refusal.reason],
         refusal.reason,
         refusal.message,
         retry_seconds=refusal.retry_after,
         metadata=refusal.metadata,
         violations=refusal.violations,
     )
-
-
-_CODE = grpc.StatusCode
-STATUSES: dict[Reason, grpc.StatusCode] = {
-    Reason.INVALID_REQUEST: _CODE.INVALID_ARGUMENT,
-    Reason.INVALID_SCHEMA: _CODE.INVALID_ARGUMENT,
-    Reason.STEP_TOO_LONG: _CODE.INVALID_ARGUMENT,
-    Reason.MESSAGE_TOO_LARGE: _CODE.INVALID_ARGUMENT,
-    Reason.INVALID_API_KEY: _CODE.UNAUTHENTICATED,
-    Reason.POOL_NOT_ALLOWED: _CODE.PERMISSION_DENIED,
-    Reason.POOL_NOT_FOUND: _CODE.NOT_FOUND,
-    Reason.ROLE_NOT_FOUND: _CODE.NOT_FOUND,
-    Reason.SESSION_NOT_FOUND: _CODE.NOT_FOUND,
-    Reason.ATTEMPT_UNKNOWN: _CODE.NOT_FOUND,
-    Reason.SESSION_CLOSED: _CODE.FAILED_PRECONDITION,
-    Reason.STEP_IN_FLIGHT: _CODE.FAILED_PRECONDITION,
-    Reason.HEAD_MISMATCH: _CODE.FAILED_PRECONDITION,
-    Reason.MODEL_REVISION_MISMATCH: _CODE.FAILED_PRECONDITION,
-    Reason.BUDGET_EXHAUSTED: _CODE.FAILED_PRECONDITION,
-    Reason.STEP_LIMIT_REACHED: _CODE.FAILED_PRECONDITION,
-    Reason.STEP_ID_REUSED: _CODE.FAILED_PRECONDITION,
-    Reason.POOL_SUSPENDED: _CODE.FAILED_PRECONDITION,
-    Reason.ANOTHER_STEP_RUNNING: _CODE.ABORTED,
-    Reason.ATTEMPT_FENCED: _CODE.ABORTED,
-    Reason.SESSION_ROLLED_BACK: _CODE.DATA_LOSS,
-    Reason.QUEUE_FULL: _CODE.RESOURCE_EXHAUSTED,
-    Reason.QUEUE_TIMEOUT: _CODE.RESOURCE_EXHAUSTED,
-    Reason.STORE_FULL: _CODE.RESOURCE_EXHAUSTED,
-    Reason.STORE_UNAVAILABLE: _CODE.UNAVAILABLE,
-    Reason.COMMIT_UNKNOWN: _CODE.UNAVAILABLE,
-    Reason.NO_WORKER: _CODE.UNAVAILABLE,
-    Reason.WORKER_DRAINING: _CODE.UNAVAILABLE,
-    Reason.WORKER_LOST: _CODE.UNAVAILABLE,
-    Reason.DEADLINE_EXCEEDED: _CODE.DEADLINE_EXCEEDED,
-    Reason.CANCELLED: _CODE.CANCELLED,
-    Reason.INTERNAL: _CODE.INTERNAL,
-}
-"""The status that carries each reason."""

@@ -49,6 +49,7 @@ import grpc
 
 from roost._records import Head
 from roost.contract.reasons import Reason
+from roost.contract.status import code_of
 
 
 class RoostError(Exception):
@@ -233,42 +234,6 @@ class StreamError(RoostError):
     """The gateway's stream had a gap or ended in a way that the contract does not allow."""
 
 
-REASONS: Mapping[str, type[RoostError]] = {
-    Reason.INVALID_REQUEST: InvalidRequestError,
-    Reason.INVALID_SCHEMA: InvalidSchemaError,
-    Reason.STEP_TOO_LONG: StepTooLongError,
-    Reason.MESSAGE_TOO_LARGE: MessageTooLargeError,
-    Reason.INVALID_API_KEY: AuthenticationError,
-    Reason.POOL_NOT_ALLOWED: PoolNotAllowedError,
-    Reason.POOL_NOT_FOUND: PoolNotFoundError,
-    Reason.ROLE_NOT_FOUND: RoleNotFoundError,
-    Reason.SESSION_NOT_FOUND: SessionNotFoundError,
-    Reason.ATTEMPT_UNKNOWN: NotFoundError,
-    Reason.SESSION_CLOSED: SessionClosedError,
-    Reason.STEP_IN_FLIGHT: StepInFlightError,
-    Reason.HEAD_MISMATCH: HeadMismatchError,
-    Reason.MODEL_REVISION_MISMATCH: ModelRevisionMismatchError,
-    Reason.BUDGET_EXHAUSTED: BudgetExhaustedError,
-    Reason.STEP_LIMIT_REACHED: StepLimitReachedError,
-    Reason.STEP_ID_REUSED: StepIdReusedError,
-    Reason.POOL_SUSPENDED: PoolSuspendedError,
-    Reason.ANOTHER_STEP_RUNNING: AnotherStepRunningError,
-    Reason.ATTEMPT_FENCED: AttemptFencedError,
-    Reason.SESSION_ROLLED_BACK: SessionRolledBackError,
-    Reason.QUEUE_FULL: QueueFullError,
-    Reason.QUEUE_TIMEOUT: QueueTimeoutError,
-    Reason.STORE_FULL: StoreFullError,
-    Reason.STORE_UNAVAILABLE: StoreUnavailableError,
-    Reason.COMMIT_UNKNOWN: CommitUnknownError,
-    Reason.NO_WORKER: WorkerUnavailableError,
-    Reason.WORKER_DRAINING: WorkerUnavailableError,
-    Reason.WORKER_LOST: WorkerUnavailableError,
-    Reason.DEADLINE_EXCEEDED: DeadlineExceededError,
-    Reason.CANCELLED: StepCancelledError,
-    Reason.INTERNAL: InternalError,
-}
-"""The class raised for each reason."""
-
 STATUSES: Mapping[grpc.StatusCode, type[RoostError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
     grpc.StatusCode.OUT_OF_RANGE: InvalidRequestError,
@@ -282,5 +247,38 @@ STATUSES: Mapping[grpc.StatusCode, type[RoostError]] = {
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
     grpc.StatusCode.CANCELLED: StepCancelledError,
+    grpc.StatusCode.INTERNAL: InternalError,
 }
 """The class raised for a status whose reason is missing or unknown; InternalError for any other."""
+
+_OWN_CLASSES: Mapping[Reason, type[RoostError]] = {
+    Reason.INVALID_SCHEMA: InvalidSchemaError,
+    Reason.STEP_TOO_LONG: StepTooLongError,
+    Reason.MESSAGE_TOO_LARGE: MessageTooLargeError,
+    Reason.POOL_NOT_FOUND: PoolNotFoundError,
+    Reason.ROLE_NOT_FOUND: RoleNotFoundError,
+    Reason.SESSION_NOT_FOUND: SessionNotFoundError,
+    Reason.SESSION_CLOSED: SessionClosedError,
+    Reason.STEP_IN_FLIGHT: StepInFlightError,
+    Reason.HEAD_MISMATCH: HeadMismatchError,
+    Reason.MODEL_REVISION_MISMATCH: ModelRevisionMismatchError,
+    Reason.BUDGET_EXHAUSTED: BudgetExhaustedError,
+    Reason.STEP_LIMIT_REACHED: StepLimitReachedError,
+    Reason.STEP_ID_REUSED: StepIdReusedError,
+    Reason.POOL_SUSPENDED: PoolSuspendedError,
+    Reason.ANOTHER_STEP_RUNNING: AnotherStepRunningError,
+    Reason.ATTEMPT_FENCED: AttemptFencedError,
+    Reason.QUEUE_FULL: QueueFullError,
+    Reason.QUEUE_TIMEOUT: QueueTimeoutError,
+    Reason.STORE_FULL: StoreFullError,
+    Reason.STORE_UNAVAILABLE: StoreUnavailableError,
+    Reason.COMMIT_UNKNOWN: CommitUnknownError,
+    Reason.NO_WORKER: WorkerUnavailableError,
+    Reason.WORKER_DRAINING: WorkerUnavailableError,
+    Reason.WORKER_LOST: WorkerUnavailableError,
+}
+
+REASONS: Mapping[str, type[RoostError]] = {
+    reason: _OWN_CLASSES.get(reason) or STATUSES[code_of(reason)] for reason in Reason
+}
+"""The class raised for each reason: its own, or that of the status that carries it."""

@@ -13,7 +13,6 @@ from null_script import BASE_ID, Script, token_text
 from null_worker import NullWorker
 from redis_servers import RedisServer
 from roost.contract.reasons import Reason
-from roost.contract.status import abort
 from roost.v1 import session_service_pb2 as pb
 
 TOKENS = 12
@@ -94,7 +93,7 @@ class _LosesAnAnswer(NullWorker):
     async def _take_over(self, resume: Any, context: Any) -> Any:
         taken = await super()._take_over(resume, context)
         if len(self.resumes) == 1:
-            await abort(context, grpc.StatusCode.UNAVAILABLE, Reason.INTERNAL, "scripted break")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "scripted break")
         return taken
 
 

@@ -163,7 +163,7 @@ async def test_refused_sessions_end_on_the_old_revision_while_it_is_served(rig: 
 async def test_a_log_that_cannot_be_shown_stays_as_it_was(rig: Rig) -> None:
     _, _, session, head = await begun(rig)
     new, caller = await turned(rig)
-    new.script.refuse_render = (grpc.StatusCode.FAILED_PRECONDITION, Reason.INVALID_REQUEST)
+    new.script.refuse_render = Reason.INVALID_REQUEST
     why, details = await refusal(caller, step_request(session, "a", expected_head=head))
     assert why is Reason.MODEL_REVISION_MISMATCH
     assert f"cannot be rendered for the pool's new revision {NEW}: scripted refusal" in details
@@ -197,7 +197,7 @@ async def test_a_log_too_long_in_old_tokens_may_fit_in_new_ones(rig: Rig) -> Non
 async def test_another_worker_renders_when_one_is_lost_or_drains(rig: Rig, why: Reason) -> None:
     _, _, session, head = await begun(rig)
     turn_to(rig, NEW)
-    script = Script(refuse_render=(grpc.StatusCode.UNAVAILABLE, why))  # of both: the first that is asked refuses
+    script = Script(refuse_render=why)  # of both: the first that is asked refuses
     workers = [await rig.worker(name, script, revision=NEW) for name in ("new-1", "new-2")]
     caller = rig.caller(await rig.gateway())
     log = await caller.step(step_request(session, "a", expected_head=head))

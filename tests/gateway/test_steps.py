@@ -233,7 +233,7 @@ async def test_no_worker_is_unavailable_with_a_retry(rig: Rig, monkeypatch: pyte
 
 
 async def test_a_worker_refusal_for_the_client_passes_through(redis_server: RedisServer) -> None:
-    script = Script(refuse=Reason.INVALID_SCHEMA, refuse_code=grpc.StatusCode.INVALID_ARGUMENT)
+    script = Script(refuse=Reason.INVALID_SCHEMA)
     async with world(redis_server, script) as w:
         session = await w.caller.open()
         request = step_request(session, format=pb.Format(json_schema='{"type": "object"}'))

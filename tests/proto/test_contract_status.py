@@ -6,8 +6,8 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from roost.contract.reasons import DOMAIN, Reason
-from roost.contract.status import abort
+from roost.contract.reasons import DOMAIN, STATUSES, Reason
+from roost.contract.status import abort, code_of
 from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
 
@@ -16,7 +16,6 @@ class _Refusing(pb_grpc.WorkerServiceServicer):
     async def GetState(self, request, context):  # noqa: N802  gRPC's name
         await abort(
             context,
-            grpc.StatusCode.UNAVAILABLE,
             Reason.WORKER_DRAINING,
             "the worker drains",
             retry_seconds=1.5,
@@ -57,3 +56,16 @@ async def test_the_client_reads_reason_retry_and_violations():
     assert _detail(status, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() == 1500
     violation = _detail(status, error_details_pb2.BadRequest).field_violations[0]
     assert (violation.field, violation.description) == ("field", "wrong")
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_has_one_status(reason: Reason) -> None:
+    assert code_of(reason).name == STATUSES[reason].grpc
+    assert 400 <= STATUSES[reason].http < 600
+
+
+def test_http_invites_a_retry_exactly_where_one_can_help() -> None:
+    """Clients of HTTP resend after 409, 429, 502 to 504 by themselves."""
+    resent = {reason for reason, status in STATUSES.items() if status.http in (409, 429, 502, 503, 504)}
+    passing = ("ABORTED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+    assert resent == {reason for reason, status in STATUSES.items() if status.grpc in passing}

@@ -4,8 +4,6 @@ import asyncio
 from array import array
 from dataclasses import dataclass, field
 
-import grpc
-
 from roost.contract.faults import fault_point
 from roost.contract.loghash import EMPTY, extend, pack_ids
 from roost.contract.reasons import Reason
@@ -30,8 +28,7 @@ class Script:
     break_always: bool = False
     """Breaks every stream at `break_after`, also of a replay that has as many tokens already."""
     refuse: Reason | None = None
-    refuse_code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
-    refuse_render: tuple[grpc.StatusCode, Reason] | None = None
+    refuse_render: Reason | None = None
     """Once."""
     renders_short: bool = False
     lie_about_offsets: bool = False

@@ -155,9 +155,9 @@ class NullWorker(WorkerServiceServicer):
         self.traces += [str(value) for name, value in context.invocation_metadata() or () if name == "traceparent"]
         first = await anext(aiter(requests))
         if self.script.refuse is not None:
-            await abort(context, self.script.refuse_code, self.script.refuse, "scripted refusal", retry_seconds=0.1)
+            await abort(context, self.script.refuse, "scripted refusal", retry_seconds=0.1)
         if self.draining:
-            await abort(context, grpc.StatusCode.UNAVAILABLE, Reason.WORKER_DRAINING, "draining")
+            await abort(context, Reason.WORKER_DRAINING, "draining")
         fault_point("worker.start")
         if first.HasField("start"):
             attempt, sent = await self._begin(first.start, requests, context)
@@ -178,9 +178,7 @@ class NullWorker(WorkerServiceServicer):
         session_id = start.session.session_id
         await self._check_epoch(session_id, start.attempt.epoch, context)
         if start.model_revision != self.revision:
-            await abort(
-                context, grpc.StatusCode.FAILED_PRECONDITION, Reason.MODEL_REVISION_MISMATCH, "another revision"
-            )
+            await abort(context, Reason.MODEL_REVISION_MISMATCH, "another revision")
         history, cached = await self._history(start, requests, context)
         self._drop(session_id)
         replay = start.replay if start.HasField("replay") else None
@@ -197,7 +195,7 @@ class NullWorker(WorkerServiceServicer):
         self._happened()
         attempt = self.attempts.get(resume.session_id)
         if attempt is None or attempt.nonce != resume.attempt.nonce or self.script.forget_orphans:
-            await abort(context, grpc.StatusCode.NOT_FOUND, Reason.ATTEMPT_UNKNOWN, "nothing to resume")
+            await abort(context, Reason.ATTEMPT_UNKNOWN, "nothing to resume")
         await self._check_epoch(resume.session_id, resume.new_attempt.epoch, context)
         attempt.epoch, attempt.nonce = resume.new_attempt.epoch, resume.new_attempt.nonce
         return attempt, resume.from_token
@@ -205,11 +203,11 @@ class NullWorker(WorkerServiceServicer):
     async def _check_secret(self, context: Context) -> None:
         given = dict(context.invocation_metadata() or ()).get("roost-pool-secret", "")
         if given != self.secret:
-            await abort(context, grpc.StatusCode.UNAUTHENTICATED, Reason.INVALID_API_KEY, "wrong pool secret")
+            await abort(context, Reason.INVALID_API_KEY, "wrong pool secret")
 
     async def _check_epoch(self, session_id: str, epoch: int, context: Context) -> None:
         if epoch < self.seen_epochs.get(session_id, 0):
-            await abort(context, grpc.StatusCode.ABORTED, Reason.ATTEMPT_FENCED, "an older attempt")
+            await abort(context, Reason.ATTEMPT_FENCED, "an older attempt")
         self.seen_epochs[session_id] = epoch
 
     async def _history(
@@ -279,7 +277,7 @@ class NullWorker(WorkerServiceServicer):
         fault_point("worker.delta.sent")
         if limit is not None and upto == limit:
             self.script.break_after = limit if self.script.break_always else None
-            await abort(context, grpc.StatusCode.UNAVAILABLE, Reason.INTERNAL, "scripted break")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "scripted break")
         return upto, sent_bytes + len(text.encode())
 
     def _finished(self, attempt: Attempt) -> wpb.Finished:
@@ -340,7 +338,7 @@ class NullWorker(WorkerServiceServicer):
         self.renders.append(request)
         refusal, self.script.refuse_render = self.script.refuse_render, None
         if refusal is not None:
-            await abort(context, *refusal, "scripted refusal")
+            await abort(context, refusal, "scripted refusal")
         assert request.model_revision == self.revision
         return rendered(request, short=self.script.renders_short)
 

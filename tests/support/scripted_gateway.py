@@ -11,7 +11,7 @@ import grpc
 
 from roost import Client, Delta, Event, Restarted, RetryConfig, Session
 from roost.contract.reasons import Reason
-from roost.contract.status import abort
+from roost.contract.status import abort, code_of
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceServicer, add_SessionServiceServicer_to_server
 
@@ -126,9 +126,9 @@ class ScriptedGateway(SessionServiceServicer):
         elif action.reason is None:
             await context.abort(action.code, "scripted")
         else:
+            assert action.code is code_of(action.reason), "no gateway sends this reason with this status"
             await abort(
                 context,
-                action.code,
                 action.reason,
                 "scripted",
                 retry_seconds=action.retry_seconds,

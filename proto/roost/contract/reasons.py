@@ -1,5 +1,7 @@
-"""`ErrorInfo.reason` of every error, shared by gateway, worker and SDK."""
+"""`ErrorInfo.reason` of every error, and the statuses that carry each: one table for gateway, worker, SDK and fake."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 
 DOMAIN = "roost.dev"
@@ -7,22 +9,18 @@ DOMAIN = "roost.dev"
 
 
 class Reason(StrEnum):
-    """Why a call failed. The gRPC status that carries it stands behind each."""
+    """Why a call failed. `STATUSES` has the status of each."""
 
-    # INVALID_ARGUMENT
     INVALID_REQUEST = "INVALID_REQUEST"
     INVALID_SCHEMA = "INVALID_SCHEMA"
     STEP_TOO_LONG = "STEP_TOO_LONG"
     MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
-    # UNAUTHENTICATED, PERMISSION_DENIED
     INVALID_API_KEY = "INVALID_API_KEY"
     POOL_NOT_ALLOWED = "POOL_NOT_ALLOWED"
-    # NOT_FOUND
     POOL_NOT_FOUND = "POOL_NOT_FOUND"
     ROLE_NOT_FOUND = "ROLE_NOT_FOUND"
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
     ATTEMPT_UNKNOWN = "ATTEMPT_UNKNOWN"
-    # FAILED_PRECONDITION
     SESSION_CLOSED = "SESSION_CLOSED"
     STEP_IN_FLIGHT = "STEP_IN_FLIGHT"
     HEAD_MISMATCH = "HEAD_MISMATCH"
@@ -31,22 +29,70 @@ class Reason(StrEnum):
     STEP_LIMIT_REACHED = "STEP_LIMIT_REACHED"
     STEP_ID_REUSED = "STEP_ID_REUSED"
     POOL_SUSPENDED = "POOL_SUSPENDED"
-    # ABORTED
     ANOTHER_STEP_RUNNING = "ANOTHER_STEP_RUNNING"
     ATTEMPT_FENCED = "ATTEMPT_FENCED"
-    # DATA_LOSS
     SESSION_ROLLED_BACK = "SESSION_ROLLED_BACK"
-    # RESOURCE_EXHAUSTED
     QUEUE_FULL = "QUEUE_FULL"
     QUEUE_TIMEOUT = "QUEUE_TIMEOUT"
     STORE_FULL = "STORE_FULL"
-    # UNAVAILABLE
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
     COMMIT_UNKNOWN = "COMMIT_UNKNOWN"
     NO_WORKER = "NO_WORKER"
     WORKER_DRAINING = "WORKER_DRAINING"
     WORKER_LOST = "WORKER_LOST"
-    # DEADLINE_EXCEEDED, CANCELLED, INTERNAL
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
     CANCELLED = "CANCELLED"
     INTERNAL = "INTERNAL"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How an error is reported: the name of its gRPC status code, and its HTTP status."""
+
+    grpc: str
+    http: int
+
+
+# HTTP statuses follow google/rpc/code.proto. 409 and 429 invite a retry, so a failed precondition is 400: resending it
+# does not help.
+_INVALID = Status("INVALID_ARGUMENT", 400)
+_NOT_FOUND = Status("NOT_FOUND", 404)
+_PRECONDITION = Status("FAILED_PRECONDITION", 400)
+_ABORTED = Status("ABORTED", 409)
+_EXHAUSTED = Status("RESOURCE_EXHAUSTED", 429)
+_UNAVAILABLE = Status("UNAVAILABLE", 503)
+
+STATUSES: Mapping[Reason, Status] = {
+    Reason.INVALID_REQUEST: _INVALID,
+    Reason.INVALID_SCHEMA: _INVALID,
+    Reason.STEP_TOO_LONG: _INVALID,
+    Reason.MESSAGE_TOO_LARGE: Status("INVALID_ARGUMENT", 413),
+    Reason.INVALID_API_KEY: Status("UNAUTHENTICATED", 401),
+    Reason.POOL_NOT_ALLOWED: Status("PERMISSION_DENIED", 403),
+    Reason.POOL_NOT_FOUND: _NOT_FOUND,
+    Reason.ROLE_NOT_FOUND: _NOT_FOUND,
+    Reason.SESSION_NOT_FOUND: _NOT_FOUND,
+    Reason.ATTEMPT_UNKNOWN: _NOT_FOUND,
+    Reason.SESSION_CLOSED: _PRECONDITION,
+    Reason.STEP_IN_FLIGHT: _PRECONDITION,
+    Reason.HEAD_MISMATCH: _PRECONDITION,
+    Reason.MODEL_REVISION_MISMATCH: _PRECONDITION,
+    Reason.BUDGET_EXHAUSTED: _PRECONDITION,
+    Reason.STEP_LIMIT_REACHED: _PRECONDITION,
+    Reason.STEP_ID_REUSED: _PRECONDITION,
+    Reason.POOL_SUSPENDED: _PRECONDITION,
+    Reason.ANOTHER_STEP_RUNNING: _ABORTED,
+    Reason.ATTEMPT_FENCED: _ABORTED,
+    Reason.SESSION_ROLLED_BACK: Status("DATA_LOSS", 500),
+    Reason.QUEUE_FULL: _EXHAUSTED,
+    Reason.QUEUE_TIMEOUT: _EXHAUSTED,
+    Reason.STORE_FULL: _EXHAUSTED,
+    Reason.STORE_UNAVAILABLE: _UNAVAILABLE,
+    Reason.COMMIT_UNKNOWN: _UNAVAILABLE,
+    Reason.NO_WORKER: _UNAVAILABLE,
+    Reason.WORKER_DRAINING: _UNAVAILABLE,
+    Reason.WORKER_LOST: _UNAVAILABLE,
+    Reason.DEADLINE_EXCEEDED: Status("DEADLINE_EXCEEDED", 504),
+    Reason.CANCELLED: Status("CANCELLED", 499),
+    Reason.INTERNAL: Status("INTERNAL", 500),
+}

@@ -11,11 +11,15 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from roost.contract.reasons import DOMAIN, Reason
+from roost.contract.reasons import DOMAIN, STATUSES, Reason
+
+
+def code_of(reason: Reason) -> grpc.StatusCode:
+    """The gRPC status code that carries `reason`."""
+    return grpc.StatusCode[STATUSES[reason].grpc]
 
 
 def rich_status(
-    code: grpc.StatusCode,
     reason: Reason,
     message: str,
     *,
@@ -23,7 +27,7 @@ def rich_status(
     metadata: Mapping[str, str] = {},
     violations: Sequence[tuple[str, str]] = (),
 ) -> grpc.Status:
-    """A status with `ErrorInfo(reason, DOMAIN, metadata)`.
+    """The status that carries `reason`, with `ErrorInfo(reason, DOMAIN, metadata)`.
 
     `retry_seconds` adds `RetryInfo`: when coming back may help. `violations`, pairs of field and what is wrong with it,
     add `BadRequest`.
@@ -34,7 +38,7 @@ def rich_status(
     if violations:
         fields = [error_details_pb2.BadRequest.FieldViolation(field=name, description=why) for name, why in violations]
         details.append(error_details_pb2.BadRequest(field_violations=fields))
-    number: int = code.value[0]
+    number: int = code_of(reason).value[0]
     return rpc_status.to_status(
         status_pb2.Status(code=number, message=message, details=[_packed(detail) for detail in details])
     )
@@ -42,7 +46,6 @@ def rich_status(
 
 async def abort(
     context: "grpc.aio.ServicerContext[Any, Any]",
-    code: grpc.StatusCode,
     reason: Reason,
     message: str,
     *,
@@ -53,7 +56,7 @@ async def abort(
     """Ends a call with `rich_status`. Raises `grpc.aio.AbortError`, as `context.abort` does."""
     await abort_with(
         context,
-        rich_status(code, reason, message, retry_seconds=retry_seconds, metadata=metadata, violations=violations),
+        rich_status(reason, message, retry_seconds=retry_seconds, metadata=metadata, violations=violations),
     )
 
 

@@ -629,8 +629,8 @@ Global___HoldResponse: _TypeAlias = HoldResponse  # noqa: Y015
 
 @_typing.final
 class RenderRequest(_message.Message):
-    """RenderRequest is the next piece of a log. FAILED_PRECONDITION when the template cannot show a step, INVALID_ARGUMENT,
-    STEP_TOO_LONG when the log does not fit.
+    """RenderRequest is the next piece of a log. INVALID_ARGUMENT: INVALID_REQUEST when the template cannot show a
+    step, STEP_TOO_LONG when the log does not fit.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -61,7 +61,7 @@ async def test_a_log_that_does_not_fit_is_refused(world: World) -> None:
 
 async def test_what_cannot_be_rendered_is_refused(world: World) -> None:
     refused = await refusal(world, said("a", "b"), pb.StepText())
-    assert refused == (grpc.StatusCode.FAILED_PRECONDITION, "INVALID_REQUEST")
+    assert refused == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
 
 
 async def test_another_revision_a_draining_worker_and_a_stranger_are_refused(world: World) -> None:

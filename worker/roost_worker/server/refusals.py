@@ -16,7 +16,6 @@ class RefusedError(Exception):
 
     def __init__(
         self,
-        code: grpc.StatusCode,
         reason: Reason,
         message: str,
         *,
@@ -25,12 +24,11 @@ class RefusedError(Exception):
         violations: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__(message)
-        self.code, self.reason, self.message = code, reason, message
+        self.reason, self.message = reason, message
         self._retry_seconds, self._metadata, self._violations = retry_seconds, metadata, violations
 
     def status(self) -> grpc.Status:
         return rich_status(
-            self.code,
             self.reason,
             self.message,
             retry_seconds=self._retry_seconds,
@@ -41,12 +39,11 @@ class RefusedError(Exception):
 
 def invalid(message: str, *, field: str = "", reason: Reason = Reason.INVALID_REQUEST) -> RefusedError:
     violations = [(field, message)] if field else []
-    return RefusedError(grpc.StatusCode.INVALID_ARGUMENT, reason, message, violations=violations)
+    return RefusedError(reason, message, violations=violations)
 
 
 def step_too_long(log_tokens: int, prompt_tokens: int, limit: int) -> RefusedError:
     return RefusedError(
-        grpc.StatusCode.INVALID_ARGUMENT,
         Reason.STEP_TOO_LONG,
         f"the log has {log_tokens} tokens and this step's prompt {prompt_tokens}: together they must be fewer than "
         f"the {limit} tokens that fit; shorten the messages or open a new session",
@@ -56,7 +53,6 @@ def step_too_long(log_tokens: int, prompt_tokens: int, limit: int) -> RefusedErr
 
 def log_too_long(limit: int) -> RefusedError:
     return RefusedError(
-        grpc.StatusCode.INVALID_ARGUMENT,
         Reason.STEP_TOO_LONG,
         f"rendered for this model the log has more than the {limit} tokens that fit; open a new session",
         metadata={"limit_tokens": str(limit)},
@@ -64,37 +60,36 @@ def log_too_long(limit: int) -> RefusedError:
 
 
 def cannot_render(why: str) -> RefusedError:
-    return RefusedError(grpc.StatusCode.FAILED_PRECONDITION, Reason.INVALID_REQUEST, why)
+    return RefusedError(Reason.INVALID_REQUEST, why)
 
 
 def fenced() -> RefusedError:
     message = "a newer attempt or eviction of the session was seen"
-    return RefusedError(grpc.StatusCode.ABORTED, Reason.ATTEMPT_FENCED, message)
+    return RefusedError(Reason.ATTEMPT_FENCED, message)
 
 
 def unknown_attempt() -> RefusedError:
     message = "this worker does not have the attempt's output; start the step again"
-    return RefusedError(grpc.StatusCode.NOT_FOUND, Reason.ATTEMPT_UNKNOWN, message)
+    return RefusedError(Reason.ATTEMPT_UNKNOWN, message)
 
 
 def draining() -> RefusedError:
     message = "the worker drains and takes no new steps"
-    return RefusedError(grpc.StatusCode.UNAVAILABLE, Reason.WORKER_DRAINING, message, retry_seconds=RETRY_SECONDS)
+    return RefusedError(Reason.WORKER_DRAINING, message, retry_seconds=RETRY_SECONDS)
 
 
 def lost() -> RefusedError:
     message = "the worker's engine is gone; the step can continue on another worker"
-    return RefusedError(grpc.StatusCode.UNAVAILABLE, Reason.WORKER_LOST, message, retry_seconds=RETRY_SECONDS)
+    return RefusedError(Reason.WORKER_LOST, message, retry_seconds=RETRY_SECONDS)
 
 
 def not_ready() -> RefusedError:
     message = "the worker is still loading its model"
-    return RefusedError(grpc.StatusCode.UNAVAILABLE, Reason.NO_WORKER, message, retry_seconds=RETRY_SECONDS)
+    return RefusedError(Reason.NO_WORKER, message, retry_seconds=RETRY_SECONDS)
 
 
 def wrong_revision(wanted: str, served: str) -> RefusedError:
     return RefusedError(
-        grpc.StatusCode.FAILED_PRECONDITION,
         Reason.MODEL_REVISION_MISMATCH,
         f"the worker serves revision {served}, not {wanted}",
         metadata={"served": served, "wanted": wanted},
@@ -103,11 +98,11 @@ def wrong_revision(wanted: str, served: str) -> RefusedError:
 
 def wrong_secret() -> RefusedError:
     message = "metadata roost-pool-secret is not this pool's secret"
-    return RefusedError(grpc.StatusCode.UNAUTHENTICATED, Reason.INVALID_API_KEY, message)
+    return RefusedError(Reason.INVALID_API_KEY, message)
 
 
 def head_mismatch(why: str) -> RefusedError:
-    return RefusedError(grpc.StatusCode.FAILED_PRECONDITION, Reason.HEAD_MISMATCH, why)
+    return RefusedError(Reason.HEAD_MISMATCH, why)
 
 
 def ended(attempt: Attempt) -> RefusedError:
@@ -116,13 +111,13 @@ def ended(attempt: Attempt) -> RefusedError:
         case Ending.FENCED:
             return fenced()
         case Ending.CANCELLED:
-            return RefusedError(grpc.StatusCode.CANCELLED, Reason.CANCELLED, "the step was cancelled")
+            return RefusedError(Reason.CANCELLED, "the step was cancelled")
         case Ending.DEADLINE:
             message = "the step's deadline passed"
-            return RefusedError(grpc.StatusCode.DEADLINE_EXCEEDED, Reason.DEADLINE_EXCEEDED, message)
+            return RefusedError(Reason.DEADLINE_EXCEEDED, message)
         case Ending.LOST:
             return lost()
         case Ending.GRAMMAR:
             message = f"the output cannot be constrained so: {attempt.error}"
             return invalid(message, field="format", reason=Reason.INVALID_SCHEMA)
-    return RefusedError(grpc.StatusCode.INTERNAL, Reason.INTERNAL, f"the engine failed the step: {attempt.error}")
+    return RefusedError(Reason.INTERNAL, f"the engine failed the step: {attempt.error}")

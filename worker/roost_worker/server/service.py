@@ -78,7 +78,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
             status = error.status()
         except Exception:
             LOG.exception("a call failed")
-            status = rich_status(grpc.StatusCode.INTERNAL, Reason.INTERNAL, "the worker failed; its log says why")
+            status = rich_status(Reason.INTERNAL, "the worker failed; its log says why")
         return await abort_with(context, status)
 
     def _check_secret(self, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
