@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost_gateway.config import ConfigError
-from roost_gateway.errors import GatewayError
 
 DEFAULT_TENANT = "default"
 """Tenant of everybody when there is no key file."""
@@ -55,7 +55,7 @@ class Authenticator:
             self._stamp, self._keys = _stamp(path), _load(path)
 
     def identify(self, metadata: Iterable[tuple[str, str | bytes]]) -> Identity:
-        """The caller by `authorization: Bearer KEY`. Raises GatewayError: UNAUTHENTICATED, INVALID_API_KEY."""
+        """The caller by `authorization: Bearer KEY`. Raises Refused: INVALID_API_KEY."""
         if self._path is None:
             return ANYONE
         self._reload(self._path)
@@ -89,8 +89,8 @@ def _bearer(metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
     raise _unauthenticated("no API key was given; send metadata `authorization: Bearer KEY`")
 
 
-def _unauthenticated(message: str) -> GatewayError:
-    return GatewayError(Reason.INVALID_API_KEY, message)
+def _unauthenticated(message: str) -> Refused:
+    return Refused(Reason.INVALID_API_KEY, message)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from roost.contract.reasons import Reason
-from roost_gateway.errors import STORE_RETRY_SECONDS, GatewayError, unavailable
+from roost.contract.refused import Refused
+from roost_gateway.errors import STORE_RETRY_SECONDS
 from roost_gateway.store.interface import SessionStore
 from roost_gateway.store.records import CommitRequest, LogEntry, StoreUnavailableError
 
@@ -50,7 +51,7 @@ class StepClock:
 async def commit(store: SessionStore, request: CommitRequest, deadline: float) -> LogEntry:
     """Commits, again and again while the store is away; the script is idempotent by the attempt's nonce.
 
-    Raises RefusedError; GatewayError: UNAVAILABLE, COMMIT_UNKNOWN when the store stayed away.
+    Raises Refused: what the store refuses, or COMMIT_UNKNOWN when the store stayed away.
     """
     wait, give_up = _FIRST_WAIT, deadline + COMMIT_PATIENCE_SECONDS
     while True:
@@ -64,9 +65,9 @@ async def commit(store: SessionStore, request: CommitRequest, deadline: float) -
         wait = min(_LONGEST_WAIT, wait * 2)
 
 
-def _unknown() -> GatewayError:
-    return unavailable(
+def _unknown() -> Refused:
+    return Refused(
         Reason.COMMIT_UNKNOWN,
         "the step is complete, but the store did not confirm it; repeat the same step_id to learn the outcome",
-        STORE_RETRY_SECONDS,
+        retry_seconds=STORE_RETRY_SECONDS,
     )

@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 
 from roost.contract.faults import fault_point
 from roost.contract.reasons import DOMAIN, Reason
+from roost.contract.refused import Refused
 from roost.v1.session_service_pb2 import Head
 from roost.v1.worker_service_pb2 import (
     Accepted,
@@ -23,7 +24,6 @@ from roost.v1.worker_service_pb2 import (
     GenerateRequest,
     GenerateResponse,
 )
-from roost_gateway.errors import GatewayError
 from roost_gateway.history import SessionHistory
 from roost_gateway.worker_client import WorkerChannel
 
@@ -73,7 +73,7 @@ class Generation:
         self._reader.add_done_callback(_observe)
 
     async def finished(self) -> Finished:
-        """Waits for the end. Raises WorkerFailureError, GatewayError for what no other worker can do better,
+        """Waits for the end. Raises WorkerFailureError, Refused for what no other worker can do better,
         StoreUnavailableError when the log could not be read, and whatever `take` raises."""
         return await asyncio.shield(self._reader)
 
@@ -151,7 +151,7 @@ def _observe(reader: "asyncio.Task[Finished]") -> None:
         reader.exception()
 
 
-def classify(error: grpc.aio.AioRpcError) -> WorkerFailureError | GatewayError:
+def classify(error: grpc.aio.AioRpcError) -> WorkerFailureError | Refused:
     """What a worker's status means for the step: go elsewhere, or tell the client."""
     code, details = error.code(), error.details() or ""
     reason, retry, violations = _details(error)
@@ -160,7 +160,7 @@ def classify(error: grpc.aio.AioRpcError) -> WorkerFailureError | GatewayError:
     if reason is Reason.ATTEMPT_UNKNOWN:
         return WorkerFailureError(Failure.UNKNOWN_ATTEMPT, details)
     if reason is not None and reason in _FOR_THE_CLIENT:
-        return GatewayError(reason, details, retry_seconds=retry, violations=violations)
+        return Refused(reason, details, retry_seconds=retry, violations=violations)
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         log.error("a worker refuses this gateway's pool secret; give both the same: %s", details)
         return WorkerFailureError(Failure.FAULTY, details)

@@ -11,8 +11,9 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost.contract.status import abort
-from roost_gateway.errors import GatewayError, as_gateway_error, internal
+from roost_gateway.errors import as_refused, internal
 from roost_gateway.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ SERVICE = "/roost.v1.SessionService/"
 class Malformed:
     """Stands in for a request that could not be read."""
 
-    error: GatewayError
+    error: Refused
 
 
 def tolerant(deserialize: Callable[[bytes], Any], limit: int) -> Callable[[bytes], Any]:
@@ -43,14 +44,14 @@ def tolerant(deserialize: Callable[[bytes], Any], limit: int) -> Callable[[bytes
     return read
 
 
-def _too_large(size: int, limit: int) -> GatewayError:
+def _too_large(size: int, limit: int) -> Refused:
     why = f"{size} bytes are more than the {limit} that this gateway takes; send less in one step"
-    return GatewayError(Reason.MESSAGE_TOO_LARGE, why, violations=[("request", why)])
+    return Refused(Reason.MESSAGE_TOO_LARGE, why, violations=[("request", why)])
 
 
-def _unreadable() -> GatewayError:
+def _unreadable() -> Refused:
     why = "is no message of this method, or a text in it is not UTF-8"
-    return GatewayError(Reason.INVALID_REQUEST, f"the request {why}", violations=[("request", why)])
+    return Refused(Reason.INVALID_REQUEST, f"the request {why}", violations=[("request", why)])
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -89,23 +90,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     outcome.failed(Reason.CANCELLED)
                     raise
                 except Exception as error:
-                    told = as_gateway_error(error)
-                    if told is None:
+                    refused = as_refused(error)
+                    if refused is None:
                         log.exception("%s failed", method)
-                        told = internal()
-                    outcome.failed(told.reason)
-                    await tell(context, told)
+                        refused = internal()
+                    outcome.failed(refused.reason)
+                    await abort(context, refused)
 
         return call
-
-
-async def tell(context: Context, error: GatewayError) -> None:
-    """Ends the call with `error`."""
-    await abort(
-        context,
-        error.reason,
-        error.message,
-        retry_seconds=error.retry_seconds,
-        violations=error.violations,
-        metadata=error.metadata,
-    )

@@ -13,9 +13,9 @@ import grpc.aio
 
 from roost.contract.faults import fault_point
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost.v1.worker_service_pb2 import StepTokens
 from roost_gateway.committing import StepClock
-from roost_gateway.errors import GatewayError
 from roost_gateway.generation import Failure, WorkerFailureError, classify
 from roost_gateway.migrated_log import migrate_request, pieces, render_request
 from roost_gateway.outbox import Outbox
@@ -36,7 +36,7 @@ _ENTRIES = 32
 async def due(parts: Parts, pool: PoolView, began: Began) -> PoolView | None:
     """The pool, read anew, when the session is to migrate before its step; else None.
 
-    A step whose output may still be had from a worker of the old revision is ended there. Raises GatewayError:
+    A step whose output may still be had from a worker of the old revision is ended there. Raises Refused:
     POOL_NOT_FOUND; StoreUnavailableError.
     """
     if not migrates(pool, began.descriptor):
@@ -66,7 +66,7 @@ class Migration:
         self._faults = 0
 
     async def run(self, began: Began) -> Began:
-        """The attempt in its new generation. Raises GatewayError, RefusedError, StoreUnavailableError."""
+        """The attempt in its new generation. Raises Refused, StoreUnavailableError."""
         fault_point("gateway.migration.begun")
         entries = await self._entries(began.descriptor)
         worker = self._reserved(began.reserved)
@@ -93,7 +93,7 @@ class Migration:
         while len(entries) < descriptor.steps:
             page = await self._parts.store.log(descriptor.session_id, descriptor.generation, len(entries), _ENTRIES)
             if not page:
-                raise GatewayError(Reason.SESSION_NOT_FOUND, "the session has been erased")
+                raise Refused(Reason.SESSION_NOT_FOUND, "the session has been erased")
             entries += page
         return entries
 
@@ -138,7 +138,7 @@ class Migration:
 
     def _failure(self, error: grpc.aio.AioRpcError) -> Exception:
         failure = classify(error)
-        if isinstance(failure, GatewayError) and failure.reason is Reason.INVALID_REQUEST:
+        if isinstance(failure, Refused) and failure.reason is Reason.INVALID_REQUEST:
             return _cannot_be_shown(self._revision, failure.message)
         return failure
 
@@ -163,8 +163,8 @@ class Migration:
             self._parts.background.spawn(self._parts.clients.evict(former.pool, old, former.session_id, epoch))
 
 
-def _too_long(revision: str, length: int, limit: int) -> GatewayError:
-    return GatewayError(
+def _too_long(revision: str, length: int, limit: int) -> Refused:
+    return Refused(
         Reason.STEP_TOO_LONG,
         f"rendered for the pool's new revision {revision} the log has {length} tokens, and a session holds {limit}; "
         "open another session, or raise sessions.maxTokens",
@@ -172,8 +172,8 @@ def _too_long(revision: str, length: int, limit: int) -> GatewayError:
     )
 
 
-def _cannot_be_shown(revision: str, why: str) -> GatewayError:
-    return GatewayError(
+def _cannot_be_shown(revision: str, why: str) -> Refused:
+    return Refused(
         Reason.MODEL_REVISION_MISMATCH,
         f"the log cannot be rendered for the pool's new revision {revision}: {why}; open another session",
     )

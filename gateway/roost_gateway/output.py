@@ -2,9 +2,9 @@
 
 from array import array
 
+from roost.contract.refused import invalid
 from roost.v1.session_service_pb2 import Attempt, Cursor, StepResponse, TokenLogprobs
 from roost.v1.worker_service_pb2 import Delta
-from roost_gateway.errors import invalid
 
 
 class OutputGapError(Exception):
@@ -72,7 +72,7 @@ class StepOutput:
     def take(self) -> StepResponse | None:
         """What the client does not have yet, as one delta; None when there is nothing.
 
-        Raises GatewayError: INVALID_ARGUMENT when the client's cursor lies inside a character.
+        Raises Refused: INVALID_REQUEST when the client's cursor lies inside a character.
         """
         tokens, size = len(self.ids), len(self.text)
         if tokens <= self._sent_tokens and size <= self._sent_bytes:

@@ -8,7 +8,7 @@ from typing import Any
 
 from roost_gateway.attempts import Attempts
 from roost_gateway.config import GatewayConfig
-from roost_gateway.errors import as_gateway_error
+from roost_gateway.errors import as_refused
 from roost_gateway.estimate import SessionFacts, facts_of
 from roost_gateway.placement import Placement
 from roost_gateway.pressure import Pressure
@@ -48,7 +48,7 @@ class Background:
     def _done(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            foreseen = as_gateway_error(error) is not None
+            foreseen = as_refused(error) is not None
             log.warning("what was left of a step failed: %s", error, exc_info=None if foreseen else error)
 
 
@@ -60,7 +60,7 @@ class FactsCache:
         self._facts: dict[tuple[str, str], SessionFacts] = {}
 
     async def get(self, session_id: str, tenant: str) -> SessionFacts:
-        """Raises RefusedError: NOT_FOUND; StoreUnavailableError."""
+        """Raises Refused: SESSION_NOT_FOUND; StoreUnavailableError."""
         found = self._facts.get((session_id, tenant))
         return found or self.put(await self._store.get(session_id, tenant))
 

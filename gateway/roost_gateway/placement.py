@@ -13,14 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost_gateway.admission import AdmissionQueue, QueueFullError, Ticket
 from roost_gateway.attempts import LEASE_MS, HeldAttempt
-from roost_gateway.errors import GatewayError, unavailable
 from roost_gateway.pools import PoolView
 from roost_gateway.revisions import turned_away, wrong_revision
 from roost_gateway.routing import Choice, StepNeed, WorkerState, choose, serves_revision
 from roost_gateway.store.interface import SessionStore
-from roost_gateway.store.records import RefusedError, Reservation, StoreUnavailableError
+from roost_gateway.store.records import Reservation, StoreUnavailableError
 from roost_gateway.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class _Line:
         self.listener: asyncio.Task[None] | None = None
 
     def enter(self, ask: Ask, ticket: Ticket) -> _Waiter:
-        """Takes a place. Raises GatewayError: QUEUE_FULL."""
+        """Takes a place. Raises Refused: QUEUE_FULL."""
         try:
             self.queue.push(ticket, len(self.queue) + 1 if ask.started else ask.pool.queue_limit)
         except QueueFullError as full:
@@ -122,7 +122,7 @@ class Placement:
     async def place(self, ask: Ask, on_queued: Callable[[int], None]) -> WorkerState:
         """A worker on which the step's tokens are reserved. `on_queued` is told the steps before it when it waits.
 
-        Raises GatewayError: QUEUE_FULL, QUEUE_TIMEOUT, NO_WORKER, MODEL_REVISION_MISMATCH; RefusedError: FENCED;
+        Raises Refused: QUEUE_FULL, QUEUE_TIMEOUT, NO_WORKER, MODEL_REVISION_MISMATCH, ATTEMPT_FENCED;
         StoreUnavailableError.
         """
         line = self._lines[ask.pool.pool]
@@ -198,7 +198,7 @@ class Placement:
         unheard = 0.0 if self._workers.has_published(ask.pool.pool) else self._workers.grace_seconds
         return min(left, max(unheard, ask.pool.queue_timeout_seconds))
 
-    def _turned_away(self, ask: Ask) -> GatewayError | None:
+    def _turned_away(self, ask: Ask) -> Refused | None:
         """By the pool as it is now: it may have changed since the step came."""
         if self._workers.grace:
             return None  # who has the revision may not have said so yet
@@ -207,15 +207,15 @@ class Placement:
             return None  # the usual case, asked of all who wait whenever something is released
         return turned_away(pool, ask.need.model_revision, self._workers.states(pool.pool))
 
-    def _timeout(self, ask: Ask, queue: AdmissionQueue) -> GatewayError:
+    def _timeout(self, ask: Ask, queue: AdmissionQueue) -> Refused:
         turned, states = self._turned_away(ask), self._workers.states(ask.pool.pool)
         if turned is not None:
             return turned
         if states and not ask.pool.migrates and not serves_revision(ask.need, states):
             return wrong_revision(ask.need.model_revision)
         if self._choose(ask) is None:
-            return unavailable(Reason.NO_WORKER, f"no worker of pool {ask.pool.pool} takes steps now", 2.0)
-        return GatewayError(
+            return Refused(Reason.NO_WORKER, f"no worker of pool {ask.pool.pool} takes steps now", retry_seconds=2.0)
+        return Refused(
             Reason.QUEUE_TIMEOUT,
             f"no worker of pool {ask.pool.pool} had room in time",
             retry_seconds=queue.retry_seconds(),
@@ -253,7 +253,7 @@ class Placement:
             return False
         try:
             worker = await self._try(waiter.ask)
-        except RefusedError as error:
+        except Refused as error:
             line.leave(waiter)
             if not waiter.found.done():
                 waiter.found.set_exception(error)
@@ -296,8 +296,8 @@ class Placement:
             await asyncio.sleep(1.0)
 
 
-def _full(full: QueueFullError) -> GatewayError:
-    return GatewayError(
+def _full(full: QueueFullError) -> Refused:
+    return Refused(
         Reason.QUEUE_FULL,
         f"{full}; come back later, or raise admission.queueLimit",
         retry_seconds=full.retry_seconds,

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 
 from roost.contract.faults import fault_point
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.worker_service_pb2 import Accepted, Delta, Finished, GenerateRequest
 from roost_gateway import generate_requests
 from roost_gateway.committing import StepClock
 from roost_gateway.convert import attempt_from_proto, attempt_to_proto
-from roost_gateway.errors import GatewayError
 from roost_gateway.generation import Failure, Generation, WorkerFailureError
 from roost_gateway.history import SessionHistory
 from roost_gateway.outbox import Outbox
@@ -26,7 +26,8 @@ from roost_gateway.output import OutputGapError, StepOutput
 from roost_gateway.parts import Parts
 from roost_gateway.placement import Ask
 from roost_gateway.routing import WorkerState
-from roost_gateway.store.records import AttemptRef, Began, Refusal, RefusedError
+from roost_gateway.store.records import AttemptRef, Began
+from roost_gateway.store.refusals import refused
 from roost_gateway.worker_client import WorkerChannel
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class Relay:
             self.output.client_has(request.received)
 
     async def generate(self) -> tuple[Finished, str]:
-        """The worker's Finished and its name. Raises GatewayError, RefusedError, StoreUnavailableError."""
+        """The worker's Finished and its name. Raises Refused, StoreUnavailableError."""
         target = await self._first_target()
         while True:
             try:
@@ -225,7 +226,7 @@ class Relay:
         """The worker keeps to the model's context; a pool may allow less, and what a step takes is only known now."""
         limit = self._ask.pool.max_session_tokens
         if limit and self._began.descriptor.head.length + len(self.output.prompt_ids) >= limit:
-            raise RefusedError(Refusal.TOO_LONG)
+            raise refused(Reason.STEP_TOO_LONG)
 
     def _finish(self, finished: Finished) -> None:
         """Checks that everything came; text that the worker held back to the end is still to be sent."""
@@ -266,6 +267,6 @@ class Relay:
         )
 
 
-def poisonous(faults: int) -> GatewayError:
+def poisonous(faults: int) -> Refused:
     """The step is given up: each worker that tried it failed."""
-    return GatewayError(Reason.INTERNAL, f"{faults} workers failed on this step; their logs have the cause")
+    return Refused(Reason.INTERNAL, f"{faults} workers failed on this step; their logs have the cause")

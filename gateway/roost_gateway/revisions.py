@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.convert import head_to_proto
-from roost_gateway.errors import GatewayError, unavailable
 from roost_gateway.pools import PoolView
 from roost_gateway.routing import WorkerState
 from roost_gateway.store.records import Descriptor, LogHead
@@ -21,7 +21,7 @@ def migrates(pool: PoolView, descriptor: Descriptor) -> bool:
     return pool.migrates and pool.active_revision != "" and bound_revision(descriptor) not in ("", pool.active_revision)
 
 
-def turned_away(pool: PoolView, bound: str, workers: Sequence[WorkerState]) -> GatewayError | None:
+def turned_away(pool: PoolView, bound: str, workers: Sequence[WorkerState]) -> Refused | None:
     """Why a step that needs a worker of revision `bound` need not wait for one; None when it may.
 
     A revision that the pool has turned away from does not come back.
@@ -33,15 +33,15 @@ def turned_away(pool: PoolView, bound: str, workers: Sequence[WorkerState]) -> G
         return None if alive else wrong_revision(bound)
     if any(not worker.draining for worker in alive):
         return None
-    return unavailable(
+    return Refused(
         Reason.WORKER_LOST,
         "the pool's model changed and no worker can end this step as it was begun; send it again",
-        0.0,
+        retry_seconds=0.0,
     )
 
 
-def wrong_revision(bound: str) -> GatewayError:
-    return GatewayError(
+def wrong_revision(bound: str) -> Refused:
+    return Refused(
         Reason.MODEL_REVISION_MISMATCH,
         f"the session was begun on revision {bound} of the model, which no worker serves any more; open another "
         "session, or set sessions.onModelChange to Migrate",

@@ -8,13 +8,13 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from roost.contract import requests
 from roost.contract.faults import fault_point
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused, check
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceServicer
-from roost_gateway import validation
 from roost_gateway.auth import Authenticator, Identity
-from roost_gateway.errors import GatewayError, unavailable
 from roost_gateway.outbox import Outbox
 from roost_gateway.parts import Parts
 from roost_gateway.pressure import Pressure
@@ -103,7 +103,9 @@ class SessionService(SessionServiceServicer):
             await task
         except asyncio.CancelledError:
             if self._parts.closing:
-                raise unavailable(Reason.WORKER_DRAINING, "this gateway is stopping; go on at another", 0.0) from None
+                raise Refused(
+                    Reason.WORKER_DRAINING, "this gateway is stopping; go on at another", retry_seconds=0.0
+                ) from None
             raise
 
     def _own_limit(self, context: Context) -> float | None:
@@ -124,13 +126,13 @@ class SessionService(SessionServiceServicer):
     async def _check_step(self, request: pb.StepRequest, caller: Identity, seconds_left: float | None) -> StepCall:
         now = time.monotonic()
         pool_name = self._sessions.check_id(request.session_id, caller)
-        validation.check(validation.step(request))
-        validation.check(validation.schema_of_step(request), Reason.INVALID_SCHEMA)
+        check(requests.step(request))
+        check(requests.schema_of_step(request), Reason.INVALID_SCHEMA)
         facts = await self._parts.facts.get(request.session_id, caller.tenant)
         pool = await self._parts.workers.pool(pool_name)
         require_open(pool)
         role = pool.role(facts.role)
-        validation.check(validation.step_of_role(request, role))
+        check(requests.step_of_role(request, role))
         deadline = now + (self._parts.config.step_timeout_seconds if seconds_left is None else seconds_left)
         return StepCall(request, caller.tenant, pool, role, facts, now, deadline)
 
@@ -144,5 +146,5 @@ async def _relay(outbox: Outbox, context: Context, pressure: Pressure) -> None:
                 await outbox.rest(pressure.rest)
 
 
-def _late() -> GatewayError:
-    return GatewayError(Reason.DEADLINE_EXCEEDED, "the step took longer than step_timeout_seconds")
+def _late() -> Refused:
+    return Refused(Reason.DEADLINE_EXCEEDED, "the step took longer than step_timeout_seconds")

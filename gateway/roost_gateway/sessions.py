@@ -2,16 +2,17 @@
 
 from collections.abc import Callable
 
+from roost.contract import requests
 from roost.contract.loghash import unpack_ids
 from roost.contract.names import new_session_id, pool_of
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused, check, invalid
 from roost.v1 import session_service_pb2 as pb
-from roost_gateway import convert, validation
+from roost_gateway import convert
 from roost_gateway.auth import Identity
-from roost_gateway.errors import GatewayError, invalid, not_found
 from roost_gateway.parts import Parts
 from roost_gateway.pools import PoolView, RoleView
-from roost_gateway.store.records import Descriptor, NewSession, RefusedError
+from roost_gateway.store.records import Descriptor, NewSession
 from roost_gateway.workers import require_open
 
 _DEFAULT_PAGE, _DEFAULT_STEPS = 100, 20
@@ -19,15 +20,14 @@ _MAX_SCANNED_PAGES = 20
 
 
 class Sessions:
-    """What SessionService answers without a worker's engine. Every method raises GatewayError, RefusedError or
-    StoreUnavailableError."""
+    """What SessionService answers without a worker's engine. Every method raises Refused or StoreUnavailableError."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
     async def open(self, request: pb.OpenSessionRequest, caller: Identity) -> pb.Session:
-        validation.check(validation.open_session(request))
-        validation.check(validation.schemas_of_tools(request.tools), Reason.INVALID_SCHEMA)
+        check(requests.open_session(request))
+        check(requests.schemas_of_tools(request.tools), Reason.INVALID_SCHEMA)
         pool = await self.caller_pool(request.pool, caller)
         require_open(pool)
         role = _role(pool, request.role)
@@ -58,7 +58,7 @@ class Sessions:
     async def list_sessions(self, request: pb.ListSessionsRequest, caller: Identity) -> pb.ListSessionsResponse:
         """One page. A page may be short, and even empty, before the end when filters pass over many sessions."""
         pool = await self.caller_pool(request.pool, caller)
-        size = _page_size(request.page_size, _DEFAULT_PAGE, validation.MAX_PAGE_SESSIONS)
+        size = _page_size(request.page_size, _DEFAULT_PAGE, requests.MAX_PAGE_SESSIONS)
         if request.page_token and pool_of(request.page_token) != pool.pool:
             raise invalid([("page_token", "is not of this list; begin again without it")])
         answer, after = pb.ListSessionsResponse(), request.page_token
@@ -78,7 +78,7 @@ class Sessions:
 
     async def list_steps(self, request: pb.ListStepsRequest, caller: Identity) -> pb.ListStepsResponse:
         self.check_id(request.session_id, caller)
-        size = _page_size(request.page_size, _DEFAULT_STEPS, validation.MAX_PAGE_STEPS)
+        size = _page_size(request.page_size, _DEFAULT_STEPS, requests.MAX_PAGE_STEPS)
         first = _index(request.page_token)
         descriptor = await self._parts.store.get(request.session_id, caller.tenant)
         generation = request.generation or descriptor.generation
@@ -97,7 +97,7 @@ class Sessions:
 
     async def hold(self, request: pb.HoldSessionRequest, caller: Identity) -> pb.Session:
         self.check_id(request.session_id, caller)
-        validation.check(validation.hold(request))
+        check(requests.hold(request))
         head = convert.head_from_proto(request.expected_head) if request.HasField("expected_head") else None
         descriptor = await self._parts.store.hold(
             request.session_id,
@@ -130,17 +130,17 @@ class Sessions:
         await self._evict_everywhere(session_id, epoch)
 
     def check_id(self, session_id: str, caller: Identity) -> str:
-        """The pool of a session that the caller may ask for. Raises GatewayError: NOT_FOUND, whatever the cause."""
+        """The pool of a session that the caller may ask for. Raises Refused: SESSION_NOT_FOUND, whatever the cause."""
         pool = pool_of(session_id)
         if pool is None or not caller.may_use(pool):
-            raise not_found(Reason.SESSION_NOT_FOUND, "there is no such session")
+            raise Refused(Reason.SESSION_NOT_FOUND, "there is no such session")
         return pool
 
     async def caller_pool(self, name: str, caller: Identity) -> PoolView:
         """The named pool, or the only one of the caller."""
         if name:
             if not caller.may_use(name):
-                raise GatewayError(
+                raise Refused(
                     Reason.POOL_NOT_ALLOWED,
                     f"this API key may not use pool {name!r}; name one of its own",
                 )
@@ -156,8 +156,8 @@ class Sessions:
         try:
             self.check_id(parent, caller)
             await self._parts.facts.get(parent, caller.tenant)
-        except (GatewayError, RefusedError) as error:
-            raise not_found(Reason.SESSION_NOT_FOUND, "there is no such session: parent_session_id") from error
+        except Refused as error:
+            raise Refused(Reason.SESSION_NOT_FOUND, "there is no such session: parent_session_id") from error
 
     async def _evict_everywhere(self, session_id: str, epoch: int) -> tuple[int, bool]:
         """On every worker: what they have published may be a second old."""
@@ -180,7 +180,7 @@ class Sessions:
         """A session stays readable when its pool's document is gone."""
         try:
             return await self._parts.workers.pool(name)
-        except GatewayError:
+        except Refused:
             return None
 
     async def _add_ids(self, step: pb.CommittedStep, session_id: str, generation: int) -> None:
@@ -197,12 +197,12 @@ def _role(pool: PoolView, name: str) -> RoleView:
     role = pool.roles.get(name)
     if role is None:
         known = ", ".join(pool.roles) or "none"
-        raise not_found(Reason.ROLE_NOT_FOUND, f"pool {pool.pool!r} has no role {name!r}; its roles: {known}")
+        raise Refused(Reason.ROLE_NOT_FOUND, f"pool {pool.pool!r} has no role {name!r}; its roles: {known}")
     return role
 
 
 def _page_size(asked: int, default: int, most: int) -> int:
-    validation.check(validation.page_size(asked, most))
+    check(requests.page_size(asked, most))
     return asked or default
 
 

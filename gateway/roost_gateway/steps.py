@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from roost.contract.faults import fault_point
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.worker_service_pb2 import Finished
 from roost_gateway import estimate, migration
@@ -17,7 +18,6 @@ from roost_gateway.admission import step_class
 from roost_gateway.attempts import LEASE_MS, HeldAttempt
 from roost_gateway.committing import StepClock, commit
 from roost_gateway.convert import head_from_proto, head_to_proto
-from roost_gateway.errors import GatewayError
 from roost_gateway.outbox import Outbox
 from roost_gateway.parts import Parts
 from roost_gateway.placement import Ask
@@ -32,8 +32,6 @@ from roost_gateway.store.records import (
     Began,
     BeginRequest,
     LogEntry,
-    Refusal,
-    RefusedError,
     StoreUnavailableError,
 )
 from roost_gateway.telemetry import StepFigures
@@ -66,7 +64,7 @@ class StepRun:
         """From Finished on a client that goes changes nothing: the step is committed."""
 
     async def run(self) -> None:
-        """Raises GatewayError, RefusedError, StoreUnavailableError."""
+        """Raises Refused, StoreUnavailableError."""
         fault_point("gateway.step.received")
         prompt = self._prompt_estimate()
         began = await self._begin(prompt)
@@ -100,7 +98,7 @@ class StepRun:
             raise
 
     async def _undo(self, begin: "asyncio.Future[Began | AlreadyCommitted]") -> None:
-        with contextlib.suppress(RefusedError, StoreUnavailableError):
+        with contextlib.suppress(Refused, StoreUnavailableError):
             began = await begin
             if isinstance(began, Began) and not self._parts.closing:
                 await self._parts.store.abort(self._call.request.session_id, began.ref)
@@ -279,14 +277,12 @@ def content_digest(request: pb.StepRequest) -> bytes:
 
 def _goes_on(error: BaseException) -> bool:
     """Whether another attempt has the step now, or will resume it because its commit is in doubt."""
-    if isinstance(error, RefusedError):
-        return error.refusal is Refusal.FENCED
-    return isinstance(error, GatewayError) and error.reason in (Reason.ATTEMPT_FENCED, Reason.COMMIT_UNKNOWN)
+    return isinstance(error, Refused) and error.reason in (Reason.ATTEMPT_FENCED, Reason.COMMIT_UNKNOWN)
 
 
 def _is_cancel(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError)
 
 
-def _fenced() -> GatewayError:
-    return GatewayError(Reason.ATTEMPT_FENCED, "a newer attempt has taken this step over")
+def _fenced() -> Refused:
+    return Refused(Reason.ATTEMPT_FENCED, "a newer attempt has taken this step over")

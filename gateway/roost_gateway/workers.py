@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from roost.contract.lease import LEASE_TTL_SECONDS, Lease
 from roost.contract.reasons import Reason
-from roost_gateway.errors import GatewayError, not_found
+from roost.contract.refused import Refused
 from roost_gateway.pools import PoolView, read_pool
 from roost_gateway.routing import WorkerState
 from roost_gateway.store.interface import SessionStore
@@ -99,13 +99,13 @@ class Workers:
         )
 
     async def pool(self, name: str) -> PoolView:
-        """The pool's document. Raises GatewayError: NOT_FOUND, POOL_NOT_FOUND."""
+        """The pool's document. Raises Refused: POOL_NOT_FOUND."""
         found = self._documents.get(name)
         if found is None and (not self._configured or name in self._configured):
             await self._read_document(name)
             found = self._documents.get(name)
         if found is None:
-            raise not_found(Reason.POOL_NOT_FOUND, f"there is no pool {name!r} here; name one as namespace/name")
+            raise Refused(Reason.POOL_NOT_FOUND, f"there is no pool {name!r} here; name one as namespace/name")
         return found
 
     def view(self, name: str) -> PoolView | None:
@@ -113,7 +113,7 @@ class Workers:
         return self._documents.get(name)
 
     async def reread(self, name: str) -> PoolView:
-        """The pool's document, read now. Raises GatewayError: NOT_FOUND, POOL_NOT_FOUND; StoreUnavailableError."""
+        """The pool's document, read now. Raises Refused: POOL_NOT_FOUND; StoreUnavailableError."""
         await self._read_document(name)
         return await self.pool(name)
 
@@ -243,9 +243,9 @@ class Workers:
 
 
 def require_open(pool: PoolView) -> None:
-    """Raises GatewayError: FAILED_PRECONDITION, POOL_SUSPENDED."""
+    """Raises Refused: POOL_SUSPENDED."""
     if pool.suspend:
-        raise GatewayError(
+        raise Refused(
             Reason.POOL_SUSPENDED,
             f"pool {pool.pool} is suspended; set suspend to false",
             retry_seconds=30.0,

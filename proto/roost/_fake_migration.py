@@ -1,8 +1,9 @@
 """What the fake gateway does when its model changes: sessions get a new log, or are refused. Pure."""
 
-from roost._fake_output import RefusedError, render
+from roost._fake_output import render
 from roost._fake_sessions import FakeSession
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost.v1 import session_service_pb2 as pb
 
 
@@ -11,14 +12,14 @@ def to_revision(
 ) -> pb.StepResponse | None:
     """Brings a session to the gateway's revision before a step, and tells a client that knows an older head of it.
 
-    Raises RefusedError when sessions do not migrate.
+    Raises Refused when sessions do not migrate.
     """
     before = session.record.model_revision
     if not session.log:
         session.record.model_revision = revision  # an empty log is of no revision
     if before != revision and session.log:
         if not migrates:
-            raise RefusedError(Reason.MODEL_REVISION_MISMATCH, f"the session was begun on revision {before}")
+            raise Refused(Reason.MODEL_REVISION_MISMATCH, f"the session was begun on revision {before}")
         _migrate(session, revision)
         return _told(session)
     return _told(session) if known is not None and session.is_former(known) else None

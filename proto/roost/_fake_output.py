@@ -17,37 +17,7 @@ from roost._messages import (
     ToolChoice,
     ToolChoiceMode,
 )
-from roost.contract.reasons import Reason
-from roost.contract.requests import Violations
 from roost.v1 import session_service_pb2 as pb
-
-
-class RefusedError(Exception):
-    """The fake gateway refuses a call, with the reason that a real one would give."""
-
-    def __init__(
-        self,
-        reason: Reason,
-        message: str,
-        *,
-        retry_after: float | None = None,
-        metadata: dict[str, str] | None = None,
-        violations: Sequence[tuple[str, str]] = (),
-    ) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-        self.retry_after = retry_after
-        self.metadata = metadata or {}
-        self.violations = violations
-
-
-def check(violations: Violations, reason: Reason = Reason.INVALID_REQUEST) -> None:
-    """Raises RefusedError with every violation."""
-    found = list(violations)
-    if found:
-        message = "; ".join(f"{field}: {why}" for field, why in found)
-        raise RefusedError(reason, f"invalid request: {message}", violations=found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,16 @@
 
 # ruff: noqa: N802  the names of the contract
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
-from roost._fake_output import REVISION, RefusedError, check
+from roost._fake_output import REVISION
 from roost._fake_sessions import FakeRole, FakeSession, new_session
 from roost._fake_step import BrokenStreamError, Mishap, StepRunner
 from roost.contract import requests
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused, check
 from roost.contract.status import abort
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceServicer
@@ -75,8 +76,8 @@ class FakeService(SessionServiceServicer):
             events = self._runner.run(session, request, self._next_mishap(), self.revision, migrates=self.migrates)
             async for response in events:
                 yield response
-        except RefusedError as refusal:
-            await _refuse(context, refusal)
+        except Refused as refusal:
+            await abort(context, refusal)
         except BrokenStreamError:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the fake gateway broke the stream, as it was told")
 
@@ -86,8 +87,8 @@ class FakeService(SessionServiceServicer):
     async def _answer(self, context: Context, act: Callable[[str], _Response]) -> _Response:
         try:
             return act(self._enter(context))
-        except RefusedError as refusal:
-            await _refuse(context, refusal)
+        except Refused as refusal:
+            await abort(context, refusal)
 
     def _enter(self, context: Context) -> str:
         """The caller's tenant, unless a mishap refuses the call."""
@@ -98,20 +99,20 @@ class FakeService(SessionServiceServicer):
         given = dict(context.invocation_metadata() or ()).get("authorization", "")
         tenant = self._api_keys.get(str(given).removeprefix("Bearer "))
         if tenant is None:
-            raise RefusedError(Reason.INVALID_API_KEY, "the API key is unknown")
+            raise Refused(Reason.INVALID_API_KEY, "the API key is unknown")
         return tenant
 
     def _check_pool(self, pool: str) -> None:
         if pool in ("", self._pool):
             return
         if self._api_keys is not None:
-            raise RefusedError(Reason.POOL_NOT_ALLOWED, f"this API key may not use pool {pool!r}")
-        raise RefusedError(Reason.POOL_NOT_FOUND, f"there is no pool {pool!r}")
+            raise Refused(Reason.POOL_NOT_ALLOWED, f"this API key may not use pool {pool!r}")
+        raise Refused(Reason.POOL_NOT_FOUND, f"there is no pool {pool!r}")
 
     def _find(self, session_id: str, tenant: str) -> FakeSession:
         session = self.sessions.get(session_id)
         if session is None or session.tenant != tenant:
-            raise RefusedError(Reason.SESSION_NOT_FOUND, "there is no such session")
+            raise Refused(Reason.SESSION_NOT_FOUND, "there is no such session")
         return session
 
     def _open(self, request: pb.OpenSessionRequest, tenant: str) -> pb.OpenSessionResponse:
@@ -120,7 +121,7 @@ class FakeService(SessionServiceServicer):
         self._check_pool(request.pool)
         role = self._roles.get(request.role or self._default_role)
         if role is None:
-            raise RefusedError(Reason.ROLE_NOT_FOUND, f"pool {self._pool!r} has no role {request.role!r}")
+            raise Refused(Reason.ROLE_NOT_FOUND, f"pool {self._pool!r} has no role {request.role!r}")
         if request.parent_session_id:
             self._find(request.parent_session_id, tenant)
         known = self._opened.get((tenant, request.request_id)) if request.request_id else None
@@ -149,7 +150,7 @@ class FakeService(SessionServiceServicer):
         session = self._find(request.session_id, tenant)
         logs = [log for _, log in session.older] + [session.log]
         if request.generation > len(logs):
-            raise RefusedError(Reason.INVALID_REQUEST, f"generation: the session has {len(logs)}")
+            raise Refused(Reason.INVALID_REQUEST, f"generation: the session has {len(logs)}")
         log = logs[request.generation - 1]
         check(requests.page_size(request.page_size, requests.MAX_PAGE_STEPS))
         first, size = int(request.page_token or 0), request.page_size or 20
@@ -200,14 +201,3 @@ def _copy(request: pb.StepRequest) -> pb.StepRequest:
     copy = pb.StepRequest()
     copy.CopyFrom(request)
     return copy
-
-
-async def _refuse(context: Context, refusal: RefusedError) -> NoReturn:
-    await abort(
-        context,
-        refusal.reason,
-        refusal.message,
-        retry_seconds=refusal.retry_after,
-        metadata=refusal.metadata,
-        violations=refusal.violations,
-    )

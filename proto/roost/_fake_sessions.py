@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from roost._fake_output import FakeOutput, RefusedError, render
+from roost._fake_output import FakeOutput, render
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.loghash import extend, pack_ids
 from roost.contract.names import new_session_id
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost.v1 import session_service_pb2 as pb
 
 
@@ -119,25 +120,25 @@ class FakeSession:
         entry.head.log_hash = extend(before.log_hash, pack_ids(ids))
         entry.head.generation = self.record.generation
 
-    def _wrong_head(self, reason: Reason, message: str) -> RefusedError:
+    def _wrong_head(self, reason: Reason, message: str) -> Refused:
         metadata = {"head_length": str(self.head.length), "head_log_hash": self.head.log_hash.hex()}
-        return RefusedError(reason, message, metadata=metadata)
+        return Refused(reason, message, metadata=metadata)
 
     def check_idle(self) -> None:
         left = self.live.lease_seconds if self.live else 0.0
         if left > 0.0:
-            raise RefusedError(Reason.ANOTHER_STEP_RUNNING, "another step of this session is running", retry_after=left)
+            raise Refused(Reason.ANOTHER_STEP_RUNNING, "another step of this session is running", retry_seconds=left)
 
     def check_open(self) -> None:
         if self.record.state == pb.SESSION_STATE_CLOSED:
-            raise RefusedError(Reason.SESSION_CLOSED, "the session is closed; open another")
+            raise Refused(Reason.SESSION_CLOSED, "the session is closed; open another")
 
     def begin(self, request: pb.StepRequest) -> "FakeAttempt | pb.CommittedStep":
         """Takes an attempt, or returns the step that was committed under this id."""
         digest = _digest(request)
         known = self.committed.get(request.step_id) or self._live_at(request.step_id)
         if known is not None and known.digest != digest:
-            raise RefusedError(Reason.STEP_ID_REUSED, "step_id has been used for a step with other content")
+            raise Refused(Reason.STEP_ID_REUSED, "step_id has been used for a step with other content")
         for log in (*(log for _, log in self.older), self.log):  # the oldest has what was written then
             for entry in log:
                 if entry.step_id == request.step_id:
@@ -155,9 +156,9 @@ class FakeSession:
 
     def _check_limits(self) -> None:
         if self.role.max_steps and len(self.log) >= self.role.max_steps:
-            raise RefusedError(Reason.STEP_LIMIT_REACHED, "the session has taken all steps its role allows")
+            raise Refused(Reason.STEP_LIMIT_REACHED, "the session has taken all steps its role allows")
         if self.role.budget_tokens and self.spent >= self.role.budget_tokens:
-            raise RefusedError(Reason.BUDGET_EXHAUSTED, "the session has used its role's token budget")
+            raise Refused(Reason.BUDGET_EXHAUSTED, "the session has used its role's token budget")
 
     def _take(self, request: pb.StepRequest, digest: bytes) -> FakeAttempt:
         self.epoch += 1
@@ -179,7 +180,7 @@ class FakeSession:
     def commit(self, attempt: FakeAttempt, request: pb.StepRequest, output: FakeOutput) -> pb.CommittedStep:
         """Appends the step. Refuses when a newer attempt took it over."""
         if self.live is not attempt:
-            raise RefusedError(Reason.ATTEMPT_FENCED, "a newer attempt has taken this step over")
+            raise Refused(Reason.ATTEMPT_FENCED, "a newer attempt has taken this step over")
         prompt = self.prompt(request)
         entry = pb.CommittedStep(
             step_id=request.step_id,

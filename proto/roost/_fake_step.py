@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from roost import _wire as wire
 from roost._fake_migration import to_revision
-from roost._fake_output import FakeOutput, RefusedError, Turn, check, make_output
+from roost._fake_output import FakeOutput, Turn, make_output
 from roost._fake_sessions import FakeAttempt, FakeSession
 from roost._messages import JsonSchema, Message, Tool, ToolChoice, ToolChoiceMode
 from roost.contract import requests
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused, check
 from roost.v1 import session_service_pb2 as pb
 
 Reply = Callable[[Turn], str | Message | Awaitable[str | Message]]
@@ -25,7 +26,7 @@ class BrokenStreamError(Exception):
 class Mishap:
     """Something that goes wrong once: a refusal of the next call, or a fate of the next step's stream."""
 
-    refusal: RefusedError | None = None
+    refusal: Refused | None = None
     break_after: int | None = None
     """Tokens after which the stream breaks, before the commit."""
     lose_commit: bool = False
@@ -45,7 +46,7 @@ class StepRunner:
     async def run(
         self, session: FakeSession, request: pb.StepRequest, mishap: Mishap, revision: str, *, migrates: bool
     ) -> AsyncIterator[pb.StepResponse]:
-        """The events of a step of a gateway whose model is `revision`. Raises RefusedError and BrokenStreamError."""
+        """The events of a step of a gateway whose model is `revision`. Raises Refused and BrokenStreamError."""
         check_step(session, request, self.context_tokens)
         begun = session.begin(request)
         if isinstance(begun, pb.CommittedStep):
@@ -113,10 +114,10 @@ class StepRunner:
             reply = self.reply(_turn(session, request))
             reply = await reply if inspect.isawaitable(reply) else reply
             _check_reply(request, reply)
-        except RefusedError:
+        except Refused:
             raise
         except Exception as error:
-            raise RefusedError(Reason.INTERNAL, f"the fake gateway's reply function failed: {error!r}") from error
+            raise Refused(Reason.INTERNAL, f"the fake gateway's reply function failed: {error!r}") from error
         return make_output(reply, request.sampling, session.role.max_output_tokens or self.context_tokens)
 
 
@@ -126,7 +127,7 @@ def check_step(session: FakeSession, request: pb.StepRequest, context_tokens: in
     check(requests.schema_of_step(request), Reason.INVALID_SCHEMA)
     check(requests.step_of_role(request, session.role))
     if session.head.length + len(session.prompt(request)) >= context_tokens:
-        raise RefusedError(Reason.STEP_TOO_LONG, f"log and step do not fit {context_tokens} tokens of context")
+        raise Refused(Reason.STEP_TOO_LONG, f"log and step do not fit {context_tokens} tokens of context")
     _check_tools(session, wire.format_from_wire(request.format))
 
 
@@ -134,7 +135,7 @@ def _check_tools(session: FakeSession, constraint: JsonSchema | ToolChoice | Non
     if isinstance(constraint, ToolChoice) and constraint.mode is ToolChoiceMode.REQUIRED:
         names = [tool.name for tool in session.tools]
         if not names or (constraint.name and constraint.name not in names):
-            raise RefusedError(Reason.INVALID_REQUEST, f"format: the session has no tool {constraint.name!r}")
+            raise Refused(Reason.INVALID_REQUEST, f"format: the session has no tool {constraint.name!r}")
 
 
 def _check_reply(request: pb.StepRequest, reply: str | Message) -> None:

@@ -20,12 +20,13 @@ from typing import Any, Self
 import grpc
 
 from roost._client import Client
-from roost._fake_output import RefusedError, Turn, echo
+from roost._fake_output import Turn, echo
 from roost._fake_service import FakeService
 from roost._fake_sessions import FakeRole
 from roost._fake_step import Mishap, Reply, StepRunner
 from roost._transport import MAX_MESSAGE_BYTES
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost.sync import BACKGROUND
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
@@ -33,9 +34,9 @@ from roost.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_serv
 __all__ = ["FakeGateway", "FakeRole", "Reason", "Reply", "Turn", "refusal"]
 
 
-def refusal(reason: Reason, message: str = "refused by the test", *, retry_after: float | None = None) -> RefusedError:
+def refusal(reason: Reason, message: str = "refused by the test", *, retry_after: float | None = None) -> Refused:
     """An error for a reply function to raise; its client sees the matching class of `roost.errors`."""
-    return RefusedError(reason, message, retry_after=retry_after)
+    return Refused(reason, message, retry_seconds=retry_after)
 
 
 class FakeGateway:

@@ -1,38 +1,43 @@
-"""The store's refusals as a client is told of them."""
+"""The store's refusals, and its absence, as a client is told of them."""
 
 import pytest
 
 from roost.contract.reasons import Reason
-from roost_gateway.errors import as_gateway_error
-from roost_gateway.store.records import LogHead, Refusal, RefusedError, StoreUnavailableError
+from roost_gateway.errors import as_refused
+from roost_gateway.store.records import LogHead, StoreUnavailableError
+from roost_gateway.store.refusals import WORDS, refused
 
 
-@pytest.mark.parametrize("refusal", Refusal)
-def test_every_refusal_has_a_status_a_reason_and_a_text_for_people(refusal: Refusal) -> None:
-    told = as_gateway_error(RefusedError(refusal, "what Redis said", head=LogHead(3, b"h")))
-    assert told is not None
-    assert told.reason is not Reason.INTERNAL
-    assert told.message != refusal.value
-    assert told.metadata == {"head_length": "3", "head_log_hash": "68"}
+@pytest.mark.parametrize(("word", "reason"), WORDS.items())
+def test_every_word_of_a_script_has_a_text_for_people(word: str, reason: Reason) -> None:
+    error = refused(reason, head=LogHead(3, b"h"), detail="why")
+    assert error.reason is reason is not Reason.INTERNAL
+    assert error.message.endswith("(why)")
+    assert error.message.startswith(refused(reason).message)
+    assert refused(reason).message != word
+    assert error.metadata == {"head_length": "3", "head_log_hash": "68"}
+
+
+def test_a_script_has_one_word_for_a_reason() -> None:
+    assert len(set(WORDS.values())) == len(WORDS)
 
 
 def test_a_commit_by_another_revision_is_a_revision_mismatch() -> None:
-    told = as_gateway_error(RefusedError(Refusal.WRONG_REVISION))
-    assert told is not None
-    assert told.reason is Reason.MODEL_REVISION_MISMATCH
-    assert "open another session" in told.message
+    error = refused(WORDS["wrong_revision"])
+    assert error.reason is Reason.MODEL_REVISION_MISMATCH
+    assert "open another session" in error.message
 
 
 def test_a_refusal_that_passes_says_when_to_come_back() -> None:
-    busy, at_once = (as_gateway_error(RefusedError(Refusal.BUSY, retry_ms=ms)) for ms in (1500, 0))
-    assert busy is not None
-    assert at_once is not None
+    busy, at_once = (refused(WORDS["busy"], retry_ms=ms) for ms in (1500, 0))
     assert busy.reason is Reason.ANOTHER_STEP_RUNNING
     assert (busy.retry_seconds, at_once.retry_seconds) == (1.5, 1.0)
+    assert refused(WORDS["closed"]).retry_seconds is None
 
 
 def test_an_error_that_nobody_foresaw_tells_nothing_of_the_inside() -> None:
-    assert as_gateway_error(KeyError("secret")) is None
-    away = as_gateway_error(StoreUnavailableError("redis://:password@host"))
+    assert as_refused(KeyError("secret")) is None
+    away = as_refused(StoreUnavailableError("redis://:password@host"))
     assert away is not None
+    assert away.reason is Reason.STORE_UNAVAILABLE
     assert "password" not in away.message

@@ -16,10 +16,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from gateway_driver import ROOT, Rig, gateway, serving, step_request, world
 from redis_servers import RedisServer, free_port
+from roost.contract.refused import Refused
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.auth import Authenticator, hash_api_key
 from roost_gateway.config import ConfigError, GatewayConfig, load_config
-from roost_gateway.errors import GatewayError
 from roost_gateway.server import SERVICE_NAME, GatewayServer
 from roost_gateway.telemetry import Telemetry
 
@@ -68,7 +68,7 @@ def test_keys_are_read_again_when_the_file_changes(tmp_path: Path) -> None:
     assert keys.identify([("authorization", "Bearer one")]).tenant == "t1"
     path.write_text(line.format(hash_api_key("two"), "tenant-2"))
     assert keys.identify([("authorization", "bearer two")]).tenant == "tenant-2"
-    with pytest.raises(GatewayError):
+    with pytest.raises(Refused):
         keys.identify([("authorization", "Bearer one")])
     path.write_text("keys: broken")
     assert keys.identify([("authorization", "Bearer two")]).tenant == "tenant-2"

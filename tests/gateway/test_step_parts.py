@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost.contract.status import rich_status
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.worker_service_pb2 import Delta, History
 from roost_gateway import history
-from roost_gateway.errors import GatewayError
 from roost_gateway.generation import Failure, WorkerFailureError, classify
 from roost_gateway.outbox import Outbox
 from roost_gateway.output import OutputGapError, StepOutput
@@ -53,7 +53,7 @@ def test_a_cursor_inside_a_character_is_the_clients_fault() -> None:
     output = StepOutput(ATTEMPT)
     output.client_has(pb.Cursor(attempt=ATTEMPT, tokens=1, text_bytes=1))
     output.append(Delta(token_ids=[7, 8], text="€"))
-    with pytest.raises(GatewayError, match="inside a character"):
+    with pytest.raises(Refused, match="inside a character"):
         output.take()
 
 
@@ -134,12 +134,12 @@ Code = grpc.StatusCode
 def test_what_a_workers_status_means(code: Code, why: Reason | None, expected: Failure | None) -> None:
     trailing = grpc.aio.Metadata()
     if why is not None:
-        status = rich_status(why, "told", retry_seconds=1.5, violations=[("field", "wrong")])
+        status = rich_status(Refused(why, "told", retry_seconds=1.5, violations=[("field", "wrong")]))
         assert status.code is code
         trailing = grpc.aio.Metadata(*status.trailing_metadata)
     error = classify(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, "told"))
     if expected is None:
-        assert isinstance(error, GatewayError)
+        assert isinstance(error, Refused)
         assert (error.reason, error.retry_seconds) == (why, 1.5)
         assert error.violations == (("field", "wrong"),)
     else:

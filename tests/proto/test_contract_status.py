@@ -7,6 +7,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from roost.contract.reasons import DOMAIN, STATUSES, Reason
+from roost.contract.refused import Refused
 from roost.contract.status import abort, code_of
 from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
@@ -16,11 +17,13 @@ class _Refusing(pb_grpc.WorkerServiceServicer):
     async def GetState(self, request, context):  # noqa: N802  gRPC's name
         await abort(
             context,
-            Reason.WORKER_DRAINING,
-            "the worker drains",
-            retry_seconds=1.5,
-            metadata={"worker": "w-1"},
-            violations=[("field", "wrong")],
+            Refused(
+                Reason.WORKER_DRAINING,
+                "the worker drains",
+                retry_seconds=1.5,
+                metadata={"worker": "w-1"},
+                violations=[("field", "wrong")],
+            ),
         )
 
 

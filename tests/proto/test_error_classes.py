@@ -8,6 +8,7 @@ import pytest
 from roost import Head, errors
 from roost._faults import from_rpc_error
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost.contract.status import code_of, rich_status
 
 CLASSES = {name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)}
@@ -43,7 +44,7 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
 
 @pytest.mark.parametrize("reason", Reason)
 def test_a_reason_comes_back_as_its_class(reason: Reason) -> None:
-    status = rich_status(reason, "told", retry_seconds=1.5, metadata={"k": "v"})
+    status = rich_status(Refused(reason, "told", retry_seconds=1.5, metadata={"k": "v"}))
     error = from_rpc_error(failure(status))
     assert type(error) is errors.REASONS[reason]
     assert (error.status, error.reason, error.retry_after) == (code_of(reason), reason, 1.5)
@@ -56,7 +57,7 @@ def test_the_class_of_a_reason_fits_its_status(reason: Reason) -> None:
 
 
 def test_a_reason_of_a_newer_gateway_falls_back_to_its_status() -> None:
-    status = rich_status(Reason.POOL_NOT_FOUND, "told")
+    status = rich_status(Refused(Reason.POOL_NOT_FOUND, "told"))
     trailing = [
         (key, value.replace(b"POOL_NOT_FOUND", b"LATEST_NOVELTY")) for key, value in status.trailing_metadata or ()
     ]
@@ -76,7 +77,7 @@ def test_a_reason_of_a_newer_gateway_falls_back_to_its_status() -> None:
     ],
 )
 def test_violations_are_part_of_the_message_once(told: str, message: str) -> None:
-    status = rich_status(Reason.INVALID_REQUEST, told, violations=[("top_p", "is 2")])
+    status = rich_status(Refused(Reason.INVALID_REQUEST, told, violations=[("top_p", "is 2")]))
     assert from_rpc_error(failure(status)).message == message
 
 
@@ -91,7 +92,7 @@ def test_what_grpc_says_by_itself_is_explained() -> None:
 
 def test_a_rolled_back_head_is_read() -> None:
     metadata = {"head_length": "3", "head_log_hash": "00ff"}
-    status = rich_status(Reason.SESSION_ROLLED_BACK, "lost", metadata=metadata)
+    status = rich_status(Refused(Reason.SESSION_ROLLED_BACK, "lost", metadata=metadata))
     error = from_rpc_error(failure(status))
     assert isinstance(error, errors.SessionRolledBackError)
     assert error.actual == Head(3, b"\x00\xff")

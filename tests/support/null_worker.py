@@ -21,6 +21,7 @@ from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS, Lease
 from roost.contract.loghash import unpack_ids
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost.contract.status import abort
 from roost.v1 import session_service_pb2 as pb
 from roost.v1 import worker_service_pb2 as wpb
@@ -155,9 +156,9 @@ class NullWorker(WorkerServiceServicer):
         self.traces += [str(value) for name, value in context.invocation_metadata() or () if name == "traceparent"]
         first = await anext(aiter(requests))
         if self.script.refuse is not None:
-            await abort(context, self.script.refuse, "scripted refusal", retry_seconds=0.1)
+            await abort(context, Refused(self.script.refuse, "scripted refusal", retry_seconds=0.1))
         if self.draining:
-            await abort(context, Reason.WORKER_DRAINING, "draining")
+            await abort(context, Refused(Reason.WORKER_DRAINING, "draining"))
         fault_point("worker.start")
         if first.HasField("start"):
             attempt, sent = await self._begin(first.start, requests, context)
@@ -178,7 +179,7 @@ class NullWorker(WorkerServiceServicer):
         session_id = start.session.session_id
         await self._check_epoch(session_id, start.attempt.epoch, context)
         if start.model_revision != self.revision:
-            await abort(context, Reason.MODEL_REVISION_MISMATCH, "another revision")
+            await abort(context, Refused(Reason.MODEL_REVISION_MISMATCH, "another revision"))
         history, cached = await self._history(start, requests, context)
         self._drop(session_id)
         replay = start.replay if start.HasField("replay") else None
@@ -195,7 +196,7 @@ class NullWorker(WorkerServiceServicer):
         self._happened()
         attempt = self.attempts.get(resume.session_id)
         if attempt is None or attempt.nonce != resume.attempt.nonce or self.script.forget_orphans:
-            await abort(context, Reason.ATTEMPT_UNKNOWN, "nothing to resume")
+            await abort(context, Refused(Reason.ATTEMPT_UNKNOWN, "nothing to resume"))
         await self._check_epoch(resume.session_id, resume.new_attempt.epoch, context)
         attempt.epoch, attempt.nonce = resume.new_attempt.epoch, resume.new_attempt.nonce
         return attempt, resume.from_token
@@ -203,11 +204,11 @@ class NullWorker(WorkerServiceServicer):
     async def _check_secret(self, context: Context) -> None:
         given = dict(context.invocation_metadata() or ()).get("roost-pool-secret", "")
         if given != self.secret:
-            await abort(context, Reason.INVALID_API_KEY, "wrong pool secret")
+            await abort(context, Refused(Reason.INVALID_API_KEY, "wrong pool secret"))
 
     async def _check_epoch(self, session_id: str, epoch: int, context: Context) -> None:
         if epoch < self.seen_epochs.get(session_id, 0):
-            await abort(context, Reason.ATTEMPT_FENCED, "an older attempt")
+            await abort(context, Refused(Reason.ATTEMPT_FENCED, "an older attempt"))
         self.seen_epochs[session_id] = epoch
 
     async def _history(
@@ -338,7 +339,7 @@ class NullWorker(WorkerServiceServicer):
         self.renders.append(request)
         refusal, self.script.refuse_render = self.script.refuse_render, None
         if refusal is not None:
-            await abort(context, refusal, "scripted refusal")
+            await abort(context, Refused(refusal, "scripted refusal"))
         assert request.model_revision == self.revision
         return rendered(request, short=self.script.renders_short)
 

@@ -11,6 +11,7 @@ import grpc
 
 from roost import Client, Delta, Event, Restarted, RetryConfig, Session
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost.contract.status import abort, code_of
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceServicer, add_SessionServiceServicer_to_server
@@ -127,13 +128,9 @@ class ScriptedGateway(SessionServiceServicer):
             await context.abort(action.code, "scripted")
         else:
             assert action.code is code_of(action.reason), "no gateway sends this reason with this status"
-            await abort(
-                context,
-                action.reason,
-                "scripted",
-                retry_seconds=action.retry_seconds,
-                metadata=dict(action.metadata),
-            )
+            metadata = dict(action.metadata)
+            refused = Refused(action.reason, "scripted", retry_seconds=action.retry_seconds, metadata=metadata)
+            await abort(context, refused)
 
     async def _answered(self, name: str, context: grpc.aio.ServicerContext) -> pb.Session:
         self.calls.append(name)

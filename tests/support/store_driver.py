@@ -12,6 +12,7 @@ import redis
 from roost.contract import loghash, names
 from roost.contract.lease import Lease
 from roost.contract.names import PoolKeys
+from roost.contract.refused import Refused
 from roost_gateway.store.records import (
     AttemptRef,
     Began,
@@ -63,6 +64,11 @@ def begin_request(session_id: str, step_id: str = "step-1", **fields: Any) -> Be
         "deadline_ms": 0,
     }
     return BeginRequest(session_id=session_id, step_id=step_id, **{**defaults, **fields})
+
+
+def head_of(error: Refused) -> LogHead:
+    """The log's head that a refusal tells."""
+    return LogHead(int(error.metadata["head_length"]), bytes.fromhex(error.metadata["head_log_hash"]))
 
 
 def reservation(began: Began, worker_id: str = "w1", tokens: int = 10, **fields: Any) -> Reservation:

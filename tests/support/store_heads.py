@@ -3,7 +3,9 @@
 from typing import TYPE_CHECKING
 
 from roost.contract import loghash
-from roost_gateway.store.records import LogHead, Refusal, RefusedError
+from roost.contract.reasons import Reason
+from roost_gateway.store.records import LogHead
+from roost_gateway.store.refusals import refused
 
 if TYPE_CHECKING:
     from store_model import Session
@@ -17,15 +19,15 @@ def check_head(session: "Session", expected: LogHead | None, generation: int = 0
     if expected == former and generation in (0, session.generation - 1):
         if len(session.older[-1]) == len(session.log):
             return
-        raise RefusedError(Refusal.HEAD_MISMATCH)
+        raise refused(Reason.HEAD_MISMATCH)
     last = session.head
     if 0 < generation < session.generation:
         last = session.older[generation - 1][-1].head
         if generation < session.generation - 1 or expected.length < last.length:
-            raise RefusedError(Refusal.HEAD_MISMATCH)
-        raise RefusedError(Refusal.ROLLED_BACK)
+            raise refused(Reason.HEAD_MISMATCH)
+        raise refused(Reason.SESSION_ROLLED_BACK)
     longer = generation <= session.generation and last.length > expected.length
-    raise RefusedError(Refusal.HEAD_MISMATCH if longer else Refusal.ROLLED_BACK)
+    raise refused(Reason.HEAD_MISMATCH if longer else Reason.SESSION_ROLLED_BACK)
 
 
 def after(head: LogHead, prompt: tuple[int, ...], output: tuple[int, ...]) -> LogHead:

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from roost_gateway.store.records import LogHead, Refusal, RefusedError
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
+from roost_gateway.store.records import LogHead
+from roost_gateway.store.refusals import refused
 from store_heads import after, check_head
 
 
@@ -120,7 +123,7 @@ class Taken:
 
 
 class StoreModel:
-    """Raises RefusedError as the store does. `clock` orders the waiters; the caller moves it before each call."""
+    """Raises Refused as the store does. `clock` orders the waiters; the caller moves it before each call."""
 
     def __init__(self) -> None:
         self.sessions: dict[str, Session] = {}
@@ -133,7 +136,7 @@ class StoreModel:
     def find(self, session_id: str, tenant: str | None = None) -> Session:
         session = self.sessions.get(session_id)
         if session is None or (tenant is not None and session.tenant != tenant):
-            raise RefusedError(Refusal.NOT_FOUND)
+            raise refused(Reason.SESSION_NOT_FOUND)
         return session
 
     def begin(
@@ -157,23 +160,23 @@ class StoreModel:
         if step in session.committed:
             _, done = session.committed[step]
             if done.digest != digest:
-                raise RefusedError(Refusal.STEP_ID_REUSED)
+                raise refused(Reason.STEP_ID_REUSED)
             return done
         live = session.attempt
         retry = live is not None and live.step == step
         if live and retry and live.digest != digest:
-            raise RefusedError(Refusal.STEP_ID_REUSED)
+            raise refused(Reason.STEP_ID_REUSED)
         if session.closed:
-            raise RefusedError(Refusal.CLOSED)
+            raise refused(Reason.SESSION_CLOSED)
         check_head(session, expected, generation)
         if live and not retry and not live.expired:
-            raise RefusedError(Refusal.BUSY)
+            raise refused(Reason.ANOTHER_STEP_RUNNING)
         if budget and session.used + new_tokens > budget:
-            raise RefusedError(Refusal.BUDGET)
+            raise refused(Reason.BUDGET_EXHAUSTED)
         if max_steps and len(session.log) >= max_steps:
-            raise RefusedError(Refusal.STEP_LIMIT)
+            raise refused(Reason.STEP_LIMIT_REACHED)
         if most and session.head.length + new_tokens > most:
-            raise RefusedError(Refusal.TOO_LONG)
+            raise refused(Reason.STEP_TOO_LONG)
         return self._take(session, live, retry, step, digest, nonce, seed, expired, new_tokens, priority)
 
     def _take(
@@ -223,7 +226,7 @@ class StoreModel:
     def attempt(self, session_id: str, epoch: int, nonce: bytes) -> Attempt:
         live = self.find(session_id).attempt
         if live is None or (live.epoch, live.nonce) != (epoch, nonce):
-            raise RefusedError(Refusal.FENCED)
+            raise refused(Reason.ATTEMPT_FENCED)
         return live
 
     def reserve(self, session_id: str, epoch: int, nonce: bytes, worker: str, tokens: int, priority: int) -> bool:
@@ -261,7 +264,7 @@ class StoreModel:
         if step in session.committed:
             index, done = session.committed[step]
             if done.nonce != nonce:
-                raise RefusedError(Refusal.FENCED)
+                raise refused(Reason.ATTEMPT_FENCED)
             return index
         live = self.attempt(session_id, epoch, nonce)
         head = after(session.head, prompt, output)
@@ -288,14 +291,14 @@ class StoreModel:
     def abort(self, session_id: str, epoch: int, nonce: bytes) -> None:
         try:
             self.attempt(session_id, epoch, nonce)
-        except RefusedError:
+        except Refused:
             return
         self._end(self.sessions[session_id])
 
     def renew(self, session_id: str, epoch: int, nonce: bytes, expired: bool) -> bool:
         try:
             live = self.attempt(session_id, epoch, nonce)
-        except RefusedError:
+        except Refused:
             return False
         pool = self.pool(self.sessions[session_id].pool)
         live.expired = expired
@@ -308,13 +311,13 @@ class StoreModel:
     def _settle(self, session_id: str, tenant: str) -> Session:
         session = self.find(session_id, tenant)
         if session.attempt and not session.attempt.expired:
-            raise RefusedError(Refusal.BUSY)
+            raise refused(Reason.ANOTHER_STEP_RUNNING)
         return session
 
     def hold(self, session_id: str, tenant: str, tool: str, expected: LogHead | None, generation: int = 0) -> None:
         session = self.find(session_id, tenant)
         if session.closed:
-            raise RefusedError(Refusal.CLOSED)
+            raise refused(Reason.SESSION_CLOSED)
         check_head(session, expected, generation)
         self._end(self._settle(session_id, tenant))
         session.tool = tool

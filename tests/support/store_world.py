@@ -9,7 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 from redis_servers import RedisCluster, RedisServer
 from roost.contract import loghash, names
 from roost.contract.names import PoolKeys
-from roost_gateway.store.records import AttemptRef, LogHead, Refusal, RefusedError
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
+from roost_gateway.store.records import AttemptRef, LogHead
 from roost_gateway.store.redis_store import RedisStore, connect
 from store_driver import LONG_MS, lease, new_session, next_ms, publish, redis_ms, reservations
 from store_model import Session, StoreModel, Worker
@@ -172,11 +174,11 @@ class StoreWorld(RuleBasedStateMachine):
         assert seen == {worker: its.held(worker) for worker in its.workers if its.alive(worker)}
 
 
-def outcome(call: Callable[[], Any]) -> tuple[Any, Refusal | None]:
+def outcome(call: Callable[[], Any]) -> tuple[Any, Reason | None]:
     try:
         return call(), None
-    except RefusedError as error:
-        return None, error.refusal
+    except Refused as error:
+        return None, error.reason
 
 
 def pair(ref: AttemptRef) -> tuple[int, bytes]:

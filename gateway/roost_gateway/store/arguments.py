@@ -13,9 +13,8 @@ from roost_gateway.store.records import (
     Descriptor,
     LogHead,
     MigrateRequest,
-    Refusal,
-    RefusedError,
 )
+from roost_gateway.store.refusals import WORDS, refused
 
 ID_BYTES = 4
 
@@ -123,12 +122,12 @@ def _check_commit(request: CommitRequest) -> None:
 
 
 def accepted(reply: list[Any]) -> list[Any]:
-    """The reply, when the script did what was asked. Raises RefusedError when it refused."""
+    """The reply, when the script did what was asked. Raises Refused when it refused."""
     if reply[0] != b"refused":
         return reply
     _, why, retry_ms, length, log_hash, message = reply
     head = LogHead(int(length), bytes.fromhex(log_hash.decode()))
-    raise RefusedError(Refusal(why.decode()), message.decode(), retry_ms=retry_ms, head=head)
+    raise refused(WORDS[why.decode()], retry_ms=retry_ms, head=head, detail=message.decode())
 
 
 def described(session_id: str, reply: list[Any]) -> Descriptor:

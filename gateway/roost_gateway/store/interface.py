@@ -25,7 +25,7 @@ class SessionStore(Protocol):
     """Session records, the admission ledger and the workers' leases of all pools.
 
     Every call is one round trip unless it says otherwise. Every script is idempotent by the attempt's nonce,
-    checks everything, then writes. All raise `StoreUnavailableError` when Redis does not answer and `RefusedError`
+    checks everything, then writes. All raise `StoreUnavailableError` when Redis does not answer and `Refused`
     as told. Session names are well-formed (`names.pool_of`); the caller has checked that.
     """
 

@@ -25,7 +25,9 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as NoConnectionError
 from redis.exceptions import TimeoutError as NoReplyError
 
-from roost_gateway.store.records import Refusal, RefusedError, StoreUnavailableError
+from roost.contract.reasons import Reason
+from roost_gateway.store.records import StoreUnavailableError
+from roost_gateway.store.refusals import refused
 from roost_gateway.store.scripts import script
 
 RETRIES = 3
@@ -97,7 +99,7 @@ def _translate(error: Exception, url: str) -> Exception:
     if isinstance(error, AuthenticationError | NoPermissionError):
         return ForbiddenError(f"Redis at {url} refuses: {text}; check the store URL and the user's ACL")
     if isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and "OOM" in text):
-        return RefusedError(Refusal.STORE_FULL, f"Redis at {url} has reached maxmemory; raise it, or delete sessions")
+        return refused(Reason.STORE_FULL)
     away = isinstance(error, _AWAY_ERRORS) or any(word in text for word in _AWAY_WORDS)
     if isinstance(error, ResponseError) and not away:
         return error

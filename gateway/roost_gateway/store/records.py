@@ -135,33 +135,6 @@ class LogEntry:
     commit_ms: int = 0
 
 
-class Refusal(StrEnum):
-    """Why a script wrote nothing; the service maps each to a status and a `roost.contract.reasons.Reason`."""
-
-    NOT_FOUND = "not_found"  # no such session, or another tenant's
-    CLOSED = "closed"
-    ROLLED_BACK = "rolled_back"  # the log is shorter than expected_head, or differs at that length
-    HEAD_MISMATCH = "head_mismatch"  # the log is longer: the client has missed a step
-    BUSY = "busy"  # another step's attempt is live; `retry_ms` says how long its lease lasts
-    BUDGET = "budget"
-    STEP_LIMIT = "step_limit"
-    STEP_ID_REUSED = "step_id_reused"  # same id, different content
-    TOO_LONG = "too_long"
-    FENCED = "fenced"  # a newer attempt has taken the place of this one
-    STORE_FULL = "store_full"
-    WRONG_REVISION = "wrong_revision"  # a commit by another model revision than the log's
-
-
-class RefusedError(Exception):
-    """A script refused. Nothing was written."""
-
-    def __init__(self, refusal: Refusal, message: str = "", *, retry_ms: int = 0, head: LogHead | None = None) -> None:
-        super().__init__(message or refusal.value)
-        self.refusal = refusal
-        self.retry_ms = retry_ms
-        self.head = head
-
-
 class StoreUnavailableError(Exception):
     """Redis does not answer. The caller retries or reports UNAVAILABLE; what was sent may or may not have been done."""
 

@@ -8,6 +8,8 @@ from typing import Any
 from roost.contract import names
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.names import PoolKeys
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost_gateway.admission import AGING_SECONDS
 from roost_gateway.store import codec, health
 from roost_gateway.store.arguments import (
@@ -34,13 +36,12 @@ from roost_gateway.store.records import (
     LogHead,
     MigrateRequest,
     NewSession,
-    Refusal,
-    RefusedError,
     RenewItem,
     Reservation,
     StoreHealth,
     WorkerView,
 )
+from roost_gateway.store.refusals import refused
 from roost_gateway.store.wakes import Wakes
 
 AGING_MS = round(AGING_SECONDS * 1000)
@@ -127,14 +128,14 @@ class RedisStore:
             gone = reply[1].decode()
             try:
                 return await self.get(gone, new.tenant)
-            except RefusedError:
+            except Refused:
                 continue  # the session that the request made has been erased: make it anew
         raise AssertionError(f"request {new.request_id} makes sessions that are gone at once")
 
     async def get(self, session_id: str, tenant: str) -> Descriptor:
         found = await self._get_many(pool_keys(session_id), tenant, [session_id])
         if not found:
-            raise RefusedError(Refusal.NOT_FOUND)
+            raise refused(Reason.SESSION_NOT_FOUND)
         return found[0]
 
     async def list_sessions(self, pool: str, tenant: str, after: str, count: int) -> list[Descriptor]:
@@ -188,7 +189,7 @@ class RedisStore:
         """The stored result of a step; a second and third round trip, for repeats only."""
         entries = await self.log(descriptor.session_id, generation, index, 1)
         if not entries:
-            raise RefusedError(Refusal.NOT_FOUND)  # erased since
+            raise refused(Reason.SESSION_NOT_FOUND)  # erased since
         entry = entries[0]
         split, end = entry.head.length - entry.output_tokens, entry.head.length
         ids = await self.ids(descriptor.session_id, generation, split - entry.prompt_tokens, end)

@@ -1,6 +1,5 @@
 """Errors on the wire: one builder of rich statuses for gateway and worker, and its aborts. Parsing is the SDK's."""
 
-from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any, NoReturn
 
@@ -12,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from roost.contract.reasons import DOMAIN, STATUSES, Reason
+from roost.contract.refused import Refused
 
 
 def code_of(reason: Reason) -> grpc.StatusCode:
@@ -19,49 +19,29 @@ def code_of(reason: Reason) -> grpc.StatusCode:
     return grpc.StatusCode[STATUSES[reason].grpc]
 
 
-def rich_status(
-    reason: Reason,
-    message: str,
-    *,
-    retry_seconds: float | None = None,
-    metadata: Mapping[str, str] = {},
-    violations: Sequence[tuple[str, str]] = (),
-) -> grpc.Status:
-    """The status that carries `reason`, with `ErrorInfo(reason, DOMAIN, metadata)`.
+def rich_status(refused: Refused) -> grpc.Status:
+    """The status of a refusal, with `ErrorInfo(reason, DOMAIN, metadata)`.
 
-    `retry_seconds` adds `RetryInfo`: when coming back may help. `violations`, pairs of field and what is wrong with it,
-    add `BadRequest`.
+    `retry_seconds` adds `RetryInfo`, `violations` add `BadRequest`.
     """
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason.value, domain=DOMAIN, metadata=dict(metadata))]
-    if retry_seconds is not None:
-        details.append(error_details_pb2.RetryInfo(retry_delay=_duration(retry_seconds)))
-    if violations:
-        fields = [error_details_pb2.BadRequest.FieldViolation(field=name, description=why) for name, why in violations]
-        details.append(error_details_pb2.BadRequest(field_violations=fields))
-    number: int = code_of(reason).value[0]
+    info = error_details_pb2.ErrorInfo(reason=refused.reason.value, domain=DOMAIN, metadata=refused.metadata)
+    details: list[Message] = [info]
+    if refused.retry_seconds is not None:
+        details.append(error_details_pb2.RetryInfo(retry_delay=_duration(refused.retry_seconds)))
+    if refused.violations:
+        request = error_details_pb2.BadRequest()
+        for field, why in refused.violations:
+            request.field_violations.add(field=field, description=why)
+        details.append(request)
+    number: int = code_of(refused.reason).value[0]
     return rpc_status.to_status(
-        status_pb2.Status(code=number, message=message, details=[_packed(detail) for detail in details])
+        status_pb2.Status(code=number, message=refused.message, details=[_packed(detail) for detail in details])
     )
 
 
-async def abort(
-    context: "grpc.aio.ServicerContext[Any, Any]",
-    reason: Reason,
-    message: str,
-    *,
-    retry_seconds: float | None = None,
-    metadata: Mapping[str, str] = {},
-    violations: Sequence[tuple[str, str]] = (),
-) -> NoReturn:
-    """Ends a call with `rich_status`. Raises `grpc.aio.AbortError`, as `context.abort` does."""
-    await abort_with(
-        context,
-        rich_status(reason, message, retry_seconds=retry_seconds, metadata=metadata, violations=violations),
-    )
-
-
-async def abort_with(context: "grpc.aio.ServicerContext[Any, Any]", status: grpc.Status) -> NoReturn:
-    """Ends a call with `status`; grpc.aio has no `abort_with_status`. Raises `grpc.aio.AbortError`."""
+async def abort(context: "grpc.aio.ServicerContext[Any, Any]", refused: Refused) -> NoReturn:
+    """Ends a call with the status of `refused`. Raises `grpc.aio.AbortError`, as `context.abort` does."""
+    status = rich_status(refused)  # grpc.aio has no `abort_with_status`
     await context.abort(status.code, status.details, tuple(status.trailing_metadata or ()))
 
 

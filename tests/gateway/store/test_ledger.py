@@ -7,7 +7,9 @@ import random
 import pytest
 
 from roost.contract.names import PoolKeys
-from roost_gateway.store.records import Began, Refusal, RefusedError, RenewItem
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
+from roost_gateway.store.records import Began, RenewItem
 from roost_gateway.store.redis_store import AGING_MS
 from store_driver import (
     LONG_MS,
@@ -117,9 +119,9 @@ async def test_a_stale_attempt_reserves_nothing(store, other, raw):
     publish(raw, lease("w1"))
     began = await begun(store)
     await other.begin(begin_request(began.descriptor.session_id))
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(Refused) as caught:
         await store.reserve(reservation(began))
-    assert caught.value.refusal == Refusal.FENCED
+    assert caught.value.reason == Reason.ATTEMPT_FENCED
     await store.delete((await begun(store, lease_ms=0)).descriptor.session_id, TENANT)
     assert raw.hlen(KEYS.reservations) + raw.hlen(KEYS.waiters) == 0
 

@@ -7,14 +7,14 @@ import pytest
 
 from roost.contract import loghash
 from roost.contract.names import PoolKeys
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost_gateway.store.records import (
     AlreadyCommitted,
     Began,
     Descriptor,
     FormerLog,
     LogHead,
-    Refusal,
-    RefusedError,
 )
 from roost_gateway.store.redis_store import RedisStore
 from store_driver import (
@@ -56,10 +56,10 @@ async def migrate(store: RedisStore, began: Began, **fields: Any) -> Descriptor:
     return await store.migrate(migrate_request(began, entries, **fields))
 
 
-async def refused(call: Any) -> Refusal:
-    with pytest.raises(RefusedError) as caught:
+async def refused(call: Any) -> Reason:
+    with pytest.raises(Refused) as caught:
         await call
-    return caught.value.refusal
+    return caught.value.reason
 
 
 async def test_a_migrated_session_goes_on_in_its_new_log(store, other):
@@ -111,9 +111,9 @@ async def test_of_two_gateways_one_migrates(store, other):
     loser = await begun(store, session_id)
     winner = await begun(other, session_id)
     assert winner.fenced.ref == loser.ref
-    assert await refused(store.migrate(migrate_request(loser, entries))) is Refusal.FENCED
+    assert await refused(store.migrate(migrate_request(loser, entries))) is Reason.ATTEMPT_FENCED
     await other.migrate(migrate_request(winner, entries))
-    assert await refused(store.migrate(migrate_request(loser, entries))) is Refusal.FENCED
+    assert await refused(store.migrate(migrate_request(loser, entries))) is Reason.ATTEMPT_FENCED
     assert (await store.get(session_id, TENANT)).generation == 2
 
 
@@ -134,11 +134,11 @@ async def test_another_step_than_the_live_one_and_nobody_at_all_are_fenced(store
     began = await begun(store, session_id)
     entries = await store.log(session_id, 1, 0, 9)
     stranger = replace(began, ref=replace(began.ref, nonce=b"x" * 16))
-    assert await refused(store.migrate(migrate_request(stranger, entries))) is Refusal.FENCED
+    assert await refused(store.migrate(migrate_request(stranger, entries))) is Reason.ATTEMPT_FENCED
     await store.abort(session_id, began.ref)
-    assert await refused(store.migrate(migrate_request(began, entries))) is Refusal.FENCED
+    assert await refused(store.migrate(migrate_request(began, entries))) is Reason.ATTEMPT_FENCED
     await store.delete(session_id, TENANT)
-    assert await refused(store.migrate(migrate_request(began, entries))) is Refusal.NOT_FOUND
+    assert await refused(store.migrate(migrate_request(began, entries))) is Reason.SESSION_NOT_FOUND
 
 
 async def test_a_request_that_contradicts_itself_or_the_log_writes_nothing(store):
@@ -157,7 +157,7 @@ async def test_a_request_that_contradicts_itself_or_the_log_writes_nothing(store
     with pytest.raises(Exception, match="does not have the steps"):
         await store.migrate(migrate_request(began, entries[:1]))
     missed = replace(right, previous=LogHead(5, b"x" * 16))
-    assert await refused(store.migrate(missed)) is Refusal.HEAD_MISMATCH
+    assert await refused(store.migrate(missed)) is Reason.HEAD_MISMATCH
     assert (await store.get(session_id, TENANT)).generation == 1
     assert await store.log(session_id, 2, 0, 9) == []
 
@@ -175,8 +175,8 @@ async def test_the_old_head_is_as_good_as_the_new_one_until_a_step_is_committed(
     assert again.descriptor.head == new
     held = await store.begin(begin_request(session_id, "next", expected_head=new, expected_generation=2))
     await store.commit(commit_request(session_id, held.ref, "next", new, index=2, model_revision="rev-2"))
-    assert await refused(step("more", old, generation)) is Refusal.HEAD_MISMATCH
-    assert await refused(step("more", new, 2)) is Refusal.HEAD_MISMATCH
+    assert await refused(step("more", old, generation)) is Reason.HEAD_MISMATCH
+    assert await refused(step("more", new, 2)) is Reason.HEAD_MISMATCH
 
 
 async def test_a_hold_takes_the_old_head_too(store):
@@ -185,7 +185,7 @@ async def test_a_hold_takes_the_old_head_too(store):
     await migrate(store, began)
     await store.abort(session_id, began.ref)
     await store.hold(session_id, TENANT, "grep", 1.0, began.descriptor.head, 1)
-    assert await refused(store.hold(session_id, TENANT, "grep", 1.0, LogHead(), 1)) is Refusal.HEAD_MISMATCH
+    assert await refused(store.hold(session_id, TENANT, "grep", 1.0, LogHead(), 1)) is Reason.HEAD_MISMATCH
 
 
 async def test_heads_are_judged_in_their_own_log(store):
@@ -196,13 +196,13 @@ async def test_heads_are_judged_in_their_own_log(store):
     await store.abort(session_id, began.ref)
     longer = LogHead(first_log[-1].length + 1, b"x" * 16)
     expected = [
-        ((first_log[1], 1), Refusal.HEAD_MISMATCH),  # the client missed a step before the migration
-        ((longer, 1), Refusal.ROLLED_BACK),  # a step was lost before the migration
-        ((LogHead(first_log[-1].length, b"x" * 16), 1), Refusal.ROLLED_BACK),
-        ((LogHead(1, b"x" * 16), 3), Refusal.ROLLED_BACK),  # the migration that the client saw was lost
+        ((first_log[1], 1), Reason.HEAD_MISMATCH),  # the client missed a step before the migration
+        ((longer, 1), Reason.SESSION_ROLLED_BACK),  # a step was lost before the migration
+        ((LogHead(first_log[-1].length, b"x" * 16), 1), Reason.SESSION_ROLLED_BACK),
+        ((LogHead(1, b"x" * 16), 3), Reason.SESSION_ROLLED_BACK),  # the migration that the client saw was lost
         ((new.head, 2), None),
         ((first_log[-1], 1), None),
-        ((LogHead(new.head.length + 1, b"x" * 16), 2), Refusal.ROLLED_BACK),
+        ((LogHead(new.head.length + 1, b"x" * 16), 2), Reason.SESSION_ROLLED_BACK),
     ]
     for (head, generation), refusal in expected:
         call = store.begin(begin_request(session_id, "x", expected_head=head, expected_generation=generation))
@@ -240,7 +240,7 @@ async def test_a_log_without_tokens_is_bound_to_no_revision(store):
     assert (await store.get(session_id, TENANT)).model_revision == "rev-2"
     later = await begun(store, session_id, "later")
     call = store.commit(commit_request(session_id, later.ref, "later", later.descriptor.head, model_revision="rev-1"))
-    assert await refused(call) is Refusal.WRONG_REVISION
+    assert await refused(call) is Reason.MODEL_REVISION_MISMATCH
 
 
 async def test_begin_reserves_nothing_at_an_owner_of_another_revision_nor_judges_the_length(store, raw):
@@ -253,7 +253,7 @@ async def test_begin_reserves_nothing_at_an_owner_of_another_revision_nor_judges
     assert moving.reserved == ""
     assert raw.hlen(KEYS.reservations) == raw.hlen(KEYS.waiters) == 0
     await store.abort(session_id, moving.ref)
-    assert await refused(begun(store, session_id, migrates_to=REVISION, max_session_tokens=12)) is Refusal.TOO_LONG
+    assert await refused(begun(store, session_id, migrates_to=REVISION, max_session_tokens=12)) is Reason.STEP_TOO_LONG
 
 
 async def test_every_key_of_every_generation_lives_and_dies_with_the_session(store, raw):

@@ -8,8 +8,10 @@ import pytest
 
 from redis_servers import RedisCluster
 from roost.contract.names import PoolKeys
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost_gateway.store import health
-from roost_gateway.store.records import Refusal, RefusedError, RenewItem, StoreUnavailableError
+from roost_gateway.store.records import RenewItem, StoreUnavailableError
 from roost_gateway.store.redis_store import RedisStore, connect
 from store_driver import (
     LONG_MS,
@@ -32,10 +34,10 @@ async def begun(store: RedisStore, **fields):
     return await store.begin(begin_request(session_id, **fields))
 
 
-async def refused(call) -> Refusal:
-    with pytest.raises(RefusedError) as caught:
+async def refused(call) -> Reason:
+    with pytest.raises(Refused) as caught:
         await call
-    return caught.value.refusal
+    return caught.value.reason
 
 
 async def test_what_was_committed_survives_sigkill(fresh, fresh_redis):
@@ -145,7 +147,8 @@ async def test_the_call_that_finds_redis_back_expires_nobody(fresh_redis):
     fresh_redis.start()
     other = await connect(fresh_redis.url, grace_ms=0)
     await begun(other)  # Redis knows the script again, so that nothing but its absence tells that it was away
-    assert await refused(store.begin(begin_request(began.descriptor.session_id, "step-2"))) == Refusal.BUSY
+    again = begin_request(began.descriptor.session_id, "step-2")
+    assert await refused(store.begin(again)) == Reason.ANOTHER_STEP_RUNNING
     await store.aclose()
     await other.aclose()
 
@@ -174,7 +177,7 @@ async def test_after_redis_was_away_nobody_expires_leases(fresh_redis):
             store.evict(session_id, TENANT),
             store.delete(session_id, TENANT),
         ):
-            assert await refused(call) == Refusal.BUSY
+            assert await refused(call) == Reason.ANOTHER_STEP_RUNNING
         publish(raw, lease("w1"), ms=-1)
         assert await store.reserve(reservation(await begun(store), "w1"))
         assert len(reservations(raw)) == 2
@@ -185,7 +188,8 @@ async def test_a_restart_that_no_call_noticed_is_seen_by_the_forgotten_scripts(f
     store = await connect(fresh_redis.url, grace_ms=LONG_MS)
     began = await begun(store, lease_ms=0)
     fresh_redis.restart()
-    assert await refused(store.begin(begin_request(began.descriptor.session_id, "step-2"))) == Refusal.BUSY
+    again = begin_request(began.descriptor.session_id, "step-2")
+    assert await refused(store.begin(again)) == Reason.ANOTHER_STEP_RUNNING
     assert store.grace
     await store.aclose()
 
@@ -253,7 +257,7 @@ async def test_above_the_watermark_no_session_is_opened_but_steps_go_on(fresh, f
         raw.config_set("maxmemory", raw.info("memory")["used_memory"] + 300_000)
         assert (await fresh.open(new_session())).epoch == 0
         raw.config_set("maxmemory", int(raw.info("memory")["used_memory"] / 0.95))
-    assert await refused(fresh.open(new_session())) == Refusal.STORE_FULL
+    assert await refused(fresh.open(new_session())) == Reason.STORE_FULL
     await fresh.commit(commit_request(began.descriptor.session_id, began.ref, "step-1"))
     assert (await fresh.begin(begin_request(began.descriptor.session_id, "step-2"))).ref.epoch == 2
 
@@ -271,8 +275,8 @@ async def test_at_the_hard_limit_what_was_admitted_still_ends(fresh, fresh_redis
     assert (await fresh.commit(commit_request(one, sessions[0].ref, "step-1"))).index == 0
     await fresh.release(reservation(sessions[1]))
     await fresh.abort(two, sessions[1].ref)
-    assert await refused(fresh.begin(begin_request(two, "step-2"))) == Refusal.STORE_FULL
-    assert await refused(fresh.open(new_session())) == Refusal.STORE_FULL
+    assert await refused(fresh.begin(begin_request(two, "step-2"))) == Reason.STORE_FULL
+    assert await refused(fresh.open(new_session())) == Reason.STORE_FULL
     await fresh.renew(POOL, [RenewItem(three, sessions[2].ref), RenewItem(four, sessions[3].ref)], 0)
     await fresh.evict(three, TENANT)
     await fresh.close(three, TENANT)

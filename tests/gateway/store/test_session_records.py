@@ -6,9 +6,11 @@ import pytest
 
 from roost.contract import loghash, names
 from roost.contract.names import PoolKeys
-from roost_gateway.store.records import LogHead, NewSession, Refusal, RefusedError, State
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
+from roost_gateway.store.records import LogHead, NewSession, State
 from roost_gateway.store.redis_store import RedisStore
-from store_driver import POOL, TENANT, begin_request, commit_request, new_session
+from store_driver import LONG_MS, POOL, TENANT, begin_request, commit_request, head_of, new_session
 
 KEYS = PoolKeys(POOL)
 
@@ -23,10 +25,14 @@ async def committed(store: RedisStore, session_id: str, step_id: str = "step-1",
     return (await store.commit(commit_request(session_id, began.ref, step_id, head, **fields))).head
 
 
-async def refused(call) -> RefusedError:
-    with pytest.raises(RefusedError) as caught:
+async def refused(call) -> Refused:
+    with pytest.raises(Refused) as caught:
         await call
     return caught.value
+
+
+async def why(call) -> Reason:
+    return (await refused(call)).reason
 
 
 async def test_an_opened_session_is_read_as_written(store):
@@ -75,7 +81,7 @@ async def test_another_tenants_session_is_not_found_by_any_call(store):
         store.get(session_id, ""),
         store.get(names.new_session_id(POOL), TENANT),
     ):
-        assert (await refused(call)).refusal == Refusal.NOT_FOUND
+        assert await why(call) is Reason.SESSION_NOT_FOUND
     assert await store.list_sessions(POOL, "mallory", "", 10) == []
     assert (await store.get(session_id, TENANT)).head == head
 
@@ -113,13 +119,13 @@ async def test_a_hold_checks_the_head_that_the_client_saw(store):
     session_id = await opened(store)
     head = await committed(store, session_id)
     longer, other = LogHead(head.length + 1, bytes(16)), LogHead(head.length, bytes(16))
-    for wrong, refusal in (
-        (LogHead(), Refusal.HEAD_MISMATCH),
-        (longer, Refusal.ROLLED_BACK),
-        (other, Refusal.ROLLED_BACK),
+    for wrong, reason in (
+        (LogHead(), Reason.HEAD_MISMATCH),
+        (longer, Reason.SESSION_ROLLED_BACK),
+        (other, Reason.SESSION_ROLLED_BACK),
     ):
         error = await refused(store.hold(session_id, TENANT, "grep", 1, wrong))
-        assert (error.refusal, error.head) == (refusal, head)
+        assert (error.reason, head_of(error)) == (reason, head)
     assert (await store.get(session_id, TENANT)).hold is None
 
 
@@ -144,13 +150,13 @@ async def test_a_closed_session_takes_no_step_but_repeats_its_results(store):
         store.begin(begin_request(session_id, "step-2")),
         store.hold(session_id, TENANT, "grep", 1, None),
     ):
-        assert (await refused(call)).refusal == Refusal.CLOSED
+        assert await why(call) is Reason.SESSION_CLOSED
     assert (await store.begin(begin_request(session_id, "step-1"))).entry.step_id == "step-1"
 
 
 async def test_a_live_attempt_keeps_hold_evict_close_and_delete_away(store):
     session_id = await opened(store)
-    began = await store.begin(begin_request(session_id, lease_ms=9_000))
+    began = await store.begin(begin_request(session_id, lease_ms=LONG_MS))
     for call in (
         store.hold(session_id, TENANT, "grep", 1, None),
         store.evict(session_id, TENANT),
@@ -158,8 +164,8 @@ async def test_a_live_attempt_keeps_hold_evict_close_and_delete_away(store):
         store.delete(session_id, TENANT),
     ):
         error = await refused(call)
-        assert error.refusal == Refusal.BUSY
-        assert 0 < error.retry_ms <= 9_000
+        assert error.reason is Reason.ANOTHER_STEP_RUNNING
+        assert 1.0 < error.retry_seconds <= LONG_MS / 1000
     assert (await store.commit(commit_request(session_id, began.ref, "step-1"))).index == 0
 
 
@@ -172,7 +178,7 @@ async def test_an_expired_attempt_is_fenced_by_what_the_client_does_next(store, 
     if how != "delete":
         assert (await store.get(session_id, TENANT)).attempt is None
     error = await refused(store.commit(commit_request(session_id, began.ref, "step-1")))
-    assert error.refusal == (Refusal.NOT_FOUND if how == "delete" else Refusal.FENCED)
+    assert error.reason == (Reason.SESSION_NOT_FOUND if how == "delete" else Reason.ATTEMPT_FENCED)
 
 
 async def test_a_deleted_session_leaves_nothing_of_its_content(store, raw):
@@ -185,7 +191,7 @@ async def test_a_deleted_session_leaves_nothing_of_its_content(store, raw):
         store.begin(begin_request(session_id, "step-1")),
         store.delete(session_id, TENANT),
     ):
-        assert (await refused(call)).refusal == Refusal.NOT_FOUND
+        assert await why(call) is Reason.SESSION_NOT_FOUND
     assert raw.zcard(KEYS.tenant_sessions(TENANT)) == 0
     assert await store.list_sessions(POOL, TENANT, "", 10) == []
     assert await store.log(session_id, 1, 0, 10) == []

@@ -6,13 +6,13 @@ import pytest
 
 from roost.contract import loghash
 from roost.contract.names import PoolKeys
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost_gateway.store.records import (
     AlreadyCommitted,
     AttemptRef,
     Began,
     LogHead,
-    Refusal,
-    RefusedError,
     RenewItem,
 )
 from store_driver import (
@@ -23,6 +23,7 @@ from store_driver import (
     begin_request,
     commit_request,
     digest,
+    head_of,
     lease,
     new_session,
     publish,
@@ -38,10 +39,14 @@ async def session_id(store) -> str:
     return (await store.open(new_session())).session_id
 
 
-async def refused(call) -> RefusedError:
-    with pytest.raises(RefusedError) as caught:
+async def refused(call) -> Refused:
+    with pytest.raises(Refused) as caught:
         await call
     return caught.value
+
+
+async def why(call) -> Reason:
+    return (await refused(call)).reason
 
 
 async def commit(store, session_id: str, step_id: str, **fields) -> LogHead:
@@ -79,26 +84,26 @@ async def test_a_retry_fences_at_once_and_keeps_the_seed(store, other, session_i
     assert second.ref.epoch == first.ref.epoch + 1
     assert second.seed == 11
     assert (second.fenced.ref, second.fenced.step_id, second.fenced.seed) == (first.ref, "step-1", 11)
-    assert (await refused(store.commit(commit_request(session_id, first.ref, "step-1")))).refusal == Refusal.FENCED
+    assert await why(store.commit(commit_request(session_id, first.ref, "step-1"))) is Reason.ATTEMPT_FENCED
     assert (await other.commit(commit_request(session_id, second.ref, "step-1"))).step_id == "step-1"
 
 
 async def test_another_step_is_busy_until_the_lease_runs_out(store, other, session_id):
-    first = await store.begin(begin_request(session_id, lease_ms=8_000))
+    first = await store.begin(begin_request(session_id, lease_ms=LONG_MS))
     error = await refused(other.begin(begin_request(session_id, "step-2")))
-    assert error.refusal == Refusal.BUSY
-    assert 0 < error.retry_ms <= 8_000
+    assert error.reason is Reason.ANOTHER_STEP_RUNNING
+    assert 1.0 < error.retry_seconds <= LONG_MS / 1000
     await expire(store, session_id, first.ref)
     second = await other.begin(begin_request(session_id, "step-2"))
     assert second.fenced is None
-    assert (await refused(store.commit(commit_request(session_id, first.ref, "step-1")))).refusal == Refusal.FENCED
+    assert await why(store.commit(commit_request(session_id, first.ref, "step-1"))) is Reason.ATTEMPT_FENCED
 
 
 async def test_in_grace_an_attempt_of_another_step_has_not_expired(store, session_id):
     first = await store.begin(begin_request(session_id, lease_ms=0))
     error = await refused(store.begin(begin_request(session_id, "step-2", grace=True)))
-    assert error.refusal == Refusal.BUSY
-    assert error.retry_ms > 0
+    assert error.reason is Reason.ANOTHER_STEP_RUNNING
+    assert 0 < error.retry_seconds < 1.0  # what is left of the grace, not the default
     assert (await store.begin(begin_request(session_id, grace=True))).fenced.ref == first.ref
 
 
@@ -106,25 +111,25 @@ async def test_the_expected_head_is_compared(store, session_id):
     head = await commit(store, session_id, "step-1")
     shorter, longer = LogHead(), LogHead(head.length + 5, bytes(16))
     forked = LogHead(head.length, bytes(16))
-    for expected, refusal in (
-        (shorter, Refusal.HEAD_MISMATCH),
-        (longer, Refusal.ROLLED_BACK),
-        (forked, Refusal.ROLLED_BACK),
+    for expected, reason in (
+        (shorter, Reason.HEAD_MISMATCH),
+        (longer, Reason.SESSION_ROLLED_BACK),
+        (forked, Reason.SESSION_ROLLED_BACK),
     ):
         error = await refused(store.begin(begin_request(session_id, "step-2", expected_head=expected)))
-        assert (error.refusal, error.head) == (refusal, head)
+        assert (error.reason, head_of(error)) == (reason, head)
     assert isinstance(await store.begin(begin_request(session_id, "step-2", expected_head=head)), Began)
 
 
 async def test_limits_are_kept(store, session_id):
     await commit(store, session_id, "step-1")  # 5 tokens
-    for limits, refusal in (
-        ({"budget_tokens": 14}, Refusal.BUDGET),
-        ({"max_steps": 1}, Refusal.STEP_LIMIT),
-        ({"max_session_tokens": 14}, Refusal.TOO_LONG),
+    for limits, reason in (
+        ({"budget_tokens": 14}, Reason.BUDGET_EXHAUSTED),
+        ({"max_steps": 1}, Reason.STEP_LIMIT_REACHED),
+        ({"max_session_tokens": 14}, Reason.STEP_TOO_LONG),
     ):
         error = await refused(store.begin(begin_request(session_id, "step-2", new_tokens=10, **limits)))
-        assert error.refusal == refusal
+        assert error.reason is reason
     just = {"budget_tokens": 15, "max_steps": 2, "max_session_tokens": 15}
     assert isinstance(await store.begin(begin_request(session_id, "step-2", new_tokens=10, **just)), Began)
 
@@ -132,10 +137,10 @@ async def test_limits_are_kept(store, session_id):
 async def test_a_step_id_with_other_content_is_refused(store, session_id):
     await store.begin(begin_request(session_id))
     other_content = begin_request(session_id, digest=digest("other"))
-    assert (await refused(store.begin(other_content))).refusal == Refusal.STEP_ID_REUSED
+    assert await why(store.begin(other_content)) is Reason.STEP_ID_REUSED
     began = await store.begin(begin_request(session_id))
     await store.commit(commit_request(session_id, began.ref, "step-1"))
-    assert (await refused(store.begin(other_content))).refusal == Refusal.STEP_ID_REUSED
+    assert await why(store.begin(other_content)) is Reason.STEP_ID_REUSED
 
 
 async def test_a_committed_step_returns_its_stored_result(store, other, session_id):
@@ -180,7 +185,7 @@ async def test_a_commit_by_another_attempt_of_a_committed_step_is_fenced(store, 
     second = await other.begin(begin_request(session_id))
     await other.commit(commit_request(session_id, second.ref, "step-1"))
     stale = commit_request(session_id, first.ref, "step-1", output=(9, 9))
-    assert (await refused(store.commit(stale))).refusal == Refusal.FENCED
+    assert await why(store.commit(stale)) is Reason.ATTEMPT_FENCED
     assert list(loghash.unpack_ids(await store.ids(session_id, 1, 3, 5))) == [4, 5]
 
 
@@ -196,9 +201,9 @@ async def test_a_lease_that_ran_out_does_not_keep_an_attempt_from_committing(sto
 async def test_the_right_nonce_with_another_epoch_or_step_is_fenced(store, session_id):
     began = await store.begin(begin_request(session_id))
     wrong = AttemptRef(began.ref.epoch + 1, began.ref.nonce)
-    assert (await refused(store.commit(commit_request(session_id, wrong, "step-1")))).refusal == Refusal.FENCED
-    assert (await refused(store.commit(commit_request(session_id, began.ref, "step-2")))).refusal == Refusal.FENCED
-    assert (await refused(store.reserve(reservation(dataclasses.replace(began, ref=wrong))))).refusal == Refusal.FENCED
+    assert await why(store.commit(commit_request(session_id, wrong, "step-1"))) is Reason.ATTEMPT_FENCED
+    assert await why(store.commit(commit_request(session_id, began.ref, "step-2"))) is Reason.ATTEMPT_FENCED
+    assert await why(store.reserve(reservation(dataclasses.replace(began, ref=wrong)))) is Reason.ATTEMPT_FENCED
     assert await store.renew(POOL, [RenewItem(session_id, wrong)], LONG_MS) == [False]
     await store.abort(session_id, wrong)
     assert (await store.get(session_id, TENANT)).attempt is not None
@@ -208,11 +213,11 @@ async def test_a_commit_onto_another_head_or_revision_is_refused(store, session_
     await commit(store, session_id, "step-1")
     began = await store.begin(begin_request(session_id, "step-2"))
     onto = commit_request(session_id, began.ref, "step-2", LogHead())
-    assert (await refused(store.commit(onto))).refusal == Refusal.HEAD_MISMATCH
+    assert await why(store.commit(onto)) is Reason.HEAD_MISMATCH
     ahead = commit_request(session_id, began.ref, "step-2", LogHead(99, bytes(16)))
-    assert (await refused(store.commit(ahead))).refusal == Refusal.ROLLED_BACK
+    assert await why(store.commit(ahead)) is Reason.SESSION_ROLLED_BACK
     revised = commit_request(session_id, began.ref, "step-2", began.descriptor.head, model_revision="rev-2")
-    assert (await refused(store.commit(revised))).refusal == Refusal.WRONG_REVISION
+    assert await why(store.commit(revised)) is Reason.MODEL_REVISION_MISMATCH
     assert (await store.get(session_id, TENANT)).steps == 1
 
 
@@ -235,7 +240,7 @@ async def test_an_aborted_attempt_frees_the_session_and_cannot_commit(store, ses
     await store.abort(session_id, began.ref)
     await store.abort(session_id, began.ref)
     assert (await store.get(session_id, TENANT)).attempt is None
-    assert (await refused(store.commit(commit_request(session_id, began.ref, "step-1")))).refusal == Refusal.FENCED
+    assert await why(store.commit(commit_request(session_id, began.ref, "step-1"))) is Reason.ATTEMPT_FENCED
     assert (await store.begin(begin_request(session_id, "step-2"))).ref.epoch == began.ref.epoch + 1
 
 
@@ -275,7 +280,7 @@ async def test_a_log_that_redis_lost_is_noticed(store, raw, session_id, lost):
         store.commit(commit_request(session_id, began.ref, "step-2", head)),
     ):
         error = await refused(call)
-        assert error.refusal == Refusal.ROLLED_BACK
+        assert error.reason is Reason.SESSION_ROLLED_BACK
         assert "noeviction" in str(error)
 
 

@@ -7,6 +7,7 @@ import grpc.aio
 
 from roost.contract.faults import fault_point
 from roost.contract.loghash import unpack_ids
+from roost.contract.refused import Refused
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.server import refusals, replies
@@ -26,7 +27,7 @@ Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
 async def generate(shell: Shell, context: Context) -> Attempt:
     """Serves one stream; returns its attempt. A stream that breaks leaves its attempt as an orphan.
 
-    Raises RefusedError with the status that ends the call.
+    Raises Refused with the status that ends the call.
     """
     first = await context.read()
     match first.WhichOneof("message") if isinstance(first, pb.GenerateRequest) else None:
@@ -78,7 +79,7 @@ class _Stream:
         assert attempt.reader is not None
         self._shell, self._context, self._attempt, self._reader = shell, context, attempt, attempt.reader
         self._commit: pb.Commit | None = None
-        self._fault: refusals.RefusedError | None = None
+        self._fault: Refused | None = None
         self._closed = False
 
     async def start(self, start: pb.Start) -> None:
@@ -191,7 +192,7 @@ class _Stream:
                 self._fault = refusals.invalid(f"{kind} is out of order here", field="message")
 
     def _check(self) -> None:
-        """Raises RefusedError when this stream may not go on."""
+        """Raises Refused when this stream may not go on."""
         if self._attempt.ending is not None:
             raise refusals.ended(self._attempt)
         if self._attempt.reader is not self._reader:

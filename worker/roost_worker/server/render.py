@@ -15,7 +15,7 @@ INLINE_BYTES = 4096
 
 
 async def render(shell: Shell, request: pb.RenderRequest) -> pb.RenderResponse:
-    """Answers one call. Raises RefusedError with the status that ends it."""
+    """Answers one call. Raises Refused with the status that ends it."""
     if shell.draining:
         raise refusals.draining()
     if request.model_revision != shell.identity.revision:

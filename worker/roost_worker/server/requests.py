@@ -47,7 +47,7 @@ def rendered_bytes(start: pb.Start, *, first: bool) -> int:
 def prepare(start: pb.Start, log_ids: "array[int]", renderer: Renderer, limit: int) -> Work:
     """Renders a step that continues `log_ids`, in a context of `limit` tokens.
 
-    Raises RefusedError: INVALID_REQUEST, INVALID_SCHEMA, STEP_TOO_LONG.
+    Raises Refused: INVALID_REQUEST, INVALID_SCHEMA, STEP_TOO_LONG.
     """
     replays = start.HasField("replay") and len(start.replay.prompt_token_ids) > 0
     prompt_ids = _replayed_prompt(start, renderer) if replays else _rendered(start, log_ids, renderer)
@@ -65,7 +65,7 @@ def prepare(start: pb.Start, log_ids: "array[int]", renderer: Renderer, limit: i
 
 
 def sampling_params(sampling: api.Sampling, room: int, renderer: Renderer) -> SamplingParams:
-    """The engine's parameters, `max_tokens` capped by the `room` left. Raises RefusedError, INVALID_REQUEST."""
+    """The engine's parameters, `max_tokens` capped by the `room` left. Raises Refused, INVALID_REQUEST."""
     neutral = SamplingParams()
     eos = () if sampling.ignore_eos else renderer.eos_token_ids
     params = SamplingParams(
@@ -90,7 +90,7 @@ def sampling_params(sampling: api.Sampling, room: int, renderer: Renderer) -> Sa
 
 
 def grammar_of(start: pb.Start, renderer: Renderer) -> str | None:
-    """The grammar that the format asks for. Raises RefusedError, INVALID_SCHEMA."""
+    """The grammar that the format asks for. Raises Refused, INVALID_SCHEMA."""
     try:
         match start.format.WhichOneof("kind"):
             case "json_schema":

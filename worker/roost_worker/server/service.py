@@ -10,7 +10,8 @@ import grpc.aio
 from opentelemetry.trace import Tracer
 
 from roost.contract.reasons import Reason
-from roost.contract.status import abort_with, rich_status
+from roost.contract.refused import Refused
+from roost.contract.status import abort
 from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
 from roost_worker.server import refusals
@@ -74,12 +75,12 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
             if self.shell is None:
                 raise refusals.not_ready()
             return await call(self.shell)
-        except refusals.RefusedError as error:
-            status = error.status()
+        except Refused as error:
+            refused = error
         except Exception:
             LOG.exception("a call failed")
-            status = rich_status(Reason.INTERNAL, "the worker failed; its log says why")
-        return await abort_with(context, status)
+            refused = Refused(Reason.INTERNAL, "the worker failed; its log says why")
+        return await abort(context, refused)
 
     def _check_secret(self, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
         sent = dict(context.invocation_metadata() or ()).get(SECRET_KEY, b"")

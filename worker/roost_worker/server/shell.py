@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from roost.contract.faults import fault_point
 from roost.contract.lease import LEASE_TTL_SECONDS, Lease
+from roost.contract.refused import Refused
 from roost_worker.config import WorkerConfig
 from roost_worker.engine.messages import (
     Cancel,
@@ -81,7 +82,7 @@ class Shell:
         return min(self.engine.info.context_tokens, self.engine.info.capacity_tokens)
 
     def begin(self, session: str, stamp: Stamp) -> Attempt:
-        """Registers a new attempt and fences the session's older one. Raises RefusedError: draining, fenced."""
+        """Registers a new attempt and fences the session's older one. Raises Refused: draining, fenced."""
         if self.draining:
             raise refusals.draining()
         if session and not self.sessions.admit(session, stamp):
@@ -96,7 +97,7 @@ class Shell:
         return attempt
 
     def resume(self, session: str, old: Stamp, new: Stamp, cursor: Cursor) -> Attempt:
-        """Gives an attempt's output to a newer attempt. Raises RefusedError: fenced, unknown."""
+        """Gives an attempt's output to a newer attempt. Raises Refused: fenced, unknown."""
         if session and not self.sessions.admit(session, new):
             raise refusals.fenced()
         attempt = self.attempts.find(session, old)
@@ -107,7 +108,7 @@ class Shell:
         return attempt
 
     def submit(self, attempt: Attempt, log: SessionLog, work: Work, tenant: str, priority: int) -> None:
-        """Sends a rendered step to the engine. Raises RefusedError when the engine is gone."""
+        """Sends a rendered step to the engine. Raises Refused when the engine is gone."""
         attempt.log, attempt.parses_tools, attempt.constrained = log, work.parses_tools, work.grammar is not None
         attempt.expected_cached = min(self.residency.get(attempt.session, 0), len(log.ids))
         attempt.times.accepted = time.monotonic()
@@ -140,7 +141,7 @@ class Shell:
     def end(self, attempt: Attempt, ending: Ending, error: str = "") -> None:
         """Ends an attempt without a result and forgets it; the engine frees its blocks with its next step."""
         if attempt.submitted and not attempt.over:
-            with suppress(refusals.RefusedError):
+            with suppress(Refused):
                 self._send(Cancel(attempt.request_id))
         attempt.end(ending, error)
         self._forget(attempt)
@@ -167,7 +168,7 @@ class Shell:
     async def evict(self, session: str, epoch: int) -> int:
         """Drops a session's cache and fences its attempt; returns tokens dropped, 0 for an old epoch.
 
-        Raises RefusedError when the engine is gone.
+        Raises Refused when the engine is gone.
         """
         if not self.sessions.admit(session, Stamp(epoch)):
             return 0
@@ -181,7 +182,7 @@ class Shell:
             return await asyncio.shield(dropped)
 
     def hold(self, session: str, expect_seconds: float) -> None:
-        """Tells retention that the session pauses. Raises RefusedError when the engine is gone."""
+        """Tells retention that the session pauses. Raises Refused when the engine is gone."""
         if session in self.residency:
             self.held.add(session)
         self._send(Hold(session, expect_seconds))
@@ -254,7 +255,7 @@ class Shell:
         attempt.times.first_token = attempt.times.first_token or time.monotonic()
         cut = attempt.take(output.token_ids, output.logprobs)
         if cut is not None and output.stop is None:
-            with suppress(refusals.RefusedError):
+            with suppress(Refused):
                 self._send(Finish(attempt.request_id, cut))
 
     def _stop(self, attempt: Attempt, output: Output) -> None:

@@ -1,0 +1,52 @@
+"""What the store's scripts refuse, as the error that a client gets. Pure."""
+
+from collections.abc import Mapping
+
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
+from roost_gateway.store.records import LogHead
+
+WORDS: Mapping[str, Reason] = {
+    "not_found": Reason.SESSION_NOT_FOUND,  # no such session, or another tenant's
+    "closed": Reason.SESSION_CLOSED,
+    "rolled_back": Reason.SESSION_ROLLED_BACK,  # the log is shorter than expected_head, or differs at that length
+    "head_mismatch": Reason.HEAD_MISMATCH,  # the log is longer: the client has missed a step
+    "busy": Reason.ANOTHER_STEP_RUNNING,  # another step's attempt is live; the retry is what is left of its lease
+    "budget": Reason.BUDGET_EXHAUSTED,
+    "step_limit": Reason.STEP_LIMIT_REACHED,
+    "step_id_reused": Reason.STEP_ID_REUSED,  # the same id with other content
+    "too_long": Reason.STEP_TOO_LONG,
+    "fenced": Reason.ATTEMPT_FENCED,  # a newer attempt has taken the place of this one
+    "store_full": Reason.STORE_FULL,
+    "wrong_revision": Reason.MODEL_REVISION_MISMATCH,  # a commit by another model revision than the log's
+}
+"""A script's word for why it wrote nothing."""
+
+_MESSAGES: Mapping[Reason, str] = {
+    Reason.SESSION_NOT_FOUND: "there is no such session",
+    Reason.SESSION_CLOSED: "the session is closed; open another",
+    Reason.SESSION_ROLLED_BACK: (
+        "the store has lost the end of this session's log; read it with ListSteps and go on from its head"
+    ),
+    Reason.HEAD_MISMATCH: "the log has steps that expected_head does not know; read it with ListSteps",
+    Reason.ANOTHER_STEP_RUNNING: "another step of this session is running",
+    Reason.BUDGET_EXHAUSTED: "the session has used its role's token budget; open another",
+    Reason.STEP_LIMIT_REACHED: "the session has taken all steps its role allows; open another",
+    Reason.STEP_ID_REUSED: "step_id has been used for a step with other content; take a new one",
+    Reason.STEP_TOO_LONG: "the session's log has no room for this step; send less, or open another session",
+    Reason.ATTEMPT_FENCED: "a newer attempt has taken this step over",
+    Reason.STORE_FULL: "the session store is full: delete sessions, or give it more memory",
+    Reason.MODEL_REVISION_MISMATCH: "the log is of another revision of the model; open another session",
+}
+_DEFAULT_RETRY_SECONDS = {Reason.ANOTHER_STEP_RUNNING: 1.0, Reason.STORE_FULL: 30.0}
+
+
+def refused(reason: Reason, *, retry_ms: int = 0, head: LogHead | None = None, detail: str = "") -> Refused:
+    """The store's refusal for one of the reasons in `WORDS`. `head` is the log's; `detail` is added to the message."""
+    message = _MESSAGES[reason]
+    return Refused(
+        reason,
+        f"{message} ({detail})" if detail else message,
+        retry_seconds=max(retry_ms, 0) / 1000 if retry_ms else _DEFAULT_RETRY_SECONDS.get(reason),
+        metadata={"head_length": str(head.length), "head_log_hash": head.log_hash.hex()} if head is not None else {},
+    )
