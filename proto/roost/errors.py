@@ -13,7 +13,6 @@
     │   └── SessionNotFoundError
     ├── PreconditionError            FAILED_PRECONDITION
     │   ├── SessionClosedError
-    │   ├── StepInFlightError
     │   ├── HeadMismatchError
     │   ├── ModelRevisionMismatchError
     │   ├── BudgetExhaustedError
@@ -129,10 +128,6 @@ class PreconditionError(RoostError):
 
 class SessionClosedError(PreconditionError):
     """The session takes no more steps."""
-
-
-class StepInFlightError(PreconditionError):
-    """A step runs in the session, which must not happen for this call."""
 
 
 class HeadMismatchError(PreconditionError):
@@ -259,7 +254,6 @@ _OWN_CLASSES: Mapping[Reason, type[RoostError]] = {
     Reason.ROLE_NOT_FOUND: RoleNotFoundError,
     Reason.SESSION_NOT_FOUND: SessionNotFoundError,
     Reason.SESSION_CLOSED: SessionClosedError,
-    Reason.STEP_IN_FLIGHT: StepInFlightError,
     Reason.HEAD_MISMATCH: HeadMismatchError,
     Reason.MODEL_REVISION_MISMATCH: ModelRevisionMismatchError,
     Reason.BUDGET_EXHAUSTED: BudgetExhaustedError,
