@@ -6,8 +6,9 @@ the worker's too. So limits are checked here in the session's favour: refused is
 
 from dataclasses import dataclass
 
+from roost.contract.pool_document import PoolRole
 from roost.v1 import session_service_pb2 as pb
-from roost_gateway.pools import PoolView, RoleView
+from roost_gateway.pools import PoolView
 from roost_gateway.store.records import Descriptor
 
 MESSAGE_TOKENS = 8
@@ -31,7 +32,7 @@ def facts_of(descriptor: Descriptor) -> SessionFacts:
     return SessionFacts(descriptor.role, len(descriptor.system.encode()) + tools, descriptor.head.length > 0)
 
 
-def max_output_tokens(request: pb.StepRequest, pool: PoolView, role: RoleView) -> int:
+def max_output_tokens(request: pb.StepRequest, pool: PoolView, role: PoolRole) -> int:
     """Most tokens to generate: what the client asked for, else the role's limit, else the context."""
     if request.sampling.HasField("max_tokens"):
         return request.sampling.max_tokens

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from roost.contract import requests
 from roost.contract.loghash import unpack_ids
 from roost.contract.names import new_session_id, pool_of
+from roost.contract.pool_document import PoolRole
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check, invalid
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway import convert
 from roost_gateway.auth import Identity
 from roost_gateway.parts import Parts
-from roost_gateway.pools import PoolView, RoleView
+from roost_gateway.pools import PoolView
 from roost_gateway.store.records import Descriptor, NewSession
 from roost_gateway.workers import require_open
 
@@ -191,14 +192,15 @@ class Sessions:
         step.output_token_ids.extend(ids[prompt:])
 
 
-def _role(pool: PoolView, name: str) -> RoleView:
+def _role(pool: PoolView, name: str) -> PoolRole:
+    """The named role, or the default one. Raises Refused: ROLE_NOT_FOUND."""
     if not name and pool.roles:
-        return next(iter(pool.roles.values()))
-    role = pool.roles.get(name)
-    if role is None:
-        known = ", ".join(pool.roles) or "none"
-        raise Refused(Reason.ROLE_NOT_FOUND, f"pool {pool.pool!r} has no role {name!r}; its roles: {known}")
-    return role
+        return pool.roles[0]
+    for role in pool.roles:
+        if role.name == name:
+            return role
+    known = ", ".join(role.name for role in pool.roles) or "none"
+    raise Refused(Reason.ROLE_NOT_FOUND, f"pool {pool.pool!r} has no role {name!r}; its roles: {known}")
 
 
 def _page_size(asked: int, default: int, most: int) -> int:

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, replace
 
 from roost.contract.faults import fault_point
+from roost.contract.pool_document import PoolRole
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.v1 import session_service_pb2 as pb
@@ -21,7 +22,7 @@ from roost_gateway.convert import head_from_proto, head_to_proto
 from roost_gateway.outbox import Outbox
 from roost_gateway.parts import Parts
 from roost_gateway.placement import Ask
-from roost_gateway.pools import PoolView, RoleView
+from roost_gateway.pools import PoolView
 from roost_gateway.relay import Relay
 from roost_gateway.replay import committed_event, replay
 from roost_gateway.result import commit_request
@@ -46,7 +47,7 @@ class StepCall:
     request: pb.StepRequest
     tenant: str
     pool: PoolView
-    role: RoleView
+    role: PoolRole
     facts: estimate.SessionFacts
     received_at: float
     deadline: float

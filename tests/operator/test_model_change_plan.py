@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pool_world import INSTALLATION, pool
+from roost.contract.pool_document import PoolDocument
 from roost_operator.api.spec import OnModelChange
 from roost_operator.plan.observed import Observed, Pod, Store, Worker
 from roost_operator.plan.plan import plan
@@ -28,7 +29,7 @@ def seen(*new: str, old: str = OLD, published: str = OLD) -> Observed:
         cluster={"metadata": {"name": "c-2"}, "spec": {"workerGroupSpecs": [{"replicas": 2}]}},
         pods=tuple(pods),
         workers=tuple(workers),
-        store=Store(document={"activeRevision": published}),
+        store=Store(document=PoolDocument("n/p", active_revision=published)),
     )
 
 
@@ -61,8 +62,8 @@ def test_old_workers_go_on_for_the_sessions_that_may_not_move(policy, drain):
     made = plan(wanted, INSTALLATION, replace(seen(NEW, NEW)))
     assert made.drain == drain
     assert made.document is not None
-    assert made.document["activeRevision"] == NEW
-    assert made.document["sessions"]["onModelChange"] == policy.value
+    assert made.document.active_revision == NEW
+    assert made.document.migrates is (policy is OnModelChange.MIGRATE)
 
 
 def test_the_old_cluster_stays_for_the_drain_time():

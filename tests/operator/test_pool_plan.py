@@ -234,7 +234,7 @@ def test_a_pool_that_cannot_be_run_can_still_be_suspended(trouble: str) -> None:
     first = plan(wanted, INSTALLATION, world.seen)
     assert (first.step, len(first.drain), first.apply) == (Step.DRAIN, 2, ())
     assert first.document is not None
-    assert first.document["suspend"]
+    assert first.document.suspend
     assert world.settle(wanted).step is Step.SUSPEND
     assert (world.seen.pods, world.seen.workers) == ((), ())
     assert world.seen.status["conditions"][0]["reason"] in ("InvalidTemplate", "SecretMissing")
@@ -272,13 +272,25 @@ def test_a_pool_that_cannot_be_read_is_left_as_it_is_and_says_so() -> None:
     assert found["Ready"]["message"].startswith("spec.models[0].kvCache: odd; ")
 
 
+def test_a_document_of_an_older_operator_is_written_anew_once() -> None:
+    world = World()
+    world.settle(pool(2))
+    published = world.seen.store.document
+    assert published is not None
+    older = replace(world.seen.store, document=replace(published, schema_version=0))
+    made = plan(pool(2), INSTALLATION, replace(world.seen, store=older))
+    assert made.document == published
+    assert plan(pool(2), INSTALLATION, world.seen).document is None
+
+
 def test_a_pool_that_cannot_be_read_can_be_deleted() -> None:
     world = World()
     world.settle(pool(2))
     published = world.seen.store.document
     world.seen = replace(world.seen, unreadable="odd", deleted_at=world.seen.now)
     made = plan(pool(2, source="dummy://unreadable"), INSTALLATION, world.seen)
-    assert (made.step, made.document) == (Step.DRAIN, {**(published or {}), "suspend": True})
+    assert published is not None
+    assert (made.step, made.document) == (Step.DRAIN, replace(published, suspend=True))
     steps = [made.step]
     while steps[-1] is not Step.FORGET and len(steps) < 20:
         world.do(made)

@@ -9,6 +9,7 @@ import pytest
 from redis_servers import RedisCluster, RedisServer
 from roost.contract.drain import tell_to_drain
 from roost.contract.names import POOLS, PoolKeys
+from roost.contract.pool_document import PoolDocument
 from roost_operator.kubernetes import pool_store
 from roost_operator.kubernetes.pool_store import PoolStore, Stores
 from roost_operator.plan.observed import Store, Worker
@@ -66,15 +67,28 @@ async def test_one_scan_counts_all_pools_for_a_while(
 
 async def test_a_document_without_its_name_is_seen(store: PoolStore, redis_server: RedisServer) -> None:
     """As an operator leaves it that was killed between the two."""
-    await store.publish(POOL, {"pool": POOL})
+    await store.publish(POOL, PoolDocument(POOL, model="m"))
     seen, _ = await store.observe(POOL)
-    assert (seen.document, seen.named) == ({"pool": POOL}, False)
+    assert (seen.document, seen.named) == (PoolDocument(POOL, model="m"), False)
     await store.name(POOL)
     assert (await store.observe(POOL))[0].named
     await store.forget(POOL)
     await store.withdraw(POOL)
     with redis_server.client() as client:
         assert (client.smembers(POOLS), client.exists(KEYS.document)) == (set(), 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [('{"pool": "x"}', 0), ('{"schemaVersion": 1}', 1), ('{"schemaVersion": 2}', None), ("[]", None), ("{", None)],
+)
+async def test_a_document_that_cannot_be_read_counts_as_none(
+    store: PoolStore, redis_server: RedisServer, text: str, version: int | None
+) -> None:
+    with redis_server.client() as client:
+        client.set(KEYS.document, text)
+    seen, _ = await store.observe(POOL)
+    assert (seen.document.schema_version if seen.document else None) == version
 
 
 async def test_a_worker_is_told_to_drain_since_a_time_and_to_go_on(store: PoolStore, redis_server: RedisServer) -> None:

@@ -1,23 +1,32 @@
 """The pool document that gateways read from Redis (ARCHITECTURE.md, "Pool document"). Pure."""
 
-from typing import Any
+from roost.contract.pool_document import PoolDocument, PoolRole
+from roost_operator.api.spec import AgentPool, OnModelChange, Role
 
-from roost_operator.api.spec import AgentPool, Role
 
-
-def pool_document(pool: AgentPool, active_revision: str = "") -> dict[str, Any]:
+def pool_document(pool: AgentPool, active_revision: str = "") -> PoolDocument:
     """What gateways need of `pool`; `active_revision` empty means that any worker's revision will do."""
     spec = pool.spec
-    return {
-        "pool": pool.pool,
-        "model": {"name": spec.model.name, "contextTokens": spec.model.context_tokens},
-        "activeRevision": active_revision,
-        "roles": [_role(role) for role in spec.roles],
-        "sessions": spec.sessions.model_dump(mode="json", by_alias=True),
-        "admission": spec.admission.model_dump(mode="json", by_alias=True),
-        "suspend": spec.suspend,
-    }
+    return PoolDocument(
+        pool=pool.pool,
+        model=spec.model.name,
+        context_tokens=spec.model.context_tokens,
+        active_revision=active_revision,
+        roles=tuple(_role(role) for role in spec.roles),
+        idle_ttl_seconds=spec.sessions.idle_ttl_seconds,
+        max_session_tokens=spec.sessions.max_tokens,
+        migrates=spec.sessions.on_model_change is OnModelChange.MIGRATE,
+        queue_limit=spec.admission.queue_limit,
+        queue_timeout_seconds=spec.admission.queue_timeout_seconds,
+        suspend=spec.suspend,
+    )
 
 
-def _role(role: Role) -> dict[str, Any]:
-    return role.model_dump(mode="json", by_alias=True, exclude={"model"})
+def _role(role: Role) -> PoolRole:
+    return PoolRole(
+        name=role.name,
+        priority=role.priority,
+        max_output_tokens=role.max_output_tokens_per_step,
+        max_steps=role.max_steps_per_session,
+        budget_tokens=role.session_token_budget,
+    )

@@ -1,19 +1,18 @@
 """What the operator reads and writes in the session store: pool documents, leases, the word to drain, counts."""
 
 import asyncio
-import json
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from redis.exceptions import RedisError
 
 from roost.contract.drain import tell_to_drain
 from roost.contract.lease import LEASE_TTL_SECONDS, Lease
 from roost.contract.names import POOLS, PoolKeys
+from roost.contract.pool_document import PoolDocument
 from roost_gateway.store import health
 from roost_gateway.store.link import Client, RedisLink, open_client
 from roost_gateway.store.records import StoreHealth, StoreUnavailableError
@@ -79,11 +78,11 @@ class PoolStore:
             return Store(problem=str(error) or type(error).__name__), ()
         self._absence.seen(answers=True)
         young = uptime < GRACE_SECONDS or self._absence.recent
-        return Store(weaknesses=found.problems, document=_document(text), named=named, young=young), workers
+        return Store(weaknesses=found.problems, document=_document(pool, text), named=named, young=young), workers
 
-    async def publish(self, pool: str, document: Mapping[str, Any]) -> None:
+    async def publish(self, pool: str, document: PoolDocument) -> None:
         """Writes the pool's document. Raises StoreUnavailableError."""
-        await self._link.run("SET", PoolKeys(pool).document, json.dumps(document, separators=(",", ":")))
+        await self._link.run("SET", PoolKeys(pool).document, document.encode())
 
     async def name(self, pool: str) -> bool:
         """Adds the pool to those that gateways look for; whether it was none. Raises StoreUnavailableError."""
@@ -215,9 +214,9 @@ class Stores:
             self._shared = None
 
 
-def _document(text: bytes | None) -> Mapping[str, Any] | None:
+def _document(pool: str, text: bytes | None) -> PoolDocument | None:
+    """The published document; None also for one that cannot be read, so that it is written again."""
     try:
-        found = json.loads(text) if text else None
+        return PoolDocument.decode(pool, text) if text else None
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None

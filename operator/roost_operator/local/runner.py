@@ -1,7 +1,6 @@
 """`LocalStack`: one pool on this machine, started in order and stopped without a trace."""
 
 import asyncio
-import json
 import os
 import shutil
 import tempfile
@@ -178,7 +177,7 @@ class LocalStack:
 
     async def _publish(self, client: Redis, revision: str) -> None:
         """Also forgets workers of an earlier run: none of them can be alive."""
-        document = json.dumps(pool_document(self.pool, revision))
+        document = pool_document(self.pool, revision).encode()
         await client.delete(PoolKeys(self.pool.pool).workers)
         await client.set(PoolKeys(self.pool.pool).document, document)
         await client.sadd(POOLS, self.pool.pool)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from roost.contract.pool_document import PoolDocument
+
 Manifest = Mapping[str, Any]
 
 
@@ -56,7 +58,7 @@ class Store:
     """Why it does not answer; empty when it does."""
     weaknesses: tuple[str, ...] = ()
     """Settings by which committed steps could be lost, each with its fix."""
-    document: Mapping[str, Any] | None = None
+    document: PoolDocument | None = None
     """The pool's document as gateways read it."""
     named: bool = True
     """Whether the pool is among those that gateways look for."""

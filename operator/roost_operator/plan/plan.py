@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from roost.contract.pool_document import PoolDocument
 from roost_operator.api.pool_document import pool_document
 from roost_operator.api.spec import AgentPool, OnModelChange, Retention
 from roost_operator.plan import children, names
@@ -70,7 +71,7 @@ class Plan:
     """Children to apply: those that are not as they should be."""
     resize: Resize | None = None
     delete: tuple[Reference, ...] = ()
-    document: Mapping[str, Any] | None = None
+    document: PoolDocument | None = None
     """The pool document to publish; None: it is current, or the store is away."""
     drain: frozenset[str] = frozenset()
     """Workers that are to be draining; all others are not."""
@@ -291,18 +292,20 @@ def _already_suspended(seen: Observed) -> bool:
     return bool(config.get("suspend"))
 
 
-def _document(pool: AgentPool, seen: Observed) -> Mapping[str, Any] | None:
+def _document(pool: AgentPool, seen: Observed) -> PoolDocument | None:
     """The document, when the published one is another. A pool that is being deleted takes no steps."""
     published = seen.store.document
-    if seen.store.problem or (seen.unreadable and published is None):
+    if seen.store.problem:
         return None
-    if seen.unreadable:
-        document = dict(published or {})
-    else:
+    if not seen.unreadable:
         document = pool_document(pool, active_revision(seen, pool.spec.workers.replicas))
+    elif published is not None:
+        document = published
+    else:
+        return None
     if seen.deleted_at is not None:
-        document["suspend"] = True
-    return None if document == seen.store.document and seen.store.named else document
+        document = replace(document, suspend=True)
+    return None if document == published and seen.store.named else document
 
 
 def _template_problem(pool: AgentPool, installation: Installation) -> str:

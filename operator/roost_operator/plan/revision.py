@@ -1,7 +1,6 @@
 """Which revision of the model new steps run on, and which workers make way for others. Pure."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from roost_operator.plan.observed import Observed, Worker
 
@@ -17,7 +16,7 @@ def active_revision(seen: Observed, wanted: int) -> str:
     """The revision of the newest cluster's workers once there are enough of them; till then the published one, as long
     as anybody serves it. Empty: nobody serves yet, and any worker's revision will do."""
     fresh = [worker.revision for worker in newest_workers(seen) if not worker.draining]
-    published = str(_document(seen).get("activeRevision") or "")
+    published = seen.store.document.active_revision if seen.store.document else ""
     if fresh and (len(fresh) >= wanted or not published):
         return _most(fresh, published)
     if any(worker.revision == published for worker in seen.workers):
@@ -50,7 +49,3 @@ def is_upgrading(seen: Observed) -> bool:
     pending = ((service.get("status") or {}).get("pendingServiceStatus") or {}).get("rayClusterName")
     active = ((service.get("status") or {}).get("activeServiceStatus") or {}).get("rayClusterName")
     return bool(pending and active)
-
-
-def _document(seen: Observed) -> Mapping[str, Any]:
-    return seen.store.document or {}

@@ -1,0 +1,159 @@
+"""What gateways need of a pool, as its operator publishes it (ARCHITECTURE.md, "Pool document"). Pure."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar, cast
+
+SCHEMA_VERSION = 1
+"""Version of the documents that are written. A reader takes this one and older ones; a field that an older reader may
+pass over needs no new version."""
+
+DEFAULT_QUEUE_TIMEOUT_SECONDS = 60.0
+_MIGRATE, _REFUSE = "Migrate", "Refuse"
+_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "a map"}
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRole:
+    """A session's part. Limits of 0 mean no limit."""
+
+    name: str
+    priority: int = 0
+    max_output_tokens: int = 0
+    """Of one step."""
+    max_steps: int = 0
+    """Of one session, as is the budget."""
+    budget_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolDocument:
+    """A pool. Limits of 0 mean no limit."""
+
+    pool: str
+    model: str = ""
+    context_tokens: int = 0
+    active_revision: str = ""
+    """Empty: any worker's revision will do."""
+    roles: tuple[PoolRole, ...] = ()
+    """The first is the default."""
+    idle_ttl_seconds: float = 0.0
+    max_session_tokens: int = 0
+    migrates: bool = True
+    """Whether sessions of another revision move to the active one; otherwise their steps are refused."""
+    queue_limit: int = 0
+    queue_timeout_seconds: float = DEFAULT_QUEUE_TIMEOUT_SECONDS
+    suspend: bool = False
+    schema_version: int = SCHEMA_VERSION
+    """Version that was read; 0 when the document was written before there were versions."""
+
+    def encode(self) -> str:
+        return json.dumps(self.to_json(), separators=(",", ":"))
+
+    def to_json(self) -> dict[str, Any]:
+        """The document in the spec's own words, always of `SCHEMA_VERSION`."""
+        return {
+            "schemaVersion": SCHEMA_VERSION,
+            "pool": self.pool,
+            "model": {"name": self.model, "contextTokens": self.context_tokens},
+            "activeRevision": self.active_revision,
+            "roles": [_role_to_json(role) for role in self.roles],
+            "sessions": {
+                "idleTTLSeconds": self.idle_ttl_seconds,
+                "maxTokens": self.max_session_tokens,
+                "onModelChange": _MIGRATE if self.migrates else _REFUSE,
+            },
+            "admission": {"queueLimit": self.queue_limit, "queueTimeoutSeconds": self.queue_timeout_seconds},
+            "suspend": self.suspend,
+        }
+
+    @classmethod
+    def decode(cls, pool: str, text: str | bytes) -> Self:
+        """The document of `pool` from its text. Raises ValueError as `from_json` does."""
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise _unreadable(pool, f"it is not JSON: {error}") from error
+        return cls.from_json(pool, document)
+
+    @classmethod
+    def from_json(cls, pool: str, document: object) -> Self:
+        """The document of `pool`. Missing fields get their defaults, unknown ones are passed over.
+
+        Raises ValueError that names the field for one of another type, and for a newer schema version.
+        """
+        try:
+            return cls._read(pool, document)
+        except ValueError as error:
+            raise _unreadable(pool, str(error)) from error
+
+    @classmethod
+    def _read(cls, pool: str, document: object) -> Self:
+        if not isinstance(document, dict):
+            raise ValueError(f"a map is wanted, not {document!r:.80}")
+        version = _value(document, "", "schemaVersion", 0)
+        if version > SCHEMA_VERSION:
+            raise ValueError(
+                f"schemaVersion {version} is newer than {SCHEMA_VERSION}, the newest that this program reads; "
+                "update it to the version of the operator that wrote the document"
+            )
+        model, sessions = _part(document, "model"), _part(document, "sessions")
+        admission, roles = _part(document, "admission"), _value(document, "", "roles", list[Any]())
+        timeout = _value(admission, "admission.", "queueTimeoutSeconds", 0.0)
+        return cls(
+            pool=pool,
+            model=_value(model, "model.", "name", ""),
+            context_tokens=_value(model, "model.", "contextTokens", 0),
+            active_revision=_value(document, "", "activeRevision", ""),
+            roles=tuple(_role_from_json(role, f"roles[{number}].") for number, role in enumerate(roles)),
+            idle_ttl_seconds=_value(sessions, "sessions.", "idleTTLSeconds", 0.0),
+            max_session_tokens=_value(sessions, "sessions.", "maxTokens", 0),
+            migrates=_value(sessions, "sessions.", "onModelChange", _MIGRATE) != _REFUSE,
+            queue_limit=_value(admission, "admission.", "queueLimit", 0),
+            queue_timeout_seconds=timeout or DEFAULT_QUEUE_TIMEOUT_SECONDS,
+            suspend=_value(document, "", "suspend", False),
+            schema_version=version,
+        )
+
+
+def _role_to_json(role: PoolRole) -> dict[str, Any]:
+    return {
+        "name": role.name,
+        "priority": role.priority,
+        "maxOutputTokensPerStep": role.max_output_tokens,
+        "maxStepsPerSession": role.max_steps,
+        "sessionTokenBudget": role.budget_tokens,
+    }
+
+
+def _role_from_json(role: object, where: str) -> PoolRole:
+    if not isinstance(role, dict) or not role.get("name"):
+        raise ValueError(f"{where}name is missing")
+    return PoolRole(
+        name=_value(role, where, "name", ""),
+        priority=_value(role, where, "priority", 0),
+        max_output_tokens=_value(role, where, "maxOutputTokensPerStep", 0),
+        max_steps=_value(role, where, "maxStepsPerSession", 0),
+        budget_tokens=_value(role, where, "sessionTokenBudget", 0),
+    )
+
+
+def _part(document: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return _value(document, "", key, dict[str, Any]())
+
+
+def _value(fields: Mapping[str, Any], where: str, key: str, default: _Value) -> _Value:
+    """The field, of the default's type; an int will do for a float."""
+    value = fields.get(key)
+    if value is None:
+        return default
+    kind = type(default)
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise ValueError(f"{where}{key} must be {_KINDS[kind]}, not {value!r:.80}")
+    return cast(_Value, value)
+
+
+def _unreadable(pool: str, why: str) -> ValueError:
+    return ValueError(f"pool {pool}: its document in the store cannot be read: {why}")

@@ -1,0 +1,92 @@
+"""A pool's document: what is written is read back, also by programs of other versions."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roost.contract.pool_document import SCHEMA_VERSION, PoolDocument, PoolRole
+
+COUNT = st.integers(0, 2**40)
+ROLES = st.builds(PoolRole, st.text(min_size=1), COUNT, COUNT, COUNT, COUNT)
+DOCUMENTS = st.builds(
+    PoolDocument,
+    pool=st.just("team/agents"),
+    model=st.text(),
+    context_tokens=COUNT,
+    active_revision=st.text(),
+    roles=st.lists(ROLES).map(tuple),
+    idle_ttl_seconds=COUNT | st.floats(0, 1e9),
+    max_session_tokens=COUNT,
+    migrates=st.booleans(),
+    queue_limit=COUNT,
+    queue_timeout_seconds=st.integers(1, 3600) | st.floats(0.001, 3600),
+    suspend=st.booleans(),
+)
+OF_AN_OLDER_OPERATOR = """{"pool": "team/agents", "model": {"name": "smol", "contextTokens": 8192},
+"activeRevision": "abc", "roles": [{"name": "coder", "priority": 5, "maxOutputTokensPerStep": 512,
+"maxStepsPerSession": 3, "sessionTokenBudget": 9}],
+"sessions": {"idleTTLSeconds": 60, "maxTokens": 500, "retention": "Keep",
+"onModelChange": "Refuse"}, "admission": {"queueLimit": 5, "queueTimeoutSeconds": 30}, "suspend": true}"""
+"""As roost_operator wrote it before documents had a version."""
+
+
+@given(DOCUMENTS)
+def test_what_is_written_is_read(document: PoolDocument) -> None:
+    assert PoolDocument.decode("team/agents", document.encode()) == document
+
+
+def test_a_document_without_a_version_is_read() -> None:
+    assert PoolDocument.decode("team/agents", OF_AN_OLDER_OPERATOR) == PoolDocument(
+        pool="team/agents",
+        model="smol",
+        context_tokens=8192,
+        active_revision="abc",
+        roles=(PoolRole("coder", 5, 512, 3, 9),),
+        idle_ttl_seconds=60,
+        max_session_tokens=500,
+        migrates=False,
+        queue_limit=5,
+        queue_timeout_seconds=30,
+        suspend=True,
+        schema_version=0,
+    )
+
+
+def test_what_is_missing_has_its_default_and_what_is_unknown_is_passed_over() -> None:
+    text = json.dumps({"schemaVersion": SCHEMA_VERSION, "colour": "red", "sessions": {"colour": "red"}, "model": None})
+    assert PoolDocument.decode("a/b", text) == PoolDocument("a/b")
+
+
+def test_a_newer_version_is_an_error_that_says_what_to_update() -> None:
+    text = json.dumps({"schemaVersion": SCHEMA_VERSION + 1})
+    with pytest.raises(ValueError, match=r"pool a/b: .*schemaVersion 2 is newer than 1, .* update it to the version"):
+        PoolDocument.decode("a/b", text)
+
+
+@pytest.mark.parametrize(
+    ("document", "why"),
+    [
+        ({"schemaVersion": "1"}, "schemaVersion must be a whole number, not '1'"),
+        ({"schemaVersion": True}, "schemaVersion must be a whole number, not True"),
+        ({"model": "smol"}, "model must be a map, not 'smol'"),
+        ({"model": {"contextTokens": 1.5}}, r"model\.contextTokens must be a whole number, not 1\.5"),
+        ({"sessions": {"idleTTLSeconds": "60"}}, r"sessions\.idleTTLSeconds must be a number, not '60'"),
+        ({"roles": {}}, "roles must be a list, not {}"),
+        ({"roles": [{"name": "coder"}, {"priority": 1}]}, r"roles\[1\]\.name is missing"),
+        ({"roles": ["coder"]}, r"roles\[0\]\.name is missing"),
+        ({"roles": [{"name": "coder", "priority": "high"}]}, r"roles\[0\]\.priority must be a whole number"),
+        ({"suspend": 1}, "suspend must be true or false, not 1"),
+        ([], r"a map is wanted, not \[\]"),
+    ],
+)
+def test_a_wrong_field_is_named(document: Any, why: str) -> None:
+    with pytest.raises(ValueError, match=f"pool a/b: its document in the store cannot be read: {why}"):
+        PoolDocument.decode("a/b", json.dumps(document))
+
+
+def test_what_is_not_json_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"pool a/b: .* it is not JSON"):
+        PoolDocument.decode("a/b", b"{")
