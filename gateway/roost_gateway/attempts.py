@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from roost.contract.heads import AttemptRef
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS
 from roost_gateway.store.interface import SessionStore
-from roost_gateway.store.records import AttemptRef, RenewItem, StoreUnavailableError
+from roost_gateway.store.records import RenewItem, StoreUnavailableError
 
 log = logging.getLogger(__name__)
 

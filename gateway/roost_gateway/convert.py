@@ -6,9 +6,10 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from roost.contract.heads import AttemptRef, Head
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.pools import PoolView
-from roost_gateway.store.records import AttemptRef, Descriptor, LogEntry, LogHead, State
+from roost_gateway.store.records import Descriptor, LogEntry, State
 
 _ROLES = {
     pb.MESSAGE_ROLE_SYSTEM: "system",
@@ -20,13 +21,13 @@ _ROLE_VALUES = {name: value for value, name in _ROLES.items()}
 _STATES = {State.ACTIVE: pb.SESSION_STATE_ACTIVE, State.CLOSED: pb.SESSION_STATE_CLOSED}
 
 
-def head_to_proto(head: LogHead, generation: int = 0) -> pb.Head:
+def head_to_proto(head: Head, generation: int = 0) -> pb.Head:
     """A client is told the generation; a worker knows it from elsewhere."""
     return pb.Head(length=head.length, log_hash=head.log_hash, generation=generation)
 
 
-def head_from_proto(head: pb.Head) -> LogHead:
-    return LogHead(head.length, head.log_hash)
+def head_from_proto(head: pb.Head) -> Head:
+    return Head(head.length, head.log_hash)
 
 
 def attempt_to_proto(ref: AttemptRef) -> pb.Attempt:

@@ -1,10 +1,11 @@
 """The first message of a Generate stream: a step to begin, to replay, or to go on with. Pure."""
 
+from roost.contract.heads import AttemptRef
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.worker_service_pb2 import GenerateRequest, Replay, Resume, SessionRef, Start
 from roost_gateway.convert import attempt_to_proto, head_to_proto, tool_to_proto
 from roost_gateway.output import StepOutput
-from roost_gateway.store.records import AttemptRef, Began
+from roost_gateway.store.records import Began
 
 
 def start(

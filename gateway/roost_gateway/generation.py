@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 from roost.contract.faults import fault_point
 from roost.contract.reasons import DOMAIN, Reason
 from roost.contract.refused import Refused
-from roost.v1.session_service_pb2 import Head
+from roost.v1 import session_service_pb2 as pb
 from roost.v1.worker_service_pb2 import (
     Accepted,
     Cancel,
@@ -112,7 +112,7 @@ class Generation:
             await self._call.write(GenerateRequest(history=run))
         fault_point("gateway.history.sent")
 
-    async def commit(self, head: Head) -> None:
+    async def commit(self, head: pb.Head) -> None:
         """Tells the worker that the step is durable. A worker that is gone by now rebuilds it from the log."""
         await self._part(GenerateRequest(commit=Commit(head=head)))
 

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from roost.contract.heads import Head
 from roost.contract.loghash import extend
 from roost.v1.worker_service_pb2 import RenderRequest, StepText, StepTokens
 from roost_gateway.attempts import LEASE_MS
 from roost_gateway.convert import message_to_proto, tool_to_proto
 from roost_gateway.store.arguments import ID_BYTES
-from roost_gateway.store.records import Began, Descriptor, LogEntry, LogHead, MigrateRequest
+from roost_gateway.store.records import Began, Descriptor, LogEntry, MigrateRequest
 
 PIECE_BYTES = 1024 * 1024
 """Of the steps in one request; a single larger one goes alone."""
@@ -54,12 +55,12 @@ def migrate_request(
     began: Began, entries: Sequence[LogEntry], rendered: Sequence[StepTokens], revision: str, ttl_ms: int
 ) -> MigrateRequest:
     """The same steps in other tokens. Raises ValueError when a step, a prompt or half an id is missing."""
-    packed, head, anew = bytearray(), LogHead(), list[LogEntry]()
+    packed, head, anew = bytearray(), Head(), list[LogEntry]()
     for entry, tokens in zip(entries, rendered, strict=True):
         if not tokens.prompt_token_ids or (len(tokens.prompt_token_ids) | len(tokens.output_token_ids)) % ID_BYTES:
             raise ValueError(f"step {entry.step_id} was rendered without a prompt, or to half an id")
         ids = tokens.prompt_token_ids + tokens.output_token_ids
-        head = LogHead(head.length + len(ids) // ID_BYTES, extend(head.log_hash, ids))
+        head = Head(head.length + len(ids) // ID_BYTES, extend(head.log_hash, ids))
         packed += ids
         anew.append(
             replace(

@@ -12,6 +12,7 @@ from array import array
 from dataclasses import dataclass, replace
 
 from roost.contract.faults import fault_point
+from roost.contract.heads import AttemptRef
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.v1 import session_service_pb2 as pb
@@ -26,7 +27,7 @@ from roost_gateway.output import OutputGapError, StepOutput
 from roost_gateway.parts import Parts
 from roost_gateway.placement import Ask
 from roost_gateway.routing import WorkerState
-from roost_gateway.store.records import AttemptRef, Began
+from roost_gateway.store.records import Began
 from roost_gateway.store.refusals import refused
 from roost_gateway.worker_client import WorkerChannel
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+from roost.contract.heads import AttemptRef
 from roost.contract.loghash import unpack_ids
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.convert import attempt_to_proto, head_to_proto, message_to_proto, usage
 from roost_gateway.outbox import Outbox
 from roost_gateway.output import StepOutput
-from roost_gateway.store.records import AlreadyCommitted, AttemptRef, LogEntry
+from roost_gateway.store.records import AlreadyCommitted, LogEntry
 
 
 def committed_event(

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+from roost.contract.heads import AttemptRef, Head
 from roost.contract.loghash import extend, pack_ids
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.worker_service_pb2 import Finished
 from roost_gateway.convert import format_to_record, message_to_record, sampling_to_record, tool_calls_to_record
 from roost_gateway.output import StepOutput
 from roost_gateway.replay import lineage_to_record
-from roost_gateway.store.records import AttemptRef, Began, CommitRequest, LogEntry, LogHead
+from roost_gateway.store.records import Began, CommitRequest, LogEntry
 
 
 def commit_request(
@@ -25,7 +26,7 @@ def commit_request(
     """What Commit writes: the entry, the ids, and the log's hash over them."""
     descriptor = began.descriptor
     packed = pack_ids(output.prompt_ids) + pack_ids(output.ids)
-    head = LogHead(descriptor.head.length + len(packed) // 4, extend(descriptor.head.log_hash, packed))
+    head = Head(descriptor.head.length + len(packed) // 4, extend(descriptor.head.log_hash, packed))
     entry = LogEntry(
         step_id=request.step_id,
         index=descriptor.steps,

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.convert import head_to_proto
 from roost_gateway.pools import PoolView
 from roost_gateway.routing import WorkerState
-from roost_gateway.store.records import Descriptor, LogHead
+from roost_gateway.store.records import Descriptor
 
 
 def bound_revision(descriptor: Descriptor) -> str:
@@ -53,7 +54,7 @@ def announcement(descriptor: Descriptor, known: pb.Head | None) -> pb.StepMigrat
     former = descriptor.former
     if former is None or known is None or known.generation >= descriptor.generation:
         return None
-    if known.generation == 0 and LogHead(known.length, known.log_hash) != former.head:
+    if known.generation == 0 and Head(known.length, known.log_hash) != former.head:
         return None
     return migrated_event(descriptor)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from roost._fake_output import FakeOutput, render
+from roost.contract.heads import Head
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.loghash import extend, pack_ids
 from roost.contract.names import new_session_id
@@ -121,8 +122,7 @@ class FakeSession:
         entry.head.generation = self.record.generation
 
     def _wrong_head(self, reason: Reason, message: str) -> Refused:
-        metadata = {"head_length": str(self.head.length), "head_log_hash": self.head.log_hash.hex()}
-        return Refused(reason, message, metadata=metadata)
+        return Refused(reason, message, metadata=Head(self.head.length, self.head.log_hash).to_metadata())
 
     def check_idle(self) -> None:
         left = self.live.lease_seconds if self.live else 0.0

@@ -29,7 +29,7 @@ def _explain(error: grpc.aio.AioRpcError) -> errors.RoostError:
         message, status=error.code(), reason=info.reason, retry_after=retry_after, metadata=dict(info.metadata)
     )
     if isinstance(failure, errors.SessionRolledBackError):
-        failure.actual = _head(failure.metadata)
+        failure.actual = Head.from_metadata(failure.metadata)
     return failure
 
 
@@ -76,11 +76,3 @@ def _details(
         elif detail.Unpack(bad):
             violations = [(violation.field, violation.description) for violation in bad.field_violations]
     return info, retry_after, violations
-
-
-def _head(metadata: dict[str, str]) -> Head | None:
-    """The head that a gateway put into `ErrorInfo.metadata`."""
-    try:
-        return Head(int(metadata["head_length"]), bytes.fromhex(metadata.get("head_log_hash", "")))
-    except (KeyError, ValueError):
-        return None

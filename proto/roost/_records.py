@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from roost._messages import Format, Message, Sampling, ToolCall
+from roost.contract import heads
 
 
 class SessionState(StrEnum):
@@ -36,11 +37,9 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class Head(heads.Head):
     """End of a committed log: tokens, and their hash (16 bytes, empty for an empty log)."""
 
-    length: int = 0
-    log_hash: bytes = b""
     generation: int = 0
     """Number of the log that it ends; 0 when that is not known."""
 

@@ -2,15 +2,16 @@
 
 import pytest
 
+from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost_gateway.errors import as_refused
-from roost_gateway.store.records import LogHead, StoreUnavailableError
+from roost_gateway.store.records import StoreUnavailableError
 from roost_gateway.store.refusals import WORDS, refused
 
 
 @pytest.mark.parametrize(("word", "reason"), WORDS.items())
 def test_every_word_of_a_script_has_a_text_for_people(word: str, reason: Reason) -> None:
-    error = refused(reason, head=LogHead(3, b"h"), detail="why")
+    error = refused(reason, head=Head(3, b"h"), detail="why")
     assert error.reason is reason is not Reason.INTERNAL
     assert error.message.endswith("(why)")
     assert error.message.startswith(refused(reason).message)

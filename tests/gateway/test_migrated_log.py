@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roost.contract.heads import AttemptRef, Head
 from roost.contract.loghash import extend, pack_ids
 from roost.v1.worker_service_pb2 import StepTokens
 from roost_gateway import migrated_log
 from roost_gateway.migrated_log import migrate_request, pieces, render_request
-from roost_gateway.store.records import AttemptRef, Began, Descriptor, LogEntry, LogHead, State
+from roost_gateway.store.records import Began, Descriptor, LogEntry, State
 
 DESCRIPTOR: dict[str, Any] = dict.fromkeys(Descriptor.__slots__, "")
 SESSION = Descriptor(
@@ -20,7 +21,7 @@ SESSION = Descriptor(
         "session_id": "a/b/0",
         "system": "Be kind.",
         "tools": ({"name": "grep", "description": "d", "parameters": "{}"},),
-        "head": LogHead(7, b"h" * 16),
+        "head": Head(7, b"h" * 16),
         "state": State.ACTIVE,
     }
 )
@@ -38,7 +39,7 @@ def entry(number: int, text: str = "so") -> LogEntry:
         output_tokens=2,
         cached_tokens=4,
         reconstructed_tokens=1,
-        head=LogHead(7 * (number + 1), bytes([number]) * 16),
+        head=Head(7 * (number + 1), bytes([number]) * 16),
         seed=9,
         sampling={},
         format=None,
@@ -81,7 +82,7 @@ def test_the_new_log_has_the_old_steps_in_new_tokens() -> None:
     assert made.packed_ids == pack_ids([1, 2, 3, 4])
     assert (made.previous, made.ref, made.model_revision, made.ttl_ms) == (SESSION.head, BEGAN.ref, "new", 77)
     first = extend(b"", pack_ids([1, 2, 3]))
-    assert [step.head for step in made.entries] == [LogHead(3, first), LogHead(4, extend(first, pack_ids([4])))]
+    assert [step.head for step in made.entries] == [Head(3, first), Head(4, extend(first, pack_ids([4])))]
     assert [(step.prompt_tokens, step.output_tokens, step.cached_tokens) for step in made.entries] == [
         (2, 1, 0),
         (1, 0, 0),

@@ -4,15 +4,16 @@ from typing import Any
 
 import pytest
 
+from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.pools import PoolView, read_pool
 from roost_gateway.revisions import announcement, bound_revision, migrates, turned_away
 from roost_gateway.routing import WorkerState
-from roost_gateway.store.records import Descriptor, FormerLog, LogHead, State
+from roost_gateway.store.records import Descriptor, FormerLog, State
 
 OLD, NEW = "rev-1", "rev-2"
-FORMER = LogHead(9, b"f" * 16)
+FORMER = Head(9, b"f" * 16)
 
 
 def pool(active: str = NEW, policy: str = "Migrate") -> PoolView:
@@ -25,7 +26,7 @@ def worker(revision: str, *, draining: bool = False) -> WorkerState:
 
 def session(**fields: Any) -> Descriptor:
     values: dict[str, Any] = dict.fromkeys(Descriptor.__slots__, "")
-    values |= {"steps": 2, "model_revision": OLD, "generation": 1, "head": LogHead(4, b"h" * 16), "former": None}
+    values |= {"steps": 2, "model_revision": OLD, "generation": 1, "head": Head(4, b"h" * 16), "former": None}
     return Descriptor(**{**values, "state": State.ACTIVE, **fields})
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.contract.status import rich_status
@@ -18,7 +19,7 @@ from roost_gateway.generation import Failure, WorkerFailureError, classify
 from roost_gateway.outbox import Outbox
 from roost_gateway.output import OutputGapError, StepOutput
 from roost_gateway.pressure import CALM_SECONDS, LONGEST_REST_SECONDS, Pressure
-from roost_gateway.store.records import LogEntry, LogHead
+from roost_gateway.store.records import LogEntry
 
 ATTEMPT = pb.Attempt(epoch=1, nonce=b"n" * 16)
 
@@ -71,7 +72,7 @@ class _Log:
 
 
 def _entry(end: int) -> LogEntry:
-    return LogEntry("s", 0, (), {}, "", 0, 0, 0, 0, LogHead(end, b""), 0, {}, None, "", "")
+    return LogEntry("s", 0, (), {}, "", 0, 0, 0, 0, Head(end, b""), 0, {}, None, "", "")
 
 
 @given(st.lists(st.integers(1, 5), max_size=80), st.integers(0, 100), st.integers(1, 60))

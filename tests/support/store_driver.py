@@ -10,16 +10,14 @@ from typing import Any
 import redis
 
 from roost.contract import loghash, names
+from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import Lease
 from roost.contract.names import PoolKeys
-from roost.contract.refused import Refused
 from roost_gateway.store.records import (
-    AttemptRef,
     Began,
     BeginRequest,
     CommitRequest,
     LogEntry,
-    LogHead,
     MigrateRequest,
     NewSession,
     Reservation,
@@ -66,11 +64,6 @@ def begin_request(session_id: str, step_id: str = "step-1", **fields: Any) -> Be
     return BeginRequest(session_id=session_id, step_id=step_id, **{**defaults, **fields})
 
 
-def head_of(error: Refused) -> LogHead:
-    """The log's head that a refusal tells."""
-    return LogHead(int(error.metadata["head_length"]), bytes.fromhex(error.metadata["head_log_hash"]))
-
-
 def reservation(began: Began, worker_id: str = "w1", tokens: int = 10, **fields: Any) -> Reservation:
     defaults: dict[str, Any] = {"priority": 1, "deadline_ms": 0, "lease_ms": LONG_MS}
     descriptor = began.descriptor
@@ -81,14 +74,14 @@ def commit_request(
     session_id: str,
     ref: AttemptRef,
     step_id: str,
-    previous: LogHead = LogHead(),  # noqa: B008  # frozen
+    previous: Head = Head(),  # noqa: B008  # frozen
     prompt: tuple[int, ...] = (1, 2, 3),
     output: tuple[int, ...] = (4, 5),
     **fields: Any,
 ) -> CommitRequest:
     """A commit whose head fits its ids; `fields` are the entry's, and `ttl_ms` and `owner` the request's."""
     packed = loghash.pack_ids([*prompt, *output])
-    head = LogHead(previous.length + len(prompt) + len(output), loghash.extend(previous.log_hash, packed))
+    head = Head(previous.length + len(prompt) + len(output), loghash.extend(previous.log_hash, packed))
     ttl_ms, owner = fields.pop("ttl_ms", 0), fields.pop("owner", "w1")
     entry: dict[str, Any] = {
         "step_id": step_id,
@@ -113,7 +106,7 @@ def commit_request(
 def migration(
     session_id: str,
     ref: AttemptRef,
-    previous: LogHead,
+    previous: Head,
     entries: Sequence[LogEntry],
     revision: str = "rev-2",
     *,
@@ -122,10 +115,10 @@ def migration(
     lease_ms: int = LONG_MS,
 ) -> MigrateRequest:
     """A log in other tokens: of each step a prompt of 1 and an output of 1 + `extra` ids."""
-    head, packed, anew = LogHead(), b"", []
+    head, packed, anew = Head(), b"", []
     for entry in entries:
         ids = loghash.pack_ids([900 + entry.index, *range(800, 801 + extra)])
-        head = LogHead(head.length + len(ids) // 4, loghash.extend(head.log_hash, ids))
+        head = Head(head.length + len(ids) // 4, loghash.extend(head.log_hash, ids))
         packed += ids
         anew.append(
             replace(entry, prompt_tokens=1, output_tokens=1 + extra, head=head, model_revision=revision, worker_id="")

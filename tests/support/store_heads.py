@@ -3,15 +3,15 @@
 from typing import TYPE_CHECKING
 
 from roost.contract import loghash
+from roost.contract.heads import Head
 from roost.contract.reasons import Reason
-from roost_gateway.store.records import LogHead
 from roost_gateway.store.refusals import refused
 
 if TYPE_CHECKING:
     from store_model import Session
 
 
-def check_head(session: "Session", expected: LogHead | None, generation: int = 0) -> None:
+def check_head(session: "Session", expected: Head | None, generation: int = 0) -> None:
     """Heads are judged in their own log, and without one in the current log, unless they are the former log's last."""
     if expected is None or (expected == session.head and generation in (0, session.generation)):
         return
@@ -30,6 +30,6 @@ def check_head(session: "Session", expected: LogHead | None, generation: int = 0
     raise refused(Reason.HEAD_MISMATCH if longer else Reason.SESSION_ROLLED_BACK)
 
 
-def after(head: LogHead, prompt: tuple[int, ...], output: tuple[int, ...]) -> LogHead:
+def after(head: Head, prompt: tuple[int, ...], output: tuple[int, ...]) -> Head:
     packed = loghash.pack_ids([*prompt, *output])
-    return LogHead(head.length + len(prompt) + len(output), loghash.extend(head.log_hash, packed))
+    return Head(head.length + len(prompt) + len(output), loghash.extend(head.log_hash, packed))

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.store.records import LogHead
 from roost_gateway.store.refusals import refused
 from store_heads import after, check_head
 
@@ -30,7 +30,7 @@ class Step:
     nonce: bytes
     prompt: tuple[int, ...]
     output: tuple[int, ...]
-    head: LogHead
+    head: Head
 
 
 @dataclass
@@ -55,8 +55,8 @@ class Session:
         return len(self.older) + 1
 
     @property
-    def head(self) -> LogHead:
-        return self.log[-1].head if self.log else LogHead()
+    def head(self) -> Head:
+        return self.log[-1].head if self.log else Head()
 
 
 @dataclass
@@ -145,7 +145,7 @@ class StoreModel:
         tenant: str,
         step: str,
         digest: bytes,
-        expected: LogHead | None,
+        expected: Head | None,
         nonce: bytes,
         seed: int,
         expired: bool,
@@ -314,7 +314,7 @@ class StoreModel:
             raise refused(Reason.ANOTHER_STEP_RUNNING)
         return session
 
-    def hold(self, session_id: str, tenant: str, tool: str, expected: LogHead | None, generation: int = 0) -> None:
+    def hold(self, session_id: str, tenant: str, tool: str, expected: Head | None, generation: int = 0) -> None:
         session = self.find(session_id, tenant)
         if session.closed:
             raise refused(Reason.SESSION_CLOSED)

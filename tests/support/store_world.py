@@ -8,10 +8,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from redis_servers import RedisCluster, RedisServer
 from roost.contract import loghash, names
+from roost.contract.heads import AttemptRef, Head
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.store.records import AttemptRef, LogHead
 from roost_gateway.store.redis_store import RedisStore, connect
 from store_driver import LONG_MS, lease, new_session, next_ms, publish, redis_ms, reservations
 from store_model import Session, StoreModel, Worker
@@ -74,10 +74,10 @@ class StoreWorld(RuleBasedStateMachine):
         found = [attempt for attempt in self.taken if stale or attempt[1].nonce in live] or self.taken
         return found[which % len(found)]
 
-    def head(self, session_id: str, which: str, known: bool) -> tuple[LogHead | None, int]:
+    def head(self, session_id: str, which: str, known: bool) -> tuple[Head | None, int]:
         """A head that a client may have, and its generation, should the client know that."""
         session = self.model.sessions.get(session_id)
-        right = session.head if session else LogHead()
+        right = session.head if session else Head()
         generation = session.generation if session else 1
         if which == "former" and session and session.older:
             older = session.older[-1]
@@ -89,9 +89,9 @@ class StoreWorld(RuleBasedStateMachine):
         heads = {
             "none": None,
             "right": right,
-            "empty": LogHead(),
-            "other": LogHead(right.length, bytes(range(16))),
-            "longer": LogHead(right.length + 3, bytes(16)),
+            "empty": Head(),
+            "other": Head(right.length, bytes(range(16))),
+            "longer": Head(right.length + 3, bytes(16)),
         }
         return heads.get(which, right), generation if known else 0
 

@@ -4,6 +4,7 @@ import hashlib
 from typing import Any
 
 from roost.contract import loghash, names
+from roost.contract.heads import Head
 from roost.contract.names import PoolKeys
 from roost_gateway.store import codec
 from roost_gateway.store.link import Arg
@@ -11,7 +12,6 @@ from roost_gateway.store.records import (
     BeginRequest,
     CommitRequest,
     Descriptor,
-    LogHead,
     MigrateRequest,
 )
 from roost_gateway.store.refusals import WORDS, refused
@@ -75,10 +75,10 @@ def migrate_args(request: MigrateRequest) -> list[Arg]:
 
 
 def _check_migration(request: MigrateRequest) -> None:
-    head, at = LogHead(), 0
+    head, at = Head(), 0
     for entry in request.entries:
         end = at + (entry.prompt_tokens + entry.output_tokens) * ID_BYTES
-        head = LogHead(end // ID_BYTES, loghash.extend(head.log_hash, request.packed_ids[at:end]))
+        head = Head(end // ID_BYTES, loghash.extend(head.log_hash, request.packed_ids[at:end]))
         if entry.head != head:
             raise ValueError(f"step {entry.step_id}: its head is {entry.head}, but its ids lead to {head}")
         at = end
@@ -116,7 +116,7 @@ def _check_commit(request: CommitRequest) -> None:
             f"{entry.prompt_tokens} prompt and {entry.output_tokens} output tokens"
         )
     previous = request.previous
-    right = LogHead(previous.length + count, loghash.extend(previous.log_hash, request.packed_ids))
+    right = Head(previous.length + count, loghash.extend(previous.log_hash, request.packed_ids))
     if entry.head != right:
         raise ValueError(f"step {entry.step_id}: its head is {entry.head}, but its ids lead to {right}")
 
@@ -126,7 +126,7 @@ def accepted(reply: list[Any]) -> list[Any]:
     if reply[0] != b"refused":
         return reply
     _, why, retry_ms, length, log_hash, message = reply
-    head = LogHead(int(length), bytes.fromhex(log_hash.decode()))
+    head = Head(int(length), bytes.fromhex(log_hash.decode()))
     raise refused(WORDS[why.decode()], retry_ms=retry_ms, head=head, detail=message.decode())
 
 

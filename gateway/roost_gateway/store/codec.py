@@ -9,14 +9,13 @@ from typing import Any
 import msgpack
 
 from roost.contract import names
+from roost.contract.heads import AttemptRef, Head
 from roost_gateway.store.records import (
-    AttemptRef,
     Descriptor,
     FormerLog,
     HoldRecord,
     LiveAttempt,
     LogEntry,
-    LogHead,
     NewSession,
     State,
 )
@@ -86,7 +85,7 @@ def _descriptor(session_id: str, text: Mapping[str, str], now_ms: int) -> Descri
         model=text["model"],
         model_revision=text["revision"],
         generation=int(text["generation"]),
-        head=LogHead(int(text["length"]), bytes.fromhex(text["hash"])),
+        head=Head(int(text["length"]), bytes.fromhex(text["hash"])),
         steps=int(text["steps"]),
         state=State(text["state"]),
         epoch=int(text["epoch"]),
@@ -120,7 +119,7 @@ def _attempt(text: Mapping[str, str], now_ms: int) -> LiveAttempt:
 
 def _former(text: str) -> FormerLog:
     steps, length, log_hash, revision = text.split(":", 3)
-    return FormerLog(LogHead(int(length), bytes.fromhex(log_hash)), int(steps), revision)
+    return FormerLog(Head(int(length), bytes.fromhex(log_hash)), int(steps), revision)
 
 
 def _hold(text: Mapping[str, str]) -> HoldRecord:
@@ -155,14 +154,14 @@ def decode_entry(stored: bytes, index: int) -> LogEntry:
         if packed[:1] != _ENTRY_VERSION:
             raise ValueError(f"version {packed[:1]!r} is unknown to this gateway")
         document = msgpack.unpackb(zlib.decompress(packed[1:]))
-        document["head"] = LogHead(**document["head"])
+        document["head"] = Head(**document["head"])
         document["messages"] = tuple(document["messages"])
         return LogEntry(**document, index=index, commit_ms=int(commit_ms))
     except (KeyError, ValueError, TypeError, zlib.error, msgpack.UnpackException) as error:
         raise CorruptRecordError(f"log entry {index}: {error!r}") from error
 
 
-def encode_head(head: LogHead | None) -> tuple[str, str]:
+def encode_head(head: Head | None) -> tuple[str, str]:
     """Length and hash as scripts take them; both empty when no head is expected."""
     return ("", "") if head is None else (str(head.length), head.log_hash.hex())
 

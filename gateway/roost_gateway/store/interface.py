@@ -3,15 +3,14 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
+from roost.contract.heads import AttemptRef, Head
 from roost_gateway.store.records import (
     AlreadyCommitted,
-    AttemptRef,
     Began,
     BeginRequest,
     CommitRequest,
     Descriptor,
     LogEntry,
-    LogHead,
     MigrateRequest,
     NewSession,
     RenewItem,
@@ -89,7 +88,7 @@ class SessionStore(Protocol):
         ...
 
     async def hold(
-        self, session_id: str, tenant: str, tool: str, expect_seconds: float, head: LogHead | None, generation: int = 0
+        self, session_id: str, tenant: str, tool: str, expect_seconds: float, head: Head | None, generation: int = 0
     ) -> Descriptor:
         """`generation` is that of `head`; 0 when unknown. Refuses: NOT_FOUND, CLOSED, BUSY, ROLLED_BACK,
         HEAD_MISMATCH."""

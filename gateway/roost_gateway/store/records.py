@@ -4,21 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-
-@dataclass(frozen=True, slots=True)
-class LogHead:
-    """End of a committed log: tokens, and their hash (16 bytes, empty for an empty log)."""
-
-    length: int = 0
-    log_hash: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptRef:
-    """One try at a step."""
-
-    epoch: int
-    nonce: bytes
+from roost.contract.heads import AttemptRef, Head
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +24,7 @@ class LiveAttempt:
 class FormerLog:
     """The generation before the current one, as it ended."""
 
-    head: LogHead
+    head: Head
     steps: int
     model_revision: str
 
@@ -73,7 +59,7 @@ class Descriptor:
     model_revision: str
     """Empty until the first step is committed or the pool has published one; binds nobody while the log is empty."""
     generation: int
-    head: LogHead
+    head: Head
     steps: int
     state: State
     epoch: int
@@ -125,7 +111,7 @@ class LogEntry:
     output_tokens: int
     cached_tokens: int
     reconstructed_tokens: int
-    head: LogHead
+    head: Head
     """Log after the step."""
     seed: int
     sampling: dict[str, Any]
@@ -148,7 +134,7 @@ class BeginRequest:
     step_id: str
     digest: bytes
     """16-byte hash of the step's content, so that a reused step_id is noticed."""
-    expected_head: LogHead | None
+    expected_head: Head | None
     nonce: bytes
     """16 random bytes, fresh for every attempt."""
     seed: int
@@ -221,7 +207,7 @@ class CommitRequest:
 
     session_id: str
     ref: AttemptRef
-    previous: LogHead
+    previous: Head
     entry: LogEntry
     packed_ids: bytes
     """Prompt then output ids, little-endian uint32."""
@@ -235,7 +221,7 @@ class MigrateRequest:
 
     session_id: str
     ref: AttemptRef
-    previous: LogHead
+    previous: Head
     """Head of the generation that ends here."""
     entries: tuple[LogEntry, ...]
     """The steps of that generation, rendered anew; `commit_ms` is kept."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from roost.contract import names
+from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
@@ -27,13 +28,11 @@ from roost_gateway.store.ledger import WorkerReader, read_residency
 from roost_gateway.store.link import Arg, RedisLink, open_client
 from roost_gateway.store.records import (
     AlreadyCommitted,
-    AttemptRef,
     Began,
     BeginRequest,
     CommitRequest,
     Descriptor,
     LogEntry,
-    LogHead,
     MigrateRequest,
     NewSession,
     RenewItem,
@@ -254,7 +253,7 @@ class RedisStore:
         raise AssertionError("sessions change their generations during live attempts")
 
     async def hold(
-        self, session_id: str, tenant: str, tool: str, expect_seconds: float, head: LogHead | None, generation: int = 0
+        self, session_id: str, tenant: str, tool: str, expect_seconds: float, head: Head | None, generation: int = 0
     ) -> Descriptor:
         args: list[Arg] = [tenant, secrets.token_hex(16), tool, expect_seconds, *codec.encode_head(head), generation]
         return described(session_id, await self._call("hold", session_id, lambda _: ([], args)))

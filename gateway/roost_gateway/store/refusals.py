@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
+from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.store.records import LogHead
 
 WORDS: Mapping[str, Reason] = {
     "not_found": Reason.SESSION_NOT_FOUND,  # no such session, or another tenant's
@@ -41,12 +41,12 @@ _MESSAGES: Mapping[Reason, str] = {
 _DEFAULT_RETRY_SECONDS = {Reason.ANOTHER_STEP_RUNNING: 1.0, Reason.STORE_FULL: 30.0}
 
 
-def refused(reason: Reason, *, retry_ms: int = 0, head: LogHead | None = None, detail: str = "") -> Refused:
+def refused(reason: Reason, *, retry_ms: int = 0, head: Head | None = None, detail: str = "") -> Refused:
     """The store's refusal for one of the reasons in `WORDS`. `head` is the log's; `detail` is added to the message."""
     message = _MESSAGES[reason]
     return Refused(
         reason,
         f"{message} ({detail})" if detail else message,
         retry_seconds=max(retry_ms, 0) / 1000 if retry_ms else _DEFAULT_RETRY_SECONDS.get(reason),
-        metadata={"head_length": str(head.length), "head_log_hash": head.log_hash.hex()} if head is not None else {},
+        metadata=head.to_metadata() if head is not None else {},
     )

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from roost.contract import loghash
+from roost.contract.heads import Head
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
@@ -14,7 +15,6 @@ from roost_gateway.store.records import (
     Began,
     Descriptor,
     FormerLog,
-    LogHead,
 )
 from roost_gateway.store.redis_store import RedisStore
 from store_driver import (
@@ -156,7 +156,7 @@ async def test_a_request_that_contradicts_itself_or_the_log_writes_nothing(store
             await store.migrate(wrong)
     with pytest.raises(Exception, match="does not have the steps"):
         await store.migrate(migrate_request(began, entries[:1]))
-    missed = replace(right, previous=LogHead(5, b"x" * 16))
+    missed = replace(right, previous=Head(5, b"x" * 16))
     assert await refused(store.migrate(missed)) is Reason.HEAD_MISMATCH
     assert (await store.get(session_id, TENANT)).generation == 1
     assert await store.log(session_id, 2, 0, 9) == []
@@ -168,7 +168,7 @@ async def test_the_old_head_is_as_good_as_the_new_one_until_a_step_is_committed(
     began = await begun(store, session_id)
     old, new = began.descriptor.head, (await migrate(store, began)).head
 
-    def step(step_id: str, head: LogHead, of: int) -> Any:
+    def step(step_id: str, head: Head, of: int) -> Any:
         return store.begin(begin_request(session_id, step_id, expected_head=head, expected_generation=of))
 
     again = await step("next", old, generation)
@@ -185,7 +185,7 @@ async def test_a_hold_takes_the_old_head_too(store):
     await migrate(store, began)
     await store.abort(session_id, began.ref)
     await store.hold(session_id, TENANT, "grep", 1.0, began.descriptor.head, 1)
-    assert await refused(store.hold(session_id, TENANT, "grep", 1.0, LogHead(), 1)) is Reason.HEAD_MISMATCH
+    assert await refused(store.hold(session_id, TENANT, "grep", 1.0, Head(), 1)) is Reason.HEAD_MISMATCH
 
 
 async def test_heads_are_judged_in_their_own_log(store):
@@ -194,15 +194,15 @@ async def test_heads_are_judged_in_their_own_log(store):
     began = await begun(store, session_id)
     new = await migrate(store, began, extra=9)
     await store.abort(session_id, began.ref)
-    longer = LogHead(first_log[-1].length + 1, b"x" * 16)
+    longer = Head(first_log[-1].length + 1, b"x" * 16)
     expected = [
         ((first_log[1], 1), Reason.HEAD_MISMATCH),  # the client missed a step before the migration
         ((longer, 1), Reason.SESSION_ROLLED_BACK),  # a step was lost before the migration
-        ((LogHead(first_log[-1].length, b"x" * 16), 1), Reason.SESSION_ROLLED_BACK),
-        ((LogHead(1, b"x" * 16), 3), Reason.SESSION_ROLLED_BACK),  # the migration that the client saw was lost
+        ((Head(first_log[-1].length, b"x" * 16), 1), Reason.SESSION_ROLLED_BACK),
+        ((Head(1, b"x" * 16), 3), Reason.SESSION_ROLLED_BACK),  # the migration that the client saw was lost
         ((new.head, 2), None),
         ((first_log[-1], 1), None),
-        ((LogHead(new.head.length + 1, b"x" * 16), 2), Reason.SESSION_ROLLED_BACK),
+        ((Head(new.head.length + 1, b"x" * 16), 2), Reason.SESSION_ROLLED_BACK),
     ]
     for (head, generation), refusal in expected:
         call = store.begin(begin_request(session_id, "x", expected_head=head, expected_generation=generation))
@@ -227,7 +227,7 @@ async def test_a_step_of_the_old_log_is_found_there(store, other):
 async def test_a_commit_that_is_sent_again_after_a_migration_returns_its_entry(store):
     session_id = (await store.open(new_session())).session_id
     began = await begun(store, session_id, "s0")
-    request = commit_request(session_id, began.ref, "s0", LogHead(), ttl_ms=TTL_MS)
+    request = commit_request(session_id, began.ref, "s0", Head(), ttl_ms=TTL_MS)
     entry = await store.commit(request)
     await migrate(store, await begun(store, session_id))
     assert await store.commit(request) == entry
@@ -236,7 +236,7 @@ async def test_a_commit_that_is_sent_again_after_a_migration_returns_its_entry(s
 async def test_a_log_without_tokens_is_bound_to_no_revision(store):
     session_id = (await store.open(new_session(model_revision="rev-1"))).session_id
     began = await begun(store, session_id)
-    await store.commit(commit_request(session_id, began.ref, "next", LogHead(), model_revision="rev-2"))
+    await store.commit(commit_request(session_id, began.ref, "next", Head(), model_revision="rev-2"))
     assert (await store.get(session_id, TENANT)).model_revision == "rev-2"
     later = await begun(store, session_id, "later")
     call = store.commit(commit_request(session_id, later.ref, "later", later.descriptor.head, model_revision="rev-1"))

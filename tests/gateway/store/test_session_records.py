@@ -5,12 +5,13 @@ import dataclasses
 import pytest
 
 from roost.contract import loghash, names
+from roost.contract.heads import Head
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.store.records import LogHead, NewSession, State
+from roost_gateway.store.records import NewSession, State
 from roost_gateway.store.redis_store import RedisStore
-from store_driver import LONG_MS, POOL, TENANT, begin_request, commit_request, head_of, new_session
+from store_driver import LONG_MS, POOL, TENANT, begin_request, commit_request, new_session
 
 KEYS = PoolKeys(POOL)
 
@@ -19,7 +20,7 @@ async def opened(store: RedisStore, **fields) -> str:
     return (await store.open(new_session(**fields))).session_id
 
 
-async def committed(store: RedisStore, session_id: str, step_id: str = "step-1", **fields) -> LogHead:
+async def committed(store: RedisStore, session_id: str, step_id: str = "step-1", **fields) -> Head:
     began = await store.begin(begin_request(session_id, step_id))
     head = began.descriptor.head
     return (await store.commit(commit_request(session_id, began.ref, step_id, head, **fields))).head
@@ -42,7 +43,7 @@ async def test_an_opened_session_is_read_as_written(store):
     for field in dataclasses.fields(NewSession):
         if field.name not in ("request_id", "ttl_ms"):
             assert getattr(descriptor, field.name) == getattr(new, field.name), field.name
-    assert (descriptor.state, descriptor.head, descriptor.steps, descriptor.epoch) == (State.ACTIVE, LogHead(), 0, 0)
+    assert (descriptor.state, descriptor.head, descriptor.steps, descriptor.epoch) == (State.ACTIVE, Head(), 0, 0)
     assert descriptor.expires_ms - descriptor.created_ms == 60_000
 
 
@@ -118,14 +119,14 @@ async def test_a_hold_is_recorded_replaced_and_ended_by_the_next_step(store):
 async def test_a_hold_checks_the_head_that_the_client_saw(store):
     session_id = await opened(store)
     head = await committed(store, session_id)
-    longer, other = LogHead(head.length + 1, bytes(16)), LogHead(head.length, bytes(16))
+    longer, other = Head(head.length + 1, bytes(16)), Head(head.length, bytes(16))
     for wrong, reason in (
-        (LogHead(), Reason.HEAD_MISMATCH),
+        (Head(), Reason.HEAD_MISMATCH),
         (longer, Reason.SESSION_ROLLED_BACK),
         (other, Reason.SESSION_ROLLED_BACK),
     ):
         error = await refused(store.hold(session_id, TENANT, "grep", 1, wrong))
-        assert (error.reason, head_of(error)) == (reason, head)
+        assert (error.reason, Head.from_metadata(error.metadata)) == (reason, head)
     assert (await store.get(session_id, TENANT)).hold is None
 
 

@@ -5,14 +5,13 @@ import dataclasses
 import pytest
 
 from roost.contract import loghash
+from roost.contract.heads import AttemptRef, Head
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost_gateway.store.records import (
     AlreadyCommitted,
-    AttemptRef,
     Began,
-    LogHead,
     RenewItem,
 )
 from store_driver import (
@@ -23,7 +22,6 @@ from store_driver import (
     begin_request,
     commit_request,
     digest,
-    head_of,
     lease,
     new_session,
     publish,
@@ -49,7 +47,7 @@ async def why(call) -> Reason:
     return (await refused(call)).reason
 
 
-async def commit(store, session_id: str, step_id: str, **fields) -> LogHead:
+async def commit(store, session_id: str, step_id: str, **fields) -> Head:
     began = await store.begin(begin_request(session_id, step_id))
     return (await store.commit(commit_request(session_id, began.ref, step_id, began.descriptor.head, **fields))).head
 
@@ -109,15 +107,15 @@ async def test_in_grace_an_attempt_of_another_step_has_not_expired(store, sessio
 
 async def test_the_expected_head_is_compared(store, session_id):
     head = await commit(store, session_id, "step-1")
-    shorter, longer = LogHead(), LogHead(head.length + 5, bytes(16))
-    forked = LogHead(head.length, bytes(16))
+    shorter, longer = Head(), Head(head.length + 5, bytes(16))
+    forked = Head(head.length, bytes(16))
     for expected, reason in (
         (shorter, Reason.HEAD_MISMATCH),
         (longer, Reason.SESSION_ROLLED_BACK),
         (forked, Reason.SESSION_ROLLED_BACK),
     ):
         error = await refused(store.begin(begin_request(session_id, "step-2", expected_head=expected)))
-        assert (error.reason, head_of(error)) == (reason, head)
+        assert (error.reason, Head.from_metadata(error.metadata)) == (reason, head)
     assert isinstance(await store.begin(begin_request(session_id, "step-2", expected_head=head)), Began)
 
 
@@ -149,7 +147,7 @@ async def test_a_committed_step_returns_its_stored_result(store, other, session_
     request = commit_request(session_id, began.ref, "step-2", began.descriptor.head, prompt=(4, 5), output=(6, 7, 8))
     entry = await store.commit(request)
     await commit(store, session_id, "step-3")
-    repeated = await other.begin(begin_request(session_id, "step-2", expected_head=LogHead()))
+    repeated = await other.begin(begin_request(session_id, "step-2", expected_head=Head()))
     assert isinstance(repeated, AlreadyCommitted)
     assert repeated.entry == entry
     assert list(loghash.unpack_ids(repeated.prompt_ids)) == [4, 5]
@@ -212,9 +210,9 @@ async def test_the_right_nonce_with_another_epoch_or_step_is_fenced(store, sessi
 async def test_a_commit_onto_another_head_or_revision_is_refused(store, session_id):
     await commit(store, session_id, "step-1")
     began = await store.begin(begin_request(session_id, "step-2"))
-    onto = commit_request(session_id, began.ref, "step-2", LogHead())
+    onto = commit_request(session_id, began.ref, "step-2", Head())
     assert await why(store.commit(onto)) is Reason.HEAD_MISMATCH
-    ahead = commit_request(session_id, began.ref, "step-2", LogHead(99, bytes(16)))
+    ahead = commit_request(session_id, began.ref, "step-2", Head(99, bytes(16)))
     assert await why(store.commit(ahead)) is Reason.SESSION_ROLLED_BACK
     revised = commit_request(session_id, began.ref, "step-2", began.descriptor.head, model_revision="rev-2")
     assert await why(store.commit(revised)) is Reason.MODEL_REVISION_MISMATCH
@@ -227,7 +225,7 @@ async def test_a_commit_that_contradicts_itself_never_reaches_redis(store, sessi
     for bad in (
         dataclasses.replace(good, packed_ids=good.packed_ids[:-1]),
         dataclasses.replace(good, packed_ids=good.packed_ids[4:]),
-        dataclasses.replace(good, entry=dataclasses.replace(good.entry, head=LogHead(5, bytes(16)))),
+        dataclasses.replace(good, entry=dataclasses.replace(good.entry, head=Head(5, bytes(16)))),
         dataclasses.replace(good, entry=dataclasses.replace(good.entry, prompt_tokens=4)),
     ):
         with pytest.raises(ValueError, match="step-1"):
@@ -289,7 +287,7 @@ async def test_a_session_with_several_generations_is_found_without_being_told(st
     head = await commit(store, session_id, "step-1", ttl_ms=60_000)
     empty = {"generation": 2, "length": 0, "hash": "", "steps": 0, "revision": "rev-2"}
     raw.hset(KEYS.session(session_id), mapping=empty)
-    began = await other.begin(begin_request(session_id, "step-2", expected_head=LogHead()))
+    began = await other.begin(begin_request(session_id, "step-2", expected_head=Head()))
     items = [RenewItem(session_id, began.ref)]
     assert await store.renew(POOL, items, 5_000) == [True]
     request = commit_request(session_id, began.ref, "step-2", model_revision="rev-2", ttl_ms=90_000)

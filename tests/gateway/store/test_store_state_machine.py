@@ -15,7 +15,8 @@ from hypothesis.stateful import run_state_machine_as_test as run
 
 from redis_servers import RedisCluster, RedisServer
 from roost.contract import loghash
-from roost_gateway.store.records import AlreadyCommitted, LogHead, RenewItem, Reservation
+from roost.contract.heads import Head
+from roost_gateway.store.records import AlreadyCommitted, RenewItem, Reservation
 from roost_gateway.store.redis_store import RedisStore
 from store_driver import LONG_MS, REVISION, begin_request, commit_request, digest, migration
 from store_model import Step, Taken
@@ -154,7 +155,7 @@ class StoreMachine(StoreWorld):
     def _commit(self, store: RedisStore, attempt: Attempt, prompt: Ids, output: Ids) -> None:
         session_id, ref, step = attempt
         session = self.model.sessions.get(session_id)
-        before = session.head if session else LogHead()
+        before = session.head if session else Head()
         owner = (session and session.attempt and session.attempt.worker) or "w1"
         revision = session.revision if session else REVISION
         request = commit_request(session_id, ref, step, before, prompt, output, owner=owner, model_revision=revision)

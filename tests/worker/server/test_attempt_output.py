@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from roost.contract.heads import AttemptRef
 from roost_worker.server.attempts import Attempt, AttemptTable, Ending
 from roost_worker.server.output import Cursor, OutputBuffer
-from roost_worker.server.sessions import Stamp
 
 CHUNKS = st.lists(
     st.tuples(st.lists(st.integers(0, 100), max_size=3), st.text(alphabet="aé漢🦉", max_size=3)), max_size=8
@@ -36,11 +36,11 @@ class FixedText:
         return "!"
 
 
-FIRST = Stamp(1)
+FIRST = AttemptRef(1)
 
 
-def running(stamp: Stamp = FIRST, session: str = "s", stop_id: int | None = None, request: str = "r") -> Attempt:
-    attempt = Attempt(request, session, stamp)
+def running(ref: AttemptRef = FIRST, session: str = "s", stop_id: int | None = None, request: str = "r") -> Attempt:
+    attempt = Attempt(request, session, ref)
     attempt.begin(array("I", [1]), FixedText(stop_id=stop_id))
     return attempt
 
@@ -90,7 +90,7 @@ def test_ids_after_a_complete_stop_string_are_dropped():
 
 
 def test_replayed_output_can_complete_a_stop_string():
-    attempt = Attempt("r", "s", Stamp(1))
+    attempt = Attempt("r", "s", AttemptRef(1))
     assert attempt.begin(array("I", [1]), FixedText(stop_id=7), [6, 7, 8]) == 2
     assert list(attempt.output.ids) == [6, 7]
 
@@ -132,9 +132,9 @@ def test_a_session_has_one_attempt_and_one_shot_work_any_number():
     table = AttemptTable()
     table.add(running())
     with pytest.raises(ValueError, match="still has an attempt"):
-        table.add(running(Stamp(2), request="q"))
-    table.add(running(Stamp(1, b"a"), session="", request="x"))
-    table.add(running(Stamp(1, b"b"), session="", request="y"))
+        table.add(running(AttemptRef(2), request="q"))
+    table.add(running(AttemptRef(1, b"a"), session="", request="x"))
+    table.add(running(AttemptRef(1, b"b"), session="", request="y"))
     table.check_integrity()
 
 
@@ -146,12 +146,12 @@ def test_the_indexes_of_the_attempt_table_agree(steps):
         session = f"s{number}" if number else ""
         attempt = table.of_session(session) or next((a for a in table if a.session == session), None)
         if action == "add" and (attempt is None or not session):
-            table.add(running(Stamp(epoch), session, request=f"r{epoch}"))
+            table.add(running(AttemptRef(epoch), session, request=f"r{epoch}"))
         elif action == "rename" and attempt:
-            old = attempt.stamp
-            table.rename(attempt, Stamp(epoch))
+            old = attempt.ref
+            table.rename(attempt, AttemptRef(epoch))
             assert table.find(session, old) is None
-            assert table.find(session, Stamp(epoch)) is attempt
+            assert table.find(session, AttemptRef(epoch)) is attempt
         elif action == "remove" and attempt:
             table.remove(attempt)
             table.remove(attempt)

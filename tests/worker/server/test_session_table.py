@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from roost.contract.heads import AttemptRef, Head
 from roost.contract.loghash import EMPTY, extend, pack_ids
-from roost_worker.server.session_log import Boundary, History, HistoryError, SessionLog, empty_log
-from roost_worker.server.sessions import LogRef, SessionTable, Stamp
+from roost_worker.server.session_log import History, HistoryError, SessionLog, empty_log
+from roost_worker.server.sessions import LogRef, SessionTable
 
 SESSION = "a/b/s"
 
@@ -17,15 +18,15 @@ def ids(*values: int) -> "array[int]":
     return array("I", values)
 
 
-def chain(*steps: "array[int]") -> list[Boundary]:
-    boundaries = [Boundary()]
+def chain(*steps: "array[int]") -> list[Head]:
+    boundaries = [Head()]
     for step in steps:
         end = boundaries[-1]
-        boundaries.append(Boundary(end.length + len(step), extend(end.log_hash, pack_ids(step))))
+        boundaries.append(Head(end.length + len(step), extend(end.log_hash, pack_ids(step))))
     return boundaries
 
 
-def ref(head: Boundary, generation: int = 1) -> LogRef:
+def ref(head: Head, generation: int = 1) -> LogRef:
     return LogRef(SESSION, generation, head)
 
 
@@ -41,11 +42,11 @@ def table_with(*steps: "array[int]") -> SessionTable:
 
 
 def test_an_empty_head_always_matches():
-    assert table_with(ids(1, 2)).find(ref(Boundary())) == empty_log(1)
+    assert table_with(ids(1, 2)).find(ref(Head())) == empty_log(1)
 
 
 def test_an_unknown_session_needs_its_whole_history():
-    found = SessionTable().find(ref(Boundary(3, b"x" * 16)))
+    found = SessionTable().find(ref(Head(3, b"x" * 16)))
     assert isinstance(found, History)
     assert found.from_token == 0
 
@@ -71,47 +72,47 @@ def test_history_is_asked_from_the_last_committed_boundary_not_from_a_provisiona
     steps = [ids(1, 2), ids(3, 4)]
     table = table_with(steps[0])
     table.finish(SESSION, table.find(ref(chain(steps[0])[1])), ids(9, 9))
-    found = table.find(ref(Boundary(7, b"x" * 16)))
+    found = table.find(ref(Head(7, b"x" * 16)))
     assert found.from_token == 2
 
 
 def test_history_is_asked_from_below_a_head_that_was_rolled_back_and_diverged():
     table = table_with(ids(1, 2), ids(3, 4), ids(5, 6))
-    assert table.find(ref(Boundary(4, b"other hash 12345"))).from_token == 2
+    assert table.find(ref(Head(4, b"other hash 12345"))).from_token == 2
 
 
 def test_a_commit_of_another_log_forgets_the_session():
     table = table_with(ids(1, 2))
-    assert not table.commit(SESSION, Boundary(2, b"x" * 16))
+    assert not table.commit(SESSION, Head(2, b"x" * 16))
     assert table.find(ref(chain(ids(1, 2))[1])).from_token == 0
 
 
 def test_a_dropped_session_keeps_its_epoch():
     table = table_with(ids(1, 2))
-    assert table.admit(SESSION, Stamp(5, b"n"))
+    assert table.admit(SESSION, AttemptRef(5, b"n"))
     table.drop(SESSION)
-    assert not table.admit(SESSION, Stamp(4, b"m"))
-    assert table.admit(SESSION, Stamp(5, b"n"))
+    assert not table.admit(SESSION, AttemptRef(4, b"m"))
+    assert table.admit(SESSION, AttemptRef(5, b"n"))
 
 
 def test_one_epoch_belongs_to_one_nonce():
     table = SessionTable()
-    assert table.admit(SESSION, Stamp(5, b"n"))
-    assert table.admit(SESSION, Stamp(5, b"n"))
-    assert not table.admit(SESSION, Stamp(5, b"m"))
+    assert table.admit(SESSION, AttemptRef(5, b"n"))
+    assert table.admit(SESSION, AttemptRef(5, b"n"))
+    assert not table.admit(SESSION, AttemptRef(5, b"m"))
 
 
 def test_the_table_forgets_the_least_recently_used():
     table = SessionTable(max_logs=2, max_epochs=2)
     for name in "abc":
         table.finish(name, empty_log(1), ids(1))
-        table.admit(name, Stamp(1))
+        table.admit(name, AttemptRef(1))
     table.check_integrity()
     head = chain(ids(1))[1]
     assert isinstance(table.find(LogRef("a", 1, head)), History)
     assert isinstance(table.find(LogRef("c", 1, head)), SessionLog)
-    assert table.admit("a", Stamp(0))
-    assert not table.admit("c", Stamp(0))
+    assert table.admit("a", AttemptRef(0))
+    assert not table.admit("c", AttemptRef(0))
 
 
 def test_history_of_several_steps_is_verified_by_its_step_ends():
@@ -125,7 +126,7 @@ def test_history_of_several_steps_is_verified_by_its_step_ends():
 
 def test_history_that_does_not_continue_the_known_log_is_asked_again_from_the_start():
     heads = chain(ids(1, 2), ids(3))
-    known = SessionLog(1, ids(7, 7), (Boundary(), *chain(ids(7, 7))[1:]))
+    known = SessionLog(1, ids(7, 7), (Head(), *chain(ids(7, 7))[1:]))
     history = History(known, heads[2])
     history.add(2, ids(3))
     assert history.joined() is None
@@ -135,7 +136,7 @@ def test_a_whole_log_without_step_ends_is_taken_with_its_head_alone():
     heads = chain(ids(1, 2), ids(3))
     history = History(empty_log(1), heads[2])
     history.add(0, ids(1, 2, 3))
-    assert history.joined().boundaries == (Boundary(), heads[2])
+    assert history.joined().boundaries == (Head(), heads[2])
 
 
 @pytest.mark.parametrize(
@@ -189,4 +190,4 @@ def test_whatever_the_worker_knew_it_ends_with_exactly_the_gateways_log(known, a
 
 
 def test_the_hash_of_an_empty_log_is_empty():
-    assert empty_log(1).end == Boundary(0, EMPTY)
+    assert empty_log(1).end == Head(0, EMPTY)

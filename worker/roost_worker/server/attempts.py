@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from roost.contract.heads import AttemptRef
 from roost_worker.server.output import Cursor, OutputBuffer, Piece, TokenLogprob
 from roost_worker.server.session_log import SessionLog
-from roost_worker.server.sessions import Stamp
 
 
 class TextSource(Protocol):
@@ -65,8 +65,8 @@ class Attempt:
     `log` is the session's log that the step continues (empty for one-shot work), `prompt_ids` the rendered step.
     """
 
-    def __init__(self, request_id: str, session: str, stamp: Stamp) -> None:
-        self.request_id, self.session, self.stamp = request_id, session, stamp
+    def __init__(self, request_id: str, session: str, ref: AttemptRef) -> None:
+        self.request_id, self.session, self.ref = request_id, session, ref
         self.log: SessionLog | None = None
         self.prompt_ids: array[int] = array("I")
         self.parses_tools = False
@@ -157,11 +157,11 @@ class Attempt:
 
 
 class AttemptTable:
-    """Attempts by engine request and by (session, stamp); a session has at most one. One-shot work has no session."""
+    """Attempts by engine request and by (session, ref); a session has at most one. One-shot work has no session."""
 
     def __init__(self) -> None:
         self._by_request: dict[str, Attempt] = {}
-        self._by_stamp: dict[tuple[str, Stamp], Attempt] = {}
+        self._by_ref: dict[tuple[str, AttemptRef], Attempt] = {}
         self._by_session: dict[str, Attempt] = {}
 
     def __len__(self) -> int:
@@ -175,12 +175,12 @@ class AttemptTable:
         if attempt.request_id in self._by_request or attempt.session in self._by_session:
             raise ValueError(f"session {attempt.session!r} still has an attempt")
         self._by_request[attempt.request_id] = attempt
-        self._by_stamp[attempt.session, attempt.stamp] = attempt
+        self._by_ref[attempt.session, attempt.ref] = attempt
         if attempt.session:
             self._by_session[attempt.session] = attempt
 
-    def find(self, session: str, stamp: Stamp) -> Attempt | None:
-        return self._by_stamp.get((session, stamp))
+    def find(self, session: str, ref: AttemptRef) -> Attempt | None:
+        return self._by_ref.get((session, ref))
 
     def of_session(self, session: str) -> Attempt | None:
         return self._by_session.get(session)
@@ -188,16 +188,16 @@ class AttemptTable:
     def of_request(self, request_id: str) -> Attempt | None:
         return self._by_request.get(request_id)
 
-    def rename(self, attempt: Attempt, stamp: Stamp) -> None:
+    def rename(self, attempt: Attempt, ref: AttemptRef) -> None:
         """A newer attempt takes the place of this one."""
-        del self._by_stamp[attempt.session, attempt.stamp]
-        attempt.stamp = stamp
-        self._by_stamp[attempt.session, stamp] = attempt
+        del self._by_ref[attempt.session, attempt.ref]
+        attempt.ref = ref
+        self._by_ref[attempt.session, ref] = attempt
 
     def remove(self, attempt: Attempt) -> None:
         """Forgets an attempt; forgetting it twice does nothing."""
         if self._by_request.pop(attempt.request_id, None) is not None:
-            del self._by_stamp[attempt.session, attempt.stamp]
+            del self._by_ref[attempt.session, attempt.ref]
             self._by_session.pop(attempt.session, None)
 
     def expired(self, now: float, keep_seconds: float) -> list[Attempt]:
@@ -210,8 +210,8 @@ class AttemptTable:
 
     def check_integrity(self) -> None:
         """Asserts that the three indexes name the same attempts."""
-        assert {id(attempt) for attempt in self._by_stamp.values()} == {id(a) for a in self._by_request.values()}
-        assert all(self._by_stamp[a.session, a.stamp] is a for a in self._by_request.values())
+        assert {id(attempt) for attempt in self._by_ref.values()} == {id(a) for a in self._by_request.values()}
+        assert all(self._by_ref[a.session, a.ref] is a for a in self._by_request.values())
         sessions = {a.session for a in self._by_request.values() if a.session}
         assert sessions == set(self._by_session)
         assert all(session == a.session for session, a in self._by_session.items())

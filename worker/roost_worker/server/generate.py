@@ -6,6 +6,7 @@ from contextlib import suppress
 import grpc.aio
 
 from roost.contract.faults import fault_point
+from roost.contract.heads import AttemptRef, Head
 from roost.contract.loghash import unpack_ids
 from roost.contract.refused import Refused
 from roost.v1 import session_service_pb2 as api
@@ -14,8 +15,8 @@ from roost_worker.server import refusals, replies
 from roost_worker.server.attempts import Attempt, Ending
 from roost_worker.server.output import Cursor
 from roost_worker.server.requests import Work, content_bytes, prepare, rendered_bytes
-from roost_worker.server.session_log import Boundary, History, HistoryError, SessionLog, empty_log
-from roost_worker.server.sessions import LogRef, Stamp
+from roost_worker.server.session_log import History, HistoryError, SessionLog, empty_log
+from roost_worker.server.sessions import LogRef
 from roost_worker.server.shell import Shell
 
 INLINE_BYTES = 4096
@@ -50,26 +51,26 @@ async def generate(shell: Shell, context: Context) -> Attempt:
 def _begin(shell: Shell, start: pb.Start) -> Attempt:
     if start.model_revision and start.model_revision != shell.identity.revision:
         raise refusals.wrong_revision(start.model_revision, shell.identity.revision)
-    attempt = shell.begin(start.session.session_id, _stamp(start.attempt))
+    attempt = shell.begin(start.session.session_id, _ref(start.attempt))
     shell.set_deadline(attempt, start.deadline_ms)
     return attempt
 
 
 def _resume(shell: Shell, resume: pb.Resume) -> Attempt:
     cursor = Cursor(resume.from_token, resume.from_text_byte)
-    attempt = shell.resume(resume.session_id, _stamp(resume.attempt), _stamp(resume.new_attempt), cursor)
+    attempt = shell.resume(resume.session_id, _ref(resume.attempt), _ref(resume.new_attempt), cursor)
     shell.set_deadline(attempt, resume.deadline_ms)
     return attempt
 
 
-def _stamp(attempt: api.Attempt) -> Stamp:
+def _ref(attempt: api.Attempt) -> AttemptRef:
     if len(attempt.nonce) != 16:
         raise refusals.invalid(f"an attempt's nonce has 16 bytes, not {len(attempt.nonce)}", field="attempt.nonce")
-    return Stamp(attempt.epoch, attempt.nonce)
+    return AttemptRef(attempt.epoch, attempt.nonce)
 
 
-def _boundary(head: api.Head) -> Boundary:
-    return Boundary(head.length, head.log_hash)
+def _head(head: api.Head) -> Head:
+    return Head(head.length, head.log_hash)
 
 
 class _Stream:
@@ -113,7 +114,7 @@ class _Stream:
             self._shell.release(self._attempt)
 
     async def _log(self, session: pb.SessionRef) -> SessionLog:
-        head = _boundary(session.head)
+        head = _head(session.head)
         found = self._shell.sessions.find(LogRef(session.session_id, session.generation, head))
         while isinstance(found, History):
             await self._context.write(replies.need_history(found.from_token))
@@ -169,7 +170,7 @@ class _Stream:
             await self._reader.changed()
         self._check()
         if self._commit is not None:
-            self._shell.commit(self._attempt, _boundary(self._commit.head))
+            self._shell.commit(self._attempt, _head(self._commit.head))
 
     async def _listen(self) -> None:
         """Hears Cancel and Commit until the gateway closes its side."""

@@ -4,15 +4,8 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from roost.contract.loghash import EMPTY, extend, pack_ids
-
-
-@dataclass(frozen=True, slots=True)
-class Boundary:
-    """End of a step: tokens before it, and the hash of them (16 bytes; empty for an empty log)."""
-
-    length: int = 0
-    log_hash: bytes = EMPTY
+from roost.contract.heads import Head
+from roost.contract.loghash import extend, pack_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +18,14 @@ class SessionLog:
 
     generation: int
     ids: "array[int]"
-    boundaries: tuple[Boundary, ...] = (Boundary(),)
+    boundaries: tuple[Head, ...] = (Head(),)
     provisional: bool = False
 
     @property
-    def end(self) -> Boundary:
+    def end(self) -> Head:
         return self.boundaries[-1]
 
-    def at(self, head: Boundary) -> "SessionLog | None":
+    def at(self, head: Head) -> "SessionLog | None":
         """The log up to `head`, taken as committed; None when `head` is no boundary."""
         if head not in self.boundaries:
             return None
@@ -42,12 +35,12 @@ class SessionLog:
     def committed_below(self, length: int) -> "SessionLog":
         """The log up to its last committed boundary before `length`: what a longer log may share with this one."""
         committed = self.boundaries[:-1] if self.provisional else self.boundaries
-        kept = tuple(boundary for boundary in committed if boundary.length < length) or (Boundary(),)
+        kept = tuple(boundary for boundary in committed if boundary.length < length) or (Head(),)
         return SessionLog(self.generation, self.ids[: kept[-1].length], kept)
 
     def extended(self, step_ids: "array[int]") -> "SessionLog":
         """The log after a step of these prompt and output ids; the new boundary is provisional."""
-        end = Boundary(self.end.length + len(step_ids), extend(self.end.log_hash, pack_ids(step_ids)))
+        end = Head(self.end.length + len(step_ids), extend(self.end.log_hash, pack_ids(step_ids)))
         return SessionLog(self.generation, self.ids + step_ids, (*self.boundaries, end), provisional=True)
 
 
@@ -65,7 +58,7 @@ class History:
     `known` is the log that the runs continue, `head` where they must end.
     """
 
-    def __init__(self, known: SessionLog, head: Boundary) -> None:
+    def __init__(self, known: SessionLog, head: Head) -> None:
         self._known, self._head = known, head
         self._ids: array[int] = array("I")
         self._ends: list[int] = []
@@ -101,7 +94,7 @@ class History:
             return None
         if self._ends:
             raise HistoryError("history does not hash to the head: the record and the head disagree")
-        return SessionLog(self._known.generation, self._ids, (Boundary(), self._head))
+        return SessionLog(self._known.generation, self._ids, (Head(), self._head))
 
     def _linked(self) -> SessionLog:
         log, start = self._known, self.from_token

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
-from roost_worker.server.session_log import Boundary, History, SessionLog, empty_log
+from roost.contract.heads import AttemptRef, Head
+from roost_worker.server.session_log import History, SessionLog, empty_log
 
 _Value = TypeVar("_Value")
 
@@ -20,15 +21,7 @@ class LogRef:
 
     session: str
     generation: int
-    head: Boundary
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """Order of an attempt in its session; the nonce tells apart two of one epoch."""
-
-    epoch: int
-    nonce: bytes = b""
+    head: Head
 
 
 class SessionTable:
@@ -40,20 +33,20 @@ class SessionTable:
 
     def __init__(self, *, max_logs: int = MAX_LOGS, max_epochs: int = MAX_EPOCHS) -> None:
         self._logs: OrderedDict[str, SessionLog] = OrderedDict()
-        self._stamps: OrderedDict[str, Stamp] = OrderedDict()
+        self._refs: OrderedDict[str, AttemptRef] = OrderedDict()
         self._max_logs, self._max_epochs = max_logs, max_epochs
 
-    def admit(self, session: str, stamp: Stamp) -> bool:
+    def admit(self, session: str, ref: AttemptRef) -> bool:
         """Notes an attempt or an eviction. False when a newer one, or another of its epoch, was seen: it is stale."""
-        seen = self._stamps.get(session)
-        if seen is not None and (stamp.epoch < seen.epoch or (stamp.epoch == seen.epoch and stamp != seen)):
+        seen = self._refs.get(session)
+        if seen is not None and (ref.epoch < seen.epoch or (ref.epoch == seen.epoch and ref != seen)):
             return False
-        _touch(self._stamps, session, stamp, self._max_epochs)
+        _touch(self._refs, session, ref, self._max_epochs)
         return True
 
     def find(self, ref: LogRef) -> SessionLog | History:
         """The log at exactly `ref.head`; otherwise what must be asked of the gateway."""
-        if ref.head == Boundary():
+        if ref.head == Head():
             return empty_log(ref.generation)
         log = self._logs.get(ref.session)
         if log is None or log.generation != ref.generation:
@@ -68,7 +61,7 @@ class SessionTable:
         """Parks a finished step on top of the log that it began with; it stays provisional until `commit`."""
         self.put(session, log.extended(step_ids))
 
-    def commit(self, session: str, head: Boundary) -> bool:
+    def commit(self, session: str, head: Head) -> bool:
         """Confirms the log's end. False, and the log is forgotten, when `head` is not a boundary of it."""
         log = self._logs.get(session)
         if log is None:
@@ -87,7 +80,7 @@ class SessionTable:
     def check_integrity(self) -> None:
         """Asserts that every log ends at its last boundary, its boundaries ascend, and the table keeps its bounds."""
         assert len(self._logs) <= self._max_logs
-        assert len(self._stamps) <= self._max_epochs
+        assert len(self._refs) <= self._max_epochs
         for log in self._logs.values():
             lengths = [boundary.length for boundary in log.boundaries]
             assert (lengths[0], lengths[-1]) == (0, len(log.ids))

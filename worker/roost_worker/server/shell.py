@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from roost.contract.faults import fault_point
+from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import LEASE_TTL_SECONDS, Lease
 from roost.contract.refused import Refused
 from roost_worker.config import WorkerConfig
@@ -32,8 +33,8 @@ from roost_worker.server import refusals
 from roost_worker.server.attempts import Attempt, AttemptTable, Ending
 from roost_worker.server.output import Cursor
 from roost_worker.server.requests import Work
-from roost_worker.server.session_log import Boundary, SessionLog
-from roost_worker.server.sessions import SessionTable, Stamp
+from roost_worker.server.session_log import SessionLog
+from roost_worker.server.sessions import SessionTable
 
 LOG = logging.getLogger(__name__)
 EVICT_SECONDS = 10.0
@@ -81,22 +82,22 @@ class Shell:
         """Most tokens of a context: log, prompt and output."""
         return min(self.engine.info.context_tokens, self.engine.info.capacity_tokens)
 
-    def begin(self, session: str, stamp: Stamp) -> Attempt:
+    def begin(self, session: str, ref: AttemptRef) -> Attempt:
         """Registers a new attempt and fences the session's older one. Raises Refused: draining, fenced."""
         if self.draining:
             raise refusals.draining()
-        if session and not self.sessions.admit(session, stamp):
+        if session and not self.sessions.admit(session, ref):
             raise refusals.fenced()
-        before = self.attempts.of_session(session) or self.attempts.find(session, stamp)
+        before = self.attempts.of_session(session) or self.attempts.find(session, ref)
         if before is not None:
             self.end(before, Ending.FENCED)
-        attempt = Attempt(f"{stamp.nonce.hex()}-{next(self._numbers)}", session, stamp)
+        attempt = Attempt(f"{ref.nonce.hex()}-{next(self._numbers)}", session, ref)
         attempt.attach(Cursor())
         self.attempts.add(attempt)
         self.idle.clear()
         return attempt
 
-    def resume(self, session: str, old: Stamp, new: Stamp, cursor: Cursor) -> Attempt:
+    def resume(self, session: str, old: AttemptRef, new: AttemptRef, cursor: Cursor) -> Attempt:
         """Gives an attempt's output to a newer attempt. Raises Refused: fenced, unknown."""
         if session and not self.sessions.admit(session, new):
             raise refusals.fenced()
@@ -159,7 +160,7 @@ class Shell:
         for attempt in self.attempts.expired(time.monotonic(), self._keep_seconds):
             self.end(attempt, Ending.CANCELLED)
 
-    def commit(self, attempt: Attempt, head: Boundary) -> None:
+    def commit(self, attempt: Attempt, head: Head) -> None:
         """The attempt's step is durable: its output is forgotten, its sequence stays parked under `head`."""
         if attempt.session and not self.sessions.commit(attempt.session, head):
             LOG.warning("session %s was committed with another head than this worker's", attempt.session)
@@ -170,7 +171,7 @@ class Shell:
 
         Raises Refused when the engine is gone.
         """
-        if not self.sessions.admit(session, Stamp(epoch)):
+        if not self.sessions.admit(session, AttemptRef(epoch)):
             return 0
         running = self.attempts.of_session(session)
         if running is not None:

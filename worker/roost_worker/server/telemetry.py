@@ -92,7 +92,7 @@ def note_attempt(span: Span, attempt: Attempt) -> None:
     span.set_attributes(
         {
             "roost.session.id": attempt.session,
-            "roost.attempt.epoch": attempt.stamp.epoch,
+            "roost.attempt.epoch": attempt.ref.epoch,
             "gen_ai.usage.input_tokens": log_tokens + len(attempt.prompt_ids),
             "gen_ai.usage.output_tokens": len(attempt.output.ids),
             "roost.cached_tokens": attempt.cached_tokens,

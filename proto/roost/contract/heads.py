@@ -1,0 +1,38 @@
+"""What names the end of a session's log, and a try at a step: as gateway, worker and SDK compare them. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from roost.contract.loghash import EMPTY
+
+_LENGTH, _HASH = "head_length", "head_log_hash"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """End of a committed log: tokens, and their hash (16 bytes, empty for an empty log)."""
+
+    length: int = 0
+    log_hash: bytes = EMPTY
+
+    def to_metadata(self) -> dict[str, str]:
+        """The head as `ErrorInfo.metadata` of a refusal."""
+        return {_LENGTH: str(self.length), _HASH: self.log_hash.hex()}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Self | None:
+        """The head in `ErrorInfo.metadata`; None when there is none, or it cannot be read."""
+        try:
+            return cls(int(metadata[_LENGTH]), bytes.fromhex(metadata.get(_HASH, "")))
+        except (KeyError, ValueError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRef:
+    """One try at a step. Epochs order the attempts of a session; the nonce tells apart two of one epoch."""
+
+    epoch: int
+    nonce: bytes = b""
+    """16 random bytes; empty for an eviction, which takes an epoch without being an attempt."""
