@@ -8,12 +8,11 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
-from roost.contract.faults import fault_point
-from roost.contract.reasons import DOMAIN, Reason
+from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.fault_points import fault_point
+from roost.grpc_errors import details_of
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.worker_service_pb2 import (
     Accepted,
@@ -153,20 +152,20 @@ def _observe(reader: "asyncio.Task[Finished]") -> None:
 
 def classify(error: grpc.aio.AioRpcError) -> WorkerFailureError | Refused:
     """What a worker's status means for the step: go elsewhere, or tell the client."""
-    code, details = error.code(), error.details() or ""
-    reason, retry, violations = _details(error)
+    code, message, details = error.code(), error.details() or "", details_of(error)
+    reason = Reason(details.reason) if details.reason in Reason.__members__ else None
     if reason in _BUSY or code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return WorkerFailureError(Failure.BUSY, details)
+        return WorkerFailureError(Failure.BUSY, message)
     if reason is Reason.ATTEMPT_UNKNOWN:
-        return WorkerFailureError(Failure.UNKNOWN_ATTEMPT, details)
+        return WorkerFailureError(Failure.UNKNOWN_ATTEMPT, message)
     if reason is not None and reason in _FOR_THE_CLIENT:
-        return Refused(reason, details, retry_seconds=retry, violations=violations)
+        return Refused(reason, message, retry_seconds=details.retry_seconds, violations=details.violations)
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-        log.error("a worker refuses this gateway's pool secret; give both the same: %s", details)
-        return WorkerFailureError(Failure.FAULTY, details)
+        log.error("a worker refuses this gateway's pool secret; give both the same: %s", message)
+        return WorkerFailureError(Failure.FAULTY, message)
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN):
-        return WorkerFailureError(Failure.LOST, details)
-    return WorkerFailureError(Failure.FAULTY, f"{code.name}: {details}")
+        return WorkerFailureError(Failure.LOST, message)
+    return WorkerFailureError(Failure.FAULTY, f"{code.name}: {message}")
 
 
 _BUSY = (
@@ -183,27 +182,3 @@ _FOR_THE_CLIENT = (
     Reason.ATTEMPT_FENCED,
     Reason.DEADLINE_EXCEEDED,
 )
-
-
-def _details(error: grpc.aio.AioRpcError) -> tuple[Reason | None, float | None, list[tuple[str, str]]]:
-    """Reason, retry in seconds and field violations of a rich status; nothing of a plain one."""
-    reason: Reason | None = None
-    retry: float | None = None
-    violations: list[tuple[str, str]] = []
-    try:
-        status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it has what is read of a call
-    except ValueError:
-        status = None
-    for detail in status.details if status is not None else ():
-        info, later, request = (
-            error_details_pb2.ErrorInfo(),
-            error_details_pb2.RetryInfo(),
-            error_details_pb2.BadRequest(),
-        )
-        if detail.Unpack(info) and info.domain == DOMAIN and info.reason in Reason.__members__:
-            reason = Reason(info.reason)
-        elif detail.Unpack(later):
-            retry = later.retry_delay.ToTimedelta().total_seconds()
-        elif detail.Unpack(request):
-            violations = [(item.field, item.description) for item in request.field_violations]
-    return reason, retry, violations

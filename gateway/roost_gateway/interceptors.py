@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.contract.status import abort
+from roost.grpc_errors import abort
 from roost_gateway.errors import as_refused, internal
 from roost_gateway.telemetry import Telemetry
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 import grpc
 import grpc.aio
 
-from roost.contract.faults import fault_point
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.fault_points import fault_point
 from roost.v1.worker_service_pb2 import StepTokens
 from roost_gateway.committing import StepClock
 from roost_gateway.generation import Failure, WorkerFailureError, classify

@@ -11,10 +11,10 @@ import time
 from array import array
 from dataclasses import dataclass, replace
 
-from roost.contract.faults import fault_point
 from roost.contract.heads import AttemptRef
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.fault_points import fault_point
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.worker_service_pb2 import Accepted, Delta, Finished, GenerateRequest
 from roost_gateway import generate_requests

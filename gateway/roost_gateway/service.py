@@ -9,9 +9,9 @@ import grpc
 import grpc.aio
 
 from roost.contract import requests
-from roost.contract.faults import fault_point
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check
+from roost.fault_points import fault_point
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceServicer
 from roost_gateway.auth import Authenticator, Identity

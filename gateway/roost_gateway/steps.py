@@ -8,10 +8,10 @@ import secrets
 import time
 from dataclasses import dataclass, replace
 
-from roost.contract.faults import fault_point
 from roost.contract.pool_document import PoolRole
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.fault_points import fault_point
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.worker_service_pb2 import Finished
 from roost_gateway import estimate, migration

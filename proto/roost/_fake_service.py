@@ -12,7 +12,7 @@ from roost._fake_step import BrokenStreamError, Mishap, StepRunner
 from roost.contract import requests
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check
-from roost.contract.status import abort
+from roost.grpc_errors import abort
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceServicer
 

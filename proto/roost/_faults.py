@@ -1,15 +1,14 @@
 """From a gRPC failure to an error of the SDK."""
 
+from collections.abc import Sequence
+
 import grpc
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from roost import errors
 from roost._records import Head
-from roost.contract.reasons import DOMAIN
+from roost.grpc_errors import details_of
 
 _BROKEN_CONNECTION = ("RST_STREAM", "Stream removed", "GOAWAY", "Connection reset", "Socket closed")
-_Violations = list[tuple[str, str]]
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> errors.RoostError:
@@ -20,20 +19,24 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> errors.RoostError:
 
 
 def _explain(error: grpc.aio.AioRpcError) -> errors.RoostError:
-    info, retry_after, violations = _details(error)
-    message = _message(error.details() or error.code().name, violations)
-    if info is None:
+    details = details_of(error)
+    message = _message(error.details() or error.code().name, details.violations)
+    if not details.reason:
         return _unexplained(error.code(), message)
-    kind = errors.REASONS.get(info.reason) or errors.STATUSES.get(error.code(), errors.InternalError)
+    kind = errors.REASONS.get(details.reason) or errors.STATUSES.get(error.code(), errors.InternalError)
     failure = kind(
-        message, status=error.code(), reason=info.reason, retry_after=retry_after, metadata=dict(info.metadata)
+        message,
+        status=error.code(),
+        reason=details.reason,
+        retry_after=details.retry_seconds,
+        metadata=details.metadata,
     )
     if isinstance(failure, errors.SessionRolledBackError):
         failure.actual = Head.from_metadata(failure.metadata)
     return failure
 
 
-def _message(told: str, violations: _Violations) -> str:
+def _message(told: str, violations: Sequence[tuple[str, str]]) -> str:
     """The gateway's message, and those violations that it does not tell itself."""
     for field, why in violations:
         if told == why:
@@ -55,24 +58,3 @@ def _unexplained(status: grpc.StatusCode, message: str) -> errors.RoostError:
     )
     kind = errors.UnavailableError if broken else errors.STATUSES.get(status, errors.InternalError)
     return kind(message, status=status)
-
-
-def _details(
-    error: grpc.aio.AioRpcError,
-) -> tuple[error_details_pb2.ErrorInfo | None, float | None, _Violations]:
-    try:
-        status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it reads code, details, trailing_metadata
-    except ValueError:
-        return None, None, []
-    info: error_details_pb2.ErrorInfo | None = None
-    retry_after: float | None = None
-    violations: _Violations = []
-    for detail in status.details if status else ():
-        found, retry, bad = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
-        if detail.Unpack(found) and found.domain == DOMAIN:
-            info = found
-        elif detail.Unpack(retry):
-            retry_after = retry.retry_delay.ToNanoseconds() / 1e9
-        elif detail.Unpack(bad):
-            violations = [(violation.field, violation.description) for violation in bad.field_violations]
-    return info, retry_after, violations

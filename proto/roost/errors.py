@@ -48,7 +48,7 @@ import grpc
 
 from roost._records import Head
 from roost.contract.reasons import Reason
-from roost.contract.status import code_of
+from roost.grpc_errors import code_of
 
 
 class RoostError(Exception):

@@ -25,7 +25,7 @@ from fault_stack import (
     watch,
 )
 from roost import Client, Session
-from roost.contract.faults import POINTS
+from roost.fault_points import POINTS
 
 pytestmark = [pytest.mark.faults, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 

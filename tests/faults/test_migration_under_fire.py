@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from fault_stack import CLOSING, LONG, QUESTION, SHORT, FaultStack, Seen, client_process, fault_stack, log_of, watch
 from roost import Client, LoggedStep, Session, errors
-from roost.contract.faults import MIGRATION_POINTS
+from roost.fault_points import MIGRATION_POINTS
 from roost_worker.engine.messages import SamplingParams
 from roost_worker.oracle import LoggedStep as Judged
 from roost_worker.oracle import Oracle, judge

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.contract.status import rich_status
+from roost.grpc_errors import rich_status
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.worker_service_pb2 import Delta, History
 from roost_gateway import history

@@ -20,7 +20,7 @@ from built_binaries import kuberay_definitions
 from operator_process import OperatorProcess, Start, chart_rights, tail, until
 from played_cluster import PlayedCluster, create_pool
 from redis_servers import RedisServer
-from roost.contract.faults import DIRECTORY_VARIABLE, OPERATOR_POINTS
+from roost.fault_points import DIRECTORY_VARIABLE, OPERATOR_POINTS
 from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.api import Api, ApiError, Document
 from roost_operator.kubernetes.kinds import Kind

@@ -12,7 +12,7 @@ import pytest
 from api_server import ApiServer
 from operator_process import Start, tail, until
 from redis_servers import RedisServer
-from roost.contract.faults import DIRECTORY_VARIABLE, OPERATOR_POINTS
+from roost.fault_points import DIRECTORY_VARIABLE, OPERATOR_POINTS
 from roost_operator.__main__ import main
 from roost_operator.kubernetes.settings import SettingsError, settings_from
 

@@ -9,7 +9,7 @@ from roost import Head, errors
 from roost._faults import from_rpc_error
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.contract.status import code_of, rich_status
+from roost.grpc_errors import code_of, rich_status
 
 CLASSES = {name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)}
 

@@ -27,9 +27,9 @@ from roost import (
     Session,
     StepResult,
 )
-from roost.contract.faults import DIRECTORY_VARIABLE
 from roost.contract.loghash import extend, pack_ids
 from roost.contract.names import PoolKeys
+from roost.fault_points import DIRECTORY_VARIABLE
 from roost_operator.api.spec import AgentPool
 from roost_operator.local import processes
 from roost_operator.local.runner import LocalStack, StackOptions

@@ -13,15 +13,14 @@ from typing import Any, Self, TypeVar
 
 import grpc
 import grpc.aio
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from null_script import Script
 from null_worker import NullWorker
 from redis_servers import RedisServer
-from roost.contract.faults import DIRECTORY_VARIABLE
 from roost.contract.names import POOLS, PoolKeys
 from roost.contract.reasons import Reason
+from roost.fault_points import DIRECTORY_VARIABLE
+from roost.grpc_errors import details_of
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceStub
 from roost_gateway.config import GatewayConfig
@@ -152,26 +151,13 @@ def step_request(session: pb.Session | str, step_id: str = "s1", text: str = "he
 def fault(error: grpc.RpcError) -> tuple[grpc.StatusCode, str, float | None]:
     """Code, reason and retry in seconds of a failed call."""
     assert isinstance(error, grpc.aio.AioRpcError)
-    reason, retry = "", None
-    status = rpc_status.from_call(error)
-    for detail in status.details if status else ():
-        info, later = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-        if detail.Unpack(info):
-            reason = info.reason
-        elif detail.Unpack(later):
-            retry = later.retry_delay.ToTimedelta().total_seconds()
-    return error.code(), reason, retry
+    details = details_of(error)
+    return error.code(), details.reason, details.retry_seconds
 
 
 def violations(error: grpc.aio.AioRpcError) -> dict[str, str]:
     """Field violations of a failed call."""
-    found: dict[str, str] = {}
-    status = rpc_status.from_call(error)
-    for detail in status.details if status else ():
-        request = error_details_pb2.BadRequest()
-        if detail.Unpack(request):
-            found |= {item.field: item.description for item in request.field_violations}
-    return found
+    return dict(details_of(error).violations)
 
 
 @asynccontextmanager

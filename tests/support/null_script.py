@@ -4,9 +4,9 @@ import asyncio
 from array import array
 from dataclasses import dataclass, field
 
-from roost.contract.faults import fault_point
 from roost.contract.loghash import EMPTY, extend, pack_ids
 from roost.contract.reasons import Reason
+from roost.fault_points import fault_point
 from roost.v1 import worker_service_pb2 as wpb
 
 BASE_ID = 1000

@@ -16,13 +16,13 @@ import grpc.aio
 import redis.asyncio as aioredis
 
 from null_script import BASE_ID, Attempt, Script, log_hash, rendered, token_text
-from roost.contract.faults import fault_point
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS, Lease
 from roost.contract.loghash import unpack_ids
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.contract.status import abort
+from roost.fault_points import fault_point
+from roost.grpc_errors import abort
 from roost.v1 import session_service_pb2 as pb
 from roost.v1 import worker_service_pb2 as wpb
 from roost.v1.worker_service_pb2_grpc import WorkerServiceServicer, add_WorkerServiceServicer_to_server

@@ -25,7 +25,7 @@ import yaml
 from api_server import ROOT, ApiServer, KubectlError
 from built_binaries import kuberay_definitions
 from redis_servers import RedisServer, free_port
-from roost.contract import faults
+from roost import fault_points
 from roost_operator.__main__ import main
 
 WAIT_SECONDS = 60.0
@@ -148,7 +148,7 @@ def _serve(settings: Mapping[str, str], log: str) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    importlib.reload(faults)  # the folder of fault points is read when it is imported
+    importlib.reload(fault_points)  # the folder of fault points is read when it is imported
     sys.exit(main())
 
 

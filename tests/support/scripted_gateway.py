@@ -12,7 +12,7 @@ import grpc
 from roost import Client, Delta, Event, Restarted, RetryConfig, Session
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.contract.status import abort, code_of
+from roost.grpc_errors import abort, code_of
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceServicer, add_SessionServiceServicer_to_server
 

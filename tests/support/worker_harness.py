@@ -15,10 +15,9 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from roost.contract.loghash import extend, pack_ids
+from roost.grpc_errors import details_of
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
@@ -39,9 +38,7 @@ WAIT = 30.0
 
 def reason(error: grpc.aio.AioRpcError) -> str:
     """`ErrorInfo.reason` of a refusal."""
-    info = error_details_pb2.ErrorInfo()
-    assert rpc_status.from_call(error).details[0].Unpack(info)
-    return str(info.reason)
+    return details_of(error).reason
 
 
 class Gate:

@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
-from roost.contract.faults import fault_point
+from roost.fault_points import fault_point
 from roost_operator.api.spec import API_VERSION, KIND, AgentPool
 from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.api import JSON_PATCH, Api, ApiError, Document

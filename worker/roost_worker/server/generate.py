@@ -5,10 +5,10 @@ from contextlib import suppress
 
 import grpc.aio
 
-from roost.contract.faults import fault_point
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.loghash import unpack_ids
 from roost.contract.refused import Refused
+from roost.fault_points import fault_point
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.server import refusals, replies

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from roost.contract.faults import fault_point
 from roost.contract.loghash import pack_ids
+from roost.fault_points import fault_point
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.render.errors import RenderError
 from roost_worker.render.log import LogRenderer

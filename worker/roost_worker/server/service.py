@@ -11,7 +11,7 @@ from opentelemetry.trace import Tracer
 
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.contract.status import abort
+from roost.grpc_errors import abort
 from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
 from roost_worker.server import refusals

@@ -9,10 +9,10 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from roost.contract.faults import fault_point
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import LEASE_TTL_SECONDS, Lease
 from roost.contract.refused import Refused
+from roost.fault_points import fault_point
 from roost_worker.config import WorkerConfig
 from roost_worker.engine.messages import (
     Cancel,

@@ -8,7 +8,7 @@ from grpc_status import rpc_status
 
 from roost.contract.reasons import DOMAIN, STATUSES, Reason
 from roost.contract.refused import Refused
-from roost.contract.status import abort, code_of
+from roost.grpc_errors import Details, abort, code_of, details_of, rich_status
 from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
 
@@ -59,6 +59,28 @@ async def test_the_client_reads_reason_retry_and_violations():
     assert _detail(status, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() == 1500
     violation = _detail(status, error_details_pb2.BadRequest).field_violations[0]
     assert (violation.field, violation.description) == ("field", "wrong")
+
+
+async def test_what_was_refused_is_read_back() -> None:
+    assert details_of(await _refusal()) == Details(
+        reason=Reason.WORKER_DRAINING,
+        retry_seconds=1.5,
+        violations=(("field", "wrong"),),
+        metadata={"worker": "w-1"},
+    )
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL])
+def test_a_status_of_others_has_no_reason(code: grpc.StatusCode) -> None:
+    """One that gRPC made itself, one of another domain, and one whose details are of another code than its own."""
+    plain = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), "Socket closed")
+    assert details_of(plain) == Details()
+    rich = rich_status(Refused(Reason.NO_WORKER, "none", retry_seconds=2.0))
+    (key, value), *_ = rich.trailing_metadata or ()
+    foreign = grpc.aio.Metadata((key, value.replace(DOMAIN.encode(), b"other.dev")))
+    error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), foreign, "none")
+    agrees = code is code_of(Reason.NO_WORKER)
+    assert details_of(error) == (Details(retry_seconds=2.0) if agrees else Details())
 
 
 @pytest.mark.parametrize("reason", Reason)

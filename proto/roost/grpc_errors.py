@@ -1,5 +1,7 @@
-"""Errors on the wire: one builder of rich statuses for gateway and worker, and its aborts. Parsing is the SDK's."""
+"""Refusals on gRPC: to a rich status, the end of a call with one, and what a failed call tells back."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, NoReturn
 
@@ -43,6 +45,37 @@ async def abort(context: "grpc.aio.ServicerContext[Any, Any]", refused: Refused)
     """Ends a call with the status of `refused`. Raises `grpc.aio.AbortError`, as `context.abort` does."""
     status = rich_status(refused)  # grpc.aio has no `abort_with_status`
     await context.abort(status.code, status.details, tuple(status.trailing_metadata or ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What a rich status tells besides code and message; all of it is empty in a plain one."""
+
+    reason: str = ""
+    """`ErrorInfo.reason`: a `Reason`, or one of a newer version; empty when Roost did not send the status."""
+    retry_seconds: float | None = None
+    violations: tuple[tuple[str, str], ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def details_of(error: grpc.aio.AioRpcError) -> Details:
+    """The details of a failed call. A status that cannot be read is taken for a plain one."""
+    try:
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it reads code, details, trailing_metadata
+    except ValueError:
+        return Details()
+    reason, metadata = "", dict[str, str]()
+    retry_seconds: float | None = None
+    violations: tuple[tuple[str, str], ...] = ()
+    for detail in status.details if status is not None else ():
+        info, retry, bad = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo(), error_details_pb2.BadRequest()
+        if detail.Unpack(info) and info.domain == DOMAIN:
+            reason, metadata = info.reason, dict(info.metadata)
+        elif detail.Unpack(retry):
+            retry_seconds = retry.retry_delay.ToNanoseconds() / 1e9
+        elif detail.Unpack(bad):
+            violations = tuple((violation.field, violation.description) for violation in bad.field_violations)
+    return Details(reason, retry_seconds, violations, metadata)
 
 
 def _packed(detail: Message) -> any_pb2.Any:
