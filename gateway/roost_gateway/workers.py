@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from roost.contract.lease import LEASE_TTL_SECONDS, Lease
+from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost_gateway.pools import PoolView, read_pool
@@ -26,7 +26,7 @@ _LOOK_SECONDS = 0.1
 
 def worker_state(view: WorkerView) -> WorkerState:
     """What routing needs of a published worker."""
-    lease: Lease = view.lease
+    lease = view.lease
     return WorkerState(
         worker_id=lease.worker_id,
         boot=lease.boot,

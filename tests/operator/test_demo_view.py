@@ -4,13 +4,13 @@ import io
 
 from rich.console import Console
 
-from roost.contract.lease import Lease
+from roost.contract.lease import WorkerLease
 from roost_operator.demo.scene import AgentState, Phase, Scene
 from roost_operator.demo.view import render
 
 
-def lease(name: str) -> Lease:
-    return Lease(
+def lease(name: str) -> WorkerLease:
+    return WorkerLease(
         worker_id=name,
         boot="b",
         address=f"127.0.0.1:{len(name)}",

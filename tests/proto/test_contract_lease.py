@@ -5,9 +5,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from roost.contract.lease import Lease
+from roost.contract.lease import WorkerLease
 
-LEASE = Lease(
+LEASE = WorkerLease(
     worker_id="w-1",
     boot="b",
     address="127.0.0.1:1",
@@ -23,7 +23,7 @@ LEASE = Lease(
 
 
 def test_a_lease_is_read_as_it_was_written() -> None:
-    assert Lease.decode(LEASE.encode()) == Lease.decode(LEASE.encode().encode()) == LEASE
+    assert WorkerLease.decode(LEASE.encode()) == WorkerLease.decode(LEASE.encode().encode()) == LEASE
 
 
 @pytest.mark.parametrize(
@@ -36,13 +36,13 @@ def test_a_host_is_written_as_kubernetes_writes_that_of_a_pod(address: str, host
 def test_fields_of_a_newer_version_are_passed_over_and_those_that_an_older_one_lacks_have_defaults() -> None:
     document = {**asdict(LEASE), "novelty": 1}
     del document["decode_rate"]
-    assert Lease.decode(json.dumps(document)) == LEASE
+    assert WorkerLease.decode(json.dumps(document)) == LEASE
 
 
 @pytest.mark.parametrize("text", ["{}", '{"worker_id": "w"}', "null", "[1]", '"lease"', "3", "", "{", b"\xff"])
 def test_what_is_no_lease_is_a_value_error(text: str | bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  json says what is wrong with the text
-        Lease.decode(text)
+        WorkerLease.decode(text)
 
 
 @pytest.mark.parametrize(
@@ -51,5 +51,5 @@ def test_what_is_no_lease_is_a_value_error(text: str | bytes) -> None:
 )
 def test_a_field_of_another_type_is_a_value_error(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
-        Lease.decode(json.dumps({**asdict(LEASE), field: value}))
-    assert Lease.decode(json.dumps({**asdict(LEASE), "prefill_rate": 3})).prefill_rate == 3
+        WorkerLease.decode(json.dumps({**asdict(LEASE), field: value}))
+    assert WorkerLease.decode(json.dumps({**asdict(LEASE), "prefill_rate": 3})).prefill_rate == 3

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from roost.contract.lease import Lease
+from roost.contract.lease import WorkerLease
 
 _FIELDS: dict[str, Any] = {
     "boot": "boot",
@@ -17,6 +17,6 @@ _FIELDS: dict[str, Any] = {
 }
 
 
-def lease_of(worker: str, **fields: Any) -> Lease:
+def lease_of(worker: str, **fields: Any) -> WorkerLease:
     """A lease of `worker` with the given fields."""
-    return Lease(worker_id=worker, **{**_FIELDS, **fields})
+    return WorkerLease(worker_id=worker, **{**_FIELDS, **fields})

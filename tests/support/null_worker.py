@@ -16,7 +16,7 @@ import grpc.aio
 import redis.asyncio as aioredis
 
 from null_script import BASE_ID, Attempt, Script, log_hash, rendered, token_text
-from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS, Lease
+from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS, WorkerLease
 from roost.contract.loghash import unpack_ids
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
@@ -120,8 +120,8 @@ class NullWorker(WorkerServiceServicer):
                 pipe.hset(self._keys.residency(self.worker_id), mapping=resident)
             await pipe.execute()
 
-    def _lease(self) -> Lease:
-        return Lease(
+    def _lease(self) -> WorkerLease:
+        return WorkerLease(
             worker_id=self.worker_id,
             boot=self._boot,
             address=self.address,

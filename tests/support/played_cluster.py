@@ -13,7 +13,7 @@ import redis.asyncio
 import yaml
 
 from leases import lease_of
-from roost.contract.lease import Lease
+from roost.contract.lease import WorkerLease
 from roost.contract.names import PoolKeys
 from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.api import Api, Document
@@ -122,7 +122,7 @@ async def create_pool(api: Api, namespace: str, document: Document) -> None:
     await api._call("PATCH", path, document, query, "application/apply-patch+yaml")
 
 
-def _lease(worker: str, address: str, running: int, draining: bool) -> Lease:
+def _lease(worker: str, address: str, running: int, draining: bool) -> WorkerLease:
     return lease_of(
         worker,
         address=f"{address}:{names.WORKER_PORT}",

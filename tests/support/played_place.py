@@ -16,7 +16,7 @@ from built_binaries import kuberay_definitions
 from leases import lease_of
 from operator_process import OperatorProcess, tail
 from redis_servers import RedisServer
-from roost.contract.lease import Lease
+from roost.contract.lease import WorkerLease
 from roost.contract.names import PoolKeys
 from roost_operator.api.spec import API_VERSION
 from roost_operator.kubernetes import kinds
@@ -138,7 +138,7 @@ class Place:
         await self.api.patch(kind, self.namespace, name, {"status": status}, subresource="status")
 
 
-def lease(worker: str, address: str, *, draining: bool = False) -> Lease:
+def lease(worker: str, address: str, *, draining: bool = False) -> WorkerLease:
     return lease_of(worker, address=f"{address}:{names.WORKER_PORT}", draining=draining)
 
 

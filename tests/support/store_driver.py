@@ -11,7 +11,7 @@ import redis
 
 from roost.contract import loghash, names
 from roost.contract.heads import AttemptRef, Head
-from roost.contract.lease import Lease
+from roost.contract.lease import WorkerLease
 from roost.contract.names import PoolKeys
 from roost_gateway.store.records import (
     Began,
@@ -131,7 +131,7 @@ def migrate_request(began: Began, entries: Sequence[LogEntry], **fields: Any) ->
     return migration(descriptor.session_id, began.ref, descriptor.head, entries, **fields)
 
 
-def lease(worker_id: str = "w1", **fields: Any) -> Lease:
+def lease(worker_id: str = "w1", **fields: Any) -> WorkerLease:
     defaults: dict[str, Any] = {
         "boot": "b1",
         "address": "127.0.0.1:1",
@@ -143,10 +143,10 @@ def lease(worker_id: str = "w1", **fields: Any) -> Lease:
         "context_tokens": 64,
         "max_running": 4,
     }
-    return Lease(worker_id, **{**defaults, **fields})
+    return WorkerLease(worker_id, **{**defaults, **fields})
 
 
-def publish(raw: Raw, published: Lease, *, ms: int = LONG_MS, pool: str = POOL) -> None:
+def publish(raw: Raw, published: WorkerLease, *, ms: int = LONG_MS, pool: str = POOL) -> None:
     """What a worker does every second. Negative `ms`: its lease ran out."""
     keys = PoolKeys(pool)
     raw.set(keys.lease(published.worker_id), published.encode())

@@ -2,7 +2,7 @@
 
 import logging
 
-from roost.contract.lease import Lease
+from roost.contract.lease import WorkerLease
 from roost.contract.names import PoolKeys
 from roost_gateway.store.link import RedisLink, Request
 from roost_gateway.store.records import WorkerView
@@ -58,7 +58,7 @@ def _view(row: list[bytes]) -> WorkerView | None:
     if not document:
         return None  # its lease runs out just now
     try:
-        lease = Lease.decode(document)
+        lease = WorkerLease.decode(document)
     except ValueError as error:
         _log.warning("worker %s published a lease that cannot be read: %s", worker_id.decode(), error)
         return None

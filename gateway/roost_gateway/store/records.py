@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from roost.contract.heads import AttemptRef, Head
+from roost.contract.lease import WorkerLease
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +245,7 @@ class RenewItem:
 class WorkerView:
     """One worker as published: its lease document and how long the lease lasts."""
 
-    lease: Any
-    """`roost.contract.lease.Lease`."""
+    lease: WorkerLease
     ms_left: int
     reserved_tokens: int
     reserved_attempts: int

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from roost.contract.lease import Lease
+from roost.contract.lease import WorkerLease
 
 
 class Phase(StrEnum):
@@ -44,7 +44,7 @@ class Scene:
     agents: dict[str, AgentState] = field(default_factory=dict)
     tiers: dict[str, str] = field(default_factory=dict)
     """Session to tier, as ListSessions told last."""
-    leases: list[Lease] = field(default_factory=list)
+    leases: list[WorkerLease] = field(default_factory=list)
     """Workers that live now."""
     addresses: dict[str, str] = field(default_factory=dict)
     """Worker to address, of all that were ever seen."""
@@ -80,7 +80,7 @@ class Scene:
         """Agents in a phase."""
         return [agent for agent in self.agents.values() if agent.phase is phase]
 
-    def see_leases(self, leases: list[Lease]) -> None:
+    def see_leases(self, leases: list[WorkerLease]) -> None:
         """Takes note of the workers that live now."""
         known = {lease.worker_id for lease in self.leases}
         for lease in leases:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from redis.exceptions import RedisError
 
 from roost.contract.drain import tell_to_drain
-from roost.contract.lease import LEASE_TTL_SECONDS, Lease
+from roost.contract.lease import LEASE_TTL_SECONDS, WorkerLease
 from roost.contract.names import POOLS, PoolKeys
 from roost.contract.pool_document import PoolDocument
 from roost_gateway.store import health
@@ -154,7 +154,7 @@ class PoolStore:
         text = await self._link.run("GET", keys.lease(name))
         if text is None:
             return None
-        lease = Lease.decode(text)
+        lease = WorkerLease.decode(text)
         tokens = await self._link.run("HVALS", keys.residency(name))
         since = await self._link.run("GET", keys.drain(name))
         return Worker(

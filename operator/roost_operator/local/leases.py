@@ -2,11 +2,11 @@
 
 from redis.asyncio import Redis
 
-from roost.contract.lease import Lease
+from roost.contract.lease import WorkerLease
 from roost.contract.names import PoolKeys
 
 
-async def live_leases(client: Redis, pool: str) -> list[Lease]:
+async def live_leases(client: Redis, pool: str) -> list[WorkerLease]:
     """Leases of `pool` that are in force, by Redis' own clock. `client` decodes responses.
 
     Raises redis.exceptions.RedisError.
@@ -16,4 +16,4 @@ async def live_leases(client: Redis, pool: str) -> list[Lease]:
     now = int(seconds) * 1000 + int(microseconds) // 1000
     workers = await client.zrangebyscore(keys.workers, now, "+inf")
     documents = [await client.get(keys.lease(str(worker))) for worker in workers]
-    return [Lease.decode(document) for document in documents if document is not None]
+    return [WorkerLease.decode(document) for document in documents if document is not None]

@@ -14,7 +14,7 @@ from typing import Self
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from roost.contract.lease import Lease
+from roost.contract.lease import WorkerLease
 from roost.contract.names import POOLS, PoolKeys
 from roost_operator.api.pool_document import pool_document
 from roost_operator.api.spec import AgentPool
@@ -105,7 +105,7 @@ class LocalStack:
     ) -> None:
         await self._stop()
 
-    async def leases(self) -> list[Lease]:
+    async def leases(self) -> list[WorkerLease]:
         """Leases of the workers that live now; empty while Redis is away."""
         assert self._client is not None
         try:

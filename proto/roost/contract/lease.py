@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
+class WorkerLease:
     """One worker as its gateways see it. Published as JSON, renewed every `period`, dead after `ttl`.
 
     Token counts are KV slots. Rates are tokens per second, measured by the worker (0 until it knows).
@@ -38,7 +38,7 @@ class Lease:
         return json.dumps(asdict(self), separators=(",", ":"))
 
     @classmethod
-    def decode(cls, text: str | bytes) -> "Lease":
+    def decode(cls, text: str | bytes) -> "WorkerLease":
         """Reads a lease, passing over fields of newer versions.
 
         Raises ValueError when it is none, or a field is missing or of another type.

@@ -93,7 +93,7 @@ class PoolKeys:
         return f"{self.prefix}:w"
 
     def lease(self, worker_id: str) -> str:
-        """String: the worker's lease document, JSON (`roost.contract.lease.Lease`)."""
+        """String: the worker's lease document, JSON (`roost.contract.lease.WorkerLease`)."""
         return f"{self.prefix}:w:{worker_id}:lease"
 
     def residency(self, worker_id: str) -> str:

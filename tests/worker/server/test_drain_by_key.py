@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from redis_servers import RedisServer
-from roost.contract.lease import Lease
+from roost.contract.lease import WorkerLease
 from roost.contract.names import PoolKeys
 from roost_worker.server import pre_stop
 from worker_harness import POOL, SESSION, WAIT, Ledger, World, reason, scripted_world, worker_config
@@ -25,9 +25,9 @@ async def world(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFact
         yield started
 
 
-def lease(redis: RedisServer, world: World) -> Lease:
+def lease(redis: RedisServer, world: World) -> WorkerLease:
     with redis.client() as client:
-        return Lease.decode(client.get(KEYS.lease(world.server.worker_id)))
+        return WorkerLease.decode(client.get(KEYS.lease(world.server.worker_id)))
 
 
 async def until(holds: Callable[[], bool]) -> None:

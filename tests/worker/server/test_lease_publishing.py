@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_servers import fresh_redis, redis_cluster, redis_server, shared_cluster, shared_redis
-from roost.contract.lease import Lease
+from roost.contract.lease import WorkerLease
 from roost.contract.names import PoolKeys
 from roost_worker.server.lease import LeasePublisher, changes
 
@@ -21,8 +21,8 @@ WORKER = "w-1"
 TABLES = st.dictionaries(st.sampled_from("abcd"), st.integers(1, 3))
 
 
-def lease(running: int = 0) -> Lease:
-    return Lease(WORKER, "boot", "127.0.0.1:1", "m", "rev", "v", 100, 16, 64, 4, running=running)
+def lease(running: int = 0) -> WorkerLease:
+    return WorkerLease(WORKER, "boot", "127.0.0.1:1", "m", "rev", "v", 100, 16, 64, 4, running=running)
 
 
 class Worker:
@@ -74,7 +74,7 @@ async def test_the_lease_expires_by_the_clock_of_redis(redis_server):
             left = client.zscore(KEYS.workers, WORKER) - (seconds * 1000 + micros // 1000)
             assert 0 < left <= 5000
             assert 0 < client.pttl(KEYS.lease(WORKER)) <= 5000
-            assert Lease.decode(client.get(KEYS.lease(WORKER))) == lease()
+            assert WorkerLease.decode(client.get(KEYS.lease(WORKER))) == lease()
 
 
 async def test_residency_expires_with_the_lease(redis_server):
@@ -175,7 +175,7 @@ async def test_the_loop_renews_until_closed(redis_server):
     renewed = asyncio.Event()
     async with Worker(redis_server.url, period=0.01) as worker:
 
-        def third_lease() -> Lease:
+        def third_lease() -> WorkerLease:
             worker.running += 1
             if worker.running == 4:  # three leases are published by then
                 renewed.set()
@@ -187,7 +187,7 @@ async def test_the_loop_renews_until_closed(redis_server):
         await worker.publisher.aclose()
         await loop
     with asking(redis_server) as client:
-        assert Lease.decode(client.get(KEYS.lease(WORKER))).running >= 3
+        assert WorkerLease.decode(client.get(KEYS.lease(WORKER))).running >= 3
 
 
 async def test_a_cluster_takes_the_lease(redis_cluster):

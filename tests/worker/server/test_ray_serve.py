@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from redis_servers import RedisServer
-from roost.contract.lease import Lease
+from roost.contract.lease import WorkerLease
 from roost.contract.names import PoolKeys
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
@@ -48,10 +48,10 @@ def wait_for(condition: Callable[[], object]) -> object:
     return value
 
 
-def leases(redis: RedisServer) -> list[Lease]:
+def leases(redis: RedisServer) -> list[WorkerLease]:
     with redis.client() as client:
         texts = [client.get(KEYS.lease(name.decode())) for name in client.zrange(KEYS.workers, 0, -1)]
-    return [Lease.decode(text) for text in texts if text]
+    return [WorkerLease.decode(text) for text in texts if text]
 
 
 def process_named(name: str) -> psutil.Process:

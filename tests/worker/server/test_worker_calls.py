@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from redis_servers import RedisServer
-from roost.contract.lease import Lease
+from roost.contract.lease import WorkerLease
 from roost.contract.names import PoolKeys
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.config import ModelConfig, WorkerConfig
@@ -181,7 +181,7 @@ async def test_a_draining_worker_finishes_what_runs_and_takes_nothing_new(world:
     await world.commit(ledger, stream)
     assert await draining
     with redis_server.client() as client:
-        assert Lease.decode(client.get(KEYS.lease(world.server.worker_id))).draining
+        assert WorkerLease.decode(client.get(KEYS.lease(world.server.worker_id))).draining
 
 
 async def test_a_drain_ends_after_its_time(redis_server: RedisServer, tmp_path):
@@ -200,7 +200,7 @@ async def test_the_lease_tells_what_a_gateway_must_know_and_goes_with_the_worker
                 await asyncio.sleep(0.01)
         assert residency(redis_server, world) == {ledger.session_id: len(ledger.ids) - 1}
         with redis_server.client() as client:
-            lease = Lease.decode(client.get(KEYS.lease(world.server.worker_id)))
+            lease = WorkerLease.decode(client.get(KEYS.lease(world.server.worker_id)))
         info = world.server.shell.engine.info
         assert (lease.address, lease.capacity_tokens, lease.context_tokens) == (
             world.server.address,

@@ -10,7 +10,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS, Lease
+from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS, WorkerLease
 from roost.contract.names import PoolKeys
 
 LOG = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class LeasePublisher:
         url: str,
         pool: str,
         worker_id: str,
-        lease: Callable[[], Lease],
+        lease: Callable[[], WorkerLease],
         residency: Callable[[], Mapping[str, int]],
         *,
         on_drain: Callable[[bool], None] = lambda told: None,

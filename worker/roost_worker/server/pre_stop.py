@@ -15,7 +15,7 @@ from redis.cluster import RedisCluster
 from redis.exceptions import RedisError
 
 from roost.contract.drain import tell_to_drain
-from roost.contract.lease import LEASE_TTL_SECONDS, Lease
+from roost.contract.lease import LEASE_TTL_SECONDS, WorkerLease
 from roost.contract.names import PoolKeys
 
 _POLL_SECONDS = 0.5
@@ -42,10 +42,10 @@ def drain(client: Any, pool: str, address: str, seconds: float) -> bool:
         time.sleep(_POLL_SECONDS)
 
 
-def _leases(client: Any, keys: PoolKeys, address: str) -> list[Lease]:
+def _leases(client: Any, keys: PoolKeys, address: str) -> list[WorkerLease]:
     workers = client.zrange(keys.workers, 0, -1)
     documents = [client.get(keys.lease(worker.decode())) for worker in workers]
-    leases = [Lease.decode(document) for document in documents if document]
+    leases = [WorkerLease.decode(document) for document in documents if document]
     return [lease for lease in leases if lease.host == address]
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from roost.contract.heads import AttemptRef, Head
-from roost.contract.lease import LEASE_TTL_SECONDS, Lease
+from roost.contract.lease import LEASE_TTL_SECONDS, WorkerLease
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
 from roost_worker.config import WorkerConfig
@@ -213,12 +213,12 @@ class Shell:
         if tokens and text_bytes:
             self.bytes_per_token += _LEARN * (text_bytes / tokens - self.bytes_per_token)
 
-    def lease(self) -> Lease:
+    def lease(self) -> WorkerLease:
         """The worker as it is now, for its gateways."""
         info, stats = self.engine.info, self.stats
         # One that drains is waited for until it says that it runs nothing: what the engine has not seen yet counts.
         unseen = len(self.attempts) - stats.running if self.draining else 0
-        return Lease(
+        return WorkerLease(
             worker_id=self.identity.worker_id,
             boot=self.identity.boot,
             address=self.identity.address,
