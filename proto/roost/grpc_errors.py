@@ -1,4 +1,4 @@
-"""Refusals on gRPC: to a rich status, the end of a call with one, and what a failed call tells back."""
+"""Refusals on gRPC: to a rich status, the end of a call with one, and the details of a failed call."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -272,17 +272,6 @@ def test_a_pool_that_cannot_be_read_is_left_as_it_is_and_says_so() -> None:
     assert found["Ready"]["message"].startswith("spec.models[0].kvCache: odd; ")
 
 
-def test_a_document_of_an_older_operator_is_written_anew_once() -> None:
-    world = World()
-    world.settle(pool(2))
-    published = world.seen.store.document
-    assert published is not None
-    older = replace(world.seen.store, document=replace(published, schema_version=0))
-    made = plan(pool(2), INSTALLATION, replace(world.seen, store=older))
-    assert made.document == published
-    assert plan(pool(2), INSTALLATION, world.seen).document is None
-
-
 def test_a_pool_that_cannot_be_read_can_be_deleted() -> None:
     world = World()
     world.settle(pool(2))

@@ -1,0 +1,63 @@
+"""Pool documents as a gateway reads them, and what follows from them."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pytest
+
+from roost.contract.pool_document import SCHEMA_VERSION, PoolRole
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
+from roost_gateway.pools import read_pool
+from roost_gateway.store.interface import SessionStore
+from roost_gateway.workers import Workers
+
+POOL = "team/agents"
+
+
+class Documents:
+    """A store with nothing but one pool's document."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.document = document
+
+    async def pool_document(self, pool: str) -> Mapping[str, Any]:
+        assert pool == POOL
+        return self.document
+
+
+def gateway_of(store: Documents) -> Workers:
+    return Workers(cast(SessionStore, store), ())
+
+
+async def test_a_newer_document_leaves_the_one_that_was_read_last(caplog: pytest.LogCaptureFixture) -> None:
+    store = Documents({"schemaVersion": SCHEMA_VERSION, "admission": {"queueLimit": 5}})
+    workers = gateway_of(store)
+    assert (await workers.pool(POOL)).queue_limit == 5
+    store.document = {"schemaVersion": SCHEMA_VERSION + 1, "admission": {"queueLimit": 6}}
+    assert (await workers.reread(POOL)).queue_limit == 5
+    assert f"pool {POOL}: its document in the store cannot be read: schemaVersion 2 is newer than 1" in caplog.text
+
+
+async def test_a_pool_whose_only_document_is_newer_is_not_served() -> None:
+    with pytest.raises(Refused) as caught:
+        await gateway_of(Documents({"schemaVersion": SCHEMA_VERSION + 1})).pool(POOL)
+    assert caught.value.reason is Reason.POOL_NOT_FOUND
+
+
+def test_the_longest_log_is_the_smaller_of_context_and_limit() -> None:
+    def limit(context: int, most: int) -> int:
+        return read_pool(POOL, {"model": {"contextTokens": context}, "sessions": {"maxTokens": most}}).token_limit
+
+    assert (limit(100, 40), limit(100, 400), limit(100, 0), limit(0, 40), limit(0, 0)) == (40, 100, 100, 40, 0)
+
+
+def test_a_role_that_the_pool_no_longer_has_is_without_limits() -> None:
+    pool = read_pool(POOL, {"roles": [{"name": "coder", "priority": 5, "maxStepsPerSession": 3}, {"name": "critic"}]})
+    assert pool.role("coder") == PoolRole("coder", priority=5, max_steps=3)
+    assert pool.role("gone") == PoolRole("gone")
+    assert pool.priorities == [5, 0]
+
+
+def test_an_idle_time_is_kept_in_milliseconds() -> None:
+    assert read_pool(POOL, {"sessions": {"idleTTLSeconds": 1.5}}).idle_ttl_ms == 1500
