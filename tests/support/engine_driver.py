@@ -9,6 +9,7 @@ from paged_fake_runner import PagedFakeRunner, reference
 from roost_worker.config import EngineConfig
 from roost_worker.engine.engine import Engine
 from roost_worker.engine.messages import Message, Output, Outputs, SamplingParams, StopReason, Submit
+from roost_worker.engine.retention import RetentionPolicy
 
 
 class InlineExecutor(Executor):
@@ -45,14 +46,27 @@ class EngineDriver:
     """An engine with a tiny pool, a clock that stands still, and checks after each operation."""
 
     def __init__(
-        self, *, blocks: int = 16, block_tokens: int = 4, context: int = 64, running: int = 4, batch: int = 16
+        self,
+        *,
+        blocks: int = 16,
+        block_tokens: int = 4,
+        context: int = 64,
+        running: int = 4,
+        batch: int = 16,
+        policy: RetentionPolicy | None = None,
     ) -> None:
         """`blocks`: blocks that can be used, the null block not counted."""
         self.now = 0.0
         self.runner = PagedFakeRunner(blocks + 1, block_tokens, context, batch)
         config = EngineConfig(max_running=running, max_batch_tokens=batch)
         self.engine = Engine(
-            self.runner, config, context, clock=lambda: self.now, grammar_pool=InlineExecutor(), wake=lambda: None
+            self.runner,
+            config,
+            context,
+            policy=policy,
+            clock=lambda: self.now,
+            grammar_pool=InlineExecutor(),
+            wake=lambda: None,
         )
         self.answers: dict[str, Answer] = {}
         self.resident: dict[str, int] = {}

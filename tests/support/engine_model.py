@@ -1,10 +1,12 @@
 """Random work for an engine, and what its outputs must be: the machine and the seeded runs of the tests share it."""
 
+import random
 from dataclasses import dataclass
 from typing import Any
 
 from engine_driver import Answer, EngineDriver
 from roost_worker.engine.messages import Cancel, Evict, Finish, Hold, StopReason
+from roost_worker.engine.retention import RetentionPolicy
 
 SESSIONS = ("a", "b", "c")
 TENANTS = (b"one", b"two")
@@ -28,8 +30,8 @@ class Work:
 class EngineModel:
     """An engine and the sessions' logs beside it; every operation ends with the checks of the driver."""
 
-    def __init__(self, blocks: int, batch: int, running: int) -> None:
-        self.driver = EngineDriver(blocks=blocks, block_tokens=4, context=CONTEXT, running=running, batch=batch)
+    def __init__(self, blocks: int, batch: int, running: int, policy: RetentionPolicy | None = None) -> None:
+        self.driver = EngineDriver(blocks=blocks, context=CONTEXT, running=running, batch=batch, policy=policy)
         self._probe = EngineDriver(blocks=16, context=self.driver.engine.info.context_tokens)
         self._logs: dict[str, list[int]] = {session: [] for session in SESSIONS}
         self._judged: set[str] = set()
@@ -121,3 +123,40 @@ class EngineModel:
         assert name in self._cut or answer.token_ids == expected
         if request.session and answer.stop is not StopReason.CANCELLED:
             self._logs[request.session] = [*request.token_ids, *answer.token_ids]
+
+
+def random_work(rng: random.Random) -> Work:
+    """A request of few different ids."""
+    return Work(
+        session=rng.choice([*SESSIONS, None]),
+        keep_log=rng.random() < 0.8,
+        prompt=[int(rng.random() < 0.2) for _ in range(rng.randint(1, 12))],
+        replayed=rng.choice([0, 0, 0, 1, 4]),
+        priority=rng.randint(0, 2),
+        grammar=rng.choice([None, None, None, None, "tokens:1", "tokens:3"]),
+        sampling={
+            "max_tokens": rng.randint(1, 16),
+            "min_tokens": rng.randint(0, 3),
+            "stop_token_ids": frozenset(rng.sample(range(50), 2)),
+            "seed": rng.randint(0, 1),
+        },
+    )
+
+
+def random_operation(model: EngineModel, rng: random.Random) -> None:
+    """Do one thing to `model`."""
+    kind = rng.random()
+    if kind < 0.25:
+        model.submit(random_work(rng))
+    elif kind < 0.29 and model.live():
+        model.cancel(rng.choice(model.live()))
+    elif kind < 0.35 and model.started():
+        model.finish(rng.choice(model.started()), rng.randint(0, 5))
+    elif kind < 0.39:
+        model.evict(rng.choice(SESSIONS))
+    elif kind < 0.44:
+        model.hold(rng.choice(SESSIONS), rng.choice([0.0, 1.0, 30.0]))
+    elif kind < 0.49:
+        model.pass_time(rng.choice([0.5, 20.0]))
+    else:
+        model.step(rng.randint(1, 4))

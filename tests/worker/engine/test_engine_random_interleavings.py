@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from engine_model import SESSIONS, EngineModel, Work
+from engine_model import SESSIONS, EngineModel, Work, random_operation
 
 WORK = st.builds(
     Work,
@@ -74,41 +74,6 @@ TestEngine = EngineMachine.TestCase
 TestEngine.settings = settings(
     max_examples=100, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-
-
-def random_work(rng: random.Random) -> Work:
-    return Work(
-        session=rng.choice([*SESSIONS, None]),
-        keep_log=rng.random() < 0.8,
-        prompt=[int(rng.random() < 0.2) for _ in range(rng.randint(1, 12))],
-        replayed=rng.choice([0, 0, 0, 1, 4]),
-        priority=rng.randint(0, 2),
-        grammar=rng.choice([None, None, None, None, "tokens:1", "tokens:3"]),
-        sampling={
-            "max_tokens": rng.randint(1, 16),
-            "min_tokens": rng.randint(0, 3),
-            "stop_token_ids": frozenset(rng.sample(range(50), 2)),
-            "seed": rng.randint(0, 1),
-        },
-    )
-
-
-def random_operation(model: EngineModel, rng: random.Random) -> None:
-    kind = rng.random()
-    if kind < 0.25:
-        model.submit(random_work(rng))
-    elif kind < 0.29 and model.live():
-        model.cancel(rng.choice(model.live()))
-    elif kind < 0.35 and model.started():
-        model.finish(rng.choice(model.started()), rng.randint(0, 5))
-    elif kind < 0.39:
-        model.evict(rng.choice(SESSIONS))
-    elif kind < 0.44:
-        model.hold(rng.choice(SESSIONS), rng.choice([0.0, 1.0, 30.0]))
-    elif kind < 0.49:
-        model.pass_time(rng.choice([0.5, 20.0]))
-    else:
-        model.step(rng.randint(1, 4))
 
 
 def test_seeded_runs_under_pressure() -> None:

@@ -61,8 +61,9 @@ class ParkedMachine(RuleBasedStateMachine):
 
     @rule(session=SESSIONS)
     def end_hold(self, session: str) -> None:
-        self.parked.end_hold(session)
-        self.held.pop(session, None)
+        ended = self.parked.end_hold(session)
+        held_until = self.held.pop(session, 0.0)
+        assert ended or held_until <= self.now
 
     @rule(seconds=st.sampled_from([0.5, 3.0]))
     def pass_time(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The KV cache: gives blocks to sequences, shares full ones, keeps what a later request may want again.
+"""The KV cache: gives blocks to sequences, shares full ones, keeps what a later request may want again (`Retained`).
 
 Who may write a block: the one running sequence that holds it, until it is full. A full block is sealed under its key
 and shared from then on. Under each key there is one block: a sequence that fills a second block with the same content
@@ -12,34 +12,28 @@ from collections.abc import Iterable
 from roost_worker.engine.block_pool import BlockPool
 from roost_worker.engine.parked import ParkedSequence, ParkedSequences, common_prefix
 from roost_worker.engine.prefix_index import PrefixIndex, extend_keys
-from roost_worker.engine.retention import Candidate, RetentionPolicy
+from roost_worker.engine.retained import Retained
+from roost_worker.engine.retention import RetentionPolicy
 from roost_worker.engine.sequence import Sequence
 
 
 class SequenceCache:
-    """Blocks of running sequences, parked sequences, and *loose* blocks that only the prefix index keeps."""
+    """Blocks of running sequences, and what is retained of those that run no more."""
 
     def __init__(self, num_blocks: int, block_tokens: int, policy: RetentionPolicy) -> None:
         self.pool = BlockPool(num_blocks)
-        self.parked = ParkedSequences()
         self.block_tokens = block_tokens
-        self.wanted: set[str] = set()
-        """Sessions with a request that waits; kept by the scheduler."""
         self._index = PrefixIndex()
-        self._policy = policy
-        self._loose: dict[int, float] = {}
-        self._changed: dict[str, int] = {}
-        self._dropped: dict[str, int] = {}
+        self.retained = Retained(self.pool, self._index, block_tokens, policy)
+
+    @property
+    def parked(self) -> ParkedSequences:
+        """Sessions' parked sequences."""
+        return self.retained.parked
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold `tokens` tokens."""
         return -(-tokens // self.block_tokens)
-
-    def take_changes(self) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]]:
-        """(parked, dropped) since the last call, as `Outputs` reports them."""
-        changes = tuple(self._changed.items()), tuple(self._dropped.items())
-        self._changed, self._dropped = {}, {}
-        return changes
 
     def admit(self, sequence: Sequence, now: float) -> bool:
         """Gives `sequence` blocks for all its ids, starting with what is cached, at most all but its last token.
@@ -56,10 +50,12 @@ class SequenceCache:
         if missing > self.pool.free + self.pool.cached - unused:
             return False
         sequence.computed = tail_tokens or len(blocks) * self.block_tokens
-        self._claim(sequence, blocks, parked, tail_tokens > 0)
+        if sequence.cached_tokens is None:
+            self.retained.came_back(sequence, blocks, now)
+        self._claim(sequence, blocks, parked, tail_tokens > 0, now)
         if parked:
-            self._unpark(parked.session, now)
-        self._make_room(missing, now)
+            self.retained.unpark(parked.session, now)
+        self.retained.make_room(missing, now)
         sequence.blocks.extend(self.pool.allocate() for _ in range(missing))
         return True
 
@@ -69,11 +65,11 @@ class SequenceCache:
             return True
         if not self.pool.free and not self.pool.cached:
             return False
-        self._make_room(1, now)
+        self.retained.make_room(1, now)
         sequence.blocks.append(self.pool.allocate())
         return True
 
-    def advance(self, sequence: Sequence, tokens: int) -> None:
+    def advance(self, sequence: Sequence, tokens: int, now: float) -> None:
         """`tokens` more of `sequence` are computed: seals the blocks that are full now."""
         first = sequence.computed // self.block_tokens
         sequence.computed += tokens
@@ -84,12 +80,11 @@ class SequenceCache:
                 self.pool.seal(sequence.blocks[index])
                 self._index.add(key, sequence.blocks[index])
             else:
-                self._replace(sequence, index, known)
+                self._replace(sequence, index, known, now)
 
     def release(self, sequence: Sequence, now: float) -> None:
         """Takes all blocks from `sequence`. Full ones stay cached, the last one the first to go."""
-        while sequence.blocks:
-            self._pop_block(sequence, now)
+        self._let_go(sequence, 0, now)
         sequence.computed = 0
 
     def park(self, sequence: Sequence, tokens: int, now: float) -> None:
@@ -103,20 +98,13 @@ class SequenceCache:
             self.release(sequence, now)
             return
         if not sequence.blocks:
-            self._reclaim(sequence)
+            self._reclaim(sequence, now)
         self._cut(sequence, min(tokens, sequence.computed), now)
-        lost = self._unpark(session, now)
+        lost = self.retained.unpark(session, now)
         if sequence.computed:
-            self._add_parked(session, sequence, now)
+            self._park(session, sequence, now)
         else:
-            self._report_dropped(session, lost or sequence.cached_tokens or 0)
-
-    def evict(self, session: str) -> None:
-        """Drops the session's parked sequence and its blocks that nobody else holds; reported even if there is none."""
-        parked = self.parked.pop(session)
-        self._report_dropped(session, len(parked.ids) if parked else 0)
-        for block in parked.blocks if parked else ():
-            self._forget(block, self.pool.unpark(block))
+            self.retained.report_dropped(session, lost or sequence.cached_tokens or 0)
 
     def check_integrity(self, running: Iterable[Sequence]) -> None:
         """Raises AssertionError unless pool, index, parked sequences and `running` agree.
@@ -125,7 +113,6 @@ class SequenceCache:
         """
         self.pool.check_integrity()
         self._index.check_integrity()
-        self.parked.check_integrity(self.block_tokens)
         users: dict[int, int] = {}
         for sequence in running:
             self._check_blocks(sequence.blocks, sequence.computed)
@@ -140,7 +127,7 @@ class SequenceCache:
         assert all(self.pool.users(block) == users.get(block, 0) for block in blocks), "users are miscounted"
         assert all(self.pool.holders(block) == holders.get(block, 0) for block in blocks), "holders are miscounted"
         assert self._index.blocks() == set(filter(self.pool.sealed, blocks)), "index and seals disagree"
-        assert self._loose.keys() == self._index.blocks() - holders.keys(), "loose blocks are miscounted"
+        self.retained.check_integrity(holders)
 
     def _check_blocks(self, blocks: "array[int]", computed: int) -> None:
         full = computed // self.block_tokens
@@ -174,121 +161,52 @@ class SequenceCache:
             return 0
         return tokens if self.pool.holders(parked.blocks[full]) == 1 else 0
 
-    def _claim(self, sequence: Sequence, blocks: "array[int]", parked: ParkedSequence | None, tail: bool) -> None:
+    def _claim(
+        self, sequence: Sequence, blocks: "array[int]", parked: ParkedSequence | None, tail: bool, now: float
+    ) -> None:
         """Makes `sequence` hold `blocks`, all matched but the last one if it is the `tail` of `parked`."""
-        for block in blocks[:-1] if tail else blocks:
-            self._share(block)
+        self.retained.share(blocks[:-1] if tail else blocks, now)
         if tail and parked:
             parked.blocks.remove(blocks[-1])
             self.pool.adopt(blocks[-1])
-            self._make_private(blocks[-1])
+            self.retained.make_private(blocks[-1])
         sequence.blocks = blocks
 
-    def _share(self, block: int) -> None:
-        self._loose.pop(block, None)
-        self.pool.acquire(block)
-
-    def _make_private(self, block: int) -> None:
-        """Lets the only holder of `block` write it again."""
-        if self.pool.sealed(block):
-            self._index.remove(block)
-            self.pool.unseal(block)
-
-    def _replace(self, sequence: Sequence, index: int, block: int) -> None:
+    def _replace(self, sequence: Sequence, index: int, block: int, now: float) -> None:
         """`sequence` takes a sealed block with the content of its own block `index`."""
-        self._share(block)
+        self.retained.share((block,), now)
         self.pool.release(sequence.blocks[index])
         sequence.blocks[index] = block
 
-    def _reclaim(self, sequence: Sequence) -> None:
+    def _reclaim(self, sequence: Sequence, now: float) -> None:
         """A preempted sequence takes back those of its blocks that are still cached."""
         sequence.blocks = self._match(sequence)
         sequence.computed = len(sequence.blocks) * self.block_tokens
-        for block in sequence.blocks:
-            self._share(block)
+        self.retained.share(sequence.blocks, now)
 
     def _cut(self, sequence: Sequence, tokens: int, now: float) -> None:
         """Keeps the KV of the first `tokens` tokens, or of those in full blocks if the last block is shared."""
-        while len(sequence.blocks) > self.blocks_for(tokens):
-            self._pop_block(sequence, now)
-        sequence.computed = tokens
-        if tokens % self.block_tokens == 0:
-            return
-        if self.pool.holders(sequence.blocks[-1]) == 1:
-            self._make_private(sequence.blocks[-1])
-        else:
-            self._pop_block(sequence, now)
-            sequence.computed = len(sequence.blocks) * self.block_tokens
+        kept = self.blocks_for(tokens)
+        shared_tail = tokens % self.block_tokens and self.pool.holders(sequence.blocks[kept - 1]) > 1
+        if shared_tail:
+            kept -= 1
+        self._let_go(sequence, kept, now)
+        sequence.computed = kept * self.block_tokens if shared_tail else tokens
+        if tokens % self.block_tokens and not shared_tail:
+            self.retained.make_private(sequence.blocks[-1])
 
-    def _pop_block(self, sequence: Sequence, now: float) -> None:
-        block = sequence.blocks.pop()
-        self._keep_loose(block, self.pool.release(block), now)
+    def _let_go(self, sequence: Sequence, kept: int, now: float) -> None:
+        """Takes all blocks but the first `kept` from `sequence`."""
+        blocks = sequence.blocks[kept:]
+        del sequence.blocks[kept:]
+        self.retained.keep_loose([block for block in blocks if self.pool.release(block)], now)
 
     def _later_one_parked(self, session: str, sequence: Sequence) -> bool:
         parked = self.parked.get(session)
         return parked is not None and parked.arrival > sequence.arrival
 
-    def _add_parked(self, session: str, sequence: Sequence, now: float) -> None:
-        for block in sequence.blocks:
-            self.pool.park(block)
+    def _park(self, session: str, sequence: Sequence, now: float) -> None:
         ids = sequence.ids[: sequence.computed]
         key = sequence.request.cache_key
-        self.parked.add(ParkedSequence(session, key, ids, sequence.blocks, sequence.arrival, now))
-        self._changed[session] = len(ids)
+        self.retained.park(ParkedSequence(session, key, ids, sequence.blocks, sequence.arrival, now), now)
         sequence.blocks, sequence.computed = array("i"), 0
-
-    def _unpark(self, session: str, now: float) -> int:
-        """Ends the session's parked sequence; blocks that nobody else holds become loose. Returns its tokens."""
-        parked = self.parked.pop(session)
-        if parked is None:
-            return 0
-        for block in reversed(parked.blocks):
-            self._keep_loose(block, self.pool.unpark(block), now)
-        return len(parked.ids)
-
-    def _report_dropped(self, session: str, tokens: int) -> None:
-        self._changed.pop(session, None)
-        self._dropped[session] = tokens
-
-    def _keep_loose(self, block: int, unheld: bool, now: float) -> None:
-        """Keeps a block that was just let go, if it can be found again."""
-        if unheld and self.pool.sealed(block):
-            self._loose[block] = now
-
-    def _forget(self, block: int, unheld: bool) -> None:
-        """Frees a block that was just let go."""
-        if unheld and self.pool.sealed(block):
-            self._loose.pop(block, None)
-            self._make_private(block)
-
-    def _make_room(self, blocks: int, now: float) -> None:
-        """Evicts in the policy's order until `blocks` are free."""
-        while self.pool.free < blocks:
-            first = min(self.parked, key=lambda parked: self._rank(parked, now), default=None)
-            while self.pool.free < blocks and self._loose_goes_before(first, now):
-                self._forget(next(iter(self._loose)), True)
-            if self.pool.free < blocks:
-                assert first is not None, "blocks are neither loose nor parked"
-                self._trim(first, blocks)
-
-    def _rank(self, parked: ParkedSequence, now: float) -> tuple[float, ...]:
-        wanted = parked.session in self.wanted
-        return self._policy.rank(Candidate(parked.session, parked.last_used, parked.held_until, wanted), now)
-
-    def _loose_goes_before(self, first: ParkedSequence | None, now: float) -> bool:
-        if not self._loose:
-            return False
-        oldest = Candidate(None, next(iter(self._loose.values())))
-        return first is None or self._policy.rank(oldest, now) <= self._rank(first, now)
-
-    def _trim(self, parked: ParkedSequence, blocks: int) -> None:
-        """Evicts from the end of a parked sequence until `blocks` are free or nothing of it is left."""
-        tokens = len(parked.ids)
-        while parked.blocks and self.pool.free < blocks:
-            block = parked.pop_block(self.block_tokens)
-            self._forget(block, self.pool.unpark(block))
-        if parked.blocks:
-            self._changed[parked.session] = len(parked.ids)
-        else:
-            self.parked.pop(parked.session)
-            self._report_dropped(parked.session, tokens)

@@ -22,7 +22,7 @@ from roost_worker.engine.messages import (
 )
 from roost_worker.engine.meter import Meter
 from roost_worker.engine.plan import Runner, Sampled, StepResult
-from roost_worker.engine.retention import UNKNOWN_HOLD_SECONDS, LruSparingHeld, RetentionPolicy
+from roost_worker.engine.retention import DEFAULT_POLICY, POLICIES, UNKNOWN_HOLD_SECONDS, RetentionPolicy
 from roost_worker.engine.scheduler import Batch, Scheduler
 from roost_worker.engine.sequence import Sequence
 
@@ -48,6 +48,7 @@ class Engine:
     ) -> None:
         """Raises ValueError when the runner's KV memory holds no block.
 
+        `policy` decides what is evicted first; without one it is `DEFAULT_POLICY`.
         `context_tokens` is lowered to what the model and KV memory allow. `wake` is called from another thread when
         a grammar that a request waits for is compiled: `step` has something to do again.
         """
@@ -56,7 +57,7 @@ class Engine:
         self._clock = clock
         self._wake = wake
         self._grammar_pool = grammar_pool or ThreadPoolExecutor(2, thread_name_prefix="grammar")
-        self._cache = SequenceCache(info.num_blocks, info.block_tokens, policy or LruSparingHeld())
+        self._cache = SequenceCache(info.num_blocks, info.block_tokens, policy or POLICIES[DEFAULT_POLICY]())
         self._scheduler = Scheduler(self._cache, config.max_running, config.max_batch_tokens)
         self._requests: dict[str, Sequence] = {}
         self._compiling: dict[str, Future[str]] = {}
@@ -108,10 +109,9 @@ class Engine:
             case Finish():
                 self._finish(message)
             case Evict():
-                self._cache.evict(message.session)
+                self._cache.retained.evict(message.session, self._clock())
             case Hold():
-                seconds = message.expect_seconds or UNKNOWN_HOLD_SECONDS
-                self._cache.parked.hold(message.session, self._clock() + seconds)
+                self._hold(message)
 
     def step(self) -> Outputs | None:
         """Runs one batch. Returns None when there is nothing to do or to say; checks its integrity now and then.
@@ -153,7 +153,7 @@ class Engine:
             logger.warning("request %s was submitted twice; the second is ignored", request.request_id)
             return
         if request.session:
-            self._cache.parked.end_hold(request.session)
+            self._cache.retained.end_hold(request.session, self._clock())
         if error := self._refusal(request):
             self._say_unscheduled(request.request_id, StopReason.FAILED, error)
             return
@@ -164,6 +164,11 @@ class Engine:
             return
         self._requests[request.request_id] = sequence
         self._admit_grammar(sequence)
+
+    def _hold(self, message: Hold) -> None:
+        now = self._clock()
+        until = now + (message.expect_seconds or UNKNOWN_HOLD_SECONDS)
+        self._cache.retained.hold(message.session, until, message.tool, message.expect_seconds, now)
 
     def _refusal(self, request: Submit) -> str:
         """Why the request cannot run; empty when it can."""
@@ -183,7 +188,7 @@ class Engine:
         """Lets the request wait to run, after its grammar is compiled if it has one."""
         grammar = sequence.request.grammar
         if grammar is None:
-            self._scheduler.add(sequence)
+            self._scheduler.add(sequence, self._clock())
             return
         future = self._grammar_pool.submit(self._runner.check_grammar, grammar)
         self._compiling[sequence.request.request_id] = future
@@ -197,7 +202,7 @@ class Engine:
                 del self._requests[request_id]
                 self._say_unscheduled(request_id, StopReason.FAILED, error)
             else:
-                self._scheduler.add(self._requests[request_id])
+                self._scheduler.add(self._requests[request_id], self._clock())
 
     def _finish(self, message: Finish) -> None:
         sequence = self._requests.get(message.request_id)
@@ -224,17 +229,18 @@ class Engine:
         if compiling := self._compiling.pop(request_id, None):
             compiling.cancel()
             return
-        started = sequence.cached_tokens is not None
-        self._scheduler.remove(sequence)
-        if started:
-            self._cache.park(sequence, tokens, self._clock())
+        now = self._clock()
+        self._scheduler.remove(sequence, now)
+        if sequence.cached_tokens is not None:
+            self._cache.park(sequence, tokens, now)
 
     def _postprocess(self, batch: Batch, result: StepResult) -> None:
         sampling = [row.sequence for row, chunk in zip(batch.rows, batch.plan.chunks, strict=True) if chunk.sample]
         if [sequence.slot for sequence in sampling] != [sampled.slot for sampled in result.sampled]:
             raise RuntimeError("the runner drew tokens for other slots than it was asked to")
+        now = self._clock()
         for row in batch.rows:
-            self._cache.advance(row.sequence, row.tokens)
+            self._cache.advance(row.sequence, row.tokens, now)
         prefilled = sum(row.tokens for row in batch.rows if not row.decode)
         self._meter.add_step(prefilled, len(sampling), result.seconds)
         for sequence, sampled in zip(sampling, result.sampled, strict=True):
@@ -277,7 +283,7 @@ class Engine:
         self._outputs.append(output)
 
     def _take_outputs(self) -> Outputs:
-        parked, dropped = self._cache.take_changes()
+        parked, dropped = self._cache.retained.take_changes()
         outputs, self._outputs = tuple(self._outputs), []
         return Outputs(outputs, parked, dropped, self.stats)
 

@@ -83,10 +83,13 @@ class Evict:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Tells retention that a session pauses. A later Submit of the session ends the hold."""
+    """Says that a session pauses, for the retention policy. A later Submit of the session ends the hold."""
 
     session: str
     expect_seconds: float
+    """Seconds that the client expects to be away; 0 when it does not know."""
+    tool: str = ""
+    """Tool that the client pauses for; empty when it names none."""
 
 
 Message = Submit | Cancel | Finish | Evict | Hold

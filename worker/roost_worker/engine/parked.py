@@ -31,6 +31,10 @@ class ParkedSequence:
     """Number of the request that it comes from."""
     last_used: float
     held_until: float = 0.0
+    tool: str = ""
+    """Tool that the last hold named; that hold may be over."""
+    expect_seconds: float = 0.0
+    """Seconds that the client expected the last hold to last; 0 when it did not know."""
 
     def pop_block(self, block_tokens: int) -> int:
         """Gives up the last block and the ids in it; returns the block."""
@@ -64,18 +68,20 @@ class ParkedSequences:
         self._held.discard(session)
         return self._by_session.pop(session, None)
 
-    def hold(self, session: str, until: float) -> None:
-        """Marks the session's parked sequence, if there is one, as held until that time."""
+    def hold(self, session: str, until: float, tool: str = "", expect_seconds: float = 0.0) -> None:
+        """Mark the session's parked sequence, if there is one, as held until that time."""
         parked = self._by_session.get(session)
         if parked:
-            parked.held_until = until
+            parked.held_until, parked.tool, parked.expect_seconds = until, tool, expect_seconds
             self._held.add(session)
 
-    def end_hold(self, session: str) -> None:
-        """Ends the session's hold, if there is one."""
-        if session in self._held:
-            self._held.discard(session)
-            self._by_session[session].held_until = 0.0
+    def end_hold(self, session: str) -> bool:
+        """End the session's hold. Return whether there was one to end."""
+        if session not in self._held:
+            return False
+        self._held.discard(session)
+        self._by_session[session].held_until = 0.0
+        return True
 
     def held(self, now: float) -> int:
         """Sessions whose hold has not expired."""

@@ -1,7 +1,12 @@
-"""What leaves the cache first. The seam for learned policies: a policy ranks, the cache evicts."""
+"""Which cached KV leaves first: the policies, chosen by name. A policy ranks and learns; the cache evicts.
 
+A new policy is a class in this module and its name in `POLICIES`.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from math import inf
+from typing import NamedTuple, Protocol
 
 UNKNOWN_HOLD_SECONDS = 60.0
 """How long a hold spares a session when the client does not know how long it pauses."""
@@ -9,31 +14,97 @@ UNKNOWN_HOLD_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Something that can be evicted: a session's parked sequence, or a cached block that no session holds."""
+    """KV that can be evicted: a session's parked sequence, or a run of blocks that no sequence holds."""
 
     session: str | None
-    """None for a block that no session holds."""
+    """None for a run of blocks that no sequence holds."""
     last_used: float
     held_until: float = 0.0
+    """When the session's hold ends; it is not on hold when that time has passed."""
     wanted: bool = False
     """Whether a request of the session waits to run."""
+    tokens: int = 0
+    """Tokens whose KV would have to be computed again if all of it went."""
+    tool: str = ""
+    """Tool that the session's last hold named, which may be over; empty when there was none or it named none."""
+    expect_seconds: float = 0.0
+    """Seconds that the client expected that hold to last; 0 when it did not know."""
+
+
+class Rank(NamedTuple):
+    """A candidate's place in the order of eviction: the lowest goes first."""
+
+    order: tuple[float, ...]
+    """All ranks of a policy have the same length."""
+    until: float = inf
+    """When the cache is to ask again, although the candidate has not changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """A request that has just been admitted to run for the first time, and what the cache still had of its context."""
+
+    session: str | None
+    submitted: float
+    context_tokens: int
+    cached_tokens: int
+    """Tokens of the context whose KV was still there. A session that lost its KV comes back with few or none."""
+    used: tuple[Candidate, ...]
+    """The candidates that the KV was taken from, as they were just before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """KV that has just been dropped."""
+
+    candidate: Candidate
+    """As it was just before."""
+    tokens: int
+    """Tokens whose KV was dropped, from the end; what is left of the candidate is ranked again."""
+    requested: bool
+    """Whether the gateway asked for it (Evict); otherwise room was needed, and this candidate had the lowest rank."""
 
 
 class RetentionPolicy(Protocol):
-    """Ranks candidates. A pure function of its arguments: equal arguments give equal ranks, times are passed in.
+    """Ranks candidates; derive from this class to inherit the hooks, which do nothing.
 
-    Of all candidates the one with the lowest rank goes first. Of a parked sequence as many blocks go as are needed,
-    from its end, so that what stays is still a prefix; it is ranked again before the next blocks go. Sequences that
-    run are never candidates. Every candidate can be evicted: a rank delays, it does not forbid.
+    Of all candidates the one with the lowest rank is evicted first, as many blocks as are needed, from its end, so that
+    what stays is still a prefix. Sequences that run are never candidates. Every candidate can be evicted: a rank
+    delays an eviction, it does not forbid it.
+
+    The cache asks for a rank when a candidate appears, when one of its fields changes, and when `Rank.until` has
+    passed, so that an eviction among n candidates costs O(log n). A rank depends on the arguments and on what the hooks
+    have reported, never on a clock or on chance. When a report changes how a policy ranks, candidates keep the rank
+    that they have until they are asked for again: limit its age with `Rank.until`.
     """
 
-    def rank(self, candidate: Candidate, now: float) -> tuple[float, ...]:
-        """Rank of `candidate`; all ranks of a policy have the same length."""
+    def rank(self, candidate: Candidate, now: float) -> Rank:
+        """Return the rank of `candidate`; times are in seconds of the engine's clock."""
         ...
 
+    def came_back(self, event: Return, now: float) -> None:
+        """Learn from a request that was admitted."""
 
-class LruSparingHeld:
+    def evicted(self, event: Eviction, now: float) -> None:
+        """Learn from an eviction."""
+
+
+class Lru(RetentionPolicy):
+    """Least recently used first, on hold or not; sessions about to run last."""
+
+    def rank(self, candidate: Candidate, now: float) -> Rank:
+        return Rank((float(candidate.wanted), candidate.last_used))
+
+
+class LruSparingHeld(RetentionPolicy):
     """Least recently used first, but sessions on hold after all others and sessions about to run last of all."""
 
-    def rank(self, candidate: Candidate, now: float) -> tuple[float, ...]:
-        return (float(candidate.wanted), float(candidate.held_until > now), candidate.last_used)
+    def rank(self, candidate: Candidate, now: float) -> Rank:
+        held = candidate.held_until > now
+        order = (float(candidate.wanted), float(held), candidate.last_used)
+        return Rank(order, candidate.held_until if held else inf)
+
+
+DEFAULT_POLICY = "LRUSparingHeld"
+POLICIES: Mapping[str, Callable[[], RetentionPolicy]] = {DEFAULT_POLICY: LruSparingHeld, "LRU": Lru}
+"""Makers of the policies by the names that a pool's spec gives them (`kvCache.evictionPolicy`)."""

@@ -42,20 +42,19 @@ class Scheduler:
         self._free_slots = list(range(max_running - 1, -1, -1))
         self._freed: list[int] = []
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: Sequence, now: float) -> None:
         """`sequence` waits to run."""
         insort(self.waiting, sequence, key=_order)
-        if sequence.request.session:
-            self._cache.wanted.add(sequence.request.session)
+        self._set_wanted(sequence, True, now)
 
-    def remove(self, sequence: Sequence) -> None:
+    def remove(self, sequence: Sequence, now: float) -> None:
         """`sequence` is over. Its blocks are the caller's to park."""
         if sequence.slot != NO_SLOT:
             self.running.remove(sequence)
             self._free_slot(sequence)
         else:
             self.waiting.remove(sequence)
-            self._no_longer_waits(sequence)
+            self._set_wanted(sequence, False, now)
 
     def schedule(self, now: float) -> Batch | None:
         """The next batch; None when nothing can run."""
@@ -82,9 +81,9 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence, now: float) -> None:
         self.preemptions += 1
-        self.remove(sequence)
+        self.remove(sequence, now)
         self._cache.release(sequence, now)
-        self.add(sequence)
+        self.add(sequence, now)
 
     def _add_prefill(self, sequence: Sequence, budget: int, rows: list[Row]) -> int:
         tokens = min(budget, len(sequence.ids) - sequence.computed)
@@ -96,7 +95,7 @@ class Scheduler:
         if not self.waiting or not self._free_slots or not self._cache.admit(self.waiting[0], now):
             return None
         sequence = self.waiting.pop(0)
-        self._no_longer_waits(sequence)
+        self._set_wanted(sequence, False, now)
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.computed
             sequence.queue_seconds = now - sequence.submitted
@@ -104,9 +103,9 @@ class Scheduler:
         insort(self.running, sequence, key=_order)
         return sequence
 
-    def _no_longer_waits(self, sequence: Sequence) -> None:
+    def _set_wanted(self, sequence: Sequence, wanted: bool, now: float) -> None:
         if sequence.request.session:
-            self._cache.wanted.discard(sequence.request.session)
+            self._cache.retained.set_wanted(sequence.request.session, wanted, now)
 
     def _free_slot(self, sequence: Sequence) -> None:
         self._freed.append(sequence.slot)

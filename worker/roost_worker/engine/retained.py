@@ -1,0 +1,193 @@
+"""KV that is kept though nothing runs on it: sessions' parked sequences and loose runs, and how room is made."""
+
+from array import array
+from collections.abc import Iterable
+
+from roost_worker.engine.block_pool import BlockPool
+from roost_worker.engine.eviction_order import EvictionOrder, Key
+from roost_worker.engine.loose import LooseRun, LooseRuns
+from roost_worker.engine.parked import ParkedSequence, ParkedSequences
+from roost_worker.engine.prefix_index import PrefixIndex
+from roost_worker.engine.retention import Candidate, Eviction, RetentionPolicy, Return
+from roost_worker.engine.sequence import Sequence
+
+
+class Retained:
+    """Parked sequences and loose runs; each is a candidate in the policy's order of eviction."""
+
+    def __init__(self, pool: BlockPool, index: PrefixIndex, block_tokens: int, policy: RetentionPolicy) -> None:
+        self.parked = ParkedSequences()
+        self._pool, self._index, self._block_tokens, self._policy = pool, index, block_tokens, policy
+        self._loose = LooseRuns()
+        self._order = EvictionOrder(policy)
+        self._wanted: set[str] = set()
+        self._changed: dict[str, int] = {}
+        self._dropped: dict[str, int] = {}
+
+    def take_changes(self) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]]:
+        """Return (parked, dropped) since the last call, as `Outputs` reports them."""
+        changes = tuple(self._changed.items()), tuple(self._dropped.items())
+        self._changed, self._dropped = {}, {}
+        return changes
+
+    def hold(self, session: str, until: float, tool: str, expect_seconds: float, now: float) -> None:
+        """Mark the session's parked sequence, if there is one, as held until that time."""
+        self.parked.hold(session, until, tool, expect_seconds)
+        self._rank_parked(session, now)
+
+    def end_hold(self, session: str, now: float) -> None:
+        """End the session's hold, if there is one."""
+        if self.parked.end_hold(session):
+            self._rank_parked(session, now)
+
+    def set_wanted(self, session: str, wanted: bool, now: float) -> None:
+        """Note whether a request of the session waits to run."""
+        if wanted:
+            self._wanted.add(session)
+        else:
+            self._wanted.discard(session)
+        self._rank_parked(session, now)
+
+    def park(self, parked: ParkedSequence, now: float) -> None:
+        """Keep the blocks that a running sequence held until now for its session."""
+        for block in parked.blocks:
+            self._pool.park(block)
+        self.parked.add(parked)
+        self._rank_parked(parked.session, now)
+        self._changed[parked.session] = len(parked.ids)
+
+    def unpark(self, session: str, now: float) -> int:
+        """End the session's parked sequence; blocks that nobody else holds become loose. Return its tokens."""
+        parked = self._pop_parked(session)
+        if parked is None:
+            return 0
+        self.keep_loose([block for block in parked.blocks if self._pool.unpark(block)], now)
+        return len(parked.ids)
+
+    def keep_loose(self, blocks: Iterable[int], now: float) -> None:
+        """Keep those of a sequence's `blocks`, in its order, that can be found again. Nobody holds them any more."""
+        if sealed := [block for block in blocks if self._pool.sealed(block)]:
+            self._rank_loose(self._loose.add(sealed, now), now)
+
+    def share(self, blocks: Iterable[int], now: float) -> None:
+        """Let a running sequence hold sealed `blocks`, which may be loose."""
+        shrunk: dict[int, LooseRun] = {}
+        for block in blocks:
+            if self._loose.run_of(block):
+                run = self._loose.take(block)
+                shrunk[run.number] = run
+            self._pool.acquire(block)
+        for run in shrunk.values():
+            self._rank_loose(run, now)
+
+    def make_private(self, block: int) -> None:
+        """Take `block` out of the prefix index if it is there: its only holder may write it, or it is free."""
+        if self._pool.sealed(block):
+            self._index.remove(block)
+            self._pool.unseal(block)
+
+    def came_back(self, sequence: Sequence, blocks: "array[int]", now: float) -> None:
+        """Report to the policy that `sequence` is about to take `blocks`, in which its computed tokens were found."""
+        session = sequence.request.session
+        parked = self.parked.get(session) if session else None
+        runs = filter(None, map(self._loose.run_of, blocks))
+        keys: dict[Key, None] = dict.fromkeys(run.number for run in runs)
+        if session and parked and set(parked.blocks).intersection(blocks):
+            keys[session] = None
+        used = tuple(map(self._order.candidate, keys))
+        event = Return(session, sequence.submitted, len(sequence.ids), sequence.computed, used)
+        self._policy.came_back(event, now)
+
+    def make_room(self, blocks: int, now: float) -> None:
+        """Evict in the policy's order until `blocks` are free."""
+        while self._pool.free < blocks:
+            first = self._order.first(now)
+            assert first is not None, "blocks are neither loose nor parked"
+            candidate = self._order.candidate(first)
+            dropped = self._trim(first, blocks, now)
+            self._policy.evicted(Eviction(candidate, dropped, requested=False), now)
+
+    def evict(self, session: str, now: float) -> None:
+        """Drop the session's parked sequence and its blocks that nobody else holds; reported even if there is none."""
+        candidate = self._order.candidate(session) if self.parked.get(session) else None
+        parked = self._pop_parked(session)
+        self.report_dropped(session, len(parked.ids) if parked else 0)
+        for block in parked.blocks if parked else ():
+            self._unpark_and_forget(block)
+        if candidate:
+            self._policy.evicted(Eviction(candidate, candidate.tokens, requested=True), now)
+
+    def report_dropped(self, session: str, tokens: int) -> None:
+        """Report that the session lost its parked sequence."""
+        self._changed.pop(session, None)
+        self._dropped[session] = tokens
+
+    def check_integrity(self, held: Iterable[int]) -> None:
+        """Raise AssertionError unless loose runs and candidates agree with the blocks `held` by sequences."""
+        self.parked.check_integrity(self._block_tokens)
+        self._loose.check_integrity()
+        assert self._loose.blocks() == self._index.blocks() - set(held), "loose blocks are miscounted"
+        expected: dict[Key, Candidate] = {parked.session: self._parked_candidate(parked) for parked in self.parked}
+        self._order.check_integrity(expected | {run.number: self._loose_candidate(run) for run in self._loose.runs()})
+
+    def _trim(self, key: Key, blocks: int, now: float) -> int:
+        """Evict from a candidate's end until `blocks` are free or nothing of it is left. Return the tokens evicted."""
+        if isinstance(key, str):
+            return self._trim_parked(key, blocks, now)
+        return self._trim_loose(key, blocks, now)
+
+    def _trim_parked(self, session: str, blocks: int, now: float) -> int:
+        parked = self.parked.get(session)
+        assert parked is not None, f"{session} is to be evicted and is not parked"
+        tokens = len(parked.ids)
+        while parked.blocks and self._pool.free < blocks:
+            self._unpark_and_forget(parked.pop_block(self._block_tokens))
+        if parked.blocks:
+            self._changed[session] = len(parked.ids)
+            self._rank_parked(session, now)
+        else:
+            self._pop_parked(session)
+            self.report_dropped(session, tokens)
+        return tokens - len(parked.ids)
+
+    def _trim_loose(self, number: int, blocks: int, now: float) -> int:
+        run = self._loose.get(number)
+        before = len(run.blocks)
+        while run.blocks and self._pool.free < blocks:
+            self.make_private(self._loose.take_last(run))
+        self._rank_loose(run, now)
+        return (before - len(run.blocks)) * self._block_tokens
+
+    def _pop_parked(self, session: str) -> ParkedSequence | None:
+        parked = self.parked.pop(session)
+        if parked:
+            self._order.remove(session)
+        return parked
+
+    def _unpark_and_forget(self, block: int) -> None:
+        if self._pool.unpark(block):
+            self.make_private(block)
+
+    def _rank_parked(self, session: str, now: float) -> None:
+        if parked := self.parked.get(session):
+            self._order.put(session, self._parked_candidate(parked), now)
+
+    def _rank_loose(self, run: LooseRun, now: float) -> None:
+        if run.blocks:
+            self._order.put(run.number, self._loose_candidate(run), now)
+        else:
+            self._order.remove(run.number)
+
+    def _parked_candidate(self, parked: ParkedSequence) -> Candidate:
+        return Candidate(
+            parked.session,
+            parked.last_used,
+            parked.held_until,
+            parked.session in self._wanted,
+            len(parked.ids),
+            parked.tool,
+            parked.expect_seconds,
+        )
+
+    def _loose_candidate(self, run: LooseRun) -> Candidate:
+        return Candidate(None, run.last_used, tokens=len(run.blocks) * self._block_tokens)
