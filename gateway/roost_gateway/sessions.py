@@ -110,7 +110,8 @@ class Sessions:
         )
         worker = self._parts.workers.get(descriptor.pool, descriptor.owner)
         if worker is not None:
-            self._parts.clients.hold(descriptor.pool, worker, request.session_id, request.expect_seconds)
+            clients = self._parts.clients
+            clients.hold(descriptor.pool, worker, request.session_id, request.tool, request.expect_seconds)
         return await self._described(descriptor)
 
     async def evict(self, request: pb.EvictSessionRequest, caller: Identity) -> pb.EvictSessionResponse:

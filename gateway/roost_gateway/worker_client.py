@@ -93,9 +93,10 @@ class WorkerClients:
             log.warning("worker %s did not evict %s: %s", worker.worker_id, request.session_id, error.details())
             return None
 
-    def hold(self, pool: str, worker: WorkerState, session_id: str, expect_seconds: float) -> None:
-        """Tells a worker's retention of a pause, without waiting: it is advice."""
-        self._spawn(self._hold(pool, worker, HoldRequest(session_id=session_id, expect_seconds=expect_seconds)))
+    def hold(self, pool: str, worker: WorkerState, session_id: str, tool: str, expect_seconds: float) -> None:
+        """Reports a pause to a worker's retention policy, without waiting: it is advice."""
+        request = HoldRequest(session_id=session_id, tool=tool, expect_seconds=expect_seconds)
+        self._spawn(self._hold(pool, worker, request))
 
     async def _hold(self, pool: str, worker: WorkerState, request: HoldRequest) -> None:
         try:

@@ -89,7 +89,8 @@ async def test_hold_reaches_the_worker_and_ends_with_the_next_step(redis_server:
         held = (await w.caller.stub.HoldSession(request)).session
         assert (held.hold.tool, held.hold.expect_seconds) == ("grep", 3)
         await w.worker.until(lambda: w.worker.holds)
-        assert w.worker.holds[0].session_id == session.id
+        sent = w.worker.holds[0]
+        assert (sent.session_id, sent.tool, sent.expect_seconds) == (session.id, "grep", 3)
         await w.caller.step(step_request(session, "next"))
         assert not (await w.caller.get(session.id)).HasField("hold")
 

@@ -592,19 +592,23 @@ class HoldRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     EXPECT_SECONDS_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Session's name."""
     expect_seconds: _builtins.float
     """Seconds that the client expects to be away; 0 means unknown."""
+    tool: _builtins.str
+    """Tool that the client pauses for; empty when it names none."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         expect_seconds: _builtins.float = ...,
+        tool: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expect_seconds", b"expect_seconds", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expect_seconds", b"expect_seconds", "session_id", b"session_id", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Evict, Hold, GetState, secrets, draining, health and telemetry of a running worker."""
+"""Evict, GetState, secrets, draining, health and telemetry of a running worker."""
 
 import asyncio
 import urllib.request
@@ -118,14 +118,6 @@ async def test_an_eviction_fences_a_running_attempt_and_those_that_come_late(wor
     world.gate.open()
     await eviction
     assert reason(await (await world.begin(ledger, attempt=attempt(8))).fail()) == "ATTEMPT_FENCED"
-
-
-async def test_a_hold_is_shown_and_ends_with_the_next_step(world: World):
-    ledger = await parked(world)
-    await world.call("Hold", pb.HoldRequest(session_id=ledger.session_id, expect_seconds=30))
-    assert [session.held for session in (await world.state()).sessions] == [True]
-    await world.step(ledger)
-    assert [session.held for session in (await world.state()).sessions] == [False]
 
 
 async def test_the_state_adds_up(world: World):

@@ -53,7 +53,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
 
     async def Hold(self, request: pb.HoldRequest, context: _AnyContext) -> pb.HoldResponse:  # noqa: N802
         async def call(shell: Shell) -> pb.HoldResponse:
-            shell.hold(request.session_id, max(0.0, request.expect_seconds))
+            shell.hold(request.session_id, request.tool, max(0.0, request.expect_seconds))
             return pb.HoldResponse()
 
         return await self._answer(context, call)

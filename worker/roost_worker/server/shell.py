@@ -182,11 +182,11 @@ class Shell:
         async with asyncio.timeout(EVICT_SECONDS):
             return await asyncio.shield(dropped)
 
-    def hold(self, session: str, expect_seconds: float) -> None:
-        """Tells retention that the session pauses. Raises Refused when the engine is gone."""
+    def hold(self, session: str, tool: str, expect_seconds: float) -> None:
+        """Passes on to the retention policy that the session pauses. Raises Refused when the engine is gone."""
         if session in self.residency:
             self.held.add(session)
-        self._send(Hold(session, expect_seconds))
+        self._send(Hold(session, expect_seconds, tool))
 
     def take(self, outputs: Outputs) -> None:
         """Takes what one engine step said."""
