@@ -16,7 +16,7 @@ from roost_operator.api.problems import nearest, valid_keys
 from roost_operator.api.quantity import memory_bytes
 from roost_operator.api.spec import AgentPool, Dtype, Retention
 from roost_operator.api.worker_config import worker_config
-from roost_worker.config import DTYPES
+from roost_worker.config import DTYPES, KvConfig
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
@@ -69,6 +69,16 @@ REFUSED = {
     "odd block": (model(kvCache={"blockTokens": 33}), "spec.models[0].kvCache.blockTokens: ", "use 16, 32, 64 or 128"),
     "odd memory": (model(kvCache={"memory": "12Q"}), "spec.models[0].kvCache.memory: ", "512Mi, 4Gi or auto"),
     "no memory": (model(kvCache={"memory": 0}), "spec.models[0].kvCache.memory: ", "512Mi, 4Gi or auto"),
+    "unknown eviction": (
+        model(kvCache={"evictionPolicy": "lru"}),
+        "spec.models[0].kvCache.evictionPolicy: 'lru' is not allowed",
+        "use 'LRUSparingHeld' or 'LRU'",
+    ),
+    "eviction is a number": (
+        model(kvCache={"evictionPolicy": 1}),
+        "spec.models[0].kvCache.evictionPolicy: ",
+        "write a text",
+    ),
     "unknown engine key": (
         model(engine={"maxRuning": 3}),
         "spec.models[0].engine.maxRuning: ",
@@ -188,6 +198,7 @@ def test_defaults_fill_what_is_left_out() -> None:
     assert pool.pool == "n/p"
     assert pool.spec.model.dtype is Dtype.BFLOAT16
     assert pool.spec.model.kv_cache.block_tokens == 32
+    assert pool.spec.model.kv_cache.eviction_policy == "LRUSparingHeld"
     assert pool.spec.sessions.retention is Retention.KEEP
     assert not pool.spec.suspend
 
@@ -229,13 +240,16 @@ def test_pool_document_is_what_gateways_read() -> None:
 
 def test_worker_config_carries_the_spec(tmp_path: Path) -> None:
     value = model(
-        dtype="float32", tensorParallel=2, kvCache={"blockTokens": 16, "memory": "3Mi"}, engine={"maxRunning": 4}
+        dtype="float32",
+        tensorParallel=2,
+        kvCache={"blockTokens": 16, "memory": "3Mi", "evictionPolicy": "LRU"},
+        engine={"maxRunning": 4},
     )
     value["spec"]["workers"] = {"drainTimeoutSeconds": 7}
     config = worker_config(parse(value), store_url="redis://x", pool_secret="s", cache_dir=tmp_path)
     assert (config.pool, config.store_url, config.pool_secret, config.drain_seconds) == ("n/p", "redis://x", "s", 7.0)
     assert (config.model.dtype, config.model.tensor_parallel, config.model.context_tokens) == ("float32", 2, 512)
-    assert (config.kv.block_tokens, config.kv.memory_bytes) == (16, 3 * 1024 * 1024)
+    assert config.kv == KvConfig(16, 3 * 1024 * 1024, "LRU")
     assert (config.engine.max_running, config.engine.max_batch_tokens) == (4, 256)
     assert config.cache_dir == tmp_path
 

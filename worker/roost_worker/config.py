@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from roost_worker.engine.retention import DEFAULT_POLICY, POLICIES
+
 BLOCK_TOKENS = (16, 32, 64, 128)
 DTYPES = ("bfloat16", "float32", "float64")
 Dtype = Literal["bfloat16", "float32", "float64"]
@@ -32,17 +34,23 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class KvConfig:
-    """How KV memory is cut up."""
+    """How KV memory is cut up, and what leaves it first."""
 
     block_tokens: int = 32
     memory_bytes: int | None = None
     """Bytes for KV blocks of all ranks; None takes what is free (on CPU: a quarter of free memory, at most 4 GiB)."""
+    eviction_policy: str = DEFAULT_POLICY
+    """Name of the policy that decides what is evicted first (`roost_worker.engine.retention.POLICIES`)."""
 
     def __post_init__(self) -> None:
         if self.block_tokens not in BLOCK_TOKENS:
             raise ValueError(f"kvCache.blockTokens: {self.block_tokens} must be one of {BLOCK_TOKENS}")
         if self.memory_bytes is not None and self.memory_bytes < 1:
             raise ValueError(f"kvCache.memory: {self.memory_bytes} must be positive, or auto")
+        if self.eviction_policy not in POLICIES:
+            raise ValueError(
+                f"kvCache.evictionPolicy: {self.eviction_policy!r} is unknown; use one of {', '.join(POLICIES)}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from pydantic.alias_generators import to_camel
 
 from roost_operator.api.quantity import memory_bytes
+from roost_worker.engine.retention import DEFAULT_POLICY, POLICIES
 
 GROUP = "roost.dev"
 VERSION = "v1alpha1"
@@ -61,13 +62,26 @@ class Upgrade(StrEnum):
 
 
 class KvCache(Fields):
-    """How a worker's KV memory is cut up."""
+    """How a worker's KV memory is cut up, and what leaves it first."""
 
     block_tokens: Literal[16, 32, 64, 128] = Field(default=32, description="Tokens in a block of KV cache.")
     memory: str = Field(
         default="auto",
         description="Memory for KV blocks of all ranks of a worker, such as 4Gi; auto takes what is free.",
     )
+    eviction_policy: str = Field(
+        default=DEFAULT_POLICY,
+        json_schema_extra={"enum": list(POLICIES)},
+        description="What leaves a full KV cache first. LRUSparingHeld: what was not used for longest, but sessions on "
+        "hold after all others. LRU: what was not used for longest, whether on hold or not.",
+    )
+
+    @field_validator("eviction_policy")
+    @classmethod
+    def _is_policy(cls, value: str) -> str:
+        if value not in POLICIES:
+            raise ValueError(f"{value!r} is not allowed; use {' or '.join(map(repr, POLICIES))}")
+        return value
 
     @field_validator("memory", mode="before")
     @classmethod
@@ -115,7 +129,7 @@ class Model(Fields):
     dtype: Dtype = Field(default=Dtype.BFLOAT16, description="Number format of weights and KV cache.")
     tensor_parallel: int = Field(default=1, ge=1, le=64, description="Ranks that share one copy of the model.")
     context_tokens: int = Field(default=2048, ge=64, le=1_048_576, description="Longest log of a session, in tokens.")
-    kv_cache: KvCache = Field(default_factory=KvCache, description="How a worker's KV memory is cut up.")
+    kv_cache: KvCache = Field(default_factory=KvCache, description="How a worker's KV memory is used.")
     engine: Engine = Field(default_factory=Engine, description="How much runs at once on a worker.")
     token_secret_ref: TokenSecretRef | None = Field(
         default=None, description="Secret with the token that hf:// sources need. Used on Kubernetes only."

@@ -28,7 +28,11 @@ def worker_config(
             tensor_parallel=model.tensor_parallel,
             context_tokens=model.context_tokens,
         ),
-        kv=KvConfig(block_tokens=model.kv_cache.block_tokens, memory_bytes=memory_bytes(model.kv_cache.memory)),
+        kv=KvConfig(
+            block_tokens=model.kv_cache.block_tokens,
+            memory_bytes=memory_bytes(model.kv_cache.memory),
+            eviction_policy=model.kv_cache.eviction_policy,
+        ),
         engine=EngineConfig(max_running=model.engine.max_running, max_batch_tokens=model.engine.max_batch_tokens),
         store_url=store_url,
         pool_secret=pool_secret,

@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Client
 from pathlib import Path
 from threading import Thread
@@ -16,7 +17,8 @@ import psutil
 import pytest
 
 from paged_fake_runner import PagedFakeRunner, build_runner, reference
-from roost_worker.engine.messages import Cancel, Evict, StopReason
+from roost_worker.config import KvConfig, WorkerConfig
+from roost_worker.engine.messages import Cancel, Evict, Hold, StopReason
 from roost_worker.seam import process_engine as process_engine_module
 from roost_worker.seam.client import EngineClient, EngineDeadError, EngineStartError
 from roost_worker.seam.process_engine import start_process_engine
@@ -93,6 +95,26 @@ async def test_a_grammar_is_compiled_while_the_loop_is_idle(engine: EngineClient
     engine.send(request("r", [1, 2, 3], grammar="tokens:2"))
     async with asyncio.timeout(LONG_SECONDS):
         assert len((await collect(engine, {"r"}))["r"]) == 2
+
+
+@pytest.mark.parametrize("start", [thread_engine, process_engine])
+@pytest.mark.parametrize(("policy", "trimmed"), [("LRU", "held"), ("LRUSparingHeld", "other")])
+async def test_the_configuration_chooses_the_eviction_policy(
+    start: Callable[[WorkerConfig], Awaitable[EngineClient]], policy: str, trimmed: str
+) -> None:
+    """Nine blocks: two sessions of four blocks each, and a request that needs one of them."""
+    engine = await start(replace(worker_config(), kv=KvConfig(16, 160, policy)))
+    for session, first in (("held", 1), ("other", 2)):
+        engine.send(replace(request(session, [first] * 62, max_tokens=1), session=session))
+        await collect(engine, {session})
+    engine.send(Hold("held", 1000.0, "grep"))
+    engine.send(request("r", [3] * 20, max_tokens=1))
+    changed: dict[str, int] = {}
+    async with asyncio.timeout(LONG_SECONDS):
+        while not changed:
+            changed = dict((await anext(engine.outputs())).parked)
+    await engine.aclose()
+    assert changed == {trimmed: 48}
 
 
 async def test_a_thread_that_loaded_for_long_is_alive_when_it_has_started() -> None:

@@ -128,6 +128,10 @@ async def test_a_signal_drains_what_runs_and_leaves_no_process(worker: WorkerPro
         ({"metrics_port": True}, "metrics_port must be a whole number or null, not True"),
         ({"model": 5}, "model must be an object of name"),
         ({"kv": {"block_tokens": 20}}, "kvCache.blockTokens: 20 must be one of"),
+        (
+            {"kv": {"eviction_policy": "lru"}},
+            "kvCache.evictionPolicy: 'lru' is unknown; use one of LRUSparingHeld, LRU",
+        ),
     ],
 )
 def test_a_configuration_that_cannot_be_served_names_the_field(tmp_path: Path, change: dict[str, object], message: str):

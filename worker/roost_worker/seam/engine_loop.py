@@ -5,8 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
+from roost_worker.config import WorkerConfig
 from roost_worker.engine.engine import Engine
 from roost_worker.engine.messages import EngineInfo, Message, Outputs
+from roost_worker.engine.plan import Runner
+from roost_worker.engine.retention import POLICIES
 from roost_worker.seam.report import StatsReporter
 
 HEARTBEAT_SECONDS = 0.25
@@ -63,6 +66,16 @@ class EngineLoop:
         except Empty:
             return True
         return False
+
+
+def build_engine(runner: Runner, config: WorkerConfig, inbox: Inbox) -> Engine:
+    """The engine that `config` asks for, which wakes its loop through `inbox`.
+
+    Raises ValueError when the runner's KV memory holds no block.
+    """
+    policy = POLICIES[config.kv.eviction_policy]()
+    context_tokens = config.model.context_tokens
+    return Engine(runner, config.engine, context_tokens, policy=policy, wake=lambda: inbox.put(Wake()))
 
 
 def start_up_line(info: EngineInfo) -> str:

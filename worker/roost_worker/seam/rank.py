@@ -21,10 +21,9 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from roost_worker.config import WorkerConfig
-from roost_worker.engine.engine import Engine
 from roost_worker.engine.messages import EngineInfo
 from roost_worker.engine.plan import Runner
-from roost_worker.seam.engine_loop import EngineLoop, Inbox, Wake, start_up_line
+from roost_worker.seam.engine_loop import EngineLoop, Inbox, build_engine, start_up_line
 
 logger = logging.getLogger(__name__)
 
@@ -147,8 +146,7 @@ def _build_runner(args: RankArgs) -> tuple[ModuleType, Runner]:
 
 
 def _lead(args: RankArgs, runner: Runner, link: ShellLink, inbox: Inbox) -> None:
-    config = args.config
-    engine = Engine(runner, config.engine, config.model.context_tokens, wake=lambda: inbox.put(Wake()))
+    engine = build_engine(runner, args.config, inbox)
     logger.info(start_up_line(engine.info))
     link.send(Ready(engine.info))
     # What is loaded stays: the collector need not walk it again, which takes as long as some decode steps.

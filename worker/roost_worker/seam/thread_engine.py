@@ -8,12 +8,11 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 
 from roost_worker.config import WorkerConfig
-from roost_worker.engine.engine import Engine
 from roost_worker.engine.messages import EngineInfo, Message, Outputs
 from roost_worker.engine.plan import Runner
 from roost_worker.seam.client import EngineClient, EngineDeadError, EngineStartError
 from roost_worker.seam.delivery import Delivery
-from roost_worker.seam.engine_loop import Close, EngineLoop, Heartbeat, Inbox, Wake, start_up_line
+from roost_worker.seam.engine_loop import Close, EngineLoop, Heartbeat, Inbox, build_engine, start_up_line
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ class ThreadEngine:
 
     def _run(self) -> None:
         try:
-            engine = self._make_engine()
+            engine = build_engine(self._make_runner(), self._config, self._inbox)
         except Exception as error:
             self._started.set_exception(EngineStartError(f"{type(error).__name__}: {error}"))
             return
@@ -70,11 +69,6 @@ class ThreadEngine:
             self._delivery.end(EngineDeadError(f"{type(error).__name__}: {error}"))
         finally:
             engine.close()
-
-    def _make_engine(self) -> Engine:
-        runner = self._make_runner()
-        wake = lambda: self._inbox.put(Wake())  # noqa: E731
-        return Engine(runner, self._config.engine, self._config.model.context_tokens, wake=wake)
 
     def _say(self, said: Outputs | Heartbeat) -> None:
         if isinstance(said, Outputs):
