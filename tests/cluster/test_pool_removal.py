@@ -28,8 +28,8 @@ async def test_an_uninstall_is_refused_while_there_are_pools(world: World) -> No
 
 
 async def test_a_deleted_pool_finishes_its_steps_and_purges_its_sessions(world: World, tmp_path: Path) -> None:
-    """Steps that run are finished; with `retention: Purge` nothing of the pool is left in Redis."""
-    await world.patch(f"agentpool/{NAME}", {"spec": {"sessions": {"retention": "Purge"}}})
+    """Steps that run are finished; with `onPoolDeletion: Purge` nothing of the pool is left in Redis."""
+    await world.patch(f"agentpool/{NAME}", {"spec": {"sessions": {"onPoolDeletion": "Purge"}}})
     await world.ready()
     with Journal(tmp_path / "journal.jsonl") as journal:  # compared with no log: there will be none
         async with await world.connect() as client:

@@ -46,7 +46,7 @@ def pool(weights: Path, image: str | None = None) -> manifests.Manifest:
     made["metadata"]["name"] = NAME
     made["spec"]["models"][0]["source"] = f"file://{WEIGHTS}/late"
     made["spec"]["workers"]["template"] = template
-    made["spec"] |= {"store": {"urlSecretRef": {"name": SECRET}}, "sessions": {"retention": "Purge"}}
+    made["spec"] |= {"store": {"urlSecretRef": {"name": SECRET}}, "sessions": {"onPoolDeletion": "Purge"}}
     return made
 
 

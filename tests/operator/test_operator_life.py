@@ -63,7 +63,7 @@ class Life:
 
     async def phase(self, name: str, holds: Callable[[Document | None], bool], **spec: Any) -> None:
         document = yaml.safe_load((ROOT / "manifests/samples/pool-dummy.yaml").read_text())
-        document["spec"] |= {"sessions": {"retention": "Purge"}, "suspend": spec.get("suspend", False)}
+        document["spec"] |= {"sessions": {"onPoolDeletion": "Purge"}, "suspend": spec.get("suspend", False)}
         document["spec"]["workers"] |= {**spec.get("workers", {}), "drainTimeoutSeconds": 1}
         await create_pool(self.api, self.namespace, document)
         await self.wait(name, holds)

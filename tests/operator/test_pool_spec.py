@@ -14,7 +14,7 @@ from roost_operator.api.loader import PoolFileError, load_pool, parse_pool
 from roost_operator.api.pool_document import pool_document
 from roost_operator.api.problems import nearest, valid_keys
 from roost_operator.api.quantity import memory_bytes
-from roost_operator.api.spec import AgentPool, Dtype, Retention
+from roost_operator.api.spec import AgentPool, Dtype, OnPoolDeletion
 from roost_operator.api.worker_config import worker_config
 from roost_worker.config import DTYPES, KvConfig
 
@@ -103,6 +103,11 @@ REFUSED = {
         "lower it, or use 0",
     ),
     "priority out of range": (role(priority=1001), "spec.roles[0].priority: ", "use at most 1000"),
+    "unknown way of a deletion": (
+        document(sessions={"onPoolDeletion": "keep"}),
+        "spec.sessions.onPoolDeletion: ",
+        "use 'Keep' or 'Purge'",
+    ),
     "unknown retention": (
         document(sessions={"retention": "keep"}),
         "spec.sessions.retention: ",
@@ -199,7 +204,7 @@ def test_defaults_fill_what_is_left_out() -> None:
     assert pool.spec.model.dtype is Dtype.BFLOAT16
     assert pool.spec.model.kv_cache.block_tokens == 32
     assert pool.spec.model.kv_cache.eviction_policy == "LRUSparingHeld"
-    assert pool.spec.sessions.retention is Retention.KEEP
+    assert pool.spec.sessions.deletion is OnPoolDeletion.KEEP
     assert not pool.spec.suspend
 
 

@@ -251,14 +251,15 @@ async def test_children_that_are_no_longer_wanted_go_and_nobody_elses(
     prepared.kubectl("get", "-n", namespace, "secret/dummy-mine", "secret/dummy-worker", "rayservice/dummy")
 
 
-@pytest.mark.parametrize("retention", ["Keep", "Purge"])
+@pytest.mark.parametrize("sessions", [{"onPoolDeletion": "Keep"}, {"onPoolDeletion": "Purge"}, {"retention": "Purge"}])
 async def test_a_deleted_pool_goes_with_all_it_owns(
-    reconciler: Reconciler, prepared: ApiServer, namespace: str, redis_server: RedisServer, retention: str
+    reconciler: Reconciler, prepared: ApiServer, namespace: str, redis_server: RedisServer, sessions: dict[str, str]
 ) -> None:
     document = yaml.safe_load(SAMPLE.read_text())
-    document["spec"]["sessions"] = {"retention": retention}
+    document["spec"]["sessions"] = sessions
     prepared.kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(document))
     await settle(reconciler, namespace)
+    assert ("DeprecatedField" in prepared.kubectl("describe", "-n", namespace, "ap/dummy")) == ("retention" in sessions)
     prefix = f"roost:{{{namespace}/dummy}}"
     with redis_server.client() as client:
         client.hset(f"{prefix}:s:01", mapping={"tenant": "t"})
@@ -269,7 +270,7 @@ async def test_a_deleted_pool_goes_with_all_it_owns(
             await asyncio.sleep(0.1)  # the garbage collector is a process of its own
         assert client.smembers("roost:pools") == set()
         assert client.exists(f"{prefix}:pool") == 0
-        assert client.exists(f"{prefix}:s:01") == (retention == "Keep")
+        assert client.exists(f"{prefix}:s:01") == ("Purge" not in sessions.values())
     with pytest.raises(KubectlError, match="NotFound"):
         prepared.get("ap", "dummy", namespace)
     for kind, name in CHILDREN:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pool_world import INSTALLATION
 from roost_operator.api import crd
-from roost_operator.api.spec import Retention
+from roost_operator.api.spec import OnPoolDeletion
 from roost_operator.api.stored import read_pool
 from roost_operator.kubernetes.kinds import Kind
 from roost_operator.kubernetes.pool_secrets import pool_secrets
@@ -27,6 +27,7 @@ def stored(spec: Any, **metadata: Any) -> dict[str, Any]:
     return {"metadata": {"name": "p", "namespace": "n", "uid": "u", **metadata}, "spec": spec}
 
 
+@pytest.mark.parametrize("field", ["onPoolDeletion", "retention"])
 @pytest.mark.parametrize(
     "spec",
     [
@@ -38,12 +39,12 @@ def stored(spec: Any, **metadata: Any) -> dict[str, Any]:
         "odd",
     ],
 )
-def test_what_cannot_be_read_says_why_and_keeps_what_a_deletion_needs(spec: Any) -> None:
+def test_what_cannot_be_read_says_why_and_keeps_what_a_deletion_needs(spec: Any, field: str) -> None:
     if isinstance(spec, dict):
         spec = {
             **spec,
             "workers": {"replicas": 3, "drainTimeoutSeconds": 77, "odd": 1},
-            "sessions": {"retention": "Purge", "idleTTLSeconds": "odd"},
+            "sessions": {field: "Purge", "idleTTLSeconds": "odd"},
             "store": {"urlSecretRef": {"name": "mine"}},
         }
     found = read_pool(stored(spec, name="Odd.name"))
@@ -52,7 +53,7 @@ def test_what_cannot_be_read_says_why_and_keeps_what_a_deletion_needs(spec: Any)
     if isinstance(spec, dict):
         said = found.pool.spec
         assert (said.workers.replicas, said.workers.drain_timeout_seconds) == (3, 77)
-        assert said.sessions.retention is Retention.PURGE
+        assert said.sessions.deletion is OnPoolDeletion.PURGE
         assert said.store.url_secret_ref is not None
 
 

@@ -39,7 +39,7 @@ class Dtype(StrEnum):
     FLOAT64 = "float64"
 
 
-class Retention(StrEnum):
+class OnPoolDeletion(StrEnum):
     """What becomes of the pool's sessions when the pool is deleted."""
 
     KEEP = "Keep"
@@ -197,14 +197,25 @@ class Sessions(Fields):
         description="Time without use after which a session is erased; 0 means never.",
     )
     max_tokens: int = Field(default=0, ge=0, description="Longest log in tokens; 0 means the model's contextTokens.")
-    retention: Retention = Field(
-        default=Retention.KEEP,
-        description="What becomes of sessions when the pool is deleted: Keep leaves their records in the store until "
-        "idleTTLSeconds are over, and a pool of the same name goes on with them; Purge erases them.",
+    on_pool_deletion: OnPoolDeletion | None = Field(
+        default=None,
+        description="What becomes of sessions when the pool is deleted: Keep, which is also meant when it is unset, "
+        "leaves their records in the store until idleTTLSeconds are over, and a pool of the same name goes on with "
+        "them; Purge erases them.",
+    )
+    retention: OnPoolDeletion | None = Field(
+        default=None,
+        description="Deprecated: the former name of onPoolDeletion, which the next version no longer knows. It has no "
+        "effect when onPoolDeletion is set.",
     )
     on_model_change: OnModelChange = Field(
         default=OnModelChange.MIGRATE, description="What becomes of live sessions when the model's revision changes."
     )
+
+    @property
+    def deletion(self) -> OnPoolDeletion:
+        """What becomes of sessions when the pool is deleted, under whichever name the spec says it."""
+        return self.on_pool_deletion or self.retention or OnPoolDeletion.KEEP
 
 
 class Admission(Fields):

@@ -1,7 +1,7 @@
 """The status of an `AgentPool`: what the operator reports, in the words of the Kubernetes API conventions."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -58,4 +58,7 @@ class Status(Fields):
     active_revision: str = Field(default="", description="Revision of the model that new steps run on.")
     sessions: SessionCounts | None = Field(default=None, description="Where the pool's sessions are.")
     workers: WorkerCounts | None = Field(default=None, description="How many workers there are.")
+    deprecations: tuple[Annotated[str, Field(description="A field and what to do about it.")], ...] = Field(
+        default=(), max_length=16, description="Deprecated fields that the spec sets, with what to write instead."
+    )
     selector: str = Field(default="", description="Label selector of the worker pods, for the scale subresource.")

@@ -12,6 +12,7 @@ from roost_operator.api.spec import API_VERSION, KIND, AgentPool, Metadata
 _NEEDED = (
     ("workers", "replicas"),
     ("workers", "drainTimeoutSeconds"),
+    ("sessions", "onPoolDeletion"),
     ("sessions", "retention"),
     ("store", "urlSecretRef"),
 )

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from roost.contract.lease import WorkerLease
 from roost.contract.names import POOLS, PoolKeys
+from roost_operator.api.deprecations import deprecations
 from roost_operator.api.pool_document import pool_document
 from roost_operator.api.spec import AgentPool
 from roost_operator.api.worker_config import worker_config
@@ -114,6 +115,8 @@ class LocalStack:
             return []
 
     async def _start(self) -> None:
+        for deprecation in deprecations(self.pool):
+            self._tell(deprecation)
         ports = self._gateway_ports()
         model = await prepare_model(self.pool.spec.model, self.options.cache_dir, self._report)
         self.model_dir = model.path

@@ -21,7 +21,7 @@ from typing import Any
 
 from roost.contract.pool_document import PoolDocument
 from roost_operator.api.pool_document import pool_document
-from roost_operator.api.spec import AgentPool, OnModelChange, Retention
+from roost_operator.api.spec import AgentPool, OnModelChange, OnPoolDeletion
 from roost_operator.plan import children, names
 from roost_operator.plan.difference import reference, stamped, to_apply
 from roost_operator.plan.head_state import head_secret, head_state, keeps_state
@@ -181,7 +181,7 @@ def _deletion(pool: AgentPool, seen: Observed) -> Plan:
         return _told(pool, seen, Plan(Step.DRAIN, {}, document=_document(pool, seen), drain=everyone), "")
     if services or (seen.pods and not out_of_time):
         return _told(pool, seen, Plan(Step.REMOVE, {}, delete=_staying(seen, services), drain=everyone), "")
-    purge = pool.spec.sessions.retention is Retention.PURGE
+    purge = pool.spec.sessions.deletion is OnPoolDeletion.PURGE
     made = Plan(Step.FORGET, seen.status, withdraw=True, purge=purge)
     if seen.store.problem:
         lost = Event("Warning", "StoreLeftAlone", f"the store is away ({seen.store.problem}); its records stay there")

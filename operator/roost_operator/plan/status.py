@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from roost_operator.api.deprecations import deprecations
 from roost_operator.api.spec import AgentPool
 from roost_operator.plan import names
 from roost_operator.plan.conditions import Facts, conditions
@@ -72,11 +73,15 @@ def pool_status(pool: AgentPool, seen: Observed, found: Facts, revision: str) ->
         status["sessions"] = dict(zip(("hot", "warm", "cold"), seen.sessions, strict=True))
     elif "sessions" in before:
         status["sessions"] = before["sessions"]
+    deprecated = list(deprecations(pool))
+    if deprecated or "deprecations" in before:
+        status["deprecations"] = deprecated
     return status
 
 
 def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Event, ...]:
-    """An event for each new reason of Ready, and for a condition Degraded that came or went."""
+    """An event for each new reason of Ready, for a condition Degraded that came or went, and for each deprecated field
+    that the status did not list before."""
     old, new = _by_type(before), _by_type(after)
     events = []
     for kind in ("Ready", "Degraded"):
@@ -85,6 +90,8 @@ def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Ev
         if not same and not (kind == "Degraded" and (not was or now["reason"] == new["Ready"]["reason"])):
             bad = new["Degraded"]["status"] == "True"
             events.append(Event("Warning" if bad else "Normal", now["reason"], now["message"]))
+    known = before.get("deprecations") or ()
+    events += [Event("Warning", "DeprecatedField", text) for text in after.get("deprecations", ()) if text not in known]
     return tuple(events)
 
 
