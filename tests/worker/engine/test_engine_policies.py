@@ -196,19 +196,19 @@ class Witness(RetentionPolicy):
         """All that can be evicted, read from the cache rather than from what was ranked."""
         assert self.model is not None
         engine = self.model.driver.engine
-        waiting = {sequence.request.session for sequence in engine._scheduler.waiting}
+        waiting = {waiting.request.session for waiting in engine._scheduler.waiting}
         retained = engine._cache.retained
         parked = [
             Candidate(
-                one.session,
-                one.last_used,
-                one.held_until,
-                one.session in waiting & retained._wanted,
-                len(one.ids),
-                one.tool,
-                one.expect_seconds,
+                sequence.session,
+                sequence.last_used,
+                sequence.held_until,
+                sequence.session in waiting & retained._wanted,
+                len(sequence.ids),
+                sequence.tool,
+                sequence.expect_seconds,
             )
-            for one in retained.parked
+            for sequence in retained.parked
         ]
         return parked + [Candidate(None, run.last_used, tokens=len(run.blocks) * 4) for run in retained._loose.runs()]
 

@@ -1,9 +1,15 @@
 """The KV cache: gives blocks to sequences, shares full ones, keeps what a later request may want again (`Retained`).
 
-Who may write a block: the one running sequence that holds it, until it is full. A full block is sealed under its key
-and shared from then on. Under each key there is one block: a sequence that fills a second block with the same content
-takes the first one instead. When a sequence is cut within a sealed block that others hold too, the tokens of the cut
-block are computed again rather than copied: a cut is rare and costs less than one block of prefill.
+    state of a block   held by                                     written by    in the prefix index
+    free               nobody                                      nobody        no
+    private            one running sequence                        that one      no: it is not full yet
+    parked tail        one parked sequence                         nobody        no: it is not full
+    sealed             any number of running and parked sequences  nobody        yes
+    loose              nobody                                      nobody        yes, until it is evicted
+
+Under each key of the prefix index there is one block: a sequence that fills a second block with the same content takes
+the first one instead. When a sequence is cut within a sealed block that others hold too, the tokens of the cut block
+are computed again rather than copied: a cut is rare and costs less than one block of prefill.
 """
 
 from array import array

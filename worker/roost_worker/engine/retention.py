@@ -24,7 +24,7 @@ class Candidate:
     wanted: bool = False
     """Whether a request of the session waits to run."""
     tokens: int = 0
-    """Tokens whose KV would have to be computed again if all of it went."""
+    """Tokens whose KV it holds. Blocks that other sequences hold too stay when it goes."""
     tool: str = ""
     """Tool that the session's last hold named, which may be over; empty when there was none or it named none."""
     expect_seconds: float = 0.0
@@ -60,7 +60,7 @@ class Eviction:
     candidate: Candidate
     """As it was just before."""
     tokens: int
-    """Tokens whose KV was dropped, from the end; what is left of the candidate is ranked again."""
+    """Tokens that were taken from the candidate's end; what is left of it is ranked again."""
     requested: bool
     """Whether the gateway asked for it (Evict); otherwise room was needed, and this candidate had the lowest rank."""
 
