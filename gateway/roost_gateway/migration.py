@@ -86,7 +86,7 @@ class Migration:
         fault_point("gateway.migrated")
         self._parts.telemetry.migrated(descriptor.model_revision, descriptor.head.length)
         self._evict(began.descriptor, began.ref.epoch)
-        return replace(began, descriptor=descriptor, reserved=worker.worker_id, fenced=None)
+        return replace(began, descriptor=descriptor, reserved=worker.worker_id, fenced=None, cached_tokens=0)
 
     async def _entries(self, descriptor: Descriptor) -> list[LogEntry]:
         entries: list[LogEntry] = []

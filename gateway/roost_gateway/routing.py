@@ -3,11 +3,13 @@
     cost(w) = wait(w) + missing(w) / prefill_rate(w) + load(w)
 
 - `wait(w)`, seconds until there is room: 0 with room, else the time of one running step times how many must end.
-- `missing(w)`, tokens to compute: the log and the new prompt, less what the worker has cached. Affinity is thus no
-  rule but a saving: a session leaves its worker exactly when the queue there costs more than rebuilding elsewhere.
+- `missing(w)`, tokens to compute: the log and the new prompt, less what the worker publishes that it has cached.
+  Affinity is thus no rule but a saving: a session leaves its worker exactly when the queue there costs more than
+  rebuilding elsewhere, and a session whose KV was dropped has nothing to leave.
 - `load(w)`, at most LOAD_SECONDS: shares of KV reserved and of running slots in use, so that equal workers fill evenly.
 
-Ties are broken by a hash of session and worker (rendezvous hashing): N gateways agree, and sessions spread.
+Ties go to the worker that committed the session's last step, then by a hash of session and worker (rendezvous
+hashing): N gateways agree, and sessions spread.
 """
 
 import hashlib
@@ -56,7 +58,9 @@ class StepNeed:
     new_tokens: int
     """Estimate of prompt and output."""
     cached: Mapping[str, int] = field(default_factory=dict)
-    """Tokens of the log that a worker has, by worker id."""
+    """Tokens of the log that workers have cached, by worker id, as they publish."""
+    owner: str = ""
+    """Worker that committed the session's last step; it wins ties and nothing else."""
 
     @property
     def tokens(self) -> int:
@@ -119,6 +123,7 @@ def _load_seconds(worker: WorkerState) -> float:
     return LOAD_SECONDS * (min(1.0, kv) + min(1.0, slots)) / 2
 
 
-def _order(need: StepNeed, choice: Choice) -> tuple[float, bytes]:
-    place = f"{need.session_id}|{choice.worker.worker_id}".encode()
-    return round(choice.cost_seconds, 4), hashlib.blake2b(place, digest_size=8).digest()
+def _order(need: StepNeed, choice: Choice) -> tuple[float, bool, bytes]:
+    worker_id = choice.worker.worker_id
+    place = hashlib.blake2b(f"{need.session_id}|{worker_id}".encode(), digest_size=8).digest()
+    return round(choice.cost_seconds, 4), worker_id != need.owner, place

@@ -215,7 +215,8 @@ class StepRun:
             model_revision=revision or bound_revision(descriptor) or call.pool.active_revision,
             log_tokens=log_tokens,
             new_tokens=estimate.new_tokens(prompt, wanted, log_tokens, call.pool.token_limit),
-            cached={descriptor.owner: log_tokens} if descriptor.owner else {},
+            cached={descriptor.owner: min(began.cached_tokens, log_tokens)} if began.cached_tokens else {},
+            owner=descriptor.owner,
         )
         continuation = log_tokens > 0
         return Ask(

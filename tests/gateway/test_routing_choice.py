@@ -39,6 +39,13 @@ def test_a_queue_that_costs_more_than_rebuilding_is_left() -> None:
     assert not choice.has_room
 
 
+def test_who_committed_last_wins_a_tie_and_nothing_else() -> None:
+    names = "abcd"
+    assert {chosen(replace(NEED, owner=name), *map(worker, names)) for name in names} == set(names)
+    fuller = worker("a", reserved_tokens=2000, reserved_attempts=2)
+    assert chosen(replace(NEED, owner="a"), fuller, worker("b")) == "b"
+
+
 def test_equal_workers_fill_evenly() -> None:
     assert chosen(NEED, worker("a", reserved_tokens=2000, reserved_attempts=2), worker("b")) == "b"
 

@@ -154,6 +154,15 @@ def publish(raw: Raw, published: Lease, *, ms: int = LONG_MS, pool: str = POOL) 
     raw.zadd(keys.workers, {published.worker_id: redis_ms(raw) + ms})
 
 
+def publish_cached(raw: Raw, session_id: str, worker_id: str = "w1", tokens: int = 1) -> None:
+    """What a worker publishes of a session that it has cached; 0 tokens: that it has dropped it."""
+    key = PoolKeys(session_id.rsplit("/", 1)[0]).residency(worker_id)
+    if tokens:
+        raw.hset(key, session_id, tokens)
+    else:
+        raw.hdel(key, session_id)
+
+
 def redis_ms(raw: Raw, pool: str = POOL) -> int:
     """Redis TIME of the pool's shard, in ms."""
     return int(

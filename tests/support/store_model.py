@@ -46,6 +46,8 @@ class Session:
     older: list[list[Step]] = field(default_factory=list)
     """Logs of the generations before."""
     revision: str = "rev-1"
+    cached: set[str] = field(default_factory=set)
+    """Workers that publish that they have it cached."""
 
     @property
     def generation(self) -> int:
@@ -194,7 +196,8 @@ class StoreModel:
         place = pool.enqueued(former) if retry else None
         rank = (priority, self.clock if place is None else place, nonce.hex())
         tokens, reserved, waits = session.head.length + new_tokens, "", False
-        candidates = ([live.worker] if live and retry and live.worker else []) + [session.owner]
+        candidates = [live.worker] if live and retry and live.worker else []
+        candidates += [session.owner] if session.owner in session.cached else []
         for worker in dict.fromkeys(candidates):
             if reserved or not pool.alive(worker):
                 continue

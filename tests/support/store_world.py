@@ -11,7 +11,7 @@ from roost.contract import loghash, names
 from roost.contract.names import PoolKeys
 from roost_gateway.store.records import AttemptRef, LogHead, Refusal, RefusedError
 from roost_gateway.store.redis_store import RedisStore, connect
-from store_driver import LONG_MS, lease, new_session, next_ms, publish, redis_ms, reservations
+from store_driver import LONG_MS, lease, new_session, next_ms, publish, publish_cached, redis_ms, reservations
 from store_model import Session, StoreModel, Worker
 
 POOLS = ("team/agents", "team/b")
@@ -109,6 +109,12 @@ class StoreWorld(RuleBasedStateMachine):
         self.model.pool(pool).workers[worker] = Worker(capacity, running, alive, draining)
         published = lease(worker, capacity_tokens=capacity, max_running=running, draining=draining)
         publish(self.raw, published, ms=LONG_MS if alive else -1, pool=pool)
+
+    def cache(self, session_id: str, worker: str, cached: bool) -> None:
+        """The worker publishes that it has the session cached, or that it has dropped it."""
+        if session := self.model.sessions.get(session_id):
+            publish_cached(self.raw, session_id, worker, len(session.log) if cached else 0)
+            (session.cached.add if cached and session.log else session.cached.discard)(worker)
 
     def crash_gateway(self, gateway: int) -> None:
         """All that it knew is gone; its attempts stay live in Redis."""

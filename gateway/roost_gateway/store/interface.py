@@ -52,9 +52,9 @@ class SessionStore(Protocol):
 
     async def begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
         """Takes an attempt: checks, fences an uncommitted attempt of the same step, draws the epoch, stores the seed,
-        and reserves tokens at the owner when it lives, has room and no better class waits; ends a hold. A resent
-        script with the same nonce returns the same attempt. Refuses: NOT_FOUND, CLOSED, ROLLED_BACK, HEAD_MISMATCH,
-        BUSY, BUDGET, STEP_LIMIT, STEP_ID_REUSED, TOO_LONG."""
+        and reserves tokens at the owner when it lives, has the session cached, has room and no better class waits;
+        ends a hold. A resent script with the same nonce returns the same attempt. Refuses: NOT_FOUND, CLOSED,
+        ROLLED_BACK, HEAD_MISMATCH, BUSY, BUDGET, STEP_LIMIT, STEP_ID_REUSED, TOO_LONG."""
         ...
 
     async def reserve(self, reservation: Reservation) -> bool:

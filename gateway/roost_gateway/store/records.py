@@ -80,7 +80,7 @@ class Descriptor:
     attempt: LiveAttempt | None
     hold: HoldRecord | None
     owner: str
-    """Worker that committed last; a hint, never the truth about where KV is."""
+    """Worker that committed last. What it has cached is what it publishes (`Began.cached_tokens`)."""
     prompt_tokens: int
     output_tokens: int
     cached_tokens: int
@@ -211,9 +211,12 @@ class Began:
     seed: int
     descriptor: Descriptor
     reserved: str
-    """Worker on which the KV tokens are reserved (the owner, or where the fenced attempt ran); empty: choose one."""
+    """Worker on which the KV tokens are reserved (the owner that has the session cached, or where the fenced attempt
+    ran); empty: choose one."""
     fenced: LiveAttempt | None
     """Attempt of the same step that this one replaced; its output may be resumed at its worker."""
+    cached_tokens: int = 0
+    """Tokens of the log that the owner has cached, as it publishes."""
 
 
 @dataclass(frozen=True, slots=True)

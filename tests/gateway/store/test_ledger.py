@@ -8,7 +8,8 @@ import pytest
 
 from roost.contract.names import PoolKeys
 from roost_gateway.store.records import Began, Refusal, RefusedError, RenewItem
-from roost_gateway.store.redis_store import AGING_MS
+from roost_gateway.store.redis_store import AGING_MS, RESIDENCY_DELAY_MS
+from roost_gateway.store.session_memory import FEW_WORKERS
 from store_driver import (
     LONG_MS,
     POOL,
@@ -19,6 +20,7 @@ from store_driver import (
     new_session,
     next_ms,
     publish,
+    publish_cached,
     redis_ms,
     reservation,
     reservations,
@@ -35,6 +37,12 @@ async def begun(store, step_id: str = "step-1", **fields) -> Began:
 
 def waiters(raw) -> set[str]:
     return {nonce.decode() for nonce in raw.hkeys(KEYS.waiters)}
+
+
+def own(raw, session_id: str) -> None:
+    """As if w1 had committed the session's last step and had it cached."""
+    raw.hset(KEYS.session(session_id), "owner", "w1")
+    publish_cached(raw, session_id)
 
 
 def age(raw, began: Began, ms: int) -> None:
@@ -146,7 +154,7 @@ async def test_begin_purges_too(store, raw):
     assert not await store.reserve(reservation(crashed[1], tokens=99))
     await store.renew(POOL, [RenewItem(began.descriptor.session_id, began.ref) for began in crashed], 0)
     session_id = (await store.open(new_session())).session_id
-    raw.hset(KEYS.session(session_id), "owner", "w1")
+    own(raw, session_id)
     began = await store.begin(begin_request(session_id))
     assert began.reserved == "w1"
     assert list(reservations(raw)) == [f"w1|{began.ref.nonce.hex()}"]
@@ -217,9 +225,9 @@ async def test_a_retry_keeps_its_place_among_the_waiters(store, other, raw):
     running = await begun(store)
     session_id = running.descriptor.session_id
     await store.reserve(reservation(running))
-    raw.hset(KEYS.session(session_id), "owner", "w1")
+    own(raw, session_id)
     first = await begun(store)
-    raw.hset(KEYS.session(first.descriptor.session_id), "owner", "w1")
+    own(raw, first.descriptor.session_id)
     assert not await store.reserve(reservation(first))
     next_ms(raw)
     second = await begun(store)
@@ -236,10 +244,60 @@ async def test_begin_does_not_overtake_a_better_class(store, other, raw):
     waiting = await begun(store)
     assert not await store.reserve(reservation(waiting, tokens=200, priority=CONTINUATION))
     session_id = (await other.open(new_session())).session_id
-    raw.hset(KEYS.session(session_id), "owner", "w1")
+    own(raw, session_id)
     assert (await other.begin(begin_request(session_id, priority=NEW))).reserved == ""
     better = begin_request(session_id, priority=CONTINUATION - 1)
     assert (await other.begin(better)).reserved == "w1"
+
+
+async def test_a_session_that_its_owner_has_dropped_neither_reserves_nor_waits_there(store, raw):
+    publish(raw, lease("w1", capacity_tokens=10))
+    session_id = (await store.open(new_session())).session_id
+    own(raw, session_id)
+    hot = await store.begin(begin_request(session_id))
+    assert (hot.reserved, hot.cached_tokens) == ("w1", 1)
+    await store.abort(session_id, hot.ref)
+    publish_cached(raw, session_id, tokens=0)
+    cold = await store.begin(begin_request(session_id))
+    assert (cold.reserved, cold.cached_tokens) == ("", 0)
+    await store.abort(session_id, cold.ref)
+    assert await store.reserve(reservation(await begun(store)))
+    cold = await store.begin(begin_request(session_id))
+    assert (cold.reserved, waiters(raw)) == ("", set())
+
+
+@pytest.mark.parametrize("when", ["published since", "not published since", "lease gone"])
+async def test_a_worker_is_believed_from_its_first_publication_after_the_step(store, raw, when):
+    """What a worker has parked is published up to a period later, and a new Redis knows nothing of it for as long."""
+    began = await begun(store)
+    session_id = began.descriptor.session_id
+    await store.commit(commit_request(session_id, began.ref, "step-1", owner="w1"))
+    age_ms = RESIDENCY_DELAY_MS if when == "published since" else RESIDENCY_DELAY_MS // 2
+    publish(raw, lease("w1"), ms=-1 if when == "lease gone" else age_ms)
+    request = begin_request(session_id, "step-2", grace=when == "lease gone")
+    again = await store.begin(request)
+    assert (again.reserved, again.cached_tokens) == (("", 0) if when == "published since" else ("w1", 5))
+
+
+async def test_a_pool_of_many_workers_is_not_named_in_every_begin(store, other, raw):
+    for number in range(2 * FEW_WORKERS):
+        publish(raw, lease(f"w{number}"))
+    await other.workers(POOL)
+    session_id = (await store.open(new_session())).session_id
+    own(raw, session_id)
+    keys = []
+    send = other._link.client.evalsha
+
+    async def counted(sha, count, *arguments):
+        keys.append(count)
+        return await send(sha, count, *arguments)
+
+    other._link.client.evalsha = counted
+    for _ in range(2):
+        began = await other.begin(begin_request(session_id))
+        assert began.reserved == "w1"
+        await other.abort(session_id, began.ref)
+    assert max(keys) < FEW_WORKERS
 
 
 async def test_workers_are_those_with_a_lease_in_force(store, raw):

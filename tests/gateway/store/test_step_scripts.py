@@ -26,6 +26,7 @@ from store_driver import (
     lease,
     new_session,
     publish,
+    publish_cached,
     reservation,
     reservations,
 )
@@ -301,6 +302,7 @@ async def test_a_session_with_several_generations_is_found_without_being_told(st
 async def test_begin_reserves_at_the_owner_when_it_lives_and_has_room(store, other, raw, session_id):
     publish(raw, lease("w1", capacity_tokens=20))
     await commit(store, session_id, "step-1", owner="w1")
+    publish_cached(raw, session_id)
     began = await other.begin(begin_request(session_id, "step-2", new_tokens=15))
     assert began.reserved == "w1"
     assert len(reservations(raw)) == 1
@@ -316,6 +318,7 @@ async def test_begin_reserves_at_the_owner_when_it_lives_and_has_room(store, oth
 @pytest.mark.parametrize("why", ["lease gone", "draining", "never there", "unreadable lease"])
 async def test_begin_reserves_nothing_at_an_owner_that_takes_no_work(store, raw, session_id, why):
     await commit(store, session_id, "step-1", owner="w1")
+    publish_cached(raw, session_id)
     if why != "never there":
         publish(raw, lease("w1", draining=why == "draining"), ms=-1 if why == "lease gone" else LONG_MS)
     if why == "unreadable lease":
@@ -341,6 +344,7 @@ async def test_a_retry_goes_where_its_output_is_rather_than_to_the_owner(store, 
     publish(raw, lease("w1"))
     publish(raw, lease("w2"))
     await commit(store, session_id, "step-1", owner="w1")
+    publish_cached(raw, session_id)
     first = await store.begin(begin_request(session_id, "step-2"))
     assert await store.reserve(reservation(first, "w2"))
     if lost:

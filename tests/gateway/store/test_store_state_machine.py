@@ -166,6 +166,7 @@ class StoreMachine(StoreWorld):
         if got:
             assert got.index == wanted
             assert got.head == self.model.sessions[session_id].committed[step][1].head
+            self.cache(session_id, self.model.sessions[session_id].owner, True)
 
     def _migrate(self, store: RedisStore, attempt: Attempt, extra: int) -> None:
         """To a revision of its own, by whoever believes in the attempt."""
@@ -210,21 +211,24 @@ class StoreMachine(StoreWorld):
             assert (got[1] if how == "evict" else got) == wanted
 
     @rule(
-        what=st.sampled_from(("open", "worker", "worker", "crash", "look")),
+        what=st.sampled_from(("open", "worker", "worker", "crash", "look", "cache", "drop")),
         gateway=GATEWAYS,
+        which=WHICH,
         pool=st.sampled_from(POOLS),
         request=st.sampled_from(("", "r1", "r2")),
         worker=WORKER,
         draining=RARELY,
         alive=MOSTLY,
     )
-    def around(self, what, gateway, pool, request, worker, draining, alive) -> None:
+    def around(self, what, gateway, which, pool, request, worker, draining, alive) -> None:
         if what == "open":
             self.open(gateway, pool, request)
         elif what == "worker":
             self.worker(pool, worker, draining, alive)
         elif what == "crash":
             self.crash_gateway(gateway)
+        elif what in ("cache", "drop"):
+            self.cache(self.session(which), worker, what == "cache")
         else:
             self.look(pool)
 

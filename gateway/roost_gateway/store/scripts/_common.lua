@@ -11,7 +11,7 @@ local ATTEMPT_FIELDS = {'attempt:nonce', 'attempt:step', 'attempt:digest', 'atte
   'attempt:tokens', 'attempt:expiry', 'attempt:fenced', 'attempt:migrated'}
 local HOLD_FIELDS = {'hold:tool', 'hold:expect', 'hold:begin'}
 local READ_FIELDS = {'state', 'tenant', 'generation', 'length', 'hash', 'steps', 'epoch', 'revision', 'ttl', 'prompt',
-  'output', 'owner', 'former', unpack(ATTEMPT_FIELDS)}
+  'output', 'owner', 'former', 'updated', unpack(ATTEMPT_FIELDS)}
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -42,8 +42,8 @@ local function read_fields(key)
   for i, name in ipairs(READ_FIELDS) do
     d[name] = values[i] or ''
   end
-  for _, name in ipairs({'generation', 'length', 'steps', 'epoch', 'ttl', 'prompt', 'output', 'attempt:tokens',
-    'attempt:expiry'}) do
+  for _, name in ipairs({'generation', 'length', 'steps', 'epoch', 'ttl', 'prompt', 'output', 'updated',
+    'attempt:tokens', 'attempt:expiry'}) do
     d[name] = tonumber(d[name]) or 0
   end
   d.live = d['attempt:nonce'] ~= ''
@@ -336,4 +336,15 @@ local function has_room(ledger, lease_key, worker, tokens, member)
   local held, count = held_at(ledger, worker)
   held, count = held - (mine or 0), count - (mine and 1 or 0)
   return held + tokens <= (tonumber(lease.capacity_tokens) or 0) and count < 2 * (tonumber(lease.max_running) or 0)
+end
+
+-- Tokens of a session's log that are cached at a worker, by the residency that it publishes; 0 when it has dropped them.
+-- A worker that has not published since the session was last changed cannot have said so yet, and is taken to have them
+-- all. `delay` ms before a lease's end is the earliest time at which what was published with it was gathered.
+local function cached_at(workers_key, worker, residency_key, session, d, now, delay)
+  local expiry = tonumber(redis.call('ZSCORE', workers_key, worker)) or 0
+  if expiry <= now or expiry - delay < d.updated then
+    return d.length
+  end
+  return tonumber(redis.call('HGET', residency_key, session)) or 0
 end
