@@ -20,7 +20,7 @@ from roost_gateway.attempts import LEASE_MS, HeldAttempt
 from roost_gateway.errors import GatewayError, unavailable
 from roost_gateway.pools import PoolView
 from roost_gateway.revisions import turned_away, wrong_revision
-from roost_gateway.routing import Choice, StepNeed, WorkerState, choose, serves_revision
+from roost_gateway.routing import Choice, StepNeed, WorkerState, serves_revision
 from roost_gateway.store.interface import SessionStore
 from roost_gateway.store.records import RefusedError, Reservation, StoreUnavailableError
 from roost_gateway.workers import Workers
@@ -170,7 +170,7 @@ class Placement:
         return second.worker if await self._reserve(ask, second) else None
 
     def _choose(self, ask: Ask) -> Choice | None:
-        return choose(ask.need, self._workers.states(ask.pool.pool), ask.excluded())
+        return self._workers.choose(ask.pool.pool, ask.need, ask.excluded())
 
     async def _reserve(self, ask: Ask, choice: Choice) -> bool:
         done = await self._store.reserve(ask.reservation(choice.worker.worker_id, choice.tokens))

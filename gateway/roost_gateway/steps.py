@@ -247,8 +247,8 @@ class StepRun:
         return step_class(self._call.role.priority, self._call.pool.priorities, continuation=continuation)
 
     def _prompt_estimate(self) -> int:
-        states = self._parts.workers.states(self._call.pool.pool)
-        per_token = states[0].bytes_per_token if states else estimate.DEFAULT_BYTES_PER_TOKEN
+        worker = self._parts.workers.any(self._call.pool.pool)
+        per_token = worker.bytes_per_token if worker else estimate.DEFAULT_BYTES_PER_TOKEN
         return estimate.prompt_tokens(self._call.request, self._call.facts, per_token)
 
     def _clean_up(self, held: HeldAttempt, error: BaseException) -> None:
