@@ -61,6 +61,7 @@ class Ask:
             priority=self.priority,
             deadline_ms=max(1, int((self.deadline - time.monotonic()) * 1000)),
             lease_ms=LEASE_MS,
+            revision=self.need.model_revision,
         )
 
 

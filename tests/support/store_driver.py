@@ -163,6 +163,17 @@ def publish_cached(raw: Raw, session_id: str, worker_id: str = "w1", tokens: int
         raw.hdel(key, session_id)
 
 
+def own(raw: Raw, session_id: str) -> None:
+    """As if w1 had committed the session's last step and had it cached."""
+    raw.hset(PoolKeys(POOL).session(session_id), "owner", "w1")
+    publish_cached(raw, session_id)
+
+
+def waiters(raw: Raw) -> set[str]:
+    """Nonces of the attempts that wait."""
+    return {nonce.decode() for nonce in raw.hkeys(PoolKeys(POOL).waiters)}
+
+
 def redis_ms(raw: Raw, pool: str = POOL) -> int:
     """Redis TIME of the pool's shard, in ms."""
     return int(

@@ -17,6 +17,8 @@ from roost_gateway.store.records import (
     RenewItem,
     Reservation,
     StoreHealth,
+    Wake,
+    WorkerLook,
     WorkerView,
 )
 
@@ -58,8 +60,9 @@ class SessionStore(Protocol):
         ...
 
     async def reserve(self, reservation: Reservation) -> bool:
-        """Reserves at a worker; on success leaves the waiters. False, and a place among the waiters, when the
-        worker has no room, its lease is gone, or a better class waits anywhere. Refuses: NOT_FOUND, FENCED."""
+        """Reserves at a worker; on success leaves the waiters. False, and a place in the line of its revision, when the
+        worker has no room, its lease is gone, or somebody whom that worker can serve waits and goes first. Refuses:
+        NOT_FOUND, FENCED."""
         ...
 
     async def release(self, reservation: Reservation) -> None:
@@ -123,9 +126,13 @@ class SessionStore(Protocol):
         """Where sessions are: session -> (worker id, cached tokens) for those that any of the workers published."""
         ...
 
-    def wakes(self, pool: str) -> AsyncIterator[None]:
-        """Yields whenever something was released in the pool, by any gateway; may yield too often, never too late
-        by more than a second."""
+    async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
+        """One worker, and how many tokens of a session it publishes as cached."""
+        ...
+
+    def wakes(self, pool: str) -> AsyncIterator[Wake]:
+        """Yields what was released in the pool, by any gateway; may yield too often, never too late by more than a
+        second."""
         ...
 
     async def aclose(self) -> None: ...

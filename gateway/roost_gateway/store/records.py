@@ -243,6 +243,31 @@ class Reservation:
     priority: int
     deadline_ms: int
     lease_ms: int
+    revision: str = ""
+    """Model revision that the step needs, which names its line; empty: any worker can serve it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """What may let a waiting step go on. Without worker and line it may concern anybody."""
+
+    worker_id: str = ""
+    """Something was released here."""
+    reserved_tokens: int | None = None
+    """What is reserved there now, if that is known."""
+    reserved_attempts: int | None = None
+    line: str | None = None
+    """The first of this line has left it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLook:
+    """One worker as it is now."""
+
+    view: "WorkerView | None"
+    """None: it has no lease in force."""
+    cached_tokens: int
+    """What it has of the session that was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from roost_gateway.store.arguments import (
     request_digest,
     session_keys,
 )
-from roost_gateway.store.ledger import WorkerReader, read_residency
+from roost_gateway.store.ledger import WorkerReader, read_residency, read_worker
 from roost_gateway.store.link import Arg, RedisLink, open_client
 from roost_gateway.store.records import (
     AlreadyCommitted,
@@ -38,6 +38,8 @@ from roost_gateway.store.records import (
     RenewItem,
     Reservation,
     StoreHealth,
+    Wake,
+    WorkerLook,
     WorkerView,
 )
 from roost_gateway.store.session_memory import SessionMemory
@@ -91,7 +93,7 @@ class RedisStore:
         self._aging_ms = aging_ms
         self._watermark = watermark
         self._workers = WorkerReader(link)
-        self._wakes = Wakes(lambda: link.client.pubsub())
+        self._wakes = Wakes(link.client.pubsub)
         self._memory = SessionMemory()
         self._run_id = ""
 
@@ -203,10 +205,10 @@ class RedisStore:
         keys, ref = PoolKeys(reservation.pool), reservation.ref
         touched = [
             *(keys.reservations, keys.waiters, keys.session(reservation.session_id)),
-            *(keys.workers, keys.lease(reservation.worker_id)),
+            *(keys.workers, keys.lease(reservation.worker_id), keys.lines),
         ]
         args: list[Arg] = [ref.epoch, ref.nonce.hex(), reservation.worker_id, reservation.tokens, reservation.priority]
-        args += [reservation.deadline_ms, reservation.lease_ms, self._aging_ms]
+        args += [reservation.deadline_ms, reservation.lease_ms, self._aging_ms, reservation.revision]
         reply = await self._link.script("reserve", lambda grace: (touched, [0, grace, keys.wake, *args]))
         granted = bool(accepted(reply)[0] == b"reserved")
         if granted:
@@ -215,7 +217,7 @@ class RedisStore:
 
     async def release(self, reservation: Reservation) -> None:
         keys, ref = PoolKeys(reservation.pool), reservation.ref
-        touched = [keys.reservations, keys.waiters, keys.session(reservation.session_id)]
+        touched = [keys.reservations, keys.waiters, keys.session(reservation.session_id), keys.lines]
         args: list[Arg] = [ref.epoch, ref.nonce.hex(), reservation.worker_id]
         await self._link.script("release", lambda grace: (touched, [0, grace, keys.wake, *args]))
 
@@ -251,7 +253,7 @@ class RedisStore:
                 generations = self._memory.generations(item.session_id)
                 touched += session_keys(keys, item.session_id, generations)
                 args += [item.ref.epoch, item.ref.nonce.hex(), generations]
-            reply = await self._link.fixed_script("renew", touched, args)
+            reply = await self._link.fixed_script("renew", [*touched, keys.lines], args)
             wrong = [(item.session_id, -answer) for item, answer in zip(items, reply, strict=True) if answer < 0]
             if not wrong:
                 return [answer == 1 for answer in reply]
@@ -299,7 +301,10 @@ class RedisStore:
     ) -> dict[str, tuple[str, int]]:
         return await read_residency(self._link, pool, list(worker_ids), list(session_ids))
 
-    def wakes(self, pool: str) -> AsyncIterator[None]:
+    async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
+        return await read_worker(self._link, pool, worker_id, session_id, RESIDENCY_DELAY_MS)
+
+    def wakes(self, pool: str) -> AsyncIterator[Wake]:
         return self._wakes.of(PoolKeys(pool).wake)
 
     async def aclose(self) -> None:
@@ -321,7 +326,7 @@ class RedisStore:
             generations = self._memory.generations(session_id)
             more_keys, more_args = more(grace)
             touched = [keys.reservations, keys.waiters, *session_keys(keys, session_id, generations), *more_keys]
-            return touched, [generations, max(grace, least_grace), keys.wake, *more_args]
+            return [*touched, keys.lines], [generations, max(grace, least_grace), keys.wake, *more_args]
 
         for _ in range(_ANSWERS_LEARNED):
             reply = await self._link.script(name, request)

@@ -6,15 +6,7 @@ import pytest
 
 from roost.contract import loghash
 from roost.contract.names import PoolKeys
-from roost_gateway.store.records import (
-    AlreadyCommitted,
-    AttemptRef,
-    Began,
-    LogHead,
-    Refusal,
-    RefusedError,
-    RenewItem,
-)
+from roost_gateway.store.records import AlreadyCommitted, AttemptRef, Began, LogHead, Refusal, RefusedError, RenewItem
 from store_driver import (
     LONG_MS,
     POOL,

@@ -79,9 +79,9 @@ end
 -- Where to reserve: at the worker of the attempt that this one replaces, whose output may be resumed, else at the owner
 -- while it has the session cached. A session that its owner has dropped is as well off anywhere.
 local ledger = read_ledger(KEYS[1], now, grace)
-local waiters = read_waiters(KEYS[2], now, grace, aging)
-local enqueued = retry and waiters.enqueued[former] or now
-local tokens, reserved, waits = d.length + new_tokens, '', false
+local place, over = retry and waiter_of(former), {}
+local enqueued = place and not is_over(place, now, grace) and place.enqueued or now
+local tokens, reserved, line = d.length + new_tokens, '', nil
 local candidates = {}
 if retry and d['attempt:worker'] ~= '' then
   table.insert(candidates, d['attempt:worker'])
@@ -94,14 +94,16 @@ for _, worker in ipairs(candidates) do
     if not lease_of[worker] then
       return {'again', d.generation, worker}
     end
+    local lease = read_lease(lease_of[worker])
     local inherited = retry and worker == d['attempt:worker'] and tokens_of(ledger, former_member)
-    local first = inherited or not must_wait(waiters, class * aging + enqueued, nonce, former)
+    local rank = rank_of(class, aging, enqueued)
+    local first = inherited or not must_wait(revision_of(lease), rank, nonce, former, over, now, grace)
     if inherited and inherited >= tokens then
       reserved, tokens = worker, inherited
-    elseif first and has_room(ledger, lease_of[worker], worker, tokens, former_member) then
+    elseif first and has_room(ledger, lease, worker, tokens, former_member) then
       reserved = worker
     else
-      waits = true
+      line = line or line_of(revision_of(lease))
     end
   end
 end
@@ -119,13 +121,12 @@ settle(ledger)
 if d.live then
   drop_claims(d)
 end
-purge(KEYS[2], waiters.over)
+purge_waiters(over)
 if reserved ~= '' then
   claim(KEYS[1], reserved, nonce, tokens, now + lease_ms)
-elseif waits then
+elseif line then
   local deadline = tonumber(ARGV[17])
-  redis.call('HSET', KEYS[2], nonce, text(class) .. ':' .. text(enqueued) .. ':' ..
-    text(deadline > 0 and now + deadline or 0) .. ':' .. expiry)
+  enter_line(line, nonce, class, aging, enqueued, deadline > 0 and now + deadline or 0, expiry)
 end
 touch(d.ttl, now, 2 * lease_ms)
 return {'began', now, reserved, cached, redis.call('HGETALL', KEYS[3])}
