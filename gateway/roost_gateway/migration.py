@@ -17,10 +17,10 @@ from roost.v1.worker_service_pb2 import StepTokens
 from roost_gateway.committing import StepClock
 from roost_gateway.errors import GatewayError
 from roost_gateway.generation import Failure, WorkerFailureError, classify
+from roost_gateway.lines import Ask
 from roost_gateway.migrated_log import migrate_request, pieces, render_request
 from roost_gateway.outbox import Outbox
 from roost_gateway.parts import Parts
-from roost_gateway.placement import Ask
 from roost_gateway.pools import PoolView
 from roost_gateway.relay import BUSY_SECONDS, MAX_FAULTS, poisonous
 from roost_gateway.revisions import migrates

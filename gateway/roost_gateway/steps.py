@@ -20,9 +20,9 @@ from roost_gateway.attempts import LEASE_MS, HeldAttempt
 from roost_gateway.committing import StepClock, commit
 from roost_gateway.convert import head_from_proto, head_to_proto
 from roost_gateway.errors import GatewayError
+from roost_gateway.lines import Ask
 from roost_gateway.outbox import Outbox
 from roost_gateway.parts import Parts
-from roost_gateway.placement import Ask
 from roost_gateway.pools import PoolView, RoleView
 from roost_gateway.relay import Relay
 from roost_gateway.replay import committed_event, replay
@@ -90,7 +90,6 @@ class StepRun:
                 raise
             finally:
                 queue.ended(self._call.tenant)
-                self._parts.placement.kick(self._call.pool.pool)
 
     async def _begin(self, prompt: int) -> Began | AlreadyCommitted:
         """Whoever goes meanwhile leaves no attempt behind: it is ended as soon as it is known."""
@@ -267,7 +266,6 @@ class StepRun:
             await self._parts.store.abort(held.session_id, held.ref)
         except StoreUnavailableError:
             log.info("an attempt of %s could not be ended; its lease will", held.session_id)
-        self._parts.placement.kick(held.pool)
 
 
 def content_digest(request: pb.StepRequest) -> bytes:

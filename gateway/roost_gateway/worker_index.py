@@ -65,6 +65,11 @@ class WorkerIndex:
         if key is not None:
             self._groups[key].put(worker.worker_id, standing(worker))
 
+    def discard(self, worker_id: str) -> None:
+        """The worker is gone, if it was there."""
+        if worker_id in self._states:
+            self._rebuild({name: state for name, state in self._states.items() if name != worker_id})
+
     def choose(self, need: StepNeed, excluded: AbstractSet[str] = frozenset()) -> Choice | None:
         """As `routing.choose`."""
         best = self._best_other(need, excluded)

@@ -16,7 +16,7 @@ from roost_gateway.errors import GatewayError, not_found
 from roost_gateway.pools import PoolView, read_pool
 from roost_gateway.routing import Choice, StepNeed, WorkerState
 from roost_gateway.store.interface import SessionStore
-from roost_gateway.store.records import StoreHealth, StoreUnavailableError, WorkerView
+from roost_gateway.store.records import StoreHealth, StoreUnavailableError, Wake, WorkerView
 from roost_gateway.worker_index import WorkerIndex
 
 log = logging.getLogger(__name__)
@@ -175,6 +175,25 @@ class Workers:
         if state is not None:
             reserved, attempts = state.reserved_tokens + tokens, state.reserved_attempts + 1
             fleet.put(replace(state, reserved_tokens=reserved, reserved_attempts=attempts))
+
+    def note_released(self, pool: str, wake: Wake) -> WorkerState | None:
+        """The worker at which something was released, with what it holds now; None for one that is not known."""
+        fleet = self._fleets[pool]
+        state = fleet.states.get(wake.worker_id)
+        if state is None or wake.reserved_tokens is None or wake.reserved_attempts is None:
+            return state
+        state = replace(state, reserved_tokens=wake.reserved_tokens, reserved_attempts=wake.reserved_attempts)
+        fleet.put(state)
+        return state
+
+    async def look(self, pool: str, worker_id: str, session_id: str) -> int:
+        """Reads one worker now. Returns what it has cached of the session, in tokens."""
+        look = await self._store.look(pool, worker_id, session_id)
+        if look.view is not None:
+            self._fleets[pool].put(worker_state(look.view))
+        elif not self.grace:
+            self._fleets[pool].discard(worker_id)
+        return look.cached_tokens
 
     async def refresh(self, pool: str) -> None:
         """Reads a pool's workers now; calls at the same time share one reading. The store being away is no error."""

@@ -7,7 +7,6 @@ from typing import Any
 from roost.contract import names
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS
 from roost.contract.names import PoolKeys
-from roost_gateway.admission import AGING_SECONDS
 from roost_gateway.store import codec, health
 from roost_gateway.store.arguments import (
     ID_BYTES,
@@ -44,6 +43,7 @@ from roost_gateway.store.records import (
 )
 from roost_gateway.store.session_memory import SessionMemory
 from roost_gateway.store.wakes import Wakes
+from roost_gateway.waiting_line import AGING_SECONDS
 
 AGING_MS = round(AGING_SECONDS * 1000)
 WATERMARK = 0.9
