@@ -29,7 +29,7 @@ class Ask:
     continuation: bool
     deadline: float
     registered: bool = False
-    """Whether it may be among the store's waiters: Begin puts it there when the owner has no room."""
+    """Whether it may be among the store's waiters: Begin puts it there when the worker that it prefers has no room."""
     asked_at: float = -inf
     """When it last asked the store for room."""
     avoid: dict[str, float] = field(default_factory=dict)

@@ -8,9 +8,9 @@
   rebuilding elsewhere, and a session whose KV was dropped has nothing to leave.
 - `load(w)`, at most LOAD_SECONDS: shares of KV reserved and of running slots in use, so that equal workers fill evenly.
 
-Compared are few workers: those that have something of the session, and of all others the best one (`Tier`). Nobody
-waits for a full worker that has nothing of his while another one has room. `choose` finds that one by looking at every
-worker and says what is right; `roost_gateway.worker_index` finds the same one without looking at all.
+Compared are few workers: those that have something of the session, and of all others the best one (`Tier`). No step
+waits for a full worker that has nothing of its session while another one has room. `choose` finds the best of the others
+by looking at every worker and says what is right; `roost_gateway.worker_index` finds the same one by looking at few.
 
 Ties go to the worker that committed the session's last step, then to the next worker on a ring of hashes, from the
 session's own place on: N gateways agree, and sessions spread.
@@ -35,7 +35,7 @@ TICKS_PER_SECOND = 10_000
 RATE_CLASSES = 8
 """Prefill rates are told apart by eighths of an octave (9 %): measurements of equal machines differ by less."""
 QUEUED_PER_RUNNING = 2
-"""The ledger grants attempts up to twice what a worker runs at once (`has_room` in `_common.lua`)."""
+"""The ledger grants attempts up to twice what a worker runs at once (`has_room` in `_ledger.lua`)."""
 ANY_TOKENS = sys.maxsize
 
 

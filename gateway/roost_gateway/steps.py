@@ -226,7 +226,7 @@ class StepRun:
             priority=self._class(continuation),
             continuation=continuation,
             deadline=call.deadline,
-            registered=not began.reserved and bool(descriptor.owner or began.fenced),
+            registered=not began.reserved and bool(began.cached_tokens or began.fenced),
         )
 
     def _output_limit(self, began: Began, prompt: int) -> int:

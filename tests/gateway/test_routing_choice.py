@@ -50,7 +50,7 @@ def test_equal_workers_fill_evenly() -> None:
     assert chosen(NEED, worker("a", reserved_tokens=2000, reserved_attempts=2), worker("b")) == "b"
 
 
-def test_nobody_waits_for_a_full_worker_that_has_nothing_of_his_while_another_has_room() -> None:
+def test_no_step_waits_for_a_full_worker_that_has_nothing_of_its_session_while_another_has_room() -> None:
     full = worker("a", reserved_tokens=9900, reserved_attempts=1)
     assert chosen(NEED, full, worker("b", prefill_rate=20.0)) == "b"
 

@@ -1,4 +1,4 @@
-"""The order of a line, whatever happens to it, is that of sorting everybody anew."""
+"""The order of a line, after any changes of it, is that of sorting all of its steps."""
 
 from collections.abc import Iterable
 
