@@ -9,8 +9,8 @@
 - `load(w)`, at most LOAD_SECONDS: shares of KV reserved and of running slots in use, so that equal workers fill evenly.
 
 Compared are few workers: those that have something of the session, and of all others the best one (`Tier`). No step
-waits for a full worker that has nothing of its session while another one has room. `choose` finds the best of the others
-by looking at every worker and says what is right; `roost_gateway.worker_index` finds the same one by looking at few.
+waits for a full worker that has nothing of its session while another one has room. `choose` finds the best of the
+others by looking at every worker and says what is right; `roost_gateway.worker_index` finds it by looking at few.
 
 Ties go to the worker that committed the session's last step, then to the next worker on a ring of hashes, from the
 session's own place on: N gateways agree, and sessions spread.
