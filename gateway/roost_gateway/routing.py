@@ -130,7 +130,7 @@ def standing(worker: WorkerState) -> Standing:
     load = _ticks(_load_seconds(worker))
     slots = worker.reserved_attempts + 1 - worker.max_running
     return Standing(
-        rate_class=_rate_class(worker.prefill_rate),
+        rate_class=rate_class_of(worker.prefill_rate),
         load=load,
         soon=load + _ticks(_seconds_until(max(1.0, slots), worker)),
         runs=slots <= 0,
@@ -196,7 +196,7 @@ def _weigh(need: StepNeed, worker: WorkerState) -> Choice:
     tokens = min(need.tokens, worker.capacity_tokens)
     wait = _wait_seconds(tokens, worker)
     missing = max(0, need.tokens - need.cached.get(worker.worker_id, 0))
-    cost = _ticks(wait) + _compute_ticks(missing, _rate_class(worker.prefill_rate)) + _ticks(_load_seconds(worker))
+    cost = _ticks(wait) + _compute_ticks(missing, rate_class_of(worker.prefill_rate)) + _ticks(_load_seconds(worker))
     return Choice(worker, tokens, wait == 0.0, cost)
 
 
@@ -221,7 +221,8 @@ def _load_seconds(worker: WorkerState) -> float:
     return LOAD_SECONDS * (min(1.0, kv) + min(1.0, slots)) / 2
 
 
-def _rate_class(prefill_rate: float) -> int:
+def rate_class_of(prefill_rate: float) -> int:
+    """Rates of one class are taken to be equal."""
     return round(RATE_CLASSES * math.log2(prefill_rate or DEFAULT_PREFILL_RATE))
 
 

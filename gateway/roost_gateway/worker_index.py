@@ -21,12 +21,15 @@ from roost_gateway.routing import (
     cheapest,
     eligible,
     other_order,
+    rate_class_of,
     ring_place,
     standing,
 )
 
 _NONE = 2**62
 """Cost of what is not there."""
+_REBUILD_PART = 16
+"""When more than one in so many workers has changed, to build the trees again costs less than to change them."""
 
 
 class WorkerIndex:
@@ -44,20 +47,19 @@ class WorkerIndex:
         return self._states
 
     def replace(self, workers: Iterable[WorkerState]) -> None:
-        """From now on these are the workers. O(log n) for each that changed, O(n log n) when some came or left."""
+        """From now on these are the workers. O(log n) for each that has other figures, and at most O(n log n)."""
         fresh = {worker.worker_id: worker for worker in workers}
-        if fresh.keys() != self._states.keys():
+        changed = [worker for name, worker in fresh.items() if self._states.get(name) != worker]
+        few = len(fresh) == len(self._states) and len(changed) * _REBUILD_PART <= len(fresh)
+        if few and all(map(self._stays, changed)):
+            for worker in changed:
+                self.put(worker)
+        else:
             self._rebuild(fresh)
-            return
-        for worker in fresh.values():
-            self.put(worker)
 
     def put(self, worker: WorkerState) -> None:
         """Takes new figures of a worker."""
-        before = self._states.get(worker.worker_id)
-        if worker == before:
-            return
-        if before is None or _group_of(before) != _group_of(worker):
+        if not self._stays(worker):
             self._rebuild({**self._states, worker.worker_id: worker})
             return
         self._states[worker.worker_id] = worker
@@ -96,6 +98,11 @@ class WorkerIndex:
                 return best[1]
         return None
 
+    def _stays(self, worker: WorkerState) -> bool:
+        """Whether the worker, with new figures, is a leaf of the same tree as before."""
+        before = self._states.get(worker.worker_id)
+        return before is not None and _group_of(before) == _group_of(worker)
+
     def _rebuild(self, states: dict[str, WorkerState]) -> None:
         self._states = states
         members: dict[tuple[str, int], dict[str, Standing]] = defaultdict(dict)
@@ -108,7 +115,7 @@ class WorkerIndex:
 
 def _group_of(worker: WorkerState) -> tuple[str, int] | None:
     """None for one that takes no steps."""
-    return None if worker.draining else (worker.model_revision, standing(worker).rate_class)
+    return None if worker.draining else (worker.model_revision, rate_class_of(worker.prefill_rate))
 
 
 class _Group:

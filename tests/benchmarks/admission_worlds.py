@@ -1,4 +1,4 @@
-"""The admission of one gateway over a ledger in memory: of this tree, or of an older commit beside it in one process."""
+"""The admission of a gateway over a ledger in memory: of this tree, or of an older commit beside it in one process."""
 
 import asyncio
 import importlib
@@ -155,11 +155,11 @@ class World:
         await self._workers._tick(0)
         await self.fill(waiters)
         self._placement.kick(POOL)
-        await self._settle()
+        await self._until(lambda: not self._pumping())
         self._assert_listening()
 
     async def fill(self, waiters: int) -> None:
-        """Adds steps until so many wait. Not measured: nothing is admitted, and nobody asks for his place in the queue."""
+        """Adds steps until so many wait. Not measured: nothing is admitted, and places in the queue are not counted."""
         ahead, self._admission.ahead = self._admission.ahead, lambda *_: 0
         self._placement.kick, kick = lambda *_: None, self._placement.kick
         kick_line = getattr(self._placement, "_kick_line", None)
@@ -170,8 +170,7 @@ class World:
                 task = asyncio.create_task(self._place())
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-            while self.waiting < waiters or self._pumping():
-                await asyncio.sleep(0)
+            await self._until(lambda: self.waiting >= waiters and not self._pumping())
         finally:
             self._admission.ahead, self._placement.kick = ahead, kick
             if kick_line is not None:
@@ -181,8 +180,7 @@ class World:
         """A step ends somewhere, and one that waits takes its room."""
         before = self.admitted
         self.ledger.end_a_step(self._chance.choice(self.ledger.names))
-        while self.admitted == before or self._pumping():
-            await asyncio.sleep(0)
+        await self._until(lambda: self.admitted > before and not self._pumping())
 
     async def aclose(self) -> None:
         for task in self._tasks:
@@ -221,8 +219,8 @@ class World:
         owner = pools[POOL] if pools is not None else self._lines()[0]
         assert owner.listener is not None, "somebody waits, so the gateway listens"
 
-    async def _settle(self) -> None:
-        for _ in range(10):
-            await asyncio.sleep(0)
-        while self._pumping():
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        """Lets everything else go on until the condition holds."""
+        await asyncio.sleep(0)
+        while not condition():  # noqa: ASYNC110  turns of the loop, without time
             await asyncio.sleep(0)

@@ -54,6 +54,29 @@ def test_the_index_chooses_as_a_look_at_every_worker(
     assert index.choose(need, excluded) == choose(need, last, excluded)
 
 
+@given(st.sets(st.integers(0, 10**6), min_size=1, max_size=40), st.integers(0, 10**6), st.integers(0, 3))
+def test_a_tie_goes_round_the_ring_from_the_sessions_place(numbers: set[int], session: int, taken: int) -> None:
+    workers, need = [worker(f"w{number}") for number in numbers], StepNeed(f"ns/pool/{session}", "rev", 500, 100)
+    index = WorkerIndex(workers)
+    excluded: set[str] = set()
+    for _ in range(min(taken, len(workers) - 1)):
+        choice = index.choose(need, excluded)
+        assert choice is not None
+        assert choice == choose(need, workers, excluded)
+        excluded.add(choice.worker.worker_id)
+    assert index.choose(need, excluded) == choose(need, workers, excluded)
+
+
+@given(st.lists(states, max_size=3), needs)
+def test_a_reading_that_changes_few_of_many_workers_is_taken_in(changes: list[WorkerState], need: StepNeed) -> None:
+    before = {name: worker(name) for name in [*NAMES, *(f"x{number}" for number in range(100))]}
+    after = {**before, **{state.worker_id: state for state in changes}}
+    index = WorkerIndex(before.values())
+    index.replace(after.values())
+    assert dict(index.states) == after
+    assert index.choose(need) == choose(need, list(after.values()))
+
+
 def test_few_of_many_workers_are_looked_at() -> None:
     most = {}
     for count in (10, 1_000):
