@@ -11,6 +11,9 @@ the process (`process_time`), so that what else runs on the machine counts for l
 measurements. Rounds of both sides alternate; the figures are medians over all admitted steps, and the least and the
 greatest median of a round.
 
+The second part is the store's share: the time that Redis spends on a Reserve that has to wait and on a Begin whose
+worker is full, while others wait.
+
     python tests/benchmarks/bench_admission.py [--quick] [--before COMMIT]
 
 The last line of stdout is one JSON document.
@@ -28,10 +31,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[2] / part) for part in ("proto", "gateway")]
+sys.path[:0] = [
+    str(Path(__file__).parents[1] / "support"),
+    *(str(Path(__file__).parents[2] / part) for part in ("proto", "gateway")),
+]
 
+from admission_scripts import microseconds as script_costs
 from admission_worlds import World, load_older
-from figures import emit, machine
+from figures import emit, machine, spread
+
+from redis_servers import RedisServer
 
 BEFORE = "cfb1da5"
 NOW = "roost_gateway"
@@ -109,7 +118,30 @@ async def bench(arguments: argparse.Namespace, before: str) -> dict[str, Any]:
         for waiters in lengths:
             steps = 3 if waiters > 1000 else 10
             cells.append(await cell(before, workers, waiters, 2 if arguments.quick else 5, steps))
-    return {"benchmark": "admission", "machine": machine(), "before": arguments.before, "cells": cells}
+    rounds = 1 if arguments.quick else 3
+    scripts = [await scripts_cell(before, waiters, rounds) for waiters in lengths if waiters <= 1000]
+    return {
+        "benchmark": "admission",
+        "machine": machine(),
+        "before": arguments.before,
+        "cells": cells,
+        "redis_microseconds": scripts,
+    }
+
+
+async def scripts_cell(before: str, waiters: int, rounds: int) -> dict[str, Any]:
+    """Microseconds in Redis of each script, on both sides in turn."""
+    taken: dict[str, dict[str, list[float]]] = {"before": {}, "now": {}}
+    with RedisServer() as redis:
+        for _ in range(rounds):
+            for side, package in (("before", before), ("now", NOW)):
+                for name, microseconds in (await script_costs(package, redis, waiters)).items():
+                    taken[side].setdefault(name, []).append(microseconds)
+    result = {side: {name: spread(values) for name, values in scripts.items()} for side, scripts in taken.items()}
+    for name in result["now"]:
+        old, new = (result[side][name]["median"] for side in ("before", "now"))
+        print(f"{waiters:5} waiters in Redis   {name:8} {old:9.1f} us -> {new:7.1f} us", flush=True)
+    return {"waiters": waiters, **result}
 
 
 def main() -> None:
