@@ -1,21 +1,24 @@
 """Who goes first when there is no room for all. Pure: a bounded queue and its order.
 
-Order of the waiting: class (continuations of live sessions before new ones, then the role's priority), then how near
-the deadline is, then fair share (the tenant with the fewest running steps, then the one served longest ago), then
-arrival. A lower class overtakes a higher one only by aging: `AGING_SECONDS` of waiting are worth one class.
+Steps that need different revisions of the model are served by different workers and stand in lines of their own, so
+that nobody waits behind one whom other workers serve. The bound and the tenants' shares are those of the whole pool.
+
+Order of a line (`roost_gateway.waiting_line`): class (continuations of live sessions before new ones, then the role's
+priority), then how near the deadline is, then fair share (the tenant with the fewest running steps, then the one served
+longest ago), then arrival. A lower class overtakes a higher one only by aging: `AGING_SECONDS` of waiting are worth one
+class.
 """
 
-from collections import Counter
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import log2
 
-AGING_SECONDS = 10.0
-"""Waiting that is worth one class, in the queue of a gateway as among the store's waiters."""
+from roost_gateway.waiting_line import FairShare, Ticket, WaitingLine
+
 DEFAULT_QUEUE_LIMIT = 4096
 """Bound of a queue whose pool gives none."""
 DEFAULT_RETRY_SECONDS = 1.0
-_FAR = 60
+_WAITS_REMEMBERED = 16
+_TENANTS_REMEMBERED = 10_000
 
 
 def step_class(priority: int, priorities: Sequence[int], *, continuation: bool) -> int:
@@ -35,74 +38,76 @@ class QueueFullError(Exception):
         self.retry_seconds = retry_seconds
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ticket:
-    """One waiting step. Times are seconds of one monotonic clock."""
-
-    tenant: str
-    priority: int
-    """`step_class`."""
-    continuation: bool
-    enqueued: float
-    deadline: float
-
-
 class AdmissionQueue:
-    """The waiting steps of one pool in one gateway, and what runs of each tenant."""
+    """The waiting steps of one pool in one gateway, a line for each model revision, and what runs of each tenant."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Ticket, int] = {}
+        self._lines: dict[str, WaitingLine] = {}
+        self._length = 0
+        self._new = 0
         self._arrivals = 0
-        self._running: Counter[str] = Counter()
-        self._served: dict[str, int] = {}
-        self._services = 0
-        self._recent_waits: list[float] = []
+        self._shares = FairShare()
+        self._recent_waits: deque[float] = deque(maxlen=_WAITS_REMEMBERED)
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return self._length
 
     def __contains__(self, ticket: Ticket) -> bool:
-        return ticket in self._waiting
+        return ticket.line in self._lines and ticket in self._lines[ticket.line]
 
     def push(self, ticket: Ticket, limit: int) -> None:
         """Takes a place; `limit` 0 means the default bound. Raises QueueFullError."""
         limit = limit or DEFAULT_QUEUE_LIMIT
-        if len(self._waiting) >= limit:
+        if self._length >= limit:
             raise QueueFullError(limit, self.retry_seconds())
         self._arrivals += 1
-        self._waiting[ticket] = self._arrivals
+        self._length += 1
+        self._new += not ticket.continuation
+        self._line(ticket.line).push(ticket, self._arrivals)
 
     def remove(self, ticket: Ticket) -> None:
         """Gives a place up; nothing happens when there was none."""
-        self._waiting.pop(ticket, None)
+        line = self._lines.get(ticket.line)
+        if line is None or not line.remove(ticket):
+            return
+        self._length -= 1
+        self._new -= not ticket.continuation
+        if not line:
+            del self._lines[ticket.line]
 
     def admit(self, ticket: Ticket, now: float) -> None:
         """Takes a ticket out because it was served."""
         self.remove(ticket)
-        self._recent_waits = [*self._recent_waits[-15:], now - ticket.enqueued]
+        self._recent_waits.append(now - ticket.enqueued)
 
     def started(self, tenant: str) -> None:
         """A step of the tenant runs, whether it waited or not."""
-        self._running[tenant] += 1
-        self._services += 1
-        self._served[tenant] = self._services
+        self._shares.started(tenant)
+        self._share_changed(tenant)
 
     def ended(self, tenant: str) -> None:
         """A step of the tenant runs no more."""
-        self._running[tenant] -= 1
-        if self._running[tenant] <= 0:
-            del self._running[tenant]
-        if len(self._served) > 10_000:
-            self._served = {name: self._served[name] for name in self._running if name in self._served}
+        self._shares.ended(tenant)
+        self._share_changed(tenant)
+        if self._shares.forget(_TENANTS_REMEMBERED):
+            for line in self._lines.values():
+                line.shares_changed()
 
-    def order(self, now: float) -> list[Ticket]:
-        """Everybody, first to be served first. It changes with each service and with time."""
-        return sorted(self._waiting, key=lambda ticket: self._rank(ticket, now))
+    def first(self, line: str, now: float) -> Ticket | None:
+        """Who is served next of a line. It changes with each service and with time, which never goes back."""
+        return self._lines[line].first(now) if line in self._lines else None
+
+    def set_aside(self, ticket: Ticket) -> None:
+        """Lets the others of its line go first until `bring_back`: no worker may serve it now."""
+        self._lines[ticket.line].set_aside(ticket)
+
+    def bring_back(self, line: str) -> None:
+        if line in self._lines:
+            self._lines[line].bring_back()
 
     def ahead(self, ticket: Ticket, now: float) -> int:
-        """How many would be served before `ticket`, whether it has a place or not."""
-        rank = self._rank(ticket, now)
-        return sum(self._rank(other, now) < rank for other in self._waiting)
+        """How many of its line would be served before `ticket`, whether it has a place or not."""
+        return self._lines[ticket.line].ahead(ticket, now) if ticket.line in self._lines else 0
 
     def retry_seconds(self) -> float:
         """When a place may be free: as long as the last ones waited."""
@@ -111,20 +116,12 @@ class AdmissionQueue:
 
     def waiting_by_class(self) -> Iterator[tuple[str, int]]:
         """Counts of waiting continuations and new sessions."""
-        new = sum(not ticket.continuation for ticket in self._waiting)
-        yield "continuation", len(self._waiting) - new
-        yield "new", new
+        yield "continuation", self._length - self._new
+        yield "new", self._new
 
-    def _rank(self, ticket: Ticket, now: float) -> tuple[int, int, int, int, int]:
-        return (
-            ticket.priority - int((now - ticket.enqueued) / AGING_SECONDS),
-            _urgency(ticket.deadline - now),
-            self._running[ticket.tenant],
-            self._served.get(ticket.tenant, 0),
-            self._waiting.get(ticket, self._arrivals + 1),
-        )
+    def _line(self, name: str) -> WaitingLine:
+        return self._lines.setdefault(name, WaitingLine(self._shares))
 
-
-def _urgency(left: float) -> int:
-    """Deadlines by powers of two: of two equally near ones, fair share decides."""
-    return min(_FAR, int(log2(left))) if left >= 1 else 0
+    def _share_changed(self, tenant: str) -> None:
+        for line in self._lines.values():
+            line.share_changed(tenant)

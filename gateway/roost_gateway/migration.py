@@ -17,10 +17,10 @@ from roost.fault_points import fault_point
 from roost.v1.worker_service_pb2 import StepTokens
 from roost_gateway.committing import StepClock
 from roost_gateway.generation import Failure, WorkerFailureError, classify
+from roost_gateway.lines import Ask
 from roost_gateway.migrated_log import migrate_request, pieces, render_request
 from roost_gateway.outbox import Outbox
 from roost_gateway.parts import Parts
-from roost_gateway.placement import Ask
 from roost_gateway.pools import PoolView
 from roost_gateway.relay import BUSY_SECONDS, MAX_FAULTS, poisonous
 from roost_gateway.revisions import migrates
@@ -86,7 +86,7 @@ class Migration:
         fault_point("gateway.migrated")
         self._parts.telemetry.migrated(descriptor.model_revision, descriptor.head.length)
         self._evict(began.descriptor, began.ref.epoch)
-        return replace(began, descriptor=descriptor, reserved=worker.worker_id, fenced=None)
+        return replace(began, descriptor=descriptor, reserved=worker.worker_id, fenced=None, cached_tokens=0)
 
     async def _entries(self, descriptor: Descriptor) -> list[LogEntry]:
         entries: list[LogEntry] = []

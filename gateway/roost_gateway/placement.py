@@ -1,97 +1,35 @@
-"""Finds a step its worker: choose and reserve at once, or wait in the pool's queue until something is released.
+"""Finds a step its worker: choose and reserve at once, or wait in a line until something is released.
 
-The store's waiters keep classes apart among gateways, first come first served; within a gateway the order is
-`AdmissionQueue`'s. The two agree because only the first of a gateway's queue is among the store's waiters: it is of
-the best class that waits here, and nobody here waits for one whom the store would serve earlier.
+A line is the steps of one pool that need the same revision of its model, so that the same workers can serve them; it is
+named by that revision, and the line without a name is of steps that any worker can serve. The store keeps such lines
+among gateways, by class, first come first served; within a gateway a line's order is `AdmissionQueue`'s. The two agree
+because only the first of a gateway's line is among the store's waiters: it is of the best class that waits here, and
+nobody here waits for one whom the store would serve earlier.
+
+What wakes a line is what it may use: room at a worker of its revision, a place given up before its first, or, twice a
+second, the workers read again. Only its first step is then looked at.
 """
 
 import asyncio
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.admission import AdmissionQueue, QueueFullError, Ticket
-from roost_gateway.attempts import LEASE_MS, HeldAttempt
-from roost_gateway.pools import PoolView
+from roost_gateway.admission import AdmissionQueue
+from roost_gateway.lines import Ask, Line, PoolQueue, Waiter
 from roost_gateway.revisions import turned_away, wrong_revision
-from roost_gateway.routing import Choice, StepNeed, WorkerState, choose, serves_revision
+from roost_gateway.routing import Choice, WorkerState, serves_revision
 from roost_gateway.store.interface import SessionStore
-from roost_gateway.store.records import Reservation, StoreUnavailableError
+from roost_gateway.store.records import StoreUnavailableError, Wake
 from roost_gateway.workers import Workers
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(slots=True, eq=False)
-class Ask:
-    """One step that wants a worker. Times are seconds of `time.monotonic`."""
-
-    pool: PoolView
-    held: HeldAttempt
-    need: StepNeed
-    tenant: str
-    priority: int
-    continuation: bool
-    deadline: float
-    registered: bool = False
-    """Whether it may be among the store's waiters: Begin puts it there when the owner has no room."""
-    avoid: dict[str, float] = field(default_factory=dict)
-    """Worker ids that this step avoids, and until when."""
-    started: bool = False
-    """A step that has begun waits until its deadline and is never refused for a full queue."""
-
-    def excluded(self) -> frozenset[str]:
-        now = time.monotonic()
-        return frozenset(worker for worker, until in self.avoid.items() if until > now)
-
-    def reservation(self, worker_id: str = "", tokens: int = 0) -> Reservation:
-        """What to reserve at a worker; without one, what to give up."""
-        return Reservation(
-            pool=self.pool.pool,
-            session_id=self.held.session_id,
-            ref=self.held.ref,
-            worker_id=worker_id,
-            tokens=tokens,
-            priority=self.priority,
-            deadline_ms=max(1, int((self.deadline - time.monotonic()) * 1000)),
-            lease_ms=LEASE_MS,
-        )
-
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    ask: Ask
-    ticket: Ticket
-    found: "asyncio.Future[WorkerState]"
-
-
-class _Line:
-    """The queue of one pool in this gateway. Whoever reserves holds the lock, so that steps reserve in their order."""
-
-    def __init__(self) -> None:
-        self.queue = AdmissionQueue()
-        self.lock = asyncio.Lock()
-        self.waiters: dict[Ticket, _Waiter] = {}
-        self.pump: asyncio.Task[None] | None = None
-        self.again = False
-        self.listener: asyncio.Task[None] | None = None
-
-    def enter(self, ask: Ask, ticket: Ticket) -> _Waiter:
-        """Takes a place. Raises Refused: QUEUE_FULL."""
-        try:
-            self.queue.push(ticket, len(self.queue) + 1 if ask.started else ask.pool.queue_limit)
-        except QueueFullError as full:
-            raise _full(full) from None
-        waiter = self.waiters[ticket] = _Waiter(ask, ticket, asyncio.get_running_loop().create_future())
-        return waiter
-
-    def leave(self, waiter: _Waiter) -> None:
-        self.queue.remove(waiter.ticket)
-        self.waiters.pop(waiter.ticket, None)
+ASK_AGAIN_SECONDS = 2.0
+"""How long a step that waits in the store trusts that it does, before it asks for room where there seems to be none."""
 
 
 class Placement:
@@ -100,24 +38,26 @@ class Placement:
     def __init__(self, store: SessionStore, workers: Workers) -> None:
         self._store = store
         self._workers = workers
-        self._lines: dict[str, _Line] = defaultdict(_Line)
+        self._pools: dict[str, PoolQueue] = {}
 
     def queue(self, pool: str) -> AdmissionQueue:
-        return self._lines[pool].queue
+        return self._pool(pool).queue
 
     def waiting(self) -> list[tuple[float, dict[str, str]]]:
         """Lengths of the queues with their labels, for a gauge."""
         return [
-            (count, {"pool": pool, "class": name})
-            for pool, line in self._lines.items()
-            for name, count in line.queue.waiting_by_class()
+            (count, {"pool": pool.pool, "class": name})
+            for pool in self._pools.values()
+            for name, count in pool.queue.waiting_by_class()
         ]
 
     async def aclose(self) -> None:
-        tasks = [task for line in self._lines.values() for task in (line.pump, line.listener) if task is not None]
-        for task in tasks:
+        tasks = [pool.listener for pool in self._pools.values()]
+        tasks += [line.pump for pool in self._pools.values() for line in pool.lines.values()]
+        running = [task for task in tasks if task is not None]
+        for task in running:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
 
     async def place(self, ask: Ask, on_queued: Callable[[int], None]) -> WorkerState:
         """A worker on which the step's tokens are reserved. `on_queued` is told the steps before it when it waits.
@@ -125,28 +65,39 @@ class Placement:
         Raises Refused: QUEUE_FULL, QUEUE_TIMEOUT, NO_WORKER, MODEL_REVISION_MISMATCH, ATTEMPT_FENCED;
         StoreUnavailableError.
         """
-        line = self._lines[ask.pool.pool]
+        pool = self._pool(ask.pool.pool)
+        line = pool.line(ask.need.model_revision)
         async with line.lock:
-            if not len(line.queue):
+            if not line.waiters:
                 worker = await self._place_now(ask)
                 if worker is not None:
                     return worker
             turned = self._turned_away(ask)
             if turned is not None:
                 raise turned
-            waiter = line.enter(ask, Ticket(ask.tenant, ask.priority, ask.continuation, time.monotonic(), ask.deadline))
-        on_queued(line.queue.ahead(waiter.ticket, time.monotonic()))
-        return await self._wait(line, waiter)
+            waiter = pool.enter(ask, line)
+        on_queued(pool.queue.ahead(waiter.ticket, time.monotonic()))
+        return await self._wait(pool, line, waiter)
 
-    def kick(self, pool: str) -> None:
-        """Something was released or learned: those who wait try again."""
-        line = self._lines[pool]
-        if not len(line.queue):
+    def kick(self, name: str, revision: str | None = None) -> None:
+        """Something was released or learned of workers of a revision, or of any: the lines they can serve try again."""
+        pool = self._pool(name)
+        if not len(pool.queue):
+            return
+        for line in pool.lines.values():
+            if revision in (None, "", line.name) or line.name == "":
+                self._kick_line(pool, line)
+
+    def _kick_line(self, pool: PoolQueue, line: Line) -> None:
+        if not line.waiters:
             return
         if line.pump is not None:
             line.again = True
             return
-        line.pump = asyncio.create_task(self._pump(pool, line), name=f"admit to {pool}")
+        line.pump = asyncio.create_task(self._pump(pool, line), name=f"admit to {pool.pool} {line.name}")
+
+    def _pool(self, name: str) -> PoolQueue:
+        return self._pools.setdefault(name, PoolQueue(name))
 
     async def _place_now(self, ask: Ask) -> WorkerState | None:
         try:
@@ -157,38 +108,54 @@ class Placement:
             raise
 
     async def _try(self, ask: Ask) -> WorkerState | None:
-        """Reserves at the best worker; at the best that is known a moment later, should that be another one."""
+        """Reserves at the best worker; if that has no room, at the best by what the worker is then known to hold."""
         choice = self._choose(ask)
-        if choice is not None and await self._reserve(ask, choice):
+        if choice is None:
+            await self._workers.refresh(ask.pool.pool)
+            choice = self._choose(ask)
+        if choice is None or self._need_not_ask(ask, choice):
+            return None
+        if await self._reserve(ask, choice):
             return choice.worker
-        await self._workers.refresh(ask.pool.pool)
+        await self._look(ask, choice.worker.worker_id)
         second = self._choose(ask)
-        if second is None or (choice is not None and second.worker.worker_id == choice.worker.worker_id):
+        if second is None or second.worker.worker_id == choice.worker.worker_id:
             return None
         return second.worker if await self._reserve(ask, second) else None
 
+    def _need_not_ask(self, ask: Ask, choice: Choice) -> bool:
+        """Whether the answer is known: the step has its place among the store's waiters, and nobody has room for it."""
+        return ask.registered and not choice.may_be_granted and time.monotonic() < ask.asked_at + ASK_AGAIN_SECONDS
+
     def _choose(self, ask: Ask) -> Choice | None:
-        return choose(ask.need, self._workers.states(ask.pool.pool), ask.excluded())
+        return self._workers.choose(ask.pool.pool, ask.need, ask.excluded())
 
     async def _reserve(self, ask: Ask, choice: Choice) -> bool:
         done = await self._store.reserve(ask.reservation(choice.worker.worker_id, choice.tokens))
-        ask.registered = not done
+        ask.registered, ask.asked_at = not done, time.monotonic()
         if done:
             self._workers.note_reserved(ask.pool.pool, choice.worker.worker_id, choice.tokens)
         return done
 
-    async def _wait(self, line: _Line, waiter: _Waiter) -> WorkerState:
-        pool = waiter.ask.pool.pool
-        self._listen(pool, line)
-        self.kick(pool)
+    async def _look(self, ask: Ask, worker_id: str) -> None:
+        """Reads the worker again, and what it has of the session: it may have dropped it while the step waited."""
+        cached = await self._workers.look(ask.pool.pool, worker_id, ask.need.session_id)
+        if worker_id in ask.need.cached:
+            ask.need = replace(ask.need, cached={**ask.need.cached, worker_id: min(cached, ask.need.log_tokens)})
+
+    async def _wait(self, pool: PoolQueue, line: Line, waiter: Waiter) -> WorkerState:
+        if pool.listener is None:
+            pool.listener = asyncio.create_task(self._hear(pool.pool), name=f"wakes of {pool.pool}")
+        self._kick_line(pool, line)
         try:
             async with asyncio.timeout(self._patience(waiter.ask)):
                 return await waiter.found
         except TimeoutError:
-            raise self._timeout(waiter.ask, line.queue) from None
+            raise self._timeout(waiter.ask, pool.queue) from None
         finally:
-            line.leave(waiter)
-            self.kick(pool)
+            pool.leave(line, waiter)
+            if waiter is line.first:
+                self._kick_line(pool, line)
 
     def _patience(self, ask: Ask) -> float:
         """In seconds. Workers that a restarted store has not heard of yet get the time of a lease to say so."""
@@ -221,84 +188,96 @@ class Placement:
             retry_seconds=queue.retry_seconds(),
         )
 
-    async def _pump(self, pool: str, line: _Line) -> None:
+    async def _pump(self, pool: PoolQueue, line: Line) -> None:
         try:
             line.again = True
             while line.again:
                 line.again = False
                 async with line.lock:
-                    self._turn_away(line)
-                    while await self._admit_first(line):
+                    self._turn_away(pool, line)
+                    pool.queue.bring_back(line.name)
+                    while await self._admit_first(pool, line):
                         pass
         except StoreUnavailableError:
             pass  # the next reading of the workers tries again
         except Exception:
-            log.exception("admitting to %s failed; trying again", pool)
+            log.exception("admitting to %s failed; trying again", pool.pool)
         finally:
             line.pump = None
 
-    def _turn_away(self, line: _Line) -> None:
+    def _turn_away(self, pool: PoolQueue, line: Line) -> None:
+        """Ends the waiting of a line whose revision will not be served again."""
+        waiter = next(iter(line.waiters.values()), None)
+        turned = None if waiter is None else self._turned_away(waiter.ask)
+        if turned is None:
+            return
         for waiter in list(line.waiters.values()):
-            turned = self._turned_away(waiter.ask)
-            if turned is not None:
-                line.leave(waiter)
-                if not waiter.found.done():
-                    waiter.found.set_exception(turned)
+            pool.leave(line, waiter)
+            if not waiter.found.done():
+                waiter.found.set_exception(turned)
 
-    async def _admit_first(self, line: _Line) -> bool:
+    async def _admit_first(self, pool: PoolQueue, line: Line) -> bool:
         """Serves the first that some worker may serve; nobody overtakes one that waits for room."""
-        waiter = self._first(line)
-        await self._withdraw([other.ask for other in line.waiters.values() if other is not waiter])
+        waiter = self._first(pool, line)
+        await self._withdraw_others(line, waiter)
         if waiter is None:
             return False
         try:
             worker = await self._try(waiter.ask)
         except Refused as error:
-            line.leave(waiter)
+            pool.leave(line, waiter)
             if not waiter.found.done():
                 waiter.found.set_exception(error)
             return True
         if worker is None:
             return False
-        line.queue.admit(waiter.ticket, time.monotonic())
-        line.leave(waiter)
-        if not waiter.found.done():  # one that left meanwhile gives its reservation back with its attempt
+        pool.queue.admit(waiter.ticket, time.monotonic())
+        pool.leave(line, waiter)
+        if not waiter.found.done():  # one that was cancelled gives its reservation back with its attempt
             waiter.found.set_result(worker)
         return True
 
-    async def _withdraw(self, asks: list[Ask]) -> None:
-        """Leaves the store's waiters to the first of this gateway: nobody may wait there who does not ask for room."""
-        for ask in asks:
-            if ask.registered:
-                await self._store.release(ask.reservation())
-                ask.registered = False
+    async def _withdraw_others(self, line: Line, first: Waiter | None) -> None:
+        """Leaves the store's waiters to the first of this line: nobody may wait there who does not ask for room."""
+        if line.first is not None:
+            line.entered.append(line.first)
+            line.first = None
+        while line.entered:
+            waiter = line.entered[-1]
+            if waiter is not first and waiter.ask.registered and waiter.ticket in line.waiters:
+                await self._store.release(waiter.ask.reservation())
+                waiter.ask.registered = False
+            line.entered.pop()  # not before: what the store did not hear is tried again
+        line.first = first
 
-    def _first(self, line: _Line) -> _Waiter | None:
-        for ticket in line.queue.order(time.monotonic()):
+    def _first(self, pool: PoolQueue, line: Line) -> Waiter | None:
+        """Those whom no worker may serve now, as they avoid all that could, let others go first."""
+        while True:
+            ticket = pool.queue.first(line.name, time.monotonic())
+            if ticket is None:
+                return None
             waiter = line.waiters[ticket]
             if self._choose(waiter.ask) is not None:
                 return waiter
-        return None
-
-    def _listen(self, pool: str, line: _Line) -> None:
-        if line.listener is None:
-            line.listener = asyncio.create_task(self._hear(pool), name=f"wakes of {pool}")
+            if not waiter.ask.avoid:
+                return None  # nor anybody else of this line
+            pool.queue.set_aside(ticket)
 
     async def _hear(self, pool: str) -> None:
         while True:
             try:
-                async for _ in self._store.wakes(pool):
-                    self.kick(pool)
+                async for wake in self._store.wakes(pool):
+                    self._take_wake(pool, wake)
             except StoreUnavailableError:
                 pass
             except Exception:
                 log.exception("listening to the releases of %s failed; trying again", pool)
             await asyncio.sleep(1.0)
 
-
-def _full(full: QueueFullError) -> Refused:
-    return Refused(
-        Reason.QUEUE_FULL,
-        f"{full}; come back later, or raise admission.queueLimit",
-        retry_seconds=full.retry_seconds,
-    )
+    def _take_wake(self, pool: str, wake: Wake) -> None:
+        """Kicks the lines that may use what was released."""
+        if wake.line is not None:
+            self.kick(pool, wake.line)
+            return
+        worker = self._workers.note_released(pool, wake) if wake.worker_id else None
+        self.kick(pool, worker.model_revision if worker is not None else None)

@@ -22,10 +22,10 @@ from roost_gateway.committing import StepClock
 from roost_gateway.convert import attempt_from_proto, attempt_to_proto
 from roost_gateway.generation import Failure, Generation, WorkerFailureError
 from roost_gateway.history import SessionHistory
+from roost_gateway.lines import Ask
 from roost_gateway.outbox import Outbox
 from roost_gateway.output import OutputGapError, StepOutput
 from roost_gateway.parts import Parts
-from roost_gateway.placement import Ask
 from roost_gateway.routing import WorkerState
 from roost_gateway.store.records import Began
 from roost_gateway.store.refusals import refused

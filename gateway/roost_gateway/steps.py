@@ -19,9 +19,9 @@ from roost_gateway.admission import step_class
 from roost_gateway.attempts import LEASE_MS, HeldAttempt
 from roost_gateway.committing import StepClock, commit
 from roost_gateway.convert import head_from_proto, head_to_proto
+from roost_gateway.lines import Ask
 from roost_gateway.outbox import Outbox
 from roost_gateway.parts import Parts
-from roost_gateway.placement import Ask
 from roost_gateway.pools import PoolView
 from roost_gateway.relay import Relay
 from roost_gateway.replay import committed_event, replay
@@ -87,7 +87,6 @@ class StepRun:
                 raise
             finally:
                 queue.ended(self._call.tenant)
-                self._parts.placement.kick(self._call.pool.pool)
 
     async def _begin(self, prompt: int) -> Began | AlreadyCommitted:
         """Whoever goes meanwhile leaves no attempt behind: it is ended as soon as it is known."""
@@ -212,7 +211,8 @@ class StepRun:
             model_revision=revision or bound_revision(descriptor) or call.pool.active_revision,
             log_tokens=log_tokens,
             new_tokens=estimate.new_tokens(prompt, wanted, log_tokens, call.pool.token_limit),
-            cached={descriptor.owner: log_tokens} if descriptor.owner else {},
+            cached={descriptor.owner: min(began.cached_tokens, log_tokens)} if began.cached_tokens else {},
+            owner=descriptor.owner,
         )
         continuation = log_tokens > 0
         return Ask(
@@ -223,7 +223,7 @@ class StepRun:
             priority=self._class(continuation),
             continuation=continuation,
             deadline=call.deadline,
-            registered=not began.reserved and bool(descriptor.owner or began.fenced),
+            registered=not began.reserved and bool(began.cached_tokens or began.fenced),
         )
 
     def _output_limit(self, began: Began, prompt: int) -> int:
@@ -243,8 +243,8 @@ class StepRun:
         return step_class(self._call.role.priority, self._call.pool.priorities, continuation=continuation)
 
     def _prompt_estimate(self) -> int:
-        states = self._parts.workers.states(self._call.pool.pool)
-        per_token = states[0].bytes_per_token if states else estimate.DEFAULT_BYTES_PER_TOKEN
+        worker = self._parts.workers.any(self._call.pool.pool)
+        per_token = worker.bytes_per_token if worker else estimate.DEFAULT_BYTES_PER_TOKEN
         return estimate.prompt_tokens(self._call.request, self._call.facts, per_token)
 
     def _clean_up(self, held: HeldAttempt, error: BaseException) -> None:
@@ -263,7 +263,6 @@ class StepRun:
             await self._parts.store.abort(held.session_id, held.ref)
         except StoreUnavailableError:
             log.info("an attempt of %s could not be ended; its lease will", held.session_id)
-        self._parts.placement.kick(held.pool)
 
 
 def content_digest(request: pb.StepRequest) -> bytes:

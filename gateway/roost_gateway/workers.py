@@ -3,16 +3,19 @@
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost_gateway.pools import PoolView, read_pool
-from roost_gateway.routing import WorkerState
+from roost_gateway.routing import Choice, StepNeed, WorkerState
 from roost_gateway.store.interface import SessionStore
-from roost_gateway.store.records import StoreHealth, StoreUnavailableError, WorkerView
+from roost_gateway.store.records import StoreHealth, StoreUnavailableError, Wake, WorkerView
+from roost_gateway.worker_index import WorkerIndex
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +56,7 @@ class Workers:
         self.on_change: Callable[[str], None] = lambda pool: None
         """Told of each pool whose workers were read anew."""
         self._documents: dict[str, PoolView] = {}
-        self._workers: dict[str, dict[str, WorkerState]] = {}
+        self._fleets: defaultdict[str, WorkerIndex] = defaultdict(WorkerIndex)
         self._broken: dict[tuple[str, str], float] = {}
         self._refreshing: dict[str, asyncio.Task[None]] = {}
         self._loop: asyncio.Task[None] | None = None
@@ -89,13 +92,13 @@ class Workers:
     @property
     def addresses(self) -> set[str]:
         """Addresses of all workers, broken or not."""
-        return {state.address for states in self._workers.values() for state in states.values()}
+        return {state.address for fleet in self._fleets.values() for state in fleet.states.values()}
 
     @property
     def ready(self) -> bool:
         """Whether the store answers and some worker takes steps."""
         return self.store_answers and any(
-            not state.draining for states in self._workers.values() for state in states.values()
+            not state.draining for fleet in self._fleets.values() for state in fleet.states.values()
         )
 
     async def pool(self, name: str) -> PoolView:
@@ -119,16 +122,30 @@ class Workers:
 
     def states(self, pool: str) -> list[WorkerState]:
         """Workers of a pool that live, as far as is known, without those found broken a moment ago."""
-        now = time.monotonic()
-        return [
-            state
-            for state in self._workers.get(pool, {}).values()
-            if self._broken.get((state.worker_id, state.boot), 0.0) <= now
-        ]
+        broken = self._broken_now()
+        return [state for state in self._fleets[pool].states.values() if (state.worker_id, state.boot) not in broken]
 
     def get(self, pool: str, worker_id: str) -> WorkerState | None:
         """A worker that lives, as far as is known."""
-        return next((state for state in self.states(pool) if state.worker_id == worker_id), None)
+        state = self._fleets[pool].states.get(worker_id)
+        return None if state is None or (state.worker_id, state.boot) in self._broken_now() else state
+
+    def any(self, pool: str) -> WorkerState | None:
+        """Some worker of the pool, if there is one, for figures that are much the same at all of them."""
+        return next(iter(self._fleets[pool].states.values()), None)
+
+    def choose(self, pool: str, need: StepNeed, excluded: AbstractSet[str]) -> Choice | None:
+        """The best of the pool's workers for a step, as `routing.choose` says."""
+        fleet = self._fleets[pool]
+        broken = {name for name, boot in self._broken_now() if name in fleet.states and fleet.states[name].boot == boot}
+        return fleet.choose(need, excluded | broken)
+
+    def _broken_now(self) -> AbstractSet[tuple[str, str]]:
+        """Starts of workers found broken a moment ago."""
+        if self._broken:
+            now = time.monotonic()
+            self._broken = {start: until for start, until in self._broken.items() if until > now}
+        return self._broken.keys()
 
     async def find(self, pool: str, worker_id: str) -> WorkerState | None:
         """A worker that lives, if need be by what the store says now."""
@@ -142,7 +159,7 @@ class Workers:
 
     def has_published(self, pool: str, worker_id: str = "") -> bool:
         """Whether a worker, or any, has a lease, be it found broken or not."""
-        published = self._workers.get(pool, {})
+        published = self._fleets[pool].states
         return worker_id in published if worker_id else bool(published)
 
     def mark_broken(self, worker: WorkerState) -> None:
@@ -151,14 +168,30 @@ class Workers:
 
     def note_reserved(self, pool: str, worker_id: str, tokens: int) -> None:
         """Counts a reservation made since the last reading, so that a burst does not all choose one worker."""
-        states = self._workers.get(pool, {})
-        if worker_id in states:
-            state = states[worker_id]
-            states[worker_id] = replace(
-                state,
-                reserved_tokens=state.reserved_tokens + tokens,
-                reserved_attempts=state.reserved_attempts + 1,
-            )
+        fleet = self._fleets[pool]
+        state = fleet.states.get(worker_id)
+        if state is not None:
+            reserved, attempts = state.reserved_tokens + tokens, state.reserved_attempts + 1
+            fleet.put(replace(state, reserved_tokens=reserved, reserved_attempts=attempts))
+
+    def note_released(self, pool: str, wake: Wake) -> WorkerState | None:
+        """The worker at which something was released, with what it holds now; None for one that is not known."""
+        fleet = self._fleets[pool]
+        state = fleet.states.get(wake.worker_id)
+        if state is None or wake.reserved_tokens is None or wake.reserved_attempts is None:
+            return state
+        state = replace(state, reserved_tokens=wake.reserved_tokens, reserved_attempts=wake.reserved_attempts)
+        fleet.put(state)
+        return state
+
+    async def look(self, pool: str, worker_id: str, session_id: str) -> int:
+        """Reads one worker now. Returns what it has cached of the session, in tokens."""
+        look = await self._store.look(pool, worker_id, session_id)
+        if look.view is not None:
+            self._fleets[pool].put(worker_state(look.view))
+        elif not self.grace:
+            self._fleets[pool].discard(worker_id)
+        return look.cached_tokens
 
     async def refresh(self, pool: str) -> None:
         """Reads a pool's workers now; calls at the same time share one reading. The store being away is no error."""
@@ -220,7 +253,7 @@ class Workers:
         await asyncio.gather(*(self._read_document(name) for name in names))
         for gone in set(self._documents) - set(names):
             del self._documents[gone]
-            self._workers.pop(gone, None)
+            self._fleets.pop(gone, None)
 
     async def _read_document(self, pool: str) -> None:
         document = await self._store.pool_document(pool)
@@ -238,8 +271,8 @@ class Workers:
         views = await self._store.workers(pool)
         seen = {view.lease.worker_id: worker_state(view) for view in views}
         if self.grace:
-            seen = {**self._workers.get(pool, {}), **seen}
-        self._workers[pool] = seen
+            seen = {**self._fleets[pool].states, **seen}
+        self._fleets[pool].replace(seen.values())
 
 
 def require_open(pool: PoolView) -> None:

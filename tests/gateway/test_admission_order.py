@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost_gateway.admission import AGING_SECONDS, AdmissionQueue, QueueFullError, Ticket, step_class
+from roost_gateway.admission import AdmissionQueue, QueueFullError, step_class
+from roost_gateway.waiting_line import AGING_SECONDS, Ticket
 
 FAR = 1e6
 
@@ -20,6 +21,16 @@ def filled(*tickets: Ticket) -> AdmissionQueue:
     return queue
 
 
+def order(queue: AdmissionQueue, now: float) -> list[Ticket]:
+    """Everybody in the line without a name, first to be served first."""
+    order: list[Ticket] = []
+    while (first := queue.first("", now)) is not None:
+        order.append(first)
+        queue.set_aside(first)
+    queue.bring_back("")
+    return order
+
+
 def test_continuations_go_before_new_sessions_of_every_role() -> None:
     priorities = [10, 5, 5, -3]
     continuing = [step_class(priority, priorities, continuation=True) for priority in priorities]
@@ -30,18 +41,18 @@ def test_continuations_go_before_new_sessions_of_every_role() -> None:
 
 def test_a_nearer_deadline_goes_first_within_a_class() -> None:
     late, soon = ticket(deadline=500.0), ticket(deadline=5.0)
-    assert filled(late, soon).order(0.0) == [soon, late]
+    assert order(filled(late, soon), 0.0) == [soon, late]
 
 
 def test_the_tenant_with_fewer_running_steps_goes_first() -> None:
     busy, idle = ticket("busy"), ticket("idle")
     queue = filled(busy, idle)
     queue.started("busy")
-    assert queue.order(0.0) == [idle, busy]
+    assert order(queue, 0.0) == [idle, busy]
     queue.ended("busy")
     queue.started("idle")
     queue.ended("idle")
-    assert queue.order(0.0) == [busy, idle], "idle was served last"
+    assert order(queue, 0.0) == [busy, idle], "idle was served last"
 
 
 def test_running_steps_count_before_when_a_tenant_was_served() -> None:
@@ -50,13 +61,13 @@ def test_running_steps_count_before_when_a_tenant_was_served() -> None:
     queue.started("busy")
     queue.started("recent")
     queue.ended("recent")
-    assert queue.order(0.0) == [recent, busy]
+    assert order(queue, 0.0) == [recent, busy]
 
 
 def test_waiting_makes_up_for_class() -> None:
     old, young = ticket(priority=2, enqueued=0.0), ticket(priority=0, enqueued=3 * AGING_SECONDS)
     queue = filled(old, young)
-    assert queue.order(3 * AGING_SECONDS)[0] is old
+    assert order(queue, 3 * AGING_SECONDS)[0] is old
 
 
 tickets = st.lists(
@@ -86,10 +97,10 @@ def test_the_queue_is_bounded_and_every_rejection_has_a_retry(asked: list[Ticket
 
 @given(tickets)
 def test_a_lower_class_never_overtakes_but_by_aging(asked: list[Ticket]) -> None:
-    order = filled(*asked).order(50.0)
-    assert sorted(map(id, order)) == sorted(map(id, asked))
-    for place, first in enumerate(order):
-        for later in order[place + 1 :]:
+    served = order(filled(*asked), 50.0)
+    assert sorted(map(id, served)) == sorted(map(id, asked))
+    for place, first in enumerate(served):
+        for later in served[place + 1 :]:
             overtaken = first.priority - later.priority
             if overtaken > 0:
                 assert later.enqueued - first.enqueued > (overtaken - 1) * AGING_SECONDS
@@ -100,7 +111,7 @@ def test_places_ahead_are_the_order(asked: list[Ticket], data: st.DataObject) ->
     queue = filled(*asked)
     if asked:
         one = data.draw(st.sampled_from(asked))
-        assert queue.ahead(one, 50.0) == [id(other) for other in queue.order(50.0)].index(id(one))
+        assert queue.ahead(one, 50.0) == [id(other) for other in order(queue, 50.0)].index(id(one))
     newcomer = ticket(priority=6, enqueued=50.0)
     assert queue.ahead(newcomer, 50.0) == len(asked)
 
@@ -111,9 +122,21 @@ def test_every_tenant_gets_its_share(names: list[str]) -> None:
     queue = filled(*(ticket(name) for name in names))
     served: list[str] = []
     while len(queue):
-        first = queue.order(0.0)[0]
+        first = queue.first("", 0.0)
+        assert first is not None
         queue.admit(first, 0.0)
         queue.started(first.tenant)
         served.append(first.tenant)
     distinct = set(names)
     assert set(served[: len(distinct)]) == distinct
+
+
+def test_a_line_is_served_whoever_waits_in_another() -> None:
+    queue = AdmissionQueue()
+    old, new = (Ticket("a", priority, True, 0.0, FAR, line) for priority, line in ((0, "rev-1"), (5, "rev-2")))
+    queue.push(old, 2)
+    queue.push(new, 2)
+    assert (queue.first("rev-2", 0.0), queue.ahead(new, 0.0)) == (new, 0)
+    assert queue.first("rev-1", 0.0) is old
+    with pytest.raises(QueueFullError):
+        queue.push(ticket(), 2)

@@ -39,8 +39,37 @@ def test_a_queue_that_costs_more_than_rebuilding_is_left() -> None:
     assert not choice.has_room
 
 
+def test_who_committed_last_wins_a_tie_and_nothing_else() -> None:
+    names = "abcd"
+    assert {chosen(replace(NEED, owner=name), *map(worker, names)) for name in names} == set(names)
+    fuller = worker("a", reserved_tokens=2000, reserved_attempts=2)
+    assert chosen(replace(NEED, owner="a"), fuller, worker("b")) == "b"
+
+
 def test_equal_workers_fill_evenly() -> None:
     assert chosen(NEED, worker("a", reserved_tokens=2000, reserved_attempts=2), worker("b")) == "b"
+
+
+def test_no_step_waits_for_a_full_worker_that_has_nothing_of_its_session_while_another_has_room() -> None:
+    full = worker("a", reserved_tokens=9900, reserved_attempts=1)
+    assert chosen(NEED, full, worker("b", prefill_rate=20.0)) == "b"
+
+
+def test_of_full_workers_the_one_that_takes_the_step_in_goes_before_one_that_cannot() -> None:
+    takes_it = worker("a", reserved_tokens=4000, reserved_attempts=8, decode_rate=1.0)
+    cannot = worker("b", reserved_tokens=9500, reserved_attempts=2)
+    assert chosen(NEED, takes_it, cannot) == "a"
+    choice = choose(NEED, [takes_it])
+    assert choice is not None
+    assert (choice.has_room, choice.may_be_granted) == (False, True)
+    choice = choose(NEED, [cannot])
+    assert choice is not None
+    assert (choice.has_room, choice.may_be_granted) == (False, False)
+
+
+def test_measured_rates_that_hardly_differ_are_equal() -> None:
+    fuller = worker("a", prefill_rate=2020.0, reserved_tokens=1000, reserved_attempts=1)
+    assert chosen(NEED, fuller, worker("b", prefill_rate=1980.0)) == "b"
 
 
 def test_draining_excluded_and_other_revisions_are_no_choice() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from gateway_driver import POOL, Caller, Rig, StepLog, step_request
+from gateway_driver import POOL, Caller, Rig, StepLog, publish_pool, step_request
 from null_script import Script
 from roost.contract.names import PoolKeys
 from roost.v1 import session_service_pb2 as pb
@@ -43,6 +43,30 @@ async def test_a_new_session_never_overtakes_a_waiting_continuation_of_another_g
     worker.resume_output.set()
     await asyncio.gather(running, *waiting)
     assert [start.session.session_id for start in worker.starts[2:]] == [old.id, new.id]
+
+
+async def test_a_full_revision_does_not_hold_up_steps_of_another(rig: Rig) -> None:
+    publish_pool(rig.redis, activeRevision="rev-1", sessions={"onModelChange": "Refuse"})
+    old = await rig.worker("old", Script(capacity_tokens=ROOM_FOR_ONE), revision="rev-1")
+    caller = rig.caller(gateway := await rig.gateway())
+    sessions = [await caller.open() for _ in range(2)]
+    for session in sessions:
+        await caller.step(step_request(session, "first"))
+    old.script.hang_after = 1
+    running = rig.spawn(caller.step(step_request(sessions[0], "running")))
+    await old.until(lambda: len(old.starts) == 3)
+    await rig.worker("new", revision="rev-2")
+    publish_pool(rig.redis, activeRevision="rev-2", sessions={"onModelChange": "Refuse"})
+    assert gateway._parts is not None
+    await gateway._parts.workers.reread(POOL)
+    waiting = await _queued(rig, caller, step_request(sessions[1], "waits"))
+    log = await caller.step(step_request(await caller.open(), "new"))
+    assert log.committed is not None
+    assert "queued" not in log.events
+    assert not waiting.done()
+    old.script.hang_after = None
+    old.resume_output.set()
+    assert all(log.committed for log in await asyncio.gather(running, waiting))
 
 
 async def test_only_the_first_of_a_gateway_waits_in_the_store(rig: Rig) -> None:

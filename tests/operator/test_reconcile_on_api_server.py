@@ -1,5 +1,4 @@
-"""The operator's reconciliation against a real API server with RBAC, and a real Redis: no kubelet, no KubeRay operator,
-so that the tests play their part."""
+"""The operator's reconciliation on a real API server with RBAC and a real Redis; tests play kubelet and KubeRay."""
 
 import asyncio
 import json

@@ -13,6 +13,7 @@ from roost.contract import loghash, names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 from roost.contract.names import PoolKeys
+from roost_gateway.store.interface import SessionStore
 from roost_gateway.store.records import (
     Began,
     BeginRequest,
@@ -153,6 +154,26 @@ def publish(raw: Raw, published: WorkerLease, *, ms: int = LONG_MS, pool: str = 
     raw.zadd(keys.workers, {published.worker_id: redis_ms(raw) + ms})
 
 
+def publish_cached(raw: Raw, session_id: str, worker_id: str = "w1", tokens: int = 1) -> None:
+    """What a worker publishes of a session that it has cached; 0 tokens: that it has dropped it."""
+    key = PoolKeys(session_id.rsplit("/", 1)[0]).residency(worker_id)
+    if tokens:
+        raw.hset(key, session_id, tokens)
+    else:
+        raw.hdel(key, session_id)
+
+
+def own(raw: Raw, session_id: str) -> None:
+    """As if w1 had committed the session's last step and had it cached."""
+    raw.hset(PoolKeys(POOL).session(session_id), "owner", "w1")
+    publish_cached(raw, session_id)
+
+
+def waiters(raw: Raw) -> set[str]:
+    """Nonces of the attempts that wait."""
+    return {nonce.decode() for nonce in raw.hkeys(PoolKeys(POOL).waiters)}
+
+
 def redis_ms(raw: Raw, pool: str = POOL) -> int:
     """Redis TIME of the pool's shard, in ms."""
     return int(
@@ -187,3 +208,10 @@ def reservations(raw: Raw, pool: str = POOL, *, summed: bool = False) -> dict[st
 def _pair(text: str) -> tuple[int, int]:
     first, _, second = text.partition(":")
     return int(first), int(second)
+
+
+async def commit_step(store: SessionStore, session_id: str, step_id: str, **fields: Any) -> Head:
+    """Begins a step and commits it; the log's new head."""
+    began = await store.begin(begin_request(session_id, step_id))
+    assert isinstance(began, Began)
+    return (await store.commit(commit_request(session_id, began.ref, step_id, began.descriptor.head, **fields))).head

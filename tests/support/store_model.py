@@ -7,20 +7,7 @@ from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost_gateway.store.refusals import refused
 from store_heads import after, check_head
-
-
-@dataclass
-class Attempt:
-    epoch: int
-    nonce: bytes
-    step: str
-    digest: bytes
-    seed: int
-    worker: str
-    tokens: int
-    expired: bool
-    fenced: tuple[int, bytes, str] | None
-    migrated: bool = False
+from store_pool_model import Attempt, Pool, Waiter
 
 
 @dataclass
@@ -49,6 +36,8 @@ class Session:
     older: list[list[Step]] = field(default_factory=list)
     """Logs of the generations before."""
     revision: str = "rev-1"
+    cached: set[str] = field(default_factory=set)
+    """Workers that publish that they have it cached."""
 
     @property
     def generation(self) -> int:
@@ -57,61 +46,6 @@ class Session:
     @property
     def head(self) -> Head:
         return self.log[-1].head if self.log else Head()
-
-
-@dataclass
-class Worker:
-    capacity: int
-    max_running: int
-    alive: bool = True
-    draining: bool = False
-
-
-@dataclass
-class Waiter:
-    rank: tuple[int, int, str]
-    expired: bool
-
-
-@dataclass
-class Pool:
-    workers: dict[str, Worker] = field(default_factory=dict)
-    reservations: dict[tuple[str, bytes], tuple[int, bool]] = field(default_factory=dict)
-    """(worker, nonce) -> tokens, expired."""
-    waiters: dict[bytes, Waiter] = field(default_factory=dict)
-
-    def held(self, worker: str, besides: bytes = b"") -> tuple[int, int]:
-        """Tokens and attempts at a worker."""
-        live = [
-            tokens
-            for (where, nonce), (tokens, expired) in self.reservations.items()
-            if where == worker and nonce != besides and not expired
-        ]
-        return sum(live), len(live)
-
-    def fits(self, worker: str, tokens: int, besides: bytes) -> bool:
-        its = self.workers[worker]
-        held, count = self.held(worker, besides)
-        return not its.draining and held + tokens <= its.capacity and count < 2 * its.max_running
-
-    def alive(self, worker: str) -> bool:
-        return worker in self.workers and self.workers[worker].alive
-
-    def must_wait(self, rank: tuple[int, int, str], *own: bytes) -> bool:
-        return any(its.rank < rank for nonce, its in self.waiters.items() if nonce not in own and not its.expired)
-
-    def enqueued(self, nonce: bytes) -> int | None:
-        waiter = self.waiters.get(nonce)
-        return waiter.rank[1] if waiter and not waiter.expired else None
-
-    def purge(self) -> None:
-        self.reservations = {key: value for key, value in self.reservations.items() if not value[1]}
-        self.waiters = {nonce: waiter for nonce, waiter in self.waiters.items() if not waiter.expired}
-
-    def drop(self, attempt: Attempt | None) -> None:
-        if attempt:
-            self.reservations.pop((attempt.worker, attempt.nonce), None)
-            self.waiters.pop(attempt.nonce, None)
 
 
 @dataclass(frozen=True)
@@ -196,20 +130,21 @@ class StoreModel:
         former = live.nonce if live else b""
         place = pool.enqueued(former) if retry else None
         rank = (priority, self.clock if place is None else place, nonce.hex())
-        tokens, reserved, waits = session.head.length + new_tokens, "", False
-        candidates = ([live.worker] if live and retry and live.worker else []) + [session.owner]
+        tokens, reserved, line = session.head.length + new_tokens, "", None
+        candidates = [live.worker] if live and retry and live.worker else []
+        candidates += [session.owner] if session.owner in session.cached else []
         for worker in dict.fromkeys(candidates):
             if reserved or not pool.alive(worker):
                 continue
             held, gone = pool.reservations.get((worker, former), (0, True))
             inherited = held if retry and live and worker == live.worker and not gone else 0
-            may = bool(inherited) or not pool.must_wait(rank, nonce, former)
+            may = bool(inherited) or not pool.must_wait(worker, rank, nonce, former)
             if inherited >= tokens:
                 reserved, tokens = worker, inherited
             elif may and pool.fits(worker, tokens, former):
                 reserved = worker
-            else:
-                waits = True
+            elif line is None:
+                line = pool.workers[worker].revision
         fenced = (live.epoch, live.nonce, live.worker) if live and retry else None
         session.epoch += 1
         kept = live.seed if live and retry else seed
@@ -219,8 +154,8 @@ class StoreModel:
         pool.purge()
         if reserved:
             pool.reservations[reserved, nonce] = (tokens, expired)
-        elif waits:
-            pool.waiters[nonce] = Waiter(rank, expired)
+        elif line is not None:
+            pool.waiters[nonce] = Waiter(rank, expired, line)
         return Taken(session.epoch, kept, reserved, fenced)
 
     def attempt(self, session_id: str, epoch: int, nonce: bytes) -> Attempt:
@@ -229,7 +164,9 @@ class StoreModel:
             raise refused(Reason.ATTEMPT_FENCED)
         return live
 
-    def reserve(self, session_id: str, epoch: int, nonce: bytes, worker: str, tokens: int, priority: int) -> bool:
+    def reserve(
+        self, session_id: str, epoch: int, nonce: bytes, worker: str, tokens: int, priority: int, line: str
+    ) -> bool:
         live = self.attempt(session_id, epoch, nonce)
         pool = self.pool(self.sessions[session_id].pool)
         held, gone = pool.reservations.get((worker, nonce), (0, True))
@@ -237,11 +174,13 @@ class StoreModel:
         place = pool.enqueued(nonce)
         rank = (priority, self.clock if place is None else place, nonce.hex())
         granted = mine >= tokens or (
-            pool.alive(worker) and (mine > 0 or not pool.must_wait(rank, nonce)) and pool.fits(worker, tokens, nonce)
+            pool.alive(worker)
+            and (mine > 0 or not pool.must_wait(worker, rank, nonce))
+            and pool.fits(worker, tokens, nonce)
         )
         pool.purge()
         if not granted:
-            pool.waiters[nonce] = Waiter(rank, False)
+            pool.waiters[nonce] = Waiter(rank, False, line)
             return False
         pool.drop(live)
         live.worker, live.tokens = worker, max(tokens, mine)

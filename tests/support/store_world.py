@@ -13,12 +13,14 @@ from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost_gateway.store.redis_store import RedisStore, connect
-from store_driver import LONG_MS, lease, new_session, next_ms, publish, redis_ms, reservations
-from store_model import Session, StoreModel, Worker
+from store_driver import LONG_MS, lease, new_session, next_ms, publish, publish_cached, redis_ms, reservations
+from store_model import Session, StoreModel
+from store_pool_model import Worker
 
 POOLS = ("team/agents", "team/b")
 TENANTS = ("acme", "other")
 WORKERS = {"w1": (40, 1), "w2": (20, 1)}
+REVISIONS = ("rev-1", "rev-2")
 NO_AGING_MS = 10**12
 Attempt = tuple[str, AttemptRef, str]
 
@@ -106,11 +108,19 @@ class StoreWorld(RuleBasedStateMachine):
         self.names.append(new.session_id)
         self.touched.add(new.session_id)
 
-    def worker(self, pool: str, worker: str, draining: bool, alive: bool) -> None:
+    def worker(self, pool: str, worker: str, draining: bool, alive: bool, revision: str = REVISIONS[0]) -> None:
         capacity, running = WORKERS[worker]
-        self.model.pool(pool).workers[worker] = Worker(capacity, running, alive, draining)
-        published = lease(worker, capacity_tokens=capacity, max_running=running, draining=draining)
+        self.model.pool(pool).workers[worker] = Worker(capacity, running, alive, draining, revision)
+        published = lease(
+            worker, capacity_tokens=capacity, max_running=running, draining=draining, model_revision=revision
+        )
         publish(self.raw, published, ms=LONG_MS if alive else -1, pool=pool)
+
+    def cache(self, session_id: str, worker: str, cached: bool) -> None:
+        """The worker publishes that it has the session cached, or that it has dropped it."""
+        if session := self.model.sessions.get(session_id):
+            publish_cached(self.raw, session_id, worker, len(session.log) if cached else 0)
+            (session.cached.add if cached and session.log else session.cached.discard)(worker)
 
     def crash_gateway(self, gateway: int) -> None:
         """All that it knew is gone; its attempts stay live in Redis."""
@@ -156,10 +166,14 @@ class StoreWorld(RuleBasedStateMachine):
                 worker, nonce = member.split("|")
                 kept[worker, bytes.fromhex(nonce)] = (tokens, expiry <= now)
             assert kept == pool.reservations
+            members = set()
             for nonce, value in self.raw.hgetall(keys.waiters).items():
-                priority, _, _, expiry = map(int, value.split(b":"))
-                waiting[bytes.fromhex(nonce.decode())] = (priority, expiry <= now)
-            assert waiting == {nonce: (its.rank[0], its.expired) for nonce, its in pool.waiters.items()}
+                priority, _, _, expiry, place = value.split(b":")
+                line = place.split(b"|")[0].decode()
+                waiting[bytes.fromhex(nonce.decode())] = (int(priority), int(expiry) <= now, line)
+                members.add(place + b"|" + nonce)
+            assert waiting == {nonce: (its.rank[0], its.expired, its.line) for nonce, its in pool.waiters.items()}
+            assert set(self.raw.zrange(keys.lines, 0, -1)) == members
         self.touched.clear()
 
     def look(self, pool: str) -> None:

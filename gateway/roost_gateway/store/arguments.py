@@ -40,7 +40,7 @@ def request_digest(request_id: str) -> str:
     return hashlib.blake2b(request_id.encode(), digest_size=16).hexdigest()
 
 
-def begin_args(request: BeginRequest) -> list[Arg]:
+def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int) -> list[Arg]:
     return [
         request.tenant,
         request.step_id,
@@ -55,6 +55,11 @@ def begin_args(request: BeginRequest) -> list[Arg]:
         request.max_steps,
         request.priority,
         request.deadline_ms,
+        aging_ms,
+        request.expected_generation,
+        request.migrates_to,
+        request.session_id,
+        residency_delay_ms,
     ]
 
 

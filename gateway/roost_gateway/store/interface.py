@@ -16,6 +16,8 @@ from roost_gateway.store.records import (
     RenewItem,
     Reservation,
     StoreHealth,
+    Wake,
+    WorkerLook,
     WorkerView,
 )
 
@@ -51,14 +53,15 @@ class SessionStore(Protocol):
 
     async def begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
         """Takes an attempt: checks, fences an uncommitted attempt of the same step, draws the epoch, stores the seed,
-        and reserves tokens at the owner when it lives, has room and no better class waits; ends a hold. A resent
-        script with the same nonce returns the same attempt. Refuses: NOT_FOUND, CLOSED, ROLLED_BACK, HEAD_MISMATCH,
-        BUSY, BUDGET, STEP_LIMIT, STEP_ID_REUSED, TOO_LONG."""
+        and reserves tokens at the owner when it lives, has the session cached, has room and no better class waits;
+        ends a hold. A resent script with the same nonce returns the same attempt. Refuses: NOT_FOUND, CLOSED,
+        ROLLED_BACK, HEAD_MISMATCH, BUSY, BUDGET, STEP_LIMIT, STEP_ID_REUSED, TOO_LONG."""
         ...
 
     async def reserve(self, reservation: Reservation) -> bool:
-        """Reserves at a worker; on success leaves the waiters. False, and a place among the waiters, when the
-        worker has no room, its lease is gone, or a better class waits anywhere. Refuses: NOT_FOUND, FENCED."""
+        """Reserves at a worker; on success leaves the waiters. False, and a place in the line of its revision, when the
+        worker has no room, its lease is gone, or somebody whom that worker can serve waits and goes first. Refuses:
+        NOT_FOUND, FENCED."""
         ...
 
     async def release(self, reservation: Reservation) -> None:
@@ -122,9 +125,13 @@ class SessionStore(Protocol):
         """Where sessions are: session -> (worker id, cached tokens) for those that any of the workers published."""
         ...
 
-    def wakes(self, pool: str) -> AsyncIterator[None]:
-        """Yields whenever something was released in the pool, by any gateway; may yield too often, never too late
-        by more than a second."""
+    async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
+        """One worker, and how many tokens of a session it publishes as cached."""
+        ...
+
+    def wakes(self, pool: str) -> AsyncIterator[Wake]:
+        """Yields what was released in the pool, by any gateway; may yield too often, never too late by more than a
+        second."""
         ...
 
     async def aclose(self) -> None: ...

@@ -5,7 +5,7 @@ import logging
 from roost.contract.lease import WorkerLease
 from roost.contract.names import PoolKeys
 from roost_gateway.store.link import RedisLink, Request
-from roost_gateway.store.records import WorkerView
+from roost_gateway.store.records import WorkerLook, WorkerView
 
 FORGET_MS = 3_600_000
 """A worker whose lease ran out this long ago leaves the pool's set of workers."""
@@ -63,6 +63,15 @@ def _view(row: list[bytes]) -> WorkerView | None:
         _log.warning("worker %s published a lease that cannot be read: %s", worker_id.decode(), error)
         return None
     return WorkerView(lease=lease, ms_left=int(ms_left), reserved_tokens=int(tokens), reserved_attempts=int(attempts))
+
+
+async def read_worker(link: RedisLink, pool: str, worker_id: str, session_id: str, delay_ms: int) -> WorkerLook:
+    """One worker as it is now, and what it has of a session."""
+    keys = PoolKeys(pool)
+    touched = [keys.workers, keys.reservations, keys.lease(worker_id), keys.residency(worker_id)]
+    touched.append(keys.session(session_id))
+    _, *row, cached = await link.script("look", lambda grace: (touched, [grace, worker_id, session_id, delay_ms]))
+    return WorkerLook(_view(row), int(cached))
 
 
 async def read_residency(

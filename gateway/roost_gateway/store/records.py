@@ -67,7 +67,7 @@ class Descriptor:
     attempt: LiveAttempt | None
     hold: HoldRecord | None
     owner: str
-    """Worker that committed last; a hint, never the truth about where KV is."""
+    """Worker that committed last. What it has cached is what it publishes (`Began.cached_tokens`)."""
     prompt_tokens: int
     output_tokens: int
     cached_tokens: int
@@ -171,9 +171,12 @@ class Began:
     seed: int
     descriptor: Descriptor
     reserved: str
-    """Worker on which the KV tokens are reserved (the owner, or where the fenced attempt ran); empty: choose one."""
+    """Worker on which the KV tokens are reserved (the owner that has the session cached, or where the fenced attempt
+    ran); empty: choose one."""
     fenced: LiveAttempt | None
     """Attempt of the same step that this one replaced; its output may be resumed at its worker."""
+    cached_tokens: int = 0
+    """Tokens of the log that the owner has cached, as it publishes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +203,31 @@ class Reservation:
     priority: int
     deadline_ms: int
     lease_ms: int
+    revision: str = ""
+    """Model revision that the step needs, which names its line; empty: any worker can serve it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """What may let a waiting step go on. Without worker and line it may concern anybody."""
+
+    worker_id: str = ""
+    """Something was released here."""
+    reserved_tokens: int | None = None
+    """What is reserved there now, if that is known."""
+    reserved_attempts: int | None = None
+    line: str | None = None
+    """The first of this line has left it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLook:
+    """One worker as it is now."""
+
+    view: "WorkerView | None"
+    """None: it has no lease in force."""
+    cached_tokens: int
+    """What it has of the session that was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,15 @@
 """Session records, ledger and leases in Redis: `SessionStore` by one Lua script per call."""
 
 import secrets
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
-from roost.contract.lease import LEASE_TTL_SECONDS
+from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.admission import AGING_SECONDS
 from roost_gateway.store import codec, health
 from roost_gateway.store.arguments import (
     ID_BYTES,
@@ -24,7 +22,7 @@ from roost_gateway.store.arguments import (
     request_digest,
     session_keys,
 )
-from roost_gateway.store.ledger import WorkerReader, read_residency
+from roost_gateway.store.ledger import WorkerReader, read_residency, read_worker
 from roost_gateway.store.link import Arg, RedisLink, open_client
 from roost_gateway.store.records import (
     AlreadyCommitted,
@@ -38,10 +36,14 @@ from roost_gateway.store.records import (
     RenewItem,
     Reservation,
     StoreHealth,
+    Wake,
+    WorkerLook,
     WorkerView,
 )
 from roost_gateway.store.refusals import refused
+from roost_gateway.store.session_memory import SessionMemory
 from roost_gateway.store.wakes import Wakes
+from roost_gateway.waiting_line import AGING_SECONDS
 
 AGING_MS = round(AGING_SECONDS * 1000)
 WATERMARK = 0.9
@@ -52,7 +54,8 @@ OPEN_REQUEST_MS = 3_600_000
 """How long a `request_id` is remembered."""
 TOMBSTONE_MS = 60_000
 """How long an erased session's name answers a deletion that was sent again; nothing of the session is kept."""
-_GENERATIONS_REMEMBERED = 10_000
+RESIDENCY_DELAY_MS = round((LEASE_TTL_SECONDS + LEASE_PERIOD_SECONDS / 2) * 1000)
+"""How long before the end of a worker's lease the residency that it published with it was gathered, at the earliest."""
 _RENEW_BATCH = 256
 _ANSWERS_LEARNED = 8
 
@@ -90,8 +93,8 @@ class RedisStore:
         self._aging_ms = aging_ms
         self._watermark = watermark
         self._workers = WorkerReader(link)
-        self._wakes = Wakes(lambda: link.client.pubsub())
-        self._generations: OrderedDict[str, int] = OrderedDict()
+        self._wakes = Wakes(link.client.pubsub)
+        self._memory = SessionMemory()
         self._run_id = ""
 
     @property
@@ -165,14 +168,16 @@ class RedisStore:
         least = 1 if request.grace else 0
 
         def more(grace: int) -> tuple[list[str], list[Arg]]:
-            known = self._workers.known(keys.pool)
-            asked: list[Arg] = [self._aging_ms, request.expected_generation, request.migrates_to]
-            return [keys.workers, *map(keys.lease, known)], [*begin_args(request), *asked, *known]
+            hosts = self._memory.hosts(request.session_id, self._workers.known(keys.pool))
+            published = [key for host in hosts for key in (keys.lease(host), keys.residency(host))]
+            return [keys.workers, *published], [*begin_args(request, self._aging_ms, RESIDENCY_DELAY_MS), *hosts]
 
         reply = await self._call("begin", request.session_id, more, least_grace=least)
         now, flat = reply[1], reply[-1]
         fields = codec.pairs(flat)
         descriptor = codec.decode_descriptor(request.session_id, fields, now)
+        if descriptor.owner:
+            self._memory.learn_host(request.session_id, descriptor.owner)
         if reply[0] == b"committed":
             return await self._committed(descriptor, generation=reply[2], index=reply[3])
         assert descriptor.attempt is not None  # the script has just taken it
@@ -181,6 +186,7 @@ class RedisStore:
             seed=descriptor.attempt.seed,
             descriptor=descriptor,
             reserved=reply[2].decode(),
+            cached_tokens=int(reply[3]),
             fenced=codec.decode_fenced(fields, now),
         )
 
@@ -199,16 +205,19 @@ class RedisStore:
         keys, ref = PoolKeys(reservation.pool), reservation.ref
         touched = [
             *(keys.reservations, keys.waiters, keys.session(reservation.session_id)),
-            *(keys.workers, keys.lease(reservation.worker_id)),
+            *(keys.workers, keys.lease(reservation.worker_id), keys.lines),
         ]
         args: list[Arg] = [ref.epoch, ref.nonce.hex(), reservation.worker_id, reservation.tokens, reservation.priority]
-        args += [reservation.deadline_ms, reservation.lease_ms, self._aging_ms]
+        args += [reservation.deadline_ms, reservation.lease_ms, self._aging_ms, reservation.revision]
         reply = await self._link.script("reserve", lambda grace: (touched, [0, grace, keys.wake, *args]))
-        return bool(accepted(reply)[0] == b"reserved")
+        granted = bool(accepted(reply)[0] == b"reserved")
+        if granted:
+            self._memory.learn_host(reservation.session_id, reservation.worker_id)
+        return granted
 
     async def release(self, reservation: Reservation) -> None:
         keys, ref = PoolKeys(reservation.pool), reservation.ref
-        touched = [keys.reservations, keys.waiters, keys.session(reservation.session_id)]
+        touched = [keys.reservations, keys.waiters, keys.session(reservation.session_id), keys.lines]
         args: list[Arg] = [ref.epoch, ref.nonce.hex(), reservation.worker_id]
         await self._link.script("release", lambda grace: (touched, [0, grace, keys.wake, *args]))
 
@@ -221,11 +230,11 @@ class RedisStore:
         keys, args = pool_keys(request.session_id), migrate_args(request)
 
         def more(grace: int) -> tuple[list[str], list[Arg]]:
-            new = self._generations.get(request.session_id, codec.FIRST_GENERATION) + 1
+            new = self._memory.generations(request.session_id) + 1
             return [keys.log(request.session_id, new), keys.ids(request.session_id, new)], args
 
         descriptor = described(request.session_id, await self._call("migrate", request.session_id, more))
-        self._learn(request.session_id, descriptor.generation)
+        self._memory.learn_generations(request.session_id, descriptor.generation)
         return descriptor
 
     async def abort(self, session_id: str, ref: AttemptRef) -> None:
@@ -241,15 +250,15 @@ class RedisStore:
         for _ in range(_ANSWERS_LEARNED):
             touched, args = [keys.reservations, keys.waiters], list[Arg]([lease_ms])
             for item in items:
-                generations = self._generations.get(item.session_id, codec.FIRST_GENERATION)
+                generations = self._memory.generations(item.session_id)
                 touched += session_keys(keys, item.session_id, generations)
                 args += [item.ref.epoch, item.ref.nonce.hex(), generations]
-            reply = await self._link.fixed_script("renew", touched, args)
+            reply = await self._link.fixed_script("renew", [*touched, keys.lines], args)
             wrong = [(item.session_id, -answer) for item, answer in zip(items, reply, strict=True) if answer < 0]
             if not wrong:
                 return [answer == 1 for answer in reply]
             for session_id, generations in wrong:
-                self._learn(session_id, generations)
+                self._memory.learn_generations(session_id, generations)
         raise AssertionError("sessions change their generations during live attempts")
 
     async def hold(
@@ -292,7 +301,10 @@ class RedisStore:
     ) -> dict[str, tuple[str, int]]:
         return await read_residency(self._link, pool, list(worker_ids), list(session_ids))
 
-    def wakes(self, pool: str) -> AsyncIterator[None]:
+    async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
+        return await read_worker(self._link, pool, worker_id, session_id, RESIDENCY_DELAY_MS)
+
+    def wakes(self, pool: str) -> AsyncIterator[Wake]:
         return self._wakes.of(PoolKeys(pool).wake)
 
     async def aclose(self) -> None:
@@ -311,21 +323,16 @@ class RedisStore:
         keys = pool_keys(session_id)
 
         def request(grace: int) -> tuple[list[str], list[Arg]]:
-            generations = self._generations.get(session_id, codec.FIRST_GENERATION)
+            generations = self._memory.generations(session_id)
             more_keys, more_args = more(grace)
             touched = [keys.reservations, keys.waiters, *session_keys(keys, session_id, generations), *more_keys]
-            return touched, [generations, max(grace, least_grace), keys.wake, *more_args]
+            return [*touched, keys.lines], [generations, max(grace, least_grace), keys.wake, *more_args]
 
         for _ in range(_ANSWERS_LEARNED):
             reply = await self._link.script(name, request)
             if reply[0] != b"again":
                 return accepted(reply)
-            self._learn(session_id, reply[1])
+            self._memory.learn_generations(session_id, reply[1])
             if reply[2]:
-                self._workers.learn(keys.pool, reply[2].decode())
+                self._memory.learn_host(session_id, reply[2].decode())
         raise AssertionError(f"script {name} of {session_id} learns nothing")
-
-    def _learn(self, session_id: str, generations: int) -> None:
-        self._generations[session_id] = generations
-        if len(self._generations) > _GENERATIONS_REMEMBERED:
-            self._generations.popitem(last=False)

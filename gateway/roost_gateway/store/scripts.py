@@ -14,6 +14,7 @@ NAMES = (
     "evict",
     "get",
     "hold",
+    "look",
     "migrate",
     "open",
     "release",
@@ -22,6 +23,8 @@ NAMES = (
     "residency",
     "workers",
 )
+SHARED = ("_common", "_ledger", "_waiters")
+"""What goes before every script."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,6 @@ def script(name: str) -> Script:
     if name not in NAMES:
         raise KeyError(name)
     folder = files("roost_gateway.store") / "scripts"
-    parts = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("_common", name)]
+    parts = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in (*SHARED, name)]
     source = "\n".join(parts)
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())

@@ -79,12 +79,18 @@ class PoolKeys:
 
     @property
     def waiters(self) -> str:
-        """Hash: nonce -> `class:enqueued_ms:deadline_ms:expiry_ms`; steps that wait in any gateway."""
+        """Hash: nonce -> `class:enqueued_ms:deadline_ms:expiry_ms:line|rank`; steps that wait in any gateway."""
         return f"{self.prefix}:waiters"
 
     @property
+    def lines(self) -> str:
+        """Sorted set, all scores 0, of `line|rank|nonce`: the waiters in order. Each model revision that steps need is
+        a line; the one without a name is of those that any worker can serve."""
+        return f"{self.prefix}:lines"
+
+    @property
     def wake(self) -> str:
-        """Pub/sub channel: something was released, waiters may try again."""
+        """Pub/sub channel: what was released, as JSON: `worker` with its `tokens` and `attempts`, or `line`."""
         return f"{self.prefix}:wake"
 
     @property

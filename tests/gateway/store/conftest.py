@@ -12,7 +12,7 @@ from redis_servers import (
     shared_redis,
 )
 from roost_gateway.store.redis_store import RedisStore, connect
-from store_driver import Raw
+from store_driver import Raw, new_session
 
 __all__ = ["fresh_redis", "redis_cluster", "redis_server", "shared_cluster", "shared_redis"]
 
@@ -49,3 +49,9 @@ async def fresh(fresh_redis):
     store = await connect(fresh_redis.url, grace_ms=0)
     yield store
     await store.aclose()
+
+
+@pytest.fixture
+async def session_id(store: RedisStore) -> str:
+    """A session without a step."""
+    return (await store.open(new_session())).session_id

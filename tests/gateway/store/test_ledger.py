@@ -1,7 +1,6 @@
-"""The ledger of reservations, the waiters, and what workers publish: N gateways admit as one."""
+"""The ledger of reservations, and what workers publish: N gateways admit as one."""
 
 import asyncio
-import contextlib
 import random
 
 import pytest
@@ -10,7 +9,8 @@ from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost_gateway.store.records import Began, RenewItem
-from roost_gateway.store.redis_store import AGING_MS
+from roost_gateway.store.redis_store import RESIDENCY_DELAY_MS
+from roost_gateway.store.session_memory import FEW_WORKERS
 from store_driver import (
     LONG_MS,
     POOL,
@@ -19,30 +19,21 @@ from store_driver import (
     commit_request,
     lease,
     new_session,
-    next_ms,
+    own,
     publish,
+    publish_cached,
     redis_ms,
     reservation,
     reservations,
+    waiters,
 )
 
 KEYS = PoolKeys(POOL)
-CONTINUATION, NEW = 0, 1
 
 
 async def begun(store, step_id: str = "step-1", **fields) -> Began:
     session_id = (await store.open(new_session())).session_id
     return await store.begin(begin_request(session_id, step_id, **fields))
-
-
-def waiters(raw) -> set[str]:
-    return {nonce.decode() for nonce in raw.hkeys(KEYS.waiters)}
-
-
-def age(raw, began: Began, ms: int) -> None:
-    """As if the attempt had waited `ms` longer."""
-    rank, enqueued, *rest = raw.hget(KEYS.waiters, began.ref.nonce.hex()).decode().split(":")
-    raw.hset(KEYS.waiters, began.ref.nonce.hex(), ":".join([rank, str(int(enqueued) - ms), *rest]))
 
 
 async def test_reservations_end_at_the_workers_capacity(store, other, raw):
@@ -126,35 +117,6 @@ async def test_a_stale_attempt_reserves_nothing(store, other, raw):
     assert raw.hlen(KEYS.reservations) + raw.hlen(KEYS.waiters) == 0
 
 
-async def test_reservations_and_waiters_whose_time_is_over_are_purged_in_passing(store, raw):
-    publish(raw, lease("w1", capacity_tokens=10))
-    crashed = [await begun(store), await begun(store)]
-    assert await store.reserve(reservation(crashed[0], tokens=10, lease_ms=0))
-    assert not await store.reserve(reservation(crashed[1], tokens=99, lease_ms=0))
-    late = await begun(store)
-    assert not await store.reserve(reservation(late, tokens=99, deadline_ms=1))
-    next_ms(raw)
-    next_ms(raw)
-    began = await begun(store)
-    assert await store.reserve(reservation(began, tokens=10))
-    assert list(reservations(raw)) == [f"w1|{began.ref.nonce.hex()}"]
-    assert waiters(raw) == set()
-
-
-async def test_begin_purges_too(store, raw):
-    publish(raw, lease("w1", capacity_tokens=10))
-    crashed = [await begun(store), await begun(store)]
-    assert await store.reserve(reservation(crashed[0], tokens=10, lease_ms=0))
-    assert not await store.reserve(reservation(crashed[1], tokens=99))
-    await store.renew(POOL, [RenewItem(began.descriptor.session_id, began.ref) for began in crashed], 0)
-    session_id = (await store.open(new_session())).session_id
-    raw.hset(KEYS.session(session_id), "owner", "w1")
-    began = await store.begin(begin_request(session_id))
-    assert began.reserved == "w1"
-    assert list(reservations(raw)) == [f"w1|{began.ref.nonce.hex()}"]
-    assert waiters(raw) == set()
-
-
 async def test_renewing_brings_back_a_reservation_that_had_run_out(store, raw):
     publish(raw, lease("w1", capacity_tokens=15))
     began = await begun(store)
@@ -166,82 +128,54 @@ async def test_renewing_brings_back_a_reservation_that_had_run_out(store, raw):
     assert not await store.reserve(reservation(other_step, tokens=10))
 
 
-async def test_a_new_session_never_overtakes_a_waiting_continuation(store, other, raw):
-    publish(raw, lease("w1", capacity_tokens=100, max_running=9))
-    publish(raw, lease("w2", capacity_tokens=100, max_running=9))
-    running = await begun(store)
-    await store.reserve(reservation(running, "w1", 90))
-    waiting = await begun(store)
-    assert not await store.reserve(reservation(waiting, "w1", 50, priority=CONTINUATION))
-    new = await begun(other)
-    for worker_id in ("w1", "w2"):
-        assert not await other.reserve(reservation(new, worker_id, 5, priority=NEW))
-    await store.abort(running.descriptor.session_id, running.ref)
-    assert not await other.reserve(reservation(new, "w1", 5, priority=NEW))
-    assert await store.reserve(reservation(waiting, "w1", 50, priority=CONTINUATION))
-    assert await other.reserve(reservation(new, "w1", 5, priority=NEW))
-    assert waiters(raw) == set()
-
-
-async def test_only_aging_lets_a_new_session_overtake(store, other, raw):
-    publish(raw, lease("w1", capacity_tokens=100))
-    running = await begun(store)
-    await store.reserve(reservation(running, "w1", 100))
-    new = await begun(other)
-    assert not await other.reserve(reservation(new, "w1", 50, priority=NEW))
-    waiting = await begun(store)
-    assert not await store.reserve(reservation(waiting, "w1", 60, priority=CONTINUATION))
-    await store.abort(running.descriptor.session_id, running.ref)
-    assert not await other.reserve(reservation(new, "w1", 50, priority=NEW))
-    age(raw, new, AGING_MS + 1)
-    assert not await store.reserve(reservation(waiting, "w1", 60, priority=CONTINUATION))
-    assert await other.reserve(reservation(new, "w1", 50, priority=NEW))
-
-
-async def test_equal_classes_are_served_first_come_first_served(store, other, raw):
+async def test_a_session_that_its_owner_has_dropped_neither_reserves_nor_waits_there(store, raw):
     publish(raw, lease("w1", capacity_tokens=10))
-    running = await begun(store)
-    await store.reserve(reservation(running))
-    order = [await begun(gateway) for gateway in (store, other, store)]
-    for began in order:
-        assert not await store.reserve(reservation(began))
-        next_ms(raw)
-    await store.abort(running.descriptor.session_id, running.ref)
-    for began in order:
-        behind = order[order.index(began) + 1 :]
-        assert [await other.reserve(reservation(later)) for later in behind] == [False] * len(behind)
-        assert await other.reserve(reservation(began))
-        await store.abort(began.descriptor.session_id, began.ref)
+    session_id = (await store.open(new_session())).session_id
+    own(raw, session_id)
+    hot = await store.begin(begin_request(session_id))
+    assert (hot.reserved, hot.cached_tokens) == ("w1", 1)
+    await store.abort(session_id, hot.ref)
+    publish_cached(raw, session_id, tokens=0)
+    cold = await store.begin(begin_request(session_id))
+    assert (cold.reserved, cold.cached_tokens) == ("", 0)
+    await store.abort(session_id, cold.ref)
+    assert await store.reserve(reservation(await begun(store)))
+    cold = await store.begin(begin_request(session_id))
+    assert (cold.reserved, waiters(raw)) == ("", set())
 
 
-async def test_a_retry_keeps_its_place_among_the_waiters(store, other, raw):
-    publish(raw, lease("w1", capacity_tokens=10))
-    running = await begun(store)
-    session_id = running.descriptor.session_id
-    await store.reserve(reservation(running))
-    raw.hset(KEYS.session(session_id), "owner", "w1")
-    first = await begun(store)
-    raw.hset(KEYS.session(first.descriptor.session_id), "owner", "w1")
-    assert not await store.reserve(reservation(first))
-    next_ms(raw)
-    second = await begun(store)
-    assert not await store.reserve(reservation(second))
-    retried = await other.begin(begin_request(first.descriptor.session_id))
-    assert waiters(raw) == {retried.ref.nonce.hex(), second.ref.nonce.hex()}
-    await store.abort(session_id, running.ref)
-    assert not await store.reserve(reservation(second))
-    assert await other.reserve(reservation(retried))
+@pytest.mark.parametrize("when", ["published since", "not published since", "lease gone"])
+async def test_a_worker_is_believed_from_its_first_publication_after_the_step(store, raw, when):
+    """What a worker has parked is published up to a period later, and a new Redis knows nothing of it for as long."""
+    began = await begun(store)
+    session_id = began.descriptor.session_id
+    await store.commit(commit_request(session_id, began.ref, "step-1", owner="w1"))
+    age_ms = RESIDENCY_DELAY_MS if when == "published since" else RESIDENCY_DELAY_MS // 2
+    publish(raw, lease("w1"), ms=-1 if when == "lease gone" else age_ms)
+    request = begin_request(session_id, "step-2", grace=when == "lease gone")
+    again = await store.begin(request)
+    assert (again.reserved, again.cached_tokens) == (("", 0) if when == "published since" else ("w1", 5))
 
 
-async def test_begin_does_not_overtake_a_better_class(store, other, raw):
-    publish(raw, lease("w1", capacity_tokens=100))
-    waiting = await begun(store)
-    assert not await store.reserve(reservation(waiting, tokens=200, priority=CONTINUATION))
-    session_id = (await other.open(new_session())).session_id
-    raw.hset(KEYS.session(session_id), "owner", "w1")
-    assert (await other.begin(begin_request(session_id, priority=NEW))).reserved == ""
-    better = begin_request(session_id, priority=CONTINUATION - 1)
-    assert (await other.begin(better)).reserved == "w1"
+async def test_a_pool_of_many_workers_is_not_named_in_every_begin(store, other, raw):
+    for number in range(2 * FEW_WORKERS):
+        publish(raw, lease(f"w{number}"))
+    await other.workers(POOL)
+    session_id = (await store.open(new_session())).session_id
+    own(raw, session_id)
+    keys = []
+    send = other._link.client.evalsha
+
+    async def counted(sha, count, *arguments):
+        keys.append(count)
+        return await send(sha, count, *arguments)
+
+    other._link.client.evalsha = counted
+    for _ in range(2):
+        began = await other.begin(begin_request(session_id))
+        assert began.reserved == "w1"
+        await other.abort(session_id, began.ref)
+    assert max(keys) < FEW_WORKERS
 
 
 async def test_workers_are_those_with_a_lease_in_force(store, raw):
@@ -273,51 +207,18 @@ async def test_residency_names_the_worker_with_most_tokens(store, raw):
     assert await store.residency(POOL, [], ["s1"]) == await store.residency(POOL, ["w1"], []) == {}
 
 
-@pytest.mark.parametrize("how", ["commit", "abort", "release", "grant"])
-async def test_a_release_is_announced_to_all_gateways(store, other, server, raw, how):
+async def test_a_look_at_a_worker_says_what_it_holds_and_has_cached(store, raw):
     publish(raw, lease("w1"))
     began = await begun(store)
-    pubsub = store._link.client.pubsub()
-    await pubsub.subscribe(KEYS.wake)
-    await pubsub.get_message(timeout=5)
-    if how == "grant":
-        assert not await other.reserve(reservation(began, tokens=1000))
-    await other.reserve(reservation(began))
-    if how == "abort":
-        await other.abort(began.descriptor.session_id, began.ref)
-    elif how == "release":
-        await other.release(reservation(began))
-    elif how == "commit":
-        await other.commit(commit_request(began.descriptor.session_id, began.ref, "step-1"))
-    message = await pubsub.get_message(timeout=5)
-    await pubsub.aclose()
-    assert message["type"] == "message"
-
-
-async def test_wakes_tick_even_when_nothing_is_released(store):
-    async with contextlib.aclosing(store.wakes(POOL)) as wakes:
-        async with asyncio.timeout(10):
-            await anext(wakes)
-    assert store._wakes._tasks == {}
-
-
-async def test_many_who_wait_share_one_subscription(store, raw):
-    woken = asyncio.Event()
-
-    async def wait(first: asyncio.Event) -> None:
-        async with contextlib.aclosing(store.wakes(POOL)) as wakes:
-            await anext(wakes)
-            first.set()
-            while not woken.is_set():
-                await anext(wakes)
-
-    firsts = [asyncio.Event() for _ in range(5)]
-    waiting = [asyncio.create_task(wait(first)) for first in firsts]
-    await asyncio.gather(*[first.wait() for first in firsts])
-    assert len(store._wakes._tasks) == 1
-    assert dict(raw.pubsub_numsub(KEYS.wake))[KEYS.wake.encode()] == 1
-    woken.set()
-    await asyncio.gather(*waiting)
+    session_id = began.descriptor.session_id
+    publish_cached(raw, session_id, tokens=7)
+    assert await store.reserve(reservation(began, tokens=30))
+    look = await store.look(POOL, "w1", session_id)
+    assert look.view is not None
+    assert (look.view.lease, look.view.reserved_tokens, look.view.reserved_attempts) == (lease("w1"), 30, 1)
+    assert look.cached_tokens == 7
+    gone = await store.look(POOL, "w2", session_id)
+    assert (gone.view, gone.cached_tokens) == (None, 0)
 
 
 async def test_sums_that_others_made_wrong_are_made_anew(store, raw):

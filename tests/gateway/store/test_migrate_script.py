@@ -28,6 +28,7 @@ from store_driver import (
     migrate_request,
     new_session,
     publish,
+    publish_cached,
 )
 
 KEYS = PoolKeys(POOL)
@@ -246,6 +247,7 @@ async def test_a_log_without_tokens_is_bound_to_no_revision(store):
 async def test_begin_reserves_nothing_at_an_owner_of_another_revision_nor_judges_the_length(store, raw):
     publish(raw, lease("w1"))
     session_id = await with_steps(store, 2)
+    publish_cached(raw, session_id)
     kept = await begun(store, session_id, migrates_to=REVISION, max_session_tokens=20)
     assert kept.reserved == "w1"
     await store.abort(session_id, kept.ref)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from roost.contract.heads import Head
 from roost_gateway.store import codec
 from roost_gateway.store.records import LogEntry
-from roost_gateway.store.scripts import NAMES, script
+from roost_gateway.store.scripts import NAMES, SHARED, script
 from store_driver import new_session
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -121,7 +121,7 @@ def test_a_document_that_is_no_object_is_refused(text):
 def test_every_script_in_the_folder_is_known_and_tells_its_arguments():
     folder = files("roost_gateway.store") / "scripts"
     found = {path.name.removesuffix(".lua") for path in folder.iterdir()}
-    assert found == {*NAMES, "_common"}
+    assert found == {*NAMES, *SHARED}
     for name in NAMES:
         head = (folder / f"{name}.lua").read_text().split("\n\n")[0]
         assert all(word in head for word in ("-- KEYS", "-- ARGV", "-- Replies")), name

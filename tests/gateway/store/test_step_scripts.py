@@ -17,20 +17,13 @@ from store_driver import (
     TENANT,
     begin_request,
     commit_request,
+    commit_step,
     digest,
-    lease,
     new_session,
-    publish,
     reservation,
-    reservations,
 )
 
 KEYS = PoolKeys(POOL)
-
-
-@pytest.fixture
-async def session_id(store) -> str:
-    return (await store.open(new_session())).session_id
 
 
 async def refused(call) -> Refused:
@@ -41,11 +34,6 @@ async def refused(call) -> Refused:
 
 async def why(call) -> Reason:
     return (await refused(call)).reason
-
-
-async def commit(store, session_id: str, step_id: str, **fields) -> Head:
-    began = await store.begin(begin_request(session_id, step_id))
-    return (await store.commit(commit_request(session_id, began.ref, step_id, began.descriptor.head, **fields))).head
 
 
 async def expire(store, session_id: str, ref: AttemptRef) -> None:
@@ -102,7 +90,7 @@ async def test_in_grace_an_attempt_of_another_step_has_not_expired(store, sessio
 
 
 async def test_the_expected_head_is_compared(store, session_id):
-    head = await commit(store, session_id, "step-1")
+    head = await commit_step(store, session_id, "step-1")
     shorter, longer = Head(), Head(head.length + 5, bytes(16))
     forked = Head(head.length, bytes(16))
     for expected, reason in (
@@ -116,7 +104,7 @@ async def test_the_expected_head_is_compared(store, session_id):
 
 
 async def test_limits_are_kept(store, session_id):
-    await commit(store, session_id, "step-1")  # 5 tokens
+    await commit_step(store, session_id, "step-1")  # 5 tokens
     for limits, reason in (
         ({"budget_tokens": 14}, Reason.BUDGET_EXHAUSTED),
         ({"max_steps": 1}, Reason.STEP_LIMIT_REACHED),
@@ -138,11 +126,11 @@ async def test_a_step_id_with_other_content_is_refused(store, session_id):
 
 
 async def test_a_committed_step_returns_its_stored_result(store, other, session_id):
-    await commit(store, session_id, "step-1", prompt=(1, 2), output=(3,))
+    await commit_step(store, session_id, "step-1", prompt=(1, 2), output=(3,))
     began = await store.begin(begin_request(session_id, "step-2"))
     request = commit_request(session_id, began.ref, "step-2", began.descriptor.head, prompt=(4, 5), output=(6, 7, 8))
     entry = await store.commit(request)
-    await commit(store, session_id, "step-3")
+    await commit_step(store, session_id, "step-3")
     repeated = await other.begin(begin_request(session_id, "step-2", expected_head=Head()))
     assert isinstance(repeated, AlreadyCommitted)
     assert repeated.entry == entry
@@ -169,7 +157,7 @@ async def test_a_commit_that_is_sent_again_returns_the_stored_entry(store, other
     request = commit_request(session_id, began.ref, "step-1")
     entry = await store.commit(request)
     assert await store.commit(request) == entry
-    await commit(other, session_id, "step-2")
+    await commit_step(other, session_id, "step-2")
     assert await store.commit(request) == entry
     assert (await store.get(session_id, TENANT)).steps == 2
 
@@ -204,7 +192,7 @@ async def test_the_right_nonce_with_another_epoch_or_step_is_fenced(store, sessi
 
 
 async def test_a_commit_onto_another_head_or_revision_is_refused(store, session_id):
-    await commit(store, session_id, "step-1")
+    await commit_step(store, session_id, "step-1")
     began = await store.begin(begin_request(session_id, "step-2"))
     onto = commit_request(session_id, began.ref, "step-2", Head())
     assert await why(store.commit(onto)) is Reason.HEAD_MISMATCH
@@ -229,7 +217,7 @@ async def test_a_commit_that_contradicts_itself_never_reaches_redis(store, sessi
     assert (await store.get(session_id, TENANT)).steps == 0
 
 
-async def test_an_aborted_attempt_frees_the_session_and_cannot_commit(store, session_id):
+async def test_an_aborted_attempt_frees_the_session_and_cannot_commit_step(store, session_id):
     began = await store.begin(begin_request(session_id))
     await store.abort(session_id, began.ref)
     await store.abort(session_id, began.ref)
@@ -266,7 +254,7 @@ async def test_renewing_keeps_a_session_that_would_expire_during_its_step(store,
 
 @pytest.mark.parametrize("lost", ["log", "ids"])
 async def test_a_log_that_redis_lost_is_noticed(store, raw, session_id, lost):
-    head = await commit(store, session_id, "step-1")
+    head = await commit_step(store, session_id, "step-1")
     began = await store.begin(begin_request(session_id, "step-2"))
     raw.delete(getattr(KEYS, lost)(session_id, 1))
     for call in (
@@ -280,7 +268,7 @@ async def test_a_log_that_redis_lost_is_noticed(store, raw, session_id, lost):
 
 async def test_a_session_with_several_generations_is_found_without_being_told(store, other, raw, session_id):
     """Folding comes later; the record, its keys and its expiry are ready for it."""
-    head = await commit(store, session_id, "step-1", ttl_ms=60_000)
+    head = await commit_step(store, session_id, "step-1", ttl_ms=60_000)
     empty = {"generation": 2, "length": 0, "hash": "", "steps": 0, "revision": "rev-2"}
     raw.hset(KEYS.session(session_id), mapping=empty)
     began = await other.begin(begin_request(session_id, "step-2", expected_head=Head()))
@@ -295,55 +283,3 @@ async def test_a_session_with_several_generations_is_found_without_being_told(st
         assert raw.pttl(key) > 60_000
     await other.delete(session_id, TENANT)
     assert set(raw.scan_iter("*:s:*")) == {KEYS.session(session_id).encode()}
-
-
-async def test_begin_reserves_at_the_owner_when_it_lives_and_has_room(store, other, raw, session_id):
-    publish(raw, lease("w1", capacity_tokens=20))
-    await commit(store, session_id, "step-1", owner="w1")
-    began = await other.begin(begin_request(session_id, "step-2", new_tokens=15))
-    assert began.reserved == "w1"
-    assert len(reservations(raw)) == 1
-    assert (await other.workers(POOL))[0].reserved_tokens == 20
-    await other.abort(session_id, began.ref)
-    assert raw.hlen(KEYS.reservations) == 0
-    waiting = await other.begin(begin_request(session_id, "step-2", new_tokens=16))
-    assert (waiting.reserved, raw.hlen(KEYS.waiters)) == ("", 1)
-    await other.abort(session_id, waiting.ref)
-    assert raw.hlen(KEYS.waiters) == 0
-
-
-@pytest.mark.parametrize("why", ["lease gone", "draining", "never there", "unreadable lease"])
-async def test_begin_reserves_nothing_at_an_owner_that_takes_no_work(store, raw, session_id, why):
-    await commit(store, session_id, "step-1", owner="w1")
-    if why != "never there":
-        publish(raw, lease("w1", draining=why == "draining"), ms=-1 if why == "lease gone" else LONG_MS)
-    if why == "unreadable lease":
-        raw.set(KEYS.lease("w1"), "{")
-    assert (await store.begin(begin_request(session_id, "step-2"))).reserved == ""
-    assert raw.hlen(KEYS.reservations) == 0
-
-
-async def test_a_retry_takes_over_the_reservation_of_the_attempt_it_fences(store, other, raw, session_id):
-    publish(raw, lease("w1"))
-    first = await store.begin(begin_request(session_id))
-    assert await store.reserve(reservation(first, "w1", 50))
-    second = await other.begin(begin_request(session_id))
-    assert (second.reserved, second.fenced.worker_id) == ("w1", "w1")
-    assert list(reservations(raw)) == [f"w1|{second.ref.nonce.hex()}"]
-    assert (await other.workers(POOL))[0].reserved_tokens == 50
-    again = await store.begin(begin_request(session_id, nonce=second.ref.nonce))
-    assert (again.ref, again.reserved) == (second.ref, "w1")
-
-
-@pytest.mark.parametrize(("lost", "where"), [(False, "w2"), (True, "w1")])
-async def test_a_retry_goes_where_its_output_is_rather_than_to_the_owner(store, raw, session_id, lost, where):
-    publish(raw, lease("w1"))
-    publish(raw, lease("w2"))
-    await commit(store, session_id, "step-1", owner="w1")
-    first = await store.begin(begin_request(session_id, "step-2"))
-    assert await store.reserve(reservation(first, "w2"))
-    if lost:
-        publish(raw, lease("w2"), ms=-1)
-    second = await store.begin(begin_request(session_id, "step-2"))
-    assert (second.fenced.worker_id, second.reserved) == ("w2", where)
-    assert list(reservations(raw)) == [f"{where}|{second.ref.nonce.hex()}"]

@@ -20,7 +20,7 @@ from roost_gateway.store.records import AlreadyCommitted, RenewItem, Reservation
 from roost_gateway.store.redis_store import RedisStore
 from store_driver import LONG_MS, REVISION, begin_request, commit_request, digest, migration
 from store_model import Step, Taken
-from store_world import POOLS, TENANTS, WORKERS, Attempt, StoreWorld, pair
+from store_world import POOLS, REVISIONS, TENANTS, WORKERS, Attempt, StoreWorld, pair
 
 RARELY = st.sampled_from((False,) * 6 + (True,))
 MOSTLY = st.sampled_from((True,) * 4 + (False,))
@@ -33,6 +33,7 @@ STEPS = st.sampled_from(("a", "b", "c", "d"))
 IDS = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4).map(tuple)
 HEADS = st.sampled_from(("none", *(("right",) * 8), *(("former",) * 4), "earlier", "later", "empty", "other", "longer"))
 TOKENS = st.integers(1, 30)
+REVISION_NEEDED = st.sampled_from((REVISIONS[0], *REVISIONS, ""))
 OTHER_CALLS = st.sampled_from((*(("hold",) * 4), *(("evict",) * 3), "close", "delete"))
 Ids = tuple[int, ...]
 
@@ -60,10 +61,25 @@ class StoreMachine(StoreWorld):
         tokens=TOKENS,
         limits=st.sampled_from(((0, 0, 0),) * 6 + ((25, 0, 0), (0, 2, 0), (0, 0, 30))),
         priority=CLASSES,
+        needs=REVISION_NEEDED,
         then=st.sampled_from(("", "reserve", "reserve", "commit", "commit", "migrate")),
     )
     def begin(
-        self, gateway, which, tenant, step, changed, expected, known, seed, expired, tokens, limits, priority, then
+        self,
+        gateway,
+        which,
+        tenant,
+        step,
+        changed,
+        expected,
+        known,
+        seed,
+        expired,
+        tokens,
+        limits,
+        priority,
+        needs,
+        then,
     ):
         session_id, content = self.session(which), digest(step + "!" * changed)
         (head, generation), nonce = self.head(session_id, expected, known), self.model.clock.to_bytes(16, "big")
@@ -98,33 +114,45 @@ class StoreMachine(StoreWorld):
             fenced = got.fenced and (got.fenced.ref.epoch, got.fenced.ref.nonce, got.fenced.worker_id)
             assert Taken(got.ref.epoch, got.seed, got.reserved, fenced) == wanted
             self.taken.append((session_id, got.ref, step))
-            self._go_on(self.gateways[gateway], self.taken[-1], then, tokens, priority)
+            self._go_on(self.gateways[gateway], self.taken[-1], then, tokens, priority, needs)
 
-    def _go_on(self, store: RedisStore, attempt: Attempt, then: str, tokens: int, priority: int) -> None:
+    def _go_on(self, store: RedisStore, attempt: Attempt, then: str, tokens: int, priority: int, needs: str) -> None:
         if then in ("reserve", "commit"):
-            self._reserve(store, attempt, "w1", tokens, priority)
+            self._reserve(store, attempt, "w1", tokens, priority, needs)
         if then == "migrate":
             self._migrate(store, attempt, tokens)
         if then == "commit":
             self._commit(store, attempt, (tokens,), (priority + 7, 2**32 - 1))
 
     @precondition(lambda self: self.taken)
-    @rule(gateway=GATEWAYS, which=WHICH, stale=RARELY, worker=WORKER, tokens=TOKENS, priority=CLASSES)
-    def reserve(self, gateway: int, which: int, stale: bool, worker: str, tokens: int, priority: int) -> None:
-        self._reserve(self.gateways[gateway], self.attempt(which, stale), worker, tokens, priority)
+    @rule(
+        gateway=GATEWAYS,
+        which=WHICH,
+        stale=RARELY,
+        worker=WORKER,
+        tokens=TOKENS,
+        priority=CLASSES,
+        needs=REVISION_NEEDED,
+    )
+    def reserve(
+        self, gateway: int, which: int, stale: bool, worker: str, tokens: int, priority: int, needs: str
+    ) -> None:
+        self._reserve(self.gateways[gateway], self.attempt(which, stale), worker, tokens, priority, needs)
 
-    def _reserve(self, store: RedisStore, attempt: Attempt, worker: str, tokens: int, priority: int) -> None:
+    def _reserve(
+        self, store: RedisStore, attempt: Attempt, worker: str, tokens: int, priority: int, needs: str
+    ) -> None:
         session_id, ref, _ = attempt
         got, wanted = self.agree(
             session_id,
-            store.reserve(self._reservation(attempt, worker, tokens, priority)),
-            lambda: self.model.reserve(session_id, *pair(ref), worker, tokens, priority),
+            store.reserve(self._reservation(attempt, worker, tokens, priority, needs)),
+            lambda: self.model.reserve(session_id, *pair(ref), worker, tokens, priority, needs),
         )
         assert got == wanted
 
-    def _reservation(self, attempt: Attempt, worker: str, tokens: int, priority: int) -> Reservation:
+    def _reservation(self, attempt: Attempt, worker: str, tokens: int, priority: int, needs: str = "") -> Reservation:
         session_id, ref, _ = attempt
-        return Reservation(session_id.rsplit("/", 1)[0], session_id, ref, worker, tokens, priority, 0, LONG_MS)
+        return Reservation(session_id.rsplit("/", 1)[0], session_id, ref, worker, tokens, priority, 0, LONG_MS, needs)
 
     @precondition(lambda self: self.taken)
     @rule(
@@ -167,6 +195,7 @@ class StoreMachine(StoreWorld):
         if got:
             assert got.index == wanted
             assert got.head == self.model.sessions[session_id].committed[step][1].head
+            self.cache(session_id, self.model.sessions[session_id].owner, True)
 
     def _migrate(self, store: RedisStore, attempt: Attempt, extra: int) -> None:
         """To a revision of its own, by whoever believes in the attempt."""
@@ -211,21 +240,25 @@ class StoreMachine(StoreWorld):
             assert (got[1] if how == "evict" else got) == wanted
 
     @rule(
-        what=st.sampled_from(("open", "worker", "worker", "crash", "look")),
+        what=st.sampled_from(("open", "worker", "worker", "crash", "look", "cache", "drop")),
         gateway=GATEWAYS,
+        which=WHICH,
         pool=st.sampled_from(POOLS),
         request=st.sampled_from(("", "r1", "r2")),
         worker=WORKER,
         draining=RARELY,
         alive=MOSTLY,
+        revision=st.sampled_from(REVISIONS),
     )
-    def around(self, what, gateway, pool, request, worker, draining, alive) -> None:
+    def around(self, what, gateway, which, pool, request, worker, draining, alive, revision) -> None:
         if what == "open":
             self.open(gateway, pool, request)
         elif what == "worker":
-            self.worker(pool, worker, draining, alive)
+            self.worker(pool, worker, draining, alive, revision)
         elif what == "crash":
             self.crash_gateway(gateway)
+        elif what in ("cache", "drop"):
+            self.cache(self.session(which), worker, what == "cache")
         else:
             self.look(pool)
 

@@ -1,10 +1,11 @@
 -- Takes an attempt at a step.
--- KEYS as in _common.lua, then: workers, lease of each worker that the caller knows
+-- KEYS as in _common.lua, then: workers, lease and residency of each worker that the caller knows
 -- ARGV as in _common.lua, then: 4 tenant, 5 step id, 6 digest, 7 expected length ('' none), 8 expected hash, 9 nonce,
 --   10 seed, 11 lease ms, 12 new tokens, 13 most session tokens, 14 budget, 15 most steps, 16 class,
 --   17 deadline in ms from now (0 none), 18 aging ms per class, 19 generation of the expected head (0 unknown),
---   20 revision that sessions of others migrate to ('' none), then the names of the known workers
--- Replies {'began', now, worker reserved at, descriptor} | {'committed', now, generation, index, descriptor}
+--   20 revision that sessions of others migrate to ('' none), 21 session name, 22 `delay` of `cached_at`, then the names
+--   of the known workers
+-- Replies {'began', now, worker reserved at, tokens cached at the owner, descriptor} | {'committed', now, generation, index, descriptor}
 --   | {'again', generations, worker to know}
 
 local grace = tonumber(ARGV[2])
@@ -25,6 +26,21 @@ if committed then
   return {'committed', now, tonumber(generation), tonumber(index), redis.call('HGETALL', KEYS[3])}
 end
 
+-- What the owner has of the log. It is read before anything is refused, since the caller may not know the owner yet.
+local migrates = ARGV[20] ~= '' and d.steps > 0 and d.revision ~= '' and d.revision ~= ARGV[20]
+local workers_at = 5 + 2 * d.generation
+local lease_of, residency_of = {}, {}
+for i = 23, #ARGV do
+  lease_of[ARGV[i]], residency_of[ARGV[i]] = KEYS[workers_at + 2 * (i - 23) + 1], KEYS[workers_at + 2 * (i - 23) + 2]
+end
+local cached = 0
+if d.owner ~= '' and not migrates and is_alive(KEYS[workers_at], d.owner, now, grace) then
+  if not lease_of[d.owner] then
+    return {'again', d.generation, d.owner}
+  end
+  cached = cached_at(KEYS[workers_at], d.owner, residency_of[d.owner], ARGV[21], d, now, tonumber(ARGV[22]))
+end
+
 local retry = d.live and d['attempt:step'] == step
 if retry and d['attempt:digest'] ~= digest then
   return refuse('step_id_reused', 0, d)
@@ -33,7 +49,7 @@ local former = d['attempt:nonce']
 local former_member = d['attempt:worker'] .. '|' .. former
 if retry and former == nonce then -- the script was sent again, because its reply was lost
   local held = redis.call('HEXISTS', KEYS[1], former_member) == 1
-  return {'began', now, held and d['attempt:worker'] or '', redis.call('HGETALL', KEYS[3])}
+  return {'began', now, held and d['attempt:worker'] or '', cached, redis.call('HGETALL', KEYS[3])}
 end
 
 if d.state == 'closed' then
@@ -55,42 +71,39 @@ end
 if most_steps > 0 and d.steps >= most_steps then
   return refuse('step_limit', 0, d, 'the session has its ' .. text(most_steps) .. ' steps')
 end
-local migrates = ARGV[20] ~= '' and d.steps > 0 and d.revision ~= '' and d.revision ~= ARGV[20]
 if most > 0 and d.length + new_tokens > most and not migrates then
   return refuse('too_long', 0, d, 'the log has ' .. text(d.length) .. ' tokens and this step may need ' ..
     text(new_tokens) .. '; a session holds ' .. text(most))
 end
 
--- Where to reserve: at the worker of the attempt that this one replaces, whose output may be resumed, else at the owner.
-local workers_at = 5 + 2 * d.generation
-local known = {}
-for i = 21, #ARGV do
-  known[ARGV[i]] = KEYS[workers_at + i - 20]
-end
+-- Where to reserve: at the worker of the attempt that this one replaces, whose output may be resumed, else at the owner
+-- while it has the session cached. A session that its owner has dropped is as well off anywhere.
 local ledger = read_ledger(KEYS[1], now, grace)
-local waiters = read_waiters(KEYS[2], now, grace, aging)
-local enqueued = retry and waiters.enqueued[former] or now
-local tokens, reserved, waits = d.length + new_tokens, '', false
+local place, over = retry and waiter_of(former), {}
+local enqueued = place and not is_over(place, now, grace) and place.enqueued or now
+local tokens, reserved, line = d.length + new_tokens, '', nil
 local candidates = {}
 if retry and d['attempt:worker'] ~= '' then
   table.insert(candidates, d['attempt:worker'])
 end
-if d.owner ~= '' and d.owner ~= candidates[1] and not migrates then
+if cached > 0 and d.owner ~= candidates[1] then
   table.insert(candidates, d.owner)
 end
 for _, worker in ipairs(candidates) do
   if reserved == '' and is_alive(KEYS[workers_at], worker, now, grace) then
-    if not known[worker] then
+    if not lease_of[worker] then
       return {'again', d.generation, worker}
     end
+    local lease = read_lease(lease_of[worker])
     local inherited = retry and worker == d['attempt:worker'] and tokens_of(ledger, former_member)
-    local first = inherited or not must_wait(waiters, class * aging + enqueued, nonce, former)
+    local rank = rank_of(class, aging, enqueued)
+    local first = inherited or not must_wait(revision_of(lease), rank, nonce, former, over, now, grace)
     if inherited and inherited >= tokens then
       reserved, tokens = worker, inherited
-    elseif first and has_room(ledger, known[worker], worker, tokens, former_member) then
+    elseif first and has_room(ledger, lease, worker, tokens, former_member) then
       reserved = worker
     else
-      waits = true
+      line = line or line_of(revision_of(lease))
     end
   end
 end
@@ -108,13 +121,12 @@ settle(ledger)
 if d.live then
   drop_claims(d)
 end
-purge(KEYS[2], waiters.over)
+purge_waiters(over)
 if reserved ~= '' then
   claim(KEYS[1], reserved, nonce, tokens, now + lease_ms)
-elseif waits then
+elseif line then
   local deadline = tonumber(ARGV[17])
-  redis.call('HSET', KEYS[2], nonce, text(class) .. ':' .. text(enqueued) .. ':' ..
-    text(deadline > 0 and now + deadline or 0) .. ':' .. expiry)
+  enter_line(line, nonce, class, aging, enqueued, deadline > 0 and now + deadline or 0, expiry)
 end
 touch(d.ttl, now, 2 * lease_ms)
-return {'began', now, reserved, redis.call('HGETALL', KEYS[3])}
+return {'began', now, reserved, cached, redis.call('HGETALL', KEYS[3])}

@@ -1,5 +1,6 @@
 -- Renews the leases of a pool's attempts, with their reservations, places among the waiters and sessions' idle times.
--- KEYS 1 reservations, 2 waiters, then for each attempt: descriptor, steps, log and ids of each generation
+-- KEYS 1 reservations, 2 waiters, then for each attempt: descriptor, steps, log and ids of each generation; the last:
+--   lines of waiters
 -- ARGV 1 lease ms, then for each attempt: epoch, nonce, generations
 -- Replies for each attempt: 1 live, 0 not live, or -n when KEYS should hold n generations
 
@@ -10,7 +11,8 @@ pass_memory_limit()
 local function renew_claims(d, nonce)
   local waiter = redis.call('HGET', KEYS[2], nonce)
   if waiter then
-    redis.call('HSET', KEYS[2], nonce, (string.gsub(waiter, '%d+$', expiry)))
+    redis.call('HSET', KEYS[2], nonce, (string.gsub(waiter, '^(-?%d+:%d+:%d+:)%d+', '%1' .. expiry)))
+    keep_waiters()
   end
   -- A reservation that had run out comes back: the attempt does run there, whatever the ledger thought.
   if d['attempt:worker'] ~= '' then

@@ -1,0 +1,73 @@
+"""Where Begin reserves: at the owner that holds the session's KV and has room, or where its attempt's output is."""
+
+import pytest
+
+from roost.contract.names import PoolKeys
+from store_driver import (
+    LONG_MS,
+    POOL,
+    begin_request,
+    commit_step,
+    lease,
+    publish,
+    publish_cached,
+    reservation,
+    reservations,
+)
+
+KEYS = PoolKeys(POOL)
+
+
+async def test_begin_reserves_at_the_owner_when_it_lives_and_has_room(store, other, raw, session_id):
+    publish(raw, lease("w1", capacity_tokens=20))
+    await commit_step(store, session_id, "step-1", owner="w1")
+    publish_cached(raw, session_id)
+    began = await other.begin(begin_request(session_id, "step-2", new_tokens=15))
+    assert began.reserved == "w1"
+    assert len(reservations(raw)) == 1
+    assert (await other.workers(POOL))[0].reserved_tokens == 20
+    await other.abort(session_id, began.ref)
+    assert raw.hlen(KEYS.reservations) == 0
+    waiting = await other.begin(begin_request(session_id, "step-2", new_tokens=16))
+    assert (waiting.reserved, raw.hlen(KEYS.waiters)) == ("", 1)
+    await other.abort(session_id, waiting.ref)
+    assert raw.hlen(KEYS.waiters) == 0
+
+
+@pytest.mark.parametrize("why", ["lease gone", "draining", "never there", "unreadable lease"])
+async def test_begin_reserves_nothing_at_an_owner_that_takes_no_work(store, raw, session_id, why):
+    await commit_step(store, session_id, "step-1", owner="w1")
+    publish_cached(raw, session_id)
+    if why != "never there":
+        publish(raw, lease("w1", draining=why == "draining"), ms=-1 if why == "lease gone" else LONG_MS)
+    if why == "unreadable lease":
+        raw.set(KEYS.lease("w1"), "{")
+    assert (await store.begin(begin_request(session_id, "step-2"))).reserved == ""
+    assert raw.hlen(KEYS.reservations) == 0
+
+
+async def test_a_retry_takes_over_the_reservation_of_the_attempt_it_fences(store, other, raw, session_id):
+    publish(raw, lease("w1"))
+    first = await store.begin(begin_request(session_id))
+    assert await store.reserve(reservation(first, "w1", 50))
+    second = await other.begin(begin_request(session_id))
+    assert (second.reserved, second.fenced.worker_id) == ("w1", "w1")
+    assert list(reservations(raw)) == [f"w1|{second.ref.nonce.hex()}"]
+    assert (await other.workers(POOL))[0].reserved_tokens == 50
+    again = await store.begin(begin_request(session_id, nonce=second.ref.nonce))
+    assert (again.ref, again.reserved) == (second.ref, "w1")
+
+
+@pytest.mark.parametrize(("lost", "where"), [(False, "w2"), (True, "w1")])
+async def test_a_retry_goes_where_its_output_is_rather_than_to_the_owner(store, raw, session_id, lost, where):
+    publish(raw, lease("w1"))
+    publish(raw, lease("w2"))
+    await commit_step(store, session_id, "step-1", owner="w1")
+    publish_cached(raw, session_id)
+    first = await store.begin(begin_request(session_id, "step-2"))
+    assert await store.reserve(reservation(first, "w2"))
+    if lost:
+        publish(raw, lease("w2"), ms=-1)
+    second = await store.begin(begin_request(session_id, "step-2"))
+    assert (second.fenced.worker_id, second.reserved) == ("w2", where)
+    assert list(reservations(raw)) == [f"{where}|{second.ref.nonce.hex()}"]

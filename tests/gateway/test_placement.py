@@ -1,0 +1,157 @@
+"""Which lines a release wakes, and what a waiting step asks of the store."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from leases import lease_of
+from roost_gateway.attempts import HeldAttempt
+from roost_gateway.lines import Ask
+from roost_gateway.placement import Placement
+from roost_gateway.routing import StepNeed
+from roost_gateway.store.records import AttemptRef, Reservation, StoreHealth, Wake, WorkerLook, WorkerView
+from roost_gateway.workers import Workers
+
+POOL = "test/lines"
+CAPACITY = 1000
+
+
+class Ledger:
+    """A store of two full workers, one of each revision, that keeps what it is asked."""
+
+    def __init__(self) -> None:
+        self.views = {
+            revision: WorkerView(
+                lease_of(revision, model_revision=revision, capacity_tokens=CAPACITY, max_running=8), 9000, CAPACITY, 1
+            )
+            for revision in ("rev-1", "rev-2")
+        }
+        self.cached = 0
+        self.asked: list[tuple[str, str]] = []
+        """Step's session and worker of each call of `reserve`."""
+        self.wakes_sent: asyncio.Queue[Wake] = asyncio.Queue()
+
+    async def reserve(self, reservation: Reservation) -> bool:
+        self.asked.append((reservation.session_id, reservation.worker_id))
+        view = self.views[reservation.worker_id]
+        if view.reserved_tokens + reservation.tokens > CAPACITY:
+            return False
+        self.views[reservation.worker_id] = replace(view, reserved_tokens=view.reserved_tokens + reservation.tokens)
+        return True
+
+    async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
+        return WorkerLook(self.views[worker_id], self.cached)
+
+    async def workers(self, pool: str) -> list[WorkerView]:
+        return list(self.views.values())
+
+    async def wakes(self, pool: str) -> AsyncIterator[Wake]:
+        while True:
+            yield await self.wakes_sent.get()
+
+    def end_a_step(self, worker: str, held: int) -> None:
+        self.views[worker] = replace(self.views[worker], reserved_tokens=held, reserved_attempts=0)
+        self.wakes_sent.put_nowait(Wake(worker, held, 0))
+
+    async def pools(self) -> list[str]:
+        return [POOL]
+
+    async def pool_document(self, pool: str) -> dict[str, Any]:
+        return {"model": {"name": "m"}, "activeRevision": "rev-2", "sessions": {"onModelChange": "Refuse"}}
+
+    async def health(self) -> StoreHealth:
+        return StoreHealth(True, (), "run", uptime_seconds=10**6)
+
+
+class Lines:
+    """Steps that wait in one gateway over the ledger."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.workers = Workers(self.ledger, [POOL])  # type: ignore[arg-type]  # what these tests need of a store
+        self.placement = Placement(self.ledger, self.workers)  # type: ignore[arg-type]
+        self.placed: list[str] = []
+
+    async def wait(self, name: str, revision: str, **need: Any) -> Ask:
+        """Adds a step that is known to wait."""
+        task, queued = asyncio.current_task(), asyncio.Event()
+        pool = self.workers.view(POOL)
+        assert task is not None
+        assert pool is not None
+        held = HeldAttempt(POOL, name, AttemptRef(1, b"n" * 16), task)
+        step = StepNeed(name, revision, **{"log_tokens": 100, "new_tokens": 100, **need})
+        deadline = asyncio.get_running_loop().time() + 1e6
+        ask = Ask(pool, held, step, "tenant", 0, True, deadline)
+
+        async def place() -> None:
+            await self.placement.place(ask, lambda ahead: queued.set())
+            self.placed.append(name)
+
+        self.tasks = [*getattr(self, "tasks", []), asyncio.create_task(place())]
+        await queued.wait()
+        await self.settle()
+        return ask
+
+    async def settle(self) -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def lines() -> AsyncIterator[Lines]:
+    lines = Lines()
+    await lines.workers._tick(0)
+    yield lines
+    for task in getattr(lines, "tasks", []):
+        task.cancel()
+    await asyncio.gather(*getattr(lines, "tasks", []), return_exceptions=True)
+    await lines.placement.aclose()
+
+
+async def test_a_release_wakes_only_those_whom_that_worker_can_serve(lines: Lines) -> None:
+    for name, revision in (("a", "rev-1"), ("b", "rev-2"), ("c", "rev-2")):
+        await lines.wait(name, revision)
+    lines.ledger.asked.clear()
+    lines.ledger.end_a_step("rev-2", held=800)
+    await lines.settle()
+    assert lines.placed == ["b"]
+    assert [session for session, _ in lines.ledger.asked] == ["b", "c"]
+
+
+async def test_a_step_that_any_worker_can_serve_is_woken_by_each(lines: Lines) -> None:
+    await lines.wait("any", "")
+    lines.ledger.end_a_step("rev-1", held=0)
+    await lines.settle()
+    assert lines.placed == ["any"]
+
+
+async def test_a_step_that_has_its_place_does_not_ask_again_while_nobody_has_room(lines: Lines) -> None:
+    await lines.wait("a", "rev-1")
+    lines.ledger.asked.clear()
+    for _ in range(3):
+        lines.placement.kick(POOL)
+        await lines.settle()
+    assert lines.ledger.asked == []
+
+
+async def test_a_place_that_the_first_of_a_line_gives_up_wakes_that_line(lines: Lines) -> None:
+    await lines.wait("a", "rev-1")
+    view = lines.ledger.views["rev-1"]
+    lines.ledger.views["rev-1"] = replace(view, reserved_tokens=0, reserved_attempts=0)
+    await lines.workers.refresh(POOL)
+    lines.ledger.wakes_sent.put_nowait(Wake(line="rev-2"))
+    await lines.settle()
+    assert lines.placed == []
+    lines.ledger.wakes_sent.put_nowait(Wake(line="rev-1"))
+    await lines.settle()
+    assert lines.placed == ["a"]
+
+
+@pytest.mark.parametrize("cached", [0, 60])
+async def test_a_waiting_step_learns_what_its_worker_has_dropped(lines: Lines, cached: int) -> None:
+    lines.ledger.cached = cached
+    ask = await lines.wait("a", "rev-1", cached={"rev-1": 100})
+    assert ask.need.cached == {"rev-1": cached}
