@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,17 @@ MUTATING = ("create", "update", "patch", "delete")
 
 
 @pytest.fixture(scope="module")
-def prepared(api_server: ApiServer) -> ApiServer:
-    """The API server, and the user `operator` with the rights that the chart gives it."""
+def prepared(api_server: ApiServer) -> Iterator[ApiServer]:
+    """The API server, and the user `operator` with the rights that the chart gives it, which must be enough: whatever
+    the tests called is in the audit log, and none of it was refused."""
     if kuberay_definitions() is None:
         pytest.skip("no KubeRay definitions in the cache of Go modules; run `make e2e` once")
     grant(api_server, "operator", "default")
-    return api_server
+    yield api_server
+    called = [event for event in api_server.requests("operator") if event["userAgent"] == "roost-operator"]
+    assert called
+    refused = [event for event in called if event["responseStatus"].get("code") in (401, 403)]
+    assert [event["requestURI"] for event in refused] == []
 
 
 @pytest.fixture
@@ -340,11 +345,3 @@ async def test_a_missing_secret_is_told_and_mends_and_a_pool_can_be_suspended_wi
     calls = len(prepared.requests("operator"))
     await reconciler.reconcile(namespace, "dummy")
     assert [one for one in prepared.requests("operator")[calls:] if one["verb"] in MUTATING] == []
-
-
-def test_role_allows_what_is_called(prepared: ApiServer) -> None:
-    """Runs last in this module: what the tests above called is in the audit log, all of it was allowed."""
-    here = [event for event in prepared.requests("operator") if event["userAgent"] == "roost-operator"]
-    refused = [event for event in here if event["responseStatus"].get("code") in (401, 403)]
-    assert here
-    assert [event["requestURI"] for event in refused] == []
