@@ -20,30 +20,21 @@ RUNNING = 4
 """Steps that fill a worker."""
 STEP_TOKENS = 1000
 FAR_SECONDS = 1e6
-MOVED = {
-    "from roost.contract.faults import": "from roost.fault_points import",
-    "from roost.contract.status import": "from roost.grpc_errors import",
-    "from roost.contract.lease import Lease": "from roost.contract.lease import WorkerLease as Lease",
-    "from roost.contract.lease import LEASE_TTL_SECONDS, Lease": (
-        "from roost.contract.lease import LEASE_TTL_SECONDS, WorkerLease as Lease"
-    ),
-}
-"""What an older gateway imports of the contract, and where it is now: both sides run on one contract."""
 
 
 def load_older(commit: str, folder: Path) -> str:
-    """Writes the gateway as it was at `commit` into `folder`, as a package of another name, which is returned."""
-    name = f"roost_gateway_at_{commit}"
-    archive = subprocess.run(
-        ["git", "archive", commit, "gateway/roost_gateway"], cwd=ROOT, check=True, capture_output=True
-    ).stdout
+    """Write the gateway as it was at `commit` into `folder`, as a package of another name, and return that name.
+
+    The contract of that commit goes with it, since the gateway needs its names; generated code is that of this tree.
+    """
+    name, contract = f"roost_gateway_at_{commit}", f"roost_contract_at_{commit}"
+    sources = {"gateway/roost_gateway": name, "proto/roost/contract": contract}
+    archive = subprocess.run(["git", "archive", commit, *sources], cwd=ROOT, check=True, capture_output=True).stdout
     subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, check=True)
-    (folder / "gateway" / "roost_gateway").rename(folder / name)
-    for path in (folder / name).rglob("*.py"):
-        source = path.read_text().replace("roost_gateway", name)
-        for before, now in MOVED.items():
-            source = source.replace(before, now)
-        path.write_text(source)
+    for source, package in sources.items():
+        (folder / source).rename(folder / package)
+        for path in (folder / package).rglob("*.py"):
+            path.write_text(path.read_text().replace("roost_gateway", name).replace("roost.contract", contract))
     sys.path.insert(0, str(folder))
     return name
 

@@ -217,7 +217,7 @@ async def test_a_commit_that_contradicts_itself_never_reaches_redis(store, sessi
     assert (await store.get(session_id, TENANT)).steps == 0
 
 
-async def test_an_aborted_attempt_frees_the_session_and_cannot_commit_step(store, session_id):
+async def test_an_aborted_attempt_frees_the_session_and_cannot_commit(store, session_id):
     began = await store.begin(begin_request(session_id))
     await store.abort(session_id, began.ref)
     await store.abort(session_id, began.ref)
