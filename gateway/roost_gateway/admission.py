@@ -52,9 +52,6 @@ class AdmissionQueue:
     def __len__(self) -> int:
         return self._length
 
-    def __contains__(self, ticket: Ticket) -> bool:
-        return ticket.line in self._lines and ticket in self._lines[ticket.line]
-
     def push(self, ticket: Ticket, limit: int) -> None:
         """Takes a place; `limit` 0 means the default bound. Raises QueueFullError."""
         limit = limit or DEFAULT_QUEUE_LIMIT

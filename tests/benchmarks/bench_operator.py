@@ -254,7 +254,7 @@ def main() -> None:
     pools, rounds = (20, 1) if given.quick else (given.pools, given.rounds)
     missing = [*missing_binaries(), *([] if kuberay_definitions() else ["KubeRay's definitions"])]
     if missing:
-        raise SystemExit(f"no {', '.join(missing)}; run `make e2e` once, which builds them")
+        raise SystemExit(f"no {', '.join(missing)}; run `make binaries`")
     server, redis = ApiServer(), RedisServer().start()
     server.add_user("operator")
     try:

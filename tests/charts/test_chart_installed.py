@@ -9,6 +9,7 @@ import pytest
 from built_binaries import helm_or_skip
 from played_api_server import PlayedApiServer
 
+pytestmark = pytest.mark.binaries
 CHART = Path(__file__).parents[2] / "charts/roost"
 ROLE = "/apis/rbac.authorization.k8s.io/v1/clusterroles/roost-agentpools-view"
 STATEFUL_SET = "/apis/apps/v1/namespaces/here/statefulsets/roost-redis"

@@ -16,6 +16,7 @@ from built_binaries import helm_or_skip
 from roost_operator.kubernetes.settings import settings_from
 from roost_operator.plan.installation import Installation
 
+pytestmark = pytest.mark.binaries
 CHART = Path(__file__).parents[2] / "charts/roost"
 VALUES = [None, *sorted([*CHART.glob("ci/*.yaml"), *CHART.glob("values-*.yaml")])]
 Manifest = dict[str, Any]

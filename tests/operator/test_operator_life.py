@@ -131,7 +131,7 @@ def _timeless(value: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 async def life(api_server: ApiServer, redis_server: RedisServer, namespace: str) -> AsyncIterator[Life]:
     if kuberay_definitions() is None:
-        pytest.skip("no KubeRay definitions in the cache of Go modules; run `make e2e` once")
+        pytest.skip("no KubeRay definitions; run `make binaries`")
     api = await Api.connect(kubeconfig=api_server.kubeconfig())
     cluster = PlayedCluster(api, redis_server.url)
     yield Life(api, cluster, redis_server, namespace, lambda: pytest.fail("no operator"))

@@ -41,7 +41,7 @@ def prepared(api_server: ApiServer) -> Iterator[ApiServer]:
     """The API server, and the user `operator` with the rights that the chart gives it, which must be enough: whatever
     the tests called is in the audit log, and none of it was refused."""
     if kuberay_definitions() is None:
-        pytest.skip("no KubeRay definitions in the cache of Go modules; run `make e2e` once")
+        pytest.skip("no KubeRay definitions; run `make binaries`")
     grant(api_server, "operator", "default")
     yield api_server
     called = [event for event in api_server.requests("operator") if event["userAgent"] == "roost-operator"]

@@ -73,7 +73,7 @@ def test_a_sample_says_what_it_shows_and_when_to_use_it(sample: Path) -> None:
 def with_kuberay(api_server: ApiServer) -> ApiServer:
     definitions = kuberay_definitions()
     if definitions is None:
-        pytest.skip("no KubeRay definitions in the cache of Go modules; run `make e2e` once")
+        pytest.skip("no KubeRay definitions; run `make binaries`")
     api_server.kubectl("apply", "--server-side", "-f", str(definitions / "ray.io_rayservices.yaml"))
     api_server.kubectl("wait", "--for=condition=Established", "crd/rayservices.ray.io", "--timeout=60s")
     return api_server

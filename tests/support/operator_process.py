@@ -159,7 +159,7 @@ Start = Callable[..., OperatorProcess]
 def operators(api_server: ApiServer, redis_server: RedisServer, namespace: str) -> Iterator[Start]:
     """Starts operators, `start(identity, **options)`, whose Lease is in the test's namespace."""
     if kuberay_definitions() is None:
-        pytest.skip("no KubeRay definitions in the cache of Go modules; run `make e2e` once")
+        pytest.skip("no KubeRay definitions; run `make binaries`")
     grant(api_server, "operator", namespace)
     started: list[OperatorProcess] = []
 

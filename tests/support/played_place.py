@@ -146,7 +146,7 @@ def install_kuberay(server: ApiServer) -> None:
     """Its definitions; the operator is played."""
     definitions = kuberay_definitions()
     if definitions is None:
-        pytest.skip("no KubeRay definitions in the cache of Go modules; go mod download ray-operator")
+        pytest.skip("no KubeRay definitions; run `make binaries`")
     for name in KUBERAY:
         server.kubectl("apply", "--server-side", "-f", str(definitions / f"ray.io_{name}.yaml"))
     server.kubectl("wait", "--for=condition=Established", *(f"crd/{one}.ray.io" for one in KUBERAY), "--timeout=60s")

@@ -43,7 +43,7 @@ class SessionStore(Protocol):
         ...
 
     async def get(self, session_id: str, tenant: str) -> Descriptor:
-        """Refuses: NOT_FOUND."""
+        """Refuses: SESSION_NOT_FOUND."""
         ...
 
     async def list_sessions(self, pool: str, tenant: str, after: str, count: int) -> list[Descriptor]:
@@ -53,15 +53,16 @@ class SessionStore(Protocol):
 
     async def begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
         """Takes an attempt: checks, fences an uncommitted attempt of the same step, draws the epoch, stores the seed,
-        and reserves tokens at the owner when it lives, has the session cached, has room and no better class waits;
-        ends a hold. A resent script with the same nonce returns the same attempt. Refuses: NOT_FOUND, CLOSED,
-        ROLLED_BACK, HEAD_MISMATCH, BUSY, BUDGET, STEP_LIMIT, STEP_ID_REUSED, TOO_LONG."""
+        and reserves tokens at the owner when it lives, has the session cached, has room and no better class waits; ends
+        a hold. A resent script with the same nonce returns the same attempt. Refuses: SESSION_NOT_FOUND,
+        SESSION_CLOSED, SESSION_ROLLED_BACK, HEAD_MISMATCH, ANOTHER_STEP_RUNNING, BUDGET_EXHAUSTED, STEP_LIMIT_REACHED,
+        STEP_ID_REUSED, STEP_TOO_LONG."""
         ...
 
     async def reserve(self, reservation: Reservation) -> bool:
         """Reserves at a worker; on success leaves the waiters. False, and a place in the line of its revision, when the
         worker has no room, its lease is gone, or somebody whom that worker can serve waits and goes first. Refuses:
-        NOT_FOUND, FENCED."""
+        SESSION_NOT_FOUND, ATTEMPT_FENCED."""
         ...
 
     async def release(self, reservation: Reservation) -> None:
@@ -70,16 +71,16 @@ class SessionStore(Protocol):
 
     async def commit(self, request: CommitRequest) -> LogEntry:
         """Appends the step, moves the head, updates costs, releases the reservation and wakes waiters. Returns the
-        stored entry, also when the same attempt had committed it before. Refuses: NOT_FOUND, FENCED, WRONG_REVISION;
-        ROLLED_BACK or HEAD_MISMATCH when `previous` is not the head. Raises ValueError when the request contradicts
-        itself (ids, counts and head)."""
+        stored entry, also when the same attempt had committed it before. Refuses: SESSION_NOT_FOUND, ATTEMPT_FENCED,
+        MODEL_REVISION_MISMATCH; SESSION_ROLLED_BACK or HEAD_MISMATCH when `previous` is not the head. Raises ValueError
+        when the request contradicts itself (ids, counts and head)."""
         ...
 
     async def migrate(self, request: MigrateRequest) -> Descriptor:
         """Begins a new generation under a live attempt, which goes on; an attempt that has migrated is answered the
         same. The old generation stays readable, and its last head is remembered as `Descriptor.former`. Refuses:
-        NOT_FOUND, FENCED, STORE_FULL; ROLLED_BACK or HEAD_MISMATCH when `previous` is not the head. Raises ValueError
-        when the request contradicts itself."""
+        SESSION_NOT_FOUND, ATTEMPT_FENCED, STORE_FULL; SESSION_ROLLED_BACK or HEAD_MISMATCH when `previous` is not the
+        head. Raises ValueError when the request contradicts itself."""
         ...
 
     async def abort(self, session_id: str, ref: AttemptRef) -> None:
@@ -93,20 +94,22 @@ class SessionStore(Protocol):
     async def hold(
         self, session_id: str, tenant: str, tool: str, expect_seconds: float, head: Head | None, generation: int = 0
     ) -> Descriptor:
-        """`generation` is that of `head`; 0 when unknown. Refuses: NOT_FOUND, CLOSED, BUSY, ROLLED_BACK,
-        HEAD_MISMATCH."""
+        """`generation` is that of `head`; 0 when unknown. Refuses: SESSION_NOT_FOUND, SESSION_CLOSED,
+        ANOTHER_STEP_RUNNING, SESSION_ROLLED_BACK, HEAD_MISMATCH."""
         ...
 
     async def evict(self, session_id: str, tenant: str) -> tuple[Descriptor, int]:
-        """Takes an epoch for an eviction (second value) and forgets the owner. Refuses: NOT_FOUND, BUSY."""
+        """Takes an epoch for an eviction (second value) and forgets the owner. Refuses: SESSION_NOT_FOUND,
+        ANOTHER_STEP_RUNNING."""
         ...
 
     async def close(self, session_id: str, tenant: str) -> Descriptor:
-        """Closing a closed session changes nothing. Refuses: NOT_FOUND, BUSY."""
+        """Closing a closed session changes nothing. Refuses: SESSION_NOT_FOUND, ANOTHER_STEP_RUNNING."""
         ...
 
     async def delete(self, session_id: str, tenant: str) -> int:
-        """Erases descriptor, logs and index entry; returns an epoch for the eviction. Refuses: NOT_FOUND, BUSY."""
+        """Erases descriptor, logs and index entry; returns an epoch for the eviction. Refuses: SESSION_NOT_FOUND,
+        ANOTHER_STEP_RUNNING."""
         ...
 
     async def ids(self, session_id: str, generation: int, start: int, end: int) -> bytes:

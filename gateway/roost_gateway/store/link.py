@@ -43,17 +43,19 @@ Request = tuple[Sequence[str], Sequence[Arg]]
 
 @contextmanager
 def cancellation_kept() -> Iterator[None]:
-    """Raise CancelledError at the end of the block when the task was cancelled within and nobody raised it.
+    """Raise CancelledError at the end of the block when the task was cancelled within, however the block ends.
 
-    redis-py sends a command under `asyncio.wait_for`, which on Python 3.11 gives its result instead of the cancellation
-    when both come in one turn of the event loop (CPython issue 86296, mended in 3.12). A step whose client has gone
-    would run on to its end.
+    redis-py sends a command under `asyncio.wait_for`, which on Python 3.11 gives its result, or its error, instead of
+    the cancellation when both come in one turn of the event loop (CPython issue 86296, mended in 3.12). A step whose
+    client has gone would run on to its end.
     """
     task = asyncio.current_task()
     requested = task.cancelling() if task is not None else 0
-    yield
-    if task is not None and task.cancelling() > requested:
-        raise asyncio.CancelledError
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > requested:
+            raise asyncio.CancelledError
 
 
 def open_client(url: str, *, socket_timeout: float, connections: int) -> Client:

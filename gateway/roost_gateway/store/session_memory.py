@@ -20,10 +20,13 @@ class SessionMemory:
         self._hosts: OrderedDict[str, tuple[str, ...]] = OrderedDict()
 
     def generations(self, session_id: str) -> int:
+        if session_id in self._generations:
+            self._generations.move_to_end(session_id)
         return self._generations.get(session_id, codec.FIRST_GENERATION)
 
     def learn_generations(self, session_id: str, generations: int) -> None:
         self._generations[session_id] = generations
+        self._generations.move_to_end(session_id)
         _shorten(self._generations, self._most)
 
     def hosts(self, session_id: str, workers: Sequence[str]) -> Sequence[str]:

@@ -11,6 +11,7 @@ from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost_gateway.store import health
+from roost_gateway.store.link import cancellation_kept
 from roost_gateway.store.records import RenewItem, StoreUnavailableError
 from roost_gateway.store.redis_store import RedisStore, connect
 from store_driver import (
@@ -65,6 +66,24 @@ async def test_a_call_that_is_cancelled_does_not_go_on(fresh):
         asked = call.cancel()
         await asyncio.wait([call])
         assert call.cancelled() is asked, f"cancelled after {turns} turns, it went on"
+
+
+async def test_an_error_does_not_take_the_place_of_a_cancellation():
+    begun = asyncio.Event()
+
+    async def call() -> None:
+        with cancellation_kept():
+            try:
+                begun.set()
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise StoreUnavailableError("as wait_for does when the command fails in the same turn") from None
+
+    task = asyncio.create_task(call())
+    await begun.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
 
 
 async def test_calls_fail_as_unavailable_while_redis_is_away(fresh, fresh_redis):
