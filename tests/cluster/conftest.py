@@ -16,7 +16,7 @@ from roost_pool.world import World
 
 POOL_TESTS = (
     *("installation", "serving", "children", "scaling", "chaos"),
-    *("upgrade", "model_change", "troubles", "suspend", "removal"),
+    *("upgrade", "model_change", "suspend", "troubles", "removal"),
 )
 """Tests of `test_pool_*.py` in this order: they share one pool, and the last one takes everything away."""
 WORLD = pytest.StashKey[World]()

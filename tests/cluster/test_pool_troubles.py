@@ -108,6 +108,12 @@ async def test_each_trouble_is_told_in_time_and_forgotten_when_mended(
     world: World, weights: Path, tmp_path: Path
 ) -> None:
     await world.ready()
+
+    async def alone() -> bool:
+        """Pods of a cluster that is being replaced would take the CPUs that this pool's head asks for."""
+        return len((await world.get("rayclusters"))["items"]) == 1
+
+    await until("former clusters of the other pool to go", alone, START_SECONDS)
     await world.apply(pool(weights, image=NO_IMAGE))
     assert f"Secret {SECRET}, key url" in await told(world, "SecretMissing")
     assert not await world.exists(f"rayservice/{NAME}")
