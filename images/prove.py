@@ -43,7 +43,7 @@ CHECKS = {
         NO_TORCH,
     ),
     "gateway": (
-        imports("roost_gateway.server", "roost_gateway.probe"),
+        imports("roost_gateway.front.server", "roost_gateway.probe"),
         Check(("python", "-m", "roost_gateway", "--help"), 0, "--config"),
         Check(("python", "-m", "roost_gateway.probe", "localhost:1"), 1, "UNAVAILABLE"),
         NO_TORCH,

@@ -14,7 +14,7 @@ os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_li
 # sockets itself: fewer switches of threads for each message, a sixth of the gateway's CPU (tests/benchmarks/LOG.md).
 
 from roost_gateway.config import ConfigError, GatewayConfig, load_config
-from roost_gateway.server import GatewayServer
+from roost_gateway.front.server import GatewayServer
 
 STORE_SECONDS = 2.0
 """How long the start waits for the store before it says that it listens; it answers UNAVAILABLE until then."""

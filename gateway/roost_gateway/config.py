@@ -32,7 +32,7 @@ class GatewayConfig:
     pools: tuple[str, ...] = ()
     """Pools to serve; empty serves every pool that the store knows."""
     api_keys_file: Path | None = None
-    """YAML file of hashed API keys (`roost_gateway.auth`); without it everybody is tenant
+    """YAML file of hashed API keys (`roost_gateway.front.credentials`); without it everybody is tenant
     `default`, on loopback only."""
     pool_secrets_file: Path | None = None
     """YAML or JSON file that maps pools to the secrets their workers expect."""

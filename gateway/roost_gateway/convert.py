@@ -7,9 +7,9 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from roost.contract.heads import AttemptRef, Head
+from roost.contract.pool_document import PoolDocument
+from roost.store.records import Descriptor, LogEntry, State
 from roost.v1 import session_service_pb2 as pb
-from roost_gateway.pools import PoolView
-from roost_gateway.store.records import Descriptor, LogEntry, State
 
 _ROLES = {
     pb.MESSAGE_ROLE_SYSTEM: "system",
@@ -111,7 +111,7 @@ def usage(counted: LogEntry | Descriptor) -> pb.Usage:
     )
 
 
-def session(descriptor: Descriptor, pool: PoolView | None, where: tuple[str, int] | None) -> pb.Session:
+def session(descriptor: Descriptor, pool: PoolDocument | None, where: tuple[str, int] | None) -> pb.Session:
     """A descriptor as its owner sees it. `where` is worker and cached tokens as published, None when COLD."""
     worker, cached = where or ("", 0)
     answer = pb.Session(

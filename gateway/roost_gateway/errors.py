@@ -2,7 +2,7 @@
 
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.store.records import StoreUnavailableError
+from roost.store.records import StoreUnavailableError
 
 STORE_RETRY_SECONDS = 1.0
 

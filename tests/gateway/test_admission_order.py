@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost_gateway.admission import AdmissionQueue, QueueFullError, step_class
-from roost_gateway.waiting_line import AGING_SECONDS, Ticket
+from roost.store.records import AGING_SECONDS
+from roost_gateway.admission.admission_queue import AdmissionQueue, QueueFullError, step_class
+from roost_gateway.admission.waiting_line import Ticket
 
 FAR = 1e6
 

@@ -4,9 +4,9 @@ import pytest
 
 from roost.contract.heads import Head
 from roost.contract.reasons import Reason
+from roost.store.records import StoreUnavailableError
+from roost.store.refusals import WORDS, refused
 from roost_gateway.errors import as_refused
-from roost_gateway.store.records import StoreUnavailableError
-from roost_gateway.store.refusals import WORDS, refused
 
 
 @pytest.mark.parametrize(("word", "reason"), WORDS.items())

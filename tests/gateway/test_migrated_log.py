@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.loghash import extend, pack_ids
+from roost.store.records import Began, Descriptor, LogEntry, State
 from roost.v1.worker_service_pb2 import StepTokens
-from roost_gateway import migrated_log
-from roost_gateway.migrated_log import migrate_request, pieces, render_request
-from roost_gateway.store.records import Began, Descriptor, LogEntry, State
+from roost_gateway.step import migrated_log
+from roost_gateway.step.migrated_log import migrate_request, pieces, render_request
 
 DESCRIPTOR: dict[str, Any] = dict.fromkeys(Descriptor.__slots__, "")
 SESSION = Descriptor(

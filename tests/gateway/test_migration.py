@@ -13,7 +13,7 @@ from null_worker import NullWorker
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb
-from roost_gateway.server import GatewayServer
+from roost_gateway.front.server import GatewayServer
 from roost_gateway.telemetry import Telemetry
 
 OLD, NEW = "rev-1", "rev-2"

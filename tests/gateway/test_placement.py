@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from leases import lease_of
-from roost_gateway.attempts import HeldAttempt
-from roost_gateway.lines import Ask
-from roost_gateway.placement import Placement
-from roost_gateway.routing import StepNeed
-from roost_gateway.store.records import AttemptRef, Reservation, StoreHealth, Wake, WorkerLook, WorkerView
-from roost_gateway.workers import Workers
+from roost.store.records import AttemptRef, Reservation, StoreHealth, Wake, WorkerLook, WorkerView
+from roost_gateway.fleet.workers import Workers
+from roost_gateway.routing.choice import StepNeed
+from roost_gateway.step.attempts import HeldAttempt
+from roost_gateway.step.lines import Ask
+from roost_gateway.step.placement import Placement
 
 POOL = "test/lines"
 CAPACITY = 1000

@@ -5,12 +5,11 @@ from typing import Any, cast
 
 import pytest
 
-from roost.contract.pool_document import SCHEMA_VERSION, PoolRole
+from roost.contract.pool_document import SCHEMA_VERSION, PoolDocument, PoolRole
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.pools import read_pool
-from roost_gateway.store.interface import SessionStore
-from roost_gateway.workers import Workers
+from roost.store.interface import SessionStore
+from roost_gateway.fleet.workers import Workers
 
 POOL = "team/agents"
 
@@ -47,17 +46,21 @@ async def test_a_pool_whose_only_document_is_newer_is_not_served() -> None:
 
 def test_the_longest_log_is_the_smaller_of_context_and_limit() -> None:
     def limit(context: int, most: int) -> int:
-        return read_pool(POOL, {"model": {"contextTokens": context}, "sessions": {"maxTokens": most}}).token_limit
+        return PoolDocument.from_json(
+            POOL, {"model": {"contextTokens": context}, "sessions": {"maxTokens": most}}
+        ).token_limit
 
     assert (limit(100, 40), limit(100, 400), limit(100, 0), limit(0, 40), limit(0, 0)) == (40, 100, 100, 40, 0)
 
 
 def test_a_role_that_the_pool_no_longer_has_is_without_limits() -> None:
-    pool = read_pool(POOL, {"roles": [{"name": "coder", "priority": 5, "maxStepsPerSession": 3}, {"name": "critic"}]})
+    pool = PoolDocument.from_json(
+        POOL, {"roles": [{"name": "coder", "priority": 5, "maxStepsPerSession": 3}, {"name": "critic"}]}
+    )
     assert pool.role("coder") == PoolRole("coder", priority=5, max_steps=3)
     assert pool.role("gone") == PoolRole("gone")
     assert pool.priorities == [5, 0]
 
 
 def test_an_idle_time_is_kept_in_milliseconds() -> None:
-    assert read_pool(POOL, {"sessions": {"idleTTLSeconds": 1.5}}).idle_ttl_ms == 1500
+    assert PoolDocument.from_json(POOL, {"sessions": {"idleTTLSeconds": 1.5}}).idle_ttl_ms == 1500

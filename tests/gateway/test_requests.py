@@ -11,7 +11,7 @@ from redis_servers import RedisServer
 from roost.contract.names import new_session_id
 from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb
-from roost_gateway.auth import hash_api_key
+from roost_gateway.front.credentials import hash_api_key
 
 Code = grpc.StatusCode
 

@@ -5,19 +5,19 @@ from typing import Any
 import pytest
 
 from roost.contract.heads import Head
+from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
+from roost.store.records import Descriptor, FormerLog, State
 from roost.v1 import session_service_pb2 as pb
-from roost_gateway.pools import PoolView, read_pool
-from roost_gateway.revisions import announcement, bound_revision, migrates, turned_away
-from roost_gateway.routing import WorkerState
-from roost_gateway.store.records import Descriptor, FormerLog, State
+from roost_gateway.routing.choice import WorkerState
+from roost_gateway.routing.revisions import announcement, bound_revision, migrates, turned_away
 
 OLD, NEW = "rev-1", "rev-2"
 FORMER = Head(9, b"f" * 16)
 
 
-def pool(active: str = NEW, policy: str = "Migrate") -> PoolView:
-    return read_pool("a/b", {"activeRevision": active, "sessions": {"onModelChange": policy}})
+def pool(active: str = NEW, policy: str = "Migrate") -> PoolDocument:
+    return PoolDocument.from_json("a/b", {"activeRevision": active, "sessions": {"onModelChange": policy}})
 
 
 def worker(revision: str, *, draining: bool = False) -> WorkerState:
@@ -41,7 +41,7 @@ def session(**fields: Any) -> Descriptor:
         (pool(), session(model_revision=""), False),
     ],
 )
-def test_a_log_of_another_revision_migrates(of: PoolView, descriptor: Descriptor, expected: bool) -> None:
+def test_a_log_of_another_revision_migrates(of: PoolDocument, descriptor: Descriptor, expected: bool) -> None:
     assert migrates(of, descriptor) is expected
 
 
@@ -50,7 +50,7 @@ def test_a_log_without_tokens_is_of_no_revision() -> None:
 
 
 def test_sessions_migrate_unless_the_pool_says_otherwise() -> None:
-    assert read_pool("a/b", {}).migrates
+    assert PoolDocument.from_json("a/b", {}).migrates
     assert not pool(policy="Refuse").migrates
 
 
@@ -70,7 +70,7 @@ def test_sessions_migrate_unless_the_pool_says_otherwise() -> None:
     ],
 )
 def test_who_need_not_wait_for_a_worker(
-    of: PoolView, bound: str, workers: list[WorkerState], expected: Reason | None
+    of: PoolDocument, bound: str, workers: list[WorkerState], expected: Reason | None
 ) -> None:
     error = turned_away(of, bound, workers)
     assert (error and error.reason) == expected

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost_gateway.routing import StepNeed, WorkerState, choose, serves_revision
+from roost_gateway.routing.choice import StepNeed, WorkerState, choose, serves_revision
 
 NEED = StepNeed("ns/pool/session", "", log_tokens=1000, new_tokens=100)
 

@@ -12,14 +12,14 @@ from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.grpc_errors import rich_status
+from roost.store.records import LogEntry
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.worker_service_pb2 import Delta, History
-from roost_gateway import history
-from roost_gateway.generation import Failure, WorkerFailureError, classify
-from roost_gateway.outbox import Outbox
-from roost_gateway.output import OutputGapError, StepOutput
-from roost_gateway.pressure import CALM_SECONDS, LONGEST_REST_SECONDS, Pressure
-from roost_gateway.store.records import LogEntry
+from roost_gateway.core.pressure import CALM_SECONDS, LONGEST_REST_SECONDS, Pressure
+from roost_gateway.step import history
+from roost_gateway.step.outbox import Outbox
+from roost_gateway.step.output import OutputGapError, StepOutput
+from roost_gateway.step.worker_stream import Failure, WorkerFailureError, classify
 
 ATTEMPT = pb.Attempt(epoch=1, nonce=b"n" * 16)
 

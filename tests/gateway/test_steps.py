@@ -10,9 +10,9 @@ from null_script import BASE_ID, Script, token_text
 from redis_servers import RedisServer
 from roost.contract.loghash import extend, pack_ids
 from roost.contract.reasons import Reason
+from roost.store.records import AlreadyCommitted, Began, BeginRequest
 from roost.v1 import session_service_pb2 as pb
-from roost_gateway import workers
-from roost_gateway.store.records import AlreadyCommitted, Began, BeginRequest
+from roost_gateway.fleet import workers
 
 
 def expected(tokens: int) -> tuple[list[int], str]:

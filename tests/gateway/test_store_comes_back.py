@@ -13,7 +13,7 @@ from null_worker import NullWorker
 from redis_servers import RedisServer
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
-from roost_gateway import workers
+from roost_gateway.fleet import workers
 
 TOKENS = 12
 

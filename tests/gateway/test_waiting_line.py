@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from roost_gateway.waiting_line import FairShare, Ticket, WaitingLine
+from roost_gateway.admission.waiting_line import FairShare, Ticket, WaitingLine
 
 TENANTS = st.sampled_from("abcd")
 Rank = tuple[int, int, int, int, int]

@@ -5,8 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost_gateway.routing import StepNeed, WorkerState, choose
-from roost_gateway.worker_index import WorkerIndex
+from roost_gateway.routing.choice import StepNeed, WorkerState, choose
+from roost_gateway.routing.worker_index import WorkerIndex
 
 NAMES = [f"w{number}" for number in range(12)]
 

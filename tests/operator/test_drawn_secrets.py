@@ -13,8 +13,8 @@ from redis.exceptions import NoPermissionError
 
 from redis_servers import RedisServer
 from roost.contract.names import PoolKeys
-from roost_gateway.auth import Authenticator
-from roost_gateway.store import redis_store
+from roost.store import redis_store
+from roost_gateway.front.credentials import Authenticator
 from roost_operator.install.drawn_secrets import api_keys_secret, pool_key_secret, store_secret
 from roost_worker.server.lease import LeasePublisher
 from store_driver import POOL, begin_request, commit_request, lease, new_session, reservation

@@ -222,7 +222,7 @@ def test_chat_survives_a_broken_stream(fake: ThreadedFake) -> None:
 
 
 def test_keys_hash_makes_an_entry_of_the_key_file(tmp_path: Path) -> None:
-    from roost_gateway.auth import Authenticator
+    from roost_gateway.front.credentials import Authenticator
 
     result = CliRunner().invoke(app, ["keys", "hash", "--tenant", "acme", "--pool", "a/b", "--id", "ci"], input="k3y\n")
     assert result.exit_code == 0

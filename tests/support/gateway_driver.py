@@ -24,7 +24,7 @@ from roost.grpc_errors import details_of
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceStub
 from roost_gateway.config import GatewayConfig
-from roost_gateway.server import GatewayServer
+from roost_gateway.front.server import GatewayServer
 from roost_gateway.telemetry import Telemetry
 
 T = TypeVar("T")

@@ -15,9 +15,9 @@ from redis_servers import RedisServer
 from roost import Client, Delta, Event, RetryConfig, Session
 from roost.contract.names import POOLS, PoolKeys
 from roost.testing import FakeGateway, FakeRole, Turn
-from roost_gateway.auth import hash_api_key
 from roost_gateway.config import GatewayConfig
-from roost_gateway.server import GatewayServer
+from roost_gateway.front.credentials import hash_api_key
+from roost_gateway.front.server import GatewayServer
 
 POOL = "default/world"
 TOKENS = 8

@@ -13,8 +13,8 @@ from roost.contract import loghash, names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 from roost.contract.names import PoolKeys
-from roost_gateway.store.interface import SessionStore
-from roost_gateway.store.records import (
+from roost.store.interface import SessionStore
+from roost.store.records import (
     Began,
     BeginRequest,
     CommitRequest,

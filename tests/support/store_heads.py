@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from roost.contract import loghash
 from roost.contract.heads import Head
 from roost.contract.reasons import Reason
-from roost_gateway.store.refusals import refused
+from roost.store.refusals import refused
 
 if TYPE_CHECKING:
     from store_model import Session

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.store.refusals import refused
+from roost.store.refusals import refused
 from store_heads import after, check_head
 from store_pool_model import Attempt, Pool, Waiter
 

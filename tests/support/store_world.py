@@ -12,7 +12,7 @@ from roost.contract.heads import AttemptRef, Head
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.store.redis_store import RedisStore, connect
+from roost.store.redis_store import RedisStore, connect
 from store_driver import LONG_MS, lease, new_session, next_ms, publish, publish_cached, redis_ms, reservations
 from store_model import Session, StoreModel
 from store_pool_model import Worker

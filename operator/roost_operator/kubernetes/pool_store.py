@@ -13,9 +13,9 @@ from roost.contract.drain import tell_to_drain
 from roost.contract.lease import LEASE_TTL_SECONDS, WorkerLease
 from roost.contract.names import POOLS, PoolKeys
 from roost.contract.pool_document import PoolDocument
-from roost_gateway.store import health
-from roost_gateway.store.link import Client, RedisLink, open_client
-from roost_gateway.store.records import StoreHealth, StoreUnavailableError
+from roost.store import health
+from roost.store.link import Client, RedisLink, open_client
+from roost.store.records import StoreHealth, StoreUnavailableError
 from roost_operator.plan.observed import Store, Worker
 
 CONNECTIONS = 8

@@ -49,6 +49,24 @@ class PoolDocument:
     schema_version: int = SCHEMA_VERSION
     """Version that was read; 0 when the document was written before there were versions."""
 
+    @property
+    def idle_ttl_ms(self) -> int:
+        return int(self.idle_ttl_seconds * 1000)
+
+    @property
+    def token_limit(self) -> int:
+        """The longest log of a session: the smaller of the model's context and the pool's limit."""
+        limits = [limit for limit in (self.context_tokens, self.max_session_tokens) if limit]
+        return min(limits) if limits else 0
+
+    @property
+    def priorities(self) -> list[int]:
+        return [role.priority for role in self.roles]
+
+    def role(self, name: str) -> PoolRole:
+        """Return the role, or one without limits when the pool no longer has it."""
+        return next((role for role in self.roles if role.name == name), PoolRole(name))
+
     def encode(self) -> str:
         return json.dumps(self.to_json(), separators=(",", ":"))
 

@@ -13,7 +13,7 @@ JUDGED = (
     *("operator", "charts", "manifests", "images", "tests/cluster", "requirements.lock", "Makefile"),
     "worker/roost_worker/serve_app.py",
     "worker/roost_worker/server/pre_stop.py",
-    "gateway/roost_gateway/migration.py",
+    "gateway/roost_gateway/step/migration.py",
 )
 """Folders and files whose change must not land without e2e: what smoke tests do not show."""
 

@@ -11,7 +11,7 @@ from redis_servers import (
     shared_cluster,
     shared_redis,
 )
-from roost_gateway.store.redis_store import RedisStore, connect
+from roost.store.redis_store import RedisStore, connect
 from store_driver import Raw, new_session
 
 __all__ = ["fresh_redis", "redis_cluster", "redis_server", "shared_cluster", "shared_redis"]

@@ -8,9 +8,9 @@ import pytest
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.store.records import Began, RenewItem
-from roost_gateway.store.redis_store import RESIDENCY_DELAY_MS
-from roost_gateway.store.session_memory import FEW_WORKERS
+from roost.store.records import Began, RenewItem
+from roost.store.redis_store import RESIDENCY_DELAY_MS
+from roost.store.session_memory import FEW_WORKERS
 from store_driver import (
     LONG_MS,
     POOL,

@@ -10,13 +10,13 @@ from roost.contract.heads import Head
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.store.records import (
+from roost.store.records import (
     AlreadyCommitted,
     Began,
     Descriptor,
     FormerLog,
 )
-from roost_gateway.store.redis_store import RedisStore
+from roost.store.redis_store import RedisStore
 from store_driver import (
     LONG_MS,
     POOL,

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roost.contract.heads import Head
-from roost_gateway.store import codec
-from roost_gateway.store.records import LogEntry
-from roost_gateway.store.scripts import NAMES, SHARED, script
+from roost.store import codec
+from roost.store.records import LogEntry
+from roost.store.scripts import NAMES, SHARED, script
 from store_driver import new_session
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -119,7 +119,7 @@ def test_a_document_that_is_no_object_is_refused(text):
 
 
 def test_every_script_in_the_folder_is_known_and_tells_its_arguments():
-    folder = files("roost_gateway.store") / "scripts"
+    folder = files("roost.store") / "scripts"
     found = {path.name.removesuffix(".lua") for path in folder.iterdir()}
     assert found == {*NAMES, *SHARED}
     for name in NAMES:

@@ -10,10 +10,10 @@ from redis_servers import RedisCluster
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.store import health
-from roost_gateway.store.link import cancellation_kept
-from roost_gateway.store.records import RenewItem, StoreUnavailableError
-from roost_gateway.store.redis_store import RedisStore, connect
+from roost.store import health
+from roost.store.link import cancellation_kept
+from roost.store.records import RenewItem, StoreUnavailableError
+from roost.store.redis_store import RedisStore, connect
 from store_driver import (
     LONG_MS,
     POOL,

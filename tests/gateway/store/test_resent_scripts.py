@@ -4,7 +4,7 @@ import asyncio
 
 from redis_servers import RedisServer
 from roost.contract.names import PoolKeys
-from roost_gateway.store.redis_store import RedisStore, connect
+from roost.store.redis_store import RedisStore, connect
 from store_driver import (
     POOL,
     TENANT,

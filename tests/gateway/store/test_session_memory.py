@@ -1,7 +1,7 @@
 """What a gateway remembers of sessions stays small, and names the workers that a session may ask for."""
 
-from roost_gateway.store import codec
-from roost_gateway.store.session_memory import FEW_WORKERS, SessionMemory
+from roost.store import codec
+from roost.store.session_memory import FEW_WORKERS, SessionMemory
 
 FEW = [f"w{number}" for number in range(FEW_WORKERS)]
 

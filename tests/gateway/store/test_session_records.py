@@ -9,8 +9,8 @@ from roost.contract.heads import Head
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.store.records import NewSession, State
-from roost_gateway.store.redis_store import RedisStore
+from roost.store.records import NewSession, State
+from roost.store.redis_store import RedisStore
 from store_driver import LONG_MS, POOL, TENANT, begin_request, commit_request, new_session
 
 KEYS = PoolKeys(POOL)

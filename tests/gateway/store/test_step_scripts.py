@@ -9,7 +9,7 @@ from roost.contract.heads import AttemptRef, Head
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.store.records import AlreadyCommitted, Began, RenewItem
+from roost.store.records import AlreadyCommitted, Began, RenewItem
 from store_driver import (
     LONG_MS,
     POOL,

@@ -16,8 +16,8 @@ from hypothesis.stateful import run_state_machine_as_test as run
 from redis_servers import RedisCluster, RedisServer
 from roost.contract import loghash
 from roost.contract.heads import Head
-from roost_gateway.store.records import AlreadyCommitted, RenewItem, Reservation
-from roost_gateway.store.redis_store import RedisStore
+from roost.store.records import AlreadyCommitted, RenewItem, Reservation
+from roost.store.redis_store import RedisStore
 from store_driver import LONG_MS, REVISION, begin_request, commit_request, digest, migration
 from store_model import Step, Taken
 from store_world import POOLS, REVISIONS, TENANTS, WORKERS, Attempt, StoreWorld, pair

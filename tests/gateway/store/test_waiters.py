@@ -6,9 +6,9 @@ import contextlib
 import pytest
 
 from roost.contract.names import PoolKeys
-from roost_gateway.store.records import Began, RenewItem, Wake
-from roost_gateway.store.redis_store import AGING_MS
-from roost_gateway.store.wakes import read_wake
+from roost.store.records import Began, RenewItem, Wake
+from roost.store.redis_store import AGING_MS
+from roost.store.wakes import read_wake
 from store_driver import (
     LONG_MS,
     POOL,

@@ -1,0 +1,124 @@
+"""Who goes first when there is no room for all. Pure: a bounded queue and its order.
+
+Steps that need different revisions of the model are served by different workers and stand in lines of their own, so
+that nobody waits behind one whom other workers serve. The bound and the tenants' shares are those of the whole pool.
+
+Order of a line (`waiting_line.py`): class (continuations of live sessions before new ones, then the role's
+priority), then how near the deadline is, then fair share (the tenant with the fewest running steps, then the one served
+longest ago), then arrival. A lower class overtakes a higher one only by aging: `AGING_SECONDS` of waiting are worth one
+class.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from roost_gateway.admission.waiting_line import FairShare, Ticket, WaitingLine
+
+DEFAULT_QUEUE_LIMIT = 4096
+"""Bound of a queue whose pool gives none."""
+DEFAULT_RETRY_SECONDS = 1.0
+_WAITS_REMEMBERED = 16
+_TENANTS_REMEMBERED = 10_000
+
+
+def step_class(priority: int, priorities: Sequence[int], *, continuation: bool) -> int:
+    """Class of a step, lower first: continuations before new sessions, then by the rank of the role's priority among
+    those of the pool's roles, the highest first. All gateways of a pool come to the same classes."""
+    levels = {*priorities, priority}
+    level = sum(other > priority for other in levels)
+    return level if continuation else len(levels) + level
+
+
+class QueueFullError(Exception):
+    """The queue holds as many as it may. `retry_seconds` says when a place may be free."""
+
+    def __init__(self, limit: int, retry_seconds: float) -> None:
+        super().__init__(f"{limit} steps wait already")
+        self.limit = limit
+        self.retry_seconds = retry_seconds
+
+
+class AdmissionQueue:
+    """The waiting steps of one pool in one gateway, a line for each model revision, and what runs of each tenant."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, WaitingLine] = {}
+        self._length = 0
+        self._new = 0
+        self._arrivals = 0
+        self._shares = FairShare()
+        self._recent_waits: deque[float] = deque(maxlen=_WAITS_REMEMBERED)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def push(self, ticket: Ticket, limit: int) -> None:
+        """Takes a place; `limit` 0 means the default bound. Raises QueueFullError."""
+        limit = limit or DEFAULT_QUEUE_LIMIT
+        if self._length >= limit:
+            raise QueueFullError(limit, self.retry_seconds())
+        self._arrivals += 1
+        self._length += 1
+        self._new += not ticket.continuation
+        self._line(ticket.line).push(ticket, self._arrivals)
+
+    def remove(self, ticket: Ticket) -> None:
+        """Gives a place up; nothing happens when there was none."""
+        line = self._lines.get(ticket.line)
+        if line is None or not line.remove(ticket):
+            return
+        self._length -= 1
+        self._new -= not ticket.continuation
+        if not line:
+            del self._lines[ticket.line]
+
+    def admit(self, ticket: Ticket, now: float) -> None:
+        """Takes a ticket out because it was served."""
+        self.remove(ticket)
+        self._recent_waits.append(now - ticket.enqueued)
+
+    def started(self, tenant: str) -> None:
+        """A step of the tenant runs, whether it waited or not."""
+        self._shares.started(tenant)
+        self._share_changed(tenant)
+
+    def ended(self, tenant: str) -> None:
+        """A step of the tenant runs no more."""
+        self._shares.ended(tenant)
+        self._share_changed(tenant)
+        if self._shares.forget(_TENANTS_REMEMBERED):
+            for line in self._lines.values():
+                line.shares_changed()
+
+    def first(self, line: str, now: float) -> Ticket | None:
+        """Who is served next of a line. It changes with each service and with time, which never goes back."""
+        return self._lines[line].first(now) if line in self._lines else None
+
+    def set_aside(self, ticket: Ticket) -> None:
+        """Lets the others of its line go first until `bring_back`: no worker may serve it now."""
+        self._lines[ticket.line].set_aside(ticket)
+
+    def bring_back(self, line: str) -> None:
+        if line in self._lines:
+            self._lines[line].bring_back()
+
+    def ahead(self, ticket: Ticket, now: float) -> int:
+        """How many of its line would be served before `ticket`, whether it has a place or not."""
+        return self._lines[ticket.line].ahead(ticket, now) if ticket.line in self._lines else 0
+
+    def retry_seconds(self) -> float:
+        """When a place may be free: as long as the last ones waited."""
+        waits = self._recent_waits
+        return max(DEFAULT_RETRY_SECONDS, sum(waits) / len(waits)) if waits else DEFAULT_RETRY_SECONDS
+
+    def waiting_by_class(self) -> Iterator[tuple[str, int]]:
+        """Counts of waiting continuations and new sessions."""
+        yield "continuation", self._length - self._new
+        yield "new", self._new
+
+    def _line(self, name: str) -> WaitingLine:
+        return self._lines.setdefault(name, WaitingLine(self._shares))
+
+    def _share_changed(self, tenant: str) -> None:
+        for line in self._lines.values():
+            line.share_changed(tenant)

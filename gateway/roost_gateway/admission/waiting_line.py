@@ -1,0 +1,235 @@
+"""Waiting steps in the order in which they are served. Pure; O(log n) for each change and each question.
+
+A step's place depends on what changes while it waits: its class, by aging; how near its deadline is; and its tenant's
+share. So steps are kept in groups of one tenant and one *level* (class and urgency), in order of arrival. A heap has
+the first of each group; an entry that is out of date is thrown away when it comes up. A timetable says when a step
+changes its level, which is seldom: once per `AGING_SECONDS`, and with each halving of the time that is left to it.
+"""
+
+from bisect import bisect_left, insort
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from math import inf, log2, nextafter
+
+from roost.store.records import AGING_SECONDS
+
+_FAR = 60
+_SLACK = 64
+
+Level = tuple[int, int]
+"""Class and urgency, lower first."""
+Entry = tuple[int, int, int, int, int, str]
+"""Class, urgency, what runs of the tenant, when it was served last, arrival of the group's first, tenant."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ticket:
+    """One waiting step. Times are seconds of one monotonic clock."""
+
+    tenant: str
+    priority: int
+    """`admission.step_class`."""
+    continuation: bool
+    enqueued: float
+    deadline: float
+    line: str = ""
+    """Model revision that the step needs; empty: any."""
+
+    def level(self, now: float) -> Level:
+        return self.priority - int((now - self.enqueued) / AGING_SECONDS), _urgency(self.deadline - now)
+
+    def next_change(self, now: float) -> float:
+        """When the level changes next, or may."""
+        aging = self.enqueued + AGING_SECONDS * (int((now - self.enqueued) / AGING_SECONDS) + 1)
+        urgency = _urgency(self.deadline - now)
+        return max(min(aging, self.deadline - 2.0**urgency if urgency else inf), nextafter(now, inf))
+
+
+class FairShare:
+    """What runs of each tenant, and when each was served last."""
+
+    def __init__(self) -> None:
+        self._running: Counter[str] = Counter()
+        self._served: dict[str, int] = {}
+        self._services = 0
+
+    def rank(self, tenant: str) -> tuple[int, int]:
+        return self._running[tenant], self._served.get(tenant, 0)
+
+    def started(self, tenant: str) -> None:
+        self._running[tenant] += 1
+        self._services += 1
+        self._served[tenant] = self._services
+
+    def ended(self, tenant: str) -> None:
+        self._running[tenant] -= 1
+        if self._running[tenant] <= 0:
+            del self._running[tenant]
+
+    def forget(self, most: int) -> bool:
+        """Forgets when tenants of which nothing runs were served, if there are more than `most`; True if it did."""
+        if len(self._served) <= most:
+            return False
+        self._served = {tenant: self._served[tenant] for tenant in self._running if tenant in self._served}
+        return True
+
+
+@dataclass(slots=True)
+class _Place:
+    arrival: int
+    level: Level
+    aside: bool = False
+
+
+@dataclass(slots=True)
+class _Group:
+    """Arrivals and tickets, in order. Arrivals are unique, so tickets are never compared."""
+
+    steps: list[tuple[int, Ticket]] = field(default_factory=list)
+
+    def before(self, arrival: int) -> int:
+        return bisect_left(self.steps, arrival, key=lambda step: step[0])
+
+
+class WaitingLine:
+    """The steps that the same workers can serve."""
+
+    def __init__(self, shares: FairShare) -> None:
+        self._shares = shares
+        self._places: dict[Ticket, _Place] = {}
+        self._groups: defaultdict[str, dict[Level, _Group]] = defaultdict(dict)
+        self._heap: list[Entry] = []
+        self._timetable: list[tuple[float, int, Ticket]] = []
+        self._aside: list[Ticket] = []
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, ticket: Ticket) -> bool:
+        return ticket in self._places
+
+    def push(self, ticket: Ticket, arrival: int) -> None:
+        """Arrivals are unique."""
+        place = self._places[ticket] = _Place(arrival, ticket.level(ticket.enqueued))
+        heappush(self._timetable, (ticket.next_change(ticket.enqueued), arrival, ticket))
+        self._insert(ticket, place)
+        if len(self._timetable) > 2 * len(self._places) + _SLACK:
+            self._timetable = [row for row in self._timetable if self._is_here(row[2], row[1])]
+            heapify(self._timetable)
+
+    def remove(self, ticket: Ticket) -> bool:
+        """Gives a place up. False when there was none."""
+        place = self._places.pop(ticket, None)
+        if place is None:
+            return False
+        if not place.aside:
+            self._take_out(ticket, place)
+        return True
+
+    def first(self, now: float) -> Ticket | None:
+        """Who is served next, of those that are not set aside. `now` never goes back."""
+        self._age(now)
+        while self._heap:
+            priority, urgency, *_, tenant = entry = self._heap[0]
+            level = priority, urgency
+            group = self._groups.get(tenant, {}).get(level)
+            if group is not None and entry == self._entry(tenant, level, group):
+                return group.steps[0][1]
+            heappop(self._heap)
+        return None
+
+    def set_aside(self, ticket: Ticket) -> None:
+        """Lets others go first until `bring_back`; the place is kept."""
+        place = self._places[ticket]
+        if not place.aside:
+            self._take_out(ticket, place)
+            place.aside = True
+            self._aside.append(ticket)
+
+    def bring_back(self) -> None:
+        for ticket in self._aside:
+            place = self._places.get(ticket)
+            if place is not None:
+                place.aside = False
+                self._insert(ticket, place)
+        self._aside.clear()
+
+    def share_changed(self, tenant: str) -> None:
+        """The tenant's rank in `FairShare` is another one now."""
+        for level, group in self._groups.get(tenant, {}).items():
+            self._offer(tenant, level, group)
+
+    def shares_changed(self) -> None:
+        """Any tenant's may be."""
+        groups = [(tenant, *group) for tenant, levels in self._groups.items() for group in levels.items()]
+        self._heap = [self._entry(tenant, level, group) for tenant, level, group in groups]
+        heapify(self._heap)
+
+    def ahead(self, ticket: Ticket, now: float) -> int:
+        """How many go before `ticket`, whether it has a place or not. O(groups), with one group a tenant and level."""
+        self._age(now)
+        place = self._places.get(ticket)
+        arrival = place.arrival if place else 2**62
+        own = (*ticket.level(now), *self._shares.rank(ticket.tenant))
+        count = 0
+        for tenant, groups in self._groups.items():
+            share = self._shares.rank(tenant)
+            for level, group in groups.items():
+                if (*level, *share) < own:
+                    count += len(group.steps)
+                elif (*level, *share) == own:
+                    count += group.before(arrival)
+        return count
+
+    def _age(self, now: float) -> None:
+        due: list[Ticket] = []
+        while self._timetable and self._timetable[0][0] <= now:
+            _, arrival, ticket = heappop(self._timetable)
+            if self._is_here(ticket, arrival):
+                due.append(ticket)
+        for ticket in due:
+            place, level = self._places[ticket], ticket.level(now)
+            heappush(self._timetable, (ticket.next_change(now), place.arrival, ticket))
+            if level != place.level:
+                if not place.aside:
+                    self._take_out(ticket, place)
+                place.level = level
+                if not place.aside:
+                    self._insert(ticket, place)
+
+    def _is_here(self, ticket: Ticket, arrival: int) -> bool:
+        place = self._places.get(ticket)
+        return place is not None and place.arrival == arrival
+
+    def _insert(self, ticket: Ticket, place: _Place) -> None:
+        group = self._groups[ticket.tenant].setdefault(place.level, _Group())
+        insort(group.steps, (place.arrival, ticket), key=lambda step: step[0])
+        if group.steps[0][1] is ticket:
+            self._offer(ticket.tenant, place.level, group)
+
+    def _take_out(self, ticket: Ticket, place: _Place) -> None:
+        groups = self._groups[ticket.tenant]
+        group = groups[place.level]
+        at = group.before(place.arrival)
+        del group.steps[at]
+        if group.steps:
+            if at == 0:
+                self._offer(ticket.tenant, place.level, group)
+            return
+        del groups[place.level]
+        if not groups:
+            del self._groups[ticket.tenant]
+
+    def _offer(self, tenant: str, level: Level, group: _Group) -> None:
+        heappush(self._heap, self._entry(tenant, level, group))
+        if len(self._heap) > 4 * len(self._places) + _SLACK:
+            self.shares_changed()
+
+    def _entry(self, tenant: str, level: Level, group: _Group) -> Entry:
+        return (*level, *self._shares.rank(tenant), group.steps[0][0], tenant)
+
+
+def _urgency(left: float) -> int:
+    """Deadlines by powers of two: of two equally near ones, fair share decides."""
+    return min(_FAR, int(log2(left))) if left >= 1 else 0

@@ -1,0 +1,119 @@
+"""Calls to workers: one channel per address, dropped when it breaks, and what every call carries."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from roost.v1.worker_service_pb2 import EvictRequest, HoldRequest
+from roost.v1.worker_service_pb2_grpc import WorkerServiceStub
+from roost_gateway.routing.choice import WorkerState
+from roost_gateway.telemetry import trace_metadata
+
+if TYPE_CHECKING:  # the stub of grpc.aio has a type of its own, but no class
+    from roost.v1.worker_service_pb2_grpc import WorkerServiceAsyncStub
+
+log = logging.getLogger(__name__)
+
+CALL_SECONDS = 2.0
+"""Limit of the short calls: Evict, Hold."""
+_CLOSE_SECONDS = 600.0
+_OPTIONS = (
+    ("grpc.enable_retries", 0),
+    ("grpc.service_config_disable_resolution", 1),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # gRPC's limit of a connect: a dead machine does not refuse
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),  # else gRPC waits 60 s for a ping, whatever the line above says
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    ("grpc.max_send_message_length", -1),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerChannel:
+    """A channel to one worker and its stub."""
+
+    address: str
+    channel: grpc.aio.Channel
+    stub: "WorkerServiceAsyncStub"
+
+
+class WorkerClients:
+    """Channels to workers. They live until they break or their address is no worker's any more."""
+
+    def __init__(self, pool_secrets: Mapping[str, str]) -> None:
+        self._secrets = pool_secrets
+        self._channels: dict[str, WorkerChannel] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def channel(self, address: str) -> WorkerChannel:
+        """The channel to `address`, made on first use."""
+        found = self._channels.get(address)
+        if found is None:
+            channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+            found = self._channels[address] = WorkerChannel(address, channel, WorkerServiceStub(channel))
+        return found
+
+    def metadata(self, pool: str) -> list[tuple[str, str | bytes]]:
+        """What every call carries: the pool's secret and the trace."""
+        return [("roost-pool-secret", self._secrets.get(pool, "")), *trace_metadata()]
+
+    def forget(self, broken: WorkerChannel) -> None:
+        """Takes no new calls on a broken channel: the next one connects afresh, without its backoff."""
+        if self._channels.get(broken.address) is broken:
+            del self._channels[broken.address]
+            self._spawn(broken.channel.close(_CLOSE_SECONDS))
+
+    def retain(self, addresses: Iterable[str]) -> None:
+        """Forgets all other addresses."""
+        for address in set(self._channels) - set(addresses):
+            self.forget(self._channels[address])
+
+    async def evict(self, pool: str, workers: Iterable[WorkerState], session_id: str, epoch: int) -> tuple[int, bool]:
+        """Drops a session's KV on workers. Returns the tokens dropped, and whether every worker answered."""
+        request = EvictRequest(session_id=session_id, epoch=epoch)
+        answers = await asyncio.gather(*(self._evict(pool, worker, request) for worker in workers))
+        return sum(tokens or 0 for tokens in answers), None not in answers
+
+    async def _evict(self, pool: str, worker: WorkerState, request: EvictRequest) -> int | None:
+        try:
+            stub = self.channel(worker.address).stub
+            answer = await stub.Evict(request, timeout=CALL_SECONDS, metadata=self.metadata(pool))
+            return int(answer.evicted_tokens)
+        except grpc.aio.AioRpcError as error:
+            log.warning("worker %s did not evict %s: %s", worker.worker_id, request.session_id, error.details())
+            return None
+
+    def hold(self, pool: str, worker: WorkerState, session_id: str, tool: str, expect_seconds: float) -> None:
+        """Reports a pause to a worker's retention policy, without waiting: it is advice."""
+        request = HoldRequest(session_id=session_id, tool=tool, expect_seconds=expect_seconds)
+        self._spawn(self._hold(pool, worker, request))
+
+    async def _hold(self, pool: str, worker: WorkerState, request: HoldRequest) -> None:
+        try:
+            stub = self.channel(worker.address).stub
+            await stub.Hold(request, timeout=CALL_SECONDS, metadata=self.metadata(pool))
+        except grpc.aio.AioRpcError as error:
+            log.info("worker %s was not told of a hold: %s", worker.worker_id, error.details())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def aclose(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        channels = [held.channel for held in self._channels.values()]
+        self._channels.clear()
+        await asyncio.gather(*(channel.close(0) for channel in channels))

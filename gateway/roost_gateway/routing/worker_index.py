@@ -1,0 +1,206 @@
+"""The workers of one pool, kept so that a step's best one is found by looking at few. Pure.
+
+Workers of one revision and one class of prefill rate are the leaves of a tree, in the order of the ring
+(`routing.ring_place`). Each node knows the least cost and the most room below it, so a question goes down from the root
+to the best leaf and passes over what is full: O(log n) nodes while the least loaded workers are those that have room.
+`routing.choose` gives the same answer by looking at every worker.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from heapq import heappop, heappush
+
+from roost_gateway.routing.choice import (
+    Choice,
+    Standing,
+    StepNeed,
+    Tier,
+    WorkerState,
+    cheapest,
+    eligible,
+    other_order,
+    rate_class_of,
+    ring_place,
+    standing,
+)
+
+_NONE = 2**62
+"""Cost of what is not there."""
+_REBUILD_PART = 16
+"""When more than one in so many workers has changed, to build the trees again costs less than to change them."""
+
+
+class WorkerIndex:
+    """Live workers by their names, and the choice among them."""
+
+    def __init__(self, workers: Iterable[WorkerState] = ()) -> None:
+        self._states: dict[str, WorkerState] = {}
+        self._groups: dict[tuple[str, int], _Group] = {}
+        self.evaluations = 0
+        """Workers and nodes of trees that were looked at, all in all."""
+        self.replace(workers)
+
+    @property
+    def states(self) -> Mapping[str, WorkerState]:
+        return self._states
+
+    def replace(self, workers: Iterable[WorkerState]) -> None:
+        """From now on these are the workers. O(log n) for each that has other figures, and at most O(n log n)."""
+        fresh = {worker.worker_id: worker for worker in workers}
+        changed = [worker for name, worker in fresh.items() if self._states.get(name) != worker]
+        few = len(fresh) == len(self._states) and len(changed) * _REBUILD_PART <= len(fresh)
+        if few and all(map(self._stays, changed)):
+            for worker in changed:
+                self.put(worker)
+        else:
+            self._rebuild(fresh)
+
+    def put(self, worker: WorkerState) -> None:
+        """Takes new figures of a worker."""
+        if not self._stays(worker):
+            self._rebuild({**self._states, worker.worker_id: worker})
+            return
+        self._states[worker.worker_id] = worker
+        key = _group_of(worker)
+        if key is not None:
+            self._groups[key].put(worker.worker_id, standing(worker))
+
+    def discard(self, worker_id: str) -> None:
+        """The worker is gone, if it was there."""
+        if worker_id in self._states:
+            self._rebuild({name: state for name, state in self._states.items() if name != worker_id})
+
+    def choose(self, need: StepNeed, excluded: AbstractSet[str] = frozenset()) -> Choice | None:
+        """As `routing.choose`."""
+        best = self._best_other(need, excluded)
+        if best is None:
+            return None
+        names = dict.fromkeys((*need.cached, need.owner, best))
+        related = [self._states[name] for name in names if name in self._states]
+        able = [worker for worker in related if eligible(need, worker, excluded)]
+        self.evaluations += len(able)
+        return cheapest(need, able)
+
+    def _best_other(self, need: StepNeed, excluded: AbstractSet[str]) -> str | None:
+        revision = need.model_revision
+        groups = [group for key, group in self._groups.items() if revision in ("", key[0])]
+        for tier in Tier:
+            best: tuple[tuple[int, int], str] | None = None
+            for group in groups:
+                name, looked_at = group.best(tier, need, excluded)
+                self.evaluations += looked_at
+                if name is not None:
+                    ranked = other_order(need, tier, group.standings[name], name), name
+                    best = ranked if best is None else min(best, ranked)
+            if best is not None:
+                return best[1]
+        return None
+
+    def _stays(self, worker: WorkerState) -> bool:
+        """Whether the worker, with new figures, is a leaf of the same tree as before."""
+        before = self._states.get(worker.worker_id)
+        return before is not None and _group_of(before) == _group_of(worker)
+
+    def _rebuild(self, states: dict[str, WorkerState]) -> None:
+        self._states = states
+        members: dict[tuple[str, int], dict[str, Standing]] = defaultdict(dict)
+        for worker in states.values():
+            key = _group_of(worker)
+            if key is not None:
+                members[key][worker.worker_id] = standing(worker)
+        self._groups = {key: _Group(standings) for key, standings in members.items()}
+
+
+def _group_of(worker: WorkerState) -> tuple[str, int] | None:
+    """None for one that takes no steps."""
+    return None if worker.draining else (worker.model_revision, rate_class_of(worker.prefill_rate))
+
+
+class _Group:
+    """Workers that serve the same steps and compute a prompt equally fast."""
+
+    def __init__(self, standings: dict[str, Standing]) -> None:
+        self.standings = standings
+        self._names = sorted(standings, key=ring_place)
+        self._places = [ring_place(name) for name in self._names]
+        self._leaf = {name: number for number, name in enumerate(self._names)}
+        self._width = 1
+        while self._width < len(self._names):
+            self._width *= 2
+        self._trees = {tier: _Tree(self._width) for tier in Tier}
+        for name, place in standings.items():
+            self._set(name, place)
+        for tree in self._trees.values():
+            tree.build()
+
+    def put(self, name: str, place: Standing) -> None:
+        self.standings[name] = place
+        self._set(name, place)
+        for tree in self._trees.values():
+            tree.changed(self._leaf[name])
+
+    def best(self, tier: Tier, need: StepNeed, excluded: AbstractSet[str]) -> tuple[str | None, int]:
+        """The best worker of the tier, and how much was looked at."""
+        start = bisect_left(self._places, ring_place(need.session_id))
+        skip = {self._leaf[name] for name in excluded if name in self._leaf}
+        tokens = 0 if tier is Tier.FULL else need.tokens
+        leaf, looked_at = self._trees[tier].least(tokens, start % self._width, skip)
+        return (None if leaf is None else self._names[leaf]), looked_at
+
+    def _set(self, name: str, place: Standing) -> None:
+        leaf = self._leaf[name]
+        self._trees[Tier.ROOM].set(leaf, place.load if place.runs else _NONE, place.fits)
+        self._trees[Tier.QUEUE].set(leaf, place.soon if place.queues else _NONE, place.fits)
+        self._trees[Tier.FULL].set(leaf, place.soon, 0)
+
+
+class _Tree:
+    """Costs and room of numbered leaves; each inner node has the least cost and the most room of those below."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._costs = [_NONE] * (2 * width)
+        self._fits = [-1] * (2 * width)
+
+    def set(self, leaf: int, cost: int, fits: int) -> None:
+        """`build` or `changed` has to follow."""
+        self._costs[self._width + leaf] = cost
+        self._fits[self._width + leaf] = max(0, fits) if cost < _NONE else -1
+
+    def build(self) -> None:
+        for node in range(self._width - 1, 0, -1):
+            self._sum_up(node)
+
+    def changed(self, leaf: int) -> None:
+        node = (self._width + leaf) // 2
+        while node:
+            self._sum_up(node)
+            node //= 2
+
+    def least(self, tokens: int, start: int, skip: AbstractSet[int]) -> tuple[int | None, int]:
+        """The leaf of least cost in which `tokens` fit, from `start` on and round the ring, and how many nodes were
+        looked at. Nodes are taken by the best that may be below them, so the first leaf taken is the answer."""
+        costs, fits, width = self._costs, self._fits, self._width
+        waiting = [(costs[1], 0, 1, 0, width)] if fits[1] >= tokens else []
+        looked_at = 1
+        while waiting:
+            _, _, node, low, span = heappop(waiting)
+            looked_at += 1
+            if span == 1:
+                if low not in skip:
+                    return low, looked_at
+                continue
+            half = span // 2
+            for child, at in ((2 * node, low), (2 * node + 1, low + half)):
+                if fits[child] >= tokens:
+                    way = 0 if at < start < at + half else (at - start) % width
+                    heappush(waiting, (costs[child], way, child, at, half))
+        return None, looked_at
+
+    def _sum_up(self, node: int) -> None:
+        left, right = 2 * node, 2 * node + 1
+        costs, fits = self._costs, self._fits
+        costs[node] = costs[left] if costs[left] < costs[right] else costs[right]
+        fits[node] = fits[left] if fits[left] > fits[right] else fits[right]

@@ -1,0 +1,179 @@
+"""Records to and from what Redis keeps. Strict: bad data is an error that names the record, never a guess."""
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import msgpack
+
+from roost.contract import names
+from roost.contract.heads import AttemptRef, Head
+from roost.store.records import (
+    Descriptor,
+    FormerLog,
+    HoldRecord,
+    LiveAttempt,
+    LogEntry,
+    NewSession,
+    State,
+)
+
+FIRST_GENERATION = 1
+_ENTRY_VERSION = b"\x01"
+_STORED_ELSEWHERE = ("index", "commit_ms")
+
+
+class CorruptRecordError(Exception):
+    """Redis holds something that Roost did not write."""
+
+
+def pairs(flat: Sequence[bytes]) -> dict[str, bytes]:
+    """A hash as scripts reply it: names and values in turn."""
+    return {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+
+
+def encode_new(new: NewSession) -> dict[str, str | bytes | int]:
+    """The fields of a new session's descriptor."""
+    return {
+        "tenant": new.tenant,
+        "role": new.role,
+        "task": new.task,
+        "parent": new.parent,
+        "labels": json.dumps(new.labels, separators=(",", ":")),
+        "system": new.system,
+        "tools": json.dumps(new.tools, separators=(",", ":")),
+        "model": new.model,
+        "revision": new.model_revision,
+        "generation": FIRST_GENERATION,
+        "length": 0,
+        "hash": "",
+        "steps": 0,
+        "state": State.ACTIVE.value,
+        "epoch": 0,
+        "owner": "",
+        "prompt": 0,
+        "output": 0,
+        "cached": 0,
+        "reconstructed": 0,
+    }
+
+
+def decode_descriptor(session_id: str, fields: Mapping[str, bytes], now_ms: int) -> Descriptor:
+    """The descriptor in the hash of `session_id`, with leases as they stand at `now_ms`.
+
+    Raises CorruptRecordError when a field is missing or is not what it should be.
+    """
+    try:
+        return _descriptor(session_id, {name: value.decode() for name, value in fields.items()}, now_ms)
+    except (KeyError, ValueError, TypeError) as error:
+        raise CorruptRecordError(f"descriptor of session {session_id}: {error!r}") from error
+
+
+def _descriptor(session_id: str, text: Mapping[str, str], now_ms: int) -> Descriptor:
+    return Descriptor(
+        session_id=session_id,
+        pool=names.pool_of(session_id) or _bad(f"{session_id!r} is no session's name"),
+        tenant=text["tenant"],
+        role=text["role"],
+        task=text["task"],
+        parent=text["parent"],
+        labels=dict(json.loads(text["labels"])),
+        system=text["system"],
+        tools=tuple(json.loads(text["tools"])),
+        model=text["model"],
+        model_revision=text["revision"],
+        generation=int(text["generation"]),
+        head=Head(int(text["length"]), bytes.fromhex(text["hash"])),
+        steps=int(text["steps"]),
+        state=State(text["state"]),
+        epoch=int(text["epoch"]),
+        attempt=_attempt(text, now_ms) if "attempt:nonce" in text else None,
+        hold=_hold(text) if "hold:tool" in text else None,
+        owner=text["owner"],
+        prompt_tokens=int(text["prompt"]),
+        output_tokens=int(text["output"]),
+        cached_tokens=int(text["cached"]),
+        reconstructed_tokens=int(text["reconstructed"]),
+        created_ms=int(text["created"]),
+        updated_ms=int(text["updated"]),
+        expires_ms=int(text["expires"]),
+        former=_former(text["former"]) if "former" in text else None,
+    )
+
+
+def _bad(message: str) -> str:
+    raise ValueError(message)
+
+
+def _attempt(text: Mapping[str, str], now_ms: int) -> LiveAttempt:
+    return LiveAttempt(
+        ref=AttemptRef(int(text["epoch"]), bytes.fromhex(text["attempt:nonce"])),
+        step_id=text["attempt:step"],
+        seed=int(text["attempt:seed"]),
+        worker_id=text["attempt:worker"],
+        lease_ms_left=int(text["attempt:expiry"]) - now_ms,
+    )
+
+
+def _former(text: str) -> FormerLog:
+    steps, length, log_hash, revision = text.split(":", 3)
+    return FormerLog(Head(int(length), bytes.fromhex(log_hash)), int(steps), revision)
+
+
+def _hold(text: Mapping[str, str]) -> HoldRecord:
+    return HoldRecord(text["hold:tool"], float(text["hold:expect"]), int(text["hold:begin"]))
+
+
+def decode_fenced(fields: Mapping[str, bytes], now_ms: int) -> LiveAttempt | None:
+    """The attempt of the same step that the live one replaced, if it did."""
+    text = fields.get("attempt:fenced", b"").decode()
+    if not text:
+        return None
+    epoch, nonce, expiry, worker_id = text.split(":", 3)
+    return LiveAttempt(
+        ref=AttemptRef(int(epoch), bytes.fromhex(nonce)),
+        step_id=fields["attempt:step"].decode(),
+        seed=int(fields["attempt:seed"]),
+        worker_id=worker_id,
+        lease_ms_left=int(expiry) - now_ms,
+    )
+
+
+def encode_entry(entry: LogEntry) -> bytes:
+    """An entry for the log; its index is its place there, and the script puts the time before it."""
+    document = {name: value for name, value in asdict(entry).items() if name not in _STORED_ELSEWHERE}
+    return _ENTRY_VERSION + zlib.compress(msgpack.packb(document), level=1)
+
+
+def decode_entry(stored: bytes, index: int) -> LogEntry:
+    """An entry from the log: `time:` and the packed entry. Raises CorruptRecordError."""
+    try:
+        commit_ms, _, packed = stored.partition(b":")
+        if packed[:1] != _ENTRY_VERSION:
+            raise ValueError(f"version {packed[:1]!r} is unknown to this gateway")
+        document = msgpack.unpackb(zlib.decompress(packed[1:]))
+        document["head"] = Head(**document["head"])
+        document["messages"] = tuple(document["messages"])
+        return LogEntry(**document, index=index, commit_ms=int(commit_ms))
+    except (KeyError, ValueError, TypeError, zlib.error, msgpack.UnpackException) as error:
+        raise CorruptRecordError(f"log entry {index}: {error!r}") from error
+
+
+def encode_head(head: Head | None) -> tuple[str, str]:
+    """Length and hash as scripts take them; both empty when no head is expected."""
+    return ("", "") if head is None else (str(head.length), head.log_hash.hex())
+
+
+def decode_document(text: bytes | None, what: str) -> dict[str, Any] | None:
+    """A JSON object. Raises CorruptRecordError."""
+    if text is None:
+        return None
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise CorruptRecordError(f"{what}: {error}") from error
+    if not isinstance(document, dict):
+        raise CorruptRecordError(f"{what}: a JSON object is wanted, not {type(document).__name__}")
+    return document

@@ -1,0 +1,140 @@
+"""The store as the gateway's service sees it. `roost.store.redis_store` is the one implementation."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol
+
+from roost.contract.heads import AttemptRef, Head
+from roost.store.records import (
+    AlreadyCommitted,
+    Began,
+    BeginRequest,
+    CommitRequest,
+    Descriptor,
+    LogEntry,
+    MigrateRequest,
+    NewSession,
+    RenewItem,
+    Reservation,
+    StoreHealth,
+    Wake,
+    WorkerLook,
+    WorkerView,
+)
+
+
+class SessionStore(Protocol):
+    """Session records, the admission ledger and the workers' leases of all pools.
+
+    Every call is one round trip unless it says otherwise. Every script is idempotent by the attempt's nonce,
+    checks everything, then writes. All raise `StoreUnavailableError` when Redis does not answer and `Refused`
+    as told. Session names are well-formed (`names.pool_of`); the caller has checked that.
+    """
+
+    async def health(self) -> StoreHealth:
+        """Checks persistence and eviction settings. Several round trips; called at connect and on reconnect."""
+        ...
+
+    async def pools(self) -> list[str]: ...
+
+    async def pool_document(self, pool: str) -> dict[str, Any] | None: ...
+
+    async def open(self, new: NewSession) -> Descriptor:
+        """Writes a new session; a repeated `request_id` returns the session it made. Refuses: STORE_FULL."""
+        ...
+
+    async def get(self, session_id: str, tenant: str) -> Descriptor:
+        """Refuses: SESSION_NOT_FOUND."""
+        ...
+
+    async def list_sessions(self, pool: str, tenant: str, after: str, count: int) -> list[Descriptor]:
+        """The tenant's sessions of a pool after the name `after` (empty: from the start). Two round trips.
+        Erased and expired sessions are passed over, and their names removed from the index."""
+        ...
+
+    async def begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
+        """Takes an attempt: checks, fences an uncommitted attempt of the same step, draws the epoch, stores the seed,
+        and reserves tokens at the owner when it lives, has the session cached, has room and no better class waits; ends
+        a hold. A resent script with the same nonce returns the same attempt. Refuses: SESSION_NOT_FOUND,
+        SESSION_CLOSED, SESSION_ROLLED_BACK, HEAD_MISMATCH, ANOTHER_STEP_RUNNING, BUDGET_EXHAUSTED, STEP_LIMIT_REACHED,
+        STEP_ID_REUSED, STEP_TOO_LONG."""
+        ...
+
+    async def reserve(self, reservation: Reservation) -> bool:
+        """Reserves at a worker; on success leaves the waiters. False, and a place in the line of its revision, when the
+        worker has no room, its lease is gone, or somebody whom that worker can serve waits and goes first. Refuses:
+        SESSION_NOT_FOUND, ATTEMPT_FENCED."""
+        ...
+
+    async def release(self, reservation: Reservation) -> None:
+        """Gives a reservation and a place among the waiters back, while the attempt stays live."""
+        ...
+
+    async def commit(self, request: CommitRequest) -> LogEntry:
+        """Appends the step, moves the head, updates costs, releases the reservation and wakes waiters. Returns the
+        stored entry, also when the same attempt had committed it before. Refuses: SESSION_NOT_FOUND, ATTEMPT_FENCED,
+        MODEL_REVISION_MISMATCH; SESSION_ROLLED_BACK or HEAD_MISMATCH when `previous` is not the head. Raises ValueError
+        when the request contradicts itself (ids, counts and head)."""
+        ...
+
+    async def migrate(self, request: MigrateRequest) -> Descriptor:
+        """Begins a new generation under a live attempt, which goes on; an attempt that has migrated is answered the
+        same. The old generation stays readable, and its last head is remembered as `Descriptor.former`. Refuses:
+        SESSION_NOT_FOUND, ATTEMPT_FENCED, STORE_FULL; SESSION_ROLLED_BACK or HEAD_MISMATCH when `previous` is not the
+        head. Raises ValueError when the request contradicts itself."""
+        ...
+
+    async def abort(self, session_id: str, ref: AttemptRef) -> None:
+        """Ends an attempt that will not commit and releases what it holds; does nothing when it is not live."""
+        ...
+
+    async def renew(self, pool: str, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
+        """Renews leases in one batch; False for each attempt that is not live any more."""
+        ...
+
+    async def hold(
+        self, session_id: str, tenant: str, tool: str, expect_seconds: float, head: Head | None, generation: int = 0
+    ) -> Descriptor:
+        """`generation` is that of `head`; 0 when unknown. Refuses: SESSION_NOT_FOUND, SESSION_CLOSED,
+        ANOTHER_STEP_RUNNING, SESSION_ROLLED_BACK, HEAD_MISMATCH."""
+        ...
+
+    async def evict(self, session_id: str, tenant: str) -> tuple[Descriptor, int]:
+        """Takes an epoch for an eviction (second value) and forgets the owner. Refuses: SESSION_NOT_FOUND,
+        ANOTHER_STEP_RUNNING."""
+        ...
+
+    async def close(self, session_id: str, tenant: str) -> Descriptor:
+        """Closing a closed session changes nothing. Refuses: SESSION_NOT_FOUND, ANOTHER_STEP_RUNNING."""
+        ...
+
+    async def delete(self, session_id: str, tenant: str) -> int:
+        """Erases descriptor, logs and index entry; returns an epoch for the eviction. Refuses: SESSION_NOT_FOUND,
+        ANOTHER_STEP_RUNNING."""
+        ...
+
+    async def ids(self, session_id: str, generation: int, start: int, end: int) -> bytes:
+        """Packed ids of positions [start, end)."""
+        ...
+
+    async def log(self, session_id: str, generation: int, first: int, count: int) -> list[LogEntry]: ...
+
+    async def workers(self, pool: str) -> list[WorkerView]:
+        """Workers with a lease in force, with what the ledger holds against them."""
+        ...
+
+    async def residency(
+        self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]
+    ) -> dict[str, tuple[str, int]]:
+        """Where sessions are: session -> (worker id, cached tokens) for those that any of the workers published."""
+        ...
+
+    async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
+        """One worker, and how many tokens of a session it publishes as cached."""
+        ...
+
+    def wakes(self, pool: str) -> AsyncIterator[Wake]:
+        """Yields what was released in the pool, by any gateway; may yield too often, never too late by more than a
+        second."""
+        ...
+
+    async def aclose(self) -> None: ...

@@ -1,0 +1,298 @@
+"""What the store keeps and answers. Plain frozen values; the gateway is the only writer of session records."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from roost.contract.heads import AttemptRef, Head
+from roost.contract.lease import WorkerLease
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAttempt:
+    """The attempt that may commit now."""
+
+    ref: AttemptRef
+    step_id: str
+    seed: int
+    worker_id: str
+    """Worker that the attempt was sent to; empty before it was."""
+    lease_ms_left: int
+    """Negative once the lease ran out; the attempt may still commit until it is fenced."""
+
+
+@dataclass(frozen=True, slots=True)
+class FormerLog:
+    """The generation before the current one, as it ended."""
+
+    head: Head
+    steps: int
+    model_revision: str
+
+
+class State(StrEnum):
+    ACTIVE = "active"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRecord:
+    tool: str
+    expect_seconds: float
+    begin_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """A session's record. Times are milliseconds of Redis TIME."""
+
+    session_id: str
+    tenant: str
+    pool: str
+    role: str
+    task: str
+    parent: str
+    labels: dict[str, str]
+    system: str
+    tools: tuple[dict[str, Any], ...]
+    """Tools as `{name, description, parameters}` with `parameters` a JSON text."""
+    model: str
+    model_revision: str
+    """Empty until the first step is committed or the pool has published one; binds nobody while the log is empty."""
+    generation: int
+    head: Head
+    steps: int
+    state: State
+    epoch: int
+    attempt: LiveAttempt | None
+    hold: HoldRecord | None
+    owner: str
+    """Worker that committed last. What it has cached is what it publishes (`Began.cached_tokens`)."""
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    reconstructed_tokens: int
+    created_ms: int
+    updated_ms: int
+    expires_ms: int
+    former: FormerLog | None = None
+    """None in the first generation."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """What OpenSession writes."""
+
+    session_id: str
+    tenant: str
+    role: str
+    model: str
+    model_revision: str
+    system: str
+    tools: tuple[dict[str, Any], ...]
+    task: str = ""
+    parent: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    request_id: str = ""
+    ttl_ms: int = 0
+    """Idle time after which the session is erased; 0 means never."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One committed step, without its token ids (they are kept apart and read by range)."""
+
+    step_id: str
+    index: int
+    messages: tuple[dict[str, Any], ...]
+    output: dict[str, Any]
+    """The generated message: `{role, content, tool_calls}`; and `text`, everything the model wrote."""
+    finish_reason: str
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    reconstructed_tokens: int
+    head: Head
+    """Log after the step."""
+    seed: int
+    sampling: dict[str, Any]
+    format: dict[str, Any] | None
+    model_revision: str
+    worker_id: str
+    commit_ms: int = 0
+
+
+AGING_SECONDS = 10.0
+"""Waiting that is worth one class, in the queue of a gateway as among the store's waiters."""
+
+
+class StoreUnavailableError(Exception):
+    """Redis does not answer. The caller retries or reports UNAVAILABLE; what was sent may or may not have been done."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeginRequest:
+    """Arguments of Begin."""
+
+    session_id: str
+    tenant: str
+    step_id: str
+    digest: bytes
+    """16-byte hash of the step's content, so that a reused step_id is noticed."""
+    expected_head: Head | None
+    nonce: bytes
+    """16 random bytes, fresh for every attempt."""
+    seed: int
+    """Used when the step has none stored yet: a retry keeps the first attempt's seed."""
+    lease_ms: int
+    new_tokens: int
+    """Estimate of prompt tokens plus the most output tokens; the ledger's need is head length + this."""
+    max_session_tokens: int
+    """TOO_LONG when head length + `new_tokens` is more; 0 means no limit."""
+    budget_tokens: int
+    """Most prompt and output tokens in the session's life, BUDGET when what was used + `new_tokens` is more; 0 means
+    no limit."""
+    max_steps: int
+    """0 means no limit."""
+    priority: int
+    """Class of the wait, lower first; the store adds nothing to it."""
+    deadline_ms: int
+    """Milliseconds from now; 0 means none."""
+    grace: bool = False
+    """Redis has just come back: treat every live attempt of another step as unexpired."""
+    expected_generation: int = 0
+    """Generation that `expected_head` ends; 0 when the client does not know."""
+    migrates_to: str = ""
+    """Revision that sessions of another one migrate to: their length in the old tokens is not judged, and nothing is
+    reserved at their owner. Empty: they do not migrate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """Begin took a new attempt."""
+
+    ref: AttemptRef
+    seed: int
+    descriptor: Descriptor
+    reserved: str
+    """Worker on which the KV tokens are reserved (the owner that has the session cached, or where the fenced attempt
+    ran); empty: choose one."""
+    fenced: LiveAttempt | None
+    """Attempt of the same step that this one replaced; its output may be resumed at its worker."""
+    cached_tokens: int = 0
+    """Tokens of the log that the owner has cached, as it publishes."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyCommitted:
+    """The step had been committed: its stored result."""
+
+    entry: LogEntry
+    descriptor: Descriptor
+    prompt_ids: bytes
+    output_ids: bytes
+    generation: int = 1
+    """Log that holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A claim on a worker's KV tokens for one attempt."""
+
+    pool: str
+    session_id: str
+    ref: AttemptRef
+    worker_id: str
+    tokens: int
+    priority: int
+    deadline_ms: int
+    lease_ms: int
+    revision: str = ""
+    """Model revision that the step needs, which names its line; empty: any worker can serve it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """What may let a waiting step go on. Without worker and line it may concern anybody."""
+
+    worker_id: str = ""
+    """Something was released here."""
+    reserved_tokens: int | None = None
+    """What is reserved there now, if that is known."""
+    reserved_attempts: int | None = None
+    line: str | None = None
+    """The first of this line has left it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLook:
+    """One worker as it is now."""
+
+    view: "WorkerView | None"
+    """None: it has no lease in force."""
+    cached_tokens: int
+    """What it has of the session that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRequest:
+    """Arguments of Commit. `entry.head` is the log after the step, computed by the gateway over the ids."""
+
+    session_id: str
+    ref: AttemptRef
+    previous: Head
+    entry: LogEntry
+    packed_ids: bytes
+    """Prompt then output ids, little-endian uint32."""
+    ttl_ms: int
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class MigrateRequest:
+    """Arguments of Migrate: the whole log in the tokens of another revision."""
+
+    session_id: str
+    ref: AttemptRef
+    previous: Head
+    """Head of the generation that ends here."""
+    entries: tuple[LogEntry, ...]
+    """The steps of that generation, rendered anew; `commit_ms` is kept."""
+    packed_ids: bytes
+    """All of their prompt and output ids, little-endian uint32."""
+    model_revision: str
+    ttl_ms: int
+    lease_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RenewItem:
+    """One attempt to keep alive: its lease, its reservation and its place among the waiters."""
+
+    session_id: str
+    ref: AttemptRef
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One worker as published: its lease document and how long the lease lasts."""
+
+    lease: WorkerLease
+    ms_left: int
+    reserved_tokens: int
+    reserved_attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """What was verified at connect."""
+
+    durable: bool
+    """`appendonly yes` and `appendfsync always`, or a managed store that hides it."""
+    problems: tuple[str, ...]
+    """What is wrong, each with its fix, for people."""
+    run_id: str
+    uptime_seconds: int = 0
+    """Of the primary that was started last."""
+    hidden: tuple[str, ...] = ()
+    """What could not be verified, and is trusted; for people."""

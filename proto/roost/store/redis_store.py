@@ -1,0 +1,338 @@
+"""Session records, ledger and leases in Redis: `SessionStore` by one Lua script per call."""
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from roost.contract import names
+from roost.contract.heads import AttemptRef, Head
+from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS
+from roost.contract.names import PoolKeys
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
+from roost.store import codec, health
+from roost.store.arguments import (
+    ID_BYTES,
+    accepted,
+    begin_args,
+    commit_args,
+    described,
+    migrate_args,
+    pool_keys,
+    request_digest,
+    session_keys,
+)
+from roost.store.ledger import WorkerReader, read_residency, read_worker
+from roost.store.link import Arg, RedisLink, open_client
+from roost.store.records import (
+    AGING_SECONDS,
+    AlreadyCommitted,
+    Began,
+    BeginRequest,
+    CommitRequest,
+    Descriptor,
+    LogEntry,
+    MigrateRequest,
+    NewSession,
+    RenewItem,
+    Reservation,
+    StoreHealth,
+    Wake,
+    WorkerLook,
+    WorkerView,
+)
+from roost.store.refusals import refused
+from roost.store.session_memory import SessionMemory
+from roost.store.wakes import Wakes
+
+AGING_MS = round(AGING_SECONDS * 1000)
+WATERMARK = 0.9
+"""Part of `maxmemory` above which no new session is opened."""
+GRACE_MS = round(2 * LEASE_TTL_SECONDS * 1000)
+"""How long after Redis came back nobody's lease expires."""
+OPEN_REQUEST_MS = 3_600_000
+"""How long a `request_id` is remembered."""
+TOMBSTONE_MS = 60_000
+"""How long an erased session's name answers a deletion that was sent again; nothing of the session is kept."""
+RESIDENCY_DELAY_MS = round((LEASE_TTL_SECONDS + LEASE_PERIOD_SECONDS / 2) * 1000)
+"""How long before the end of a worker's lease the residency that it published with it was gathered, at the earliest."""
+_RENEW_BATCH = 256
+_ANSWERS_LEARNED = 8
+
+
+async def connect(
+    url: str,
+    *,
+    grace_ms: int = GRACE_MS,
+    aging_ms: int = AGING_MS,
+    watermark: float = WATERMARK,
+    connections: int = 64,
+    socket_timeout: float = 2.0,
+) -> "RedisStore":
+    """Connects to `redis://`, `rediss://` or `unix://`, or to a cluster by `?cluster=true` in the query.
+
+    `connections` bounds the calls under way at once; `socket_timeout` is in seconds and holds for each of four tries.
+    Raises ValueError for another URL, StoreUnavailableError when Redis does not answer.
+    """
+    client = open_client(url, socket_timeout=socket_timeout, connections=connections)
+    link = RedisLink(client, url, grace_ms=grace_ms, connections=connections)
+    store = RedisStore(link, aging_ms=aging_ms, watermark=watermark)
+    try:
+        await link.run("PING")
+    except BaseException:
+        await store.aclose()
+        raise
+    return store
+
+
+class RedisStore:
+    """`roost.store.interface.SessionStore` on Redis 6.2 or newer; see there for what each call does."""
+
+    def __init__(self, link: RedisLink, *, aging_ms: int = AGING_MS, watermark: float = WATERMARK) -> None:
+        self._link = link
+        self._aging_ms = aging_ms
+        self._watermark = watermark
+        self._workers = WorkerReader(link)
+        self._wakes = Wakes(link.client.pubsub)
+        self._memory = SessionMemory()
+        self._run_id = ""
+
+    @property
+    def grace(self) -> bool:
+        """Whether Redis has just come back, so that nobody's lease expires."""
+        return self._link.grace_left_ms > 0
+
+    async def health(self) -> StoreHealth:
+        found = await health.check(self._link)
+        if self._run_id and found.run_id != self._run_id:
+            self._link.came_back()
+        self._run_id = found.run_id
+        return found
+
+    async def pools(self) -> list[str]:
+        return sorted(name.decode() for name in await self._link.run("SMEMBERS", names.POOLS))
+
+    async def pool_document(self, pool: str) -> dict[str, Any] | None:
+        text = await self._link.run("GET", PoolKeys(pool).document)
+        return codec.decode_document(text, f"document of pool {pool}")
+
+    async def open(self, new: NewSession) -> Descriptor:
+        keys = pool_keys(new.session_id)
+        asked = [keys.open_request(new.tenant, request_digest(new.request_id))] if new.request_id else []
+        fields = [part for pair in codec.encode_new(new).items() for part in pair]
+        written = [keys.session(new.session_id), keys.tenant_sessions(new.tenant), *asked]
+        gone = ""
+        for _ in range(_ANSWERS_LEARNED):
+            args: list[Arg] = [new.session_id, gone, self._watermark, new.ttl_ms, OPEN_REQUEST_MS, *fields]
+            reply = await self._link.fixed_script("open", written, args)
+            if reply[0] != b"exists":
+                return described(new.session_id, accepted(reply))
+            gone = reply[1].decode()
+            try:
+                return await self.get(gone, new.tenant)
+            except Refused:
+                continue  # the session that the request made has been erased: make it anew
+        raise AssertionError(f"request {new.request_id} makes sessions that are gone at once")
+
+    async def get(self, session_id: str, tenant: str) -> Descriptor:
+        found = await self._get_many(pool_keys(session_id), tenant, [session_id])
+        if not found:
+            raise refused(Reason.SESSION_NOT_FOUND)
+        return found[0]
+
+    async def list_sessions(self, pool: str, tenant: str, after: str, count: int) -> list[Descriptor]:
+        keys, found = PoolKeys(pool), list[Descriptor]()
+        index = keys.tenant_sessions(tenant)
+        while len(found) < count:
+            low, wanted = f"({after}" if after else "-", count - len(found)
+            page = await self._link.run("ZRANGEBYLEX", index, low, "+", "LIMIT", 0, wanted)
+            session_ids = [name.decode() for name in page]
+            if session_ids:
+                found += await self._get_many(keys, tenant, session_ids)
+            if len(session_ids) < wanted:
+                break
+            after = session_ids[-1]
+        return found
+
+    async def _get_many(self, keys: PoolKeys, tenant: str, session_ids: list[str]) -> list[Descriptor]:
+        read = [keys.tenant_sessions(tenant), *map(keys.session, session_ids)]
+        now, *rows = await self._link.fixed_script("get", read, [tenant, *session_ids])
+        return [
+            codec.decode_descriptor(session_id, codec.pairs(row), now)
+            for session_id, row in zip(session_ids, rows, strict=True)
+            if row
+        ]
+
+    async def begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
+        keys = pool_keys(request.session_id)
+        least = 1 if request.grace else 0
+
+        def more(grace: int) -> tuple[list[str], list[Arg]]:
+            hosts = self._memory.hosts(request.session_id, self._workers.known(keys.pool))
+            published = [key for host in hosts for key in (keys.lease(host), keys.residency(host))]
+            return [keys.workers, *published], [*begin_args(request, self._aging_ms, RESIDENCY_DELAY_MS), *hosts]
+
+        reply = await self._call("begin", request.session_id, more, least_grace=least)
+        now, flat = reply[1], reply[-1]
+        fields = codec.pairs(flat)
+        descriptor = codec.decode_descriptor(request.session_id, fields, now)
+        if descriptor.owner:
+            self._memory.learn_host(request.session_id, descriptor.owner)
+        if reply[0] == b"committed":
+            return await self._committed(descriptor, generation=reply[2], index=reply[3])
+        assert descriptor.attempt is not None  # the script has just taken it
+        return Began(
+            ref=descriptor.attempt.ref,
+            seed=descriptor.attempt.seed,
+            descriptor=descriptor,
+            reserved=reply[2].decode(),
+            cached_tokens=int(reply[3]),
+            fenced=codec.decode_fenced(fields, now),
+        )
+
+    async def _committed(self, descriptor: Descriptor, generation: int, index: int) -> AlreadyCommitted:
+        """The stored result of a step; a second and third round trip, for repeats only."""
+        entries = await self.log(descriptor.session_id, generation, index, 1)
+        if not entries:
+            raise refused(Reason.SESSION_NOT_FOUND)  # erased since
+        entry = entries[0]
+        split, end = entry.head.length - entry.output_tokens, entry.head.length
+        ids = await self.ids(descriptor.session_id, generation, split - entry.prompt_tokens, end)
+        at = entry.prompt_tokens * ID_BYTES
+        return AlreadyCommitted(entry, descriptor, ids[:at], ids[at:], generation)
+
+    async def reserve(self, reservation: Reservation) -> bool:
+        keys, ref = PoolKeys(reservation.pool), reservation.ref
+        touched = [
+            *(keys.reservations, keys.waiters, keys.session(reservation.session_id)),
+            *(keys.workers, keys.lease(reservation.worker_id), keys.lines),
+        ]
+        args: list[Arg] = [ref.epoch, ref.nonce.hex(), reservation.worker_id, reservation.tokens, reservation.priority]
+        args += [reservation.deadline_ms, reservation.lease_ms, self._aging_ms, reservation.revision]
+        reply = await self._link.script("reserve", lambda grace: (touched, [0, grace, keys.wake, *args]))
+        granted = bool(accepted(reply)[0] == b"reserved")
+        if granted:
+            self._memory.learn_host(reservation.session_id, reservation.worker_id)
+        return granted
+
+    async def release(self, reservation: Reservation) -> None:
+        keys, ref = PoolKeys(reservation.pool), reservation.ref
+        touched = [keys.reservations, keys.waiters, keys.session(reservation.session_id), keys.lines]
+        args: list[Arg] = [ref.epoch, ref.nonce.hex(), reservation.worker_id]
+        await self._link.script("release", lambda grace: (touched, [0, grace, keys.wake, *args]))
+
+    async def commit(self, request: CommitRequest) -> LogEntry:
+        args = commit_args(request)
+        _, index, stored = await self._call("commit", request.session_id, lambda _: ([], args))
+        return codec.decode_entry(stored, index)
+
+    async def migrate(self, request: MigrateRequest) -> Descriptor:
+        keys, args = pool_keys(request.session_id), migrate_args(request)
+
+        def more(grace: int) -> tuple[list[str], list[Arg]]:
+            new = self._memory.generations(request.session_id) + 1
+            return [keys.log(request.session_id, new), keys.ids(request.session_id, new)], args
+
+        descriptor = described(request.session_id, await self._call("migrate", request.session_id, more))
+        self._memory.learn_generations(request.session_id, descriptor.generation)
+        return descriptor
+
+    async def abort(self, session_id: str, ref: AttemptRef) -> None:
+        await self._call("abort", session_id, lambda _: ([], [ref.epoch, ref.nonce.hex()]))
+
+    async def renew(self, pool: str, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
+        alive: list[bool] = []
+        for first in range(0, len(items), _RENEW_BATCH):
+            alive += await self._renew(PoolKeys(pool), items[first : first + _RENEW_BATCH], lease_ms)
+        return alive
+
+    async def _renew(self, keys: PoolKeys, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
+        for _ in range(_ANSWERS_LEARNED):
+            touched, args = [keys.reservations, keys.waiters], list[Arg]([lease_ms])
+            for item in items:
+                generations = self._memory.generations(item.session_id)
+                touched += session_keys(keys, item.session_id, generations)
+                args += [item.ref.epoch, item.ref.nonce.hex(), generations]
+            reply = await self._link.fixed_script("renew", [*touched, keys.lines], args)
+            wrong = [(item.session_id, -answer) for item, answer in zip(items, reply, strict=True) if answer < 0]
+            if not wrong:
+                return [answer == 1 for answer in reply]
+            for session_id, generations in wrong:
+                self._memory.learn_generations(session_id, generations)
+        raise AssertionError("sessions change their generations during live attempts")
+
+    async def hold(
+        self, session_id: str, tenant: str, tool: str, expect_seconds: float, head: Head | None, generation: int = 0
+    ) -> Descriptor:
+        args: list[Arg] = [tenant, secrets.token_hex(16), tool, expect_seconds, *codec.encode_head(head), generation]
+        return described(session_id, await self._call("hold", session_id, lambda _: ([], args)))
+
+    async def evict(self, session_id: str, tenant: str) -> tuple[Descriptor, int]:
+        args: list[Arg] = [tenant, secrets.token_hex(16)]
+        reply = await self._call("evict", session_id, lambda _: ([], args))
+        return described(session_id, reply), int(reply[3])
+
+    async def close(self, session_id: str, tenant: str) -> Descriptor:
+        return described(session_id, await self._call("close", session_id, lambda _: ([], [tenant])))
+
+    async def delete(self, session_id: str, tenant: str) -> int:
+        index = pool_keys(session_id).tenant_sessions(tenant)
+        args: list[Arg] = [tenant, secrets.token_hex(16), session_id, TOMBSTONE_MS]
+        return int((await self._call("delete", session_id, lambda _: ([index], args)))[1])
+
+    async def ids(self, session_id: str, generation: int, start: int, end: int) -> bytes:
+        if start >= end:
+            return b""
+        key = pool_keys(session_id).ids(session_id, generation)
+        return bytes(await self._link.run("GETRANGE", key, start * ID_BYTES, end * ID_BYTES - 1))
+
+    async def log(self, session_id: str, generation: int, first: int, count: int) -> list[LogEntry]:
+        if count < 1:
+            return []
+        key = pool_keys(session_id).log(session_id, generation)
+        stored = await self._link.run("LRANGE", key, first, first + count - 1)
+        return [codec.decode_entry(packed, first + i) for i, packed in enumerate(stored)]
+
+    async def workers(self, pool: str) -> list[WorkerView]:
+        return await self._workers.read(pool)
+
+    async def residency(
+        self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]
+    ) -> dict[str, tuple[str, int]]:
+        return await read_residency(self._link, pool, list(worker_ids), list(session_ids))
+
+    async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
+        return await read_worker(self._link, pool, worker_id, session_id, RESIDENCY_DELAY_MS)
+
+    def wakes(self, pool: str) -> AsyncIterator[Wake]:
+        return self._wakes.of(PoolKeys(pool).wake)
+
+    async def aclose(self) -> None:
+        await self._wakes.aclose()
+        await self._link.aclose()
+
+    async def _call(
+        self,
+        name: str,
+        session_id: str,
+        more: Callable[[int], tuple[Sequence[str], Sequence[Arg]]],
+        *,
+        least_grace: int = 0,
+    ) -> list[Any]:
+        """Runs a script about one session; again, if it names a generation or worker that this gateway did not know."""
+        keys = pool_keys(session_id)
+
+        def request(grace: int) -> tuple[list[str], list[Arg]]:
+            generations = self._memory.generations(session_id)
+            more_keys, more_args = more(grace)
+            touched = [keys.reservations, keys.waiters, *session_keys(keys, session_id, generations), *more_keys]
+            return [*touched, keys.lines], [generations, max(grace, least_grace), keys.wake, *more_args]
+
+        for _ in range(_ANSWERS_LEARNED):
+            reply = await self._link.script(name, request)
+            if reply[0] != b"again":
+                return accepted(reply)
+            self._memory.learn_generations(session_id, reply[1])
+            if reply[2]:
+                self._memory.learn_host(session_id, reply[2].decode())
+        raise AssertionError(f"script {name} of {session_id} learns nothing")
