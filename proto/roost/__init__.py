@@ -15,7 +15,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from roost._client import Client
-    from roost._messages import (
+    from roost._messages import tool_result, user
+    from roost._result import StepResult
+    from roost._retry import RetryConfig
+    from roost._session import Session
+    from roost._step import Step
+    from roost._transport import TLSConfig
+    from roost.contract.events import (
+        Committed,
+        Delta,
+        Event,
+        FinishReason,
+        Migrated,
+        Queued,
+        Restarted,
+        Started,
+        TokenLogprobs,
+        Usage,
+    )
+    from roost.contract.heads import Head
+    from roost.contract.messages import (
         Format,
         JsonSchema,
         Message,
@@ -25,32 +44,8 @@ if TYPE_CHECKING:
         ToolCall,
         ToolChoice,
         ToolChoiceMode,
-        tool_result,
-        user,
     )
-    from roost._records import (
-        Committed,
-        Delta,
-        Event,
-        FinishReason,
-        Head,
-        Hold,
-        LoggedStep,
-        Migrated,
-        Queued,
-        Restarted,
-        SessionInfo,
-        SessionState,
-        Started,
-        StepResult,
-        Tier,
-        TokenLogprobs,
-        Usage,
-    )
-    from roost._retry import RetryConfig
-    from roost._session import Session
-    from roost._step import Step
-    from roost._transport import TLSConfig
+    from roost.contract.sessions import Hold, LoggedStep, SessionInfo, SessionState, Tier
     from roost.errors import RoostError
 
 __version__ = "0.1.0"
@@ -97,6 +92,28 @@ __all__ = [
 _HOMES = {
     "roost._client": ("Client",),
     "roost._messages": (
+        "tool_result",
+        "user",
+    ),
+    "roost._result": ("StepResult",),
+    "roost._retry": ("RetryConfig",),
+    "roost._session": ("Session",),
+    "roost._step": ("Step",),
+    "roost._transport": ("TLSConfig",),
+    "roost.contract.events": (
+        "Committed",
+        "Delta",
+        "Event",
+        "FinishReason",
+        "Migrated",
+        "Queued",
+        "Restarted",
+        "Started",
+        "TokenLogprobs",
+        "Usage",
+    ),
+    "roost.contract.heads": ("Head",),
+    "roost.contract.messages": (
         "Format",
         "JsonSchema",
         "Message",
@@ -106,32 +123,14 @@ _HOMES = {
         "ToolCall",
         "ToolChoice",
         "ToolChoiceMode",
-        "tool_result",
-        "user",
     ),
-    "roost._records": (
-        "Committed",
-        "Delta",
-        "Event",
-        "FinishReason",
-        "Head",
+    "roost.contract.sessions": (
         "Hold",
         "LoggedStep",
-        "Migrated",
-        "Queued",
-        "Restarted",
         "SessionInfo",
         "SessionState",
-        "Started",
-        "StepResult",
         "Tier",
-        "TokenLogprobs",
-        "Usage",
     ),
-    "roost._retry": ("RetryConfig",),
-    "roost._session": ("Session",),
-    "roost._step": ("Step",),
-    "roost._transport": ("TLSConfig",),
     "roost.errors": ("RoostError",),
 }
 

@@ -3,13 +3,13 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol, Self
 
-from roost import _wire as wire
-from roost._messages import Tool
-from roost._records import SessionInfo, SessionState, Tier
+from roost import wire
 from roost._retry import RetryConfig
 from roost._session import Session, new_key
 from roost._transport import TLSConfig, Transport
+from roost.contract.messages import Tool
 from roost.contract.names import pool_of
+from roost.contract.sessions import SessionInfo, SessionState, Tier
 from roost.v1 import session_service_pb2 as pb
 
 

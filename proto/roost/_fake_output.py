@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from roost import _wire as wire
-from roost._messages import (
+from roost import wire
+from roost.contract.messages import (
     Format,
     JsonSchema,
     Message,

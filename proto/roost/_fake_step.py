@@ -5,12 +5,12 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
-from roost import _wire as wire
+from roost import wire
 from roost._fake_migration import to_revision
 from roost._fake_output import FakeOutput, Turn, make_output
 from roost._fake_sessions import FakeAttempt, FakeSession
-from roost._messages import JsonSchema, Message, Tool, ToolChoice, ToolChoiceMode
 from roost.contract import requests
+from roost.contract.messages import JsonSchema, Message, Tool, ToolChoice, ToolChoiceMode
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check
 from roost.v1 import session_service_pb2 as pb

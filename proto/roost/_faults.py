@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import grpc
 
 from roost import errors
-from roost._records import Head
+from roost.contract.heads import Head
 from roost.grpc_errors import details_of
 
 _BROKEN_CONNECTION = ("RST_STREAM", "Stream removed", "GOAWAY", "Connection reset", "Socket closed")

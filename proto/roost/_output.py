@@ -1,7 +1,7 @@
 """A step's output as the client has it: makes one gapless text of the deltas of several attempts. Pure."""
 
-from roost import _wire as wire
-from roost._records import Delta, Restarted
+from roost import wire
+from roost.contract.events import Delta, Restarted
 from roost.errors import StreamError
 from roost.v1 import session_service_pb2 as pb
 

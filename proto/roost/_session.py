@@ -5,12 +5,16 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Unpack
 
-from roost import _wire as wire
-from roost._messages import Format, Message, Sampling, SamplingOptions, as_messages
-from roost._records import Committed, Head, LoggedStep, Migrated, SessionInfo, StepResult
+from roost import wire
+from roost._messages import SamplingOptions, as_messages
+from roost._result import StepResult
 from roost._step import Step
 from roost._transport import Transport
+from roost.contract.events import Committed, Migrated
+from roost.contract.heads import Head
 from roost.contract.lease import LEASE_TTL_SECONDS
+from roost.contract.messages import Format, Message, Sampling
+from roost.contract.sessions import LoggedStep, SessionInfo
 from roost.errors import SessionNotFoundError
 from roost.v1 import session_service_pb2 as pb
 

@@ -7,13 +7,14 @@ from typing import Protocol, Self
 
 import grpc
 
-from roost import _wire as wire
+from roost import wire
 from roost._faults import from_rpc_error
 from roost._output import Output
-from roost._records import Committed, Delta, Event, Migrated, Queued, Restarted, Started, StepResult, TokenLogprobs
+from roost._result import StepResult
 from roost._retry import Patience
 from roost._telemetry import StepSpan
 from roost._transport import Gateway, Transport
+from roost.contract.events import Committed, Delta, Event, Migrated, Queued, Restarted, Started, TokenLogprobs
 from roost.errors import (
     AnotherStepRunningError,
     RoostError,

@@ -46,7 +46,7 @@ from collections.abc import Mapping
 
 import grpc
 
-from roost._records import Head
+from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.grpc_errors import code_of
 

@@ -20,11 +20,12 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 import grpc
 
 from roost._client import Client
-from roost._records import Event, Head
 from roost._retry import RetryConfig
 from roost._session import Session
 from roost._step import Step
 from roost._transport import TLSConfig
+from roost.contract.events import Event
+from roost.contract.heads import Head
 from roost.errors import StepCancelledError
 
 __all__ = ["SyncClient", "SyncSession", "SyncStep"]

@@ -1,7 +1,7 @@
 """What names the end of a session's log, and a try at a step: as gateway, worker and SDK compare them. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from roost.contract.loghash import EMPTY
@@ -15,6 +15,8 @@ class Head:
 
     length: int = 0
     log_hash: bytes = EMPTY
+    generation: int = field(default=0, compare=False)
+    """Number of the log that it ends; 0 when that is not known or clear from the context."""
 
     def to_metadata(self) -> dict[str, str]:
         """The head as `ErrorInfo.metadata` of a refusal."""
@@ -36,3 +38,6 @@ class AttemptRef:
     epoch: int
     nonce: bytes = b""
     """16 random bytes; empty for an eviction, which takes an epoch without being an attempt."""
+
+
+NO_ATTEMPT = AttemptRef(0)

@@ -1,4 +1,4 @@
-"""Between the SDK's values and `roost.v1` messages. Pure."""
+"""Between the contract's values and `roost.v1` messages. Pure."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from roost import _messages as messages
-from roost import _records as records
+from roost.contract import events, messages, sessions
+from roost.contract.heads import Head
 from roost.v1 import session_service_pb2 as pb
 
 _E = TypeVar("_E", bound=StrEnum)
@@ -102,16 +102,16 @@ def format_from_wire(wire: pb.Format) -> messages.Format | None:
     return None
 
 
-def head_to_wire(head: records.Head) -> pb.Head:
+def head_to_wire(head: Head) -> pb.Head:
     return pb.Head(length=head.length, log_hash=head.log_hash, generation=head.generation)
 
 
-def head_from_wire(wire: pb.Head) -> records.Head:
-    return records.Head(wire.length, wire.log_hash, wire.generation)
+def head_from_wire(wire: pb.Head) -> Head:
+    return Head(wire.length, wire.log_hash, wire.generation)
 
 
-def usage_from_wire(wire: pb.Usage) -> records.Usage:
-    return records.Usage(wire.prompt_tokens, wire.output_tokens, wire.cached_tokens, wire.reconstructed_tokens)
+def usage_from_wire(wire: pb.Usage) -> events.Usage:
+    return events.Usage(wire.prompt_tokens, wire.output_tokens, wire.cached_tokens, wire.reconstructed_tokens)
 
 
 def time_from_wire(owner: Any, name: str) -> datetime | None:
@@ -122,12 +122,12 @@ def time_from_wire(owner: Any, name: str) -> datetime | None:
     return stamp.ToDatetime(tzinfo=UTC)
 
 
-def session_from_wire(wire: pb.Session) -> records.SessionInfo:
+def session_from_wire(wire: pb.Session) -> sessions.SessionInfo:
     budget = wire.budget_remaining_tokens if wire.HasField("budget_remaining_tokens") else None
     hold = None
     if wire.HasField("hold"):
-        hold = records.Hold(wire.hold.tool, wire.hold.expect_seconds, time_from_wire(wire.hold, "begin_time"))
-    return records.SessionInfo(
+        hold = sessions.Hold(wire.hold.tool, wire.hold.expect_seconds, time_from_wire(wire.hold, "begin_time"))
+    return sessions.SessionInfo(
         id=wire.id,
         pool=wire.pool,
         role=wire.role,
@@ -137,8 +137,8 @@ def session_from_wire(wire: pb.Session) -> records.SessionInfo:
         model_revision=wire.model_revision,
         generation=wire.generation,
         head=head_from_wire(wire.head),
-        state=enum_member(records.SessionState, pb.SessionState, "SESSION_STATE", wire.state),
-        tier=enum_member(records.Tier, pb.Tier, "TIER", wire.tier),
+        state=enum_member(sessions.SessionState, pb.SessionState, "SESSION_STATE", wire.state),
+        tier=enum_member(sessions.Tier, pb.Tier, "TIER", wire.tier),
         worker=wire.worker,
         cached_tokens=wire.cached_tokens,
         hold=hold,
@@ -153,13 +153,13 @@ def session_from_wire(wire: pb.Session) -> records.SessionInfo:
     )
 
 
-def logged_step_from_wire(wire: pb.CommittedStep) -> records.LoggedStep:
-    return records.LoggedStep(
+def logged_step_from_wire(wire: pb.CommittedStep) -> sessions.LoggedStep:
+    return sessions.LoggedStep(
         step_id=wire.step_id,
         index=wire.index,
         messages=tuple(message_from_wire(message) for message in wire.messages),
         output=message_from_wire(wire.output),
-        finish_reason=enum_member(records.FinishReason, pb.FinishReason, "FINISH_REASON", wire.finish_reason),
+        finish_reason=enum_member(events.FinishReason, pb.FinishReason, "FINISH_REASON", wire.finish_reason),
         usage=usage_from_wire(wire.usage),
         head=head_from_wire(wire.head),
         sampling=sampling_from_wire(wire.sampling),
@@ -170,15 +170,15 @@ def logged_step_from_wire(wire: pb.CommittedStep) -> records.LoggedStep:
     )
 
 
-def migrated_from_wire(wire: pb.StepMigrated) -> records.Migrated:
-    return records.Migrated(wire.from_revision, wire.to_revision, wire.generation, head_from_wire(wire.head))
+def migrated_from_wire(wire: pb.StepMigrated) -> events.Migrated:
+    return events.Migrated(wire.from_revision, wire.to_revision, wire.generation, head_from_wire(wire.head))
 
 
-def committed_from_wire(step_id: str, wire: pb.StepCommitted) -> records.Committed:
-    return records.Committed(
+def committed_from_wire(step_id: str, wire: pb.StepCommitted) -> events.Committed:
+    return events.Committed(
         step_id=step_id,
         output=message_from_wire(wire.output),
-        finish_reason=enum_member(records.FinishReason, pb.FinishReason, "FINISH_REASON", wire.finish_reason),
+        finish_reason=enum_member(events.FinishReason, pb.FinishReason, "FINISH_REASON", wire.finish_reason),
         usage=usage_from_wire(wire.usage),
         head=head_from_wire(wire.head),
         index=wire.index,
@@ -191,7 +191,5 @@ def committed_from_wire(step_id: str, wire: pb.StepCommitted) -> records.Committ
     )
 
 
-def logprobs_from_wire(wire: Iterable[pb.TokenLogprobs]) -> tuple[records.TokenLogprobs, ...]:
-    return tuple(
-        records.TokenLogprobs(entry.logprob, tuple(entry.top_ids), tuple(entry.top_logprobs)) for entry in wire
-    )
+def logprobs_from_wire(wire: Iterable[pb.TokenLogprobs]) -> tuple[events.TokenLogprobs, ...]:
+    return tuple(events.TokenLogprobs(entry.logprob, tuple(entry.top_ids), tuple(entry.top_logprobs)) for entry in wire)

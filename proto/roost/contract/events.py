@@ -1,0 +1,126 @@
+"""What a step yields: its events, from Queued to Committed. Frozen values. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from roost.contract.heads import NO_ATTEMPT, AttemptRef, Head
+from roost.contract.messages import Message
+
+
+class FinishReason(StrEnum):
+    """Why generation ended."""
+
+    STOP = "stop"
+    """The model ended its turn, a stop was met, or the constrained value is complete."""
+    LENGTH = "length"
+    """`max_tokens` or the context was reached."""
+    TOOL_CALLS = "tool_calls"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts."""
+
+    prompt_tokens: int = 0
+    """Prompt tokens that were new to the log."""
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    """Tokens of the context found in a worker's cache."""
+    reconstructed_tokens: int = 0
+    """Tokens of the context that were computed again although the log already held them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probability of one drawn token, and its most likely alternatives, best first."""
+
+    logprob: float
+    top_ids: tuple[int, ...]
+    top_logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The step waits for room."""
+
+    position: int
+    """Steps before it in this gateway's queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A worker has begun, or taken over."""
+
+    worker: str
+    prompt_tokens: int
+    cached_tokens: int
+    """Tokens of the context that the worker expected to find in its cache."""
+    attempt: AttemptRef = NO_ATTEMPT
+    """Attempt whose output follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New output, provisional until `Committed`. Pieces come in order, without gap or repetition."""
+
+    text: str
+    """It lags behind the ids while a character or a stop string may be incomplete."""
+    token_ids: Sequence[int]
+    token_offset: int
+    """Tokens before these."""
+    text_offset: int
+    """UTF-8 bytes of text before this text."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    attempt: AttemptRef = NO_ATTEMPT
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """All output of the step so far is void; it comes again from the start."""
+
+    reason: str
+    """For people."""
+    attempt: AttemptRef = NO_ATTEMPT
+    """Attempt whose output comes now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """The pool's model changed, and the session's log was rendered anew for it; the step goes on in the new log. The
+    old one stays readable: `Session.steps(generation=…)`."""
+
+    from_revision: str
+    to_revision: str
+    generation: int
+    """Number of the new log."""
+    head: Head
+    """End of the new log, before this step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The step is durable. Always the last event."""
+
+    step_id: str
+    output: Message
+    finish_reason: FinishReason | None
+    usage: Usage
+    head: Head
+    """Log after the step."""
+    index: int
+    """Number of the step in its generation, from 0."""
+    queue_ms: int
+    """Milliseconds spent waiting for room."""
+    first_token_ms: int
+    """Milliseconds from the gateway's receipt to its first delta."""
+    seed: int
+    replayed: bool
+    """True when the step had been committed before this call reached the gateway that answered."""
+    output_tokens: int
+    failovers: int
+    """Times another worker had to continue the step."""
+
+
+Event = Queued | Migrated | Started | Delta | Restarted | Committed
+"""What `Session.step` yields."""

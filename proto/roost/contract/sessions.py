@@ -1,0 +1,94 @@
+"""A session and the steps of its log, as its owner reads them. Frozen values. Pure."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from roost.contract.events import FinishReason, Usage
+from roost.contract.heads import Head
+from roost.contract.messages import Format, Message, Sampling
+
+
+class SessionState(StrEnum):
+    """A session's place in its life."""
+
+    ACTIVE = "active"
+    CLOSED = "closed"
+
+
+class Tier(StrEnum):
+    """Where a session's KV cache is."""
+
+    HOT = "hot"
+    """On a worker's device."""
+    WARM = "warm"
+    """In a worker's host memory or on its disk."""
+    COLD = "cold"
+    """Nowhere: the next step rebuilds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A pause that the client announced."""
+
+    tool: str
+    expect_seconds: float
+    begin_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """What is known of one session. Times are UTC."""
+
+    id: str
+    pool: str
+    role: str
+    task: str
+    parent: str
+    """Session that spawned this one; empty when none did."""
+    model: str
+    model_revision: str
+    generation: int
+    """Number of the current log, from 1."""
+    head: Head
+    state: SessionState | None
+    """None when the gateway is newer than this SDK and knows another state."""
+    tier: Tier | None
+    worker: str
+    """Worker that holds the KV cache; empty when COLD."""
+    cached_tokens: int
+    hold: Hold | None
+    steps: int
+    """Committed steps in the current generation."""
+    usage: Usage
+    budget_remaining_tokens: int | None
+    """None when the role has no budget."""
+    running_step_id: str
+    """Empty when no step runs."""
+    create_time: datetime | None
+    update_time: datetime | None
+    expire_time: datetime | None
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedStep:
+    """One committed step of a session's log."""
+
+    step_id: str
+    index: int
+    """Number of the step in its generation, from 0."""
+    messages: tuple[Message, ...]
+    output: Message
+    finish_reason: FinishReason | None
+    usage: Usage
+    head: Head
+    """Log after the step."""
+    sampling: Sampling
+    """The seed is always set."""
+    format: Format | None
+    prompt_token_ids: tuple[int, ...]
+    """Empty unless asked for."""
+    output_token_ids: tuple[int, ...]
+    """Empty unless asked for."""
+    commit_time: datetime | None
