@@ -149,7 +149,7 @@ def install_kuberay(server: ApiServer) -> None:
         pytest.skip("no KubeRay definitions; run `make binaries`")
     for name in KUBERAY:
         server.kubectl("apply", "--server-side", "-f", str(definitions / f"ray.io_{name}.yaml"))
-    server.kubectl("wait", "--for=condition=Established", *(f"crd/{one}.ray.io" for one in KUBERAY), "--timeout=60s")
+    server.await_established(*(f"crd/{name}.ray.io" for name in KUBERAY))
 
 
 @pytest.fixture
