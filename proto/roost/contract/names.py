@@ -44,7 +44,7 @@ class PoolKeys:
 
     @property
     def document(self) -> str:
-        """String: the pool document, JSON (ARCHITECTURE.md, "Pool document")."""
+        """String: the pool document, JSON (docs/contracts.md)."""
         return f"{self.prefix}:pool"
 
     def tenant_sessions(self, tenant: str) -> str:
