@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from roost_operator.plan.reasons import Reason
+from roost_operator.plan.reasons import ConditionReason
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
@@ -59,7 +59,7 @@ def test_every_reason_of_a_condition_is_in_the_table_of_troubles() -> None:
     section = rest.partition("\n## ")[0]
     told = [name for row in re.findall(r"^\| (`.+?) \|", section, flags=re.M) for name in re.findall(r"`(\w+)`", row)]
     conditions = {"Ready", "Available", "Progressing", "Degraded"}
-    assert sorted(name for name in told if name not in conditions) == sorted(reason.value for reason in Reason)
+    assert sorted(name for name in told if name not in conditions) == sorted(reason.value for reason in ConditionReason)
 
 
 def test_kubernetes_takes_five_commands() -> None:

@@ -1,26 +1,30 @@
-"""Why a pool's conditions are as they are: every reason with what it means and what to do about it. Pure.
+"""Reasons of a pool's conditions: what each means and what to do about it. Pure.
 
-Conditions, their messages and the tables in the documents all use these words: `python -m roost_operator.plan.reasons`
-prints the table, and a test compares it with ARCHITECTURE.md.
+Conditions, their messages and the documents use these words: `python -m roost_operator.plan.reasons` prints the table,
+and a test compares it with ARCHITECTURE.md.
 """
 
 import sys
 from enum import StrEnum
 
 
-class Reason(StrEnum):
-    """The reason of a condition. In the order in which the first that holds decides `Ready`."""
+class ConditionReason(StrEnum):
+    """The reason of a condition. The first one that holds, in this order, decides `Ready`."""
 
     meaning: str
-    """What is so, as part of a sentence."""
+    """What the reason says, as part of a sentence."""
     fix: str
-    """What to do; empty when there is nothing to do."""
+    """What to do; empty when nothing needs to be done."""
 
-    def __new__(cls, value: str, meaning: str, fix: str = "") -> "Reason":
+    def __new__(cls, value: str, meaning: str, fix: str = "") -> "ConditionReason":
         member = str.__new__(cls, value)
         member._value_ = value
         member.meaning, member.fix = meaning, fix
         return member
+
+    def message(self, detail: str = "") -> str:
+        """A condition's message: `detail`, or else what the reason means, and then what to do."""
+        return "; ".join(text for text in (detail.strip() or self.meaning, self.fix) if text)
 
     DELETING = "Deleting", "the pool is being deleted; workers finish their steps, then everything goes"
     INVALID_SPEC = (
@@ -100,14 +104,9 @@ class Reason(StrEnum):
     AS_EXPECTED = "AsExpected", "nothing is wrong"
 
 
-def told(reason: Reason, found: str = "") -> str:
-    """A condition's message: what was found, or else what the reason means, and then what to do."""
-    return "; ".join(text for text in (found.strip() or reason.meaning, reason.fix) if text)
-
-
 def table() -> str:
     """All reasons as a table in Markdown."""
-    rows = [f"| `{reason}` | {reason.meaning} | {reason.fix or 'nothing'} |" for reason in Reason]
+    rows = [f"| `{reason}` | {reason.meaning} | {reason.fix or 'nothing'} |" for reason in ConditionReason]
     return "\n".join(["| reason | meaning | what to do |", "|---|---|---|", *rows])
 
 
