@@ -1,4 +1,4 @@
-"""The gateways of a local pool: one supervised process each, on ports that never change."""
+"""The gateways of a local pool: one supervised process each, on fixed ports."""
 
 import json
 import sys
@@ -11,12 +11,12 @@ from roost_operator.local.state_dir import StateDirectory
 
 READY_SECONDS = 60.0
 DRAIN_SECONDS = 5.0
-"""How long a running step may go on when the stack is stopped; its worker keeps what it wrote."""
+"""How long a running step may go on when the stack stops; its worker keeps its output."""
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayPlan:
-    """What all gateways of the stack share."""
+    """Settings that all gateways of the stack share."""
 
     pool: str
     store_url: str
@@ -26,7 +26,7 @@ class GatewayPlan:
 
 
 def gateway_command(state: StateDirectory, number: int, port: int, plan: GatewayPlan) -> Command:
-    """How to run gateway `number` (from 1). It is ready when it answers; whether it serves is told by `health`."""
+    """How to run gateway `number` (from 1). It counts as ready when it answers, even if it does not serve yet."""
     document = {
         "gateway_id": f"gateway-{number}",
         "listen": f"{plan.host}:{port}",

@@ -1,4 +1,4 @@
-"""`LocalStack`: one pool on this machine, started in order and stopped without a trace."""
+"""`LocalStack`: one pool on this machine, started in order and stopped without leftovers."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ from roost_operator.api.pool_document import pool_document
 from roost_operator.api.spec import AgentPool
 from roost_operator.api.worker_config import worker_config
 from roost_operator.local import ray_cluster
-from roost_operator.local.events import Event, Report, silent
+from roost_operator.local.events import Notice, Report, silent
 from roost_operator.local.gateways import GatewayPlan, gateway_command
 from roost_operator.local.health import health
 from roost_operator.local.leases import live_leases
@@ -42,7 +42,7 @@ class StackError(RuntimeError):
 
 @dataclass(frozen=True)
 class StackOptions:
-    """How a pool is run on this machine."""
+    """How to run a pool on this machine."""
 
     state_dir: Path
     host: str = "127.0.0.1"
@@ -58,8 +58,11 @@ class StackOptions:
 
 
 class LocalStack:
-    """Runs a pool while it is entered. Entering raises, after stopping whatever had started, when a part fails:
-    StateDirectoryError, PortTakenError, ConvertError, ProcessFailedError or StackError."""
+    """Runs a pool while it is entered.
+
+    When a part fails, entering stops what has started and raises StateDirectoryError, PortTakenError, ConvertError,
+    ProcessFailedError or StackError.
+    """
 
     def __init__(self, pool: AgentPool, options: StackOptions, report: Report = silent) -> None:
         self.pool = pool
@@ -87,7 +90,7 @@ class LocalStack:
 
     @property
     def redis_url(self) -> str:
-        """URL of the embedded Redis, with every right."""
+        """URL of the embedded Redis, with all rights."""
         assert self._redis is not None
         return self._redis.url
 
@@ -107,7 +110,7 @@ class LocalStack:
         await self._stop()
 
     async def leases(self) -> list[WorkerLease]:
-        """Leases of the workers that live now; empty while Redis is away."""
+        """Leases of live workers; empty while Redis is away."""
         assert self._client is not None
         try:
             return await live_leases(self._client, self.pool.pool)
@@ -116,13 +119,13 @@ class LocalStack:
 
     async def _start(self) -> None:
         for deprecation in deprecations(self.pool):
-            self._tell(deprecation)
+            self._notify(deprecation)
         ports = self._gateway_ports()
         model = await prepare_model(self.pool.spec.model, self.options.cache_dir, self._report)
         self.model_dir = model.path
         self._redis = EmbeddedRedis(self._state, "127.0.0.1", free_port("127.0.0.1"))
         self._redis_process = self._supervise(self._redis.command())
-        self._tell("starting Redis")
+        self._notify("starting Redis")
         await self._redis_process.start()
         self._client = Redis.from_url(
             self._redis.url, decode_responses=True, socket_timeout=5, socket_connect_timeout=1
@@ -145,7 +148,9 @@ class LocalStack:
         self.gateways = [
             self._supervise(gateway_command(self._state, number, port, plan)) for number, port in enumerate(ports, 1)
         ]
-        self._tell(f"starting {_count(self.pool.spec.workers.replicas, 'worker')} and {_count(len(ports), 'gateway')}")
+        self._notify(
+            f"starting {_count(self.pool.spec.workers.replicas, 'worker')} and {_count(len(ports), 'gateway')}"
+        )
         try:
             async with asyncio.TaskGroup() as group:
                 for process in (*self.workers, *self.gateways):
@@ -179,7 +184,7 @@ class LocalStack:
         return ports
 
     async def _publish(self, client: Redis, revision: str) -> None:
-        """Also forgets workers of an earlier run: none of them can be alive."""
+        """Publish the pool's document, and forget the workers of an earlier run, none of which can be alive."""
         document = pool_document(self.pool, revision).encode()
         await client.delete(PoolKeys(self.pool.pool).workers)
         await client.set(PoolKeys(self.pool.pool).document, document)
@@ -194,14 +199,14 @@ class LocalStack:
     async def _until(self, what: str, holds: Callable[[], Awaitable[bool]]) -> None:
         try:
             async with asyncio.timeout(SERVING_SECONDS):
-                while not await holds():  # noqa: ASYNC110  what is waited for happens in other processes
+                while not await holds():  # noqa: ASYNC110  it waits for other processes
                     await asyncio.sleep(0.1)
         except TimeoutError:
             logs = self._state.path / "logs"
             raise StackError(f"waited {SERVING_SECONDS:.0f} s for {what}; see the logs in {logs}") from None
 
     async def _stop(self) -> None:
-        """Gateways first, so that no step is cut; Redis last, so that workers can give their leases back."""
+        """Stop gateways first, so that no step is cut; Redis last, so that workers can give back their leases."""
         try:
             await asyncio.gather(*(process.stop() for process in self.gateways))
             await asyncio.gather(*(process.stop() for process in self.workers))
@@ -220,8 +225,8 @@ class LocalStack:
         environment = {**command.environment, **self.options.environment, STACK_VARIABLE: self._mark}
         return Supervised(Command(**{**vars(command), "environment": environment}), self._report)
 
-    def _tell(self, text: str) -> None:
-        self._report(Event(text))
+    def _notify(self, text: str) -> None:
+        self._report(Notice(text))
 
 
 def _count(number: int, thing: str) -> str:
