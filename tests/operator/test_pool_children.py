@@ -1,10 +1,13 @@
 """Children of a pool: what a monitor is made of; those that are no longer wanted, when they go, and when not yet."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from pool_world import INSTALLATION, SERVICE, World, observation, pool
+from roost_operator.plan import names
 from roost_operator.plan.children import pod_monitor
 from roost_operator.plan.observed import Observed, RayCluster, Reference
 from roost_operator.plan.plan import Stage, plan
@@ -72,3 +75,20 @@ def test_a_monitor_has_the_installations_interval_or_that_of_the_prometheus() ->
     every = replace(INSTALLATION, pod_monitor_interval="45s")
     endpoints = [pod_monitor(pool(), one)["spec"]["podMetricsEndpoints"] for one in (every, INSTALLATION)]
     assert endpoints == [[{"port": "metrics", "interval": "45s"}], [{"port": "metrics"}]]
+
+
+def test_a_monitor_has_the_installations_labels_under_our_own() -> None:
+    given = (("release", "prometheus"), (names.POOL_LABEL, "another"))
+    monitored = replace(INSTALLATION, pod_monitors=True, pod_monitor_labels=given)
+    world = World(replace(observation(has_finalizer=True), pod_monitors=True))
+
+    def labels_of(applied: Sequence[dict[str, Any]]) -> dict[str, str]:
+        (monitor,) = [child for child in applied if child["kind"] == "PodMonitor"]
+        return dict(monitor["metadata"]["labels"])
+
+    made = plan(pool(), monitored, world.observed)
+    assert labels_of(made.apply) == {**names.labels(pool()), "release": "prometheus"}
+    world.do(made)
+    assert [child for child in plan(pool(), monitored, world.observed).apply if child["kind"] == "PodMonitor"] == []
+    bare = replace(monitored, pod_monitor_labels=())
+    assert "release" not in labels_of(plan(pool(), bare, world.observed).apply), "one that is no longer wanted goes"

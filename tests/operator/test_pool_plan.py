@@ -1,6 +1,5 @@
 """The plan of a pool: tables for its parts, and a world in which plans are carried out until nothing is left to do."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -346,20 +345,3 @@ def test_an_edited_child_is_applied_again() -> None:
     made = plan(pool(), INSTALLATION, world.observed)
     assert [reference(child) for child in made.apply] == [key]
     assert names.APPLIED in made.apply[0]["metadata"]["annotations"]
-
-
-def test_a_monitor_has_the_installations_labels_under_our_own() -> None:
-    given = (("release", "prometheus"), (names.POOL_LABEL, "another"))
-    monitored = replace(INSTALLATION, pod_monitors=True, pod_monitor_labels=given)
-    world = World(replace(observation(has_finalizer=True), pod_monitors=True))
-
-    def labels_of(applied: Sequence[dict[str, Any]]) -> dict[str, str]:
-        (monitor,) = [child for child in applied if child["kind"] == "PodMonitor"]
-        return dict(monitor["metadata"]["labels"])
-
-    made = plan(pool(), monitored, world.observed)
-    assert labels_of(made.apply) == {**names.labels(pool()), "release": "prometheus"}
-    world.do(made)
-    assert [child for child in plan(pool(), monitored, world.observed).apply if child["kind"] == "PodMonitor"] == []
-    bare = replace(monitored, pod_monitor_labels=())
-    assert "release" not in labels_of(plan(pool(), bare, world.observed).apply), "one that is no longer wanted goes"

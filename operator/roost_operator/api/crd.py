@@ -21,18 +21,10 @@ FILE = Path("manifests") / "crds" / "agentpools.yaml"
 Schema = dict[str, Any]
 
 _KEPT = (
-    "description",
-    "enum",
-    "format",
-    "maxItems",
-    "maxLength",
-    "maximum",
-    "minItems",
-    "minLength",
-    "minimum",
-    "pattern",
+    "description", "enum", "format", "maxItems", "maxLength", "maximum", "minItems", "minLength", "minimum", "pattern",
     "type",
-)
+)  # fmt: skip
+"""Parts of pydantic's schema that are taken over."""
 _LABEL_LENGTH = re.compile(r"\{0,61\}")
 _MAPS = {"spec.models": ["name"], "spec.roles": ["name"], "status.conditions": ["type"]}
 """Lists whose items have a unique key."""

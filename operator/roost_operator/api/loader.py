@@ -9,19 +9,10 @@ from pydantic import ValidationError
 from roost_operator.api.problems import Location, path, problems
 from roost_operator.api.spec import AgentPool
 
-_SERVER_FIELDS = frozenset(
-    {
-        "uid",
-        "resourceVersion",
-        "generation",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "managedFields",
-        "ownerReferences",
-        "finalizers",
-        "selfLink",
-    }
-)
+_SERVER_FIELDS = (
+    "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp",
+    "managedFields", "ownerReferences", "finalizers", "selfLink",
+)  # fmt: skip
 
 
 class PoolFileError(ValueError):

@@ -15,17 +15,9 @@ from roost_worker.grammar import build_tool_call
 from roost_worker.render.description import TemplateDescription
 
 _SAMPLING = (
-    "seed",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "max_tokens",
-    "min_tokens",
-)
+    "seed", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
+    "max_tokens", "min_tokens",
+)  # fmt: skip
 
 
 class VerificationError(RuntimeError):

@@ -8,19 +8,19 @@ supervisor dies, the kernel kills this process, and Ray's fate sharing ends the 
 """
 
 import argparse
-import json
 import logging
 import os
 import signal
 import sys
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from roost_operator.local.processes import Command
 from roost_operator.local.state_dir import StateDirectory
 from roost_worker.config import WorkerConfig
-from roost_worker.server.config_file import config_from
 
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """Little more than Ray's smallest object store, since no tensor travels through it."""
@@ -59,16 +59,17 @@ class RayPlan:
         return self.replicas * (1 + self.worker.model.tensor_parallel)
 
 
+_PLAN = TypeAdapter(RayPlan)
+
+
 def write_plan(state: StateDirectory, plan: RayPlan) -> Path:
     """Write `plan` to a file that only its owner can read, since it holds the pool's secret."""
-    return state.write_private("ray.json", json.dumps(asdict(plan), default=str))
+    return state.write_private("ray.json", _PLAN.dump_json(plan).decode())
 
 
 def read_plan(path: Path) -> RayPlan:
     """Read a file that `write_plan` wrote."""
-    document = json.loads(path.read_text())
-    paths = {name: Path(document[name]) for name in ("ready_file", "temporary")}
-    return RayPlan(**{**document, **paths, "worker": config_from(document["worker"])})
+    return _PLAN.validate_json(path.read_bytes())
 
 
 def command(state: StateDirectory, plan: RayPlan) -> Command:

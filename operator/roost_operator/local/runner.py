@@ -22,7 +22,7 @@ from roost_operator.api.spec import AgentPool
 from roost_operator.api.worker_config import worker_config
 from roost_operator.local import ray_cluster
 from roost_operator.local.events import Notice, Report, silent
-from roost_operator.local.gateways import GatewayPlan, gateway_command
+from roost_operator.local.gateways import gateway_command
 from roost_operator.local.health import health
 from roost_operator.local.leases import live_leases
 from roost_operator.local.model import prepare_model
@@ -141,13 +141,11 @@ class LocalStack:
             pool_secret=self._state.secret("pool-secret"),
             cache_dir=self.options.cache_dir,
         )
-        plan = GatewayPlan(
-            self.pool.pool, self._redis.url, config.pool_secret, self.options.host, self.options.key_file
-        )
+        self.targets = tuple(f"{self.options.host}:{port}" for port in ports)
+        shared = (config.pool, config.pool_secret, self._redis.url, self.options.key_file)
+        commands = [gateway_command(self._state, number, at, *shared) for number, at in enumerate(self.targets, 1)]
+        self.gateways = [self._supervise(command) for command in commands]
         self.workers = [] if self.pool.spec.suspend else [self._supervise(c) for c in self._worker_commands(config)]
-        self.gateways = [
-            self._supervise(gateway_command(self._state, number, port, plan)) for number, port in enumerate(ports, 1)
-        ]
         self._notify(
             f"starting {_count(self.pool.spec.workers.replicas, 'worker')} and {_count(len(ports), 'gateway')}"
         )
@@ -157,7 +155,6 @@ class LocalStack:
                     group.create_task(process.start())
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        self.targets = tuple(f"{self.options.host}:{port}" for port in ports)
         if not self.pool.spec.suspend:
             await self._until("the workers' leases", self._workers_are_up)
             await self._until("the gateways to serve", self._gateways_serve)

@@ -99,16 +99,26 @@ def readiness(facts: Facts) -> Readiness:
 def conditions(facts: Facts, before: Sequence[Mapping[str, Any]], generation: int, now: float) -> list[dict[str, Any]]:
     """All conditions. One whose status is as in `before` keeps the time of its last transition."""
     row = readiness(facts)
-    known = {str(condition["type"]): condition for condition in before}
-    rows = [
-        (ConditionType.READY, row.ready, row.reason, row.message),
-        (ConditionType.AVAILABLE, *_available(facts)),
-        (ConditionType.PROGRESSING, row.progressing, row.reason, row.message),
-        (ConditionType.DEGRADED, *_degraded(row, facts)),
-    ]
+    known = {condition["type"]: condition for condition in before}
+    timestamp = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def condition(kind: ConditionType, holds: bool, reason: ConditionReason, message: str) -> dict[str, Any]:
+        status, last = "True" if holds else "False", known.get(kind.value, {})
+        since = last.get("lastTransitionTime", timestamp) if last.get("status") == status else timestamp
+        return {
+            "type": kind.value,
+            "status": status,
+            "reason": reason.value,
+            "message": message[:1024],
+            "lastTransitionTime": str(since),
+            "observedGeneration": generation,
+        }
+
     return [
-        _condition(kind, holds, reason, message, known.get(kind.value), generation, now)
-        for kind, holds, reason, message in rows
+        condition(ConditionType.READY, row.ready, row.reason, row.message),
+        condition(ConditionType.AVAILABLE, *_available(facts)),
+        condition(ConditionType.PROGRESSING, row.progressing, row.reason, row.message),
+        condition(ConditionType.DEGRADED, *_degraded(row, facts)),
     ]
 
 
@@ -175,26 +185,3 @@ def _degraded(row: Readiness, facts: Facts) -> tuple[bool, ConditionReason, str]
     if facts.weaknesses:
         return True, ConditionReason.WEAK_DURABILITY, "; ".join(facts.weaknesses)
     return False, ConditionReason.AS_EXPECTED, ConditionReason.AS_EXPECTED.message()
-
-
-def _condition(
-    kind: ConditionType,
-    holds: bool,
-    reason: ConditionReason,
-    message: str,
-    before: Mapping[str, Any] | None,
-    generation: int,
-    now: float,
-) -> dict[str, Any]:
-    status = "True" if holds else "False"
-    since = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    if before is not None and before.get("status") == status:
-        since = str(before.get("lastTransitionTime", since))
-    return {
-        "type": kind.value,
-        "status": status,
-        "reason": reason.value,
-        "message": message[:1024],
-        "lastTransitionTime": since,
-        "observedGeneration": generation,
-    }

@@ -1,14 +1,6 @@
 """What is observed of a pool: everything that a plan is derived from. `kubernetes.gather` parses it once.
 
-| part | about |
-|---|---|
-| `AgentPoolObject` | the AgentPool as it is stored |
-| `Ray` | what KubeRay runs: the `RayService`, the `RayCluster`s with their `WorkerGroup`s, and the `Pod`s |
-| `Worker` | one worker, by its lease |
-| `StoreState` | the session store |
-| `Secrets` | what the Secrets that the spec names say |
-
-Raw objects are left in `children` only, which are compared as a whole with what is desired (`plan.difference`).
+Only `Observed.children` are raw objects: they are compared as a whole with what is desired (`plan.difference`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,6 +56,10 @@ class WorkerGroup:
     template: Manifest = field(default_factory=dict)
     start_params: Manifest = field(default_factory=dict)
 
+    @property
+    def marks(self) -> Mapping[str, str]:
+        return marks(self.template)
+
 
 @dataclass(frozen=True, slots=True)
 class RayCluster:
@@ -101,15 +97,13 @@ class ApplicationStatus:
 class RayService:
     """The pool's live RayService."""
 
-    created_at: float | None = None
-    """Seconds since 1970."""
+    unnoticed_since: float | None = None
+    """When it was created, in seconds since 1970, if KubeRay has not written a status yet; else None."""
     suspended: bool = False
     replicas: int | None = None
     """Replicas that Serve is asked for; None when the configuration does not say."""
     arguments: Mapping[str, Any] | None = None
     """Arguments of the Serve application; None when the configuration does not say."""
-    noticed: bool = False
-    """Whether KubeRay has written a status."""
     active_cluster: str = ""
     pending_cluster: str = ""
     """The RayCluster that is to replace the active one."""

@@ -147,9 +147,9 @@ def _running(pool: AgentPool, installation: Installation, observed: Observed) ->
         drain=draining(observed.workers) if observed.store.blind else drain,
     )
     waits = change_waits(pool, desired, observed)
-    renewing = renewed.renewing or (differs(desired, observed.ray.cluster) and not waits)
+    upgrading = renewed.renewing or (differs(desired, observed.ray.cluster) and not waits)
     scaling = shrinking or not scaled.settled
-    return _reported(pool, observed, running, scaling=scaling, renewing=renewing, waits=waits)
+    return _reported(pool, observed, running, upgrading=upgrading, scaling=scaling, change_waits=waits)
 
 
 def _suspension(pool: AgentPool, installation: Installation, observed: Observed, *, blocked: bool) -> Plan:
@@ -199,23 +199,13 @@ def _reported(
     draft: Plan,
     template_problem: str = "",
     *,
-    scaling: bool = False,
-    renewing: bool = False,
-    waits: bool = False,
+    upgrading: bool = False,
+    **changes: bool,
 ) -> Plan:
-    """`draft` with its status and events."""
+    """`draft` with its status and events; `changes` are fields of `Facts`."""
     stopped = draft.stage is Stage.SUSPEND and not observed.ray.pods
     wanted = 0 if pool.spec.suspend or observed.pool.deleted_at else pool.spec.workers.replicas
-    facts = facts_of(
-        pool,
-        observed,
-        wanted,
-        template_problem,
-        stopped=stopped,
-        scaling=scaling,
-        renewing=renewing,
-        change_waits=waits,
-    )
+    facts = facts_of(pool, observed, wanted, template_problem, upgrading=upgrading, stopped=stopped, **changes)
     before = observed.pool.status
     if observed.store.problem:
         revision = str(before.get("activeRevision", ""))

@@ -3,7 +3,7 @@
 Both live objects and the desired RayCluster go through here, so that the planner compares like with like.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -19,14 +19,13 @@ _STATUSES = ("pendingServiceStatus", "activeServiceStatus")
 def parse_cluster(document: Manifest) -> RayCluster:
     """A RayCluster; of one that is only desired, `document` has no name and no status."""
     spec = document.get("spec") or {}
-    failures = (one for one in _conditions(document) if one.get("type") == "ReplicaFailure")
     return RayCluster(
         name=(document.get("metadata") or {}).get("name", ""),
         head=spec.get("headGroupSpec") or {},
         groups=tuple(_group(index, group) for index, group in enumerate(spec.get("workerGroupSpecs") or ())),
         ray_version=spec.get("rayVersion", ""),
         keeps_state="gcsFaultToleranceOptions" in spec,
-        pod_failure=_message(condition for condition in failures if condition.get("status") == "True"),
+        pod_failure=_condition_message(document, "ReplicaFailure", "status", ("True",)),
     )
 
 
@@ -40,17 +39,15 @@ def parse_service(document: Manifest) -> RayService:
     spec, status = document.get("spec") or {}, document.get("status") or {}
     created = document["metadata"].get("creationTimestamp")
     replicas, arguments = _serve_application(spec)
-    ready = (one for one in _conditions(document) if one.get("type") == "Ready")
     pending, active = ((status.get(part) or {}).get("rayClusterName") or "" for part in _STATUSES)
     return RayService(
-        created_at=datetime.fromisoformat(created).timestamp() if created else None,
+        unnoticed_since=datetime.fromisoformat(created).timestamp() if created and not status else None,
         suspended=bool((spec.get("rayClusterConfig") or {}).get("suspend")),
         replicas=replicas,
         arguments=arguments,
-        noticed=bool(status),
         active_cluster=active,
         pending_cluster=pending,
-        refusal=_message(condition for condition in ready if condition.get("reason") in _REFUSALS),
+        refusal=_condition_message(document, "Ready", "reason", _REFUSALS),
         applications=tuple(_application_statuses(status)),
     )
 
@@ -90,17 +87,16 @@ def _serve_application(spec: Manifest) -> tuple[int | None, dict[str, Any] | Non
 
 
 def _application_statuses(status: Manifest) -> Iterator[ApplicationStatus]:
-    for part in _STATUSES:
-        for application in ((status.get(part) or {}).get("applicationStatuses") or {}).values():
+    for kind in _STATUSES:
+        for application in ((status.get(kind) or {}).get("applicationStatuses") or {}).values():
             deployments = (application.get("serveDeploymentStatuses") or {}).values()
-            messages = (str(one.get("message") or "").strip() for one in (*deployments, application))
+            messages = (str(part.get("message") or "").strip() for part in (*deployments, application))
             yield ApplicationStatus(application.get("status", ""), tuple(message for message in messages if message))
 
 
-def _conditions(document: Manifest) -> Iterable[Mapping[str, Any]]:
-    return (document.get("status") or {}).get("conditions") or ()
-
-
-def _message(conditions: Iterable[Mapping[str, Any]]) -> str | None:
-    """The message of the first condition; None when there is none."""
-    return next((str(condition.get("message") or "") for condition in conditions), None)
+def _condition_message(document: Manifest, kind: str, field: str, values: Sequence[str]) -> str | None:
+    """The message of the condition of this kind if its `field` is one of `values`, else None."""
+    for condition in (document.get("status") or {}).get("conditions") or ():
+        if condition.get("type") == kind and condition.get(field) in values:
+            return str(condition.get("message") or "")
+    return None

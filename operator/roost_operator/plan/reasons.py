@@ -29,18 +29,22 @@ class ConditionReason(StrEnum):
     DELETING = "Deleting", "the pool is being deleted; workers finish their steps, then everything goes"
     INVALID_SPEC = (
         "InvalidSpec",
-        "the spec cannot be read, as one that an older definition of it let in",
-        "mend the spec",
+        "the spec cannot be read; an older version of the custom resource accepted it",
+        "correct the field that the message names",
     )
-    INVALID_TEMPLATE = "InvalidTemplate", "the pod template cannot be used", "change spec.workers.template as it says"
+    INVALID_TEMPLATE = (
+        "InvalidTemplate",
+        "the pod template cannot be used",
+        "change spec.workers.template as the message says",
+    )
     CHILD_REFUSED = (
         "ChildRefused",
-        "an object of the pool cannot be made: a wrong field in the pod template, a quota, a policy, a name taken",
+        "an object of the pool cannot be created: a wrong field in the pod template, a quota, a policy, a taken name",
         "change spec.workers.template, or what forbids the object",
     )
     KUBERAY_MISSING = (
         "KubeRayMissing",
-        "the cluster knows no RayService",
+        "the cluster does not have the kind RayService",
         "install the KubeRay operator (helm install kuberay-operator kuberay/kuberay-operator)",
     )
     SECRET_MISSING = (
@@ -50,7 +54,7 @@ class ConditionReason(StrEnum):
     )
     STORE_UNAVAILABLE = (
         "StoreUnavailable",
-        "the session store does not answer or lets nobody in",
+        "the session store does not answer or refuses the login",
         "start Redis, or correct its URL; workers are neither drained nor removed until then",
     )
     SUSPENDING = "Suspending", "the pool is to be suspended; workers finish their steps, then stop"
@@ -62,32 +66,32 @@ class ConditionReason(StrEnum):
     )
     UNSCHEDULABLE = (
         "Unschedulable",
-        "no node takes a pod: too few GPUs, CPUs or memory, or no node or volume that it asks for",
+        "no node takes a pod: too few GPUs or CPUs, too little memory, or no matching node or volume",
         "add a node that has room, or change resources, node selector, tolerations or cacheClaim in spec.workers",
     )
     MODEL_UNAVAILABLE = (
         "ModelUnavailable",
         "workers cannot load the model: it is not there, not readable or not one that they can serve",
-        "correct spec.models[0], or put the files where it says; workers try again by themselves",
+        "correct spec.models[0], or put the files where the message says; workers retry by themselves",
     )
     WORKER_FAILS = (
         "WorkerFails",
-        "a pod's container or a worker in it ends again and again",
-        "see the pod's log (kubectl logs), and what it says of memory",
+        "a pod's container or a worker in it keeps crashing",
+        "see the pod's log (kubectl logs); OOMKilled asks for more memory",
     )
     RAY_FAILS = (
         "RayFails",
         "KubeRay refuses the RayService or cannot make its pods, or Ray Serve does not keep the workers up",
-        "do as it says; see the RayService's status and the head's log",
+        "do as the message says; see the RayService's status and the head's log",
     )
     KUBERAY_SILENT = (
         "KubeRaySilent",
-        "nobody has taken up the RayService",
-        "look after the KubeRay operator's pod; it must watch the pool's namespace",
+        "the KubeRay operator has not picked up the RayService",
+        "check that the KubeRay operator's pod runs and watches the pool's namespace",
     )
     UPGRADING = "Upgrading", "new workers replace the old ones"
     SCALING = "Scaling", "the number of workers changes"
-    WORKERS_STARTING = "WorkersStarting", "fewer workers take steps than there are to be, and nothing is wrong so far"
+    WORKERS_STARTING = "WorkersStarting", "fewer workers take steps than wanted, and nothing has failed so far"
     CHANGE_HELD = (
         "ChangeHeld",
         "pods or the model are to change and spec.workers.upgrade is None",
@@ -99,7 +103,7 @@ class ConditionReason(StrEnum):
     WEAK_DURABILITY = (
         "WeakDurability",
         "Redis may lose committed steps or throw sessions away",
-        "set what it says: appendonly yes, appendfsync always, maxmemory-policy noeviction",
+        "set what the message says: appendonly yes, appendfsync always, maxmemory-policy noeviction",
     )
     AS_EXPECTED = "AsExpected", "nothing is wrong"
 

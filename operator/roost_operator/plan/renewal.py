@@ -24,7 +24,7 @@ from typing import Any
 from roost_operator.api.spec import AgentPool, Upgrade
 from roost_operator.plan import names
 from roost_operator.plan.difference import contains
-from roost_operator.plan.observed import Observed, Pod, RayCluster, Worker, WorkerGroup, marks
+from roost_operator.plan.observed import Observed, Pod, RayCluster, Worker, WorkerGroup
 from roost_operator.plan.scaling import choose_victims, may_go
 
 
@@ -51,7 +51,7 @@ def renewal(pool: AgentPool, desired: RayCluster, group: WorkerGroup | None, obs
     if rewrite:
         return Renewal(None if observed.store.blind else rewrite, renewing=True)
     pods = observed.ray.pods_of(group)
-    old = [pod for pod in pods if pod.template != marks(group.template).get(names.TEMPLATE, "")]
+    old = [pod for pod in pods if pod.template != group.marks.get(names.TEMPLATE, "")]
     if not old or observed.store.blind:
         return Renewal(renewing=bool(old))
     victims = _victims([pod for pod in old if not pod.deleting], pods, observed, pool.spec.workers.replicas)
@@ -86,7 +86,7 @@ def kept_arguments(pool: AgentPool, observed: Observed) -> Mapping[str, Any] | N
 
 
 def _group_marks(cluster: RayCluster) -> dict[str, Mapping[str, str]]:
-    return {group.name: marks(group.template) for group in cluster.groups}
+    return {group.name: group.marks for group in cluster.groups}
 
 
 def _rewrite(desired: RayCluster, live: RayCluster) -> dict[str, Any]:

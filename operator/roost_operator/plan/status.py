@@ -24,17 +24,10 @@ class Event:
 
 
 def facts_of(
-    pool: AgentPool,
-    observed: Observed,
-    desired: int,
-    template: str,
-    *,
-    stopped: bool,
-    scaling: bool,
-    renewing: bool = False,
-    change_waits: bool = False,
+    pool: AgentPool, observed: Observed, desired: int, template: str, *, upgrading: bool, **changes: bool
 ) -> Facts:
-    """What the conditions are derived from. `template` says what is wrong with the pod template."""
+    """What the conditions are derived from. `template` says what is wrong with the pod template; `changes` are further
+    fields of `Facts`."""
     newest = _taking_steps(newest_workers(observed))
     return Facts(
         desired=desired,
@@ -49,10 +42,8 @@ def facts_of(
         store=observed.store.problem,
         weaknesses=observed.store.weaknesses,
         suspend=pool.spec.suspend,
-        stopped=stopped,
-        upgrading=renewing or is_upgrading(observed),
-        scaling=scaling,
-        change_waits=change_waits,
+        upgrading=upgrading or is_upgrading(observed),
+        **changes,
         **asdict(troubles(observed, desired)),
     )
 

@@ -44,7 +44,7 @@ def troubles(observed: Observed, desired: int) -> Troubles:
         crashing=crashing,
         model=model[-1].strip()[:_MAX_TEXT] if model else "",
         ray=_kuberay_trouble(ray) or _serve_trouble(ray, desired),
-        silent=_silence(ray, observed.now),
+        silent="KubeRay has not looked at the RayService" if _is_silent(ray, observed.now) else "",
     )
 
 
@@ -81,12 +81,10 @@ def _failed_start(ray: Ray) -> str:
     return next((message for message in messages if all(part in message for part in _RETRIED)), "")
 
 
-def _silence(ray: Ray, now: float) -> str:
-    """A text when KubeRay has not noticed the RayService for a while."""
-    service = ray.service
-    if service is None or service.noticed or service.created_at is None:
-        return ""
-    return "KubeRay has not looked at the RayService" if now - service.created_at > SILENCE_SECONDS else ""
+def _is_silent(ray: Ray, now: float) -> bool:
+    """Whether KubeRay has not noticed the RayService for a while."""
+    since = ray.service.unnoticed_since if ray.service else None
+    return since is not None and now - since > SILENCE_SECONDS
 
 
 def _last_line(text: str) -> str:
