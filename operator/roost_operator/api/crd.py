@@ -13,6 +13,7 @@ import yaml
 
 from roost_operator.api.crd_rules import RULES
 from roost_operator.api.crd_template import template_members
+from roost_operator.api.quantity import AUTO, MEMORY
 from roost_operator.api.spec import GROUP, KIND, VERSION, Spec
 from roost_operator.api.status import PoolStatus
 
@@ -32,7 +33,6 @@ _TEMPLATE = "spec.workers.template"
 _MOST_ITEMS = {"spec.models": 8}
 """Bounds that are there for CEL only, which estimates a rule's cost from the longest possible list."""
 _QUANTITIES = ("spec.models[].kvCache.memory",)
-_QUANTITY = r"^(auto|[0-9]+(\.[0-9]+)?([kKMGTPE]|[KMGTPE]i)?)$"
 _COLUMNS = (
     ("Ready", "string", ".status.conditions[?(@.type=='Ready')].status", "Whether all workers take steps."),
     ("Reason", "string", ".status.conditions[?(@.type=='Ready')].reason", "Why."),
@@ -133,7 +133,7 @@ def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Any], path:
         result["enum"] = [source["const"]]
     if path in _QUANTITIES:
         result = {name: value for name, value in result.items() if name != "type"}
-        result |= {"x-kubernetes-int-or-string": True, "pattern": _QUANTITY, "maxLength": 32}
+        result |= {"x-kubernetes-int-or-string": True, "pattern": f"^({AUTO}|{MEMORY})$", "maxLength": 32}
         result["anyOf"] = [{"type": "integer"}, {"type": "string"}]
     if path == _TEMPLATE:
         result["properties"] = template_members()

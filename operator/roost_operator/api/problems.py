@@ -9,13 +9,9 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-Location = tuple[str | int, ...]
+from roost_operator.api.spec import PATTERNS
 
-_PATTERNS = {
-    r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$": "use lower-case letters, digits and '-', at most 63",
-    r"^[A-Za-z0-9]([-A-Za-z0-9._]{0,61}[A-Za-z0-9])?$": "use letters, digits, '-', '.' and '_', at most 63",
-    r"^(hf|file|pypi|dummy)://.+$": "use hf://org/name, file:///path, pypi://distribution/path/in/wheel or dummy://config",
-}
+Location = tuple[str | int, ...]
 
 _EXPECTED = {
     "int_type": "write a whole number",
@@ -96,7 +92,7 @@ def _message(details: ErrorDetails, root: type[BaseModel]) -> str:
     if kind in ("enum", "literal_error"):
         return f"{value!r} is not allowed; use {context['expected']}"
     if kind == "string_pattern_mismatch":
-        return f"{value!r} is not allowed; {_PATTERNS.get(context['pattern'], 'it must match ' + context['pattern'])}"
+        return f"{value!r} is not allowed; {PATTERNS.get(context['pattern'], 'it must match ' + context['pattern'])}"
     return _bound(kind, context, value) or f"{value!r} is not allowed; {_EXPECTED.get(kind, details['msg'])}"
 
 

@@ -4,7 +4,7 @@ import re
 from decimal import ROUND_CEILING, Decimal
 
 _CPUS = re.compile(r"[0-9]+(\.[0-9]+)?|[0-9]+m")
-_QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?([kKMGTPE]|[KMGTPE]i)?")
+MEMORY = r"[0-9]+(\.[0-9]+)?([kKMGTPE]|[KMGTPE]i)?"
 
 AUTO = "auto"
 
@@ -14,7 +14,7 @@ def memory_bytes(text: str) -> int | None:
     anything else, including 0."""
     if text == AUTO:
         return None
-    if not _QUANTITY.fullmatch(text):
+    if not re.fullmatch(MEMORY, text):
         raise ValueError(f"{text!r} is not an amount of memory; write for example 512Mi, 4Gi or auto")
     # Imported here because the client takes most of a second to import, and `auto` is the common case.
     from kubernetes.utils.quantity import parse_quantity

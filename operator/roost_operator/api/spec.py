@@ -20,11 +20,19 @@ VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "AgentPool"
 
-Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
-"""A DNS label."""
+LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+MODEL_NAME = r"^[A-Za-z0-9]([-A-Za-z0-9._]{0,61}[A-Za-z0-9])?$"
+SOURCE = r"^(hf|file|pypi|dummy)://.+$"
+PATTERNS = {
+    LABEL: "use lower-case letters, digits and '-', at most 63",
+    MODEL_NAME: "use letters, digits, '-', '.' and '_', at most 63",
+    SOURCE: "use hf://org/name, file:///path, pypi://distribution/path/in/wheel or dummy://config",
+}
+"""Patterns of texts, with what to write instead of one that does not match."""
 
-ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9._]{0,61}[A-Za-z0-9])?$")]
-Source = Annotated[str, StringConstraints(pattern=r"^(hf|file|pypi|dummy)://.+$", max_length=2048)]
+Label = Annotated[str, StringConstraints(pattern=LABEL)]
+ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME)]
+Source = Annotated[str, StringConstraints(pattern=SOURCE, max_length=2048)]
 
 
 _Value = TypeVar("_Value", int, str)

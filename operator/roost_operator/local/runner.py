@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -220,7 +220,7 @@ class LocalStack:
 
     def _supervise(self, command: Command) -> Supervised:
         environment = {**command.environment, **self.options.environment, STACK_VARIABLE: self._mark}
-        return Supervised(Command(**{**vars(command), "environment": environment}), self._report)
+        return Supervised(replace(command, environment=environment), self._report)
 
     def _notify(self, text: str) -> None:
         self._report(Notice(text))
