@@ -4,7 +4,6 @@ import fcntl
 import os
 import secrets
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 
@@ -34,9 +33,7 @@ class StateDirectory:
         self._take()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -200,7 +200,7 @@ def _reported(
     template_problem: str = "",
     *,
     upgrading: bool = False,
-    **changes: bool,
+    **changes: Any,
 ) -> Plan:
     """`draft` with its status and events; `changes` are fields of `Facts`."""
     stopped = draft.stage is Stage.SUSPEND and not observed.ray.pods

@@ -24,7 +24,7 @@ class Event:
 
 
 def facts_of(
-    pool: AgentPool, observed: Observed, desired: int, template: str, *, upgrading: bool, **changes: bool
+    pool: AgentPool, observed: Observed, desired: int, template: str, *, upgrading: bool, **changes: Any
 ) -> Facts:
     """What the conditions are derived from. `template` says what is wrong with the pod template; `changes` are further
     fields of `Facts`."""
