@@ -40,7 +40,7 @@ class TemplateError(ValueError):
 
 def gpus(pool: AgentPool) -> int:
     """GPUs that the template requests for a worker. Raises TemplateError when they do not fit the ranks."""
-    asked = int(_effective(_resources(pool, names.WORKER)).get(GPU, 0))
+    asked = int(_usable(pool, names.WORKER).get(GPU, 0))
     ranks = pool.spec.model.tensor_parallel
     if asked not in (0, ranks):
         raise TemplateError(
@@ -53,8 +53,7 @@ def gpus(pool: AgentPool) -> int:
 def rank_threads(pool: AgentPool) -> int:
     """Threads of each rank's CPU kernels, at least 1: the worker's CPU limit, or else its request, divided among its
     ranks. Torch by itself would take all of the node's cores. Raises TemplateError for an invalid quantity."""
-    resources = merged(_default_resources(pool, names.WORKER), _resources(pool, names.WORKER))
-    quantity = _effective(resources).get("cpu", REQUESTS[names.WORKER]["cpu"])
+    quantity = _usable(pool, names.WORKER).get("cpu", REQUESTS[names.WORKER]["cpu"])
     try:
         return max(1, int(cpus(quantity) / pool.spec.model.tensor_parallel))
     except ValueError as error:
@@ -176,8 +175,9 @@ def _resources(pool: AgentPool, name: str) -> Template:
     return _container(pool.spec.workers.template, name).get("resources") or {}
 
 
-def _effective(resources: Template) -> Template:
-    """What a container may use of each resource, or else requests."""
+def _usable(pool: AgentPool, name: str) -> Template:
+    """What the template lets a container use of each resource, or else has it request."""
+    resources = _resources(pool, name)
     return {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
 
 
