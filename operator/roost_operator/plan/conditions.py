@@ -39,10 +39,11 @@ from typing import Any
 
 from roost_operator.api.status import ConditionType
 from roost_operator.plan.reasons import ConditionReason
+from roost_operator.plan.troubles import Troubles
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Troubles):
     """What the conditions are derived from. Texts are empty when nothing is wrong."""
 
     desired: int
@@ -60,12 +61,6 @@ class Facts:
     weaknesses: tuple[str, ...] = ()
     suspend: bool = False
     stopped: bool = False
-    image: str = ""
-    unschedulable: str = ""
-    model: str = ""
-    crashing: str = ""
-    ray: str = ""
-    silent: str = ""
     upgrading: bool = False
     scaling: bool = False
     change_waits: bool = False

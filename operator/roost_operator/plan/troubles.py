@@ -17,9 +17,9 @@ _MODEL = re.compile(r"(?:ConvertError|ModelConfigError|WeightsError|RenderError)
 _MAX_TEXT = 600
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Troubles:
-    """A text for each thing that is wrong, else empty. The names are those of `Facts`."""
+    """A text for each thing that is wrong, else empty."""
 
     image: str = ""
     unschedulable: str = ""
