@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from roost_operator.plan.reasons import Reason
+from roost_operator.plan.reasons import ConditionReason
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
@@ -61,7 +61,7 @@ def test_every_reason_of_a_condition_is_in_the_table_of_troubles() -> None:
     section = text_of("docs/troubleshooting.md").partition("## Reasons")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`.+?) \|", section, flags=re.M)
     reasons = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
-    assert sorted(reasons) == sorted(reason.value for reason in Reason)
+    assert sorted(reasons) == sorted(reason.value for reason in ConditionReason)
 
 
 def test_kubernetes_takes_five_commands() -> None:

@@ -80,6 +80,7 @@ class Place:
         self.addresses += 1
         pod = f"{name}-{component}-{self.addresses}"
         labels = {**made_from["labels"], "ray.io/cluster": f"{name}-c", "ray.io/node-type": component}
+        labels["ray.io/group"] = group.get("groupName", "headgroup")
         metadata = {"name": pod, "labels": labels, "annotations": made_from["annotations"]}
         container = {"name": component, "image": "none"}
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}}

@@ -1,9 +1,9 @@
-"""Scores committed logs with the oracle, as a process of its own: torch and transformers stay out of the client.
+"""Scores committed logs with the oracle, in its own process, so that the client imports no torch and transformers.
 
 python -m roost_operator.demo.scoring --model DIRECTORY --threads N
 
-Each line of stdin is `[[{prompt_ids, output_ids, sampling, grammar}]]`, steps of logs; each is answered with one line
-of stdout, the verdict on all of them.
+Each line of stdin is a list of logs, each a list of steps `{prompt_ids, output_ids, sampling, grammar}`. Each is
+answered with a line of stdout: the verdict on all of them.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from roost_operator.kubernetes.pool_store import PoolStore
 from roost_operator.plan import names
 from roost_operator.plan.difference import belongs, reference
 from roost_operator.plan.observed import Observed
-from roost_operator.plan.plan import Plan, Resize, Step
+from roost_operator.plan.plan import Plan, Resize, Stage
 from roost_operator.plan.status import Event
 
 LOG = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ async def execute(api: Api, store: PoolStore, pool: AgentPool, plan: Plan, seen:
     """Returns the number of calls that changed something. Raises ApiError, StoreUnavailableError, and what the guard of
     `api` raises, which is asked before each call, also those to the store."""
     calls = _Calls(api)
-    if plan.step is Step.CLAIM:
+    if plan.stage is Stage.CLAIM:
         await calls.do(_set_finalizer(api, pool, present=True))
     if not seen.store.problem:
         seconds = float(pool.spec.workers.drain_timeout_seconds)
@@ -49,7 +49,7 @@ async def execute(api: Api, store: PoolStore, pool: AgentPool, plan: Plan, seen:
     if plan.purge:
         await calls.do(store.purge(pool.pool))
     await _tell(api, pool, plan, seen, calls)
-    if plan.step is Step.FORGET:
+    if plan.stage is Stage.FORGET:
         await calls.do(_set_finalizer(api, pool, present=False))
     return calls.count
 
@@ -113,11 +113,11 @@ async def tell(api: Api, pool: AgentPool, plan: Plan, seen: Observed) -> None:
 async def _tell(api: Api, pool: AgentPool, plan: Plan, seen: Observed, calls: _Calls) -> None:
     """Status and events."""
     namespace, name = pool.metadata.namespace, pool.metadata.name
-    if plan.step is not Step.FORGET and plan.status != seen.status:
+    if plan.stage is not Stage.FORGET and plan.status != seen.pool.status:
         body = {"status": plan.status}
         await calls.do(api.patch(kinds.POOL, namespace, name, body, subresource="status"))
     for event in plan.events:
-        await calls.do(_record(api, namespace, event_document(pool, seen.uid, event)))
+        await calls.do(_record(api, namespace, event_document(pool, seen.pool.uid, event)))
 
 
 async def _record(api: Api, namespace: str, event: Document) -> None:
@@ -147,9 +147,9 @@ async def _set_finalizer(api: Api, pool: AgentPool, *, present: bool) -> bool:
 
 def _resize(resize: Resize) -> list[dict[str, Any]]:
     """A JSON patch: the list of groups is atomic, so that applying one would take all of it from KubeRay."""
-    group = "/spec/workerGroupSpecs/0"
+    group = f"/spec/workerGroupSpecs/{resize.group.index}"
     patch: list[dict[str, Any]] = [
-        {"op": "test", "path": f"{group}/groupName", "value": names.WORKER_GROUP},
+        {"op": "test", "path": f"{group}/groupName", "value": resize.group.name},
         {"op": "replace", "path": f"{group}/replicas", "value": resize.pods},
     ]
     if resize.remove:

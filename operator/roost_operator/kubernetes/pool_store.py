@@ -16,7 +16,7 @@ from roost.contract.pool_document import PoolDocument
 from roost.store import health
 from roost.store.link import Client, RedisLink, open_client
 from roost.store.records import StoreHealth, StoreUnavailableError
-from roost_operator.plan.observed import Store, Worker
+from roost_operator.plan.observed import StoreState, Worker
 
 CONNECTIONS = 8
 AWAY = (RedisError, StoreUnavailableError, OSError, asyncio.TimeoutError)
@@ -64,7 +64,7 @@ class PoolStore:
     async def aclose(self) -> None:
         await self._client.aclose()
 
-    async def observe(self, pool: str) -> tuple[Store, tuple[Worker, ...]]:
+    async def observe(self, pool: str) -> tuple[StoreState, tuple[Worker, ...]]:
         """The store and the workers of a pool. A store that does not answer is part of what is seen."""
         try:
             found = await self._check()
@@ -75,10 +75,10 @@ class PoolStore:
         except AWAY as error:
             self._health = None
             self._absence.seen(answers=False)
-            return Store(problem=str(error) or type(error).__name__), ()
+            return StoreState(problem=str(error) or type(error).__name__), ()
         self._absence.seen(answers=True)
         young = uptime < GRACE_SECONDS or self._absence.recent
-        return Store(weaknesses=found.problems, document=_document(pool, text), named=named, young=young), workers
+        return StoreState(weaknesses=found.problems, document=_document(pool, text), named=named, young=young), workers
 
     async def publish(self, pool: str, document: PoolDocument) -> None:
         """Writes the pool's document. Raises StoreUnavailableError."""

@@ -16,7 +16,7 @@ from roost_operator.kubernetes.metrics import Metrics, Result
 from roost_operator.kubernetes.pool_secrets import pool_secrets
 from roost_operator.kubernetes.pool_store import AWAY, PoolStore, Stores
 from roost_operator.plan.installation import Installation
-from roost_operator.plan.observed import Store, Worker
+from roost_operator.plan.observed import StoreState, Worker
 from roost_operator.plan.plan import Plan, plan, refused
 
 LOG = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Reconciler:
         pool = stored.pool
         secrets = await pool_secrets(self._reader, pool, self._installation)
         async with self._stores.opened(secrets.store_url) as store:
-            away = (Store(problem=secrets.problem), tuple[Worker, ...]())
+            away = (StoreState(problem=secrets.problem), tuple[Worker, ...]())
             seen_store = away if secrets.problem else await store.observe(pool.pool)
             seen = await gather(
                 self._reader,
@@ -69,8 +69,8 @@ class Reconciler:
                 secrets=secrets,
                 kuberay=await self._reader.knows(kinds.SERVICE),
                 monitors=self._installation.pod_monitors and await self._reader.knows(kinds.MONITOR),
+                unreadable=stored.unreadable,
             )
-            seen = replace(seen, unreadable=stored.unreadable)
             made = plan(pool, self._installation, seen)
             try:
                 calls = await execute(self._api, store, pool, made, seen)
@@ -80,11 +80,11 @@ class Reconciler:
                 raise
         self._metrics.changed(calls)
         if calls:
-            LOG.info("%s: %s, %d calls", pool.pool, made.step.value, calls)
+            LOG.info("%s: %s, %d calls", pool.pool, made.stage.value, calls)
         return made, calls
 
     async def _count(
-        self, store: PoolStore, pool: AgentPool, seen: Store, workers: tuple[Worker, ...]
+        self, store: PoolStore, pool: AgentPool, seen: StoreState, workers: tuple[Worker, ...]
     ) -> tuple[int, int, int] | None:
         if seen.problem or time.monotonic() - self._counted.get(pool.pool, -COUNT_SECONDS) < COUNT_SECONDS:
             return None

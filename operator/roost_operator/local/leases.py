@@ -7,7 +7,7 @@ from roost.contract.names import PoolKeys
 
 
 async def live_leases(client: Redis, pool: str) -> list[WorkerLease]:
-    """Leases of `pool` that are in force, by Redis' own clock. `client` decodes responses.
+    """Valid leases of `pool`, by Redis' clock. `client` must decode responses.
 
     Raises redis.exceptions.RedisError.
     """
