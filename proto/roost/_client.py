@@ -143,11 +143,11 @@ class Client:
         request = pb.ListSessionsRequest(
             pool=pool or self._pool,
             page_size=page_size,
+            state=wire.enum_value(pb.SessionState, "SESSION_STATE", state and SessionState(state)),
+            tier=wire.enum_value(pb.Tier, "TIER", tier and Tier(tier)),
             role=role,
             task=task,
         )
-        request.state = wire.enum_value(pb.SessionState, "SESSION_STATE", state and SessionState(state))  # type: ignore[assignment]
-        request.tier = wire.enum_value(pb.Tier, "TIER", tier and Tier(tier))  # type: ignore[assignment]
         while True:
             page = await self._transport.call(lambda stub: stub.ListSessions, request)
             for session in page.sessions:

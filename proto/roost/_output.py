@@ -1,6 +1,6 @@
 """A step's output as the client has it: makes one gapless text of the deltas of several attempts. Pure."""
 
-from roost import wire
+from roost import wire_steps
 from roost.contract.events import Delta, Restarted
 from roost.errors import StreamError
 from roost.v1 import session_service_pb2 as pb
@@ -38,7 +38,7 @@ class Output:
         text = self._new_text(delta)
         if not token_ids and not text:
             return None
-        logprobs = wire.logprobs_from_wire(delta.logprobs[seen:])
+        logprobs = wire_steps.logprobs_from_wire(delta.logprobs[seen:])
         new = Delta(text, tuple(token_ids), self.tokens, self.text_bytes, logprobs)
         self.tokens += len(token_ids)
         self.text_bytes += len(text.encode())

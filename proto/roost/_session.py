@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Unpack
 
-from roost import wire
+from roost import wire, wire_steps
 from roost._messages import SamplingOptions, as_messages
 from roost._result import StepResult
 from roost._step import Step
@@ -171,7 +171,7 @@ class Session:
         while True:
             page = await self._transport.call(lambda stub: stub.ListSteps, request)
             for step in page.steps:
-                yield wire.logged_step_from_wire(step)
+                yield wire_steps.logged_step_from_wire(step)
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token

@@ -7,7 +7,7 @@ from typing import Protocol, Self
 
 import grpc
 
-from roost import wire
+from roost import wire, wire_steps
 from roost._faults import from_rpc_error
 from roost._output import Output
 from roost._result import StepResult
@@ -190,11 +190,11 @@ class Step:
         if kind == "queued":
             return Queued(response.queued.position)
         if kind == "migrated":
-            return self._migrate(wire.migrated_from_wire(response.migrated))
+            return self._migrate(wire_steps.migrated_from_wire(response.migrated))
         if kind == "restarted":
             return self._output.restart(response.restarted)
         if kind == "committed":
-            return self._commit(wire.committed_from_wire(self.step_id, response.committed))
+            return self._commit(wire_steps.committed_from_wire(self.step_id, response.committed))
         return None  # an event of a newer gateway
 
     def _migrate(self, migrated: Migrated) -> Migrated:

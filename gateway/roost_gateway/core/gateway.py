@@ -1,38 +1,66 @@
-"""Sessions apart from their steps: open, read, list, hold, evict, close, delete."""
+"""What a gateway does, whatever transport a call comes by: from and to the contract's values."""
 
-from collections.abc import Callable
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from roost.contract import requests
+from roost.contract.events import Event
+from roost.contract.heads import Head
 from roost.contract.loghash import unpack_ids
+from roost.contract.messages import ToolDefinition
 from roost.contract.names import new_session_id, pool_of
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check, invalid
-from roost.store.records import Descriptor, NewSession
-from roost.v1 import session_service_pb2 as pb
-from roost_gateway import convert
-from roost_gateway.core.parts import Parts
-from roost_gateway.fleet.workers import require_open
-from roost_gateway.front.credentials import Identity
+from roost.contract.sessions import OpenRequest, SessionInfo, SessionPage, SessionQuery, StepPage
+from roost.contract.steps import StepRequest
+from roost.store.interface import SessionStore
+from roost.store.records import Descriptor, LogEntry, NewSession
+from roost_gateway.core.caller import Caller
+from roost_gateway.core.step_calls import StepCalls
+from roost_gateway.core.views import logged_step, session_info
+from roost_gateway.fleet.worker_client import WorkerClients
+from roost_gateway.fleet.workers import Workers, require_open
+from roost_gateway.step.facts import FactsCache
+from roost_gateway.step.steps import StepCall
 
-_DEFAULT_PAGE, _DEFAULT_STEPS = 100, 20
+_DEFAULT_SESSIONS, _DEFAULT_STEPS = 100, 20
+"""Entries of a page whose size the client leaves to the gateway."""
 _MAX_SCANNED_PAGES = 20
 
 
-class Sessions:
-    """What SessionService answers without a worker's engine. Every method raises Refused or StoreUnavailableError."""
+class Gateway:
+    """Sessions and their steps. Every method raises Refused or StoreUnavailableError.
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    A session whose pool the caller may not use, or of another tenant, is refused as SESSION_NOT_FOUND, as if it did
+    not exist.
+    """
 
-    async def open(self, request: pb.OpenSessionRequest, caller: Identity) -> pb.Session:
+    def __init__(
+        self,
+        store: SessionStore,
+        workers: Workers,
+        clients: WorkerClients,
+        facts: FactsCache,
+        calls: StepCalls,
+        step_timeout_seconds: float,
+    ) -> None:
+        self._store = store
+        self._workers = workers
+        self._clients = clients
+        self._facts = facts
+        self._calls = calls
+        self._step_timeout_seconds = step_timeout_seconds
+
+    async def open(self, request: OpenRequest, caller: Caller) -> SessionInfo:
         check(requests.open_session(request))
         check(requests.schemas_of_tools(request.tools), Reason.INVALID_SCHEMA)
-        pool = await self.caller_pool(request.pool, caller)
+        pool = await self._pool_of_caller(request.pool, caller)
         require_open(pool)
         role = _role(pool, request.role)
-        await self._check_parent(request.parent_session_id, caller)
-        descriptor = await self._parts.store.open(
+        await self._check_parent(request.parent, caller)
+        descriptor = await self._store.open(
             NewSession(
                 session_id=new_session_id(pool.pool),
                 tenant=caller.tenant,
@@ -40,156 +68,180 @@ class Sessions:
                 model=pool.model,
                 model_revision=pool.active_revision,
                 system=request.system,
-                tools=tuple(convert.tool_to_record(tool) for tool in request.tools),
+                tools=tuple(map(_tool_record, request.tools)),
                 task=request.task,
-                parent=request.parent_session_id,
+                parent=request.parent,
                 labels=dict(request.labels),
                 request_id=request.request_id,
                 ttl_ms=pool.idle_ttl_ms,
             )
         )
-        self._parts.facts.put(descriptor)
+        self._facts.put(descriptor)
         return await self._described(descriptor)
 
-    async def get(self, session_id: str, caller: Identity) -> pb.Session:
-        self.check_id(session_id, caller)
-        return await self._described(await self._parts.store.get(session_id, caller.tenant))
+    async def get(self, session_id: str, caller: Caller) -> SessionInfo:
+        _allowed_pool(session_id, caller)
+        return await self._described(await self._store.get(session_id, caller.tenant))
 
-    async def list_sessions(self, request: pb.ListSessionsRequest, caller: Identity) -> pb.ListSessionsResponse:
-        """One page. A page may be short, and even empty, before the end when filters pass over many sessions."""
-        pool = await self.caller_pool(request.pool, caller)
-        size = _page_size(request.page_size, _DEFAULT_PAGE, requests.MAX_PAGE_SESSIONS)
-        if request.page_token and pool_of(request.page_token) != pool.pool:
-            raise invalid([("page_token", "is not of this list; begin again without it")])
-        answer, after = pb.ListSessionsResponse(), request.page_token
+    async def list(self, query: SessionQuery, caller: Caller) -> SessionPage:
+        """One page. It may be short, and even empty, before the last one when the filters pass over many sessions."""
+        pool = await self._pool_of_caller(query.pool, caller)
+        size = _page_size(query.page_size, _DEFAULT_SESSIONS, requests.MAX_PAGE_SESSIONS)
+        if query.page_token and pool_of(query.page_token) != pool.pool:
+            raise _foreign_page()
+        selected, after = list[SessionInfo](), query.page_token
         for _ in range(_MAX_SCANNED_PAGES):
-            batch = await self._parts.store.list_sessions(pool.pool, caller.tenant, after, size)
+            batch = await self._store.list_sessions(pool.pool, caller.tenant, after, size)
             for session in await self._describe_all(pool, batch):
-                if _selected(session, request):
-                    answer.sessions.append(session)
-                    if len(answer.sessions) == size:
-                        answer.next_page_token = session.id
-                        return answer
+                if _selects(query, session):
+                    selected.append(session)
+                    if len(selected) == size:
+                        return SessionPage(tuple(selected), session.id)
             if len(batch) < size:
-                return answer
+                return SessionPage(tuple(selected))
             after = batch[-1].session_id
-        answer.next_page_token = after
-        return answer
+        return SessionPage(tuple(selected), after)
 
-    async def list_steps(self, request: pb.ListStepsRequest, caller: Identity) -> pb.ListStepsResponse:
-        self.check_id(request.session_id, caller)
-        size = _page_size(request.page_size, _DEFAULT_STEPS, requests.MAX_PAGE_STEPS)
-        first = _index(request.page_token)
-        descriptor = await self._parts.store.get(request.session_id, caller.tenant)
-        generation = request.generation or descriptor.generation
+    async def list_steps(
+        self,
+        session_id: str,
+        caller: Caller,
+        *,
+        generation: int = 0,
+        page_size: int = 0,
+        page_token: str = "",
+        include_token_ids: bool = False,
+    ) -> StepPage:
+        """One page of a session's log; generation 0 is the current one."""
+        _allowed_pool(session_id, caller)
+        size, first = _page_size(page_size, _DEFAULT_STEPS, requests.MAX_PAGE_STEPS), _index(page_token)
+        descriptor = await self._store.get(session_id, caller.tenant)
+        generation = generation or descriptor.generation
         if generation > descriptor.generation:
             raise invalid([("generation", f"the session has {descriptor.generation}")])
-        entries = await self._parts.store.log(request.session_id, generation, first, size + 1)
-        answer = pb.ListStepsResponse()
-        for entry in entries[:size]:
-            step = answer.steps.add()
-            step.CopyFrom(convert.committed_step(entry, generation))
-            if request.include_token_ids:
-                await self._add_ids(step, request.session_id, generation)
-        if len(entries) > size:
-            answer.next_page_token = str(first + size)
-        return answer
+        entries = await self._store.log(session_id, generation, first, size + 1)
+        steps = [
+            logged_step(entry, generation, await self._ids(entry, session_id, generation) if include_token_ids else ())
+            for entry in entries[:size]
+        ]
+        return StepPage(tuple(steps), str(first + size) if len(entries) > size else "")
 
-    async def hold(self, request: pb.HoldSessionRequest, caller: Identity) -> pb.Session:
-        self.check_id(request.session_id, caller)
-        check(requests.hold(request))
-        head = convert.head_from_proto(request.expected_head) if request.HasField("expected_head") else None
-        descriptor = await self._parts.store.hold(
-            request.session_id,
-            caller.tenant,
-            request.tool,
-            request.expect_seconds,
-            head,
-            request.expected_head.generation,
-        )
-        worker = self._parts.workers.get(descriptor.pool, descriptor.owner)
+    async def hold(
+        self, session_id: str, tool: str, expect_seconds: float, expected_head: Head | None, caller: Caller
+    ) -> SessionInfo:
+        """Records a pause, and reports it to the worker that has the session cached."""
+        _allowed_pool(session_id, caller)
+        check(requests.hold(tool, expect_seconds))
+        generation = expected_head.generation if expected_head is not None else 0
+        descriptor = await self._store.hold(session_id, caller.tenant, tool, expect_seconds, expected_head, generation)
+        worker = self._workers.get(descriptor.pool, descriptor.owner)
         if worker is not None:
-            clients = self._parts.clients
-            clients.hold(descriptor.pool, worker, request.session_id, request.tool, request.expect_seconds)
+            self._clients.hold(descriptor.pool, worker, session_id, tool, expect_seconds)
         return await self._described(descriptor)
 
-    async def evict(self, request: pb.EvictSessionRequest, caller: Identity) -> pb.EvictSessionResponse:
-        self.check_id(request.session_id, caller)
-        descriptor, epoch = await self._parts.store.evict(request.session_id, caller.tenant)
-        dropped, everywhere = await self._evict_everywhere(request.session_id, epoch)
-        pool = await self._pool_or_none(descriptor.pool)
-        session = convert.session(descriptor, pool, None) if everywhere else await self._described(descriptor)
-        return pb.EvictSessionResponse(session=session, evicted_tokens=dropped)
+    async def evict(self, session_id: str, caller: Caller) -> tuple[SessionInfo, int]:
+        """Drops the session's KV on every worker. Returns the session, and how many tokens were dropped."""
+        _allowed_pool(session_id, caller)
+        descriptor, epoch = await self._store.evict(session_id, caller.tenant)
+        dropped, everywhere = await self._evict_everywhere(session_id, epoch)
+        if everywhere:  # what workers have published may still show it as cached
+            return session_info(descriptor, await self._pool_or_none(descriptor.pool)), dropped
+        return await self._described(descriptor), dropped
 
-    async def close(self, session_id: str, caller: Identity) -> pb.Session:
-        self.check_id(session_id, caller)
-        return await self._described(await self._parts.store.close(session_id, caller.tenant))
+    async def close(self, session_id: str, caller: Caller) -> SessionInfo:
+        _allowed_pool(session_id, caller)
+        return await self._described(await self._store.close(session_id, caller.tenant))
 
-    async def delete(self, session_id: str, caller: Identity) -> None:
-        self.check_id(session_id, caller)
-        epoch = await self._parts.store.delete(session_id, caller.tenant)
+    async def delete(self, session_id: str, caller: Caller) -> None:
+        _allowed_pool(session_id, caller)
+        epoch = await self._store.delete(session_id, caller.tenant)
         await self._evict_everywhere(session_id, epoch)
 
-    def check_id(self, session_id: str, caller: Identity) -> str:
-        """The pool of a session that the caller may ask for. Raises Refused: SESSION_NOT_FOUND, whatever the cause."""
-        pool = pool_of(session_id)
-        if pool is None or not caller.may_use(pool):
-            raise Refused(Reason.SESSION_NOT_FOUND, "there is no such session")
-        return pool
+    @asynccontextmanager
+    async def step(
+        self, request: StepRequest, caller: Caller, seconds_left: float | None = None
+    ) -> AsyncGenerator[AsyncIterator[Event], None]:
+        """Takes a step, whose events are iterated inside the context. Leaving the context early cancels the step,
+        unless it is being committed.
 
-    async def caller_pool(self, name: str, caller: Identity) -> PoolDocument:
+        `seconds_left` is what the client's deadline leaves, at which the transport cancels the call; when it is None,
+        the call is refused after the gateway's own `step_timeout_seconds`.
+        """
+        call = await self._checked(request, caller, seconds_left)
+        limit = self._step_timeout_seconds if seconds_left is None else None
+        async with self._calls.run(call, limit) as events:
+            yield events
+
+    async def _checked(self, request: StepRequest, caller: Caller, seconds_left: float | None) -> StepCall:
+        now = time.monotonic()
+        pool_name = _allowed_pool(request.session_id, caller)
+        check(requests.step(request))
+        check(requests.schema_of_step(request), Reason.INVALID_SCHEMA)
+        facts = await self._facts.get(request.session_id, caller.tenant)
+        pool = await self._workers.pool(pool_name)
+        require_open(pool)
+        role = pool.role(facts.role)
+        check(requests.step_of_role(request, role))
+        deadline = now + (self._step_timeout_seconds if seconds_left is None else seconds_left)
+        return StepCall(request, caller.tenant, pool, role, facts, now, deadline)
+
+    async def _pool_of_caller(self, name: str, caller: Caller) -> PoolDocument:
         """The named pool, or the only one of the caller."""
         if name:
             if not caller.may_use(name):
-                raise Refused(
-                    Reason.POOL_NOT_ALLOWED,
-                    f"this API key may not use pool {name!r}; name one of its own",
-                )
-            return await self._parts.workers.pool(name)
-        own = sorted(pool for pool in self._parts.workers.pools if caller.may_use(pool))
+                raise Refused(Reason.POOL_NOT_ALLOWED, f"this API key may not use pool {name!r}; name one of its own")
+            return await self._workers.pool(name)
+        own = sorted(pool for pool in self._workers.pools if caller.may_use(pool))
         if len(own) != 1:
             raise invalid([("pool", f"must be given: there are {len(own)} pools to choose from")])
-        return await self._parts.workers.pool(own[0])
+        return await self._workers.pool(own[0])
 
-    async def _check_parent(self, parent: str, caller: Identity) -> None:
+    async def _check_parent(self, parent: str, caller: Caller) -> None:
         if not parent:
             return
         try:
-            self.check_id(parent, caller)
-            await self._parts.facts.get(parent, caller.tenant)
+            _allowed_pool(parent, caller)
+            await self._facts.get(parent, caller.tenant)
         except Refused as error:
             raise Refused(Reason.SESSION_NOT_FOUND, "there is no such session: parent_session_id") from error
 
     async def _evict_everywhere(self, session_id: str, epoch: int) -> tuple[int, bool]:
-        """On every worker: what they have published may be a second old."""
+        """Asks every worker, since what they have published may be a second old."""
         pool = pool_of(session_id) or ""
-        return await self._parts.clients.evict(pool, self._parts.workers.states(pool), session_id, epoch)
+        return await self._clients.evict(pool, self._workers.states(pool), session_id, epoch)
 
-    async def _described(self, descriptor: Descriptor) -> pb.Session:
+    async def _described(self, descriptor: Descriptor) -> SessionInfo:
         return (await self._describe_all(await self._pool_or_none(descriptor.pool), [descriptor]))[0]
 
-    async def _describe_all(self, pool: PoolDocument | None, descriptors: list[Descriptor]) -> list[pb.Session]:
-        where: dict[str, tuple[str, int]] = {}
-        if descriptors:
-            name = descriptors[0].pool
-            workers = [state.worker_id for state in self._parts.workers.states(name)]
-            ids = [descriptor.session_id for descriptor in descriptors]
-            where = await self._parts.store.residency(name, workers, ids)
-        return [convert.session(item, pool, where.get(item.session_id)) for item in descriptors]
+    async def _describe_all(
+        self, pool: PoolDocument | None, descriptors: Sequence[Descriptor]
+    ) -> Sequence[SessionInfo]:
+        if not descriptors:
+            return []
+        name = descriptors[0].pool
+        workers = [worker.worker_id for worker in self._workers.states(name)]
+        ids = [descriptor.session_id for descriptor in descriptors]
+        residency = await self._store.residency(name, workers, ids)
+        return [session_info(item, pool, residency.get(item.session_id)) for item in descriptors]
 
     async def _pool_or_none(self, name: str) -> PoolDocument | None:
-        """A session stays readable when its pool's document is gone."""
+        """The pool's document; None when it is gone, since its sessions stay readable."""
         try:
-            return await self._parts.workers.pool(name)
+            return await self._workers.pool(name)
         except Refused:
             return None
 
-    async def _add_ids(self, step: pb.CommittedStep, session_id: str, generation: int) -> None:
-        prompt, output = step.usage.prompt_tokens, step.usage.output_tokens
-        start = step.head.length - prompt - output
-        ids = unpack_ids(await self._parts.store.ids(session_id, generation, start, step.head.length))
-        step.prompt_token_ids.extend(ids[:prompt])
-        step.output_token_ids.extend(ids[prompt:])
+    async def _ids(self, entry: LogEntry, session_id: str, generation: int) -> Sequence[int]:
+        start = entry.head.length - entry.prompt_tokens - entry.output_tokens
+        return unpack_ids(await self._store.ids(session_id, generation, start, entry.head.length))
+
+
+def _allowed_pool(session_id: str, caller: Caller) -> str:
+    """The session's pool. Raises Refused: SESSION_NOT_FOUND for a malformed name too."""
+    pool = pool_of(session_id)
+    if pool is None or not caller.may_use(pool):
+        raise Refused(Reason.SESSION_NOT_FOUND, "there is no such session")
+    return pool
 
 
 def _role(pool: PoolDocument, name: str) -> PoolRole:
@@ -203,6 +255,10 @@ def _role(pool: PoolDocument, name: str) -> PoolRole:
     raise Refused(Reason.ROLE_NOT_FOUND, f"pool {pool.pool!r} has no role {name!r}; its roles: {known}")
 
 
+def _tool_record(tool: ToolDefinition) -> dict[str, str]:
+    return {"name": tool.name, "description": tool.description, "parameters": tool.parameters_json}
+
+
 def _page_size(asked: int, default: int, most: int) -> int:
     check(requests.page_size(asked, most))
     return asked or default
@@ -210,15 +266,14 @@ def _page_size(asked: int, default: int, most: int) -> int:
 
 def _index(token: str) -> int:
     if token and not (token.isascii() and token.isdigit() and len(token) < 10):
-        raise invalid([("page_token", "is not of this list; begin again without it")])
+        raise _foreign_page()
     return int(token or 0)
 
 
-def _selected(session: pb.Session, request: pb.ListSessionsRequest) -> bool:
-    wanted: list[Callable[[], bool]] = [
-        lambda: request.state in (pb.SESSION_STATE_UNSPECIFIED, session.state),
-        lambda: request.tier in (pb.TIER_UNSPECIFIED, session.tier),
-        lambda: request.role in ("", session.role),
-        lambda: request.task in ("", session.task),
-    ]
-    return all(test() for test in wanted)
+def _foreign_page() -> Refused:
+    return invalid([("page_token", "does not belong to this list; begin again without it")])
+
+
+def _selects(query: SessionQuery, session: SessionInfo) -> bool:
+    wanted = (query.state, session.state), (query.tier, session.tier), (query.role, session.role)
+    return all(text in ("", value) for text, value in (*wanted, (query.task, session.task)))

@@ -7,6 +7,7 @@ nothing is written, so that whoever dies on the way leaves the old generation as
 import logging
 import time
 from dataclasses import replace
+from typing import Any as Parts
 
 import grpc
 import grpc.aio
@@ -18,7 +19,6 @@ from roost.fault_points import fault_point
 from roost.store.arguments import ID_BYTES
 from roost.store.records import Began, Descriptor, LogEntry, MigrateRequest
 from roost.v1.worker_service_pb2 import StepTokens
-from roost_gateway.core.parts import Parts
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.routing.revisions import migrates
 from roost_gateway.step.committing import StepClock

@@ -10,6 +10,7 @@ import logging
 import time
 from array import array
 from dataclasses import dataclass, replace
+from typing import Any as Parts
 
 from roost.contract.heads import AttemptRef
 from roost.contract.reasons import Reason
@@ -20,7 +21,6 @@ from roost.store.refusals import refused
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.worker_service_pb2 import Accepted, Delta, Finished, GenerateRequest
 from roost_gateway.convert import attempt_from_proto, attempt_to_proto
-from roost_gateway.core.parts import Parts
 from roost_gateway.fleet.worker_client import WorkerChannel
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.step import worker_requests

@@ -7,6 +7,7 @@ import logging
 import secrets
 import time
 from dataclasses import dataclass, replace
+from typing import Any as Parts
 
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.reasons import Reason
@@ -24,7 +25,6 @@ from roost.v1.worker_service_pb2 import Finished
 from roost_gateway.admission import estimate
 from roost_gateway.admission.admission_queue import step_class
 from roost_gateway.convert import head_from_proto, head_to_proto
-from roost_gateway.core.parts import Parts
 from roost_gateway.routing.choice import StepNeed
 from roost_gateway.routing.revisions import announcement, bound_revision, migrated_event
 from roost_gateway.step import migration

@@ -103,7 +103,7 @@ class Chat:
         try:
             return input("> " if sys.stdin.isatty() else "").rstrip()
         except UnicodeDecodeError as error:
-            raise ValueError(f"the input is no UTF-8 text: {error.reason} at byte {error.start}") from None
+            raise ValueError(f"the input is not UTF-8 text: {error.reason} at byte {error.start}") from None
 
     def say(self, line: str) -> None:
         """Takes a step, or obeys a command. An error is reported, and `failed` set."""

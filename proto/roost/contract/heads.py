@@ -6,6 +6,7 @@ from typing import Self
 
 from roost.contract.loghash import EMPTY
 
+NONCE_BYTES = 16
 _LENGTH, _HASH = "head_length", "head_log_hash"
 
 
