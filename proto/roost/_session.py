@@ -15,6 +15,7 @@ from roost.contract.heads import Head
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.messages import Format, Message, Sampling
 from roost.contract.sessions import LoggedStep, SessionInfo
+from roost.contract.steps import StepRequest
 from roost.errors import SessionNotFoundError
 from roost.v1 import session_service_pb2 as pb
 
@@ -70,14 +71,13 @@ class Session:
 
         Iterating raises RoostError; see `roost.errors`.
         """
-        drawn = replace(sampling or Sampling(), **options)
-        request = pb.StepRequest(
+        request = StepRequest(
             session_id=self.id,
             step_id=step_id or new_key(),
-            expected_head=None if self.head is None else wire.head_to_wire(self.head),
-            messages=[wire.message_to_wire(message) for message in as_messages(messages)],
-            sampling=wire.sampling_to_wire(drawn),
-            format=None if format is None else wire.format_to_wire(format),
+            messages=as_messages(messages),
+            sampling=replace(sampling or Sampling(), **options),
+            format=format,
+            expected_head=self.head,
         )
         return Step(
             self._transport,

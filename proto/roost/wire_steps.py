@@ -1,7 +1,5 @@
 """Steps, their events and the entries of a log: between the contract's values and `roost.v1` messages. Pure."""
 
-from collections.abc import Iterable
-
 from roost.contract import events, sessions, steps
 from roost.v1 import session_service_pb2 as pb
 from roost.wire import (
@@ -79,6 +77,26 @@ def event_to_wire(event: events.Event) -> pb.StepResponse:
     return pb.StepResponse(migrated=_migrated_to_wire(event))
 
 
+def event_from_wire(step_id: str, wire: pb.StepResponse) -> events.Event | None:
+    """None for an event that this version does not know."""
+    kind = wire.WhichOneof("event")
+    if kind == "delta":
+        return _delta_from_wire(wire.delta)
+    if kind == "started":
+        started = wire.started
+        attempt = attempt_from_wire(started.attempt)
+        return events.Started(started.worker, started.prompt_tokens, started.cached_tokens, attempt)
+    if kind == "queued":
+        return events.Queued(wire.queued.position)
+    if kind == "restarted":
+        return events.Restarted(wire.restarted.reason, attempt_from_wire(wire.restarted.attempt))
+    if kind == "migrated":
+        return _migrated_from_wire(wire.migrated)
+    if kind == "committed":
+        return _committed_from_wire(step_id, wire.committed)
+    return None
+
+
 def _delta_to_wire(event: events.Delta) -> pb.StepResponse:
     response = pb.StepResponse()
     wire = response.delta  # filled in place: a message that is put into another one is copied
@@ -91,8 +109,18 @@ def _delta_to_wire(event: events.Delta) -> pb.StepResponse:
     return response
 
 
-def logprobs_from_wire(wire: Iterable[pb.TokenLogprobs]) -> tuple[events.TokenLogprobs, ...]:
-    return tuple(events.TokenLogprobs(entry.logprob, tuple(entry.top_ids), tuple(entry.top_logprobs)) for entry in wire)
+def _delta_from_wire(wire: pb.StepDelta) -> events.Delta:
+    return events.Delta(
+        text=wire.text,
+        token_ids=wire.token_ids,
+        token_offset=wire.token_offset,
+        text_offset=wire.text_offset,
+        logprobs=tuple(
+            events.TokenLogprobs(entry.logprob, tuple(entry.top_ids), tuple(entry.top_logprobs))
+            for entry in wire.logprobs
+        ),
+        attempt=attempt_from_wire(wire.attempt),
+    )
 
 
 def _migrated_to_wire(event: events.Migrated) -> pb.StepMigrated:
@@ -104,7 +132,7 @@ def _migrated_to_wire(event: events.Migrated) -> pb.StepMigrated:
     )
 
 
-def migrated_from_wire(wire: pb.StepMigrated) -> events.Migrated:
+def _migrated_from_wire(wire: pb.StepMigrated) -> events.Migrated:
     return events.Migrated(wire.from_revision, wire.to_revision, wire.generation, head_from_wire(wire.head))
 
 
@@ -124,7 +152,7 @@ def _committed_to_wire(event: events.Committed) -> pb.StepCommitted:
     )
 
 
-def committed_from_wire(step_id: str, wire: pb.StepCommitted) -> events.Committed:
+def _committed_from_wire(step_id: str, wire: pb.StepCommitted) -> events.Committed:
     return events.Committed(
         step_id=step_id,
         output=message_from_wire(wire.output),

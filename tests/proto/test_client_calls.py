@@ -273,7 +273,7 @@ async def test_bad_arguments_are_refused_before_anything_is_sent() -> None:
             session.step([])
         with pytest.raises(TypeError, match="is no Message"):
             session.step(["text"])  # type: ignore[list-item]
-        with pytest.raises(TypeError, match="is no format"):
+        with pytest.raises(TypeError, match="is not a format"):
             session.step("x", format={"type": "object"})  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="labels are texts"):
             await client.open(labels={"n": 1})  # type: ignore[dict-item]
