@@ -7,7 +7,7 @@
         result = await session.run("Say hello.", max_tokens=40)
         print(result.text)
 
-`roost.sync` has the same without asyncio, `roost.testing` a gateway for tests, `roost.errors` all errors.
+`roost.sync` is the same without asyncio, `roost.testing` has a gateway for tests, and `roost.errors` all errors.
 """
 
 import importlib

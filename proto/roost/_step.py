@@ -1,4 +1,4 @@
-"""One step as its caller sees it: an async iterator of events that survives the death of gateways."""
+"""A step as its caller sees it: an async iterator of events that survives the death of gateways."""
 
 import time
 from collections.abc import AsyncGenerator, Callable

@@ -107,7 +107,7 @@ def test_the_log_shows_who_said_what(fake: ThreadedFake, session: str) -> None:
     ("arguments", "key", "message", "hint"),
     [
         (["sessions", "get", GONE], "secret", "SESSION_NOT_FOUND", "roost sessions list"),
-        (["sessions", "get", "nonsense"], "secret", "no session's name", ""),
+        (["sessions", "get", "nonsense"], "secret", "not a session's name", ""),
         (["sessions", "list"], "wrong", "INVALID_API_KEY", "ROOST_API_KEY"),
         (["sessions", "list", "--pool", "no/pool"], "secret", "POOL_NOT_ALLOWED", "--pool"),
         (["chat", "--role", "nobody"], "secret", "ROLE_NOT_FOUND", "--role"),

@@ -6,9 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from roost import wire_steps
-from roost.contract.events import Delta, Event, Queued, Restarted, Started
-from roost.v1 import session_service_pb2 as pb
-from roost.wire import attempt_from_wire
+from roost.contract.events import Event
 from roost_gateway.step.outbox import Outbox
 from roost_gateway.step.run import StepCall, StepRun
 
@@ -28,7 +26,9 @@ class RunningStep:
 
     async def events(self) -> AsyncIterator[Event]:
         async for response in self._outbox.events():
-            yield event_from_wire(self._step_id, response)
+            event = wire_steps.event_from_wire(self._step_id, response)
+            assert event is not None
+            yield event
 
     async def rest(self, seconds: float) -> None:
         await self._outbox.rest(seconds)
@@ -56,27 +56,3 @@ class Steps:
 
     def start(self, call: StepCall) -> RunningStep:
         return RunningStep(self._parts, replace(call, request=wire_steps.step_request_to_wire(call.request)))  # type: ignore
-
-
-def event_from_wire(step_id: str, response: pb.StepResponse) -> Event:
-    kind = response.WhichOneof("event")
-    if kind == "delta":
-        delta = response.delta
-        return Delta(
-            delta.text,
-            delta.token_ids,
-            delta.token_offset,
-            delta.text_offset,
-            wire_steps.logprobs_from_wire(delta.logprobs),
-            attempt_from_wire(delta.attempt),
-        )
-    if kind == "started":
-        started = response.started
-        return Started(started.worker, started.prompt_tokens, started.cached_tokens, attempt_from_wire(started.attempt))
-    if kind == "queued":
-        return Queued(response.queued.position)
-    if kind == "migrated":
-        return wire_steps.migrated_from_wire(response.migrated)
-    if kind == "restarted":
-        return Restarted(response.restarted.reason, attempt_from_wire(response.restarted.attempt))
-    return wire_steps.committed_from_wire(step_id, response.committed)
