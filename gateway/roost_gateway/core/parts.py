@@ -1,55 +1,23 @@
 """What the calls of one gateway share."""
 
-import asyncio
-import logging
-from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor
 from roost_gateway.admission.estimate import SessionFacts, facts_of
+from roost_gateway.background import Background
 from roost_gateway.config import GatewayConfig
 from roost_gateway.core.pressure import Pressure
-from roost_gateway.errors import as_refused
+from roost_gateway.fleet.pools import Pools
+from roost_gateway.fleet.watch import FleetWatch
 from roost_gateway.fleet.worker_client import WorkerClients
 from roost_gateway.fleet.workers import Workers
-from roost_gateway.step.attempts import Attempts
 from roost_gateway.step.placement import Placement
+from roost_gateway.step.renewal import Renewal
+from roost_gateway.step.steps import Steps
 from roost_gateway.telemetry import Telemetry
 
-log = logging.getLogger(__name__)
-
 _MAX_FACTS = 100_000
-
-
-class Background:
-    """Work that outlives its call: what is owed to worker and store when a client goes."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        self.adopt(asyncio.create_task(work))
-
-    def adopt(self, task: "asyncio.Task[Any]") -> None:
-        """Keeps a task and logs its failure."""
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    async def finish(self, seconds: float) -> None:
-        """Waits for everything at most so long, then cancels the rest."""
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=seconds)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-
-    def _done(self, task: "asyncio.Task[Any]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            foreseen = as_refused(error) is not None
-            log.warning("what was left of a step failed: %s", error, exc_info=None if foreseen else error)
 
 
 class FactsCache:
@@ -79,17 +47,18 @@ class FactsCache:
 
 @dataclass(slots=True)
 class Parts:
-    """One gateway's parts. `closing` is set when it stops: steps cut off from then on are left as orphans, so that
-    another gateway resumes them."""
+    """One gateway's parts."""
 
     config: GatewayConfig
     store: SessionStore
+    pools: Pools
     workers: Workers
+    watch: FleetWatch
     clients: WorkerClients
-    attempts: Attempts
+    renewal: Renewal
     placement: Placement
+    steps: Steps
     facts: FactsCache
     telemetry: Telemetry
+    background: Background
     pressure: Pressure = field(default_factory=Pressure)
-    background: Background = field(default_factory=Background)
-    closing: bool = False

@@ -12,7 +12,7 @@ from roost.store.records import Descriptor, NewSession
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway import convert
 from roost_gateway.core.parts import Parts
-from roost_gateway.fleet.workers import require_open
+from roost_gateway.fleet.pools import require_open
 from roost_gateway.front.credentials import Identity
 
 _DEFAULT_PAGE, _DEFAULT_STEPS = 100, 20
@@ -145,11 +145,11 @@ class Sessions:
                     Reason.POOL_NOT_ALLOWED,
                     f"this API key may not use pool {name!r}; name one of its own",
                 )
-            return await self._parts.workers.pool(name)
-        own = sorted(pool for pool in self._parts.workers.pools if caller.may_use(pool))
+            return await self._parts.pools.get(name)
+        own = sorted(pool for pool in self._parts.pools.names if caller.may_use(pool))
         if len(own) != 1:
             raise invalid([("pool", f"must be given: there are {len(own)} pools to choose from")])
-        return await self._parts.workers.pool(own[0])
+        return await self._parts.pools.get(own[0])
 
     async def _check_parent(self, parent: str, caller: Identity) -> None:
         if not parent:
@@ -171,16 +171,14 @@ class Sessions:
     async def _describe_all(self, pool: PoolDocument | None, descriptors: list[Descriptor]) -> list[pb.Session]:
         where: dict[str, tuple[str, int]] = {}
         if descriptors:
-            name = descriptors[0].pool
-            workers = [state.worker_id for state in self._parts.workers.states(name)]
             ids = [descriptor.session_id for descriptor in descriptors]
-            where = await self._parts.store.residency(name, workers, ids)
+            where = await self._parts.workers.residency(descriptors[0].pool, ids)
         return [convert.session(item, pool, where.get(item.session_id)) for item in descriptors]
 
     async def _pool_or_none(self, name: str) -> PoolDocument | None:
         """A session stays readable when its pool's document is gone."""
         try:
-            return await self._parts.workers.pool(name)
+            return await self._parts.pools.get(name)
         except Refused:
             return None
 

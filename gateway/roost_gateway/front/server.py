@@ -100,7 +100,7 @@ class GatewayServer:
         self.opened.set()
 
     def _workers_changed(self) -> None:
-        ready = self._parts is not None and self._parts.workers.ready and not self._parts.closing
+        ready = self._parts is not None and self._parts.watch.ready and not self._parts.steps.closing
         if ready != self._is_serving:
             self._health_task = asyncio.create_task(self._tell_health(serving=ready))
 
@@ -143,6 +143,5 @@ class GatewayServer:
         stopping = asyncio.create_task(server.stop(seconds + _CANCEL_SECONDS))
         done, _ = await asyncio.wait([stopping], timeout=seconds)
         if not done and self._parts is not None:
-            self._parts.closing = True
-            self._service.close()
+            self._parts.steps.close()
         await stopping

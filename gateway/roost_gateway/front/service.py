@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 
 from roost.contract import requests
+from roost.contract.events import Delta
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check
 from roost.fault_points import fault_point
@@ -18,10 +19,11 @@ from roost.v1.session_service_pb2_grpc import SessionServiceServicer
 from roost_gateway.core.parts import Parts
 from roost_gateway.core.pressure import Pressure
 from roost_gateway.core.sessions import Sessions
-from roost_gateway.fleet.workers import require_open
+from roost_gateway.fleet.pools import require_open
 from roost_gateway.front.credentials import Authenticator, Identity
-from roost_gateway.step.outbox import Outbox
-from roost_gateway.step.run import StepCall, StepRun
+from roost_gateway.front.steps import event_to_wire, step_request_from_wire
+from roost_gateway.step.attempt import StepCall
+from roost_gateway.step.steps import RunningStep
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -31,18 +33,11 @@ class SessionService(SessionServiceServicer):
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
-        self._running: dict[asyncio.Task[None], StepRun] = {}
         self._opened: tuple[Parts, Sessions] | None = None
 
     def open(self, parts: Parts) -> None:
         """The store has been reached: from now on calls are answered."""
         self._opened = parts, Sessions(parts)
-
-    def close(self) -> None:
-        """Cuts running steps off. Their clients are told to try elsewhere, where the orphans are resumed."""
-        for task, run in self._running.items():
-            if not run.committing:
-                task.cancel()
 
     @property
     def _parts(self) -> Parts:
@@ -84,25 +79,21 @@ class SessionService(SessionServiceServicer):
     async def Step(self, request: pb.StepRequest, context: Context) -> None:  # type: ignore[override]  # writes itself
         """Relays the events of a step that is driven by a task of its own."""
         call = await self._check_step(request, self._caller(context), context.time_remaining())
-        outbox = Outbox()
-        run = StepRun(self._parts, call, outbox)
-        task = asyncio.create_task(run.run(), name=f"step {request.step_id}")
-        task.add_done_callback(lambda _: outbox.close())
-        self._running[task] = run
+        steps = self._parts.steps
+        step = steps.start(call)
         try:
             async with asyncio.timeout(self._own_limit(context)):
-                await _relay(outbox, context, self._parts.pressure)
+                await _relay(step, context, self._parts.pressure)
         except TimeoutError:
-            if not run.committing:
+            if not step.committing:
                 raise _late() from None
-            await _relay(outbox, context, self._parts.pressure)
+            await _relay(step, context, self._parts.pressure)
         finally:
-            del self._running[task]
-            self._leave(run, task)
+            steps.leave(step)
         try:
-            await task
+            await step.result()
         except asyncio.CancelledError:
-            if self._parts.closing:
+            if steps.closing:
                 raise Refused(
                     Reason.WORKER_DRAINING, "this gateway is stopping; go on at another", retry_seconds=0.0
                 ) from None
@@ -111,14 +102,6 @@ class SessionService(SessionServiceServicer):
     def _own_limit(self, context: Context) -> float | None:
         """Seconds after which the gateway ends a step itself; None when gRPC will, at the client's deadline."""
         return self._parts.config.step_timeout_seconds if context.time_remaining() is None else None
-
-    def _leave(self, run: StepRun, task: "asyncio.Task[None]") -> None:
-        """Ends the step when its client has gone; one that is being committed goes on by itself."""
-        if task.done():
-            return
-        if not run.committing:
-            task.cancel()
-        self._parts.background.adopt(task)
 
     def _caller(self, context: Context) -> Identity:
         return self._authenticator.identify(context.invocation_metadata() or ())
@@ -129,21 +112,21 @@ class SessionService(SessionServiceServicer):
         check(requests.step(request))
         check(requests.schema_of_step(request), Reason.INVALID_SCHEMA)
         facts = await self._parts.facts.get(request.session_id, caller.tenant)
-        pool = await self._parts.workers.pool(pool_name)
+        pool = await self._parts.pools.get(pool_name)
         require_open(pool)
         role = pool.role(facts.role)
         check(requests.step_of_role(request, role))
         deadline = now + (self._parts.config.step_timeout_seconds if seconds_left is None else seconds_left)
-        return StepCall(request, caller.tenant, pool, role, facts, now, deadline)
+        return StepCall(step_request_from_wire(request), caller.tenant, pool, role, facts, now, deadline)
 
 
-async def _relay(outbox: Outbox, context: Context, pressure: Pressure) -> None:
-    async for event in outbox.events():
-        await context.write(event)
-        if event.HasField("delta"):
+async def _relay(step: RunningStep, context: Context, pressure: Pressure) -> None:
+    async for event in step.events():
+        await context.write(event_to_wire(event))
+        if isinstance(event, Delta):
             fault_point("gateway.delta.sent")
             if pressure.rest:
-                await outbox.rest(pressure.rest)
+                await step.rest(pressure.rest)
 
 
 def _late() -> Refused:
