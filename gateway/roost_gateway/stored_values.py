@@ -1,7 +1,7 @@
 """Messages, sampling and formats in the form in which a session's record keeps them. Pure.
 
-Sampling and format are kept in protobuf's JSON form of `roost.v1` (a seed is a decimal string, for example), and a step's
-content is recognised by a hash over protobuf's binary form. Records live as long as their sessions, so neither changes.
+Sampling and format are kept in protobuf's JSON form of `roost.v1` (a seed is a decimal string, for example), and a
+step's content is recognised by a hash over its binary form. Records outlive a gateway's version, so neither changes.
 """
 
 import hashlib

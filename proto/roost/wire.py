@@ -148,6 +148,10 @@ def usage_from_wire(wire: pb.Usage) -> events.Usage:
     return events.Usage(wire.prompt_tokens, wire.output_tokens, wire.cached_tokens, wire.reconstructed_tokens)
 
 
+def logprobs_from_wire(wire: Iterable[pb.TokenLogprobs]) -> tuple[events.TokenLogprobs, ...]:
+    return tuple(events.TokenLogprobs(entry.logprob, tuple(entry.top_ids), tuple(entry.top_logprobs)) for entry in wire)
+
+
 def time_to_wire(time: datetime | None) -> Timestamp | None:
     if time is None:
         return None

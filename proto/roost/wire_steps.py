@@ -11,6 +11,7 @@ from roost.wire import (
     format_to_wire,
     head_from_wire,
     head_to_wire,
+    logprobs_from_wire,
     message_from_wire,
     message_to_wire,
     sampling_from_wire,
@@ -115,10 +116,7 @@ def _delta_from_wire(wire: pb.StepDelta) -> events.Delta:
         token_ids=wire.token_ids,
         token_offset=wire.token_offset,
         text_offset=wire.text_offset,
-        logprobs=tuple(
-            events.TokenLogprobs(entry.logprob, tuple(entry.top_ids), tuple(entry.top_logprobs))
-            for entry in wire.logprobs
-        ),
+        logprobs=logprobs_from_wire(wire.logprobs),
         attempt=attempt_from_wire(wire.attempt),
     )
 

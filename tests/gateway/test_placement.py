@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from leases import lease_of
-from roost.store.records import AttemptRef, Reservation, StoreHealth, Wake, WorkerLook, WorkerView
+from roost.contract.events import Queued
+from roost.store.records import Reservation, StoreHealth, Wake, WorkerLook, WorkerView
+from roost_gateway.fleet.pools import Pools
+from roost_gateway.fleet.watch import FleetWatch
 from roost_gateway.fleet.workers import Workers
-from roost_gateway.routing.choice import StepNeed
-from roost_gateway.step.attempts import HeldAttempt
-from roost_gateway.step.lines import Ask
+from roost_gateway.step.attempt import StepAttempt
 from roost_gateway.step.placement import Placement
+from step_attempts import attempt_of, descriptor_of, with_need
 
 POOL = "test/lines"
 CAPACITY = 1000
@@ -30,6 +32,7 @@ class Ledger:
             for revision in ("rev-1", "rev-2")
         }
         self.cached = 0
+        self.grace_seconds = 0.0
         self.asked: list[tuple[str, str]] = []
         """Step's session and worker of each call of `reserve`."""
         self.wakes_sent: asyncio.Queue[Wake] = asyncio.Queue()
@@ -71,29 +74,31 @@ class Lines:
 
     def __init__(self) -> None:
         self.ledger = Ledger()
-        self.workers = Workers(self.ledger, [POOL])  # type: ignore[arg-type]  # what these tests need of a store
-        self.placement = Placement(self.ledger, self.workers)  # type: ignore[arg-type]
+        store: Any = self.ledger  # what these tests need of a store
+        self.pools, self.workers = Pools(store, [POOL]), Workers(store)
+        self.watch = FleetWatch(store, self.pools, self.workers, lambda pool: None)
+        self.placement = Placement(store, self.pools, self.workers)
         self.placed: list[str] = []
+        self.tasks: list[asyncio.Task[None]] = []
 
-    async def wait(self, name: str, revision: str, **need: Any) -> Ask:
+    async def wait(self, name: str, revision: str, **need: Any) -> StepAttempt:
         """Adds a step that is known to wait."""
-        task, queued = asyncio.current_task(), asyncio.Event()
-        pool = self.workers.view(POOL)
-        assert task is not None
-        assert pool is not None
-        held = HeldAttempt(POOL, name, AttemptRef(1, b"n" * 16), task)
-        step = StepNeed(name, revision, **{"log_tokens": 100, "new_tokens": 100, **need})
-        deadline = asyncio.get_running_loop().time() + 1e6
-        ask = Ask(pool, held, step, "tenant", 0, True, deadline)
+        started = asyncio.get_running_loop().create_future()
 
         async def place() -> None:
-            await self.placement.place(ask, lambda ahead: queued.set())
+            pool = self.pools.known(POOL)
+            assert pool is not None
+            attempt = attempt_of(pool, descriptor_of(name))
+            with_need(attempt, **{"model_revision": revision, "log_tokens": 100, "new_tokens": 100, **need})
+            started.set_result(attempt)
+            await self.placement.place(attempt)
             self.placed.append(name)
 
-        self.tasks = [*getattr(self, "tasks", []), asyncio.create_task(place())]
-        await queued.wait()
+        self.tasks.append(asyncio.create_task(place()))
+        attempt: StepAttempt = await started
+        assert isinstance(await anext(attempt.outbox.events()), Queued)
         await self.settle()
-        return ask
+        return attempt
 
     async def settle(self) -> None:
         for _ in range(50):
@@ -103,11 +108,11 @@ class Lines:
 @pytest.fixture
 async def lines() -> AsyncIterator[Lines]:
     lines = Lines()
-    await lines.workers._tick(0)
+    await lines.watch.read(0)
     yield lines
-    for task in getattr(lines, "tasks", []):
+    for task in lines.tasks:
         task.cancel()
-    await asyncio.gather(*getattr(lines, "tasks", []), return_exceptions=True)
+    await asyncio.gather(*lines.tasks, return_exceptions=True)
     await lines.placement.aclose()
 
 
@@ -153,5 +158,5 @@ async def test_a_place_that_the_first_of_a_line_gives_up_wakes_that_line(lines: 
 @pytest.mark.parametrize("cached", [0, 60])
 async def test_a_waiting_step_learns_what_its_worker_has_dropped(lines: Lines, cached: int) -> None:
     lines.ledger.cached = cached
-    ask = await lines.wait("a", "rev-1", cached={"rev-1": 100})
-    assert ask.need.cached == {"rev-1": cached}
+    attempt = await lines.wait("a", "rev-1", cached={"rev-1": 100})
+    assert attempt.need.cached == {"rev-1": cached}

@@ -5,16 +5,16 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost_gateway.routing.choice import StepNeed, WorkerState, choose, serves_revision
+from roost_gateway.routing.choice import StepNeed, WorkerState
+from roost_gateway.routing.revisions import serves_revision
+from routing_oracle import choose, worker_of
 
 NEED = StepNeed("ns/pool/session", "", log_tokens=1000, new_tokens=100)
 
 
 def worker(name: str, **fields: object) -> WorkerState:
-    base = WorkerState(
-        name, "boot", "127.0.0.1:1", "rev", capacity_tokens=10_000, max_running=8, prefill_rate=2000.0, decode_rate=50.0
-    )
-    return replace(base, **fields)  # type: ignore[arg-type]  # fields of the state
+    figures = {"model_revision": "rev", "capacity_tokens": 10_000, "prefill_rate": 2000.0, "decode_rate": 50.0}
+    return worker_of(name, **{**figures, **fields})
 
 
 def chosen(need: StepNeed, *workers: WorkerState, excluded: frozenset[str] = frozenset()) -> str:
@@ -77,7 +77,7 @@ def test_draining_excluded_and_other_revisions_are_no_choice() -> None:
     workers = [worker("a", draining=True), worker("b"), worker("c", model_revision="other")]
     assert choose(need, workers, frozenset({"b"})) is None
     assert chosen(need, *workers) == "b"
-    assert not serves_revision(replace(NEED, model_revision="gone"), workers)
+    assert not serves_revision("gone", workers)
 
 
 def test_a_step_larger_than_a_worker_takes_the_whole_of_it() -> None:
@@ -111,10 +111,10 @@ def test_every_gateway_chooses_alike(workers: list[WorkerState], order: list[int
 @given(pools, st.integers(0, 9000))
 def test_room_is_true_room_and_a_worker_that_serves_is_always_found(workers: list[WorkerState], log: int) -> None:
     choice = choose(replace(NEED, log_tokens=log), workers)
-    assert (choice is None) == all(state.draining for state in workers)
+    assert (choice is None) == all(state.lease.draining for state in workers)
     if choice is not None and choice.has_room:
         assert choice.worker.free_tokens >= choice.tokens
-        assert choice.worker.reserved_attempts < choice.worker.max_running
+        assert choice.worker.reserved_attempts < choice.worker.lease.max_running
 
 
 @given(st.lists(st.integers(0, 2**40), min_size=64, max_size=64, unique=True))

@@ -98,7 +98,7 @@ class RealWorld(World):
         self._worker = await NullWorker(self._url, POOL, "null-2", Script(tokens=TOKENS), revision="rev-2").start()
         await _publish_pool(self._url, "rev-2", "Migrate" if migrates else "Refuse")
         for gateway in self._gateways:
-            await gateway.life.workers.reread(POOL)
+            await gateway.life.pools.reread(POOL)
             await gateway.life.workers.refresh(POOL)
 
     async def close(self) -> None:

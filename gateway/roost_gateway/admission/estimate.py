@@ -7,8 +7,8 @@ the worker's too. So limits are checked here in the session's favour: refused is
 from dataclasses import dataclass
 
 from roost.contract.pool_document import PoolDocument, PoolRole
+from roost.contract.steps import StepRequest
 from roost.store.records import Descriptor
-from roost.v1 import session_service_pb2 as pb
 
 MESSAGE_TOKENS = 8
 """Tokens of template around a message."""
@@ -31,17 +31,18 @@ def facts_of(descriptor: Descriptor) -> SessionFacts:
     return SessionFacts(descriptor.role, len(descriptor.system.encode()) + tools, descriptor.head.length > 0)
 
 
-def max_output_tokens(request: pb.StepRequest, pool: PoolDocument, role: PoolRole) -> int:
+def max_output_tokens(request: StepRequest, pool: PoolDocument, role: PoolRole) -> int:
     """Most tokens to generate: what the client asked for, else the role's limit, else the context."""
-    if request.sampling.HasField("max_tokens"):
+    if request.sampling.max_tokens is not None:
         return request.sampling.max_tokens
     return role.max_output_tokens or pool.token_limit or 1024
 
 
-def prompt_tokens(request: pb.StepRequest, facts: SessionFacts, bytes_per_token: float) -> int:
+def prompt_tokens(request: StepRequest, facts: SessionFacts, bytes_per_token: float) -> int:
     """Estimate of the rendered prompt. The system text counts when the client knows of no step yet."""
     size = sum(len(message.content) for message in request.messages)
-    if not (request.expected_head.length or facts.continues):
+    knows_steps = request.expected_head is not None and request.expected_head.length > 0
+    if not (knows_steps or facts.continues):
         size += facts.static_bytes
     per_token = bytes_per_token if bytes_per_token > 0 else DEFAULT_BYTES_PER_TOKEN
     return int(size / per_token) + MESSAGE_TOKENS * (len(request.messages) + 1)

@@ -18,12 +18,13 @@ from roost.contract.steps import StepRequest
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor, LogEntry, NewSession
 from roost_gateway.core.caller import Caller
+from roost_gateway.core.facts import FactsCache
 from roost_gateway.core.step_calls import StepCalls
 from roost_gateway.core.views import logged_step, session_info
+from roost_gateway.fleet.pools import Pools, require_open
 from roost_gateway.fleet.worker_client import WorkerClients
-from roost_gateway.fleet.workers import Workers, require_open
-from roost_gateway.step.facts import FactsCache
-from roost_gateway.step.steps import StepCall
+from roost_gateway.fleet.workers import Workers
+from roost_gateway.step.attempt import StepCall
 
 _DEFAULT_SESSIONS, _DEFAULT_STEPS = 100, 20
 """Entries of a page whose size the client leaves to the gateway."""
@@ -40,6 +41,7 @@ class Gateway:
     def __init__(
         self,
         store: SessionStore,
+        pools: Pools,
         workers: Workers,
         clients: WorkerClients,
         facts: FactsCache,
@@ -47,6 +49,7 @@ class Gateway:
         step_timeout_seconds: float,
     ) -> None:
         self._store = store
+        self._pools = pools
         self._workers = workers
         self._clients = clients
         self._facts = facts
@@ -178,7 +181,7 @@ class Gateway:
         check(requests.step(request))
         check(requests.schema_of_step(request), Reason.INVALID_SCHEMA)
         facts = await self._facts.get(request.session_id, caller.tenant)
-        pool = await self._workers.pool(pool_name)
+        pool = await self._pools.get(pool_name)
         require_open(pool)
         role = pool.role(facts.role)
         check(requests.step_of_role(request, role))
@@ -190,11 +193,11 @@ class Gateway:
         if name:
             if not caller.may_use(name):
                 raise Refused(Reason.POOL_NOT_ALLOWED, f"this API key may not use pool {name!r}; name one of its own")
-            return await self._workers.pool(name)
-        own = sorted(pool for pool in self._workers.pools if caller.may_use(pool))
+            return await self._pools.get(name)
+        own = sorted(pool for pool in self._pools.names if caller.may_use(pool))
         if len(own) != 1:
             raise invalid([("pool", f"must be given: there are {len(own)} pools to choose from")])
-        return await self._workers.pool(own[0])
+        return await self._pools.get(own[0])
 
     async def _check_parent(self, parent: str, caller: Caller) -> None:
         if not parent:
@@ -218,16 +221,14 @@ class Gateway:
     ) -> Sequence[SessionInfo]:
         if not descriptors:
             return []
-        name = descriptors[0].pool
-        workers = [worker.worker_id for worker in self._workers.states(name)]
         ids = [descriptor.session_id for descriptor in descriptors]
-        residency = await self._store.residency(name, workers, ids)
+        residency = await self._workers.residency(descriptors[0].pool, ids)
         return [session_info(item, pool, residency.get(item.session_id)) for item in descriptors]
 
     async def _pool_or_none(self, name: str) -> PoolDocument | None:
         """The pool's document; None when it is gone, since its sessions stay readable."""
         try:
-            return await self._workers.pool(name)
+            return await self._pools.get(name)
         except Refused:
             return None
 

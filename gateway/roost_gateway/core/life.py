@@ -9,16 +9,18 @@ from collections.abc import Callable
 from roost.store.interface import SessionStore
 from roost.store.records import StoreUnavailableError
 from roost.store.redis_store import connect
+from roost_gateway.background import Background
 from roost_gateway.config import GatewayConfig, PoolSecrets
+from roost_gateway.core.facts import FactsCache
 from roost_gateway.core.gateway import Gateway
 from roost_gateway.core.pressure import Pressure
 from roost_gateway.core.step_calls import StepCalls
+from roost_gateway.fleet.pools import Pools
+from roost_gateway.fleet.watch import FleetWatch
 from roost_gateway.fleet.worker_client import WorkerClients
 from roost_gateway.fleet.workers import Workers
-from roost_gateway.step.attempts import Attempts
-from roost_gateway.step.background import Background
-from roost_gateway.step.facts import FactsCache
 from roost_gateway.step.placement import Placement
+from roost_gateway.step.renewal import Renewal
 from roost_gateway.step.steps import Steps
 from roost_gateway.telemetry import Telemetry
 
@@ -44,8 +46,11 @@ class GatewayLife:
         self._gateway: Gateway | None = None
         self._stopping = False
         self.store: SessionStore
+        """This and what follows exist once the store has been reached."""
+        self.pools: Pools
         self.workers: Workers
-        self.calls: StepCalls
+        self.watch: FleetWatch
+        self.steps: Steps
 
     @property
     def gateway(self) -> Gateway:
@@ -57,63 +62,71 @@ class GatewayLife:
     @property
     def ready(self) -> bool:
         """Whether the store answers and some worker takes steps."""
-        return self._gateway is not None and self.workers.ready and not self._stopping
+        return self._gateway is not None and self.watch.ready and not self._stopping
 
     async def open(self) -> None:
         """Reaches the store, however long that takes, and reads pools and workers once.
 
         Raises ValueError when the store's URL is invalid.
         """
-        config, closing = self._config, self._stack.push_async_callback
+        config, on_close = self._config, self._stack.push_async_callback
         store = self.store = await reach_store(config.store_url)
-        closing(store.aclose)
+        on_close(store.aclose)
         clients = WorkerClients(PoolSecrets(config))
-        closing(clients.aclose)
-        workers = self.workers = Workers(store, config.pools)
-        closing(workers.aclose)
-        placement = Placement(store, workers)
-        closing(placement.aclose)
-        pressure = Pressure()
-        closing(pressure.aclose)
-        attempts = Attempts(store)
-        closing(attempts.aclose)
-        background = Background()
-        closing(background.finish, FINISH_SECONDS)
+        on_close(clients.aclose)
+        pools, workers = self.pools, self.workers = Pools(store, config.pools), Workers(store)
+        on_close(workers.aclose)
+        placement = Placement(store, pools, workers)
 
         def changed(pool: str) -> None:
             placement.kick(pool)
             clients.retain(workers.addresses)
             self._on_change()
 
-        workers.on_change = changed
-        await workers.start()
-        attempts.start()
-        pressure.start()
+        watch = self.watch = FleetWatch(store, pools, workers, changed)
+        on_close(watch.aclose)
+        on_close(placement.aclose)
+        pressure, renewal, background = Pressure(), Renewal(store), Background()
+        on_close(pressure.aclose)
+        on_close(renewal.aclose)
+        on_close(background.finish, FINISH_SECONDS)
         facts = FactsCache(store)
-        steps = Steps(store, workers, clients, placement, attempts, facts, background, self._telemetry)
-        self.calls = StepCalls(steps, pressure)
-        self._gateway = Gateway(store, workers, clients, facts, self.calls, config.step_timeout_seconds)
-        self._add_gauges(workers, placement, attempts, pressure)
+        steps = self.steps = Steps(
+            store, pools, workers, clients, placement, renewal, self._telemetry, background, facts.committed
+        )
+        await watch.start()
+        renewal.start()
+        pressure.start()
+        calls = StepCalls(steps, pressure)
+        self._gateway = Gateway(store, pools, workers, clients, facts, calls, config.step_timeout_seconds)
+        self._add_gauges(placement, renewal, pressure)
         self._on_change()
 
     def cut_off(self) -> None:
         """Leaves running steps as orphans, for another gateway to resume."""
         self._stopping = True
         if self._gateway is not None:
-            self.calls.cut_off()
+            self.steps.close()
 
     async def aclose(self) -> None:
         """Ends everything that runs by itself, then the connections."""
         await self._stack.aclose()
 
-    def _add_gauges(self, workers: Workers, placement: Placement, attempts: Attempts, pressure: Pressure) -> None:
-        gauge = self._telemetry.gauge
+    def _add_gauges(self, placement: Placement, renewal: Renewal, pressure: Pressure) -> None:
+        gauge, watch = self._telemetry.gauge, self.watch
         gauge("roost.queue.length", "Steps that wait for room in this gateway", placement.waiting)
-        gauge("roost.attempts.live", "Steps that run through this gateway", lambda: [(float(len(attempts)), {})])
+        gauge("roost.attempts.live", "Steps that run through this gateway", lambda: [(float(len(renewal)), {})])
         gauge("roost.loop.lag.seconds", "How late the event loop is", lambda: [(pressure.lag, {})])
-        gauge("roost.store.durable", "1 when the store keeps every commit through a crash", lambda: _durable(workers))
-        gauge("roost.store.answers", "1 while the store answers", lambda: [(float(workers.store_answers), {})])
-        gauge("roost.workers.live", "Workers with a lease", lambda: _live(workers))
+        gauge("roost.store.durable", "1 when the store keeps every commit through a crash", self._durable)
+        gauge("roost.store.answers", "1 while the store answers", lambda: [(float(watch.store_answers), {})])
+        gauge("roost.workers.live", "Workers with a lease", self._live)
+
+    def _durable(self) -> list[tuple[float, dict[str, str]]]:
+        health = self.watch.health
+        return [(float(health.durable), {})] if health is not None else []
+
+    def _live(self) -> list[tuple[float, dict[str, str]]]:
+        return [(float(len(self.workers.states(pool))), {"pool": pool}) for pool in self.pools.names]
 
 
 async def reach_store(url: str) -> SessionStore:
@@ -127,12 +140,3 @@ async def reach_store(url: str) -> SessionStore:
                 log.warning("the session store does not answer yet: %s", error)
             warned = True
         await asyncio.sleep(CONNECT_RETRY_SECONDS)
-
-
-def _durable(workers: Workers) -> list[tuple[float, dict[str, str]]]:
-    health = workers.health
-    return [(float(health.durable), {})] if health is not None else []
-
-
-def _live(workers: Workers) -> list[tuple[float, dict[str, str]]]:
-    return [(float(len(workers.states(pool))), {"pool": pool}) for pool in workers.pools]

@@ -1,5 +1,4 @@
-"""The Step calls that run through a gateway: how long each may take, and what becomes of it when its client leaves or
-the gateway stops."""
+"""The events of a step for its caller: how long the caller waits for them, and how it hears of a gateway that stops."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -10,7 +9,8 @@ from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
 from roost_gateway.core.pressure import Pressure
-from roost_gateway.step.steps import RunningStep, StepCall, Steps
+from roost_gateway.step.attempt import StepCall
+from roost_gateway.step.steps import RunningStep, Steps
 
 
 class StepCalls:
@@ -19,35 +19,21 @@ class StepCalls:
     def __init__(self, steps: Steps, pressure: Pressure) -> None:
         self._steps = steps
         self._pressure = pressure
-        self._running: set[RunningStep] = set()
-        self._stopping = False
-
-    def __len__(self) -> int:
-        return len(self._running)
 
     @asynccontextmanager
     async def run(self, call: StepCall, limit_seconds: float | None) -> AsyncGenerator[AsyncIterator[Event], None]:
-        """Starts a step. Its events are iterated inside the context, which is left when `limit_seconds` are over.
+        """Starts a step. Its events are iterated inside the context, which ends after `limit_seconds` unless the step
+        is being committed by then; None never ends it.
 
-        A step that is left early is cancelled, unless it is being committed: it then goes on by itself.
-        Iterating raises Refused, StoreUnavailableError.
+        A step whose context is left early is cut off, or, while it is being committed, goes on by itself. Iterating
+        raises Refused, StoreUnavailableError.
         """
         step = self._steps.start(call)
-        self._running.add(step)
         try:
             async with _time_limit(step, limit_seconds), aclosing(self._events(step)) as events:
                 yield events
         finally:
-            self._running.discard(step)
-            step.leave()
-
-    def cut_off(self) -> None:
-        """Leaves all steps that are not being committed as orphans. Their clients are told to go to another gateway,
-        which resumes them."""
-        self._stopping = True
-        for step in self._running:
-            if not step.committing:
-                step.abandon()
+            self._steps.leave(step)
 
     async def _events(self, step: RunningStep) -> AsyncGenerator[Event, None]:
         async for event in step.events():
@@ -57,9 +43,9 @@ class StepCalls:
                 if self._pressure.rest:
                     await step.rest(self._pressure.rest)
         try:
-            await step.ended()
+            await step.result()
         except asyncio.CancelledError:
-            if not self._stopping:
+            if not self._steps.closing:
                 raise
             message = "this gateway is stopping; go on at another"
             raise Refused(Reason.WORKER_DRAINING, message, retry_seconds=0.0) from None
@@ -67,7 +53,6 @@ class StepCalls:
 
 @asynccontextmanager
 async def _time_limit(step: RunningStep, seconds: float | None) -> AsyncGenerator[None, None]:
-    """Ends the block after `seconds`, unless the step is being committed by then; None never ends it."""
     if seconds is None:
         yield
         return

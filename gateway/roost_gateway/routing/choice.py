@@ -8,9 +8,8 @@
   rebuilding elsewhere, and a session whose KV was dropped has nothing to leave.
 - `load(w)`, at most LOAD_SECONDS: shares of KV reserved and of running slots in use, so that equal workers fill evenly.
 
-Compared are few workers: those that have something of the session, and of all others the best one (`Tier`). No step
-waits for a full worker that has nothing of its session while another one has room. `choose` finds the best of the
-others by looking at every worker and says what is right; `worker_index` finds it by looking at few.
+Compared are few workers: those that have something of the session, and of all others the best one (`Tier`), which
+`worker_index` finds. No step waits for a full worker that has nothing of its session while another one has room.
 
 Ties go to the worker that committed the session's last step, then to the next worker on a ring of hashes, from the
 session's own place on: N gateways agree, and sessions spread.
@@ -19,11 +18,15 @@ session's own place on: N gateways agree, and sessions spread.
 import hashlib
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
+from typing import Self
+
+from roost.contract.lease import WorkerLease
+from roost.store.records import WorkerView
 
 DEFAULT_PREFILL_RATE = 2000.0
 DEFAULT_DECODE_RATE = 30.0
@@ -41,25 +44,37 @@ ANY_TOKENS = sys.maxsize
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """One worker as a gateway knows it. Tokens are KV slots, rates tokens per second (0: not known yet)."""
+    """One worker as a gateway knows it: what it publishes, and what the ledger holds against it."""
 
-    worker_id: str
-    boot: str
-    address: str
-    model_revision: str
-    capacity_tokens: int
-    max_running: int
+    lease: WorkerLease
     reserved_tokens: int = 0
+    """KV slots."""
     reserved_attempts: int = 0
-    waiting: int = 0
-    prefill_rate: float = 0.0
-    decode_rate: float = 0.0
-    bytes_per_token: float = 4.0
-    draining: bool = False
+
+    @classmethod
+    def of(cls, view: WorkerView) -> Self:
+        return cls(view.lease, view.reserved_tokens, view.reserved_attempts)
+
+    @property
+    def worker_id(self) -> str:
+        return self.lease.worker_id
+
+    @property
+    def start(self) -> tuple[str, str]:
+        """What tells this start of the worker from another one."""
+        return self.lease.worker_id, self.lease.boot
+
+    @property
+    def address(self) -> str:
+        return self.lease.address
+
+    @property
+    def model_revision(self) -> str:
+        return self.lease.model_revision
 
     @property
     def free_tokens(self) -> int:
-        return self.capacity_tokens - self.reserved_tokens
+        return self.lease.capacity_tokens - self.reserved_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +109,7 @@ class Choice:
     @property
     def may_be_granted(self) -> bool:
         """Whether the ledger has room for it, be it among those that the worker will let wait."""
-        return _in_tier(Tier.QUEUE, standing(self.worker), self.tokens)
+        return in_tier(Tier.QUEUE, standing(self.worker), self.tokens)
 
 
 class Tier(IntEnum):
@@ -128,31 +143,15 @@ class Standing:
 
 def standing(worker: WorkerState) -> Standing:
     load = _ticks(_load_seconds(worker))
-    slots = worker.reserved_attempts + 1 - worker.max_running
+    slots = worker.reserved_attempts + 1 - worker.lease.max_running
     return Standing(
-        rate_class=rate_class_of(worker.prefill_rate),
+        rate_class=rate_class_of(worker.lease.prefill_rate),
         load=load,
         soon=load + _ticks(_seconds_until(max(1.0, slots), worker)),
         runs=slots <= 0,
-        queues=worker.reserved_attempts < QUEUED_PER_RUNNING * worker.max_running,
+        queues=worker.reserved_attempts < QUEUED_PER_RUNNING * worker.lease.max_running,
         fits=worker.free_tokens if worker.reserved_tokens > 0 else ANY_TOKENS,
     )
-
-
-def choose(need: StepNeed, workers: Sequence[WorkerState], excluded: AbstractSet[str] = frozenset()) -> Choice | None:
-    """The worker of least cost that serves the step's revision, or None when there is none at all.
-
-    A step larger than a worker reserves the whole of it: the estimate may be wrong, and only the worker knows.
-    """
-    able = [worker for worker in workers if eligible(need, worker, excluded)]
-    related = [worker for worker in able if worker.worker_id in need.cached or worker.worker_id == need.owner]
-    others = [(standing(worker), worker) for worker in able]
-    for tier in Tier:
-        fitting = [(place, worker) for place, worker in others if _in_tier(tier, place, need.tokens)]
-        if fitting:
-            best = min(fitting, key=lambda pair: other_order(need, tier, pair[0], pair[1].worker_id))
-            return cheapest(need, [*related, best[1]])
-    return None
 
 
 def cheapest(need: StepNeed, workers: Iterable[WorkerState]) -> Choice | None:
@@ -160,14 +159,11 @@ def cheapest(need: StepNeed, workers: Iterable[WorkerState]) -> Choice | None:
     return min((_weigh(need, worker) for worker in workers), key=lambda choice: _order(need, choice), default=None)
 
 
-def serves_revision(need: StepNeed, workers: Sequence[WorkerState]) -> bool:
-    """Whether any worker, draining or not, has the step's revision."""
-    return any(need.model_revision in ("", worker.model_revision) for worker in workers)
-
-
 def eligible(need: StepNeed, worker: WorkerState, excluded: AbstractSet[str]) -> bool:
     return (
-        not worker.draining and worker.worker_id not in excluded and need.model_revision in ("", worker.model_revision)
+        not worker.lease.draining
+        and worker.worker_id not in excluded
+        and need.model_revision in ("", worker.model_revision)
     )
 
 
@@ -186,24 +182,28 @@ def ring_place(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
-def _in_tier(tier: Tier, place: Standing, tokens: int) -> bool:
+def in_tier(tier: Tier, place: Standing, tokens: int) -> bool:
+    """Whether a worker can do for a step of `tokens` what its tier says."""
     if tier is Tier.FULL:
         return True
     return place.fits >= tokens and (place.runs if tier is Tier.ROOM else place.queues)
 
 
 def _weigh(need: StepNeed, worker: WorkerState) -> Choice:
-    tokens = min(need.tokens, worker.capacity_tokens)
+    """A step larger than a worker reserves the whole of it: the estimate may be wrong, and only the worker knows."""
+    tokens = min(need.tokens, worker.lease.capacity_tokens)
     wait = _wait_seconds(tokens, worker)
     missing = max(0, need.tokens - need.cached.get(worker.worker_id, 0))
-    cost = _ticks(wait) + _compute_ticks(missing, rate_class_of(worker.prefill_rate)) + _ticks(_load_seconds(worker))
+    cost = (
+        _ticks(wait) + _compute_ticks(missing, rate_class_of(worker.lease.prefill_rate)) + _ticks(_load_seconds(worker))
+    )
     return Choice(worker, tokens, wait == 0.0, cost)
 
 
 def _wait_seconds(tokens: int, worker: WorkerState) -> float:
     """Room comes as steps end; each is taken to hold an equal share of what is reserved."""
     short = tokens - worker.free_tokens
-    slots = worker.reserved_attempts + 1 - worker.max_running
+    slots = worker.reserved_attempts + 1 - worker.lease.max_running
     if short <= 0 and slots <= 0:
         return 0.0
     share = worker.reserved_tokens / max(1, worker.reserved_attempts)
@@ -211,13 +211,13 @@ def _wait_seconds(tokens: int, worker: WorkerState) -> float:
 
 
 def _seconds_until(ends: float, worker: WorkerState) -> float:
-    step_seconds = TYPICAL_STEP_TOKENS / (worker.decode_rate or DEFAULT_DECODE_RATE)
-    return step_seconds * (ends + worker.waiting) / max(1, worker.reserved_attempts)
+    step_seconds = TYPICAL_STEP_TOKENS / (worker.lease.decode_rate or DEFAULT_DECODE_RATE)
+    return step_seconds * (ends + worker.lease.waiting) / max(1, worker.reserved_attempts)
 
 
 def _load_seconds(worker: WorkerState) -> float:
-    kv = worker.reserved_tokens / max(1, worker.capacity_tokens)
-    slots = worker.reserved_attempts / max(1, worker.max_running)
+    kv = worker.reserved_tokens / max(1, worker.lease.capacity_tokens)
+    slots = worker.reserved_attempts / max(1, worker.lease.max_running)
     return LOAD_SECONDS * (min(1.0, kv) + min(1.0, slots)) / 2
 
 

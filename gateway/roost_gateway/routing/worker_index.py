@@ -1,9 +1,8 @@
 """The workers of one pool, kept so that a step's best one is found by looking at few. Pure.
 
 Workers of one revision and one class of prefill rate are the leaves of a tree, in the order of the ring
-(`routing.ring_place`). Each node knows the least cost and the most room below it, so a question goes down from the root
+(`choice.ring_place`). Each node knows the least cost and the most room below it, so a question goes down from the root
 to the best leaf and passes over what is full: O(log n) nodes while the least loaded workers are those that have room.
-`routing.choose` gives the same answer by looking at every worker.
 """
 
 from bisect import bisect_left
@@ -73,7 +72,7 @@ class WorkerIndex:
             self._rebuild({name: state for name, state in self._states.items() if name != worker_id})
 
     def choose(self, need: StepNeed, excluded: AbstractSet[str] = frozenset()) -> Choice | None:
-        """As `routing.choose`."""
+        """The worker of least cost that serves the step's revision, or None when no worker may serve it."""
         best = self._best_other(need, excluded)
         if best is None:
             return None
@@ -115,7 +114,7 @@ class WorkerIndex:
 
 def _group_of(worker: WorkerState) -> tuple[str, int] | None:
     """None for one that takes no steps."""
-    return None if worker.draining else (worker.model_revision, rate_class_of(worker.prefill_rate))
+    return None if worker.lease.draining else (worker.model_revision, rate_class_of(worker.lease.prefill_rate))
 
 
 class _Group:

@@ -1,4 +1,4 @@
-"""Work that outlives its call: what is owed to worker and store when a client leaves."""
+"""Work that outlives its call: what is owed to worker and store when a client goes."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class Background:
-    """Tasks that nobody waits for. Their failures are logged."""
+    """Tasks that run by themselves; their failures are logged."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -20,12 +20,12 @@ class Background:
         self.adopt(asyncio.create_task(work))
 
     def adopt(self, task: "asyncio.Task[Any]") -> None:
-        """Keeps a running task until it ends."""
+        """Keeps a task and logs its failure."""
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
     async def finish(self, seconds: float) -> None:
-        """Waits `seconds` for all of it, then cancels the rest."""
+        """Waits for everything at most so long, then cancels the rest."""
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=seconds)
             for task in late:
@@ -36,4 +36,4 @@ class Background:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             expected = as_refused(error) is not None
-            log.warning("work left over from a step failed: %s", error, exc_info=None if expected else error)
+            log.warning("what was left of a step failed: %s", error, exc_info=None if expected else error)
