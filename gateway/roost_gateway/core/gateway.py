@@ -10,13 +10,14 @@ from roost.contract.heads import Head
 from roost.contract.loghash import unpack_ids
 from roost.contract.messages import ToolDefinition
 from roost.contract.names import new_session_id, pool_of
-from roost.contract.pool_document import PoolDocument, PoolRole
+from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check, invalid
 from roost.contract.sessions import OpenRequest, SessionInfo, SessionPage, SessionQuery, StepPage
 from roost.contract.steps import StepRequest
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor, LogEntry, NewSession
+from roost_gateway.core.access import pool_of_caller, pool_of_session, role_of
 from roost_gateway.core.caller import Caller
 from roost_gateway.core.facts import FactsCache
 from roost_gateway.core.step_calls import StepCalls
@@ -59,9 +60,9 @@ class Gateway:
     async def open(self, request: OpenRequest, caller: Caller) -> SessionInfo:
         check(requests.open_session(request))
         check(requests.schemas_of_tools(request.tools), Reason.INVALID_SCHEMA)
-        pool = await self._pool_of_caller(request.pool, caller)
+        pool = await pool_of_caller(self._pools, request.pool, caller)
         require_open(pool)
-        role = _role(pool, request.role)
+        role = role_of(pool, request.role)
         await self._check_parent(request.parent, caller)
         descriptor = await self._store.open(
             NewSession(
@@ -83,12 +84,12 @@ class Gateway:
         return await self._described(descriptor)
 
     async def get(self, session_id: str, caller: Caller) -> SessionInfo:
-        _allowed_pool(session_id, caller)
+        pool_of_session(session_id, caller)
         return await self._described(await self._store.get(session_id, caller.tenant))
 
     async def list(self, query: SessionQuery, caller: Caller) -> SessionPage:
         """One page. It may be short, and even empty, before the last one when the filters pass over many sessions."""
-        pool = await self._pool_of_caller(query.pool, caller)
+        pool = await pool_of_caller(self._pools, query.pool, caller)
         size = _page_size(query.page_size, _DEFAULT_SESSIONS, requests.MAX_PAGE_SESSIONS)
         if query.page_token and pool_of(query.page_token) != pool.pool:
             raise _foreign_page()
@@ -116,7 +117,7 @@ class Gateway:
         include_token_ids: bool = False,
     ) -> StepPage:
         """One page of a session's log; generation 0 is the current one."""
-        _allowed_pool(session_id, caller)
+        pool_of_session(session_id, caller)
         size, first = _page_size(page_size, _DEFAULT_STEPS, requests.MAX_PAGE_STEPS), _index(page_token)
         descriptor = await self._store.get(session_id, caller.tenant)
         generation = generation or descriptor.generation
@@ -133,7 +134,7 @@ class Gateway:
         self, session_id: str, tool: str, expect_seconds: float, expected_head: Head | None, caller: Caller
     ) -> SessionInfo:
         """Records a pause, and reports it to the worker that has the session cached."""
-        _allowed_pool(session_id, caller)
+        pool_of_session(session_id, caller)
         check(requests.hold(tool, expect_seconds))
         generation = expected_head.generation if expected_head is not None else 0
         descriptor = await self._store.hold(session_id, caller.tenant, tool, expect_seconds, expected_head, generation)
@@ -144,7 +145,7 @@ class Gateway:
 
     async def evict(self, session_id: str, caller: Caller) -> tuple[SessionInfo, int]:
         """Drops the session's KV on every worker. Returns the session, and how many tokens were dropped."""
-        _allowed_pool(session_id, caller)
+        pool_of_session(session_id, caller)
         descriptor, epoch = await self._store.evict(session_id, caller.tenant)
         dropped, everywhere = await self._evict_everywhere(session_id, epoch)
         if everywhere:  # what workers have published may still show it as cached
@@ -152,11 +153,11 @@ class Gateway:
         return await self._described(descriptor), dropped
 
     async def close(self, session_id: str, caller: Caller) -> SessionInfo:
-        _allowed_pool(session_id, caller)
+        pool_of_session(session_id, caller)
         return await self._described(await self._store.close(session_id, caller.tenant))
 
     async def delete(self, session_id: str, caller: Caller) -> None:
-        _allowed_pool(session_id, caller)
+        pool_of_session(session_id, caller)
         epoch = await self._store.delete(session_id, caller.tenant)
         await self._evict_everywhere(session_id, epoch)
 
@@ -177,7 +178,7 @@ class Gateway:
 
     async def _checked(self, request: StepRequest, caller: Caller, seconds_left: float | None) -> StepCall:
         now = time.monotonic()
-        pool_name = _allowed_pool(request.session_id, caller)
+        pool_name = pool_of_session(request.session_id, caller)
         check(requests.step(request))
         check(requests.schema_of_step(request), Reason.INVALID_SCHEMA)
         facts = await self._facts.get(request.session_id, caller.tenant)
@@ -188,22 +189,11 @@ class Gateway:
         deadline = now + (self._step_timeout_seconds if seconds_left is None else seconds_left)
         return StepCall(request, caller.tenant, pool, role, facts, now, deadline)
 
-    async def _pool_of_caller(self, name: str, caller: Caller) -> PoolDocument:
-        """The named pool, or the only one of the caller."""
-        if name:
-            if not caller.may_use(name):
-                raise Refused(Reason.POOL_NOT_ALLOWED, f"this API key may not use pool {name!r}; name one of its own")
-            return await self._pools.get(name)
-        own = sorted(pool for pool in self._pools.names if caller.may_use(pool))
-        if len(own) != 1:
-            raise invalid([("pool", f"must be given: there are {len(own)} pools to choose from")])
-        return await self._pools.get(own[0])
-
     async def _check_parent(self, parent: str, caller: Caller) -> None:
         if not parent:
             return
         try:
-            _allowed_pool(parent, caller)
+            pool_of_session(parent, caller)
             await self._facts.get(parent, caller.tenant)
         except Refused as error:
             raise Refused(Reason.SESSION_NOT_FOUND, "there is no such session: parent_session_id") from error
@@ -235,25 +225,6 @@ class Gateway:
     async def _ids(self, entry: LogEntry, session_id: str, generation: int) -> Sequence[int]:
         start = entry.head.length - entry.prompt_tokens - entry.output_tokens
         return unpack_ids(await self._store.ids(session_id, generation, start, entry.head.length))
-
-
-def _allowed_pool(session_id: str, caller: Caller) -> str:
-    """The session's pool. Raises Refused: SESSION_NOT_FOUND for a malformed name too."""
-    pool = pool_of(session_id)
-    if pool is None or not caller.may_use(pool):
-        raise Refused(Reason.SESSION_NOT_FOUND, "there is no such session")
-    return pool
-
-
-def _role(pool: PoolDocument, name: str) -> PoolRole:
-    """The named role, or the default one. Raises Refused: ROLE_NOT_FOUND."""
-    if not name and pool.roles:
-        return pool.roles[0]
-    for role in pool.roles:
-        if role.name == name:
-            return role
-    known = ", ".join(role.name for role in pool.roles) or "none"
-    raise Refused(Reason.ROLE_NOT_FOUND, f"pool {pool.pool!r} has no role {name!r}; its roles: {known}")
 
 
 def _tool_record(tool: ToolDefinition) -> dict[str, str]:
