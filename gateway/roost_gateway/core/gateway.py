@@ -177,6 +177,7 @@ class Gateway:
             yield events
 
     async def _checked(self, request: StepRequest, caller: Caller, seconds_left: float | None) -> StepCall:
+        """Checks what can be checked before the session's record is read."""
         now = time.monotonic()
         pool_name = pool_of_session(request.session_id, caller)
         check(requests.step(request))

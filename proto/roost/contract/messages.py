@@ -1,4 +1,4 @@
-"""What goes into a step: messages, tools, sampling, formats. Frozen values, checked when they are created. Pure."""
+"""The input of a step: messages, tools, sampling, formats. Frozen values, checked when they are created. Pure."""
 
 import json
 import re
@@ -112,7 +112,7 @@ class Sampling:
     top_k: int | None = None
     """Keeps the k most likely tokens; 0 keeps all."""
     min_p: float | None = None
-    """Drops tokens less likely than this share of the most likely one, in [0, 1]."""
+    """Drops tokens whose probability is less than this share of the most likely token's, in [0, 1]."""
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
@@ -123,11 +123,11 @@ class Sampling:
     """The role's limit when None."""
     min_tokens: int | None = None
     stop: Sequence[str] = ()
-    """Strings that end the step; they are cut from the text."""
+    """Strings that end the step. They are not part of the text."""
     stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False
     logit_bias: Mapping[int, float] = field(default_factory=dict)
-    """Token id to what is added to its logit."""
+    """Maps token ids to what is added to their logits."""
     logprobs: int | None = None
     """Alternatives to report with each token, 0 to 20."""
 
