@@ -99,8 +99,8 @@ class RealWorld(World):
         await _publish_pool(self._url, "rev-2", "Migrate" if migrates else "Refuse")
         for gateway in self._gateways:
             assert gateway._parts is not None
-            await gateway._parts.pools.reread(POOL)
-            await gateway._parts.workers.refresh(POOL)
+            await gateway._parts.fleet.pools.reread(POOL)
+            await gateway._parts.fleet.workers.refresh(POOL)
 
     async def close(self) -> None:
         await super().close()

@@ -7,16 +7,10 @@ from collections.abc import Callable
 from roost.store.interface import SessionStore
 from roost.store.records import StoreUnavailableError
 from roost.store.redis_store import connect
-from roost_gateway.background import Background
 from roost_gateway.config import GatewayConfig, PoolSecrets
-from roost_gateway.core.parts import FactsCache, Parts
-from roost_gateway.fleet.pools import Pools
-from roost_gateway.fleet.watch import FleetWatch
-from roost_gateway.fleet.worker_client import WorkerClients
-from roost_gateway.fleet.workers import Workers
-from roost_gateway.step.attempt import StepCall
-from roost_gateway.step.placement import Placement
-from roost_gateway.step.renewal import Renewal
+from roost_gateway.core.parts import Parts
+from roost_gateway.fleet.fleet import Fleet
+from roost_gateway.step.facts import FactsCache
 from roost_gateway.step.steps import Steps
 from roost_gateway.telemetry import Telemetry
 
@@ -44,37 +38,16 @@ async def start_parts(
     config: GatewayConfig, store: SessionStore, telemetry: Telemetry, on_change: Callable[[], None]
 ) -> Parts:
     """Makes and starts the parts. `on_change` is called whenever pools and workers were read."""
-    pools, workers = Pools(store, config.pools), Workers(store)
-    clients = WorkerClients(PoolSecrets(config))
-    placement = Placement(store, pools, workers)
-    renewal, facts, background = Renewal(store), FactsCache(store), Background()
+    fleet, facts = Fleet(store, config.pools, PoolSecrets(config)), FactsCache(store)
+    steps = Steps(store, fleet, facts, telemetry)
 
     def changed(pool: str) -> None:
-        placement.kick(pool)
-        clients.retain(workers.addresses)
+        steps.workers_changed(pool)
         on_change()
 
-    def committed(call: StepCall) -> None:
-        facts.continues(call.request.session_id, call.tenant)
-
-    watch = FleetWatch(store, pools, workers, changed)
-    steps = Steps(store, pools, workers, clients, placement, renewal, telemetry, background, committed)
-    parts = Parts(
-        config=config,
-        store=store,
-        pools=pools,
-        workers=workers,
-        watch=watch,
-        clients=clients,
-        renewal=renewal,
-        placement=placement,
-        steps=steps,
-        facts=facts,
-        telemetry=telemetry,
-        background=background,
-    )
-    await watch.start()
-    renewal.start()
+    fleet.on_change = changed
+    parts = Parts(config=config, store=store, fleet=fleet, steps=steps, facts=facts, telemetry=telemetry)
+    await fleet.start()
     parts.pressure.start()
     _add_gauges(parts)
     return parts
@@ -82,30 +55,26 @@ async def start_parts(
 
 async def stop_parts(parts: Parts) -> None:
     """Ends everything that runs by itself, then the connections."""
-    await parts.background.finish(FINISH_SECONDS)
-    await parts.renewal.aclose()
+    await parts.steps.aclose(FINISH_SECONDS)
     await parts.pressure.aclose()
-    await parts.placement.aclose()
-    await parts.watch.aclose()
-    await parts.workers.aclose()
-    await parts.clients.aclose()
+    await parts.fleet.aclose()
     await parts.store.aclose()
 
 
 def _add_gauges(parts: Parts) -> None:
     gauge = parts.telemetry.gauge
-    gauge("roost.queue.length", "Steps that wait for room in this gateway", parts.placement.waiting)
-    gauge("roost.attempts.live", "Steps that run through this gateway", lambda: [(float(len(parts.renewal)), {})])
+    gauge("roost.queue.length", "Steps that wait for room in this gateway", parts.steps.waiting)
+    gauge("roost.attempts.live", "Steps that run through this gateway", lambda: [(float(len(parts.steps)), {})])
     gauge("roost.loop.lag.seconds", "How late the event loop is", lambda: [(parts.pressure.lag, {})])
     gauge("roost.store.durable", "1 when the store keeps every commit through a crash", lambda: _durable(parts))
-    gauge("roost.store.answers", "1 while the store answers", lambda: [(float(parts.watch.store_answers), {})])
+    gauge("roost.store.answers", "1 while the store answers", lambda: [(float(parts.fleet.store_answers), {})])
     gauge("roost.workers.live", "Workers with a lease", lambda: _live(parts))
 
 
 def _durable(parts: Parts) -> list[tuple[float, dict[str, str]]]:
-    health = parts.watch.health
+    health = parts.fleet.health
     return [(float(health.durable), {})] if health is not None else []
 
 
 def _live(parts: Parts) -> list[tuple[float, dict[str, str]]]:
-    return [(float(len(parts.workers.states(pool))), {"pool": pool}) for pool in parts.pools.names]
+    return [(float(len(parts.fleet.workers.states(pool))), {"pool": pool}) for pool in parts.fleet.pools.names]

@@ -107,9 +107,9 @@ class Sessions:
             head,
             request.expected_head.generation,
         )
-        worker = self._parts.workers.get(descriptor.pool, descriptor.owner)
+        worker = self._parts.fleet.workers.get(descriptor.pool, descriptor.owner)
         if worker is not None:
-            clients = self._parts.clients
+            clients = self._parts.fleet.clients
             clients.hold(descriptor.pool, worker, request.session_id, request.tool, request.expect_seconds)
         return await self._described(descriptor)
 
@@ -145,11 +145,11 @@ class Sessions:
                     Reason.POOL_NOT_ALLOWED,
                     f"this API key may not use pool {name!r}; name one of its own",
                 )
-            return await self._parts.pools.get(name)
-        own = sorted(pool for pool in self._parts.pools.names if caller.may_use(pool))
+            return await self._parts.fleet.pools.get(name)
+        own = sorted(pool for pool in self._parts.fleet.pools.names if caller.may_use(pool))
         if len(own) != 1:
             raise invalid([("pool", f"must be given: there are {len(own)} pools to choose from")])
-        return await self._parts.pools.get(own[0])
+        return await self._parts.fleet.pools.get(own[0])
 
     async def _check_parent(self, parent: str, caller: Identity) -> None:
         if not parent:
@@ -163,7 +163,7 @@ class Sessions:
     async def _evict_everywhere(self, session_id: str, epoch: int) -> tuple[int, bool]:
         """On every worker: what they have published may be a second old."""
         pool = pool_of(session_id) or ""
-        return await self._parts.clients.evict(pool, self._parts.workers.states(pool), session_id, epoch)
+        return await self._parts.fleet.clients.evict(pool, self._parts.fleet.workers.states(pool), session_id, epoch)
 
     async def _described(self, descriptor: Descriptor) -> pb.Session:
         return (await self._describe_all(await self._pool_or_none(descriptor.pool), [descriptor]))[0]
@@ -172,13 +172,13 @@ class Sessions:
         where: dict[str, tuple[str, int]] = {}
         if descriptors:
             ids = [descriptor.session_id for descriptor in descriptors]
-            where = await self._parts.workers.residency(descriptors[0].pool, ids)
+            where = await self._parts.fleet.workers.residency(descriptors[0].pool, ids)
         return [convert.session(item, pool, where.get(item.session_id)) for item in descriptors]
 
     async def _pool_or_none(self, name: str) -> PoolDocument | None:
         """A session stays readable when its pool's document is gone."""
         try:
-            return await self._parts.pools.get(name)
+            return await self._parts.fleet.pools.get(name)
         except Refused:
             return None
 

@@ -100,7 +100,7 @@ class GatewayServer:
         self.opened.set()
 
     def _workers_changed(self) -> None:
-        ready = self._parts is not None and self._parts.watch.ready and not self._parts.steps.closing
+        ready = self._parts is not None and self._parts.fleet.ready and not self._ended.is_set()
         if ready != self._is_serving:
             self._health_task = asyncio.create_task(self._tell_health(serving=ready))
 
@@ -143,5 +143,5 @@ class GatewayServer:
         stopping = asyncio.create_task(server.stop(seconds + _CANCEL_SECONDS))
         done, _ = await asyncio.wait([stopping], timeout=seconds)
         if not done and self._parts is not None:
-            self._parts.steps.close()
+            self._service.close()
         await stopping

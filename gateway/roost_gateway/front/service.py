@@ -22,7 +22,7 @@ from roost_gateway.core.sessions import Sessions
 from roost_gateway.fleet.pools import require_open
 from roost_gateway.front.credentials import Authenticator, Identity
 from roost_gateway.front.steps import event_to_wire, step_request_from_wire
-from roost_gateway.step.attempt import StepCall
+from roost_gateway.step.call import StepCall
 from roost_gateway.step.steps import RunningStep
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -33,11 +33,17 @@ class SessionService(SessionServiceServicer):
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
+        self._running: set[RunningStep] = set()
         self._opened: tuple[Parts, Sessions] | None = None
 
     def open(self, parts: Parts) -> None:
         """The store has been reached: from now on calls are answered."""
         self._opened = parts, Sessions(parts)
+
+    def close(self) -> None:
+        """Cuts running steps off. Their clients are told to try elsewhere, where the orphans are resumed."""
+        for step in self._running:
+            step.abandon()
 
     @property
     def _parts(self) -> Parts:
@@ -79,8 +85,8 @@ class SessionService(SessionServiceServicer):
     async def Step(self, request: pb.StepRequest, context: Context) -> None:  # type: ignore[override]  # writes itself
         """Relays the events of a step that is driven by a task of its own."""
         call = await self._check_step(request, self._caller(context), context.time_remaining())
-        steps = self._parts.steps
-        step = steps.start(call)
+        step = self._parts.steps.start(call)
+        self._running.add(step)
         try:
             async with asyncio.timeout(self._own_limit(context)):
                 await _relay(step, context, self._parts.pressure)
@@ -89,11 +95,12 @@ class SessionService(SessionServiceServicer):
                 raise _late() from None
             await _relay(step, context, self._parts.pressure)
         finally:
-            steps.leave(step)
+            self._running.discard(step)
+            step.leave()
         try:
-            await step.result()
+            await step.ended()
         except asyncio.CancelledError:
-            if steps.closing:
+            if step.abandoned:
                 raise Refused(
                     Reason.WORKER_DRAINING, "this gateway is stopping; go on at another", retry_seconds=0.0
                 ) from None
@@ -112,7 +119,7 @@ class SessionService(SessionServiceServicer):
         check(requests.step(request))
         check(requests.schema_of_step(request), Reason.INVALID_SCHEMA)
         facts = await self._parts.facts.get(request.session_id, caller.tenant)
-        pool = await self._parts.pools.get(pool_name)
+        pool = await self._parts.fleet.pools.get(pool_name)
         require_open(pool)
         role = pool.role(facts.role)
         check(requests.step_of_role(request, role))
