@@ -134,9 +134,8 @@ async def test_a_client_that_goes_during_begin_leaves_no_attempt(
 ) -> None:
     async with world(redis_server) as w:
         session = await w.caller.open()
-        parts = w.gateway._parts
-        assert parts is not None
-        begin, begun, answer = parts.store.begin, asyncio.Event(), asyncio.Event()
+        store = w.gateway.life.store
+        begin, begun, answer = store.begin, asyncio.Event(), asyncio.Event()
 
         async def slow(request: BeginRequest) -> Began | AlreadyCommitted:
             began = await begin(request)
@@ -144,12 +143,12 @@ async def test_a_client_that_goes_during_begin_leaves_no_attempt(
             await answer.wait()
             return began
 
-        monkeypatch.setattr(parts.store, "begin", slow)
+        monkeypatch.setattr(store, "begin", slow)
         call = w.caller.call_step(step_request(session))
         await begun.wait()
         call.cancel()
         async with asyncio.timeout(10):
-            while w.gateway._service._running:
+            while len(w.gateway.life.steps):
                 await w.caller.get(session.id)  # each question is a call, which lets the gateway go on
             answer.set()
             while (await w.caller.get(session.id)).running_step_id:

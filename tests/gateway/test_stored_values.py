@@ -13,8 +13,8 @@ from roost.contract.messages import Format, JsonSchema, Message, MessageRole, Sa
 from roost.contract.steps import StepRequest
 from roost.v1 import session_service_pb2 as pb
 from roost.wire import format_to_wire, message_to_wire, sampling_to_wire
+from roost.wire_steps import step_request_from_wire
 from roost_gateway import stored_values as stored
-from roost_gateway.front.steps import step_request_from_wire
 
 texts = st.text("aé€😀{}\n", max_size=5)
 messages = st.builds(

@@ -57,8 +57,7 @@ async def test_a_full_revision_does_not_hold_up_steps_of_another(rig: Rig) -> No
     await old.until(lambda: len(old.starts) == 3)
     await rig.worker("new", revision="rev-2")
     publish_pool(rig.redis, activeRevision="rev-2", sessions={"onModelChange": "Refuse"})
-    assert gateway._parts is not None
-    await gateway._parts.fleet.pools.reread(POOL)
+    await gateway.life.fleet.pools.reread(POOL)
     waiting = await _queued(rig, caller, step_request(sessions[1], "waits"))
     log = await caller.step(step_request(await caller.open(), "new"))
     assert log.committed is not None

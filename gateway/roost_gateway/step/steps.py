@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
 from roost.contract.events import Event
 from roost.contract.reasons import Reason
@@ -18,7 +17,6 @@ from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.step.attempt import StepAttempt
 from roost_gateway.step.background import Background
 from roost_gateway.step.call import StepCall
-from roost_gateway.step.facts import FactsCache
 from roost_gateway.step.log_entries import commit_request, committed_event, replay
 from roost_gateway.step.migration import Migration
 from roost_gateway.step.output import Outbox
@@ -37,20 +35,13 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.02, 0.5
 class RunningStep:
     """A step that is driven by a task of its own. A client that is slow to take its events does not slow it down."""
 
-    def __init__(self, call: StepCall, background: Background) -> None:
+    def __init__(self, call: StepCall) -> None:
         self.call = call
         self.outbox = Outbox()
         self.attempt: StepAttempt | None = None
         """None until Begin has returned it."""
-        self.abandoned = False
-        """Whether its attempt is left as an orphan when it is cut off."""
-        self._background = background
-        self._task: asyncio.Task[None] | None = None
-
-    def drive(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs `work`, at whose end no more events come."""
-        self._task = asyncio.create_task(work, name=f"step {self.call.request.step_id}")
-        self._task.add_done_callback(lambda _: self.outbox.close())
+        self.task: asyncio.Task[None] | None = None
+        """None until it is started."""
 
     @property
     def committing(self) -> bool:
@@ -58,55 +49,48 @@ class RunningStep:
         return self.attempt is not None and self.attempt.committing
 
     def events(self) -> AsyncIterator[Event]:
-        """What the step yields until it ends, in whichever way; `ended` says how."""
+        """What the step yields until it ends, in whichever way; `result` says how."""
         return self.outbox.events()
 
     async def rest(self, seconds: float) -> None:
         """Lets output gather for so long, or until nothing more comes."""
         await self.outbox.rest(seconds)
 
-    async def ended(self) -> None:
-        """Waits for the end. Raises Refused, StoreUnavailableError, or CancelledError after `abandon`."""
-        assert self._task is not None, "a step is driven from its start on"
-        await self._task
+    async def result(self) -> None:
+        """Waits for the end. Raises Refused, StoreUnavailableError, or CancelledError after it was cut off."""
+        assert self.task is not None, "a step is driven from its start on"
+        await self.task
 
-    def leave(self) -> None:
-        """Its client has gone: unless it is being committed, its attempt is cancelled. Does nothing after its end."""
-        if self._task is None or self._task.done():
-            return
-        if not self.committing:
-            self._task.cancel()
-        self._background.adopt(self._task)
-
-    def abandon(self) -> None:
-        """The gateway stops: unless it is being committed, its attempt is left as an orphan, for another gateway to
-        resume."""
-        self.abandoned = True
-        if self._task is not None and not self.committing:
-            self._task.cancel()
+    def cut_off(self) -> None:
+        """Ends it, unless it is being committed."""
+        if self.task is not None and not self.committing:
+            self.task.cancel()
 
 
 class Steps:
     """Drives the steps of one gateway."""
 
-    def __init__(self, store: SessionStore, fleet: Fleet, facts: FactsCache, telemetry: Telemetry) -> None:
+    def __init__(
+        self, store: SessionStore, fleet: Fleet, on_committed: Callable[[StepCall], None], telemetry: Telemetry
+    ) -> None:
         self._store = store
         self._fleet = fleet
-        self._facts = facts
+        self._on_committed = on_committed
         self._telemetry = telemetry
         self._placement = Placement(store, fleet)
         self._renewal = Renewal(store)
         self._background = Background()
         self._migration = Migration(store, fleet, self._placement, self._background, telemetry)
-
-    async def aclose(self, finish_seconds: float) -> None:
-        """Waits so long for cancels and aborts that are under way, then ends everything."""
-        await self._background.finish(finish_seconds)
-        await self._renewal.aclose()
-        await self._placement.aclose()
+        self._running: set[RunningStep] = set()
+        self.closing = False
+        """Whether steps that are cut off leave their attempts as orphans, for another gateway to resume."""
 
     def __len__(self) -> int:
-        """Attempts that are live."""
+        """Steps that have a client."""
+        return len(self._running)
+
+    @property
+    def live_attempts(self) -> int:
         return len(self._renewal)
 
     def waiting(self) -> list[tuple[float, dict[str, str]]]:
@@ -119,15 +103,36 @@ class Steps:
 
     def start(self, call: StepCall) -> RunningStep:
         """Begins a step. The caller takes its events, and in the end calls `leave`."""
-        step = RunningStep(call, self._background)
-        step.drive(self._run(step))
+        step = RunningStep(call)
+        step.task = asyncio.create_task(self._run(step), name=f"step {call.request.step_id}")
+        step.task.add_done_callback(lambda _: step.outbox.close())
+        self._running.add(step)
         return step
+
+    def leave(self, step: RunningStep) -> None:
+        """Its client has gone, or has everything: what is left of the step is cut off, or committed without it."""
+        self._running.discard(step)
+        if step.task is not None and not step.task.done():
+            step.cut_off()
+            self._background.adopt(step.task)
+
+    def close(self) -> None:
+        """The gateway stops: cuts all steps off."""
+        self.closing = True
+        for step in self._running:
+            step.cut_off()
+
+    async def aclose(self, finish_seconds: float) -> None:
+        """Waits so long for cancels and aborts that are under way, then ends everything."""
+        await self._background.finish(finish_seconds)
+        await self._renewal.aclose()
+        await self._placement.aclose()
 
     async def _run(self, step: RunningStep) -> None:
         fault_point("gateway.step.received")
         call = step.call
         prompt = call.prompt_estimate(self._fleet.workers.bytes_per_token(call.pool.pool))
-        began = await self._begin(step, call.begin_request(prompt))
+        began = await self._begin(call.begin_request(prompt))
         fault_point("gateway.begin.done")
         if isinstance(began, AlreadyCommitted):
             replay(began, call.request, step.outbox)
@@ -138,7 +143,7 @@ class Steps:
         with self._renewal.of(attempt):
             queue.started(call.tenant)
             try:
-                await self._drive(step, attempt)
+                await self._drive(attempt)
             except asyncio.CancelledError:
                 if attempt.fenced:
                     raise Refused(Reason.ATTEMPT_FENCED, "a newer attempt has taken this step over") from None
@@ -146,22 +151,22 @@ class Steps:
             finally:
                 queue.ended(call.tenant)
 
-    async def _begin(self, step: RunningStep, request: BeginRequest) -> Began | AlreadyCommitted:
+    async def _begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
         """A step that is cut off before Begin has returned leaves no attempt: it is aborted when Begin returns it."""
         begin = asyncio.ensure_future(self._store.begin(request))
         try:
             return await asyncio.shield(begin)
         except asyncio.CancelledError:
-            self._background.spawn(self._undo(step, begin))
+            self._background.spawn(self._undo(request.session_id, begin))
             raise
 
-    async def _undo(self, step: RunningStep, begin: "asyncio.Future[Began | AlreadyCommitted]") -> None:
+    async def _undo(self, session_id: str, begin: "asyncio.Future[Began | AlreadyCommitted]") -> None:
         with contextlib.suppress(Refused, StoreUnavailableError):
             began = await begin
-            if isinstance(began, Began) and not step.abandoned:
-                await self._store.abort(step.call.request.session_id, began.ref)
+            if isinstance(began, Began) and not self.closing:
+                await self._store.abort(session_id, began.ref)
 
-    async def _drive(self, step: RunningStep, attempt: StepAttempt) -> None:
+    async def _drive(self, attempt: StepAttempt) -> None:
         relay = Relay(attempt, self._store, self._fleet, self._placement, self._telemetry)
         try:
             await self._migration.migrate_if_due(attempt)
@@ -171,14 +176,14 @@ class Steps:
             entry = await self._commit(commit_request(attempt, finish), attempt.call.deadline)
             fault_point("gateway.commit.done")
             event = committed_event(attempt, entry)
-            self._facts.continues(attempt.session_id, attempt.call.tenant)
+            self._on_committed(attempt.call)
             if attempt.stream is not None:
                 self._background.spawn(attempt.stream.commit(event.head))
             attempt.outbox.committed(event, attempt.output)
             await asyncio.sleep(0)  # Committed is on its way before the figures are written
             self._telemetry.committed(_figures(attempt, entry))
         except BaseException as error:
-            self._clean_up(step, attempt, error)
+            self._clean_up(attempt, error)
             raise
 
     async def _commit(self, request: CommitRequest, deadline: float) -> LogEntry:
@@ -197,11 +202,11 @@ class Steps:
             await asyncio.sleep(wait)
             wait = min(_LONGEST_WAIT, wait * 2)
 
-    def _clean_up(self, step: RunningStep, attempt: StepAttempt, error: BaseException) -> None:
+    def _clean_up(self, attempt: StepAttempt, error: BaseException) -> None:
         """Frees what the attempt holds, unless another attempt has the step now or may resume it."""
         resumed_later = isinstance(error, Refused) and error.reason in (Reason.ATTEMPT_FENCED, Reason.COMMIT_UNKNOWN)
         in_doubt = attempt.committing and isinstance(error, asyncio.CancelledError)
-        if attempt.fenced or step.abandoned or resumed_later or in_doubt:
+        if attempt.fenced or self.closing or resumed_later or in_doubt:
             if attempt.stream is not None:
                 attempt.stream.leave()
             return

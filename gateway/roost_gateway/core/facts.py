@@ -5,6 +5,7 @@ from dataclasses import replace
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor
 from roost_gateway.admission.estimate import SessionFacts, facts_of
+from roost_gateway.step.call import StepCall
 
 _MAX_FACTS = 100_000
 
@@ -21,11 +22,12 @@ class FactsCache:
         facts = self._facts.get((session_id, tenant))
         return facts or self.put(await self._store.get(session_id, tenant))
 
-    def continues(self, session_id: str, tenant: str) -> None:
+    def committed(self, call: StepCall) -> None:
         """Notes that a step of the session has been committed."""
-        facts = self._facts.get((session_id, tenant))
+        key = call.request.session_id, call.tenant
+        facts = self._facts.get(key)
         if facts is not None and not facts.continues:
-            self._facts[session_id, tenant] = replace(facts, continues=True)
+            self._facts[key] = replace(facts, continues=True)
 
     def put(self, descriptor: Descriptor) -> SessionFacts:
         while len(self._facts) >= _MAX_FACTS:
