@@ -9,11 +9,10 @@ import pytest
 
 from leases import lease_of
 from roost.contract.events import Queued
-from roost.store.records import Reservation, StoreHealth, Wake, WorkerLook, WorkerView
-from roost_gateway.fleet.pools import Pools
-from roost_gateway.fleet.watch import FleetWatch
-from roost_gateway.fleet.workers import Workers
-from roost_gateway.step.attempt import StepAttempt
+from roost.contract.heads import Head
+from roost.store.records import Reservation, StoreHealth, StoreUnavailableError, Wake, WorkerLook, WorkerView
+from roost_gateway.fleet.fleet import Fleet
+from roost_gateway.step.attempt import Failure, StepAttempt
 from roost_gateway.step.placement import Placement
 from step_attempts import attempt_of, descriptor_of, with_need
 
@@ -35,6 +34,9 @@ class Ledger:
         self.grace_seconds = 0.0
         self.asked: list[tuple[str, str]] = []
         """Step's session and worker of each call of `reserve`."""
+        self.released: list[str] = []
+        """Sessions of the steps that gave their place up."""
+        self.away = False
         self.wakes_sent: asyncio.Queue[Wake] = asyncio.Queue()
 
     async def reserve(self, reservation: Reservation) -> bool:
@@ -44,6 +46,11 @@ class Ledger:
             return False
         self.views[reservation.worker_id] = replace(view, reserved_tokens=view.reserved_tokens + reservation.tokens)
         return True
+
+    async def release(self, reservation: Reservation) -> None:
+        if self.away:
+            raise StoreUnavailableError
+        self.released.append(reservation.session_id)
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
         return WorkerLook(self.views[worker_id], self.cached)
@@ -75,20 +82,19 @@ class Lines:
     def __init__(self) -> None:
         self.ledger = Ledger()
         store: Any = self.ledger  # what these tests need of a store
-        self.pools, self.workers = Pools(store, [POOL]), Workers(store)
-        self.watch = FleetWatch(store, self.pools, self.workers, lambda pool: None)
-        self.placement = Placement(store, self.pools, self.workers)
+        self.fleet = Fleet(store, [POOL], {})
+        self.placement = Placement(store, self.fleet)
         self.placed: list[str] = []
         self.tasks: list[asyncio.Task[None]] = []
 
-    async def wait(self, name: str, revision: str, **need: Any) -> StepAttempt:
-        """Adds a step that is known to wait."""
+    async def wait(self, name: str, revision: str, *, new_session: bool = False, **need: Any) -> StepAttempt:
+        """Adds a step that is known to wait; one of a new session is of a lower class."""
         started = asyncio.get_running_loop().create_future()
 
         async def place() -> None:
-            pool = self.pools.known(POOL)
+            pool = self.fleet.pools.known(POOL)
             assert pool is not None
-            attempt = attempt_of(pool, descriptor_of(name))
+            attempt = attempt_of(pool, descriptor_of(name, **({"head": Head()} if new_session else {})))
             with_need(attempt, **{"model_revision": revision, "log_tokens": 100, "new_tokens": 100, **need})
             started.set_result(attempt)
             await self.placement.place(attempt)
@@ -108,7 +114,7 @@ class Lines:
 @pytest.fixture
 async def lines() -> AsyncIterator[Lines]:
     lines = Lines()
-    await lines.watch.read(0)
+    await lines.fleet.read(0)
     yield lines
     for task in lines.tasks:
         task.cancel()
@@ -146,7 +152,7 @@ async def test_a_place_that_the_first_of_a_line_gives_up_wakes_that_line(lines: 
     await lines.wait("a", "rev-1")
     view = lines.ledger.views["rev-1"]
     lines.ledger.views["rev-1"] = replace(view, reserved_tokens=0, reserved_attempts=0)
-    await lines.workers.refresh(POOL)
+    await lines.fleet.workers.refresh(POOL)
     lines.ledger.wakes_sent.put_nowait(Wake(line="rev-2"))
     await lines.settle()
     assert lines.placed == []
@@ -160,3 +166,43 @@ async def test_a_waiting_step_learns_what_its_worker_has_dropped(lines: Lines, c
     lines.ledger.cached = cached
     attempt = await lines.wait("a", "rev-1", cached={"rev-1": 100})
     assert attempt.need.cached == {"rev-1": cached}
+
+
+async def test_who_is_first_no_longer_gives_its_place_up_once_the_store_is_back(lines: Lines) -> None:
+    new = await lines.wait("new", "rev-1", new_session=True)
+    assert new.registered
+    lines.ledger.asked.clear()
+    lines.ledger.away = True
+    await lines.wait("continuation", "rev-1")
+    assert new.registered
+    assert lines.ledger.asked == [], "nobody else of the line asks while it has its place"
+    lines.ledger.away = False
+    lines.placement.kick(POOL)
+    await lines.settle()
+    assert lines.ledger.released == ["new"]
+    assert not new.registered
+    assert lines.ledger.asked == [("continuation", "rev-1")]
+
+
+async def test_the_next_of_a_line_asks_when_its_first_leaves(lines: Lines) -> None:
+    await lines.wait("first", "rev-1")
+    await lines.wait("second", "rev-1")
+    lines.ledger.asked.clear()
+    lines.tasks[0].cancel()
+    await lines.settle()
+    assert lines.ledger.asked == [("second", "rev-1")]
+
+
+async def test_a_step_that_avoids_every_worker_lets_others_go_first_until_there_is_another(lines: Lines) -> None:
+    avoiding = await lines.wait("avoiding", "rev-1")
+    avoiding.failed_at("rev-1", Failure.FAULTY, is_fault=False)
+    await lines.wait("behind", "rev-1")
+    lines.ledger.end_a_step("rev-1", held=CAPACITY - 200)
+    await lines.settle()
+    assert lines.placed == ["behind"]
+    lease = lease_of("other", model_revision="rev-1", capacity_tokens=CAPACITY)
+    lines.ledger.views["other"] = WorkerView(lease, 9000, 0, 0)
+    await lines.fleet.workers.refresh(POOL)
+    lines.placement.kick(POOL)
+    await lines.settle()
+    assert lines.placed == ["behind", "avoiding"]

@@ -19,8 +19,9 @@ from roost.store.records import LogEntry
 from roost.v1.worker_service_pb2 import History
 from roost_gateway.core.pressure import CALM_SECONDS, LONGEST_REST_SECONDS, Pressure
 from roost_gateway.step import worker_stream
+from roost_gateway.step.attempt import Failure, WorkerFailureError
 from roost_gateway.step.output import Outbox, OutputGapError, StepOutput
-from roost_gateway.step.worker_stream import Failure, WorkerFailureError, classify
+from roost_gateway.step.worker_stream import classify
 from step_attempts import descriptor_of
 
 ATTEMPT = AttemptRef(1, b"n" * 16)

@@ -10,7 +10,8 @@ from roost.contract.pool_document import PoolDocument
 from roost.contract.steps import StepRequest
 from roost.store.records import Began, Descriptor, State
 from roost_gateway.admission.estimate import SessionFacts
-from roost_gateway.step.attempt import StepAttempt, StepCall
+from roost_gateway.step.attempt import StepAttempt
+from roost_gateway.step.call import StepCall
 from roost_gateway.step.output import Outbox
 
 FAR_SECONDS = 1e6

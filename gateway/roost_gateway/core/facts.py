@@ -5,7 +5,7 @@ from dataclasses import replace
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor
 from roost_gateway.admission.estimate import SessionFacts, facts_of
-from roost_gateway.step.attempt import StepCall
+from roost_gateway.step.call import StepCall
 
 _MAX_FACTS = 100_000
 

@@ -22,10 +22,9 @@ from roost_gateway.core.caller import Caller
 from roost_gateway.core.facts import FactsCache
 from roost_gateway.core.step_calls import StepCalls
 from roost_gateway.core.views import logged_step, session_info
-from roost_gateway.fleet.pools import Pools, require_open
-from roost_gateway.fleet.worker_client import WorkerClients
-from roost_gateway.fleet.workers import Workers
-from roost_gateway.step.attempt import StepCall
+from roost_gateway.fleet.fleet import Fleet
+from roost_gateway.fleet.pools import require_open
+from roost_gateway.step.call import StepCall
 
 _DEFAULT_SESSIONS, _DEFAULT_STEPS = 100, 20
 """Entries of a page whose size the client leaves to the gateway."""
@@ -42,17 +41,15 @@ class Gateway:
     def __init__(
         self,
         store: SessionStore,
-        pools: Pools,
-        workers: Workers,
-        clients: WorkerClients,
+        fleet: Fleet,
         facts: FactsCache,
         calls: StepCalls,
         step_timeout_seconds: float,
     ) -> None:
         self._store = store
-        self._pools = pools
-        self._workers = workers
-        self._clients = clients
+        self._pools = fleet.pools
+        self._workers = fleet.workers
+        self._clients = fleet.clients
         self._facts = facts
         self._calls = calls
         self._step_timeout_seconds = step_timeout_seconds

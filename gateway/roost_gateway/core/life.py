@@ -9,18 +9,12 @@ from collections.abc import Callable
 from roost.store.interface import SessionStore
 from roost.store.records import StoreUnavailableError
 from roost.store.redis_store import connect
-from roost_gateway.background import Background
 from roost_gateway.config import GatewayConfig, PoolSecrets
 from roost_gateway.core.facts import FactsCache
 from roost_gateway.core.gateway import Gateway
 from roost_gateway.core.pressure import Pressure
 from roost_gateway.core.step_calls import StepCalls
-from roost_gateway.fleet.pools import Pools
-from roost_gateway.fleet.watch import FleetWatch
-from roost_gateway.fleet.worker_client import WorkerClients
-from roost_gateway.fleet.workers import Workers
-from roost_gateway.step.placement import Placement
-from roost_gateway.step.renewal import Renewal
+from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.step.steps import Steps
 from roost_gateway.telemetry import Telemetry
 
@@ -47,9 +41,7 @@ class GatewayLife:
         self._stopping = False
         self.store: SessionStore
         """This and what follows exist once the store has been reached."""
-        self.pools: Pools
-        self.workers: Workers
-        self.watch: FleetWatch
+        self.fleet: Fleet
         self.steps: Steps
 
     @property
@@ -62,7 +54,7 @@ class GatewayLife:
     @property
     def ready(self) -> bool:
         """Whether the store answers and some worker takes steps."""
-        return self._gateway is not None and self.watch.ready and not self._stopping
+        return self._gateway is not None and self.fleet.ready and not self._stopping
 
     async def open(self) -> None:
         """Reaches the store, however long that takes, and reads pools and workers once.
@@ -72,34 +64,23 @@ class GatewayLife:
         config, on_close = self._config, self._stack.push_async_callback
         store = self.store = await reach_store(config.store_url)
         on_close(store.aclose)
-        clients = WorkerClients(PoolSecrets(config))
-        on_close(clients.aclose)
-        pools, workers = self.pools, self.workers = Pools(store, config.pools), Workers(store)
-        on_close(workers.aclose)
-        placement = Placement(store, pools, workers)
+        fleet = self.fleet = Fleet(store, config.pools, PoolSecrets(config))
+        on_close(fleet.aclose)
+        pressure, facts = Pressure(), FactsCache(store)
+        on_close(pressure.aclose)
+        steps = self.steps = Steps(store, fleet, facts.committed, self._telemetry)
+        on_close(steps.aclose, FINISH_SECONDS)
 
         def changed(pool: str) -> None:
-            placement.kick(pool)
-            clients.retain(workers.addresses)
+            steps.workers_changed(pool)
             self._on_change()
 
-        watch = self.watch = FleetWatch(store, pools, workers, changed)
-        on_close(watch.aclose)
-        on_close(placement.aclose)
-        pressure, renewal, background = Pressure(), Renewal(store), Background()
-        on_close(pressure.aclose)
-        on_close(renewal.aclose)
-        on_close(background.finish, FINISH_SECONDS)
-        facts = FactsCache(store)
-        steps = self.steps = Steps(
-            store, pools, workers, clients, placement, renewal, self._telemetry, background, facts.committed
-        )
-        await watch.start()
-        renewal.start()
+        fleet.on_change = changed
+        await fleet.start()
         pressure.start()
         calls = StepCalls(steps, pressure)
-        self._gateway = Gateway(store, pools, workers, clients, facts, calls, config.step_timeout_seconds)
-        self._add_gauges(placement, renewal, pressure)
+        self._gateway = Gateway(store, fleet, facts, calls, config.step_timeout_seconds)
+        self._add_gauges(pressure)
         self._on_change()
 
     def cut_off(self) -> None:
@@ -112,21 +93,21 @@ class GatewayLife:
         """Ends everything that runs by itself, then the connections."""
         await self._stack.aclose()
 
-    def _add_gauges(self, placement: Placement, renewal: Renewal, pressure: Pressure) -> None:
-        gauge, watch = self._telemetry.gauge, self.watch
-        gauge("roost.queue.length", "Steps that wait for room in this gateway", placement.waiting)
-        gauge("roost.attempts.live", "Steps that run through this gateway", lambda: [(float(len(renewal)), {})])
+    def _add_gauges(self, pressure: Pressure) -> None:
+        gauge, fleet, steps = self._telemetry.gauge, self.fleet, self.steps
+        gauge("roost.queue.length", "Steps that wait for room in this gateway", steps.waiting)
+        gauge("roost.attempts.live", "Steps that run through this gateway", lambda: [(float(steps.live_attempts), {})])
         gauge("roost.loop.lag.seconds", "How late the event loop is", lambda: [(pressure.lag, {})])
         gauge("roost.store.durable", "1 when the store keeps every commit through a crash", self._durable)
-        gauge("roost.store.answers", "1 while the store answers", lambda: [(float(watch.store_answers), {})])
+        gauge("roost.store.answers", "1 while the store answers", lambda: [(float(fleet.store_answers), {})])
         gauge("roost.workers.live", "Workers with a lease", self._live)
 
     def _durable(self) -> list[tuple[float, dict[str, str]]]:
-        health = self.watch.health
+        health = self.fleet.health
         return [(float(health.durable), {})] if health is not None else []
 
     def _live(self) -> list[tuple[float, dict[str, str]]]:
-        return [(float(len(self.workers.states(pool))), {"pool": pool}) for pool in self.pools.names]
+        return [(float(len(self.fleet.workers.states(pool))), {"pool": pool}) for pool in self.fleet.pools.names]
 
 
 async def reach_store(url: str) -> SessionStore:

@@ -9,7 +9,7 @@ from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
 from roost_gateway.core.pressure import Pressure
-from roost_gateway.step.attempt import StepCall
+from roost_gateway.step.call import StepCall
 from roost_gateway.step.steps import RunningStep, Steps
 
 

@@ -1,87 +1,49 @@
-"""One attempt at a step: the call that it answers, and how far it has come from Begin to Commit."""
+"""One attempt at a step: what changes on its way from Begin to Commit."""
 
 import asyncio
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from enum import StrEnum
+from typing import Protocol
 
-from roost.contract.heads import AttemptRef
-from roost.contract.lease import LEASE_TTL_SECONDS
-from roost.contract.pool_document import PoolDocument, PoolRole
+from roost.contract.heads import AttemptRef, Head
+from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.contract.steps import StepRequest
-from roost.store.records import Began, BeginRequest, Descriptor, Reservation
-from roost_gateway.admission import estimate
-from roost_gateway.admission.admission_queue import step_class
+from roost.store.records import Began, Descriptor, Reservation
 from roost_gateway.routing.choice import StepNeed
 from roost_gateway.routing.revisions import bound_revision
+from roost_gateway.step.call import LEASE_MS, StepCall
 from roost_gateway.step.output import Outbox, StepOutput
-from roost_gateway.stored_values import content_digest
 
-LEASE_MS = int(LEASE_TTL_SECONDS * 1000)
+BUSY_SECONDS = 1.0
+"""How long a step avoids a worker that had no room for it."""
 MAX_FAULTS = 3
 """Workers that may fail on a step, or be lost while they work on it, before the step is taken to be at fault: one that
 kills its worker must not kill them all."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepCall:
-    """One Step call, checked. Times are seconds of `time.monotonic`."""
+class Failure(StrEnum):
+    """Why a worker did not finish a step, as far as the way on depends on it."""
 
-    request: StepRequest
-    tenant: str
-    pool: PoolDocument
-    role: PoolRole
-    facts: estimate.SessionFacts
-    received_at: float
-    deadline: float
+    LOST = "lost"
+    """The stream broke."""
+    BUSY = "busy"
+    """It drains, is full, or serves another revision."""
+    UNKNOWN_ATTEMPT = "unknown_attempt"
+    """There is nothing to resume; it may well begin the step."""
+    FAULTY = "faulty"
+    """It failed on this step."""
 
-    @property
-    def milliseconds_left(self) -> int:
-        return max(1, int((self.deadline - time.monotonic()) * 1000))
 
-    def prompt_estimate(self, bytes_per_token: float) -> int:
-        """Tokens of the rendered prompt, before anybody has rendered it."""
-        return estimate.prompt_tokens(self.request, self.facts, bytes_per_token)
+class WorkerFailureError(Exception):
+    """A worker did not finish a step, and another one may go on."""
 
-    def new_tokens(self, prompt: int, log: int) -> int:
-        """Estimate of the most tokens that the step adds to a log of `log` tokens."""
-        return estimate.new_tokens(prompt, self.wanted_output, log, self.pool.token_limit)
-
-    @property
-    def wanted_output(self) -> int:
-        return estimate.max_output_tokens(self.request, self.pool, self.role)
-
-    def priority(self, *, continuation: bool) -> int:
-        return step_class(self.role.priority, self.pool.priorities, continuation=continuation)
-
-    def begin_request(self, prompt: int) -> BeginRequest:
-        """What Begin is asked, with the estimate of the prompt."""
-        request, head = self.request, self.request.expected_head
-        log_tokens = head.length if head else 0
-        new = self.new_tokens(prompt, log_tokens)
-        seed = request.sampling.seed
-        return BeginRequest(
-            session_id=request.session_id,
-            tenant=self.tenant,
-            step_id=request.step_id,
-            digest=content_digest(request),
-            expected_head=head,
-            nonce=secrets.token_bytes(16),
-            seed=secrets.randbits(63) if seed is None else seed,
-            lease_ms=LEASE_MS,
-            new_tokens=new,
-            max_session_tokens=estimate.lenient(self.pool.token_limit, new),
-            budget_tokens=estimate.lenient(self.role.budget_tokens, new),
-            max_steps=self.role.max_steps,
-            priority=self.priority(continuation=log_tokens > 0 or self.facts.continues),
-            deadline_ms=self.milliseconds_left,
-            expected_generation=head.generation if head else 0,
-            migrates_to=self.pool.active_revision if self.pool.migrates else "",
-        )
+    def __init__(self, failure: Failure, message: str) -> None:
+        super().__init__(message)
+        self.failure = failure
 
 
 class StepClock:
@@ -115,6 +77,19 @@ class StepClock:
         return time.monotonic() - self._received_at
 
 
+class OpenStream(Protocol):
+    """A worker's stream, as far as the end of an attempt needs it (`worker_stream.WorkerStream`)."""
+
+    @property
+    def worker_id(self) -> str: ...
+
+    async def commit(self, head: Head) -> None: ...
+
+    async def cancel(self) -> None: ...
+
+    def leave(self) -> None: ...
+
+
 class StepAttempt:
     """One attempt at a step, from Begin to Commit. Everything that changes on the way is here, and only the methods
     below change it. It belongs to the task that drives it."""
@@ -133,8 +108,10 @@ class StepAttempt:
         self.need = self._need(bound_revision(began.descriptor))
         self.registered = not began.reserved and bool(began.cached_tokens or began.fenced)
         """Whether it may be among the store's waiters: Begin puts it there when the worker that it prefers is full."""
+        self.stream: OpenStream | None = None
+        """To the worker that it was sent to last."""
         self.model_revision = ""
-        """Of the worker that it was sent to last."""
+        """Of that worker."""
         self.failovers = 0
         self.committing = False
         """The output is complete: from here on only Commit can tell whether the attempt is fenced."""
@@ -175,16 +152,7 @@ class StepAttempt:
 
     @property
     def output_limit(self) -> int:
-        """Most tokens to generate: what was asked for, cut to what the budget and the session's length leave."""
-        limits = [
-            limit - used
-            for limit, used in (
-                (self.call.role.budget_tokens, self.descriptor.prompt_tokens + self.descriptor.output_tokens),
-                (self.pool.max_session_tokens, self.descriptor.head.length),
-            )
-            if limit
-        ]
-        return estimate.clipped_output(self.call.wanted_output, self._prompt, min(limits, default=None))
+        return self.call.output_limit(self._prompt, self.descriptor)
 
     def _need(self, revision: str) -> StepNeed:
         began, descriptor, log_tokens = self.began, self.descriptor, self.descriptor.head.length
@@ -244,9 +212,18 @@ class StepAttempt:
 
     # Workers fail.
 
-    def avoid(self, worker_id: str, seconds: float | None = None) -> None:
-        """Avoids a worker for a while, or until the step's deadline."""
-        self._avoided[worker_id] = self.call.deadline if seconds is None else time.monotonic() + seconds
+    def failed_at(self, worker_id: str, failure: Failure, *, is_fault: bool) -> None:
+        """Avoids the worker for a while, or, when it failed on the step, until the deadline.
+
+        Raises Refused: INTERNAL when too many workers were at fault; then the step is given up.
+        """
+        if failure is Failure.BUSY:
+            self._avoided[worker_id] = time.monotonic() + BUSY_SECONDS
+        elif failure is Failure.FAULTY:
+            self._avoided[worker_id] = self.call.deadline
+        self._faults += is_fault
+        if self._faults >= MAX_FAULTS:
+            raise Refused(Reason.INTERNAL, f"{self._faults} workers failed on this step; their logs have the cause")
 
     @property
     def avoids_any(self) -> bool:
@@ -257,20 +234,19 @@ class StepAttempt:
         now = time.monotonic()
         return frozenset(worker for worker, until in self._avoided.items() if until > now)
 
-    def count_fault(self) -> None:
-        """A worker failed on the step. Raises Refused: INTERNAL when the step is given up."""
-        self._faults += 1
-        if self._faults >= MAX_FAULTS:
-            raise Refused(Reason.INTERNAL, f"{self._faults} workers failed on this step; their logs have the cause")
-
     def fails_over(self) -> None:
+        """Another worker goes on with its output."""
         self.failovers += 1
 
     # A worker works on it.
 
-    def sent_to(self, revision: str) -> None:
-        """It was sent to a worker of a revision."""
+    def goes_to(self, revision: str) -> None:
+        """It will be sent to a worker of a revision."""
         self.model_revision = self.need.model_revision or revision
+
+    def sent_over(self, stream: OpenStream) -> None:
+        """It was sent to the worker."""
+        self.stream = stream
 
     def accepted(self) -> None:
         """The worker has begun: only one of the same revision can go on."""

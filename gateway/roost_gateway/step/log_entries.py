@@ -9,7 +9,8 @@ from roost.contract.loghash import extend, pack_ids, unpack_ids
 from roost.contract.steps import StepRequest
 from roost.store.arguments import ID_BYTES
 from roost.store.records import AlreadyCommitted, CommitRequest, LogEntry, MigrateRequest
-from roost_gateway.step.attempt import LEASE_MS, StepAttempt
+from roost_gateway.step.attempt import StepAttempt
+from roost_gateway.step.call import LEASE_MS
 from roost_gateway.step.output import Finish, Outbox, RenderedStep, StepOutput
 from roost_gateway.stored_values import (
     finish_reason_from_record,
@@ -25,8 +26,10 @@ _NO_LINEAGE = ((0, "00" * 16),)
 """Of entries that were written before attempts were kept in them."""
 
 
-def commit_request(attempt: StepAttempt, finish: Finish, worker_id: str) -> CommitRequest:
+def commit_request(attempt: StepAttempt, finish: Finish) -> CommitRequest:
     """What Commit writes: the entry, the ids, and the log's hash over them."""
+    assert attempt.stream is not None, "a worker finished the output"
+    worker_id = attempt.stream.worker_id
     request, descriptor, output = attempt.call.request, attempt.descriptor, attempt.output
     packed = pack_ids(output.prompt_ids) + pack_ids(output.ids)
     head = Head(descriptor.head.length + len(packed) // ID_BYTES, extend(descriptor.head.log_hash, packed))

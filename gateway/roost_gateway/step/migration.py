@@ -15,17 +15,14 @@ from roost.fault_points import fault_point
 from roost.store.arguments import ID_BYTES
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor, LogEntry, MigrateRequest
-from roost_gateway.background import Background
-from roost_gateway.fleet.pools import Pools
-from roost_gateway.fleet.worker_client import WorkerClients
-from roost_gateway.fleet.workers import Workers
+from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.routing.revisions import migrates
-from roost_gateway.step.attempt import StepAttempt
+from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
+from roost_gateway.step.background import Background
 from roost_gateway.step.log_entries import migrate_request
 from roost_gateway.step.placement import Placement
-from roost_gateway.step.relay import avoid_after
-from roost_gateway.step.worker_stream import Failure, WorkerFailureError, render
+from roost_gateway.step.worker_stream import render
 from roost_gateway.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -37,22 +34,15 @@ class Migration:
     """Gives sessions new generations, each before a step, at a worker where the step's tokens are reserved."""
 
     def __init__(
-        self,
-        store: SessionStore,
-        pools: Pools,
-        workers: Workers,
-        clients: WorkerClients,
-        placement: Placement,
-        telemetry: Telemetry,
-        background: Background,
+        self, store: SessionStore, fleet: Fleet, placement: Placement, background: Background, telemetry: Telemetry
     ) -> None:
         self._store = store
-        self._pools = pools
-        self._workers = workers
-        self._clients = clients
+        self._fleet = fleet
+        self._workers = fleet.workers
+        self._clients = fleet.clients
         self._placement = placement
-        self._telemetry = telemetry
         self._background = background
+        self._telemetry = telemetry
 
     async def migrate_if_due(self, attempt: StepAttempt) -> None:
         """Migrates the session if its pool's model has changed. Its client hears of that, or of an earlier migration
@@ -72,7 +62,7 @@ class Migration:
         """A step whose output a worker of the old revision may still have ends there."""
         if not migrates(attempt.pool, attempt.descriptor):
             return False
-        fresh = await self._pools.reread(attempt.pool.pool)  # an outdated document would migrate the session back
+        fresh = await self._fleet.pools.reread(attempt.pool.pool)  # an outdated document would migrate the session back
         if not migrates(fresh, attempt.descriptor) or await self._has_output(attempt):
             return False
         attempt.migrates_to(fresh)
@@ -97,7 +87,9 @@ class Migration:
                 break
             except WorkerFailureError as failure:
                 log.info("session %s was not rendered at %s: %s", former.session_id, worker.worker_id, failure)
-                self._take_failure(worker, attempt, failure.failure)
+                if failure.failure is Failure.LOST:
+                    self._fleet.lost(worker, self._clients.channel(worker.address))
+                attempt.failed_at(worker.worker_id, failure.failure, is_fault=failure.failure is not Failure.BUSY)
                 worker = None
         fault_point("gateway.rendered")
         descriptor = await self._store.migrate(request)
@@ -136,13 +128,6 @@ class Migration:
         if pool.token_limit and length >= pool.token_limit:
             raise _too_long(revision, length, pool.token_limit)
         return request
-
-    def _take_failure(self, worker: WorkerState, attempt: StepAttempt, failure: Failure) -> None:
-        avoid_after(failure, worker, attempt, self._workers)
-        if failure is Failure.LOST:
-            self._clients.forget(self._clients.channel(worker.address))
-        if failure is not Failure.BUSY:
-            attempt.count_fault()
 
     def _evict(self, former: Descriptor, epoch: int) -> None:
         """Nobody asks for the old generation's KV again."""

@@ -19,8 +19,7 @@ from roost.contract.refused import Refused
 from roost.store.interface import SessionStore
 from roost.store.records import StoreUnavailableError, Wake
 from roost_gateway.admission.admission_queue import AdmissionQueue
-from roost_gateway.fleet.pools import Pools
-from roost_gateway.fleet.workers import Workers
+from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import Choice, WorkerState
 from roost_gateway.routing.revisions import serves_revision, turned_away, wrong_revision
 from roost_gateway.step.attempt import StepAttempt
@@ -36,10 +35,10 @@ none."""
 class Placement:
     """The queues of all pools of one gateway."""
 
-    def __init__(self, store: SessionStore, pools: Pools, workers: Workers) -> None:
+    def __init__(self, store: SessionStore, fleet: Fleet) -> None:
         self._store = store
-        self._pools = pools
-        self._workers = workers
+        self._pools = fleet.pools
+        self._workers = fleet.workers
         self._queues: dict[str, PoolQueue] = {}
 
     def queue(self, pool: str) -> AdmissionQueue:

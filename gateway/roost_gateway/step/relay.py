@@ -18,20 +18,16 @@ from roost.fault_points import fault_point
 from roost.store.interface import SessionStore
 from roost.store.records import StoreUnavailableError
 from roost.store.refusals import refused
-from roost_gateway.fleet.worker_client import WorkerClients
-from roost_gateway.fleet.workers import Workers
+from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.step import worker_requests
-from roost_gateway.step.attempt import StepAttempt
+from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
 from roost_gateway.step.output import Finish
 from roost_gateway.step.placement import Placement
-from roost_gateway.step.worker_stream import Failure, SessionHistory, WorkerFailureError, WorkerStream
+from roost_gateway.step.worker_stream import SessionHistory, WorkerStream
 from roost_gateway.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
-
-BUSY_SECONDS = 1.0
-"""How long a step avoids a worker that had no room for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,30 +47,23 @@ class Relay:
     """Generates one attempt's output."""
 
     def __init__(
-        self,
-        attempt: StepAttempt,
-        store: SessionStore,
-        workers: Workers,
-        clients: WorkerClients,
-        placement: Placement,
-        telemetry: Telemetry,
+        self, attempt: StepAttempt, store: SessionStore, fleet: Fleet, placement: Placement, telemetry: Telemetry
     ) -> None:
         self._attempt = attempt
         self._store = store
-        self._workers = workers
-        self._clients = clients
+        self._fleet = fleet
+        self._workers = fleet.workers
+        self._clients = fleet.clients
         self._placement = placement
         self._telemetry = telemetry
         self._orphans: list[Dispatch] = []
         """Where output of earlier attempts may still be had."""
         self._dispatch: Dispatch | None = None
         self._accepted_here = False
-        self.stream: WorkerStream | None = None
-        """The stream that was opened last."""
+        self._stream: WorkerStream | None = None
 
-    async def generate(self) -> tuple[Finish, WorkerStream]:
-        """Relays the output until it is complete. Returns also the stream on which it ended. Raises Refused,
-        StoreUnavailableError."""
+    async def generate(self) -> Finish:
+        """Relays the output until it is complete. Raises Refused, StoreUnavailableError."""
         await self._find_orphans()
         dispatch = await self._next_orphan() or await self._fresh(self._attempt.began.reserved)
         while True:
@@ -119,17 +108,17 @@ class Relay:
     async def _find(self, worker_id: str) -> WorkerState | None:
         return await self._workers.find(self._attempt.pool.pool, worker_id)
 
-    async def _send(self, dispatch: Dispatch) -> tuple[Finish, WorkerStream]:
+    async def _send(self, dispatch: Dispatch) -> Finish:
         """Opens a stream to the worker and waits until the output is complete."""
         attempt = self._attempt
-        attempt.sent_to(dispatch.worker.model_revision)
+        attempt.goes_to(dispatch.worker.model_revision)
         self._dispatch = dispatch
         self._accepted_here = self._accepted_here and dispatch.again
         if dispatch.resume is None:
             first = worker_requests.start(attempt)
         else:
             first = worker_requests.resume(attempt, dispatch.resume)
-        self.stream = stream = WorkerStream(
+        self._stream = WorkerStream(
             dispatch.worker.worker_id,
             self._clients.channel(dispatch.worker.address),
             self._clients.metadata(attempt.pool.pool),
@@ -137,7 +126,8 @@ class Relay:
             SessionHistory(self._store, attempt.descriptor),
             self,
         )
-        return await stream.finished(), stream
+        attempt.sent_over(self._stream)
+        return await self._stream.finished()
 
     # What the worker sends (`worker_stream.Receiver`).
 
@@ -173,15 +163,18 @@ class Relay:
 
     async def _after(self, dispatch: Dispatch, failure: Failure) -> Dispatch:
         """Where to go after a failure. Raises Refused: INTERNAL when too many workers failed on the step."""
-        if self.stream is not None:
-            self.stream.leave()
+        if self._stream is not None:
+            self._stream.leave()
         if failure is Failure.LOST:
             reconnected = self._reconnected(dispatch)
             if reconnected is not None:
                 return reconnected
         elif failure is Failure.UNKNOWN_ATTEMPT and not self._attempt.output.accepted:
             return await self._next_orphan() or await self._fresh(self._attempt.began.reserved)
-        self._take_failure(dispatch.worker, failure)
+        if failure is Failure.LOST and self._stream is not None:
+            self._fleet.lost(dispatch.worker, self._stream.channel)
+        is_fault = failure is Failure.FAULTY or (self._accepted_here and failure is not Failure.BUSY)
+        self._attempt.failed_at(dispatch.worker.worker_id, failure, is_fault=is_fault)
         if self._attempt.output.accepted:
             self._attempt.fails_over()
             self._telemetry.failover(dispatch.worker.worker_id)
@@ -196,27 +189,6 @@ class Relay:
             return None
         if not attempt.output.accepted:  # the worker may have read the Resume before its answer was lost
             self._orphans.insert(0, Dispatch(worker, attempt.ref, dispatch.orphan, again=True))
-        self._forget_channel()
+        if self._stream is not None:
+            self._clients.forget(self._stream.channel)
         return replace(dispatch, resume=resume, again=True)
-
-    def _take_failure(self, worker: WorkerState, failure: Failure) -> None:
-        avoid_after(failure, worker, self._attempt, self._workers)
-        if failure is Failure.LOST:
-            self._forget_channel()
-        if failure is Failure.FAULTY or (self._accepted_here and failure is not Failure.BUSY):
-            self._attempt.count_fault()
-
-    def _forget_channel(self) -> None:
-        if self.stream is not None:
-            self._clients.forget(self.stream.channel)
-
-
-def avoid_after(failure: Failure, worker: WorkerState, attempt: StepAttempt, workers: Workers) -> None:
-    """Keeps the attempt, or, when the worker was lost, every attempt away from it for a while. A worker that does not
-    know an attempt may well begin the step."""
-    if failure is Failure.LOST:
-        workers.mark_broken(worker)
-    elif failure is Failure.BUSY:
-        attempt.avoid(worker.worker_id, BUSY_SECONDS)
-    elif failure is Failure.FAULTY:
-        attempt.avoid(worker.worker_id)

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from roost.contract.lease import LEASE_PERIOD_SECONDS
 from roost.store.interface import SessionStore
 from roost.store.records import RenewItem, StoreUnavailableError
-from roost_gateway.step.attempt import LEASE_MS, StepAttempt
+from roost_gateway.step.attempt import StepAttempt
+from roost_gateway.step.call import LEASE_MS
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +22,6 @@ class Renewal:
         self._store = store
         self._live: set[StepAttempt] = set()
         self._loop: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self._loop = asyncio.create_task(self._renew_forever(), name="renew attempts")
 
     async def aclose(self) -> None:
         if self._loop is not None:
@@ -37,6 +35,8 @@ class Renewal:
     def of(self, attempt: StepAttempt) -> Iterator[None]:
         """Keeps an attempt alive during the block; an attempt that turns out to be fenced has its task cancelled."""
         self._live.add(attempt)
+        if self._loop is None:
+            self._loop = asyncio.create_task(self._renew_forever(), name="renew attempts")
         try:
             yield
         finally:

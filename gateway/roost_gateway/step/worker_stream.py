@@ -4,7 +4,6 @@ import asyncio
 import logging
 from array import array
 from collections.abc import AsyncIterator, Sequence
-from enum import StrEnum
 from typing import Any, Protocol
 
 import grpc
@@ -24,7 +23,7 @@ from roost.v1 import worker_service_pb2 as worker_pb
 from roost.v1.worker_service_pb2 import Cancel, Commit, GenerateRequest, GenerateResponse, History
 from roost.wire import enum_member, head_to_wire, logprobs_from_wire
 from roost_gateway.fleet.worker_client import WorkerChannel
-from roost_gateway.step.attempt import StepAttempt
+from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
 from roost_gateway.step.output import Finish, OutputGapError, RenderedStep
 from roost_gateway.step.worker_requests import pieces, render_request
 
@@ -35,23 +34,6 @@ RUN_IDS = 64 * 1024
 _ENTRIES = 32
 PARTING_SECONDS = 2.0
 """How long a worker has to read a Cancel or Commit."""
-
-
-class Failure(StrEnum):
-    """Why a worker did not finish a step, as far as the way on depends on it."""
-
-    LOST = "lost"  # the stream broke
-    BUSY = "busy"  # draining, full, or of another revision
-    UNKNOWN_ATTEMPT = "unknown_attempt"  # nothing there to resume
-    FAULTY = "faulty"  # the worker failed on this step
-
-
-class WorkerFailureError(Exception):
-    """The stream ended before Finished; another worker may go on."""
-
-    def __init__(self, failure: Failure, message: str) -> None:
-        super().__init__(message)
-        self.failure = failure
 
 
 class SessionHistory:
