@@ -99,11 +99,10 @@ class StepNeed:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The best worker for a step, and whether it has room now. `tokens` is what to reserve there."""
+    """The best worker for a step. `tokens` is what to reserve there."""
 
     worker: WorkerState
     tokens: int
-    has_room: bool
     cost_ticks: int
 
     @property
@@ -192,12 +191,9 @@ def in_tier(tier: Tier, place: Standing, tokens: int) -> bool:
 def _weigh(need: StepNeed, worker: WorkerState) -> Choice:
     """A step larger than a worker reserves the whole of it: the estimate may be wrong, and only the worker knows."""
     tokens = min(need.tokens, worker.lease.capacity_tokens)
-    wait = _wait_seconds(tokens, worker)
     missing = max(0, need.tokens - need.cached.get(worker.worker_id, 0))
-    cost = (
-        _ticks(wait) + _compute_ticks(missing, rate_class_of(worker.lease.prefill_rate)) + _ticks(_load_seconds(worker))
-    )
-    return Choice(worker, tokens, wait == 0.0, cost)
+    computing = _compute_ticks(missing, rate_class_of(worker.lease.prefill_rate))
+    return Choice(worker, tokens, _ticks(_wait_seconds(tokens, worker)) + computing + _ticks(_load_seconds(worker)))
 
 
 def _wait_seconds(tokens: int, worker: WorkerState) -> float:
