@@ -98,3 +98,12 @@ def test_few_of_many_workers_are_looked_at() -> None:
             )
         most[count] = max(looked_at)
     assert most[1_000] <= 4 * most[10]
+
+
+def test_a_reading_in_which_only_other_figures_of_leases_changed_keeps_the_trees() -> None:
+    index = WorkerIndex(worker(name) for name in NAMES)
+    group = next(iter(index._groups.values()))
+    after = {name: worker(name, running=2, free_tokens=7) for name in NAMES}
+    index.replace(after.values())
+    assert dict(index.states) == after
+    assert next(iter(index._groups.values())) is group

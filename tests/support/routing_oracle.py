@@ -39,3 +39,8 @@ def choose(need: StepNeed, workers: Sequence[WorkerState], excluded: AbstractSet
             best = min(fitting, key=lambda pair: other_order(need, tier, pair[0], pair[1].worker_id))
             return cheapest(need, [*related, best[1]])
     return None
+
+
+def has_room(choice: Choice) -> bool:
+    """Whether the chosen worker runs the step at once."""
+    return in_tier(Tier.ROOM, standing(choice.worker), choice.tokens)

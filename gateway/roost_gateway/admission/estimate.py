@@ -1,7 +1,8 @@
-"""How many tokens a step may need, before anybody has rendered it. Pure.
+"""How many tokens a step may need, estimated before a worker has rendered it. Pure.
 
-The ledger only steers; memory safety is the worker's block pool, and the exact refusal of a step that is too long is
-the worker's too. So limits are checked here in the session's favour: refused is only what has no room for one token.
+Estimates only steer admission: memory is safe because of the worker's block pool, and only the worker knows exactly
+whether a step is too long. So limits are applied in the session's favour here: a step is refused only when there is no
+room for a single token.
 """
 
 from dataclasses import dataclass
@@ -17,13 +18,13 @@ DEFAULT_BYTES_PER_TOKEN = 4.0
 
 @dataclass(frozen=True, slots=True)
 class SessionFacts:
-    """What is needed of a session before its record is read."""
+    """What a step needs to know of its session before the session's record is read."""
 
     role: str
     static_bytes: int
-    """Of system text and tools, which the first step renders."""
+    """Size of system text and tools, which the first step renders."""
     continues: bool = False
-    """Whether a step is known to be committed; it stays so once it is."""
+    """Whether a step is known to be committed."""
 
 
 def facts_of(descriptor: Descriptor) -> SessionFacts:
@@ -54,7 +55,8 @@ def new_tokens(prompt: int, output: int, log: int, limit: int) -> int:
 
 
 def lenient(limit: int, estimate: int) -> int:
-    """A limit for Begin, which refuses when what there is + `estimate` is more: only a full log or budget then does."""
+    """The limit to pass to Begin, which refuses when the log or the tokens used + `estimate` exceed it: it then refuses
+    only when the log or the budget is full."""
     return limit + estimate - 1 if limit else 0
 
 

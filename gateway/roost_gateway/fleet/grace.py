@@ -5,7 +5,7 @@ from roost.store.interface import SessionStore
 from roost.store.redis_store import GRACE_MS
 
 WAIT_SECONDS = LEASE_TTL_SECONDS
-"""A worker publishes itself every second, so one that has not after the time of a lease does not live."""
+"""Workers publish themselves every second, so a worker that has not after this time does not live."""
 
 
 class Grace:

@@ -35,7 +35,7 @@ class Workers:
 
     @property
     def addresses(self) -> set[str]:
-        """Addresses of all workers, including those that were found broken."""
+        """Addresses of all workers, including broken ones."""
         return {worker.address for index in self._indexes.values() for worker in index.states.values()}
 
     @property
@@ -43,7 +43,7 @@ class Workers:
         return any(not worker.lease.draining for index in self._indexes.values() for worker in index.states.values())
 
     def states(self, pool: str) -> list[WorkerState]:
-        """The pool's live workers, without those found broken a moment ago."""
+        """The pool's live workers, except those marked broken."""
         broken = self._broken_now()
         return [worker for worker in self._indexes[pool].states.values() if worker.start not in broken]
 
@@ -66,8 +66,8 @@ class Workers:
         return index.choose(need, excluded | broken)
 
     async def find(self, pool: str, worker_id: str) -> WorkerState | None:
-        """The worker if it lives, or None. If need be the store is asked, and just after the store came back the worker
-        is waited for."""
+        """The worker if it lives, or None. An unknown worker is looked up in the store, and waited for when the store
+        has just come back."""
         worker = self.get(pool, worker_id)
         if worker is None:
             await self.refresh(pool)
@@ -77,7 +77,7 @@ class Workers:
         return worker or self.get(pool, worker_id)
 
     def has_published(self, pool: str, worker_id: str = "") -> bool:
-        """Whether the worker, or, without a name, any worker of the pool, has a lease, even if it was found broken."""
+        """Whether the worker, or without a name any worker of the pool, has a lease, even if it is marked broken."""
         published = self._indexes[pool].states
         return worker_id in published if worker_id else bool(published)
 
@@ -136,7 +136,7 @@ class Workers:
     def _refreshed(self, pool: str, task: "asyncio.Task[None]") -> None:
         del self._refreshing[pool]
         if not task.cancelled():
-            task.exception()  # raised where it was waited for; all of those may have gone
+            task.exception()  # retrieved, since every caller that waited for it may have been cancelled
 
     async def read(self, pool: str) -> None:
         """Reads a pool's workers now. Raises StoreUnavailableError."""
@@ -147,6 +147,6 @@ class Workers:
         self._indexes[pool].replace(workers.values())
 
     def forget(self, pools: Iterable[str]) -> None:
-        """Pools that are gone."""
+        """Forgets the workers of pools that are gone."""
         for pool in pools:
             self._indexes.pop(pool, None)

@@ -4,12 +4,12 @@
 
 - `wait(w)`, seconds until there is room: 0 with room, else the time of one running step times how many must end.
 - `missing(w)`, tokens to compute: the log and the new prompt, less what the worker publishes that it has cached.
-  Affinity is thus no rule but a saving: a session leaves its worker exactly when the queue there costs more than
+  So affinity is a saving, not a rule: a session leaves its worker exactly when the queue there costs more than
   rebuilding elsewhere, and a session whose KV was dropped has nothing to leave.
 - `load(w)`, at most LOAD_SECONDS: shares of KV reserved and of running slots in use, so that equal workers fill evenly.
 
-Compared are few workers: those that have something of the session, and of all others the best one (`Tier`), which
-`worker_index` finds. No step waits for a full worker that has nothing of its session while another one has room.
+Few workers are compared: those that have something of the session cached, and the best of all others (`Tier`), which
+`worker_index` finds. No step waits for a full worker that has nothing of its session while another worker has room.
 
 Ties go to the worker that committed the session's last step, then to the next worker on a ring of hashes, from the
 session's own place on: N gateways agree, and sessions spread.
@@ -36,7 +36,7 @@ LOAD_SECONDS = 0.05
 TICKS_PER_SECOND = 10_000
 """Costs are compared in ticks, so that what differs by less is a tie."""
 RATE_CLASSES = 8
-"""Prefill rates are told apart by eighths of an octave (9 %): measurements of equal machines differ by less."""
+"""Prefill rates are distinguished by eighths of an octave (9 %): measurements of equal machines differ by less."""
 QUEUED_PER_RUNNING = 2
 """The ledger grants attempts up to twice what a worker runs at once (`has_room` in `_ledger.lua`)."""
 ANY_TOKENS = sys.maxsize
@@ -61,7 +61,7 @@ class WorkerState:
 
     @property
     def start(self) -> tuple[str, str]:
-        """What tells this start of the worker from another one."""
+        """Identifies this start of the worker; after a restart it is another."""
         return self.lease.worker_id, self.lease.boot
 
     @property
@@ -99,43 +99,42 @@ class StepNeed:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The best worker for a step, and whether it has room now. `tokens` is what to reserve there."""
+    """The best worker for a step. `tokens` is what to reserve there."""
 
     worker: WorkerState
     tokens: int
-    has_room: bool
     cost_ticks: int
 
     @property
     def may_be_granted(self) -> bool:
-        """Whether the ledger has room for it, be it among those that the worker will let wait."""
+        """Whether the ledger has room for the step, at least among those that wait at the worker."""
         return in_tier(Tier.QUEUE, standing(self.worker), self.tokens)
 
 
 class Tier(IntEnum):
-    """Workers by what they can do for a step that has nothing cached there. The best of the first tier that is not
-    empty is compared with the workers that have something."""
+    """What a worker can do for a step that has nothing cached there. The best worker of the first tier that is not
+    empty is compared with the workers that have something cached."""
 
     ROOM = 0
-    """Runs it at once."""
+    """Runs the step at once."""
     QUEUE = 1
-    """Takes it, to run it when another one ends."""
+    """Accepts the step, and runs it when another step ends."""
     FULL = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a worker is to any step: its costs in ticks without those of computing the prompt, and what fits."""
+    """A worker's costs for any step, in ticks and without computing the prompt, and what it has room for."""
 
     rate_class: int
     load: int
-    """With room."""
+    """Cost while there is room."""
     soon: int
-    """Load, and the wait until something ends."""
+    """`load`, and the wait until a step ends."""
     runs: bool
     queues: bool
     fits: int
-    """Most tokens that it has room for; `ANY_TOKENS` for one that is empty, which takes a step of any size."""
+    """Most tokens that it has room for; `ANY_TOKENS` when it is empty, since it then accepts a step of any size."""
 
     def cost(self, tier: Tier) -> int:
         return self.load if tier is Tier.ROOM else self.soon
@@ -155,7 +154,7 @@ def standing(worker: WorkerState) -> Standing:
 
 
 def cheapest(need: StepNeed, workers: Iterable[WorkerState]) -> Choice | None:
-    """The best of a few workers, all of which are eligible."""
+    """The choice of least cost among eligible workers, or None when there are none."""
     return min((_weigh(need, worker) for worker in workers), key=lambda choice: _order(need, choice), default=None)
 
 
@@ -168,7 +167,7 @@ def eligible(need: StepNeed, worker: WorkerState, excluded: AbstractSet[str]) ->
 
 
 def other_order(need: StepNeed, tier: Tier, place: Standing, worker_id: str) -> tuple[int, int]:
-    """Order of the workers of a tier, without regard to what they have cached."""
+    """Sort key of the workers of a tier, without regard to what they have cached."""
     return _compute_ticks(need.tokens, place.rate_class) + place.cost(tier), ring_distance(need.session_id, worker_id)
 
 
@@ -178,12 +177,12 @@ def ring_distance(session_id: str, worker_id: str) -> int:
 
 @lru_cache(maxsize=100_000)
 def ring_place(name: str) -> int:
-    """Where a session or a worker is on the ring."""
+    """Place of a session or worker on the ring."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
 def in_tier(tier: Tier, place: Standing, tokens: int) -> bool:
-    """Whether a worker can do for a step of `tokens` what its tier says."""
+    """Whether a worker can do what the tier says for a step of `tokens`."""
     if tier is Tier.FULL:
         return True
     return place.fits >= tokens and (place.runs if tier is Tier.ROOM else place.queues)
@@ -192,16 +191,14 @@ def in_tier(tier: Tier, place: Standing, tokens: int) -> bool:
 def _weigh(need: StepNeed, worker: WorkerState) -> Choice:
     """A step larger than a worker reserves the whole of it: the estimate may be wrong, and only the worker knows."""
     tokens = min(need.tokens, worker.lease.capacity_tokens)
-    wait = _wait_seconds(tokens, worker)
     missing = max(0, need.tokens - need.cached.get(worker.worker_id, 0))
-    cost = (
-        _ticks(wait) + _compute_ticks(missing, rate_class_of(worker.lease.prefill_rate)) + _ticks(_load_seconds(worker))
-    )
-    return Choice(worker, tokens, wait == 0.0, cost)
+    computing = _compute_ticks(missing, rate_class_of(worker.lease.prefill_rate))
+    return Choice(worker, tokens, _ticks(_wait_seconds(tokens, worker)) + computing + _ticks(_load_seconds(worker)))
 
 
 def _wait_seconds(tokens: int, worker: WorkerState) -> float:
-    """Room comes as steps end; each is taken to hold an equal share of what is reserved."""
+    """Seconds until there is room. Room comes as steps end; each is assumed to hold an equal share of what is
+    reserved."""
     short = tokens - worker.free_tokens
     slots = worker.reserved_attempts + 1 - worker.lease.max_running
     if short <= 0 and slots <= 0:
@@ -222,7 +219,7 @@ def _load_seconds(worker: WorkerState) -> float:
 
 
 def rate_class_of(prefill_rate: float) -> int:
-    """Rates of one class are taken to be equal."""
+    """Class of a prefill rate; rates of one class count as equal."""
     return round(RATE_CLASSES * math.log2(prefill_rate or DEFAULT_PREFILL_RATE))
 
 

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
-from typing import Protocol
 
-from roost.contract.heads import AttemptRef, Head
+from roost.contract.heads import AttemptRef
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store.records import Began, Descriptor, Reservation
-from roost_gateway.routing.choice import StepNeed
+from roost_gateway.routing.choice import StepNeed, WorkerState
 from roost_gateway.routing.revisions import bound_revision
 from roost_gateway.step.call import LEASE_MS, StepCall
 from roost_gateway.step.output import Outbox, StepOutput
@@ -28,14 +27,10 @@ kills its worker must not kill them all."""
 class Failure(StrEnum):
     """Why a worker did not finish a step, as far as the way on depends on it."""
 
-    LOST = "lost"
-    """The stream broke."""
-    BUSY = "busy"
-    """It drains, is full, or serves another revision."""
-    UNKNOWN_ATTEMPT = "unknown_attempt"
-    """There is nothing to resume; it may well begin the step."""
-    FAULTY = "faulty"
-    """It failed on this step."""
+    LOST = "lost"  # the stream broke
+    BUSY = "busy"  # it drains, is full, or serves another revision
+    UNKNOWN_ATTEMPT = "unknown_attempt"  # there is nothing to resume; it may well begin the step
+    FAULTY = "faulty"  # it failed on this step
 
 
 class WorkerFailureError(Exception):
@@ -77,19 +72,6 @@ class StepClock:
         return time.monotonic() - self._received_at
 
 
-class OpenStream(Protocol):
-    """A worker's stream, as far as the end of an attempt needs it (`worker_stream.WorkerStream`)."""
-
-    @property
-    def worker_id(self) -> str: ...
-
-    async def commit(self, head: Head) -> None: ...
-
-    async def cancel(self) -> None: ...
-
-    def leave(self) -> None: ...
-
-
 class StepAttempt:
     """One attempt at a step, from Begin to Commit. Everything that changes on the way is here, and only the methods
     below change it. It belongs to the task that drives it."""
@@ -108,10 +90,8 @@ class StepAttempt:
         self.need = self._need(bound_revision(began.descriptor))
         self.registered = not began.reserved and bool(began.cached_tokens or began.fenced)
         """Whether it may be among the store's waiters: Begin puts it there when the worker that it prefers is full."""
-        self.stream: OpenStream | None = None
-        """To the worker that it was sent to last."""
         self.model_revision = ""
-        """Of that worker."""
+        """Of the worker that it was sent to last."""
         self.failovers = 0
         self.committing = False
         """The output is complete: from here on only Commit can tell whether the attempt is fenced."""
@@ -139,6 +119,7 @@ class StepAttempt:
 
     @property
     def continuation(self) -> bool:
+        """Whether the session has a log already."""
         return self.descriptor.head.length > 0
 
     @property
@@ -240,13 +221,8 @@ class StepAttempt:
 
     # A worker works on it.
 
-    def goes_to(self, revision: str) -> None:
-        """It will be sent to a worker of a revision."""
-        self.model_revision = self.need.model_revision or revision
-
-    def sent_over(self, stream: OpenStream) -> None:
-        """It was sent to the worker."""
-        self.stream = stream
+    def goes_to(self, worker: WorkerState) -> None:
+        self.model_revision = self.need.model_revision or worker.model_revision
 
     def accepted(self) -> None:
         """The worker has begun: only one of the same revision can go on."""

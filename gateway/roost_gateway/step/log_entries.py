@@ -26,10 +26,8 @@ _NO_LINEAGE = ((0, "00" * 16),)
 """Of entries that were written before attempts were kept in them."""
 
 
-def commit_request(attempt: StepAttempt, finish: Finish) -> CommitRequest:
+def commit_request(attempt: StepAttempt, finish: Finish, worker_id: str) -> CommitRequest:
     """What Commit writes: the entry, the ids, and the log's hash over them."""
-    assert attempt.stream is not None, "a worker finished the output"
-    worker_id = attempt.stream.worker_id
     request, descriptor, output = attempt.call.request, attempt.descriptor, attempt.output
     packed = pack_ids(output.prompt_ids) + pack_ids(output.ids)
     head = Head(descriptor.head.length + len(packed) // ID_BYTES, extend(descriptor.head.log_hash, packed))

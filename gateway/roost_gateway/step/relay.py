@@ -60,10 +60,14 @@ class Relay:
         """Where output of earlier attempts may still be had."""
         self._dispatch: Dispatch | None = None
         self._accepted_here = False
-        self._stream: WorkerStream | None = None
+        self.stream: WorkerStream | None = None
+        """The stream that was opened last."""
 
-    async def generate(self) -> Finish:
-        """Relays the output until it is complete. Raises Refused, StoreUnavailableError."""
+    async def generate(self) -> tuple[Finish, WorkerStream]:
+        """Relays the output until it is complete. Returns also the stream on which it ended.
+
+        Raises Refused, StoreUnavailableError.
+        """
         await self._find_orphans()
         dispatch = await self._next_orphan() or await self._fresh(self._attempt.began.reserved)
         while True:
@@ -108,17 +112,17 @@ class Relay:
     async def _find(self, worker_id: str) -> WorkerState | None:
         return await self._workers.find(self._attempt.pool.pool, worker_id)
 
-    async def _send(self, dispatch: Dispatch) -> Finish:
+    async def _send(self, dispatch: Dispatch) -> tuple[Finish, WorkerStream]:
         """Opens a stream to the worker and waits until the output is complete."""
         attempt = self._attempt
-        attempt.goes_to(dispatch.worker.model_revision)
+        attempt.goes_to(dispatch.worker)
         self._dispatch = dispatch
         self._accepted_here = self._accepted_here and dispatch.again
         if dispatch.resume is None:
             first = worker_requests.start(attempt)
         else:
             first = worker_requests.resume(attempt, dispatch.resume)
-        self._stream = WorkerStream(
+        self.stream = stream = WorkerStream(
             dispatch.worker.worker_id,
             self._clients.channel(dispatch.worker.address),
             self._clients.metadata(attempt.pool.pool),
@@ -126,8 +130,7 @@ class Relay:
             SessionHistory(self._store, attempt.descriptor),
             self,
         )
-        attempt.sent_over(self._stream)
-        return await self._stream.finished()
+        return await stream.finished(), stream
 
     # What the worker sends (`worker_stream.Receiver`).
 
@@ -163,16 +166,16 @@ class Relay:
 
     async def _after(self, dispatch: Dispatch, failure: Failure) -> Dispatch:
         """Where to go after a failure. Raises Refused: INTERNAL when too many workers failed on the step."""
-        if self._stream is not None:
-            self._stream.leave()
+        if self.stream is not None:
+            self.stream.leave()
         if failure is Failure.LOST:
             reconnected = self._reconnected(dispatch)
             if reconnected is not None:
                 return reconnected
         elif failure is Failure.UNKNOWN_ATTEMPT and not self._attempt.output.accepted:
             return await self._next_orphan() or await self._fresh(self._attempt.began.reserved)
-        if failure is Failure.LOST and self._stream is not None:
-            self._fleet.lost(dispatch.worker, self._stream.channel)
+        if failure is Failure.LOST and self.stream is not None:
+            self._fleet.lost(dispatch.worker, self.stream.channel)
         is_fault = failure is Failure.FAULTY or (self._accepted_here and failure is not Failure.BUSY)
         self._attempt.failed_at(dispatch.worker.worker_id, failure, is_fault=is_fault)
         if self._attempt.output.accepted:
@@ -189,6 +192,6 @@ class Relay:
             return None
         if not attempt.output.accepted:  # the worker may have read the Resume before its answer was lost
             self._orphans.insert(0, Dispatch(worker, attempt.ref, dispatch.orphan, again=True))
-        if self._stream is not None:
-            self._clients.forget(self._stream.channel)
+        if self.stream is not None:
+            self._clients.forget(self.stream.channel)
         return replace(dispatch, resume=resume, again=True)

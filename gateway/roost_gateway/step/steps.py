@@ -23,6 +23,7 @@ from roost_gateway.step.output import Outbox
 from roost_gateway.step.placement import Placement
 from roost_gateway.step.relay import Relay
 from roost_gateway.step.renewal import Renewal
+from roost_gateway.step.worker_stream import WorkerStream
 from roost_gateway.telemetry import StepFigures, Telemetry
 
 log = logging.getLogger(__name__)
@@ -170,20 +171,20 @@ class Steps:
         relay = Relay(attempt, self._store, self._fleet, self._placement, self._telemetry)
         try:
             await self._migration.migrate_if_due(attempt)
-            finish = await relay.generate()
+            finish, stream = await relay.generate()
             fault_point("gateway.finished")
             attempt.commits()
-            entry = await self._commit(commit_request(attempt, finish), attempt.call.deadline)
+            request = commit_request(attempt, finish, stream.worker_id)
+            entry = await self._commit(request, attempt.call.deadline)
             fault_point("gateway.commit.done")
             event = committed_event(attempt, entry)
             self._on_committed(attempt.call)
-            if attempt.stream is not None:
-                self._background.spawn(attempt.stream.commit(event.head))
+            self._background.spawn(stream.commit(event.head))
             attempt.outbox.committed(event, attempt.output)
             await asyncio.sleep(0)  # Committed is on its way before the figures are written
             self._telemetry.committed(_figures(attempt, entry))
         except BaseException as error:
-            self._clean_up(attempt, error)
+            self._clean_up(attempt, relay.stream, error)
             raise
 
     async def _commit(self, request: CommitRequest, deadline: float) -> LogEntry:
@@ -198,20 +199,24 @@ class Steps:
                     return await self._store.commit(request)
             except (StoreUnavailableError, TimeoutError) as error:
                 if time.monotonic() + wait >= give_up:
-                    raise _unknown() from error
+                    message = "the step is complete, but the store did not confirm it"
+                    advice = "repeat the same step_id to learn the outcome"
+                    raise Refused(
+                        Reason.COMMIT_UNKNOWN, f"{message}; {advice}", retry_seconds=STORE_RETRY_SECONDS
+                    ) from error
             await asyncio.sleep(wait)
             wait = min(_LONGEST_WAIT, wait * 2)
 
-    def _clean_up(self, attempt: StepAttempt, error: BaseException) -> None:
+    def _clean_up(self, attempt: StepAttempt, stream: WorkerStream | None, error: BaseException) -> None:
         """Frees what the attempt holds, unless another attempt has the step now or may resume it."""
         resumed_later = isinstance(error, Refused) and error.reason in (Reason.ATTEMPT_FENCED, Reason.COMMIT_UNKNOWN)
         in_doubt = attempt.committing and isinstance(error, asyncio.CancelledError)
         if attempt.fenced or self.closing or resumed_later or in_doubt:
-            if attempt.stream is not None:
-                attempt.stream.leave()
+            if stream is not None:
+                stream.leave()
             return
-        if attempt.stream is not None:
-            self._background.spawn(attempt.stream.cancel())
+        if stream is not None:
+            self._background.spawn(stream.cancel())
         self._background.spawn(self._abort(attempt))
 
     async def _abort(self, attempt: StepAttempt) -> None:
@@ -219,14 +224,6 @@ class Steps:
             await self._store.abort(attempt.session_id, attempt.ref)
         except StoreUnavailableError:
             log.info("an attempt of %s could not be ended; its lease will run out", attempt.session_id)
-
-
-def _unknown() -> Refused:
-    return Refused(
-        Reason.COMMIT_UNKNOWN,
-        "the step is complete, but the store did not confirm it; repeat the same step_id to learn the outcome",
-        retry_seconds=STORE_RETRY_SECONDS,
-    )
 
 
 def _figures(attempt: StepAttempt, entry: LogEntry) -> StepFigures:
