@@ -15,6 +15,7 @@ from roost.contract.refused import Refused, check
 from roost.grpc_errors import abort
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceServicer
+from roost.wire import open_request_from_wire
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _Response = TypeVar("_Response")
@@ -116,8 +117,9 @@ class FakeService(SessionServiceServicer):
         return session
 
     def _open(self, request: pb.OpenSessionRequest, tenant: str) -> pb.OpenSessionResponse:
-        check(requests.open_session(request))
-        check(requests.schemas_of_tools(request.tools), Reason.INVALID_SCHEMA)
+        asked = open_request_from_wire(request)
+        check(requests.open_session(asked))
+        check(requests.schemas_of_tools(asked.tools), Reason.INVALID_SCHEMA)
         self._check_pool(request.pool)
         role = self._roles.get(request.role or self._default_role)
         if role is None:
@@ -165,7 +167,7 @@ class FakeService(SessionServiceServicer):
 
     def _hold(self, request: pb.HoldSessionRequest, tenant: str) -> pb.HoldSessionResponse:
         session = self._find(request.session_id, tenant)
-        check(requests.hold(request))
+        check(requests.hold(request.tool, request.expect_seconds))
         session.check_open()
         session.check_idle()
         if request.HasField("expected_head"):

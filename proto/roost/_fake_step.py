@@ -14,6 +14,7 @@ from roost.contract.messages import JsonSchema, Message, Tool, ToolChoice, ToolC
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check
 from roost.v1 import session_service_pb2 as pb
+from roost.wire_steps import step_request_from_wire
 
 Reply = Callable[[Turn], str | Message | Awaitable[str | Message]]
 
@@ -123,9 +124,10 @@ class StepRunner:
 
 def check_step(session: FakeSession, request: pb.StepRequest, context_tokens: int) -> None:
     """Refuses a request that could never be a step of this session."""
-    check(requests.step(request))
-    check(requests.schema_of_step(request), Reason.INVALID_SCHEMA)
-    check(requests.step_of_role(request, session.role))
+    asked = step_request_from_wire(request)
+    check(requests.step(asked))
+    check(requests.schema_of_step(asked), Reason.INVALID_SCHEMA)
+    check(requests.step_of_role(asked, session.role))
     if session.head.length + len(session.prompt(request)) >= context_tokens:
         raise Refused(Reason.STEP_TOO_LONG, f"log and step do not fit {context_tokens} tokens of context")
     _check_tools(session, wire.format_from_wire(request.format))

@@ -102,9 +102,13 @@ class RedisStore:
         """Whether Redis has just come back, so that nobody's lease expires."""
         return self._link.grace_left_ms > 0
 
+    @property
+    def grace_seconds(self) -> float:
+        return self._link.grace_left_ms / 1000
+
     async def health(self) -> StoreHealth:
         found = await health.check(self._link)
-        if self._run_id and found.run_id != self._run_id:
+        if found.run_id != self._run_id if self._run_id else found.uptime_seconds < LEASE_TTL_SECONDS:
             self._link.came_back()
         self._run_id = found.run_id
         return found
