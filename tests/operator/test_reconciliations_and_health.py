@@ -1,6 +1,10 @@
 """Which pools are reconciled when, what metrics tell of it, and when the operator says that it is stuck."""
 
 import asyncio
+import os
+import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -192,12 +196,16 @@ async def test_an_operator_that_stands_still_fails_its_probe(
 
 
 @pytest.mark.parametrize("port", ["liveness", "metrics"])
-async def test_an_operator_whose_port_is_taken_ends(settings: dict[str, int], port: str) -> None:
-    url = f"http://127.0.0.1:{settings['liveness']}/healthz"
-    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", settings[port]):
-        with pytest.raises(Exception, match=r"address already in use|handlers failed") as raised:
-            await asyncio.wait_for(kopf.operator(clusterwide=True, liveness_endpoint=url), WAIT)
-    assert isinstance(raised.value.__cause__ or raised.value, OSError)
+def test_an_operator_whose_port_is_taken_ends(
+    settings: dict[str, int], port: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROOST_LIVENESS", f"http://127.0.0.1:{settings['liveness']}/healthz")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    with socket.create_server(("127.0.0.1", settings[port])):
+        command = [sys.executable, "-m", "roost_operator"]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=2 * WAIT, check=False)
+    assert ended.returncode == 1
+    assert "the operator ends: [Errno 98]" in ended.stderr
 
 
 def test_metrics_tell_depth_leadership_and_times_by_result() -> None:

@@ -78,11 +78,11 @@ class Controller:
             await self._api.aclose()
             self._metrics.close()
 
-    def changed(self, kind: str, document: Document, *, deleted: bool) -> None:
+    def changed(self, document: Document, *, deleted: bool) -> None:
         """Takes up an event of a watched object, and wakes its pool."""
         self._indexed.set()
         if self._metrics.leads:
-            self._known.heard(kind, document, deleted=deleted)
+            self._known.heard(document, deleted=deleted)
             self._wake(document)
 
     def stuck(self) -> dict[str, float]:

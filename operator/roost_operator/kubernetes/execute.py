@@ -81,8 +81,8 @@ async def _change_children(api: Api, pool: AgentPool, plan: Plan, observed: Obse
     if plan.resize is not None:
         patch = _resize(plan.resize)
         await calls.do(api.patch(kinds.CLUSTER, namespace, plan.resize.cluster, patch, how=JSON_PATCH))
-    for child in plan.delete:
-        await calls.do(api.delete(kinds.CHILDREN[child.kind], namespace, child.name))
+    for unwanted in plan.delete:
+        await calls.do(api.delete(kinds.CHILDREN[unwanted.kind], namespace, unwanted.name))
 
 
 async def _stay_off(api: Api, pool: AgentPool, child: Document) -> None:

@@ -37,9 +37,9 @@ def watched(decorator: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @kopf.on.startup(errors=kopf.ErrorsMode.PERMANENT)
-async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, objects: kopf.Index, **_: Any) -> None:
+async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **indices: Any) -> None:
     configure(settings)
-    memo.controller = await Controller.start(from_process(), objects)
+    memo.controller = await Controller.start(from_process(), indices["objects"])
 
 
 @kopf.on.cleanup(errors=kopf.ErrorsMode.PERMANENT)
@@ -63,15 +63,15 @@ async def probe(memo: kopf.Memo, **_: Any) -> dict[str, float]:
 
 
 @watched(kopf.index)
-async def objects(resource: kopf.Resource, body: kopf.Body, **_: Any) -> dict[tuple[str, ...], dict[str, Any]]:
+async def objects(body: kopf.Body, **_: Any) -> dict[tuple[str, ...], dict[str, Any]]:
     """The index of all objects, by their names and by their pools."""
-    return index_entries(resource.kind, dict(body))
+    return index_entries(dict(body))
 
 
 @watched(kopf.on.event)
-async def changed(resource: kopf.Resource, event: kopf.RawEvent, memo: kopf.Memo, **_: Any) -> None:
+async def changed(event: kopf.RawEvent, memo: kopf.Memo, **_: Any) -> None:
     """Called for listed objects, too, once kopf has indexed all objects of all kinds."""
-    memo.controller.changed(resource.kind, event["object"], deleted=event["type"] == "DELETED")
+    memo.controller.changed(event["object"], deleted=event["type"] == "DELETED")
 
 
 def configure(settings: kopf.OperatorSettings) -> None:

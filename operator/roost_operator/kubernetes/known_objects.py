@@ -50,9 +50,9 @@ class KnownObjects:
         wanted = {POOL_LABEL: pool, **({COMPONENT_LABEL: component} if component else {})}
         return [document for document in newest if document and wanted.items() <= labels_of(document).items()]
 
-    def heard(self, kind: str, document: Document, *, deleted: bool) -> None:
+    def heard(self, document: Document, *, deleted: bool) -> None:
         """Takes up an event of the watch, which kopf has put into its index before."""
-        key, at = _key(kind, document), version_of(document)
+        key, at = _key(document), version_of(document)
         if self._newer.get(key, _UNKNOWN)[0] > at:
             return
         self._newer.pop(key, None)
@@ -61,16 +61,16 @@ class KnownObjects:
 
     def written(self, kind: Kind, document: Document) -> None:
         """Takes up the answer to a write, unless the watch has outrun it."""
-        key, at = _key(kind.kind, document), version_of(document)
+        key, at = _key(document), version_of(document)
         if kind in kinds.WATCHED and at > self._newest(key)[0]:
             self._newer[key] = (at, trimmed(document))
 
     def listed(self, kind: Kind, documents: Iterable[Document], list_version: str) -> list[Document]:
         """Takes up all objects of a kind, as they were at a version; returns those that were not known so."""
         at = version(list_version)
-        live = {_key(kind.kind, document): document for document in documents}
+        live = {_key(document): document for document in documents}
         news: list[Document] = []
-        for key in {key for key in (*self._index, *self._newer) if key[0] == kind.kind and len(key) == 3}:
+        for key in self._keys(kind):
             known_at, known = self._newest(key)
             if key not in live and known_at <= at:
                 self._newer.pop(key, None)
@@ -84,17 +84,21 @@ class KnownObjects:
                 news.append(document)
         return news
 
+    def _keys(self, kind: Kind) -> set[Key]:
+        return {key for key in (*self._index, *self._newer) if key[0] == kind.kind and len(key) == 3}
+
     def _newest(self, key: Key) -> tuple[int, Document | None]:
         indexed = max(self._index.get(key, ()), key=version_of, default=None)
         known = _UNKNOWN if indexed is None else (version_of(indexed), indexed)
         return max(self._newer.get(key, _UNKNOWN), known, key=itemgetter(0))
 
 
-def index_entries(kind: str, document: Document) -> dict[Key, Document]:
+def index_entries(document: Document) -> dict[Key, Document]:
     """What the index holds of an object."""
-    document, pool = trimmed(document), labels_of(document).get(POOL_LABEL)
-    by_pool = {(kind, document["metadata"]["namespace"], pool, _OF_POOL): document} if pool else {}
-    return {_key(kind, document): document, **by_pool}
+    entries, pool = {_key(document): trimmed(document)}, labels_of(document).get(POOL_LABEL)
+    if pool:
+        entries[document["kind"], document["metadata"]["namespace"], pool, _OF_POOL] = entries[_key(document)]
+    return entries
 
 
 def trimmed(document: Document) -> Document:
@@ -120,5 +124,5 @@ def version(text: str) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def _key(kind: str, document: Document) -> Key:
-    return kind, document["metadata"]["namespace"], name_of(document)
+def _key(document: Document) -> Key:
+    return document["kind"], document["metadata"]["namespace"], name_of(document)

@@ -89,7 +89,8 @@ class PoolStore:
         return bool(await self._link.run("SADD", POOLS, pool))
 
     async def forget(self, pool: str) -> bool:
-        """Remove the pool from those that gateways look for; return whether it was there. Raises StoreUnavailableError."""
+        """Remove the pool from those that gateways look for; return whether it was one. Raises
+        StoreUnavailableError."""
         return bool(await self._link.run("SREM", POOLS, pool))
 
     async def withdraw(self, pool: str) -> bool:

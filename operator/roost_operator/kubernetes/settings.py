@@ -27,8 +27,8 @@ class Settings:
     identity: str
     resync_seconds: float = 10.0
     """How often every pool is reconciled without an event."""
-    lease_seconds: int = 15
-    """How long the lease of a leader lasts after its last renewal: 2 or more."""
+    lease_seconds: float = 15.0
+    """How long the lease of a leader lasts after its last renewal."""
     metrics_host: str = "0.0.0.0"
     metrics_port: int = 9401
     liveness: str = "http://0.0.0.0:9402/healthz"
@@ -43,20 +43,13 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
             namespace=namespace,
             identity=environment.get("ROOST_IDENTITY") or f"{socket.gethostname()}-{secrets.token_hex(4)}",
             resync_seconds=float(environment.get("ROOST_RESYNC_SECONDS", "10")),
-            lease_seconds=_lease_seconds(environment),
+            lease_seconds=float(environment.get("ROOST_LEASE_SECONDS", "15")),
             metrics_host=environment.get("ROOST_METRICS_HOST", "0.0.0.0"),
             metrics_port=int(environment.get("ROOST_METRICS_PORT", "9401")),
             liveness=environment.get("ROOST_LIVENESS", "http://0.0.0.0:9402/healthz"),
         )
     except ValueError as error:
         raise SettingsError(str(error)) from error
-
-
-def _lease_seconds(environment: Mapping[str, str]) -> int:
-    seconds = round(float(environment.get("ROOST_LEASE_SECONDS", "15")))
-    if seconds < 2:
-        raise SettingsError(f"ROOST_LEASE_SECONDS: {seconds} is too short for an election; write 2 or more")
-    return seconds
 
 
 def _installation(environment: Mapping[str, str], namespace: str) -> Installation:
