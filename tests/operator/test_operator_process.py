@@ -98,10 +98,15 @@ async def test_an_unchanged_resync_of_many_pools_changes_nothing_and_asks_for_li
         return operator.figures()['roost_operator_reconcile_seconds_count{result="unchanged"}']
 
     def all_told() -> bool:
-        found = json.loads(api_server.kubectl("get", "ap", "-n", namespace, "-o", "json"))["items"]
-        return len(found) == 20 and all("sessions" in (one.get("status") or {}) for one in found)
+        """What time alone changes, without KubeRay, has changed."""
+        statuses = [pool.get("status") or {} for pool in json.loads(listed())["items"]]
+        silent = [any(one["reason"] == "KubeRaySilent" for one in status.get("conditions", ())) for status in statuses]
+        return len(statuses) == 20 and all(silent) and all("sessions" in status for status in statuses)
 
-    await until("every pool has a status", all_told, operator)
+    def listed() -> str:
+        return api_server.kubectl("get", "ap", "-n", namespace, "-o", "json")
+
+    await until("every pool has its last status", all_told, operator)
     while True:
         settled, seen = operator.figures()["roost_operator_mutating_calls_total"], unchanged()
         await until("a resync passes", lambda seen=seen: unchanged() >= seen + 40, operator)

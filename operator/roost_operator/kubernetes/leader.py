@@ -5,8 +5,8 @@ each of its writes asks `check` first, which compares the last renewal with the 
 cannot be called back; server-side apply of the same plan by two operators has the same result.
 
 The election of the Kubernetes client cannot do this (`kubernetes.aio.leaderelection`, 37.0.2). Its `LeaseLock` fails to
-create a Lease: it passes `pretty=True`, where its own API demands a text. It does not say when it renewed the lease, does
-not give it back, ends at a connection that breaks, goes on renewing when the work has failed, and measures another
+create a Lease: it passes `pretty=True`, where its own API demands a text. It does not say when it renewed the lease,
+does not give it back, ends at a connection that breaks, goes on renewing when the work has failed, and measures another
 operator's silence by the wall clock, so that setting the clock forward takes the lease from a leader that lives.
 """
 
