@@ -155,6 +155,17 @@ async def test_a_pool_that_changes_is_seen_at_once(operators: Start, api_server:
     await until("it has a RayService", lambda: has_service(api_server, namespace), operator)
 
 
+async def test_kopf_runs_the_handlers(operators: Start, api_server: ApiServer, namespace: str) -> None:
+    """By its own command, as anybody would who knows kopf."""
+    arguments = ["-m", "kopf", "run", "-A", "--standalone", "-m", "roost_operator.kubernetes.handlers"]
+    operator = operators("by-kopf", command=True, arguments=arguments)
+    api_server.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
+    await until("it has a RayService", lambda: has_service(api_server, namespace), operator)
+    operator.send(signal.SIGTERM)
+    await until("it ends", lambda: operator.returncode() is not None, operator)
+    assert operator.returncode() == 0, tail(operator.log)
+
+
 def test_settings_name_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="set ROOST_POOL_KEY to at least 32"):
         settings_from({})
