@@ -5,8 +5,7 @@ from datetime import datetime
 
 from roost_operator.api.spec import AgentPool
 from roost_operator.kubernetes import kinds
-from roost_operator.kubernetes.api import Document
-from roost_operator.kubernetes.cache import Reader
+from roost_operator.kubernetes.api import Document, Reader
 from roost_operator.kubernetes.pod_status import is_node, parse_pod
 from roost_operator.kubernetes.pool_secrets import PoolSecrets
 from roost_operator.plan import names

@@ -1,4 +1,4 @@
-"""What the operator reads and writes in the session store: pool documents, leases, the word to drain, counts."""
+"""What the operator reads and writes in the session store: pool documents, leases, drains, numbers of sessions."""
 
 import asyncio
 import re
@@ -21,23 +21,23 @@ from roost_operator.plan.observed import StoreState, Worker
 CONNECTIONS = 8
 AWAY = (RedisError, StoreUnavailableError, OSError, asyncio.TimeoutError)
 HEALTH_SECONDS = 10.0
-"""How often the store's settings are looked at, for all pools in it together."""
+"""How often the store's settings are checked, for all pools in it together."""
 CENSUS_SECONDS = 15.0
-"""How often sessions are counted, for all pools together: that is a scan of all keys."""
+"""How often sessions are counted, for all pools together, since that scans all keys."""
 GRACE_SECONDS = 2 * LEASE_TTL_SECONDS
-"""How long after a store has come back who has no lease may still be there: nobody could renew one before."""
+"""How long after a store's return a worker without a lease may still run: it could not renew the lease before."""
 _BATCH = 500
 _SESSIONS = re.compile(rb"roost:\{([^}]+)\}:tenant:.*:sessions")
 
 
 @dataclass(slots=True)
 class Absence:
-    """When a store did not answer. Its own uptime tells of most of that, but not of a network that was cut, nor of the
-    time in which it reads a long file."""
+    """When a store did not answer. Its uptime shows most of that, but neither a network that was cut, nor the time in
+    which the store reads a long file."""
 
     away: bool = False
     until: float = 0.0
-    """End of the time of grace, by this process' clock."""
+    """End of the time of grace, by the monotonic clock."""
 
     def seen(self, *, answers: bool) -> None:
         if answers and self.away:
@@ -53,7 +53,7 @@ class PoolStore:
     """One Redis with any number of pools, opened on first use."""
 
     def __init__(self, url: str, timeout: float = 2.0, absence: Absence | None = None) -> None:
-        """Raises ValueError when the URL is none of Redis."""
+        """Raises ValueError when it is not a URL of Redis."""
         self._absence = absence or Absence()
         self._client: Client = open_client(url, socket_timeout=timeout, connections=CONNECTIONS)
         self._link = RedisLink(self._client, url, grace_ms=0, connections=CONNECTIONS)
@@ -65,39 +65,42 @@ class PoolStore:
         await self._client.aclose()
 
     async def observe(self, pool: str) -> tuple[StoreState, tuple[Worker, ...]]:
-        """The store and the workers of a pool. A store that does not answer is part of what is seen."""
+        """Return the state of the store and the pool's workers. A store that does not answer is a state, too."""
         try:
-            found = await self._check()
+            checked = await self._check()
             text = await self._link.run("GET", PoolKeys(pool).document)
             named = bool(await self._link.run("SISMEMBER", POOLS, pool))
             workers = await self._workers(pool)
-            uptime = await health.uptime(self._link)  # last: one that restarts in between is seen to be young
+            uptime = await health.uptime(self._link)  # last, so that a restart in between shows
         except AWAY as error:
             self._health = None
             self._absence.seen(answers=False)
             return StoreState(problem=str(error) or type(error).__name__), ()
         self._absence.seen(answers=True)
         young = uptime < GRACE_SECONDS or self._absence.recent
-        return StoreState(weaknesses=found.problems, document=_document(pool, text), named=named, young=young), workers
+        return StoreState(
+            weaknesses=checked.problems, document=_document(pool, text), named=named, young=young
+        ), workers
 
     async def publish(self, pool: str, document: PoolDocument) -> None:
-        """Writes the pool's document. Raises StoreUnavailableError."""
+        """Write the pool's document. Raises StoreUnavailableError."""
         await self._link.run("SET", PoolKeys(pool).document, document.encode())
 
     async def name(self, pool: str) -> bool:
-        """Adds the pool to those that gateways look for; whether it was none. Raises StoreUnavailableError."""
+        """Add the pool to those that gateways look for; return whether it was missing. Raises StoreUnavailableError."""
         return bool(await self._link.run("SADD", POOLS, pool))
 
     async def forget(self, pool: str) -> bool:
-        """Takes the pool from those that gateways look for; whether it was one. Raises StoreUnavailableError."""
+        """Remove the pool from those that gateways look for; return whether it was one. Raises
+        StoreUnavailableError."""
         return bool(await self._link.run("SREM", POOLS, pool))
 
     async def withdraw(self, pool: str) -> bool:
-        """Removes the pool's document; whether there was one. Raises StoreUnavailableError."""
+        """Remove the pool's document; return whether it existed. Raises StoreUnavailableError."""
         return bool(await self._link.run("DEL", PoolKeys(pool).document))
 
     async def purge(self, pool: str) -> bool:
-        """Removes every key of the pool; whether there was any. Raises StoreUnavailableError."""
+        """Remove all keys of the pool; return whether any existed. Raises StoreUnavailableError."""
         removed = 0
         async for keys in self._keys(f"{PoolKeys(pool).prefix}:*"):
             for key in keys:
@@ -105,7 +108,7 @@ class PoolStore:
         return removed > 0
 
     async def set_drain(self, pool: str, worker: str, seconds: float | None) -> None:
-        """Tells a worker to drain for so long, or, with None, to go on. Raises StoreUnavailableError."""
+        """Have a worker drain for `seconds`, or, with None, go on. Raises StoreUnavailableError."""
         keys = PoolKeys(pool)
         if seconds is None:
             await self._link.run("DEL", keys.drain(worker))
@@ -113,8 +116,8 @@ class PoolStore:
             await self._link.run(*tell_to_drain(keys, worker, seconds))
 
     async def sessions(self, pool: str, workers: tuple[Worker, ...]) -> tuple[int, int, int]:
-        """Sessions hot, which are those that a live worker says are resident, warm, of which there are none before
-        there is a warm tier, and cold, which are all others. Raises StoreUnavailableError."""
+        """Return the numbers of sessions that are hot (resident at a live worker), warm (0 without a warm tier), and
+        cold (all others). Raises StoreUnavailableError."""
         keys, resident = PoolKeys(pool), set[bytes]()
         total = (await self._counted()).get(pool, 0)
         for worker in workers:
@@ -123,7 +126,7 @@ class PoolStore:
         return hot, 0, total - hot
 
     async def _counted(self) -> Mapping[str, int]:
-        """Sessions of every pool."""
+        """Return the number of sessions of each pool."""
         async with self._counting:
             if self._census is None or time.monotonic() - self._census[0] > CENSUS_SECONDS:
                 self._census = (time.monotonic(), await self._count())
@@ -131,8 +134,8 @@ class PoolStore:
 
     async def _count(self) -> Mapping[str, int]:
         counts: dict[str, int] = {}
-        async for found in self._keys("roost:{*}:tenant:*:sessions"):
-            for key in found:
+        async for keys in self._keys("roost:{*}:tenant:*:sessions"):
+            for key in keys:
                 pool = _SESSIONS.fullmatch(key)
                 if pool is not None:
                     name = pool.group(1).decode()
@@ -147,8 +150,8 @@ class PoolStore:
     async def _workers(self, pool: str) -> tuple[Worker, ...]:
         keys, now = PoolKeys(pool), await self._now()
         names = await self._link.run("ZRANGEBYSCORE", keys.workers, now, "+inf")
-        found = [await self._worker(keys, name.decode(), now) for name in names]
-        return tuple(sorted((worker for worker in found if worker), key=lambda worker: worker.worker_id))
+        workers = [await self._worker(keys, name.decode(), now) for name in names]
+        return tuple(sorted((worker for worker in workers if worker), key=lambda worker: worker.worker_id))
 
     async def _worker(self, keys: PoolKeys, name: str, now: int) -> Worker | None:
         text = await self._link.run("GET", keys.lease(name))
@@ -172,7 +175,7 @@ class PoolStore:
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def _keys(self, pattern: str) -> AsyncIterator[list[bytes]]:
-        """Keys like `pattern`, in batches; a pool's braces are no part of Redis' patterns."""
+        """Iterate over the keys that match `pattern`, in batches; braces have no meaning in Redis' patterns."""
         batch: list[bytes] = []
         async for key in self._client.scan_iter(match=pattern, count=_BATCH):
             batch.append(key)
@@ -183,18 +186,18 @@ class PoolStore:
 
 
 class Stores:
-    """The store of the installation, kept open, and those of pools with one of their own, opened for one use: their
+    """The installation's store, which is kept open, and stores of single pools, which are opened for each use: their
     URLs come and go with Secrets."""
 
     def __init__(self, shared_url: str) -> None:
         self._url = shared_url
         self._shared: PoolStore | None = None
         self._absences: dict[str, Absence] = {}
-        """Of stores that were away not long ago."""
+        """Of stores that were away a short time ago, by URL."""
 
     @asynccontextmanager
     async def opened(self, url: str) -> AsyncIterator[PoolStore]:
-        """The store at `url`. Raises ValueError when it is none of Redis."""
+        """The store at `url`. Raises ValueError when it is not a URL of Redis."""
         if url == self._url:
             self._shared = self._shared or PoolStore(url)
             yield self._shared
@@ -215,7 +218,7 @@ class Stores:
 
 
 def _document(pool: str, text: bytes | None) -> PoolDocument | None:
-    """The published document; None also for one that cannot be read, so that it is written again."""
+    """Return the published document, or None when it cannot be read, so that it is written again."""
     try:
         return PoolDocument.decode(pool, text) if text else None
     except ValueError:
