@@ -25,7 +25,7 @@ Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class LoggedStep:
+class JudgedStep:
     """One committed step as the log has it."""
 
     prompt_ids: Sequence[int]
@@ -58,7 +58,7 @@ class PositionReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Judgement:
     """All positions together: exact when none is wrong and near ties are at most max(2, 0.1 %)."""
 
     positions: int
@@ -76,9 +76,9 @@ class Verdict:
         return self.wrong == 0 and self.near_ties <= self.allowed_near_ties
 
 
-def judge(reports: Sequence[PositionReport]) -> Verdict:
+def judge(reports: Sequence[PositionReport]) -> Judgement:
     """The verdict over any number of logs' reports."""
-    return Verdict(
+    return Judgement(
         positions=len(reports),
         near_ties=sum(report.finding is Finding.NEAR_TIE for report in reports),
         wrong=sum(report.finding is Finding.WRONG for report in reports),
@@ -103,7 +103,7 @@ class Oracle:
         self._token_words: Any = None
         self._compiler = GrammarCompiler(model_dir / "tokenizer.json", eos, self.vocab_size)
 
-    def score(self, steps: Sequence[LoggedStep]) -> list[PositionReport]:
+    def score(self, steps: Sequence[JudgedStep]) -> list[PositionReport]:
         """One report per output id of a session's log, given from its beginning. One forward pass.
 
         Raises GrammarError when an output leaves its grammar.
@@ -134,7 +134,7 @@ class Oracle:
         return rows
 
     def _score_step(
-        self, number: int, step: LoggedStep, ids: Sequence[int], start: int, rows: Logits
+        self, number: int, step: JudgedStep, ids: Sequence[int], start: int, rows: Logits
     ) -> Iterator[PositionReport]:
         grammar = self._compiler.start(step.grammar) if step.grammar is not None else None
         for index, token in enumerate(step.output_ids):
@@ -165,7 +165,7 @@ class Oracle:
 
         torch = self._torch
         signed = seed - (1 << 64) if seed >= 1 << 63 else seed
-        keys = counter_rng.step_keys(torch.tensor([signed]), torch.tensor([place]))
+        keys = counter_rng.position_keys(torch.tensor([signed]), torch.tensor([place]))
         if self._token_words is None:
             self._token_words = counter_rng.token_words(torch.arange(self.vocab_size))
         noise: Logits = counter_rng.gumbel(counter_rng.random_words(keys, self._token_words))[0].numpy()

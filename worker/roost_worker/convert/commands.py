@@ -40,7 +40,7 @@ def prepare(
 
 def _with_progress(console: Console, store: ModelStore, source: str, dtype: str) -> PreparedModel:
     if not console.is_terminal:
-        return store.prepare(source, dtype, Lines(console))
+        return store.prepare(source, dtype, LineProgress(console))
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(source, total=1.0)
@@ -49,7 +49,7 @@ def _with_progress(console: Console, store: ModelStore, source: str, dtype: str)
         )
 
 
-class Lines:
+class LineProgress:
     """Progress without a terminal: a line for each stage."""
 
     def __init__(self, console: Console) -> None:

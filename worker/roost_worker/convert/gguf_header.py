@@ -58,7 +58,7 @@ def read_header(path: Path) -> GgufHeader:
         if magic != _MAGIC:
             raise ConvertError(f"{path.name} is no GGUF file (it begins with {magic!r}); give a .gguf file or a folder")
         try:
-            header = _Reader(file).header()
+            header = _HeaderReader(file).header()
         except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
             raise ConvertError(f"{path.name} is truncated or damaged: its header cannot be read ({error})") from error
     if length < header.size:
@@ -68,7 +68,7 @@ def read_header(path: Path) -> GgufHeader:
     return header
 
 
-class _Reader:
+class _HeaderReader:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from roost_worker.engine.messages import EngineInfo, Message, Outputs
+from roost_worker.engine.messages import EngineInfo, EngineMessage, Outputs
 
 
 class EngineStartError(Exception):
@@ -26,7 +26,7 @@ class EngineClient(Protocol):
         the time of one batch."""
         ...
 
-    def send(self, message: Message) -> None:
+    def send(self, message: EngineMessage) -> None:
         """Sends without waiting. Raises EngineDeadError when the engine is dead or closed."""
         ...
 

@@ -7,7 +7,7 @@ from queue import Empty, SimpleQueue
 
 from roost_worker.config import WorkerConfig
 from roost_worker.engine.engine import Engine
-from roost_worker.engine.messages import EngineInfo, Message, Outputs
+from roost_worker.engine.messages import EngineInfo, EngineMessage, Outputs
 from roost_worker.engine.plan import Runner
 from roost_worker.engine.retention import POLICIES
 from roost_worker.seam.report import StatsReporter
@@ -27,11 +27,11 @@ class Close:
 
 
 @dataclass(frozen=True, slots=True)
-class Wake:
+class WakeUp:
     """The engine has something to do though no message came."""
 
 
-Inbox = SimpleQueue[Message | Close | Wake]
+Inbox = SimpleQueue[EngineMessage | Close | WakeUp]
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class EngineLoop:
         busy = False
         said = time.monotonic()
         while self._take_messages(busy):
-            outputs = self.engine.step()
+            outputs = self.engine.iterate()
             busy = outputs is not None
             if outputs is not None or time.monotonic() - said >= HEARTBEAT_SECONDS:
                 self.reporter.report(outputs.stats if outputs else self.engine.stats)
@@ -60,7 +60,7 @@ class EngineLoop:
         try:
             message = self.inbox.get(block=not busy, timeout=HEARTBEAT_SECONDS)
             while not isinstance(message, Close):
-                if not isinstance(message, Wake):
+                if not isinstance(message, WakeUp):
                     self.engine.handle(message)
                 message = self.inbox.get_nowait()
         except Empty:
@@ -75,7 +75,7 @@ def build_engine(runner: Runner, config: WorkerConfig, inbox: Inbox) -> Engine:
     """
     policy = POLICIES[config.kv.eviction_policy]()
     context_tokens = config.model.context_tokens
-    return Engine(runner, config.engine, context_tokens, policy=policy, wake=lambda: inbox.put(Wake()))
+    return Engine(runner, config.engine, context_tokens, policy=policy, wake=lambda: inbox.put(WakeUp()))
 
 
 def start_up_line(info: EngineInfo) -> str:

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 from roost_worker.config import WorkerConfig
-from roost_worker.engine.messages import EngineInfo, Message, Outputs
+from roost_worker.engine.messages import EngineInfo, EngineMessage, Outputs
 from roost_worker.seam.client import EngineClient, EngineDeadError, EngineStartError
 from roost_worker.seam.delivery import Delivery
 from roost_worker.seam.engine_loop import Close, Heartbeat
@@ -47,7 +47,7 @@ class ProcessEngine:
         self._delivery = Delivery()
         self._authkey = secrets.token_bytes(32)
         self._folder = _private_folder()
-        self._outbox: SimpleQueue[Message | Close | None] = SimpleQueue()
+        self._outbox: SimpleQueue[EngineMessage | Close | None] = SimpleQueue()
         self._handles: list[RankHandle] = []
         self._threads: list[threading.Thread] = []
         self._connected: set[int] = set()
@@ -65,7 +65,7 @@ class ProcessEngine:
     def heartbeat(self) -> float:
         return self._delivery.heartbeat
 
-    def send(self, message: Message) -> None:
+    def send(self, message: EngineMessage) -> None:
         self._delivery.check()
         self._outbox.put(message)
 

@@ -37,6 +37,6 @@ class StatsReporter:
         now = self._clock()
         if now - self._time < PERIOD_SECONDS:
             return
-        if stats.steps > self._stats.steps:
+        if stats.batches > self._stats.batches:
             logger.info(stats_line(self._stats, stats, now - self._time))
         self._time, self._stats = now, stats

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 
 from roost_worker.config import WorkerConfig
-from roost_worker.engine.messages import EngineInfo, Message, Outputs
+from roost_worker.engine.messages import EngineInfo, EngineMessage, Outputs
 from roost_worker.engine.plan import Runner
 from roost_worker.seam.client import EngineClient, EngineDeadError, EngineStartError
 from roost_worker.seam.delivery import Delivery
@@ -41,7 +41,7 @@ class ThreadEngine:
         self._thread.start()
         await asyncio.wrap_future(self._started)
 
-    def send(self, message: Message) -> None:
+    def send(self, message: EngineMessage) -> None:
         self._delivery.check()
         self._inbox.put(message)
 

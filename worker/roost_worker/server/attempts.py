@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from roost.contract.heads import AttemptRef
-from roost_worker.server.output import Cursor, OutputBuffer, Piece, TokenLogprob
+from roost_worker.server.output import Cursor, OutputBuffer, OutputSlice, TokenLogprob
 from roost_worker.server.session_log import SessionLog
 
 
@@ -43,7 +43,7 @@ class Times:
     queue_seconds: float = 0.0
 
 
-class Reader:
+class OutputReader:
     """One stream's place in an attempt's output."""
 
     def __init__(self, cursor: Cursor) -> None:
@@ -81,7 +81,7 @@ class Attempt:
         self.error = ""
         self.orphaned_at: float | None = None
         self.deadline: asyncio.TimerHandle | None = None
-        self.reader: Reader | None = None
+        self.reader: OutputReader | None = None
         self._text: TextSource | None = None
 
     @property
@@ -131,20 +131,20 @@ class Attempt:
             self.deadline.cancel()
             self.deadline = None
 
-    def attach(self, cursor: Cursor) -> Reader:
+    def attach(self, cursor: Cursor) -> OutputReader:
         """Gives the output to a new reader; the one before learns that it was displaced."""
-        before, self.reader = self.reader, Reader(cursor)
+        before, self.reader = self.reader, OutputReader(cursor)
         self.orphaned_at = None
         if before is not None:
             before.wake()
         return self.reader
 
-    def detach(self, reader: Reader | None, now: float) -> None:
+    def detach(self, reader: OutputReader | None, now: float) -> None:
         """The reader's stream broke: from now on the attempt is an orphan, unless another reader has it."""
         if self.reader is reader:
             self.reader, self.orphaned_at = None, now
 
-    def next_piece(self, reader: Reader) -> Piece | None:
+    def next_piece(self, reader: OutputReader) -> OutputSlice | None:
         """What the reader lacks, or None; moves its cursor."""
         piece = self.output.read(reader.cursor)
         if piece is not None:

@@ -15,7 +15,7 @@ from roost_worker.server import refusals, replies
 from roost_worker.server.attempts import Attempt, Ending
 from roost_worker.server.output import Cursor
 from roost_worker.server.requests import Work, content_bytes, prepare, rendered_bytes
-from roost_worker.server.session_log import History, HistoryError, SessionLog, empty_log
+from roost_worker.server.session_log import HistoryError, MissingHistory, SessionLog, empty_log
 from roost_worker.server.sessions import LogRef
 from roost_worker.server.shell import Shell
 
@@ -116,13 +116,13 @@ class _Stream:
     async def _log(self, session: pb.SessionRef) -> SessionLog:
         head = _head(session.head)
         found = self._shell.sessions.find(LogRef(session.session_id, session.generation, head))
-        while isinstance(found, History):
+        while isinstance(found, MissingHistory):
             await self._context.write(replies.need_history(found.from_token))
-            found = await self._joined(found) or History(empty_log(session.generation), head)
+            found = await self._joined(found) or MissingHistory(empty_log(session.generation), head)
         self._shell.sessions.put(session.session_id, found)
         return found
 
-    async def _joined(self, history: History) -> SessionLog | None:
+    async def _joined(self, history: MissingHistory) -> SessionLog | None:
         try:
             while True:
                 run = await self._next_run()

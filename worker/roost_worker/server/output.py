@@ -18,7 +18,7 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class OutputSlice:
     """Output from a cursor on. Offsets are the cursor's."""
 
     token_offset: int
@@ -60,11 +60,11 @@ class OutputBuffer:
             return False
         return cursor.text_bytes == len(self._text) or self._text[cursor.text_bytes] & 0xC0 != 0x80
 
-    def read(self, cursor: Cursor) -> Piece | None:
+    def read(self, cursor: Cursor) -> OutputSlice | None:
         """Everything from `cursor` on, or None when there is nothing new."""
         if cursor.tokens >= len(self.ids) and cursor.text_bytes >= len(self._text):
             return None
-        return Piece(
+        return OutputSlice(
             cursor.tokens,
             self.ids[cursor.tokens :],
             cursor.text_bytes,

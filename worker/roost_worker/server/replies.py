@@ -6,7 +6,7 @@ from roost_worker.engine.messages import StopReason
 from roost_worker.render.messages import ToolCall
 from roost_worker.render.toolcalls import parse
 from roost_worker.server.attempts import Attempt
-from roost_worker.server.output import Piece
+from roost_worker.server.output import OutputSlice
 
 
 def need_history(from_token: int) -> pb.GenerateResponse:
@@ -20,7 +20,7 @@ def accepted(attempt: Attempt, render_version: str) -> pb.GenerateResponse:
     return pb.GenerateResponse(accepted=message)
 
 
-def delta(piece: Piece) -> pb.GenerateResponse:
+def delta(piece: OutputSlice) -> pb.GenerateResponse:
     message = pb.Delta(
         token_offset=piece.token_offset,
         token_ids=piece.token_ids,

@@ -26,8 +26,8 @@ from roost_worker.render.renderer import Renderer
 from roost_worker.seam.client import EngineClient, EngineDeadError
 from roost_worker.server.lease import LeasePublisher
 from roost_worker.server.service import WorkerService
-from roost_worker.server.shell import Identity, Shell
-from roost_worker.server.telemetry import Telemetry
+from roost_worker.server.shell import Shell, WorkerIdentity
+from roost_worker.server.telemetry import WorkerTelemetry
 
 LOG = logging.getLogger(__name__)
 StartEngine = Callable[[WorkerConfig, Path], Awaitable[EngineClient]]
@@ -74,7 +74,7 @@ class WorkerServer:
         self.address = ""
         self.metrics_port: int | None = None
         self._start_engine, self._on_fatal, self._timing = start_engine, on_fatal, timing
-        self._telemetry = Telemetry(self.worker_id, tracer_provider)
+        self._telemetry = WorkerTelemetry(self.worker_id, tracer_provider)
         self._service = WorkerService(config.pool_secret, self._telemetry.tracer, self._publish)
         self._health = health_aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
@@ -177,7 +177,7 @@ class WorkerServer:
     def _open(self, model: PreparedModel, renderer: Renderer, engine: EngineClient) -> None:
         if renderer.own_template_refused:
             LOG.info("the model's own chat template is not used: %s", renderer.own_template_refused)
-        identity = Identity(self.worker_id, secrets.token_hex(8), self.address, model.revision)
+        identity = WorkerIdentity(self.worker_id, secrets.token_hex(8), self.address, model.revision)
         options = {"keep_seconds": self._timing["keep_seconds"]} if "keep_seconds" in self._timing else {}
         shell = self._service.shell = Shell(self.config, identity, engine, renderer, **options)
         lease = {name: self._timing[f"lease_{name}"] for name in ("period", "ttl") if f"lease_{name}" in self._timing}

@@ -52,7 +52,7 @@ class HistoryError(ValueError):
     """The gateway's history cannot belong to the head it named."""
 
 
-class History:
+class MissingHistory:
     """Collects the runs that answer one NeedHistory, and checks them against the head.
 
     `known` is the log that the runs continue, `head` where they must end.

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from roost.contract.heads import AttemptRef, Head
-from roost_worker.server.session_log import History, SessionLog, empty_log
+from roost_worker.server.session_log import MissingHistory, SessionLog, empty_log
 
 _Value = TypeVar("_Value")
 
@@ -44,14 +44,14 @@ class SessionTable:
         _touch(self._refs, session, ref, self._max_epochs)
         return True
 
-    def find(self, ref: LogRef) -> SessionLog | History:
+    def find(self, ref: LogRef) -> SessionLog | MissingHistory:
         """The log at exactly `ref.head`; otherwise what must be asked of the gateway."""
         if ref.head == Head():
             return empty_log(ref.generation)
         log = self._logs.get(ref.session)
         if log is None or log.generation != ref.generation:
-            return History(empty_log(ref.generation), ref.head)
-        return log.at(ref.head) or History(log.committed_below(ref.head.length), ref.head)
+            return MissingHistory(empty_log(ref.generation), ref.head)
+        return log.at(ref.head) or MissingHistory(log.committed_below(ref.head.length), ref.head)
 
     def put(self, session: str, log: SessionLog) -> None:
         """Takes a log as it now is, longer or shorter than before."""

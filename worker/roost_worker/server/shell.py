@@ -16,13 +16,13 @@ from roost.fault_points import fault_point
 from roost_worker.config import WorkerConfig
 from roost_worker.engine.messages import (
     Cancel,
+    EngineMessage,
     EngineStats,
     Evict,
     Finish,
     Hold,
-    Message,
-    Output,
     Outputs,
+    RequestOutput,
     StopReason,
     Submit,
 )
@@ -42,7 +42,7 @@ _LEARN = 0.1  # share of each new sample in the running mean of bytes per token
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class WorkerIdentity:
     """Who this worker is to its gateways."""
 
     worker_id: str
@@ -57,7 +57,7 @@ class Shell:
     def __init__(
         self,
         config: WorkerConfig,
-        identity: Identity,
+        identity: WorkerIdentity,
         engine: EngineClient,
         renderer: Renderer,
         *,
@@ -238,7 +238,7 @@ class Shell:
             draining=self.draining,
         )
 
-    def _take_output(self, output: Output) -> None:
+    def _take_output(self, output: RequestOutput) -> None:
         attempt = self.attempts.of_request(output.request_id)
         if attempt is None or attempt.over:
             return
@@ -250,7 +250,7 @@ class Shell:
         if output.stop is not None:
             self._stop(attempt, output)
 
-    def _take_tokens(self, attempt: Attempt, output: Output) -> None:
+    def _take_tokens(self, attempt: Attempt, output: RequestOutput) -> None:
         for _ in output.token_ids:
             fault_point("worker.token")
         attempt.times.first_token = attempt.times.first_token or time.monotonic()
@@ -259,7 +259,7 @@ class Shell:
             with suppress(Refused):
                 self._send(Finish(attempt.request_id, cut))
 
-    def _stop(self, attempt: Attempt, output: Output) -> None:
+    def _stop(self, attempt: Attempt, output: RequestOutput) -> None:
         if output.stop not in (StopReason.STOP, StopReason.LENGTH):
             attempt.submitted = False
             ending = Ending.GRAMMAR if attempt.constrained else Ending.FAILED
@@ -286,7 +286,7 @@ class Shell:
         if not len(self.attempts):
             self.idle.set()
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: EngineMessage) -> None:
         try:
             self.engine.send(message)
         except EngineDeadError as error:

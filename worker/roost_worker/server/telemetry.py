@@ -24,7 +24,7 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 _Values = Callable[[Shell], Iterable[Observation]]
 
 
-class Telemetry:
+class WorkerTelemetry:
     """Traces go to `$OTEL_EXPORTER_OTLP_ENDPOINT` if that is set; metrics are served to Prometheus if asked for."""
 
     def __init__(self, worker_id: str, tracer_provider: TracerProvider | None = None) -> None:
