@@ -32,4 +32,4 @@ def test_it_says_why_not_and_fails(tmp_path: Path) -> None:
     result = CliRunner().invoke(model, ["prepare", "ftp://[/INST]", "--cache-dir", str(tmp_path)])
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert result.stderr.startswith("error: 'ftp://[/INST]' is no model source")
+    assert result.stderr.startswith("error: 'ftp://[/INST]' is not a model source")

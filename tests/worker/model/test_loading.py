@@ -36,7 +36,7 @@ def test_a_damaged_file_is_refused(model_dir: Path, damage: str) -> None:
     path = model_dir / "model.safetensors"
     contents = {"truncated": path.read_bytes()[:-100], "another format": b"GGUF" + bytes(5000), "empty": b""}
     path.write_bytes(contents[damage])
-    with pytest.raises(WeightsError, match="no usable safetensors file"):
+    with pytest.raises(WeightsError, match="not a usable safetensors file"):
         build_runner(worker_config(), model_dir)
 
 

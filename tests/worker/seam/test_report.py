@@ -10,7 +10,7 @@ from roost_worker.config import EngineConfig
 from roost_worker.engine.engine import Engine
 from roost_worker.engine.messages import EngineInfo, EngineStats
 from roost_worker.seam.engine_loop import Close, EngineLoop, Inbox, start_up_line
-from roost_worker.seam.report import StatsReporter, stats_line
+from roost_worker.seam.report import StatsLog, stats_line
 
 BEFORE = EngineStats(
     blocks_free=10, batches=5, generated_tokens=100, prefilled_tokens=50, lookup_tokens=40, hit_tokens=40
@@ -22,13 +22,13 @@ def test_a_loop_that_became_idle_still_reports_what_it_did() -> None:
     inbox: Inbox = SimpleQueue()
     seen: list[EngineStats] = []
 
-    class Reporter(StatsReporter):
-        def report(self, stats: EngineStats) -> None:
+    class Log(StatsLog):
+        def update(self, stats: EngineStats) -> None:
             seen.append(stats)
             inbox.put(Close())
 
     engine = Engine(PagedFakeRunner(8, 16, 64), EngineConfig(4, 16), 64)
-    EngineLoop(engine, inbox, lambda said: None, Reporter()).run()
+    EngineLoop(engine, inbox, lambda frame: None, Log()).run()
     assert [stats.batches for stats in seen] == [0]
 
 
@@ -45,8 +45,8 @@ def test_line_tells_what_happened_since_the_last() -> None:
 
 def test_a_line_per_period_and_none_when_nothing_ran(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
-    reporter = StatsReporter(clock=lambda: now)
+    log = StatsLog(clock=lambda: now)
     caplog.set_level(logging.INFO)
     for now, batches in ((9.0, 3), (10.0, 4), (19.0, 8), (20.0, 4), (31.0, 5)):
-        reporter.report(EngineStats(blocks_free=1, batches=batches, running=int(now)))
+        log.update(EngineStats(blocks_free=1, batches=batches, running=int(now)))
     assert [record.message.split(", ")[2] for record in caplog.records] == ["running 10", "running 31"]

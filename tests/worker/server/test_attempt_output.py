@@ -104,7 +104,7 @@ async def test_a_new_reader_displaces_the_old_one_and_reads_from_its_own_cursor(
     attempt.detach(first, now=1.0)
     assert attempt.reader is second
     assert attempt.orphaned_at is None
-    piece = attempt.next_piece(second)
+    piece = attempt.next_slice(second)
     assert (piece.token_offset, list(piece.token_ids), piece.text) == (1, [6], "<6>")
     attempt.detach(second, now=2.0)
     assert attempt.orphaned_at == 2.0

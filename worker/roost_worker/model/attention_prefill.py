@@ -42,7 +42,7 @@ class SdpaPrefill:
         return PrefillSpan(span, span.length, causal_mask(span, self._dtype, self._device))
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, prefill: PrefillSpan) -> Tensor:
-        """query [tokens, heads, dim], keys and values [kv_heads, length, dim] to [tokens, heads * dim]."""
+        """Attend with query [tokens, heads, dim] to keys and values [kv_heads, length, dim]: [tokens, heads * dim]."""
         return attend_sequence(query, keys, values, prefill.mask, causal=prefill.mask is None)
 
 
@@ -67,7 +67,7 @@ class MatmulPrefill:
         return PrefillSpan(span, length, mask)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, prefill: PrefillSpan) -> Tensor:
-        """query [tokens, heads, dim], keys and values [kv_heads, length, dim] to [tokens, heads * dim]."""
+        """Attend with query [tokens, heads, dim] to keys and values [kv_heads, length, dim]: [tokens, heads * dim]."""
         assert prefill.mask is not None
         tokens, heads, head_dim = query.shape
         kv_heads, padded = self._shape.kv_heads, prefill.mask.shape[0]
