@@ -95,7 +95,7 @@ def _replace(path: Path, old: bytes, new: bytes) -> None:
         (lambda at: _replace(at, b"blk.7.ffn_up.weight", b"blk.7.ffn_xx.weight"), "missing tensor blk.7.ffn_up.weight"),
         (
             lambda at: _replace(at, _ARCHITECTURE + b"llama", _ARCHITECTURE + b"mamba"),
-            "holds a mamba model",
+            "is a mamba model",
         ),
     ],
     ids=["in its header", "by one byte", "to nothing", "missing tensor", "another architecture"],

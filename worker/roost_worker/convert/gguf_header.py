@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from roost_worker.convert.errors import ConvertError
-from roost_worker.convert.shapes import ARCHITECTURES
+from roost_worker.model.config import MODEL_TYPES
 
 _MAGIC = b"GGUF"
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -39,8 +39,8 @@ def check_header(path: Path) -> GgufHeader:
     """Read the header and check that the file can be converted. Raise ConvertError with what is missing."""
     header = read_header(path)
     architecture = header.keys.get("general.architecture")
-    if architecture not in ARCHITECTURES:
-        raise ConvertError(f"{path.name} holds a {architecture} model; the worker runs {', '.join(ARCHITECTURES)}")
+    if architecture not in MODEL_TYPES:
+        raise ConvertError(f"{path.name} is a {architecture} model; the worker runs {', '.join(MODEL_TYPES)}")
     layers = range(int(header.keys.get(f"{architecture}.block_count") or 0))
     needed = ["token_embd.weight", "output_norm.weight"]
     needed += [f"blk.{layer}.{name}.weight" for layer in layers for name in _LAYER]

@@ -3,9 +3,7 @@
 from typing import Any
 
 from roost_worker.convert.errors import ConvertError
-
-ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
-"""The values of `model_type` that the worker can run."""
+from roost_worker.model.config import MODEL_TYPES
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -13,8 +11,8 @@ Shapes = dict[str, tuple[int, ...]]
 def normalised_config(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     """Return `config.json` as the worker reads it: with all keys, rope under its older names. Raise ConvertError."""
     model_type = config.get("model_type")
-    if model_type not in ARCHITECTURES:
-        raise ConvertError(f"model_type {model_type!r} is not supported; the worker runs {', '.join(ARCHITECTURES)}")
+    if model_type not in MODEL_TYPES:
+        raise ConvertError(f"model_type {model_type!r} is not supported; the worker runs {', '.join(MODEL_TYPES)}")
     try:
         heads = int(config["num_attention_heads"])
         hidden = int(config["hidden_size"])

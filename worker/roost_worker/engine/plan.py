@@ -1,6 +1,6 @@
 """The seam between the scheduler (pure) and the model runner (torch): one plan in, one result out.
 
-A plan is broadcast to every rank, so it is small, picklable and holds everything that a rank cannot know by itself.
+A plan is broadcast to every rank, so it is small, picklable and has everything that a rank cannot know by itself.
 """
 
 from array import array

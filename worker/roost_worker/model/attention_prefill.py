@@ -79,7 +79,7 @@ class MatmulPrefill:
         return out[:, :, :tokens].permute(2, 0, 1, 3).reshape(tokens, heads * head_dim)
 
     def _attend_head(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, out: Tensor) -> None:
-        """query and out [group, padded tokens, head_dim], keys and values [length, head_dim]."""
+        """Attend with one KV head: query and out [group, padded tokens, head_dim], keys, values [length, head_dim]."""
         rows = query.flatten(0, 1)
         scores, weights = self._scratch(rows.shape[0], keys.shape[0])
         torch.mm(rows, keys.t(), out=scores)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+"""Values of `model_type` that the worker can run."""
 
 
 class ModelConfigError(ValueError):
@@ -31,7 +32,6 @@ class RopeScaling:
 class DecoderConfig:
     """Everything the decoder needs to know about a model."""
 
-    family: str
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -105,16 +105,15 @@ def read_config(model_dir: Path) -> DecoderConfig:
 
 def parse_config(document: Mapping[str, Any]) -> DecoderConfig:
     """Turn a HF config document into a DecoderConfig. Raise ModelConfigError naming the invalid key."""
-    family = document.get("model_type")
-    if family not in FAMILIES:
-        raise ModelConfigError(f"model_type {family!r} is not supported; use one of {', '.join(FAMILIES)}")
+    model_type = document.get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise ModelConfigError(f"model_type {model_type!r} is not supported; use one of {', '.join(MODEL_TYPES)}")
     if document.get("hidden_act", "silu") != "silu":
         raise ModelConfigError(f"hidden_act {document['hidden_act']!r} is not supported; only silu is")
     heads = _integer(document, "num_attention_heads")
     hidden = _integer(document, "hidden_size")
     attention_bias = bool(document.get("attention_bias", False))
     return DecoderConfig(
-        family=family,
         vocab_size=_integer(document, "vocab_size"),
         hidden_size=hidden,
         intermediate_size=_integer(document, "intermediate_size"),
@@ -127,11 +126,11 @@ def parse_config(document: Mapping[str, Any]) -> DecoderConfig:
         rope_theta=_rope_theta(document),
         rope_scaling=_rope_scaling(document),
         tied_embeddings=bool(document.get("tie_word_embeddings", False)),
-        qkv_bias=attention_bias or family == "qwen2",
-        output_bias=attention_bias and family != "qwen2",
+        qkv_bias=attention_bias or model_type == "qwen2",
+        output_bias=attention_bias and model_type != "qwen2",
         mlp_bias=bool(document.get("mlp_bias", False)),
-        query_key_norm=family == "qwen3",
-        sliding_window=_sliding_window(document, family),
+        query_key_norm=model_type == "qwen3",
+        sliding_window=_sliding_window(document, model_type),
         eos_token_ids=_eos_token_ids(document),
     )
 
@@ -178,9 +177,9 @@ def _rope_scaling(document: Mapping[str, Any]) -> RopeScaling | None:
         ) from error
 
 
-def _sliding_window(document: Mapping[str, Any], family: str) -> int | None:
+def _sliding_window(document: Mapping[str, Any], model_type: str) -> int | None:
     window = document.get("sliding_window")
-    if window is None or (family.startswith("qwen") and not document.get("use_sliding_window", False)):
+    if window is None or (model_type.startswith("qwen") and not document.get("use_sliding_window", False)):
         return None
     layers = document.get("layer_types")
     if layers is not None and "sliding_attention" not in layers:

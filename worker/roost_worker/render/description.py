@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 FAMILIES = ("chatml", "qwen3", "llama3", "mistral")
-"""Families with a built-in turn format. A model of another family ("") can only use its own template."""
+"""Families of turn formats that are built in. A model of another family ("") can only use its own template."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from roost.contract.heads import AttemptRef
-from roost_worker.server.output import Cursor, OutputBuffer, OutputSlice, TokenLogprob
+from roost_worker.server.output import OutputBuffer, OutputCursor, OutputSlice, TokenLogprob
 from roost_worker.server.session_log import SessionLog
 
 
@@ -36,7 +36,7 @@ class Ending(StrEnum):
 class OutputReader:
     """A stream's position in an attempt's output."""
 
-    def __init__(self, cursor: Cursor) -> None:
+    def __init__(self, cursor: OutputCursor) -> None:
         self.cursor = cursor
         self._changed = asyncio.Event()
 
@@ -121,7 +121,7 @@ class Attempt:
             self.deadline.cancel()
             self.deadline = None
 
-    def attach(self, cursor: Cursor) -> OutputReader:
+    def attach(self, cursor: OutputCursor) -> OutputReader:
         """Give the output to a new reader, and wake the previous one, which then sees that it was displaced."""
         displaced, self.reader = self.reader, OutputReader(cursor)
         self.orphaned_at = None

@@ -13,7 +13,7 @@ from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.server import refusals, replies
 from roost_worker.server.attempts import Attempt, Ending
-from roost_worker.server.output import Cursor
+from roost_worker.server.output import OutputCursor
 from roost_worker.server.requests import INLINE_BYTES, Work, content_bytes, prepare, rendered_bytes
 from roost_worker.server.session_log import HistoryError, MissingHistory, SessionLog, empty_log
 from roost_worker.server.sessions import LogRef
@@ -54,7 +54,7 @@ def _begin(shell: Shell, start: pb.Start) -> Attempt:
 
 
 def _resume(shell: Shell, resume: pb.Resume) -> Attempt:
-    cursor = Cursor(resume.from_token, resume.from_text_byte)
+    cursor = OutputCursor(resume.from_token, resume.from_text_byte)
     attempt = shell.resume(resume.session_id, _ref(resume.attempt), _ref(resume.new_attempt), cursor)
     shell.set_deadline(attempt, resume.deadline_ms)
     return attempt
@@ -87,7 +87,7 @@ class _Stream:
         work = await self._prepared(start, log)
         self._check()
         if work.replayed:
-            self._reader.cursor = Cursor(start.replay.tokens, start.replay.text_bytes)
+            self._reader.cursor = OutputCursor(start.replay.tokens, start.replay.text_bytes)
         self._shell.submit(self._attempt, log, work, start.tenant, start.priority)
 
     async def serve(self) -> None:

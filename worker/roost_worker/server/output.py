@@ -10,7 +10,7 @@ _UNKNOWN: TokenLogprob = (0.0, ())
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
+class OutputCursor:
     """What a reader has so far: tokens, and UTF-8 bytes of text."""
 
     tokens: int = 0
@@ -28,8 +28,8 @@ class OutputSlice:
     logprobs: tuple[TokenLogprob, ...]
 
     @property
-    def end(self) -> Cursor:
-        return Cursor(self.token_offset + len(self.token_ids), self.text_offset + len(self.text.encode()))
+    def end(self) -> OutputCursor:
+        return OutputCursor(self.token_offset + len(self.token_ids), self.text_offset + len(self.text.encode()))
 
 
 class OutputBuffer:
@@ -54,13 +54,13 @@ class OutputBuffer:
         self.ids.extend(ids)
         self._text += text.encode()
 
-    def holds(self, cursor: Cursor) -> bool:
+    def can_resume(self, cursor: OutputCursor) -> bool:
         """Return whether a reader can continue at `cursor`: not beyond the output, and not within a character."""
         if cursor.tokens > len(self.ids) or cursor.text_bytes > len(self._text):
             return False
         return cursor.text_bytes == len(self._text) or self._text[cursor.text_bytes] & 0xC0 != 0x80
 
-    def read(self, cursor: Cursor) -> OutputSlice | None:
+    def read(self, cursor: OutputCursor) -> OutputSlice | None:
         """Return everything after `cursor`, or None when there is nothing new."""
         if cursor.tokens >= len(self.ids) and cursor.text_bytes >= len(self._text):
             return None

@@ -31,7 +31,7 @@ from roost_worker.render.renderer import Renderer
 from roost_worker.seam.client import EngineClient, EngineDeadError
 from roost_worker.server import refusals
 from roost_worker.server.attempts import Attempt, AttemptTable, Ending
-from roost_worker.server.output import Cursor
+from roost_worker.server.output import OutputCursor
 from roost_worker.server.requests import Work
 from roost_worker.server.session_log import SessionLog
 from roost_worker.server.sessions import SessionTable
@@ -92,17 +92,17 @@ class Shell:
         if older is not None:
             self.end(older, Ending.FENCED)
         attempt = Attempt(f"{ref.nonce.hex()}-{next(self._numbers)}", session, ref)
-        attempt.attach(Cursor())
+        attempt.attach(OutputCursor())
         self.attempts.add(attempt)
         self.idle.clear()
         return attempt
 
-    def resume(self, session: str, old: AttemptRef, new: AttemptRef, cursor: Cursor) -> Attempt:
+    def resume(self, session: str, old: AttemptRef, new: AttemptRef, cursor: OutputCursor) -> Attempt:
         """Give an attempt's output to a newer attempt. Raise Refused: fenced, unknown."""
         if session and not self.sessions.admit(session, new):
             raise refusals.fenced()
         attempt = self.attempts.find(session, old)
-        if attempt is None or not attempt.submitted or not attempt.output.holds(cursor):
+        if attempt is None or not attempt.submitted or not attempt.output.can_resume(cursor):
             raise refusals.unknown_attempt()
         self.attempts.rename(attempt, new)
         attempt.attach(cursor)
