@@ -16,6 +16,7 @@ from grpc_health.v1.health import OVERALL_HEALTH
 from grpc_health.v1.health import aio as health_aio
 from opentelemetry.sdk.trace import TracerProvider
 
+from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS
 from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
 from roost_worker.config import WorkerConfig
@@ -61,11 +62,13 @@ class WorkerServer:
         on_fatal: Callable[[str], None] = lambda reason: None,
         worker_id: str | None = None,
         tracer_provider: TracerProvider | None = None,
-        **timing: float,
+        keep_seconds: float = LEASE_TTL_SECONDS,
+        lease_period: float = LEASE_PERIOD_SECONDS,
     ) -> None:
-        """`on_fatal` is called once, when the engine has died and all streams have ended. `timing` is for tests:
-        `keep_seconds` of orphans, `lease_period` and `lease_ttl`. Raise ValueError when it would listen to other
-        machines without a secret.
+        """Raise ValueError when the worker would listen to other machines without a secret.
+
+        `on_fatal` is called once, when the engine has died and all streams have ended. `keep_seconds` is how long an
+        orphan's output outlives its stream, `lease_period` how often the lease is renewed.
         """
         if not config.pool_secret and config.host not in ("127.0.0.1", "::1", "localhost"):
             raise ValueError(f"host: {config.host} needs pool_secret; without one a worker listens on 127.0.0.1 only")
@@ -73,7 +76,8 @@ class WorkerServer:
         self.worker_id = worker_id or new_worker_id()
         self.address = ""
         self.metrics_port: int | None = None
-        self._start_engine, self._on_fatal, self._timing = start_engine, on_fatal, timing
+        self._start_engine, self._on_fatal = start_engine, on_fatal
+        self._keep_seconds, self._lease_period = keep_seconds, lease_period
         self._telemetry = WorkerTelemetry(self.worker_id, tracer_provider)
         self._service = WorkerService(config.pool_secret, self._telemetry.tracer, self._publish)
         self._health = health_aio.HealthServicer()
@@ -178,9 +182,8 @@ class WorkerServer:
         if renderer.own_template_refused:
             LOG.info("the model's own chat template is not used: %s", renderer.own_template_refused)
         identity = WorkerIdentity(self.worker_id, secrets.token_hex(8), self.address, model.revision)
-        options = {"keep_seconds": self._timing["keep_seconds"]} if "keep_seconds" in self._timing else {}
-        shell = self._service.shell = Shell(self.config, identity, engine, renderer, **options)
-        lease = {name: self._timing[f"lease_{name}"] for name in ("period", "ttl") if f"lease_{name}" in self._timing}
+        shell = Shell(self.config, identity, engine, renderer, keep_seconds=self._keep_seconds)
+        self._service.shell = shell
         self._publisher = LeasePublisher(
             self.config.store_url,
             self.config.pool,
@@ -188,7 +191,7 @@ class WorkerServer:
             shell.lease,
             lambda: shell.residency,
             on_drain=self._set_drain_requested,
-            **lease,
+            period=self._lease_period,
         )
         self._telemetry.observe(shell)
         coroutines = (self._pump(shell, engine), self._publisher.run(), self._watch(shell))
