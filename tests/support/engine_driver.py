@@ -97,7 +97,7 @@ class EngineDriver:
         self.engine.check_integrity()
 
     def iterate(self) -> Outputs | None:
-        """One engine step; its outputs are filed, its reports applied, the memory checked."""
+        """One iteration; its outputs are filed, its reports applied, the memory checked."""
         outputs = self.engine.iterate()
         self.engine.check_integrity()
         self._check_memory()
