@@ -1,4 +1,4 @@
-"""Constrained output: JSON schemas and tool calls as llguidance grammars, and the token masks they allow."""
+"""Constrained output: JSON schemas and tool calls as llguidance grammars, and the token masks that follow from them."""
 
 from roost_worker.grammar.build import GrammarError, build_json_schema, build_tool_call
 from roost_worker.grammar.compiler import GrammarCompiler, GrammarState, fill_masks

@@ -1,4 +1,4 @@
-"""Compiled grammars and the token masks they allow, on llguidance (https://github.com/guidance-ai/llguidance)."""
+"""Compiled grammars and their token masks, on llguidance (https://github.com/guidance-ai/llguidance)."""
 
 import threading
 from collections import OrderedDict
@@ -18,7 +18,7 @@ _ALL = np.int32(-1)
 
 
 class GrammarState:
-    """Where one output stands in its grammar."""
+    """The position of one output in its grammar."""
 
     def __init__(self, matcher: LLMatcher, eos_ids: frozenset[int], words: int) -> None:
         self._matcher = matcher
@@ -26,14 +26,14 @@ class GrammarState:
         self._row = np.zeros((1, words), dtype=np.int32)
 
     def consume(self, ids: Iterable[int]) -> None:
-        """Takes output ids. Raises GrammarError at one that the grammar does not allow here, or at a limit."""
+        """Advance over output ids. Raise GrammarError at an id that the grammar does not allow, or at a limit."""
         for token in ids:
             if not self._matcher.consume_token(int(token)):
                 raise GrammarError(f"token {int(token)} leaves the grammar: {_shorten(self._matcher.get_error())}")
 
     @property
     def done(self) -> bool:
-        """Whether nothing may follow but the end of the turn."""
+        """Whether only the end of the turn may follow."""
         if self._matcher.is_stopped():
             return not self._matcher.is_error()
         if not self._matcher.is_accepting():
@@ -43,12 +43,14 @@ class GrammarState:
 
     @property
     def error(self) -> str:
-        """Why the grammar cannot go on (a limit of its parser); empty while it can."""
+        """Why the grammar cannot continue (a limit of its parser); empty while it can."""
         return _shorten(self._matcher.get_error()) if self._matcher.is_error() else ""
 
     def fill(self, row: NDArray[np.int32]) -> None:
-        """Sets the bits of the ids that may come next in `row` (int32, [1, ceil(vocab/32)]); all when in error, so that
-        the other rows of a batch go on while the caller fails this one."""
+        """Set the bits of the ids that may come next in `row` (int32, [1, ceil(vocab/32)]).
+
+        Set all bits on an error, so that the other rows of a batch go on while the caller fails this one.
+        """
         if not self._matcher.is_error():
             fill_next_token_bitmask(self._matcher, row, 0)
         if self._matcher.is_error():
@@ -62,9 +64,9 @@ class GrammarState:
 
 
 class GrammarCompiler:
-    """Compiles grammars for one model's tokenizer. Threads may share it.
+    """Compiles grammars for one model's tokenizer. Thread-safe.
 
-    A grammar that needs too much is refused: llguidance's limits bound the work, `compile_seconds` the wait.
+    A grammar that takes too much is refused: llguidance's limits bound the work, `compile_seconds` the wait.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class GrammarCompiler:
         *,
         compile_seconds: float = COMPILE_SECONDS,
     ) -> None:
-        """`vocab_size` is the number of logits, padding included; padding is never allowed."""
+        """`vocab_size` is the number of logits, including padding, which is never allowed."""
         self._tokenizer = LLTokenizer(str(tokenizer_json), n_vocab=vocab_size, eos_token=list(eos_ids))
         self._eos_ids = frozenset(eos_ids)
         self._words = (vocab_size + 31) // 32
@@ -84,7 +86,7 @@ class GrammarCompiler:
         self._lock = threading.Lock()
 
     def check(self, grammar: str) -> str:
-        """Why the grammar is refused, or an empty string. May take up to `compile_seconds`: not for the engine loop."""
+        """Return why the grammar is refused, or an empty string. Blocks for up to `compile_seconds`."""
         try:
             self._matcher(grammar)
         except GrammarError as error:
@@ -92,14 +94,14 @@ class GrammarCompiler:
         return ""
 
     def start(self, grammar: str) -> GrammarState:
-        """The state before the first token. Raises GrammarError; cheap after `check`."""
+        """Return the state before the first token. Raise GrammarError. Cheap after `check`."""
         return GrammarState(self._matcher(grammar).deep_copy(), self._eos_ids, self._words)
 
     def _matcher(self, grammar: str) -> LLMatcher:
         with self._lock:
-            if known := self._compiled.get(grammar):
+            if compiled := self._compiled.get(grammar):
                 self._compiled.move_to_end(grammar)
-                return known
+                return compiled
         matcher = self._compile_in_time(grammar)
         with self._lock:
             self._compiled[grammar] = matcher
@@ -108,7 +110,7 @@ class GrammarCompiler:
         return matcher
 
     def _compile_in_time(self, grammar: str) -> LLMatcher:
-        # llguidance leaves Python's lock free while it compiles, but cannot be interrupted; its limits end it.
+        # llguidance releases the GIL while it compiles, but cannot be interrupted; its limits end it.
         result: list[LLMatcher] = []
         thread = threading.Thread(target=lambda: result.append(self._compile(grammar)), daemon=True)
         thread.start()
@@ -129,9 +131,9 @@ class GrammarCompiler:
 
 
 def fill_masks(states: Sequence[GrammarState | None], out: NDArray[np.int32]) -> None:
-    """Fills `out` (int32, [len(states), ceil(vocab/32)], contiguous): bit i of a row is set when id i may come next.
+    """Fill `out` (int32, [len(states), ceil(vocab/32)], contiguous): bit i of a row is set when id i may come next.
 
-    A row without a state, or whose state is in error (`GrammarState.error`), allows everything.
+    A row without a state, or whose state has an error (`GrammarState.error`), allows everything.
     """
     for index, state in enumerate(states):
         if state is None:

@@ -35,13 +35,13 @@ class SubprocessRank:
 
 
 class SubprocessSpawner:
-    """Implements Spawner. Call it from a thread that lives as long as the ranks shall: they die with that thread.
+    """Implements Spawner. Call it from a thread that lives as long as the ranks should: they die with that thread.
 
-    The children find modules where this process does; arguments, the key among them, travel by their stdin.
+    The children find modules where this process does. Their arguments, which include the key, are sent to their stdin.
     """
 
     def spawn(self, args: RankArgs) -> SubprocessRank:
-        """Raises OSError when no process can be made."""
+        """Raise OSError when the process cannot be created."""
         process = subprocess.Popen(
             [sys.executable, "-m", __name__, str(os.getpid())],
             stdin=subprocess.PIPE,
@@ -49,14 +49,14 @@ class SubprocessSpawner:
             start_new_session=True,
         )
         assert process.stdin is not None
-        # A child that is gone already is seen by `alive`, like one that dies later.
+        # If the child has ended already, `alive` says so.
         with suppress(BrokenPipeError), process.stdin as stdin:
             stdin.write(pickle.dumps(args))
         return SubprocessRank(process)
 
 
 def die_with_parent(parent: int) -> None:
-    """Asks Linux to kill this process when the thread that started it ends; exits if `parent` is gone already."""
+    """Have Linux kill this process when the thread that started it ends; exit if `parent` is gone already."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
@@ -65,7 +65,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def main() -> None:
-    """A child's main: the parent's pid is the argument, RankArgs come pickled by stdin from that parent alone."""
+    """Run a rank as a child. Its argument is the parent's pid; RankArgs come, pickled, from the parent on stdin."""
     die_with_parent(int(sys.argv[1]))
     args: RankArgs = pickle.load(sys.stdin.buffer)
     log_format = f"%(asctime)s %(levelname)s rank {args.rank}: %(message)s"
