@@ -1,4 +1,4 @@
-"""A session's way to another revision of its pool's model (ARCHITECTURE.md, "A changed model").
+"""A session's way to another revision of its pool's model (docs/contracts.md, "A changed model").
 
 It is part of the attempt at the step that comes after the change. Nothing is written before the one script that writes
 the new generation: a gateway or worker that dies on the way leaves the old generation as it was.

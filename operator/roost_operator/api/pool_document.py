@@ -1,4 +1,4 @@
-"""The pool document that gateways read from Redis (ARCHITECTURE.md, "Pool document"). Pure."""
+"""The pool document that gateways read from Redis (docs/contracts.md, "Pool document"). Pure."""
 
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost_operator.api.spec import AgentPool, OnModelChange, RoleSpec

@@ -40,7 +40,7 @@ class EmbeddedRedis:
 
     @property
     def worker_url(self) -> str:
-        """URL with rights to leases and residency only (ARCHITECTURE.md, "Redis keys")."""
+        """URL with rights to leases and residency only (docs/contracts.md, "Redis keys")."""
         return f"redis://worker:{self.state.secret('redis-worker-secret')}@{self.host}:{self.port}/0"
 
     def command(self) -> Command:

@@ -1,7 +1,7 @@
 """Reasons of a pool's conditions: what each means and what to do about it. Pure.
 
 Conditions, their messages and the documents use these words: `python -m roost_operator.plan.reasons` prints the table,
-and a test compares it with ARCHITECTURE.md.
+and a test compares it with docs/troubleshooting.md.
 """
 
 import sys

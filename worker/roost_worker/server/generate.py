@@ -1,4 +1,4 @@
-"""One Generate stream, from Start or Resume to Commit (ARCHITECTURE.md, "Generate stream")."""
+"""One Generate stream, from Start or Resume to Commit (docs/contracts.md, "Generate stream")."""
 
 import asyncio
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Render: steps of a log rendered again, for another model (ARCHITECTURE.md, "A changed model")."""
+"""Render: steps of a log rendered again, for another model (docs/contracts.md, "A changed model")."""
 
 import asyncio
 
