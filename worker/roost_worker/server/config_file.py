@@ -8,10 +8,10 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from roost_worker.config import EngineConfig, KvConfig, ModelConfig, WorkerConfig
+from roost_worker.config import EngineConfig, GrammarConfig, KvConfig, ModelConfig, WorkerConfig
 
 _WORDS: dict[type, str] = {NoneType: "null", str: "text", int: "a whole number", float: "a number", Path: "a path"}
-_PARTS = {"model": ModelConfig, "kv": KvConfig, "engine": EngineConfig}
+_PARTS = {"model": ModelConfig, "kv": KvConfig, "engine": EngineConfig, "grammar": GrammarConfig}
 
 
 def config_from(document: Mapping[str, Any]) -> WorkerConfig:

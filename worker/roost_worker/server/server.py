@@ -21,6 +21,7 @@ from roost.v1 import worker_service_pb2_grpc as pb_grpc
 from roost_worker.config import WorkerConfig
 from roost_worker.convert.layout import PreparedModel
 from roost_worker.convert.store import ModelStore
+from roost_worker.grammar import CompilePool, CompileSetup
 from roost_worker.model.config import read_config
 from roost_worker.render.renderer import Renderer
 from roost_worker.seam.client import EngineClient, EngineDeadError
@@ -79,6 +80,7 @@ class WorkerServer:
         self._health = health_aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._engine: EngineClient | None = None
+        self._grammars: CompilePool | None = None
         self._publisher: LeasePublisher | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: str | None = None
@@ -145,10 +147,12 @@ class WorkerServer:
             await self._server.stop(STOP_SECONDS)
         if self._engine is not None:
             await self._engine.aclose()
+        if self._grammars is not None:
+            await self._grammars.aclose()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         await asyncio.to_thread(self._telemetry.close)
-        self._publisher = self._server = self._engine = self._service.shell = None
+        self._publisher = self._server = self._engine = self._grammars = self._service.shell = None
 
     async def _listen(self) -> None:
         await self._set_health(_HEALTH.NOT_SERVING)
@@ -179,7 +183,15 @@ class WorkerServer:
             LOG.info("the model's own chat template is not used: %s", renderer.own_template_refused)
         identity = Identity(self.worker_id, secrets.token_hex(8), self.address, model.revision)
         options = {"keep_seconds": self._timing["keep_seconds"]} if "keep_seconds" in self._timing else {}
-        shell = self._service.shell = Shell(self.config, identity, engine, renderer, **options)
+        self._grammars = CompilePool(
+            CompileSetup(
+                str(model.path / "tokenizer.json"),
+                renderer.eos_token_ids,
+                engine.info.vocab_size,
+                self.config.grammar,
+            )
+        )
+        shell = self._service.shell = Shell(self.config, identity, engine, renderer, self._grammars, **options)
         lease = {name: self._timing[f"lease_{name}"] for name in ("period", "ttl") if f"lease_{name}" in self._timing}
         self._publisher = LeasePublisher(
             self.config.store_url,
