@@ -30,6 +30,16 @@ def build(tokenizer_json: str, eos_ids: Sequence[int], vocab_size: int) -> Calla
     return _compile
 
 
+def build_short(tokenizer_json: str, eos_ids: Sequence[int], vocab_size: int) -> Callable[[str], None]:
+    """Accepts grammars of `vocab_size` characters at most."""
+
+    def compile_(grammar: str) -> None:
+        if len(grammar) > vocab_size:
+            raise GrammarError("the grammar is refused: too long")
+
+    return compile_
+
+
 def build_nothing(tokenizer_json: str, eos_ids: Sequence[int], vocab_size: int) -> Callable[[str], None]:
     sys.exit("there is no such tokenizer")
 
@@ -83,9 +93,9 @@ def _allocate() -> None:
 
 
 def _recurse() -> None:
-    """Goes deep in native code: comparing nested lists takes C stack for each level."""
+    """Takes 2 MiB of C stack, which a program usually has."""
     sys.setrecursionlimit(10**9)
     deep: list[object] = []
-    for _ in range(100_000):
+    for _ in range(15_000):
         deep = [deep]
     repr(deep)

@@ -153,6 +153,7 @@ async def test_who_waits_too_long_comes_back_for_the_verdict(pool: CompilePool, 
         await pool.check(queued, 0.05)
     await asyncio.to_thread((tmp_path / "gate").write_text, "x")
     assert await _refusal(pool, f"step=wait:{tmp_path / 'gate'}") == ""
+    assert await _refusal(pool, "last in the line") == ""
     assert not (tmp_path / "calls").exists(), "nobody waited for it any more"
     assert await _refusal(pool, queued) == ""
 

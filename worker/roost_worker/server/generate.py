@@ -90,7 +90,7 @@ class _Stream:
         log = await self._log(start.session) if self._attempt.session else empty_log(0)
         work = await self._prepared(start, log)
         if work.grammar is not None:
-            await check_grammar(start, work.grammar, self._shell)
+            await check_grammar(start, work.grammar, self._shell.renderer.family, self._shell.grammars)
         self._check()
         if work.replayed:
             self._reader.cursor = Cursor(start.replay.tokens, start.replay.text_bytes)

@@ -4,24 +4,23 @@ import asyncio
 from collections.abc import Iterator
 
 from roost.v1 import worker_service_pb2 as pb
-from roost_worker.grammar import CompileUnavailableError, GrammarError, build_tool_call
+from roost_worker.grammar import CompilePool, CompileUnavailableError, GrammarError, build_tool_call
 from roost_worker.server import refusals
 from roost_worker.server.requests import invalid_schema
-from roost_worker.server.shell import Shell
 
 
-async def check_grammar(start: pb.Start, grammar: str, shell: Shell) -> None:
-    """Return when `grammar`, which was built from the step's format, is accepted by the shell's compile processes.
+async def check_grammar(start: pb.Start, grammar: str, family: str, pool: CompilePool) -> None:
+    """Return when the pool has accepted `grammar`, which was built from the step's format for the model's family.
 
     Raise Refused: INVALID_SCHEMA naming the tool or the field; QUEUE_TIMEOUT without a verdict in `wait_seconds`.
     """
-    if shell.grammars.accepts(grammar):
+    if pool.accepts(grammar):
         return
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + shell.config.grammar.wait_seconds
-    for name, part in _parts(start, grammar, shell.renderer.family):
+    deadline = loop.time() + pool.setup.limits.wait_seconds
+    for name, part in _parts(start, grammar, family):
         try:
-            await shell.grammars.check(part, max(0.0, deadline - loop.time()))
+            await pool.check(part, max(0.0, deadline - loop.time()))
         except GrammarError as error:
             raise invalid_schema(start, f"{name}: {error}") from error
         except CompileUnavailableError as error:
