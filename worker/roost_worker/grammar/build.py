@@ -84,7 +84,9 @@ def _load(schema: str, what: str) -> dict[str, Any]:
     if len(schema.encode(errors="replace")) > MAX_SCHEMA_BYTES:
         raise GrammarError(f"{what}: longer than {MAX_SCHEMA_BYTES} bytes; use a smaller schema")
     try:
-        document = json.loads(schema)
+        document = json.loads(schema, parse_int=_integer)
+    except OverflowError as error:
+        raise GrammarError(f"{what}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise GrammarError(f"{what}: not JSON: {error}") from error
     if not isinstance(document, dict):
@@ -92,6 +94,14 @@ def _load(schema: str, what: str) -> dict[str, Any]:
     if _depth(document) > MAX_DEPTH:
         raise GrammarError(f"{what}: nested deeper than {MAX_DEPTH} levels; use $defs and $ref")
     return document
+
+
+def _integer(digits: str) -> int:
+    """Raise OverflowError for an integer that llguidance would round to a float."""
+    value = int(digits)
+    if not -(2**63) <= value < 2**64:
+        raise OverflowError(f"the integer {digits[:40]} does not fit 64 bits")
+    return value
 
 
 def _depth(value: Any) -> int:
