@@ -141,7 +141,9 @@ async def test_the_verdicts_used_last_are_kept(pool: CompilePool, monkeypatch: p
     monkeypatch.setattr(compile_pool, "KEPT_VERDICTS", 2)
     for grammar in ("a", "b", "a", "c"):
         assert await _refusal(pool, grammar) == ""
-    assert [pool.accepts(grammar) for grammar in "abc"] == [True, False, True]
+    assert [pool.accepts(grammar) for grammar in "cba"] == [True, False, True]
+    assert await _refusal(pool, "d") == ""
+    assert [pool.accepts(grammar) for grammar in "acd"] == [True, False, True], "a was asked about after c"
 
 
 async def test_who_waits_too_long_comes_back_for_the_verdict(pool: CompilePool, tmp_path: Path) -> None:
@@ -186,6 +188,8 @@ async def test_closing_ends_a_compilation_and_leaves_nothing_open(tmp_path: Path
         await pool.aclose()
         results = await asyncio.gather(*checks, return_exceptions=True)
         assert [type(result) for result in results[1:]] == [CompileUnavailableError] * 3
+        with pytest.raises(CompileUnavailableError, match="the worker stops"):
+            await pool.check("late", WAIT)
     assert set(os.listdir("/proc/self/fd")) <= before
 
 

@@ -39,7 +39,7 @@ def main() -> None:
         module, _, function = setup.build.partition(":")
         build = getattr(importlib.import_module(module), function)
         compile_: Compile = build(setup.tokenizer_json, setup.eos_ids, setup.vocab_size)
-        base = _limit_memory(setup.limits)
+        base = _set_limits(setup.limits)
         lines.write(b"[]\n")
         lines.flush()
         for line in lines:
@@ -65,7 +65,7 @@ def _refusal(compile_: Compile, grammar: str, limits: GrammarConfig) -> str:
     return ""
 
 
-def _limit_memory(limits: GrammarConfig) -> int:
+def _set_limits(limits: GrammarConfig) -> int:
     """Set the limits that hold for all grammars; return the address space used before the first, in bytes."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])

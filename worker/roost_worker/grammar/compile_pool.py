@@ -49,7 +49,7 @@ class CompilePool:
 
     def accepts(self, grammar: str) -> bool:
         """Whether the grammar was accepted before."""
-        verdict = self._verdicts.get(_digest(grammar))
+        verdict = self._known(_digest(grammar))
         return verdict is not None and verdict.accepts
 
     async def check(self, grammar: str, seconds: float) -> None:
@@ -84,15 +84,22 @@ class CompilePool:
 
     def _verdict(self, grammar: str) -> _Verdict:
         digest = _digest(grammar)
-        if known := self._verdicts.get(digest):
-            self._verdicts.move_to_end(digest)
+        if known := self._known(digest):
             return known
-        job = self._threads.submit(self._compile, grammar)
+        try:
+            job = self._threads.submit(self._compile, grammar)
+        except RuntimeError as error:
+            raise CompileUnavailableError("the worker stops") from error
         verdict = self._verdicts[digest] = _Verdict(job, asyncio.wrap_future(job))
         verdict.refusal.add_done_callback(lambda refusal: self._forget_unknown(digest, refusal))
         if len(self._verdicts) > KEPT_VERDICTS:
             self._verdicts.popitem(last=False)
         return verdict
+
+    def _known(self, digest: bytes) -> _Verdict | None:
+        if digest in self._verdicts:
+            self._verdicts.move_to_end(digest)
+        return self._verdicts.get(digest)
 
     def _forget_unknown(self, digest: bytes, refusal: "asyncio.Future[str]") -> None:
         """Keep no verdict of a job that ended without one."""
