@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from roost_gateway.telemetry import StepFigures
 from roost_gateway.telemetry import Telemetry as GatewayTelemetry
 from roost_operator.kubernetes.metrics import Metrics
-from roost_worker.server.telemetry import Telemetry as WorkerTelemetry
+from roost_worker.server.telemetry import WorkerTelemetry
 
 ROOT = Path(__file__).parents[2]
 PANELS = json.loads((ROOT / "charts/roost/files/dashboard.json").read_text())["panels"]

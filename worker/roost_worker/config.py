@@ -1,4 +1,4 @@
-"""What a worker is told at its start. Frozen, checked on construction; every error names the field and the fix."""
+"""A worker's configuration. Frozen, and checked on construction; every error names the field and the fix."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,13 +34,14 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class KvConfig:
-    """How KV memory is cut up, and what leaves it first."""
+    """How KV memory is divided, and what is evicted first."""
 
     block_tokens: int = 32
     memory_bytes: int | None = None
-    """Bytes for KV blocks of all ranks; None takes what is free (on CPU: a quarter of free memory, at most 4 GiB)."""
+    """Bytes for the KV blocks of all ranks. None: 85 % of what is free on the GPUs; on CPU a quarter of free memory,
+    at most 4 GiB."""
     eviction_policy: str = DEFAULT_POLICY
-    """Name of the policy that decides what is evicted first (`roost_worker.engine.retention.POLICIES`)."""
+    """Name of the policy that decides what is evicted first (in `roost_worker.engine.retention.POLICIES`)."""
 
     def __post_init__(self) -> None:
         if self.block_tokens not in BLOCK_TOKENS:
@@ -59,7 +60,7 @@ class EngineConfig:
 
     max_running: int = 32
     max_batch_tokens: int = 256
-    """Most tokens computed in one engine step."""
+    """Most tokens computed in one batch."""
 
     def __post_init__(self) -> None:
         if self.max_running < 1:
@@ -93,7 +94,7 @@ class GrammarConfig:
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """Everything one worker needs; picklable, so that it can be a Serve application's argument."""
+    """Everything that one worker needs; picklable, so that it can be a Serve application's argument."""
 
     pool: str
     model: ModelConfig
@@ -107,7 +108,7 @@ class WorkerConfig:
     port: int = 0
     """gRPC port; 0 takes a free one."""
     metrics_port: int | None = None
-    """Prometheus port; 0 takes a free one, None serves none."""
+    """Prometheus port; 0 takes a free one, None serves no metrics."""
     drain_seconds: float = 30.0
     cache_dir: Path | None = None
-    """Where converted models are; None means `$ROOST_CACHE` or `~/.cache/roost`."""
+    """Folder of converted models; None means `$ROOST_CACHE` or `~/.cache/roost`."""

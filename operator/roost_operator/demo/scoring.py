@@ -14,7 +14,7 @@ from typing import Any
 
 from roost_worker.engine.messages import SamplingParams
 from roost_worker.grammar import GrammarError
-from roost_worker.oracle import LoggedStep, Oracle, PositionReport, judge
+from roost_worker.oracle import JudgedStep, Oracle, PositionReport, judge
 
 
 def main() -> None:
@@ -54,10 +54,10 @@ def score(oracle: Oracle, logs: list[list[dict[str, Any]]]) -> dict[str, Any]:
     }
 
 
-def _step(step: dict[str, Any]) -> LoggedStep:
+def _step(step: dict[str, Any]) -> JudgedStep:
     sampling = dict(step["sampling"])
     sampling["stop_token_ids"] = frozenset(sampling["stop_token_ids"])
-    return LoggedStep(step["prompt_ids"], step["output_ids"], SamplingParams(**sampling), step["grammar"])
+    return JudgedStep(step["prompt_ids"], step["output_ids"], SamplingParams(**sampling), step["grammar"])
 
 
 if __name__ == "__main__":
