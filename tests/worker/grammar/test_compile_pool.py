@@ -244,7 +244,10 @@ async def test_the_real_library_gives_verdicts(real_setup: CompileSetup) -> None
 NESTS: dict[str, Callable[[dict[str, object]], dict[str, object]]] = {
     "array": lambda inner: {"type": "array", "items": inner},
     "object": lambda inner: {"properties": {"p": inner}},
+    "map": lambda inner: {"type": "object", "additionalProperties": inner},
     "anyOf": lambda inner: {"anyOf": [inner, {"type": "null"}]},
+    "allOf": lambda inner: {"allOf": [inner, {"title": "x"}]},
+    "anyOf in an object": lambda inner: {"properties": {"p": {"anyOf": [inner, {"type": "null"}]}}, "required": ["p"]},
 }
 
 
