@@ -76,12 +76,11 @@ class StepAttempt:
     """One attempt at a step, from Begin to Commit. Everything that changes on the way is here, and only the methods
     below change it. It belongs to the task that drives it."""
 
-    def __init__(self, call: StepCall, began: Began, outbox: Outbox, prompt: int) -> None:
-        """`prompt` is the estimate of the prompt's tokens. The task that calls this drives the attempt."""
+    def __init__(self, call: StepCall, began: Began, outbox: Outbox) -> None:
+        """The task that calls this drives the attempt."""
         task = asyncio.current_task()
         assert task is not None, "an attempt is driven by a task"
         self._task = task
-        self._prompt = prompt
         self.call = call
         self.began = began
         self.outbox = outbox
@@ -131,17 +130,13 @@ class StepAttempt:
         """Whether a worker has accepted it: then it waits until its deadline, and no full queue refuses it."""
         return self.output.accepted
 
-    @property
-    def output_limit(self) -> int:
-        return self.call.output_limit(self._prompt, self.descriptor)
-
     def _need(self, revision: str) -> StepNeed:
         began, descriptor, log_tokens = self.began, self.descriptor, self.descriptor.head.length
         return StepNeed(
             session_id=descriptor.session_id,
             model_revision=revision or self.pool.active_revision,
             log_tokens=log_tokens,
-            new_tokens=self.call.new_tokens(self._prompt, log_tokens),
+            new_tokens=self.call.new_tokens(log_tokens),
             cached={descriptor.owner: min(began.cached_tokens, log_tokens)} if began.cached_tokens else {},
             owner=descriptor.owner,
         )

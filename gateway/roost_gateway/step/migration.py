@@ -5,10 +5,12 @@ the new generation: a gateway or worker that dies on the way leaves the old gene
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 from roost.contract.events import Migrated
 from roost.contract.heads import Head
+from roost.contract.loghash import extend
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
@@ -20,7 +22,8 @@ from roost_gateway.routing.choice import WorkerState
 from roost_gateway.routing.revisions import migrates
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
 from roost_gateway.step.background import Background
-from roost_gateway.step.log_entries import migrate_request
+from roost_gateway.step.call import LEASE_MS
+from roost_gateway.step.output import RenderedStep
 from roost_gateway.step.placement import Placement
 from roost_gateway.step.worker_stream import render
 from roost_gateway.telemetry import Telemetry
@@ -115,9 +118,9 @@ class Migration:
 
     async def _rendered(self, worker: WorkerState, attempt: StepAttempt, entries: list[LogEntry]) -> MigrateRequest:
         pool, revision = attempt.pool, attempt.need.model_revision
-        channel, metadata = self._clients.channel(worker.address), self._clients.metadata(pool.pool)
         try:
-            request = migrate_request(attempt, entries, await render(channel, metadata, attempt, entries))
+            rendered = await render(attempt, entries, worker, self._clients)
+            request = migrate_request(attempt, entries, rendered)
         except ValueError as error:
             raise WorkerFailureError(Failure.FAULTY, str(error)) from error
         except Refused as refused:
@@ -136,6 +139,44 @@ class Migration:
         ]
         if workers:
             self._background.spawn(self._clients.evict(former.pool, workers, former.session_id, epoch))
+
+
+def migrate_request(
+    attempt: StepAttempt, entries: Sequence[LogEntry], rendered: Sequence[RenderedStep]
+) -> MigrateRequest:
+    """What Migrate writes: the same steps in the tokens of the revision that the attempt needs.
+
+    Raises ValueError when a step or a prompt is missing, or ids are cut off.
+    """
+    packed, head, migrated = bytearray(), Head(), list[LogEntry]()
+    for entry, step in zip(entries, rendered, strict=True):
+        if not step.prompt_ids or (len(step.prompt_ids) | len(step.output_ids)) % ID_BYTES:
+            raise ValueError(f"step {entry.step_id} was rendered without a prompt, or to half an id")
+        ids = step.prompt_ids + step.output_ids
+        head = Head(head.length + len(ids) // ID_BYTES, extend(head.log_hash, ids))
+        packed += ids
+        migrated.append(
+            replace(
+                entry,
+                prompt_tokens=len(step.prompt_ids) // ID_BYTES,
+                output_tokens=len(step.output_ids) // ID_BYTES,
+                cached_tokens=0,
+                reconstructed_tokens=0,
+                head=head,
+                model_revision=attempt.need.model_revision,
+                worker_id="",
+            )
+        )
+    return MigrateRequest(
+        session_id=attempt.session_id,
+        ref=attempt.ref,
+        previous=attempt.descriptor.head,
+        entries=tuple(migrated),
+        packed_ids=bytes(packed),
+        model_revision=attempt.need.model_revision,
+        ttl_ms=attempt.pool.idle_ttl_ms,
+        lease_ms=LEASE_MS,
+    )
 
 
 def announcement(descriptor: Descriptor, known: Head | None) -> Migrated | None:

@@ -20,11 +20,10 @@ from roost.store.records import StoreUnavailableError
 from roost.store.refusals import refused
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import WorkerState
-from roost_gateway.step import worker_requests
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
 from roost_gateway.step.output import Finish
 from roost_gateway.step.placement import Placement
-from roost_gateway.step.worker_stream import SessionHistory, WorkerStream
+from roost_gateway.step.worker_stream import WorkerStream
 from roost_gateway.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -53,7 +52,6 @@ class Relay:
         self._store = store
         self._fleet = fleet
         self._workers = fleet.workers
-        self._clients = fleet.clients
         self._placement = placement
         self._telemetry = telemetry
         self._orphans: list[Dispatch] = []
@@ -118,17 +116,8 @@ class Relay:
         attempt.goes_to(dispatch.worker)
         self._dispatch = dispatch
         self._accepted_here = self._accepted_here and dispatch.again
-        if dispatch.resume is None:
-            first = worker_requests.start(attempt)
-        else:
-            first = worker_requests.resume(attempt, dispatch.resume)
         self.stream = stream = WorkerStream(
-            dispatch.worker.worker_id,
-            self._clients.channel(dispatch.worker.address),
-            self._clients.metadata(attempt.pool.pool),
-            first,
-            SessionHistory(self._store, attempt.descriptor),
-            self,
+            attempt, dispatch.resume, dispatch.worker, self._fleet.clients, self._store, self
         )
         return await stream.finished(), stream
 
@@ -193,5 +182,5 @@ class Relay:
         if not attempt.output.accepted:  # the worker may have read the Resume before its answer was lost
             self._orphans.insert(0, Dispatch(worker, attempt.ref, dispatch.orphan, again=True))
         if self.stream is not None:
-            self._clients.forget(self.stream.channel)
+            self._fleet.clients.forget(self.stream.channel)
         return replace(dispatch, resume=resume, again=True)
