@@ -1,4 +1,4 @@
-"""Commit: what is written at the end of a step, how long that is tried, and what the client hears of it."""
+"""Commit: what is written at the end of a step, how long that is tried, and the event that its client gets."""
 
 import asyncio
 import time
@@ -35,8 +35,8 @@ _NO_LINEAGE = ((0, "00" * 16),)
 
 
 async def commit(store: SessionStore, attempt: StepAttempt, finish: Finish, worker_id: str) -> Committed:
-    """Commits the output that a worker has finished. While the store is away that is tried again and again; the script
-    is idempotent by the attempt's nonce.
+    """Commits the output that a worker has finished, and puts `Committed` into the outbox. Tries again while the store
+    is away; the script is idempotent by the attempt's nonce.
 
     Raises Refused: what the store refuses, or COMMIT_UNKNOWN when the store stayed away.
     """

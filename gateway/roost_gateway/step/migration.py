@@ -34,7 +34,7 @@ _ENTRIES = 32
 
 
 class Migration:
-    """Gives sessions new generations, each before a step, at a worker where the step's tokens are reserved."""
+    """Migrates sessions, each as part of an attempt at a step."""
 
     def __init__(
         self, store: SessionStore, fleet: Fleet, placement: Placement, background: Background, telemetry: Telemetry
@@ -48,8 +48,8 @@ class Migration:
         self._telemetry = telemetry
 
     async def migrate_if_due(self, attempt: StepAttempt) -> None:
-        """Migrates the session if its pool's model has changed. Its client hears of that, or of an earlier migration
-        that it does not know.
+        """Migrates the session if its pool's model has changed. The client gets `Migrated`, also for an earlier
+        migration that it does not know of.
 
         Raises Refused, StoreUnavailableError.
         """
@@ -62,7 +62,7 @@ class Migration:
             attempt.outbox.migrated(event)
 
     async def _is_due(self, attempt: StepAttempt) -> bool:
-        """A step whose output a worker of the old revision may still have ends there."""
+        """Whether to migrate now. A step whose output a worker of the old revision may still have ends there."""
         if not migrates(attempt.pool, attempt.descriptor):
             return False
         fresh = await self._fleet.pools.reread(attempt.pool.pool)  # an outdated document would migrate the session back
@@ -111,7 +111,7 @@ class Migration:
         return entries
 
     def _reserved(self, attempt: StepAttempt) -> WorkerState | None:
-        """The worker that an earlier attempt had reserved for the same purpose."""
+        """The worker at which an earlier attempt had reserved to migrate, or None."""
         reserved = attempt.began.reserved
         worker = self._workers.get(attempt.pool.pool, reserved) if reserved else None
         return worker if worker is not None and worker.model_revision == attempt.need.model_revision else None
@@ -133,7 +133,7 @@ class Migration:
         return request
 
     def _evict(self, former: Descriptor, epoch: int) -> None:
-        """Nobody asks for the old generation's KV again."""
+        """Drops the KV of the old generation, which is not needed again."""
         workers = [
             worker for worker in self._workers.states(former.pool) if worker.model_revision == former.model_revision
         ]
@@ -180,7 +180,7 @@ def migrate_request(
 
 
 def announcement(descriptor: Descriptor, known: Head | None) -> Migrated | None:
-    """What a client that knows this head has to hear of; None when it knows the log, or said nothing of it."""
+    """The migration of which a client that knows `known` has to be informed, or None."""
     former = descriptor.former
     if former is None or known is None or known.generation >= descriptor.generation:
         return None

@@ -40,11 +40,11 @@ class RunningStep:
 
     @property
     def committing(self) -> bool:
-        """Whether the output is complete: from then on a client that leaves changes nothing, the step is committed."""
+        """Whether the output is complete; from then on the step is committed even when its client leaves."""
         return self.attempt is not None and self.attempt.committing
 
     def events(self) -> AsyncIterator[Event]:
-        """What the step yields until it ends, in whichever way; `result` says how."""
+        """The events of the step, until it ends; `result` says how it ended."""
         return self.outbox.events()
 
     async def rest(self, seconds: float) -> None:
@@ -93,11 +93,11 @@ class Steps:
         return self._placement.waiting()
 
     def workers_changed(self, pool: str) -> None:
-        """The pool's workers were read again: steps that wait for one try again."""
+        """Lets the steps of a pool that wait for a worker try again, since its workers were read again."""
         self._placement.kick(pool)
 
     def start(self, call: StepCall) -> RunningStep:
-        """Begins a step. The caller takes its events, and in the end calls `leave`."""
+        """Begins a step. The caller takes its events and calls `leave` in the end."""
         step = RunningStep(call)
         step.task = asyncio.create_task(self._run(step), name=f"step {call.request.step_id}")
         step.task.add_done_callback(lambda _: step.outbox.close())
@@ -105,20 +105,20 @@ class Steps:
         return step
 
     def leave(self, step: RunningStep) -> None:
-        """Its client has gone, or has everything: what is left of the step is cut off, or committed without it."""
+        """Ends the client's part in a step: unless it has ended or is being committed, it is cut off."""
         self._running.discard(step)
         if step.task is not None and not step.task.done():
             step.cut_off()
             self._background.adopt(step.task)
 
     def close(self) -> None:
-        """The gateway stops: cuts all steps off."""
+        """Cuts all steps off, because the gateway stops."""
         self.closing = True
         for step in self._running:
             step.cut_off()
 
     async def aclose(self, finish_seconds: float) -> None:
-        """Waits so long for cancels and aborts that are under way, then ends everything."""
+        """Waits `finish_seconds` for cancels and aborts that are under way, then ends everything."""
         await self._background.finish(finish_seconds)
         await self._renewal.aclose()
         await self._placement.aclose()
@@ -134,7 +134,7 @@ class Steps:
         self._telemetry.name_step(call.request.session_id, began.descriptor.model)
         step.attempt = attempt = StepAttempt(call, began, step.outbox)
         queue = self._placement.queue(call.pool.pool)
-        with self._renewal.of(attempt):
+        with self._renewal.renewing(attempt):
             queue.started(call.tenant)
             try:
                 await self._drive(attempt)
@@ -146,7 +146,7 @@ class Steps:
                 queue.ended(call.tenant)
 
     async def _begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
-        """A step that is cut off before Begin has returned leaves no attempt: it is aborted when Begin returns it."""
+        """If the step is cut off before Begin has returned, the attempt is aborted as soon as Begin returns it."""
         begin = asyncio.ensure_future(self._store.begin(request))
         try:
             return await asyncio.shield(begin)

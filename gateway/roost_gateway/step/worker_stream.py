@@ -48,7 +48,8 @@ class SessionHistory:
         self._steps = session.steps
 
     async def runs(self, start: int) -> AsyncIterator[History]:
-        """Runs from position `start` to the head, with the ends of their steps; at least one, the last one marked.
+        """Yields at least one run of ids, from position `start` to the head, with the ends of its steps; `last` marks
+        the final run.
 
         Raises StoreUnavailableError.
         """
@@ -64,7 +65,8 @@ class SessionHistory:
             start = stop
 
     async def _step_ends(self, start: int) -> list[int]:
-        """Where steps end after `start`, ascending. Read from the log's end: a worker mostly lacks the last steps."""
+        """Where steps end after `start`, ascending. Read from the log's end, since workers mostly lack the last
+        steps."""
         ends: list[int] = []
         first = self._steps
         while first > 0 and (not ends or ends[-1] > start):
@@ -86,7 +88,7 @@ class Receiver(Protocol):
 
 
 class WorkerStream:
-    """A Generate stream that has begun. When it has ended, or has to end: `commit`, `cancel` or `leave` it.
+    """A Generate stream. Use `commit`, `cancel` or `leave` at its end.
 
     It is read by a task of its own: cancelling a pending read would cancel the whole call, before the worker could be
     sent anything.
@@ -101,8 +103,7 @@ class WorkerStream:
         store: SessionStore,
         receiver: Receiver,
     ) -> None:
-        """Sends the step to a worker, to begin it, or to resume the output that the worker has of an `earlier`
-        attempt."""
+        """Sends the step to a worker: to begin it, or to resume the output that the worker has of `earlier`."""
         self.worker_id = worker.worker_id
         self.channel = clients.channel(worker.address)
         self._first = worker_requests.start(attempt) if earlier is None else worker_requests.resume(attempt, earlier)
@@ -114,7 +115,7 @@ class WorkerStream:
         self._reader.add_done_callback(_observe)
 
     async def finished(self) -> Finish:
-        """Waits for the end of the output. Raises WorkerFailureError; Refused for what no other worker can do better;
+        """Waits for the end of the output. Raises WorkerFailureError; Refused when no other worker would do better;
         StoreUnavailableError when the log could not be read; and what the receiver raises."""
         return await asyncio.shield(self._reader)
 
@@ -218,7 +219,7 @@ async def render(
 ) -> list[RenderedStep]:
     """The steps of the session's log in the tokens of the revision that the attempt needs, which the worker serves.
 
-    Raises WorkerFailureError, or Refused for what no other worker can do better.
+    Raises WorkerFailureError, or Refused when no other worker would do better.
     """
     stub, metadata = clients.channel(worker.address).stub, clients.metadata(attempt.pool.pool)
     rendered = list[RenderedStep]()
@@ -234,7 +235,7 @@ async def render(
 
 
 def classify(error: grpc.aio.AioRpcError) -> WorkerFailureError | Refused:
-    """What a worker's status means for the step: go elsewhere, or tell the client."""
+    """What a worker's status means for the step: another worker may go on, or the client gets the refusal."""
     code, message, details = error.code(), error.details() or "", details_of(error)
     reason = Reason(details.reason) if details.reason in Reason.__members__ else None
     if reason in _BUSY or code == grpc.StatusCode.RESOURCE_EXHAUSTED:
