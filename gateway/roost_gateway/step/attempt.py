@@ -219,6 +219,11 @@ class StepAttempt:
     def goes_to(self, worker: WorkerState) -> None:
         self.model_revision = self.need.model_revision or worker.model_revision
 
+    def output_came(self) -> None:
+        """Notes that the output has grown."""
+        self.clock.output_came()
+        self.outbox.more()
+
     def accepted(self) -> None:
         """Notes that a worker has begun; from now on only workers of the same revision can go on."""
         self.need = replace(self.need, model_revision=self.model_revision)

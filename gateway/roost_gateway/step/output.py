@@ -3,7 +3,7 @@
 import asyncio
 from array import array
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
 from roost.contract.events import (
@@ -88,17 +88,24 @@ class StepOutput:
         self.client_attempt = None
         return known
 
-    def append(self, delta: Delta) -> None:
+    def append(
+        self,
+        token_ids: Iterable[int],
+        text: str,
+        token_offset: int,
+        text_offset: int,
+        logprobs: Iterable[TokenLogprobs] = (),
+    ) -> None:
         """Takes a worker's delta. Raises OutputGapError when it does not begin where the output ends."""
-        if delta.token_offset != len(self.ids) or delta.text_offset != len(self.text):
+        if token_offset != len(self.ids) or text_offset != len(self.text):
             raise OutputGapError(
-                f"delta at token {delta.token_offset}, byte {delta.text_offset}, "
+                f"delta at token {token_offset}, byte {text_offset}, "
                 f"but the output ends at {len(self.ids)}, {len(self.text)}"
             )
-        self.ids.extend(delta.token_ids)
-        self.text += delta.text.encode()
-        if delta.logprobs:
-            self.logprobs.extend(delta.logprobs)
+        self.ids.extend(token_ids)
+        self.text += text.encode()
+        if logprobs:
+            self.logprobs.extend(logprobs)
 
     def start_afresh(self) -> bool:
         """Gives up the output of earlier attempts. Returns whether the client has output that is now lost."""

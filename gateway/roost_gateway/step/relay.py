@@ -10,8 +10,8 @@ import contextlib
 import logging
 from array import array
 from dataclasses import dataclass, replace
+from functools import partial
 
-from roost.contract.events import Delta
 from roost.contract.heads import AttemptRef
 from roost.contract.reasons import Reason
 from roost.fault_points import fault_point
@@ -56,7 +56,6 @@ class Relay:
         self._telemetry = telemetry
         self._orphans: list[Dispatch] = []
         """Where a worker may hold output of an earlier attempt."""
-        self._dispatch: Dispatch | None = None
         self._accepted_here = False
         self.stream: WorkerStream | None = None
         """The stream that was opened last."""
@@ -115,19 +114,19 @@ class Relay:
         """Opens a stream to the worker and waits until the output is complete."""
         attempt = self._attempt
         attempt.goes_to(dispatch.worker)
-        self._dispatch = dispatch
         self._accepted_here = self._accepted_here and dispatch.again
         self.stream = stream = WorkerStream(
-            attempt, dispatch.resume, dispatch.worker, self._fleet.clients, self._store, self
+            attempt, dispatch.resume, dispatch.worker, self._fleet.clients, self._store, partial(self._accept, dispatch)
         )
-        return await stream.finished(), stream
+        finish = await stream.finished()
+        if attempt.output.behind_client:
+            attempt.outbox.restarted(attempt.output, "the output ended before what the client has")
+        attempt.outbox.more()
+        return finish, stream
 
-    # What the worker sends (`worker_stream.Receiver`)
-
-    def accepted(self, prompt_ids: "array[int]", cached_tokens: int) -> None:
-        """Raises Refused: STEP_TOO_LONG."""
-        attempt, dispatch = self._attempt, self._dispatch
-        assert dispatch is not None, "a worker accepts what it was sent"
+    def _accept(self, dispatch: Dispatch, prompt_ids: "array[int]", cached_tokens: int) -> None:
+        """Takes the prompt as the worker rendered it. Raises Refused: STEP_TOO_LONG."""
+        attempt = self._attempt
         self._accepted_here = True
         attempt.accepted()
         attempt.output.accept(prompt_ids)
@@ -139,18 +138,6 @@ class Relay:
             raise refused(Reason.STEP_TOO_LONG)
         fault_point("gateway.accepted")
         attempt.outbox.started(attempt.output, dispatch.worker.worker_id, cached_tokens)
-
-    def grown(self, delta: Delta) -> None:
-        self._attempt.output.append(delta)
-        self._attempt.clock.output_came()
-        self._attempt.outbox.more()
-
-    def finished(self, finish: Finish) -> None:
-        attempt = self._attempt
-        attempt.output.finish(finish)
-        if attempt.output.behind_client:
-            attempt.outbox.restarted(attempt.output, "the output ended before what the client has")
-        attempt.outbox.more()
 
     # Failures
 
