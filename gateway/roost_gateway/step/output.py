@@ -69,6 +69,8 @@ class StepOutput:
         self.logprobs: list[TokenLogprobs] = []
         self.accepted = False
         """Whether a worker has rendered the prompt."""
+        self.finished: Finish | None = None
+        """None until it is complete."""
         has_some = received is not None and (received.tokens > 0 or received.text_bytes > 0)
         self.client_attempt = received.attempt if received is not None and has_some else None
         """Earlier attempt whose output the client has some of, until it is known whether this output continues it."""
@@ -115,7 +117,8 @@ class StepOutput:
         return lost
 
     def finish(self, finish: Finish) -> None:
-        """Takes text that the worker held back to the end. Raises OutputGapError when something else is missing."""
+        """Takes the end of the output, with text that the worker held back. Raises OutputGapError when more is
+        missing."""
         text, whole = bytes(self.text), finish.text.encode()
         if finish.output_tokens != len(self.ids) or not whole.startswith(text):
             raise OutputGapError(
@@ -123,6 +126,7 @@ class StepOutput:
                 f"but {len(self.ids)} and {len(text)} came, or others"
             )
         self.text += whole[len(text) :]
+        self.finished = finish
 
     @property
     def behind_client(self) -> bool:

@@ -21,7 +21,6 @@ from roost.store.refusals import refused
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
-from roost_gateway.step.output import Finish
 from roost_gateway.step.placement import Placement
 from roost_gateway.step.worker_stream import WorkerStream
 from roost_gateway.telemetry import Telemetry
@@ -60,8 +59,8 @@ class Relay:
         self.stream: WorkerStream | None = None
         """The stream that was opened last."""
 
-    async def generate(self) -> tuple[Finish, WorkerStream]:
-        """Relays the output until it is complete. Returns also the stream on which it ended.
+    async def generate(self) -> WorkerStream:
+        """Relays the output until it is complete. Returns the stream on which it ended.
 
         Raises Refused, StoreUnavailableError.
         """
@@ -110,7 +109,7 @@ class Relay:
     async def _find(self, worker_id: str) -> WorkerState | None:
         return await self._workers.find(self._attempt.pool.pool, worker_id)
 
-    async def _send(self, dispatch: Dispatch) -> tuple[Finish, WorkerStream]:
+    async def _send(self, dispatch: Dispatch) -> WorkerStream:
         """Opens a stream to the worker and waits until the output is complete."""
         attempt = self._attempt
         attempt.goes_to(dispatch.worker)
@@ -118,11 +117,11 @@ class Relay:
         self.stream = stream = WorkerStream(
             attempt, dispatch.resume, dispatch.worker, self._fleet.clients, self._store, partial(self._accept, dispatch)
         )
-        finish = await stream.finished()
+        await stream.finished()
         if attempt.output.behind_client:
             attempt.outbox.restarted(attempt.output, "the output ended before what the client has")
         attempt.outbox.more()
-        return finish, stream
+        return stream
 
     def _accept(self, dispatch: Dispatch, prompt_ids: "array[int]", cached_tokens: int) -> None:
         """Takes the prompt as the worker rendered it. Raises Refused: STEP_TOO_LONG."""

@@ -109,12 +109,12 @@ class WorkerStream:
         self._reader = asyncio.create_task(self._read(), name="read a worker's output")
         self._reader.add_done_callback(_observe)
 
-    async def finished(self) -> Finish:
+    async def finished(self) -> None:
         """Waits for the end of the output. Raises WorkerFailureError; Refused when no other worker would do better;
         StoreUnavailableError when the log could not be read; and what `on_accepted` raises."""
-        return await asyncio.shield(self._reader)
+        await asyncio.shield(self._reader)
 
-    async def _read(self) -> Finish:
+    async def _read(self) -> None:
         try:
             await self._call.write(self._first)
             while True:
@@ -130,9 +130,8 @@ class WorkerStream:
                 elif kind == "need_history":
                     await self._send_history(response.need_history.from_token)
                 elif kind == "finished":
-                    finish = _finish(response.finished)
-                    self._attempt.output.finish(finish)
-                    return finish
+                    self._attempt.output.finish(_finish(response.finished))
+                    return
         except grpc.aio.AioRpcError as error:
             raise classify(error) from error
         except asyncio.InvalidStateError as error:  # a write after the stream's end; its status says why
@@ -193,7 +192,7 @@ class WorkerStream:
             self._call.cancel()
 
 
-def _observe(reader: "asyncio.Task[Finish]") -> None:
+def _observe(reader: "asyncio.Task[None]") -> None:
     """A stream that was cancelled or left ends with an error that nobody waits for."""
     if not reader.cancelled():
         reader.exception()
