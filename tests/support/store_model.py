@@ -151,6 +151,8 @@ class StoreModel:
         session.attempt = Attempt(session.epoch, nonce, step, digest, kept, reserved, tokens, expired, fenced)
         session.tool = None
         pool.drop(live)
+        if not reserved and line is not None:
+            pool.find_over()
         pool.purge()
         if reserved:
             pool.reservations[reserved, nonce] = (tokens, expired)
@@ -178,6 +180,8 @@ class StoreModel:
             and (mine > 0 or not pool.must_wait(worker, rank, nonce))
             and pool.fits(worker, tokens, nonce)
         )
+        if not granted:
+            pool.find_over()
         pool.purge()
         if not granted:
             pool.waiters[nonce] = Waiter(rank, False, line)

@@ -74,6 +74,15 @@ class Pool:
                     break
         return False
 
+    def find_over(self) -> None:
+        """Whoever enters a line clears the head of every line."""
+        for line in {waiter.line for waiter in self.waiters.values()}:
+            for nonce, waiter in sorted(self.waiters.items(), key=lambda item: item[1].rank):
+                if waiter.line == line:
+                    if not waiter.expired:
+                        break
+                    self.over.add(nonce)
+
     def enqueued(self, nonce: bytes) -> int | None:
         waiter = self.waiters.get(nonce)
         return waiter.rank[1] if waiter and not waiter.expired else None

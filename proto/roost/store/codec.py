@@ -142,8 +142,10 @@ def decode_fenced(fields: Mapping[str, bytes], now_ms: int) -> LiveAttempt | Non
 
 
 def encode_entry(entry: LogEntry) -> bytes:
-    """An entry for the log; its index is its place there, and the script puts the time before it."""
+    """An entry for the log; its index is its place there, its key names the generation, and the script puts the time
+    before it."""
     document = {name: value for name, value in asdict(entry).items() if name not in _STORED_ELSEWHERE}
+    del document["head"]["generation"]
     return _ENTRY_VERSION + zlib.compress(msgpack.packb(document), level=1)
 
 
