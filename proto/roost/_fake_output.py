@@ -105,10 +105,10 @@ REVISION = "fake"
 
 
 def render(
-    system: str, tools: Sequence[pb.Tool], new: Sequence[pb.Message], *, first: bool, revision: str = REVISION
+    system: str, tools: Sequence[str], new: Sequence[pb.Message], *, first: bool, revision: str = REVISION
 ) -> bytes:
-    """Prompt ids of a step: its messages as JSON lines, with system text and tools before the first."""
-    begin = {"system": system, "tools": [tool.name for tool in tools]}
+    """Prompt ids of a step: its messages as JSON lines, with system text and names of tools before the first."""
+    begin = {"system": system, "tools": tools}
     lines = [json.dumps(begin if revision == REVISION else {**begin, "revision": revision})] if first else []
     lines += [json.dumps({"role": int(message.role), "content": message.content}) for message in new]
     return "".join(line + "\n" for line in lines).encode()

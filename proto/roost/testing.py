@@ -22,11 +22,12 @@ import grpc
 from roost._client import Client
 from roost._fake_output import Turn, echo
 from roost._fake_service import FakeService
-from roost._fake_sessions import FakeRole
 from roost._fake_step import Mishap, Reply, StepRunner
+from roost._fake_wire import FakeRole
 from roost._transport import MAX_MESSAGE_BYTES
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.store.memory import MemoryStore
 from roost.sync import BACKGROUND
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
@@ -60,8 +61,9 @@ class FakeGateway:
     ) -> None:
         if gateways < 1 or delta_tokens < 1 or not roles:
             raise ValueError("FakeGateway needs at least one gateway, one token per delta and one role")
-        runner = StepRunner(reply, context_tokens, delta_tokens)
-        self._service = FakeService(runner, pool=pool, roles=roles, api_keys=api_keys)
+        self._store = MemoryStore()
+        self._runner = StepRunner(self._store, reply, context_tokens, delta_tokens)
+        self._service = FakeService(self._store, self._runner, pool=pool, roles=roles, api_keys=api_keys)
         self._count = gateways
         self._servers: list[grpc.aio.Server] = []
         self._clients: list[Client] = []
@@ -132,11 +134,11 @@ class FakeGateway:
     def change_model(self, revision: str, *, migrates: bool = True) -> None:
         """The pool's model is another revision from now on. At their next step sessions get a new log (`Migrated`), or,
         when they do not migrate, are refused as if no worker served the old one any more."""
-        self._service.revision, self._service.migrates = revision, migrates
+        self._runner.revision, self._runner.migrates = revision, migrates
 
     def roll_back(self, session_id: str, *, steps: int = 1) -> None:
         """The store forgets the session's last steps. Raises KeyError when there is no such session."""
-        self._service.sessions[session_id].roll_back(steps)
+        self._service.roll_back(session_id, steps)
 
 
 _SERVER_OPTIONS = [

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from roost.contract.heads import Head
 from roost.contract.loghash import extend
-from roost.store.arguments import ID_BYTES
 from roost.store.records import Began, Descriptor, LogEntry, MigrateRequest
+from roost.store.rules import ID_BYTES
 from roost.v1.worker_service_pb2 import RenderRequest, StepText, StepTokens
 from roost_gateway.convert import message_to_proto, tool_to_proto
 from roost_gateway.step.attempts import LEASE_MS

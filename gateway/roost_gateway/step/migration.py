@@ -15,8 +15,8 @@ from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
-from roost.store.arguments import ID_BYTES
 from roost.store.records import Began, Descriptor, LogEntry, MigrateRequest
+from roost.store.rules import ID_BYTES
 from roost.v1.worker_service_pb2 import StepTokens
 from roost_gateway.core.parts import Parts
 from roost_gateway.routing.choice import WorkerState

@@ -3,11 +3,12 @@
 import hashlib
 from typing import Any
 
-from roost.contract import loghash, names
+from roost.contract import names
 from roost.contract.heads import Head
 from roost.contract.names import PoolKeys
 from roost.store import codec
 from roost.store.records import (
+    FIRST_GENERATION,
     BeginRequest,
     CommitRequest,
     Descriptor,
@@ -16,9 +17,9 @@ from roost.store.records import (
     Reservation,
 )
 from roost.store.refusals import WORDS, refused
+from roost.store.rules import check_commit, check_migration
 from roost.store.scripts import Arg, Call
 
-ID_BYTES = 4
 OPEN_REQUEST_MS = 3_600_000
 """How long a `request_id` is remembered."""
 
@@ -34,7 +35,7 @@ def pool_keys(session_id: str) -> PoolKeys:
 def session_keys(keys: PoolKeys, session_id: str, generations: int) -> list[str]:
     """Every key of a session that has `generations` logs, as `session_keys` of `_common.lua` takes them."""
     taken = [keys.session(session_id), keys.steps(session_id)]
-    for generation in range(codec.FIRST_GENERATION, codec.FIRST_GENERATION + generations):
+    for generation in range(FIRST_GENERATION, FIRST_GENERATION + generations):
         taken += [keys.log(session_id, generation), keys.ids(session_id, generation)]
     return taken
 
@@ -130,7 +131,7 @@ def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int) ->
 
 def migrate_args(request: MigrateRequest) -> dict[str, Arg]:
     """Raises ValueError when entries, ids and head of the request contradict one another."""
-    _check_migration(request)
+    check_migration(request)
     return {
         "nonce": request.ref.nonce.hex(),
         "epoch": request.ref.epoch,
@@ -148,21 +149,9 @@ def migrated_steps(request: MigrateRequest) -> list[Arg]:
     return [f"{entry.commit_ms}:".encode() + codec.encode_entry(entry) for entry in request.entries]
 
 
-def _check_migration(request: MigrateRequest) -> None:
-    head, at = Head(), 0
-    for entry in request.entries:
-        end = at + (entry.prompt_tokens + entry.output_tokens) * ID_BYTES
-        head = Head(end // ID_BYTES, loghash.extend(head.log_hash, request.packed_ids[at:end]))
-        if entry.head != head:
-            raise ValueError(f"step {entry.step_id}: its head is {entry.head}, but its ids lead to {head}")
-        at = end
-    if not request.entries or at != len(request.packed_ids):
-        raise ValueError(f"{len(request.entries)} steps of {at} bytes of ids, but {len(request.packed_ids)} are given")
-
-
 def commit_args(request: CommitRequest) -> dict[str, Arg]:
     """Raises ValueError when ids, counts and head of the request contradict one another."""
-    _check_commit(request)
+    check_commit(request)
     entry = request.entry
     return {
         "nonce": request.ref.nonce.hex(),
@@ -182,25 +171,12 @@ def commit_args(request: CommitRequest) -> dict[str, Arg]:
     }
 
 
-def _check_commit(request: CommitRequest) -> None:
-    entry, count = request.entry, len(request.packed_ids) // ID_BYTES
-    if len(request.packed_ids) % ID_BYTES or entry.prompt_tokens + entry.output_tokens != count:
-        raise ValueError(
-            f"step {entry.step_id}: {len(request.packed_ids)} bytes of ids for "
-            f"{entry.prompt_tokens} prompt and {entry.output_tokens} output tokens"
-        )
-    previous = request.previous
-    right = Head(previous.length + count, loghash.extend(previous.log_hash, request.packed_ids))
-    if entry.head != right:
-        raise ValueError(f"step {entry.step_id}: its head is {entry.head}, but its ids lead to {right}")
-
-
 def accepted(reply: list[Any]) -> list[Any]:
     """The reply, when the script did what was asked. Raises Refused when it refused."""
     if reply[0] != b"refused":
         return reply
     _, why, retry_ms, length, log_hash, detail = reply
-    head = Head(int(length), bytes.fromhex(log_hash.decode()))
+    head = None if length == b"" else Head(int(length), bytes.fromhex(log_hash.decode()))
     raise refused(WORDS[why.decode()], retry_ms=retry_ms, head=head, detail=detail.decode())
 
 

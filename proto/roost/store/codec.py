@@ -11,6 +11,7 @@ import msgpack
 from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
 from roost.store.records import (
+    FIRST_GENERATION,
     Descriptor,
     FormerLog,
     HoldRecord,
@@ -20,7 +21,6 @@ from roost.store.records import (
     State,
 )
 
-FIRST_GENERATION = 1
 _ENTRY_VERSION = b"\x01"
 _STORED_ELSEWHERE = ("index", "commit_ms")
 

@@ -7,13 +7,11 @@ from typing import Any
 
 from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
-from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store import codec, health
 from roost.store.arguments import (
-    ID_BYTES,
     accepted,
     begin_args,
     claim_keys,
@@ -32,7 +30,6 @@ from roost.store.grace import GRACE_SECONDS, Grace
 from roost.store.ledger import WorkerReader, read_residency, read_worker
 from roost.store.link import RedisLink
 from roost.store.records import (
-    AGING_SECONDS,
     AlreadyCommitted,
     Began,
     BeginRequest,
@@ -49,18 +46,16 @@ from roost.store.records import (
     WorkerView,
 )
 from roost.store.refusals import refused
+from roost.store.rules import AGING_MS, ID_BYTES, RESIDENCY_DELAY_MS
 from roost.store.scripts import Arg, Call
 from roost.store.session_memory import SessionMemory
 from roost.store.wakes import Wakes
 
-AGING_MS = round(AGING_SECONDS * 1000)
 WATERMARK = 0.9
 """Part of `maxmemory` above which no new session is opened."""
 GRACE_MS = round(GRACE_SECONDS * 1000)
 TOMBSTONE_MS = 60_000
 """How long an erased session's name answers a deletion that was sent again; nothing else of the session is kept."""
-RESIDENCY_DELAY_MS = round((LEASE_TTL_SECONDS + LEASE_PERIOD_SECONDS / 2) * 1000)
-"""How long before the end of a worker's lease the residency that it published with it was gathered, at the earliest."""
 _RENEW_BATCH = 256
 _ANSWERS_LEARNED = 8
 

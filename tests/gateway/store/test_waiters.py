@@ -7,7 +7,7 @@ import pytest
 
 from roost.contract.names import PoolKeys
 from roost.store.records import Began, RenewItem, Wake
-from roost.store.redis_store import AGING_MS
+from roost.store.rules import AGING_MS
 from roost.store.wakes import read_wake
 from store_driver import (
     LONG_MS,

@@ -9,8 +9,12 @@
 --   `pool`     the `keys` of a script that names reservations, waiters, lines and wake (a channel, not a key)
 --
 -- A session's script replies {'again', generations, ''} when KEYS hold another number of generations than there are,
--- {'refused', why, retry ms, length, hash, detail}, or its own answer. Everything is checked before the first write.
+-- {'refused', why, retry ms, length ('' without a session), hash, detail}, or its own answer. Everything is checked before the first write.
 -- Times are ms of Redis TIME; nonces, digests and log hashes are hex.
+
+-- Locals are found faster than globals.
+local redis, KEYS, ARGV, string, table, math = redis, KEYS, ARGV, string, table, math
+local tonumber, ipairs, unpack = tonumber, ipairs, unpack
 
 local ATTEMPT_FIELDS = {'attempt:nonce', 'attempt:step', 'attempt:digest', 'attempt:seed', 'attempt:worker',
   'attempt:tokens', 'attempt:expiry', 'attempt:fenced', 'attempt:migrated'}
@@ -31,7 +35,7 @@ local function text(number)
 end
 
 local function refuse(why, retry_ms, d, detail)
-  return {'refused', why, retry_ms or 0, d and d.length or 0, d and d.hash or '', detail or ''}
+  return {'refused', why, retry_ms or 0, d and d.length or '', d and d.hash or '', detail or ''}
 end
 
 -- Below the hard memory limit Redis refuses a script's first write if that may grow memory. This first write does not,
