@@ -10,18 +10,18 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
-# Read by gRPC when it is imported. Without its event engine the thread that waits for events reads and writes the
-# sockets itself: fewer switches of threads for each message, a sixth of the gateway's CPU (tests/benchmarks/LOG.md).
+# gRPC reads this when it is imported. Without its event engine, the thread that waits for events also reads and writes
+# the sockets: fewer switches between threads for each message, a sixth of the gateway's CPU (tests/benchmarks/LOG.md).
 
 from roost_gateway.config import ConfigError, GatewayConfig, load_config
 from roost_gateway.front.server import GatewayServer
 
 STORE_SECONDS = 2.0
-"""How long the start waits for the store before it says that it listens; it answers UNAVAILABLE until then."""
+"""How long the start waits for the store before it prints `listening on`. Until then calls are UNAVAILABLE."""
 
 
 async def serve(config: GatewayConfig) -> None:
-    """Serves until SIGTERM or SIGINT. Prints `listening on ADDRESS` when it answers."""
+    """Serves until SIGTERM or SIGINT. Prints `listening on ADDRESS` once it answers calls."""
     server = GatewayServer(config)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -30,7 +30,7 @@ async def serve(config: GatewayConfig) -> None:
     try:
         await server.start()
         await asyncio.wait([asyncio.create_task(server.opened.wait())], timeout=STORE_SECONDS)
-        gc.freeze()  # what has been imported stays: the collector need not look through it while streams wait
+        gc.freeze()  # imported modules stay for good: the collector need not traverse them while streams wait
         print(f"listening on {server.address}", flush=True)
         if server.metrics_port is not None:
             logging.getLogger(__name__).info("metrics on port %d", server.metrics_port)
@@ -45,7 +45,7 @@ async def serve(config: GatewayConfig) -> None:
 
 
 def main() -> int:
-    """Exit status 2 when the configuration cannot be served."""
+    """Returns the exit status: 2 when the configuration cannot be served."""
     parser = argparse.ArgumentParser(prog="python -m roost_gateway", description="Serve Roost's SessionService.")
     parser.add_argument("--config", type=Path, required=True, help="YAML or JSON file, see roost_gateway.config")
     arguments = parser.parse_args()

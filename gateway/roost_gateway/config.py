@@ -1,15 +1,15 @@
-"""What a gateway is told at its start. Frozen, checked on construction; every error names the field and the fix."""
+"""A gateway's configuration. Frozen, checked on construction; every error names the field and the fix."""
 
-import difflib
 import ipaddress
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from roost.config_document import from_document
 from roost.contract.names import is_pool
 from roost.contract.pool_secret import pool_secret
 
@@ -22,7 +22,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
-    """Everything one gateway needs. The OTLP exporter is set by the standard `OTEL_EXPORTER_OTLP_ENDPOINT`."""
+    """The fields of the configuration file. The standard `OTEL_EXPORTER_OTLP_ENDPOINT` turns the OTLP exporter on."""
 
     listen: str = "127.0.0.1:7070"
     """Address and port of the public service; port 0 takes a free one."""
@@ -32,12 +32,12 @@ class GatewayConfig:
     pools: tuple[str, ...] = ()
     """Pools to serve; empty serves every pool that the store knows."""
     api_keys_file: Path | None = None
-    """YAML file of hashed API keys (`roost_gateway.front.credentials`); without it everybody is tenant
-    `default`, on loopback only."""
+    """YAML file of hashed API keys (`roost_gateway.front.credentials`). Without it every caller is tenant `default`,
+    and the gateway may listen on loopback only."""
     pool_secrets_file: Path | None = None
-    """YAML or JSON file that maps pools to the secrets their workers expect."""
+    """YAML or JSON file that maps pools to the secrets that their workers expect."""
     pool_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """The same, given directly; the file's entries come on top."""
+    """The same, given directly; the file's entries take precedence."""
     pool_key_file: Path | None = None
     """File with the key from which the secrets of all other pools are derived (`roost.contract.pool_secret`)."""
     pool_key: str = field(default="", repr=False)
@@ -47,9 +47,9 @@ class GatewayConfig:
     max_message_bytes: int = 8 * MIB
     """Largest request. Up to twice as much is read and refused with MESSAGE_TOO_LARGE, more by gRPC itself."""
     max_connection_age_seconds: float = 0.0
-    """After this time a client's connection is asked to go, so that it spreads anew; 0 means never."""
+    """Age at which a client is asked to reconnect, so that clients spread over new gateways; 0 means never."""
     step_timeout_seconds: float = 600.0
-    """Deadline of a step whose client gave none: every wait ends."""
+    """Deadline of a step whose client gave none, so that every wait ends."""
     drain_seconds: float = 30.0
     """How long running steps may go on after SIGTERM."""
     gateway_id: str = field(default_factory=lambda: f"gateway-{secrets.token_hex(4)}")
@@ -60,14 +60,14 @@ class GatewayConfig:
         self._check_numbers()
         if self.api_keys_file is None and not is_loopback(host):
             raise ConfigError(
-                f"listen: {self.listen!r} can be reached by others, and without api_keys_file everybody would be let "
-                f"in; set api_keys_file, or listen on 127.0.0.1"
+                f"listen: {self.listen!r} can be reached from other machines, and without api_keys_file everybody "
+                "would be let in; set api_keys_file, or listen on 127.0.0.1"
             )
 
     def _check_pools(self) -> None:
         for pool in (*self.pools, *self.pool_secrets):
             if not is_pool(pool):
-                raise ConfigError(f"pools: {pool!r} is no pool's name; write namespace/name in lower case")
+                raise ConfigError(f"pools: {pool!r} is not a pool's name; write namespace/name in lower case")
 
     def _check_numbers(self) -> None:
         for name in ("step_timeout_seconds", "drain_seconds", "max_connection_age_seconds"):
@@ -78,52 +78,58 @@ class GatewayConfig:
         if not 64 * 1024 <= self.max_message_bytes <= 512 * MIB:
             raise ConfigError(f"max_message_bytes: {self.max_message_bytes} must lie between 64 KiB and 512 MiB")
         if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:
-            raise ConfigError(f"metrics_port: {self.metrics_port} is no port; use 0 to 65535, or leave it out")
+            raise ConfigError(f"metrics_port: {self.metrics_port} is not a port; use 0 to 65535, or leave it out")
 
 
 def load_config(path: Path) -> GatewayConfig:
-    """Reads a YAML or JSON file with the fields of `GatewayConfig`. Relative files are beside it.
+    """Reads a YAML or JSON file with the fields of `GatewayConfig`. Relative paths start at the file's folder.
 
-    Raises ConfigError naming the field: unknown, of the wrong type, or out of range.
+    Raises ConfigError that names the field: unknown, of the wrong type, or out of range.
     """
-    document = _read_mapping(path)
-    kinds = {item.name: str(item.type) for item in fields(GatewayConfig)}
-    values = {name: _typed(name, value, kinds, path) for name, value in document.items()}
-    secret_file = values.get("pool_secrets_file")
-    if secret_file is not None:
-        values["pool_secrets"] = {**values.get("pool_secrets", {}), **load_pool_secrets(secret_file)}
-    for name in ("store_url", "pool_key"):
-        file = values.get(f"{name}_file")
-        if file is not None:
-            values[name] = _read_secret(f"{name}_file", file)
-    return GatewayConfig(**values)
+    try:
+        config = from_document(GatewayConfig, _read_mapping(path), folder=path.parent)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if config.pool_secrets_file is not None:
+        pool_secrets = {**config.pool_secrets, **load_pool_secrets(config.pool_secrets_file)}
+        config = replace(config, pool_secrets=pool_secrets)
+    if config.store_url_file is not None:
+        config = replace(config, store_url=_read_secret("store_url_file", config.store_url_file))
+    if config.pool_key_file is not None:
+        config = replace(config, pool_key=_read_secret("pool_key_file", config.pool_key_file))
+    return config
 
 
 class PoolSecrets(Mapping[str, str]):
-    """Pool → secret: those told one by one, and for every other pool the one derived from the key, if there is one."""
+    """The secret of each pool: the configured one, else one derived from the pool key when there is a key.
+
+    Iterates over the configured pools only.
+    """
 
     def __init__(self, config: GatewayConfig) -> None:
-        self._told, self._key = config.pool_secrets, config.pool_key
+        self._configured, self._key = config.pool_secrets, config.pool_key
 
     def __getitem__(self, pool: str) -> str:
-        if pool in self._told or not self._key:
-            return self._told[pool]
+        if pool in self._configured or not self._key:
+            return self._configured[pool]
         return pool_secret(self._key, pool)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._told)
+        return iter(self._configured)
 
     def __len__(self) -> int:
-        return len(self._told)
+        return len(self._configured)
 
 
 def load_pool_secrets(path: Path) -> dict[str, str]:
-    """Reads pool → secret. Raises ConfigError when it is no such mapping."""
-    secrets_of = _read_mapping(path)
-    for pool, secret in secrets_of.items():
+    """Reads the secrets of pools by their names. Raises ConfigError when the file holds anything else."""
+    pool_secrets = _read_mapping(path)
+    for pool, secret in pool_secrets.items():
         if not is_pool(pool) or not isinstance(secret, str) or not secret:
             raise ConfigError(f"pool_secrets_file {path}: {pool!r} must map namespace/name to a text that is not empty")
-    return secrets_of
+    return pool_secrets
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -162,38 +168,3 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
         raise ConfigError(f"{path}: must hold a mapping of names to values")
     return document
-
-
-def _typed(name: str, value: Any, kinds: Mapping[str, str], path: Path) -> Any:
-    if name not in kinds:
-        near = difflib.get_close_matches(name, kinds, 1)
-        hint = f"; did you mean {near[0]}?" if near else f"; use {', '.join(kinds)}"
-        raise ConfigError(f"{path}: {name}: unknown field{hint}")
-    kind = _KINDS[name]
-    if value is None and name in _OPTIONAL:
-        return None
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ConfigError(f"{path}: {name}: {value!r} has the wrong type; expected {kinds[name]}")
-    if name.endswith("_file"):
-        return path.parent / value
-    return tuple(value) if name == "pools" else value
-
-
-_OPTIONAL = ("api_keys_file", "pool_secrets_file", "store_url_file", "pool_key_file", "metrics_port")
-_KINDS: Mapping[str, Any] = {
-    "listen": str,
-    "store_url": str,
-    "store_url_file": str,
-    "pools": list,
-    "api_keys_file": str,
-    "pool_secrets_file": str,
-    "pool_secrets": dict,
-    "pool_key_file": str,
-    "pool_key": str,
-    "metrics_port": int,
-    "max_message_bytes": int,
-    "max_connection_age_seconds": (int, float),
-    "step_timeout_seconds": (int, float),
-    "drain_seconds": (int, float),
-    "gateway_id": str,
-}

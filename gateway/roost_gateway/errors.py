@@ -1,4 +1,4 @@
-"""Errors of the gateway and its store as the refusals that clients get, without a word of the inside."""
+"""Errors of the gateway and its store as refusals for clients, which reveal nothing internal."""
 
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
@@ -8,7 +8,7 @@ STORE_RETRY_SECONDS = 1.0
 
 
 def as_refused(error: BaseException) -> Refused | None:
-    """The refusal for an error of the gateway or its store; None for an error that nobody foresaw."""
+    """The refusal for an error of the gateway or its store; None for an unexpected error."""
     if isinstance(error, Refused):
         return error
     if isinstance(error, StoreUnavailableError):
@@ -18,5 +18,5 @@ def as_refused(error: BaseException) -> Refused | None:
 
 
 def internal() -> Refused:
-    """The refusal for an error that nobody foresaw."""
+    """The refusal for an unexpected error."""
     return Refused(Reason.INTERNAL, "the gateway failed; its log has the cause", retry_seconds=1.0)

@@ -1,4 +1,4 @@
-"""`python -m roost_gateway.probe HOST:PORT`: whether every gateway that the name holds answers; for `helm test`."""
+"""`python -m roost_gateway.probe HOST:PORT`: checks that every gateway behind a name answers; for `helm test`."""
 
 import argparse
 import asyncio
@@ -15,12 +15,12 @@ CALL_SECONDS = 5.0
 
 
 async def probe(host: str, port: int) -> dict[str, str]:
-    """Address → health as the gateway there tells it (NOT_SERVING without Redis or a worker), or the call's error.
+    """The health of the gateway at each address (NOT_SERVING without Redis or a worker), or the call's error.
 
-    Raises OSError when the name holds no address.
+    Raises OSError when the name has no address.
     """
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = sorted({str(entry[4][0]) for entry in found})
+    entries = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = sorted({str(entry[4][0]) for entry in entries})
     return {
         address: await _health(f"[{address}]:{port}" if ":" in address else f"{address}:{port}")
         for address in addresses
@@ -38,9 +38,9 @@ async def _health(target: str) -> str:
 
 
 def main() -> int:
-    """Exit status 1 when a gateway does not answer, 2 when there is none."""
+    """Returns the exit status: 1 when a gateway does not answer, 2 when the name has no address."""
     parser = argparse.ArgumentParser(prog="python -m roost_gateway.probe", description=__doc__)
-    parser.add_argument("address", help="host:port; the host may hold several addresses")
+    parser.add_argument("address", help="host:port; the host may have several addresses")
     try:
         answers = asyncio.run(probe(*split_address(parser.parse_args().address)))
     except (ConfigError, OSError) as error:

@@ -1,7 +1,7 @@
-"""What a gateway tells of itself: one trace through the step, OpenTelemetry's gen_ai histograms, roost_* counters.
+"""Traces and metrics of a gateway: a span per call, OpenTelemetry's gen_ai histograms, and roost_* counters.
 
-Providers are the gateway's own and never the process's, so that several gateways in one process keep apart.
-Nothing is recorded per delta: a step's figures are written once, at its end.
+Providers belong to the gateway, not to the process, so that several gateways in one process do not share them.
+Nothing is recorded per delta: a step's figures are recorded once, at its end.
 """
 
 import os
@@ -26,13 +26,13 @@ from roost.contract.reasons import Reason
 DURATION_BUCKETS = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92]
 FIRST_TOKEN_BUCKETS = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0]
 PER_TOKEN_BUCKETS = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5]
-"""The buckets of OpenTelemetry's semantic conventions for generative AI."""
+"""Buckets in seconds, from OpenTelemetry's semantic conventions for generative AI."""
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class Outcome:
-    """How a call ended; told once."""
+    """How a call ended: OK, unless `failed` is called."""
 
     def __init__(self) -> None:
         self.reason = "OK"
@@ -43,7 +43,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class StepFigures:
-    """What a committed step took. Times are seconds."""
+    """Figures of a committed step. Times are seconds."""
 
     model: str
     prompt_tokens: int
@@ -56,7 +56,7 @@ class StepFigures:
 
 
 class Telemetry:
-    """Spans and instruments of one gateway. `reader` and `exporter` take the place of the real ones in tests."""
+    """Spans and instruments of one gateway. In tests `reader` and `exporter` replace the real ones."""
 
     def __init__(
         self,
@@ -88,12 +88,15 @@ class Telemetry:
         self._queued = histogram("roost.queue.duration", "Time a step waited for room", FIRST_TOKEN_BUCKETS)
         self._steps = meter.create_counter("roost.steps.committed", description="Steps committed")
         self._tokens = meter.create_counter("roost.tokens", description="Tokens of committed steps by kind")
-        self._failovers = meter.create_counter("roost.failovers", description="Times another worker went on")
+        self._failovers = meter.create_counter("roost.failovers", description="Times another worker continued a step")
         self._migrations = meter.create_counter("roost.migrations", description="Sessions moved to another revision")
         self._calls = meter.create_counter("roost.calls", description="Calls by method and outcome")
 
     def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
-        """Starts the Prometheus endpoint. Returns its port and what stops it. Raises OSError when the port is taken."""
+        """Starts the Prometheus endpoint. Returns its port and a function that stops it.
+
+        Raises OSError when the port is taken.
+        """
         server, thread = start_http_server(port, host, registry=self.registry)
 
         def stop() -> None:
@@ -104,7 +107,7 @@ class Telemetry:
         return server.server_port, stop
 
     def gauge(self, name: str, about: str, read: Callable[[], Iterable[tuple[float, dict[str, str]]]]) -> None:
-        """A gauge whose values, with their attributes, are asked of `read` at each scrape."""
+        """Adds a gauge. `read` is called at each scrape and returns values with their attributes."""
 
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             return [Observation(value, attributes) for value, attributes in read()]
@@ -113,7 +116,7 @@ class Telemetry:
 
     @contextmanager
     def call(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> Iterator[Outcome]:
-        """The server span of a call, continuing the caller's trace, and its count."""
+        """Records a call: its server span, which continues the caller's trace, and its count."""
         outcome = Outcome()
         with self._tracer.start_as_current_span(
             f"roost.v1.SessionService/{method}", _extract(metadata), trace.SpanKind.SERVER, record_exception=False
@@ -125,7 +128,7 @@ class Telemetry:
                 self._calls.add(1, {"method": method, "outcome": outcome.reason})
 
     def name_step(self, session_id: str, model: str) -> None:
-        """Says on the current span which session and model it is about."""
+        """Sets session and model on the current span."""
         span = trace.get_current_span()
         if span.is_recording():
             span.set_attributes(
@@ -137,7 +140,7 @@ class Telemetry:
             )
 
     def event(self, name: str, **attributes: str | int) -> None:
-        """An event on the current span."""
+        """Adds an event to the current span."""
         trace.get_current_span().add_event(name, attributes)
 
     def failover(self, worker: str) -> None:
@@ -172,14 +175,14 @@ class Telemetry:
             )
 
     def close(self) -> None:
-        """Sends what is left."""
+        """Sends what has not been exported yet."""
         self._meters.shutdown()
         if self._tracers is not None:
             self._tracers.shutdown()
 
 
 def trace_metadata() -> list[tuple[str, str]]:
-    """The current trace as metadata for a call to a worker."""
+    """The current trace, as metadata for a call to a worker."""
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier)
     return list(carrier.items())
@@ -191,7 +194,7 @@ def _extract(metadata: Iterable[tuple[str, str | bytes]]) -> Context:
 
 
 def _otlp() -> tuple[MetricReader, SpanExporter]:
-    """The exporters that the standard variables configure; imported only when they are wanted, since it takes time."""
+    """The exporters that the standard variables configure. Imported on demand, since importing them is slow."""
     from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
@@ -199,7 +202,7 @@ def _otlp() -> tuple[MetricReader, SpanExporter]:
 
 
 def _tracer_provider(resource: Resource, exporter: SpanExporter | None) -> TracerProvider | None:
-    """None without an exporter: spans that nobody reads would only cost time; the caller's trace is passed on."""
+    """None without an exporter: spans that nobody reads only cost time. The caller's trace is passed on regardless."""
     if exporter is None:
         return None
     provider = TracerProvider(resource=resource)

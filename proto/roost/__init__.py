@@ -7,7 +7,7 @@
         result = await session.run("Say hello.", max_tokens=40)
         print(result.text)
 
-`roost.sync` has the same without asyncio, `roost.testing` a gateway for tests, `roost.errors` all errors.
+`roost.sync` is the same without asyncio, `roost.testing` has a gateway for tests, and `roost.errors` all errors.
 """
 
 import importlib
@@ -89,56 +89,28 @@ __all__ = [
 ]
 
 # Engine processes import `roost.contract` and must not pay for gRPC, nor have it installed: names load on first use.
-_HOMES = {
-    "roost._client": ("Client",),
-    "roost._messages": (
-        "tool_result",
-        "user",
-    ),
-    "roost._result": ("StepResult",),
-    "roost._retry": ("RetryConfig",),
-    "roost._session": ("Session",),
-    "roost._step": ("Step",),
-    "roost._transport": ("TLSConfig",),
-    "roost.contract.events": (
-        "Committed",
-        "Delta",
-        "Event",
-        "FinishReason",
-        "Migrated",
-        "Queued",
-        "Restarted",
-        "Started",
-        "TokenLogprobs",
-        "Usage",
-    ),
-    "roost.contract.heads": ("Head",),
-    "roost.contract.messages": (
-        "Format",
-        "JsonSchema",
-        "Message",
-        "MessageRole",
-        "Sampling",
-        "Tool",
-        "ToolCall",
-        "ToolChoice",
-        "ToolChoiceMode",
-    ),
-    "roost.contract.sessions": (
-        "Hold",
-        "LoggedStep",
-        "SessionInfo",
-        "SessionState",
-        "Tier",
-    ),
-    "roost.errors": ("RoostError",),
-}
+_HOMES = (
+    "roost.contract.events",
+    "roost.contract.heads",
+    "roost.contract.messages",
+    "roost.contract.sessions",
+    "roost.errors",
+    "roost._client",
+    "roost._messages",
+    "roost._result",
+    "roost._retry",
+    "roost._session",
+    "roost._step",
+    "roost._transport",
+)
+"""Modules of the public names; first those that import no gRPC."""
 
 
 def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            value = globals()[name] = getattr(importlib.import_module(home), name)
+    for home in _HOMES if name in __all__ else ():
+        module = importlib.import_module(home)
+        if hasattr(module, name):
+            value = globals()[name] = getattr(module, name)
             return value
     raise AttributeError(f"module `roost` has no attribute {name!r}")
 

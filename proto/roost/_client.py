@@ -14,7 +14,7 @@ from roost.v1 import session_service_pb2 as pb
 
 
 class Named(Protocol):
-    """A session by its handle or its record."""
+    """A session's handle or its record."""
 
     @property
     def id(self) -> str:
@@ -22,14 +22,15 @@ class Named(Protocol):
 
 
 class Client:
-    """A connection to the gateways of a Roost. Make it with `Client.connect`, use it as an async context manager.
+    """A connection to Roost's gateways. Create it with `Client.connect`, and use it as an async context manager.
 
         async with await Client.connect("127.0.0.1:7433") as client:
             session = await client.open(role="coder", system="You are terse.")
             async for event in session.step("Say hello."):
                 ...
 
-    It belongs to the event loop it was connected in, may be used by many tasks, and does not survive a fork.
+    A client belongs to the event loop in which it was connected. Any number of its tasks may use it; a forked process
+    may not.
     """
 
     def __init__(self, transport: Transport, pool: str | None) -> None:
@@ -51,14 +52,15 @@ class Client:
     ) -> Self:
         """Connects to one of `targets`, gRPC addresses such as `host:port` or `dns:///name:port`.
 
-        With several targets calls go to the first one that answers, and move to the next when it fails: give clients
-        different orders, or one `dns:///` name with several addresses, to spread them over the gateways.
-        `pool` (`namespace/name`) is where sessions are opened and listed unless told otherwise. `timeout` bounds, in
-        seconds, each call but a step, tries included. `tls=True` uses the system's root certificates. `lazy` does not
-        wait until a gateway is reachable.
+        With several targets, calls go to the first that answers, and to the next when it fails. To spread clients over
+        the gateways, give each a different order, or one `dns:///` name with several addresses.
 
-        Raises UnavailableError when a first try to reach each gateway has failed, or none has ended within
-        `connect_timeout` seconds; ValueError when there is no target, or the key cannot be sent.
+        `pool` (`namespace/name`) is the default for `open` and `sessions`. `timeout` bounds each call except a step,
+        retries included, in seconds. `tls=True` uses the system's root certificates. With `lazy` it does not wait until
+        a gateway is reachable.
+
+        Raises UnavailableError when no gateway can be reached, or none answers within `connect_timeout` seconds, and
+        ValueError when there is no target or the key cannot be sent.
         """
         addresses = [targets] if isinstance(targets, str) else list(targets)
         if not addresses or not all(addresses):
@@ -82,7 +84,7 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the channels; steps that still run are cancelled."""
+        """Closes the channels. Steps that are still running are cancelled."""
         await self._transport.close()
 
     async def open(
@@ -99,9 +101,11 @@ class Client:
     ) -> Session:
         """Opens a session.
 
-        An empty pool is the only one of the caller, an empty role the pool's first. `parent` is the session that
-        spawns this one: a handle, a `SessionInfo` or a name. `labels` are texts. `request_id` makes the call
-        idempotent; one is drawn when None. Raises PoolNotFoundError, RoleNotFoundError and others of RoostError.
+        Without a pool it is the caller's only pool, without a role the pool's first. `parent` is the session that
+        spawns this one: a handle, a `SessionInfo` or a name. `request_id` makes the call idempotent; by default it is
+        drawn at random.
+
+        Raises PoolNotFoundError, RoleNotFoundError and other RoostErrors, and TypeError when a label is not a string.
         """
         for key, value in (labels or {}).items():
             if not (isinstance(key, str) and isinstance(value, str)):
@@ -120,12 +124,12 @@ class Client:
         return Session(self._transport, opened.id, wire.head_from_wire(opened.head))
 
     def session(self, session_id: str) -> Session:
-        """A handle on a session opened before; nothing is sent. It knows no head until its first answer.
+        """Returns a handle on an existing session. Nothing is sent, so the handle knows no head until its first call.
 
-        Raises ValueError when `session_id` is not of the form `namespace/pool/id`.
+        Raises ValueError when `session_id` does not have the form `namespace/pool/id`.
         """
         if pool_of(session_id) is None:
-            raise ValueError(f"{session_id!r} is no session's name; one looks like namespace/pool/{'0' * 26}")
+            raise ValueError(f"{session_id!r} is not a session's name; they look like namespace/pool/{'0' * 26}")
         return Session(self._transport, session_id)
 
     async def sessions(
@@ -138,16 +142,19 @@ class Client:
         task: str = "",
         page_size: int = 0,
     ) -> AsyncIterator[SessionInfo]:
-        """The caller's sessions of a pool, oldest first, filtered. Pages of `page_size` (1 to 1000; 0 is the gateway's
-        choice) are read as they are needed. Raises PoolNotFoundError and others of RoostError."""
+        """Iterates over the caller's sessions in a pool, oldest first, that match all filters.
+
+        They are read in pages of `page_size` (1 to 1000; 0 leaves it to the gateway) as they are needed. Raises
+        PoolNotFoundError and other RoostErrors.
+        """
         request = pb.ListSessionsRequest(
             pool=pool or self._pool,
             page_size=page_size,
+            state=wire.enum_value(pb.SessionState, "SESSION_STATE", state and SessionState(state)),
+            tier=wire.enum_value(pb.Tier, "TIER", tier and Tier(tier)),
             role=role,
             task=task,
         )
-        request.state = wire.enum_value(pb.SessionState, "SESSION_STATE", state and SessionState(state))  # type: ignore[assignment]
-        request.tier = wire.enum_value(pb.Tier, "TIER", tier and Tier(tier))  # type: ignore[assignment]
         while True:
             page = await self._transport.call(lambda stub: stub.ListSessions, request)
             for session in page.sessions:

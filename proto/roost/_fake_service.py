@@ -1,52 +1,42 @@
 """The fake gateway's gRPC service over the store in memory."""
 
 # ruff: noqa: N802  the names of the contract
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import grpc
 
-from roost._fake_step import BrokenStreamError, Mishap, StepRunner
-from roost._fake_wire import WORKER, FakeRole, expected_head, new_session, session_to_wire, step_to_wire
+from roost import wire, wire_steps
+from roost._fake_step import WORKER, BrokenStreamError, Mishap, StepRunner
 from roost.contract import requests
 from roost.contract.lease import WorkerLease
 from roost.contract.loghash import unpack_ids
+from roost.contract.names import new_session_id
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check
 from roost.grpc_errors import abort
-from roost.store.memory import MemoryStore
-from roost.store.records import Descriptor
+from roost.store.records import Descriptor, NewSession
+from roost.store.views import logged_step, session_info
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceServicer
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _Response = TypeVar("_Response")
-_PLENTY = 2**50
-_ALL = 2**31
+_PLENTY, _ALL = 2**50, 2**31
 
 
 class FakeService(SessionServiceServicer):
     """SessionService over a store in memory, with one worker that is always there. Several servers may share one."""
 
-    def __init__(
-        self,
-        store: MemoryStore,
-        runner: StepRunner,
-        *,
-        pool: str,
-        roles: Sequence[FakeRole],
-        api_keys: Mapping[str, str] | None,
-    ) -> None:
-        self._store = store
+    def __init__(self, runner: StepRunner, *, api_keys: Mapping[str, str] | None) -> None:
         self._runner = runner
-        self._pool = pool
-        self._roles = {role.name: role for role in roles}
-        self._default_role = roles[0].name
+        self._store = runner.store
+        self._pool = runner.pool.pool
         self._api_keys = api_keys
         self.mishaps: list[Mishap] = []
         self.step_requests: list[pb.StepRequest] = []
         lease = WorkerLease(WORKER, "", "", "fake", "", "", _PLENTY, 1, _PLENTY, max_running=_PLENTY)
-        store.publish(pool, lease, _PLENTY)
+        self._store.publish(self._pool, lease, _PLENTY)
 
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Context) -> pb.OpenSessionResponse:
         return await self._answer(context, lambda tenant: self._open(request, tenant))
@@ -73,13 +63,14 @@ class FakeService(SessionServiceServicer):
         return await self._answer(context, lambda tenant: self._delete(request, tenant))
 
     async def Step(self, request: pb.StepRequest, context: Context) -> AsyncIterator[pb.StepResponse]:
-        self.step_requests.append(_copy(request))
+        copy = pb.StepRequest()
+        copy.CopyFrom(request)
+        self.step_requests.append(copy)
         try:
-            tenant = await self._enter(context)
-            descriptor = await self._store.get(request.session_id, tenant)
-            role, mishap = self._roles[descriptor.role], self.mishaps.pop(0) if self.mishaps else Mishap()
-            async for response in self._runner.run(descriptor, role, request, mishap):
-                yield response
+            descriptor = await self._store.get(request.session_id, await self._enter(context))
+            mishap = self.mishaps.pop(0) if self.mishaps else Mishap()
+            async for event in self._runner.run(descriptor, wire_steps.step_request_from_wire(request), mishap):
+                yield wire_steps.event_to_wire(event)
         except Refused as refusal:
             await abort(context, refusal)
         except BrokenStreamError:
@@ -99,7 +90,7 @@ class FakeService(SessionServiceServicer):
 
     async def _enter(self, context: Context) -> str:
         """The caller's tenant, unless a mishap refuses the call."""
-        await self._runner.renew(self._pool)
+        await self._runner.renew()
         if self.mishaps and self.mishaps[0].refusal is not None:
             raise self.mishaps.pop(0).refusal  # type: ignore[misc]  # checked above
         if self._api_keys is None:
@@ -122,18 +113,35 @@ class FakeService(SessionServiceServicer):
         return self._store.pool(self._pool).residency.get(WORKER, {}).get(session_id, 0)
 
     def _describe(self, descriptor: Descriptor) -> pb.Session:
-        return session_to_wire(descriptor, self._roles[descriptor.role], self._cached(descriptor.session_id))
+        cached = self._cached(descriptor.session_id)
+        return wire.session_to_wire(session_info(descriptor, self._runner.pool, (WORKER, cached) if cached else None))
 
     async def _open(self, request: pb.OpenSessionRequest, tenant: str) -> pb.OpenSessionResponse:
-        check(requests.open_session(request))
-        check(requests.schemas_of_tools(request.tools), Reason.INVALID_SCHEMA)
-        self._check_pool(request.pool)
-        role = self._roles.get(request.role or self._default_role)
-        if role is None:
-            raise Refused(Reason.ROLE_NOT_FOUND, f"pool {self._pool!r} has no role {request.role!r}")
-        if request.parent_session_id:
-            await self._store.get(request.parent_session_id, tenant)
-        new = new_session(request, self._pool, role, tenant, self._runner.revision)
+        asked, pool = wire.open_request_from_wire(request), self._runner.pool
+        check(requests.open_session(asked))
+        check(requests.schemas_of_tools(asked.tools), Reason.INVALID_SCHEMA)
+        self._check_pool(asked.pool)
+        role = asked.role or pool.roles[0].name
+        if role not in [known.name for known in pool.roles]:
+            raise Refused(Reason.ROLE_NOT_FOUND, f"pool {self._pool!r} has no role {role!r}")
+        if asked.parent:
+            await self._store.get(asked.parent, tenant)
+        new = NewSession(
+            session_id=new_session_id(self._pool),
+            tenant=tenant,
+            role=role,
+            model=pool.model,
+            model_revision=pool.active_revision,
+            system=asked.system,
+            tools=tuple(
+                {"name": tool.name, "description": tool.description, "parameters": tool.parameters_json}
+                for tool in asked.tools
+            ),
+            task=asked.task,
+            parent=asked.parent,
+            labels=dict(asked.labels),
+            request_id=asked.request_id,
+        )
         return pb.OpenSessionResponse(session=self._describe(await self._store.open(new)))
 
     async def _get(self, request: pb.GetSessionRequest, tenant: str) -> pb.GetSessionResponse:
@@ -150,30 +158,27 @@ class FakeService(SessionServiceServicer):
 
     async def _list_steps(self, request: pb.ListStepsRequest, tenant: str) -> pb.ListStepsResponse:
         descriptor = await self._store.get(request.session_id, tenant)
-        if request.generation > descriptor.generation:
-            raise Refused(Reason.INVALID_REQUEST, f"generation: the session has {descriptor.generation}")
         generation = request.generation or descriptor.generation
+        if generation > descriptor.generation:
+            raise Refused(Reason.INVALID_REQUEST, f"generation: the session has {descriptor.generation}")
         check(requests.page_size(request.page_size, requests.MAX_PAGE_STEPS))
         first, size = int(request.page_token or 0), request.page_size or 20
         entries = await self._store.log(descriptor.session_id, generation, first, size + 1)
         response = pb.ListStepsResponse(next_page_token=str(first + size) if len(entries) > size else "")
         for entry in entries[:size]:
-            step = step_to_wire(entry, generation)
-            if request.include_token_ids:
-                split, end = entry.head.length - entry.output_tokens, entry.head.length
-                ids = await self._store.ids(descriptor.session_id, generation, split - entry.prompt_tokens, end)
-                step.prompt_token_ids.extend(unpack_ids(ids)[: entry.prompt_tokens])
-                step.output_token_ids.extend(unpack_ids(ids)[entry.prompt_tokens :])
-            response.steps.append(step)
+            end = entry.head.length if request.include_token_ids else 0
+            begin = end - entry.prompt_tokens - entry.output_tokens
+            ids = await self._store.ids(descriptor.session_id, generation, max(begin, 0), end)
+            response.steps.append(wire_steps.logged_step_to_wire(logged_step(entry, generation, unpack_ids(ids))))
         return response
 
     async def _hold(self, request: pb.HoldSessionRequest, tenant: str) -> pb.HoldSessionResponse:
         await self._store.get(request.session_id, tenant)
-        check(requests.hold(request))
-        head = expected_head(request)
-        generation = head.generation if head else 0
-        pause = request.tool, request.expect_seconds
-        descriptor = await self._store.hold(request.session_id, tenant, *pause, head, generation)
+        check(requests.hold(request.tool, request.expect_seconds))
+        head = wire.head_from_wire(request.expected_head) if request.HasField("expected_head") else None
+        descriptor = await self._store.hold(
+            request.session_id, tenant, request.tool, request.expect_seconds, head, head.generation if head else 0
+        )
         return pb.HoldSessionResponse(session=self._describe(descriptor))
 
     async def _evict(self, request: pb.EvictSessionRequest, tenant: str) -> pb.EvictSessionResponse:
@@ -193,9 +198,3 @@ class FakeService(SessionServiceServicer):
 def _selected(request: pb.ListSessionsRequest, session: pb.Session) -> bool:
     """Whether a session passes the filters; an unset filter passes all."""
     return all(getattr(request, name) in (0, "", getattr(session, name)) for name in ("state", "tier", "role", "task"))
-
-
-def _copy(request: pb.StepRequest) -> pb.StepRequest:
-    copy = pb.StepRequest()
-    copy.CopyFrom(request)
-    return copy

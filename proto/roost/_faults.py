@@ -1,4 +1,4 @@
-"""From a gRPC failure to an error of the SDK."""
+"""Turns failed gRPC calls into the SDK's errors."""
 
 from collections.abc import Sequence
 
@@ -36,18 +36,18 @@ def _explain(error: grpc.aio.AioRpcError) -> errors.RoostError:
     return failure
 
 
-def _message(told: str, violations: Sequence[tuple[str, str]]) -> str:
-    """The gateway's message, and those violations that it does not tell itself."""
+def _message(message: str, violations: Sequence[tuple[str, str]]) -> str:
+    """The gateway's message, and those violations that it does not contain."""
     for field, why in violations:
-        if told == why:
-            told = f"{field}: {why}"
-        elif why not in told:
-            told = f"{told}; {field}: {why}"
-    return told
+        if message == why:
+            message = f"{field}: {why}"
+        elif why not in message:
+            message = f"{message}; {field}: {why}"
+    return message
 
 
 def _unexplained(status: grpc.StatusCode, message: str) -> errors.RoostError:
-    """A status without our ErrorInfo: something between this client and the gateway's own code answered."""
+    """A status without Roost's ErrorInfo comes from gRPC or a proxy on the way to the gateway."""
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in message:
         return errors.MessageTooLargeError(f"the request is too large: send less at once ({message})", status=status)
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -1,4 +1,4 @@
-"""Shorthands of the SDK for a step's messages and sampling."""
+"""Shorthands for a step's messages and sampling."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
@@ -7,18 +7,18 @@ from roost.contract.messages import Message, MessageRole, ToolCall, to_json
 
 
 def user(content: str) -> Message:
-    """A message of the user, or of the agent's own program."""
+    """A message from the user, or from the agent's own program."""
     return Message(MessageRole.USER, content)
 
 
 def tool_result(call: ToolCall, content: str | Mapping[str, Any] | Sequence[Any]) -> Message:
-    """The result of `call`; anything but a string is sent as JSON. Raises TypeError when it is not JSON."""
+    """The result of `call`. Anything but a string is sent as JSON; raises TypeError for what is not JSON."""
     text = content if isinstance(content, str) else to_json(content)
     return Message(MessageRole.TOOL, text, tool_call_id=call.id, name=call.name)
 
 
 def as_messages(messages: "str | Message | Sequence[Message]") -> tuple[Message, ...]:
-    """A step's messages; a string is one user message. Raises ValueError when there is none."""
+    """A step's messages; a string is one user message. Raises ValueError when there are none."""
     if isinstance(messages, str):
         return (user(messages),)
     if isinstance(messages, Message):
@@ -27,7 +27,7 @@ def as_messages(messages: "str | Message | Sequence[Message]") -> tuple[Message,
         raise ValueError("a step needs at least one message, of the user or of a tool")
     for message in messages:
         if not isinstance(message, Message):
-            raise TypeError(f"{message!r} is no Message; make one with `roost.user(…)` or `roost.tool_result(…)`")
+            raise TypeError(f"{message!r} is not a Message; make one with `roost.user(…)` or `roost.tool_result(…)`")
     return tuple(messages)
 
 

@@ -8,16 +8,16 @@ from roost.contract.messages import ToolCall
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """A whole step, as `Session.run` and `Step.result` collect it."""
+    """A whole step, as `Session.run` and `Step.result` return it."""
 
     committed: Committed
     text: str
     """Everything the model wrote, with tool calls as it wrote them; `content` is the text without them."""
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
-    """One for each id, when asked for; empty for a step that had been committed before."""
+    """One for each id, when asked for. Empty for a step that had been committed before the call."""
     migrated: Migrated | None = None
-    """What the session went through before the step, if the pool's model has changed."""
+    """Set when the session was moved to another revision of the model before the step."""
 
     @property
     def content(self) -> str:

@@ -1,4 +1,4 @@
-"""When a failed call is sent again, and how long to wait before. Pure: time is passed in."""
+"""Whether a failed call is sent again, and after which wait. Pure: time is passed in."""
 
 import random
 from collections.abc import Callable
@@ -9,18 +9,18 @@ from roost.errors import AnotherStepRunningError, OverloadedError, RoostError, U
 
 @dataclass(frozen=True, slots=True)
 class RetryConfig:
-    """How the SDK waits between tries. Times are seconds.
+    """How a failed call is retried. Times are seconds.
 
-    Every call of the SDK is idempotent, so a lost answer is always worth another try: at once on each further
-    gateway, then after a growing wait with jitter.
+    Every call is idempotent, so it is safe to send it again: at once to each other gateway, then after a growing wait
+    with jitter.
     """
 
     initial_backoff: float = 0.05
     max_backoff: float = 2.0
     multiplier: float = 2.0
     give_up_after: float = 60.0
-    """Seconds of failures, without any output between them, after which the error is raised; 0 never tries twice.
-    A deadline ends sooner."""
+    """The error is raised after so many seconds of failures without any output, or at the deadline if that is sooner; 0
+    never retries."""
 
     def __post_init__(self) -> None:
         if not 0 < self.initial_backoff <= self.max_backoff:
@@ -30,11 +30,10 @@ class RetryConfig:
 
 
 class Patience:
-    """Decides about one call: again, and when, or raise.
+    """Decides for one call whether to send it again, and when, or to raise.
 
-    `gateways` is how many can be tried at once; `deadline` is the time at which the call ends, None for never.
-    `straggler_seconds` is how long a step of the caller's own may be in the way that it has left, and of which the
-    gateway may not have heard.
+    `gateways` is the number of gateways that can be tried without a wait; `deadline` is the time at which the call
+    ends, None for never. `straggler_seconds` is how long a step that the caller left early may still block the session.
     """
 
     def __init__(
@@ -53,17 +52,17 @@ class Patience:
         self.progress()
 
     def progress(self) -> None:
-        """Output has come: waits are small again. Other signs of life do not count, for a worker that is accepted and
-        lost in turn must not be tried without end."""
+        """Output has come, so waits start small again. Nothing else counts as progress: otherwise a step that kills
+        each worker that accepts it would be tried forever."""
         self._failing_since: float | None = None
         self._failures = 0
 
     def remaining(self, now: float) -> float | None:
-        """Seconds until the deadline, not below 0; None without one."""
+        """Seconds until the deadline, at least 0; None without a deadline."""
         return None if self._deadline is None else max(0.0, self._deadline - now)
 
     def wait_after(self, error: RoostError, now: float) -> float | None:
-        """Seconds to wait before the next try; None when `error` is to be raised."""
+        """Returns the seconds to wait before the next try, or None when `error` must be raised."""
         limit = self._limit(error)
         if limit is None:
             return None
@@ -78,10 +77,10 @@ class Patience:
         return wait
 
     def _limit(self, error: RoostError) -> float | None:
-        """Seconds of failures after which `error` is raised; None for at once.
+        """Seconds of failures after which `error` is raised; None raises it at once.
 
-        Overload is worth a wait only when the gateway said so and when to come back: gRPC gives the same status to
-        messages over its size limit, which no wait can help.
+        Overload is retried only when the gateway gave a reason and a time: gRPC itself uses the same status for
+        messages over its size limit, which retrying cannot help.
         """
         if isinstance(error, AnotherStepRunningError):
             return min(self._straggler_seconds, self._config.give_up_after)
@@ -90,9 +89,9 @@ class Patience:
         return self._config.give_up_after if isinstance(error, (OverloadedError, UnavailableError)) else None
 
     def _backoff(self, error: RoostError) -> float:
-        """At once while other gateways are untried and none asked to wait; else exponential, half of it random.
+        """0 while other gateways are untried and none has asked to wait; else exponential, half of it random.
 
-        A straggler ends sooner than its lease, after which the gateway says to come back.
+        A straggler is not waited for as long as the gateway says, which is its whole lease: mostly it ends sooner.
         """
         straggler = isinstance(error, AnotherStepRunningError)
         if error.retry_after is None and self._failures + 1 < self._gateways:

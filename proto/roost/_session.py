@@ -1,11 +1,11 @@
-"""A handle on one session."""
+"""A session's handle."""
 
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Unpack
 
-from roost import wire
+from roost import wire, wire_steps
 from roost._messages import SamplingOptions, as_messages
 from roost._result import StepResult
 from roost._step import Step
@@ -15,15 +15,16 @@ from roost.contract.heads import Head
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.messages import Format, Message, Sampling
 from roost.contract.sessions import LoggedStep, SessionInfo
+from roost.contract.steps import StepRequest
 from roost.errors import SessionNotFoundError
 from roost.v1 import session_service_pb2 as pb
 
 STEP_DEADLINE = 600.0
-"""Seconds that a step may take unless told otherwise; every wait ends."""
+"""Default deadline of a step in seconds, so that every wait ends."""
 
 STRAGGLER_SECONDS = LEASE_TTL_SECONDS + 1.0
-"""How long a step that was left may be in the way of what comes next: a gateway that has not heard of it keeps its
-lease no longer."""
+"""How long a step that was left early may block the session's next call: after this time its lease has run out, even if
+its gateway does not know that the client has left."""
 
 
 def new_key() -> str:
@@ -32,12 +33,14 @@ def new_key() -> str:
 
 
 class Session:
-    """One session, as `Client.open` or `Client.session` gives it.
+    """A session, as `Client.open` and `Client.session` return it.
 
-    It remembers the head, the end of the log that this client has seen, and sends it with each step and hold, so
-    that a store that lost something is noticed (`SessionRolledBackError`) and so is another client's step
-    (`HeadMismatchError`). A handle may be used by one task at a time. When it left a step early, or lost it, what
-    comes next waits up to 6 seconds until that step is out of the way.
+    It remembers the head, which is the end of the log as this client knows it, and sends it with each step and hold.
+    Another client's step is then noticed (`HeadMismatchError`), and so is a store that lost steps
+    (`SessionRolledBackError`).
+
+    One task at a time may use a handle. After a step that was left early or lost, the next call waits up to 6 seconds
+    until that step has ended.
     """
 
     def __init__(self, transport: Transport, session_id: str, head: Head | None = None) -> None:
@@ -45,8 +48,8 @@ class Session:
         self._straggler_seconds = 0.0
         self.id = session_id
         self.head = head
-        """End of the log that this client has seen; None until it has seen any. Assign another one, such as
-        `(await session.info()).head`, to accept what happened behind this handle's back."""
+        """End of the log as this client knows it; None until the first call. To accept what other clients did, assign
+        the current one: `session.head = (await session.info()).head`."""
 
     def __repr__(self) -> str:
         return f"<Session {self.id}>"
@@ -61,23 +64,22 @@ class Session:
         deadline: float | None = STEP_DEADLINE,
         **options: Unpack[SamplingOptions],
     ) -> Step:
-        """A step: new messages in, one generated message out, as an async iterator of events.
+        """Takes a step: sends new messages and generates one. Returns an async iterator of events.
 
-        A string is one user message. `options` are fields of `Sampling` and replace those of `sampling`. A step is
-        idempotent by `step_id`, drawn at random when None: give one of your own to find the step's result again
-        after a crash of your own. It survives gateways and workers that die; `deadline` (seconds, None for none)
-        bounds all of it.
+        A string is one user message. `options` are fields of `Sampling` and override those of `sampling`. A step is
+        idempotent by `step_id`, which is drawn at random when None; choose it yourself to get the step's result after
+        your own program has crashed. A step survives the death of gateways and workers. `deadline` bounds all of it, in
+        seconds; None means no deadline.
 
-        Iterating raises RoostError; see `roost.errors`.
+        Raises TypeError or ValueError for what cannot be sent. Iterating raises RoostError; see `roost.errors`.
         """
-        drawn = replace(sampling or Sampling(), **options)
-        request = pb.StepRequest(
+        request = StepRequest(
             session_id=self.id,
             step_id=step_id or new_key(),
-            expected_head=None if self.head is None else wire.head_to_wire(self.head),
-            messages=[wire.message_to_wire(message) for message in as_messages(messages)],
-            sampling=wire.sampling_to_wire(drawn),
-            format=None if format is None else wire.format_to_wire(format),
+            messages=as_messages(messages),
+            sampling=replace(sampling or Sampling(), **options),
+            format=format,
+            expected_head=self.head,
         )
         return Step(
             self._transport,
@@ -101,25 +103,25 @@ class Session:
         deadline: float | None = STEP_DEADLINE,
         **options: Unpack[SamplingOptions],
     ) -> StepResult:
-        """The same as `step`, collected. Raises RoostError."""
+        """Takes a step as `step` does, and returns all of it. Raises RoostError."""
         step = self.step(messages, step_id=step_id, sampling=sampling, format=format, deadline=deadline, **options)
         return await step.result()
 
     def _moved(self, event: Committed | Migrated) -> None:
-        """A replayed step may lie before the head that this client has seen, or in an older log."""
+        """Moves the head, but not back to a replayed step, which may lie before it or in an older log."""
         replayed = isinstance(event, Committed) and event.replayed
         if self.head is None or not replayed or _place(event.head) > _place(self.head):
             self.head = event.head
 
     async def info(self) -> SessionInfo:
-        """The session's record. Raises SessionNotFoundError."""
+        """Returns the session's record. Raises SessionNotFoundError."""
         response = await self._transport.call(lambda stub: stub.GetSession, pb.GetSessionRequest(session_id=self.id))
-        return self._seen(response.session)
+        return self._record(response.session)
 
     async def hold(self, *, tool: str = "", expect_seconds: float = 0.0) -> SessionInfo:
-        """Says why the client pauses, so that the KV cache can be kept for its return; 0 seconds means unknown.
+        """Announces a pause, such as a tool's run, so that the KV cache can be kept; 0 seconds means unknown.
 
-        Raises SessionClosedError, HeadMismatchError, AnotherStepRunningError and others of RoostError.
+        Raises SessionClosedError, HeadMismatchError, AnotherStepRunningError and other RoostErrors.
         """
         request = pb.HoldSessionRequest(
             session_id=self.id,
@@ -128,55 +130,58 @@ class Session:
             expected_head=None if self.head is None else wire.head_to_wire(self.head),
         )
         response = await self._transport.call(lambda stub: stub.HoldSession, request, self._straggler_seconds)
-        return self._seen(response.session)
+        return self._record(response.session)
 
     async def evict(self) -> int:
-        """Drops the session's KV cache everywhere; the next step rebuilds it. Returns the tokens dropped.
+        """Drops the session's KV cache on all workers; the next step rebuilds it. Returns the number of tokens dropped.
 
-        Raises AnotherStepRunningError and others of RoostError.
+        Raises AnotherStepRunningError and other RoostErrors.
         """
         request = pb.EvictSessionRequest(session_id=self.id)
         response = await self._transport.call(lambda stub: stub.EvictSession, request, self._straggler_seconds)
         return response.evicted_tokens
 
     async def close(self) -> SessionInfo:
-        """Ends the session: no more steps, the log stays readable. Closing twice changes nothing.
+        """Ends the session: it takes no more steps, but its log stays readable. Closing it again changes nothing.
 
-        Raises AnotherStepRunningError and others of RoostError.
+        Raises AnotherStepRunningError and other RoostErrors.
         """
         request = pb.CloseSessionRequest(session_id=self.id)
         response = await self._transport.call(lambda stub: stub.CloseSession, request, self._straggler_seconds)
-        return self._seen(response.session)
+        return self._record(response.session)
 
     async def delete(self) -> None:
         """Erases the session and its log.
 
-        Raises SessionNotFoundError when there was none, AnotherStepRunningError and others of RoostError.
+        Raises SessionNotFoundError when it does not exist, AnotherStepRunningError and other RoostErrors.
         """
         request = pb.DeleteSessionRequest(session_id=self.id)
         try:
             await self._transport.call(lambda stub: stub.DeleteSession, request, self._straggler_seconds)
         except SessionNotFoundError as error:
-            if error.tries == 1:  # else the first try did it, and only its answer was lost
+            if error.tries == 1:  # otherwise an earlier try has erased it, and only the answer was lost
                 raise
 
     async def steps(
         self, *, generation: int = 0, include_token_ids: bool = False, page_size: int = 0
     ) -> AsyncIterator[LoggedStep]:
-        """The log, oldest step first; generation 0 is the current one. Pages of `page_size` steps (1 to 100; 0 is the
-        gateway's choice) are read as they are needed. Raises SessionNotFoundError and others of RoostError."""
+        """Iterates over the log, oldest step first; generation 0 is the current log.
+
+        It is read in pages of `page_size` steps (1 to 100; 0 leaves it to the gateway) as they are needed. Raises
+        SessionNotFoundError and other RoostErrors.
+        """
         request = pb.ListStepsRequest(
             session_id=self.id, generation=generation, page_size=page_size, include_token_ids=include_token_ids
         )
         while True:
             page = await self._transport.call(lambda stub: stub.ListSteps, request)
             for step in page.steps:
-                yield wire.logged_step_from_wire(step)
+                yield wire_steps.logged_step_from_wire(step)
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
 
-    def _seen(self, session: pb.Session) -> SessionInfo:
+    def _record(self, session: pb.Session) -> SessionInfo:
         info = wire.session_from_wire(session)
         if self.head is None:
             self.head = info.head
@@ -184,5 +189,5 @@ class Session:
 
 
 def _place(head: Head) -> tuple[int, int]:
-    """Order of heads: a log that began later comes after all of the one before."""
+    """Sorts heads: every head of a newer log comes after those of older logs."""
     return head.generation, head.length

@@ -1,4 +1,4 @@
-"""One step as its caller sees it: an async iterator of events that survives the death of gateways."""
+"""A step as its caller sees it: an async iterator of events that survives the death of gateways."""
 
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -7,14 +7,15 @@ from typing import Protocol, Self
 
 import grpc
 
-from roost import wire
+from roost import wire, wire_steps
 from roost._faults import from_rpc_error
 from roost._output import Output
 from roost._result import StepResult
 from roost._retry import Patience
 from roost._telemetry import StepSpan
 from roost._transport import Gateway, Transport
-from roost.contract.events import Committed, Delta, Event, Migrated, Queued, Restarted, Started, TokenLogprobs
+from roost.contract.events import Committed, Delta, Event, Migrated, Restarted, Started, TokenLogprobs
+from roost.contract.steps import StepRequest
 from roost.errors import (
     AnotherStepRunningError,
     RoostError,
@@ -23,11 +24,10 @@ from roost.errors import (
     StreamError,
     UnavailableError,
 )
-from roost.v1 import session_service_pb2 as pb
 
 
 class OnEnd(Protocol):
-    """Told when a step ends; `left` when it may still run at a gateway that has not heard of the end."""
+    """Called when a step ends. `left`: it may still run at a gateway that does not know of its end."""
 
     def __call__(self, *, left: bool) -> None: ...
 
@@ -35,14 +35,14 @@ class OnEnd(Protocol):
 class Step:
     """A step under way; iterate it with `async for`.
 
-    Nothing is sent before the first event is asked for. Leaving the loop early cancels the step, at once when it is
-    used as `async with session.step(…) as events:`. It is iterated once; `result` has all of it at the end.
+    Nothing is sent before the first event is awaited. Leaving the loop early cancels the step; it does so at once
+    inside `async with session.step(…) as events:`. A step can be iterated once; `result` collects all of it.
     """
 
     def __init__(
         self,
         transport: Transport,
-        request: pb.StepRequest,
+        request: StepRequest,
         deadline: float | None,
         on_head: Callable[[Committed | Migrated], None],
         *,
@@ -50,7 +50,7 @@ class Step:
         straggler_seconds: float,
     ) -> None:
         self._transport = transport
-        self._request = request
+        self._request = wire_steps.step_request_to_wire(request)  # now, so that what cannot be sent fails at once
         self._deadline = deadline
         self._on_head = on_head
         self._output = Output()
@@ -88,9 +88,9 @@ class Step:
         await self._events.aclose()
 
     async def result(self) -> StepResult:
-        """The whole step, collected: runs it, or what is left of it, to its end. Can be asked for again.
+        """Runs the step, or what is left of it, to its end, and returns all of it. May be called again.
 
-        Raises RoostError, StepCancelledError when the step was left before.
+        Raises RoostError; StepCancelledError when the step was left before its end.
         """
         async for _ in self:
             pass
@@ -122,7 +122,7 @@ class Step:
         try:
             async with aclosing(self._tries(span)) as events:
                 async for event in events:
-                    if isinstance(event, Committed):  # ended here: its caller may never ask for what comes after
+                    if isinstance(event, Committed):  # ended here, as the caller may not iterate past the last event
                         span.end({"roost.output_tokens": event.output_tokens, "roost.failovers": event.failovers})
                     yield event
         except RoostError as error:
@@ -139,7 +139,7 @@ class Step:
         while True:
             gateway = self._transport.current
             try:
-                async with aclosing(self._one_try(gateway, patience, span)) as events:
+                async with aclosing(self._try(gateway, patience, span)) as events:
                     async for event in events:
                         yield event
                 if self._committed:
@@ -148,7 +148,7 @@ class Step:
                     "the gateway ended the stream before the step was committed", status=grpc.StatusCode.UNAVAILABLE
                 )
             except grpc.aio.AioRpcError as failure:
-                if self._committed:  # all is said
+                if self._committed:  # a failure after the last event changes nothing
                     return
                 error = self._explain(failure)
             except UnavailableError as failure:
@@ -158,11 +158,11 @@ class Step:
             span.event("retry", {"reason": error.reason or error.status.name, "tokens": self._output.tokens})
             tries += 1
 
-    async def _one_try(self, gateway: Gateway, patience: Patience, span: StepSpan) -> AsyncGenerator[Event, None]:
-        """Events of one call. The call is cancelled when the caller stops listening."""
+    async def _try(self, gateway: Gateway, patience: Patience, span: StepSpan) -> AsyncGenerator[Event, None]:
+        """Events of one call, which is cancelled when the caller stops listening."""
         cursor = self._output.cursor()
         if cursor is not None:
-            self._request.received.CopyFrom(cursor)
+            self._request.received.CopyFrom(wire_steps.cursor_to_wire(cursor))
         call = gateway.stub.Step(
             self._request,
             timeout=patience.remaining(time.monotonic()),
@@ -171,7 +171,7 @@ class Step:
         try:
             with self._transport.cut_off_by_close():
                 async for response in call:
-                    event = self._read(response)
+                    event = self._take(wire_steps.event_from_wire(self.step_id, response))
                     if isinstance(event, Delta):
                         patience.progress()
                     if event is not None:
@@ -179,40 +179,29 @@ class Step:
         finally:
             call.cancel()
 
-    def _read(self, response: pb.StepResponse) -> Event | None:
-        kind = response.WhichOneof("event")
-        if kind == "delta":
-            return self._output.accept(response.delta)
-        if kind == "started":
-            started = response.started
-            self._output.begin(started.attempt)
-            return Started(started.worker, started.prompt_tokens, started.cached_tokens)
-        if kind == "queued":
-            return Queued(response.queued.position)
-        if kind == "migrated":
-            return self._migrate(wire.migrated_from_wire(response.migrated))
-        if kind == "restarted":
-            return self._output.restart(response.restarted)
-        if kind == "committed":
-            return self._commit(wire.committed_from_wire(self.step_id, response.committed))
-        return None  # an event of a newer gateway
+    def _take(self, event: Event | None) -> Event | None:
+        """What of `event` is news to the caller; None when nothing is."""
+        if isinstance(event, Delta):
+            return self._output.accept(event)
+        if isinstance(event, Started):
+            self._output.begin(event)
+        elif isinstance(event, Restarted):
+            self._output.restart(event)
+        elif isinstance(event, Migrated):  # when the step is sent again, it continues the new log
+            self._request.expected_head.CopyFrom(wire.head_to_wire(event.head))
+            self._on_head(event)
+        elif isinstance(event, Committed):
+            self._commit(event)
+        return event
 
-    def _migrate(self, migrated: Migrated) -> Migrated:
-        """From now on the step, sent again, continues the new log."""
-        self._request.expected_head.CopyFrom(wire.head_to_wire(migrated.head))
-        self._on_head(migrated)
-        return migrated
-
-    def _commit(self, committed: Committed) -> Committed:
+    def _commit(self, committed: Committed) -> None:
         if self._output.tokens != committed.output_tokens:
             raise StreamError(f"the step has {committed.output_tokens} tokens, but {self._output.tokens} of them came")
         self._committed = committed
         self._on_head(committed)
-        return committed
 
     def _explain(self, failure: grpc.aio.AioRpcError) -> RoostError:
         error = from_rpc_error(failure)
         if isinstance(error, SessionRolledBackError) and self._request.HasField("expected_head"):
-            head = self._request.expected_head
-            error.expected = wire.head_from_wire(head)
+            error.expected = wire.head_from_wire(self._request.expected_head)
         return error

@@ -5,14 +5,14 @@ from typing import Any
 
 try:
     from opentelemetry import propagate, trace
-except ImportError:  # the SDK does not ask for it
+except ImportError:  # optional: the SDK does not depend on it
     propagate = trace = None  # type: ignore[assignment]
 
 Metadata = tuple[tuple[str, str], ...]
 
 
 def trace_metadata(context: Any = None) -> Metadata:
-    """`traceparent` and whatever else the application's propagators add, from `context` or the current one."""
+    """`traceparent` and what else the application's propagators add, from `context` or the current context."""
     if propagate is None:
         return ()
     carrier: dict[str, str] = {}
@@ -21,9 +21,10 @@ def trace_metadata(context: Any = None) -> Metadata:
 
 
 class StepSpan:
-    """The span `roost.step` around one step and all its tries.
+    """The span `roost.step` around a step and all its tries.
 
-    It is never made current: a step is an async generator, and its caller's context must not change between events.
+    It never becomes the current span: a step is an async generator, and its caller's context must not change between
+    events.
     """
 
     def __init__(self, attributes: Mapping[str, str]) -> None:
@@ -47,7 +48,7 @@ class StepSpan:
             self._span.set_status(trace.Status(trace.StatusCode.ERROR, str(error)))
 
     def end(self, attributes: Mapping[str, str | int] | None = None) -> None:
-        """Only the first call counts."""
+        """Ends the span. Later calls do nothing."""
         if self._span is not None:
             self._span.set_attributes(dict(attributes or {}))
             self._span.end()

@@ -23,11 +23,11 @@ _Response = TypeVar("_Response")
 
 MAX_MESSAGE_BYTES = 64 << 20
 _CHANNEL_OPTIONS: list[tuple[str, Any]] = [
-    # Tries are this package's business: gRPC's own know neither the cursor of a step nor what an error means.
+    # The SDK retries by itself: gRPC knows neither how much of a step has arrived nor what an error means.
     ("grpc.enable_retries", 0),
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
-    # A gateway that is cut off, or hangs, is left within 20 s; a call has 30. Not told, gRPC waits 60 s for a ping, and
-    # sends few of them while a stream is silent.
+    # A gateway that is cut off or hangs is given up within 20 s; a call has 30. By default gRPC waits 60 s for the
+    # answer to a ping, and sends few pings while a stream is silent.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
@@ -42,7 +42,7 @@ _CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 
 @dataclass(frozen=True, slots=True)
 class TLSConfig:
-    """TLS to the gateways. PEM bytes; None takes the system's roots, or no client certificate."""
+    """TLS to the gateways. Certificates and key are PEM; by default the system's roots and no client certificate."""
 
     root_certificates: bytes | None = None
     client_certificate: bytes | None = None
@@ -56,7 +56,7 @@ class TLSConfig:
 
 
 class Gateway:
-    """One target and its channel."""
+    """A target and its channel."""
 
     def __init__(self, target: str, tls: TLSConfig | None) -> None:
         self.target = target
@@ -64,7 +64,7 @@ class Gateway:
         self.stub: SessionServiceAsyncStub = SessionServiceStub(self.channel)
 
     async def reachable(self) -> bool:
-        """Waits for the first try to connect to end well (True) or badly (False)."""
+        """Waits for the end of the first try to connect. Returns whether it succeeded."""
         state = self.channel.get_state(try_to_connect=True)
         while state not in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE):
             await self.channel.wait_for_state_change(state)
@@ -81,7 +81,7 @@ def _channel(target: str, tls: TLSConfig | None) -> grpc.aio.Channel:
 
 
 class Transport:
-    """All gateways of one client. Calls go to the first one until it fails, then to the next, round and round."""
+    """All gateways of a client. Calls go to the current one until it fails, then to the next in the circle."""
 
     def __init__(
         self, targets: Sequence[str], *, tls: TLSConfig | None, api_key: str | None, timeout: float, retry: RetryConfig
@@ -95,13 +95,13 @@ class Transport:
 
     @property
     def current(self) -> Gateway:
-        """The gateway that calls go to now. Raises RuntimeError when the client is closed."""
+        """The gateway that calls go to. Raises RuntimeError when the client is closed."""
         if self._closed:
             raise RuntimeError("the client is closed; make another with `Client.connect`")
         return self.gateways[self._current]
 
     def failed(self, gateway: Gateway) -> None:
-        """Turns away from `gateway`, unless another call has done so already."""
+        """Moves on from `gateway`, unless another call has done so already."""
         if self.gateways[self._current] is gateway:
             self._current = (self._current + 1) % len(self.gateways)
 
@@ -109,7 +109,7 @@ class Transport:
         return self._authorization + trace
 
     def patience(self, deadline: float | None, straggler_seconds: float) -> Patience:
-        """For one call with `deadline` seconds, None for no end; `straggler_seconds` as in `Patience`."""
+        """`Patience` for a call with `deadline` seconds, None for no deadline."""
         end = None if deadline is None else time.monotonic() + deadline
         return Patience(self.retry, len(self.gateways), end, straggler_seconds)
 
@@ -119,7 +119,10 @@ class Transport:
         request: Any,
         straggler_seconds: float = 0.0,
     ) -> _Response:
-        """A unary call, sent again while that can help. Raises RoostError, RuntimeError when the client is closed."""
+        """Makes a unary call, and retries it while that can help.
+
+        Raises RoostError, and RuntimeError when the client is closed.
+        """
         patience, tries = self.patience(self.timeout, straggler_seconds), 1
         metadata = self.metadata(trace_metadata())
         while True:
@@ -135,7 +138,7 @@ class Transport:
             tries += 1
 
     async def recover(self, gateway: Gateway, error: RoostError, patience: Patience) -> None:
-        """After a failure: turns to another gateway and waits, or raises `error`."""
+        """After a failure, moves on to another gateway and waits, or raises `error`."""
         wait = patience.wait_after(error, time.monotonic())
         if wait is None:
             raise error
@@ -144,7 +147,7 @@ class Transport:
         await asyncio.sleep(wait)
 
     async def connect(self, timeout: float) -> None:
-        """Takes the first gateway that is reachable. Raises UnavailableError when none is within `timeout` seconds."""
+        """Makes the first reachable gateway the current one. Raises UnavailableError after `timeout` seconds."""
         tries = [asyncio.ensure_future(gateway.reachable()) for gateway in self.gateways]
         try:
             async with asyncio.timeout(timeout):
@@ -163,13 +166,13 @@ class Transport:
     def _unreachable(self) -> UnavailableError:
         targets = ", ".join(gateway.target for gateway in self.gateways)
         return UnavailableError(
-            f"no gateway answers at {targets}; check the address and that it runs",
+            f"no gateway answers at {targets}; check the address, and that it is running",
             status=grpc.StatusCode.UNAVAILABLE,
         )
 
     @contextmanager
     def cut_off_by_close(self) -> Iterator[None]:
-        """Around a call: when `close` ends it, its task sees an error and no cancellation, for nobody cancelled it."""
+        """Turns the cancellation of a call by `close` into StepCancelledError: nobody cancelled the calling task."""
         try:
             yield
         except asyncio.CancelledError:
@@ -181,6 +184,6 @@ class Transport:
             ) from None
 
     async def close(self) -> None:
-        """Closes the channels, which ends every call. Closing twice changes nothing."""
+        """Closes the channels, which ends all calls. Closing again changes nothing."""
         self._closed = True
         await asyncio.gather(*(gateway.channel.close() for gateway in self.gateways))

@@ -33,13 +33,12 @@
     │   └── WorkerUnavailableError
     ├── DeadlineExceededError        DEADLINE_EXCEEDED
     ├── StepCancelledError           CANCELLED
-    ├── InternalError                INTERNAL, UNKNOWN and whatever else
+    ├── InternalError                INTERNAL, UNKNOWN and all others
     └── StreamError                  the gateway broke the contract of its stream
 
-A call is resent after UnavailableError and OverloadedError until its deadline, or until it got no further for
-`RetryConfig.give_up_after` seconds: an application sees those two only when waiting did not help. The rest tell the
-application something and are raised at once. A closed client raises RuntimeError, values that cannot be sent TypeError
-or ValueError.
+UnavailableError and OverloadedError are retried until the call's deadline, or until it has made no progress for
+`RetryConfig.give_up_after` seconds, so an application sees them only when waiting did not help. All others are raised
+at once. A closed client raises RuntimeError; values that cannot be sent raise TypeError or ValueError.
 """
 
 from collections.abc import Mapping
@@ -52,7 +51,7 @@ from roost.grpc_errors import code_of
 
 
 class RoostError(Exception):
-    """Base of every error that the SDK raises for an answer, or for the lack of one."""
+    """Base of all errors of calls: the gateway refused the call, or did not answer."""
 
     def __init__(
         self,
@@ -72,11 +71,11 @@ class RoostError(Exception):
         self.retry_after = retry_after
         """Seconds after which coming back can help, when the gateway said so."""
         self.metadata = dict(metadata or {})
-        """What else the gateway told, `ErrorInfo.metadata`."""
+        """`ErrorInfo.metadata`: what else the gateway says of the error, for programs."""
         self.tries = 1
-        """How often the call was sent."""
+        """How many times the call was sent."""
         self.step_id = ""
-        """The step that failed, if it was one: the same step id finds out what became of it."""
+        """Step that failed; empty for other calls. Send the same step id again to continue it or get its result."""
 
     def __str__(self) -> str:
         return f"{self.message} ({self.reason or self.status.name})"
@@ -95,7 +94,7 @@ class StepTooLongError(InvalidRequestError):
 
 
 class MessageTooLargeError(InvalidRequestError):
-    """The request is larger than the gateway takes."""
+    """The request is larger than the gateway accepts."""
 
 
 class AuthenticationError(RoostError):
@@ -127,62 +126,62 @@ class PreconditionError(RoostError):
 
 
 class SessionClosedError(PreconditionError):
-    """The session takes no more steps."""
+    """The session has been closed and takes no more steps."""
 
 
 class HeadMismatchError(PreconditionError):
-    """The log is longer than the client thinks: someone else took a step. Read it with `Session.steps`."""
+    """The log has steps that the client does not know: another client took them. Read them with `Session.steps`."""
 
 
 class ModelRevisionMismatchError(PreconditionError):
-    """The session is bound to another revision of the model."""
+    """The session's log belongs to a revision of the model that is no longer served."""
 
 
 class BudgetExhaustedError(PreconditionError):
-    """The role's token budget for one session is used up."""
+    """The session has used its role's token budget."""
 
 
 class StepLimitReachedError(PreconditionError):
-    """The role's number of steps for one session is used up."""
+    """The session has taken as many steps as its role allows."""
 
 
 class StepIdReusedError(PreconditionError):
-    """The step id was used with other content."""
+    """The step id belongs to a step with other content."""
 
 
 class PoolSuspendedError(PreconditionError):
-    """The pool takes no work now."""
+    """The pool is suspended."""
 
 
 class ConflictError(RoostError):
-    """Another call was at work on the same session."""
+    """Another call is at work on the same session."""
 
 
 class AnotherStepRunningError(ConflictError):
-    """A different step runs in the session; `retry_after` is what its lease lasts."""
+    """A different step is running in the session; `retry_after` is how long its lease lasts."""
 
 
 class AttemptFencedError(ConflictError):
-    """Someone else resent this step and has taken it over."""
+    """The same step was sent again, and the newer call has taken it over."""
 
 
 class SessionRolledBackError(RoostError):
-    """The store has lost committed steps that this client saw, after a failover of Redis.
+    """The store has lost committed steps that this client knows, after a failover of Redis.
 
-    `expected` is the head the client saw, `actual` the head the store has now, where the gateway told it.
+    `expected` is the head that the client knows, `actual` the head that the store has now; None when unknown.
     """
 
     expected: Head | None = None
     actual: Head | None = None
 
     def __str__(self) -> str:
-        seen = f"; this client saw {self.expected.length} tokens" if self.expected else ""
-        found = f", the store has {self.actual.length}" if self.actual else ""
-        return super().__str__() + seen + found
+        expected = f"; this client saw {self.expected.length} tokens" if self.expected else ""
+        actual = f", the store has {self.actual.length}" if self.actual else ""
+        return super().__str__() + expected + actual
 
 
 class OverloadedError(RoostError):
-    """There is no room now."""
+    """There is no room for the request at the moment."""
 
 
 class QueueFullError(OverloadedError):
@@ -198,23 +197,23 @@ class StoreFullError(OverloadedError):
 
 
 class UnavailableError(RoostError):
-    """No gateway answers, or what it needs is away."""
+    """No gateway answers, or the gateway lacks its store or a worker."""
 
 
 class StoreUnavailableError(UnavailableError):
-    """Redis is away."""
+    """Redis does not answer the gateway."""
 
 
 class CommitUnknownError(UnavailableError):
-    """The step may or may not be committed; resending the same step id tells."""
+    """The step may or may not be committed; send the same step id again to find out."""
 
 
 class WorkerUnavailableError(UnavailableError):
-    """The pool has no worker for the step now."""
+    """The pool has no worker for the step at the moment."""
 
 
 class DeadlineExceededError(RoostError):
-    """The deadline passed first. A step may be committed all the same; its `step_id` tells."""
+    """The deadline passed. A step may be committed nevertheless; send the same step id again to find out."""
 
 
 class StepCancelledError(RoostError):
@@ -244,7 +243,7 @@ STATUSES: Mapping[grpc.StatusCode, type[RoostError]] = {
     grpc.StatusCode.CANCELLED: StepCancelledError,
     grpc.StatusCode.INTERNAL: InternalError,
 }
-"""The class raised for a status whose reason is missing or unknown; InternalError for any other."""
+"""Class for a status without a reason, or with an unknown one; InternalError for other statuses."""
 
 _OWN_CLASSES: Mapping[Reason, type[RoostError]] = {
     Reason.INVALID_SCHEMA: InvalidSchemaError,
@@ -275,4 +274,4 @@ _OWN_CLASSES: Mapping[Reason, type[RoostError]] = {
 REASONS: Mapping[str, type[RoostError]] = {
     reason: _OWN_CLASSES.get(reason) or STATUSES[code_of(reason)] for reason in Reason
 }
-"""The class raised for each reason: its own, or that of the status that carries it."""
+"""Class for each reason: its own, or that of the status that carries it."""

@@ -1,9 +1,9 @@
 """Named points at which a test can kill or pause a process. Without `ROOST_FAULT_DIR` they do nothing.
 
 A file `$ROOST_FAULT_DIR/<point>` arms the point; its text is `kill` or `pause`, then optionally `:n` for the n-th time
-that one process passes it. The first process to get there renames the file to `<point>.reached` and writes its pid
-into it, so exactly one is hit. It kills itself with SIGKILL, or waits until `<point>.go` exists, so that the test
-can kill something else first.
+that a process passes it. The first process to do so renames the file to `<point>.reached` and writes its pid into it,
+so exactly one process is hit. It kills itself with SIGKILL, or waits until `<point>.go` exists, so that the test can
+kill something else first.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Refusals on gRPC: to a rich status, the end of a call with one, and the details of a failed call."""
+"""Refusals over gRPC: as a rich status, as the end of a call, and read from a failed call."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,17 +49,17 @@ async def abort(context: "grpc.aio.ServicerContext[Any, Any]", refused: Refused)
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What a rich status tells besides code and message; all of it is empty in a plain one."""
+    """What a rich status has besides code and message; empty for a plain status."""
 
     reason: str = ""
-    """`ErrorInfo.reason`: a `Reason`, or one of a newer version; empty when Roost did not send the status."""
+    """`ErrorInfo.reason`: a `Reason`, or one that only a newer version knows. Empty when Roost sent no reason."""
     retry_seconds: float | None = None
     violations: tuple[tuple[str, str], ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def details_of(error: grpc.aio.AioRpcError) -> Details:
-    """The details of a failed call. A status that cannot be read is taken for a plain one."""
+    """The details of a failed call; empty when its status cannot be parsed."""
     try:
         status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it reads code, details, trailing_metadata
     except ValueError:

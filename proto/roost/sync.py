@@ -5,9 +5,9 @@
         for event in session.step("Say hello.", max_tokens=40):
             ...
 
-Every call runs in one background thread that all clients of the process share. A client may be used by several
-threads, also where an event loop runs (which it blocks); a session by one thread at a time. Ctrl-C while a call waits
-cancels the call.
+Calls run in one background thread that all clients of the process share. Several threads may use a client, also threads
+with a running event loop (which the calls block); one thread at a time may use a session. Ctrl-C during a call cancels
+it.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ _W = TypeVar("_W")
 
 
 class Background:
-    """A thread with an event loop, alive while somebody uses it."""
+    """A thread with an event loop that lives as long as it has users."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -53,7 +53,7 @@ class Background:
                 self._thread.start()
 
     def leave(self) -> None:
-        """Ends the thread with its last user; calls that other threads still wait for raise StepCancelledError."""
+        """Ends the thread with its last user. Calls that other threads are waiting for raise StepCancelledError."""
         with self._lock:
             self._users -= 1
             if self._users:
@@ -69,9 +69,9 @@ class Background:
         loop.close()
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """The coroutine's result. Raises RuntimeError when every client has been closed.
+        """Returns the coroutine's result. Raises RuntimeError when all clients have been closed.
 
-        Interrupted, it waits until the coroutine has ended its own business.
+        When it is interrupted, it cancels the coroutine and waits for its end.
         """
         result: concurrent.futures.Future[_T] = concurrent.futures.Future()
         tasks: list[asyncio.Task[_T]] = []
@@ -89,7 +89,7 @@ class Background:
 
         loop: asyncio.AbstractEventLoop | None = None
         try:
-            with self._lock:  # so that what has begun is seen by `leave`
+            with self._lock:  # so that `leave` waits for every coroutine that was begun
                 loop = self._loop
                 if loop is None:
                     raise RuntimeError("the client is closed; make another with `SyncClient.connect`")
@@ -105,7 +105,7 @@ class Background:
 
 
 async def _end_everything() -> None:
-    """Cancels what runs in this loop, and waits for it."""
+    """Cancels all other tasks of this loop, and waits for them."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
@@ -125,11 +125,11 @@ def _copy(task: "asyncio.Task[_T]", result: "concurrent.futures.Future[_T]") -> 
 
 
 BACKGROUND = Background()
-"""The one of this process."""
+"""Shared by all clients of the process."""
 
 
 class _Sync(Generic[_W]):
-    """Something of the SDK whose calls block."""
+    """A blocking wrapper of an object of the SDK."""
 
     def __init__(self, wrapped: _W) -> None:
         self._wrapped = wrapped
@@ -169,7 +169,7 @@ async def _next(items: AsyncIterator[_T]) -> _T:
 
 
 class SyncStep(_Sync[Step]):
-    """`roost.Step`, iterated with `for`. Leave the loop early inside `with session.step(…) as events:` to cancel it."""
+    """`roost.Step`, iterated with `for`. To cancel it, leave `with session.step(…) as events:` early."""
 
     result = _blocking(Step.result)
     close = _blocking(Step.aclose)
@@ -203,7 +203,7 @@ def _stepping(method: Callable[Concatenate[Session, _P], Step]) -> Callable[Conc
 
 
 class SyncSession(_Sync[Session]):
-    """`roost.Session`; its calls block."""
+    """`roost.Session` with blocking calls."""
 
     step = _stepping(Session.step)
     run = _blocking(Session.run)
@@ -238,7 +238,7 @@ def _opening(
 
 
 class SyncClient(_Sync[Client]):
-    """`roost.Client`; its calls block. Make it with `SyncClient.connect`, use it as a context manager."""
+    """`roost.Client` with blocking calls. Create it with `SyncClient.connect`, and use it as a context manager."""
 
     def __init__(self, wrapped: Client) -> None:
         super().__init__(wrapped)
@@ -283,7 +283,7 @@ class SyncClient(_Sync[Client]):
         return SyncSession(self._wrapped.session(session_id))
 
     def close(self) -> None:
-        """Closes the channels. Closing twice changes nothing."""
+        """Closes the channels. Closing again changes nothing."""
         if not self._closed:
             self._closed = True
             try:

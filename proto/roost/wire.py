@@ -1,4 +1,7 @@
-"""Between the contract's values and `roost.v1` messages. Pure."""
+"""Messages, formats and sessions: between the contract's values and `roost.v1` messages. Pure.
+
+Steps and their events are in `roost.wire_steps`.
+"""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -8,7 +11,7 @@ from typing import Any, TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from roost.contract import events, messages, sessions
-from roost.contract.heads import Head
+from roost.contract.heads import AttemptRef, Head
 from roost.v1 import session_service_pb2 as pb
 
 _E = TypeVar("_E", bound=StrEnum)
@@ -28,27 +31,37 @@ _OPTIONAL_SAMPLING = (
 )
 
 
-def enum_value(wrapper: Any, prefix: str, member: StrEnum | None) -> int:
+def enum_value(wrapper: Any, prefix: str, member: StrEnum | None) -> Any:
     """Number of the proto enum's value for `member`; unspecified for None."""
-    return int(wrapper.Value(f"{prefix}_{member.name if member else 'UNSPECIFIED'}"))
+    return wrapper.Value(f"{prefix}_{member.name if member else 'UNSPECIFIED'}")
 
 
 def enum_member(kind: type[_E], wrapper: Any, prefix: str, number: int) -> _E | None:
-    """Member for a proto enum's number; None when unspecified or newer than this SDK."""
+    """Member for a proto enum's number; None when it is unspecified or this version does not know it."""
     if number not in wrapper.values():
         return None
     return kind.__members__.get(wrapper.Name(number).removeprefix(f"{prefix}_"))
 
 
+def _selected(kind: type[_E], wrapper: Any, prefix: str, number: int) -> str:
+    """A filter's text: empty when unspecified; for an unknown number a text that no member has."""
+    return (enum_member(kind, wrapper, prefix, number) or str(number)) if number else ""
+
+
 def message_to_wire(message: messages.Message) -> pb.Message:
-    wire = pb.Message(content=message.content, tool_call_id=message.tool_call_id, name=message.name)
-    wire.role = enum_value(pb.MessageRole, "MESSAGE_ROLE", message.role)  # type: ignore[assignment]  # enum's NewType
-    for call in message.tool_calls:
-        wire.tool_calls.add(id=call.id, name=call.name, arguments_json=call.arguments_json)
-    return wire
+    return pb.Message(
+        role=enum_value(pb.MessageRole, "MESSAGE_ROLE", message.role),
+        content=message.content,
+        tool_calls=[
+            pb.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json) for call in message.tool_calls
+        ],
+        tool_call_id=message.tool_call_id,
+        name=message.name,
+    )
 
 
 def message_from_wire(wire: pb.Message) -> messages.Message:
+    """An unknown role becomes ASSISTANT, which no request may use."""
     role = enum_member(messages.MessageRole, pb.MessageRole, "MESSAGE_ROLE", wire.role)
     calls = tuple(messages.ToolCall(call.id, call.name, call.arguments_json) for call in wire.tool_calls)
     return messages.Message(role or messages.MessageRole.ASSISTANT, wire.content, calls, wire.tool_call_id, wire.name)
@@ -59,6 +72,10 @@ def tools_to_wire(tools: Iterable[messages.Tool]) -> list[pb.Tool]:
         pb.Tool(name=tool.name, description=tool.description, parameters_json=messages.to_json(tool.parameters))
         for tool in tools
     ]
+
+
+def tools_from_wire(wire: Iterable[pb.Tool]) -> tuple[messages.ToolDefinition, ...]:
+    return tuple(messages.ToolDefinition(tool.name, tool.description, tool.parameters_json) for tool in wire)
 
 
 def sampling_to_wire(sampling: messages.Sampling) -> pb.Sampling:
@@ -86,19 +103,19 @@ def format_to_wire(constraint: messages.Format) -> pb.Format:
     if isinstance(constraint, messages.JsonSchema):
         return pb.Format(json_schema=constraint.text)
     if not isinstance(constraint, messages.ToolChoice):
-        raise TypeError(f"{constraint!r:.80} is no format; make one with `JsonSchema(…)` or `ToolChoice(…)`")
-    wire = pb.ToolChoice(name=constraint.name)
-    wire.mode = enum_value(pb.ToolChoiceMode, "TOOL_CHOICE_MODE", constraint.mode)  # type: ignore[assignment]
-    return pb.Format(tool_choice=wire)
+        raise TypeError(f"{constraint!r:.80} is not a format; make one with `JsonSchema(…)` or `ToolChoice(…)`")
+    mode = enum_value(pb.ToolChoiceMode, "TOOL_CHOICE_MODE", constraint.mode)
+    return pb.Format(tool_choice=pb.ToolChoice(mode=mode, name=constraint.name))
 
 
 def format_from_wire(wire: pb.Format) -> messages.Format | None:
+    """An unknown mode becomes AUTO; a name that goes with no mode is left to `requests.step`."""
     kind = wire.WhichOneof("kind")
     if kind == "json_schema":
         return messages.JsonSchema(wire.json_schema)
     if kind == "tool_choice":
         mode = enum_member(messages.ToolChoiceMode, pb.ToolChoiceMode, "TOOL_CHOICE_MODE", wire.tool_choice.mode)
-        return messages.ToolChoice(mode or messages.ToolChoiceMode.AUTO, wire.tool_choice.name)
+        return messages.ToolChoice.unchecked(mode or messages.ToolChoiceMode.AUTO, wire.tool_choice.name)
     return None
 
 
@@ -110,8 +127,37 @@ def head_from_wire(wire: pb.Head) -> Head:
     return Head(wire.length, wire.log_hash, wire.generation)
 
 
+def attempt_to_wire(attempt: AttemptRef) -> pb.Attempt:
+    return pb.Attempt(epoch=attempt.epoch, nonce=attempt.nonce)
+
+
+def attempt_from_wire(wire: pb.Attempt) -> AttemptRef:
+    return AttemptRef(wire.epoch, wire.nonce)
+
+
+def usage_to_wire(usage: events.Usage) -> pb.Usage:
+    return pb.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        output_tokens=usage.output_tokens,
+        cached_tokens=usage.cached_tokens,
+        reconstructed_tokens=usage.reconstructed_tokens,
+    )
+
+
 def usage_from_wire(wire: pb.Usage) -> events.Usage:
     return events.Usage(wire.prompt_tokens, wire.output_tokens, wire.cached_tokens, wire.reconstructed_tokens)
+
+
+def logprobs_from_wire(wire: Iterable[pb.TokenLogprobs]) -> tuple[events.TokenLogprobs, ...]:
+    return tuple(events.TokenLogprobs(entry.logprob, tuple(entry.top_ids), tuple(entry.top_logprobs)) for entry in wire)
+
+
+def time_to_wire(time: datetime | None) -> Timestamp | None:
+    if time is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(time)
+    return stamp
 
 
 def time_from_wire(owner: Any, name: str) -> datetime | None:
@@ -120,6 +166,62 @@ def time_from_wire(owner: Any, name: str) -> datetime | None:
         return None
     stamp: Timestamp = getattr(owner, name)
     return stamp.ToDatetime(tzinfo=UTC)
+
+
+def open_request_from_wire(wire: pb.OpenSessionRequest) -> sessions.OpenRequest:
+    return sessions.OpenRequest(
+        pool=wire.pool,
+        role=wire.role,
+        system=wire.system,
+        tools=tools_from_wire(wire.tools),
+        task=wire.task,
+        parent=wire.parent_session_id,
+        request_id=wire.request_id,
+        labels=dict(wire.labels),
+    )
+
+
+def session_query_from_wire(wire: pb.ListSessionsRequest) -> sessions.SessionQuery:
+    return sessions.SessionQuery(
+        pool=wire.pool,
+        state=_selected(sessions.SessionState, pb.SessionState, "SESSION_STATE", wire.state),
+        tier=_selected(sessions.Tier, pb.Tier, "TIER", wire.tier),
+        role=wire.role,
+        task=wire.task,
+        page_size=wire.page_size,
+        page_token=wire.page_token,
+    )
+
+
+def session_to_wire(info: sessions.SessionInfo) -> pb.Session:
+    return pb.Session(
+        id=info.id,
+        pool=info.pool,
+        role=info.role,
+        task=info.task,
+        parent_session_id=info.parent,
+        model=info.model,
+        model_revision=info.model_revision,
+        generation=info.generation,
+        head=head_to_wire(info.head),
+        state=enum_value(pb.SessionState, "SESSION_STATE", info.state),
+        tier=enum_value(pb.Tier, "TIER", info.tier),
+        worker=info.worker,
+        cached_tokens=info.cached_tokens,
+        hold=None if info.hold is None else _hold_to_wire(info.hold),
+        steps=info.steps,
+        usage=usage_to_wire(info.usage),
+        budget_remaining_tokens=info.budget_remaining_tokens,
+        running_step_id=info.running_step_id,
+        create_time=time_to_wire(info.create_time),
+        update_time=time_to_wire(info.update_time),
+        expire_time=time_to_wire(info.expire_time),
+        labels=info.labels,
+    )
+
+
+def _hold_to_wire(hold: sessions.Hold) -> pb.Hold:
+    return pb.Hold(tool=hold.tool, expect_seconds=hold.expect_seconds, begin_time=time_to_wire(hold.begin_time))
 
 
 def session_from_wire(wire: pb.Session) -> sessions.SessionInfo:
@@ -151,45 +253,3 @@ def session_from_wire(wire: pb.Session) -> sessions.SessionInfo:
         expire_time=time_from_wire(wire, "expire_time"),
         labels=dict(wire.labels),
     )
-
-
-def logged_step_from_wire(wire: pb.CommittedStep) -> sessions.LoggedStep:
-    return sessions.LoggedStep(
-        step_id=wire.step_id,
-        index=wire.index,
-        messages=tuple(message_from_wire(message) for message in wire.messages),
-        output=message_from_wire(wire.output),
-        finish_reason=enum_member(events.FinishReason, pb.FinishReason, "FINISH_REASON", wire.finish_reason),
-        usage=usage_from_wire(wire.usage),
-        head=head_from_wire(wire.head),
-        sampling=sampling_from_wire(wire.sampling),
-        format=format_from_wire(wire.format),
-        prompt_token_ids=tuple(wire.prompt_token_ids),
-        output_token_ids=tuple(wire.output_token_ids),
-        commit_time=time_from_wire(wire, "commit_time"),
-    )
-
-
-def migrated_from_wire(wire: pb.StepMigrated) -> events.Migrated:
-    return events.Migrated(wire.from_revision, wire.to_revision, wire.generation, head_from_wire(wire.head))
-
-
-def committed_from_wire(step_id: str, wire: pb.StepCommitted) -> events.Committed:
-    return events.Committed(
-        step_id=step_id,
-        output=message_from_wire(wire.output),
-        finish_reason=enum_member(events.FinishReason, pb.FinishReason, "FINISH_REASON", wire.finish_reason),
-        usage=usage_from_wire(wire.usage),
-        head=head_from_wire(wire.head),
-        index=wire.index,
-        queue_ms=wire.queue_ms,
-        first_token_ms=wire.first_token_ms,
-        seed=wire.seed,
-        replayed=wire.replayed,
-        output_tokens=wire.output_tokens,
-        failovers=wire.failovers,
-    )
-
-
-def logprobs_from_wire(wire: Iterable[pb.TokenLogprobs]) -> tuple[events.TokenLogprobs, ...]:
-    return tuple(events.TokenLogprobs(entry.logprob, tuple(entry.top_ids), tuple(entry.top_logprobs)) for entry in wire)

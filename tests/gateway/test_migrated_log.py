@@ -1,31 +1,35 @@
 """A log on its way to another revision: cut into requests, and put together again."""
 
-import os
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost.contract.heads import AttemptRef, Head
+from roost.contract.heads import Head
 from roost.contract.loghash import extend, pack_ids
-from roost.store.records import Began, Descriptor, LogEntry, State
-from roost.v1.worker_service_pb2 import StepTokens
-from roost_gateway.step import migrated_log
-from roost_gateway.step.migrated_log import migrate_request, pieces, render_request
+from roost.contract.pool_document import PoolDocument
+from roost.store.records import LogEntry
+from roost_gateway.step import worker_requests
+from roost_gateway.step.attempt import StepAttempt
+from roost_gateway.step.log_entries import migrate_request
+from roost_gateway.step.output import RenderedStep
+from roost_gateway.step.worker_requests import pieces, render_request
+from step_attempts import attempt_of, descriptor_of
 
-DESCRIPTOR: dict[str, Any] = dict.fromkeys(Descriptor.__slots__, "")
-SESSION = Descriptor(
-    **{
-        **DESCRIPTOR,
-        "session_id": "a/b/0",
-        "system": "Be kind.",
-        "tools": ({"name": "grep", "description": "d", "parameters": "{}"},),
-        "head": Head(7, b"h" * 16),
-        "state": State.ACTIVE,
-    }
+SESSION = descriptor_of(
+    "a/b/0",
+    system="Be kind.",
+    tools=({"name": "grep", "description": "d", "parameters": "{}"},),
+    head=Head(7, b"h" * 16),
+    model_revision="old",
 )
-BEGAN = Began(AttemptRef(3, os.urandom(16)), 1, SESSION, "", None)
+POOL = PoolDocument.from_json("a/b", {"activeRevision": "new", "sessions": {"idleTTLSeconds": 0.077}})
+
+
+def migrating() -> StepAttempt:
+    """An attempt at a step before which its session migrates."""
+    attempt = attempt_of(POOL, SESSION)
+    attempt.migrates_to(POOL)
+    return attempt
 
 
 def entry(number: int, text: str = "so") -> LogEntry:
@@ -52,11 +56,11 @@ def entry(number: int, text: str = "so") -> LogEntry:
 @given(sizes=st.lists(st.integers(0, 300), max_size=12))
 def test_every_step_is_asked_for_once_in_order_and_in_bounded_pieces(sizes: list[int]) -> None:
     entries = [entry(number, "x" * size) for number, size in enumerate(sizes)]
-    before, migrated_log.PIECE_BYTES = migrated_log.PIECE_BYTES, 400
+    before, worker_requests.PIECE_BYTES = worker_requests.PIECE_BYTES, 400
     try:
         cut = list(pieces(entries))
     finally:
-        migrated_log.PIECE_BYTES = before
+        worker_requests.PIECE_BYTES = before
     assert [step.text for piece in cut for step in piece] == ["x" * size for size in sizes]
     for piece, following in zip(cut, [*cut[1:], None], strict=False):
         size = sum(step.ByteSize() for step in piece)
@@ -64,37 +68,43 @@ def test_every_step_is_asked_for_once_in_order_and_in_bounded_pieces(sizes: list
         assert following is None or size + following[0].ByteSize() > 400, "it would have fitted"
 
 
-def test_a_piece_says_what_was_rendered_before_it() -> None:
-    tokens = [StepTokens(prompt_token_ids=pack_ids([1, 2]), output_token_ids=pack_ids([3]))] * 2
+async def test_a_piece_says_what_was_rendered_before_it() -> None:
+    tokens = [RenderedStep(prompt_ids=pack_ids([1, 2]), output_ids=pack_ids([3]))] * 2
     (piece,) = pieces([entry(2)])
-    request = render_request(SESSION, "new", piece, tokens)
+    request = render_request(migrating(), piece, tokens)
     assert (request.model_revision, request.system, request.tools[0].name) == ("new", "Be kind.", "grep")
     assert (request.steps_before, request.tokens_before) == (2, 6)
     assert [message.content for message in request.steps[0].messages] == ["question 2"]
 
 
-def test_the_new_log_has_the_old_steps_in_new_tokens() -> None:
+async def test_the_new_log_has_the_old_steps_in_new_tokens() -> None:
     tokens = [
-        StepTokens(prompt_token_ids=pack_ids([1, 2]), output_token_ids=pack_ids([3])),
-        StepTokens(prompt_token_ids=pack_ids([4])),
+        RenderedStep(prompt_ids=pack_ids([1, 2]), output_ids=pack_ids([3])),
+        RenderedStep(prompt_ids=pack_ids([4]), output_ids=b""),
     ]
-    made = migrate_request(BEGAN, [entry(0), entry(1)], tokens, "new", 77)
-    assert made.packed_ids == pack_ids([1, 2, 3, 4])
-    assert (made.previous, made.ref, made.model_revision, made.ttl_ms) == (SESSION.head, BEGAN.ref, "new", 77)
+    attempt = migrating()
+    request = migrate_request(attempt, [entry(0), entry(1)], tokens)
+    assert request.packed_ids == pack_ids([1, 2, 3, 4])
+    assert (request.previous, request.ref, request.model_revision, request.ttl_ms) == (
+        SESSION.head,
+        attempt.ref,
+        "new",
+        77,
+    )
     first = extend(b"", pack_ids([1, 2, 3]))
-    assert [step.head for step in made.entries] == [Head(3, first), Head(4, extend(first, pack_ids([4])))]
-    assert [(step.prompt_tokens, step.output_tokens, step.cached_tokens) for step in made.entries] == [
+    assert [step.head for step in request.entries] == [Head(3, first), Head(4, extend(first, pack_ids([4])))]
+    assert [(step.prompt_tokens, step.output_tokens, step.cached_tokens) for step in request.entries] == [
         (2, 1, 0),
         (1, 0, 0),
     ]
-    assert [(step.step_id, step.messages, step.output, step.seed, step.commit_ms) for step in made.entries] == [
+    assert [(step.step_id, step.messages, step.output, step.seed, step.commit_ms) for step in request.entries] == [
         (step.step_id, step.messages, step.output, step.seed, step.commit_ms) for step in (entry(0), entry(1))
     ]
 
 
 @pytest.mark.parametrize(
-    "tokens", [[], [StepTokens()], [StepTokens(prompt_token_ids=b"12345")], [StepTokens(prompt_token_ids=b"1234")] * 2]
+    "tokens", [[], [RenderedStep(b"", b"")], [RenderedStep(b"12345", b"")], [RenderedStep(b"1234", b"")] * 2]
 )
-def test_what_a_worker_leaves_out_or_adds_is_noticed(tokens: list[StepTokens]) -> None:
+async def test_what_a_worker_leaves_out_or_adds_is_noticed(tokens: list[RenderedStep]) -> None:
     with pytest.raises(ValueError, match=r"step|shorter|longer"):
-        migrate_request(BEGAN, [entry(0)], tokens, "new", 0)
+        migrate_request(migrating(), [entry(0)], tokens)

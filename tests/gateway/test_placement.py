@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from leases import lease_of
-from roost.store.records import AttemptRef, Reservation, StoreHealth, Wake, WorkerLook, WorkerView
-from roost_gateway.fleet.workers import Workers
-from roost_gateway.routing.choice import StepNeed
-from roost_gateway.step.attempts import HeldAttempt
-from roost_gateway.step.lines import Ask
+from roost.contract.events import Queued
+from roost.contract.heads import Head
+from roost.store.records import Reservation, StoreHealth, StoreUnavailableError, Wake, WorkerLook, WorkerView
+from roost_gateway.fleet.fleet import Fleet
+from roost_gateway.step.attempt import Failure, StepAttempt
 from roost_gateway.step.placement import Placement
+from step_attempts import attempt_of, descriptor_of, with_need
 
 POOL = "test/lines"
 CAPACITY = 1000
@@ -30,8 +31,12 @@ class Ledger:
             for revision in ("rev-1", "rev-2")
         }
         self.cached = 0
+        self.grace_seconds = 0.0
         self.asked: list[tuple[str, str]] = []
         """Step's session and worker of each call of `reserve`."""
+        self.released: list[str] = []
+        """Sessions of the steps that gave their place up."""
+        self.away = False
         self.wakes_sent: asyncio.Queue[Wake] = asyncio.Queue()
 
     async def reserve(self, reservation: Reservation) -> bool:
@@ -41,6 +46,11 @@ class Ledger:
             return False
         self.views[reservation.worker_id] = replace(view, reserved_tokens=view.reserved_tokens + reservation.tokens)
         return True
+
+    async def release(self, reservation: Reservation) -> None:
+        if self.away:
+            raise StoreUnavailableError
+        self.released.append(reservation.session_id)
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
         return WorkerLook(self.views[worker_id], self.cached)
@@ -71,29 +81,30 @@ class Lines:
 
     def __init__(self) -> None:
         self.ledger = Ledger()
-        self.workers = Workers(self.ledger, [POOL])  # type: ignore[arg-type]  # what these tests need of a store
-        self.placement = Placement(self.ledger, self.workers)  # type: ignore[arg-type]
+        store: Any = self.ledger  # what these tests need of a store
+        self.fleet = Fleet(store, [POOL], {})
+        self.placement = Placement(store, self.fleet)
         self.placed: list[str] = []
+        self.tasks: list[asyncio.Task[None]] = []
 
-    async def wait(self, name: str, revision: str, **need: Any) -> Ask:
-        """Adds a step that is known to wait."""
-        task, queued = asyncio.current_task(), asyncio.Event()
-        pool = self.workers.view(POOL)
-        assert task is not None
-        assert pool is not None
-        held = HeldAttempt(POOL, name, AttemptRef(1, b"n" * 16), task)
-        step = StepNeed(name, revision, **{"log_tokens": 100, "new_tokens": 100, **need})
-        deadline = asyncio.get_running_loop().time() + 1e6
-        ask = Ask(pool, held, step, "tenant", 0, True, deadline)
+    async def wait(self, name: str, revision: str, *, new_session: bool = False, **need: Any) -> StepAttempt:
+        """Adds a step that is known to wait; one of a new session is of a lower class."""
+        started = asyncio.get_running_loop().create_future()
 
         async def place() -> None:
-            await self.placement.place(ask, lambda ahead: queued.set())
+            pool = self.fleet.pools.known(POOL)
+            assert pool is not None
+            attempt = attempt_of(pool, descriptor_of(name, **({"head": Head()} if new_session else {})))
+            with_need(attempt, **{"model_revision": revision, "log_tokens": 100, "new_tokens": 100, **need})
+            started.set_result(attempt)
+            await self.placement.place(attempt)
             self.placed.append(name)
 
-        self.tasks = [*getattr(self, "tasks", []), asyncio.create_task(place())]
-        await queued.wait()
+        self.tasks.append(asyncio.create_task(place()))
+        attempt: StepAttempt = await started
+        assert isinstance(await anext(attempt.outbox.events()), Queued)
         await self.settle()
-        return ask
+        return attempt
 
     async def settle(self) -> None:
         for _ in range(50):
@@ -103,11 +114,11 @@ class Lines:
 @pytest.fixture
 async def lines() -> AsyncIterator[Lines]:
     lines = Lines()
-    await lines.workers._tick(0)
+    await lines.fleet.read(0)
     yield lines
-    for task in getattr(lines, "tasks", []):
+    for task in lines.tasks:
         task.cancel()
-    await asyncio.gather(*getattr(lines, "tasks", []), return_exceptions=True)
+    await asyncio.gather(*lines.tasks, return_exceptions=True)
     await lines.placement.aclose()
 
 
@@ -141,7 +152,7 @@ async def test_a_place_that_the_first_of_a_line_gives_up_wakes_that_line(lines: 
     await lines.wait("a", "rev-1")
     view = lines.ledger.views["rev-1"]
     lines.ledger.views["rev-1"] = replace(view, reserved_tokens=0, reserved_attempts=0)
-    await lines.workers.refresh(POOL)
+    await lines.fleet.workers.refresh(POOL)
     lines.ledger.wakes_sent.put_nowait(Wake(line="rev-2"))
     await lines.settle()
     assert lines.placed == []
@@ -153,5 +164,45 @@ async def test_a_place_that_the_first_of_a_line_gives_up_wakes_that_line(lines: 
 @pytest.mark.parametrize("cached", [0, 60])
 async def test_a_waiting_step_learns_what_its_worker_has_dropped(lines: Lines, cached: int) -> None:
     lines.ledger.cached = cached
-    ask = await lines.wait("a", "rev-1", cached={"rev-1": 100})
-    assert ask.need.cached == {"rev-1": cached}
+    attempt = await lines.wait("a", "rev-1", cached={"rev-1": 100})
+    assert attempt.need.cached == {"rev-1": cached}
+
+
+async def test_who_is_first_no_longer_gives_its_place_up_once_the_store_is_back(lines: Lines) -> None:
+    new = await lines.wait("new", "rev-1", new_session=True)
+    assert new.registered
+    lines.ledger.asked.clear()
+    lines.ledger.away = True
+    await lines.wait("continuation", "rev-1")
+    assert new.registered
+    assert lines.ledger.asked == [], "nobody else of the line asks while it has its place"
+    lines.ledger.away = False
+    lines.placement.kick(POOL)
+    await lines.settle()
+    assert lines.ledger.released == ["new"]
+    assert not new.registered
+    assert lines.ledger.asked == [("continuation", "rev-1")]
+
+
+async def test_the_next_of_a_line_asks_when_its_first_leaves(lines: Lines) -> None:
+    await lines.wait("first", "rev-1")
+    await lines.wait("second", "rev-1")
+    lines.ledger.asked.clear()
+    lines.tasks[0].cancel()
+    await lines.settle()
+    assert lines.ledger.asked == [("second", "rev-1")]
+
+
+async def test_a_step_that_avoids_every_worker_lets_others_go_first_until_there_is_another(lines: Lines) -> None:
+    avoiding = await lines.wait("avoiding", "rev-1")
+    avoiding.failed_at("rev-1", Failure.FAULTY, is_fault=False)
+    await lines.wait("behind", "rev-1")
+    lines.ledger.end_a_step("rev-1", held=CAPACITY - 200)
+    await lines.settle()
+    assert lines.placed == ["behind"]
+    lease = lease_of("other", model_revision="rev-1", capacity_tokens=CAPACITY)
+    lines.ledger.views["other"] = WorkerView(lease, 9000, 0, 0)
+    await lines.fleet.workers.refresh(POOL)
+    lines.placement.kick(POOL)
+    await lines.settle()
+    assert lines.placed == ["behind", "avoiding"]

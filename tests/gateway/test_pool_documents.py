@@ -9,7 +9,7 @@ from roost.contract.pool_document import SCHEMA_VERSION, PoolDocument, PoolRole
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store.interface import SessionStore
-from roost_gateway.fleet.workers import Workers
+from roost_gateway.fleet.pools import Pools
 
 POOL = "team/agents"
 
@@ -25,22 +25,22 @@ class Documents:
         return self.document
 
 
-def gateway_of(store: Documents) -> Workers:
-    return Workers(cast(SessionStore, store), ())
+def pools_of(store: Documents) -> Pools:
+    return Pools(cast(SessionStore, store), ())
 
 
 async def test_a_newer_document_leaves_the_one_that_was_read_last(caplog: pytest.LogCaptureFixture) -> None:
     store = Documents({"schemaVersion": SCHEMA_VERSION, "admission": {"queueLimit": 5}})
-    workers = gateway_of(store)
-    assert (await workers.pool(POOL)).queue_limit == 5
+    pools = pools_of(store)
+    assert (await pools.get(POOL)).queue_limit == 5
     store.document = {"schemaVersion": SCHEMA_VERSION + 1, "admission": {"queueLimit": 6}}
-    assert (await workers.reread(POOL)).queue_limit == 5
+    assert (await pools.reread(POOL)).queue_limit == 5
     assert f"pool {POOL}: its document in the store cannot be read: schemaVersion 2 is newer than 1" in caplog.text
 
 
 async def test_a_pool_whose_only_document_is_newer_is_not_served() -> None:
     with pytest.raises(Refused) as caught:
-        await gateway_of(Documents({"schemaVersion": SCHEMA_VERSION + 1})).pool(POOL)
+        await pools_of(Documents({"schemaVersion": SCHEMA_VERSION + 1})).get(POOL)
     assert caught.value.reason is Reason.POOL_NOT_FOUND
 
 

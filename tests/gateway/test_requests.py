@@ -53,6 +53,8 @@ async def test_sessions_are_listed_in_pages_by_filters(redis_server: RedisServer
         assert [(session.id, session.worker, session.cached_tokens) for session in hot.sessions] == [
             (made[2].id, "null-1", 12)
         ]
+        unknown = pb.ListSessionsRequest(pool=POOL, tier=99)  # type: ignore[arg-type]  # of a newer client
+        assert not (await w.caller.stub.ListSessions(unknown)).sessions
 
 
 async def test_steps_are_listed_with_what_made_them(redis_server: RedisServer) -> None:

@@ -25,8 +25,7 @@ async def test_a_session_is_held_at_a_full_worker_only_while_that_has_it_cached(
     running = rig.spawn(caller.step(step_request(await caller.open(), "filler")))
     await home.until(lambda: len(home.starts) == 2)
     other = await rig.worker("other", Script(capacity_tokens=ROOM_FOR_THE_SESSION))
-    assert gateway._parts is not None
-    await gateway._parts.workers.refresh(session.pool)
+    await gateway.life.fleet.workers.refresh(session.pool)
     with rig.redis.client() as client:  # as if the step had ended a while ago: what is published is believed
         client.hset(PoolKeys(session.pool).session(session.id), "updated", 0)
     if dropped:

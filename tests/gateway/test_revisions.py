@@ -8,9 +8,10 @@ from roost.contract.heads import Head
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.store.records import Descriptor, FormerLog, State
-from roost.v1 import session_service_pb2 as pb
 from roost_gateway.routing.choice import WorkerState
-from roost_gateway.routing.revisions import announcement, bound_revision, migrates, turned_away
+from roost_gateway.routing.revisions import bound_revision, migrates, turned_away
+from roost_gateway.step.migration import announcement
+from routing_oracle import worker_of
 
 OLD, NEW = "rev-1", "rev-2"
 FORMER = Head(9, b"f" * 16)
@@ -21,7 +22,7 @@ def pool(active: str = NEW, policy: str = "Migrate") -> PoolDocument:
 
 
 def worker(revision: str, *, draining: bool = False) -> WorkerState:
-    return WorkerState("w", "b", "127.0.0.1:1", revision, 100, 1, draining=draining)
+    return worker_of("w", model_revision=revision, draining=draining)
 
 
 def session(**fields: Any) -> Descriptor:
@@ -80,17 +81,17 @@ def test_who_need_not_wait_for_a_worker(
     ("known", "told"),
     [
         (None, False),
-        (pb.Head(length=4, log_hash=b"h" * 16, generation=2), False),
-        (pb.Head(length=9, log_hash=b"f" * 16, generation=1), True),
-        (pb.Head(length=9, log_hash=b"f" * 16), True),
-        (pb.Head(length=4, log_hash=b"h" * 16), False),
+        (Head(4, b"h" * 16, 2), False),
+        (Head(9, b"f" * 16, 1), True),
+        (Head(9, b"f" * 16), True),
+        (Head(4, b"h" * 16), False),
     ],
 )
-def test_a_client_is_told_of_what_it_does_not_know(known: pb.Head | None, told: bool) -> None:
+def test_a_client_is_told_of_what_it_does_not_know(known: Head | None, told: bool) -> None:
     descriptor = session(generation=2, model_revision=NEW, former=FormerLog(FORMER, 2, OLD))
     event = announcement(descriptor, known)
     assert (event is not None) is told
     if event is not None:
         assert (event.from_revision, event.to_revision, event.generation) == (OLD, NEW, 2)
-        assert event.head == pb.Head(length=4, log_hash=b"h" * 16, generation=2)
+        assert (event.head, event.head.generation) == (Head(4, b"h" * 16), 2)
     assert announcement(session(), known) is None

@@ -5,16 +5,16 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost_gateway.routing.choice import StepNeed, WorkerState, choose, serves_revision
+from roost_gateway.routing.choice import StepNeed, WorkerState
+from roost_gateway.routing.revisions import serves_revision
+from routing_oracle import choose, has_room, worker_of
 
 NEED = StepNeed("ns/pool/session", "", log_tokens=1000, new_tokens=100)
 
 
 def worker(name: str, **fields: object) -> WorkerState:
-    base = WorkerState(
-        name, "boot", "127.0.0.1:1", "rev", capacity_tokens=10_000, max_running=8, prefill_rate=2000.0, decode_rate=50.0
-    )
-    return replace(base, **fields)  # type: ignore[arg-type]  # fields of the state
+    figures = {"model_revision": "rev", "capacity_tokens": 10_000, "prefill_rate": 2000.0, "decode_rate": 50.0}
+    return worker_of(name, **{**figures, **fields})
 
 
 def chosen(need: StepNeed, *workers: WorkerState, excluded: frozenset[str] = frozenset()) -> str:
@@ -36,7 +36,7 @@ def test_a_queue_that_costs_more_than_rebuilding_is_left() -> None:
     assert chosen(need, slow_prefill, full) == "b"
     choice = choose(need, [slow_prefill, full])
     assert choice is not None
-    assert not choice.has_room
+    assert not has_room(choice)
 
 
 def test_who_committed_last_wins_a_tie_and_nothing_else() -> None:
@@ -61,10 +61,10 @@ def test_of_full_workers_the_one_that_takes_the_step_in_goes_before_one_that_can
     assert chosen(NEED, takes_it, cannot) == "a"
     choice = choose(NEED, [takes_it])
     assert choice is not None
-    assert (choice.has_room, choice.may_be_granted) == (False, True)
+    assert (has_room(choice), choice.may_be_granted) == (False, True)
     choice = choose(NEED, [cannot])
     assert choice is not None
-    assert (choice.has_room, choice.may_be_granted) == (False, False)
+    assert (has_room(choice), choice.may_be_granted) == (False, False)
 
 
 def test_measured_rates_that_hardly_differ_are_equal() -> None:
@@ -77,14 +77,14 @@ def test_draining_excluded_and_other_revisions_are_no_choice() -> None:
     workers = [worker("a", draining=True), worker("b"), worker("c", model_revision="other")]
     assert choose(need, workers, frozenset({"b"})) is None
     assert chosen(need, *workers) == "b"
-    assert not serves_revision(replace(NEED, model_revision="gone"), workers)
+    assert not serves_revision("gone", workers)
 
 
 def test_a_step_larger_than_a_worker_takes_the_whole_of_it() -> None:
     choice = choose(replace(NEED, log_tokens=50_000), [worker("a")])
     assert choice is not None
     assert choice.tokens == 10_000
-    assert choice.has_room
+    assert has_room(choice)
 
 
 states = st.builds(
@@ -111,10 +111,10 @@ def test_every_gateway_chooses_alike(workers: list[WorkerState], order: list[int
 @given(pools, st.integers(0, 9000))
 def test_room_is_true_room_and_a_worker_that_serves_is_always_found(workers: list[WorkerState], log: int) -> None:
     choice = choose(replace(NEED, log_tokens=log), workers)
-    assert (choice is None) == all(state.draining for state in workers)
-    if choice is not None and choice.has_room:
+    assert (choice is None) == all(state.lease.draining for state in workers)
+    if choice is not None and has_room(choice):
         assert choice.worker.free_tokens >= choice.tokens
-        assert choice.worker.reserved_attempts < choice.worker.max_running
+        assert choice.worker.reserved_attempts < choice.worker.lease.max_running
 
 
 @given(st.lists(st.integers(0, 2**40), min_size=64, max_size=64, unique=True))

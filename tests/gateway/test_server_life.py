@@ -20,7 +20,8 @@ from roost.contract.refused import Refused
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.config import ConfigError, GatewayConfig, load_config
 from roost_gateway.front.credentials import Authenticator, hash_api_key
-from roost_gateway.front.server import SERVICE_NAME, GatewayServer
+from roost_gateway.front.grpc_server import SERVICE_NAME
+from roost_gateway.front.server import GatewayServer
 from roost_gateway.telemetry import Telemetry
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

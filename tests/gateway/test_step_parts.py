@@ -8,35 +8,41 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost.contract.heads import Head
+from roost.contract.events import Committed, Delta, Event, FinishReason, Started, Usage
+from roost.contract.heads import AttemptRef, Head
+from roost.contract.messages import Message, MessageRole
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.contract.steps import Cursor
 from roost.grpc_errors import rich_status
 from roost.store.records import LogEntry
-from roost.v1 import session_service_pb2 as pb
-from roost.v1.worker_service_pb2 import Delta, History
+from roost.v1.worker_service_pb2 import History
 from roost_gateway.core.pressure import CALM_SECONDS, LONGEST_REST_SECONDS, Pressure
-from roost_gateway.step import history
-from roost_gateway.step.outbox import Outbox
-from roost_gateway.step.output import OutputGapError, StepOutput
-from roost_gateway.step.worker_stream import Failure, WorkerFailureError, classify
+from roost_gateway.step import worker_stream
+from roost_gateway.step.attempt import Failure, WorkerFailureError
+from roost_gateway.step.output import Outbox, OutputGapError, StepOutput
+from roost_gateway.step.worker_stream import classify
+from step_attempts import descriptor_of
 
-ATTEMPT = pb.Attempt(epoch=1, nonce=b"n" * 16)
+ATTEMPT = AttemptRef(1, b"n" * 16)
+
+
+def delta(token_ids: list[int], text: str = "", token_offset: int = 0, text_offset: int = 0) -> Delta:
+    return Delta(text, token_ids, token_offset, text_offset)
 
 
 @given(st.lists(st.text("aé€😀", max_size=3), max_size=20), st.lists(st.booleans(), max_size=20))
 def test_deltas_are_contiguous_however_they_are_taken(pieces: list[str], takes: list[bool]) -> None:
     output, ids, text = StepOutput(ATTEMPT), list[int](), ""
     for number, piece in enumerate(pieces):
-        output.append(Delta(token_offset=number, token_ids=[number], text_offset=len(output.text), text=piece))
+        output.append(delta([number], piece, number, len(output.text)))
         last = number == len(pieces) - 1
         if last or (number < len(takes) and takes[number]):
-            response = output.take()
-            assert response is not None
-            delta = response.delta
-            assert (delta.token_offset, delta.text_offset) == (len(ids), len(text.encode()))
-            ids += delta.token_ids
-            text += delta.text
+            taken = output.take()
+            assert taken is not None
+            assert (taken.token_offset, taken.text_offset) == (len(ids), len(text.encode()))
+            ids += taken.token_ids
+            text += taken.text
     assert ids == list(range(len(pieces)))
     assert text == "".join(pieces)
     assert output.take() is None
@@ -45,17 +51,32 @@ def test_deltas_are_contiguous_however_they_are_taken(pieces: list[str], takes: 
 @pytest.mark.parametrize(("token", "byte"), [(0, 3), (2, 3), (1, 2), (1, 4)])
 def test_a_delta_that_does_not_continue_is_refused(token: int, byte: int) -> None:
     output = StepOutput(ATTEMPT)
-    output.append(Delta(token_ids=[7], text="€"))
+    output.append(delta([7], "€"))
     with pytest.raises(OutputGapError):
-        output.append(Delta(token_offset=token, text_offset=byte, token_ids=[8]))
+        output.append(delta([8], "", token, byte))
 
 
 def test_a_cursor_inside_a_character_is_the_clients_fault() -> None:
-    output = StepOutput(ATTEMPT)
-    output.client_has(pb.Cursor(attempt=ATTEMPT, tokens=1, text_bytes=1))
-    output.append(Delta(token_ids=[7, 8], text="€"))
+    output = StepOutput(ATTEMPT, Cursor(ATTEMPT, tokens=1, text_bytes=1))
+    output.append(delta([7, 8], "€"))
     with pytest.raises(Refused, match="inside a character"):
         output.take()
+
+
+COMMITTED = Committed(
+    step_id="s",
+    output=Message(MessageRole.ASSISTANT, ""),
+    finish_reason=FinishReason.STOP,
+    usage=Usage(),
+    head=Head(3),
+    index=0,
+    queue_ms=0,
+    first_token_ms=0,
+    seed=1,
+    replayed=False,
+    output_tokens=3,
+    failovers=0,
+)
 
 
 class _Log:
@@ -79,13 +100,14 @@ def _entry(end: int) -> LogEntry:
 def test_history_is_whole_from_any_position(sizes: list[int], start: int, run_ids: int) -> None:
     log = _Log(sizes)
     length = sum(sizes)
-    source = history.SessionHistory(log, "s", 1, length, len(sizes))  # type: ignore[arg-type]  # what it needs of a store
+    session = descriptor_of("s", head=Head(length), steps=len(sizes))
+    source = worker_stream.SessionHistory(log, session)  # type: ignore[arg-type]  # what it needs of a store
 
     async def collect() -> list[History]:
         return [run async for run in source.runs(start)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(history, "RUN_IDS", run_ids)
+        patch.setattr(worker_stream, "RUN_IDS", run_ids)
         runs = asyncio.run(collect())
     begin = min(start, length)
     ids = b"".join(run.token_ids for run in runs)
@@ -152,11 +174,13 @@ async def test_a_rest_ends_with_the_step_and_gathers_output() -> None:
     outbox, output = Outbox(), StepOutput(ATTEMPT)
     outbox.started(output, "w", 0)
     events = outbox.events()
-    assert (await anext(events)).HasField("started")
+    assert await anext(events) == Started("w", 0, 0, ATTEMPT)
     for number in range(3):
-        output.append(Delta(token_offset=number, token_ids=[number]))
+        output.append(delta([number], token_offset=number))
         outbox.more()
-    outbox.committed(pb.StepCommitted(output_tokens=3), output)
+    outbox.committed(COMMITTED, output)
     await outbox.rest(1e6)
-    assert list((await anext(events)).delta.token_ids) == [0, 1, 2]
-    assert (await anext(events)).HasField("committed")
+    event: Event = await anext(events)
+    assert isinstance(event, Delta)
+    assert list(event.token_ids) == [0, 1, 2]
+    assert await anext(events) is COMMITTED

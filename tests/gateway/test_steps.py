@@ -12,7 +12,7 @@ from roost.contract.loghash import extend, pack_ids
 from roost.contract.reasons import Reason
 from roost.store.records import AlreadyCommitted, Began, BeginRequest
 from roost.v1 import session_service_pb2 as pb
-from roost_gateway.fleet import workers
+from roost_gateway.fleet import grace
 
 
 def expected(tokens: int) -> tuple[list[int], str]:
@@ -134,9 +134,8 @@ async def test_a_client_that_goes_during_begin_leaves_no_attempt(
 ) -> None:
     async with world(redis_server) as w:
         session = await w.caller.open()
-        parts = w.gateway._parts
-        assert parts is not None
-        begin, begun, answer = parts.store.begin, asyncio.Event(), asyncio.Event()
+        store = w.gateway.life.store
+        begin, begun, answer = store.begin, asyncio.Event(), asyncio.Event()
 
         async def slow(request: BeginRequest) -> Began | AlreadyCommitted:
             began = await begin(request)
@@ -144,12 +143,12 @@ async def test_a_client_that_goes_during_begin_leaves_no_attempt(
             await answer.wait()
             return began
 
-        monkeypatch.setattr(parts.store, "begin", slow)
+        monkeypatch.setattr(store, "begin", slow)
         call = w.caller.call_step(step_request(session))
         await begun.wait()
         call.cancel()
         async with asyncio.timeout(10):
-            while w.gateway._service._running:
+            while len(w.gateway.life.steps):
                 await w.caller.get(session.id)  # each question is a call, which lets the gateway go on
             answer.set()
             while (await w.caller.get(session.id)).running_step_id:
@@ -221,7 +220,7 @@ async def test_waiting_without_room_ends_with_a_retry(rig: Rig) -> None:
 
 
 async def test_no_worker_is_unavailable_with_a_retry(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "GRACE_SECONDS", 0.0)  # the store of the tests has just started
+    monkeypatch.setattr(grace, "WAIT_SECONDS", 0.0)  # the store of the tests has just started
     publish_pool(rig.redis, admission={"queueLimit": 5, "queueTimeoutSeconds": 0.2})
     caller = rig.caller(await rig.gateway())
     session = await caller.open()

@@ -13,7 +13,7 @@ from null_worker import NullWorker
 from redis_servers import RedisServer
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
-from roost_gateway.fleet import workers
+from roost_gateway.fleet import grace
 
 TOKENS = 12
 
@@ -75,7 +75,7 @@ async def test_a_step_waits_for_the_first_worker_longer_than_its_pool_lets_it(fr
 async def test_a_store_that_has_run_for_long_gives_nobody_more_time(
     fresh_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(grace, "WAIT_SECONDS", 0.0)
     async with Rig(fresh_redis) as rig:
         publish_pool(rig.redis, admission={"queueLimit": 5, "queueTimeoutSeconds": 0.001})
         caller = rig.caller(await rig.gateway())

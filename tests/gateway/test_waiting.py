@@ -57,8 +57,7 @@ async def test_a_full_revision_does_not_hold_up_steps_of_another(rig: Rig) -> No
     await old.until(lambda: len(old.starts) == 3)
     await rig.worker("new", revision="rev-2")
     publish_pool(rig.redis, activeRevision="rev-2", sessions={"onModelChange": "Refuse"})
-    assert gateway._parts is not None
-    await gateway._parts.workers.reread(POOL)
+    await gateway.life.fleet.pools.reread(POOL)
     waiting = await _queued(rig, caller, step_request(sessions[1], "waits"))
     log = await caller.step(step_request(await caller.open(), "new"))
     assert log.committed is not None
@@ -123,3 +122,24 @@ async def test_a_waiting_step_whose_client_goes_gives_its_place_up(rig: Rig) -> 
     assert (await running).committed is not None
     assert (await staying).committed is not None
     assert sessions[0].id not in [start.session.session_id for start in worker.starts]
+
+
+async def test_an_attempt_that_resumes_output_keeps_no_place_among_the_waiters(rig: Rig) -> None:
+    worker = await rig.worker(script=Script(hang_after=2, capacity_tokens=ROOM_FOR_ONE))
+    lost = await rig.gateway()
+    first, log = rig.caller(lost), StepLog()
+    session = await first.open()
+    call = rig.spawn(first.step(step_request(session), log))
+    await log.has(2)
+    await lost.stop(0.0)
+    keys = PoolKeys(POOL)
+    with rig.redis.client() as client:  # the reservation ran out, and another attempt has the room
+        client.delete(keys.reservations)
+        client.hset(keys.reservations, f"{worker.worker_id}|{'ab' * 16}", f"{ROOM_FOR_ONE}:{2**52}")
+        second = rig.caller(await rig.gateway())
+        retry = rig.spawn(second.step(step_request(session, received=log.cursor()), log.copy()))
+        await worker.until(lambda: worker.resumes)
+        assert client.hlen(keys.waiters) == 0
+        worker.resume_output.set()
+        assert (await retry).committed is not None
+    await asyncio.gather(call, return_exceptions=True)

@@ -5,15 +5,16 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost_gateway.routing.choice import StepNeed, WorkerState, choose
+from roost_gateway.routing.choice import StepNeed, WorkerState
 from roost_gateway.routing.worker_index import WorkerIndex
+from routing_oracle import choose, worker_of
 
 NAMES = [f"w{number}" for number in range(12)]
 
 
 def worker(name: str, **fields: object) -> WorkerState:
-    base = WorkerState(name, "boot", "127.0.0.1:1", "rev", capacity_tokens=4_000, max_running=3, decode_rate=50.0)
-    return replace(base, **fields)  # type: ignore[arg-type]  # fields of the state
+    figures = {"model_revision": "rev", "capacity_tokens": 4_000, "max_running": 3, "decode_rate": 50.0}
+    return worker_of(name, **{**figures, **fields})
 
 
 states = st.builds(
@@ -97,3 +98,12 @@ def test_few_of_many_workers_are_looked_at() -> None:
             )
         most[count] = max(looked_at)
     assert most[1_000] <= 4 * most[10]
+
+
+def test_a_reading_in_which_only_other_figures_of_leases_changed_keeps_the_trees() -> None:
+    index = WorkerIndex(worker(name) for name in NAMES)
+    group = next(iter(index._groups.values()))
+    after = {name: worker(name, running=2, free_tokens=7) for name in NAMES}
+    index.replace(after.values())
+    assert dict(index.states) == after
+    assert next(iter(index._groups.values())) is group

@@ -100,7 +100,7 @@ BAD_STEPS: dict[str, tuple[str, Format | None, Sampling, type[errors.RoostError]
     "a temperature that is none": (
         "Hi.", None, Sampling(temperature=-1.0), errors.InvalidRequestError, "sampling.temperature.*between",
     ),
-    "a schema that is no JSON": ("Hi.", JsonSchema("{"), SHORT, errors.InvalidSchemaError, "json_schema: is no JSON"),
+    "a schema that is no JSON": ("Hi.", JsonSchema("{"), SHORT, errors.InvalidSchemaError, "json_schema: is not JSON"),
     "a schema of no known type": (
         "Hi.", JsonSchema({"type": "nonsense"}), SHORT, errors.InvalidSchemaError, "nonsense",
     ),

@@ -266,14 +266,14 @@ async def test_names_do_for_enums() -> None:
 
 async def test_bad_arguments_are_refused_before_anything_is_sent() -> None:
     async with await Client.connect("127.0.0.1:1", lazy=True) as client:
-        with pytest.raises(ValueError, match="no session's name"):
+        with pytest.raises(ValueError, match="not a session's name"):
             client.session("nonsense")
         session = client.session(SESSION)
         with pytest.raises(ValueError, match="at least one message"):
             session.step([])
-        with pytest.raises(TypeError, match="is no Message"):
+        with pytest.raises(TypeError, match="is not a Message"):
             session.step(["text"])  # type: ignore[list-item]
-        with pytest.raises(TypeError, match="is no format"):
+        with pytest.raises(TypeError, match="is not a format"):
             session.step("x", format={"type": "object"})  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="labels are texts"):
             await client.open(labels={"n": 1})  # type: ignore[dict-item]

@@ -107,7 +107,7 @@ def test_the_log_shows_who_said_what(fake: ThreadedFake, session: str) -> None:
     ("arguments", "key", "message", "hint"),
     [
         (["sessions", "get", GONE], "secret", "SESSION_NOT_FOUND", "roost sessions list"),
-        (["sessions", "get", "nonsense"], "secret", "no session's name", ""),
+        (["sessions", "get", "nonsense"], "secret", "not a session's name", ""),
         (["sessions", "list"], "wrong", "INVALID_API_KEY", "ROOST_API_KEY"),
         (["sessions", "list", "--pool", "no/pool"], "secret", "POOL_NOT_ALLOWED", "--pool"),
         (["chat", "--role", "nobody"], "secret", "ROLE_NOT_FOUND", "--role"),
@@ -195,7 +195,7 @@ def test_a_log_in_a_table_cannot_steer_a_terminal(fake: ThreadedFake) -> None:
 
 def test_input_that_is_no_utf8_is_an_expected_error(fake: ThreadedFake) -> None:
     environment = {**os.environ, "ROOST_TARGET": fake.target, "ROOST_API_KEY": "secret", "PYTHONUTF8": "1"}
-    for mode, told in (("strict", "the input is no UTF-8 text"), ("surrogateescape", "content is no UTF-8 text")):
+    for mode, told in (("strict", "the input is not UTF-8 text"), ("surrogateescape", "content is not UTF-8 text")):
         result = subprocess.run(
             [sys.executable, "-c", "import roost.cli; roost.cli.main()", "chat"],
             env={**environment, "PYTHONIOENCODING": f"utf-8:{mode}"},

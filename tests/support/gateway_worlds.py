@@ -98,9 +98,8 @@ class RealWorld(World):
         self._worker = await NullWorker(self._url, POOL, "null-2", Script(tokens=TOKENS), revision="rev-2").start()
         await _publish_pool(self._url, "rev-2", "Migrate" if migrates else "Refuse")
         for gateway in self._gateways:
-            assert gateway._parts is not None
-            await gateway._parts.workers.reread(POOL)
-            await gateway._parts.workers.refresh(POOL)
+            await gateway.life.fleet.pools.reread(POOL)
+            await gateway.life.fleet.workers.refresh(POOL)
 
     async def close(self) -> None:
         await super().close()

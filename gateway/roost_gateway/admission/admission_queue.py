@@ -1,12 +1,12 @@
-"""Who goes first when there is no room for all. Pure: a bounded queue and its order.
+"""A bounded queue of the steps that wait for room, and the order in which they are served. Pure.
 
-Steps that need different revisions of the model are served by different workers and stand in lines of their own, so
-that nobody waits behind one whom other workers serve. The bound and the tenants' shares are those of the whole pool.
+Steps that need different revisions of the model are served by different workers, so each revision has a line of its
+own: no step waits behind a step that other workers serve. The bound and the tenants' shares are those of the pool.
 
-Order of a line (`waiting_line.py`): class (continuations of live sessions before new ones, then the role's
-priority), then how near the deadline is, then fair share (the tenant with the fewest running steps, then the one served
-longest ago), then arrival. A lower class overtakes a higher one only by aging: `AGING_SECONDS` of waiting are worth one
-class.
+Order of a line (`waiting_line.py`): class (continuations of live sessions before new sessions, then the role's
+priority), then how near the deadline is, then fair share (the tenant with the fewest running steps, then the tenant
+served longest ago), then arrival. A lower class overtakes a higher one only by aging: `AGING_SECONDS` of waiting are
+worth one class.
 """
 
 from collections import deque
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from roost_gateway.admission.waiting_line import FairShare, Ticket, WaitingLine
 
 DEFAULT_QUEUE_LIMIT = 4096
-"""Bound of a queue whose pool gives none."""
+"""Bound of a queue whose pool sets none."""
 DEFAULT_RETRY_SECONDS = 1.0
 _WAITS_REMEMBERED = 16
 _TENANTS_REMEMBERED = 10_000
@@ -30,7 +30,7 @@ def step_class(priority: int, priorities: Sequence[int], *, continuation: bool) 
 
 
 class QueueFullError(Exception):
-    """The queue holds as many as it may. `retry_seconds` says when a place may be free."""
+    """The queue is full. `retry_seconds` is when a place may be free."""
 
     def __init__(self, limit: int, retry_seconds: float) -> None:
         super().__init__(f"{limit} steps wait already")
@@ -39,7 +39,8 @@ class QueueFullError(Exception):
 
 
 class AdmissionQueue:
-    """The waiting steps of one pool in one gateway, a line for each model revision, and what runs of each tenant."""
+    """The waiting steps of one pool in one gateway, in a line for each model revision, and each tenant's running
+    steps."""
 
     def __init__(self) -> None:
         self._lines: dict[str, WaitingLine] = {}
@@ -53,7 +54,7 @@ class AdmissionQueue:
         return self._length
 
     def push(self, ticket: Ticket, limit: int) -> None:
-        """Takes a place; `limit` 0 means the default bound. Raises QueueFullError."""
+        """Adds a waiting step; `limit` 0 means the default bound. Raises QueueFullError."""
         limit = limit or DEFAULT_QUEUE_LIMIT
         if self._length >= limit:
             raise QueueFullError(limit, self.retry_seconds())
@@ -63,7 +64,7 @@ class AdmissionQueue:
         self._line(ticket.line).push(ticket, self._arrivals)
 
     def remove(self, ticket: Ticket) -> None:
-        """Gives a place up; nothing happens when there was none."""
+        """Takes a step out; does nothing when it does not wait."""
         line = self._lines.get(ticket.line)
         if line is None or not line.remove(ticket):
             return
@@ -73,17 +74,17 @@ class AdmissionQueue:
             del self._lines[ticket.line]
 
     def admit(self, ticket: Ticket, now: float) -> None:
-        """Takes a ticket out because it was served."""
+        """Takes a step out because it was served."""
         self.remove(ticket)
         self._recent_waits.append(now - ticket.enqueued)
 
     def started(self, tenant: str) -> None:
-        """A step of the tenant runs, whether it waited or not."""
+        """Counts a step of the tenant as running, whether it waited or not."""
         self._shares.started(tenant)
         self._share_changed(tenant)
 
     def ended(self, tenant: str) -> None:
-        """A step of the tenant runs no more."""
+        """Counts a step of the tenant as ended."""
         self._shares.ended(tenant)
         self._share_changed(tenant)
         if self._shares.forget(_TENANTS_REMEMBERED):
@@ -91,11 +92,11 @@ class AdmissionQueue:
                 line.shares_changed()
 
     def first(self, line: str, now: float) -> Ticket | None:
-        """Who is served next of a line. It changes with each service and with time, which never goes back."""
+        """The step of a line that is served next, or None. `now` must not go back."""
         return self._lines[line].first(now) if line in self._lines else None
 
     def set_aside(self, ticket: Ticket) -> None:
-        """Lets the others of its line go first until `bring_back`: no worker may serve it now."""
+        """Lets the others of its line go first until `bring_back`, because no worker may serve it now."""
         self._lines[ticket.line].set_aside(ticket)
 
     def bring_back(self, line: str) -> None:
@@ -103,11 +104,11 @@ class AdmissionQueue:
             self._lines[line].bring_back()
 
     def ahead(self, ticket: Ticket, now: float) -> int:
-        """How many of its line would be served before `ticket`, whether it has a place or not."""
+        """How many steps of its line would be served before `ticket`, whether it waits or not."""
         return self._lines[ticket.line].ahead(ticket, now) if ticket.line in self._lines else 0
 
     def retry_seconds(self) -> float:
-        """When a place may be free: as long as the last ones waited."""
+        """When a place may be free, in seconds: the mean wait of the steps served last."""
         waits = self._recent_waits
         return max(DEFAULT_RETRY_SECONDS, sum(waits) / len(waits)) if waits else DEFAULT_RETRY_SECONDS
 

@@ -1,14 +1,15 @@
-"""How many tokens a step may need, before anybody has rendered it. Pure.
+"""How many tokens a step may need, estimated before a worker has rendered it. Pure.
 
-The ledger only steers; memory safety is the worker's block pool, and the exact refusal of a step that is too long is
-the worker's too. So limits are checked here in the session's favour: refused is only what has no room for one token.
+Estimates only steer admission: memory is safe because of the worker's block pool, and only the worker knows exactly
+whether a step is too long. So limits are applied in the session's favour here: a step is refused only when there is no
+room for a single token.
 """
 
 from dataclasses import dataclass
 
 from roost.contract.pool_document import PoolDocument, PoolRole
+from roost.contract.steps import StepRequest
 from roost.store.records import Descriptor
-from roost.v1 import session_service_pb2 as pb
 
 MESSAGE_TOKENS = 8
 """Tokens of template around a message."""
@@ -17,13 +18,13 @@ DEFAULT_BYTES_PER_TOKEN = 4.0
 
 @dataclass(frozen=True, slots=True)
 class SessionFacts:
-    """What is needed of a session before its record is read."""
+    """What a step needs to know of its session before the session's record is read."""
 
     role: str
     static_bytes: int
-    """Of system text and tools, which the first step renders."""
+    """Size of system text and tools, which the first step renders."""
     continues: bool = False
-    """Whether a step is known to be committed; it stays so once it is."""
+    """Whether a step is known to be committed."""
 
 
 def facts_of(descriptor: Descriptor) -> SessionFacts:
@@ -31,17 +32,18 @@ def facts_of(descriptor: Descriptor) -> SessionFacts:
     return SessionFacts(descriptor.role, len(descriptor.system.encode()) + tools, descriptor.head.length > 0)
 
 
-def max_output_tokens(request: pb.StepRequest, pool: PoolDocument, role: PoolRole) -> int:
+def max_output_tokens(request: StepRequest, pool: PoolDocument, role: PoolRole) -> int:
     """Most tokens to generate: what the client asked for, else the role's limit, else the context."""
-    if request.sampling.HasField("max_tokens"):
+    if request.sampling.max_tokens is not None:
         return request.sampling.max_tokens
     return role.max_output_tokens or pool.token_limit or 1024
 
 
-def prompt_tokens(request: pb.StepRequest, facts: SessionFacts, bytes_per_token: float) -> int:
+def prompt_tokens(request: StepRequest, facts: SessionFacts, bytes_per_token: float) -> int:
     """Estimate of the rendered prompt. The system text counts when the client knows of no step yet."""
     size = sum(len(message.content) for message in request.messages)
-    if not (request.expected_head.length or facts.continues):
+    knows_steps = request.expected_head is not None and request.expected_head.length > 0
+    if not (knows_steps or facts.continues):
         size += facts.static_bytes
     per_token = bytes_per_token if bytes_per_token > 0 else DEFAULT_BYTES_PER_TOKEN
     return int(size / per_token) + MESSAGE_TOKENS * (len(request.messages) + 1)
@@ -53,7 +55,8 @@ def new_tokens(prompt: int, output: int, log: int, limit: int) -> int:
 
 
 def lenient(limit: int, estimate: int) -> int:
-    """A limit for Begin, which refuses when what there is + `estimate` is more: only a full log or budget then does."""
+    """The limit to pass to Begin, which refuses when the log or the tokens used + `estimate` exceed it: it then refuses
+    only when the log or the budget is full."""
     return limit + estimate - 1 if limit else 0
 
 

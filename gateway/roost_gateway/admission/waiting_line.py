@@ -1,9 +1,9 @@
-"""Waiting steps in the order in which they are served. Pure; O(log n) for each change and each question.
+"""Waiting steps in the order in which they are served. Pure; O(log n) for each change and each lookup.
 
-A step's place depends on what changes while it waits: its class, by aging; how near its deadline is; and its tenant's
-share. So steps are kept in groups of one tenant and one *level* (class and urgency), in order of arrival. A heap has
-the first of each group; an entry that is out of date is thrown away when it comes up. A timetable says when a step
-changes its level, which is seldom: once per `AGING_SECONDS`, and with each halving of the time that is left to it.
+A step's place depends on values that change while it waits: its class, by aging; how near its deadline is; and its
+tenant's share. So steps are kept in groups by tenant and *level* (class and urgency), each in order of arrival. A heap
+holds the first step of each group; outdated entries are dropped when they reach the top. A timetable says when each
+step changes its level, which is seldom: once per `AGING_SECONDS`, and with each halving of the time that is left.
 """
 
 from bisect import bisect_left, insort
@@ -47,7 +47,7 @@ class Ticket:
 
 
 class FairShare:
-    """What runs of each tenant, and when each was served last."""
+    """How many steps of each tenant run, and when each tenant was served last."""
 
     def __init__(self) -> None:
         self._running: Counter[str] = Counter()
@@ -68,7 +68,7 @@ class FairShare:
             del self._running[tenant]
 
     def forget(self, most: int) -> bool:
-        """Forgets when tenants of which nothing runs were served, if there are more than `most`; True if it did."""
+        """Forgets tenants without running steps if more than `most` tenants are remembered. Returns whether it did."""
         if len(self._served) <= most:
             return False
         self._served = {tenant: self._served[tenant] for tenant in self._running if tenant in self._served}
@@ -119,7 +119,7 @@ class WaitingLine:
             heapify(self._timetable)
 
     def remove(self, ticket: Ticket) -> bool:
-        """Gives a place up. False when there was none."""
+        """Takes a step out. Returns False when it does not wait."""
         place = self._places.pop(ticket, None)
         if place is None:
             return False
@@ -128,7 +128,7 @@ class WaitingLine:
         return True
 
     def first(self, now: float) -> Ticket | None:
-        """Who is served next, of those that are not set aside. `now` never goes back."""
+        """The step that is served next, of those that are not set aside, or None. `now` must not go back."""
         self._age(now)
         while self._heap:
             priority, urgency, *_, tenant = entry = self._heap[0]
@@ -156,18 +156,19 @@ class WaitingLine:
         self._aside.clear()
 
     def share_changed(self, tenant: str) -> None:
-        """The tenant's rank in `FairShare` is another one now."""
+        """Takes a change of the tenant's rank in `FairShare`."""
         for level, group in self._groups.get(tenant, {}).items():
             self._offer(tenant, level, group)
 
     def shares_changed(self) -> None:
-        """Any tenant's may be."""
+        """Takes changes of any tenants' ranks."""
         groups = [(tenant, *group) for tenant, levels in self._groups.items() for group in levels.items()]
         self._heap = [self._entry(tenant, level, group) for tenant, level, group in groups]
         heapify(self._heap)
 
     def ahead(self, ticket: Ticket, now: float) -> int:
-        """How many go before `ticket`, whether it has a place or not. O(groups), with one group a tenant and level."""
+        """How many steps go before `ticket`, whether it waits or not. O(groups); there is a group for each tenant and
+        level."""
         self._age(now)
         place = self._places.get(ticket)
         arrival = place.arrival if place else 2**62

@@ -1,6 +1,8 @@
-"""One gateway's life: reach the store, know the workers, keep attempts alive, and let go of them in order."""
+"""One gateway's life behind its doors: reach the store, know the workers, keep attempts alive, and end all of it in
+order."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -8,11 +10,12 @@ from roost.store.interface import SessionStore
 from roost.store.records import StoreUnavailableError
 from roost.store.redis_store import connect
 from roost_gateway.config import GatewayConfig, PoolSecrets
-from roost_gateway.core.parts import FactsCache, Parts
-from roost_gateway.fleet.worker_client import WorkerClients
-from roost_gateway.fleet.workers import Workers
-from roost_gateway.step.attempts import Attempts
-from roost_gateway.step.placement import Placement
+from roost_gateway.core.facts import FactsCache
+from roost_gateway.core.gateway import Gateway
+from roost_gateway.core.pressure import Pressure
+from roost_gateway.core.step_calls import StepCalls
+from roost_gateway.fleet.fleet import Fleet
+from roost_gateway.step.steps import Steps
 from roost_gateway.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -22,76 +25,99 @@ FINISH_SECONDS = 3.0
 """How long a stopping gateway waits for cancels and aborts that are under way."""
 
 
+class GatewayLife:
+    """Makes a Gateway and all that it needs. `open`, perhaps `cut_off`, then `aclose`.
+
+    Every door of the process (gRPC, and others to come) serves the same `gateway`.
+    """
+
+    def __init__(self, config: GatewayConfig, telemetry: Telemetry, on_change: Callable[[], None]) -> None:
+        """`on_change` is called whenever `ready` may have changed."""
+        self._config = config
+        self._telemetry = telemetry
+        self._on_change = on_change
+        self._stack = contextlib.AsyncExitStack()
+        self._gateway: Gateway | None = None
+        self._stopping = False
+        self.store: SessionStore
+        """This and what follows exist once the store has been reached."""
+        self.fleet: Fleet
+        self.steps: Steps
+
+    @property
+    def gateway(self) -> Gateway:
+        """Raises StoreUnavailableError until `open` has returned."""
+        if self._gateway is None:
+            raise StoreUnavailableError("the store has not been reached since the start")
+        return self._gateway
+
+    @property
+    def ready(self) -> bool:
+        """Whether the store answers and some worker takes steps."""
+        return self._gateway is not None and self.fleet.ready and not self._stopping
+
+    async def open(self) -> None:
+        """Reaches the store, however long that takes, and reads pools and workers once.
+
+        Raises ValueError when the store's URL is invalid.
+        """
+        config, on_close = self._config, self._stack.push_async_callback
+        store = self.store = await reach_store(config.store_url)
+        on_close(store.aclose)
+        fleet = self.fleet = Fleet(store, config.pools, PoolSecrets(config))
+        on_close(fleet.aclose)
+        pressure, facts = Pressure(), FactsCache(store)
+        on_close(pressure.aclose)
+        steps = self.steps = Steps(store, fleet, facts.committed, self._telemetry)
+        on_close(steps.aclose, FINISH_SECONDS)
+
+        def changed(pool: str) -> None:
+            steps.workers_changed(pool)
+            self._on_change()
+
+        fleet.on_change = changed
+        await fleet.start()
+        pressure.start()
+        calls = StepCalls(steps, pressure)
+        self._gateway = Gateway(store, fleet, facts, calls, config.step_timeout_seconds)
+        self._add_gauges(pressure)
+        self._on_change()
+
+    def cut_off(self) -> None:
+        """Leaves running steps as orphans, for another gateway to resume."""
+        self._stopping = True
+        if self._gateway is not None:
+            self.steps.close()
+
+    async def aclose(self) -> None:
+        """Ends everything that runs by itself, then the connections."""
+        await self._stack.aclose()
+
+    def _add_gauges(self, pressure: Pressure) -> None:
+        gauge, fleet, steps = self._telemetry.gauge, self.fleet, self.steps
+        gauge("roost.queue.length", "Steps that wait for room in this gateway", steps.waiting)
+        gauge("roost.attempts.live", "Steps that run through this gateway", lambda: [(float(steps.live_attempts), {})])
+        gauge("roost.loop.lag.seconds", "How late the event loop is", lambda: [(pressure.lag, {})])
+        gauge("roost.store.durable", "1 when the store keeps every commit through a crash", self._durable)
+        gauge("roost.store.answers", "1 while the store answers", lambda: [(float(fleet.store_answers), {})])
+        gauge("roost.workers.live", "Workers with a lease", self._live)
+
+    def _durable(self) -> list[tuple[float, dict[str, str]]]:
+        health = self.fleet.health
+        return [(float(health.durable), {})] if health is not None else []
+
+    def _live(self) -> list[tuple[float, dict[str, str]]]:
+        return [(float(len(self.fleet.workers.states(pool))), {"pool": pool}) for pool in self.fleet.pools.names]
+
+
 async def reach_store(url: str) -> SessionStore:
-    """Connects, again and again while Redis does not answer. Raises ValueError for a URL that is none."""
-    told = False
+    """Connects, again and again while Redis does not answer. Raises ValueError for an invalid URL."""
+    warned = False
     while True:
         try:
             return await connect(url)
         except StoreUnavailableError as error:
-            if not told:
+            if not warned:
                 log.warning("the session store does not answer yet: %s", error)
-            told = True
+            warned = True
         await asyncio.sleep(CONNECT_RETRY_SECONDS)
-
-
-async def start_parts(
-    config: GatewayConfig, store: SessionStore, telemetry: Telemetry, on_change: Callable[[], None]
-) -> Parts:
-    """Makes and starts the parts. `on_change` is called whenever pools and workers were read."""
-    workers = Workers(store, config.pools)
-    clients = WorkerClients(PoolSecrets(config))
-    placement = Placement(store, workers)
-
-    def changed(pool: str) -> None:
-        placement.kick(pool)
-        clients.retain(workers.addresses)
-        on_change()
-
-    workers.on_change = changed
-    parts = Parts(
-        config=config,
-        store=store,
-        workers=workers,
-        clients=clients,
-        attempts=Attempts(store),
-        placement=placement,
-        facts=FactsCache(store),
-        telemetry=telemetry,
-    )
-    await workers.start()
-    parts.attempts.start()
-    parts.pressure.start()
-    _add_gauges(parts)
-    return parts
-
-
-async def stop_parts(parts: Parts) -> None:
-    """Ends everything that runs by itself, then the connections."""
-    await parts.background.finish(FINISH_SECONDS)
-    await parts.attempts.aclose()
-    await parts.pressure.aclose()
-    await parts.placement.aclose()
-    await parts.workers.aclose()
-    await parts.clients.aclose()
-    await parts.store.aclose()
-
-
-def _add_gauges(parts: Parts) -> None:
-    gauge = parts.telemetry.gauge
-    gauge("roost.queue.length", "Steps that wait for room in this gateway", parts.placement.waiting)
-    gauge("roost.attempts.live", "Steps that run through this gateway", lambda: [(float(len(parts.attempts)), {})])
-    gauge("roost.loop.lag.seconds", "How late the event loop is", lambda: [(parts.pressure.lag, {})])
-    gauge("roost.store.durable", "1 when the store keeps every commit through a crash", lambda: _durable(parts))
-    gauge("roost.store.answers", "1 while the store answers", lambda: [(float(parts.workers.store_answers), {})])
-    gauge("roost.workers.live", "Workers with a lease", lambda: _live(parts))
-
-
-def _durable(parts: Parts) -> list[tuple[float, dict[str, str]]]:
-    health = parts.workers.health
-    return [(float(health.durable), {})] if health is not None else []
-
-
-def _live(parts: Parts) -> list[tuple[float, dict[str, str]]]:
-    workers = parts.workers
-    return [(float(len(workers.states(pool))), {"pool": pool}) for pool in workers.pools]

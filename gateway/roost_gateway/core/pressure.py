@@ -1,8 +1,8 @@
-"""How far the event loop is behind, and how long a stream rests between its deltas because of it.
+"""How late the event loop is, and how long each stream therefore rests between its deltas.
 
-Writing a message costs the gateway far more than what is in it. While the loop keeps up, every engine step is a
-message of its own; when it falls behind, each stream rests after a delta, what comes meanwhile travels in the next
-one, and the time saved goes to the steps that wait for Begin and Commit.
+A message costs the gateway far more than its content. While the loop keeps up, every engine step is sent as a delta of
+its own. When it falls behind, each stream rests after a delta; the output of that time goes into the next one, and the
+time saved goes to the steps that wait for Begin and Commit.
 """
 
 import asyncio
@@ -10,19 +10,19 @@ import time
 
 BEAT_SECONDS = 0.02
 CALM_SECONDS = 0.004
-"""A loop no later than this keeps up."""
+"""A loop that is no later than this keeps up."""
 LONGEST_REST_SECONDS = 0.05
 _REST_PER_LAG = 3.0
 _MEMORY = 0.7
 
 
 def rest_seconds(lag: float) -> float:
-    """How long a stream rests when the loop is `lag` seconds late."""
+    """How long a stream rests after a delta when the loop is `lag` seconds late."""
     return 0.0 if lag <= CALM_SECONDS else min(LONGEST_REST_SECONDS, _REST_PER_LAG * lag)
 
 
 class Pressure:
-    """Measures the running loop. `rest` is in seconds, 0 while it keeps up."""
+    """Measures how late the running loop is. `lag` and `rest` are seconds; `rest` is 0 while the loop keeps up."""
 
     def __init__(self) -> None:
         self.lag = 0.0
@@ -38,7 +38,7 @@ class Pressure:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def observe(self, late: float) -> None:
-        """Takes one measurement: a rise counts at once, a fall by and by."""
+        """Takes a measurement. A rise of the lag counts at once, a fall gradually."""
         self.lag = max(late, self.lag * _MEMORY)
         self.rest = rest_seconds(self.lag)
 

@@ -48,7 +48,7 @@ class WorkerChannel:
 
 
 class WorkerClients:
-    """Channels to workers. They live until they break or their address is no worker's any more."""
+    """Channels to workers. A channel lives until it breaks or its address belongs to no worker any more."""
 
     def __init__(self, pool_secrets: Mapping[str, str]) -> None:
         self._secrets = pool_secrets
@@ -56,25 +56,24 @@ class WorkerClients:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def channel(self, address: str) -> WorkerChannel:
-        """The channel to `address`, made on first use."""
-        found = self._channels.get(address)
-        if found is None:
+        """The channel to `address`, created on first use."""
+        if address not in self._channels:
             channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-            found = self._channels[address] = WorkerChannel(address, channel, WorkerServiceStub(channel))
-        return found
+            self._channels[address] = WorkerChannel(address, channel, WorkerServiceStub(channel))
+        return self._channels[address]
 
     def metadata(self, pool: str) -> list[tuple[str, str | bytes]]:
-        """What every call carries: the pool's secret and the trace."""
+        """The metadata of every call: the pool's secret and the trace."""
         return [("roost-pool-secret", self._secrets.get(pool, "")), *trace_metadata()]
 
     def forget(self, broken: WorkerChannel) -> None:
-        """Takes no new calls on a broken channel: the next one connects afresh, without its backoff."""
+        """Makes no new calls on a broken channel: the next call connects at once, without the channel's backoff."""
         if self._channels.get(broken.address) is broken:
             del self._channels[broken.address]
             self._spawn(broken.channel.close(_CLOSE_SECONDS))
 
     def retain(self, addresses: Iterable[str]) -> None:
-        """Forgets all other addresses."""
+        """Forgets the channels to all other addresses."""
         for address in set(self._channels) - set(addresses):
             self.forget(self._channels[address])
 
@@ -103,7 +102,7 @@ class WorkerClients:
             stub = self.channel(worker.address).stub
             await stub.Hold(request, timeout=CALL_SECONDS, metadata=self.metadata(pool))
         except grpc.aio.AioRpcError as error:
-            log.info("worker %s was not told of a hold: %s", worker.worker_id, error.details())
+            log.info("worker %s did not take a hold: %s", worker.worker_id, error.details())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -114,6 +113,6 @@ class WorkerClients:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        channels = [held.channel for held in self._channels.values()]
+        channels = [worker.channel for worker in self._channels.values()]
         self._channels.clear()
         await asyncio.gather(*(channel.close(0) for channel in channels))

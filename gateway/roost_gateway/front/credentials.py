@@ -1,4 +1,4 @@
-"""Who calls: API keys, their tenants, and the pools that these may use."""
+"""API keys: whose they are, and which pools they may use."""
 
 import hashlib
 import hmac
@@ -12,64 +12,47 @@ import yaml
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost_gateway.config import ConfigError
-
-DEFAULT_TENANT = "default"
-"""Tenant of everybody when there is no key file."""
+from roost_gateway.core.caller import ANYONE, Caller
 
 
 def hash_api_key(key: str) -> str:
-    """What the key file holds of an API key: its SHA-256 in hexadecimal. Keys are random, so no salt is needed."""
+    """SHA-256 of an API key in hexadecimal, as the key file holds it. Keys are random, so they need no salt."""
     return hashlib.sha256(key.encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A caller. `pools` holds names, or `*` for all."""
-
-    tenant: str
-    pools: frozenset[str]
-    key_id: str = ""
-
-    def may_use(self, pool: str) -> bool:
-        return "*" in self.pools or pool in self.pools
-
-
-ANYONE = Identity(DEFAULT_TENANT, frozenset({"*"}))
 
 
 @dataclass(frozen=True, slots=True)
 class _Key:
     digest: bytes
-    identity: Identity
+    caller: Caller
 
 
 class Authenticator:
     """Reads `keys: [{id, sha256, tenant, pools}]` from a YAML file, again whenever the file changes."""
 
     def __init__(self, path: Path | None) -> None:
-        """Raises ConfigError when the file is not as told."""
+        """Without a path every caller is let in. Raises ConfigError when the file cannot be read or is malformed."""
         self._path = path
         self._stamp: tuple[int, int, int] | None = None
         self._keys: list[_Key] = []
         if path is not None:
             self._stamp, self._keys = _stamp(path), _load(path)
 
-    def identify(self, metadata: Iterable[tuple[str, str | bytes]]) -> Identity:
-        """The caller by `authorization: Bearer KEY`. Raises Refused: INVALID_API_KEY."""
+    def identify(self, metadata: Iterable[tuple[str, str | bytes]]) -> Caller:
+        """Returns who sent `authorization: Bearer KEY`. Raises Refused: INVALID_API_KEY."""
         if self._path is None:
             return ANYONE
         self._reload(self._path)
         digest = hashlib.sha256(_bearer(metadata)).digest()
-        found = None
-        for key in self._keys:  # all of them, so that time tells nothing of where a match is
+        caller = None
+        for key in self._keys:  # always all of them, so that the time taken does not depend on which key matches
             if hmac.compare_digest(key.digest, digest):
-                found = key.identity
-        if found is None:
+                caller = key.caller
+        if caller is None:
             raise _unauthenticated("the API key is unknown; ask the pool's owner for one")
-        return found
+        return caller
 
     def _reload(self, path: Path) -> None:
-        """Takes a changed file; one that is broken or gone leaves the keys as they are until it is whole again."""
+        """Reads a changed file. While it is missing or malformed the keys stay as they are."""
         try:
             stamp = _stamp(path)
             if stamp == self._stamp:
@@ -125,5 +108,5 @@ def _key(path: Path, number: int, entry: Any) -> _Key:
     if not isinstance(pools, list) or not all(isinstance(pool, str) for pool in pools):
         raise ConfigError(f'{where}: pools must be a list of namespace/name, or ["*"]')
     if not isinstance(tenant, str) or not tenant or ":" in tenant or not tenant.isprintable():
-        raise ConfigError(f"{where}: tenant must be a text without colon")
-    return _Key(digest, Identity(tenant, frozenset(pools), str(entry["id"])))
+        raise ConfigError(f"{where}: tenant must be a text without a colon")
+    return _Key(digest, Caller(tenant, frozenset(pools), str(entry["id"])))

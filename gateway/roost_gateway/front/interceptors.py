@@ -1,4 +1,4 @@
-"""What stands around every call: bad bytes and every error become one kind of rich status."""
+"""Wraps every call of the session service: traces and counts it, and ends it with a rich status for any error."""
 
 import asyncio
 import logging
@@ -25,13 +25,13 @@ SERVICE = "/roost.v1.SessionService/"
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """Stands in for a request that could not be read."""
+    """Takes the place of a request that could not be parsed."""
 
     error: Refused
 
 
 def tolerant(deserialize: Callable[[bytes], Any], limit: int) -> Callable[[bytes], Any]:
-    """`deserialize` that answers `Malformed` where grpc.aio would end the call with UNKNOWN or without a reason."""
+    """Wraps `deserialize` to return `Malformed` where grpc.aio would end the call with UNKNOWN or without a reason."""
 
     def read(data: bytes) -> Any:
         if len(data) > limit:
@@ -45,17 +45,17 @@ def tolerant(deserialize: Callable[[bytes], Any], limit: int) -> Callable[[bytes
 
 
 def _too_large(size: int, limit: int) -> Refused:
-    why = f"{size} bytes are more than the {limit} that this gateway takes; send less in one step"
+    why = f"{size} bytes are more than the {limit} that this gateway accepts; send less in one step"
     return Refused(Reason.MESSAGE_TOO_LARGE, why, violations=[("request", why)])
 
 
 def _unreadable() -> Refused:
-    why = "is no message of this method, or a text in it is not UTF-8"
+    why = "is not a message of this method, or a text in it is not UTF-8"
     return Refused(Reason.INVALID_REQUEST, f"the request {why}", violations=[("request", why)])
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Reads requests tolerantly, traces and counts calls, and turns every error into a rich status."""
+    """Parses requests leniently, traces and counts calls, and turns every error into a rich status."""
 
     def __init__(self, telemetry: Telemetry, max_message_bytes: int) -> None:
         self._telemetry = telemetry

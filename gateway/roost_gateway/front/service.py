@@ -1,150 +1,83 @@
-"""SessionService over gRPC: who calls, and what they are answered."""
+"""SessionService over gRPC: converts requests, calls the core, and converts what it returns."""
 
 # ruff: noqa: N802  the names of the contract
-import asyncio
-import time
 from typing import Any
 
-import grpc
 import grpc.aio
 
-from roost.contract import requests
-from roost.contract.reasons import Reason
-from roost.contract.refused import Refused, check
-from roost.fault_points import fault_point
-from roost.store.records import StoreUnavailableError
+from roost import wire, wire_steps
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceServicer
-from roost_gateway.core.parts import Parts
-from roost_gateway.core.pressure import Pressure
-from roost_gateway.core.sessions import Sessions
-from roost_gateway.fleet.workers import require_open
-from roost_gateway.front.credentials import Authenticator, Identity
-from roost_gateway.step.outbox import Outbox
-from roost_gateway.step.run import StepCall, StepRun
+from roost_gateway.core.caller import Caller
+from roost_gateway.core.gateway import Gateway
+from roost_gateway.core.life import GatewayLife
+from roost_gateway.front.credentials import Authenticator
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class SessionService(SessionServiceServicer):
-    """The public service. Errors are raised; the interceptor tells them. UNAVAILABLE until `open`."""
+    """The public service. Errors are raised; `CallInterceptor` turns them into statuses."""
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, life: GatewayLife, authenticator: Authenticator) -> None:
+        self._life = life
         self._authenticator = authenticator
-        self._running: dict[asyncio.Task[None], StepRun] = {}
-        self._opened: tuple[Parts, Sessions] | None = None
-
-    def open(self, parts: Parts) -> None:
-        """The store has been reached: from now on calls are answered."""
-        self._opened = parts, Sessions(parts)
-
-    def close(self) -> None:
-        """Cuts running steps off. Their clients are told to try elsewhere, where the orphans are resumed."""
-        for task, run in self._running.items():
-            if not run.committing:
-                task.cancel()
 
     @property
-    def _parts(self) -> Parts:
-        if self._opened is None:
-            raise StoreUnavailableError("the store has not been reached since the start")
-        return self._opened[0]
+    def _gateway(self) -> Gateway:
+        return self._life.gateway
 
-    @property
-    def _sessions(self) -> Sessions:
-        if self._opened is None:
-            raise StoreUnavailableError("the store has not been reached since the start")
-        return self._opened[1]
+    def _caller(self, context: Context) -> Caller:
+        return self._authenticator.identify(context.invocation_metadata() or ())
 
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Context) -> pb.OpenSessionResponse:
-        return pb.OpenSessionResponse(session=await self._sessions.open(request, self._caller(context)))
+        session = await self._gateway.open(wire.open_request_from_wire(request), self._caller(context))
+        return pb.OpenSessionResponse(session=wire.session_to_wire(session))
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
-        return pb.GetSessionResponse(session=await self._sessions.get(request.session_id, self._caller(context)))
+        session = await self._gateway.get(request.session_id, self._caller(context))
+        return pb.GetSessionResponse(session=wire.session_to_wire(session))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
-        return await self._sessions.list_sessions(request, self._caller(context))
+        page = await self._gateway.list(wire.session_query_from_wire(request), self._caller(context))
+        return pb.ListSessionsResponse(
+            sessions=map(wire.session_to_wire, page.sessions), next_page_token=page.next_page_token
+        )
 
     async def ListSteps(self, request: pb.ListStepsRequest, context: Context) -> pb.ListStepsResponse:
-        return await self._sessions.list_steps(request, self._caller(context))
+        page = await self._gateway.list_steps(
+            request.session_id,
+            self._caller(context),
+            generation=request.generation,
+            page_size=request.page_size,
+            page_token=request.page_token,
+            include_token_ids=request.include_token_ids,
+        )
+        return pb.ListStepsResponse(
+            steps=map(wire_steps.logged_step_to_wire, page.steps), next_page_token=page.next_page_token
+        )
 
     async def HoldSession(self, request: pb.HoldSessionRequest, context: Context) -> pb.HoldSessionResponse:
-        return pb.HoldSessionResponse(session=await self._sessions.hold(request, self._caller(context)))
+        head = wire.head_from_wire(request.expected_head) if request.HasField("expected_head") else None
+        session = await self._gateway.hold(
+            request.session_id, request.tool, request.expect_seconds, head, self._caller(context)
+        )
+        return pb.HoldSessionResponse(session=wire.session_to_wire(session))
 
     async def EvictSession(self, request: pb.EvictSessionRequest, context: Context) -> pb.EvictSessionResponse:
-        return await self._sessions.evict(request, self._caller(context))
+        session, tokens = await self._gateway.evict(request.session_id, self._caller(context))
+        return pb.EvictSessionResponse(session=wire.session_to_wire(session), evicted_tokens=tokens)
 
     async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionResponse:
-        return pb.CloseSessionResponse(session=await self._sessions.close(request.session_id, self._caller(context)))
+        session = await self._gateway.close(request.session_id, self._caller(context))
+        return pb.CloseSessionResponse(session=wire.session_to_wire(session))
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
-        await self._sessions.delete(request.session_id, self._caller(context))
+        await self._gateway.delete(request.session_id, self._caller(context))
         return pb.DeleteSessionResponse()
 
     async def Step(self, request: pb.StepRequest, context: Context) -> None:  # type: ignore[override]  # writes itself
-        """Relays the events of a step that is driven by a task of its own."""
-        call = await self._check_step(request, self._caller(context), context.time_remaining())
-        outbox = Outbox()
-        run = StepRun(self._parts, call, outbox)
-        task = asyncio.create_task(run.run(), name=f"step {request.step_id}")
-        task.add_done_callback(lambda _: outbox.close())
-        self._running[task] = run
-        try:
-            async with asyncio.timeout(self._own_limit(context)):
-                await _relay(outbox, context, self._parts.pressure)
-        except TimeoutError:
-            if not run.committing:
-                raise _late() from None
-            await _relay(outbox, context, self._parts.pressure)
-        finally:
-            del self._running[task]
-            self._leave(run, task)
-        try:
-            await task
-        except asyncio.CancelledError:
-            if self._parts.closing:
-                raise Refused(
-                    Reason.WORKER_DRAINING, "this gateway is stopping; go on at another", retry_seconds=0.0
-                ) from None
-            raise
-
-    def _own_limit(self, context: Context) -> float | None:
-        """Seconds after which the gateway ends a step itself; None when gRPC will, at the client's deadline."""
-        return self._parts.config.step_timeout_seconds if context.time_remaining() is None else None
-
-    def _leave(self, run: StepRun, task: "asyncio.Task[None]") -> None:
-        """Ends the step when its client has gone; one that is being committed goes on by itself."""
-        if task.done():
-            return
-        if not run.committing:
-            task.cancel()
-        self._parts.background.adopt(task)
-
-    def _caller(self, context: Context) -> Identity:
-        return self._authenticator.identify(context.invocation_metadata() or ())
-
-    async def _check_step(self, request: pb.StepRequest, caller: Identity, seconds_left: float | None) -> StepCall:
-        now = time.monotonic()
-        pool_name = self._sessions.check_id(request.session_id, caller)
-        check(requests.step(request))
-        check(requests.schema_of_step(request), Reason.INVALID_SCHEMA)
-        facts = await self._parts.facts.get(request.session_id, caller.tenant)
-        pool = await self._parts.workers.pool(pool_name)
-        require_open(pool)
-        role = pool.role(facts.role)
-        check(requests.step_of_role(request, role))
-        deadline = now + (self._parts.config.step_timeout_seconds if seconds_left is None else seconds_left)
-        return StepCall(request, caller.tenant, pool, role, facts, now, deadline)
-
-
-async def _relay(outbox: Outbox, context: Context, pressure: Pressure) -> None:
-    async for event in outbox.events():
-        await context.write(event)
-        if event.HasField("delta"):
-            fault_point("gateway.delta.sent")
-            if pressure.rest:
-                await outbox.rest(pressure.rest)
-
-
-def _late() -> Refused:
-    return Refused(Reason.DEADLINE_EXCEEDED, "the step took longer than step_timeout_seconds")
+        caller, left = self._caller(context), context.time_remaining()
+        async with self._gateway.step(wire_steps.step_request_from_wire(request), caller, left) as events:
+            async for event in events:
+                await context.write(wire_steps.event_to_wire(event))

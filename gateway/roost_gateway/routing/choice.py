@@ -4,13 +4,12 @@
 
 - `wait(w)`, seconds until there is room: 0 with room, else the time of one running step times how many must end.
 - `missing(w)`, tokens to compute: the log and the new prompt, less what the worker publishes that it has cached.
-  Affinity is thus no rule but a saving: a session leaves its worker exactly when the queue there costs more than
+  So affinity is a saving, not a rule: a session leaves its worker exactly when the queue there costs more than
   rebuilding elsewhere, and a session whose KV was dropped has nothing to leave.
 - `load(w)`, at most LOAD_SECONDS: shares of KV reserved and of running slots in use, so that equal workers fill evenly.
 
-Compared are few workers: those that have something of the session, and of all others the best one (`Tier`). No step
-waits for a full worker that has nothing of its session while another one has room. `choose` finds the best of the
-others by looking at every worker and says what is right; `worker_index` finds it by looking at few.
+Few workers are compared: those that have something of the session cached, and the best of all others (`Tier`), which
+`worker_index` finds. No step waits for a full worker that has nothing of its session while another worker has room.
 
 Ties go to the worker that committed the session's last step, then to the next worker on a ring of hashes, from the
 session's own place on: N gateways agree, and sessions spread.
@@ -19,11 +18,15 @@ session's own place on: N gateways agree, and sessions spread.
 import hashlib
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
+from typing import Self
+
+from roost.contract.lease import WorkerLease
+from roost.store.records import WorkerView
 
 DEFAULT_PREFILL_RATE = 2000.0
 DEFAULT_DECODE_RATE = 30.0
@@ -33,7 +36,7 @@ LOAD_SECONDS = 0.05
 TICKS_PER_SECOND = 10_000
 """Costs are compared in ticks, so that what differs by less is a tie."""
 RATE_CLASSES = 8
-"""Prefill rates are told apart by eighths of an octave (9 %): measurements of equal machines differ by less."""
+"""Prefill rates are distinguished by eighths of an octave (9 %): measurements of equal machines differ by less."""
 QUEUED_PER_RUNNING = 2
 """The ledger grants attempts up to twice what a worker runs at once (`has_room` in `_ledger.lua`)."""
 ANY_TOKENS = sys.maxsize
@@ -41,25 +44,37 @@ ANY_TOKENS = sys.maxsize
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """One worker as a gateway knows it. Tokens are KV slots, rates tokens per second (0: not known yet)."""
+    """One worker as a gateway knows it: what it publishes, and what the ledger holds against it."""
 
-    worker_id: str
-    boot: str
-    address: str
-    model_revision: str
-    capacity_tokens: int
-    max_running: int
+    lease: WorkerLease
     reserved_tokens: int = 0
+    """KV slots."""
     reserved_attempts: int = 0
-    waiting: int = 0
-    prefill_rate: float = 0.0
-    decode_rate: float = 0.0
-    bytes_per_token: float = 4.0
-    draining: bool = False
+
+    @classmethod
+    def of(cls, view: WorkerView) -> Self:
+        return cls(view.lease, view.reserved_tokens, view.reserved_attempts)
+
+    @property
+    def worker_id(self) -> str:
+        return self.lease.worker_id
+
+    @property
+    def start(self) -> tuple[str, str]:
+        """Identifies this start of the worker; after a restart it is another."""
+        return self.lease.worker_id, self.lease.boot
+
+    @property
+    def address(self) -> str:
+        return self.lease.address
+
+    @property
+    def model_revision(self) -> str:
+        return self.lease.model_revision
 
     @property
     def free_tokens(self) -> int:
-        return self.capacity_tokens - self.reserved_tokens
+        return self.lease.capacity_tokens - self.reserved_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,43 +99,42 @@ class StepNeed:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The best worker for a step, and whether it has room now. `tokens` is what to reserve there."""
+    """The best worker for a step. `tokens` is what to reserve there."""
 
     worker: WorkerState
     tokens: int
-    has_room: bool
     cost_ticks: int
 
     @property
     def may_be_granted(self) -> bool:
-        """Whether the ledger has room for it, be it among those that the worker will let wait."""
-        return _in_tier(Tier.QUEUE, standing(self.worker), self.tokens)
+        """Whether the ledger has room for the step, at least among those that wait at the worker."""
+        return in_tier(Tier.QUEUE, standing(self.worker), self.tokens)
 
 
 class Tier(IntEnum):
-    """Workers by what they can do for a step that has nothing cached there. The best of the first tier that is not
-    empty is compared with the workers that have something."""
+    """What a worker can do for a step that has nothing cached there. The best worker of the first tier that is not
+    empty is compared with the workers that have something cached."""
 
     ROOM = 0
-    """Runs it at once."""
+    """Runs the step at once."""
     QUEUE = 1
-    """Takes it, to run it when another one ends."""
+    """Accepts the step, and runs it when another step ends."""
     FULL = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a worker is to any step: its costs in ticks without those of computing the prompt, and what fits."""
+    """A worker's costs for any step, in ticks and without computing the prompt, and what it has room for."""
 
     rate_class: int
     load: int
-    """With room."""
+    """Cost while there is room."""
     soon: int
-    """Load, and the wait until something ends."""
+    """`load`, and the wait until a step ends."""
     runs: bool
     queues: bool
     fits: int
-    """Most tokens that it has room for; `ANY_TOKENS` for one that is empty, which takes a step of any size."""
+    """Most tokens that it has room for; `ANY_TOKENS` when it is empty, since it then accepts a step of any size."""
 
     def cost(self, tier: Tier) -> int:
         return self.load if tier is Tier.ROOM else self.soon
@@ -128,51 +142,32 @@ class Standing:
 
 def standing(worker: WorkerState) -> Standing:
     load = _ticks(_load_seconds(worker))
-    slots = worker.reserved_attempts + 1 - worker.max_running
+    slots = worker.reserved_attempts + 1 - worker.lease.max_running
     return Standing(
-        rate_class=rate_class_of(worker.prefill_rate),
+        rate_class=rate_class_of(worker.lease.prefill_rate),
         load=load,
         soon=load + _ticks(_seconds_until(max(1.0, slots), worker)),
         runs=slots <= 0,
-        queues=worker.reserved_attempts < QUEUED_PER_RUNNING * worker.max_running,
+        queues=worker.reserved_attempts < QUEUED_PER_RUNNING * worker.lease.max_running,
         fits=worker.free_tokens if worker.reserved_tokens > 0 else ANY_TOKENS,
     )
 
 
-def choose(need: StepNeed, workers: Sequence[WorkerState], excluded: AbstractSet[str] = frozenset()) -> Choice | None:
-    """The worker of least cost that serves the step's revision, or None when there is none at all.
-
-    A step larger than a worker reserves the whole of it: the estimate may be wrong, and only the worker knows.
-    """
-    able = [worker for worker in workers if eligible(need, worker, excluded)]
-    related = [worker for worker in able if worker.worker_id in need.cached or worker.worker_id == need.owner]
-    others = [(standing(worker), worker) for worker in able]
-    for tier in Tier:
-        fitting = [(place, worker) for place, worker in others if _in_tier(tier, place, need.tokens)]
-        if fitting:
-            best = min(fitting, key=lambda pair: other_order(need, tier, pair[0], pair[1].worker_id))
-            return cheapest(need, [*related, best[1]])
-    return None
-
-
 def cheapest(need: StepNeed, workers: Iterable[WorkerState]) -> Choice | None:
-    """The best of a few workers, all of which are eligible."""
+    """The choice of least cost among eligible workers, or None when there are none."""
     return min((_weigh(need, worker) for worker in workers), key=lambda choice: _order(need, choice), default=None)
-
-
-def serves_revision(need: StepNeed, workers: Sequence[WorkerState]) -> bool:
-    """Whether any worker, draining or not, has the step's revision."""
-    return any(need.model_revision in ("", worker.model_revision) for worker in workers)
 
 
 def eligible(need: StepNeed, worker: WorkerState, excluded: AbstractSet[str]) -> bool:
     return (
-        not worker.draining and worker.worker_id not in excluded and need.model_revision in ("", worker.model_revision)
+        not worker.lease.draining
+        and worker.worker_id not in excluded
+        and need.model_revision in ("", worker.model_revision)
     )
 
 
 def other_order(need: StepNeed, tier: Tier, place: Standing, worker_id: str) -> tuple[int, int]:
-    """Order of the workers of a tier, without regard to what they have cached."""
+    """Sort key of the workers of a tier, without regard to what they have cached."""
     return _compute_ticks(need.tokens, place.rate_class) + place.cost(tier), ring_distance(need.session_id, worker_id)
 
 
@@ -182,28 +177,30 @@ def ring_distance(session_id: str, worker_id: str) -> int:
 
 @lru_cache(maxsize=100_000)
 def ring_place(name: str) -> int:
-    """Where a session or a worker is on the ring."""
+    """Place of a session or worker on the ring."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
-def _in_tier(tier: Tier, place: Standing, tokens: int) -> bool:
+def in_tier(tier: Tier, place: Standing, tokens: int) -> bool:
+    """Whether a worker can do what the tier says for a step of `tokens`."""
     if tier is Tier.FULL:
         return True
     return place.fits >= tokens and (place.runs if tier is Tier.ROOM else place.queues)
 
 
 def _weigh(need: StepNeed, worker: WorkerState) -> Choice:
-    tokens = min(need.tokens, worker.capacity_tokens)
-    wait = _wait_seconds(tokens, worker)
+    """A step larger than a worker reserves the whole of it: the estimate may be wrong, and only the worker knows."""
+    tokens = min(need.tokens, worker.lease.capacity_tokens)
     missing = max(0, need.tokens - need.cached.get(worker.worker_id, 0))
-    cost = _ticks(wait) + _compute_ticks(missing, rate_class_of(worker.prefill_rate)) + _ticks(_load_seconds(worker))
-    return Choice(worker, tokens, wait == 0.0, cost)
+    computing = _compute_ticks(missing, rate_class_of(worker.lease.prefill_rate))
+    return Choice(worker, tokens, _ticks(_wait_seconds(tokens, worker)) + computing + _ticks(_load_seconds(worker)))
 
 
 def _wait_seconds(tokens: int, worker: WorkerState) -> float:
-    """Room comes as steps end; each is taken to hold an equal share of what is reserved."""
+    """Seconds until there is room. Room comes as steps end; each is assumed to hold an equal share of what is
+    reserved."""
     short = tokens - worker.free_tokens
-    slots = worker.reserved_attempts + 1 - worker.max_running
+    slots = worker.reserved_attempts + 1 - worker.lease.max_running
     if short <= 0 and slots <= 0:
         return 0.0
     share = worker.reserved_tokens / max(1, worker.reserved_attempts)
@@ -211,18 +208,18 @@ def _wait_seconds(tokens: int, worker: WorkerState) -> float:
 
 
 def _seconds_until(ends: float, worker: WorkerState) -> float:
-    step_seconds = TYPICAL_STEP_TOKENS / (worker.decode_rate or DEFAULT_DECODE_RATE)
-    return step_seconds * (ends + worker.waiting) / max(1, worker.reserved_attempts)
+    step_seconds = TYPICAL_STEP_TOKENS / (worker.lease.decode_rate or DEFAULT_DECODE_RATE)
+    return step_seconds * (ends + worker.lease.waiting) / max(1, worker.reserved_attempts)
 
 
 def _load_seconds(worker: WorkerState) -> float:
-    kv = worker.reserved_tokens / max(1, worker.capacity_tokens)
-    slots = worker.reserved_attempts / max(1, worker.max_running)
+    kv = worker.reserved_tokens / max(1, worker.lease.capacity_tokens)
+    slots = worker.reserved_attempts / max(1, worker.lease.max_running)
     return LOAD_SECONDS * (min(1.0, kv) + min(1.0, slots)) / 2
 
 
 def rate_class_of(prefill_rate: float) -> int:
-    """Rates of one class are taken to be equal."""
+    """Class of a prefill rate; rates of one class count as equal."""
     return round(RATE_CLASSES * math.log2(prefill_rate or DEFAULT_PREFILL_RATE))
 
 

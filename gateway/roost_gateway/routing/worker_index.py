@@ -1,9 +1,8 @@
-"""The workers of one pool, kept so that a step's best one is found by looking at few. Pure.
+"""The workers of one pool, indexed so that the best worker for a step is found by looking at few. Pure.
 
 Workers of one revision and one class of prefill rate are the leaves of a tree, in the order of the ring
-(`routing.ring_place`). Each node knows the least cost and the most room below it, so a question goes down from the root
+(`choice.ring_place`). Each node knows the least cost and the most room below it, so a question goes down from the root
 to the best leaf and passes over what is full: O(log n) nodes while the least loaded workers are those that have room.
-`routing.choose` gives the same answer by looking at every worker.
 """
 
 from bisect import bisect_left
@@ -27,19 +26,19 @@ from roost_gateway.routing.choice import (
 )
 
 _NONE = 2**62
-"""Cost of what is not there."""
+"""Cost of a leaf without a worker, or of one that is not in the tier."""
 _REBUILD_PART = 16
-"""When more than one in so many workers has changed, to build the trees again costs less than to change them."""
+"""When more than one in this many workers has changed, to rebuild the trees costs less than to change them."""
 
 
 class WorkerIndex:
-    """Live workers by their names, and the choice among them."""
+    """Live workers by id, and the choice among them."""
 
     def __init__(self, workers: Iterable[WorkerState] = ()) -> None:
         self._states: dict[str, WorkerState] = {}
         self._groups: dict[tuple[str, int], _Group] = {}
         self.evaluations = 0
-        """Workers and nodes of trees that were looked at, all in all."""
+        """Workers and tree nodes that were looked at since the start."""
         self.replace(workers)
 
     @property
@@ -47,18 +46,20 @@ class WorkerIndex:
         return self._states
 
     def replace(self, workers: Iterable[WorkerState]) -> None:
-        """From now on these are the workers. O(log n) for each that has other figures, and at most O(n log n)."""
+        """Takes a new reading of all workers. O(log n) for each worker whose costs or room changed, and at most
+        O(n log n)."""
         fresh = {worker.worker_id: worker for worker in workers}
-        changed = [worker for name, worker in fresh.items() if self._states.get(name) != worker]
+        changed = [worker for worker in fresh.values() if self._differs(worker)]
         few = len(fresh) == len(self._states) and len(changed) * _REBUILD_PART <= len(fresh)
         if few and all(map(self._stays, changed)):
             for worker in changed:
                 self.put(worker)
+            self._states = fresh
         else:
             self._rebuild(fresh)
 
     def put(self, worker: WorkerState) -> None:
-        """Takes new figures of a worker."""
+        """Takes a new reading of one worker."""
         if not self._stays(worker):
             self._rebuild({**self._states, worker.worker_id: worker})
             return
@@ -68,12 +69,12 @@ class WorkerIndex:
             self._groups[key].put(worker.worker_id, standing(worker))
 
     def discard(self, worker_id: str) -> None:
-        """The worker is gone, if it was there."""
+        """Forgets a worker, if it is known."""
         if worker_id in self._states:
             self._rebuild({name: state for name, state in self._states.items() if name != worker_id})
 
     def choose(self, need: StepNeed, excluded: AbstractSet[str] = frozenset()) -> Choice | None:
-        """As `routing.choose`."""
+        """The worker of least cost that serves the step's revision, or None when no worker may serve it."""
         best = self._best_other(need, excluded)
         if best is None:
             return None
@@ -98,8 +99,17 @@ class WorkerIndex:
                 return best[1]
         return None
 
+    def _differs(self, worker: WorkerState) -> bool:
+        """Whether costs or room changed; leases hold other figures as well, which change with every renewal."""
+        if self._states.get(worker.worker_id) == worker:
+            return False
+        key = _group_of(worker)
+        return not self._stays(worker) or (
+            key is not None and self._groups[key].standings[worker.worker_id] != standing(worker)
+        )
+
     def _stays(self, worker: WorkerState) -> bool:
-        """Whether the worker, with new figures, is a leaf of the same tree as before."""
+        """Whether the worker, as read now, is a leaf of the same tree as before."""
         before = self._states.get(worker.worker_id)
         return before is not None and _group_of(before) == _group_of(worker)
 
@@ -114,8 +124,8 @@ class WorkerIndex:
 
 
 def _group_of(worker: WorkerState) -> tuple[str, int] | None:
-    """None for one that takes no steps."""
-    return None if worker.draining else (worker.model_revision, rate_class_of(worker.prefill_rate))
+    """Revision and rate class; None for a worker that takes no steps."""
+    return None if worker.lease.draining else (worker.model_revision, rate_class_of(worker.lease.prefill_rate))
 
 
 class _Group:

@@ -1,166 +1,162 @@
 """A session's way to another revision of its pool's model (ARCHITECTURE.md, "A changed model").
 
-It goes under the attempt of the step that finds the model changed: until the one script that writes the new generation
-nothing is written, so that whoever dies on the way leaves the old generation as it was.
+It is part of the attempt at the step that comes after the change. Nothing is written before the one script that writes
+the new generation: a gateway or worker that dies on the way leaves the old generation as it was.
 """
 
 import logging
-import time
 from dataclasses import replace
 
-import grpc
-import grpc.aio
-
-from roost.contract.pool_document import PoolDocument
+from roost.contract.events import Migrated
+from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
-from roost.store.records import Began, Descriptor, LogEntry, MigrateRequest
+from roost.store.interface import SessionStore
+from roost.store.records import Descriptor, LogEntry, MigrateRequest
 from roost.store.rules import ID_BYTES
-from roost.v1.worker_service_pb2 import StepTokens
-from roost_gateway.core.parts import Parts
+from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.routing.revisions import migrates
-from roost_gateway.step.committing import StepClock
-from roost_gateway.step.lines import Ask
-from roost_gateway.step.migrated_log import migrate_request, pieces, render_request
-from roost_gateway.step.outbox import Outbox
-from roost_gateway.step.relay import BUSY_SECONDS, MAX_FAULTS, poisonous
-from roost_gateway.step.worker_stream import Failure, WorkerFailureError, classify
+from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
+from roost_gateway.step.background import Background
+from roost_gateway.step.log_entries import migrate_request
+from roost_gateway.step.placement import Placement
+from roost_gateway.step.worker_stream import render
+from roost_gateway.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
 _ENTRIES = 32
 
 
-async def due(parts: Parts, pool: PoolDocument, began: Began) -> PoolDocument | None:
-    """The pool, read anew, when the session is to migrate before its step; else None.
-
-    A step whose output may still be had from a worker of the old revision is ended there. Raises Refused:
-    POOL_NOT_FOUND; StoreUnavailableError.
-    """
-    if not migrates(pool, began.descriptor):
-        return None
-    fresh = await parts.workers.reread(pool.pool)  # one read long ago would take the session back to an old revision
-    if not migrates(fresh, began.descriptor) or await _has_output(parts, began):
-        return None
-    return fresh
-
-
-async def _has_output(parts: Parts, began: Began) -> bool:
-    fenced, descriptor = began.fenced, began.descriptor
-    if fenced is None or not fenced.worker_id:
-        return False
-    worker = await parts.workers.find(descriptor.pool, fenced.worker_id)
-    return worker is not None and worker.model_revision == descriptor.model_revision
-
-
 class Migration:
-    """Gives a session a new generation, at a worker on which `ask`, which is of the pool's revision, is reserved."""
+    """Gives sessions new generations, each before a step, at a worker where the step's tokens are reserved."""
 
-    def __init__(self, parts: Parts, ask: Ask, outbox: Outbox, clock: StepClock) -> None:
-        self._parts = parts
-        self._ask = ask
-        self._outbox = outbox
-        self._clock = clock
-        self._faults = 0
+    def __init__(
+        self, store: SessionStore, fleet: Fleet, placement: Placement, background: Background, telemetry: Telemetry
+    ) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._workers = fleet.workers
+        self._clients = fleet.clients
+        self._placement = placement
+        self._background = background
+        self._telemetry = telemetry
 
-    async def run(self, began: Began) -> Began:
-        """The attempt in its new generation. Raises Refused, StoreUnavailableError."""
+    async def migrate_if_due(self, attempt: StepAttempt) -> None:
+        """Migrates the session if its pool's model has changed. Its client hears of that, or of an earlier migration
+        that it does not know.
+
+        Raises Refused, StoreUnavailableError.
+        """
+        if await self._is_due(attempt):
+            await self._migrate(attempt)
+            event: Migrated | None = _event(attempt.descriptor)
+        else:
+            event = announcement(attempt.descriptor, attempt.call.request.expected_head)
+        if event is not None:
+            attempt.outbox.migrated(event)
+
+    async def _is_due(self, attempt: StepAttempt) -> bool:
+        """A step whose output a worker of the old revision may still have ends there."""
+        if not migrates(attempt.pool, attempt.descriptor):
+            return False
+        fresh = await self._fleet.pools.reread(attempt.pool.pool)  # an outdated document would migrate the session back
+        if not migrates(fresh, attempt.descriptor) or await self._has_output(attempt):
+            return False
+        attempt.migrates_to(fresh)
+        return True
+
+    async def _has_output(self, attempt: StepAttempt) -> bool:
+        fenced, descriptor = attempt.began.fenced, attempt.descriptor
+        if fenced is None or not fenced.worker_id:
+            return False
+        worker = await self._workers.find(descriptor.pool, fenced.worker_id)
+        return worker is not None and worker.model_revision == descriptor.model_revision
+
+    async def _migrate(self, attempt: StepAttempt) -> None:
         fault_point("gateway.migration.begun")
-        entries = await self._entries(began.descriptor)
-        worker = self._reserved(began.reserved)
+        former = attempt.descriptor
+        entries = await self._entries(former)
+        worker = self._reserved(attempt)
         while True:
-            worker = worker or await self._place()
+            worker = worker or await self._placement.place(attempt)
             try:
-                request = await self._rendered(worker, began, entries)
+                request = await self._rendered(worker, attempt, entries)
                 break
             except WorkerFailureError as failure:
-                log.info(
-                    "session %s was not rendered at %s: %s", began.descriptor.session_id, worker.worker_id, failure
-                )
-                self._avoid(worker, failure)
+                log.info("session %s was not rendered at %s: %s", former.session_id, worker.worker_id, failure)
+                if failure.failure is Failure.LOST:
+                    self._fleet.lost(worker, self._clients.channel(worker.address))
+                attempt.failed_at(worker.worker_id, failure.failure, is_fault=failure.failure is not Failure.BUSY)
                 worker = None
         fault_point("gateway.rendered")
-        descriptor = await self._parts.store.migrate(request)
+        descriptor = await self._store.migrate(request)
         fault_point("gateway.migrated")
-        self._parts.telemetry.migrated(descriptor.model_revision, descriptor.head.length)
-        self._evict(began.descriptor, began.ref.epoch)
-        return replace(began, descriptor=descriptor, reserved=worker.worker_id, fenced=None, cached_tokens=0)
+        attempt.migrated(descriptor, worker.worker_id)
+        self._telemetry.migrated(descriptor.model_revision, descriptor.head.length)
+        self._evict(former, attempt.ref.epoch)
 
     async def _entries(self, descriptor: Descriptor) -> list[LogEntry]:
         entries: list[LogEntry] = []
         while len(entries) < descriptor.steps:
-            page = await self._parts.store.log(descriptor.session_id, descriptor.generation, len(entries), _ENTRIES)
+            page = await self._store.log(descriptor.session_id, descriptor.generation, len(entries), _ENTRIES)
             if not page:
                 raise Refused(Reason.SESSION_NOT_FOUND, "the session has been erased")
             entries += page
         return entries
 
-    def _reserved(self, worker_id: str) -> WorkerState | None:
+    def _reserved(self, attempt: StepAttempt) -> WorkerState | None:
         """The worker that an earlier attempt had reserved for the same purpose."""
-        worker = self._parts.workers.get(self._ask.pool.pool, worker_id) if worker_id else None
-        return worker if worker is not None and worker.model_revision == self._revision else None
+        reserved = attempt.began.reserved
+        worker = self._workers.get(attempt.pool.pool, reserved) if reserved else None
+        return worker if worker is not None and worker.model_revision == attempt.need.model_revision else None
 
-    @property
-    def _revision(self) -> str:
-        return self._ask.need.model_revision
-
-    async def _place(self) -> WorkerState:
-        with self._clock.queueing():
-            return await self._parts.placement.place(self._ask, self._outbox.queued)
-
-    async def _rendered(self, worker: WorkerState, began: Began, entries: list[LogEntry]) -> MigrateRequest:
-        pool = self._ask.pool
-        tokens = await self._render(worker, began.descriptor, entries)
+    async def _rendered(self, worker: WorkerState, attempt: StepAttempt, entries: list[LogEntry]) -> MigrateRequest:
+        pool, revision = attempt.pool, attempt.need.model_revision
+        channel, metadata = self._clients.channel(worker.address), self._clients.metadata(pool.pool)
         try:
-            request = migrate_request(began, entries, tokens, self._revision, pool.idle_ttl_ms)
+            request = migrate_request(attempt, entries, await render(channel, metadata, attempt, entries))
         except ValueError as error:
             raise WorkerFailureError(Failure.FAULTY, str(error)) from error
+        except Refused as refused:
+            if refused.reason is not Reason.INVALID_REQUEST:
+                raise
+            raise _cannot_be_shown(revision, refused.message) from refused
         length = len(request.packed_ids) // ID_BYTES
         if pool.token_limit and length >= pool.token_limit:
-            raise _too_long(self._revision, length, pool.token_limit)
+            raise _too_long(revision, length, pool.token_limit)
         return request
-
-    async def _render(self, worker: WorkerState, descriptor: Descriptor, entries: list[LogEntry]) -> list[StepTokens]:
-        stub, tokens = self._parts.clients.channel(worker.address).stub, list[StepTokens]()
-        for piece in pieces(entries):
-            try:
-                response = await stub.Render(
-                    render_request(descriptor, self._revision, piece, tokens),
-                    metadata=self._parts.clients.metadata(descriptor.pool),
-                    timeout=self._clock.milliseconds_left / 1000,
-                )
-            except grpc.aio.AioRpcError as error:
-                raise self._failure(error) from error
-            tokens += response.steps
-        return tokens
-
-    def _failure(self, error: grpc.aio.AioRpcError) -> Exception:
-        failure = classify(error)
-        if isinstance(failure, Refused) and failure.reason is Reason.INVALID_REQUEST:
-            return _cannot_be_shown(self._revision, failure.message)
-        return failure
-
-    def _avoid(self, worker: WorkerState, failure: WorkerFailureError) -> None:
-        if failure.failure is Failure.BUSY:
-            self._ask.avoid[worker.worker_id] = time.monotonic() + BUSY_SECONDS
-            return
-        if failure.failure is Failure.LOST:
-            self._parts.workers.mark_broken(worker)
-            self._parts.clients.forget(self._parts.clients.channel(worker.address))
-        else:
-            self._ask.avoid[worker.worker_id] = self._clock.deadline
-        self._faults += 1
-        if self._faults >= MAX_FAULTS:
-            raise poisonous(self._faults)
 
     def _evict(self, former: Descriptor, epoch: int) -> None:
         """Nobody asks for the old generation's KV again."""
-        states = self._parts.workers.states(former.pool)
-        old = [worker for worker in states if worker.model_revision == former.model_revision]
-        if old:
-            self._parts.background.spawn(self._parts.clients.evict(former.pool, old, former.session_id, epoch))
+        workers = [
+            worker for worker in self._workers.states(former.pool) if worker.model_revision == former.model_revision
+        ]
+        if workers:
+            self._background.spawn(self._clients.evict(former.pool, workers, former.session_id, epoch))
+
+
+def announcement(descriptor: Descriptor, known: Head | None) -> Migrated | None:
+    """What a client that knows this head has to hear of; None when it knows the log, or said nothing of it."""
+    former = descriptor.former
+    if former is None or known is None or known.generation >= descriptor.generation:
+        return None
+    if known.generation == 0 and known != former.head:
+        return None
+    return _event(descriptor)
+
+
+def _event(descriptor: Descriptor) -> Migrated:
+    """The session's last migration."""
+    assert descriptor.former is not None, "the session has migrated"
+    return Migrated(
+        from_revision=descriptor.former.model_revision,
+        to_revision=descriptor.model_revision,
+        generation=descriptor.generation,
+        head=replace(descriptor.head, generation=descriptor.generation),
+    )
 
 
 def _too_long(revision: str, length: int, limit: int) -> Refused:

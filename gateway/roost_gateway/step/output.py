@@ -1,38 +1,92 @@
-"""What a step has produced so far, and how much of it the client has."""
+"""What a step has produced so far, and the events by which its client hears of it."""
 
+import asyncio
 from array import array
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
+from roost.contract.events import (
+    Committed,
+    Delta,
+    Event,
+    FinishReason,
+    Migrated,
+    Queued,
+    Restarted,
+    Started,
+    TokenLogprobs,
+)
+from roost.contract.heads import AttemptRef
+from roost.contract.messages import ToolCall
 from roost.contract.refused import invalid
-from roost.v1.session_service_pb2 import Attempt, Cursor, StepResponse, TokenLogprobs
-from roost.v1.worker_service_pb2 import Delta
+from roost.contract.steps import Cursor
 
 
 class OutputGapError(Exception):
-    """A worker's delta does not continue the output."""
+    """What a worker sent does not continue the output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """What a worker says of an output that is complete."""
+
+    reason: FinishReason | None
+    text: str
+    """Everything that the model wrote."""
+    content: str
+    """The text without the tool calls."""
+    tool_calls: tuple[ToolCall, ...]
+    output_tokens: int
+    cached_tokens: int
+    """Tokens of the context found in the worker's cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedStep:
+    """A step of a log in the tokens of another revision, as little-endian uint32 ids."""
+
+    prompt_ids: bytes
+    output_ids: bytes
+    """Of the output's text; what ends the turn belongs to the next step's prompt."""
 
 
 class StepOutput:
     """Ids and text in order, and the cursor of what was sent.
 
     Deltas to the client are slices from the cursor to the end: contiguous by construction, and as many engine steps
-    in one message as arrived while the last one was being written.
+    in one event as arrived while the last one was being written.
     """
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: AttemptRef, received: Cursor | None = None) -> None:
+        """`received` is what the client has of the output of an earlier call."""
         self.attempt = attempt
+        self.lineage = [attempt]
+        """Attempts whose output this is, oldest first."""
         self.prompt_ids = array("I")
         self.ids = array("I")
         self.text = bytearray()
         self.logprobs: list[TokenLogprobs] = []
         self.accepted = False
-        self._sent_tokens = 0
-        self._sent_bytes = 0
+        """Whether a worker has rendered the prompt."""
+        has_some = received is not None and (received.tokens > 0 or received.text_bytes > 0)
+        self.client_attempt = received.attempt if received is not None and has_some else None
+        """Earlier attempt whose output the client has some of, until it is known whether this output continues it."""
+        self._sent_tokens = received.tokens if received is not None else 0
+        self._sent_bytes = received.text_bytes if received is not None else 0
 
     def accept(self, prompt_ids: "array[int]") -> None:
-        """Takes the rendered prompt; the first one counts, a replay repeats it."""
+        """Takes the rendered prompt. Only the first one counts: a replay repeats it."""
         if not self.accepted:
             self.prompt_ids = prompt_ids
             self.accepted = True
+
+    def resumed(self, orphan: AttemptRef) -> bool:
+        """This is the output that an earlier attempt began. Returns whether it is the one that the client knows."""
+        self.lineage = [orphan, self.attempt]
+        known = self.client_attempt in (None, orphan)
+        self.client_attempt = None
+        return known
 
     def append(self, delta: Delta) -> None:
         """Takes a worker's delta. Raises OutputGapError when it does not begin where the output ends."""
@@ -46,31 +100,34 @@ class StepOutput:
         if delta.logprobs:
             self.logprobs.extend(delta.logprobs)
 
-    def client_has(self, cursor: Cursor) -> None:
-        """Continues after what the client received of this output in an earlier call."""
-        self._sent_tokens, self._sent_bytes = cursor.tokens, cursor.text_bytes
+    def start_afresh(self) -> bool:
+        """No earlier attempt's output will be resumed. Returns whether the client has output that is now lost."""
+        sent_anything = self._sent_tokens > 0 or self._sent_bytes > 0
+        lost = sent_anything and (self.behind_client or not self.accepted or self.client_attempt is not None)
+        self.client_attempt = None
+        return lost
 
-    @property
-    def sent_anything(self) -> bool:
-        return self._sent_tokens > 0 or self._sent_bytes > 0
+    def finish(self, finish: Finish) -> None:
+        """Takes text that the worker held back to the end. Raises OutputGapError when something else is missing."""
+        text, whole = bytes(self.text), finish.text.encode()
+        if finish.output_tokens != len(self.ids) or not whole.startswith(text):
+            raise OutputGapError(
+                f"the worker finished {finish.output_tokens} tokens and {len(whole)} bytes, "
+                f"but {len(self.ids)} and {len(text)} came, or others"
+            )
+        self.text += whole[len(text) :]
 
     @property
     def behind_client(self) -> bool:
-        """Whether the client has more than is here: going on would generate again what it has."""
+        """Whether the client has more than is here: to go on would be to generate again what it has."""
         return self._sent_tokens > len(self.ids) or self._sent_bytes > len(self.text)
-
-    def void(self) -> None:
-        """Nothing of it counts any more: the next attempt at a worker begins from the start."""
-        self.ids, self.text, self.logprobs = array("I"), bytearray(), []
-        self.prompt_ids, self.accepted = array("I"), False
-        self.rewind()
 
     def rewind(self) -> None:
         """Sends everything again, from the start."""
         self._sent_tokens = self._sent_bytes = 0
 
-    def take(self) -> StepResponse | None:
-        """What the client does not have yet, as one delta; None when there is nothing.
+    def take(self) -> Delta | None:
+        """What the client does not have yet, or None when it has everything.
 
         Raises Refused: INVALID_REQUEST when the client's cursor lies inside a character.
         """
@@ -80,13 +137,92 @@ class StepOutput:
         first, start = min(self._sent_tokens, tokens), min(self._sent_bytes, size)
         if start < size and self.text[start] & 0xC0 == 0x80:
             raise invalid([("received.text_bytes", f"{start} lies inside a character of the text")])
-        response = StepResponse()
-        delta = response.delta  # filled where it stands: a message put into another one is copied
-        delta.attempt.CopyFrom(self.attempt)
-        delta.token_offset, delta.text_offset = self._sent_tokens, self._sent_bytes
-        delta.token_ids.extend(self.ids[first:])
-        delta.text = self.text[start:].decode()
-        if self.logprobs:
-            delta.logprobs.extend(self.logprobs[first:])
+        delta = Delta(
+            text=self.text[start:].decode(),
+            token_ids=self.ids[first:],
+            token_offset=self._sent_tokens,
+            text_offset=self._sent_bytes,
+            logprobs=tuple(self.logprobs[first:]) if self.logprobs else (),
+            attempt=self.attempt,
+        )
         self._sent_tokens, self._sent_bytes = max(tokens, self._sent_tokens), max(size, self._sent_bytes)
-        return response
+        return delta
+
+
+class Outbox:
+    """The events of one step on their way to its client. A slow client slows neither the worker nor the commit.
+
+    Events leave in the order in which they were put in; output leaves as deltas from its cursor, all of it before
+    the last event.
+    """
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque()
+        self._output: StepOutput | None = None
+        self._last: Committed | None = None
+        self._closed = False
+        self._wake = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    def queued(self, position: int) -> None:
+        self._put(Queued(position))
+
+    def migrated(self, event: Migrated) -> None:
+        self._put(event)
+
+    def started(self, output: StepOutput, worker: str, cached_tokens: int) -> None:
+        """A worker has begun or taken over; deltas are taken from `output` from now on."""
+        self._output = output
+        self._put(Started(worker, len(output.prompt_ids), cached_tokens, output.attempt))
+
+    def restarted(self, output: StepOutput, reason: str) -> None:
+        """What the client has is void: `output` is sent from its start."""
+        output.rewind()
+        self._put(Restarted(reason, output.attempt))
+
+    def more(self) -> None:
+        """The output has grown."""
+        self._wake.set()
+
+    def committed(self, event: Committed, output: StepOutput) -> None:
+        """The last event; what is left of the output goes before it."""
+        self._output = output
+        self._last = event
+        self._wake.set()
+        self._ended.set()
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        self._closed = True
+        self._wake.set()
+        self._ended.set()
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Every event, until the last one or `close`."""
+        while True:
+            self._wake.clear()
+            while (event := self._next()) is not None:
+                yield event
+            if self._last is not None:
+                yield self._last
+                return
+            if self._closed:
+                return
+            await self._wake.wait()
+
+    async def rest(self, seconds: float) -> None:
+        """Lets output gather for so long, or until nothing more comes."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+        except TimeoutError:
+            pass
+
+    def _next(self) -> Event | None:
+        if self._events:
+            return self._events.popleft()
+        return self._output.take() if self._output is not None else None
+
+    def _put(self, event: Event) -> None:
+        self._events.append(event)
+        self._wake.set()

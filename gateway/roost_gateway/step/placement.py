@@ -1,267 +1,266 @@
-"""Finds a step its worker: choose and reserve at once, or wait in a line until something is released.
+"""Gives an attempt its worker: choose and reserve at once, or wait in a line until something is released.
 
-A line is the steps of one pool that need the same revision of its model, so that the same workers can serve them; it is
-named by that revision, and the line without a name is of steps that any worker can serve. The store keeps such lines
-among gateways, by class, first come first served; within a gateway a line's order is `AdmissionQueue`'s. The two agree
-because only the first of a gateway's line is among the store's waiters: it is of the best class that waits here, and
-nobody here waits for one whom the store would serve earlier.
+A line is the attempts of one pool that need the same revision of its model, so that the same workers can serve them; it
+is named by that revision, and the line without a name is of attempts that any worker can serve. The store keeps such
+lines among gateways, by class, first come first served; within a gateway a line's order is `AdmissionQueue`'s. The two
+agree because only the first of a gateway's line is among the store's waiters: it is of the best class that waits here,
+so nobody in this gateway waits behind one that the store would serve later.
 
-What wakes a line is what it may use: room at a worker of its revision, a place given up before its first, or, twice a
-second, the workers read again. Only its first step is then looked at.
+A line is woken by what it may use: room at a worker of its revision, a place given up before its first, or, twice a
+second, the workers read again. Only its first attempt is then looked at.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import replace
 
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store.interface import SessionStore
 from roost.store.records import StoreUnavailableError, Wake
 from roost_gateway.admission.admission_queue import AdmissionQueue
-from roost_gateway.fleet.workers import Workers
-from roost_gateway.routing.choice import Choice, WorkerState, serves_revision
-from roost_gateway.routing.revisions import turned_away, wrong_revision
-from roost_gateway.step.lines import Ask, Line, PoolQueue, Waiter
+from roost_gateway.fleet.fleet import Fleet
+from roost_gateway.routing.choice import Choice, WorkerState
+from roost_gateway.routing.revisions import serves_revision, turned_away, wrong_revision
+from roost_gateway.step.attempt import StepAttempt
+from roost_gateway.step.lines import Line, PoolQueue, Waiter
 
 log = logging.getLogger(__name__)
 
 ASK_AGAIN_SECONDS = 2.0
-"""How long a step that waits in the store trusts that it does, before it asks for room where there seems to be none."""
+"""How long an attempt that waits in the store trusts that it does, before it asks for room where there seems to be
+none."""
 
 
 class Placement:
     """The queues of all pools of one gateway."""
 
-    def __init__(self, store: SessionStore, workers: Workers) -> None:
+    def __init__(self, store: SessionStore, fleet: Fleet) -> None:
         self._store = store
-        self._workers = workers
-        self._pools: dict[str, PoolQueue] = {}
+        self._pools = fleet.pools
+        self._workers = fleet.workers
+        self._queues: dict[str, PoolQueue] = {}
 
     def queue(self, pool: str) -> AdmissionQueue:
-        return self._pool(pool).queue
+        return self._of(pool).queue
 
     def waiting(self) -> list[tuple[float, dict[str, str]]]:
         """Lengths of the queues with their labels, for a gauge."""
         return [
-            (count, {"pool": pool.pool, "class": name})
-            for pool in self._pools.values()
-            for name, count in pool.queue.waiting_by_class()
+            (count, {"pool": of.pool, "class": name})
+            for of in self._queues.values()
+            for name, count in of.queue.waiting_by_class()
         ]
 
     async def aclose(self) -> None:
-        tasks = [pool.listener for pool in self._pools.values()]
-        tasks += [line.pump for pool in self._pools.values() for line in pool.lines.values()]
+        tasks = [of.listener for of in self._queues.values()]
+        tasks += [line.pump for of in self._queues.values() for line in of.lines.values()]
         running = [task for task in tasks if task is not None]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    async def place(self, ask: Ask, on_queued: Callable[[int], None]) -> WorkerState:
-        """A worker on which the step's tokens are reserved. `on_queued` is told the steps before it when it waits.
+    async def place(self, attempt: StepAttempt) -> WorkerState:
+        """A worker at which the attempt's tokens are reserved. Its client hears of it when it has to wait.
 
         Raises Refused: QUEUE_FULL, QUEUE_TIMEOUT, NO_WORKER, MODEL_REVISION_MISMATCH, ATTEMPT_FENCED;
         StoreUnavailableError.
         """
-        pool = self._pool(ask.pool.pool)
-        line = pool.line(ask.need.model_revision)
-        async with line.lock:
-            if not line.waiters:
-                worker = await self._place_now(ask)
+        of = self._of(attempt.pool.pool)
+        line = of.line(attempt.need.model_revision)
+        with attempt.clock.queueing():
+            async with line.lock:
+                worker = None if line.waiters else await self._place_now(attempt)
                 if worker is not None:
                     return worker
-            turned = self._turned_away(ask)
-            if turned is not None:
-                raise turned
-            waiter = pool.enter(ask, line)
-        on_queued(pool.queue.ahead(waiter.ticket, time.monotonic()))
-        return await self._wait(pool, line, waiter)
+                turned = self._turned_away(attempt)
+                if turned is not None:
+                    raise turned
+                waiter = of.enter(attempt, line)
+            attempt.outbox.queued(of.queue.ahead(waiter.ticket, time.monotonic()))
+            return await self._wait(of, line, waiter)
 
-    def kick(self, name: str, revision: str | None = None) -> None:
-        """Something was released or learned of workers of a revision, or of any: the lines they can serve try again."""
-        pool = self._pool(name)
-        if not len(pool.queue):
+    def kick(self, pool: str, revision: str | None = None) -> None:
+        """Something was released at, or learned of, workers of a revision, or of any: lines that they serve try
+        again."""
+        of = self._of(pool)
+        if not len(of.queue):
             return
-        for line in pool.lines.values():
+        for line in of.lines.values():
             if revision in (None, "", line.name) or line.name == "":
-                self._kick_line(pool, line)
+                self._kick_line(of, line)
 
-    def _kick_line(self, pool: PoolQueue, line: Line) -> None:
+    def _kick_line(self, of: PoolQueue, line: Line) -> None:
         if not line.waiters:
             return
         if line.pump is not None:
             line.again = True
             return
-        line.pump = asyncio.create_task(self._pump(pool, line), name=f"admit to {pool.pool} {line.name}")
+        line.pump = asyncio.create_task(self._pump(of, line), name=f"admit to {of.pool} {line.name}")
 
-    def _pool(self, name: str) -> PoolQueue:
-        return self._pools.setdefault(name, PoolQueue(name))
+    def _of(self, pool: str) -> PoolQueue:
+        return self._queues.setdefault(pool, PoolQueue(pool))
 
-    async def _place_now(self, ask: Ask) -> WorkerState | None:
+    async def _place_now(self, attempt: StepAttempt) -> WorkerState | None:
         try:
-            return await self._try(ask)
+            return await self._try(attempt)
         except StoreUnavailableError:
-            if ask.started:
-                return None  # what has begun waits for the store
+            if attempt.has_begun:
+                return None  # its output would be lost: it waits for the store
             raise
 
-    async def _try(self, ask: Ask) -> WorkerState | None:
+    async def _try(self, attempt: StepAttempt) -> WorkerState | None:
         """Reserves at the best worker; if that has no room, at the best by what the worker is then known to hold."""
-        choice = self._choose(ask)
+        choice = self._choose(attempt)
         if choice is None:
-            await self._workers.refresh(ask.pool.pool)
-            choice = self._choose(ask)
-        if choice is None or self._need_not_ask(ask, choice):
+            await self._workers.refresh(attempt.pool.pool)
+            choice = self._choose(attempt)
+        if choice is None or self._is_known_to_wait(attempt, choice):
             return None
-        if await self._reserve(ask, choice):
+        if await self._reserve(attempt, choice):
             return choice.worker
-        await self._look(ask, choice.worker.worker_id)
-        second = self._choose(ask)
-        if second is None or second.worker.worker_id == choice.worker.worker_id:
+        # It may have dropped what it had of the session while the attempt waited.
+        worker_id = choice.worker.worker_id
+        attempt.cached_at(worker_id, await self._workers.look(attempt.pool.pool, worker_id, attempt.session_id))
+        second = self._choose(attempt)
+        if second is None or second.worker.worker_id == worker_id:
             return None
-        return second.worker if await self._reserve(ask, second) else None
+        return second.worker if await self._reserve(attempt, second) else None
 
-    def _need_not_ask(self, ask: Ask, choice: Choice) -> bool:
-        """Whether the answer is known: the step has its place among the store's waiters, and nobody has room for it."""
-        return ask.registered and not choice.may_be_granted and time.monotonic() < ask.asked_at + ASK_AGAIN_SECONDS
+    def _is_known_to_wait(self, attempt: StepAttempt, choice: Choice) -> bool:
+        """Whether the answer is known: it has its place among the store's waiters, and nobody has room for it."""
+        return attempt.registered and not choice.may_be_granted and attempt.asked_within(ASK_AGAIN_SECONDS)
 
-    def _choose(self, ask: Ask) -> Choice | None:
-        return self._workers.choose(ask.pool.pool, ask.need, ask.excluded())
+    def _choose(self, attempt: StepAttempt) -> Choice | None:
+        return self._workers.choose(attempt.pool.pool, attempt.need, attempt.excluded())
 
-    async def _reserve(self, ask: Ask, choice: Choice) -> bool:
-        done = await self._store.reserve(ask.reservation(choice.worker.worker_id, choice.tokens))
-        ask.registered, ask.asked_at = not done, time.monotonic()
-        if done:
-            self._workers.note_reserved(ask.pool.pool, choice.worker.worker_id, choice.tokens)
-        return done
+    async def _reserve(self, attempt: StepAttempt, choice: Choice) -> bool:
+        worker_id = choice.worker.worker_id
+        granted = await self._store.reserve(attempt.reservation(worker_id, choice.tokens))
+        attempt.asked(granted=granted)
+        if granted:
+            self._workers.note_reserved(attempt.pool.pool, worker_id, choice.tokens)
+        return granted
 
-    async def _look(self, ask: Ask, worker_id: str) -> None:
-        """Reads the worker again, and what it has of the session: it may have dropped it while the step waited."""
-        cached = await self._workers.look(ask.pool.pool, worker_id, ask.need.session_id)
-        if worker_id in ask.need.cached:
-            ask.need = replace(ask.need, cached={**ask.need.cached, worker_id: min(cached, ask.need.log_tokens)})
-
-    async def _wait(self, pool: PoolQueue, line: Line, waiter: Waiter) -> WorkerState:
-        if pool.listener is None:
-            pool.listener = asyncio.create_task(self._hear(pool.pool), name=f"wakes of {pool.pool}")
-        self._kick_line(pool, line)
+    async def _wait(self, of: PoolQueue, line: Line, waiter: Waiter) -> WorkerState:
+        if of.listener is None:
+            of.listener = asyncio.create_task(self._hear(of.pool), name=f"wakes of {of.pool}")
+        self._kick_line(of, line)
         try:
-            async with asyncio.timeout(self._patience(waiter.ask)):
-                return await waiter.found
+            async with asyncio.timeout(self._patience(waiter.attempt)):
+                return await waiter.worker
         except TimeoutError:
-            raise self._timeout(waiter.ask, pool.queue) from None
+            raise self._timeout(waiter.attempt, of.queue) from None
         finally:
-            pool.leave(line, waiter)
+            of.leave(line, waiter)
             if waiter is line.first:
-                self._kick_line(pool, line)
+                self._kick_line(of, line)
 
-    def _patience(self, ask: Ask) -> float:
-        """In seconds. Workers that a restarted store has not heard of yet get the time of a lease to say so."""
-        left = max(0.0, ask.deadline - time.monotonic())
-        if ask.started:
+    def _patience(self, attempt: StepAttempt) -> float:
+        """In seconds. Workers that a restarted store has not heard of yet get the time of a lease to publish
+        themselves."""
+        left = max(0.0, attempt.call.deadline - time.monotonic())
+        if attempt.has_begun:
             return left
-        unheard = 0.0 if self._workers.has_published(ask.pool.pool) else self._workers.grace_seconds
-        return min(left, max(unheard, ask.pool.queue_timeout_seconds))
+        unheard = 0.0 if self._workers.has_published(attempt.pool.pool) else self._workers.grace.left_seconds
+        return min(left, max(unheard, attempt.pool.queue_timeout_seconds))
 
-    def _turned_away(self, ask: Ask) -> Refused | None:
+    def _turned_away(self, attempt: StepAttempt) -> Refused | None:
         """By the pool as it is now: it may have changed since the step came."""
         if self._workers.grace:
-            return None  # who has the revision may not have said so yet
-        pool = self._workers.view(ask.pool.pool) or ask.pool
-        if ask.need.model_revision in ("", pool.active_revision):
-            return None  # the usual case, asked of all who wait whenever something is released
-        return turned_away(pool, ask.need.model_revision, self._workers.states(pool.pool))
+            return None  # a worker of the revision may not have published itself yet
+        pool = self._pools.known(attempt.pool.pool) or attempt.pool
+        if attempt.need.model_revision in ("", pool.active_revision):
+            return None  # the usual case, asked of every line whenever something is released
+        return turned_away(pool, attempt.need.model_revision, self._workers.states(pool.pool))
 
-    def _timeout(self, ask: Ask, queue: AdmissionQueue) -> Refused:
-        turned, states = self._turned_away(ask), self._workers.states(ask.pool.pool)
+    def _timeout(self, attempt: StepAttempt, queue: AdmissionQueue) -> Refused:
+        pool, revision = attempt.pool, attempt.need.model_revision
+        turned, workers = self._turned_away(attempt), self._workers.states(pool.pool)
         if turned is not None:
             return turned
-        if states and not ask.pool.migrates and not serves_revision(ask.need, states):
-            return wrong_revision(ask.need.model_revision)
-        if self._choose(ask) is None:
-            return Refused(Reason.NO_WORKER, f"no worker of pool {ask.pool.pool} takes steps now", retry_seconds=2.0)
+        if workers and not pool.migrates and not serves_revision(revision, workers):
+            return wrong_revision(revision)
+        if self._choose(attempt) is None:
+            return Refused(Reason.NO_WORKER, f"no worker of pool {pool.pool} takes steps now", retry_seconds=2.0)
         return Refused(
             Reason.QUEUE_TIMEOUT,
-            f"no worker of pool {ask.pool.pool} had room in time",
+            f"no worker of pool {pool.pool} had room in time",
             retry_seconds=queue.retry_seconds(),
         )
 
-    async def _pump(self, pool: PoolQueue, line: Line) -> None:
+    async def _pump(self, of: PoolQueue, line: Line) -> None:
         try:
             line.again = True
             while line.again:
                 line.again = False
                 async with line.lock:
-                    self._turn_away(pool, line)
-                    pool.queue.bring_back(line.name)
-                    while await self._admit_first(pool, line):
+                    self._turn_away(of, line)
+                    of.queue.bring_back(line.name)
+                    while await self._admit_first(of, line):
                         pass
         except StoreUnavailableError:
             pass  # the next reading of the workers tries again
         except Exception:
-            log.exception("admitting to %s failed; trying again", pool.pool)
+            log.exception("admitting to %s failed; trying again", of.pool)
         finally:
             line.pump = None
 
-    def _turn_away(self, pool: PoolQueue, line: Line) -> None:
+    def _turn_away(self, of: PoolQueue, line: Line) -> None:
         """Ends the waiting of a line whose revision will not be served again."""
-        waiter = next(iter(line.waiters.values()), None)
-        turned = None if waiter is None else self._turned_away(waiter.ask)
+        some = next(iter(line.waiters.values()), None)
+        turned = None if some is None else self._turned_away(some.attempt)
         if turned is None:
             return
         for waiter in list(line.waiters.values()):
-            pool.leave(line, waiter)
-            if not waiter.found.done():
-                waiter.found.set_exception(turned)
+            of.leave(line, waiter)
+            waiter.refuse(turned)
 
-    async def _admit_first(self, pool: PoolQueue, line: Line) -> bool:
+    async def _admit_first(self, of: PoolQueue, line: Line) -> bool:
         """Serves the first that some worker may serve; nobody overtakes one that waits for room."""
-        waiter = self._first(pool, line)
+        waiter = self._first(of, line)
         await self._withdraw_others(line, waiter)
         if waiter is None:
             return False
         try:
-            worker = await self._try(waiter.ask)
+            worker = await self._try(waiter.attempt)
         except Refused as error:
-            pool.leave(line, waiter)
-            if not waiter.found.done():
-                waiter.found.set_exception(error)
+            of.leave(line, waiter)
+            waiter.refuse(error)
             return True
         if worker is None:
             return False
-        pool.queue.admit(waiter.ticket, time.monotonic())
-        pool.leave(line, waiter)
-        if not waiter.found.done():  # one that was cancelled gives its reservation back with its attempt
-            waiter.found.set_result(worker)
+        of.queue.admit(waiter.ticket, time.monotonic())
+        of.leave(line, waiter)
+        waiter.admit(worker)
         return True
 
     async def _withdraw_others(self, line: Line, first: Waiter | None) -> None:
-        """Leaves the store's waiters to the first of this line: nobody may wait there who does not ask for room."""
+        """Leaves only the first of this line among the store's waiters: nobody may wait there who does not ask for
+        room."""
         if line.first is not None:
             line.entered.append(line.first)
             line.first = None
         while line.entered:
             waiter = line.entered[-1]
-            if waiter is not first and waiter.ask.registered and waiter.ticket in line.waiters:
-                await self._store.release(waiter.ask.reservation())
-                waiter.ask.registered = False
-            line.entered.pop()  # not before: what the store did not hear is tried again
+            if waiter is not first and waiter.attempt.registered and waiter.ticket in line.waiters:
+                await self._store.release(waiter.attempt.reservation())
+                waiter.attempt.withdrawn()
+            line.entered.pop()  # not before: while the store does not answer, the next pump tries again
         line.first = first
 
-    def _first(self, pool: PoolQueue, line: Line) -> Waiter | None:
-        """Those whom no worker may serve now, as they avoid all that could, let others go first."""
+    def _first(self, of: PoolQueue, line: Line) -> Waiter | None:
+        """Attempts that no worker may serve now, as they avoid all that could, let others go first."""
         while True:
-            ticket = pool.queue.first(line.name, time.monotonic())
+            ticket = of.queue.first(line.name, time.monotonic())
             if ticket is None:
                 return None
             waiter = line.waiters[ticket]
-            if self._choose(waiter.ask) is not None:
+            if self._choose(waiter.attempt) is not None:
                 return waiter
-            if not waiter.ask.avoid:
-                return None  # nor anybody else of this line
-            pool.queue.set_aside(ticket)
+            if not waiter.attempt.avoids_any:
+                return None  # nor may any other of this line be served
+            of.queue.set_aside(ticket)
 
     async def _hear(self, pool: str) -> None:
         while True:

@@ -1,47 +1,47 @@
-"""The first message of a Generate stream: a step to begin, to replay, or to go on with. Pure."""
+"""What a worker is sent: a step to begin, to replay or to resume; and steps to render for another revision. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from roost.contract.heads import AttemptRef
-from roost.store.records import Began
+from roost.store.records import Descriptor, LogEntry
+from roost.store.rules import ID_BYTES
+from roost.store.values import message_from_record
 from roost.v1 import session_service_pb2 as pb
-from roost.v1.worker_service_pb2 import GenerateRequest, Replay, Resume, SessionRef, Start
-from roost_gateway.convert import attempt_to_proto, head_to_proto, tool_to_proto
-from roost_gateway.step.output import StepOutput
+from roost.v1.worker_service_pb2 import GenerateRequest, RenderRequest, Replay, Resume, SessionRef, Start, StepText
+from roost.wire import format_to_wire, head_to_wire, message_to_wire, sampling_to_wire
+from roost_gateway.step.attempt import StepAttempt
+from roost_gateway.step.output import RenderedStep, StepOutput
+
+PIECE_BYTES = 1024 * 1024
+"""Of the steps in one request; a single larger one goes alone."""
 
 
-def start(
-    request: pb.StepRequest,
-    began: Began,
-    output: StepOutput,
-    *,
-    model_revision: str,
-    max_output_tokens: int,
-    priority: int,
-    milliseconds_left: int,
-) -> GenerateRequest:
-    """Begins the attempt; output of it that is here already is replayed."""
-    descriptor = began.descriptor
-    sampling = pb.Sampling()
-    sampling.CopyFrom(request.sampling)
-    sampling.seed, sampling.max_tokens = began.seed, max_output_tokens
-    message = Start(
-        attempt=output.attempt,
-        session=SessionRef(
-            session_id=descriptor.session_id,
-            generation=descriptor.generation,
-            head=head_to_proto(descriptor.head),
-        ),
-        tenant=descriptor.tenant,
-        model_revision=model_revision,
-        system=descriptor.system,
-        tools=[tool_to_proto(tool) for tool in descriptor.tools],
-        messages=request.messages,
-        sampling=sampling,
-        format=request.format if request.HasField("format") else None,
-        replay=_replay(output) if output.accepted else None,
-        deadline_ms=milliseconds_left,
-        priority=priority,
+def start(attempt: StepAttempt) -> GenerateRequest:
+    """Begins the step; output of it that is here already is replayed."""
+    request, descriptor, output = attempt.call.request, attempt.descriptor, attempt.output
+    sampling = sampling_to_wire(request.sampling)
+    sampling.seed, sampling.max_tokens = attempt.began.seed, attempt.output_limit
+    return GenerateRequest(
+        start=Start(
+            attempt=_attempt(attempt.ref),
+            session=SessionRef(
+                session_id=descriptor.session_id,
+                generation=descriptor.generation,
+                head=head_to_wire(descriptor.head),
+            ),
+            tenant=descriptor.tenant,
+            model_revision=attempt.model_revision,
+            system=descriptor.system,
+            tools=_tools(descriptor),
+            messages=map(message_to_wire, request.messages),
+            sampling=sampling,
+            format=None if request.format is None else format_to_wire(request.format),
+            replay=_replay(output) if output.accepted else None,
+            deadline_ms=attempt.call.milliseconds_left,
+            priority=attempt.priority,
+        )
     )
-    return GenerateRequest(start=message)
 
 
 def _replay(output: StepOutput) -> Replay:
@@ -53,16 +53,59 @@ def _replay(output: StepOutput) -> Replay:
     )
 
 
-def resume(session_id: str, attempt: AttemptRef, output: StepOutput, milliseconds_left: int) -> GenerateRequest:
-    """Takes over what a worker has of `attempt`, from where the output here ends: it is needed whole for the commit,
-    whatever the client has."""
+def resume(attempt: StepAttempt, earlier: AttemptRef) -> GenerateRequest:
+    """Takes over what a worker has of the attempt `earlier`, from where the output here ends: the commit needs all of
+    it, whatever the client has."""
     return GenerateRequest(
         resume=Resume(
-            attempt=attempt_to_proto(attempt),
-            new_attempt=output.attempt,
-            session_id=session_id,
-            from_token=len(output.ids),
-            from_text_byte=len(output.text),
-            deadline_ms=milliseconds_left,
+            attempt=_attempt(earlier),
+            new_attempt=_attempt(attempt.ref),
+            session_id=attempt.session_id,
+            from_token=len(attempt.output.ids),
+            from_text_byte=len(attempt.output.text),
+            deadline_ms=attempt.call.milliseconds_left,
         )
+    )
+
+
+def _attempt(ref: AttemptRef) -> pb.Attempt:
+    return pb.Attempt(epoch=ref.epoch, nonce=ref.nonce)
+
+
+def _tools(descriptor: Descriptor) -> Iterable[pb.Tool]:
+    return (
+        pb.Tool(name=tool["name"], description=tool["description"], parameters_json=tool["parameters"])
+        for tool in descriptor.tools
+    )
+
+
+def pieces(entries: Sequence[LogEntry]) -> Iterator[list[StepText]]:
+    """The steps to render, cut into requests of bounded size."""
+    piece, size = list[StepText](), 0
+    for entry in entries:
+        step = StepText(
+            messages=map(_message, entry.messages), output=_message(entry.output), text=entry.output["text"]
+        )
+        if piece and size + step.ByteSize() > PIECE_BYTES:
+            yield piece
+            piece, size = [], 0
+        piece.append(step)
+        size += step.ByteSize()
+    if piece:
+        yield piece
+
+
+def _message(record: Mapping[str, Any]) -> pb.Message:
+    return message_to_wire(message_from_record(record))
+
+
+def render_request(attempt: StepAttempt, piece: Sequence[StepText], before: Sequence[RenderedStep]) -> RenderRequest:
+    """What a worker is asked after it has rendered `before`."""
+    return RenderRequest(
+        model_revision=attempt.need.model_revision,
+        system=attempt.descriptor.system,
+        tools=_tools(attempt.descriptor),
+        steps_before=len(before),
+        tokens_before=sum(len(step.prompt_ids) + len(step.output_ids) for step in before) // ID_BYTES,
+        steps=piece,
     )

@@ -1,82 +1,120 @@
-"""One Generate stream to a worker: what is sent, what comes back, and why it failed."""
+"""The calls of a step to a worker: Generate, a stream, and Render; and what their failures mean for the step."""
 
 import asyncio
 import logging
-from collections.abc import Callable
-from enum import StrEnum
-from typing import Any
+from array import array
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 
+from roost.contract.events import Delta, FinishReason
+from roost.contract.heads import Head
+from roost.contract.messages import ToolCall
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
 from roost.grpc_errors import details_of
+from roost.store.interface import SessionStore
+from roost.store.records import Descriptor, LogEntry
 from roost.v1 import session_service_pb2 as pb
-from roost.v1.worker_service_pb2 import (
-    Accepted,
-    Cancel,
-    Commit,
-    Delta,
-    Finished,
-    GenerateRequest,
-    GenerateResponse,
-)
+from roost.v1 import worker_service_pb2 as worker_pb
+from roost.v1.worker_service_pb2 import Cancel, Commit, GenerateRequest, GenerateResponse, History
+from roost.wire import enum_member, head_to_wire, logprobs_from_wire
 from roost_gateway.fleet.worker_client import WorkerChannel
-from roost_gateway.step.history import SessionHistory
+from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
+from roost_gateway.step.output import Finish, OutputGapError, RenderedStep
+from roost_gateway.step.worker_requests import pieces, render_request
 
 log = logging.getLogger(__name__)
 
+RUN_IDS = 64 * 1024
+"""Ids in one History message: 256 KiB."""
+_ENTRIES = 32
 PARTING_SECONDS = 2.0
-"""How long a worker has to take a Cancel or Commit in."""
+"""How long a worker has to read a Cancel or Commit."""
 
 
-class Failure(StrEnum):
-    """Why a worker did not finish a step, as far as the way on depends on it."""
+class SessionHistory:
+    """The ids of a session's current generation up to its head, for a worker that lacks them."""
 
-    LOST = "lost"  # the stream broke
-    BUSY = "busy"  # draining, full, or of another revision
-    UNKNOWN_ATTEMPT = "unknown_attempt"  # nothing there to resume
-    FAULTY = "faulty"  # the worker failed on this step
+    def __init__(self, store: SessionStore, session: Descriptor) -> None:
+        self._store = store
+        self._session_id = session.session_id
+        self._generation = session.generation
+        self._length = session.head.length
+        self._steps = session.steps
+
+    async def runs(self, start: int) -> AsyncIterator[History]:
+        """Runs from position `start` to the head, with the ends of their steps; at least one, the last one marked.
+
+        Raises StoreUnavailableError.
+        """
+        start = min(start, self._length)
+        ends = await self._step_ends(start)
+        while True:
+            stop = min(self._length, start + RUN_IDS)
+            ids = await self._store.ids(self._session_id, self._generation, start, stop)
+            within = [end for end in ends if start < end <= stop]
+            yield History(offset=start, token_ids=ids, last=stop == self._length, step_ends=within)
+            if stop == self._length:
+                return
+            start = stop
+
+    async def _step_ends(self, start: int) -> list[int]:
+        """Where steps end after `start`, ascending. Read from the log's end: a worker mostly lacks the last steps."""
+        ends: list[int] = []
+        first = self._steps
+        while first > 0 and (not ends or ends[-1] > start):
+            count = min(_ENTRIES, first)
+            first -= count
+            entries = await self._store.log(self._session_id, self._generation, first, count)
+            ends.extend(entry.head.length for entry in reversed(entries))
+        return sorted(end for end in ends if end > start)
 
 
-class WorkerFailureError(Exception):
-    """The stream ended before Finished; another worker may go on."""
+class Receiver(Protocol):
+    """Takes what a worker sends. Raises OutputGapError when it does not fit what came before."""
 
-    def __init__(self, failure: Failure, message: str) -> None:
-        super().__init__(message)
-        self.failure = failure
+    def accepted(self, prompt_ids: "array[int]", cached_tokens: int) -> None: ...
+
+    def grown(self, delta: Delta) -> None: ...
+
+    def finished(self, finish: Finish) -> None: ...
 
 
-class Generation:
-    """A Generate stream that has begun. `take` is given Accepted and each Delta; then `commit`, `cancel` or `leave` it.
+class WorkerStream:
+    """A Generate stream that has begun. When it has ended, or has to end: `commit`, `cancel` or `leave` it.
 
     It is read by a task of its own: cancelling a pending read would cancel the whole call, before the worker could be
-    told anything.
+    sent anything.
     """
 
     def __init__(
         self,
+        worker_id: str,
         channel: WorkerChannel,
         metadata: list[tuple[str, str | bytes]],
         first: GenerateRequest,
-        history: SessionHistory,
-        take: Callable[[Accepted | Delta], None],
+        history: "SessionHistory",
+        receiver: Receiver,
     ) -> None:
+        self.worker_id = worker_id
+        self.channel = channel
         self._first = first
         self._history = history
-        self._take = take
+        self._receiver = receiver
         self._call: grpc.aio.StreamStreamCall[Any, Any] = channel.stub.Generate(metadata=metadata)
         self._reader = asyncio.create_task(self._read(), name="read a worker's output")
         self._reader.add_done_callback(_observe)
 
-    async def finished(self) -> Finished:
-        """Waits for the end. Raises WorkerFailureError, Refused for what no other worker can do better,
-        StoreUnavailableError when the log could not be read, and whatever `take` raises."""
+    async def finished(self) -> Finish:
+        """Waits for the end of the output. Raises WorkerFailureError; Refused for what no other worker can do better;
+        StoreUnavailableError when the log could not be read; and what the receiver raises."""
         return await asyncio.shield(self._reader)
 
-    async def _read(self) -> Finished:
+    async def _read(self) -> Finish:
         try:
             await self._call.write(self._first)
             while True:
@@ -85,18 +123,22 @@ class Generation:
                     raise await self._ended()
                 kind = response.WhichOneof("message")
                 if kind == "delta":
-                    self._take(response.delta)
+                    self._receiver.grown(_delta(response.delta))
                 elif kind == "accepted":
-                    self._take(response.accepted)
+                    accepted = response.accepted
+                    self._receiver.accepted(array("I", accepted.prompt_token_ids), accepted.cached_tokens)
                 elif kind == "need_history":
                     await self._send_history(response.need_history.from_token)
                 elif kind == "finished":
-                    finished: Finished = response.finished
-                    return finished
+                    finish = _finish(response.finished)
+                    self._receiver.finished(finish)
+                    return finish
         except grpc.aio.AioRpcError as error:
             raise classify(error) from error
         except asyncio.InvalidStateError as error:  # a write after the stream's end; its status says why
             raise await self._ended() from error
+        except OutputGapError as error:
+            raise WorkerFailureError(Failure.FAULTY, str(error)) from error
 
     async def _ended(self) -> Exception:
         code = await self._call.code()
@@ -111,26 +153,27 @@ class Generation:
             await self._call.write(GenerateRequest(history=run))
         fault_point("gateway.history.sent")
 
-    async def commit(self, head: pb.Head) -> None:
-        """Tells the worker that the step is durable. A worker that is gone by now rebuilds it from the log."""
-        await self._part(GenerateRequest(commit=Commit(head=head)))
+    async def commit(self, head: Head) -> None:
+        """Reports to the worker that the step is durable. A worker that is gone by now rebuilds it from the log."""
+        await self._part(GenerateRequest(commit=Commit(head=head_to_wire(head))))
 
     async def cancel(self) -> None:
         """Stops the attempt and frees what it holds."""
         await self._part(GenerateRequest(cancel=Cancel()))
 
     def leave(self) -> None:
-        """Breaks the stream: the attempt goes on as an orphan, for whoever resumes it."""
+        """Breaks the stream: the attempt goes on as an orphan, for another attempt to resume."""
         self._call.cancel()
 
     async def _part(self, last: GenerateRequest) -> None:
-        """Sends the last message, and reads to the end, so that the stream is not torn down before it is taken in."""
+        """Sends the last message, then reads to the end: a stream that ends earlier may be torn down before the worker
+        has read it."""
         try:
             async with asyncio.timeout(PARTING_SECONDS):
                 await self._call.write(last)
                 await self._call.done_writing()
         except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            log.info("a worker did not take the end of an attempt in: %s", error)
+            log.info("a worker did not read the end of an attempt: %s", error)
             self._call.cancel()
         await self._drain()
 
@@ -144,10 +187,47 @@ class Generation:
             self._call.cancel()
 
 
-def _observe(reader: "asyncio.Task[Finished]") -> None:
-    """A stream that was cancelled or left ends with an error that nobody waits for any more."""
+def _observe(reader: "asyncio.Task[Finish]") -> None:
+    """A stream that was cancelled or left ends with an error that nobody waits for."""
     if not reader.cancelled():
         reader.exception()
+
+
+def _delta(wire: worker_pb.Delta) -> Delta:
+    logprobs = logprobs_from_wire(wire.logprobs) if wire.logprobs else ()
+    return Delta(wire.text, wire.token_ids, wire.token_offset, wire.text_offset, logprobs)
+
+
+def _finish(wire: worker_pb.Finished) -> Finish:
+    return Finish(
+        reason=enum_member(FinishReason, pb.FinishReason, "FINISH_REASON", wire.finish_reason),
+        text=wire.text,
+        content=wire.content,
+        tool_calls=tuple(ToolCall(call.id, call.name, call.arguments_json) for call in wire.tool_calls),
+        output_tokens=wire.output_tokens,
+        cached_tokens=wire.cached_tokens,
+    )
+
+
+async def render(
+    channel: WorkerChannel,
+    metadata: list[tuple[str, str | bytes]],
+    attempt: StepAttempt,
+    entries: Sequence[LogEntry],
+) -> list[RenderedStep]:
+    """The steps of the session's log in the tokens of the revision that the attempt needs, which the worker serves.
+
+    Raises WorkerFailureError, or Refused for what no other worker can do better.
+    """
+    rendered = list[RenderedStep]()
+    for piece in pieces(entries):
+        request, seconds = render_request(attempt, piece, rendered), attempt.call.milliseconds_left / 1000
+        try:
+            response = await channel.stub.Render(request, metadata=metadata, timeout=seconds)
+        except grpc.aio.AioRpcError as error:
+            raise classify(error) from error
+        rendered += (RenderedStep(step.prompt_token_ids, step.output_token_ids) for step in response.steps)
+    return rendered
 
 
 def classify(error: grpc.aio.AioRpcError) -> WorkerFailureError | Refused:

@@ -1,4 +1,4 @@
-"""The `roost` command. It needs the extra `cli`; other packages add commands by entry points `roost.commands`."""
+"""The `roost` command. It needs the extra `cli`; other packages add commands as entry points in `roost.commands`."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import sys
 
 def main() -> None:
     """Runs `roost`; the console script."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own log is not for people
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own log is not for users
     try:
         from roost.cli import app
     except ModuleNotFoundError as error:

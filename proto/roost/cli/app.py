@@ -1,4 +1,4 @@
-"""The command tree: own commands, and those that other packages add."""
+"""The command tree: this package's commands, and those that other packages add."""
 
 import sys
 from typing import Annotated
@@ -45,7 +45,7 @@ def version(
 
 
 def run() -> None:
-    """Runs the command line. A command of another package whose libraries are missing says what to install."""
+    """Runs the command line. When a command's libraries are missing, it says what to install."""
     try:
         app()
     except ModuleNotFoundError as error:

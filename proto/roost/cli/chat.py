@@ -15,13 +15,13 @@ from roost.cli.options import DEFAULT_TARGET, ApiKey, Pool, Target, connect
 from roost.cli.output import expected_errors, report, report_error, write
 from roost.sync import SyncClient, SyncSession
 
-with contextlib.suppress(ImportError):  # there is none on Windows
+with contextlib.suppress(ImportError):  # Windows does not have it
     import readline  # noqa: F401  gives `input` line editing and history
 
 HELP = """/hold [TOOL] [SECONDS]  announce a pause
 /evict                  drop the KV cache; the next step rebuilds it
 /info                   show the session
-/help                   show this
+/help                   show this help
 /quit                   leave; the session stays
 Ctrl-C cancels a running step."""
 
@@ -29,24 +29,24 @@ Ctrl-C cancels a running step."""
 def chat(
     message: Annotated[
         str,
-        typer.Argument(metavar="MESSAGE", help="Say only this, then leave; the session stays.", show_default=False),
+        typer.Argument(metavar="MESSAGE", help="Say this, then leave; the session stays.", show_default=False),
     ] = "",
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
     pool: Pool = None,
-    role: Annotated[str, typer.Option(help="Role; the pool's first if left out.", show_default=False)] = "",
+    role: Annotated[str, typer.Option(help="Role; the pool's first by default.", show_default=False)] = "",
     system: Annotated[str, typer.Option(help="System text.", show_default=False)] = "",
     session: Annotated[
-        str, typer.Option(help="Go on in this session instead of opening one.", show_default=False)
+        str, typer.Option(help="Continue this session instead of opening a new one.", show_default=False)
     ] = "",
     max_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer.", min=1, show_default=False)] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="0 takes the likeliest token.", min=0, show_default=False)
+        float | None, typer.Option(help="0 takes the most likely token.", min=0, show_default=False)
     ] = None,
 ) -> None:
-    """Talk to a model in one session. Each line is a step; lines that begin with / are commands, and /help lists them.
+    """Talk to a model in one session. Each line is a step. Lines that begin with / are commands; /help lists them.
 
-    Only what the model says goes to a stdout that is no terminal; the rest goes to stderr.
+    When stdout is not a terminal, only what the model says goes there; everything else goes to stderr.
     """
     with expected_errors(), connect(target, api_key, pool) as client:
         handle = _session(client, role, system, session)
@@ -79,7 +79,7 @@ class Chat:
         self._sampling = sampling
 
     def note(self, text: str) -> None:
-        """Something for people that the model did not say."""
+        """Prints text that does not come from the model."""
         self._console.print(f"[dim]{escape(text)}[/]")
 
     def loop(self) -> None:
@@ -89,7 +89,7 @@ class Chat:
                 line = self._read()
             except EOFError:
                 if sys.stdin.isatty():
-                    self.note("")  # or the shell would go on behind the prompt
+                    self.note("")  # otherwise the shell's prompt would follow on the same line
                 return
             except KeyboardInterrupt:
                 self.note("\n/quit or Ctrl-D leaves")
@@ -103,10 +103,10 @@ class Chat:
         try:
             return input("> " if sys.stdin.isatty() else "").rstrip()
         except UnicodeDecodeError as error:
-            raise ValueError(f"the input is no UTF-8 text: {error.reason} at byte {error.start}") from None
+            raise ValueError(f"the input is not UTF-8 text: {error.reason} at byte {error.start}") from None
 
     def say(self, line: str) -> None:
-        """Takes a step, or obeys a command. An error is reported, and `failed` set."""
+        """Takes a step, or runs a command. Reports an error, and sets `failed`."""
         try:
             self._command(line) if line.startswith("/") else self._step(line.lstrip())
         except KeyboardInterrupt:
@@ -123,11 +123,11 @@ class Chat:
                     write(event.text)
                 elif isinstance(event, Restarted):
                     write("\n")
-                    self.note("the answer begins again")
+                    self.note("the answer starts again")
                 elif isinstance(event, Queued):
                     self.note(f"waiting for room, behind {event.position} other steps")
                 elif isinstance(event, Migrated):
-                    self.note(f"the pool's model has changed; the session goes on with {event.to_revision}")
+                    self.note(f"the pool's model has changed; the session continues with {event.to_revision}")
                 elif isinstance(event, Committed):
                     self._summary(event, time.monotonic() - begin)
 
@@ -150,7 +150,7 @@ class Chat:
         elif name == "/info":
             self._info()
         else:
-            report(f"there is no command `{name}`", "/help lists commands; with a space before it the line is said")
+            report(f"there is no command `{name}`", "/help lists commands; to say the line, put a space before it")
 
     def _hold(self, tool: str = "", seconds: str = "0", *more: str) -> None:
         try:

@@ -26,18 +26,18 @@ class OutputFormat(StrEnum):
 
 _HINTS: tuple[tuple[type[Exception], str], ...] = (
     (errors.AuthenticationError, "give the key with `--api-key` or ROOST_API_KEY"),
-    (errors.PoolNotAllowedError, "use a pool that this API key reaches, with `--pool`"),
+    (errors.PoolNotAllowedError, "use a pool that this API key may use, with `--pool`"),
     (errors.PoolNotFoundError, "give the pool as namespace/name with `--pool`"),
     (errors.RoleNotFoundError, "give one of the pool's roles with `--role`"),
     (errors.SessionNotFoundError, "`roost sessions list` shows your sessions"),
-    (errors.SessionClosedError, "`roost sessions log` still reads this one"),
+    (errors.SessionClosedError, "`roost sessions log` still shows its steps"),
     (errors.AnotherStepRunningError, "wait until the running step has ended"),
-    (errors.HeadMismatchError, "someone else took a step; `roost sessions log` shows it"),
-    (errors.SessionRolledBackError, "`roost sessions log` shows what is left of it"),
+    (errors.HeadMismatchError, "another client took a step; `roost sessions log` shows it"),
+    (errors.SessionRolledBackError, "`roost sessions log` shows what is left of the session"),
     (errors.OverloadedError, "try again in a moment"),
     (errors.WorkerUnavailableError, "workers may still be loading their model; try again in a moment"),
-    (errors.StoreUnavailableError, "check that Redis runs"),
-    (errors.UnavailableError, "start one with `roost up`, or give `--target` or ROOST_TARGET"),
+    (errors.StoreUnavailableError, "check that Redis is running"),
+    (errors.UnavailableError, "start a gateway with `roost up`, or give `--target` or ROOST_TARGET"),
 )
 
 
@@ -45,19 +45,19 @@ _CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(co
 
 
 def visible(text: str) -> str:
-    """Text without control characters but line breaks and tabs: what a model or a stranger wrote must not steer a
+    """Replaces control characters except line breaks and tabs: text from a model or another user must not control the
     terminal."""
     return text.translate(_CONTROLS)
 
 
 def write(text: str) -> None:
-    """Text on stdout at once, to the letter; a terminal gets what is `visible`."""
+    """Writes text to stdout at once: unchanged, or `visible` on a terminal."""
     sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
 def report(message: str, hint: str = "") -> None:
-    """An error for people, on stderr."""
+    """Prints an error on stderr."""
     console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     console.print(f"[bold red]error:[/] {escape(message)}")
     if hint:
@@ -65,14 +65,14 @@ def report(message: str, hint: str = "") -> None:
 
 
 def report_error(error: Exception) -> None:
-    """The same for an error of the SDK, with what to do about it."""
+    """Prints an error of the SDK, with a hint on what to do about it."""
     hint = next((text for kind, text in _HINTS if isinstance(error, kind)), "")
     report(str(error), hint)
 
 
 @contextmanager
 def expected_errors() -> Iterator[None]:
-    """Ends the command with exit code 1 and no traceback when the SDK raises."""
+    """Ends the command with exit code 1 and without a traceback when the SDK raises."""
     try:
         yield
     except (errors.RoostError, ValueError) as error:
@@ -100,8 +100,8 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, folded: str = "") -> None:
-    """A table without borders, as wide as it needs to be, so that a row is a line; on a terminal the column `folded`
-    is broken into lines that fit."""
+    """Prints a table without borders, as wide as it needs to be, so that each row is one line. On a terminal the column
+    `folded` is wrapped."""
     console = Console(highlight=False, emoji=False)
     folded = folded if console.is_terminal else ""
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -117,7 +117,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, fol
 
 
 _UNBOUNDED = 1_000_000
-"""Columns of a terminal that is wide enough for anything."""
+"""Width of a terminal in which nothing is wrapped."""
 
 
 def moment(time: datetime | None) -> str:

@@ -1,4 +1,4 @@
-"""Commands of other packages, found by entry points and loaded when they are used."""
+"""Commands of other packages: entry points, loaded when they are used."""
 
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
@@ -16,19 +16,19 @@ INSTALL_HINT = "pip install 'roost[local]'"
 
 
 class PluginGroup(TyperGroup):
-    """A group that also holds the entry points of `roost.commands`: each a `typer.Typer` or a command function."""
+    """A command group with the entry points of `roost.commands`: each is a `typer.Typer` or a command function."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         own = super().list_commands(ctx)
-        return [*(name for name in _found() if name not in own), *own]
+        return [*(name for name in _entries() if name not in own), *own]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         own = super().get_command(ctx, cmd_name)
-        entry = _found().get(cmd_name)
+        entry = _entries().get(cmd_name)
         return own if own is not None or entry is None else _load(entry)
 
 
-def _found() -> dict[str, EntryPoint]:
+def _entries() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
@@ -50,7 +50,7 @@ def _as_command(name: str, loaded: typer.Typer | Callable[..., Any], **settings:
 
 
 def _missing(entry: EntryPoint, error: ImportError) -> Any:
-    """A command that says what to install."""
+    """Returns a command that says what to install."""
 
     def missing() -> None:
         report(f"`roost {entry.name}` is not installed: {error}", INSTALL_HINT)

@@ -24,12 +24,12 @@ def list_sessions(
 ) -> None:
     """List your sessions of a pool, oldest first."""
     with expected_errors(), connect(target, api_key, pool) as client:
-        found = list(client.sessions(state=state, tier=tier, role=role, task=task))
+        sessions = list(client.sessions(state=state, tier=tier, role=role, task=task))
     if output is OutputFormat.JSON:
-        print_json(found)
+        print_json(sessions)
     else:
         columns = ("SESSION", "ROLE", "TASK", "STATE", "TIER", "TOKENS", "STEPS", "HOLD", "AGE")
-        print_table(columns, (_row(info) for info in found))
+        print_table(columns, (_row(info) for info in sessions))
 
 
 @app.command()
@@ -44,13 +44,13 @@ def get(
 @app.command()
 def hold(
     session: SessionId,
-    tool: Annotated[str, typer.Option(help="Tool that runs meanwhile.")] = "",
-    expect_seconds: Annotated[float, typer.Option(help="How long the pause may take; 0 is unknown.", min=0)] = 0.0,
+    tool: Annotated[str, typer.Option(help="Tool that runs during the pause.")] = "",
+    expect_seconds: Annotated[float, typer.Option(help="Expected length of the pause; 0 is unknown.", min=0)] = 0.0,
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
-    """Announce a pause, so that the KV cache can be kept for the return."""
+    """Announce a pause, so that the KV cache can be kept until the next step."""
     with expected_errors(), connect(target, api_key) as client:
         _show(client.session(session).hold(tool=tool, expect_seconds=expect_seconds), output)
 
@@ -91,14 +91,14 @@ def delete(
 def log(
     session: SessionId,
     generation: Annotated[int, typer.Option(help="Log to read; 0 is the current one.", min=0)] = 0,
-    token_ids: Annotated[bool, typer.Option("--token-ids", help="With token ids; goes with `-o json`.")] = False,
+    token_ids: Annotated[bool, typer.Option("--token-ids", help="Include token ids; only with `-o json`.")] = False,
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Show the committed steps of a session."""
     if token_ids and output is not OutputFormat.JSON:
-        raise typer.BadParameter("goes with `-o json` only", param_hint="--token-ids")
+        raise typer.BadParameter("only works with `-o json`", param_hint="--token-ids")
     with expected_errors(), connect(target, api_key) as client:
         steps = list(client.session(session).steps(generation=generation, include_token_ids=token_ids))
     if output is OutputFormat.JSON:

@@ -1,4 +1,4 @@
-"""What a step yields: its events, from Queued to Committed. Frozen values. Pure."""
+"""The events of a step, from Queued to Committed. Frozen values. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ class FinishReason(StrEnum):
     """Why generation ended."""
 
     STOP = "stop"
-    """The model ended its turn, a stop was met, or the constrained value is complete."""
+    """The model ended its turn, a stop string or id was met, or the constrained value is complete."""
     LENGTH = "length"
     """`max_tokens` or the context was reached."""
     TOOL_CALLS = "tool_calls"
@@ -23,12 +23,12 @@ class Usage:
     """Token counts."""
 
     prompt_tokens: int = 0
-    """Prompt tokens that were new to the log."""
+    """New prompt tokens, which the log did not hold."""
     output_tokens: int = 0
     cached_tokens: int = 0
-    """Tokens of the context found in a worker's cache."""
+    """Tokens of the context that the worker found in its cache."""
     reconstructed_tokens: int = 0
-    """Tokens of the context that were computed again although the log already held them."""
+    """Tokens of the log that were not cached and had to be computed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A worker has begun, or taken over."""
+    """A worker has begun the step, or has taken it over."""
 
     worker: str
     prompt_tokens: int
@@ -62,33 +62,33 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New output, provisional until `Committed`. Pieces come in order, without gap or repetition."""
+    """New output, provisional until `Committed`. Deltas come in order, without gaps or repetitions."""
 
     text: str
-    """It lags behind the ids while a character or a stop string may be incomplete."""
+    """May lag behind the ids while a character or a possible stop string is incomplete."""
     token_ids: Sequence[int]
     token_offset: int
-    """Tokens before these."""
+    """Number of tokens before these."""
     text_offset: int
-    """UTF-8 bytes of text before this text."""
+    """Number of UTF-8 bytes of text before this text."""
     logprobs: tuple[TokenLogprobs, ...] = ()
     attempt: AttemptRef = NO_ATTEMPT
 
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """All output of the step so far is void; it comes again from the start."""
+    """All output of the step so far is void; the output starts again."""
 
     reason: str
     """For people."""
     attempt: AttemptRef = NO_ATTEMPT
-    """Attempt whose output comes now."""
+    """Attempt whose output follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """The pool's model changed, and the session's log was rendered anew for it; the step goes on in the new log. The
-    old one stays readable: `Session.steps(generation=…)`."""
+    """The pool's model has changed: the session's log was rendered again for it, and the step continues in the new log.
+    The old log stays readable with `Session.steps(generation=…)`."""
 
     from_revision: str
     to_revision: str
@@ -100,7 +100,7 @@ class Migrated:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The step is durable. Always the last event."""
+    """The step is durable. It is always the last event."""
 
     step_id: str
     output: Message
@@ -116,10 +116,10 @@ class Committed:
     """Milliseconds from the gateway's receipt to its first delta."""
     seed: int
     replayed: bool
-    """True when the step had been committed before this call reached the gateway that answered."""
+    """Whether the step had been committed before this call."""
     output_tokens: int
     failovers: int
-    """Times another worker had to continue the step."""
+    """How many times another worker had to continue the step."""
 
 
 Event = Queued | Migrated | Started | Delta | Restarted | Committed

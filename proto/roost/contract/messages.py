@@ -1,4 +1,4 @@
-"""What goes into a step: messages, tools, sampling, formats. Frozen values, checked when they are created. Pure."""
+"""The input of a step: messages, tools, sampling, formats. Frozen values, checked when they are created. Pure."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Self
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -44,6 +44,16 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolDefinition:
+    """A tool as its client sent it, not checked yet. The prompt is rendered from `parameters_json`, so the text is kept
+    exactly as it came."""
+
+    name: str
+    description: str
+    parameters_json: str
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
     """A call that the model made."""
 
@@ -65,7 +75,8 @@ class ToolCall:
 class Message:
     """One turn's content. It is text only: nothing in it ever becomes a control token.
 
-    Raises ValueError when the role is none or the content has no UTF-8 form, and TypeError when it is no text.
+    Raises ValueError when the role is unknown or the content cannot be encoded as UTF-8, and TypeError when the content
+    is not text.
     """
 
     role: MessageRole
@@ -84,14 +95,14 @@ class Message:
         try:
             self.content.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"a message's content is no UTF-8 text: {error.reason} at {error.start}") from None
+            raise ValueError(f"a message's content is not UTF-8 text: {error.reason} at {error.start}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are drawn. None takes the model's default; the gateway checks the ranges.
 
-    Raises TypeError when a value is no number, and ValueError when a count is negative or does not fit its field.
+    Raises TypeError when a value is not a number, and ValueError when a count is negative or does not fit its field.
     """
 
     temperature: float | None = None
@@ -101,22 +112,22 @@ class Sampling:
     top_k: int | None = None
     """Keeps the k most likely tokens; 0 keeps all."""
     min_p: float | None = None
-    """Drops tokens less likely than this share of the most likely one, in [0, 1]."""
+    """Drops tokens whose probability is less than this share of the most likely token's, in [0, 1]."""
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     """1 is off."""
     seed: int | None = None
-    """Drawn by the gateway, and told with the result, when None."""
+    """Drawn by the gateway when None, and reported with the result."""
     max_tokens: int | None = None
     """The role's limit when None."""
     min_tokens: int | None = None
     stop: Sequence[str] = ()
-    """Strings that end the step; they are cut from the text."""
+    """Strings that end the step. They are not part of the text."""
     stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False
     logit_bias: Mapping[int, float] = field(default_factory=dict)
-    """Token id to what is added to its logit."""
+    """Maps token ids to what is added to their logits."""
     logprobs: int | None = None
     """Alternatives to report with each token, 0 to 20."""
 
@@ -182,9 +193,9 @@ class ToolChoiceMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """How the session's tools are used in a step. `name` is the one tool to call, and goes with REQUIRED only.
+    """How the session's tools are used in a step. `name` is the only tool that may be called; it goes with REQUIRED.
 
-    Raises ValueError for a mode that is none, or a name without REQUIRED.
+    Raises ValueError for an unknown mode, or a name without REQUIRED.
     """
 
     mode: ToolChoiceMode = ToolChoiceMode.AUTO
@@ -194,6 +205,14 @@ class ToolChoice:
         object.__setattr__(self, "mode", ToolChoiceMode(self.mode))
         if self.name and self.mode is not ToolChoiceMode.REQUIRED:
             raise ValueError(f"ToolChoice(name={self.name!r}) goes with mode=ToolChoiceMode.REQUIRED only")
+
+    @classmethod
+    def unchecked(cls, mode: ToolChoiceMode, name: str) -> Self:
+        """A choice as a client sent it; `requests.step` says what is wrong with it."""
+        choice = object.__new__(cls)
+        object.__setattr__(choice, "mode", mode)
+        object.__setattr__(choice, "name", name)
+        return choice
 
 
 Format = JsonSchema | ToolChoice

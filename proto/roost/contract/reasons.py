@@ -1,4 +1,4 @@
-"""`ErrorInfo.reason` of every error, and the statuses that carry each: one table for gateway, worker, SDK and fake."""
+"""The reasons of refusals and their statuses: one table for gateway, worker, SDK and fake. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
-"""The one error that ends a call with a status: raised by gateway, worker and fake, reported by whatever transport
-serves the call. Pure."""
+"""The error that ends a call with a status: raised by gateway, worker and fake, reported by the transport that serves
+the call. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,8 +9,8 @@ from roost.contract.reasons import Reason
 class Refused(Exception):  # noqa: N818  the contract's own word
     """A call ends with the status of `reason` (`roost.contract.reasons.STATUSES`).
 
-    `message` is for people and names the fix. `retry_seconds` says when coming back can help; None when it can't.
-    `violations` are the fields at fault, `metadata` what a program may read besides, both as texts.
+    `message` is for people and names the fix. After `retry_seconds` a retry may succeed; None when it cannot.
+    `violations` are pairs of a field and what is wrong with it. `metadata` is for programs.
     """
 
     def __init__(
@@ -31,14 +31,14 @@ class Refused(Exception):  # noqa: N818  the contract's own word
 
 
 def invalid(violations: Iterable[tuple[str, str]], reason: Reason = Reason.INVALID_REQUEST) -> Refused:
-    """The refusal of a request that names each field at fault."""
+    """The refusal of a request, which names each invalid field."""
     violations = tuple(violations)
     message = "; ".join(f"{field}: {why}" for field, why in violations)
     return Refused(reason, f"invalid request: {message}", violations=violations)
 
 
 def check(violations: Iterable[tuple[str, str]], reason: Reason = Reason.INVALID_REQUEST) -> None:
-    """Raises Refused with every violation, when there is any."""
+    """Raises Refused with all violations, if there are any."""
     violations = tuple(violations)
     if violations:
         raise invalid(violations, reason)

@@ -1,12 +1,13 @@
-"""A session and the steps of its log, as its owner reads them. Frozen values. Pure."""
+"""A session and the steps of its log, as its owner opens, lists and reads them. Frozen values. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from roost.contract.events import FinishReason, Usage
 from roost.contract.heads import Head
-from roost.contract.messages import Format, Message, Sampling
+from roost.contract.messages import Format, Message, Sampling, ToolDefinition
 
 
 class SessionState(StrEnum):
@@ -28,6 +29,41 @@ class Tier(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """A new session, as its client asks for it; not checked yet."""
+
+    pool: str = ""
+    """`namespace/name`; empty: the only pool of the caller."""
+    role: str = ""
+    """Empty: the pool's first role."""
+    system: str = ""
+    tools: tuple[ToolDefinition, ...] = ()
+    task: str = ""
+    parent: str = ""
+    """Session that spawns this one; empty when none does."""
+    request_id: str = ""
+    """Idempotency key: a repeated call returns the same session. Empty: none."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionQuery:
+    """Which sessions to list. Empty texts select all."""
+
+    pool: str = ""
+    """`namespace/name`; empty: the only pool of the caller."""
+    state: str = ""
+    """Value of a `SessionState`; no session has any other text."""
+    tier: str = ""
+    """Value of a `Tier`; no session has any other text."""
+    role: str = ""
+    task: str = ""
+    page_size: int = 0
+    """0 is the gateway's choice."""
+    page_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """A pause that the client announced."""
 
@@ -38,7 +74,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """What is known of one session. Times are UTC."""
+    """A session's record. Times are UTC."""
 
     id: str
     pool: str
@@ -92,3 +128,21 @@ class LoggedStep:
     output_token_ids: tuple[int, ...]
     """Empty unless asked for."""
     commit_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPage:
+    """One page of a list of sessions, oldest first."""
+
+    sessions: tuple[SessionInfo, ...]
+    next_page_token: str = ""
+    """Empty on the last page."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepPage:
+    """One page of a session's log, oldest step first."""
+
+    steps: tuple[LoggedStep, ...]
+    next_page_token: str = ""
+    """Empty on the last page."""

@@ -1,4 +1,4 @@
-"""A step as its client asks for it. Frozen values. Pure."""
+"""A step as its client requests it. Frozen values. Pure."""
 
 from dataclasses import dataclass, field
 
@@ -17,7 +17,8 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class StepRequest:
-    """One step of a session. `step_id` is the client's: a step that is sent again keeps it."""
+    """A step of a session. A client that sends the step again keeps `step_id`. A gateway checks it with
+    `roost.contract.requests`."""
 
     session_id: str
     step_id: str
@@ -25,6 +26,6 @@ class StepRequest:
     sampling: Sampling = field(default_factory=Sampling)
     format: Format | None = None
     expected_head: Head | None = None
-    """End of the log as the client knows it; None when it does not say."""
+    """End of the log as the client knows it; None when the client does not say."""
     received: Cursor | None = None
-    """Output of an earlier call that the client has; None when it has none."""
+    """Output that the client has from an earlier call; None without any."""

@@ -30,6 +30,11 @@ class SessionStore(Protocol):
     as told. Session names are well-formed (`names.pool_of`); the caller has checked that.
     """
 
+    @property
+    def grace_seconds(self) -> float:
+        """What is left of the time after the store came back in which no lease expires; all of it while it is away."""
+        ...
+
     async def health(self) -> StoreHealth:
         """Checks persistence and eviction settings. Several round trips; called at connect and on reconnect."""
         ...

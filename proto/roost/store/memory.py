@@ -73,6 +73,10 @@ class MemoryStore:
         if not tokens:
             del cached[session_id]
 
+    @property
+    def grace_seconds(self) -> float:
+        return 0.0
+
     async def health(self) -> StoreHealth:
         return StoreHealth(durable=True, problems=(), run_id="memory")
 
@@ -147,9 +151,10 @@ class MemoryStore:
                 continue
             inherited = pool.tokens_of(worker, before, now, grace=grace) if former and worker == former.worker else 0
             may_reserve = inherited or not pool.must_wait(worker, rank, {nonce, before}, now, grace=grace)
-            if inherited >= tokens:
+            fits = pool.has_room(worker, tokens, before, now, grace=grace)
+            if inherited and (inherited >= tokens or not fits):
                 reserved, tokens = worker, inherited
-            elif may_reserve and pool.has_room(worker, tokens, before, now, grace=grace):
+            elif may_reserve and fits:
                 reserved = worker
             elif line is None:
                 line = pool.leases[worker][0].model_revision

@@ -7,6 +7,7 @@ from typing import Any
 
 from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
+from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
@@ -53,7 +54,6 @@ from roost.store.wakes import Wakes
 
 WATERMARK = 0.9
 """Part of `maxmemory` above which no new session is opened."""
-GRACE_MS = round(GRACE_SECONDS * 1000)
 TOMBSTONE_MS = 60_000
 """How long an erased session's name answers a deletion that was sent again; nothing else of the session is kept."""
 _RENEW_BATCH = 256
@@ -63,7 +63,7 @@ _ANSWERS_LEARNED = 8
 async def connect(
     url: str,
     *,
-    grace_ms: int = GRACE_MS,
+    grace_ms: int = round(GRACE_SECONDS * 1000),
     aging_ms: int = AGING_MS,
     watermark: float = WATERMARK,
     connections: int = 64,
@@ -97,13 +97,16 @@ class RedisStore:
         self._run_id = ""
 
     @property
-    def grace(self) -> bool:
-        """Whether Redis has just come back, so that nobody's lease expires."""
-        return self._link.grace.left_ms > 0
+    def grace_seconds(self) -> float:
+        return self._link.grace.left_seconds
 
     async def health(self) -> StoreHealth:
         checked = await health.check(self._link)
-        if self._run_id and checked.run_id != self._run_id:
+        if self._run_id:
+            came_back = checked.run_id != self._run_id
+        else:
+            came_back = checked.uptime_seconds < LEASE_TTL_SECONDS
+        if came_back:
             self._link.grace.begin()
         self._run_id = checked.run_id
         return checked

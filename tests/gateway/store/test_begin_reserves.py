@@ -58,6 +58,17 @@ async def test_a_retry_takes_over_the_reservation_of_the_attempt_it_fences(store
     assert (again.ref, again.reserved) == (second.ref, "w1")
 
 
+async def test_a_retry_with_a_larger_estimate_keeps_what_it_has_at_a_full_worker(store, other, raw, session_id):
+    publish(raw, lease("w1", capacity_tokens=60))
+    first = await store.begin(begin_request(session_id))
+    assert await store.reserve(reservation(first, "w1", 50))
+    second = await other.begin(begin_request(session_id, new_tokens=70))
+    assert (second.reserved, second.descriptor.attempt.worker_id) == ("w1", "w1")
+    assert list(reservations(raw)) == [f"w1|{second.ref.nonce.hex()}"]
+    assert (await other.workers(POOL))[0].reserved_tokens == 50
+    assert raw.hlen(KEYS.waiters) == 0
+
+
 @pytest.mark.parametrize(("lost", "where"), [(False, "w2"), (True, "w1")])
 async def test_a_retry_goes_where_its_output_is_rather_than_to_the_owner(store, raw, session_id, lost, where):
     publish(raw, lease("w1"))

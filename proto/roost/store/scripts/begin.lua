@@ -96,9 +96,10 @@ for _, worker in ipairs(candidates) do
     local inherited = retry and worker == d['attempt:worker'] and tokens_of(ledger, former_member)
     local rank = rank_of(args.class, args.aging_ms, enqueued)
     local first = inherited or not must_wait(keys, revision_of(lease), rank, nonce, former, over, now, grace_ms)
-    if inherited and inherited >= tokens then
-      reserved, tokens = worker, inherited
-    elseif first and has_room(ledger, lease, worker, tokens, former_member) then
+    local fits = has_room(ledger, lease, worker, tokens, former_member)
+    if inherited and (inherited >= tokens or not fits) then
+      reserved, tokens = worker, inherited -- to resume what is there it needs no more than it has
+    elseif first and fits then
       reserved = worker
     else
       line = line or line_of(revision_of(lease))

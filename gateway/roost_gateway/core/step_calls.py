@@ -1,0 +1,72 @@
+"""The events of a step for its caller: how long the caller waits for them, and how it hears of a gateway that stops."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+from roost.contract.events import Delta, Event
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
+from roost.fault_points import fault_point
+from roost_gateway.core.pressure import Pressure
+from roost_gateway.step.call import StepCall
+from roost_gateway.step.steps import RunningStep, Steps
+
+
+class StepCalls:
+    """Runs steps for their callers."""
+
+    def __init__(self, steps: Steps, pressure: Pressure) -> None:
+        self._steps = steps
+        self._pressure = pressure
+
+    @asynccontextmanager
+    async def run(self, call: StepCall, limit_seconds: float | None) -> AsyncGenerator[AsyncIterator[Event], None]:
+        """Starts a step. Its events are iterated inside the context, which ends after `limit_seconds` unless the step
+        is being committed by then; None never ends it.
+
+        A step whose context is left early is cut off, or, while it is being committed, goes on by itself. Iterating
+        raises Refused, StoreUnavailableError.
+        """
+        step = self._steps.start(call)
+        try:
+            async with _time_limit(step, limit_seconds), aclosing(self._events(step)) as events:
+                yield events
+        finally:
+            self._steps.leave(step)
+
+    async def _events(self, step: RunningStep) -> AsyncGenerator[Event, None]:
+        async for event in step.events():
+            yield event
+            if isinstance(event, Delta):
+                fault_point("gateway.delta.sent")
+                if self._pressure.rest:
+                    await step.rest(self._pressure.rest)
+        try:
+            await step.result()
+        except asyncio.CancelledError:
+            if not self._steps.closing:
+                raise
+            message = "this gateway is stopping; go on at another"
+            raise Refused(Reason.WORKER_DRAINING, message, retry_seconds=0.0) from None
+
+
+@asynccontextmanager
+async def _time_limit(step: RunningStep, seconds: float | None) -> AsyncGenerator[None, None]:
+    if seconds is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def expire() -> None:
+        if not step.committing:
+            limit.reschedule(loop.time())
+
+    timer = loop.call_later(seconds, expire)
+    try:
+        async with asyncio.timeout(None) as limit:
+            yield
+    except TimeoutError:
+        raise Refused(Reason.DEADLINE_EXCEEDED, "the step took longer than step_timeout_seconds") from None
+    finally:
+        timer.cancel()

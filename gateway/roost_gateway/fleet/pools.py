@@ -1,0 +1,73 @@
+"""The pools that a gateway serves: their documents as the store had them last."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from roost.contract.pool_document import PoolDocument
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
+from roost.store.interface import SessionStore
+
+log = logging.getLogger(__name__)
+
+
+class Pools:
+    """The configured pools, or, when none is configured, every pool that the store knows."""
+
+    def __init__(self, store: SessionStore, configured: Sequence[str]) -> None:
+        self._store = store
+        self._configured = tuple(configured)
+        self._documents: dict[str, PoolDocument] = {}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._documents)
+
+    def known(self, name: str) -> PoolDocument | None:
+        """The pool's document as it was last read, or None."""
+        return self._documents.get(name)
+
+    async def get(self, name: str) -> PoolDocument:
+        """The pool's document, read now only if it has never been. Raises Refused: POOL_NOT_FOUND;
+        StoreUnavailableError."""
+        if name not in self._documents and (not self._configured or name in self._configured):
+            await self._read(name)
+        document = self._documents.get(name)
+        if document is None:
+            raise Refused(Reason.POOL_NOT_FOUND, f"there is no pool {name!r} here; name one as namespace/name")
+        return document
+
+    async def reread(self, name: str) -> PoolDocument:
+        """The pool's document, read now. Raises Refused: POOL_NOT_FOUND; StoreUnavailableError."""
+        await self._read(name)
+        return await self.get(name)
+
+    async def read_all(self) -> set[str]:
+        """Reads every document, and forgets pools that are gone. Returns their names. Raises StoreUnavailableError."""
+        names = self._configured or await self._store.pools()
+        await asyncio.gather(*(self._read(name) for name in names))
+        gone = set(self._documents) - set(names)
+        for name in gone:
+            del self._documents[name]
+        return gone
+
+    async def _read(self, name: str) -> None:
+        document = await self._store.pool_document(name)
+        if document is None:
+            self._documents.pop(name, None)
+            return
+        try:
+            self._documents[name] = PoolDocument.from_json(name, document)
+        except ValueError as error:  # the one that was read before stays in force
+            log.error("%s", error)
+
+
+def require_open(pool: PoolDocument) -> None:
+    """Raises Refused: POOL_SUSPENDED."""
+    if pool.suspend:
+        raise Refused(
+            Reason.POOL_SUSPENDED,
+            f"pool {pool.pool} is suspended; set suspend to false",
+            retry_seconds=30.0,
+        )

@@ -1,0 +1,237 @@
+"""One attempt at a step: what changes on its way from Begin to Commit."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from enum import StrEnum
+
+from roost.contract.heads import AttemptRef
+from roost.contract.pool_document import PoolDocument
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
+from roost.store.records import Began, Descriptor, Reservation
+from roost_gateway.routing.choice import StepNeed, WorkerState
+from roost_gateway.routing.revisions import bound_revision
+from roost_gateway.step.call import LEASE_MS, StepCall
+from roost_gateway.step.output import Outbox, StepOutput
+
+BUSY_SECONDS = 1.0
+"""How long a step avoids a worker that had no room for it."""
+MAX_FAULTS = 3
+"""Workers that may fail on a step, or be lost while they work on it, before the step is taken to be at fault: one that
+kills its worker must not kill them all."""
+
+
+class Failure(StrEnum):
+    """Why a worker did not finish a step, as far as the way on depends on it."""
+
+    LOST = "lost"  # the stream broke
+    BUSY = "busy"  # it drains, is full, or serves another revision
+    UNKNOWN_ATTEMPT = "unknown_attempt"  # there is nothing to resume; it may well begin the step
+    FAULTY = "faulty"  # it failed on this step
+
+
+class WorkerFailureError(Exception):
+    """A worker did not finish a step, and another one may go on."""
+
+    def __init__(self, failure: Failure, message: str) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+class StepClock:
+    """When things happened in a step, in seconds of `time.monotonic`."""
+
+    def __init__(self, received_at: float) -> None:
+        self._received_at = received_at
+        self._first_token_at = 0.0
+        self.queue_seconds = 0.0
+
+    def output_came(self) -> None:
+        if not self._first_token_at:
+            self._first_token_at = time.monotonic()
+
+    @contextmanager
+    def queueing(self) -> Iterator[None]:
+        """What the block takes is time in a queue."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.queue_seconds += time.monotonic() - began
+
+    @property
+    def first_token_seconds(self) -> float:
+        """From the gateway's receipt to the first output; 0 before it came."""
+        return max(0.0, self._first_token_at - self._received_at) if self._first_token_at else 0.0
+
+    @property
+    def total_seconds(self) -> float:
+        return time.monotonic() - self._received_at
+
+
+class StepAttempt:
+    """One attempt at a step, from Begin to Commit. Everything that changes on the way is here, and only the methods
+    below change it. It belongs to the task that drives it."""
+
+    def __init__(self, call: StepCall, began: Began, outbox: Outbox, prompt: int) -> None:
+        """`prompt` is the estimate of the prompt's tokens. The task that calls this drives the attempt."""
+        task = asyncio.current_task()
+        assert task is not None, "an attempt is driven by a task"
+        self._task = task
+        self._prompt = prompt
+        self.call = call
+        self.began = began
+        self.outbox = outbox
+        self.output = StepOutput(began.ref, call.request.received)
+        self.clock = StepClock(call.received_at)
+        self.need = self._need(bound_revision(began.descriptor))
+        self.registered = not began.reserved and bool(began.cached_tokens or began.fenced)
+        """Whether it may be among the store's waiters: Begin puts it there when the worker that it prefers is full."""
+        self.model_revision = ""
+        """Of the worker that it was sent to last."""
+        self.failovers = 0
+        self.committing = False
+        """The output is complete: from here on only Commit can tell whether the attempt is fenced."""
+        self.fenced = False
+        """A newer attempt has taken the step over."""
+        self._asked_at: float | None = None
+        self._avoided: dict[str, float] = {}
+        self._faults = 0
+
+    @property
+    def pool(self) -> PoolDocument:
+        return self.call.pool
+
+    @property
+    def session_id(self) -> str:
+        return self.call.request.session_id
+
+    @property
+    def ref(self) -> AttemptRef:
+        return self.began.ref
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return self.began.descriptor
+
+    @property
+    def continuation(self) -> bool:
+        """Whether the session has a log already."""
+        return self.descriptor.head.length > 0
+
+    @property
+    def priority(self) -> int:
+        return self.call.priority(continuation=self.continuation)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a worker has accepted it: then it waits until its deadline, and no full queue refuses it."""
+        return self.output.accepted
+
+    @property
+    def output_limit(self) -> int:
+        return self.call.output_limit(self._prompt, self.descriptor)
+
+    def _need(self, revision: str) -> StepNeed:
+        began, descriptor, log_tokens = self.began, self.descriptor, self.descriptor.head.length
+        return StepNeed(
+            session_id=descriptor.session_id,
+            model_revision=revision or self.pool.active_revision,
+            log_tokens=log_tokens,
+            new_tokens=self.call.new_tokens(self._prompt, log_tokens),
+            cached={descriptor.owner: min(began.cached_tokens, log_tokens)} if began.cached_tokens else {},
+            owner=descriptor.owner,
+        )
+
+    # Its session migrates before the step.
+
+    def migrates_to(self, pool: PoolDocument) -> None:
+        """From now on it needs a worker of the active revision of `pool`, which is its pool as read just now."""
+        self.call = replace(self.call, pool=pool)
+        self.need = self._need(pool.active_revision)
+
+    def migrated(self, descriptor: Descriptor, worker_id: str) -> None:
+        """Goes on in the session's new generation, with its tokens reserved at a worker."""
+        self.began = replace(self.began, descriptor=descriptor, reserved=worker_id, fenced=None, cached_tokens=0)
+        self.need = self._need(bound_revision(descriptor))
+
+    # It asks for a worker.
+
+    def reservation(self, worker_id: str = "", tokens: int = 0) -> Reservation:
+        """What to reserve at a worker; without one, what to give up."""
+        return Reservation(
+            pool=self.pool.pool,
+            session_id=self.session_id,
+            ref=self.ref,
+            worker_id=worker_id,
+            tokens=tokens,
+            priority=self.priority,
+            deadline_ms=self.call.milliseconds_left,
+            lease_ms=LEASE_MS,
+            revision=self.need.model_revision,
+        )
+
+    def asked(self, *, granted: bool) -> None:
+        """The store was asked for room just now; where there was none, it keeps a place among its waiters."""
+        self.registered, self._asked_at = not granted, time.monotonic()
+
+    def asked_within(self, seconds: float) -> bool:
+        return self._asked_at is not None and time.monotonic() < self._asked_at + seconds
+
+    def withdrawn(self) -> None:
+        """Its place among the store's waiters was given up."""
+        self.registered = False
+
+    def cached_at(self, worker_id: str, tokens: int) -> None:
+        """A worker that was thought to have some of the log cached has `tokens` of it."""
+        if worker_id in self.need.cached:
+            cached = {**self.need.cached, worker_id: min(tokens, self.need.log_tokens)}
+            self.need = replace(self.need, cached=cached)
+
+    # Workers fail.
+
+    def failed_at(self, worker_id: str, failure: Failure, *, is_fault: bool) -> None:
+        """Avoids the worker for a while, or, when it failed on the step, until the deadline.
+
+        Raises Refused: INTERNAL when too many workers were at fault; then the step is given up.
+        """
+        if failure is Failure.BUSY:
+            self._avoided[worker_id] = time.monotonic() + BUSY_SECONDS
+        elif failure is Failure.FAULTY:
+            self._avoided[worker_id] = self.call.deadline
+        self._faults += is_fault
+        if self._faults >= MAX_FAULTS:
+            raise Refused(Reason.INTERNAL, f"{self._faults} workers failed on this step; their logs have the cause")
+
+    @property
+    def avoids_any(self) -> bool:
+        return bool(self._avoided)
+
+    def excluded(self) -> frozenset[str]:
+        """Ids of the workers that it avoids now."""
+        now = time.monotonic()
+        return frozenset(worker for worker, until in self._avoided.items() if until > now)
+
+    def fails_over(self) -> None:
+        """Another worker goes on with its output."""
+        self.failovers += 1
+
+    # A worker works on it.
+
+    def goes_to(self, worker: WorkerState) -> None:
+        self.model_revision = self.need.model_revision or worker.model_revision
+
+    def accepted(self) -> None:
+        """The worker has begun: only one of the same revision can go on."""
+        self.need = replace(self.need, model_revision=self.model_revision)
+
+    def commits(self) -> None:
+        self.committing = True
+
+    def fence(self) -> None:
+        """A newer attempt has taken the step over: ends the task that drives this one."""
+        self.fenced = True
+        self._task.cancel()

@@ -1,0 +1,40 @@
+"""Work that outlives its call: what is owed to worker and store when a client leaves."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from roost.contract.refused import Refused
+from roost.store.records import StoreUnavailableError
+
+log = logging.getLogger(__name__)
+
+
+class Background:
+    """Tasks that nobody waits for. Their failures are logged."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        self.adopt(asyncio.create_task(work))
+
+    def adopt(self, task: "asyncio.Task[Any]") -> None:
+        """Keeps a running task until it ends."""
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    async def finish(self, seconds: float) -> None:
+        """Waits `seconds` for all of it, then cancels the rest."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def _done(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            expected = isinstance(error, Refused | StoreUnavailableError)
+            log.warning("work left over from a step failed: %s", error, exc_info=None if expected else error)

@@ -1,0 +1,85 @@
+"""One Step call, checked, and what follows from it: its class, its limits, and what Begin is asked."""
+
+import secrets
+import time
+from dataclasses import dataclass
+
+from roost.contract.lease import LEASE_TTL_SECONDS
+from roost.contract.pool_document import PoolDocument, PoolRole
+from roost.contract.steps import StepRequest
+from roost.store.records import BeginRequest, Descriptor
+from roost.store.values import content_digest
+from roost_gateway.admission import estimate
+from roost_gateway.admission.admission_queue import step_class
+
+LEASE_MS = int(LEASE_TTL_SECONDS * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class StepCall:
+    """One Step call, checked. Times are seconds of `time.monotonic`."""
+
+    request: StepRequest
+    tenant: str
+    pool: PoolDocument
+    role: PoolRole
+    facts: estimate.SessionFacts
+    received_at: float
+    deadline: float
+
+    @property
+    def milliseconds_left(self) -> int:
+        return max(1, int((self.deadline - time.monotonic()) * 1000))
+
+    def prompt_estimate(self, bytes_per_token: float) -> int:
+        """Tokens of the rendered prompt, before anybody has rendered it."""
+        return estimate.prompt_tokens(self.request, self.facts, bytes_per_token)
+
+    def new_tokens(self, prompt: int, log: int) -> int:
+        """Estimate of the most tokens that the step adds to a log of `log` tokens."""
+        return estimate.new_tokens(prompt, self.wanted_output, log, self.pool.token_limit)
+
+    @property
+    def wanted_output(self) -> int:
+        """Most tokens to generate, without regard to what the session has left."""
+        return estimate.max_output_tokens(self.request, self.pool, self.role)
+
+    def output_limit(self, prompt: int, session: Descriptor) -> int:
+        """Most tokens to generate: what was asked for, cut to what the budget and the session's length leave."""
+        limits = [
+            limit - used
+            for limit, used in (
+                (self.role.budget_tokens, session.prompt_tokens + session.output_tokens),
+                (self.pool.max_session_tokens, session.head.length),
+            )
+            if limit
+        ]
+        return estimate.clipped_output(self.wanted_output, prompt, min(limits, default=None))
+
+    def priority(self, *, continuation: bool) -> int:
+        return step_class(self.role.priority, self.pool.priorities, continuation=continuation)
+
+    def begin_request(self, prompt: int) -> BeginRequest:
+        """What Begin is asked, with the estimate of the prompt."""
+        request, head = self.request, self.request.expected_head
+        log_tokens = head.length if head else 0
+        new = self.new_tokens(prompt, log_tokens)
+        seed = request.sampling.seed
+        return BeginRequest(
+            session_id=request.session_id,
+            tenant=self.tenant,
+            step_id=request.step_id,
+            digest=content_digest(request),
+            expected_head=head,
+            nonce=secrets.token_bytes(16),
+            seed=secrets.randbits(63) if seed is None else seed,
+            lease_ms=LEASE_MS,
+            new_tokens=new,
+            max_session_tokens=estimate.lenient(self.pool.token_limit, new),
+            budget_tokens=estimate.lenient(self.role.budget_tokens, new),
+            max_steps=self.role.max_steps,
+            priority=self.priority(continuation=log_tokens > 0 or self.facts.continues),
+            deadline_ms=self.milliseconds_left,
+            expected_generation=head.generation if head else 0,
+            migrates_to=self.pool.active_revision if self.pool.migrates else "",
+        )

@@ -1,0 +1,65 @@
+"""Keeps this gateway's attempts alive: their leases, renewed together once a period for each pool."""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from roost.contract.lease import LEASE_PERIOD_SECONDS
+from roost.store.interface import SessionStore
+from roost.store.records import RenewItem, StoreUnavailableError
+from roost_gateway.step.attempt import StepAttempt
+from roost_gateway.step.call import LEASE_MS
+
+log = logging.getLogger(__name__)
+
+
+class Renewal:
+    """Renews leases, reservations and places among the waiters of all live attempts."""
+
+    def __init__(self, store: SessionStore) -> None:
+        self._store = store
+        self._live: set[StepAttempt] = set()
+        self._loop: asyncio.Task[None] | None = None
+
+    async def aclose(self) -> None:
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.gather(self._loop, return_exceptions=True)
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    @contextmanager
+    def of(self, attempt: StepAttempt) -> Iterator[None]:
+        """Keeps an attempt alive during the block; an attempt that turns out to be fenced has its task cancelled."""
+        self._live.add(attempt)
+        if self._loop is None:
+            self._loop = asyncio.create_task(self._renew_forever(), name="renew attempts")
+        try:
+            yield
+        finally:
+            self._live.discard(attempt)
+
+    async def _renew_forever(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_PERIOD_SECONDS)
+            by_pool: dict[str, list[StepAttempt]] = defaultdict(list)
+            for attempt in self._live:
+                by_pool[attempt.pool.pool].append(attempt)
+            for pool, batch in by_pool.items():
+                await self._renew(pool, batch)
+
+    async def _renew(self, pool: str, batch: list[StepAttempt]) -> None:
+        items = [RenewItem(attempt.session_id, attempt.ref) for attempt in batch]
+        try:
+            live = await self._store.renew(pool, items, LEASE_MS)
+        except StoreUnavailableError:
+            return  # expiry is liveness, never safety: the attempts may still commit
+        except Exception:
+            log.exception("renewing %d attempts of %s failed; trying again", len(batch), pool)
+            return
+        for attempt, lives in zip(batch, live, strict=True):
+            if not lives and attempt in self._live and not attempt.committing:
+                attempt.fence()

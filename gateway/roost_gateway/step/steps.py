@@ -1,0 +1,239 @@
+"""A step from Begin to Committed (ARCHITECTURE.md, "The way of a step"), and what happens when something dies."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+
+from roost.contract.events import Event
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
+from roost.fault_points import fault_point
+from roost.store.interface import SessionStore
+from roost.store.records import AlreadyCommitted, Began, BeginRequest, CommitRequest, LogEntry, StoreUnavailableError
+from roost_gateway.errors import STORE_RETRY_SECONDS
+from roost_gateway.fleet.fleet import Fleet
+from roost_gateway.step.attempt import StepAttempt
+from roost_gateway.step.background import Background
+from roost_gateway.step.call import StepCall
+from roost_gateway.step.log_entries import commit_request, committed_event, replay
+from roost_gateway.step.migration import Migration
+from roost_gateway.step.output import Outbox
+from roost_gateway.step.placement import Placement
+from roost_gateway.step.relay import Relay
+from roost_gateway.step.renewal import Renewal
+from roost_gateway.step.worker_stream import WorkerStream
+from roost_gateway.telemetry import StepFigures, Telemetry
+
+log = logging.getLogger(__name__)
+
+COMMIT_PATIENCE_SECONDS = 30.0
+"""How long after the step's deadline a commit is still tried while the store is away."""
+_FIRST_WAIT, _LONGEST_WAIT = 0.02, 0.5
+
+
+class RunningStep:
+    """A step that is driven by a task of its own. A client that is slow to take its events does not slow it down."""
+
+    def __init__(self, call: StepCall) -> None:
+        self.call = call
+        self.outbox = Outbox()
+        self.attempt: StepAttempt | None = None
+        """None until Begin has returned it."""
+        self.task: asyncio.Task[None] | None = None
+        """None until it is started."""
+
+    @property
+    def committing(self) -> bool:
+        """Whether the output is complete: from then on a client that leaves changes nothing, the step is committed."""
+        return self.attempt is not None and self.attempt.committing
+
+    def events(self) -> AsyncIterator[Event]:
+        """What the step yields until it ends, in whichever way; `result` says how."""
+        return self.outbox.events()
+
+    async def rest(self, seconds: float) -> None:
+        """Lets output gather for so long, or until nothing more comes."""
+        await self.outbox.rest(seconds)
+
+    async def result(self) -> None:
+        """Waits for the end. Raises Refused, StoreUnavailableError, or CancelledError after it was cut off."""
+        assert self.task is not None, "a step is driven from its start on"
+        await self.task
+
+    def cut_off(self) -> None:
+        """Ends it, unless it is being committed."""
+        if self.task is not None and not self.committing:
+            self.task.cancel()
+
+
+class Steps:
+    """Drives the steps of one gateway."""
+
+    def __init__(
+        self, store: SessionStore, fleet: Fleet, on_committed: Callable[[StepCall], None], telemetry: Telemetry
+    ) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._on_committed = on_committed
+        self._telemetry = telemetry
+        self._placement = Placement(store, fleet)
+        self._renewal = Renewal(store)
+        self._background = Background()
+        self._migration = Migration(store, fleet, self._placement, self._background, telemetry)
+        self._running: set[RunningStep] = set()
+        self.closing = False
+        """Whether steps that are cut off leave their attempts as orphans, for another gateway to resume."""
+
+    def __len__(self) -> int:
+        """Steps that have a client."""
+        return len(self._running)
+
+    @property
+    def live_attempts(self) -> int:
+        return len(self._renewal)
+
+    def waiting(self) -> list[tuple[float, dict[str, str]]]:
+        """Lengths of the queues with their labels, for a gauge."""
+        return self._placement.waiting()
+
+    def workers_changed(self, pool: str) -> None:
+        """The pool's workers were read again: steps that wait for one try again."""
+        self._placement.kick(pool)
+
+    def start(self, call: StepCall) -> RunningStep:
+        """Begins a step. The caller takes its events, and in the end calls `leave`."""
+        step = RunningStep(call)
+        step.task = asyncio.create_task(self._run(step), name=f"step {call.request.step_id}")
+        step.task.add_done_callback(lambda _: step.outbox.close())
+        self._running.add(step)
+        return step
+
+    def leave(self, step: RunningStep) -> None:
+        """Its client has gone, or has everything: what is left of the step is cut off, or committed without it."""
+        self._running.discard(step)
+        if step.task is not None and not step.task.done():
+            step.cut_off()
+            self._background.adopt(step.task)
+
+    def close(self) -> None:
+        """The gateway stops: cuts all steps off."""
+        self.closing = True
+        for step in self._running:
+            step.cut_off()
+
+    async def aclose(self, finish_seconds: float) -> None:
+        """Waits so long for cancels and aborts that are under way, then ends everything."""
+        await self._background.finish(finish_seconds)
+        await self._renewal.aclose()
+        await self._placement.aclose()
+
+    async def _run(self, step: RunningStep) -> None:
+        fault_point("gateway.step.received")
+        call = step.call
+        prompt = call.prompt_estimate(self._fleet.workers.bytes_per_token(call.pool.pool))
+        began = await self._begin(call.begin_request(prompt))
+        fault_point("gateway.begin.done")
+        if isinstance(began, AlreadyCommitted):
+            replay(began, call.request, step.outbox)
+            return
+        self._telemetry.name_step(call.request.session_id, began.descriptor.model)
+        step.attempt = attempt = StepAttempt(call, began, step.outbox, prompt)
+        queue = self._placement.queue(call.pool.pool)
+        with self._renewal.of(attempt):
+            queue.started(call.tenant)
+            try:
+                await self._drive(attempt)
+            except asyncio.CancelledError:
+                if attempt.fenced:
+                    raise Refused(Reason.ATTEMPT_FENCED, "a newer attempt has taken this step over") from None
+                raise
+            finally:
+                queue.ended(call.tenant)
+
+    async def _begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
+        """A step that is cut off before Begin has returned leaves no attempt: it is aborted when Begin returns it."""
+        begin = asyncio.ensure_future(self._store.begin(request))
+        try:
+            return await asyncio.shield(begin)
+        except asyncio.CancelledError:
+            self._background.spawn(self._undo(request.session_id, begin))
+            raise
+
+    async def _undo(self, session_id: str, begin: "asyncio.Future[Began | AlreadyCommitted]") -> None:
+        with contextlib.suppress(Refused, StoreUnavailableError):
+            began = await begin
+            if isinstance(began, Began) and not self.closing:
+                await self._store.abort(session_id, began.ref)
+
+    async def _drive(self, attempt: StepAttempt) -> None:
+        relay = Relay(attempt, self._store, self._fleet, self._placement, self._telemetry)
+        try:
+            await self._migration.migrate_if_due(attempt)
+            finish, stream = await relay.generate()
+            fault_point("gateway.finished")
+            attempt.commits()
+            request = commit_request(attempt, finish, stream.worker_id)
+            entry = await self._commit(request, attempt.call.deadline)
+            fault_point("gateway.commit.done")
+            event = committed_event(attempt, entry)
+            self._on_committed(attempt.call)
+            self._background.spawn(stream.commit(event.head))
+            attempt.outbox.committed(event, attempt.output)
+            await asyncio.sleep(0)  # Committed is on its way before the figures are written
+            self._telemetry.committed(_figures(attempt, entry))
+        except BaseException as error:
+            self._clean_up(attempt, relay.stream, error)
+            raise
+
+    async def _commit(self, request: CommitRequest, deadline: float) -> LogEntry:
+        """Commits, again and again while the store is away; the script is idempotent by the attempt's nonce.
+
+        Raises Refused: what the store refuses, or COMMIT_UNKNOWN when the store stayed away.
+        """
+        wait, give_up = _FIRST_WAIT, deadline + COMMIT_PATIENCE_SECONDS
+        while True:
+            try:
+                async with asyncio.timeout(max(0.1, give_up - time.monotonic())):
+                    return await self._store.commit(request)
+            except (StoreUnavailableError, TimeoutError) as error:
+                if time.monotonic() + wait >= give_up:
+                    message = "the step is complete, but the store did not confirm it"
+                    advice = "repeat the same step_id to learn the outcome"
+                    raise Refused(
+                        Reason.COMMIT_UNKNOWN, f"{message}; {advice}", retry_seconds=STORE_RETRY_SECONDS
+                    ) from error
+            await asyncio.sleep(wait)
+            wait = min(_LONGEST_WAIT, wait * 2)
+
+    def _clean_up(self, attempt: StepAttempt, stream: WorkerStream | None, error: BaseException) -> None:
+        """Frees what the attempt holds, unless another attempt has the step now or may resume it."""
+        resumed_later = isinstance(error, Refused) and error.reason in (Reason.ATTEMPT_FENCED, Reason.COMMIT_UNKNOWN)
+        in_doubt = attempt.committing and isinstance(error, asyncio.CancelledError)
+        if attempt.fenced or self.closing or resumed_later or in_doubt:
+            if stream is not None:
+                stream.leave()
+            return
+        if stream is not None:
+            self._background.spawn(stream.cancel())
+        self._background.spawn(self._abort(attempt))
+
+    async def _abort(self, attempt: StepAttempt) -> None:
+        try:
+            await self._store.abort(attempt.session_id, attempt.ref)
+        except StoreUnavailableError:
+            log.info("an attempt of %s could not be ended; its lease will run out", attempt.session_id)
+
+
+def _figures(attempt: StepAttempt, entry: LogEntry) -> StepFigures:
+    return StepFigures(
+        model=attempt.descriptor.model,
+        prompt_tokens=entry.prompt_tokens,
+        output_tokens=entry.output_tokens,
+        cached_tokens=entry.cached_tokens,
+        queue_seconds=attempt.clock.queue_seconds,
+        first_token_seconds=attempt.clock.first_token_seconds,
+        total_seconds=attempt.clock.total_seconds,
+        failovers=attempt.failovers,
+    )

@@ -1,0 +1,108 @@
+"""Stored records as their owner reads them. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from roost.contract.events import Committed, Migrated, Usage
+from roost.contract.pool_document import PoolDocument
+from roost.contract.sessions import Hold, LoggedStep, SessionInfo, SessionState, Tier
+from roost.store.records import Descriptor, LogEntry
+from roost.store.values import (
+    finish_reason_from_record,
+    format_from_record,
+    message_from_record,
+    sampling_from_record,
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def session_info(
+    descriptor: Descriptor, pool: PoolDocument | None, residency: tuple[str, int] | None = None
+) -> SessionInfo:
+    """A session's record. `residency` is worker and cached tokens as published; None when it is COLD."""
+    worker, cached_tokens = residency or ("", 0)
+    hold = descriptor.hold
+    budget = pool.role(descriptor.role).budget_tokens if pool else 0
+    used = descriptor.prompt_tokens + descriptor.output_tokens
+    return SessionInfo(
+        id=descriptor.session_id,
+        pool=descriptor.pool,
+        role=descriptor.role,
+        task=descriptor.task,
+        parent=descriptor.parent,
+        model=descriptor.model,
+        model_revision=descriptor.model_revision,
+        generation=descriptor.generation,
+        head=replace(descriptor.head, generation=descriptor.generation),
+        state=SessionState(descriptor.state.value),
+        tier=Tier.HOT if worker else Tier.COLD,
+        worker=worker,
+        cached_tokens=cached_tokens,
+        hold=None if hold is None else Hold(hold.tool, hold.expect_seconds, _time(hold.begin_ms)),
+        steps=descriptor.steps,
+        usage=_usage(descriptor),
+        budget_remaining_tokens=max(0, budget - used) if budget else None,
+        running_step_id=descriptor.attempt.step_id if descriptor.attempt else "",
+        create_time=_time(descriptor.created_ms),
+        update_time=_time(descriptor.updated_ms),
+        expire_time=_time(descriptor.expires_ms) if descriptor.expires_ms else None,
+        labels=descriptor.labels,
+    )
+
+
+def logged_step(entry: LogEntry, generation: int, token_ids: Sequence[int] = ()) -> LoggedStep:
+    """A log's entry. `token_ids` are those of its prompt, then of its output; empty when they are not asked for."""
+    return LoggedStep(
+        step_id=entry.step_id,
+        index=entry.index,
+        messages=tuple(map(message_from_record, entry.messages)),
+        output=message_from_record(entry.output),
+        finish_reason=finish_reason_from_record(entry.finish_reason),
+        usage=_usage(entry),
+        head=replace(entry.head, generation=generation),
+        sampling=replace(sampling_from_record(entry.sampling), seed=entry.seed),
+        format=format_from_record(entry.format),
+        prompt_token_ids=tuple(token_ids[: entry.prompt_tokens]),
+        output_token_ids=tuple(token_ids[entry.prompt_tokens :]),
+        commit_time=_time(entry.commit_ms),
+    )
+
+
+def committed(entry: LogEntry, generation: int, *, replayed: bool) -> Committed:
+    """The event of a step that has this entry. Its times and failovers are 0."""
+    return Committed(
+        step_id=entry.step_id,
+        output=message_from_record(entry.output),
+        finish_reason=finish_reason_from_record(entry.finish_reason),
+        usage=_usage(entry),
+        head=replace(entry.head, generation=generation),
+        index=entry.index,
+        queue_ms=0,
+        first_token_ms=0,
+        seed=entry.seed,
+        replayed=replayed,
+        output_tokens=entry.output_tokens,
+        failovers=0,
+    )
+
+
+def migrated(descriptor: Descriptor) -> Migrated:
+    """The event of the migration that made the session's current log."""
+    assert descriptor.former is not None
+    head = replace(descriptor.head, generation=descriptor.generation)
+    return Migrated(descriptor.former.model_revision, descriptor.model_revision, descriptor.generation, head)
+
+
+def _time(milliseconds: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def _usage(counted: LogEntry | Descriptor) -> Usage:
+    return Usage(
+        prompt_tokens=counted.prompt_tokens,
+        output_tokens=counted.output_tokens,
+        cached_tokens=counted.cached_tokens,
+        reconstructed_tokens=counted.reconstructed_tokens,
+    )

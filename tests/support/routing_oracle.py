@@ -1,0 +1,46 @@
+"""What the right choice of a worker is, found by looking at every worker; and workers to choose from."""
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import fields
+from typing import Any
+
+from leases import lease_of
+from roost.contract.lease import WorkerLease
+from roost_gateway.routing.choice import (
+    Choice,
+    StepNeed,
+    Tier,
+    WorkerState,
+    cheapest,
+    eligible,
+    in_tier,
+    other_order,
+    standing,
+)
+
+_OF_LEASE = {field.name for field in fields(WorkerLease)}
+
+
+def worker_of(name: str, **figures: Any) -> WorkerState:
+    """A worker with the given fields of its lease and of its state."""
+    lease = lease_of(name, **{key: value for key, value in figures.items() if key in _OF_LEASE})
+    return WorkerState(lease, **{key: value for key, value in figures.items() if key not in _OF_LEASE})
+
+
+def choose(need: StepNeed, workers: Sequence[WorkerState], excluded: AbstractSet[str] = frozenset()) -> Choice | None:
+    """The worker of least cost that serves the step's revision, or None when no worker may serve it."""
+    able = [worker for worker in workers if eligible(need, worker, excluded)]
+    related = [worker for worker in able if worker.worker_id in need.cached or worker.worker_id == need.owner]
+    others = [(standing(worker), worker) for worker in able]
+    for tier in Tier:
+        fitting = [(place, worker) for place, worker in others if in_tier(tier, place, need.tokens)]
+        if fitting:
+            best = min(fitting, key=lambda pair: other_order(need, tier, pair[0], pair[1].worker_id))
+            return cheapest(need, [*related, best[1]])
+    return None
+
+
+def has_room(choice: Choice) -> bool:
+    """Whether the chosen worker runs the step at once."""
+    return in_tier(Tier.ROOM, standing(choice.worker), choice.tokens)
