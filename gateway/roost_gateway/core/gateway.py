@@ -185,7 +185,8 @@ class Gateway:
         role = pool.role(facts.role)
         check(requests.step_of_role(request, role))
         deadline = now + (self._step_timeout_seconds if seconds_left is None else seconds_left)
-        return StepCall(request, caller.tenant, pool, role, facts, now, deadline)
+        bytes_per_token = self._workers.bytes_per_token(pool.pool)
+        return StepCall(request, caller.tenant, pool, role, facts, bytes_per_token, now, deadline)
 
     async def _check_parent(self, parent: str, caller: Caller) -> None:
         if not parent:

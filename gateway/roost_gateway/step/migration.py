@@ -5,10 +5,12 @@ the new generation: a gateway or worker that dies on the way leaves the old gene
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 from roost.contract.events import Migrated
 from roost.contract.heads import Head
+from roost.contract.loghash import extend
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
@@ -20,7 +22,8 @@ from roost_gateway.routing.choice import WorkerState
 from roost_gateway.routing.revisions import migrates
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
 from roost_gateway.step.background import Background
-from roost_gateway.step.log_entries import migrate_request
+from roost_gateway.step.call import LEASE_MS
+from roost_gateway.step.output import RenderedStep
 from roost_gateway.step.placement import Placement
 from roost_gateway.step.worker_stream import render
 from roost_gateway.telemetry import Telemetry
@@ -31,7 +34,7 @@ _ENTRIES = 32
 
 
 class Migration:
-    """Gives sessions new generations, each before a step, at a worker where the step's tokens are reserved."""
+    """Migrates sessions, each as part of an attempt at a step."""
 
     def __init__(
         self, store: SessionStore, fleet: Fleet, placement: Placement, background: Background, telemetry: Telemetry
@@ -45,8 +48,8 @@ class Migration:
         self._telemetry = telemetry
 
     async def migrate_if_due(self, attempt: StepAttempt) -> None:
-        """Migrates the session if its pool's model has changed. Its client hears of that, or of an earlier migration
-        that it does not know.
+        """Migrates the session if its pool's model has changed. The client gets `Migrated`, also for an earlier
+        migration that it does not know of.
 
         Raises Refused, StoreUnavailableError.
         """
@@ -59,7 +62,7 @@ class Migration:
             attempt.outbox.migrated(event)
 
     async def _is_due(self, attempt: StepAttempt) -> bool:
-        """A step whose output a worker of the old revision may still have ends there."""
+        """Whether to migrate now. A step whose output a worker of the old revision may still have ends there."""
         if not migrates(attempt.pool, attempt.descriptor):
             return False
         fresh = await self._fleet.pools.reread(attempt.pool.pool)  # an outdated document would migrate the session back
@@ -108,16 +111,16 @@ class Migration:
         return entries
 
     def _reserved(self, attempt: StepAttempt) -> WorkerState | None:
-        """The worker that an earlier attempt had reserved for the same purpose."""
+        """The worker at which an earlier attempt had reserved to migrate, or None."""
         reserved = attempt.began.reserved
         worker = self._workers.get(attempt.pool.pool, reserved) if reserved else None
         return worker if worker is not None and worker.model_revision == attempt.need.model_revision else None
 
     async def _rendered(self, worker: WorkerState, attempt: StepAttempt, entries: list[LogEntry]) -> MigrateRequest:
         pool, revision = attempt.pool, attempt.need.model_revision
-        channel, metadata = self._clients.channel(worker.address), self._clients.metadata(pool.pool)
         try:
-            request = migrate_request(attempt, entries, await render(channel, metadata, attempt, entries))
+            rendered = await render(attempt, entries, worker, self._clients)
+            request = migrate_request(attempt, entries, rendered)
         except ValueError as error:
             raise WorkerFailureError(Failure.FAULTY, str(error)) from error
         except Refused as refused:
@@ -130,7 +133,7 @@ class Migration:
         return request
 
     def _evict(self, former: Descriptor, epoch: int) -> None:
-        """Nobody asks for the old generation's KV again."""
+        """Drops the KV of the old generation, which is not needed again."""
         workers = [
             worker for worker in self._workers.states(former.pool) if worker.model_revision == former.model_revision
         ]
@@ -138,8 +141,46 @@ class Migration:
             self._background.spawn(self._clients.evict(former.pool, workers, former.session_id, epoch))
 
 
+def migrate_request(
+    attempt: StepAttempt, entries: Sequence[LogEntry], rendered: Sequence[RenderedStep]
+) -> MigrateRequest:
+    """What Migrate writes: the same steps in the tokens of the revision that the attempt needs.
+
+    Raises ValueError when a step or a prompt is missing, or ids are cut off.
+    """
+    packed, head, migrated = bytearray(), Head(), list[LogEntry]()
+    for entry, step in zip(entries, rendered, strict=True):
+        if not step.prompt_ids or (len(step.prompt_ids) | len(step.output_ids)) % ID_BYTES:
+            raise ValueError(f"step {entry.step_id} was rendered without a prompt, or to half an id")
+        ids = step.prompt_ids + step.output_ids
+        head = Head(head.length + len(ids) // ID_BYTES, extend(head.log_hash, ids))
+        packed += ids
+        migrated.append(
+            replace(
+                entry,
+                prompt_tokens=len(step.prompt_ids) // ID_BYTES,
+                output_tokens=len(step.output_ids) // ID_BYTES,
+                cached_tokens=0,
+                reconstructed_tokens=0,
+                head=head,
+                model_revision=attempt.need.model_revision,
+                worker_id="",
+            )
+        )
+    return MigrateRequest(
+        session_id=attempt.session_id,
+        ref=attempt.ref,
+        previous=attempt.descriptor.head,
+        entries=tuple(migrated),
+        packed_ids=bytes(packed),
+        model_revision=attempt.need.model_revision,
+        ttl_ms=attempt.pool.idle_ttl_ms,
+        lease_ms=LEASE_MS,
+    )
+
+
 def announcement(descriptor: Descriptor, known: Head | None) -> Migrated | None:
-    """What a client that knows this head has to hear of; None when it knows the log, or said nothing of it."""
+    """The migration of which a client that knows `known` has to be informed, or None."""
     former = descriptor.former
     if former is None or known is None or known.generation >= descriptor.generation:
         return None

@@ -1,4 +1,4 @@
-"""What a step has produced so far, and the events by which its client hears of it."""
+"""What a step has produced so far, and the events that its client gets."""
 
 import asyncio
 from array import array
@@ -82,7 +82,7 @@ class StepOutput:
             self.accepted = True
 
     def resumed(self, orphan: AttemptRef) -> bool:
-        """This is the output that an earlier attempt began. Returns whether it is the one that the client knows."""
+        """Takes this for the output of an earlier attempt. Returns whether the client knows no other."""
         self.lineage = [orphan, self.attempt]
         known = self.client_attempt in (None, orphan)
         self.client_attempt = None
@@ -101,7 +101,7 @@ class StepOutput:
             self.logprobs.extend(delta.logprobs)
 
     def start_afresh(self) -> bool:
-        """No earlier attempt's output will be resumed. Returns whether the client has output that is now lost."""
+        """Gives up the output of earlier attempts. Returns whether the client has output that is now lost."""
         sent_anything = self._sent_tokens > 0 or self._sent_bytes > 0
         lost = sent_anything and (self.behind_client or not self.accepted or self.client_attempt is not None)
         self.client_attempt = None
@@ -119,7 +119,7 @@ class StepOutput:
 
     @property
     def behind_client(self) -> bool:
-        """Whether the client has more than is here: to go on would be to generate again what it has."""
+        """Whether the client has more than is here, so that what it has would be generated again."""
         return self._sent_tokens > len(self.ids) or self._sent_bytes > len(self.text)
 
     def rewind(self) -> None:
@@ -127,7 +127,7 @@ class StepOutput:
         self._sent_tokens = self._sent_bytes = 0
 
     def take(self) -> Delta | None:
-        """What the client does not have yet, or None when it has everything.
+        """Takes out what the client does not have yet; None when it has everything.
 
         Raises Refused: INVALID_REQUEST when the client's cursor lies inside a character.
         """
@@ -150,7 +150,7 @@ class StepOutput:
 
 
 class Outbox:
-    """The events of one step on their way to its client. A slow client slows neither the worker nor the commit.
+    """The events of one step for its client. A slow client slows down neither the worker nor the commit.
 
     Events leave in the order in which they were put in; output leaves as deltas from its cursor, all of it before
     the last event.

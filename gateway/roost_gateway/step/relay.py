@@ -20,11 +20,10 @@ from roost.store.records import StoreUnavailableError
 from roost.store.refusals import refused
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import WorkerState
-from roost_gateway.step import worker_requests
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
 from roost_gateway.step.output import Finish
 from roost_gateway.step.placement import Placement
-from roost_gateway.step.worker_stream import SessionHistory, WorkerStream
+from roost_gateway.step.worker_stream import WorkerStream
 from roost_gateway.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -53,11 +52,10 @@ class Relay:
         self._store = store
         self._fleet = fleet
         self._workers = fleet.workers
-        self._clients = fleet.clients
         self._placement = placement
         self._telemetry = telemetry
         self._orphans: list[Dispatch] = []
-        """Where output of earlier attempts may still be had."""
+        """Where a worker may hold output of an earlier attempt."""
         self._dispatch: Dispatch | None = None
         self._accepted_here = False
         self.stream: WorkerStream | None = None
@@ -80,7 +78,7 @@ class Relay:
                 dispatch = await self._after(dispatch, failure.failure)
 
     async def _find_orphans(self) -> None:
-        """Attempts before this one whose output a worker may hold; that worker's reservation was taken over."""
+        """Collects the attempts before this one whose output a worker may hold."""
         fenced = self._attempt.began.fenced
         worker = await self._find(fenced.worker_id) if fenced is not None and fenced.worker_id else None
         if fenced is not None and worker is not None:
@@ -88,7 +86,8 @@ class Relay:
             self._orphans = [Dispatch(worker, ref, ref) for ref in refs]
 
     async def _next_orphan(self) -> Dispatch | None:
-        """Resuming needs no room: a place among the store's waiters would only hold up others."""
+        """The next orphan to resume, or None. Resuming needs no room, so a place among the store's waiters, where it
+        would hold up others, is given up."""
         if not self._orphans:
             return None
         if self._attempt.registered:
@@ -98,7 +97,7 @@ class Relay:
         return self._orphans.pop(0)
 
     async def _fresh(self, reserved: str = "") -> Dispatch:
-        """A worker for a start, or for a replay of what there is."""
+        """A worker to begin at, or to replay the output that is here."""
         attempt = self._attempt
         if attempt.output.start_afresh():
             attempt.outbox.restarted(attempt.output, "the output of the earlier attempt is lost")
@@ -118,21 +117,12 @@ class Relay:
         attempt.goes_to(dispatch.worker)
         self._dispatch = dispatch
         self._accepted_here = self._accepted_here and dispatch.again
-        if dispatch.resume is None:
-            first = worker_requests.start(attempt)
-        else:
-            first = worker_requests.resume(attempt, dispatch.resume)
         self.stream = stream = WorkerStream(
-            dispatch.worker.worker_id,
-            self._clients.channel(dispatch.worker.address),
-            self._clients.metadata(attempt.pool.pool),
-            first,
-            SessionHistory(self._store, attempt.descriptor),
-            self,
+            attempt, dispatch.resume, dispatch.worker, self._fleet.clients, self._store, self
         )
         return await stream.finished(), stream
 
-    # What the worker sends (`worker_stream.Receiver`).
+    # What the worker sends (`worker_stream.Receiver`)
 
     def accepted(self, prompt_ids: "array[int]", cached_tokens: int) -> None:
         """Raises Refused: STEP_TOO_LONG."""
@@ -162,10 +152,10 @@ class Relay:
             attempt.outbox.restarted(attempt.output, "the output ended before what the client has")
         attempt.outbox.more()
 
-    # When the worker fails.
+    # Failures
 
     async def _after(self, dispatch: Dispatch, failure: Failure) -> Dispatch:
-        """Where to go after a failure. Raises Refused: INTERNAL when too many workers failed on the step."""
+        """Where to go after a failure. Raises Refused: INTERNAL when too many workers were at fault."""
         if self.stream is not None:
             self.stream.leave()
         if failure is Failure.LOST:
@@ -184,7 +174,8 @@ class Relay:
         return await self._fresh()
 
     def _reconnected(self, dispatch: Dispatch) -> Dispatch | None:
-        """A broken stream says little about its worker: once, it is asked for the rest of the output."""
+        """Where to ask for the rest of the output once after a stream broke, since its worker may live; None when it
+        does not, or was asked before."""
         attempt, worker = self._attempt, dispatch.worker
         resume = attempt.ref if attempt.output.accepted else dispatch.resume
         known = self._workers.get(attempt.pool.pool, worker.worker_id)
@@ -193,5 +184,5 @@ class Relay:
         if not attempt.output.accepted:  # the worker may have read the Resume before its answer was lost
             self._orphans.insert(0, Dispatch(worker, attempt.ref, dispatch.orphan, again=True))
         if self.stream is not None:
-            self._clients.forget(self.stream.channel)
+            self._fleet.clients.forget(self.stream.channel)
         return replace(dispatch, resume=resume, again=True)

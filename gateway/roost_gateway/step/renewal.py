@@ -32,8 +32,8 @@ class Renewal:
         return len(self._live)
 
     @contextmanager
-    def of(self, attempt: StepAttempt) -> Iterator[None]:
-        """Keeps an attempt alive during the block; an attempt that turns out to be fenced has its task cancelled."""
+    def renewing(self, attempt: StepAttempt) -> Iterator[None]:
+        """Keeps an attempt alive during the block. When the store says that it was fenced, its task is cancelled."""
         self._live.add(attempt)
         if self._loop is None:
             self._loop = asyncio.create_task(self._renew_forever(), name="renew attempts")

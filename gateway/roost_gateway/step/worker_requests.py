@@ -21,7 +21,7 @@ def start(attempt: StepAttempt) -> GenerateRequest:
     """Begins the step; output of it that is here already is replayed."""
     request, descriptor, output = attempt.call.request, attempt.descriptor, attempt.output
     sampling = sampling_to_wire(request.sampling)
-    sampling.seed, sampling.max_tokens = attempt.began.seed, attempt.output_limit
+    sampling.seed, sampling.max_tokens = attempt.began.seed, attempt.call.output_limit(descriptor)
     return GenerateRequest(
         start=Start(
             attempt=_attempt(attempt.ref),

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from roost.contract.events import Delta, FinishReason
-from roost.contract.heads import Head
+from roost.contract.heads import AttemptRef, Head
 from roost.contract.messages import ToolCall
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
@@ -22,10 +22,11 @@ from roost.v1 import session_service_pb2 as pb
 from roost.v1 import worker_service_pb2 as worker_pb
 from roost.v1.worker_service_pb2 import Cancel, Commit, GenerateRequest, GenerateResponse, History
 from roost.wire import enum_member, head_to_wire, logprobs_from_wire
-from roost_gateway.fleet.worker_client import WorkerChannel
+from roost_gateway.fleet.worker_client import WorkerClients
+from roost_gateway.routing.choice import WorkerState
+from roost_gateway.step import worker_requests
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
 from roost_gateway.step.output import Finish, OutputGapError, RenderedStep
-from roost_gateway.step.worker_requests import pieces, render_request
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ class SessionHistory:
         self._steps = session.steps
 
     async def runs(self, start: int) -> AsyncIterator[History]:
-        """Runs from position `start` to the head, with the ends of their steps; at least one, the last one marked.
+        """Yields at least one run of ids, from position `start` to the head, with the ends of its steps; `last` marks
+        the final run.
 
         Raises StoreUnavailableError.
         """
@@ -63,7 +65,8 @@ class SessionHistory:
             start = stop
 
     async def _step_ends(self, start: int) -> list[int]:
-        """Where steps end after `start`, ascending. Read from the log's end: a worker mostly lacks the last steps."""
+        """Where steps end after `start`, ascending. Read from the log's end, since workers mostly lack the last
+        steps."""
         ends: list[int] = []
         first = self._steps
         while first > 0 and (not ends or ends[-1] > start):
@@ -85,7 +88,7 @@ class Receiver(Protocol):
 
 
 class WorkerStream:
-    """A Generate stream that has begun. When it has ended, or has to end: `commit`, `cancel` or `leave` it.
+    """A Generate stream. Use `commit`, `cancel` or `leave` at its end.
 
     It is read by a task of its own: cancelling a pending read would cancel the whole call, before the worker could be
     sent anything.
@@ -93,24 +96,26 @@ class WorkerStream:
 
     def __init__(
         self,
-        worker_id: str,
-        channel: WorkerChannel,
-        metadata: list[tuple[str, str | bytes]],
-        first: GenerateRequest,
-        history: "SessionHistory",
+        attempt: StepAttempt,
+        earlier: AttemptRef | None,
+        worker: WorkerState,
+        clients: WorkerClients,
+        store: SessionStore,
         receiver: Receiver,
     ) -> None:
-        self.worker_id = worker_id
-        self.channel = channel
-        self._first = first
-        self._history = history
+        """Sends the step to a worker: to begin it, or to resume the output that the worker has of `earlier`."""
+        self.worker_id = worker.worker_id
+        self.channel = clients.channel(worker.address)
+        self._first = worker_requests.start(attempt) if earlier is None else worker_requests.resume(attempt, earlier)
+        self._history = SessionHistory(store, attempt.descriptor)
         self._receiver = receiver
-        self._call: grpc.aio.StreamStreamCall[Any, Any] = channel.stub.Generate(metadata=metadata)
+        metadata = clients.metadata(attempt.pool.pool)
+        self._call: grpc.aio.StreamStreamCall[Any, Any] = self.channel.stub.Generate(metadata=metadata)
         self._reader = asyncio.create_task(self._read(), name="read a worker's output")
         self._reader.add_done_callback(_observe)
 
     async def finished(self) -> Finish:
-        """Waits for the end of the output. Raises WorkerFailureError; Refused for what no other worker can do better;
+        """Waits for the end of the output. Raises WorkerFailureError; Refused when no other worker would do better;
         StoreUnavailableError when the log could not be read; and what the receiver raises."""
         return await asyncio.shield(self._reader)
 
@@ -210,20 +215,19 @@ def _finish(wire: worker_pb.Finished) -> Finish:
 
 
 async def render(
-    channel: WorkerChannel,
-    metadata: list[tuple[str, str | bytes]],
-    attempt: StepAttempt,
-    entries: Sequence[LogEntry],
+    attempt: StepAttempt, entries: Sequence[LogEntry], worker: WorkerState, clients: WorkerClients
 ) -> list[RenderedStep]:
     """The steps of the session's log in the tokens of the revision that the attempt needs, which the worker serves.
 
-    Raises WorkerFailureError, or Refused for what no other worker can do better.
+    Raises WorkerFailureError, or Refused when no other worker would do better.
     """
+    stub, metadata = clients.channel(worker.address).stub, clients.metadata(attempt.pool.pool)
     rendered = list[RenderedStep]()
-    for piece in pieces(entries):
-        request, seconds = render_request(attempt, piece, rendered), attempt.call.milliseconds_left / 1000
+    for piece in worker_requests.pieces(entries):
+        request = worker_requests.render_request(attempt, piece, rendered)
+        seconds = attempt.call.milliseconds_left / 1000
         try:
-            response = await channel.stub.Render(request, metadata=metadata, timeout=seconds)
+            response = await stub.Render(request, metadata=metadata, timeout=seconds)
         except grpc.aio.AioRpcError as error:
             raise classify(error) from error
         rendered += (RenderedStep(step.prompt_token_ids, step.output_token_ids) for step in response.steps)
@@ -231,7 +235,7 @@ async def render(
 
 
 def classify(error: grpc.aio.AioRpcError) -> WorkerFailureError | Refused:
-    """What a worker's status means for the step: go elsewhere, or tell the client."""
+    """What a worker's status means for the step: another worker may go on, or the client gets the refusal."""
     code, message, details = error.code(), error.details() or "", details_of(error)
     reason = Reason(details.reason) if details.reason in Reason.__members__ else None
     if reason in _BUSY or code == grpc.StatusCode.RESOURCE_EXHAUSTED:

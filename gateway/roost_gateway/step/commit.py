@@ -1,29 +1,74 @@
-"""From outputs to the entries of a session's log, and from an entry to what its client hears. Pure."""
+"""Commit: what is written at the end of a step, how long that is tried, and the event that its client gets."""
 
-from collections.abc import Sequence
+import asyncio
+import time
 from dataclasses import replace
 
-from roost.contract.events import Committed, Usage
+from roost.contract.events import Committed
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.loghash import extend, pack_ids, unpack_ids
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost.contract.steps import StepRequest
-from roost.store.records import AlreadyCommitted, CommitRequest, LogEntry, MigrateRequest
+from roost.fault_points import fault_point
+from roost.store.interface import SessionStore
+from roost.store.records import AlreadyCommitted, CommitRequest, LogEntry, StoreUnavailableError
 from roost.store.rules import ID_BYTES
 from roost.store.values import (
-    finish_reason_from_record,
     finish_reason_to_record,
     format_to_record,
-    message_from_record,
     message_to_record,
     sampling_to_record,
     tool_calls_to_record,
 )
+from roost.store.views import committed as committed_event
+from roost_gateway.errors import STORE_RETRY_SECONDS
 from roost_gateway.step.attempt import StepAttempt
-from roost_gateway.step.call import LEASE_MS
-from roost_gateway.step.output import Finish, Outbox, RenderedStep, StepOutput
+from roost_gateway.step.output import Finish, Outbox, StepOutput
 
+COMMIT_PATIENCE_SECONDS = 30.0
+"""How long after the step's deadline a commit is still tried while the store is away."""
+_FIRST_WAIT, _LONGEST_WAIT = 0.02, 0.5
 _NO_LINEAGE = ((0, "00" * 16),)
 """Of entries that were written before attempts were kept in them."""
+
+
+async def commit(store: SessionStore, attempt: StepAttempt, finish: Finish, worker_id: str) -> Committed:
+    """Commits the output that a worker has finished, and puts `Committed` into the outbox. Tries again while the store
+    is away; the script is idempotent by the attempt's nonce.
+
+    Raises Refused: what the store refuses, or COMMIT_UNKNOWN when the store stayed away.
+    """
+    attempt.commits()
+    request = commit_request(attempt, finish, worker_id)
+    wait, give_up = _FIRST_WAIT, attempt.call.deadline + COMMIT_PATIENCE_SECONDS
+    while True:
+        try:
+            async with asyncio.timeout(max(0.1, give_up - time.monotonic())):
+                entry = await store.commit(request)
+                break
+        except (StoreUnavailableError, TimeoutError) as error:
+            if time.monotonic() + wait >= give_up:
+                raise _unknown() from error
+        await asyncio.sleep(wait)
+        wait = min(_LONGEST_WAIT, wait * 2)
+    fault_point("gateway.commit.done")
+    committed = replace(
+        committed_event(entry, attempt.descriptor.generation, replayed=False),
+        queue_ms=int(attempt.clock.queue_seconds * 1000),
+        first_token_ms=int(attempt.clock.first_token_seconds * 1000),
+        failovers=attempt.failovers,
+    )
+    attempt.outbox.committed(committed, attempt.output)
+    return committed
+
+
+def _unknown() -> Refused:
+    return Refused(
+        Reason.COMMIT_UNKNOWN,
+        "the step is complete, but the store did not confirm it; repeat the same step_id to learn the outcome",
+        retry_seconds=STORE_RETRY_SECONDS,
+    )
 
 
 def commit_request(attempt: StepAttempt, finish: Finish, worker_id: str) -> CommitRequest:
@@ -76,71 +121,6 @@ def _output_record(output: StepOutput, finish: Finish) -> dict[str, object]:
     }
 
 
-def migrate_request(
-    attempt: StepAttempt, entries: Sequence[LogEntry], rendered: Sequence[RenderedStep]
-) -> MigrateRequest:
-    """What Migrate writes: the same steps in the tokens of the revision that the attempt needs.
-
-    Raises ValueError when a step or a prompt is missing, or ids are cut off.
-    """
-    packed, head, migrated = bytearray(), Head(), list[LogEntry]()
-    for entry, step in zip(entries, rendered, strict=True):
-        if not step.prompt_ids or (len(step.prompt_ids) | len(step.output_ids)) % ID_BYTES:
-            raise ValueError(f"step {entry.step_id} was rendered without a prompt, or to half an id")
-        ids = step.prompt_ids + step.output_ids
-        head = Head(head.length + len(ids) // ID_BYTES, extend(head.log_hash, ids))
-        packed += ids
-        migrated.append(
-            replace(
-                entry,
-                prompt_tokens=len(step.prompt_ids) // ID_BYTES,
-                output_tokens=len(step.output_ids) // ID_BYTES,
-                cached_tokens=0,
-                reconstructed_tokens=0,
-                head=head,
-                model_revision=attempt.need.model_revision,
-                worker_id="",
-            )
-        )
-    return MigrateRequest(
-        session_id=attempt.session_id,
-        ref=attempt.ref,
-        previous=attempt.descriptor.head,
-        entries=tuple(migrated),
-        packed_ids=bytes(packed),
-        model_revision=attempt.need.model_revision,
-        ttl_ms=attempt.pool.idle_ttl_ms,
-        lease_ms=LEASE_MS,
-    )
-
-
-def committed_event(attempt: StepAttempt, entry: LogEntry) -> Committed:
-    """The last event of a step that this attempt committed."""
-    return replace(
-        _committed(entry, attempt.descriptor.generation),
-        queue_ms=int(attempt.clock.queue_seconds * 1000),
-        first_token_ms=int(attempt.clock.first_token_seconds * 1000),
-        failovers=attempt.failovers,
-    )
-
-
-def _committed(entry: LogEntry, generation: int) -> Committed:
-    return Committed(
-        step_id=entry.step_id,
-        output=message_from_record(entry.output),
-        finish_reason=finish_reason_from_record(entry.finish_reason),
-        usage=Usage(entry.prompt_tokens, entry.output_tokens, entry.cached_tokens, entry.reconstructed_tokens),
-        head=replace(entry.head, generation=generation),
-        index=entry.index,
-        queue_ms=0,
-        first_token_ms=0,
-        seed=entry.seed,
-        replayed=False,
-        output_tokens=entry.output_tokens,
-        failovers=0,
-    )
-
-
 def replay(stored: AlreadyCommitted, request: StepRequest, outbox: Outbox) -> None:
     """Sends what the client lacks of a step that had been committed before. Output of an attempt that did not commit is
     void."""
@@ -153,4 +133,4 @@ def replay(stored: AlreadyCommitted, request: StepRequest, outbox: Outbox) -> No
         nonces = {ref.nonce for ref in lineage}
         if output.client_attempt.nonce not in nonces or output.behind_client:
             outbox.restarted(output, "the step was committed by another attempt")
-    outbox.committed(replace(_committed(stored.entry, stored.generation), replayed=True), output)
+    outbox.committed(committed_event(stored.entry, stored.generation, replayed=True), output)
