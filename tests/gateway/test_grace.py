@@ -7,7 +7,8 @@ import pytest
 
 from redis_servers import RedisServer
 from roost.contract.lease import LEASE_TTL_SECONDS
-from roost.store.redis_store import GRACE_MS, connect
+from roost.store.grace import GRACE_SECONDS
+from roost.store.redis_store import connect
 from roost_gateway.fleet.grace import Grace
 
 
@@ -15,9 +16,9 @@ from roost_gateway.fleet.grace import Grace
     ("store_left", "fleet_left"),
     [
         (0.0, 0.0),
-        (GRACE_MS / 1000 - LEASE_TTL_SECONDS, 0.0),
-        (GRACE_MS / 1000 - 1.0, LEASE_TTL_SECONDS - 1.0),
-        (GRACE_MS / 1000, LEASE_TTL_SECONDS),
+        (GRACE_SECONDS - LEASE_TTL_SECONDS, 0.0),
+        (GRACE_SECONDS - 1.0, LEASE_TTL_SECONDS - 1.0),
+        (GRACE_SECONDS, LEASE_TTL_SECONDS),
     ],
 )
 def test_workers_are_waited_for_as_long_as_a_lease_after_the_store_came_back(

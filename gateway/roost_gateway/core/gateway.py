@@ -17,10 +17,10 @@ from roost.contract.sessions import OpenRequest, SessionInfo, SessionPage, Sessi
 from roost.contract.steps import StepRequest
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor, LogEntry, NewSession
+from roost.store.views import logged_step, session_info
 from roost_gateway.core.caller import Caller, pool_of_caller, pool_of_session, role_of
 from roost_gateway.core.facts import FactsCache
 from roost_gateway.core.step_calls import StepCalls
-from roost_gateway.core.views import logged_step, session_info
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.fleet.pools import require_open
 from roost_gateway.step.call import StepCall

@@ -8,9 +8,9 @@ from roost.contract.lease import LEASE_TTL_MS
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.steps import StepRequest
 from roost.store.records import BeginRequest, Descriptor
+from roost.store.values import content_digest
 from roost_gateway.admission import estimate
 from roost_gateway.admission.admission_queue import step_class
-from roost_gateway.stored_values import content_digest
 
 
 @dataclass(frozen=True, slots=True)

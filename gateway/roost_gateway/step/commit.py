@@ -4,28 +4,27 @@ import asyncio
 import time
 from dataclasses import replace
 
-from roost.contract.events import Committed, Usage
+from roost.contract.events import Committed
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.loghash import extend, pack_ids, unpack_ids
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.contract.steps import StepRequest
 from roost.fault_points import fault_point
-from roost.store.arguments import ID_BYTES
 from roost.store.interface import SessionStore
 from roost.store.records import AlreadyCommitted, CommitRequest, LogEntry, StoreUnavailableError
-from roost_gateway.errors import STORE_RETRY_SECONDS
-from roost_gateway.step.attempt import StepAttempt
-from roost_gateway.step.output import Finish, Outbox, StepOutput
-from roost_gateway.stored_values import (
-    finish_reason_from_record,
+from roost.store.rules import ID_BYTES
+from roost.store.values import (
     finish_reason_to_record,
     format_to_record,
-    message_from_record,
     message_to_record,
     sampling_to_record,
     tool_calls_to_record,
 )
+from roost.store.views import committed as committed_event
+from roost_gateway.errors import STORE_RETRY_SECONDS
+from roost_gateway.step.attempt import StepAttempt
+from roost_gateway.step.output import Finish, Outbox, StepOutput
 
 COMMIT_PATIENCE_SECONDS = 30.0
 """How long after the step's deadline a commit is still tried while the store is away."""
@@ -55,7 +54,7 @@ async def commit(store: SessionStore, attempt: StepAttempt, worker_id: str) -> C
         wait = min(_LONGEST_WAIT, wait * 2)
     fault_point("gateway.commit.done")
     committed = replace(
-        _committed(entry, attempt.descriptor.generation),
+        committed_event(entry, attempt.descriptor.generation, replayed=False),
         queue_ms=int(attempt.clock.queue_seconds * 1000),
         first_token_ms=int(attempt.clock.first_token_seconds * 1000),
         failovers=attempt.failovers,
@@ -128,23 +127,6 @@ def _output_record(output: StepOutput, finish: Finish) -> dict[str, object]:
     }
 
 
-def _committed(entry: LogEntry, generation: int) -> Committed:
-    return Committed(
-        step_id=entry.step_id,
-        output=message_from_record(entry.output),
-        finish_reason=finish_reason_from_record(entry.finish_reason),
-        usage=Usage(entry.prompt_tokens, entry.output_tokens, entry.cached_tokens, entry.reconstructed_tokens),
-        head=replace(entry.head, generation=generation),
-        index=entry.index,
-        queue_ms=0,
-        first_token_ms=0,
-        seed=entry.seed,
-        replayed=False,
-        output_tokens=entry.output_tokens,
-        failovers=0,
-    )
-
-
 def replay(stored: AlreadyCommitted, request: StepRequest, outbox: Outbox) -> None:
     """Sends what the client lacks of a step that had been committed before. Output of an attempt that did not commit is
     void."""
@@ -157,4 +139,4 @@ def replay(stored: AlreadyCommitted, request: StepRequest, outbox: Outbox) -> No
         nonces = {ref.nonce for ref in lineage}
         if output.client_attempt.nonce not in nonces or output.behind_client:
             outbox.restarted(output, "the step was committed by another attempt")
-    outbox.committed(replace(_committed(stored.entry, stored.generation), replayed=True), output)
+    outbox.committed(committed_event(stored.entry, stored.generation, replayed=True), output)

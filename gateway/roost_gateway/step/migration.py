@@ -15,9 +15,9 @@ from roost.contract.loghash import extend
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
-from roost.store.arguments import ID_BYTES
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor, LogEntry, MigrateRequest
+from roost.store.rules import ID_BYTES
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.routing.revisions import migrates

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from roost.contract.heads import AttemptRef
-from roost.store.arguments import ID_BYTES
 from roost.store.records import Descriptor, LogEntry
+from roost.store.rules import ID_BYTES
+from roost.store.values import message_from_record
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.worker_service_pb2 import GenerateRequest, RenderRequest, Replay, Resume, SessionRef, Start, StepText
 from roost.wire import attempt_to_wire, format_to_wire, head_to_wire, message_to_wire, sampling_to_wire
 from roost_gateway.step.attempt import StepAttempt
 from roost_gateway.step.output import RenderedStep, StepOutput
-from roost_gateway.stored_values import message_from_record
 
 PIECE_BYTES = 1024 * 1024
 """Of the steps in one request; a single larger one goes alone."""

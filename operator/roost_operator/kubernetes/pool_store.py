@@ -1,20 +1,19 @@
-"""What the operator reads and writes in the session store: pool documents, leases, the word to drain, counts."""
+"""What the operator reads and writes in the session store: pool documents, leases, requests to drain, counts."""
 
 import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
-from roost.contract.drain import tell_to_drain
-from roost.contract.lease import LEASE_TTL_SECONDS, WorkerLease
+from roost.contract.lease import WorkerLease
 from roost.contract.names import POOLS, PoolKeys
 from roost.contract.pool_document import PoolDocument
-from roost.store import health
-from roost.store.link import Client, RedisLink, open_client
+from roost.store import health, leases
+from roost.store.grace import GRACE_SECONDS, Grace
+from roost.store.link import RedisLink
 from roost.store.records import StoreHealth, StoreUnavailableError
 from roost_operator.plan.observed import Store, Worker
 
@@ -24,45 +23,24 @@ HEALTH_SECONDS = 10.0
 """How often the store's settings are looked at, for all pools in it together."""
 CENSUS_SECONDS = 15.0
 """How often sessions are counted, for all pools together: that is a scan of all keys."""
-GRACE_SECONDS = 2 * LEASE_TTL_SECONDS
-"""How long after a store has come back who has no lease may still be there: nobody could renew one before."""
 _BATCH = 500
 _SESSIONS = re.compile(rb"roost:\{([^}]+)\}:tenant:.*:sessions")
-
-
-@dataclass(slots=True)
-class Absence:
-    """When a store did not answer. Its own uptime tells of most of that, but not of a network that was cut, nor of the
-    time in which it reads a long file."""
-
-    away: bool = False
-    until: float = 0.0
-    """End of the time of grace, by this process' clock."""
-
-    def seen(self, *, answers: bool) -> None:
-        if answers and self.away:
-            self.until = time.monotonic() + GRACE_SECONDS
-        self.away = not answers
-
-    @property
-    def recent(self) -> bool:
-        return self.away or time.monotonic() < self.until
 
 
 class PoolStore:
     """One Redis with any number of pools, opened on first use."""
 
-    def __init__(self, url: str, timeout: float = 2.0, absence: Absence | None = None) -> None:
-        """Raises ValueError when the URL is none of Redis."""
-        self._absence = absence or Absence()
-        self._client: Client = open_client(url, socket_timeout=timeout, connections=CONNECTIONS)
-        self._link = RedisLink(self._client, url, grace_ms=0, connections=CONNECTIONS)
+    def __init__(self, url: str, timeout: float = 2.0, grace: Grace | None = None) -> None:
+        """`grace` is the clock of the store at `url`; its own uptime says nothing of a network that was cut, nor of the
+        time in which it reads a long file. Raises ValueError when the URL is not a Redis URL."""
+        self._grace = grace or Grace(GRACE_SECONDS)
+        self._link = RedisLink.open(url, socket_timeout=timeout, connections=CONNECTIONS, grace=self._grace)
         self._health: tuple[float, StoreHealth] | None = None
         self._census: tuple[float, Mapping[str, int]] | None = None
         self._counting = asyncio.Lock()
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        await self._link.aclose()
 
     async def observe(self, pool: str) -> tuple[Store, tuple[Worker, ...]]:
         """The store and the workers of a pool. A store that does not answer is part of what is seen."""
@@ -74,10 +52,9 @@ class PoolStore:
             uptime = await health.uptime(self._link)  # last: one that restarts in between is seen to be young
         except AWAY as error:
             self._health = None
-            self._absence.seen(answers=False)
+            self._grace.note_away()
             return Store(problem=str(error) or type(error).__name__), ()
-        self._absence.seen(answers=True)
-        young = uptime < GRACE_SECONDS or self._absence.recent
+        young = uptime < GRACE_SECONDS or self._grace.left_seconds > 0
         return Store(weaknesses=found.problems, document=_document(pool, text), named=named, young=young), workers
 
     async def publish(self, pool: str, document: PoolDocument) -> None:
@@ -105,12 +82,11 @@ class PoolStore:
         return removed > 0
 
     async def set_drain(self, pool: str, worker: str, seconds: float | None) -> None:
-        """Tells a worker to drain for so long, or, with None, to go on. Raises StoreUnavailableError."""
-        keys = PoolKeys(pool)
+        """Asks a worker to drain for so long, or, with None, lets it go on. Raises StoreUnavailableError."""
         if seconds is None:
-            await self._link.run("DEL", keys.drain(worker))
+            await leases.end_drain(self._link, pool, worker)
         else:
-            await self._link.run(*tell_to_drain(keys, worker, seconds))
+            await leases.ask_to_drain(self._link, pool, worker, seconds)
 
     async def sessions(self, pool: str, workers: tuple[Worker, ...]) -> tuple[int, int, int]:
         """Sessions hot, which are those that a live worker says are resident, warm, of which there are none before
@@ -174,7 +150,7 @@ class PoolStore:
     async def _keys(self, pattern: str) -> AsyncIterator[list[bytes]]:
         """Keys like `pattern`, in batches; a pool's braces are no part of Redis' patterns."""
         batch: list[bytes] = []
-        async for key in self._client.scan_iter(match=pattern, count=_BATCH):
+        async for key in self._link.client.scan_iter(match=pattern, count=_BATCH):
             batch.append(key)
             if len(batch) >= _BATCH:
                 yield batch
@@ -189,7 +165,7 @@ class Stores:
     def __init__(self, shared_url: str) -> None:
         self._url = shared_url
         self._shared: PoolStore | None = None
-        self._absences: dict[str, Absence] = {}
+        self._graces: dict[str, Grace] = {}
         """Of stores that were away not long ago."""
 
     @asynccontextmanager
@@ -199,13 +175,13 @@ class Stores:
             self._shared = self._shared or PoolStore(url)
             yield self._shared
             return
-        absence = self._absences.setdefault(url, Absence())
-        store = PoolStore(url, absence=absence)
+        grace = self._graces.setdefault(url, Grace(GRACE_SECONDS))
+        store = PoolStore(url, grace=grace)
         try:
             yield store
         finally:
-            if not absence.recent:
-                self._absences.pop(url, None)
+            if not grace.left_seconds:
+                self._graces.pop(url, None)
             await store.aclose()
 
     async def aclose(self) -> None:

@@ -11,6 +11,7 @@ import msgpack
 from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
 from roost.store.records import (
+    FIRST_GENERATION,
     Descriptor,
     FormerLog,
     HoldRecord,
@@ -20,7 +21,6 @@ from roost.store.records import (
     State,
 )
 
-FIRST_GENERATION = 1
 _ENTRY_VERSION = b"\x01"
 _STORED_ELSEWHERE = ("index", "commit_ms")
 
@@ -142,8 +142,10 @@ def decode_fenced(fields: Mapping[str, bytes], now_ms: int) -> LiveAttempt | Non
 
 
 def encode_entry(entry: LogEntry) -> bytes:
-    """An entry for the log; its index is its place there, and the script puts the time before it."""
+    """An entry for the log; its index is its place there, its key names the generation, and the script puts the time
+    before it."""
     document = {name: value for name, value in asdict(entry).items() if name not in _STORED_ELSEWHERE}
+    del document["head"]["generation"]
     return _ENTRY_VERSION + zlib.compress(msgpack.packb(document), level=1)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 
+FIRST_GENERATION = 1
+
 
 @dataclass(frozen=True, slots=True)
 class LiveAttempt:

@@ -247,5 +247,5 @@ async def test_pools_and_their_documents(store, raw):
 
 
 async def test_what_is_no_sessions_name_is_refused_before_redis(store):
-    with pytest.raises(ValueError, match="no session's name"):
+    with pytest.raises(ValueError, match="not a session's name"):
         await store.get("team/agents/../x", TENANT)
