@@ -17,6 +17,7 @@ from roost.fault_points import fault_point
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor, LogEntry, MigrateRequest
 from roost.store.rules import ID_BYTES
+from roost.store.views import last_migration, unknown_migration
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.routing.revisions import migrates
@@ -55,9 +56,9 @@ class Migration:
         """
         if await self._is_due(attempt):
             await self._migrate(attempt)
-            event: Migrated | None = _event(attempt.descriptor)
+            event: Migrated | None = last_migration(attempt.descriptor)
         else:
-            event = announcement(attempt.descriptor, attempt.call.request.expected_head)
+            event = unknown_migration(attempt.descriptor, attempt.call.request.expected_head)
         if event is not None:
             attempt.outbox.migrated(event)
 
@@ -176,27 +177,6 @@ def migrate_request(
         model_revision=attempt.need.model_revision,
         ttl_ms=attempt.pool.idle_ttl_ms,
         lease_ms=LEASE_MS,
-    )
-
-
-def announcement(descriptor: Descriptor, known: Head | None) -> Migrated | None:
-    """The migration of which a client that knows `known` has to be informed, or None."""
-    former = descriptor.former
-    if former is None or known is None or known.generation >= descriptor.generation:
-        return None
-    if known.generation == 0 and known != former.head:
-        return None
-    return _event(descriptor)
-
-
-def _event(descriptor: Descriptor) -> Migrated:
-    """The session's last migration."""
-    assert descriptor.former is not None, "the session has migrated"
-    return Migrated(
-        from_revision=descriptor.former.model_revision,
-        to_revision=descriptor.model_revision,
-        generation=descriptor.generation,
-        head=replace(descriptor.head, generation=descriptor.generation),
     )
 
 
