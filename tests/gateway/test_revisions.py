@@ -8,9 +8,9 @@ from roost.contract.heads import Head
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.store.records import Descriptor, FormerLog, State
+from roost.store.views import unknown_migration
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.routing.revisions import bound_revision, migrates, turned_away
-from roost.store.views import unknown_migration
 from routing_oracle import worker_of
 
 OLD, NEW = "rev-1", "rev-2"
