@@ -38,7 +38,7 @@ from roost.store.values import (
     message_to_record,
     sampling_to_record,
 )
-from roost.store.views import committed, migrated
+from roost.store.views import committed, last_migration, unknown_migration
 
 WORKER = "fake-worker"
 LEASE_MS = round(LEASE_TTL_SECONDS * 1000)
@@ -97,8 +97,9 @@ class StepRunner:
         self._running[began.ref] = RenewItem(request.session_id, began.ref)
         try:
             moved = await self._to_revision(began)
-            if moved is not began or _is_former(began.descriptor, request.expected_head):
-                yield migrated(moved.descriptor)
+            migrated = unknown_migration(moved.descriptor, request.expected_head)
+            if moved is not began or migrated:
+                yield migrated or last_migration(moved.descriptor)
             async for event in self._attempt(moved, request, mishap):
                 yield event
         except BrokenStreamError:
@@ -274,12 +275,6 @@ def _tool_names(descriptor: Descriptor) -> list[str]:
 
 def _follow(head: Head, packed: bytes) -> Head:
     return Head(head.length + len(packed) // ID_BYTES, extend(head.log_hash, packed))
-
-
-def _is_former(descriptor: Descriptor, head: Head | None) -> bool:
-    """Whether `head` is the last one of the log before the current one."""
-    former = descriptor.former
-    return former is not None and head == former.head and head.generation in (0, descriptor.generation - 1)
 
 
 def _written_before(stored: AlreadyCommitted) -> _Written:

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from roost.contract.events import Migrated
 from roost.contract.heads import Head
 from roost.contract.lease import LEASE_TTL_MS
 from roost.contract.loghash import extend
@@ -18,6 +17,7 @@ from roost.fault_points import fault_point
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor, LogEntry, MigrateRequest
 from roost.store.rules import ID_BYTES
+from roost.store.views import last_migration, unknown_migration
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.routing.revisions import migrates
@@ -50,9 +50,9 @@ class Migration:
         former = attempt.descriptor
         if await self._is_due(attempt):
             await self._migrate(attempt)
-            attempt.outbox.migrated(_event(attempt.descriptor))
+            attempt.outbox.migrated(last_migration(attempt.descriptor))
             return former
-        event = announcement(former, attempt.call.request.expected_head)
+        event = unknown_migration(former, attempt.call.request.expected_head)
         if event is not None:
             attempt.outbox.migrated(event)
         return None
@@ -162,27 +162,6 @@ def migrate_request(
         model_revision=attempt.need.model_revision,
         ttl_ms=attempt.pool.idle_ttl_ms,
         lease_ms=LEASE_TTL_MS,
-    )
-
-
-def announcement(descriptor: Descriptor, known: Head | None) -> Migrated | None:
-    """The migration of which a client that knows `known` has to be informed, or None."""
-    former = descriptor.former
-    if former is None or known is None or known.generation >= descriptor.generation:
-        return None
-    if known.generation == 0 and known != former.head:
-        return None
-    return _event(descriptor)
-
-
-def _event(descriptor: Descriptor) -> Migrated:
-    """The session's last migration."""
-    assert descriptor.former is not None, "the session has migrated"
-    return Migrated(
-        from_revision=descriptor.former.model_revision,
-        to_revision=descriptor.model_revision,
-        generation=descriptor.generation,
-        head=replace(descriptor.head, generation=descriptor.generation),
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from roost.contract.events import Committed, Migrated, Usage
+from roost.contract.heads import Head
 from roost.contract.pool_document import PoolDocument
 from roost.contract.sessions import Hold, LoggedStep, SessionInfo, SessionState, Tier
 from roost.store.records import Descriptor, LogEntry
@@ -88,11 +89,25 @@ def committed(entry: LogEntry, generation: int, *, replayed: bool) -> Committed:
     )
 
 
-def migrated(descriptor: Descriptor) -> Migrated:
+def last_migration(descriptor: Descriptor) -> Migrated:
     """The event of the migration that made the session's current log."""
-    assert descriptor.former is not None
-    head = replace(descriptor.head, generation=descriptor.generation)
-    return Migrated(descriptor.former.model_revision, descriptor.model_revision, descriptor.generation, head)
+    assert descriptor.former is not None, "the session has migrated"
+    return Migrated(
+        from_revision=descriptor.former.model_revision,
+        to_revision=descriptor.model_revision,
+        generation=descriptor.generation,
+        head=replace(descriptor.head, generation=descriptor.generation),
+    )
+
+
+def unknown_migration(descriptor: Descriptor, known: Head | None) -> Migrated | None:
+    """The migration of which a client that knows the head `known` has to be informed, or None."""
+    former = descriptor.former
+    if former is None or known is None or known.generation >= descriptor.generation:
+        return None
+    if known.generation == 0 and known != former.head:
+        return None
+    return last_migration(descriptor)
 
 
 def _time(milliseconds: int) -> datetime:

@@ -9,20 +9,13 @@
 --   `pool`     the `keys` of a script that names reservations, waiters, lines and wake (a channel, not a key)
 --
 -- A session's script replies {'again', generations, ''} when KEYS hold another number of generations than there are,
--- {'refused', why, retry ms, length ('' without a session), hash, detail}, or its own answer. Everything is checked before the first write.
--- Times are ms of Redis TIME; nonces, digests and log hashes are hex.
+-- {'refused', why, retry ms, length ('' without a session), hash, detail}, or its own answer. It checks everything
+-- before its first write. Times are ms of Redis TIME; nonces, digests and log hashes are hex.
 
--- Locals are found faster than globals.
-local redis, KEYS, ARGV, string, table, math = redis, KEYS, ARGV, string, table, math
-local tonumber, ipairs, unpack = tonumber, ipairs, unpack
-
-local ATTEMPT_FIELDS = {'attempt:nonce', 'attempt:step', 'attempt:digest', 'attempt:seed', 'attempt:worker',
-  'attempt:tokens', 'attempt:expiry', 'attempt:fenced', 'attempt:migrated'}
-local HOLD_FIELDS = {'hold:tool', 'hold:expect', 'hold:begin'}
-local READ_FIELDS = {'state', 'tenant', 'generation', 'length', 'hash', 'steps', 'epoch', 'revision', 'ttl', 'prompt',
-  'output', 'owner', 'former', 'updated', unpack(ATTEMPT_FIELDS)}
-local NUMBER_FIELDS = {'generation', 'length', 'steps', 'epoch', 'ttl', 'prompt', 'output', 'updated', 'attempt:tokens',
-  'attempt:expiry'}
+local READ_FIELDS = {'state', 'tenant', 'hash', 'revision', 'owner', 'former', 'attempt:nonce', 'attempt:step',
+  'attempt:digest', 'attempt:seed', 'attempt:worker', 'generation', 'length', 'steps', 'epoch', 'ttl', 'prompt',
+  'output', 'updated', 'attempt:tokens', 'attempt:expiry', 'attempt:migrated'}
+local FIRST_NUMBER = 12 -- of READ_FIELDS: texts come first
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -70,11 +63,11 @@ local function read_fields(descriptor)
     return nil
   end
   local d = {}
-  for i, name in ipairs(READ_FIELDS) do
-    d[name] = values[i] or ''
+  for i = 1, FIRST_NUMBER - 1 do
+    d[READ_FIELDS[i]] = values[i] or ''
   end
-  for _, name in ipairs(NUMBER_FIELDS) do
-    d[name] = tonumber(d[name]) or 0
+  for i = FIRST_NUMBER, #READ_FIELDS do
+    d[READ_FIELDS[i]] = tonumber(values[i]) or 0
   end
   d.live = d['attempt:nonce'] ~= ''
   return d
@@ -107,8 +100,8 @@ local function compare_heads(length, hash, other_length, other_hash)
 end
 
 -- What to reply when the caller's head is not the log's; nil when it is, or when the caller expects none (length '').
--- `generation` is 0 when the caller does not know it. The last head of the former generation is as good as the head that
--- migration made of it.
+-- `generation` is 0 when the caller does not know it. The last head of the former generation is as good as the head
+-- that migration made of it.
 local function wrong_head(d, length, hash, generation)
   if length == '' then
     return nil
@@ -172,8 +165,9 @@ local function last_request(session)
   return nonce, tonumber(epoch)
 end
 
--- Publishes to all gateways what happened: {worker, tokens, attempts} when something was released at a worker, with what
--- is reserved there now if that is known; {line} when the first of a line has left it; {} when it may concern anybody.
+-- Publishes to all gateways what happened: {worker, tokens, attempts} when something was released at a worker, with
+-- what is reserved there now if that is known; {line} when the first of a line has left it; {} when it may concern
+-- anybody.
 local function wake(pool, news)
   redis.call('PUBLISH', pool.wake, cjson.encode(news))
 end
@@ -193,9 +187,9 @@ local function revision_of(lease)
   return type(lease.model_revision) == 'string' and lease.model_revision or ''
 end
 
--- Tokens of a session's log that are cached at a worker, by the residency that it publishes; 0 when it has dropped them.
--- A worker that has not published since the session was last changed cannot have said so yet, and is taken to have them
--- all. `delay_ms` before a lease's end is the earliest time at which what was published with it was gathered.
+-- Tokens of a session's log that are cached at a worker, by the residency that it publishes; 0 when it has dropped
+-- them. A worker that has not published since the session was last changed cannot have said so yet, and is taken to
+-- have them all. `delay_ms` before a lease's end is the earliest time at which what was published with it was gathered.
 local function cached_at(workers, worker, residency, session_id, d, now, delay_ms)
   local expiry = tonumber(redis.call('ZSCORE', workers, worker)) or 0
   if expiry <= now or expiry - delay_ms < d.updated then

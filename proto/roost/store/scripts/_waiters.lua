@@ -13,9 +13,10 @@ local function give_back(pool, worker, nonce)
 end
 
 -- The waiters are a hash, nonce -> `class:enqueued:deadline:expiry:line|rank`, and their lines a sorted set of members
--- `line|rank|nonce`, all of score 0. A line is the revision that its steps need, '' for steps that any worker can serve.
--- `aging_ms` of waiting are worth one class, so rank = class * aging_ms + time of enqueueing, lower goes first, and equal
--- classes go first come first served. A member of the sorted set that the hash does not confirm counts for nothing.
+-- `line|rank|nonce`, all of score 0. A line is the revision that its steps need, '' for steps that any worker can
+-- serve. `aging_ms` of waiting are worth one class, so rank = class * aging_ms + time of enqueueing, lower goes first,
+-- and equal classes go first come first served. A member of the sorted set that the hash does not confirm counts for
+-- nothing.
 
 local WAITERS_MS = 3600000 -- both keys go when nobody has waited for so long
 
@@ -47,7 +48,8 @@ local function page_of(pool, line, offset, count)
   return redis.call('ZRANGEBYLEX', pool.lines, '[' .. line .. '|', '(' .. line .. '}', 'LIMIT', offset, count)
 end
 
--- The first of a line, other than the asking step's `own` places; those before it who do not wait any more go to `over`.
+-- The first of a line, other than the asking step's `own` places. Those before it that do not wait any more are added
+-- to `over`.
 local function first_of(pool, line, own, over, now, grace_ms)
   local offset, count = 0, 16
   repeat
@@ -79,8 +81,8 @@ local function must_wait(pool, revision, rank, nonce, former, over, now, grace_m
   return false
 end
 
--- Adds to `over` those at the head of every line who do not wait any more: nobody may ask for a line again whose revision
--- is gone. Whoever enters a line does this, so that the waiters of gateways that died do not add up.
+-- Adds to `over` those at the head of every line that do not wait any more, since nobody asks for a line whose revision
+-- is gone. A step that enters a line does this, so that the waiters of gateways that died do not add up.
 local function find_over(pool, over, now, grace_ms)
   local from, first = '-', nil
   repeat
@@ -117,7 +119,8 @@ local function enter_line(pool, line, nonce, class, aging_ms, enqueued, deadline
   if before and before.member ~= place .. '|' .. nonce then
     redis.call('ZREM', pool.lines, before.member)
   end
-  redis.call('HSET', pool.waiters, nonce, table.concat({text(class), text(enqueued), text(deadline), expiry, place}, ':'))
+  local waiter = {text(class), text(enqueued), text(deadline), expiry, place}
+  redis.call('HSET', pool.waiters, nonce, table.concat(waiter, ':'))
   redis.call('ZADD', pool.lines, 0, place .. '|' .. nonce)
   keep_waiters(pool)
 end
@@ -149,6 +152,7 @@ end
 local function end_attempt(pool, session, d)
   if d.live then
     drop_claims(pool, d)
-    redis.call('HDEL', session.descriptor, unpack(ATTEMPT_FIELDS))
+    redis.call('HDEL', session.descriptor, 'attempt:nonce', 'attempt:step', 'attempt:digest', 'attempt:seed',
+      'attempt:worker', 'attempt:tokens', 'attempt:expiry', 'attempt:fenced', 'attempt:migrated')
   end
 end

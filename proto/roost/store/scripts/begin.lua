@@ -119,7 +119,7 @@ redis.call('HSET', session.descriptor, 'epoch', text(d.epoch + 1), 'attempt:nonc
   'attempt:step', args.step_id, 'attempt:digest', args.digest, 'attempt:seed', retry and d['attempt:seed'] or args.seed,
   'attempt:worker', reserved, 'attempt:tokens', text(tokens), 'attempt:expiry', expiry, 'attempt:fenced', fenced,
   'attempt:migrated', '')
-redis.call('HDEL', session.descriptor, unpack(HOLD_FIELDS))
+redis.call('HDEL', session.descriptor, 'hold:tool', 'hold:expect', 'hold:begin')
 settle(ledger)
 if d.live then
   drop_claims(keys, d)

@@ -17,7 +17,7 @@ if d.state ~= 'closed' then
   end
   pass_memory_limit(keys.reservations)
   end_attempt(keys, session, d)
-  redis.call('HDEL', session.descriptor, unpack(HOLD_FIELDS))
+  redis.call('HDEL', session.descriptor, 'hold:tool', 'hold:expect', 'hold:begin')
   redis.call('HSET', session.descriptor, 'state', 'closed', 'updated', text(now))
 end
 return {'done', now, redis.call('HGETALL', session.descriptor)}

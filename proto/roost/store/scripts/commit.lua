@@ -1,7 +1,7 @@
 -- Appends a step to the log, if the attempt is still live.
 -- KEYS reservations, waiters, lines, wake; the session's
--- ARGV nonce, step_id, previous_length, previous_hash, length, hash, entry (packed), ids (packed), owner, prompt, output,
---   cached, reconstructed (tokens of each kind), revision
+-- ARGV nonce, step_id, previous_length, previous_hash, length, hash, entry (packed), ids (packed), owner, prompt,
+--   output, cached, reconstructed (tokens of each kind), revision
 -- NUMBERS generations, epoch, ttl_ms (idle time)
 -- Replies {'committed', index, stored entry}
 

@@ -14,7 +14,7 @@ if d['attempt:nonce'] ~= args.nonce or d.epoch ~= args.epoch then
   return refuse('fenced', 0, d)
 end
 local now = now_ms()
-if d['attempt:migrated'] == '1' then -- sent again: an attempt migrates once
+if d['attempt:migrated'] == 1 then -- sent again: an attempt migrates once
   return {'migrated', now, redis.call('HGETALL', session.descriptor)}
 end
 failure = wrong_log(session, d, args.previous_length, args.previous_hash, d.generation)

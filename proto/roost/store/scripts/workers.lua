@@ -1,8 +1,8 @@
 -- Reads workers' leases and what is reserved at them.
 -- KEYS workers, reservations; the lease of each worker that the caller knows
 -- NUMBERS grace_ms, forget_ms (time after which a worker that is gone is forgotten); the names of the known workers
--- Replies {now, then for each live worker {name, ms left, lease document ('' when it is gone, '?' when the caller does not
---   know the worker), tokens, attempts}}
+-- Replies {now, then for each live worker {name, ms left, lease document ('' when it is gone, '?' when the caller does
+--   not know the worker), tokens, attempts}}
 
 local now = now_ms()
 local lease_of = {}
