@@ -50,11 +50,11 @@ class Migration:
         former = attempt.descriptor
         if await self._is_due(attempt):
             await self._migrate(attempt)
-            attempt.outbox.migrated(last_migration(attempt.descriptor))
+            attempt.outbox.put(last_migration(attempt.descriptor))
             return former
         event = unknown_migration(former, attempt.call.request.expected_head)
         if event is not None:
-            attempt.outbox.migrated(event)
+            attempt.outbox.put(event)
         return None
 
     async def _is_due(self, attempt: StepAttempt) -> bool:
@@ -87,7 +87,8 @@ class Migration:
             except WorkerFailureError as failure:
                 log.info("session %s was not rendered at %s: %s", former.session_id, worker.worker_id, failure)
                 if failure.failure is Failure.LOST:
-                    self._fleet.lost(worker, self._clients.channel(worker.address))
+                    self._workers.mark_broken(worker)
+                    self._clients.forget(self._clients.channel(worker.address))
                 attempt.failed_at(worker.worker_id, failure.failure, is_fault=failure.failure is not Failure.BUSY)
                 worker = None
         fault_point("gateway.rendered")

@@ -11,8 +11,6 @@ from roost.contract.events import (
     Delta,
     Event,
     FinishReason,
-    Migrated,
-    Queued,
     Restarted,
     Started,
     TokenLogprobs,
@@ -175,21 +173,19 @@ class Outbox:
         self._wake = asyncio.Event()
         self._ended = asyncio.Event()
 
-    def queued(self, position: int) -> None:
-        self._put(Queued(position))
-
-    def migrated(self, event: Migrated) -> None:
-        self._put(event)
+    def put(self, event: Event) -> None:
+        self._events.append(event)
+        self._wake.set()
 
     def started(self, output: StepOutput, worker: str, cached_tokens: int) -> None:
         """A worker has begun or taken over; deltas are taken from `output` from now on."""
         self._output = output
-        self._put(Started(worker, len(output.prompt_ids), cached_tokens, output.attempt))
+        self.put(Started(worker, len(output.prompt_ids), cached_tokens, output.attempt))
 
     def restarted(self, output: StepOutput, reason: str) -> None:
         """What the client has is void: `output` is sent from its start."""
         output.rewind()
-        self._put(Restarted(reason, output.attempt))
+        self.put(Restarted(reason, output.attempt))
 
     def more(self) -> None:
         """The output has grown."""
@@ -233,7 +229,3 @@ class Outbox:
         if self._events:
             return self._events.popleft()
         return self._output.take() if self._output is not None else None
-
-    def _put(self, event: Event) -> None:
-        self._events.append(event)
-        self._wake.set()

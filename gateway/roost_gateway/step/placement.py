@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from roost.contract.events import Queued
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store.interface import SessionStore
@@ -85,7 +86,7 @@ class Placement:
                 if turned is not None:
                     raise turned
                 waiter = waiting.enter(attempt, line)
-            attempt.outbox.queued(waiting.queue.ahead(waiter.ticket, time.monotonic()))
+            attempt.outbox.put(Queued(waiting.queue.ahead(waiter.ticket, time.monotonic())))
             return await self._wait(waiting, line, waiter)
 
     def kick(self, pool: str, revision: str | None = None) -> None:

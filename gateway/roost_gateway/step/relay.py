@@ -49,8 +49,8 @@ class Relay:
     ) -> None:
         self._attempt = attempt
         self._store = store
-        self._fleet = fleet
         self._workers = fleet.workers
+        self._clients = fleet.clients
         self._placement = placement
         self._telemetry = telemetry
         self._orphans: list[Dispatch] = []
@@ -115,7 +115,7 @@ class Relay:
         attempt.goes_to(dispatch.worker)
         self._accepted_here = self._accepted_here and dispatch.again
         self.stream = stream = WorkerStream(
-            attempt, dispatch.resume, dispatch.worker, self._fleet.clients, self._store, partial(self._accept, dispatch)
+            attempt, dispatch.resume, dispatch.worker, self._clients, self._store, partial(self._accept, dispatch)
         )
         await stream.finished()
         if attempt.output.behind_client:
@@ -150,8 +150,9 @@ class Relay:
                 return reconnected
         elif failure is Failure.UNKNOWN_ATTEMPT and not self._attempt.output.accepted:
             return await self._next_orphan() or await self._fresh(self._attempt.began.reserved)
-        if failure is Failure.LOST and self.stream is not None:
-            self._fleet.lost(dispatch.worker, self.stream.channel)
+        if failure is Failure.LOST:
+            self._workers.mark_broken(dispatch.worker)
+            self._forget_channel()
         is_fault = failure is Failure.FAULTY or (self._accepted_here and failure is not Failure.BUSY)
         self._attempt.failed_at(dispatch.worker.worker_id, failure, is_fault=is_fault)
         if self._attempt.output.accepted:
@@ -169,6 +170,9 @@ class Relay:
             return None
         if not attempt.output.accepted:  # the worker may have read the Resume before its answer was lost
             self._orphans.insert(0, Dispatch(worker, attempt.ref, dispatch.orphan, again=True))
-        if self.stream is not None:
-            self._fleet.clients.forget(self.stream.channel)
+        self._forget_channel()
         return replace(dispatch, resume=resume, again=True)
+
+    def _forget_channel(self) -> None:
+        if self.stream is not None:
+            self._clients.forget(self.stream.channel)

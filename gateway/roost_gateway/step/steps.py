@@ -21,7 +21,6 @@ from roost_gateway.step.output import Outbox
 from roost_gateway.step.placement import Placement
 from roost_gateway.step.relay import Relay
 from roost_gateway.step.renewal import Renewal
-from roost_gateway.step.worker_stream import WorkerStream
 from roost_gateway.telemetry import StepFigures, Telemetry
 
 log = logging.getLogger(__name__)
@@ -170,7 +169,7 @@ class Steps:
             await asyncio.sleep(0)  # Committed is on its way before the figures are written
             self._telemetry.committed(_figures(attempt, committed))
         except BaseException as error:
-            self._clean_up(attempt, relay.stream, error)
+            self._clean_up(attempt, relay, error)
             raise
 
     def _migrated(self, attempt: StepAttempt, former: Descriptor) -> None:
@@ -185,16 +184,16 @@ class Steps:
             evict = self._fleet.clients.evict(former.pool, workers, former.session_id, attempt.ref.epoch)
             self._background.spawn(evict)
 
-    def _clean_up(self, attempt: StepAttempt, stream: WorkerStream | None, error: BaseException) -> None:
+    def _clean_up(self, attempt: StepAttempt, relay: Relay, error: BaseException) -> None:
         """Frees what the attempt holds, unless another attempt has the step now or may resume it."""
         resumed_later = isinstance(error, Refused) and error.reason in (Reason.ATTEMPT_FENCED, Reason.COMMIT_UNKNOWN)
         in_doubt = attempt.committing and isinstance(error, asyncio.CancelledError)
         if attempt.fenced or self.closing or resumed_later or in_doubt:
-            if stream is not None:
-                stream.leave()
+            if relay.stream is not None:
+                relay.stream.leave()
             return
-        if stream is not None:
-            self._background.spawn(stream.cancel())
+        if relay.stream is not None:
+            self._background.spawn(relay.stream.cancel())
         self._background.spawn(self._abort(attempt))
 
     async def _abort(self, attempt: StepAttempt) -> None:
