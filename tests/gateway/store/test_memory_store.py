@@ -1,5 +1,7 @@
 """The store in memory, as far as its users need more than the Redis store shows: its clock, and lost data."""
 
+import pytest
+
 from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
@@ -39,10 +41,9 @@ async def test_a_lease_keeps_others_out_until_it_ends() -> None:
     session_id = (await store.open(new_session())).session_id
     await store.begin(begin_request(session_id, lease_ms=5000))
     clock.ms += 2000
-    try:
+    with pytest.raises(Refused) as caught:
         await store.begin(begin_request(session_id, "step-2"))
-    except Refused as refusal:
-        assert (refusal.reason, refusal.retry_seconds) == (Reason.ANOTHER_STEP_RUNNING, 3.0)
+    assert (caught.value.reason, caught.value.retry_seconds) == (Reason.ANOTHER_STEP_RUNNING, 3.0)
     clock.ms += 3000
     assert isinstance(await store.begin(begin_request(session_id, "step-2")), Began)
 
