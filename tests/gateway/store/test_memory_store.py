@@ -54,8 +54,9 @@ async def test_a_place_among_the_waiters_ends_at_its_deadline() -> None:
     store.publish(POOL, lease("w1", capacity_tokens=15), 60_000)
     late, next_one = [await store.begin(begin_request((await store.open(new_session())).session_id)) for _ in range(2)]
     assert not await store.reserve(reservation(late, "w1", tokens=99, deadline_ms=500))
+    clock.ms += 1
     assert not await store.reserve(reservation(next_one, "w1", tokens=10))
-    clock.ms += 500
+    clock.ms += 499
     assert await store.reserve(reservation(next_one, "w1", tokens=10))
     assert store.pool(POOL).waiters == {}
 
