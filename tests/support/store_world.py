@@ -175,7 +175,7 @@ class StoreWorld(RuleBasedStateMachine):
         for worker in WORKERS:
             self.same(1, "look", pool, worker, next(name for name in self.names if name.startswith(pool)))
         views = [self.loop.run(store.workers(pool)) for store in (self.gateways[1], self.memory)]
-        by_name = [sorted(found, key=lambda view: view.lease.worker_id) for found in views]
+        by_name = [sorted(both, key=lambda view: view.lease.worker_id) for both in views]
         assert comparable(by_name[0]) == comparable(by_name[1])
 
 

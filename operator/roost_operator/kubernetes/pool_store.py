@@ -20,7 +20,7 @@ from roost_operator.plan.observed import Store, Worker
 CONNECTIONS = 8
 AWAY = (RedisError, StoreUnavailableError, OSError, asyncio.TimeoutError)
 HEALTH_SECONDS = 10.0
-"""How often the store's settings are looked at, for all pools in it together."""
+"""How often the store's settings are checked, for all pools in it together."""
 CENSUS_SECONDS = 15.0
 """How often sessions are counted, for all pools together: that is a scan of all keys."""
 _BATCH = 500
@@ -43,38 +43,38 @@ class PoolStore:
         await self._link.aclose()
 
     async def observe(self, pool: str) -> tuple[Store, tuple[Worker, ...]]:
-        """The store and the workers of a pool. A store that does not answer is part of what is seen."""
+        """The store and the workers of a pool. A store that does not answer is a state of the store, not an error."""
         try:
-            found = await self._check()
+            checked = await self._check()
             text = await self._link.run("GET", PoolKeys(pool).document)
             named = bool(await self._link.run("SISMEMBER", POOLS, pool))
             workers = await self._workers(pool)
-            uptime = await health.uptime(self._link)  # last: one that restarts in between is seen to be young
+            uptime = await health.uptime(self._link)  # last, so that a restart in between shows
         except AWAY as error:
             self._health = None
             self._grace.note_away()
             return Store(problem=str(error) or type(error).__name__), ()
         young = uptime < GRACE_SECONDS or self._grace.left_seconds > 0
-        return Store(weaknesses=found.problems, document=_document(pool, text), named=named, young=young), workers
+        return Store(weaknesses=checked.problems, document=_document(pool, text), named=named, young=young), workers
 
     async def publish(self, pool: str, document: PoolDocument) -> None:
         """Writes the pool's document. Raises StoreUnavailableError."""
         await self._link.run("SET", PoolKeys(pool).document, document.encode())
 
     async def name(self, pool: str) -> bool:
-        """Adds the pool to those that gateways look for; whether it was none. Raises StoreUnavailableError."""
+        """Adds the pool to those that gateways look for; whether it was missing. Raises StoreUnavailableError."""
         return bool(await self._link.run("SADD", POOLS, pool))
 
     async def forget(self, pool: str) -> bool:
-        """Takes the pool from those that gateways look for; whether it was one. Raises StoreUnavailableError."""
+        """Removes the pool from those that gateways look for; whether it was there. Raises StoreUnavailableError."""
         return bool(await self._link.run("SREM", POOLS, pool))
 
     async def withdraw(self, pool: str) -> bool:
-        """Removes the pool's document; whether there was one. Raises StoreUnavailableError."""
+        """Removes the pool's document; whether it was there. Raises StoreUnavailableError."""
         return bool(await self._link.run("DEL", PoolKeys(pool).document))
 
     async def purge(self, pool: str) -> bool:
-        """Removes every key of the pool; whether there was any. Raises StoreUnavailableError."""
+        """Removes every key of the pool; whether any was there. Raises StoreUnavailableError."""
         removed = 0
         async for keys in self._keys(f"{PoolKeys(pool).prefix}:*"):
             for key in keys:
@@ -89,8 +89,8 @@ class PoolStore:
             await leases.ask_to_drain(self._link, pool, worker, seconds)
 
     async def sessions(self, pool: str, workers: tuple[Worker, ...]) -> tuple[int, int, int]:
-        """Sessions hot, which are those that a live worker says are resident, warm, of which there are none before
-        there is a warm tier, and cold, which are all others. Raises StoreUnavailableError."""
+        """Number of sessions that are hot (a live worker publishes them as cached), warm (always 0: there is no warm
+        tier yet) and cold (all others). Raises StoreUnavailableError."""
         keys, resident = PoolKeys(pool), set[bytes]()
         total = (await self._counted()).get(pool, 0)
         for worker in workers:
@@ -107,8 +107,8 @@ class PoolStore:
 
     async def _count(self) -> Mapping[str, int]:
         counts: dict[str, int] = {}
-        async for found in self._keys("roost:{*}:tenant:*:sessions"):
-            for key in found:
+        async for keys in self._keys("roost:{*}:tenant:*:sessions"):
+            for key in keys:
                 pool = _SESSIONS.fullmatch(key)
                 if pool is not None:
                     name = pool.group(1).decode()
@@ -123,8 +123,8 @@ class PoolStore:
     async def _workers(self, pool: str) -> tuple[Worker, ...]:
         keys, now = PoolKeys(pool), await self._now()
         names = await self._link.run("ZRANGEBYSCORE", keys.workers, now, "+inf")
-        found = [await self._worker(keys, name.decode(), now) for name in names]
-        return tuple(sorted((worker for worker in found if worker), key=lambda worker: worker.worker_id))
+        workers = [await self._worker(keys, name.decode(), now) for name in names]
+        return tuple(sorted((worker for worker in workers if worker), key=lambda worker: worker.worker_id))
 
     async def _worker(self, keys: PoolKeys, name: str, now: int) -> Worker | None:
         text = await self._link.run("GET", keys.lease(name))
@@ -148,7 +148,7 @@ class PoolStore:
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def _keys(self, pattern: str) -> AsyncIterator[list[bytes]]:
-        """Keys like `pattern`, in batches; a pool's braces are no part of Redis' patterns."""
+        """Keys that match `pattern`, in batches. The braces of a pool's tag mean nothing in Redis' patterns."""
         batch: list[bytes] = []
         async for key in self._link.client.scan_iter(match=pattern, count=_BATCH):
             batch.append(key)
@@ -159,18 +159,18 @@ class PoolStore:
 
 
 class Stores:
-    """The store of the installation, kept open, and those of pools with one of their own, opened for one use: their
-    URLs come and go with Secrets."""
+    """The installation's store, which stays open, and stores of single pools, which are opened for one use: their URLs
+    come and go with Secrets."""
 
     def __init__(self, shared_url: str) -> None:
         self._url = shared_url
         self._shared: PoolStore | None = None
         self._graces: dict[str, Grace] = {}
-        """Of stores that were away not long ago."""
+        """Clocks of single pools' stores that were away not long ago."""
 
     @asynccontextmanager
     async def opened(self, url: str) -> AsyncIterator[PoolStore]:
-        """The store at `url`. Raises ValueError when it is none of Redis."""
+        """The store at `url`. Raises ValueError when that is not a Redis URL."""
         if url == self._url:
             self._shared = self._shared or PoolStore(url)
             yield self._shared
@@ -191,7 +191,7 @@ class Stores:
 
 
 def _document(pool: str, text: bytes | None) -> PoolDocument | None:
-    """The published document; None also for one that cannot be read, so that it is written again."""
+    """The published document, or None when it is missing or cannot be read, so that it is written again."""
     try:
         return PoolDocument.decode(pool, text) if text else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""Workers' leases: what a worker publishes of itself, who lives, and how a worker is asked to drain."""
+"""Workers' leases: what a worker publishes, which workers live, and how a worker is asked to drain."""
 
 from collections.abc import Mapping, Sequence
 

@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 class WorkerReader:
-    """Workers of each pool, as last seen. Leases' keys are known by their workers' names, which are remembered here."""
+    """Workers of each pool, as last read. Remembers their names, since a script needs the keys of their leases."""
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link

@@ -1,6 +1,6 @@
 """The connection to Redis: one server or a cluster, bounded retries, and what to do when it comes back.
 
-Every client of the store is made here. This module needs neither msgpack nor anything of a gateway's: workers use it.
+Every client of the store is made here. Workers use this module, so it does without msgpack.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""One pool of the store in memory: its workers, what is reserved at them, and who waits in which line. Pure.
+"""One pool of the store in memory: its workers, what is reserved at them, and which attempts wait in which line. Pure.
 
 The rules are those of `_ledger.lua` and `_waiters.lua`; a property test compares the two. `now` is in ms; with `grace`
 nobody's time is over.
@@ -55,7 +55,7 @@ class MemoryPool:
     waiters: dict[bytes, Waiter] = field(default_factory=dict)
     """Nonce -> place."""
     over: set[bytes] = field(default_factory=set)
-    """Waiters whose time is over, as far as one that asked has noticed."""
+    """Waiters whose time is over, as far as a call has noticed since the last `purge`."""
 
     def is_alive(self, worker: str, now: int, *, grace: bool = False) -> bool:
         return worker in self.leases and (self.leases[worker][1] > now or grace)
@@ -102,7 +102,7 @@ class MemoryPool:
         return waiter.enqueued_ms if waiter and not waiter.is_over(now, grace=grace) else now
 
     def must_wait(self, worker: str, rank: Rank, own: set[bytes], now: int, *, grace: bool = False) -> bool:
-        """Whether an attempt waits, none of `own`, that the worker can serve and that goes before `rank`."""
+        """Whether an attempt other than `own` waits that the worker can serve and that goes before `rank`."""
         for line in dict.fromkeys((line_of(self.leases[worker][0].model_revision), "")):
             first = self._first(line, own, now, grace=grace)
             if first is not None and first < rank:

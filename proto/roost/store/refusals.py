@@ -42,7 +42,7 @@ _MESSAGES: Mapping[Reason, str] = {
     Reason.MODEL_REVISION_MISMATCH: "the log is of another revision of the model; open another session",
 }
 _DETAILED = (Reason.BUDGET_EXHAUSTED, Reason.STEP_LIMIT_REACHED, Reason.STEP_TOO_LONG)
-"""Refusals whose detail is the client's own figures; that of others is for whoever runs the store."""
+"""Refusals whose detail has the client's own figures. Details of others are for those who run the store."""
 _DEFAULT_RETRY_SECONDS = {Reason.ANOTHER_STEP_RUNNING: 1.0, Reason.STORE_FULL: 30.0}
 
 

@@ -1,4 +1,4 @@
-"""What a gateway remembers of sessions to name the keys of their scripts. A script that misses one says so."""
+"""What a gateway remembers of sessions to name the keys of their scripts. A script that lacks a key says so."""
 
 from collections import OrderedDict
 from collections.abc import Sequence

@@ -250,10 +250,10 @@ async def test_health_finds_nothing_wrong_with_a_durable_redis(fresh):
 async def test_health_names_each_setting_that_loses_sessions_and_its_fix(fresh, fresh_redis, setting, value, durable):
     with fresh_redis.client() as raw:
         raw.config_set(setting, value)
-    found = await fresh.health()
-    assert found.durable == durable
-    assert len(found.problems) == 1
-    assert f"set {setting} {health.WANTED[setting]}" in found.problems[0]
+    checked = await fresh.health()
+    assert checked.durable == durable
+    assert len(checked.problems) == 1
+    assert f"set {setting} {health.WANTED[setting]}" in checked.problems[0]
 
 
 async def test_a_redis_that_hides_its_settings_is_trusted_and_that_is_said(fresh_redis):
@@ -262,10 +262,10 @@ async def test_a_redis_that_hides_its_settings_is_trusted_and_that_is_said(fresh
             "managed", enabled=True, passwords=["+pw"], keys=["*"], channels=["*"], commands=["+@all", "-config"]
         )
     store = await connect(fresh_redis.url.replace("//", "//managed:pw@"))
-    found = await store.health()
-    assert found.durable
-    assert found.problems == ()
-    assert "appendfsync always" in found.hidden[0]
+    checked = await store.health()
+    assert checked.durable
+    assert checked.problems == ()
+    assert "appendfsync always" in checked.hidden[0]
     assert (await begun(store)).ref.epoch == 1
     await store.aclose()
 

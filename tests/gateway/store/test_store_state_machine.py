@@ -30,7 +30,7 @@ IDS = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4).map(tuple)
 HEADS = st.sampled_from(("none", *(("right",) * 8), *(("former",) * 4), "earlier", "later", "empty", "other", "longer"))
 TOKENS = st.integers(1, 30)
 REVISION_NEEDED = st.sampled_from((REVISIONS[0], *REVISIONS, ""))
-OTHER_CALLS = st.sampled_from((*(("hold",) * 4), *(("evict",) * 3), "close", "delete"))
+OTHER_CALLS = st.sampled_from((*(("hold",) * 6), *(("evict",) * 4), "close", "delete"))
 Ids = tuple[int, ...]
 
 
@@ -58,7 +58,7 @@ class StoreMachine(StoreWorld):
         limits=st.sampled_from(((0, 0, 0),) * 6 + ((25, 0, 0), (0, 2, 0), (0, 0, 30))),
         priority=CLASSES,
         needs=REVISION_NEEDED,
-        then=st.sampled_from(("", "reserve", "reserve", "commit", "commit", "migrate")),
+        then=st.sampled_from(("", "reserve", "commit", "commit", "migrate", "migrate and commit")),
     )
     def begin(
         self,
@@ -99,14 +99,54 @@ class StoreMachine(StoreWorld):
         answer = self.agree(gateway, "begin", request, touches=session_id)
         if isinstance(answer, Began):
             self.taken.append((session_id, answer.ref, step))
-            self._go_on(gateway, self.taken[-1], then, tokens, priority, needs)
+            self._go_on(gateway, self.taken[-1], then, tokens, priority, "w1", needs)
 
-    def _go_on(self, gateway: int, attempt: Attempt, then: str, tokens: int, priority: int, needs: str) -> None:
+    @rule(
+        gateway=GATEWAYS,
+        pool=st.sampled_from(POOLS),
+        worker=WORKER,
+        steps=st.lists(st.tuples(st.sampled_from((5, 15, 25)), CLASSES), min_size=2, max_size=3),
+        needs=st.sampled_from((REVISIONS[0], "")),
+    )
+    def reserve_for_many(self, gateway: int, pool: str, worker: str, steps: list[tuple[int, int]], needs: str) -> None:
+        """At one worker, so that some wait in its line."""
+        sessions = [name for name in self.memory.sessions if name.startswith(pool + "/")]
+        for session_id, (tokens, priority) in zip(sessions, steps, strict=False):
+            self._step(gateway, session_id, "d", "reserve", tokens, priority, worker, needs)
+
+    @rule(gateway=GATEWAYS, which=WHICH, tokens=TOKENS, commits=MOSTLY, expected=HEADS)
+    def migrate_and_come_back(self, gateway: int, which: int, tokens: int, commits: bool, expected: str) -> None:
+        session_id = self.session(which)
+        self._step(gateway, session_id, f"{self.now}", "commit", tokens)
+        self._step(gateway, session_id, f"{self.now}", "migrate and commit" if commits else "migrate", tokens)
+        head = self.head(session_id, expected, True)
+        self.agree(gateway, "hold", session_id, TENANTS[0], "grep", 1.5, *head, touches=session_id)
+
+    def _step(
+        self,
+        gateway: int,
+        session_id: str,
+        step: str,
+        then: str,
+        tokens: int,
+        priority: int = 1,
+        worker: str = "w1",
+        needs: str = "",
+    ) -> None:
+        nonce = self.now.to_bytes(16, "big")
+        request = begin_request(session_id, step, nonce=nonce, seed=1, priority=priority, new_tokens=tokens)
+        if isinstance(answer := self.agree(gateway, "begin", request, touches=session_id), Began):
+            self.taken.append((session_id, answer.ref, step))
+            self._go_on(gateway, self.taken[-1], then, tokens, priority, worker, needs)
+
+    def _go_on(
+        self, gateway: int, attempt: Attempt, then: str, tokens: int, priority: int, worker: str, needs: str
+    ) -> None:
         if then in ("reserve", "commit"):
-            self._reserve(gateway, attempt, "w1", tokens, priority, needs)
-        if then == "migrate":
+            self._reserve(gateway, attempt, worker, tokens, priority, needs)
+        if "migrate" in then:
             self._migrate(gateway, attempt, tokens)
-        if then == "commit":
+        if "commit" in then:
             self._commit(gateway, attempt, (tokens,), (priority + 7, 2**32 - 1))
 
     @precondition(lambda self: self.taken)
@@ -245,13 +285,13 @@ def cluster() -> Iterator[RedisCluster]:
         yield cluster
 
 
-def test_store_and_model_agree_on_one_redis_that_is_killed_now_and_then(fresh_redis):
+def test_redis_and_memory_agree_on_one_redis_that_is_killed_now_and_then(fresh_redis):
     run(machine(fresh_redis, restarts=2), settings=profile(int(__import__("os").environ.get("EX", "30"))))
 
 
-def test_store_and_model_agree_on_three_shards(cluster):
+def test_redis_and_memory_agree_on_three_shards(cluster):
     run(machine(cluster, restarts=0), settings=profile(20))
 
 
-def test_store_and_model_agree_on_three_shards_that_are_killed(cluster):
+def test_redis_and_memory_agree_on_three_shards_that_are_killed(cluster):
     run(machine(cluster, restarts=1), settings=profile(3))

@@ -97,7 +97,7 @@ class LeasePublisher:
         if await self._send(residency) != len(residency) and not self._withdrawn:
             self._published = None
             await self._send(residency)
-        if self._drains != drains and not self._withdrawn:  # the one who asked waits for the lease that says so
+        if self._drains != drains and not self._withdrawn:  # whatever asked it to drain waits for a lease that says so
             await self._send(residency)
 
     async def _send(self, residency: dict[str, int]) -> int:

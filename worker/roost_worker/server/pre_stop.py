@@ -27,14 +27,14 @@ async def drain(link: RedisLink, pool: str, address: str, seconds: float) -> boo
 
     Raises StoreUnavailableError.
     """
-    begin, seen = time.monotonic(), False
+    begin, known = time.monotonic(), False
     while True:
         leases = [lease for lease in await live_leases(link, pool) if lease.host == address]
-        waited, seen = time.monotonic() - begin, seen or bool(leases)
+        waited, known = time.monotonic() - begin, known or bool(leases)
         for lease in leases:
             await ask_to_drain(link, pool, lease.worker_id, seconds)
         idle = all(lease.draining and not lease.running and not lease.waiting for lease in leases)
-        if idle and (seen or waited >= _UNSEEN_SECONDS):
+        if idle and (known or waited >= _UNSEEN_SECONDS):
             return True
         if waited >= seconds:
             return idle
