@@ -132,8 +132,6 @@ def _lease(worker: str, address: str, running: int, draining: bool) -> WorkerLea
         worker,
         address=f"{address}:{names.WORKER_PORT}",
         model="tiny",
-        block_tokens=16,
-        context_tokens=2048,
         running=running,
         draining=draining,
     )
