@@ -37,7 +37,7 @@ NO_TORCH = Check(("python", "-c", "import torch"), 1, "No module named 'torch'")
 READ_ONLY = Check(("sh", "-c", "echo x >/opt/roost/x"), 2, "Read-only file system")
 CHECKS = {
     "operator": (
-        imports("roost_operator.kubernetes.process", "roost_operator.install.__main__", "roost_operator.api.crd"),
+        imports("roost_operator.kubernetes.handlers", "roost_operator.install.__main__", "roost_operator.api.crd"),
         Check(("python", "-m", "roost_operator"), 2, "set ROOST_POOL_KEY"),
         Check(("python", "-m", "roost_operator.install", "--help"), 0, "refuse-pools"),
         NO_TORCH,

@@ -1,36 +1,40 @@
 """Runs the operator: `python -m roost_operator`. Settings come from the environment (`kubernetes/settings.py`)."""
 
-import asyncio
 import logging
-import signal
 import sys
 
-from roost_operator.kubernetes.leader import LostError
-from roost_operator.kubernetes.process import run
-from roost_operator.kubernetes.settings import Settings, SettingsError, from_process
+import kopf
+
+import roost_operator.kubernetes.handlers  # noqa: F401  registers them with kopf
+from roost_operator.kubernetes.controller import KindsChangedError
+from roost_operator.kubernetes.settings import SettingsError, from_process
+
+LOG = logging.getLogger(__name__)
 
 
 def main() -> int:
     """Returns 0 after SIGTERM, 1 when leadership was lost or a port is taken, 2 for a wrong setting."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         settings = from_process()
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    try:
-        asyncio.run(_run(settings))
-    except (LostError, OSError) as error:
-        logging.error("the operator ends: %s", error)
-        return 1
-    return 0
+    kopf.configure()
+    while True:
+        try:
+            kopf.run(clusterwide=True, standalone=True, liveness_endpoint=settings.liveness)
+            return 0
+        except Exception as error:
+            reason = error.__cause__ or error
+            if not _kinds_changed(reason):
+                LOG.error("the operator ends: %s", reason)
+                return 1
+            LOG.info("the operator begins again: %s", reason)
 
 
-async def _run(settings: Settings) -> None:
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await run(settings, stop)
+def _kinds_changed(error: BaseException) -> bool:
+    """kopf 1.45.2 ends with an error of status 404 when a kind that it watches is deleted."""
+    return isinstance(error, KindsChangedError) or getattr(error, "status", None) == 404
 
 
 if __name__ == "__main__":

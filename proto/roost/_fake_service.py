@@ -35,7 +35,7 @@ class FakeService(SessionServiceServicer):
         self._api_keys = api_keys
         self.mishaps: list[Mishap] = []
         self.step_requests: list[pb.StepRequest] = []
-        lease = WorkerLease(WORKER, "", "", "fake", "", "", _PLENTY, 1, _PLENTY, max_running=_PLENTY)
+        lease = WorkerLease(WORKER, "", "", "fake", "", capacity_tokens=_PLENTY, max_running=_PLENTY)
         self._store.publish(self._pool, lease, _PLENTY)
 
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Context) -> pb.OpenSessionResponse:

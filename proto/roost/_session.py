@@ -35,6 +35,11 @@ def new_key() -> str:
 class Session:
     """A session, as `Client.open` and `Client.session` return it.
 
+        result = await session.run("What does this repository do?")
+        await session.hold(tool="pytest", expect_seconds=20)
+        async for event in session.step([tool_result(call, output)]):
+            ...
+
     It remembers the head, which is the end of the log as this client knows it, and sends it with each step and hold.
     Another client's step is then noticed (`HeadMismatchError`), and so is a store that lost steps
     (`SessionRolledBackError`).

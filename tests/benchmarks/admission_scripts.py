@@ -100,10 +100,7 @@ def _publish(raw: Any, worker_id: str, **fields: Any) -> None:
             "address": "127.0.0.1:1",
             "model": "m",
             "model_revision": "rev-1",
-            "render_version": "1",
             "capacity_tokens": 1000,
-            "block_tokens": 32,
-            "context_tokens": 8192,
             "max_running": 4,
             **fields,
         }

@@ -115,10 +115,7 @@ def _lease(name: str) -> WorkerLease:
         address="127.0.0.1:1",
         model="m",
         model_revision=REVISION,
-        render_version="1",
         capacity_tokens=RUNNING * STEP_TOKENS,
-        block_tokens=32,
-        context_tokens=8192,
         max_running=2 * RUNNING,
         prefill_rate=2000.0,
         decode_rate=30.0,
@@ -143,6 +140,10 @@ class _Now:
     @property
     def pool_queue(self) -> Any:
         return self.placement._queues[POOL]
+
+    @property
+    def queue(self) -> Any:
+        return self.placement._pool_queue(POOL).queue
 
     async def place(self, session_id: str, tenant: str, priority: int, log_tokens: int, owner: str) -> None:
         pool = self.fleet.pools.known(POOL)
@@ -189,6 +190,10 @@ class _Before:
         (line,) = self.placement._lines.values()
         return SimpleNamespace(lines={"": line}, listener=line.listener)
 
+    @property
+    def queue(self) -> Any:
+        return self.placement.queue(POOL)
+
     async def place(self, session_id: str, tenant: str, priority: int, log_tokens: int, owner: str) -> None:
         need = self._routing.StepNeed(session_id, REVISION, log_tokens, 100, {owner: log_tokens})
         ref = self._records.AttemptRef(1, b"n" * 16)
@@ -220,7 +225,7 @@ class World:
 
     @property
     def waiting(self) -> int:
-        return len(self._placement.queue(POOL))
+        return len(self._side.queue)
 
     async def start(self, waiters: int) -> None:
         await self._side.read()
@@ -264,7 +269,7 @@ class World:
     async def _place(self) -> None:
         self._asked += 1
         session_id, tenant, priority = f"{POOL}/{self._asked:026}", f"tenant-{self._asked % 10}", self._asked % 3
-        queue = self._placement.queue(POOL)
+        queue = self._side.queue
         await self._side.place(
             session_id, tenant, priority, self._chance.randrange(100, 700), self._chance.choice(self.ledger.names)
         )

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from roost_gateway.telemetry import StepFigures
 from roost_gateway.telemetry import Telemetry as GatewayTelemetry
 from roost_operator.kubernetes.metrics import Metrics
-from roost_worker.server.telemetry import Telemetry as WorkerTelemetry
+from roost_worker.server.telemetry import WorkerTelemetry
 
 ROOT = Path(__file__).parents[2]
 PANELS = json.loads((ROOT / "charts/roost/files/dashboard.json").read_text())["panels"]
@@ -38,10 +38,10 @@ def exposed(registry: CollectorRegistry) -> dict[str, set[str]]:
 
 
 def of_a_gateway() -> dict[str, set[str]]:
-    """After a step and a failover; its gauges are those that gateway.py names."""
+    """After a step and a failover; its gauges are those that core/life.py names."""
     telemetry = GatewayTelemetry()
-    for name in GAUGE.findall((ROOT / "gateway/roost_gateway/gateway.py").read_text()):
-        telemetry.gauge(name, "as in gateway.py", lambda: [(1.0, {})])
+    for name in GAUGE.findall((ROOT / "gateway/roost_gateway/core/life.py").read_text()):
+        telemetry.gauge(name, "as in life.py", lambda: [(1.0, {})])
     with telemetry.call("Step", ()):
         telemetry.failover("w")
         telemetry.committed(StepFigures("m", 3, 2, 1, 0.1, 0.2, 0.3, 0))

@@ -6,7 +6,7 @@ import pytest
 
 from roost_operator.demo.journal import Receipt
 from roost_pool.manifests import NAME
-from roost_pool.traffic import LONG, Talk, Traffic
+from roost_pool.traffic import Talk, Traffic
 from roost_pool.waiting import until
 from roost_pool.world import START_SECONDS, World, is_ready
 
@@ -16,10 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 async def stepping(traffic: Traffic) -> tuple[Talk, "asyncio.Task[Receipt]"]:
     """A session in the middle of a long step."""
     talk = await traffic.open()
-    await talk.say("Begin.")
-    running = asyncio.create_task(talk.say("Tell me a long story.", LONG))
-    await talk.streaming()
-    return talk, running
+    return talk, await talk.tell_a_story()
 
 
 async def test_a_gateway_pod(world: World, traffic: Traffic) -> None:

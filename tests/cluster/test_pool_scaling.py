@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from roost_pool.manifests import NAME
-from roost_pool.traffic import LONG, MEDIUM, Traffic
+from roost_pool.traffic import MEDIUM, Traffic
 from roost_pool.waiting import until
 from roost_pool.world import START_SECONDS, World
 
@@ -28,8 +28,8 @@ async def test_scaled_up_with_live_sessions(world: World, traffic: Traffic) -> N
 async def test_a_stream_continues_at_the_other_worker(world: World, traffic: Traffic) -> None:
     async with traffic.flowing():
         talk = await traffic.open()
-        running = asyncio.create_task(talk.say("Tell me a long story.", LONG))
-        first = await talk.streaming()
+        running = await talk.tell_a_story()
+        first = talk.workers[-1]
         other = {worker.worker_id for worker in await world.workers()} - {first}
         await world.kill(await world.worker_pod(first))
         receipt = await running

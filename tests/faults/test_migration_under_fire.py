@@ -16,7 +16,7 @@ from fault_stack import CLOSING, LONG, QUESTION, SHORT, FaultStack, Seen, client
 from roost import Client, LoggedStep, Session, errors
 from roost.fault_points import MIGRATION_POINTS
 from roost_worker.engine.messages import SamplingParams
-from roost_worker.oracle import LoggedStep as Judged
+from roost_worker.oracle import JudgedStep as Judged
 from roost_worker.oracle import Oracle, judge
 
 pytestmark = [pytest.mark.faults, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]

@@ -10,7 +10,7 @@ from roost.contract.reasons import Reason
 from roost.store.records import Descriptor, FormerLog, State
 from roost.store.views import unknown_migration
 from roost_gateway.routing.choice import WorkerState
-from roost_gateway.routing.revisions import bound_revision, migrates, turned_away
+from roost_gateway.routing.revisions import migrates, turned_away
 from routing_oracle import worker_of
 
 OLD, NEW = "rev-1", "rev-2"
@@ -47,7 +47,7 @@ def test_a_log_of_another_revision_migrates(of: PoolDocument, descriptor: Descri
 
 
 def test_a_log_without_tokens_is_of_no_revision() -> None:
-    assert (bound_revision(session()), bound_revision(session(steps=0))) == (OLD, "")
+    assert (session().bound_revision, session(steps=0).bound_revision) == (OLD, "")
 
 
 def test_sessions_migrate_unless_the_pool_says_otherwise() -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from roost import FinishReason, Head, LoggedStep, Message, MessageRole, Sampling, Usage
 from roost.contract.loghash import extend, pack_ids
 from roost_operator.demo.journal import Findings, Journal, Receipt, compare
-from roost_operator.demo.report import Outcome, conclusion, percentile, report
-from roost_operator.demo.verify import Verdict
+from roost_operator.demo.report import DemoResult, conclusion, percentile, report
+from roost_operator.demo.verify import Verification
 
 SESSION = "n/p/" + "0" * 26
-EXACT = Verdict(positions=4, near_ties=0, wrong=0, largest_gap=0.0, token_exact=True)
+EXACT = Verification(positions=4, near_ties=0, wrong=0, largest_gap=0.0, token_exact=True)
 
 
 def log(*outputs: tuple[int, ...]) -> list[LoggedStep]:
@@ -120,14 +120,14 @@ def test_a_log_whose_hash_does_not_follow_is_wrong(tmp_path: Path) -> None:
     assert "hash does not follow" in fault
 
 
-def outcome(*receipts: Receipt, **changes: object) -> Outcome:
-    whole = Outcome(
+def result(*receipts: Receipt, **changes: object) -> DemoResult:
+    whole = DemoResult(
         sessions=1,
         steps_planned=len(receipts),
         steps_sent=len(receipts),
         receipts=receipts,
         findings=Findings(),
-        verdict=EXACT,
+        verification=EXACT,
         evicted=1,
         redis_restarts=1,
         killed=("worker", "gateway", "redis"),
@@ -140,7 +140,7 @@ def outcome(*receipts: Receipt, **changes: object) -> Outcome:
 def test_report_counts_what_the_journal_holds() -> None:
     first, second, third = log((3, 4), (5,), (6, 7, 8))
     document = report(
-        outcome(
+        result(
             receipt(first),
             receipt(second, cached_tokens=6, ttft_ms=10.0),
             receipt(third, reconstructed_tokens=7, failovers_worker=1, ttft_ms=90.0, queue_ms=30),
@@ -158,31 +158,31 @@ def test_report_counts_what_the_journal_holds() -> None:
 
 def test_anything_amiss_fails_the_demo() -> None:
     (step,) = log((3,))
-    assert outcome(receipt(step)).passed
-    assert not outcome(receipt(step), steps_planned=2).passed
-    assert not outcome(receipt(step), killed=("worker", "redis")).passed
-    assert not outcome(receipt(step), verdict=replace(EXACT, token_exact=False)).passed
+    assert result(receipt(step)).passed
+    assert not result(receipt(step), steps_planned=2).passed
+    assert not result(receipt(step), killed=("worker", "redis")).passed
+    assert not result(receipt(step), verification=replace(EXACT, token_exact=False)).passed
     for name in ("lost", "doubled", "wrong"):
-        assert not outcome(receipt(step), findings=Findings(**{name: ("x",)})).passed
-    assert report(outcome(receipt(step), steps_planned=3))["steps_lost"] == 2
-    unanswered = outcome(receipt(step), steps_planned=2, steps_sent=2, findings=Findings(lost=("x",)))
+        assert not result(receipt(step), findings=Findings(**{name: ("x",)})).passed
+    assert report(result(receipt(step), steps_planned=3))["steps_lost"] == 2
+    unanswered = result(receipt(step), steps_planned=2, steps_sent=2, findings=Findings(lost=("x",)))
     assert report(unanswered)["steps_lost"] == 1
 
 
 def test_the_conclusion_names_every_fault() -> None:
     (step,) = log((3,))
-    assert conclusion(report(outcome(receipt(step)))) == (
+    assert conclusion(report(result(receipt(step)))) == (
         "Passed: 1 steps of 1 sessions are committed, none lost, doubled or changed; "
         "each of the 1 tokens is the oracle's choice."
     )
     inexact = replace(EXACT, token_exact=False)
     findings = Findings(lost=("x",), wrong=("y", "z"))
-    failed = conclusion(report(outcome(receipt(step), killed=("worker",), verdict=inexact, findings=findings)))
+    failed = conclusion(report(result(receipt(step), killed=("worker",), verification=inexact, findings=findings)))
     assert failed == (
         "Failed: 1 steps of 1 sessions are committed; 1 lost, 2 wrong, no gateway was killed while steps ran, "
         "no redis was killed while steps ran, some tokens are not the oracle's choice."
     )
-    assert "not every step was answered" in conclusion({**report(outcome(receipt(step))), "passed": False})
+    assert "not every step was answered" in conclusion({**report(result(receipt(step))), "passed": False})
 
 
 def test_percentiles_are_nearest_ranks() -> None:

@@ -16,10 +16,7 @@ def lease(name: str) -> WorkerLease:
         address=f"127.0.0.1:{len(name)}",
         model="m",
         model_revision="r",
-        render_version="1",
         capacity_tokens=2048,
-        block_tokens=32,
-        context_tokens=1024,
         max_running=8,
         running=3,
     )

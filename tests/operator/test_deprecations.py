@@ -7,14 +7,14 @@ import pytest
 from pool_world import INSTALLATION, World, pool
 from roost_operator.api.deprecations import deprecations
 from roost_operator.api.pool_document import pool_document
-from roost_operator.api.spec import AgentPool, Sessions
+from roost_operator.api.spec import AgentPool, SessionsSpec
 from roost_operator.local import runner
 from roost_operator.plan.plan import Plan, plan
 from roost_worker.convert.errors import ConvertError
 
 
 def with_sessions(**sessions: str) -> AgentPool:
-    spec = pool().spec.model_copy(update={"sessions": Sessions.model_validate(sessions)})
+    spec = pool().spec.model_copy(update={"sessions": SessionsSpec.model_validate(sessions)})
     return pool().model_copy(update={"spec": spec})
 
 
@@ -53,11 +53,11 @@ def test_a_deprecated_field_is_warned_of_once_until_it_is_removed() -> None:
 
     world = World()
     world.settle(pool())
-    assert "deprecations" not in world.seen.status
+    assert "deprecations" not in world.observed.pool.status
     outcomes = []
     old, new = ("retention", "Purge"), ("onPoolDeletion", "Purge")
     for field, value in (old, old, new, ("retention", "Keep")):
-        made = plan(with_sessions(**{field: value}), INSTALLATION, world.seen)
+        made = plan(with_sessions(**{field: value}), INSTALLATION, world.observed)
         outcomes.append((warnings(made), len(made.status["deprecations"])))
         world.do(made)
     assert outcomes == [(["Warning"], 1), ([], 1), ([], 0), (["Warning"], 1)]

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from pool_world import INSTALLATION, World, pool
+from pool_world import INSTALLATION, World, observation, pool
 from roost_operator.api.spec import AgentPool
 from roost_operator.kubernetes.settings import SettingsError, settings_from
 from roost_operator.plan.head_state import DELETION_SECONDS, HeadState, parsed
-from roost_operator.plan.observed import Observed
+from roost_operator.plan.observed import Secrets
 from roost_operator.plan.plan import plan
 
 URL = "rediss://ray:p%40ss@redis.roost:6380/0"
@@ -21,8 +21,9 @@ KEPT = replace(INSTALLATION, ray_store_url=URL)
 def children(wanted: AgentPool, own: str = "", installation: Any = KEPT) -> dict[str, Any]:
     """What a new pool is made of, by kind and name."""
     sessions = "redis://mine" if wanted.spec.store.url_secret_ref else ""
-    seen = Observed(uid="u", generation=1, now=0.0, finalizer=True, own_store_url=sessions, ray_store_url=own)
-    return {f"{one['kind']}/{one['metadata']['name']}": one for one in plan(wanted, installation, seen).apply}
+    secrets = Secrets(own_store_url=sessions, ray_store_url=own)
+    observed = replace(observation(has_finalizer=True), secrets=secrets)
+    return {f"{one['kind']}/{one['metadata']['name']}": one for one in plan(wanted, installation, observed).apply}
 
 
 def with_own_store() -> AgentPool:
@@ -88,8 +89,8 @@ def test_another_password_makes_new_pods() -> None:
     """Pods read it when they start."""
     world = World()
     world.settle(pool())
-    other = plan(pool(), KEPT, world.seen)
-    rotated = plan(pool(), replace(KEPT, ray_store_url=URL.replace("p%40ss", "new")), world.seen)
+    other = plan(pool(), KEPT, world.observed)
+    rotated = plan(pool(), replace(KEPT, ray_store_url=URL.replace("p%40ss", "new")), world.observed)
     heads = [
         next(one for one in made.apply if one["kind"] == "RayService")["spec"]["rayClusterConfig"]["headGroupSpec"]
         for made in (other, rotated)

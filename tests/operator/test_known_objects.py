@@ -1,7 +1,7 @@
-"""What is known of the cluster: right after any order of lists, watches and own writes, and after lost events."""
+"""What is known of the cluster: right after any order of watches, lists and own writes, and after lost events."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from api_server import ApiServer
 from roost_operator.kubernetes import kinds
-from roost_operator.kubernetes.api import Api
-from roost_operator.kubernetes.cache import Cache
+from roost_operator.kubernetes.api import Api, Document
 from roost_operator.kubernetes.kinds import Kind
-from roost_operator.kubernetes.known_objects import Document, KnownObjects
+from roost_operator.kubernetes.known_objects import Key, KnownObjects, index_entries
 from roost_operator.plan.names import COMPONENT_LABEL, POOL_LABEL
 
 WAIT = 30.0
@@ -21,87 +20,147 @@ WAIT = 30.0
 
 def document(name: str, version: int, pool: str = "p") -> Document:
     metadata = {"namespace": "n", "name": name, "uid": name, "resourceVersion": str(version)}
-    return {"metadata": {**metadata, "labels": {POOL_LABEL: pool}, "managedFields": [{}]}}
+    return {"kind": "ServiceAccount", "metadata": {**metadata, "labels": {POOL_LABEL: pool}, "managedFields": [{}]}}
 
 
-def versions(objects: KnownObjects) -> dict[str, int]:
-    return {one["metadata"]["name"]: int(one["metadata"]["resourceVersion"]) for one in objects.everything()}
+class PlayedIndex(Mapping[Key, list[Document]]):
+    """kopf's index: each object as its last event showed it."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, dict[Key, Document]] = {}
+        """By uid."""
+
+    def _by_key(self) -> dict[Key, list[Document]]:
+        values: dict[Key, list[Document]] = {}
+        for entries in self.entries.values():
+            for key, value in entries.items():
+                values.setdefault(key, []).append(value)
+        return values
+
+    def __getitem__(self, key: Key) -> list[Document]:
+        return self._by_key()[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._by_key())
+
+    def __len__(self) -> int:
+        return len(self._by_key())
 
 
-def test_an_event_from_before_our_own_write_does_not_undo_it() -> None:
-    objects = KnownObjects()
-    objects.told(document("a", 1))
-    objects.written(document("a", 3))
-    assert not objects.told(document("a", 2))
-    assert versions(objects) == {"a": 3}
-    assert objects.told(document("a", 3)), "our own write is news to whoever reconciles"
+class World:
+    """Accounts, of which the operator hears by a watch, by lists and by answers to its writes."""
+
+    def __init__(self) -> None:
+        self.index = PlayedIndex()
+        self.known = KnownObjects(Api(None), self.index, ())
+
+    def event(self, document: Document, *, deleted: bool = False) -> None:
+        uid = document["metadata"]["uid"]
+        self.index.entries[uid] = {} if deleted else index_entries(document)
+        self.known.heard(document, deleted=deleted)
+
+    def written(self, document: Document) -> None:
+        self.known.written(kinds.ACCOUNT, document)
+
+    def listed(self, documents: list[Document], version: int) -> list[str]:
+        """Names of those that were not known so."""
+        news = self.known.listed(kinds.ACCOUNT, documents, str(version))
+        return sorted(one["metadata"]["name"] for one in news)
+
+    async def versions(self) -> dict[str, int]:
+        pairs = {name: await self.known.get(kinds.ACCOUNT, "n", name) for name in ("a", "b", "c", "d", "new")}
+        return {name: int(one["metadata"]["resourceVersion"]) for name, one in pairs.items() if one}
+
+    async def of_pool(self, pool: str) -> list[str]:
+        return [one["metadata"]["name"] for one in await self.known.of_pool(kinds.ACCOUNT, "n", pool)]
 
 
-def test_an_answer_that_a_watch_has_outrun_brings_nothing_back() -> None:
-    objects = KnownObjects()
-    objects.told(document("a", 1))
-    assert objects.gone(document("a", 5))
-    objects.written(document("a", 4))
-    assert versions(objects) == {}
-    objects.written(document("a", 6))
-    assert versions(objects) == {"a": 6}
+async def test_an_event_from_before_our_own_write_does_not_undo_it() -> None:
+    world = World()
+    world.event(document("a", 1))
+    world.written(document("a", 3))
+    world.event(document("a", 2))
+    assert await world.versions() == {"a": 3}
+    world.event(document("a", 3))
+    assert await world.versions() == {"a": 3}
 
 
-def test_a_list_tells_what_was_missed() -> None:
-    objects = KnownObjects()
+async def test_an_answer_that_a_watch_has_outrun_brings_nothing_back() -> None:
+    world = World()
+    world.event(document("a", 1))
+    world.event(document("a", 5), deleted=True)
+    world.written(document("a", 4))
+    assert await world.versions() == {}
+    world.written(document("a", 6))
+    assert await world.versions() == {"a": 6}
+
+
+async def test_a_list_tells_what_was_missed() -> None:
+    world = World()
     for name in "abc":
-        objects.told(document(name, 1))
-    objects.written(document("new", 12))
-    news = objects.listed([document("a", 1), document("b", 4), document("d", 5)], "10")
-    assert sorted(one["metadata"]["name"] for one in news) == ["b", "c", "d"]
-    assert versions(objects) == {"a": 1, "b": 4, "d": 5, "new": 12}
+        world.event(document(name, 1))
+    world.written(document("new", 12))
+    assert world.listed([document("a", 1), document("b", 4), document("d", 5)], 10) == ["b", "c", "d"]
+    assert await world.versions() == {"a": 1, "b": 4, "d": 5, "new": 12}
+    assert await world.of_pool("p") == ["a", "b", "d", "new"]
+    assert world.listed([document("a", 1), document("b", 4), document("d", 5)], 11) == [], "it is no news again"
 
 
-def test_objects_are_found_by_their_pool_whose_label_may_change() -> None:
-    objects = KnownObjects()
-    objects.told(document("a", 1, "p"))
-    objects.told(document("b", 2, "p"))
-    objects.told(document("a", 3, "q"))
-    assert [one["metadata"]["name"] for one in objects.of_pool("n", "p")] == ["b"]
-    assert [one["metadata"]["name"] for one in objects.of_pool("n", "q")] == ["a"]
-    objects.gone(document("a", 4, "q"))
-    assert objects.of_pool("n", "q") == []
-    assert "managedFields" not in objects.everything()[0]["metadata"]
+async def test_an_object_that_is_made_again_after_a_lost_deletion_is_there() -> None:
+    world = World()
+    world.event(document("a", 1))
+    assert world.listed([], 5) == ["a"]
+    assert await world.versions() == {}
+    again = document("a", 7)
+    again["metadata"]["uid"] = "other"
+    world.event(again)
+    assert await world.versions() == {"a": 7}
+    assert await world.of_pool("p") == ["a"]
+
+
+async def test_objects_are_found_by_their_pool_whose_label_may_change() -> None:
+    world = World()
+    world.event(document("a", 1, "p"))
+    world.event(document("b", 2, "p"))
+    world.written(document("a", 3, "q"))
+    assert (await world.of_pool("p"), await world.of_pool("q")) == (["b"], ["a"])
+    world.event(document("a", 3, "q"))
+    assert (await world.of_pool("p"), await world.of_pool("q")) == (["b"], ["a"])
+    world.event(document("a", 4, "q"), deleted=True)
+    assert await world.of_pool("q") == []
+    known = await world.known.get(kinds.ACCOUNT, "n", "b")
+    assert known is not None
+    assert "managedFields" not in known["metadata"]
 
 
 @given(data=st.data())
-def test_whatever_is_lost_or_late_a_list_makes_it_right(data: st.DataObject) -> None:
+async def test_whatever_is_lost_or_late_a_list_makes_it_right(data: st.DataObject) -> None:
     """Events come late, not at all, or after a newer one; answers to writes come in between; then there is a list."""
-    objects, live, history = KnownObjects(), dict[str, int](), []
+    world, live, history = World(), dict[str, int](), []
     for version in range(1, data.draw(st.integers(1, 25)) + 1):
         name = data.draw(st.sampled_from("abc"))
-        if name in live and data.draw(st.booleans()):
+        deleted = name in live and data.draw(st.booleans())
+        if deleted:
             del live[name]
-            history.append(("gone", document(name, version)))
         else:
             live[name] = version
-            history.append(("told", document(name, version)))
             if data.draw(st.booleans()):
-                objects.written(document(name, version))
-    for kind, event in history:
+                world.written(document(name, version))
+        history.append((document(name, version), deleted))
+    for event, deleted in history:
         if data.draw(st.booleans()):
-            (objects.told if kind == "told" else objects.gone)(event)
-    objects.listed([document(name, version) for name, version in live.items()], str(len(history)))
-    assert versions(objects) == live
-    assert {one["metadata"]["name"] for one in objects.of_pool("n", "p")} == set(live)
+            world.event(event, deleted=deleted)
+    world.listed([document(name, version) for name, version in live.items()], len(history))
+    assert await world.versions() == live
+    assert await world.of_pool("p") == sorted(live)
+    assert len(world.known._newer) <= len(world.index.entries) + len(live), "nothing stays for ever"
 
 
 @pytest.fixture
 async def api(api_server: ApiServer) -> AsyncIterator[Api]:
-    made = await Api.connect(kubeconfig=api_server.kubeconfig())
-    yield made
-    await made.aclose()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT):
-        while not holds():  # noqa: ASYNC110  the API server is another process
-            await asyncio.sleep(0.02)
+    connected = await Api.connect(kubeconfig=api_server.kubeconfig())
+    yield connected
+    await connected.aclose()
 
 
 def account(namespace: str, name: str, **labels: str) -> Document:
@@ -109,63 +168,38 @@ def account(namespace: str, name: str, **labels: str) -> Document:
     return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
 
 
-class Lossy(Api):
-    """A connection whose watches lose every event."""
-
-    async def watch(self, kind: Any, selector: str, version: str, seconds: int) -> AsyncIterator[Document]:
-        async for _ in super().watch(kind, selector, version, seconds):
-            pass
-        return
-        yield
-
-
-async def test_a_cache_follows_the_api_server(api: Api, namespace: str) -> None:
-    changed: list[tuple[str, str]] = []
-    missing = Kind("example.com/v1", "Missing", "missings", ())
-    cache = Cache(api, {kinds.ACCOUNT: POOL_LABEL, missing: ""}, lambda *pool: changed.append(pool))
-    running = asyncio.create_task(cache.run())
-    try:
-        await asyncio.wait_for(cache.synced(), WAIT)
-        assert (await cache.knows(kinds.ACCOUNT), await cache.knows(missing)) == (True, False)
-        objects = cache._watched["ServiceAccount"].objects
-        assert await cache.get(kinds.ACCOUNT, namespace, "a") is None
-        await api.apply(kinds.ACCOUNT, account(namespace, "a", **{COMPONENT_LABEL: "worker"}))
-        await until(lambda: objects.get(namespace, "a") is not None)
-        assert len(await cache.of_pool(kinds.ACCOUNT, namespace, "p", "worker")) == 1
-        assert await cache.of_pool(kinds.ACCOUNT, namespace, "p", "head") == []
-        await until(lambda: (namespace, "p") in changed)
-        await api.delete(kinds.ACCOUNT, namespace, "a")
-        await until(lambda: objects.get(namespace, "a") is None)
-        assert await cache.get(kinds.SECRET, namespace, "none") is None, "not watched: asked for"
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-
 async def test_our_own_writes_are_known_at_once(api: Api, namespace: str) -> None:
-    """Not by a watch, which tells nothing here."""
-    lossy = Lossy(api._client)
-    cache = Cache(lossy, {kinds.ACCOUNT: POOL_LABEL}, lambda *pool: None, relist_seconds=3600)
-    running = asyncio.create_task(cache.run())
-    try:
-        await asyncio.wait_for(cache.synced(), WAIT)
-        await lossy.apply(kinds.ACCOUNT, account(namespace, "a"))
-        assert await cache.get(kinds.ACCOUNT, namespace, "a")
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+    """Not by a watch: this index hears nothing."""
+    known = KnownObjects(api, {}, ())
+    assert await known.get(kinds.ACCOUNT, namespace, "a") is None
+    await api.apply(kinds.ACCOUNT, account(namespace, "a", **{COMPONENT_LABEL: "worker"}))
+    assert await known.get(kinds.ACCOUNT, namespace, "a")
+    assert len(await known.of_pool(kinds.ACCOUNT, namespace, "p", "worker")) == 1
+    assert await known.of_pool(kinds.ACCOUNT, namespace, "p", "head") == []
+    assert await known.get(kinds.SECRET, namespace, "none") is None, "not watched: asked for"
 
 
 async def test_lost_events_are_made_good_by_the_next_list(api: Api, namespace: str) -> None:
-    cache = Cache(Lossy(api._client), {kinds.ACCOUNT: POOL_LABEL}, lambda *pool: None, relist_seconds=1)
-    running = asyncio.create_task(cache.run())
-    objects = cache._watched["ServiceAccount"].objects
-    try:
-        await asyncio.wait_for(cache.synced(), WAIT)
-        await api.apply(kinds.ACCOUNT, account(namespace, "a"))
-        await until(lambda: objects.get(namespace, "a") is not None)
-        await api.delete(kinds.ACCOUNT, namespace, "a")
-        await until(lambda: objects.get(namespace, "a") is None)
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+    """An index that hears nothing is a watch that loses all."""
+    writer, known = Api(api.client), KnownObjects(api, {}, ())
+
+    async def relist() -> list[Any]:
+        news = known.listed(kinds.ACCOUNT, *await api.list_at(kinds.ACCOUNT, POOL_LABEL))
+        return [one["metadata"]["name"] for one in news if one["metadata"]["namespace"] == namespace]
+
+    await writer.apply(kinds.ACCOUNT, account(namespace, "a"))
+    assert await relist() == ["a"]
+    assert await known.get(kinds.ACCOUNT, namespace, "a")
+    await writer.delete(kinds.ACCOUNT, namespace, "a")
+    async with asyncio.timeout(WAIT):  # the garbage collector is another process
+        while await known.get(kinds.ACCOUNT, namespace, "a"):
+            assert await relist() in (["a"], [])
+    assert await relist() == []
+
+
+async def test_a_kind_that_the_cluster_has_not_is_not_known(api: Api) -> None:
+    missing = Kind("example.com/v1", "Missing", "missings", ())
+    assert (await api.knows(kinds.POLICY), await api.knows(missing)) == (True, False)
+    known = KnownObjects(api, {}, (kinds.SERVICE,))
+    assert (await known.knows(kinds.SERVICE), await known.knows(kinds.MONITOR)) == (True, False)
+    assert await known.knows(kinds.ACCOUNT)

@@ -19,7 +19,7 @@ from roost_operator.api.loader import load_pool
 from roost_operator.api.spec import AgentPool
 from roost_operator.demo.chaos import listener
 from roost_operator.demo.tools import CALCULATE
-from roost_operator.demo.verify import Judge, SessionLog
+from roost_operator.demo.verify import CommittedLog, Judge
 from roost_operator.local.ports import PortTakenError, free_port
 from roost_operator.local.processes import ProcessFailedError
 from roost_operator.local.runner import LocalStack, StackOptions
@@ -84,10 +84,10 @@ async def the_oracle_agrees(stack: LocalStack, session: Session) -> None:
     other = (steps[1].output_token_ids[0] + 1) % 256
     altered = replace(steps[1], output_token_ids=(other, *steps[1].output_token_ids[1:]))
     async with Judge(stack.model_dir, stack.options.state_dir / "oracle.log") as judge:
-        verdict = await judge.verdict([SessionLog(steps, [CALCULATE])])
+        verdict = await judge.verify([CommittedLog(steps, [CALCULATE])])
         assert verdict.token_exact, verdict
         assert verdict.positions == sum(len(step.output_token_ids) for step in steps)
-        assert not (await judge.verdict([SessionLog([steps[0], altered, *steps[2:]], [CALCULATE])])).token_exact
+        assert not (await judge.verify([CommittedLog([steps[0], altered, *steps[2:]], [CALCULATE])])).token_exact
 
 
 async def readme_example_runs(targets: tuple[str, ...]) -> None:

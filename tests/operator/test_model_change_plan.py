@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from pool_world import INSTALLATION, pool
+from pool_world import INSTALLATION, observation, pool
 from roost.contract.pool_document import PoolDocument
 from roost_operator.api.spec import OnModelChange
-from roost_operator.plan.observed import Observed, Pod, Store, Worker
+from roost_operator.plan.observed import Observed, Pod, Ray, RayCluster, StoreState, Worker, WorkerGroup
 from roost_operator.plan.plan import plan
 from roost_operator.plan.ray_service import Size, ray_service
 from roost_operator.plan.revision import active_revision, replaced_workers
@@ -15,21 +15,17 @@ from roost_operator.plan.revision import active_revision, replaced_workers
 OLD, NEW = "old-revision", "new-revision"
 
 
-def seen(*new: str, old: str = OLD, published: str = OLD) -> Observed:
+def observed(*new: str, old: str = OLD, published: str = OLD) -> Observed:
     """An old cluster of two workers, and a new one that has a worker for each revision of `new`."""
-    pods = [Pod(f"old-{n}", "c-1", f"ip-old-{n}", running=True) for n in range(2)]
-    pods += [Pod(f"new-{n}", "c-2", f"ip-new-{n}", running=True) for n in range(2)]
+    pods = [Pod(f"old-{n}", "c-1", "workers", f"ip-old-{n}", running=True) for n in range(2)]
+    pods += [Pod(f"new-{n}", "c-2", "workers", f"ip-new-{n}", running=True) for n in range(2)]
     workers = [Worker(f"w-old-{n}", f"ip-old-{n}", old) for n in range(2)]
     workers += [Worker(f"w-new-{n}", f"ip-new-{n}", revision) for n, revision in enumerate(new)]
-    return Observed(
-        uid="u",
-        generation=1,
-        now=0.0,
-        finalizer=True,
-        cluster={"metadata": {"name": "c-2"}, "spec": {"workerGroupSpecs": [{"replicas": 2}]}},
-        pods=tuple(pods),
+    return replace(
+        observation(has_finalizer=True),
+        ray=Ray(cluster=RayCluster("c-2", groups=(WorkerGroup("workers", replicas=2),)), pods=tuple(pods)),
         workers=tuple(workers),
-        store=Store(document=PoolDocument("n/p", active_revision=published)),
+        store=StoreState(document=PoolDocument("n/p", active_revision=published)),
     )
 
 
@@ -39,10 +35,10 @@ OLD_WORKERS = frozenset({"w-old-0", "w-old-1"})
 @pytest.mark.parametrize(
     ("what", "revision", "drain", "drain_when_refusing"),
     [
-        (seen(), OLD, frozenset(), frozenset()),
-        (seen(NEW), OLD, frozenset(), frozenset()),
-        (seen(NEW, NEW), NEW, OLD_WORKERS, frozenset()),
-        (seen(OLD, OLD), OLD, OLD_WORKERS, OLD_WORKERS),
+        (observed(), OLD, frozenset(), frozenset()),
+        (observed(NEW), OLD, frozenset(), frozenset()),
+        (observed(NEW, NEW), NEW, OLD_WORKERS, frozenset()),
+        (observed(OLD, OLD), OLD, OLD_WORKERS, OLD_WORKERS),
     ],
     ids=["no new worker", "one of two", "all of another model", "all of the same model"],
 )
@@ -59,7 +55,7 @@ def test_old_workers_go_on_for_the_sessions_that_may_not_move(policy, drain):
     wanted = pool(2)
     sessions = wanted.spec.sessions.model_copy(update={"on_model_change": policy})
     wanted = wanted.model_copy(update={"spec": wanted.spec.model_copy(update={"sessions": sessions})})
-    made = plan(wanted, INSTALLATION, replace(seen(NEW, NEW)))
+    made = plan(wanted, INSTALLATION, observed(NEW, NEW))
     assert made.drain == drain
     assert made.document is not None
     assert made.document.active_revision == NEW

@@ -98,10 +98,15 @@ async def test_an_unchanged_resync_of_many_pools_changes_nothing_and_asks_for_li
         return operator.figures()['roost_operator_reconcile_seconds_count{result="unchanged"}']
 
     def all_told() -> bool:
-        found = json.loads(api_server.kubectl("get", "ap", "-n", namespace, "-o", "json"))["items"]
-        return len(found) == 20 and all("sessions" in (one.get("status") or {}) for one in found)
+        """What time alone changes, without KubeRay, has changed."""
+        statuses = [pool.get("status") or {} for pool in json.loads(listed())["items"]]
+        silent = [any(one["reason"] == "KubeRaySilent" for one in status.get("conditions", ())) for status in statuses]
+        return len(statuses) == 20 and all(silent) and all("sessions" in status for status in statuses)
 
-    await until("every pool has a status", all_told, operator)
+    def listed() -> str:
+        return api_server.kubectl("get", "ap", "-n", namespace, "-o", "json")
+
+    await until("every pool has its last status", all_told, operator)
     while True:
         settled, seen = operator.figures()["roost_operator_mutating_calls_total"], unchanged()
         await until("a resync passes", lambda seen=seen: unchanged() >= seen + 40, operator)
@@ -148,6 +153,17 @@ async def test_a_pool_that_changes_is_seen_at_once(operators: Start, api_server:
     await until("pools were listed", listed, operator)
     api_server.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
     await until("it has a RayService", lambda: has_service(api_server, namespace), operator)
+
+
+async def test_kopf_runs_the_handlers(operators: Start, api_server: ApiServer, namespace: str) -> None:
+    """By its own command, as anybody would who knows kopf."""
+    arguments = ["-m", "kopf", "run", "-A", "--standalone", "-m", "roost_operator.kubernetes.handlers"]
+    operator = operators("by-kopf", command=True, arguments=arguments)
+    api_server.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
+    await until("it has a RayService", lambda: has_service(api_server, namespace), operator)
+    operator.send(signal.SIGTERM)
+    await until("it ends", lambda: operator.returncode() is not None, operator)
+    assert operator.returncode() == 0, tail(operator.log)
 
 
 def test_settings_name_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,17 @@
 """Children of a pool: what a monitor is made of; those that are no longer wanted, when they go, and when not yet."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from pool_world import INSTALLATION, World, pool
+from pool_world import INSTALLATION, SERVICE, World, observation, pool
+from roost_operator.plan import names
 from roost_operator.plan.children import pod_monitor
-from roost_operator.plan.observed import Observed, Reference
-from roost_operator.plan.plan import Step, plan
+from roost_operator.plan.observed import Observed, RayCluster, Reference
+from roost_operator.plan.plan import Stage, plan
+from roost_operator.plan.ray_objects import desired_cluster
 
 HEAD_SECRET = Reference("Secret", "p-head")
 FULL = replace(INSTALLATION, pod_monitors=True, ray_store_url="redis://redis:6379")
@@ -22,49 +26,69 @@ UNWANTED = {
 
 def full() -> Observed:
     """A pool with every child that there can be, before KubeRay makes a cluster of it."""
-    world = World(Observed(uid="u", generation=1, now=0.0, finalizer=True, monitors=True))
-    world.do(plan(pool(), FULL, world.seen))
-    return world.seen
+    world = World(replace(observation(has_finalizer=True), pod_monitors=True))
+    world.do(plan(pool(), FULL, world.observed))
+    return world.observed
 
 
 @pytest.mark.parametrize("suspend", [False, True])
 def test_what_is_no_longer_wanted_goes_and_nothing_else(suspend: bool) -> None:
-    seen = full()
-    assert plan(pool(suspend=suspend), FULL, seen).delete == ()
-    made = plan(pool(suspend=suspend), BARE, replace(seen, monitors=False))
+    observed = full()
+    assert plan(pool(suspend=suspend), FULL, observed).delete == ()
+    made = plan(pool(suspend=suspend), BARE, replace(observed, pod_monitors=False))
     assert set(made.delete) == UNWANTED
-    assert {key for key in seen.children if key not in made.delete} == {
+    assert {key for key in observed.children if key not in made.delete} == {
         Reference("RayService", "p"),
         Reference("Secret", "p-worker"),
         Reference("ServiceAccount", "p-worker"),
         Reference("PodDisruptionBudget", "p-worker"),
     }
-    assert plan(pool(suspend=suspend), FULL, replace(seen, children={})).delete == ()
+    assert plan(pool(suspend=suspend), FULL, replace(observed, children={})).delete == ()
 
 
 def test_what_goes_already_is_not_deleted_again() -> None:
-    seen = full()
+    observed = full()
     going = {
-        key: {**one, "metadata": {**one["metadata"], "deletionTimestamp": "now"}} for key, one in seen.children.items()
+        key: {**one, "metadata": {**one["metadata"], "deletionTimestamp": "now"}}
+        for key, one in observed.children.items()
     }
-    assert plan(pool(), BARE, replace(seen, children=going)).delete == ()
+    assert plan(pool(), BARE, replace(observed, children=going)).delete == ()
 
 
 def test_the_heads_secret_stays_while_a_cluster_needs_it() -> None:
     """One that KubeRay is deleting, too: its Job that removes Ray's keys has the password from there."""
-    seen = full()
-    old = {"metadata": {"name": "old"}, "spec": seen.service["spec"]["rayClusterConfig"]}  # type: ignore[index]
-    new = {"metadata": {"name": "new"}, "spec": {}}
-    assert HEAD_SECRET not in plan(pool(), BARE, replace(seen, clusters=(new, old))).delete
-    assert HEAD_SECRET in plan(pool(), BARE, replace(seen, clusters=(new,))).delete
+    observed = full()
+    old, new = desired_cluster(observed.children[SERVICE]), RayCluster("new")
+    assert (
+        HEAD_SECRET not in plan(pool(), BARE, replace(observed, ray=replace(observed.ray, clusters=(new, old)))).delete
+    )
+    assert HEAD_SECRET in plan(pool(), BARE, replace(observed, ray=replace(observed.ray, clusters=(new,)))).delete
 
 
 def test_a_pool_that_cannot_be_run_keeps_what_it_has() -> None:
-    made = plan(pool(), BARE, replace(full(), kuberay=False))
-    assert (made.step, made.delete) == (Step.WAIT, ())
+    observed = full()
+    made = plan(pool(), BARE, replace(observed, ray=replace(observed.ray, installed=False)))
+    assert (made.stage, made.delete) == (Stage.WAIT, ())
 
 
 def test_a_monitor_has_the_installations_interval_or_that_of_the_prometheus() -> None:
     every = replace(INSTALLATION, pod_monitor_interval="45s")
     endpoints = [pod_monitor(pool(), one)["spec"]["podMetricsEndpoints"] for one in (every, INSTALLATION)]
     assert endpoints == [[{"port": "metrics", "interval": "45s"}], [{"port": "metrics"}]]
+
+
+def test_a_monitor_has_the_installations_labels_under_our_own() -> None:
+    given = (("release", "prometheus"), (names.POOL_LABEL, "another"))
+    monitored = replace(INSTALLATION, pod_monitors=True, pod_monitor_labels=given)
+    world = World(replace(observation(has_finalizer=True), pod_monitors=True))
+
+    def labels_of(applied: Sequence[dict[str, Any]]) -> dict[str, str]:
+        (monitor,) = [child for child in applied if child["kind"] == "PodMonitor"]
+        return dict(monitor["metadata"]["labels"])
+
+    made = plan(pool(), monitored, world.observed)
+    assert labels_of(made.apply) == {**names.labels(pool()), "release": "prometheus"}
+    world.do(made)
+    assert [child for child in plan(pool(), monitored, world.observed).apply if child["kind"] == "PodMonitor"] == []
+    bare = replace(monitored, pod_monitor_labels=())
+    assert "release" not in labels_of(plan(pool(), bare, world.observed).apply), "one that is no longer wanted goes"

@@ -1,6 +1,5 @@
 """The plan of a pool: tables for its parts, and a world in which plans are carried out until nothing is left to do."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,12 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool_world import INSTALLATION, World, pool
+from pool_world import INSTALLATION, World, observation, pool, with_children
 from roost_operator.plan import names
 from roost_operator.plan.conditions import Facts, conditions
 from roost_operator.plan.difference import contains, reference
-from roost_operator.plan.observed import Observed, Pod, Reference, Store, Worker
-from roost_operator.plan.plan import Step, plan
+from roost_operator.plan.observed import (
+    Observed,
+    Pod,
+    Ray,
+    RayCluster,
+    Reference,
+    Secrets,
+    StoreState,
+    Worker,
+    WorkerGroup,
+)
+from roost_operator.plan.plan import Stage, plan
 from roost_operator.plan.ray_service import Size
 from roost_operator.plan.scaling import scale
 
@@ -32,24 +41,14 @@ def lease(name: str, **more: Any) -> Worker:
 
 
 def present(*names_: str, **more: Any) -> tuple[Pod, ...]:
-    return tuple(Pod(name=name, cluster="c", address=f"ip-{name}", running=True, **more) for name in names_)
+    return tuple(Pod(name, "c", "workers", address=f"ip-{name}", running=True, **more) for name in names_)
 
 
-def sighted(pods: tuple[Pod, ...], *workers: Worker) -> Observed:
-    return Observed(uid="u", generation=1, now=0.0, cluster={"metadata": {"name": "c"}}, pods=pods, workers=workers)
-
-
-def named(pod: str, pods: tuple[Pod, ...], *workers: Worker) -> Observed:
-    """KubeRay was told to delete `pod`."""
-    group = {"scaleStrategy": {"workersToDelete": [pod]}}
-    cluster = {"metadata": {"name": "c"}, "spec": {"workerGroupSpecs": [group]}}
-    return replace(sighted(pods, *workers), cluster=cluster)
-
-
-def failing(pods: tuple[Pod, ...], *workers: Worker) -> Observed:
-    """KubeRay cannot make pods."""
-    status = {"conditions": [{"type": "ReplicaFailure", "status": "True"}]}
-    return replace(sighted(pods, *workers), cluster={"metadata": {"name": "c"}, "status": status})
+def sighted(pods: tuple[Pod, ...], *workers: Worker, named: str = "", failure: str | None = None) -> Observed:
+    """A RayCluster with `pods`. KubeRay was told to delete the pod `named`; `failure` keeps it from creating pods."""
+    group = WorkerGroup("workers", workers_to_delete=frozenset({named} if named else ()))
+    ray = Ray(cluster=RayCluster("c", groups=(group,), pod_failure=failure), pods=pods)
+    return replace(observation(), ray=ray, workers=workers)
 
 
 IDLE = {"draining": True, "drain_seconds": 1.0}
@@ -91,7 +90,7 @@ SCALES: dict[str, tuple[tuple[int, int | None, int | None, Observed], tuple[int,
         (1, 2, {"w-a"}, ("a",)),
     ),
     "shrinks: one that was named is not counted again": (
-        (1, 2, 3, named("a", present("a", "b", "c"), lease("a", **IDLE), lease("b", **IDLE), lease("c"))),
+        (1, 2, 3, sighted(present("a", "b", "c"), lease("a", **IDLE), lease("b", **IDLE), lease("c"), named="a")),
         (1, 3, {"w-a", "w-b"}, ("a", "b")),
     ),
     "shrinks: a pod that died comes back first": (
@@ -99,12 +98,12 @@ SCALES: dict[str, tuple[tuple[int, int | None, int | None, Observed], tuple[int,
         (3, 3, {"w-a"}, ()),
     ),
     "shrinks: one that is renewed comes back first": (
-        (1, 2, 2, named("a", (*present("b"), *present("a", deleting=True)), lease("b"))),
+        (1, 2, 2, sighted((*present("b"), *present("a", deleting=True)), lease("b"), named="a")),
         (2, 2, set(), ()),
     ),
     "shrinks: as long as there is none they need not come": ((1, 3, 3, sighted(())), (1, 3, set(), ())),
     "shrinks: one that cannot be made need not come": (
-        (1, 3, 3, failing(present("a", "b"), lease("a"), lease("b"))),
+        (1, 3, 3, sighted(present("a", "b"), lease("a"), lease("b"), failure="over quota")),
         (2, 3, set(), ()),
     ),
 }
@@ -112,8 +111,11 @@ SCALES: dict[str, tuple[tuple[int, int | None, int | None, Observed], tuple[int,
 
 @pytest.mark.parametrize("name", SCALES)
 def test_scaling(name: str) -> None:
-    given, (pods, replicas, drain, remove) = SCALES[name]
-    made = scale(*given, DRAIN_SECONDS)
+    (wanted, pods_now, replicas_now, observed), (pods, replicas, drain, remove) = SCALES[name]
+    group = observed.ray.group("workers")
+    assert group is not None
+    live = None if pods_now is None else replace(group, replicas=pods_now)
+    made = scale(wanted, live, replicas_now, observed, DRAIN_SECONDS)
     assert (made.size, made.drain, made.remove) == (Size(pods, replicas), drain, remove)
 
 
@@ -128,27 +130,30 @@ def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
 def test_a_pool_lives_from_start_to_end() -> None:
     world = World()
     world.settle(pool(2))
-    assert (len(world.seen.workers), world.seen.status["workers"]) == (2, {"desired": 2, "ready": 2, "replicas": 2})
-    starting = plan(pool(2), INSTALLATION, replace(world.seen, workers=world.seen.workers[:1]))
+    assert (len(world.observed.workers), world.observed.pool.status["workers"]) == (
+        2,
+        {"desired": 2, "ready": 2, "replicas": 2},
+    )
+    starting = plan(pool(2), INSTALLATION, replace(world.observed, workers=world.observed.workers[:1]))
     assert starting.status["workers"] == {"desired": 2, "ready": 1, "replicas": 2}, "what an autoscaler counts"
-    busy = tuple(replace(worker, running=2, tokens=9 - i) for i, worker in enumerate(world.seen.workers))
-    world.seen = replace(world.seen, workers=busy)
+    busy = tuple(replace(worker, running=2, tokens=9 - i) for i, worker in enumerate(world.observed.workers))
+    world.observed = replace(world.observed, workers=busy)
     world.settle(pool(1))
     assert world.wanted_removed == ["pod-2"]
-    assert world.settle(pool(1, suspend=True)).step is Step.SUSPEND
-    assert (world.seen.pods, world.seen.status["conditions"][0]["reason"]) == ((), "Suspended")
+    assert world.settle(pool(1, suspend=True)).stage is Stage.SUSPEND
+    assert (world.observed.ray.pods, world.observed.pool.status["conditions"][0]["reason"]) == ((), "Suspended")
     world.settle(pool(3))
-    assert len(world.seen.workers) == 3
-    world.seen = replace(world.seen, deleted_at=world.seen.now)
-    steps = []
+    assert len(world.observed.workers) == 3
+    world.observed = deleted(world.observed)
+    stages = []
     for _ in range(20):
-        made = plan(pool(3), INSTALLATION, world.seen)
-        steps.append(made.step)
+        made = plan(pool(3), INSTALLATION, world.observed)
+        stages.append(made.stage)
         world.do(made)
         world.live_on()
-        if made.step is Step.FORGET:
+        if made.stage is Stage.FORGET:
             break
-    assert list(dict.fromkeys(steps)) == [Step.DRAIN, Step.REMOVE, Step.FORGET]
+    assert list(dict.fromkeys(stages)) == [Stage.DRAIN, Stage.REMOVE, Stage.FORGET]
     assert not made.finalizer
     assert made.withdraw
 
@@ -156,17 +161,18 @@ def test_a_pool_lives_from_start_to_end() -> None:
 def test_a_pod_that_somebody_deletes_goes_on_draining() -> None:
     world = World()
     world.settle(pool(2))
-    pods = tuple(replace(pod, deleting=pod.name == "pod-1") for pod in world.seen.pods)
-    told = tuple(replace(worker, drain_seconds=1.0) for worker in world.seen.workers)
-    made = plan(pool(2), INSTALLATION, replace(world.seen, pods=pods, workers=told))
+    pods = tuple(replace(pod, deleting=pod.name == "pod-1") for pod in world.observed.ray.pods)
+    ray = replace(world.observed.ray, pods=pods)
+    told = tuple(replace(worker, drain_seconds=1.0) for worker in world.observed.workers)
+    made = plan(pool(2), INSTALLATION, replace(world.observed, ray=ray, workers=told))
     assert made.drain == {"w-pod-1"}
 
 
 def test_a_deletion_does_not_wait_for_a_store_for_ever() -> None:
-    away = Store(problem="no answer")
-    seen = Observed(uid="u", generation=1, now=1000.0, deleted_at=990.0, finalizer=True, store=away)
-    assert plan(pool(), INSTALLATION, seen).finalizer
-    late = plan(pool(), INSTALLATION, replace(seen, now=1100.0))
+    away = StoreState(problem="no answer")
+    observed = replace(observation(deleted_at=990.0, has_finalizer=True), now=1000.0, store=away)
+    assert plan(pool(), INSTALLATION, observed).finalizer
+    late = plan(pool(), INSTALLATION, replace(observed, now=1100.0))
     assert (late.finalizer, late.withdraw, late.events[0].reason) == (False, False, "StoreLeftAlone")
 
 
@@ -174,30 +180,35 @@ def test_a_deletion_leaves_running_workers_alone_while_the_store_is_away() -> No
     """Nobody can be told to drain, nor be seen to have done so: the drain time and what is added to it pass first."""
     world = World()
     world.settle(pool(2))
-    since = world.seen.now
-    away = replace(world.seen, deleted_at=since, store=Store(problem="no answer"), workers=())
+    since = world.observed.now
+    away = replace(deleted(world.observed), store=StoreState(problem="no answer"), workers=())
     for waited in (0.0, 10.0, 40.0):
         made = plan(pool(2), INSTALLATION, replace(away, now=since + waited))
-        assert (made.step, made.delete, made.drain) == (Step.WAIT, (), frozenset()), waited
+        assert (made.stage, made.delete, made.drain) == (Stage.WAIT, (), frozenset()), waited
         assert made.status["conditions"][0]["reason"] == "Deleting"
     late = plan(pool(2), INSTALLATION, replace(away, now=since + 41.0))
-    assert (late.step, [one.kind for one in late.delete]) == (Step.REMOVE, ["RayService"])
+    assert (late.stage, [one.kind for one in late.delete]) == (Stage.REMOVE, ["RayService"])
+
+
+def deleted(observed: Observed) -> Observed:
+    """Its deletion is requested now."""
+    return replace(observed, pool=replace(observed.pool, deleted_at=observed.now))
 
 
 def just_back(world: World, *workers: Worker) -> Observed:
     """The store answers again, and only these have renewed their leases yet."""
-    return replace(world.seen, store=replace(world.seen.store, young=True), workers=workers)
+    return replace(world.observed, store=replace(world.observed.store, young=True), workers=workers)
 
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_who_has_no_lease_yet_is_not_gone_when_the_store_has_just_come_back(first: int) -> None:
     world = World()
     world.settle(pool(2))
-    back = just_back(world, *world.seen.workers[:first])
-    deleted = plan(pool(2), INSTALLATION, replace(back, deleted_at=back.now))
-    assert (deleted.step, deleted.delete, len(deleted.drain)) == (Step.DRAIN, (), first)
+    back = just_back(world, *world.observed.workers[:first])
+    going = plan(pool(2), INSTALLATION, deleted(back))
+    assert (going.stage, going.delete, len(going.drain)) == (Stage.DRAIN, (), first)
     suspended = plan(pool(2, suspend=True), INSTALLATION, back)
-    assert (suspended.step, len(suspended.drain)) == (Step.DRAIN, first)
+    assert (suspended.stage, len(suspended.drain)) == (Stage.DRAIN, first)
     smaller = plan(pool(1), INSTALLATION, back)
     assert (smaller.resize, smaller.drain) == (None, frozenset())
     assert smaller.status["conditions"][0]["reason"] == "Scaling"
@@ -208,18 +219,18 @@ def test_who_has_no_lease_yet_is_not_gone_when_the_store_has_just_come_back(firs
 def test_a_victim_stays_the_victim_when_the_store_comes_back() -> None:
     world = World()
     world.settle(pool(2))
-    world.do(plan(pool(1), INSTALLATION, world.seen))
-    told = tuple(worker for worker in world.seen.workers if worker.drain_seconds is not None)
+    world.do(plan(pool(1), INSTALLATION, world.observed))
+    told = tuple(worker for worker in world.observed.workers if worker.drain_seconds is not None)
     assert plan(pool(1), INSTALLATION, just_back(world, *told)).drain == {told[0].worker_id}
 
 
 def test_a_new_pool_needs_no_store_that_has_run_for_a_while() -> None:
     """As in the first seconds of an installation."""
-    seen = Observed(uid="u", generation=1, now=0.0, finalizer=True, store=Store(young=True))
-    made = plan(pool(2), INSTALLATION, seen)
-    assert (made.step, "RayService" in {one["kind"] for one in made.apply}) == (Step.RUN, True)
-    gone = plan(pool(2), INSTALLATION, replace(seen, deleted_at=0.0))
-    assert gone.step is Step.FORGET
+    observed = replace(observation(has_finalizer=True), store=StoreState(young=True))
+    made = plan(pool(2), INSTALLATION, observed)
+    assert (made.stage, "RayService" in {one["kind"] for one in made.apply}) == (Stage.RUN, True)
+    gone = plan(pool(2), INSTALLATION, deleted(observed))
+    assert gone.stage is Stage.FORGET
 
 
 BROKEN = {"spec": {"terminationGracePeriodSeconds": 1}}
@@ -229,44 +240,45 @@ BROKEN = {"spec": {"terminationGracePeriodSeconds": 1}}
 def test_a_pool_that_cannot_be_run_can_still_be_suspended(trouble: str) -> None:
     world = World()
     world.settle(pool(2))
-    world.seen = replace(world.seen, missing_secrets=("Secret hub",) if trouble == "secret" else ())
+    missing = ("Secret hub",) if trouble == "secret" else ()
+    world.observed = replace(world.observed, secrets=Secrets(missing))
     wanted = pool(2, suspend=True, **({"template": BROKEN} if trouble == "template" else {}))
-    first = plan(wanted, INSTALLATION, world.seen)
-    assert (first.step, len(first.drain), first.apply) == (Step.DRAIN, 2, ())
+    first = plan(wanted, INSTALLATION, world.observed)
+    assert (first.stage, len(first.drain), first.apply) == (Stage.DRAIN, 2, ())
     assert first.document is not None
     assert first.document.suspend
-    assert world.settle(wanted).step is Step.SUSPEND
-    assert (world.seen.pods, world.seen.workers) == ((), ())
-    assert world.seen.status["conditions"][0]["reason"] in ("InvalidTemplate", "SecretMissing")
-    world.seen = replace(world.seen, missing_secrets=())
+    assert world.settle(wanted).stage is Stage.SUSPEND
+    assert (world.observed.ray.pods, world.observed.workers) == ((), ())
+    assert world.observed.pool.status["conditions"][0]["reason"] in ("InvalidTemplate", "SecretMissing")
+    world.observed = replace(world.observed, secrets=Secrets())
     world.settle(pool(2))
-    assert len(world.seen.workers) == 2
+    assert len(world.observed.workers) == 2
 
 
-@pytest.mark.parametrize("store", [Store(problem="no answer"), Store(young=True), Store()])
-def test_a_pool_that_is_made_suspended_starts_nothing(store: Store) -> None:
-    seen = Observed(uid="u", generation=1, now=0.0, finalizer=True, store=store)
-    made = plan(pool(2, suspend=True), INSTALLATION, seen)
+@pytest.mark.parametrize("store", [StoreState(problem="no answer"), StoreState(young=True), StoreState()])
+def test_a_pool_that_is_made_suspended_starts_nothing(store: StoreState) -> None:
+    made = plan(pool(2, suspend=True), INSTALLATION, replace(observation(has_finalizer=True), store=store))
     (service,) = (one for one in made.apply if one["kind"] == "RayService")
-    assert (made.step, service["spec"]["rayClusterConfig"]["suspend"]) == (Step.SUSPEND, True)
+    assert (made.stage, service["spec"]["rayClusterConfig"]["suspend"]) == (Stage.SUSPEND, True)
 
 
 def test_what_drains_goes_on_while_a_pool_cannot_be_run() -> None:
     world = World()
     world.settle(pool(2))
-    world.do(plan(pool(1), INSTALLATION, world.seen))
-    draining = {worker.worker_id for worker in world.seen.workers if worker.drain_seconds is not None}
-    made = plan(pool(1, template=BROKEN), INSTALLATION, world.seen)
-    assert (made.step, made.drain) == (Step.WAIT, draining)
+    world.do(plan(pool(1), INSTALLATION, world.observed))
+    draining = {worker.worker_id for worker in world.observed.workers if worker.drain_seconds is not None}
+    made = plan(pool(1, template=BROKEN), INSTALLATION, world.observed)
+    assert (made.stage, made.drain) == (Stage.WAIT, draining)
 
 
 def test_a_pool_that_cannot_be_read_is_left_as_it_is_and_says_so() -> None:
     world = World()
     world.settle(pool(2))
-    world.do(plan(pool(1), INSTALLATION, world.seen))
-    draining = {worker.worker_id for worker in world.seen.workers if worker.drain_seconds is not None}
-    made = plan(pool(2), INSTALLATION, replace(world.seen, unreadable="spec.models[0].kvCache: odd"))
-    assert (made.step, made.idle, made.document, made.drain) == (Step.WAIT, True, None, draining)
+    world.do(plan(pool(1), INSTALLATION, world.observed))
+    draining = {worker.worker_id for worker in world.observed.workers if worker.drain_seconds is not None}
+    unreadable = replace(world.observed.pool, unreadable="spec.models[0].kvCache: odd")
+    made = plan(pool(2), INSTALLATION, replace(world.observed, pool=unreadable))
+    assert (made.stage, made.idle, made.document, made.drain) == (Stage.WAIT, True, None, draining)
     found = {one["type"]: one for one in made.status["conditions"]}
     assert (found["Ready"]["reason"], found["Degraded"]["status"]) == ("InvalidSpec", "True")
     assert found["Ready"]["message"].startswith("spec.models[0].kvCache: odd; ")
@@ -275,18 +287,19 @@ def test_a_pool_that_cannot_be_read_is_left_as_it_is_and_says_so() -> None:
 def test_a_pool_that_cannot_be_read_can_be_deleted() -> None:
     world = World()
     world.settle(pool(2))
-    published = world.seen.store.document
-    world.seen = replace(world.seen, unreadable="odd", deleted_at=world.seen.now)
-    made = plan(pool(2, source="dummy://unreadable"), INSTALLATION, world.seen)
+    published = world.observed.store.document
+    unreadable = replace(world.observed.pool, unreadable="odd")
+    world.observed = deleted(replace(world.observed, pool=unreadable))
+    made = plan(pool(2, source="dummy://unreadable"), INSTALLATION, world.observed)
     assert published is not None
-    assert (made.step, made.document) == (Step.DRAIN, replace(published, suspend=True))
-    steps = [made.step]
-    while steps[-1] is not Step.FORGET and len(steps) < 20:
+    assert (made.stage, made.document) == (Stage.DRAIN, replace(published, suspend=True))
+    stages = [made.stage]
+    while stages[-1] is not Stage.FORGET and len(stages) < 20:
         world.do(made)
         world.live_on()
-        made = plan(pool(2, source="dummy://unreadable"), INSTALLATION, world.seen)
-        steps.append(made.step)
-    assert list(dict.fromkeys(steps)) == [Step.DRAIN, Step.REMOVE, Step.FORGET]
+        made = plan(pool(2, source="dummy://unreadable"), INSTALLATION, world.observed)
+        stages.append(made.stage)
+    assert list(dict.fromkeys(stages)) == [Stage.DRAIN, Stage.REMOVE, Stage.FORGET]
 
 
 @st.composite
@@ -294,7 +307,7 @@ def states(draw: st.DrawFn) -> World:
     """Any state that a pool of another size may have been left in, with children missing or edited."""
     world = World()
     world.settle(pool(draw(st.integers(1, 4))))
-    kept = {key: one for key, one in world.seen.children.items() if draw(st.booleans())}
+    kept = {key: child for key, child in world.observed.children.items() if draw(st.booleans())}
     workers = [
         replace(
             worker,
@@ -302,11 +315,13 @@ def states(draw: st.DrawFn) -> World:
             tokens=draw(st.integers(0, 99)),
             drain_seconds=draw(st.sampled_from([None, 0.0, 99.0])),
         )
-        for worker in world.seen.workers
+        for worker in world.observed.workers
         if draw(st.booleans())
     ]
-    pods = tuple(replace(pod, deleting=draw(st.booleans())) for pod in world.seen.pods if draw(st.booleans()))
-    world.seen = replace(world.seen, children=kept, workers=tuple(workers), pods=pods, finalizer=draw(st.booleans()))
+    pods = tuple(replace(pod, deleting=draw(st.booleans())) for pod in world.observed.ray.pods if draw(st.booleans()))
+    observed = with_children(world.observed, kept)
+    ray, stored = replace(observed.ray, pods=pods), replace(observed.pool, has_finalizer=draw(st.booleans()))
+    world.observed = replace(observed, ray=ray, pool=stored, workers=tuple(workers))
     return world
 
 
@@ -315,9 +330,9 @@ def test_any_state_converges_and_then_nothing_changes(world: World, wanted: int,
     made = world.settle(pool(wanted, suspend=suspend))
     assert made.idle
     assert world.chosen_by_kuberay == 0
-    assert len(world.seen.workers) == (0 if suspend else wanted)
-    assert {key.kind for key in world.seen.children} >= {"RayService", "Secret", "ServiceAccount"}
-    again = plan(pool(wanted, suspend=suspend), INSTALLATION, world.seen)
+    assert len(world.observed.workers) == (0 if suspend else wanted)
+    assert {key.kind for key in world.observed.children} >= {"RayService", "Secret", "ServiceAccount"}
+    again = plan(pool(wanted, suspend=suspend), INSTALLATION, world.observed)
     assert (again.idle, again.document, again.events) == (True, None, ())
 
 
@@ -325,25 +340,8 @@ def test_an_edited_child_is_applied_again() -> None:
     world = World()
     world.settle(pool())
     key = Reference("PodDisruptionBudget", "p-worker")
-    edited = {**world.seen.children[key], "spec": {"minAvailable": 7}}
-    world.seen = replace(world.seen, children={**world.seen.children, key: edited})
-    made = plan(pool(), INSTALLATION, world.seen)
+    edited = {**world.observed.children[key], "spec": {"minAvailable": 7}}
+    world.observed = with_children(world.observed, {**world.observed.children, key: edited})
+    made = plan(pool(), INSTALLATION, world.observed)
     assert [reference(child) for child in made.apply] == [key]
     assert names.APPLIED in made.apply[0]["metadata"]["annotations"]
-
-
-def test_a_monitor_has_the_installations_labels_under_our_own() -> None:
-    given = (("release", "prometheus"), (names.POOL_LABEL, "another"))
-    monitored = replace(INSTALLATION, pod_monitors=True, pod_monitor_labels=given)
-    world = World(replace(World().seen, monitors=True, finalizer=True))
-
-    def labels_of(applied: Sequence[dict[str, Any]]) -> dict[str, str]:
-        (monitor,) = [child for child in applied if child["kind"] == "PodMonitor"]
-        return dict(monitor["metadata"]["labels"])
-
-    made = plan(pool(), monitored, world.seen)
-    assert labels_of(made.apply) == {**names.labels(pool()), "release": "prometheus"}
-    world.do(made)
-    assert [child for child in plan(pool(), monitored, world.seen).apply if child["kind"] == "PodMonitor"] == []
-    bare = replace(monitored, pod_monitor_labels=())
-    assert "release" not in labels_of(plan(pool(), bare, world.seen).apply), "one that is no longer wanted goes"

@@ -14,9 +14,9 @@ from roost_operator.api.loader import PoolFileError, load_pool, parse_pool
 from roost_operator.api.pool_document import pool_document
 from roost_operator.api.problems import nearest, valid_keys
 from roost_operator.api.quantity import memory_bytes
-from roost_operator.api.spec import AgentPool, Dtype, OnPoolDeletion
+from roost_operator.api.spec import AgentPool, OnPoolDeletion
 from roost_operator.api.worker_config import worker_config
-from roost_worker.config import DTYPES, KvConfig
+from roost_worker.config import BLOCK_TOKENS, DTYPES, KvConfig
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
@@ -95,7 +95,7 @@ REFUSED = {
     "roles are a mapping": (document(roles={"name": "a"}), "spec.roles: ", "write a list"),
     "nameless role": (document(roles=[{"priority": 1}]), "spec.roles[0].name: ", "add it"),
     "same role twice": (document(roles=[{"name": "a"}] * 2), "spec.roles: ", "give each role a name of its own"),
-    "role of another model": (role(model="x"), "spec: roles[0].model: ", "use 'm'"),
+    "role with a model": (role(model="m"), "spec.roles[0].model: ", "remove it"),
     "negative budget": (role(sessionTokenBudget=-1), "spec.roles[0].sessionTokenBudget: ", "use at least 0"),
     "more than the context": (
         role(maxOutputTokensPerStep=513),
@@ -172,10 +172,13 @@ def test_every_fault_is_told_at_once_with_its_line() -> None:
     [
         ("", "give exactly one AgentPool"),
         ("a: 1\n---\nb: 2\n", "holds 2 documents"),
-        ("a: [1\n", "is no YAML"),
-        ("? [a, b]\n: c\n", "pool.yaml:1: is no YAML: found unhashable key"),
-        ("a: 2020-13-45\n", "is no YAML: month must be"),
-        ("a: 1\nb: !!python/object:os.system {}\n", "pool.yaml:2: is no YAML: could not determine a constructor"),
+        ("a: [1\n", "is not valid YAML"),
+        ("? [a, b]\n: c\n", "pool.yaml:1: is not valid YAML: found unhashable key"),
+        ("a: 2020-13-45\n", "is not valid YAML: month must be"),
+        (
+            "a: 1\nb: !!python/object:os.system {}\n",
+            "pool.yaml:2: is not valid YAML: could not determine",
+        ),
         ("a: &x [*x]\n", "is nested without end"),
         ("- a\n", "start with apiVersion"),
         ("kind: AgentPool\nspec: {}\nkind: AgentPool\n", "pool.yaml:3: kind: is given twice"),
@@ -201,7 +204,7 @@ def test_what_the_api_server_adds_is_passed_over() -> None:
 def test_defaults_fill_what_is_left_out() -> None:
     pool = parse(document(roles=[{"name": "agent"}], models=[{"name": "m", "source": "dummy://llama-tiny"}]))
     assert pool.pool == "n/p"
-    assert pool.spec.model.dtype is Dtype.BFLOAT16
+    assert pool.spec.model.dtype == "bfloat16"
     assert pool.spec.model.kv_cache.block_tokens == 32
     assert pool.spec.model.kv_cache.eviction_policy == "LRUSparingHeld"
     assert pool.spec.sessions.deletion is OnPoolDeletion.KEEP
@@ -259,8 +262,13 @@ def test_worker_config_carries_the_spec(tmp_path: Path) -> None:
     assert config.cache_dir == tmp_path
 
 
-def test_dtypes_are_those_of_the_worker() -> None:
-    assert tuple(dtype.value for dtype in Dtype) == DTYPES
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("block_tokens", BLOCK_TOKENS)
+def test_the_spec_takes_what_the_worker_takes(dtype: str, block_tokens: int) -> None:
+    config = worker_config(
+        parse(model(dtype=dtype, kvCache={"blockTokens": block_tokens})), store_url="redis://x", pool_secret="s"
+    )
+    assert (config.model.dtype, config.kv.block_tokens) == (dtype, block_tokens)
 
 
 def models_below(kind: type[BaseModel]) -> list[type[BaseModel]]:

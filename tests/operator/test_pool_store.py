@@ -11,7 +11,7 @@ from roost.contract.names import POOLS, PoolKeys
 from roost.contract.pool_document import PoolDocument
 from roost_operator.kubernetes import pool_store
 from roost_operator.kubernetes.pool_store import PoolStore, Stores
-from roost_operator.plan.observed import Store, Worker
+from roost_operator.plan.observed import StoreState, Worker
 
 POOL, OTHER = "ns/a", "ns/a.b"
 KEYS = PoolKeys(POOL)
@@ -151,7 +151,7 @@ async def test_a_store_is_young_after_it_was_away(
     monkeypatch.setattr(pool_store, "GRACE_SECONDS", 0.3)
     stores = Stores(fresh_redis.url if shared else "redis://127.0.0.1:1")
 
-    async def look() -> Store:
+    async def look() -> StoreState:
         async with stores.opened(fresh_redis.url) as store:
             return (await store.observe(POOL))[0]
 

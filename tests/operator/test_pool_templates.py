@@ -4,10 +4,9 @@ from typing import Any
 
 import pytest
 
-from pool_world import INSTALLATION, pool, template
+from pool_world import INSTALLATION, observation, pool, template
 from roost_operator.plan.merge import merged
-from roost_operator.plan.observed import Observed
-from roost_operator.plan.plan import Step, plan
+from roost_operator.plan.plan import Stage, plan
 from roost_operator.plan.pods import TemplateError, rank_threads
 from roost_operator.plan.ray_service import Size, ray_service
 
@@ -41,15 +40,14 @@ def test_template_is_merged_into_workers_and_head() -> None:
         (template(env=["A=b"]), r"containers\[0\].env\[0\] must be a mapping"),
         (template(resources={"limits": {"nvidia.com/gpu": 2}}), "ask for 1, or set tensorParallel to 2"),
         ({"spec": {"terminationGracePeriodSeconds": 1}}, "raise it or leave it out"),
-        (template(resources={"limits": {"cpu": "two"}}), "resources, cpu: 'two' is no number of CPUs; write for"),
+        (template(resources={"limits": {"cpu": "two"}}), "resources, cpu: 'two' is not a number of CPUs; write for"),
     ],
 )
 def test_templates_that_cannot_be_used(given: dict[str, Any], says: str) -> None:
     with pytest.raises(TemplateError, match=says):
         ray_service(pool(template=given), INSTALLATION, Size(1, 1), suspend=False)
-    seen = Observed(uid="u", generation=1, now=0.0, finalizer=True)
-    made = plan(pool(template=given), INSTALLATION, seen)
-    assert (made.step, made.idle) == (Step.WAIT, True)
+    made = plan(pool(template=given), INSTALLATION, observation(has_finalizer=True))
+    assert (made.stage, made.idle) == (Stage.WAIT, True)
     assert made.status["conditions"][0]["reason"] == "InvalidTemplate"
 
 

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool_world import INSTALLATION, World, pool, template
+from pool_world import INSTALLATION, SERVICE, World, pool, template, with_children
 from roost_operator.plan import names
-from roost_operator.plan.observed import Observed, Store
-from roost_operator.plan.plan import Step, plan
-from roost_operator.plan.ray_service import Size, application_arguments, arguments_in, ray_service
+from roost_operator.plan.observed import Observed, Secrets, StoreState
+from roost_operator.plan.plan import Stage, plan
+from roost_operator.plan.ray_objects import parse_service
+from roost_operator.plan.ray_service import Size, application_arguments, ray_service
 
 NEW = template(image="new")
 OTHER_MODEL = "dummy://qwen-tiny"
@@ -24,13 +25,13 @@ def running(upgrade: str, replicas: int = 2) -> World:
 
 
 def ready(world: World) -> tuple[str, str]:
-    found = world.seen.status["conditions"][0]
+    found = world.observed.pool.status["conditions"][0]
     return found["status"], found["reason"]
 
 
 def images(world: World) -> set[str]:
     """What the pods that are there were made from."""
-    return {pod.template for pod in world.seen.pods}
+    return {pod.template for pod in world.observed.ray.pods}
 
 
 def wanted(template: dict[str, Any], upgrade: str) -> str:
@@ -42,11 +43,11 @@ def wanted(template: dict[str, Any], upgrade: str) -> str:
 @pytest.mark.parametrize("replicas", [1, 2, 3])
 def test_in_place_replaces_one_pod_after_another(replicas: int) -> None:
     world = running("InPlace", replicas)
-    before = [pod.name for pod in world.seen.pods]
+    before = [pod.name for pod in world.observed.ray.pods]
     world.settle(pool(replicas, upgrade="InPlace", template=NEW))
     assert images(world) == {wanted(NEW, "InPlace")}
     assert sorted(world.wanted_removed) == sorted(before)
-    assert {pod.cluster for pod in world.seen.pods} == {"c-1"}
+    assert {pod.cluster for pod in world.observed.ray.pods} == {"c-1"}
     assert world.fewest == replicas - 1
     assert ready(world) == ("True", "AllWorkersReady")
 
@@ -54,14 +55,14 @@ def test_in_place_replaces_one_pod_after_another(replicas: int) -> None:
 def test_in_place_begins_with_the_worker_that_holds_least_and_lets_it_finish() -> None:
     world = running("InPlace", 3)
     loads = [9, 3, 5]
-    workers = [replace(one, tokens=n, running=2) for one, n in zip(world.seen.workers, loads, strict=True)]
-    world.seen = replace(world.seen, workers=tuple(workers))
+    workers = [replace(one, tokens=n, running=2) for one, n in zip(world.observed.workers, loads, strict=True)]
+    world.observed = replace(world.observed, workers=tuple(workers))
     changed = pool(3, upgrade="InPlace", template=NEW)
-    rewritten = plan(changed, INSTALLATION, world.seen)
+    rewritten = plan(changed, INSTALLATION, world.observed)
     assert rewritten.resize is not None
     assert (rewritten.drain, rewritten.resize.remove) == (frozenset(), ())
     world.do(rewritten)
-    drained = plan(changed, INSTALLATION, world.seen)
+    drained = plan(changed, INSTALLATION, world.observed)
     assert (drained.drain, drained.resize) == ({workers[1].worker_id}, None)
     assert drained.status["conditions"][0]["reason"] == "Upgrading"
     world.settle(changed)
@@ -73,19 +74,19 @@ def test_in_place_stops_at_a_pod_that_does_not_come_up() -> None:
     world = running("InPlace", 3)
     changed = pool(3, upgrade="InPlace", template=NEW)
     while not world.wanted_removed:
-        world.do(plan(changed, INSTALLATION, world.seen))
+        world.do(plan(changed, INSTALLATION, world.observed))
         world.live_on()
-    fresh = next(pod for pod in world.seen.pods if pod.template == wanted(NEW, "InPlace"))
+    fresh = next(pod for pod in world.observed.ray.pods if pod.template == wanted(NEW, "InPlace"))
     bad = replace(fresh, running=False, trouble="ImagePullBackOff", message="no such image")
-    others = tuple(pod for pod in world.seen.pods if pod.name != fresh.name)
-    workers = tuple(worker for worker in world.seen.workers if worker.address != fresh.address)
-    world.seen = replace(world.seen, pods=(*others, bad), workers=workers)
-    stuck = plan(changed, INSTALLATION, world.seen)
+    others = tuple(pod for pod in world.observed.ray.pods if pod.name != fresh.name)
+    workers = tuple(worker for worker in world.observed.workers if worker.address != fresh.address)
+    world.observed = replace(world.observed, ray=replace(world.observed.ray, pods=(*others, bad)), workers=workers)
+    stuck = plan(changed, INSTALLATION, world.observed)
     assert (stuck.drain, stuck.idle) == (frozenset(), True)
     assert stuck.status["conditions"][0]["reason"] == "ImageUnavailable"
     mended = pool(3, upgrade="InPlace", template=template(image="newer"))
-    world.do(plan(mended, INSTALLATION, world.seen))
-    replaced = plan(mended, INSTALLATION, world.seen)
+    world.do(plan(mended, INSTALLATION, world.observed))
+    replaced = plan(mended, INSTALLATION, world.observed)
     assert replaced.resize is not None
     assert (replaced.resize.remove, replaced.drain) == ((bad.name,), frozenset())
 
@@ -93,57 +94,57 @@ def test_in_place_stops_at_a_pod_that_does_not_come_up() -> None:
 def test_in_place_waits_for_a_store_that_is_away() -> None:
     world = running("InPlace")
     changed = pool(2, upgrade="InPlace", template=NEW)
-    world.do(plan(changed, INSTALLATION, world.seen))
-    away = replace(world.seen, store=Store(problem="no answer"), workers=())
+    world.do(plan(changed, INSTALLATION, world.observed))
+    away = replace(world.observed, store=StoreState(problem="no answer"), workers=())
     assert plan(changed, INSTALLATION, away).resize is None
 
 
 def test_in_place_waits_for_leases_after_the_store_came_back() -> None:
     world = running("InPlace")
     changed = pool(2, upgrade="InPlace", template=NEW)
-    world.do(plan(changed, INSTALLATION, world.seen))
-    back = replace(world.seen, store=replace(world.seen.store, young=True), workers=())
-    for seen in (back, replace(back, workers=world.seen.workers)):
-        made = plan(changed, INSTALLATION, seen)
+    world.do(plan(changed, INSTALLATION, world.observed))
+    back = replace(world.observed, store=replace(world.observed.store, young=True), workers=())
+    for observed in (back, replace(back, workers=world.observed.workers)):
+        made = plan(changed, INSTALLATION, observed)
         assert (made.resize, made.drain) == (None, frozenset())
     assert made.status["conditions"][0]["reason"] == "Upgrading"
-    assert plan(changed, INSTALLATION, world.seen).drain
+    assert plan(changed, INSTALLATION, world.observed).drain
 
 
 def test_in_place_leaves_a_changed_model_to_serve() -> None:
     world = running("InPlace")
-    before = {pod.name for pod in world.seen.pods}
+    before = {pod.name for pod in world.observed.ray.pods}
     world.settle(pool(2, upgrade="InPlace", source=OTHER_MODEL))
-    assert {pod.name for pod in world.seen.pods} == before
-    assert len({worker.revision for worker in world.seen.workers}) == 1
-    assert world.seen.status["activeRevision"] == world.seen.workers[0].revision
+    assert {pod.name for pod in world.observed.ray.pods} == before
+    assert len({worker.revision for worker in world.observed.workers}) == 1
+    assert world.observed.pool.status["activeRevision"] == world.observed.workers[0].revision
 
 
 def test_between_equal_numbers_of_workers_the_published_revision_stays() -> None:
     world = running("InPlace")
-    published = world.seen.status["activeRevision"]
+    published = world.observed.pool.status["activeRevision"]
     for other in ("0", "z"):
-        halved = (replace(world.seen.workers[0], revision=other), world.seen.workers[1])
-        seen = replace(world.seen, workers=halved)
-        assert plan(pool(2, upgrade="InPlace"), INSTALLATION, seen).status["activeRevision"] == published
+        halved = (replace(world.observed.workers[0], revision=other), world.observed.workers[1])
+        observed = replace(world.observed, workers=halved)
+        assert plan(pool(2, upgrade="InPlace"), INSTALLATION, observed).status["activeRevision"] == published
 
 
 @pytest.mark.parametrize("change", [{"template": NEW}, {"source": OTHER_MODEL}])
 def test_none_holds_a_change_until_the_pool_was_suspended(change: dict[str, Any]) -> None:
     world = running("None")
-    pods, workers = world.seen.pods, world.seen.workers
+    pods, workers = world.observed.ray.pods, world.observed.workers
     world.settle(pool(2, upgrade="None", **change))
-    assert (world.seen.pods, world.seen.workers) == (pods, workers)
+    assert (world.observed.ray.pods, world.observed.workers) == (pods, workers)
     assert ready(world) == ("True", "ChangeHeld")
     world.settle(pool(3, upgrade="None", **change))
     assert len(images(world)) == 1
-    assert len({worker.revision for worker in world.seen.workers}) == 1
+    assert len({worker.revision for worker in world.observed.workers}) == 1
     world.settle(pool(3, suspend=True, upgrade="None", **change))
     world.settle(pool(3, upgrade="None", **change))
     assert ready(world) == ("True", "AllWorkersReady")
-    resumed = world.seen.service
+    resumed = world.observed.ray.service
     assert resumed is not None
-    assert arguments_in(resumed) == application_arguments(pool(3, upgrade="None", **change))
+    assert resumed.arguments == application_arguments(pool(3, upgrade="None", **change))
     assert images(world) == {wanted(change.get("template", {}), "None")}
 
 
@@ -151,13 +152,11 @@ def test_none_does_not_keep_arguments_that_somebody_else_wrote() -> None:
     world = running("None")
     changed = pool(2, upgrade="None", source=OTHER_MODEL)
     world.settle(changed)
-    service = world.seen.service
-    assert service is not None
-    key = next(key for key in world.seen.children if key.kind == "RayService")
+    service = world.observed.children[SERVICE]
     edited = {**service, "spec": {**service["spec"], "serveConfigV2": "applications: [{args: {worker: {}}}]"}}
-    seen = replace(world.seen, children={**world.seen.children, key: edited})
-    made = next(one for one in plan(changed, INSTALLATION, seen).apply if one["kind"] == "RayService")
-    given_now = arguments_in(made)
+    observed = with_children(world.observed, {**world.observed.children, SERVICE: edited})
+    made = next(one for one in plan(changed, INSTALLATION, observed).apply if one["kind"] == "RayService")
+    given_now = parse_service(made).arguments
     assert given_now is not None
     assert given_now["worker"]["model"]["source"] == OTHER_MODEL
 
@@ -168,7 +167,7 @@ def test_a_change_is_under_way_from_its_first_plan_on(upgrade: str, change: dict
     """Nobody is told of the new generation that all is well before KubeRay has even looked at it."""
     world = running(upgrade)
     changed = pool(2, upgrade=upgrade, **change)
-    found = {one["type"]: one for one in plan(changed, INSTALLATION, world.seen).status["conditions"]}
+    found = {one["type"]: one for one in plan(changed, INSTALLATION, world.observed).status["conditions"]}
     assert (found["Ready"]["reason"], found["Progressing"]["status"]) == ("Upgrading", "True")
     world.settle(changed)
     assert ready(world) == ("True", "AllWorkersReady")
@@ -179,17 +178,17 @@ def test_another_password_of_its_own_store_makes_new_workers() -> None:
     nothing."""
     own = pool(2, store="mine")
     world = World()
-    world.seen = replace(world.seen, own_store_url="redis://:one@mine")
+    world.observed = replace(world.observed, secrets=Secrets(own_store_url="redis://:one@mine"))
     world.settle(own)
     elsewhere = replace(
         INSTALLATION, store_url="redis://:changed@roost-redis", worker_store_url="redis://:w@roost-redis"
     )
-    assert plan(own, elsewhere, world.seen).idle
-    unread = plan(own, INSTALLATION, replace(world.seen, own_store_url="", store=Store(problem="no URL")))
-    assert (unread.step, unread.idle) == (Step.WAIT, True)
-    world.seen = replace(world.seen, own_store_url="redis://:two@mine")
+    assert plan(own, elsewhere, world.observed).idle
+    unread = plan(own, INSTALLATION, replace(world.observed, secrets=Secrets(), store=StoreState(problem="no URL")))
+    assert (unread.stage, unread.idle) == (Stage.WAIT, True)
+    world.observed = replace(world.observed, secrets=Secrets(own_store_url="redis://:two@mine"))
     world.settle(own)
-    assert {pod.cluster for pod in world.seen.pods} == {"c-2"}
+    assert {pod.cluster for pod in world.observed.ray.pods} == {"c-2"}
     assert world.fewest == 2
 
 
@@ -197,7 +196,7 @@ def test_a_new_cluster_takes_over_before_the_old_one_stops() -> None:
     world = running("NewCluster")
     world.settle(pool(2, upgrade="NewCluster", template=NEW))
     assert world.fewest == 2
-    assert {pod.cluster for pod in world.seen.pods} != {"c-1"}
+    assert {pod.cluster for pod in world.observed.ray.pods} != {"c-1"}
     assert ready(world) == ("True", "AllWorkersReady")
 
 
@@ -211,7 +210,7 @@ def test_any_sequence_of_ways_ends_well(upgrades: list[str], changes: list[dict[
     for upgrade, change, size in zip(upgrades, changes, sizes, strict=False):
         made = world.settle(pool(size, upgrade=upgrade, **change))
         assert made.idle
-        assert len(world.seen.workers) == size
+        assert len(world.observed.workers) == size
         assert ready(world)[0] == "True"
         held = ready(world)[1] == "ChangeHeld"
         assert held <= (upgrade == "None")
@@ -222,7 +221,7 @@ def test_any_sequence_of_ways_ends_well(upgrades: list[str], changes: list[dict[
 def test_a_pool_is_not_shrunk_or_suspended_while_the_store_is_away() -> None:
     """Without the store nobody can be told to drain, and who drains cannot be seen."""
     world = running("NewCluster")
-    away: Observed = replace(world.seen, store=Store(problem="no answer"), workers=())
+    away: Observed = replace(world.observed, store=StoreState(problem="no answer"), workers=())
     smaller = plan(pool(1), INSTALLATION, away)
     assert (smaller.resize, smaller.status["conditions"][0]["reason"]) == (None, "StoreUnavailable")
     stopped = plan(pool(2, suspend=True), INSTALLATION, away)

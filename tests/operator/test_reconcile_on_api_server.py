@@ -21,7 +21,7 @@ from roost_operator.kubernetes.api import Api
 from roost_operator.kubernetes.execute import ChildRefusedError
 from roost_operator.kubernetes.reconciler import Reconciler
 from roost_operator.plan.installation import Installation
-from roost_operator.plan.plan import Plan, Step
+from roost_operator.plan.plan import Plan, Stage
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "manifests" / "samples" / "pool-dummy.yaml"
@@ -69,7 +69,7 @@ async def settle(reconciler: Reconciler, namespace: str) -> Plan:
         made = await reconciler.reconcile(namespace, "dummy")
         assert made is not None
         again = await reconciler.reconcile(namespace, "dummy")
-        if again is None or (made.idle and again.idle and made.step is again.step):
+        if again is None or (made.idle and again.idle and made.stage is again.stage):
             return again or made
     raise AssertionError(f"does not settle: {made}")
 
@@ -84,7 +84,7 @@ async def test_a_pool_becomes_its_children(
 ) -> None:
     prepared.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
     made = await settle(reconciler, namespace)
-    assert made.step is Step.RUN
+    assert made.stage is Stage.RUN
     uid = prepared.get("ap", "dummy", namespace)["metadata"]["uid"]
     for kind, name in CHILDREN:
         child = prepared.get(kind, name, namespace)
@@ -212,7 +212,7 @@ async def test_the_pool_goes_on_once_a_name_is_free(
     with pytest.raises(ChildRefusedError):
         await settle(reconciler, namespace)
     prepared.kubectl("delete", "secret", "dummy-worker", "-n", namespace)
-    assert (await settle(reconciler, namespace)).step is Step.RUN
+    assert (await settle(reconciler, namespace)).stage is Stage.RUN
     assert condition(prepared.get("ap", "dummy", namespace), "Ready") == ("False", "WorkersStarting")
 
 
@@ -310,7 +310,7 @@ async def test_a_pool_that_cannot_be_read_says_so_and_can_be_deleted(
         return read({**raw, "spec": {**raw["spec"], "models": [{**raw["spec"]["models"][0], "odd": 1}]}})
 
     monkeypatch.setattr(reconciler_module, "read_pool", read_odd)
-    assert (await settle(reconciler, namespace)).step is Step.WAIT
+    assert (await settle(reconciler, namespace)).stage is Stage.WAIT
     pool = prepared.get("ap", "dummy", namespace)
     assert condition(pool, "Ready") == ("False", "InvalidSpec")
     assert "spec.models[0].odd" in pool["status"]["conditions"][0]["message"]
@@ -331,15 +331,15 @@ async def test_a_missing_secret_is_told_and_mends_and_a_pool_can_be_suspended_wi
     document["spec"]["models"][0] |= {"source": "hf://org/name", "tokenSecretRef": {"name": "hub"}}
     prepared.kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(document))
     made = await settle(reconciler, namespace)
-    assert made.step is Step.WAIT
+    assert made.stage is Stage.WAIT
     assert condition(prepared.get("ap", "dummy", namespace), "Ready") == ("False", "SecretMissing")
     prepared.kubectl("create", "secret", "generic", "hub", "-n", namespace, "--from-literal=token=x")
-    assert (await settle(reconciler, namespace)).step is Step.RUN
+    assert (await settle(reconciler, namespace)).stage is Stage.RUN
     prepared.kubectl("delete", "secret", "hub", "-n", namespace)
     before = prepared.get("rayservice", "dummy", namespace)["spec"]
     document["spec"]["suspend"] = True
     prepared.kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(document))
-    assert (await settle(reconciler, namespace)).step is Step.SUSPEND
+    assert (await settle(reconciler, namespace)).stage is Stage.SUSPEND
     before["rayClusterConfig"]["suspend"] = True
     assert prepared.get("rayservice", "dummy", namespace)["spec"] == before
     calls = len(prepared.requests("operator"))

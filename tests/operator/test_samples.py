@@ -75,7 +75,7 @@ def with_kuberay(api_server: ApiServer) -> ApiServer:
     if definitions is None:
         pytest.skip("no KubeRay definitions; run `make binaries`")
     api_server.kubectl("apply", "--server-side", "-f", str(definitions / "ray.io_rayservices.yaml"))
-    api_server.kubectl("wait", "--for=condition=Established", "crd/rayservices.ray.io", "--timeout=60s")
+    api_server.await_established("crd/rayservices.ray.io")
     return api_server
 
 

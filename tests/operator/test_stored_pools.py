@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool_world import INSTALLATION
+from pool_world import INSTALLATION, observation
 from roost_operator.api import crd
 from roost_operator.api.spec import OnPoolDeletion
 from roost_operator.api.stored import read_pool
 from roost_operator.kubernetes.kinds import Kind
 from roost_operator.kubernetes.pool_secrets import pool_secrets
-from roost_operator.plan.observed import Observed
 from roost_operator.plan.plan import plan
 
 MODEL = {"name": "m", "source": "dummy://llama-tiny", "contextTokens": 512}
@@ -121,7 +120,7 @@ async def test_what_the_schema_takes_is_read_and_planned(template: dict[str, Any
     found = read_pool(stored({"models": [MODEL], "workers": {"template": template}}))
     assert not found.unreadable
     await pool_secrets(NoSecrets(), found.pool, INSTALLATION)  # type: ignore[arg-type]
-    plan(found.pool, INSTALLATION, Observed(uid="u", generation=1, now=0.0, finalizer=True))
+    plan(found.pool, INSTALLATION, observation(has_finalizer=True))
 
 
 def _plain(schema: Any) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from roost_operator.local.events import Event
+from roost_operator.local.events import Notice
 from roost_operator.local.processes import (
     LONGEST_DELAY_SECONDS,
     STACK_VARIABLE,
@@ -57,7 +57,7 @@ DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\npathlib.Path(sys.argv[0])
 
 
 async def test_a_killed_process_comes_back(tmp_path: Path) -> None:
-    events: list[Event] = []
+    events: list[Notice] = []
     child = Supervised(command(tmp_path, SLEEP), events.append)
     await child.start()
     first = child.pid
@@ -94,7 +94,7 @@ async def test_a_stopped_process_stays_stopped(tmp_path: Path) -> None:
 
 
 async def test_a_process_deaf_to_sigterm_is_killed(tmp_path: Path) -> None:
-    events: list[Event] = []
+    events: list[Notice] = []
 
     async def deaf() -> bool:
         log = tmp_path / "child.log"

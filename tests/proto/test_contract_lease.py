@@ -13,10 +13,7 @@ LEASE = WorkerLease(
     address="127.0.0.1:1",
     model="m",
     model_revision="r",
-    render_version="1",
     capacity_tokens=2048,
-    block_tokens=32,
-    context_tokens=1024,
     max_running=8,
     draining=True,
 )

@@ -189,7 +189,12 @@ class ApiServer:
         files = [ROOT / "manifests" / "crds" / "agentpools.yaml", *found]
         self.kubectl("apply", "--server-side", *(f"--filename={file}" for file in files))
         self.kubectl("apply", "--server-side", "--filename=-", stdin=yaml.safe_dump(_MONITORS))
-        self._await(lambda: self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"))
+        self.await_established("crd", "--all")
+
+    def await_established(self, *definitions: str) -> None:
+        """Wait until the API server serves these CRDs. kubectl 1.36 fails, instead of waiting, for one that has no
+        conditions yet, so it is asked again. Raises RuntimeError."""
+        self._await(lambda: self.kubectl("wait", "--for=condition=Established", *definitions, "--timeout=60s"))
 
     def _start_controllers(self) -> None:
         self._spawn(
@@ -221,7 +226,7 @@ class ApiServer:
             except KubectlError as error:
                 if time.monotonic() > end or any(process.poll() is not None for process in self._processes):
                     log = (self.directory / "kube-apiserver.log").read_text()[-4000:]
-                    raise RuntimeError(f"the API server did not start: {error}\n{log}") from error
+                    raise RuntimeError(f"the API server is not ready: {error}\n{log}") from error
             time.sleep(_POLL_SECONDS)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from paged_fake_runner import PagedFakeRunner, reference
 from roost_worker.config import EngineConfig
 from roost_worker.engine.engine import Engine
-from roost_worker.engine.messages import Message, Output, Outputs, SamplingParams, StopReason, Submit
+from roost_worker.engine.messages import EngineMessage, Outputs, RequestOutput, SamplingParams, StopReason, Submit
 from roost_worker.engine.retention import RetentionPolicy
 
 
@@ -27,7 +27,7 @@ class Answer:
 
     request: Submit
     token_ids: list[int] = field(default_factory=list)
-    outputs: list[Output] = field(default_factory=list)
+    outputs: list[RequestOutput] = field(default_factory=list)
 
     @property
     def stop(self) -> StopReason | None:
@@ -92,13 +92,13 @@ class EngineDriver:
         self.send(request)
         return answer
 
-    def send(self, message: Message) -> None:
+    def send(self, message: EngineMessage) -> None:
         self.engine.handle(message)
         self.engine.check_integrity()
 
-    def step(self) -> Outputs | None:
-        """One engine step; its outputs are filed, its reports applied, the memory checked."""
-        outputs = self.engine.step()
+    def iterate(self) -> Outputs | None:
+        """One iteration; its outputs are filed, its reports applied, the memory checked."""
+        outputs = self.engine.iterate()
         self.engine.check_integrity()
         self._check_memory()
         if outputs is not None:
@@ -108,7 +108,7 @@ class EngineDriver:
     def run(self, steps: int = 2000) -> None:
         """Steps until there is nothing to do."""
         for _ in range(steps):
-            if self.step() is None:
+            if self.iterate() is None:
                 return
         raise AssertionError(f"the engine is still busy after {steps} steps: {self.engine.stats}")
 

@@ -85,7 +85,7 @@ class EngineModel:
 
     def step(self, steps: int) -> None:
         for _ in range(steps):
-            self.driver.step()
+            self.driver.iterate()
         self._check_reports()
         self._judge_all()
 

@@ -9,10 +9,7 @@ _FIELDS: dict[str, Any] = {
     "address": "127.0.0.1:1",
     "model": "m",
     "model_revision": "0123456789abcdef",
-    "render_version": "1",
     "capacity_tokens": 1024,
-    "block_tokens": 32,
-    "context_tokens": 512,
     "max_running": 8,
 }
 

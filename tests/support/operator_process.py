@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,9 @@ class OperatorProcess:
         user: str = "operator",
         environment: Mapping[str, str] = {},
         command: bool = False,
+        arguments: Sequence[str] = ("-m", "roost_operator"),
     ) -> None:
-        """`namespace` is where its Lease is kept."""
+        """`namespace` is where its Lease is kept; `arguments` are those of Python, with `command`."""
         self.identity, self.metrics, self.liveness = identity, free_port(), free_port()
         self.log = server.directory / f"{namespace}-{identity}.log"
         settings = {
@@ -88,7 +89,7 @@ class OperatorProcess:
             "ROOST_LIVENESS": f"http://127.0.0.1:{self.liveness}/healthz",
             **environment,
         }
-        self._child: Any = _command(settings, self.log) if command else _fork(settings, self.log)
+        self._child: Any = _command(arguments, settings, self.log) if command else _fork(settings, self.log)
 
     @property
     def pid(self) -> int:
@@ -127,10 +128,11 @@ class OperatorProcess:
         return int(sum(value for name, value in self.figures().items() if name.startswith(count)))
 
 
-def _command(settings: Mapping[str, str], log: Path) -> "subprocess.Popen[bytes]":
+def _command(arguments: Sequence[str], settings: Mapping[str, str], log: Path) -> "subprocess.Popen[bytes]":
     with log.open("ab") as file:
-        command = [sys.executable, "-m", "roost_operator"]
-        return subprocess.Popen(command, env={**os.environ, **settings}, stdout=file, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            [sys.executable, *arguments], env={**os.environ, **settings}, stdout=file, stderr=subprocess.STDOUT
+        )
 
 
 def _fork(settings: Mapping[str, str], log: Path) -> Any:

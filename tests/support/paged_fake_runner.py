@@ -14,7 +14,7 @@ from pathlib import Path
 
 from roost_worker.config import WorkerConfig
 from roost_worker.engine.messages import SamplingParams
-from roost_worker.engine.plan import Chunk, NewSlot, RunnerInfo, Sampled, StepPlan, StepResult
+from roost_worker.engine.plan import BatchPlan, BatchResult, Chunk, NewSlot, RunnerInfo, Sampled
 
 VOCAB = 50
 EMPTY = -1
@@ -54,7 +54,7 @@ class PagedFakeRunner:
         self.memory = [array("i", [EMPTY] * block_tokens) for _ in range(num_blocks)]
         self.slots: dict[int, NewSlot] = {}
         self.outputs: dict[int, list[int]] = {}
-        self.plans: list[StepPlan] = []
+        self.plans: list[BatchPlan] = []
         self.closed = False
         self._max_batch_tokens = max_batch_tokens
 
@@ -62,17 +62,16 @@ class PagedFakeRunner:
         word, _, value = grammar.partition(":")
         return value if word == "refuse" else ""
 
-    def run(self, plan: StepPlan) -> StepResult:
+    def run(self, plan: BatchPlan) -> BatchResult:
         self.plans.append(plan)
         assert sum(len(chunk.token_ids) for chunk in plan.chunks) <= self._max_batch_tokens, "the batch is too big"
-        assert not plan.copies
         for slot in plan.freed_slots:
             del self.slots[slot]
         for new in plan.new_slots:
             self.slots[new.slot] = new
             self.outputs[new.slot] = list(new.output)
         self._store(plan.chunks)
-        return StepResult(tuple(self._sample(chunk) for chunk in plan.chunks if chunk.sample), seconds=0.01)
+        return BatchResult(tuple(self._sample(chunk) for chunk in plan.chunks if chunk.sample), seconds=0.01)
 
     def close(self) -> None:
         self.closed = True

@@ -81,12 +81,17 @@ class PlayedCluster:
         for pod in pods:
             if pod not in kept:
                 await self._api.delete(kinds.POD, pod["metadata"]["namespace"], _name(pod))
-        return kept + [await self._start(cluster, group["template"]) for _ in range(wanted - len(kept))]
+        return kept + [await self._start(cluster, group) for _ in range(wanted - len(kept))]
 
-    async def _start(self, cluster: Document, template: Document) -> Document:
+    async def _start(self, cluster: Document, group: Document) -> Document:
         """A pod that runs, as far as anybody can see."""
+        template = group["template"]
         number, namespace = next(self._addresses), cluster["metadata"]["namespace"]
-        labels = {**template["metadata"]["labels"], "ray.io/cluster": _name(cluster)}
+        labels = {
+            **template["metadata"]["labels"],
+            "ray.io/cluster": _name(cluster),
+            "ray.io/group": group["groupName"],
+        }
         metadata = {"name": f"{_name(cluster)}-{number}", "labels": labels, "ownerReferences": [_owner(cluster)]}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
         await self._api.create(kinds.POD, namespace, pod)

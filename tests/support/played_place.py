@@ -80,6 +80,7 @@ class Place:
         self.addresses += 1
         pod = f"{name}-{component}-{self.addresses}"
         labels = {**made_from["labels"], "ray.io/cluster": f"{name}-c", "ray.io/node-type": component}
+        labels["ray.io/group"] = group.get("groupName", "headgroup")
         metadata = {"name": pod, "labels": labels, "annotations": made_from["annotations"]}
         container = {"name": component, "image": "none"}
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}}
@@ -149,7 +150,7 @@ def install_kuberay(server: ApiServer) -> None:
         pytest.skip("no KubeRay definitions; run `make binaries`")
     for name in KUBERAY:
         server.kubectl("apply", "--server-side", "-f", str(definitions / f"ray.io_{name}.yaml"))
-    server.kubectl("wait", "--for=condition=Established", *(f"crd/{one}.ray.io" for one in KUBERAY), "--timeout=60s")
+    server.await_established(*(f"crd/{name}.ray.io" for name in KUBERAY))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A Kubernetes in small, for plans of pools: does what they say as the API server, KubeRay, Serve and workers would."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,10 +12,11 @@ from roost_operator.api.spec import AgentPool
 from roost_operator.plan import names
 from roost_operator.plan.difference import reference
 from roost_operator.plan.installation import Installation
-from roost_operator.plan.observed import Manifest, Observed, Pod, Worker
+from roost_operator.plan.observed import AgentPoolObject, Manifest, Observed, Pod, Reference, Worker
 from roost_operator.plan.plan import Plan, Resize, plan
-from roost_operator.plan.ray_service import arguments_in, replicas_in
+from roost_operator.plan.ray_objects import parse_cluster, parse_service
 
+SERVICE = Reference("RayService", "p")
 INSTALLATION = Installation(pool_key="k" * 32)
 
 
@@ -32,6 +34,18 @@ def pool(
     return parse_pool(yaml.safe_dump(document))
 
 
+def observation(**pool: Any) -> Observed:
+    """A pool of which nothing is there; `pool` are fields of the AgentPool."""
+    return Observed(now=0.0, pool=AgentPoolObject(uid="u", generation=1, **pool))
+
+
+def with_children(before: Observed, children: Mapping[Reference, Manifest]) -> Observed:
+    """`before` with other live children."""
+    live = children.get(SERVICE)
+    ray = replace(before.ray, service=parse_service(live) if live else None)
+    return replace(before, children=children, ray=ray)
+
+
 def template(**container: Any) -> dict[str, Any]:
     return {"spec": {"containers": [{"name": "worker", **container}]}}
 
@@ -40,7 +54,9 @@ def template(**container: Any) -> dict[str, Any]:
 class World:
     """A cluster in small: carries plans out as the API server, KubeRay, Serve and workers would."""
 
-    seen: Observed = field(default_factory=lambda: Observed(uid="u", generation=1, now=0.0))
+    observed: Observed = field(default_factory=observation)
+    cluster: dict[str, Any] | None = None
+    """The RayCluster that is to stay."""
     clusters: int = 0
     made: int = 0
     wanted_removed: list[str] = field(default_factory=list)
@@ -50,50 +66,51 @@ class World:
     """Fewest workers that took steps at any time since `settle` began."""
 
     def do(self, made: Plan) -> None:
-        seen = self.seen
-        kept = {key: child for key, child in seen.children.items() if key not in made.delete}
+        before = self.observed
+        kept = {key: child for key, child in before.children.items() if key not in made.delete}
         live = {**kept, **{reference(child): child for child in made.apply}}
-        workers = tuple(self._told(worker, made.drain) for worker in seen.workers)
-        document = made.document if made.document is not None else seen.store.document
-        store = replace(seen.store, document=None if made.withdraw else document)
-        changed = replace(seen, children=live, workers=workers, store=store, status=made.status)
-        self.seen = replace(changed, finalizer=made.finalizer)
+        workers = tuple(self._told(worker, made.drain) for worker in before.workers)
+        document = made.document if made.document is not None else before.store.document
+        store = replace(before.store, document=None if made.withdraw else document)
+        stored = replace(before.pool, status=made.status, has_finalizer=made.finalizer)
+        self.observed = replace(with_children(before, live), workers=workers, store=store, pool=stored)
         if made.resize is not None:
             self._resize(made.resize)
 
     def live_on(self) -> None:
         """Time passes: KubeRay makes its cluster and pods, pods start, workers publish and finish their steps."""
-        service = self.seen.service
-        if service is None:
-            self.seen = replace(self.seen, cluster=None, pods=(), workers=())
+        live, ray = self.observed.children.get(SERVICE), self.observed.ray
+        if live is None or ray.service is None:
+            self.cluster = None
+            self.observed = replace(self.observed, ray=replace(ray, cluster=None, pods=()), workers=())
             return
-        cluster = self._cluster_of(service)
+        cluster = self.cluster = self._cluster_of(live)
         size = 0 if cluster["spec"]["suspend"] else cluster["spec"]["workerGroupSpecs"][0]["replicas"]
-        mine = [pod for pod in self.seen.pods if pod.cluster == cluster["metadata"]["name"]]
+        mine = [pod for pod in ray.pods if pod.cluster == cluster["metadata"]["name"]]
         kept = [pod for pod in mine if not pod.deleting]
         self.chosen_by_kuberay += max(0, len(kept) - size) if size else 0
         pods = kept[:size]
         pods = pods + [self._pod(cluster) for _ in range(size - len(pods))]
         pods = [replace(pod, running=True) for pod in pods]
-        others = [pod for pod in self.seen.pods if pod not in mine and not self._is_over(pod)]
-        running = min(len(pods), replicas_in(dict(service)) or 0)
-        workers = self._served(pods[:running], names.digest(arguments_in(service)))
-        workers += [self._grown(worker) for pod in others if (worker := self.seen.worker_of(pod))]
-        seen = replace(self.seen, cluster=cluster, pods=(*pods, *others), workers=tuple(workers))
-        self.seen = replace(seen, now=self.seen.now + 1)
+        others = [pod for pod in ray.pods if pod not in mine and not self._is_over(pod)]
+        running = min(len(pods), ray.service.replicas or 0)
+        workers = self._served(pods[:running], names.digest(ray.service.arguments))
+        workers += [self._grown(worker) for pod in others if (worker := self.observed.worker_of(pod))]
+        ray = replace(ray, cluster=parse_cluster(cluster), pods=(*pods, *others))
+        self.observed = replace(self.observed, ray=ray, workers=tuple(workers), now=self.observed.now + 1)
         self.fewest = min(self.fewest, sum(worker.drain_seconds is None for worker in workers))
 
     def _cluster_of(self, service: Manifest) -> dict[str, Any]:
         """As KubeRay 1.6: an own cluster for what is new, a changed `suspend` in place and with it all else, and
         nothing at all when the strategy is None."""
-        config, live = service["spec"]["rayClusterConfig"], self.seen.cluster
+        config, live = service["spec"]["rayClusterConfig"], self.cluster
         if live is None:
             return self._new_cluster(config)
         if live["spec"]["suspend"] != config["suspend"]:
             return {**live, "spec": config}
         same = all(self._marks(live["spec"], part) == self._marks(config, part) for part in ("head", "group"))
         if same or service["spec"]["upgradeStrategy"]["type"] == "None":
-            return dict(live)
+            return live
         return self._new_cluster(config)
 
     def _new_cluster(self, config: Any) -> dict[str, Any]:
@@ -106,35 +123,38 @@ class World:
 
     def _is_over(self, pod: Pod) -> bool:
         """Whether an old cluster's pod goes: KubeRay waits for the drain time, in which its worker drains."""
-        worker = self.seen.worker_of(pod)
+        worker = self.observed.worker_of(pod)
         return worker is None or (worker.drain_seconds is not None and worker.running == 0)
 
     def _served(self, pods: list[Pod], revision: str) -> list[Worker]:
         """Serve gives each pod a worker; of those with other arguments it restarts one at a time."""
-        known = {worker.address: worker for worker in self.seen.workers}
+        known = {worker.address: worker for worker in self.observed.workers}
         workers = [self._grown(known.get(pod.address) or self._worker(pod, revision)) for pod in pods]
         old = next((worker for worker in workers if worker.revision != revision), None)
         return [replace(worker, revision=revision) if worker is old else worker for worker in workers]
 
     def _resize(self, resize: Resize) -> None:
         self.wanted_removed += resize.remove
-        assert self.seen.cluster is not None
-        spec = copy.deepcopy(dict(self.seen.cluster["spec"]))
-        group = spec["workerGroupSpecs"][0]
+        assert self.cluster is not None
+        spec = copy.deepcopy(self.cluster["spec"])
+        group = spec["workerGroupSpecs"][resize.group.index]
         group["replicas"] = resize.pods
         if resize.remove:
             group["scaleStrategy"] = {"workersToDelete": list(resize.remove)}
         for path, value in (resize.rewrite or {}).items():
-            place = group if path.startswith("/spec/workerGroupSpecs/0/") else spec
+            place = group if path.startswith(f"/spec/workerGroupSpecs/{resize.group.index}/") else spec
             place[path.rsplit("/", 1)[1]] = value
-        pods = tuple(replace(pod, deleting=pod.deleting or pod.name in resize.remove) for pod in self.seen.pods)
-        self.seen = replace(self.seen, cluster={**self.seen.cluster, "spec": spec}, pods=pods)
+        ray = self.observed.ray
+        pods = tuple(replace(pod, deleting=pod.deleting or pod.name in resize.remove) for pod in ray.pods)
+        self.cluster = {**self.cluster, "spec": spec}
+        self.observed = replace(self.observed, ray=replace(ray, cluster=parse_cluster(self.cluster), pods=pods))
 
     def _pod(self, cluster: dict[str, Any]) -> Pod:
         self.made += 1
         made_from = self._marks(cluster["spec"], "group")[names.TEMPLATE]
         name = cluster["metadata"]["name"]
-        return Pod(name=f"pod-{self.made}", cluster=name, address=f"10.0.0.{self.made}", template=made_from)
+        group = cluster["spec"]["workerGroupSpecs"][0]["groupName"]
+        return Pod(f"pod-{self.made}", name, group, address=f"10.0.0.{self.made}", template=made_from)
 
     def _worker(self, pod: Pod, revision: str) -> Worker:
         return Worker(worker_id=f"w-{pod.name}", address=pod.address, revision=revision)
@@ -155,14 +175,14 @@ class World:
         """Plans and does until nothing changes any more."""
         self.fewest = 99
         for _ in range(60):
-            made = plan(wanted, INSTALLATION, self.seen)
-            before = self.seen
+            made = plan(wanted, INSTALLATION, self.observed)
+            before = self.observed
             self.do(made)
             self.live_on()
-            if (
-                made.idle
-                and made.document is None
-                and replace(before, now=0, status={}) == replace(self.seen, now=0, status={})
-            ):
+            if made.idle and made.document is None and _timeless(before) == _timeless(self.observed):
                 return made
-        raise AssertionError(f"does not settle: {made.step}")
+        raise AssertionError(f"does not settle: {made.stage}")
+
+
+def _timeless(observed: Observed) -> Observed:
+    return replace(observed, now=0, pool=replace(observed.pool, status={}))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from roost_worker.model.attention import NewTokens, attend_sequence, causal_mask
-from roost_worker.model.batch import Batch, Span, to_device
+from roost_worker.model.batch import BatchTensors, Span, to_device
 from roost_worker.model.kv_cache import LayerKv
 
 
@@ -15,7 +15,7 @@ class ReferenceAttention:
         self._dtype = dtype
         self._device = device
 
-    def prepare(self, batch: Batch) -> list[tuple[Span, Tensor, Tensor]]:
+    def prepare(self, batch: BatchTensors) -> list[tuple[Span, Tensor, Tensor]]:
         return [
             (span, to_device(span.block_ids, self._device), causal_mask(span, self._dtype, self._device))
             for span in (*batch.decode, *batch.prefill)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from roost_worker.config import EngineConfig, KvConfig, ModelConfig, WorkerConfig
 from roost_worker.convert.dummy import write_dummy
 from roost_worker.engine.messages import SamplingParams
-from roost_worker.engine.plan import Chunk, NewSlot, Runner, Sampled, StepPlan
+from roost_worker.engine.plan import BatchPlan, Chunk, NewSlot, Runner, Sampled
 
 
 @contextmanager
@@ -97,7 +97,7 @@ class Driver:
         if self._report:
             params = replace(params, logprobs=self.runner.info.vocab_size)
         prompt = array("I", row.ids[: len(row.ids) - len(output)])
-        self.runner.run(StepPlan((), new_slots=(NewSlot(row.slot, params, prompt, array("I", output)),)))
+        self.runner.run(BatchPlan((), new_slots=(NewSlot(row.slot, params, prompt, array("I", output)),)))
         return row
 
     def chunk(self, row: Row, tokens: int) -> Chunk:
@@ -109,10 +109,10 @@ class Driver:
         blocks = array("I", row.blocks[: -(-end // block)])
         return Chunk(row.slot, array("I", row.ids[start:end]), start, blocks, sample=end == len(row.ids))
 
-    def step(self, work: Sequence[tuple[Row, int]], **plan: object) -> tuple[Sampled, ...]:
+    def step(self, work: Sequence[tuple[Row, int]]) -> tuple[Sampled, ...]:
         """One mixed batch of (row, tokens)."""
         chunks = tuple(self.chunk(row, tokens) for row, tokens in work)
-        result = self.runner.run(StepPlan(chunks, **plan))  # type: ignore[arg-type]  # fields of a plan
+        result = self.runner.run(BatchPlan(chunks))
         drawn = {sampled.slot: sampled for sampled in result.sampled}
         for (row, _), chunk in zip(work, chunks, strict=True):
             row.computed += len(chunk.token_ids)

@@ -138,10 +138,7 @@ def lease(worker_id: str = "w1", **fields: Any) -> WorkerLease:
         "address": "127.0.0.1:1",
         "model": "tiny",
         "model_revision": REVISION,
-        "render_version": "1",
         "capacity_tokens": 100,
-        "block_tokens": 16,
-        "context_tokens": 64,
         "max_running": 4,
     }
     return WorkerLease(worker_id, **{**defaults, **fields})

@@ -1,4 +1,4 @@
-"""Runs one worker without Ray: `python -m roost_worker --config worker.json`. SIGTERM or Ctrl-C drains it.
+"""Run one worker without Ray: `python -m roost_worker --config worker.json`. SIGTERM or Ctrl-C drains it.
 
 The first line on stdout is JSON: `{"worker_id", "address", "metrics_port"}`. The log goes to stderr.
 """
@@ -26,8 +26,8 @@ LOG = logging.getLogger("roost_worker")
 
 
 def main() -> int:
-    """Returns 0 after a drain, 1 when the worker died, 2 when it could not start."""
-    parser = argparse.ArgumentParser(prog="python -m roost_worker", description="Runs one worker without Ray.")
+    """Return 0 after a drain, 1 when the worker died, 2 when it could not start."""
+    parser = argparse.ArgumentParser(prog="python -m roost_worker", description="Run one worker without Ray.")
     parser.add_argument("--config", required=True, type=Path, help="a WorkerConfig as JSON")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -60,16 +60,16 @@ async def _serve(config: WorkerConfig) -> int:
 
 
 async def _give_up(starting: "asyncio.Task[str]") -> NoReturn:
-    """Ends the process while it starts; the loop's own end would wait for a conversion's thread."""
+    """End the process during its start. Leaving the loop would wait for a conversion's thread."""
     starting.cancel()
     await asyncio.gather(starting, return_exceptions=True)
-    LOG.info("stopped before it was ready")
+    LOG.info("stopped before the worker was ready")
     logging.shutdown()
     os._exit(0)
 
 
 async def _drain(server: WorkerServer, ended: asyncio.Event) -> int:
-    """Drains; a second signal ends it at once."""
+    """Drain. A second signal ends the worker at once."""
     ended.clear()
     LOG.info("draining, for at most %.0f s; a second signal stops at once", server.config.drain_seconds)
     waits = [asyncio.create_task(server.drain()), asyncio.create_task(ended.wait())]

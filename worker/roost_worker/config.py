@@ -1,4 +1,4 @@
-"""What a worker is told at its start. Frozen, checked on construction; every error names the field and the fix."""
+"""A worker's configuration. Frozen, and checked on construction; every error names the field and the fix."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,13 +34,14 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class KvConfig:
-    """How KV memory is cut up, and what leaves it first."""
+    """How KV memory is divided, and what is evicted first."""
 
     block_tokens: int = 32
     memory_bytes: int | None = None
-    """Bytes for KV blocks of all ranks; None takes what is free (on CPU: a quarter of free memory, at most 4 GiB)."""
+    """Bytes for the KV blocks of all ranks. None: 85 % of what is free on the GPUs; on CPU a quarter of free memory,
+    at most 4 GiB."""
     eviction_policy: str = DEFAULT_POLICY
-    """Name of the policy that decides what is evicted first (`roost_worker.engine.retention.POLICIES`)."""
+    """Name of the policy that decides what is evicted first (in `roost_worker.engine.retention.POLICIES`)."""
 
     def __post_init__(self) -> None:
         if self.block_tokens not in BLOCK_TOKENS:
@@ -59,7 +60,7 @@ class EngineConfig:
 
     max_running: int = 32
     max_batch_tokens: int = 256
-    """Most tokens computed in one engine step."""
+    """Most tokens computed in one batch."""
 
     def __post_init__(self) -> None:
         if self.max_running < 1:
@@ -71,13 +72,35 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GrammarConfig:
+    """How the grammars of constrained output are checked before the engine takes them."""
+
+    processes: int = 1
+    """How many processes compile grammars, one at a time each."""
+    cpu_seconds: float = 2.0
+    """Most CPU time that one grammar and its first token mask may take."""
+    memory_bytes: int = 256 << 20
+    """Most memory that one grammar may take, besides what a process needs for the tokenizer."""
+    wait_seconds: float = 5.0
+    """Longest that a step waits for the verdict on its grammar."""
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise ValueError(f"grammar.processes: {self.processes} must be at least 1")
+        for name in ("cpu_seconds", "memory_bytes", "wait_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"grammar.{name}: {getattr(self, name)} must be positive")
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """Everything one worker needs; picklable, so that it can be a Serve application's argument."""
+    """Everything that one worker needs; picklable, so that it can be a Serve application's argument."""
 
     pool: str
     model: ModelConfig
     kv: KvConfig = field(default_factory=KvConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    grammar: GrammarConfig = field(default_factory=GrammarConfig)
     store_url: str = "redis://127.0.0.1:6379"
     pool_secret: str = ""
     """Shared by the pool's gateways and workers; also keys the hashes that separate tenants' caches."""
@@ -85,7 +108,7 @@ class WorkerConfig:
     port: int = 0
     """gRPC port; 0 takes a free one."""
     metrics_port: int | None = None
-    """Prometheus port; 0 takes a free one, None serves none."""
+    """Prometheus port; 0 takes a free one, None serves no metrics."""
     drain_seconds: float = 30.0
     cache_dir: Path | None = None
-    """Where converted models are; None means `$ROOST_CACHE` or `~/.cache/roost`."""
+    """Folder of converted models; None means `$ROOST_CACHE` or `~/.cache/roost`."""

@@ -1,8 +1,8 @@
 """An independent judge of committed logs: transformers in float32, teacher-forced over a whole log.
 
 At every generated position the chosen token must be the oracle's first choice, under the same grammar masks, penalties
-and noise. The model and the processing of logits are written a second time here (transformers, numpy), on purpose; only
-grammars (llguidance) and the counter-based noise, whose definition is the contract, are shared with the worker.
+and noise. The model and the processing of logits are deliberately implemented a second time here (transformers, numpy);
+only grammars (llguidance) and the counter-based noise, whose definition is the contract, are shared with the worker.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,8 +25,8 @@ Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class LoggedStep:
-    """One committed step as the log has it."""
+class JudgedStep:
+    """A committed step to judge, as the log has it."""
 
     prompt_ids: Sequence[int]
     output_ids: Sequence[int]
@@ -35,7 +35,7 @@ class LoggedStep:
 
 
 class Finding(StrEnum):
-    """What the oracle says of one token."""
+    """The oracle's finding about one token."""
 
     FIRST_CHOICE = "first_choice"
     NEAR_TIE = "near_tie"
@@ -44,7 +44,7 @@ class Finding(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PositionReport:
-    """One generated position. `gap` is how far the chosen token's processed logit lies below the best one's."""
+    """One generated position. `gap` is how far the chosen token's processed logit is below the best one's."""
 
     step: int
     index: int
@@ -54,12 +54,12 @@ class PositionReport:
     gap: float
     finding: Finding
     constrained: bool
-    """Whether a grammar was in force."""
+    """Whether a grammar constrained it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """All positions together: exact when none is wrong and near ties are at most max(2, 0.1 %)."""
+class Judgement:
+    """All positions together: token-exact when none is wrong and near ties are at most max(2, 0.1 %)."""
 
     positions: int
     near_ties: int
@@ -76,9 +76,9 @@ class Verdict:
         return self.wrong == 0 and self.near_ties <= self.allowed_near_ties
 
 
-def judge(reports: Sequence[PositionReport]) -> Verdict:
-    """The verdict over any number of logs' reports."""
-    return Verdict(
+def judge(reports: Sequence[PositionReport]) -> Judgement:
+    """Judge the reports of any number of logs together."""
+    return Judgement(
         positions=len(reports),
         near_ties=sum(report.finding is Finding.NEAR_TIE for report in reports),
         wrong=sum(report.finding is Finding.WRONG for report in reports),
@@ -88,10 +88,10 @@ def judge(reports: Sequence[PositionReport]) -> Verdict:
 
 
 class Oracle:
-    """Scores logs of one prepared model. Needs torch and transformers."""
+    """Scores logs of one prepared model. Requires torch and transformers."""
 
     def __init__(self, model_dir: Path) -> None:
-        """Loads the model in float32, whatever its weights are stored in."""
+        """Load the model in float32, whatever its weights are stored in."""
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -103,10 +103,10 @@ class Oracle:
         self._token_words: Any = None
         self._compiler = GrammarCompiler(model_dir / "tokenizer.json", eos, self.vocab_size)
 
-    def score(self, steps: Sequence[LoggedStep]) -> list[PositionReport]:
-        """One report per output id of a session's log, given from its beginning. One forward pass.
+    def score(self, steps: Sequence[JudgedStep]) -> list[PositionReport]:
+        """Return one report per output id of a session's log, given from its beginning. Runs one forward pass.
 
-        Raises GrammarError when an output leaves its grammar.
+        Raise GrammarError when an output does not match its grammar.
         """
         ids: list[int] = []
         places: list[int] = []
@@ -127,14 +127,14 @@ class Oracle:
         return reports
 
     def _logits(self, ids: Sequence[int], places: Sequence[int]) -> Logits:
-        """Logits [len(places), vocabulary] from which the token at each place was drawn."""
+        """Return the logits [len(places), vocabulary] from which the token at each place was drawn."""
         with self._torch.inference_mode():
             hidden = self._model.model(input_ids=self._torch.tensor([list(ids)]), use_cache=False).last_hidden_state
             rows: Logits = self._model.lm_head(hidden[0, [place - 1 for place in places]]).float().numpy()
         return rows
 
     def _score_step(
-        self, number: int, step: LoggedStep, ids: Sequence[int], start: int, rows: Logits
+        self, number: int, step: JudgedStep, ids: Sequence[int], start: int, rows: Logits
     ) -> Iterator[PositionReport]:
         grammar = self._compiler.start(step.grammar) if step.grammar is not None else None
         for index, token in enumerate(step.output_ids):
@@ -147,7 +147,7 @@ class Oracle:
                 _consume(grammar, int(token), number, index)
 
     def _compare(self, logits: Logits, token: int, place: int, sampling: SamplingParams) -> tuple[int, float]:
-        """The oracle's choice, and by how much it beats `token` (0 when it is `token`)."""
+        """Return the oracle's choice, and by how much it beats `token` (0 when it is `token`)."""
         if sampling.temperature <= 0:
             best = int(logits.argmax())
             return best, 0.0 if best == token else float(logits[best] - logits[token])
@@ -156,7 +156,7 @@ class Oracle:
         best = int(np.where(scaled >= _floor(scaled, sampling), noisy, -np.inf).argmax())
         if best == token:
             return best, 0.0
-        # A token at the very edge of top-k, top-p or min-p may be on the other side of it for the worker.
+        # A token right at the edge of top-k, top-p or min-p may be on the other side of it for the worker.
         beyond_edge = max(0.0, float(_floor(scaled, sampling) - scaled[token]))
         return best, max(beyond_edge, float(noisy[best] - noisy[token]), float(np.finfo(np.float32).tiny))
 
@@ -165,7 +165,7 @@ class Oracle:
 
         torch = self._torch
         signed = seed - (1 << 64) if seed >= 1 << 63 else seed
-        keys = counter_rng.step_keys(torch.tensor([signed]), torch.tensor([place]))
+        keys = counter_rng.position_keys(torch.tensor([signed]), torch.tensor([place]))
         if self._token_words is None:
             self._token_words = counter_rng.token_words(torch.arange(self.vocab_size))
         noise: Logits = counter_rng.gumbel(counter_rng.random_words(keys, self._token_words))[0].numpy()
@@ -182,9 +182,9 @@ def _consume(grammar: GrammarState, token: int, step: int, index: int) -> None:
 def processed_logits(
     row: Logits, context: Sequence[int], output: Sequence[int], sampling: SamplingParams, grammar: GrammarState | None
 ) -> Logits:
-    """A row of logits [vocabulary] after penalties, bias, `min_tokens` and grammar, in this order.
+    """Apply penalties, bias, `min_tokens` and grammar, in this order, to a row of logits [vocabulary].
 
-    `context` is everything before the step's output, `output` what the step has put out so far.
+    `context` is everything before the step's output, `output` the step's output so far.
     """
     logits = row.astype(np.float32)
     _penalise(logits, np.unique(np.array([*context, *output], dtype=np.int64)), sampling)
@@ -198,10 +198,10 @@ def processed_logits(
     return logits
 
 
-def _penalise(logits: Logits, seen: NDArray[np.int64], sampling: SamplingParams) -> None:
+def _penalise(logits: Logits, tokens: NDArray[np.int64], sampling: SamplingParams) -> None:
     factor = np.float32(sampling.repetition_penalty)
-    values = logits[seen]
-    logits[seen] = np.where(values > 0, values / factor, values * factor)
+    values = logits[tokens]
+    logits[tokens] = np.where(values > 0, values / factor, values * factor)
 
 
 def _penalise_output(logits: Logits, output: NDArray[np.int64], sampling: SamplingParams) -> None:
@@ -218,7 +218,7 @@ def _allowed(grammar: GrammarState, vocab_size: int) -> NDArray[np.bool_]:
 
 
 def _floor(scaled: Logits, sampling: SamplingParams) -> np.float32:
-    """The smallest scaled logit that top-k, then top-p, then min-p leave in."""
+    """Return the smallest scaled logit that is left by top-k, then top-p, then min-p."""
     ordered = np.sort(scaled)[::-1]
     if sampling.top_k > 0:
         ordered = ordered[: sampling.top_k]

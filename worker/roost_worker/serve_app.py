@@ -1,6 +1,6 @@
-"""The Ray Serve application: one replica is one worker, its ranks are actors beside it in one placement group.
+"""The Ray Serve application: one replica is one worker; its ranks are actors in the same placement group.
 
-Nothing goes through Serve's handle or proxy: gateways find a replica's own gRPC port in its lease.
+Nothing goes through Serve's handle or proxy: gateways find the address of a replica's own gRPC server in its lease.
 """
 
 import asyncio
@@ -16,11 +16,12 @@ from ray import serve
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from roost.config_document import from_document
 from roost_worker.config import WorkerConfig
 from roost_worker.seam.client import EngineClient
 from roost_worker.seam.process_engine import start_process_engine
 from roost_worker.seam.rank import RankArgs, RankHandle, run_rank
-from roost_worker.server.config_file import build, config_from
+from roost_worker.server.config_file import config_from
 from roost_worker.server.server import WorkerServer
 
 LOG = logging.getLogger(__name__)
@@ -28,33 +29,34 @@ DEPLOYMENT = "worker"
 HEALTH_PERIOD_SECONDS = 1.0
 HEALTH_TIMEOUT_SECONDS = 30.0
 STOP_SECONDS = 20.0
-"""What a replica may take to stop after its drain."""
+"""How long a replica may take to stop after its drain."""
 MOST_STARTS = 1_000_000
-"""Serve gives up at this or at `RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT` for each replica, 3 by default, if less."""
+"""Starts after which Serve gives up, or `RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT` per replica (default 3) if less."""
 RETRY_VARIABLE = "ROOST_RETRY_SECONDS"
-"""How long a replica that cannot start waits before it says so; Serve begins the next one at once."""
+"""How long a replica that cannot start waits before it fails; Serve starts the next one at once."""
 LAST_WORDS_SECONDS = 0.5
-"""Between a rank's death and the replica's: streams are told meanwhile."""
+"""Time between the engine's death and the replica's, in which open streams end with a proper status."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Ray's logical resources of one replica. Small shares of a CPU let several workers live on a laptop."""
+    """Ray's logical resources of one replica. Small shares of a CPU let several workers run on a laptop."""
 
     shell_cpus: float = 0.1
     rank_cpus: float = 0.1
     rank_gpus: float = 0.0
     rank_threads: int = 0
-    """Threads of a rank's CPU kernels; 0 shares the machine's cores among the ranks of one worker."""
+    """Threads of a rank's CPU kernels; 0 divides the machine's cores among the ranks of one worker."""
 
     def bundles(self, ranks: int) -> list[dict[str, float]]:
-        """The replica's placement group: its shell, then each rank."""
-        rank = {"CPU": self.rank_cpus, "GPU": self.rank_gpus}
-        return [{"CPU": self.shell_cpus}, *({k: v for k, v in rank.items() if v} for _ in range(ranks))]
+        """Return the bundles of a replica's placement group: its shell's, then each rank's."""
+        amounts = {"CPU": self.rank_cpus, "GPU": self.rank_gpus}
+        rank = {name: amount for name, amount in amounts.items() if amount}
+        return [{"CPU": self.shell_cpus}, *(dict(rank) for _ in range(ranks))]
 
 
 def build_app(config: WorkerConfig, replicas: int, resources: Resources | None = None) -> serve.Application:
-    """The application of `replicas` workers, each with a placement group of its own."""
+    """Build an application of `replicas` workers, each with a placement group of its own."""
     resources = resources or Resources()
     deployment = serve.deployment(
         name=DEPLOYMENT,
@@ -73,19 +75,22 @@ def build_app(config: WorkerConfig, replicas: int, resources: Resources | None =
 
 
 def app(args: Mapping[str, Any]) -> serve.Application:
-    """For `import_path: roost_worker.serve_app:app`. `args`: `{"worker": WorkerConfig as a document, "replicas",
-    "resources": a `Resources` as a document}`. Raises ValueError naming the fault."""
+    """Build the application from a Serve config with `import_path: roost_worker.serve_app:app`.
+
+    `args` has a WorkerConfig (`worker`) and Resources (`resources`), both as documents, and the number of `replicas`.
+    Raise ValueError naming the field and the fix.
+    """
     unknown = set(args) - {"worker", "replicas", "resources"}
     if unknown:
         raise ValueError(f"args: {', '.join(sorted(unknown))} is unknown; known are worker, replicas, resources")
     if "worker" not in args:
-        raise ValueError("args: worker is missing; give it a WorkerConfig as a document")
-    resources: Resources = build(Resources, args.get("resources", {}), "args: resources.")
+        raise ValueError("args: worker is missing; set it to a WorkerConfig as a document")
+    resources = from_document(Resources, args.get("resources", {}), prefix="args: resources.")
     return build_app(config_from(args["worker"]), int(args.get("replicas", 1)), resources)
 
 
 def with_environment(config: WorkerConfig, environment: Mapping[str, str]) -> WorkerConfig:
-    """`config` with what a pod is told by Secrets, and not by arguments that anybody may read in Serve's status."""
+    """Return `config` with its secrets from the environment; arguments can be read in Serve's status."""
     return replace(
         config,
         store_url=environment.get("ROOST_STORE_URL") or config.store_url,
@@ -94,7 +99,7 @@ def with_environment(config: WorkerConfig, environment: Mapping[str, str]) -> Wo
 
 
 class WorkerReplica:
-    """One worker as Serve runs it. Serve awaits its constructor and its destructor."""
+    """One worker as a Serve replica. Serve awaits its constructor and its destructor."""
 
     async def __init__(self, config: WorkerConfig, resources: Resources) -> None:  # type: ignore[misc]  # Serve awaits it
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
@@ -112,12 +117,12 @@ class WorkerReplica:
             raise
 
     async def check_health(self) -> None:
-        """Raises RuntimeError when the engine is dead or silent; Serve then replaces the replica."""
+        """Raise RuntimeError when the engine is dead or silent; Serve then replaces the replica."""
         if self._server.failure:
             raise RuntimeError(self._server.failure)
 
     async def __del__(self) -> None:
-        """Drains, then stops; Serve waits for `graceful_shutdown_timeout_s`."""
+        """Drain, then stop. Serve waits `graceful_shutdown_timeout_s` for this."""
         server = getattr(self, "_server", None)
         if server is not None:
             await server.drain()
@@ -132,8 +137,8 @@ class RankActor:
     """The process of one rank."""
 
     def run(self, args: RankArgs, threads: int) -> None:
-        """Blocks until the shell closes the rank; a failure ends the process. `threads` as in `Resources`."""
-        # Before torch is imported: Ray has set this to the actor's logical CPUs, which are a share of one here.
+        """Run until the shell closes the rank; a failure ends the process. `threads` is `Resources.rank_threads`."""
+        # Must precede the import of torch. Ray sets it to the actor's logical CPUs, here a fraction of one.
         os.environ.pop("OMP_NUM_THREADS", None)
         if threads:
             os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -141,7 +146,7 @@ class RankActor:
         try:
             run_rank(args)
         except BaseException:
-            logging.exception("rank %d ends", args.rank)
+            logging.exception("rank %d failed", args.rank)
             os._exit(1)
 
 
@@ -160,8 +165,10 @@ class RayRank:
 
 
 class RaySpawner:
-    """Implements Spawner: rank r is an actor in bundle 1 + r of the replica's placement group. It is owned by the
-    replica and dies with it; it is never restarted, since its peers would not know it."""
+    """Implements Spawner: rank r is an actor in bundle 1 + r of the replica's placement group.
+
+    The replica owns the actor, which dies with it. It is never restarted, since the other ranks would not know it.
+    """
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
@@ -169,7 +176,7 @@ class RaySpawner:
     def spawn(self, args: RankArgs) -> RankHandle:
         group = get_current_placement_group()
         if group is None:
-            raise OSError("ranks need the replica's placement group; deploy with build_app")
+            raise OSError("there is no placement group for the ranks; deploy with build_app")
         strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=1 + args.rank)
         actor = ray.remote(RankActor).options(
             num_cpus=self._resources.rank_cpus,

@@ -1,6 +1,12 @@
-"""Who calls."""
+"""Who calls, and what it may use: pools, their sessions and roles."""
 
 from dataclasses import dataclass
+
+from roost.contract.names import pool_of
+from roost.contract.pool_document import PoolDocument, PoolRole
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused, invalid
+from roost_gateway.fleet.pools import Pools
 
 DEFAULT_TENANT = "default"
 """Tenant of every caller when the gateway has no key file."""
@@ -19,3 +25,38 @@ class Caller:
 
 
 ANYONE = Caller(DEFAULT_TENANT, frozenset({"*"}))
+
+
+def pool_of_session(session_id: str, caller: Caller) -> str:
+    """Returns the session's pool. Raises Refused: SESSION_NOT_FOUND when the caller may not use it, or the name is
+    malformed."""
+    pool = pool_of(session_id)
+    if pool is None or not caller.may_use(pool):
+        raise Refused(Reason.SESSION_NOT_FOUND, "there is no such session")
+    return pool
+
+
+async def pool_of_caller(pools: Pools, name: str, caller: Caller) -> PoolDocument:
+    """Returns the named pool, or without a name the caller's only one.
+
+    Raises Refused: POOL_NOT_ALLOWED, POOL_NOT_FOUND, INVALID_REQUEST when there is not exactly one to choose from.
+    """
+    if name:
+        if not caller.may_use(name):
+            raise Refused(Reason.POOL_NOT_ALLOWED, f"this API key may not use pool {name!r}; name one of its own")
+        return await pools.get(name)
+    own = sorted(pool for pool in pools.names if caller.may_use(pool))
+    if len(own) != 1:
+        raise invalid([("pool", f"must be given: there are {len(own)} pools to choose from")])
+    return await pools.get(own[0])
+
+
+def role_of(pool: PoolDocument, name: str) -> PoolRole:
+    """Returns the named role, or without a name the default one. Raises Refused: ROLE_NOT_FOUND."""
+    if not name and pool.roles:
+        return pool.roles[0]
+    for role in pool.roles:
+        if role.name == name:
+            return role
+    known = ", ".join(role.name for role in pool.roles) or "none"
+    raise Refused(Reason.ROLE_NOT_FOUND, f"pool {pool.pool!r} has no role {name!r}; its roles: {known}")

@@ -18,8 +18,7 @@ from roost.contract.steps import StepRequest
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor, LogEntry, NewSession
 from roost.store.views import logged_step, session_info
-from roost_gateway.core.access import pool_of_caller, pool_of_session, role_of
-from roost_gateway.core.caller import Caller
+from roost_gateway.core.caller import Caller, pool_of_caller, pool_of_session, role_of
 from roost_gateway.core.facts import FactsCache
 from roost_gateway.core.step_calls import StepCalls
 from roost_gateway.fleet.fleet import Fleet

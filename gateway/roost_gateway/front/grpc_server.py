@@ -18,7 +18,7 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class GrpcServer:
-    """Serves the session service at `config.listen`. Not started when it is made; made within a running event loop."""
+    """Serves the session service at `config.listen`. It must be created within a running event loop."""
 
     def __init__(self, config: GatewayConfig, service: SessionService, telemetry: Telemetry) -> None:
         self._config = config

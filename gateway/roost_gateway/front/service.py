@@ -9,7 +9,6 @@ from roost import wire, wire_steps
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceServicer
 from roost_gateway.core.caller import Caller
-from roost_gateway.core.gateway import Gateway
 from roost_gateway.core.life import GatewayLife
 from roost_gateway.front.credentials import Authenticator
 
@@ -23,29 +22,25 @@ class SessionService(SessionServiceServicer):
         self._life = life
         self._authenticator = authenticator
 
-    @property
-    def _gateway(self) -> Gateway:
-        return self._life.gateway
-
     def _caller(self, context: Context) -> Caller:
         return self._authenticator.identify(context.invocation_metadata() or ())
 
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Context) -> pb.OpenSessionResponse:
-        session = await self._gateway.open(wire.open_request_from_wire(request), self._caller(context))
+        session = await self._life.gateway.open(wire.open_request_from_wire(request), self._caller(context))
         return pb.OpenSessionResponse(session=wire.session_to_wire(session))
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
-        session = await self._gateway.get(request.session_id, self._caller(context))
+        session = await self._life.gateway.get(request.session_id, self._caller(context))
         return pb.GetSessionResponse(session=wire.session_to_wire(session))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
-        page = await self._gateway.list(wire.session_query_from_wire(request), self._caller(context))
+        page = await self._life.gateway.list(wire.session_query_from_wire(request), self._caller(context))
         return pb.ListSessionsResponse(
             sessions=map(wire.session_to_wire, page.sessions), next_page_token=page.next_page_token
         )
 
     async def ListSteps(self, request: pb.ListStepsRequest, context: Context) -> pb.ListStepsResponse:
-        page = await self._gateway.list_steps(
+        page = await self._life.gateway.list_steps(
             request.session_id,
             self._caller(context),
             generation=request.generation,
@@ -59,25 +54,25 @@ class SessionService(SessionServiceServicer):
 
     async def HoldSession(self, request: pb.HoldSessionRequest, context: Context) -> pb.HoldSessionResponse:
         head = wire.head_from_wire(request.expected_head) if request.HasField("expected_head") else None
-        session = await self._gateway.hold(
+        session = await self._life.gateway.hold(
             request.session_id, request.tool, request.expect_seconds, head, self._caller(context)
         )
         return pb.HoldSessionResponse(session=wire.session_to_wire(session))
 
     async def EvictSession(self, request: pb.EvictSessionRequest, context: Context) -> pb.EvictSessionResponse:
-        session, tokens = await self._gateway.evict(request.session_id, self._caller(context))
+        session, tokens = await self._life.gateway.evict(request.session_id, self._caller(context))
         return pb.EvictSessionResponse(session=wire.session_to_wire(session), evicted_tokens=tokens)
 
     async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionResponse:
-        session = await self._gateway.close(request.session_id, self._caller(context))
+        session = await self._life.gateway.close(request.session_id, self._caller(context))
         return pb.CloseSessionResponse(session=wire.session_to_wire(session))
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
-        await self._gateway.delete(request.session_id, self._caller(context))
+        await self._life.gateway.delete(request.session_id, self._caller(context))
         return pb.DeleteSessionResponse()
 
     async def Step(self, request: pb.StepRequest, context: Context) -> None:  # type: ignore[override]  # writes itself
         caller, left = self._caller(context), context.time_remaining()
-        async with self._gateway.step(wire_steps.step_request_from_wire(request), caller, left) as events:
+        async with self._life.gateway.step(wire_steps.step_request_from_wire(request), caller, left) as events:
             async for event in events:
                 await context.write(wire_steps.event_to_wire(event))

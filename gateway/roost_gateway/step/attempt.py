@@ -8,13 +8,13 @@ from dataclasses import replace
 from enum import StrEnum
 
 from roost.contract.heads import AttemptRef
+from roost.contract.lease import LEASE_TTL_MS
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store.records import Began, Descriptor, Reservation
 from roost_gateway.routing.choice import StepNeed, WorkerState
-from roost_gateway.routing.revisions import bound_revision
-from roost_gateway.step.call import LEASE_MS, StepCall
+from roost_gateway.step.call import StepCall
 from roost_gateway.step.output import Outbox, StepOutput
 
 BUSY_SECONDS = 1.0
@@ -86,7 +86,7 @@ class StepAttempt:
         self.outbox = outbox
         self.output = StepOutput(began.ref, call.request.received)
         self.clock = StepClock(call.received_at)
-        self.need = self._need(bound_revision(began.descriptor))
+        self.need = self._need(began.descriptor.bound_revision)
         self.registered = not began.reserved and bool(began.cached_tokens or began.fenced)
         """Whether it may be among the store's waiters: Begin puts it there when the worker that it prefers is full."""
         self.model_revision = ""
@@ -151,7 +151,7 @@ class StepAttempt:
     def migrated(self, descriptor: Descriptor, worker_id: str) -> None:
         """Moves it to the session's new generation; its tokens are reserved at a worker."""
         self.began = replace(self.began, descriptor=descriptor, reserved=worker_id, fenced=None, cached_tokens=0)
-        self.need = self._need(bound_revision(descriptor))
+        self.need = self._need(descriptor.bound_revision)
 
     # Asking for a worker
 
@@ -165,7 +165,7 @@ class StepAttempt:
             tokens=tokens,
             priority=self.priority,
             deadline_ms=self.call.milliseconds_left,
-            lease_ms=LEASE_MS,
+            lease_ms=LEASE_TTL_MS,
             revision=self.need.model_revision,
         )
 
@@ -218,6 +218,11 @@ class StepAttempt:
 
     def goes_to(self, worker: WorkerState) -> None:
         self.model_revision = self.need.model_revision or worker.model_revision
+
+    def output_came(self) -> None:
+        """Notes that the output has grown."""
+        self.clock.output_came()
+        self.outbox.more()
 
     def accepted(self) -> None:
         """Notes that a worker has begun; from now on only workers of the same revision can go on."""

@@ -4,15 +4,13 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from roost.contract.lease import LEASE_TTL_SECONDS
+from roost.contract.lease import LEASE_TTL_MS
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.steps import StepRequest
 from roost.store.records import BeginRequest, Descriptor
 from roost.store.values import content_digest
 from roost_gateway.admission import estimate
 from roost_gateway.admission.admission_queue import step_class
-
-LEASE_MS = int(LEASE_TTL_SECONDS * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ class StepCall:
             expected_head=head,
             nonce=secrets.token_bytes(16),
             seed=secrets.randbits(63) if seed is None else seed,
-            lease_ms=LEASE_MS,
+            lease_ms=LEASE_TTL_MS,
             new_tokens=new,
             max_session_tokens=estimate.lenient(self.pool.token_limit, new),
             budget_tokens=estimate.lenient(self.role.budget_tokens, new),

@@ -33,14 +33,14 @@ _NO_LINEAGE = ((0, "00" * 16),)
 """Of entries that were written before attempts were kept in them."""
 
 
-async def commit(store: SessionStore, attempt: StepAttempt, finish: Finish, worker_id: str) -> Committed:
+async def commit(store: SessionStore, attempt: StepAttempt, worker_id: str) -> Committed:
     """Commits the output that a worker has finished, and puts `Committed` into the outbox. Tries again while the store
     is away; the script is idempotent by the attempt's nonce.
 
     Raises Refused: what the store refuses, or COMMIT_UNKNOWN when the store stayed away.
     """
     attempt.commits()
-    request = commit_request(attempt, finish, worker_id)
+    request = commit_request(attempt, worker_id)
     wait, give_up = _FIRST_WAIT, attempt.call.deadline + COMMIT_PATIENCE_SECONDS
     while True:
         try:
@@ -71,9 +71,15 @@ def _unknown() -> Refused:
     )
 
 
-def commit_request(attempt: StepAttempt, finish: Finish, worker_id: str) -> CommitRequest:
+def commit_request(attempt: StepAttempt, worker_id: str) -> CommitRequest:
     """What Commit writes: the entry, the ids, and the log's hash over them."""
-    request, descriptor, output = attempt.call.request, attempt.descriptor, attempt.output
+    request, descriptor, output, finish = (
+        attempt.call.request,
+        attempt.descriptor,
+        attempt.output,
+        attempt.output.finished,
+    )
+    assert finish is not None, "a step is generated before it is committed"
     packed = pack_ids(output.prompt_ids) + pack_ids(output.ids)
     head = Head(descriptor.head.length + len(packed) // ID_BYTES, extend(descriptor.head.log_hash, packed))
     entry = LogEntry(

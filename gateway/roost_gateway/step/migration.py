@@ -1,4 +1,4 @@
-"""A session's way to another revision of its pool's model (ARCHITECTURE.md, "A changed model").
+"""A session's way to another revision of its pool's model (docs/contracts.md, "A changed model").
 
 It is part of the attempt at the step that comes after the change. Nothing is written before the one script that writes
 the new generation: a gateway or worker that dies on the way leaves the old generation as it was.
@@ -8,8 +8,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from roost.contract.events import Migrated
 from roost.contract.heads import Head
+from roost.contract.lease import LEASE_TTL_MS
 from roost.contract.loghash import extend
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
@@ -22,12 +22,9 @@ from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.routing.revisions import migrates
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
-from roost_gateway.step.background import Background
-from roost_gateway.step.call import LEASE_MS
 from roost_gateway.step.output import RenderedStep
 from roost_gateway.step.placement import Placement
 from roost_gateway.step.worker_stream import render
-from roost_gateway.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -37,30 +34,28 @@ _ENTRIES = 32
 class Migration:
     """Migrates sessions, each as part of an attempt at a step."""
 
-    def __init__(
-        self, store: SessionStore, fleet: Fleet, placement: Placement, background: Background, telemetry: Telemetry
-    ) -> None:
+    def __init__(self, store: SessionStore, fleet: Fleet, placement: Placement) -> None:
         self._store = store
         self._fleet = fleet
         self._workers = fleet.workers
         self._clients = fleet.clients
         self._placement = placement
-        self._background = background
-        self._telemetry = telemetry
 
-    async def migrate_if_due(self, attempt: StepAttempt) -> None:
-        """Migrates the session if its pool's model has changed. The client gets `Migrated`, also for an earlier
-        migration that it does not know of.
+    async def migrate_if_due(self, attempt: StepAttempt) -> Descriptor | None:
+        """Migrates the session if its pool's model has changed. Returns the record of the generation that ended, if it
+        did. The client gets `Migrated`, also for an earlier migration that it does not know of.
 
         Raises Refused, StoreUnavailableError.
         """
+        former = attempt.descriptor
         if await self._is_due(attempt):
             await self._migrate(attempt)
-            event: Migrated | None = last_migration(attempt.descriptor)
-        else:
-            event = unknown_migration(attempt.descriptor, attempt.call.request.expected_head)
+            attempt.outbox.put(last_migration(attempt.descriptor))
+            return former
+        event = unknown_migration(former, attempt.call.request.expected_head)
         if event is not None:
-            attempt.outbox.migrated(event)
+            attempt.outbox.put(event)
+        return None
 
     async def _is_due(self, attempt: StepAttempt) -> bool:
         """Whether to migrate now. A step whose output a worker of the old revision may still have ends there."""
@@ -92,15 +87,14 @@ class Migration:
             except WorkerFailureError as failure:
                 log.info("session %s was not rendered at %s: %s", former.session_id, worker.worker_id, failure)
                 if failure.failure is Failure.LOST:
-                    self._fleet.lost(worker, self._clients.channel(worker.address))
+                    self._workers.mark_broken(worker)
+                    self._clients.forget(self._clients.channel(worker.address))
                 attempt.failed_at(worker.worker_id, failure.failure, is_fault=failure.failure is not Failure.BUSY)
                 worker = None
         fault_point("gateway.rendered")
         descriptor = await self._store.migrate(request)
         fault_point("gateway.migrated")
         attempt.migrated(descriptor, worker.worker_id)
-        self._telemetry.migrated(descriptor.model_revision, descriptor.head.length)
-        self._evict(former, attempt.ref.epoch)
 
     async def _entries(self, descriptor: Descriptor) -> list[LogEntry]:
         entries: list[LogEntry] = []
@@ -132,14 +126,6 @@ class Migration:
         if pool.token_limit and length >= pool.token_limit:
             raise _too_long(revision, length, pool.token_limit)
         return request
-
-    def _evict(self, former: Descriptor, epoch: int) -> None:
-        """Drops the KV of the old generation, which is not needed again."""
-        workers = [
-            worker for worker in self._workers.states(former.pool) if worker.model_revision == former.model_revision
-        ]
-        if workers:
-            self._background.spawn(self._clients.evict(former.pool, workers, former.session_id, epoch))
 
 
 def migrate_request(
@@ -176,7 +162,7 @@ def migrate_request(
         packed_ids=bytes(packed),
         model_revision=attempt.need.model_revision,
         ttl_ms=attempt.pool.idle_ttl_ms,
-        lease_ms=LEASE_MS,
+        lease_ms=LEASE_TTL_MS,
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from array import array
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
 from roost.contract.events import (
@@ -11,8 +11,6 @@ from roost.contract.events import (
     Delta,
     Event,
     FinishReason,
-    Migrated,
-    Queued,
     Restarted,
     Started,
     TokenLogprobs,
@@ -69,6 +67,8 @@ class StepOutput:
         self.logprobs: list[TokenLogprobs] = []
         self.accepted = False
         """Whether a worker has rendered the prompt."""
+        self.finished: Finish | None = None
+        """None until it is complete."""
         has_some = received is not None and (received.tokens > 0 or received.text_bytes > 0)
         self.client_attempt = received.attempt if received is not None and has_some else None
         """Earlier attempt whose output the client has some of, until it is known whether this output continues it."""
@@ -88,17 +88,24 @@ class StepOutput:
         self.client_attempt = None
         return known
 
-    def append(self, delta: Delta) -> None:
+    def append(
+        self,
+        token_ids: Iterable[int],
+        text: str,
+        token_offset: int,
+        text_offset: int,
+        logprobs: Iterable[TokenLogprobs] = (),
+    ) -> None:
         """Takes a worker's delta. Raises OutputGapError when it does not begin where the output ends."""
-        if delta.token_offset != len(self.ids) or delta.text_offset != len(self.text):
+        if token_offset != len(self.ids) or text_offset != len(self.text):
             raise OutputGapError(
-                f"delta at token {delta.token_offset}, byte {delta.text_offset}, "
+                f"delta at token {token_offset}, byte {text_offset}, "
                 f"but the output ends at {len(self.ids)}, {len(self.text)}"
             )
-        self.ids.extend(delta.token_ids)
-        self.text += delta.text.encode()
-        if delta.logprobs:
-            self.logprobs.extend(delta.logprobs)
+        self.ids.extend(token_ids)
+        self.text += text.encode()
+        if logprobs:
+            self.logprobs.extend(logprobs)
 
     def start_afresh(self) -> bool:
         """Gives up the output of earlier attempts. Returns whether the client has output that is now lost."""
@@ -108,7 +115,8 @@ class StepOutput:
         return lost
 
     def finish(self, finish: Finish) -> None:
-        """Takes text that the worker held back to the end. Raises OutputGapError when something else is missing."""
+        """Takes the end of the output, with text that the worker held back. Raises OutputGapError when more is
+        missing."""
         text, whole = bytes(self.text), finish.text.encode()
         if finish.output_tokens != len(self.ids) or not whole.startswith(text):
             raise OutputGapError(
@@ -116,6 +124,7 @@ class StepOutput:
                 f"but {len(self.ids)} and {len(text)} came, or others"
             )
         self.text += whole[len(text) :]
+        self.finished = finish
 
     @property
     def behind_client(self) -> bool:
@@ -164,21 +173,19 @@ class Outbox:
         self._wake = asyncio.Event()
         self._ended = asyncio.Event()
 
-    def queued(self, position: int) -> None:
-        self._put(Queued(position))
-
-    def migrated(self, event: Migrated) -> None:
-        self._put(event)
+    def put(self, event: Event) -> None:
+        self._events.append(event)
+        self._wake.set()
 
     def started(self, output: StepOutput, worker: str, cached_tokens: int) -> None:
         """A worker has begun or taken over; deltas are taken from `output` from now on."""
         self._output = output
-        self._put(Started(worker, len(output.prompt_ids), cached_tokens, output.attempt))
+        self.put(Started(worker, len(output.prompt_ids), cached_tokens, output.attempt))
 
     def restarted(self, output: StepOutput, reason: str) -> None:
         """What the client has is void: `output` is sent from its start."""
         output.rewind()
-        self._put(Restarted(reason, output.attempt))
+        self.put(Restarted(reason, output.attempt))
 
     def more(self) -> None:
         """The output has grown."""
@@ -222,7 +229,3 @@ class Outbox:
         if self._events:
             return self._events.popleft()
         return self._output.take() if self._output is not None else None
-
-    def _put(self, event: Event) -> None:
-        self._events.append(event)
-        self._wake.set()

@@ -13,12 +13,14 @@ attempt, or, twice a second, a new reading of the workers. Only its first attemp
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from roost.contract.events import Queued
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store.interface import SessionStore
 from roost.store.records import StoreUnavailableError, Wake
-from roost_gateway.admission.admission_queue import AdmissionQueue
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import Choice, WorkerState
 from roost_gateway.routing.revisions import serves_revision, turned_away, wrong_revision
@@ -40,8 +42,15 @@ class Placement:
         self._workers = fleet.workers
         self._queues: dict[str, PoolQueue] = {}
 
-    def queue(self, pool: str) -> AdmissionQueue:
-        return self._pool_queue(pool).queue
+    @contextmanager
+    def counting(self, attempt: StepAttempt) -> Iterator[None]:
+        """Counts a running attempt against its tenant's share during the block, whether it waited or not."""
+        queue, tenant = self._pool_queue(attempt.pool.pool).queue, attempt.call.tenant
+        queue.started(tenant)
+        try:
+            yield
+        finally:
+            queue.ended(tenant)
 
     def waiting(self) -> list[tuple[float, dict[str, str]]]:
         """Lengths of the queues with their labels, as a gauge reads them."""
@@ -77,7 +86,7 @@ class Placement:
                 if turned is not None:
                     raise turned
                 waiter = waiting.enter(attempt, line)
-            attempt.outbox.queued(waiting.queue.ahead(waiter.ticket, time.monotonic()))
+            attempt.outbox.put(Queued(waiting.queue.ahead(waiter.ticket, time.monotonic())))
             return await self._wait(waiting, line, waiter)
 
     def kick(self, pool: str, revision: str | None = None) -> None:
@@ -149,7 +158,7 @@ class Placement:
             async with asyncio.timeout(self._patience(waiter.attempt)):
                 return await waiter.worker
         except TimeoutError:
-            raise self._timeout(waiter.attempt, waiting.queue) from None
+            raise self._timeout(waiter.attempt, waiting.queue.retry_seconds()) from None
         finally:
             waiting.leave(line, waiter)
             if waiter is line.first:
@@ -174,7 +183,7 @@ class Placement:
             return None  # the usual case, asked of every line whenever something is released
         return turned_away(pool, attempt.need.model_revision, self._workers.states(pool.pool))
 
-    def _timeout(self, attempt: StepAttempt, queue: AdmissionQueue) -> Refused:
+    def _timeout(self, attempt: StepAttempt, retry_seconds: float) -> Refused:
         pool, revision = attempt.pool, attempt.need.model_revision
         turned, workers = self._turned_away(attempt), self._workers.states(pool.pool)
         if turned is not None:
@@ -186,7 +195,7 @@ class Placement:
         return Refused(
             Reason.QUEUE_TIMEOUT,
             f"no worker of pool {pool.pool} had room in time",
-            retry_seconds=queue.retry_seconds(),
+            retry_seconds=retry_seconds,
         )
 
     async def _pump(self, waiting: PoolQueue, line: Line) -> None:

@@ -10,8 +10,8 @@ import contextlib
 import logging
 from array import array
 from dataclasses import dataclass, replace
+from functools import partial
 
-from roost.contract.events import Delta
 from roost.contract.heads import AttemptRef
 from roost.contract.reasons import Reason
 from roost.fault_points import fault_point
@@ -21,7 +21,6 @@ from roost.store.refusals import refused
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
-from roost_gateway.step.output import Finish
 from roost_gateway.step.placement import Placement
 from roost_gateway.step.worker_stream import WorkerStream
 from roost_gateway.telemetry import Telemetry
@@ -50,19 +49,18 @@ class Relay:
     ) -> None:
         self._attempt = attempt
         self._store = store
-        self._fleet = fleet
         self._workers = fleet.workers
+        self._clients = fleet.clients
         self._placement = placement
         self._telemetry = telemetry
         self._orphans: list[Dispatch] = []
         """Where a worker may hold output of an earlier attempt."""
-        self._dispatch: Dispatch | None = None
         self._accepted_here = False
         self.stream: WorkerStream | None = None
         """The stream that was opened last."""
 
-    async def generate(self) -> tuple[Finish, WorkerStream]:
-        """Relays the output until it is complete. Returns also the stream on which it ended.
+    async def generate(self) -> WorkerStream:
+        """Relays the output until it is complete. Returns the stream on which it ended.
 
         Raises Refused, StoreUnavailableError.
         """
@@ -111,23 +109,23 @@ class Relay:
     async def _find(self, worker_id: str) -> WorkerState | None:
         return await self._workers.find(self._attempt.pool.pool, worker_id)
 
-    async def _send(self, dispatch: Dispatch) -> tuple[Finish, WorkerStream]:
+    async def _send(self, dispatch: Dispatch) -> WorkerStream:
         """Opens a stream to the worker and waits until the output is complete."""
         attempt = self._attempt
         attempt.goes_to(dispatch.worker)
-        self._dispatch = dispatch
         self._accepted_here = self._accepted_here and dispatch.again
         self.stream = stream = WorkerStream(
-            attempt, dispatch.resume, dispatch.worker, self._fleet.clients, self._store, self
+            attempt, dispatch.resume, dispatch.worker, self._clients, self._store, partial(self._accept, dispatch)
         )
-        return await stream.finished(), stream
+        await stream.finished()
+        if attempt.output.behind_client:
+            attempt.outbox.restarted(attempt.output, "the output ended before what the client has")
+        attempt.outbox.more()
+        return stream
 
-    # What the worker sends (`worker_stream.Receiver`)
-
-    def accepted(self, prompt_ids: "array[int]", cached_tokens: int) -> None:
-        """Raises Refused: STEP_TOO_LONG."""
-        attempt, dispatch = self._attempt, self._dispatch
-        assert dispatch is not None, "a worker accepts what it was sent"
+    def _accept(self, dispatch: Dispatch, prompt_ids: "array[int]", cached_tokens: int) -> None:
+        """Takes the prompt as the worker rendered it. Raises Refused: STEP_TOO_LONG."""
+        attempt = self._attempt
         self._accepted_here = True
         attempt.accepted()
         attempt.output.accept(prompt_ids)
@@ -139,18 +137,6 @@ class Relay:
             raise refused(Reason.STEP_TOO_LONG)
         fault_point("gateway.accepted")
         attempt.outbox.started(attempt.output, dispatch.worker.worker_id, cached_tokens)
-
-    def grown(self, delta: Delta) -> None:
-        self._attempt.output.append(delta)
-        self._attempt.clock.output_came()
-        self._attempt.outbox.more()
-
-    def finished(self, finish: Finish) -> None:
-        attempt = self._attempt
-        attempt.output.finish(finish)
-        if attempt.output.behind_client:
-            attempt.outbox.restarted(attempt.output, "the output ended before what the client has")
-        attempt.outbox.more()
 
     # Failures
 
@@ -164,8 +150,9 @@ class Relay:
                 return reconnected
         elif failure is Failure.UNKNOWN_ATTEMPT and not self._attempt.output.accepted:
             return await self._next_orphan() or await self._fresh(self._attempt.began.reserved)
-        if failure is Failure.LOST and self.stream is not None:
-            self._fleet.lost(dispatch.worker, self.stream.channel)
+        if failure is Failure.LOST:
+            self._workers.mark_broken(dispatch.worker)
+            self._forget_channel()
         is_fault = failure is Failure.FAULTY or (self._accepted_here and failure is not Failure.BUSY)
         self._attempt.failed_at(dispatch.worker.worker_id, failure, is_fault=is_fault)
         if self._attempt.output.accepted:
@@ -183,6 +170,9 @@ class Relay:
             return None
         if not attempt.output.accepted:  # the worker may have read the Resume before its answer was lost
             self._orphans.insert(0, Dispatch(worker, attempt.ref, dispatch.orphan, again=True))
-        if self.stream is not None:
-            self._fleet.clients.forget(self.stream.channel)
+        self._forget_channel()
         return replace(dispatch, resume=resume, again=True)
+
+    def _forget_channel(self) -> None:
+        if self.stream is not None:
+            self._clients.forget(self.stream.channel)

@@ -6,11 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from roost.contract.lease import LEASE_PERIOD_SECONDS
+from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_MS
 from roost.store.interface import SessionStore
 from roost.store.records import RenewItem, StoreUnavailableError
 from roost_gateway.step.attempt import StepAttempt
-from roost_gateway.step.call import LEASE_MS
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ class Renewal:
     async def _renew(self, pool: str, batch: list[StepAttempt]) -> None:
         items = [RenewItem(attempt.session_id, attempt.ref) for attempt in batch]
         try:
-            live = await self._store.renew(pool, items, LEASE_MS)
+            live = await self._store.renew(pool, items, LEASE_TTL_MS)
         except StoreUnavailableError:
             return  # expiry is liveness, never safety: the attempts may still commit
         except Exception:

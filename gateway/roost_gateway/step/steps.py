@@ -10,7 +10,7 @@ from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
 from roost.store.interface import SessionStore
-from roost.store.records import AlreadyCommitted, Began, BeginRequest, StoreUnavailableError
+from roost.store.records import AlreadyCommitted, Began, BeginRequest, Descriptor, StoreUnavailableError
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.step.attempt import StepAttempt
 from roost_gateway.step.background import Background
@@ -21,7 +21,6 @@ from roost_gateway.step.output import Outbox
 from roost_gateway.step.placement import Placement
 from roost_gateway.step.relay import Relay
 from roost_gateway.step.renewal import Renewal
-from roost_gateway.step.worker_stream import WorkerStream
 from roost_gateway.telemetry import StepFigures, Telemetry
 
 log = logging.getLogger(__name__)
@@ -75,7 +74,7 @@ class Steps:
         self._placement = Placement(store, fleet)
         self._renewal = Renewal(store)
         self._background = Background()
-        self._migration = Migration(store, fleet, self._placement, self._background, telemetry)
+        self._migration = Migration(store, fleet, self._placement)
         self._running: set[RunningStep] = set()
         self.closing = False
         """Whether steps that are cut off leave their attempts as orphans, for another gateway to resume."""
@@ -133,17 +132,13 @@ class Steps:
             return
         self._telemetry.name_step(call.request.session_id, began.descriptor.model)
         step.attempt = attempt = StepAttempt(call, began, step.outbox)
-        queue = self._placement.queue(call.pool.pool)
-        with self._renewal.renewing(attempt):
-            queue.started(call.tenant)
+        with self._renewal.renewing(attempt), self._placement.counting(attempt):
             try:
                 await self._drive(attempt)
             except asyncio.CancelledError:
                 if attempt.fenced:
                     raise Refused(Reason.ATTEMPT_FENCED, "a newer attempt has taken this step over") from None
                 raise
-            finally:
-                queue.ended(call.tenant)
 
     async def _begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
         """If the step is cut off before Begin has returned, the attempt is aborted as soon as Begin returns it."""
@@ -163,28 +158,42 @@ class Steps:
     async def _drive(self, attempt: StepAttempt) -> None:
         relay = Relay(attempt, self._store, self._fleet, self._placement, self._telemetry)
         try:
-            await self._migration.migrate_if_due(attempt)
-            finish, stream = await relay.generate()
+            former = await self._migration.migrate_if_due(attempt)
+            if former is not None:
+                self._migrated(attempt, former)
+            stream = await relay.generate()
             fault_point("gateway.finished")
-            committed = await commit(self._store, attempt, finish, stream.worker_id)
+            committed = await commit(self._store, attempt, stream.worker_id)
             self._on_committed(attempt.call)
             self._background.spawn(stream.commit(committed.head))
             await asyncio.sleep(0)  # Committed is on its way before the figures are written
             self._telemetry.committed(_figures(attempt, committed))
         except BaseException as error:
-            self._clean_up(attempt, relay.stream, error)
+            self._clean_up(attempt, relay, error)
             raise
 
-    def _clean_up(self, attempt: StepAttempt, stream: WorkerStream | None, error: BaseException) -> None:
+    def _migrated(self, attempt: StepAttempt, former: Descriptor) -> None:
+        """Drops the KV of the generation that ended, which is not needed again."""
+        self._telemetry.migrated(attempt.descriptor.model_revision, attempt.descriptor.head.length)
+        workers = [
+            worker
+            for worker in self._fleet.workers.states(former.pool)
+            if worker.model_revision == former.model_revision
+        ]
+        if workers:
+            evict = self._fleet.clients.evict(former.pool, workers, former.session_id, attempt.ref.epoch)
+            self._background.spawn(evict)
+
+    def _clean_up(self, attempt: StepAttempt, relay: Relay, error: BaseException) -> None:
         """Frees what the attempt holds, unless another attempt has the step now or may resume it."""
         resumed_later = isinstance(error, Refused) and error.reason in (Reason.ATTEMPT_FENCED, Reason.COMMIT_UNKNOWN)
         in_doubt = attempt.committing and isinstance(error, asyncio.CancelledError)
         if attempt.fenced or self.closing or resumed_later or in_doubt:
-            if stream is not None:
-                stream.leave()
+            if relay.stream is not None:
+                relay.stream.leave()
             return
-        if stream is not None:
-            self._background.spawn(stream.cancel())
+        if relay.stream is not None:
+            self._background.spawn(relay.stream.cancel())
         self._background.spawn(self._abort(attempt))
 
     async def _abort(self, attempt: StepAttempt) -> None:

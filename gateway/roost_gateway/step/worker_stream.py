@@ -3,13 +3,13 @@
 import asyncio
 import logging
 from array import array
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
 
-from roost.contract.events import Delta, FinishReason
+from roost.contract.events import FinishReason
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.messages import ToolCall
 from roost.contract.reasons import Reason
@@ -77,16 +77,6 @@ class SessionHistory:
         return sorted(end for end in ends if end > start)
 
 
-class Receiver(Protocol):
-    """Takes what a worker sends. Raises OutputGapError when it does not fit what came before."""
-
-    def accepted(self, prompt_ids: "array[int]", cached_tokens: int) -> None: ...
-
-    def grown(self, delta: Delta) -> None: ...
-
-    def finished(self, finish: Finish) -> None: ...
-
-
 class WorkerStream:
     """A Generate stream. Use `commit`, `cancel` or `leave` at its end.
 
@@ -101,25 +91,30 @@ class WorkerStream:
         worker: WorkerState,
         clients: WorkerClients,
         store: SessionStore,
-        receiver: Receiver,
+        on_accepted: Callable[["array[int]", int], None],
     ) -> None:
-        """Sends the step to a worker: to begin it, or to resume the output that the worker has of `earlier`."""
+        """Sends the step to a worker: to begin it, or to resume the output that the worker has of `earlier`.
+
+        The output goes to `attempt.output`, after `on_accepted` was called with the prompt's ids and the tokens of the
+        context that the worker expects to find in its cache.
+        """
         self.worker_id = worker.worker_id
         self.channel = clients.channel(worker.address)
         self._first = worker_requests.start(attempt) if earlier is None else worker_requests.resume(attempt, earlier)
         self._history = SessionHistory(store, attempt.descriptor)
-        self._receiver = receiver
+        self._attempt = attempt
+        self._on_accepted = on_accepted
         metadata = clients.metadata(attempt.pool.pool)
         self._call: grpc.aio.StreamStreamCall[Any, Any] = self.channel.stub.Generate(metadata=metadata)
         self._reader = asyncio.create_task(self._read(), name="read a worker's output")
         self._reader.add_done_callback(_observe)
 
-    async def finished(self) -> Finish:
+    async def finished(self) -> None:
         """Waits for the end of the output. Raises WorkerFailureError; Refused when no other worker would do better;
-        StoreUnavailableError when the log could not be read; and what the receiver raises."""
-        return await asyncio.shield(self._reader)
+        StoreUnavailableError when the log could not be read; and what `on_accepted` raises."""
+        await asyncio.shield(self._reader)
 
-    async def _read(self) -> Finish:
+    async def _read(self) -> None:
         try:
             await self._call.write(self._first)
             while True:
@@ -128,22 +123,27 @@ class WorkerStream:
                     raise await self._ended()
                 kind = response.WhichOneof("message")
                 if kind == "delta":
-                    self._receiver.grown(_delta(response.delta))
+                    self._take(response.delta)
                 elif kind == "accepted":
                     accepted = response.accepted
-                    self._receiver.accepted(array("I", accepted.prompt_token_ids), accepted.cached_tokens)
+                    self._on_accepted(array("I", accepted.prompt_token_ids), accepted.cached_tokens)
                 elif kind == "need_history":
                     await self._send_history(response.need_history.from_token)
                 elif kind == "finished":
-                    finish = _finish(response.finished)
-                    self._receiver.finished(finish)
-                    return finish
+                    self._attempt.output.finish(_finish(response.finished))
+                    return
         except grpc.aio.AioRpcError as error:
             raise classify(error) from error
         except asyncio.InvalidStateError as error:  # a write after the stream's end; its status says why
             raise await self._ended() from error
         except OutputGapError as error:
             raise WorkerFailureError(Failure.FAULTY, str(error)) from error
+
+    def _take(self, delta: worker_pb.Delta) -> None:
+        logprobs = logprobs_from_wire(delta.logprobs) if delta.logprobs else ()
+        output = self._attempt.output
+        output.append(delta.token_ids, delta.text, delta.token_offset, delta.text_offset, logprobs)
+        self._attempt.output_came()
 
     async def _ended(self) -> Exception:
         code = await self._call.code()
@@ -192,15 +192,10 @@ class WorkerStream:
             self._call.cancel()
 
 
-def _observe(reader: "asyncio.Task[Finish]") -> None:
+def _observe(reader: "asyncio.Task[None]") -> None:
     """A stream that was cancelled or left ends with an error that nobody waits for."""
     if not reader.cancelled():
         reader.exception()
-
-
-def _delta(wire: worker_pb.Delta) -> Delta:
-    logprobs = logprobs_from_wire(wire.logprobs) if wire.logprobs else ()
-    return Delta(wire.text, wire.token_ids, wire.token_offset, wire.text_offset, logprobs)
 
 
 def _finish(wire: worker_pb.Finished) -> Finish:

@@ -1,1 +1,1 @@
-"""The typed `AgentPool` spec and what is derived from it. Pure, apart from reading one file."""
+"""The typed `AgentPool` spec and what is derived from it. Pure, except that `loader` reads a file."""

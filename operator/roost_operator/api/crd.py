@@ -1,6 +1,6 @@
-"""The custom resource definition of `AgentPool`, made from the typed spec: `python -m roost_operator.api.crd`.
+"""The custom resource definition of `AgentPool`, generated from the typed spec: `python -m roost_operator.api.crd`.
 
-Pure, apart from `write` and `stale`. The schema is structural: every field has a type, nothing is referred to.
+Pure, except for `write` and `stale`. The schema is structural: every field has a type, and there are no references.
 """
 
 import re
@@ -13,47 +13,39 @@ import yaml
 
 from roost_operator.api.crd_rules import RULES
 from roost_operator.api.crd_template import template_members
+from roost_operator.api.quantity import AUTO, MEMORY
 from roost_operator.api.spec import GROUP, KIND, VERSION, Spec
-from roost_operator.api.status import Status
+from roost_operator.api.status import PoolStatus
 
 PLURAL = "agentpools"
 FILE = Path("manifests") / "crds" / "agentpools.yaml"
 Schema = dict[str, Any]
 
 _KEPT = (
-    "description",
-    "enum",
-    "format",
-    "maxItems",
-    "maxLength",
-    "maximum",
-    "minItems",
-    "minLength",
-    "minimum",
-    "pattern",
+    "description", "enum", "format", "maxItems", "maxLength", "maximum", "minItems", "minLength", "minimum", "pattern",
     "type",
-)
+)  # fmt: skip
+"""Parts of pydantic's schema that are taken over."""
 _LABEL_LENGTH = re.compile(r"\{0,61\}")
 _MAPS = {"spec.models": ["name"], "spec.roles": ["name"], "status.conditions": ["type"]}
-"""Lists whose items are told apart by a key, which is then unique."""
+"""Lists whose items have a unique key."""
 _TEMPLATE = "spec.workers.template"
 _MOST_ITEMS = {"spec.models": 8}
-"""Bounds that only rules need, whose cost is counted by the longest list there may be."""
+"""Bounds that are there for CEL only, which estimates a rule's cost from the longest possible list."""
 _QUANTITIES = ("spec.models[].kvCache.memory",)
-_QUANTITY = r"^(auto|[0-9]+(\.[0-9]+)?([kKMGTPE]|[KMGTPE]i)?)$"
 _COLUMNS = (
     ("Ready", "string", ".status.conditions[?(@.type=='Ready')].status", "Whether all workers take steps."),
     ("Reason", "string", ".status.conditions[?(@.type=='Ready')].reason", "Why."),
     ("Workers", "integer", ".status.workers.ready", "Workers that take steps."),
-    ("Sessions", "integer", ".status.sessions.hot", "Sessions that a live worker has KV of."),
-    ("Age", "date", ".metadata.creationTimestamp", "Time since the pool was made."),
+    ("Sessions", "integer", ".status.sessions.hot", "Sessions whose KV a live worker has."),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since the pool was created."),
 )
 _WIDE = {"Reason": {"priority": 1}}
 """Columns of `kubectl get -o wide` only."""
 
 
 def custom_resource_definition() -> dict[str, Any]:
-    """`agentpools.roost.dev` as a document."""
+    """The manifest of `agentpools.roost.dev`."""
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -75,19 +67,19 @@ def custom_resource_definition() -> dict[str, Any]:
 
 
 def text() -> str:
-    """The definition as YAML, with a first line that says where it comes from."""
+    """The definition as YAML, with a first line that names its source."""
     body = yaml.safe_dump(custom_resource_definition(), sort_keys=False, width=120)
     return "# Made from operator/roost_operator/api/spec.py by `make generate`; do not edit.\n" + body
 
 
 def stale(root: Path) -> bool:
-    """Whether the file in the repository at `root` is not what the spec says now."""
+    """Whether the file in the repository at `root` differs from the spec."""
     file = root / FILE
     return not file.exists() or file.read_text(encoding="utf-8") != text()
 
 
 def write(root: Path) -> None:
-    """Writes the file anew."""
+    """Write the file in the repository at `root`."""
     (root / FILE).parent.mkdir(parents=True, exist_ok=True)
     (root / FILE).write_text(text(), encoding="utf-8")
 
@@ -116,7 +108,7 @@ def _version() -> dict[str, Any]:
 
 def _root() -> Schema:
     spec = Spec.model_json_schema(by_alias=True)
-    status = Status.model_json_schema(by_alias=True)
+    status = PoolStatus.model_json_schema(by_alias=True)
     root: Schema = {
         "type": "object",
         "description": "A pool of workers that serve sessions of one model.",
@@ -134,31 +126,31 @@ def _root() -> Schema:
 
 
 def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: str) -> Schema:
-    """`schema` of pydantic's as the API server takes it: references inlined, None left out, defaults on parents."""
+    """A pydantic schema in the form the API server accepts: references inlined, no nulls, defaults on parents too."""
     source = _resolved(schema, definitions)
-    made: Schema = {name: source[name] for name in _KEPT if name in source}
+    result: Schema = {name: source[name] for name in _KEPT if name in source}
     if "const" in source:
-        made["enum"] = [source["const"]]
+        result["enum"] = [source["const"]]
     if path in _QUANTITIES:
-        made = {name: value for name, value in made.items() if name != "type"}
-        made |= {"x-kubernetes-int-or-string": True, "pattern": _QUANTITY, "maxLength": 32}
-        made["anyOf"] = [{"type": "integer"}, {"type": "string"}]
+        result = {name: value for name, value in result.items() if name != "type"}
+        result |= {"x-kubernetes-int-or-string": True, "pattern": f"^({AUTO}|{MEMORY})$", "maxLength": 32}
+        result["anyOf"] = [{"type": "integer"}, {"type": "string"}]
     if path == _TEMPLATE:
-        made["properties"] = template_members()
-    elif made.get("type") == "object":
-        made |= _members(source, definitions, path)
-    if made.get("type") == "array":
-        made["items"] = _structural(source["items"], definitions, f"{path}[]")
-        made |= _list_kind(path)
+        result["properties"] = template_members()
+    elif result.get("type") == "object":
+        result |= _members(source, definitions, path)
+    if result.get("type") == "array":
+        result["items"] = _structural(source["items"], definitions, f"{path}[]")
+        result |= _list_kind(path)
         if path in _MOST_ITEMS:
-            made["maxItems"] = _MOST_ITEMS[path]
-    if made.get("type") == "integer":
-        made["format"] = "int64"
-    if _LABEL_LENGTH.search(made.get("pattern", "")):
-        made["maxLength"] = 63
-    _set_default(made, source, path)
-    _add_rules(made, path)
-    return made
+            result["maxItems"] = _MOST_ITEMS[path]
+    if result.get("type") == "integer":
+        result["format"] = "int64"
+    if _LABEL_LENGTH.search(result.get("pattern", "")):
+        result["maxLength"] = 63
+    _set_default(result, source, path)
+    _add_rules(result, path)
+    return result
 
 
 def _members(source: Mapping[str, Any], definitions: Mapping[str, Any], path: str) -> Schema:
@@ -175,20 +167,20 @@ def _list_kind(path: str) -> Schema:
     return {"x-kubernetes-list-type": "atomic"}
 
 
-def _set_default(made: Schema, source: Mapping[str, Any], path: str) -> None:
-    """Defaults of the spec. An object without a required field has itself as default, so that its members' apply."""
+def _set_default(schema: Schema, source: Mapping[str, Any], path: str) -> None:
+    """Set the default. Objects without required fields get one too, since only then the defaults in them apply."""
     if not path.startswith("spec"):
         return
-    if made.get("type") == "object":
-        if not made.get("required") and path != "spec" and not path.endswith("[]"):
-            made["default"] = _defaults(made) if path in RULES else {}
+    if schema.get("type") == "object":
+        if not schema.get("required") and path != "spec" and not path.endswith("[]"):
+            schema["default"] = _defaults(schema) if path in RULES else {}
     elif source.get("default") is not None:
-        made["default"] = _without_none(source["default"])
+        schema["default"] = _without_none(source["default"])
 
 
-def _defaults(made: Schema) -> dict[str, Any]:
-    """Members' defaults: the API server tries an object's rules on its default before it fills members in."""
-    members = made.get("properties", {})
+def _defaults(schema: Schema) -> dict[str, Any]:
+    """Members' defaults, for an object with rules: the API server checks the rules before it fills in members."""
+    members = schema.get("properties", {})
     return {name: member["default"] for name, member in members.items() if "default" in member}
 
 
@@ -198,13 +190,13 @@ def _without_none(value: Any) -> Any:
     return [_without_none(item) for item in value] if isinstance(value, list) else value
 
 
-def _add_rules(made: Schema, path: str) -> None:
+def _add_rules(schema: Schema, path: str) -> None:
     if path in RULES:
-        made["x-kubernetes-validations"] = [dict(rule) for rule in RULES[path]]
+        schema["x-kubernetes-validations"] = [dict(rule) for rule in RULES[path]]
 
 
 def _resolved(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
-    """`schema` without references and without the choice of null."""
+    """`schema` without references and without null as an alternative."""
     choices = [choice for choice in schema.get("anyOf", ()) if choice.get("type") != "null"]
     if choices:
         schema = {**choices[0], **{name: value for name, value in schema.items() if name != "anyOf"}}
@@ -217,7 +209,7 @@ def _resolved(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict
 
 
 def main(arguments: list[str]) -> int:
-    """Writes the definition, or with `--check` tells whether it is current."""
+    """Write the definition; with `--check`, return 1 if the file is not current."""
     root = Path(__file__).parents[3]
     if arguments == ["--check"]:
         if stale(root):

@@ -1,4 +1,4 @@
-"""What the custom resource's schema cannot say in OpenAPI: rules in CEL, each with a message that names the fix. Pure.
+"""CEL rules for what OpenAPI cannot express in the custom resource's schema; each message names the fix. Pure.
 
 Rules are keyed by the path of the object that they are about; `[]` stands for the items of a list.
 """
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 MOST_RANKS = 16
 """Devices that one pod can have; all ranks of a worker share a pod in v1alpha1."""
 LONGEST_NAME = 47
-"""KubeRay's limit for a RayService, which is named as its pool."""
+"""KubeRay's limit for a RayService, which has its pool's name."""
 
 Rule = Mapping[str, str]
 
@@ -18,7 +18,7 @@ def _rule(rule: str, message: str = "", **more: str) -> Rule:
 
 
 def _gpus_fit_ranks(kind: str) -> Rule:
-    """All ranks of a worker are in one pod, a GPU for each, or none has one."""
+    """All ranks of a worker are in one pod, and either each has a GPU or none has."""
     gpus = f"c.resources.{kind}['nvidia.com/gpu']"
     asks = f"c.name == 'worker' && has(c.resources) && has(c.resources.{kind})"
     return _rule(
@@ -43,11 +43,6 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         ),
     ),
     "spec": (
-        _rule(
-            "self.roles.all(r, !has(r.model) || self.models.exists(m, m.name == r.model))",
-            "spec.roles: a role's model is not in spec.models; use the name of the pool's model, or leave model out",
-            fieldPath=".roles",
-        ),
         _rule(
             "self.roles.all(r, r.maxOutputTokensPerStep <= self.models[0].contextTokens)",
             "spec.roles: maxOutputTokensPerStep is above models[0].contextTokens; lower it, or use 0 for no limit",

@@ -1,7 +1,7 @@
-"""The part of a pod template that the custom resource's schema and its rules look at; all else in it is kept as it is.
+"""The part of a pod template that the custom resource's schema describes; everything else in it is kept unchecked.
 
-A whole pod template would be ten thousand lines. What this leaves out is checked by the API server when the operator
-applies the RayService, whose schema has it; the pool's condition then says ChildRefused.
+The schema of a whole pod template has ten thousand lines. The API server checks the rest when the operator applies the
+RayService, whose schema has all of it; the reason in the pool's conditions is then ChildRefused.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ MOST_CONTAINERS, MOST_RESOURCES = 16, 32
 _QUANTITY = (
     r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
 )
-"""As in Kubernetes' own definitions."""
+"""Kubernetes' own pattern for quantities."""
 _OPEN = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 
 
@@ -53,17 +53,17 @@ def _containers() -> Schema:
     resources = {
         **_OPEN,
         "nullable": True,
-        "description": "What it asks for and may use.",
+        "description": "What the container requests and may use.",
         "properties": {
-            "limits": {**quantities, "description": "Most that it may use."},
-            "requests": {**quantities, "description": "What the scheduler keeps for it."},
+            "limits": {**quantities, "description": "Most that the container may use."},
+            "requests": {**quantities, "description": "What the scheduler reserves for the container."},
         },
     }
     name = {
         "type": "string",
         "minLength": 1,
         "maxLength": 63,
-        "description": "worker is the worker's own container, head that of Ray's head; others are added.",
+        "description": "worker is the worker's own container, head that of Ray's head; others join the worker pods.",
     }
     return {
         "type": "array",

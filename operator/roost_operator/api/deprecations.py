@@ -1,10 +1,10 @@
-"""Fields of the spec that are still read and will not be for long, and what to write instead. Pure."""
+"""Deprecated fields of the spec, and what to write instead. Pure."""
 
 from roost_operator.api.spec import AgentPool, OnPoolDeletion
 
 
 def deprecations(pool: AgentPool) -> tuple[str, ...]:
-    """Return one sentence for each deprecated field that `pool` sets, with the field and what to do."""
+    """A sentence for each deprecated field that `pool` sets: the field and what to do about it."""
     sessions = pool.spec.sessions
     if sessions.retention is None:
         return ()

@@ -1,11 +1,11 @@
-"""The pool document that gateways read from Redis (ARCHITECTURE.md, "Pool document"). Pure."""
+"""The pool document that gateways read from Redis (docs/contracts.md, "Pool document"). Pure."""
 
 from roost.contract.pool_document import PoolDocument, PoolRole
-from roost_operator.api.spec import AgentPool, OnModelChange, Role
+from roost_operator.api.spec import AgentPool, OnModelChange, RoleSpec
 
 
 def pool_document(pool: AgentPool, active_revision: str = "") -> PoolDocument:
-    """What gateways need of `pool`; `active_revision` empty means that any worker's revision will do."""
+    """What gateways need to know of `pool`. An empty `active_revision` lets steps run on any worker's revision."""
     spec = pool.spec
     return PoolDocument(
         pool=pool.pool,
@@ -22,7 +22,7 @@ def pool_document(pool: AgentPool, active_revision: str = "") -> PoolDocument:
     )
 
 
-def _role(role: Role) -> PoolRole:
+def _role(role: RoleSpec) -> PoolRole:
     return PoolRole(
         name=role.name,
         priority=role.priority,

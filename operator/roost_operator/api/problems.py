@@ -1,4 +1,4 @@
-"""Turns pydantic's findings into sentences that name the field and the fix. Pure."""
+"""Turns pydantic's errors into sentences that name the field and the fix. Pure."""
 
 import difflib
 import types
@@ -9,15 +9,11 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from roost_operator.api.spec import PATTERNS
+
 Location = tuple[str | int, ...]
 
-_PATTERNS = {
-    r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$": "use lower-case letters, digits and '-', at most 63",
-    r"^[A-Za-z0-9]([-A-Za-z0-9._]{0,61}[A-Za-z0-9])?$": "use letters, digits, '-', '.' and '_', at most 63",
-    r"^(hf|file|pypi|dummy)://.+$": "use hf://org/name, file:///path, pypi://distribution/path/in/wheel or dummy://config",
-}
-
-_WANTED = {
+_EXPECTED = {
     "int_type": "write a whole number",
     "int_parsing": "write a whole number",
     "int_from_float": "write a whole number",
@@ -34,7 +30,7 @@ _WANTED = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One fault: where it is in the document, and what to do about it."""
+    """A fault of a document: where it is, and what to do about it."""
 
     location: Location
     message: str
@@ -52,13 +48,13 @@ def path(location: Location) -> str:
 
 
 def problems(error: ValidationError, root: type[BaseModel]) -> list[Problem]:
-    """Everything that `error` found in a document of type `root`, in the order of the document's fields."""
-    found = [details for details in error.errors(include_url=False) if not _follows_from_an_item(details)]
-    meant = {_meant(tuple(details["loc"]), root) for details in found if details["type"] == "extra_forbidden"}
+    """The faults of a document of type `root`, in the order of its fields."""
+    faults = [details for details in error.errors(include_url=False) if not _follows_from_an_item(details)]
+    meant = {_meant(tuple(details["loc"]), root) for details in faults if details["type"] == "extra_forbidden"}
     return [
         Problem(tuple(details["loc"]), _message(details, root))
-        for details in found
-        if not (details["type"] == "missing" and tuple(details["loc"]) in meant)  # it is there, misspelt
+        for details in faults
+        if not (details["type"] == "missing" and tuple(details["loc"]) in meant)  # it is there, but misspelt
     ]
 
 
@@ -69,14 +65,14 @@ def _meant(location: Location, root: type[BaseModel]) -> Location:
 
 
 def nearest(key: str, valid: Sequence[str]) -> str | None:
-    """The valid key most like `key`, case aside; None when none is alike."""
+    """The valid key most like `key`, ignoring case; None when none is similar."""
     lowered = {name.lower(): name for name in valid}
-    found = difflib.get_close_matches(key.lower(), list(lowered), n=1, cutoff=0.6)
-    return lowered[found[0]] if found else None
+    matches = difflib.get_close_matches(key.lower(), list(lowered), n=1, cutoff=0.6)
+    return lowered[matches[0]] if matches else None
 
 
 def valid_keys(root: type[BaseModel], location: Location) -> list[str]:
-    """Keys of the object at `location` of a document of type `root`; empty when it is no typed object."""
+    """Keys of the object at `location` of a document of type `root`; empty when it has no typed object there."""
     annotation: Any = root
     for part in location:
         annotation = _inner(annotation, part)
@@ -96,12 +92,12 @@ def _message(details: ErrorDetails, root: type[BaseModel]) -> str:
     if kind in ("enum", "literal_error"):
         return f"{value!r} is not allowed; use {context['expected']}"
     if kind == "string_pattern_mismatch":
-        return f"{value!r} is not allowed; {_PATTERNS.get(context['pattern'], 'it must match ' + context['pattern'])}"
-    return _bound(kind, context, value) or f"{value!r} is not allowed; {_WANTED.get(kind, details['msg'])}"
+        return f"{value!r} is not allowed; {PATTERNS.get(context['pattern'], 'it must match ' + context['pattern'])}"
+    return _bound(kind, context, value) or f"{value!r} is not allowed; {_EXPECTED.get(kind, details['msg'])}"
 
 
 def _follows_from_an_item(details: ErrorDetails) -> bool:
-    """pydantic counts only valid items, so a list whose items are faulty also counts as too short."""
+    """Whether a list is only too short because pydantic does not count its faulty items."""
     return details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]
 
 

@@ -1,4 +1,4 @@
-"""The status of an `AgentPool`: what the operator reports, in the words of the Kubernetes API conventions."""
+"""The status of an `AgentPool`: what the operator reports, following the Kubernetes API conventions."""
 
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -9,7 +9,7 @@ from roost_operator.api.spec import Fields
 
 
 class ConditionType(StrEnum):
-    """What is said of a pool; `roost_operator.plan.conditions` holds the truth table."""
+    """Types of conditions; `plan.conditions` has their truth table."""
 
     READY = "Ready"
     AVAILABLE = "Available"
@@ -18,7 +18,7 @@ class ConditionType(StrEnum):
 
 
 class Condition(Fields):
-    """One thing that is true, false or not known of the pool."""
+    """A condition of the pool."""
 
     type: str = Field(max_length=316, description="Ready, Available, Progressing or Degraded.")
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
@@ -27,13 +27,13 @@ class Condition(Fields):
     last_transition_time: str = Field(
         description="When the status last changed.", json_schema_extra={"format": "date-time"}
     )
-    observed_generation: int = Field(default=0, ge=0, description="Generation of the pool that this was seen of.")
+    observed_generation: int = Field(default=0, ge=0, description="Generation of the pool that the condition is about.")
 
 
 class SessionCounts(Fields):
-    """Where the pool's sessions are. Brought up to date every 15 s at most."""
+    """Where the pool's sessions are. Updated every 15 s at most."""
 
-    hot: int = Field(default=0, ge=0, description="Sessions that a live worker has KV of, on its device.")
+    hot: int = Field(default=0, ge=0, description="Sessions whose KV a live worker has on its device.")
     warm: int = Field(
         default=0,
         ge=0,
@@ -47,14 +47,14 @@ class WorkerCounts(Fields):
 
     desired: int = Field(default=0, ge=0, description="Workers that the pool is to have now.")
     ready: int = Field(default=0, ge=0, description="Workers that take steps.")
-    replicas: int = Field(default=0, ge=0, description="Pods of workers, whether they take steps or not.")
+    replicas: int = Field(default=0, ge=0, description="Worker pods, whether they take steps or not.")
 
 
-class Status(Fields):
-    """What the operator saw."""
+class PoolStatus(Fields):
+    """What the operator observed."""
 
-    observed_generation: int = Field(default=0, ge=0, description="Generation of the pool that the status is of.")
-    conditions: tuple[Condition, ...] = Field(default=(), max_length=16, description="What holds of the pool.")
+    observed_generation: int = Field(default=0, ge=0, description="Generation of the pool that the status is about.")
+    conditions: tuple[Condition, ...] = Field(default=(), max_length=16, description="Conditions of the pool.")
     active_revision: str = Field(default="", description="Revision of the model that new steps run on.")
     sessions: SessionCounts | None = Field(default=None, description="Where the pool's sessions are.")
     workers: WorkerCounts | None = Field(default=None, description="How many workers there are.")

@@ -1,4 +1,4 @@
-"""Reads a pool as the API server has stored it, whatever definition of the custom resource let it in. Pure."""
+"""Reads a pool as the API server stored it, whichever version of the definition accepted it. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,30 +16,31 @@ _NEEDED = (
     ("sessions", "retention"),
     ("store", "urlSecretRef"),
 )
-"""What a deletion goes by, and what the status tells."""
+"""Fields that a deletion or the status needs."""
 _MODELS = [{"name": "unreadable", "source": "dummy://unreadable"}]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPool:
-    """A pool; one that cannot be read is a stand-in: its name, and of its spec what a deletion needs."""
+    """A pool, or a stand-in for one that cannot be read: its name, and the part of its spec that a deletion needs."""
 
     pool: AgentPool
     unreadable: str = ""
-    """Why, and what to do about it."""
+    """Why the spec cannot be read, and what to do about it."""
 
 
 def read_pool(raw: Mapping[str, Any]) -> StoredPool:
-    """The pool of a stored document, which has a name, a namespace and, as the API server sees to it, nothing else."""
-    given = raw["metadata"]
-    metadata = {name: given.get(name) or {} for name in ("labels", "annotations")}
-    named = {"name": given["name"], "namespace": given["namespace"]}
+    """The pool of a stored document. The API server ensures a name and a namespace, and nothing else."""
+    stored = raw["metadata"]
+    identity = {"name": stored["name"], "namespace": stored["namespace"]}
+    optional = {name: stored.get(name) or {} for name in ("labels", "annotations")}
     try:
-        return StoredPool(_pool(raw.get("spec"), {**metadata, **named}))
+        return StoredPool(_pool(raw.get("spec"), {**optional, **identity}))
     except ValidationError as error:
-        found = "; ".join(str(problem) for problem in problems(error, AgentPool))
-    pool = _pool(_readable(raw.get("spec")), {"name": "p"})
-    return StoredPool(pool.model_copy(update={"metadata": Metadata.model_construct(**named)}), found)
+        unreadable = "; ".join(str(problem) for problem in problems(error, AgentPool))
+    stand_in = _pool(_readable(raw.get("spec")), {"name": "p"})
+    metadata = Metadata.model_construct(**identity)
+    return StoredPool(stand_in.model_copy(update={"metadata": metadata}), unreadable)
 
 
 def _pool(spec: Any, metadata: Mapping[str, Any]) -> AgentPool:
@@ -47,16 +48,16 @@ def _pool(spec: Any, metadata: Mapping[str, Any]) -> AgentPool:
 
 
 def _readable(spec: Any) -> dict[str, Any]:
-    """A spec with those of the needed fields that can be read, and defaults for all else."""
-    made: dict[str, Any] = {"models": _MODELS}
+    """A spec of the needed fields that can be read, with defaults for all others."""
+    readable: dict[str, Any] = {"models": _MODELS}
     for part, field in _NEEDED:
         group = spec.get(part) if isinstance(spec, Mapping) else None
         if not isinstance(group, Mapping) or group.get(field) is None:
             continue
-        tried = {**made, part: {**made.get(part, {}), field: group[field]}}
+        extended = {**readable, part: {**readable.get(part, {}), field: group[field]}}
         try:
-            _pool(tried, {"name": "p"})
+            _pool(extended, {"name": "p"})
         except ValidationError:
             continue
-        made = tried
-    return made
+        readable = extended
+    return readable

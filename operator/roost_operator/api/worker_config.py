@@ -1,4 +1,4 @@
-"""From an `AgentPool` to what one of its workers is told. Pure."""
+"""The worker's configuration of an `AgentPool`. Pure."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def worker_config(
         model=ModelConfig(
             name=model.name,
             source=model.source,
-            dtype=model.dtype.value,
+            dtype=model.dtype,
             tensor_parallel=model.tensor_parallel,
             context_tokens=model.context_tokens,
         ),

@@ -1,4 +1,4 @@
-"""The demo's agents: each one asks, lets the model call a tool, runs it while the session is held, and goes on."""
+"""The demo's agents: each asks, lets the model call a tool, runs it while the session is on hold, and goes on."""
 
 import asyncio
 import time
@@ -35,7 +35,7 @@ TEXT = ToolChoice(ToolChoiceMode.NONE)
 
 @dataclass(frozen=True)
 class Part:
-    """What one agent is to do. A question takes a tool call and words about its result; all but the last, more."""
+    """An agent's part. A question takes a step with a tool call and one about its result; all but the last, a third."""
 
     name: str
     role: str
@@ -44,7 +44,7 @@ class Part:
     questions: tuple[str, ...]
     sampling: Sampling
     evict_after: int | None = None
-    """The question whose tool runs while the agent evicts its own session; None for never."""
+    """Index of the question during whose tool call the agent evicts its session, or None."""
 
     @property
     def steps(self) -> int:
@@ -84,7 +84,7 @@ def cast(sessions: int) -> list[Part]:
         role, system, tools, sampling = _ROLES[number % len(_ROLES)]
         topic = _TOPICS[(number // len(_ROLES)) % len(_TOPICS)]
         questions = tuple(question.format(topic) for question in _QUESTIONS[role])
-        # One of each role in turn, so that each prefix is rebuilt somewhere.
+        # Each role has its turn, so that each role's prefix is rebuilt somewhere.
         evict_after = 1 if number % 3 == (number // 3) % 3 else None
         parts.append(Part(f"{role}-{number // 3 + 1}", role, system, tools, questions, sampling, evict_after))
     return parts
@@ -107,7 +107,7 @@ class Agent:
         scene.agents[part.name] = self.state
 
     async def run(self) -> None:
-        """Plays the part to its end. An error that waiting did not cure ends it, and shows in the journal."""
+        """Play the part to its end, or to an error that retries did not cure, which shows in the journal."""
         try:
             await self._play()
             self.state.phase = Phase.DONE
@@ -129,7 +129,7 @@ class Agent:
                 await self._step(self.session, 3 * number + 2, [user(_MORE)], TEXT)
 
     async def _use_tools(self, session: Session, calls: tuple[ToolCall, ...], *, evict: bool) -> list[Message]:
-        """Runs the calls while the session is held."""
+        """Run the calls while the session is on hold."""
         if not calls:  # cut off before it was complete
             return [user("The call was incomplete. Go on without it.")]
         self.state.phase = Phase.TOOL
@@ -149,7 +149,7 @@ class Agent:
             return f"error: {error}"
 
     async def _step(self, session: Session, number: int, messages: list[Message], form: Format) -> tuple[ToolCall, ...]:
-        """One step, journaled before it is sent and after it is committed."""
+        """Run a step; the journal has it before it is sent and after it is committed."""
         state, step_id = self.state, f"{self.part.name}-{number}"
         self._journal.send(session.id, step_id)
         state.phase, state.step_tokens, state.text = Phase.WAITING, 0, ""

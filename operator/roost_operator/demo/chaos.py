@@ -15,12 +15,12 @@ from roost_operator.local.runner import LocalStack
 WORKER_AT = 0.2
 GATEWAY_AT = 0.45
 REDIS_AT = 0.65
-"""Shares of all steps that are committed before each one is killed."""
+"""Share of all steps that are committed before each is killed."""
 
 
 @dataclass
 class Chaos:
-    """Kills each once, in order, as the agents get on."""
+    """Kills each of them once, in order, as the agents progress."""
 
     stack: LocalStack
     scene: Scene
@@ -28,7 +28,7 @@ class Chaos:
     """What was killed while steps ran."""
 
     async def run(self) -> None:
-        """Returns when everything was killed, or the agents have finished."""
+        """Return when everything was killed, or the agents have finished."""
         for name, progress, kill in (
             ("worker", WORKER_AT, self._kill_worker),
             ("gateway", GATEWAY_AT, self._kill_gateway),
@@ -38,7 +38,7 @@ class Chaos:
                 self.killed.append(name)
 
     async def _when(self, progress: float, kill: Callable[[], bool]) -> bool:
-        """Tries to kill, from a share of the steps on, until it did. False when the agents finished first."""
+        """Retry `kill` once that share of the steps is committed. Returns False when the agents finish first."""
         while self.scene.running:
             if self.scene.progress >= progress and kill():
                 return True
@@ -46,7 +46,7 @@ class Chaos:
         return False
 
     def _kill_worker(self) -> bool:
-        """The worker that streams to most agents."""
+        """Kill the worker that streams to most agents."""
         streaming = [agent for agent in self.scene.streaming() if agent.worker in self.scene.addresses]
         if not streaming:
             return False
@@ -59,7 +59,7 @@ class Chaos:
         return True
 
     def _kill_gateway(self) -> bool:
-        """The gateway that carries most streams."""
+        """Kill the gateway with most streams."""
         streaming = self.scene.streaming()
         if not streaming:
             return False
@@ -82,7 +82,7 @@ class Chaos:
 
 
 def listener(address: str) -> int | None:
-    """Process id of who listens on the port of `host:port` on this machine; None when nobody does."""
+    """Id of the process that listens on the port of `host:port` on this machine, or None."""
     port = int(address.rsplit(":", 1)[1])
     for connection in psutil.net_connections(kind="tcp"):
         if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:

@@ -1,4 +1,4 @@
-"""What the client did and was told, kept by the client: it decides what was lost or doubled, not the store.
+"""What the client sent and received, in its own record, which decides what was lost or doubled.
 
 Each line of the file is one JSON object: a step that was sent, or one that came back committed.
 """
@@ -17,16 +17,16 @@ from roost.contract.loghash import extend, pack_ids
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A step as the client saw it end: what was streamed, and what `Committed` said."""
+    """A committed step as the client received it: what was streamed, and what `Committed` said."""
 
     session: str
     step_id: str
     index: int
     streamed_ids: tuple[int, ...]
-    """Ids of all deltas in order; after `Restarted`, of those that came since."""
+    """Ids of all deltas in order, without those before a `Restarted`."""
     streamed_text: str
     text: str
-    """Text of the committed message, tool calls aside."""
+    """Text of the committed message, without tool calls."""
     head_length: int
     head_hash: str
     constrained: bool
@@ -51,8 +51,8 @@ class Receipt:
         constrained: bool = False,
         ttft_ms: float = 0.0,
     ) -> Self:
-        """What was streamed before `event`. Each of the `starts` after the first is a takeover: of a worker, which the
-        gateway counts, or of a gateway."""
+        """The receipt of `event`, before which `ids` and `text` were streamed. Each of `starts` after the first is a
+        takeover: from a worker, which the gateway counts, or from a gateway."""
         return cls(
             session=session,
             step_id=event.step_id,
@@ -76,7 +76,7 @@ class Receipt:
 
 @dataclass
 class Journal:
-    """Append-only. Steps that were sent and never answered stay visible as such."""
+    """Append-only record of steps; those that were sent and never answered stay visible."""
 
     path: Path
     sent: dict[str, set[str]] = field(default_factory=dict)
@@ -92,12 +92,12 @@ class Journal:
             self._file.close()
 
     def send(self, session: str, step_id: str) -> None:
-        """Notes that a step is about to be sent."""
+        """Record that a step is about to be sent."""
         self.sent.setdefault(session, set()).add(step_id)
         self._write({"sent": step_id, "session": session})
 
     def receive(self, receipt: Receipt) -> None:
-        """Notes a committed step."""
+        """Record a committed step."""
         self.receipts.setdefault(receipt.session, []).append(receipt)
         self._write({"committed": receipt.step_id, **asdict(receipt)})
 
@@ -113,14 +113,14 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What the comparison of the journal with the committed logs found; all empty when nothing went wrong."""
+    """Differences between the journal and the committed logs; all empty when nothing went wrong."""
 
     lost: tuple[str, ...] = ()
-    """Steps that the client was told are committed, or had sent last, and that the log does not hold."""
+    """Steps that the client sent, committed or not, and that the log does not have."""
     doubled: tuple[str, ...] = ()
-    """Steps that the log holds more than once, or that the client never sent."""
+    """Steps that the log has more than once, or that the client never sent."""
     wrong: tuple[str, ...] = ()
-    """Steps whose log differs from what the client was streamed or told."""
+    """Steps whose log differs from what the client received."""
 
     @property
     def clean(self) -> bool:
@@ -128,7 +128,7 @@ class Findings:
 
 
 def compare(journal: Journal, logs: Mapping[str, Sequence[LoggedStep]]) -> Findings:
-    """Compares the journal with the logs as they are read back at the end. Pure."""
+    """Compare the journal with the logs as read back at the end. Pure."""
     lost: list[str] = []
     doubled: list[str] = []
     wrong: list[str] = []
@@ -148,10 +148,12 @@ def _differences(receipts: Iterable[Receipt], log: Sequence[LoggedStep]) -> list
         step = by_id.get(receipt.step_id)
         if step is None:
             continue
-        seen = (receipt.index, receipt.streamed_ids, receipt.text, receipt.head_length, receipt.head_hash)
-        kept = (step.index, step.output_token_ids, step.output.content, step.head.length, step.head.log_hash.hex())
+        received = (receipt.index, receipt.streamed_ids, receipt.text, receipt.head_length, receipt.head_hash)
+        logged = (step.index, step.output_token_ids, step.output.content, step.head.length, step.head.log_hash.hex())
         names = ("index", "token ids", "text", "length", "hash")
-        faults += [f"{receipt.step_id}: {name} differs" for name, a, b in zip(names, seen, kept, strict=True) if a != b]
+        faults += [
+            f"{receipt.step_id}: {name} differs" for name, a, b in zip(names, received, logged, strict=True) if a != b
+        ]
     return faults
 
 

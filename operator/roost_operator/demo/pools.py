@@ -7,10 +7,10 @@ WORKERS = 2
 CONTEXT_TOKENS = 1024
 
 _KV_BYTES_PER_TOKEN = 30 * 2 * 3 * 64 * 4
-"""Layers, K and V, KV heads, head dimension, bytes of fp32: of SmolLM2-135M."""
+"""Of SmolLM2-135M: layers, K and V, KV heads, head dimension, bytes of fp32."""
 
 KV_TOKENS_PER_WORKER = 2560
-"""Far less than the sessions' logs together, so that some fall out by pressure."""
+"""Far fewer than all sessions' logs, so that some are evicted under pressure."""
 
 
 def main_pool() -> AgentPool:
@@ -19,7 +19,7 @@ def main_pool() -> AgentPool:
 
 
 def bfloat16_pool() -> AgentPool:
-    """One worker in bf16, for the scene whose differences are reported and not judged."""
+    """One worker in bf16, for the scene whose differences are reported but not judged."""
     return _pool("demo-bf16", "bfloat16", 1, KV_TOKENS_PER_WORKER * _KV_BYTES_PER_TOKEN // 2)
 
 

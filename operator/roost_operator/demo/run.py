@@ -1,4 +1,4 @@
-"""The demo from start to end: a stack, its agents, what is done to it, and what became of the sessions."""
+"""The demo's main scene: a stack and its agents, while parts of the stack are killed, and the sessions' logs."""
 
 import asyncio
 import contextlib
@@ -16,32 +16,32 @@ from roost_operator.demo.journal import Journal
 from roost_operator.demo.pools import main_pool
 from roost_operator.demo.scene import Scene
 from roost_operator.demo.tools import Toolbox
-from roost_operator.demo.verify import SessionLog
+from roost_operator.demo.verify import CommittedLog
 from roost_operator.local.events import Report
 from roost_operator.local.runner import LocalStack, StackOptions
 
 GATEWAYS = 2
-_LOOK_SECONDS = 0.5
+_WATCH_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How the demo is run."""
+class DemoOptions:
+    """How to run the demo."""
 
     sessions: int
     state_dir: Path
     project: Path
-    """Folder that the agents' tools search and read."""
+    """Folder that the agents' tools search."""
     ray: bool = True
     cache_dir: Path | None = None
 
     @property
     def half_the_cores(self) -> int:
-        """Threads of the oracle and of the bf16 worker, which compute at the same time."""
+        """Threads for the oracle and for the bf16 worker, which run at the same time."""
         return max(1, (os.cpu_count() or 1) // 2)
 
     def stack(self, name: str, *, ray: bool, gateways: int, threads: int | None = None) -> StackOptions:
-        """Options of a stack on free ports; `threads` of each worker, None for its share of the cores."""
+        """Options of a stack on free ports, with `threads` for each worker, or None for its share of the cores."""
         return StackOptions(
             state_dir=self.state_dir / name,
             port=0,
@@ -54,7 +54,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Played:
-    """What is left when the agents have finished."""
+    """What remains when the agents have finished."""
 
     agents: Sequence[Agent]
     journal: Journal
@@ -72,24 +72,26 @@ class Played:
 
 @contextlib.asynccontextmanager
 async def play(
-    settings: Settings, scene: Scene, report: Report, stage: AbstractAsyncContextManager[None]
+    options: DemoOptions, scene: Scene, report: Report, stage: AbstractAsyncContextManager[None]
 ) -> AsyncIterator[Played]:
-    """Runs the stack and the agents; kills a worker, a gateway and Redis on the way. `stage` is entered while the
-    agents play; the stack stops when this is left. Raises what `LocalStack` does."""
-    options = settings.stack("main", ray=settings.ray, gateways=GATEWAYS)
-    async with LocalStack(main_pool(), options, report) as stack:
+    """Run the stack and the agents, and kill a worker, a gateway and Redis on the way.
+
+    `stage` is entered while the agents play. The stack stops on exit. Raises what `LocalStack` does.
+    """
+    stack_options = options.stack("main", ray=options.ray, gateways=GATEWAYS)
+    async with LocalStack(main_pool(), stack_options, report) as stack:
         async with connect_all(stack) as clients, stage:
-            with Journal(settings.state_dir / "journal.jsonl") as journal:
-                agents = _make_agents(settings, clients, journal, scene)
-                killed = await _let_them_play(stack, clients[0], agents, scene)
+            with Journal(options.state_dir / "journal.jsonl") as journal:
+                agents = _make_agents(options, clients, journal, scene)
+                killed = await _play_all(stack, clients[0], agents, scene)
                 logs = await read_logs(clients[0], agents)
         yield Played(agents, journal, logs, killed, stack.redis.restarts, stack.model_dir)
 
 
-def _make_agents(settings: Settings, clients: Sequence[Client], journal: Journal, scene: Scene) -> list[Agent]:
-    """Agents over the clients in turn."""
-    toolbox = Toolbox.over(settings.project)
-    parts = cast(settings.sessions)
+def _make_agents(options: DemoOptions, clients: Sequence[Client], journal: Journal, scene: Scene) -> list[Agent]:
+    """The agents, with the clients assigned in turn."""
+    toolbox = Toolbox.over(options.project)
+    parts = cast(options.sessions)
     scene.total_steps = sum(part.steps for part in parts)
     return [
         Agent(part, clients[number % len(clients)], number % len(clients), toolbox, journal, scene)
@@ -97,8 +99,8 @@ def _make_agents(settings: Settings, clients: Sequence[Client], journal: Journal
     ]
 
 
-async def _let_them_play(stack: LocalStack, client: Client, agents: Sequence[Agent], scene: Scene) -> Sequence[str]:
-    """Returns, when all agents have finished, what was killed meanwhile."""
+async def _play_all(stack: LocalStack, client: Client, agents: Sequence[Agent], scene: Scene) -> Sequence[str]:
+    """Wait for all agents to finish; returns what was killed in that time."""
     scene.begin = time.monotonic()
     chaos = Chaos(stack, scene)
     watcher = asyncio.create_task(_watch(stack, client, scene))
@@ -113,7 +115,7 @@ async def _let_them_play(stack: LocalStack, client: Client, agents: Sequence[Age
 
 @contextlib.asynccontextmanager
 async def connect_all(stack: LocalStack) -> AsyncIterator[list[Client]]:
-    """A client for each gateway, which goes to that one first and to the others when it dies."""
+    """A client for each gateway, which turns to the other gateways when its own dies."""
     async with contextlib.AsyncExitStack() as opened:
         clients = []
         for first in range(len(stack.targets)):
@@ -124,12 +126,12 @@ async def connect_all(stack: LocalStack) -> AsyncIterator[list[Client]]:
 
 
 async def _watch(stack: LocalStack, client: Client, scene: Scene) -> None:
-    """Keeps workers and tiers of the scene current."""
+    """Keep the scene's workers and tiers up to date."""
     while True:
         scene.see_leases(await stack.leases())
         with contextlib.suppress(RoostError):
             scene.tiers = {info.id: str(info.tier or "?") async for info in client.sessions()}
-        await asyncio.sleep(_LOOK_SECONDS)
+        await asyncio.sleep(_WATCH_SECONDS)
 
 
 async def read_logs(client: Client, agents: Sequence[Agent]) -> dict[str, list[LoggedStep]]:
@@ -141,6 +143,6 @@ async def read_logs(client: Client, agents: Sequence[Agent]) -> dict[str, list[L
     }
 
 
-def session_logs(agents: Sequence[Agent], logs: Mapping[str, Sequence[LoggedStep]]) -> list[SessionLog]:
-    """Each agent's log, with the tools that its calls were constrained by."""
-    return [SessionLog(logs[agent.session.id], agent.part.tools) for agent in agents if agent.session is not None]
+def session_logs(agents: Sequence[Agent], logs: Mapping[str, Sequence[LoggedStep]]) -> list[CommittedLog]:
+    """Each agent's log, with its tools, whose schemas constrained its calls."""
+    return [CommittedLog(logs[agent.session.id], agent.part.tools) for agent in agents if agent.session is not None]

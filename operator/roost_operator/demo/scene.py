@@ -1,4 +1,4 @@
-"""What goes on in the demo, shared by agents (who write it), chaos and the live table (who read it). Pure."""
+"""The state of the demo: agents write it; chaos and the live table read it. Pure."""
 
 import time
 from collections import deque
@@ -15,44 +15,44 @@ class Phase(StrEnum):
     IDLE = "idle"
     WAITING = "waiting"  # sent, no token yet
     STREAMING = "streaming"
-    TOOL = "tool"  # held while its tool runs
+    TOOL = "tool"  # on hold while its tool runs
     DONE = "done"
     FAILED = "failed"
 
 
 @dataclass
 class AgentState:
-    """One agent as others see it."""
+    """The visible state of an agent."""
 
     name: str
     role: str
     gateway: int
-    """Gateway that its client went to first."""
+    """Gateway that its client prefers."""
     session_id: str = ""
     phase: Phase = Phase.IDLE
     worker: str = ""
     step_tokens: int = 0
-    """Tokens received of the step that runs now."""
+    """Tokens received of the running step."""
     steps: int = 0
     text: str = ""
 
 
 @dataclass
 class Scene:
-    """All agents, and what has happened."""
+    """All agents, workers and events."""
 
     agents: dict[str, AgentState] = field(default_factory=dict)
     tiers: dict[str, str] = field(default_factory=dict)
-    """Session to tier, as ListSessions told last."""
+    """Tier of each session, from the last ListSessions."""
     leases: list[WorkerLease] = field(default_factory=list)
-    """Workers that live now."""
+    """Leases of live workers."""
     addresses: dict[str, str] = field(default_factory=dict)
-    """Worker to address, of all that were ever seen."""
+    """Address of every worker so far."""
     total_steps: int = 0
     happenings: deque[str] = field(default_factory=lambda: deque(maxlen=200))
     begin: float = field(default_factory=time.monotonic)
     end: float = 0.0
-    """When the agents began and had finished, by `time.monotonic`."""
+    """When the agents began and when they had finished, by `time.monotonic`."""
     on_stage: bool = False
     """True while the agents play."""
     on_happening: Callable[[str], None] = lambda line: None
@@ -73,7 +73,7 @@ class Scene:
         return any(agent.phase not in (Phase.DONE, Phase.FAILED) for agent in self.agents.values())
 
     def streaming(self, tokens: int = 3) -> list[AgentState]:
-        """Agents whose step has brought at least `tokens` tokens and goes on."""
+        """Agents whose running step has brought at least `tokens` tokens."""
         return [a for a in self.agents.values() if a.phase is Phase.STREAMING and a.step_tokens >= tokens]
 
     def of(self, phase: Phase) -> list[AgentState]:
@@ -81,7 +81,7 @@ class Scene:
         return [agent for agent in self.agents.values() if agent.phase is phase]
 
     def see_leases(self, leases: list[WorkerLease]) -> None:
-        """Takes note of the workers that live now."""
+        """Update the live workers."""
         known = {lease.worker_id for lease in self.leases}
         for lease in leases:
             if self.leases and lease.worker_id not in known:
@@ -90,7 +90,7 @@ class Scene:
         self.leases = leases or self.leases
 
     def tell(self, text: str) -> None:
-        """Notes that something happened."""
+        """Record an event."""
         line = f"{time.monotonic() - self.begin:6.1f} s  {text}"
         self.happenings.append(line)
         self.on_happening(line)

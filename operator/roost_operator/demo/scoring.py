@@ -1,9 +1,9 @@
-"""Scores committed logs with the oracle, as a process of its own: torch and transformers stay out of the client.
+"""Scores committed logs with the oracle, in its own process, so that the client imports no torch and transformers.
 
 python -m roost_operator.demo.scoring --model DIRECTORY --threads N
 
-Each line of stdin is `[[{prompt_ids, output_ids, sampling, grammar}]]`, steps of logs; each is answered with one line
-of stdout, the verdict on all of them.
+Each line of stdin is a list of logs, each a list of steps `{prompt_ids, output_ids, sampling, grammar}`. Each is
+answered with a line of stdout: the verdict on all of them.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from typing import Any
 
 from roost_worker.engine.messages import SamplingParams
 from roost_worker.grammar import GrammarError
-from roost_worker.oracle import LoggedStep, Oracle, PositionReport, judge
+from roost_worker.oracle import JudgedStep, Oracle, PositionReport, judge
 
 
 def main() -> None:
@@ -54,10 +54,10 @@ def score(oracle: Oracle, logs: list[list[dict[str, Any]]]) -> dict[str, Any]:
     }
 
 
-def _step(step: dict[str, Any]) -> LoggedStep:
+def _step(step: dict[str, Any]) -> JudgedStep:
     sampling = dict(step["sampling"])
     sampling["stop_token_ids"] = frozenset(sampling["stop_token_ids"])
-    return LoggedStep(step["prompt_ids"], step["output_ids"], SamplingParams(**sampling), step["grammar"])
+    return JudgedStep(step["prompt_ids"], step["output_ids"], SamplingParams(**sampling), step["grammar"])
 
 
 if __name__ == "__main__":

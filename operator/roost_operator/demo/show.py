@@ -1,4 +1,4 @@
-"""The whole show: the agents on the stage, the oracle's verdict, the bf16 scene, the report."""
+"""The whole demo: the agents, the oracle's verdict on their logs, the bf16 scene, and the report."""
 
 import asyncio
 import contextlib
@@ -12,44 +12,44 @@ from rich.markup import escape
 
 from roost_operator.demo.bfloat16 import differences, play_bfloat16
 from roost_operator.demo.journal import Findings, compare
-from roost_operator.demo.report import Outcome, report
-from roost_operator.demo.run import Played, Settings, play, session_logs
+from roost_operator.demo.report import DemoResult, report
+from roost_operator.demo.run import DemoOptions, Played, play, session_logs
 from roost_operator.demo.scene import Scene
-from roost_operator.demo.verify import Judge, Verdict
+from roost_operator.demo.verify import Judge, Verification
 from roost_operator.demo.view import render
 from roost_operator.local.commands import Reporter
-from roost_operator.local.events import Event
+from roost_operator.local.events import Notice
 
 _FRAME_SECONDS = 0.25
 
 
-async def show(settings: Settings, console: Console, begin: float, *, with_bfloat16: bool) -> dict[str, Any]:
-    """The report. `begin` is when the command began, by `time.monotonic`.
+async def show(options: DemoOptions, console: Console, begin: float, *, with_bfloat16: bool) -> dict[str, Any]:
+    """Run the demo and return its report. `begin` is when the command began, by `time.monotonic`.
 
     Raises what `LocalStack` does, and VerificationError.
     """
     reporter, scene = Reporter(console), Scene()
 
-    def tell(event: Event) -> None:
+    def notify(notice: Notice) -> None:
         if scene.on_stage:
-            scene.tell(event.text)
+            scene.tell(notice.text)
         else:
-            reporter(event)
+            reporter(notice)
 
     async with contextlib.AsyncExitStack() as exits:
-        async with play(settings, scene, tell, _stage(console, reporter, scene)) as played:
+        async with play(options, scene, notify, _stage(console, reporter, scene)) as played:
             console.print("The agents have finished; the oracle reads their logs.")
             findings = _compare(played, console)
-            judge = Judge(played.model_dir, settings.state_dir / "oracle.log", settings.half_the_cores)
+            judge = Judge(played.model_dir, options.state_dir / "oracle.log", options.half_the_cores)
             await exits.enter_async_context(judge)
-        verdict, bfloat16 = await _verify(settings, played, judge, reporter, with_bfloat16=with_bfloat16)
+        verification, bfloat16 = await _verify(options, played, judge, reporter, with_bfloat16=with_bfloat16)
     reporter.close()
     seconds = {
         "start": scene.begin - begin,
         "agents": scene.end - scene.begin,
         "verify": time.monotonic() - scene.end,
     }
-    return report(_outcome(played, findings, verdict, bfloat16, seconds))
+    return report(_result(played, findings, verification, bfloat16, seconds))
 
 
 def _compare(played: Played, console: Console) -> Findings:
@@ -60,30 +60,30 @@ def _compare(played: Played, console: Console) -> Findings:
 
 
 async def _verify(
-    settings: Settings, played: Played, judge: Judge, reporter: Reporter, *, with_bfloat16: bool
-) -> tuple[Verdict, dict[str, Any]]:
-    """The verdict on the agents' logs; meanwhile the bf16 scene is played, and its differences are counted."""
-    judging = asyncio.create_task(judge.verdict(session_logs(played.agents, played.logs)))
+    options: DemoOptions, played: Played, judge: Judge, reporter: Reporter, *, with_bfloat16: bool
+) -> tuple[Verification, dict[str, Any]]:
+    """Judge the agents' logs, play the bf16 scene at the same time, and count the differences in it."""
+    judging = asyncio.create_task(judge.verify(session_logs(played.agents, played.logs)))
     if with_bfloat16:
-        reporter(Event("Meanwhile a short scene on a bf16 worker, whose differences are counted and not judged."))
+        reporter(Notice("At the same time: a short scene on a bf16 worker, whose differences are counted, not judged."))
     try:
-        logs = await play_bfloat16(settings, reporter) if with_bfloat16 else []
-        verdict = await judging
+        logs = await play_bfloat16(options, reporter) if with_bfloat16 else []
+        verification = await judging
     finally:
         judging.cancel()
-    return verdict, differences(await judge.verdict(logs)) if logs else {}
+    return verification, differences(await judge.verify(logs)) if logs else {}
 
 
-def _outcome(
-    played: Played, findings: Findings, verdict: Verdict, bfloat16: dict[str, Any], seconds: dict[str, float]
-) -> Outcome:
-    return Outcome(
+def _result(
+    played: Played, findings: Findings, verification: Verification, bfloat16: dict[str, Any], seconds: dict[str, float]
+) -> DemoResult:
+    return DemoResult(
         sessions=len(played.agents),
         steps_planned=sum(agent.part.steps for agent in played.agents),
         steps_sent=sum(len(steps) for steps in played.journal.sent.values()),
         receipts=played.journal.all_receipts(),
         findings=findings,
-        verdict=verdict,
+        verification=verification,
         evicted=played.evicted,
         redis_restarts=played.redis_restarts,
         killed=played.killed,
@@ -94,7 +94,7 @@ def _outcome(
 
 @contextlib.asynccontextmanager
 async def _stage(console: Console, reporter: Reporter, scene: Scene) -> AsyncIterator[None]:
-    """The live table while the agents play; lines where there is no terminal."""
+    """Show the live table while the agents play, or lines if there is no terminal."""
     reporter.close()
     scene.on_stage = True
     try:

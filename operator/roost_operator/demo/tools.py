@@ -1,4 +1,4 @@
-"""The tools that the demo's agents use. They are real and run in the client, never in a worker."""
+"""The tools of the demo's agents. They do real work, in the client, never in a worker."""
 
 import ast
 import operator
@@ -13,7 +13,7 @@ from roost import Tool
 FOLDERS = ("proto", "gateway", "worker", "operator")
 FILES = ("README.md", "Makefile", "LICENSE", "pyproject.toml")
 LONGEST_RESULT = 160
-"""Characters of a result, so that a session's log stays small."""
+"""Characters of a result; short, so that a session's log stays small."""
 
 _OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -25,7 +25,7 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
 
 
 class ToolError(Exception):
-    """A tool was called in a way that it cannot answer; the text goes back to the model."""
+    """A call that a tool cannot answer. The text goes back to the model."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Toolbox:
         return cls(root, table)
 
     def run(self, name: str, arguments: Mapping[str, Any]) -> str:
-        """Result of a call, at most `LONGEST_RESULT` characters; faults are told as text, for the model to read."""
+        """Result of a call, at most `LONGEST_RESULT` characters. Errors are returned as text for the model."""
         tools: Mapping[str, Callable[..., str]] = {
             "search": self.search,
             "read": self.read,
@@ -57,16 +57,16 @@ class Toolbox:
             return f"error: {error}"[:LONGEST_RESULT]
 
     def search(self, word: str) -> str:
-        """First lines of the project's documents that hold a word."""
+        """The first lines of the project's documents that contain a word."""
         needle = word.strip().lower()
         if not needle:
             raise ToolError("give a word to search for")
-        found = []
+        matches = []
         for name in FILES:
             for number, line in enumerate(self._lines(name), 1):
                 if needle in line.lower():
-                    found.append(f"{name}:{number}: {' '.join(line.split())[:50]}")
-        return f"{len(found)} lines. " + " | ".join(found[:2]) if found else f"no line holds {needle!r}"
+                    matches.append(f"{name}:{number}: {' '.join(line.split())[:50]}")
+        return f"{len(matches)} lines. " + " | ".join(matches[:2]) if matches else f"no line holds {needle!r}"
 
     def read(self, path: str, page: int) -> str:
         """A few lines of a document; a page is ten lines."""
@@ -100,7 +100,7 @@ def evaluate(expression: str) -> int:
     try:
         tree = ast.parse(expression.strip(), mode="eval")
     except (SyntaxError, ValueError) as error:
-        raise ToolError(f"{expression!r} is no arithmetic expression") from error
+        raise ToolError(f"{expression!r} is not an arithmetic expression") from error
     return _value(tree.body)
 
 
@@ -122,12 +122,12 @@ def _value(node: ast.expr) -> int:
 
 
 def _source_files(root: Path) -> list[tuple[str, str, int]]:
-    found = []
+    files = []
     for folder in FOLDERS:
         for path in sorted((root / folder).rglob("*.py")):
             lines = len(path.read_text(encoding="utf-8", errors="replace").splitlines())
-            found.append((folder, str(path.relative_to(root)), lines))
-    return found
+            files.append((folder, str(path.relative_to(root)), lines))
+    return files
 
 
 def _parameters(**properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,4 +157,4 @@ CALCULATE = Tool(
 COUNT = Tool("count", "Count a folder's source lines.", _parameters(folder={"enum": list(FOLDERS)}))
 
 EXPECTED_SECONDS = {"search": 0.4, "read": 0.2, "calculate": 0.1, "count": 0.3}
-"""How long the demo lets each tool take; told with the hold."""
+"""How long the demo lets each tool take; sent with the hold."""

@@ -1,4 +1,4 @@
-"""Has the committed logs judged by the oracle: at each position its first choice, or a near tie."""
+"""Has the oracle judge committed logs: each token must be its first choice or a near tie."""
 
 import asyncio
 import json
@@ -15,26 +15,18 @@ from roost_worker.grammar import build_tool_call
 from roost_worker.render.description import TemplateDescription
 
 _SAMPLING = (
-    "seed",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "max_tokens",
-    "min_tokens",
-)
+    "seed", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
+    "max_tokens", "min_tokens",
+)  # fmt: skip
 
 
 class VerificationError(RuntimeError):
-    """The oracle could not be run; the text is its own last words."""
+    """The oracle could not be run. The text has the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the oracle found."""
+class Verification:
+    """The oracle's verdict on committed logs."""
 
     positions: int
     near_ties: int
@@ -42,19 +34,19 @@ class Verdict:
     largest_gap: float
     token_exact: bool
     faults: tuple[str, ...] = ()
-    """Outputs that left their grammar."""
+    """Outputs that break their grammar."""
 
 
 @dataclass(frozen=True, slots=True)
-class SessionLog:
-    """A session's committed steps and the tools that its calls were constrained by."""
+class CommittedLog:
+    """A session's committed steps, and its tools, whose schemas constrained its calls."""
 
     steps: Sequence[LoggedStep]
     tools: Sequence[Tool]
 
 
 class Judge:
-    """The oracle in a process of its own, over the fp32 model in `model_dir`, while it is entered."""
+    """The oracle over the fp32 model in `model_dir`, in its own process, which runs while this is entered."""
 
     def __init__(self, model_dir: Path, log: Path, threads: int = 1) -> None:
         self._threads = threads
@@ -82,8 +74,8 @@ class Judge:
             self._process.kill()
         await self._process.wait()
 
-    async def verdict(self, logs: Iterable[SessionLog]) -> Verdict:
-        """Scores `logs`, all together. One call at a time. Raises VerificationError."""
+    async def verify(self, logs: Iterable[CommittedLog]) -> Verification:
+        """Judge all `logs` together. One call at a time. Raises VerificationError."""
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -96,15 +88,15 @@ class Judge:
         answer = await self._process.stdout.readline()
         if not answer:
             raise VerificationError(self._last_words())
-        found = json.loads(answer)
-        return Verdict(**{**found, "faults": tuple(found["faults"])})
+        verdict = json.loads(answer)
+        return Verification(**{**verdict, "faults": tuple(verdict["faults"])})
 
     def _last_words(self) -> str:
         return f"the oracle ended; the end of {self._log}:\n{log_end(self._log)}"
 
 
 def _environment() -> dict[str, str]:
-    """Without the mark of a stack that runs meanwhile: the oracle outlives it."""
+    """This process' environment without the mark of a running stack, since the oracle outlives it."""
     kept = {name: value for name, value in os.environ.items() if name != STACK_VARIABLE}
     return {**kept, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
 
@@ -132,6 +124,6 @@ class _NamedSchema:
 
 
 def _sampling(sampling: Sampling, eos_token_ids: Sequence[int]) -> dict[str, Any]:
-    """`roost_worker.engine.messages.SamplingParams` as a mapping; a value that is not set takes its default."""
+    """A mapping for `roost_worker.engine.messages.SamplingParams`; values that are not set take its defaults."""
     given = {name: value for name in _SAMPLING if (value := getattr(sampling, name)) is not None}
     return {**given, "stop_token_ids": [*eos_token_ids, *sampling.stop_token_ids]}

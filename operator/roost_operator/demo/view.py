@@ -1,4 +1,4 @@
-"""The live table: sessions by tier, workers, queue and what happened last."""
+"""The live table: agents, workers, sessions by tier, waiting steps and the last events."""
 
 from collections import Counter
 

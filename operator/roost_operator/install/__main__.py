@@ -1,4 +1,4 @@
-"""`python -m roost_operator.install`: what the chart's Jobs do inside the cluster, before and after the operator."""
+"""`python -m roost_operator.install`: the chart's Jobs in the cluster, before install and before uninstall."""
 
 import argparse
 import os
@@ -14,9 +14,9 @@ from roost_operator.api.spec import GROUP, VERSION
 from roost_operator.install.drawn_secrets import api_keys_secret, pool_key_secret, store_secret
 
 REFUSAL = (
-    "pools still exist: {pools}. Without the operator nobody drains them: delete them "
+    "pools still exist: {pools}. Without the operator they cannot drain: delete them "
     "(kubectl delete agentpools --all --all-namespaces) and uninstall again, or uninstall with --no-hooks and leave "
-    "them as they are. Helm has marked the release as uninstalling and upgrades it no more; to keep it: {keep}"
+    "them as they are. Helm has marked the release as uninstalling and no longer upgrades it; to keep it: {keep}"
 )
 
 
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def make_secrets(arguments: argparse.Namespace, core: client.CoreV1Api, namespace: str) -> None:
-    """Makes each named Secret unless it is there; what is there is never changed."""
+    """Create each named Secret that does not exist. An existing one is never changed."""
 
     def draw() -> str:
         return secrets.token_urlsafe(32)
@@ -49,14 +49,14 @@ def make_secrets(arguments: argparse.Namespace, core: client.CoreV1Api, namespac
 
 
 def refuse_pools(custom: client.CustomObjectsApi, keep: str) -> int:
-    """1 and a message that names the pools and the command that keeps the release, when there are any."""
+    """Return 1, with a message that names the pools and the command that keeps the release, if there are pools."""
     try:
-        found: Any = custom.list_cluster_custom_object(GROUP, VERSION, "agentpools")
+        answer: Any = custom.list_cluster_custom_object(GROUP, VERSION, "agentpools")
     except ApiException as error:
         if error.status == 404:  # the CRD is gone, and with it all pools
             return 0
         raise
-    pools = sorted(f"{item['metadata']['namespace']}/{item['metadata']['name']}" for item in found["items"])
+    pools = sorted(f"{item['metadata']['namespace']}/{item['metadata']['name']}" for item in answer["items"])
     if pools:
         named = ", ".join(pools[:10]) + (" …" if len(pools) > 10 else "")
         print(REFUSAL.format(pools=named, keep=keep), file=sys.stderr)
@@ -71,15 +71,15 @@ def _make(core: client.CoreV1Api, namespace: str, name: str, data: Mapping[str, 
     except ApiException as error:
         if error.status != 409:
             raise
-        print(f"Secret {namespace}/{name} is there and stays as it is")
+        print(f"Secret {namespace}/{name} exists and stays as it is")
     else:
-        print(f"Secret {namespace}/{name} made")
+        print(f"Secret {namespace}/{name} created")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m roost_operator.install", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
-    drawn = actions.add_parser("secrets", help="make the installation's Secrets unless they are there")
+    drawn = actions.add_parser("secrets", help="create the installation's Secrets that do not exist")
     drawn.add_argument("--pool-key", help="name of the Secret with the key of all pools' secrets")
     drawn.add_argument("--store", help="name of the Secret with Redis's users and URLs")
     drawn.add_argument("--redis", default="localhost:6379", help="host:port of Redis, for the URLs")

@@ -1,8 +1,8 @@
-"""What an installation keeps secret: drawn once, kept over upgrades. Pure but for the source of randomness.
+"""Secrets of an installation, drawn once and kept over upgrades. Pure, except for the source of randomness.
 
-Redis knows five users: `gateway` and `operator`, each with what it needs of the records; `worker`, which reaches
-leases and residency only (ARCHITECTURE.md, "Redis keys"); `ray`, with which the heads of Ray clusters keep their state
-under keys of their own; `default` is off.
+Redis has five users: `gateway` and `operator`, with the rights to records that each needs; `worker`, with rights to
+leases and residency only (docs/contracts.md, "Redis keys"); `ray`, for the heads of Ray clusters, which keep their
+state under their own keys; `default` is off.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ Draw = Callable[[], str]
 _WRITERS = "-@all +@read +@write +@connection +@transaction +@scripting +@pubsub +time +info +config|get"
 _WORKERS = "-@all +@read +@write +@connection +@transaction +@scripting +time +info -@dangerous +info"
 _HEADS = "-@all +@read +@write +@connection -@dangerous +info"
-"""For keys `RAY<namespace>@…`. Ray asks for the primary by deleting the key DUMMY, which is never there."""
+"""For keys `RAY<namespace>@…`. Ray looks for the primary by deleting the key DUMMY, which never exists."""
 USERS: Mapping[str, str] = {
     "gateway": f"~roost:* resetchannels &roost:* {_WRITERS} -keys -flushall -flushdb -swapdb",
     "operator": f"~roost:* resetchannels &roost:* {_WRITERS} -keys -flushall -flushdb -swapdb",
@@ -42,7 +42,7 @@ def pool_key_secret(draw: Draw) -> dict[str, str]:
 
 
 def api_keys_secret(draw: Draw) -> dict[str, str]:
-    """A key file with one key, of tenant `default` for all pools, and that key beside it."""
+    """A key file with one key, of tenant `default` for all pools, and the key itself."""
     key = f"roost-{draw()}"
     entry = {"id": "first", "sha256": hashlib.sha256(key.encode()).hexdigest(), "tenant": "default", "pools": ["*"]}
     return {"keys.yaml": json.dumps({"keys": [entry]}) + "\n", "first-key": key}

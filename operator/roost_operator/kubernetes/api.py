@@ -2,10 +2,10 @@
 
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 from kubernetes import aio as kubernetes_aio
@@ -28,17 +28,29 @@ class ApiError(RuntimeError):
         self.status = status
 
 
+class Reader(Protocol):
+    """Where observations come from: the API server itself, or what is known of it."""
+
+    async def knows(self, kind: Kind) -> bool: ...
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Document | None: ...
+
+    async def of_pool(self, kind: Kind, namespace: str, pool: str, component: str = "") -> list[Document]: ...
+
+
 class Api:
-    """Calls of the operator. Each raises ApiError, or OSError and asyncio.TimeoutError when nobody answers."""
+    """Calls of the operator. Each raises ApiError, or OSError and TimeoutError when the API server does not answer."""
 
     def __init__(self, client: Any, guard: Callable[[], None] = lambda: None) -> None:
-        self._client, self.guard = client, guard
+        """`client` is an `ApiClient` of `kubernetes.aio`."""
+        self.client, self.guard = client, guard
         self.on_written: Callable[[Kind, Document], None] = lambda kind, document: None
-        """Told of each object that we wrote, as the API server has it now."""
+        """Called with each object that was written, as the API server has it now."""
 
     def guarded(self, guard: Callable[[], None]) -> "Api":
-        """The same, but `guard` is asked before each call that changes something, and raises to forbid it."""
-        return Api(self._client, guard)
+        """An Api of the same client that calls `guard` before each call that changes something; it raises to forbid
+        that."""
+        return Api(self.client, guard)
 
     @classmethod
     async def connect(cls, identity: str = "", kubeconfig: Path | None = None) -> "Api":
@@ -58,20 +70,20 @@ class Api:
         return cls(client)
 
     async def aclose(self) -> None:
-        await self._client.close()
+        await self.client.close()
 
     async def knows(self, kind: Kind) -> bool:
         """Whether the cluster has the kind, by the discovery of its group, which everybody may read."""
         try:
-            found = await self._call("GET", f"/apis/{kind.api_version}")
+            group = await self._call("GET", f"/apis/{kind.api_version}")
         except ApiError as error:
             if error.status == 404:
                 return False
             raise
-        return any(one["name"] == kind.plural for one in found["resources"])
+        return any(resource["name"] == kind.plural for resource in group["resources"])
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Document | None:
-        """An object; None when there is none, or no such kind."""
+        """Return the object, or None when it or its kind does not exist."""
         try:
             return await self._call("GET", kind.path(namespace, name))
         except ApiError as error:
@@ -80,21 +92,22 @@ class Api:
             raise
 
     async def select(self, kind: Kind, namespace: str = "", labels: Mapping[str, str] | None = None) -> list[Document]:
-        """Objects, in one answer; none when there is no such kind."""
+        """Return the objects with these labels, of one namespace or of all; none when the kind does not exist."""
         query = [("labelSelector", ",".join(f"{k}={v}" for k, v in labels.items()))] if labels else []
         try:
-            found = await self._call("GET", kind.path(namespace), query=query)
+            answer = await self._call("GET", kind.path(namespace), query=query)
         except ApiError as error:
             if error.status == 404:
                 return []
             raise
-        return list(found["items"])
+        return list(answer["items"])
 
     async def list_at(self, kind: Kind, selector: str = "") -> tuple[list[Document], str]:
-        """All objects of all namespaces that a label selector finds, and the version at which they were so. Raises
-        ApiError with status 404 when there is no such kind."""
-        found = await self._call("GET", kind.path(), query=[("labelSelector", selector)] if selector else [])
-        return list(found["items"]), str(found["metadata"].get("resourceVersion", ""))
+        """Return all objects of all namespaces that match a label selector, and the resource version of that list.
+        Raises ApiError with status 404 when the kind does not exist."""
+        answer = await self._call("GET", kind.path(), query=[("labelSelector", selector)] if selector else [])
+        documents = [{"apiVersion": kind.api_version, "kind": kind.kind, **document} for document in answer["items"]]
+        return documents, str(answer["metadata"].get("resourceVersion", ""))
 
     async def of_pool(self, kind: Kind, namespace: str, pool: str, component: str = "") -> list[Document]:
         """Objects of a pool, or of one of its components, by their labels."""
@@ -102,25 +115,8 @@ class Api:
             kind, namespace, {POOL_LABEL: pool, **({COMPONENT_LABEL: component} if component else {})}
         )
 
-    async def watch(self, kind: Kind, selector: str, version: str, seconds: int) -> AsyncIterator[Document]:
-        """Events of what changes after `version`, for `seconds` at most."""
-        query = [("watch", "true"), ("allowWatchBookmarks", "true"), ("resourceVersion", version)]
-        query += [("timeoutSeconds", str(seconds)), *([("labelSelector", selector)] if selector else [])]
-        with _no_answer_is_oserror():
-            answer = await self._send("GET", kind.path(), query=query, timeout=seconds + TIMEOUT_SECONDS)
-            try:
-                if answer.status != 200:
-                    raise ApiError(answer.status, _message((await answer.read()).decode(errors="replace")))
-                rest = b""
-                async for chunk in answer.response.content.iter_any():
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in lines:
-                        yield json.loads(line)
-            finally:
-                _hang_up(answer.response)
-
     async def apply(self, kind: Kind, body: Document) -> Document:
-        """Server-side apply; fields that somebody else changed are ours again."""
+        """Server-side apply; takes back fields that another manager has changed."""
         metadata = body["metadata"]
         path = kind.path(metadata["namespace"], metadata["name"])
         return await self._write(kind, "PATCH", path, body, APPLY, [("force", "true")])
@@ -137,7 +133,7 @@ class Api:
         return await self._write(kind, "PUT", kind.path(namespace, name), body)
 
     async def delete(self, kind: Kind, namespace: str, name: str) -> None:
-        """Deletes, with what it owns first; one that is gone is deleted."""
+        """Deletes the object after all that it owns; not an error when it does not exist."""
         self.guard()
         try:
             await self._call("DELETE", kind.path(namespace, name), query=[("propagationPolicy", "Foreground")])
@@ -162,36 +158,17 @@ class Api:
     async def _call(
         self, method: str, path: str, body: Any = None, query: Sequence[tuple[str, str]] = (), content: str = JSON
     ) -> Document:
-        with _no_answer_is_oserror():
-            answer = await self._send(method, path, body, query, content)
-            text = (await answer.read() or b"").decode(errors="replace")
-        if not 200 <= answer.status <= 299:
-            raise ApiError(answer.status, _message(text))
-        found: Document = json.loads(text) if text else {}
-        return found
-
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        query: Sequence[tuple[str, str]] = (),
-        content: str = JSON,
-        timeout: float = TIMEOUT_SECONDS,
-    ) -> Any:
         headers = {"Accept": JSON, "Content-Type": content}
-        request = await self._client.param_serialize(
+        request = await self.client.param_serialize(
             method, path, query_params=list(query), header_params=headers, body=body, auth_settings=["BearerToken"]
         )
-        return await self._client.call_api(*request, _request_timeout=timeout)
-
-
-def _hang_up(response: aiohttp.ClientResponse) -> None:
-    """Ends a watch at once: TLS would wait for the other side's farewell, past the end of a loop that ends now."""
-    connection = response.connection
-    if connection is not None and connection.transport is not None:
-        connection.transport.abort()
-    response.close()
+        with _no_answer_is_oserror():
+            response = await self.client.call_api(*request, _request_timeout=TIMEOUT_SECONDS)
+            text = (await response.read() or b"").decode(errors="replace")
+        if not 200 <= response.status <= 299:
+            raise ApiError(response.status, _message(text))
+        answer: Document = json.loads(text) if text else {}
+        return answer
 
 
 @contextmanager

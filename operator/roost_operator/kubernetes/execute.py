@@ -1,4 +1,4 @@
-"""Does what a plan says, in an order in which it may be cut off after any call and begun again."""
+"""Executes a plan, in an order that may be cut off after any call and begun again."""
 
 import logging
 from collections.abc import Coroutine
@@ -13,49 +13,49 @@ from roost_operator.kubernetes.pool_store import PoolStore
 from roost_operator.plan import names
 from roost_operator.plan.difference import belongs, reference
 from roost_operator.plan.observed import Observed
-from roost_operator.plan.plan import Plan, Resize, Step
+from roost_operator.plan.plan import Plan, Resize, Stage
 from roost_operator.plan.status import Event
 
 LOG = logging.getLogger(__name__)
 _REFUSALS = (400, 403, 422)
 _UNTYPED = "failed to create typed patch object"
-"""Begins the answer to an apply with a field that the kind does not have; its status is 500."""
+"""How the answer to an apply of a field that the kind does not have begins; its status is 500."""
 
 
 class ChildRefusedError(ApiError):
-    """The API server does not take a child of the pool as it is."""
+    """The API server refuses a child of the pool, or another object has its name."""
 
 
-async def execute(api: Api, store: PoolStore, pool: AgentPool, plan: Plan, seen: Observed) -> int:
-    """Returns the number of calls that changed something. Raises ApiError, StoreUnavailableError, and what the guard of
-    `api` raises, which is asked before each call, also those to the store."""
+async def execute(api: Api, store: PoolStore, pool: AgentPool, plan: Plan, observed: Observed) -> int:
+    """Return the number of calls that changed something. Raises ApiError, StoreUnavailableError, and what the guard of
+    `api` raises, which is called before each call, also those to the store."""
     calls = _Calls(api)
-    if plan.step is Step.CLAIM:
+    if plan.stage is Stage.CLAIM:
         await calls.do(_set_finalizer(api, pool, present=True))
-    if not seen.store.problem:
+    if not observed.store.problem:
         seconds = float(pool.spec.workers.drain_timeout_seconds)
-        for worker in seen.workers:
+        for worker in observed.workers:
             wanted = worker.worker_id in plan.drain
             if wanted != (worker.drain_seconds is not None):
                 await calls.do(store.set_drain(pool.pool, worker.worker_id, seconds if wanted else None))
         if plan.document is not None:
-            if plan.document != seen.store.document:
+            if plan.document != observed.store.document:
                 await calls.do(store.publish(pool.pool, plan.document))
             await calls.do(store.name(pool.pool))
-    await _change_children(api, pool, plan, seen, calls)
+    await _change_children(api, pool, plan, observed, calls)
     if plan.withdraw:
         await calls.do(store.forget(pool.pool))
         await calls.do(store.withdraw(pool.pool))
     if plan.purge:
         await calls.do(store.purge(pool.pool))
-    await _tell(api, pool, plan, seen, calls)
-    if plan.step is Step.FORGET:
+    await _report(api, pool, plan, observed, calls)
+    if plan.stage is Stage.FORGET:
         await calls.do(_set_finalizer(api, pool, present=False))
     return calls.count
 
 
 class _Calls:
-    """Counts calls that changed something: those that return False did not. Tests end or stop the operator after
+    """Counts calls that changed something; a call that returns False did not. Tests kill or stop the operator after
     each."""
 
     def __init__(self, api: Api) -> None:
@@ -72,22 +72,22 @@ class _Calls:
             fault_point("operator.call.done")
 
 
-async def _change_children(api: Api, pool: AgentPool, plan: Plan, seen: Observed, calls: _Calls) -> None:
+async def _change_children(api: Api, pool: AgentPool, plan: Plan, observed: Observed, calls: _Calls) -> None:
     namespace = pool.metadata.namespace
     for child in plan.apply:
-        if reference(child) not in seen.children:
+        if reference(child) not in observed.children:
             await _stay_off(api, pool, child)
         await calls.do(_apply(api, child))
     if plan.resize is not None:
         patch = _resize(plan.resize)
         await calls.do(api.patch(kinds.CLUSTER, namespace, plan.resize.cluster, patch, how=JSON_PATCH))
-    for one in plan.delete:
-        await calls.do(api.delete(kinds.CHILDREN[one.kind], namespace, one.name))
+    for unwanted in plan.delete:
+        await calls.do(api.delete(kinds.CHILDREN[unwanted.kind], namespace, unwanted.name))
 
 
 async def _stay_off(api: Api, pool: AgentPool, child: Document) -> None:
-    """Raises ChildRefusedError when somebody else has an object of a new child's name: applied, it would be the pool's,
-    and go with it."""
+    """Raises ChildRefusedError when another owner has an object of a new child's name: once applied, it would belong to
+    the pool, and be deleted with it."""
     kind, name = kinds.CHILDREN[child["kind"]], child["metadata"]["name"]
     live = await api.get(kind, pool.metadata.namespace, name)
     if live is not None and not belongs(live, pool):
@@ -105,23 +105,22 @@ async def _apply(api: Api, child: Document) -> None:
         raise ChildRefusedError(error.status, f"{child['kind']} {child['metadata']['name']}: {text}") from error
 
 
-async def tell(api: Api, pool: AgentPool, plan: Plan, seen: Observed) -> None:
-    """Nothing but status and events of the plan. Raises ApiError."""
-    await _tell(api, pool, plan, seen, _Calls(api))
+async def report(api: Api, pool: AgentPool, plan: Plan, observed: Observed) -> None:
+    """Write status and events of the plan, and nothing else. Raises ApiError."""
+    await _report(api, pool, plan, observed, _Calls(api))
 
 
-async def _tell(api: Api, pool: AgentPool, plan: Plan, seen: Observed, calls: _Calls) -> None:
-    """Status and events."""
+async def _report(api: Api, pool: AgentPool, plan: Plan, observed: Observed, calls: _Calls) -> None:
     namespace, name = pool.metadata.namespace, pool.metadata.name
-    if plan.step is not Step.FORGET and plan.status != seen.status:
+    if plan.stage is not Stage.FORGET and plan.status != observed.pool.status:
         body = {"status": plan.status}
         await calls.do(api.patch(kinds.POOL, namespace, name, body, subresource="status"))
     for event in plan.events:
-        await calls.do(_record(api, namespace, event_document(pool, seen.uid, event)))
+        await calls.do(_record(api, namespace, event_document(pool, observed.pool.uid, event)))
 
 
 async def _record(api: Api, namespace: str, event: Document) -> None:
-    """Writes an event. One that is refused is no reason to stop: a namespace that is going takes none."""
+    """Write an event. A refusal is logged only, since a namespace that is being deleted takes no events."""
     try:
         await api.create(kinds.EVENT, namespace, event)
     except ApiError as error:
@@ -129,14 +128,14 @@ async def _record(api: Api, namespace: str, event: Document) -> None:
 
 
 async def _set_finalizer(api: Api, pool: AgentPool, *, present: bool) -> bool:
-    """Adds or removes ours and no other, against the version that was read; whether that was needed."""
+    """Add or remove the operator's finalizer, against the version that was read; return whether that was needed."""
     namespace, name = pool.metadata.namespace, pool.metadata.name
     live = await api.get(kinds.POOL, namespace, name)
     if live is None:
         return False
     metadata = live["metadata"]
     now = metadata.get("finalizers") or []
-    others = [one for one in now if one != names.FINALIZER]
+    others = [finalizer for finalizer in now if finalizer != names.FINALIZER]
     wanted = [*others, names.FINALIZER] if present else others
     if wanted == now:
         return False
@@ -146,10 +145,10 @@ async def _set_finalizer(api: Api, pool: AgentPool, *, present: bool) -> bool:
 
 
 def _resize(resize: Resize) -> list[dict[str, Any]]:
-    """A JSON patch: the list of groups is atomic, so that applying one would take all of it from KubeRay."""
-    group = "/spec/workerGroupSpecs/0"
+    """A JSON patch, since the list of groups is atomic: an apply of one group would take all of them from KubeRay."""
+    group = f"/spec/workerGroupSpecs/{resize.group.index}"
     patch: list[dict[str, Any]] = [
-        {"op": "test", "path": f"{group}/groupName", "value": names.WORKER_GROUP},
+        {"op": "test", "path": f"{group}/groupName", "value": resize.group.name},
         {"op": "replace", "path": f"{group}/replicas", "value": resize.pods},
     ]
     if resize.remove:
@@ -160,7 +159,7 @@ def _resize(resize: Resize) -> list[dict[str, Any]]:
 
 
 def event_document(pool: AgentPool, uid: str, event: Event) -> Document:
-    """A Kubernetes event about the pool."""
+    """Return the Kubernetes event about the pool, as it is created."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     involved = {
         "apiVersion": API_VERSION,

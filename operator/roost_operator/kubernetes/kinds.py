@@ -1,4 +1,4 @@
-"""The kinds that the operator reads and writes, with where the API server keeps them and what it may do with them."""
+"""The kinds that the operator reads and writes, with their paths at the API server and the rights that they need."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ from roost_operator.api.spec import API_VERSION, KIND
 
 READ = ("list", "watch")
 OWN = ("get", "create", "patch", "delete")
-"""Of children: read first, since they may be somebody else's; server-side apply creates and patches. Who makes a pool
-the owner of what is there must be allowed to delete it, where an admission plugin asks."""
+"""Of children. They are read before they are applied, since they may be another owner's; an apply creates and patches.
+`delete` is also what an admission plugin asks for where a pool becomes the owner of an object that exists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +19,18 @@ class Kind:
     kind: str
     plural: str
     verbs: tuple[str, ...]
-    """What the operator does with it: the rules of its ClusterRole."""
+    """What the operator does with its objects: the rules of its ClusterRole."""
 
     @property
     def group(self) -> str:
         return self.api_version.rpartition("/")[0]
 
+    @property
+    def version(self) -> str:
+        return self.api_version.rpartition("/")[2]
+
     def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
-        """Path of an object, or of all in a namespace, or everywhere."""
+        """Return the path of an object, of all objects of a namespace, or of all."""
         root = f"/apis/{self.api_version}" if self.group else f"/api/{self.api_version}"
         parts = [root, *(("namespaces", namespace) if namespace else ()), self.plural, name, subresource]
         return "/".join(part for part in parts if part)
@@ -37,7 +41,7 @@ SERVICE = Kind("ray.io/v1", "RayService", "rayservices", (*READ, *OWN))
 CLUSTER = Kind("ray.io/v1", "RayCluster", "rayclusters", (*READ, "patch"))
 POD = Kind("v1", "Pod", "pods", READ)
 SECRET = Kind("v1", "Secret", "secrets", OWN)
-"""Never listed: that would be the right to read them all at once."""
+"""Never listed: that would need the right to read all of them."""
 ACCOUNT = Kind("v1", "ServiceAccount", "serviceaccounts", (*READ, *OWN))
 POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", (*READ, *OWN))
 BUDGET = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", (*READ, *OWN))
@@ -45,4 +49,7 @@ MONITOR = Kind("monitoring.coreos.com/v1", "PodMonitor", "podmonitors", (*READ, 
 EVENT = Kind("v1", "Event", "events", ("create",))
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases", ("get", "create", "update"))
 CHILDREN = {kind.kind: kind for kind in (SERVICE, SECRET, ACCOUNT, POLICY, BUDGET, MONITOR)}
+WATCHED = (POOL, SERVICE, CLUSTER, ACCOUNT, POLICY, BUDGET, POD, MONITOR)
+CUSTOM = (POOL, SERVICE, CLUSTER, MONITOR)
+"""Watched kinds that a cluster may lack, now or for ever."""
 ALL = (POOL, *CHILDREN.values(), CLUSTER, POD, EVENT, LEASE)

@@ -1,125 +1,130 @@
-"""The objects of one kind as they were last told, by lists, watches and answers to our own writes. Pure.
+"""The objects that kopf watches, as they are known now: from kopf's index, or from something newer than it.
 
-What comes late is passed over: resource versions of one kind of object grow (KEP-5504 lets clients compare them), so
-that an event of before our own write does not undo what its answer told.
+kopf's index alone is not enough (1.45.2). It hears of the operator's own writes late, when the watch shows them, so
+that the next reconciliation would write again. And it keeps an object whose deletion fell into a gap of the watch:
+after a 410 kopf lists what is there, and nothing says what is not. So answers to writes, and periodic lists of a kind,
+are kept beside the index while they are newer: resource versions of one kind grow (KEP-5504 lets clients compare them).
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from operator import itemgetter
 
-from roost_operator.plan.names import POOL_LABEL
+from roost_operator.kubernetes import kinds
+from roost_operator.kubernetes.api import Api, Document
+from roost_operator.kubernetes.kinds import Kind
+from roost_operator.plan.names import COMPONENT_LABEL, POOL_LABEL
 
-Document = dict[str, Any]
-Key = tuple[str, str]
-"""Namespace and name."""
+Key = tuple[str, ...]
+"""Kind, namespace and name of an object; or kind, namespace, name of a pool and `_OF_POOL`."""
+Index = Mapping[Key, Iterable[Document]]
+_OF_POOL = "of pool"
+_UNKNOWN = (-1, None)
 
 
 class KnownObjects:
-    """By key, and by the pool in their label. Documents are without `managedFields`, which are half of their size."""
+    """A `Reader` that reads watched kinds without a request, and others from the API server.
 
-    def __init__(self) -> None:
-        self._objects: dict[Key, Document] = {}
-        self._pools: dict[Key, set[Key]] = {}
-        self._heard = 0
-        """The newest version that a list or a watch has told."""
+    Secrets are not watched: the right to watch them is the right to read all of the cluster's.
+    """
 
-    def __len__(self) -> int:
-        return len(self._objects)
+    def __init__(self, api: Api, index: Index, custom_kinds: Collection[Kind]) -> None:
+        """`custom_kinds` are those of `kinds.CUSTOM` that kopf watches. Answers to writes by `api` are taken up."""
+        self._api, self._index, self._custom_kinds = api, index, custom_kinds
+        self._newer: dict[Key, tuple[int, Document | None]] = {}
+        """Versions of objects that are newer than the index's; without a document the object is gone."""
+        api.on_written = self.written
 
-    def get(self, namespace: str, name: str) -> Document | None:
-        return self._objects.get((namespace, name))
+    async def knows(self, kind: Kind) -> bool:
+        return kind not in kinds.CUSTOM or kind in self._custom_kinds
 
-    def everything(self) -> list[Document]:
-        return list(self._objects.values())
+    async def get(self, kind: Kind, namespace: str, name: str) -> Document | None:
+        if kind not in kinds.WATCHED:
+            return await self._api.get(kind, namespace, name)
+        return self._newest((kind.kind, namespace, name))[1]
 
-    def of_pool(self, namespace: str, pool: str) -> list[Document]:
-        """Objects whose label names the pool, sorted by name."""
-        return [self._objects[key] for key in sorted(self._pools.get((namespace, pool), ()))]
+    async def of_pool(self, kind: Kind, namespace: str, pool: str, component: str = "") -> list[Document]:
+        """Sorted by name."""
+        names = {name_of(document) for document in self._index.get((kind.kind, namespace, pool, _OF_POOL), ())}
+        names |= {key[2] for key in self._newer if key[:2] == (kind.kind, namespace)}
+        newest = (self._newest((kind.kind, namespace, name))[1] for name in sorted(names))
+        wanted = {POOL_LABEL: pool, **({COMPONENT_LABEL: component} if component else {})}
+        return [document for document in newest if document and wanted.items() <= labels_of(document).items()]
 
-    def told(self, document: Document) -> bool:
-        """A watch tells of an object; whether that is news, or at least no older than what is known."""
-        self._heard = max(self._heard, version(document))
-        known = self._objects.get(key_of(document))
-        if known is not None and version(known) > version(document):
-            return False
-        self._put(document)
-        return True
+    def heard(self, document: Document, *, deleted: bool) -> None:
+        """Takes up an event of the watch, which kopf has put into its index before."""
+        key, at = _key(document), version_of(document)
+        if self._newer.get(key, _UNKNOWN)[0] > at:
+            return
+        self._newer.pop(key, None)
+        if deleted:  # until the next list: an answer to a write of before the deletion may still come
+            self._newer[key] = (at, None)
 
-    def written(self, document: Document) -> None:
-        """The answer to a write of ours. One that a watch has outrun, of an object that is gone by now, is passed
-        over."""
-        known = self._objects.get(key_of(document))
-        newest = self._heard if known is None else version(known)
-        if version(document) > newest:
-            self._put(document)
+    def written(self, kind: Kind, document: Document) -> None:
+        """Takes up the answer to a write, unless the watch has outrun it."""
+        key, at = _key(document), version_of(document)
+        if kind in kinds.WATCHED and at > self._newest(key)[0]:
+            self._newer[key] = (at, trimmed(document))
 
-    def gone(self, document: Document) -> bool:
-        """A watch tells that an object was deleted; whether it was known."""
-        self._heard = max(self._heard, version(document))
-        known = self._objects.get(key_of(document))
-        if known is None or version(known) > version(document):
-            return False
-        self._remove(key_of(document))
-        return True
+    def listed(self, kind: Kind, documents: Iterable[Document], list_version: str) -> list[Document]:
+        """Takes up all objects of a kind, as they were at a version; returns those that were not known so."""
+        at = version(list_version)
+        live = {_key(document): document for document in documents}
+        news: list[Document] = []
+        for key in self._keys(kind):
+            known_at, known = self._newest(key)
+            if key not in live and known_at <= at:
+                self._newer.pop(key, None)
+                if key in self._index:
+                    self._newer[key] = (at, None)
+                if known is not None:
+                    news.append(known)
+        for key, document in live.items():
+            if version_of(document) > self._newest(key)[0]:
+                self._newer[key] = (version_of(document), trimmed(document))
+                news.append(document)
+        return news
 
-    def listed(self, documents: Iterable[Document], list_version: str) -> list[Document]:
-        """All that there are at `list_version`; returns those that are new, changed or gone."""
-        at = number(list_version)
-        self._heard = max(self._heard, at)
-        live = {key_of(document): document for document in documents}
-        gone = [known for key, known in self._objects.items() if key not in live and version(known) <= at]
-        for document in gone:
-            self._remove(key_of(document))
-        news = [document for document in live.values() if self._is_news(document)]
-        for document in news:
-            self._put(document)
-        return [*gone, *news]
+    def _keys(self, kind: Kind) -> set[Key]:
+        return {key for key in (*self._index, *self._newer) if key[0] == kind.kind and len(key) == 3}
 
-    def clear(self) -> None:
-        """There is no such kind any more."""
-        self._objects.clear()
-        self._pools.clear()
-
-    def _is_news(self, document: Document) -> bool:
-        known = self._objects.get(key_of(document))
-        return known is None or version(document) > version(known) or _uid(document) != _uid(known)
-
-    def _put(self, document: Document) -> None:
-        key = key_of(document)
-        self._remove(key)
-        document["metadata"].pop("managedFields", None)
-        self._objects[key] = document
-        pool = pool_of(document)
-        if pool:
-            self._pools.setdefault((key[0], pool), set()).add(key)
-
-    def _remove(self, key: Key) -> None:
-        known = self._objects.pop(key, None)
-        pool = pool_of(known) if known else ""
-        if pool:
-            group = self._pools[(key[0], pool)]
-            group.discard(key)
-            if not group:
-                del self._pools[(key[0], pool)]
+    def _newest(self, key: Key) -> tuple[int, Document | None]:
+        indexed = max(self._index.get(key, ()), key=version_of, default=None)
+        known = _UNKNOWN if indexed is None else (version_of(indexed), indexed)
+        return max(self._newer.get(key, _UNKNOWN), known, key=itemgetter(0))
 
 
-def key_of(document: Document) -> Key:
-    return document["metadata"]["namespace"], document["metadata"]["name"]
+def index_entries(document: Document) -> dict[Key, Document]:
+    """What the index holds of an object, which loses its `managedFields`: kopf itself holds all objects that it lists
+    until it has indexed them all."""
+    document["metadata"].pop("managedFields", None)
+    entries, pool = {_key(document): document}, labels_of(document).get(POOL_LABEL)
+    if pool:
+        entries[document["kind"], document["metadata"]["namespace"], pool, _OF_POOL] = entries[_key(document)]
+    return entries
 
 
-def pool_of(document: Document) -> str:
-    """The pool in its label, or empty."""
-    return str((document["metadata"].get("labels") or {}).get(POOL_LABEL, ""))
+def trimmed(document: Document) -> Document:
+    """A copy without `managedFields`, which are half of a document's size."""
+    metadata = {name: value for name, value in document["metadata"].items() if name != "managedFields"}
+    return {**document, "metadata": metadata}
 
 
-def version(document: Document) -> int:
-    return number(document["metadata"].get("resourceVersion", ""))
+def labels_of(document: Document) -> Mapping[str, str]:
+    return document["metadata"].get("labels") or {}
 
 
-def number(text: str) -> int:
-    """A resource version as a number; 0, older than all, for what is none."""
+def name_of(document: Document) -> str:
+    return str(document["metadata"]["name"])
+
+
+def version_of(document: Document) -> int:
+    return version(document["metadata"].get("resourceVersion", ""))
+
+
+def version(text: str) -> int:
+    """A resource version as a number; 0, older than all, for one that is not a number."""
     return int(text) if text.isdigit() else 0
 
 
-def _uid(document: Document) -> str:
-    return str(document["metadata"].get("uid", ""))
+def _key(document: Document) -> Key:
+    return document["kind"], document["metadata"]["namespace"], name_of(document)

@@ -15,9 +15,9 @@ class Result(StrEnum):
     """Something was written, to the API server or to the store."""
     UNCHANGED = "unchanged"
     ABSENT = "absent"
-    """There is no such pool any more."""
+    """The pool does not exist any more."""
     UNREADABLE = "unreadable"
-    """The spec cannot be read, and that is said in the pool's conditions."""
+    """The spec cannot be read, as the pool's conditions say."""
     FAILED = "failed"
 
 
@@ -45,7 +45,8 @@ class Metrics:
 
     @contextmanager
     def reconciling(self) -> Iterator[Callable[[Result], None]]:
-        """Times a reconciliation; whoever ends it says how, an exception says that it failed."""
+        """Times a reconciliation. The caller reports its result by the function that is yielded; an exception is a
+        failure."""
         started, results = time.perf_counter(), [Result.FAILED]
         try:
             yield results.append
@@ -56,7 +57,7 @@ class Metrics:
             self._seconds.labels(results[-1].value).observe(time.perf_counter() - started)
 
     def lead(self, leads: bool) -> None:
-        """Tells whether this operator works, or waits for another."""
+        """Sets whether this operator leads, or waits for another."""
         self.leads = leads
         self._leader.set(int(leads))
 
@@ -64,9 +65,14 @@ class Metrics:
         self._changes.inc(calls)
 
     def depth_from(self, depth: Callable[[], int]) -> None:
-        """The queue's depth is asked for whenever somebody looks."""
+        """Reads the queue's depth from `depth` at each scrape."""
         self._depth.set_function(depth)
 
     def serve(self, host: str, port: int) -> None:
-        """Serves `/metrics` in a thread. Raises OSError when the port is taken."""
-        start_http_server(port, host, registry=self.registry)
+        """Serves `/metrics` in a thread, until `close`. Raises OSError when the port is taken."""
+        self._server, self._thread = start_http_server(port, host, registry=self.registry)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -1,4 +1,4 @@
-"""What a plan needs of a pod, from the kubelet's and the scheduler's words. Pure."""
+"""What a plan needs to know of a pod, from what KubeRay, the kubelet and the scheduler write on it. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,23 +6,24 @@ from typing import Any
 from roost_operator.plan import names
 from roost_operator.plan.observed import Pod
 
-_CLUSTER_LABEL = "ray.io/cluster"
-_KIND_LABEL = "ray.io/node-type"
+_CLUSTER_LABEL, _GROUP_LABEL, _KIND_LABEL = "ray.io/cluster", "ray.io/group", "ray.io/node-type"
 _STARTING = ("ContainerCreating", "PodInitializing")
 
 
 def is_node(pod: Mapping[str, Any]) -> bool:
-    """Whether it is a node of a Ray cluster. KubeRay's Jobs that remove a head's state carry the head's labels."""
+    """Whether the pod is a node of a Ray cluster. KubeRay's Jobs that remove a head's state carry the head's labels."""
     return (pod["metadata"].get("labels") or {}).get(_KIND_LABEL) != "redis-cleanup"
 
 
-def pod_of(pod: Mapping[str, Any]) -> Pod:
-    """What a plan needs of a pod."""
+def parse_pod(pod: Mapping[str, Any]) -> Pod:
+    """A pod of a RayCluster."""
     metadata, status = pod["metadata"], pod.get("status") or {}
+    labels = metadata.get("labels") or {}
     trouble, message = _trouble(status)
     return Pod(
         name=metadata["name"],
-        cluster=(metadata.get("labels") or {}).get(_CLUSTER_LABEL, ""),
+        cluster=labels.get(_CLUSTER_LABEL, ""),
+        group=labels.get(_GROUP_LABEL, ""),
         address=status.get("podIP", ""),
         running=status.get("phase") == "Running",
         deleting="deletionTimestamp" in metadata,
@@ -33,22 +34,23 @@ def pod_of(pod: Mapping[str, Any]) -> Pod:
 
 
 def _trouble(status: Mapping[str, Any]) -> tuple[str, str]:
+    """Reason and message of what keeps the pod from running; both empty when nothing does."""
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         waiting = (container.get("state") or {}).get("waiting") or {}
         if waiting.get("reason") and waiting["reason"] not in _STARTING:
-            words = (str(waiting.get("message") or ""), _end(container))
-            return str(waiting["reason"]), "; ".join(word for word in words if word)
+            messages = (str(waiting.get("message") or ""), _last_end(container))
+            return str(waiting["reason"]), "; ".join(message for message in messages if message)
     for condition in status.get("conditions") or ():
         if condition.get("reason") == "Unschedulable":
             return "Unschedulable", str(condition.get("message") or "")
     return "", ""
 
 
-def _end(container: Mapping[str, Any]) -> str:
-    """How the container ended before."""
-    ended = (container.get("lastState") or {}).get("terminated") or {}
-    if not ended:
+def _last_end(container: Mapping[str, Any]) -> str:
+    """How the container's last run ended."""
+    terminated = (container.get("lastState") or {}).get("terminated") or {}
+    if not terminated:
         return ""
-    last_words = str(ended.get("message") or "").strip()
-    said = f": {last_words[-300:]}" if last_words else ""
-    return f"it ended with {ended.get('exitCode')} ({ended.get('reason', 'Error')}){said}"
+    message = str(terminated.get("message") or "").strip()
+    detail = f": {message[-300:]}" if message else ""
+    return f"it ended with {terminated.get('exitCode')} ({terminated.get('reason', 'Error')}){detail}"

@@ -1,4 +1,4 @@
-"""What a pool's Secrets say: where its store is, and which of those that the spec names are missing."""
+"""What the operator reads in a pool's Secrets: the URL of its store, and which Secrets of the spec are missing."""
 
 import base64
 import binascii
@@ -10,53 +10,53 @@ from redis.asyncio.connection import parse_url
 
 from roost_operator.api.spec import AgentPool
 from roost_operator.kubernetes import kinds
-from roost_operator.kubernetes.cache import Reader
+from roost_operator.kubernetes.api import Reader
 from roost_operator.plan.installation import Installation
 from roost_operator.plan.template_shape import shape_problem
 
 RAY_KEY = "ray-url"
-"""Key beside the store's URL with that of Ray's heads, in the Secret of `spec.store`; it may be missing."""
+"""Key of the URL for Ray's heads, beside the store's URL in the Secret of `spec.store`; optional."""
 Key = tuple[str, str]
-"""Name of a Secret, and a key of it; an empty one stands for the whole Secret."""
+"""Name of a Secret, and a key in it; an empty key stands for the whole Secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolSecrets:
-    """The pool's own store, or the installation's."""
+    """URL of the pool's own store, or of the installation's, and what is missing."""
 
     store_url: str = field(repr=False)
     problem: str = ""
-    """Why the pool's own store cannot be asked; then `store_url` is not its."""
+    """Why the pool's own store cannot be used; then `store_url` is the installation's."""
     own_store_url: str = field(default="", repr=False)
-    """`store_url` if it is the pool's own."""
+    """`store_url`, when it is of the pool's own store."""
     ray_store_url: str = field(default="", repr=False)
     missing: tuple[str, ...] = ()
-    """Secrets, or keys of them, that the spec names and that do not exist."""
+    """Secrets, or keys in them, that the spec names and that do not exist."""
 
 
 async def pool_secrets(api: Reader, pool: AgentPool, installation: Installation) -> PoolSecrets:
-    """Reads each Secret that the spec names once. Raises ApiError."""
+    """Read each Secret that the spec names, once. Raises ApiError."""
     wanted = list(dict.fromkeys(named_secrets(pool)))
     namespace = pool.metadata.namespace
-    found = {name: await api.get(kinds.SECRET, namespace, name) for name in dict.fromkeys(name for name, _ in wanted)}
-    missing = tuple(_shown(name, key) for name, key in wanted if not _has(found[name], key))
+    secrets = {name: await api.get(kinds.SECRET, namespace, name) for name in dict.fromkeys(name for name, _ in wanted)}
+    missing = tuple(_shown(name, key) for name, key in wanted if not _has(secrets[name], key))
     store = pool.spec.store.url_secret_ref
     if store is None:
         return PoolSecrets(installation.store_url, missing=missing)
-    url = _value(found[store.name], store.key)
+    url = _value(secrets[store.name], store.key)
     problem = f"{_shown(store.name, store.key)}: {_fault(url)}" if _fault(url) else ""
-    ray = _value(found[store.name], RAY_KEY) or ""
+    ray = _value(secrets[store.name], RAY_KEY) or ""
     own = "" if problem or url is None else url
     return PoolSecrets(own or installation.store_url, problem, own, ray, missing)
 
 
 def named_secrets(pool: AgentPool) -> Iterator[Key]:
-    """All that a worker cannot start without: the store's, the hub's, and those of the pod template."""
+    """Iterate over the Secrets without which a worker cannot start: the store's, the hub's, the pod template's."""
     for reference in (pool.spec.store.url_secret_ref, pool.spec.model.token_secret_ref):
         if reference is not None:
             yield reference.name, reference.key
     if shape_problem(pool.spec.workers.template):
-        return  # it is refused as a whole
+        return  # the template is refused as a whole
     spec = pool.spec.workers.template.get("spec") or {}
     for volume in spec.get("volumes") or ():
         secret = volume.get("secret") or {}
@@ -67,8 +67,8 @@ def named_secrets(pool: AgentPool) -> Iterator[Key]:
 
 
 def _of_container(container: Mapping[str, Any]) -> Iterator[Key]:
-    references = [(one.get("valueFrom") or {}).get("secretKeyRef") or {} for one in container.get("env") or ()]
-    references += [one.get("secretRef") or {} for one in container.get("envFrom") or ()]
+    references = [(entry.get("valueFrom") or {}).get("secretKeyRef") or {} for entry in container.get("env") or ()]
+    references += [entry.get("secretRef") or {} for entry in container.get("envFrom") or ()]
     for reference in references:
         if reference.get("name") and not reference.get("optional"):
             yield reference["name"], reference.get("key", "")
@@ -79,7 +79,7 @@ def _has(secret: Mapping[str, Any] | None, key: str) -> bool:
 
 
 def _value(secret: Mapping[str, Any] | None, key: str) -> str | None:
-    """None when there is none; what is no text is empty."""
+    """Return a value of a Secret, None when it is missing, or an empty text when it is not text."""
     value = ((secret or {}).get("data") or {}).get(key)
     if value is None:
         return None

@@ -15,7 +15,7 @@ from roost.store import health, leases
 from roost.store.grace import GRACE_SECONDS, Grace
 from roost.store.link import RedisLink
 from roost.store.records import StoreHealth, StoreUnavailableError
-from roost_operator.plan.observed import Store, Worker
+from roost_operator.plan.observed import StoreState, Worker
 
 CONNECTIONS = 8
 AWAY = (RedisError, StoreUnavailableError, OSError, asyncio.TimeoutError)
@@ -42,7 +42,7 @@ class PoolStore:
     async def aclose(self) -> None:
         await self._link.aclose()
 
-    async def observe(self, pool: str) -> tuple[Store, tuple[Worker, ...]]:
+    async def observe(self, pool: str) -> tuple[StoreState, tuple[Worker, ...]]:
         """The store and the workers of a pool. A store that does not answer is a state of the store, not an error."""
         try:
             checked = await self._check()
@@ -53,9 +53,10 @@ class PoolStore:
         except AWAY as error:
             self._health = None
             self._grace.note_away()
-            return Store(problem=str(error) or type(error).__name__), ()
+            return StoreState(problem=str(error) or type(error).__name__), ()
         young = uptime < GRACE_SECONDS or self._grace.left_seconds > 0
-        return Store(weaknesses=checked.problems, document=_document(pool, text), named=named, young=young), workers
+        document = _document(pool, text)
+        return StoreState(weaknesses=checked.problems, document=document, named=named, young=young), workers
 
     async def publish(self, pool: str, document: PoolDocument) -> None:
         """Writes the pool's document. Raises StoreUnavailableError."""

@@ -1,5 +1,5 @@
-"""Brings one pool a step nearer to what it should be: read, plan, do. Holds no memory of pools but when they were
-counted last."""
+"""Brings a pool one step nearer to its spec: read, plan, execute. All it remembers of a pool is when its sessions were
+last counted."""
 
 import logging
 import time
@@ -8,29 +8,28 @@ from dataclasses import replace
 from roost_operator.api.spec import AgentPool
 from roost_operator.api.stored import StoredPool, read_pool
 from roost_operator.kubernetes import kinds
-from roost_operator.kubernetes.api import Api, Document
-from roost_operator.kubernetes.cache import Reader
-from roost_operator.kubernetes.execute import ChildRefusedError, execute, tell
+from roost_operator.kubernetes.api import Api, Document, Reader
+from roost_operator.kubernetes.execute import ChildRefusedError, execute, report
 from roost_operator.kubernetes.gather import gather
 from roost_operator.kubernetes.metrics import Metrics, Result
 from roost_operator.kubernetes.pool_secrets import pool_secrets
 from roost_operator.kubernetes.pool_store import AWAY, PoolStore, Stores
 from roost_operator.plan.installation import Installation
-from roost_operator.plan.observed import Store, Worker
+from roost_operator.plan.observed import StoreState, Worker
 from roost_operator.plan.plan import Plan, plan, refused
 
 LOG = logging.getLogger(__name__)
 COUNT_SECONDS = 15.0
-"""How often sessions are counted at most."""
+"""The sessions of a pool are not counted more often than this."""
 
 
 class Reconciler:
-    """Reconciles any pool; two calls for the same pool must not run at once."""
+    """Reconciles pools. Two calls for the same pool must not run at the same time."""
 
     def __init__(
         self, api: Api, installation: Installation, metrics: Metrics | None = None, reader: Reader | None = None
     ) -> None:
-        """Writes through `api`; reads from `reader`, by default the API server itself."""
+        """Writes by `api`; reads by `reader`, or by `api` without one."""
         self._api, self._installation = api, installation
         self._reader: Reader = reader or api
         self._metrics = metrics or Metrics()
@@ -41,52 +40,54 @@ class Reconciler:
         await self._stores.aclose()
 
     async def reconcile(self, namespace: str, name: str) -> Plan | None:
-        """One step; None when the pool is gone. Raises ApiError, StoreUnavailableError."""
-        with self._metrics.reconciling() as told:
+        """Do one step and return its plan, or None when the pool does not exist. Raises ApiError,
+        StoreUnavailableError."""
+        with self._metrics.reconciling() as ended:
             raw = await self._reader.get(kinds.POOL, namespace, name)
             if raw is None:
                 self._counted.pop(f"{namespace}/{name}", None)
-                told(Result.ABSENT)
+                ended(Result.ABSENT)
                 return None
             stored = read_pool(raw)
-            made, calls = await self._step(stored, raw)
-            told(Result.UNREADABLE if stored.unreadable else Result.CHANGED if calls else Result.UNCHANGED)
-        return made
+            planned, calls = await self._step(stored, raw)
+            ended(Result.UNREADABLE if stored.unreadable else Result.CHANGED if calls else Result.UNCHANGED)
+        return planned
 
     async def _step(self, stored: StoredPool, raw: Document) -> tuple[Plan, int]:
         pool = stored.pool
         secrets = await pool_secrets(self._reader, pool, self._installation)
         async with self._stores.opened(secrets.store_url) as store:
-            away = (Store(problem=secrets.problem), tuple[Worker, ...]())
-            seen_store = away if secrets.problem else await store.observe(pool.pool)
-            seen = await gather(
+            unknown = (StoreState(problem=secrets.problem), tuple[Worker, ...]())
+            observed_store = unknown if secrets.problem else await store.observe(pool.pool)
+            observed = await gather(
                 self._reader,
                 pool,
                 raw,
                 now=time.time(),
-                store=seen_store,
-                sessions=await self._count(store, pool, *seen_store),
+                store=observed_store,
+                sessions=await self._count(store, pool, *observed_store),
                 secrets=secrets,
                 kuberay=await self._reader.knows(kinds.SERVICE),
                 monitors=self._installation.pod_monitors and await self._reader.knows(kinds.MONITOR),
+                unreadable=stored.unreadable,
             )
-            seen = replace(seen, unreadable=stored.unreadable)
-            made = plan(pool, self._installation, seen)
+            planned = plan(pool, self._installation, observed)
             try:
-                calls = await execute(self._api, store, pool, made, seen)
+                calls = await execute(self._api, store, pool, planned, observed)
             except ChildRefusedError as error:
-                told = replace(seen, refused=str(error))
-                await tell(self._api, pool, refused(pool, told), told)
+                observed = replace(observed, refused=str(error))
+                await report(self._api, pool, refused(pool, observed), observed)
                 raise
         self._metrics.changed(calls)
         if calls:
-            LOG.info("%s: %s, %d calls", pool.pool, made.step.value, calls)
-        return made, calls
+            LOG.info("%s: %s, %d calls", pool.pool, planned.stage.value, calls)
+        return planned, calls
 
     async def _count(
-        self, store: PoolStore, pool: AgentPool, seen: Store, workers: tuple[Worker, ...]
+        self, store: PoolStore, pool: AgentPool, state: StoreState, workers: tuple[Worker, ...]
     ) -> tuple[int, int, int] | None:
-        if seen.problem or time.monotonic() - self._counted.get(pool.pool, -COUNT_SECONDS) < COUNT_SECONDS:
+        """Return the numbers of hot, warm and cold sessions, or None when it is not yet time, or the store is away."""
+        if state.problem or time.monotonic() - self._counted.get(pool.pool, -COUNT_SECONDS) < COUNT_SECONDS:
             return None
         self._counted[pool.pool] = time.monotonic()
         try:

@@ -14,7 +14,7 @@ from roost_operator.plan.installation import Installation
 
 
 class SettingsError(ValueError):
-    """A setting is missing or wrong; the text names it and the fix."""
+    """A setting is missing or wrong; the text names it and says how to mend it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,19 +23,19 @@ class Settings:
 
     installation: Installation
     namespace: str
-    """Where the operator's Lease is kept."""
+    """Namespace of the operator's Lease."""
     identity: str
     resync_seconds: float = 10.0
-    """How often every pool is reconciled, whatever happens."""
+    """How often every pool is reconciled without an event."""
     lease_seconds: float = 15.0
-    """How long a leader that is gone is waited for."""
+    """How long the lease of a leader lasts after its last renewal."""
     metrics_host: str = "0.0.0.0"
     metrics_port: int = 9401
     liveness: str = "http://0.0.0.0:9402/healthz"
 
 
 def settings_from(environment: Mapping[str, str]) -> Settings:
-    """Raises SettingsError."""
+    """Return the settings in environment variables. Raises SettingsError."""
     namespace = environment.get("ROOST_NAMESPACE", "default")
     try:
         return Settings(
@@ -97,23 +97,23 @@ def _flag(environment: Mapping[str, str], name: str, default: bool) -> bool:
 
 
 def _labels(environment: Mapping[str, str], name: str) -> tuple[tuple[str, str], ...]:
-    found = _json(environment, name)
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+    labels = _json(environment, name)
+    if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
         raise SettingsError(f'{name} holds no labels; write a JSON object of texts, as {{"release": "prometheus"}}')
-    return tuple(sorted(found.items()))
+    return tuple(sorted(labels.items()))
 
 
 def _peers(environment: Mapping[str, str], name: str, namespace: str) -> tuple[Mapping[str, Any], ...]:
-    """Peers of the installation's own policies. One that names no namespace means theirs, also in a pool's policy."""
-    found = _json(environment, name, default="[]")
-    if not isinstance(found, list) or not all(isinstance(peer, dict) for peer in found):
+    """Peers of the installation's own policies. A peer without a namespace is in theirs, also in a pool's policy."""
+    peers = _json(environment, name, default="[]")
+    if not isinstance(peers, list) or not all(isinstance(peer, dict) for peer in peers):
         raise SettingsError(f'{name} holds no peers; write a JSON list of them, as [{{"namespaceSelector": {{}}}}]')
     here = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
-    return tuple(peer if "ipBlock" in peer else {**here, **peer} for peer in found)
+    return tuple(peer if "ipBlock" in peer else {**here, **peer} for peer in peers)
 
 
 def _json(environment: Mapping[str, str], name: str, default: str = "{}") -> Any:
-    """None when it is no JSON."""
+    """Return the value, or None for text that is not JSON."""
     try:
         return json.loads(environment.get(name) or default)
     except ValueError:
@@ -121,5 +121,5 @@ def _json(environment: Mapping[str, str], name: str, default: str = "{}") -> Any
 
 
 def from_process() -> Settings:
-    """The settings of this process. Raises SettingsError."""
+    """Return the settings of this process. Raises SettingsError."""
     return settings_from(os.environ)

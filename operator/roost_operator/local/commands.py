@@ -5,6 +5,8 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +20,7 @@ from roost_gateway.config import ConfigError, is_loopback
 from roost_gateway.front.credentials import Authenticator
 from roost_operator.api.loader import PoolFileError, load_pool
 from roost_operator.api.spec import AgentPool
-from roost_operator.local.events import Event
+from roost_operator.local.events import Notice
 from roost_operator.local.ports import PortTakenError
 from roost_operator.local.processes import STACK_VARIABLE, ProcessFailedError, kill_stack
 from roost_operator.local.runner import LocalStack, StackError, StackOptions
@@ -33,8 +35,8 @@ def up(
     state_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Where sessions and logs are kept; NAMESPACE-NAME below $ROOST_STATE, or below "
-            "~/.local/share/roost, if left out.",
+            help="Where sessions and logs are kept; the default is NAMESPACE-NAME in $ROOST_STATE or in "
+            "~/.local/share/roost.",
             envvar="ROOST_STATE_DIR",
         ),
     ] = None,
@@ -76,47 +78,51 @@ def _check_exposure(host: str, api_keys: Path | None) -> None:
 
 
 async def _run(pool: AgentPool, options: StackOptions, console: Console) -> int:
-    """Runs until a signal; returns the exit status: 0 when the stack was up, 130 when it never came up."""
+    """Run until a signal; returns the exit status: 0 when the stack was up, 130 when it never came up."""
     reporter = Reporter(console)
-    signals = Signals(console)
     was_up = False
-    try:
-        async with LocalStack(pool, options, reporter) as stack:
-            was_up = True
+    with stopped_by_signals(console):
+        try:
+            async with LocalStack(pool, options, reporter) as stack:
+                was_up = True
+                reporter.close()
+                _print_addresses(console, stack)
+                await asyncio.Event().wait()
+        finally:
             reporter.close()
-            _print_where(console, stack)
-            await asyncio.Event().wait()
-    except (asyncio.CancelledError, *STARTUP_ERRORS):
-        if not signals.stopping:  # else whatever was killed half way may complain
-            raise
-        console.print("Stopped.")
-    finally:
-        reporter.close()
     return 0 if was_up else 130
 
 
-class Signals:
-    """The first SIGINT or SIGTERM cancels the current task, which stops its stack; the second kills the rest."""
+@contextmanager
+def stopped_by_signals(console: Console) -> Iterator[None]:
+    """Runs a block that the first SIGINT or SIGTERM ends, by cancelling the current task; the second kills its stack.
 
-    def __init__(self, console: Console) -> None:
-        self.stopping = False
-        self._console = console
-        self._task = asyncio.current_task()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+    Errors after the first signal are dropped, since parts that are stopped half-way may fail.
+    """
+    task, stopping = asyncio.current_task(), False
+    assert task is not None
 
-    def _on_signal(self) -> None:
-        assert self._task is not None
-        if self.stopping:
+    def on_signal() -> None:
+        nonlocal stopping
+        if stopping:
             kill_stack(os.environ.get(STACK_VARIABLE, "none"))
             return
-        self.stopping = True
-        self._console.print("Stopping; once more to kill.")
-        self._task.cancel()
+        stopping = True
+        console.print("Stopping. Send the signal again to kill everything.")
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    try:
+        yield
+    except (asyncio.CancelledError, *STARTUP_ERRORS):
+        if not stopping:
+            raise
+        console.print("Stopped.")
 
 
-def _print_where(console: Console, stack: LocalStack) -> None:
-    first, roost = stack.targets[0], _this_command()
+def _print_addresses(console: Console, stack: LocalStack) -> None:
+    first, roost = stack.targets[0], _command_name()
     console.print(f"[bold green]Pool {stack.pool.pool} is up[/] at {', '.join(stack.targets)}")
     if stack.pool.spec.suspend:
         console.print("It is suspended: sessions can be read, steps are refused. Remove spec.suspend to run workers.")
@@ -128,14 +134,14 @@ def _print_where(console: Console, stack: LocalStack) -> None:
     )
 
 
-def _this_command() -> str:
-    """How a shell finds `roost`: by its name, or by the path that it was called by here."""
-    called = sys.argv[0]
-    return called if Path(called).name == "roost" and shutil.which("roost") is None else "roost"
+def _command_name() -> str:
+    """How a shell finds `roost`: by its name, or else by the path of this command."""
+    command = sys.argv[0]
+    return command if Path(command).name == "roost" and shutil.which("roost") is None else "roost"
 
 
 class Reporter:
-    """Shows events: lines, and one bar for what has a length."""
+    """Shows notices: as lines, or as a progress bar if they have a fraction."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -146,13 +152,13 @@ class Reporter:
         self._task: TaskID | None = None
         self._stage = ""
 
-    def __call__(self, event: Event) -> None:
-        if event.fraction is not None and self._console.is_terminal:
-            self._show_bar(event.text, event.fraction)
-        elif event.text != self._stage:
+    def __call__(self, notice: Notice) -> None:
+        if notice.fraction is not None and self._console.is_terminal:
+            self._show_bar(notice.text, notice.fraction)
+        elif notice.text != self._stage:
             self.close()
-            self._stage = event.text
-            self._console.print(escape(event.text), soft_wrap=True)
+            self._stage = notice.text
+            self._console.print(escape(notice.text), soft_wrap=True)
 
     def _show_bar(self, stage: str, fraction: float) -> None:
         if self._task is None:
@@ -161,7 +167,7 @@ class Reporter:
         self._bar.update(self._task, description=stage, completed=fraction)
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Remove the bar."""
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._bar.stop()

@@ -1,19 +1,19 @@
-"""What the stack tells people while it starts, runs and stops."""
+"""What the stack reports to people while it starts, runs and stops."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """One line for people; with `fraction` it is progress of a stage, from 0 to 1."""
+class Notice:
+    """A line for people, or the progress of a stage if it has a `fraction`, from 0 to 1."""
 
     text: str
     fraction: float | None = None
 
 
-Report = Callable[[Event], None]
+Report = Callable[[Notice], None]
 
 
-def silent(event: Event) -> None:
-    """Reports to nobody."""
+def silent(notice: Notice) -> None:
+    """Report nothing."""

@@ -5,7 +5,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 
 async def health(target: str) -> bool | None:
-    """Whether the gateway or worker at `target` serves; False while it is not ready, None when nobody answers."""
+    """Whether the gateway or worker at `target` serves: False while it is not ready, None when it does not answer."""
     async with grpc.aio.insecure_channel(target) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:

@@ -1,4 +1,4 @@
-"""Runs a program so that it dies with the process that started it.
+"""Runs a program that dies with the process that started it.
 
 python -I -S launcher.py PARENT_PID PROGRAM ARGUMENT...
 
@@ -17,7 +17,7 @@ PR_SET_PDEATHSIG = 1
 def main() -> None:
     parent = int(sys.argv[1])
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
+    if os.getppid() != parent:  # it died before prctl took effect
         sys.exit(1)
     os.execv(sys.argv[2], sys.argv[2:])
 

@@ -4,18 +4,18 @@ import socket
 
 
 class PortTakenError(RuntimeError):
-    """A port that was asked for is in use. The text names the port and the flag."""
+    """A requested port is in use. The text names the port and the flag."""
 
 
 def free_port(host: str) -> int:
-    """A port that nobody listens on now."""
+    """A port that is free now."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
 def require_free(host: str, port: int, use: str, flag: str) -> None:
-    """Raises PortTakenError when `port`, wanted for `use`, is in use; `flag` is how another one is given."""
+    """Raises PortTakenError when `port`, wanted for `use`, is taken; `flag` says how to give another one."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

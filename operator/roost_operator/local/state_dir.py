@@ -1,10 +1,9 @@
-"""The state directory of a local pool: one user at a time, secrets readable by their owner only."""
+"""The state directory of a local pool: used by one stack at a time, with secrets that only the owner can read."""
 
 import fcntl
 import os
 import secrets
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 
@@ -13,13 +12,13 @@ class StateDirectoryError(RuntimeError):
 
 
 def default_state_dir(pool: str) -> Path:
-    """`$ROOST_STATE`, or `~/.local/share/roost`, and below it `namespace-name` of the pool."""
+    """`namespace-name` of the pool in `$ROOST_STATE`, by default `~/.local/share/roost`."""
     root = os.environ.get("ROOST_STATE") or Path.home() / ".local" / "share" / "roost"
     return Path(root) / pool.replace("/", "-")
 
 
 class StateDirectory:
-    """Holds the lock of a state directory while it is entered. Raises StateDirectoryError when another one does."""
+    """A state directory, locked while entered. Entering raises StateDirectoryError when another stack has it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,9 +33,7 @@ class StateDirectory:
         self._take()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -48,14 +45,14 @@ class StateDirectory:
         return path
 
     def secret(self, name: str) -> str:
-        """A random secret that stays the same for the life of the directory."""
+        """A random secret that stays the same as long as the directory exists."""
         path = self.file(name)
         if not path.exists():
             self.write_private(name, secrets.token_hex(32))
         return path.read_text()
 
     def write_private(self, name: str, text: str) -> Path:
-        """Writes a file that only its owner can read."""
+        """Write a file that only its owner can read, atomically."""
         path = self.file(name)
         temporary = path.with_suffix(".tmp")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -14,7 +14,7 @@ READY_SECONDS = 120.0
 
 
 def worker_command(state: StateDirectory, number: int, config: WorkerConfig, threads: int) -> Command:
-    """How to run worker `number` (from 1) on a port of its own, its ranks with `threads` threads each."""
+    """How to run worker `number` (from 1) on a free port, with `threads` threads for each rank."""
     config = replace(config, port=free_port(config.host))
     file = state.write_private(f"worker-{number}.json", json.dumps(asdict(config), default=str))
 

@@ -1,4 +1,4 @@
-"""What a pool owns beside its RayService: account, secret, network policies, disruption budget, monitor. Pure."""
+"""A pool's children apart from its RayService: account, secret, network policies, disruption budget, monitor. Pure."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,11 +13,11 @@ KUBERAY = (
     {"app.kubernetes.io/name": "kuberay-operator"},
     {"app.kubernetes.io/name": "kuberay", "app.kubernetes.io/component": "kuberay-operator"},
 )
-"""Labels of KubeRay's operator: from its chart, and from its kustomization, whose name alone all Ray pods bear too."""
+"""Labels of KubeRay's operator: of its chart, and of its kustomization, whose name alone would match all Ray pods."""
 
 
 def service_account(pool: AgentPool) -> Manifest:
-    """Account of the pods; it has no rights and no token."""
+    """The pods' account, without rights and without a token."""
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -27,7 +27,7 @@ def service_account(pool: AgentPool) -> Manifest:
 
 
 def worker_secret(pool: AgentPool, installation: Installation) -> Manifest:
-    """What workers may know: the pool's secret, and where leases are written."""
+    """What workers need: the pool's secret, and the URL of the store that takes their leases."""
     data = {names.SECRET_KEY: pool_secret(installation.pool_key, pool.pool)}
     if pool.spec.store.url_secret_ref is None:
         data[names.STORE_KEY] = installation.worker_store_url or installation.store_url
@@ -41,10 +41,10 @@ def worker_secret(pool: AgentPool, installation: Installation) -> Manifest:
 
 
 def disruption_budget(pool: AgentPool) -> Manifest:
-    """One worker at a time may be evicted by whoever drains a node.
+    """Lets one worker at a time be evicted when a node is drained.
 
-    Told by how many must stay: of RayClusters, which have no scale subresource, Kubernetes cannot tell how many there
-    should be, and with `maxUnavailable` it would let nobody go.
+    It says how many must stay: RayClusters have no scale subresource, so Kubernetes cannot know how many workers there
+    should be, and with `maxUnavailable` it would evict none.
     """
     return {
         "apiVersion": "policy/v1",
@@ -58,7 +58,7 @@ def disruption_budget(pool: AgentPool) -> Manifest:
 
 
 def network_policies(pool: AgentPool, installation: Installation) -> list[Manifest]:
-    """Who may reach the pods. No substitute for the pool's secret: not every network enforces them."""
+    """Who may reach the pods. They do not replace the pool's secret, since not every network enforces them."""
     within = {"from": [{"podSelector": {"matchLabels": {names.POOL_LABEL: pool.metadata.name}}}]}
     workers = [
         within,
@@ -70,7 +70,7 @@ def network_policies(pool: AgentPool, installation: Installation) -> list[Manife
 
 
 def pod_monitor(pool: AgentPool, installation: Installation) -> Manifest:
-    """Tells a Prometheus operator to scrape workers."""
+    """Lets a Prometheus operator scrape the workers."""
     interval = {"interval": installation.pod_monitor_interval} if installation.pod_monitor_interval else {}
     return {
         "apiVersion": "monitoring.coreos.com/v1",

@@ -1,11 +1,11 @@
-"""Where Ray's head keeps its state, so that its loss does not restart the workers: Redis, under keys of its own. Pure.
+"""Where Ray's head keeps its state so that losing the head does not restart the workers: in Redis, under its own keys.
+Pure.
 
-Ray names its keys `RAY<namespace>@…`. The namespace is not ours to give: KubeRay takes the RayCluster's uid, by which
-the two clusters of an upgrade, made from one RayService, stay apart. When a RayCluster goes, a Job of KubeRay's
+Ray names its keys `RAY<namespace>@…`. The namespace is left to KubeRay, which takes the RayCluster's uid: that keeps
+the two clusters of an upgrade, which come from one RayService, apart. When a RayCluster is deleted, a Job of KubeRay's
 removes its keys.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -16,7 +16,7 @@ from roost_operator.plan.installation import Installation
 
 Manifest = dict[str, Any]
 DELETION_SECONDS = 60
-"""How long a RayCluster that is deleted waits for its keys to be removed; then they stay."""
+"""How long the deletion of a RayCluster waits for its keys to be removed; after that they stay in Redis."""
 ANNOTATIONS = {"ray.io/gcs-ft-deletion-timeout": str(DELETION_SECONDS)}
 _SCHEMES = ("redis", "rediss")
 _USER, _PASSWORD = "ray-username", "ray-password"
@@ -24,7 +24,7 @@ _USER, _PASSWORD = "ray-username", "ray-password"
 
 @dataclass(frozen=True, slots=True)
 class HeadState:
-    """A Redis and who asks it."""
+    """A Redis server and the credentials of Ray's head."""
 
     address: str
     username: str = ""
@@ -32,14 +32,16 @@ class HeadState:
 
 
 def head_state(pool: AgentPool, installation: Installation, own_url: str) -> HeadState | None:
-    """Where the head keeps its state; None: nowhere, so that its loss restarts the workers. A pool that has a store
-    of its own (`spec.store`) keeps it at `own_url`, and never in the installation's."""
+    """Where the head keeps its state, or None when it keeps it in memory, so that losing the head restarts the workers.
+
+    A pool with its own store (`spec.store`) keeps it at `own_url`, never in the installation's Redis.
+    """
     url = own_url if pool.spec.store.url_secret_ref else installation.ray_store_url
     return parsed(url) if url else None
 
 
 def parsed(url: str) -> HeadState | None:
-    """The parts of a Redis URL; None for what Ray cannot use, such as a cluster of several shards."""
+    """The parts of a Redis URL; None for one that Ray cannot use, such as that of a Redis Cluster."""
     try:
         parts = urlsplit(url)
         port = parts.port or 6379
@@ -52,7 +54,7 @@ def parsed(url: str) -> HeadState | None:
 
 
 def head_secret(pool: AgentPool, state: HeadState) -> Manifest:
-    """Secret with what the head needs to reach its state. Workers are not told."""
+    """Secret with the head's credentials. Workers do not get it."""
     known = {_USER: state.username, _PASSWORD: state.password}
     return {
         "apiVersion": "v1",
@@ -71,11 +73,6 @@ def fault_tolerance(pool: AgentPool, state: HeadState) -> Manifest:
     if state.password:
         options["redisPassword"] = _from_secret(pool, _PASSWORD)
     return options
-
-
-def keeps_state(cluster: Mapping[str, Any]) -> bool:
-    """Whether a RayCluster needs the head's Secret: its head, and KubeRay's Job that removes its keys in the end."""
-    return "gcsFaultToleranceOptions" in (cluster.get("spec") or {})
 
 
 def _from_secret(pool: AgentPool, key: str) -> Manifest:

@@ -1,4 +1,4 @@
-"""What one installation of Roost tells its operator, for all pools."""
+"""Settings of one installation of Roost, for all of its pools."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,35 +6,35 @@ from typing import Any
 
 
 def pods_anywhere(labels: Mapping[str, str]) -> Mapping[str, Any]:
-    """The pods of any namespace that have all these labels, as a peer of a NetworkPolicy."""
+    """A NetworkPolicy peer: pods with all these labels, in any namespace."""
     return {"namespaceSelector": {}, "podSelector": {"matchLabels": dict(labels)}}
 
 
 PROMETHEUS = pods_anywhere({"app.kubernetes.io/name": "prometheus"})
-"""A Prometheus in any namespace, labelled as its usual charts and its operator do."""
+"""A Prometheus in any namespace, with the labels that its usual charts and its operator set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """The same for every pool of the cluster."""
+    """Settings that are the same for every pool of the cluster."""
 
     worker_image: str = "ghcr.io/roost-dev/roost-worker:latest"
     pull_policy: str = "IfNotPresent"
     pull_secrets: tuple[str, ...] = ()
     ray_version: str = "2.60.0"
     store_url: str = "redis://roost-redis:6379"
-    """Where the operator and the gateways keep pools and sessions."""
+    """Redis, as the operator and the gateways reach it."""
     worker_store_url: str = field(default="", repr=False)
-    """The same server with the credentials of workers, who may write leases only; empty: as `store_url`."""
+    """The same server with the workers' credentials, which allow leases only; empty to use `store_url`."""
     ray_store_url: str = field(default="", repr=False)
-    """The same server with the credentials of Ray's heads, who keep their state under keys of their own; empty: heads
-    keep it in memory, and their loss restarts the workers."""
+    """The same server with the credentials of Ray's heads, which keep their state under their own keys. If empty, heads
+    keep it in memory, and losing one restarts its workers."""
     pool_key: str = field(default="", repr=False)
-    """Key from which the secret of each pool is derived, as gateways do."""
+    """Key from which the operator and the gateways derive each pool's secret."""
     pod_monitors: bool = False
-    """Whether pools get a PodMonitor, where that kind exists."""
+    """Whether pools get a PodMonitor if the cluster has that kind."""
     pod_monitor_labels: tuple[tuple[str, str], ...] = ()
-    """Labels by which a Prometheus finds those PodMonitors, beside our own."""
+    """Labels by which a Prometheus finds those PodMonitors, in addition to our own."""
     pod_monitor_interval: str = ""
     """Time between scrapes; empty leaves it to the Prometheus."""
     network_policies: bool = True
@@ -42,9 +42,9 @@ class Installation:
         ("app.kubernetes.io/component", "gateway"),
         ("app.kubernetes.io/name", "roost"),
     )
-    """Labels of gateway pods, which may reach workers; the chart adds its release's."""
+    """Labels of gateway pods, which may reach workers; the chart adds those of its release."""
     scrapers: tuple[Mapping[str, Any], ...] = (PROMETHEUS,)
-    """Peers, as in a NetworkPolicy, that may read the metrics of workers."""
+    """NetworkPolicy peers that may read the workers' metrics."""
 
     def __post_init__(self) -> None:
         if not self.pool_key:

@@ -1,4 +1,4 @@
-"""Merges a partial pod template over another, as Kubernetes' strategic merge does for the lists of a pod. Pure."""
+"""Merges a partial pod template over another, with the rules of Kubernetes' strategic merge for a pod's lists. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,21 +13,21 @@ KEYS = {
     "ports": "containerPort",
     "hostAliases": "ip",
 }
-"""Lists whose items are merged by a key. Others are replaced."""
-_ADDED = ("tolerations", "envFrom", "topologySpreadConstraints")
+"""Lists whose items are merged by a key. Lists in neither table are replaced."""
+_JOINED = ("tolerations", "envFrom", "topologySpreadConstraints")
 """Lists that are joined."""
 _ONE_OF = (
     {"value", "valueFrom"},
     {"configMapKeyRef", "fieldRef", "fileKeyRef", "resourceFieldRef", "secretKeyRef"},
     {"exec", "grpc", "httpGet", "sleep", "tcpSocket"},
 )
-"""Fields of which there may be one: of a variable, of what it is from, and of a probe or a hook."""
+"""Fields that exclude each other: of a variable, of a variable's source, and of a probe or a hook."""
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` merged over `under`; None in `over` removes."""
-    replaced = _replaced(over)
-    result = {name: value for name, value in under.items() if name not in replaced}
+    """`over` merged over `under`. None in `over` removes a field."""
+    excluded = _excluded(over)
+    result = {name: value for name, value in under.items() if name not in excluded}
     for name, value in over.items():
         if value is None:
             result.pop(name, None)
@@ -36,8 +36,8 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _replaced(over: Mapping[str, Any]) -> set[str]:
-    """What may not be beside what `over` gives."""
+def _excluded(over: Mapping[str, Any]) -> set[str]:
+    """Fields that exclude one that `over` sets."""
     given = {name for name, value in over.items() if value is not None}
     return set().union(*(group - given for group in _ONE_OF if group & given))
 
@@ -46,7 +46,7 @@ def _member(name: str, under: Any, over: Any) -> Any:
     if isinstance(under, Mapping) and isinstance(over, Mapping):
         return merged(under, over)
     if isinstance(under, list) and isinstance(over, list):
-        if name in _ADDED:
+        if name in _JOINED:
             return [*under, *(item for item in over if item not in under)]
         if name in KEYS:
             return _by_key(KEYS[name], under, over, replace=name == "volumes")
@@ -54,7 +54,7 @@ def _member(name: str, under: Any, over: Any) -> Any:
 
 
 def _by_key(key: str, under: Sequence[Any], over: Sequence[Any], *, replace: bool) -> list[Any]:
-    """Items of `under` in their order, merged with those of `over`, whose others follow."""
+    """Items of `under` in their order, merged with those of `over` that have the same key; then the rest of `over`."""
     given = {item.get(key): item for item in over}
     kept = [
         (given[item.get(key)] if replace else merged(item, given[item.get(key)])) if item.get(key) in given else item

@@ -10,11 +10,11 @@ from roost_operator.api.spec import API_VERSION, GROUP, KIND, AgentPool
 FIELD_MANAGER = "roost-operator"
 FINALIZER = f"{GROUP}/drain"
 APPLIED = f"{GROUP}/applied"
-"""Annotation of every child: a digest of what was applied, so that a field that is no longer wanted is noticed."""
+"""Annotation of every child: a digest of what was applied, which shows that a field is no longer wanted."""
 TEMPLATE = f"{GROUP}/template"
-"""Annotation of pods: a digest of what they were made from, but for the arguments of the Serve application."""
+"""Annotation of pods: a digest of what they were created from, without the arguments of the Serve application."""
 ARGUMENTS = f"{GROUP}/arguments"
-"""Annotation of pods: a digest of the Serve application's arguments when their cluster was made or renewed."""
+"""Annotation of pods: a digest of the Serve application's arguments when their cluster was created or renewed."""
 POOL_LABEL = f"{GROUP}/pool"
 COMPONENT_LABEL = f"{GROUP}/component"
 HEAD, WORKER = "head", "worker"
@@ -25,7 +25,7 @@ STORE_KEY, SECRET_KEY = "store-url", "pool-secret"
 
 
 def labels(pool: AgentPool, component: str = "") -> dict[str, str]:
-    """Labels of a child, or of the pods of a component."""
+    """Labels of a child, or of a component's pods."""
     shared = {
         "app.kubernetes.io/name": "roost",
         "app.kubernetes.io/part-of": "roost",
@@ -36,7 +36,7 @@ def labels(pool: AgentPool, component: str = "") -> dict[str, str]:
 
 
 def selector(pool: AgentPool, component: str) -> dict[str, str]:
-    """Labels that tell the pods of a component of the pool from all others."""
+    """Labels that select the pods of a component of the pool."""
     return {POOL_LABEL: pool.metadata.name, COMPONENT_LABEL: component}
 
 
@@ -46,17 +46,17 @@ def account(pool: AgentPool) -> str:
 
 
 def secret(pool: AgentPool) -> str:
-    """Secret with what the pool's workers may know."""
+    """Secret with what the pool's workers need."""
     return f"{pool.metadata.name}-worker"
 
 
 def head_secret(pool: AgentPool) -> str:
-    """Secret with what the head of the pool's cluster needs to reach its state."""
+    """Secret with the credentials by which Ray's head reaches its state."""
     return f"{pool.metadata.name}-head"
 
 
 def owner(pool: AgentPool, uid: str) -> dict[str, Any]:
-    """Reference that lets the garbage collector remove a child with its pool."""
+    """Owner reference by which the garbage collector removes a child with its pool."""
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,

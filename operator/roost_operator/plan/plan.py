@@ -1,21 +1,21 @@
-"""`plan(pool, observed) → Plan`: what is to be there, what to do next and what to say. Pure and without memory.
+"""`plan(pool, installation, observed) → Plan`: what is to be there, what to do next, what to report. Pure, no memory.
 
-| the pool | step |
+| the pool | stage |
 |---|---|
-| is being deleted, the store is away and time is left | WAIT: nobody can be told to drain |
-| is being deleted, workers run steps, or may unseen | DRAIN: gateways refuse new steps, workers finish theirs |
+| is being deleted, the store is away and time is left | WAIT: no worker can be told to drain |
+| is being deleted, workers run steps, or may do so unseen | DRAIN: gateways refuse new steps, workers finish theirs |
 | is being deleted, all idle or out of time | REMOVE: the RayService goes, with its pods |
-| is being deleted, nothing runs | FORGET: the document goes, sessions too if so told; the finalizer is released |
+| is being deleted, nothing runs | FORGET: its document goes, with `Purge` its sessions too; the finalizer is removed |
 | cannot be read | WAIT |
-| has no finalizer | CLAIM: the finalizer is set before anything is made |
-| suspends, workers still run steps | DRAIN |
-| suspended | SUSPEND: the RayCluster is suspended; one that cannot be run otherwise is left as it is for the rest |
+| has no finalizer | CLAIM: the finalizer is set before anything is created |
+| is to be suspended, workers still run steps | DRAIN |
+| is suspended | SUSPEND: the RayCluster is suspended; if the pool cannot be run, nothing else in it changes |
 | cannot be run (template, KubeRay, secrets) | WAIT: what drains goes on draining |
 | anything else | RUN: grow, shrink, upgrade or stay |
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -24,21 +24,22 @@ from roost_operator.api.pool_document import pool_document
 from roost_operator.api.spec import AgentPool, OnModelChange, OnPoolDeletion
 from roost_operator.plan import children, names
 from roost_operator.plan.difference import reference, stamped, to_apply
-from roost_operator.plan.head_state import head_secret, head_state, keeps_state
+from roost_operator.plan.head_state import head_secret, head_state
 from roost_operator.plan.installation import Installation
-from roost_operator.plan.observed import Observed, Reference
+from roost_operator.plan.observed import Observed, Reference, Worker, WorkerGroup
 from roost_operator.plan.pods import TemplateError
-from roost_operator.plan.ray_service import Size, ray_service, replicas_in, suspended
-from roost_operator.plan.renewal import Renewal, held_arguments, is_another, is_held, renewal
+from roost_operator.plan.ray_objects import desired_cluster
+from roost_operator.plan.ray_service import Size, ray_service, suspended
+from roost_operator.plan.renewal import Renewal, change_waits, differs, kept_arguments, renewal
 from roost_operator.plan.revision import active_revision, replaced_workers
-from roost_operator.plan.scaling import Scale, all_may_go, scale
-from roost_operator.plan.status import Event, facts, pool_status, transitions
+from roost_operator.plan.scaling import Scale, all_may_go, draining, scale
+from roost_operator.plan.status import Event, facts_of, pool_status, transitions
 
 GIVE_UP_SECONDS = 30
 """How long after its drain time a deletion waits for a store that does not answer."""
 
 
-class Step(StrEnum):
+class Stage(StrEnum):
     """What a plan is about."""
 
     CLAIM = "Claim"
@@ -52,260 +53,249 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """What to change in the live RayCluster, as KubeRay does not take it from the RayService."""
+    """What to change in the live RayCluster, since KubeRay does not take it over from the RayService."""
 
     cluster: str
+    group: WorkerGroup
+    """The group as it is now."""
     pods: int
     remove: tuple[str, ...] = ()
     rewrite: Mapping[str, Any] | None = None
-    """Other parts of its spec to replace, by JSON pointer."""
+    """Other parts of the RayCluster's spec to replace, by JSON pointer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to do, in this order: finalizer, drains and document, children, resize, removals, status."""
 
-    step: Step
+    stage: Stage
     status: Mapping[str, Any]
     apply: tuple[dict[str, Any], ...] = ()
-    """Children to apply: those that are not as they should be."""
+    """Children to apply: those that are missing or differ."""
     resize: Resize | None = None
     delete: tuple[Reference, ...] = ()
     document: PoolDocument | None = None
-    """The pool document to publish; None: it is current, or the store is away."""
+    """The pool document to publish; None when it is current or the store is away."""
     drain: frozenset[str] = frozenset()
-    """Workers that are to be draining; all others are not."""
+    """Ids of the workers that are to drain; all others are not to."""
     withdraw: bool = False
-    """Whether the pool's document goes."""
+    """Whether to remove the pool's document."""
     purge: bool = False
-    """Whether everything else of the pool in the store goes."""
-    events: tuple[Event, ...] = field(default=())
+    """Whether to remove everything else of the pool from the store."""
+    events: tuple[Event, ...] = ()
 
     @property
     def finalizer(self) -> bool:
-        """Whether the pool keeps ours."""
-        return self.step is not Step.FORGET
+        """Whether the pool keeps the operator's finalizer."""
+        return self.stage is not Stage.FORGET
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is to be done to the cluster's objects."""
+        """Whether the cluster's objects stay as they are."""
         return not (self.apply or self.resize or self.delete)
 
 
-def plan(pool: AgentPool, installation: Installation, seen: Observed) -> Plan:
+def plan(pool: AgentPool, installation: Installation, observed: Observed) -> Plan:
     """The next thing to do about a pool."""
-    if seen.deleted_at is not None:
-        return _deletion(pool, seen)
-    if seen.unreadable:
-        return _told(pool, seen, Plan(Step.WAIT, {}, drain=_told_to_drain(seen)), "")
-    problem = _template_problem(pool, installation)
-    storeless = pool.spec.store.url_secret_ref is not None and not seen.own_store_url
-    blocked = bool(problem or not seen.kuberay or seen.missing_secrets or storeless)
-    if seen.finalizer and pool.spec.suspend and (seen.service or not blocked):
-        return _suspension(pool, installation, seen, problem, blocked=blocked)
-    if not seen.finalizer or blocked:
-        step = Step.WAIT if seen.finalizer else Step.CLAIM
-        document = _document(pool, seen) if seen.finalizer else None
-        return _told(pool, seen, Plan(step, {}, document=document, drain=_told_to_drain(seen)), problem)
-    return _running(pool, installation, seen)
+    if observed.pool.deleted_at is not None:
+        return _deletion(pool, observed)
+    drain = draining(observed.workers)
+    if observed.pool.unreadable:
+        return _reported(pool, observed, Plan(Stage.WAIT, {}, drain=drain))
+    template_problem = _template_problem(pool, installation)
+    storeless = pool.spec.store.url_secret_ref is not None and not observed.secrets.own_store_url
+    blocked = bool(template_problem or not observed.ray.installed or observed.secrets.missing or storeless)
+    if not observed.pool.has_finalizer:
+        return _reported(pool, observed, Plan(Stage.CLAIM, {}, drain=drain), template_problem)
+    if pool.spec.suspend and (observed.ray.service or not blocked):
+        suspension = _suspension(pool, installation, observed, blocked=blocked)
+        return _reported(pool, observed, suspension, template_problem)
+    if blocked:
+        waiting = Plan(Stage.WAIT, {}, document=_document(pool, observed), drain=drain)
+        return _reported(pool, observed, waiting, template_problem)
+    return _running(pool, installation, observed)
 
 
-def _running(pool: AgentPool, installation: Installation, seen: Observed) -> Plan:
+def refused(pool: AgentPool, observed: Observed) -> Plan:
+    """The plan after the API server refused a child, as `observed.refused` says: only to report it."""
+    return _reported(pool, observed, Plan(Stage.WAIT, {}))
+
+
+def _running(pool: AgentPool, installation: Installation, observed: Observed) -> Plan:
     wanted, drain_seconds = pool.spec.workers.replicas, float(pool.spec.workers.drain_timeout_seconds)
-    live = seen.service
-    replicas = replicas_in(dict(live)) if live else None
-    scaled = scale(_size_to_reach(wanted, seen), _cluster_size(seen), replicas, seen, drain_seconds)
-    service = _service(pool, installation, seen, scaled.size)
-    shrinking = wanted < (_cluster_size(seen) or 0)
+    group = observed.ray.group(names.WORKER_GROUP)
+    pods_now = group.replicas if group else 0
+    # As long as running workers may be missing from the leases no pod is taken away.
+    reachable = max(wanted, pods_now) if observed.store.blind else wanted
+    replicas = observed.ray.service.replicas if observed.ray.service else None
+    scaled = scale(reachable, group, replicas, observed, drain_seconds)
+    service = _service(pool, installation, observed, scaled.size)
+    desired = desired_cluster(service)
+    shrinking = wanted < pods_now
     busy = shrinking or scaled.drain or scaled.remove
-    renewed = Renewal() if busy else renewal(pool, service, seen, drain_seconds)
-    drain = scaled.drain | renewed.drain | replaced_workers(seen, wanted, keeps_sessions=_refuses(pool))
-    apply, delete = _children(pool, installation, seen, service)
-    made = Plan(
-        Step.RUN,
+    renewed = Renewal() if busy else renewal(pool, desired, group, observed)
+    refuses = pool.spec.sessions.on_model_change is OnModelChange.REFUSE
+    drain = scaled.drain | renewed.drain | replaced_workers(observed, wanted, keeps_sessions=refuses)
+    apply, delete = _children(pool, installation, observed, service)
+    running = Plan(
+        Stage.RUN,
         {},
         apply=apply,
         delete=delete,
-        resize=_resize(seen, scaled, renewed),
-        document=_document(pool, seen),
-        drain=_told_to_drain(seen) if seen.store.blind else drain,
+        resize=_resize(observed, group, scaled, renewed),
+        document=_document(pool, observed),
+        drain=draining(observed.workers) if observed.store.blind else drain,
     )
-    held = is_held(pool, service, seen)
-    renewing = renewed.renewing or (is_another(service, seen) and not held)
-    return _told(pool, seen, made, "", scaling=shrinking or not scaled.settled, renewing=renewing, held=held)
+    waits = change_waits(pool, desired, observed)
+    upgrading = renewed.renewing or (differs(desired, observed.ray.cluster) and not waits)
+    scaling = shrinking or not scaled.settled
+    return _reported(pool, observed, running, upgrading=upgrading, scaling=scaling, change_waits=waits)
 
 
-def _refuses(pool: AgentPool) -> bool:
-    return pool.spec.sessions.on_model_change is OnModelChange.REFUSE
-
-
-def _size_to_reach(wanted: int, seen: Observed) -> int:
-    """While it cannot be seen who runs no pod is taken away."""
-    return max(wanted, _cluster_size(seen) or 0) if seen.store.blind else wanted
-
-
-def _told_to_drain(seen: Observed) -> frozenset[str]:
-    """Those who drain go on, and nobody else is told to."""
-    return frozenset(worker.worker_id for worker in seen.workers if worker.drain_seconds is not None)
-
-
-def _suspension(pool: AgentPool, installation: Installation, seen: Observed, template: str, *, blocked: bool) -> Plan:
-    """Workers drain at their present size; then the whole cluster is suspended. `blocked`: as it is there, since what
-    the spec asks for cannot be made."""
-    everyone = frozenset(worker.worker_id for worker in seen.workers)
-    drained = not seen.store.blind and all_may_go(seen.workers, float(pool.spec.workers.drain_timeout_seconds))
-    live = seen.service
-    stop = live is None or _already_suspended(seen) or drained
+def _suspension(pool: AgentPool, installation: Installation, observed: Observed, *, blocked: bool) -> Plan:
+    """Workers drain while the pool keeps its size; then the whole cluster is suspended. With `blocked`, which means
+    that what the spec asks for cannot be created, the RayService stays as it is apart from that."""
+    service = observed.ray.service
+    drained = not observed.store.blind and all_may_go(observed.workers, float(pool.spec.workers.drain_timeout_seconds))
+    stop = service is None or service.suspended or drained
     delete: tuple[Reference, ...] = ()
-    if live is not None and blocked:
-        apply = _stamped(pool, seen, [suspended(live)]) if stop else ()
+    if service is not None and blocked:
+        live = observed.children[Reference("RayService", pool.metadata.name)]
+        apply = _stamped(pool, observed, [suspended(live)]) if stop else ()
     else:
-        pods = _cluster_size(seen) or pool.spec.workers.replicas
-        size = Size(pods, (replicas_in(dict(live)) if live else None) or pods)
-        apply, delete = _children(pool, installation, seen, _service(pool, installation, seen, size, stop))
-    step = Step.SUSPEND if stop else Step.DRAIN
-    made = Plan(step, {}, apply=apply, delete=delete, document=_document(pool, seen), drain=everyone)
-    return _told(pool, seen, made, template)
+        group = observed.ray.group(names.WORKER_GROUP)
+        pods = (group.replicas if group else 0) or pool.spec.workers.replicas
+        size = Size(pods, (service.replicas if service else None) or pods)
+        apply, delete = _children(pool, installation, observed, _service(pool, installation, observed, size, stop))
+    stage = Stage.SUSPEND if stop else Stage.DRAIN
+    document = _document(pool, observed)
+    return Plan(stage, {}, apply=apply, delete=delete, document=document, drain=_ids(observed.workers))
 
 
-def _deletion(pool: AgentPool, seen: Observed) -> Plan:
+def _deletion(pool: AgentPool, observed: Observed) -> Plan:
     drain_seconds = float(pool.spec.workers.drain_timeout_seconds)
-    waited = seen.now - (seen.deleted_at or seen.now)
+    waited = observed.now - (observed.pool.deleted_at or observed.now)
     out_of_time = waited > drain_seconds + GIVE_UP_SECONDS
-    everyone = frozenset(worker.worker_id for worker in seen.workers)
-    services = tuple(one for one in seen.children if one.kind == "RayService")
-    if seen.store.problem and not out_of_time:
-        return _told(pool, seen, Plan(Step.WAIT, {}), "")
-    blind = seen.store.blind and (services or seen.pods)
-    if not out_of_time and (blind or not all_may_go(seen.workers, drain_seconds)):
-        return _told(pool, seen, Plan(Step.DRAIN, {}, document=_document(pool, seen), drain=everyone), "")
-    if services or (seen.pods and not out_of_time):
-        return _told(pool, seen, Plan(Step.REMOVE, {}, delete=_staying(seen, services), drain=everyone), "")
+    everyone = _ids(observed.workers)
+    services = tuple(child for child in observed.children if child.kind == "RayService")
+    if observed.store.problem and not out_of_time:
+        return _reported(pool, observed, Plan(Stage.WAIT, {}))
+    unseen = observed.store.blind and (services or observed.ray.pods)
+    if not out_of_time and (unseen or not all_may_go(observed.workers, drain_seconds)):
+        return _reported(pool, observed, Plan(Stage.DRAIN, {}, document=_document(pool, observed), drain=everyone))
+    if services or (observed.ray.pods and not out_of_time):
+        delete = _not_deleted(observed, services)
+        return _reported(pool, observed, Plan(Stage.REMOVE, {}, delete=delete, drain=everyone))
+    if observed.store.problem:
+        text = f"the store is away ({observed.store.problem}); its records stay there"
+        return Plan(Stage.FORGET, observed.pool.status, events=(Event("Warning", "StoreLeftAlone", text),))
     purge = pool.spec.sessions.deletion is OnPoolDeletion.PURGE
-    made = Plan(Step.FORGET, seen.status, withdraw=True, purge=purge)
-    if seen.store.problem:
-        lost = Event("Warning", "StoreLeftAlone", f"the store is away ({seen.store.problem}); its records stay there")
-        return Plan(Step.FORGET, seen.status, events=(lost,))
-    return made
+    return Plan(Stage.FORGET, observed.pool.status, withdraw=True, purge=purge)
 
 
-def _staying(seen: Observed, children: Iterable[Reference]) -> tuple[Reference, ...]:
-    """Those that nobody has deleted yet."""
-    return tuple(one for one in children if "deletionTimestamp" not in seen.children[one]["metadata"])
-
-
-def refused(pool: AgentPool, seen: Observed) -> Plan:
-    """The plan when the API server refused a child, as `seen.refused` tells: nothing but to say so."""
-    return _told(pool, seen, Plan(Step.WAIT, {}), "")
-
-
-def _told(
+def _reported(
     pool: AgentPool,
-    seen: Observed,
-    made: Plan,
-    template: str,
+    observed: Observed,
+    draft: Plan,
+    template_problem: str = "",
     *,
-    scaling: bool = False,
-    renewing: bool = False,
-    held: bool = False,
+    upgrading: bool = False,
+    **changes: Any,
 ) -> Plan:
-    """`made` with its status and events."""
-    stopped = made.step is Step.SUSPEND and not seen.pods
-    wanted = 0 if pool.spec.suspend or seen.deleted_at else pool.spec.workers.replicas
-    found = facts(pool, seen, wanted, template, stopped=stopped, scaling=scaling, renewing=renewing, held=held)
-    known = active_revision(seen, pool.spec.workers.replicas)
-    revision = str(seen.status.get("activeRevision", "")) if seen.store.problem else known
-    status = pool_status(pool, seen, found, revision)
-    events = transitions(seen.status, status)
-    return replace(made, status=status, drain=made.drain | _leaving(seen), events=(*made.events, *events))
+    """`draft` with its status and events; `changes` are fields of `Facts`."""
+    stopped = draft.stage is Stage.SUSPEND and not observed.ray.pods
+    wanted = 0 if pool.spec.suspend or observed.pool.deleted_at else pool.spec.workers.replicas
+    facts = facts_of(pool, observed, wanted, template_problem, upgrading=upgrading, stopped=stopped, **changes)
+    before = observed.pool.status
+    if observed.store.problem:
+        revision = str(before.get("activeRevision", ""))
+    else:
+        revision = active_revision(observed, pool.spec.workers.replicas)
+    status = pool_status(pool, observed, facts, revision)
+    # Workers whose pods somebody deletes were told to drain by their pods, which is not taken back.
+    leaving = observed.workers_in([pod for pod in observed.ray.pods if pod.deleting])
+    events = (*draft.events, *transitions(before, status))
+    return replace(draft, status=status, drain=draft.drain | _ids(leaving), events=events)
 
 
-def _leaving(seen: Observed) -> frozenset[str]:
-    """Workers whose pods somebody deletes: their pods told them to drain, and it is not taken back."""
-    found = (seen.worker_of(pod) for pod in seen.pods if pod.deleting)
-    return frozenset(worker.worker_id for worker in found if worker)
+def _ids(workers: Iterable[Worker]) -> frozenset[str]:
+    return frozenset(worker.worker_id for worker in workers)
 
 
 def _service(
-    pool: AgentPool, installation: Installation, seen: Observed, size: Size, suspend: bool = False
+    pool: AgentPool, installation: Installation, observed: Observed, size: Size, suspend: bool = False
 ) -> dict[str, Any]:
-    """The RayService. What `upgrade: None` holds back comes when KubeRay changes the live RayCluster, as it does with
-    `suspend`."""
-    state = head_state(pool, installation, seen.ray_store_url)
-    arguments = held_arguments(pool, seen)
+    """The desired RayService. A change that `upgrade: None` holds back is carried out when KubeRay rewrites the live
+    RayCluster, as it does when `suspend` changes."""
+    secrets = observed.secrets
     return ray_service(
         pool,
         installation,
         size,
         suspend=suspend,
-        state=state,
-        arguments=arguments,
-        own_store_url=seen.own_store_url,
+        state=head_state(pool, installation, secrets.ray_store_url),
+        arguments=kept_arguments(pool, observed),
+        own_store_url=secrets.own_store_url,
     )
 
 
 def _children(
-    pool: AgentPool, installation: Installation, seen: Observed, service: dict[str, Any]
+    pool: AgentPool, installation: Installation, observed: Observed, service: dict[str, Any]
 ) -> tuple[tuple[dict[str, Any], ...], tuple[Reference, ...]]:
-    """Children that must be applied, what others need first; and those that are there and no longer wanted."""
-    state = head_state(pool, installation, seen.ray_store_url)
-    wanted = [
+    """Children to apply, in the order in which they need each other; and those to delete."""
+    state = head_state(pool, installation, observed.secrets.ray_store_url)
+    monitored = installation.pod_monitors and observed.pod_monitors
+    desired = [
         children.service_account(pool),
         children.worker_secret(pool, installation),
         *([head_secret(pool, state)] if state else ()),
         *(children.network_policies(pool, installation) if installation.network_policies else ()),
         children.disruption_budget(pool),
-        *([children.pod_monitor(pool, installation)] if installation.pod_monitors and seen.monitors else ()),
+        *([children.pod_monitor(pool, installation)] if monitored else ()),
         service,
     ]
-    kept = {reference(manifest) for manifest in wanted}
-    if any(keeps_state(cluster) for cluster in seen.clusters):
+    kept = {reference(manifest) for manifest in desired}
+    if any(cluster.keeps_state for cluster in observed.ray.clusters):  # its head needs it, and KubeRay's cleanup Job
         kept.add(Reference("Secret", names.head_secret(pool)))
-    return _stamped(pool, seen, wanted), _staying(seen, (one for one in seen.children if one not in kept))
+    unwanted = (child for child in observed.children if child not in kept)
+    return _stamped(pool, observed, desired), _not_deleted(observed, unwanted)
 
 
-def _stamped(pool: AgentPool, seen: Observed, wanted: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
-    owner = names.owner(pool, seen.uid)
-    named = [stamped(manifest, pool.metadata.namespace, names.labels(pool), owner) for manifest in wanted]
-    return tuple(to_apply(named, seen.children))
+def _not_deleted(observed: Observed, children: Iterable[Reference]) -> tuple[Reference, ...]:
+    """Those that nobody has deleted yet."""
+    return tuple(child for child in children if "deletionTimestamp" not in observed.children[child]["metadata"])
 
 
-def _resize(seen: Observed, scaled: Scale, renewed: Renewal) -> Resize | None:
-    now, remove = _cluster_size(seen), scaled.remove or renewed.remove
-    if seen.cluster is None or now is None:
+def _stamped(pool: AgentPool, observed: Observed, manifests: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    owner = names.owner(pool, observed.pool.uid)
+    desired = [stamped(manifest, pool.metadata.namespace, names.labels(pool), owner) for manifest in manifests]
+    return tuple(to_apply(desired, observed.children))
+
+
+def _resize(observed: Observed, group: WorkerGroup | None, scaled: Scale, renewed: Renewal) -> Resize | None:
+    cluster, remove = observed.ray.cluster, scaled.remove or renewed.remove
+    if cluster is None or group is None:
         return None
-    if now == scaled.size.pods and not remove and not renewed.rewrite:
+    if group.replicas == scaled.size.pods and not remove and not renewed.rewrite:
         return None
-    return Resize(str(seen.cluster["metadata"]["name"]), scaled.size.pods, remove, renewed.rewrite)
+    return Resize(cluster.name, group, scaled.size.pods, remove, renewed.rewrite)
 
 
-def _cluster_size(seen: Observed) -> int | None:
-    if seen.cluster is None:
+def _document(pool: AgentPool, observed: Observed) -> PoolDocument | None:
+    """The document to publish, or None when the published one is current. A pool that is being deleted takes no
+    steps."""
+    published = observed.store.document
+    if observed.store.problem:
         return None
-    groups = (seen.cluster.get("spec") or {}).get("workerGroupSpecs") or [{}]
-    size: int | None = groups[0].get("replicas")
-    return size
-
-
-def _already_suspended(seen: Observed) -> bool:
-    config = ((seen.service or {}).get("spec") or {}).get("rayClusterConfig") or {}
-    return bool(config.get("suspend"))
-
-
-def _document(pool: AgentPool, seen: Observed) -> PoolDocument | None:
-    """The document, when the published one is another. A pool that is being deleted takes no steps."""
-    published = seen.store.document
-    if seen.store.problem:
-        return None
-    if not seen.unreadable:
-        document = pool_document(pool, active_revision(seen, pool.spec.workers.replicas))
+    if not observed.pool.unreadable:
+        document = pool_document(pool, active_revision(observed, pool.spec.workers.replicas))
     elif published is not None:
         document = published
     else:
         return None
-    if seen.deleted_at is not None:
+    if observed.pool.deleted_at is not None:
         document = replace(document, suspend=True)
-    return None if document == published and seen.store.named else document
+    return None if document == published and observed.store.named else document
 
 
 def _template_problem(pool: AgentPool, installation: Installation) -> str:

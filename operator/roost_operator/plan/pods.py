@@ -12,25 +12,25 @@ from roost_operator.plan.template_shape import shape_problem
 
 CACHE_PATH = "/var/cache/roost"
 STOP_SECONDS = 30
-"""What a pod may take to stop after its drain."""
+"""How long a pod may take to stop after its drain."""
 GPU = "nvidia.com/gpu"
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
-    # A worker that cannot start is tried for ever, every few seconds, since what it lacks may come. Serve would give up
-    # after three times, and nothing but another configuration would make it try again.
+    # A worker that cannot start is retried for ever, every few seconds, since what it lacks may appear. Serve's default
+    # is to give up after three attempts until its configuration changes.
     "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1000000",
     "ROOST_RETRY_SECONDS": "5",
-    # A head that keeps its state in Redis waits about a minute for one that restarts; by default it ends after a few
+    # A head that keeps its state in Redis waits about a minute for Redis to restart; by default it exits after a few
     # seconds.
     "RAY_num_redis_request_retries": "60",
 }
-"""No processes in reserve: all that a pod runs is one replica and its ranks."""
+"""Without prestarted processes: a pod runs one replica and its ranks, nothing else."""
 REQUESTS = {names.WORKER: {"cpu": "1", "memory": "2Gi"}, names.HEAD: {"cpu": "500m", "memory": "2Gi"}}
-"""What a container asks for, but for what it has a limit of and does not ask for: Kubernetes then asks for that."""
+"""Default requests of a container. A resource that has only a limit is left out: Kubernetes then requests the limit."""
 SHARED = ("command", "env", "envFrom", "image", "imagePullPolicy", "securityContext", "volumeMounts")
-"""What the head's container has of the worker's. Probes, hooks, arguments and ports are about the worker's process."""
+"""Fields of the worker's container that the head's gets too. Probes, hooks, arguments, ports are the worker's own."""
 Template = dict[str, Any]
 
 
@@ -39,9 +39,8 @@ class TemplateError(ValueError):
 
 
 def gpus(pool: AgentPool) -> int:
-    """GPUs that the template asks for a worker. Raises TemplateError when they do not fit the ranks."""
-    resources = _container(pool.spec.workers.template, names.WORKER).get("resources") or {}
-    asked = int({**(resources.get("requests") or {}), **(resources.get("limits") or {})}.get(GPU, 0))
+    """GPUs that the template requests for a worker. Raises TemplateError when they do not fit the ranks."""
+    asked = int(_usable(pool, names.WORKER).get(GPU, 0))
     ranks = pool.spec.model.tensor_parallel
     if asked not in (0, ranks):
         raise TemplateError(
@@ -52,20 +51,17 @@ def gpus(pool: AgentPool) -> int:
 
 
 def rank_threads(pool: AgentPool) -> int:
-    """Threads of each rank's CPU kernels, at least 1: what a worker may use, or else asks for, shared by its ranks;
-    torch would take all of the node's cores. Raises TemplateError."""
-    own = _container(pool.spec.workers.template, names.WORKER).get("resources") or {}
-    resources = merged(_asked(pool, names.WORKER), own)
-    asked = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
-    given = asked.get("cpu", REQUESTS[names.WORKER]["cpu"])
+    """Threads of each rank's CPU kernels, at least 1: the worker's CPU limit, or else its request, divided among its
+    ranks. Torch by itself would take all of the node's cores. Raises TemplateError for an invalid quantity."""
+    quantity = _usable(pool, names.WORKER).get("cpu", REQUESTS[names.WORKER]["cpu"])
     try:
-        return max(1, int(cpus(given) / pool.spec.model.tensor_parallel))
+        return max(1, int(cpus(quantity) / pool.spec.model.tensor_parallel))
     except ValueError as error:
         raise TemplateError(f"spec.workers.template: container {names.WORKER}, resources, cpu: {error}") from error
 
 
-def worker_template(pool: AgentPool, installation: Installation, extra: Mapping[str, str]) -> Template:
-    """Pod template of workers; `extra` are annotations."""
+def worker_template(pool: AgentPool, installation: Installation, annotations: Mapping[str, str]) -> Template:
+    """Pod template of workers, with `annotations`. Raises TemplateError."""
     drain = pool.spec.workers.drain_timeout_seconds
     container = {
         **_ray_container(pool, installation, names.WORKER),
@@ -73,12 +69,12 @@ def worker_template(pool: AgentPool, installation: Installation, extra: Mapping[
             {"containerPort": names.WORKER_PORT, "name": "worker"},
             {"containerPort": names.METRICS_PORT, "name": "metrics"},
         ],
-        "resources": _asked(pool, names.WORKER),
-        # Without a probe of ours KubeRay asks Serve's proxy, which knows nothing of the worker's own port.
+        "resources": _default_resources(pool, names.WORKER),
+        # Without this probe KubeRay asks Serve's proxy, which does not cover the worker's own port.
         "readinessProbe": {"grpc": {"port": names.WORKER_PORT}, "periodSeconds": 2, "failureThreshold": 2},
         "lifecycle": {"preStop": {"exec": {"command": ["python", "-m", "roost_worker.server.pre_stop"]}}},
     }
-    base = _template(pool, installation, names.WORKER, container, extra)
+    base = _template(pool, installation, names.WORKER, container, annotations)
     base["spec"]["terminationGracePeriodSeconds"] = drain + STOP_SECONDS
     result = merged(base, _without_container(pool.spec.workers.template, names.HEAD))
     if result["spec"].get("terminationGracePeriodSeconds", 0) < drain:
@@ -89,19 +85,19 @@ def worker_template(pool: AgentPool, installation: Installation, extra: Mapping[
     return _hashed(result)
 
 
-def head_template(pool: AgentPool, installation: Installation, extra: Mapping[str, str]) -> Template:
-    """Pod template of the head: the same image and volumes as workers, resources of its own."""
+def head_template(pool: AgentPool, installation: Installation, annotations: Mapping[str, str]) -> Template:
+    """Pod template of the head, with `annotations`: the workers' image and volumes, its own resources."""
     container = {
         **_ray_container(pool, installation, names.HEAD),
         "ports": [{"containerPort": port, "name": name} for name, port in names.RAY_PORTS.items()],
-        "resources": _asked(pool, names.HEAD),
+        "resources": _default_resources(pool, names.HEAD),
     }
-    base = _template(pool, installation, names.HEAD, container, extra)
+    base = _template(pool, installation, names.HEAD, container, annotations)
     return _hashed(merged(base, _for_head(pool.spec.workers.template)))
 
 
 def check_template(template: Mapping[str, Any]) -> None:
-    """Raises TemplateError for what KubeRay or the API server would refuse later, or silently drop."""
+    """Raises TemplateError for what KubeRay or the API server would refuse later or silently drop."""
     unknown = sorted(set(template) - {"metadata", "spec"})
     if unknown:
         raise TemplateError(
@@ -121,9 +117,9 @@ def check_template(template: Mapping[str, Any]) -> None:
 
 
 def _template(
-    pool: AgentPool, installation: Installation, component: str, container: Template, extra: Mapping[str, str]
+    pool: AgentPool, installation: Installation, component: str, container: Template, annotations: Mapping[str, str]
 ) -> Template:
-    # The head loads no model, and a claim of one node would bind the head to that of the workers.
+    # The head loads no model, and a claim bound to one node would tie it to the workers' node.
     claim = pool.spec.workers.cache_claim if component == names.WORKER else None
     cache = {"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {}}
     spec: Template = {
@@ -146,7 +142,7 @@ def _template(
     }
     if installation.pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in installation.pull_secrets]
-    return {"metadata": {"labels": names.labels(pool, component), "annotations": dict(extra)}, "spec": spec}
+    return {"metadata": {"labels": names.labels(pool, component), "annotations": dict(annotations)}, "spec": spec}
 
 
 def _ray_container(pool: AgentPool, installation: Installation, name: str) -> Template:
@@ -168,10 +164,21 @@ def _ray_container(pool: AgentPool, installation: Installation, name: str) -> Te
     }
 
 
-def _asked(pool: AgentPool, name: str) -> Template:
-    """Resources of a container as far as its part of the template says nothing else."""
-    limits = (_container(pool.spec.workers.template, name).get("resources") or {}).get("limits") or {}
+def _default_resources(pool: AgentPool, name: str) -> Template:
+    """A container's default resources, which its part of the template is merged over."""
+    limits = _resources(pool, name).get("limits") or {}
     return {"requests": {resource: value for resource, value in REQUESTS[name].items() if resource not in limits}}
+
+
+def _resources(pool: AgentPool, name: str) -> Template:
+    """Resources that the template gives a container."""
+    return _container(pool.spec.workers.template, name).get("resources") or {}
+
+
+def _usable(pool: AgentPool, name: str) -> Template:
+    """What the template lets a container use of each resource, or else has it request."""
+    resources = _resources(pool, name)
+    return {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
 
 
 def _environment(pool: AgentPool, component: str) -> list[Template]:
@@ -197,8 +204,8 @@ def _from_secret(variable: str, name: str, key: str) -> Template:
 
 
 def _for_head(template: Mapping[str, Any]) -> Template:
-    """The part of the workers' template that the head shares: all of the pod but the sidecars, and of the worker's
-    container what is not about its process; and what is given for the head itself."""
+    """The template for the head: the pod without its sidecars, the shared fields of the worker's container, and what is
+    given for the head's own container."""
     spec = {name: value for name, value in (template.get("spec") or {}).items() if name != "containers"}
     worker = {name: value for name, value in _container(template, names.WORKER).items() if name in SHARED}
     container = merged(worker, _container(template, names.HEAD))
@@ -218,7 +225,7 @@ def _container(template: Mapping[str, Any], name: str) -> Template:
 
 
 def _hashed(template: Template) -> Template:
-    """KubeRay does not count a change of tolerations as one; an annotation makes it one."""
+    """Adds an annotation with a digest of the tolerations, since KubeRay ignores a change of them alone."""
     tolerations = template["spec"].get("tolerations")
     if not tolerations:
         return template

@@ -1,42 +1,50 @@
-"""Why a pool's conditions are as they are: every reason with what it means and what to do about it. Pure.
+"""Reasons of a pool's conditions: what each means and what to do about it. Pure.
 
-Conditions, their messages and the tables in the documents all use these words: `python -m roost_operator.plan.reasons`
-prints the table, and a test compares it with ARCHITECTURE.md.
+Conditions, their messages and the documents use these words: `python -m roost_operator.plan.reasons` prints the table,
+and a test compares it with docs/troubleshooting.md.
 """
 
 import sys
 from enum import StrEnum
 
 
-class Reason(StrEnum):
-    """The reason of a condition. In the order in which the first that holds decides `Ready`."""
+class ConditionReason(StrEnum):
+    """The reason of a condition. The first one that holds, in this order, decides `Ready`."""
 
     meaning: str
-    """What is so, as part of a sentence."""
+    """What the reason says, as part of a sentence."""
     fix: str
-    """What to do; empty when there is nothing to do."""
+    """What to do; empty when nothing needs to be done."""
 
-    def __new__(cls, value: str, meaning: str, fix: str = "") -> "Reason":
+    def __new__(cls, value: str, meaning: str, fix: str = "") -> "ConditionReason":
         member = str.__new__(cls, value)
         member._value_ = value
         member.meaning, member.fix = meaning, fix
         return member
 
+    def message(self, detail: str = "") -> str:
+        """A condition's message: `detail`, or else what the reason means, and then what to do."""
+        return "; ".join(text for text in (detail.strip() or self.meaning, self.fix) if text)
+
     DELETING = "Deleting", "the pool is being deleted; workers finish their steps, then everything goes"
     INVALID_SPEC = (
         "InvalidSpec",
-        "the spec cannot be read, as one that an older definition of it let in",
-        "mend the spec",
+        "the spec cannot be read; an older version of the custom resource accepted it",
+        "correct the field that the message names",
     )
-    INVALID_TEMPLATE = "InvalidTemplate", "the pod template cannot be used", "change spec.workers.template as it says"
+    INVALID_TEMPLATE = (
+        "InvalidTemplate",
+        "the pod template cannot be used",
+        "change spec.workers.template as the message says",
+    )
     CHILD_REFUSED = (
         "ChildRefused",
-        "an object of the pool cannot be made: a wrong field in the pod template, a quota, a policy, a name taken",
+        "an object of the pool cannot be created: a wrong field in the pod template, a quota, a policy, a taken name",
         "change spec.workers.template, or what forbids the object",
     )
     KUBERAY_MISSING = (
         "KubeRayMissing",
-        "the cluster knows no RayService",
+        "the cluster does not have the kind RayService",
         "install the KubeRay operator (helm install kuberay-operator kuberay/kuberay-operator)",
     )
     SECRET_MISSING = (
@@ -46,7 +54,7 @@ class Reason(StrEnum):
     )
     STORE_UNAVAILABLE = (
         "StoreUnavailable",
-        "the session store does not answer or lets nobody in",
+        "the session store does not answer or refuses the login",
         "start Redis, or correct its URL; workers are neither drained nor removed until then",
     )
     SUSPENDING = "Suspending", "the pool is to be suspended; workers finish their steps, then stop"
@@ -58,32 +66,32 @@ class Reason(StrEnum):
     )
     UNSCHEDULABLE = (
         "Unschedulable",
-        "no node takes a pod: too few GPUs, CPUs or memory, or no node or volume that it asks for",
+        "no node takes a pod: too few GPUs or CPUs, too little memory, or no matching node or volume",
         "add a node that has room, or change resources, node selector, tolerations or cacheClaim in spec.workers",
     )
     MODEL_UNAVAILABLE = (
         "ModelUnavailable",
         "workers cannot load the model: it is not there, not readable or not one that they can serve",
-        "correct spec.models[0], or put the files where it says; workers try again by themselves",
+        "correct spec.models[0], or put the files where the message says; workers retry by themselves",
     )
     WORKER_FAILS = (
         "WorkerFails",
-        "a pod's container or a worker in it ends again and again",
-        "see the pod's log (kubectl logs), and what it says of memory",
+        "a pod's container or a worker in it keeps crashing",
+        "see the pod's log (kubectl logs); OOMKilled asks for more memory",
     )
     RAY_FAILS = (
         "RayFails",
         "KubeRay refuses the RayService or cannot make its pods, or Ray Serve does not keep the workers up",
-        "do as it says; see the RayService's status and the head's log",
+        "do as the message says; see the RayService's status and the head's log",
     )
     KUBERAY_SILENT = (
         "KubeRaySilent",
-        "nobody has taken up the RayService",
-        "look after the KubeRay operator's pod; it must watch the pool's namespace",
+        "the KubeRay operator has not picked up the RayService",
+        "check that the KubeRay operator's pod runs and watches the pool's namespace",
     )
     UPGRADING = "Upgrading", "new workers replace the old ones"
     SCALING = "Scaling", "the number of workers changes"
-    WORKERS_STARTING = "WorkersStarting", "fewer workers take steps than there are to be, and nothing is wrong so far"
+    WORKERS_STARTING = "WorkersStarting", "fewer workers take steps than wanted, and nothing has failed so far"
     CHANGE_HELD = (
         "ChangeHeld",
         "pods or the model are to change and spec.workers.upgrade is None",
@@ -95,19 +103,14 @@ class Reason(StrEnum):
     WEAK_DURABILITY = (
         "WeakDurability",
         "Redis may lose committed steps or throw sessions away",
-        "set what it says: appendonly yes, appendfsync always, maxmemory-policy noeviction",
+        "set what the message says: appendonly yes, appendfsync always, maxmemory-policy noeviction",
     )
     AS_EXPECTED = "AsExpected", "nothing is wrong"
 
 
-def told(reason: Reason, found: str = "") -> str:
-    """A condition's message: what was found, or else what the reason means, and then what to do."""
-    return "; ".join(text for text in (found.strip() or reason.meaning, reason.fix) if text)
-
-
 def table() -> str:
     """All reasons as a table in Markdown."""
-    rows = [f"| `{reason}` | {reason.meaning} | {reason.fix or 'nothing'} |" for reason in Reason]
+    rows = [f"| `{reason}` | {reason.meaning} | {reason.fix or 'nothing'} |" for reason in ConditionReason]
     return "\n".join(["| reason | meaning | what to do |", "|---|---|---|", *rows])
 
 

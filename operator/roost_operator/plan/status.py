@@ -1,4 +1,4 @@
-"""The status of a pool and the events of its changes, derived from what was seen. Pure."""
+"""The status of a pool and the events of its changes, derived from what was observed. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ from roost_operator.plan.troubles import troubles
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that people are told once."""
+    """A Kubernetes event about the pool."""
 
     kind: str
     """Normal or Warning."""
@@ -23,54 +23,44 @@ class Event:
     message: str
 
 
-def facts(
-    pool: AgentPool,
-    seen: Observed,
-    desired: int,
-    template: str,
-    *,
-    stopped: bool,
-    scaling: bool,
-    renewing: bool = False,
-    held: bool = False,
+def facts_of(
+    pool: AgentPool, observed: Observed, desired: int, template: str, *, upgrading: bool, **changes: Any
 ) -> Facts:
-    """What the conditions are derived from."""
-    fresh = _taking(newest_workers(seen))
-    found = troubles(seen, desired)
+    """What the conditions are derived from. `template` says what is wrong with the pod template; `changes` are further
+    fields of `Facts`."""
+    newest = _taking_steps(newest_workers(observed))
     return Facts(
         desired=desired,
-        ready=max(fresh, min(desired, _taking(seen.workers))),
-        fresh=fresh,
-        deleting=seen.deleted_at is not None,
-        unreadable=seen.unreadable,
+        ready=max(newest, min(desired, _taking_steps(observed.workers))),
+        newest=newest,
+        deleting=observed.pool.deleted_at is not None,
+        unreadable=observed.pool.unreadable,
         template=template,
-        refused=seen.refused,
-        kuberay=seen.kuberay,
-        missing_secrets=seen.missing_secrets,
-        store=seen.store.problem,
-        weaknesses=seen.store.weaknesses,
+        refused=observed.refused,
+        kuberay=observed.ray.installed,
+        missing_secrets=observed.secrets.missing,
+        store=observed.store.problem,
+        weaknesses=observed.store.weaknesses,
         suspend=pool.spec.suspend,
-        stopped=stopped,
-        upgrading=renewing or is_upgrading(seen),
-        scaling=scaling,
-        held=held,
-        **asdict(found),
+        upgrading=upgrading or is_upgrading(observed),
+        **changes,
+        **asdict(troubles(observed, desired)),
     )
 
 
-def pool_status(pool: AgentPool, seen: Observed, found: Facts, revision: str) -> dict[str, Any]:
-    """The whole status. Numbers of sessions stay when they were not counted."""
-    before = seen.status
+def pool_status(pool: AgentPool, observed: Observed, facts: Facts, revision: str) -> dict[str, Any]:
+    """The whole status. Numbers of sessions stay as they were when they were not counted this time."""
+    before, generation = observed.pool.status, observed.pool.generation
     selector = names.selector(pool, names.WORKER)
     status: dict[str, Any] = {
-        "observedGeneration": seen.generation,
-        "conditions": conditions(found, before.get("conditions") or [], seen.generation, seen.now),
+        "observedGeneration": generation,
+        "conditions": conditions(facts, before.get("conditions") or [], generation, observed.now),
         "activeRevision": revision,
-        "workers": {"desired": found.desired, "ready": found.ready, "replicas": len(seen.pods)},
+        "workers": {"desired": facts.desired, "ready": facts.ready, "replicas": len(observed.ray.pods)},
         "selector": ",".join(f"{name}={value}" for name, value in sorted(selector.items())),
     }
-    if seen.sessions is not None:
-        status["sessions"] = dict(zip(("hot", "warm", "cold"), seen.sessions, strict=True))
+    if observed.sessions is not None:
+        status["sessions"] = dict(zip(("hot", "warm", "cold"), observed.sessions, strict=True))
     elif "sessions" in before:
         status["sessions"] = before["sessions"]
     deprecated = list(deprecations(pool))
@@ -99,6 +89,6 @@ def _by_type(status: Mapping[str, Any]) -> dict[str, Any]:
     return {condition["type"]: condition for condition in status.get("conditions") or ()}
 
 
-def _taking(workers: Sequence[Worker]) -> int:
+def _taking_steps(workers: Sequence[Worker]) -> int:
     """How many of them take steps."""
     return sum(not worker.draining and worker.drain_seconds is None for worker in workers)

@@ -1,7 +1,7 @@
-"""Whether the parts of a pod template that are looked into here are what they are called. Pure.
+"""Checks the shape of those parts of a pod template that the operator reads. Pure.
 
-The custom resource keeps most of a template unseen (`api.crd_template`), so that anything may stand there; the rest of
-what is wrong in it the API server refuses when the RayService is applied.
+The custom resource accepts most of a template unchecked (`api.crd_template`), so these parts may be anything. Other
+mistakes the API server refuses when the RayService is applied.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,20 +28,20 @@ _TEMPLATE = {
         "volumes": [{"secret": {"secretName": str}}],
     },
 }
-"""Mappings, in brackets lists of mappings, and texts."""
+"""Mappings, lists of mappings (in brackets) and texts (`str`)."""
 
 
 def shape_problem(template: Mapping[str, Any]) -> str:
-    """The first part that is no list or no mapping where it must be one, with its path; empty when all are."""
+    """The first part of the wrong type, with its path; empty when there is none."""
     return next(_of_mapping("spec.workers.template", _TEMPLATE, template), "")
 
 
-def _of_mapping(path: str, shape: Mapping[str, Any], found: Any) -> Iterator[str]:
-    if not isinstance(found, Mapping):
+def _of_mapping(path: str, shape: Mapping[str, Any], given: Any) -> Iterator[str]:
+    if not isinstance(given, Mapping):
         yield f"{path} must be a mapping (key: value)"
         return
     for name, part in shape.items():
-        value = found.get(name)
+        value = given.get(name)
         if value is None or (part is str and isinstance(value, str)):
             continue
         if part is str:
@@ -52,11 +52,11 @@ def _of_mapping(path: str, shape: Mapping[str, Any], found: Any) -> Iterator[str
             yield from _of_mapping(f"{path}.{name}", part, value)
 
 
-def _of_list(path: str, key: str, shape: Mapping[str, Any], found: Any) -> Iterator[str]:
-    if not isinstance(found, list):
+def _of_list(path: str, key: str, shape: Mapping[str, Any], given: Any) -> Iterator[str]:
+    if not isinstance(given, list):
         yield f"{path} must be a list (- item)"
         return
-    for index, item in enumerate(found):
+    for index, item in enumerate(given):
         yield from _of_mapping(f"{path}[{index}]", shape, item)
         if key and isinstance(item, Mapping) and isinstance(item.get(key), Mapping | list):
             yield f"{path}[{index}].{key} must be a text"

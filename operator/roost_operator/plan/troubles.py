@@ -1,28 +1,25 @@
-"""What keeps workers from running, in the words of the kubelet, the scheduler, KubeRay and Ray Serve. Pure."""
+"""What keeps workers from running, as the kubelet, the scheduler, KubeRay and Ray Serve report it. Pure."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 
-from roost_operator.plan.observed import Observed, Pod
+from roost_operator.plan.observed import Observed, Pod, Ray
 
 SILENCE_SECONDS = 15.0
 """How long KubeRay, which looks every 2 s, may take to notice a RayService."""
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _ROOM = ("Unschedulable",)
 _CRASH = ("CrashLoopBackOff", "RunContainerError", "CreateContainerError", "CreateContainerConfigError")
-_REFUSED = ("ValidationFailed", "InitializingTimeout")
 _RETRIED = ("failed to start", "Error:\n")
-"""What Serve says of replicas whose constructor failed, both while it tries again and when it does not."""
+"""What Serve reports of replicas whose constructor failed, both while it tries again and when it has given up."""
 _MODEL = re.compile(r"(?:ConvertError|ModelConfigError|WeightsError|RenderError): (?P<text>.+)")
-_MOST_TEXT = 600
+_MAX_TEXT = 600
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Troubles:
-    """A text for each thing that is wrong, else empty; the names are those of `Facts`."""
+    """A text for each thing that is wrong, else empty."""
 
     image: str = ""
     unschedulable: str = ""
@@ -32,86 +29,63 @@ class Troubles:
     silent: str = ""
 
 
-def troubles(seen: Observed, desired: int) -> Troubles:
-    """What is wrong with the cluster that is to stay; `desired` workers are wanted."""
-    pods = [pod for pod in (*seen.heads, *seen.pods) if not pod.deleting and _stays(pod, seen)]
-    failed = _failed_start(seen)
-    model = _MODEL.findall(failed)
+def troubles(observed: Observed, desired: int) -> Troubles:
+    """What is wrong with the cluster that is to stay, of which `desired` workers are wanted."""
+    ray = observed.ray
+    pods = [pod for pod in (*ray.heads, *ray.pods) if not pod.deleting and ray.stays(pod)]
+    failed_start = _failed_start(ray)
+    model = _MODEL.findall(failed_start)
     crashing = _pod_trouble(pods, _CRASH)
-    if failed and not model:
-        crashing = crashing or f"a worker cannot start: {_last_line(failed)}"
+    if failed_start and not model:
+        crashing = crashing or f"a worker cannot start: {_last_line(failed_start)}"
     return Troubles(
         image=_pod_trouble(pods, _IMAGE),
         unschedulable=_pod_trouble(pods, _ROOM),
         crashing=crashing,
-        model=model[-1].strip()[:_MOST_TEXT] if model else "",
-        ray=_kuberay_trouble(seen) or _serve_trouble(seen, desired),
-        silent=_silence(seen),
+        model=model[-1].strip()[:_MAX_TEXT] if model else "",
+        ray=_kuberay_trouble(ray) or _serve_trouble(ray, desired),
+        silent="KubeRay has not looked at the RayService" if _is_silent(ray, observed.now) else "",
     )
 
 
-def _stays(pod: Pod, seen: Observed) -> bool:
-    return seen.cluster is None or pod.cluster == seen.cluster["metadata"]["name"]
+def _pod_trouble(pods: Iterable[Pod], reasons: tuple[str, ...]) -> str:
+    """The first pod that has one of the reasons, with what is reported of it."""
+    texts = (f"pod {pod.name}: {pod.trouble}: {pod.message}".rstrip(": ") for pod in pods if pod.trouble in reasons)
+    return next(texts, "")
 
 
-def _pod_trouble(pods: list[Pod], reasons: tuple[str, ...]) -> str:
-    found = next((pod for pod in pods if pod.trouble in reasons), None)
-    return f"pod {found.name}: {found.trouble}: {found.message}".rstrip(": ") if found else ""
-
-
-def _kuberay_trouble(seen: Observed) -> str:
-    for condition in _conditions(seen.service):
-        if condition.get("type") == "Ready" and condition.get("reason") in _REFUSED:
-            return f"KubeRay refuses the RayService: {condition.get('message', '')}"
-    for condition in _conditions(seen.cluster):
-        if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
-            return f"KubeRay cannot make or delete a pod: {condition.get('message', '')}"
+def _kuberay_trouble(ray: Ray) -> str:
+    if ray.service is not None and ray.service.refusal is not None:
+        return f"KubeRay refuses the RayService: {ray.service.refusal}"
+    if ray.pod_failure is not None:
+        return f"KubeRay cannot make or delete a pod: {ray.pod_failure}"
     return ""
 
 
-def _serve_trouble(seen: Observed, desired: int) -> str:
-    """A deployment that failed for good, or that is unhealthy though all of its pods run: a pod that is gone takes its
-    replica with it, which is no failure of Serve's."""
-    running = sum(pod.running and not pod.deleting and _stays(pod, seen) for pod in seen.pods)
-    for application in _applications(seen):
-        unhealthy = application.get("status") == "UNHEALTHY" and running >= desired
-        if application.get("status") == "DEPLOY_FAILED" or unhealthy:
-            texts = [text for text in _messages(application) if text]
-            return f"Ray Serve cannot run the workers: {texts[0][-_MOST_TEXT:] if texts else application['status']}"
+def _serve_trouble(ray: Ray, desired: int) -> str:
+    """A deployment that failed for good, or that is unhealthy although all of its pods run. A pod that is gone takes
+    its replica with it; that is not a failure of Serve's."""
+    running = sum(pod.running and not pod.deleting and ray.stays(pod) for pod in ray.pods)
+    for application in ray.service.applications if ray.service else ():
+        unhealthy = application.status == "UNHEALTHY" and running >= desired
+        if application.status == "DEPLOY_FAILED" or unhealthy:
+            message = application.messages[0][-_MAX_TEXT:] if application.messages else application.status
+            return f"Ray Serve cannot run the workers: {message}"
     return ""
 
 
-def _failed_start(seen: Observed) -> str:
-    """What Serve says of a replica's constructor that failed, with its traceback."""
-    texts = (text for application in _applications(seen) for text in _messages(application))
-    return next((text for text in texts if all(part in text for part in _RETRIED)), "")
+def _failed_start(ray: Ray) -> str:
+    """What Serve reports of a replica's constructor that failed, with its traceback."""
+    applications = ray.service.applications if ray.service else ()
+    messages = (message for application in applications for message in application.messages)
+    return next((message for message in messages if all(part in message for part in _RETRIED)), "")
 
 
-def _messages(application: Mapping[str, Any]) -> list[str]:
-    """The deployments' words, then the application's, which are shorter."""
-    deployments = (application.get("serveDeploymentStatuses") or {}).values()
-    return [str(one.get("message") or "").strip() for one in (*deployments, application)]
-
-
-def _applications(seen: Observed) -> Iterator[Mapping[str, Any]]:
-    status = (seen.service or {}).get("status") or {}
-    for part in ("pendingServiceStatus", "activeServiceStatus"):
-        yield from ((status.get(part) or {}).get("applicationStatuses") or {}).values()
-
-
-def _silence(seen: Observed) -> str:
-    """Whether nobody has looked at a RayService that is there for a while."""
-    service = seen.service
-    if service is None or service.get("status"):
-        return ""
-    made = service["metadata"].get("creationTimestamp")
-    waited = seen.now - datetime.fromisoformat(made).timestamp() if made else 0.0
-    return "KubeRay has not looked at the RayService" if waited > SILENCE_SECONDS else ""
-
-
-def _conditions(found: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    return ((found or {}).get("status") or {}).get("conditions") or []
+def _is_silent(ray: Ray, now: float) -> bool:
+    """Whether KubeRay has not noticed the RayService for a while."""
+    since = ray.service.unnoticed_since if ray.service else None
+    return since is not None and now - since > SILENCE_SECONDS
 
 
 def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")[:_MOST_TEXT]
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")[:_MAX_TEXT]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 class WorkerLease:
     """One worker as its gateways see it. Published as JSON, renewed every `period`, dead after `ttl`.
 
-    Token counts are KV slots. Rates are tokens per second, measured by the worker (0 until it knows).
+    Token counts are KV slots. Rates are tokens per second as measured by the worker, 0 until known.
     """
 
     worker_id: str
@@ -16,10 +16,7 @@ class WorkerLease:
     address: str
     model: str
     model_revision: str
-    render_version: str
     capacity_tokens: int
-    block_tokens: int
-    context_tokens: int
     max_running: int
     running: int = 0
     waiting: int = 0
@@ -39,9 +36,9 @@ class WorkerLease:
 
     @classmethod
     def decode(cls, text: str | bytes) -> "WorkerLease":
-        """Reads a lease, passing over fields of newer versions.
+        """Read a lease, ignoring unknown fields, which another version wrote.
 
-        Raises ValueError when it is none, or a field is missing or of another type.
+        Raise ValueError when it is not a lease, or a field is missing or of another type.
         """
         document = json.loads(text)
         if not isinstance(document, dict):
@@ -61,3 +58,4 @@ LEASE_PERIOD_SECONDS = 1.0
 
 LEASE_TTL_SECONDS = 5.0
 """How long a lease lasts without renewal: of a worker, of an attempt, of an orphan's output."""
+LEASE_TTL_MS = round(LEASE_TTL_SECONDS * 1000)

@@ -19,7 +19,7 @@ def pack_ids(ids: Iterable[int]) -> bytes:
 
 
 def unpack_ids(data: bytes) -> "array[int]":
-    """Token ids from little-endian uint32. Raises ValueError when the length is no multiple of 4."""
+    """Token ids from little-endian uint32. Raises ValueError when the length is not a multiple of 4."""
     ids = array("I")
     ids.frombytes(data)
     if sys.byteorder == "big":

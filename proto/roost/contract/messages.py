@@ -8,7 +8,7 @@ from enum import StrEnum
 from numbers import Integral, Real
 from typing import Any, Self
 
-_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def to_json(value: Any) -> str:
@@ -38,7 +38,7 @@ class Tool:
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
 
     def __post_init__(self) -> None:
-        if not _TOOL_NAME.fullmatch(self.name):
+        if not TOOL_NAME.fullmatch(self.name):
             raise ValueError(f"tool name {self.name!r} must be 1 to 64 letters, digits, `_` or `-`")
         to_json(self.parameters)
 

@@ -16,18 +16,18 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base32
 
 
 def is_pool(text: str) -> bool:
-    """Whether `text` is a pool's name, `namespace/name` of two DNS labels."""
+    """Whether `text` is a pool's name: `namespace/name`, two DNS labels."""
     return _POOL.fullmatch(text) is not None
 
 
 def new_session_id(pool: str) -> str:
-    """A fresh session name in `pool`; names of one pool sort by time of creation (ULID)."""
+    """Returns a new session's name in `pool`. The names of a pool sort by time of creation (ULID)."""
     value = (int(time.time() * 1000) << 80) | secrets.randbits(80)
     return f"{pool}/" + "".join(_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
 
 
 def pool_of(session_id: str) -> str | None:
-    """The pool in a session's name, or None when it is no session's name."""
+    """Returns the pool of a session's name, or None when the name is malformed."""
     match = _SESSION.fullmatch(session_id)
     return match.group(1) if match else None
 
@@ -44,7 +44,7 @@ class PoolKeys:
 
     @property
     def document(self) -> str:
-        """String: the pool document, JSON (ARCHITECTURE.md, "Pool document")."""
+        """String: the pool document, JSON (docs/contracts.md)."""
         return f"{self.prefix}:pool"
 
     def tenant_sessions(self, tenant: str) -> str:
@@ -52,7 +52,7 @@ class PoolKeys:
         return f"{self.prefix}:tenant:{tenant}:sessions"
 
     def open_request(self, tenant: str, request_id: str) -> str:
-        """String with a time to live: the session that an OpenSession's `request_id` made."""
+        """String with a time to live: the session that was opened with this `request_id`."""
         return f"{self.prefix}:tenant:{tenant}:open:{request_id}"
 
     def session(self, session_id: str) -> str:
@@ -68,7 +68,8 @@ class PoolKeys:
         return f"{self.session(session_id)}:ids:{generation}"
 
     def steps(self, session_id: str) -> str:
-        """Hash: committed step id -> `generation:index:digest:nonce` (hex), so that repeats are told from reuse."""
+        """Hash: committed step id -> `generation:index:digest:nonce` (hex), which tells a repeated step from a reused
+        id."""
         return f"{self.session(session_id)}:steps"
 
     @property
@@ -107,7 +108,7 @@ class PoolKeys:
         return f"{self.prefix}:w:{worker_id}:resident"
 
     def drain(self, worker_id: str) -> str:
-        """String: since when, in ms of Redis TIME, the worker is told to take no new attempts; absent: it is not."""
+        """String: since when, in ms of Redis TIME, the worker has to drain. It is absent when the worker need not."""
         return f"{self.prefix}:w:{worker_id}:drain"
 
 

@@ -1,4 +1,4 @@
-"""What gateways need of a pool, as its operator publishes it (ARCHITECTURE.md, "Pool document"). Pure."""
+"""What gateways need of a pool, as its operator publishes it (docs/contracts.md). Pure."""
 
 import json
 from collections.abc import Mapping

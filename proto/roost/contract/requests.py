@@ -12,6 +12,7 @@ from typing import Protocol
 from roost.contract.heads import NONCE_BYTES
 from roost.contract.loghash import HASH_BYTES
 from roost.contract.messages import (
+    TOOL_NAME,
     Format,
     JsonSchema,
     Message,
@@ -29,7 +30,6 @@ Violations = Iterator[tuple[str, str]]
 """Fields, and what is wrong with each."""
 
 _KEY = re.compile(r"[\x21-\x7e]{1,64}")
-_TOOL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MAX_LABELS, MAX_LABEL_CHARS = 16, 63
 MAX_TOOLS, MAX_STOPS, MAX_STOP_BYTES, MAX_STOP_IDS, MAX_BIASES, MAX_LOGPROBS = 128, 16, 256, 64, 300, 20
 MAX_NAME_CHARS = 256
@@ -66,7 +66,7 @@ def _tools(tools: Sequence[ToolDefinition]) -> Violations:
         yield "tools", f"there are {len(tools)}; at most {MAX_TOOLS} are taken"
     names: set[str] = set()
     for number, tool in enumerate(tools):
-        if not _TOOL.fullmatch(tool.name):
+        if not TOOL_NAME.fullmatch(tool.name):
             yield f"tools[{number}].name", f"{tool.name[:100]!r} must match [A-Za-z0-9_-]{{1,64}}"
         elif tool.name in names:
             yield f"tools[{number}].name", f"{tool.name!r} is given twice"

@@ -81,6 +81,11 @@ class Descriptor:
     former: FormerLog | None = None
     """None in the first generation."""
 
+    @property
+    def bound_revision(self) -> str:
+        """Revision of the model whose tokens the log holds; empty while it holds none."""
+        return self.model_revision if self.steps else ""
+
 
 @dataclass(frozen=True, slots=True)
 class NewSession:

@@ -418,11 +418,8 @@ class Accepted(_message.Message):
 
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
-    RENDER_VERSION_FIELD_NUMBER: _builtins.int
     cached_tokens: _builtins.int
     """Tokens of the context that the worker expects to find in its cache; Finished has the true count."""
-    render_version: _builtins.str
-    """Version of template and rendering rules."""
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Rendered prompt of the step, without the log before it."""
@@ -432,11 +429,10 @@ class Accepted(_message.Message):
         *,
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         cached_tokens: _builtins.int = ...,
-        render_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "prompt_token_ids", b"prompt_token_ids", "render_version", b"render_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "prompt_token_ids", b"prompt_token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -495,8 +491,6 @@ class Finished(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
-    QUEUE_MS_FIELD_NUMBER: _builtins.int
-    PREFILL_MS_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     finish_reason: _session_service_pb2.FinishReason.ValueType
     """Why generation ended."""
@@ -506,10 +500,6 @@ class Finished(_message.Message):
     """Whole text."""
     cached_tokens: _builtins.int
     """Tokens of the context found in the cache."""
-    queue_ms: _builtins.int
-    """Milliseconds spent in the worker's own queue."""
-    prefill_ms: _builtins.int
-    """Milliseconds from acceptance to the first token."""
     content: _builtins.str
     """Message text without tool calls."""
     @_builtins.property
@@ -524,13 +514,11 @@ class Finished(_message.Message):
         text: _builtins.str = ...,
         tool_calls: _abc.Iterable[_session_service_pb2.ToolCall] | None = ...,
         cached_tokens: _builtins.int = ...,
-        queue_ms: _builtins.int = ...,
-        prefill_ms: _builtins.int = ...,
         content: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "content", b"content", "finish_reason", b"finish_reason", "output_tokens", b"output_tokens", "prefill_ms", b"prefill_ms", "queue_ms", b"queue_ms", "text", b"text", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "content", b"content", "finish_reason", b"finish_reason", "output_tokens", b"output_tokens", "text", b"text", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

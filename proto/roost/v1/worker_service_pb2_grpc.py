@@ -95,7 +95,7 @@ class WorkerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetState(self, request, context):
-        """Reads the engine's state.
+        """Reads the engine's state, for monitoring and debugging; gateways read the lease instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

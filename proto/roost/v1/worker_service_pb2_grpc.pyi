@@ -42,7 +42,7 @@ class WorkerServiceStub:
     Render: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.RenderRequest, _worker_service_pb2.RenderResponse]
     """Renders a piece of a log anew from its messages, for a session that moves to this worker's revision. Nothing is kept."""
     GetState: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.GetStateRequest, _worker_service_pb2.GetStateResponse]
-    """Reads the engine's state."""
+    """Reads the engine's state, for monitoring and debugging; gateways read the lease instead."""
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
@@ -58,7 +58,7 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     Render: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.RenderRequest, _worker_service_pb2.RenderResponse]  # type: ignore[assignment]
     """Renders a piece of a log anew from its messages, for a session that moves to this worker's revision. Nothing is kept."""
     GetState: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.GetStateRequest, _worker_service_pb2.GetStateResponse]  # type: ignore[assignment]
-    """Reads the engine's state."""
+    """Reads the engine's state, for monitoring and debugging; gateways read the lease instead."""
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     """WorkerService is one tensor-parallel group's engine."""
@@ -101,6 +101,6 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_service_pb2.GetStateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_service_pb2.GetStateResponse, _abc.Awaitable[_worker_service_pb2.GetStateResponse]]:
-        """Reads the engine's state."""
+        """Reads the engine's state, for monitoring and debugging; gateways read the lease instead."""
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

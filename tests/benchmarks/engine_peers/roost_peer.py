@@ -31,11 +31,11 @@ def main() -> None:
             ids = array("I", prompt)
             # A key of its own: nobody's blocks are found.
             engine.handle(Submit(name, ids, len(ids), SamplingParams(max_tokens=most), name.encode()))
-        while not progress.done and (outputs := engine.step()) is not None:
+        while not progress.done and (outputs := engine.iterate()) is not None:
             progress.add({answer.request_id: len(answer.token_ids) for answer in outputs.outputs})
         for name in prompts:
             engine.handle(Cancel(name))
-        while engine.step() is not None:
+        while engine.iterate() is not None:
             pass
 
     about = {

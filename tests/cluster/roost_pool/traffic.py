@@ -1,6 +1,7 @@
 """Clients that keep a journal of every step they sent and every step they were told is committed."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -10,9 +11,12 @@ from typing import Self
 from roost import Client, Committed, Delta, Restarted, Session, Started, user
 from roost_operator.demo.journal import Journal, Receipt, compare
 
-SHORT, MEDIUM, LONG = 8, 60, 160
-"""Tokens of a step: one that ends soon, one that ends within a drain, and one that still runs when something is
-killed."""
+SHORT, MEDIUM = 8, 60
+"""Tokens of a step: one that ends soon, and one that ends within a drain."""
+LONG_SECONDS = 8.0
+"""How long a step should take that is still to run when something is killed."""
+FEWEST_LONG, MOST_LONG = 160, 500
+"""Bounds of such a step's tokens; the sample's role allows 512."""
 STEP_SECONDS = 300.0
 PAUSE_SECONDS = 0.3
 """An agent's own work between two steps."""
@@ -29,6 +33,8 @@ class Talk:
     workers: list[str] = field(default_factory=list)
     """Who began or took over the steps, in order."""
     restarts: int = 0
+    tokens_per_second: float = 0.0
+    """Of the last step, from its call to its end."""
     _tokens: int = 0
     _streamed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -37,7 +43,7 @@ class Talk:
         self.number += 1
         step_id = f"step-{self.number}"
         self.journal.send(self.session.id, step_id)
-        self._tokens, words, starts = 0, "", 0
+        self._tokens, words, starts, began = 0, "", 0, time.monotonic()
         ids: list[int] = []
         step = self.session.step(
             [user(text)], step_id=step_id, max_tokens=tokens, ignore_eos=True, temperature=0.0, deadline=STEP_SECONDS
@@ -55,9 +61,18 @@ class Talk:
                 case Committed():
                     receipt = Receipt.of(self.session.id, event, tuple(ids), words, starts)
                     self.journal.receive(receipt)
+                    self.tokens_per_second = len(ids) / (time.monotonic() - began)
                     return receipt
             await self._tell(len(ids))
         raise AssertionError("a step's last event is Committed")
+
+    async def tell_a_story(self) -> "asyncio.Task[Receipt]":
+        """Return a step that takes about `LONG_SECONDS` on this machine, once it has streamed its first tokens."""
+        await self.say("Begin.", MEDIUM)
+        tokens = min(MOST_LONG, max(FEWEST_LONG, round(self.tokens_per_second * LONG_SECONDS)))
+        running = asyncio.create_task(self.say("Tell me a long story.", tokens))
+        await self.streaming()
+        return running
 
     async def streaming(self, tokens: int = 4) -> str:
         """Waits until the running step has streamed some tokens; returns its worker."""

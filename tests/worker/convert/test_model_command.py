@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from typer.testing import CliRunner
 
-from roost_worker.convert.commands import Lines, model
+from roost_worker.convert.commands import LineProgress, model
 from roost_worker.convert.store import ModelStore
 
 
@@ -21,7 +21,7 @@ def test_it_prints_revision_and_folder(tmp_path: Path) -> None:
 
 def test_without_a_terminal_each_stage_is_one_line() -> None:
     console = Console(file=io.StringIO())
-    lines = Lines(console)
+    lines = LineProgress(console)
     for stage, fraction in (("writing [w]", 0.0), ("writing [w]", 0.5), ("ready", 1.0)):
         lines(stage, fraction)
     assert isinstance(console.file, io.StringIO)
@@ -32,4 +32,4 @@ def test_it_says_why_not_and_fails(tmp_path: Path) -> None:
     result = CliRunner().invoke(model, ["prepare", "ftp://[/INST]", "--cache-dir", str(tmp_path)])
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert result.stderr.startswith("error: 'ftp://[/INST]' is no model source")
+    assert result.stderr.startswith("error: 'ftp://[/INST]' is not a model source")

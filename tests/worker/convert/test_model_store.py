@@ -137,14 +137,14 @@ DAMAGES = {
     "missing tensor model.layers.1.mlp.up_proj.weight": lambda at: _drop_tensor(
         at, "model.layers.1.mlp.up_proj.weight"
     ),
-    "truncated or no safetensors file": lambda at: os.truncate(at / "model.safetensors", 5000),
+    "truncated or not a safetensors file": lambda at: os.truncate(at / "model.safetensors", 5000),
     "has no *.safetensors": lambda at: (at / "model.safetensors").unlink(),
     "has no config.json": lambda at: (at / "config.json").unlink(),
     "has no tokenizer.json": lambda at: (at / "tokenizer.json").unlink(),
     "is not JSON": lambda at: (at / "config.json").write_text("{"),
     "model_type 'mamba' is not supported": lambda at: _edit_config(at, model_type="mamba"),
     "has shape (264, 64), but config.json says (999, 64)": lambda at: _edit_config(at, vocab_size=999),
-    "lacks 'hidden_size'": lambda at: (at / "config.json").write_text(
+    "has no 'hidden_size'": lambda at: (at / "config.json").write_text(
         '{"model_type": "llama", "num_attention_heads": 1}'
     ),
     "tokenizer.json cannot be read as a tokenizer": lambda at: (at / "tokenizer.json").write_text("[]"),
@@ -204,7 +204,7 @@ def test_a_request_that_cannot_be_met_is_refused(store: ModelStore, source_text:
 def test_a_file_that_is_no_gguf_is_refused(store: ModelStore, tmp_path: Path) -> None:
     wrong = tmp_path / "model.gguf"
     wrong.write_bytes(b"PK\x03\x04 a zip file")
-    with pytest.raises(ConvertError, match=r"model\.gguf is no GGUF file"):
+    with pytest.raises(ConvertError, match=r"model\.gguf is not a GGUF file"):
         store.prepare(f"file://{wrong}", "float32")
 
 

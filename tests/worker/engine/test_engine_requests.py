@@ -106,7 +106,7 @@ def test_replayed_output_that_satisfies_a_stop_ends_at_once() -> None:
     by_length = driver.submit("length", PROMPT, output=output, max_tokens=3)
     by_stop = driver.submit("stop", PROMPT, output=output, max_tokens=9, stop_token_ids=frozenset(output[2:]))
     by_context = driver.submit("context", PROMPT, output=generated(6), max_tokens=9)
-    driver.step()
+    driver.iterate()
     assert [answer.stop for answer in (by_length, by_stop, by_context)] == ["length", "stop", "length"]
     assert driver.runner.plans == []
 
@@ -165,11 +165,11 @@ def test_cancel_frees_the_blocks_before_the_next_step() -> None:
     driver = EngineDriver()
     answer = driver.submit("r", PROMPT, max_tokens=50)
     for _ in range(4):
-        driver.step()
+        driver.iterate()
     assert driver.engine.stats.blocks_in_use > 0
     driver.send(Cancel("r"))
     assert driver.engine.stats.blocks_in_use == 0
-    driver.step()
+    driver.iterate()
     assert answer.stop is StopReason.CANCELLED
     assert answer.token_ids == generated(4)
 
@@ -178,7 +178,7 @@ def test_cancel_keeps_the_prompt_of_a_session_and_forgets_its_output() -> None:
     driver = EngineDriver()
     driver.submit("r", PROMPT, max_tokens=50, session="s")
     for _ in range(6):
-        driver.step()
+        driver.iterate()
     driver.send(Cancel("r"))
     driver.run()
     assert driver.resident == {"s": len(PROMPT)}
@@ -189,7 +189,7 @@ def test_cancel_of_a_waiting_request_keeps_what_its_session_has_parked() -> None
     first = driver.submit("first", PROMPT, session="s")
     driver.run()
     driver.submit("blocker", [5, 6], max_tokens=20)
-    driver.step()
+    driver.iterate()
     driver.submit("second", [*PROMPT, *first.token_ids, 1], session="s")
     driver.send(Cancel("second"))
     driver.run()
@@ -200,7 +200,7 @@ def test_finish_parks_what_the_log_holds_less_one_token() -> None:
     driver = EngineDriver()
     answer = driver.submit("r", PROMPT, max_tokens=50, session="s")
     for _ in range(9):
-        driver.step()
+        driver.iterate()
     driver.send(Finish("r", 4))
     driver.run()
     assert answer.stop is StopReason.STOP
@@ -237,7 +237,7 @@ def test_the_first_output_tells_how_long_the_request_queued() -> None:
     driver = EngineDriver(running=1)
     driver.submit("first", PROMPT)
     second = driver.submit("second", [5])
-    driver.step()
+    driver.iterate()
     driver.now += 3.0
     driver.run()
     assert second.outputs[0].queue_seconds == 3.0
@@ -275,29 +275,29 @@ def test_grammars_are_compiled_off_the_loop_and_wake_it() -> None:
     sampling = SamplingParams(max_tokens=1)
     engine.handle(Submit("slow", array("I", [1, 2]), 2, sampling, b"key", grammar="tokens:5"))
     engine.handle(Submit("free", array("I", [1, 2]), 2, sampling, b"key"))
-    first = engine.step()
+    first = engine.iterate()
     assert first is not None
     assert [output.request_id for output in first.outputs] == ["free"]
     assert engine.stats.waiting == 1
-    assert engine.step() is None or engine.step() is None
+    assert engine.iterate() is None or engine.iterate() is None
     assert not woken
     engine.handle(Submit("gone", array("I", [1, 2]), 2, sampling, b"key", grammar="tokens:6"))
     engine.handle(Cancel("gone"))
     assert futures[1].cancelled(), "what nobody waits for is compiled"
     woken.clear()
-    engine.step()
+    engine.iterate()
     futures[0].set_result("")
     assert woken == [True]
-    second = engine.step()
+    second = engine.iterate()
     assert second is not None
     assert [output.token_ids for output in second.outputs] == [(next_token([1, 2], 0),)]
 
 
 def test_a_runner_that_answers_for_other_slots_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    from roost_worker.engine.plan import StepResult
+    from roost_worker.engine.plan import BatchResult
 
     driver = EngineDriver()
     driver.submit("r", [1])
-    monkeypatch.setattr(driver.runner, "run", lambda plan: StepResult(()))
+    monkeypatch.setattr(driver.runner, "run", lambda plan: BatchResult(()))
     with pytest.raises(RuntimeError, match="other slots"):
-        driver.engine.step()
+        driver.engine.iterate()

@@ -11,7 +11,7 @@ def rows(driver: EngineDriver) -> list[list[tuple[int, int]]]:
 def test_decode_comes_first_and_prefill_fills_the_batch() -> None:
     driver = EngineDriver(batch=8)
     driver.submit("short", [1, 2], max_tokens=3)
-    driver.step()
+    driver.iterate()
     driver.submit("long", [3] * 18, max_tokens=1)
     driver.run()
     assert rows(driver) == [[(0, 2)], [(2, 1), (0, 7)], [(3, 1), (7, 7)], [(14, 4)]]
@@ -28,7 +28,7 @@ def test_priority_then_first_come_first_served() -> None:
     for name, priority in (("first", 1), ("second", 1), ("urgent", 0), ("late", 2)):
         driver.submit(name, [len(name)], max_tokens=1, priority=priority)
     order = []
-    while outputs := driver.step():
+    while outputs := driver.iterate():
         order += [output.request_id for output in outputs.outputs]
     assert order == ["urgent", "first", "second", "late"]
 
@@ -36,10 +36,10 @@ def test_priority_then_first_come_first_served() -> None:
 def test_nobody_overtakes_the_first_that_waits() -> None:
     driver = EngineDriver(blocks=8, context=32, batch=32)
     driver.submit("running", [1] * 16, max_tokens=4)
-    driver.step()
+    driver.iterate()
     driver.submit("big", [2] * 28, max_tokens=1)
     driver.submit("small", [3], max_tokens=1)
-    driver.step()
+    driver.iterate()
     assert driver.answers["small"].outputs == []
     driver.run()
     assert driver.answers["small"].stop is not None
@@ -49,7 +49,7 @@ def test_running_out_of_blocks_preempts_the_last_of_the_least_priority() -> None
     driver = EngineDriver(blocks=6, context=24, batch=32)
     first = driver.submit("first", [2] * 7, max_tokens=12, priority=1)
     last = driver.submit("last", [3] * 7, max_tokens=12, priority=1)
-    driver.step()
+    driver.iterate()
     important = driver.submit("important", [1] * 7, max_tokens=12, priority=0)
     driver.run()
     assert driver.engine.stats.preemptions > 0
@@ -75,10 +75,10 @@ def test_a_preempted_sequence_returns_with_its_output_and_finds_its_full_blocks(
 def test_a_request_preempted_before_its_first_output_tells_of_its_first_admission() -> None:
     driver = EngineDriver(blocks=8, context=32, batch=4)
     driver.submit("hog", [1] * 3, max_tokens=10, priority=0)
-    driver.step()
+    driver.iterate()
     long = driver.submit("long", [2] * 24, max_tokens=2, priority=1)
     while not driver.engine.stats.preemptions:
-        driver.step()
+        driver.iterate()
     assert long.outputs == []
     driver.now += 5.0
     driver.run()
@@ -103,4 +103,4 @@ def test_rates_are_known_after_work() -> None:
     driver.run()
     stats = driver.engine.stats
     assert (stats.prefill_rate, stats.decode_rate) == (1000.0, 100.0)
-    assert (stats.prefilled_tokens, stats.generated_tokens, stats.steps) == (10, 4, 4)
+    assert (stats.prefilled_tokens, stats.generated_tokens, stats.batches) == (10, 4, 4)

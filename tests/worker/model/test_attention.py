@@ -10,7 +10,7 @@ from roost_worker.engine.plan import Chunk
 from roost_worker.model.attention import NewTokens
 from roost_worker.model.attention_gathered import GatheredAttention
 from roost_worker.model.batch import build_batch
-from roost_worker.model.kv_cache import KvCache, KvShape, LayerKv
+from roost_worker.model.kv_cache import KvShape, LayerKv, PagedKvCache
 
 CPU = torch.device("cpu")
 KV_HEADS, HEAD_DIM, BLOCK_TOKENS = 2, 16, 8
@@ -23,7 +23,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 def test_decode_is_the_plain_backends(group: int, dtype: torch.dtype) -> None:
     torch.manual_seed(group)
     shape = KvShape(80, 1, BLOCK_TOKENS, KV_HEADS, HEAD_DIM)
-    cache = KvCache(shape, dtype, CPU)
+    cache = PagedKvCache(shape, dtype, CPU)
     cache.tensor[1:].normal_()
     blocks = iter((1 + torch.randperm(79)).tolist())
     tables = [[next(blocks) for _ in range(-(-length // BLOCK_TOKENS))] for length in LENGTHS]

@@ -9,7 +9,7 @@ from engine_driver import InlineExecutor
 from roost_worker.config import EngineConfig
 from roost_worker.engine.engine import Engine
 from roost_worker.engine.messages import SamplingParams, StopReason, Submit
-from roost_worker.engine.plan import NewSlot, Sampled, StepPlan
+from roost_worker.engine.plan import BatchPlan, NewSlot, Sampled
 from roost_worker.grammar import build_json_schema
 from roost_worker.model.runner import TorchRunner, build_runner
 from runner_driver import Driver, Row, dummy_dir, prompts, worker_config
@@ -34,7 +34,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> TorchRunner:
 def _open(driver: Driver, ids: list[int], params: SamplingParams, output: list[int] | None = None) -> Row:
     row = driver.open(ids, params, output or [])
     new = NewSlot(row.slot, params, array("I", ids), array("I", output or []), grammar=SCHEMA)
-    driver.runner.run(StepPlan((), new_slots=(new,)))
+    driver.runner.run(BatchPlan((), new_slots=(new,)))
     return row
 
 
@@ -89,7 +89,7 @@ def test_a_failover_between_the_last_token_and_the_end_ends_at_once(runner: Torc
     assert _run(driver, whole)
     engine = Engine(runner, EngineConfig(4, 64), 1024, grammar_pool=InlineExecutor())
     engine.handle(Submit("r", array("I", [*ids, *whole.output]), len(ids), PARAMS, b"tenant", "s", SCHEMA))
-    outputs = engine.step()
+    outputs = engine.iterate()
     assert outputs is not None
     assert [(output.token_ids, output.stop) for output in outputs.outputs] == [((), StopReason.STOP)]
     assert outputs.parked == (("s", len(ids) + len(whole.output) - 1),)

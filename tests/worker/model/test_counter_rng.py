@@ -22,7 +22,7 @@ def _python_word(seed: int, position: int, token: int) -> int:
 
 def _word(seed: int, position: int, token: int, device: str = "cpu") -> int:
     signed = seed - (1 << 64) if seed >> 63 else seed
-    keys = counter_rng.step_keys(torch.tensor([signed], device=device), torch.tensor([position], device=device))
+    keys = counter_rng.position_keys(torch.tensor([signed], device=device), torch.tensor([position], device=device))
     tokens = counter_rng.token_words(torch.tensor([token], device=device))
     return int(counter_rng.random_words(keys, tokens)[0, 0])
 
@@ -48,7 +48,7 @@ def test_mixing_is_a_bijection_on_a_sample() -> None:
 
 def test_neighbouring_seeds_positions_and_tokens_are_unrelated() -> None:
     tokens = counter_rng.token_words(torch.arange(1 << 12))
-    keys = counter_rng.step_keys(torch.arange(32).repeat_interleave(32), torch.arange(32).repeat(32))
+    keys = counter_rng.position_keys(torch.arange(32).repeat_interleave(32), torch.arange(32).repeat(32))
     noise = counter_rng.gumbel(counter_rng.random_words(keys, tokens)).double()
     assert noise.mean().item() == pytest.approx(0.57722, abs=0.005)
     assert noise.var().item() == pytest.approx(1.64493, abs=0.01)
@@ -66,7 +66,7 @@ def test_noise_is_finite_at_both_ends() -> None:
 
 def test_drawing_by_gumbel_follows_the_softmax() -> None:
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -8.0])
-    keys = counter_rng.step_keys(torch.full((100_000,), 7), torch.arange(100_000))
+    keys = counter_rng.position_keys(torch.full((100_000,), 7), torch.arange(100_000))
     noise = counter_rng.gumbel(counter_rng.random_words(keys, counter_rng.token_words(torch.arange(5))))
     shares = (logits + noise).argmax(dim=1).bincount(minlength=5) / 100_000
     torch.testing.assert_close(shares, logits.softmax(0), rtol=0, atol=0.005)

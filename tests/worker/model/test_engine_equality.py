@@ -38,7 +38,7 @@ def _run(engine: Engine, requests: Sequence[Submit]) -> dict[str, list[int]]:
     output: dict[str, list[int]] = {request.request_id: [] for request in requests}
     running = set(output)
     while running:
-        outputs = engine.step()
+        outputs = engine.iterate()
         assert outputs is not None
         engine.check_integrity()
         for answer in outputs.outputs:

@@ -103,23 +103,6 @@ def test_a_shared_prefix_changes_nothing(runner: TorchRunner) -> None:
     _assert_equal([first, second], [_generate(runner, prefix + tail) for tail in tails])
 
 
-def test_a_copied_tail_belongs_to_its_new_owner(runner: TorchRunner) -> None:
-    ids = prompts(1, 2 * BLOCK + 5)[0]
-    driver = Driver(runner)
-    first = driver.open(ids)
-    driver.step([(first, 512)])
-    copied = driver.open(first.ids)
-    target = runner.info.num_blocks // 2
-    copied.blocks, copied.computed = [*first.blocks[:2], target], len(ids)
-    # From here the two differ, each in a tail of its own.
-    first.ids[-1] = (first.ids[-1] + 1) % 250
-    driver.step([(first, 1), (copied, 1)], copies=((first.blocks[2], target),))
-    driver.generate([first, copied], OUTPUT - 1)
-    whole = _generate(runner, ids)
-    assert copied.output == whole.output[1:]
-    assert first.output[1:] != copied.output[1 : len(first.output)]
-
-
 def test_the_null_block_stays_zero(runner: TorchRunner) -> None:
     driver = Driver(runner)
     rows = [driver.open(ids) for ids in prompts(3, 20)]

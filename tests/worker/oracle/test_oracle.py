@@ -10,7 +10,7 @@ import pytest
 from roost_worker.convert.store import ModelStore
 from roost_worker.engine.messages import SamplingParams
 from roost_worker.grammar import GrammarCompiler, build_json_schema, fill_masks
-from roost_worker.oracle import Finding, LoggedStep, Oracle, PositionReport, judge
+from roost_worker.oracle import Finding, JudgedStep, Oracle, PositionReport, judge
 
 PROMPTS = (b"\x101user\nhello", b"more, please", b"bye")
 GRAMMAR = build_json_schema('{"type": "array", "items": {"type": "integer"}, "minItems": 3}')
@@ -48,13 +48,13 @@ class Generator:
         self.model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
         self.compiler = GrammarCompiler(model_dir / "tokenizer.json", (258, 256), 264)
 
-    def log(self, samplings: Sequence[SamplingParams], grammar: str | None = None) -> Iterator[LoggedStep]:
+    def log(self, samplings: Sequence[SamplingParams], grammar: str | None = None) -> Iterator[JudgedStep]:
         context: list[int] = []
         for prompt, sampling in zip(PROMPTS, samplings, strict=True):
             context += prompt
             output = self._output(context, sampling, grammar)
             context += output
-            yield LoggedStep(list(prompt), output, sampling, grammar)
+            yield JudgedStep(list(prompt), output, sampling, grammar)
 
     def _output(self, context: Sequence[int], sampling: SamplingParams, grammar: str | None) -> list[int]:
         from array import array
@@ -166,7 +166,7 @@ def test_a_grammar_that_was_not_applied_is_found(oracle: Oracle, generator: Gene
 
 def test_a_log_without_output_has_nothing_to_judge(oracle: Oracle) -> None:
     assert oracle.score([]) == []
-    assert oracle.score([LoggedStep([1, 2], [])]) == []
+    assert oracle.score([JudgedStep([1, 2], [])]) == []
 
 
 def _report(gap: float, finding: Finding) -> PositionReport:

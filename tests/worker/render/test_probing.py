@@ -60,8 +60,8 @@ def test_mistral_that_moves_only_its_tools_is_still_unstable() -> None:
             "a tool's result: it drops the message",
         ),
         (("{{- system_message }}", ""), "system text: it drops it"),
-        (("'<|eot_id|>'", "'the end'"), "holds no end-of-turn token"),
-        (("message['content'] | trim", "(message['content'] | trim)[:2]"), "cuts content apart"),
+        (("'<|eot_id|>'", "'the end'"), "has no end-of-turn token"),
+        (("message['content'] | trim", "(message['content'] | trim)[:2]"), "splits content"),
     ],
 )
 def test_the_reason_of_a_refusal_is_named(change: tuple[str, str], reason: str) -> None:
@@ -80,7 +80,7 @@ def test_a_template_that_counts_its_messages_is_unstable() -> None:
 
 
 def test_a_template_that_is_no_template_is_refused() -> None:
-    assert "no valid Jinja template" in _refusal("smollm2", "{% for %}")
+    assert "not valid Jinja" in _refusal("smollm2", "{% for %}")
 
 
 @pytest.mark.parametrize("attack", ["{{ messages.__class__.__mro__ }}", "{{ ''.__class__.__base__.__subclasses__() }}"])
@@ -116,12 +116,3 @@ def test_a_tokenizer_without_the_familys_tokens_is_refused() -> None:
     description = TemplateDescription("chatml", "", "", "</s>", (430,))
     with pytest.raises(RenderError, match=r"the tokenizer lacks <\|im_start\|>"):
         _renderer("mistral", description)
-
-
-def test_the_render_version_follows_the_template() -> None:
-    changed = family_models.template("smollm2").replace("helpful AI assistant", "helpful assistant")
-    renderer = _renderer("smollm2", family_models.description("smollm2", changed))
-    assert renderer.render_version != family_models.renderer("smollm2").render_version
-    assert _renderer("smollm2", family_models.description("smollm2")).render_version == (
-        family_models.renderer("smollm2").render_version
-    )

@@ -10,26 +10,26 @@ from roost_worker.config import EngineConfig
 from roost_worker.engine.engine import Engine
 from roost_worker.engine.messages import EngineInfo, EngineStats
 from roost_worker.seam.engine_loop import Close, EngineLoop, Inbox, start_up_line
-from roost_worker.seam.report import StatsReporter, stats_line
+from roost_worker.seam.report import StatsLog, stats_line
 
 BEFORE = EngineStats(
-    blocks_free=10, steps=5, generated_tokens=100, prefilled_tokens=50, lookup_tokens=40, hit_tokens=40
+    blocks_free=10, batches=5, generated_tokens=100, prefilled_tokens=50, lookup_tokens=40, hit_tokens=40
 )
-NOW = EngineStats(3, 2, 0, 2, 3, 5, 140, 65, 350, 1050, steps=9)
+NOW = EngineStats(3, 2, 0, 2, 3, 5, 140, 65, 350, 1050, batches=9)
 
 
 def test_a_loop_that_became_idle_still_reports_what_it_did() -> None:
     inbox: Inbox = SimpleQueue()
     seen: list[EngineStats] = []
 
-    class Reporter(StatsReporter):
-        def report(self, stats: EngineStats) -> None:
+    class Log(StatsLog):
+        def update(self, stats: EngineStats) -> None:
             seen.append(stats)
             inbox.put(Close())
 
     engine = Engine(PagedFakeRunner(8, 16, 64), EngineConfig(4, 16), 64)
-    EngineLoop(engine, inbox, lambda said: None, Reporter()).run()
-    assert [stats.steps for stats in seen] == [0]
+    EngineLoop(engine, inbox, lambda frame: None, Log()).run()
+    assert [stats.batches for stats in seen] == [0]
 
 
 def test_start_up_line_tells_capacity_in_tokens_and_sessions() -> None:
@@ -45,8 +45,8 @@ def test_line_tells_what_happened_since_the_last() -> None:
 
 def test_a_line_per_period_and_none_when_nothing_ran(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
-    reporter = StatsReporter(clock=lambda: now)
+    log = StatsLog(clock=lambda: now)
     caplog.set_level(logging.INFO)
-    for now, steps in ((9.0, 3), (10.0, 4), (19.0, 8), (20.0, 4), (31.0, 5)):
-        reporter.report(EngineStats(blocks_free=1, steps=steps, running=int(now)))
+    for now, batches in ((9.0, 3), (10.0, 4), (19.0, 8), (20.0, 4), (31.0, 5)):
+        log.update(EngineStats(blocks_free=1, batches=batches, running=int(now)))
     assert [record.message.split(", ")[2] for record in caplog.records] == ["running 10", "running 31"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from roost.contract.heads import AttemptRef
 from roost_worker.server.attempts import Attempt, AttemptTable, Ending
-from roost_worker.server.output import Cursor, OutputBuffer
+from roost_worker.server.output import OutputBuffer, OutputCursor
 
 CHUNKS = st.lists(
     st.tuples(st.lists(st.integers(0, 100), max_size=3), st.text(alphabet="aé漢🦉", max_size=3)), max_size=8
@@ -48,7 +48,7 @@ def running(ref: AttemptRef = FIRST, session: str = "s", stop_id: int | None = N
 @settings(max_examples=100, deadline=None)
 @given(chunks=CHUNKS, reads=st.lists(st.integers(0, 8), max_size=4))
 def test_pieces_join_to_the_whole_output_wherever_it_was_read(chunks, reads):
-    buffer, cursor = OutputBuffer(), Cursor()
+    buffer, cursor = OutputBuffer(), OutputCursor()
     ids, text = [], ""
     for index, (chunk_ids, chunk_text) in enumerate(chunks):
         buffer.append(chunk_ids, chunk_text)
@@ -61,21 +61,21 @@ def test_pieces_join_to_the_whole_output_wherever_it_was_read(chunks, reads):
     assert buffer.read(cursor) is None
 
 
-def test_a_cursor_inside_a_character_or_beyond_the_output_is_not_held():
+def test_a_cursor_inside_a_character_or_beyond_the_output_cannot_resume():
     buffer = OutputBuffer()
     buffer.append([1, 2], "é")
-    assert buffer.holds(Cursor(2, 2))
-    assert buffer.holds(Cursor(0, 0))
-    assert not buffer.holds(Cursor(0, 1))
-    assert not buffer.holds(Cursor(3, 0))
-    assert not buffer.holds(Cursor(0, 3))
+    assert buffer.can_resume(OutputCursor(2, 2))
+    assert buffer.can_resume(OutputCursor(0, 0))
+    assert not buffer.can_resume(OutputCursor(0, 1))
+    assert not buffer.can_resume(OutputCursor(3, 0))
+    assert not buffer.can_resume(OutputCursor(0, 3))
 
 
 def test_logprobs_stay_beside_their_ids_when_earlier_ones_were_replayed():
     buffer = OutputBuffer()
     buffer.append([1, 2], "")
     buffer.append([3], "", [(-0.5, ((3, -0.5),))])
-    assert buffer.read(Cursor(1, 0)).logprobs == ((0.0, ()), (-0.5, ((3, -0.5),)))
+    assert buffer.read(OutputCursor(1, 0)).logprobs == ((0.0, ()), (-0.5, ((3, -0.5),)))
     with pytest.raises(ValueError, match="1 logprobs for 2 ids"):
         buffer.append([4, 5], "", [(0.0, ())])
 
@@ -97,14 +97,14 @@ def test_replayed_output_can_complete_a_stop_string():
 
 async def test_a_new_reader_displaces_the_old_one_and_reads_from_its_own_cursor():
     attempt = running()
-    first = attempt.attach(Cursor())
+    first = attempt.attach(OutputCursor())
     attempt.take([5, 6])
-    second = attempt.attach(Cursor(1, 3))
+    second = attempt.attach(OutputCursor(1, 3))
     await first.changed()
     attempt.detach(first, now=1.0)
     assert attempt.reader is second
     assert attempt.orphaned_at is None
-    piece = attempt.next_piece(second)
+    piece = attempt.next_slice(second)
     assert (piece.token_offset, list(piece.token_ids), piece.text) == (1, [6], "<6>")
     attempt.detach(second, now=2.0)
     assert attempt.orphaned_at == 2.0
@@ -124,7 +124,7 @@ def test_orphans_expire_only_when_nobody_took_them_over():
         table.add(attempt)
         attempt.detach(attempt.reader, now=10.0)
     assert table.expired(14.9, 5.0) == []
-    taken.attach(Cursor())
+    taken.attach(OutputCursor())
     assert table.expired(15.0, 5.0) == [orphan]
 
 

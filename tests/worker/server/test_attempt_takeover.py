@@ -236,7 +236,7 @@ async def test_replayed_ids_must_be_the_models(world: World):
     assert (error.code(), reason(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
 
 
-async def test_cancel_frees_blocks_within_one_engine_step(world: World):
+async def test_cancel_frees_blocks_within_one_iteration(world: World):
     world.script(1, "abcd")
     world.gate.let(1)
     stream = await world.begin(Ledger())

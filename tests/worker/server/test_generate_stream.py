@@ -217,7 +217,7 @@ async def test_a_grammar_that_the_engine_refuses_is_the_callers_fault(world: Wor
         ({"sampling": {"top_p": 0.0}}, "INVALID_REQUEST", "sampling.top_p"),
         ({"sampling": {"logit_bias": {100000: 1.0}}}, "INVALID_REQUEST", "sampling.logit_bias"),
         ({"sampling": {"logprobs": 21}}, "INVALID_REQUEST", "sampling.logprobs"),
-        ({"attempt": api.Attempt(epoch=1, nonce=b"short")}, "INVALID_REQUEST", "nonce has 16 bytes"),
+        ({"attempt": api.Attempt(epoch=1, nonce=b"short")}, "INVALID_REQUEST", "nonce must have 16 bytes"),
     ],
 )
 async def test_a_step_that_cannot_be_served_says_why_and_leaves_nothing(world: World, fields, wanted, detail):

@@ -3,7 +3,7 @@
 import pytest
 
 from roost.v1 import worker_service_pb2 as pb
-from roost_worker.engine.messages import Hold, Message
+from roost_worker.engine.messages import EngineMessage, Hold
 from worker_harness import Ledger, World
 
 
@@ -21,7 +21,7 @@ async def test_a_hold_reaches_the_engine_with_its_tool_and_its_seconds(world: Wo
     world.script(1, "ok")
     ledger = Ledger()
     await world.step(ledger)
-    sent: list[Message] = []
+    sent: list[EngineMessage] = []
     with monkeypatch.context() as patched:
         patched.setattr(world.server.shell.engine, "send", sent.append)
         await world.call("Hold", pb.HoldRequest(session_id=ledger.session_id, expect_seconds=2.5, tool="grep"))

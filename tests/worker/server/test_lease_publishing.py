@@ -22,7 +22,7 @@ TABLES = st.dictionaries(st.sampled_from("abcd"), st.integers(1, 3))
 
 
 def lease(running: int = 0) -> WorkerLease:
-    return WorkerLease(WORKER, "boot", "127.0.0.1:1", "m", "rev", "v", 100, 16, 64, 4, running=running)
+    return WorkerLease(WORKER, "boot", "127.0.0.1:1", "m", "rev", 100, 4, running=running)
 
 
 class Worker:

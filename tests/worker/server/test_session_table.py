@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.loghash import EMPTY, extend, pack_ids
-from roost_worker.server.session_log import History, HistoryError, SessionLog, empty_log
+from roost_worker.server.session_log import HistoryError, MissingHistory, SessionLog, empty_log
 from roost_worker.server.sessions import LogRef, SessionTable
 
 SESSION = "a/b/s"
@@ -47,7 +47,7 @@ def test_an_empty_head_always_matches():
 
 def test_an_unknown_session_needs_its_whole_history():
     found = SessionTable().find(ref(Head(3, b"x" * 16)))
-    assert isinstance(found, History)
+    assert isinstance(found, MissingHistory)
     assert found.from_token == 0
 
 
@@ -64,7 +64,7 @@ def test_a_finished_step_matches_whether_or_not_its_commit_was_heard():
 def test_another_generation_matches_nothing():
     steps = [ids(1, 2), ids(3)]
     found = table_with(*steps).find(ref(chain(*steps)[2], generation=2))
-    assert isinstance(found, History)
+    assert isinstance(found, MissingHistory)
     assert found.from_token == 0
 
 
@@ -109,7 +109,7 @@ def test_the_table_forgets_the_least_recently_used():
         table.admit(name, AttemptRef(1))
     table.check_integrity()
     head = chain(ids(1))[1]
-    assert isinstance(table.find(LogRef("a", 1, head)), History)
+    assert isinstance(table.find(LogRef("a", 1, head)), MissingHistory)
     assert isinstance(table.find(LogRef("c", 1, head)), SessionLog)
     assert table.admit("a", AttemptRef(0))
     assert not table.admit("c", AttemptRef(0))
@@ -118,7 +118,7 @@ def test_the_table_forgets_the_least_recently_used():
 def test_history_of_several_steps_is_verified_by_its_step_ends():
     steps = [ids(1, 2), ids(3), ids(4, 5)]
     heads = chain(*steps)
-    history = History(empty_log(1), heads[3])
+    history = MissingHistory(empty_log(1), heads[3])
     history.add(0, ids(1, 2, 3), [2, 3])
     history.add(3, ids(4, 5), [5])
     assert history.joined().boundaries == tuple(heads)
@@ -127,14 +127,14 @@ def test_history_of_several_steps_is_verified_by_its_step_ends():
 def test_history_that_does_not_continue_the_known_log_is_asked_again_from_the_start():
     heads = chain(ids(1, 2), ids(3))
     known = SessionLog(1, ids(7, 7), (Head(), *chain(ids(7, 7))[1:]))
-    history = History(known, heads[2])
+    history = MissingHistory(known, heads[2])
     history.add(2, ids(3))
     assert history.joined() is None
 
 
 def test_a_whole_log_without_step_ends_is_taken_with_its_head_alone():
     heads = chain(ids(1, 2), ids(3))
-    history = History(empty_log(1), heads[2])
+    history = MissingHistory(empty_log(1), heads[2])
     history.add(0, ids(1, 2, 3))
     assert history.joined().boundaries == (Head(), heads[2])
 
@@ -151,7 +151,7 @@ def test_a_whole_log_without_step_ends_is_taken_with_its_head_alone():
     ],
 )
 def test_impossible_history_is_refused(runs, message):
-    history = History(empty_log(1), chain(ids(1, 2), ids(3))[2])
+    history = MissingHistory(empty_log(1), chain(ids(1, 2), ids(3))[2])
 
     def collect() -> None:
         for offset, run, ends in runs:
@@ -176,12 +176,12 @@ def test_whatever_the_worker_knew_it_ends_with_exactly_the_gateways_log(known, a
     heads = chain(*actual)
     found = table.find(ref(heads[-1]))
     rounds = 0
-    while isinstance(found, History):
+    while isinstance(found, MissingHistory):
         rounds += 1
         start = found.from_token
         ends = [head.length for head in heads if head.length > start] if with_ends else []
         found.add(start, whole[start:], ends)
-        found = found.joined() or History(empty_log(1), heads[-1])
+        found = found.joined() or MissingHistory(empty_log(1), heads[-1])
     assert rounds <= 2
     assert (found.ids, found.end) == (whole, heads[-1])
     assert set(found.boundaries) <= set(heads)

@@ -194,11 +194,7 @@ async def test_the_lease_tells_what_a_gateway_must_know_and_goes_with_the_worker
         with redis_server.client() as client:
             lease = WorkerLease.decode(client.get(KEYS.lease(world.server.worker_id)))
         info = world.server.shell.engine.info
-        assert (lease.address, lease.capacity_tokens, lease.context_tokens) == (
-            world.server.address,
-            info.capacity_tokens,
-            256,
-        )
+        assert (lease.address, lease.capacity_tokens) == (world.server.address, info.capacity_tokens)
         assert lease.free_tokens == info.capacity_tokens
         assert lease.model_revision == world.server.shell.identity.revision
         name = world.server.worker_id
@@ -304,7 +300,7 @@ def test_an_address_for_all_interfaces_is_advertised_as_one(monkeypatch: pytest.
 
 def test_a_machine_without_a_route_is_told_to_name_its_address(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(server_module.socket, "socket", lambda *_: Route(unreachable=True))
-    with pytest.raises(OSError, match="set host to it"):
+    with pytest.raises(OSError, match="set host to the address"):
         advertised_host("0.0.0.0")
 
 

@@ -1,1 +1,1 @@
-"""From a source to the model store: fetch, convert once, keep. Only the converter process imports transformers."""
+"""Prepares models: fetch a source, convert it once, keep it. Only the converter process imports transformers."""

@@ -1,4 +1,4 @@
-"""`roost model`: prepares models ahead of their first use."""
+"""`roost model`: prepares models before their first use."""
 
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +28,7 @@ def prepare(
     dtype: Annotated[str, typer.Option(help="bfloat16, float32, or float64 (dummy:// only)")] = "bfloat16",
     cache_dir: Annotated[Path | None, typer.Option(help="Default: $ROOST_CACHE or ~/.cache/roost")] = None,
 ) -> None:
-    """Fetch and convert a model into the model store. Does nothing when it is there already."""
+    """Fetch and convert a model into the model store, unless it is there already."""
     console = Console(stderr=True)
     try:
         prepared = _with_progress(console, ModelStore(cache_dir), source, dtype)
@@ -40,7 +40,7 @@ def prepare(
 
 def _with_progress(console: Console, store: ModelStore, source: str, dtype: str) -> PreparedModel:
     if not console.is_terminal:
-        return store.prepare(source, dtype, Lines(console))
+        return store.prepare(source, dtype, LineProgress(console))
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(source, total=1.0)
@@ -49,8 +49,8 @@ def _with_progress(console: Console, store: ModelStore, source: str, dtype: str)
         )
 
 
-class Lines:
-    """Progress without a terminal: a line for each stage."""
+class LineProgress:
+    """Reports progress without a terminal: a line for each stage."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -1,6 +1,6 @@
 """The converter process: `python -m roost_worker.convert.converter SOURCE DTYPE TARGET`.
 
-Says what it does as JSON lines on stdout: `{"stage", "fraction"}`, or `{"error"}` when it refuses (status 1).
+It reports progress as JSON lines on stdout, `{"stage", "fraction"}`, or why it fails, `{"error"}` (exit status 1).
 """
 
 import json
@@ -12,23 +12,23 @@ from roost_worker.convert.from_folder import convert_folder
 from roost_worker.convert.gguf_header import check_header
 
 
-def say(stage: str, fraction: float) -> None:
-    """Reports progress to the process that started this one."""
+def report(stage: str, fraction: float) -> None:
+    """Report progress to the process that started this one."""
     print(json.dumps({"stage": stage, "fraction": round(fraction, 3)}), flush=True)
 
 
 def convert(source: Path, dtype: str, target: Path) -> None:
-    """Writes config, weights, tokenizer and template of `source` (GGUF file or folder) into `target`.
+    """Write config, weights, tokenizer and template of `source` (GGUF file or folder) into `target`.
 
-    Raises ConvertError, naming the fault.
+    Raise ConvertError with the reason.
     """
     if source.is_dir():
-        convert_folder(source, dtype, target, say)
+        convert_folder(source, dtype, target, report)
     else:
         header = check_header(source)  # before torch and transformers, which take seconds to import
         from roost_worker.convert.from_gguf import convert_gguf
 
-        convert_gguf(source, header, dtype, target, say)
+        convert_gguf(source, header, dtype, target, report)
 
 
 def main(arguments: list[str]) -> int:

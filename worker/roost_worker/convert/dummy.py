@@ -1,4 +1,4 @@
-"""Tiny random models, made on the spot: `dummy://NAME`. Deterministic by name, without torch or transformers."""
+"""Tiny random models, generated on demand: `dummy://NAME`. Deterministic by name; needs no torch or transformers."""
 
 import hashlib
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from roost_worker.render.vocabulary import byte_characters
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _BYTES = 256
 VOCABULARY = 264
-"""256 bytes, three control tokens, and five ids that no token has, as real models' padded vocabularies do."""
+"""256 bytes, three control tokens, and five ids without a token, like the padding of real models' vocabularies."""
 LOGIT_STD = 4.0
-"""Standard deviation that logits are scaled to, so that argmax is rarely a near tie."""
+"""Standard deviation that logits are scaled to, so that the largest two are rarely a near tie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class DummySpec:
     query_key_norm: bool = False
     context: int = 8192
     merges: tuple[tuple[str, str], ...] = ()
-    """Pairs of letters that are one token; at most five, which take the ids that others leave unused."""
+    """Pairs of letters that are one token; at most five, which take the ids that are otherwise unused."""
 
 
 _LLAMA3_ROPE = (
@@ -69,7 +69,7 @@ SPECS = {
 
 
 def write_dummy(name: str, dtype: str, folder: Path) -> None:
-    """Writes the model `name` of `SPECS` in the store's layout. Raises ConvertError for an unknown name."""
+    """Write the model `name` of `SPECS` in the store's layout. Raise ConvertError for an unknown name."""
     if name not in SPECS:
         raise ConvertError(f"dummy://{name} is unknown; use one of {', '.join(sorted(SPECS))}")
     spec = SPECS[name]
@@ -126,7 +126,7 @@ def _weights(name: str, spec: DummySpec) -> dict[str, NDArray[np.float64]]:
 
 def _layer(spec: DummySpec, matrix: Any, norm: Any, random: np.random.Generator) -> dict[str, NDArray[np.float64]]:
     query, key = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-    # Gains let each layer move the residual about as far as the embedding does, or a tied model repeats itself.
+    # With these gains each layer adds about as much to the residual as the embedding; else a tied model repeats itself.
     tensors = {
         "input_layernorm.weight": norm(spec.hidden),
         "post_attention_layernorm.weight": norm(spec.hidden),

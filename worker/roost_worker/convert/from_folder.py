@@ -1,4 +1,4 @@
-"""Converts a folder of Hugging Face files (config.json, safetensors, tokenizer.json): a cast by numpy."""
+"""Converts a folder of Hugging Face files (config.json, safetensors, tokenizer.json), casting weights with numpy."""
 
 import json
 import shutil
@@ -22,15 +22,15 @@ from roost_worker.render.errors import RenderError
 from roost_worker.render.vocabulary import Vocabulary
 
 
-def convert_folder(source: Path, dtype: str, target: Path, say: Progress) -> None:
-    """Writes the model of `source` into `target`, in the store's layout. Raises ConvertError."""
+def convert_folder(source: Path, dtype: str, target: Path, report: Progress) -> None:
+    """Write the model of `source` into `target`, in the store's layout. Raise ConvertError."""
     config = normalised_config(_config(source), dtype)
-    say("reading weights", 0.0)
+    report("reading weights", 0.0)
     stored = _open(source)
     shapes = expected_shapes(config)
     check_shapes(shapes, {name: tensor.shape for name, tensor in stored.items()})
     tensors = {name: TensorToWrite(shape, partial(_read, name, stored[name], dtype)) for name, shape in shapes.items()}
-    write_safetensors(target / WEIGHTS, tensors, dtype, lambda share: say("writing weights", share))
+    write_safetensors(target / WEIGHTS, tensors, dtype, lambda share: report("writing weights", share))
     write_json(target / "config.json", config)
     _tokenizer(source, config, target)
 
@@ -55,14 +55,14 @@ def _open(source: Path) -> dict[str, StoredTensor]:
     paths = sorted(source.glob("*.safetensors"))
     if not paths:
         raise ConvertError(f"{source} has no *.safetensors file")
-    return {name: tensor for path in paths for name, tensor in _open_one(path).items()}
+    return {name: tensor for path in paths for name, tensor in _open_file(path).items()}
 
 
-def _open_one(path: Path) -> dict[str, StoredTensor]:
+def _open_file(path: Path) -> dict[str, StoredTensor]:
     try:
         return open_safetensors(path)
     except ValueError as error:
-        raise ConvertError(f"{path} is truncated or no safetensors file: {error}") from error
+        raise ConvertError(f"{path} is truncated or not a safetensors file: {error}") from error
 
 
 def _tokenizer(source: Path, config: dict[str, Any], target: Path) -> None:

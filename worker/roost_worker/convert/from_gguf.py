@@ -1,4 +1,4 @@
-"""Converts a GGUF file by transformers' reader, dequantised. Only this module imports transformers."""
+"""Converts a GGUF file, dequantised by transformers. Only this module imports transformers."""
 
 import json
 from functools import partial
@@ -15,7 +15,7 @@ from roost_worker.convert.safetensors_file import TensorToWrite, array_bytes, wr
 from roost_worker.convert.shapes import check_shapes, expected_shapes, normalised_config
 from roost_worker.convert.tokenization import describe_template
 
-# transformers passes over tokenizer.ggml.pre; SmolLM splits numbers into digits before ByteLevel (llama.cpp, "smollm").
+# transformers ignores tokenizer.ggml.pre. SmolLM splits numbers into digits before ByteLevel (llama.cpp, "smollm").
 _SMOLLM = {
     "type": "Sequence",
     "pretokenizers": [
@@ -25,20 +25,20 @@ _SMOLLM = {
 }
 
 
-def convert_gguf(source: Path, header: GgufHeader, dtype: str, target: Path, say: Progress) -> None:
-    """Writes the model of `source`, whose head is `header`, into `target`. Raises ConvertError."""
-    say("loading transformers", 0.0)
-    model, missing = _load(source, say)
+def convert_gguf(source: Path, header: GgufHeader, dtype: str, target: Path, report: Progress) -> None:
+    """Write the model of `source`, whose header is `header`, into `target`. Raise ConvertError."""
+    report("loading transformers", 0.0)
+    model, missing = _load(source, report)
     config = normalised_config(model.config.to_dict(), dtype)
     weights = {name: tensor for name, tensor in model.state_dict().items() if name not in missing}
     shapes = expected_shapes(config)
     check_shapes(shapes, {name: tuple(tensor.shape) for name, tensor in weights.items()})
-    say("reading the tokenizer", 0.5)
+    report("reading the tokenizer", 0.5)
     _tokenizer(source, header, config, target)
     tensors = {
         name: TensorToWrite(shape, partial(_tensor_bytes, weights[name], dtype)) for name, shape in shapes.items()
     }
-    write_safetensors(target / WEIGHTS, tensors, dtype, lambda share: say("writing weights", 0.8 + share / 5))
+    write_safetensors(target / WEIGHTS, tensors, dtype, lambda share: report("writing weights", 0.8 + share / 5))
     write_json(target / "config.json", config)
 
 
@@ -46,10 +46,11 @@ def _tensor_bytes(tensor: torch.Tensor, dtype: str) -> bytes:
     return array_bytes(tensor.numpy(), dtype)
 
 
-def _load(source: Path, say: Progress) -> tuple[Any, frozenset[str]]:
+def _load(source: Path, report: Progress) -> tuple[Any, frozenset[str]]:
+    """Return the model and the names of its tensors that the file does not have."""
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    say("dequantising weights", 0.2)
+    report("dequantising weights", 0.2)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.parent,
@@ -58,7 +59,7 @@ def _load(source: Path, say: Progress) -> tuple[Any, frozenset[str]]:
             quantization_config=GgufConfig(dequantize=True),
             output_loading_info=True,
         )
-    # The reader has no exception of its own for a damaged file: it fails wherever the bytes run out.
+    # The reader has no exception of its own for a damaged file: it fails wherever the bytes end.
     except (ValueError, IndexError, KeyError, EOFError, TypeError, OverflowError, OSError, RuntimeError) as error:
         raise ConvertError(f"{source.name} is truncated, damaged or of an unknown architecture: {error}") from error
     model, loading = loaded

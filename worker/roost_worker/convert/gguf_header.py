@@ -1,5 +1,5 @@
-"""The head of a GGUF file, read in milliseconds: enough to refuse a truncated or foreign file before transformers is
-loaded, and to know what transformers passes over.
+"""The header of a GGUF file, read in milliseconds: enough to refuse a truncated or unsupported file before transformers
+is loaded, and to know what transformers ignores.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from roost_worker.convert.errors import ConvertError
-from roost_worker.convert.shapes import ARCHITECTURES
+from roost_worker.model.config import MODEL_TYPES
 
 _MAGIC = b"GGUF"
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -23,10 +23,10 @@ _MAX_STRING = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What a GGUF file says of itself."""
+    """What a GGUF file says about itself."""
 
     keys: dict[str, Any]
-    """Its metadata; None for arrays."""
+    """Its metadata; arrays are None."""
     tensors: frozenset[str]
     size: int
     """Bytes that the whole file must have."""
@@ -36,11 +36,11 @@ _LAYER = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", 
 
 
 def check_header(path: Path) -> GgufHeader:
-    """The head of a GGUF file that this project can convert. Raises ConvertError that names what it lacks."""
+    """Read the header and check that the file can be converted. Raise ConvertError with what is missing."""
     header = read_header(path)
     architecture = header.keys.get("general.architecture")
-    if architecture not in ARCHITECTURES:
-        raise ConvertError(f"{path.name} holds a {architecture} model; the worker runs {', '.join(ARCHITECTURES)}")
+    if architecture not in MODEL_TYPES:
+        raise ConvertError(f"{path.name} is a {architecture} model; the worker runs {', '.join(MODEL_TYPES)}")
     layers = range(int(header.keys.get(f"{architecture}.block_count") or 0))
     needed = ["token_embd.weight", "output_norm.weight"]
     needed += [f"blk.{layer}.{name}.weight" for layer in layers for name in _LAYER]
@@ -51,14 +51,14 @@ def check_header(path: Path) -> GgufHeader:
 
 
 def read_header(path: Path) -> GgufHeader:
-    """Raises ConvertError when the file is no GGUF file, or ends early."""
+    """Read the header. Raise ConvertError when the file is not a GGUF file, or is truncated."""
     length = path.stat().st_size
     with path.open("rb") as file:
         magic = file.read(4)
         if magic != _MAGIC:
-            raise ConvertError(f"{path.name} is no GGUF file (it begins with {magic!r}); give a .gguf file or a folder")
+            raise ConvertError(f"{path.name} is not a GGUF file (it begins with {magic!r}); use .gguf or a folder")
         try:
-            header = _Reader(file).header()
+            header = _HeaderReader(file).header()
         except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
             raise ConvertError(f"{path.name} is truncated or damaged: its header cannot be read ({error})") from error
     if length < header.size:
@@ -68,7 +68,7 @@ def read_header(path: Path) -> GgufHeader:
     return header
 
 
-class _Reader:
+class _HeaderReader:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
@@ -108,7 +108,7 @@ class _Reader:
         return None
 
     def _tensor(self) -> tuple[str, int]:
-        """A tensor's name and where it ends in the file's data."""
+        """Read a tensor's entry; return its name and where it ends in the file's data."""
         name = self._string()
         shape = [self._scalar("<Q") for _ in range(self._scalar("<I"))]
         per_block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(self._scalar("<I"))]

@@ -1,4 +1,4 @@
-"""The layout of a prepared model: which files, how its revision is computed, how it is written whole or not at all."""
+"""The layout of a prepared model: its files, how its revision is computed, and how it is written atomically."""
 
 import hashlib
 import json
@@ -15,9 +15,9 @@ from typing import Any
 WEIGHTS = "model.safetensors"
 FILES = ("config.json", WEIGHTS, "tokenizer.json", "template.json", "revision.json")
 LAYOUT_VERSION = 1
-"""Part of every index key: a change of the layout converts again."""
+"""Part of every index key: when the layout changes, models are converted again."""
 ABANDONED_SECONDS = 86_400.0
-"""Nobody converts for so long without writing a file."""
+"""A folder without a write for this long belongs to a conversion that was killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,13 @@ class PreparedModel:
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """Return the SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_source(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of a folder's files."""
+    """Return the SHA-256 of a file, or of the names and contents of a folder's files."""
     if path.is_file():
         return digest_file(path)
     total = hashlib.sha256()
@@ -52,9 +52,9 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
 @contextmanager
 def scratch_folder(models: Path) -> Iterator[Path]:
-    """A folder beside the prepared models that is gone afterwards, unless it was renamed."""
+    """Create a folder beside the prepared models that is removed afterwards, unless it was renamed."""
     models.mkdir(parents=True, exist_ok=True)
-    _sweep(models)
+    _remove_abandoned(models)
     scratch = Path(tempfile.mkdtemp(dir=models, prefix=".making-"))
     try:
         yield scratch
@@ -62,8 +62,8 @@ def scratch_folder(models: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _sweep(models: Path) -> None:
-    """Removes what processes left that were killed while they converted."""
+def _remove_abandoned(models: Path) -> None:
+    """Remove folders of conversions that were killed."""
     for scratch in models.glob(".making-*"):
         with suppress(FileNotFoundError):
             if time.time() - scratch.stat().st_mtime > ABANDONED_SECONDS:
@@ -71,7 +71,7 @@ def _sweep(models: Path) -> None:
 
 
 def publish(scratch: Path, models: Path, source: str, source_sha256: str, dtype: str) -> PreparedModel:
-    """Names the revision of a complete folder, writes `revision.json` into it and renames it into `models`."""
+    """Compute the revision of a complete folder, write `revision.json` into it and rename it into `models`."""
     digests = {name: digest_file(scratch / name) for name in FILES[:-1]}
     lines = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
     revision = hashlib.sha256(f"{lines}dtype {dtype}\n".encode()).hexdigest()[:16]
@@ -88,12 +88,12 @@ def _rename(scratch: Path, path: Path) -> None:
     try:
         os.rename(scratch, path)
     except OSError:
-        if is_complete(path):  # another process was faster, with the same content
+        if is_complete(path):  # another process was faster; its content is the same
             return
         shutil.rmtree(path, ignore_errors=True)
         os.rename(scratch, path)
 
 
 def is_complete(path: Path) -> bool:
-    """Whether a prepared model is all there."""
+    """Return whether a prepared model has all its files."""
     return all((path / name).is_file() for name in FILES)

@@ -12,7 +12,7 @@ from roost_worker.convert.source import Source
 
 
 def run_converter(source: Source, local: Path, dtype: str, target: Path, report: Progress) -> None:
-    """Converts `local` (GGUF file or safetensors folder) into `target`. Raises ConvertError with the reason."""
+    """Convert `local` (GGUF file or safetensors folder) into `target`. Raise ConvertError with the reason."""
     command = [sys.executable, "-m", "roost_worker.convert.converter", str(local), dtype, str(target)]
     with tempfile.TemporaryFile("w+") as errors:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
@@ -27,14 +27,14 @@ def run_converter(source: Source, local: Path, dtype: str, target: Path, report:
 
 
 def _follow(process: "subprocess.Popen[str]", report: Progress) -> str:
-    """Passes the converter's JSON lines on as progress; returns the reason of its refusal, or an empty string."""
+    """Pass the converter's JSON lines on as progress; return why it failed, or an empty string."""
     assert process.stdout is not None
     reason = ""
     for line in process.stdout:
         try:
             event = json.loads(line)
         except ValueError:
-            continue  # a library's chatter
+            continue  # printed by a library
         if "error" in event:
             reason = str(event["error"])
         else:

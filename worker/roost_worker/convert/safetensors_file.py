@@ -1,6 +1,6 @@
 """Safetensors files without torch: tensors are read by mmap, cast with numpy and written one at a time.
 
-`safetensors` itself wants torch for bfloat16, whose import takes longer than converting a small model.
+`safetensors` itself needs torch for bfloat16, whose import takes longer than converting a small model.
 Format: https://github.com/huggingface/safetensors#format (length of the header, JSON header, data).
 """
 
@@ -23,7 +23,7 @@ _MAX_HEADER = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor in a file: `read` maps its bytes, little-endian, of a dtype by safetensors' code."""
+    """A tensor in a file. `read` returns its little-endian bytes, `code` is safetensors' name of its dtype."""
 
     shape: tuple[int, ...]
     code: str
@@ -31,12 +31,12 @@ class StoredTensor:
 
     @property
     def dtype(self) -> str | None:
-        """Name of a floating-point dtype that `cast` knows; None for others."""
+        """The dtype's name if `cast` supports it (floating point); otherwise None."""
         return _NAMES.get(self.code)
 
 
 def open_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a file, by name. Raises ValueError when it is truncated or no safetensors file."""
+    """Return the tensors of a file, by name. Raise ValueError when it is truncated or not a safetensors file."""
     with path.open("rb") as file:
         try:
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -64,7 +64,7 @@ def _stored(entry: dict[str, Any], data: memoryview) -> StoredTensor:
 
 
 def cast(data: memoryview | bytes, dtype: str, to: str) -> bytes:
-    """Bytes of a tensor in another floating-point dtype, rounded to nearest even."""
+    """Return the bytes of a tensor in another floating-point dtype, rounded to nearest even."""
     if dtype == to:
         return bytes(data)
     if dtype == "bfloat16":
@@ -75,7 +75,7 @@ def cast(data: memoryview | bytes, dtype: str, to: str) -> bytes:
 
 
 def array_bytes(values: "NDArray[np.floating[Any]]", dtype: str) -> bytes:
-    """Little-endian bytes of an array in `dtype`."""
+    """Return the little-endian bytes of an array in `dtype`."""
     if dtype != "bfloat16":
         return bytes(values.astype(f"<f{_SIZES[dtype]}").tobytes())
     # bfloat16 is the upper half of a float32; numpy has no such type.
@@ -86,16 +86,16 @@ def array_bytes(values: "NDArray[np.floating[Any]]", dtype: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class TensorToWrite:
-    """A tensor by its shape and by a function that yields its little-endian bytes when its turn comes."""
+    """A tensor's shape, and a function that returns its little-endian bytes when they are to be written."""
 
     shape: tuple[int, ...]
     data: Callable[[], bytes]
 
 
 def write_safetensors(
-    path: Path, tensors: Mapping[str, TensorToWrite], dtype: str, written: Callable[[float], None] = lambda _: None
+    path: Path, tensors: Mapping[str, TensorToWrite], dtype: str, progress: Callable[[float], None] = lambda _: None
 ) -> None:
-    """Writes `tensors`, sorted by name and all of `dtype`; `written` is told the share of bytes done."""
+    """Write `tensors`, sorted by name and all of `dtype`; `progress` is called with the share of bytes written."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in sorted(tensors):
@@ -105,8 +105,8 @@ def write_safetensors(
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        done = 0
+        written = 0
         for name in sorted(tensors):
-            done += file.write(tensors[name].data())
-            written(done / end)
-        assert done == end
+            written += file.write(tensors[name].data())
+            progress(written / end)
+        assert written == end

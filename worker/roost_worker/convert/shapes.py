@@ -1,20 +1,18 @@
-"""Which tensors a Llama-family model has, by its config: the names and shapes that the worker loads. Pure."""
+"""The tensors of a Llama-family model by its config: the names and shapes that the worker loads. Pure."""
 
 from typing import Any
 
 from roost_worker.convert.errors import ConvertError
-
-ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
-"""`model_type`s that the worker can run."""
+from roost_worker.model.config import MODEL_TYPES
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 def normalised_config(config: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """`config.json` as the worker wants it: every key there, rope under its older names. Raises ConvertError."""
+    """Return `config.json` as the worker reads it: with all keys, rope under its older names. Raise ConvertError."""
     model_type = config.get("model_type")
-    if model_type not in ARCHITECTURES:
-        raise ConvertError(f"model_type {model_type!r} is not supported; the worker runs {', '.join(ARCHITECTURES)}")
+    if model_type not in MODEL_TYPES:
+        raise ConvertError(f"model_type {model_type!r} is not supported; the worker runs {', '.join(MODEL_TYPES)}")
     try:
         heads = int(config["num_attention_heads"])
         hidden = int(config["hidden_size"])
@@ -41,11 +39,11 @@ def normalised_config(config: dict[str, Any], dtype: str) -> dict[str, Any]:
             "vocab_size": int(config["vocab_size"]),
         }
     except KeyError as error:
-        raise ConvertError(f"config.json lacks {error}; is this a {model_type} model?") from error
+        raise ConvertError(f"config.json has no {error}; is this a {model_type} model?") from error
 
 
 def _window(config: dict[str, Any], model_type: str) -> dict[str, Any]:
-    """The attention window, if any layer has one. Qwen's count only where `use_sliding_window` says so."""
+    """Return the attention window, if a layer uses one. Qwen models use theirs only if `use_sliding_window` is set."""
     by_switch = model_type.startswith("qwen")
     kinds = config.get("layer_types")
     slides = (config.get("use_sliding_window") or not by_switch) and (kinds is None or "sliding_attention" in kinds)
@@ -62,7 +60,7 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def expected_shapes(config: dict[str, Any]) -> Shapes:
-    """Name and shape of every tensor of the model that a normalised config describes."""
+    """Return the name and shape of each tensor of the model that a normalised config describes."""
     hidden, vocabulary = config["hidden_size"], config["vocab_size"]
     shapes: Shapes = {"model.embed_tokens.weight": (vocabulary, hidden), "model.norm.weight": (hidden,)}
     if not config["tie_word_embeddings"]:
@@ -92,12 +90,12 @@ def _layer_shapes(config: dict[str, Any]) -> Shapes:
     return shapes
 
 
-def check_shapes(expected: Shapes, found: Shapes) -> None:
-    """Raises ConvertError that names tensors which are missing or of another shape."""
-    missing = sorted(set(expected) - set(found))
+def check_shapes(expected: Shapes, stored: Shapes) -> None:
+    """Raise ConvertError, naming the tensors, when some are missing or have another shape."""
+    missing = sorted(set(expected) - set(stored))
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ConvertError(f"missing tensor {', '.join(missing[:3])}{more}; the file is incomplete or of another model")
     for name, shape in expected.items():
-        if found[name] != shape:
-            raise ConvertError(f"tensor {name} has shape {found[name]}, but config.json says {shape}")
+        if stored[name] != shape:
+            raise ConvertError(f"tensor {name} has shape {stored[name]}, but config.json says {shape}")

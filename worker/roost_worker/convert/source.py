@@ -24,10 +24,10 @@ class Source:
 
 
 def parse_source(text: str) -> Source:
-    """Reads a source's name. Raises ConvertError that names the four forms."""
+    """Parse a source's name. Raise ConvertError naming the four forms."""
     scheme, separator, rest = text.partition("://")
     if not separator or not rest:
-        raise ConvertError(f"{text!r} is no model source; {_FORMS}")
+        raise ConvertError(f"{text!r} is not a model source; {_FORMS}")
     match scheme:
         case "pypi":
             return _pypi(text, rest)
@@ -37,7 +37,7 @@ def parse_source(text: str) -> Source:
             return Source("file", rest)
         case "dummy":
             return Source("dummy", rest)
-    raise ConvertError(f"{text!r} is no model source; {_FORMS}")
+    raise ConvertError(f"{text!r} is not a model source; {_FORMS}")
 
 
 def _pypi(text: str, rest: str) -> Source:

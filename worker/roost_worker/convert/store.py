@@ -31,22 +31,22 @@ def _silent(stage: str, fraction: float) -> None:
 
 
 def default_cache_dir() -> Path:
-    """`$ROOST_CACHE`, or `~/.cache/roost`."""
+    """Return `$ROOST_CACHE`, or `~/.cache/roost`."""
     return Path(os.environ.get("ROOST_CACHE") or Path.home() / ".cache" / "roost").expanduser()
 
 
 class ModelStore:
-    """Prepared models under `cache_dir` (None: `$ROOST_CACHE` or `~/.cache/roost`). Safe for many processes at once."""
+    """Prepared models in `cache_dir` (None: `$ROOST_CACHE` or `~/.cache/roost`). Safe for several processes at once."""
 
     def __init__(self, cache_dir: Path | None = None) -> None:
         self.cache_dir = cache_dir or default_cache_dir()
         self.models = self.cache_dir / "models"
 
     def prepare(self, source: str, dtype: str, progress: Progress | None = None) -> PreparedModel:
-        """The model of `source` in `dtype`, fetched and converted unless it is there already.
+        """Return the model of `source` in `dtype`; fetch and convert it unless it is there already.
 
-        `progress` is called with what is being done and how much of it, 0 to 1. A second call returns at once and
-        imports nothing heavy. Raises ConvertError; nothing half-written stays.
+        `progress` is called with each stage's name and how much of it is done, 0 to 1. For a model that is there, this
+        returns at once and imports nothing heavy. Raise ConvertError; an incomplete model is removed.
         """
         parsed = parse_source(source)
         if dtype not in DTYPES:
@@ -55,39 +55,39 @@ class ModelStore:
             raise ConvertError(f"{source}: float64 is for dummy:// models only; use bfloat16 or float32")
         report = progress or _silent
         if parsed.scheme == "dummy":
-            return self._make_dummy(parsed, dtype)
+            return self._write_dummy(parsed, dtype)
         key = _key("source", str(parsed), _stamp(parsed), dtype)
-        found = self._lookup(key, parsed, dtype)
-        if found is None:
+        model = self._lookup(key, parsed, dtype)
+        if model is None:
             with self._lock(_key("lock", str(parsed)), report):
-                found = self._lookup(key, parsed, dtype) or self._make(parsed, dtype, report)
-                self._remember(key, found)
+                model = self._lookup(key, parsed, dtype) or self._convert(parsed, dtype, report)
+                self._remember(key, model)
         report("ready", 1.0)
-        return found
+        return model
 
-    def _make_dummy(self, source: Source, dtype: str) -> PreparedModel:
-        # Made in milliseconds, so always: an index would keep a dummy of an earlier version of this code.
+    def _write_dummy(self, source: Source, dtype: str) -> PreparedModel:
+        # Every time, since it takes milliseconds and an index would keep a dummy of an earlier version of this code.
         with scratch_folder(self.models) as scratch:
             write_dummy(source.name, dtype, scratch)
             return publish(scratch, self.models, str(source), "", dtype)
 
-    def _make(self, source: Source, dtype: str, report: Progress) -> PreparedModel:
+    def _convert(self, source: Source, dtype: str, report: Progress) -> PreparedModel:
         local = fetch(source, self.cache_dir / "sources" / _key("fetch", str(source))[:16], report)
         report("checking the source", 0.0)
         content = digest_source(local)
         content_key = _key("content", content, dtype)
-        found = self._lookup(content_key, source, dtype)
-        if found is None:
+        model = self._lookup(content_key, source, dtype)
+        if model is None:
             with scratch_folder(self.models) as scratch:
-                run_converter(source, self._exact(content, source) or local, dtype, scratch, report)
-                found = publish(scratch, self.models, str(source), content, dtype)
-            self._remember(content_key, found)
-        return found
+                run_converter(source, self._float32_path(content, source) or local, dtype, scratch, report)
+                model = publish(scratch, self.models, str(source), content, dtype)
+            self._remember(content_key, model)
+        return model
 
-    def _exact(self, content: str, source: Source) -> Path | None:
-        """The same model in float32, from which a cast is as good as another conversion and ten times as fast."""
-        found = self._lookup(_key("content", content, "float32"), source, "float32")
-        return found.path if found else None
+    def _float32_path(self, content: str, source: Source) -> Path | None:
+        """Return the same model's float32 folder, if any: a cast is as exact as converting, and ten times as fast."""
+        model = self._lookup(_key("content", content, "float32"), source, "float32")
+        return model.path if model else None
 
     def _lookup(self, key: str, source: Source, dtype: str) -> PreparedModel | None:
         try:
@@ -113,7 +113,7 @@ class ModelStore:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                report("waiting for another process that prepares this model", 0.0)
+                report("waiting for another process to prepare this model", 0.0)
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -123,7 +123,7 @@ def _key(*parts: str) -> str:
 
 
 def _stamp(source: Source) -> str:
-    """What changes when a local source is replaced, cheap enough to look at on every start."""
+    """Return a value that changes when a local source is replaced, cheap enough to compute at every start."""
     path = Path(source.name)
     if source.scheme != "file" or not path.exists():
         return ""

@@ -1,4 +1,4 @@
-"""What a model's tokenizer files say about taking turns: `template.json`."""
+"""Builds `template.json` from a model's tokenizer files: how turns are written and end."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,10 @@ _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_
 def describe_template(
     tokenizer_json: str, chat_template: str, bos: str, eos: str, config_eos: int | list[int] | None
 ) -> TemplateDescription:
-    """Builds `template.json` from `tokenizer.json`, the chat template and the tokens' texts.
+    """Describe a model's turns, from `tokenizer.json`, the chat template and the texts of its tokens.
 
-    A turn ends at the tokenizer's or config's end token, and at any other control token known to end turns.
-    Raises ConvertError when nothing can end a turn.
+    A turn ends at the tokenizer's or config's end token, and at any other control token that is known to end turns.
+    Raise ConvertError when no token ends a turn.
     """
     added = {token["content"]: int(token["id"]) for token in json.loads(tokenizer_json).get("added_tokens", [])}
     ids = {added[text] for text in (eos, *_TURN_ENDS) if text in added}
@@ -30,7 +30,7 @@ def describe_template(
 
 
 def read_template(folder: Path) -> str:
-    """The chat template of a model folder: `chat_template.jinja`, or the key in `tokenizer_config.json`."""
+    """Return a model folder's chat template: `chat_template.jinja`, or the key in one of the JSON files; or ""."""
     jinja = folder / "chat_template.jinja"
     if jinja.exists():
         return jinja.read_text(encoding="utf-8")
@@ -42,7 +42,7 @@ def read_template(folder: Path) -> str:
 
 
 def token_text(folder: Path, key: str) -> str:
-    """Text of `bos_token` or `eos_token` in `tokenizer_config.json`; empty when it has none."""
+    """Return the text of `bos_token` or `eos_token` in `tokenizer_config.json`, or an empty string."""
     value = _read(folder / "tokenizer_config.json").get(key)
     return str(value["content"] if isinstance(value, dict) else value or "")
 

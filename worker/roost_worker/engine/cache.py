@@ -1,15 +1,15 @@
 """The KV cache: gives blocks to sequences, shares full ones, keeps what a later request may want again (`Retained`).
 
-    state of a block   held by                                     written by    in the prefix index
-    free               nobody                                      nobody        no
-    private            one running sequence                        that one      no: it is not full yet
-    parked tail        one parked sequence                         nobody        no: it is not full
-    sealed             any number of running and parked sequences  nobody        yes
-    loose              nobody                                      nobody        yes, until it is evicted
+    state of a block   referred to by                    written by    in the prefix index    becomes
+    free               nobody                            nobody        no                     private
+    private            one running sequence              its sequence  no: not full yet       sealed, parked, free
+    parked (tail)      one parked sequence               nobody        no: not full           private, free
+    sealed             running and parked sequences      nobody        yes                    loose, private (cut), free
+    loose              nobody                            nobody        yes                    sealed, free
 
-Under each key of the prefix index there is one block: a sequence that fills a second block with the same content takes
-the first one instead. When a sequence is cut within a sealed block that others hold too, the tokens of the cut block
-are computed again rather than copied: a cut is rare and costs less than one block of prefill.
+Each key of the prefix index has one block: a sequence that fills a second block with the same content takes the first
+one instead. When a sequence is cut within a sealed block that others share, the tokens of the cut block are computed
+again rather than copied: a cut is rare and costs less than one block of prefill.
 """
 
 from array import array
@@ -24,7 +24,7 @@ from roost_worker.engine.sequence import Sequence
 
 
 class SequenceCache:
-    """Blocks of running sequences, and what is retained of those that run no more."""
+    """Blocks of running sequences, and what is retained of sequences that have stopped running."""
 
     def __init__(self, num_blocks: int, block_tokens: int, policy: RetentionPolicy) -> None:
         self.pool = BlockPool(num_blocks)
@@ -34,17 +34,17 @@ class SequenceCache:
 
     @property
     def parked(self) -> ParkedSequences:
-        """Sessions' parked sequences."""
+        """The sessions' parked sequences."""
         return self.retained.parked
 
     def blocks_for(self, tokens: int) -> int:
-        """Blocks that hold `tokens` tokens."""
+        """Return how many blocks `tokens` tokens take."""
         return -(-tokens // self.block_tokens)
 
     def admit(self, sequence: Sequence, now: float) -> bool:
-        """Gives `sequence` blocks for all its ids, starting with what is cached, at most all but its last token.
+        """Give `sequence` blocks for all its ids, reusing what is cached of all but its last token.
 
-        Sets `blocks` and `computed`. Returns False, having changed nothing, when too few blocks can be freed.
+        Set `blocks` and `computed`. Return False, having changed nothing, when too few blocks can be freed.
         """
         blocks = self._match(sequence)
         parked = self._own_parked(sequence)
@@ -66,7 +66,7 @@ class SequenceCache:
         return True
 
     def grow(self, sequence: Sequence, now: float) -> bool:
-        """Makes `sequence`'s blocks cover all its ids. Returns False when no block can be freed."""
+        """Extend `sequence`'s blocks to cover all its ids. Return False when no block can be freed."""
         if self.blocks_for(len(sequence.ids)) <= len(sequence.blocks):
             return True
         if not self.pool.free and not self.pool.cached:
@@ -76,31 +76,31 @@ class SequenceCache:
         return True
 
     def advance(self, sequence: Sequence, tokens: int, now: float) -> None:
-        """`tokens` more of `sequence` are computed: seals the blocks that are full now."""
+        """Record that `tokens` more tokens of `sequence` are computed, and seal the blocks that are full now."""
         first = sequence.computed // self.block_tokens
         sequence.computed += tokens
         for index in range(first, sequence.computed // self.block_tokens):
             key = self._key(sequence, index)
-            known = self._index.get(key)
-            if known is None:
+            equal_block = self._index.get(key)
+            if equal_block is None:
                 self.pool.seal(sequence.blocks[index])
                 self._index.add(key, sequence.blocks[index])
             else:
-                self._replace(sequence, index, known, now)
+                self._replace(sequence, index, equal_block, now)
 
     def release(self, sequence: Sequence, now: float) -> None:
-        """Takes all blocks from `sequence`. Full ones stay cached, the last one the first to go."""
-        self._let_go(sequence, 0, now)
+        """Take all blocks from `sequence`. Full ones stay cached; of these the last is evicted first."""
+        self._release_after(sequence, 0, now)
         sequence.computed = 0
 
     def park(self, sequence: Sequence, tokens: int, now: float) -> None:
-        """Parks the first `tokens` tokens of `sequence`, as far as computed, for its session.
+        """Park the first `tokens` tokens of `sequence`, as far as they are computed, for its session.
 
-        One-shot work is released, and so is a sequence that ends after a later one of its session. A sequence that
-        was preempted parks what is left of it in the cache.
+        One-shot work is released instead, and so is a sequence of whose session a later request is parked already.
+        A sequence that was preempted parks what is left of it in the cache.
         """
         session = sequence.request.session
-        if session is None or self._later_one_parked(session, sequence):
+        if session is None or self._later_request_parked(session, sequence):
             self.release(sequence, now)
             return
         if not sequence.blocks:
@@ -113,9 +113,9 @@ class SequenceCache:
             self.retained.report_dropped(session, lost or sequence.cached_tokens or 0)
 
     def check_integrity(self, running: Iterable[Sequence]) -> None:
-        """Raises AssertionError unless pool, index, parked sequences and `running` agree.
+        """Raise AssertionError unless pool, index, parked sequences and `running` agree.
 
-        `running`: all sequences that hold blocks.
+        `running` are all sequences that have blocks.
         """
         self.pool.check_integrity()
         self._index.check_integrity()
@@ -124,28 +124,28 @@ class SequenceCache:
             self._check_blocks(sequence.blocks, sequence.computed)
             for block in sequence.blocks:
                 users[block] = users.get(block, 0) + 1
-        holders = dict(users)
+        references = dict(users)
         for parked in self.parked:
             self._check_blocks(parked.blocks, len(parked.ids))
             for block in parked.blocks:
-                holders[block] = holders.get(block, 0) + 1
+                references[block] = references.get(block, 0) + 1
         blocks = range(1, self.pool.total + 1)
         assert all(self.pool.users(block) == users.get(block, 0) for block in blocks), "users are miscounted"
-        assert all(self.pool.holders(block) == holders.get(block, 0) for block in blocks), "holders are miscounted"
+        assert all(self.pool.references(block) == references.get(block, 0) for block in blocks), "references miscounted"
         assert self._index.blocks() == set(filter(self.pool.sealed, blocks)), "index and seals disagree"
-        self.retained.check_integrity(holders)
+        self.retained.check_integrity(references)
 
     def _check_blocks(self, blocks: "array[int]", computed: int) -> None:
         full = computed // self.block_tokens
         assert all(self.pool.sealed(block) for block in blocks[:full]), "a full block is not sealed"
-        assert not any(self.pool.sealed(block) for block in blocks[full:]), "a sealed block is to be written"
+        assert not any(self.pool.sealed(block) for block in blocks[full:]), "a sealed block would be written"
 
     def _key(self, sequence: Sequence, index: int) -> bytes:
         extend_keys(sequence.keys, sequence.request.cache_key, sequence.ids, self.block_tokens, index + 1)
         return sequence.keys[index]
 
     def _last_full(self, sequence: Sequence) -> int:
-        """Full blocks that may come from the cache: the last token is always computed, to draw the next from."""
+        """Return how many full blocks may come from the cache: the last token is always computed, for its logits."""
         return (len(sequence.ids) - 1) // self.block_tokens
 
     def _match(self, sequence: Sequence) -> "array[int]":
@@ -158,19 +158,19 @@ class SequenceCache:
         return parked if parked and parked.cache_key == sequence.request.cache_key else None
 
     def _tail_tokens(self, sequence: Sequence, parked: ParkedSequence, full: int) -> int:
-        """Tokens cached when the parked block after the `full` matched ones becomes the tail; 0 when it cannot.
+        """Return the tokens cached if the parked block after the `full` matched ones becomes the tail, 0 if it cannot.
 
-        A cut within it needs it to be this session's alone.
+        It cannot be cut unless it is this session's alone.
         """
         tokens = min(common_prefix(parked.ids, sequence.ids), len(sequence.ids) - 1)
         if tokens // self.block_tokens != full or tokens % self.block_tokens == 0:
             return 0
-        return tokens if self.pool.holders(parked.blocks[full]) == 1 else 0
+        return tokens if self.pool.references(parked.blocks[full]) == 1 else 0
 
     def _claim(
         self, sequence: Sequence, blocks: "array[int]", parked: ParkedSequence | None, tail: bool, now: float
     ) -> None:
-        """Makes `sequence` hold `blocks`, all matched but the last one if it is the `tail` of `parked`."""
+        """Give `blocks` to `sequence`: matched ones, and last, if `tail` is true, the tail of `parked`."""
         self.retained.share(blocks[:-1] if tail else blocks, now)
         if tail and parked:
             parked.blocks.remove(blocks[-1])
@@ -179,35 +179,35 @@ class SequenceCache:
         sequence.blocks = blocks
 
     def _replace(self, sequence: Sequence, index: int, block: int, now: float) -> None:
-        """`sequence` takes a sealed block with the content of its own block `index`."""
+        """Replace block `index` of `sequence` by a sealed `block` with the same content."""
         self.retained.share((block,), now)
         self.pool.release(sequence.blocks[index])
         sequence.blocks[index] = block
 
     def _reclaim(self, sequence: Sequence, now: float) -> None:
-        """A preempted sequence takes back those of its blocks that are still cached."""
+        """Give a preempted sequence back those of its blocks that are still cached."""
         sequence.blocks = self._match(sequence)
         sequence.computed = len(sequence.blocks) * self.block_tokens
         self.retained.share(sequence.blocks, now)
 
     def _cut(self, sequence: Sequence, tokens: int, now: float) -> None:
-        """Keeps the KV of the first `tokens` tokens, or of those in full blocks if the last block is shared."""
+        """Keep the KV of the first `tokens` tokens, or of those in full blocks if the last block is shared."""
         kept = self.blocks_for(tokens)
-        shared_tail = tokens % self.block_tokens and self.pool.holders(sequence.blocks[kept - 1]) > 1
+        shared_tail = tokens % self.block_tokens and self.pool.references(sequence.blocks[kept - 1]) > 1
         if shared_tail:
             kept -= 1
-        self._let_go(sequence, kept, now)
+        self._release_after(sequence, kept, now)
         sequence.computed = kept * self.block_tokens if shared_tail else tokens
         if tokens % self.block_tokens and not shared_tail:
             self.retained.make_private(sequence.blocks[-1])
 
-    def _let_go(self, sequence: Sequence, kept: int, now: float) -> None:
-        """Takes all blocks but the first `kept` from `sequence`."""
+    def _release_after(self, sequence: Sequence, kept: int, now: float) -> None:
+        """Take all blocks but the first `kept` from `sequence`."""
         blocks = sequence.blocks[kept:]
         del sequence.blocks[kept:]
         self.retained.keep_loose([block for block in blocks if self.pool.release(block)], now)
 
-    def _later_one_parked(self, session: str, sequence: Sequence) -> bool:
+    def _later_request_parked(self, session: str, sequence: Sequence) -> bool:
         parked = self.parked.get(session)
         return parked is not None and parked.arrival > sequence.arrival
 

@@ -1,4 +1,4 @@
-"""The engine: messages in, one batch per step, outputs out. Single-threaded; deterministic given its arguments."""
+"""The engine: messages in, one batch per iteration, outputs out. Single-threaded; deterministic given its arguments."""
 
 import logging
 import time
@@ -10,30 +10,30 @@ from roost_worker.engine.cache import SequenceCache
 from roost_worker.engine.messages import (
     Cancel,
     EngineInfo,
+    EngineMessage,
     EngineStats,
     Evict,
     Finish,
     Hold,
-    Message,
-    Output,
     Outputs,
+    RequestOutput,
     StopReason,
     Submit,
 )
 from roost_worker.engine.meter import Meter
-from roost_worker.engine.plan import Runner, Sampled, StepResult
+from roost_worker.engine.plan import BatchResult, Runner, Sampled
 from roost_worker.engine.retention import DEFAULT_POLICY, POLICIES, UNKNOWN_HOLD_SECONDS, RetentionPolicy
-from roost_worker.engine.scheduler import Batch, Scheduler
+from roost_worker.engine.scheduler import ScheduledBatch, Scheduler
 from roost_worker.engine.sequence import Sequence
 
 logger = logging.getLogger(__name__)
 
 INTEGRITY_SECONDS = 10.0
-"""Shortest time between two checks of an idle engine: one walks over all blocks."""
+"""Shortest time between two integrity checks of an idle engine: a check walks over all blocks."""
 
 
 class Engine:
-    """Schedules requests over a runner. Call `handle` for each message and `step` while it returns Outputs."""
+    """Schedules requests over a runner. Call `handle` for each message and `iterate` while it returns Outputs."""
 
     def __init__(
         self,
@@ -46,11 +46,11 @@ class Engine:
         grammar_pool: Executor | None = None,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
-        """Raises ValueError when the runner's KV memory holds no block.
+        """Raise ValueError when the runner's KV memory has no block to use.
 
-        `policy` decides what is evicted first; without one it is `DEFAULT_POLICY`.
+        `policy` decides what is evicted first; without it, `DEFAULT_POLICY` does.
         `context_tokens` is lowered to what the model and KV memory allow. `wake` is called from another thread when
-        a grammar that a request waits for is compiled: `step` has something to do again.
+        a grammar that a request waits for is compiled, so that the caller calls `iterate` again.
         """
         info = runner.info
         self._runner = runner
@@ -61,7 +61,7 @@ class Engine:
         self._scheduler = Scheduler(self._cache, config.max_running, config.max_batch_tokens)
         self._requests: dict[str, Sequence] = {}
         self._compiling: dict[str, Future[str]] = {}
-        self._outputs: list[Output] = []
+        self._outputs: list[RequestOutput] = []
         self._meter = Meter()
         self._arrivals = 0
         self._dirty = False
@@ -79,7 +79,7 @@ class Engine:
 
     @property
     def stats(self) -> EngineStats:
-        """A snapshot; requests whose grammar is being compiled are counted as waiting."""
+        """A snapshot. Requests whose grammar is being compiled count as waiting."""
         pool, meter = self._cache.pool, self._meter
         return EngineStats(
             running=len(self._scheduler.running),
@@ -93,13 +93,13 @@ class Engine:
             generated_tokens=meter.generated_tokens,
             prefilled_tokens=meter.prefilled_tokens,
             preemptions=self._scheduler.preemptions,
-            steps=meter.steps,
+            batches=meter.batches,
             prefill_rate=meter.prefill.value,
             decode_rate=meter.decode.value,
         )
 
-    def handle(self, message: Message) -> None:
-        """Takes one message. What it answers comes with the next `step`; a message about an ended request has none."""
+    def handle(self, message: EngineMessage) -> None:
+        """Handle one message. The answer comes from the next `iterate`; a message about an ended request gets none."""
         self._dirty = True
         match message:
             case Submit():
@@ -113,10 +113,11 @@ class Engine:
             case Hold():
                 self._hold(message)
 
-    def step(self) -> Outputs | None:
-        """Runs one batch. Returns None when there is nothing to do or to say; checks its integrity now and then.
+    def iterate(self) -> Outputs | None:
+        """Run one batch, if any request can run. Return None when there is nothing to do or to report.
 
-        Raises RuntimeError when the runner is broken; the engine is of no use then.
+        Raise RuntimeError when the runner is broken; the engine cannot be used any more then. An idle engine checks its
+        integrity now and then.
         """
         self._collect_grammars()
         batch = self._scheduler.schedule(self._clock())
@@ -131,10 +132,10 @@ class Engine:
         return self._take_outputs()
 
     def check_integrity(self) -> None:
-        """Raises AssertionError when blocks, parked sequences or requests disagree."""
+        """Raise AssertionError when blocks, parked sequences or requests disagree."""
         running, waiting = self._scheduler.running, self._scheduler.waiting
         assert len(self._requests) == len(running) + len(waiting) + len(self._compiling), "a request is lost"
-        assert not any(sequence.blocks for sequence in waiting), "a waiting request holds blocks"
+        assert not any(sequence.blocks for sequence in waiting), "a waiting request has blocks"
         self._cache.check_integrity(running)
 
     def _check_when_idle(self) -> None:
@@ -144,7 +145,7 @@ class Engine:
             self.check_integrity()
 
     def close(self) -> None:
-        """Stops compiling grammars and closes the runner."""
+        """Stop compiling grammars and close the runner."""
         self._grammar_pool.shutdown(wait=False, cancel_futures=True)
         self._runner.close()
 
@@ -155,12 +156,12 @@ class Engine:
         if request.session:
             self._cache.retained.end_hold(request.session, self._clock())
         if error := self._refusal(request):
-            self._say_unscheduled(request.request_id, StopReason.FAILED, error)
+            self._end_unscheduled(request.request_id, StopReason.FAILED, error)
             return
         self._arrivals += 1
         sequence = Sequence(request, self._arrivals, self._clock())
         if reason := sequence.stop_reason(self.info.context_tokens):
-            self._say_unscheduled(request.request_id, reason)
+            self._end_unscheduled(request.request_id, reason)
             return
         self._requests[request.request_id] = sequence
         self._admit_grammar(sequence)
@@ -171,7 +172,7 @@ class Engine:
         self._cache.retained.hold(message.session, until, message.tool, message.expect_seconds, now)
 
     def _refusal(self, request: Submit) -> str:
-        """Why the request cannot run; empty when it can."""
+        """Return why the request cannot run, or an empty string."""
         ids, limit, vocab = request.token_ids, self.info.context_tokens, self.info.vocab_size
         if not 0 < request.prompt_len <= len(ids):
             return f"prompt_len {request.prompt_len} is not between 1 and the context's {len(ids)} tokens"
@@ -185,7 +186,7 @@ class Engine:
         return ""
 
     def _admit_grammar(self, sequence: Sequence) -> None:
-        """Lets the request wait to run, after its grammar is compiled if it has one."""
+        """Queue the request to run, after its grammar is compiled if it has one."""
         grammar = sequence.request.grammar
         if grammar is None:
             self._scheduler.add(sequence, self._clock())
@@ -200,7 +201,7 @@ class Engine:
             self._dirty = True
             if error:
                 del self._requests[request_id]
-                self._say_unscheduled(request_id, StopReason.FAILED, error)
+                self._end_unscheduled(request_id, StopReason.FAILED, error)
             else:
                 self._scheduler.add(self._requests[request_id], self._clock())
 
@@ -217,13 +218,13 @@ class Engine:
             self._end(sequence, reason)
 
     def _end(self, sequence: Sequence, reason: StopReason, error: str = "") -> None:
-        """Ends a request outside of a step, or one that failed: an output that is no part of the log is forgotten."""
+        """End a request that no sampled token ended. The KV of an output that will not be committed is dropped."""
         committed = reason in (StopReason.STOP, StopReason.LENGTH)
         self._retire(sequence, len(sequence.ids) - 1 if committed else sequence.request.prompt_len)
-        self._say(self._output(sequence, (), reason, error))
+        self._outputs.append(self._output(sequence, (), reason, error))
 
     def _retire(self, sequence: Sequence, tokens: int) -> None:
-        """Forgets a request; the KV of its first `tokens` tokens stays parked for its session."""
+        """Forget a request; the KV of its first `tokens` tokens stays parked for its session."""
         request_id = sequence.request.request_id
         del self._requests[request_id]
         if compiling := self._compiling.pop(request_id, None):
@@ -234,15 +235,15 @@ class Engine:
         if sequence.cached_tokens is not None:
             self._cache.park(sequence, tokens, now)
 
-    def _postprocess(self, batch: Batch, result: StepResult) -> None:
+    def _postprocess(self, batch: ScheduledBatch, result: BatchResult) -> None:
         sampling = [row.sequence for row, chunk in zip(batch.rows, batch.plan.chunks, strict=True) if chunk.sample]
         if [sequence.slot for sequence in sampling] != [sampled.slot for sampled in result.sampled]:
-            raise RuntimeError("the runner drew tokens for other slots than it was asked to")
+            raise RuntimeError("the runner drew tokens for other slots than the plan's")
         now = self._clock()
         for row in batch.rows:
             self._cache.advance(row.sequence, row.tokens, now)
         prefilled = sum(row.tokens for row in batch.rows if not row.decode)
-        self._meter.add_step(prefilled, len(sampling), result.seconds)
+        self._meter.add_batch(prefilled, len(sampling), result.seconds)
         for sequence, sampled in zip(sampling, result.sampled, strict=True):
             self._take_token(sequence, sampled)
 
@@ -251,36 +252,33 @@ class Engine:
             self._end(sequence, StopReason.FAILED, sampled.error)
             return
         drawn = (sampled,) if sampled.token_id >= 0 else ()
-        sequence.ids.extend(one.token_id for one in drawn)
+        sequence.ids.extend(token.token_id for token in drawn)
         reason = StopReason.STOP if sampled.grammar_done else sequence.stop_reason(self.info.context_tokens)
-        self._say(self._output(sequence, drawn, reason))
+        self._outputs.append(self._output(sequence, drawn, reason))
         if reason:
             self._retire(sequence, len(sequence.ids) - 1)
 
     def _output(
         self, sequence: Sequence, drawn: tuple[Sampled, ...], reason: StopReason | None, error: str = ""
-    ) -> Output:
+    ) -> RequestOutput:
         first, sequence.announced = not sequence.announced, True
         cached = sequence.cached_tokens or 0
         if first and sequence.cached_tokens is not None:
             self._meter.lookup_tokens += len(sequence.ids) - len(drawn)
             self._meter.hit_tokens += cached
-        asked = sequence.request.sampling.logprobs is not None
-        return Output(
+        wants_logprobs = sequence.request.sampling.logprobs is not None
+        return RequestOutput(
             sequence.request.request_id,
-            token_ids=tuple(one.token_id for one in drawn),
-            logprobs=tuple((one.logprob, one.top) for one in drawn) if asked else (),
+            token_ids=tuple(token.token_id for token in drawn),
+            logprobs=tuple((token.logprob, token.top) for token in drawn) if wants_logprobs else (),
             stop=reason,
             cached_tokens=cached if first else None,
             queue_seconds=sequence.queue_seconds if first else None,
             error=error,
         )
 
-    def _say_unscheduled(self, request_id: str, reason: StopReason, error: str = "") -> None:
-        self._say(Output(request_id, stop=reason, cached_tokens=0, queue_seconds=0.0, error=error))
-
-    def _say(self, output: Output) -> None:
-        self._outputs.append(output)
+    def _end_unscheduled(self, request_id: str, reason: StopReason, error: str = "") -> None:
+        self._outputs.append(RequestOutput(request_id, stop=reason, cached_tokens=0, queue_seconds=0.0, error=error))
 
     def _take_outputs(self) -> Outputs:
         parked, dropped = self._cache.retained.take_changes()
@@ -288,7 +286,7 @@ class Engine:
         return Outputs(outputs, parked, dropped, self.stats)
 
 
-def _compile_error(compiled: Future[str]) -> str:
-    """Why the grammar is refused; a compiler that breaks refuses it, too."""
-    raised = compiled.exception()
-    return f"the grammar cannot be compiled: {raised!r}" if raised else compiled.result()
+def _compile_error(future: Future[str]) -> str:
+    """Return why the grammar is refused, or an empty string. A compiler that fails refuses it, too."""
+    error = future.exception()
+    return f"the grammar cannot be compiled: {error!r}" if error else future.result()

@@ -11,7 +11,7 @@ Key = str | int
 """A session's name for its parked sequence, or the number of a loose run."""
 
 _STALE_ENTRIES = 16
-"""How many entries a heap may keep for nothing, however few are live."""
+"""How many stale entries a heap may keep, however few are live."""
 
 
 class KeyedHeap:
@@ -53,7 +53,7 @@ class KeyedHeap:
 class EvictionOrder:
     """All candidates, ordered by the rank that the policy gives them.
 
-    Between equal ranks a loose run goes before a parked sequence, then what was added first. The policy is asked once
+    Of equal ranks loose runs go before parked sequences, then what was added first. The policy is asked once
     for each change of a candidate and once for each rank that expires; finding the first candidate costs O(log n).
     """
 
@@ -93,7 +93,7 @@ class EvictionOrder:
         """Raise AssertionError unless the candidates, as they were ranked last, are those `expected`."""
         assert self._candidates == expected, "a candidate was ranked before it changed"
         assert len(self._ranked) == len(self._numbers) == len(expected), "a candidate has no rank"
-        assert len(self._expiring) <= len(expected), "a rank expires that is not there"
+        assert len(self._expiring) <= len(expected), "a rank of a removed candidate expires"
 
     def _place(self, key: Key, now: float) -> None:
         candidate = self._candidates[key]
@@ -105,7 +105,7 @@ class EvictionOrder:
             self._expiring.remove(key)
 
     def _take_expired(self, now: float) -> list[Key]:
-        """Keys whose rank has expired. All are taken before any is ranked again: a rank may expire at once."""
+        """Return the keys whose rank has expired; all, before any is ranked again, since a rank may expire at once."""
         expired: list[Key] = []
         while (first := self._expiring.first()) and first[0] <= now:
             self._expiring.remove(first[1])

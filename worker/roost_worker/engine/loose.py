@@ -1,4 +1,4 @@
-"""Full blocks that no sequence holds, in runs of what was let go together."""
+"""Full blocks that no sequence refers to, in runs of what was released together."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from itertools import count
 
 @dataclass(slots=True)
 class LooseRun:
-    """Blocks of one sequence, let go together; its last block is the first to go."""
+    """Blocks of one sequence that were released together. The last block is evicted first."""
 
     number: int
     blocks: dict[int, None]
-    """A set in the order of the sequence."""
+    """The keys are an ordered set, in the order of the sequence."""
     last_used: float
 
 
 class LooseRuns:
-    """Each loose block is in one run. A run ends when its last block is taken."""
+    """All loose blocks. Each is in one run; a run ends when its last block is taken."""
 
     def __init__(self) -> None:
         self._runs: dict[int, LooseRun] = {}
@@ -24,7 +24,7 @@ class LooseRuns:
         self._count = count(1)
 
     def add(self, blocks: Iterable[int], now: float) -> LooseRun:
-        """Make a run of `blocks`, which are not loose yet, in the order of the sequence that they come from."""
+        """Make a run of `blocks`, in the order of their sequence. They must not be loose already."""
         run = LooseRun(next(self._count), dict.fromkeys(blocks), now)
         assert self._run_of.keys().isdisjoint(run.blocks), "a block is loose already"
         self._runs[run.number] = run

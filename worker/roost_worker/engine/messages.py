@@ -1,7 +1,7 @@
 """The seam between the shell (asyncio, tokenizer) and the engine (rank 0): plain, picklable messages.
 
-The shell sends Submit, Cancel, Finish, Evict, Hold; the engine answers with one Outputs per engine step that
-produced something. Nothing here knows how they travel (a thread's queue, or a socket between processes).
+The shell sends Submit, Cancel, Finish, Evict, Hold; the engine answers with one Outputs for each iteration that has
+something to report. Nothing here knows how they travel (a thread's queue, or a socket between processes).
 """
 
 from array import array
@@ -12,15 +12,15 @@ from enum import StrEnum
 class StopReason(StrEnum):
     """Why the engine ended a request."""
 
-    STOP = "stop"  # end-of-turn token, stop id, or the grammar is complete
+    STOP = "stop"  # an end-of-turn token, a stop id, or the grammar is complete
     LENGTH = "length"  # max_tokens or the context
     CANCELLED = "cancelled"
-    FAILED = "failed"  # `Output.error` says why
+    FAILED = "failed"  # `RequestOutput.error` says why
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are drawn; every default is the neutral value. Stop strings are the shell's business."""
+    """How tokens are drawn; every default is neutral. Stop strings are the shell's business."""
 
     seed: int = 0
     temperature: float = 0.0
@@ -33,10 +33,10 @@ class SamplingParams:
     max_tokens: int = 256
     min_tokens: int = 0
     stop_token_ids: frozenset[int] = frozenset()
-    """Already holds the model's end-of-turn ids unless `ignore_eos` was asked for."""
+    """Includes the model's end-of-turn ids, unless the client set `ignore_eos`."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
-    """Alternatives to report; None reports nothing."""
+    """How many alternatives to report for each token; None reports no log-probabilities at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +46,22 @@ class Submit:
     request_id: str
     token_ids: "array[int]"
     prompt_len: int
-    """Where output begins in `token_ids`; ids from here on are output of an earlier attempt, replayed through
-    penalties and grammar and never generated again."""
+    """Where output begins in `token_ids`. Ids from there on are output of an earlier attempt: they count for
+    penalties and grammar and are not generated again."""
     sampling: SamplingParams
     cache_key: bytes
     """Root of the block keys: HMAC(pool secret, tenant). Requests share blocks only under equal keys."""
     session: str | None = None
     """Session whose sequence is parked afterwards; None for one-shot work."""
     grammar: str | None = None
-    """llguidance grammar, serialised; None leaves the output free."""
+    """llguidance grammar, serialised; None leaves the output unconstrained."""
     priority: int = 0
     """Lower first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Stops a request and frees its blocks within one engine step. Its session keeps its committed prefix."""
+    """Stops a request and frees its blocks within one iteration. Its session keeps its committed prefix."""
 
     request_id: str
 
@@ -76,45 +76,45 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Drops a session's parked sequence and its blocks that nobody else shares."""
+    """Drops a session's parked sequence and those of its blocks that no other sequence shares."""
 
     session: str
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Says that a session pauses, for the retention policy. A later Submit of the session ends the hold."""
+    """Tells the retention policy that a session pauses. The session's next Submit ends the hold."""
 
     session: str
     expect_seconds: float
     """Seconds that the client expects to be away; 0 when it does not know."""
     tool: str = ""
-    """Tool that the client pauses for; empty when it names none."""
+    """Tool that the client pauses for; empty if it named none."""
 
 
-Message = Submit | Cancel | Finish | Evict | Hold
+EngineMessage = Submit | Cancel | Finish | Evict | Hold
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
-    """What one engine step produced for one request."""
+class RequestOutput:
+    """What one iteration produced for one request."""
 
     request_id: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[tuple[float, tuple[tuple[int, float], ...]], ...] = ()
-    """Per token: its log-probability, then (id, log-probability) of the best ones."""
+    """Per token: its log-probability, then (id, log-probability) of the most likely ones."""
     stop: StopReason | None = None
     """Set on the last output of a request."""
     cached_tokens: int | None = None
     """Set once, on the first output: tokens of the context found in the cache."""
     queue_seconds: float | None = None
-    """Set with `cached_tokens`: time from Submit to its first scheduling."""
+    """Set with `cached_tokens`: time from Submit to the first admission."""
     error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot of the engine; counters count from its start."""
+    """A snapshot of the engine. Counters start at 0 with the engine."""
 
     running: int = 0
     waiting: int = 0
@@ -127,7 +127,7 @@ class EngineStats:
     generated_tokens: int = 0
     prefilled_tokens: int = 0
     preemptions: int = 0
-    steps: int = 0
+    batches: int = 0
     prefill_rate: float = 0.0
     """Tokens per second over the last prefills; 0 until known."""
     decode_rate: float = 0.0
@@ -136,9 +136,9 @@ class EngineStats:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Everything one engine step has to say."""
+    """Everything that one iteration has to report."""
 
-    outputs: tuple[Output, ...] = ()
+    outputs: tuple[RequestOutput, ...] = ()
     parked: tuple[tuple[str, int], ...] = ()
     """Sessions whose parked sequence changed: (session, tokens whose KV is cached)."""
     dropped: tuple[tuple[str, int], ...] = ()
@@ -151,7 +151,7 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What the engine says once, when it is ready."""
+    """What the engine reports once, when it is ready."""
 
     capacity_tokens: int
     block_tokens: int

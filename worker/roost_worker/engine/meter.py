@@ -1,4 +1,4 @@
-"""Counts what the engine does and estimates how fast."""
+"""Counters of what the engine does, and estimates of how fast."""
 
 from dataclasses import dataclass, field
 
@@ -13,30 +13,30 @@ class Rate:
     value: float = 0.0
 
     def add(self, count: float, seconds: float) -> None:
-        """`count` things happened in `seconds`; a clock too coarse to see them says nothing."""
+        """Record that `count` things took `seconds`; 0 seconds, of a coarse clock, are ignored."""
         if count > 0 and seconds > 0:
-            measured = count / seconds
-            self.value = self.value + WEIGHT * (measured - self.value) if self.value else measured
+            rate = count / seconds
+            self.value = self.value + WEIGHT * (rate - self.value) if self.value else rate
 
 
 @dataclass(slots=True)
 class Meter:
-    """Counters from the engine's start, in the words of `EngineStats`."""
+    """Counters since the engine's start, named as in `EngineStats`."""
 
     lookup_tokens: int = 0
     hit_tokens: int = 0
     generated_tokens: int = 0
     prefilled_tokens: int = 0
-    steps: int = 0
+    batches: int = 0
     prefill: Rate = field(default_factory=Rate)
     decode: Rate = field(default_factory=Rate)
 
-    def add_step(self, prefilled: int, generated: int, seconds: float) -> None:
-        """A batch of `prefilled` prompt tokens that drew `generated` tokens ran in `seconds`.
+    def add_batch(self, prefilled: int, generated: int, seconds: float) -> None:
+        """Record a batch that prefilled and generated this many tokens in `seconds`.
 
-        A batch with any prefill measures prefill, a pure one measures decoding of one running request.
+        A batch with any prefill measures the rate of prefill, any other the rate at which one request decodes.
         """
-        self.steps += 1
+        self.batches += 1
         self.prefilled_tokens += prefilled
         self.generated_tokens += generated
         if prefilled:

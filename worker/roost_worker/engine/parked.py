@@ -1,4 +1,4 @@
-"""Sequences of sessions that do not run now: ids and the blocks with their KV, the partial tail included."""
+"""Sequences of sessions that are not running: ids and the blocks with their KV, including the partial tail."""
 
 from array import array
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ class ParkedSequence:
     """Seconds that the client expected the last hold to last; 0 when it did not know."""
 
     def pop_block(self, block_tokens: int) -> int:
-        """Gives up the last block and the ids in it; returns the block."""
+        """Remove the last block and the ids in it, and return the block."""
         block = self.blocks.pop()
         del self.ids[len(self.blocks) * block_tokens :]
         return block
@@ -64,7 +64,7 @@ class ParkedSequences:
         self._by_session[parked.session] = parked
 
     def pop(self, session: str) -> ParkedSequence | None:
-        """Removes the session's parked sequence and its hold."""
+        """Remove and return the session's parked sequence, with its hold."""
         self._held.discard(session)
         return self._by_session.pop(session, None)
 
@@ -84,14 +84,14 @@ class ParkedSequences:
         return True
 
     def held(self, now: float) -> int:
-        """Sessions whose hold has not expired."""
+        """Return the number of sessions whose hold has not expired."""
         self._held = {session for session in self._held if self._by_session[session].held_until > now}
         return len(self._held)
 
     def check_integrity(self, block_tokens: int) -> None:
-        """Raises AssertionError unless each parked sequence's blocks cover its ids exactly."""
+        """Raise AssertionError unless each parked sequence's blocks cover its ids exactly."""
         for session, parked in self._by_session.items():
             assert parked.session == session, f"{session} is parked under another name"
             assert parked.ids, f"{session} is parked without tokens"
-            assert len(parked.blocks) == -(-len(parked.ids) // block_tokens), f"{session}'s blocks miss its ids"
+            assert len(parked.blocks) == -(-len(parked.ids) // block_tokens), f"{session}'s blocks do not fit its ids"
         assert self._held <= self._by_session.keys(), "a session is held that is not parked"

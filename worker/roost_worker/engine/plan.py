@@ -1,6 +1,6 @@
 """The seam between the scheduler (pure) and the model runner (torch): one plan in, one result out.
 
-A plan is broadcast to every rank as it is, so it is small, picklable and holds all that a rank cannot know.
+A plan is broadcast to every rank, so it is small, picklable and has everything that a rank cannot know by itself.
 """
 
 from array import array
@@ -12,7 +12,7 @@ from roost_worker.engine.messages import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens of one sequence to run through the model in this step."""
+    """Tokens of one sequence to run through the model in this batch."""
 
     slot: int
     """The sequence's row in per-sequence state (sampling parameters, output counts, grammar)."""
@@ -20,34 +20,32 @@ class Chunk:
     start: int
     """Position of the first of `token_ids`; KV of all positions before it is in the blocks."""
     block_ids: "array[int]"
-    """Blocks that cover positions 0 .. start + len(token_ids) - 1, in order. Block 0 is the null block, never here."""
+    """Blocks that cover positions 0 .. start + len(token_ids) - 1, in order; never the null block, 0."""
     sample: bool
-    """Whether a token is to be drawn after the last of `token_ids`."""
+    """Whether to draw a token after the last of `token_ids`."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewSlot:
-    """A sequence that takes a slot: what its sampler needs. Rank 0 keeps it until the slot is freed or taken."""
+    """What the sampler needs of a sequence that takes a slot. Rank 0 keeps it until the slot is freed or reused."""
 
     slot: int
     sampling: SamplingParams
     context: "array[int]"
     """Prompt ids (log and step prompt), for the repetition penalty."""
     output: "array[int]"
-    """Output ids so far (replayed, or kept over a preemption), consumed by penalties and grammar."""
+    """Output ids so far (replayed, or kept across a preemption), for penalties and grammar."""
     grammar: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class StepPlan:
+class BatchPlan:
     """One mixed batch: decode rows first, then prefill chunks."""
 
     chunks: tuple[Chunk, ...]
     new_slots: tuple[NewSlot, ...] = ()
     freed_slots: tuple[int, ...] = ()
     """Freed before `new_slots` are taken: a slot may be in both."""
-    copies: tuple[tuple[int, int], ...] = ()
-    """Block copies (from, to) to make before the batch runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +54,18 @@ class Sampled:
 
     slot: int
     token_id: int
-    """-1 with `grammar_done`: nothing was drawn, because the replayed output completes the grammar already."""
+    """-1 when nothing was drawn because the replayed output completes the grammar already (see `grammar_done`)."""
     grammar_done: bool = False
-    """Whether the grammar allows nothing after this token: the request stops here."""
+    """Whether the grammar is complete with this token: the request stops here."""
     logprob: float = 0.0
     top: tuple[tuple[int, float], ...] = ()
     error: str = ""
-    """Set when the slot's grammar failed; the request fails, the others go on."""
+    """Why the slot's grammar failed; the request fails then, the others go on."""
 
 
 @dataclass(frozen=True, slots=True)
-class StepResult:
-    """Tokens drawn, in the order of the plan's sampling chunks."""
+class BatchResult:
+    """Tokens drawn, in the order of the plan's chunks that sample."""
 
     sampled: tuple[Sampled, ...]
     seconds: float = 0.0
@@ -75,10 +73,10 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class RunnerInfo:
-    """What a runner says of the model it loaded."""
+    """What a runner reports about the model that it loaded."""
 
     num_blocks: int
-    """Blocks in the KV pool, the null block included."""
+    """Blocks in the KV pool, including the null block."""
     block_tokens: int
     bytes_per_block: int
     vocab_size: int
@@ -94,13 +92,13 @@ class Runner(Protocol):
     def info(self) -> RunnerInfo: ...
 
     def check_grammar(self, grammar: str) -> str:
-        """Compiles a grammar off the engine loop; returns why it is refused, or an empty string."""
+        """Compile a grammar, off the engine loop; return why it is refused, or an empty string."""
         ...
 
-    def run(self, plan: StepPlan) -> StepResult:
-        """Runs one plan. Raises RuntimeError when the group is broken; the worker then exits."""
+    def run(self, plan: BatchPlan) -> BatchResult:
+        """Run one plan. Raise RuntimeError when the group of ranks is broken; the worker then exits."""
         ...
 
     def close(self) -> None:
-        """Ends followers and frees memory."""
+        """End the followers and free memory."""
         ...

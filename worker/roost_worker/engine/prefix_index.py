@@ -1,4 +1,4 @@
-"""Finds full blocks by their content and all that came before it."""
+"""Finds full blocks by their content and everything before it."""
 
 import hashlib
 from array import array
@@ -9,16 +9,16 @@ KEY_BYTES = 16
 
 
 def block_key(parent: bytes, ids: "array[int]") -> bytes:
-    """Key of a full block: 16 bytes of blake2b over its ids, keyed by the block before it (ARCHITECTURE.md).
+    """Return a full block's key: 16 bytes of blake2b over its ids, keyed by the key of the block before it.
 
     The chain's root differs by tenant, so equal content of two tenants has different keys. With 128 bits, two
-    different contents meet with a probability of n^2 / 2^129 for n blocks: 1e-20 for a billion.
+    different contents collide with a probability of n^2 / 2^129 for n blocks: 1e-20 for a billion.
     """
     return hashlib.blake2b(pack_ids(ids), digest_size=KEY_BYTES, key=parent, person=b"roost.block").digest()
 
 
 def extend_keys(keys: list[bytes], root: bytes, ids: "array[int]", block_tokens: int, blocks: int) -> None:
-    """Appends to `keys`, the keys of the first blocks of `ids`, until there are `blocks`."""
+    """Extend `keys`, the keys of the first full blocks of `ids`, to `blocks` keys."""
     for index in range(len(keys), blocks):
         parent = keys[-1] if keys else root
         keys.append(block_key(parent, ids[index * block_tokens : (index + 1) * block_tokens]))
@@ -35,18 +35,18 @@ class PrefixIndex:
         return len(self._blocks)
 
     def get(self, key: bytes) -> int | None:
-        """The block under `key`."""
+        """Return the block under `key`, or None."""
         return self._blocks.get(key)
 
     def match(self, keys: list[bytes]) -> "array[int]":
-        """Blocks of the longest known prefix of `keys`."""
-        found = array("i")
+        """Return the blocks of the longest prefix of `keys` that is in the index."""
+        blocks = array("i")
         for key in keys:
             block = self._blocks.get(key)
             if block is None:
                 break
-            found.append(block)
-        return found
+            blocks.append(block)
+        return blocks
 
     def add(self, key: bytes, block: int) -> None:
         assert key not in self._blocks, f"block {block}'s key is listed already"
@@ -58,9 +58,9 @@ class PrefixIndex:
         del self._blocks[self._keys.pop(block)]
 
     def blocks(self) -> set[int]:
-        """All listed blocks."""
+        """Return all blocks in the index."""
         return set(self._keys)
 
     def check_integrity(self) -> None:
-        """Raises AssertionError unless both directions agree."""
+        """Raise AssertionError unless both directions agree."""
         assert {block: key for key, block in self._blocks.items()} == self._keys, "keys and blocks disagree"

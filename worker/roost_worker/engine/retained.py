@@ -1,4 +1,4 @@
-"""KV that is kept though nothing runs on it: sessions' parked sequences and loose runs, and how room is made."""
+"""KV that is kept although no running sequence uses it (parked sequences, loose runs), and how room is made."""
 
 from array import array
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ class Retained:
         self._dropped: dict[str, int] = {}
 
     def take_changes(self) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]]:
-        """Return (parked, dropped) since the last call, as `Outputs` reports them."""
+        """Return (parked, dropped) as `Outputs` reports them, and forget them."""
         changes = tuple(self._changed.items()), tuple(self._dropped.items())
         self._changed, self._dropped = {}, {}
         return changes
@@ -49,7 +49,7 @@ class Retained:
         self._rank_parked(session, now)
 
     def park(self, parked: ParkedSequence, now: float) -> None:
-        """Keep the blocks that a running sequence held until now for its session."""
+        """Keep the blocks of a sequence that stops running, for its session."""
         for block in parked.blocks:
             self._pool.park(block)
         self.parked.add(parked)
@@ -57,7 +57,7 @@ class Retained:
         self._changed[parked.session] = len(parked.ids)
 
     def unpark(self, session: str, now: float) -> int:
-        """End the session's parked sequence; blocks that nobody else holds become loose. Return its tokens."""
+        """Remove the session's parked sequence; blocks without another reference become loose. Return its tokens."""
         parked = self._pop_parked(session)
         if parked is None:
             return 0
@@ -65,12 +65,12 @@ class Retained:
         return len(parked.ids)
 
     def keep_loose(self, blocks: Iterable[int], now: float) -> None:
-        """Keep those of a sequence's `blocks`, in its order, that can be found again. Nobody holds them any more."""
+        """Keep those of `blocks` that are in the prefix index, as a run. They have no references, and are in order."""
         if sealed := [block for block in blocks if self._pool.sealed(block)]:
             self._rank_loose(self._loose.add(sealed, now), now)
 
     def share(self, blocks: Iterable[int], now: float) -> None:
-        """Let a running sequence hold sealed `blocks`, which may be loose."""
+        """Give a running sequence a reference to each of `blocks`, which are sealed and may be loose."""
         shrunk: dict[int, LooseRun] = {}
         for block in blocks:
             if self._loose.run_of(block):
@@ -81,13 +81,13 @@ class Retained:
             self._rank_loose(run, now)
 
     def make_private(self, block: int) -> None:
-        """Take `block` out of the prefix index if it is there: its only holder may write it, or it is free."""
+        """Take `block` out of the prefix index if it is there: its only user may write it; without one it is free."""
         if self._pool.sealed(block):
             self._index.remove(block)
             self._pool.unseal(block)
 
     def came_back(self, sequence: Sequence, blocks: "array[int]", now: float) -> None:
-        """Report to the policy that `sequence` is about to take `blocks`, in which its computed tokens were found."""
+        """Report to the policy that `sequence` is about to reuse `blocks`, which hold its computed tokens."""
         session = sequence.request.session
         parked = self.parked.get(session) if session else None
         runs = filter(None, map(self._loose.run_of, blocks))
@@ -108,7 +108,7 @@ class Retained:
             self._policy.evicted(Eviction(candidate, dropped, requested=False), now)
 
     def evict(self, session: str, now: float) -> None:
-        """Drop the session's parked sequence and its blocks that nobody else holds; reported even if there is none."""
+        """Drop the session's parked sequence and its unshared blocks. It is reported as dropped even if it was none."""
         candidate = self._order.candidate(session) if self.parked.get(session) else None
         parked = self._pop_parked(session)
         self.report_dropped(session, len(parked.ids) if parked else 0)
@@ -122,23 +122,23 @@ class Retained:
         self._changed.pop(session, None)
         self._dropped[session] = tokens
 
-    def check_integrity(self, held: Iterable[int]) -> None:
-        """Raise AssertionError unless loose runs and candidates agree with the blocks `held` by sequences."""
+    def check_integrity(self, referenced: Iterable[int]) -> None:
+        """Raise AssertionError unless runs and candidates are consistent; `referenced` blocks belong to sequences."""
         self.parked.check_integrity(self._block_tokens)
         self._loose.check_integrity()
-        assert self._loose.blocks() == self._index.blocks() - set(held), "loose blocks are miscounted"
+        assert self._loose.blocks() == self._index.blocks() - set(referenced), "loose blocks are miscounted"
         expected: dict[Key, Candidate] = {parked.session: self._parked_candidate(parked) for parked in self.parked}
         self._order.check_integrity(expected | {run.number: self._loose_candidate(run) for run in self._loose.runs()})
 
     def _trim(self, key: Key, blocks: int, now: float) -> int:
-        """Evict from a candidate's end until `blocks` are free or nothing of it is left. Return the tokens evicted."""
+        """Evict from a candidate's end until `blocks` are free or it is gone. Return the tokens evicted."""
         if isinstance(key, str):
             return self._trim_parked(key, blocks, now)
         return self._trim_loose(key, blocks, now)
 
     def _trim_parked(self, session: str, blocks: int, now: float) -> int:
         parked = self.parked.get(session)
-        assert parked is not None, f"{session} is to be evicted and is not parked"
+        assert parked is not None, f"{session} is a candidate but not parked"
         tokens = len(parked.ids)
         while parked.blocks and self._pool.free < blocks:
             self._unpark_and_forget(parked.pop_block(self._block_tokens))

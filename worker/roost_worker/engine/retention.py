@@ -14,72 +14,72 @@ UNKNOWN_HOLD_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """KV that can be evicted: a session's parked sequence, or a run of blocks that no sequence holds."""
+    """KV that can be evicted: a session's parked sequence, or a loose run (blocks that no sequence refers to)."""
 
     session: str | None
-    """None for a run of blocks that no sequence holds."""
+    """None for a loose run."""
     last_used: float
     held_until: float = 0.0
-    """When the session's hold ends; it is not on hold when that time has passed."""
+    """When the session's hold ends; a session whose time has passed is not on hold."""
     wanted: bool = False
     """Whether a request of the session waits to run."""
     tokens: int = 0
-    """Tokens whose KV it holds. Blocks that other sequences hold too stay when it goes."""
+    """Tokens whose KV it has. Blocks that other sequences share stay when it goes."""
     tool: str = ""
-    """Tool that the session's last hold named, which may be over; empty when there was none or it named none."""
+    """Tool that the session's last hold named, even if that hold is over; empty without a hold or a tool's name."""
     expect_seconds: float = 0.0
     """Seconds that the client expected that hold to last; 0 when it did not know."""
 
 
 class Rank(NamedTuple):
-    """A candidate's place in the order of eviction: the lowest goes first."""
+    """A candidate's place in the order of eviction: the lowest is evicted first."""
 
     order: tuple[float, ...]
     """All ranks of a policy have the same length."""
     until: float = inf
-    """When the cache is to ask again, although the candidate has not changed."""
+    """When the cache asks again even if the candidate has not changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Return:
-    """A request that has just been admitted to run for the first time, and what the cache still had of its context."""
+    """A request that was just admitted to run for the first time, and what the cache still had of its context."""
 
     session: str | None
     submitted: float
     context_tokens: int
     cached_tokens: int
-    """Tokens of the context whose KV was still there. A session that lost its KV comes back with few or none."""
+    """Tokens of the context whose KV was still cached. A session that lost its KV comes back with few or none."""
     used: tuple[Candidate, ...]
     """The candidates that the KV was taken from, as they were just before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Eviction:
-    """KV that has just been dropped."""
+    """KV that was just dropped."""
 
     candidate: Candidate
     """As it was just before."""
     tokens: int
-    """Tokens that were taken from the candidate's end; what is left of it is ranked again."""
+    """Tokens taken from the candidate's end; what is left of it is ranked again."""
     requested: bool
-    """Whether the gateway asked for it (Evict); otherwise room was needed, and this candidate had the lowest rank."""
+    """Whether the gateway asked for it (Evict). Otherwise room was needed and this candidate had the lowest rank."""
 
 
 class RetentionPolicy(Protocol):
-    """Ranks candidates; derive from this class to inherit the hooks, which do nothing.
+    """Ranks candidates. Derive from this class to inherit the hooks, which do nothing.
 
-    Of all candidates the one with the lowest rank is evicted first, as many blocks as are needed, from its end, so that
-    what stays is still a prefix. Sequences that run are never candidates. Every candidate can be evicted: a rank
-    delays an eviction, it does not forbid it.
+    The candidate with the lowest rank is evicted first, as many blocks as are needed, from its end, so that what stays
+    is still a prefix. Running sequences are never candidates. Every candidate can be evicted: a rank delays an
+    eviction, it does not forbid it.
 
     The cache asks for a rank when a candidate appears, when one of its fields changes, and when `Rank.until` has
-    passed, so that an eviction among n candidates costs O(log n). A rank depends on the arguments and on what the hooks
-    have reported, never on a clock or on chance. When a report changes how a policy ranks, candidates keep the rank
-    that they have until they are asked for again: limit its age with `Rank.until`.
+    passed, so that an eviction among n candidates costs O(log n). A rank may depend on the arguments and on what the
+    hooks have reported, never on a clock or on chance. When a report changes how a policy ranks, each candidate keeps
+    its rank until the cache asks again: limit its age with `Rank.until`.
     """
 
     def rank(self, candidate: Candidate, now: float) -> Rank:
-        """Return the rank of `candidate`; times are in seconds of the engine's clock."""
+        """Return the rank of `candidate`. Times are in seconds of the engine's clock."""
         ...
 
     def came_back(self, event: Return, now: float) -> None:
@@ -97,7 +97,7 @@ class Lru(RetentionPolicy):
 
 
 class LruSparingHeld(RetentionPolicy):
-    """Least recently used first, but sessions on hold after all others and sessions about to run last of all."""
+    """Least recently used first, but sessions on hold after all others, and sessions about to run last of all."""
 
     def rank(self, candidate: Candidate, now: float) -> Rank:
         held = candidate.held_until > now
@@ -107,4 +107,4 @@ class LruSparingHeld(RetentionPolicy):
 
 DEFAULT_POLICY = "LRUSparingHeld"
 POLICIES: Mapping[str, Callable[[], RetentionPolicy]] = {DEFAULT_POLICY: LruSparingHeld, "LRU": Lru}
-"""Makers of the policies by the names that a pool's spec gives them (`kvCache.evictionPolicy`)."""
+"""The policies by the names that a pool's spec gives them (`kvCache.evictionPolicy`)."""

@@ -1,16 +1,16 @@
-"""Chooses what runs next: decode first, then chunks of prefill, in one mixed batch."""
+"""Chooses what runs next: decode rows first, then chunks of prefill, in one mixed batch."""
 
 from bisect import insort
 from dataclasses import dataclass
 
 from roost_worker.engine.cache import SequenceCache
-from roost_worker.engine.plan import Chunk, NewSlot, StepPlan
+from roost_worker.engine.plan import BatchPlan, Chunk, NewSlot
 from roost_worker.engine.sequence import NO_SLOT, Sequence
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A sequence's part in a batch."""
+    """A sequence's part of a batch."""
 
     sequence: Sequence
     tokens: int
@@ -18,18 +18,18 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ScheduledBatch:
     """A plan and the sequences behind its chunks, in the same order."""
 
-    plan: StepPlan
+    plan: BatchPlan
     rows: tuple[Row, ...]
 
 
 class Scheduler:
-    """Waiting and running sequences, both by priority, then first come, first served.
+    """Waiting and running sequences, both ordered by priority, then first come, first served.
 
-    A sequence is admitted when a slot is free and the blocks of its whole context can be had; nobody overtakes the
-    first that waits. When decoding needs a block and none can be evicted, the last of the running order is preempted:
+    A sequence is admitted when there is a free slot and room for the blocks of its whole context; none overtakes the
+    first that waits. When decoding needs a block and none can be evicted, the last running sequence is preempted:
     its full blocks stay cached, its ids are kept, and it waits in its old place.
     """
 
@@ -43,12 +43,12 @@ class Scheduler:
         self._freed: list[int] = []
 
     def add(self, sequence: Sequence, now: float) -> None:
-        """`sequence` waits to run."""
+        """Queue `sequence` to run."""
         insort(self.waiting, sequence, key=_order)
         self._set_wanted(sequence, True, now)
 
     def remove(self, sequence: Sequence, now: float) -> None:
-        """`sequence` is over. Its blocks are the caller's to park."""
+        """Remove `sequence`, which is over. The caller parks or releases its blocks."""
         if sequence.slot != NO_SLOT:
             self.running.remove(sequence)
             self._free_slot(sequence)
@@ -56,8 +56,8 @@ class Scheduler:
             self.waiting.remove(sequence)
             self._set_wanted(sequence, False, now)
 
-    def schedule(self, now: float) -> Batch | None:
-        """The next batch; None when nothing can run."""
+    def schedule(self, now: float) -> ScheduledBatch | None:
+        """Return the next batch, or None when nothing can run."""
         rows = self._decode_rows(now)
         budget = self._max_batch_tokens - len(rows)
         for sequence in self.running:
@@ -74,7 +74,7 @@ class Scheduler:
         return [Row(sequence, 1, decode=True) for sequence in decoding if self._grow(sequence, now)]
 
     def _grow(self, sequence: Sequence, now: float) -> bool:
-        """Makes room for one more token. Returns False when `sequence` was or had to be preempted itself."""
+        """Make room for one more token. Return False when `sequence` was preempted, now or by an earlier row."""
         while sequence.slot != NO_SLOT and not self._cache.grow(sequence, now):
             self._preempt(self.running[-1], now)
         return sequence.slot != NO_SLOT
@@ -91,7 +91,7 @@ class Scheduler:
         return tokens
 
     def _admit(self, now: float) -> Sequence | None:
-        """Moves the first of the waiting to the running, if it fits."""
+        """Move the first waiting sequence to the running ones, if it fits."""
         if not self.waiting or not self._free_slots or not self._cache.admit(self.waiting[0], now):
             return None
         sequence = self.waiting.pop(0)
@@ -112,10 +112,10 @@ class Scheduler:
         self._free_slots.append(sequence.slot)
         sequence.slot = NO_SLOT
 
-    def _batch(self, rows: list[Row], new: list[Sequence]) -> Batch:
+    def _batch(self, rows: list[Row], new: list[Sequence]) -> ScheduledBatch:
         freed, self._freed = tuple(self._freed), []
         chunks = tuple(self._chunk(row) for row in rows)
-        return Batch(StepPlan(chunks, tuple(map(_new_slot, new)), freed), tuple(rows))
+        return ScheduledBatch(BatchPlan(chunks, tuple(map(_new_slot, new)), freed), tuple(rows))
 
     def _chunk(self, row: Row) -> Chunk:
         sequence, start = row.sequence, row.sequence.computed

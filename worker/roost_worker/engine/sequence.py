@@ -1,4 +1,4 @@
-"""A request while the engine works on it."""
+"""A request on its way through the engine."""
 
 from array import array
 from dataclasses import dataclass, field
@@ -14,16 +14,16 @@ class Sequence:
 
     request: Submit
     arrival: int
-    """Number of the request, in the order of arrival."""
+    """Number of the request in the order of arrival."""
     submitted: float
     """Time of arrival, in seconds of the engine's clock."""
     ids: "array[int]" = field(init=False)
     """Context and output."""
     computed: int = 0
-    """Tokens from the start whose KV is in `blocks`."""
+    """How many tokens, from the start, have their KV in `blocks`."""
     blocks: "array[int]" = field(default_factory=lambda: array("i"))
     keys: list[bytes] = field(default_factory=list)
-    """Keys of the first full blocks of `ids`, as far as they were needed."""
+    """Keys of the first full blocks of `ids`, as far as they were needed so far."""
     slot: int = NO_SLOT
     cached_tokens: int | None = None
     """Tokens of the context found in the cache at the first admission."""
@@ -45,11 +45,11 @@ class Sequence:
 
     @property
     def decoding(self) -> bool:
-        """Whether one token is left to compute."""
+        """Whether exactly one token is left to compute."""
         return self.computed == len(self.ids) - 1
 
     def stop_reason(self, limit: int) -> StopReason | None:
-        """Why the output ends with its last token, if it does. `limit`: most tokens of a context."""
+        """Return why the output ends with its last token, or None. `limit` is the most tokens of a context."""
         sampling, output_len = self.request.sampling, self.output_len
         if output_len > sampling.min_tokens and self.ids[-1] in sampling.stop_token_ids:
             return StopReason.STOP

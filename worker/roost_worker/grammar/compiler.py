@@ -1,8 +1,8 @@
-"""Compiled grammars and the token masks they allow, on llguidance (https://github.com/guidance-ai/llguidance)."""
+"""Compiled grammars and their token masks, on llguidance (https://github.com/guidance-ai/llguidance)."""
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from roost_worker.grammar.build import GrammarError
 
-COMPILE_SECONDS = 5.0
 _CACHED = 64
 _ALL = np.int32(-1)
 
 
 class GrammarState:
-    """Where one output stands in its grammar."""
+    """The position of one output in its grammar."""
 
     def __init__(self, matcher: LLMatcher, eos_ids: frozenset[int], words: int) -> None:
         self._matcher = matcher
@@ -26,14 +25,14 @@ class GrammarState:
         self._row = np.zeros((1, words), dtype=np.int32)
 
     def consume(self, ids: Iterable[int]) -> None:
-        """Takes output ids. Raises GrammarError at one that the grammar does not allow here, or at a limit."""
+        """Advance over output ids. Raise GrammarError at an id that the grammar does not allow, or at a limit."""
         for token in ids:
             if not self._matcher.consume_token(int(token)):
                 raise GrammarError(f"token {int(token)} leaves the grammar: {_shorten(self._matcher.get_error())}")
 
     @property
     def done(self) -> bool:
-        """Whether nothing may follow but the end of the turn."""
+        """Whether only the end of the turn may follow."""
         if self._matcher.is_stopped():
             return not self._matcher.is_error()
         if not self._matcher.is_accepting():
@@ -43,12 +42,14 @@ class GrammarState:
 
     @property
     def error(self) -> str:
-        """Why the grammar cannot go on (a limit of its parser); empty while it can."""
+        """Why the grammar cannot continue (a limit of its parser); empty while it can."""
         return _shorten(self._matcher.get_error()) if self._matcher.is_error() else ""
 
     def fill(self, row: NDArray[np.int32]) -> None:
-        """Sets the bits of the ids that may come next in `row` (int32, [1, ceil(vocab/32)]); all when in error, so that
-        the other rows of a batch go on while the caller fails this one."""
+        """Set the bits of the ids that may come next in `row` (int32, [1, ceil(vocab/32)]).
+
+        Set all bits on an error, so that the other rows of a batch go on while the caller fails this one.
+        """
         if not self._matcher.is_error():
             fill_next_token_bitmask(self._matcher, row, 0)
         if self._matcher.is_error():
@@ -62,29 +63,22 @@ class GrammarState:
 
 
 class GrammarCompiler:
-    """Compiles grammars for one model's tokenizer. Threads may share it.
+    """Compiles grammars for one model's tokenizer, and keeps the latest. Thread-safe.
 
-    A grammar that needs too much is refused: llguidance's limits bound the work, `compile_seconds` the wait.
+    Only llguidance's own limits bound the work, and some grammars escape them: what a client sends goes through a
+    `CompilePool` first.
     """
 
-    def __init__(
-        self,
-        tokenizer_json: Path,
-        eos_ids: Sequence[int],
-        vocab_size: int,
-        *,
-        compile_seconds: float = COMPILE_SECONDS,
-    ) -> None:
-        """`vocab_size` is the number of logits, padding included; padding is never allowed."""
+    def __init__(self, tokenizer_json: Path, eos_ids: Sequence[int], vocab_size: int) -> None:
+        """`vocab_size` is the number of logits, including padding, which is never allowed."""
         self._tokenizer = LLTokenizer(str(tokenizer_json), n_vocab=vocab_size, eos_token=list(eos_ids))
         self._eos_ids = frozenset(eos_ids)
         self._words = (vocab_size + 31) // 32
-        self._compile_seconds = compile_seconds
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
 
     def check(self, grammar: str) -> str:
-        """Why the grammar is refused, or an empty string. May take up to `compile_seconds`: not for the engine loop."""
+        """Return why the grammar is refused, or an empty string. Compiles it unless it is kept."""
         try:
             self._matcher(grammar)
         except GrammarError as error:
@@ -92,46 +86,41 @@ class GrammarCompiler:
         return ""
 
     def start(self, grammar: str) -> GrammarState:
-        """The state before the first token. Raises GrammarError; cheap after `check`."""
+        """Return the state before the first token. Raise GrammarError. Cheap after `check`."""
         return GrammarState(self._matcher(grammar).deep_copy(), self._eos_ids, self._words)
+
+    def compile(self, grammar: str) -> LLMatcher:
+        """Compile a grammar and its first token mask, whatever is kept. Raise GrammarError."""
+        # llguidance releases Python's lock while it compiles.
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_limits())
+        if not matcher.is_error():
+            fill_next_token_bitmask(matcher, np.zeros((1, self._words), dtype=np.int32), 0)
+        if matcher.is_error():
+            raise GrammarError(f"the grammar is refused: {_shorten(matcher.get_error())}")
+        return matcher
 
     def _matcher(self, grammar: str) -> LLMatcher:
         with self._lock:
-            if known := self._compiled.get(grammar):
+            if compiled := self._compiled.get(grammar):
                 self._compiled.move_to_end(grammar)
-                return known
-        matcher = self._compile_in_time(grammar)
+                return compiled
+        matcher = self.compile(grammar)
         with self._lock:
             self._compiled[grammar] = matcher
             if len(self._compiled) > _CACHED:
                 self._compiled.popitem(last=False)
         return matcher
 
-    def _compile_in_time(self, grammar: str) -> LLMatcher:
-        # llguidance leaves Python's lock free while it compiles, but cannot be interrupted; its limits end it.
-        result: list[LLMatcher] = []
-        thread = threading.Thread(target=lambda: result.append(self._compile(grammar)), daemon=True)
-        thread.start()
-        thread.join(self._compile_seconds)
-        if not result:
-            raise GrammarError(
-                f"the grammar takes longer than {self._compile_seconds} s to compile; simplify the schema"
-            )
-        if result[0].is_error():
-            raise GrammarError(f"the grammar is refused: {_shorten(result[0].get_error())}")
-        return result[0]
 
-    def _compile(self, grammar: str) -> LLMatcher:
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_limits())
-        if not matcher.is_error():
-            fill_next_token_bitmask(matcher, np.zeros((1, self._words), dtype=np.int32), 0)
-        return matcher
+def build_compile(tokenizer_json: str, eos_ids: Sequence[int], vocab_size: int) -> Callable[[str], object]:
+    """Return the function that a compile process calls with each grammar. Nothing that it compiles is kept."""
+    return GrammarCompiler(Path(tokenizer_json), eos_ids, vocab_size).compile
 
 
 def fill_masks(states: Sequence[GrammarState | None], out: NDArray[np.int32]) -> None:
-    """Fills `out` (int32, [len(states), ceil(vocab/32)], contiguous): bit i of a row is set when id i may come next.
+    """Fill `out` (int32, [len(states), ceil(vocab/32)], contiguous): bit i of a row is set when id i may come next.
 
-    A row without a state, or whose state is in error (`GrammarState.error`), allows everything.
+    A row without a state, or whose state has an error (`GrammarState.error`), allows everything.
     """
     for index, state in enumerate(states):
         if state is None:

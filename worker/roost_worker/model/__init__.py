@@ -1,1 +1,1 @@
-"""The model on its device: weights, paged KV, attention, sampling, tensor parallelism. Knows no sessions, no text."""
+"""The model on its device: weights, paged KV, attention, sampling, tensor parallelism. No sessions, no text."""

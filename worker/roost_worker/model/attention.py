@@ -1,7 +1,7 @@
-"""Attention over paged KV: what a backend is, and what backends share.
+"""Attention over paged KV: the interface of a backend, and what backends share.
 
-A backend gets a batch once a step (`prepare`) and is then called by every layer with what it made of it (`attend`).
-The layer has already written this step's keys and values into the cache.
+A backend prepares each batch once (`prepare`); then every layer calls `attend` with the result. The layer has already
+written the batch's keys and values into the cache.
 """
 
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from roost_worker.model.batch import Batch, Span
+from roost_worker.model.batch import BatchTensors, Span
 from roost_worker.model.kv_cache import LayerKv
 
 
 @dataclass(frozen=True, slots=True)
 class NewTokens:
-    """This step's rows: queries [tokens, heads, head_dim], keys and values [tokens, kv_heads, head_dim], rotated."""
+    """A batch's rows: queries [tokens, heads, head_dim], keys and values [tokens, kv_heads, head_dim], rotated."""
 
     query: Tensor
     key: Tensor
@@ -27,30 +27,30 @@ class NewTokens:
 class AttentionBackend(Protocol):
     """Causal grouped-query attention of a mixed batch over paged KV."""
 
-    def prepare(self, batch: Batch) -> Any:
-        """Index tensors and masks that all layers of this step share; passed back to `attend` untouched."""
+    def prepare(self, batch: BatchTensors) -> Any:
+        """Return index tensors and masks that all layers share; they are passed to `attend` as they are."""
         ...
 
     def attend(self, new: NewTokens, kv: LayerKv, metadata: Any) -> Tensor:
-        """Attention outputs, [tokens, heads * head_dim]. `kv` already holds `new`'s keys and values."""
+        """Return attention outputs, [tokens, heads * head_dim]. `kv` already contains `new`'s keys and values."""
         ...
 
 
 def attend_sequence(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """SDPA of one sequence without copying KV for each query head of a group.
+    """Attend within one sequence, without copying KV for each query head of a group.
 
     Args:
         query: [tokens, heads, head_dim].
         key, value: [kv_heads, length, head_dim].
-        mask: [tokens, length], added to the scores; None for none.
-        causal: whether query i sees keys 0 .. i only; tokens must then equal length.
+        mask: [tokens, length], added to the scores; None for no mask.
+        causal: whether query i attends to keys 0 .. i only; tokens must then equal length.
     Returns:
         [tokens, heads * head_dim].
     """
     tokens, heads, head_dim = query.shape
     kv_heads, length, _ = key.shape
     group = heads // kv_heads
-    # KV heads stand in the batch dimension, so that a group's shared keys are a stride of zero, not a copy.
+    # KV heads are in the batch dimension, so that sharing a group's keys is a stride of zero, not a copy.
     folded = query.view(tokens, kv_heads, group, head_dim).permute(1, 2, 0, 3)
     spread = (kv_heads, group, length, head_dim)
     out = functional.scaled_dot_product_attention(
@@ -60,6 +60,9 @@ def attend_sequence(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
 
 
 def causal_mask(span: Span, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[tokens, length], 0 where a query may look and -inf where not: the lower right corner of a causal mask."""
+    """Return a mask [tokens, length], 0 where a query may attend and -inf elsewhere.
+
+    It is the lower right corner of the sequence's causal mask.
+    """
     mask = torch.full((span.tokens, span.length), float("-inf"), dtype=dtype, device=device)
     return mask.triu_(span.start + 1)

@@ -1,9 +1,9 @@
-"""Attention of the engine: KV of rows of like length is gathered into scratch, then one SDPA for all of them.
+"""The engine's attention: KV of rows of similar length is gathered into scratch memory for one SDPA call.
 
 A decode row is one query per head against a long KV. The query heads that share a KV head become the queries of one
-attention, so that their keys are read once. On CPUs, with scratch that stays in the cache, that takes 0.6 of the time
-of matmul, softmax, matmul over keys that were turned head-major (AVX512-BF16, 2,048 keys), 0.25 without bf16 units,
-and 0.7 in float32. On GPUs the number of launches is what counts, so that scratch is large.
+attention, so that their keys are read once. On CPUs, with scratch that fits the CPU's cache, that takes 0.6 of the time
+of matmul, softmax, matmul over keys transposed to head-major order (AVX512-BF16, 2,048 keys), 0.25 without bf16 units,
+and 0.7 in float32. On GPUs the number of kernel launches matters most, so the scratch is large.
 """
 
 from collections.abc import Sequence
@@ -16,39 +16,39 @@ from torch.nn import functional
 
 from roost_worker.model.attention import NewTokens
 from roost_worker.model.attention_prefill import MatmulPrefill, PrefillSpan, SdpaPrefill
-from roost_worker.model.batch import Batch, Span, to_device
+from roost_worker.model.batch import BatchTensors, Span, to_device
 from roost_worker.model.kv_cache import KvShape, LayerKv
 from roost_worker.model.precision import has_bfloat16_units
 
 SCRATCH_BYTES = {"cpu": 7 << 19, "cuda": 256 << 20}
-"""Gathered keys of one group of rows; as much again is used for values."""
+"""Bytes of the gathered keys of one group of rows; the values take as many again."""
 FEWEST_ROWS = 2
-"""Rows to take together if they are alike, whatever their size: a single row's KV heads keep threads busy unevenly."""
+"""Similar rows to group whatever their size: the KV heads of a single row keep threads busy unevenly."""
 QUERY_TILE = 4
 PADDED_QUERIES = {torch.float32: (2, 3), torch.bfloat16: (1, 2, 3)}
-"""Queries of a KV head that CPUs get padded to a tile: two or three take up to 1.6 times as long as four, and one in
-bfloat16 up to 2.8."""
+"""Numbers of queries per KV head that are padded to a tile on CPUs: two or three take up to 1.6 times as long as four,
+and one in bfloat16 up to 2.8 times."""
 PADDING_SHARE = 0.25
-"""Most padding of the shortest row of a group, as a share of the longest."""
+"""Most padding of a group's shortest row, as a share of the longest row."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeGroup:
-    """Decode rows begin .. end of the batch, taken together."""
+    """Decode rows begin .. end of the batch, attended to together."""
 
     begin: int
     end: int
     length: int
-    """Of the longest row."""
+    """Tokens of the longest row."""
     blocks: Tensor
     """[rows * blocks of the longest row] int64; padding is the null block."""
     mask: Tensor | None
-    """[rows, 1, 1, length], -inf at padding; None when there is none."""
+    """[rows, 1, 1, length], -inf at padding; None without padding."""
 
 
 @dataclass(frozen=True, slots=True)
 class GatheredMetadata:
-    """What all layers of a step share."""
+    """What all layers share of one batch."""
 
     decode: tuple[DecodeGroup, ...]
     prefill: tuple[tuple[PrefillSpan, Tensor], ...]
@@ -56,21 +56,21 @@ class GatheredMetadata:
 
 
 def group_rows(lengths: Sequence[int], scratch_tokens: int) -> list[tuple[int, int]]:
-    """Cuts rows of ascending `lengths` into groups [begin, end) of like length that fit the scratch, longest first."""
+    """Group rows of ascending `lengths` into [begin, end) of similar length that fit the scratch, longest first."""
     groups = []
     end = len(lengths)
     while end > 0:
         longest = lengths[end - 1]
         most = max(FEWEST_ROWS, scratch_tokens // longest)
         begin = end - 1
-        while begin > 0 and end - begin < most and _alike(lengths[begin - 1], longest):
+        while begin > 0 and end - begin < most and _similar(lengths[begin - 1], longest):
             begin -= 1
         groups.append((begin, end))
         end = begin
     return groups
 
 
-def _alike(shorter: int, longest: int) -> bool:
+def _similar(shorter: int, longest: int) -> bool:
     return longest - shorter <= max(32, longest * PADDING_SHARE)
 
 
@@ -87,7 +87,7 @@ class GatheredAttention:
         self._padded_queries = PADDED_QUERIES.get(dtype, ()) if device.type == "cpu" else ()
         self._prefill = MatmulPrefill(shape, dtype) if use_matmul else SdpaPrefill(dtype, device)
 
-    def prepare(self, batch: Batch) -> GatheredMetadata:
+    def prepare(self, batch: BatchTensors) -> GatheredMetadata:
         lengths = [span.length for span in batch.decode]
         decode = tuple(
             self._decode_group(batch.decode[b:e], b, e) for b, e in group_rows(lengths, self._scratch_tokens)
@@ -127,14 +127,14 @@ class GatheredAttention:
         tokens, heads, head_dim = new.query.shape
         out = new.query.new_empty(tokens, heads * head_dim)
         if metadata.decode:
-            # The first group holds the longest rows, which stand last.
+            # The first group has the longest rows, which come last in the batch.
             self._decode(new.query[: metadata.decode[0].end], kv, metadata.decode, out)
         for prefill, blocks in metadata.prefill:
             out[prefill.span.begin : prefill.span.end] = self._attend_span(new, kv, prefill, blocks)
         return out
 
     def _fold(self, query: Tensor) -> Tensor:
-        """Queries [rows, heads, head_dim] by KV head, padded to a tile: [rows, kv_heads, group or tile, head_dim]."""
+        """Group queries [rows, heads, head_dim] by KV head, [rows, kv_heads, queries or tile, head_dim]."""
         folded = query.reshape(query.shape[0], self._shape.kv_heads, -1, query.shape[2])
         group = folded.shape[2]
         if group not in self._padded_queries:
@@ -163,7 +163,7 @@ class GatheredAttention:
         return self._prefill.attend(new.query[rows], keys, values, prefill)
 
     def _gather(self, side: Tensor, blocks: Tensor, rows: int, out: Tensor) -> Tensor:
-        """Keys or values of `rows` sequences, [rows, kv_heads, whole blocks' tokens, head_dim], a view of `out`."""
+        """Gather keys or values of `rows` sequences, [rows, kv_heads, tokens of whole blocks, head_dim], into `out`."""
         source = side.flatten(1)
         count, width = blocks.numel(), source.shape[1]
         gathered = torch.index_select(source, 0, blocks, out=out[: count * width].view(count, width))

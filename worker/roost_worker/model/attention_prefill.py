@@ -1,8 +1,8 @@
 """Prefill attention, one sequence at a time.
 
-It is torch's SDPA, but in bfloat16 on CPUs that have bf16 units: there it is matmul, softmax, matmul for each KV head,
-which takes 0.8 of SDPA's time at 256 keys and 0.55 at 2048 (256 queries, AVX512-BF16), since SDPA's tiles are too small
-for these units. Without them it would take 20 times SDPA's time.
+It is torch's SDPA, except in bfloat16 on CPUs with bf16 units. There it is matmul, softmax, matmul for each KV head,
+which takes 0.8 of SDPA's time at 256 keys and 0.55 at 2,048 (256 queries, AVX512-BF16), because SDPA's tiles are too
+small for these units. Without bf16 units it would take 20 times SDPA's time.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from roost_worker.model.batch import Span
 from roost_worker.model.kv_cache import KvShape
 from roost_worker.model.lengths import padded_length
 
-_QUERY_STEP = 32
+_QUERY_MULTIPLE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,9 @@ class PrefillSpan:
 
     span: Span
     length: int
-    """Keys to gather, padding included; 0 if this step's own are all there is."""
+    """Keys to gather, including padding; 0 if the chunk's own keys are all there are."""
     mask: Tensor | None
-    """Added to the scores; what it covers is the attention's own business."""
+    """Added to the scores; which scores it covers depends on the implementation."""
 
 
 class SdpaPrefill:
@@ -42,14 +42,15 @@ class SdpaPrefill:
         return PrefillSpan(span, span.length, causal_mask(span, self._dtype, self._device))
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, prefill: PrefillSpan) -> Tensor:
-        """query [tokens, heads, dim], keys and values [kv_heads, length, dim] to [tokens, heads * dim]."""
+        """Attend with query [tokens, heads, dim] to keys and values [kv_heads, length, dim]: [tokens, heads * dim]."""
         return attend_sequence(query, keys, values, prefill.mask, causal=prefill.mask is None)
 
 
 class MatmulPrefill:
     """Matmul, softmax, matmul; the query heads of a group are rows of one product.
 
-    Queries and keys are padded to few sizes (see `padded_length`), so KV always comes from the cache, where padding is.
+    Queries and keys are padded to a few sizes (see `padded_length`), so KV is always read from the cache, whose null
+    block is the padding.
     """
 
     def __init__(self, shape: KvShape, dtype: torch.dtype) -> None:
@@ -59,14 +60,14 @@ class MatmulPrefill:
         self._scores = self._weights = torch.empty(0, dtype=dtype)
 
     def prepare(self, span: Span) -> PrefillSpan:
-        queries = -(-span.tokens // _QUERY_STEP) * _QUERY_STEP
+        queries = -(-span.tokens // _QUERY_MULTIPLE) * _QUERY_MULTIPLE
         length = padded_length(span.length, self._shape.block_tokens)
-        # Keys before the chunk are seen by every query: the mask covers the rest, of padding queries too.
+        # Every query attends to all keys before the chunk; the mask covers the other keys, for padding queries too.
         mask = torch.full((queries, length - span.start), float("-inf"), dtype=self._dtype).triu_(1)
         return PrefillSpan(span, length, mask)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, prefill: PrefillSpan) -> Tensor:
-        """query [tokens, heads, dim], keys and values [kv_heads, length, dim] to [tokens, heads * dim]."""
+        """Attend with query [tokens, heads, dim] to keys and values [kv_heads, length, dim]: [tokens, heads * dim]."""
         assert prefill.mask is not None
         tokens, heads, head_dim = query.shape
         kv_heads, padded = self._shape.kv_heads, prefill.mask.shape[0]
@@ -78,7 +79,7 @@ class MatmulPrefill:
         return out[:, :, :tokens].permute(2, 0, 1, 3).reshape(tokens, heads * head_dim)
 
     def _attend_head(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, out: Tensor) -> None:
-        """query and out [group, padded tokens, head_dim], keys and values [length, head_dim]."""
+        """Attend with one KV head: query and out [group, padded tokens, head_dim], keys, values [length, head_dim]."""
         rows = query.flatten(0, 1)
         scores, weights = self._scratch(rows.shape[0], keys.shape[0])
         torch.mm(rows, keys.t(), out=scores)
@@ -87,7 +88,7 @@ class MatmulPrefill:
         torch.mm(weights, values, out=out.flatten(0, 1))
 
     def _scratch(self, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        """Two reused matrices: fresh ones of this size would be mapped and zeroed by the kernel each time."""
+        """Return two reused matrices: new ones of this size would be mapped and zeroed by the kernel each time."""
         size = rows * columns
         if size > self._scores.numel():
             self._scores, self._weights = (torch.empty(size, dtype=self._dtype) for _ in range(2))

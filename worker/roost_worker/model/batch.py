@@ -1,4 +1,4 @@
-"""A step plan as tensors: what every layer of one forward pass shares. Rows are tokens."""
+"""A batch plan as tensors, which all layers of a forward pass share. Rows are tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ class Span:
 
     @property
     def length(self) -> int:
-        """Tokens of the sequence after this step."""
+        """Tokens of the sequence after this batch."""
         return self.start + self.tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class BatchTensors:
     """One mixed batch. Decode rows come first, shortest sequence first, then the prefill spans."""
 
     token_ids: Tensor
@@ -38,7 +38,7 @@ class Batch:
     positions: Tensor
     """[tokens] int64."""
     kv_blocks: Tensor
-    """[tokens] int64: the block that each token's KV goes to."""
+    """[tokens] int64: the block that each token's KV is written to."""
     kv_offsets: Tensor
     """[tokens] int64: its place in that block."""
     sample_rows: Tensor
@@ -47,8 +47,8 @@ class Batch:
     prefill: tuple[Span, ...]
 
 
-def build_batch(chunks: Sequence[Chunk], block_tokens: int, device: torch.device) -> Batch:
-    """Lays out a plan's chunks. `chunks` must not be empty."""
+def build_batch(chunks: Sequence[Chunk], block_tokens: int, device: torch.device) -> BatchTensors:
+    """Lay out a plan's chunks as tensors. `chunks` must not be empty."""
     order = sorted(range(len(chunks)), key=lambda index: _layout_key(chunks[index]))
     spans: list[Span] = []
     begin = 0
@@ -57,7 +57,7 @@ def build_batch(chunks: Sequence[Chunk], block_tokens: int, device: torch.device
         begin += spans[-1].tokens
     last_rows = dict(zip(order, (span.end - 1 for span in spans), strict=True))
     positions = np.concatenate([np.arange(span.start, span.length) for span in spans])
-    return Batch(
+    return BatchTensors(
         token_ids=to_device(np.concatenate([np.asarray(chunks[index].token_ids) for index in order]), device),
         positions=to_device(positions, device),
         kv_blocks=to_device(np.concatenate([_blocks_written(span, block_tokens) for span in spans]), device),
@@ -83,7 +83,7 @@ def _blocks_written(span: Span, block_tokens: int) -> "np.ndarray":
 
 
 def to_device(values: "np.ndarray", device: torch.device) -> Tensor:
-    """`values` as int64 on the device; on the CPU that is the array's own memory where it is int64 already."""
+    """Return `values` as int64 on the device; on the CPU, int64 values are not copied."""
     tensor = torch.from_numpy(values.astype(np.int64, copy=False))
-    # From pinned memory a GPU copies while the host goes on.
+    # From pinned memory a GPU copies asynchronously.
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

@@ -1,7 +1,7 @@
 """Shapes and variants of the Llama family, read from a HF-style `config.json`. Pure: no torch.
 
 One decoder covers Llama (and SmolLM2), Qwen2, Qwen3 and Mistral; they differ in biases, in the norm of queries and
-keys, in the rotary frequencies and in the attention window. What the decoder cannot do is refused here, by name.
+keys, in the rotary frequencies and in the attention window. A model that the decoder cannot run is refused here.
 """
 
 import json
@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+"""Values of `model_type` that the worker can run."""
 
 
 class ModelConfigError(ValueError):
-    """The model, or the way it is to be run, is not supported; the message says what would be."""
+    """The model, or its combination with the configuration, is not supported. The message says what is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,8 @@ class RopeScaling:
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """Everything the decoder needs to know of one model."""
+    """Everything the decoder needs to know about a model."""
 
-    family: str
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -60,15 +60,15 @@ class DecoderConfig:
             raise ModelConfigError(f"head_dim {self.head_dim} must be even for rotary embeddings")
 
     def allowed_tensor_parallel(self) -> list[int]:
-        """Every `tensorParallel` this model can be cut into, ascending."""
-        return [t for t in range(1, self.num_heads + 1) if self._splits_into(t)]
+        """Return every `tensorParallel` that this model supports, ascending."""
+        return [ranks for ranks in range(1, self.num_heads + 1) if self._splits_into(ranks)]
 
     def _splits_into(self, ranks: int) -> bool:
         heads_fit = self.num_heads % ranks == 0 and self.intermediate_size % ranks == 0
         return heads_fit and (self.num_kv_heads % ranks == 0 or ranks % self.num_kv_heads == 0)
 
     def check_tensor_parallel(self, ranks: int) -> None:
-        """Raises ModelConfigError, naming the allowed values, if the model cannot be cut into `ranks`."""
+        """Raise ModelConfigError, naming the allowed values, if the model cannot be split over `ranks`."""
         if not self._splits_into(ranks):
             allowed = ", ".join(map(str, self.allowed_tensor_parallel()))
             raise ModelConfigError(
@@ -77,7 +77,7 @@ class DecoderConfig:
             )
 
     def check_context(self, context_tokens: int) -> None:
-        """Raises ModelConfigError if a context of `context_tokens` is more than the model can attend to."""
+        """Raise ModelConfigError if a context of `context_tokens` is more than the model can attend to."""
         if context_tokens > self.max_positions:
             raise ModelConfigError(
                 f"contextTokens: {context_tokens} is more than the model's {self.max_positions} positions; lower it"
@@ -90,7 +90,7 @@ class DecoderConfig:
 
 
 def read_config(model_dir: Path) -> DecoderConfig:
-    """Reads `config.json` of a model folder. Raises ModelConfigError if it is missing, broken or unsupported."""
+    """Read `config.json` of a model folder. Raise ModelConfigError if it is missing, invalid or unsupported."""
     path = model_dir / "config.json"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -104,17 +104,16 @@ def read_config(model_dir: Path) -> DecoderConfig:
 
 
 def parse_config(document: Mapping[str, Any]) -> DecoderConfig:
-    """Turns a HF config document into a DecoderConfig. Raises ModelConfigError naming the key at fault."""
-    family = document.get("model_type")
-    if family not in FAMILIES:
-        raise ModelConfigError(f"model_type {family!r} is not supported; use one of {', '.join(FAMILIES)}")
+    """Turn a HF config document into a DecoderConfig. Raise ModelConfigError naming the invalid key."""
+    model_type = document.get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise ModelConfigError(f"model_type {model_type!r} is not supported; use one of {', '.join(MODEL_TYPES)}")
     if document.get("hidden_act", "silu") != "silu":
         raise ModelConfigError(f"hidden_act {document['hidden_act']!r} is not supported; only silu is")
     heads = _integer(document, "num_attention_heads")
     hidden = _integer(document, "hidden_size")
     attention_bias = bool(document.get("attention_bias", False))
     return DecoderConfig(
-        family=family,
         vocab_size=_integer(document, "vocab_size"),
         hidden_size=hidden,
         intermediate_size=_integer(document, "intermediate_size"),
@@ -127,11 +126,11 @@ def parse_config(document: Mapping[str, Any]) -> DecoderConfig:
         rope_theta=_rope_theta(document),
         rope_scaling=_rope_scaling(document),
         tied_embeddings=bool(document.get("tie_word_embeddings", False)),
-        qkv_bias=attention_bias or family == "qwen2",
-        output_bias=attention_bias and family != "qwen2",
+        qkv_bias=attention_bias or model_type == "qwen2",
+        output_bias=attention_bias and model_type != "qwen2",
         mlp_bias=bool(document.get("mlp_bias", False)),
-        query_key_norm=family == "qwen3",
-        sliding_window=_sliding_window(document, family),
+        query_key_norm=model_type == "qwen3",
+        sliding_window=_sliding_window(document, model_type),
         eos_token_ids=_eos_token_ids(document),
     )
 
@@ -146,7 +145,7 @@ def _integer(document: Mapping[str, Any], key: str, default: int | None = None) 
 
 
 def _rope_document(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """transformers 5 writes `rope_parameters`; earlier versions wrote `rope_theta` and `rope_scaling`."""
+    """Return the rope settings: transformers 5 writes `rope_parameters`, earlier versions wrote `rope_scaling`."""
     return document.get("rope_parameters") or document.get("rope_scaling") or {}
 
 
@@ -178,9 +177,9 @@ def _rope_scaling(document: Mapping[str, Any]) -> RopeScaling | None:
         ) from error
 
 
-def _sliding_window(document: Mapping[str, Any], family: str) -> int | None:
+def _sliding_window(document: Mapping[str, Any], model_type: str) -> int | None:
     window = document.get("sliding_window")
-    if window is None or (family.startswith("qwen") and not document.get("use_sliding_window", False)):
+    if window is None or (model_type.startswith("qwen") and not document.get("use_sliding_window", False)):
         return None
     layers = document.get("layer_types")
     if layers is not None and "sliding_attention" not in layers:

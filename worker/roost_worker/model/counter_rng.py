@@ -1,6 +1,6 @@
-"""Random numbers by counting: what is drawn for a token depends on (seed, position, token id) and on nothing else.
+"""Counter-based random numbers: what is drawn for a token depends on (seed, position, token id) and nothing else.
 
-A replay, another batch or another device therefore draws the same tokens. There is no generator state to keep.
+So a replay, another batch or another device draws the same tokens. There is no generator state to keep.
 
 The mixing function is `lowbias32` of the hash-prospector project (multipliers 0x21f0aaad and 0x735a2d97, shifts 16,
 15, 15): a bijection of 32-bit words. It runs in int64: a word is below 2^32 and both multipliers are below 2^31, so a
@@ -20,40 +20,40 @@ _LARGEST_BELOW_ONE = 1.0 - 2.0**-24
 
 
 def mix(words: Tensor) -> Tensor:
-    """Mixes 32-bit words held in int64, in place, and returns them."""
+    """Mix 32-bit words, stored as int64, in place, and return them."""
     words.bitwise_xor_(words >> 16).mul_(_FIRST).bitwise_and_(_WORD)
     words.bitwise_xor_(words >> 15).mul_(_SECOND).bitwise_and_(_WORD)
     return words.bitwise_xor_(words >> 15)
 
 
-def step_keys(seeds: Tensor, positions: Tensor) -> Tensor:
-    """One key per row.
+def position_keys(seeds: Tensor, positions: Tensor) -> Tensor:
+    """Return one key per row.
 
     Args:
         seeds: [rows] int64, read as 64 bits.
-        positions: [rows] int64, absolute position of the token to be drawn, below 2^32.
+        positions: [rows] int64, absolute position of the token to draw, below 2^32.
     """
     low, high = seeds & _WORD, (seeds >> 32) & _WORD
     return mix(mix(mix(low ^ _SEED_SALT) ^ high) ^ positions)
 
 
 def token_words(ids: Tensor) -> Tensor:
-    """The token's half of the hash, a constant of the vocabulary: [any shape] int64 to the same shape."""
+    """Return the tokens' half of the hash, a constant of the vocabulary: [any shape] int64 to the same shape."""
     return mix(ids ^ _TOKEN_SALT)
 
 
 def random_words(keys: Tensor, tokens: Tensor) -> Tensor:
-    """32 random bits per row and token.
+    """Return 32 random bits per row and token.
 
     Args:
-        keys: [rows], of step_keys.
-        tokens: [tokens] or [rows, tokens], of token_words.
+        keys: [rows], from position_keys.
+        tokens: [tokens] or [rows, tokens], from token_words.
     """
     return mix(keys.unsqueeze(-1) ^ tokens)
 
 
 def gumbel(words: Tensor) -> Tensor:
-    """Standard Gumbel noise, float32, from random words: -log(-log(1 - u)) with u = (word + 1/2) / 2^32 in (0, 1).
+    """Turn random words into standard Gumbel noise, float32: -log(-log(1 - u)) with u = (word + 1/2) / 2^32 in (0, 1).
 
     log1p keeps the full resolution where it matters, at large values (up to 22.9).
     """

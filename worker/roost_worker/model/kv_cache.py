@@ -1,8 +1,7 @@
 """The paged KV cache: one tensor, cut into blocks, with views for every layer.
 
 Layout `[blocks, layers, 2, block_tokens, kv_heads_local, head_dim]`, so that a block with all its layers is one
-contiguous copy (to another block, to host memory, to another worker). Block 0 is the null block: padding points at
-it, it is never written, and it holds zeros.
+contiguous run of memory. Block 0 is the null block: padding refers to it, and it is never written, so it stays zero.
 """
 
 import os
@@ -40,53 +39,45 @@ class LayerKv:
     """One layer's keys and values, as a backend sees them: views of `kv[:, layer]`."""
 
     keys: Tensor
-    """[blocks, block_tokens, kv_heads, head_dim]; a block's part is contiguous, blocks are `layers` parts apart."""
+    """[blocks, block_tokens, kv_heads, head_dim]; contiguous within a block, not from block to block."""
     values: Tensor
-    scales: Tensor | None = None
-    """Seam for quantised KV: scales beside the values, [blocks, 2, block_tokens, kv_heads]. None: KV is as it is."""
 
     def write(self, blocks: Tensor, offsets: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Puts keys and values [tokens, kv_heads, head_dim] at `offsets` [tokens] in `blocks` [tokens]."""
+        """Write keys and values [tokens, kv_heads, head_dim] at `offsets` [tokens] in `blocks` [tokens]."""
         self.keys.index_put_((blocks, offsets), keys)
         self.values.index_put_((blocks, offsets), values)
 
 
-class KvCache:
-    """This rank's KV blocks. Raises RuntimeError or MemoryError when the memory is not there."""
+class PagedKvCache:
+    """This rank's KV blocks. Raises RuntimeError or MemoryError when there is not enough memory."""
 
     def __init__(self, shape: KvShape, dtype: torch.dtype, device: torch.device) -> None:
         self.shape = shape
         self.tensor = _zeros(shape.dimensions, dtype, device)
         self.layers = tuple(LayerKv(self.tensor[:, i, 0], self.tensor[:, i, 1]) for i in range(shape.layers))
 
-    def copy_blocks(self, copies: tuple[tuple[int, int], ...]) -> None:
-        """Copies whole blocks (from, to). No block may be both read and written."""
-        if copies:
-            source, target = torch.tensor(copies, dtype=torch.int64, device=self.tensor.device).unbind(1)
-            self.tensor[target] = self.tensor[source]
-
 
 def _zeros(dimensions: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     if device.type != "cpu":
         return torch.zeros(dimensions, dtype=dtype, device=device)
-    # numpy takes zeroed pages from the kernel as they are touched; torch would write all of them now.
+    # numpy gets zeroed pages from the kernel as they are touched; torch would write all of them now.
     size = int(np.prod(dimensions)) * dtype.itemsize
     return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(dtype).view(dimensions)
 
 
 def bytes_per_block(config: DecoderConfig, kv_heads: int, block_tokens: int, dtype: torch.dtype) -> int:
-    """Bytes of one block with `kv_heads` heads, all layers."""
+    """Return the bytes of one block with `kv_heads` heads, over all layers."""
     return config.num_layers * 2 * block_tokens * kv_heads * config.head_dim * dtype.itemsize
 
 
 def blocks_that_fit(memory: int, block_bytes: int, block_tokens: int, context_tokens: int) -> int:
-    """Blocks in `memory` bytes, the null block included.
+    """Return how many blocks `memory` bytes hold, including the null block.
 
     Args:
         memory, block_bytes: of all ranks together.
         context_tokens: at least one sequence of this length must fit.
     Raises:
-        ModelConfigError: it does not fit; the message names the bytes needed.
+        ModelConfigError: that sequence does not fit; the message names the bytes needed.
     """
     needed = (-(-context_tokens // block_tokens) + 1) * block_bytes
     if memory < needed:
@@ -98,14 +89,14 @@ def blocks_that_fit(memory: int, block_bytes: int, block_tokens: int, context_to
 
 
 def automatic_memory(device: torch.device, world: int) -> int:
-    """Bytes for one rank's blocks when kvCache.memory is `auto`, from what is free now."""
+    """Return the bytes for one rank's blocks when kvCache.memory is `auto`: a share of what is free now."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * AUTO_CUDA_SHARE)
     return min(int(_free_host_memory() * AUTO_CPU_SHARE), AUTO_CPU_LIMIT) // world
 
 
 def _free_host_memory() -> int:
-    """Free bytes, as the machine and, in a container, its memory limit (cgroup v2) see it."""
+    """Return the bytes that are free on the machine and, in a container, within its memory limit (cgroup v2)."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():

@@ -1,7 +1,7 @@
-"""The decoder's parts, each holding this rank's share of its weights and loading it itself.
+"""The decoder's parts. Each loads and keeps this rank's share of its weights.
 
-Column-parallel layers hold rows of a weight and need no exchange; row-parallel ones hold columns and sum over the
-group (Shoeybi et al., 2019, Megatron-LM). The model file above reads as if there were one rank.
+Column-parallel layers keep rows of a weight and need no exchange; row-parallel ones keep columns and sum over the
+group (Shoeybi et al., 2019, Megatron-LM). So `llama.py` reads as if there were one rank.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch.nn import functional
 from roost_worker.model.config import DecoderConfig
 from roost_worker.model.linear import Linear
 from roost_worker.model.loader import Weights
-from roost_worker.model.parallel import Group
+from roost_worker.model.parallel import RankGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class HeadShare:
     first_kv_head: int
 
     @classmethod
-    def of(cls, config: DecoderConfig, group: Group) -> "HeadShare":
+    def of(cls, config: DecoderConfig, group: RankGroup) -> "HeadShare":
         heads = config.num_heads // group.world
         kv_heads = max(1, config.num_kv_heads // group.world)
         first_head = group.rank * heads
@@ -48,7 +48,7 @@ class RMSNorm:
 
 @dataclass(frozen=True, slots=True)
 class RowRange:
-    """Rows start .. stop of the weight `name`, whose whole size is rows x columns."""
+    """Rows start .. stop of the weight `name`, which has `rows` rows in all."""
 
     name: str
     rows: int
@@ -57,7 +57,7 @@ class RowRange:
 
 
 class ColumnParallelLinear:
-    """Several weights that read the same input, fused: [tokens, columns] -> [tokens, sum of the parts' rows]."""
+    """Several weights with the same input, fused: [tokens, columns] -> [tokens, sum of the parts' rows]."""
 
     def __init__(self, weights: Weights, parts: Sequence[RowRange], columns: int, bias: bool) -> None:
         weight = torch.cat([weights.rows(f"{p.name}.weight", (p.rows, columns), p.start, p.stop) for p in parts])
@@ -71,10 +71,10 @@ class ColumnParallelLinear:
 class RowParallelLinear:
     """A weight whose input is spread over the ranks: [tokens, columns / world] -> [tokens, rows], summed."""
 
-    def __init__(self, weights: Weights, name: str, shape: tuple[int, int], bias: bool, group: Group) -> None:
+    def __init__(self, weights: Weights, name: str, shape: tuple[int, int], bias: bool, group: RankGroup) -> None:
         share = shape[1] // group.world
         start = group.rank * share
-        # The bias is added once: by rank 0, before the sum.
+        # Only rank 0 adds the bias, so that it is in the sum once.
         own_bias = weights.whole(f"{name}.bias", shape[:1]) if bias and group.rank == 0 else None
         self._linear = Linear(weights.columns(f"{name}.weight", shape, start, start + share), own_bias)
         self._group = group
@@ -84,10 +84,10 @@ class RowParallelLinear:
 
 
 class VocabularyHead:
-    """Hidden rows to logits; each rank computes an equal share of the vocabulary, rank 0 joins them."""
+    """Turns hidden rows into logits. Each rank computes an equal share of the vocabulary; rank 0 joins them."""
 
-    def __init__(self, weight: Tensor, group: Group) -> None:
-        """Takes the whole weight [vocabulary, hidden], which may be the embedding's (tied)."""
+    def __init__(self, weight: Tensor, group: RankGroup) -> None:
+        """`weight` is the whole weight [vocabulary, hidden]; it may be the embedding's (tied)."""
         self._vocab = weight.shape[0]
         self._share = -(-self._vocab // group.world)
         start = min(group.rank * self._share, self._vocab)
@@ -95,7 +95,7 @@ class VocabularyHead:
         self._group = group
 
     def __call__(self, hidden: Tensor) -> Tensor | None:
-        """Logits [rows, vocabulary] on rank 0, None on the others."""
+        """Return logits [rows, vocabulary] on rank 0, None on the others."""
         logits = self._linear(hidden)
         if self._group.world == 1:
             return logits

@@ -9,16 +9,16 @@ from torch.nn import functional
 from roost_worker.model.precision import has_bfloat16_units
 
 _PACK_FOR_ROWS = 32
-"""Batch size the packed layout is chosen for; it is at least as fast as the plain layout from 1 row to 256."""
+"""Batch size that the packed layout is chosen for; it is at least as fast as the plain layout from 1 row to 256."""
 
 
 class Linear:
     """x [rows, columns] -> x @ weight.T + bias, [rows, weight's rows].
 
-    On CPU, float32 and bfloat16 weights are reordered once for oneDNN, which takes 0.5 to 0.95 of the plain product's
-    time, most gained with few rows. torch compiles eager `linear` to the same kernel, but reorders at each call.
-    Without bf16 units bfloat16 weights are kept in float32, at twice the memory: that multiplies 8 rows and more four
-    to eight times as fast, and rounds where the bf16 kernel rounds, at the end.
+    On CPUs, float32 and bfloat16 weights are reordered once for oneDNN. The product then takes 0.5 to 0.95 of the plain
+    one's time; few rows gain most. Eager torch `linear` calls the same kernel, but reorders the weight at each call.
+    Without bf16 units, bfloat16 weights are kept in float32, in twice the memory: that multiplies 8 or more rows four
+    to eight times as fast, and rounds where the bf16 kernel does, at the end.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -37,7 +37,7 @@ class Linear:
 
 
 def _packed_dtype(weight: Tensor) -> torch.dtype | None:
-    """What the weight is packed in; None where oneDNN's layout is not to be had."""
+    """Return the dtype to pack the weight in, or None where oneDNN's layout is not available."""
     if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
         return None
     if not torch.backends.mkldnn.is_available() or not hasattr(  # type: ignore[no-untyped-call]  # untyped in torch

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from roost_worker.model.attention import AttentionBackend, NewTokens
-from roost_worker.model.batch import Batch
+from roost_worker.model.batch import BatchTensors
 from roost_worker.model.config import DecoderConfig
-from roost_worker.model.kv_cache import KvCache, LayerKv
+from roost_worker.model.kv_cache import LayerKv, PagedKvCache
 from roost_worker.model.layers import (
     ColumnParallelLinear,
     HeadShare,
@@ -20,15 +20,15 @@ from roost_worker.model.layers import (
     VocabularyHead,
 )
 from roost_worker.model.loader import Weights
-from roost_worker.model.parallel import Group
+from roost_worker.model.parallel import RankGroup
 from roost_worker.model.rotary import RotaryTable
 
 
 @dataclass(frozen=True, slots=True)
-class StepMetadata:
-    """What all layers of one step share: where KV goes, the attention backend, and what it prepared."""
+class BatchMetadata:
+    """What all layers share of one batch: where KV goes, the attention backend, and what it prepared."""
 
-    batch: Batch
+    batch: BatchTensors
     backend: AttentionBackend
     prepared: Any
 
@@ -36,7 +36,7 @@ class StepMetadata:
 class Attention:
     """Projections, rotation and grouped-query attention of one layer."""
 
-    def __init__(self, weights: Weights, prefix: str, config: DecoderConfig, group: Group) -> None:
+    def __init__(self, weights: Weights, prefix: str, config: DecoderConfig, group: RankGroup) -> None:
         self._share = share = HeadShare.of(config, group)
         self._head_dim = size = config.head_dim
         query = RowRange(
@@ -57,7 +57,7 @@ class Attention:
             self._query_norm = RMSNorm(weights, f"{prefix}.q_norm.weight", size, config.norm_eps)
             self._key_norm = RMSNorm(weights, f"{prefix}.k_norm.weight", size, config.norm_eps)
 
-    def __call__(self, x: Tensor, rotary: RotaryTable, metadata: StepMetadata, kv: LayerKv) -> Tensor:
+    def __call__(self, x: Tensor, rotary: RotaryTable, metadata: BatchMetadata, kv: LayerKv) -> Tensor:
         new = self._project(x, rotary)
         kv.write(metadata.batch.kv_blocks, metadata.batch.kv_offsets, new.key, new.value)
         return self._out(metadata.backend.attend(new, kv, metadata.prepared))
@@ -75,7 +75,7 @@ class Attention:
 class FeedForward:
     """The gated unit (SwiGLU, Shazeer, 2020) of one layer."""
 
-    def __init__(self, weights: Weights, prefix: str, config: DecoderConfig, group: Group) -> None:
+    def __init__(self, weights: Weights, prefix: str, config: DecoderConfig, group: RankGroup) -> None:
         share = config.intermediate_size // group.world
         start = group.rank * share
         parts = [
@@ -92,9 +92,9 @@ class FeedForward:
 
 
 class DecoderLayer:
-    """One layer: a pure function of (x, rotary positions, metadata, kv) but for the KV rows it writes."""
+    """One layer: a pure function of (x, rotary positions, metadata, kv), except that it writes KV rows."""
 
-    def __init__(self, weights: Weights, index: int, config: DecoderConfig, group: Group) -> None:
+    def __init__(self, weights: Weights, index: int, config: DecoderConfig, group: RankGroup) -> None:
         prefix = f"model.layers.{index}"
         self._input_norm = RMSNorm(weights, f"{prefix}.input_layernorm.weight", config.hidden_size, config.norm_eps)
         self._attention = Attention(weights, f"{prefix}.self_attn", config, group)
@@ -103,7 +103,7 @@ class DecoderLayer:
         )
         self._feed_forward = FeedForward(weights, f"{prefix}.mlp", config, group)
 
-    def __call__(self, x: Tensor, rotary: RotaryTable, metadata: StepMetadata, kv: LayerKv) -> Tensor:
+    def __call__(self, x: Tensor, rotary: RotaryTable, metadata: BatchMetadata, kv: LayerKv) -> Tensor:
         x = x + self._attention(self._input_norm(x), rotary, metadata, kv)
         return x + self._feed_forward(self._post_norm(x))
 
@@ -112,13 +112,13 @@ class Llama:
     """The whole decoder on one rank.
 
     Args:
-        weights: HF Llama tensor names. Every rank opens the same file and reads its own share.
-        positions: contexts are at most this long.
+        weights: with HF Llama's tensor names. Every rank opens the same file and reads its own share.
+        positions: most tokens of a context.
     Raises:
-        WeightsError: a tensor is missing or has another shape than the config says.
+        WeightsError: a tensor is missing or does not have the config's shape.
     """
 
-    def __init__(self, weights: Weights, config: DecoderConfig, group: Group, positions: int) -> None:
+    def __init__(self, weights: Weights, config: DecoderConfig, group: RankGroup, positions: int) -> None:
         shape = (config.vocab_size, config.hidden_size)
         self._embedding = weights.whole("model.embed_tokens.weight", shape)
         self._layers = [DecoderLayer(weights, i, config, group) for i in range(config.num_layers)]
@@ -127,11 +127,11 @@ class Llama:
         self._head = VocabularyHead(head, group)
         self._rotary = RotaryTable.build(config, positions, weights.dtype, weights.device)
 
-    def __call__(self, batch: Batch, cache: KvCache, backend: AttentionBackend) -> Tensor | None:
-        """Logits [sampled rows, vocabulary] on rank 0; None on other ranks, and when nothing is sampled."""
+    def __call__(self, batch: BatchTensors, cache: PagedKvCache, backend: AttentionBackend) -> Tensor | None:
+        """Return logits [sampled rows, vocabulary] on rank 0; None on other ranks, and when nothing is sampled."""
         x = functional.embedding(batch.token_ids, self._embedding)
         rotary = self._rotary.at(batch.positions)
-        metadata = StepMetadata(batch, backend, backend.prepare(batch))
+        metadata = BatchMetadata(batch, backend, backend.prepare(batch))
         for layer, kv in zip(self._layers, cache.layers, strict=True):
             x = layer(x, rotary, metadata, kv)
         if batch.sample_rows.numel() == 0:

@@ -1,6 +1,6 @@
-"""What happens to logits before a token is drawn, for whole batches, in float32 or float64.
+"""Processing of logits before a token is drawn, for whole batches, in float32 or float64.
 
-The order is part of the contract, since an oracle repeats it: repetition penalty, frequency and presence penalty,
+The order is part of the contract, since the oracle repeats it: repetition penalty, frequency and presence penalty,
 logit bias, min_tokens, grammar; then temperature, top-k, top-p and min-p on what is left.
 """
 
@@ -15,7 +15,9 @@ _USUAL_WIDTH = 1024
 def apply_penalties(
     logits: Tensor, counts: Tensor, seen: Tensor, repetition: Tensor, frequency: Tensor, presence: Tensor
 ) -> Tensor:
-    """Repetition penalty (Keskar et al., 2019, CTRL) over context and output; frequency and presence over output.
+    """Apply the repetition penalty (Keskar et al., 2019, CTRL), and the frequency and presence penalties.
+
+    The first one counts tokens of context and output, the others tokens of the output.
 
     Args:
         logits: [rows, vocabulary].
@@ -29,13 +31,13 @@ def apply_penalties(
 
 
 def unpack_mask(words: "np.ndarray", vocab_size: int) -> "np.ndarray":
-    """Bits [rows, ceil(vocabulary / 32)] int32 (bit set: allowed) to bool [rows, vocabulary]."""
+    """Unpack bits [rows, ceil(vocabulary / 32)] int32 (bit set: allowed) to bool [rows, vocabulary]."""
     little = words.astype("<i4", copy=False).view(np.uint8)
     return np.unpackbits(little, axis=1, bitorder="little")[:, :vocab_size].astype(bool)
 
 
 def truncate(scaled: Tensor, top_k: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
-    """Top-k, then top-p (Holtzman et al., 2020) on the distribution that top-k leaves.
+    """Apply top-k, then top-p (Holtzman et al., 2020) to the distribution that top-k leaves.
 
     Args:
         scaled: [rows, vocabulary] logits over temperature.
@@ -54,7 +56,7 @@ def truncate(scaled: Tensor, top_k: Tensor, top_p: Tensor) -> tuple[Tensor, Tens
 
 
 def _truncate_to(scaled: Tensor, limit: Tensor, top_p: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """As `truncate`, looking at the `width` largest only; the last result says whether that was enough."""
+    """Truncate the `width` largest logits only; the last result says whether that gives the same as all of them."""
     values, ids = scaled.topk(width, dim=1)
     values = values.masked_fill(torch.arange(width, device=scaled.device) >= limit[:, None], FORBIDDEN)
     within = limit <= width
@@ -63,13 +65,13 @@ def _truncate_to(scaled: Tensor, limit: Tensor, top_p: Tensor, width: int) -> tu
     everything = (scaled - values[:, :1]).exp().sum(dim=1)
     nucleus = top_p * torch.where(within, cumulative[:, -1], everything)
     cut = (cumulative - weights) >= nucleus[:, None]
-    # Without a nucleus the sum may fall short of the whole by rounding: nothing may be cut then.
+    # With top_p 1 nothing may be cut, although the sum may fall short of the whole by rounding.
     cut &= top_p[:, None] < 1.0
     settled = within | ((limit == scaled.shape[1]) & (top_p < 1.0) & (cumulative[:, -1] >= nucleus))
     return values.masked_fill_(cut, FORBIDDEN), ids, settled.all()
 
 
 def apply_min_p(scaled: Tensor, min_p: Tensor) -> Tensor:
-    """Cuts tokens less likely than min_p times the likeliest (Nguyen et al., 2024). `min_p` [rows], 0 for no limit."""
+    """Cut tokens less likely than min_p times the likeliest (Nguyen et al., 2024). `min_p` [rows], 0 for no limit."""
     floor = scaled.amax(dim=1, keepdim=True) + min_p.log()[:, None]
     return scaled.masked_fill(scaled < floor, FORBIDDEN)

@@ -1,4 +1,4 @@
-"""The ranks of one tensor-parallel group: sums inside the layers, plans from rank 0. One rank is the same code."""
+"""The ranks of one tensor-parallel group: sums inside the layers, plans from rank 0. One rank runs the same code."""
 
 import os
 import pickle
@@ -15,32 +15,31 @@ from torch import Tensor
 
 from roost_worker.model.config import ModelConfigError
 
-# An idle group waits here for its next plan, so this is no limit on work: a dead rank closes its sockets, which
-# ends the wait of the others at once.
+# An idle group waits this long for its next plan. A dead rank closes its sockets, which ends the others' wait at once.
 _IDLE_TIMEOUT = timedelta(days=365)
 _HEADER = struct.Struct("<q")
 _INLINE_BYTES = 16384
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """This rank's place in its group. `world` 1 needs no process group, and every method is then a no-op."""
+class RankGroup:
+    """This rank's place in its group of `world` ranks. With 1 there is no process group; every method is a no-op."""
 
     rank: int = 0
     world: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world:
-            raise ValueError(f"rank {self.rank} is outside of a group of {self.world}")
+            raise ValueError(f"rank {self.rank} is outside a group of {self.world}")
 
     @classmethod
-    def join(cls, rank: int, world: int, init_method: str | None, device: torch.device) -> "Group":
-        """Joins the group (gloo on CPU; NCCL on CUDA, with gloo beside it for plans).
+    def join(cls, rank: int, world: int, init_method: str | None, device: torch.device) -> "RankGroup":
+        """Join the group (gloo on CPU; NCCL on CUDA, with gloo beside it for plans).
 
         Raises:
-            ValueError: a group of several ranks without a meeting point.
-            ModelConfigError: two ranks are on one GPU, where NCCL would wait for ever.
-            RuntimeError: the other ranks did not come.
+            ValueError: there are several ranks and `init_method` is None.
+            ModelConfigError: two ranks share a GPU, where NCCL would wait for ever.
+            RuntimeError: the other ranks did not join.
         """
         group = cls(rank, world)
         if world > 1:
@@ -58,13 +57,13 @@ class Group:
         return group
 
     def sum(self, partial: Tensor) -> Tensor:
-        """Sum of `partial` over the ranks, in place."""
+        """Sum `partial` over the ranks, in place, and return it."""
         if self.world > 1:
             dist.all_reduce(partial)
         return partial
 
     def smallest(self, value: int) -> int:
-        """The smallest `value` of any rank."""
+        """Return the smallest `value` of all ranks."""
         if self.world == 1:
             return value
         buffer = torch.tensor([value], dtype=torch.int64)
@@ -72,7 +71,7 @@ class Group:
         return int(buffer[0])
 
     def gather_bytes(self, own: bytes) -> list[bytes]:
-        """What every rank gave, by rank; all of one length."""
+        """Return every rank's bytes, by rank. All must have the same length."""
         if self.world == 1:
             return [own]
         parts = [torch.empty(len(own), dtype=torch.uint8) for _ in range(self.world)]
@@ -80,7 +79,7 @@ class Group:
         return [bytes(part.tolist()) for part in parts]
 
     def gather_columns(self, part: Tensor) -> Tensor | None:
-        """Joins equal parts [rows, columns] of all ranks to [rows, world * columns] on rank 0; None elsewhere."""
+        """Join all ranks' parts [rows, columns] to [rows, world * columns] on rank 0; return None on the others."""
         if self.world == 1:
             return part
         parts = [torch.empty_like(part) for _ in range(self.world)] if self.rank == 0 else None
@@ -88,7 +87,7 @@ class Group:
         return None if parts is None else torch.cat(parts, dim=1)
 
     def send_plan(self, plan: Any) -> None:
-        """Rank 0: hands any picklable object to the followers' `receive_plan`. None ends them."""
+        """Send any picklable object from rank 0 to the followers' `receive_plan`. None ends them."""
         if self.world == 1:
             return
         payload = pickle.dumps(plan, protocol=pickle.HIGHEST_PROTOCOL)
@@ -101,7 +100,7 @@ class Group:
             dist.broadcast(torch.frombuffer(bytearray(payload[len(inline) :]), dtype=torch.uint8), src=0)
 
     def receive_plan(self) -> Any:
-        """Other ranks: the next object of rank 0. Raises RuntimeError when rank 0 is gone."""
+        """Return the next object from rank 0, on the other ranks. Raise RuntimeError when rank 0 is gone."""
         message = bytearray(_INLINE_BYTES)
         dist.broadcast(torch.frombuffer(message, dtype=torch.uint8), src=0)
         size = _HEADER.unpack_from(message)[0]
@@ -113,13 +112,13 @@ class Group:
         return pickle.loads(payload)
 
     def leave(self) -> None:
-        """Ends this rank's membership."""
+        """Leave the group."""
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
 
 def check_devices(identities: Sequence[bytes]) -> None:
-    """Raises ModelConfigError unless every rank has a GPU of its own, given which one each has."""
+    """Raise ModelConfigError unless every rank has a GPU of its own. `identities` are the ranks' GPUs."""
     if len(set(identities)) < len(identities):
         raise ModelConfigError(
             f"tensorParallel: {len(identities)} ranks need as many GPUs and see {len(set(identities))}; give the "
@@ -128,7 +127,7 @@ def check_devices(identities: Sequence[bytes]) -> None:
 
 
 def _prefer_loopback() -> None:
-    """All ranks share a pod: gloo must neither resolve the host's name nor listen beyond it."""
+    """Bind gloo to loopback: ranks share a pod, so it must neither resolve the host's name nor listen beyond it."""
     names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
     if names:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", names[0])

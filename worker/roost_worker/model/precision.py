@@ -1,4 +1,4 @@
-"""What the CPU can compute in. Asked once; the answer decides between kernels, never between results worth telling."""
+"""Which number formats the CPU supports natively. This decides between kernels that differ in speed, not in results."""
 
 from functools import cache
 
@@ -7,7 +7,7 @@ import torch
 
 @cache
 def has_bfloat16_units() -> bool:
-    """Whether oneDNN multiplies bfloat16 natively here. Where it does not, products take eight times float32's time."""
+    """Return whether oneDNN multiplies bfloat16 natively here. Otherwise products take eight times float32's time."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # untyped in torch
         return False
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,7 +1,7 @@
 """Draws one token per sampled row: logits processing, then Gumbel-max over counter-based noise.
 
 The largest of logits / temperature + Gumbel noise is a sample of the softmax (Gumbel, 1954; Maddison et al., 2014).
-Rows of temperature 0 take the largest logit. Runs on rank 0 only.
+Rows with temperature 0 take the largest logit. Runs on rank 0 only.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NOTHING = -1
 """`Sampled.token_id` where nothing was drawn."""
 StartGrammar = Callable[[str, Sequence[int]], "GrammarState"]
-"""Compiles a grammar and feeds it the output so far. Raises ValueError naming the fault."""
+"""Compiles a grammar and advances it over the output so far. Raises ValueError naming the fault."""
 
 
 class Sampler:
@@ -30,7 +30,7 @@ class Sampler:
 
     Args:
         vocab_size: tokens in the model's vocabulary.
-        device: where logits are.
+        device: where the logits are.
         start_grammar: called for slots that have a grammar.
     """
 
@@ -42,12 +42,12 @@ class Sampler:
         self._token_words = counter_rng.token_words(torch.arange(vocab_size, device=device))
 
     def free(self, slots: Sequence[int]) -> None:
-        """Forgets slots."""
+        """Forget slots."""
         for slot in slots:
             self._table.free(slot)
 
     def take(self, new: NewSlot) -> None:
-        """Fills a slot. A grammar that cannot start fails its own request, when its first token is due."""
+        """Fill a slot. A grammar that cannot start fails its own request, when its first token is to be drawn."""
         self._table.take(new)
         if new.grammar is None:
             return
@@ -59,7 +59,7 @@ class Sampler:
             extras.error = str(error)
 
     def sample(self, logits: Tensor, chunks: Sequence[Chunk]) -> tuple[Sampled, ...]:
-        """Draws for `chunks`, whose slots are taken; logits [chunks, vocabulary] in any float type."""
+        """Draw a token for each of `chunks`, whose slots are taken; logits [chunks, vocabulary] of any float type."""
         slots = np.array([chunk.slot for chunk in chunks])
         need = Need(int(np.bitwise_or.reduce(self._table.columns.need[slots])))
         if not need:
@@ -111,7 +111,7 @@ class Sampler:
         columns = self._table.columns
         for row in self._rows_that_need(slots, Need.MIN_TOKENS):
             slot = int(slots[row])
-            # A grammar decides itself when the output may end; with both, nothing might be left to draw.
+            # A grammar decides when the output may end; if min_tokens did too, no token might be left to draw.
             if columns.produced[slot] < columns.min_tokens[slot] and self._table.extras[slot].grammar is None:
                 logits[row].index_fill_(0, self._table.extras[slot].stop_ids, FORBIDDEN)
 
@@ -120,7 +120,7 @@ class Sampler:
 
         rows = [int(row) for row in self._rows_that_need(slots, Need.GRAMMAR)]
         extras = [self._table.extras[int(slots[row])] for row in rows]
-        states = [None if one.complete else one.grammar for one in extras]
+        states = [None if extra.complete else extra.grammar for extra in extras]
         words = np.full((len(rows), -(-self._vocab_size // 32)), -1, dtype=np.int32)
         fill_masks(states, words)
         forbidden = torch.from_numpy(~unpack_mask(words, self._vocab_size)).to(self._device)
@@ -167,7 +167,7 @@ class Sampler:
         return apply_min_p(scaled, self._column(self._table.columns.min_p, slots, scaled.dtype))
 
     def _keys(self, columns: Columns, slots: "np.ndarray", positions: "np.ndarray") -> Tensor:
-        return counter_rng.step_keys(
+        return counter_rng.position_keys(
             self._column(columns.seed, slots, torch.int64), torch.from_numpy(positions).to(self._device)
         )
 
@@ -175,7 +175,7 @@ class Sampler:
         return torch.from_numpy(column[slots]).to(device=self._device, dtype=dtype)
 
     def _annotate(self, sampled: list[Sampled], logits: Tensor, slots: "np.ndarray") -> None:
-        """Replaces results that carry more than a token: grammar states move on, logprobs are looked up."""
+        """Advance grammars and look up log-probabilities, replacing the results of these rows."""
         with_logprobs = self._rows_that_need(slots, Need.LOGPROBS)
         if with_logprobs.size:
             self._add_logprobs(sampled, logits, slots, with_logprobs)
@@ -183,7 +183,7 @@ class Sampler:
             sampled[row] = self._with_grammar(sampled[row])
 
     def _add_logprobs(self, sampled: list[Sampled], logits: Tensor, slots: "np.ndarray", rows: "np.ndarray") -> None:
-        """Log-probabilities are the model's own: before penalties, bias, grammar and temperature."""
+        """Add the model's own log-probabilities: before penalties, bias, grammar and temperature."""
         logprobs = torch.log_softmax(_wide(logits[torch.from_numpy(rows).to(self._device)]), dim=1)
         counts = np.minimum(self._table.columns.logprobs[slots[rows]], self._vocab_size)
         drawn = torch.tensor([[sampled[row].token_id] for row in rows], device=self._device)
@@ -201,7 +201,7 @@ class Sampler:
             return Sampled(drawn.slot, NOTHING, grammar_done=True)
         done = False
         if extras.grammar is not None and not extras.error:
-            # A parser that ran into one of its limits allowed everything: what was drawn is worth nothing.
+            # A parser that hit one of its limits allowed every token, so the drawn one is meaningless.
             extras.error = extras.grammar.error or self._advance(extras.grammar, drawn.token_id)
             done = not extras.error and extras.grammar.done
         return Sampled(drawn.slot, drawn.token_id, done, drawn.logprob, drawn.top, extras.error)
@@ -215,5 +215,5 @@ class Sampler:
 
 
 def _wide(logits: Tensor) -> Tensor:
-    """A copy to work on in place, in at least float32."""
+    """Return a copy to work on in place, in at least float32."""
     return logits.clone() if logits.dtype == torch.float64 else logits.to(torch.float32, copy=True)

@@ -1,4 +1,4 @@
-"""What the sampler keeps of each running sequence, as columns indexed by slot, so that a batch is read in one go."""
+"""The sampler's state of each running sequence, as columns indexed by slot, so that a batch is read at once."""
 
 from dataclasses import dataclass, field
 from enum import IntFlag
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Need(IntFlag):
-    """What a sequence asks of the sampler beyond the largest logit. A batch that needs nothing is one argmax."""
+    """What a sequence needs beyond the largest logit. A batch that needs nothing is one argmax."""
 
     PENALTIES = 1
     BIAS = 2
@@ -27,7 +27,7 @@ class Need(IntFlag):
 
 
 def needs(params: SamplingParams, grammar: str | None) -> Need:
-    """What these parameters ask for."""
+    """Return what these parameters need."""
     need = Need(0)
     if params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0:
         need |= Need.PENALTIES
@@ -46,14 +46,14 @@ def needs(params: SamplingParams, grammar: str | None) -> Need:
 
 @dataclass(slots=True)
 class SlotExtras:
-    """What has no fixed size: kept per slot, touched only by rows that need it."""
+    """State without a fixed size: kept per slot, read only for rows that need it."""
 
     stop_ids: Tensor
     bias_ids: Tensor
     bias_values: Tensor
     grammar: "GrammarState | None" = None
     complete: bool = False
-    """Whether the output the slot was taken with completes the grammar already: nothing may be drawn."""
+    """Whether the slot's replayed output completes the grammar already: nothing may be drawn."""
     error: str = ""
 
 
@@ -81,19 +81,19 @@ class Columns:
 
 
 class SlotTable:
-    """Slots of rank 0. Grows to the largest slot seen; the engine reuses slots, so that is its maxRunning."""
+    """All slots. Grows to the largest slot taken; the engine reuses slots, so there are at most maxRunning."""
 
     def __init__(self, vocab_size: int, device: torch.device) -> None:
         self.columns = Columns()
         self.extras: dict[int, SlotExtras] = {}
         self._vocab_size = vocab_size
         self._device = device
-        # [slots, vocabulary]; made when the first sequence with penalties comes.
+        # [slots, vocabulary]; allocated for the first sequence with penalties.
         self.counts = torch.zeros((0, vocab_size), dtype=torch.int32, device=device)
         self.seen = torch.zeros((0, vocab_size), dtype=torch.bool, device=device)
 
     def take(self, new: NewSlot) -> None:
-        """Fills a slot, whatever was in it before. The grammar's state is the sampler's to add."""
+        """Fill a slot, replacing what was in it. The sampler adds the grammar's state."""
         params, slot = new.sampling, new.slot
         if slot >= len(self.columns.need):
             self.columns.grow(max(slot + 1, 2 * len(self.columns.need)))
@@ -104,12 +104,12 @@ class SlotTable:
             self._count(new)
 
     def free(self, slot: int) -> None:
-        """Forgets a slot; freeing an empty one does nothing."""
+        """Forget a slot; freeing an empty one does nothing."""
         if self.extras.pop(slot, None) is not None:
             self.columns.need[slot] = 0
 
     def record(self, slots: "np.ndarray", tokens: Tensor) -> None:
-        """Counts one drawn token per slot; `tokens` [slots] on the table's device."""
+        """Count one drawn token per slot; `tokens` [slots] on the table's device."""
         self.columns.produced[slots] += 1
         counted = np.flatnonzero(self.columns.need[slots] & Need.PENALTIES)
         if counted.size:

@@ -1,21 +1,21 @@
-"""`template.json`: what rendering must know of a model besides its tokenizer. Written by the converter. Pure."""
+"""`template.json`: what rendering needs to know about a model besides its tokenizer. Written by the converter."""
 
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 FAMILIES = ("chatml", "qwen3", "llama3", "mistral")
-"""Families with a turn format of our own; "" is a model of none of them, which lives or dies by its template."""
+"""Families of turn formats that are built in. A model of another family ("") can only use its own template."""
 
 
 @dataclass(frozen=True, slots=True)
 class TemplateDescription:
-    """A model's way of taking turns."""
+    """How a model's turns are written."""
 
     family: str
     """One of `FAMILIES`, or an empty string."""
     chat_template: str
-    """Jinja source as the model brings it; empty when it brings none."""
+    """The model's own template, in Jinja; empty if it has none."""
     bos_token: str
     eos_token: str
     eos_token_ids: tuple[int, ...]
@@ -26,7 +26,7 @@ class TemplateDescription:
 
     @classmethod
     def load(cls, path: Path) -> "TemplateDescription":
-        """Reads `template.json`. Raises ValueError when it is not one."""
+        """Read `template.json`. Raise ValueError when it is not valid."""
         document = json.loads(path.read_bytes())
         try:
             values = {field.name: document[field.name] for field in fields(cls)}
@@ -36,7 +36,7 @@ class TemplateDescription:
 
 
 def detect_family(chat_template: str, tokens: frozenset[str]) -> str:
-    """The family whose control tokens the template uses; without a template, those that the vocabulary holds."""
+    """Return the family whose control tokens the template uses or, without a template, are among `tokens`; or ""."""
 
     def has(token: str) -> bool:
         return token in chat_template if chat_template else token in tokens

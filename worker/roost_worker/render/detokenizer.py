@@ -1,4 +1,4 @@
-"""From output ids to text, as they come: whole characters only, and nothing that may turn out to be a stop string."""
+"""Turns output ids into text as they come: only whole characters, and nothing that may become a stop string."""
 
 import codecs
 from collections.abc import Iterable, Sequence
@@ -13,27 +13,26 @@ _decode = codecs.getincrementaldecoder("utf-8")
 class TextStream:
     """The text of one step's output.
 
-    What it says depends on the ids alone, never on how they were grouped into calls, so that a replay on another worker
-    gives the same text at the same points. Work per id is bounded by the longest stop string.
+    The text depends on the ids alone, not on how they are grouped into calls, so that a replay on another worker gives
+    the same text at the same ids. Work per id is bounded by the longest stop string.
     """
 
     def __init__(self, renderer: "Renderer", stop: Sequence[str] = (), *, min_tokens: int = 0) -> None:
-        """`stop` ends the text where the first of its strings begins, once that is complete after at least `min_tokens`
-        ids."""
+        """The text ends before the first of the `stop` strings that is complete after `min_tokens` or more ids."""
         self._bytes = renderer.vocabulary.token_bytes
         self._stop = tuple(text for text in stop if text)
         self._min_tokens = min_tokens
         self._decoder = _decode(errors="replace")
         self._strip_space = renderer.vocabulary.strips_first_space
-        self._held = ""
+        self._pending = ""
         self._finished = False
         self.count = 0
         """Ids taken, up to the one that completed a stop string."""
         self.stopped_at: int | None = None
-        """Number of ids up to and with the one that completed a stop string; None while none is complete."""
+        """Number of ids up to and including the one that completed a stop string; None before that."""
 
     def push(self, ids: Iterable[int]) -> str:
-        """Takes output ids; returns the text that is now certain. Ids after a stop string are passed over."""
+        """Take output ids; return the text that is certain now. Ids after a stop string are ignored."""
         parts: list[str] = []
         for token in ids:
             if self.stopped_at is not None:
@@ -43,11 +42,11 @@ class TextStream:
         return "".join(parts)
 
     def flush(self) -> str:
-        """Ends the output: returns what was held back, an unfinished character as U+FFFD."""
+        """End the output: return the text that was pending, an incomplete character as U+FFFD."""
         if self._finished or self.stopped_at is not None:
             return ""
         self._finished = True
-        rest, self._held = self._held + self._decoder.decode(b"", final=True), ""
+        rest, self._pending = self._pending + self._decoder.decode(b"", final=True), ""
         return rest
 
     def _token(self, token: int) -> bytes:
@@ -60,18 +59,18 @@ class TextStream:
     def _take(self, new: str) -> str:
         if not new or not self._stop:
             return new
-        window = self._held + new
+        window = self._pending + new
         if self.count >= self._min_tokens:
             places = [place for text in self._stop if (place := window.find(text)) >= 0]
             if places:
-                self.stopped_at, self._held = self.count, ""
+                self.stopped_at, self._pending = self.count, ""
                 return window[: min(places)]
         kept = self._possible_stop(window)
-        self._held = window[len(window) - kept :]
+        self._pending = window[len(window) - kept :]
         return window[: len(window) - kept]
 
     def _possible_stop(self, window: str) -> int:
-        """Length of the longest end of `window` that begins a stop string."""
+        """Return the length of the longest end of `window` that begins a stop string."""
         longest = min(len(window), max(map(len, self._stop)) - 1)
         for length in range(longest, 0, -1):
             end = window[len(window) - length :]

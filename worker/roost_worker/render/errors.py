@@ -1,5 +1,5 @@
-"""What goes wrong between text and token ids."""
+"""The error of rendering."""
 
 
 class RenderError(ValueError):
-    """A model's template cannot be used, or a step cannot be rendered. The message names the fault and the fix."""
+    """A model's template cannot be used, or a step cannot be rendered. The message names the cause and the fix."""

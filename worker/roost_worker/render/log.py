@@ -1,4 +1,4 @@
-"""A log's tokens from its messages, for a session whose model has changed. Pure."""
+"""Renders a log's tokens from its messages, for a session whose model has changed. Pure."""
 
 import json
 from array import array
@@ -12,11 +12,11 @@ from roost_worker.render.renderer import Renderer
 from roost_worker.render.toolcalls import parse, write_calls
 
 _NOT_ENDED = (-1,)
-"""A log whose last token is no end of a turn."""
+"""A log whose last token does not end a turn."""
 
 
 class LogRenderer:
-    """Renders the steps of one log in order, from its beginning or after `steps` others of `length` tokens."""
+    """Renders the steps of one log in order, from its beginning or after the first `steps`, of `length` tokens."""
 
     def __init__(
         self, renderer: Renderer, system: str, tools: Sequence[Tool | api.Tool], *, steps: int = 0, length: int = 0
@@ -29,10 +29,10 @@ class LogRenderer:
     def step(
         self, messages: Sequence[Message | api.Message], output: Message | api.Message, text: str
     ) -> "tuple[array[int], array[int]]":
-        """Prompt and output ids of the next step. `text` is everything the model wrote.
+        """Return the prompt and output ids of the next step. `text` is everything that the model wrote.
 
-        The output's ids are its text's and nothing more: whatever ended the turn, the next step's prompt closes it.
-        Raises RenderError, with the step's number, when the template cannot show a message.
+        Output ids are those of its text only: the next step's prompt closes the turn, whatever ended it.
+        Raise RenderError, with the step's number, when the template cannot show a message.
         """
         try:
             log_ids = _NOT_ENDED if self._steps else ()
@@ -49,8 +49,10 @@ class LogRenderer:
 
 
 def output_text(output: Message, text: str, family: str) -> str:
-    """What the model wrote, with its calls as `family` writes them: another family's wrapper would teach the model a
-    wrong one."""
+    """Return what the model wrote, with tool calls in the format of `family`.
+
+    From calls in another family's format the model would learn a wrong one.
+    """
     if not output.tool_calls or _meanings(parse(text, family)[1]) == _meanings(output.tool_calls):
         return text
     return "\n".join(filter(None, (output.content, write_calls(output.tool_calls, family))))

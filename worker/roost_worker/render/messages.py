@@ -1,4 +1,4 @@
-"""Turns and tools as rendering sees them. Pure."""
+"""Messages and tools as rendering sees them. Pure."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. Raises RenderError for an unknown role."""
+    """One turn's message. Raises RenderError for an unknown role."""
 
     role: str
     content: str = ""
@@ -45,7 +45,7 @@ class Tool:
 
 
 def message_of(value: "Message | api.Message") -> Message:
-    """A turn from its protobuf message; a `Message` stays what it is. Raises RenderError for an unspecified role."""
+    """Convert a protobuf message; return a `Message` unchanged. Raise RenderError for an unspecified role."""
     if isinstance(value, Message):
         return value
     role = api.MessageRole.Name(value.role).removeprefix("MESSAGE_ROLE_").lower()
@@ -54,12 +54,12 @@ def message_of(value: "Message | api.Message") -> Message:
 
 
 def tool_of(value: "Tool | api.Tool") -> Tool:
-    """A tool from its protobuf message; a `Tool` stays what it is."""
+    """Convert a protobuf tool; return a `Tool` unchanged."""
     return value if isinstance(value, Tool) else Tool(value.name, value.description, value.parameters_json or "{}")
 
 
 def template_message(message: Message) -> dict[str, Any]:
-    """The turn as chat templates expect it (OpenAI's shape, arguments as an object)."""
+    """Return the message as chat templates expect it (OpenAI's format, but arguments as an object)."""
     document: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
         document["tool_calls"] = [_template_call(call) for call in message.tool_calls]
@@ -79,7 +79,7 @@ def _template_call(call: ToolCall) -> dict[str, Any]:
 
 
 def template_tools(tools: Sequence[Tool]) -> list[dict[str, Any]] | None:
-    """The tools as chat templates expect them, or None when there are none. Raises RenderError for a bad schema."""
+    """Return the tools as chat templates expect them, None without tools. Raise RenderError for an invalid schema."""
     return [_template_tool(tool) for tool in tools] or None
 
 
@@ -89,6 +89,6 @@ def _template_tool(tool: Tool) -> dict[str, Any]:
     except ValueError as error:
         raise RenderError(f"tool {tool.name!r}: parameters_json is not JSON: {error}") from error
     if not isinstance(parameters, Mapping):
-        raise RenderError(f"tool {tool.name!r}: parameters_json must be a JSON schema, an object")
+        raise RenderError(f"tool {tool.name!r}: parameters_json must be a JSON schema (an object)")
     function = {"name": tool.name, "description": tool.description, "parameters": parameters}
     return {"type": "function", "function": function}

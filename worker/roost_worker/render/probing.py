@@ -1,8 +1,8 @@
-"""Finds out at load what a chat template does, so that a step's prompt can be rendered without the log before it.
+"""Probes what a chat template does, when a model is loaded, so that a step's prompt can be rendered without its log.
 
-A template is *prefix-stable* when adding messages to a conversation only adds text: then the new text is the same
-whatever the conversation was, and can be cut out of a rendering over a stub. Known breakers: Qwen3 drops old thinking,
-Mistral moves system text and tools to the last user message, some templates refuse tool messages.
+A template is *prefix-stable* when adding messages to a conversation only adds text, and the same text whatever the
+conversation was: then this text can be cut out of the rendering of a stub conversation. Known to break this: Qwen3
+drops old thinking, Mistral moves system text and tools to the last user message, some refuse tool messages.
 """
 
 import json
@@ -34,14 +34,14 @@ _CASES: tuple[tuple[str, tuple[Message, ...], tuple[Message, ...]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """What a prefix-stable template does."""
+    """What a prefix-stable template does, as found by `probe`."""
 
     closer: tuple[Piece, ...]
-    """What the template writes after an assistant's content, up to the next turn."""
+    """Text that the template writes after an assistant's content, before the next turn."""
     end_token: str
     """The control token in `closer` that ends the turn."""
     default_system: str
-    """System text that the template writes when there is none; empty when it writes none."""
+    """System text that the template writes for a conversation without one; may be empty."""
     shows_tools: bool
     shows_tool_calls: bool
 
@@ -51,7 +51,7 @@ def text_of(pieces: Sequence[Piece]) -> str:
 
 
 def after(pieces: Sequence[Piece], length: int) -> list[Piece]:
-    """The pieces without their first `length` characters."""
+    """Return the pieces without their first `length` characters."""
     rest: list[Piece] = []
     for piece in pieces:
         kept = piece.text[length:]
@@ -62,23 +62,23 @@ def after(pieces: Sequence[Piece], length: int) -> list[Piece]:
 
 
 def stub_history(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The shortest conversation that `messages` can follow."""
+    """Return the shortest conversation that `messages` can follow."""
     return (_USER, _CALL if any(message.role == "tool" for message in messages) else _ANSWER)
 
 
 def render_delta(template: ChatTemplate, messages: Sequence[Message]) -> list[Piece]:
-    """What `messages`, and the assistant's turn after them, add to a conversation. Raises RenderError."""
+    """Return what `messages`, and the start of the assistant's turn, add to a conversation. Raise RenderError."""
     return _delta(template, stub_history(messages), messages, None)
 
 
 def mentions(pieces: Sequence[Piece], content: str) -> bool:
-    """Whether the content was rendered, as it is or inside JSON."""
+    """Return whether the content was rendered, as it is or inside JSON."""
     text = text_of(pieces)
     return content in text or json.dumps(content, ensure_ascii=False)[1:-1] in text
 
 
 def probe(template: ChatTemplate, end_tokens: Sequence[str]) -> Behaviour:
-    """What the template does. Raises RenderError with the reason when it is not prefix-stable or loses messages."""
+    """Probe the template. Raise RenderError with the reason when it is not prefix-stable or drops messages."""
     tools = template_tools([_TOOL])
     for name, history, new in _CASES:
         _check_stable(template, name, history, new, tools)
@@ -126,7 +126,7 @@ def _check_stable(
 
 
 def _check_thinking(template: ChatTemplate) -> None:
-    """Thinking that the model wrote is in the log and stays there; a template that would drop it later is no guide."""
+    """Raise RenderError if the template drops earlier thinking: what the model wrote stays in the log."""
     answer = {**template_message(_ANSWER), "reasoning_content": "probe-thinking"}
     history = [template_message(_USER), answer]
     before = text_of(template.render(history, None, generation_prompt=False))
@@ -139,10 +139,10 @@ def _closer(template: ChatTemplate, end_tokens: Sequence[str]) -> tuple[tuple[Pi
     pieces = _render(template, (_USER, _ANSWER))
     text = text_of(pieces)
     start = text.rfind(_ANSWER.content) + len(_ANSWER.content)
-    found = [(text.index(token, start), token) for token in end_tokens if token in text[start:]]
-    if not found:
-        raise RenderError(f"an assistant's turn ends with {text[start:]!r}, which holds no end-of-turn token")
-    return tuple(after(pieces, start)), min(found)[1]
+    places = [(text.index(token, start), token) for token in end_tokens if token in text[start:]]
+    if not places:
+        raise RenderError(f"an assistant's turn ends with {text[start:]!r}, which has no end-of-turn token")
+    return tuple(after(pieces, start)), min(places)[1]
 
 
 def _default_system(template: ChatTemplate) -> str:

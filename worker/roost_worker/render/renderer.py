@@ -1,6 +1,5 @@
-"""From messages to the token ids of a step's prompt, without touching the ids of the log before it."""
+"""Renders messages to the token ids of a step's prompt, without changing the ids of the log before it."""
 
-import hashlib
 import json
 from array import array
 from collections.abc import Sequence
@@ -24,39 +23,34 @@ from roost_worker.render.templates import BUILT_IN, CONTROL_TOKENS, HERMES_TOOL_
 from roost_worker.render.toolcalls import write_calls
 from roost_worker.render.vocabulary import Vocabulary
 
-RULES_VERSION = 1
-"""Part of `render_version`: to be raised when the same messages would render to other ids."""
-
 
 class Renderer:
-    """Renders the prompts of one model's steps. Stateless after construction, safe for threads.
+    """Renders the prompts of one model's steps. Stateless after construction, and thread-safe.
 
-    The model's own template is used when it is prefix-stable, else its family's built-in turn format.
-    `own_template_refused` says why; empty when the own template is in use.
+    It uses the model's own template if that is prefix-stable, otherwise its family's built-in turn format;
+    `own_template_refused` then says why, and is empty when the own template is used.
     """
 
     def __init__(self, description: TemplateDescription, vocabulary: Vocabulary, vocab_size: int) -> None:
-        """Raises RenderError with all reasons when no template can be used."""
+        """Raise RenderError with all reasons when no template can be used."""
         self.family = description.family
         self.vocabulary = vocabulary
         self.vocab_size = vocab_size
         """Rows of the model's logits; ids from `len(vocabulary.token_bytes)` on are padding."""
         self.eos_token_ids = description.eos_token_ids
-        self._template, self._behaviour, self.own_template_refused, source = _choose(description, vocabulary)
+        self._template, self._behaviour, self.own_template_refused = _choose(description, vocabulary)
         self._tool_prompt = ChatTemplate(HERMES_TOOL_PROMPT, "", "")
         self._end_id = vocabulary.control[self._behaviour.end_token]
-        parts = (str(RULES_VERSION), source, description.bos_token, description.eos_token)
-        self.render_version = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
         self._closers = self._derive_closers()
 
     @classmethod
     def from_dir(cls, model_dir: Path) -> "Renderer":
-        """The renderer of a prepared model. Raises RenderError when the model cannot be rendered for."""
+        """Build the renderer of a prepared model. Raise RenderError when its files or templates cannot be used."""
         try:
             description = TemplateDescription.load(model_dir / "template.json")
             vocab_size = int(json.loads((model_dir / "config.json").read_bytes())["vocab_size"])
         except (OSError, ValueError, KeyError) as error:
-            raise RenderError(f"{model_dir} holds no prepared model: {error}") from error
+            raise RenderError(f"{model_dir} does not hold a prepared model: {error}") from error
         return cls(description, Vocabulary.from_file(model_dir / "tokenizer.json"), vocab_size)
 
     def render_step(
@@ -67,10 +61,10 @@ class Renderer:
         system: str = "",
         tools: Sequence[Tool | api.Tool] = (),
     ) -> "array[int]":
-        """Prompt ids of a step, from the end of the log to where the assistant's turn begins.
+        """Return the prompt ids of a step, from the end of the log to where the assistant's turn begins.
 
-        With an empty log they begin with system text and tools, which are passed over later; else with what closes the
-        turn before, chosen by the last id of `log_ids`. Raises RenderError when the template cannot show a message.
+        With an empty log they begin with system text and tools, which are otherwise ignored; else with what closes the
+        previous turn, depending on the last id of `log_ids`. Raise RenderError when the template cannot show a message.
         """
         turns = [self._plain_calls(message_of(message)) for message in messages]
         _check_turns(turns)
@@ -100,14 +94,14 @@ class Renderer:
         return pieces
 
     def _plain_calls(self, message: Message) -> Message:
-        """The message with its calls as text, when the template passes over `tool_calls`."""
+        """Return the message with its tool calls as text, if the template ignores `tool_calls`."""
         if not message.tool_calls or self._behaviour.shows_tool_calls:
             return message
         text = "\n".join(filter(None, (message.content, write_calls(message.tool_calls, self.family))))
         return Message(message.role, text, (), message.tool_call_id, message.name)
 
     def _derive_closers(self) -> tuple[list[Piece], list[Piece]]:
-        """What closes a turn that was cut off, and one that the model ended itself."""
+        """Return what closes a turn that was cut off, and what closes one that the model ended itself."""
         whole = list(self._behaviour.closer)
         token = self._behaviour.end_token
         return whole, after(whole, text_of(whole).index(token) + len(token))
@@ -120,7 +114,8 @@ def _check_turns(turns: Sequence[Message]) -> None:
         raise RenderError(f"the last message is the {turns[-1].role}'s; it must be the user's or a tool's")
 
 
-def _choose(description: TemplateDescription, vocabulary: Vocabulary) -> tuple[ChatTemplate, Behaviour, str, str]:
+def _choose(description: TemplateDescription, vocabulary: Vocabulary) -> tuple[ChatTemplate, Behaviour, str]:
+    """Return the template to use, what it does, and why it is not the model's own, if so."""
     ids = set(description.eos_token_ids)
     ends = [text for text, index in vocabulary.control.items() if index in ids]
     reasons: list[str] = []
@@ -135,7 +130,7 @@ def _choose(description: TemplateDescription, vocabulary: Vocabulary) -> tuple[C
         except RenderError as error:
             reasons.append(str(error))
         else:
-            return template, behaviour, "; ".join(reasons), source
+            return template, behaviour, "; ".join(reasons)
     raise RenderError(
         f"this model's turns cannot be rendered: its own chat template: {reasons[0]}; "
         f"the built-in turn format of its family ({description.family or 'unknown'}): {reasons[1]}"

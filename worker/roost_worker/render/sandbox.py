@@ -1,9 +1,9 @@
-"""Runs a chat template over placeholders: content never passes through Jinja, so it cannot steer the template,
-and what the template itself wrote can be told from what others wrote.
+"""Runs a chat template over placeholders: content never passes through Jinja, so it cannot influence the template,
+and the template's own text can be distinguished from content.
 
 Every string of the conversation is replaced by a sentinel of private-use characters. The template's output is then
-cut at the sentinels into pieces of two kinds: literal text, in which control tokens count, and content, in which
-they are plain text. What `tojson` writes is content as a whole, with the strings in it put back and escaped.
+cut at the sentinels into pieces of two kinds: literal text, in which control tokens are recognised, and content, in
+which they are plain text. Output of `tojson` is content as a whole; the strings in it are put back, escaped.
 """
 
 import json
@@ -28,14 +28,14 @@ _STRUCTURE = frozenset({"role", "type"})
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A run of rendered text: the template's own (`content` false) or somebody's content."""
+    """A run of rendered text: content, or, if `content` is false, the template's own."""
 
     text: str
     content: bool
 
 
 class _Generation(Extension):
-    """The tag `{% generation %}`, by which templates mark what an assistant wrote; it changes nothing here."""
+    """The tag `{% generation %}`, by which templates mark an assistant's text. It has no effect here."""
 
     tags = {"generation"}
 
@@ -45,7 +45,7 @@ class _Generation(Extension):
 
 
 class ChatTemplate:
-    """A compiled chat template. Raises RenderError when it is no Jinja template."""
+    """A compiled chat template. Raises RenderError when it is not valid Jinja."""
 
     def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
         environment = ImmutableSandboxedEnvironment(
@@ -57,14 +57,14 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
-            raise RenderError(f"the chat template is no valid Jinja template: {error}") from error
+            raise RenderError(f"the chat template is not valid Jinja: {error}") from error
 
     def render(
         self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None, *, generation_prompt: bool
     ) -> list[Piece]:
-        """The conversation as pieces, adjacent ones of different kinds. Raises RenderError, with the template's reason.
+        """Render the conversation to pieces. Raise RenderError with the template's reason when it refuses.
 
-        No date is given to the template: a prompt that changes by the day has no stable prefix.
+        The template gets no date: a prompt that changes from day to day has no stable prefix.
         """
         run = _Run()
         try:
@@ -91,7 +91,7 @@ class _Run:
         self._contents: list[str] = []
 
     def hide(self, value: Any, key: str = "") -> Any:
-        """A copy of `value` with sentinels for its strings; roles and keys made of plain characters stay."""
+        """Return a copy of `value` with sentinels for its strings, except roles and keys of plain characters."""
         match value:
             case str() if key in _STRUCTURE and _PLAIN_KEY.fullmatch(value):
                 return value
@@ -120,21 +120,21 @@ class _Run:
         separators: tuple[str, str] | None = None,
         sort_keys: bool = False,
     ) -> str:
-        """The filter `tojson` with the arguments that transformers gives it. Its output is content."""
+        """Implement the filter `tojson`, with the arguments that transformers gives it. Its output is content."""
         run: _Run = context["roost_run"]
         text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
 
-        def put_back(found: re.Match[str]) -> str:
-            return json.dumps(run._contents[int(found[1])], ensure_ascii=ensure_ascii)[1:-1]
+        def put_back(sentinel: re.Match[str]) -> str:
+            return json.dumps(run._contents[int(sentinel[1])], ensure_ascii=ensure_ascii)[1:-1]
 
         return run._sentinel(_SENTINEL.sub(put_back, text))
 
     def cut(self, text: str) -> list[Piece]:
-        """The template's output, cut at its sentinels. Raises RenderError when the template broke one."""
+        """Cut the template's output at its sentinels. Raise RenderError when the template broke one."""
         pieces: list[Piece] = []
         for index, part in enumerate(_SENTINEL.split(text)):
             if index % 2 == 0 and (_OPEN in part or _CLOSE in part):
-                raise RenderError("the chat template cuts content apart")
+                raise RenderError("the chat template splits content")
             if part:
                 pieces.append(Piece(self._contents[int(part)], True) if index % 2 else Piece(part, False))
         return pieces

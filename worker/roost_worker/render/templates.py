@@ -1,7 +1,7 @@
-"""Turn formats of our own, one Jinja template per family: prefix-stable, with tools, without default system text.
+"""Built-in turn formats, one Jinja template per family: prefix-stable, with tools, without default system text.
 
-They replace a model's own template when that one is not prefix-stable or drops messages (probing.py). Sources: the
-chat templates that the families' models publish (SmolLM2, Qwen3, Llama 3.1, Mistral v0.3), followed turn by turn.
+They replace a model's own template when that is not prefix-stable or drops messages (probing.py). They write turns as
+the families' published chat templates do (SmolLM2, Qwen3, Llama 3.1, Mistral v0.3).
 """
 
 _HERMES_TOOLS = (
@@ -76,7 +76,7 @@ _MISTRAL = (
 
 
 def _exact(template: str) -> str:
-    # Chat templates are run with trim_blocks, which takes a newline that follows a block.
+    # Chat templates run with trim_blocks, which removes a newline that follows a block.
     return template.replace("\n", "{{ '\\n' }}")
 
 
@@ -86,10 +86,10 @@ BUILT_IN = {
     "llama3": _exact(_LLAMA3),
     "mistral": _exact(_MISTRAL),
 }
-"""Template of each family. Qwen3's turns are ChatML's; only its own template's handling of thinking differs."""
+"""Each family's template. Qwen3's turns are ChatML's; only its own template's handling of thinking differs."""
 
 HERMES_TOOL_PROMPT = _exact(_HERMES_TOOLS)
-"""Tools as system text, for a template that passes over `tools`."""
+"""Tools as system text, for a template that ignores `tools`."""
 
 CONTROL_TOKENS = {
     "chatml": ("<|im_start|>", "<|im_end|>"),
@@ -97,4 +97,4 @@ CONTROL_TOKENS = {
     "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     "mistral": ("[INST]", "[/INST]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[AVAILABLE_TOOLS]"),
 }
-"""Tokens that a tokenizer must have for the family's built-in turn format."""
+"""Tokens that the family's built-in turn format requires of a tokenizer."""

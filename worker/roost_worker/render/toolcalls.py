@@ -1,4 +1,4 @@
-"""Tool calls in the model's text, in the family's own wrapper. What is no well-formed call stays text. Pure."""
+"""Parses and writes tool calls in a family's own format. What is not a well-formed call stays text. Pure."""
 
 import json
 import re
@@ -14,11 +14,11 @@ _DECODER = json.JSONDecoder()
 
 
 def parse(text: str, family: str) -> tuple[str, tuple[ToolCall, ...]]:
-    """The text without its tool calls, and the calls, named `call_0`, `call_1`, … in order.
+    """Return the text without its tool calls, and the calls, with ids `call_0`, `call_1`, … in order.
 
-    Hermes (`<tool_call>{"name", "arguments"}</tool_call>`) is read for ChatML, Qwen and unknown families; Llama 3
-    (`{"name", "parameters"}`, several separated by `;`) and Mistral (`[TOOL_CALLS] [{"name", "arguments"}]`) only when
-    the whole text is calls.
+    ChatML, Qwen and unknown families use Hermes' format (`<tool_call>{"name", "arguments"}</tool_call>`). Llama 3's
+    (`{"name", "parameters"}`, several separated by `;`) and Mistral's (`[TOOL_CALLS] [{"name", "arguments"}]`) are
+    recognised only when the whole text is calls.
     """
     match family:
         case "llama3":
@@ -31,7 +31,7 @@ def parse(text: str, family: str) -> tuple[str, tuple[ToolCall, ...]]:
 
 
 def write_calls(calls: Sequence[ToolCall], family: str) -> str:
-    """Calls as the family's text, so that `parse` reads them back."""
+    """Write calls in the family's format, so that `parse` reads them back."""
     documents = [json.dumps(_document(call, family), ensure_ascii=False) for call in calls]
     match family:
         case "llama3":
@@ -53,12 +53,12 @@ def _hermes(text: str) -> tuple[str, tuple[ToolCall, ...]]:
     calls: list[ToolCall] = []
     kept: list[str] = []
     end = 0
-    for found in _HERMES.finditer(text):
-        call = _call(_loads(found[1]), "arguments", len(calls))
+    for match in _HERMES.finditer(text):
+        call = _call(_loads(match[1]), "arguments", len(calls))
         if call is not None:
             calls.append(call)
-            kept.append(text[end : found.start()])
-            end = found.end()
+            kept.append(text[end : match.start()])
+            end = match.end()
     kept.append(text[end:])
     return ("".join(kept).strip(), tuple(calls)) if calls else (text, ())
 
@@ -69,7 +69,7 @@ def _whole_llama3(text: str) -> tuple[ToolCall, ...]:
 
 
 def _objects(text: str) -> Iterator[Any]:
-    """JSON values separated by `;` or blanks; None where the text is something else."""
+    """Yield JSON values separated by `;` or blanks; end with None where the text is something else."""
     while text:
         try:
             value, end = _DECODER.raw_decode(text)

@@ -1,8 +1,8 @@
-"""A tokenizer that keeps two kinds of text apart: what a template wrote, and content, which is never a control token.
+"""A tokenizer for two kinds of text: a template's own, and content, which never becomes a control token.
 
-`tokenizers` offers `encode_special_tokens`, which leaves tokens that are added but not marked special (Qwen's
-`<tool_call>`, `</think>`) open to content. So content goes through a copy of the tokenizer that has no added tokens at
-all, and control tokens are found in template text only, by exact match.
+`tokenizers` has `encode_special_tokens` for this, but with it content can still become tokens that are added but not
+marked special (Qwen's `<tool_call>`, `</think>`). So content is encoded by a copy of the tokenizer without any added
+tokens, and control tokens are looked for in template text only, by exact match.
 """
 
 import json
@@ -24,32 +24,35 @@ class Vocabulary:
     """Token ids of text and bytes of token ids, from a `tokenizer.json`."""
 
     def __init__(self, tokenizer_json: str) -> None:
-        """Raises ValueError or LookupError when the text is no tokenizer."""
+        """Raise ValueError or LookupError when the text is not a tokenizer."""
         document = _document(tokenizer_json)
         added = document.get("added_tokens") or []
         self.control = {token["content"]: int(token["id"]) for token in added}
-        """Every added token's text and id: what content must never become."""
+        """Text and id of every added token: content must never become one."""
         self._control_ids = frozenset(self.control.values())
         longest_first = sorted(filter(None, self.control), key=len, reverse=True)
         self._split = re.compile("(" + ("|".join(map(re.escape, longest_first)) or r"(?!)") + ")")
         self._tokenizer = _build(_without_added_tokens(document))
         special = {int(token["id"]) for token in added if token["special"]}
         self.token_bytes = _token_bytes(document, self._tokenizer.get_vocab(), self.control, special)
-        """What each id adds to the text; special tokens add nothing."""
+        """The bytes that each id adds to the text; special tokens add none."""
         self.strips_first_space = not _mentions(document.get("decoder"), "ByteLevel")
-        """Whether the first token's leading space belongs to the tokenizer, not to the text (sentencepiece)."""
+        """Whether the tokenizer puts a space before the text (sentencepiece), which is removed from the first token."""
 
     @classmethod
     def from_file(cls, path: Path) -> "Vocabulary":
-        """Reads `tokenizer.json`. Raises RenderError when it is not one."""
+        """Read `tokenizer.json`. Raise RenderError when it is not a tokenizer."""
         try:
             return cls(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, LookupError) as error:
             raise RenderError(f"{path} cannot be read as a tokenizer: {error}") from error
 
     def encode(self, pieces: Iterable[Piece]) -> "array[int]":
-        """Ids of rendered pieces. Runs of plain text are encoded as one, whoever wrote them, so that ordinary content
-        gets the very ids that encoding the whole text would give it."""
+        """Return the ids of rendered pieces.
+
+        Adjacent plain text, of template and content, is encoded as one, so that ordinary content gets exactly the ids
+        that encoding the whole text would give it.
+        """
         ids = array("I")
         plain: list[str] = []
         for part in self._parts(pieces):
@@ -70,7 +73,7 @@ class Vocabulary:
                 yield from (self.control.get(part, part) for part in self._split.split(piece.text) if part)
 
     def encode_content(self, text: str) -> list[int]:
-        """Ids of plain text, none of them a control token. Raises RenderError for text that is not Unicode."""
+        """Return ids of plain text, none of them a control token. Raise RenderError for text that is not Unicode."""
         if not text:
             return []
         try:
@@ -79,7 +82,7 @@ class Vocabulary:
             raise RenderError(f"the text is not valid Unicode: {error}") from error
         if self._control_ids.isdisjoint(ids):
             return ids
-        # A vocabulary may hold a control token's text as an ordinary entry too: cut it until it cannot match.
+        # A vocabulary may have a control token's text as an ordinary entry, too: cut the text until it cannot match.
         if len(text) == 1:
             raise RenderError(f"the character {text!r} is a control token of this model and cannot be content")
         middle = len(text) // 2
@@ -108,7 +111,7 @@ def _without_added_tokens(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _drop_prefix(part: Any) -> Any:
-    """Without the space that sentencepiece tokenizers put before text: our text continues other text."""
+    """Remove the space that sentencepiece tokenizers put before text, since our text continues other text."""
     match part:
         case {"type": "Prepend"}:
             return None
@@ -139,7 +142,7 @@ def _mentions(part: Any, kind: str) -> bool:
 
 
 def byte_characters() -> list[str]:
-    """The character that stands for each of the 256 bytes in byte-level BPE.
+    """Return the character that stands for each of the 256 bytes in byte-level BPE.
 
     Source: `bytes_to_unicode` of GPT-2, https://github.com/openai/gpt-2/blob/master/src/encoder.py.
     """

@@ -1,1 +1,1 @@
-"""Between the shell (asyncio) and the engine (a thread, or processes of its own): how messages and outputs travel."""
+"""Carries messages and outputs between the shell (asyncio) and the engine (a thread, or processes of its own)."""

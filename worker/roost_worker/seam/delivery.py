@@ -1,4 +1,4 @@
-"""Brings outputs from a thread into the event loop."""
+"""Delivers outputs from a thread to the event loop."""
 
 import asyncio
 import threading
@@ -10,9 +10,9 @@ from roost_worker.seam.client import EngineDeadError
 
 
 class Delivery:
-    """A queue from the engine's side (any thread) to one consumer in the loop that made it.
+    """A queue from any thread to one consumer in the loop that created it.
 
-    It holds what the shell has not read yet: at most some outputs per running request, since each is a token.
+    It is not bounded, but an output is a token of a running request, so few of them wait to be read.
     """
 
     def __init__(self) -> None:
@@ -29,16 +29,16 @@ class Delivery:
         return self._ended
 
     def beat(self) -> None:
-        """Notes a sign of life."""
+        """Record a sign of life."""
         self.heartbeat = time.monotonic()
 
     def put(self, outputs: Outputs) -> None:
-        """Delivers `outputs`; from any thread."""
+        """Deliver `outputs`. Thread-safe."""
         self.beat()
         self._post(outputs)
 
     def end(self, reason: EngineDeadError | None = None) -> None:
-        """Ends the outputs, with `reason` if the engine died. The first call counts; from any thread."""
+        """End the outputs, with `reason` if the engine died. Only the first call counts. Thread-safe."""
         with self._lock:
             if self._ended:
                 return
@@ -46,12 +46,12 @@ class Delivery:
         self._post(None)
 
     def check(self) -> None:
-        """Raises EngineDeadError when outputs have ended."""
+        """Raise EngineDeadError when the outputs have ended."""
         if self._ended:
             raise self._death() or EngineDeadError("the engine is closed")
 
     async def outputs(self) -> AsyncIterator[Outputs]:
-        """Yields what was put; raises EngineDeadError at the end if there was a reason."""
+        """Yield what was put; at the end, raise EngineDeadError if the engine died."""
         while (outputs := await self._queue.get()) is not None:
             yield outputs
         self._queue.put_nowait(None)

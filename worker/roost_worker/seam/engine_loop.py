@@ -1,4 +1,4 @@
-"""The engine's own loop: takes messages, steps, says what came of it. Runs in a thread or as rank 0's main."""
+"""The engine's own loop: takes messages, iterates, reports. Runs in a thread, or as the main of rank 0."""
 
 import time
 from collections.abc import Callable
@@ -7,10 +7,10 @@ from queue import Empty, SimpleQueue
 
 from roost_worker.config import WorkerConfig
 from roost_worker.engine.engine import Engine
-from roost_worker.engine.messages import EngineInfo, Message, Outputs
+from roost_worker.engine.messages import EngineInfo, EngineMessage, Outputs
 from roost_worker.engine.plan import Runner
 from roost_worker.engine.retention import POLICIES
-from roost_worker.seam.report import StatsReporter
+from roost_worker.seam.report import StatsLog
 
 HEARTBEAT_SECONDS = 0.25
 """Longest silence of an idle loop."""
@@ -18,7 +18,7 @@ HEARTBEAT_SECONDS = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The loop turns, though it has nothing to say."""
+    """The loop is alive and has nothing to report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,40 +27,40 @@ class Close:
 
 
 @dataclass(frozen=True, slots=True)
-class Wake:
-    """The engine has something to do though no message came."""
+class WakeUp:
+    """The engine has something to do although no message came."""
 
 
-Inbox = SimpleQueue[Message | Close | Wake]
+Inbox = SimpleQueue[EngineMessage | Close | WakeUp]
 
 
 @dataclass(slots=True)
 class EngineLoop:
-    """Blocks on `inbox` when idle; one call of `say` per engine step, and Heartbeat in between."""
+    """Blocks on `inbox` when idle; calls `report` with each iteration's Outputs, and with Heartbeat in between."""
 
     engine: Engine
     inbox: Inbox
-    say: Callable[[Outputs | Heartbeat], None]
-    reporter: StatsReporter = field(default_factory=StatsReporter)
+    report: Callable[[Outputs | Heartbeat], None]
+    stats_log: StatsLog = field(default_factory=StatsLog)
 
     def run(self) -> None:
-        """Returns at Close. Raises what the engine raises."""
+        """Run until Close. Raise what the engine raises."""
         busy = False
-        said = time.monotonic()
+        last_report = time.monotonic()
         while self._take_messages(busy):
-            outputs = self.engine.step()
+            outputs = self.engine.iterate()
             busy = outputs is not None
-            if outputs is not None or time.monotonic() - said >= HEARTBEAT_SECONDS:
-                self.reporter.report(outputs.stats if outputs else self.engine.stats)
-                self.say(outputs or Heartbeat())
-                said = time.monotonic()
+            if outputs is not None or time.monotonic() - last_report >= HEARTBEAT_SECONDS:
+                self.stats_log.update(outputs.stats if outputs else self.engine.stats)
+                self.report(outputs or Heartbeat())
+                last_report = time.monotonic()
 
     def _take_messages(self, busy: bool) -> bool:
-        """Handles all messages that are there, waiting for the first if not `busy`. Returns False at Close."""
+        """Handle all messages in the inbox, waiting for the first if not `busy`. Return False at Close."""
         try:
             message = self.inbox.get(block=not busy, timeout=HEARTBEAT_SECONDS)
             while not isinstance(message, Close):
-                if not isinstance(message, Wake):
+                if not isinstance(message, WakeUp):
                     self.engine.handle(message)
                 message = self.inbox.get_nowait()
         except Empty:
@@ -69,16 +69,16 @@ class EngineLoop:
 
 
 def build_engine(runner: Runner, config: WorkerConfig, inbox: Inbox) -> Engine:
-    """The engine that `config` asks for, which wakes its loop through `inbox`.
+    """Build the engine that `config` describes; it wakes its loop through `inbox`.
 
-    Raises ValueError when the runner's KV memory holds no block.
+    Raise ValueError when the runner's KV memory has no block to use.
     """
     policy = POLICIES[config.kv.eviction_policy]()
     context_tokens = config.model.context_tokens
-    return Engine(runner, config.engine, context_tokens, policy=policy, wake=lambda: inbox.put(Wake()))
+    return Engine(runner, config.engine, context_tokens, policy=policy, wake=lambda: inbox.put(WakeUp()))
 
 
 def start_up_line(info: EngineInfo) -> str:
-    """What the engine says first: its capacity in tokens and in sessions of full length."""
+    """Return the engine's first log line: its capacity in tokens and in sessions of full length."""
     sessions = info.capacity_tokens / info.context_tokens
     return f"KV cache {info.capacity_tokens} tokens: {sessions:.1f} sessions at {info.context_tokens}"

@@ -1,4 +1,8 @@
-"""An engine in processes of its own, one per rank, seen from the shell's event loop."""
+"""The shell's side of an engine in processes of its own, one per rank.
+
+A thread per connection authenticates the rank and reads its frames. `multiprocessing.connection.Listener` would do the
+former, but blocks in `accept` for good when a rank ends before it has connected.
+"""
 
 import asyncio
 import secrets
@@ -16,7 +20,7 @@ from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 from roost_worker.config import WorkerConfig
-from roost_worker.engine.messages import EngineInfo, Message, Outputs
+from roost_worker.engine.messages import EngineInfo, EngineMessage, Outputs
 from roost_worker.seam.client import EngineClient, EngineDeadError, EngineStartError
 from roost_worker.seam.delivery import Delivery
 from roost_worker.seam.engine_loop import Close, Heartbeat
@@ -30,9 +34,9 @@ START_SECONDS = 900.0
 CLOSE_SECONDS = 10.0
 """How long ranks may take to end by themselves."""
 POLL_SECONDS = 0.2
-"""How often ranks that have not connected yet are looked after."""
+"""How often to check that ranks which have not connected yet are alive."""
 LONGEST_ADDRESS = 100
-"""Bytes that a Unix socket's path may have; Linux takes 107."""
+"""Most bytes of a Unix socket's path; Linux allows 107."""
 
 
 class ProcessEngine:
@@ -47,7 +51,7 @@ class ProcessEngine:
         self._delivery = Delivery()
         self._authkey = secrets.token_bytes(32)
         self._folder = _private_folder()
-        self._outbox: SimpleQueue[Message | Close | None] = SimpleQueue()
+        self._outbox: SimpleQueue[EngineMessage | Close | None] = SimpleQueue()
         self._handles: list[RankHandle] = []
         self._threads: list[threading.Thread] = []
         self._connected: set[int] = set()
@@ -65,7 +69,7 @@ class ProcessEngine:
     def heartbeat(self) -> float:
         return self._delivery.heartbeat
 
-    def send(self, message: Message) -> None:
+    def send(self, message: EngineMessage) -> None:
         self._delivery.check()
         self._outbox.put(message)
 
@@ -73,7 +77,7 @@ class ProcessEngine:
         return self._delivery.outputs()
 
     async def start(self, spawn: Spawner, timeout: float) -> None:
-        """Returns when all ranks are ready. Raises EngineStartError, with no rank left, when one fails."""
+        """Wait until all ranks are ready. When one fails, end all of them and raise EngineStartError."""
         try:
             with _listen(self._folder / "shell", self._world) as listener:
                 self._spawn(spawn)
@@ -136,14 +140,15 @@ class ProcessEngine:
         suspects: set[int] = set()
         while not self._started.done():
             await asyncio.wait([self._started], timeout=POLL_SECONDS)
-            silent = {rank for rank, handle in enumerate(self._handles) if not handle.alive()} - self._connected
-            if suspects & silent:
-                self._fail(f"rank {min(suspects & silent)} ended before it connected; its log says why")
-            suspects = silent
+            ended = {rank for rank, handle in enumerate(self._handles) if not handle.alive()} - self._connected
+            # Twice in a row, because a rank may end after it connected, but before its Hello is read.
+            if suspects & ended:
+                self._fail(f"rank {min(suspects & ended)} ended before it connected; its log says why")
+            suspects = ended
         self._started.result()
 
     def _read(self, connection: RankConnection) -> None:
-        """Reads one rank's frames until it is gone. Runs in a thread."""
+        """Read a rank's frames until it is gone. Runs in a thread."""
         rank = None
         try:
             with connection:
@@ -162,11 +167,11 @@ class ProcessEngine:
         except Exception as error:
             if rank is None:
                 raise
-            # Nobody reads this rank any more: it would wait, and be taken for alive, until it is missed.
+            # Nothing reads from this rank any more, so it would seem alive until its heartbeat is missed.
             self._in_loop(self._fail, f"a message of rank {rank} cannot be read: {type(error).__name__}: {error}")
 
     def _write(self, connection: RankConnection) -> None:
-        """Writes what is sent to rank 0. Runs in a thread."""
+        """Write messages to rank 0. Runs in a thread."""
         with suppress(OSError):
             while (message := self._outbox.get()) is not None:
                 connection.send(message)
@@ -196,7 +201,7 @@ class ProcessEngine:
             self._started.set_result(None)
 
     def _fail(self, reason: str) -> None:
-        """One rank's end is the end of all."""
+        """End all ranks, because one failed."""
         if self._closing:
             return
         if not self._started.done():
@@ -210,7 +215,7 @@ class ProcessEngine:
             handle.kill()
 
     def _join(self) -> None:
-        """Waits until the ranks have closed their connections, for CLOSE_SECONDS at most."""
+        """Wait until the ranks have closed their connections, at most CLOSE_SECONDS."""
         deadline = time.monotonic() + CLOSE_SECONDS
         for thread in list(self._threads):
             if thread.name == "rank-reader":
@@ -241,10 +246,10 @@ async def start_process_engine(
     runner: str = DEFAULT_RUNNER,
     timeout: float = START_SECONDS,
 ) -> EngineClient:
-    """Spawns `config.model.tensor_parallel` ranks and waits until they have loaded the model in `model_dir`.
+    """Spawn `config.model.tensor_parallel` ranks and wait until they have loaded the model in `model_dir`.
 
-    `runner` names what builds each rank's runner (`RankArgs.runner`). Raises EngineStartError, with no rank left
-    running, when one fails, with its message, or when they take longer than `timeout` seconds.
+    `runner` is `RankArgs.runner`. When a rank fails, or when loading takes longer than `timeout` seconds, end all ranks
+    and raise EngineStartError with the failed rank's message.
     """
     engine = ProcessEngine(config, model_dir, runner)
     await engine.start(spawn, timeout)

@@ -1,8 +1,8 @@
 """The process of one rank: rank 0 runs the engine, the others follow its runner.
 
-A rank connects to the shell's Unix socket before it loads anything, and says Hello, then Ready or Failed. Rank 0 then
-gets messages and sends Outputs and Heartbeat; of the others nothing more is heard. A closed socket tells each side
-that the other is gone: a rank exits at once then, whatever it is doing.
+A rank connects to the shell's Unix socket before it loads anything, and sends Hello, then Ready or Failed. Rank 0 then
+receives messages and sends Outputs and Heartbeat; the others send nothing more. A closed socket tells each side that
+the other is gone; a rank then exits at once, whatever it is doing.
 """
 
 import gc
@@ -32,7 +32,7 @@ EXIT_SHELL_GONE = 70
 
 @dataclass(frozen=True, slots=True)
 class RankArgs:
-    """All that a rank needs; picklable."""
+    """Everything that a rank needs; picklable."""
 
     config: WorkerConfig
     model_dir: Path
@@ -42,9 +42,9 @@ class RankArgs:
     """Path of the shell's socket."""
     authkey: bytes = field(repr=False)
     init_method: str | None = None
-    """Where ranks meet, in torch.distributed's words; None when there is one."""
+    """Where the ranks meet, in torch.distributed's form; None for a single rank."""
     runner: str = "roost_worker.model.runner:build_runner"
-    """`module:function` that builds the runner; the module's `follow` runs the ranks after the first."""
+    """`module:function` that builds the runner; the module's `follow` is the main loop of ranks 1 and up."""
 
 
 class RankHandle(Protocol):
@@ -53,7 +53,7 @@ class RankHandle(Protocol):
     def alive(self) -> bool: ...
 
     def kill(self) -> None:
-        """Ends the rank at once, without waiting long. Idempotent."""
+        """End the rank at once, without waiting long. Idempotent."""
         ...
 
 
@@ -61,7 +61,7 @@ class Spawner(Protocol):
     """Starts ranks on this machine. They call `run_rank` and must die with the process that spawned them."""
 
     def spawn(self, args: RankArgs) -> RankHandle:
-        """Returns without waiting for the rank to load."""
+        """Start a rank, without waiting for it to load. Raise OSError when it cannot be started."""
         ...
 
 
@@ -74,14 +74,14 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A rank has loaded its model; rank 0 says what engine it runs."""
+    """A rank has loaded its model; rank 0 adds its engine's info."""
 
     info: EngineInfo | None
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A rank ends, and why."""
+    """A rank ends because of an error."""
 
     error: str
 
@@ -98,11 +98,11 @@ class ShellLink:
         self._connection.send(frame)
 
     def read(self, take: Callable[[Any], None]) -> None:
-        """Calls `take` with each message, in a thread, and exits the process when the shell is gone."""
+        """Call `take` with each message, in a thread, and exit the process when the shell is gone."""
         threading.Thread(target=self._read, args=(take,), name="shell-reader", daemon=True).start()
 
     def close(self) -> None:
-        """Ends the connection although the reader is blocked on it."""
+        """End the connection, even while the reader is blocked on it."""
         self._closing = True
         with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as end:
             end.shutdown(socket.SHUT_RDWR)
@@ -117,7 +117,7 @@ class ShellLink:
 
 
 def run_rank(args: RankArgs) -> None:
-    """Runs a rank until its shell closes it. Raises what made it fail, after telling the shell."""
+    """Run a rank until its shell closes it. When it fails, report that to the shell and raise the error."""
     link = ShellLink(args)
     inbox: Inbox = SimpleQueue()
     link.read(inbox.put)
@@ -149,7 +149,7 @@ def _lead(args: RankArgs, runner: Runner, link: ShellLink, inbox: Inbox) -> None
     engine = build_engine(runner, args.config, inbox)
     logger.info(start_up_line(engine.info))
     link.send(Ready(engine.info))
-    # What is loaded stays: the collector need not walk it again, which takes as long as some decode steps.
+    # Keep the loaded objects out of garbage collections, which would take as long as several decode batches.
     gc.collect()
     gc.freeze()
     EngineLoop(engine, inbox, link.send).run()

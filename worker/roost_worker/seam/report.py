@@ -1,4 +1,4 @@
-"""The engine's line in the log, every ten seconds while it works."""
+"""Logs a line about the engine every ten seconds while it works."""
 
 import logging
 import time
@@ -12,7 +12,7 @@ PERIOD_SECONDS = 10.0
 
 
 def stats_line(before: EngineStats, now: EngineStats, seconds: float) -> str:
-    """What happened in the `seconds` between two snapshots, and what is now."""
+    """Describe what happened in the `seconds` between two snapshots, and the state now."""
     generated = (now.generated_tokens - before.generated_tokens) / seconds
     prefilled = (now.prefilled_tokens - before.prefilled_tokens) / seconds
     lookup = now.lookup_tokens - before.lookup_tokens
@@ -24,19 +24,19 @@ def stats_line(before: EngineStats, now: EngineStats, seconds: float) -> str:
     )
 
 
-class StatsReporter:
-    """Logs a line per period in which the engine ran."""
+class StatsLog:
+    """Logs a line for each period in which the engine ran."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._time = clock()
         self._stats = EngineStats()
 
-    def report(self, stats: EngineStats) -> None:
-        """Logs when a period is over."""
+    def update(self, stats: EngineStats) -> None:
+        """Take a snapshot; log a line when a period is over."""
         now = self._clock()
         if now - self._time < PERIOD_SECONDS:
             return
-        if stats.steps > self._stats.steps:
+        if stats.batches > self._stats.batches:
             logger.info(stats_line(self._stats, stats, now - self._time))
         self._time, self._stats = now, stats

@@ -1,17 +1,15 @@
 """Spawns ranks as child processes that die with their parent. For workers without Ray."""
 
-import ctypes
 import logging
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from contextlib import suppress
 
+from roost_worker.child_process import die_with_parent, spawn_module
 from roost_worker.seam.rank import RankArgs, run_rank
 
-PR_SET_PDEATHSIG = 1
 REAP_SECONDS = 5.0
 
 
@@ -35,37 +33,23 @@ class SubprocessRank:
 
 
 class SubprocessSpawner:
-    """Implements Spawner. Call it from a thread that lives as long as the ranks shall: they die with that thread.
+    """Implements Spawner. Call it from a thread that lives as long as the ranks should: they die with that thread.
 
-    The children find modules where this process does; arguments, the key among them, travel by their stdin.
+    The children find modules where this process does. Their arguments, which include the key, are sent to their stdin.
     """
 
     def spawn(self, args: RankArgs) -> SubprocessRank:
-        """Raises OSError when no process can be made."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(os.getpid())],
-            stdin=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            start_new_session=True,
-        )
+        """Raise OSError when the process cannot be created."""
+        process = spawn_module(__name__, stdin=subprocess.PIPE)
         assert process.stdin is not None
-        # A child that is gone already is seen by `alive`, like one that dies later.
+        # If the child has ended already, `alive` says so.
         with suppress(BrokenPipeError), process.stdin as stdin:
             stdin.write(pickle.dumps(args))
         return SubprocessRank(process)
 
 
-def die_with_parent(parent: int) -> None:
-    """Asks Linux to kill this process when the thread that started it ends; exits if `parent` is gone already."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def main() -> None:
-    """A child's main: the parent's pid is the argument, RankArgs come pickled by stdin from that parent alone."""
+    """Run a rank as a child. Its argument is the parent's pid; RankArgs come, pickled, from the parent on stdin."""
     die_with_parent(int(sys.argv[1]))
     args: RankArgs = pickle.load(sys.stdin.buffer)
     log_format = f"%(asctime)s %(levelname)s rank {args.rank}: %(message)s"

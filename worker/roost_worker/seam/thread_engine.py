@@ -1,4 +1,4 @@
-"""An engine in a thread of the shell's process: for tests, and for machines where one process must do."""
+"""An engine in a thread of the shell's process, for tests."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 
 from roost_worker.config import WorkerConfig
-from roost_worker.engine.messages import EngineInfo, Message, Outputs
+from roost_worker.engine.messages import EngineInfo, EngineMessage, Outputs
 from roost_worker.engine.plan import Runner
 from roost_worker.seam.client import EngineClient, EngineDeadError, EngineStartError
 from roost_worker.seam.delivery import Delivery
@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 class ThreadEngine:
     """Implements EngineClient."""
 
-    def __init__(self, make_runner: Callable[[], Runner], config: WorkerConfig) -> None:
-        self._make_runner = make_runner
+    def __init__(self, build_runner: Callable[[], Runner], config: WorkerConfig) -> None:
+        self._build_runner = build_runner
         self._config = config
         self._inbox: Inbox = SimpleQueue()
         self._delivery = Delivery()
@@ -37,11 +37,11 @@ class ThreadEngine:
         return self._delivery.heartbeat
 
     async def start(self) -> None:
-        """Raises EngineStartError when the runner cannot be made."""
+        """Start the thread. Raise EngineStartError when the runner cannot be built."""
         self._thread.start()
         await asyncio.wrap_future(self._started)
 
-    def send(self, message: Message) -> None:
+    def send(self, message: EngineMessage) -> None:
         self._delivery.check()
         self._inbox.put(message)
 
@@ -54,7 +54,7 @@ class ThreadEngine:
 
     def _run(self) -> None:
         try:
-            engine = build_engine(self._make_runner(), self._config, self._inbox)
+            engine = build_engine(self._build_runner(), self._config, self._inbox)
         except Exception as error:
             self._started.set_exception(EngineStartError(f"{type(error).__name__}: {error}"))
             return
@@ -62,7 +62,7 @@ class ThreadEngine:
         self._started.set_result(engine.info)
         logger.info(start_up_line(engine.info))
         try:
-            EngineLoop(engine, self._inbox, self._say).run()
+            EngineLoop(engine, self._inbox, self._report).run()
             self._delivery.end()
         except Exception as error:
             logger.exception("the engine died")
@@ -70,15 +70,15 @@ class ThreadEngine:
         finally:
             engine.close()
 
-    def _say(self, said: Outputs | Heartbeat) -> None:
-        if isinstance(said, Outputs):
-            self._delivery.put(said)
+    def _report(self, frame: Outputs | Heartbeat) -> None:
+        if isinstance(frame, Outputs):
+            self._delivery.put(frame)
         else:
             self._delivery.beat()
 
 
-async def start_thread_engine(make_runner: Callable[[], Runner], config: WorkerConfig) -> EngineClient:
-    """Starts an engine in a thread, where `make_runner` is called too. Raises EngineStartError when that fails."""
-    engine = ThreadEngine(make_runner, config)
+async def start_thread_engine(build_runner: Callable[[], Runner], config: WorkerConfig) -> EngineClient:
+    """Start an engine in a thread; `build_runner` is called there. Raise EngineStartError when that fails."""
+    engine = ThreadEngine(build_runner, config)
     await engine.start()
     return engine

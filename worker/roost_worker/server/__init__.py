@@ -1,1 +1,2 @@
-"""The worker's shell: gRPC over renderer and engine client. It imports no torch; the engine has its own process."""
+"""The worker's shell: gRPC on top of renderer and engine client. It does not import torch: the engine has a process
+of its own."""

@@ -1,19 +1,18 @@
-"""Attempts: output as it grows, who reads it, and how it ends. Pure but for the event a reader waits on."""
+"""Attempts: output as it grows, who reads it, and how it ends. Pure, except for the event that a reader waits for."""
 
 import asyncio
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from roost.contract.heads import AttemptRef
-from roost_worker.server.output import Cursor, OutputBuffer, Piece, TokenLogprob
+from roost_worker.server.output import OutputBuffer, OutputCursor, OutputSlice, TokenLogprob
 from roost_worker.server.session_log import SessionLog
 
 
 class TextSource(Protocol):
-    """Turns output ids into text; `roost_worker.render.detokenizer.TextStream` is the one implementation."""
+    """Turns output ids into text; implemented by `roost_worker.render.detokenizer.TextStream`."""
 
     @property
     def stopped_at(self) -> int | None: ...
@@ -24,7 +23,7 @@ class TextSource(Protocol):
 
 
 class Ending(StrEnum):
-    """Why an attempt ended without a result that can be committed."""
+    """Why an attempt ended without a result to commit."""
 
     FENCED = "fenced"
     CANCELLED = "cancelled"
@@ -34,19 +33,10 @@ class Ending(StrEnum):
     LOST = "lost"
 
 
-@dataclass(slots=True)
-class Times:
-    """Monotonic seconds; 0 until it happened."""
+class OutputReader:
+    """A stream's position in an attempt's output."""
 
-    accepted: float = 0.0
-    first_token: float = 0.0
-    queue_seconds: float = 0.0
-
-
-class Reader:
-    """One stream's place in an attempt's output."""
-
-    def __init__(self, cursor: Cursor) -> None:
+    def __init__(self, cursor: OutputCursor) -> None:
         self.cursor = cursor
         self._changed = asyncio.Event()
 
@@ -54,13 +44,13 @@ class Reader:
         self._changed.set()
 
     async def changed(self) -> None:
-        """Waits until the attempt changed since the last call."""
+        """Wait until the attempt has changed since the last call."""
         await self._changed.wait()
         self._changed.clear()
 
 
 class Attempt:
-    """One try at a step. Its engine request keeps its name when another attempt takes its place.
+    """An attempt at a step. Its engine request keeps its id when a newer attempt takes it over.
 
     `log` is the session's log that the step continues (empty for one-shot work), `prompt_ids` the rendered step.
     """
@@ -73,7 +63,7 @@ class Attempt:
         self.constrained = False
         self.expected_cached = 0
         self.cached_tokens = 0
-        self.times = Times()
+        self.queue_seconds = 0.0
         self.output = OutputBuffer()
         self.submitted = False
         self.result: str | None = None
@@ -81,26 +71,26 @@ class Attempt:
         self.error = ""
         self.orphaned_at: float | None = None
         self.deadline: asyncio.TimerHandle | None = None
-        self.reader: Reader | None = None
+        self.reader: OutputReader | None = None
         self._text: TextSource | None = None
 
     @property
     def over(self) -> bool:
-        """Whether the engine has nothing more to say."""
+        """Whether nothing more comes from the engine."""
         return self.result is not None or self.ending is not None
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string is complete: ids that still come are dropped."""
+        """Whether a stop string is complete: later ids are dropped."""
         return self._text is not None and self._text.stopped_at is not None
 
     def begin(self, prompt_ids: "array[int]", text: TextSource, replayed: Sequence[int] = ()) -> int | None:
-        """Takes the rendered prompt and output to replay; returns as `take` does."""
+        """Set the rendered prompt and take the output to replay; return as `take` does."""
         self.prompt_ids, self._text = prompt_ids, text
         return self.take(replayed) if replayed else None
 
     def take(self, ids: Sequence[int], logprobs: Sequence[TokenLogprob] = ()) -> int | None:
-        """Takes ids of one engine step. Returns how many output ids there are when they complete a stop string."""
+        """Take ids from the engine. Return the number of output ids when these complete a stop string, else None."""
         assert self._text is not None
         if self.stopped:
             return None
@@ -112,44 +102,44 @@ class Attempt:
         return cut
 
     def finish(self, stop: str) -> None:
-        """Completes the output. `stop` is the engine's reason."""
+        """Complete the output. `stop` is the engine's reason."""
         assert self._text is not None
         self.output.append((), self._text.flush())
         self.result = stop
         self._wake()
 
     def end(self, ending: Ending, error: str = "") -> None:
-        """Ends the attempt without a result; the first ending counts."""
+        """End the attempt without a result. Only the first ending counts."""
         if self.ending is None:
             self.ending, self.error = ending, error
             self._wake()
         self.disarm()
 
     def disarm(self) -> None:
-        """Stops the deadline's timer."""
+        """Stop the deadline's timer."""
         if self.deadline is not None:
             self.deadline.cancel()
             self.deadline = None
 
-    def attach(self, cursor: Cursor) -> Reader:
-        """Gives the output to a new reader; the one before learns that it was displaced."""
-        before, self.reader = self.reader, Reader(cursor)
+    def attach(self, cursor: OutputCursor) -> OutputReader:
+        """Give the output to a new reader, and wake the previous one, which then sees that it was displaced."""
+        displaced, self.reader = self.reader, OutputReader(cursor)
         self.orphaned_at = None
-        if before is not None:
-            before.wake()
+        if displaced is not None:
+            displaced.wake()
         return self.reader
 
-    def detach(self, reader: Reader | None, now: float) -> None:
-        """The reader's stream broke: from now on the attempt is an orphan, unless another reader has it."""
+    def detach(self, reader: OutputReader | None, now: float) -> None:
+        """Make the attempt an orphan, because the reader's stream broke, unless another reader has it."""
         if self.reader is reader:
             self.reader, self.orphaned_at = None, now
 
-    def next_piece(self, reader: Reader) -> Piece | None:
-        """What the reader lacks, or None; moves its cursor."""
-        piece = self.output.read(reader.cursor)
-        if piece is not None:
-            reader.cursor = piece.end
-        return piece
+    def next_slice(self, reader: OutputReader) -> OutputSlice | None:
+        """Return the output after the reader's cursor, and move the cursor. Return None when there is nothing new."""
+        output = self.output.read(reader.cursor)
+        if output is not None:
+            reader.cursor = output.end
+        return output
 
     def _wake(self) -> None:
         if self.reader is not None:
@@ -157,7 +147,7 @@ class Attempt:
 
 
 class AttemptTable:
-    """Attempts by engine request and by (session, ref); a session has at most one. One-shot work has no session."""
+    """Attempts by engine request and by (session, ref). A session has at most one; one-shot work has no session."""
 
     def __init__(self) -> None:
         self._by_request: dict[str, Attempt] = {}
@@ -171,7 +161,7 @@ class AttemptTable:
         return iter(tuple(self._by_request.values()))
 
     def add(self, attempt: Attempt) -> None:
-        """Raises ValueError when the session still has an attempt, or the request's name is taken."""
+        """Add an attempt. Raise ValueError when its session still has one, or its request id is taken."""
         if attempt.request_id in self._by_request or attempt.session in self._by_session:
             raise ValueError(f"session {attempt.session!r} still has an attempt")
         self._by_request[attempt.request_id] = attempt
@@ -189,19 +179,19 @@ class AttemptTable:
         return self._by_request.get(request_id)
 
     def rename(self, attempt: Attempt, ref: AttemptRef) -> None:
-        """A newer attempt takes the place of this one."""
+        """Let a newer attempt take this one over, under its own `ref`."""
         del self._by_ref[attempt.session, attempt.ref]
         attempt.ref = ref
         self._by_ref[attempt.session, ref] = attempt
 
     def remove(self, attempt: Attempt) -> None:
-        """Forgets an attempt; forgetting it twice does nothing."""
+        """Forget an attempt; forgetting it twice does nothing."""
         if self._by_request.pop(attempt.request_id, None) is not None:
             del self._by_ref[attempt.session, attempt.ref]
             self._by_session.pop(attempt.session, None)
 
     def expired(self, now: float, keep_seconds: float) -> list[Attempt]:
-        """Orphans, finished or not, that nobody took over in time."""
+        """Return orphans, finished or not, that no stream took over for `keep_seconds`."""
         return [
             attempt
             for attempt in self._by_request.values()
@@ -209,7 +199,7 @@ class AttemptTable:
         ]
 
     def check_integrity(self) -> None:
-        """Asserts that the three indexes name the same attempts."""
+        """Raise AssertionError unless the three indexes have the same attempts."""
         assert {id(attempt) for attempt in self._by_ref.values()} == {id(a) for a in self._by_request.values()}
         assert all(self._by_ref[a.session, a.ref] is a for a in self._by_request.values())
         sessions = {a.session for a in self._by_request.values() if a.session}

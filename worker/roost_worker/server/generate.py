@@ -1,4 +1,4 @@
-"""One Generate stream, from Start or Resume to Commit (ARCHITECTURE.md, "Generate stream")."""
+"""One Generate stream, from Start or Resume to Commit (docs/contracts.md, "Generate stream")."""
 
 import asyncio
 from contextlib import suppress
@@ -13,22 +13,20 @@ from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.server import refusals, replies
 from roost_worker.server.attempts import Attempt, Ending
-from roost_worker.server.output import Cursor
-from roost_worker.server.requests import Work, content_bytes, prepare, rendered_bytes
-from roost_worker.server.session_log import History, HistoryError, SessionLog, empty_log
+from roost_worker.server.grammar_check import check_grammar
+from roost_worker.server.output import OutputCursor
+from roost_worker.server.requests import INLINE_BYTES, Work, content_bytes, prepare, rendered_bytes
+from roost_worker.server.session_log import HistoryError, MissingHistory, SessionLog, empty_log
 from roost_worker.server.sessions import LogRef
 from roost_worker.server.shell import Shell
-
-INLINE_BYTES = 4096
-"""Longer text is rendered in a thread, so that other streams go on."""
 
 Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
 
 
 async def generate(shell: Shell, context: Context) -> Attempt:
-    """Serves one stream; returns its attempt. A stream that breaks leaves its attempt as an orphan.
+    """Serve one stream; return its attempt. A stream that breaks leaves its attempt behind as an orphan.
 
-    Raises Refused with the status that ends the call.
+    Raise Refused with the reason that ends the call.
     """
     first = await context.read()
     match first.WhichOneof("message") if isinstance(first, pb.GenerateRequest) else None:
@@ -57,7 +55,7 @@ def _begin(shell: Shell, start: pb.Start) -> Attempt:
 
 
 def _resume(shell: Shell, resume: pb.Resume) -> Attempt:
-    cursor = Cursor(resume.from_token, resume.from_text_byte)
+    cursor = OutputCursor(resume.from_token, resume.from_text_byte)
     attempt = shell.resume(resume.session_id, _ref(resume.attempt), _ref(resume.new_attempt), cursor)
     shell.set_deadline(attempt, resume.deadline_ms)
     return attempt
@@ -65,7 +63,7 @@ def _resume(shell: Shell, resume: pb.Resume) -> Attempt:
 
 def _ref(attempt: api.Attempt) -> AttemptRef:
     if len(attempt.nonce) != 16:
-        raise refusals.invalid(f"an attempt's nonce has 16 bytes, not {len(attempt.nonce)}", field="attempt.nonce")
+        raise refusals.invalid(f"a nonce must have 16 bytes, not {len(attempt.nonce)}", field="attempt.nonce")
     return AttemptRef(attempt.epoch, attempt.nonce)
 
 
@@ -74,7 +72,7 @@ def _head(head: api.Head) -> Head:
 
 
 class _Stream:
-    """The stream that reads an attempt's output now."""
+    """A stream that reads an attempt's output."""
 
     def __init__(self, shell: Shell, context: Context, attempt: Attempt) -> None:
         assert attempt.reader is not None
@@ -84,20 +82,22 @@ class _Stream:
         self._closed = False
 
     async def start(self, start: pb.Start) -> None:
-        """Completes the log, renders the step and hands it to the engine."""
+        """Complete the log, render the step and submit it to the engine."""
         fault_point("worker.start")
         log = await self._log(start.session) if self._attempt.session else empty_log(0)
         work = await self._prepared(start, log)
+        if work.grammar is not None:
+            await check_grammar(start, work.grammar, self._shell.renderer.family, self._shell.grammars)
         self._check()
         if work.replayed:
-            self._reader.cursor = Cursor(start.replay.tokens, start.replay.text_bytes)
+            self._reader.cursor = OutputCursor(start.replay.tokens, start.replay.text_bytes)
         self._shell.submit(self._attempt, log, work, start.tenant, start.priority)
 
     async def serve(self) -> None:
-        """Accepted, deltas, Finished; returns when the step is committed or the gateway closed its side."""
+        """Send Accepted, deltas and Finished; return when the step is committed or the gateway closed its side."""
         listener = asyncio.create_task(self._listen())
         try:
-            await self._context.write(replies.accepted(self._attempt, self._shell.renderer.render_version))
+            await self._context.write(replies.accepted(self._attempt))
             fault_point("worker.accepted")
             await self._send_output()
             await self._context.write(replies.finished(self._attempt, self._shell.renderer.family))
@@ -109,26 +109,26 @@ class _Stream:
                 await listener
 
     def leave(self) -> None:
-        """The stream is over; without a commit, and unless another stream has it, the attempt is an orphan now."""
+        """End the stream. Unless it was committed or another stream has it, the attempt becomes an orphan."""
         if self._attempt.reader is self._reader:
             self._shell.release(self._attempt)
 
     async def _log(self, session: pb.SessionRef) -> SessionLog:
         head = _head(session.head)
-        found = self._shell.sessions.find(LogRef(session.session_id, session.generation, head))
-        while isinstance(found, History):
-            await self._context.write(replies.need_history(found.from_token))
-            found = await self._joined(found) or History(empty_log(session.generation), head)
-        self._shell.sessions.put(session.session_id, found)
-        return found
+        log = self._shell.sessions.find(LogRef(session.session_id, session.generation, head))
+        while isinstance(log, MissingHistory):
+            await self._context.write(replies.need_history(log.from_token))
+            log = await self._receive(log) or MissingHistory(empty_log(session.generation), head)
+        self._shell.sessions.put(session.session_id, log)
+        return log
 
-    async def _joined(self, history: History) -> SessionLog | None:
+    async def _receive(self, missing: MissingHistory) -> SessionLog | None:
         try:
             while True:
                 run = await self._next_run()
-                history.add(run.offset, unpack_ids(run.token_ids), run.step_ends)
+                missing.add(run.offset, unpack_ids(run.token_ids), run.step_ends)
                 if run.last:
-                    return history.joined()
+                    return missing.joined()
         except HistoryError as error:
             raise refusals.head_mismatch(str(error)) from error
         except ValueError as error:
@@ -143,7 +143,7 @@ class _Stream:
             case "cancel":
                 self._shell.end(self._attempt, Ending.CANCELLED)
                 raise refusals.ended(self._attempt)
-        raise refusals.invalid("NeedHistory is answered by History or Cancel", field="message")
+        raise refusals.invalid("the answer to NeedHistory must be History or Cancel", field="message")
 
     async def _prepared(self, start: pb.Start, log: SessionLog) -> Work:
         arguments = (start, log.ids, self._shell.renderer, self._shell.limit)
@@ -155,9 +155,9 @@ class _Stream:
     async def _send_output(self) -> None:
         while True:
             self._check()
-            piece = self._attempt.next_piece(self._reader)
-            if piece is not None:
-                await self._context.write(replies.delta(piece))
+            output = self._attempt.next_slice(self._reader)
+            if output is not None:
+                await self._context.write(replies.delta(output))
                 fault_point("worker.delta.sent")
             elif self._attempt.result is not None:
                 return
@@ -173,15 +173,15 @@ class _Stream:
             self._shell.commit(self._attempt, _head(self._commit.head))
 
     async def _listen(self) -> None:
-        """Hears Cancel and Commit until the gateway closes its side."""
+        """Read Cancel and Commit until the gateway closes its side."""
         while not self._closed:
             message = await self._context.read()
             if self._attempt.reader is not self._reader:
                 return
-            self._hear(message)
+            self._handle(message)
             self._reader.wake()
 
-    def _hear(self, message: object) -> None:
+    def _handle(self, message: object) -> None:
         kind = message.WhichOneof("message") if isinstance(message, pb.GenerateRequest) else None
         self._closed = True
         match kind:
@@ -193,7 +193,7 @@ class _Stream:
                 self._fault = refusals.invalid(f"{kind} is out of order here", field="message")
 
     def _check(self) -> None:
-        """Raises Refused when this stream may not go on."""
+        """Raise Refused when this stream must end."""
         if self._attempt.ending is not None:
             raise refusals.ended(self._attempt)
         if self._attempt.reader is not self._reader:

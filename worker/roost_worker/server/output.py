@@ -1,25 +1,25 @@
-"""Output of one attempt, kept whole so that any reader can read it again from where it stopped. Pure."""
+"""An attempt's output, kept whole so that any reader can continue from where another stopped. Pure."""
 
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 TokenLogprob = tuple[float, tuple[tuple[int, float], ...]]
-"""A token's log-probability, then (id, log-probability) of the best ones."""
+"""A token's log-probability, then (id, log-probability) of the most likely ones."""
 _UNKNOWN: TokenLogprob = (0.0, ())
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
-    """What a reader already has: tokens, and UTF-8 bytes of text."""
+class OutputCursor:
+    """What a reader has so far: tokens, and UTF-8 bytes of text."""
 
     tokens: int = 0
     text_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Output from a cursor on. Offsets are the cursor's."""
+class OutputSlice:
+    """Output after a cursor. The offsets are the cursor's."""
 
     token_offset: int
     token_ids: "array[int]"
@@ -28,12 +28,12 @@ class Piece:
     logprobs: tuple[TokenLogprob, ...]
 
     @property
-    def end(self) -> Cursor:
-        return Cursor(self.token_offset + len(self.token_ids), self.text_offset + len(self.text.encode()))
+    def end(self) -> OutputCursor:
+        return OutputCursor(self.token_offset + len(self.token_ids), self.text_offset + len(self.text.encode()))
 
 
 class OutputBuffer:
-    """Ids, text and log-probabilities in the order of generation. Text lags ids; neither is ever taken back."""
+    """Ids, text and log-probabilities in the order of generation. Text lags behind ids; neither is ever taken back."""
 
     def __init__(self) -> None:
         self.ids: array[int] = array("I")
@@ -45,7 +45,7 @@ class OutputBuffer:
         return self._text.decode()
 
     def append(self, ids: Sequence[int], text: str, logprobs: Sequence[TokenLogprob] = ()) -> None:
-        """Adds what one engine step produced. `logprobs` has one entry for each id, or none."""
+        """Append what one iteration produced. `logprobs` has one entry for each id, or is empty."""
         if logprobs and len(logprobs) != len(ids):
             raise ValueError(f"{len(logprobs)} logprobs for {len(ids)} ids")
         if logprobs:
@@ -54,17 +54,17 @@ class OutputBuffer:
         self.ids.extend(ids)
         self._text += text.encode()
 
-    def holds(self, cursor: Cursor) -> bool:
-        """Whether a reader can go on from `cursor`: it is not beyond the output and splits no character."""
+    def can_resume(self, cursor: OutputCursor) -> bool:
+        """Return whether a reader can continue at `cursor`: not beyond the output, and not within a character."""
         if cursor.tokens > len(self.ids) or cursor.text_bytes > len(self._text):
             return False
         return cursor.text_bytes == len(self._text) or self._text[cursor.text_bytes] & 0xC0 != 0x80
 
-    def read(self, cursor: Cursor) -> Piece | None:
-        """Everything from `cursor` on, or None when there is nothing new."""
+    def read(self, cursor: OutputCursor) -> OutputSlice | None:
+        """Return everything after `cursor`, or None when there is nothing new."""
         if cursor.tokens >= len(self.ids) and cursor.text_bytes >= len(self._text):
             return None
-        return Piece(
+        return OutputSlice(
             cursor.tokens,
             self.ids[cursor.tokens :],
             cursor.text_bytes,

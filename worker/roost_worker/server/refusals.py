@@ -1,4 +1,4 @@
-"""Why the worker refuses or ends a call: a constructor for each case."""
+"""The reasons for which the worker refuses or ends a call: a constructor for each."""
 
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
@@ -24,7 +24,7 @@ def step_too_long(log_tokens: int, prompt_tokens: int, limit: int) -> Refused:
 def log_too_long(limit: int) -> Refused:
     return Refused(
         Reason.STEP_TOO_LONG,
-        f"rendered for this model the log has more than the {limit} tokens that fit; open a new session",
+        f"the log, rendered for this model, has more than the {limit} tokens that fit; open a new session",
         metadata={"limit_tokens": str(limit)},
     )
 
@@ -34,7 +34,7 @@ def cannot_render(why: str) -> Refused:
 
 
 def fenced() -> Refused:
-    message = "a newer attempt or eviction of the session was seen"
+    message = "the session has a newer attempt or eviction"
     return Refused(Reason.ATTEMPT_FENCED, message)
 
 
@@ -44,7 +44,7 @@ def unknown_attempt() -> Refused:
 
 
 def draining() -> Refused:
-    message = "the worker drains and takes no new steps"
+    message = "the worker is draining and takes no new steps"
     return Refused(Reason.WORKER_DRAINING, message, retry_seconds=RETRY_SECONDS)
 
 
@@ -56,6 +56,10 @@ def lost() -> Refused:
 def not_ready() -> Refused:
     message = "the worker is still loading its model"
     return Refused(Reason.NO_WORKER, message, retry_seconds=RETRY_SECONDS)
+
+
+def no_verdict(why: str) -> Refused:
+    return Refused(Reason.QUEUE_TIMEOUT, f"the step's grammar was not compiled: {why}", retry_seconds=RETRY_SECONDS)
 
 
 def wrong_revision(wanted: str, served: str) -> Refused:
@@ -76,7 +80,7 @@ def head_mismatch(why: str) -> Refused:
 
 
 def ended(attempt: Attempt) -> Refused:
-    """Why an attempt that ended without a result did so."""
+    """Return the refusal for an attempt that ended without a result."""
     match attempt.ending:
         case Ending.FENCED:
             return fenced()
@@ -88,6 +92,6 @@ def ended(attempt: Attempt) -> Refused:
         case Ending.LOST:
             return lost()
         case Ending.GRAMMAR:
-            message = f"the output cannot be constrained so: {attempt.error}"
+            message = f"the output cannot be constrained as requested: {attempt.error}"
             return invalid(message, field="format", reason=Reason.INVALID_SCHEMA)
     return Refused(Reason.INTERNAL, f"the engine failed the step: {attempt.error}")

@@ -1,4 +1,4 @@
-"""Render: a piece of a log rendered anew (ARCHITECTURE.md, "A changed model")."""
+"""Render: steps of a log rendered again, for another model (docs/contracts.md, "A changed model")."""
 
 import asyncio
 
@@ -8,14 +8,12 @@ from roost.v1 import worker_service_pb2 as pb
 from roost_worker.render.errors import RenderError
 from roost_worker.render.log import LogRenderer
 from roost_worker.server import refusals
+from roost_worker.server.requests import INLINE_BYTES
 from roost_worker.server.shell import Shell
-
-INLINE_BYTES = 4096
-"""Longer text is rendered in a thread, so that streams go on."""
 
 
 async def render(shell: Shell, request: pb.RenderRequest) -> pb.RenderResponse:
-    """Answers one call. Raises Refused with the status that ends it."""
+    """Answer one call. Raise Refused with the reason that ends it."""
     if shell.draining:
         raise refusals.draining()
     if request.model_revision != shell.identity.revision:

@@ -1,4 +1,4 @@
-"""What a Generate stream answers: attempts as protobuf messages. Pure."""
+"""The messages that a Generate stream sends: attempts as protobuf messages. Pure."""
 
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
@@ -6,37 +6,35 @@ from roost_worker.engine.messages import StopReason
 from roost_worker.render.messages import ToolCall
 from roost_worker.render.toolcalls import parse
 from roost_worker.server.attempts import Attempt
-from roost_worker.server.output import Piece
+from roost_worker.server.output import OutputSlice
 
 
 def need_history(from_token: int) -> pb.GenerateResponse:
     return pb.GenerateResponse(need_history=pb.NeedHistory(from_token=from_token))
 
 
-def accepted(attempt: Attempt, render_version: str) -> pb.GenerateResponse:
-    message = pb.Accepted(
-        prompt_token_ids=attempt.prompt_ids, cached_tokens=attempt.expected_cached, render_version=render_version
-    )
+def accepted(attempt: Attempt) -> pb.GenerateResponse:
+    message = pb.Accepted(prompt_token_ids=attempt.prompt_ids, cached_tokens=attempt.expected_cached)
     return pb.GenerateResponse(accepted=message)
 
 
-def delta(piece: Piece) -> pb.GenerateResponse:
+def delta(output: OutputSlice) -> pb.GenerateResponse:
     message = pb.Delta(
-        token_offset=piece.token_offset,
-        token_ids=piece.token_ids,
-        text_offset=piece.text_offset,
-        text=piece.text,
+        token_offset=output.token_offset,
+        token_ids=output.token_ids,
+        text_offset=output.text_offset,
+        text=output.text,
         logprobs=[
             api.TokenLogprobs(logprob=own, top_ids=[i for i, _ in top], top_logprobs=[value for _, value in top])
-            for own, top in piece.logprobs
+            for own, top in output.logprobs
         ],
     )
     return pb.GenerateResponse(delta=message)
 
 
 def finished(attempt: Attempt, family: str) -> pb.GenerateResponse:
-    """The whole result of a complete attempt; tool calls are read as `family` writes them."""
-    text, times = attempt.output.text, attempt.times
+    """Return the whole result of a complete attempt; tool calls are parsed in the format of `family`."""
+    text = attempt.output.text
     content, calls = parse(text, family) if attempt.parses_tools else (text, ())
     message = pb.Finished(
         finish_reason=_finish_reason(attempt, calls),
@@ -45,8 +43,6 @@ def finished(attempt: Attempt, family: str) -> pb.GenerateResponse:
         content=content,
         tool_calls=[api.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json) for call in calls],
         cached_tokens=attempt.cached_tokens,
-        queue_ms=round(times.queue_seconds * 1000),
-        prefill_ms=round(max(0.0, times.first_token - times.accepted) * 1000),
     )
     return pb.GenerateResponse(finished=message)
 

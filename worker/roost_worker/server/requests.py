@@ -1,4 +1,4 @@
-"""From a Start message to what the engine must be told. Pure but for rendering; every refusal names the field."""
+"""Turns a Start message into what the engine needs. Pure, except for rendering; every refusal names the field."""
 
 import math
 from array import array
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.engine.messages import SamplingParams
@@ -15,8 +16,10 @@ from roost_worker.render.renderer import Renderer
 from roost_worker.server.refusals import invalid, step_too_long
 
 MAX_LOGPROBS = 20
+INLINE_BYTES = 4096
+"""Longer text is rendered in a thread, so that it does not hold up other streams."""
 SMALLEST_TEMPERATURE = 1e-6
-"""Below it logits over temperature leave float32; it means the likeliest token, as 0 does."""
+"""Below it, logits / temperature would overflow float32; such temperatures count as 0, the likeliest token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,12 @@ class Work:
 
 
 def content_bytes(start: pb.Start) -> int:
-    """UTF-8 bytes of text to render, or to build a grammar from."""
+    """Return the UTF-8 bytes of text to render or to build a grammar from."""
     return rendered_bytes(start, first=True) + len(start.format.json_schema.encode())
 
 
 def rendered_bytes(start: pb.Start, *, first: bool) -> int:
-    """UTF-8 bytes of text in the step's prompt; system text and tools are only in that of a session's `first` step."""
+    """Return the UTF-8 bytes of text in a step's prompt. Only a session's `first` has system text and tools."""
     texts = [message.content for message in start.messages]
     if first:
         texts += [start.system, *(tool.name + tool.description + tool.parameters_json for tool in start.tools)]
@@ -45,9 +48,9 @@ def rendered_bytes(start: pb.Start, *, first: bool) -> int:
 
 
 def prepare(start: pb.Start, log_ids: "array[int]", renderer: Renderer, limit: int) -> Work:
-    """Renders a step that continues `log_ids`, in a context of `limit` tokens.
+    """Render a step that continues `log_ids`, in a context of at most `limit` tokens.
 
-    Raises Refused: INVALID_REQUEST, INVALID_SCHEMA, STEP_TOO_LONG.
+    Raise Refused: INVALID_REQUEST, INVALID_SCHEMA, STEP_TOO_LONG.
     """
     replays = start.HasField("replay") and len(start.replay.prompt_token_ids) > 0
     prompt_ids = _replayed_prompt(start, renderer) if replays else _rendered(start, log_ids, renderer)
@@ -65,7 +68,7 @@ def prepare(start: pb.Start, log_ids: "array[int]", renderer: Renderer, limit: i
 
 
 def sampling_params(sampling: api.Sampling, room: int, renderer: Renderer) -> SamplingParams:
-    """The engine's parameters, `max_tokens` capped by the `room` left. Raises Refused, INVALID_REQUEST."""
+    """Return the engine's parameters; `max_tokens` is at most `room`. Raise Refused, INVALID_REQUEST."""
     neutral = SamplingParams()
     eos = () if sampling.ignore_eos else renderer.eos_token_ids
     params = SamplingParams(
@@ -90,7 +93,7 @@ def sampling_params(sampling: api.Sampling, room: int, renderer: Renderer) -> Sa
 
 
 def grammar_of(start: pb.Start, renderer: Renderer) -> str | None:
-    """The grammar that the format asks for. Raises Refused, INVALID_SCHEMA."""
+    """Return the grammar for the requested format, or None. Raise Refused, INVALID_SCHEMA."""
     try:
         match start.format.WhichOneof("kind"):
             case "json_schema":
@@ -98,12 +101,17 @@ def grammar_of(start: pb.Start, renderer: Renderer) -> str | None:
             case "tool_choice" if start.format.tool_choice.mode == api.TOOL_CHOICE_MODE_REQUIRED:
                 return build_tool_call(_tools(start), start.format.tool_choice.name, renderer.family)
     except GrammarError as error:
-        raise invalid(str(error), field="format", reason=Reason.INVALID_SCHEMA) from error
+        raise invalid_schema(start, str(error)) from error
     return None
 
 
+def invalid_schema(start: pb.Start, message: str) -> Refused:
+    """The refusal of what the format asks for."""
+    return invalid(message, field=f"format.{start.format.WhichOneof('kind')}", reason=Reason.INVALID_SCHEMA)
+
+
 def parses_tools(form: api.Format) -> bool:
-    """Whether tool calls are recognised in the text."""
+    """Return whether tool calls are parsed from the output's text."""
     match form.WhichOneof("kind"):
         case "json_schema":
             return False
@@ -132,12 +140,12 @@ def _replayed_prompt(start: pb.Start, renderer: Renderer) -> "array[int]":
     if max((*replay.prompt_token_ids, *replay.output_token_ids)) >= renderer.vocab_size:
         raise invalid(f"replayed ids must be below {renderer.vocab_size}", field="replay")
     if replay.tokens > len(replay.output_token_ids):
-        raise invalid("more tokens were sent than are replayed", field="replay.tokens")
+        raise invalid("the client cannot have more tokens than are replayed", field="replay.tokens")
     return array("I", replay.prompt_token_ids)
 
 
 def _check_sampling(params: SamplingParams, vocab_size: int) -> None:
-    for name, holds, wanted in (
+    for name, valid, wanted in (
         ("temperature", params.temperature >= 0, "at least 0"),
         ("top_p", 0 < params.top_p <= 1, "in (0, 1]"),
         ("min_p", 0 <= params.min_p <= 1, "in [0, 1]"),
@@ -150,7 +158,7 @@ def _check_sampling(params: SamplingParams, vocab_size: int) -> None:
         ("logit_bias", _is_bias(params.logit_bias, vocab_size), f"finite, for ids below {vocab_size}"),
     ):
         value = getattr(params, name)
-        if not holds or (isinstance(value, float) and not math.isfinite(value)):
+        if not valid or (isinstance(value, float) and not math.isfinite(value)):
             raise invalid(f"sampling.{name} must be {wanted}", field=f"sampling.{name}")
 
 

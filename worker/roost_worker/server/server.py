@@ -1,4 +1,4 @@
-"""A whole worker: model, renderer, engine, gRPC, lease and telemetry, from start to drain and stop."""
+"""A whole worker, from start to drain and stop: model, renderer, engine, gRPC, lease and telemetry."""
 
 import asyncio
 import logging
@@ -16,42 +16,44 @@ from grpc_health.v1.health import OVERALL_HEALTH
 from grpc_health.v1.health import aio as health_aio
 from opentelemetry.sdk.trace import TracerProvider
 
+from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS
 from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
 from roost_worker.config import WorkerConfig
 from roost_worker.convert.layout import PreparedModel
 from roost_worker.convert.store import ModelStore
+from roost_worker.grammar import CompilePool, CompileSetup
 from roost_worker.model.config import read_config
 from roost_worker.render.renderer import Renderer
 from roost_worker.seam.client import EngineClient, EngineDeadError
 from roost_worker.server.lease import LeasePublisher
 from roost_worker.server.service import WorkerService
-from roost_worker.server.shell import Identity, Shell
-from roost_worker.server.telemetry import Telemetry
+from roost_worker.server.shell import Shell, WorkerIdentity
+from roost_worker.server.telemetry import WorkerTelemetry
 
 LOG = logging.getLogger(__name__)
 StartEngine = Callable[[WorkerConfig, Path], Awaitable[EngineClient]]
 SILENT_SECONDS = 60.0
-"""Longest silence of an engine that is still believed alive; one batch on a slow CPU may take seconds."""
+"""An engine that is silent for longer counts as dead; a batch on a slow CPU may take seconds."""
 WATCH_SECONDS = 1.0
 STOP_SECONDS = 2.0
 _SERVICE = pb.DESCRIPTOR.services_by_name["WorkerService"].full_name
 _OPTIONS = (
-    ("grpc.so_reuseport", 0),  # a taken port is an error, not a share of somebody else's calls
+    ("grpc.so_reuseport", 0),  # a port in use is an error, rather than shared with another process
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
-    ("grpc.keepalive_time_ms", 10_000),  # so that a gateway whose machine died is noticed, and its attempts orphaned
+    ("grpc.keepalive_time_ms", 10_000),  # notices that a gateway's machine died, so that its attempts become orphans
     ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.ping_timeout_ms", 5_000),  # else gRPC waits 60 s for a ping, whatever the line above says
+    ("grpc.http2.ping_timeout_ms", 5_000),  # otherwise gRPC waits 60 s for a ping, despite the line above
     ("grpc.keepalive_permit_without_calls", 1),
-    # Gateways ping every 10 s. gRPC takes that for an attack on a stream that says nothing, as one that waits does.
+    # Gateways ping every 10 s. On a silent stream, such as one that waits, gRPC would take that for an attack.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
 _HEALTH = health_pb2.HealthCheckResponse
 
 
 class WorkerServer:
-    """One worker. `start`, then `drain` and `stop`; the loop that started it owns it."""
+    """One worker. Call `start`, then `drain` and `stop`, all in one event loop."""
 
     def __init__(
         self,
@@ -61,11 +63,13 @@ class WorkerServer:
         on_fatal: Callable[[str], None] = lambda reason: None,
         worker_id: str | None = None,
         tracer_provider: TracerProvider | None = None,
-        **timing: float,
+        keep_seconds: float = LEASE_TTL_SECONDS,
+        lease_period: float = LEASE_PERIOD_SECONDS,
     ) -> None:
-        """`on_fatal` is called once when the engine died, after all streams were told. `timing` is for tests:
-        `keep_seconds` of orphans, `lease_period` and `lease_ttl`. Raises ValueError when it would listen to other
-        machines without a secret.
+        """Raise ValueError when the worker would listen to other machines without a secret.
+
+        `on_fatal` is called once, when the engine has died and all streams have ended. `keep_seconds` is how long an
+        orphan's output outlives its stream, `lease_period` how often the lease is renewed.
         """
         if not config.pool_secret and config.host not in ("127.0.0.1", "::1", "localhost"):
             raise ValueError(f"host: {config.host} needs pool_secret; without one a worker listens on 127.0.0.1 only")
@@ -73,12 +77,14 @@ class WorkerServer:
         self.worker_id = worker_id or new_worker_id()
         self.address = ""
         self.metrics_port: int | None = None
-        self._start_engine, self._on_fatal, self._timing = start_engine, on_fatal, timing
-        self._telemetry = Telemetry(self.worker_id, tracer_provider)
+        self._start_engine, self._on_fatal = start_engine, on_fatal
+        self._keep_seconds, self._lease_period = keep_seconds, lease_period
+        self._telemetry = WorkerTelemetry(self.worker_id, tracer_provider)
         self._service = WorkerService(config.pool_secret, self._telemetry.tracer, self._publish)
         self._health = health_aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._engine: EngineClient | None = None
+        self._grammars: CompilePool | None = None
         self._publisher: LeasePublisher | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: str | None = None
@@ -87,14 +93,14 @@ class WorkerServer:
 
     @property
     def shell(self) -> Shell:
-        """Raises RuntimeError before the worker is ready."""
+        """The worker's shell. Raises RuntimeError before the worker is ready."""
         if self._service.shell is None:
             raise RuntimeError("the worker is not ready; await start() first")
         return self._service.shell
 
     @property
     def failure(self) -> str | None:
-        """Why the worker is of no use any more; None while it is."""
+        """Why the worker cannot serve any more; None while it can."""
         if self._failure is None and self._engine is not None:
             silence = time.monotonic() - self._engine.heartbeat
             if silence > SILENT_SECONDS:
@@ -102,9 +108,9 @@ class WorkerServer:
         return self._failure
 
     async def start(self) -> str:
-        """Loads and serves; returns `host:port`. Health is NOT_SERVING until all is ready.
+        """Load the model and serve; return `host:port`. Health is NOT_SERVING until everything is ready.
 
-        Raises OSError when a port is taken, ConvertError, ModelConfigError, RenderError or EngineStartError when the
+        Raise OSError when a port is taken, and ConvertError, ModelConfigError, RenderError or EngineStartError when the
         model cannot be served; nothing is left running then.
         """
         try:
@@ -121,7 +127,7 @@ class WorkerServer:
         return self.address
 
     async def drain(self) -> bool:
-        """Takes no new attempts and waits `drain_seconds` for the running ones; whether all of them ended."""
+        """Refuse new attempts and wait `drain_seconds` for the running ones; return whether all of them ended."""
         if self._service.shell is None:
             return True
         self._draining = self.shell.draining = True
@@ -136,7 +142,7 @@ class WorkerServer:
         return True
 
     async def stop(self) -> None:
-        """Ends everything, in this order: lease, calls, engine. Idempotent."""
+        """End everything, in this order: lease, calls, engine. Idempotent."""
         self._stopping.set()
         if self._publisher is not None:
             await self._publisher.withdraw()
@@ -145,10 +151,12 @@ class WorkerServer:
             await self._server.stop(STOP_SECONDS)
         if self._engine is not None:
             await self._engine.aclose()
+        if self._grammars is not None:
+            await self._grammars.aclose()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         await asyncio.to_thread(self._telemetry.close)
-        self._publisher = self._server = self._engine = self._service.shell = None
+        self._publisher = self._server = self._engine = self._grammars = self._service.shell = None
 
     async def _listen(self) -> None:
         await self._set_health(_HEALTH.NOT_SERVING)
@@ -169,7 +177,7 @@ class WorkerServer:
     def _prepare(self) -> PreparedModel:
         store, model = ModelStore(self.config.cache_dir), self.config.model
         prepared = store.prepare(model.source, model.dtype, _ProgressLog(model.name))
-        decoder = read_config(prepared.path)  # told here, before as many processes as it asks for load a model
+        decoder = read_config(prepared.path)  # checked here, before each rank starts a process and loads its share
         decoder.check_tensor_parallel(model.tensor_parallel)
         decoder.check_context(model.context_tokens)
         return prepared
@@ -177,24 +185,24 @@ class WorkerServer:
     def _open(self, model: PreparedModel, renderer: Renderer, engine: EngineClient) -> None:
         if renderer.own_template_refused:
             LOG.info("the model's own chat template is not used: %s", renderer.own_template_refused)
-        identity = Identity(self.worker_id, secrets.token_hex(8), self.address, model.revision)
-        options = {"keep_seconds": self._timing["keep_seconds"]} if "keep_seconds" in self._timing else {}
-        shell = self._service.shell = Shell(self.config, identity, engine, renderer, **options)
-        lease = {name: self._timing[f"lease_{name}"] for name in ("period", "ttl") if f"lease_{name}" in self._timing}
+        identity = WorkerIdentity(self.worker_id, secrets.token_hex(8), self.address, model.revision)
+        tokenizer = str(model.path / "tokenizer.json")
+        setup = CompileSetup(tokenizer, renderer.eos_token_ids, engine.info.vocab_size, self.config.grammar)
+        self._grammars = CompilePool(setup)
+        shell = Shell(self.config, identity, engine, renderer, self._grammars, keep_seconds=self._keep_seconds)
+        self._service.shell = shell
         self._publisher = LeasePublisher(
             self.config.store_url,
             self.config.pool,
             self.worker_id,
             shell.lease,
             lambda: shell.residency,
-            on_drain=self._told_to_drain,
-            **lease,
+            on_drain=self._set_drain_requested,
+            period=self._lease_period,
         )
         self._telemetry.observe(shell)
-        self._tasks = [
-            asyncio.create_task(course)
-            for course in (self._pump(shell, engine), self._publisher.run(), self._watch(shell))
-        ]
+        coroutines = (self._pump(shell, engine), self._publisher.run(), self._watch(shell))
+        self._tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
 
     async def _pump(self, shell: Shell, engine: EngineClient) -> None:
         try:
@@ -207,7 +215,7 @@ class WorkerServer:
             await self._fail(shell, f"{type(error).__name__}: {error}")
 
     async def _watch(self, shell: Shell) -> None:
-        """An engine that hangs is as good as dead."""
+        """Fail when the engine is silent for too long."""
         while not self._stopping.is_set():
             if self._failure is None and self.failure is not None:
                 await self._fail(shell, self.failure)
@@ -229,10 +237,10 @@ class WorkerServer:
                     await self._publisher.withdraw()
         self._on_fatal(reason)
 
-    def _told_to_drain(self, told: bool) -> None:
-        """The operator's word, which it may take back; a worker that ends of itself drains whatever it says."""
+    def _set_drain_requested(self, requested: bool) -> None:
+        """Drain while the operator's key in the store requests it; a worker that stops by itself drains anyway."""
         if self._service.shell is not None:
-            self._service.shell.draining = told or self._draining
+            self._service.shell.draining = requested or self._draining
 
     async def _publish(self) -> None:
         if self._publisher is not None:
@@ -244,36 +252,39 @@ class WorkerServer:
 
 
 class _ProgressLog:
-    """Logs a model's preparation, a line for each tenth."""
+    """Logs a model's preparation, a line for each tenth of each stage."""
 
     def __init__(self, model: str) -> None:
-        self._model, self._last = model, ("", -1)
+        self._model, self._logged = model, ("", -1)
 
     def __call__(self, stage: str, fraction: float) -> None:
-        now = (stage, int(fraction * 10))
-        if now != self._last:
+        tenth = (stage, int(fraction * 10))
+        if tenth != self._logged:
             LOG.info("model %s: %s %d %%", self._model, stage, fraction * 100)
-        self._last = now
+        self._logged = tenth
 
 
 def new_worker_id() -> str:
-    """A name for a worker: its host's, made safe for keys, and 8 random digits."""
+    """Return a new name for a worker: its host's name, made safe for Redis keys, and 8 random digits."""
     host = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().lower()).strip("-")[:40]
     return f"{host or 'worker'}-{secrets.token_hex(4)}"
 
 
 def advertised_host(host: str) -> str:
-    """The address that other machines reach a listener on `host` at: `host`, unless it means all interfaces.
+    """Return the address at which other machines reach a listener on `host`: `host`, unless it means all interfaces.
 
-    Raises OSError naming the fix when this machine has no route to any other.
+    Raise OSError naming the fix when this machine has no route to any other.
     """
     if host not in ("0.0.0.0", "::", ""):
         return host
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # a documentation address: nothing is sent, the route names our own
+            probe.connect(("192.0.2.1", 9))  # an address for documentation: nothing is sent, but the route is looked up
         except OSError as error:
-            raise OSError(f"host: {host!r} is no address and no route tells one ({error}); set host to it") from error
+            raise OSError(
+                f"host: {host!r} means all interfaces, and no route says which address to advertise ({error}); "
+                "set host to the address"
+            ) from error
         return str(probe.getsockname()[0])
 
 

@@ -1,4 +1,4 @@
-"""WorkerService on gRPC: checks who calls, maps refusals to statuses, opens a span for each Generate."""
+"""WorkerService on gRPC: authenticates callers, turns refusals into statuses, opens a span for each Generate."""
 
 import hmac
 import logging
@@ -29,10 +29,10 @@ _AnyContext = grpc.aio.ServicerContext[Any, Any]
 class WorkerService(pb_grpc.WorkerServiceServicer):
     """Serves once `shell` is set; before that every call is UNAVAILABLE."""
 
-    def __init__(self, pool_secret: str, tracer: Tracer, published: Callable[[], Awaitable[object]]) -> None:
-        """`published` publishes residency at once: an eviction is to be seen when its call returns."""
+    def __init__(self, pool_secret: str, tracer: Tracer, publish: Callable[[], Awaitable[object]]) -> None:
+        """`publish` publishes residency at once, so that an eviction is visible when its call returns."""
         self.shell: Shell | None = None
-        self._secret, self._tracer, self._publish = pool_secret.encode(), tracer, published
+        self._secret, self._tracer, self._publish = pool_secret.encode(), tracer, publish
 
     async def Generate(  # type: ignore[override]  # noqa: N802  it reads and writes through the context
         self, request_iterator: AsyncIterator[pb.GenerateRequest], context: Context
@@ -89,7 +89,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
 
 
 def state_of(shell: Shell) -> pb.GetStateResponse:
-    """The worker as GetState tells it."""
+    """Return the worker's state, for monitoring and debugging; gateways read the lease instead."""
     info, stats = shell.engine.info, shell.stats
     return pb.GetStateResponse(
         worker_id=shell.identity.worker_id,

@@ -1,4 +1,4 @@
-"""One session's log as a worker knows it: token ids, and the commit boundaries it can verify. Pure."""
+"""A session's log as a worker knows it: token ids, and the commit boundaries that it can verify. Pure."""
 
 from array import array
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from roost.contract.loghash import extend, pack_ids
 class SessionLog:
     """Ids of a log with its boundaries, ascending; the first is the empty log, the last the end of `ids`.
 
-    With `provisional` the last boundary is a finished step of which no commit was heard: a gateway that names it
+    If `provisional`, the last boundary is a finished step whose commit has not arrived: a gateway that names this head
     confirms it.
     """
 
@@ -26,20 +26,20 @@ class SessionLog:
         return self.boundaries[-1]
 
     def at(self, head: Head) -> "SessionLog | None":
-        """The log up to `head`, taken as committed; None when `head` is no boundary."""
+        """Return the log up to `head`, as committed, or None when `head` is not a boundary."""
         if head not in self.boundaries:
             return None
         kept = self.boundaries[: self.boundaries.index(head) + 1]
         return SessionLog(self.generation, self.ids[: head.length], kept)
 
     def committed_below(self, length: int) -> "SessionLog":
-        """The log up to its last committed boundary before `length`: what a longer log may share with this one."""
+        """Return the log up to its last committed boundary below `length`: what a longer log may share with it."""
         committed = self.boundaries[:-1] if self.provisional else self.boundaries
         kept = tuple(boundary for boundary in committed if boundary.length < length) or (Head(),)
         return SessionLog(self.generation, self.ids[: kept[-1].length], kept)
 
     def extended(self, step_ids: "array[int]") -> "SessionLog":
-        """The log after a step of these prompt and output ids; the new boundary is provisional."""
+        """Return the log after a step of these prompt and output ids; the new boundary is provisional."""
         end = Head(self.end.length + len(step_ids), extend(self.end.log_hash, pack_ids(step_ids)))
         return SessionLog(self.generation, self.ids + step_ids, (*self.boundaries, end), provisional=True)
 
@@ -49,13 +49,13 @@ def empty_log(generation: int) -> SessionLog:
 
 
 class HistoryError(ValueError):
-    """The gateway's history cannot belong to the head it named."""
+    """The gateway's history does not belong to the head that it named."""
 
 
-class History:
-    """Collects the runs that answer one NeedHistory, and checks them against the head.
+class MissingHistory:
+    """What a worker lacks of a log: collects the runs that answer one NeedHistory, and checks them against the head.
 
-    `known` is the log that the runs continue, `head` where they must end.
+    `known` is the log that the runs continue, `head` is where they must end.
     """
 
     def __init__(self, known: SessionLog, head: Head) -> None:
@@ -68,7 +68,7 @@ class History:
         return self._known.end.length
 
     def add(self, offset: int, ids: "array[int]", step_ends: Sequence[int] = ()) -> None:
-        """Takes the next run. Raises HistoryError when it leaves a gap, overlaps, or goes beyond the head."""
+        """Add the next run. Raise HistoryError when it leaves a gap, overlaps, or goes beyond the head."""
         expected = self.from_token + len(self._ids)
         if offset != expected:
             raise HistoryError(f"history continues at token {offset}; {expected} was expected")
@@ -78,10 +78,10 @@ class History:
         self._ends += step_ends
 
     def joined(self) -> SessionLog | None:
-        """The whole log up to the head, or None when it does not hash to the head and must be sent from 0.
+        """Return the whole log up to the head, or None when it does not hash to the head and must be sent from 0.
 
-        Without step ends a run from 0 is taken on the gateway's word: only the gateway knows where steps end.
-        Raises HistoryError when ids are missing, step ends are out of order, or verified links end elsewhere.
+        Without step ends a history from 0 is trusted, since only the gateway knows where steps end.
+        Raise HistoryError when ids are missing, step ends are out of order, or the hash of a history from 0 is wrong.
         """
         if self.from_token + len(self._ids) != self._head.length:
             raise HistoryError(

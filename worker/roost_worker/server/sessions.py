@@ -1,4 +1,4 @@
-"""What a worker's shell knows of sessions: their logs, and the highest epoch seen of each. Pure, bounded."""
+"""What a worker's shell knows about sessions: their logs, and each one's newest attempt. Pure and bounded."""
 
 from array import array
 from collections import OrderedDict
@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from roost.contract.heads import AttemptRef, Head
-from roost_worker.server.session_log import History, SessionLog, empty_log
+from roost_worker.server.session_log import MissingHistory, SessionLog, empty_log
 
 _Value = TypeVar("_Value")
 
@@ -17,7 +17,7 @@ MAX_EPOCHS = 65536
 
 @dataclass(frozen=True, slots=True)
 class LogRef:
-    """A log as the gateway names it."""
+    """A log by the gateway's name for it."""
 
     session: str
     generation: int
@@ -25,10 +25,10 @@ class LogRef:
 
 
 class SessionTable:
-    """Logs by session, and epochs, which outlive the logs so that a stale attempt stays fenced.
+    """Logs by session, and epochs, which outlive the logs so that stale attempts stay fenced.
 
-    Both are bounded: the least recently used go first. A forgotten log costs a NeedHistory; a forgotten epoch is
-    that of a session idle for 65,536 others, and Redis still fences what it would commit.
+    Both are bounded: the least recently used go first. A forgotten log costs a NeedHistory. An epoch is forgotten when
+    65,536 other sessions were used since; Redis still rejects a stale attempt's commit then.
     """
 
     def __init__(self, *, max_logs: int = MAX_LOGS, max_epochs: int = MAX_EPOCHS) -> None:
@@ -37,32 +37,32 @@ class SessionTable:
         self._max_logs, self._max_epochs = max_logs, max_epochs
 
     def admit(self, session: str, ref: AttemptRef) -> bool:
-        """Notes an attempt or an eviction. False when a newer one, or another of its epoch, was seen: it is stale."""
-        seen = self._refs.get(session)
-        if seen is not None and (ref.epoch < seen.epoch or (ref.epoch == seen.epoch and ref != seen)):
+        """Record an attempt or an eviction. Return False if it is stale: a newer one, or another of its epoch, came."""
+        newest = self._refs.get(session)
+        if newest is not None and (ref.epoch < newest.epoch or (ref.epoch == newest.epoch and ref != newest)):
             return False
         _touch(self._refs, session, ref, self._max_epochs)
         return True
 
-    def find(self, ref: LogRef) -> SessionLog | History:
-        """The log at exactly `ref.head`; otherwise what must be asked of the gateway."""
+    def find(self, ref: LogRef) -> SessionLog | MissingHistory:
+        """Return the log at exactly `ref.head`, or what the gateway must send to complete it."""
         if ref.head == Head():
             return empty_log(ref.generation)
         log = self._logs.get(ref.session)
         if log is None or log.generation != ref.generation:
-            return History(empty_log(ref.generation), ref.head)
-        return log.at(ref.head) or History(log.committed_below(ref.head.length), ref.head)
+            return MissingHistory(empty_log(ref.generation), ref.head)
+        return log.at(ref.head) or MissingHistory(log.committed_below(ref.head.length), ref.head)
 
     def put(self, session: str, log: SessionLog) -> None:
-        """Takes a log as it now is, longer or shorter than before."""
+        """Store a session's log, longer or shorter than before."""
         _touch(self._logs, session, log, self._max_logs)
 
     def finish(self, session: str, log: SessionLog, step_ids: "array[int]") -> None:
-        """Parks a finished step on top of the log that it began with; it stays provisional until `commit`."""
+        """Append a finished step to the log that it continued; it stays provisional until `commit`."""
         self.put(session, log.extended(step_ids))
 
     def commit(self, session: str, head: Head) -> bool:
-        """Confirms the log's end. False, and the log is forgotten, when `head` is not a boundary of it."""
+        """Confirm the log's end. Forget the log and return False when `head` is not one of its boundaries."""
         log = self._logs.get(session)
         if log is None:
             return False
@@ -74,11 +74,11 @@ class SessionTable:
         return True
 
     def drop(self, session: str) -> None:
-        """Forgets the log, because the engine dropped its sequence; the epoch stays."""
+        """Forget the log, because the engine dropped its sequence; the epoch stays."""
         self._logs.pop(session, None)
 
     def check_integrity(self) -> None:
-        """Asserts that every log ends at its last boundary, its boundaries ascend, and the table keeps its bounds."""
+        """Raise AssertionError unless each log's boundaries ascend to its end and the table is within its bounds."""
         assert len(self._logs) <= self._max_logs
         assert len(self._refs) <= self._max_epochs
         for log in self._logs.values():

@@ -1,4 +1,4 @@
-"""The worker's shell: attempts on one side, the engine on the other. One event loop owns it; no gRPC in here."""
+"""The worker's shell, between attempts and the engine. It belongs to one event loop and knows no gRPC."""
 
 import asyncio
 import hashlib
@@ -16,22 +16,23 @@ from roost.fault_points import fault_point
 from roost_worker.config import WorkerConfig
 from roost_worker.engine.messages import (
     Cancel,
+    EngineMessage,
     EngineStats,
     Evict,
     Finish,
     Hold,
-    Message,
-    Output,
     Outputs,
+    RequestOutput,
     StopReason,
     Submit,
 )
+from roost_worker.grammar import CompilePool
 from roost_worker.render.detokenizer import TextStream
 from roost_worker.render.renderer import Renderer
 from roost_worker.seam.client import EngineClient, EngineDeadError
 from roost_worker.server import refusals
 from roost_worker.server.attempts import Attempt, AttemptTable, Ending
-from roost_worker.server.output import Cursor
+from roost_worker.server.output import OutputCursor
 from roost_worker.server.requests import Work
 from roost_worker.server.session_log import SessionLog
 from roost_worker.server.sessions import SessionTable
@@ -42,8 +43,8 @@ _LEARN = 0.1  # share of each new sample in the running mean of bytes per token
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """Who this worker is to its gateways."""
+class WorkerIdentity:
+    """This worker as its gateways name it."""
 
     worker_id: str
     boot: str
@@ -52,19 +53,21 @@ class Identity:
 
 
 class Shell:
-    """Sessions, attempts and residency of one worker, and the way of each attempt through the engine."""
+    """Sessions, attempts and residency of one worker; takes each attempt through the engine."""
 
     def __init__(
         self,
         config: WorkerConfig,
-        identity: Identity,
+        identity: WorkerIdentity,
         engine: EngineClient,
         renderer: Renderer,
+        grammars: CompilePool,
         *,
         keep_seconds: float = LEASE_TTL_SECONDS,
     ) -> None:
-        """`keep_seconds`: how long an orphan's output outlives its stream."""
+        """`keep_seconds` is how long an orphan's output outlives its stream."""
         self.config, self.identity, self.engine, self.renderer = config, identity, engine, renderer
+        self.grammars = grammars
         self.sessions, self.attempts = SessionTable(), AttemptTable()
         self.residency: dict[str, int] = {}
         self.held: set[str] = set()
@@ -83,36 +86,35 @@ class Shell:
         return min(self.engine.info.context_tokens, self.engine.info.capacity_tokens)
 
     def begin(self, session: str, ref: AttemptRef) -> Attempt:
-        """Registers a new attempt and fences the session's older one. Raises Refused: draining, fenced."""
+        """Register a new attempt and fence the session's older one. Raise Refused: draining, fenced."""
         if self.draining:
             raise refusals.draining()
         if session and not self.sessions.admit(session, ref):
             raise refusals.fenced()
-        before = self.attempts.of_session(session) or self.attempts.find(session, ref)
-        if before is not None:
-            self.end(before, Ending.FENCED)
+        older = self.attempts.of_session(session) or self.attempts.find(session, ref)
+        if older is not None:
+            self.end(older, Ending.FENCED)
         attempt = Attempt(f"{ref.nonce.hex()}-{next(self._numbers)}", session, ref)
-        attempt.attach(Cursor())
+        attempt.attach(OutputCursor())
         self.attempts.add(attempt)
         self.idle.clear()
         return attempt
 
-    def resume(self, session: str, old: AttemptRef, new: AttemptRef, cursor: Cursor) -> Attempt:
-        """Gives an attempt's output to a newer attempt. Raises Refused: fenced, unknown."""
+    def resume(self, session: str, old: AttemptRef, new: AttemptRef, cursor: OutputCursor) -> Attempt:
+        """Give an attempt's output to a newer attempt. Raise Refused: fenced, unknown."""
         if session and not self.sessions.admit(session, new):
             raise refusals.fenced()
         attempt = self.attempts.find(session, old)
-        if attempt is None or not attempt.submitted or not attempt.output.holds(cursor):
+        if attempt is None or not attempt.submitted or not attempt.output.can_resume(cursor):
             raise refusals.unknown_attempt()
         self.attempts.rename(attempt, new)
         attempt.attach(cursor)
         return attempt
 
     def submit(self, attempt: Attempt, log: SessionLog, work: Work, tenant: str, priority: int) -> None:
-        """Sends a rendered step to the engine. Raises Refused when the engine is gone."""
+        """Submit a rendered step to the engine. Raise Refused when the engine is gone."""
         attempt.log, attempt.parses_tools, attempt.constrained = log, work.parses_tools, work.grammar is not None
         attempt.expected_cached = min(self.residency.get(attempt.session, 0), len(log.ids))
-        attempt.times.accepted = time.monotonic()
         text = TextStream(self.renderer, work.stop, min_tokens=work.sampling.min_tokens)
         cut = attempt.begin(work.prompt_ids, text, work.replayed)
         self.held.discard(attempt.session)
@@ -133,14 +135,14 @@ class Shell:
             self._send(Finish(attempt.request_id, cut))
 
     def set_deadline(self, attempt: Attempt, milliseconds: int) -> None:
-        """Ends the attempt when this much time has passed before its output is complete; 0 means never."""
+        """End the attempt if its output is not complete after this time; 0 means never."""
         attempt.disarm()
         if milliseconds and not attempt.over:
             loop = asyncio.get_running_loop()
             attempt.deadline = loop.call_later(milliseconds / 1000, self.end, attempt, Ending.DEADLINE)
 
     def end(self, attempt: Attempt, ending: Ending, error: str = "") -> None:
-        """Ends an attempt without a result and forgets it; the engine frees its blocks with its next step."""
+        """End an attempt without a result and forget it; the engine frees its blocks in its next iteration."""
         if attempt.submitted and not attempt.over:
             with suppress(Refused):
                 self._send(Cancel(attempt.request_id))
@@ -148,7 +150,7 @@ class Shell:
         self._forget(attempt)
 
     def release(self, attempt: Attempt) -> None:
-        """The attempt's stream broke: what was submitted goes on as an orphan."""
+        """Let go of an attempt whose stream broke: if it was submitted, it goes on as an orphan."""
         if not attempt.submitted:
             self.end(attempt, Ending.CANCELLED)
         elif self.attempts.of_request(attempt.request_id) is attempt:
@@ -156,20 +158,20 @@ class Shell:
             asyncio.get_running_loop().call_later(self._keep_seconds + 0.01, self.sweep)
 
     def sweep(self) -> None:
-        """Cancels and forgets orphans that nobody took over in time."""
+        """Cancel and forget orphans that no stream took over in time."""
         for attempt in self.attempts.expired(time.monotonic(), self._keep_seconds):
             self.end(attempt, Ending.CANCELLED)
 
     def commit(self, attempt: Attempt, head: Head) -> None:
-        """The attempt's step is durable: its output is forgotten, its sequence stays parked under `head`."""
+        """Forget the output of an attempt whose step is durable; its sequence stays parked under `head`."""
         if attempt.session and not self.sessions.commit(attempt.session, head):
-            LOG.warning("session %s was committed with another head than this worker's", attempt.session)
+            LOG.warning("session %s was committed with a head that is not this worker's", attempt.session)
         self._forget(attempt)
 
     async def evict(self, session: str, epoch: int) -> int:
-        """Drops a session's cache and fences its attempt; returns tokens dropped, 0 for an old epoch.
+        """Drop a session's cache and fence its attempt; return the tokens dropped, 0 for an old epoch.
 
-        Raises Refused when the engine is gone.
+        Raise Refused when the engine is gone.
         """
         if not self.sessions.admit(session, AttemptRef(epoch)):
             return 0
@@ -183,15 +185,15 @@ class Shell:
             return await asyncio.shield(dropped)
 
     def hold(self, session: str, tool: str, expect_seconds: float) -> None:
-        """Passes on to the retention policy that the session pauses. Raises Refused when the engine is gone."""
+        """Tell the retention policy that the session pauses. Raise Refused when the engine is gone."""
         if session in self.residency:
             self.held.add(session)
         self._send(Hold(session, expect_seconds, tool))
 
     def take(self, outputs: Outputs) -> None:
-        """Takes what one engine step said."""
+        """Take the outputs of one iteration."""
         self.stats = outputs.stats
-        # What was dropped comes first: a step of the same session may have ended, and be parked, since.
+        # Drops come first: a step of the same session may have ended, and been parked, after a drop.
         for session, tokens in outputs.dropped:
             self._take_dropped(session, tokens)
         for output in outputs.outputs:
@@ -199,7 +201,7 @@ class Shell:
         self.residency.update(outputs.parked)
 
     def lose(self) -> None:
-        """The engine is gone: every attempt ends, on every stream."""
+        """End every attempt, on every stream, because the engine is gone."""
         for attempt in self.attempts:
             attempt.end(Ending.LOST)
             self._forget(attempt)
@@ -209,14 +211,14 @@ class Shell:
         self.residency.clear()
 
     def learn_text_size(self, text_bytes: int, tokens: int) -> None:
-        """Keeps a running mean of how many bytes of text make a token."""
+        """Update the running mean of bytes of text per token."""
         if tokens and text_bytes:
             self.bytes_per_token += _LEARN * (text_bytes / tokens - self.bytes_per_token)
 
     def lease(self) -> WorkerLease:
-        """The worker as it is now, for its gateways."""
+        """Return the lease: the worker's state, for its gateways."""
         info, stats = self.engine.info, self.stats
-        # One that drains is waited for until it says that it runs nothing: what the engine has not seen yet counts.
+        # The operator waits until a draining worker runs nothing, so attempts that the engine has not seen yet count.
         unseen = len(self.attempts) - stats.running if self.draining else 0
         return WorkerLease(
             worker_id=self.identity.worker_id,
@@ -224,10 +226,7 @@ class Shell:
             address=self.identity.address,
             model=self.config.model.name,
             model_revision=self.identity.revision,
-            render_version=self.renderer.render_version,
             capacity_tokens=info.capacity_tokens,
-            block_tokens=info.block_tokens,
-            context_tokens=self.limit,
             max_running=self.config.engine.max_running,
             running=stats.running,
             waiting=max(stats.waiting, unseen),
@@ -238,28 +237,27 @@ class Shell:
             draining=self.draining,
         )
 
-    def _take_output(self, output: Output) -> None:
+    def _take_output(self, output: RequestOutput) -> None:
         attempt = self.attempts.of_request(output.request_id)
         if attempt is None or attempt.over:
             return
         if output.cached_tokens is not None:
             attempt.cached_tokens = output.cached_tokens
-            attempt.times.queue_seconds = output.queue_seconds or 0.0
+            attempt.queue_seconds = output.queue_seconds or 0.0
         if output.token_ids:
             self._take_tokens(attempt, output)
         if output.stop is not None:
             self._stop(attempt, output)
 
-    def _take_tokens(self, attempt: Attempt, output: Output) -> None:
+    def _take_tokens(self, attempt: Attempt, output: RequestOutput) -> None:
         for _ in output.token_ids:
             fault_point("worker.token")
-        attempt.times.first_token = attempt.times.first_token or time.monotonic()
         cut = attempt.take(output.token_ids, output.logprobs)
         if cut is not None and output.stop is None:
             with suppress(Refused):
                 self._send(Finish(attempt.request_id, cut))
 
-    def _stop(self, attempt: Attempt, output: Output) -> None:
+    def _stop(self, attempt: Attempt, output: RequestOutput) -> None:
         if output.stop not in (StopReason.STOP, StopReason.LENGTH):
             attempt.submitted = False
             ending = Ending.GRAMMAR if attempt.constrained else Ending.FAILED
@@ -286,7 +284,7 @@ class Shell:
         if not len(self.attempts):
             self.idle.set()
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: EngineMessage) -> None:
         try:
             self.engine.send(message)
         except EngineDeadError as error:
@@ -294,5 +292,5 @@ class Shell:
 
 
 def cache_root(pool_secret: str, tenant: str) -> bytes:
-    """Root of a tenant's block keys, 16 bytes: tenants share no block, and guess no other's."""
+    """Return the root of a tenant's block keys, 16 bytes: tenants neither share blocks nor guess each other's keys."""
     return hmac.new(pool_secret.encode(), tenant.encode(), hashlib.sha256).digest()[:16]

@@ -24,8 +24,8 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 _Values = Callable[[Shell], Iterable[Observation]]
 
 
-class Telemetry:
-    """Traces go to `$OTEL_EXPORTER_OTLP_ENDPOINT` if that is set; metrics are served to Prometheus if asked for."""
+class WorkerTelemetry:
+    """Sends traces to `$OTEL_EXPORTER_OTLP_ENDPOINT`, if set, and serves metrics to Prometheus after `serve`."""
 
     def __init__(self, worker_id: str, tracer_provider: TracerProvider | None = None) -> None:
         resource = Resource.create({"service.name": "roost-worker", "service.instance.id": worker_id})
@@ -43,7 +43,7 @@ class Telemetry:
         return self._traces.get_tracer("roost.worker")
 
     def observe(self, shell: Shell) -> None:
-        """Reports the shell's engine from now on."""
+        """Report the shell's engine from now on."""
         self._shell = shell
         meter = self._metrics.get_meter("roost.worker")
         for name, unit, description, values in _GAUGES:
@@ -52,7 +52,7 @@ class Telemetry:
             meter.create_observable_counter(f"roost.worker.{name}", [self._callback(values)], unit, description)
 
     def serve(self, host: str, port: int) -> int:
-        """Serves `/metrics`; returns the port. Raises OSError naming the fix when it is taken."""
+        """Serve `/metrics`; return the port. Raise OSError naming the fix when the port is taken."""
         try:
             self._server, _ = start_http_server(port, host, registry=self._registry)
         except OSError as error:
@@ -60,7 +60,7 @@ class Telemetry:
         return int(self._server.server_port)
 
     def close(self) -> None:
-        """Sends what is left and ends the endpoint."""
+        """Send the remaining traces and end the endpoint."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -73,7 +73,7 @@ class Telemetry:
 
 @contextmanager
 def generate_span(tracer: Tracer, context: "grpc.aio.ServicerContext[Any, Any]", shell: Shell) -> Iterator[Span]:
-    """A server span in the trace that the call's `traceparent` names."""
+    """Open a server span in the trace that the call's `traceparent` names."""
     metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
     attributes = {
         "gen_ai.operation.name": "text_completion",
@@ -87,7 +87,7 @@ def generate_span(tracer: Tracer, context: "grpc.aio.ServicerContext[Any, Any]",
 
 
 def note_attempt(span: Span, attempt: Attempt) -> None:
-    """Adds what a finished attempt used."""
+    """Add a finished attempt's usage to its span."""
     log_tokens = len(attempt.log.ids) if attempt.log else 0
     span.set_attributes(
         {
@@ -96,7 +96,7 @@ def note_attempt(span: Span, attempt: Attempt) -> None:
             "gen_ai.usage.input_tokens": log_tokens + len(attempt.prompt_ids),
             "gen_ai.usage.output_tokens": len(attempt.output.ids),
             "roost.cached_tokens": attempt.cached_tokens,
-            "roost.queue_ms": round(attempt.times.queue_seconds * 1000),
+            "roost.queue_ms": round(attempt.queue_seconds * 1000),
         }
     )
 
@@ -113,7 +113,7 @@ def _block_states(shell: Shell) -> Iterable[Observation]:
 
 _GAUGES: tuple[tuple[str, str, str, _Values], ...] = (
     ("queue", "{request}", "Attempts that wait for blocks", lambda s: [Observation(s.stats.waiting)]),
-    ("running", "{request}", "Attempts that hold blocks", lambda s: [Observation(s.stats.running)]),
+    ("running", "{request}", "Attempts that have blocks", lambda s: [Observation(s.stats.running)]),
     ("kv.blocks", "{block}", "KV blocks by state", _block_states),
     ("cached", "{token}", "Tokens of parked sequences", lambda s: [Observation(sum(s.residency.values()))]),
     ("sessions", "{session}", "Sessions with a parked sequence", lambda s: [Observation(len(s.residency))]),

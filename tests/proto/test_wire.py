@@ -1,0 +1,119 @@
+"""The contract's values survive the way over the wire, and what no value may have is kept for the checks."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from roost import wire, wire_steps
+from roost.contract import requests
+from roost.contract.events import (
+    Committed,
+    Delta,
+    Event,
+    FinishReason,
+    Migrated,
+    Queued,
+    Restarted,
+    Started,
+    TokenLogprobs,
+    Usage,
+)
+from roost.contract.heads import AttemptRef, Head
+from roost.contract.messages import JsonSchema, Message, MessageRole, Sampling, ToolCall, ToolChoice, ToolChoiceMode
+from roost.contract.sessions import Hold, LoggedStep, OpenRequest, SessionInfo, SessionState, Tier
+from roost.contract.steps import Cursor, StepRequest
+from roost.v1 import session_service_pb2 as pb
+
+HEAD = Head(7, b"h" * 16, 2)
+ATTEMPT = AttemptRef(3, b"n" * 16)
+ASKED = Message(MessageRole.USER, "é", name="n")
+SAID = Message(MessageRole.ASSISTANT, "", (ToolCall("call-0", "grep", "{}"),))
+SAMPLING = Sampling(temperature=0.5, top_k=0, seed=2**63, stop=("x",), stop_token_ids=(1,), logit_bias={5: 1.5})
+USAGE = Usage(1, 2, 3, 4)
+NOON = datetime(2026, 1, 2, 12, 0, 0, 5000, tzinfo=UTC)
+
+EVENTS: list[Event] = [
+    Queued(4),
+    Migrated("old", "new", 2, HEAD),
+    Started("worker", 5, 6, ATTEMPT),
+    Delta("é", [7, 8], 1, 2, (TokenLogprobs(-0.5, (7,), (-0.25,)),), ATTEMPT),
+    Restarted("why", ATTEMPT),
+    Committed("s1", SAID, FinishReason.TOOL_CALLS, USAGE, HEAD, 1, 2, 3, 2**63, True, 4, 5),
+]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_events_arrive_as_they_were_sent(event: Event) -> None:
+    assert wire_steps.event_from_wire("s1", wire_steps.event_to_wire(event)) == event
+
+
+def test_an_event_of_a_newer_gateway_is_passed_over() -> None:
+    assert wire_steps.event_from_wire("s1", pb.StepResponse()) is None
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        StepRequest("a/b/c", "s1", (ASKED,)),
+        StepRequest("a/b/c", "s1", (ASKED, SAID), SAMPLING, JsonSchema("{}"), HEAD, Cursor(ATTEMPT, 1, 2)),
+        StepRequest("a/b/c", "s1", (), format=ToolChoice(ToolChoiceMode.REQUIRED, "grep"), expected_head=Head()),
+    ],
+)
+def test_step_requests_arrive_as_they_were_sent(request_: StepRequest) -> None:
+    assert wire_steps.step_request_from_wire(wire_steps.step_request_to_wire(request_)) == request_
+
+
+@pytest.mark.parametrize("hold", [None, Hold("grep", 3.0, NOON)])
+@pytest.mark.parametrize("budget", [None, 0])
+def test_sessions_arrive_as_they_were_sent(hold: Hold | None, budget: int | None) -> None:
+    info = SessionInfo(
+        *("a/b/c", "a/b", "coder", "task", "parent", "model", "rev", 2, HEAD),
+        state=SessionState.ACTIVE,
+        tier=Tier.WARM,
+        worker="w",
+        cached_tokens=5,
+        hold=hold,
+        steps=6,
+        usage=USAGE,
+        budget_remaining_tokens=budget,
+        running_step_id="s1",
+        create_time=NOON,
+        update_time=NOON,
+        expire_time=None,
+        labels={"a": "b"},
+    )
+    assert wire.session_from_wire(wire.session_to_wire(info)) == info
+
+
+def test_logged_steps_arrive_as_they_were_sent() -> None:
+    step = LoggedStep(
+        *("s1", 3, (ASKED,), SAID, FinishReason.STOP, USAGE, HEAD, SAMPLING, JsonSchema("{}"), (1, 2), (3,), NOON)
+    )
+    assert wire_steps.logged_step_from_wire(wire_steps.logged_step_to_wire(step)) == step
+
+
+def test_a_tools_schema_stays_the_text_that_was_sent() -> None:
+    sent = pb.OpenSessionRequest(tools=[pb.Tool(name="grep", parameters_json='{ "b": 1,\n"a": 2 }')])
+    assert wire.open_request_from_wire(sent).tools[0].parameters_json == '{ "b": 1,\n"a": 2 }'
+
+
+def test_what_no_value_may_have_is_left_to_the_checks() -> None:
+    opened = wire.open_request_from_wire(pb.OpenSessionRequest(tools=[pb.Tool(name="a b")]))
+    assert isinstance(opened, OpenRequest)
+    assert dict(requests.open_session(opened)) == {"tools[0].name": "'a b' must match [A-Za-z0-9_-]{1,64}"}
+    step = wire_steps.step_request_from_wire(
+        pb.StepRequest(
+            step_id="s1",
+            messages=[pb.Message(role=99)],  # type: ignore[arg-type]  # a role of a newer client
+            sampling=pb.Sampling(top_p=0),
+            format=pb.Format(tool_choice=pb.ToolChoice(name="grep")),
+        )
+    )
+    assert list(dict(requests.step(step))) == ["messages[0].role", "sampling.top_p", "format.tool_choice.name"]
+
+
+def test_a_filter_by_a_state_that_is_unknown_selects_no_session() -> None:
+    query = wire.session_query_from_wire(pb.ListSessionsRequest(tier=pb.TIER_HOT, state=99))  # type: ignore[arg-type]
+    assert query.tier == Tier.HOT
+    assert query.state not in ("", *SessionState)
+    assert wire.session_query_from_wire(pb.ListSessionsRequest()).state == ""
