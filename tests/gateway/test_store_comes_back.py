@@ -9,8 +9,8 @@ from gateway_driver import LIMIT_SECONDS, POOL, Rig, StepLog, publish_pool, reas
 from null_script import Script
 from null_worker import NullWorker
 from redis_servers import RedisServer
-from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
+from roost.store.keys import PoolKeys
 from roost_gateway.fleet import grace
 
 TOKENS = 12
