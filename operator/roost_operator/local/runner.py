@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from roost.contract.lease import WorkerLease
-from roost.contract.names import POOLS, PoolKeys
+from roost.store.keys import POOLS, PoolKeys
 from roost.store.leases import live_leases
 from roost.store.link import RedisLink
 from roost.store.records import StoreUnavailableError
