@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from roost.addresses import is_loopback
 from roost.cli.output import report
-from roost_gateway.config import ConfigError, is_loopback
+from roost_gateway.config import ConfigError
 from roost_gateway.front.credentials import Authenticator
 from roost_operator.api.loader import PoolFileError, load_pool
 from roost_operator.api.spec import AgentPool
