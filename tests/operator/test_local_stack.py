@@ -211,11 +211,27 @@ def told_of(pid: int, directory: Path) -> bool:
         return False
 
 
-async def test_a_state_directory_has_one_owner(pool: AgentPool, options: StackOptions) -> None:
-    suspended = AgentPool.model_validate(
+def suspended(pool: AgentPool) -> AgentPool:
+    """The pool without workers."""
+    return AgentPool.model_validate(
         {**pool.model_dump(by_alias=True), "spec": {**pool.spec.model_dump(by_alias=True), "suspend": True}}
     )
-    async with LocalStack(suspended, options):
+
+
+@pytest.mark.parametrize(("host", "address"), [("::1", "[::1]"), ("localhost", "localhost")])
+async def test_gateways_listen_on_any_loopback_address(
+    pool: AgentPool, options: StackOptions, host: str, address: str
+) -> None:
+    async with (
+        LocalStack(suspended(pool), replace(options, host=host)) as stack,
+        await Client.connect(stack.targets[1]) as client,
+    ):
+        assert [target.rpartition(":")[0] for target in stack.targets] == [address] * 2
+        assert [session async for session in client.sessions(pool=pool.pool)] == []
+
+
+async def test_a_state_directory_has_one_owner(pool: AgentPool, options: StackOptions) -> None:
+    async with LocalStack(suspended(pool), options):
         with pytest.raises(StateDirectoryError, match="in use by process"):
-            async with LocalStack(suspended, options):
+            async with LocalStack(suspended(pool), options):
                 pass

@@ -13,6 +13,7 @@ from typing import Self
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from roost.addresses import join_address
 from roost.contract.lease import WorkerLease
 from roost.contract.names import POOLS, PoolKeys
 from roost_operator.api.deprecations import deprecations
@@ -138,7 +139,7 @@ class LocalStack:
             pool_secret=self._state.secret("pool-secret"),
             cache_dir=self.options.cache_dir,
         )
-        self.targets = tuple(f"{self.options.host}:{port}" for port in ports)
+        self.targets = tuple(join_address(self.options.host, port) for port in ports)
         shared = (config.pool, config.pool_secret, self._redis.url, self.options.key_file)
         commands = [gateway_command(self._state, number, at, *shared) for number, at in enumerate(self.targets, 1)]
         self.gateways = [self._supervise(command) for command in commands]
