@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -228,6 +229,15 @@ async def test_gateways_listen_on_any_loopback_address(
     ):
         assert [target.rpartition(":")[0] for target in stack.targets] == [address] * 2
         assert [session async for session in client.sessions(pool=pool.pool)] == []
+
+
+async def test_a_start_removes_what_a_killed_stack_left(
+    pool: AgentPool, options: StackOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tempfile.mkdtemp(prefix="roost-ray-")
+    async with LocalStack(suspended(pool), options):
+        assert not [name for name in os.listdir(tmp_path) if name.startswith("roost-ray-")]
 
 
 async def test_a_state_directory_has_one_owner(pool: AgentPool, options: StackOptions) -> None:

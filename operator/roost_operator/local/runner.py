@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import shutil
-import tempfile
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -28,6 +26,7 @@ from roost_operator.local.leases import live_leases
 from roost_operator.local.model import prepare_model
 from roost_operator.local.ports import free_port, require_free
 from roost_operator.local.processes import STACK_VARIABLE, Command, Supervised, kill_stack
+from roost_operator.local.ray_folder import RayFolder, remove_leftovers
 from roost_operator.local.redis import EmbeddedRedis
 from roost_operator.local.state_dir import StateDirectory
 from roost_operator.local.workers import worker_command
@@ -80,7 +79,7 @@ class LocalStack:
         self._redis: EmbeddedRedis | None = None
         self._redis_process: Supervised | None = None
         self._client: Redis | None = None
-        self._ray_folder: Path | None = None
+        self._ray_folder: RayFolder | None = None
 
     @property
     def redis(self) -> Supervised:
@@ -119,6 +118,7 @@ class LocalStack:
         for deprecation in deprecations(self.pool):
             self._notify(deprecation)
         ports = self._gateway_ports()
+        await asyncio.to_thread(remove_leftovers)
         model = await prepare_model(self.pool.spec.model, self.options.cache_dir, self._report)
         self.model_dir = model.path
         self._redis = EmbeddedRedis(self._state, "127.0.0.1", free_port("127.0.0.1"))
@@ -161,9 +161,9 @@ class LocalStack:
         replicas = self.pool.spec.workers.replicas
         threads = max(1, (os.cpu_count() or 1) // (replicas * config.model.tensor_parallel))
         if self.options.ray:
-            self._ray_folder = Path(tempfile.mkdtemp(prefix="roost-ray-"))
+            self._ray_folder = RayFolder()
             ready_file = self._state.file("run", "ray.ready")
-            plan = ray_cluster.RayPlan(config, replicas, ready_file, self._ray_folder, threads)
+            plan = ray_cluster.RayPlan(config, replicas, ready_file, self._ray_folder.path, threads)
             return [ray_cluster.command(self._state, plan)]
         return [worker_command(self._state, number, config, threads) for number in range(1, replicas + 1)]
 
@@ -213,7 +213,7 @@ class LocalStack:
             os.environ.pop(STACK_VARIABLE, None)
             await asyncio.to_thread(kill_stack, self._mark)
             if self._ray_folder is not None:
-                shutil.rmtree(self._ray_folder, ignore_errors=True)
+                self._ray_folder.remove()
             self._state.__exit__(None, None, None)
 
     def _supervise(self, command: Command) -> Supervised:
