@@ -36,7 +36,7 @@ def up(
     state_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Where sessions and logs are kept; the default is NAMESPACE-NAME in $ROOST_STATE or in "
+            help="Where sessions and logs are kept; the default is NAMESPACE.NAME in $ROOST_STATE or in "
             "~/.local/share/roost.",
             envvar="ROOST_STATE_DIR",
         ),
