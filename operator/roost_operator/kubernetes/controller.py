@@ -102,9 +102,7 @@ class Controller:
     async def _lead(self) -> None:
         self._metrics.lead(True)
         try:
-            await until_one_ends(
-                _every(self._settings.resync_seconds, self._resync), _every(RELIST_SECONDS, self._relist)
-            )
+            await until_one_ends(_every(self._settings.resync_seconds, self._resync), _every(0.0, self._relist))
         finally:
             self._metrics.lead(False)
             await self._reconciliations.aclose()
@@ -116,7 +114,8 @@ class Controller:
             self._wake(pool)
 
     async def _relist(self) -> None:
-        await self._indexed.wait()
+        """Lists children. Not at first: kopf has listed them, and two lists at a time would cost memory for good."""
+        await asyncio.sleep(RELIST_SECONDS)
         for kind in kinds.WATCHED:
             if kind is not kinds.POOL and (kind not in kinds.CUSTOM or kind in self._custom_kinds):
                 await self._list(kind, POOL_LABEL)

@@ -246,6 +246,6 @@ async def test_pools_and_their_documents(store, raw):
     assert await store.pool_document(POOL) == {"pool": POOL}
 
 
-async def test_what_is_no_sessions_name_is_refused_before_redis(store):
-    with pytest.raises(ValueError, match="no session's name"):
+async def test_what_is_no_sessions_name_is_refused_before_redis(store, raw):
+    with pytest.raises(ValueError, match="not a session's name"):
         await store.get("team/agents/../x", TENANT)
