@@ -21,9 +21,10 @@ from roost_operator.api.spec import AgentPool
 from roost_operator.demo.chaos import listener
 from roost_operator.demo.tools import CALCULATE
 from roost_operator.demo.verify import CommittedLog, Judge
+from roost_operator.local import redis
 from roost_operator.local.ports import PortTakenError, free_port
 from roost_operator.local.processes import ProcessFailedError
-from roost_operator.local.runner import LocalStack, StackOptions
+from roost_operator.local.runner import LocalStack, StackError, StackOptions
 from roost_operator.local.state_dir import StateDirectoryError
 
 ROOT = Path(__file__).parents[2]
@@ -229,6 +230,15 @@ async def test_gateways_listen_on_any_loopback_address(
     ):
         assert [target.rpartition(":")[0] for target in stack.targets] == [address] * 2
         assert [session async for session in client.sessions(pool=pool.pool)] == []
+
+
+async def test_a_redis_that_refuses_to_write_says_why(
+    pool: AgentPool, options: StackOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis, "_CONFIG", f"{redis._CONFIG}min-replicas-to-write 1\n")
+    with pytest.raises(StackError, match=r"(?s)refuses to write: fewer replicas .*redis\.log:.*Ready to accept"):
+        async with LocalStack(suspended(pool), options):
+            pass
 
 
 async def test_a_start_removes_what_a_killed_stack_left(

@@ -11,6 +11,7 @@ from typing import Self
 from roost.addresses import join_address
 from roost.contract.lease import WorkerLease
 from roost.contract.names import POOLS, PoolKeys
+from roost.contract.refused import Refused
 from roost.store.leases import live_leases
 from roost.store.link import RedisLink
 from roost.store.records import StoreUnavailableError
@@ -24,7 +25,7 @@ from roost_operator.local.gateways import gateway_command
 from roost_operator.local.health import health
 from roost_operator.local.model import prepare_model
 from roost_operator.local.ports import free_port, require_free
-from roost_operator.local.processes import STACK_VARIABLE, Command, Supervised, kill_stack
+from roost_operator.local.processes import STACK_VARIABLE, Command, Supervised, kill_stack, log_end
 from roost_operator.local.ray_folder import RayFolder, remove_leftovers
 from roost_operator.local.redis import EmbeddedRedis
 from roost_operator.local.state_dir import StateDirectory
@@ -125,7 +126,11 @@ class LocalStack:
         self._notify("starting Redis")
         await self._redis_process.start()
         self._link = RedisLink.open(self._redis.url, socket_timeout=5.0)
-        await self._publish(self._link, model.revision)
+        try:
+            await self._publish(self._link, model.revision)
+        except (StoreUnavailableError, Refused) as error:
+            log = self._redis_process.command.log
+            raise StackError(f"{error}; the end of {log}:\n{log_end(log)}") from error
         await self._start_workers_and_gateways(ports)
 
     async def _start_workers_and_gateways(self, ports: list[int]) -> None:
