@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from redis_servers import RedisCluster, RedisServer
-from roost.contract.names import POOLS, PoolKeys
 from roost.contract.pool_document import PoolDocument
+from roost.store.keys import POOLS, PoolKeys
 from roost_operator.kubernetes import pool_store
 from roost_operator.kubernetes.pool_store import PoolStore, Stores
 from roost_operator.plan.observed import StoreState, Worker

@@ -12,8 +12,8 @@ import redis
 from roost.contract import loghash, names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
-from roost.contract.names import PoolKeys
 from roost.store.interface import SessionStore
+from roost.store.keys import PoolKeys
 from roost.store.records import (
     Began,
     BeginRequest,

@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 from redis_servers import RedisCluster, RedisServer
 from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
-from roost.contract.names import PoolKeys
 from roost.contract.refused import Refused
+from roost.store.keys import PoolKeys
 from roost.store.memory import MemoryStore
 from roost.store.redis_store import RedisStore, connect
 from store_driver import LONG_MS, lease, new_session, next_ms, publish, publish_cached, redis_ms, reservations

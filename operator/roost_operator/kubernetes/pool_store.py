@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from redis.exceptions import RedisError
 
 from roost.contract.lease import WorkerLease
-from roost.contract.names import POOLS, PoolKeys
 from roost.contract.pool_document import PoolDocument
 from roost.store import health, leases
 from roost.store.grace import GRACE_SECONDS, Grace
+from roost.store.keys import POOLS, PoolKeys
 from roost.store.link import RedisLink
 from roost.store.records import StoreHealth, StoreUnavailableError
 from roost_operator.plan.observed import StoreState, Worker

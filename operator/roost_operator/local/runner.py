@@ -10,8 +10,8 @@ from typing import Self
 
 from roost.addresses import join_address
 from roost.contract.lease import WorkerLease
-from roost.contract.names import POOLS, PoolKeys
 from roost.contract.refused import Refused
+from roost.store.keys import POOLS, PoolKeys
 from roost.store.leases import live_leases
 from roost.store.link import RedisLink
 from roost.store.records import StoreUnavailableError

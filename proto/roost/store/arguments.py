@@ -5,8 +5,8 @@ from typing import Any
 
 from roost.contract import names
 from roost.contract.heads import Head
-from roost.contract.names import PoolKeys
 from roost.store import codec
+from roost.store.keys import PoolKeys
 from roost.store.records import (
     FIRST_GENERATION,
     BeginRequest,

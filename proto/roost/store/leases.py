@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from roost.contract.lease import WorkerLease
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 from roost.store.link import RedisLink
 from roost.store.scripts import Call
 

@@ -3,7 +3,7 @@
 import logging
 
 from roost.contract.lease import WorkerLease
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 from roost.store.leases import FORGET_MS
 from roost.store.link import RedisLink
 from roost.store.records import WorkerLook, WorkerView

@@ -1,6 +1,6 @@
 """One session of the store in memory: its record, its logs, and the attempt that may commit. Pure."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from roost.contract import names
@@ -186,32 +186,7 @@ def new_session(new: NewSession, now: int) -> MemorySession:
     pool = names.pool_of(new.session_id)
     if pool is None:
         raise ValueError(f"{new.session_id!r} is not a session's name; see `roost.contract.names.new_session_id`")
-    record = Descriptor(
-        session_id=new.session_id,
-        tenant=new.tenant,
-        pool=pool,
-        role=new.role,
-        task=new.task,
-        parent=new.parent,
-        labels=dict(new.labels),
-        system=new.system,
-        tools=new.tools,
-        model=new.model,
-        model_revision=new.model_revision,
-        generation=FIRST_GENERATION,
-        head=Head(),
-        steps=0,
-        state=State.ACTIVE,
-        epoch=0,
-        attempt=None,
-        hold=None,
-        owner="",
-        prompt_tokens=0,
-        output_tokens=0,
-        cached_tokens=0,
-        reconstructed_tokens=0,
-        created_ms=now,
-        updated_ms=now,
-        expires_ms=now + new.ttl_ms if new.ttl_ms else 0,
-    )
+    same = {part.name: getattr(new, part.name) for part in fields(new) if part.name not in ("request_id", "ttl_ms")}
+    expires_ms = now + new.ttl_ms if new.ttl_ms else 0
+    record = Descriptor(pool=pool, created_ms=now, updated_ms=now, expires_ms=expires_ms, **same)
     return MemorySession(record, new.ttl_ms)

@@ -61,22 +61,23 @@ class Descriptor:
     model: str
     model_revision: str
     """Revision of the log. While the log is empty it may be empty and means nothing."""
-    generation: int
-    head: Head
-    steps: int
-    state: State
-    epoch: int
-    attempt: LiveAttempt | None
-    hold: HoldRecord | None
-    owner: str
+    generation: int = FIRST_GENERATION
+    head: Head = Head()  # noqa: RUF009  # frozen
+    steps: int = 0
+    state: State = State.ACTIVE
+    epoch: int = 0
+    attempt: LiveAttempt | None = None
+    hold: HoldRecord | None = None
+    owner: str = ""
     """Worker that committed last. What it has cached is what it publishes (`Began.cached_tokens`)."""
-    prompt_tokens: int
-    output_tokens: int
-    cached_tokens: int
-    reconstructed_tokens: int
-    created_ms: int
-    updated_ms: int
-    expires_ms: int
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reconstructed_tokens: int = 0
+    created_ms: int = 0
+    updated_ms: int = 0
+    expires_ms: int = 0
+    """0: never."""
     former: FormerLog | None = None
     """None in the first generation."""
 

@@ -5,10 +5,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import LEASE_TTL_SECONDS
-from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store import codec, health
@@ -28,6 +26,7 @@ from roost.store.arguments import (
     session_keys,
 )
 from roost.store.grace import GRACE_SECONDS, Grace
+from roost.store.keys import POOLS, PoolKeys
 from roost.store.ledger import WorkerReader, read_residency, read_worker
 from roost.store.link import RedisLink
 from roost.store.records import (
@@ -112,7 +111,7 @@ class RedisStore:
         return checked
 
     async def pools(self) -> list[str]:
-        return sorted(name.decode() for name in await self._link.run("SMEMBERS", names.POOLS))
+        return sorted(name.decode() for name in await self._link.run("SMEMBERS", POOLS))
 
     async def pool_document(self, pool: str) -> dict[str, Any] | None:
         text = await self._link.run("GET", PoolKeys(pool).document)

@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 
 from redis_servers import RedisCluster, RedisServer
-from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store import health
+from roost.store.keys import PoolKeys
 from roost.store.link import WritesRefusedError, cancellation_kept
 from roost.store.records import RenewItem, StoreUnavailableError
 from roost.store.redis_store import RedisStore, connect

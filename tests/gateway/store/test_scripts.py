@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import pytest
 
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 from roost.store.scripts import NAMES, SHARED, Call, script
 from store_driver import POOL, begin_request, new_session
 

@@ -6,9 +6,9 @@ import pytest
 
 from roost.contract import loghash
 from roost.contract.heads import AttemptRef, Head
-from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.store.keys import PoolKeys
 from roost.store.records import AlreadyCommitted, Began, RenewItem
 from store_driver import (
     LONG_MS,

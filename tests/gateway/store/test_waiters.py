@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 from roost.store.records import Began, RenewItem, Wake
 from roost.store.rules import AGING_MS
 from roost.store.wakes import read_wake

@@ -9,7 +9,7 @@ import pytest
 
 from redis_servers import RedisServer
 from roost.contract.lease import WorkerLease
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 from roost.store.link import RedisLink
 from roost_worker.server import pre_stop
 from worker_harness import POOL, SESSION, WAIT, Ledger, World, reason, scripted_world, worker_config

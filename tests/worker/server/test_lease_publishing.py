@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from redis_servers import fresh_redis, redis_cluster, redis_server, shared_cluster, shared_redis
 from roost.contract.lease import WorkerLease
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 from roost_worker.server.lease import LeasePublisher, changes
 
 __all__ = ["fresh_redis", "redis_cluster", "redis_server", "shared_cluster", "shared_redis"]
