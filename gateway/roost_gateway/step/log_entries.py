@@ -73,6 +73,7 @@ def _output_record(output: StepOutput, finish: Finish) -> dict[str, object]:
         "tool_calls": tool_calls_to_record(finish.tool_calls),
         "text": output.text.decode(),
         "attempts": [[ref.epoch, ref.nonce.hex()] for ref in output.lineage],
+        **({"warnings": list(finish.warnings)} if finish.warnings else {}),
     }
 
 
@@ -138,6 +139,7 @@ def _committed(entry: LogEntry, generation: int) -> Committed:
         replayed=False,
         output_tokens=entry.output_tokens,
         failovers=0,
+        warnings=tuple(entry.output.get("warnings", ())),
     )
 
 

@@ -161,6 +161,23 @@ async def test_a_long_output_is_parsed_beside_the_event_loop(world: World, monke
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "warning"),
+    [
+        ("grep", "rm", "the session has no tool 'rm'"),
+        ('"roost"', "NaN", "NaN is not a JSON value"),
+        ("roost", "\\ud83d", "half of a surrogate pair"),
+    ],
+)
+async def test_what_is_not_a_call_is_text_with_a_warning(world: World, old: str, new: str, warning: str):
+    text = CALL.replace(old, new)
+    stream = await begin_with_tool(world, text)
+    await stream.until("finished")
+    assert stream.finished.content == stream.finished.text == text
+    assert stream.finished.finish_reason == api.FINISH_REASON_STOP
+    assert warning in stream.finished.warnings[0]
+
+
+@pytest.mark.parametrize(
     ("max_tokens", "finish"), [(len(CALL) - 13, api.FINISH_REASON_TOOL_CALLS), (20, api.FINISH_REASON_LENGTH)]
 )
 async def test_a_required_call_is_whole_when_the_limit_cuts_off_its_wrapper(world: World, max_tokens, finish):

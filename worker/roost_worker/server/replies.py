@@ -43,6 +43,7 @@ def finished(attempt: Attempt, message: OutputMessage) -> pb.GenerateResponse:
                 for call in message.tool_calls
             ],
             cached_tokens=attempt.cached_tokens,
+            warnings=message.warnings,
         )
     )
 
