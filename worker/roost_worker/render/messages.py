@@ -22,7 +22,7 @@ class ToolCall:
 
 
 def new_call_id() -> str:
-    """Return a call's id that no other call in the world has, of 37 characters."""
+    """Return an id for a call, of 37 characters, unique among all sessions and pools."""
     return f"call_{secrets.token_hex(16)}"
 
 

@@ -103,9 +103,9 @@ class HermesParser(CallParser):
         return start
 
     def _take_calls(self) -> None:
-        known = len(self._calls)
+        count_before = len(self._calls)
         refused = self._read_calls("".join(self._source))
-        if len(self._calls) > known:
+        if len(self._calls) > count_before:
             self._kept += (item.source for item in refused)
         else:
             self._kept += self._wrapper
