@@ -9,7 +9,7 @@ from redis_servers import RedisServer
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.store.grace import GRACE_SECONDS
 from roost.store.redis_store import connect
-from roost_gateway.fleet.grace import Grace
+from roost_gateway.fleet.grace import WorkerGrace
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,8 @@ def test_workers_are_waited_for_as_long_as_a_lease_after_the_store_came_back(
     store_left: float, fleet_left: float
 ) -> None:
     store: Any = SimpleNamespace(grace_seconds=store_left)
-    assert Grace(store).left_seconds == pytest.approx(fleet_left)
-    assert bool(Grace(store)) == (fleet_left > 0)
+    assert WorkerGrace(store).left_seconds == pytest.approx(fleet_left)
+    assert bool(WorkerGrace(store)) == (fleet_left > 0)
 
 
 async def test_a_store_that_has_just_started_counts_as_come_back(fresh_redis: RedisServer) -> None:

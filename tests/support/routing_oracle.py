@@ -9,12 +9,12 @@ from leases import lease_of
 from roost.contract.lease import WorkerLease
 from roost_gateway.routing.choice import (
     Choice,
+    Room,
     StepNeed,
-    Tier,
     WorkerState,
     cheapest,
     eligible,
-    in_tier,
+    offers,
     other_order,
     standing,
 )
@@ -33,14 +33,14 @@ def choose(need: StepNeed, workers: Sequence[WorkerState], excluded: AbstractSet
     able = [worker for worker in workers if eligible(need, worker, excluded)]
     related = [worker for worker in able if worker.worker_id in need.cached or worker.worker_id == need.owner]
     others = [(standing(worker), worker) for worker in able]
-    for tier in Tier:
-        fitting = [(place, worker) for place, worker in others if in_tier(tier, place, need.tokens)]
+    for room in Room:
+        fitting = [(place, worker) for place, worker in others if offers(room, place, need.tokens)]
         if fitting:
-            best = min(fitting, key=lambda pair: other_order(need, tier, pair[0], pair[1].worker_id))
+            best = min(fitting, key=lambda pair: other_order(need, room, pair[0], pair[1].worker_id))
             return cheapest(need, [*related, best[1]])
     return None
 
 
 def has_room(choice: Choice) -> bool:
     """Whether the chosen worker runs the step at once."""
-    return in_tier(Tier.ROOM, standing(choice.worker), choice.tokens)
+    return offers(Room.NOW, standing(choice.worker), choice.tokens)

@@ -25,7 +25,7 @@ FINISH_SECONDS = 3.0
 """How long a stopping gateway waits for cancels and aborts that are under way."""
 
 
-class GatewayLife:
+class GatewayRuntime:
     """Makes a Gateway and all that it needs. `open`, perhaps `cut_off`, then `aclose`.
 
     Every door of the process (gRPC, and others to come) serves the same `gateway`.

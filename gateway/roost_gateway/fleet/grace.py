@@ -8,7 +8,7 @@ WAIT_SECONDS = LEASE_TTL_SECONDS
 """Workers publish themselves every second, so a worker that has not after this time does not live."""
 
 
-class Grace:
+class WorkerGrace:
     """The first part of the store's own time of grace, in which no lease expires."""
 
     def __init__(self, store: SessionStore) -> None:

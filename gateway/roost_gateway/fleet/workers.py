@@ -11,7 +11,7 @@ from dataclasses import replace
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.store.interface import SessionStore
 from roost.store.records import StoreUnavailableError, Wake
-from roost_gateway.fleet.grace import Grace
+from roost_gateway.fleet.grace import WorkerGrace
 from roost_gateway.routing.choice import Choice, StepNeed, WorkerState
 from roost_gateway.routing.worker_index import WorkerIndex
 
@@ -23,7 +23,7 @@ class Workers:
 
     def __init__(self, store: SessionStore) -> None:
         self._store = store
-        self.grace = Grace(store)
+        self.grace = WorkerGrace(store)
         self._indexes: defaultdict[str, WorkerIndex] = defaultdict(WorkerIndex)
         self._broken: dict[tuple[str, str], float] = {}
         self._refreshing: dict[str, asyncio.Task[None]] = {}

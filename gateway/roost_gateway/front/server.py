@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from roost_gateway.config import ConfigError, GatewayConfig, split_address
-from roost_gateway.core.life import GatewayLife
+from roost_gateway.core.life import GatewayRuntime
 from roost_gateway.front.credentials import Authenticator
 from roost_gateway.front.grpc_server import GrpcServer
 from roost_gateway.front.service import SessionService
@@ -29,7 +29,7 @@ class GatewayServer:
         self._is_serving: bool | None = None
         self._health_task: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
-        self.life = GatewayLife(config, self._telemetry, self._core_changed)
+        self.life = GatewayRuntime(config, self._telemetry, self._core_changed)
         self.address = ""
         self.metrics_port: int | None = None
         self.opened = asyncio.Event()

@@ -9,7 +9,7 @@ from roost import wire, wire_steps
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceServicer
 from roost_gateway.core.caller import Caller
-from roost_gateway.core.life import GatewayLife
+from roost_gateway.core.life import GatewayRuntime
 from roost_gateway.front.credentials import Authenticator
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -18,7 +18,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class SessionService(SessionServiceServicer):
     """The public service. Errors are raised; `CallInterceptor` turns them into statuses."""
 
-    def __init__(self, life: GatewayLife, authenticator: Authenticator) -> None:
+    def __init__(self, life: GatewayRuntime, authenticator: Authenticator) -> None:
         self._life = life
         self._authenticator = authenticator
 

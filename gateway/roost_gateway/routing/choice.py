@@ -8,7 +8,7 @@
   rebuilding elsewhere, and a session whose KV was dropped has nothing to leave.
 - `load(w)`, at most LOAD_SECONDS: shares of KV reserved and of running slots in use, so that equal workers fill evenly.
 
-Few workers are compared: those that have something of the session cached, and the best of all others (`Tier`), which
+Few workers are compared: those that have something of the session cached, and the best of all others (`Room`), which
 `worker_index` finds. No step waits for a full worker that has nothing of its session while another worker has room.
 
 Ties go to the worker that committed the session's last step, then to the next worker on a ring of hashes, from the
@@ -108,14 +108,14 @@ class Choice:
     @property
     def may_be_granted(self) -> bool:
         """Whether the ledger has room for the step, at least among those that wait at the worker."""
-        return in_tier(Tier.QUEUE, standing(self.worker), self.tokens)
+        return offers(Room.QUEUE, standing(self.worker), self.tokens)
 
 
-class Tier(IntEnum):
-    """What a worker can do for a step that has nothing cached there. The best worker of the first tier that is not
+class Room(IntEnum):
+    """What a worker can do for a step that has nothing cached there. The best worker of the first value that is not
     empty is compared with the workers that have something cached."""
 
-    ROOM = 0
+    NOW = 0
     """Runs the step at once."""
     QUEUE = 1
     """Accepts the step, and runs it when another step ends."""
@@ -136,8 +136,8 @@ class Standing:
     fits: int
     """Most tokens that it has room for; `ANY_TOKENS` when it is empty, since it then accepts a step of any size."""
 
-    def cost(self, tier: Tier) -> int:
-        return self.load if tier is Tier.ROOM else self.soon
+    def cost(self, room: Room) -> int:
+        return self.load if room is Room.NOW else self.soon
 
 
 def standing(worker: WorkerState) -> Standing:
@@ -166,9 +166,9 @@ def eligible(need: StepNeed, worker: WorkerState, excluded: AbstractSet[str]) ->
     )
 
 
-def other_order(need: StepNeed, tier: Tier, place: Standing, worker_id: str) -> tuple[int, int]:
-    """Sort key of the workers of a tier, without regard to what they have cached."""
-    return _compute_ticks(need.tokens, place.rate_class) + place.cost(tier), ring_distance(need.session_id, worker_id)
+def other_order(need: StepNeed, room: Room, place: Standing, worker_id: str) -> tuple[int, int]:
+    """Sort key of the workers with such room, without regard to what they have cached."""
+    return _compute_ticks(need.tokens, place.rate_class) + place.cost(room), ring_distance(need.session_id, worker_id)
 
 
 def ring_distance(session_id: str, worker_id: str) -> int:
@@ -181,11 +181,11 @@ def ring_place(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
-def in_tier(tier: Tier, place: Standing, tokens: int) -> bool:
-    """Whether a worker can do what the tier says for a step of `tokens`."""
-    if tier is Tier.FULL:
+def offers(room: Room, place: Standing, tokens: int) -> bool:
+    """Whether a worker offers such room for a step of `tokens`."""
+    if room is Room.FULL:
         return True
-    return place.fits >= tokens and (place.runs if tier is Tier.ROOM else place.queues)
+    return place.fits >= tokens and (place.runs if room is Room.NOW else place.queues)
 
 
 def _weigh(need: StepNeed, worker: WorkerState) -> Choice:

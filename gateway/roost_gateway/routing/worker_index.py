@@ -13,9 +13,9 @@ from heapq import heappop, heappush
 
 from roost_gateway.routing.choice import (
     Choice,
+    Room,
     Standing,
     StepNeed,
-    Tier,
     WorkerState,
     cheapest,
     eligible,
@@ -26,7 +26,7 @@ from roost_gateway.routing.choice import (
 )
 
 _NONE = 2**62
-"""Cost of a leaf without a worker, or of one that is not in the tier."""
+"""Cost of a leaf without a worker, or of one without such room."""
 _REBUILD_PART = 16
 """When more than one in this many workers has changed, to rebuild the trees costs less than to change them."""
 
@@ -87,13 +87,13 @@ class WorkerIndex:
     def _best_other(self, need: StepNeed, excluded: AbstractSet[str]) -> str | None:
         revision = need.model_revision
         groups = [group for key, group in self._groups.items() if revision in ("", key[0])]
-        for tier in Tier:
+        for room in Room:
             best: tuple[tuple[int, int], str] | None = None
             for group in groups:
-                name, looked_at = group.best(tier, need, excluded)
+                name, looked_at = group.best(room, need, excluded)
                 self.evaluations += looked_at
                 if name is not None:
-                    ranked = other_order(need, tier, group.standings[name], name), name
+                    ranked = other_order(need, room, group.standings[name], name), name
                     best = ranked if best is None else min(best, ranked)
             if best is not None:
                 return best[1]
@@ -139,7 +139,7 @@ class _Group:
         self._width = 1
         while self._width < len(self._names):
             self._width *= 2
-        self._trees = {tier: _Tree(self._width) for tier in Tier}
+        self._trees = {room: _Tree(self._width) for room in Room}
         for name, place in standings.items():
             self._set(name, place)
         for tree in self._trees.values():
@@ -151,19 +151,19 @@ class _Group:
         for tree in self._trees.values():
             tree.changed(self._leaf[name])
 
-    def best(self, tier: Tier, need: StepNeed, excluded: AbstractSet[str]) -> tuple[str | None, int]:
-        """The best worker of the tier, and how much was looked at."""
+    def best(self, room: Room, need: StepNeed, excluded: AbstractSet[str]) -> tuple[str | None, int]:
+        """The best worker with such room, and how much was looked at."""
         start = bisect_left(self._places, ring_place(need.session_id))
         skip = {self._leaf[name] for name in excluded if name in self._leaf}
-        tokens = 0 if tier is Tier.FULL else need.tokens
-        leaf, looked_at = self._trees[tier].least(tokens, start % self._width, skip)
+        tokens = 0 if room is Room.FULL else need.tokens
+        leaf, looked_at = self._trees[room].least(tokens, start % self._width, skip)
         return (None if leaf is None else self._names[leaf]), looked_at
 
     def _set(self, name: str, place: Standing) -> None:
         leaf = self._leaf[name]
-        self._trees[Tier.ROOM].set(leaf, place.load if place.runs else _NONE, place.fits)
-        self._trees[Tier.QUEUE].set(leaf, place.soon if place.queues else _NONE, place.fits)
-        self._trees[Tier.FULL].set(leaf, place.soon, 0)
+        self._trees[Room.NOW].set(leaf, place.load if place.runs else _NONE, place.fits)
+        self._trees[Room.QUEUE].set(leaf, place.soon if place.queues else _NONE, place.fits)
+        self._trees[Room.FULL].set(leaf, place.soon, 0)
 
 
 class _Tree:

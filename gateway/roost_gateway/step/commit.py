@@ -24,7 +24,7 @@ from roost.store.values import (
 from roost.store.views import committed as committed_event
 from roost_gateway.errors import STORE_RETRY_SECONDS
 from roost_gateway.step.attempt import StepAttempt
-from roost_gateway.step.output import Finish, Outbox, StepOutput
+from roost_gateway.step.output import Outbox, StepOutcome, StepOutput
 
 COMMIT_PATIENCE_SECONDS = 30.0
 """How long after the step's deadline a commit is still tried while the store is away."""
@@ -115,7 +115,7 @@ def _reconstructed(log_tokens: int, cached_tokens: int) -> int:
     return max(0, log_tokens - 1 - cached_tokens)
 
 
-def _output_record(output: StepOutput, finish: Finish) -> dict[str, object]:
+def _output_record(output: StepOutput, finish: StepOutcome) -> dict[str, object]:
     """The generated message. `attempts` are those whose output it is: a client that has some of it needs only the
     rest."""
     return {

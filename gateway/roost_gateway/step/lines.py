@@ -13,7 +13,7 @@ from roost_gateway.step.attempt import StepAttempt
 
 
 @dataclass(slots=True, eq=False)
-class Waiter:
+class PlacementWaiter:
     """An attempt that waits; `worker` resolves to the worker at which its tokens were reserved."""
 
     attempt: StepAttempt
@@ -35,10 +35,10 @@ class Line:
     def __init__(self, name: str) -> None:
         self.name = name
         self.lock = asyncio.Lock()
-        self.waiters: dict[Ticket, Waiter] = {}
-        self.entered: list[Waiter] = []
+        self.waiters: dict[Ticket, PlacementWaiter] = {}
+        self.entered: list[PlacementWaiter] = []
         """Attempts that Begin may have put among the store's waiters since the line was last pumped."""
-        self.first: Waiter | None = None
+        self.first: PlacementWaiter | None = None
         """The attempt that waits in the store."""
         self.pump: asyncio.Task[None] | None = None
         self.again = False
@@ -57,7 +57,7 @@ class PoolQueue:
     def line(self, name: str) -> Line:
         return self.lines.setdefault(name, Line(name))
 
-    def enter(self, attempt: StepAttempt, line: Line) -> Waiter:
+    def enter(self, attempt: StepAttempt, line: Line) -> PlacementWaiter:
         """Adds an attempt to a line. Raises Refused: QUEUE_FULL."""
         call = attempt.call
         ticket = Ticket(call.tenant, attempt.priority, attempt.continuation, time.monotonic(), call.deadline, line.name)
@@ -69,11 +69,11 @@ class PoolQueue:
                 f"{full}; come back later, or raise admission.queueLimit",
                 retry_seconds=full.retry_seconds,
             ) from None
-        waiter = line.waiters[ticket] = Waiter(attempt, ticket)
+        waiter = line.waiters[ticket] = PlacementWaiter(attempt, ticket)
         if attempt.registered:
             line.entered.append(waiter)
         return waiter
 
-    def leave(self, line: Line, waiter: Waiter) -> None:
+    def leave(self, line: Line, waiter: PlacementWaiter) -> None:
         self.queue.remove(waiter.ticket)
         line.waiters.pop(waiter.ticket, None)

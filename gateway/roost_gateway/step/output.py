@@ -26,7 +26,7 @@ class OutputGapError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
+class StepOutcome:
     """What a worker says of an output that is complete."""
 
     reason: FinishReason | None
@@ -69,7 +69,7 @@ class StepOutput:
         self.logprobs: list[TokenLogprobs] = []
         self.accepted = False
         """Whether a worker has rendered the prompt."""
-        self.finished: Finish | None = None
+        self.finished: StepOutcome | None = None
         """None until it is complete."""
         has_some = received is not None and (received.tokens > 0 or received.text_bytes > 0)
         self.client_attempt = received.attempt if received is not None and has_some else None
@@ -116,7 +116,7 @@ class StepOutput:
         self.client_attempt = None
         return lost
 
-    def finish(self, finish: Finish) -> None:
+    def finish(self, finish: StepOutcome) -> None:
         """Takes the end of the output, with text that the worker held back. Raises OutputGapError when more is
         missing."""
         text, whole = bytes(self.text), finish.text.encode()

@@ -25,7 +25,7 @@ from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import Choice, WorkerState
 from roost_gateway.routing.revisions import serves_revision, turned_away, wrong_revision
 from roost_gateway.step.attempt import StepAttempt
-from roost_gateway.step.lines import Line, PoolQueue, Waiter
+from roost_gateway.step.lines import Line, PlacementWaiter, PoolQueue
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +82,9 @@ class Placement:
                 worker = None if line.waiters else await self._place_now(attempt)
                 if worker is not None:
                     return worker
-                turned = self._turned_away(attempt)
-                if turned is not None:
-                    raise turned
+                refusal = self._turned_away(attempt)
+                if refusal is not None:
+                    raise refusal
                 waiter = waiting.enter(attempt, line)
             attempt.outbox.put(Queued(waiting.queue.ahead(waiter.ticket, time.monotonic())))
             return await self._wait(waiting, line, waiter)
@@ -150,7 +150,7 @@ class Placement:
             self._workers.note_reserved(attempt.pool.pool, worker_id, choice.tokens)
         return granted
 
-    async def _wait(self, waiting: PoolQueue, line: Line, waiter: Waiter) -> WorkerState:
+    async def _wait(self, waiting: PoolQueue, line: Line, waiter: PlacementWaiter) -> WorkerState:
         if waiting.listener is None:
             waiting.listener = asyncio.create_task(self._hear(waiting.pool), name=f"wakes of {waiting.pool}")
         self._kick_line(waiting, line)
@@ -185,9 +185,9 @@ class Placement:
 
     def _timeout(self, attempt: StepAttempt, retry_seconds: float) -> Refused:
         pool, revision = attempt.pool, attempt.need.model_revision
-        turned, workers = self._turned_away(attempt), self._workers.states(pool.pool)
-        if turned is not None:
-            return turned
+        refusal, workers = self._turned_away(attempt), self._workers.states(pool.pool)
+        if refusal is not None:
+            return refusal
         if workers and not pool.migrates and not serves_revision(revision, workers):
             return wrong_revision(revision)
         if self._choose(attempt) is None:
@@ -217,13 +217,13 @@ class Placement:
 
     def _turn_away(self, waiting: PoolQueue, line: Line) -> None:
         """Refuses the attempts of a line whose revision will not be served again."""
-        some = next(iter(line.waiters.values()), None)
-        turned = None if some is None else self._turned_away(some.attempt)
-        if turned is None:
+        any_waiter = next(iter(line.waiters.values()), None)
+        refusal = None if any_waiter is None else self._turned_away(any_waiter.attempt)
+        if refusal is None:
             return
         for waiter in list(line.waiters.values()):
             waiting.leave(line, waiter)
-            waiter.refuse(turned)
+            waiter.refuse(refusal)
 
     async def _admit_first(self, waiting: PoolQueue, line: Line) -> bool:
         """Serves the first attempt that some worker may serve; no other overtakes it while it waits for room. Returns
@@ -245,7 +245,7 @@ class Placement:
         waiter.admit(worker)
         return True
 
-    async def _withdraw_others(self, line: Line, first: Waiter | None) -> None:
+    async def _withdraw_others(self, line: Line, first: PlacementWaiter | None) -> None:
         """Withdraws all but the first attempt of the line from the store's waiters, since only the first asks for
         room."""
         if line.first is not None:
@@ -259,7 +259,7 @@ class Placement:
             line.entered.pop()  # not before: while the store does not answer, the next pump tries again
         line.first = first
 
-    def _first(self, waiting: PoolQueue, line: Line) -> Waiter | None:
+    def _first(self, waiting: PoolQueue, line: Line) -> PlacementWaiter | None:
         """The first attempt of the line that some worker may serve, or None. Attempts that avoid every worker of their
         revision let others go first."""
         while True:

@@ -26,7 +26,7 @@ from roost_gateway.fleet.worker_client import WorkerClients
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.step import worker_requests
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
-from roost_gateway.step.output import Finish, OutputGapError, RenderedStep
+from roost_gateway.step.output import OutputGapError, RenderedStep, StepOutcome
 
 log = logging.getLogger(__name__)
 
@@ -198,8 +198,8 @@ def _observe(reader: "asyncio.Task[None]") -> None:
         reader.exception()
 
 
-def _finish(wire: worker_pb.Finished) -> Finish:
-    return Finish(
+def _finish(wire: worker_pb.Finished) -> StepOutcome:
+    return StepOutcome(
         reason=enum_member(FinishReason, pb.FinishReason, "FINISH_REASON", wire.finish_reason),
         text=wire.text,
         content=wire.content,

@@ -50,7 +50,7 @@ class Log:
 
 
 @dataclass(slots=True)
-class Committed:
+class CommittedStep:
     """Where the entry of a committed step is, and which attempt committed it."""
 
     generation: int
@@ -66,7 +66,7 @@ class MemorySession:
     ttl_ms: int
     logs: list[Log] = field(default_factory=lambda: [Log()])
     """One for each generation."""
-    steps: dict[str, Committed] = field(default_factory=dict)
+    steps: dict[str, CommittedStep] = field(default_factory=dict)
     attempt: Work | None = None
 
     def describe(self, now: int) -> Descriptor:
@@ -125,7 +125,7 @@ class MemorySession:
         """Whether a pool whose sessions migrate to `revision` gives this session a new log; '': they do not migrate."""
         return bool(revision and self.record.steps) and self.record.model_revision not in ("", revision)
 
-    def already(self, step: Committed, now: int) -> AlreadyCommitted:
+    def already(self, step: CommittedStep, now: int) -> AlreadyCommitted:
         log = self.log(step.generation)
         entry = log.entries[step.index]
         end = entry.head.length * ID_BYTES
@@ -139,7 +139,7 @@ class MemorySession:
         entry = replace(request.entry, index=record.steps, commit_ms=now)
         self.logs[-1].entries.append(entry)
         self.logs[-1].ids += request.packed_ids
-        self.steps[entry.step_id] = Committed(record.generation, entry.index, work.digest, work.ref.nonce)
+        self.steps[entry.step_id] = CommittedStep(record.generation, entry.index, work.digest, work.ref.nonce)
         self.ttl_ms = request.ttl_ms
         self.change(
             head=entry.head,

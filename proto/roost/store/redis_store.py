@@ -27,6 +27,7 @@ from roost.store.arguments import (
 )
 from roost.store.grace import GRACE_SECONDS, Grace
 from roost.store.keys import POOLS, PoolKeys
+from roost.store.known_keys import KnownKeys
 from roost.store.ledger import WorkerReader, read_residency, read_worker
 from roost.store.link import RedisLink
 from roost.store.records import (
@@ -48,7 +49,6 @@ from roost.store.records import (
 from roost.store.refusals import refused
 from roost.store.rules import AGING_MS, ID_BYTES, RESIDENCY_DELAY_MS
 from roost.store.scripts import Arg, Call
-from roost.store.session_memory import SessionMemory
 from roost.store.wakes import Wakes
 
 WATERMARK = 0.9
@@ -92,7 +92,7 @@ class RedisStore:
         self._watermark = watermark
         self._workers = WorkerReader(link)
         self._wakes = Wakes(link.client.pubsub)
-        self._memory = SessionMemory()
+        self._known_keys = KnownKeys()
         self._run_id = ""
 
     @property
@@ -169,7 +169,7 @@ class RedisStore:
         args = begin_args(request, self._aging_ms, RESIDENCY_DELAY_MS)
 
         def call() -> Call:
-            hosts = self._memory.hosts(request.session_id, self._workers.known(keys.pool))
+            hosts = self._known_keys.hosts(request.session_id, self._workers.known(keys.pool))
             published = [key for host in hosts for key in (keys.lease(host), keys.residency(host))]
             return Call({"workers": keys.workers}, args, published, hosts, least_grace_ms=1 if request.grace else 0)
 
@@ -178,7 +178,7 @@ class RedisStore:
         fields = codec.pairs(flat)
         descriptor = codec.decode_descriptor(request.session_id, fields, now)
         if descriptor.owner:
-            self._memory.learn_host(request.session_id, descriptor.owner)
+            self._known_keys.learn_host(request.session_id, descriptor.owner)
         if reply[0] == b"committed":
             return await self._committed(descriptor, generation=reply[2], index=reply[3])
         assert descriptor.attempt is not None  # the script has just taken it
@@ -206,7 +206,7 @@ class RedisStore:
         reply = await self._link.script("reserve", reserve_call(reservation, self._aging_ms))
         granted = bool(accepted(reply)[0] == b"reserved")
         if granted:
-            self._memory.learn_host(reservation.session_id, reservation.worker_id)
+            self._known_keys.learn_host(reservation.session_id, reservation.worker_id)
         return granted
 
     async def release(self, reservation: Reservation) -> None:
@@ -221,12 +221,12 @@ class RedisStore:
         keys, args, steps = pool_keys(request.session_id), migrate_args(request), migrated_steps(request)
 
         def call() -> Call:
-            new = self._memory.generations(request.session_id) + 1
+            new = self._known_keys.generations(request.session_id) + 1
             renewed = [keys.log(request.session_id, new), keys.ids(request.session_id, new)]
             return Call(args=args, more_keys=renewed, more_args=steps)
 
         descriptor = described(request.session_id, await self._call("migrate", request.session_id, call))
-        self._memory.learn_generations(request.session_id, descriptor.generation)
+        self._known_keys.learn_generations(request.session_id, descriptor.generation)
         return descriptor
 
     async def abort(self, session_id: str, ref: AttemptRef) -> None:
@@ -242,7 +242,7 @@ class RedisStore:
         for _ in range(_ANSWERS_LEARNED):
             touched, args = list[str](), list[Arg]()
             for item in items:
-                generations = self._memory.generations(item.session_id)
+                generations = self._known_keys.generations(item.session_id)
                 touched += session_keys(keys, item.session_id, generations)
                 args += [item.ref.epoch, item.ref.nonce.hex(), generations]
             named = {"reservations": keys.reservations, "waiters": keys.waiters, "lines": keys.lines}
@@ -251,7 +251,7 @@ class RedisStore:
             if not wrong:
                 return [answer == 1 for answer in reply]
             for session_id, generations in wrong:
-                self._memory.learn_generations(session_id, generations)
+                self._known_keys.learn_generations(session_id, generations)
         raise AssertionError("sessions change their generations during live attempts")
 
     async def hold(
@@ -312,7 +312,7 @@ class RedisStore:
         The session's keys go before those that `call` has without a name."""
         keys = pool_keys(session_id)
         for _ in range(_ANSWERS_LEARNED):
-            generations, own = self._memory.generations(session_id), call()
+            generations, own = self._known_keys.generations(session_id), call()
             whole = replace(
                 own,
                 keys={**claim_keys(keys), **own.keys},
@@ -322,9 +322,9 @@ class RedisStore:
             reply = await self._link.script(name, whole)
             if reply[0] != b"again":
                 return accepted(reply)
-            self._memory.learn_generations(session_id, reply[1])
+            self._known_keys.learn_generations(session_id, reply[1])
             if reply[2]:
-                self._memory.learn_host(session_id, reply[2].decode())
+                self._known_keys.learn_host(session_id, reply[2].decode())
         raise AssertionError(f"script {name} of {session_id} learns nothing")
 
 

@@ -8,9 +8,9 @@ import pytest
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store.keys import PoolKeys
+from roost.store.known_keys import FEW_WORKERS
 from roost.store.records import Began, RenewItem
 from roost.store.rules import RESIDENCY_DELAY_MS
-from roost.store.session_memory import FEW_WORKERS
 from store_driver import (
     LONG_MS,
     POOL,

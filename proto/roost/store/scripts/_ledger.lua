@@ -17,8 +17,8 @@ local function sums_hold(key)
 end
 
 local function sums_of(key, worker)
-  local held, count = string.match(redis.call('HGET', key, '=' .. worker) or '', '^(%d+):(%d+)$')
-  return tonumber(held) or 0, tonumber(count) or 0
+  local reserved, count = string.match(redis.call('HGET', key, '=' .. worker) or '', '^(%d+):(%d+)$')
+  return tonumber(reserved) or 0, tonumber(count) or 0
 end
 
 -- Marks the sums as fitting, or removes the mark when there are no members.
@@ -37,9 +37,9 @@ local function add_up(key, worker, tokens, count, fit, earliest)
     redis.call('HDEL', key, '=')
     return
   end
-  local held, held_count = sums_of(key, worker)
-  if held_count + count > 0 then
-    redis.call('HSET', key, '=' .. worker, text(held + tokens) .. ':' .. text(held_count + count))
+  local reserved, reserved_count = sums_of(key, worker)
+  if reserved_count + count > 0 then
+    redis.call('HSET', key, '=' .. worker, text(reserved + tokens) .. ':' .. text(reserved_count + count))
   else
     redis.call('HDEL', key, '=' .. worker)
   end
@@ -79,14 +79,14 @@ local function read_ledger(key, now, grace_ms)
   if fit and (earliest > now or grace_ms > 0) then
     return {key = key}
   end
-  local ledger = {key = key, tokens = {}, held = {}, count = {}, over = {}, earliest = math.huge}
+  local ledger = {key = key, tokens = {}, reserved = {}, count = {}, over = {}, earliest = math.huge}
   local flat = redis.call('HGETALL', key)
   for i = 1, #flat, 2 do
     local worker = string.match(flat[i], '^([^=].*)|')
     local tokens, expiry = string.match(flat[i + 1], '^(%d+):(%d+)$')
     if worker and tokens and (tonumber(expiry) > now or grace_ms > 0) then
       ledger.tokens[flat[i]] = tonumber(tokens)
-      ledger.held[worker] = (ledger.held[worker] or 0) + tonumber(tokens)
+      ledger.reserved[worker] = (ledger.reserved[worker] or 0) + tonumber(tokens)
       ledger.count[worker] = (ledger.count[worker] or 0) + 1
       ledger.earliest = math.min(ledger.earliest, tonumber(expiry))
     else
@@ -105,9 +105,9 @@ local function tokens_of(ledger, member)
 end
 
 -- Tokens and attempts at a worker.
-local function held_at(ledger, worker)
-  if ledger.held then
-    return ledger.held[worker] or 0, ledger.count[worker] or 0
+local function reserved_at(ledger, worker)
+  if ledger.reserved then
+    return ledger.reserved[worker] or 0, ledger.count[worker] or 0
   end
   return sums_of(ledger.key, worker)
 end
@@ -122,8 +122,8 @@ end
 local function settle(ledger)
   if ledger.over then
     purge(ledger.key, ledger.over)
-    for worker, held in pairs(ledger.held) do
-      redis.call('HSET', ledger.key, '=' .. worker, text(held) .. ':' .. text(ledger.count[worker]))
+    for worker, reserved in pairs(ledger.reserved) do
+      redis.call('HSET', ledger.key, '=' .. worker, text(reserved) .. ':' .. text(ledger.count[worker]))
     end
     seal_sums(ledger.key, ledger.earliest)
   end
@@ -136,7 +136,7 @@ local function has_room(ledger, lease, worker, tokens, member)
     return false
   end
   local mine = tokens_of(ledger, member)
-  local held, count = held_at(ledger, worker)
-  held, count = held - (mine or 0), count - (mine and 1 or 0)
-  return held + tokens <= (tonumber(lease.capacity_tokens) or 0) and count < 2 * (tonumber(lease.max_running) or 0)
+  local reserved, count = reserved_at(ledger, worker)
+  reserved, count = reserved - (mine or 0), count - (mine and 1 or 0)
+  return reserved + tokens <= (tonumber(lease.capacity_tokens) or 0) and count < 2 * (tonumber(lease.max_running) or 0)
 end

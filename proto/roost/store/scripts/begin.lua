@@ -47,8 +47,8 @@ end
 local former = d['attempt:nonce']
 local former_member = d['attempt:worker'] .. '|' .. former
 if retry and former == nonce then -- the script was sent again, because its reply was lost
-  local held = redis.call('HEXISTS', keys.reservations, former_member) == 1
-  return {'began', now, held and d['attempt:worker'] or '', cached, redis.call('HGETALL', session.descriptor)}
+  local reserved = redis.call('HEXISTS', keys.reservations, former_member) == 1
+  return {'began', now, reserved and d['attempt:worker'] or '', cached, redis.call('HGETALL', session.descriptor)}
 end
 
 if d.state == 'closed' then

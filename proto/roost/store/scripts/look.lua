@@ -7,7 +7,7 @@
 local now, worker = now_ms(), args.worker
 local left = (tonumber(redis.call('ZSCORE', keys.workers, worker)) or 0) - now
 local document = left > 0 and redis.call('GET', keys.lease) or ''
-local tokens, attempts = held_at(read_ledger(keys.reservations, now, args.grace_ms), worker)
+local tokens, attempts = reserved_at(read_ledger(keys.reservations, now, args.grace_ms), worker)
 local d, cached = read_fields(keys.descriptor), 0
 if d then
   cached = cached_at(keys.workers, worker, keys.residency, args.session_id, d, now, args.residency_delay_ms)

@@ -19,7 +19,7 @@ local live = redis.call('ZRANGEBYSCORE', keys.workers, '(' .. text(now), '+inf',
 for i = 1, #live, 2 do
   local worker = live[i]
   local document = lease_of[worker] and (redis.call('GET', lease_of[worker]) or '') or '?'
-  local tokens, attempts = held_at(ledger, worker)
+  local tokens, attempts = reserved_at(ledger, worker)
   table.insert(reply, {worker, tonumber(live[i + 1]) - now, document, tokens, attempts})
 end
 return reply

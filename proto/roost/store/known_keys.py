@@ -11,7 +11,7 @@ FEW_WORKERS = 16
 _HOSTS_REMEMBERED = 2
 
 
-class SessionMemory:
+class KnownKeys:
     """Of the sessions used last: how many generations they have, and which workers their next Begin may ask for."""
 
     def __init__(self, most: int = SESSIONS_REMEMBERED) -> None:
