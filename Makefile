@@ -81,12 +81,12 @@ binaries: venv ## Build the Kubernetes that e2e runs: API server, kubelet, KubeR
 bench: venv ## Benchmarks; the last line of each is JSON (see tests/benchmarks)
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
-generate: venv ## Write generated code anew
+generate: venv ## Regenerate code
 	$(GENERATE)
 	$(BIN)/python -m roost_operator.api.crd
 	$(BIN)/python charts/generate.py
 
-lock: ## Write requirements.lock anew
+lock: ## Regenerate requirements.lock
 	$(PYTHON) -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
 		--extra local --group dev --output-file requirements.lock pyproject.toml
 

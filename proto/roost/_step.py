@@ -27,7 +27,7 @@ from roost.errors import (
 
 
 class OnEnd(Protocol):
-    """Called when a step ends. `left`: it may still run at a gateway that does not know of its end."""
+    """Called when a step ends. `left`: the caller left early, and a gateway may still be running the step."""
 
     def __call__(self, *, left: bool) -> None: ...
 

@@ -44,7 +44,7 @@ def enum_member(kind: type[_E], wrapper: Any, prefix: str, number: int) -> _E | 
 
 
 def _selected(kind: type[_E], wrapper: Any, prefix: str, number: int) -> str:
-    """A filter's text: empty when unspecified; for an unknown number a text that no member has."""
+    """A filter as text: empty for no filter; an unknown number becomes a text that matches nothing."""
     return (enum_member(kind, wrapper, prefix, number) or str(number)) if number else ""
 
 

@@ -1,4 +1,4 @@
-"""What is known of a session before its record is read."""
+"""A cache of facts about sessions, which spares a step the read of the session's record."""
 
 from dataclasses import replace
 

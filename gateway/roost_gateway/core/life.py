@@ -1,5 +1,4 @@
-"""One gateway's life behind its doors: reach the store, know the workers, keep attempts alive, and end all of it in
-order."""
+"""Starts and stops what a gateway needs: store, fleet, steps."""
 
 import asyncio
 import contextlib
@@ -28,7 +27,7 @@ FINISH_SECONDS = 3.0
 class GatewayRuntime:
     """Makes a Gateway and all that it needs. `open`, perhaps `cut_off`, then `aclose`.
 
-    Every door of the process (gRPC, and others to come) serves the same `gateway`.
+    Every front of the process (gRPC, and others to come) serves the same `gateway`.
     """
 
     def __init__(self, config: GatewayConfig, telemetry: Telemetry, on_change: Callable[[], None]) -> None:

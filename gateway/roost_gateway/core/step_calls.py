@@ -1,4 +1,4 @@
-"""The events of a step for its caller: how long the caller waits for them, and how it hears of a gateway that stops."""
+"""Runs a step for its caller: the time limit, the pace of deltas, and the refusal when the gateway stops."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator

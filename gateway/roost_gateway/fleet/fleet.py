@@ -20,7 +20,7 @@ class Fleet:
     """Pools, their workers, and the channels to these."""
 
     def __init__(self, store: SessionStore, pools: Sequence[str], secrets: Mapping[str, str]) -> None:
-        """`pools` are served, or, when there are none, every pool that the store knows; `secrets` are theirs."""
+        """`pools` are the pools to serve; empty means all in the store. `secrets` maps pools to secrets."""
         self._store = store
         self.pools = Pools(store, pools)
         self.workers = Workers(store)

@@ -9,14 +9,14 @@ WAIT_SECONDS = LEASE_TTL_SECONDS
 
 
 class WorkerGrace:
-    """The first part of the store's own time of grace, in which no lease expires."""
+    """The first part of the store's own grace period, in which no lease expires."""
 
     def __init__(self, store: SessionStore) -> None:
         self._store = store
 
     @property
     def left_seconds(self) -> float:
-        """All of it while the store is away."""
+        """The full period while the store is away."""
         return max(0.0, self._store.grace_seconds - (GRACE_SECONDS - WAIT_SECONDS))
 
     def __bool__(self) -> bool:

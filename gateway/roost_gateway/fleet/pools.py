@@ -44,7 +44,10 @@ class Pools:
         return await self.get(name)
 
     async def read_all(self) -> set[str]:
-        """Reads every document, and forgets pools that are gone. Returns their names. Raises StoreUnavailableError."""
+        """Reads every document and forgets pools that are gone. Returns the names of those that are gone.
+
+        Raises StoreUnavailableError.
+        """
         names = self._configured or await self._store.pools()
         await asyncio.gather(*(self._read(name) for name in names))
         gone = set(self._documents) - set(names)

@@ -48,7 +48,7 @@ class Workers:
         return [worker for worker in self._indexes[pool].states.values() if worker.start not in broken]
 
     def get(self, pool: str, worker_id: str) -> WorkerState | None:
-        """The worker if it lives, as far as is known, or None."""
+        """The live worker, or None if it is unknown or marked broken."""
         worker = self._indexes[pool].states.get(worker_id)
         return None if worker is None or worker.start in self._broken_now() else worker
 

@@ -1,4 +1,4 @@
-"""The gRPC door: session service, health, reflection."""
+"""The gRPC front: session service, health, reflection."""
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc

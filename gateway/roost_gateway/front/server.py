@@ -1,4 +1,4 @@
-"""A gateway process: its core, the doors that serve it, metrics, and the order of start and stop."""
+"""A gateway process: its core, the fronts that serve it, metrics, and the order of start and stop."""
 
 import asyncio
 import contextlib

@@ -20,8 +20,8 @@ from roost_gateway.step.output import Outbox, StepOutput
 BUSY_SECONDS = 1.0
 """How long a step avoids a worker that had no room for it."""
 MAX_FAULTS = 3
-"""Workers that may fail on a step, or be lost while they work on it, before the step is taken to be at fault: one that
-kills its worker must not kill them all."""
+"""After so many workers have failed or been lost on a step, it is refused with INTERNAL, so that it cannot kill every
+worker."""
 
 
 class Failure(StrEnum):
@@ -144,7 +144,7 @@ class StepAttempt:
     # Migration before the step
 
     def migrates_to(self, pool: PoolDocument) -> None:
-        """Makes it need a worker of the active revision of `pool`, which is its pool as read just now."""
+        """Requires a worker of `pool`'s active revision. `pool` is the document read just now."""
         self.call = replace(self.call, pool=pool)
         self.need = self._need(pool.active_revision)
 

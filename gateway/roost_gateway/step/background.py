@@ -1,4 +1,4 @@
-"""Work that outlives its call: what is owed to worker and store when a client leaves."""
+"""Tasks that outlive a call, such as the abort and the cancel after a client has left."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""One Step call, checked, and what follows from it: its class, its limits, and what Begin is asked."""
+"""A checked Step call: its priority class, its limits and its Begin request."""
 
 import secrets
 import time

@@ -54,8 +54,8 @@ class RenderedStep:
 class StepOutput:
     """Ids and text in order, and the cursor of what was sent.
 
-    Deltas to the client are slices from the cursor to the end: contiguous by construction, and as many engine steps
-    in one event as arrived while the last one was being written.
+    Deltas to the client are slices from the cursor to the end: contiguous by construction, and as many iterations in
+    one event as arrived while the last one was being written.
     """
 
     def __init__(self, attempt: AttemptRef, received: Cursor | None = None) -> None:
@@ -84,7 +84,7 @@ class StepOutput:
             self.accepted = True
 
     def resumed(self, orphan: AttemptRef) -> bool:
-        """Takes this for the output of an earlier attempt. Returns whether the client knows no other."""
+        """Continues the output of `orphan`. Returns False when the client has output of another attempt."""
         self.lineage = [orphan, self.attempt]
         known = self.client_attempt in (None, orphan)
         self.client_attempt = None

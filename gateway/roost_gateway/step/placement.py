@@ -114,7 +114,7 @@ class Placement:
             return await self._try(attempt)
         except StoreUnavailableError:
             if attempt.has_begun:
-                return None  # its output would be lost: it waits for the store
+                return None  # refusing it would lose its output, so it waits for the store
             raise
 
     async def _try(self, attempt: StepAttempt) -> WorkerState | None:
@@ -136,7 +136,7 @@ class Placement:
         return second.worker if await self._reserve(attempt, second) else None
 
     def _is_known_to_wait(self, attempt: StepAttempt, choice: Choice) -> bool:
-        """Whether it need not ask: it has its place among the store's waiters, and no worker has room for it."""
+        """Whether asking the store again is pointless: the attempt waits there already, and no worker has room."""
         return attempt.registered and not choice.may_be_granted and attempt.asked_within(ASK_AGAIN_SECONDS)
 
     def _choose(self, attempt: StepAttempt) -> Choice | None:
@@ -174,8 +174,8 @@ class Placement:
         return min(left, max(unheard, attempt.pool.queue_timeout_seconds))
 
     def _turned_away(self, attempt: StepAttempt) -> Refused | None:
-        """Why no worker will ever serve the attempt, or None. The pool is taken as it is now, since it may have changed
-        after the call came."""
+        """The refusal of an attempt that no worker will ever serve, or None. Uses the current pool document, which may
+        be newer than the call's."""
         if self._workers.grace:
             return None  # a worker of the revision may not have published itself yet
         pool = self._pools.known(attempt.pool.pool) or attempt.pool

@@ -161,8 +161,7 @@ class Relay:
         return await self._fresh()
 
     def _reconnected(self, dispatch: Dispatch) -> Dispatch | None:
-        """Where to ask for the rest of the output once after a stream broke, since its worker may live; None when it
-        does not, or was asked before."""
+        """Where to resume once after a broken stream; None when the worker is gone or was asked before."""
         attempt, worker = self._attempt, dispatch.worker
         resume = attempt.ref if attempt.output.accepted else dispatch.resume
         known = self._workers.get(attempt.pool.pool, worker.worker_id)

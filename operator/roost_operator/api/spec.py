@@ -115,7 +115,7 @@ class EngineSpec(Fields):
 
     max_running: int = Field(default=32, ge=1, le=4096, description="Most steps that a worker computes at once.")
     max_batch_tokens: int = Field(
-        default=256, ge=1, le=1_048_576, description="Most tokens in one engine step; at least maxRunning."
+        default=256, ge=1, le=1_048_576, description="Most tokens in one batch; at least maxRunning."
     )
 
     @model_validator(mode="after")

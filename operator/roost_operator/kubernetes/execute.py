@@ -19,7 +19,7 @@ from roost_operator.plan.status import Event
 LOG = logging.getLogger(__name__)
 _REFUSALS = (400, 403, 422)
 _UNTYPED = "failed to create typed patch object"
-"""How the answer to an apply of a field that the kind does not have begins; its status is 500."""
+"""Prefix of the API server's error (status 500) for an apply with an unknown field."""
 
 
 class ChildRefusedError(ApiError):

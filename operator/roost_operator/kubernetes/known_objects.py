@@ -32,7 +32,7 @@ class KnownObjects:
     """
 
     def __init__(self, api: Api, index: Index, custom_kinds: Collection[Kind]) -> None:
-        """`custom_kinds` are those of `kinds.CUSTOM` that kopf watches. Answers to writes by `api` are taken up."""
+        """`custom_kinds` are those of `kinds.CUSTOM` that kopf watches. Answers to writes by `api` are recorded."""
         self._api, self._index, self._custom_kinds = api, index, custom_kinds
         self._newer: dict[Key, tuple[int, Document | None]] = {}
         """Versions of objects that are newer than the index's; without a document the object is gone."""
@@ -55,7 +55,7 @@ class KnownObjects:
         return [document for document in newest if document and wanted.items() <= labels_of(document).items()]
 
     def heard(self, document: Document, *, deleted: bool) -> None:
-        """Takes up an event of the watch, which kopf has put into its index before."""
+        """Records a watch event; kopf's index has it already."""
         key, at = _key(document), version_of(document)
         if self._newer.get(key, _UNKNOWN)[0] > at:
             return
@@ -64,13 +64,14 @@ class KnownObjects:
             self._newer[key] = (at, None)
 
     def written(self, kind: Kind, document: Document) -> None:
-        """Takes up the answer to a write, unless the watch has outrun it."""
+        """Records the answer to a write, unless a newer version is known."""
         key, at = _key(document), version_of(document)
         if kind in kinds.WATCHED and at > self._newest(key)[0]:
             self._newer[key] = (at, slimmed(document))
 
     def listed(self, kind: Kind, documents: Iterable[Document], list_version: str) -> list[Document]:
-        """Takes up all objects of a kind, as they were at a version; returns those that were not known so."""
+        """Replaces what is known of a kind by a complete list at `list_version`. Returns the objects that changed or
+        disappeared."""
         at = version(list_version)
         live = {_key(document): document for document in documents}
         news: list[Document] = []

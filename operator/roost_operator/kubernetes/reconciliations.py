@@ -35,13 +35,12 @@ class Reconciliations:
         return len(self._waiting)
 
     def standing_since(self) -> float | None:
-        """When the oldest running reconciliation began, or the last one, if pools wait; None: there is nothing to do.
-        By the monotonic clock."""
+        """Start of the oldest running reconciliation, or the last start if pools wait (monotonic); None when idle."""
         times = [*self._running.values(), *([self._last_begin] if self._waiting else [])]
         return min(times, default=None)
 
     def wake(self, namespace: str, name: str) -> None:
-        """Has the pool reconciled soon; one that is being reconciled now, once more."""
+        """Schedules a reconciliation; one more if one is running."""
         key = (namespace, name)
         if not self._waiting:
             self._last_begin = time.monotonic()
@@ -59,7 +58,7 @@ class Reconciliations:
         self._waiting.clear()
 
     async def _keep(self, key: Key) -> None:
-        """Until the pool is gone."""
+        """Reconciles one pool whenever it is woken, until it no longer exists."""
         woken, failures, exists = self._woken[key], 0, True
         while exists or woken.is_set():
             delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (failures - 1)) if failures else None

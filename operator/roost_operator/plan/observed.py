@@ -52,7 +52,7 @@ class WorkerGroup:
     replicas: int = 0
     """How many pods KubeRay is to keep."""
     workers_to_delete: frozenset[str] = frozenset()
-    """Pods that KubeRay was told to delete; most of them are gone."""
+    """Pods that KubeRay was asked to delete; most of them are gone."""
     template: Manifest = field(default_factory=dict)
     start_params: Manifest = field(default_factory=dict)
 
@@ -90,7 +90,7 @@ class ApplicationStatus:
 
     status: str
     messages: tuple[str, ...] = ()
-    """Those of its deployments, then its own, which is shorter; empty ones are left out."""
+    """Messages of its deployments, then its own. Empty ones are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class RayService:
     refusal: str | None = None
     """KubeRay's message when it refuses the RayService."""
     applications: tuple[ApplicationStatus, ...] = ()
-    """Those of the pending cluster first."""
+    """The pending cluster's first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class Worker:
     tokens: int = 0
     """Cached tokens of all its sessions: what it would cost to rebuild them elsewhere."""
     drain_seconds: float | None = None
-    """How long ago it was told to drain; None when it was not."""
+    """How long ago it was asked to drain; None when it was not."""
 
 
 @dataclass(frozen=True, slots=True)

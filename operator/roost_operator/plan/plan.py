@@ -2,7 +2,7 @@
 
 | the pool | stage |
 |---|---|
-| is being deleted, the store is away and time is left | WAIT: no worker can be told to drain |
+| is being deleted, the store is away and time is left | WAIT: no worker can be asked to drain |
 | is being deleted, workers run steps, or may do so unseen | DRAIN: gateways refuse new steps, workers finish theirs |
 | is being deleted, all idle or out of time | REMOVE: the RayService goes, with its pods |
 | is being deleted, nothing runs | FORGET: its document goes, with `Purge` its sessions too; the finalizer is removed |
@@ -212,7 +212,7 @@ def _reported(
     else:
         revision = active_revision(observed, pool.spec.workers.replicas)
     status = pool_status(pool, observed, facts, revision)
-    # Workers whose pods somebody deletes were told to drain by their pods, which is not taken back.
+    # Workers whose pods somebody deletes were asked to drain by their pods, which is not taken back.
     leaving = observed.workers_in([pod for pod in observed.ray.pods if pod.deleting])
     events = (*draft.events, *transitions(before, status))
     return replace(draft, status=status, drain=draft.drain | _ids(leaving), events=events)
@@ -262,7 +262,7 @@ def _children(
 
 
 def _not_deleted(observed: Observed, children: Iterable[Reference]) -> tuple[Reference, ...]:
-    """Those that nobody has deleted yet."""
+    """The children without a deletion timestamp."""
     return tuple(child for child in children if "deletionTimestamp" not in observed.children[child]["metadata"])
 
 

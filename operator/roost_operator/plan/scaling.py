@@ -5,7 +5,7 @@
 | no RayCluster yet | wanted | wanted | all start together |
 | wanted > pods | wanted | as before | pods come first |
 | wanted = pods, all run | wanted | wanted | Serve fills them |
-| wanted < pods, no victim chosen | as before | as before | the cheapest worker is told to drain |
+| wanted < pods, no victim chosen | as before | as before | the cheapest worker is asked to drain |
 | wanted < pods, the victim is busy | as before | as before | it finishes its steps, at most the drain time |
 | wanted < pods, the victim is idle | one less | as before | the victim's pod goes, and no other |
 | wanted = pods, the victim's pod is still there | as before | as before | it goes on draining; KubeRay deletes it |
@@ -17,10 +17,10 @@
 
 The group's size is never below the number of pods that KubeRay counts, less those named for deletion with the change:
 KubeRay would choose the others itself. It counts pods that somebody else deletes until they are gone. It does not count
-pods that it was told to delete; they stay named as long as they exist.
+pods that it was asked to delete; they stay named as long as they exist.
 
 Several victims may go at once; each drains first. Who drains follows from what is there: a worker that is no longer a
-victim is told to go on.
+victim is asked to go on.
 """
 
 from collections.abc import Sequence
@@ -76,12 +76,12 @@ def scale(
 
 
 def draining(workers: Sequence[Worker]) -> frozenset[str]:
-    """Ids of those that were told to drain."""
+    """Ids of those that were asked to drain."""
     return frozenset(worker.worker_id for worker in workers if worker.drain_seconds is not None)
 
 
 def _victims_still_there(wanted: int, pods: Sequence[Pod], observed: Observed) -> frozenset[str]:
-    """Workers whose pods KubeRay was told to delete and has not begun to."""
+    """Workers whose pods KubeRay was asked to delete and has not begun to."""
     present = [pod for pod in pods if not pod.deleting]
     return draining(observed.workers_in(present)) if len(present) > wanted else frozenset()
 
@@ -108,7 +108,7 @@ def choose_victims(pods: Sequence[Pod], observed: Observed, count: int) -> list[
 
 
 def may_go(worker: Worker | None, drain_seconds: float) -> bool:
-    """Whether a worker that was told to drain is idle or out of time. True when there is no worker."""
+    """Whether a worker that was asked to drain is idle or out of time. True when there is no worker."""
     if worker is None:
         return True
     if worker.drain_seconds is None:

@@ -10,7 +10,7 @@ from roost.cli.output import report
 
 
 class StdoutError(Exception):
-    """Standard output cannot be written. It is no OSError, which libraries on the way handle themselves."""
+    """Standard output cannot be written. It is not an OSError, which libraries on the way handle themselves."""
 
 
 class _Stdout(io.TextIOWrapper):

@@ -53,9 +53,9 @@ class SessionQuery:
     pool: str = ""
     """`namespace/name`; empty: the only pool of the caller."""
     state: str = ""
-    """Value of a `SessionState`; no session has any other text."""
+    """A `SessionState` value, empty for any; other texts match nothing."""
     tier: str = ""
-    """Value of a `Tier`; no session has any other text."""
+    """A `Tier` value, empty for any; other texts match nothing."""
     role: str = ""
     task: str = ""
     page_size: int = 0

@@ -1,4 +1,4 @@
-"""The time of grace after a store came back, in which no lease may expire: nobody could renew one while it was away."""
+"""The grace period: after the store came back, no lease expires, since none could be renewed while it was away."""
 
 import time
 
@@ -8,7 +8,7 @@ GRACE_SECONDS = 2 * LEASE_TTL_SECONDS
 
 
 class Grace:
-    """One store's clock of grace, of `seconds` from its return on."""
+    """One store's grace period, of `seconds` from its return on."""
 
     def __init__(self, seconds: float = GRACE_SECONDS) -> None:
         self._seconds = seconds
@@ -17,7 +17,7 @@ class Grace:
 
     @property
     def left_seconds(self) -> float:
-        """What is left of it; all of it while the store is away, since the next call may find it back."""
+        """What is left of the period. The full period while the store is away, since the next call may find it back."""
         return self._seconds if self._away else max(0.0, self._until - time.monotonic())
 
     @property
@@ -29,7 +29,7 @@ class Grace:
         self._away = True
 
     def note_answer(self) -> None:
-        """The store answered; begins the time of grace if it was away."""
+        """The store answered; begins the grace period if it was away."""
         if self._away:
             self.begin()
 

@@ -1,4 +1,5 @@
-"""What a gateway remembers of sessions to name the keys of their scripts. A script that lacks a key says so."""
+"""Remembers generations and hosts of recent sessions, so that KEYS can be named before a call; a script replies `again`
+when one is missing."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ from roost.store.records import FIRST_GENERATION
 
 SESSIONS_REMEMBERED = 10_000
 FEW_WORKERS = 16
-"""Of a pool with no more workers than this, all are named for a session of which nothing is remembered."""
+"""In pools of at most so many workers, the first Begin of an unknown session names all of them."""
 _HOSTS_REMEMBERED = 2
 
 

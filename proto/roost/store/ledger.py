@@ -30,7 +30,7 @@ class WorkerReader:
             self._known[pool] = [*self.known(pool), worker_id]
 
     async def read(self, pool: str) -> list[WorkerView]:
-        """Workers with a lease in force; in the time of grace also those whose lease has run out since."""
+        """Workers with a lease in force; in the grace period also those whose lease has run out since."""
         rows = await self._rows(pool)
         views = {row[0].decode(): view for row in rows if (view := _view(row))}
         if self._link.grace.left_ms:

@@ -170,7 +170,7 @@ class RedisLink:
         return cls(client, url, connections=connections, grace=grace)
 
     async def script(self, name: str, call: Call) -> Any:
-        """Runs a script, and gives it what is left of the time of grace."""
+        """Runs a script, and gives it what is left of the grace period."""
         wanted = script(name)
         async with self._call():
             keys, args = wanted.arguments(call, self.grace.left_ms)

@@ -1,6 +1,6 @@
 """`SessionStore` in memory: the rules of the Redis store, for tests of applications and as the model of that store.
 
-Pure but for its clock. It never goes away, so it has no time of grace of its own.
+Pure but for its clock. It never goes away, so it has no grace period of its own.
 """
 
 import asyncio

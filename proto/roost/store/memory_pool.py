@@ -120,7 +120,8 @@ class MemoryPool:
         return None
 
     def purge(self, now: int, *, waits: bool, grace: bool = False) -> None:
-        """Removes marked waiters, and claims whose time is over. An attempt that `waits` looks at every line before."""
+        """Removes the waiters in `over` and expired claims. With `waits`, first looks for expired waiters in every
+        line."""
         for line in {waiter.line for waiter in self.waiters.values()} if waits else ():
             self._first(line, set(), now, grace=grace)
         self.waiters = {nonce: waiter for nonce, waiter in self.waiters.items() if nonce not in self.over}

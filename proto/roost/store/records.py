@@ -221,7 +221,7 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """News that may let a waiting step go on. Without worker and line it may concern any step."""
+    """Something was released: at a worker, in a line or, with neither, anywhere."""
 
     worker_id: str = ""
     """Worker at which something was released."""

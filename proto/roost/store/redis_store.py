@@ -329,5 +329,5 @@ class RedisStore:
 
 
 def _change(tenant: str) -> dict[str, Arg]:
-    """What names a hold, an eviction or a deletion, so that it is done once though it may be sent twice."""
+    """Arguments that make hold, evict and delete idempotent: the script remembers the fresh nonce."""
     return {"tenant": tenant, "request": secrets.token_hex(16)}

@@ -10,7 +10,7 @@ ID_BYTES = 4
 """Bytes of a packed token id."""
 AGING_MS = round(AGING_SECONDS * 1000)
 RESIDENCY_DELAY_MS = round((LEASE_TTL_SECONDS + LEASE_PERIOD_SECONDS / 2) * 1000)
-"""How long before the end of a worker's lease the residency that it published with it was gathered, at the earliest."""
+"""A lease that ends at T was published with residency gathered at T minus this, or later."""
 
 
 def wrong_head(log: Descriptor, expected: Head | None, generation: int) -> Reason | None:

@@ -346,7 +346,7 @@ class Hold(_message.Message):
     EXPECT_SECONDS_FIELD_NUMBER: _builtins.int
     BEGIN_TIME_FIELD_NUMBER: _builtins.int
     tool: _builtins.str
-    """Tool that the client runs meanwhile."""
+    """Tool that the client runs during the pause."""
     expect_seconds: _builtins.float
     """Seconds that the client expects to be away."""
     @_builtins.property
@@ -1415,7 +1415,7 @@ Global___StepRestarted: _TypeAlias = StepRestarted  # noqa: Y015
 
 @_typing.final
 class StepMigrated(_message.Message):
-    """StepMigrated tells that the pool's model changed and the session's log was rendered anew for it. The old log stays
+    """StepMigrated tells that the pool's model changed and the session's log was rendered again for it. The old log stays
     readable with ListSteps; the step goes on in the new one.
     """
 
@@ -1538,7 +1538,7 @@ class HoldSessionRequest(_message.Message):
     session_id: _builtins.str
     """Session."""
     tool: _builtins.str
-    """Tool that the client runs meanwhile."""
+    """Tool that the client runs during the pause."""
     expect_seconds: _builtins.float
     """Seconds that it expects to take; 0 means unknown."""
     @_builtins.property

@@ -108,7 +108,8 @@ class Retained:
             self._policy.evicted(Eviction(candidate, dropped, requested=False), now)
 
     def evict(self, session: str, now: float) -> None:
-        """Drop the session's parked sequence and its unshared blocks. It is reported as dropped even if it was none."""
+        """Drop the session's parked sequence and its unshared blocks. It is reported as dropped even if nothing was
+        parked."""
         candidate = self._order.candidate(session) if self.parked.get(session) else None
         parked = self._pop_parked(session)
         self.report_dropped(session, len(parked.ids) if parked else 0)

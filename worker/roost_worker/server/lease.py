@@ -78,7 +78,7 @@ class LeasePublisher:
         return True
 
     async def withdraw(self) -> None:
-        """Removes lease and residency, for good. Does nothing when Redis is away: they then run out by themselves."""
+        """Removes lease and residency; nothing is published afterwards. They expire by themselves if Redis is away."""
         # Before the lock is free: a caller may lose patience with a store that hangs, and cancel this.
         self._withdrawn = True
         async with self._lock:

@@ -19,7 +19,7 @@ from roost.store.records import StoreUnavailableError
 
 _POLL_SECONDS = 0.5
 _UNSEEN_SECONDS = LEASE_TTL_SECONDS
-"""How long a worker without a lease is looked for: a store that has just come back has none before it is renewed."""
+"""How long to wait for the worker's lease: a store that has just come back has none until they are renewed."""
 
 
 async def drain(link: RedisLink, pool: str, address: str, seconds: float) -> bool:

@@ -2,9 +2,8 @@
 
 -- The ledger is one hash: members `worker|nonce` -> `tokens:expiry`, and beside them what they add up to, so that
 -- nobody needs to read them all: `=worker` -> `tokens:count`, and '=' -> `fields:earliest`, the number of fields there
--- should be and a time before which no member runs out. The next script that writes computes the sums again from the
--- members when they do not fit, or when a member may have run out: so at the latest after one lease, whatever went
--- wrong.
+-- should be and a time before which no member runs out. When the sums do not match, or a member may have expired, the
+-- next writing script recomputes them: at most one lease later.
 
 -- Whether the sums fit, and until when they hold.
 local function sums_hold(key)

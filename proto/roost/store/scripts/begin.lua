@@ -47,8 +47,8 @@ end
 local former = d['attempt:nonce']
 local former_member = d['attempt:worker'] .. '|' .. former
 if retry and former == nonce then -- the script was sent again, because its reply was lost
-  local reserved = redis.call('HEXISTS', keys.reservations, former_member) == 1
-  return {'began', now, reserved and d['attempt:worker'] or '', cached, redis.call('HGETALL', session.descriptor)}
+  local is_reserved = redis.call('HEXISTS', keys.reservations, former_member) == 1
+  return {'began', now, is_reserved and d['attempt:worker'] or '', cached, redis.call('HGETALL', session.descriptor)}
 end
 
 if d.state == 'closed' then
@@ -75,7 +75,7 @@ if args.max_session_tokens > 0 and d.length + args.new_tokens > args.max_session
 end
 
 -- Where to reserve: at the worker of the attempt that this one replaces, whose output may be resumed, else at the owner
--- while it has the session cached. A session that its owner has dropped is as well off anywhere.
+-- while it has the session cached. If the owner has dropped the session's KV, no worker is preferred.
 local ledger = read_ledger(keys.reservations, now, grace_ms)
 local place, over = retry and waiter_of(keys, former), {}
 local enqueued = place and not is_over(place, now, grace_ms) and place.enqueued or now
