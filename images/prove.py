@@ -93,9 +93,9 @@ def _copy(source: str, target: str) -> None:
 def _run(check: Check, command: list[str], environment: Path) -> None:
     variables = ENVIRONMENT if command[0] == "unshare" else {**ENVIRONMENT, "PATH": f"{environment}/bin:/usr/bin:/bin"}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=SECONDS, check=False)
-    told = done.stdout + done.stderr
-    if done.returncode != check.status or check.says not in told:
-        sys.exit(f"{' '.join(check.command)}: exit status {done.returncode}, expected {check.status}:\n{told[-2000:]}")
+    output = done.stdout + done.stderr
+    if done.returncode != check.status or check.says not in output:
+        sys.exit(f"{' '.join(check.command)}: exit status {done.returncode}, expected {check.status}:\n{output[-2000:]}")
 
 
 def main() -> None:

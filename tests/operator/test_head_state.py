@@ -100,7 +100,7 @@ def test_another_password_makes_new_pods() -> None:
 
 def test_a_url_that_ray_cannot_use_is_refused_at_start() -> None:
     environment = {"ROOST_POOL_KEY": "k", "ROOST_RAY_STORE_URL": "redis://a?cluster=true"}
-    with pytest.raises(SettingsError, match="ROOST_RAY_STORE_URL holds no URL for Ray; write redis://user"):
+    with pytest.raises(SettingsError, match="ROOST_RAY_STORE_URL is not a URL for Ray; write redis://user"):
         settings_from(environment)
     environment["ROOST_RAY_STORE_URL"] = URL
     assert settings_from(environment).installation.ray_store_url == URL

@@ -165,7 +165,7 @@ async def secret_without_a_url(place: Place) -> None:
     await place.secret("odd", url="my redis")
     await place.pool("odd", store={"urlSecretRef": {"name": "odd"}})
     message = (await place.told("odd", "StoreUnavailable"))["message"]
-    assert "Secret odd, key url: it holds no URL of Redis; write redis://user:password@host:6379" in message
+    assert "Secret odd, key url: it is not a URL of Redis; write redis://user:password@host:6379" in message
     assert "my redis" not in message
 
 

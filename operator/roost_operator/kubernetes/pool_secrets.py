@@ -95,7 +95,7 @@ def _fault(url: str | None) -> str:
     try:
         parse_url(url)
     except ValueError:
-        return "it holds no URL of Redis; write redis://user:password@host:6379"
+        return "it is not a URL of Redis; write redis://user:password@host:6379"
     return ""
 
 

@@ -85,7 +85,7 @@ def _secret(environment: Mapping[str, str], name: str) -> str:
 def _redis(environment: Mapping[str, str], name: str) -> str:
     url = _secret(environment, name)
     if url and parsed(url) is None:
-        raise SettingsError(f"{name} holds no URL for Ray; write redis://user:password@host:6379, or remove it")
+        raise SettingsError(f"{name} is not a URL for Ray; write redis://user:password@host:6379, or remove it")
     return url
 
 
