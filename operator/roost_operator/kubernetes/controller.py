@@ -52,6 +52,7 @@ class Controller:
         self._reconciler = Reconciler(writer, settings.installation, metrics, self._known)
         self._reconciliations = Reconciliations(self._reconciler.reconcile)
         self._indexed, self._resynced = asyncio.Event(), time.monotonic()
+        self._started = time.monotonic()
         metrics.depth_from(lambda: self._reconciliations.depth)
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(_stop_kopf)
@@ -116,12 +117,15 @@ class Controller:
             await asyncio.sleep(self._settings.resync_seconds)
 
     async def _relist(self) -> None:
-        """Lists children. Not at first: kopf has listed them, and two lists at a time would cost memory for good."""
+        """Lists children. At first only if this operator has waited long for leadership, since its index may then keep
+        objects whose deletion it missed. Otherwise kopf has just listed them, and two lists at a time would cost memory
+        for good."""
+        await asyncio.sleep(max(0.0, self._started + RELIST_SECONDS - time.monotonic()))
         while True:
-            await asyncio.sleep(RELIST_SECONDS)
             for kind in kinds.WATCHED:
                 if kind is not kinds.POOL and (kind not in kinds.CUSTOM or kind in self._custom_kinds):
                     await self._list(kind, POOL_LABEL)
+            await asyncio.sleep(RELIST_SECONDS)
 
     async def _list(self, kind: Kind, selector: str = "") -> list[Document]:
         """Mends what is known of a kind by all of its objects, and returns them; none when there is no answer."""
