@@ -1,9 +1,14 @@
-"""An operator that has waited long for leadership: what it missed meanwhile is mended before it acts on it for long."""
+"""An operator begins to lead with what it knows: of objects after a long wait, and of kinds after an outage."""
 
 import asyncio
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 from pool_world import INSTALLATION
+from roost_operator.kubernetes import controller as controller_module
 from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.api import Api, Document
 from roost_operator.kubernetes.controller import RELIST_SECONDS, Controller
@@ -18,30 +23,47 @@ ACCOUNT = {"namespace": "n", "name": "a", "resourceVersion": "1", "labels": {POO
 
 
 class PlayedApi(Api):
-    """An API server without objects, whose Lease is free once `freed` is set."""
+    """An API server without objects and custom kinds."""
 
     def __init__(self) -> None:
         super().__init__(None)
-        self.freed = asyncio.Event()
+        self.lease_freed, self.answers, self.listed = asyncio.Event(), True, asyncio.Event()
+        """Whether it answers questions for kinds; set once something was listed."""
 
-    def guarded(self, guard: Any) -> Api:
+    def guarded(self, guard: Callable[[], None]) -> Api:
         return self
 
     async def aclose(self) -> None:
         pass
 
     async def knows(self, kind: Kind) -> bool:
+        if not self.answers:
+            raise ConnectionError
         return False
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Document | None:
-        await self.freed.wait()
+        await self.lease_freed.wait()
         return None
 
     async def create(self, kind: Kind, namespace: str, body: Document) -> Document:
         return body
 
     async def list_at(self, kind: Kind, selector: str = "") -> tuple[list[Document], str]:
+        self.listed.set()
         return [], "9"
+
+
+@asynccontextmanager
+async def controller(
+    api: PlayedApi, index: dict[Any, list[Document]], custom_kinds: Collection[Kind] | None
+) -> AsyncIterator[Controller]:
+    metrics = Metrics()
+    metrics.serve("127.0.0.1", 0)
+    started = Controller(api, metrics, Settings(INSTALLATION, "n", "me"), index, custom_kinds)
+    try:
+        yield started
+    finally:
+        await started.stop()
 
 
 async def gone(known: KnownObjects) -> None:
@@ -51,16 +73,27 @@ async def gone(known: KnownObjects) -> None:
 
 
 async def test_a_deletion_that_was_missed_before_leadership_is_known_at_its_begin() -> None:
-    api, metrics = PlayedApi(), Metrics()
-    metrics.serve("127.0.0.1", 0)
-    index = {
-        key: [document] for key, document in index_entries({"kind": "ServiceAccount", "metadata": ACCOUNT}).items()
-    }
-    controller = Controller(api, metrics, Settings(INSTALLATION, "n", "me"), index, ())
-    controller._started -= RELIST_SECONDS
-    assert await controller._known.get(kinds.ACCOUNT, "n", "a")
-    api.freed.set()
-    try:
-        await gone(controller._known)
-    finally:
-        await controller.stop()
+    entries = index_entries({"kind": "ServiceAccount", "metadata": dict(ACCOUNT)})
+    api = PlayedApi()
+    async with controller(api, {key: [document] for key, document in entries.items()}, ()) as waiting:
+        waiting._started -= RELIST_SECONDS
+        assert await waiting._known.get(kinds.ACCOUNT, "n", "a")
+        api.lease_freed.set()
+        await gone(waiting._known)
+
+
+async def test_a_leader_does_nothing_before_it_knows_which_kinds_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would report for a moment that KubeRay is missing."""
+    monkeypatch.setattr(controller_module, "DISCOVERY_SECONDS", 0.001)
+    api = PlayedApi()
+    api.answers = False
+    api.lease_freed.set()
+    async with controller(api, {}, None) as leading:
+        async with asyncio.timeout(WAIT):
+            while leading._leader._renewed < 0:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert not api.listed.is_set()
+            api.answers = True
+            await api.listed.wait()
