@@ -23,7 +23,7 @@ from roost_operator.plan.names import POOL_LABEL
 API_RETRY_SECONDS = 5.0
 LIST_CHUNK = 50
 """Objects of an answer to kopf's first lists: the whole lists at once take 3 MiB more for 100 pools, for good."""
-_CHATTY = ("kopf.objects", "kopf.activities.probe")
+_CHATTY = ("kopf.objects", "kopf.activities.probe", "aiohttp.access")
 """Loggers with a line for each event that was handled and each probe that was answered."""
 
 
