@@ -3,9 +3,10 @@
 import codecs
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from roost import wire
+from roost.contract.events import Delta, FinishReason
+from roost.contract.heads import AttemptRef
 from roost.contract.messages import (
     Format,
     JsonSchema,
@@ -17,7 +18,6 @@ from roost.contract.messages import (
     ToolChoice,
     ToolChoiceMode,
 )
-from roost.v1 import session_service_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,10 @@ class FakeOutput:
 
     ids: bytes
     text: str
-    message: pb.Message = field(compare=False)
-    finish_reason: "pb.FinishReason.ValueType"
+    message: Message
+    finish_reason: FinishReason | None
 
-    def deltas(self, attempt: pb.Attempt, tokens: int, text_bytes: int, size: int) -> Iterator[pb.StepDelta]:
+    def deltas(self, attempt: AttemptRef, tokens: int, text_bytes: int, size: int) -> Iterator[Delta]:
         """Pieces of `size` tokens from a reader's cursor on. Text lags where a character is incomplete."""
         decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
         spelled = len(decoder.decode(self.ids[:tokens]).encode())
@@ -64,18 +64,17 @@ class FakeOutput:
             piece = self.ids[begin : begin + size]
             spelled += len(decoder.decode(piece).encode())
             text = whole[text_bytes : min(spelled, len(whole))].decode()
-            yield pb.StepDelta(attempt=attempt, token_offset=begin, token_ids=piece, text_offset=text_bytes, text=text)
+            yield Delta(text, piece, begin, text_bytes, attempt=attempt)
             text_bytes += len(text.encode())
 
 
-def make_output(reply: str | Message, sampling: pb.Sampling, limit: int) -> FakeOutput:
+def make_output(reply: str | Message, sampling: Sampling, limit: int) -> FakeOutput:
     """A reply as output: a message with tool calls is spelled as text the way Hermes-style models do."""
-    message = reply if isinstance(reply, Message) else None
     text = reply if isinstance(reply, str) else _spell(reply)
     ids, text, reason = _cut(text, sampling, limit)
-    if message is not None and message.tool_calls and reason != pb.FINISH_REASON_LENGTH:
-        return FakeOutput(ids, text, wire.message_to_wire(message), pb.FINISH_REASON_TOOL_CALLS)
-    return FakeOutput(ids, text, pb.Message(role=pb.MESSAGE_ROLE_ASSISTANT, content=text), reason)
+    if isinstance(reply, Message) and reply.tool_calls and reason is not FinishReason.LENGTH:
+        return FakeOutput(ids, text, reply, FinishReason.TOOL_CALLS)
+    return FakeOutput(ids, text, Message(MessageRole.ASSISTANT, text), reason)
 
 
 def _spell(message: Message) -> str:
@@ -86,29 +85,27 @@ def _spell(message: Message) -> str:
     return "\n".join([message.content, *calls] if message.content else calls)
 
 
-def _cut(text: str, sampling: pb.Sampling, limit: int) -> tuple[bytes, str, "pb.FinishReason.ValueType"]:
+def _cut(text: str, sampling: Sampling, limit: int) -> tuple[bytes, str, FinishReason]:
     """Ends the text at a stop string (whose ids stay) or at the most tokens (which may cut a character)."""
     ids = text.encode()
     stops = [(text.find(stop), stop) for stop in sampling.stop if stop and stop in text]
     if stops:
         begin, stop = min(stops)
         text, ids = text[:begin], text[: begin + len(stop)].encode()
-    most = min(limit, sampling.max_tokens) if sampling.HasField("max_tokens") else limit
+    most = limit if sampling.max_tokens is None else min(limit, sampling.max_tokens)
     if len(ids) <= most:
-        return ids, text, pb.FINISH_REASON_STOP
+        return ids, text, FinishReason.STOP
     ids = ids[:most]
-    return ids, ids.decode(errors="ignore")[: len(text)], pb.FINISH_REASON_LENGTH
+    return ids, ids.decode(errors="ignore")[: len(text)], FinishReason.LENGTH
 
 
 REVISION = "fake"
 """Revision of the fake model until it is changed."""
 
 
-def render(
-    system: str, tools: Sequence[pb.Tool], new: Sequence[pb.Message], *, first: bool, revision: str = REVISION
-) -> bytes:
-    """Prompt ids of a step: its messages as JSON lines, with system text and tools before the first."""
-    begin = {"system": system, "tools": [tool.name for tool in tools]}
+def render(system: str, tools: Sequence[str], new: Sequence[Message], *, first: bool, revision: str) -> bytes:
+    """Prompt ids of a step: its messages as JSON lines, with system text and names of tools before the first."""
+    begin = {"system": system, "tools": tools}
     lines = [json.dumps(begin if revision == REVISION else {**begin, "revision": revision})] if first else []
-    lines += [json.dumps({"role": int(message.role), "content": message.content}) for message in new]
+    lines += [json.dumps({"role": message.role, "content": message.content}) for message in new]
     return "".join(line + "\n" for line in lines).encode()

@@ -1,55 +1,48 @@
-"""The fake gateway's gRPC service over its sessions in memory."""
+"""The fake gateway's gRPC service over the store in memory."""
 
 # ruff: noqa: N802  the names of the contract
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import grpc
 
-from roost._fake_output import REVISION
-from roost._fake_sessions import FakeRole, FakeSession, new_session
-from roost._fake_step import BrokenStreamError, Mishap, StepRunner
+from roost import wire, wire_steps
+from roost._fake_step import WORKER, BrokenStreamError, Mishap, StepRunner
 from roost.contract import requests
+from roost.contract.lease import WorkerLease
+from roost.contract.loghash import unpack_ids
+from roost.contract.names import new_session_id
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check
 from roost.grpc_errors import abort
+from roost.store.records import Descriptor, NewSession
+from roost.store.views import logged_step, session_info
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceServicer
-from roost.wire import open_request_from_wire
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _Response = TypeVar("_Response")
+_PLENTY, _ALL = 2**50, 2**31
 
 
 class FakeService(SessionServiceServicer):
-    """SessionService in memory. Several servers may share one."""
+    """SessionService over a store in memory, with one worker that is always there. Several servers may share one."""
 
-    def __init__(
-        self,
-        runner: StepRunner,
-        *,
-        pool: str,
-        roles: Sequence[FakeRole],
-        api_keys: Mapping[str, str] | None,
-    ) -> None:
+    def __init__(self, runner: StepRunner, *, api_keys: Mapping[str, str] | None) -> None:
         self._runner = runner
-        self._pool = pool
-        self._roles = {role.name: role for role in roles}
-        self._default_role = roles[0].name
+        self._store = runner.store
+        self._pool = runner.pool.pool
         self._api_keys = api_keys
-        self._opened: dict[tuple[str, str], str] = {}
-        self.sessions: dict[str, FakeSession] = {}
         self.mishaps: list[Mishap] = []
-        self.revision, self.migrates = REVISION, True
         self.step_requests: list[pb.StepRequest] = []
+        lease = WorkerLease(WORKER, "", "", "fake", "", capacity_tokens=_PLENTY, max_running=_PLENTY)
+        self._store.publish(self._pool, lease, _PLENTY)
 
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Context) -> pb.OpenSessionResponse:
         return await self._answer(context, lambda tenant: self._open(request, tenant))
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
-        return await self._answer(
-            context, lambda tenant: pb.GetSessionResponse(session=self._find(request.session_id, tenant).describe())
-        )
+        return await self._answer(context, lambda tenant: self._get(request, tenant))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
         return await self._answer(context, lambda tenant: self._list(request, tenant))
@@ -70,29 +63,34 @@ class FakeService(SessionServiceServicer):
         return await self._answer(context, lambda tenant: self._delete(request, tenant))
 
     async def Step(self, request: pb.StepRequest, context: Context) -> AsyncIterator[pb.StepResponse]:
-        self.step_requests.append(_copy(request))
+        copy = pb.StepRequest()
+        copy.CopyFrom(request)
+        self.step_requests.append(copy)
         try:
-            tenant = self._enter(context)
-            session = self._find(request.session_id, tenant)
-            events = self._runner.run(session, request, self._next_mishap(), self.revision, migrates=self.migrates)
-            async for response in events:
-                yield response
+            descriptor = await self._store.get(request.session_id, await self._enter(context))
+            mishap = self.mishaps.pop(0) if self.mishaps else Mishap()
+            async for event in self._runner.run(descriptor, wire_steps.step_request_from_wire(request), mishap):
+                yield wire_steps.event_to_wire(event)
         except Refused as refusal:
             await abort(context, refusal)
         except BrokenStreamError:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the fake gateway broke the stream, as it was told")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the fake gateway broke the stream, as the test asked")
 
-    def _next_mishap(self) -> Mishap:
-        return self.mishaps.pop(0) if self.mishaps else Mishap()
+    def roll_back(self, session_id: str, steps: int) -> None:
+        """The store forgets the session's last steps. Raises KeyError when there is no such session."""
+        session = self._store.sessions[session_id]
+        session.roll_back(steps)
+        self._store.publish_cached(session_id, WORKER, min(self._cached(session_id), session.record.head.length))
 
-    async def _answer(self, context: Context, act: Callable[[str], _Response]) -> _Response:
+    async def _answer(self, context: Context, act: Callable[[str], Awaitable[_Response]]) -> _Response:
         try:
-            return act(self._enter(context))
+            return await act(await self._enter(context))
         except Refused as refusal:
             await abort(context, refusal)
 
-    def _enter(self, context: Context) -> str:
+    async def _enter(self, context: Context) -> str:
         """The caller's tenant, unless a mishap refuses the call."""
+        await self._runner.renew()
         if self.mishaps and self.mishaps[0].refusal is not None:
             raise self.mishaps.pop(0).refusal  # type: ignore[misc]  # checked above
         if self._api_keys is None:
@@ -110,96 +108,93 @@ class FakeService(SessionServiceServicer):
             raise Refused(Reason.POOL_NOT_ALLOWED, f"this API key may not use pool {pool!r}")
         raise Refused(Reason.POOL_NOT_FOUND, f"there is no pool {pool!r}")
 
-    def _find(self, session_id: str, tenant: str) -> FakeSession:
-        session = self.sessions.get(session_id)
-        if session is None or session.tenant != tenant:
-            raise Refused(Reason.SESSION_NOT_FOUND, "there is no such session")
-        return session
+    def _cached(self, session_id: str) -> int:
+        """Tokens of the session's log whose KV "is there"."""
+        return self._store.pool(self._pool).residency.get(WORKER, {}).get(session_id, 0)
 
-    def _open(self, request: pb.OpenSessionRequest, tenant: str) -> pb.OpenSessionResponse:
-        asked = open_request_from_wire(request)
+    def _describe(self, descriptor: Descriptor) -> pb.Session:
+        cached = self._cached(descriptor.session_id)
+        return wire.session_to_wire(session_info(descriptor, self._runner.pool, (WORKER, cached) if cached else None))
+
+    async def _open(self, request: pb.OpenSessionRequest, tenant: str) -> pb.OpenSessionResponse:
+        asked, pool = wire.open_request_from_wire(request), self._runner.pool
         check(requests.open_session(asked))
         check(requests.schemas_of_tools(asked.tools), Reason.INVALID_SCHEMA)
-        self._check_pool(request.pool)
-        role = self._roles.get(request.role or self._default_role)
-        if role is None:
-            raise Refused(Reason.ROLE_NOT_FOUND, f"pool {self._pool!r} has no role {request.role!r}")
-        if request.parent_session_id:
-            self._find(request.parent_session_id, tenant)
-        known = self._opened.get((tenant, request.request_id)) if request.request_id else None
-        session = self.sessions.get(known or "") or new_session(request, self._pool, role, tenant, self.revision)
-        self.sessions[session.record.id] = session
-        self._opened[tenant, request.request_id] = session.record.id
-        return pb.OpenSessionResponse(session=session.describe())
+        self._check_pool(asked.pool)
+        role = asked.role or pool.roles[0].name
+        if role not in [known.name for known in pool.roles]:
+            raise Refused(Reason.ROLE_NOT_FOUND, f"pool {self._pool!r} has no role {role!r}")
+        if asked.parent:
+            await self._store.get(asked.parent, tenant)
+        new = NewSession(
+            session_id=new_session_id(self._pool),
+            tenant=tenant,
+            role=role,
+            model=pool.model,
+            model_revision=pool.active_revision,
+            system=asked.system,
+            tools=tuple(
+                {"name": tool.name, "description": tool.description, "parameters": tool.parameters_json}
+                for tool in asked.tools
+            ),
+            task=asked.task,
+            parent=asked.parent,
+            labels=dict(asked.labels),
+            request_id=asked.request_id,
+        )
+        return pb.OpenSessionResponse(session=self._describe(await self._store.open(new)))
 
-    def _list(self, request: pb.ListSessionsRequest, tenant: str) -> pb.ListSessionsResponse:
+    async def _get(self, request: pb.GetSessionRequest, tenant: str) -> pb.GetSessionResponse:
+        return pb.GetSessionResponse(session=self._describe(await self._store.get(request.session_id, tenant)))
+
+    async def _list(self, request: pb.ListSessionsRequest, tenant: str) -> pb.ListSessionsResponse:
         self._check_pool(request.pool)
         check(requests.page_size(request.page_size, requests.MAX_PAGE_SESSIONS))
-        size, response = request.page_size or 100, pb.ListSessionsResponse()
-        for session_id in sorted(self.sessions):
-            described = self.sessions[session_id].describe()
-            if session_id <= request.page_token or not _selected(request, described):
-                continue
-            if self.sessions[session_id].tenant != tenant:
-                continue
-            if len(response.sessions) == size:
-                response.next_page_token = response.sessions[-1].id
-                break
-            response.sessions.append(described)
-        return response
+        size = request.page_size or 100
+        own = await self._store.list_sessions(self._pool, tenant, request.page_token, _ALL)
+        sessions = [session for session in map(self._describe, own) if _selected(request, session)]
+        more = sessions[size - 1].id if len(sessions) > size else ""
+        return pb.ListSessionsResponse(sessions=sessions[:size], next_page_token=more)
 
-    def _list_steps(self, request: pb.ListStepsRequest, tenant: str) -> pb.ListStepsResponse:
-        session = self._find(request.session_id, tenant)
-        logs = [log for _, log in session.older] + [session.log]
-        if request.generation > len(logs):
-            raise Refused(Reason.INVALID_REQUEST, f"generation: the session has {len(logs)}")
-        log = logs[request.generation - 1]
+    async def _list_steps(self, request: pb.ListStepsRequest, tenant: str) -> pb.ListStepsResponse:
+        descriptor = await self._store.get(request.session_id, tenant)
+        generation = request.generation or descriptor.generation
+        if generation > descriptor.generation:
+            raise Refused(Reason.INVALID_REQUEST, f"generation: the session has {descriptor.generation}")
         check(requests.page_size(request.page_size, requests.MAX_PAGE_STEPS))
         first, size = int(request.page_token or 0), request.page_size or 20
-        response = pb.ListStepsResponse(steps=log[first : first + size])
-        if not request.include_token_ids:
-            for step in response.steps:
-                step.ClearField("prompt_token_ids")
-                step.ClearField("output_token_ids")
-        if first + size < len(log):
-            response.next_page_token = str(first + size)
+        entries = await self._store.log(descriptor.session_id, generation, first, size + 1)
+        response = pb.ListStepsResponse(next_page_token=str(first + size) if len(entries) > size else "")
+        for entry in entries[:size]:
+            end = entry.head.length if request.include_token_ids else 0
+            begin = end - entry.prompt_tokens - entry.output_tokens
+            ids = await self._store.ids(descriptor.session_id, generation, max(begin, 0), end)
+            response.steps.append(wire_steps.logged_step_to_wire(logged_step(entry, generation, unpack_ids(ids))))
         return response
 
-    def _hold(self, request: pb.HoldSessionRequest, tenant: str) -> pb.HoldSessionResponse:
-        session = self._find(request.session_id, tenant)
+    async def _hold(self, request: pb.HoldSessionRequest, tenant: str) -> pb.HoldSessionResponse:
+        await self._store.get(request.session_id, tenant)
         check(requests.hold(request.tool, request.expect_seconds))
-        session.check_open()
-        session.check_idle()
-        if request.HasField("expected_head"):
-            session.check_head(request.expected_head)
-        hold = session.record.hold
-        hold.tool, hold.expect_seconds = request.tool, request.expect_seconds
-        hold.begin_time.GetCurrentTime()
-        return pb.HoldSessionResponse(session=session.describe())
+        head = wire.head_from_wire(request.expected_head) if request.HasField("expected_head") else None
+        descriptor = await self._store.hold(
+            request.session_id, tenant, request.tool, request.expect_seconds, head, head.generation if head else 0
+        )
+        return pb.HoldSessionResponse(session=self._describe(descriptor))
 
-    def _evict(self, request: pb.EvictSessionRequest, tenant: str) -> pb.EvictSessionResponse:
-        session = self._find(request.session_id, tenant)
-        evicted = session.evict()
-        return pb.EvictSessionResponse(session=session.describe(), evicted_tokens=evicted)
+    async def _evict(self, request: pb.EvictSessionRequest, tenant: str) -> pb.EvictSessionResponse:
+        descriptor, _ = await self._store.evict(request.session_id, tenant)
+        evicted = self._cached(request.session_id)
+        self._store.publish_cached(request.session_id, WORKER, 0)
+        return pb.EvictSessionResponse(session=self._describe(descriptor), evicted_tokens=evicted)
 
-    def _close(self, request: pb.CloseSessionRequest, tenant: str) -> pb.CloseSessionResponse:
-        session = self._find(request.session_id, tenant)
-        session.check_idle()
-        session.record.state = pb.SESSION_STATE_CLOSED
-        return pb.CloseSessionResponse(session=session.describe())
+    async def _close(self, request: pb.CloseSessionRequest, tenant: str) -> pb.CloseSessionResponse:
+        return pb.CloseSessionResponse(session=self._describe(await self._store.close(request.session_id, tenant)))
 
-    def _delete(self, request: pb.DeleteSessionRequest, tenant: str) -> pb.DeleteSessionResponse:
-        self._find(request.session_id, tenant).check_idle()
-        del self.sessions[request.session_id]
+    async def _delete(self, request: pb.DeleteSessionRequest, tenant: str) -> pb.DeleteSessionResponse:
+        await self._store.delete(request.session_id, tenant)
         return pb.DeleteSessionResponse()
 
 
 def _selected(request: pb.ListSessionsRequest, session: pb.Session) -> bool:
     """Whether a session passes the filters; an unset filter passes all."""
     return all(getattr(request, name) in (0, "", getattr(session, name)) for name in ("state", "tier", "role", "task"))
-
-
-def _copy(request: pb.StepRequest) -> pb.StepRequest:
-    copy = pb.StepRequest()
-    copy.CopyFrom(request)
-    return copy

@@ -2,20 +2,46 @@
 
 import inspect
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
-from roost import wire
-from roost._fake_migration import to_revision
-from roost._fake_output import FakeOutput, Turn, make_output
-from roost._fake_sessions import FakeAttempt, FakeSession
+from roost._fake_output import FakeOutput, Turn, make_output, render
 from roost.contract import requests
+from roost.contract.events import Event, Restarted, Started
+from roost.contract.heads import AttemptRef, Head
+from roost.contract.lease import LEASE_TTL_SECONDS
+from roost.contract.loghash import extend, pack_ids, unpack_ids
 from roost.contract.messages import JsonSchema, Message, Tool, ToolChoice, ToolChoiceMode
+from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check
-from roost.v1 import session_service_pb2 as pb
-from roost.wire_steps import step_request_from_wire
+from roost.contract.steps import Cursor, StepRequest
+from roost.store.memory import MemoryStore
+from roost.store.records import (
+    AlreadyCommitted,
+    Began,
+    BeginRequest,
+    CommitRequest,
+    Descriptor,
+    LogEntry,
+    MigrateRequest,
+    RenewItem,
+)
+from roost.store.rules import ID_BYTES
+from roost.store.values import (
+    content_digest,
+    finish_reason_from_record,
+    finish_reason_to_record,
+    format_to_record,
+    message_from_record,
+    message_to_record,
+    sampling_to_record,
+)
+from roost.store.views import committed, last_migration, unknown_migration
 
+WORKER = "fake-worker"
+LEASE_MS = round(LEASE_TTL_SECONDS * 1000)
 Reply = Callable[[Turn], str | Message | Awaitable[str | Message]]
 
 
@@ -36,155 +62,223 @@ class Mishap:
     """Tokens after which the output is void and comes again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class _Written:
+    """An attempt's output, and the attempts that wrote it or its beginning: the last of them is the attempt itself."""
+
+    lineage: list[AttemptRef]
+    output: FakeOutput | None = None
+
+
+@dataclass(slots=True)
 class StepRunner:
-    """Runs steps. `reply` writes the output, `delta_tokens` is the size of its pieces."""
+    """Runs steps of a pool's sessions. `reply` writes the output, `delta_tokens` is the size of its pieces."""
 
+    store: MemoryStore
+    pool: PoolDocument
     reply: Reply
-    context_tokens: int
     delta_tokens: int
+    _running: dict[AttemptRef, RenewItem] = field(default_factory=dict)
+    _written: dict[AttemptRef, _Written] = field(default_factory=dict)
 
-    async def run(
-        self, session: FakeSession, request: pb.StepRequest, mishap: Mishap, revision: str, *, migrates: bool
-    ) -> AsyncIterator[pb.StepResponse]:
-        """The events of a step of a gateway whose model is `revision`. Raises Refused and BrokenStreamError."""
-        check_step(session, request, self.context_tokens)
-        begun = session.begin(request)
-        if isinstance(begun, pb.CommittedStep):
-            attempt = session.committed[request.step_id]
-            for event in self._stream(attempt, _output_of(attempt), request.received):
+    async def renew(self) -> None:
+        """Renews the leases of running attempts; to be called before anything that looks at them."""
+        await self.store.renew(self.pool.pool, list(self._running.values()), LEASE_MS)
+
+    async def run(self, descriptor: Descriptor, request: StepRequest, mishap: Mishap) -> AsyncIterator[Event]:
+        """The events of a step. Raises Refused and BrokenStreamError."""
+        self._check(descriptor, request)
+        began = await self.store.begin(self._begin_request(descriptor, request))
+        if isinstance(began, AlreadyCommitted):
+            for event in self._stream(_written_before(began), request.received):
                 yield event
-            yield _committed(begun, replayed=True)
+            yield committed(began.entry, began.generation, replayed=True)
             return
+        self._running[began.ref] = RenewItem(request.session_id, began.ref)
         try:
-            known = request.expected_head if request.HasField("expected_head") else None
-            told = to_revision(session, revision, migrates=migrates, known=known)
-            if told is not None:
-                yield told
-            async for event in self._attempt(session, begun, request, mishap):
+            moved = await self._to_revision(began)
+            migrated = unknown_migration(moved.descriptor, request.expected_head)
+            if moved is not began or migrated:
+                yield migrated or last_migration(moved.descriptor)
+            async for event in self._attempt(moved, request, mishap):
                 yield event
         except BrokenStreamError:
-            session.orphan(begun)
+            await self.renew()  # its lease lasts on from here
             raise
         except BaseException:  # refused, cancelled, or its client has gone: the session is free again
-            session.abandon(begun)
+            await self.store.abort(request.session_id, began.ref)
             raise
+        finally:
+            del self._running[began.ref]
 
-    async def _attempt(
-        self, session: FakeSession, attempt: FakeAttempt, request: pb.StepRequest, mishap: Mishap
-    ) -> AsyncIterator[pb.StepResponse]:
-        yield _started(session, attempt, request)
-        if attempt.output is None:
-            attempt.output = await self._write(session, request)
+    def _begin_request(self, descriptor: Descriptor, request: StepRequest) -> BeginRequest:
+        role, head, seed = self.pool.role(descriptor.role), request.expected_head, request.sampling.seed
+        return BeginRequest(
+            session_id=request.session_id,
+            tenant=descriptor.tenant,
+            step_id=request.step_id,
+            digest=content_digest(request),
+            expected_head=head,
+            expected_generation=head.generation if head else 0,
+            nonce=secrets.token_bytes(16),
+            seed=secrets.randbits(63) if seed is None else seed,
+            lease_ms=LEASE_MS,
+            new_tokens=1,  # a real gateway estimates; here a session's last step may exceed its budget
+            max_session_tokens=0,
+            budget_tokens=role.budget_tokens,
+            max_steps=role.max_steps,
+            priority=0,
+            deadline_ms=0,
+        )
+
+    async def _to_revision(self, began: Began) -> Began:
+        """Brings a session to the pool's revision before its step. Refuses: MODEL_REVISION_MISMATCH."""
+        descriptor, revision = began.descriptor, began.descriptor.model_revision
+        if not descriptor.steps or revision == self.pool.active_revision:
+            return began
+        if not self.pool.migrates:
+            raise Refused(Reason.MODEL_REVISION_MISMATCH, f"the session was begun on revision {revision}")
+        descriptor = await self.store.migrate(await self._rendered(began))
+        self.store.publish_cached(descriptor.session_id, WORKER, 0)
+        return replace(began, descriptor=descriptor, cached_tokens=0)
+
+    async def _rendered(self, began: Began) -> MigrateRequest:
+        """The same steps, rendered as the pool's revision does."""
+        old, revision = began.descriptor, self.pool.active_revision
+        ids = await self.store.ids(old.session_id, old.generation, 0, old.head.length)
+        head, packed, entries = Head(), b"", list[LogEntry]()
+        for entry in await self.store.log(old.session_id, old.generation, 0, old.steps):
+            end = entry.head.length * ID_BYTES
+            prompt = self._prompt(old, [message_from_record(record) for record in entry.messages], first=not entries)
+            step = pack_ids([*prompt]) + ids[end - entry.output_tokens * ID_BYTES : end]
+            head, packed = _follow(head, step), packed + step
+            renewed = replace(entry, prompt_tokens=len(prompt), cached_tokens=0, reconstructed_tokens=0)
+            entries.append(replace(renewed, head=head, model_revision=revision))
+        return MigrateRequest(
+            old.session_id, began.ref, old.head, tuple(entries), packed, revision, ttl_ms=0, lease_ms=LEASE_MS
+        )
+
+    async def _attempt(self, began: Began, request: StepRequest, mishap: Mishap) -> AsyncIterator[Event]:
+        fenced, received = self._written.get(began.fenced.ref) if began.fenced else None, request.received
+        if fenced is None or fenced.output is None:
+            fenced = _Written([])
+        written = self._written[began.ref] = _Written([*fenced.lineage, began.ref], fenced.output)
+        prompt = self._prompt(began.descriptor, request.messages, first=not began.descriptor.steps)
+        yield Started(WORKER, len(prompt), began.cached_tokens, began.ref)
+        output = written.output = written.output or await self._write(began.descriptor, request)
         if mishap.restart_after is not None:
-            for event in self._some(attempt, request.received, mishap.restart_after):
+            for event in self._stream(written, received, mishap.restart_after):
                 yield event
-            attempt.continues.clear()
-            yield pb.StepResponse(restarted=pb.StepRestarted(attempt=attempt.attempt, reason="asked for by the test"))
-            request.ClearField("received")
+            written.lineage, received = [began.ref], None
+            yield Restarted("asked for by the test", began.ref)
         if mishap.break_after is not None:
-            for event in self._some(attempt, request.received, mishap.break_after):
+            for event in self._stream(written, received, mishap.break_after):
                 yield event
             raise BrokenStreamError
-        for event in self._stream(attempt, attempt.output, request.received):
+        for event in self._stream(written, received):
             yield event
-        entry = session.commit(attempt, request, attempt.output)
+        entry = await self.store.commit(self._commit_request(began, request, prompt, output, written.lineage))
+        self.store.publish_cached(request.session_id, WORKER, entry.head.length)
+        for ref in written.lineage:
+            self._written.pop(ref, None)
         if mishap.lose_commit:
             raise BrokenStreamError
-        yield _committed(entry, replayed=False)
+        yield committed(entry, began.descriptor.generation, replayed=False)
 
-    def _some(self, attempt: FakeAttempt, received: pb.Cursor, tokens: int) -> Iterator[pb.StepResponse]:
-        """The output's pieces until `tokens` of it were sent."""
-        for event in self._stream(attempt, _output_of(attempt), received):
-            if event.WhichOneof("event") == "delta" and event.delta.token_offset >= tokens:
+    def _commit_request(
+        self, began: Began, request: StepRequest, prompt: bytes, output: FakeOutput, lineage: Sequence[AttemptRef]
+    ) -> CommitRequest:
+        descriptor, packed = began.descriptor, pack_ids([*prompt, *output.ids])
+        attempts = [[ref.epoch, ref.nonce.hex()] for ref in lineage]
+        entry = LogEntry(
+            step_id=request.step_id,
+            index=descriptor.steps,
+            messages=tuple(map(message_to_record, request.messages)),
+            output={**message_to_record(output.message), "text": output.text, "attempts": attempts},
+            finish_reason=finish_reason_to_record(output.finish_reason),
+            prompt_tokens=len(prompt),
+            output_tokens=len(output.ids),
+            cached_tokens=began.cached_tokens,
+            reconstructed_tokens=descriptor.head.length - began.cached_tokens,
+            head=_follow(descriptor.head, packed),
+            seed=began.seed,
+            sampling=sampling_to_record(request.sampling),
+            format=format_to_record(request.format),
+            model_revision=self.pool.active_revision,
+            worker_id=WORKER,
+        )
+        return CommitRequest(request.session_id, began.ref, descriptor.head, entry, packed, ttl_ms=0, owner=WORKER)
+
+    def _stream(self, written: _Written, received: Cursor | None, most: int | None = None) -> Iterator[Event]:
+        """What the reader lacks of the first `most` tokens; all of them, after Restarted, when what it has belongs to
+        another output."""
+        assert written.output is not None
+        attempt, cursor = written.lineage[-1], received or Cursor(written.lineage[-1])
+        if cursor.tokens and cursor.attempt.nonce not in [ref.nonce for ref in written.lineage]:
+            cursor = Cursor(attempt)
+            yield Restarted("that output is lost", attempt)
+        for delta in written.output.deltas(attempt, cursor.tokens, cursor.text_bytes, self.delta_tokens):
+            if most is not None and delta.token_offset >= most:
                 return
-            yield event
+            yield delta
 
-    def _stream(self, attempt: FakeAttempt, output: FakeOutput, received: pb.Cursor) -> Iterator[pb.StepResponse]:
-        """What the reader has not got; all of it, after Restarted, when what it has belongs to another output."""
-        known = attempt.continues | {attempt.attempt.nonce}
-        tokens, text_bytes = received.tokens, received.text_bytes
-        if tokens and received.attempt.nonce not in known:
-            tokens = text_bytes = 0
-            yield pb.StepResponse(restarted=pb.StepRestarted(attempt=attempt.attempt, reason="that output is lost"))
-        for delta in output.deltas(attempt.attempt, tokens, text_bytes, self.delta_tokens):
-            yield pb.StepResponse(delta=delta)
-
-    async def _write(self, session: FakeSession, request: pb.StepRequest) -> FakeOutput:
+    async def _write(self, descriptor: Descriptor, request: StepRequest) -> FakeOutput:
         try:
-            reply = self.reply(_turn(session, request))
+            reply = self.reply(await self._turn(descriptor, request))
             reply = await reply if inspect.isawaitable(reply) else reply
-            _check_reply(request, reply)
+            if isinstance(request.format, JsonSchema):
+                json.loads(reply if isinstance(reply, str) else reply.content)
         except Refused:
             raise
         except Exception as error:
             raise Refused(Reason.INTERNAL, f"the fake gateway's reply function failed: {error!r}") from error
-        return make_output(reply, request.sampling, session.role.max_output_tokens or self.context_tokens)
+        limit = self.pool.role(descriptor.role).max_output_tokens or self.pool.context_tokens
+        return make_output(reply, request.sampling, limit)
 
-
-def check_step(session: FakeSession, request: pb.StepRequest, context_tokens: int) -> None:
-    """Refuses a request that could never be a step of this session."""
-    asked = step_request_from_wire(request)
-    check(requests.step(asked))
-    check(requests.schema_of_step(asked), Reason.INVALID_SCHEMA)
-    check(requests.step_of_role(asked, session.role))
-    if session.head.length + len(session.prompt(request)) >= context_tokens:
-        raise Refused(Reason.STEP_TOO_LONG, f"log and step do not fit {context_tokens} tokens of context")
-    _check_tools(session, wire.format_from_wire(request.format))
-
-
-def _check_tools(session: FakeSession, constraint: JsonSchema | ToolChoice | None) -> None:
-    if isinstance(constraint, ToolChoice) and constraint.mode is ToolChoiceMode.REQUIRED:
-        names = [tool.name for tool in session.tools]
-        if not names or (constraint.name and constraint.name not in names):
-            raise Refused(Reason.INVALID_REQUEST, f"format: the session has no tool {constraint.name!r}")
-
-
-def _check_reply(request: pb.StepRequest, reply: str | Message) -> None:
-    if isinstance(wire.format_from_wire(request.format), JsonSchema):
-        json.loads(reply if isinstance(reply, str) else reply.content)
-
-
-def _turn(session: FakeSession, request: pb.StepRequest) -> Turn:
-    history = [message for entry in session.log for message in (*entry.messages, entry.output)]
-    return Turn(
-        session_id=session.record.id,
-        role=session.role.name,
-        system=session.system,
-        tools=tuple(Tool(tool.name, tool.description, json.loads(tool.parameters_json)) for tool in session.tools),
-        history=tuple(wire.message_from_wire(message) for message in history),
-        messages=tuple(wire.message_from_wire(message) for message in request.messages),
-        sampling=wire.sampling_from_wire(request.sampling),
-        format=wire.format_from_wire(request.format),
-    )
-
-
-def _output_of(attempt: FakeAttempt) -> FakeOutput:
-    assert attempt.output is not None
-    return attempt.output
-
-
-def _started(session: FakeSession, attempt: FakeAttempt, request: pb.StepRequest) -> pb.StepResponse:
-    return pb.StepResponse(
-        started=pb.StepStarted(
-            attempt=attempt.attempt,
-            worker="fake-worker",
-            prompt_tokens=len(session.prompt(request)),
-            cached_tokens=session.cached,
+    async def _turn(self, descriptor: Descriptor, request: StepRequest) -> Turn:
+        log = await self.store.log(descriptor.session_id, descriptor.generation, 0, descriptor.steps)
+        tools = [Tool(tool["name"], tool["description"], json.loads(tool["parameters"])) for tool in descriptor.tools]
+        return Turn(
+            session_id=descriptor.session_id,
+            role=descriptor.role,
+            system=descriptor.system,
+            tools=tuple(tools),
+            history=tuple(message_from_record(record) for entry in log for record in (*entry.messages, entry.output)),
+            messages=request.messages,
+            sampling=request.sampling,
+            format=request.format,
         )
-    )
 
+    def _prompt(self, descriptor: Descriptor, messages: Sequence[Message], *, first: bool) -> bytes:
+        revision = self.pool.active_revision
+        return render(descriptor.system, _tool_names(descriptor), messages, first=first, revision=revision)
 
-def _committed(entry: pb.CommittedStep, *, replayed: bool) -> pb.StepResponse:
-    return pb.StepResponse(
-        committed=pb.StepCommitted(
-            output=entry.output,
-            finish_reason=entry.finish_reason,
-            usage=entry.usage,
-            head=entry.head,
-            index=entry.index,
-            seed=entry.sampling.seed,
-            replayed=replayed,
-            output_tokens=len(entry.output_token_ids),
+    def _check(self, descriptor: Descriptor, request: StepRequest) -> None:
+        """Refuses a request that could never be a step of this session."""
+        check(requests.step(request))
+        check(requests.schema_of_step(request), Reason.INVALID_SCHEMA)
+        check(requests.step_of_role(request, self.pool.role(descriptor.role)))
+        prompt, context = (
+            self._prompt(descriptor, request.messages, first=not descriptor.steps),
+            self.pool.context_tokens,
         )
-    )
+        if descriptor.head.length + len(prompt) >= context:
+            raise Refused(Reason.STEP_TOO_LONG, f"log and step do not fit {context} tokens of context")
+        constraint, names = request.format, _tool_names(descriptor)
+        if isinstance(constraint, ToolChoice) and constraint.mode is ToolChoiceMode.REQUIRED:
+            check([] if names and constraint.name in ("", *names) else [("format", f"no tool {constraint.name!r}")])
+
+
+def _tool_names(descriptor: Descriptor) -> list[str]:
+    return [tool["name"] for tool in descriptor.tools]
+
+
+def _follow(head: Head, packed: bytes) -> Head:
+    return Head(head.length + len(packed) // ID_BYTES, extend(head.log_hash, packed))
+
+
+def _written_before(stored: AlreadyCommitted) -> _Written:
+    output, reason = stored.entry.output, finish_reason_from_record(stored.entry.finish_reason)
+    lineage = [AttemptRef(epoch, bytes.fromhex(nonce)) for epoch, nonce in output["attempts"]]
+    ids = bytes(iter(unpack_ids(stored.output_ids)))
+    return _Written(lineage, FakeOutput(ids, output["text"], message_from_record(output), reason))

@@ -15,18 +15,20 @@ A token is a byte of UTF-8, so that counts can be foretold.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import grpc
 
 from roost._client import Client
-from roost._fake_output import Turn, echo
+from roost._fake_output import REVISION, Turn, echo
 from roost._fake_service import FakeService
-from roost._fake_sessions import FakeRole
 from roost._fake_step import Mishap, Reply, StepRunner
 from roost._transport import MAX_MESSAGE_BYTES
+from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.store.memory import MemoryStore
 from roost.sync import BACKGROUND
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
@@ -37,6 +39,16 @@ __all__ = ["FakeGateway", "FakeRole", "Reason", "Reply", "Turn", "refusal"]
 def refusal(reason: Reason, message: str = "refused by the test", *, retry_after: float | None = None) -> Refused:
     """An error for a reply function to raise; its client sees the matching class of `roost.errors`."""
     return Refused(reason, message, retry_seconds=retry_after)
+
+
+@dataclass(frozen=True, slots=True)
+class FakeRole:
+    """A role of the fake pool. 0 means no limit."""
+
+    name: str = "default"
+    max_steps: int = 0
+    budget_tokens: int = 0
+    max_output_tokens: int = 4096
 
 
 class FakeGateway:
@@ -60,8 +72,18 @@ class FakeGateway:
     ) -> None:
         if gateways < 1 or delta_tokens < 1 or not roles:
             raise ValueError("FakeGateway needs at least one gateway, one token per delta and one role")
-        runner = StepRunner(reply, context_tokens, delta_tokens)
-        self._service = FakeService(runner, pool=pool, roles=roles, api_keys=api_keys)
+        document = PoolDocument(
+            pool,
+            model="fake",
+            context_tokens=context_tokens,
+            active_revision=REVISION,
+            roles=tuple(
+                PoolRole(role.name, 0, role.max_output_tokens, role.max_steps, role.budget_tokens) for role in roles
+            ),
+        )
+        self._store = MemoryStore()
+        self._runner = StepRunner(self._store, document, reply, delta_tokens)
+        self._service = FakeService(self._runner, api_keys=api_keys)
         self._count = gateways
         self._servers: list[grpc.aio.Server] = []
         self._clients: list[Client] = []
@@ -132,11 +154,11 @@ class FakeGateway:
     def change_model(self, revision: str, *, migrates: bool = True) -> None:
         """The pool's model is another revision from now on. At their next step sessions get a new log (`Migrated`), or,
         when they do not migrate, are refused as if no worker served the old one any more."""
-        self._service.revision, self._service.migrates = revision, migrates
+        self._runner.pool = replace(self._runner.pool, active_revision=revision, migrates=migrates)
 
     def roll_back(self, session_id: str, *, steps: int = 1) -> None:
         """The store forgets the session's last steps. Raises KeyError when there is no such session."""
-        self._service.sessions[session_id].roll_back(steps)
+        self._service.roll_back(session_id, steps)
 
 
 _SERVER_OPTIONS = [

@@ -7,7 +7,7 @@ from typing import Any
 from redis_servers import RedisServer
 from roost.contract import names
 from roost.contract.lease import WorkerLease
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 
 POOL = "bench/store"
 LONG_MS = 3_600_000

@@ -6,12 +6,19 @@ import json
 import random
 import subprocess
 import sys
+from array import array
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from roost.contract.heads import Head
 from roost.contract.lease import WorkerLease
+from roost_gateway.admission.admission_queue import AdmissionQueue
+from roost_gateway.fleet.fleet import Fleet
+from roost_gateway.step.placement import Placement
+from step_attempts import attempt_of, descriptor_of, with_need
 
 ROOT = Path(__file__).parents[2]
 POOL = "bench/pool"
@@ -47,6 +54,7 @@ class Ledger:
         self._records = records
         self._leases = {name: _lease(name) for name in (f"w{number:04}" for number in range(workers))}
         self.held = Counter[str](dict.fromkeys(self._leases, RUNNING))
+        self.grace_seconds = 0.0
         self.messages: asyncio.Queue[Any] = asyncio.Queue()
         self.calls: Counter[str] = Counter()
 
@@ -91,7 +99,9 @@ class Ledger:
         return [POOL]
 
     async def pool_document(self, pool: str) -> dict[str, Any]:
-        document = {"model": {"name": "m"}, "activeRevision": REVISION, "admission": {"queueLimit": 10**6}}
+        roles = [{"name": f"class-{2 - priority}", "priority": priority} for priority in range(3)]
+        document = {"model": {"name": "m"}, "activeRevision": REVISION, "roles": roles}
+        document["admission"] = {"queueLimit": 10**6}
         return json.loads(json.dumps(document))  # type: ignore[no-any-return]  # an object
 
     async def health(self) -> Any:
@@ -112,55 +122,122 @@ def _lease(name: str) -> WorkerLease:
     )
 
 
+class _Now:
+    """The admission of this tree."""
+
+    def __init__(self, ledger: Any) -> None:
+        self.fleet = Fleet(ledger, [POOL], {})
+        self.placement: Any = Placement(ledger, self.fleet)
+        self.queue_class: Any = AdmissionQueue
+
+    async def read(self) -> None:
+        await self.fleet.read(0)
+
+    @property
+    def evaluations(self) -> int:
+        return self.fleet.workers._indexes[POOL].evaluations
+
+    @property
+    def pool_queue(self) -> Any:
+        return self.placement._queues[POOL]
+
+    @property
+    def queue(self) -> Any:
+        return self.placement._pool_queue(POOL).queue
+
+    async def place(self, session_id: str, tenant: str, priority: int, log_tokens: int, owner: str) -> None:
+        pool = self.fleet.pools.known(POOL)
+        assert pool is not None
+        session = descriptor_of(session_id, head=Head(log_tokens), model_revision=REVISION, owner=owner)
+        attempt = attempt_of(
+            pool, session, cached_tokens=log_tokens, tenant=tenant, role=pool.role(f"class-{priority}")
+        )
+        with_need(attempt, new_tokens=100)
+        attempt.output.accept(array("I"))  # an attempt that a worker has begun waits until its deadline
+        await self.placement.place(attempt)
+
+    def close(self) -> None:
+        """Nothing was changed for the measurement."""
+
+
+class _Before:
+    """The admission of an older commit, whose modules lie in one folder."""
+
+    def __init__(self, package: str, ledger: Any) -> None:
+        def module(name: str) -> Any:
+            return importlib.import_module(f"{package}.{name}")
+
+        self._attempts, self._routing, self._records = module("attempts"), module("routing"), module("store.records")
+        self._ask = module("placement").Ask
+        self._workers = module("workers").Workers(ledger, [POOL])
+        self.placement = module("placement").Placement(ledger, self._workers)
+        self.queue_class = module("admission").AdmissionQueue
+        self.evaluations = 0
+        weigh = self._routing._weigh
+
+        def counted(need: Any, worker: Any) -> Any:
+            self.evaluations += 1
+            return weigh(need, worker)
+
+        self._routing._weigh = counted
+        self.close: Callable[[], None] = lambda: setattr(self._routing, "_weigh", weigh)
+
+    async def read(self) -> None:
+        await self._workers._tick(0)
+
+    @property
+    def pool_queue(self) -> Any:
+        (line,) = self.placement._lines.values()
+        return SimpleNamespace(lines={"": line}, listener=line.listener)
+
+    @property
+    def queue(self) -> Any:
+        return self.placement.queue(POOL)
+
+    async def place(self, session_id: str, tenant: str, priority: int, log_tokens: int, owner: str) -> None:
+        need = self._routing.StepNeed(session_id, REVISION, log_tokens, 100, {owner: log_tokens})
+        ref = self._records.AttemptRef(1, b"n" * 16)
+        held = self._attempts.HeldAttempt(POOL, session_id, ref, asyncio.current_task())
+        deadline = asyncio.get_running_loop().time() + FAR_SECONDS
+        ask = self._ask(self._workers.view(POOL), held, need, tenant, priority, True, deadline)
+        ask.started = True  # waits until its deadline
+        await self.placement.place(ask, lambda _: None)
+
+
 class World:
     """A full pool, and steps that wait for it in one gateway."""
 
     def __init__(self, package: str, workers: int, seed: int) -> None:
-        def module(name: str) -> Any:
-            return importlib.import_module(f"{package}.{name}")
-
-        self._attempts, self._routing = module("attempts"), module("routing")
-        self._records = module("store.records")
-        placement = module("placement")
-        self._ask = placement.Ask if hasattr(placement, "Ask") else module("lines").Ask
+        now = package == "roost_gateway"
+        records = importlib.import_module("roost.store.records" if now else f"{package}.store.records")
         self._chance = random.Random(seed)
-        self.ledger = Ledger(self._records, workers)
-        self._workers = module("workers").Workers(self.ledger, [POOL])
-        self._placement = placement.Placement(self.ledger, self._workers)
-        self._admission = module("admission").AdmissionQueue
+        self.ledger = Ledger(records, workers)
+        self._side: Any = _Now(self.ledger) if now else _Before(package, self.ledger)
+        self._placement = self._side.placement
         self._tasks: set[asyncio.Task[Any]] = set()
         self._asked = 0
         self.admitted = 0
-        self._weighed = 0
-        weigh = self._routing._weigh
-
-        def counted(need: Any, worker: Any) -> Any:
-            self._weighed += 1
-            return weigh(need, worker)
-
-        self._routing._weigh = counted
-        self._restore: Callable[[], None] = lambda: setattr(self._routing, "_weigh", weigh)
 
     @property
     def evaluations(self) -> int:
         """Workers weighed, and nodes of trees of workers looked at."""
-        fleets = getattr(self._workers, "_fleets", {})
-        return fleets[POOL].evaluations if fleets else self._weighed
+        return int(self._side.evaluations)
 
     @property
     def waiting(self) -> int:
-        return len(self._placement.queue(POOL))
+        return len(self._side.queue)
 
     async def start(self, waiters: int) -> None:
-        await self._workers._tick(0)
+        await self._side.read()
         await self.fill(waiters)
         self._placement.kick(POOL)
         await self._until(lambda: not self._pumping())
-        self._assert_listening()
+        assert self._side.pool_queue.listener is not None, "somebody waits, so the gateway listens"
 
     async def fill(self, waiters: int) -> None:
         """Adds steps until so many wait. Not measured: nothing is admitted, and places in the queue are not counted."""
-        ahead, self._admission.ahead = self._admission.ahead, lambda *_: 0
+        queue_class = self._side.queue_class
+        ahead, queue_class.ahead = queue_class.ahead, lambda *_: 0
         self._placement.kick, kick = lambda *_: None, self._placement.kick
         kick_line = getattr(self._placement, "_kick_line", None)
         if kick_line is not None:
@@ -172,7 +249,7 @@ class World:
                 task.add_done_callback(self._tasks.discard)
             await self._until(lambda: self.waiting >= waiters and not self._pumping())
         finally:
-            self._admission.ahead, self._placement.kick = ahead, kick
+            queue_class.ahead, self._placement.kick = ahead, kick
             if kick_line is not None:
                 self._placement._kick_line = kick_line
 
@@ -187,37 +264,21 @@ class World:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._placement.aclose()
-        self._restore()
+        self._side.close()
 
     async def _place(self) -> None:
         self._asked += 1
-        session_id = f"{POOL}/{self._asked:026}"
-        log_tokens = self._chance.randrange(100, 700)
-        owner = self._chance.choice(self.ledger.names)
-        need = self._routing.StepNeed(session_id, REVISION, log_tokens, 100, {owner: log_tokens})
-        task = asyncio.current_task()
-        held = self._attempts.HeldAttempt(POOL, session_id, self._records.AttemptRef(1, b"n" * 16), task)
-        tenant = f"tenant-{self._asked % 10}"
-        deadline = asyncio.get_running_loop().time() + FAR_SECONDS
-        pool = self._workers.view(POOL)
-        ask = self._ask(pool, held, need, tenant, self._asked % 3, True, deadline)
-        ask.started = True  # waits until its deadline
-        queue = self._placement.queue(POOL)
-        await self._placement.place(ask, lambda _: None)
+        session_id, tenant, priority = f"{POOL}/{self._asked:026}", f"tenant-{self._asked % 10}", self._asked % 3
+        queue = self._side.queue
+        await self._side.place(
+            session_id, tenant, priority, self._chance.randrange(100, 700), self._chance.choice(self.ledger.names)
+        )
         self.admitted += 1
         queue.started(tenant)
 
-    def _lines(self) -> list[Any]:
-        pools = getattr(self._placement, "_pools", None)
-        return list(pools[POOL].lines.values()) if pools is not None else list(self._placement._lines.values())
-
     def _pumping(self) -> bool:
-        return any(line.pump is not None for line in self._lines()) or not self.ledger.messages.empty()
-
-    def _assert_listening(self) -> None:
-        pools = getattr(self._placement, "_pools", None)
-        owner = pools[POOL] if pools is not None else self._lines()[0]
-        assert owner.listener is not None, "somebody waits, so the gateway listens"
+        lines = self._side.pool_queue.lines.values() if self._asked else ()
+        return any(line.pump is not None for line in lines) or not self.ledger.messages.empty()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         """Lets everything else go on until the condition holds."""

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from roost.contract.names import PoolKeys
 from roost.errors import PoolSuspendedError
+from roost.store.keys import PoolKeys
 from roost_pool import manifests
 from roost_pool.manifests import NAME
 from roost_pool.removal import deleted

@@ -10,7 +10,7 @@ from roost.contract.pool_document import PoolDocument
 from roost.store.records import LogEntry
 from roost_gateway.step import worker_requests
 from roost_gateway.step.attempt import StepAttempt
-from roost_gateway.step.log_entries import migrate_request
+from roost_gateway.step.migration import migrate_request
 from roost_gateway.step.output import RenderedStep
 from roost_gateway.step.worker_requests import pieces, render_request
 from step_attempts import attempt_of, descriptor_of

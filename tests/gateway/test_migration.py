@@ -10,8 +10,8 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from gateway_driver import POOL, Caller, Rig, StepLog, publish_pool, reason, step_request
 from null_script import Script, token_text
 from null_worker import NullWorker
-from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
+from roost.store.keys import PoolKeys
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.front.server import GatewayServer
 from roost_gateway.telemetry import Telemetry

@@ -1,46 +1,36 @@
 """Pool documents as a gateway reads them, and what follows from them."""
 
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from roost.contract.pool_document import SCHEMA_VERSION, PoolDocument, PoolRole
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.store.interface import SessionStore
+from roost.store.memory import MemoryStore
 from roost_gateway.fleet.pools import Pools
 
 POOL = "team/agents"
 
 
-class Documents:
-    """A store with nothing but one pool's document."""
-
-    def __init__(self, document: Mapping[str, Any]) -> None:
-        self.document = document
-
-    async def pool_document(self, pool: str) -> Mapping[str, Any]:
-        assert pool == POOL
-        return self.document
-
-
-def pools_of(store: Documents) -> Pools:
-    return Pools(cast(SessionStore, store), ())
+def store_of(document: dict[str, Any]) -> MemoryStore:
+    store = MemoryStore()
+    store.documents[POOL] = document
+    return store
 
 
 async def test_a_newer_document_leaves_the_one_that_was_read_last(caplog: pytest.LogCaptureFixture) -> None:
-    store = Documents({"schemaVersion": SCHEMA_VERSION, "admission": {"queueLimit": 5}})
-    pools = pools_of(store)
+    store = store_of({"schemaVersion": SCHEMA_VERSION, "admission": {"queueLimit": 5}})
+    pools = Pools(store, ())
     assert (await pools.get(POOL)).queue_limit == 5
-    store.document = {"schemaVersion": SCHEMA_VERSION + 1, "admission": {"queueLimit": 6}}
+    store.documents[POOL] = {"schemaVersion": SCHEMA_VERSION + 1, "admission": {"queueLimit": 6}}
     assert (await pools.reread(POOL)).queue_limit == 5
     assert f"pool {POOL}: its document in the store cannot be read: schemaVersion 2 is newer than 1" in caplog.text
 
 
 async def test_a_pool_whose_only_document_is_newer_is_not_served() -> None:
     with pytest.raises(Refused) as caught:
-        await pools_of(Documents({"schemaVersion": SCHEMA_VERSION + 1})).get(POOL)
+        await Pools(store_of({"schemaVersion": SCHEMA_VERSION + 1}), ()).get(POOL)
     assert caught.value.reason is Reason.POOL_NOT_FOUND
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from gateway_driver import Rig, StepLog, publish_pool, step_request
 from null_script import Script
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 
 LONG_LOG = 6000
 """Tokens that take longer to compute again than a running step takes to end."""

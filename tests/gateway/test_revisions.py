@@ -8,9 +8,9 @@ from roost.contract.heads import Head
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.store.records import Descriptor, FormerLog, State
+from roost.store.views import unknown_migration
 from roost_gateway.routing.choice import WorkerState
-from roost_gateway.routing.revisions import bound_revision, migrates, turned_away
-from roost_gateway.step.migration import announcement
+from roost_gateway.routing.revisions import migrates, turned_away
 from routing_oracle import worker_of
 
 OLD, NEW = "rev-1", "rev-2"
@@ -47,7 +47,7 @@ def test_a_log_of_another_revision_migrates(of: PoolDocument, descriptor: Descri
 
 
 def test_a_log_without_tokens_is_of_no_revision() -> None:
-    assert (bound_revision(session()), bound_revision(session(steps=0))) == (OLD, "")
+    assert (session().bound_revision, session(steps=0).bound_revision) == (OLD, "")
 
 
 def test_sessions_migrate_unless_the_pool_says_otherwise() -> None:
@@ -89,9 +89,9 @@ def test_who_need_not_wait_for_a_worker(
 )
 def test_a_client_is_told_of_what_it_does_not_know(known: Head | None, told: bool) -> None:
     descriptor = session(generation=2, model_revision=NEW, former=FormerLog(FORMER, 2, OLD))
-    event = announcement(descriptor, known)
+    event = unknown_migration(descriptor, known)
     assert (event is not None) is told
     if event is not None:
         assert (event.from_revision, event.to_revision, event.generation) == (OLD, NEW, 2)
         assert (event.head, event.head.generation) == (Head(4, b"h" * 16), 2)
-    assert announcement(session(), known) is None
+    assert unknown_migration(session(), known) is None

@@ -27,15 +27,11 @@ from step_attempts import descriptor_of
 ATTEMPT = AttemptRef(1, b"n" * 16)
 
 
-def delta(token_ids: list[int], text: str = "", token_offset: int = 0, text_offset: int = 0) -> Delta:
-    return Delta(text, token_ids, token_offset, text_offset)
-
-
 @given(st.lists(st.text("aé€😀", max_size=3), max_size=20), st.lists(st.booleans(), max_size=20))
 def test_deltas_are_contiguous_however_they_are_taken(pieces: list[str], takes: list[bool]) -> None:
     output, ids, text = StepOutput(ATTEMPT), list[int](), ""
     for number, piece in enumerate(pieces):
-        output.append(delta([number], piece, number, len(output.text)))
+        output.append([number], piece, number, len(output.text))
         last = number == len(pieces) - 1
         if last or (number < len(takes) and takes[number]):
             taken = output.take()
@@ -51,14 +47,14 @@ def test_deltas_are_contiguous_however_they_are_taken(pieces: list[str], takes: 
 @pytest.mark.parametrize(("token", "byte"), [(0, 3), (2, 3), (1, 2), (1, 4)])
 def test_a_delta_that_does_not_continue_is_refused(token: int, byte: int) -> None:
     output = StepOutput(ATTEMPT)
-    output.append(delta([7], "€"))
+    output.append([7], "€", 0, 0)
     with pytest.raises(OutputGapError):
-        output.append(delta([8], "", token, byte))
+        output.append([8], "", token, byte)
 
 
 def test_a_cursor_inside_a_character_is_the_clients_fault() -> None:
     output = StepOutput(ATTEMPT, Cursor(ATTEMPT, tokens=1, text_bytes=1))
-    output.append(delta([7, 8], "€"))
+    output.append([7, 8], "€", 0, 0)
     with pytest.raises(Refused, match="inside a character"):
         output.take()
 
@@ -176,7 +172,7 @@ async def test_a_rest_ends_with_the_step_and_gathers_output() -> None:
     events = outbox.events()
     assert await anext(events) == Started("w", 0, 0, ATTEMPT)
     for number in range(3):
-        output.append(delta([number], token_offset=number))
+        output.append([number], "", number, 0)
         outbox.more()
     outbox.committed(COMMITTED, output)
     await outbox.rest(1e6)

@@ -4,7 +4,7 @@ import asyncio
 
 from gateway_driver import POOL, Caller, Rig, StepLog, publish_pool, step_request
 from null_script import Script
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 from roost.v1 import session_service_pb2 as pb
 
 ROOM_FOR_ONE = 600

@@ -12,8 +12,8 @@ import redis
 from redis.exceptions import NoPermissionError
 
 from redis_servers import RedisServer
-from roost.contract.names import PoolKeys
 from roost.store import redis_store
+from roost.store.keys import PoolKeys
 from roost_gateway.front.credentials import Authenticator
 from roost_operator.install.drawn_secrets import api_keys_secret, pool_key_secret, store_secret
 from roost_worker.server.lease import LeasePublisher

@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 from roost_operator.local.ports import PortTakenError, free_port, require_free
 from roost_operator.local.processes import Supervised
 from roost_operator.local.redis import EmbeddedRedis

@@ -6,7 +6,7 @@ import pytest
 import redis.asyncio
 
 from played_place import Place, lease
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 from roost_operator.kubernetes import kinds
 from roost_operator.plan import names
 

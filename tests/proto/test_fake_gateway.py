@@ -15,7 +15,6 @@ from roost import (
     RetryConfig,
     Tier,
     ToolCall,
-    _fake_sessions,
     errors,
 )
 from roost.contract.lease import LEASE_TTL_SECONDS
@@ -165,7 +164,7 @@ async def test_what_comes_after_a_step_that_was_left_waits_until_it_is_out_of_th
             await stranger.delete()
 
 
-async def test_a_step_left_by_its_gateway_keeps_others_out_for_one_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_step_left_by_its_gateway_keeps_others_out_for_one_lease() -> None:
     once = RetryConfig(give_up_after=0.0)
     async with FakeGateway() as fake:
         session = await (await fake.connect(retry=once)).open()
@@ -176,7 +175,8 @@ async def test_a_step_left_by_its_gateway_keeps_others_out_for_one_lease(monkeyp
             await session.run("other")
         assert raised.value.retry_after is not None
         assert 0.0 < raised.value.retry_after <= LEASE_TTL_SECONDS
-        monkeypatch.setattr(_fake_sessions, "LEASE_TTL_SECONDS", 0.0)
+        later = fake._store.clock() + round(LEASE_TTL_SECONDS * 1000)
+        fake._store.clock = lambda: later
         assert (await session.run("other")).committed.index == 0
         assert (await session.run("lost", step_id="lost")).committed.index == 1
 

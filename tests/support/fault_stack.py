@@ -28,8 +28,8 @@ from roost import (
     StepResult,
 )
 from roost.contract.loghash import extend, pack_ids
-from roost.contract.names import PoolKeys
 from roost.fault_points import DIRECTORY_VARIABLE
+from roost.store.keys import PoolKeys
 from roost_operator.api.spec import AgentPool
 from roost_operator.local import processes
 from roost_operator.local.runner import LocalStack, StackOptions

@@ -17,10 +17,10 @@ import grpc.aio
 from null_script import Script
 from null_worker import NullWorker
 from redis_servers import RedisServer
-from roost.contract.names import POOLS, PoolKeys
 from roost.contract.reasons import Reason
 from roost.fault_points import DIRECTORY_VARIABLE
 from roost.grpc_errors import details_of
+from roost.store.keys import POOLS, PoolKeys
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceStub
 from roost_gateway.config import GatewayConfig

@@ -13,16 +13,17 @@ from typing import Any
 
 import grpc
 import grpc.aio
-import redis.asyncio as aioredis
 
 from null_script import BASE_ID, Attempt, Script, log_hash, rendered, token_text
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS, WorkerLease
 from roost.contract.loghash import unpack_ids
-from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
 from roost.grpc_errors import abort
+from roost.store import leases
+from roost.store.link import RedisLink
+from roost.store.records import StoreUnavailableError
 from roost.v1 import session_service_pb2 as pb
 from roost.v1 import worker_service_pb2 as wpb
 from roost.v1.worker_service_pb2_grpc import WorkerServiceServicer, add_WorkerServiceServicer_to_server
@@ -67,12 +68,12 @@ class NullWorker(WorkerServiceServicer):
         self._port = port
         self._boot = secrets.token_hex(4)
         self._redis_url = redis_url
-        self._keys = PoolKeys(pool)
+        self._pool = pool
         self._lease_task: asyncio.Task[None] | None = None
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> "NullWorker":
-        self._redis = aioredis.Redis.from_url(self._redis_url)
+        self._link = RedisLink.open(self._redis_url)
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)])
         add_WorkerServiceServicer_to_server(self, self._server)
         port = self._server.add_insecure_port(f"127.0.0.1:{self._port}")
@@ -86,15 +87,14 @@ class NullWorker(WorkerServiceServicer):
     async def stop(self) -> None:
         """Withdraws the lease and ends every stream."""
         await self._halt()
-        with contextlib.suppress(aioredis.RedisError):
-            await self._redis.zrem(self._keys.workers, self.worker_id)
-            await self._redis.delete(self._keys.lease(self.worker_id), self._keys.residency(self.worker_id))
-        await self._redis.aclose()
+        with contextlib.suppress(StoreUnavailableError):
+            await leases.withdraw(self._link, self._pool, self.worker_id)
+        await self._link.aclose()
 
     async def kill(self) -> None:
         """Breaks every stream and loses everything; the lease stays until it runs out."""
         await self._halt()
-        await self._redis.aclose()
+        await self._link.aclose()
 
     async def _halt(self) -> None:
         tasks = [attempt.task for attempt in self.attempts.values() if attempt.task is not None]
@@ -108,17 +108,9 @@ class NullWorker(WorkerServiceServicer):
 
     async def publish(self) -> None:
         """Writes lease and residency now."""
-        lease = self._lease()
-        now = await self._redis.time()
-        expiry = now[0] * 1000 + now[1] // 1000 + int(LEASE_TTL_SECONDS * 1000)
-        async with self._redis.pipeline() as pipe:
-            pipe.set(self._keys.lease(self.worker_id), lease.encode(), px=int(LEASE_TTL_SECONDS * 1000))
-            pipe.zadd(self._keys.workers, {self.worker_id: expiry})
-            pipe.delete(self._keys.residency(self.worker_id))
-            if self.parked:
-                resident = {name: len(ids) for name, ids in self.parked.items()}
-                pipe.hset(self._keys.residency(self.worker_id), mapping=resident)
-            await pipe.execute()
+        residency = {name: len(ids) for name, ids in self.parked.items()}
+        ttl_ms = int(LEASE_TTL_SECONDS * 1000)
+        await leases.publish(self._link, self._pool, self._lease(), ttl_ms, changed=residency, gone=(), whole=True)
 
     def _lease(self) -> WorkerLease:
         return WorkerLease(
@@ -136,7 +128,7 @@ class NullWorker(WorkerServiceServicer):
     async def _keep_lease(self) -> None:
         while True:
             await asyncio.sleep(LEASE_PERIOD_SECONDS)
-            with contextlib.suppress(aioredis.RedisError):
+            with contextlib.suppress(StoreUnavailableError):
                 await self.publish()
 
     async def until(self, condition: Any) -> None:

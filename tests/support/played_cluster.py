@@ -14,7 +14,7 @@ import yaml
 
 from leases import lease_of
 from roost.contract.lease import WorkerLease
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.api import Api, Document
 from roost_operator.plan import names
@@ -132,8 +132,6 @@ def _lease(worker: str, address: str, running: int, draining: bool) -> WorkerLea
         worker,
         address=f"{address}:{names.WORKER_PORT}",
         model="tiny",
-        block_tokens=16,
-        context_tokens=2048,
         running=running,
         draining=draining,
     )

@@ -17,7 +17,7 @@ from leases import lease_of
 from operator_process import OperatorProcess, tail
 from redis_servers import RedisServer
 from roost.contract.lease import WorkerLease
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 from roost_operator.api.spec import API_VERSION
 from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.api import Api, Document

@@ -168,6 +168,7 @@ class RedisServer:
                 if self._process is None or self._process.poll() is not None:
                     return False
                 with suppress(RedisError):
+                    client.ping()  # refused, unlike INFO, while the server reads its file
                     return int(client.info("server")["process_id"]) == self._process.pid  # else another's, on our port
                 time.sleep(_POLL_SECONDS)
         return False

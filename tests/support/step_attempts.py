@@ -37,10 +37,16 @@ def attempt_of(
     """An attempt of the calling task at a step of one message."""
     now = time.monotonic()
     request = request or StepRequest(session.session_id, "s1", (Message(MessageRole.USER, "hello"),))
-    values = {"tenant": "tenant", "facts": SessionFacts("", 0, True), "received_at": now, "deadline": now + FAR_SECONDS}
+    values = {
+        "tenant": "tenant",
+        "facts": SessionFacts("", 0, True),
+        "bytes_per_token": 4.0,
+        "received_at": now,
+        "deadline": now + FAR_SECONDS,
+    }
     step = StepCall(**{"request": request, "pool": pool, "role": pool.role(""), **values, **call})
     began = began or Began(AttemptRef(1, b"n" * 16), 1, session, "", None, cached_tokens)
-    return StepAttempt(step, began, Outbox(), prompt=10)
+    return StepAttempt(step, began, Outbox())
 
 
 def with_need(attempt: StepAttempt, **need: Any) -> StepAttempt:

@@ -12,8 +12,8 @@ import redis
 from roost.contract import loghash, names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
-from roost.contract.names import PoolKeys
 from roost.store.interface import SessionStore
+from roost.store.keys import PoolKeys
 from roost.store.records import (
     Began,
     BeginRequest,
@@ -116,15 +116,15 @@ def migration(
     lease_ms: int = LONG_MS,
 ) -> MigrateRequest:
     """A log in other tokens: of each step a prompt of 1 and an output of 1 + `extra` ids."""
-    head, packed, anew = Head(), b"", []
+    head, packed, migrated = Head(), b"", []
     for entry in entries:
         ids = loghash.pack_ids([900 + entry.index, *range(800, 801 + extra)])
         head = Head(head.length + len(ids) // 4, loghash.extend(head.log_hash, ids))
         packed += ids
-        anew.append(
+        migrated.append(
             replace(entry, prompt_tokens=1, output_tokens=1 + extra, head=head, model_revision=revision, worker_id="")
         )
-    return MigrateRequest(session_id, ref, previous, tuple(anew), packed, revision, ttl_ms, lease_ms)
+    return MigrateRequest(session_id, ref, previous, tuple(migrated), packed, revision, ttl_ms, lease_ms)
 
 
 def migrate_request(began: Began, entries: Sequence[LogEntry], **fields: Any) -> MigrateRequest:

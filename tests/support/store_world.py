@@ -1,27 +1,27 @@
-"""The world of the store's state machine: gateways, workers and sessions on a real Redis, beside the model of them."""
+"""The world of the store's state machine: gateways, workers and sessions on a real Redis and on the store in memory."""
 
 import asyncio
-from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from redis_servers import RedisCluster, RedisServer
-from roost.contract import loghash, names
+from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
-from roost.contract.names import PoolKeys
-from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.store.keys import PoolKeys
+from roost.store.memory import MemoryStore
 from roost.store.redis_store import RedisStore, connect
 from store_driver import LONG_MS, lease, new_session, next_ms, publish, publish_cached, redis_ms, reservations
-from store_model import Session, StoreModel
-from store_pool_model import Worker
 
 POOLS = ("team/agents", "team/b")
 TENANTS = ("acme", "other")
 WORKERS = {"w1": (40, 1), "w2": (20, 1)}
 REVISIONS = ("rev-1", "rev-2")
 NO_AGING_MS = 10**12
+_TIMES = {"created_ms", "updated_ms", "expires_ms", "commit_ms", "begin_ms"}
+_TIMES_LEFT = {"lease_ms_left", "ms_left"}
 Attempt = tuple[str, AttemptRef, str]
 
 
@@ -36,7 +36,8 @@ class StoreWorld(RuleBasedStateMachine):
         for shard in getattr(self.server, "shards", [self.server]):
             with shard.client() as client:
                 client.flushall()
-        self.model = StoreModel()
+        self.now = 1
+        self.memory = MemoryStore(lambda: self.now, aging_ms=NO_AGING_MS)
         self.names: list[str] = []
         self.taken: list[Attempt] = []
         self.touched: set[str] = set()
@@ -55,42 +56,50 @@ class StoreWorld(RuleBasedStateMachine):
         self.loop.close()
         self.raw.close()
 
-    def agree(self, session_id: str, call: Any, expected: Callable[[], Any]) -> tuple[Any, Any]:
-        """Both answer, or both refuse for the same reason; a refusal is answered by None."""
+    def agree(self, gateway: int, call: str, *arguments: Any, touches: str = "") -> Any:
+        """A call moves the clocks, and both stores answer the same. A refusal is answered by None."""
         next_ms(self.raw)
-        self.model.clock += 1
-        self.touched.add(session_id)
-        wanted, refusal = outcome(expected)
-        got, found = outcome(lambda: self.loop.run(call))
-        assert found == refusal
-        return got, wanted
+        self.now += 1
+        self.touched.add(touches)
+        return self.same(gateway, call, *arguments)
+
+    def same(self, gateway: int, call: str, *arguments: Any) -> Any:
+        """Both stores answer the same, or refuse with the same words."""
+        expected, expected_refusal = self._outcome(self.memory, call, arguments)
+        answer, refusal = self._outcome(self.gateways[gateway], call, arguments)
+        assert refusal == expected_refusal
+        assert comparable(answer) == comparable(expected)
+        return answer
+
+    def _outcome(self, store: Any, call: str, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+        try:
+            return self.loop.run(getattr(store, call)(*arguments)), None
+        except Refused as error:
+            return None, (error.reason, error.message, error.metadata, error.retry_seconds is None)
 
     def session(self, which: int) -> str:
         """A session, now and then one that was deleted."""
-        some = self.names if which == 0 or not self.model.sessions else list(self.model.sessions)
+        some = self.names if which == 0 or not self.memory.sessions else list(self.memory.sessions)
         return some[which % len(some)]
 
     def attempt(self, which: int, stale: bool) -> Attempt:
         """An attempt that somebody believes in: a live one, or any that ever was."""
-        live = {s.attempt.nonce for s in self.model.sessions.values() if s.attempt}
-        found = [attempt for attempt in self.taken if stale or attempt[1].nonce in live] or self.taken
-        return found[which % len(found)]
+        live = {session.attempt.ref for session in self.memory.sessions.values() if session.attempt}
+        some = [attempt for attempt in self.taken if stale or attempt[1] in live] or self.taken
+        return some[which % len(some)]
 
     def head(self, session_id: str, which: str, known: bool) -> tuple[Head | None, int]:
         """A head that a client may have, and its generation, should the client know that."""
-        session = self.model.sessions.get(session_id)
-        right = session.head if session else Head()
-        generation = session.generation if session else 1
-        if which == "former" and session and session.older:
-            older = session.older[-1]
-            return older[-1].head, generation - 1 if known else 0
-        if which == "earlier" and session and session.older:
-            return session.older[-1][0].head, generation - 1
+        session = self.memory.sessions.get(session_id)
+        right, logs = (session.record.head, session.logs) if session else (Head(), [])
+        generation = max(1, len(logs))
+        if which in ("former", "earlier") and generation > 1:
+            former = logs[-2].entries[-1 if which == "former" else 0].head
+            return former, generation - 1 if known or which == "earlier" else 0
         if which == "later":
             return right, generation + 1
         heads = {
             "none": None,
-            "right": right,
             "empty": Head(),
             "other": Head(right.length, bytes(range(16))),
             "longer": Head(right.length + 3, bytes(16)),
@@ -99,28 +108,26 @@ class StoreWorld(RuleBasedStateMachine):
 
     def open(self, gateway: int, pool: str, request: str) -> None:
         new = new_session(names.new_session_id(pool), tenant=TENANTS[0], request_id=request)
-        descriptor = self.loop.run(self.gateways[gateway].open(new))
-        if descriptor.session_id != new.session_id:  # the request had made a session before
+        opened = self.agree(gateway, "open", new, touches=new.session_id).session_id
+        if opened == new.session_id:
+            self.names.append(opened)
+        else:
             assert request
-            assert descriptor.session_id in self.model.sessions
-            return
-        self.model.sessions[new.session_id] = Session(pool, TENANTS[0])
-        self.names.append(new.session_id)
-        self.touched.add(new.session_id)
 
     def worker(self, pool: str, worker: str, draining: bool, alive: bool, revision: str = REVISIONS[0]) -> None:
         capacity, running = WORKERS[worker]
-        self.model.pool(pool).workers[worker] = Worker(capacity, running, alive, draining, revision)
         published = lease(
             worker, capacity_tokens=capacity, max_running=running, draining=draining, model_revision=revision
         )
+        self.memory.publish(pool, published, LONG_MS if alive else -1)
         publish(self.raw, published, ms=LONG_MS if alive else -1, pool=pool)
 
     def cache(self, session_id: str, worker: str, cached: bool) -> None:
         """The worker publishes that it has the session cached, or that it has dropped it."""
-        if session := self.model.sessions.get(session_id):
-            publish_cached(self.raw, session_id, worker, len(session.log) if cached else 0)
-            (session.cached.add if cached and session.log else session.cached.discard)(worker)
+        if session := self.memory.sessions.get(session_id):
+            tokens = session.record.steps if cached else 0
+            self.memory.publish_cached(session_id, worker, tokens)
+            publish_cached(self.raw, session_id, worker, tokens)
 
     def crash_gateway(self, gateway: int) -> None:
         """All that it knew is gone; its attempts stay live in Redis."""
@@ -128,75 +135,58 @@ class StoreWorld(RuleBasedStateMachine):
         self.gateways[gateway] = self.loop.run(self.connect_gateway(twice=gateway == 1))
 
     @invariant()
-    def sessions_are_as_the_model_says(self) -> None:
+    def the_stores_have_the_same_sessions(self) -> None:
         for session_id in self.touched & set(self.names):
-            session = self.model.sessions.get(session_id)
-            if session is None:
-                assert outcome(lambda s=session_id: self.loop.run(self.gateways[0].get(s, TENANTS[0])))[1]
-            else:
-                self._compare(session_id, session)
-
-    def _compare(self, session_id: str, session: Session) -> None:
-        store, live = self.gateways[0], session.attempt
-        got = self.loop.run(store.get(session_id, TENANTS[0]))
-        seen = (got.head, got.steps, got.epoch, got.owner, got.state == "closed", got.hold and got.hold.tool)
-        assert seen == (session.head, len(session.log), session.epoch, session.owner, session.closed, session.tool)
-        assert (got.generation, got.prompt_tokens + got.output_tokens) == (session.generation, session.used)
-        assert not session.log or got.model_revision == session.revision
-        assert (got.former and (got.former.head, got.former.steps)) == (
-            (session.older[-1][-1].head, len(session.older[-1])) if session.older else None
-        )
-        seen_live = got.attempt and (got.attempt.ref.nonce, got.attempt.step_id, got.attempt.seed)
-        assert seen_live == (live and (live.nonce, live.step, live.seed))
-        if live:
-            assert (got.attempt.worker_id, got.attempt.lease_ms_left <= 0) == (live.worker, live.expired)
-        for generation, steps in enumerate([*session.older, session.log], 1):
-            log = self.loop.run(store.log(session_id, generation, 0, 99))
-            assert [(entry.step_id, entry.head) for entry in log] == [(step.step, step.head) for step in steps]
-            ids = self.loop.run(store.ids(session_id, generation, 0, 9999))
-            assert list(loghash.unpack_ids(ids)) == [i for step in steps for i in (*step.prompt, *step.output)]
+            descriptor = self.same(0, "get", session_id, TENANTS[0])
+            for generation in range(1, descriptor.generation + 1 if descriptor else 1):
+                self.same(0, "log", session_id, generation, 0, 99)
+                self.same(0, "ids", session_id, generation, 0, 9999)
 
     @invariant()
-    def the_ledgers_are_as_the_model_says(self) -> None:
+    def the_stores_have_the_same_ledgers(self) -> None:
         now = redis_ms(self.raw)
         for name in {session_id.rsplit("/", 1)[0] for session_id in self.touched if session_id}:
-            keys, pool = PoolKeys(name), self.model.pool(name)
-            kept, waiting = {}, {}
-            for member, (tokens, expiry) in reservations(self.raw, name, summed=True).items():
-                worker, nonce = member.split("|")
-                kept[worker, bytes.fromhex(nonce)] = (tokens, expiry <= now)
-            assert kept == pool.reservations
-            members = set()
+            keys, pool = PoolKeys(name), self.memory.pool(name)
+            reserved = {
+                (*member.split("|"), tokens, expiry <= now)
+                for member, (tokens, expiry) in reservations(self.raw, name, summed=True).items()
+            }
+            assert reserved == {
+                (worker, nonce.hex(), claim.tokens, claim.expiry_ms <= self.now)
+                for (worker, nonce), claim in pool.claims.items()
+            }
+            waiting, members = set(), set()
             for nonce, value in self.raw.hgetall(keys.waiters).items():
                 priority, _, _, expiry, place = value.split(b":")
-                line = place.split(b"|")[0].decode()
-                waiting[bytes.fromhex(nonce.decode())] = (int(priority), int(expiry) <= now, line)
+                waiting.add((nonce.decode(), int(priority), int(expiry) <= now, place.split(b"|")[0].decode()))
                 members.add(place + b"|" + nonce)
-            assert waiting == {nonce: (its.rank[0], its.expired, its.line) for nonce, its in pool.waiters.items()}
+            assert waiting == {
+                (nonce.hex(), waiter.priority, waiter.expiry_ms <= self.now, waiter.line)
+                for nonce, waiter in pool.waiters.items()
+            }
             assert set(self.raw.zrange(keys.lines, 0, -1)) == members
         self.touched.clear()
 
     def look(self, pool: str) -> None:
-        """What anybody may ask at any time: the tenants' lists, and the workers with what is held against them."""
-        mine = sorted(name for name in self.model.sessions if name.startswith(pool + "/"))
-        store = self.gateways[1]
-        assert [d.session_id for d in self.loop.run(store.list_sessions(pool, TENANTS[0], "", 99))] == mine
-        assert self.loop.run(store.list_sessions(pool, TENANTS[1], "", 99)) == []
-        its = self.model.pool(pool)
-        held = {view.lease.worker_id: view for view in self.loop.run(store.workers(pool))}
-        seen = {worker: (view.reserved_tokens, view.reserved_attempts) for worker, view in held.items()}
-        assert seen == {worker: its.held(worker) for worker in its.workers if its.alive(worker)}
+        """What anybody may ask at any time: the tenants' lists, and the workers with what is reserved at them."""
+        for tenant in TENANTS:
+            self.same(1, "list_sessions", pool, tenant, "", 99)
+        self.same(1, "residency", pool, sorted(WORKERS), self.names)
+        for worker in WORKERS:
+            self.same(1, "look", pool, worker, next(name for name in self.names if name.startswith(pool)))
+        views = [self.loop.run(store.workers(pool)) for store in (self.gateways[1], self.memory)]
+        by_name = [sorted(both, key=lambda view: view.lease.worker_id) for both in views]
+        assert comparable(by_name[0]) == comparable(by_name[1])
 
 
-def outcome(call: Callable[[], Any]) -> tuple[Any, Reason | None]:
-    try:
-        return call(), None
-    except Refused as error:
-        return None, error.reason
-
-
-def pair(ref: AttemptRef) -> tuple[int, bytes]:
-    return ref.epoch, ref.nonce
+def comparable(value: Any) -> Any:
+    """What does not depend on a clock."""
+    if is_dataclass(value):
+        parts = {field.name: getattr(value, field.name) for field in fields(value) if field.name not in _TIMES}
+        return {name: part > 0 if name in _TIMES_LEFT else comparable(part) for name, part in parts.items()} | {
+            "": type(value)
+        }
+    return [comparable(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 class _Twice:

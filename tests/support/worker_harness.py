@@ -21,7 +21,7 @@ from roost.grpc_errors import details_of
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
-from roost_worker.config import EngineConfig, KvConfig, ModelConfig, WorkerConfig
+from roost_worker.config import EngineConfig, GrammarConfig, KvConfig, ModelConfig, WorkerConfig
 from roost_worker.engine.plan import BatchPlan, BatchResult, NewSlot, RunnerInfo, Sampled
 from roost_worker.render.renderer import Renderer
 from roost_worker.seam.client import EngineClient
@@ -282,7 +282,8 @@ class World:
 
 def worker_config(store_url: str, cache_dir: Path, **fields: Any) -> WorkerConfig:
     model = ModelConfig("dummy", "dummy://llama-tiny", "float32", context_tokens=256)
-    values = {"kv": KvConfig(16, 1 << 20), "engine": EngineConfig(4, 64), "pool_secret": SECRET, **fields}
+    parts = {"kv": KvConfig(16, 1 << 20), "engine": EngineConfig(4, 64), "grammar": GrammarConfig(wait_seconds=WAIT)}
+    values = {**parts, "pool_secret": SECRET, **fields}
     return WorkerConfig(POOL, model, store_url=store_url, cache_dir=cache_dir, **values)
 
 

@@ -72,6 +72,27 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GrammarConfig:
+    """How the grammars of constrained output are checked before the engine takes them."""
+
+    processes: int = 1
+    """How many processes compile grammars, one at a time each."""
+    cpu_seconds: float = 2.0
+    """Most CPU time that one grammar and its first token mask may take."""
+    memory_bytes: int = 256 << 20
+    """Most memory that one grammar may take, besides what a process needs for the tokenizer."""
+    wait_seconds: float = 5.0
+    """Longest that a step waits for the verdict on its grammar."""
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise ValueError(f"grammar.processes: {self.processes} must be at least 1")
+        for name in ("cpu_seconds", "memory_bytes", "wait_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"grammar.{name}: {getattr(self, name)} must be positive")
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """Everything that one worker needs; picklable, so that it can be a Serve application's argument."""
 
@@ -79,6 +100,7 @@ class WorkerConfig:
     model: ModelConfig
     kv: KvConfig = field(default_factory=KvConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    grammar: GrammarConfig = field(default_factory=GrammarConfig)
     store_url: str = "redis://127.0.0.1:6379"
     pool_secret: str = ""
     """Shared by the pool's gateways and workers; also keys the hashes that separate tenants' caches."""

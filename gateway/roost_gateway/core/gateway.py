@@ -17,10 +17,10 @@ from roost.contract.sessions import OpenRequest, SessionInfo, SessionPage, Sessi
 from roost.contract.steps import StepRequest
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor, LogEntry, NewSession
+from roost.store.views import logged_step, session_info
 from roost_gateway.core.caller import Caller, pool_of_caller, pool_of_session, role_of
 from roost_gateway.core.facts import FactsCache
 from roost_gateway.core.step_calls import StepCalls
-from roost_gateway.core.views import logged_step, session_info
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.fleet.pools import require_open
 from roost_gateway.step.call import StepCall
@@ -184,7 +184,8 @@ class Gateway:
         role = pool.role(facts.role)
         check(requests.step_of_role(request, role))
         deadline = now + (self._step_timeout_seconds if seconds_left is None else seconds_left)
-        return StepCall(request, caller.tenant, pool, role, facts, now, deadline)
+        bytes_per_token = self._workers.bytes_per_token(pool.pool)
+        return StepCall(request, caller.tenant, pool, role, facts, bytes_per_token, now, deadline)
 
     async def _check_parent(self, parent: str, caller: Caller) -> None:
         if not parent:

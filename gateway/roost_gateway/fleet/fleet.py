@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from roost.store.interface import SessionStore
 from roost.store.records import StoreHealth, StoreUnavailableError
 from roost_gateway.fleet.pools import Pools
-from roost_gateway.fleet.worker_client import WorkerChannel, WorkerClients
+from roost_gateway.fleet.worker_client import WorkerClients
 from roost_gateway.fleet.workers import Workers
-from roost_gateway.routing.choice import WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +47,6 @@ class Fleet:
             await asyncio.gather(self._loop, return_exceptions=True)
         await self.workers.aclose()
         await self.clients.aclose()
-
-    def lost(self, worker: WorkerState, channel: WorkerChannel) -> None:
-        """The worker was lost on a channel: no step goes there until its lease would have ended."""
-        self.workers.mark_broken(worker)
-        self.clients.forget(channel)
 
     async def _watch(self) -> None:
         tick = 0

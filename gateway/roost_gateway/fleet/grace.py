@@ -1,8 +1,8 @@
 """How long workers that the store does not list are waited for after the store came back."""
 
 from roost.contract.lease import LEASE_TTL_SECONDS
+from roost.store.grace import GRACE_SECONDS
 from roost.store.interface import SessionStore
-from roost.store.redis_store import GRACE_MS
 
 WAIT_SECONDS = LEASE_TTL_SECONDS
 """Workers publish themselves every second, so a worker that has not after this time does not live."""
@@ -17,7 +17,7 @@ class Grace:
     @property
     def left_seconds(self) -> float:
         """All of it while the store is away."""
-        return max(0.0, self._store.grace_seconds - (GRACE_MS / 1000 - WAIT_SECONDS))
+        return max(0.0, self._store.grace_seconds - (GRACE_SECONDS - WAIT_SECONDS))
 
     def __bool__(self) -> bool:
         return self.left_seconds > 0

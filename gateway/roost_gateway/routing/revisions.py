@@ -9,14 +9,9 @@ from roost.store.records import Descriptor
 from roost_gateway.routing.choice import WorkerState
 
 
-def bound_revision(descriptor: Descriptor) -> str:
-    """The revision whose tokens the log holds; empty while it holds none."""
-    return descriptor.model_revision if descriptor.steps else ""
-
-
 def migrates(pool: PoolDocument, descriptor: Descriptor) -> bool:
     """Whether the log has to be rendered for the pool's revision of the model, since it is of another one."""
-    return pool.migrates and pool.active_revision != "" and bound_revision(descriptor) not in ("", pool.active_revision)
+    return pool.migrates and pool.active_revision != "" and descriptor.bound_revision not in ("", pool.active_revision)
 
 
 def serves_revision(revision: str, workers: Sequence[WorkerState]) -> bool:

@@ -8,13 +8,13 @@ from dataclasses import replace
 from enum import StrEnum
 
 from roost.contract.heads import AttemptRef
+from roost.contract.lease import LEASE_TTL_MS
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store.records import Began, Descriptor, Reservation
 from roost_gateway.routing.choice import StepNeed, WorkerState
-from roost_gateway.routing.revisions import bound_revision
-from roost_gateway.step.call import LEASE_MS, StepCall
+from roost_gateway.step.call import StepCall
 from roost_gateway.step.output import Outbox, StepOutput
 
 BUSY_SECONDS = 1.0
@@ -55,7 +55,7 @@ class StepClock:
 
     @contextmanager
     def queueing(self) -> Iterator[None]:
-        """What the block takes is time in a queue."""
+        """Counts the time that the block takes as time in a queue."""
         began = time.monotonic()
         try:
             yield
@@ -64,7 +64,7 @@ class StepClock:
 
     @property
     def first_token_seconds(self) -> float:
-        """From the gateway's receipt to the first output; 0 before it came."""
+        """From the gateway's receipt to the first output; 0 without output."""
         return max(0.0, self._first_token_at - self._received_at) if self._first_token_at else 0.0
 
     @property
@@ -73,21 +73,20 @@ class StepClock:
 
 
 class StepAttempt:
-    """One attempt at a step, from Begin to Commit. Everything that changes on the way is here, and only the methods
-    below change it. It belongs to the task that drives it."""
+    """One attempt at a step, from Begin to Commit. It holds everything that changes on the way, and only its methods
+    change it. It belongs to the task that drives it."""
 
-    def __init__(self, call: StepCall, began: Began, outbox: Outbox, prompt: int) -> None:
-        """`prompt` is the estimate of the prompt's tokens. The task that calls this drives the attempt."""
+    def __init__(self, call: StepCall, began: Began, outbox: Outbox) -> None:
+        """The task that calls this drives the attempt."""
         task = asyncio.current_task()
         assert task is not None, "an attempt is driven by a task"
         self._task = task
-        self._prompt = prompt
         self.call = call
         self.began = began
         self.outbox = outbox
         self.output = StepOutput(began.ref, call.request.received)
         self.clock = StepClock(call.received_at)
-        self.need = self._need(bound_revision(began.descriptor))
+        self.need = self._need(began.descriptor.bound_revision)
         self.registered = not began.reserved and bool(began.cached_tokens or began.fenced)
         """Whether it may be among the store's waiters: Begin puts it there when the worker that it prefers is full."""
         self.model_revision = ""
@@ -128,12 +127,8 @@ class StepAttempt:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a worker has accepted it: then it waits until its deadline, and no full queue refuses it."""
+        """Whether a worker has accepted it; it then waits until its deadline, and no full queue refuses it."""
         return self.output.accepted
-
-    @property
-    def output_limit(self) -> int:
-        return self.call.output_limit(self._prompt, self.descriptor)
 
     def _need(self, revision: str) -> StepNeed:
         began, descriptor, log_tokens = self.began, self.descriptor, self.descriptor.head.length
@@ -141,27 +136,27 @@ class StepAttempt:
             session_id=descriptor.session_id,
             model_revision=revision or self.pool.active_revision,
             log_tokens=log_tokens,
-            new_tokens=self.call.new_tokens(self._prompt, log_tokens),
+            new_tokens=self.call.new_tokens(log_tokens),
             cached={descriptor.owner: min(began.cached_tokens, log_tokens)} if began.cached_tokens else {},
             owner=descriptor.owner,
         )
 
-    # Its session migrates before the step.
+    # Migration before the step
 
     def migrates_to(self, pool: PoolDocument) -> None:
-        """From now on it needs a worker of the active revision of `pool`, which is its pool as read just now."""
+        """Makes it need a worker of the active revision of `pool`, which is its pool as read just now."""
         self.call = replace(self.call, pool=pool)
         self.need = self._need(pool.active_revision)
 
     def migrated(self, descriptor: Descriptor, worker_id: str) -> None:
-        """Goes on in the session's new generation, with its tokens reserved at a worker."""
+        """Moves it to the session's new generation; its tokens are reserved at a worker."""
         self.began = replace(self.began, descriptor=descriptor, reserved=worker_id, fenced=None, cached_tokens=0)
-        self.need = self._need(bound_revision(descriptor))
+        self.need = self._need(descriptor.bound_revision)
 
-    # It asks for a worker.
+    # Asking for a worker
 
     def reservation(self, worker_id: str = "", tokens: int = 0) -> Reservation:
-        """What to reserve at a worker; without one, what to give up."""
+        """What to reserve at a worker; without a worker, the place among the waiters to give up."""
         return Reservation(
             pool=self.pool.pool,
             session_id=self.session_id,
@@ -170,33 +165,33 @@ class StepAttempt:
             tokens=tokens,
             priority=self.priority,
             deadline_ms=self.call.milliseconds_left,
-            lease_ms=LEASE_MS,
+            lease_ms=LEASE_TTL_MS,
             revision=self.need.model_revision,
         )
 
     def asked(self, *, granted: bool) -> None:
-        """The store was asked for room just now; where there was none, it keeps a place among its waiters."""
+        """Notes that the store was asked for room, and gave it, or else a place among its waiters."""
         self.registered, self._asked_at = not granted, time.monotonic()
 
     def asked_within(self, seconds: float) -> bool:
         return self._asked_at is not None and time.monotonic() < self._asked_at + seconds
 
     def withdrawn(self) -> None:
-        """Its place among the store's waiters was given up."""
+        """Notes that its place among the store's waiters was given up."""
         self.registered = False
 
     def cached_at(self, worker_id: str, tokens: int) -> None:
-        """A worker that was thought to have some of the log cached has `tokens` of it."""
+        """Corrects how much of the log a worker has cached, if it was thought to have some."""
         if worker_id in self.need.cached:
             cached = {**self.need.cached, worker_id: min(tokens, self.need.log_tokens)}
             self.need = replace(self.need, cached=cached)
 
-    # Workers fail.
+    # Failures of workers
 
     def failed_at(self, worker_id: str, failure: Failure, *, is_fault: bool) -> None:
-        """Avoids the worker for a while, or, when it failed on the step, until the deadline.
+        """Avoids a worker that was busy for a while, and a worker that failed on the step until the deadline.
 
-        Raises Refused: INTERNAL when too many workers were at fault; then the step is given up.
+        Raises Refused: INTERNAL, which gives the step up, when too many workers were at fault.
         """
         if failure is Failure.BUSY:
             self._avoided[worker_id] = time.monotonic() + BUSY_SECONDS
@@ -216,22 +211,27 @@ class StepAttempt:
         return frozenset(worker for worker, until in self._avoided.items() if until > now)
 
     def fails_over(self) -> None:
-        """Another worker goes on with its output."""
+        """Notes that another worker goes on with its output."""
         self.failovers += 1
 
-    # A worker works on it.
+    # Work at a worker
 
     def goes_to(self, worker: WorkerState) -> None:
         self.model_revision = self.need.model_revision or worker.model_revision
 
+    def output_came(self) -> None:
+        """Notes that the output has grown."""
+        self.clock.output_came()
+        self.outbox.more()
+
     def accepted(self) -> None:
-        """The worker has begun: only one of the same revision can go on."""
+        """Notes that a worker has begun; from now on only workers of the same revision can go on."""
         self.need = replace(self.need, model_revision=self.model_revision)
 
     def commits(self) -> None:
         self.committing = True
 
     def fence(self) -> None:
-        """A newer attempt has taken the step over: ends the task that drives this one."""
+        """Ends the task that drives it, because a newer attempt has taken the step over."""
         self.fenced = True
         self._task.cancel()

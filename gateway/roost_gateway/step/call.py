@@ -4,15 +4,13 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from roost.contract.lease import LEASE_TTL_SECONDS
+from roost.contract.lease import LEASE_TTL_MS
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.steps import StepRequest
 from roost.store.records import BeginRequest, Descriptor
+from roost.store.values import content_digest
 from roost_gateway.admission import estimate
 from roost_gateway.admission.admission_queue import step_class
-from roost_gateway.stored_values import content_digest
-
-LEASE_MS = int(LEASE_TTL_SECONDS * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +22,8 @@ class StepCall:
     pool: PoolDocument
     role: PoolRole
     facts: estimate.SessionFacts
+    bytes_per_token: float
+    """As the pool's workers measure it; 0 when that is not known."""
     received_at: float
     deadline: float
 
@@ -31,20 +31,19 @@ class StepCall:
     def milliseconds_left(self) -> int:
         return max(1, int((self.deadline - time.monotonic()) * 1000))
 
-    def prompt_estimate(self, bytes_per_token: float) -> int:
-        """Tokens of the rendered prompt, before anybody has rendered it."""
-        return estimate.prompt_tokens(self.request, self.facts, bytes_per_token)
-
-    def new_tokens(self, prompt: int, log: int) -> int:
-        """Estimate of the most tokens that the step adds to a log of `log` tokens."""
-        return estimate.new_tokens(prompt, self.wanted_output, log, self.pool.token_limit)
+    @property
+    def _prompt(self) -> int:
+        return estimate.prompt_tokens(self.request, self.facts, self.bytes_per_token)
 
     @property
-    def wanted_output(self) -> int:
-        """Most tokens to generate, without regard to what the session has left."""
+    def _output(self) -> int:
         return estimate.max_output_tokens(self.request, self.pool, self.role)
 
-    def output_limit(self, prompt: int, session: Descriptor) -> int:
+    def new_tokens(self, log: int) -> int:
+        """Estimate of the most tokens that the step adds to a log of `log` tokens."""
+        return estimate.new_tokens(self._prompt, self._output, log, self.pool.token_limit)
+
+    def output_limit(self, session: Descriptor) -> int:
         """Most tokens to generate: what was asked for, cut to what the budget and the session's length leave."""
         limits = [
             limit - used
@@ -54,16 +53,15 @@ class StepCall:
             )
             if limit
         ]
-        return estimate.clipped_output(self.wanted_output, prompt, min(limits, default=None))
+        return estimate.clipped_output(self._output, self._prompt, min(limits, default=None))
 
     def priority(self, *, continuation: bool) -> int:
         return step_class(self.role.priority, self.pool.priorities, continuation=continuation)
 
-    def begin_request(self, prompt: int) -> BeginRequest:
-        """What Begin is asked, with the estimate of the prompt."""
+    def begin_request(self) -> BeginRequest:
         request, head = self.request, self.request.expected_head
         log_tokens = head.length if head else 0
-        new = self.new_tokens(prompt, log_tokens)
+        new = self.new_tokens(log_tokens)
         seed = request.sampling.seed
         return BeginRequest(
             session_id=request.session_id,
@@ -73,7 +71,7 @@ class StepCall:
             expected_head=head,
             nonce=secrets.token_bytes(16),
             seed=secrets.randbits(63) if seed is None else seed,
-            lease_ms=LEASE_MS,
+            lease_ms=LEASE_TTL_MS,
             new_tokens=new,
             max_session_tokens=estimate.lenient(self.pool.token_limit, new),
             budget_tokens=estimate.lenient(self.role.budget_tokens, new),

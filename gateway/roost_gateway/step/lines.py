@@ -1,4 +1,4 @@
-"""What waits in one gateway: attempts that need a worker, in lines of those that the same workers can serve."""
+"""The attempts that wait for a worker in one gateway, in lines of attempts that the same workers can serve."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from roost_gateway.step.attempt import StepAttempt
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """An attempt that waits, and the worker at which its tokens will have been reserved."""
+    """An attempt that waits; `worker` resolves to the worker at which its tokens were reserved."""
 
     attempt: StepAttempt
     ticket: Ticket
@@ -30,23 +30,23 @@ class Waiter:
 
 
 class Line:
-    """One line in this gateway. Attempts reserve with the lock held, so that they reserve in their order."""
+    """One line. Attempts reserve while they hold the lock, so that they reserve in order."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.lock = asyncio.Lock()
         self.waiters: dict[Ticket, Waiter] = {}
         self.entered: list[Waiter] = []
-        """Those that Begin may have put among the store's waiters, since the line was last pumped."""
+        """Attempts that Begin may have put among the store's waiters since the line was last pumped."""
         self.first: Waiter | None = None
-        """The one that waits in the store."""
+        """The attempt that waits in the store."""
         self.pump: asyncio.Task[None] | None = None
         self.again = False
-        """Whether something happened since the pump looked last."""
+        """Whether the pump has to look once more."""
 
 
 class PoolQueue:
-    """What waits for one pool in this gateway."""
+    """The lines of one pool."""
 
     def __init__(self, pool: str) -> None:
         self.pool = pool
@@ -58,7 +58,7 @@ class PoolQueue:
         return self.lines.setdefault(name, Line(name))
 
     def enter(self, attempt: StepAttempt, line: Line) -> Waiter:
-        """Takes a place. Raises Refused: QUEUE_FULL."""
+        """Adds an attempt to a line. Raises Refused: QUEUE_FULL."""
         call = attempt.call
         ticket = Ticket(call.tenant, attempt.priority, attempt.continuation, time.monotonic(), call.deadline, line.name)
         try:

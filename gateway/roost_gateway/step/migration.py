@@ -5,25 +5,26 @@ the new generation: a gateway or worker that dies on the way leaves the old gene
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
-from roost.contract.events import Migrated
 from roost.contract.heads import Head
+from roost.contract.lease import LEASE_TTL_MS
+from roost.contract.loghash import extend
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
-from roost.store.arguments import ID_BYTES
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor, LogEntry, MigrateRequest
+from roost.store.rules import ID_BYTES
+from roost.store.views import last_migration, unknown_migration
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.routing.revisions import migrates
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
-from roost_gateway.step.background import Background
-from roost_gateway.step.log_entries import migrate_request
+from roost_gateway.step.output import RenderedStep
 from roost_gateway.step.placement import Placement
 from roost_gateway.step.worker_stream import render
-from roost_gateway.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -31,35 +32,33 @@ _ENTRIES = 32
 
 
 class Migration:
-    """Gives sessions new generations, each before a step, at a worker where the step's tokens are reserved."""
+    """Migrates sessions, each as part of an attempt at a step."""
 
-    def __init__(
-        self, store: SessionStore, fleet: Fleet, placement: Placement, background: Background, telemetry: Telemetry
-    ) -> None:
+    def __init__(self, store: SessionStore, fleet: Fleet, placement: Placement) -> None:
         self._store = store
         self._fleet = fleet
         self._workers = fleet.workers
         self._clients = fleet.clients
         self._placement = placement
-        self._background = background
-        self._telemetry = telemetry
 
-    async def migrate_if_due(self, attempt: StepAttempt) -> None:
-        """Migrates the session if its pool's model has changed. Its client hears of that, or of an earlier migration
-        that it does not know.
+    async def migrate_if_due(self, attempt: StepAttempt) -> Descriptor | None:
+        """Migrates the session if its pool's model has changed. Returns the record of the generation that ended, if it
+        did. The client gets `Migrated`, also for an earlier migration that it does not know of.
 
         Raises Refused, StoreUnavailableError.
         """
+        former = attempt.descriptor
         if await self._is_due(attempt):
             await self._migrate(attempt)
-            event: Migrated | None = _event(attempt.descriptor)
-        else:
-            event = announcement(attempt.descriptor, attempt.call.request.expected_head)
+            attempt.outbox.put(last_migration(attempt.descriptor))
+            return former
+        event = unknown_migration(former, attempt.call.request.expected_head)
         if event is not None:
-            attempt.outbox.migrated(event)
+            attempt.outbox.put(event)
+        return None
 
     async def _is_due(self, attempt: StepAttempt) -> bool:
-        """A step whose output a worker of the old revision may still have ends there."""
+        """Whether to migrate now. A step whose output a worker of the old revision may still have ends there."""
         if not migrates(attempt.pool, attempt.descriptor):
             return False
         fresh = await self._fleet.pools.reread(attempt.pool.pool)  # an outdated document would migrate the session back
@@ -88,15 +87,14 @@ class Migration:
             except WorkerFailureError as failure:
                 log.info("session %s was not rendered at %s: %s", former.session_id, worker.worker_id, failure)
                 if failure.failure is Failure.LOST:
-                    self._fleet.lost(worker, self._clients.channel(worker.address))
+                    self._workers.mark_broken(worker)
+                    self._clients.forget(self._clients.channel(worker.address))
                 attempt.failed_at(worker.worker_id, failure.failure, is_fault=failure.failure is not Failure.BUSY)
                 worker = None
         fault_point("gateway.rendered")
         descriptor = await self._store.migrate(request)
         fault_point("gateway.migrated")
         attempt.migrated(descriptor, worker.worker_id)
-        self._telemetry.migrated(descriptor.model_revision, descriptor.head.length)
-        self._evict(former, attempt.ref.epoch)
 
     async def _entries(self, descriptor: Descriptor) -> list[LogEntry]:
         entries: list[LogEntry] = []
@@ -108,16 +106,16 @@ class Migration:
         return entries
 
     def _reserved(self, attempt: StepAttempt) -> WorkerState | None:
-        """The worker that an earlier attempt had reserved for the same purpose."""
+        """The worker at which an earlier attempt had reserved to migrate, or None."""
         reserved = attempt.began.reserved
         worker = self._workers.get(attempt.pool.pool, reserved) if reserved else None
         return worker if worker is not None and worker.model_revision == attempt.need.model_revision else None
 
     async def _rendered(self, worker: WorkerState, attempt: StepAttempt, entries: list[LogEntry]) -> MigrateRequest:
         pool, revision = attempt.pool, attempt.need.model_revision
-        channel, metadata = self._clients.channel(worker.address), self._clients.metadata(pool.pool)
         try:
-            request = migrate_request(attempt, entries, await render(channel, metadata, attempt, entries))
+            rendered = await render(attempt, entries, worker, self._clients)
+            request = migrate_request(attempt, entries, rendered)
         except ValueError as error:
             raise WorkerFailureError(Failure.FAULTY, str(error)) from error
         except Refused as refused:
@@ -129,33 +127,42 @@ class Migration:
             raise _too_long(revision, length, pool.token_limit)
         return request
 
-    def _evict(self, former: Descriptor, epoch: int) -> None:
-        """Nobody asks for the old generation's KV again."""
-        workers = [
-            worker for worker in self._workers.states(former.pool) if worker.model_revision == former.model_revision
-        ]
-        if workers:
-            self._background.spawn(self._clients.evict(former.pool, workers, former.session_id, epoch))
 
+def migrate_request(
+    attempt: StepAttempt, entries: Sequence[LogEntry], rendered: Sequence[RenderedStep]
+) -> MigrateRequest:
+    """What Migrate writes: the same steps in the tokens of the revision that the attempt needs.
 
-def announcement(descriptor: Descriptor, known: Head | None) -> Migrated | None:
-    """What a client that knows this head has to hear of; None when it knows the log, or said nothing of it."""
-    former = descriptor.former
-    if former is None or known is None or known.generation >= descriptor.generation:
-        return None
-    if known.generation == 0 and known != former.head:
-        return None
-    return _event(descriptor)
-
-
-def _event(descriptor: Descriptor) -> Migrated:
-    """The session's last migration."""
-    assert descriptor.former is not None, "the session has migrated"
-    return Migrated(
-        from_revision=descriptor.former.model_revision,
-        to_revision=descriptor.model_revision,
-        generation=descriptor.generation,
-        head=replace(descriptor.head, generation=descriptor.generation),
+    Raises ValueError when a step or a prompt is missing, or ids are cut off.
+    """
+    packed, head, migrated = bytearray(), Head(), list[LogEntry]()
+    for entry, step in zip(entries, rendered, strict=True):
+        if not step.prompt_ids or (len(step.prompt_ids) | len(step.output_ids)) % ID_BYTES:
+            raise ValueError(f"step {entry.step_id} was rendered without a prompt, or to half an id")
+        ids = step.prompt_ids + step.output_ids
+        head = Head(head.length + len(ids) // ID_BYTES, extend(head.log_hash, ids))
+        packed += ids
+        migrated.append(
+            replace(
+                entry,
+                prompt_tokens=len(step.prompt_ids) // ID_BYTES,
+                output_tokens=len(step.output_ids) // ID_BYTES,
+                cached_tokens=0,
+                reconstructed_tokens=0,
+                head=head,
+                model_revision=attempt.need.model_revision,
+                worker_id="",
+            )
+        )
+    return MigrateRequest(
+        session_id=attempt.session_id,
+        ref=attempt.ref,
+        previous=attempt.descriptor.head,
+        entries=tuple(migrated),
+        packed_ids=bytes(packed),
+        model_revision=attempt.need.model_revision,
+        ttl_ms=attempt.pool.idle_ttl_ms,
+        lease_ms=LEASE_TTL_MS,
     )
 
 

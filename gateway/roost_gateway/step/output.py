@@ -1,9 +1,9 @@
-"""What a step has produced so far, and the events by which its client hears of it."""
+"""What a step has produced so far, and the events that its client gets."""
 
 import asyncio
 from array import array
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
 from roost.contract.events import (
@@ -11,8 +11,6 @@ from roost.contract.events import (
     Delta,
     Event,
     FinishReason,
-    Migrated,
-    Queued,
     Restarted,
     Started,
     TokenLogprobs,
@@ -69,6 +67,8 @@ class StepOutput:
         self.logprobs: list[TokenLogprobs] = []
         self.accepted = False
         """Whether a worker has rendered the prompt."""
+        self.finished: Finish | None = None
+        """None until it is complete."""
         has_some = received is not None and (received.tokens > 0 or received.text_bytes > 0)
         self.client_attempt = received.attempt if received is not None and has_some else None
         """Earlier attempt whose output the client has some of, until it is known whether this output continues it."""
@@ -82,33 +82,41 @@ class StepOutput:
             self.accepted = True
 
     def resumed(self, orphan: AttemptRef) -> bool:
-        """This is the output that an earlier attempt began. Returns whether it is the one that the client knows."""
+        """Takes this for the output of an earlier attempt. Returns whether the client knows no other."""
         self.lineage = [orphan, self.attempt]
         known = self.client_attempt in (None, orphan)
         self.client_attempt = None
         return known
 
-    def append(self, delta: Delta) -> None:
+    def append(
+        self,
+        token_ids: Iterable[int],
+        text: str,
+        token_offset: int,
+        text_offset: int,
+        logprobs: Iterable[TokenLogprobs] = (),
+    ) -> None:
         """Takes a worker's delta. Raises OutputGapError when it does not begin where the output ends."""
-        if delta.token_offset != len(self.ids) or delta.text_offset != len(self.text):
+        if token_offset != len(self.ids) or text_offset != len(self.text):
             raise OutputGapError(
-                f"delta at token {delta.token_offset}, byte {delta.text_offset}, "
+                f"delta at token {token_offset}, byte {text_offset}, "
                 f"but the output ends at {len(self.ids)}, {len(self.text)}"
             )
-        self.ids.extend(delta.token_ids)
-        self.text += delta.text.encode()
-        if delta.logprobs:
-            self.logprobs.extend(delta.logprobs)
+        self.ids.extend(token_ids)
+        self.text += text.encode()
+        if logprobs:
+            self.logprobs.extend(logprobs)
 
     def start_afresh(self) -> bool:
-        """No earlier attempt's output will be resumed. Returns whether the client has output that is now lost."""
+        """Gives up the output of earlier attempts. Returns whether the client has output that is now lost."""
         sent_anything = self._sent_tokens > 0 or self._sent_bytes > 0
         lost = sent_anything and (self.behind_client or not self.accepted or self.client_attempt is not None)
         self.client_attempt = None
         return lost
 
     def finish(self, finish: Finish) -> None:
-        """Takes text that the worker held back to the end. Raises OutputGapError when something else is missing."""
+        """Takes the end of the output, with text that the worker held back. Raises OutputGapError when more is
+        missing."""
         text, whole = bytes(self.text), finish.text.encode()
         if finish.output_tokens != len(self.ids) or not whole.startswith(text):
             raise OutputGapError(
@@ -116,10 +124,11 @@ class StepOutput:
                 f"but {len(self.ids)} and {len(text)} came, or others"
             )
         self.text += whole[len(text) :]
+        self.finished = finish
 
     @property
     def behind_client(self) -> bool:
-        """Whether the client has more than is here: to go on would be to generate again what it has."""
+        """Whether the client has more than is here, so that what it has would be generated again."""
         return self._sent_tokens > len(self.ids) or self._sent_bytes > len(self.text)
 
     def rewind(self) -> None:
@@ -127,7 +136,7 @@ class StepOutput:
         self._sent_tokens = self._sent_bytes = 0
 
     def take(self) -> Delta | None:
-        """What the client does not have yet, or None when it has everything.
+        """Takes out what the client does not have yet; None when it has everything.
 
         Raises Refused: INVALID_REQUEST when the client's cursor lies inside a character.
         """
@@ -150,7 +159,7 @@ class StepOutput:
 
 
 class Outbox:
-    """The events of one step on their way to its client. A slow client slows neither the worker nor the commit.
+    """The events of one step for its client. A slow client slows down neither the worker nor the commit.
 
     Events leave in the order in which they were put in; output leaves as deltas from its cursor, all of it before
     the last event.
@@ -164,21 +173,19 @@ class Outbox:
         self._wake = asyncio.Event()
         self._ended = asyncio.Event()
 
-    def queued(self, position: int) -> None:
-        self._put(Queued(position))
-
-    def migrated(self, event: Migrated) -> None:
-        self._put(event)
+    def put(self, event: Event) -> None:
+        self._events.append(event)
+        self._wake.set()
 
     def started(self, output: StepOutput, worker: str, cached_tokens: int) -> None:
         """A worker has begun or taken over; deltas are taken from `output` from now on."""
         self._output = output
-        self._put(Started(worker, len(output.prompt_ids), cached_tokens, output.attempt))
+        self.put(Started(worker, len(output.prompt_ids), cached_tokens, output.attempt))
 
     def restarted(self, output: StepOutput, reason: str) -> None:
         """What the client has is void: `output` is sent from its start."""
         output.rewind()
-        self._put(Restarted(reason, output.attempt))
+        self.put(Restarted(reason, output.attempt))
 
     def more(self) -> None:
         """The output has grown."""
@@ -222,7 +229,3 @@ class Outbox:
         if self._events:
             return self._events.popleft()
         return self._output.take() if self._output is not None else None
-
-    def _put(self, event: Event) -> None:
-        self._events.append(event)
-        self._wake.set()

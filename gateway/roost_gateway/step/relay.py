@@ -10,8 +10,8 @@ import contextlib
 import logging
 from array import array
 from dataclasses import dataclass, replace
+from functools import partial
 
-from roost.contract.events import Delta
 from roost.contract.heads import AttemptRef
 from roost.contract.reasons import Reason
 from roost.fault_points import fault_point
@@ -20,11 +20,9 @@ from roost.store.records import StoreUnavailableError
 from roost.store.refusals import refused
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import WorkerState
-from roost_gateway.step import worker_requests
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
-from roost_gateway.step.output import Finish
 from roost_gateway.step.placement import Placement
-from roost_gateway.step.worker_stream import SessionHistory, WorkerStream
+from roost_gateway.step.worker_stream import WorkerStream
 from roost_gateway.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -51,20 +49,18 @@ class Relay:
     ) -> None:
         self._attempt = attempt
         self._store = store
-        self._fleet = fleet
         self._workers = fleet.workers
         self._clients = fleet.clients
         self._placement = placement
         self._telemetry = telemetry
         self._orphans: list[Dispatch] = []
-        """Where output of earlier attempts may still be had."""
-        self._dispatch: Dispatch | None = None
+        """Where a worker may hold output of an earlier attempt."""
         self._accepted_here = False
         self.stream: WorkerStream | None = None
         """The stream that was opened last."""
 
-    async def generate(self) -> tuple[Finish, WorkerStream]:
-        """Relays the output until it is complete. Returns also the stream on which it ended.
+    async def generate(self) -> WorkerStream:
+        """Relays the output until it is complete. Returns the stream on which it ended.
 
         Raises Refused, StoreUnavailableError.
         """
@@ -80,7 +76,7 @@ class Relay:
                 dispatch = await self._after(dispatch, failure.failure)
 
     async def _find_orphans(self) -> None:
-        """Attempts before this one whose output a worker may hold; that worker's reservation was taken over."""
+        """Collects the attempts before this one whose output a worker may hold."""
         fenced = self._attempt.began.fenced
         worker = await self._find(fenced.worker_id) if fenced is not None and fenced.worker_id else None
         if fenced is not None and worker is not None:
@@ -88,7 +84,8 @@ class Relay:
             self._orphans = [Dispatch(worker, ref, ref) for ref in refs]
 
     async def _next_orphan(self) -> Dispatch | None:
-        """Resuming needs no room: a place among the store's waiters would only hold up others."""
+        """The next orphan to resume, or None. Resuming needs no room, so a place among the store's waiters, where it
+        would hold up others, is given up."""
         if not self._orphans:
             return None
         if self._attempt.registered:
@@ -98,7 +95,7 @@ class Relay:
         return self._orphans.pop(0)
 
     async def _fresh(self, reserved: str = "") -> Dispatch:
-        """A worker for a start, or for a replay of what there is."""
+        """A worker to begin at, or to replay the output that is here."""
         attempt = self._attempt
         if attempt.output.start_afresh():
             attempt.outbox.restarted(attempt.output, "the output of the earlier attempt is lost")
@@ -112,32 +109,23 @@ class Relay:
     async def _find(self, worker_id: str) -> WorkerState | None:
         return await self._workers.find(self._attempt.pool.pool, worker_id)
 
-    async def _send(self, dispatch: Dispatch) -> tuple[Finish, WorkerStream]:
+    async def _send(self, dispatch: Dispatch) -> WorkerStream:
         """Opens a stream to the worker and waits until the output is complete."""
         attempt = self._attempt
         attempt.goes_to(dispatch.worker)
-        self._dispatch = dispatch
         self._accepted_here = self._accepted_here and dispatch.again
-        if dispatch.resume is None:
-            first = worker_requests.start(attempt)
-        else:
-            first = worker_requests.resume(attempt, dispatch.resume)
         self.stream = stream = WorkerStream(
-            dispatch.worker.worker_id,
-            self._clients.channel(dispatch.worker.address),
-            self._clients.metadata(attempt.pool.pool),
-            first,
-            SessionHistory(self._store, attempt.descriptor),
-            self,
+            attempt, dispatch.resume, dispatch.worker, self._clients, self._store, partial(self._accept, dispatch)
         )
-        return await stream.finished(), stream
+        await stream.finished()
+        if attempt.output.behind_client:
+            attempt.outbox.restarted(attempt.output, "the output ended before what the client has")
+        attempt.outbox.more()
+        return stream
 
-    # What the worker sends (`worker_stream.Receiver`).
-
-    def accepted(self, prompt_ids: "array[int]", cached_tokens: int) -> None:
-        """Raises Refused: STEP_TOO_LONG."""
-        attempt, dispatch = self._attempt, self._dispatch
-        assert dispatch is not None, "a worker accepts what it was sent"
+    def _accept(self, dispatch: Dispatch, prompt_ids: "array[int]", cached_tokens: int) -> None:
+        """Takes the prompt as the worker rendered it. Raises Refused: STEP_TOO_LONG."""
+        attempt = self._attempt
         self._accepted_here = True
         attempt.accepted()
         attempt.output.accept(prompt_ids)
@@ -150,22 +138,10 @@ class Relay:
         fault_point("gateway.accepted")
         attempt.outbox.started(attempt.output, dispatch.worker.worker_id, cached_tokens)
 
-    def grown(self, delta: Delta) -> None:
-        self._attempt.output.append(delta)
-        self._attempt.clock.output_came()
-        self._attempt.outbox.more()
-
-    def finished(self, finish: Finish) -> None:
-        attempt = self._attempt
-        attempt.output.finish(finish)
-        if attempt.output.behind_client:
-            attempt.outbox.restarted(attempt.output, "the output ended before what the client has")
-        attempt.outbox.more()
-
-    # When the worker fails.
+    # Failures
 
     async def _after(self, dispatch: Dispatch, failure: Failure) -> Dispatch:
-        """Where to go after a failure. Raises Refused: INTERNAL when too many workers failed on the step."""
+        """Where to go after a failure. Raises Refused: INTERNAL when too many workers were at fault."""
         if self.stream is not None:
             self.stream.leave()
         if failure is Failure.LOST:
@@ -174,8 +150,9 @@ class Relay:
                 return reconnected
         elif failure is Failure.UNKNOWN_ATTEMPT and not self._attempt.output.accepted:
             return await self._next_orphan() or await self._fresh(self._attempt.began.reserved)
-        if failure is Failure.LOST and self.stream is not None:
-            self._fleet.lost(dispatch.worker, self.stream.channel)
+        if failure is Failure.LOST:
+            self._workers.mark_broken(dispatch.worker)
+            self._forget_channel()
         is_fault = failure is Failure.FAULTY or (self._accepted_here and failure is not Failure.BUSY)
         self._attempt.failed_at(dispatch.worker.worker_id, failure, is_fault=is_fault)
         if self._attempt.output.accepted:
@@ -184,7 +161,8 @@ class Relay:
         return await self._fresh()
 
     def _reconnected(self, dispatch: Dispatch) -> Dispatch | None:
-        """A broken stream says little about its worker: once, it is asked for the rest of the output."""
+        """Where to ask for the rest of the output once after a stream broke, since its worker may live; None when it
+        does not, or was asked before."""
         attempt, worker = self._attempt, dispatch.worker
         resume = attempt.ref if attempt.output.accepted else dispatch.resume
         known = self._workers.get(attempt.pool.pool, worker.worker_id)
@@ -192,6 +170,9 @@ class Relay:
             return None
         if not attempt.output.accepted:  # the worker may have read the Resume before its answer was lost
             self._orphans.insert(0, Dispatch(worker, attempt.ref, dispatch.orphan, again=True))
+        self._forget_channel()
+        return replace(dispatch, resume=resume, again=True)
+
+    def _forget_channel(self) -> None:
         if self.stream is not None:
             self._clients.forget(self.stream.channel)
-        return replace(dispatch, resume=resume, again=True)

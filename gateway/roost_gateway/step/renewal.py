@@ -6,11 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from roost.contract.lease import LEASE_PERIOD_SECONDS
+from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_MS
 from roost.store.interface import SessionStore
 from roost.store.records import RenewItem, StoreUnavailableError
 from roost_gateway.step.attempt import StepAttempt
-from roost_gateway.step.call import LEASE_MS
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +31,8 @@ class Renewal:
         return len(self._live)
 
     @contextmanager
-    def of(self, attempt: StepAttempt) -> Iterator[None]:
-        """Keeps an attempt alive during the block; an attempt that turns out to be fenced has its task cancelled."""
+    def renewing(self, attempt: StepAttempt) -> Iterator[None]:
+        """Keeps an attempt alive during the block. When the store says that it was fenced, its task is cancelled."""
         self._live.add(attempt)
         if self._loop is None:
             self._loop = asyncio.create_task(self._renew_forever(), name="renew attempts")
@@ -54,7 +53,7 @@ class Renewal:
     async def _renew(self, pool: str, batch: list[StepAttempt]) -> None:
         items = [RenewItem(attempt.session_id, attempt.ref) for attempt in batch]
         try:
-            live = await self._store.renew(pool, items, LEASE_MS)
+            live = await self._store.renew(pool, items, LEASE_TTL_MS)
         except StoreUnavailableError:
             return  # expiry is liveness, never safety: the attempts may still commit
         except Exception:

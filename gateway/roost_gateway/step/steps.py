@@ -3,34 +3,27 @@
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator, Callable
 
-from roost.contract.events import Event
+from roost.contract.events import Committed, Event
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
 from roost.store.interface import SessionStore
-from roost.store.records import AlreadyCommitted, Began, BeginRequest, CommitRequest, LogEntry, StoreUnavailableError
-from roost_gateway.errors import STORE_RETRY_SECONDS
+from roost.store.records import AlreadyCommitted, Began, BeginRequest, Descriptor, StoreUnavailableError
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.step.attempt import StepAttempt
 from roost_gateway.step.background import Background
 from roost_gateway.step.call import StepCall
-from roost_gateway.step.log_entries import commit_request, committed_event, replay
+from roost_gateway.step.commit import commit, replay
 from roost_gateway.step.migration import Migration
 from roost_gateway.step.output import Outbox
 from roost_gateway.step.placement import Placement
 from roost_gateway.step.relay import Relay
 from roost_gateway.step.renewal import Renewal
-from roost_gateway.step.worker_stream import WorkerStream
 from roost_gateway.telemetry import StepFigures, Telemetry
 
 log = logging.getLogger(__name__)
-
-COMMIT_PATIENCE_SECONDS = 30.0
-"""How long after the step's deadline a commit is still tried while the store is away."""
-_FIRST_WAIT, _LONGEST_WAIT = 0.02, 0.5
 
 
 class RunningStep:
@@ -46,11 +39,11 @@ class RunningStep:
 
     @property
     def committing(self) -> bool:
-        """Whether the output is complete: from then on a client that leaves changes nothing, the step is committed."""
+        """Whether the output is complete; from then on the step is committed even when its client leaves."""
         return self.attempt is not None and self.attempt.committing
 
     def events(self) -> AsyncIterator[Event]:
-        """What the step yields until it ends, in whichever way; `result` says how."""
+        """The events of the step, until it ends; `result` says how it ended."""
         return self.outbox.events()
 
     async def rest(self, seconds: float) -> None:
@@ -81,7 +74,7 @@ class Steps:
         self._placement = Placement(store, fleet)
         self._renewal = Renewal(store)
         self._background = Background()
-        self._migration = Migration(store, fleet, self._placement, self._background, telemetry)
+        self._migration = Migration(store, fleet, self._placement)
         self._running: set[RunningStep] = set()
         self.closing = False
         """Whether steps that are cut off leave their attempts as orphans, for another gateway to resume."""
@@ -99,11 +92,11 @@ class Steps:
         return self._placement.waiting()
 
     def workers_changed(self, pool: str) -> None:
-        """The pool's workers were read again: steps that wait for one try again."""
+        """Lets the steps of a pool that wait for a worker try again, since its workers were read again."""
         self._placement.kick(pool)
 
     def start(self, call: StepCall) -> RunningStep:
-        """Begins a step. The caller takes its events, and in the end calls `leave`."""
+        """Begins a step. The caller takes its events and calls `leave` in the end."""
         step = RunningStep(call)
         step.task = asyncio.create_task(self._run(step), name=f"step {call.request.step_id}")
         step.task.add_done_callback(lambda _: step.outbox.close())
@@ -111,20 +104,20 @@ class Steps:
         return step
 
     def leave(self, step: RunningStep) -> None:
-        """Its client has gone, or has everything: what is left of the step is cut off, or committed without it."""
+        """Ends the client's part in a step: unless it has ended or is being committed, it is cut off."""
         self._running.discard(step)
         if step.task is not None and not step.task.done():
             step.cut_off()
             self._background.adopt(step.task)
 
     def close(self) -> None:
-        """The gateway stops: cuts all steps off."""
+        """Cuts all steps off, because the gateway stops."""
         self.closing = True
         for step in self._running:
             step.cut_off()
 
     async def aclose(self, finish_seconds: float) -> None:
-        """Waits so long for cancels and aborts that are under way, then ends everything."""
+        """Waits `finish_seconds` for cancels and aborts that are under way, then ends everything."""
         await self._background.finish(finish_seconds)
         await self._renewal.aclose()
         await self._placement.aclose()
@@ -132,28 +125,23 @@ class Steps:
     async def _run(self, step: RunningStep) -> None:
         fault_point("gateway.step.received")
         call = step.call
-        prompt = call.prompt_estimate(self._fleet.workers.bytes_per_token(call.pool.pool))
-        began = await self._begin(call.begin_request(prompt))
+        began = await self._begin(call.begin_request())
         fault_point("gateway.begin.done")
         if isinstance(began, AlreadyCommitted):
             replay(began, call.request, step.outbox)
             return
         self._telemetry.name_step(call.request.session_id, began.descriptor.model)
-        step.attempt = attempt = StepAttempt(call, began, step.outbox, prompt)
-        queue = self._placement.queue(call.pool.pool)
-        with self._renewal.of(attempt):
-            queue.started(call.tenant)
+        step.attempt = attempt = StepAttempt(call, began, step.outbox)
+        with self._renewal.renewing(attempt), self._placement.counting(attempt):
             try:
                 await self._drive(attempt)
             except asyncio.CancelledError:
                 if attempt.fenced:
                     raise Refused(Reason.ATTEMPT_FENCED, "a newer attempt has taken this step over") from None
                 raise
-            finally:
-                queue.ended(call.tenant)
 
     async def _begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
-        """A step that is cut off before Begin has returned leaves no attempt: it is aborted when Begin returns it."""
+        """If the step is cut off before Begin has returned, the attempt is aborted as soon as Begin returns it."""
         begin = asyncio.ensure_future(self._store.begin(request))
         try:
             return await asyncio.shield(begin)
@@ -170,53 +158,42 @@ class Steps:
     async def _drive(self, attempt: StepAttempt) -> None:
         relay = Relay(attempt, self._store, self._fleet, self._placement, self._telemetry)
         try:
-            await self._migration.migrate_if_due(attempt)
-            finish, stream = await relay.generate()
+            former = await self._migration.migrate_if_due(attempt)
+            if former is not None:
+                self._migrated(attempt, former)
+            stream = await relay.generate()
             fault_point("gateway.finished")
-            attempt.commits()
-            request = commit_request(attempt, finish, stream.worker_id)
-            entry = await self._commit(request, attempt.call.deadline)
-            fault_point("gateway.commit.done")
-            event = committed_event(attempt, entry)
+            committed = await commit(self._store, attempt, stream.worker_id)
             self._on_committed(attempt.call)
-            self._background.spawn(stream.commit(event.head))
-            attempt.outbox.committed(event, attempt.output)
+            self._background.spawn(stream.commit(committed.head))
             await asyncio.sleep(0)  # Committed is on its way before the figures are written
-            self._telemetry.committed(_figures(attempt, entry))
+            self._telemetry.committed(_figures(attempt, committed))
         except BaseException as error:
-            self._clean_up(attempt, relay.stream, error)
+            self._clean_up(attempt, relay, error)
             raise
 
-    async def _commit(self, request: CommitRequest, deadline: float) -> LogEntry:
-        """Commits, again and again while the store is away; the script is idempotent by the attempt's nonce.
+    def _migrated(self, attempt: StepAttempt, former: Descriptor) -> None:
+        """Drops the KV of the generation that ended, which is not needed again."""
+        self._telemetry.migrated(attempt.descriptor.model_revision, attempt.descriptor.head.length)
+        workers = [
+            worker
+            for worker in self._fleet.workers.states(former.pool)
+            if worker.model_revision == former.model_revision
+        ]
+        if workers:
+            evict = self._fleet.clients.evict(former.pool, workers, former.session_id, attempt.ref.epoch)
+            self._background.spawn(evict)
 
-        Raises Refused: what the store refuses, or COMMIT_UNKNOWN when the store stayed away.
-        """
-        wait, give_up = _FIRST_WAIT, deadline + COMMIT_PATIENCE_SECONDS
-        while True:
-            try:
-                async with asyncio.timeout(max(0.1, give_up - time.monotonic())):
-                    return await self._store.commit(request)
-            except (StoreUnavailableError, TimeoutError) as error:
-                if time.monotonic() + wait >= give_up:
-                    message = "the step is complete, but the store did not confirm it"
-                    advice = "repeat the same step_id to learn the outcome"
-                    raise Refused(
-                        Reason.COMMIT_UNKNOWN, f"{message}; {advice}", retry_seconds=STORE_RETRY_SECONDS
-                    ) from error
-            await asyncio.sleep(wait)
-            wait = min(_LONGEST_WAIT, wait * 2)
-
-    def _clean_up(self, attempt: StepAttempt, stream: WorkerStream | None, error: BaseException) -> None:
+    def _clean_up(self, attempt: StepAttempt, relay: Relay, error: BaseException) -> None:
         """Frees what the attempt holds, unless another attempt has the step now or may resume it."""
         resumed_later = isinstance(error, Refused) and error.reason in (Reason.ATTEMPT_FENCED, Reason.COMMIT_UNKNOWN)
         in_doubt = attempt.committing and isinstance(error, asyncio.CancelledError)
         if attempt.fenced or self.closing or resumed_later or in_doubt:
-            if stream is not None:
-                stream.leave()
+            if relay.stream is not None:
+                relay.stream.leave()
             return
-        if stream is not None:
-            self._background.spawn(stream.cancel())
+        if relay.stream is not None:
+            self._background.spawn(relay.stream.cancel())
         self._background.spawn(self._abort(attempt))
 
     async def _abort(self, attempt: StepAttempt) -> None:
@@ -226,12 +203,12 @@ class Steps:
             log.info("an attempt of %s could not be ended; its lease will run out", attempt.session_id)
 
 
-def _figures(attempt: StepAttempt, entry: LogEntry) -> StepFigures:
+def _figures(attempt: StepAttempt, committed: Committed) -> StepFigures:
     return StepFigures(
         model=attempt.descriptor.model,
-        prompt_tokens=entry.prompt_tokens,
-        output_tokens=entry.output_tokens,
-        cached_tokens=entry.cached_tokens,
+        prompt_tokens=committed.usage.prompt_tokens,
+        output_tokens=committed.usage.output_tokens,
+        cached_tokens=committed.usage.cached_tokens,
         queue_seconds=attempt.clock.queue_seconds,
         first_token_seconds=attempt.clock.first_token_seconds,
         total_seconds=attempt.clock.total_seconds,

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from roost.contract.heads import AttemptRef
-from roost.store.arguments import ID_BYTES
 from roost.store.records import Descriptor, LogEntry
+from roost.store.rules import ID_BYTES
+from roost.store.values import message_from_record
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.worker_service_pb2 import GenerateRequest, RenderRequest, Replay, Resume, SessionRef, Start, StepText
-from roost.wire import format_to_wire, head_to_wire, message_to_wire, sampling_to_wire
+from roost.wire import attempt_to_wire, format_to_wire, head_to_wire, message_to_wire, sampling_to_wire
 from roost_gateway.step.attempt import StepAttempt
 from roost_gateway.step.output import RenderedStep, StepOutput
-from roost_gateway.stored_values import message_from_record
 
 PIECE_BYTES = 1024 * 1024
 """Of the steps in one request; a single larger one goes alone."""
@@ -21,10 +21,10 @@ def start(attempt: StepAttempt) -> GenerateRequest:
     """Begins the step; output of it that is here already is replayed."""
     request, descriptor, output = attempt.call.request, attempt.descriptor, attempt.output
     sampling = sampling_to_wire(request.sampling)
-    sampling.seed, sampling.max_tokens = attempt.began.seed, attempt.output_limit
+    sampling.seed, sampling.max_tokens = attempt.began.seed, attempt.call.output_limit(descriptor)
     return GenerateRequest(
         start=Start(
-            attempt=_attempt(attempt.ref),
+            attempt=attempt_to_wire(attempt.ref),
             session=SessionRef(
                 session_id=descriptor.session_id,
                 generation=descriptor.generation,
@@ -58,18 +58,14 @@ def resume(attempt: StepAttempt, earlier: AttemptRef) -> GenerateRequest:
     it, whatever the client has."""
     return GenerateRequest(
         resume=Resume(
-            attempt=_attempt(earlier),
-            new_attempt=_attempt(attempt.ref),
+            attempt=attempt_to_wire(earlier),
+            new_attempt=attempt_to_wire(attempt.ref),
             session_id=attempt.session_id,
             from_token=len(attempt.output.ids),
             from_text_byte=len(attempt.output.text),
             deadline_ms=attempt.call.milliseconds_left,
         )
     )
-
-
-def _attempt(ref: AttemptRef) -> pb.Attempt:
-    return pb.Attempt(epoch=ref.epoch, nonce=ref.nonce)
 
 
 def _tools(descriptor: Descriptor) -> Iterable[pb.Tool]:

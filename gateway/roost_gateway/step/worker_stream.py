@@ -3,14 +3,14 @@
 import asyncio
 import logging
 from array import array
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
 
-from roost.contract.events import Delta, FinishReason
-from roost.contract.heads import Head
+from roost.contract.events import FinishReason
+from roost.contract.heads import AttemptRef, Head
 from roost.contract.messages import ToolCall
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
@@ -22,10 +22,11 @@ from roost.v1 import session_service_pb2 as pb
 from roost.v1 import worker_service_pb2 as worker_pb
 from roost.v1.worker_service_pb2 import Cancel, Commit, GenerateRequest, GenerateResponse, History
 from roost.wire import enum_member, head_to_wire, logprobs_from_wire
-from roost_gateway.fleet.worker_client import WorkerChannel
+from roost_gateway.fleet.worker_client import WorkerClients
+from roost_gateway.routing.choice import WorkerState
+from roost_gateway.step import worker_requests
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
 from roost_gateway.step.output import Finish, OutputGapError, RenderedStep
-from roost_gateway.step.worker_requests import pieces, render_request
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ class SessionHistory:
         self._steps = session.steps
 
     async def runs(self, start: int) -> AsyncIterator[History]:
-        """Runs from position `start` to the head, with the ends of their steps; at least one, the last one marked.
+        """Yields at least one run of ids, from position `start` to the head, with the ends of its steps; `last` marks
+        the final run.
 
         Raises StoreUnavailableError.
         """
@@ -63,7 +65,8 @@ class SessionHistory:
             start = stop
 
     async def _step_ends(self, start: int) -> list[int]:
-        """Where steps end after `start`, ascending. Read from the log's end: a worker mostly lacks the last steps."""
+        """Where steps end after `start`, ascending. Read from the log's end, since workers mostly lack the last
+        steps."""
         ends: list[int] = []
         first = self._steps
         while first > 0 and (not ends or ends[-1] > start):
@@ -74,18 +77,8 @@ class SessionHistory:
         return sorted(end for end in ends if end > start)
 
 
-class Receiver(Protocol):
-    """Takes what a worker sends. Raises OutputGapError when it does not fit what came before."""
-
-    def accepted(self, prompt_ids: "array[int]", cached_tokens: int) -> None: ...
-
-    def grown(self, delta: Delta) -> None: ...
-
-    def finished(self, finish: Finish) -> None: ...
-
-
 class WorkerStream:
-    """A Generate stream that has begun. When it has ended, or has to end: `commit`, `cancel` or `leave` it.
+    """A Generate stream. Use `commit`, `cancel` or `leave` at its end.
 
     It is read by a task of its own: cancelling a pending read would cancel the whole call, before the worker could be
     sent anything.
@@ -93,28 +86,35 @@ class WorkerStream:
 
     def __init__(
         self,
-        worker_id: str,
-        channel: WorkerChannel,
-        metadata: list[tuple[str, str | bytes]],
-        first: GenerateRequest,
-        history: "SessionHistory",
-        receiver: Receiver,
+        attempt: StepAttempt,
+        earlier: AttemptRef | None,
+        worker: WorkerState,
+        clients: WorkerClients,
+        store: SessionStore,
+        on_accepted: Callable[["array[int]", int], None],
     ) -> None:
-        self.worker_id = worker_id
-        self.channel = channel
-        self._first = first
-        self._history = history
-        self._receiver = receiver
-        self._call: grpc.aio.StreamStreamCall[Any, Any] = channel.stub.Generate(metadata=metadata)
+        """Sends the step to a worker: to begin it, or to resume the output that the worker has of `earlier`.
+
+        The output goes to `attempt.output`, after `on_accepted` was called with the prompt's ids and the tokens of the
+        context that the worker expects to find in its cache.
+        """
+        self.worker_id = worker.worker_id
+        self.channel = clients.channel(worker.address)
+        self._first = worker_requests.start(attempt) if earlier is None else worker_requests.resume(attempt, earlier)
+        self._history = SessionHistory(store, attempt.descriptor)
+        self._attempt = attempt
+        self._on_accepted = on_accepted
+        metadata = clients.metadata(attempt.pool.pool)
+        self._call: grpc.aio.StreamStreamCall[Any, Any] = self.channel.stub.Generate(metadata=metadata)
         self._reader = asyncio.create_task(self._read(), name="read a worker's output")
         self._reader.add_done_callback(_observe)
 
-    async def finished(self) -> Finish:
-        """Waits for the end of the output. Raises WorkerFailureError; Refused for what no other worker can do better;
-        StoreUnavailableError when the log could not be read; and what the receiver raises."""
-        return await asyncio.shield(self._reader)
+    async def finished(self) -> None:
+        """Waits for the end of the output. Raises WorkerFailureError; Refused when no other worker would do better;
+        StoreUnavailableError when the log could not be read; and what `on_accepted` raises."""
+        await asyncio.shield(self._reader)
 
-    async def _read(self) -> Finish:
+    async def _read(self) -> None:
         try:
             await self._call.write(self._first)
             while True:
@@ -123,22 +123,27 @@ class WorkerStream:
                     raise await self._ended()
                 kind = response.WhichOneof("message")
                 if kind == "delta":
-                    self._receiver.grown(_delta(response.delta))
+                    self._take(response.delta)
                 elif kind == "accepted":
                     accepted = response.accepted
-                    self._receiver.accepted(array("I", accepted.prompt_token_ids), accepted.cached_tokens)
+                    self._on_accepted(array("I", accepted.prompt_token_ids), accepted.cached_tokens)
                 elif kind == "need_history":
                     await self._send_history(response.need_history.from_token)
                 elif kind == "finished":
-                    finish = _finish(response.finished)
-                    self._receiver.finished(finish)
-                    return finish
+                    self._attempt.output.finish(_finish(response.finished))
+                    return
         except grpc.aio.AioRpcError as error:
             raise classify(error) from error
         except asyncio.InvalidStateError as error:  # a write after the stream's end; its status says why
             raise await self._ended() from error
         except OutputGapError as error:
             raise WorkerFailureError(Failure.FAULTY, str(error)) from error
+
+    def _take(self, delta: worker_pb.Delta) -> None:
+        logprobs = logprobs_from_wire(delta.logprobs) if delta.logprobs else ()
+        output = self._attempt.output
+        output.append(delta.token_ids, delta.text, delta.token_offset, delta.text_offset, logprobs)
+        self._attempt.output_came()
 
     async def _ended(self) -> Exception:
         code = await self._call.code()
@@ -187,15 +192,10 @@ class WorkerStream:
             self._call.cancel()
 
 
-def _observe(reader: "asyncio.Task[Finish]") -> None:
+def _observe(reader: "asyncio.Task[None]") -> None:
     """A stream that was cancelled or left ends with an error that nobody waits for."""
     if not reader.cancelled():
         reader.exception()
-
-
-def _delta(wire: worker_pb.Delta) -> Delta:
-    logprobs = logprobs_from_wire(wire.logprobs) if wire.logprobs else ()
-    return Delta(wire.text, wire.token_ids, wire.token_offset, wire.text_offset, logprobs)
 
 
 def _finish(wire: worker_pb.Finished) -> Finish:
@@ -210,20 +210,19 @@ def _finish(wire: worker_pb.Finished) -> Finish:
 
 
 async def render(
-    channel: WorkerChannel,
-    metadata: list[tuple[str, str | bytes]],
-    attempt: StepAttempt,
-    entries: Sequence[LogEntry],
+    attempt: StepAttempt, entries: Sequence[LogEntry], worker: WorkerState, clients: WorkerClients
 ) -> list[RenderedStep]:
     """The steps of the session's log in the tokens of the revision that the attempt needs, which the worker serves.
 
-    Raises WorkerFailureError, or Refused for what no other worker can do better.
+    Raises WorkerFailureError, or Refused when no other worker would do better.
     """
+    stub, metadata = clients.channel(worker.address).stub, clients.metadata(attempt.pool.pool)
     rendered = list[RenderedStep]()
-    for piece in pieces(entries):
-        request, seconds = render_request(attempt, piece, rendered), attempt.call.milliseconds_left / 1000
+    for piece in worker_requests.pieces(entries):
+        request = worker_requests.render_request(attempt, piece, rendered)
+        seconds = attempt.call.milliseconds_left / 1000
         try:
-            response = await channel.stub.Render(request, metadata=metadata, timeout=seconds)
+            response = await stub.Render(request, metadata=metadata, timeout=seconds)
         except grpc.aio.AioRpcError as error:
             raise classify(error) from error
         rendered += (RenderedStep(step.prompt_token_ids, step.output_token_ids) for step in response.steps)
@@ -231,7 +230,7 @@ async def render(
 
 
 def classify(error: grpc.aio.AioRpcError) -> WorkerFailureError | Refused:
-    """What a worker's status means for the step: go elsewhere, or tell the client."""
+    """What a worker's status means for the step: another worker may go on, or the client gets the refusal."""
     code, message, details = error.code(), error.details() or "", details_of(error)
     reason = Reason(details.reason) if details.reason in Reason.__members__ else None
     if reason in _BUSY or code == grpc.StatusCode.RESOURCE_EXHAUSTED:

@@ -1,8 +1,8 @@
 """Secrets of an installation, drawn once and kept over upgrades. Pure, except for the source of randomness.
 
 Redis has five users: `gateway` and `operator`, with the rights to records that each needs; `worker`, with rights to
-leases and residency only (docs/contracts.md, "Redis keys"); `ray`, for the heads of Ray clusters, which keep their state
-under their own keys; `default` is off.
+leases and residency only (docs/contracts.md, "Redis keys"); `ray`, for the heads of Ray clusters, which keep their
+state under their own keys; `default` is off.
 """
 
 import hashlib

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 
 from roost_operator.api.spec import KIND
@@ -86,8 +86,8 @@ class Controller:
             self._wake(document)
 
     def stuck(self) -> dict[str, float]:
-        """Parts that stand still, and for how many seconds. An API server or a store that does not answer is no reason
-        to restart the operator, so this is about its own progress alone."""
+        """Return the parts that stand still, and for how many seconds. This is about the operator's own progress: to
+        restart it does not help when the API server or a store does not answer."""
         parts = [("leadership", self._leader.tried, STUCK_SECONDS)]
         if self._metrics.leads:
             parts.append(("resync", self._resynced, self._settings.resync_seconds + STUCK_SECONDS))
@@ -97,38 +97,41 @@ class Controller:
         return {part: round(now - since, 1) for part, since, limit in parts if now - since > limit}
 
     async def _run(self) -> None:
-        await until_one_ends(self._leader.lead(self._lead), _every(DISCOVERY_SECONDS, self._discover))
+        await until_one_ends(self._leader.lead(self._lead), self._discover())
 
     async def _lead(self) -> None:
         self._metrics.lead(True)
         try:
-            await until_one_ends(
-                _every(self._settings.resync_seconds, self._resync), _every(RELIST_SECONDS, self._relist)
-            )
+            await until_one_ends(self._resync(), self._relist())
         finally:
             self._metrics.lead(False)
             await self._reconciliations.aclose()
 
     async def _resync(self) -> None:
         """Wakes every pool, so that what no watch shows is seen: leases, the store, a lost event."""
-        self._resynced = time.monotonic()
-        for pool in await self._list(kinds.POOL):
-            self._wake(pool)
+        while True:
+            self._resynced = time.monotonic()
+            for pool in await self._list(kinds.POOL):
+                self._wake(pool)
+            await asyncio.sleep(self._settings.resync_seconds)
 
     async def _relist(self) -> None:
-        await self._indexed.wait()
-        for kind in kinds.WATCHED:
-            if kind is not kinds.POOL and (kind not in kinds.CUSTOM or kind in self._custom_kinds):
-                await self._list(kind, POOL_LABEL)
+        """Lists children. Not at first: kopf has listed them, and two lists at a time would cost memory for good."""
+        while True:
+            await asyncio.sleep(RELIST_SECONDS)
+            for kind in kinds.WATCHED:
+                if kind is not kinds.POOL and (kind not in kinds.CUSTOM or kind in self._custom_kinds):
+                    await self._list(kind, POOL_LABEL)
 
     async def _list(self, kind: Kind, selector: str = "") -> list[Document]:
-        """Mends what is known of a kind by all of its objects, and returns them."""
+        """Mends what is known of a kind by all of its objects, and returns them; none when there is no answer."""
         try:
             documents, version = await self._api.list_at(kind, selector)
-        except ApiError as error:
-            if error.status == 404 and kind in self._custom_kinds:
-                raise KindsChangedError(f"the cluster has {kind.plural} no more") from error
-            raise
+        except _NO_ANSWER as error:
+            if getattr(error, "status", None) == 404 and kind in self._custom_kinds:
+                raise KindsChangedError(f"the cluster has lost {kind.plural}") from error
+            LOG.warning("%s cannot be listed: %s", kind.plural, error or type(error).__name__)
+            return []
         if documents:
             await self._indexed.wait()  # what is not indexed yet is not missing
         for document in self._known.listed(kind, documents, version):
@@ -136,9 +139,13 @@ class Controller:
         return documents
 
     async def _discover(self) -> None:
-        for kind in kinds.CUSTOM:
-            if kind not in self._custom_kinds and await self._api.knows(kind):
-                raise KindsChangedError(f"the cluster has {kind.plural} now")
+        missing = [kind for kind in kinds.CUSTOM if kind not in self._custom_kinds]
+        while True:
+            await asyncio.sleep(DISCOVERY_SECONDS)
+            for kind in missing:
+                with suppress(*_NO_ANSWER):
+                    if await self._api.knows(kind):
+                        raise KindsChangedError(f"the cluster has got {kind.plural}")
 
     def _wake(self, document: Document) -> None:
         metadata = document["metadata"]
@@ -149,16 +156,7 @@ class Controller:
             self._reconciliations.wake(metadata["namespace"], pool)
 
 
-async def _every(seconds: float, action: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        try:
-            await action()
-        except _NO_ANSWER as error:
-            LOG.warning("%s: %s", action.__name__.strip("_"), error or type(error).__name__)
-        await asyncio.sleep(seconds)
-
-
 def _stop_kopf(task: "asyncio.Task[None]") -> None:
-    """Ends kopf as the kubelet does: kopf 1.45.2 gives handlers no other way, and the cleanup tells the reason."""
+    """Ends kopf as the kubelet does: kopf 1.45.2 gives handlers no other way, and `stop` raises the reason."""
     if not task.cancelled():
         signal.raise_signal(signal.SIGTERM)

@@ -94,8 +94,10 @@ class KnownObjects:
 
 
 def index_entries(document: Document) -> dict[Key, Document]:
-    """What the index holds of an object."""
-    entries, pool = {_key(document): trimmed(document)}, labels_of(document).get(POOL_LABEL)
+    """What the index holds of an object, which loses its `managedFields`: kopf itself holds all objects that it lists
+    until it has indexed them all."""
+    document["metadata"].pop("managedFields", None)
+    entries, pool = {_key(document): document}, labels_of(document).get(POOL_LABEL)
     if pool:
         entries[document["kind"], document["metadata"]["namespace"], pool, _OF_POOL] = entries[_key(document)]
     return entries

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import redis.asyncio
-from redis.exceptions import RedisError
-
+from roost.store.link import RedisLink
+from roost.store.records import StoreUnavailableError
 from roost_operator.local.processes import Command
 from roost_operator.local.redis_version import ServerVersion, keep_redis_6_out, mark_writer
 from roost_operator.local.state_dir import StateDirectory
@@ -86,10 +85,10 @@ class EmbeddedRedis:
         return True
 
     async def _answers(self) -> bool:
-        client = redis.asyncio.Redis.from_url(self.url, socket_connect_timeout=1, socket_timeout=5)
+        link = RedisLink.open(self.url, socket_timeout=5.0)
         try:
-            return bool(await client.ping())
-        except (RedisError, OSError):  # not listening yet, or still reading its file
+            return bool(await link.run("PING"))
+        except StoreUnavailableError:  # not listening yet, or still reading its file
             return False
         finally:
-            await client.aclose()
+            await link.aclose()

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
-
 from roost.contract.lease import WorkerLease
-from roost.contract.names import POOLS, PoolKeys
+from roost.store.keys import POOLS, PoolKeys
+from roost.store.leases import live_leases
+from roost.store.link import RedisLink
+from roost.store.records import StoreUnavailableError
 from roost_operator.api.deprecations import deprecations
 from roost_operator.api.pool_document import pool_document
 from roost_operator.api.spec import AgentPool
@@ -23,7 +23,6 @@ from roost_operator.local import ray_cluster
 from roost_operator.local.events import Notice, Report, silent
 from roost_operator.local.gateways import gateway_command
 from roost_operator.local.health import health
-from roost_operator.local.leases import live_leases
 from roost_operator.local.model import prepare_model
 from roost_operator.local.ports import free_port, require_free
 from roost_operator.local.processes import STACK_VARIABLE, Command, Supervised, kill_stack
@@ -78,7 +77,7 @@ class LocalStack:
         self._mark = f"{os.getpid()}-{uuid.uuid4().hex}"
         self._redis: EmbeddedRedis | None = None
         self._redis_process: Supervised | None = None
-        self._client: Redis | None = None
+        self._link: RedisLink | None = None
         self._ray_folder: Path | None = None
 
     @property
@@ -107,11 +106,11 @@ class LocalStack:
         await self._stop()
 
     async def leases(self) -> list[WorkerLease]:
-        """Leases of live workers; empty while Redis is away."""
-        assert self._client is not None
+        """Leases of the workers that live now; empty while Redis is away."""
+        assert self._link is not None
         try:
-            return await live_leases(self._client, self.pool.pool)
-        except (RedisError, OSError):
+            return await live_leases(self._link, self.pool.pool)
+        except StoreUnavailableError:
             return []
 
     async def _start(self) -> None:
@@ -124,10 +123,8 @@ class LocalStack:
         self._redis_process = self._supervise(self._redis.command())
         self._notify("starting Redis")
         await self._redis_process.start()
-        self._client = Redis.from_url(
-            self._redis.url, decode_responses=True, socket_timeout=5, socket_connect_timeout=1
-        )
-        await self._publish(self._client, model.revision)
+        self._link = RedisLink.open(self._redis.url, socket_timeout=5.0)
+        await self._publish(self._link, model.revision)
         await self._start_workers_and_gateways(ports)
 
     async def _start_workers_and_gateways(self, ports: list[int]) -> None:
@@ -177,12 +174,12 @@ class LocalStack:
             require_free(options.host, port, use, "stop what uses it, or give another first port with --port")
         return ports
 
-    async def _publish(self, client: Redis, revision: str) -> None:
+    async def _publish(self, link: RedisLink, revision: str) -> None:
         """Publish the pool's document, and forget the workers of an earlier run, none of which can be alive."""
-        document = pool_document(self.pool, revision).encode()
-        await client.delete(PoolKeys(self.pool.pool).workers)
-        await client.set(PoolKeys(self.pool.pool).document, document)
-        await client.sadd(POOLS, self.pool.pool)
+        keys = PoolKeys(self.pool.pool)
+        await link.run("DEL", keys.workers)
+        await link.run("SET", keys.document, pool_document(self.pool, revision).encode())
+        await link.run("SADD", POOLS, self.pool.pool)
 
     async def _workers_are_up(self) -> bool:
         return len(await self.leases()) >= self.pool.spec.workers.replicas
@@ -204,8 +201,8 @@ class LocalStack:
         try:
             await asyncio.gather(*(process.stop() for process in self.gateways))
             await asyncio.gather(*(process.stop() for process in self.workers))
-            if self._client is not None:
-                await self._client.aclose()
+            if self._link is not None:
+                await self._link.aclose()
             if self._redis_process is not None:
                 await self._redis_process.stop()
         finally:

@@ -58,3 +58,4 @@ LEASE_PERIOD_SECONDS = 1.0
 
 LEASE_TTL_SECONDS = 5.0
 """How long a lease lasts without renewal: of a worker, of an attempt, of an orphan's output."""
+LEASE_TTL_MS = round(LEASE_TTL_SECONDS * 1000)

@@ -1,38 +1,57 @@
-"""KEYS and ARGV of scripts about one session, and what their replies mean. Pure."""
+"""KEYS and ARGV of the gateway's scripts, and what their replies mean. Pure."""
 
 import hashlib
 from typing import Any
 
-from roost.contract import loghash, names
+from roost.contract import names
 from roost.contract.heads import Head
-from roost.contract.names import PoolKeys
 from roost.store import codec
-from roost.store.link import Arg
+from roost.store.keys import PoolKeys
 from roost.store.records import (
+    FIRST_GENERATION,
     BeginRequest,
     CommitRequest,
     Descriptor,
     MigrateRequest,
+    NewSession,
+    Reservation,
 )
 from roost.store.refusals import WORDS, refused
+from roost.store.rules import check_commit, check_migration
+from roost.store.scripts import Arg, Call
 
-ID_BYTES = 4
+OPEN_REQUEST_MS = 3_600_000
+"""How long a `request_id` is remembered."""
 
 
 def pool_keys(session_id: str) -> PoolKeys:
-    """The keys of a session's pool. Raises ValueError when it is no session's name."""
+    """The keys of a session's pool. Raises ValueError when `session_id` is not a session's name."""
     pool = names.pool_of(session_id)
     if pool is None:
-        raise ValueError(f"{session_id!r} is no session's name; `roost.contract.names.new_session_id` makes them")
+        raise ValueError(f"{session_id!r} is not a session's name; see `roost.contract.names.new_session_id`")
     return PoolKeys(pool)
 
 
 def session_keys(keys: PoolKeys, session_id: str, generations: int) -> list[str]:
-    """Every key of a session that has `generations` logs, in the order of `_common.lua`."""
-    found = [keys.session(session_id), keys.steps(session_id)]
-    for generation in range(codec.FIRST_GENERATION, codec.FIRST_GENERATION + generations):
-        found += [keys.log(session_id, generation), keys.ids(session_id, generation)]
-    return found
+    """Every key of a session that has `generations` logs, as `session_keys` of `_common.lua` takes them."""
+    taken = [keys.session(session_id), keys.steps(session_id)]
+    for generation in range(FIRST_GENERATION, FIRST_GENERATION + generations):
+        taken += [keys.log(session_id, generation), keys.ids(session_id, generation)]
+    return taken
+
+
+def claim_keys(keys: PoolKeys) -> dict[str, str]:
+    """Keys of the pool that scripts need which give tokens and places back."""
+    return {"reservations": keys.reservations, "waiters": keys.waiters, "lines": keys.lines, "wake": keys.wake}
+
+
+def _head_args(head: Head | None, prefix: str = "") -> dict[str, Arg]:
+    length, log_hash = codec.encode_head(head)
+    return {f"{prefix}length": length, f"{prefix}hash": log_hash}
+
+
+def expected_args(head: Head | None, generation: int) -> dict[str, Arg]:
+    return {**_head_args(head, "expected_"), "expected_generation": generation}
 
 
 def request_digest(request_id: str) -> str:
@@ -40,99 +59,125 @@ def request_digest(request_id: str) -> str:
     return hashlib.blake2b(request_id.encode(), digest_size=16).hexdigest()
 
 
-def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int) -> list[Arg]:
-    return [
-        request.tenant,
-        request.step_id,
-        request.digest.hex(),
-        *codec.encode_head(request.expected_head),
-        request.nonce.hex(),
-        request.seed,
-        request.lease_ms,
-        request.new_tokens,
-        request.max_session_tokens,
-        request.budget_tokens,
-        request.max_steps,
-        request.priority,
-        request.deadline_ms,
-        aging_ms,
-        request.expected_generation,
-        request.migrates_to,
-        request.session_id,
-        residency_delay_ms,
-    ]
+def open_call(new: NewSession, erased: str, watermark: float) -> Call:
+    """`erased` is a session that the same request opened and that is gone, or empty."""
+    keys = pool_keys(new.session_id)
+    return Call(
+        {"session": keys.session(new.session_id), "tenant_sessions": keys.tenant_sessions(new.tenant)},
+        {
+            "session_id": new.session_id,
+            "erased": erased,
+            "watermark": watermark,
+            "ttl_ms": new.ttl_ms,
+            "request_ms": OPEN_REQUEST_MS,
+        },
+        more_keys=[keys.open_request(new.tenant, request_digest(new.request_id))] if new.request_id else [],
+        more_args=[part for pair in codec.encode_new(new).items() for part in pair],
+    )
 
 
-def migrate_args(request: MigrateRequest) -> list[Arg]:
+def reserve_call(asked: Reservation, aging_ms: int) -> Call:
+    keys = PoolKeys(asked.pool)
+    return Call(
+        {
+            **claim_keys(keys),
+            "workers": keys.workers,
+            "descriptor": keys.session(asked.session_id),
+            "lease": keys.lease(asked.worker_id),
+        },
+        {
+            "nonce": asked.ref.nonce.hex(),
+            "epoch": asked.ref.epoch,
+            "worker": asked.worker_id,
+            "revision": asked.revision,
+            "tokens": asked.tokens,
+            "class": asked.priority,
+            "aging_ms": aging_ms,
+            "deadline_ms": asked.deadline_ms,
+            "lease_ms": asked.lease_ms,
+        },
+    )
+
+
+def release_call(reservation: Reservation) -> Call:
+    keys = PoolKeys(reservation.pool)
+    return Call(
+        {**claim_keys(keys), "descriptor": keys.session(reservation.session_id)},
+        {"nonce": reservation.ref.nonce.hex(), "worker": reservation.worker_id},
+    )
+
+
+def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int) -> dict[str, Arg]:
+    return {
+        "session_id": request.session_id,
+        "tenant": request.tenant,
+        "step_id": request.step_id,
+        "digest": request.digest.hex(),
+        "nonce": request.nonce.hex(),
+        "seed": request.seed,
+        **expected_args(request.expected_head, request.expected_generation),
+        "migrates_to": request.migrates_to,
+        "lease_ms": request.lease_ms,
+        "new_tokens": request.new_tokens,
+        "max_session_tokens": request.max_session_tokens,
+        "budget_tokens": request.budget_tokens,
+        "max_steps": request.max_steps,
+        "class": request.priority,
+        "aging_ms": aging_ms,
+        "deadline_ms": request.deadline_ms,
+        "residency_delay_ms": residency_delay_ms,
+    }
+
+
+def migrate_args(request: MigrateRequest) -> dict[str, Arg]:
     """Raises ValueError when entries, ids and head of the request contradict one another."""
-    _check_migration(request)
-    return [
-        request.ref.epoch,
-        request.ref.nonce.hex(),
-        *codec.encode_head(request.previous),
-        *codec.encode_head(request.entries[-1].head),
-        request.model_revision,
-        request.ttl_ms,
-        request.lease_ms,
-        request.packed_ids,
-        *(f"{entry.commit_ms}:".encode() + codec.encode_entry(entry) for entry in request.entries),
-    ]
+    check_migration(request)
+    return {
+        "nonce": request.ref.nonce.hex(),
+        "epoch": request.ref.epoch,
+        **_head_args(request.previous, "previous_"),
+        **_head_args(request.entries[-1].head),
+        "revision": request.model_revision,
+        "ids": request.packed_ids,
+        "ttl_ms": request.ttl_ms,
+        "lease_ms": request.lease_ms,
+    }
 
 
-def _check_migration(request: MigrateRequest) -> None:
-    head, at = Head(), 0
-    for entry in request.entries:
-        end = at + (entry.prompt_tokens + entry.output_tokens) * ID_BYTES
-        head = Head(end // ID_BYTES, loghash.extend(head.log_hash, request.packed_ids[at:end]))
-        if entry.head != head:
-            raise ValueError(f"step {entry.step_id}: its head is {entry.head}, but its ids lead to {head}")
-        at = end
-    if not request.entries or at != len(request.packed_ids):
-        raise ValueError(f"{len(request.entries)} steps of {at} bytes of ids, but {len(request.packed_ids)} are given")
+def migrated_steps(request: MigrateRequest) -> list[Arg]:
+    """The entries as a log holds them: they keep their time."""
+    return [f"{entry.commit_ms}:".encode() + codec.encode_entry(entry) for entry in request.entries]
 
 
-def commit_args(request: CommitRequest) -> list[Arg]:
+def commit_args(request: CommitRequest) -> dict[str, Arg]:
     """Raises ValueError when ids, counts and head of the request contradict one another."""
-    _check_commit(request)
+    check_commit(request)
     entry = request.entry
-    return [
-        request.ref.epoch,
-        request.ref.nonce.hex(),
-        entry.step_id,
-        *codec.encode_head(request.previous),
-        *codec.encode_head(entry.head),
-        codec.encode_entry(entry),
-        request.packed_ids,
-        request.ttl_ms,
-        request.owner,
-        entry.prompt_tokens,
-        entry.output_tokens,
-        entry.cached_tokens,
-        entry.reconstructed_tokens,
-        entry.model_revision,
-    ]
-
-
-def _check_commit(request: CommitRequest) -> None:
-    entry, count = request.entry, len(request.packed_ids) // ID_BYTES
-    if len(request.packed_ids) % ID_BYTES or entry.prompt_tokens + entry.output_tokens != count:
-        raise ValueError(
-            f"step {entry.step_id}: {len(request.packed_ids)} bytes of ids for "
-            f"{entry.prompt_tokens} prompt and {entry.output_tokens} output tokens"
-        )
-    previous = request.previous
-    right = Head(previous.length + count, loghash.extend(previous.log_hash, request.packed_ids))
-    if entry.head != right:
-        raise ValueError(f"step {entry.step_id}: its head is {entry.head}, but its ids lead to {right}")
+    return {
+        "nonce": request.ref.nonce.hex(),
+        "epoch": request.ref.epoch,
+        "step_id": entry.step_id,
+        **_head_args(request.previous, "previous_"),
+        **_head_args(entry.head),
+        "entry": codec.encode_entry(entry),
+        "ids": request.packed_ids,
+        "owner": request.owner,
+        "prompt": entry.prompt_tokens,
+        "output": entry.output_tokens,
+        "cached": entry.cached_tokens,
+        "reconstructed": entry.reconstructed_tokens,
+        "revision": entry.model_revision,
+        "ttl_ms": request.ttl_ms,
+    }
 
 
 def accepted(reply: list[Any]) -> list[Any]:
     """The reply, when the script did what was asked. Raises Refused when it refused."""
     if reply[0] != b"refused":
         return reply
-    _, why, retry_ms, length, log_hash, message = reply
-    head = Head(int(length), bytes.fromhex(log_hash.decode()))
-    raise refused(WORDS[why.decode()], retry_ms=retry_ms, head=head, detail=message.decode())
+    _, why, retry_ms, length, log_hash, detail = reply
+    head = None if length == b"" else Head(int(length), bytes.fromhex(log_hash.decode()))
+    raise refused(WORDS[why.decode()], retry_ms=retry_ms, head=head, detail=detail.decode())
 
 
 def described(session_id: str, reply: list[Any]) -> Descriptor:

@@ -1,4 +1,4 @@
-"""Records to and from what Redis keeps. Strict: bad data is an error that names the record, never a guess."""
+"""Between records and what Redis keeps. Strict: bad data is an error that names the record, never a guess."""
 
 import json
 import zlib
@@ -11,6 +11,7 @@ import msgpack
 from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
 from roost.store.records import (
+    FIRST_GENERATION,
     Descriptor,
     FormerLog,
     HoldRecord,
@@ -20,7 +21,6 @@ from roost.store.records import (
     State,
 )
 
-FIRST_GENERATION = 1
 _ENTRY_VERSION = b"\x01"
 _STORED_ELSEWHERE = ("index", "commit_ms")
 
@@ -30,7 +30,7 @@ class CorruptRecordError(Exception):
 
 
 def pairs(flat: Sequence[bytes]) -> dict[str, bytes]:
-    """A hash as scripts reply it: names and values in turn."""
+    """A hash from a script's reply, which has names and values in turn."""
     return {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
 
 
@@ -74,7 +74,7 @@ def decode_descriptor(session_id: str, fields: Mapping[str, bytes], now_ms: int)
 def _descriptor(session_id: str, text: Mapping[str, str], now_ms: int) -> Descriptor:
     return Descriptor(
         session_id=session_id,
-        pool=names.pool_of(session_id) or _bad(f"{session_id!r} is no session's name"),
+        pool=names.pool_of(session_id) or _bad(f"{session_id!r} is not a session's name"),
         tenant=text["tenant"],
         role=text["role"],
         task=text["task"],
@@ -127,7 +127,7 @@ def _hold(text: Mapping[str, str]) -> HoldRecord:
 
 
 def decode_fenced(fields: Mapping[str, bytes], now_ms: int) -> LiveAttempt | None:
-    """The attempt of the same step that the live one replaced, if it did."""
+    """Return the attempt of the same step that the live attempt replaced, or None."""
     text = fields.get("attempt:fenced", b"").decode()
     if not text:
         return None
@@ -142,8 +142,10 @@ def decode_fenced(fields: Mapping[str, bytes], now_ms: int) -> LiveAttempt | Non
 
 
 def encode_entry(entry: LogEntry) -> bytes:
-    """An entry for the log; its index is its place there, and the script puts the time before it."""
+    """An entry for the log; its index is its place there, its key names the generation, and the script puts the time
+    before it."""
     document = {name: value for name, value in asdict(entry).items() if name not in _STORED_ELSEWHERE}
+    del document["head"]["generation"]
     return _ENTRY_VERSION + zlib.compress(msgpack.packb(document), level=1)
 
 

@@ -1,4 +1,4 @@
-"""Whether Redis keeps what it is told: persistence, durability and eviction."""
+"""Whether Redis keeps what is written to it: persistence, durability and eviction."""
 
 from typing import Any
 
@@ -32,25 +32,28 @@ def _hidden(where: str) -> str:
 
 
 async def check(link: RedisLink) -> StoreHealth:
-    """Asks every primary; one that hides its settings, as managed ones do, is trusted. Raises StoreUnavailableError."""
+    """Asks every primary. A server that hides its settings, as managed servers do, is trusted.
+
+    Raises StoreUnavailableError.
+    """
     durable, problems, hidden, run_ids = True, list[str](), list[str](), list[str]()
     for where, options in await _primaries(link):
         settings = await _settings(link, options)
         if settings is None:
             hidden.append(_hidden(where))
         else:
-            good, found = judge(settings, where)
+            good, wrong = judge(settings, where)
             durable = durable and good
-            problems += found
+            problems += wrong
         info = await link.run("INFO", "server", **options)
         run_ids.append(str(info["run_id"]))
     return StoreHealth(durable, tuple(problems), ",".join(sorted(run_ids)), await uptime(link), tuple(hidden))
 
 
 async def uptime(link: RedisLink) -> int:
-    """Seconds since the primary was started that was started last. Raises StoreUnavailableError."""
-    told = [await link.run("INFO", "server", **options) for _, options in await _primaries(link)]
-    return min(int(info["uptime_in_seconds"]) for info in told)
+    """Seconds since the last start of a primary. Raises StoreUnavailableError."""
+    servers = [await link.run("INFO", "server", **options) for _, options in await _primaries(link)]
+    return min(int(info["uptime_in_seconds"]) for info in servers)
 
 
 async def _primaries(link: RedisLink) -> list[tuple[str, dict[str, Any]]]:

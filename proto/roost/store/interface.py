@@ -1,4 +1,4 @@
-"""The store as the gateway's service sees it. `roost.store.redis_store` is the one implementation."""
+"""The store as a gateway sees it: `roost.store.redis_store`, or for tests `roost.store.memory`."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
@@ -25,9 +25,9 @@ from roost.store.records import (
 class SessionStore(Protocol):
     """Session records, the admission ledger and the workers' leases of all pools.
 
-    Every call is one round trip unless it says otherwise. Every script is idempotent by the attempt's nonce,
-    checks everything, then writes. All raise `StoreUnavailableError` when Redis does not answer and `Refused`
-    as told. Session names are well-formed (`names.pool_of`); the caller has checked that.
+    Every call is one round trip unless its docstring says otherwise, checks everything before it writes, and may be
+    repeated. All raise `StoreUnavailableError` when Redis does not answer, and `Refused` for the reasons that their
+    docstrings list. Session names are well-formed (`names.pool_of`); the caller has checked that.
     """
 
     @property
@@ -44,7 +44,7 @@ class SessionStore(Protocol):
     async def pool_document(self, pool: str) -> dict[str, Any] | None: ...
 
     async def open(self, new: NewSession) -> Descriptor:
-        """Writes a new session; a repeated `request_id` returns the session it made. Refuses: STORE_FULL."""
+        """Writes a new session; a repeated `request_id` returns the session that it opened. Refuses: STORE_FULL."""
         ...
 
     async def get(self, session_id: str, tenant: str) -> Descriptor:
@@ -53,7 +53,7 @@ class SessionStore(Protocol):
 
     async def list_sessions(self, pool: str, tenant: str, after: str, count: int) -> list[Descriptor]:
         """The tenant's sessions of a pool after the name `after` (empty: from the start). Two round trips.
-        Erased and expired sessions are passed over, and their names removed from the index."""
+        Skips erased and expired sessions, and removes their names from the index."""
         ...
 
     async def begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
@@ -66,12 +66,12 @@ class SessionStore(Protocol):
 
     async def reserve(self, reservation: Reservation) -> bool:
         """Reserves at a worker; on success leaves the waiters. False, and a place in the line of its revision, when the
-        worker has no room, its lease is gone, or somebody whom that worker can serve waits and goes first. Refuses:
+        worker has no room or no lease, or when a step waits that the worker can serve and that goes first. Refuses:
         SESSION_NOT_FOUND, ATTEMPT_FENCED."""
         ...
 
     async def release(self, reservation: Reservation) -> None:
-        """Gives a reservation and a place among the waiters back, while the attempt stays live."""
+        """Gives back a reservation and a place among the waiters; the attempt stays live."""
         ...
 
     async def commit(self, request: CommitRequest) -> LogEntry:
@@ -82,14 +82,14 @@ class SessionStore(Protocol):
         ...
 
     async def migrate(self, request: MigrateRequest) -> Descriptor:
-        """Begins a new generation under a live attempt, which goes on; an attempt that has migrated is answered the
-        same. The old generation stays readable, and its last head is remembered as `Descriptor.former`. Refuses:
+        """Begins a new generation under a live attempt, which continues in it; repeating the call changes nothing. The
+        old generation stays readable, and its last head is remembered as `Descriptor.former`. Refuses:
         SESSION_NOT_FOUND, ATTEMPT_FENCED, STORE_FULL; SESSION_ROLLED_BACK or HEAD_MISMATCH when `previous` is not the
         head. Raises ValueError when the request contradicts itself."""
         ...
 
     async def abort(self, session_id: str, ref: AttemptRef) -> None:
-        """Ends an attempt that will not commit and releases what it holds; does nothing when it is not live."""
+        """Ends an attempt that will not commit; gives back what it has reserved. Does nothing when it is not live."""
         ...
 
     async def renew(self, pool: str, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
@@ -124,7 +124,7 @@ class SessionStore(Protocol):
     async def log(self, session_id: str, generation: int, first: int, count: int) -> list[LogEntry]: ...
 
     async def workers(self, pool: str) -> list[WorkerView]:
-        """Workers with a lease in force, with what the ledger holds against them."""
+        """Workers with a lease in force, with what is reserved at them."""
         ...
 
     async def residency(
@@ -138,8 +138,7 @@ class SessionStore(Protocol):
         ...
 
     def wakes(self, pool: str) -> AsyncIterator[Wake]:
-        """Yields what was released in the pool, by any gateway; may yield too often, never too late by more than a
-        second."""
+        """Yields what any gateway released in the pool, at most a second late; may yield without a release."""
         ...
 
     async def aclose(self) -> None: ...

@@ -1,20 +1,20 @@
-"""Reads of what workers publish, and of what the ledger holds against them."""
+"""Reads of what workers publish, and of what is reserved at them."""
 
 import logging
 
 from roost.contract.lease import WorkerLease
-from roost.contract.names import PoolKeys
-from roost.store.link import RedisLink, Request
+from roost.store.keys import PoolKeys
+from roost.store.leases import FORGET_MS
+from roost.store.link import RedisLink
 from roost.store.records import WorkerLook, WorkerView
+from roost.store.scripts import Call
 
-FORGET_MS = 3_600_000
-"""A worker whose lease ran out this long ago leaves the pool's set of workers."""
 _UNKNOWN = "?"
 _log = logging.getLogger(__name__)
 
 
 class WorkerReader:
-    """Workers of each pool, as last seen. Leases' keys are known by their workers' names, which are remembered here."""
+    """Workers of each pool, as last read. Remembers their names, since a script needs the keys of their leases."""
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
@@ -22,7 +22,7 @@ class WorkerReader:
         self._last: dict[str, dict[str, WorkerView]] = {}
 
     def known(self, pool: str) -> list[str]:
-        """Names of the workers that were there when last looked."""
+        """Names of the workers that lived at the last reading."""
         return self._known.get(pool, [])
 
     def learn(self, pool: str, worker_id: str) -> None:
@@ -30,27 +30,31 @@ class WorkerReader:
             self._known[pool] = [*self.known(pool), worker_id]
 
     async def read(self, pool: str) -> list[WorkerView]:
-        """Workers with a lease in force; in the time of grace also those whose lease ran out meanwhile."""
+        """Workers with a lease in force; in the time of grace also those whose lease has run out since."""
         rows = await self._rows(pool)
         views = {row[0].decode(): view for row in rows if (view := _view(row))}
-        if self._link.grace_left_ms:
+        if self._link.grace.left_ms:
             views = {**self._last.get(pool, {}), **views}
         self._known[pool], self._last[pool] = list(views), views
         return list(views.values())
 
     async def _rows(self, pool: str) -> list[list[bytes]]:
-        """A second round trip only when there is a worker that was not there before."""
+        """Reads all workers; in a second round trip when there is a new one."""
+        keys = PoolKeys(pool)
         while True:
-            _, *rows = await self._link.script("workers", lambda grace: self._request(pool, grace))
+            known = self.known(pool)
+            call = Call(
+                {"workers": keys.workers, "reservations": keys.reservations},
+                {"forget_ms": FORGET_MS},
+                more_keys=[*map(keys.lease, known)],
+                more_args=known,
+            )
+            _, *rows = await self._link.script("workers", call)
             new = [row[0].decode() for row in rows if row[2].decode() == _UNKNOWN]
             if not new:
                 return list(rows)
             for worker_id in new:
                 self.learn(pool, worker_id)
-
-    def _request(self, pool: str, grace: int) -> Request:
-        keys, known = PoolKeys(pool), self.known(pool)
-        return [keys.workers, keys.reservations, *map(keys.lease, known)], [grace, FORGET_MS, *known]
 
 
 def _view(row: list[bytes]) -> WorkerView | None:
@@ -68,9 +72,17 @@ def _view(row: list[bytes]) -> WorkerView | None:
 async def read_worker(link: RedisLink, pool: str, worker_id: str, session_id: str, delay_ms: int) -> WorkerLook:
     """One worker as it is now, and what it has of a session."""
     keys = PoolKeys(pool)
-    touched = [keys.workers, keys.reservations, keys.lease(worker_id), keys.residency(worker_id)]
-    touched.append(keys.session(session_id))
-    _, *row, cached = await link.script("look", lambda grace: (touched, [grace, worker_id, session_id, delay_ms]))
+    call = Call(
+        {
+            "workers": keys.workers,
+            "reservations": keys.reservations,
+            "lease": keys.lease(worker_id),
+            "residency": keys.residency(worker_id),
+            "descriptor": keys.session(session_id),
+        },
+        {"worker": worker_id, "session_id": session_id, "residency_delay_ms": delay_ms},
+    )
+    _, *row, cached = await link.script("look", call)
     return WorkerLook(_view(row), int(cached))
 
 
@@ -81,10 +93,10 @@ async def read_residency(
     if not worker_ids or not session_ids:
         return {}
     keys = [PoolKeys(pool).residency(worker_id) for worker_id in worker_ids]
-    reply = await link.fixed_script("residency", keys, session_ids)
-    found: dict[str, tuple[str, int]] = {}
+    reply = await link.script("residency", Call(more_keys=keys, more_args=session_ids))
+    best: dict[str, tuple[str, int]] = {}
     for worker_id, row in zip(worker_ids, reply, strict=True):
         for session_id, tokens in zip(session_ids, row, strict=True):
-            if tokens and int(tokens) > found.get(session_id, ("", -1))[1]:
-                found[session_id] = (worker_id, int(tokens))
-    return found
+            if tokens and int(tokens) > best.get(session_id, ("", -1))[1]:
+                best[session_id] = (worker_id, int(tokens))
+    return best

@@ -1,13 +1,16 @@
-"""The connection to Redis: one server or a cluster, bounded retries, and what to do when it comes back."""
+"""The connection to Redis: one server or a cluster, bounded retries, and what to do when it comes back.
+
+Every client of the store is made here. Workers use this module, so it does without msgpack.
+"""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import (
@@ -26,9 +29,10 @@ from redis.exceptions import ConnectionError as NoConnectionError
 from redis.exceptions import TimeoutError as NoReplyError
 
 from roost.contract.reasons import Reason
+from roost.store.grace import Grace
 from roost.store.records import StoreUnavailableError
 from roost.store.refusals import refused
-from roost.store.scripts import script
+from roost.store.scripts import Arg, Call, script
 
 RETRIES = 3
 _BACKOFF = ExponentialWithJitterBackoff(cap=0.2, base=0.02)
@@ -36,9 +40,6 @@ _BACKOFF = ExponentialWithJitterBackoff(cap=0.2, base=0.02)
 _AWAY_ERRORS = (ClusterDownError, ReadOnlyError, TryAgainError)
 _AWAY_WORDS = ("LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS")
 Client = Redis | RedisCluster
-Arg = str | bytes | int | float
-Request = tuple[Sequence[str], Sequence[Arg]]
-"""KEYS and ARGV of a script."""
 
 
 @contextmanager
@@ -58,10 +59,12 @@ def cancellation_kept() -> Iterator[None]:
             raise asyncio.CancelledError
 
 
-def open_client(url: str, *, socket_timeout: float, connections: int) -> Client:
-    """A client for `redis://`, `rediss://` or `unix://`; a cluster's when the query says `cluster=true`.
+def open_client(
+    url: str, *, socket_timeout: float, connections: int, on_connect: Callable[[], None] | None = None
+) -> Client:
+    """A client for `redis://`, `rediss://` or `unix://`; for a cluster when the query says `cluster=true`.
 
-    Raises ValueError when the URL is none of these.
+    `on_connect` is called with each new connection to a single server. Raises ValueError for another URL.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss", "unix"):
@@ -77,11 +80,19 @@ def open_client(url: str, *, socket_timeout: float, connections: int) -> Client:
         "socket_connect_timeout": socket_timeout,
         "max_connections": connections + 1000,  # `RedisLink` bounds the calls; subscriptions come on top
     }
-    if not cluster:
-        return Redis.from_url(plain, **common)
-    if parts.scheme == "unix":
+    if cluster and parts.scheme == "unix":
         raise ValueError(f"store URL {masked(url)!r}: a cluster is reached by redis:// or rediss://")
-    return RedisCluster.from_url(plain, **common)
+    if cluster:
+        return RedisCluster.from_url(plain, **common)
+
+    async def connected(connection: AbstractConnection) -> None:
+        await connection.on_connect()
+        assert on_connect is not None
+        on_connect()
+
+    if on_connect is not None:
+        common["redis_connect_func"] = connected
+    return Redis.from_url(plain, **common)
 
 
 def masked(url: str) -> str:
@@ -96,7 +107,7 @@ class ForbiddenError(StoreUnavailableError):
 
 
 def _translate(error: Exception, url: str) -> Exception:
-    """What a caller of the store gets for an error of the client library; the error itself when it is our mistake."""
+    """The error that a caller of the store gets for one of the client library; the same error when it is a bug."""
     text = str(error)
     if isinstance(error, AuthenticationError | NoPermissionError):
         return ForbiddenError(f"Redis at {url} refuses: {text}; check the store URL and the user's ACL")
@@ -111,49 +122,47 @@ def _translate(error: Exception, url: str) -> Exception:
 class RedisLink:
     """Calls to one Redis, at most `connections` at a time.
 
-    When Redis was away or has restarted, leases in it have run out through no fault of their holders: for `grace_ms`
-    after it is back, `grace_left_ms` is positive and nobody may expire them. It was away when a call failed after all
-    retries; it has restarted when it has forgotten a script that it was given.
+    When Redis was away or has restarted, leases in it have run out although their holders live: until `grace` is over
+    nobody may expire them. Redis was away when a call failed after all retries; it has restarted when it has forgotten
+    a script that it was given.
     """
 
-    def __init__(self, client: Client, url: str, *, grace_ms: int, connections: int) -> None:
+    def __init__(self, client: Client, url: str, *, connections: int, grace: Grace | None = None) -> None:
         self.client = client
         self.url = masked(url)
-        self._grace_ms = grace_ms
-        self._grace_until = 0.0
-        self._away = False
+        self.grace = grace or Grace()
         self._given: set[tuple[str, str]] = set()
         self._slots = asyncio.Semaphore(connections)
 
-    @property
-    def grace_left_ms(self) -> int:
-        if self._away:  # the call that finds Redis back is the first of the time of grace
-            return self._grace_ms
-        return max(0, round((self._grace_until - time.monotonic()) * 1000))
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        socket_timeout: float = 2.0,
+        connections: int = 8,
+        grace: Grace | None = None,
+        on_connect: Callable[[], None] | None = None,
+    ) -> Self:
+        """A link with a client of its own, which connects at the first call; see `open_client`."""
+        client = open_client(url, socket_timeout=socket_timeout, connections=connections, on_connect=on_connect)
+        return cls(client, url, connections=connections, grace=grace)
 
-    def came_back(self) -> None:
-        """Begins the time of grace."""
-        self._grace_until = time.monotonic() + self._grace_ms / 1000
-
-    async def script(self, name: str, request: Callable[[int], Request]) -> Any:
-        """Runs a script with the KEYS and ARGV that `request` makes for the grace that is left, in ms."""
+    async def script(self, name: str, call: Call) -> Any:
+        """Runs a script, and gives it what is left of the time of grace."""
         wanted = script(name)
         async with self._call():
-            keys, args = request(self.grace_left_ms)
+            keys, args = wanted.arguments(call, self.grace.left_ms)
             given = (name, keys[0].partition("}")[0])
             try:
                 reply = await self.client.evalsha(wanted.sha, len(keys), *keys, *args)
             except NoScriptError:
                 if given in self._given:
-                    self.came_back()
-                    keys, args = request(self.grace_left_ms)
+                    self.grace.begin()
+                    keys, args = wanted.arguments(call, self.grace.left_ms)
                 reply = await self.client.eval(wanted.source, len(keys), *keys, *args)
             self._given.add(given)
             return reply
-
-    async def fixed_script(self, name: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
-        """Runs a script to which the time of grace is all one."""
-        return await self.script(name, lambda _: (keys, args))
 
     async def run(self, *command: Arg, **options: Any) -> Any:
         """Runs a plain command; `options` are the client's own."""
@@ -167,13 +176,11 @@ class RedisLink:
                 with cancellation_kept():
                     yield
             except (NoConnectionError, NoReplyError, RedisClusterException, OSError) as error:
-                self._away = True
+                self.grace.note_away()
                 raise _translate(error, self.url) from error
             except RedisError as error:
                 raise _translate(error, self.url) from error
-            if self._away:
-                self._away = False
-                self.came_back()
+            self.grace.note_answer()
 
     async def aclose(self) -> None:
         await self.client.aclose()

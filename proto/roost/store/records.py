@@ -1,4 +1,4 @@
-"""What the store keeps and answers. Plain frozen values; the gateway is the only writer of session records."""
+"""What the store keeps and returns, as frozen values. Gateways are the only writers of session records."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -6,6 +6,8 @@ from typing import Any
 
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
+
+FIRST_GENERATION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,14 +18,14 @@ class LiveAttempt:
     step_id: str
     seed: int
     worker_id: str
-    """Worker that the attempt was sent to; empty before it was."""
+    """Worker that the attempt was sent to; empty before that."""
     lease_ms_left: int
     """Negative once the lease ran out; the attempt may still commit until it is fenced."""
 
 
 @dataclass(frozen=True, slots=True)
 class FormerLog:
-    """The generation before the current one, as it ended."""
+    """The end of the generation before the current one."""
 
     head: Head
     steps: int
@@ -58,25 +60,31 @@ class Descriptor:
     """Tools as `{name, description, parameters}` with `parameters` a JSON text."""
     model: str
     model_revision: str
-    """Empty until the first step is committed or the pool has published one; binds nobody while the log is empty."""
-    generation: int
-    head: Head
-    steps: int
-    state: State
-    epoch: int
-    attempt: LiveAttempt | None
-    hold: HoldRecord | None
-    owner: str
+    """Revision of the log. While the log is empty it may be empty and means nothing."""
+    generation: int = FIRST_GENERATION
+    head: Head = Head()  # noqa: RUF009  # frozen
+    steps: int = 0
+    state: State = State.ACTIVE
+    epoch: int = 0
+    attempt: LiveAttempt | None = None
+    hold: HoldRecord | None = None
+    owner: str = ""
     """Worker that committed last. What it has cached is what it publishes (`Began.cached_tokens`)."""
-    prompt_tokens: int
-    output_tokens: int
-    cached_tokens: int
-    reconstructed_tokens: int
-    created_ms: int
-    updated_ms: int
-    expires_ms: int
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reconstructed_tokens: int = 0
+    created_ms: int = 0
+    updated_ms: int = 0
+    expires_ms: int = 0
+    """0: never."""
     former: FormerLog | None = None
     """None in the first generation."""
+
+    @property
+    def bound_revision(self) -> str:
+        """Revision of the model whose tokens the log holds; empty while it holds none."""
+        return self.model_revision if self.steps else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +131,7 @@ class LogEntry:
 
 
 AGING_SECONDS = 10.0
-"""Waiting that is worth one class, in the queue of a gateway as among the store's waiters."""
+"""Waiting time that is worth one class, in a gateway's queue and among the store's waiters."""
 
 
 class StoreUnavailableError(Exception):
@@ -143,40 +151,40 @@ class BeginRequest:
     nonce: bytes
     """16 random bytes, fresh for every attempt."""
     seed: int
-    """Used when the step has none stored yet: a retry keeps the first attempt's seed."""
+    """For a step's first attempt; a retry keeps that seed."""
     lease_ms: int
     new_tokens: int
     """Estimate of prompt tokens plus the most output tokens; the ledger's need is head length + this."""
     max_session_tokens: int
-    """TOO_LONG when head length + `new_tokens` is more; 0 means no limit."""
+    """STEP_TOO_LONG when head length + `new_tokens` is more; 0 means no limit."""
     budget_tokens: int
-    """Most prompt and output tokens in the session's life, BUDGET when what was used + `new_tokens` is more; 0 means
-    no limit."""
+    """Most prompt and output tokens in the session's life: BUDGET_EXHAUSTED when used tokens + `new_tokens` is more; 0
+    means no limit."""
     max_steps: int
     """0 means no limit."""
     priority: int
     """Class of the wait, lower first; the store adds nothing to it."""
     deadline_ms: int
-    """Milliseconds from now; 0 means none."""
+    """Milliseconds from now; 0 means no deadline."""
     grace: bool = False
     """Redis has just come back: treat every live attempt of another step as unexpired."""
     expected_generation: int = 0
     """Generation that `expected_head` ends; 0 when the client does not know."""
     migrates_to: str = ""
-    """Revision that sessions of another one migrate to: their length in the old tokens is not judged, and nothing is
-    reserved at their owner. Empty: they do not migrate."""
+    """Revision to which sessions of other revisions migrate: their length in the old tokens is not checked, and nothing
+    is reserved at their owner. Empty: they do not migrate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Began:
-    """Begin took a new attempt."""
+    """Begin took an attempt."""
 
     ref: AttemptRef
     seed: int
     descriptor: Descriptor
     reserved: str
     """Worker on which the KV tokens are reserved (the owner that has the session cached, or where the fenced attempt
-    ran); empty: choose one."""
+    ran); empty: a worker has to be chosen."""
     fenced: LiveAttempt | None
     """Attempt of the same step that this one replaced; its output may be resumed at its worker."""
     cached_tokens: int = 0
@@ -185,7 +193,7 @@ class Began:
 
 @dataclass(frozen=True, slots=True)
 class AlreadyCommitted:
-    """The step had been committed: its stored result."""
+    """The stored result of a step that had been committed before."""
 
     entry: LogEntry
     descriptor: Descriptor
@@ -213,15 +221,15 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """What may let a waiting step go on. Without worker and line it may concern anybody."""
+    """News that may let a waiting step go on. Without worker and line it may concern any step."""
 
     worker_id: str = ""
-    """Something was released here."""
+    """Worker at which something was released."""
     reserved_tokens: int | None = None
     """What is reserved there now, if that is known."""
     reserved_attempts: int | None = None
     line: str | None = None
-    """The first of this line has left it."""
+    """Line whose first step has left it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,9 +237,9 @@ class WorkerLook:
     """One worker as it is now."""
 
     view: "WorkerView | None"
-    """None: it has no lease in force."""
+    """None when it has no lease in force."""
     cached_tokens: int
-    """What it has of the session that was asked for."""
+    """Tokens of the session that it publishes as cached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +265,7 @@ class MigrateRequest:
     previous: Head
     """Head of the generation that ends here."""
     entries: tuple[LogEntry, ...]
-    """The steps of that generation, rendered anew; `commit_ms` is kept."""
+    """The steps of that generation, rendered again; each keeps its `commit_ms`."""
     packed_ids: bytes
     """All of their prompt and output ids, little-endian uint32."""
     model_revision: str
@@ -267,7 +275,7 @@ class MigrateRequest:
 
 @dataclass(frozen=True, slots=True)
 class RenewItem:
-    """One attempt to keep alive: its lease, its reservation and its place among the waiters."""
+    """An attempt whose lease, reservation and place among the waiters are to be renewed."""
 
     session_id: str
     ref: AttemptRef
@@ -285,14 +293,14 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True)
 class StoreHealth:
-    """What was verified at connect."""
+    """The result of checking the store's settings."""
 
     durable: bool
     """`appendonly yes` and `appendfsync always`, or a managed store that hides it."""
     problems: tuple[str, ...]
-    """What is wrong, each with its fix, for people."""
+    """Wrong settings, each with its fix, for people."""
     run_id: str
     uptime_seconds: int = 0
     """Of the primary that was started last."""
     hidden: tuple[str, ...] = ()
-    """What could not be verified, and is trusted; for people."""
+    """Settings that could not be verified and are trusted, for people."""

@@ -2,30 +2,34 @@
 
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
-from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS
-from roost.contract.names import PoolKeys
+from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store import codec, health
 from roost.store.arguments import (
-    ID_BYTES,
     accepted,
     begin_args,
+    claim_keys,
     commit_args,
     described,
+    expected_args,
     migrate_args,
+    migrated_steps,
+    open_call,
     pool_keys,
-    request_digest,
+    release_call,
+    reserve_call,
     session_keys,
 )
+from roost.store.grace import GRACE_SECONDS, Grace
+from roost.store.keys import POOLS, PoolKeys
 from roost.store.ledger import WorkerReader, read_residency, read_worker
-from roost.store.link import Arg, RedisLink, open_client
+from roost.store.link import RedisLink
 from roost.store.records import (
-    AGING_SECONDS,
     AlreadyCommitted,
     Began,
     BeginRequest,
@@ -42,20 +46,15 @@ from roost.store.records import (
     WorkerView,
 )
 from roost.store.refusals import refused
+from roost.store.rules import AGING_MS, ID_BYTES, RESIDENCY_DELAY_MS
+from roost.store.scripts import Arg, Call
 from roost.store.session_memory import SessionMemory
 from roost.store.wakes import Wakes
 
-AGING_MS = round(AGING_SECONDS * 1000)
 WATERMARK = 0.9
 """Part of `maxmemory` above which no new session is opened."""
-GRACE_MS = round(2 * LEASE_TTL_SECONDS * 1000)
-"""How long after Redis came back nobody's lease expires."""
-OPEN_REQUEST_MS = 3_600_000
-"""How long a `request_id` is remembered."""
 TOMBSTONE_MS = 60_000
-"""How long an erased session's name answers a deletion that was sent again; nothing of the session is kept."""
-RESIDENCY_DELAY_MS = round((LEASE_TTL_SECONDS + LEASE_PERIOD_SECONDS / 2) * 1000)
-"""How long before the end of a worker's lease the residency that it published with it was gathered, at the earliest."""
+"""How long an erased session's name answers a deletion that was sent again; nothing else of the session is kept."""
 _RENEW_BATCH = 256
 _ANSWERS_LEARNED = 8
 
@@ -63,7 +62,7 @@ _ANSWERS_LEARNED = 8
 async def connect(
     url: str,
     *,
-    grace_ms: int = GRACE_MS,
+    grace_ms: int = round(GRACE_SECONDS * 1000),
     aging_ms: int = AGING_MS,
     watermark: float = WATERMARK,
     connections: int = 64,
@@ -74,8 +73,7 @@ async def connect(
     `connections` bounds the calls under way at once; `socket_timeout` is in seconds and holds for each of four tries.
     Raises ValueError for another URL, StoreUnavailableError when Redis does not answer.
     """
-    client = open_client(url, socket_timeout=socket_timeout, connections=connections)
-    link = RedisLink(client, url, grace_ms=grace_ms, connections=connections)
+    link = RedisLink.open(url, socket_timeout=socket_timeout, connections=connections, grace=Grace(grace_ms / 1000))
     store = RedisStore(link, aging_ms=aging_ms, watermark=watermark)
     try:
         await link.run("PING")
@@ -98,69 +96,68 @@ class RedisStore:
         self._run_id = ""
 
     @property
-    def grace(self) -> bool:
-        """Whether Redis has just come back, so that nobody's lease expires."""
-        return self._link.grace_left_ms > 0
-
-    @property
     def grace_seconds(self) -> float:
-        return self._link.grace_left_ms / 1000
+        return self._link.grace.left_seconds
 
     async def health(self) -> StoreHealth:
-        found = await health.check(self._link)
-        if found.run_id != self._run_id if self._run_id else found.uptime_seconds < LEASE_TTL_SECONDS:
-            self._link.came_back()
-        self._run_id = found.run_id
-        return found
+        checked = await health.check(self._link)
+        if self._run_id:
+            came_back = checked.run_id != self._run_id
+        else:
+            came_back = checked.uptime_seconds < LEASE_TTL_SECONDS
+        if came_back:
+            self._link.grace.begin()
+        self._run_id = checked.run_id
+        return checked
 
     async def pools(self) -> list[str]:
-        return sorted(name.decode() for name in await self._link.run("SMEMBERS", names.POOLS))
+        return sorted(name.decode() for name in await self._link.run("SMEMBERS", POOLS))
 
     async def pool_document(self, pool: str) -> dict[str, Any] | None:
         text = await self._link.run("GET", PoolKeys(pool).document)
         return codec.decode_document(text, f"document of pool {pool}")
 
     async def open(self, new: NewSession) -> Descriptor:
-        keys = pool_keys(new.session_id)
-        asked = [keys.open_request(new.tenant, request_digest(new.request_id))] if new.request_id else []
-        fields = [part for pair in codec.encode_new(new).items() for part in pair]
-        written = [keys.session(new.session_id), keys.tenant_sessions(new.tenant), *asked]
-        gone = ""
+        erased = ""
         for _ in range(_ANSWERS_LEARNED):
-            args: list[Arg] = [new.session_id, gone, self._watermark, new.ttl_ms, OPEN_REQUEST_MS, *fields]
-            reply = await self._link.fixed_script("open", written, args)
+            reply = await self._link.script("open", open_call(new, erased, self._watermark))
             if reply[0] != b"exists":
                 return described(new.session_id, accepted(reply))
-            gone = reply[1].decode()
+            erased = reply[1].decode()
             try:
-                return await self.get(gone, new.tenant)
+                return await self.get(erased, new.tenant)
             except Refused:
-                continue  # the session that the request made has been erased: make it anew
-        raise AssertionError(f"request {new.request_id} makes sessions that are gone at once")
+                continue  # the session that the request opened has been erased: open another
+        raise AssertionError(f"request {new.request_id} opens sessions that are gone at once")
 
     async def get(self, session_id: str, tenant: str) -> Descriptor:
-        found = await self._get_many(pool_keys(session_id), tenant, [session_id])
-        if not found:
+        descriptors = await self._get_many(pool_keys(session_id), tenant, [session_id])
+        if not descriptors:
             raise refused(Reason.SESSION_NOT_FOUND)
-        return found[0]
+        return descriptors[0]
 
     async def list_sessions(self, pool: str, tenant: str, after: str, count: int) -> list[Descriptor]:
-        keys, found = PoolKeys(pool), list[Descriptor]()
+        keys, descriptors = PoolKeys(pool), list[Descriptor]()
         index = keys.tenant_sessions(tenant)
-        while len(found) < count:
-            low, wanted = f"({after}" if after else "-", count - len(found)
+        while len(descriptors) < count:
+            low, wanted = f"({after}" if after else "-", count - len(descriptors)
             page = await self._link.run("ZRANGEBYLEX", index, low, "+", "LIMIT", 0, wanted)
             session_ids = [name.decode() for name in page]
             if session_ids:
-                found += await self._get_many(keys, tenant, session_ids)
+                descriptors += await self._get_many(keys, tenant, session_ids)
             if len(session_ids) < wanted:
                 break
             after = session_ids[-1]
-        return found
+        return descriptors
 
     async def _get_many(self, keys: PoolKeys, tenant: str, session_ids: list[str]) -> list[Descriptor]:
-        read = [keys.tenant_sessions(tenant), *map(keys.session, session_ids)]
-        now, *rows = await self._link.fixed_script("get", read, [tenant, *session_ids])
+        call = Call(
+            {"tenant_sessions": keys.tenant_sessions(tenant)},
+            {"tenant": tenant},
+            more_keys=[*map(keys.session, session_ids)],
+            more_args=session_ids,
+        )
+        now, *rows = await self._link.script("get", call)
         return [
             codec.decode_descriptor(session_id, codec.pairs(row), now)
             for session_id, row in zip(session_ids, rows, strict=True)
@@ -169,14 +166,14 @@ class RedisStore:
 
     async def begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
         keys = pool_keys(request.session_id)
-        least = 1 if request.grace else 0
+        args = begin_args(request, self._aging_ms, RESIDENCY_DELAY_MS)
 
-        def more(grace: int) -> tuple[list[str], list[Arg]]:
+        def call() -> Call:
             hosts = self._memory.hosts(request.session_id, self._workers.known(keys.pool))
             published = [key for host in hosts for key in (keys.lease(host), keys.residency(host))]
-            return [keys.workers, *published], [*begin_args(request, self._aging_ms, RESIDENCY_DELAY_MS), *hosts]
+            return Call({"workers": keys.workers}, args, published, hosts, least_grace_ms=1 if request.grace else 0)
 
-        reply = await self._call("begin", request.session_id, more, least_grace=least)
+        reply = await self._call("begin", request.session_id, call)
         now, flat = reply[1], reply[-1]
         fields = codec.pairs(flat)
         descriptor = codec.decode_descriptor(request.session_id, fields, now)
@@ -206,43 +203,34 @@ class RedisStore:
         return AlreadyCommitted(entry, descriptor, ids[:at], ids[at:], generation)
 
     async def reserve(self, reservation: Reservation) -> bool:
-        keys, ref = PoolKeys(reservation.pool), reservation.ref
-        touched = [
-            *(keys.reservations, keys.waiters, keys.session(reservation.session_id)),
-            *(keys.workers, keys.lease(reservation.worker_id), keys.lines),
-        ]
-        args: list[Arg] = [ref.epoch, ref.nonce.hex(), reservation.worker_id, reservation.tokens, reservation.priority]
-        args += [reservation.deadline_ms, reservation.lease_ms, self._aging_ms, reservation.revision]
-        reply = await self._link.script("reserve", lambda grace: (touched, [0, grace, keys.wake, *args]))
+        reply = await self._link.script("reserve", reserve_call(reservation, self._aging_ms))
         granted = bool(accepted(reply)[0] == b"reserved")
         if granted:
             self._memory.learn_host(reservation.session_id, reservation.worker_id)
         return granted
 
     async def release(self, reservation: Reservation) -> None:
-        keys, ref = PoolKeys(reservation.pool), reservation.ref
-        touched = [keys.reservations, keys.waiters, keys.session(reservation.session_id), keys.lines]
-        args: list[Arg] = [ref.epoch, ref.nonce.hex(), reservation.worker_id]
-        await self._link.script("release", lambda grace: (touched, [0, grace, keys.wake, *args]))
+        await self._link.script("release", release_call(reservation))
 
     async def commit(self, request: CommitRequest) -> LogEntry:
-        args = commit_args(request)
-        _, index, stored = await self._call("commit", request.session_id, lambda _: ([], args))
+        call = Call(args=commit_args(request))
+        _, index, stored = await self._call("commit", request.session_id, lambda: call)
         return codec.decode_entry(stored, index)
 
     async def migrate(self, request: MigrateRequest) -> Descriptor:
-        keys, args = pool_keys(request.session_id), migrate_args(request)
+        keys, args, steps = pool_keys(request.session_id), migrate_args(request), migrated_steps(request)
 
-        def more(grace: int) -> tuple[list[str], list[Arg]]:
+        def call() -> Call:
             new = self._memory.generations(request.session_id) + 1
-            return [keys.log(request.session_id, new), keys.ids(request.session_id, new)], args
+            renewed = [keys.log(request.session_id, new), keys.ids(request.session_id, new)]
+            return Call(args=args, more_keys=renewed, more_args=steps)
 
-        descriptor = described(request.session_id, await self._call("migrate", request.session_id, more))
+        descriptor = described(request.session_id, await self._call("migrate", request.session_id, call))
         self._memory.learn_generations(request.session_id, descriptor.generation)
         return descriptor
 
     async def abort(self, session_id: str, ref: AttemptRef) -> None:
-        await self._call("abort", session_id, lambda _: ([], [ref.epoch, ref.nonce.hex()]))
+        await self._call("abort", session_id, lambda: Call(args={"epoch": ref.epoch, "nonce": ref.nonce.hex()}))
 
     async def renew(self, pool: str, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
         alive: list[bool] = []
@@ -252,12 +240,13 @@ class RedisStore:
 
     async def _renew(self, keys: PoolKeys, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
         for _ in range(_ANSWERS_LEARNED):
-            touched, args = [keys.reservations, keys.waiters], list[Arg]([lease_ms])
+            touched, args = list[str](), list[Arg]()
             for item in items:
                 generations = self._memory.generations(item.session_id)
                 touched += session_keys(keys, item.session_id, generations)
                 args += [item.ref.epoch, item.ref.nonce.hex(), generations]
-            reply = await self._link.fixed_script("renew", [*touched, keys.lines], args)
+            named = {"reservations": keys.reservations, "waiters": keys.waiters, "lines": keys.lines}
+            reply = await self._link.script("renew", Call(named, {"lease_ms": lease_ms}, touched, args))
             wrong = [(item.session_id, -answer) for item, answer in zip(items, reply, strict=True) if answer < 0]
             if not wrong:
                 return [answer == 1 for answer in reply]
@@ -268,21 +257,24 @@ class RedisStore:
     async def hold(
         self, session_id: str, tenant: str, tool: str, expect_seconds: float, head: Head | None, generation: int = 0
     ) -> Descriptor:
-        args: list[Arg] = [tenant, secrets.token_hex(16), tool, expect_seconds, *codec.encode_head(head), generation]
-        return described(session_id, await self._call("hold", session_id, lambda _: ([], args)))
+        pause: dict[str, Arg] = {"tool": tool, "expect_seconds": expect_seconds}
+        call = Call(args={**_change(tenant), **pause, **expected_args(head, generation)})
+        return described(session_id, await self._call("hold", session_id, lambda: call))
 
     async def evict(self, session_id: str, tenant: str) -> tuple[Descriptor, int]:
-        args: list[Arg] = [tenant, secrets.token_hex(16)]
-        reply = await self._call("evict", session_id, lambda _: ([], args))
+        call = Call(args=_change(tenant))
+        reply = await self._call("evict", session_id, lambda: call)
         return described(session_id, reply), int(reply[3])
 
     async def close(self, session_id: str, tenant: str) -> Descriptor:
-        return described(session_id, await self._call("close", session_id, lambda _: ([], [tenant])))
+        return described(session_id, await self._call("close", session_id, lambda: Call(args={"tenant": tenant})))
 
     async def delete(self, session_id: str, tenant: str) -> int:
-        index = pool_keys(session_id).tenant_sessions(tenant)
-        args: list[Arg] = [tenant, secrets.token_hex(16), session_id, TOMBSTONE_MS]
-        return int((await self._call("delete", session_id, lambda _: ([index], args)))[1])
+        call = Call(
+            {"tenant_sessions": pool_keys(session_id).tenant_sessions(tenant)},
+            {**_change(tenant), "session_id": session_id, "tombstone_ms": TOMBSTONE_MS},
+        )
+        return int((await self._call("delete", session_id, lambda: call))[1])
 
     async def ids(self, session_id: str, generation: int, start: int, end: int) -> bytes:
         if start >= end:
@@ -315,28 +307,27 @@ class RedisStore:
         await self._wakes.aclose()
         await self._link.aclose()
 
-    async def _call(
-        self,
-        name: str,
-        session_id: str,
-        more: Callable[[int], tuple[Sequence[str], Sequence[Arg]]],
-        *,
-        least_grace: int = 0,
-    ) -> list[Any]:
-        """Runs a script about one session; again, if it names a generation or worker that this gateway did not know."""
+    async def _call(self, name: str, session_id: str, call: Callable[[], Call]) -> list[Any]:
+        """Runs a script about one session; again, if it names a generation or worker that this gateway did not know.
+        The session's keys go before those that `call` has without a name."""
         keys = pool_keys(session_id)
-
-        def request(grace: int) -> tuple[list[str], list[Arg]]:
-            generations = self._memory.generations(session_id)
-            more_keys, more_args = more(grace)
-            touched = [keys.reservations, keys.waiters, *session_keys(keys, session_id, generations), *more_keys]
-            return [*touched, keys.lines], [generations, max(grace, least_grace), keys.wake, *more_args]
-
         for _ in range(_ANSWERS_LEARNED):
-            reply = await self._link.script(name, request)
+            generations, own = self._memory.generations(session_id), call()
+            whole = replace(
+                own,
+                keys={**claim_keys(keys), **own.keys},
+                args={**own.args, "generations": generations},
+                more_keys=[*session_keys(keys, session_id, generations), *own.more_keys],
+            )
+            reply = await self._link.script(name, whole)
             if reply[0] != b"again":
                 return accepted(reply)
             self._memory.learn_generations(session_id, reply[1])
             if reply[2]:
                 self._memory.learn_host(session_id, reply[2].decode())
         raise AssertionError(f"script {name} of {session_id} learns nothing")
+
+
+def _change(tenant: str) -> dict[str, Arg]:
+    """What names a hold, an eviction or a deletion, so that it is done once though it may be sent twice."""
+    return {"tenant": tenant, "request": secrets.token_hex(16)}

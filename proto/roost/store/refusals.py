@@ -1,10 +1,13 @@
-"""What the store's scripts refuse, as the error that a client gets. Pure."""
+"""What the store refuses, as the error that a client gets."""
 
+import logging
 from collections.abc import Mapping
 
 from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+
+_log = logging.getLogger(__name__)
 
 WORDS: Mapping[str, Reason] = {
     "not_found": Reason.SESSION_NOT_FOUND,  # no such session, or another tenant's
@@ -38,12 +41,18 @@ _MESSAGES: Mapping[Reason, str] = {
     Reason.STORE_FULL: "the session store is full: delete sessions, or give it more memory",
     Reason.MODEL_REVISION_MISMATCH: "the log is of another revision of the model; open another session",
 }
+_DETAILED = (Reason.BUDGET_EXHAUSTED, Reason.STEP_LIMIT_REACHED, Reason.STEP_TOO_LONG)
+"""Refusals whose detail has the client's own figures. Details of others are for those who run the store."""
 _DEFAULT_RETRY_SECONDS = {Reason.ANOTHER_STEP_RUNNING: 1.0, Reason.STORE_FULL: 30.0}
 
 
 def refused(reason: Reason, *, retry_ms: int = 0, head: Head | None = None, detail: str = "") -> Refused:
-    """The store's refusal for one of the reasons in `WORDS`. `head` is the log's; `detail` is added to the message."""
+    """The store's refusal for one of the reasons in `WORDS`. `head` is the log's. `detail` joins the message if it says
+    something of the client's own figures, else only the log."""
     message = _MESSAGES[reason]
+    if detail and reason not in _DETAILED:
+        _log.warning("%s: %s", message, detail)
+        detail = ""
     return Refused(
         reason,
         f"{message} ({detail})" if detail else message,

@@ -1,9 +1,9 @@
-"""What a gateway remembers of sessions to name the keys of their scripts. A script that misses one says so."""
+"""What a gateway remembers of sessions to name the keys of their scripts. A script that lacks a key says so."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from roost.store import codec
+from roost.store.records import FIRST_GENERATION
 
 SESSIONS_REMEMBERED = 10_000
 FEW_WORKERS = 16
@@ -22,7 +22,7 @@ class SessionMemory:
     def generations(self, session_id: str) -> int:
         if session_id in self._generations:
             self._generations.move_to_end(session_id)
-        return self._generations.get(session_id, codec.FIRST_GENERATION)
+        return self._generations.get(session_id, FIRST_GENERATION)
 
     def learn_generations(self, session_id: str, generations: int) -> None:
         self._generations[session_id] = generations

@@ -1,4 +1,4 @@
-"""Wakes: steps that wait for room hear what was released, in any gateway."""
+"""Wakes: news of what any gateway releases, for steps that wait for room."""
 
 import asyncio
 import json
@@ -12,14 +12,14 @@ from redis.exceptions import RedisClusterException, RedisError
 from roost.store.records import Wake
 
 TICK_SECONDS = (0.25, 1.0)
-"""A message may be lost, so everybody looks by himself after a random time between these."""
+"""A message may be lost, so every listener also gets a wake after a random time between these."""
 ANYTHING = Wake()
 _MOST_NEWS = 1000
-"""A listener that is further behind looks at everything instead."""
+"""A listener that is further behind gets one wake instead, which may concern any step."""
 
 
 def read_wake(message: bytes) -> Wake:
-    """What a script published. Anything may have happened when it is from another version of Roost."""
+    """The news in a message. That of another version of Roost may concern any step."""
     try:
         news = json.loads(message)
         return Wake(
@@ -33,7 +33,7 @@ def read_wake(message: bytes) -> Wake:
 
 
 class _Inbox:
-    """What one listener has not taken yet."""
+    """News that a listener has not taken yet."""
 
     def __init__(self) -> None:
         self.woken = asyncio.Event()
@@ -46,14 +46,14 @@ class _Inbox:
         self.woken.set()
 
     def take(self) -> list[Wake]:
-        """What came, or that anything may have come: a message may have been lost."""
+        """The news, or one wake that may concern any step, since a message may have been lost."""
         self.woken.clear()
         news, self._news = self._news or [ANYTHING], []
         return news
 
 
 class Wakes:
-    """One subscription per channel, shared by all who wait in this process."""
+    """One subscription for each channel, shared by all steps that wait in this process."""
 
     def __init__(self, pubsub: Callable[[], Any]) -> None:
         self._pubsub = pubsub
@@ -87,7 +87,7 @@ class Wakes:
             self._tasks.pop(channel).cancel()
 
     async def _listen(self, channel: str) -> None:
-        """Subscribes again whenever the connection breaks; until then the ticks serve."""
+        """Subscribes again whenever the connection breaks; in between the random wakes serve."""
         while self._wanted(channel):
             with suppress(RedisError, RedisClusterException, OSError):
                 await self._subscribe(channel)
@@ -97,7 +97,7 @@ class Wakes:
         pubsub = self._pubsub()
         try:
             await pubsub.subscribe(channel)
-            while self._wanted(channel):  # looked at now and then: the library may swallow a cancellation
+            while self._wanted(channel):  # checked now and then: the library may swallow a cancellation
                 message = await pubsub.get_message(ignore_subscribe_messages=False, timeout=TICK_SECONDS[1])
                 if message:  # also that of the subscription itself: what came before it is lost
                     wake = read_wake(message["data"]) if message["type"] == "message" else ANYTHING

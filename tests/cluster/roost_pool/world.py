@@ -11,7 +11,7 @@ from typing import Any
 import redis.asyncio
 
 from roost import Client, RetryConfig
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 from roost_cluster.chart_values import chart_values
 from roost_cluster.cluster import Cluster
 from roost_cluster.helm import Helm

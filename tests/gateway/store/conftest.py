@@ -11,16 +11,28 @@ from redis_servers import (
     shared_cluster,
     shared_redis,
 )
-from roost.store.redis_store import RedisStore, connect
+from roost.store.interface import SessionStore
+from roost.store.memory import MemoryStore
+from roost.store.redis_store import connect
 from store_driver import Raw, new_session
 
 __all__ = ["fresh_redis", "redis_cluster", "redis_server", "shared_cluster", "shared_redis"]
 
 
-@pytest.fixture(params=["server", "cluster"])
-def server(request: pytest.FixtureRequest) -> RedisServer | RedisCluster:
-    """An empty Redis: each test runs on one server and on three shards."""
-    return request.getfixturevalue(f"redis_{request.param}")
+IN_MEMORY_TOO = ("test_migrate_script", "test_session_records", "test_step_scripts")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test runs on one server and on three shards; those that only call the store, on the store in memory too."""
+    if "server" in metafunc.fixturenames:
+        called_only = metafunc.module.__name__.endswith(IN_MEMORY_TOO) and "raw" not in metafunc.fixturenames
+        metafunc.parametrize("server", ["server", "cluster", *["memory"] * called_only], indirect=True)
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> RedisServer | RedisCluster | MemoryStore:
+    """An empty Redis, or the store in memory itself."""
+    return MemoryStore() if request.param == "memory" else request.getfixturevalue(f"redis_{request.param}")
 
 
 @pytest.fixture
@@ -30,16 +42,16 @@ def raw(server: RedisServer | RedisCluster) -> Iterator[Raw]:
 
 
 @pytest.fixture
-async def store(server: RedisServer | RedisCluster) -> AsyncIterator[RedisStore]:
-    store = await connect(server.url, grace_ms=0)
+async def store(server: RedisServer | RedisCluster | MemoryStore) -> AsyncIterator[SessionStore]:
+    store = server if isinstance(server, MemoryStore) else await connect(server.url, grace_ms=0)
     yield store
     await store.aclose()
 
 
 @pytest.fixture
-async def other(server: RedisServer | RedisCluster) -> AsyncIterator[RedisStore]:
+async def other(server: RedisServer | RedisCluster | MemoryStore) -> AsyncIterator[SessionStore]:
     """Another gateway's store."""
-    store = await connect(server.url, grace_ms=0)
+    store = server if isinstance(server, MemoryStore) else await connect(server.url, grace_ms=0)
     yield store
     await store.aclose()
 
@@ -52,6 +64,6 @@ async def fresh(fresh_redis):
 
 
 @pytest.fixture
-async def session_id(store: RedisStore) -> str:
+async def session_id(store: SessionStore) -> str:
     """A session without a step."""
     return (await store.open(new_session())).session_id

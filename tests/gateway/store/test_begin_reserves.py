@@ -2,7 +2,7 @@
 
 import pytest
 
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 from store_driver import (
     LONG_MS,
     POOL,

@@ -5,11 +5,11 @@ import random
 
 import pytest
 
-from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.store.keys import PoolKeys
 from roost.store.records import Began, RenewItem
-from roost.store.redis_store import RESIDENCY_DELAY_MS
+from roost.store.rules import RESIDENCY_DELAY_MS
 from roost.store.session_memory import FEW_WORKERS
 from store_driver import (
     LONG_MS,

@@ -7,9 +7,9 @@ import pytest
 
 from roost.contract import loghash
 from roost.contract.heads import Head
-from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.store.keys import PoolKeys
 from roost.store.records import (
     AlreadyCommitted,
     Began,
@@ -125,9 +125,9 @@ async def test_a_later_attempt_may_migrate_again(store):
     descriptor = await migrate(store, again, revision="rev-3")
     assert (descriptor.generation, descriptor.model_revision) == (3, "rev-3")
     assert descriptor.former.model_revision == "rev-2"
-    found = await store.begin(begin_request(session_id, "s0"))
-    assert isinstance(found, AlreadyCommitted)
-    assert found.generation == 1
+    repeated = await store.begin(begin_request(session_id, "s0"))
+    assert isinstance(repeated, AlreadyCommitted)
+    assert repeated.generation == 1
 
 
 async def test_another_step_than_the_live_one_and_nobody_at_all_are_fenced(store):
@@ -216,10 +216,10 @@ async def test_heads_are_judged_in_their_own_log(store):
 async def test_a_step_of_the_old_log_is_found_there(store, other):
     session_id = await with_steps(store, 2)
     await migrate(store, await begun(store, session_id))
-    found = await other.begin(begin_request(session_id, "s1"))
-    assert isinstance(found, AlreadyCommitted)
-    assert (found.generation, found.entry.index, found.entry.head.length) == (1, 1, 10)
-    assert (list(loghash.unpack_ids(found.prompt_ids)), list(loghash.unpack_ids(found.output_ids))) == (
+    repeated = await other.begin(begin_request(session_id, "s1"))
+    assert isinstance(repeated, AlreadyCommitted)
+    assert (repeated.generation, repeated.entry.index, repeated.entry.head.length) == (1, 1, 10)
+    assert (list(loghash.unpack_ids(repeated.prompt_ids)), list(loghash.unpack_ids(repeated.output_ids))) == (
         [1, 2, 3],
         [4, 5],
     )

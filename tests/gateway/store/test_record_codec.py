@@ -1,7 +1,6 @@
 """What Redis keeps is read back exactly, and what Roost did not write is refused."""
 
 import zlib
-from importlib.resources import files
 
 import msgpack
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from roost.contract.heads import Head
 from roost.store import codec
 from roost.store.records import LogEntry
-from roost.store.scripts import NAMES, SHARED, script
 from store_driver import new_session
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -116,15 +114,3 @@ def test_a_document_that_is_no_object_is_refused(text):
     with pytest.raises(codec.CorruptRecordError, match="pool a/b"):
         codec.decode_document(text, "document of pool a/b")
     assert codec.decode_document(None, "") is None
-
-
-def test_every_script_in_the_folder_is_known_and_tells_its_arguments():
-    folder = files("roost.store") / "scripts"
-    found = {path.name.removesuffix(".lua") for path in folder.iterdir()}
-    assert found == {*NAMES, *SHARED}
-    for name in NAMES:
-        head = (folder / f"{name}.lua").read_text().split("\n\n")[0]
-        assert all(word in head for word in ("-- KEYS", "-- ARGV", "-- Replies")), name
-        assert script(name).source.startswith((folder / "_common.lua").read_text())
-    with pytest.raises(KeyError):
-        script("_common")

@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 
 from redis_servers import RedisCluster
-from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store import health
+from roost.store.keys import PoolKeys
 from roost.store.link import cancellation_kept
 from roost.store.records import RenewItem, StoreUnavailableError
 from roost.store.redis_store import RedisStore, connect
@@ -181,7 +181,7 @@ async def test_after_redis_was_away_nobody_expires_leases(fresh_redis):
         session_id = began.descriptor.session_id
         assert await store.reserve(reservation(began, lease_ms=0))
         assert len(await store.workers(POOL)) == 2
-        assert not store.grace
+        assert not store.grace_seconds
         fresh_redis.kill()
         with pytest.raises(StoreUnavailableError):
             await store.workers(POOL)
@@ -189,7 +189,7 @@ async def test_after_redis_was_away_nobody_expires_leases(fresh_redis):
         publish(raw, lease("w1"), ms=-1)
         raw.delete(KEYS.workers)
         views = await store.workers(POOL)
-        assert store.grace
+        assert store.grace_seconds
         assert {view.lease.worker_id for view in views} == {"w1", "w2"}
         for call in (
             store.begin(begin_request(session_id, "step-2")),
@@ -209,7 +209,7 @@ async def test_a_restart_that_no_call_noticed_is_seen_by_the_forgotten_scripts(f
     fresh_redis.restart()
     again = begin_request(began.descriptor.session_id, "step-2")
     assert await refused(store.begin(again)) == Reason.ANOTHER_STEP_RUNNING
-    assert store.grace
+    assert store.grace_seconds
     await store.aclose()
 
 
@@ -219,7 +219,7 @@ async def test_a_changed_run_id_begins_the_grace(fresh_redis):
     fresh_redis.restart()
     after = await store.health()
     assert before.run_id != after.run_id
-    assert store.grace
+    assert store.grace_seconds
     await store.aclose()
 
 
@@ -233,7 +233,7 @@ async def test_a_cluster_survives_the_death_of_all_its_shards():
             await store.pools()
         cluster.start()
         entry = await store.commit(commit_request(began.descriptor.session_id, began.ref, "step-1"))
-        assert store.grace
+        assert store.grace_seconds
         assert await store.log(began.descriptor.session_id, 1, 0, 1) == [entry]
         assert len((await store.health()).run_id.split(",")) == 3
         await store.aclose()
@@ -250,10 +250,10 @@ async def test_health_finds_nothing_wrong_with_a_durable_redis(fresh):
 async def test_health_names_each_setting_that_loses_sessions_and_its_fix(fresh, fresh_redis, setting, value, durable):
     with fresh_redis.client() as raw:
         raw.config_set(setting, value)
-    found = await fresh.health()
-    assert found.durable == durable
-    assert len(found.problems) == 1
-    assert f"set {setting} {health.WANTED[setting]}" in found.problems[0]
+    checked = await fresh.health()
+    assert checked.durable == durable
+    assert len(checked.problems) == 1
+    assert f"set {setting} {health.WANTED[setting]}" in checked.problems[0]
 
 
 async def test_a_redis_that_hides_its_settings_is_trusted_and_that_is_said(fresh_redis):
@@ -262,10 +262,10 @@ async def test_a_redis_that_hides_its_settings_is_trusted_and_that_is_said(fresh
             "managed", enabled=True, passwords=["+pw"], keys=["*"], channels=["*"], commands=["+@all", "-config"]
         )
     store = await connect(fresh_redis.url.replace("//", "//managed:pw@"))
-    found = await store.health()
-    assert found.durable
-    assert found.problems == ()
-    assert "appendfsync always" in found.hidden[0]
+    checked = await store.health()
+    assert checked.durable
+    assert checked.problems == ()
+    assert "appendfsync always" in checked.hidden[0]
     assert (await begun(store)).ref.epoch == 1
     await store.aclose()
 

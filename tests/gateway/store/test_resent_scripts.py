@@ -3,7 +3,7 @@
 import asyncio
 
 from redis_servers import RedisServer
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 from roost.store.redis_store import RedisStore, connect
 from store_driver import (
     POOL,

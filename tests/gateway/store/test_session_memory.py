@@ -1,6 +1,6 @@
 """What a gateway remembers of sessions stays small, and names the workers that a session may ask for."""
 
-from roost.store import codec
+from roost.store.records import FIRST_GENERATION
 from roost.store.session_memory import FEW_WORKERS, SessionMemory
 
 FEW = [f"w{number}" for number in range(FEW_WORKERS)]
@@ -25,7 +25,7 @@ def test_the_sessions_used_least_lately_are_forgotten() -> None:
         memory.learn_host(session, "w")
         memory.learn_generations(session, 7)
     assert [bool(memory.hosts(session, [*FEW, "one more"])) for session in ("s1", "s2", "s3")] == [True, False, True]
-    assert [memory.generations(session) for session in ("s1", "s2", "s3")] == [7, codec.FIRST_GENERATION, 7]
+    assert [memory.generations(session) for session in ("s1", "s2", "s3")] == [7, FIRST_GENERATION, 7]
 
 
 def test_asking_for_a_session_keeps_it() -> None:
@@ -34,4 +34,4 @@ def test_asking_for_a_session_keeps_it() -> None:
         memory.learn_generations(session, 7)
     assert memory.generations("s1") == 7
     memory.learn_generations("s3", 7)
-    assert [memory.generations(session) for session in ("s1", "s2")] == [7, codec.FIRST_GENERATION]
+    assert [memory.generations(session) for session in ("s1", "s2")] == [7, FIRST_GENERATION]

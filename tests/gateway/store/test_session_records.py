@@ -6,9 +6,9 @@ import pytest
 
 from roost.contract import loghash, names
 from roost.contract.heads import Head
-from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.store.keys import POOLS, PoolKeys
 from roost.store.records import NewSession, State
 from roost.store.redis_store import RedisStore
 from store_driver import LONG_MS, POOL, TENANT, begin_request, commit_request, new_session
@@ -240,12 +240,12 @@ async def test_ids_and_entries_are_read_by_range(store):
 async def test_pools_and_their_documents(store, raw):
     assert await store.pools() == []
     assert await store.pool_document(POOL) is None
-    raw.sadd(names.POOLS, POOL, "team/a")
+    raw.sadd(POOLS, POOL, "team/a")
     raw.set(KEYS.document, '{"pool": "team/agents"}')
     assert await store.pools() == ["team/a", POOL]
     assert await store.pool_document(POOL) == {"pool": POOL}
 
 
-async def test_what_is_no_sessions_name_is_refused_before_redis(store):
-    with pytest.raises(ValueError, match="no session's name"):
+async def test_what_is_no_sessions_name_is_refused_before_redis(store, raw):
+    with pytest.raises(ValueError, match="not a session's name"):
         await store.get("team/agents/../x", TENANT)

@@ -6,9 +6,9 @@ import pytest
 
 from roost.contract import loghash
 from roost.contract.heads import AttemptRef, Head
-from roost.contract.names import PoolKeys
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.store.keys import PoolKeys
 from roost.store.records import AlreadyCommitted, Began, RenewItem
 from store_driver import (
     LONG_MS,
@@ -112,6 +112,7 @@ async def test_limits_are_kept(store, session_id):
     ):
         error = await refused(store.begin(begin_request(session_id, "step-2", new_tokens=10, **limits)))
         assert error.reason is reason
+        assert str(next(iter(limits.values()))) in str(error), "the client is told which of its limits it has met"
     just = {"budget_tokens": 15, "max_steps": 2, "max_session_tokens": 15}
     assert isinstance(await store.begin(begin_request(session_id, "step-2", new_tokens=10, **just)), Began)
 
@@ -253,7 +254,7 @@ async def test_renewing_keeps_a_session_that_would_expire_during_its_step(store,
 
 
 @pytest.mark.parametrize("lost", ["log", "ids"])
-async def test_a_log_that_redis_lost_is_noticed(store, raw, session_id, lost):
+async def test_a_log_that_redis_lost_is_noticed(store, raw, session_id, lost, caplog):
     head = await commit_step(store, session_id, "step-1")
     began = await store.begin(begin_request(session_id, "step-2"))
     raw.delete(getattr(KEYS, lost)(session_id, 1))
@@ -261,9 +262,11 @@ async def test_a_log_that_redis_lost_is_noticed(store, raw, session_id, lost):
         store.begin(begin_request(session_id, "step-2")),
         store.commit(commit_request(session_id, began.ref, "step-2", head)),
     ):
+        caplog.clear()
         error = await refused(call)
         assert error.reason is Reason.SESSION_ROLLED_BACK
-        assert "noeviction" in str(error)
+        assert "Redis" not in str(error)
+        assert "noeviction" in caplog.text
 
 
 async def test_a_session_with_several_generations_is_found_without_being_told(store, other, raw, session_id):

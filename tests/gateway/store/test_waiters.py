@@ -5,9 +5,9 @@ import contextlib
 
 import pytest
 
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 from roost.store.records import Began, RenewItem, Wake
-from roost.store.redis_store import AGING_MS
+from roost.store.rules import AGING_MS
 from roost.store.wakes import read_wake
 from store_driver import (
     LONG_MS,
@@ -131,6 +131,23 @@ async def test_a_place_that_an_older_gateway_wrote_or_left_holds_nobody_up(store
     raw.zadd(KEYS.lines, {f"|{1:016}|{'cd' * 16}": 0})
     assert await store.reserve(reservation(await begun(store)))
     assert raw.zcard(KEYS.lines) == 0
+
+
+async def test_waiters_that_died_in_a_line_that_nobody_asks_for_do_not_add_up(store, other, raw):
+    publish(raw, lease("w1", capacity_tokens=5))
+    for number in range(4):
+        crashed = await begun(store)
+        place = reservation(crashed, revision=f"gone-{number % 2}", lease_ms=0, priority=CONTINUATION)
+        assert not await store.reserve(place)
+        assert waiters(raw) == {crashed.ref.nonce.hex()}
+    asking = await begun(other)
+    assert not await other.reserve(reservation(asking, revision="rev-1"))
+    assert (waiters(raw), raw.zcard(KEYS.lines)) == ({asking.ref.nonce.hex()}, 1)
+    crashed = await begun(store)
+    assert not await store.reserve(reservation(crashed, revision="gone", lease_ms=0))
+    own(raw, session_id := (await store.open(new_session())).session_id)
+    begins = await store.begin(begin_request(session_id))
+    assert waiters(raw) == {asking.ref.nonce.hex(), begins.ref.nonce.hex()}
 
 
 async def test_only_aging_lets_a_new_session_overtake(store, other, raw):

@@ -4,7 +4,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 from roost.store.redis_store import RedisStore
 from roost_worker.server.lease import LeasePublisher
 from store_driver import POOL, TENANT, begin_request, commit_request, lease, new_session

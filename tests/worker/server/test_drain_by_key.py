@@ -9,7 +9,8 @@ import pytest
 
 from redis_servers import RedisServer
 from roost.contract.lease import WorkerLease
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
+from roost.store.link import RedisLink
 from roost_worker.server import pre_stop
 from worker_harness import POOL, SESSION, WAIT, Ledger, World, reason, scripted_world, worker_config
 
@@ -130,11 +131,15 @@ async def test_the_hook_finds_a_worker_whose_lease_comes_late(
     world.gate.close()
     running = await world.begin(Ledger())
     await running.until("accepted")
-    with redis_server.client() as client:
-        look, first = client.zrange, [[]]
-        monkeypatch.setattr(client, "zrange", lambda *given: first.pop() if first else look(*given))
-        ended = await asyncio.to_thread(pre_stop.drain, client, POOL, "127.0.0.1", 1.0)
-    assert not ended, "its step still runs"
+    look, first = pre_stop.live_leases, [list[WorkerLease]()]
+
+    async def late(link: RedisLink, pool: str) -> list[WorkerLease]:
+        return first.pop() if first else await look(link, pool)
+
+    monkeypatch.setattr(pre_stop, "live_leases", late)
+    link = RedisLink.open(redis_server.url)
+    assert not await pre_stop.drain(link, POOL, "127.0.0.1", 1.0), "its step still runs"
+    await link.aclose()
     await until(lambda: lease(redis_server, world).draining)
     running.break_off()
 
@@ -153,7 +158,7 @@ async def test_the_hook_leaves_workers_of_other_pods_alone(
     ("wrong", "says"),
     [
         ({"ROOST_STORE_URL": "redis://127.0.0.1:1"}, "the store does not answer"),
-        ({"ROOST_STORE_URL": "http://x"}, "the worker is not told to drain"),
+        ({"ROOST_STORE_URL": "http://x"}, "the worker is not asked to drain"),
         ({"ROOST_DRAIN_SECONDS": "soon"}, "could not convert string to float"),
     ],
 )

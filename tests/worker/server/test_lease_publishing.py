@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from redis_servers import fresh_redis, redis_cluster, redis_server, shared_cluster, shared_redis
 from roost.contract.lease import WorkerLease
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 from roost_worker.server.lease import LeasePublisher, changes
 
 __all__ = ["fresh_redis", "redis_cluster", "redis_server", "shared_cluster", "shared_redis"]
@@ -155,7 +155,7 @@ async def test_a_new_connection_publishes_everything(redis_server):
         await worker.publisher.publish()
         with asking(redis_server) as client:
             client.hset(KEYS.residency(WORKER), mapping={"a": 99})
-        await worker.publisher._redis.connection_pool.disconnect()
+        await worker.publisher._link.client.connection_pool.disconnect()
         await worker.publisher.publish()
         await worker.publisher.publish()
         assert published(redis_server) == {"a": 1}

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from redis_servers import RedisServer
 from roost.contract.lease import WorkerLease
-from roost.contract.names import PoolKeys
+from roost.store.keys import PoolKeys
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.config import ModelConfig, WorkerConfig
 from roost_worker.convert.errors import ConvertError

@@ -1,6 +1,18 @@
 """Constrained output: JSON schemas and tool calls as llguidance grammars, and the token masks that follow from them."""
 
 from roost_worker.grammar.build import GrammarError, build_json_schema, build_tool_call
+from roost_worker.grammar.compile_pool import CompilePool
+from roost_worker.grammar.compile_process import CompileSetup, CompileUnavailableError
 from roost_worker.grammar.compiler import GrammarCompiler, GrammarState, fill_masks
 
-__all__ = ["GrammarCompiler", "GrammarError", "GrammarState", "build_json_schema", "build_tool_call", "fill_masks"]
+__all__ = [
+    "CompilePool",
+    "CompileSetup",
+    "CompileUnavailableError",
+    "GrammarCompiler",
+    "GrammarError",
+    "GrammarState",
+    "build_json_schema",
+    "build_tool_call",
+    "fill_masks",
+]

@@ -5,8 +5,6 @@ import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from llguidance import LLMatcher
-
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_DEPTH = 64
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -46,7 +44,7 @@ def build_json_schema(schema: str) -> str:
     What llguidance does not support is refused when the grammar is compiled (`GrammarCompiler.check`).
     """
     document = _load(schema, "json_schema")
-    return str(LLMatcher.grammar_from_json_schema({**document, "x-guidance": _COMPACT}))
+    return json.dumps({"grammars": [{"json_schema": {**document, "x-guidance": _COMPACT}}]})
 
 
 def build_tool_call(tools: Sequence[NamedSchema], name: str, family: str) -> str:
@@ -62,7 +60,7 @@ def build_tool_call(tools: Sequence[NamedSchema], name: str, family: str) -> str
     rules = [f"start: {_text(before)} ({' | '.join(f'call_{index}' for index in range(len(chosen)))}) {_text(end)}"]
     for index, tool in enumerate(chosen):
         rules.append(f"call_{index}: {_text(_checked_name(tool.name) + between)} %json {_arguments(tool)}")
-    return str(LLMatcher.grammar_from_lark("\n".join(rules) + "\n"))
+    return "\n".join(rules) + "\n"
 
 
 def _checked_name(name: str) -> str:
@@ -86,7 +84,9 @@ def _load(schema: str, what: str) -> dict[str, Any]:
     if len(schema.encode(errors="replace")) > MAX_SCHEMA_BYTES:
         raise GrammarError(f"{what}: longer than {MAX_SCHEMA_BYTES} bytes; use a smaller schema")
     try:
-        document = json.loads(schema)
+        document = json.loads(schema, parse_int=_integer)
+    except OverflowError as error:
+        raise GrammarError(f"{what}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise GrammarError(f"{what}: not JSON: {error}") from error
     if not isinstance(document, dict):
@@ -94,6 +94,14 @@ def _load(schema: str, what: str) -> dict[str, Any]:
     if _depth(document) > MAX_DEPTH:
         raise GrammarError(f"{what}: nested deeper than {MAX_DEPTH} levels; use $defs and $ref")
     return document
+
+
+def _integer(digits: str) -> int:
+    """Raise OverflowError for an integer that llguidance would round to a float."""
+    value = int(digits)
+    if not -(2**63) <= value < 2**64:
+        raise OverflowError(f"the integer {digits[:40]} does not fit 64 bits")
+    return value
 
 
 def _depth(value: Any) -> int:

@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from roost_worker.grammar.build import GrammarError
 
-COMPILE_SECONDS = 5.0
 _CACHED = 64
 _ALL = np.int32(-1)
 
@@ -64,29 +63,22 @@ class GrammarState:
 
 
 class GrammarCompiler:
-    """Compiles grammars for one model's tokenizer. Thread-safe.
+    """Compiles grammars for one model's tokenizer, and keeps the latest. Thread-safe.
 
-    A grammar that takes too much is refused: llguidance's limits bound the work, `compile_seconds` the wait.
+    Only llguidance's own limits bound the work, and some grammars escape them: what a client sends goes through a
+    `CompilePool` first.
     """
 
-    def __init__(
-        self,
-        tokenizer_json: Path,
-        eos_ids: Sequence[int],
-        vocab_size: int,
-        *,
-        compile_seconds: float = COMPILE_SECONDS,
-    ) -> None:
+    def __init__(self, tokenizer_json: Path, eos_ids: Sequence[int], vocab_size: int) -> None:
         """`vocab_size` is the number of logits, including padding, which is never allowed."""
         self._tokenizer = LLTokenizer(str(tokenizer_json), n_vocab=vocab_size, eos_token=list(eos_ids))
         self._eos_ids = frozenset(eos_ids)
         self._words = (vocab_size + 31) // 32
-        self._compile_seconds = compile_seconds
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
 
     def check(self, grammar: str) -> str:
-        """Return why the grammar is refused, or an empty string. Blocks for up to `compile_seconds`."""
+        """Return why the grammar is refused, or an empty string. Compiles it unless it is kept."""
         try:
             self._matcher(grammar)
         except GrammarError as error:
@@ -97,37 +89,32 @@ class GrammarCompiler:
         """Return the state before the first token. Raise GrammarError. Cheap after `check`."""
         return GrammarState(self._matcher(grammar).deep_copy(), self._eos_ids, self._words)
 
+    def compile(self, grammar: str) -> LLMatcher:
+        """Compile a grammar and its first token mask, whatever is kept. Raise GrammarError."""
+        # llguidance releases Python's lock while it compiles.
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_limits())
+        if not matcher.is_error():
+            fill_next_token_bitmask(matcher, np.zeros((1, self._words), dtype=np.int32), 0)
+        if matcher.is_error():
+            raise GrammarError(f"the grammar is refused: {_shorten(matcher.get_error())}")
+        return matcher
+
     def _matcher(self, grammar: str) -> LLMatcher:
         with self._lock:
             if compiled := self._compiled.get(grammar):
                 self._compiled.move_to_end(grammar)
                 return compiled
-        matcher = self._compile_in_time(grammar)
+        matcher = self.compile(grammar)
         with self._lock:
             self._compiled[grammar] = matcher
             if len(self._compiled) > _CACHED:
                 self._compiled.popitem(last=False)
         return matcher
 
-    def _compile_in_time(self, grammar: str) -> LLMatcher:
-        # llguidance releases the GIL while it compiles, but cannot be interrupted; its limits end it.
-        result: list[LLMatcher] = []
-        thread = threading.Thread(target=lambda: result.append(self._compile(grammar)), daemon=True)
-        thread.start()
-        thread.join(self._compile_seconds)
-        if not result:
-            raise GrammarError(
-                f"the grammar takes longer than {self._compile_seconds} s to compile; simplify the schema"
-            )
-        if result[0].is_error():
-            raise GrammarError(f"the grammar is refused: {_shorten(result[0].get_error())}")
-        return result[0]
 
-    def _compile(self, grammar: str) -> LLMatcher:
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_limits())
-        if not matcher.is_error():
-            fill_next_token_bitmask(matcher, np.zeros((1, self._words), dtype=np.int32), 0)
-        return matcher
+def build_compile(tokenizer_json: str, eos_ids: Sequence[int], vocab_size: int) -> Callable[[str], object]:
+    """Return the function that a compile process calls with each grammar. Nothing that it compiles is kept."""
+    return GrammarCompiler(Path(tokenizer_json), eos_ids, vocab_size).compile
 
 
 def fill_masks(states: Sequence[GrammarState | None], out: NDArray[np.int32]) -> None:

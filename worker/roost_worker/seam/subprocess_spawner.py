@@ -1,17 +1,15 @@
 """Spawns ranks as child processes that die with their parent. For workers without Ray."""
 
-import ctypes
 import logging
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from contextlib import suppress
 
+from roost_worker.child_process import die_with_parent, spawn_module
 from roost_worker.seam.rank import RankArgs, run_rank
 
-PR_SET_PDEATHSIG = 1
 REAP_SECONDS = 5.0
 
 
@@ -42,26 +40,12 @@ class SubprocessSpawner:
 
     def spawn(self, args: RankArgs) -> SubprocessRank:
         """Raise OSError when the process cannot be created."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(os.getpid())],
-            stdin=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            start_new_session=True,
-        )
+        process = spawn_module(__name__, stdin=subprocess.PIPE)
         assert process.stdin is not None
         # If the child has ended already, `alive` says so.
         with suppress(BrokenPipeError), process.stdin as stdin:
             stdin.write(pickle.dumps(args))
         return SubprocessRank(process)
-
-
-def die_with_parent(parent: int) -> None:
-    """Have Linux kill this process when the thread that started it ends; exit if `parent` is gone already."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.server import refusals, replies
 from roost_worker.server.attempts import Attempt, Ending
+from roost_worker.server.grammar_check import check_grammar
 from roost_worker.server.output import OutputCursor
 from roost_worker.server.requests import INLINE_BYTES, Work, content_bytes, prepare, rendered_bytes
 from roost_worker.server.session_log import HistoryError, MissingHistory, SessionLog, empty_log
@@ -85,6 +86,8 @@ class _Stream:
         fault_point("worker.start")
         log = await self._log(start.session) if self._attempt.session else empty_log(0)
         work = await self._prepared(start, log)
+        if work.grammar is not None:
+            await check_grammar(start, work.grammar, self._shell.renderer.family, self._shell.grammars)
         self._check()
         if work.replayed:
             self._reader.cursor = OutputCursor(start.replay.tokens, start.replay.text_bytes)

@@ -58,6 +58,10 @@ def not_ready() -> Refused:
     return Refused(Reason.NO_WORKER, message, retry_seconds=RETRY_SECONDS)
 
 
+def no_verdict(why: str) -> Refused:
+    return Refused(Reason.QUEUE_TIMEOUT, f"the step's grammar was not compiled: {why}", retry_seconds=RETRY_SECONDS)
+
+
 def wrong_revision(wanted: str, served: str) -> Refused:
     return Refused(
         Reason.MODEL_REVISION_MISMATCH,

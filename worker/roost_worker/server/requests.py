@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.engine.messages import SamplingParams
@@ -100,8 +101,13 @@ def grammar_of(start: pb.Start, renderer: Renderer) -> str | None:
             case "tool_choice" if start.format.tool_choice.mode == api.TOOL_CHOICE_MODE_REQUIRED:
                 return build_tool_call(_tools(start), start.format.tool_choice.name, renderer.family)
     except GrammarError as error:
-        raise invalid(str(error), field="format", reason=Reason.INVALID_SCHEMA) from error
+        raise invalid_schema(start, str(error)) from error
     return None
+
+
+def invalid_schema(start: pb.Start, message: str) -> Refused:
+    """The refusal of what the format asks for."""
+    return invalid(message, field=f"format.{start.format.WhichOneof('kind')}", reason=Reason.INVALID_SCHEMA)
 
 
 def parses_tools(form: api.Format) -> bool:

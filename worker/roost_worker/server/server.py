@@ -22,6 +22,7 @@ from roost.v1 import worker_service_pb2_grpc as pb_grpc
 from roost_worker.config import WorkerConfig
 from roost_worker.convert.layout import PreparedModel
 from roost_worker.convert.store import ModelStore
+from roost_worker.grammar import CompilePool, CompileSetup
 from roost_worker.model.config import read_config
 from roost_worker.render.renderer import Renderer
 from roost_worker.seam.client import EngineClient, EngineDeadError
@@ -83,6 +84,7 @@ class WorkerServer:
         self._health = health_aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._engine: EngineClient | None = None
+        self._grammars: CompilePool | None = None
         self._publisher: LeasePublisher | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: str | None = None
@@ -149,10 +151,12 @@ class WorkerServer:
             await self._server.stop(STOP_SECONDS)
         if self._engine is not None:
             await self._engine.aclose()
+        if self._grammars is not None:
+            await self._grammars.aclose()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         await asyncio.to_thread(self._telemetry.close)
-        self._publisher = self._server = self._engine = self._service.shell = None
+        self._publisher = self._server = self._engine = self._grammars = self._service.shell = None
 
     async def _listen(self) -> None:
         await self._set_health(_HEALTH.NOT_SERVING)
@@ -182,7 +186,10 @@ class WorkerServer:
         if renderer.own_template_refused:
             LOG.info("the model's own chat template is not used: %s", renderer.own_template_refused)
         identity = WorkerIdentity(self.worker_id, secrets.token_hex(8), self.address, model.revision)
-        shell = Shell(self.config, identity, engine, renderer, keep_seconds=self._keep_seconds)
+        tokenizer = str(model.path / "tokenizer.json")
+        setup = CompileSetup(tokenizer, renderer.eos_token_ids, engine.info.vocab_size, self.config.grammar)
+        self._grammars = CompilePool(setup)
+        shell = Shell(self.config, identity, engine, renderer, self._grammars, keep_seconds=self._keep_seconds)
         self._service.shell = shell
         self._publisher = LeasePublisher(
             self.config.store_url,

@@ -26,6 +26,7 @@ from roost_worker.engine.messages import (
     StopReason,
     Submit,
 )
+from roost_worker.grammar import CompilePool
 from roost_worker.render.detokenizer import TextStream
 from roost_worker.render.renderer import Renderer
 from roost_worker.seam.client import EngineClient, EngineDeadError
@@ -60,11 +61,13 @@ class Shell:
         identity: WorkerIdentity,
         engine: EngineClient,
         renderer: Renderer,
+        grammars: CompilePool,
         *,
         keep_seconds: float = LEASE_TTL_SECONDS,
     ) -> None:
         """`keep_seconds` is how long an orphan's output outlives its stream."""
         self.config, self.identity, self.engine, self.renderer = config, identity, engine, renderer
+        self.grammars = grammars
         self.sessions, self.attempts = SessionTable(), AttemptTable()
         self.residency: dict[str, int] = {}
         self.held: set[str] = set()

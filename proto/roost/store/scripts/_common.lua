@@ -1,18 +1,21 @@
 -- Put before every script when it is loaded.
 --
--- Scripts about one session share the head of their arguments:
---   KEYS 1 reservations, 2 waiters, 3 descriptor, 4 steps, then log and ids of each generation, oldest first;
---   the last of all KEYS: lines of waiters
---   ARGV 1 number of generations in KEYS, 2 grace in ms, 3 wake channel
--- A caller that does not know how many generations there are is told: {'again', generations, ''}.
--- Replies: {'refused', why, retry ms, length, hash, message} or the script's own. Everything is checked before the
--- first write. Times are ms of Redis TIME; nonces, digests and log hashes are hex.
+-- The head of a script names its KEYS and ARGV; NUMBERS are ARGV too and follow them. `roost.store.scripts` passes them
+-- in that order, and puts two tables before the script's body: `keys` and `args`, with NUMBERS as numbers. What has no
+-- name follows: KEYS after the first `named_keys`, ARGV after the first `named_args`.
+--
+-- The functions here take the keys that they use, so that a script may touch two sessions:
+--   `session`  what `session_keys` makes
+--   `pool`     the `keys` of a script that names reservations, waiters, lines and wake (a channel, not a key)
+--
+-- A session's script replies {'again', generations, ''} when KEYS hold another number of generations than there are,
+-- {'refused', why, retry ms, length ('' without a session), hash, detail}, or its own answer. It checks everything
+-- before its first write. Times are ms of Redis TIME; nonces, digests and log hashes are hex.
 
-local ATTEMPT_FIELDS = {'attempt:nonce', 'attempt:step', 'attempt:digest', 'attempt:seed', 'attempt:worker',
-  'attempt:tokens', 'attempt:expiry', 'attempt:fenced', 'attempt:migrated'}
-local HOLD_FIELDS = {'hold:tool', 'hold:expect', 'hold:begin'}
-local READ_FIELDS = {'state', 'tenant', 'generation', 'length', 'hash', 'steps', 'epoch', 'revision', 'ttl', 'prompt',
-  'output', 'owner', 'former', 'updated', unpack(ATTEMPT_FIELDS)}
+local READ_FIELDS = {'state', 'tenant', 'hash', 'revision', 'owner', 'former', 'attempt:nonce', 'attempt:step',
+  'attempt:digest', 'attempt:seed', 'attempt:worker', 'generation', 'length', 'steps', 'epoch', 'ttl', 'prompt',
+  'output', 'updated', 'attempt:tokens', 'attempt:expiry', 'attempt:migrated'}
+local FIRST_NUMBER = 12 -- of READ_FIELDS: texts come first
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -24,66 +27,86 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
-local function refuse(why, retry_ms, d, message)
-  return {'refused', why, retry_ms or 0, d and d.length or 0, d and d.hash or '', message or ''}
+local function refuse(why, retry_ms, d, detail)
+  return {'refused', why, retry_ms or 0, d and d.length or '', d and d.hash or '', detail or ''}
 end
 
 -- Below the hard memory limit Redis refuses a script's first write if that may grow memory. This first write does not,
 -- so that steps already admitted can always commit, renew and end.
-local function pass_memory_limit()
-  redis.call('HDEL', KEYS[1], '')
+local function pass_memory_limit(key)
+  redis.call('HDEL', key, '')
 end
 
-local function read_fields(key)
-  local values = redis.call('HMGET', key, unpack(READ_FIELDS))
+-- A session's keys from KEYS[first] on, which hold `generations` logs, and the index of the key after them.
+local function session_keys(first, generations)
+  local session = {descriptor = KEYS[first], steps = KEYS[first + 1], logs = {}, ids = {}}
+  for generation = 1, generations do
+    session.logs[generation], session.ids[generation] = KEYS[first + 2 * generation], KEYS[first + 2 * generation + 1]
+  end
+  return session, first + 2 + 2 * generations
+end
+
+-- Calls `act` with every key of a session.
+local function each_key(session, act)
+  act(session.descriptor)
+  act(session.steps)
+  for generation, log in ipairs(session.logs) do
+    act(log)
+    act(session.ids[generation])
+  end
+end
+
+-- The fields of a descriptor, or nil when there is no such session.
+local function read_fields(descriptor)
+  local values = redis.call('HMGET', descriptor, unpack(READ_FIELDS))
   if not values[1] or values[1] == 'deleted' then
     return nil
   end
   local d = {}
-  for i, name in ipairs(READ_FIELDS) do
-    d[name] = values[i] or ''
+  for i = 1, FIRST_NUMBER - 1 do
+    d[READ_FIELDS[i]] = values[i] or ''
   end
-  for _, name in ipairs({'generation', 'length', 'steps', 'epoch', 'ttl', 'prompt', 'output', 'updated',
-    'attempt:tokens', 'attempt:expiry'}) do
-    d[name] = tonumber(d[name]) or 0
+  for i = FIRST_NUMBER, #READ_FIELDS do
+    d[READ_FIELDS[i]] = tonumber(values[i]) or 0
   end
   d.live = d['attempt:nonce'] ~= ''
   return d
 end
 
--- The descriptor's fields, or nil and what to reply. Without a tenant none is compared.
-local function read_session(tenant)
-  local d = read_fields(KEYS[3])
+-- The descriptor's fields, or nil and what to reply. The tenant is not compared when it is nil.
+local function read_session(session, tenant)
+  local d = read_fields(session.descriptor)
   if not d or (tenant and d.tenant ~= tenant) then
     return nil, refuse('not_found')
   end
-  if d.generation ~= tonumber(ARGV[1]) then
+  if d.generation ~= #session.logs then
     return nil, {'again', d.generation, ''}
   end
-  d.log, d.ids = KEYS[3 + 2 * d.generation], KEYS[4 + 2 * d.generation]
   return d
 end
 
 -- Whether log, ids and descriptor agree; an evicting Redis may have dropped one of them.
-local function is_whole(d)
-  return redis.call('LLEN', d.log) == d.steps and redis.call('STRLEN', d.ids) == 4 * d.length
+local function is_whole(session, d)
+  return redis.call('LLEN', session.logs[d.generation]) == d.steps
+    and redis.call('STRLEN', session.ids[d.generation]) == 4 * d.length
 end
 
--- Whether a head lies before (-1), at (0) or after (1) another one of the same log.
-local function compare_heads(length, hash, its_length, its_hash)
-  if length == its_length and hash == its_hash then
+-- Whether a head lies before (-1), at (0) or after (1) another head of the same log.
+local function compare_heads(length, hash, other_length, other_hash)
+  if length == other_length and hash == other_hash then
     return 0
   end
-  return length < its_length and -1 or 1
+  return length < other_length and -1 or 1
 end
 
--- What to reply when the caller's head is not the log's; nil when it is, or when none is expected. Its generation may be
--- unknown ('' or 0). The last head of the generation before is as good as the one that migration made of it.
+-- What to reply when the caller's head is not the log's; nil when it is, or when the caller expects none (length '').
+-- `generation` is 0 when the caller does not know it. The last head of the former generation is as good as the head
+-- that migration made of it.
 local function wrong_head(d, length, hash, generation)
   if length == '' then
     return nil
   end
-  length, generation = tonumber(length), tonumber(generation) or 0
+  length = tonumber(length)
   local steps, former_length, former_hash = string.match(d.former, '^(%d+):(%d+):(%x*):')
   local at_former = steps and compare_heads(length, hash, tonumber(former_length), former_hash)
   local place
@@ -107,54 +130,56 @@ local function wrong_head(d, length, hash, generation)
 end
 
 -- What to reply when the log is not whole, or is not at the caller's head.
-local function wrong_log(d, length, hash, generation)
-  if not is_whole(d) then
+local function wrong_log(session, d, length, hash, generation)
+  if not is_whole(session, d) then
     return refuse('rolled_back', 0, d, 'log and descriptor disagree: Redis lost keys; set maxmemory-policy noeviction')
   end
   return wrong_head(d, length, hash, generation)
 end
 
-local function busy_ms(d, now)
-  local left, grace = d['attempt:expiry'] - now, tonumber(ARGV[2])
-  if d.live and (left > 0 or grace > 0) then
-    return math.max(left, grace)
+-- Milliseconds for which the live attempt keeps others out, or nil.
+local function busy_ms(d, now, grace_ms)
+  local left = d['attempt:expiry'] - now
+  if d.live and (left > 0 or grace_ms > 0) then
+    return math.max(left, grace_ms)
   end
 end
 
--- Sets when the session is erased unless something happens: `more` ms after its idle time. KEYS hold `generations` logs;
--- as many as the caller knew of when not given.
-local function touch(ttl, now, more, generations)
+-- Sets when the session is erased unless something happens: `more` ms after its idle time.
+local function touch(session, ttl, now, more)
   local at = ttl > 0 and now + ttl + more or 0
-  for i = 3, 4 + 2 * (generations or tonumber(ARGV[1])) do
+  each_key(session, function(key)
     if at > 0 then
-      redis.call('PEXPIREAT', KEYS[i], text(at))
+      redis.call('PEXPIREAT', key, text(at))
     else
-      redis.call('PERSIST', KEYS[i])
+      redis.call('PERSIST', key)
     end
-  end
-  redis.call('HSET', KEYS[3], 'expires', text(at), 'ttl', text(ttl))
+  end)
+  redis.call('HSET', session.descriptor, 'expires', text(at), 'ttl', text(ttl))
 end
 
--- Nonce and epoch of the last hold, eviction or deletion: one that is sent again has been done before.
-local function last_request(key)
-  local nonce, epoch = string.match(redis.call('HGET', key, 'request') or '', '^(%x+):(%d+)$')
+-- Nonce and epoch of a session's last hold, eviction or deletion: a request with this nonce has been done before.
+local function last_request(session)
+  local request = redis.call('HGET', session.descriptor, 'request') or ''
+  local nonce, epoch = string.match(request, '^(%x+):(%d+)$')
   return nonce, tonumber(epoch)
 end
 
--- Says to all gateways what happened: {worker, tokens, attempts} when something was released at a worker, with what it
--- holds now where that is known; {line} when the first of a line has left it; {} when it may concern anybody.
-local function wake(news)
-  redis.call('PUBLISH', ARGV[3], cjson.encode(news))
+-- Publishes to all gateways what happened: {worker, tokens, attempts} when something was released at a worker, with
+-- what is reserved there now if that is known; {line} when the first of a line has left it; {} when it may concern
+-- anybody.
+local function wake(pool, news)
+  redis.call('PUBLISH', pool.wake, cjson.encode(news))
 end
 
-local function is_alive(key, worker, now, grace)
-  local expiry = redis.call('ZSCORE', key, worker)
-  return expiry and (tonumber(expiry) > now or grace > 0)
+local function is_alive(workers, worker, now, grace_ms)
+  local expiry = redis.call('ZSCORE', workers, worker)
+  return expiry and (tonumber(expiry) > now or grace_ms > 0)
 end
 
--- A worker's lease document; {} when there is none that can be read.
-local function read_lease(lease_key)
-  local good, lease = pcall(cjson.decode, redis.call('GET', lease_key) or '')
+-- A worker's lease document; {} when there is none, or it cannot be read.
+local function read_lease(key)
+  local good, lease = pcall(cjson.decode, redis.call('GET', key) or '')
   return good and type(lease) == 'table' and lease or {}
 end
 
@@ -162,13 +187,13 @@ local function revision_of(lease)
   return type(lease.model_revision) == 'string' and lease.model_revision or ''
 end
 
--- Tokens of a session's log that are cached at a worker, by the residency that it publishes; 0 when it has dropped them.
--- A worker that has not published since the session was last changed cannot have said so yet, and is taken to have them
--- all. `delay` ms before a lease's end is the earliest time at which what was published with it was gathered.
-local function cached_at(workers_key, worker, residency_key, session, d, now, delay)
-  local expiry = tonumber(redis.call('ZSCORE', workers_key, worker)) or 0
-  if expiry <= now or expiry - delay < d.updated then
+-- Tokens of a session's log that are cached at a worker, by the residency that it publishes; 0 when it has dropped
+-- them. A worker that has not published since the session was last changed cannot have said so yet, and is taken to
+-- have them all. `delay_ms` before a lease's end is the earliest time at which what was published with it was gathered.
+local function cached_at(workers, worker, residency, session_id, d, now, delay_ms)
+  local expiry = tonumber(redis.call('ZSCORE', workers, worker)) or 0
+  if expiry <= now or expiry - delay_ms < d.updated then
     return d.length
   end
-  return tonumber(redis.call('HGET', residency_key, session)) or 0
+  return tonumber(redis.call('HGET', residency, session_id)) or 0
 end

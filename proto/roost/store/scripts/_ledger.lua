@@ -1,9 +1,10 @@
 -- The admission ledger. Put after _common.lua, before every script.
 
--- The ledger is one hash: members `worker|nonce` -> `tokens:expiry`, and beside them what they add up to, so that nobody
--- need read them all: `=worker` -> `tokens:count`, and '=' -> `fields:earliest`, the number of fields there should be and
--- a time before which no member runs out. Sums that do not fit, or that time may have made wrong, are made anew from
--- the members: by whoever writes next, so at the latest after one lease, whatever went wrong.
+-- The ledger is one hash: members `worker|nonce` -> `tokens:expiry`, and beside them what they add up to, so that
+-- nobody needs to read them all: `=worker` -> `tokens:count`, and '=' -> `fields:earliest`, the number of fields there
+-- should be and a time before which no member runs out. The next script that writes computes the sums again from the
+-- members when they do not fit, or when a member may have run out: so at the latest after one lease, whatever went
+-- wrong.
 
 -- Whether the sums fit, and until when they hold.
 local function sums_hold(key)
@@ -20,7 +21,7 @@ local function sums_of(key, worker)
   return tonumber(held) or 0, tonumber(count) or 0
 end
 
--- Says of sums that fit that they do; without members there are none.
+-- Marks the sums as fitting, or removes the mark when there are no members.
 local function seal_sums(key, earliest)
   local fields = redis.call('HLEN', key) + 1 - redis.call('HEXISTS', key, '=')
   if fields == 1 then
@@ -30,15 +31,15 @@ local function seal_sums(key, earliest)
   end
 end
 
--- Changes a worker's sums after one of its members; sums that did not fit before are left for others to make anew.
+-- Changes a worker's sums after a change of one member. Sums that did not fit before lose their mark instead.
 local function add_up(key, worker, tokens, count, fit, earliest)
   if not fit then
     redis.call('HDEL', key, '=')
     return
   end
-  local its_tokens, its_count = sums_of(key, worker)
-  if its_count + count > 0 then
-    redis.call('HSET', key, '=' .. worker, text(its_tokens + tokens) .. ':' .. text(its_count + count))
+  local held, held_count = sums_of(key, worker)
+  if held_count + count > 0 then
+    redis.call('HSET', key, '=' .. worker, text(held + tokens) .. ':' .. text(held_count + count))
   else
     redis.call('HDEL', key, '=' .. worker)
   end
@@ -72,10 +73,10 @@ local function unclaim(key, worker, nonce)
   return 1
 end
 
--- The ledger as it stands: by its sums while they hold, else by its members, less those whose time is over.
-local function read_ledger(key, now, grace)
+-- The ledger as it stands: the sums while they hold, else the members, without those whose time is over.
+local function read_ledger(key, now, grace_ms)
   local fit, earliest = sums_hold(key)
-  if fit and (earliest > now or grace > 0) then
+  if fit and (earliest > now or grace_ms > 0) then
     return {key = key}
   end
   local ledger = {key = key, tokens = {}, held = {}, count = {}, over = {}, earliest = math.huge}
@@ -83,7 +84,7 @@ local function read_ledger(key, now, grace)
   for i = 1, #flat, 2 do
     local worker = string.match(flat[i], '^([^=].*)|')
     local tokens, expiry = string.match(flat[i + 1], '^(%d+):(%d+)$')
-    if worker and tokens and (tonumber(expiry) > now or grace > 0) then
+    if worker and tokens and (tonumber(expiry) > now or grace_ms > 0) then
       ledger.tokens[flat[i]] = tonumber(tokens)
       ledger.held[worker] = (ledger.held[worker] or 0) + tonumber(tokens)
       ledger.count[worker] = (ledger.count[worker] or 0) + 1

@@ -1,36 +1,37 @@
 -- The waiters and their lines, and what an attempt holds. Put after _ledger.lua, before every script.
 
--- As `unclaim`, and says so.
-local function give_back(key, worker, nonce)
-  if worker == '' or unclaim(key, worker, nonce) == 0 then
+-- As `unclaim`, and wakes those who wait for room at the worker.
+local function give_back(pool, worker, nonce)
+  if worker == '' or unclaim(pool.reservations, worker, nonce) == 0 then
     return
   end
   local news = {worker = worker}
-  if sums_hold(key) then
-    news.tokens, news.attempts = sums_of(key, worker)
+  if sums_hold(pool.reservations) then
+    news.tokens, news.attempts = sums_of(pool.reservations, worker)
   end
-  wake(news)
+  wake(pool, news)
 end
 
 -- The waiters are a hash, nonce -> `class:enqueued:deadline:expiry:line|rank`, and their lines a sorted set of members
--- `line|rank|nonce`, all of score 0. A line is the revision that its steps need, '' for steps that any worker can serve.
--- `aging` ms of waiting are worth one class, so rank = class * aging + time of enqueueing, lower goes first, and equal
--- classes go first come first served. A member of the sorted set that the hash does not bear out is nobody's.
+-- `line|rank|nonce`, all of score 0. A line is the revision that its steps need, '' for steps that any worker can
+-- serve. `aging_ms` of waiting are worth one class, so rank = class * aging_ms + time of enqueueing, lower goes first,
+-- and equal classes go first come first served. A member of the sorted set that the hash does not confirm counts for
+-- nothing.
 
 local WAITERS_MS = 3600000 -- both keys go when nobody has waited for so long
 
--- Lines' names as members may hold them.
+-- A line's name as members may hold it.
 local function line_of(revision)
   return (string.gsub(revision, '|', '/'))
 end
 
-local function rank_of(class, aging, enqueued)
-  return string.format('%016.0f', 2 ^ 52 + class * aging + enqueued)
+local function rank_of(class, aging_ms, enqueued)
+  return string.format('%016.0f', 2 ^ 52 + class * aging_ms + enqueued)
 end
 
 -- An attempt's place among the waiters, or nil.
-local function waiter_of(nonce)
-  local class, enqueued, deadline, expiry, line, rank = string.match(redis.call('HGET', KEYS[2], nonce) or '',
+local function waiter_of(pool, nonce)
+  local class, enqueued, deadline, expiry, line, rank = string.match(redis.call('HGET', pool.waiters, nonce) or '',
     '^(-?%d+):(%d+):(%d+):(%d+):(.*)|(%d+)$')
   if class then
     return {enqueued = tonumber(enqueued), deadline = tonumber(deadline), expiry = tonumber(expiry), line = line,
@@ -39,23 +40,24 @@ local function waiter_of(nonce)
 end
 
 -- Whether a waiter's time is over.
-local function is_over(waiter, now, grace)
-  return (waiter.deadline > 0 and waiter.deadline <= now) or (waiter.expiry <= now and grace == 0)
+local function is_over(waiter, now, grace_ms)
+  return (waiter.deadline > 0 and waiter.deadline <= now) or (waiter.expiry <= now and grace_ms == 0)
 end
 
-local function page_of(line, offset, count)
-  return redis.call('ZRANGEBYLEX', KEYS[#KEYS], '[' .. line .. '|', '(' .. line .. '}', 'LIMIT', offset, count)
+local function page_of(pool, line, offset, count)
+  return redis.call('ZRANGEBYLEX', pool.lines, '[' .. line .. '|', '(' .. line .. '}', 'LIMIT', offset, count)
 end
 
--- The first of a line, other than the asking step's `own` places; those before it who do not wait any more go to `over`.
-local function first_of(line, own, over, now, grace)
+-- The first of a line, other than the asking step's `own` places. Those before it that do not wait any more are added
+-- to `over`.
+local function first_of(pool, line, own, over, now, grace_ms)
   local offset, count = 0, 16
   repeat
-    local page = page_of(line, offset, count)
+    local page = page_of(pool, line, offset, count)
     for _, member in ipairs(page) do
       local nonce = string.match(member, '|(%x*)$')
-      local waiter = waiter_of(nonce)
-      if not waiter or waiter.member ~= member or is_over(waiter, now, grace) then
+      local waiter = waiter_of(pool, nonce)
+      if not waiter or waiter.member ~= member or is_over(waiter, now, grace_ms) then
         table.insert(over, member)
       elseif not own[nonce] then
         return member
@@ -65,13 +67,13 @@ local function first_of(line, own, over, now, grace)
   until #page < count
 end
 
--- Whether somebody waits whom a worker of `revision` can serve and who goes before `rank` and `nonce`; `former` is the
+-- Whether a step waits that a worker of `revision` can serve and that goes before `rank` and `nonce`; `former` is the
 -- asking step's place under an earlier nonce.
-local function must_wait(revision, rank, nonce, former, over, now, grace)
+local function must_wait(pool, revision, rank, nonce, former, over, now, grace_ms)
   local own = {[nonce] = true, [former] = true}
   local lines = revision == '' and {''} or {line_of(revision), ''}
   for _, line in ipairs(lines) do
-    local first = first_of(line, own, over, now, grace)
+    local first = first_of(pool, line, own, over, now, grace_ms)
     if first and string.sub(first, #line + 2) < rank .. '|' .. nonce then
       return true
     end
@@ -79,62 +81,78 @@ local function must_wait(revision, rank, nonce, former, over, now, grace)
   return false
 end
 
+-- Adds to `over` those at the head of every line that do not wait any more, since nobody asks for a line whose revision
+-- is gone. A step that enters a line does this, so that the waiters of gateways that died do not add up.
+local function find_over(pool, over, now, grace_ms)
+  local from, first = '-', nil
+  repeat
+    first = redis.call('ZRANGEBYLEX', pool.lines, from, '+', 'LIMIT', 0, 1)[1]
+    if first then
+      local line = string.match(first, '^(.*)|%d+|%x*$')
+      first_of(pool, line, {}, over, now, grace_ms)
+      from = '(' .. line .. '}'
+    end
+  until not first
+end
+
 -- Removes the members that `first_of` passed over.
-local function purge_waiters(over)
+local function purge_waiters(pool, over)
   for _, member in ipairs(over) do
     local nonce = string.match(member, '|(%x*)$')
-    local waiter = waiter_of(nonce)
+    local waiter = waiter_of(pool, nonce)
     if waiter and waiter.member == member then
-      redis.call('HDEL', KEYS[2], nonce)
+      redis.call('HDEL', pool.waiters, nonce)
     end
-    redis.call('ZREM', KEYS[#KEYS], member)
+    redis.call('ZREM', pool.lines, member)
   end
 end
 
-local function keep_waiters()
-  redis.call('PEXPIRE', KEYS[2], WAITERS_MS)
-  redis.call('PEXPIRE', KEYS[#KEYS], WAITERS_MS)
+local function keep_waiters(pool)
+  redis.call('PEXPIRE', pool.waiters, WAITERS_MS)
+  redis.call('PEXPIRE', pool.lines, WAITERS_MS)
 end
 
 -- Gives a step a place in a line, and only there.
-local function enter_line(line, nonce, class, aging, enqueued, deadline, expiry)
-  local before = waiter_of(nonce)
-  local place = line .. '|' .. rank_of(class, aging, enqueued)
+local function enter_line(pool, line, nonce, class, aging_ms, enqueued, deadline, expiry)
+  local before = waiter_of(pool, nonce)
+  local place = line .. '|' .. rank_of(class, aging_ms, enqueued)
   if before and before.member ~= place .. '|' .. nonce then
-    redis.call('ZREM', KEYS[#KEYS], before.member)
+    redis.call('ZREM', pool.lines, before.member)
   end
-  redis.call('HSET', KEYS[2], nonce, table.concat({text(class), text(enqueued), text(deadline), expiry, place}, ':'))
-  redis.call('ZADD', KEYS[#KEYS], 0, place .. '|' .. nonce)
-  keep_waiters()
+  local waiter = {text(class), text(enqueued), text(deadline), expiry, place}
+  redis.call('HSET', pool.waiters, nonce, table.concat(waiter, ':'))
+  redis.call('ZADD', pool.lines, 0, place .. '|' .. nonce)
+  keep_waiters(pool)
 end
 
--- Gives a step's place up. Those behind it hear of that when it was the first.
-local function leave_line(nonce)
-  local waiter = waiter_of(nonce)
-  if redis.call('HDEL', KEYS[2], nonce) == 0 then
+-- Gives a step's place up, and wakes those behind it when it was the first.
+local function leave_line(pool, nonce)
+  local waiter = waiter_of(pool, nonce)
+  if redis.call('HDEL', pool.waiters, nonce) == 0 then
     return
   end
   if not waiter then -- another version of Roost wrote it
-    wake({})
+    wake(pool, {})
     return
   end
-  local first = page_of(waiter.line, 0, 1)[1]
-  redis.call('ZREM', KEYS[#KEYS], waiter.member)
+  local first = page_of(pool, waiter.line, 0, 1)[1]
+  redis.call('ZREM', pool.lines, waiter.member)
   if first == waiter.member then
-    wake({line = waiter.line})
+    wake(pool, {line = waiter.line})
   end
 end
 
 -- Gives back the tokens and the place among the waiters of the live attempt.
-local function drop_claims(d)
-  leave_line(d['attempt:nonce'])
-  give_back(KEYS[1], d['attempt:worker'], d['attempt:nonce'])
+local function drop_claims(pool, d)
+  leave_line(pool, d['attempt:nonce'])
+  give_back(pool, d['attempt:worker'], d['attempt:nonce'])
 end
 
 -- Ends the live attempt, if there is one.
-local function end_attempt(d)
+local function end_attempt(pool, session, d)
   if d.live then
-    drop_claims(d)
-    redis.call('HDEL', KEYS[3], unpack(ATTEMPT_FIELDS))
+    drop_claims(pool, d)
+    redis.call('HDEL', session.descriptor, 'attempt:nonce', 'attempt:step', 'attempt:digest', 'attempt:seed',
+      'attempt:worker', 'attempt:tokens', 'attempt:expiry', 'attempt:fenced', 'attempt:migrated')
   end
 end

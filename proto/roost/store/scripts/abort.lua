@@ -1,18 +1,20 @@
 -- Ends an attempt that will not commit.
--- KEYS as in _common.lua
--- ARGV as in _common.lua, then: 4 epoch, 5 nonce
+-- KEYS reservations, waiters, lines, wake; the session's
+-- ARGV nonce
+-- NUMBERS generations, epoch
 -- Replies {'aborted'}, also when the attempt is not live
 
-local d, failure = read_session()
+local session = session_keys(named_keys + 1, args.generations)
+local d, failure = read_session(session)
 if not d then
   if failure[1] == 'again' then
     return failure
   end
   return {'aborted'}
 end
-if d['attempt:nonce'] == ARGV[5] and d.epoch == tonumber(ARGV[4]) then
-  pass_memory_limit()
-  end_attempt(d)
-  touch(d.ttl, now_ms(), 0)
+if d['attempt:nonce'] == args.nonce and d.epoch == args.epoch then
+  pass_memory_limit(keys.reservations)
+  end_attempt(keys, session, d)
+  touch(session, d.ttl, now_ms(), 0)
 end
 return {'aborted'}

@@ -1,21 +1,23 @@
--- Ends a session; its log stays readable. Closing a closed one changes nothing.
--- KEYS as in _common.lua
--- ARGV as in _common.lua, then: 4 tenant
+-- Ends a session; its log stays readable. Closing a closed session changes nothing.
+-- KEYS reservations, waiters, lines, wake; the session's
+-- ARGV tenant
+-- NUMBERS generations, grace_ms
 -- Replies {'done', now, descriptor}
 
-local d, failure = read_session(ARGV[4])
+local session = session_keys(named_keys + 1, args.generations)
+local d, failure = read_session(session, args.tenant)
 if not d then
   return failure
 end
 local now = now_ms()
 if d.state ~= 'closed' then
-  local busy = busy_ms(d, now)
+  local busy = busy_ms(d, now, args.grace_ms)
   if busy then
     return refuse('busy', busy, d)
   end
-  pass_memory_limit()
-  end_attempt(d)
-  redis.call('HDEL', KEYS[3], unpack(HOLD_FIELDS))
-  redis.call('HSET', KEYS[3], 'state', 'closed', 'updated', text(now))
+  pass_memory_limit(keys.reservations)
+  end_attempt(keys, session, d)
+  redis.call('HDEL', session.descriptor, 'hold:tool', 'hold:expect', 'hold:begin')
+  redis.call('HSET', session.descriptor, 'state', 'closed', 'updated', text(now))
 end
-return {'done', now, redis.call('HGETALL', KEYS[3])}
+return {'done', now, redis.call('HGETALL', session.descriptor)}

@@ -1,26 +1,26 @@
--- Erases a session. For a minute a tombstone without content stays, so that a script sent again answers the same.
--- KEYS as in _common.lua, then: the tenant's sessions
--- ARGV as in _common.lua, then: 4 tenant, 5 request nonce, 6 session name, 7 ms that the tombstone stays
+-- Erases a session. A tombstone without content stays for a while, so that a script sent again answers the same.
+-- KEYS reservations, waiters, lines, wake, tenant_sessions; the session's
+-- ARGV tenant, request (nonce), session_id
+-- NUMBERS generations, grace_ms, tombstone_ms
 -- Replies {'done', epoch}
 
-local d, failure = read_session(ARGV[4])
+local session = session_keys(named_keys + 1, args.generations)
+local d, failure = read_session(session, args.tenant)
 if not d then
-  local before, its_epoch = last_request(KEYS[3])
-  if before == ARGV[5] then
-    return {'done', its_epoch}
+  local request, epoch = last_request(session)
+  if request == args.request then
+    return {'done', epoch}
   end
   return failure
 end
-local busy = busy_ms(d, now_ms())
+local busy = busy_ms(d, now_ms(), args.grace_ms)
 if busy then
   return refuse('busy', busy, d)
 end
-pass_memory_limit()
-end_attempt(d)
-for i = 3, 4 + 2 * d.generation do
-  redis.call('DEL', KEYS[i])
-end
-redis.call('ZREM', KEYS[5 + 2 * d.generation], ARGV[6])
-redis.call('HSET', KEYS[3], 'state', 'deleted', 'request', ARGV[5] .. ':' .. text(d.epoch + 1))
-redis.call('PEXPIRE', KEYS[3], ARGV[7])
+pass_memory_limit(keys.reservations)
+end_attempt(keys, session, d)
+each_key(session, function(key) redis.call('DEL', key) end)
+redis.call('ZREM', keys.tenant_sessions, args.session_id)
+redis.call('HSET', session.descriptor, 'state', 'deleted', 'request', args.request .. ':' .. text(d.epoch + 1))
+redis.call('PEXPIRE', session.descriptor, args.tombstone_ms)
 return {'done', d.epoch + 1}

@@ -1,22 +1,25 @@
 -- Takes an epoch for an eviction and forgets the owner.
--- KEYS as in _common.lua
--- ARGV as in _common.lua, then: 4 tenant, 5 request nonce
+-- KEYS reservations, waiters, lines, wake; the session's
+-- ARGV tenant, request (nonce)
+-- NUMBERS generations, grace_ms
 -- Replies {'done', now, descriptor, epoch}
 
-local d, failure = read_session(ARGV[4])
+local session = session_keys(named_keys + 1, args.generations)
+local d, failure = read_session(session, args.tenant)
 if not d then
   return failure
 end
 local now = now_ms()
-local before, its_epoch = last_request(KEYS[3])
-if before == ARGV[5] then
-  return {'done', now, redis.call('HGETALL', KEYS[3]), its_epoch}
+local request, epoch = last_request(session)
+if request == args.request then
+  return {'done', now, redis.call('HGETALL', session.descriptor), epoch}
 end
-local busy = busy_ms(d, now)
+local busy = busy_ms(d, now, args.grace_ms)
 if busy then
   return refuse('busy', busy, d)
 end
-pass_memory_limit()
-end_attempt(d)
-redis.call('HSET', KEYS[3], 'epoch', text(d.epoch + 1), 'owner', '', 'request', ARGV[5] .. ':' .. text(d.epoch + 1))
-return {'done', now, redis.call('HGETALL', KEYS[3]), d.epoch + 1}
+pass_memory_limit(keys.reservations)
+end_attempt(keys, session, d)
+epoch = d.epoch + 1
+redis.call('HSET', session.descriptor, 'epoch', text(epoch), 'owner', '', 'request', args.request .. ':' .. text(epoch))
+return {'done', now, redis.call('HGETALL', session.descriptor), epoch}

@@ -1,16 +1,17 @@
 -- Reads descriptors.
--- KEYS 1 the tenant's sessions, then descriptors
--- ARGV 1 tenant, then the sessions' names
+-- KEYS tenant_sessions; descriptors
+-- ARGV tenant; the sessions' names
 -- Replies {now, a descriptor or '' for each}; names of sessions that are gone leave the tenant's set
 
 local reply = {now_ms()}
-for i = 2, #KEYS do
-  local found = redis.call('HMGET', KEYS[i], 'tenant', 'state')
-  if found[1] == ARGV[1] and found[2] ~= 'deleted' then
-    table.insert(reply, redis.call('HGETALL', KEYS[i]))
+for i = 1, #KEYS - named_keys do
+  local descriptor = KEYS[named_keys + i]
+  local tenant, state = unpack(redis.call('HMGET', descriptor, 'tenant', 'state'))
+  if tenant == args.tenant and state ~= 'deleted' then
+    table.insert(reply, redis.call('HGETALL', descriptor))
   else
-    if not found[2] then
-      redis.call('ZREM', KEYS[1], ARGV[i])
+    if not state then
+      redis.call('ZREM', keys.tenant_sessions, ARGV[named_args + i])
     end
     table.insert(reply, '')
   end

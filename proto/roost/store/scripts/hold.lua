@@ -1,29 +1,30 @@
 -- Records why the client pauses.
--- KEYS as in _common.lua
--- ARGV as in _common.lua, then: 4 tenant, 5 request nonce, 6 tool, 7 expected seconds, 8 expected length ('' none),
---   9 expected hash, 10 its generation (0 unknown)
+-- KEYS reservations, waiters, lines, wake; the session's
+-- ARGV tenant, request (nonce), tool, expect_seconds, expected_length ('' if none), expected_hash
+-- NUMBERS generations, grace_ms, expected_generation (0 if unknown)
 -- Replies {'done', now, descriptor}
 
-local d, failure = read_session(ARGV[4])
+local session = session_keys(named_keys + 1, args.generations)
+local d, failure = read_session(session, args.tenant)
 if not d then
   return failure
 end
 local now = now_ms()
-if last_request(KEYS[3]) ~= ARGV[5] then
+if last_request(session) ~= args.request then
   if d.state == 'closed' then
     return refuse('closed', 0, d)
   end
-  failure = wrong_head(d, ARGV[8], ARGV[9], ARGV[10])
+  failure = wrong_head(d, args.expected_length, args.expected_hash, args.expected_generation)
   if failure then
     return failure
   end
-  local busy = busy_ms(d, now)
+  local busy = busy_ms(d, now, args.grace_ms)
   if busy then
     return refuse('busy', busy, d)
   end
-  redis.call('HSET', KEYS[3], 'hold:tool', ARGV[6], 'hold:expect', ARGV[7], 'hold:begin', text(now),
-    'updated', text(now), 'request', ARGV[5] .. ':' .. text(d.epoch))
-  end_attempt(d)
-  touch(d.ttl, now, 0)
+  redis.call('HSET', session.descriptor, 'hold:tool', args.tool, 'hold:expect', args.expect_seconds,
+    'hold:begin', text(now), 'updated', text(now), 'request', args.request .. ':' .. text(d.epoch))
+  end_attempt(keys, session, d)
+  touch(session, d.ttl, now, 0)
 end
-return {'done', now, redis.call('HGETALL', KEYS[3])}
+return {'done', now, redis.call('HGETALL', session.descriptor)}

@@ -1,49 +1,39 @@
 -- Renews the leases of a pool's attempts, with their reservations, places among the waiters and sessions' idle times.
--- KEYS 1 reservations, 2 waiters, then for each attempt: descriptor, steps, log and ids of each generation; the last:
---   lines of waiters
--- ARGV 1 lease ms, then for each attempt: epoch, nonce, generations
--- Replies for each attempt: 1 live, 0 not live, or -n when KEYS should hold n generations
+-- KEYS reservations, waiters, lines; for each attempt its session's
+-- NUMBERS lease_ms; for each attempt: epoch, nonce, generations
+-- Replies for each attempt: 1 live, 0 not live, or -n when its session has n generations and KEYS hold another number
 
-local now, lease_ms = now_ms(), tonumber(ARGV[1])
-local expiry = text(now + lease_ms)
-pass_memory_limit()
+local now = now_ms()
+local expiry = text(now + args.lease_ms)
+pass_memory_limit(keys.reservations)
 
 local function renew_claims(d, nonce)
-  local waiter = redis.call('HGET', KEYS[2], nonce)
+  local waiter = redis.call('HGET', keys.waiters, nonce)
   if waiter then
-    redis.call('HSET', KEYS[2], nonce, (string.gsub(waiter, '^(-?%d+:%d+:%d+:)%d+', '%1' .. expiry)))
-    keep_waiters()
+    redis.call('HSET', keys.waiters, nonce, (string.gsub(waiter, '^(-?%d+:%d+:%d+:)%d+', '%1' .. expiry)))
+    keep_waiters(keys)
   end
   -- A reservation that had run out comes back: the attempt does run there, whatever the ledger thought.
   if d['attempt:worker'] ~= '' then
-    claim(KEYS[1], d['attempt:worker'], nonce, d['attempt:tokens'], now + lease_ms)
+    claim(keys.reservations, d['attempt:worker'], nonce, d['attempt:tokens'], now + args.lease_ms)
   end
 end
 
-local function keep_session(d, first, last)
-  if d.ttl > 0 and redis.call('PTTL', KEYS[first]) < d.ttl then
-    local at = text(now + d.ttl + 2 * lease_ms)
-    redis.call('HSET', KEYS[first], 'expires', at)
-    for i = first, last do
-      redis.call('PEXPIREAT', KEYS[i], at)
-    end
-  end
-end
-
-local replies, key = {}, 3
-for i = 2, #ARGV, 3 do
+local replies, key, session = {}, named_keys + 1, nil
+for i = named_args + 1, #ARGV, 3 do
   local epoch, nonce, generations = tonumber(ARGV[i]), ARGV[i + 1], tonumber(ARGV[i + 2])
-  local first, last = key, key + 1 + 2 * generations
-  key = last + 1
-  local d = read_fields(KEYS[first])
+  session, key = session_keys(key, generations)
+  local d = read_fields(session.descriptor)
   if not d or d['attempt:nonce'] ~= nonce or d.epoch ~= epoch then
     table.insert(replies, 0)
   elseif d.generation ~= generations then
     table.insert(replies, -d.generation)
   else
-    redis.call('HSET', KEYS[first], 'attempt:expiry', expiry)
+    redis.call('HSET', session.descriptor, 'attempt:expiry', expiry)
     renew_claims(d, nonce)
-    keep_session(d, first, last)
+    if d.ttl > 0 and redis.call('PTTL', session.descriptor) < d.ttl then
+      touch(session, d.ttl, now, 2 * args.lease_ms)
+    end
     table.insert(replies, 1)
   end
 end

@@ -1,6 +1,6 @@
 -- Finds where sessions are.
--- KEYS residency of each worker
--- ARGV the sessions' names
+-- KEYS; residency of each worker
+-- ARGV; the sessions' names
 -- Replies one list for each worker: cached tokens of each session, '' where it has none
 
 local reply = {}

@@ -1,28 +1,24 @@
--- Reads workers' leases and what the ledger holds against them.
--- KEYS 1 workers, 2 reservations, then the lease of each worker that the caller knows
--- ARGV 1 grace ms, 2 ms after which a worker that is gone is forgotten, then the names of the known workers
--- Replies {now, then four for each live worker: name, ms left, lease document ('' when it is not in KEYS or gone, '?' when the caller
---   does not know the worker), tokens, attempts}
+-- Reads workers' leases and what is reserved at them.
+-- KEYS workers, reservations; the lease of each worker that the caller knows
+-- NUMBERS grace_ms, forget_ms (time after which a worker that is gone is forgotten); the names of the known workers
+-- Replies {now, then for each live worker {name, ms left, lease document ('' when it is gone, '?' when the caller does
+--   not know the worker), tokens, attempts}}
 
 local now = now_ms()
-local grace = tonumber(ARGV[1])
-local known = {}
-for i = 3, #ARGV do
-  known[ARGV[i]] = KEYS[i]
+local lease_of = {}
+for i = 1, #ARGV - named_args do
+  lease_of[ARGV[named_args + i]] = KEYS[named_keys + i]
 end
-local forgotten = text(now - tonumber(ARGV[2]))
-if redis.call('ZCOUNT', KEYS[1], '-inf', forgotten) > 0 then
-  redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', forgotten)
+local forgotten = text(now - args.forget_ms)
+if redis.call('ZCOUNT', keys.workers, '-inf', forgotten) > 0 then
+  redis.call('ZREMRANGEBYSCORE', keys.workers, '-inf', forgotten)
 end
-local ledger = read_ledger(KEYS[2], now, grace)
+local ledger = read_ledger(keys.reservations, now, args.grace_ms)
 local reply = {now}
-local live = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. text(now), '+inf', 'WITHSCORES')
+local live = redis.call('ZRANGEBYSCORE', keys.workers, '(' .. text(now), '+inf', 'WITHSCORES')
 for i = 1, #live, 2 do
   local worker = live[i]
-  local document = '?'
-  if known[worker] then
-    document = redis.call('GET', known[worker]) or ''
-  end
+  local document = lease_of[worker] and (redis.call('GET', lease_of[worker]) or '') or '?'
   local tokens, attempts = held_at(ledger, worker)
   table.insert(reply, {worker, tonumber(live[i + 1]) - now, document, tokens, attempts})
 end

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from roost.contract.events import Usage
+from roost.contract.events import Committed, Migrated, Usage
+from roost.contract.heads import Head
 from roost.contract.pool_document import PoolDocument
 from roost.contract.sessions import Hold, LoggedStep, SessionInfo, SessionState, Tier
 from roost.store.records import Descriptor, LogEntry
-from roost_gateway.stored_values import (
+from roost.store.values import (
     finish_reason_from_record,
     format_from_record,
     message_from_record,
@@ -68,6 +69,45 @@ def logged_step(entry: LogEntry, generation: int, token_ids: Sequence[int] = ())
         output_token_ids=tuple(token_ids[entry.prompt_tokens :]),
         commit_time=_time(entry.commit_ms),
     )
+
+
+def committed(entry: LogEntry, generation: int, *, replayed: bool) -> Committed:
+    """The event of a step that has this entry. Its times and failovers are 0."""
+    return Committed(
+        step_id=entry.step_id,
+        output=message_from_record(entry.output),
+        finish_reason=finish_reason_from_record(entry.finish_reason),
+        usage=_usage(entry),
+        head=replace(entry.head, generation=generation),
+        index=entry.index,
+        queue_ms=0,
+        first_token_ms=0,
+        seed=entry.seed,
+        replayed=replayed,
+        output_tokens=entry.output_tokens,
+        failovers=0,
+    )
+
+
+def last_migration(descriptor: Descriptor) -> Migrated:
+    """The event of the migration that made the session's current log."""
+    assert descriptor.former is not None, "the session has migrated"
+    return Migrated(
+        from_revision=descriptor.former.model_revision,
+        to_revision=descriptor.model_revision,
+        generation=descriptor.generation,
+        head=replace(descriptor.head, generation=descriptor.generation),
+    )
+
+
+def unknown_migration(descriptor: Descriptor, known: Head | None) -> Migrated | None:
+    """The migration of which a client that knows the head `known` has to be informed, or None."""
+    former = descriptor.former
+    if former is None or known is None or known.generation >= descriptor.generation:
+        return None
+    if known.generation == 0 and known != former.head:
+        return None
+    return last_migration(descriptor)
 
 
 def _time(milliseconds: int) -> datetime:

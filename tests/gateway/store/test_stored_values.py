@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from roost.contract.events import FinishReason
 from roost.contract.messages import Format, JsonSchema, Message, MessageRole, Sampling, ToolCall, ToolChoice
 from roost.contract.steps import StepRequest
+from roost.store import values as stored
 from roost.v1 import session_service_pb2 as pb
 from roost.wire import format_to_wire, message_to_wire, sampling_to_wire
 from roost.wire_steps import step_request_from_wire
-from roost_gateway import stored_values as stored
 
 texts = st.text("aé€😀{}\n", max_size=5)
 messages = st.builds(

@@ -1,0 +1,91 @@
+"""Names of the keys in Redis (docs/contracts.md). Pure.
+
+Every key of a pool carries the hash tag `{namespace/pool}`, and a session's name contains its pool. So every key is
+known before a script is called, and all keys of a script live in one slot of a Redis Cluster.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PoolKeys:
+    """The Redis keys of one pool. `pool` is `namespace/name`."""
+
+    pool: str
+
+    @property
+    def prefix(self) -> str:
+        return f"roost:{{{self.pool}}}"
+
+    @property
+    def document(self) -> str:
+        """String: the pool document, JSON (docs/contracts.md)."""
+        return f"{self.prefix}:pool"
+
+    def tenant_sessions(self, tenant: str) -> str:
+        """Sorted set, all scores 0: the tenant's session names, so that they sort by creation."""
+        return f"{self.prefix}:tenant:{tenant}:sessions"
+
+    def open_request(self, tenant: str, request_id: str) -> str:
+        """String with a time to live: the session that was opened with this `request_id`."""
+        return f"{self.prefix}:tenant:{tenant}:open:{request_id}"
+
+    def session(self, session_id: str) -> str:
+        """Hash: the descriptor."""
+        return f"{self.prefix}:s:{session_id.rsplit('/', 1)[1]}"
+
+    def log(self, session_id: str, generation: int) -> str:
+        """List: one packed, compressed entry per committed step."""
+        return f"{self.session(session_id)}:log:{generation}"
+
+    def ids(self, session_id: str, generation: int) -> str:
+        """String: the log's token ids, little-endian uint32, read by range."""
+        return f"{self.session(session_id)}:ids:{generation}"
+
+    def steps(self, session_id: str) -> str:
+        """Hash: committed step id -> `generation:index:digest:nonce` (hex), which tells a repeated step from a reused
+        id."""
+        return f"{self.session(session_id)}:steps"
+
+    @property
+    def reservations(self) -> str:
+        """Hash, the admission ledger of all workers of the pool: `worker_id|nonce` -> `tokens:expiry_ms`, and the sums
+        of that: `=worker_id` -> `tokens:count`, `=` -> `fields:earliest expiry_ms`."""
+        return f"{self.prefix}:reservations"
+
+    @property
+    def waiters(self) -> str:
+        """Hash: nonce -> `class:enqueued_ms:deadline_ms:expiry_ms:line|rank`; steps that wait in any gateway."""
+        return f"{self.prefix}:waiters"
+
+    @property
+    def lines(self) -> str:
+        """Sorted set, all scores 0, of `line|rank|nonce`: the waiters in order. Each model revision that steps need is
+        a line; the line without a name has the steps that any worker can serve."""
+        return f"{self.prefix}:lines"
+
+    @property
+    def wake(self) -> str:
+        """Pub/sub channel: what was released, as JSON: `worker` with its `tokens` and `attempts`, or `line`."""
+        return f"{self.prefix}:wake"
+
+    @property
+    def workers(self) -> str:
+        """Sorted set: worker id -> lease expiry in ms of Redis TIME."""
+        return f"{self.prefix}:w"
+
+    def lease(self, worker_id: str) -> str:
+        """String: the worker's lease document, JSON (`roost.contract.lease.WorkerLease`)."""
+        return f"{self.prefix}:w:{worker_id}:lease"
+
+    def residency(self, worker_id: str) -> str:
+        """Hash: session name -> cached tokens, as the worker publishes it."""
+        return f"{self.prefix}:w:{worker_id}:resident"
+
+    def drain(self, worker_id: str) -> str:
+        """String: since when, in ms of Redis TIME, the worker has to drain. It is absent when the worker need not."""
+        return f"{self.prefix}:w:{worker_id}:drain"
+
+
+POOLS = "roost:pools"
+"""Set: the names of all pools with a document. It carries no hash tag and is only used alone."""

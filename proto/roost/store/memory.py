@@ -1,0 +1,339 @@
+"""`SessionStore` in memory: the rules of the Redis store, for tests of applications and as the model of that store.
+
+Pure but for its clock. It never goes away, so it has no time of grace of its own.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from roost.contract import names
+from roost.contract.heads import AttemptRef, Head
+from roost.contract.lease import WorkerLease
+from roost.contract.reasons import Reason
+from roost.store.memory_pool import Claim, MemoryPool
+from roost.store.memory_session import Log, MemorySession, Work, new_session
+from roost.store.records import (
+    AlreadyCommitted,
+    Began,
+    BeginRequest,
+    CommitRequest,
+    Descriptor,
+    HoldRecord,
+    LogEntry,
+    MigrateRequest,
+    NewSession,
+    RenewItem,
+    Reservation,
+    State,
+    StoreHealth,
+    Wake,
+    WorkerLook,
+    WorkerView,
+)
+from roost.store.refusals import refused
+from roost.store.rules import AGING_MS, ID_BYTES, check_commit, check_migration
+
+_WAKE_SECONDS = 0.5
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class MemoryStore:
+    """`roost.store.interface.SessionStore` in this process; see there for what each call does.
+
+    `clock` gives the time in ms. `publish` and `publish_cached` do what workers do in Redis.
+    """
+
+    def __init__(self, clock: Callable[[], int] = now_ms, *, aging_ms: int = AGING_MS) -> None:
+        self.clock = clock
+        self.documents: dict[str, dict[str, Any]] = {}
+        self.sessions: dict[str, MemorySession] = {}
+        self._aging_ms = aging_ms
+        self._opened: dict[tuple[str, str, str], str] = {}
+        """Pool, tenant and request id -> session."""
+        self._pools: dict[str, MemoryPool] = {}
+
+    def pool(self, name: str) -> MemoryPool:
+        """The pool's leases, claims and waiters."""
+        return self._pools.setdefault(name, MemoryPool(self._aging_ms))
+
+    def publish(self, pool: str, lease: WorkerLease, ttl_ms: int) -> None:
+        """As a worker renews its lease."""
+        self.pool(pool).leases[lease.worker_id] = (lease, self.clock() + ttl_ms)
+
+    def publish_cached(self, session_id: str, worker_id: str, tokens: int) -> None:
+        """As a worker says what it has cached of a session; 0 tokens: nothing."""
+        cached = self.pool(names.pool_of(session_id) or "").residency.setdefault(worker_id, {})
+        cached[session_id] = tokens
+        if not tokens:
+            del cached[session_id]
+
+    @property
+    def grace_seconds(self) -> float:
+        return 0.0
+
+    async def health(self) -> StoreHealth:
+        return StoreHealth(durable=True, problems=(), run_id="memory")
+
+    async def pools(self) -> list[str]:
+        return sorted(self.documents)
+
+    async def pool_document(self, pool: str) -> dict[str, Any] | None:
+        return self.documents.get(pool)
+
+    async def open(self, new: NewSession) -> Descriptor:
+        now, session = self.clock(), new_session(new, self.clock())
+        request = (session.record.pool, new.tenant, new.request_id or new.session_id)
+        opened = self.sessions.get(self._opened.get(request, ""))
+        if opened is None or opened.is_gone(now):
+            opened = self.sessions[new.session_id] = session
+            self._opened[request] = new.session_id
+        return opened.describe(now)
+
+    async def get(self, session_id: str, tenant: str) -> Descriptor:
+        return self._find(session_id, tenant).describe(self.clock())
+
+    async def list_sessions(self, pool: str, tenant: str, after: str, count: int) -> list[Descriptor]:
+        now = self.clock()
+        own = [
+            session.describe(now)
+            for session_id, session in sorted(self.sessions.items())
+            if (session.record.pool, session.record.tenant) == (pool, tenant)
+            and session_id > after
+            and not session.is_gone(now)
+        ]
+        return own[:count]
+
+    async def begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
+        now, grace, session = self.clock(), request.grace, self._find(request.session_id, request.tenant)
+        record, pool, live = session.record, self.pool(session.record.pool), session.attempt
+        committed = session.steps.get(request.step_id)
+        former = live if live and live.step_id == request.step_id else None
+        if request.digest != (committed or former or request).digest:
+            raise session.refusal(Reason.STEP_ID_REUSED)
+        if committed is not None:
+            return session.already(committed, now)
+        migrates, cached = session.migrates_to(request.migrates_to), 0
+        if not migrates and pool.is_alive(record.owner, now, grace=grace):
+            cached = pool.cached_at(record.owner, record, now)
+        work = former
+        if work is None or work.ref.nonce != request.nonce:  # else it was sent again
+            session.check_open()
+            session.check_head(request.expected_head, request.expected_generation)
+            if former is None:
+                session.check_idle(now, grace=grace)
+            session.check_limits(request, migrates=migrates)
+            work = self._take(session, request, former, record.owner if cached else "", now)
+        return Began(
+            ref=work.ref,
+            seed=work.seed,
+            descriptor=session.describe(now),
+            reserved=work.worker if (work.worker, work.ref.nonce) in pool.claims else "",
+            cached_tokens=cached,
+            fenced=work.fenced.describe(now) if work.fenced else None,
+        )
+
+    def _take(self, session: MemorySession, request: BeginRequest, former: Work | None, owner: str, now: int) -> Work:
+        """Makes a new attempt the live one. It reserves where `former`, the attempt of the same step, was sent, or at
+        the `owner`; when both are full it waits for the first of them that lives."""
+        record, pool, grace, nonce = session.record, self.pool(session.record.pool), request.grace, request.nonce
+        before = former.ref.nonce if former else b""
+        enqueued_ms = pool.enqueued_ms(before, now, grace=grace)
+        rank = pool.rank(request.priority, enqueued_ms, nonce)
+        tokens, reserved, line = record.head.length + request.new_tokens, "", None
+        for worker in dict.fromkeys([former.worker if former else "", owner]):
+            if reserved or not pool.is_alive(worker, now, grace=grace):
+                continue
+            inherited = pool.tokens_of(worker, before, now, grace=grace) if former and worker == former.worker else 0
+            may_reserve = inherited or not pool.must_wait(worker, rank, {nonce, before}, now, grace=grace)
+            fits = pool.has_room(worker, tokens, before, now, grace=grace)
+            if inherited and (inherited >= tokens or not fits):
+                reserved, tokens = worker, inherited
+            elif may_reserve and fits:
+                reserved = worker
+            elif line is None:
+                line = pool.leases[worker][0].model_revision
+        pool.drop_claims(session.attempt)
+        pool.purge(now, waits=not reserved and line is not None, grace=grace)
+        expiry_ms = now + request.lease_ms
+        ref, fenced = AttemptRef(record.epoch + 1, nonce), replace(former, fenced=None) if former else None
+        seed = former.seed if former else request.seed
+        work = Work(ref, request.step_id, request.digest, seed, reserved, tokens, expiry_ms, fenced)
+        session.attempt = work
+        if reserved:
+            pool.claims[reserved, nonce] = Claim(tokens, expiry_ms)
+        elif line is not None:
+            deadline_ms = request.deadline_ms and now + request.deadline_ms
+            pool.enter_line(line, nonce, request.priority, enqueued_ms, deadline_ms, expiry_ms)
+        session.change(epoch=ref.epoch, hold=None)
+        session.touch(now, 2 * request.lease_ms)
+        return work
+
+    async def reserve(self, reservation: Reservation) -> bool:
+        now, session, pool = self.clock(), self._find(reservation.session_id), self.pool(reservation.pool)
+        work = session.check_live(reservation.ref)
+        worker, nonce, tokens = reservation.worker_id, work.ref.nonce, reservation.tokens
+        enqueued_ms = pool.enqueued_ms(nonce, now)
+        rank = pool.rank(reservation.priority, enqueued_ms, nonce)
+        own_tokens = pool.tokens_of(worker, nonce, now)
+        granted = own_tokens >= tokens or (
+            pool.is_alive(worker, now)
+            and (own_tokens > 0 or not pool.must_wait(worker, rank, {nonce}, now))
+            and pool.has_room(worker, tokens, nonce, now)
+        )
+        pool.purge(now, waits=not granted)
+        expiry_ms = now + reservation.lease_ms
+        if not granted:
+            deadline_ms = reservation.deadline_ms and now + reservation.deadline_ms
+            pool.enter_line(reservation.revision, nonce, reservation.priority, enqueued_ms, deadline_ms, expiry_ms)
+            return False
+        pool.drop_claims(work)
+        work.worker, work.tokens = worker, max(tokens, own_tokens)
+        pool.claims[worker, nonce] = Claim(work.tokens, expiry_ms)
+        return True
+
+    async def release(self, reservation: Reservation) -> None:
+        worker, nonce = reservation.worker_id, reservation.ref.nonce
+        pool, session = self.pool(reservation.pool), self.sessions.get(reservation.session_id)
+        pool.waiters.pop(nonce, None)
+        pool.claims.pop((worker, nonce), None)
+        if session and session.attempt and (session.attempt.ref.nonce, session.attempt.worker) == (nonce, worker):
+            session.attempt.worker = ""
+
+    async def commit(self, request: CommitRequest) -> LogEntry:
+        check_commit(request)
+        now, session, entry = self.clock(), self._find(request.session_id), request.entry
+        committed = session.steps.get(entry.step_id)
+        if committed is not None:
+            if committed.nonce != request.ref.nonce:
+                raise session.refusal(Reason.ATTEMPT_FENCED)
+            return session.log(committed.generation).entries[committed.index]
+        work = session.check_live(request.ref, entry.step_id)
+        session.check_head(request.previous, session.record.generation)
+        if session.record.steps and session.record.model_revision not in ("", entry.model_revision):
+            raise session.refusal(Reason.MODEL_REVISION_MISMATCH)
+        entry = session.append(request, work, now)
+        self._end_attempt(session)
+        session.touch(now)
+        return entry
+
+    async def migrate(self, request: MigrateRequest) -> Descriptor:
+        check_migration(request)
+        now, session = self.clock(), self._find(request.session_id)
+        work = session.check_live(request.ref)
+        if not work.migrated:
+            session.check_head(request.previous, session.record.generation)
+            session.begin_generation(request, now)
+            session.touch(now, 2 * request.lease_ms)
+            work.migrated = True
+        return session.describe(now)
+
+    async def abort(self, session_id: str, ref: AttemptRef) -> None:
+        session = self.sessions.get(session_id)
+        if session and session.attempt and session.attempt.ref == ref:
+            self._end_attempt(session)
+            session.touch(self.clock())
+
+    async def renew(self, pool: str, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
+        return [self._renew(self.pool(pool), item, lease_ms) for item in items]
+
+    def _renew(self, pool: MemoryPool, item: RenewItem, lease_ms: int) -> bool:
+        now, session = self.clock(), self.sessions.get(item.session_id)
+        if session is None or session.is_gone(now) or session.attempt is None or session.attempt.ref != item.ref:
+            return False
+        work, nonce = session.attempt, item.ref.nonce
+        work.expiry_ms = now + lease_ms
+        if nonce in pool.waiters:
+            pool.waiters[nonce].expiry_ms = work.expiry_ms
+        if work.worker:
+            pool.claims[work.worker, nonce] = Claim(work.tokens, work.expiry_ms)
+        if session.record.expires_ms - now < session.ttl_ms:
+            session.touch(now, 2 * lease_ms)
+        return True
+
+    async def hold(
+        self, session_id: str, tenant: str, tool: str, expect_seconds: float, head: Head | None, generation: int = 0
+    ) -> Descriptor:
+        now, session = self.clock(), self._find(session_id, tenant)
+        session.check_open()
+        session.check_head(head, generation)
+        session.check_idle(now)
+        self._end_attempt(session)
+        session.change(hold=HoldRecord(tool, expect_seconds, now), updated_ms=now)
+        session.touch(now)
+        return session.describe(now)
+
+    async def evict(self, session_id: str, tenant: str) -> tuple[Descriptor, int]:
+        now, session = self.clock(), self._find(session_id, tenant)
+        session.check_idle(now)
+        self._end_attempt(session)
+        session.change(epoch=session.record.epoch + 1, owner="")
+        return session.describe(now), session.record.epoch
+
+    async def close(self, session_id: str, tenant: str) -> Descriptor:
+        now, session = self.clock(), self._find(session_id, tenant)
+        if session.record.state is not State.CLOSED:
+            session.check_idle(now)
+            self._end_attempt(session)
+            session.change(state=State.CLOSED, hold=None, updated_ms=now)
+        return session.describe(now)
+
+    async def delete(self, session_id: str, tenant: str) -> int:
+        session = self._find(session_id, tenant)
+        session.check_idle(self.clock())
+        self._end_attempt(session)
+        del self.sessions[session_id]
+        return session.record.epoch + 1
+
+    async def ids(self, session_id: str, generation: int, start: int, end: int) -> bytes:
+        return self._log(session_id, generation).ids[start * ID_BYTES : end * ID_BYTES]
+
+    async def log(self, session_id: str, generation: int, first: int, count: int) -> list[LogEntry]:
+        return self._log(session_id, generation).entries[first : first + max(count, 0)]
+
+    async def workers(self, pool: str) -> list[WorkerView]:
+        views = [self.pool(pool).view(worker_id, self.clock()) for worker_id in self.pool(pool).leases]
+        return [view for view in views if view is not None]
+
+    async def residency(
+        self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]
+    ) -> dict[str, tuple[str, int]]:
+        best: dict[str, tuple[str, int]] = {}
+        for worker_id in worker_ids:
+            for session_id, tokens in self.pool(pool).residency.get(worker_id, {}).items():
+                if session_id in session_ids and tokens > best.get(session_id, ("", 0))[1]:
+                    best[session_id] = (worker_id, tokens)
+        return best
+
+    async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
+        now, session = self.clock(), self.sessions.get(session_id)
+        cached = self.pool(pool).cached_at(worker_id, session.record, now) if session else 0
+        return WorkerLook(self.pool(pool).view(worker_id, now), cached)
+
+    async def wakes(self, pool: str) -> AsyncIterator[Wake]:
+        while True:
+            await asyncio.sleep(_WAKE_SECONDS)
+            yield Wake()
+
+    async def aclose(self) -> None:
+        """Does nothing: there is no connection."""
+
+    def _find(self, session_id: str, tenant: str | None = None) -> MemorySession:
+        """The session, of that tenant if one is given. Refuses: SESSION_NOT_FOUND."""
+        session = self.sessions.get(session_id)
+        if session is None or session.is_gone(self.clock()) or tenant not in (None, session.record.tenant):
+            raise refused(Reason.SESSION_NOT_FOUND)
+        return session
+
+    def _log(self, session_id: str, generation: int) -> Log:
+        session = self.sessions.get(session_id)
+        return session.log(generation) if session and 0 < generation <= len(session.logs) else Log()
+
+    def _end_attempt(self, session: MemorySession) -> None:
+        self.pool(session.record.pool).drop_claims(session.attempt)
+        session.attempt = None

@@ -1,0 +1,192 @@
+"""One session of the store in memory: its record, its logs, and the attempt that may commit. Pure."""
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from roost.contract import names
+from roost.contract.heads import AttemptRef, Head
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
+from roost.store.records import (
+    FIRST_GENERATION,
+    AlreadyCommitted,
+    BeginRequest,
+    CommitRequest,
+    Descriptor,
+    FormerLog,
+    LiveAttempt,
+    LogEntry,
+    MigrateRequest,
+    NewSession,
+    State,
+)
+from roost.store.refusals import refused
+from roost.store.rules import ID_BYTES, wrong_head
+
+
+@dataclass(slots=True)
+class Work:
+    """A live attempt."""
+
+    ref: AttemptRef
+    step_id: str
+    digest: bytes
+    seed: int
+    worker: str
+    tokens: int
+    expiry_ms: int
+    fenced: "Work | None"
+    """Attempt of the same step that this one replaced."""
+    migrated: bool = False
+
+    def describe(self, now: int) -> LiveAttempt:
+        return LiveAttempt(self.ref, self.step_id, self.seed, self.worker, self.expiry_ms - now)
+
+
+@dataclass(slots=True)
+class Log:
+    entries: list[LogEntry] = field(default_factory=list)
+    ids: bytes = b""
+
+
+@dataclass(slots=True)
+class Committed:
+    """Where the entry of a committed step is, and which attempt committed it."""
+
+    generation: int
+    index: int
+    digest: bytes
+    nonce: bytes
+
+
+@dataclass(slots=True)
+class MemorySession:
+    record: Descriptor
+    """Without the live attempt."""
+    ttl_ms: int
+    logs: list[Log] = field(default_factory=lambda: [Log()])
+    """One for each generation."""
+    steps: dict[str, Committed] = field(default_factory=dict)
+    attempt: Work | None = None
+
+    def describe(self, now: int) -> Descriptor:
+        return replace(self.record, attempt=self.attempt.describe(now) if self.attempt else None)
+
+    def log(self, generation: int) -> Log:
+        return self.logs[generation - FIRST_GENERATION]
+
+    def is_gone(self, now: int) -> bool:
+        return 0 < self.record.expires_ms <= now
+
+    def change(self, **fields: Any) -> None:
+        self.record = replace(self.record, **fields)
+
+    def touch(self, now: int, more_ms: int = 0) -> None:
+        """Sets when the session is erased: `more_ms` after its idle time."""
+        self.change(expires_ms=now + self.ttl_ms + more_ms if self.ttl_ms else 0)
+
+    def refusal(self, reason: Reason, retry_ms: int = 0, detail: str = "") -> Refused:
+        return refused(reason, retry_ms=retry_ms, head=self.record.head, detail=detail)
+
+    def check_live(self, ref: AttemptRef, step_id: str | None = None) -> Work:
+        """The live attempt. Refuses: ATTEMPT_FENCED when it is another than `ref`, or of another step."""
+        attempt = self.attempt
+        if attempt is None or attempt.ref != ref or step_id not in (None, attempt.step_id):
+            raise self.refusal(Reason.ATTEMPT_FENCED)
+        return attempt
+
+    def check_open(self) -> None:
+        if self.record.state is State.CLOSED:
+            raise self.refusal(Reason.SESSION_CLOSED)
+
+    def check_head(self, expected: Head | None, generation: int) -> None:
+        reason = wrong_head(self.record, expected, generation)
+        if reason is not None:
+            raise self.refusal(reason)
+
+    def check_idle(self, now: int, *, grace: bool = False) -> None:
+        if self.attempt and (self.attempt.expiry_ms > now or grace):
+            raise self.refusal(Reason.ANOTHER_STEP_RUNNING, max(self.attempt.expiry_ms - now, int(grace)))
+
+    def check_limits(self, request: BeginRequest, *, migrates: bool) -> None:
+        record, need = self.record, request.new_tokens
+        used, budget = record.prompt_tokens + record.output_tokens, request.budget_tokens
+        if budget and used + need > budget:
+            detail = f"used {used} of {budget} tokens; this step may need {need}"
+            raise self.refusal(Reason.BUDGET_EXHAUSTED, detail=detail)
+        if request.max_steps and record.steps >= request.max_steps:
+            raise self.refusal(Reason.STEP_LIMIT_REACHED, detail=f"the session has its {request.max_steps} steps")
+        length, most = record.head.length, request.max_session_tokens
+        if most and length + need > most and not migrates:
+            detail = f"the log has {length} tokens and this step may need {need}; a session holds {most}"
+            raise self.refusal(Reason.STEP_TOO_LONG, detail=detail)
+
+    def migrates_to(self, revision: str) -> bool:
+        """Whether a pool whose sessions migrate to `revision` gives this session a new log; '': they do not migrate."""
+        return bool(revision and self.record.steps) and self.record.model_revision not in ("", revision)
+
+    def already(self, step: Committed, now: int) -> AlreadyCommitted:
+        log = self.log(step.generation)
+        entry = log.entries[step.index]
+        end = entry.head.length * ID_BYTES
+        split = end - entry.output_tokens * ID_BYTES
+        prompt = log.ids[split - entry.prompt_tokens * ID_BYTES : split]
+        return AlreadyCommitted(entry, self.describe(now), prompt, log.ids[split:end], step.generation)
+
+    def append(self, request: CommitRequest, work: Work, now: int) -> LogEntry:
+        """Commits a step."""
+        record = self.record
+        entry = replace(request.entry, index=record.steps, commit_ms=now)
+        self.logs[-1].entries.append(entry)
+        self.logs[-1].ids += request.packed_ids
+        self.steps[entry.step_id] = Committed(record.generation, entry.index, work.digest, work.ref.nonce)
+        self.ttl_ms = request.ttl_ms
+        self.change(
+            head=entry.head,
+            steps=record.steps + 1,
+            owner=request.owner,
+            model_revision=entry.model_revision,
+            updated_ms=now,
+            prompt_tokens=record.prompt_tokens + entry.prompt_tokens,
+            output_tokens=record.output_tokens + entry.output_tokens,
+            cached_tokens=record.cached_tokens + entry.cached_tokens,
+            reconstructed_tokens=record.reconstructed_tokens + entry.reconstructed_tokens,
+        )
+        return entry
+
+    def begin_generation(self, request: MigrateRequest, now: int) -> None:
+        """Begins a log in the tokens of another revision. Raises ValueError when it lacks steps of the log."""
+        record = self.record
+        if len(request.entries) != record.steps:
+            raise ValueError("the new log does not have the steps of the old one")
+        entries = [replace(entry, index=index) for index, entry in enumerate(request.entries)]
+        self.logs.append(Log(entries, request.packed_ids))
+        self.ttl_ms = request.ttl_ms
+        self.change(
+            generation=record.generation + 1,
+            head=entries[-1].head,
+            model_revision=request.model_revision,
+            owner="",
+            updated_ms=now,
+            former=FormerLog(record.head, record.steps, record.model_revision),
+        )
+
+    def roll_back(self, steps: int) -> None:
+        """Forgets the last steps of the log."""
+        log, kept = self.logs[-1], max(0, self.record.steps - steps)
+        for entry in log.entries[kept:]:
+            self.steps.pop(entry.step_id, None)
+        head = log.entries[kept - 1].head if kept else Head()
+        log.entries, log.ids = log.entries[:kept], log.ids[: head.length * ID_BYTES]
+        self.change(head=head, steps=kept)
+
+
+def new_session(new: NewSession, now: int) -> MemorySession:
+    """A session as Open writes it. Raises ValueError when its name is not a session's name."""
+    pool = names.pool_of(new.session_id)
+    if pool is None:
+        raise ValueError(f"{new.session_id!r} is not a session's name; see `roost.contract.names.new_session_id`")
+    same = {part.name: getattr(new, part.name) for part in fields(new) if part.name not in ("request_id", "ttl_ms")}
+    expires_ms = now + new.ttl_ms if new.ttl_ms else 0
+    record = Descriptor(pool=pool, created_ms=now, updated_ms=now, expires_ms=expires_ms, **same)
+    return MemorySession(record, new.ttl_ms)

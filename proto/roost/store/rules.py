@@ -1,0 +1,69 @@
+"""Rules of logs and their heads that every store keeps. Pure."""
+
+from roost.contract import loghash
+from roost.contract.heads import Head
+from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS
+from roost.contract.reasons import Reason
+from roost.store.records import AGING_SECONDS, CommitRequest, Descriptor, MigrateRequest
+
+ID_BYTES = 4
+"""Bytes of a packed token id."""
+AGING_MS = round(AGING_SECONDS * 1000)
+RESIDENCY_DELAY_MS = round((LEASE_TTL_SECONDS + LEASE_PERIOD_SECONDS / 2) * 1000)
+"""How long before the end of a worker's lease the residency that it published with it was gathered, at the earliest."""
+
+
+def wrong_head(log: Descriptor, expected: Head | None, generation: int) -> Reason | None:
+    """Why `expected` is not the head of a session's log; None when it is, or when the caller expects none.
+
+    `generation` is that of `expected`, 0 when the caller does not know it. The last head of the former generation is as
+    good as the head that migration made of it, until a step is committed.
+    """
+    if expected is None:
+        return None
+    former = None if log.former is None else _compare(expected, log.former.head)
+    if generation > log.generation:
+        place = 1
+    elif generation == log.generation or (generation == 0 and former != 0):
+        place = _compare(expected, log.head)
+    elif log.former is None or former is None or 0 < generation < log.generation - 1:
+        place = -1
+    else:
+        place = -1 if former == 0 and log.former.steps < log.steps else former
+    if place == 0:
+        return None
+    return Reason.HEAD_MISMATCH if place < 0 else Reason.SESSION_ROLLED_BACK
+
+
+def _compare(head: Head, other: Head) -> int:
+    """Whether a head lies before (-1), at (0) or after (1) another head of the same log."""
+    if head == other:
+        return 0
+    return -1 if head.length < other.length else 1
+
+
+def check_commit(request: CommitRequest) -> None:
+    """Raises ValueError when ids, counts and head of the request contradict one another."""
+    entry, count = request.entry, len(request.packed_ids) // ID_BYTES
+    if len(request.packed_ids) % ID_BYTES or entry.prompt_tokens + entry.output_tokens != count:
+        raise ValueError(
+            f"step {entry.step_id}: {len(request.packed_ids)} bytes of ids for "
+            f"{entry.prompt_tokens} prompt and {entry.output_tokens} output tokens"
+        )
+    previous = request.previous
+    right = Head(previous.length + count, loghash.extend(previous.log_hash, request.packed_ids))
+    if entry.head != right:
+        raise ValueError(f"step {entry.step_id}: its head is {entry.head}, but its ids lead to {right}")
+
+
+def check_migration(request: MigrateRequest) -> None:
+    """Raises ValueError when entries, ids and head of the request contradict one another."""
+    head, at = Head(), 0
+    for entry in request.entries:
+        end = at + (entry.prompt_tokens + entry.output_tokens) * ID_BYTES
+        head = Head(end // ID_BYTES, loghash.extend(head.log_hash, request.packed_ids[at:end]))
+        if entry.head != head:
+            raise ValueError(f"step {entry.step_id}: its head is {entry.head}, but its ids lead to {head}")
+        at = end
+    if not request.entries or at != len(request.packed_ids):
+        raise ValueError(f"{len(request.entries)} steps of {at} bytes of ids, but {len(request.packed_ids)} are given")
