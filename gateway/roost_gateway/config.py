@@ -1,6 +1,5 @@
 """A gateway's configuration. Frozen, checked on construction; every error names the field and the fix."""
 
-import ipaddress
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from roost.addresses import is_loopback
 from roost.config_document import from_document
 from roost.contract.names import is_pool
 from roost.contract.pool_secret import pool_secret
@@ -138,14 +138,6 @@ def split_address(address: str) -> tuple[str, int]:
     if not host or not port.isdigit() or int(port) > 65535:
         raise ConfigError(f"listen: {address!r} must be host:port, for example 127.0.0.1:7070")
     return host.strip("[]"), int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _read_secret(name: str, path: Path) -> str:

@@ -1,8 +1,13 @@
 """Errors of the gateway and its store as refusals for clients, which reveal nothing internal."""
 
+import logging
+
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.store.link import WritesRefusedError
 from roost.store.records import StoreUnavailableError
+
+log = logging.getLogger(__name__)
 
 STORE_RETRY_SECONDS = 1.0
 
@@ -13,6 +18,9 @@ def as_refused(error: BaseException) -> Refused | None:
         return error
     if isinstance(error, StoreUnavailableError):
         message = "the session store does not answer"
+        if isinstance(error, WritesRefusedError):
+            log.warning("%s", error)
+            message = "the session store refuses to write; the gateway's log says why"
         return Refused(Reason.STORE_UNAVAILABLE, message, retry_seconds=STORE_RETRY_SECONDS)
     return None
 

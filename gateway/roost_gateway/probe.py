@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from roost.addresses import NO_PROXY, join_address
 from roost_gateway.config import ConfigError, split_address
 
 CALL_SECONDS = 5.0
@@ -21,14 +22,11 @@ async def probe(host: str, port: int) -> dict[str, str]:
     """
     entries = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = sorted({str(entry[4][0]) for entry in entries})
-    return {
-        address: await _health(f"[{address}]:{port}" if ":" in address else f"{address}:{port}")
-        for address in addresses
-    }
+    return {address: await _health(join_address(address, port)) for address in addresses}
 
 
 async def _health(target: str) -> str:
-    async with grpc.aio.insecure_channel(target) as channel:
+    async with grpc.aio.insecure_channel(target, options=[NO_PROXY]) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=CALL_SECONDS)  # type: ignore[attr-defined]

@@ -53,7 +53,9 @@ class Client:
         """Connects to one of `targets`, gRPC addresses such as `host:port` or `dns:///name:port`.
 
         With several targets, calls go to the first that answers, and to the next when it fails. To spread clients over
-        the gateways, give each a different order, or one `dns:///` name with several addresses.
+        the gateways, give each a different order, or one `dns:///` name with several addresses. A proxy that the
+        environment names (`https_proxy`, `http_proxy`) is used for gateways elsewhere, not for those on this machine or
+        in the same cluster: `localhost`, names without a dot, `.svc`, `.cluster.local`.
 
         `pool` (`namespace/name`) is the default for `open` and `sessions`. `timeout` bounds each call except a step,
         retries included, in seconds. `tls=True` uses the system's root certificates. With `lazy` it does not wait until

@@ -29,6 +29,11 @@ class StepResult:
         return self.committed.output.tool_calls
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why text that looks like a tool call is not one."""
+        return self.committed.warnings
+
+    @property
     def finish_reason(self) -> FinishReason | None:
         return self.committed.finish_reason
 

@@ -13,6 +13,7 @@ import grpc
 from roost._faults import from_rpc_error
 from roost._retry import Patience, RetryConfig
 from roost._telemetry import Metadata, trace_metadata
+from roost.addresses import NO_PROXY, is_internal
 from roost.errors import RoostError, StepCancelledError, UnavailableError
 from roost.v1.session_service_pb2_grpc import SessionServiceStub
 
@@ -73,11 +74,12 @@ class Gateway:
 
 
 def _channel(target: str, tls: TLSConfig | None) -> grpc.aio.Channel:
+    options = [*_CHANNEL_OPTIONS, NO_PROXY] if is_internal(target) else _CHANNEL_OPTIONS
     if tls is None:
-        return grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        return grpc.aio.insecure_channel(target, options=options)
     credentials = grpc.ssl_channel_credentials(tls.root_certificates, tls.client_key, tls.client_certificate)
     named = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else []
-    return grpc.aio.secure_channel(target, credentials, options=_CHANNEL_OPTIONS + named)
+    return grpc.aio.secure_channel(target, credentials, options=options + named)
 
 
 class Transport:

@@ -147,6 +147,7 @@ def _committed_to_wire(event: events.Committed) -> pb.StepCommitted:
         replayed=event.replayed,
         output_tokens=event.output_tokens,
         failovers=event.failovers,
+        warnings=event.warnings,
     )
 
 
@@ -164,6 +165,7 @@ def _committed_from_wire(step_id: str, wire: pb.StepCommitted) -> events.Committ
         replayed=wire.replayed,
         output_tokens=wire.output_tokens,
         failovers=wire.failovers,
+        warnings=tuple(wire.warnings),
     )
 
 

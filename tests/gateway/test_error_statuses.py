@@ -4,6 +4,7 @@ import pytest
 
 from roost.contract.heads import Head
 from roost.contract.reasons import Reason
+from roost.store.link import WritesRefusedError
 from roost.store.records import StoreUnavailableError
 from roost.store.refusals import WORDS, refused
 from roost_gateway.errors import as_refused
@@ -52,3 +53,12 @@ def test_an_error_that_nobody_foresaw_tells_nothing_of_the_inside() -> None:
     assert away is not None
     assert away.reason is Reason.STORE_UNAVAILABLE
     assert "password" not in away.message
+
+
+def test_a_store_that_refuses_to_write_is_logged_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    refusing = as_refused(WritesRefusedError("redis://host refuses to write: it is a read-only replica"))
+    assert refusing is not None
+    assert refusing.reason is Reason.STORE_UNAVAILABLE
+    assert "refuses to write" in refusing.message
+    assert "replica" not in refusing.message
+    assert "read-only replica" in caplog.text

@@ -22,6 +22,7 @@ from roost_gateway.config import ConfigError, GatewayConfig, load_config
 from roost_gateway.front.credentials import Authenticator, hash_api_key
 from roost_gateway.front.grpc_server import SERVICE_NAME
 from roost_gateway.front.server import GatewayServer
+from roost_gateway.probe import probe
 from roost_gateway.telemetry import Telemetry
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -147,6 +148,30 @@ async def test_prometheus_tells_counts_and_weak_durability(
     assert durable.endswith(" 0.0")
     assert "WeakDurability" in caplog.text
     assert "committed steps are lost when Redis restarts; set appendonly yes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("listen", "address", "hosts"),
+    [
+        ("[::1]:0", "[::1]", ["::1"]),
+        ("localhost:0", "localhost", ["127.0.0.1"]),
+        ("[::]:0", "[::]", ["127.0.0.1", "::1"]),
+        ("0.0.0.0:0", "0.0.0.0", ["127.0.0.1"]),
+    ],
+)
+async def test_a_gateway_listens_on_ipv4_and_ipv6(
+    rig: Rig, tmp_path: Path, listen: str, address: str, hosts: list[str]
+) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(f"keys: [{{id: k, sha256: {hash_api_key('one')}, tenant: t, pools: ['*']}}]")
+    server = await rig.gateway(listen=listen, api_keys_file=keys, metrics_port=0)
+    host, _, port = server.address.rpartition(":")
+    assert host == address
+    for target in (host.strip("[]"), *hosts):
+        assert set((await probe(target, int(port))).values()) <= {"SERVING", "NOT_SERVING"}
+        _, metrics = await asyncio.open_connection(target, server.metrics_port)
+        metrics.close()
+        await metrics.wait_closed()
 
 
 async def test_a_taken_port_is_a_clear_error(redis_server: RedisServer, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,10 @@ from roost_operator.api.spec import AgentPool
 from roost_operator.demo.chaos import listener
 from roost_operator.demo.tools import CALCULATE
 from roost_operator.demo.verify import CommittedLog, Judge
+from roost_operator.local import redis
 from roost_operator.local.ports import PortTakenError, free_port
 from roost_operator.local.processes import ProcessFailedError
-from roost_operator.local.runner import LocalStack, StackOptions
+from roost_operator.local.runner import LocalStack, StackError, StackOptions
 from roost_operator.local.state_dir import StateDirectoryError
 
 ROOT = Path(__file__).parents[2]
@@ -211,11 +213,45 @@ def told_of(pid: int, directory: Path) -> bool:
         return False
 
 
-async def test_a_state_directory_has_one_owner(pool: AgentPool, options: StackOptions) -> None:
-    suspended = AgentPool.model_validate(
+def suspended(pool: AgentPool) -> AgentPool:
+    """The pool without workers."""
+    return AgentPool.model_validate(
         {**pool.model_dump(by_alias=True), "spec": {**pool.spec.model_dump(by_alias=True), "suspend": True}}
     )
-    async with LocalStack(suspended, options):
+
+
+@pytest.mark.parametrize(("host", "address"), [("::1", "[::1]"), ("localhost", "localhost")])
+async def test_gateways_listen_on_any_loopback_address(
+    pool: AgentPool, options: StackOptions, host: str, address: str
+) -> None:
+    async with (
+        LocalStack(suspended(pool), replace(options, host=host)) as stack,
+        await Client.connect(stack.targets[1]) as client,
+    ):
+        assert [target.rpartition(":")[0] for target in stack.targets] == [address] * 2
+        assert [session async for session in client.sessions(pool=pool.pool)] == []
+
+
+async def test_a_redis_that_refuses_to_write_says_why(
+    pool: AgentPool, options: StackOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis, "_CONFIG", f"{redis._CONFIG}min-replicas-to-write 1\n")
+    with pytest.raises(StackError, match=r"(?s)refuses to write: fewer replicas .*redis\.log:.*Ready to accept"):
+        async with LocalStack(suspended(pool), options):
+            pass
+
+
+async def test_a_start_removes_what_a_killed_stack_left(
+    pool: AgentPool, options: StackOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tempfile.mkdtemp(prefix="roost-ray-")
+    async with LocalStack(suspended(pool), options):
+        assert not [name for name in os.listdir(tmp_path) if name.startswith("roost-ray-")]
+
+
+async def test_a_state_directory_has_one_owner(pool: AgentPool, options: StackOptions) -> None:
+    async with LocalStack(suspended(pool), options):
         with pytest.raises(StateDirectoryError, match="in use by process"):
-            async with LocalStack(suspended, options):
+            async with LocalStack(suspended(pool), options):
                 pass

@@ -51,6 +51,12 @@ REFUSED = {
     "other version": ({**document(), "apiVersion": "roost.dev/v1"}, "apiVersion: ", "use 'roost.dev/v1alpha1'"),
     "no spec": ({key: value for key, value in document().items() if key != "spec"}, "spec: ", "add it"),
     "upper-case name": ({**document(), "metadata": {"name": "Pool"}}, "metadata.name: ", "lower-case letters"),
+    "name like 7b": (
+        {**document(), "metadata": {"name": "7b"}},
+        "metadata.name: ",
+        "begin with a lower-case letter",
+    ),
+    "long name": ({**document(), "metadata": {"name": "p" * 48}}, "metadata.name: ", "use at most 47 characters"),
     "misspelt metadata": ({**document(), "metadata": {"name": "p", "lables": {}}}, "metadata.lables: ", "mean labels?"),
     "no models": (document(models=[]), "spec.models: ", "give at least 1"),
     "two models": (

@@ -146,6 +146,21 @@ async def silent_store(place: Place) -> None:
         await place.told("mute", "StoreUnavailable")
 
 
+async def read_only_store(place: Place) -> None:
+    """A replica, which is promoted."""
+    with RedisServer() as server, server.client() as client:
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        await place.secret("replica", url=server.url)
+        await place.pool("replica", store={"urlSecretRef": {"name": "replica"}})
+        message = (await place.told("replica", "StoreUnavailable"))["message"]
+        assert "refuses to write: it is a read-only replica" in message
+        client.execute_command("REPLICAOF", "NO", "ONE")
+        await place.cluster("replica")
+        await place.serves("replica", store_url=server.url)
+        await place.mended("replica")
+        await place.api.delete(kinds.POOL, place.namespace, "replica")
+
+
 async def secret_without_a_url(place: Place) -> None:
     await place.secret("odd", url="my redis")
     await place.pool("odd", store={"urlSecretRef": {"name": "odd"}})
@@ -210,6 +225,7 @@ CASES: tuple[Case, ...] = (
     missing_secrets,
     unreachable_store,
     silent_store,
+    read_only_store,
     secret_without_a_url,
     store_without_persistence,
     refused_template,

@@ -33,6 +33,8 @@ class Script:
     renders_short: bool = False
     lie_about_offsets: bool = False
     forget_orphans: bool = False
+    warnings: tuple[str, ...] = ()
+    """Of the output's text."""
     ask_history: bool = False
     """Asks for the whole log even when it is parked here."""
     capacity_tokens: int = 100_000

@@ -277,6 +277,7 @@ class NullWorker(WorkerServiceServicer):
             text=attempt.text(),
             content=attempt.text(),
             cached_tokens=attempt.cached,
+            warnings=self.script.warnings,
         )
 
     async def _hear(self, attempt: Attempt, requests: AsyncIterator[wpb.GenerateRequest]) -> None:

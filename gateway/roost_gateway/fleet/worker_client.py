@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
+from roost.addresses import NO_PROXY
 from roost.v1.worker_service_pb2 import EvictRequest, HoldRequest
 from roost.v1.worker_service_pb2_grpc import WorkerServiceStub
 from roost_gateway.routing.choice import WorkerState
@@ -23,6 +24,7 @@ CALL_SECONDS = 2.0
 """Limit of the short calls: Evict, Hold."""
 _CLOSE_SECONDS = 600.0
 _OPTIONS = (
+    NO_PROXY,
     ("grpc.enable_retries", 0),
     ("grpc.service_config_disable_resolution", 1),
     ("grpc.use_local_subchannel_pool", 1),

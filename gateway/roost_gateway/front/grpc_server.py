@@ -4,6 +4,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from roost.addresses import join_address
 from roost.v1 import session_service_pb2
 from roost.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
 from roost_gateway.config import ConfigError, GatewayConfig, split_address
@@ -34,12 +35,12 @@ class GrpcServer:
         """Binds and answers, NOT_SERVING. Returns the address. Raises ConfigError when the port is taken."""
         host, port = split_address(self._config.listen)
         try:
-            bound = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            bound = self._server.add_insecure_port(join_address(host, port))
         except RuntimeError as error:
             raise ConfigError(f"listen: {self._config.listen} cannot be bound; choose another port") from error
         await self.report(serving=False)
         await self._server.start()
-        return f"{host}:{bound}"
+        return join_address(host, bound)
 
     async def report(self, *, serving: bool) -> None:
         """Sets what health checks answer."""

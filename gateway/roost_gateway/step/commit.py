@@ -124,6 +124,7 @@ def _output_record(output: StepOutput, finish: Finish) -> dict[str, object]:
         "tool_calls": tool_calls_to_record(finish.tool_calls),
         "text": output.text.decode(),
         "attempts": [[ref.epoch, ref.nonce.hex()] for ref in output.lineage],
+        **({"warnings": list(finish.warnings)} if finish.warnings else {}),
     }
 
 

@@ -38,6 +38,8 @@ class Finish:
     output_tokens: int
     cached_tokens: int
     """Tokens of the context found in the worker's cache."""
+    warnings: tuple[str, ...] = ()
+    """Why text that looks like a tool call is not one."""
 
 
 @dataclass(frozen=True, slots=True)

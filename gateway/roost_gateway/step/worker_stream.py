@@ -206,6 +206,7 @@ def _finish(wire: worker_pb.Finished) -> Finish:
         tool_calls=tuple(ToolCall(call.id, call.name, call.arguments_json) for call in wire.tool_calls),
         output_tokens=wire.output_tokens,
         cached_tokens=wire.cached_tokens,
+        warnings=tuple(wire.warnings),
     )
 
 

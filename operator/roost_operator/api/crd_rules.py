@@ -5,10 +5,10 @@ Rules are keyed by the path of the object that they are about; `[]` stands for t
 
 from collections.abc import Mapping
 
+from roost_operator.api.spec import LONGEST_NAME, POOL_NAME
+
 MOST_RANKS = 16
 """Devices that one pod can have; all ranks of a worker share a pod in v1alpha1."""
-LONGEST_NAME = 47
-"""KubeRay's limit for a RayService, which has its pool's name."""
 
 Rule = Mapping[str, str]
 
@@ -38,7 +38,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
             f"metadata.name is too long; use at most {LONGEST_NAME} characters, since KubeRay takes no longer name",
         ),
         _rule(
-            "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            f"self.metadata.name.matches('{POOL_NAME}')",
             "metadata.name must begin with a lower-case letter and hold only lower-case letters, digits and '-'",
         ),
     ),

@@ -20,16 +20,21 @@ VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "AgentPool"
 
+POOL_NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+LONGEST_NAME = 47
+"""KubeRay's limit for a RayService, which has its pool's name."""
 LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 MODEL_NAME = r"^[A-Za-z0-9]([-A-Za-z0-9._]{0,61}[A-Za-z0-9])?$"
 SOURCE = r"^(hf|file|pypi|dummy)://.+$"
 PATTERNS = {
+    POOL_NAME: "begin with a lower-case letter, and use lower-case letters, digits and '-'",
     LABEL: "use lower-case letters, digits and '-', at most 63",
     MODEL_NAME: "use letters, digits, '-', '.' and '_', at most 63",
     SOURCE: "use hf://org/name, file:///path, pypi://distribution/path/in/wheel or dummy://config",
 }
 """Patterns of texts, with what to write instead of one that does not match."""
 
+PoolName = Annotated[str, StringConstraints(pattern=POOL_NAME, max_length=LONGEST_NAME)]
 Label = Annotated[str, StringConstraints(pattern=LABEL)]
 ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME)]
 Source = Annotated[str, StringConstraints(pattern=SOURCE, max_length=2048)]
@@ -312,7 +317,7 @@ class Spec(Fields):
 class Metadata(Fields):
     """The pool's metadata, as far as it is used."""
 
-    name: Label = Field(description="Name of the pool.")
+    name: PoolName = Field(description="Name of the pool.")
     namespace: Label = Field(default="default", description="Namespace of the pool.")
     labels: dict[str, str] = Field(default_factory=dict, description="Labels.")
     annotations: dict[str, str] = Field(default_factory=dict, description="Annotations.")

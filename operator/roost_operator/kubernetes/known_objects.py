@@ -6,8 +6,10 @@ after a 410 kopf lists what is there, and nothing says what is not. So answers t
 are kept beside the index while they are newer: resource versions of one kind grow (KEP-5504 lets clients compare them).
 """
 
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from operator import itemgetter
+from typing import Any
 
 from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.api import Api, Document
@@ -18,6 +20,8 @@ Key = tuple[str, ...]
 """Kind, namespace and name of an object; or kind, namespace, name of a pool and `_OF_POOL`."""
 Index = Mapping[Key, Iterable[Document]]
 _OF_POOL = "of pool"
+SHARED_LENGTH = 60
+"""The longest text that is kept once for all documents: labels, names, images, phases."""
 _UNKNOWN = (-1, None)
 
 
@@ -63,7 +67,7 @@ class KnownObjects:
         """Takes up the answer to a write, unless the watch has outrun it."""
         key, at = _key(document), version_of(document)
         if kind in kinds.WATCHED and at > self._newest(key)[0]:
-            self._newer[key] = (at, trimmed(document))
+            self._newer[key] = (at, slimmed(document))
 
     def listed(self, kind: Kind, documents: Iterable[Document], list_version: str) -> list[Document]:
         """Takes up all objects of a kind, as they were at a version; returns those that were not known so."""
@@ -80,7 +84,7 @@ class KnownObjects:
                     news.append(known)
         for key, document in live.items():
             if version_of(document) > self._newest(key)[0]:
-                self._newer[key] = (version_of(document), trimmed(document))
+                self._newer[key] = (version_of(document), slimmed(document))
                 news.append(document)
         return news
 
@@ -94,19 +98,27 @@ class KnownObjects:
 
 
 def index_entries(document: Document) -> dict[Key, Document]:
-    """What the index holds of an object, which loses its `managedFields`: kopf itself holds all objects that it lists
-    until it has indexed them all."""
-    document["metadata"].pop("managedFields", None)
-    entries, pool = {_key(document): document}, labels_of(document).get(POOL_LABEL)
+    """What the index holds of an object, which is slimmed."""
+    entries, pool = {_key(document): slimmed(document)}, labels_of(document).get(POOL_LABEL)
     if pool:
         entries[document["kind"], document["metadata"]["namespace"], pool, _OF_POOL] = entries[_key(document)]
     return entries
 
 
-def trimmed(document: Document) -> Document:
-    """A copy without `managedFields`, which are half of a document's size."""
-    metadata = {name: value for name, value in document["metadata"].items() if name != "managedFields"}
-    return {**document, "metadata": metadata}
+def slimmed(document: Document) -> Document:
+    """Removes `managedFields`, which are half of a document, and keeps texts that documents share once. Not in a copy:
+    kopf itself holds all objects that it lists until it has indexed them all, and that peak stays in the process."""
+    document["metadata"].pop("managedFields", None)
+    _share_texts(document)
+    return document
+
+
+def _share_texts(value: Any) -> None:
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(item, str) and len(item) <= SHARED_LENGTH:
+            value[key] = sys.intern(item)
+        elif isinstance(item, dict | list):
+            _share_texts(item)
 
 
 def labels_of(document: Document) -> Mapping[str, str]:

@@ -5,6 +5,8 @@ import logging
 import time
 from dataclasses import replace
 
+from roost.contract.refused import Refused
+from roost.store.link import WritesRefusedError
 from roost_operator.api.spec import AgentPool
 from roost_operator.api.stored import StoredPool, read_pool
 from roost_operator.kubernetes import kinds
@@ -15,7 +17,7 @@ from roost_operator.kubernetes.metrics import Metrics, Result
 from roost_operator.kubernetes.pool_secrets import pool_secrets
 from roost_operator.kubernetes.pool_store import AWAY, PoolStore, Stores
 from roost_operator.plan.installation import Installation
-from roost_operator.plan.observed import StoreState, Worker
+from roost_operator.plan.observed import Observed, StoreState, Worker
 from roost_operator.plan.plan import Plan, plan, refused
 
 LOG = logging.getLogger(__name__)
@@ -71,17 +73,26 @@ class Reconciler:
                 monitors=self._installation.pod_monitors and await self._reader.knows(kinds.MONITOR),
                 unreadable=stored.unreadable,
             )
-            planned = plan(pool, self._installation, observed)
-            try:
-                calls = await execute(self._api, store, pool, planned, observed)
-            except ChildRefusedError as error:
-                observed = replace(observed, refused=str(error))
-                await report(self._api, pool, refused(pool, observed), observed)
-                raise
+            planned, calls = await self._execute(store, pool, observed)
         self._metrics.changed(calls)
         if calls:
             LOG.info("%s: %s, %d calls", pool.pool, planned.stage.value, calls)
         return planned, calls
+
+    async def _execute(self, store: PoolStore, pool: AgentPool, observed: Observed) -> tuple[Plan, int]:
+        """Plan and execute. A store that answers but cannot be written is to the pool as one that does not answer."""
+        planned = plan(pool, self._installation, observed)
+        try:
+            return planned, await execute(self._api, store, pool, planned, observed)
+        except (WritesRefusedError, Refused) as error:
+            if observed.store.problem:
+                raise
+            problem = replace(observed.store, problem=str(error))
+            return await self._execute(store, pool, replace(observed, store=problem))
+        except ChildRefusedError as error:
+            observed = replace(observed, refused=str(error))
+            await report(self._api, pool, refused(pool, observed), observed)
+            raise
 
     async def _count(
         self, store: PoolStore, pool: AgentPool, state: StoreState, workers: tuple[Worker, ...]

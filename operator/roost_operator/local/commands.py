@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from roost.addresses import is_loopback
 from roost.cli.output import report
-from roost_gateway.config import ConfigError, is_loopback
+from roost_gateway.config import ConfigError
 from roost_gateway.front.credentials import Authenticator
 from roost_operator.api.loader import PoolFileError, load_pool
 from roost_operator.api.spec import AgentPool
@@ -35,14 +36,16 @@ def up(
     state_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Where sessions and logs are kept; the default is NAMESPACE-NAME in $ROOST_STATE or in "
+            help="Where sessions and logs are kept; the default is NAMESPACE.NAME in $ROOST_STATE or in "
             "~/.local/share/roost.",
             envvar="ROOST_STATE_DIR",
         ),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65_000, help="Port of the first gateway; 0 takes free ones.")] = 7433,
     gateways: Annotated[int, typer.Option(min=1, max=16, help="Gateways to run.")] = 2,
-    host: Annotated[str, typer.Option(help="Address that gateways listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address that gateways listen on; :: is every IPv4 and IPv6 address.")
+    ] = "127.0.0.1",
     api_keys: Annotated[
         Path | None, typer.Option(help="File of API keys (`roost keys hash` makes one); needed off loopback.")
     ] = None,
@@ -50,6 +53,7 @@ def up(
 ) -> None:
     """Run a pool on this machine until Ctrl-C: Redis, workers and gateways."""
     console = Console(stderr=True, highlight=False)
+    host = host.strip("[]")
     try:
         pool = load_pool(file)
         _check_exposure(host, api_keys)
@@ -123,7 +127,7 @@ def stopped_by_signals(console: Console) -> Iterator[None]:
 
 def _print_addresses(console: Console, stack: LocalStack) -> None:
     first, roost = stack.targets[0], _command_name()
-    console.print(f"[bold green]Pool {stack.pool.pool} is up[/] at {', '.join(stack.targets)}")
+    console.print(f"[bold green]Pool {stack.pool.pool} is up[/] at {escape(', '.join(stack.targets))}")
     if stack.pool.spec.suspend:
         console.print("It is suspended: sessions can be read, steps are refused. Remove spec.suspend to run workers.")
     console.print(f"  {roost} chat --target {first} --pool {stack.pool.pool}", soft_wrap=True)

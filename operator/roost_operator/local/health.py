@@ -3,10 +3,12 @@
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from roost.addresses import NO_PROXY
+
 
 async def health(target: str) -> bool | None:
     """Whether the gateway or worker at `target` serves: False while it is not ready, None when it does not answer."""
-    async with grpc.aio.insecure_channel(target) as channel:
+    async with grpc.aio.insecure_channel(target, options=[NO_PROXY]) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2)  # type: ignore[attr-defined]

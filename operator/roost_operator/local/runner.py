@@ -2,15 +2,15 @@
 
 import asyncio
 import os
-import shutil
-import tempfile
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
+from roost.addresses import join_address
 from roost.contract.lease import WorkerLease
+from roost.contract.refused import Refused
 from roost.store.keys import POOLS, PoolKeys
 from roost.store.leases import live_leases
 from roost.store.link import RedisLink
@@ -25,7 +25,8 @@ from roost_operator.local.gateways import gateway_command
 from roost_operator.local.health import health
 from roost_operator.local.model import prepare_model
 from roost_operator.local.ports import free_port, require_free
-from roost_operator.local.processes import STACK_VARIABLE, Command, Supervised, kill_stack
+from roost_operator.local.processes import STACK_VARIABLE, Command, Supervised, kill_stack, log_end
+from roost_operator.local.ray_folder import RayFolder, remove_leftovers
 from roost_operator.local.redis import EmbeddedRedis
 from roost_operator.local.state_dir import StateDirectory
 from roost_operator.local.workers import worker_command
@@ -78,7 +79,7 @@ class LocalStack:
         self._redis: EmbeddedRedis | None = None
         self._redis_process: Supervised | None = None
         self._link: RedisLink | None = None
-        self._ray_folder: Path | None = None
+        self._ray_folder: RayFolder | None = None
 
     @property
     def redis(self) -> Supervised:
@@ -117,6 +118,7 @@ class LocalStack:
         for deprecation in deprecations(self.pool):
             self._notify(deprecation)
         ports = self._gateway_ports()
+        await asyncio.to_thread(remove_leftovers)
         model = await prepare_model(self.pool.spec.model, self.options.cache_dir, self._report)
         self.model_dir = model.path
         self._redis = EmbeddedRedis(self._state, "127.0.0.1", free_port("127.0.0.1"))
@@ -124,7 +126,11 @@ class LocalStack:
         self._notify("starting Redis")
         await self._redis_process.start()
         self._link = RedisLink.open(self._redis.url, socket_timeout=5.0)
-        await self._publish(self._link, model.revision)
+        try:
+            await self._publish(self._link, model.revision)
+        except (StoreUnavailableError, Refused) as error:
+            log = self._redis_process.command.log
+            raise StackError(f"{error}; the end of {log}:\n{log_end(log)}") from error
         await self._start_workers_and_gateways(ports)
 
     async def _start_workers_and_gateways(self, ports: list[int]) -> None:
@@ -135,7 +141,7 @@ class LocalStack:
             pool_secret=self._state.secret("pool-secret"),
             cache_dir=self.options.cache_dir,
         )
-        self.targets = tuple(f"{self.options.host}:{port}" for port in ports)
+        self.targets = tuple(join_address(self.options.host, port) for port in ports)
         shared = (config.pool, config.pool_secret, self._redis.url, self.options.key_file)
         commands = [gateway_command(self._state, number, at, *shared) for number, at in enumerate(self.targets, 1)]
         self.gateways = [self._supervise(command) for command in commands]
@@ -157,9 +163,9 @@ class LocalStack:
         replicas = self.pool.spec.workers.replicas
         threads = max(1, (os.cpu_count() or 1) // (replicas * config.model.tensor_parallel))
         if self.options.ray:
-            self._ray_folder = Path(tempfile.mkdtemp(prefix="roost-ray-"))
+            self._ray_folder = RayFolder()
             ready_file = self._state.file("run", "ray.ready")
-            plan = ray_cluster.RayPlan(config, replicas, ready_file, self._ray_folder, threads)
+            plan = ray_cluster.RayPlan(config, replicas, ready_file, self._ray_folder.path, threads)
             return [ray_cluster.command(self._state, plan)]
         return [worker_command(self._state, number, config, threads) for number in range(1, replicas + 1)]
 
@@ -209,7 +215,7 @@ class LocalStack:
             os.environ.pop(STACK_VARIABLE, None)
             await asyncio.to_thread(kill_stack, self._mark)
             if self._ray_folder is not None:
-                shutil.rmtree(self._ray_folder, ignore_errors=True)
+                self._ray_folder.remove()
             self._state.__exit__(None, None, None)
 
     def _supervise(self, command: Command) -> Supervised:

@@ -1,6 +1,7 @@
 """The state directory of a local pool: used by one stack at a time, with secrets that only the owner can read."""
 
 import fcntl
+import json
 import os
 import secrets
 from pathlib import Path
@@ -9,12 +10,6 @@ from typing import Self
 
 class StateDirectoryError(RuntimeError):
     """The directory cannot be used; the text names the fix."""
-
-
-def default_state_dir(pool: str) -> Path:
-    """`namespace-name` of the pool in `$ROOST_STATE`, by default `~/.local/share/roost`."""
-    root = os.environ.get("ROOST_STATE") or Path.home() / ".local" / "share" / "roost"
-    return Path(root) / pool.replace("/", "-")
 
 
 class StateDirectory:
@@ -74,3 +69,25 @@ class StateDirectory:
             ) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+
+
+def default_state_dir(pool: str) -> Path:
+    """The pool's folder `NAMESPACE.NAME` in `$ROOST_STATE`, by default `~/.local/share/roost`.
+
+    Earlier versions called it `NAMESPACE-NAME`, which several pools could share. Such a folder is renamed when this
+    pool was the last to run in it. Raises StateDirectoryError while it still runs there.
+    """
+    root = Path(os.environ.get("ROOST_STATE") or Path.home() / ".local" / "share" / "roost")
+    folder, earlier = root / pool.replace("/", "."), root / pool.replace("/", "-")
+    if not folder.exists() and _last_pools(earlier) == [pool]:
+        with StateDirectory(earlier):
+            earlier.rename(folder)
+    return folder
+
+
+def _last_pools(folder: Path) -> object:
+    """The pools of the gateway that was the last to start with this folder; None when there was none."""
+    try:
+        return json.loads((folder / "gateway-1.json").read_text()).get("pools")
+    except (OSError, ValueError):
+        return None

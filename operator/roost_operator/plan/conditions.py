@@ -10,7 +10,7 @@ The first row that holds decides `Ready`, `Progressing` and `Degraded`:
 | a child cannot be created | False | False | True | ChildRefused |
 | KubeRay is not installed | False | False | True | KubeRayMissing |
 | a Secret of the spec is missing | False | False | True | SecretMissing |
-| the store does not answer | False | False | True | StoreUnavailable |
+| the store does not answer or refuses to write | False | False | True | StoreUnavailable |
 | suspended, workers still drain | False | True | False | Suspending |
 | suspended | False | False | False | Suspended |
 | too few new workers: a pod's image | as workers | False | True | ImageUnavailable |
@@ -127,7 +127,7 @@ def _blocked(facts: Facts) -> Readiness | None:
         (facts.refused, ConditionReason.CHILD_REFUSED, facts.refused),
         (not facts.kuberay, ConditionReason.KUBERAY_MISSING, ""),
         (secrets, ConditionReason.SECRET_MISSING, f"{secrets}: not found in the pool's namespace"),
-        (facts.store, ConditionReason.STORE_UNAVAILABLE, f"the session store does not answer: {facts.store}"),
+        (facts.store, ConditionReason.STORE_UNAVAILABLE, f"the session store cannot be used: {facts.store}"),
     )
     return next((Readiness(reason, reason.message(text), degraded=True) for holds, reason, text in rows if holds), None)
 

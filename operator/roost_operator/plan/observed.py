@@ -187,7 +187,7 @@ class StoreState:
     """The session store, as far as it concerns the pool."""
 
     problem: str = ""
-    """Why it does not answer; empty when it does."""
+    """Why it does not answer, or refuses to write; empty when it serves."""
     weaknesses: tuple[str, ...] = ()
     """Settings by which committed steps could be lost, each with its fix."""
     document: PoolDocument | None = None

@@ -54,7 +54,7 @@ class ConditionReason(StrEnum):
     )
     STORE_UNAVAILABLE = (
         "StoreUnavailable",
-        "the session store does not answer or refuses the login",
+        "the session store does not answer, or refuses the login or to write",
         "start Redis, or correct its URL; workers are neither drained nor removed until then",
     )
     SUSPENDING = "Suspending", "the pool is to be suspended; workers finish their steps, then stop"

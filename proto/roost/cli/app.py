@@ -8,6 +8,7 @@ import typer
 import roost
 from roost.cli import chat, keys, plugins, sessions
 from roost.cli.output import report
+from roost.cli.stdout import stdout_failures_reported
 
 app = typer.Typer(
     cls=plugins.PluginGroup,
@@ -47,7 +48,8 @@ def version(
 def run() -> None:
     """Runs the command line. When a command's libraries are missing, it says what to install."""
     try:
-        app()
+        with stdout_failures_reported():
+            app()
     except ModuleNotFoundError as error:
         report(f"this command needs `{error.name}`, which is not installed", plugins.INSTALL_HINT)
         sys.exit(1)

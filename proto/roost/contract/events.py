@@ -120,6 +120,8 @@ class Committed:
     output_tokens: int
     failovers: int
     """How many times another worker had to continue the step."""
+    warnings: tuple[str, ...] = ()
+    """Why text of the output that looks like a tool call is not one, as when the session lacks the tool."""
 
 
 Event = Queued | Migrated | Started | Delta | Restarted | Committed

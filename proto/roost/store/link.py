@@ -37,8 +37,14 @@ from roost.store.scripts import Arg, Call, script
 RETRIES = 3
 _BACKOFF = ExponentialWithJitterBackoff(cap=0.2, base=0.02)
 # Newer servers' errors are classes of their own; Redis 6.2 wraps what a command within a script was answered in text.
-_AWAY_ERRORS = (ClusterDownError, ReadOnlyError, TryAgainError)
-_AWAY_WORDS = ("LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS")
+_AWAY_ERRORS = (ClusterDownError, TryAgainError)
+_AWAY_WORDS = ("LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN")
+_NO_WRITES = {
+    "READONLY": "it is a read-only replica; give the store URL of the primary",
+    "NOREPLICAS": "fewer replicas are connected than min-replicas-to-write; bring them back",
+    "MISCONF": "it cannot write to its disk; make room there",
+}
+"""Why Redis answers, but takes no writes, with the fix."""
 Client = Redis | RedisCluster
 
 
@@ -106,6 +112,10 @@ class ForbiddenError(StoreUnavailableError):
     """Redis answers, but not to this user, or not this command."""
 
 
+class WritesRefusedError(StoreUnavailableError):
+    """Redis answers, but takes no writes. The text says why."""
+
+
 def _translate(error: Exception, url: str) -> Exception:
     """The error that a caller of the store gets for one of the client library; the same error when it is a bug."""
     text = str(error)
@@ -113,10 +123,21 @@ def _translate(error: Exception, url: str) -> Exception:
         return ForbiddenError(f"Redis at {url} refuses: {text}; check the store URL and the user's ACL")
     if isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and "OOM" in text):
         return refused(Reason.STORE_FULL)
+    why = _why_no_writes(error)
+    if why:
+        return WritesRefusedError(f"Redis at {url} refuses to write: {why} ({text})")
     away = isinstance(error, _AWAY_ERRORS) or any(word in text for word in _AWAY_WORDS)
     if isinstance(error, ResponseError) and not away:
         return error
     return StoreUnavailableError(f"Redis at {url} does not answer: {type(error).__name__}: {text}")
+
+
+def _why_no_writes(error: Exception) -> str:
+    if isinstance(error, ReadOnlyError):  # its text lacks the word
+        return _NO_WRITES["READONLY"]
+    if not isinstance(error, ResponseError):
+        return ""
+    return next((why for word, why in _NO_WRITES.items() if word in str(error)), "")
 
 
 class RedisLink:

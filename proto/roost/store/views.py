@@ -86,6 +86,7 @@ def committed(entry: LogEntry, generation: int, *, replayed: bool) -> Committed:
         replayed=replayed,
         output_tokens=entry.output_tokens,
         failovers=0,
+        warnings=tuple(entry.output.get("warnings", ())),
     )
 
 

@@ -6,12 +6,12 @@ import dataclasses
 
 import pytest
 
-from redis_servers import RedisCluster
+from redis_servers import RedisCluster, RedisServer
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store import health
 from roost.store.keys import PoolKeys
-from roost.store.link import cancellation_kept
+from roost.store.link import WritesRefusedError, cancellation_kept
 from roost.store.records import RenewItem, StoreUnavailableError
 from roost.store.redis_store import RedisStore, connect
 from store_driver import (
@@ -117,9 +117,32 @@ async def test_a_primary_that_became_a_replica_is_unavailable(fresh, fresh_redis
         fresh.commit(commit_request(began.descriptor.session_id, began.ref, "step-1")),
         fresh.open(new_session()),
     ):
-        with pytest.raises(StoreUnavailableError, match=r"read only|READONLY"):
+        with pytest.raises(StoreUnavailableError, match=r"refuses to write: it is a read-only replica"):
             await call
     assert (await fresh.get(began.descriptor.session_id, TENANT)).steps == 0
+
+
+async def test_writes_that_wait_for_replicas_name_them(fresh, fresh_redis):
+    with fresh_redis.client() as raw:
+        raw.config_set("min-replicas-to-write", 1)
+    with pytest.raises(WritesRefusedError, match="refuses to write: fewer replicas are connected"):
+        await fresh.open(new_session())
+
+
+async def test_a_disk_that_takes_no_snapshot_is_named(fresh, fresh_redis):
+    fail_a_snapshot(fresh_redis)
+    with pytest.raises(WritesRefusedError, match="refuses to write: it cannot write to its disk"):
+        await fresh.open(new_session())
+
+
+def fail_a_snapshot(server: RedisServer) -> None:
+    """A folder of the snapshot's name takes the place of a full disk."""
+    with server.client() as raw:
+        (server.directory / raw.config_get("dbfilename")["dbfilename"]).mkdir()
+        raw.config_set("save", "3600 1")
+        raw.bgsave()
+        while raw.info("persistence")["rdb_bgsave_in_progress"]:
+            pass
 
 
 async def test_who_waits_is_subscribed_again_after_a_restart(fresh, fresh_redis):

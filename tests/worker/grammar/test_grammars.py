@@ -102,11 +102,12 @@ def test_a_tool_call_is_written_in_the_familys_wrapper(compiler: GrammarCompiler
 
 @pytest.mark.parametrize("family", WRITTEN)
 def test_a_call_that_the_grammar_allows_is_parsed(family: str) -> None:
-    from roost_worker.render.toolcalls import parse
+    from roost_worker.render.formats import Turn, WrittenCall, format_of
 
-    content, calls = parse(WRITTEN[family], family)
-    assert content == ""
-    assert [(call.name, json.loads(call.arguments_json)) for call in calls] == [("grep", {"limit": 3})]
+    assert format_of(family).write([WrittenCall("grep", '{"limit": 3}')]) == WRITTEN[family]
+    parsed = format_of(family).parse(WRITTEN[family], Turn({"grep"}, constrained=True))
+    assert parsed.content == ""
+    assert [(call.name, json.loads(call.arguments_json)) for call in parsed.calls] == [("grep", {"limit": 3})]
 
 
 def test_a_tool_without_schema_takes_an_object(compiler: GrammarCompiler) -> None:

@@ -66,6 +66,19 @@ async def test_a_broken_stream_decodes_on_and_is_resumed_from_any_cursor(world: 
     assert len(world.server.shell.attempts) == 0
 
 
+async def test_a_stream_that_takes_over_a_finished_output_gets_the_same_call_ids(world: World):
+    ledger = Ledger()
+    world.script(1, "ok")
+    await world.step(ledger)
+    world.script(1, '<tool_call>{"name": "grep", "arguments": {}}</tool_call>')
+    first = await world.begin(ledger, tools=[api.Tool(name="grep", parameters_json="{}")])
+    await first.until("finished")
+    second = await resume(world, ledger, attempt(2))
+    await second.until("finished")
+    assert len(first.finished.tool_calls) == 1
+    assert second.finished == first.finished
+
+
 async def test_a_resume_while_the_old_stream_lives_fences_the_old_one(world: World):
     ids, ledger = world.script(1, "abcd"), Ledger()
     world.gate.let(2)

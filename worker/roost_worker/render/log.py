@@ -7,9 +7,9 @@ from typing import Any
 
 from roost.v1 import session_service_pb2 as api
 from roost_worker.render.errors import RenderError
+from roost_worker.render.formats import Turn, WrittenCall, format_of
 from roost_worker.render.messages import Message, Tool, ToolCall, message_of
 from roost_worker.render.renderer import Renderer
-from roost_worker.render.toolcalls import parse, write_calls
 
 _NOT_ENDED = (-1,)
 """A log whose last token does not end a turn."""
@@ -53,17 +53,22 @@ def output_text(output: Message, text: str, family: str) -> str:
 
     From calls in another family's format the model would learn a wrong one.
     """
-    if not output.tool_calls or _meanings(parse(text, family)[1]) == _meanings(output.tool_calls):
+    if not output.tool_calls:
         return text
-    return "\n".join(filter(None, (output.content, write_calls(output.tool_calls, family))))
+    call_format = format_of(family)
+    # A committed call is a call whatever the session's tools are, since older versions did not ask for these.
+    parsed = call_format.parse(text, Turn({call.name for call in output.tool_calls}))
+    if _meanings(parsed.calls) == _meanings(output.tool_calls):
+        return text
+    return "\n".join(filter(None, (output.content, call_format.write(output.tool_calls))))
 
 
-def _meanings(calls: Sequence[ToolCall]) -> list[tuple[str, Any]]:
+def _meanings(calls: Sequence[ToolCall | WrittenCall]) -> list[tuple[str, Any]]:
     return [(call.name, _arguments(call)) for call in calls]
 
 
-def _arguments(call: ToolCall) -> Any:
+def _arguments(call: ToolCall | WrittenCall) -> Any:
     try:
         return json.loads(call.arguments_json or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return call.arguments_json

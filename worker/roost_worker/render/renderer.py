@@ -9,6 +9,7 @@ from typing import Any
 from roost.v1 import session_service_pb2 as api
 from roost_worker.render.description import TemplateDescription
 from roost_worker.render.errors import RenderError
+from roost_worker.render.formats import format_of
 from roost_worker.render.messages import (
     Message,
     Tool,
@@ -20,7 +21,6 @@ from roost_worker.render.messages import (
 from roost_worker.render.probing import Behaviour, after, mentions, probe, render_delta, text_of
 from roost_worker.render.sandbox import ChatTemplate, Piece
 from roost_worker.render.templates import BUILT_IN, CONTROL_TOKENS, HERMES_TOOL_PROMPT
-from roost_worker.render.toolcalls import write_calls
 from roost_worker.render.vocabulary import Vocabulary
 
 
@@ -34,6 +34,7 @@ class Renderer:
     def __init__(self, description: TemplateDescription, vocabulary: Vocabulary, vocab_size: int) -> None:
         """Raise RenderError with all reasons when no template can be used."""
         self.family = description.family
+        self.call_format = format_of(description.family)
         self.vocabulary = vocabulary
         self.vocab_size = vocab_size
         """Rows of the model's logits; ids from `len(vocabulary.token_bytes)` on are padding."""
@@ -42,6 +43,8 @@ class Renderer:
         self._tool_prompt = ChatTemplate(HERMES_TOOL_PROMPT, "", "")
         self._end_id = vocabulary.control[self._behaviour.end_token]
         self._closers = self._derive_closers()
+        self.opens_thinking = self._opens_thinking()
+        """Whether a prompt ends within the model's thinking, so that its output begins there."""
 
     @classmethod
     def from_dir(cls, model_dir: Path) -> "Renderer":
@@ -97,8 +100,13 @@ class Renderer:
         """Return the message with its tool calls as text, if the template ignores `tool_calls`."""
         if not message.tool_calls or self._behaviour.shows_tool_calls:
             return message
-        text = "\n".join(filter(None, (message.content, write_calls(message.tool_calls, self.family))))
+        text = "\n".join(filter(None, (message.content, self.call_format.write(message.tool_calls))))
         return Message(message.role, text, (), message.tool_call_id, message.name)
+
+    def _opens_thinking(self) -> bool:
+        mark = self.call_format.thinking_mark
+        prompt = text_of(render_delta(self._template, [Message("user", "probe")]))
+        return bool(mark) and prompt.rstrip().endswith(mark)
 
     def _derive_closers(self) -> tuple[list[Piece], list[Piece]]:
         """Return what closes a turn that was cut off, and what closes one that the model ended itself."""

@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import Protocol
 
 from roost.contract.heads import AttemptRef
-from roost_worker.server.output import OutputBuffer, OutputCursor, OutputSlice, TokenLogprob
+from roost_worker.render.formats import Turn
+from roost_worker.server.output import OutputBuffer, OutputCursor, OutputMessage, OutputSlice, TokenLogprob
 from roost_worker.server.session_log import SessionLog
 
 
@@ -59,7 +60,7 @@ class Attempt:
         self.request_id, self.session, self.ref = request_id, session, ref
         self.log: SessionLog | None = None
         self.prompt_ids: array[int] = array("I")
-        self.parses_tools = False
+        self.turn = Turn(frozenset())
         self.constrained = False
         self.expected_cached = 0
         self.cached_tokens = 0
@@ -67,6 +68,7 @@ class Attempt:
         self.output = OutputBuffer()
         self.submitted = False
         self.result: str | None = None
+        self.message: OutputMessage | None = None
         self.ending: Ending | None = None
         self.error = ""
         self.orphaned_at: float | None = None

@@ -1,6 +1,7 @@
 """One Generate stream, from Start or Resume to Commit (docs/contracts.md, "Generate stream")."""
 
 import asyncio
+import logging
 from contextlib import suppress
 
 import grpc.aio
@@ -14,12 +15,13 @@ from roost.v1 import worker_service_pb2 as pb
 from roost_worker.server import refusals, replies
 from roost_worker.server.attempts import Attempt, Ending
 from roost_worker.server.grammar_check import check_grammar
-from roost_worker.server.output import OutputCursor
+from roost_worker.server.output import OutputCursor, OutputMessage, read_message
 from roost_worker.server.requests import INLINE_BYTES, Work, content_bytes, prepare, rendered_bytes
 from roost_worker.server.session_log import HistoryError, MissingHistory, SessionLog, empty_log
 from roost_worker.server.sessions import LogRef
 from roost_worker.server.shell import Shell
 
+LOG = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
 
 
@@ -100,7 +102,9 @@ class _Stream:
             await self._context.write(replies.accepted(self._attempt))
             fault_point("worker.accepted")
             await self._send_output()
-            await self._context.write(replies.finished(self._attempt, self._shell.renderer.family))
+            message = await self._read_message()
+            self._check()
+            await self._context.write(replies.finished(self._attempt, message))
             fault_point("worker.finished")
             await self._await_commit()
         finally:
@@ -163,6 +167,18 @@ class _Stream:
                 return
             else:
                 await self._reader.changed()
+
+    async def _read_message(self) -> OutputMessage:
+        """Return the output as a message. It is read once per attempt, so that call ids are the same on any stream."""
+        attempt, text = self._attempt, self._attempt.output.text
+        if attempt.message is None:
+            arguments = (text, self._shell.renderer.call_format, attempt.turn)
+            inline = len(text) <= INLINE_BYTES
+            message = read_message(*arguments) if inline else await asyncio.to_thread(read_message, *arguments)
+            attempt.message = attempt.message or message  # another stream may have read it by now
+            for warning in message.warnings:
+                LOG.warning("step of session %s: %s", attempt.session or "(none)", warning)
+        return attempt.message
 
     async def _await_commit(self) -> None:
         while not self._closed:

@@ -4,6 +4,9 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from roost_worker.render.formats import CallFormat, Turn
+from roost_worker.render.messages import ToolCall, new_call_id
+
 TokenLogprob = tuple[float, tuple[tuple[int, float], ...]]
 """A token's log-probability, then (id, log-probability) of the most likely ones."""
 _UNKNOWN: TokenLogprob = (0.0, ())
@@ -30,6 +33,25 @@ class OutputSlice:
     @property
     def end(self) -> OutputCursor:
         return OutputCursor(self.token_offset + len(self.token_ids), self.text_offset + len(self.text.encode()))
+
+
+@dataclass(frozen=True, slots=True)
+class OutputMessage:
+    """A complete output as the message that it is. `content` is its text without the calls."""
+
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """Why text that looks like a call is not one."""
+
+
+def read_message(text: str, call_format: CallFormat, turn: Turn) -> OutputMessage:
+    """Return the message in an output's text. Each call gets a new id, so read an output once."""
+    if not turn.tools:
+        return OutputMessage(text)
+    parsed = call_format.parse(text, turn)
+    calls = tuple(ToolCall(new_call_id(), call.name, call.arguments_json) for call in parsed.calls)
+    return OutputMessage(parsed.content, calls, parsed.warnings)
 
 
 class OutputBuffer:

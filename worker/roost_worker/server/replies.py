@@ -3,10 +3,8 @@
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.engine.messages import StopReason
-from roost_worker.render.messages import ToolCall
-from roost_worker.render.toolcalls import parse
 from roost_worker.server.attempts import Attempt
-from roost_worker.server.output import OutputSlice
+from roost_worker.server.output import OutputMessage, OutputSlice
 
 
 def need_history(from_token: int) -> pb.GenerateResponse:
@@ -32,22 +30,27 @@ def delta(output: OutputSlice) -> pb.GenerateResponse:
     return pb.GenerateResponse(delta=message)
 
 
-def finished(attempt: Attempt, family: str) -> pb.GenerateResponse:
-    """Return the whole result of a complete attempt; tool calls are parsed in the format of `family`."""
-    text = attempt.output.text
-    content, calls = parse(text, family) if attempt.parses_tools else (text, ())
-    message = pb.Finished(
-        finish_reason=_finish_reason(attempt, calls),
-        output_tokens=len(attempt.output.ids),
-        text=text,
-        content=content,
-        tool_calls=[api.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json) for call in calls],
-        cached_tokens=attempt.cached_tokens,
+def finished(attempt: Attempt, message: OutputMessage) -> pb.GenerateResponse:
+    """Return the whole result of a complete attempt, whose output is `message`."""
+    return pb.GenerateResponse(
+        finished=pb.Finished(
+            finish_reason=_finish_reason(attempt, message),
+            output_tokens=len(attempt.output.ids),
+            text=attempt.output.text,
+            content=message.content,
+            tool_calls=[
+                api.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
+                for call in message.tool_calls
+            ],
+            cached_tokens=attempt.cached_tokens,
+            warnings=message.warnings,
+        )
     )
-    return pb.GenerateResponse(finished=message)
 
 
-def _finish_reason(attempt: Attempt, calls: tuple[ToolCall, ...]) -> "api.FinishReason.ValueType":
-    if attempt.result == StopReason.LENGTH:
+def _finish_reason(attempt: Attempt, message: OutputMessage) -> "api.FinishReason.ValueType":
+    # A grammar allows nothing after its call, so that the limit has cut off no more than what closes it.
+    whole = attempt.turn.constrained and message.tool_calls
+    if attempt.result == StopReason.LENGTH and not whole:
         return api.FINISH_REASON_LENGTH
-    return api.FINISH_REASON_TOOL_CALLS if calls else api.FINISH_REASON_STOP
+    return api.FINISH_REASON_TOOL_CALLS if message.tool_calls else api.FINISH_REASON_STOP

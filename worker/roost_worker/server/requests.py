@@ -12,6 +12,7 @@ from roost.v1 import worker_service_pb2 as pb
 from roost_worker.engine.messages import SamplingParams
 from roost_worker.grammar import GrammarError, build_json_schema, build_tool_call
 from roost_worker.render.errors import RenderError
+from roost_worker.render.formats import Turn
 from roost_worker.render.renderer import Renderer
 from roost_worker.server.refusals import invalid, step_too_long
 
@@ -31,7 +32,8 @@ class Work:
     sampling: SamplingParams
     grammar: str | None
     stop: tuple[str, ...]
-    parses_tools: bool
+    turn: Turn
+    """What calls are parsed by; without tools there are none."""
 
 
 def content_bytes(start: pb.Start) -> int:
@@ -63,7 +65,7 @@ def prepare(start: pb.Start, log_ids: "array[int]", renderer: Renderer, limit: i
         sampling_params(start.sampling, room, renderer),
         grammar_of(start, renderer),
         tuple(start.sampling.stop),
-        parses_tools(start.format),
+        turn_of(start, renderer),
     )
 
 
@@ -110,14 +112,17 @@ def invalid_schema(start: pb.Start, message: str) -> Refused:
     return invalid(message, field=f"format.{start.format.WhichOneof('kind')}", reason=Reason.INVALID_SCHEMA)
 
 
-def parses_tools(form: api.Format) -> bool:
-    """Return whether tool calls are parsed from the output's text."""
-    match form.WhichOneof("kind"):
+def turn_of(start: pb.Start, renderer: Renderer) -> Turn:
+    """Return how the output's text is parsed. A format that allows no calls leaves it no tools."""
+    tools = frozenset(tool.name for tool in start.tools)
+    match start.format.WhichOneof("kind"):
         case "json_schema":
-            return False
-        case "tool_choice":
-            return form.tool_choice.mode != api.TOOL_CHOICE_MODE_NONE
-    return True
+            return Turn(frozenset())
+        case "tool_choice" if start.format.tool_choice.mode == api.TOOL_CHOICE_MODE_NONE:
+            return Turn(frozenset())
+        case "tool_choice" if start.format.tool_choice.mode == api.TOOL_CHOICE_MODE_REQUIRED:
+            return Turn(tools, constrained=True)
+    return Turn(tools, in_thinking=renderer.opens_thinking)
 
 
 def _tools(start: pb.Start) -> Sequence[api.Tool]:
