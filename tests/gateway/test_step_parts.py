@@ -171,7 +171,9 @@ async def test_a_rest_ends_with_the_step_and_gathers_output() -> None:
     outbox, output = Outbox(), StepOutput(ATTEMPT)
     outbox.started(output, "w", 0)
     events = outbox.events()
-    assert await anext(events) == Started("w", 0, 0, ATTEMPT)
+    started = await anext(events)
+    assert isinstance(started, Started)
+    assert (started, started.attempt) == (Started("w", 0, 0), ATTEMPT)
     for number in range(3):
         output.append([number], "", number, 0)
         outbox.more()
