@@ -95,7 +95,9 @@ def _run(check: Check, command: list[str], environment: Path) -> None:
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=SECONDS, check=False)
     output = done.stdout + done.stderr
     if done.returncode != check.status or check.says not in output:
-        sys.exit(f"{' '.join(check.command)}: exit status {done.returncode}, expected {check.status}:\n{output[-2000:]}")
+        sys.exit(
+            f"{' '.join(check.command)}: exit status {done.returncode}, expected {check.status}:\n{output[-2000:]}"
+        )
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from roost.v1.worker_service_pb2 import History
 from roost_gateway.core.pressure import CALM_SECONDS, LONGEST_REST_SECONDS, Pressure
 from roost_gateway.step import worker_stream
 from roost_gateway.step.attempt import Failure, WorkerFailureError
+from roost_gateway.step.background import Background
 from roost_gateway.step.output import Outbox, OutputGapError, StepOutput
 from roost_gateway.step.worker_stream import classify
 from step_attempts import descriptor_of
@@ -170,7 +171,9 @@ async def test_a_rest_ends_with_the_step_and_gathers_output() -> None:
     outbox, output = Outbox(), StepOutput(ATTEMPT)
     outbox.started(output, "w", 0)
     events = outbox.events()
-    assert await anext(events) == Started("w", 0, 0, ATTEMPT)
+    started = await anext(events)
+    assert isinstance(started, Started)
+    assert (started, started.attempt) == (Started("w", 0, 0), ATTEMPT)
     for number in range(3):
         output.append([number], "", number, 0)
         outbox.more()
@@ -180,3 +183,28 @@ async def test_a_rest_ends_with_the_step_and_gathers_output() -> None:
     assert isinstance(event, Delta)
     assert list(event.token_ids) == [0, 1, 2]
     assert await anext(events) is COMMITTED
+
+
+async def test_work_that_work_left_over_from_a_step_spawns_is_finished_too() -> None:
+    background, aborted = Background(), asyncio.Event()
+
+    async def abort() -> None:
+        for _ in range(100):  # a call to the store takes some turns of the event loop
+            await asyncio.sleep(0)
+        aborted.set()
+
+    async def step_that_was_cut_off() -> None:
+        await asyncio.sleep(0)
+        background.spawn(abort())
+
+    background.spawn(step_that_was_cut_off())
+    await background.finish(60.0)
+    assert aborted.is_set()
+
+
+async def test_work_that_does_not_end_in_time_is_cancelled() -> None:
+    background, never = Background(), asyncio.Event()
+    task = asyncio.create_task(never.wait())
+    background.adopt(task)
+    await background.finish(0.0)
+    assert task.cancelled()

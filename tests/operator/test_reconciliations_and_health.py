@@ -1,6 +1,7 @@
 """Which pools are reconciled when, what metrics tell of it, and when the operator says that it is stuck."""
 
 import asyncio
+import logging
 import os
 import socket
 import subprocess
@@ -178,9 +179,13 @@ def ask(url: str) -> tuple[int, str]:
             time.sleep(0.05)
 
 
-async def test_an_operator_whose_api_server_does_not_answer_is_alive(settings: dict[str, int]) -> None:
+async def test_an_operator_whose_api_server_does_not_answer_is_alive(
+    settings: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     async with running(settings["liveness"]) as url:
         assert await asyncio.to_thread(ask, url) == (200, '{"stuck": {}}')
+    assert "/healthz" not in caplog.text, "a line for each probe says nothing"
 
 
 async def test_an_operator_that_stands_still_fails_its_probe(

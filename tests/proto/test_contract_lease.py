@@ -50,3 +50,11 @@ def test_a_field_of_another_type_is_a_value_error(field: str, value: object) -> 
     with pytest.raises(ValueError, match=field):
         WorkerLease.decode(json.dumps({**asdict(LEASE), field: value}))
     assert WorkerLease.decode(json.dumps({**asdict(LEASE), "prefill_rate": 3})).prefill_rate == 3
+
+
+def test_a_lease_has_the_fields_that_older_gateways_require() -> None:
+    required = {"worker_id", "boot", "address", "model", "model_revision", "capacity_tokens", "max_running"}
+    retired = {"render_version": str, "block_tokens": int, "context_tokens": int}
+    document = json.loads(LEASE.encode())
+    assert required | set(retired) <= set(document)
+    assert all(type(document[name]) is kind for name, kind in retired.items())

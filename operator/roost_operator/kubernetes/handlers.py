@@ -23,7 +23,7 @@ from roost_operator.plan.names import POOL_LABEL
 API_RETRY_SECONDS = 5.0
 LIST_CHUNK = 50
 """Page size of kopf's first lists; unpaged, 100 pools raise the process's memory by 3 MiB for its lifetime."""
-_CHATTY = ("kopf.objects", "kopf.activities.probe")
+_CHATTY = ("kopf.objects", "kopf.activities.probe", "aiohttp.access")
 """Loggers with a line for each event that was handled and each probe that was answered."""
 
 

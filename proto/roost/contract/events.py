@@ -1,7 +1,7 @@
 """The events of a step, from Queued to Committed. Frozen values. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from roost.contract.heads import NO_ATTEMPT, AttemptRef, Head
@@ -56,7 +56,7 @@ class Started:
     prompt_tokens: int
     cached_tokens: int
     """Tokens of the context that the worker expected to find in its cache."""
-    attempt: AttemptRef = NO_ATTEMPT
+    attempt: AttemptRef = field(default=NO_ATTEMPT, compare=False)
     """Attempt whose output follows."""
 
 
@@ -72,7 +72,7 @@ class Delta:
     text_offset: int
     """Number of UTF-8 bytes of text before this text."""
     logprobs: tuple[TokenLogprobs, ...] = ()
-    attempt: AttemptRef = NO_ATTEMPT
+    attempt: AttemptRef = field(default=NO_ATTEMPT, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Restarted:
 
     reason: str
     """For people."""
-    attempt: AttemptRef = NO_ATTEMPT
+    attempt: AttemptRef = field(default=NO_ATTEMPT, compare=False)
     """Attempt whose output follows."""
 
 

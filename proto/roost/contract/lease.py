@@ -1,7 +1,12 @@
 """A worker's lease: what it publishes about itself so that gateways can choose it. Pure."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+
+_RETIRED: Mapping[str, str | int] = {"render_version": "", "block_tokens": 0, "context_tokens": 0}
+"""Fields that older gateways require in a lease, although they do not use them: without them a gateway that is still to
+be upgraded would not know of upgraded workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class WorkerLease:
         return self.address.rsplit(":", 1)[0].strip("[]")
 
     def encode(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return json.dumps({**asdict(self), **_RETIRED}, separators=(",", ":"))
 
     @classmethod
     def decode(cls, text: str | bytes) -> "WorkerLease":

@@ -64,7 +64,7 @@ class ToolCall:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Arguments, parsed. Raises ValueError when the model did not write a JSON object (it can, unless constrained)."""
+        """Parsed arguments. Raises ValueError when an unconstrained model did not write a JSON object."""
         arguments = json.loads(self.arguments_json)
         if not isinstance(arguments, dict):
             raise ValueError(f"arguments of `{self.name}` are not a JSON object: {self.arguments_json}")

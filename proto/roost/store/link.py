@@ -132,6 +132,11 @@ def _translate(error: Exception, url: str) -> Exception:
     return StoreUnavailableError(f"Redis at {url} does not answer: {type(error).__name__}: {text}")
 
 
+def _tag(key: str) -> str:
+    """The part of a key that decides its place in a cluster."""
+    return key.partition("}")[0]
+
+
 def _why_no_writes(error: Exception) -> str:
     if isinstance(error, ReadOnlyError):  # its text lacks the word
         return _NO_WRITES["READONLY"]
@@ -144,15 +149,16 @@ class RedisLink:
     """Calls to one Redis, at most `connections` at a time.
 
     When Redis was away or has restarted, leases in it have run out although their holders live: until `grace` is over
-    nobody may expire them. Redis was away when a call failed after all retries; it has restarted when it has forgotten
-    a script that it was given.
+    nobody may expire them. Redis was away when a call failed after all retries; it has restarted, or another server has
+    taken over, when a script is not loaded and the server's `run_id` has changed.
     """
 
     def __init__(self, client: Client, url: str, *, connections: int, grace: Grace | None = None) -> None:
         self.client = client
         self.url = masked(url)
         self.grace = grace or Grace()
-        self._given: set[tuple[str, str]] = set()
+        self._run_ids: dict[str, str] = {}
+        """The server's `run_id` by hash tag: a cluster has several servers."""
         self._slots = asyncio.Semaphore(connections)
 
     @classmethod
@@ -174,16 +180,43 @@ class RedisLink:
         wanted = script(name)
         async with self._call():
             keys, args = wanted.arguments(call, self.grace.left_ms)
-            given = (name, keys[0].partition("}")[0])
             try:
                 reply = await self.client.evalsha(wanted.sha, len(keys), *keys, *args)
             except NoScriptError:
-                if given in self._given:
+                if await self._has_restarted(keys[0]):
                     self.grace.begin()
                     keys, args = wanted.arguments(call, self.grace.left_ms)
+                await self._load(wanted.source, keys[0])
                 reply = await self.client.eval(wanted.source, len(keys), *keys, *args)
-            self._given.add(given)
+            if _tag(keys[0]) not in self._run_ids:
+                await self._has_restarted(keys[0])
             return reply
+
+    async def _has_restarted(self, key: str) -> bool:
+        """Whether the server of `key` has another `run_id` than at the last call; False at the first."""
+        before, now = self._run_ids.get(_tag(key)), str((await self._info(key))["run_id"])
+        self._run_ids[_tag(key)] = now
+        return before is not None and before != now
+
+    async def _load(self, source: str, key: str) -> None:
+        """Make the server of `key` keep a script until it ends.
+
+        Newer servers forget scripts that came by EVAL alone. Redis 6.2 does not, and would know a script that was
+        loaded also after a restart, which could then go unnoticed.
+        """
+        if int(str((await self._info(key))["redis_version"]).partition(".")[0]) >= 7:
+            await self.client.execute_command("SCRIPT LOAD", source, **await self._server_of(key))
+
+    async def _info(self, key: str) -> dict[str, Any]:
+        info: dict[str, Any] = await self.client.execute_command("INFO", "server", **await self._server_of(key))
+        return info
+
+    async def _server_of(self, key: str) -> dict[str, Any]:
+        """The client's options that send a command to the server that has `key`."""
+        if not isinstance(self.client, RedisCluster):
+            return {}
+        await self.client.initialize()
+        return {"target_nodes": self.client.get_node_from_key(key)}
 
     async def run(self, *command: Arg, **options: Any) -> Any:
         """Runs a plain command; `options` are the client's own."""

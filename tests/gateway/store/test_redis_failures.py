@@ -14,6 +14,7 @@ from roost.store.keys import PoolKeys
 from roost.store.link import WritesRefusedError, cancellation_kept
 from roost.store.records import RenewItem, StoreUnavailableError
 from roost.store.redis_store import RedisStore, connect
+from roost.store.scripts import script
 from store_driver import (
     LONG_MS,
     POOL,
@@ -233,6 +234,27 @@ async def test_a_restart_that_no_call_noticed_is_seen_by_the_forgotten_scripts(f
     again = begin_request(began.descriptor.session_id, "step-2")
     assert await refused(store.begin(again)) == Reason.ANOTHER_STEP_RUNNING
     assert store.grace_seconds
+    await store.aclose()
+
+
+async def test_a_script_that_redis_forgot_while_it_ran_begins_no_grace(fresh_redis):
+    store = await connect(fresh_redis.url, grace_ms=LONG_MS)
+    await begun(store)
+    with fresh_redis.client() as raw:
+        raw.script_flush()
+    await begun(store)
+    assert not store.grace_seconds
+    await store.aclose()
+
+
+async def test_scripts_of_others_do_not_displace_ours(fresh_redis):
+    """Newer servers forget all but the last 500 that came by EVAL alone."""
+    store = await connect(fresh_redis.url)
+    await begun(store)
+    with fresh_redis.client() as raw:
+        for number in range(501):
+            raw.eval(f"return {number}", 0)
+        assert raw.script_exists(script("open").sha, script("begin").sha) == [True, True]
     await store.aclose()
 
 

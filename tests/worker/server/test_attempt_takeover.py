@@ -254,10 +254,11 @@ async def test_cancel_frees_blocks_within_one_iteration(world: World):
     world.gate.let(1)
     stream = await world.begin(Ledger())
     await stream.until("delta")
+    await world.gate.reached()  # else the cancel may come before the second iteration has begun
     await stream.send(cancel=pb.Cancel())
     error = await stream.fail()
     assert (error.code(), reason(error)) == (grpc.StatusCode.CANCELLED, "CANCELLED")
-    world.gate.let(1)  # the engine's step that runs now; the cancel waits behind it
+    world.gate.let(1)  # the engine's iteration that runs now; the cancel waits behind it
     await settled(world, lambda shell: free(shell.stats))
     assert world.server.shell.stats.generated_tokens == 2
 

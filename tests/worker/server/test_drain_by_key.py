@@ -167,3 +167,15 @@ def test_a_hook_that_cannot_do_its_work_says_why_and_lets_the_pod_stop(
 ) -> None:
     assert pre_stop.main(environment(redis_server, **wrong)) == 0
     assert says in capsys.readouterr().err
+
+
+def test_a_hook_whose_store_is_full_says_so_and_lets_the_pod_stop(
+    fresh_redis: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = WorkerLease("w", "boot", "127.0.0.1:1", "m", "r", capacity_tokens=1, max_running=1)
+    with fresh_redis.client() as client:
+        client.zadd(KEYS.workers, {"w": 1})
+        client.set(KEYS.lease("w"), published.encode())
+        client.config_set("maxmemory", 1)
+    assert pre_stop.main(environment(fresh_redis)) == 0
+    assert "the worker is not asked to drain: Refused" in capsys.readouterr().err
