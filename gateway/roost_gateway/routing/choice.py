@@ -112,8 +112,8 @@ class Choice:
 
 
 class Room(IntEnum):
-    """What a worker can do for a step that has nothing cached there. The best worker of the first value that is not
-    empty is compared with the workers that have something cached."""
+    """What room a worker has for a step that has nothing cached there. Of the first kind that any worker has, the best
+    worker is compared with the workers that have something cached."""
 
     NOW = 0
     """Runs the step at once."""
