@@ -1,9 +1,9 @@
 """Named points at which a test can kill or pause a process. Without `ROOST_FAULT_DIR` they do nothing.
 
 A file `$ROOST_FAULT_DIR/<point>` arms the point; its text is `kill` or `pause`, then optionally `:n` for the n-th time
-that a process passes it. The first process to do so renames the file to `<point>.reached` and writes its pid into it,
-so exactly one process is hit. It kills itself with SIGKILL, or waits until `<point>.go` exists, so that the test can
-kill something else first.
+that a process passes it. The first process to do so takes the file away and leaves `<point>.reached` with its pid, so
+exactly one process is hit. It kills itself with SIGKILL, or waits until `<point>.go` exists, so that the test can kill
+something else first.
 """
 
 import os
@@ -56,10 +56,11 @@ def _pass(armed: Path) -> None:
         _passed[arming] = _passed.get(arming, 0) + 1
         if _passed[arming] < int(count or 1):
             return
-        reached = armed.rename(armed.with_name(f"{armed.name}.reached"))
+        taken = armed.rename(armed.with_name(f"{armed.name}.taken"))
     except FileNotFoundError:
         return
-    reached.write_text(str(os.getpid()))
+    taken.write_text(str(os.getpid()))
+    taken.rename(armed.with_name(f"{armed.name}.reached"))  # at once, so that nobody reads it without the pid
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     while not armed.with_name(f"{armed.name}.go").exists():

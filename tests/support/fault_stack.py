@@ -80,10 +80,10 @@ class Point:
         """Pid of the process that got there."""
         file = self.path.with_name(f"{self.path.name}.reached")
 
-        async def is_written() -> bool:
-            return file.exists() and file.read_text() != ""
+        async def exists() -> bool:
+            return file.exists()
 
-        await until(is_written, f"{self.path.name} to be reached")
+        await until(exists, f"{self.path.name} to be reached")
         return int(file.read_text())
 
     def go(self) -> None:
