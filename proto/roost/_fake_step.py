@@ -10,7 +10,7 @@ from roost._fake_output import FakeOutput, Turn, make_output, render
 from roost.contract import requests
 from roost.contract.events import Event, Restarted, Started
 from roost.contract.heads import AttemptRef, Head
-from roost.contract.lease import LEASE_TTL_SECONDS
+from roost.contract.lease import LEASE_TTL_MS
 from roost.contract.loghash import extend, pack_ids, unpack_ids
 from roost.contract.messages import JsonSchema, Message, Tool, ToolChoice, ToolChoiceMode
 from roost.contract.pool_document import PoolDocument
@@ -41,7 +41,6 @@ from roost.store.values import (
 from roost.store.views import committed, last_migration, unknown_migration
 
 WORKER = "fake-worker"
-LEASE_MS = round(LEASE_TTL_SECONDS * 1000)
 Reply = Callable[[Turn], str | Message | Awaitable[str | Message]]
 
 
@@ -83,7 +82,7 @@ class StepRunner:
 
     async def renew(self) -> None:
         """Renews the leases of running attempts; to be called before anything that looks at them."""
-        await self.store.renew(self.pool.pool, list(self._running.values()), LEASE_MS)
+        await self.store.renew(self.pool.pool, list(self._running.values()), LEASE_TTL_MS)
 
     async def run(self, descriptor: Descriptor, request: StepRequest, mishap: Mishap) -> AsyncIterator[Event]:
         """The events of a step. Raises Refused and BrokenStreamError."""
@@ -122,7 +121,7 @@ class StepRunner:
             expected_generation=head.generation if head else 0,
             nonce=secrets.token_bytes(16),
             seed=secrets.randbits(63) if seed is None else seed,
-            lease_ms=LEASE_MS,
+            lease_ms=LEASE_TTL_MS,
             new_tokens=1,  # a real gateway estimates; here a session's last step may exceed its budget
             max_session_tokens=0,
             budget_tokens=role.budget_tokens,
@@ -155,7 +154,7 @@ class StepRunner:
             renewed = replace(entry, prompt_tokens=len(prompt), cached_tokens=0, reconstructed_tokens=0)
             entries.append(replace(renewed, head=head, model_revision=revision))
         return MigrateRequest(
-            old.session_id, began.ref, old.head, tuple(entries), packed, revision, ttl_ms=0, lease_ms=LEASE_MS
+            old.session_id, began.ref, old.head, tuple(entries), packed, revision, ttl_ms=0, lease_ms=LEASE_TTL_MS
         )
 
     async def _attempt(self, began: Began, request: StepRequest, mishap: Mishap) -> AsyncIterator[Event]:

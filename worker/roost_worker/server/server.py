@@ -16,6 +16,7 @@ from grpc_health.v1.health import OVERALL_HEALTH
 from grpc_health.v1.health import aio as health_aio
 from opentelemetry.sdk.trace import TracerProvider
 
+from roost.addresses import join_address
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS
 from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
@@ -165,12 +166,12 @@ class WorkerServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         host, port = self.config.host, self.config.port
         try:
-            port = server.add_insecure_port(f"{_bracketed(host)}:{port}")
+            port = server.add_insecure_port(join_address(host, port))
         except RuntimeError as error:
             raise OSError(f"port {port} on {host} is taken or not ours; choose another port, or 0") from error
         self._server = server
         await server.start()
-        self.address = f"{_bracketed(advertised_host(host))}:{port}"
+        self.address = join_address(advertised_host(host), port)
         if self.config.metrics_port is not None:
             self.metrics_port = self._telemetry.serve(host, self.config.metrics_port)
 
@@ -286,7 +287,3 @@ def advertised_host(host: str) -> str:
                 "set host to the address"
             ) from error
         return str(probe.getsockname()[0])
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
