@@ -1,7 +1,8 @@
 """Messages, sampling and formats in the form in which a session's record keeps them. Pure.
 
 Sampling and format are kept in protobuf's JSON form of `roost.v1` (a seed is a decimal string, for example), and a
-step's content is recognised by a hash over its binary form. Records outlive a gateway's version, so neither changes.
+step's content is recognised by a hash over its binary form. Records outlive a gateway's version, so neither may
+change: a step sent again to a newer gateway would be taken for another one.
 """
 
 import hashlib
