@@ -78,7 +78,7 @@ def test_who_need_not_wait_for_a_worker(
 
 
 @pytest.mark.parametrize(
-    ("known", "told"),
+    ("known", "informed"),
     [
         (None, False),
         (Head(4, b"h" * 16, 2), False),
@@ -87,10 +87,10 @@ def test_who_need_not_wait_for_a_worker(
         (Head(4, b"h" * 16), False),
     ],
 )
-def test_a_client_is_told_of_what_it_does_not_know(known: Head | None, told: bool) -> None:
+def test_a_client_is_informed_of_what_it_does_not_know(known: Head | None, informed: bool) -> None:
     descriptor = session(generation=2, model_revision=NEW, former=FormerLog(FORMER, 2, OLD))
     event = unknown_migration(descriptor, known)
-    assert (event is not None) is told
+    assert (event is not None) is informed
     if event is not None:
         assert (event.from_revision, event.to_revision, event.generation) == (OLD, NEW, 2)
         assert (event.head, event.head.generation) == (Head(4, b"h" * 16), 2)

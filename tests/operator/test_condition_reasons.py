@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pool_world import by_type
 from roost_operator.plan import conditions as conditions_module
 from roost_operator.plan.conditions import Facts, conditions, readiness
 from roost_operator.plan.reasons import ConditionReason, table
@@ -44,12 +45,12 @@ BESIDE = {
 @pytest.mark.parametrize("reason", ROWS)
 def test_a_row_for_each_reason(reason: ConditionReason) -> None:
     """As the truth table says it in its words."""
-    found = readiness(ROWS[reason])
+    result = readiness(ROWS[reason])
     ready, progressing, degraded = documented()[reason]
     complete = ROWS[reason].ready >= ROWS[reason].desired
-    assert found.reason is reason
-    assert (found.progressing, found.degraded) == (progressing == "True", degraded == "True")
-    assert found.ready == (complete if ready == "as workers" else ready == "True")
+    assert result.reason is reason
+    assert (result.progressing, result.degraded) == (progressing == "True", degraded == "True")
+    assert result.ready == (complete if ready == "as workers" else ready == "True")
 
 
 def documented() -> dict[ConditionReason, tuple[str, str, str]]:
@@ -87,9 +88,9 @@ def test_every_fault_names_a_fix(reason: ConditionReason) -> None:
 
 def test_old_workers_of_a_failing_upgrade_keep_the_pool_ready() -> None:
     """The new ones cannot start, and that is said; the old ones take all steps."""
-    found = {one["type"]: one for one in conditions(Facts(2, 2, newest=0, image="x", upgrading=True), [], 1, 0.0)}
-    assert (found["Ready"]["status"], found["Available"]["status"]) == ("True", "True")
-    assert (found["Degraded"]["status"], found["Degraded"]["reason"]) == ("True", "ImageUnavailable")
+    shown = by_type(conditions(Facts(2, 2, newest=0, image="x", upgrading=True), [], 1, 0.0))
+    assert (shown["Ready"]["status"], shown["Available"]["status"]) == ("True", "True")
+    assert (shown["Degraded"]["status"], shown["Degraded"]["reason"]) == ("True", "ImageUnavailable")
 
 
 def test_enough_workers_hide_the_trouble_of_one_pod() -> None:

@@ -48,8 +48,8 @@ def test_the_value_that_pools_were_given_by_default_is_explained() -> None:
 
 
 def test_a_deprecated_field_is_warned_of_once_until_it_is_removed() -> None:
-    def warnings(made: Plan) -> list[str]:
-        return [event.kind for event in made.events if event.reason == "DeprecatedField"]
+    def warnings(planned: Plan) -> list[str]:
+        return [event.kind for event in planned.events if event.reason == "DeprecatedField"]
 
     world = World()
     world.settle(pool())
@@ -57,9 +57,9 @@ def test_a_deprecated_field_is_warned_of_once_until_it_is_removed() -> None:
     outcomes = []
     old, new = ("retention", "Purge"), ("onPoolDeletion", "Purge")
     for field, value in (old, old, new, ("retention", "Keep")):
-        made = plan(with_sessions(**{field: value}), INSTALLATION, world.observed)
-        outcomes.append((warnings(made), len(made.status["deprecations"])))
-        world.do(made)
+        planned = plan(with_sessions(**{field: value}), INSTALLATION, world.observed)
+        outcomes.append((warnings(planned), len(planned.status["deprecations"])))
+        world.do(planned)
     assert outcomes == [(["Warning"], 1), ([], 1), ([], 0), (["Warning"], 1)]
 
 

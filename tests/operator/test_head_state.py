@@ -23,7 +23,8 @@ def children(wanted: AgentPool, own: str = "", installation: Any = KEPT) -> dict
     sessions = "redis://mine" if wanted.spec.store.url_secret_ref else ""
     secrets = Secrets(own_store_url=sessions, ray_store_url=own)
     observed = replace(observation(has_finalizer=True), secrets=secrets)
-    return {f"{one['kind']}/{one['metadata']['name']}": one for one in plan(wanted, installation, observed).apply}
+    applied = plan(wanted, installation, observed).apply
+    return {f"{child['kind']}/{child['metadata']['name']}": child for child in applied}
 
 
 def with_own_store() -> AgentPool:

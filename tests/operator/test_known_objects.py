@@ -65,14 +65,14 @@ class World:
     def listed(self, documents: list[Document], version: int) -> list[str]:
         """Names of those that were not known so."""
         news = self.known.listed(kinds.ACCOUNT, documents, str(version))
-        return sorted(one["metadata"]["name"] for one in news)
+        return sorted(child["metadata"]["name"] for child in news)
 
     async def versions(self) -> dict[str, int]:
         pairs = {name: await self.known.get(kinds.ACCOUNT, "n", name) for name in ("a", "b", "c", "d", "new")}
-        return {name: int(one["metadata"]["resourceVersion"]) for name, one in pairs.items() if one}
+        return {name: int(child["metadata"]["resourceVersion"]) for name, child in pairs.items() if child}
 
     async def of_pool(self, pool: str) -> list[str]:
-        return [one["metadata"]["name"] for one in await self.known.of_pool(kinds.ACCOUNT, "n", pool)]
+        return [child["metadata"]["name"] for child in await self.known.of_pool(kinds.ACCOUNT, "n", pool)]
 
 
 async def test_an_event_from_before_our_own_write_does_not_undo_it() -> None:
@@ -185,7 +185,7 @@ async def test_lost_events_are_made_good_by_the_next_list(api: Api, namespace: s
 
     async def relist() -> list[Any]:
         news = known.listed(kinds.ACCOUNT, *await api.list_at(kinds.ACCOUNT, POOL_LABEL))
-        return [one["metadata"]["name"] for one in news if one["metadata"]["namespace"] == namespace]
+        return [child["metadata"]["name"] for child in news if child["metadata"]["namespace"] == namespace]
 
     await writer.apply(kinds.ACCOUNT, account(namespace, "a"))
     assert await relist() == ["a"]

@@ -55,11 +55,11 @@ def test_old_workers_go_on_for_the_sessions_that_may_not_move(policy, drain):
     wanted = pool(2)
     sessions = wanted.spec.sessions.model_copy(update={"on_model_change": policy})
     wanted = wanted.model_copy(update={"spec": wanted.spec.model_copy(update={"sessions": sessions})})
-    made = plan(wanted, INSTALLATION, observed(NEW, NEW))
-    assert made.drain == drain
-    assert made.document is not None
-    assert made.document.active_revision == NEW
-    assert made.document.migrates is (policy is OnModelChange.MIGRATE)
+    planned = plan(wanted, INSTALLATION, observed(NEW, NEW))
+    assert planned.drain == drain
+    assert planned.document is not None
+    assert planned.document.active_revision == NEW
+    assert planned.document.migrates is (policy is OnModelChange.MIGRATE)
 
 
 def test_the_old_cluster_stays_for_the_drain_time():

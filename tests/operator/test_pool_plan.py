@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool_world import INSTALLATION, World, observation, pool, with_children
+from pool_world import INSTALLATION, World, by_type, observation, pool, with_children
 from roost_operator.plan import names
 from roost_operator.plan.conditions import Facts, conditions
 from roost_operator.plan.difference import contains, reference
@@ -45,7 +45,7 @@ def present(*names_: str, **more: Any) -> tuple[Pod, ...]:
 
 
 def sighted(pods: tuple[Pod, ...], *workers: Worker, named: str = "", failure: str | None = None) -> Observed:
-    """A RayCluster with `pods`. KubeRay was told to delete the pod `named`; `failure` keeps it from creating pods."""
+    """A RayCluster with `pods`. KubeRay was asked to delete the pod `named`; `failure` keeps it from creating pods."""
     group = WorkerGroup("workers", workers_to_delete=frozenset({named} if named else ()))
     ray = Ray(cluster=RayCluster("c", groups=(group,), pod_failure=failure), pods=pods)
     return replace(observation(), ray=ray, workers=workers)
@@ -115,8 +115,8 @@ def test_scaling(name: str) -> None:
     group = observed.ray.group("workers")
     assert group is not None
     live = None if pods_now is None else replace(group, replicas=pods_now)
-    made = scale(wanted, live, replicas_now, observed, DRAIN_SECONDS)
-    assert (made.size, made.drain, made.remove) == (Size(pods, replicas), drain, remove)
+    planned = scale(wanted, live, replicas_now, observed, DRAIN_SECONDS)
+    assert (planned.size, planned.drain, planned.remove) == (Size(pods, replicas), drain, remove)
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
@@ -147,15 +147,15 @@ def test_a_pool_lives_from_start_to_end() -> None:
     world.observed = deleted(world.observed)
     stages = []
     for _ in range(20):
-        made = plan(pool(3), INSTALLATION, world.observed)
-        stages.append(made.stage)
-        world.do(made)
+        planned = plan(pool(3), INSTALLATION, world.observed)
+        stages.append(planned.stage)
+        world.do(planned)
         world.live_on()
-        if made.stage is Stage.FORGET:
+        if planned.stage is Stage.FORGET:
             break
     assert list(dict.fromkeys(stages)) == [Stage.DRAIN, Stage.REMOVE, Stage.FORGET]
-    assert not made.finalizer
-    assert made.withdraw
+    assert not planned.finalizer
+    assert planned.withdraw
 
 
 def test_a_pod_that_somebody_deletes_goes_on_draining() -> None:
@@ -163,9 +163,9 @@ def test_a_pod_that_somebody_deletes_goes_on_draining() -> None:
     world.settle(pool(2))
     pods = tuple(replace(pod, deleting=pod.name == "pod-1") for pod in world.observed.ray.pods)
     ray = replace(world.observed.ray, pods=pods)
-    told = tuple(replace(worker, drain_seconds=1.0) for worker in world.observed.workers)
-    made = plan(pool(2), INSTALLATION, replace(world.observed, ray=ray, workers=told))
-    assert made.drain == {"w-pod-1"}
+    asked_workers = tuple(replace(worker, drain_seconds=1.0) for worker in world.observed.workers)
+    planned = plan(pool(2), INSTALLATION, replace(world.observed, ray=ray, workers=asked_workers))
+    assert planned.drain == {"w-pod-1"}
 
 
 def test_a_deletion_does_not_wait_for_a_store_for_ever() -> None:
@@ -183,9 +183,9 @@ def test_a_deletion_leaves_running_workers_alone_while_the_store_is_away() -> No
     since = world.observed.now
     away = replace(deleted(world.observed), store=StoreState(problem="no answer"), workers=())
     for waited in (0.0, 10.0, 40.0):
-        made = plan(pool(2), INSTALLATION, replace(away, now=since + waited))
-        assert (made.stage, made.delete, made.drain) == (Stage.WAIT, (), frozenset()), waited
-        assert made.status["conditions"][0]["reason"] == "Deleting"
+        planned = plan(pool(2), INSTALLATION, replace(away, now=since + waited))
+        assert (planned.stage, planned.delete, planned.drain) == (Stage.WAIT, (), frozenset()), waited
+        assert planned.status["conditions"][0]["reason"] == "Deleting"
     late = plan(pool(2), INSTALLATION, replace(away, now=since + 41.0))
     assert (late.stage, [one.kind for one in late.delete]) == (Stage.REMOVE, ["RayService"])
 
@@ -220,15 +220,15 @@ def test_a_victim_stays_the_victim_when_the_store_comes_back() -> None:
     world = World()
     world.settle(pool(2))
     world.do(plan(pool(1), INSTALLATION, world.observed))
-    told = tuple(worker for worker in world.observed.workers if worker.drain_seconds is not None)
-    assert plan(pool(1), INSTALLATION, just_back(world, *told)).drain == {told[0].worker_id}
+    asked_workers = tuple(worker for worker in world.observed.workers if worker.drain_seconds is not None)
+    assert plan(pool(1), INSTALLATION, just_back(world, *asked_workers)).drain == {asked_workers[0].worker_id}
 
 
 def test_a_new_pool_needs_no_store_that_has_run_for_a_while() -> None:
     """As in the first seconds of an installation."""
     observed = replace(observation(has_finalizer=True), store=StoreState(young=True))
-    made = plan(pool(2), INSTALLATION, observed)
-    assert (made.stage, "RayService" in {one["kind"] for one in made.apply}) == (Stage.RUN, True)
+    planned = plan(pool(2), INSTALLATION, observed)
+    assert (planned.stage, "RayService" in {one["kind"] for one in planned.apply}) == (Stage.RUN, True)
     gone = plan(pool(2), INSTALLATION, deleted(observed))
     assert gone.stage is Stage.FORGET
 
@@ -257,9 +257,9 @@ def test_a_pool_that_cannot_be_run_can_still_be_suspended(trouble: str) -> None:
 
 @pytest.mark.parametrize("store", [StoreState(problem="no answer"), StoreState(young=True), StoreState()])
 def test_a_pool_that_is_made_suspended_starts_nothing(store: StoreState) -> None:
-    made = plan(pool(2, suspend=True), INSTALLATION, replace(observation(has_finalizer=True), store=store))
-    (service,) = (one for one in made.apply if one["kind"] == "RayService")
-    assert (made.stage, service["spec"]["rayClusterConfig"]["suspend"]) == (Stage.SUSPEND, True)
+    planned = plan(pool(2, suspend=True), INSTALLATION, replace(observation(has_finalizer=True), store=store))
+    (service,) = (one for one in planned.apply if one["kind"] == "RayService")
+    assert (planned.stage, service["spec"]["rayClusterConfig"]["suspend"]) == (Stage.SUSPEND, True)
 
 
 def test_what_drains_goes_on_while_a_pool_cannot_be_run() -> None:
@@ -267,8 +267,8 @@ def test_what_drains_goes_on_while_a_pool_cannot_be_run() -> None:
     world.settle(pool(2))
     world.do(plan(pool(1), INSTALLATION, world.observed))
     draining = {worker.worker_id for worker in world.observed.workers if worker.drain_seconds is not None}
-    made = plan(pool(1, template=BROKEN), INSTALLATION, world.observed)
-    assert (made.stage, made.drain) == (Stage.WAIT, draining)
+    planned = plan(pool(1, template=BROKEN), INSTALLATION, world.observed)
+    assert (planned.stage, planned.drain) == (Stage.WAIT, draining)
 
 
 def test_a_pool_that_cannot_be_read_is_left_as_it_is_and_says_so() -> None:
@@ -277,11 +277,11 @@ def test_a_pool_that_cannot_be_read_is_left_as_it_is_and_says_so() -> None:
     world.do(plan(pool(1), INSTALLATION, world.observed))
     draining = {worker.worker_id for worker in world.observed.workers if worker.drain_seconds is not None}
     unreadable = replace(world.observed.pool, unreadable="spec.models[0].kvCache: odd")
-    made = plan(pool(2), INSTALLATION, replace(world.observed, pool=unreadable))
-    assert (made.stage, made.idle, made.document, made.drain) == (Stage.WAIT, True, None, draining)
-    found = {one["type"]: one for one in made.status["conditions"]}
-    assert (found["Ready"]["reason"], found["Degraded"]["status"]) == ("InvalidSpec", "True")
-    assert found["Ready"]["message"].startswith("spec.models[0].kvCache: odd; ")
+    planned = plan(pool(2), INSTALLATION, replace(world.observed, pool=unreadable))
+    assert (planned.stage, planned.idle, planned.document, planned.drain) == (Stage.WAIT, True, None, draining)
+    shown = by_type(planned.status["conditions"])
+    assert (shown["Ready"]["reason"], shown["Degraded"]["status"]) == ("InvalidSpec", "True")
+    assert shown["Ready"]["message"].startswith("spec.models[0].kvCache: odd; ")
 
 
 def test_a_pool_that_cannot_be_read_can_be_deleted() -> None:
@@ -290,15 +290,15 @@ def test_a_pool_that_cannot_be_read_can_be_deleted() -> None:
     published = world.observed.store.document
     unreadable = replace(world.observed.pool, unreadable="odd")
     world.observed = deleted(replace(world.observed, pool=unreadable))
-    made = plan(pool(2, source="dummy://unreadable"), INSTALLATION, world.observed)
+    planned = plan(pool(2, source="dummy://unreadable"), INSTALLATION, world.observed)
     assert published is not None
-    assert (made.stage, made.document) == (Stage.DRAIN, replace(published, suspend=True))
-    stages = [made.stage]
+    assert (planned.stage, planned.document) == (Stage.DRAIN, replace(published, suspend=True))
+    stages = [planned.stage]
     while stages[-1] is not Stage.FORGET and len(stages) < 20:
-        world.do(made)
+        world.do(planned)
         world.live_on()
-        made = plan(pool(2, source="dummy://unreadable"), INSTALLATION, world.observed)
-        stages.append(made.stage)
+        planned = plan(pool(2, source="dummy://unreadable"), INSTALLATION, world.observed)
+        stages.append(planned.stage)
     assert list(dict.fromkeys(stages)) == [Stage.DRAIN, Stage.REMOVE, Stage.FORGET]
 
 
@@ -327,8 +327,8 @@ def states(draw: st.DrawFn) -> World:
 
 @given(world=states(), wanted=st.integers(1, 4), suspend=st.booleans())
 def test_any_state_converges_and_then_nothing_changes(world: World, wanted: int, suspend: bool) -> None:
-    made = world.settle(pool(wanted, suspend=suspend))
-    assert made.idle
+    planned = world.settle(pool(wanted, suspend=suspend))
+    assert planned.idle
     assert world.chosen_by_kuberay == 0
     assert len(world.observed.workers) == (0 if suspend else wanted)
     assert {key.kind for key in world.observed.children} >= {"RayService", "Secret", "ServiceAccount"}
@@ -342,6 +342,6 @@ def test_an_edited_child_is_applied_again() -> None:
     key = Reference("PodDisruptionBudget", "p-worker")
     edited = {**world.observed.children[key], "spec": {"minAvailable": 7}}
     world.observed = with_children(world.observed, {**world.observed.children, key: edited})
-    made = plan(pool(), INSTALLATION, world.observed)
-    assert [reference(child) for child in made.apply] == [key]
-    assert names.APPLIED in made.apply[0]["metadata"]["annotations"]
+    planned = plan(pool(), INSTALLATION, world.observed)
+    assert [reference(child) for child in planned.apply] == [key]
+    assert names.APPLIED in planned.apply[0]["metadata"]["annotations"]

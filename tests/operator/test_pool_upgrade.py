@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool_world import INSTALLATION, SERVICE, World, pool, template, with_children
+from pool_world import INSTALLATION, SERVICE, World, by_type, pool, template, with_children
 from roost_operator.plan import names
 from roost_operator.plan.observed import Observed, Secrets, StoreState
 from roost_operator.plan.plan import Stage, plan
@@ -167,8 +167,8 @@ def test_a_change_is_under_way_from_its_first_plan_on(upgrade: str, change: dict
     """Nobody is told of the new generation that all is well before KubeRay has even looked at it."""
     world = running(upgrade)
     changed = pool(2, upgrade=upgrade, **change)
-    found = {one["type"]: one for one in plan(changed, INSTALLATION, world.observed).status["conditions"]}
-    assert (found["Ready"]["reason"], found["Progressing"]["status"]) == ("Upgrading", "True")
+    shown = by_type(plan(changed, INSTALLATION, world.observed).status["conditions"])
+    assert (shown["Ready"]["reason"], shown["Progressing"]["status"]) == ("Upgrading", "True")
     world.settle(changed)
     assert ready(world) == ("True", "AllWorkersReady")
 

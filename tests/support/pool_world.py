@@ -1,7 +1,7 @@
 """A Kubernetes in small, for plans of pools: does what they say as the API server, KubeRay, Serve and workers would."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -58,24 +58,24 @@ class World:
     cluster: dict[str, Any] | None = None
     """The RayCluster that is to stay."""
     clusters: int = 0
-    made: int = 0
+    pods_created: int = 0
     wanted_removed: list[str] = field(default_factory=list)
     chosen_by_kuberay: int = 0
     """Pods that went since there were more than asked for and none was named: KubeRay takes any."""
     fewest: int = 99
     """Fewest workers that took steps at any time since `settle` began."""
 
-    def do(self, made: Plan) -> None:
+    def do(self, planned: Plan) -> None:
         before = self.observed
-        kept = {key: child for key, child in before.children.items() if key not in made.delete}
-        live = {**kept, **{reference(child): child for child in made.apply}}
-        workers = tuple(self._told(worker, made.drain) for worker in before.workers)
-        document = made.document if made.document is not None else before.store.document
-        store = replace(before.store, document=None if made.withdraw else document)
-        stored = replace(before.pool, status=made.status, has_finalizer=made.finalizer)
+        kept = {key: child for key, child in before.children.items() if key not in planned.delete}
+        live = {**kept, **{reference(child): child for child in planned.apply}}
+        workers = tuple(self._told(worker, planned.drain) for worker in before.workers)
+        document = planned.document if planned.document is not None else before.store.document
+        store = replace(before.store, document=None if planned.withdraw else document)
+        stored = replace(before.pool, status=planned.status, has_finalizer=planned.finalizer)
         self.observed = replace(with_children(before, live), workers=workers, store=store, pool=stored)
-        if made.resize is not None:
-            self._resize(made.resize)
+        if planned.resize is not None:
+            self._resize(planned.resize)
 
     def live_on(self) -> None:
         """Time passes: KubeRay makes its cluster and pods, pods start, workers publish and finish their steps."""
@@ -150,11 +150,11 @@ class World:
         self.observed = replace(self.observed, ray=replace(ray, cluster=parse_cluster(self.cluster), pods=pods))
 
     def _pod(self, cluster: dict[str, Any]) -> Pod:
-        self.made += 1
+        self.pods_created += 1
         made_from = self._marks(cluster["spec"], "group")[names.TEMPLATE]
         name = cluster["metadata"]["name"]
         group = cluster["spec"]["workerGroupSpecs"][0]["groupName"]
-        return Pod(f"pod-{self.made}", name, group, address=f"10.0.0.{self.made}", template=made_from)
+        return Pod(f"pod-{self.pods_created}", name, group, address=f"10.0.0.{self.pods_created}", template=made_from)
 
     def _worker(self, pod: Pod, revision: str) -> Worker:
         return Worker(worker_id=f"w-{pod.name}", address=pod.address, revision=revision)
@@ -175,13 +175,18 @@ class World:
         """Plans and does until nothing changes any more."""
         self.fewest = 99
         for _ in range(60):
-            made = plan(wanted, INSTALLATION, self.observed)
+            planned = plan(wanted, INSTALLATION, self.observed)
             before = self.observed
-            self.do(made)
+            self.do(planned)
             self.live_on()
-            if made.idle and made.document is None and _timeless(before) == _timeless(self.observed):
-                return made
-        raise AssertionError(f"does not settle: {made.stage}")
+            if planned.idle and planned.document is None and _timeless(before) == _timeless(self.observed):
+                return planned
+        raise AssertionError(f"does not settle: {planned.stage}")
+
+
+def by_type(conditions: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Conditions of a status by their types."""
+    return {condition["type"]: condition for condition in conditions}
 
 
 def _timeless(observed: Observed) -> Observed:

@@ -112,7 +112,7 @@ async def test_limits_are_kept(store, session_id):
     ):
         error = await refused(store.begin(begin_request(session_id, "step-2", new_tokens=10, **limits)))
         assert error.reason is reason
-        assert str(next(iter(limits.values()))) in str(error), "the client is told which of its limits it has met"
+        assert str(next(iter(limits.values()))) in str(error), "the refusal names the limit"
     just = {"budget_tokens": 15, "max_steps": 2, "max_session_tokens": 15}
     assert isinstance(await store.begin(begin_request(session_id, "step-2", new_tokens=10, **just)), Began)
 
