@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         ToolChoice,
         ToolChoiceMode,
     )
-    from roost.contract.sessions import Hold, LoggedStep, SessionInfo, SessionState, Tier
+    from roost.contract.sessions import Hold, LoggedStep, SessionInfo, SessionState, SessionTool, Tier
     from roost.errors import RoostError
 
 __version__ = "0.1.0"
@@ -72,6 +72,7 @@ __all__ = [
     "Session",
     "SessionInfo",
     "SessionState",
+    "SessionTool",
     "Started",
     "Step",
     "StepResult",

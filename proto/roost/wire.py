@@ -217,7 +217,17 @@ def session_to_wire(info: sessions.SessionInfo) -> pb.Session:
         update_time=time_to_wire(info.update_time),
         expire_time=time_to_wire(info.expire_time),
         labels=info.labels,
+        tools=map(session_tool_to_wire, info.tools),
     )
+
+
+def session_tool_to_wire(tool: sessions.SessionTool) -> pb.SessionTool:
+    return pb.SessionTool(name=tool.name, constrained=tool.constrained, keyword=tool.keyword)
+
+
+def session_tool_from_wire(wire: pb.SessionTool) -> sessions.SessionTool:
+    constrained = wire.constrained if wire.HasField("constrained") else None
+    return sessions.SessionTool(wire.name, constrained, wire.keyword)
 
 
 def _hold_to_wire(hold: sessions.Hold) -> pb.Hold:
@@ -252,4 +262,5 @@ def session_from_wire(wire: pb.Session) -> sessions.SessionInfo:
         update_time=time_from_wire(wire, "update_time"),
         expire_time=time_from_wire(wire, "expire_time"),
         labels=dict(wire.labels),
+        tools=tuple(map(session_tool_from_wire, wire.tools)),
     )

@@ -102,7 +102,7 @@ def test_a_tools_schema_stays_the_text_that_was_sent() -> None:
 def test_what_no_value_may_have_is_left_to_the_checks() -> None:
     opened = wire.open_request_from_wire(pb.OpenSessionRequest(tools=[pb.Tool(name="a b")]))
     assert isinstance(opened, OpenRequest)
-    assert dict(requests.open_session(opened)) == {"tools[0].name": "'a b' must match [A-Za-z0-9_-]{1,64}"}
+    assert dict(requests.open_session(opened)) == {"tools[0].name": "'a b' must match [A-Za-z0-9_.-]{1,128}"}
     step = wire_steps.step_request_from_wire(
         pb.StepRequest(
             step_id="s1",

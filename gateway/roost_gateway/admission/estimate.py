@@ -28,7 +28,7 @@ class SessionFacts:
 
 
 def facts_of(descriptor: Descriptor) -> SessionFacts:
-    tools = sum(len(text) for tool in descriptor.tools for text in tool.values())
+    tools = sum(len(tool[part]) for tool in descriptor.tools for part in ("name", "description", "parameters"))
     return SessionFacts(descriptor.role, len(descriptor.system.encode()) + tools, descriptor.head.length > 0)
 
 

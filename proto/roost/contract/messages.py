@@ -8,7 +8,8 @@ from enum import StrEnum
 from numbers import Integral, Real
 from typing import Any, Self
 
-TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+"""What the Model Context Protocol recommends."""
 
 
 def to_json(value: Any) -> str:
@@ -29,8 +30,8 @@ class MessageRole(StrEnum):
 class Tool:
     """A function that the model may call.
 
-    `parameters` is the JSON schema of its arguments. Raises ValueError when the name is not 1 to 64 letters,
-    digits, `_` or `-`, and TypeError when the schema is not JSON.
+    `parameters` is the JSON schema of its arguments. Raises ValueError when the name is not 1 to 128 letters,
+    digits, `_`, `-` or `.`, and TypeError when the schema is not JSON.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Tool:
 
     def __post_init__(self) -> None:
         if not TOOL_NAME.fullmatch(self.name):
-            raise ValueError(f"tool name {self.name!r} must be 1 to 64 letters, digits, `_` or `-`")
+            raise ValueError(f"tool name {self.name!r} must be 1 to 128 letters, digits, `_`, `-` or `.`")
         to_json(self.parameters)
 
 

@@ -31,7 +31,7 @@ Violations = Iterator[tuple[str, str]]
 
 _KEY = re.compile(r"[\x21-\x7e]{1,64}")
 MAX_LABELS, MAX_LABEL_CHARS = 16, 63
-MAX_TOOLS, MAX_STOPS, MAX_STOP_BYTES, MAX_STOP_IDS, MAX_BIASES, MAX_LOGPROBS = 128, 16, 256, 64, 300, 20
+MAX_STOPS, MAX_STOP_BYTES, MAX_STOP_IDS, MAX_BIASES, MAX_LOGPROBS = 16, 256, 64, 300, 20
 MAX_NAME_CHARS = 256
 MAX_SYSTEM_BYTES = 1024 * 1024
 MAX_HOLD_SECONDS = 1e9
@@ -39,7 +39,8 @@ MAX_PAGE_SESSIONS, MAX_PAGE_STEPS = 1000, 100
 
 
 def open_session(request: OpenRequest) -> Violations:
-    """Violations of a new session, except those of its tools' schemas."""
+    """Violations of a new session, except those of its tools' schemas. How many tools there may be is the context's
+    matter (STEP_TOO_LONG), and before that of the bytes that a transport takes."""
     if request.pool and not is_pool(request.pool):
         yield "pool", f"{request.pool[:100]!r} is not a pool's name; write namespace/name"
     if request.request_id and not _KEY.fullmatch(request.request_id):
@@ -62,12 +63,10 @@ def _labels(labels: Mapping[str, str]) -> Violations:
 
 
 def _tools(tools: Sequence[ToolDefinition]) -> Violations:
-    if len(tools) > MAX_TOOLS:
-        yield "tools", f"there are {len(tools)}; at most {MAX_TOOLS} are taken"
     names: set[str] = set()
     for number, tool in enumerate(tools):
         if not TOOL_NAME.fullmatch(tool.name):
-            yield f"tools[{number}].name", f"{tool.name[:100]!r} must match [A-Za-z0-9_-]{{1,64}}"
+            yield f"tools[{number}].name", f"{tool.name[:100]!r} must match {TOOL_NAME.pattern}"
         elif tool.name in names:
             yield f"tools[{number}].name", f"{tool.name!r} is given twice"
         names.add(tool.name)

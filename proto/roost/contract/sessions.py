@@ -73,6 +73,19 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionTool:
+    """A session's tool, and whether calls that a format requires are held to its schema."""
+
+    name: str
+    constrained: bool | None = None
+    """Whether all of the schema is enforced while a required call is written. False: the part that can be is, and a
+    call that breaks the rest is text, with a warning. None: not checked, since no worker answered when the session was
+    opened."""
+    keyword: str = ""
+    """What is not enforced, by keyword and JSON pointer; empty unless `constrained` is False."""
+
+
+@dataclass(frozen=True, slots=True)
 class SessionInfo:
     """A session's record. Times are UTC."""
 
@@ -105,6 +118,8 @@ class SessionInfo:
     update_time: datetime | None
     expire_time: datetime | None
     labels: dict[str, str] = field(default_factory=dict)
+    tools: tuple[SessionTool, ...] = ()
+    """In the order in which they were given; empty in lists of sessions."""
 
 
 @dataclass(frozen=True, slots=True)

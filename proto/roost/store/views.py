@@ -1,13 +1,13 @@
 """Stored records as their owner reads them. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from roost.contract.events import Committed, Migrated, Usage
 from roost.contract.heads import Head
 from roost.contract.pool_document import PoolDocument
-from roost.contract.sessions import Hold, LoggedStep, SessionInfo, SessionState, Tier
+from roost.contract.sessions import Hold, LoggedStep, SessionInfo, SessionState, SessionTool, Tier
 from roost.store.records import Descriptor, LogEntry
 from roost.store.values import (
     finish_reason_from_record,
@@ -50,7 +50,13 @@ def session_info(
         update_time=_time(descriptor.updated_ms),
         expire_time=_time(descriptor.expires_ms) if descriptor.expires_ms else None,
         labels=descriptor.labels,
+        tools=tuple(map(_session_tool, descriptor.tools)),
     )
+
+
+def _session_tool(record: Mapping[str, str]) -> SessionTool:
+    keyword = record.get("keyword")
+    return SessionTool(record["name"], None if keyword is None else not keyword, keyword or "")
 
 
 def logged_step(entry: LogEntry, generation: int, token_ids: Sequence[int] = ()) -> LoggedStep:

@@ -212,6 +212,7 @@ class Session(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Name of the session, `namespace/pool/id`."""
     pool: _builtins.str
@@ -270,6 +271,10 @@ class Session(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Client's own labels."""
 
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionTool]:
+        """Tools, in the order in which they were given; empty in ListSessions, where they would outweigh everything else."""
+
     def __init__(
         self,
         *,
@@ -295,16 +300,52 @@ class Session(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        tools: _abc.Iterable[Global___SessionTool] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_remaining_tokens", b"_budget_remaining_tokens", "budget_remaining_tokens", b"budget_remaining_tokens", "create_time", b"create_time", "expire_time", b"expire_time", "head", b"head", "hold", b"hold", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_remaining_tokens", b"_budget_remaining_tokens", "budget_remaining_tokens", b"budget_remaining_tokens", "cached_tokens", b"cached_tokens", "create_time", b"create_time", "expire_time", b"expire_time", "generation", b"generation", "head", b"head", "hold", b"hold", "id", b"id", "labels", b"labels", "model", b"model", "model_revision", b"model_revision", "parent_session_id", b"parent_session_id", "pool", b"pool", "role", b"role", "running_step_id", b"running_step_id", "state", b"state", "steps", b"steps", "task", b"task", "tier", b"tier", "update_time", b"update_time", "usage", b"usage", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_remaining_tokens", b"_budget_remaining_tokens", "budget_remaining_tokens", b"budget_remaining_tokens", "cached_tokens", b"cached_tokens", "create_time", b"create_time", "expire_time", b"expire_time", "generation", b"generation", "head", b"head", "hold", b"hold", "id", b"id", "labels", b"labels", "model", b"model", "model_revision", b"model_revision", "parent_session_id", b"parent_session_id", "pool", b"pool", "role", b"role", "running_step_id", b"running_step_id", "state", b"state", "steps", b"steps", "task", b"task", "tier", b"tier", "tools", b"tools", "update_time", b"update_time", "usage", b"usage", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__budget_remaining_tokens: _TypeAlias = _typing.Literal["budget_remaining_tokens"]  # noqa: Y015
     _WhichOneofArgType__budget_remaining_tokens: _TypeAlias = _typing.Literal["_budget_remaining_tokens", b"_budget_remaining_tokens"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_remaining_tokens) -> _WhichOneofReturnType__budget_remaining_tokens | None: ...
 
 Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
+class SessionTool(_message.Message):
+    """SessionTool is a session's tool, and whether calls that a format requires are held to its schema."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONSTRAINED_FIELD_NUMBER: _builtins.int
+    KEYWORD_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Tool's name."""
+    constrained: _builtins.bool
+    """Whether all of the tool's schema is enforced while a required call is written. False: the part that can be is, and a
+    call that breaks the rest is text, with a warning. Unset: not checked, since no worker answered when the session was
+    opened.
+    """
+    keyword: _builtins.str
+    """What is not enforced, by keyword and JSON pointer; empty unless `constrained` is false."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        constrained: _builtins.bool | None = ...,
+        keyword: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_constrained", b"_constrained", "constrained", b"constrained"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_constrained", b"_constrained", "constrained", b"constrained", "keyword", b"keyword", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__constrained: _TypeAlias = _typing.Literal["constrained"]  # noqa: Y015
+    _WhichOneofArgType__constrained: _TypeAlias = _typing.Literal["_constrained", b"_constrained"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__constrained) -> _WhichOneofReturnType__constrained | None: ...
+
+Global___SessionTool: _TypeAlias = SessionTool  # noqa: Y015
 
 @_typing.final
 class Head(_message.Message):
@@ -452,7 +493,7 @@ class Tool(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     PARAMETERS_JSON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name, `[A-Za-z0-9_-]{1,64}`."""
+    """Name, `[A-Za-z0-9_.-]{1,128}`; unique in the session."""
     description: _builtins.str
     """What it does, for the model to read."""
     parameters_json: _builtins.str

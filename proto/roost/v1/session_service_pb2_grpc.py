@@ -87,7 +87,8 @@ class SessionServiceServicer:
     """
 
     def OpenSession(self, request, context):
-        """Opens a session in a pool. Idempotent for one `request_id`.
+        """Opens a session in a pool. Idempotent for one `request_id`. A worker checks system text and tools before, when one
+        lives: INVALID_SCHEMA for a tool whose schema cannot be used, STEP_TOO_LONG when they leave no room for a step.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

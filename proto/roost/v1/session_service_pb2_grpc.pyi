@@ -38,7 +38,9 @@ class SessionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
     OpenSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.OpenSessionRequest, _session_service_pb2.OpenSessionResponse]
-    """Opens a session in a pool. Idempotent for one `request_id`."""
+    """Opens a session in a pool. Idempotent for one `request_id`. A worker checks system text and tools before, when one
+    lives: INVALID_SCHEMA for a tool whose schema cannot be used, STEP_TOO_LONG when they leave no room for a step.
+    """
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]
     """Reads one session's descriptor."""
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
@@ -62,7 +64,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     OpenSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.OpenSessionRequest, _session_service_pb2.OpenSessionResponse]  # type: ignore[assignment]
-    """Opens a session in a pool. Idempotent for one `request_id`."""
+    """Opens a session in a pool. Idempotent for one `request_id`. A worker checks system text and tools before, when one
+    lives: INVALID_SCHEMA for a tool whose schema cannot be used, STEP_TOO_LONG when they leave no room for a step.
+    """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]  # type: ignore[assignment]
     """Reads one session's descriptor."""
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
@@ -89,7 +93,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.OpenSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.OpenSessionResponse, _abc.Awaitable[_session_service_pb2.OpenSessionResponse]]:
-        """Opens a session in a pool. Idempotent for one `request_id`."""
+        """Opens a session in a pool. Idempotent for one `request_id`. A worker checks system text and tools before, when one
+        lives: INVALID_SCHEMA for a tool whose schema cannot be used, STEP_TOO_LONG when they leave no room for a step.
+        """
 
     @_abc_1.abstractmethod
     def GetSession(

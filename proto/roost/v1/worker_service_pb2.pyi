@@ -758,6 +758,72 @@ class StepTokens(_message.Message):
 Global___StepTokens: _TypeAlias = StepTokens  # noqa: Y015
 
 @_typing.final
+class CheckSessionRequest(_message.Message):
+    """CheckSessionRequest is what a session is opened with. INVALID_ARGUMENT: INVALID_SCHEMA when a tool's schema cannot be
+    used, STEP_TOO_LONG when there is no room for a step, INVALID_REQUEST when the template cannot show the system text.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_REVISION_FIELD_NUMBER: _builtins.int
+    SYSTEM_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    LIMIT_TOKENS_FIELD_NUMBER: _builtins.int
+    model_revision: _builtins.str
+    """Revision that the worker must serve; empty: any."""
+    system: _builtins.str
+    """System text."""
+    limit_tokens: _builtins.int
+    """Most tokens of a session in the pool; 0 means that the model's context is the only limit."""
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.Tool]:
+        """Tools."""
+
+    def __init__(
+        self,
+        *,
+        model_revision: _builtins.str = ...,
+        system: _builtins.str = ...,
+        tools: _abc.Iterable[_session_service_pb2.Tool] | None = ...,
+        limit_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit_tokens", b"limit_tokens", "model_revision", b"model_revision", "system", b"system", "tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckSessionRequest: _TypeAlias = CheckSessionRequest  # noqa: Y015
+
+@_typing.final
+class CheckSessionResponse(_message.Message):
+    """CheckSessionResponse says that steps can use all of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    prompt_tokens: _builtins.int
+    """Tokens of system text and tools, with the shortest message that a step can have."""
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.SessionTool]:
+        """One for each tool, in order."""
+
+    def __init__(
+        self,
+        *,
+        prompt_tokens: _builtins.int = ...,
+        tools: _abc.Iterable[_session_service_pb2.SessionTool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt_tokens", b"prompt_tokens", "tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckSessionResponse: _TypeAlias = CheckSessionResponse  # noqa: Y015
+
+@_typing.final
 class GetStateRequest(_message.Message):
     """GetStateRequest is empty."""
 

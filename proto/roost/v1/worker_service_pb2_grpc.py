@@ -55,6 +55,11 @@ class WorkerServiceStub:
                 request_serializer=roost_dot_v1_dot_worker__service__pb2.RenderRequest.SerializeToString,
                 response_deserializer=roost_dot_v1_dot_worker__service__pb2.RenderResponse.FromString,
                 _registered_method=True)
+        self.CheckSession = channel.unary_unary(
+                '/roost.v1.WorkerService/CheckSession',
+                request_serializer=roost_dot_v1_dot_worker__service__pb2.CheckSessionRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_worker__service__pb2.CheckSessionResponse.FromString,
+                _registered_method=True)
         self.GetState = channel.unary_unary(
                 '/roost.v1.WorkerService/GetState',
                 request_serializer=roost_dot_v1_dot_worker__service__pb2.GetStateRequest.SerializeToString,
@@ -95,6 +100,13 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckSession(self, request, context):
+        """Checks whether steps could use a new session's system text and tools. Nothing of the session is kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetState(self, request, context):
         """Reads the engine's state, for monitoring and debugging; gateways read the lease instead.
         """
@@ -124,6 +136,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Render,
                     request_deserializer=roost_dot_v1_dot_worker__service__pb2.RenderRequest.FromString,
                     response_serializer=roost_dot_v1_dot_worker__service__pb2.RenderResponse.SerializeToString,
+            ),
+            'CheckSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckSession,
+                    request_deserializer=roost_dot_v1_dot_worker__service__pb2.CheckSessionRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_worker__service__pb2.CheckSessionResponse.SerializeToString,
             ),
             'GetState': grpc.unary_unary_rpc_method_handler(
                     servicer.GetState,
@@ -240,6 +257,33 @@ class WorkerService:
             '/roost.v1.WorkerService/Render',
             roost_dot_v1_dot_worker__service__pb2.RenderRequest.SerializeToString,
             roost_dot_v1_dot_worker__service__pb2.RenderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.WorkerService/CheckSession',
+            roost_dot_v1_dot_worker__service__pb2.CheckSessionRequest.SerializeToString,
+            roost_dot_v1_dot_worker__service__pb2.CheckSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

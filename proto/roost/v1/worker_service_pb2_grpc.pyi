@@ -43,6 +43,8 @@ class WorkerServiceStub:
     """Renders a piece of a log again from its messages, for a session that moves to this worker's revision. Nothing is
     kept.
     """
+    CheckSession: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.CheckSessionRequest, _worker_service_pb2.CheckSessionResponse]
+    """Checks whether steps could use a new session's system text and tools. Nothing of the session is kept."""
     GetState: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.GetStateRequest, _worker_service_pb2.GetStateResponse]
     """Reads the engine's state, for monitoring and debugging; gateways read the lease instead."""
 
@@ -61,6 +63,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """Renders a piece of a log again from its messages, for a session that moves to this worker's revision. Nothing is
     kept.
     """
+    CheckSession: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.CheckSessionRequest, _worker_service_pb2.CheckSessionResponse]  # type: ignore[assignment]
+    """Checks whether steps could use a new session's system text and tools. Nothing of the session is kept."""
     GetState: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.GetStateRequest, _worker_service_pb2.GetStateResponse]  # type: ignore[assignment]
     """Reads the engine's state, for monitoring and debugging; gateways read the lease instead."""
 
@@ -100,6 +104,14 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Renders a piece of a log again from its messages, for a session that moves to this worker's revision. Nothing is
         kept.
         """
+
+    @_abc_1.abstractmethod
+    def CheckSession(
+        self,
+        request: _worker_service_pb2.CheckSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.CheckSessionResponse, _abc.Awaitable[_worker_service_pb2.CheckSessionResponse]]:
+        """Checks whether steps could use a new session's system text and tools. Nothing of the session is kept."""
 
     @_abc_1.abstractmethod
     def GetState(
