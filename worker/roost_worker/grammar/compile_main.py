@@ -20,8 +20,8 @@ from pathlib import Path
 
 from roost_worker.child_process import die_with_parent
 from roost_worker.config import GrammarConfig
-from roost_worker.grammar.build import GrammarError
 from roost_worker.grammar.compile_process import Answer, CompileSetup
+from roost_worker.grammar.errors import GrammarError
 
 Compile = Callable[[str], object]
 

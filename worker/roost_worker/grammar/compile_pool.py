@@ -10,8 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-from roost_worker.grammar.build import GrammarError
 from roost_worker.grammar.compile_process import CompileProcess, CompileSetup, CompileUnavailableError
+from roost_worker.grammar.errors import GrammarError
 
 KEPT_VERDICTS = 4096
 

@@ -10,7 +10,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.numpy import fill_next_token_bitmask
 from numpy.typing import NDArray
 
-from roost_worker.grammar.build import GrammarError
+from roost_worker.grammar.errors import GrammarError
 
 _CACHED = 64
 _ALL = np.int32(-1)
