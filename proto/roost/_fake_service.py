@@ -134,7 +134,7 @@ class FakeService(SessionServiceServicer):
             model_revision=pool.active_revision,
             system=asked.system,
             tools=tuple(
-                {"name": tool.name, "description": tool.description, "parameters": tool.parameters_json}
+                {"name": tool.name, "description": tool.description, "parameters": tool.parameters_json, "keyword": ""}
                 for tool in asked.tools
             ),
             task=asked.task,
@@ -153,6 +153,8 @@ class FakeService(SessionServiceServicer):
         size = request.page_size or 100
         own = await self._store.list_sessions(self._pool, tenant, request.page_token, _ALL)
         sessions = [session for session in map(self._describe, own) if _selected(request, session)]
+        for session in sessions:
+            session.ClearField("tools")
         more = sessions[size - 1].id if len(sessions) > size else ""
         return pb.ListSessionsResponse(sessions=sessions[:size], next_page_token=more)
 

@@ -44,6 +44,14 @@ async def whole(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Whole
         yield pool
 
 
+def deep(levels: int) -> dict[str, Any]:
+    """A schema within a schema within a schema."""
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
 BAD_OPENS: dict[str, tuple[dict[str, Any], type[errors.RoostError], str]] = {
     "a pool's name that is none": ({"pool": "nope"}, errors.InvalidRequestError, "namespace/name"),
     "an unknown pool": ({"pool": "default/nope"}, errors.PoolNotFoundError, "default/nope"),
@@ -52,6 +60,21 @@ BAD_OPENS: dict[str, tuple[dict[str, Any], type[errors.RoostError], str]] = {
         {"tools": [Tool("grep", parameters="[1]")]},
         errors.InvalidRequestError,
         r"tools\[0\].parameters_json",
+    ),
+    "a tool that is too deep": (
+        {"tools": [Tool("grep"), Tool("deep", parameters=deep(300))]},
+        errors.InvalidSchemaError,
+        r"tool 'deep': parameters_json: .*use \$defs",
+    ),
+    "a tool of no known type": (
+        {"tools": [Tool("grep", parameters={"type": "object", "properties": {"a": {"type": "nonsense"}}})]},
+        errors.InvalidSchemaError,
+        "tool 'grep': .*nonsense",
+    ),
+    "system text that is longer than the context": (
+        {"system": "x" * 2 * CONTEXT},
+        errors.StepTooLongError,
+        f"no room in the {CONTEXT} tokens",
     ),
     "an unknown parent": ({"parent": new_session_id(POOL_NAME)}, errors.SessionNotFoundError, "parent_session_id"),
 }
@@ -74,14 +97,6 @@ async def test_a_pool_that_the_key_does_not_reach(whole: Whole) -> None:
     with pytest.raises(errors.AuthenticationError, match="authorization: Bearer KEY"):
         async with await Client.connect(whole.stack.targets) as nobody:
             await nobody.open(pool=POOL_NAME)
-
-
-def deep(levels: int) -> dict[str, Any]:
-    """A schema within a schema within a schema."""
-    schema: dict[str, Any] = {"type": "string"}
-    for _ in range(levels):
-        schema = {"type": "object", "properties": {"a": schema}}
-    return schema
 
 
 def explosive(clauses: int) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def seen(info: SessionInfo) -> tuple[Any, ...]:
         info.steps,
         hold,
         info.labels,
+        info.tools,
         times,
     )
 

@@ -20,7 +20,7 @@ from roost.contract.events import (
 )
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.messages import JsonSchema, Message, MessageRole, Sampling, ToolCall, ToolChoice, ToolChoiceMode
-from roost.contract.sessions import Hold, LoggedStep, OpenRequest, SessionInfo, SessionState, Tier
+from roost.contract.sessions import Hold, LoggedStep, OpenRequest, SessionInfo, SessionState, SessionTool, Tier
 from roost.contract.steps import Cursor, StepRequest
 from roost.v1 import session_service_pb2 as pb
 
@@ -83,6 +83,7 @@ def test_sessions_arrive_as_they_were_sent(hold: Hold | None, budget: int | None
         update_time=NOON,
         expire_time=None,
         labels={"a": "b"},
+        tools=(SessionTool("a"), SessionTool("b", True), SessionTool("c", False, "/properties/x/pattern")),
     )
     assert wire.session_from_wire(wire.session_to_wire(info)) == info
 

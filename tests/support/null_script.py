@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from roost.contract.loghash import EMPTY, extend, pack_ids
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost.fault_points import fault_point
 from roost.v1 import worker_service_pb2 as wpb
 
@@ -31,6 +32,10 @@ class Script:
     refuse_render: Reason | None = None
     """Once."""
     renders_short: bool = False
+    refuse_check: Refused | None = None
+    """What CheckSession answers, until it is reset."""
+    unconstrained: dict[str, str] = field(default_factory=dict)
+    """Keywords by tool."""
     lie_about_offsets: bool = False
     forget_orphans: bool = False
     warnings: tuple[str, ...] = ()
@@ -63,6 +68,15 @@ class Attempt:
     @property
     def done(self) -> bool:
         return len(self.ids) >= self.total
+
+
+def checked(request: wpb.CheckSessionRequest, unconstrained: dict[str, str]) -> wpb.CheckSessionResponse:
+    """The answer to a session that is taken."""
+    response = wpb.CheckSessionResponse(prompt_tokens=4)
+    for tool in request.tools:
+        keyword = unconstrained.get(tool.name, "")
+        response.tools.add(name=tool.name, constrained=not keyword, keyword=keyword)
+    return response
 
 
 def token_text(token: int) -> str:

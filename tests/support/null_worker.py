@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from null_script import BASE_ID, Attempt, Script, log_hash, rendered, token_text
+from null_script import BASE_ID, Attempt, Script, checked, log_hash, rendered, token_text
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS, WorkerLease
 from roost.contract.loghash import unpack_ids
 from roost.contract.reasons import Reason
@@ -62,6 +62,7 @@ class NullWorker(WorkerServiceServicer):
         self.evictions: list[wpb.EvictRequest] = []
         self.holds: list[wpb.HoldRequest] = []
         self.renders: list[wpb.RenderRequest] = []
+        self.checks: list[wpb.CheckSessionRequest] = []
         self.traces: list[str] = []
         self.changed = asyncio.Event()
         self.address = ""
@@ -332,6 +333,16 @@ class NullWorker(WorkerServiceServicer):
             await abort(context, Refused(refusal, "scripted refusal"))
         assert request.model_revision == self.revision
         return rendered(request, short=self.script.renders_short)
+
+    async def CheckSession(  # noqa: N802
+        self, request: wpb.CheckSessionRequest, context: Context
+    ) -> wpb.CheckSessionResponse:
+        await self._check_secret(context)
+        self.checks.append(request)
+        self._happened()
+        if self.script.refuse_check is not None:
+            await abort(context, self.script.refuse_check)
+        return checked(request, self.script.unconstrained)
 
     async def GetState(self, request: wpb.GetStateRequest, context: Context) -> wpb.GetStateResponse:  # noqa: N802
         return wpb.GetStateResponse(worker_id=self.worker_id, boot=self._boot, model_revision=self.revision)

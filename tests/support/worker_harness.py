@@ -83,8 +83,10 @@ class Gate:
 class ScriptedRunner:
     """Implements `roost_worker.engine.plan.Runner`: the n-th output token of a request is its script's n-th id."""
 
-    def __init__(self, scripts: dict[int, Sequence[int]], eos: int, gate: Gate, blocks: int = 64) -> None:
-        self.info = RunnerInfo(blocks, 16, 1, VOCABULARY, 256, (eos,))
+    def __init__(
+        self, scripts: dict[int, Sequence[int]], eos: int, gate: Gate, blocks: int = 64, context: int = 256
+    ) -> None:
+        self.info = RunnerInfo(blocks, 16, 1, VOCABULARY, context, (eos,))
         self.contexts: list[list[int]] = []
         """Whole context of each request, in the order of admission."""
         self.grammar_refusal = ""
@@ -300,14 +302,16 @@ def worker_config(store_url: str, cache_dir: Path, **fields: Any) -> WorkerConfi
 
 
 @asynccontextmanager
-async def scripted_world(config: WorkerConfig, *, blocks: int = 64, **options: Any) -> AsyncIterator[World]:
+async def scripted_world(
+    config: WorkerConfig, *, blocks: int = 64, context: int = 256, **options: Any
+) -> AsyncIterator[World]:
     """Starts a worker over a scripted runner, and stops it."""
     scripts: dict[int, Sequence[int]] = {}
     gate, fatal, runners = Gate(), [], []
 
     async def start_engine(config: WorkerConfig, model_dir: Path) -> EngineClient:
         eos = Renderer.from_dir(model_dir).eos_token_ids[0]
-        runners.append(ScriptedRunner(scripts, eos, gate, blocks))
+        runners.append(ScriptedRunner(scripts, eos, gate, blocks, context))
         return await start_thread_engine(lambda: runners[0], config)
 
     server = WorkerServer(config, start_engine, on_fatal=fatal.append, **options)

@@ -3,12 +3,12 @@
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from roost.contract import requests
 from roost.contract.events import Event
 from roost.contract.heads import Head
 from roost.contract.loghash import unpack_ids
-from roost.contract.messages import ToolDefinition
 from roost.contract.names import new_session_id, pool_of
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
@@ -20,6 +20,7 @@ from roost.store.records import Descriptor, LogEntry, NewSession
 from roost.store.views import logged_step, session_info
 from roost_gateway.core.caller import Caller, pool_of_caller, pool_of_session, role_of
 from roost_gateway.core.facts import FactsCache
+from roost_gateway.core.opening import Opening
 from roost_gateway.core.step_calls import StepCalls
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.fleet.pools import require_open
@@ -46,6 +47,7 @@ class Gateway:
         step_timeout_seconds: float,
     ) -> None:
         self._store = store
+        self._opening = Opening(store, fleet)
         self._pools = fleet.pools
         self._workers = fleet.workers
         self._clients = fleet.clients
@@ -60,22 +62,20 @@ class Gateway:
         require_open(pool)
         role = role_of(pool, request.role)
         await self._check_parent(request.parent, caller)
-        descriptor = await self._store.open(
-            NewSession(
-                session_id=new_session_id(pool.pool),
-                tenant=caller.tenant,
-                role=role.name,
-                model=pool.model,
-                model_revision=pool.active_revision,
-                system=request.system,
-                tools=tuple(map(_tool_record, request.tools)),
-                task=request.task,
-                parent=request.parent,
-                labels=dict(request.labels),
-                request_id=request.request_id,
-                ttl_ms=pool.idle_ttl_ms,
-            )
+        new = NewSession(
+            session_id=new_session_id(pool.pool),
+            tenant=caller.tenant,
+            role=role.name,
+            model=pool.model,
+            model_revision=pool.active_revision,
+            system=request.system,
+            task=request.task,
+            parent=request.parent,
+            labels=dict(request.labels),
+            request_id=request.request_id,
+            ttl_ms=pool.idle_ttl_ms,
         )
+        descriptor = await self._opening.open(new, request.tools, pool)
         self._facts.put(descriptor)
         return await self._described(descriptor)
 
@@ -84,7 +84,8 @@ class Gateway:
         return await self._described(await self._store.get(session_id, caller.tenant))
 
     async def list(self, query: SessionQuery, caller: Caller) -> SessionPage:
-        """One page. It may be short, and even empty, before the last one when the filters pass over many sessions."""
+        """One page, without the sessions' tools. It may be short, and even empty, before the last one when the filters
+        pass over many sessions."""
         pool = await pool_of_caller(self._pools, query.pool, caller)
         size = _page_size(query.page_size, _DEFAULT_SESSIONS, requests.MAX_PAGE_SESSIONS)
         if query.page_token and pool_of(query.page_token) != pool.pool:
@@ -94,7 +95,7 @@ class Gateway:
             batch = await self._store.list_sessions(pool.pool, caller.tenant, after, size)
             for session in await self._describe_all(pool, batch):
                 if _selects(query, session):
-                    selected.append(session)
+                    selected.append(replace(session, tools=()))
                     if len(selected) == size:
                         return SessionPage(tuple(selected), session.id)
             if len(batch) < size:
@@ -223,10 +224,6 @@ class Gateway:
     async def _ids(self, entry: LogEntry, session_id: str, generation: int) -> Sequence[int]:
         start = entry.head.length - entry.prompt_tokens - entry.output_tokens
         return unpack_ids(await self._store.ids(session_id, generation, start, entry.head.length))
-
-
-def _tool_record(tool: ToolDefinition) -> dict[str, str]:
-    return {"name": tool.name, "description": tool.description, "parameters": tool.parameters_json}
 
 
 def _page_size(asked: int, default: int, most: int) -> int:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,16 @@ import grpc
 import grpc.aio
 
 from roost.addresses import NO_PROXY
-from roost.v1.worker_service_pb2 import EvictRequest, HoldRequest
+from roost.contract.messages import ToolDefinition
+from roost.contract.pool_document import PoolDocument
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
+from roost.contract.sessions import SessionTool
+from roost.grpc_errors import details_of
+from roost.v1.session_service_pb2 import Tool
+from roost.v1.worker_service_pb2 import CheckSessionRequest, EvictRequest, HoldRequest
 from roost.v1.worker_service_pb2_grpc import WorkerServiceStub
+from roost.wire import session_tool_from_wire
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.telemetry import trace_metadata
 
@@ -22,6 +30,8 @@ log = logging.getLogger(__name__)
 
 CALL_SECONDS = 2.0
 """Limit of the short calls: Evict, Hold."""
+CHECK_SECONDS = 6.0
+"""Limit of CheckSession; a second more than a worker waits for its compile processes by default."""
 _CLOSE_SECONDS = 600.0
 _OPTIONS = (
     NO_PROXY,
@@ -38,6 +48,10 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_send_message_length", -1),
 )
+
+
+_OF_THE_SESSION = (Reason.INVALID_SCHEMA, Reason.STEP_TOO_LONG, Reason.INVALID_REQUEST)
+"""Reasons for which no worker would take the session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +107,32 @@ class WorkerClients:
         except grpc.aio.AioRpcError as error:
             log.warning("worker %s did not evict %s: %s", worker.worker_id, request.session_id, error.details())
             return None
+
+    async def check_session(
+        self, worker: WorkerState, pool: PoolDocument, system: str, tools: Sequence[ToolDefinition]
+    ) -> tuple[SessionTool, ...] | None:
+        """Asks a worker whether steps could use a new session's system text and tools. Returns the tools with its
+        verdict, or None when the worker gives none.
+
+        Raises Refused: INVALID_SCHEMA, STEP_TOO_LONG, INVALID_REQUEST.
+        """
+        request = CheckSessionRequest(
+            model_revision=pool.active_revision,
+            system=system,
+            tools=(Tool(name=t.name, description=t.description, parameters_json=t.parameters_json) for t in tools),
+            limit_tokens=pool.token_limit,
+        )
+        try:
+            stub = self.channel(worker.address).stub
+            answer = await stub.CheckSession(request, timeout=CHECK_SECONDS, metadata=self.metadata(pool.pool))
+        except grpc.aio.AioRpcError as error:
+            details = details_of(error)
+            if details.reason in _OF_THE_SESSION:
+                reason, message = Reason(details.reason), error.details() or ""
+                raise Refused(reason, message, violations=details.violations, metadata=details.metadata) from error
+            log.warning("worker %s did not check a new session: %s", worker.worker_id, error.details())
+            return None
+        return tuple(map(session_tool_from_wire, answer.tools))
 
     def hold(self, pool: str, worker: WorkerState, session_id: str, tool: str, expect_seconds: float) -> None:
         """Reports a pause to a worker's retention policy, without waiting: it is advice."""

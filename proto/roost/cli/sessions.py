@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from roost import LoggedStep, SessionInfo, SessionState, Tier
+from roost import LoggedStep, SessionInfo, SessionState, SessionTool, Tier
 from roost.cli.options import DEFAULT_TARGET, ApiKey, Output, Pool, SessionId, Target, connect
 from roost.cli.output import OutputFormat, age, expected_errors, moment, print_json, print_table
 
@@ -128,6 +128,10 @@ def _hold(info: SessionInfo) -> str:
     return f"{info.hold.tool or 'pause'} {info.hold.expect_seconds:g}s" if info.hold.expect_seconds else info.hold.tool
 
 
+def _tool(tool: SessionTool) -> str:
+    return f"{tool.name} (not enforced: {tool.keyword})" if tool.constrained is False else tool.name
+
+
 def _show(info: SessionInfo, output: OutputFormat) -> None:
     if output is OutputFormat.JSON:
         print_json(info)
@@ -147,6 +151,7 @@ def _show(info: SessionInfo, output: OutputFormat) -> None:
             ("log hash", info.head.log_hash.hex()),
             ("steps", f"{info.steps} in generation {info.generation}"),
             ("hold", _hold(info)),
+            ("tools", ", ".join(map(_tool, info.tools))),
             ("budget left", budget),
             ("running step", info.running_step_id),
             ("opened", moment(info.create_time)),

@@ -47,6 +47,10 @@ class SessionStore(Protocol):
         """Writes a new session; a repeated `request_id` returns the session that it opened. Refuses: STORE_FULL."""
         ...
 
+    async def opened(self, pool: str, tenant: str, request_id: str) -> Descriptor | None:
+        """The session that a request opened; None if there is none any more. Two round trips."""
+        ...
+
     async def get(self, session_id: str, tenant: str) -> Descriptor:
         """Refuses: SESSION_NOT_FOUND."""
         ...

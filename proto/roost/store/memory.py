@@ -95,6 +95,10 @@ class MemoryStore:
             self._opened[request] = new.session_id
         return opened.describe(now)
 
+    async def opened(self, pool: str, tenant: str, request_id: str) -> Descriptor | None:
+        session, now = self.sessions.get(self._opened.get((pool, tenant, request_id), "")), self.clock()
+        return None if session is None or session.is_gone(now) else session.describe(now)
+
     async def get(self, session_id: str, tenant: str) -> Descriptor:
         return self._find(session_id, tenant).describe(self.clock())
 

@@ -98,7 +98,7 @@ class NewSession:
     model: str
     model_revision: str
     system: str
-    tools: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] = ()
     task: str = ""
     parent: str = ""
     labels: dict[str, str] = field(default_factory=dict)

@@ -22,6 +22,7 @@ from roost.store.arguments import (
     open_call,
     pool_keys,
     release_call,
+    request_digest,
     reserve_call,
     session_keys,
 )
@@ -129,6 +130,13 @@ class RedisStore:
             except Refused:
                 continue  # the session that the request opened has been erased: open another
         raise AssertionError(f"request {new.request_id} opens sessions that are gone at once")
+
+    async def opened(self, pool: str, tenant: str, request_id: str) -> Descriptor | None:
+        name = await self._link.run("GET", PoolKeys(pool).open_request(tenant, request_digest(request_id)))
+        try:
+            return await self.get(name.decode(), tenant) if name else None
+        except Refused:
+            return None
 
     async def get(self, session_id: str, tenant: str) -> Descriptor:
         descriptors = await self._get_many(pool_keys(session_id), tenant, [session_id])

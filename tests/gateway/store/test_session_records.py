@@ -62,6 +62,15 @@ async def test_a_request_id_whose_session_was_deleted_makes_a_new_one(store):
     assert await store.open(new_session(request_id="once")) == second
 
 
+async def test_the_session_that_a_request_opened_is_read_while_it_is_there(store):
+    session = await store.open(new_session(request_id="once"))
+    assert await store.opened(POOL, TENANT, "once") == session
+    assert await store.opened(POOL, "other", "once") is None
+    assert await store.opened(POOL, TENANT, "twice") is None
+    await store.delete(session.session_id, TENANT)
+    assert await store.opened(POOL, TENANT, "once") is None
+
+
 async def test_a_request_id_cannot_name_the_key_of_another_tenant(store, raw):
     await opened(store, tenant="a:open:b")
     await store.open(new_session(tenant="a", request_id="b:sessions"))

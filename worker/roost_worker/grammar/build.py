@@ -9,7 +9,7 @@ from roost_worker.grammar.errors import GrammarError
 from roost_worker.grammar.schema_text import load_schema
 from roost_worker.grammar.tool_schema import tool_schema
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 # One way to write each value: free whitespace would let a model fill its budget with blanks.
 _COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
 # Models were trained on tool calls with the blanks of Python's json.dumps.

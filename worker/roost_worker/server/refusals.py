@@ -29,6 +29,15 @@ def log_too_long(limit: int) -> Refused:
     )
 
 
+def session_too_long(prompt_tokens: int, limit: int) -> Refused:
+    return Refused(
+        Reason.STEP_TOO_LONG,
+        f"system text and tools have {prompt_tokens} tokens, and leave no room in the {limit} tokens of a session; "
+        "shorten them, or give fewer tools",
+        metadata={"prompt_tokens": str(prompt_tokens), "limit_tokens": str(limit)},
+    )
+
+
 def cannot_render(why: str) -> Refused:
     return Refused(Reason.INVALID_REQUEST, why)
 

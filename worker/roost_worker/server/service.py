@@ -17,6 +17,7 @@ from roost.v1 import worker_service_pb2_grpc as pb_grpc
 from roost_worker.server import refusals
 from roost_worker.server.generate import Context, generate
 from roost_worker.server.render import render
+from roost_worker.server.session_check import SessionChecks
 from roost_worker.server.shell import Shell
 from roost_worker.server.telemetry import generate_span, note_attempt
 
@@ -32,6 +33,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
     def __init__(self, pool_secret: str, tracer: Tracer, publish: Callable[[], Awaitable[object]]) -> None:
         """`publish` publishes residency at once, so that an eviction is visible when its call returns."""
         self.shell: Shell | None = None
+        self._checks = SessionChecks()
         self._secret, self._tracer, self._publish = pool_secret.encode(), tracer, publish
 
     async def Generate(  # type: ignore[override]  # noqa: N802  it reads and writes through the context
@@ -60,6 +62,11 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
 
     async def Render(self, request: pb.RenderRequest, context: _AnyContext) -> pb.RenderResponse:  # noqa: N802
         return await self._answer(context, lambda shell: render(shell, request))
+
+    async def CheckSession(  # noqa: N802
+        self, request: pb.CheckSessionRequest, context: _AnyContext
+    ) -> pb.CheckSessionResponse:
+        return await self._answer(context, lambda shell: self._checks.check(shell, request))
 
     async def GetState(self, request: pb.GetStateRequest, context: _AnyContext) -> pb.GetStateResponse:  # noqa: N802
         async def call(shell: Shell) -> pb.GetStateResponse:
