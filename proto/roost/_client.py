@@ -105,9 +105,11 @@ class Client:
 
         Without a pool it is the caller's only pool, without a role the pool's first. `parent` is the session that
         spawns this one: a handle, a `SessionInfo` or a name. `request_id` makes the call idempotent; by default it is
-        drawn at random.
+        drawn at random. Whether calls are held to all of a tool's schema is in `(await session.info()).tools`.
 
-        Raises PoolNotFoundError, RoleNotFoundError and other RoostErrors, and TypeError when a label is not a string.
+        Raises InvalidSchemaError for a tool whose schema cannot be used, StepTooLongError when system text and tools
+        leave no room for a step, PoolNotFoundError, RoleNotFoundError and other RoostErrors, and TypeError when a label
+        is not a string.
         """
         for key, value in (labels or {}).items():
             if not (isinstance(key, str) and isinstance(value, str)):

