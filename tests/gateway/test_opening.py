@@ -128,6 +128,14 @@ async def test_a_worker_of_the_pools_revision_is_asked(rig: Rig) -> None:
     assert {(asked.model_revision, asked.limit_tokens) for asked in new.checks} == {("rev-2", 512)}
 
 
+async def test_the_number_of_tools_is_the_workers_matter(redis_server: RedisServer) -> None:
+    async with world(redis_server) as w:
+        names = [f"server-{number:03}.{'x' * 117}" for number in range(300)]
+        opened = await w.caller.open(tools=[pb.Tool(name=name) for name in names])
+        assert [tool.name for tool in opened.tools] == names
+        assert len(w.worker.checks[0].tools) == 300
+
+
 async def test_a_session_without_system_text_and_tools_is_not_checked(redis_server: RedisServer) -> None:
     async with world(redis_server) as w:
         w.worker.script.refuse_check = NO_SCHEMA

@@ -83,9 +83,7 @@ class Gate:
 class ScriptedRunner:
     """Implements `roost_worker.engine.plan.Runner`: the n-th output token of a request is its script's n-th id."""
 
-    def __init__(
-        self, scripts: dict[int, Sequence[int]], eos: int, gate: Gate, blocks: int = 64, context: int = 256
-    ) -> None:
+    def __init__(self, scripts: dict[int, Sequence[int]], eos: int, gate: Gate, context: int, blocks: int) -> None:
         self.info = RunnerInfo(blocks, 16, 1, VOCABULARY, context, (eos,))
         self.contexts: list[list[int]] = []
         """Whole context of each request, in the order of admission."""
@@ -294,24 +292,22 @@ class World:
         return await self.call("GetState", pb.GetStateRequest())
 
 
-def worker_config(store_url: str, cache_dir: Path, **fields: Any) -> WorkerConfig:
-    model = ModelConfig("dummy", "dummy://llama-tiny", "float32", context_tokens=256)
+def worker_config(store_url: str, cache_dir: Path, context: int = 256, **fields: Any) -> WorkerConfig:
+    model = ModelConfig("dummy", "dummy://llama-tiny", "float32", context_tokens=context)
     parts = {"kv": KvConfig(16, 1 << 20), "engine": EngineConfig(4, 64), "grammar": GrammarConfig(wait_seconds=WAIT)}
     values = {**parts, "pool_secret": SECRET, **fields}
     return WorkerConfig(POOL, model, store_url=store_url, cache_dir=cache_dir, **values)
 
 
 @asynccontextmanager
-async def scripted_world(
-    config: WorkerConfig, *, blocks: int = 64, context: int = 256, **options: Any
-) -> AsyncIterator[World]:
+async def scripted_world(config: WorkerConfig, *, blocks: int = 64, **options: Any) -> AsyncIterator[World]:
     """Starts a worker over a scripted runner, and stops it."""
     scripts: dict[int, Sequence[int]] = {}
     gate, fatal, runners = Gate(), [], []
 
     async def start_engine(config: WorkerConfig, model_dir: Path) -> EngineClient:
         eos = Renderer.from_dir(model_dir).eos_token_ids[0]
-        runners.append(ScriptedRunner(scripts, eos, gate, blocks, context))
+        runners.append(ScriptedRunner(scripts, eos, gate, config.model.context_tokens, blocks))
         return await start_thread_engine(lambda: runners[0], config)
 
     server = WorkerServer(config, start_engine, on_fatal=fatal.append, **options)

@@ -7,6 +7,7 @@ import sys
 
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
+from mcp.types import PaginatedRequestParams
 
 
 async def main(command: str, *arguments: str) -> None:
@@ -15,15 +16,15 @@ async def main(command: str, *arguments: str) -> None:
         await session.initialize()
         tools, cursor = [], None
         while True:
-            page = await session.list_tools(cursor)
+            page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor))
             tools += page.tools
-            cursor = page.nextCursor
+            cursor = page.next_cursor
             if not cursor:
                 break
     print(
         json.dumps(
             [
-                {"name": tool.name, "description": tool.description or "", "parameters": tool.inputSchema}
+                {"name": tool.name, "description": tool.description or "", "parameters": tool.input_schema}
                 for tool in tools
             ]
         )

@@ -24,7 +24,7 @@ from roost_operator.local.runner import LocalStack, StackOptions
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs/tools.md"
 BEGIN, END = "<!-- written by make tools -->\n", "<!-- end of make tools -->\n"
-CLIENT = "mcp==1.28.1"
+CLIENT = "mcp==2.3.0"
 LIST_SECONDS = 300.0
 CONTEXT = 8192
 POOL = {
@@ -65,9 +65,7 @@ class Server:
         return ["uvx", "--from", f"{self.package}=={self.version}", *arguments]
 
 
-SERVERS = (
-    Server("@modelcontextprotocol/server-filesystem", "2026.8.31", ("{folder}",)),
-)
+SERVERS = (Server("@modelcontextprotocol/server-filesystem", "2026.8.31", ("{folder}",)),)
 
 
 @dataclass(slots=True)

@@ -27,8 +27,8 @@ READ = api.Tool(name="fs.read", parameters_json="true")
 
 @pytest.fixture
 async def world(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    config = worker_config(redis_server.url, tmp_path_factory.getbasetemp() / "roost-cache")
-    async with scripted_world(config, blocks=1 + CONTEXT // 16, context=CONTEXT) as started:
+    config = worker_config(redis_server.url, tmp_path_factory.getbasetemp() / "roost-cache", CONTEXT)
+    async with scripted_world(config, blocks=1 + CONTEXT // 16) as started:
         yield started
 
 
@@ -98,13 +98,6 @@ async def test_what_leaves_no_room_for_a_step_is_refused_with_its_tokens(world: 
     assert int(details.metadata["prompt_tokens"]) > CONTEXT
 
 
-async def test_any_number_of_tools_is_taken_that_fits_the_context(redis_server: RedisServer, tmp_path: Path) -> None:
-    tools = [api.Tool(name=f"t{number}") for number in range(200)]
-    async with scripted_world(worker_config(redis_server.url, tmp_path), blocks=4096, context=60_000) as world:
-        response = await check(world, *tools)
-        assert [tool.name for tool in response.tools] == [tool.name for tool in tools]
-
-
 async def test_a_tool_that_is_nested_too_deep_is_refused(world: World) -> None:
     """Neither the template nor the grammar library could take it."""
     schema = '{"type": "object", "properties": {"a": ' * 400 + '{"type": "string"}' + "}}" * 400
@@ -138,10 +131,10 @@ async def test_tools_that_are_refused_only_together_are_said_to_be(world: World)
 async def test_a_check_that_waits_for_compile_processes_may_come_back(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    config = worker_config(redis_server.url, tmp_path / "cache", grammar=GrammarConfig(wait_seconds=0.2))
+    config = worker_config(redis_server.url, tmp_path / "cache", CONTEXT, grammar=GrammarConfig(wait_seconds=0.2))
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    async with scripted_world(config, blocks=1 + CONTEXT // 16, context=CONTEXT) as world:
+    async with scripted_world(config, blocks=1 + CONTEXT // 16) as world:
         pool = world.server.shell.grammars = CompilePool(replace(setup(), limits=config.grammar))
         tool = stepping("slow", f"wait:{gate}")
         assert (await refused(world, tool))[0].reason == "QUEUE_TIMEOUT"
