@@ -72,7 +72,7 @@ FATAL = {
 }
 HARMLESS = {
     "refuse:foo": "the grammar is refused: foo",
-    "panic": "the grammar library fails on it: Panic: index out of bounds",
+    "panic": "the grammar breaks the library that reads it: Panic: index out of bounds",
     "allocate": "more than 64 MiB",
 }
 
@@ -95,7 +95,7 @@ async def test_a_compilation_that_hangs_is_ended_although_it_uses_no_cpu_time(
     monkeypatch.setattr(compile_process, "HANG_SECONDS", 0.5)
     assert await _refusal(pool, "good") == ""
     before = _pid(pool)
-    assert "does not compile within" in await _refusal(pool, "step=hang")
+    assert "the grammar does not end within" in await _refusal(pool, "step=hang")
     monkeypatch.undo()
     assert _pid(pool) != before
     assert await _refusal(pool, "good") == ""

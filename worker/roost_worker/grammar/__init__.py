@@ -5,7 +5,7 @@ from roost_worker.grammar.compile_pool import CompilePool
 from roost_worker.grammar.compile_process import CompileSetup, CompileUnavailableError
 from roost_worker.grammar.compiler import GrammarCompiler, GrammarState, fill_masks
 from roost_worker.grammar.errors import GrammarError
-from roost_worker.grammar.tool_schema import ToolSchema, tool_schema, violation
+from roost_worker.grammar.tool_schema import ToolSchema, tool_schema
 
 __all__ = [
     "CompilePool",
@@ -19,5 +19,4 @@ __all__ = [
     "build_tool_call",
     "fill_masks",
     "tool_schema",
-    "violation",
 ]

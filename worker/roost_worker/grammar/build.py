@@ -2,12 +2,14 @@
 
 import json
 import re
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from roost_worker.grammar.errors import GrammarError
+from roost_worker.grammar.normal_schema import normalize
 from roost_worker.grammar.schema_text import load_schema
 from roost_worker.grammar.tool_schema import tool_schema
+from roost_worker.grammar.widening import widen
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 # One way to write each value: free whitespace would let a model fill its budget with blanks.
@@ -38,13 +40,16 @@ class NamedSchema(Protocol):
 def build_json_schema(schema: str) -> str:
     """Return the grammar of JSON text, without optional whitespace, that satisfies `schema` (JSON text).
 
-    Raise GrammarError when the schema cannot be read (`load_schema`). What llguidance does not support is refused when
-    the grammar is compiled (`GrammarCompiler.check`).
+    Raise GrammarError naming the keyword when the schema is not valid or cannot be enforced. What is too large or
+    allows nothing is refused when the grammar is compiled (`GrammarCompiler.check`).
     """
     document = load_schema(schema, "json_schema")
     if isinstance(document, bool):
         raise GrammarError(f"json_schema: must be a JSON schema, an object; it is {type(document).__name__}")
-    return json.dumps({"grammars": [{"json_schema": {**document, "x-guidance": _COMPACT}}]})
+    wide = widen(normalize(document, "json_schema"))
+    if wide.dropped:
+        raise GrammarError(f"json_schema: {wide.dropped[0]} cannot be enforced; use a simpler schema")
+    return json.dumps({"grammars": [{"json_schema": _with_options(wide.schema, _COMPACT)}]})
 
 
 def build_tool_call(tools: Sequence[NamedSchema], name: str, family: str) -> str:
@@ -70,8 +75,11 @@ def _checked_name(name: str) -> str:
 
 
 def _arguments(tool: NamedSchema) -> str:
-    schema = tool_schema(tool.name, tool.parameters_json).schema
-    return json.dumps({**schema, "x-guidance": _AS_TRAINED})
+    return json.dumps(_with_options(tool_schema(tool.name, tool.parameters_json).schema, _AS_TRAINED))
+
+
+def _with_options(schema: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    return {**schema, "x-guidance": {**schema.get("x-guidance", {}), **options}}
 
 
 def _text(literal: str) -> str:

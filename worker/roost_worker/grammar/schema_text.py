@@ -12,13 +12,14 @@ MAX_DEPTH = 64
 def load_schema(text: str, field: str) -> Any:
     """Return the JSON document in `text`, which came in `field`.
 
-    Raise GrammarError naming the field when the text is not JSON, longer than `MAX_SCHEMA_BYTES`, deeper than
+    Raise GrammarError naming the field when the text is not strict JSON, longer than `MAX_SCHEMA_BYTES`, deeper than
     `MAX_DEPTH`, not a JSON schema (an object, true or false), or holds an integer that does not fit 64 bits.
     """
     if len(text.encode(errors="replace")) > MAX_SCHEMA_BYTES:
         raise GrammarError(f"{field}: longer than {MAX_SCHEMA_BYTES} bytes; use a smaller schema")
     try:
-        document = json.loads(text, parse_int=_integer)
+        document = json.loads(text, parse_int=_integer, parse_constant=_refuse)
+        json.dumps(document, ensure_ascii=False).encode()  # refuses half of a surrogate pair
     except OverflowError as error:
         raise GrammarError(f"{field}: {error}") from error
     except (ValueError, RecursionError) as error:
@@ -36,6 +37,10 @@ def _integer(digits: str) -> int:
     if not -(2**63) <= value < 2**64:
         raise OverflowError(f"the integer {digits[:40]} does not fit 64 bits")
     return value
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _depth(value: Any) -> int:
