@@ -65,7 +65,31 @@ class Server:
         return ["uvx", "--from", f"{self.package}=={self.version}", *arguments]
 
 
-SERVERS = (Server("@modelcontextprotocol/server-filesystem", "2026.8.31", ("{folder}",)),)
+SERVERS = (
+    Server("@modelcontextprotocol/server-everything", "2026.8.31"),
+    Server("@modelcontextprotocol/server-filesystem", "2026.8.31", ("{folder}",)),
+    Server("@modelcontextprotocol/server-memory", "2026.8.31"),
+    Server("@modelcontextprotocol/server-sequential-thinking", "2026.8.31"),
+    Server("@notionhq/notion-mcp-server", "2.5.2", environment={"NOTION_TOKEN": "dummy"}),
+    Server("@playwright/mcp", "0.0.83"),
+    Server("@upstash/context7-mcp", "4.1.1"),
+    Server("chrome-devtools-mcp", "1.11.0"),
+    Server("firecrawl-mcp", "3.26.0", environment={"FIRECRAWL_API_KEY": "dummy"}),
+    Server("mcp-server-kubernetes", "4.1.7"),
+    Server("tavily-mcp", "0.2.22", environment={"TAVILY_API_KEY": "dummy"}),
+    Server("arxiv-mcp-server", "0.8.2", ("arxiv-mcp-server",), npm=False),
+    Server("duckduckgo-mcp-server", "0.7.0", ("duckduckgo-mcp-server",), npm=False),
+    Server(
+        "mcp-atlassian",
+        "0.23.1",
+        ("mcp-atlassian",),
+        {"JIRA_URL": "https://dummy.invalid", "JIRA_PERSONAL_TOKEN": "dummy"},
+        npm=False,
+    ),
+    Server("mcp-server-fetch", "2026.10.24", ("mcp-server-fetch",), npm=False),
+    Server("mcp-server-git", "2026.10.19", ("mcp-server-git",), npm=False),
+    Server("mcp-server-time", "2026.10.19", ("mcp-server-time",), npm=False),
+)
 
 
 @dataclass(slots=True)
@@ -113,19 +137,20 @@ def main(
 async def _try_all(servers: list[Server], folder: Path) -> list[Row]:
     options = StackOptions(state_dir=folder / "state", port=0, gateways=1, ray=False)
     rows = list[Row]()
-    async with LocalStack(AgentPool.model_validate(POOL), options) as stack:
-        async with await Client.connect(stack.targets) as client:
-            for server in servers:
-                print(f"{server.package} {server.version}", file=sys.stderr)
-                row = Row(server)
-                try:
-                    tools = await asyncio.to_thread(_tools_of, server, folder)
-                except (subprocess.SubprocessError, ValueError) as error:
-                    row.refused = f"did not start: {str(error)[:200]}"
-                else:
-                    row.tools = len(tools)
-                    await _try(client, tools, row)
-                rows.append(row)
+    async with (
+        LocalStack(AgentPool.model_validate(POOL), options) as stack,
+        await Client.connect(stack.targets) as client,
+    ):
+        for server in servers:
+            print(f"{server.package} {server.version}", file=sys.stderr)
+            rows.append(row := Row(server))
+            try:
+                tools = await asyncio.to_thread(_tools_of, server, folder)
+            except (subprocess.SubprocessError, ValueError) as error:
+                row.refused = f"did not start: {str(error)[:200]}"
+            else:
+                row.tools = len(tools)
+                await _try(client, tools, row)
     return rows
 
 
@@ -161,7 +186,8 @@ async def _try(client: Client, tools: list[Tool], row: Row) -> None:
 
 def _table(rows: list[Row]) -> str:
     lines: list[Any] = [COLUMNS, ["---"] * len(COLUMNS), *(row.cells for row in rows)]
-    return "".join(f"| {' | '.join(cell.replace('|', '\\|') for cell in line)} |\n" for line in lines)
+    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
 
 def _write(table: str) -> None:

@@ -17,7 +17,7 @@ from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.config import GrammarConfig
 from roost_worker.grammar import CompilePool, build_tool_call
-from worker_harness import POOL, Ledger, World, scripted_world, worker_config
+from worker_harness import POOL, WAIT, Ledger, World, reason, scripted_world, worker_config
 
 CONTEXT = 2048
 OTHER = f"{POOL}/01hzzzzzzzzzzzzzzzzzzzzzzy"
@@ -35,7 +35,7 @@ async def world(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 async def stepping_world(world: World) -> AsyncIterator[World]:
     """A worker whose compile processes do what a schema's description says (`compile_steps`)."""
-    pool = world.server.shell.grammars = CompilePool(setup())
+    pool = world.server.shell.grammars = CompilePool(setup(wait_seconds=WAIT))
     yield world
     await pool.aclose()
 
@@ -118,14 +118,19 @@ async def test_a_tool_that_cannot_be_compiled_is_refused_by_name(stepping_world:
     assert why in message
 
 
-async def test_tools_that_are_refused_only_together_are_said_to_be(world: World) -> None:
+async def test_tools_that_are_refused_only_together_leave_a_session_other_steps(world: World) -> None:
     tools = [api.Tool(name=f"tool-{number}") for number in range(3)]
     longest = max(len(build_tool_call([tool], tool.name, world.renderer.family)) for tool in tools)
     pool = world.server.shell.grammars = CompilePool(replace(setup("build_short"), vocab_size=longest))
-    details, message = await refused(world, *tools)
+    assert len((await check(world, *tools)).tools) == 3
+    for name, steps in (("", "INVALID_SCHEMA"), ("tool-1", "")):
+        choice = api.ToolChoice(mode=api.TOOL_CHOICE_MODE_REQUIRED, name=name)
+        stream = await world.begin(Ledger(), tools=tools, format=api.Format(tool_choice=choice))
+        if steps:
+            assert reason(await stream.fail()) == steps
+        else:
+            await stream.until("accepted")
     await pool.aclose()
-    assert (details.reason, details.violations) == ("INVALID_SCHEMA", (("tools", message),))
-    assert message.startswith("the session's 3 tools together: ")
 
 
 async def test_a_check_that_waits_for_compile_processes_may_come_back(

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from roost_worker.server import refusals
 from roost_worker.server.requests import INLINE_BYTES
 from roost_worker.server.shell import Shell
 
+LOG = logging.getLogger(__name__)
 KEPT_CHECKS = 256
 _SHORTEST = Message("user", ".")
 """A message of one token; templates may refuse an empty one."""
@@ -28,7 +30,9 @@ class _Draft:
     prompt_tokens: int
     schemas: tuple[ToolSchema, ...]
     grammars: tuple[str, ...]
-    """Of a required call of each tool, in order; the last is that of any tool, if there are several."""
+    """Of a required call of each tool, in order."""
+    together: str
+    """The grammar of a required call of any tool; empty if there are not several."""
 
 
 class SessionChecks:
@@ -78,30 +82,31 @@ def _drafted(shell: Shell, request: pb.CheckSessionRequest) -> _Draft:
             grammars.append(build_tool_call([tool], tool.name, shell.renderer.family))
         except GrammarError as error:
             raise _invalid_tool(index, str(error)) from error
-    if len(request.tools) > 1:
-        grammars.append(build_tool_call(request.tools, "", shell.renderer.family))
+    together = build_tool_call(request.tools, "", shell.renderer.family) if len(request.tools) > 1 else ""
     try:
         prompt = shell.renderer.render_step(system=request.system, tools=tuple(request.tools), messages=(_SHORTEST,))
     except RenderError as error:
         raise refusals.invalid(str(error), field="system" if request.system else "tools") from error
-    return _Draft(len(prompt), tuple(schemas), tuple(grammars))
+    return _Draft(len(prompt), tuple(schemas), tuple(grammars), together)
 
 
 async def _compile(shell: Shell, request: pb.CheckSessionRequest, draft: _Draft) -> None:
-    """Compile the grammars one by one, so that a refusal names the tool, and then that of all tools together."""
-    pool, loop = shell.grammars, asyncio.get_running_loop()
-    deadline = loop.time() + pool.setup.limits.wait_seconds
+    """Compile each tool's grammar, and then that of all tools together, which refuses nothing: steps in which the model
+    decides, or that name the tool, can still use the session."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + shell.grammars.setup.limits.wait_seconds
     for index, grammar in enumerate(draft.grammars):
-        if pool.accepts(grammar):
-            continue
         try:
-            await pool.check(grammar, max(0.0, deadline - loop.time()))
+            await shell.grammars.check(grammar, max(0.0, deadline - loop.time()))
         except GrammarError as error:
-            if index == len(request.tools):
-                raise _invalid_list(len(request.tools), str(error)) from error
             raise _invalid_tool(index, f"tool {request.tools[index].name!r}: parameters_json: {error}") from error
         except CompileUnavailableError as error:
             raise refusals.no_verdict(str(error)) from error
+    if draft.together:
+        try:
+            await shell.grammars.check(draft.together, max(0.0, deadline - loop.time()))
+        except (GrammarError, CompileUnavailableError) as error:
+            LOG.warning("steps that require any of a session's %d tools: %s", len(request.tools), error)
 
 
 def _response(request: pb.CheckSessionRequest, draft: _Draft) -> pb.CheckSessionResponse:
@@ -118,8 +123,3 @@ def _check_room(prompt_tokens: int, limit: int) -> None:
 
 def _invalid_tool(index: int, message: str) -> Refused:
     return refusals.invalid(message, field=f"tools[{index}].parameters_json", reason=Reason.INVALID_SCHEMA)
-
-
-def _invalid_list(count: int, message: str) -> Refused:
-    message = f"the session's {count} tools together: {message}"
-    return refusals.invalid(message, field="tools", reason=Reason.INVALID_SCHEMA)
