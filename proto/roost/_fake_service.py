@@ -126,6 +126,7 @@ class FakeService(SessionServiceServicer):
             raise Refused(Reason.ROLE_NOT_FOUND, f"pool {self._pool!r} has no role {role!r}")
         if asked.parent:
             await self._store.get(asked.parent, tenant)
+        self._runner.check_opening(asked.system, [tool.name for tool in asked.tools])
         new = NewSession(
             session_id=new_session_id(self._pool),
             tenant=tenant,

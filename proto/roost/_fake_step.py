@@ -252,6 +252,17 @@ class StepRunner:
         revision = self.pool.active_revision
         return render(descriptor.system, _tool_names(descriptor), messages, first=first, revision=revision)
 
+    def check_opening(self, system: str, tools: Sequence[str]) -> None:
+        """Refuses a session whose system text and tools leave no room for a step."""
+        prompt = render(system, tools, (), first=True, revision=self.pool.active_revision)
+        if len(prompt) >= self.pool.context_tokens:
+            raise Refused(
+                Reason.STEP_TOO_LONG,
+                f"system text and tools have {len(prompt)} tokens, and leave no room in the {self.pool.context_tokens} "
+                "tokens of a session",
+                metadata={"prompt_tokens": str(len(prompt)), "limit_tokens": str(self.pool.context_tokens)},
+            )
+
     def _check(self, descriptor: Descriptor, request: StepRequest) -> None:
         """Refuses a request that could never be a step of this session."""
         check(requests.step(request))

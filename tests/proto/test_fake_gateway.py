@@ -13,8 +13,10 @@ from roost import (
     MessageRole,
     Restarted,
     RetryConfig,
+    SessionTool,
     Started,
     Tier,
+    Tool,
     ToolCall,
     errors,
 )
@@ -231,6 +233,17 @@ async def test_a_context_has_an_end() -> None:
         session = await (await fake.connect()).open()
         with pytest.raises(errors.StepTooLongError):
             await session.run("x" * 300)
+
+
+async def test_system_text_and_tools_must_leave_room_for_a_step() -> None:
+    async with FakeGateway(context_tokens=200) as fake:
+        client = await fake.connect()
+        with pytest.raises(errors.StepTooLongError) as raised:
+            await client.open(system="x" * 200)
+        assert raised.value.metadata["limit_tokens"] == "200"
+        session = await client.open(system="Be kind.", tools=[Tool("fs.read")])
+        assert (await session.info()).tools == (SessionTool("fs.read", True),)
+        assert [info.tools async for info in client.sessions()] == [()]
 
 
 async def test_a_schema_must_be_json_and_so_must_the_reply() -> None:
