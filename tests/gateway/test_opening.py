@@ -1,5 +1,7 @@
 """A worker checks a new session before it is opened; without its verdict the session opens unchecked."""
 
+import json
+
 import grpc
 import pytest
 
@@ -8,6 +10,7 @@ from null_worker import NullWorker
 from redis_servers import RedisServer
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.store.keys import PoolKeys
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.fleet import worker_client
 
@@ -35,6 +38,15 @@ async def test_a_sessions_record_has_the_workers_verdict(redis_server: RedisServ
         assert [verdicts(session) for session in await sessions(w.caller)] == [[]]
         asked = w.worker.checks[0]
         assert (asked.system, list(asked.tools), asked.limit_tokens) == ("Be kind.", [GREP, READ], 2048)
+
+
+async def test_gateways_of_the_version_before_can_add_up_a_tools_texts(redis_server: RedisServer) -> None:
+    async with world(redis_server) as w:
+        w.worker.script.unconstrained = {"fs.read": "/properties/x/pattern"}
+        opened = await w.caller.open(tools=[GREP, READ])
+        with redis_server.client() as client:
+            stored = json.loads(client.hget(PoolKeys(POOL).session(opened.id), "tools"))
+        assert [sum(len(text) for text in tool.values()) for tool in stored] == [4 + 2, 7 + 4 + 21]
 
 
 async def test_a_session_that_no_step_could_use_is_not_opened(redis_server: RedisServer) -> None:
@@ -120,7 +132,7 @@ async def test_a_worker_of_the_version_before_holds_up_no_session(rig: Rig) -> N
 
 async def test_a_worker_of_the_pools_revision_is_asked(rig: Rig) -> None:
     publish_pool(rig.redis, activeRevision="rev-2", sessions={"maxTokens": 512})
-    old, new = await rig.worker("null-1", revision="rev-1"), await rig.worker("null-2", revision="rev-2")
+    old, new = await rig.worker("null-2", revision="rev-1"), await rig.worker("null-1", revision="rev-2")
     caller = rig.caller(await rig.gateway())
     for _ in range(4):
         await caller.open(tools=[GREP])

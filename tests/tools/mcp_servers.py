@@ -122,11 +122,12 @@ COLUMNS = ("server", "version", "tools", "constrained", "not constrained", "prom
 def main(
     only: Annotated[str, typer.Option(help="Only servers whose package has this in its name.")] = "",
     write: Annotated[bool, typer.Option(help="Write the table into docs/tools.md.")] = True,
+    folder: Annotated[Path | None, typer.Option(help="Keep what is downloaded and logged here.")] = None,
 ) -> None:
     """Try the tools of real MCP servers on a local pool."""
     servers = [server for server in SERVERS if only in server.package]
-    with tempfile.TemporaryDirectory(prefix="roost-tools-") as folder:
-        rows = asyncio.run(_try_all(servers, Path(folder)))
+    with tempfile.TemporaryDirectory(prefix="roost-tools-") as temporary:
+        rows = asyncio.run(_try_all(servers, folder or Path(temporary)))
     table = _table(rows)
     print(table)
     if write and not only:
@@ -180,7 +181,7 @@ async def _try(client: Client, tools: list[Tool], row: Row) -> None:
         row.prompt_tokens = auto.committed.usage.prompt_tokens
         await session.run("Call a tool.", max_tokens=32, format=ToolChoice(ToolChoiceMode.REQUIRED))
     except RoostError as error:
-        row.refused = f"{error.reason}: {error.message}"
+        row.refused = f"{error.reason}: {error.message}" if error.reason == "INVALID_SCHEMA" else error.reason
         row.prompt_tokens = row.prompt_tokens or int(error.metadata.get("prompt_tokens", 0))
 
 
