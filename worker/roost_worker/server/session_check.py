@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from roost.contract.reasons import Reason
@@ -40,6 +41,8 @@ class SessionChecks:
 
     def __init__(self) -> None:
         self._passed: OrderedDict[bytes, pb.CheckSessionResponse] = OrderedDict()
+        # One thread: long texts of new sessions wait for each other, and never take the threads that render steps.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="session-check")
 
     async def check(self, shell: Shell, request: pb.CheckSessionRequest) -> pb.CheckSessionResponse:
         """Answer one call.
@@ -57,8 +60,10 @@ class SessionChecks:
             self._passed.move_to_end(digest)
             _check_room(passed.prompt_tokens, limit)
             return passed
-        large = request.ByteSize() > INLINE_BYTES
-        draft = await asyncio.to_thread(_drafted, shell, request) if large else _drafted(shell, request)
+        if request.ByteSize() > INLINE_BYTES:
+            draft = await asyncio.get_running_loop().run_in_executor(self._thread, _drafted, shell, request)
+        else:
+            draft = _drafted(shell, request)
         _check_room(draft.prompt_tokens, limit)
         await _compile(shell, request, draft)
         self._passed[digest] = response = _response(request, draft)
