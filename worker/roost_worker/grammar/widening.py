@@ -64,9 +64,9 @@ class _Widener:
         if isinstance(schema, bool):
             return schema
         merged = merged or _parts(schema) > 1
-        schema = _names_by_pattern(schema)
+        schema = schema if merged else _names_by_pattern(schema)
         schema = self._without_keywords(schema, pointer)
-        schema = self._with_disjoint_patterns(schema, pointer)
+        schema = self._with_disjoint_patterns(schema, pointer, merged)
         schema = self._with_counts(schema, pointer, merged)
         if "oneOf" in schema and not self._is_any_of(schema["oneOf"]):
             self.dropped.append(f"{pointer}/oneOf")
@@ -77,7 +77,7 @@ class _Widener:
             return self.schema(item, pointer + place, merged and place.startswith(("/allOf", "/anyOf", "/oneOf")))
 
         schema = _with_any_of(map_subschemas(schema, change))
-        return _sealed(schema) if self._seals else schema
+        return _in_order(_sealed(schema) if self._seals else schema)
 
     def _without_keywords(self, schema: dict[str, Any], pointer: str) -> dict[str, Any]:
         kept = {}
@@ -88,13 +88,14 @@ class _Widener:
                 kept[keyword] = value
         return kept
 
-    def _with_disjoint_patterns(self, schema: dict[str, Any], pointer: str) -> dict[str, Any]:
+    def _with_disjoint_patterns(self, schema: dict[str, Any], pointer: str, merged: bool) -> dict[str, Any]:
         """Join patterns of keys that a key may match at once: its value then satisfies the schema of one of them."""
         patterns = schema.get("patternProperties", {})
-        if not patterns or (patterns_are_disjoint(patterns) and all(map(is_expressible, patterns))):
+        expressible = not merged and all(map(is_expressible, patterns))
+        if not patterns or (expressible and patterns_are_disjoint(patterns)):
             return schema
         self.dropped.append(f"{pointer}/patternProperties")
-        if all(map(is_expressible, patterns)):
+        if expressible:
             joined = "|".join(f"(?:{pattern})" for pattern in patterns)
             return {**schema, "patternProperties": {joined: {"anyOf": list(patterns.values())}}}
         additional = {"anyOf": [schema.get("additionalProperties", True), *patterns.values()]}
@@ -152,6 +153,19 @@ def _sealed(schema: dict[str, Any]) -> dict[str, Any]:
     if not schema.keys() & {"properties", "required"} or not _is_open(schema):
         return schema
     return {**schema, "patternProperties": {"": True}, "additionalProperties": False}
+
+
+def _in_order(schema: dict[str, Any]) -> dict[str, Any]:
+    """Put `patternProperties` and `additionalProperties` after `properties`.
+
+    llguidance applies keywords in their order, and forgets the patterns where a constant comes in between.
+    """
+    pair = {keyword: schema[keyword] for keyword in ("patternProperties", "additionalProperties") if keyword in schema}
+    ordered: dict[str, Any] = {} if "properties" in schema else pair
+    for keyword, value in schema.items():
+        if keyword not in pair:
+            ordered = {**ordered, keyword: value, **(pair if keyword == "properties" else {})}
+    return ordered
 
 
 def _is_open(schema: dict[str, Any]) -> bool:
