@@ -109,6 +109,16 @@ async def test_grammars_of_others_are_accepted_beside_one_that_fails(pool: Compi
     assert set(refusals[1:]) == {""}
 
 
+async def test_arguments_are_checked_within_the_limits_of_grammars(pool: CompilePool) -> None:
+    schema = json.dumps({"properties": {"a": {"items": {"type": "integer"}}}})
+    assert await pool.violation(schema, '{"a": [1]}', WAIT) is None
+    assert await pool.violation(schema, '{"a": ["x"]}', WAIT) == "$.a[0]: 'x' is not of type 'integer'"
+    assert not pool.accepts(schema)
+    async with _pool_of(setup(cpu_seconds=0.01)) as short:
+        refusal = await short.violation(schema, json.dumps({"a": list(range(200_000))}), WAIT)
+    assert refusal == "the check of the arguments takes longer than 0.01 s of CPU time; simplify the schema"
+
+
 async def test_a_process_that_keeps_memory_is_replaced(pool: CompilePool) -> None:
     assert await _refusal(pool, "good") == ""
     before, resident = _pid(pool), psutil.Process(_pid(pool)).memory_info().rss
