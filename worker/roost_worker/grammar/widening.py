@@ -21,6 +21,7 @@ _DROPPED = frozenset(
 _COMPANIONS = frozenset({"else", "maxContains", "minContains", "then"})
 """Dropped with what they belong to."""
 _COUNTS = ("minProperties", "maxProperties")
+_OF_OTHER_KEYS = ("patternProperties", "additionalProperties")
 _MOST_OPTIONS = 64
 """The options of a `oneOf` are compared in pairs, so only so many are."""
 _NO_UNICODE_ESCAPES = {"json_allowed_escapes": 'nrbtf\\"'}
@@ -160,11 +161,13 @@ def _in_order(schema: dict[str, Any]) -> dict[str, Any]:
 
     llguidance applies keywords in their order, and forgets the patterns where a constant comes in between.
     """
-    pair = {keyword: schema[keyword] for keyword in ("patternProperties", "additionalProperties") if keyword in schema}
-    ordered: dict[str, Any] = {} if "properties" in schema else pair
+    pair: dict[str, Any] = {keyword: schema[keyword] for keyword in _OF_OTHER_KEYS if keyword in schema}
+    ordered = {} if "properties" in schema else dict(pair)
     for keyword, value in schema.items():
         if keyword not in pair:
-            ordered = {**ordered, keyword: value, **(pair if keyword == "properties" else {})}
+            ordered[keyword] = value
+        if keyword == "properties":
+            ordered |= pair
     return ordered
 
 
