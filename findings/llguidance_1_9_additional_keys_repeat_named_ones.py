@@ -1,8 +1,8 @@
 """llguidance 1.9.1 (PyPI): an object's named key comes a second time, spelled with an escape and with any value.
 
-The key names that `additionalProperties` leaves free may be written with \\u escapes, and are compared with the names in
-`properties` as they are written. One would guess that a name is compared as what it means, as every JSON reader does. A
-key that matches `patternProperties` has one spelling only: with the pattern "" and `additionalProperties: false` the
+The keys that `additionalProperties` leaves free may be written with \\u escapes, and are compared with the names in
+`properties` as they are written. One would guess that a key is compared as what it means, as every JSON reader does.
+A key that matches `patternProperties` has one spelling only: with the pattern "" and `additionalProperties: false` the
 object is as open, and the second key is refused. But keywords are applied in their order, and the pattern is forgotten
 when `const` stands between the two.
 

@@ -3,8 +3,8 @@
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-from roost_worker.grammar.keywords import Schema
-from roost_worker.grammar.normal_schema import REFERENCE, NormalSchema
+from roost_worker.grammar.keywords import REFERENCE, Schema
+from roost_worker.grammar.normal_schema import NormalSchema
 
 _ALL = frozenset({"null", "boolean", "number", "string", "array", "object"})
 _DEPTH = 4
