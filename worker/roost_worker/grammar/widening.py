@@ -92,7 +92,7 @@ class _Widener:
         """Leave out what stands beside a definition that contains the schema: llguidance cannot merge the two."""
         loops = self._is_in_loop and _parts(schema) > 1
         for keyword in ("$ref", "anyOf", "oneOf", "allOf") if loops else ():
-            kept = {keyword: schema[keyword]} if keyword in schema else {}
+            kept: dict[str, Any] = {keyword: schema[keyword]} if keyword in schema else {}
             if keyword == "allOf":
                 kept = next(({keyword: [item]} for item in kept.get(keyword, ()) if self._loops(item)), {})
             if kept and self._loops(kept):
