@@ -184,7 +184,7 @@ ALIASES = [
     {"properties": {"x": {"type": "integer"}}, "patternProperties": {"^y": {"type": "string"}}},
     {"required": ["x"], "properties": {}},
     {"allOf": [{"properties": {"x": {"type": "integer"}}}, {"properties": {"z": {}}}]},
-    {"additionalProperties": True, "const": {"x": 1}},
+    {"additionalProperties": True, "const": {"x": 1}, "required": ["x"]},
 ]
 
 

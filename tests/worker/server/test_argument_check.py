@@ -53,9 +53,10 @@ async def test_a_call_that_does_not_is_text_with_a_warning(
     ]
 
 
-async def test_a_call_that_nobody_required_is_passed_on_as_it_was_written(world: World) -> None:
-    finished = (await _finished(world, "odd", '{"a": "no"}')).finished
-    assert [call.arguments_json for call in finished.tool_calls] == ['{"a": "no"}']
+@pytest.mark.parametrize("arguments", ['{"a": "no"}', '{"k": 1, "k": 2}'])
+async def test_a_call_that_was_not_required_is_passed_on_as_it_was_written(world: World, arguments: str) -> None:
+    finished = (await _finished(world, "odd", arguments)).finished
+    assert [call.arguments_json for call in finished.tool_calls] == [arguments]
 
 
 async def test_a_call_that_cannot_be_checked_is_text(world: World) -> None:
