@@ -22,9 +22,9 @@ def has_expressible_value(keyword: str, value: Any, schema: dict[str, Any]) -> b
         case "const" | "enum":
             return not _has_large_number(value)
         case "minimum" | "exclusiveMinimum":
-            return -_LARGEST <= value <= _LARGEST
+            return bool(-_LARGEST <= value <= _LARGEST)
         case "maximum" | "exclusiveMaximum":
-            return value >= -_LARGEST and (value <= _LARGEST or schema.get("type") == "integer")
+            return bool(value >= -_LARGEST and (value <= _LARGEST or schema.get("type") == "integer"))
         case "multipleOf":
             return _is_expressible_factor(value)
     return True
@@ -45,7 +45,9 @@ def expressible_counts(schema: dict[str, Any], merged: bool) -> tuple[list[str],
     names, required = schema.get("properties", {}).keys(), set(schema.get("required", ()))
     is_closed = schema.get("additionalProperties") is False and not schema.get("patternProperties")
     limits = {keyword: schema[keyword] for keyword in ("minProperties", "maxProperties") if keyword in schema}
-    implied = [keyword for keyword, count in limits.items() if keyword == "minProperties" and count <= len(required)]
+    implied: list[str] = []
+    if limits.get("minProperties", len(required) + 1) <= len(required):
+        implied.append("minProperties")
     if is_closed and limits.get("maxProperties", -1) >= len(names | required):
         implied.append("maxProperties")
     if merged:

@@ -6,6 +6,9 @@ from typing import Any
 
 Schema = dict[str, Any] | bool
 
+REFERENCE = "#/$defs/"
+"""What each reference begins with."""
+
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
 """Values of `format` that the grammar library enforces; others are annotations."""

@@ -18,6 +18,7 @@ from roost_worker.grammar.keywords import (
     COMBINATORS,
     FORMATS,
     PLAIN,
+    REFERENCE,
     SUBSCHEMA_LISTS,
     SUBSCHEMA_MAPS,
     SUBSCHEMAS,
@@ -25,8 +26,8 @@ from roost_worker.grammar.keywords import (
     escape,
     map_subschemas,
 )
+from roost_worker.grammar.recursion import applied
 
-REFERENCE = "#/$defs/"
 MAX_SCHEMAS = 25_000
 """More than a schema of `MAX_SCHEMA_BYTES` can hold, unless its references overlap."""
 
@@ -57,7 +58,7 @@ class NormalSchema:
 def normalize(document: Any, field: str) -> NormalSchema:
     """Return the schema `document`, which came in `field`, in this module's dialect.
 
-    Raise GrammarError naming field, place and keyword for what is no valid schema or refers to another document.
+    Raise GrammarError naming field, place and keyword if it is not valid, or refers to another document.
     """
     reader = _Reader(document, field)
     schema = reader.schema(document, "")
@@ -66,8 +67,9 @@ def normalize(document: Any, field: str) -> NormalSchema:
         pointer, name = list(reader.names.items())[len(definitions)]
         definitions[name] = reader.schema(_find(document, pointer), pointer)
     origins = {name: pointer for pointer, name in reader.names.items()}
+    parts = {name: set(applied(definition)) for name, definition in definitions.items()}
     try:
-        order = tuple(TopologicalSorter({name: set(_parts(item)) for name, item in definitions.items()}).static_order())
+        order = tuple(TopologicalSorter(parts).static_order())
     except CycleError as error:
         name = error.args[1][0]
         raise GrammarError(f"{field}: {origins[name] or '/'} refers to itself without an end") from error
@@ -189,21 +191,6 @@ def _or_null(schema: dict[str, Any]) -> Schema:
     if "enum" in nullable:
         nullable["enum"] = [*nullable["enum"], None]
     return nullable
-
-
-def _parts(schema: Any) -> Iterator[str]:
-    """Yield the definitions that apply to the same value as the schema."""
-    if not isinstance(schema, dict):
-        return
-    if "$ref" in schema:
-        yield schema["$ref"].removeprefix(REFERENCE)
-    for keyword in ("not", "if", "then", "else"):
-        yield from _parts(schema.get(keyword))
-    for keyword in ("allOf", "anyOf", "oneOf"):
-        for item in schema.get(keyword, ()):
-            yield from _parts(item)
-    for item in schema.get("dependentSchemas", {}).values():
-        yield from _parts(item)
 
 
 def _find(document: Any, pointer: str) -> Any:

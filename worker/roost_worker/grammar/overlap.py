@@ -3,19 +3,21 @@
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-from roost_worker.grammar.keywords import Schema
-from roost_worker.grammar.normal_schema import REFERENCE, NormalSchema
+from roost_worker.grammar.keywords import REFERENCE, Schema
+from roost_worker.grammar.normal_schema import NormalSchema
 
 _ALL = frozenset({"null", "boolean", "number", "string", "array", "object"})
 _DEPTH = 4
 """Keys are compared down to this level; recursive schemas have no last one."""
+_MOST_COMPARISONS = 20_000
+"""Two schemas are compared key by key and level by level, so that a small schema can ask for very many."""
 
 
 class Overlap:
     """Compares the parts of one schema. What it cannot decide counts as an overlap."""
 
     def __init__(self, normal: NormalSchema) -> None:
-        self._normal = normal
+        self._normal, self._left = normal, _MOST_COMPARISONS
         self._types: dict[str, frozenset[str]] = {}
         for name, definition in normal.definitions.items():  # parts come first
             self._types[name] = self.types(definition)
@@ -43,6 +45,9 @@ class Overlap:
 
     def disjoint(self, left: Schema, right: Schema, depth: int = _DEPTH) -> bool:
         """Return whether no value can satisfy both."""
+        self._left -= 1
+        if self._left < 0:
+            return False
         left, right = self._normal.resolve(left), self._normal.resolve(right)
         common = self.types(left) & self.types(right)
         if not common or not isinstance(left, dict) or not isinstance(right, dict):

@@ -40,7 +40,7 @@ def _integer(digits: str) -> int:
 
 
 def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _depth(value: Any) -> int:

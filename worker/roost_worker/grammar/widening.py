@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from roost_worker.grammar.expressible import expressible_counts, has_expressible_value, patterns_are_disjoint
-from roost_worker.grammar.keywords import COMBINATORS, Schema, map_subschemas
-from roost_worker.grammar.normal_schema import REFERENCE, NormalSchema
+from roost_worker.grammar.keywords import COMBINATORS, REFERENCE, Schema, map_subschemas
+from roost_worker.grammar.normal_schema import NormalSchema
 from roost_worker.grammar.overlap import Overlap
 from roost_worker.grammar.patterns import is_expressible
+from roost_worker.grammar.recursion import applied, recursive
 
 _DROPPED = frozenset(
     {"contains", "dependentRequired", "dependentSchemas", "if", "not", "propertyNames"}
@@ -21,6 +22,7 @@ _DROPPED = frozenset(
 _COMPANIONS = frozenset({"else", "maxContains", "minContains", "then"})
 """Dropped with what they belong to."""
 _COUNTS = ("minProperties", "maxProperties")
+_OF_OTHER_KEYS = ("patternProperties", "additionalProperties")
 _MOST_OPTIONS = 64
 """The options of a `oneOf` are compared in pairs, so only so many are."""
 _NO_UNICODE_ESCAPES = {"json_allowed_escapes": 'nrbtf\\"'}
@@ -39,12 +41,12 @@ class WideSchema:
 def widen(normal: NormalSchema) -> WideSchema:
     """Return the closest schema that a grammar can be built from."""
     seals = not any(map(_names_ambiguously, (normal.schema, *normal.definitions.values())))
-    widener = _Widener(Overlap(normal), seals)
+    widener = _Widener(Overlap(normal), recursive(normal.definitions), seals)
     root = widener.schema(normal.schema, "")
     definitions: dict[str, Schema] = {}
     while pending := [name for name in widener.references if name not in definitions]:
         for name in pending:
-            definitions[name] = widener.schema(normal.definitions[name], normal.origins[name])
+            definitions[name] = widener.definition(name, normal)
     schema: dict[str, Any] = {"allOf": [root]} if isinstance(root, bool) else root
     if definitions:
         schema = {**schema, "$defs": definitions}
@@ -54,19 +56,26 @@ def widen(normal: NormalSchema) -> WideSchema:
 
 
 class _Widener:
-    def __init__(self, overlap: Overlap, seals: bool) -> None:
+    def __init__(self, overlap: Overlap, recursive_names: frozenset[str], seals: bool) -> None:
         self.dropped: list[str] = []
         self.references: dict[str, None] = {}
-        self._overlap, self._seals = overlap, seals
+        self._overlap, self._recursive, self._seals = overlap, recursive_names, seals
+        self._is_in_loop = False
+
+    def definition(self, name: str, normal: NormalSchema) -> Schema:
+        """Widen a definition."""
+        self._is_in_loop = name in self._recursive
+        return self.schema(normal.definitions[name], normal.origins[name])
 
     def schema(self, schema: Schema, pointer: str, merged: bool = False) -> Schema:
         """Widen a schema; `merged` says that others apply to the same value."""
         if isinstance(schema, bool):
             return schema
+        schema = self._with_one_part(schema, pointer)
         merged = merged or _parts(schema) > 1
-        schema = _names_by_pattern(schema)
+        schema = schema if merged else _names_by_pattern(schema)
         schema = self._without_keywords(schema, pointer)
-        schema = self._with_disjoint_patterns(schema, pointer)
+        schema = self._with_disjoint_patterns(schema, pointer, merged)
         schema = self._with_counts(schema, pointer, merged)
         if "oneOf" in schema and not self._is_any_of(schema["oneOf"]):
             self.dropped.append(f"{pointer}/oneOf")
@@ -77,7 +86,31 @@ class _Widener:
             return self.schema(item, pointer + place, merged and place.startswith(("/allOf", "/anyOf", "/oneOf")))
 
         schema = _with_any_of(map_subschemas(schema, change))
-        return _sealed(schema) if self._seals else schema
+        return _in_order(_sealed(schema) if self._seals else schema)
+
+    def _with_one_part(self, schema: dict[str, Any], pointer: str) -> dict[str, Any]:
+        """Leave out what stands beside a definition that contains the schema: llguidance cannot merge the two."""
+        loops = self._is_in_loop and _parts(schema) > 1
+        for keyword in ("$ref", "anyOf", "oneOf", "allOf") if loops else ():
+            kept: dict[str, Any] = {keyword: schema[keyword]} if keyword in schema else {}
+            if keyword == "allOf":
+                kept = next(({keyword: [item]} for item in kept.get(keyword, ()) if self._loops(item)), {})
+            if kept and self._loops(kept):
+                others = {name: value for name, value in schema.items() if kept.get(name) != value}
+                others.pop("description", None)
+                if not self._is_implied(others, kept):
+                    self.dropped.append(f"{pointer}/{next(iter(others))}")
+                return kept
+        return schema
+
+    def _is_implied(self, others: dict[str, Any], kept: Schema) -> bool:
+        """Return whether `others` says nothing but a type that values of `kept` have anyway."""
+        if others.keys() != {"type"} or "integer" in others["type"]:
+            return False
+        return self._overlap.types(kept) <= self._overlap.types(others)
+
+    def _loops(self, schema: Schema) -> bool:
+        return not self._recursive.isdisjoint(applied(schema))
 
     def _without_keywords(self, schema: dict[str, Any], pointer: str) -> dict[str, Any]:
         kept = {}
@@ -88,13 +121,14 @@ class _Widener:
                 kept[keyword] = value
         return kept
 
-    def _with_disjoint_patterns(self, schema: dict[str, Any], pointer: str) -> dict[str, Any]:
+    def _with_disjoint_patterns(self, schema: dict[str, Any], pointer: str, merged: bool) -> dict[str, Any]:
         """Join patterns of keys that a key may match at once: its value then satisfies the schema of one of them."""
         patterns = schema.get("patternProperties", {})
-        if not patterns or (patterns_are_disjoint(patterns) and all(map(is_expressible, patterns))):
+        expressible = not merged and all(map(is_expressible, patterns))
+        if not patterns or (expressible and patterns_are_disjoint(patterns)):
             return schema
         self.dropped.append(f"{pointer}/patternProperties")
-        if all(map(is_expressible, patterns)):
+        if expressible:
             joined = "|".join(f"(?:{pattern})" for pattern in patterns)
             return {**schema, "patternProperties": {joined: {"anyOf": list(patterns.values())}}}
         additional = {"anyOf": [schema.get("additionalProperties", True), *patterns.values()]}
@@ -152,6 +186,21 @@ def _sealed(schema: dict[str, Any]) -> dict[str, Any]:
     if not schema.keys() & {"properties", "required"} or not _is_open(schema):
         return schema
     return {**schema, "patternProperties": {"": True}, "additionalProperties": False}
+
+
+def _in_order(schema: dict[str, Any]) -> dict[str, Any]:
+    """Put `patternProperties` and `additionalProperties` after `properties`.
+
+    llguidance applies keywords in their order, and forgets the patterns where a constant comes in between.
+    """
+    pair: dict[str, Any] = {keyword: schema[keyword] for keyword in _OF_OTHER_KEYS if keyword in schema}
+    ordered = {} if "properties" in schema else dict(pair)
+    for keyword, value in schema.items():
+        if keyword not in pair:
+            ordered[keyword] = value
+        if keyword == "properties":
+            ordered |= pair
+    return ordered
 
 
 def _is_open(schema: dict[str, Any]) -> bool:
