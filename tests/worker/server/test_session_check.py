@@ -118,6 +118,15 @@ async def test_a_tool_that_cannot_be_compiled_is_refused_by_name(stepping_world:
     assert why in message
 
 
+async def test_a_refusal_is_in_the_clients_terms(world: World) -> None:
+    schema = '{"properties": {"id": {"type": "string", "pattern": "^[a-f]{64}$", "maxLength": 9}}, "required": ["id"]}'
+    _, message = await refused(world, api.Tool(name="get", parameters_json=schema))
+    assert message == (
+        "tool 'get': parameters_json: the grammar is refused: "
+        "Unsatisfiable schema: required property 'id' is unsatisfiable"
+    )
+
+
 async def test_tools_that_are_refused_only_together_leave_a_session_other_steps(world: World) -> None:
     tools = [api.Tool(name=f"tool-{number}") for number in range(3)]
     longest = max(len(build_tool_call([tool], tool.name, world.renderer.family)) for tool in tools)

@@ -142,7 +142,11 @@ def _limits() -> LLParserLimits:
 def _in_words(error: str) -> str:
     """Return a library error as far as it is about what the client wrote."""
     about = _ABOUT_THE_SCHEMA.search(error)
-    return _shorten(error[about.start() :]) if about else "it is too large or too complex; simplify the schema"
+    return (
+        _shorten(error[about.start() :].splitlines()[0])
+        if about
+        else "it is too large or too complex; simplify the schema"
+    )
 
 
 def _shorten(text: str) -> str:

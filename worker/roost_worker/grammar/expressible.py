@@ -6,7 +6,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
-from roost_worker.grammar.patterns import is_expressible
+from roost_worker.grammar.patterns import is_expressible, repeats_counts
 
 _LARGEST = 10**17
 """Larger numbers do not fit what the library computes with."""
@@ -19,6 +19,8 @@ def has_expressible_value(keyword: str, value: Any, schema: dict[str, Any]) -> b
     match keyword:
         case "pattern":
             return is_expressible(value)
+        case "maxLength":
+            return not repeats_counts(schema.get("pattern", ""))
         case "const" | "enum":
             return not _has_large_number(value)
         case "minimum" | "exclusiveMinimum":

@@ -49,6 +49,14 @@ def is_expressible(pattern: str) -> bool:
     )
 
 
+def repeats_counts(pattern: str) -> bool:
+    """Return whether a group may repeat for ever in a pattern that counts elsewhere, as host names do.
+
+    Whether any string of a bounded length matches it can be too much for the library.
+    """
+    return "{" in pattern and re.search(r"\)(?:[*+]|\{\d+,\})", pattern) is not None
+
+
 def is_readable(pattern: str) -> bool:
     """Return whether Python reads the pattern."""
     try:
