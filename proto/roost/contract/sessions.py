@@ -82,7 +82,7 @@ class SessionTool:
     call that breaks the rest is text, with a warning. None: not checked, since no worker answered when the session was
     opened."""
     keyword: str = ""
-    """What is not enforced, by keyword and JSON pointer; empty unless `constrained` is False."""
+    """First keyword that is not enforced, as a JSON pointer into the schema; empty unless `constrained` is False."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ class Descriptor:
     system: str
     tools: tuple[dict[str, Any], ...]
     """Tools as `{name, description, parameters}` with `parameters` a JSON text, and once a worker has checked them
-    `keyword`: what of the schema a call is not held to, empty for nothing. All are texts, as older gateways expect."""
+    `keyword`: where the schema is not enforced (`SessionTool.keyword`). All are texts, as older gateways expect."""
     model: str
     model_revision: str
     """Revision of the log. While the log is empty it may be empty and means nothing."""

@@ -329,7 +329,7 @@ class SessionTool(_message.Message):
     opened.
     """
     keyword: _builtins.str
-    """What is not enforced, by keyword and JSON pointer; empty unless `constrained` is false."""
+    """First keyword that is not enforced, as a JSON pointer into the schema; empty unless `constrained` is false."""
     def __init__(
         self,
         *,
