@@ -2,16 +2,19 @@
 
 import asyncio
 from datetime import datetime
+from secrets import token_hex
 
 from roost_operator.api.spec import AgentPool
 from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.api import Document, Reader
 from roost_operator.kubernetes.pod_status import is_node, parse_pod
-from roost_operator.kubernetes.pool_secrets import PoolSecrets
+from roost_operator.kubernetes.pool_secrets import PoolSecrets, secret_value
 from roost_operator.plan import names
 from roost_operator.plan.difference import belongs
 from roost_operator.plan.observed import AgentPoolObject, Observed, Pod, Ray, Reference, Secrets, StoreState, Worker
 from roost_operator.plan.ray_objects import parse_cluster, parse_service, staying_cluster
+
+TOKEN_BYTES = 32
 
 
 async def gather(
@@ -24,12 +27,15 @@ async def gather(
     sessions: tuple[int, int, int] | None,
     secrets: PoolSecrets,
     kuberay: bool,
+    token_auth: bool,
     monitors: bool,
     unreadable: str = "",
 ) -> Observed:
     """Everything that a plan needs. `raw` is the AgentPool as it is stored, `pool` its spec, or a stand-in when it is
-    `unreadable`. Raises ApiError."""
+    `unreadable`; `token_auth` says whether KubeRay's RayService has a field for Ray's token. Raises ApiError."""
     children = await _children(api, pool)
+    own_secret = children.get(Reference("Secret", names.secret(pool)))
+    ray_token = (secret_value(own_secret, names.TOKEN_KEY) or token_hex(TOKEN_BYTES)) if token_auth else ""
     return Observed(
         now=now,
         pool=_pool_object(raw, unreadable),
@@ -38,7 +44,7 @@ async def gather(
         workers=store[1],
         store=store[0],
         sessions=sessions,
-        secrets=Secrets(secrets.missing, secrets.own_store_url, secrets.ray_store_url),
+        secrets=Secrets(secrets.missing, secrets.own_store_url, secrets.ray_store_url, ray_token),
         pod_monitors=monitors,
     )
 

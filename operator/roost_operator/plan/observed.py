@@ -100,6 +100,8 @@ class RayService:
     unnoticed_since: float | None = None
     """When it was created, in seconds since 1970, if KubeRay has not written a status yet; else None."""
     suspended: bool = False
+    token_auth: bool = False
+    """Whether its Ray cluster requires a token."""
     replicas: int | None = None
     """Replicas that Serve is asked for; None when the configuration does not say."""
     arguments: Mapping[str, Any] | None = None
@@ -214,6 +216,8 @@ class Secrets:
     """Where a pool with its own store keeps its sessions; empty when it has none or its Secret does not say."""
     ray_store_url: str = field(default="", repr=False)
     """Where Ray's head may keep its state when the pool has its own store; empty for nowhere."""
+    ray_token: str = field(default="", repr=False)
+    """The token in the pool's Secret, or a fresh one; empty when KubeRay's RayService has no field for it."""
 
 
 @dataclass(frozen=True, slots=True)
