@@ -70,11 +70,11 @@ def test_a_folder_that_another_start_takes_for_a_leftover_is_replaced(
     """The other start removes it just before this one opens it, or locks it."""
     call, first = getattr(*before), []
 
-    def late(*arguments: Any) -> Any:
+    def late(*arguments: Any, **options: Any) -> Any:
         if not first:
             first.extend(temporary.iterdir())
             first[0].rmdir()
-        return call(*arguments)
+        return call(*arguments, **options)
 
     monkeypatch.setattr(*before, late)
     folder = RayFolder()
