@@ -79,7 +79,7 @@ def test_a_cluster_that_is_not_replaced_as_a_whole_requires_it_after_a_suspensio
 
 
 class Cluster:
-    """An API server with one pool; with `old_kuberay` it answers as one of Kubernetes 1.36 with KubeRay 1.4."""
+    """An API server with one pool; with `old_kuberay` it answers as one of Kubernetes 1.36 with KubeRay 1.5.1."""
 
     def __init__(self, *, old_kuberay: bool) -> None:
         metadata = {"name": "p", "namespace": "default", "uid": "u", "generation": 1, "finalizers": [names.FINALIZER]}
@@ -106,7 +106,7 @@ class Cluster:
             raise ApiError(
                 500,
                 "failed to create typed patch object (default/p; ray.io/v1, Kind=RayService): "
-                ".spec.rayClusterConfig.authOptions: field not declared in schema",
+                ".spec.rayClusterConfig.authOptions.secretName: field not declared in schema",
             )
         self.writes += 1
         self.objects[reference(body)] = body
