@@ -1,4 +1,4 @@
-"""Ray's token: drawn once per pool, required by whole clusters only, and left out where KubeRay has no field for it."""
+"""Ray's token: one per pool, required by whole clusters only, and left out where KubeRay has no field for it."""
 
 import base64
 from dataclasses import replace
@@ -20,13 +20,15 @@ SECRET = Reference("Secret", "p-worker")
 AUTH = {"mode": "token", "secretName": "p-worker"}
 
 
-def world(token: str) -> World:
-    return World(replace(observation(), secrets=Secrets(ray_token=token)))
+def world(*, token_auth: bool = True) -> World:
+    """A pool beside a KubeRay that has, or has not, a field for a token."""
+    before = observation()
+    return World(replace(before, ray=replace(before.ray, token_auth=token_auth)))
 
 
-def updated(before: World, token: str) -> World:
-    """`before` after KubeRay, or the operator, has learnt of tokens."""
-    before.observed = replace(before.observed, secrets=Secrets(ray_token=token))
+def updated(before: World) -> World:
+    """`before` after KubeRay was updated to a version that has the field."""
+    before.observed = replace(before.observed, ray=replace(before.observed.ray, token_auth=True))
     return before
 
 
@@ -43,33 +45,43 @@ def token_in(secret: Document) -> str:
 
 
 def test_a_ray_cluster_requires_the_token_in_its_pools_secret() -> None:
-    settled = world("drawn")
+    settled = world()
     settled.settle(pool())
     assert auth(settled) == AUTH
-    assert token_in(settled.observed.children[SECRET]) == "drawn"
+    secret = settled.observed.children[SECRET]
+    assert len(token_in(secret)) == 64
+    other = world()
+    other.settle(pool())
+    assert other.observed.children[SECRET] == secret, "a Secret that was deleted comes back as it was"
 
 
 def test_without_a_field_for_it_there_is_no_token() -> None:
-    settled = world("")
+    settled = world(token_auth=False)
     settled.settle(pool())
     assert auth(settled) is None
     assert names.TOKEN_KEY not in settled.observed.children[SECRET]["data"]
 
 
-@pytest.mark.parametrize("before", ["", "old"])
-def test_a_new_cluster_takes_over_with_another_token(before: str) -> None:
-    settled = world(before)
+def test_a_new_cluster_takes_over_when_kuberay_has_the_field() -> None:
+    settled = world(token_auth=False)
     settled.settle(pool())
-    updated(settled, "new").settle(pool())
+    updated(settled).settle(pool())
     assert auth(settled) == AUTH
     assert settled.clusters == 2
 
 
+def test_the_token_in_the_secret_outlives_the_key_that_it_was_derived_from() -> None:
+    settled = world()
+    settled.observed = replace(settled.observed, secrets=Secrets(ray_token="of-an-older-key"))
+    settled.settle(pool())
+    assert token_in(settled.observed.children[SECRET]) == "of-an-older-key"
+
+
 @pytest.mark.parametrize("upgrade", ["InPlace", "None"])
 def test_a_cluster_that_is_not_replaced_as_a_whole_requires_it_after_a_suspension(upgrade: str) -> None:
-    settled = world("")
+    settled = world(token_auth=False)
     settled.settle(pool(upgrade=upgrade))
-    updated(settled, "drawn").settle(pool(upgrade=upgrade, template=template(image="new")))
+    updated(settled).settle(pool(upgrade=upgrade, template=template(image="new")))
     assert auth(settled) is None
     settled.settle(pool(upgrade=upgrade, suspend=True))
     settled.settle(pool(upgrade=upgrade))
@@ -122,9 +134,7 @@ class Cluster:
 
 
 @pytest.mark.parametrize("old_kuberay", [False, True])
-async def test_a_token_is_drawn_once_and_left_out_for_an_older_kuberay(
-    redis_server: RedisServer, old_kuberay: bool
-) -> None:
+async def test_a_token_is_left_out_for_an_older_kuberay(redis_server: RedisServer, old_kuberay: bool) -> None:
     cluster = Cluster(old_kuberay=old_kuberay)
     reconciler = Reconciler(cluster, replace(INSTALLATION, store_url=redis_server.url))
     try:
@@ -143,6 +153,6 @@ async def test_a_token_is_drawn_once_and_left_out_for_an_older_kuberay(
 
 def test_the_token_itself_is_not_in_the_ray_service() -> None:
     """Whoever may read a RayService may not have it."""
-    settled = world("drawn")
+    settled = world()
     settled.settle(pool())
-    assert "drawn" not in str(settled.observed.children[SERVICE])
+    assert token_in(settled.observed.children[SECRET]) not in str(settled.observed.children[SERVICE])

@@ -2,7 +2,6 @@
 
 import asyncio
 from datetime import datetime
-from secrets import token_hex
 
 from roost_operator.api.spec import AgentPool
 from roost_operator.kubernetes import kinds
@@ -13,8 +12,6 @@ from roost_operator.plan import names
 from roost_operator.plan.difference import belongs
 from roost_operator.plan.observed import AgentPoolObject, Observed, Pod, Ray, Reference, Secrets, StoreState, Worker
 from roost_operator.plan.ray_objects import parse_cluster, parse_service, staying_cluster
-
-TOKEN_BYTES = 32
 
 
 async def gather(
@@ -35,12 +32,12 @@ async def gather(
     `unreadable`; `token_auth` says whether KubeRay's RayService has a field for Ray's token. Raises ApiError."""
     children = await _children(api, pool)
     own_secret = children.get(Reference("Secret", names.secret(pool)))
-    ray_token = (secret_value(own_secret, names.TOKEN_KEY) or token_hex(TOKEN_BYTES)) if token_auth else ""
+    ray_token = secret_value(own_secret, names.TOKEN_KEY) or ""
     return Observed(
         now=now,
         pool=_pool_object(raw, unreadable),
         children=children,
-        ray=await _ray(api, pool, children, installed=kuberay),
+        ray=await _ray(api, pool, children, installed=kuberay, token_auth=token_auth),
         workers=store[1],
         store=store[0],
         sessions=sessions,
@@ -66,7 +63,9 @@ async def _children(api: Reader, pool: AgentPool) -> dict[Reference, Document]:
     return {Reference(kind.kind, child): live for (kind, child), live in pairs if live and belongs(live, pool)}
 
 
-async def _ray(api: Reader, pool: AgentPool, children: dict[Reference, Document], *, installed: bool) -> Ray:
+async def _ray(
+    api: Reader, pool: AgentPool, children: dict[Reference, Document], *, installed: bool, token_auth: bool
+) -> Ray:
     namespace, name = pool.metadata.namespace, pool.metadata.name
     live = children.get(Reference("RayService", name))
     service = parse_service(live) if live else None
@@ -74,6 +73,7 @@ async def _ray(api: Reader, pool: AgentPool, children: dict[Reference, Document]
     clusters = tuple(parse_cluster(document) for document in documents)
     return Ray(
         installed=installed,
+        token_auth=token_auth,
         service=service,
         cluster=staying_cluster(service, clusters),
         clusters=clusters,

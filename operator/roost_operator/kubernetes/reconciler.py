@@ -95,13 +95,13 @@ class Reconciler:
             problem = replace(observed.store, problem=str(error))
             return await self._execute(store, pool, replace(observed, store=problem))
         except ChildRefusedError as error:
-            if observed.secrets.ray_token and _AUTH_OPTIONS in str(error):
+            if observed.ray.token_auth and _AUTH_OPTIONS in str(error):
                 LOG.warning(
                     "Ray's processes do not require a token: update KubeRay to 1.6 or newer, then restart: %s", error
                 )
                 self._token_auth = False
-                secrets = replace(observed.secrets, ray_token="")
-                return await self._execute(store, pool, replace(observed, secrets=secrets))
+                ray = replace(observed.ray, token_auth=False)
+                return await self._execute(store, pool, replace(observed, ray=ray))
             observed = replace(observed, refused=str(error))
             await report(self._api, pool, refused(pool, observed), observed)
             raise

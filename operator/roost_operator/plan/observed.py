@@ -140,6 +140,8 @@ class Ray:
 
     installed: bool = True
     """Whether the cluster has the kind RayService."""
+    token_auth: bool = False
+    """Whether that kind has a field for Ray's token."""
     service: RayService | None = None
     cluster: RayCluster | None = None
     """The RayCluster that is to stay: the pending one of an upgrade, else the active one."""
@@ -217,7 +219,7 @@ class Secrets:
     ray_store_url: str = field(default="", repr=False)
     """Where Ray's head may keep its state when the pool has its own store; empty for nowhere."""
     ray_token: str = field(default="", repr=False)
-    """The token in the pool's Secret, or a fresh one; empty when KubeRay's RayService has no field for it."""
+    """Ray's token in the pool's own Secret; empty when there is none yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,18 +85,6 @@ def kept_arguments(pool: AgentPool, observed: Observed) -> Mapping[str, Any] | N
     return arguments if arguments is not None and names.digest(arguments) == created_with else None
 
 
-def kept_token(pool: AgentPool, observed: Observed) -> str:
-    """Token that the pool's Ray cluster requires; empty for none.
-
-    Pods with the token and pods without it cannot talk to each other, so only a whole cluster begins to require it:
-    that of an upgrade with `NewCluster`, or of a pool that was suspended.
-    """
-    service = observed.ray.service
-    if service is None or service.suspended or pool.spec.workers.upgrade is Upgrade.NEW_CLUSTER or service.token_auth:
-        return observed.secrets.ray_token
-    return ""
-
-
 def _group_marks(cluster: RayCluster) -> dict[str, Mapping[str, str]]:
     return {group.name: group.marks for group in cluster.groups}
 
