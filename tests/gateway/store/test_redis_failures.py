@@ -285,7 +285,8 @@ async def test_a_cluster_survives_the_death_of_all_its_shards():
 
 
 async def test_health_finds_nothing_wrong_with_a_durable_redis(fresh):
-    assert await fresh.health() == dataclasses.replace(await fresh.health(), durable=True, problems=())
+    health = await fresh.health()
+    assert health == dataclasses.replace(health, durable=True, problems=())
 
 
 @pytest.mark.parametrize(
