@@ -29,6 +29,9 @@ class WorkerLease:
     prefill_rate: float = 0.0
     decode_rate: float = 0.0
     bytes_per_token: float = 4.0
+    max_bytes_per_token: int = 0
+    """The most bytes of a message's text that one token stands for; 0: not known. The same for all workers of a model
+    revision."""
     draining: bool = False
 
     @property
@@ -56,6 +59,11 @@ class WorkerLease:
             return cls(**{key: value for key, value in document.items() if key in known})
         except TypeError as error:
             raise ValueError(f"not a worker's lease: {error}") from error
+
+
+def fewest_tokens(text_bytes: int, max_bytes_per_token: int) -> int:
+    """How many tokens a text of so many bytes is at least; 0 when `max_bytes_per_token` is."""
+    return -(-text_bytes // max_bytes_per_token) if max_bytes_per_token else 0
 
 
 LEASE_PERIOD_SECONDS = 1.0
