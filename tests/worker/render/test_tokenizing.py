@@ -88,7 +88,7 @@ texts = st.lists(fragments, max_size=24).map("".join)
 
 @pytest.mark.parametrize("name", NAMES)
 @given(text=texts, length=st.integers(1, 12))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_slices_have_the_ids_of_the_whole(name: str, text: str, length: int) -> None:
     document = document_of(name)
     tokenizer = _built(name)
@@ -105,7 +105,7 @@ def _built(name: str) -> Tokenizer:
 
 @pytest.mark.parametrize("name", [*_WORDS, "gpt2", "smollm2"])
 @given(text=texts, length=st.integers(1, 12))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_slices_are_split_into_the_words_of_the_whole(name: str, text: str, length: int) -> None:
     """Stronger than the ids, since a small vocabulary has few tokens that a wrong cut would break."""
     tokenizer = _built(name)
@@ -127,7 +127,7 @@ def test_prose_is_cut_into_slices_of_the_length_asked_for(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @given(text=texts)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_no_token_stands_for_more_bytes_than_the_bound(name: str, text: str) -> None:
     vocabulary = _vocabulary(name)
     assert len(vocabulary.encode_content(text)) * vocabulary.max_bytes_per_token >= len(text.encode())
@@ -138,12 +138,12 @@ def _vocabulary(name: str) -> Vocabulary:
     return Vocabulary(json.dumps(document_of(name)))
 
 
-@pytest.mark.parametrize("text", ["\u212a", "\u1112\u1161\u11ab", "\u1fef", "\u03b1\u0313\u0301\u0345"])
+@pytest.mark.parametrize("text", ["\u212a", "\u1112\u1161\u11ab", "\u1fef", "\u1fbe\u0308\u0301"])
 def test_text_that_its_normal_form_shortens_is_within_the_bound(text: str) -> None:
     """A vocabulary of single bytes, so that the bound is the normal form's alone."""
     vocabulary = Vocabulary(tokenizer_json("qwen", size=256))
-    assert vocabulary.max_bytes_per_token == 3
-    assert len(vocabulary.encode_content(text)) * 3 >= len(text.encode())
+    assert len(vocabulary.encode_content(text)) < len(text.encode())
+    assert len(vocabulary.encode_content(text)) * vocabulary.max_bytes_per_token >= len(text.encode())
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_a_long_prompt_comes_in_slices() -> None:
 
 @pytest.mark.model
 @given(text=texts, length=st.integers(1, 12))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_slices_for_a_real_model_have_the_ids_of_the_whole(text: str, length: int) -> None:
     path = _smollm2()
     document = {**json.loads(path.read_text()), "added_tokens": []}
