@@ -1,6 +1,6 @@
 """Refuses a step whose text cannot fit, before a worker renders it. Only the worker knows the rest exactly."""
 
-from roost.contract.lease import fewest_tokens
+from roost.contract.lease import counted_bytes, fewest_tokens
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost_gateway.fleet.workers import Workers
@@ -14,7 +14,7 @@ def check_length(attempt: StepAttempt, workers: Workers) -> None:
     """
     pool, log_tokens = attempt.pool, attempt.descriptor.head.length
     limit = pool.token_limit
-    size = sum(len(message.content.encode()) for message in attempt.call.request.messages)
+    size = counted_bytes(message.content for message in attempt.call.request.messages)
     if not limit or log_tokens + size < limit:  # it fits with a token for each byte
         return
     least = fewest_tokens(size, workers.max_bytes_per_token(pool.pool, attempt.need.model_revision))

