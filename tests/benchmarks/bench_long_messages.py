@@ -8,8 +8,8 @@ its own sends twelve long messages at once, again and again, each as a step that
 - under_bound: prose just short of that, so that the worker renders it, and encodes it until the context is full.
 
 Steps are measured at the client, from sending Step to the first Delta (first) and to Committed (step). The three loads
-take turns, round by round, so that a machine that slows down slows all of them. A step counts for its load when it
-began while a burst was under way, or, alone, while none was.
+take turns, round by round, so that a machine that slows down slows all of them. A step counts for a load when a burst
+of it was under way at the step's beginning or end.
 
     python tests/benchmarks/bench_long_messages.py [--quick] [--rounds 5] [--bursts 6] [--agents 2] [--threads N]
 
@@ -47,6 +47,7 @@ SENDERS = 12
 OVER_BYTES = 5_000_000
 UNDER_SHARE = 0.98
 STEPS_A_SESSION = 20
+FEW_STEPS = 10
 PAUSE_SECONDS = 0.5
 """Between two bursts."""
 ORDINARY = Sampling(temperature=0.0, max_tokens=8, ignore_eos=True)
@@ -87,7 +88,7 @@ class Samples:
 
 
 class Agents:
-    """Ordinary agents; while `samples` is set, the steps that begin are measured there."""
+    """Ordinary agents; while `samples` is set, the steps that begin or end are measured there."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -106,7 +107,7 @@ class Agents:
         async for event in session.step(text, sampling=ORDINARY):
             if isinstance(event, Delta):
                 first = first or time.perf_counter()
-            elif isinstance(event, Committed) and samples is not None:
+            elif isinstance(event, Committed) and (samples := samples or self.samples) is not None:
                 samples.step.append((time.perf_counter() - began) * 1e3)
                 samples.first.append((first - began) * 1e3)
 
@@ -161,8 +162,9 @@ async def sender(target: str) -> AsyncIterator[Sender]:
 
 
 async def beside(agents: Agents, bursts: Sender, size: int, count: int, samples: Samples) -> None:
-    """Measure the steps that begin while one of `count` bursts is under way."""
-    for _ in range(count):
+    """Measure the steps beside `count` bursts, and beside more of them when there were few steps."""
+    bursts_before, steps_before = len(samples.burst_seconds), len(samples.step)
+    while len(samples.burst_seconds) < bursts_before + count or len(samples.step) < steps_before + FEW_STEPS:
         agents.samples = samples
         samples.burst_seconds.append(await bursts.burst(size))
         agents.samples = None
@@ -170,8 +172,11 @@ async def beside(agents: Agents, bursts: Sender, size: int, count: int, samples:
 
 
 async def alone(agents: Agents, seconds: float, samples: Samples) -> None:
-    agents.samples = samples
+    """Measure for so long, and longer when there were few steps."""
+    agents.samples, steps_before = samples, len(samples.step)
     await asyncio.sleep(seconds)
+    while len(samples.step) < steps_before + FEW_STEPS:  # noqa: ASYNC110  agents have no event to wait for
+        await asyncio.sleep(PAUSE_SECONDS)
     agents.samples = None
     await asyncio.sleep(PAUSE_SECONDS)
 
@@ -180,7 +185,7 @@ async def bench(arguments: argparse.Namespace) -> dict[str, Any]:
     rounds, count = (1, 1) if arguments.quick else (arguments.rounds, arguments.bursts)
     samples = {name: Samples() for name in ("alone", "over_bound", "under_bound")}
     with tempfile.TemporaryDirectory(prefix="roost-bench-long-") as folder:
-        environment = {"OMP_NUM_THREADS": str(arguments.threads)}
+        environment = {"OMP_NUM_THREADS": str(arguments.threads), "PYTHONPATH": os.pathsep.join(PATHS)}
         options = StackOptions(state_dir=Path(folder), port=0, gateways=1, ray=False, environment=environment)
         async with LocalStack(AgentPool.model_validate(POOL), options) as stack:
             (lease,) = await stack.leases()
@@ -188,16 +193,16 @@ async def bench(arguments: argparse.Namespace) -> dict[str, Any]:
             sizes = {"over_bound": OVER_BYTES, "under_bound": int(bound * UNDER_SHARE)}
             async with await Client.connect(stack.targets) as client, sender(stack.targets[0]) as bursts:
                 agents = Agents(client)
-                tasks = [asyncio.create_task(agents.run(number)) for number in range(arguments.agents)]
-                for size in sizes.values():
-                    await bursts.burst(size)  # a warm-up, not counted
-                for _ in range(rounds):
-                    await alone(agents, 5.0 if arguments.quick else arguments.seconds, samples["alone"])
-                    for name, size in sizes.items():
-                        await beside(agents, bursts, size, count, samples[name])
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(agents.run(number)) for number in range(arguments.agents)]
+                    for size in sizes.values():
+                        await bursts.burst(size)  # a warm-up, not counted
+                    for _ in range(rounds):
+                        await alone(agents, 2.0 if arguments.quick else arguments.seconds, samples["alone"])
+                        for name, size in sizes.items():
+                            await beside(agents, bursts, size, count, samples[name])
+                    for task in tasks:
+                        task.cancel()
     return {
         "benchmark": "long_messages",
         "machine": machine(),

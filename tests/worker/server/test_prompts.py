@@ -114,7 +114,6 @@ async def test_an_ordinary_prompt_does_not_wait_for_long_ones(prompts: Prompts, 
 async def test_a_prompt_that_cannot_fit_is_not_rendered(
     prompts: Prompts, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(renderer, "render_step", None)
     monkeypatch.setattr(renderer, "step_pieces", None)
     most = renderer.vocabulary.max_bytes_per_token
     with pytest.raises(Refused, match="prompt at least 60: together they must be fewer than the 100") as raised:

@@ -12,6 +12,7 @@ from roost.contract.lease import counted_bytes, fewest_tokens
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.render.errors import RenderError
 from roost_worker.render.renderer import Renderer
+from roost_worker.render.sandbox import Piece
 from roost_worker.server.refusals import invalid, step_too_long
 from roost_worker.server.requests import INLINE_BYTES, is_replay, rendered_bytes, replayed_prompt
 
@@ -55,14 +56,13 @@ class Prompts:
     async def _encoded(
         self, start: pb.Start, log_ids: "array[int]", limit: int, check: Callable[[], None]
     ) -> "array[int]":
-        size = rendered_bytes(start, first=not log_ids)
-        step = {"messages": start.messages, "log_ids": log_ids, "system": start.system, "tools": start.tools}
+        vocabulary, size = self._renderer.vocabulary, rendered_bytes(start, first=not log_ids)
         if size <= INLINE_BYTES:
-            return self._renderer.render_step(**step)
+            return vocabulary.encode(self._pieces(start, log_ids))
+        pieces = await asyncio.to_thread(self._pieces, start, log_ids)
         if size <= LONG_BYTES:
-            return await asyncio.to_thread(self._renderer.render_step, **step)
-        pieces = await asyncio.to_thread(self._renderer.step_pieces, **step)
-        slices, ids = self._renderer.vocabulary.encode_slices(pieces), array("I")
+            return await asyncio.to_thread(vocabulary.encode, pieces)
+        slices, ids = vocabulary.encode_slices(pieces), array("I")
         loop = asyncio.get_running_loop()
         while (part := await loop.run_in_executor(self._turns, next, slices, None)) is not None:
             check()
@@ -70,6 +70,11 @@ class Prompts:
             if len(log_ids) + len(ids) >= limit:
                 raise step_too_long(len(log_ids), len(ids), limit, at_least=True)
         return ids
+
+    def _pieces(self, start: pb.Start, log_ids: "array[int]") -> list[Piece]:
+        return self._renderer.step_pieces(
+            messages=start.messages, log_ids=log_ids, system=start.system, tools=start.tools
+        )
 
 
 def _yield_to_others() -> None:
