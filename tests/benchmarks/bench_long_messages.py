@@ -8,8 +8,9 @@ its own sends twelve long messages at once, again and again, each as a step that
 - under_bound: prose just short of that, so that the worker renders it, and encodes it until the context is full.
 
 Steps are measured at the client, from sending Step to the first Delta (first) and to Committed (step). The three loads
-take turns, round by round, so that a machine that slows down slows all of them. A step counts for a load when a burst
-of it was under way at the step's beginning or end.
+take turns, round by round, so that a machine that slows down slows all of them. Beside long messages, "beside" are the
+steps at whose beginning or end a burst was under way, "all" are these and those of the pauses between the bursts.
+Client, sender and pool share the machine's cores, so that the sender's own work slows the steps down, too.
 
     python tests/benchmarks/bench_long_messages.py [--quick] [--rounds 5] [--bursts 6] [--agents 2] [--threads N]
 
@@ -48,8 +49,6 @@ OVER_BYTES = 5_000_000
 UNDER_SHARE = 0.98
 STEPS_A_SESSION = 20
 FEW_STEPS = 10
-PAUSE_SECONDS = 0.5
-"""Between two bursts."""
 ORDINARY = Sampling(temperature=0.0, max_tokens=8, ignore_eos=True)
 PROSE = (ROOT / "ARCHITECTURE.md").read_text()
 
@@ -75,24 +74,39 @@ POOL = {
 
 
 @dataclass
-class Samples:
-    """Milliseconds of ordinary steps, and seconds of the bursts beside them."""
+class Times:
+    """Milliseconds of ordinary steps."""
 
     first: list[float] = field(default_factory=list)
     step: list[float] = field(default_factory=list)
+
+    def report(self) -> dict[str, Any]:
+        steps = len(self.step)
+        return {"steps": steps, "first_ms": percentiles(self.first), "step_ms": percentiles(self.step)} if steps else {}
+
+
+@dataclass
+class Load:
+    """What was measured under one load, and how long its bursts took."""
+
+    all: Times = field(default_factory=Times)
+    beside: Times = field(default_factory=Times)
     burst_seconds: list[float] = field(default_factory=list)
 
     def report(self) -> dict[str, Any]:
-        times = {"steps": len(self.step), "first_ms": percentiles(self.first), "step_ms": percentiles(self.step)}
-        return {**times, "burst_seconds": spread(self.burst_seconds, 2)} if self.burst_seconds else times
+        if not self.burst_seconds:
+            return {"all": self.all.report()}
+        bursts = spread(self.burst_seconds, 2)
+        return {"all": self.all.report(), "beside": self.beside.report(), "burst_seconds": bursts}
 
 
 class Agents:
-    """Ordinary agents; while `samples` is set, the steps that begin or end are measured there."""
+    """Ordinary agents. A step is measured for the load at its beginning."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self.samples: Samples | None = None
+        self.load = Load()
+        self.bursting = False
 
     async def run(self, number: int) -> None:
         """One agent, until it is cancelled."""
@@ -103,13 +117,14 @@ class Agents:
             await session.delete()
 
     async def _step(self, session: Session, text: str) -> None:
-        samples, began, first = self.samples, time.perf_counter(), 0.0
+        load, beside, began, first = self.load, self.bursting, time.perf_counter(), 0.0
         async for event in session.step(text, sampling=ORDINARY):
             if isinstance(event, Delta):
                 first = first or time.perf_counter()
-            elif isinstance(event, Committed) and (samples := samples or self.samples) is not None:
-                samples.step.append((time.perf_counter() - began) * 1e3)
-                samples.first.append((first - began) * 1e3)
+            elif isinstance(event, Committed):
+                for times in (load.all, load.beside) if beside or self.bursting else (load.all,):
+                    times.first.append((first - began) * 1e3)
+                    times.step.append((time.perf_counter() - began) * 1e3)
 
 
 class Sender:
@@ -161,46 +176,37 @@ async def sender(target: str) -> AsyncIterator[Sender]:
         await process.wait()
 
 
-async def beside(agents: Agents, bursts: Sender, size: int, count: int, samples: Samples) -> None:
-    """Measure the steps beside `count` bursts, and beside more of them when there were few steps."""
-    bursts_before, steps_before = len(samples.burst_seconds), len(samples.step)
-    while len(samples.burst_seconds) < bursts_before + count or len(samples.step) < steps_before + FEW_STEPS:
-        agents.samples = samples
-        samples.burst_seconds.append(await bursts.burst(size))
-        agents.samples = None
-        await asyncio.sleep(PAUSE_SECONDS)
-
-
-async def alone(agents: Agents, seconds: float, samples: Samples) -> None:
-    """Measure for so long, and longer when there were few steps."""
-    agents.samples, steps_before = samples, len(samples.step)
-    await asyncio.sleep(seconds)
-    while len(samples.step) < steps_before + FEW_STEPS:  # noqa: ASYNC110  agents have no event to wait for
-        await asyncio.sleep(PAUSE_SECONDS)
-    agents.samples = None
-    await asyncio.sleep(PAUSE_SECONDS)
+async def measure(agents: Agents, load: Load, seconds: float, bursts: Sender, size: int, count: int) -> None:
+    """Measure the steps of `count` times `seconds`, each after a burst unless `size` is 0; longer if they are few."""
+    agents.load, steps_before = load, len(load.all.step)
+    while count > 0 or len(load.all.step) < steps_before + FEW_STEPS:
+        count -= 1
+        if size:
+            agents.bursting = True
+            load.burst_seconds.append(await bursts.burst(size))
+            agents.bursting = False
+        await asyncio.sleep(seconds)
 
 
 async def bench(arguments: argparse.Namespace) -> dict[str, Any]:
-    rounds, count = (1, 1) if arguments.quick else (arguments.rounds, arguments.bursts)
-    samples = {name: Samples() for name in ("alone", "over_bound", "under_bound")}
+    rounds, count, seconds = (1, 2, 1.0) if arguments.quick else (arguments.rounds, arguments.bursts, arguments.seconds)
     with tempfile.TemporaryDirectory(prefix="roost-bench-long-") as folder:
         environment = {"OMP_NUM_THREADS": str(arguments.threads), "PYTHONPATH": os.pathsep.join(PATHS)}
         options = StackOptions(state_dir=Path(folder), port=0, gateways=1, ray=False, environment=environment)
         async with LocalStack(AgentPool.model_validate(POOL), options) as stack:
             (lease,) = await stack.leases()
             bound = lease.max_bytes_per_token * CONTEXT
-            sizes = {"over_bound": OVER_BYTES, "under_bound": int(bound * UNDER_SHARE)}
+            sizes = {"alone": 0, "over_bound": OVER_BYTES, "under_bound": int(bound * UNDER_SHARE)}
+            loads = {name: Load() for name in sizes}
             async with await Client.connect(stack.targets) as client, sender(stack.targets[0]) as bursts:
                 agents = Agents(client)
                 async with asyncio.TaskGroup() as group:
                     tasks = [group.create_task(agents.run(number)) for number in range(arguments.agents)]
                     for size in sizes.values():
-                        await bursts.burst(size)  # a warm-up, not counted
+                        await measure(agents, Load(), 1.0, bursts, size, 1)  # a warm-up, not counted
                     for _ in range(rounds):
-                        await alone(agents, 2.0 if arguments.quick else arguments.seconds, samples["alone"])
                         for name, size in sizes.items():
-                            await beside(agents, bursts, size, count, samples[name])
+                            await measure(agents, loads[name], seconds, bursts, size, count)
                     for task in tasks:
                         task.cancel()
     return {
@@ -214,23 +220,22 @@ async def bench(arguments: argparse.Namespace) -> dict[str, Any]:
         "agents": arguments.agents,
         "threads": arguments.threads,
         "rounds": rounds,
-        "loads": {name: taken.report() for name, taken in samples.items()},
-        "times_alone": _times_alone({name: taken.report() for name, taken in samples.items()}),
+        "seconds_between_bursts": seconds,
+        "loads": {name: load.report() for name, load in loads.items()},
+        "times_alone": {name: _ratios(load, loads["alone"]) for name, load in loads.items() if load.burst_seconds},
     }
 
 
-def _times_alone(loads: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Each percentile beside long messages over the same alone."""
-    base = loads["alone"]
-    return {
-        name: {
-            f"{time} {cut}": round(load[f"{time}_ms"][cut] / base[f"{time}_ms"][cut], 3)
-            for time in ("first", "step")
-            for cut in ("p50", "p99")
-        }
-        for name, load in loads.items()
-        if name != "alone"
-    }
+def _ratios(load: Load, alone: Load) -> dict[str, float]:
+    """Each percentile of the steps under a load over the same alone."""
+    base, ratios = alone.all.report(), dict[str, float]()
+    for which, measured in (("all", load.all), ("beside", load.beside)):
+        if measured.step:
+            report = measured.report()
+            for time_ in ("first_ms", "step_ms"):
+                for cut in ("p50", "p99"):
+                    ratios[f"{which} {time_} {cut}"] = round(report[time_][cut] / base[time_][cut], 3)
+    return ratios
 
 
 def main() -> None:
@@ -238,7 +243,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one short round: checks the benchmark itself")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the three loads (default 5)")
     parser.add_argument("--bursts", type=int, default=6, help="bursts of long messages a round and load (default 6)")
-    parser.add_argument("--seconds", type=float, default=15.0, help="how long a round is measured alone (default 15)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="between two bursts (default 5)")
     parser.add_argument("--agents", type=int, default=2, help="agents that take ordinary steps (default 2)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="the worker's (default: all cores)")
     parser.add_argument("--send-to", help=argparse.SUPPRESS)

@@ -16,6 +16,7 @@ from roost.contract.refused import Refused
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.render.renderer import Renderer
+from roost_worker.render.tokenizing import SLICE_CHARACTERS
 from roost_worker.server.prompts import LONG_BYTES, Prompts
 
 WORDS = "word, " * (3 * LONG_BYTES // 6)
@@ -131,13 +132,16 @@ async def test_what_may_fit_is_encoded(prompts: Prompts, renderer: Renderer) -> 
     assert 50 < len(prompt) < 150
 
 
-async def test_encoding_stops_where_the_context_is_full(prompts: Prompts, turns: Turns) -> None:
-    limit = len(WORDS) // 12
+async def test_encoding_stops_where_the_context_is_full(
+    prompts: Prompts, renderer: Renderer, turns: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renderer.vocabulary, "max_bytes_per_token", 0)
+    limit = 20_000
     with pytest.raises(Refused, match="at least") as raised:
         await prompts.prompt(start_of(WORDS), NO_LOG, limit, nothing)
     assert raised.value.reason is Reason.STEP_TOO_LONG
-    assert limit <= int(raised.value.metadata["prompt_tokens"]) < 2 * limit
-    assert len(turns.order) < 20
+    assert limit <= int(raised.value.metadata["prompt_tokens"]) < limit + SLICE_CHARACTERS
+    assert len(turns.order) < len(WORDS) / SLICE_CHARACTERS / 2
 
 
 async def test_a_step_that_has_ended_is_not_encoded_further(prompts: Prompts, turns: Turns) -> None:
