@@ -31,9 +31,9 @@ _TEKKEN = (
 )
 _WORD_PATTERNS = frozenset((_LLAMA3, _QWEN, _TEKKEN))
 # Between these two classes a word ends in each of them, and in GPT-2's: no alternative matches, or looks, from a letter
-# or digit past a character that is neither, and none looks behind. An apostrophe may belong to the word before it.
+# or digit past a character that is neither, and none looks behind.
 _INSIDE = "[0-9A-Za-zÀ-ÖØ-öø-ÿА-яぁ-ゖァ-ヺ一-龥가-힣]"
-_OUTSIDE = r"[\t\n\r !-&(-/:-@\[-`{-~、。\uff01\uff0c\uff1a\uff1b\uff1f]"
+_OUTSIDE = r"[\t\n\r -/:-@\[-`{-~、。\uff01\uff0c\uff1a\uff1b\uff1f]"
 _LAST_WORD_END = re.compile(f".*{_INSIDE}(?={_OUTSIDE})", re.DOTALL)
 _NEXT_WORD_END = re.compile(f"{_INSIDE}(?={_OUTSIDE})")
 
