@@ -3,37 +3,35 @@
 import asyncio
 import hashlib
 import logging
+from array import array
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.grammar import CompileUnavailableError, GrammarError, build_tool_call
 from roost_worker.grammar.tool_schema import ToolSchema, tool_schema
-from roost_worker.render.errors import RenderError
-from roost_worker.render.messages import Message
 from roost_worker.server import refusals
 from roost_worker.server.requests import INLINE_BYTES
 from roost_worker.server.shell import Shell
 
 LOG = logging.getLogger(__name__)
 KEPT_CHECKS = 256
-_SHORTEST = Message("user", ".")
+_SHORTEST = api.Message(role=api.MESSAGE_ROLE_USER, content=".")
 """A message of one token; templates may refuse an empty one."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Draft:
-    """What a session's steps would use."""
+class _Grammars:
+    """What required calls of a session's tools are constrained by."""
 
-    prompt_tokens: int
     schemas: tuple[ToolSchema, ...]
-    grammars: tuple[str, ...]
-    """Of a required call of each tool, in order."""
+    tools: tuple[str, ...]
+    """The grammar of a call of each tool, in order."""
     together: str
-    """The grammar of a required call of any tool; empty if there are not several."""
+    """The grammar of a call of any tool; empty if there are not several."""
 
 
 class SessionChecks:
@@ -41,8 +39,6 @@ class SessionChecks:
 
     def __init__(self) -> None:
         self._passed: OrderedDict[bytes, pb.CheckSessionResponse] = OrderedDict()
-        # One thread: long texts of new sessions wait for each other, and never take the threads that render steps.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="session-check")
 
     async def check(self, shell: Shell, request: pb.CheckSessionRequest) -> pb.CheckSessionResponse:
         """Answer one call.
@@ -60,13 +56,12 @@ class SessionChecks:
             self._passed.move_to_end(digest)
             _check_room(passed.prompt_tokens, limit)
             return passed
-        if request.ByteSize() > INLINE_BYTES:
-            draft = await asyncio.get_running_loop().run_in_executor(self._thread, _drafted, shell, request)
-        else:
-            draft = _drafted(shell, request)
-        _check_room(draft.prompt_tokens, limit)
-        await _compile(shell, request, draft)
-        self._passed[digest] = response = _response(request, draft)
+        inline = request.ByteSize() <= INLINE_BYTES
+        grammars = _built(shell, request) if inline else await asyncio.to_thread(_built, shell, request)
+        prompt_tokens = await _prompt_tokens(shell, request, limit)
+        _check_room(prompt_tokens, limit)
+        await _compile(shell, request, grammars)
+        self._passed[digest] = response = _response(request, prompt_tokens, grammars)
         if len(self._passed) > KEPT_CHECKS:
             self._passed.popitem(last=False)
         return response
@@ -78,45 +73,53 @@ def _digest(request: pb.CheckSessionRequest) -> bytes:
     return hashlib.blake2b(content.SerializeToString(deterministic=True), digest_size=16).digest()
 
 
-def _drafted(shell: Shell, request: pb.CheckSessionRequest) -> _Draft:
-    """Build each tool's grammar, and render what a first step would begin with."""
-    schemas, grammars = list[ToolSchema](), list[str]()
+def _built(shell: Shell, request: pb.CheckSessionRequest) -> _Grammars:
+    """Build the tools' grammars. Raise Refused: INVALID_SCHEMA."""
+    family = shell.renderer.family
+    schemas, tools = list[ToolSchema](), list[str]()
     for index, tool in enumerate(request.tools):
         try:
             schemas.append(tool_schema(tool.name, tool.parameters_json))
-            grammars.append(build_tool_call([tool], tool.name, shell.renderer.family))
+            tools.append(build_tool_call([tool], tool.name, family))
         except GrammarError as error:
             raise _invalid_tool(index, str(error)) from error
-    together = build_tool_call(request.tools, "", shell.renderer.family) if len(request.tools) > 1 else ""
+    together = build_tool_call(request.tools, "", family) if len(tools) > 1 else ""
+    return _Grammars(tuple(schemas), tuple(tools), together)
+
+
+async def _prompt_tokens(shell: Shell, request: pb.CheckSessionRequest, limit: int) -> int:
+    """Return the tokens of the shortest first prompt. Raise Refused: INVALID_REQUEST, STEP_TOO_LONG."""
+    first = pb.Start(system=request.system, tools=request.tools, messages=[_SHORTEST])
     try:
-        prompt = shell.renderer.render_step(system=request.system, tools=tuple(request.tools), messages=(_SHORTEST,))
-    except RenderError as error:
-        raise refusals.invalid(str(error), field="system" if request.system else "tools") from error
-    return _Draft(len(prompt), tuple(schemas), tuple(grammars), together)
+        return len(await shell.prompts.prompt(first, array("I"), limit, lambda: None))
+    except Refused as refused:
+        if refused.reason is Reason.STEP_TOO_LONG:
+            raise refusals.session_too_long(int(refused.metadata["prompt_tokens"]), limit, at_least=True) from refused
+        raise refusals.invalid(refused.message, field="system" if request.system else "tools") from refused
 
 
-async def _compile(shell: Shell, request: pb.CheckSessionRequest, draft: _Draft) -> None:
+async def _compile(shell: Shell, request: pb.CheckSessionRequest, grammars: _Grammars) -> None:
     """Compile each tool's grammar, and then that of all tools together, which refuses nothing: steps in which the model
     decides, or that name the tool, can still use the session."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + shell.grammars.setup.limits.wait_seconds
-    for index, grammar in enumerate(draft.grammars):
+    for index, grammar in enumerate(grammars.tools):
         try:
             await shell.grammars.check(grammar, max(0.0, deadline - loop.time()))
         except GrammarError as error:
             raise _invalid_tool(index, f"tool {request.tools[index].name!r}: parameters_json: {error}") from error
         except CompileUnavailableError as error:
             raise refusals.no_verdict(str(error)) from error
-    if draft.together:
+    if grammars.together:
         try:
-            await shell.grammars.check(draft.together, max(0.0, deadline - loop.time()))
+            await shell.grammars.check(grammars.together, max(0.0, deadline - loop.time()))
         except (GrammarError, CompileUnavailableError) as error:
             LOG.warning("steps that require any of a session's %d tools: %s", len(request.tools), error)
 
 
-def _response(request: pb.CheckSessionRequest, draft: _Draft) -> pb.CheckSessionResponse:
-    response = pb.CheckSessionResponse(prompt_tokens=draft.prompt_tokens)
-    for tool, schema in zip(request.tools, draft.schemas, strict=True):
+def _response(request: pb.CheckSessionRequest, prompt_tokens: int, grammars: _Grammars) -> pb.CheckSessionResponse:
+    response = pb.CheckSessionResponse(prompt_tokens=prompt_tokens)
+    for tool, schema in zip(request.tools, grammars.schemas, strict=True):
         response.tools.add(name=tool.name, constrained=schema.constrained, keyword=schema.keyword)
     return response
 
