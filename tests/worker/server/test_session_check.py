@@ -96,6 +96,9 @@ async def test_what_leaves_no_room_for_a_step_is_refused_with_its_tokens(world: 
     details, _ = await refused(world, GREP, system="x" * CONTEXT, limit_tokens=10 * CONTEXT)
     assert (details.reason, details.metadata["limit_tokens"]) == ("STEP_TOO_LONG", str(CONTEXT))
     assert int(details.metadata["prompt_tokens"]) > CONTEXT
+    details, message = await refused(world, system="words " * 40_000)
+    assert (details.reason, "at least" in message) == ("STEP_TOO_LONG", True)
+    assert int(details.metadata["prompt_tokens"]) >= CONTEXT
 
 
 async def test_a_tool_that_is_nested_too_deep_is_refused(world: World) -> None:
@@ -168,7 +171,7 @@ async def test_a_worker_that_drains_or_serves_another_revision_gives_no_verdict(
 
 async def test_what_passed_is_not_rendered_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     response = await check(world, GREP, system="Be kind.")
-    monkeypatch.delattr(type(world.renderer), "render_step")
+    monkeypatch.delattr(type(world.renderer), "step_pieces")
     assert await check(world, GREP, system="Be kind.") == response
     assert (await refused(world, GREP, system="Be kind.", limit_tokens=1))[0].reason == "STEP_TOO_LONG"
     assert (await refused(world, GREP, system="Be cruel."))[0].reason == "INTERNAL"
