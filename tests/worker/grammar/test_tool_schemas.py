@@ -215,6 +215,13 @@ def test_a_named_key_is_not_written_again_with_escapes(compiler: GrammarCompiler
             assert not accepts(compiler, grammar, call(written if call is _call else written.replace(" ", "")))
 
 
+@pytest.mark.parametrize("schema", ALIASES, ids=json.dumps)
+def test_nor_is_one_of_an_inner_object(compiler: GrammarCompiler, schema: dict[str, Any]) -> None:
+    outer = {"properties": {"n": {"type": "object", **schema}}, "additionalProperties": {}}
+    assert _takes(compiler, outer, {"n": {"x": 1}})
+    assert not accepts(compiler, _grammar(outer), _call('{"n": {"x": 1, "\\u0078": "s"}}'))
+
+
 def test_control_characters_can_be_written_beside_named_keys(compiler: GrammarCompiler) -> None:
     assert _takes(compiler, {"properties": {"x": {"type": "string"}}}, {"x": "\x1b[0m", "\x01": "\x00"})
 
