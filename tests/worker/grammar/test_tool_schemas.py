@@ -2,7 +2,8 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from grammars import Tool, accepts, dummy_compiler
+from hostile_requests import schemas
 from roost_worker.grammar import GrammarCompiler, GrammarError, build_json_schema, build_tool_call, tool_schema
 from roost_worker.grammar.arguments import violation
 
@@ -116,6 +118,21 @@ def _written(document: dict[str, Any]) -> Iterator[str]:
         yield json.dumps(dict(items))
 
 
+@given(schemas())
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_text_is_read_or_refused_with_a_reason(text: str) -> None:
+    assert _refusal(partial(tool_schema, "t"), text).startswith(("tool 't': parameters_json: ", "none"))
+    assert _refusal(build_json_schema, text).startswith(("json_schema: ", "none"))
+
+
+def _refusal(build: Callable[[str], object], text: str) -> str:
+    try:
+        build(text)
+    except GrammarError as error:
+        return str(error)
+    return "none"
+
+
 @pytest.mark.parametrize(
     ("schema", "reason"),
     [
@@ -198,6 +215,13 @@ def test_a_named_key_is_not_written_again_with_escapes(compiler: GrammarCompiler
             assert not accepts(compiler, grammar, call(written if call is _call else written.replace(" ", "")))
 
 
+@pytest.mark.parametrize("schema", ALIASES, ids=json.dumps)
+def test_nor_is_one_of_an_inner_object(compiler: GrammarCompiler, schema: dict[str, Any]) -> None:
+    outer = {"properties": {"n": {"type": "object", **schema}}, "additionalProperties": {}}
+    assert _takes(compiler, outer, {"n": {"x": 1}})
+    assert not accepts(compiler, _grammar(outer), _call('{"n": {"x": 1, "\\u0078": "s"}}'))
+
+
 def test_control_characters_can_be_written_beside_named_keys(compiler: GrammarCompiler) -> None:
     assert _takes(compiler, {"properties": {"x": {"type": "string"}}}, {"x": "\x1b[0m", "\x01": "\x00"})
 
@@ -231,8 +255,8 @@ def test_arguments_that_break_a_schema_say_where(arguments: Any, reason: str | N
         },
         "required": ["a"],
     }
-    found = violation(json.dumps(schema), json.dumps(arguments))
-    assert found is None if reason is None else found is not None and found.startswith(reason)
+    fault = violation(json.dumps(schema), json.dumps(arguments))
+    assert fault is None if reason is None else fault is not None and fault.startswith(reason)
 
 
 def test_patterns_that_python_does_not_read_are_left_to_the_grammar() -> None:

@@ -171,10 +171,7 @@ def _says_nothing(keyword: str, value: Any, schema: Mapping[str, Any]) -> bool:
 def _without_unevaluated(schema: dict[str, Any]) -> dict[str, Any]:
     """Where no schema is combined with another, what is unevaluated is what is additional."""
     if not schema.keys() & (COMBINATORS | {"contains", "dependentSchemas"}):
-        for unevaluated, additional in (
-            ("unevaluatedProperties", "additionalProperties"),
-            ("unevaluatedItems", "items"),
-        ):
+        for unevaluated, additional in _UNEVALUATED.items():
             if unevaluated in schema:
                 schema.setdefault(additional, schema.pop(unevaluated))
     return schema
@@ -199,7 +196,7 @@ def _find(document: Any, pointer: str) -> Any:
         part = part.replace("~1", "/").replace("~0", "~")
         if isinstance(document, dict):
             document = document.get(part)
-        elif isinstance(document, list) and part.isdecimal() and int(part) < len(document):
+        elif isinstance(document, list) and part.isdecimal() and len(part) < 9 and int(part) < len(document):
             document = document[int(part)]
         else:
             return None

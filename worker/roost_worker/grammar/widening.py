@@ -72,7 +72,7 @@ class _Widener:
         if isinstance(schema, bool):
             return schema
         schema = self._with_one_part(schema, pointer)
-        merged = merged or _parts(schema) > 1
+        merged = merged or _parts({keyword: value for keyword, value in schema.items() if keyword != "type"}) > 1
         schema = schema if merged else _names_by_pattern(schema)
         schema = self._without_keywords(schema, pointer)
         schema = self._with_disjoint_patterns(schema, pointer, merged)
@@ -146,10 +146,10 @@ class _Widener:
 
 
 def _parts(schema: dict[str, Any]) -> int:
-    """Return how many schemas apply to the same value: those combined, and the other keywords as one."""
-    combined = schema.keys() & COMBINATORS
-    others = bool(schema.keys() - combined - {"description"})
-    return len(combined) + others + len(schema.get("allOf", ())[1:])
+    """Return how many schemas apply to the same value and are kept: those combined, and the other keywords as one."""
+    kept = schema.keys() - _DROPPED - _COMPANIONS - {"description"}
+    combined = kept & COMBINATORS
+    return len(combined) + bool(kept - combined) + len(schema.get("allOf", ())[1:])
 
 
 def _names_by_pattern(schema: dict[str, Any]) -> dict[str, Any]:
@@ -214,8 +214,9 @@ def _names_ambiguously(schema: Schema) -> bool:
         return False
     if schema.keys() & {"patternProperties", "propertyNames"}:
         return True
-    if schema.keys() & {"properties", "required"} and isinstance(schema.get("additionalProperties"), dict):
-        return not _is_open(schema)
+    is_closed = schema.get("additionalProperties") is False
+    if schema.keys() & {"properties", "required"} and not (is_closed or _is_open(schema)):
+        return True
     ambiguous = False
 
     def note(item: Schema, place: str) -> Schema:
