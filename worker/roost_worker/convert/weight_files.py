@@ -12,7 +12,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
 _T = TypeVar("_T")
-_DECODER_OF_WRAPPER = re.compile(r"^(model\.language_model|language_model\.model|language_model)\.")
+_DECODER_OF_WRAPPER = re.compile(r"^(model\.language_model|language_model\.model)\.")
 _HEAD_OF_WRAPPER = re.compile(r"^language_model\.lm_head\.")
 
 
