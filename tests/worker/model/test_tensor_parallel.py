@@ -34,8 +34,8 @@ def _generate(runner: Runner) -> list[Row]:
 )
 def test_any_number_of_ranks_computes_the_same(name: str, ranks: int, tmp_path: Path) -> None:
     model_dir = feature_dir(name, tmp_path) if name in FEATURES else dummy_dir(name, tmp_path)
-    expected = _generate(build_runner(worker_config(), model_dir))
-    with tensor_parallel(worker_config(ranks=ranks), model_dir, tmp_path) as (runner, _):
+    expected = _generate(build_runner(worker_config(context_tokens=256), model_dir))
+    with tensor_parallel(worker_config(context_tokens=256, ranks=ranks), model_dir, tmp_path) as (runner, _):
         rows = _generate(runner)
     for row, other in zip(rows, expected, strict=True):
         assert row.output == other.output
