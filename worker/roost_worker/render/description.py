@@ -28,7 +28,10 @@ class TemplateDescription:
     """The model's defaults, by name of `SAMPLING_FIELDS`; a field that it has none for is left out."""
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        document = asdict(self)
+        if not self.sampling:
+            del document["sampling"]  # as before there were defaults: the file is part of the model's revision
+        path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "TemplateDescription":
