@@ -100,3 +100,10 @@ def test_a_model_of_the_store_is_shown_with_its_defaults(source: Path, tmp_path:
 def test_a_model_without_defaults_is_greedy(tmp_path: Path) -> None:
     shown = CliRunner().invoke(model, ["show", "dummy://llama-tiny", "--cache-dir", str(tmp_path)]).stdout
     assert "sampling     none: temperature 0" in shown
+
+
+def test_a_model_without_defaults_has_the_template_json_of_earlier_versions(tmp_path: Path) -> None:
+    """Its revision stays, so that sessions are not migrated by an upgrade."""
+    path = ModelStore(tmp_path).prepare("dummy://llama-tiny", "float32").path
+    assert "sampling" not in json.loads((path / "template.json").read_bytes())
+    assert Renderer.from_dir(path).sampling_defaults == {}
