@@ -122,31 +122,20 @@ class PoolStore:
         return self._health[1]
 
     async def _workers(self, pool: str) -> tuple[Worker, ...]:
-        keys, now = PoolKeys(pool), await self._now()
-        names = await self._link.run("ZRANGEBYSCORE", keys.workers, now, "+inf")
-        workers = [await self._worker(keys, name.decode(), now) for name in names]
-        return tuple(sorted((worker for worker in workers if worker), key=lambda worker: worker.worker_id))
+        live = await leases.live_leases(self._link, pool)
+        return tuple([await self._worker(pool, lease) for lease in sorted(live, key=lambda lease: lease.worker_id)])
 
-    async def _worker(self, keys: PoolKeys, name: str, now: int) -> Worker | None:
-        text = await self._link.run("GET", keys.lease(name))
-        if text is None:
-            return None
-        lease = WorkerLease.decode(text)
-        tokens = await self._link.run("HVALS", keys.residency(name))
-        since = await self._link.run("GET", keys.drain(name))
+    async def _worker(self, pool: str, lease: WorkerLease) -> Worker:
+        tokens = await self._link.run("HVALS", PoolKeys(pool).residency(lease.worker_id))
         return Worker(
-            worker_id=name,
+            worker_id=lease.worker_id,
             address=lease.host,
             revision=lease.model_revision,
             running=lease.running + lease.waiting,
             draining=lease.draining,
-            tokens=sum(int(value) for value in tokens),
-            drain_seconds=None if since is None else max(0, now - int(since)) / 1000,
+            tokens=sum(map(int, tokens)),
+            drain_seconds=await leases.seconds_since_asked_to_drain(self._link, pool, lease.worker_id),
         )
-
-    async def _now(self) -> int:
-        seconds, microseconds = await self._link.run("TIME")
-        return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def _keys(self, pattern: str) -> AsyncIterator[list[bytes]]:
         """Keys that match `pattern`, in batches. The braces of a pool's tag mean nothing in Redis' patterns."""

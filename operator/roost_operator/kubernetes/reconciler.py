@@ -1,5 +1,5 @@
 """Brings a pool one step nearer to its spec: read, plan, execute. All it remembers of a pool is when its sessions were
-last counted."""
+last counted and, while the pool is settled, its own Secrets."""
 
 import logging
 import time
@@ -11,6 +11,7 @@ from roost_operator.api.spec import AgentPool
 from roost_operator.api.stored import StoredPool, read_pool
 from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.api import Api, Document, Reader
+from roost_operator.kubernetes.child_secrets import ChildSecrets
 from roost_operator.kubernetes.execute import ChildRefusedError, execute, report
 from roost_operator.kubernetes.gather import gather
 from roost_operator.kubernetes.metrics import Metrics, Result
@@ -19,6 +20,7 @@ from roost_operator.kubernetes.pool_store import AWAY, PoolStore, Stores
 from roost_operator.plan.installation import Installation
 from roost_operator.plan.observed import Observed, StoreState, Worker
 from roost_operator.plan.plan import Plan, plan, refused
+from roost_operator.plan.status import is_settled
 
 LOG = logging.getLogger(__name__)
 COUNT_SECONDS = 15.0
@@ -37,6 +39,7 @@ class Reconciler:
         self._metrics = metrics or Metrics()
         self._stores = Stores(installation.store_url)
         self._counted: dict[str, float] = {}
+        self._child_secrets: dict[str, ChildSecrets] = {}
 
     async def aclose(self) -> None:
         await self._stores.aclose()
@@ -48,6 +51,7 @@ class Reconciler:
             raw = await self._reader.get(kinds.POOL, namespace, name)
             if raw is None:
                 self._counted.pop(f"{namespace}/{name}", None)
+                self._child_secrets.pop(f"{namespace}/{name}", None)
                 ended(Result.ABSENT)
                 return None
             stored = read_pool(raw)
@@ -57,12 +61,13 @@ class Reconciler:
 
     async def _step(self, stored: StoredPool, raw: Document) -> tuple[Plan, int]:
         pool = stored.pool
+        children = self._child_secrets.pop(pool.pool, None) or ChildSecrets(self._reader)
         secrets = await pool_secrets(self._reader, pool, self._installation)
         async with self._stores.opened(secrets.store_url) as store:
             unknown = (StoreState(problem=secrets.problem), tuple[Worker, ...]())
             observed_store = unknown if secrets.problem else await store.observe(pool.pool)
             observed = await gather(
-                self._reader,
+                children,
                 pool,
                 raw,
                 now=time.time(),
@@ -74,6 +79,8 @@ class Reconciler:
                 unreadable=stored.unreadable,
             )
             planned, calls = await self._execute(store, pool, observed)
+        if not calls and is_settled(planned.status):  # after an error, too, they are read again
+            self._child_secrets[pool.pool] = children
         self._metrics.changed(calls)
         if calls:
             LOG.info("%s: %s, %d calls", pool.pool, planned.stage.value, calls)

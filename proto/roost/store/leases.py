@@ -67,6 +67,15 @@ async def ask_to_drain(link: RedisLink, pool: str, worker_id: str, drain_seconds
     await link.script("drain", Call({"drain": PoolKeys(pool).drain(worker_id)}, {"keep_ms": keep_ms}))
 
 
+async def seconds_since_asked_to_drain(link: RedisLink, pool: str, worker_id: str) -> float | None:
+    """Seconds since a worker was asked to drain, by the server's clock, or None when it is not to drain."""
+    since_ms = await link.run("GET", PoolKeys(pool).drain(worker_id))
+    if since_ms is None:
+        return None
+    seconds, microseconds = await link.run("TIME")
+    return max(0.0, int(seconds) + int(microseconds) / 1_000_000 - int(since_ms) / 1000)
+
+
 async def end_drain(link: RedisLink, pool: str, worker_id: str) -> None:
     """Lets a worker take attempts again."""
     await link.run("DEL", PoolKeys(pool).drain(worker_id))
