@@ -12,6 +12,7 @@ import redis
 from roost.contract import loghash, names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
+from roost.store.grace import Grace
 from roost.store.interface import SessionStore
 from roost.store.keys import PoolKeys
 from roost.store.records import (
@@ -23,6 +24,7 @@ from roost.store.records import (
     NewSession,
     Reservation,
 )
+from roost.store.redis_store import RedisStore
 
 POOL = "team/agents"
 TENANT = "acme"
@@ -169,6 +171,12 @@ def own(raw: Raw, session_id: str) -> None:
 def waiters(raw: Raw) -> set[str]:
     """Nonces of the attempts that wait."""
     return {nonce.decode() for nonce in raw.hkeys(PoolKeys(POOL).waiters)}
+
+
+def begin_grace(store: RedisStore) -> None:
+    """As if Redis had just come back, and for longer than a test takes."""
+    store._link.grace = Grace(LONG_MS / 1000)
+    store._link.grace.begin()
 
 
 def redis_ms(raw: Raw, pool: str = POOL) -> int:

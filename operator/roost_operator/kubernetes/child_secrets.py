@@ -9,7 +9,7 @@ from roost_operator.kubernetes.kinds import Kind
 from roost_operator.kubernetes.known_objects import slimmed
 
 SECRET_SECONDS = 20.0
-"""How old the answer about a child Secret may be. With a resync of 10 s, what somebody else does to one is mended within
+"""How old an answer about a child Secret may be. With a resync of 10 s, what somebody else does to it is mended within
 30 s."""
 
 

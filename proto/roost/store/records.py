@@ -166,8 +166,6 @@ class BeginRequest:
     """Class of the wait, lower first; the store adds nothing to it."""
     deadline_ms: int
     """Milliseconds from now; 0 means no deadline."""
-    grace: bool = False
-    """Redis has just come back: treat every live attempt of another step as unexpired."""
     expected_generation: int = 0
     """Generation that `expected_head` ends; 0 when the client does not know."""
     migrates_to: str = ""

@@ -171,7 +171,7 @@ class RedisStore:
         def call() -> Call:
             hosts = self._known_keys.hosts(request.session_id, self._workers.known(keys.pool))
             published = [key for host in hosts for key in (keys.lease(host), keys.residency(host))]
-            return Call({"workers": keys.workers}, args, published, hosts, least_grace_ms=1 if request.grace else 0)
+            return Call({"workers": keys.workers}, args, published, hosts)
 
         reply = await self._call("begin", request.session_id, call)
         now, flat = reply[1], reply[-1]
