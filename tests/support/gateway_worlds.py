@@ -13,10 +13,10 @@ from null_script import BASE_ID, Script, token_text
 from null_worker import NullWorker
 from redis_servers import RedisServer
 from roost import Client, Delta, Event, RetryConfig, Session
+from roost.contract.api_keys import hash_api_key
 from roost.store.keys import POOLS, PoolKeys
 from roost.testing import FakeGateway, FakeRole, Turn
 from roost_gateway.config import GatewayConfig
-from roost_gateway.front.credentials import hash_api_key
 from roost_gateway.front.server import GatewayServer
 
 POOL = "default/world"

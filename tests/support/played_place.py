@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-import yaml
 
 from api_server import ApiServer
 from built_binaries import kuberay_definitions
 from leases import lease_of
-from operator_process import OperatorProcess, tail
+from operator_process import OperatorProcess, grant, tail
 from redis_servers import RedisServer
 from roost.contract.lease import WorkerLease
 from roost.store.keys import PoolKeys
@@ -22,7 +21,6 @@ from roost_operator.api.spec import API_VERSION
 from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.api import Api, Document
 from roost_operator.kubernetes.kinds import Kind
-from roost_operator.kubernetes.rbac import cluster_role, cluster_role_binding
 from roost_operator.plan import names
 
 FORGET_MS = 86_400_000
@@ -157,8 +155,7 @@ def install_kuberay(server: ApiServer) -> None:
 async def place(api_server: ApiServer, redis_server: RedisServer, namespace: str) -> AsyncIterator[Place]:
     """A namespace of the test's own, and an operator with its usual rights and timing."""
     install_kuberay(api_server)
-    role = yaml.safe_dump_all([cluster_role(), cluster_role_binding("User", "operator")])
-    api_server.kubectl("apply", "-f", "-", stdin=role)
+    grant(api_server, "operator", namespace)
     operator = OperatorProcess(api_server, redis_server.url, namespace, "only", environment=USUAL)
     api = await Api.connect(kubeconfig=Path(api_server.kubeconfig()))
     try:

@@ -11,9 +11,9 @@ import grpc.aio
 
 from fault_stack import FaultStack, log_of, until
 from roost import Client, Sampling, Session
+from roost.contract.api_keys import hash_api_key
 from roost.v1 import worker_service_pb2 as wpb
 from roost.v1.worker_service_pb2_grpc import WorkerServiceStub
-from roost_gateway.front.credentials import hash_api_key
 from roost_operator.api.spec import AgentPool
 from roost_operator.local.runner import LocalStack, StackOptions
 

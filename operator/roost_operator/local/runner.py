@@ -142,7 +142,7 @@ class LocalStack:
             cache_dir=self.options.cache_dir,
         )
         self.targets = tuple(join_address(self.options.host, port) for port in ports)
-        shared = (config.pool, config.pool_secret, self._redis.url, self.options.key_file)
+        shared = (config.pool, config.pool_secret, self.redis_url, self.options.key_file)
         commands = [gateway_command(self._state, number, at, *shared) for number, at in enumerate(self.targets, 1)]
         self.gateways = [self._supervise(command) for command in commands]
         self.workers = [] if self.pool.spec.suspend else [self._supervise(c) for c in self._worker_commands(config)]
