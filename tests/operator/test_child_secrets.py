@@ -1,11 +1,22 @@
-"""How long a pool's own Secrets are remembered, by a clock that the test sets."""
+"""How long a pool's own Secrets are remembered: by a clock that the test sets, and on a real API server."""
 
+import json
 from collections import Counter
+from pathlib import Path
 
-from roost_operator.kubernetes import kinds
+import pytest
+
+from api_server import ApiServer
+from played_cluster import PlayedCluster
+from pool_world import by_type
+from redis_servers import RedisServer
+from roost_operator.kubernetes import child_secrets, kinds
 from roost_operator.kubernetes.api import Document
 from roost_operator.kubernetes.child_secrets import SECRET_SECONDS, ChildSecrets
 from roost_operator.kubernetes.kinds import Kind
+from roost_operator.kubernetes.reconciler import Reconciler
+
+SAMPLE = Path(__file__).parents[2] / "manifests" / "samples" / "pool-dummy.yaml"
 
 
 class PlayedReader:
@@ -70,3 +81,47 @@ async def test_other_kinds_are_read_each_time() -> None:
     reader.change("a", "x")
     assert await secrets.of_pool(kinds.POD, "n", "p") == list(reader.objects.values())
     assert (await secrets.knows(kinds.POOL), await secrets.knows(kinds.MONITOR)) == (True, False)
+
+
+async def test_a_settled_pools_secrets_are_read_once_in_a_while_and_mended_then(
+    reconciler: Reconciler,
+    prepared: ApiServer,
+    namespace: str,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def settle() -> None:
+        for _ in range(4):
+            await reconciler.reconcile(namespace, "dummy")
+
+    def reads() -> int:
+        secrets = f"/api/v1/namespaces/{namespace}/secrets/"
+        return sum(request["requestURI"].startswith(secrets) for request in prepared.requests("admin"))
+
+    monkeypatch.setattr(child_secrets, "SECRET_SECONDS", 1e9)
+    prepared.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
+    cluster = PlayedCluster(reconciler._reader, redis_server.url)
+    try:
+        await settle()
+        for _ in range(10):
+            await cluster.play(namespace, "dummy")
+            await settle()
+    finally:
+        await cluster.aclose()
+    ready = by_type(prepared.get("ap", "dummy", namespace)["status"]["conditions"])["Ready"]
+    assert (ready["status"], ready["reason"]) == ("True", "AllWorkersReady")
+    before = reads()
+    await settle()
+    assert reads() == before
+    edit = json.dumps({"data": {"pool-secret": "QQ=="}})
+    prepared.kubectl("patch", "-n", namespace, "secret/dummy-worker", "--type=merge", "-p", edit)
+    monkeypatch.setattr(child_secrets, "SECRET_SECONDS", 0.0)
+    await settle()
+    assert prepared.get("secret", "dummy-worker", namespace)["data"]["pool-secret"] != "QQ=="
+    monkeypatch.setattr(child_secrets, "SECRET_SECONDS", 1e9)
+    await settle()
+    prepared.kubectl("delete", "-n", namespace, "secret/dummy-worker")
+    for replicas in (2, 1):  # the operator writes, so that it looks again
+        prepared.kubectl("scale", "-n", namespace, "ap/dummy", f"--replicas={replicas}")
+        await settle()
+    prepared.get("secret", "dummy-worker", namespace)

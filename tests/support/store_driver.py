@@ -9,6 +9,7 @@ from typing import Any
 
 import redis
 
+from leases import lease_of
 from roost.contract import loghash, names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
@@ -135,15 +136,8 @@ def migrate_request(began: Began, entries: Sequence[LogEntry], **fields: Any) ->
 
 
 def lease(worker_id: str = "w1", **fields: Any) -> WorkerLease:
-    defaults: dict[str, Any] = {
-        "boot": "b1",
-        "address": "127.0.0.1:1",
-        "model": "tiny",
-        "model_revision": REVISION,
-        "capacity_tokens": 100,
-        "max_running": 4,
-    }
-    return WorkerLease(worker_id, **{**defaults, **fields})
+    small = {"model": "tiny", "model_revision": REVISION, "capacity_tokens": 100, "max_running": 4}
+    return lease_of(worker_id, **{**small, **fields})
 
 
 def publish(raw: Raw, published: WorkerLease, *, ms: int = LONG_MS, pool: str = POOL) -> None:
