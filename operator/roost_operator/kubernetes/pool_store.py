@@ -14,11 +14,11 @@ from roost.store import health, leases
 from roost.store.grace import GRACE_SECONDS, Grace
 from roost.store.keys import POOLS, PoolKeys
 from roost.store.link import RedisLink
-from roost.store.records import StoreHealth, StoreUnavailableError
+from roost.store.records import StoreAwayError, StoreHealth
 from roost_operator.plan.observed import StoreState, Worker
 
 CONNECTIONS = 8
-AWAY = (RedisError, StoreUnavailableError, OSError, asyncio.TimeoutError)
+AWAY = (RedisError, StoreAwayError, OSError, asyncio.TimeoutError)
 HEALTH_SECONDS = 10.0
 """How often the store's settings are checked, for all pools in it together."""
 CENSUS_SECONDS = 15.0
@@ -59,23 +59,23 @@ class PoolStore:
         return StoreState(weaknesses=checked.problems, document=document, named=named, young=young), workers
 
     async def publish(self, pool: str, document: PoolDocument) -> None:
-        """Writes the pool's document. Raises StoreUnavailableError."""
+        """Writes the pool's document. Raises StoreAwayError."""
         await self._link.run("SET", PoolKeys(pool).document, document.encode())
 
     async def name(self, pool: str) -> bool:
-        """Adds the pool to those that gateways look for; whether it was missing. Raises StoreUnavailableError."""
+        """Adds the pool to those that gateways look for; whether it was missing. Raises StoreAwayError."""
         return bool(await self._link.run("SADD", POOLS, pool))
 
     async def forget(self, pool: str) -> bool:
-        """Removes the pool from those that gateways look for; whether it was there. Raises StoreUnavailableError."""
+        """Removes the pool from those that gateways look for; whether it was there. Raises StoreAwayError."""
         return bool(await self._link.run("SREM", POOLS, pool))
 
     async def withdraw(self, pool: str) -> bool:
-        """Removes the pool's document; whether it was there. Raises StoreUnavailableError."""
+        """Removes the pool's document; whether it was there. Raises StoreAwayError."""
         return bool(await self._link.run("DEL", PoolKeys(pool).document))
 
     async def purge(self, pool: str) -> bool:
-        """Removes every key of the pool; whether any was there. Raises StoreUnavailableError."""
+        """Removes every key of the pool; whether any was there. Raises StoreAwayError."""
         removed = 0
         async for keys in self._keys(f"{PoolKeys(pool).prefix}:*"):
             for key in keys:
@@ -83,7 +83,7 @@ class PoolStore:
         return removed > 0
 
     async def set_drain(self, pool: str, worker: str, seconds: float | None) -> None:
-        """Asks a worker to drain for so long, or, with None, lets it go on. Raises StoreUnavailableError."""
+        """Asks a worker to drain for so long, or, with None, lets it go on. Raises StoreAwayError."""
         if seconds is None:
             await leases.end_drain(self._link, pool, worker)
         else:
@@ -91,7 +91,7 @@ class PoolStore:
 
     async def sessions(self, pool: str, workers: tuple[Worker, ...]) -> tuple[int, int, int]:
         """Number of sessions that are hot (a live worker publishes them as cached), warm (always 0: there is no warm
-        tier yet) and cold (all others). Raises StoreUnavailableError."""
+        tier yet) and cold (all others). Raises StoreAwayError."""
         keys, resident = PoolKeys(pool), set[bytes]()
         total = (await self._counted()).get(pool, 0)
         for worker in workers:

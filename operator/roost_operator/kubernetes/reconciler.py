@@ -46,7 +46,7 @@ class Reconciler:
 
     async def reconcile(self, namespace: str, name: str) -> Plan | None:
         """Do one step and return its plan, or None when the pool does not exist. Raises ApiError,
-        StoreUnavailableError."""
+        StoreAwayError."""
         with self._metrics.reconciling() as ended:
             raw = await self._reader.get(kinds.POOL, namespace, name)
             if raw is None:

@@ -134,7 +134,7 @@ AGING_SECONDS = 10.0
 """Waiting time that is worth one class, in a gateway's queue and among the store's waiters."""
 
 
-class StoreUnavailableError(Exception):
+class StoreAwayError(Exception):
     """Redis does not answer. The caller retries or reports UNAVAILABLE; what was sent may or may not have been done."""
 
 
