@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from api_server import ApiServer
+from api_server import ApiServer, KubectlError
 from played_cluster import PlayedCluster
 from pool_world import by_type
 from redis_servers import RedisServer
@@ -47,7 +47,7 @@ def value_of(secret: Document | None) -> str | None:
 
 async def test_a_secret_is_read_again_after_its_time_only() -> None:
     reader = PlayedReader()
-    secrets = ChildSecrets(reader, lambda: reader.seconds)
+    secrets = ChildSecrets(reader, 1, lambda: reader.seconds)
     reader.change("a", "old")
     assert value_of(await secrets.get(kinds.SECRET, "n", "a")) == "old"
     reader.change("a", "new")
@@ -64,7 +64,7 @@ async def test_a_secret_is_read_again_after_its_time_only() -> None:
 async def test_a_secret_that_does_not_exist_is_remembered_too() -> None:
     """The head's Secret of a pool without fault tolerance, which is looked for so that an old one goes."""
     reader = PlayedReader()
-    secrets = ChildSecrets(reader, lambda: reader.seconds)
+    secrets = ChildSecrets(reader, 1, lambda: reader.seconds)
     assert [await secrets.get(kinds.SECRET, "n", name) for name in ("a", "a", "b")] == [None, None, None]
     assert reader.reads == {"a": 1, "b": 1}
     reader.change("a", "made")
@@ -74,7 +74,7 @@ async def test_a_secret_that_does_not_exist_is_remembered_too() -> None:
 
 async def test_other_kinds_are_read_each_time() -> None:
     reader = PlayedReader()
-    secrets = ChildSecrets(reader, lambda: reader.seconds)
+    secrets = ChildSecrets(reader, 1, lambda: reader.seconds)
     for _ in range(2):
         await secrets.get(kinds.ACCOUNT, "n", "a")
     assert reader.reads == {"a": 2}
@@ -121,7 +121,10 @@ async def test_a_settled_pools_secrets_are_read_once_in_a_while_and_mended_then(
     monkeypatch.setattr(child_secrets, "SECRET_SECONDS", 1e9)
     await settle()
     prepared.kubectl("delete", "-n", namespace, "secret/dummy-worker")
-    for replicas in (2, 1):  # the operator writes, so that it looks again
-        prepared.kubectl("scale", "-n", namespace, "ap/dummy", f"--replicas={replicas}")
-        await settle()
+    await settle()
+    with pytest.raises(KubectlError, match="NotFound"):
+        prepared.get("secret", "dummy-worker", namespace)
+    patch = json.dumps({"spec": {"sessions": {"maxTokens": 100}}})
+    prepared.kubectl("patch", "-n", namespace, "ap/dummy", "--type=merge", "-p", patch)
+    await reconciler.reconcile(namespace, "dummy")
     prepared.get("secret", "dummy-worker", namespace)

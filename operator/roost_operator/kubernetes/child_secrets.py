@@ -16,12 +16,13 @@ SECRET_SECONDS = 20.0
 class ChildSecrets:
     """A `Reader` for the children of one pool that does not read a Secret again for `SECRET_SECONDS`.
 
-    Only for a settled pool, and only until the operator writes something of it (`Reconciler`). The Secrets that a spec
-    names are people's, and are not read here.
+    It is kept for a settled pool only, until its spec changes or the operator writes something of it (`Reconciler`).
+    The Secrets that a spec names are people's, and are not read here.
     """
 
-    def __init__(self, reader: Reader, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` returns seconds."""
+    def __init__(self, reader: Reader, generation: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """`generation` is the pool's; `clock` returns seconds."""
+        self.generation = generation
         self._reader, self._clock = reader, clock
         self._answers: dict[tuple[str, str], tuple[float, Document | None]] = {}
         """Time of reading and the Secret, or None for one that did not exist, by namespace and name."""

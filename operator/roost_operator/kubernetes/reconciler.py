@@ -61,7 +61,9 @@ class Reconciler:
 
     async def _step(self, stored: StoredPool, raw: Document) -> tuple[Plan, int]:
         pool = stored.pool
-        children = self._child_secrets.pop(pool.pool, None) or ChildSecrets(self._reader)
+        children, generation = self._child_secrets.pop(pool.pool, None), raw["metadata"]["generation"]
+        if children is None or children.generation != generation:
+            children = ChildSecrets(self._reader, generation)
         secrets = await pool_secrets(self._reader, pool, self._installation)
         async with self._stores.opened(secrets.store_url) as store:
             unknown = (StoreState(problem=secrets.problem), tuple[Worker, ...]())
