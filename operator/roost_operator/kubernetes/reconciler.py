@@ -1,5 +1,5 @@
-"""Brings a pool one step nearer to its spec: read, plan, execute. All it remembers is when the sessions of each pool were
-last counted, the own Secrets of each settled pool, and whether KubeRay has a field for Ray's token."""
+"""Brings a pool one step nearer to its spec: read, plan, execute. All it remembers is when the sessions of each pool
+were last counted, the own Secrets of each settled pool, and whether KubeRay has a field for Ray's token."""
 
 import logging
 import time
