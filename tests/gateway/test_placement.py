@@ -10,7 +10,7 @@ import pytest
 from leases import lease_of
 from roost.contract.events import Queued
 from roost.contract.heads import Head
-from roost.store.records import Reservation, StoreHealth, StoreUnavailableError, Wake, WorkerLook, WorkerView
+from roost.store.records import Reservation, StoreAwayError, StoreHealth, Wake, WorkerLook, WorkerView
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.step.attempt import Failure, StepAttempt
 from roost_gateway.step.placement import Placement
@@ -49,7 +49,7 @@ class Ledger:
 
     async def release(self, reservation: Reservation) -> None:
         if self.away:
-            raise StoreUnavailableError
+            raise StoreAwayError
         self.released.append(reservation.session_id)
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:

@@ -16,7 +16,7 @@ from roost.contract.heads import AttemptRef
 from roost.contract.reasons import Reason
 from roost.fault_points import fault_point
 from roost.store.interface import SessionStore
-from roost.store.records import StoreUnavailableError
+from roost.store.records import StoreAwayError
 from roost.store.refusals import refused
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import WorkerState
@@ -62,7 +62,7 @@ class Relay:
     async def generate(self) -> WorkerStream:
         """Relays the output until it is complete. Returns the stream on which it ended.
 
-        Raises Refused, StoreUnavailableError.
+        Raises Refused, StoreAwayError.
         """
         await self._find_orphans()
         dispatch = await self._next_orphan() or await self._fresh(self._attempt.began.reserved)
@@ -89,7 +89,7 @@ class Relay:
         if not self._orphans:
             return None
         if self._attempt.registered:
-            with contextlib.suppress(StoreUnavailableError):  # at worst it keeps the place until it ends
+            with contextlib.suppress(StoreAwayError):  # at worst it keeps the place until it ends
                 await self._store.release(self._attempt.reservation())
                 self._attempt.withdrawn()
         return self._orphans.pop(0)

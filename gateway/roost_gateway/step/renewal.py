@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_MS
 from roost.store.interface import SessionStore
-from roost.store.records import RenewItem, StoreUnavailableError
+from roost.store.records import RenewItem, StoreAwayError
 from roost_gateway.step.attempt import StepAttempt
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Renewal:
         items = [RenewItem(attempt.session_id, attempt.ref) for attempt in batch]
         try:
             live = await self._store.renew(pool, items, LEASE_TTL_MS)
-        except StoreUnavailableError:
+        except StoreAwayError:
             return  # expiry is liveness, never safety: the attempts may still commit
         except Exception:
             log.exception("renewing %d attempts of %s failed; trying again", len(batch), pool)

@@ -104,9 +104,9 @@ class MemorySession:
         if reason is not None:
             raise self.refusal(reason)
 
-    def check_idle(self, now: int, *, grace: bool = False) -> None:
-        if self.attempt and (self.attempt.expiry_ms > now or grace):
-            raise self.refusal(Reason.ANOTHER_STEP_RUNNING, max(self.attempt.expiry_ms - now, int(grace)))
+    def check_idle(self, now: int) -> None:
+        if self.attempt and self.attempt.expiry_ms > now:
+            raise self.refusal(Reason.ANOTHER_STEP_RUNNING, self.attempt.expiry_ms - now)
 
     def check_limits(self, request: BeginRequest, *, migrates: bool) -> None:
         record, need = self.record, request.new_tokens
