@@ -341,7 +341,6 @@ class NullWorker(WorkerServiceServicer):
     ) -> wpb.CheckSessionResponse:
         await self._check_secret(context)
         self.checks.append(request)
-        self._happened()
         if self.script.refuse_check is not None:
             await abort(context, self.script.refuse_check)
         return checked(request, self.script.unconstrained)
