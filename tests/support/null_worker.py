@@ -278,6 +278,7 @@ class NullWorker(WorkerServiceServicer):
             content=attempt.text(),
             cached_tokens=attempt.cached,
             warnings=self.script.warnings,
+            reasoning=self.script.reasoning,
         )
 
     async def _hear(self, attempt: Attempt, requests: AsyncIterator[wpb.GenerateRequest]) -> None:

@@ -16,6 +16,7 @@ Progress = Callable[[str, float], None]
 
 _WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json"]
 _WANTED += ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"]
+_WANTED += ["additional_chat_templates/tool_use.jinja"]
 
 
 def fetch(source: Source, folder: Path, progress: Progress) -> Path:

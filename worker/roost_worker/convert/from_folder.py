@@ -17,7 +17,7 @@ from roost_worker.convert.safetensors_file import (
     write_safetensors,
 )
 from roost_worker.convert.shapes import check_shapes, expected_shapes, normalised_config
-from roost_worker.convert.tokenization import describe_template, read_template, token_text
+from roost_worker.convert.tokenization import describe_template, read_template, read_tool_template, token_text
 from roost_worker.render.errors import RenderError
 from roost_worker.render.vocabulary import Vocabulary
 
@@ -76,7 +76,8 @@ def _tokenizer(source: Path, config: dict[str, Any], target: Path) -> None:
         eos = _generation_eos(source) or config["eos_token_id"]
         texts = token_text(source, "bos_token"), token_text(source, "eos_token")
         document = (source / "tokenizer.json").read_text(encoding="utf-8")
-        describe_template(document, read_template(source), *texts, eos).save(target / "template.json")
+        templates = read_template(source), read_tool_template(source)
+        describe_template(document, templates[0], *texts, eos, templates[1]).save(target / "template.json")
     shutil.copyfile(source / "tokenizer.json", target / "tokenizer.json")
 
 

@@ -1,25 +1,28 @@
 """`template.json`: what rendering needs to know about a model besides its tokenizer. Written by the converter."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-FAMILIES = ("chatml", "qwen3", "llama3", "mistral")
-"""Families of turn formats that are built in. A model of another family ("") can only use its own template."""
+_REQUIRED = ("chat_template", "bos_token", "eos_token", "eos_token_ids")
 
 
 @dataclass(frozen=True, slots=True)
 class TemplateDescription:
     """How a model's turns are written."""
 
-    family: str
-    """One of `FAMILIES`, or an empty string."""
     chat_template: str
     """The model's own template, in Jinja; empty if it has none."""
     bos_token: str
     eos_token: str
     eos_token_ids: tuple[int, ...]
     """Ids that end a turn."""
+    format: str = ""
+    """Name of the turn-and-tool format (`formats.FORMATS`); empty in files of older versions, whose format is chosen
+    when the model is loaded."""
+    tool_chat_template: str = ""
+    """The model's own template for sessions with tools; empty if it has no other one for them."""
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -27,24 +30,10 @@ class TemplateDescription:
     @classmethod
     def load(cls, path: Path) -> "TemplateDescription":
         """Read `template.json`. Raise ValueError when it is not valid."""
-        document = json.loads(path.read_bytes())
+        document: dict[str, Any] = json.loads(path.read_bytes())
         try:
-            values = {field.name: document[field.name] for field in fields(cls)}
-        except (KeyError, TypeError) as error:
+            values = {name: document[name] for name in _REQUIRED}
+            values |= {name: document.get(name, "") for name in ("format", "tool_chat_template")}
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: not a template.json of this version: {error}") from error
         return cls(**{**values, "eos_token_ids": tuple(values["eos_token_ids"])})
-
-
-def detect_family(chat_template: str, tokens: frozenset[str]) -> str:
-    """Return the family whose control tokens the template uses or, without a template, are among `tokens`; or ""."""
-
-    def has(token: str) -> bool:
-        return token in chat_template if chat_template else token in tokens
-
-    if has("<|start_header_id|>"):
-        return "llama3"
-    if has("<|im_start|>"):
-        return "qwen3" if has("<think>") else "chatml"
-    if has("[INST]") and "[INST]" in tokens:
-        return "mistral"
-    return ""
