@@ -57,7 +57,7 @@ class ConstrainedParser(CallParser):
         """Return the call, or why there is none."""
         syntax, scanner = self._syntax, JsonScanner()
         name, _, rest = text.removeprefix(syntax.start + syntax.before_name).partition(syntax.before_arguments)
-        end = scanner.scan(rest, 0) if name in self._turn.tools else 0
+        end = scanner.scan(rest, 0) if name in self._turn.tools and rest.startswith("{") else 0
         if scanner.error:
             return scanner.error
         if not scanner.done or not (syntax.after_arguments + syntax.end).startswith(rest[end:]):
