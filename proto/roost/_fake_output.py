@@ -72,8 +72,8 @@ class FakeOutput:
 
 
 def make_output(reply: str | Message, sampling: Sampling, limit: int) -> FakeOutput:
-    """A reply as output: a message with tool calls is spelled as text the way Hermes-style models do. Text may begin with
-    thinking, in `<think>` and `</think>`."""
+    """A reply as output: a message with tool calls is spelled as text the way Hermes-style models do. Text may begin
+    with thinking, in `<think>` and `</think>`."""
     text = reply if isinstance(reply, str) else _spell(reply)
     ids, text, reason = _cut(text, sampling, limit)
     if isinstance(reply, Message) and reply.tool_calls and reason is not FinishReason.LENGTH:
