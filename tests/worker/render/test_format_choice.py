@@ -12,7 +12,7 @@ from roost_worker.convert.tokenization import read_template, read_tool_template
 from roost_worker.render.choice import choose_format
 from roost_worker.render.description import TemplateDescription
 from roost_worker.render.errors import RenderError
-from roost_worker.render.formats import CHATML, FORMATS, TurnFormat, format_named
+from roost_worker.render.formats import CHATML, FORMATS, TurnFormat, format_named, llama3
 from roost_worker.render.messages import Message, Tool
 from roost_worker.render.renderer import Renderer
 from roost_worker.render.vocabulary import Vocabulary
@@ -67,6 +67,23 @@ def test_a_template_of_other_tokens_than_the_vocabularys_first_format_decides() 
     tokens = ("<|im_start|>", "<|im_end|>", *LLAMA3_TOKENS, "<|python_tag|>", "<|eom_id|>")
     assert choose_format(CHATML.turns, "", "<|im_end|>", tokens).name == "chatml"
     assert choose_format(IGNORES_TOOLS, "", "<|eot_id|>", tokens).name == "llama3.1"
+
+
+def test_calls_in_another_order_than_a_formats_still_show_which_parser_reads_them() -> None:
+    calls = (
+        "{% for call in message.tool_calls %}"
+        '<tool_call>{"arguments": {{ call.function.arguments | tojson }}, "name": "{{ call.function.name }}"}'
+        "</tool_call>"
+        "{% endfor %}"
+    )
+    tokens = (*LLAMA3_TOKENS, "<|python_tag|>", "<|eom_id|>")
+    assert choose_format(llama3.turns(tool_prompt="", calls=calls), "", "<|eot_id|>", tokens).name == "llama3"
+
+
+def test_a_template_that_writes_the_date_still_shows_its_format() -> None:
+    known = format_named("mistral-v7-tekken")
+    tokens = {*known.tokens, *known.signs}
+    assert choose_format("{% set today = strftime_now('%d') %}" + known.turns, "", "</s>", tokens) is known
 
 
 def test_llama3_is_asked_for_the_calls_that_are_parsed() -> None:

@@ -158,6 +158,13 @@ async def test_thinking_is_reasoning_and_holds_no_calls(world: World, tools: boo
     assert not stream.finished.warnings
 
 
+async def test_a_constrained_value_is_content_even_if_it_holds_marks_of_thinking(world: World):
+    world.script(1, text := '"<think>a</think>"')
+    stream = await world.begin(Ledger(), format=api.Format(json_schema='{"type": "string"}'))
+    await stream.until("finished")
+    assert (stream.finished.content, stream.finished.reasoning) == (text, "")
+
+
 async def test_thinking_that_is_cut_off_is_reasoning(world: World):
     world.script(1, "<think>Let me see")
     stream = await world.begin(Ledger(), sampling={"max_tokens": 12})

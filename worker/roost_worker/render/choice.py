@@ -11,6 +11,8 @@ from roost_worker.render.sandbox import ChatTemplate
 
 _USER = Message("user", "probe-user")
 _ARGUMENTS = {"probe_argument": "probe-value"}
+_DATE = "{% macro strftime_now(format) %}{% endmacro %}"
+"""A date for templates that refuse to be without one. What they write with it is not looked at."""
 _CALL = Message("assistant", "", (ToolCall("callprobe", "probe_call", json.dumps(_ARGUMENTS)),))
 
 
@@ -70,7 +72,7 @@ class _Writer:
     def _write(self, messages: Sequence[Message], *, generation_prompt: bool) -> str:
         documents = [template_message(message) for message in messages]
         try:
-            template = ChatTemplate(self._source, *self._bounds)
+            template = ChatTemplate(_DATE + self._source, *self._bounds)
             return text_of(template.render(documents, None, generation_prompt=generation_prompt))
         except RenderError:
             return ""

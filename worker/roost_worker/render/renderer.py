@@ -84,7 +84,7 @@ class Renderer:
 
     def opens_thinking(self, messages: Sequence[Message | api.Message], tools: Sequence[Tool | api.Tool]) -> bool:
         """Return whether a step's prompt ends within the model's thinking, so that its output begins there."""
-        return message_of(messages[-1]).role in self._turns_for(tools).opens_thinking
+        return any(message_of(last).role in self._turns_for(tools).opens_thinking for last in messages[-1:])
 
     def _turns_for(self, tools: Sequence[Tool | api.Tool]) -> Turns:
         return self._tool_turns if len(tools) else self._turns

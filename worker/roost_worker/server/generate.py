@@ -181,8 +181,10 @@ class _Stream:
         return attempt.message
 
     def _log_text(self) -> str:
+        """Return the text of the session's log and of the step's prompt."""
         log = self._attempt.log
-        return self._shell.renderer.vocabulary.spell(log.ids) if log is not None else ""
+        ids = (*(log.ids if log is not None else ()), *self._attempt.prompt_ids)
+        return self._shell.renderer.vocabulary.spell(ids)
 
     async def _await_commit(self) -> None:
         while not self._closed:
