@@ -30,7 +30,7 @@ def deepseek(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("family", "text", "content"),
+    ("name", "text", "content"),
     [
         ("chatml", wrapped(JSON), ""),
         ("hermes", wrapped(JSON), ""),
@@ -53,8 +53,8 @@ def deepseek(text: str) -> str:
         ("deepseek-r1", deepseek('grep<｜tool▁sep｜>{"q": "}</x>"}'), ""),
     ],
 )
-def test_a_call_is_read(family: str, text: str, content: str) -> None:
-    parsed = format_named(family).parse(text, TURN)
+def test_a_call_is_read(name: str, text: str, content: str) -> None:
+    parsed = format_named(name).parse(text, TURN)
     calls = tuple(replace(call, id="") for call in parsed.calls)
     assert (parsed.content, calls, parsed.warnings) == (content, (GREP,), ())
 
@@ -63,7 +63,7 @@ NOT_JSON = "is not a JSON value"
 
 
 @pytest.mark.parametrize(
-    ("family", "text", "reason"),
+    ("name", "text", "reason"),
     [
         ("chatml", '<tool_call>\n{"name": "grep", "arguments": {"q": 1}', "the text ends within it"),
         ("chatml", "<tool_call>\nnot json\n</tool_call>", "no JSON object follows <tool_call>"),
@@ -96,15 +96,15 @@ NOT_JSON = "is not a JSON value"
         ("deepseek-r1", deepseek("grep\n```json\n{}\n```."), "<｜tool▁call▁end｜> does not follow its JSON"),
     ],
 )
-def test_what_is_not_a_call_stays_text_and_says_why(family: str, text: str, reason: str) -> None:
-    parsed = format_named(family).parse(text, TURN)
+def test_what_is_not_a_call_stays_text_and_says_why(name: str, text: str, reason: str) -> None:
+    parsed = format_named(name).parse(text, TURN)
     assert (parsed.content, parsed.calls) == (text, ())
     assert len(parsed.warnings) == 1
     assert reason in parsed.warnings[0]
 
 
 @pytest.mark.parametrize(
-    ("family", "text"),
+    ("name", "text"),
     [
         ("chatml", '{"name": "grep", "parameters": {}}'),
         ("chatml", "a < b <tool <think"),
@@ -121,16 +121,16 @@ def test_what_is_not_a_call_stays_text_and_says_why(family: str, text: str, reas
         ("hermes", ""),
     ],
 )
-def test_ordinary_text_stays_as_it_is_without_a_warning(family: str, text: str) -> None:
-    parsed = format_named(family).parse(text, TURN)
+def test_ordinary_text_stays_as_it_is_without_a_warning(name: str, text: str) -> None:
+    parsed = format_named(name).parse(text, TURN)
     assert (parsed.content, parsed.calls, parsed.warnings) == (text, (), ())
 
 
-@pytest.mark.parametrize("family", NAMES)
-def test_calls_of_other_names_stay_text_beside_the_sessions_own(family: str) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_calls_of_other_names_stay_text_beside_the_sessions_own(name: str) -> None:
     names = ("grep", "rm", "w")
-    text = format_named(family).calls.write([WrittenCall(name, '{"n": 1.10}') for name in names])
-    parsed = format_named(family).parse(text, TURN)
+    text = format_named(name).calls.write([WrittenCall(name, '{"n": 1.10}') for name in names])
+    parsed = format_named(name).parse(text, TURN)
     assert [(call.name, call.arguments_json) for call in parsed.calls] == [
         ("grep", '{"n": 1.10}'),
         ("w", '{"n": 1.10}'),
@@ -164,19 +164,19 @@ def test_a_call_that_lacks_only_its_closing_mark_is_whole(end: str) -> None:
     assert (parsed.content, parsed.calls, parsed.warnings) == ("", (GREP,), ())
 
 
-@pytest.mark.parametrize("family", NAMES)
-def test_a_constrained_call_is_whole_once_its_arguments_are(family: str) -> None:
-    text = format_named(family).calls.write([WrittenCall("w", '{"t": {"q": "}"}}')])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_constrained_call_is_whole_once_its_arguments_are(name: str) -> None:
+    text = format_named(name).calls.write([WrittenCall("w", '{"t": {"q": "}"}}')])
     whole = text.index('"}}') + 3
     for end in range(len(text) + 1):
-        parsed = format_named(family).parse(text[:end], Turn({"w"}, constrained=True))
+        parsed = format_named(name).parse(text[:end], Turn({"w"}, constrained=True))
         assert [call.arguments_json for call in parsed.calls] == ['{"t": {"q": "}"}}'] * (end >= whole)
 
 
-@pytest.mark.parametrize("family", ["llama3.1", "mistral-v3"])
-def test_free_text_may_go_on_after_the_arguments(family: str) -> None:
-    text = format_named(family).calls.write([WrittenCall("w", "{}")])
-    assert format_named(family).parse(text[:-1], TURN).calls == ()
+@pytest.mark.parametrize("name", ["llama3.1", "mistral-v3"])
+def test_free_text_may_go_on_after_the_arguments(name: str) -> None:
+    text = format_named(name).calls.write([WrittenCall("w", "{}")])
+    assert format_named(name).parse(text[:-1], TURN).calls == ()
 
 
 THINKING = [

@@ -124,9 +124,9 @@ class Renderer:
 
 
 def _tokens_of_grammars(marks: Sequence[str], vocabulary: Vocabulary) -> dict[str, int]:
-    """Return the marks, and their ids, that a grammar must name by id.
+    """Return the marks that a grammar must name by id, with their ids.
 
-    To llguidance not only special tokens are no text, but every added token of the form `<…>`.
+    A grammar's text never matches a special token, and llguidance takes every added token `<…>` for a special one.
     """
     return {
         mark: vocabulary.control[mark]

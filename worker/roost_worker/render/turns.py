@@ -85,8 +85,8 @@ def _built_in(description: TemplateDescription, source: str, known: TurnFormat, 
         own = text_of(_own(description, source).render(_PROBE, None, generation_prompt=True))
     except RenderError:
         return template
-    start, found, opener = own.partition(written)
-    if not found or start not in ("", description.bos_token):
+    start, common, opener = own.partition(written)
+    if not common or start not in ("", description.bos_token):
         raise RenderError(f"it writes {written!r} where the model's own template writes {own!r}")
     changed = f"{jinja_text(start)}{known.turns}{{% if add_generation_prompt %}}{jinja_text(opener)}{{% endif %}}"
     return ChatTemplate(changed, description.bos_token, description.eos_token)

@@ -94,7 +94,5 @@ def jinja_text(text: str) -> str:
 
 
 def _literal(text: str, marks: Mapping[str, int]) -> Literal:
-    if not marks:
-        return (text,)
-    pattern = "|".join(map(re.escape, sorted(marks, key=len, reverse=True)))
+    pattern = "|".join(map(re.escape, sorted(marks, key=len, reverse=True))) or "(?!)"
     return tuple(marks.get(part, part) for part in re.split(f"({pattern})", text) if part)

@@ -137,13 +137,16 @@ class WrappedParser(CallParser):
         source, count_before = "".join(self._source), len(self._calls)
         if self._wrapper.header is None:
             refused = [item.source for item in self._read_calls(source, "arguments")]
-        elif self._name in self._turn.tools:
-            self._calls.append(WrittenCall(self._name, source, self._id))
-            refused = []
         else:
-            self._warn(f"the session has no tool {self._name[:64]!r}")
             refused = []
+            self._take_named(WrittenCall(self._name, source, self._id))
         self._kept += refused if len(self._calls) > count_before else self._raw
+
+    def _take_named(self, call: WrittenCall) -> None:
+        if call.name in self._turn.tools:
+            self._calls.append(call)
+        else:
+            self._warn(f"the session has no tool {call.name[:64]!r}")
 
     def _refuse(self, reason: str) -> None:
         self._warn(reason)
