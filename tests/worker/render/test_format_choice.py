@@ -193,3 +193,15 @@ def test_a_description_of_an_older_version_is_loaded_and_its_format_chosen(tmp_p
 def test_an_unknown_format_is_refused_with_the_known_ones() -> None:
     with pytest.raises(RenderError, match=r"'later' is unknown; use one of deepseek-r1, .*hermes; convert the model"):
         renderer("", ("<s>",), "<s>", format="later")
+
+
+def test_smollm3_has_its_sections_and_results_without_marks() -> None:
+    model = family_models.format_renderer(format_named("smollm3"), special_marks=False)
+    text = prompt(model, (GREP,))
+    places = [text.index(part) for part in ("## Metadata", "## Custom Instructions", "### Tools", '"grep"', "hello")]
+    assert places == sorted(places)
+    table = {index: token for token, index in model.vocabulary.control.items()}
+    ids = model.render_step(messages=[Message("tool", "7", tool_call_id="call_0")], log_ids=[1])
+    assert [table[index] for index in ids if index in table] == [
+        *("<|im_end|>", "<|im_start|>", "<|im_end|>", "<|im_start|>")
+    ]

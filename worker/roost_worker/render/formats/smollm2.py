@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from roost_worker.render.formats.call_syntax import CallSyntax
-from roost_worker.render.formats.chatml import CHATML, turns
+from roost_worker.render.formats.chatml import CHATML, system_turn, turns
 from roost_worker.render.formats.hermes import CLOSE, OPEN
 from roost_worker.render.formats.turn_format import exact
 
@@ -32,7 +32,7 @@ _TOOL_PROMPT = exact(
 SMOLLM2 = replace(
     CHATML,
     name="smollm2",
-    turns=turns(tool_prompt=_TOOL_PROMPT, calls=_CALLS.jinja()),
+    turns=turns(system=system_turn(_TOOL_PROMPT), calls=_CALLS.jinja()),
     tool_prompt=_TOOL_PROMPT,
     calls=_CALLS,
     signs=("<repo_name>", "<file_sep>"),

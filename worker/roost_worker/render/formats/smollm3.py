@@ -1,4 +1,7 @@
-"""SmolLM3: ChatML with thinking, in a vocabulary that is Llama 3's; its system text shows tools in its own words."""
+"""SmolLM3: ChatML with thinking, in a vocabulary that is Llama 3's; its system text has sections.
+
+Its own template writes the date, too, and takes `/think` and `/no_think` from the system text; here it always thinks.
+"""
 
 from dataclasses import replace
 
@@ -14,11 +17,21 @@ _TOOL_PROMPT = exact(
     "<tool_call></tool_call> XML tags:\n<tool_call>\n"
     '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
 )
+_SYSTEM = (
+    exact(
+        "<|im_start|>system\n## Metadata\n\nKnowledge Cutoff Date: June 2025\nReasoning Mode: /think\n\n"
+        "## Custom Instructions\n\n{% if system %}{{ system.content }}{% else %}"
+        "You are a helpful AI assistant named SmolLM, trained by Hugging Face.{% endif %}\n\n{% if tools %}"
+    )
+    + _TOOL_PROMPT
+    + exact("\n\n{% endif %}<|im_end|>\n")
+)
+_RESULT = exact("<|im_start|>user\n{{ message.content }}<|im_end|>\n")
 
 SMOLLM3 = replace(
     CHATML,
     name="smollm3",
-    turns=turns(tool_prompt=_TOOL_PROMPT, calls=hermes.CALLS.jinja()),
+    turns=turns(system=_SYSTEM, calls=hermes.CALLS.jinja(), result=_RESULT),
     tool_prompt=_TOOL_PROMPT,
     signs=("<|begin_of_text|>", "<think>", "</think>"),
 )
