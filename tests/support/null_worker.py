@@ -11,7 +11,6 @@ from array import array
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
 import grpc.aio
 
 from null_script import BASE_ID, Attempt, Script, log_hash, rendered, token_text
