@@ -61,9 +61,9 @@ async def test_tools_that_pass_can_be_required_one_by_one_and_together(world: Wo
         ("grep", True, ""),
         ("fs.read", True, ""),
     ]
-    family, pool = world.renderer.family, world.server.shell.grammars
+    wrapper, pool = world.renderer.call_wrapper, world.server.shell.grammars
     for tools, name in (([GREP], "grep"), ([READ], "fs.read"), ([GREP, READ], "")):
-        assert pool.accepts(build_tool_call(tools, name, family))
+        assert pool.accepts(build_tool_call(tools, name, wrapper))
 
 
 async def test_a_tool_that_is_not_constrained_is_named_with_its_keyword(world: World) -> None:
@@ -132,7 +132,7 @@ async def test_a_refusal_is_in_the_clients_terms(world: World) -> None:
 
 async def test_tools_that_are_refused_only_together_leave_a_session_other_steps(world: World) -> None:
     tools = [api.Tool(name=f"tool-{number}") for number in range(3)]
-    longest = max(len(build_tool_call([tool], tool.name, world.renderer.family)) for tool in tools)
+    longest = max(len(build_tool_call([tool], tool.name, world.renderer.call_wrapper)) for tool in tools)
     pool = world.server.shell.grammars = CompilePool(replace(setup("build_short"), vocab_size=longest))
     assert len((await check(world, *tools)).tools) == 3
     for name, steps in (("", "INVALID_SCHEMA"), ("tool-1", "")):
@@ -156,7 +156,7 @@ async def test_a_check_that_waits_for_compile_processes_may_come_back(
         tool = stepping("slow", f"wait:{gate}")
         assert (await refused(world, tool))[0].reason == "QUEUE_TIMEOUT"
         await asyncio.to_thread(gate.write_text, "x")
-        await pool.check(build_tool_call([tool], "slow", world.renderer.family), 60.0)
+        await pool.check(build_tool_call([tool], "slow", world.renderer.call_wrapper), 60.0)
         assert len((await check(world, tool)).tools) == 1
         await pool.aclose()
 

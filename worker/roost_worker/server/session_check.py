@@ -75,15 +75,15 @@ def _digest(request: pb.CheckSessionRequest) -> bytes:
 
 def _built(shell: Shell, request: pb.CheckSessionRequest) -> _Grammars:
     """Build the tools' grammars. Raise Refused: INVALID_SCHEMA."""
-    family = shell.renderer.family
+    wrapper = shell.renderer.call_wrapper
     schemas, tools = list[ToolSchema](), list[str]()
     for index, tool in enumerate(request.tools):
         try:
             schemas.append(tool_schema(tool.name, tool.parameters_json))
-            tools.append(build_tool_call([tool], tool.name, family))
+            tools.append(build_tool_call([tool], tool.name, wrapper))
         except GrammarError as error:
             raise _invalid_tool(index, str(error)) from error
-    together = build_tool_call(request.tools, "", family) if len(tools) > 1 else ""
+    together = build_tool_call(request.tools, "", wrapper) if len(tools) > 1 else ""
     return _Grammars(tuple(schemas), tuple(tools), together)
 
 
