@@ -138,9 +138,11 @@ Code = grpc.StatusCode
         (Code.UNAVAILABLE, Reason.WORKER_DRAINING, Failure.BUSY),
         (Code.UNAVAILABLE, Reason.NO_WORKER, Failure.BUSY),
         (Code.RESOURCE_EXHAUSTED, Reason.QUEUE_FULL, Failure.BUSY),
+        (Code.RESOURCE_EXHAUSTED, None, Failure.FAULTY),  # gRPC's own: the message is too large
         (Code.FAILED_PRECONDITION, Reason.MODEL_REVISION_MISMATCH, Failure.BUSY),
         (Code.NOT_FOUND, Reason.ATTEMPT_UNKNOWN, Failure.UNKNOWN_ATTEMPT),
         (Code.UNAVAILABLE, Reason.WORKER_LOST, Failure.LOST),
+        (Code.UNAVAILABLE, Reason.WORKER_FAILED, Failure.FAULTY),
         (Code.UNAVAILABLE, None, Failure.LOST),
         (Code.CANCELLED, None, Failure.LOST),
         (Code.INTERNAL, Reason.INTERNAL, Failure.FAULTY),
@@ -165,6 +167,12 @@ def test_what_a_workers_status_means(code: Code, why: Reason | None, expected: F
     else:
         assert isinstance(error, WorkerFailureError)
         assert error.failure is expected
+
+
+def test_a_request_that_a_newer_worker_finds_invalid_is_tried_nowhere_else() -> None:
+    error = classify(grpc.aio.AioRpcError(Code.INVALID_ARGUMENT, grpc.aio.Metadata(), grpc.aio.Metadata(), "too odd"))
+    assert isinstance(error, Refused)
+    assert (error.reason, error.message) == (Reason.INVALID_REQUEST, "too odd")
 
 
 async def test_a_rest_ends_with_the_step_and_gathers_output() -> None:

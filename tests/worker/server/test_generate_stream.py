@@ -256,7 +256,7 @@ async def test_a_temperature_too_small_to_divide_by_is_none(world: World):
 async def test_a_failed_draw_fails_the_step_with_the_reason(world: World):
     world.scripts[1] = [world.token(65), -1]
     error = await (await world.begin(Ledger())).fail()
-    assert (error.code(), reason(error)) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert (error.code(), reason(error)) == (grpc.StatusCode.UNAVAILABLE, "WORKER_FAILED")
     assert "the script breaks here" in error.details()
 
 

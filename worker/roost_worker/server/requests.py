@@ -15,6 +15,7 @@ from roost_worker.render.errors import RenderError
 from roost_worker.render.formats import Turn
 from roost_worker.render.renderer import Renderer
 from roost_worker.server.refusals import invalid, step_too_long
+from roost_worker.server.stages import RENDERING, SAMPLING, SCHEMA, of_request
 
 MAX_LOGPROBS = 20
 INLINE_BYTES = 4096
@@ -55,15 +56,20 @@ def prepare(start: pb.Start, log_ids: "array[int]", renderer: Renderer, limit: i
     Raise Refused: INVALID_REQUEST, INVALID_SCHEMA, STEP_TOO_LONG.
     """
     replays = start.HasField("replay") and len(start.replay.prompt_token_ids) > 0
-    prompt_ids = _replayed_prompt(start, renderer) if replays else _rendered(start, log_ids, renderer)
+    with of_request(RENDERING):
+        prompt_ids = _replayed_prompt(start, renderer) if replays else _rendered(start, log_ids, renderer)
     room = limit - len(log_ids) - len(prompt_ids)
     if room < 1:
         raise step_too_long(len(log_ids), len(prompt_ids), limit)
+    with of_request(SAMPLING):
+        sampling = sampling_params(start.sampling, room, renderer)
+    with of_request(SCHEMA):
+        grammar = grammar_of(start, renderer)
     return Work(
         prompt_ids,
         array("I", start.replay.output_token_ids if replays else ()),
-        sampling_params(start.sampling, room, renderer),
-        grammar_of(start, renderer),
+        sampling,
+        grammar,
         tuple(start.sampling.stop),
         turn_of(start, renderer),
     )

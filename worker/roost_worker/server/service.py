@@ -9,7 +9,6 @@ import grpc
 import grpc.aio
 from opentelemetry.trace import Tracer
 
-from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.grpc_errors import abort
 from roost.v1 import worker_service_pb2 as pb
@@ -18,6 +17,7 @@ from roost_worker.server import refusals
 from roost_worker.server.generate import Context, generate
 from roost_worker.server.render import render
 from roost_worker.server.shell import Shell
+from roost_worker.server.stages import RENDERING, of_request
 from roost_worker.server.telemetry import generate_span, note_attempt
 
 LOG = logging.getLogger(__name__)
@@ -59,7 +59,11 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         return await self._answer(context, call)
 
     async def Render(self, request: pb.RenderRequest, context: _AnyContext) -> pb.RenderResponse:  # noqa: N802
-        return await self._answer(context, lambda shell: render(shell, request))
+        async def call(shell: Shell) -> pb.RenderResponse:
+            with of_request(RENDERING):
+                return await render(shell, request)
+
+        return await self._answer(context, call)
 
     async def GetState(self, request: pb.GetStateRequest, context: _AnyContext) -> pb.GetStateResponse:  # noqa: N802
         async def call(shell: Shell) -> pb.GetStateResponse:
@@ -79,7 +83,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
             refused = error
         except Exception:
             LOG.exception("a call failed")
-            refused = Refused(Reason.INTERNAL, "the worker failed; its log says why")
+            refused = refusals.failed()
         return await abort(context, refused)
 
     def _check_secret(self, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
