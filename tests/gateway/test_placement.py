@@ -227,14 +227,14 @@ async def test_a_waiting_step_that_has_failed_on_every_living_worker_is_refused(
 
 async def test_a_step_that_failed_on_every_worker_waits_when_none_of_them_lives(lines: Lines) -> None:
     """As while a pool starts: another may come."""
-    failed = await lines.wait("failed", "rev-1")
-    failed.failed_at("rev-1", Failure.FAULTY, is_fault=True)
-    del lines.ledger.views["rev-1"]
+    failed = await lines.wait("failed", "rev-2")
+    failed.failed_at("rev-2", Failure.FAULTY, is_fault=True)
+    del lines.ledger.views["rev-2"]
     await lines.fleet.workers.refresh(POOL)
     lines.placement.kick(POOL)
     await lines.settle()
     assert not lines.tasks[0].done()
-    lease = lease_of("other", model_revision="rev-1", capacity_tokens=CAPACITY)
+    lease = lease_of("other", model_revision="rev-2", capacity_tokens=CAPACITY)
     lines.ledger.views["other"] = WorkerView(lease, 9000, 0, 0)
     await lines.fleet.workers.refresh(POOL)
     lines.placement.kick(POOL)
