@@ -12,7 +12,6 @@ from gateway_driver import LIMIT_SECONDS, POOL, Rig, StepLog, fault, publish_poo
 from null_script import BASE_ID, Script, token_text
 from null_worker import NullWorker
 from redis_servers import RedisServer
-from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb
 
@@ -178,23 +177,6 @@ async def test_a_worker_whose_deltas_have_a_gap_is_not_believed(rig: Rig) -> Non
     while not liar.starts:  # which worker gets a new session is by chance
         _is_whole(await caller.step(step_request(await caller.open())))
     assert len(liar.starts) == 1
-
-
-async def test_a_step_that_failed_on_every_living_worker_is_refused_at_once(rig: Rig) -> None:
-    publish_pool(rig.redis, admission={"queueLimit": 1, "queueTimeoutSeconds": 30})
-    workers = [await rig.worker(f"null-{n}", Script(lie_about_offsets=True)) for n in (1, 2)]
-    caller = rig.caller(await rig.gateway())
-    failing = [caller.step(step_request(await caller.open())) for _ in range(4)]
-    for outcome in await asyncio.gather(*failing, return_exceptions=True):
-        assert isinstance(outcome, grpc.aio.AioRpcError)
-        code, why, retry = fault(outcome)
-        assert (code, why) == (grpc.StatusCode.UNAVAILABLE, Reason.WORKER_FAILED)
-        assert retry is not None
-        assert 0 < retry <= LEASE_TTL_SECONDS, "a worker is avoided for one lease"
-    assert [len(worker.starts) for worker in workers] == [4, 4]
-    workers[0].script = Script(tokens=TOKENS)
-    workers[1].script = Script(tokens=TOKENS)
-    _is_whole(await caller.step(step_request(await caller.open())))
 
 
 async def test_a_step_that_fails_every_worker_is_given_up(rig: Rig) -> None:

@@ -170,13 +170,16 @@ class Steps:
             stream = await relay.generate()
             fault_point("gateway.finished")
             committed = await commit(self._store, attempt, stream.worker_id)
-            self._on_committed(attempt.call)
-            self._background.spawn(stream.commit(committed.head))
-            await asyncio.sleep(0)  # Committed is on its way before the figures are written
-            self._telemetry.committed(_figures(attempt, committed))
         except BaseException as error:
             self._clean_up(attempt, relay, error)
             raise
+        self._background.spawn(stream.commit(committed.head))
+        await asyncio.sleep(0)  # Committed is on its way before the figures are written
+        try:
+            self._on_committed(attempt.call)
+            self._telemetry.committed(_figures(attempt, committed))
+        except Exception:
+            log.exception("step %s is committed, but it is not in the figures", attempt.call.request.step_id)
 
     def _migrated(self, attempt: StepAttempt, former: Descriptor) -> None:
         """Drops the KV of the generation that ended, which is not needed again."""
