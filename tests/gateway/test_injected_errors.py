@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+import pytest_asyncio
 
 import worker_harness
 from gateway_driver import Caller, StepLog, fault, gateway, publish_pool, step_request
@@ -30,6 +31,8 @@ from roost_worker.render.renderer import Renderer
 from roost_worker.seam.thread_engine import ThreadEngine
 from roost_worker.server import generate, replies, requests, sessions
 from worker_harness import SECRET, scripted_world, worker_config
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 POOL = worker_harness.POOL
 SEED, LONG_SEED = 1, 2
@@ -81,20 +84,26 @@ class Rig:
                     await asyncio.sleep(0.01)
 
 
-@pytest.fixture
-async def rig(
-    redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Rig]:
-    monkeypatch.setattr(grace, "WAIT_SECONDS", 0.0)  # the store of the tests may just have started
-    publish_pool(redis_server, POOL)
-    config = worker_config(redis_server.url, tmp_path_factory.getbasetemp() / "roost-cache")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def rig(shared_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    """One for all cases: what one of them breaks serves the next."""
+    with shared_redis.client() as client:
+        client.flushall()
+    publish_pool(shared_redis, POOL)
+    config = worker_config(shared_redis.url, tmp_path_factory.getbasetemp() / "roost-cache")
     async with (
         scripted_world(config, keep_seconds=0.2) as worker,
-        gateway(redis_server, pool_secrets={POOL: SECRET}) as server,
+        gateway(shared_redis, pool_secrets={POOL: SECRET}) as server,
     ):
         caller = Caller(server.address)
-        yield Rig(server, worker, redis_server, caller)
+        yield Rig(server, worker, shared_redis, caller)
         await caller.aclose()
+
+
+@pytest.fixture(autouse=True)
+def old_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the store of the tests had not just started, so that no worker is waited for."""
+    monkeypatch.setattr(grace, "WAIT_SECONDS", 0.0)
 
 
 async def refused(step: Any, reason: Reason) -> None:
