@@ -25,7 +25,7 @@ from roost.store.keys import PoolKeys
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.fleet import grace
 from roost_gateway.front.server import GatewayServer
-from roost_gateway.step import output, relay, steps, worker_requests
+from roost_gateway.step import attempt, output, relay, steps, worker_requests
 from roost_worker.render.detokenizer import TextStream
 from roost_worker.render.renderer import Renderer
 from roost_worker.seam.thread_engine import ThreadEngine
@@ -172,22 +172,22 @@ BROKEN: dict[str, Broken] = {
     "worker: result": (replies, "finished", is_named, Reason.INVALID_REQUEST),
     "worker: commit": (generate._Stream, "_handle", lambda of, stream, _: stream._attempt.session == of, None),
     "gateway: begin": (redis_store.RedisStore, "begin", is_named, Reason.INTERNAL),
-    "gateway: attempt": (steps.StepAttempt, "__init__", lambda of, _, call, *__: is_named(of, call), Reason.INTERNAL),
+    "gateway: attempt": (attempt.StepAttempt, "__init__", lambda of, _, call, *__: is_named(of, call), Reason.INTERNAL),
     "gateway: reserve": (redis_store.RedisStore, "reserve", is_named, Reason.INTERNAL),
-    "gateway: start": (worker_requests, "start", lambda of, attempt: attempt.session_id == of, Reason.INTERNAL),
+    "gateway: start": (worker_requests, "start", lambda of, start: start.session_id == of, Reason.INTERNAL),
     "gateway: accept": (relay.Relay, "_accept", lambda of, it, *_: it._attempt.session_id == of, Reason.INTERNAL),
     "gateway: output": (output.StepOutput, "append", is_its_text, Reason.INTERNAL),
     "gateway: result": (output.StepOutput, "finish", is_named, Reason.INTERNAL),
     "gateway: event": (wire_steps, "event_to_wire", is_named, Reason.INTERNAL),
     "gateway: commit": (redis_store.RedisStore, "commit", is_named, Reason.INTERNAL),
-    "gateway: figures": (steps, "_figures", lambda of, attempt, _: attempt.session_id == of, None),
+    "gateway: figures": (steps, "_figures", lambda of, ended, _: ended.session_id == of, None),
 }
 
 
 @pytest.mark.parametrize("stage", BROKEN)
 async def test_an_exception_at_a_stage(rig: Rig, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     owner, name, concerns, reason = BROKEN[stage]
-    constrained = {"format": SCHEMA} if reason is Reason.INVALID_SCHEMA else {}
+    constrained: dict[str, Any] = {"format": SCHEMA} if reason is Reason.INVALID_SCHEMA else {}
     sound, hits = getattr(owner, name), list[str]()
     neighbour, session = await rig.session(), await rig.session()
 
