@@ -167,6 +167,7 @@ def test_what_a_workers_status_means(code: Code, why: Reason | None, expected: F
     else:
         assert isinstance(error, WorkerFailureError)
         assert error.failure is expected
+        assert error.engine_died is (why is Reason.WORKER_LOST)
 
 
 def test_a_request_that_a_newer_worker_finds_invalid_is_tried_nowhere_else() -> None:
