@@ -15,6 +15,8 @@ import pytest
 import pytest_asyncio
 
 from fault_stack import log_of, until
+from hostile_requests import drawn, requests
+from request_sender import SLOTS, Sender
 from roost import (
     Client,
     Delta,
@@ -278,3 +280,16 @@ async def test_equal_prompts_of_two_tenants_share_no_block(whole: Whole) -> None
     assert again.usage.cached_tokens > 0
     assert (await whole.state()).hit_tokens == alone + again.usage.cached_tokens
     assert first.token_ids == other.token_ids == again.token_ids
+
+
+async def test_random_requests(whole: Whole) -> None:
+    session = await begin(whole.anna)
+    worker = whole.stack.workers[0].pid
+    sender = Sender(whole.raw, POOL_NAME, [("authorization", "Bearer annas-key")])
+    await sender.begin()
+    async with asyncio.TaskGroup() as group:
+        for name, request in drawn(requests(POOL_NAME, SLOTS, max_tokens=16), count=200, number=0):
+            group.create_task(sender.send(name, request))
+    assert sender.bad == []
+    assert whole.stack.workers[0].pid == worker
+    await goes_on(whole, session)

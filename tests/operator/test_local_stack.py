@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from roost import Client, Sampling, Session, ToolChoice, ToolChoiceMode
+from roost import Client, RetryConfig, Sampling, Session, ToolChoice, ToolChoiceMode
 from roost_operator.api.loader import load_pool
 from roost_operator.api.spec import AgentPool
 from roost_operator.demo.chaos import listener
@@ -126,9 +126,11 @@ def too_wide(pool: AgentPool) -> dict[str, object]:
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(560)
 async def test_workers_run_as_ray_serve_replicas(pool: AgentPool, options: StackOptions) -> None:
     with_ray = StackOptions(state_dir=options.state_dir, port=0, ray=True, cache_dir=options.cache_dir)
-    async with LocalStack(pool, with_ray) as stack, await Client.connect(stack.targets) as client:
+    retry = RetryConfig(give_up_after=240.0)  # Ray takes minutes to start a replica on a busy machine
+    async with LocalStack(pool, with_ray) as stack, await Client.connect(stack.targets, retry=retry) as client:
         session = await client.open(role="agent")
         await session.run("One.", sampling=GREEDY)
         (lease,) = await stack.leases()

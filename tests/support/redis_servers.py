@@ -27,6 +27,8 @@ from redis.retry import Retry
 from roost_operator.local.redis import server_executable
 
 HOST = "127.0.0.1"
+PATIENCE_SECONDS = 20.0
+"""Timeout of a store whose test is not about timeouts: on a busy machine a test process may stand still for seconds."""
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
 """What Roost wants of a store; `options` of a server go before."""
 _POLLS, _POLL_SECONDS = 1500, 0.01

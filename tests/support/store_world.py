@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
-from redis_servers import RedisCluster, RedisServer
+from redis_servers import PATIENCE_SECONDS, RedisCluster, RedisServer
 from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.refused import Refused
@@ -45,7 +45,7 @@ class StoreWorld(RuleBasedStateMachine):
         self.gateways = [self.loop.run(self.connect_gateway(twice)) for twice in (False, True)]
 
     async def connect_gateway(self, twice: bool) -> RedisStore:
-        store = await connect(self.server.url, grace_ms=0, aging_ms=NO_AGING_MS)
+        store = await connect(self.server.url, socket_timeout=PATIENCE_SECONDS, grace_ms=0, aging_ms=NO_AGING_MS)
         if twice:
             store._link.client = _Twice(store._link.client)  # type: ignore[assignment]
         return store

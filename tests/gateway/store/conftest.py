@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from redis_servers import (
+    PATIENCE_SECONDS,
     RedisCluster,
     RedisServer,
     fresh_redis,
@@ -43,7 +44,11 @@ def raw(server: RedisServer | RedisCluster) -> Iterator[Raw]:
 
 @pytest.fixture
 async def store(server: RedisServer | RedisCluster | MemoryStore) -> AsyncIterator[SessionStore]:
-    store = server if isinstance(server, MemoryStore) else await connect(server.url, grace_ms=0)
+    store = (
+        server
+        if isinstance(server, MemoryStore)
+        else await connect(server.url, socket_timeout=PATIENCE_SECONDS, grace_ms=0)
+    )
     yield store
     await store.aclose()
 
@@ -51,14 +56,18 @@ async def store(server: RedisServer | RedisCluster | MemoryStore) -> AsyncIterat
 @pytest.fixture
 async def other(server: RedisServer | RedisCluster | MemoryStore) -> AsyncIterator[SessionStore]:
     """Another gateway's store."""
-    store = server if isinstance(server, MemoryStore) else await connect(server.url, grace_ms=0)
+    store = (
+        server
+        if isinstance(server, MemoryStore)
+        else await connect(server.url, socket_timeout=PATIENCE_SECONDS, grace_ms=0)
+    )
     yield store
     await store.aclose()
 
 
 @pytest.fixture
 async def fresh(fresh_redis):
-    store = await connect(fresh_redis.url, grace_ms=0)
+    store = await connect(fresh_redis.url, socket_timeout=PATIENCE_SECONDS, grace_ms=0)
     yield store
     await store.aclose()
 

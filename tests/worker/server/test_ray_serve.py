@@ -25,9 +25,9 @@ with warnings.catch_warnings():
 
     from roost_worker.serve_app import Resources, app, build_app
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(560)]
 KEYS = PoolKeys(POOL)
-LONG = 120.0
+LONG = 240.0
 
 
 @pytest.fixture
