@@ -205,7 +205,8 @@ class StepAttempt:
             raise self.given_up()
 
     def given_up(self) -> Refused:
-        """The refusal when no worker is left that may do better: WORKER_FAILED, until one may be tried again."""
+        """The refusal when no worker is left that may do better: WORKER_FAILED. Its retry is when the first of them may
+        be tried again."""
         now = time.monotonic()
         until = min((end for end in self._faulty.values() if end > now), default=now + LEASE_TTL_SECONDS)
         message = "the pool's workers failed on this step; their logs have the cause"

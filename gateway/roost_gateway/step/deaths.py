@@ -51,8 +51,8 @@ class Deaths:
         return True
 
     async def are_too_many(self) -> bool:
-        """Whether `MOST_DEATHS` workers have died. Where a lease has yet to tell, waits until it has run out or is
-        renewed."""
+        """Whether `MOST_DEATHS` workers have died. Where that is not certain, waits until the worker's lease has run
+        out or is renewed."""
         while len(self._lease_ends) >= MOST_DEATHS:
             uncertain = [(start, end) for start, end in self._lease_ends.items() if end is not None]
             if not uncertain:
