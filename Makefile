@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOCK := requirements.lock
 PACKAGES := roost roost_operator roost_gateway roost_worker roost_cluster roost_pool
 SOURCES := proto operator gateway worker tests charts images
 # protoc finds its plugins by PATH.
@@ -27,7 +28,7 @@ venv: $(READY) ## Make .venv from requirements.lock
 
 # uv is fast; plain pip with the same hashes is the way without it. Each of Ray's processes would compile what it imports,
 # so the lock file's packages are compiled once, as pip does unasked.
-$(READY): requirements.lock pyproject.toml
+$(READY): $(LOCK) pyproject.toml
 	@echo "Making $(VENV) from the lock file: some minutes and 6 GB the first time"
 	@$(PYTHON) -c 'import sys; sys.exit("Roost needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else 0'
 	@if $(PYTHON) -m uv --version >/dev/null 2>&1; then uv="$(PYTHON) -m uv"; \
@@ -36,11 +37,11 @@ $(READY): requirements.lock pyproject.toml
 	else uv=; fi; \
 	if [ -n "$$uv" ]; then \
 		test -x $(BIN)/python || $$uv venv --quiet --python $(PYTHON) $(VENV); \
-		$$uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock; \
+		$$uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps --require-hashes -r $(LOCK); \
 		$$uv pip install --quiet --python $(BIN)/python --no-deps -e .; \
 	else \
 		test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
-		$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock; \
+		$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r $(LOCK); \
 		$(BIN)/python -m pip install --quiet --no-deps -e .; \
 	fi
 	@touch $@

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from roost.store.leases import WORKER_RULES
 from roost_operator.plan.reasons import ConditionReason
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,10 @@ def test_every_reason_of_a_condition_is_in_the_table_of_troubles() -> None:
     rows = re.findall(r"^\| (`.+?) \|", section, flags=re.M)
     reasons = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
     assert sorted(reasons) == sorted(reason.value for reason in ConditionReason)
+
+
+def test_the_rules_of_a_workers_user_are_those_of_the_chart() -> None:
+    assert f"\n      {WORKER_RULES}\n" in text_of("docs/operations.md")
 
 
 def test_kubernetes_takes_five_commands() -> None:

@@ -6,11 +6,12 @@ import yaml
 from roost import Tier
 from roost_cluster import host_python
 from roost_cluster.chart_values import difference
+from roost_cluster.errors import ClusterError
 from roost_cluster.layout import IMAGE
 from roost_pool import manifests
 from roost_pool.traffic import Traffic
 from roost_pool.waiting import until
-from roost_pool.world import RELEASE, World
+from roost_pool.world import NAMESPACE, RELEASE, World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -57,6 +58,15 @@ asyncio.run(main())
     assert session.startswith(f"{world.pool}/")
     assert 0 < int(tokens) <= 8
     await world.kubectl("delete", "pod", "client", "--wait=false")
+
+
+async def test_rays_dashboard_asks_for_a_token(world: World) -> None:
+    """KubeRay has it: by this dashboard it deployed the workers."""
+    (service,) = (await world.get("services", "--selector=ray.io/node-type=head"))["items"][:1]
+    dashboard = f"/api/v1/namespaces/{NAMESPACE}/services/{service['metadata']['name']}:dashboard/proxy"
+    with pytest.raises(ClusterError, match="Unauthorized"):
+        await world.kubectl("get", "--raw", f"{dashboard}/api/serve/applications/")
+    assert await world.secret(f"{manifests.NAME}-worker", "auth_token")
 
 
 @pytest.mark.smoke

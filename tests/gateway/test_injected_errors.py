@@ -28,6 +28,7 @@ from roost_gateway.front.server import GatewayServer
 from roost_gateway.step import attempt, output, relay, steps, worker_requests
 from roost_worker.render.detokenizer import TextStream
 from roost_worker.render.renderer import Renderer
+from roost_worker.render.vocabulary import Vocabulary
 from roost_worker.seam.thread_engine import ThreadEngine
 from roost_worker.server import generate, replies, requests, sessions
 from worker_harness import SECRET, scripted_world, worker_config
@@ -159,7 +160,8 @@ def is_its_text(_: str, *arguments: Any) -> bool:
 Broken = tuple[Any, str, Callable[..., bool], Reason | None]
 BROKEN: dict[str, Broken] = {
     "worker: history": (sessions.SessionTable, "find", is_named, Reason.WORKER_FAILED),
-    "worker: rendering": (Renderer, "render_step", is_named, Reason.INVALID_REQUEST),
+    "worker: rendering": (Renderer, "step_pieces", is_named, Reason.INVALID_REQUEST),
+    "worker: encoding": (Vocabulary, "encode", is_named, Reason.INVALID_REQUEST),
     "worker: sampling": (requests, "sampling_params", is_named, Reason.INVALID_REQUEST),
     "worker: schema": (requests, "build_json_schema", is_named, Reason.INVALID_SCHEMA),
     "worker: compiling": (generate, "check_grammar", is_named, Reason.INVALID_SCHEMA),

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def toolbox() -> Toolbox:
-    return Toolbox.over(ROOT)
+def toolbox() -> Iterator[Toolbox]:
+    toolbox = Toolbox.over(ROOT)
+    with contextlib.closing(toolbox.table):
+        yield toolbox
 
 
 def test_search_finds_words_of_the_project(toolbox: Toolbox) -> None:

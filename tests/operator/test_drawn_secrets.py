@@ -91,7 +91,7 @@ async def test_a_gateway_keeps_sessions_and_judges_the_store(urls: dict[str, str
         await store.aclose()
 
 
-async def test_a_worker_reaches_leases_and_residency_and_nothing_else(urls: dict[str, str]) -> None:
+async def test_a_worker_reaches_leases_and_residency_and_runs_no_script(urls: dict[str, str]) -> None:
     publisher = LeasePublisher(urls["worker-url"], POOL, "w1", lease, lambda: {"session": 5})
     try:
         assert await publisher.publish()
@@ -104,6 +104,7 @@ async def test_a_worker_reaches_leases_and_residency_and_nothing_else(urls: dict
         ("HGETALL", f"{KEYS.prefix}:s:1"),
         ("LRANGE", f"{KEYS.prefix}:s:1:log:0", "0", "-1"),
         ("EVAL", "return redis.call('GET', KEYS[1])", "1", KEYS.document),
+        ("EVAL", "return 1", "0"),
         ("KEYS", "*"),
         ("FLUSHALL",),
         ("CONFIG", "SET", "appendonly", "no"),

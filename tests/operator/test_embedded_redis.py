@@ -66,6 +66,8 @@ async def test_workers_reach_leases_and_residency_only(server: tuple[EmbeddedRed
             with pytest.raises(NoPermissionError):
                 await client.eval("return redis.call('GET', KEYS[1])", 1, key)
         with pytest.raises(NoPermissionError):
+            await client.eval("return 1", 0)
+        with pytest.raises(NoPermissionError):
             await client.flushall()
 
 

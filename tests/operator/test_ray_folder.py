@@ -40,7 +40,10 @@ def test_the_folder_of_a_killed_stack_is_removed_and_that_of_a_live_one_is_not(t
 def test_a_folder_that_an_unlocked_process_uses_stays(temporary: Path) -> None:
     """As Ray's processes do for a moment after their stack, and those of a stack of an earlier version."""
     path = Path(tempfile.mkdtemp(prefix="roost-ray-"))
-    with subprocess.Popen([sys.executable, "-c", "input()", f"--temp-dir={path}"], stdin=-1) as user:
+    command = [sys.executable, "-c", "print(flush=True); input()", f"--temp-dir={path}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
+        assert user.stdout is not None
+        user.stdout.readline()  # a process has no command line for a moment while it begins
         remove_leftovers()
         assert path.exists()
         user.kill()
@@ -70,11 +73,11 @@ def test_a_folder_that_another_start_takes_for_a_leftover_is_replaced(
     """The other start removes it just before this one opens it, or locks it."""
     call, first = getattr(*before), []
 
-    def late(*arguments: Any) -> Any:
+    def late(*arguments: Any, **options: Any) -> Any:
         if not first:
             first.extend(temporary.iterdir())
             first[0].rmdir()
-        return call(*arguments)
+        return call(*arguments, **options)
 
     monkeypatch.setattr(*before, late)
     folder = RayFolder()

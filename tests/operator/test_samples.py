@@ -86,9 +86,9 @@ def test_what_a_sample_becomes_is_valid_to_the_api_server(
     """Here a misspelt key of `workers.template` is seen, which the pool's own schema lets pass."""
     pool = load_pool(sample)
     manifests = [
-        ray_service(pool, INSTALLATION, Size(1, 1), suspend=pool.spec.suspend),
+        ray_service(pool, INSTALLATION, Size(1, 1), suspend=pool.spec.suspend, ray_token="token"),
         children.service_account(pool),
-        children.worker_secret(pool, INSTALLATION),
+        children.worker_secret(pool, INSTALLATION, "token"),
         children.disruption_budget(pool),
         *children.network_policies(pool, INSTALLATION),
     ]

@@ -57,6 +57,7 @@ class NullWorker(WorkerServiceServicer):
         self.seen_epochs: dict[str, int] = {}
         self.starts: list[wpb.Start] = []
         self.resumes: list[wpb.Resume] = []
+        self.max_bytes_per_token = 0
         self.cancels: list[str] = []
         self.commits: list[tuple[str, pb.Head]] = []
         self.evictions: list[wpb.EvictRequest] = []
@@ -121,6 +122,7 @@ class NullWorker(WorkerServiceServicer):
             model_revision=self.revision,
             capacity_tokens=self.script.capacity_tokens,
             max_running=self.script.max_running,
+            max_bytes_per_token=self.max_bytes_per_token,
             running=len(self.attempts),
             draining=self.draining,
         )

@@ -57,6 +57,13 @@ class Workers:
         worker = next(iter(self._indexes[pool].states.values()), None)
         return worker.lease.bytes_per_token if worker is not None else 0.0
 
+    def max_bytes_per_token(self, pool: str, revision: str) -> int:
+        """The most bytes of text that a token stands for at the pool's workers of a revision (empty: at any worker);
+        0 when that is not known. It takes time in proportion to the number of workers."""
+        workers = self._indexes[pool].states.values()
+        sizes = [w.lease.max_bytes_per_token for w in workers if not revision or w.model_revision == revision]
+        return max(sizes, default=0) if all(sizes) else 0
+
     def choose(self, pool: str, need: StepNeed, excluded: AbstractSet[str]) -> Choice | None:
         """The best of the pool's workers for a step, or None when no worker may serve it."""
         index = self._indexes[pool]

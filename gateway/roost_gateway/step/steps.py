@@ -17,6 +17,7 @@ from roost_gateway.step.attempt import StepAttempt
 from roost_gateway.step.background import Background
 from roost_gateway.step.call import StepCall
 from roost_gateway.step.commit import commit, replay
+from roost_gateway.step.length import check_length
 from roost_gateway.step.migration import Migration
 from roost_gateway.step.output import Outbox
 from roost_gateway.step.placement import Placement
@@ -167,6 +168,7 @@ class Steps:
             former = await self._migration.migrate_if_due(attempt)
             if former is not None:
                 self._migrated(attempt, former)
+            check_length(attempt, self._fleet.workers)
             stream = await relay.generate()
             fault_point("gateway.finished")
             committed = await commit(self._store, attempt, stream.worker_id)

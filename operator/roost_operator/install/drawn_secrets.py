@@ -1,26 +1,27 @@
 """Secrets of an installation, drawn once and kept over upgrades. Pure, except for the source of randomness.
 
 Redis has five users: `gateway` and `operator`, with the rights to records that each needs; `worker`, with rights to
-leases and residency only (docs/contracts.md, "Redis keys"); `ray`, for the heads of Ray clusters, which keep their
-state under their own keys; `default` is off.
+leases and residency only and none to run scripts (docs/contracts.md, "Redis keys"); `ray`, for the heads of Ray
+clusters, which keep their state under their own keys; `default` is off.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 
+from roost.store.leases import WORKER_RULES
+
 Draw = Callable[[], str]
 """A fresh random text of letters, digits, `-` and `_`, at least 32 characters."""
 
 _WRITERS = "-@all +@read +@write +@connection +@transaction +@scripting +@pubsub +time +info +config|get"
-_WORKERS = "-@all +@read +@write +@connection +@transaction +@scripting +time +info -@dangerous +info"
 _HEADS = "-@all +@read +@write +@connection -@dangerous +info"
 """For keys `RAY<namespace>@…`. Ray looks for the primary by deleting the key DUMMY, which never exists."""
 USERS: Mapping[str, str] = {
     "gateway": f"~roost:* resetchannels &roost:* {_WRITERS} -keys -flushall -flushdb -swapdb",
     "operator": f"~roost:* resetchannels &roost:* {_WRITERS} -keys -flushall -flushdb -swapdb",
     "ray": f"~RAY* ~DUMMY resetchannels {_HEADS}",
-    "worker": f"~roost:{{*}}:w ~roost:{{*}}:w:* resetchannels {_WORKERS}",
+    "worker": WORKER_RULES,
 }
 """Users of the chart's Redis and their rules."""
 

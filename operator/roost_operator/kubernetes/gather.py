@@ -7,7 +7,7 @@ from roost_operator.api.spec import AgentPool
 from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.api import Document, Reader
 from roost_operator.kubernetes.pod_status import is_node, parse_pod
-from roost_operator.kubernetes.pool_secrets import PoolSecrets
+from roost_operator.kubernetes.pool_secrets import PoolSecrets, secret_value
 from roost_operator.plan import names
 from roost_operator.plan.difference import belongs
 from roost_operator.plan.observed import AgentPoolObject, Observed, Pod, Ray, Reference, Secrets, StoreState, Worker
@@ -24,21 +24,24 @@ async def gather(
     sessions: tuple[int, int, int] | None,
     secrets: PoolSecrets,
     kuberay: bool,
+    token_auth: bool,
     monitors: bool,
     unreadable: str = "",
 ) -> Observed:
     """Everything that a plan needs. `raw` is the AgentPool as it is stored, `pool` its spec, or a stand-in when it is
-    `unreadable`. Raises ApiError."""
+    `unreadable`; `token_auth` says whether KubeRay's RayService has a field for Ray's token. Raises ApiError."""
     children = await _children(api, pool)
+    own_secret = children.get(Reference("Secret", names.secret(pool)))
+    ray_token = secret_value(own_secret, names.TOKEN_KEY) or ""
     return Observed(
         now=now,
         pool=_pool_object(raw, unreadable),
         children=children,
-        ray=await _ray(api, pool, children, installed=kuberay),
+        ray=await _ray(api, pool, children, installed=kuberay, token_auth=token_auth),
         workers=store[1],
         store=store[0],
         sessions=sessions,
-        secrets=Secrets(secrets.missing, secrets.own_store_url, secrets.ray_store_url),
+        secrets=Secrets(secrets.missing, secrets.own_store_url, secrets.ray_store_url, ray_token),
         pod_monitors=monitors,
     )
 
@@ -60,7 +63,9 @@ async def _children(api: Reader, pool: AgentPool) -> dict[Reference, Document]:
     return {Reference(kind.kind, child): live for (kind, child), live in pairs if live and belongs(live, pool)}
 
 
-async def _ray(api: Reader, pool: AgentPool, children: dict[Reference, Document], *, installed: bool) -> Ray:
+async def _ray(
+    api: Reader, pool: AgentPool, children: dict[Reference, Document], *, installed: bool, token_auth: bool
+) -> Ray:
     namespace, name = pool.metadata.namespace, pool.metadata.name
     live = children.get(Reference("RayService", name))
     service = parse_service(live) if live else None
@@ -68,6 +73,7 @@ async def _ray(api: Reader, pool: AgentPool, children: dict[Reference, Document]
     clusters = tuple(parse_cluster(document) for document in documents)
     return Ray(
         installed=installed,
+        token_auth=token_auth,
         service=service,
         cluster=staying_cluster(service, clusters),
         clusters=clusters,

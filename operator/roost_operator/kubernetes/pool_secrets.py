@@ -43,9 +43,9 @@ async def pool_secrets(api: Reader, pool: AgentPool, installation: Installation)
     store = pool.spec.store.url_secret_ref
     if store is None:
         return PoolSecrets(installation.store_url, missing=missing)
-    url = _value(secrets[store.name], store.key)
+    url = secret_value(secrets[store.name], store.key)
     problem = f"{_shown(store.name, store.key)}: {_fault(url)}" if _fault(url) else ""
-    ray = _value(secrets[store.name], RAY_KEY) or ""
+    ray = secret_value(secrets[store.name], RAY_KEY) or ""
     own = "" if problem or url is None else url
     return PoolSecrets(own or installation.store_url, problem, own, ray, missing)
 
@@ -78,7 +78,7 @@ def _has(secret: Mapping[str, Any] | None, key: str) -> bool:
     return secret is not None and (not key or key in (secret.get("data") or {}))
 
 
-def _value(secret: Mapping[str, Any] | None, key: str) -> str | None:
+def secret_value(secret: Mapping[str, Any] | None, key: str) -> str | None:
     """Return a value of a Secret, None when it is missing, or an empty text when it is not text."""
     value = ((secret or {}).get("data") or {}).get(key)
     if value is None:

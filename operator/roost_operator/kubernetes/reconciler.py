@@ -1,5 +1,5 @@
-"""Brings a pool one step nearer to its spec: read, plan, execute. All it remembers of a pool is when its sessions were
-last counted."""
+"""Brings a pool one step nearer to its spec: read, plan, execute. All it remembers is when the sessions of each pool
+were last counted, and whether KubeRay has a field for Ray's token."""
 
 import logging
 import time
@@ -23,6 +23,8 @@ from roost_operator.plan.plan import Plan, plan, refused
 LOG = logging.getLogger(__name__)
 COUNT_SECONDS = 15.0
 """The sessions of a pool are not counted more often than this."""
+_AUTH_OPTIONS = ".spec.rayClusterConfig.authOptions"
+"""How the API server names the field of a RayService that an older KubeRay does not have."""
 
 
 class Reconciler:
@@ -37,6 +39,7 @@ class Reconciler:
         self._metrics = metrics or Metrics()
         self._stores = Stores(installation.store_url)
         self._counted: dict[str, float] = {}
+        self._token_auth = True  # until the API server refuses the field, since the operator may not read CRDs
 
     async def aclose(self) -> None:
         await self._stores.aclose()
@@ -70,6 +73,7 @@ class Reconciler:
                 sessions=await self._count(store, pool, *observed_store),
                 secrets=secrets,
                 kuberay=await self._reader.knows(kinds.SERVICE),
+                token_auth=self._token_auth,
                 monitors=self._installation.pod_monitors and await self._reader.knows(kinds.MONITOR),
                 unreadable=stored.unreadable,
             )
@@ -80,7 +84,8 @@ class Reconciler:
         return planned, calls
 
     async def _execute(self, store: PoolStore, pool: AgentPool, observed: Observed) -> tuple[Plan, int]:
-        """Plan and execute. A store that answers but cannot be written is to the pool as one that does not answer."""
+        """Plan and execute. A store that answers but cannot be written is to the pool as one that does not answer; a
+        KubeRay that has no field for Ray's token is used without it."""
         planned = plan(pool, self._installation, observed)
         try:
             return planned, await execute(self._api, store, pool, planned, observed)
@@ -90,6 +95,13 @@ class Reconciler:
             problem = replace(observed.store, problem=str(error))
             return await self._execute(store, pool, replace(observed, store=problem))
         except ChildRefusedError as error:
+            if observed.ray.token_auth and _AUTH_OPTIONS in str(error):
+                LOG.warning(
+                    "Ray's processes do not require a token: update KubeRay to 1.6 or newer, then restart: %s", error
+                )
+                self._token_auth = False
+                ray = replace(observed.ray, token_auth=False)
+                return await self._execute(store, pool, replace(observed, ray=ray))
             observed = replace(observed, refused=str(error))
             await report(self._api, pool, refused(pool, observed), observed)
             raise

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from roost.store.leases import WORKER_RULES
 from roost.store.link import RedisLink
 from roost.store.records import StoreUnavailableError
 from roost_operator.local.processes import Command
@@ -20,7 +21,7 @@ save ""
 maxmemory-policy noeviction
 daemonize no
 user default on >{secret} ~* &* +@all
-user worker on >{worker_secret} ~roost:{{*}}:w ~roost:{{*}}:w:* &* +@all -@dangerous +info
+user worker on >{worker_secret} {worker_rules}
 """
 
 
@@ -75,6 +76,7 @@ class EmbeddedRedis:
             directory=self._folder,
             secret=self.state.secret("redis-secret"),
             worker_secret=self.state.secret("redis-worker-secret"),
+            worker_rules=WORKER_RULES,
         )
         return self.state.write_private("redis.conf", text)
 

@@ -26,9 +26,11 @@ def service_account(pool: AgentPool) -> Manifest:
     }
 
 
-def worker_secret(pool: AgentPool, installation: Installation) -> Manifest:
-    """What workers need: the pool's secret, and the URL of the store that takes their leases."""
+def worker_secret(pool: AgentPool, installation: Installation, ray_token: str) -> Manifest:
+    """What workers need: the pool's secret, the URL of the store that takes their leases, and Ray's token if any."""
     data = {names.SECRET_KEY: pool_secret(installation.pool_key, pool.pool)}
+    if ray_token:
+        data[names.TOKEN_KEY] = ray_token
     if pool.spec.store.url_secret_ref is None:
         data[names.STORE_KEY] = installation.worker_store_url or installation.store_url
     return {

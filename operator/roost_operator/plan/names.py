@@ -22,6 +22,8 @@ WORKER_GROUP = "workers"
 WORKER_PORT, METRICS_PORT = 8471, 9400
 RAY_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "serve": 8000}
 STORE_KEY, SECRET_KEY = "store-url", "pool-secret"
+TOKEN_KEY = "auth_token"
+"""Key of Ray's token in the pool's Secret; KubeRay chose the name."""
 
 
 def labels(pool: AgentPool, component: str = "") -> dict[str, str]:

@@ -100,6 +100,8 @@ class RayService:
     unnoticed_since: float | None = None
     """When it was created, in seconds since 1970, if KubeRay has not written a status yet; else None."""
     suspended: bool = False
+    token_auth: bool = False
+    """Whether its Ray cluster requires a token."""
     replicas: int | None = None
     """Replicas that Serve is asked for; None when the configuration does not say."""
     arguments: Mapping[str, Any] | None = None
@@ -138,6 +140,8 @@ class Ray:
 
     installed: bool = True
     """Whether the cluster has the kind RayService."""
+    token_auth: bool = False
+    """Whether that kind has a field for Ray's token."""
     service: RayService | None = None
     cluster: RayCluster | None = None
     """The RayCluster that is to stay: the pending one of an upgrade, else the active one."""
@@ -214,6 +218,8 @@ class Secrets:
     """Where a pool with its own store keeps its sessions; empty when it has none or its Secret does not say."""
     ray_store_url: str = field(default="", repr=False)
     """Where Ray's head may keep its state when the pool has its own store; empty for nowhere."""
+    ray_token: str = field(default="", repr=False)
+    """Ray's token in the pool's own Secret; empty when there is none yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from roost_operator.plan.observed import Observed, Reference, Worker, WorkerGrou
 from roost_operator.plan.pods import TemplateError
 from roost_operator.plan.ray_objects import desired_cluster
 from roost_operator.plan.ray_service import Size, ray_service, suspended
+from roost_operator.plan.ray_token import ray_token, required_token
 from roost_operator.plan.renewal import Renewal, change_waits, differs, kept_arguments, renewal
 from roost_operator.plan.revision import active_revision, replaced_workers
 from roost_operator.plan.scaling import Scale, all_may_go, draining, scale
@@ -236,6 +237,7 @@ def _service(
         state=head_state(pool, installation, secrets.ray_store_url),
         arguments=kept_arguments(pool, observed),
         own_store_url=secrets.own_store_url,
+        ray_token=required_token(pool, installation, observed),
     )
 
 
@@ -247,7 +249,7 @@ def _children(
     monitored = installation.pod_monitors and observed.pod_monitors
     desired = [
         children.service_account(pool),
-        children.worker_secret(pool, installation),
+        children.worker_secret(pool, installation, ray_token(pool, installation, observed)),
         *([head_secret(pool, state)] if state else ()),
         *(children.network_policies(pool, installation) if installation.network_policies else ()),
         children.disruption_budget(pool),

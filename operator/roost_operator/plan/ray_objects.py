@@ -37,12 +37,14 @@ def desired_cluster(service: Manifest) -> RayCluster:
 def parse_service(document: Manifest) -> RayService:
     """A live RayService."""
     spec, status = document.get("spec") or {}, document.get("status") or {}
+    config = spec.get("rayClusterConfig") or {}
     created = document["metadata"].get("creationTimestamp")
     replicas, arguments = _serve_application(spec)
     pending, active = ((status.get(part) or {}).get("rayClusterName") or "" for part in _STATUSES)
     return RayService(
         unnoticed_since=datetime.fromisoformat(created).timestamp() if created and not status else None,
-        suspended=bool((spec.get("rayClusterConfig") or {}).get("suspend")),
+        suspended=bool(config.get("suspend")),
+        token_auth="authOptions" in config,
         replicas=replicas,
         arguments=arguments,
         active_cluster=active,

@@ -53,16 +53,18 @@ def ray_service(
     state: HeadState | None = None,
     arguments: Mapping[str, Any] | None = None,
     own_store_url: str = "",
+    ray_token: str = "",
 ) -> dict[str, Any]:
     """The desired RayService. Raises TemplateError when the pod template cannot be used.
 
     Its head keeps its state at `state`. Its workers publish to `own_store_url` when the pool has its own store.
-    `arguments`, if given, replace the spec's arguments of the Serve application.
+    `arguments`, if given, replace the spec's arguments of the Serve application. Ray's processes and its dashboard
+    require `ray_token` if given, which is in the pool's Secret.
     """
     check_template(pool.spec.workers.template)
     from_spec = application_arguments(pool)
     store_url = own_store_url or installation.worker_store_url or installation.store_url
-    annotations = _annotations(pool, installation, from_spec, state, store_url)
+    annotations = _annotations(pool, installation, from_spec, state, store_url, ray_token)
     start = _start_parameters(pool)
     return {
         "apiVersion": API_VERSION,
@@ -78,6 +80,7 @@ def ray_service(
                 "rayVersion": installation.ray_version,
                 "enableInTreeAutoscaling": False,
                 "suspend": suspend,
+                **({"authOptions": {"mode": "token", "secretName": names.secret(pool)}} if ray_token else {}),
                 **({"gcsFaultToleranceOptions": fault_tolerance(pool, state)} if state else {}),
                 "headGroupSpec": {
                     "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0", **NO_AUTOSCALER, **LEAN},
@@ -146,13 +149,20 @@ def serve_config(pool: AgentPool, arguments: Mapping[str, Any], replicas: int) -
 
 
 def _annotations(
-    pool: AgentPool, installation: Installation, arguments: dict[str, Any], state: HeadState | None, store_url: str
+    pool: AgentPool,
+    installation: Installation,
+    arguments: dict[str, Any],
+    state: HeadState | None,
+    store_url: str,
+    ray_token: str,
 ) -> dict[str, str]:
     """Annotations whose change makes KubeRay start a new cluster instead of restarting every replica at once. Secrets
     count too, because pods read them only when they start."""
     secrets = [pool_secret(installation.pool_key, pool.pool), store_url]
     if state:
         secrets.append(f"{state.username} {state.password}")
+    if ray_token:
+        secrets.append(ray_token)
     return {names.ARGUMENTS: names.digest(arguments), f"{GROUP}/secrets": names.digest(secrets)}
 
 

@@ -1,7 +1,7 @@
 """A worker's lease: what it publishes about itself so that gateways can choose it. Pure."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 
 _RETIRED: Mapping[str, str | int] = {"render_version": "", "block_tokens": 0, "context_tokens": 0}
@@ -29,6 +29,9 @@ class WorkerLease:
     prefill_rate: float = 0.0
     decode_rate: float = 0.0
     bytes_per_token: float = 4.0
+    max_bytes_per_token: int = 0
+    """The most `counted_bytes` of a message that one token stands for; 0: not known. The same for all workers of a
+    model revision."""
     draining: bool = False
 
     @property
@@ -57,6 +60,23 @@ class WorkerLease:
         except TypeError as error:
             raise ValueError(f"not a worker's lease: {error}") from error
 
+
+RARE_BYTES = frozenset(range(0x20)) - frozenset(b"\t\n\r") | {0xC0, 0xC1, *range(0xF1, 0x100)}
+"""Bytes of UTF-8 that a vocabulary may lack (SmolLM2's lacks 21 of them), so that they become no token: control
+characters, and the first bytes of planes without characters."""
+
+
+def counted_bytes(texts: Iterable[str]) -> int:
+    """The UTF-8 bytes of the texts without the `RARE_BYTES`."""
+    return sum(len(text.encode().translate(None, _RARE)) for text in texts)
+
+
+def fewest_tokens(counted: int, max_bytes_per_token: int) -> int:
+    """How many tokens text of so many `counted_bytes` is at least; 0 when `max_bytes_per_token` is."""
+    return -(-counted // max_bytes_per_token) if max_bytes_per_token else 0
+
+
+_RARE = bytes(sorted(RARE_BYTES))
 
 LEASE_PERIOD_SECONDS = 1.0
 """How often a worker renews its lease and a gateway its attempts."""

@@ -1,12 +1,22 @@
-"""Workers' leases: what a worker publishes, which workers live, and how a worker is asked to drain."""
+"""Workers' leases: what a worker publishes, which workers live, and how a worker is asked to drain.
+
+A worker and its pod's preStop hook use plain commands only, so that their user of Redis needs no right to run scripts.
+"""
 
 from collections.abc import Mapping, Sequence
 
 from roost.contract.lease import WorkerLease
 from roost.store.keys import PoolKeys
-from roost.store.link import RedisLink
-from roost.store.scripts import Call
+from roost.store.link import Command, RedisLink
 
+WORKER_RULES = (
+    "~roost:{*}:w ~roost:{*}:w:* resetchannels -@all +@connection -@dangerous +time +multi +exec "
+    "+zadd +zrange +zrem +zremrangebyscore +get +set +exists +del +pexpireat +hset +hdel +hlen"
+)
+"""ACL rules for the user of Redis that workers have: the keys and commands of this module, and no scripts.
+
+A Redis Cluster needs `+cluster|slots` too.
+"""
 FORGET_MS = 3_600_000
 """A worker whose lease ran out this long ago leaves the pool's set of workers: long after any gateway waited for it."""
 _KEEP_SECONDS = 3600
@@ -23,38 +33,40 @@ async def publish(
     gone: Sequence[str],
     whole: bool,
 ) -> tuple[int, bool]:
-    """Renews a worker's lease and publishes its residency: as a whole, or what has changed since it last did.
+    """Renew a worker's lease and publish its residency: as a whole, or what has changed since it was last published.
 
-    Returns how many sessions are published now, and whether the worker is asked to drain.
+    Return how many sessions are published now, and whether the worker is asked to drain.
     """
     keys, worker = PoolKeys(pool), lease.worker_id
-    call = Call(
-        {**_published(keys, worker), "drain": keys.drain(worker)},
-        {
-            "worker": worker,
-            "document": lease.encode(),
-            "ttl_ms": ttl_ms,
-            "forget_ms": FORGET_MS,
-            "whole": int(whole),
-            "changed": len(changed),
-        },
-        more_args=[*(part for pair in changed.items() for part in pair), *gone],
-    )
-    sessions, drain = await link.script("publish", call)
+    residency, now = keys.residency(worker), await link.now_ms(keys.workers)
+    # Absolute times: a publication that is delayed on its way must not outlive what it says in the set of workers.
+    end = now + ttl_ms
+    commands: list[Command] = [
+        ("ZADD", keys.workers, end, worker),
+        ("ZREMRANGEBYSCORE", keys.workers, "-inf", now - FORGET_MS),
+        ("SET", keys.lease(worker), lease.encode(), "PXAT", end),
+    ]
+    if whole:
+        commands.append(("DEL", residency))
+    if changed:
+        commands.append(("HSET", residency, *(part for pair in changed.items() for part in pair)))
+    if gone:
+        commands.append(("HDEL", residency, *gone))
+    commands += [("PEXPIREAT", residency, end), ("HLEN", residency), ("EXISTS", keys.drain(worker))]
+    *_, sessions, drain = await link.transaction(commands)
     return int(sessions), bool(drain)
 
 
 async def withdraw(link: RedisLink, pool: str, worker_id: str) -> None:
-    """Removes a worker's lease and residency."""
-    await link.script("withdraw", Call(_published(PoolKeys(pool), worker_id), {"worker": worker_id}))
-
-
-def _published(keys: PoolKeys, worker_id: str) -> dict[str, str]:
-    return {"workers": keys.workers, "lease": keys.lease(worker_id), "residency": keys.residency(worker_id)}
+    """Remove a worker's lease and residency."""
+    keys = PoolKeys(pool)
+    await link.transaction(
+        [("ZREM", keys.workers, worker_id), ("DEL", keys.lease(worker_id), keys.residency(worker_id))]
+    )
 
 
 async def live_leases(link: RedisLink, pool: str) -> list[WorkerLease]:
-    """Leases in force. They are read one by one: a worker's user of Redis may read no other key in the same script."""
+    """Return the leases in force."""
     keys = PoolKeys(pool)
     workers = [name.decode() for name in await link.run("ZRANGE", keys.workers, 0, -1)]
     documents = [await link.run("GET", keys.lease(worker)) for worker in workers]
@@ -62,11 +74,11 @@ async def live_leases(link: RedisLink, pool: str) -> list[WorkerLease]:
 
 
 async def ask_to_drain(link: RedisLink, pool: str, worker_id: str, drain_seconds: float) -> None:
-    """Asks a worker to drain for `drain_seconds`, counted from the first time that it was asked."""
-    keep_ms = round((drain_seconds + _KEEP_SECONDS) * 1000)
-    await link.script("drain", Call({"drain": PoolKeys(pool).drain(worker_id)}, {"keep_ms": keep_ms}))
+    """Ask a worker to drain for `drain_seconds`, counted from the first time that it was asked."""
+    key, keep_ms = PoolKeys(pool).drain(worker_id), round((drain_seconds + _KEEP_SECONDS) * 1000)
+    await link.run("SET", key, await link.now_ms(key), "NX", "PX", keep_ms)
 
 
 async def end_drain(link: RedisLink, pool: str, worker_id: str) -> None:
-    """Lets a worker take attempts again."""
+    """Let a worker take attempts again."""
     await link.run("DEL", PoolKeys(pool).drain(worker_id))

@@ -4,7 +4,7 @@ Every client of the store is made here. Workers use this module, so it does with
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -46,6 +46,8 @@ _NO_WRITES = {
 }
 """Why Redis answers, but takes no writes, with the fix."""
 Client = Redis | RedisCluster
+Command = Sequence[Arg]
+"""A command of Redis and its arguments."""
 
 
 @contextmanager
@@ -222,6 +224,23 @@ class RedisLink:
         """Runs a plain command; `options` are the client's own."""
         async with self._call():
             return await self.client.execute_command(*command, **options)
+
+    async def transaction(self, commands: Sequence[Command]) -> list[Any]:
+        """Run commands as one transaction (MULTI, EXEC), all on keys of one hash tag, and return their replies.
+
+        A command that Redis refuses to queue, for example for want of memory, ends it before anything is written.
+        """
+        async with self._call(), self.client.pipeline(transaction=True) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies: list[Any] = await pipeline.execute()
+            return replies
+
+    async def now_ms(self, key: str) -> int:
+        """Return the time of the server of `key`, in ms since 1970."""
+        async with self._call():
+            seconds, micros = await self.client.execute_command("TIME", **await self._server_of(key))
+            return int(seconds) * 1000 + int(micros) // 1000
 
     @asynccontextmanager
     async def _call(self) -> AsyncIterator[None]:

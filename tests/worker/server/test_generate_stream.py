@@ -248,6 +248,11 @@ async def test_text_that_only_a_first_step_renders_is_no_text_of_the_others(worl
     assert world.server.shell.bytes_per_token == pytest.approx(expected)
 
 
+async def test_the_lease_says_how_many_bytes_a_token_stands_for(world: World):
+    """The dummy model's tokens are single bytes; its control tokens are longer, but no content becomes one."""
+    assert world.server.shell.lease().max_bytes_per_token == 1
+
+
 async def test_a_temperature_too_small_to_divide_by_is_none(world: World):
     assert sampling_params(api.Sampling(temperature=1e-40), 10, world.renderer).temperature == 0.0
     assert sampling_params(api.Sampling(temperature=1e-3), 10, world.renderer).temperature == pytest.approx(1e-3)

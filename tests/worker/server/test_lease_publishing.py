@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from redis_servers import fresh_redis, redis_cluster, redis_server, shared_cluster, shared_redis
 from roost.contract.lease import WorkerLease
 from roost.store.keys import PoolKeys
+from roost.store.link import RedisLink
 from roost_worker.server.lease import LeasePublisher, changes
 
 __all__ = ["fresh_redis", "redis_cluster", "redis_server", "shared_cluster", "shared_redis"]
@@ -96,6 +97,22 @@ async def test_a_worker_that_failed_changes_nothing_that_it_has_published(redis_
         assert not await worker.publisher.publish()
         with asking(redis_server) as client:
             assert WorkerLease.decode(client.get(KEYS.lease(WORKER))) == lease(0)
+
+
+async def test_a_publication_that_comes_too_late_is_not_in_force(redis_server, monkeypatch):
+    """Its worker may have stalled after it asked for the time; gateways have given it up by then."""
+    on_time = RedisLink.now_ms
+
+    async def late(link: RedisLink, key: str) -> int:
+        return await on_time(link, key) - 5001
+
+    async with Worker(redis_server.url, ttl=5.0) as worker:
+        worker.residency = {"a": 1}
+        assert await worker.publisher.publish()
+        monkeypatch.setattr(RedisLink, "now_ms", late)
+        await worker.publisher.publish()
+        with asking(redis_server) as client:
+            assert client.exists(KEYS.lease(WORKER), KEYS.residency(WORKER)) == 0
 
 
 async def test_residency_expires_with_the_lease(redis_server):

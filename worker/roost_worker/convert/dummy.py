@@ -15,7 +15,7 @@ from roost_worker.convert.layout import WEIGHTS, write_json
 from roost_worker.convert.safetensors_file import TensorToWrite, array_bytes, write_safetensors
 from roost_worker.render.description import TemplateDescription
 from roost_worker.render.templates import BUILT_IN
-from roost_worker.render.vocabulary import byte_characters
+from roost_worker.render.tokenizing import byte_characters
 
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _BYTES = 256

@@ -64,9 +64,20 @@ class Renderer:
         system: str = "",
         tools: Sequence[Tool | api.Tool] = (),
     ) -> "array[int]":
-        """Return the prompt ids of a step, from the end of the log to where the assistant's turn begins.
+        """Return the prompt ids of a step, those of its `step_pieces`. Raise RenderError as that does."""
+        return self.vocabulary.encode(self.step_pieces(messages=messages, log_ids=log_ids, system=system, tools=tools))
 
-        With an empty log they begin with system text and tools, which are otherwise ignored; else with what closes the
+    def step_pieces(
+        self,
+        *,
+        messages: Sequence[Message | api.Message],
+        log_ids: Sequence[int] = (),
+        system: str = "",
+        tools: Sequence[Tool | api.Tool] = (),
+    ) -> list[Piece]:
+        """Return the prompt of a step as text, from the end of the log to where the assistant's turn begins.
+
+        With an empty log it begins with system text and tools, which are otherwise ignored; else with what closes the
         previous turn, depending on the last id of `log_ids`. Raise RenderError when the template cannot show a message.
         """
         turns = [self._plain_calls(message_of(message)) for message in messages]
@@ -78,7 +89,7 @@ class Renderer:
         for turn in turns:
             if turn.content and not mentions(pieces, turn.content):
                 raise RenderError(f"the model's template drops a message of role {turn.role} here")
-        return self.vocabulary.encode(pieces)
+        return pieces
 
     def _first(self, system: str, tools: Sequence[Tool], turns: Sequence[Message]) -> list[Piece]:
         if system and turns[0].role == "system":

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from roost_worker.render.errors import RenderError
 from roost_worker.render.sandbox import Piece
+from roost_worker.render.tokenizing import byte_characters, max_bytes_per_token, safe_cuts, slices
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -32,7 +33,11 @@ class Vocabulary:
         self._control_ids = frozenset(self.control.values())
         longest_first = sorted(filter(None, self.control), key=len, reverse=True)
         self._split = re.compile("(" + ("|".join(map(re.escape, longest_first)) or r"(?!)") + ")")
-        self._tokenizer = _build(_without_added_tokens(document))
+        plain = _without_added_tokens(document)
+        self._tokenizer = _build(plain)
+        self._cuts = safe_cuts(plain)
+        self.max_bytes_per_token = max_bytes_per_token(plain, self._control_ids)
+        """The most bytes of content that one token stands for; 0: not known."""
         special = {int(token["id"]) for token in added if token["special"]}
         self.token_bytes = _token_bytes(document, self._tokenizer.get_vocab(), self.control, special)
         """The bytes that each id adds to the text; special tokens add none."""
@@ -48,22 +53,38 @@ class Vocabulary:
             raise RenderError(f"{path} cannot be read as a tokenizer: {error}") from error
 
     def encode(self, pieces: Iterable[Piece]) -> "array[int]":
-        """Return the ids of rendered pieces.
+        """Return the ids of rendered pieces. Raise RenderError for text that is not Unicode.
 
         Adjacent plain text, of template and content, is encoded as one, so that ordinary content gets exactly the ids
         that encoding the whole text would give it.
         """
         ids = array("I")
+        for part in self.encode_slices(pieces):
+            ids.extend(part)
+        return ids
+
+    def encode_slices(self, pieces: Iterable[Piece]) -> "Iterator[array[int]]":
+        """Yield the ids that `encode` returns bit by bit: each time those of a slice of the text, and of the control
+        tokens before it. Raise RenderError as `encode` does."""
+        ids = array("I")
+        for text, control in self._runs(pieces):
+            for part in slices(text, self._cuts):
+                ids.extend(self._encode(part))
+                yield ids
+                ids = array("I")
+            ids.extend(control)
+        yield ids
+
+    def _runs(self, pieces: Iterable[Piece]) -> Iterator[tuple[str, list[int]]]:
+        """Yield each run of plain text with the control tokens after it."""
         plain: list[str] = []
         for part in self._parts(pieces):
             if isinstance(part, int):
-                ids.extend(self.encode_content("".join(plain)))
+                yield "".join(plain), [part]
                 plain.clear()
-                ids.append(part)
             else:
                 plain.append(part)
-        ids.extend(self.encode_content("".join(plain)))
-        return ids
+        yield "".join(plain), []
 
     def _parts(self, pieces: Iterable[Piece]) -> Iterator[int | str]:
         for piece in pieces:
@@ -74,10 +95,12 @@ class Vocabulary:
 
     def encode_content(self, text: str) -> list[int]:
         """Return ids of plain text, none of them a control token. Raise RenderError for text that is not Unicode."""
-        if not text:
-            return []
+        return self.encode([Piece(text, True)]).tolist()
+
+    def _encode(self, text: str) -> list[int]:
         try:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+            # Unlike `encode`, it lets other threads run.
+            ids: list[int] = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
         except (UnicodeEncodeError, TypeError) as error:
             raise RenderError(f"the text is not valid Unicode: {error}") from error
         if self._control_ids.isdisjoint(ids):
@@ -86,7 +109,7 @@ class Vocabulary:
         if len(text) == 1:
             raise RenderError(f"the character {text!r} is a control token of this model and cannot be content")
         middle = len(text) // 2
-        return self.encode_content(text[:middle]) + self.encode_content(text[middle:])
+        return self._encode(text[:middle]) + self._encode(text[middle:])
 
 
 def _document(tokenizer_json: str) -> dict[str, Any]:
@@ -139,16 +162,6 @@ def _token_bytes(
 
 def _mentions(part: Any, kind: str) -> bool:
     return f'"{kind}"' in json.dumps(part)
-
-
-def byte_characters() -> list[str]:
-    """Return the character that stands for each of the 256 bytes in byte-level BPE.
-
-    Source: `bytes_to_unicode` of GPT-2, https://github.com/openai/gpt-2/blob/master/src/encoder.py.
-    """
-    printable = frozenset((*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)))
-    others = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
 _BYTES_OF = {character: byte for byte, character in enumerate(byte_characters())}

@@ -151,10 +151,12 @@ class _Stream:
         raise refusals.invalid("the answer to NeedHistory must be History or Cancel", field="message")
 
     async def _prepared(self, start: pb.Start, log: SessionLog) -> Work:
-        arguments = (start, log.ids, self._shell.renderer, self._shell.limit)
+        shell = self._shell
+        prompt_ids = await shell.prompts.prompt(start, log.ids, shell.limit, self._check)
+        arguments = (start, len(log.ids), prompt_ids, shell.renderer, shell.limit)
         inline = content_bytes(start) <= INLINE_BYTES
         work = prepare(*arguments) if inline else await asyncio.to_thread(prepare, *arguments)
-        self._shell.learn_text_size(rendered_bytes(start, first=not log.ids), len(work.prompt_ids))
+        shell.learn_text_size(rendered_bytes(start, first=not log.ids), len(prompt_ids))
         return work
 
     async def _send_output(self) -> None:

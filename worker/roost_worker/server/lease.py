@@ -1,4 +1,4 @@
-"""Publishes the worker's lease and residency to Redis, every period, by one script timed by Redis `TIME`."""
+"""Publishes the worker's lease and residency to Redis, every period, in one transaction timed by Redis `TIME`."""
 
 import asyncio
 import logging

@@ -12,10 +12,12 @@ def invalid(message: str, *, field: str = "", reason: Reason = Reason.INVALID_RE
     return Refused(reason, message, violations=violations)
 
 
-def step_too_long(log_tokens: int, prompt_tokens: int, limit: int) -> Refused:
+def step_too_long(log_tokens: int, prompt_tokens: int, limit: int, *, at_least: bool = False) -> Refused:
+    """`at_least`: the prompt was not encoded to its end."""
+    prompt = f"at least {prompt_tokens}" if at_least else str(prompt_tokens)
     return Refused(
         Reason.STEP_TOO_LONG,
-        f"the log has {log_tokens} tokens and this step's prompt {prompt_tokens}: together they must be fewer than "
+        f"the log has {log_tokens} tokens and this step's prompt {prompt}: together they must be fewer than "
         f"the {limit} tokens that fit; shorten the messages or open a new session",
         metadata={"log_tokens": str(log_tokens), "prompt_tokens": str(prompt_tokens), "limit_tokens": str(limit)},
     )

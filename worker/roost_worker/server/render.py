@@ -2,6 +2,7 @@
 
 import asyncio
 
+from roost.contract.lease import counted_bytes, fewest_tokens
 from roost.contract.loghash import pack_ids
 from roost.fault_points import fault_point
 from roost.v1 import worker_service_pb2 as pb
@@ -31,7 +32,11 @@ def _render(shell: Shell, request: pb.RenderRequest) -> pb.RenderResponse:
         length=request.tokens_before,
     )
     response = pb.RenderResponse()
+    most = shell.renderer.vocabulary.max_bytes_per_token
     for step in request.steps:
+        size = counted_bytes(message.content for message in step.messages)
+        if log.length + fewest_tokens(size, most) >= shell.limit:
+            raise refusals.log_too_long(shell.limit)
         try:
             prompt, output = log.step(tuple(step.messages), step.output, step.text)
         except RenderError as error:

@@ -1,4 +1,4 @@
-"""Turns a Start message into what the engine needs. Pure, except for rendering; every refusal names the field."""
+"""Turns a Start message into what the engine needs. Pure; every refusal names the field."""
 
 import math
 from array import array
@@ -11,11 +11,10 @@ from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.engine.messages import SamplingParams
 from roost_worker.grammar import GrammarError, build_json_schema, build_tool_call
-from roost_worker.render.errors import RenderError
 from roost_worker.render.formats import Turn
 from roost_worker.render.renderer import Renderer
 from roost_worker.server.refusals import invalid, step_too_long
-from roost_worker.server.stages import RENDERING, SAMPLING, SCHEMA, of_request
+from roost_worker.server.stages import SAMPLING, SCHEMA, of_request
 
 MAX_LOGPROBS = 20
 INLINE_BYTES = 4096
@@ -50,24 +49,26 @@ def rendered_bytes(start: pb.Start, *, first: bool) -> int:
     return sum(len(text.encode()) for text in texts)
 
 
-def prepare(start: pb.Start, log_ids: "array[int]", renderer: Renderer, limit: int) -> Work:
-    """Render a step that continues `log_ids`, in a context of at most `limit` tokens.
+def is_replay(start: pb.Start) -> bool:
+    """Whether the step has the prompt and output ids of an earlier attempt."""
+    return start.HasField("replay") and len(start.replay.prompt_token_ids) > 0
+
+
+def prepare(start: pb.Start, log_tokens: int, prompt_ids: "array[int]", renderer: Renderer, limit: int) -> Work:
+    """Return the work of a step whose prompt continues a log, in a context of at most `limit` tokens.
 
     Raise Refused: INVALID_REQUEST, INVALID_SCHEMA, STEP_TOO_LONG.
     """
-    replays = start.HasField("replay") and len(start.replay.prompt_token_ids) > 0
-    with of_request(RENDERING):
-        prompt_ids = _replayed_prompt(start, renderer) if replays else _rendered(start, log_ids, renderer)
-    room = limit - len(log_ids) - len(prompt_ids)
+    room = limit - log_tokens - len(prompt_ids)
     if room < 1:
-        raise step_too_long(len(log_ids), len(prompt_ids), limit)
+        raise step_too_long(log_tokens, len(prompt_ids), limit)
     with of_request(SAMPLING):
         sampling = sampling_params(start.sampling, room, renderer)
     with of_request(SCHEMA):
         grammar = grammar_of(start, renderer)
     return Work(
         prompt_ids,
-        array("I", start.replay.output_token_ids if replays else ()),
+        array("I", start.replay.output_token_ids if is_replay(start) else ()),
         sampling,
         grammar,
         tuple(start.sampling.stop),
@@ -137,16 +138,8 @@ def _tools(start: pb.Start) -> Sequence[api.Tool]:
     return start.tools
 
 
-def _rendered(start: pb.Start, log_ids: "array[int]", renderer: Renderer) -> "array[int]":
-    try:
-        return renderer.render_step(
-            system=start.system, tools=tuple(start.tools), log_ids=log_ids, messages=tuple(start.messages)
-        )
-    except RenderError as error:
-        raise invalid(str(error), field="messages") from error
-
-
-def _replayed_prompt(start: pb.Start, renderer: Renderer) -> "array[int]":
+def replayed_prompt(start: pb.Start, renderer: Renderer) -> "array[int]":
+    """Return the prompt ids of an earlier attempt. Raise Refused, INVALID_REQUEST."""
     replay = start.replay
     if max((*replay.prompt_token_ids, *replay.output_token_ids)) >= renderer.vocab_size:
         raise invalid(f"replayed ids must be below {renderer.vocab_size}", field="replay")

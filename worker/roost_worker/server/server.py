@@ -154,6 +154,8 @@ class WorkerServer:
             await self._engine.aclose()
         if self._grammars is not None:
             await self._grammars.aclose()
+        if self._service.shell is not None:
+            self._service.shell.prompts.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         await asyncio.to_thread(self._telemetry.close)

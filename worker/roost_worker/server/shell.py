@@ -33,6 +33,7 @@ from roost_worker.seam.client import EngineClient, EngineDeadError
 from roost_worker.server import refusals
 from roost_worker.server.attempts import Attempt, AttemptTable, Ending
 from roost_worker.server.output import OutputCursor
+from roost_worker.server.prompts import Prompts
 from roost_worker.server.requests import Work
 from roost_worker.server.session_log import SessionLog
 from roost_worker.server.sessions import SessionTable
@@ -68,7 +69,7 @@ class Shell:
     ) -> None:
         """`keep_seconds` is how long an orphan's output outlives its stream."""
         self.config, self.identity, self.engine, self.renderer = config, identity, engine, renderer
-        self.grammars = grammars
+        self.grammars, self.prompts = grammars, Prompts(renderer)
         self.sessions, self.attempts = SessionTable(), AttemptTable()
         self.residency: dict[str, int] = {}
         self.held: set[str] = set()
@@ -237,6 +238,7 @@ class Shell:
             prefill_rate=stats.prefill_rate,
             decode_rate=stats.decode_rate,
             bytes_per_token=round(self.bytes_per_token, 3),
+            max_bytes_per_token=self.renderer.vocabulary.max_bytes_per_token,
             draining=self.draining,
         )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost_worker.render.errors import RenderError
 from roost_worker.server.refusals import invalid
 
 LOG = logging.getLogger(__name__)
@@ -34,11 +35,11 @@ PARSING = Stage("the text of the output cannot be read as a message")
 
 @contextmanager
 def of_request(stage: Stage) -> Iterator[None]:
-    """Work of `stage`. Raise Refused, with the stage's reason, in place of an exception that is not Refused; the log
-    gets its traceback."""
+    """Work of `stage`. Raise Refused, with the stage's reason, in place of an exception that is neither Refused nor a
+    RenderError; the log gets its traceback."""
     try:
         yield
-    except Refused:
+    except (Refused, RenderError):
         raise
     except Exception as error:
         LOG.exception("a step is refused: %s", stage.failure)
