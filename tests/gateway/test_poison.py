@@ -14,6 +14,7 @@ from roost.store.keys import PoolKeys
 from roost.store.rules import QUARANTINE_MS
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.fleet import grace
+from roost_gateway.step.attempt import MAX_FAULTS
 
 TOKENS = 12
 KEYS = PoolKeys(POOL)
@@ -40,6 +41,15 @@ async def test_a_step_that_failed_on_every_living_worker_is_refused_at_once(rig:
     workers[0].script = Script(tokens=TOKENS)
     workers[1].script = Script(tokens=TOKENS)
     assert (await caller.step(step_request(await caller.open()))).committed is not None
+
+
+async def test_a_step_under_which_workers_end_before_they_accept_it_does_not_go_to_all_of_them(rig: Rig) -> None:
+    for number in range(MAX_FAULTS):
+        await rig.worker(f"null-{number}", Script(refuse=Reason.WORKER_LOST))
+    caller = rig.caller(await rig.gateway())
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await caller.step(step_request(await caller.open()))
+    assert fault(error.value)[:2] == (grpc.StatusCode.UNAVAILABLE, Reason.WORKER_FAILED)
 
 
 class Pool:
