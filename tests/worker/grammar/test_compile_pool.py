@@ -72,7 +72,7 @@ FATAL = {
 }
 HARMLESS = {
     "refuse:foo": "the grammar is refused: foo",
-    "panic": "the grammar library fails on it: Panic: index out of bounds",
+    "panic": "the grammar breaks the library that reads it: Panic: index out of bounds",
     "allocate": "more than 64 MiB",
 }
 
@@ -95,7 +95,7 @@ async def test_a_compilation_that_hangs_is_ended_although_it_uses_no_cpu_time(
     monkeypatch.setattr(compile_process, "HANG_SECONDS", 0.5)
     assert await _refusal(pool, "good") == ""
     before = _pid(pool)
-    assert "does not compile within" in await _refusal(pool, "step=hang")
+    assert "the grammar does not end within" in await _refusal(pool, "step=hang")
     monkeypatch.undo()
     assert _pid(pool) != before
     assert await _refusal(pool, "good") == ""
@@ -107,6 +107,16 @@ async def test_grammars_of_others_are_accepted_beside_one_that_fails(pool: Compi
     refusals = await asyncio.gather(*(_refusal(pool, grammar) for grammar in grammars))
     assert refusals[0] != ""
     assert set(refusals[1:]) == {""}
+
+
+async def test_arguments_are_checked_within_the_limits_of_grammars(pool: CompilePool) -> None:
+    schema = json.dumps({"properties": {"a": {"items": {"type": "integer"}}}})
+    assert await pool.violation(schema, '{"a": [1]}', WAIT) is None
+    assert await pool.violation(schema, '{"a": ["x"]}', WAIT) == "$.a[0]: 'x' is not of type 'integer'"
+    assert not pool.accepts(schema)
+    async with _pool_of(setup(cpu_seconds=0.01)) as short:
+        refusal = await short.violation(schema, json.dumps({"a": list(range(200_000))}), WAIT)
+    assert refusal == "the check of the arguments takes longer than 0.01 s of CPU time; simplify the schema"
 
 
 async def test_a_process_that_keeps_memory_is_replaced(pool: CompilePool) -> None:
@@ -237,8 +247,15 @@ def real_setup(tmp_path_factory: pytest.TempPathFactory) -> CompileSetup:
 async def test_the_real_library_gives_verdicts(real_setup: CompileSetup) -> None:
     async with _pool_of(real_setup) as pool:
         assert await _refusal(pool, build_json_schema('{"type": "object"}')) == ""
-        assert "Invalid type" in await _refusal(pool, build_json_schema('{"type": "foo"}'))
-        assert "the grammar is refused" in await _refusal(pool, "no grammar")
+        assert "Unsatisfiable schema: minimum (1)" in await _refusal(pool, build_json_schema(_nothing_above(0)))
+        assert await _refusal(pool, "no grammar") == (
+            "the grammar is refused: it is too large or too complex; simplify the schema"
+        )
+
+
+def _nothing_above(number: int) -> str:
+    """A schema that no value satisfies."""
+    return json.dumps({"type": "integer", "minimum": number + 1, "maximum": number})
 
 
 NESTS: dict[str, Callable[[dict[str, object]], dict[str, object]]] = {
@@ -273,7 +290,7 @@ async def test_a_thousand_refusals_leave_memory_as_it_was(real_setup: CompileSet
         return psutil.Process().memory_info().rss + psutil.Process(_pid(pool)).memory_info().rss
 
     async def refuse(number: int) -> None:
-        assert "Invalid type" in await _refusal(pool, build_json_schema(json.dumps({"type": f"foo{number}"})))
+        assert "Unsatisfiable" in await _refusal(pool, build_json_schema(_nothing_above(number)))
 
     async with _pool_of(real_setup) as pool:
         for number in range(20):

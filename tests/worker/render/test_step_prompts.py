@@ -150,6 +150,14 @@ def test_a_tool_with_a_bad_schema_is_named(schema: str) -> None:
         )
 
 
+def test_a_tool_that_takes_any_object_is_rendered_as_one_without_a_schema() -> None:
+    whatever, nothing = (Tool("grep", "Search.", schema) for schema in ("true", ""))
+    renderer, messages = family_models.renderer("qwen3"), [Message("user", "hi")]
+    assert renderer.render_step(tools=[whatever], messages=messages) == renderer.render_step(
+        tools=[nothing], messages=messages
+    )
+
+
 def test_system_text_cannot_be_given_twice() -> None:
     with pytest.raises(RenderError, match="given twice"):
         family_models.renderer("smollm2").render_step(

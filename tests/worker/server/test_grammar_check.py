@@ -115,10 +115,18 @@ async def test_accepted_grammars_reach_the_engine_and_the_process_goes_with_the_
     assert not psutil.pid_exists(pid)
 
 
-async def test_a_schema_that_the_real_library_refuses_fails_its_step(world: World) -> None:
-    error = await (await world.begin(Ledger(), format=api.Format(json_schema='{"type": "foo"}'))).fail()
+async def test_a_schema_that_cannot_be_enforced_is_refused_with_its_keyword(world: World) -> None:
+    schema = '{"type": "array", "uniqueItems": true}'
+    error = await (await world.begin(Ledger(), format=api.Format(json_schema=schema))).fail()
     assert (error.code(), reason(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_SCHEMA")
-    assert "Invalid type" in (error.details() or "")
+    assert "json_schema: /uniqueItems cannot be enforced" in (error.details() or "")
+
+
+async def test_a_schema_that_the_real_library_refuses_fails_its_step(world: World) -> None:
+    schema = '{"type": "integer", "minimum": 5, "maximum": 3}'
+    error = await (await world.begin(Ledger(), format=api.Format(json_schema=schema))).fail()
+    assert (error.code(), reason(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_SCHEMA")
+    assert "Unsatisfiable schema" in (error.details() or "")
     assert (await world.state()).waiting == 0
 
 

@@ -2,11 +2,15 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-MAX_SCHEMA_BYTES = 64 * 1024
-MAX_DEPTH = 64
+from roost_worker.grammar.errors import GrammarError
+from roost_worker.grammar.normal_schema import normalize
+from roost_worker.grammar.schema_text import load_schema
+from roost_worker.grammar.tool_schema import tool_schema
+from roost_worker.grammar.widening import widen
+
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # One way to write each value: free whitespace would let a model fill its budget with blanks.
 _COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
@@ -23,10 +27,6 @@ _WRAPPERS = {
 }
 
 
-class GrammarError(ValueError):
-    """A schema or grammar is refused, or output does not match its grammar. The message says why."""
-
-
 class NamedSchema(Protocol):
     """A tool: its name, and the JSON schema of its arguments as text."""
 
@@ -40,11 +40,16 @@ class NamedSchema(Protocol):
 def build_json_schema(schema: str) -> str:
     """Return the grammar of JSON text, without optional whitespace, that satisfies `schema` (JSON text).
 
-    Raise GrammarError when the schema is not a JSON object, longer than `MAX_SCHEMA_BYTES` or deeper than `MAX_DEPTH`.
-    What llguidance does not support is refused when the grammar is compiled (`GrammarCompiler.check`).
+    Raise GrammarError naming the keyword when the schema is not valid or cannot be enforced. What is too large or
+    allows nothing is refused when the grammar is compiled (`GrammarCompiler.check`).
     """
-    document = _load(schema, "json_schema")
-    return json.dumps({"grammars": [{"json_schema": {**document, "x-guidance": _COMPACT}}]})
+    document = load_schema(schema, "json_schema")
+    if isinstance(document, bool):
+        raise GrammarError(f"json_schema: must be a JSON schema, an object; it is {type(document).__name__}")
+    wide = widen(normalize(document, "json_schema"))
+    if wide.dropped:
+        raise GrammarError(f"json_schema: {wide.dropped[0]} cannot be enforced; use a simpler schema")
+    return json.dumps({"grammars": [{"json_schema": _with_options(wide.schema, _COMPACT)}]})
 
 
 def build_tool_call(tools: Sequence[NamedSchema], name: str, family: str) -> str:
@@ -70,52 +75,12 @@ def _checked_name(name: str) -> str:
 
 
 def _arguments(tool: NamedSchema) -> str:
-    document = _load(tool.parameters_json or "{}", f"tool {tool.name!r}: parameters_json")
-    if "type" not in document and not {"$ref", "anyOf", "oneOf", "allOf", "const", "enum"} & set(document):
-        document["type"] = "object"
-    return json.dumps({**document, "x-guidance": _AS_TRAINED})
+    return json.dumps(_with_options(tool_schema(tool.name, tool.parameters_json).schema, _AS_TRAINED))
+
+
+def _with_options(schema: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    return {**schema, "x-guidance": {**schema.get("x-guidance", {}), **options}}
 
 
 def _text(literal: str) -> str:
     return json.dumps(literal)
-
-
-def _load(schema: str, what: str) -> dict[str, Any]:
-    if len(schema.encode(errors="replace")) > MAX_SCHEMA_BYTES:
-        raise GrammarError(f"{what}: longer than {MAX_SCHEMA_BYTES} bytes; use a smaller schema")
-    try:
-        document = json.loads(schema, parse_int=_integer)
-    except OverflowError as error:
-        raise GrammarError(f"{what}: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise GrammarError(f"{what}: not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise GrammarError(f"{what}: must be a JSON schema, an object; it is {type(document).__name__}")
-    if _depth(document) > MAX_DEPTH:
-        raise GrammarError(f"{what}: nested deeper than {MAX_DEPTH} levels; use $defs and $ref")
-    return document
-
-
-def _integer(digits: str) -> int:
-    """Raise OverflowError for an integer that llguidance would round to a float."""
-    value = int(digits)
-    if not -(2**63) <= value < 2**64:
-        raise OverflowError(f"the integer {digits[:40]} does not fit 64 bits")
-    return value
-
-
-def _depth(value: Any) -> int:
-    depth, level = 0, [value]
-    while level:
-        depth += 1
-        level = [item for parent in level for item in _children(parent)]
-    return depth
-
-
-def _children(value: Any) -> list[Any]:
-    match value:
-        case dict():
-            return list(value.values())
-        case list():
-            return value
-    return []

@@ -1,8 +1,8 @@
 """The process that compiles grammars, one at a time and within limits: `python -m roost_worker.grammar.compile_main`.
 
-It reads grammars from standard input, which is a socket, and writes an `Answer` to each, in lines of JSON. A first line
-says that it has loaded. Linux ends it at a limit, whatever native code is doing: with SIGPROF at the limit of CPU time,
-and with what an allocation or a push to the stack that fails leads to.
+It reads questions (`compile_process.Question`) from standard input, which is a socket, and writes an `Answer` to each,
+in lines of JSON. A first line says that it has loaded. Linux ends it at a limit, whatever native code is doing: with
+SIGPROF at the limit of CPU time, and with what an allocation or a push to the stack that fails leads to.
 
 A compiled grammar cannot be sent to another process: llguidance's matchers have no serialised form. So the engine
 compiles what is accepted here a second time.
@@ -20,8 +20,9 @@ from pathlib import Path
 
 from roost_worker.child_process import die_with_parent
 from roost_worker.config import GrammarConfig
-from roost_worker.grammar.build import GrammarError
-from roost_worker.grammar.compile_process import Answer, CompileSetup
+from roost_worker.grammar.arguments import violation
+from roost_worker.grammar.compile_process import Answer, CompileSetup, Question, subject_of
+from roost_worker.grammar.errors import GrammarError
 
 Compile = Callable[[str], object]
 
@@ -49,17 +50,20 @@ def main() -> None:
             lines.flush()
 
 
-def _refusal(compile_: Compile, grammar: str, limits: GrammarConfig) -> str:
-    """Compile a grammar within `cpu_seconds`; return why it is refused, or an empty string."""
+def _refusal(compile_: Compile, question: Question, limits: GrammarConfig) -> str:
+    """Compile a grammar or check arguments within `cpu_seconds`; return why it is refused, or an empty string."""
     signal.setitimer(signal.ITIMER_PROF, limits.cpu_seconds)
     try:
-        compile_(grammar)
+        if not isinstance(question, str):
+            return violation(*question) or ""
+        compile_(question)
     except GrammarError as error:
         return str(error)
     except MemoryError:
-        return f"the grammar needs more than {limits.memory_bytes >> 20} MiB to compile; simplify the schema"
+        return f"{subject_of(question)} needs more than {limits.memory_bytes >> 20} MiB; simplify the schema"
     except BaseException as error:  # a panic of llguidance is not an Exception
-        return f"the grammar library fails on it: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return f"{subject_of(question)} breaks the library that reads it: {what}"
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0.0)
     return ""

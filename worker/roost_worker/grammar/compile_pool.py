@@ -1,24 +1,25 @@
-"""Verdicts on grammars, given by processes of their own: what ends one of them harms neither the worker nor its engine.
+"""Verdicts on grammars and arguments, given by processes of their own: what ends one harms neither worker nor engine.
 
 The engine takes only grammars that were accepted here.
 """
 
 import asyncio
 import hashlib
+import json
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-from roost_worker.grammar.build import GrammarError
-from roost_worker.grammar.compile_process import CompileProcess, CompileSetup, CompileUnavailableError
+from roost_worker.grammar.compile_process import CompileProcess, CompileSetup, CompileUnavailableError, Question
+from roost_worker.grammar.errors import GrammarError
 
 KEPT_VERDICTS = 4096
 
 
 @dataclass(slots=True)
 class _Verdict:
-    """A verdict that is known or on its way: why the grammar is refused, or an empty string."""
+    """A verdict that is known or on its way: why something is refused, or an empty string."""
 
     job: "Future[str]"
     refusal: "asyncio.Future[str]"
@@ -58,18 +59,28 @@ class CompilePool:
         Raise GrammarError saying why it is refused, or CompileUnavailableError when there is no verdict in time. A
         compilation that has begun goes on within its limits, and a later `check` gets its verdict.
         """
-        verdict = self._verdict(grammar)
+        if refusal := await self._ask(grammar, seconds):
+            raise GrammarError(refusal)
+
+    async def violation(self, parameters_json: str, arguments_json: str, seconds: float) -> str | None:
+        """Return why arguments break a tool's schema, after `seconds` at most; None if they keep it.
+
+        The limits of a grammar hold for the check, too. Raise CompileUnavailableError as `check` does.
+        """
+        return await self._ask((parameters_json, arguments_json), seconds) or None
+
+    async def _ask(self, question: Question, seconds: float) -> str:
+        verdict = self._verdict(question)
         verdict.waiting += 1
         try:
             await asyncio.wait([verdict.refusal], timeout=seconds)
         finally:
             verdict.waiting -= 1
             if not verdict.waiting and verdict.job.cancel():  # unless the compilation has begun
-                self._verdicts.pop(_digest(grammar), None)
+                self._verdicts.pop(_digest(question), None)
         if not verdict.refusal.done() or verdict.refusal.cancelled():
             raise CompileUnavailableError(f"the compile processes are busy: no verdict within {seconds:.1f} s")
-        if refusal := verdict.refusal.result():
-            raise GrammarError(refusal)
+        return verdict.refusal.result()
 
     async def aclose(self) -> None:
         """End all processes. Running checks raise CompileUnavailableError. Idempotent."""
@@ -82,12 +93,12 @@ class CompilePool:
         for process in self.processes:
             process.close()
 
-    def _verdict(self, grammar: str) -> _Verdict:
-        digest = _digest(grammar)
+    def _verdict(self, question: Question) -> _Verdict:
+        digest = _digest(question)
         if known := self._known(digest):
             return known
         try:
-            job = self._threads.submit(self._compile, grammar)
+            job = self._threads.submit(self._check, question)
         except RuntimeError as error:
             raise CompileUnavailableError("the worker stops") from error
         verdict = self._verdicts[digest] = _Verdict(job, asyncio.wrap_future(job))
@@ -106,13 +117,13 @@ class CompilePool:
         if refusal.cancelled() or refusal.exception():
             self._verdicts.pop(digest, None)
 
-    def _compile(self, grammar: str) -> str:
+    def _check(self, question: Question) -> str:
         process = self._idle.get()
         try:
-            return process.check(grammar)
+            return process.check(question)
         finally:
             self._idle.put(process)
 
 
-def _digest(grammar: str) -> bytes:
-    return hashlib.blake2b(grammar.encode(errors="surrogatepass"), digest_size=16).digest()
+def _digest(question: Question) -> bytes:
+    return hashlib.blake2b(json.dumps(question).encode(), digest_size=16).digest()

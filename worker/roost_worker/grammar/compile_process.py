@@ -31,6 +31,10 @@ ATTEMPTS = 2
 """How often a grammar is tried whose process was killed from outside, as by Linux when memory runs out."""
 
 
+Question = str | tuple[str, str]
+"""What a process is asked about: a grammar to compile, or a tool's schema and the arguments to check against it."""
+
+
 class CompileUnavailableError(Exception):
     """There is no verdict now, because compile processes are busy, closed or do not start. A retry can help."""
 
@@ -57,10 +61,11 @@ class CompileSetup:
 
 
 class Answer(NamedTuple):
-    """What a process says of a grammar."""
+    """What a process says to a question."""
 
     refusal: str | None
-    """Why it is refused; empty when it is accepted, None when the process was killed from outside."""
+    """Why the grammar or the arguments are refused; empty if they are accepted, None if the process was killed
+    from outside."""
     last: bool = True
     """Whether the process has ended, or is to be replaced."""
 
@@ -83,15 +88,15 @@ class CompileProcess:
         child = self._child
         return child.process.pid if child else None
 
-    def check(self, grammar: str) -> str:
-        """Return why the grammar is refused, or an empty string. Blocks.
+    def check(self, question: Question) -> str:
+        """Return why the grammar or the arguments are refused, or an empty string. Blocks.
 
         Raise CompileUnavailableError when no process can tell.
         """
         for _ in range(ATTEMPTS):
             child = self._child or self._start()
             try:
-                answer = child.ask(grammar)
+                answer = child.ask(question)
             except CompileUnavailableError:
                 self._child = None
                 raise
@@ -151,18 +156,18 @@ class _Child:
                 raise
         self._lines = self._channel.makefile("rb")
 
-    def ask(self, grammar: str) -> Answer:
+    def ask(self, question: Question) -> Answer:
         """Raise CompileUnavailableError, with the process ended, when it did not come up."""
         if not self._ready and (killed := self._await_ready()):
             return killed
         try:
             with suppress(ConnectionError):
                 self._channel.settimeout(HANG_SECONDS)
-                self._channel.sendall(json.dumps(grammar).encode() + b"\n")
+                self._channel.sendall(json.dumps(question).encode() + b"\n")
             answer = self._read(HANG_SECONDS)
         except TimeoutError:
-            return Answer(f"the grammar does not compile within {HANG_SECONDS:.0f} s; simplify the schema")
-        return self._last_answer() if answer is None else Answer(*answer)
+            return Answer(f"{subject_of(question)} does not end within {HANG_SECONDS:.0f} s; simplify the schema")
+        return self._last_answer(question) if answer is None else Answer(*answer)
 
     def end(self) -> int:
         """Return the status that the process ends with (-N: signal N), and close the socket. Idempotent."""
@@ -196,21 +201,26 @@ class _Child:
             return json.loads(self._lines.readline())
         return None
 
-    def _last_answer(self) -> Answer:
+    def _last_answer(self, question: Question) -> Answer:
         status = self.end()
-        refusal = _reason_of(status, self._limits)
+        refusal = _reason_of(status, subject_of(question), self._limits)
         logger.warning("a compile process ended with status %d: %s", status, refusal or "it was killed from outside")
         return Answer(refusal)
 
 
-def _reason_of(status: int, limits: GrammarConfig) -> str | None:
-    """Return why a grammar is refused whose process ended; None if that may not be the grammar's fault."""
+def _reason_of(status: int, subject: str, limits: GrammarConfig) -> str | None:
+    """Return the refusal of what a process ended with; None if the process was killed from outside."""
     if status in KILLED:
         return None
     if status == -signal.SIGPROF:
-        return f"the grammar takes longer than {limits.cpu_seconds:g} s of CPU time to compile; simplify the schema"
+        return f"{subject} takes longer than {limits.cpu_seconds:g} s of CPU time; simplify the schema"
     ending = signal.Signals(-status).name if status < 0 else f"status {status}"
     return (
-        f"the grammar ends the process that compiles it ({ending}): it takes more than {limits.memory_bytes >> 20} MiB "
+        f"{subject} ends its process ({ending}): it takes more than {limits.memory_bytes >> 20} MiB "
         "or too deep a stack, or crashes the grammar library; simplify the schema"
     )
+
+
+def subject_of(question: Question) -> str:
+    """Return what a refusal begins with."""
+    return "the grammar" if isinstance(question, str) else "the check of the arguments"

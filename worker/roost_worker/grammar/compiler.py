@@ -1,5 +1,6 @@
 """Compiled grammars and their token masks, on llguidance (https://github.com/guidance-ai/llguidance)."""
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -10,9 +11,14 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.numpy import fill_next_token_bitmask
 from numpy.typing import NDArray
 
-from roost_worker.grammar.build import GrammarError
+from roost_worker.grammar.errors import GrammarError
 
 _CACHED = 64
+_ABOUT_THE_SCHEMA = re.compile(
+    r"Unsatisfiable schema: (?!Regex)|schema too large|Schema intersection|circular references|patternProperty "
+    r"|min/maxProperties"
+)
+"""What begins an error in a client's terms; others are about the rules that llguidance makes of a schema."""
 _ALL = np.int32(-1)
 
 
@@ -96,7 +102,7 @@ class GrammarCompiler:
         if not matcher.is_error():
             fill_next_token_bitmask(matcher, np.zeros((1, self._words), dtype=np.int32), 0)
         if matcher.is_error():
-            raise GrammarError(f"the grammar is refused: {_shorten(matcher.get_error())}")
+            raise GrammarError(f"the grammar is refused: {_in_words(matcher.get_error())}")
         return matcher
 
     def _matcher(self, grammar: str) -> LLMatcher:
@@ -131,6 +137,12 @@ def fill_masks(states: Sequence[GrammarState | None], out: NDArray[np.int32]) ->
 
 def _limits() -> LLParserLimits:
     return LLParserLimits(max_lexer_states=50_000, max_grammar_size=200_000, verbose_errors=False)
+
+
+def _in_words(error: str) -> str:
+    """Return a library error as far as it is about what the client wrote."""
+    about = _ABOUT_THE_SCHEMA.search(error)
+    return _shorten(error[about.start() :]) if about else "it is too large or too complex; simplify the schema"
 
 
 def _shorten(text: str) -> str:

@@ -94,6 +94,8 @@ def _template_tool(tool: Tool) -> dict[str, Any]:
         parameters = json.loads(tool.parameters_json or "{}")
     except ValueError as error:
         raise RenderError(f"tool {tool.name!r}: parameters_json is not JSON: {error}") from error
+    if parameters is True:  # any object, as without a schema
+        parameters = {}
     if not isinstance(parameters, Mapping):
         raise RenderError(f"tool {tool.name!r}: parameters_json must be a JSON schema (an object)")
     function = {"name": tool.name, "description": tool.description, "parameters": parameters}

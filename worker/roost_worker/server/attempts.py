@@ -2,7 +2,7 @@
 
 import asyncio
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -63,6 +63,7 @@ class Attempt:
         self.prompt_ids: array[int] = array("I")
         self.turn = Turn(frozenset())
         self.constrained = False
+        self.unenforced: Mapping[str, str] = {}
         self.expected_cached = 0
         self.cached_tokens = 0
         self.queue_seconds = 0.0

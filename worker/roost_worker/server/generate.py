@@ -13,6 +13,7 @@ from roost.fault_points import fault_point
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.server import refusals, replies
+from roost_worker.server.argument_check import check_arguments
 from roost_worker.server.attempts import Attempt, Ending
 from roost_worker.server.grammar_check import check_grammar
 from roost_worker.server.output import OutputCursor, OutputMessage, read_message
@@ -178,6 +179,8 @@ class _Stream:
             arguments = (text, self._shell.renderer.call_format, attempt.turn)
             inline = len(text) <= INLINE_BYTES
             message = read_message(*arguments) if inline else await asyncio.to_thread(read_message, *arguments)
+            if attempt.turn.constrained:
+                message = await check_arguments(text, message, attempt.unenforced, self._shell.grammars)
             attempt.message = attempt.message or message  # another stream may have read it by now
             for warning in message.warnings:
                 LOG.warning("step of session %s: %s", attempt.session or "(none)", warning)

@@ -2,7 +2,7 @@
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from roost.contract.reasons import Reason
@@ -10,7 +10,7 @@ from roost.contract.refused import Refused
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.engine.messages import SamplingParams
-from roost_worker.grammar import GrammarError, build_json_schema, build_tool_call
+from roost_worker.grammar import GrammarError, build_json_schema, build_tool_call, tool_schema
 from roost_worker.render.formats import Turn
 from roost_worker.render.renderer import Renderer
 from roost_worker.server.refusals import invalid, step_too_long
@@ -34,6 +34,8 @@ class Work:
     stop: tuple[str, ...]
     turn: Turn
     """What calls are parsed by; without tools there are none."""
+    unenforced: Mapping[str, str]
+    """The schemas that `grammar` does not enforce, as text, by the tool's name."""
 
 
 def content_bytes(start: pb.Start) -> int:
@@ -73,6 +75,7 @@ def prepare(start: pb.Start, log_tokens: int, prompt_ids: "array[int]", renderer
         grammar,
         tuple(start.sampling.stop),
         turn_of(start, renderer),
+        unenforced_schemas(start),
     )
 
 
@@ -112,6 +115,18 @@ def grammar_of(start: pb.Start, renderer: Renderer) -> str | None:
     except GrammarError as error:
         raise invalid_schema(start, str(error)) from error
     return None
+
+
+def unenforced_schemas(start: pb.Start) -> dict[str, str]:
+    """Return the schemas of tools, by name, that the grammar of a required call does not enforce."""
+    if start.format.tool_choice.mode != api.TOOL_CHOICE_MODE_REQUIRED:
+        return {}
+    return {
+        tool.name: tool.parameters_json
+        for tool in start.tools
+        if start.format.tool_choice.name in ("", tool.name)
+        and not tool_schema(tool.name, tool.parameters_json).constrained
+    }
 
 
 def invalid_schema(start: pb.Start, message: str) -> Refused:
