@@ -164,6 +164,7 @@ BROKEN: dict[str, Broken] = {
     "worker: encoding": (Vocabulary, "encode", is_named, Reason.INVALID_REQUEST),
     "worker: sampling": (requests, "sampling_params", is_named, Reason.INVALID_REQUEST),
     "worker: schema": (requests, "build_json_schema", is_named, Reason.INVALID_SCHEMA),
+    "worker: what a grammar lacks": (requests, "unenforced_schemas", is_named, Reason.INVALID_SCHEMA),
     "worker: compiling": (generate, "check_grammar", is_named, Reason.INVALID_SCHEMA),
     "worker: submitting": (ThreadEngine, "send", is_named, Reason.WORKER_FAILED),
     "worker: decoding": (TextStream, "push", lambda _, stream, ids: STOP in stream._stop, Reason.INVALID_REQUEST),

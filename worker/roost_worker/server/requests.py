@@ -67,7 +67,7 @@ def prepare(start: pb.Start, log_tokens: int, prompt_ids: "array[int]", renderer
     with of_request(SAMPLING):
         sampling = sampling_params(start.sampling, room, renderer)
     with of_request(SCHEMA):
-        grammar = grammar_of(start, renderer)
+        grammar, unenforced = grammar_of(start, renderer), unenforced_schemas(start)
     return Work(
         prompt_ids,
         array("I", start.replay.output_token_ids if is_replay(start) else ()),
@@ -75,7 +75,7 @@ def prepare(start: pb.Start, log_tokens: int, prompt_ids: "array[int]", renderer
         grammar,
         tuple(start.sampling.stop),
         turn_of(start, renderer),
-        unenforced_schemas(start),
+        unenforced,
     )
 
 
