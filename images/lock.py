@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = {"operator": ("operator", "gateway"), "gateway": ("gateway",), "worker": ("worker", "convert")}
-"""Extras of pyproject.toml that each role installs; the operator reads and writes the gateways' store."""
+EXTRAS = {"operator": ("operator",), "gateway": ("gateway",), "worker": ("worker", "convert")}
+"""Extras of pyproject.toml that each role installs."""
 
 
 def lock(role: str) -> None:

@@ -5,7 +5,7 @@ import logging
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store.link import WritesRefusedError
-from roost.store.records import StoreUnavailableError
+from roost.store.records import StoreAwayError
 
 log = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ def as_refused(error: BaseException) -> Refused | None:
     """The refusal for an error of the gateway or its store; None for an unexpected error."""
     if isinstance(error, Refused):
         return error
-    if isinstance(error, StoreUnavailableError):
+    if isinstance(error, StoreAwayError):
         message = "the session store does not answer"
         if isinstance(error, WritesRefusedError):
             log.warning("%s", error)

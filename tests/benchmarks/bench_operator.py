@@ -30,7 +30,7 @@ import psutil
 import yaml
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "tests/support"), *(str(ROOT / p) for p in ("proto", "gateway", "operator"))]
+sys.path[:0] = [str(ROOT / p) for p in ("tests/support", "tests/cluster", "proto", "gateway", "operator", "worker")]
 
 from figures import emit, machine, spread
 

@@ -5,7 +5,7 @@ import pytest
 from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.store.link import WritesRefusedError
-from roost.store.records import StoreUnavailableError
+from roost.store.records import StoreAwayError
 from roost.store.refusals import WORDS, refused
 from roost_gateway.errors import as_refused
 
@@ -49,7 +49,7 @@ def test_a_refusal_that_passes_says_when_to_come_back() -> None:
 
 def test_an_error_that_nobody_foresaw_tells_nothing_of_the_inside() -> None:
     assert as_refused(KeyError("secret")) is None
-    away = as_refused(StoreUnavailableError("redis://:password@host"))
+    away = as_refused(StoreAwayError("redis://:password@host"))
     assert away is not None
     assert away.reason is Reason.STORE_UNAVAILABLE
     assert "password" not in away.message

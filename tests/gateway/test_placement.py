@@ -13,7 +13,7 @@ from roost.contract.heads import Head
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.store.records import Reservation, StoreHealth, StoreUnavailableError, Wake, WorkerLook, WorkerView
+from roost.store.records import Reservation, StoreAwayError, StoreHealth, Wake, WorkerLook, WorkerView
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.step.attempt import Failure, StepAttempt
 from roost_gateway.step.placement import Placement
@@ -52,7 +52,7 @@ class Ledger:
 
     async def release(self, reservation: Reservation) -> None:
         if self.away:
-            raise StoreUnavailableError
+            raise StoreAwayError
         self.released.append(reservation.session_id)
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:

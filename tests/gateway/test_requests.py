@@ -8,10 +8,10 @@ import pytest
 
 from gateway_driver import POOL, Caller, Rig, fault, publish_pool, reason, step_request, violations, world
 from redis_servers import RedisServer
+from roost.contract.api_keys import hash_api_key
 from roost.contract.names import new_session_id
 from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb
-from roost_gateway.front.credentials import hash_api_key
 
 Code = grpc.StatusCode
 

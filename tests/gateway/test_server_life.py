@@ -16,10 +16,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from gateway_driver import ROOT, Rig, gateway, serving, step_request, world
 from redis_servers import RedisServer, free_port
+from roost.contract.api_keys import hash_api_key
 from roost.contract.refused import Refused
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.config import ConfigError, GatewayConfig, load_config
-from roost_gateway.front.credentials import Authenticator, hash_api_key
+from roost_gateway.front.credentials import Authenticator
 from roost_gateway.front.grpc_server import SERVICE_NAME
 from roost_gateway.front.server import GatewayServer
 from roost_gateway.probe import probe

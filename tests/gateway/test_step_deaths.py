@@ -7,7 +7,7 @@ import pytest
 from leases import lease_of
 from roost.contract.lease import LEASE_TTL_MS
 from roost.contract.pool_document import PoolDocument
-from roost.store.records import StoreUnavailableError, WorkerLook, WorkerView
+from roost.store.records import StoreAwayError, WorkerLook, WorkerView
 from roost_gateway.fleet.workers import Workers
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.step import deaths
@@ -40,7 +40,7 @@ class Store:
         looks = self.looks[worker_id]
         seen = looks.pop(0) if len(looks) > 1 else looks[0]
         if isinstance(seen, str):
-            raise StoreUnavailableError(seen)
+            raise StoreAwayError(seen)
         return WorkerLook(seen, 0)
 
     async def workers(self, pool: str) -> list[WorkerView]:

@@ -29,6 +29,5 @@ async def test_kuberay_that_is_not_installed(place: Place, api_server: ApiServer
     await place.told("alone", "KubeRayMissing")
     install_kuberay(api_server)
     await place.cluster("alone")
-    await place.serves("alone")
-    await place.mended("alone")
+    await place.mends("alone")
     assert await place.api.get(kinds.SERVICE, place.namespace, "alone") is not None

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from played_place import Place, lease
+from played_cluster import lease_at
+from played_place import Place
 from roost.store.keys import PoolKeys
 from roost_operator.kubernetes import kinds
 from roost_operator.plan import names
@@ -44,7 +45,7 @@ async def test_a_worker_drains_before_its_pod_goes(place: Place) -> None:
     assert head["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"] == "second"
     assert not (await group(place)).get("scaleStrategy", {}).get("workersToDelete")
     await place.told("p", "Upgrading", says="0 of 1 workers take steps")
-    await store.set(keys.lease(pod), lease(pod, "10.1.0.1", draining=True).encode())
+    await store.set(keys.lease(pod), lease_at("10.1.0.1", pod, draining=True).encode())
 
     async def let_go() -> bool:
         return (await group(place)).get("scaleStrategy", {}).get("workersToDelete") == [pod]

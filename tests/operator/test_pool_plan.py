@@ -154,7 +154,7 @@ def test_a_pool_lives_from_start_to_end() -> None:
         if planned.stage is Stage.FORGET:
             break
     assert list(dict.fromkeys(stages)) == [Stage.DRAIN, Stage.REMOVE, Stage.FORGET]
-    assert not planned.finalizer
+    assert planned.stage is Stage.FORGET
     assert planned.withdraw
 
 
@@ -171,9 +171,9 @@ def test_a_pod_that_somebody_deletes_goes_on_draining() -> None:
 def test_a_deletion_does_not_wait_for_a_store_for_ever() -> None:
     away = StoreState(problem="no answer")
     observed = replace(observation(deleted_at=990.0, has_finalizer=True), now=1000.0, store=away)
-    assert plan(pool(), INSTALLATION, observed).finalizer
+    assert plan(pool(), INSTALLATION, observed).stage is not Stage.FORGET
     late = plan(pool(), INSTALLATION, replace(observed, now=1100.0))
-    assert (late.finalizer, late.withdraw, late.events[0].reason) == (False, False, "StoreLeftAlone")
+    assert (late.stage, late.withdraw, late.events[0].reason) == (Stage.FORGET, False, "StoreLeftAlone")
 
 
 def test_a_deletion_leaves_running_workers_alone_while_the_store_is_away() -> None:

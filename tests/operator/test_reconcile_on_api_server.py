@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,12 @@ import pytest
 import yaml
 
 from api_server import ApiServer, KubectlError
-from built_binaries import kuberay_definitions
-from operator_process import grant
 from redis_servers import RedisServer
 from roost_operator.api.stored import StoredPool
 from roost_operator.kubernetes import pool_store
 from roost_operator.kubernetes import reconciler as reconciler_module
-from roost_operator.kubernetes.api import Api
 from roost_operator.kubernetes.execute import ChildRefusedError
 from roost_operator.kubernetes.reconciler import Reconciler
-from roost_operator.plan.installation import Installation
 from roost_operator.plan.plan import Plan, Stage
 
 ROOT = Path(__file__).parents[2]
@@ -34,33 +29,6 @@ CHILDREN = (
     ("poddisruptionbudget", "dummy-worker"),
 )
 MUTATING = ("create", "update", "patch", "delete")
-
-
-@pytest.fixture(scope="module")
-def prepared(api_server: ApiServer) -> Iterator[ApiServer]:
-    """The API server, and the user `operator` with the rights that the chart gives it, which must be enough: whatever
-    the tests called is in the audit log, and none of it was refused."""
-    if kuberay_definitions() is None:
-        pytest.skip("no KubeRay definitions; run `make binaries`")
-    grant(api_server, "operator", "default")
-    yield api_server
-    called = [event for event in api_server.requests("operator") if event["userAgent"] == "roost-operator"]
-    assert called
-    refused = [event for event in called if event["responseStatus"].get("code") in (401, 403)]
-    assert [event["requestURI"] for event in refused] == []
-
-
-@pytest.fixture
-async def reconciler(prepared: ApiServer, redis_server: RedisServer) -> AsyncIterator[Reconciler]:
-    """Writes with the operator's rights. It reads the API server itself, as nobody who has a cache need be allowed to,
-    so that each test knows what is seen."""
-    api, reader = [await Api.connect(kubeconfig=prepared.kubeconfig(user)) for user in ("operator", "admin")]
-    installation = Installation(store_url=redis_server.url, pool_key="k" * 32)
-    made = Reconciler(api, installation, reader=reader)
-    yield made
-    await made.aclose()
-    await api.aclose()
-    await reader.aclose()
 
 
 async def settle(reconciler: Reconciler, namespace: str) -> Plan:

@@ -10,12 +10,10 @@ import os
 import secrets
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pytest
@@ -26,9 +24,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from built_binaries import built_binary, kuberay_definitions
 from kubeconfigs import write_kubeconfig
 from redis_servers import free_port
+from roost_operator.local.launcher import launched
 
 ROOT = Path(__file__).parents[2]
 _NEEDED = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
+_ANYTHING = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 _MONITORS = {
     "apiVersion": "apiextensions.k8s.io/v1",
     "kind": "CustomResourceDefinition",
@@ -36,31 +36,13 @@ _MONITORS = {
     "spec": {
         "group": "monitoring.coreos.com",
         "scope": "Namespaced",
-        "names": {
-            "plural": "podmonitors",
-            "singular": "podmonitor",
-            "kind": "PodMonitor",
-            "listKind": "PodMonitorList",
-        },
-        "versions": [
-            {
-                "name": "v1",
-                "served": True,
-                "storage": True,
-                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
-            }
-        ],
+        "names": {"plural": "podmonitors", "kind": "PodMonitor"},
+        "versions": [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": _ANYTHING}}],
     },
 }
 """PodMonitor, as far as it is needed: Prometheus' operator is no part of what is built here."""
 _HOST = "127.0.0.1"
 _START_SECONDS, _POLL_SECONDS = 90.0, 0.1
-_DIE_WITH_PARENT = (
-    "import ctypes, os, signal, sys\n"
-    "ctypes.CDLL(None).prctl(1, signal.SIGKILL) if sys.platform == 'linux' else None\n"
-    "os.getppid() == int(sys.argv[1]) or sys.exit('parent is gone')\n"
-    "os.execv(sys.argv[2], sys.argv[2:])\n"
-)
 
 
 class KubectlError(RuntimeError):
@@ -129,7 +111,7 @@ class ApiServer:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -206,15 +188,10 @@ class ApiServer:
         )
 
     def _spawn(self, name: str, *arguments: str) -> None:
-        command: Sequence[str] = (str(built_binary(name)), *arguments)
+        command = launched(str(built_binary(name)), *arguments)
         with (self.directory / f"{name}.log").open("ab") as log:
             self._processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
+                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
             )
 
     def _await(self, probe: Any) -> None:

@@ -44,8 +44,7 @@ async def missing_image(place: Place) -> None:
     found = await place.told("image", "ImageUnavailable")
     assert "nobody/none:1" in found["message"]
     await place.told("image", "ImageUnavailable", kind="Degraded")
-    await place.serves("image", pod)
-    await place.mended("image")
+    await place.mends("image", pod)
 
 
 async def missing_image_of_the_head(place: Place) -> None:
@@ -55,8 +54,7 @@ async def missing_image_of_the_head(place: Place) -> None:
     pod = await place.pod("head", {"phase": "Pending", "containerStatuses": [head]}, names.HEAD)
     assert pod in (await place.told("head", "ImageUnavailable"))["message"]
     await place.api.delete(kinds.POD, place.namespace, pod)
-    await place.serves("head")
-    await place.mended("head")
+    await place.mends("head")
 
 
 async def more_gpus_than_any_node_has(place: Place) -> None:
@@ -66,8 +64,7 @@ async def more_gpus_than_any_node_has(place: Place) -> None:
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": text}
     pod = await place.pod("gpus", {"phase": "Pending", "conditions": [condition]})
     assert "Insufficient nvidia.com/gpu" in (await place.told("gpus", "Unschedulable"))["message"]
-    await place.serves("gpus", pod)
-    await place.mended("gpus")
+    await place.mends("gpus", pod)
 
 
 async def model_that_is_not_there(place: Place) -> None:
@@ -79,8 +76,7 @@ async def model_that_is_not_there(place: Place) -> None:
     assert message.startswith("file:///models/none: /models/none does not exist; ")
     worker = {"status": "HEALTHY", "message": ""}
     await place.service_says("model", {"model": {"status": "RUNNING", "serveDeploymentStatuses": {"worker": worker}}})
-    await place.serves("model")
-    await place.mended("model")
+    await place.mends("model")
 
 
 async def crashing_container(place: Place) -> None:
@@ -90,16 +86,14 @@ async def crashing_container(place: Place) -> None:
     status = waiting("CrashLoopBackOff", "back-off 10s restarting failed container")
     pod = await place.pod("crash", {"phase": "Running", "containerStatuses": [{**status, "lastState": ended}]})
     assert "OOMKilled" in (await place.told("crash", "WorkerFails"))["message"]
-    await place.serves("crash", pod)
-    await place.mended("crash")
+    await place.mends("crash", pod)
 
 
 async def silent_kuberay(place: Place) -> None:
     await place.pool("silent")
     await place.told("silent", "KubeRaySilent")
     await place.cluster("silent")
-    await place.serves("silent")
-    await place.mended("silent")
+    await place.mends("silent")
 
 
 async def missing_secrets(place: Place) -> None:
@@ -114,8 +108,7 @@ async def missing_secrets(place: Place) -> None:
     await place.secret("hub", token="x")
     await place.secret("proxy", HTTPS_PROXY="x")
     await place.cluster("secrets")
-    await place.serves("secrets")
-    await place.mended("secrets")
+    await place.mends("secrets")
 
 
 async def unreachable_store(place: Place) -> None:
@@ -127,8 +120,7 @@ async def unreachable_store(place: Place) -> None:
         await place.told("store", "StoreUnavailable")
         server.start()
         await place.cluster("store")
-        await place.serves("store", store_url=server.url)
-        await place.mended("store")
+        await place.mends("store", store_url=server.url)
         await place.api.delete(kinds.POOL, place.namespace, "store")
 
 
@@ -156,8 +148,7 @@ async def read_only_store(place: Place) -> None:
         assert "refuses to write: it is a read-only replica" in message
         client.execute_command("REPLICAOF", "NO", "ONE")
         await place.cluster("replica")
-        await place.serves("replica", store_url=server.url)
-        await place.mended("replica")
+        await place.mends("replica", store_url=server.url)
         await place.api.delete(kinds.POOL, place.namespace, "replica")
 
 
@@ -179,8 +170,7 @@ async def store_without_persistence(place: Place) -> None:
             for name, value in DURABLE.items():
                 client.config_set(name, value)
         await place.cluster("weak")
-        await place.serves("weak", store_url=server.url)
-        await place.mended("weak")
+        await place.mends("weak", store_url=server.url)
         await place.api.delete(kinds.POOL, place.namespace, "weak")
 
 
@@ -197,8 +187,7 @@ async def refused_template(place: Place) -> None:
     broken["volumes"][0]["hostPath"] = {"path": "/models"}
     await place.pool("refused", workers={"replicas": 1, "template": {"spec": broken}})
     await place.cluster("refused")
-    await place.serves("refused")
-    await place.mended("refused")
+    await place.mends("refused")
 
 
 async def forbidden_pods(place: Place) -> None:
@@ -211,8 +200,7 @@ async def forbidden_pods(place: Place) -> None:
     await place._status(kinds.CLUSTER, "quota-c", {"conditions": [failure]})
     assert "exceeded quota" in (await place.told("quota", "RayFails"))["message"]
     await place._status(kinds.CLUSTER, "quota-c", {"conditions": []})
-    await place.serves("quota")
-    await place.mended("quota")
+    await place.mends("quota")
 
 
 CASES: tuple[Case, ...] = (

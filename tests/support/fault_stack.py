@@ -2,11 +2,10 @@
 
 import asyncio
 import contextlib
-import copy
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,25 +38,22 @@ SYSTEM, OPENING, QUESTION, CLOSING = "You are terse.", "Begin.", "Go on.", "End.
 SHORT = Sampling(temperature=0.0, max_tokens=4, ignore_eos=True)
 LONG = Sampling(temperature=0.0, max_tokens=24, ignore_eos=True)
 
-POOL: dict[str, Any] = {
-    "apiVersion": "roost.dev/v1alpha1",
-    "kind": "AgentPool",
-    "metadata": {"name": "faults"},
-    "spec": {
-        "models": [
-            {
-                "name": "tiny",
-                "source": "dummy://llama-tiny",
-                "dtype": "float64",
-                "contextTokens": 512,
-                "kvCache": {"blockTokens": 16, "memory": "4Mi"},
-                "engine": {"maxRunning": 8, "maxBatchTokens": 128},
-            }
-        ],
-        "workers": {"replicas": 2, "drainTimeoutSeconds": 1},
-        "roles": [{"name": "agent", "priority": 10, "maxOutputTokensPerStep": 64}],
-    },
-}
+
+def tiny_pool(
+    name: str, roles: Sequence[Mapping[str, Any]], *, replicas: int, context: int, memory: str, batch: int, dtype: str
+) -> dict[str, Any]:
+    """A pool with a tiny random model, whose workers stop quickly."""
+    model = {
+        "name": "tiny",
+        "source": "dummy://llama-tiny",
+        "dtype": dtype,
+        "contextTokens": context,
+        "kvCache": {"blockTokens": 16, "memory": memory},
+        "engine": {"maxRunning": 8, "maxBatchTokens": batch},
+    }
+    workers = {"replicas": replicas, "drainTimeoutSeconds": 1}
+    spec = {"models": [model], "workers": workers, "roles": [*roles]}
+    return {"apiVersion": "roost.dev/v1alpha1", "kind": "AgentPool", "metadata": {"name": name}, "spec": spec}
 
 
 async def until(holds: Callable[[], Awaitable[bool]], what: str) -> None:
@@ -191,7 +187,8 @@ async def fault_stack(folder: Path, source: str = "", policy: str = "Migrate") -
     """
     faults = folder / "faults"
     faults.mkdir(exist_ok=True)
-    pool = copy.deepcopy(POOL)
+    role = {"name": "agent", "priority": 10, "maxOutputTokensPerStep": 64}
+    pool = tiny_pool("faults", [role], replicas=2, context=512, memory="4Mi", batch=128, dtype="float64")
     pool["spec"]["sessions"] = {"onModelChange": policy}
     if source:
         pool["spec"]["models"][0]["source"] = source

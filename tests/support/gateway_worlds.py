@@ -2,21 +2,19 @@
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-import redis.asyncio as aioredis
 import yaml
 
+from gateway_driver import publish_pool
 from null_script import BASE_ID, Script, token_text
 from null_worker import NullWorker
 from redis_servers import RedisServer
 from roost import Client, Delta, Event, RetryConfig, Session
-from roost.store.keys import POOLS, PoolKeys
+from roost.contract.api_keys import hash_api_key
 from roost.testing import FakeGateway, FakeRole, Turn
 from roost_gateway.config import GatewayConfig
-from roost_gateway.front.credentials import hash_api_key
 from roost_gateway.front.server import GatewayServer
 
 POOL = "default/world"
@@ -87,16 +85,17 @@ class FakeWorld(World):
 
 
 class RealWorld(World):
-    def __init__(self, gateways: list[GatewayServer], worker: NullWorker, url: str) -> None:
+    def __init__(self, gateways: list[GatewayServer], worker: NullWorker, redis: RedisServer) -> None:
         super().__init__([gateway.address for gateway in gateways])
         self._gateways = gateways
         self._worker = worker
-        self._url = url
+        self._redis = redis
 
     async def change_model(self, *, migrates: bool) -> None:
         await self._worker.stop()
-        self._worker = await NullWorker(self._url, POOL, "null-2", Script(tokens=TOKENS), revision="rev-2").start()
-        await _publish_pool(self._url, "rev-2", "Migrate" if migrates else "Refuse")
+        url, script = self._redis.url, Script(tokens=TOKENS)
+        self._worker = await NullWorker(url, POOL, "null-2", script, revision="rev-2").start()
+        _publish(self._redis, "rev-2", "Migrate" if migrates else "Refuse")
         for gateway in self._gateways:
             await gateway.life.fleet.pools.reread(POOL)
             await gateway.life.fleet.workers.refresh(POOL)
@@ -154,7 +153,7 @@ async def fake_world() -> AsyncIterator[World]:
 @contextlib.asynccontextmanager
 async def real_world(server: RedisServer, directory: Path) -> AsyncIterator[World]:
     """Two real gateways and a null worker over an empty Redis; `directory` takes the key file."""
-    await _publish_pool(server.url)
+    _publish(server)
     keys = [
         {"id": tenant, "sha256": hash_api_key(key), "tenant": tenant, "pools": [POOL]} for key, tenant in KEYS.items()
     ]
@@ -165,21 +164,14 @@ async def real_world(server: RedisServer, directory: Path) -> AsyncIterator[Worl
     for gateway in gateways:
         await gateway.start()
         await gateway.opened.wait()
-    world = RealWorld(gateways, worker, server.url)
+    world = RealWorld(gateways, worker, server)
     try:
         yield world
     finally:
         await world.close()
 
 
-async def _publish_pool(url: str, revision: str = "", policy: str = "Migrate") -> None:
-    document = {
-        "pool": POOL,
-        "model": {"name": "null", "contextTokens": 2048},
-        "activeRevision": revision,
-        "roles": [{"name": name, **limits} for name, limits in ROLES.items()],
-        "sessions": {"onModelChange": policy},
-    }
-    async with aioredis.Redis.from_url(url) as store:
-        await store.set(PoolKeys(POOL).document, json.dumps(document))
-        await store.sadd(POOLS, POOL)
+def _publish(redis: RedisServer, revision: str = "", policy: str = "Migrate") -> None:
+    roles = [{"name": name, **limits} for name, limits in ROLES.items()]
+    sessions = {"onModelChange": policy}
+    publish_pool(redis, POOL, activeRevision=revision, roles=roles, sessions=sessions, admission={})

@@ -23,7 +23,7 @@ from roost.fault_points import fault_point
 from roost.grpc_errors import abort
 from roost.store import leases
 from roost.store.link import RedisLink
-from roost.store.records import StoreUnavailableError
+from roost.store.records import StoreAwayError
 from roost.v1 import session_service_pb2 as pb
 from roost.v1 import worker_service_pb2 as wpb
 from roost.v1.worker_service_pb2_grpc import WorkerServiceServicer, add_WorkerServiceServicer_to_server
@@ -88,7 +88,7 @@ class NullWorker(WorkerServiceServicer):
     async def stop(self) -> None:
         """Withdraws the lease and ends every stream."""
         await self._halt()
-        with contextlib.suppress(StoreUnavailableError):
+        with contextlib.suppress(StoreAwayError):
             await leases.withdraw(self._link, self._pool, self.worker_id)
         await self._link.aclose()
 
@@ -130,7 +130,7 @@ class NullWorker(WorkerServiceServicer):
     async def _keep_lease(self) -> None:
         while True:
             await asyncio.sleep(LEASE_PERIOD_SECONDS)
-            with contextlib.suppress(StoreUnavailableError):
+            with contextlib.suppress(StoreAwayError):
                 await self.publish()
 
     async def until(self, condition: Any) -> None:

@@ -54,7 +54,7 @@ class PlayedCluster:
         before = (status.get("activeServiceStatus") or {}).get("rayClusterName")
         cluster = await self._api.get(kinds.CLUSTER, namespace, wanted)
         if cluster is None:
-            cluster = await self._api.create(kinds.CLUSTER, namespace, _cluster_document(service, wanted))
+            cluster = await self._api.create(kinds.CLUSTER, namespace, cluster_document(service, wanted))
         if before != wanted:
             body = {"status": {"activeServiceStatus": {"rayClusterName": wanted}}}
             await self._api.patch(kinds.SERVICE, namespace, _name(service), body, subresource="status")
@@ -109,7 +109,7 @@ class PlayedCluster:
             await self._store.delete(keys.lease(worker), keys.residency(worker), keys.drain(worker))
         for worker, pod in serving.items():
             draining = bool(await self._store.exists(keys.drain(worker)))
-            lease = _lease(worker, pod["status"]["podIP"], self.running.get(worker, 0), draining)
+            lease = lease_at(pod["status"]["podIP"], worker, running=self.running.get(worker, 0), draining=draining)
             await self._store.set(keys.lease(worker), lease.encode())
             if worker not in known:
                 await self._store.zadd(keys.workers, {worker: now + _FOREVER_MS})
@@ -127,17 +127,13 @@ async def create_pool(api: Api, namespace: str, document: Document) -> None:
     await api._call("PATCH", path, document, query, "application/apply-patch+yaml")
 
 
-def _lease(worker: str, address: str, running: int, draining: bool) -> WorkerLease:
-    return lease_of(
-        worker,
-        address=f"{address}:{names.WORKER_PORT}",
-        model="tiny",
-        running=running,
-        draining=draining,
-    )
+def lease_at(address: str, worker: str, **fields: Any) -> WorkerLease:
+    """The lease of a worker in the pod with this address."""
+    return lease_of(worker, address=f"{address}:{names.WORKER_PORT}", **fields)
 
 
-def _cluster_document(service: Document, name: str) -> Document:
+def cluster_document(service: Document, name: str) -> Document:
+    """The RayCluster that KubeRay makes of a RayService."""
     metadata = {"name": name, "labels": service["metadata"]["labels"], "ownerReferences": [_owner(service)]}
     config = service["spec"]["rayClusterConfig"]
     return {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": metadata, "spec": config}

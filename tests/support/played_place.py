@@ -9,20 +9,17 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-import yaml
 
 from api_server import ApiServer
 from built_binaries import kuberay_definitions
-from leases import lease_of
-from operator_process import OperatorProcess, tail
+from operator_process import OperatorProcess, grant, tail
+from played_cluster import cluster_document, create_pool, lease_at
 from redis_servers import RedisServer
-from roost.contract.lease import WorkerLease
 from roost.store.keys import PoolKeys
 from roost_operator.api.spec import API_VERSION
 from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.api import Api, Document
 from roost_operator.kubernetes.kinds import Kind
-from roost_operator.kubernetes.rbac import cluster_role, cluster_role_binding
 from roost_operator.plan import names
 
 FORGET_MS = 86_400_000
@@ -47,8 +44,7 @@ class Place:
         model = {"name": "m", "source": "dummy://llama-tiny", "contextTokens": 512}
         full = {"models": [model], "workers": {"replicas": 1}, "roles": [{"name": "a", "maxOutputTokensPerStep": 64}]}
         body = {"apiVersion": API_VERSION, "kind": "AgentPool", "metadata": {"name": name}, "spec": {**full, **spec}}
-        path, query = kinds.POOL.path(self.namespace, name), [("fieldManager", "user"), ("force", "true")]
-        await self.api._call("PATCH", path, body, query, "application/apply-patch+yaml")
+        await create_pool(self.api, self.namespace, body)
 
     async def secret(self, name: str, **values: str) -> None:
         body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": values}
@@ -57,10 +53,7 @@ class Place:
     async def cluster(self, name: str) -> None:
         """What KubeRay does with a RayService first."""
         service = await self._exists(kinds.SERVICE, name)
-        metadata = {"name": f"{name}-c", "labels": service["metadata"]["labels"]}
-        spec = service["spec"]["rayClusterConfig"]
-        body = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": metadata, "spec": spec}
-        await self.api.create(kinds.CLUSTER, self.namespace, body)
+        await self.api.create(kinds.CLUSTER, self.namespace, cluster_document(service, f"{name}-c"))
         await self.service_says(name, {})
 
     async def service_says(self, name: str, applications: Document) -> None:
@@ -96,7 +89,7 @@ class Place:
         await self._status(kinds.POD, pod, {**clear, "phase": "Running", "podIP": address, "podIPs": [{"ip": address}]})
         keys, store = PoolKeys(f"{self.namespace}/{name}"), redis.asyncio.Redis.from_url(store_url or self.store_url)
         try:
-            await store.set(keys.lease(pod), lease(pod, address).encode())
+            await store.set(keys.lease(pod), lease_at(address, pod).encode())
             await store.zadd(keys.workers, {pod: int(time.time() * 1000) + FORGET_MS})
         finally:
             await store.aclose()
@@ -116,7 +109,9 @@ class Place:
             await asyncio.sleep(0.2)  # the operator is a process of its own
         raise TimeoutError(f"{name}: not {reason} within {within} s but {found}")
 
-    async def mended(self, name: str) -> None:
+    async def mends(self, name: str, pod: str = "", store_url: str = "") -> None:
+        """A worker serves, and the pool's conditions say so."""
+        await self.serves(name, pod, store_url)
         await self.told(name, "AllWorkersReady")
         await self.told(name, "AsExpected", kind="Degraded")
 
@@ -139,10 +134,6 @@ class Place:
         await self.api.patch(kind, self.namespace, name, {"status": status}, subresource="status")
 
 
-def lease(worker: str, address: str, *, draining: bool = False) -> WorkerLease:
-    return lease_of(worker, address=f"{address}:{names.WORKER_PORT}", draining=draining)
-
-
 def install_kuberay(server: ApiServer) -> None:
     """Its definitions; the operator is played."""
     definitions = kuberay_definitions()
@@ -157,8 +148,7 @@ def install_kuberay(server: ApiServer) -> None:
 async def place(api_server: ApiServer, redis_server: RedisServer, namespace: str) -> AsyncIterator[Place]:
     """A namespace of the test's own, and an operator with its usual rights and timing."""
     install_kuberay(api_server)
-    role = yaml.safe_dump_all([cluster_role(), cluster_role_binding("User", "operator")])
-    api_server.kubectl("apply", "-f", "-", stdin=role)
+    grant(api_server, "operator", namespace)
     operator = OperatorProcess(api_server, redis_server.url, namespace, "only", environment=USUAL)
     api = await Api.connect(kubeconfig=Path(api_server.kubeconfig()))
     try:

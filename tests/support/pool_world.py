@@ -13,7 +13,7 @@ from roost_operator.plan import names
 from roost_operator.plan.difference import reference
 from roost_operator.plan.installation import Installation
 from roost_operator.plan.observed import AgentPoolObject, Manifest, Observed, Pod, Reference, Worker
-from roost_operator.plan.plan import Plan, Resize, plan
+from roost_operator.plan.plan import Plan, Resize, Stage, plan
 from roost_operator.plan.ray_objects import parse_cluster, parse_service
 
 SERVICE = Reference("RayService", "p")
@@ -72,7 +72,7 @@ class World:
         workers = tuple(self._told(worker, planned.drain) for worker in before.workers)
         document = planned.document if planned.document is not None else before.store.document
         store = replace(before.store, document=None if planned.withdraw else document)
-        stored = replace(before.pool, status=planned.status, has_finalizer=planned.finalizer)
+        stored = replace(before.pool, status=planned.status, has_finalizer=planned.stage is not Stage.FORGET)
         self.observed = replace(with_children(before, live), workers=workers, store=store, pool=stored)
         if planned.resize is not None:
             self._resize(planned.resize)

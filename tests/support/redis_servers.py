@@ -10,13 +10,11 @@ import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 import pytest
 import redis
@@ -24,6 +22,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from roost_operator.local.launcher import launched
 from roost_operator.local.redis import server_executable
 
 HOST = "127.0.0.1"
@@ -34,13 +33,6 @@ DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "no
 _POLLS, _POLL_SECONDS = 1500, 0.01
 _SLOTS, _SHARDS = 16384, 3
 _CLUSTER_BUS = 10000  # a node's bus port is its port + 10000
-# An exec'd launcher and no preexec_fn: forking Python code in a test process full of gRPC threads may deadlock.
-_LAUNCH = (
-    "import ctypes, os, signal, sys\n"
-    "ctypes.CDLL(None).prctl(1, signal.SIGKILL) if sys.platform == 'linux' else None\n"
-    "os.getppid() == int(sys.argv[1]) or sys.exit('parent is gone')\n"
-    "os.execv(sys.argv[2], sys.argv[2:])\n"
-)
 
 
 def executable() -> str:
@@ -147,7 +139,7 @@ class RedisServer:
     def __enter__(self) -> "RedisServer":
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _spawn(self) -> None:
@@ -157,12 +149,9 @@ class RedisServer:
         config = self.directory / "redis.conf"
         config.write_text("\n".join(lines) + "\n")
         with (self.directory / "redis.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), executable(), str(config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+            # A launcher and no preexec_fn: forking Python code in a process full of gRPC threads may deadlock.
+            command = launched(executable(), str(config))
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 
     def _answers(self) -> bool:
         with self.client() as client:
@@ -230,7 +219,7 @@ class RedisCluster:
             self.close()
             raise
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _join(self) -> None:

@@ -1,6 +1,5 @@
 """Drives a TorchRunner by hand: hands out blocks, cuts prompts into chunks, and keeps every distribution it saw."""
 
-import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,6 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from roost_worker.config import EngineConfig, KvConfig, ModelConfig, WorkerConfig
 from roost_worker.convert.dummy import write_dummy
@@ -31,22 +29,6 @@ def dummy_dir(name: str, folder: Path, dtype: str = "float64") -> Path:
     if not target.exists():
         target.mkdir(parents=True)
         write_dummy(name, dtype, target)
-    return target
-
-
-def biased_dir(folder: Path) -> Path:
-    """`llama-tiny` with a bias on every projection, as `attention_bias` and `mlp_bias` ask for."""
-    target = dummy_dir("llama-tiny", folder)
-    tensors = load_file(target / "model.safetensors")
-    random = torch.Generator().manual_seed(0)
-    biases = {
-        name.replace(".weight", ".bias"): torch.randn(tensor.shape[0], dtype=tensor.dtype, generator=random)
-        for name, tensor in tensors.items()
-        if name.endswith("_proj.weight")
-    }
-    save_file({**tensors, **biases}, target / "model.safetensors")
-    config = json.loads((target / "config.json").read_text())
-    (target / "config.json").write_text(json.dumps({**config, "attention_bias": True, "mlp_bias": True}))
     return target
 
 

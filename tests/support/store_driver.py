@@ -9,9 +9,11 @@ from typing import Any
 
 import redis
 
+from leases import lease_of
 from roost.contract import loghash, names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
+from roost.store.grace import Grace
 from roost.store.interface import SessionStore
 from roost.store.keys import PoolKeys
 from roost.store.records import (
@@ -23,6 +25,7 @@ from roost.store.records import (
     NewSession,
     Reservation,
 )
+from roost.store.redis_store import RedisStore
 
 POOL = "team/agents"
 TENANT = "acme"
@@ -133,15 +136,8 @@ def migrate_request(began: Began, entries: Sequence[LogEntry], **fields: Any) ->
 
 
 def lease(worker_id: str = "w1", **fields: Any) -> WorkerLease:
-    defaults: dict[str, Any] = {
-        "boot": "b1",
-        "address": "127.0.0.1:1",
-        "model": "tiny",
-        "model_revision": REVISION,
-        "capacity_tokens": 100,
-        "max_running": 4,
-    }
-    return WorkerLease(worker_id, **{**defaults, **fields})
+    small = {"model": "tiny", "model_revision": REVISION, "capacity_tokens": 100, "max_running": 4}
+    return lease_of(worker_id, **{**small, **fields})
 
 
 def publish(raw: Raw, published: WorkerLease, *, ms: int = LONG_MS, pool: str = POOL) -> None:
@@ -169,6 +165,12 @@ def own(raw: Raw, session_id: str) -> None:
 def waiters(raw: Raw) -> set[str]:
     """Nonces of the attempts that wait."""
     return {nonce.decode() for nonce in raw.hkeys(PoolKeys(POOL).waiters)}
+
+
+def begin_grace(store: RedisStore) -> None:
+    """As if Redis had just come back, and for longer than a test takes."""
+    store._link.grace = Grace(LONG_MS / 1000)
+    store._link.grace.begin()
 
 
 def redis_ms(raw: Raw, pool: str = POOL) -> int:

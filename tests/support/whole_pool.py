@@ -9,11 +9,11 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from fault_stack import FaultStack, log_of, until
+from fault_stack import FaultStack, log_of, tiny_pool, until
 from roost import Client, Sampling, Session
+from roost.contract.api_keys import hash_api_key
 from roost.v1 import worker_service_pb2 as wpb
 from roost.v1.worker_service_pb2_grpc import WorkerServiceStub
-from roost_gateway.front.credentials import hash_api_key
 from roost_operator.api.spec import AgentPool
 from roost_operator.local.runner import LocalStack, StackOptions
 
@@ -23,29 +23,12 @@ SHORT = Sampling(temperature=0.0, max_tokens=4, ignore_eos=True)
 ENDLESS = Sampling(temperature=0.0, max_tokens=3500, ignore_eos=True)
 """Seconds of output, so that it is cut in its middle."""
 
-POOL = {
-    "apiVersion": "roost.dev/v1alpha1",
-    "kind": "AgentPool",
-    "metadata": {"name": "whole"},
-    "spec": {
-        "models": [
-            {
-                "name": "tiny",
-                "source": "dummy://llama-tiny",
-                "dtype": "float32",
-                "contextTokens": CONTEXT,
-                "kvCache": {"blockTokens": 16, "memory": "16Mi"},
-                "engine": {"maxRunning": 8, "maxBatchTokens": 256},
-            }
-        ],
-        "workers": {"replicas": 1, "drainTimeoutSeconds": 1},
-        "roles": [
-            {"name": "agent", "maxOutputTokensPerStep": 3600},
-            {"name": "once", "maxStepsPerSession": 1},
-            {"name": "frugal", "sessionTokenBudget": 400},
-        ],
-    },
-}
+ROLES: tuple[dict[str, Any], ...] = (
+    {"name": "agent", "maxOutputTokensPerStep": 3600},
+    {"name": "once", "maxStepsPerSession": 1},
+    {"name": "frugal", "sessionTokenBudget": 400},
+)
+POOL = tiny_pool("whole", ROLES, replicas=1, context=CONTEXT, memory="16Mi", batch=256, dtype="float32")
 
 
 @dataclass

@@ -18,7 +18,7 @@ class FactsCache:
         self._facts: dict[tuple[str, str], SessionFacts] = {}
 
     async def get(self, session_id: str, tenant: str) -> SessionFacts:
-        """Raises Refused: SESSION_NOT_FOUND; StoreUnavailableError."""
+        """Raises Refused: SESSION_NOT_FOUND; StoreAwayError."""
         facts = self._facts.get((session_id, tenant))
         return facts or self.put(await self._store.get(session_id, tenant))
 

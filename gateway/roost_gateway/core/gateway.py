@@ -31,7 +31,7 @@ _MAX_SCANNED_PAGES = 20
 
 
 class Gateway:
-    """Sessions and their steps. Every method raises Refused or StoreUnavailableError.
+    """Sessions and their steps. Every method raises Refused or StoreAwayError.
 
     A session whose pool the caller may not use, or of another tenant, is refused as SESSION_NOT_FOUND, as if it did
     not exist.

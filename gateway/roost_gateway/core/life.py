@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from roost.store.interface import SessionStore
-from roost.store.records import StoreUnavailableError
+from roost.store.records import StoreAwayError
 from roost.store.redis_store import connect
 from roost_gateway.config import GatewayConfig, PoolSecrets
 from roost_gateway.core.facts import FactsCache
@@ -45,9 +45,9 @@ class GatewayRuntime:
 
     @property
     def gateway(self) -> Gateway:
-        """Raises StoreUnavailableError until `open` has returned."""
+        """Raises StoreAwayError until `open` has returned."""
         if self._gateway is None:
-            raise StoreUnavailableError("the store has not been reached since the start")
+            raise StoreAwayError("the store has not been reached since the start")
         return self._gateway
 
     @property
@@ -115,7 +115,7 @@ async def reach_store(url: str) -> SessionStore:
     while True:
         try:
             return await connect(url)
-        except StoreUnavailableError as error:
+        except StoreAwayError as error:
             if not warned:
                 log.warning("the session store does not answer yet: %s", error)
             warned = True

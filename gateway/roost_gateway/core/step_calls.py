@@ -26,7 +26,7 @@ class StepCalls:
         is being committed by then; None never ends it.
 
         A step whose context is left early is cut off, or, while it is being committed, goes on by itself. Iterating
-        raises Refused, StoreUnavailableError.
+        raises Refused, StoreAwayError.
         """
         step = self._steps.start(call)
         try:

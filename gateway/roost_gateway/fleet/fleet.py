@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from roost.store.interface import SessionStore
-from roost.store.records import StoreHealth, StoreUnavailableError
+from roost.store.records import StoreAwayError, StoreHealth
 from roost_gateway.fleet.pools import Pools
 from roost_gateway.fleet.worker_client import WorkerClients
 from roost_gateway.fleet.workers import Workers
@@ -65,7 +65,7 @@ class Fleet:
                 self.workers.forget(await self.pools.read_all())
             await asyncio.gather(*map(self.workers.read, self.pools.names))
             await self._store_came()
-        except StoreUnavailableError:
+        except StoreAwayError:
             if self.store_answers:
                 log.warning("the session store does not answer; running steps go on")
             self.store_answers = False

@@ -30,7 +30,7 @@ class Pools:
 
     async def get(self, name: str) -> PoolDocument:
         """The pool's document, read now only if it has never been. Raises Refused: POOL_NOT_FOUND;
-        StoreUnavailableError."""
+        StoreAwayError."""
         if name not in self._documents and (not self._configured or name in self._configured):
             await self._read(name)
         document = self._documents.get(name)
@@ -39,14 +39,14 @@ class Pools:
         return document
 
     async def reread(self, name: str) -> PoolDocument:
-        """The pool's document, read now. Raises Refused: POOL_NOT_FOUND; StoreUnavailableError."""
+        """The pool's document, read now. Raises Refused: POOL_NOT_FOUND; StoreAwayError."""
         await self._read(name)
         return await self.get(name)
 
     async def read_all(self) -> set[str]:
         """Reads every document and forgets pools that are gone. Returns the names of those that are gone.
 
-        Raises StoreUnavailableError.
+        Raises StoreAwayError.
         """
         names = self._configured or await self._store.pools()
         await asyncio.gather(*(self._read(name) for name in names))

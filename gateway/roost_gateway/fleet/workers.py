@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.store.interface import SessionStore
-from roost.store.records import StoreUnavailableError, Wake
+from roost.store.records import StoreAwayError, Wake
 from roost_gateway.fleet.grace import WorkerGrace
 from roost_gateway.routing.choice import Choice, StepNeed, WorkerState
 from roost_gateway.routing.worker_index import WorkerIndex
@@ -122,7 +122,7 @@ class Workers:
         return worker
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> int:
-        """Reads one worker now. Returns how many tokens of the session it has cached. Raises StoreUnavailableError."""
+        """Reads one worker now. Returns how many tokens of the session it has cached. Raises StoreAwayError."""
         look = await self._store.look(pool, worker_id, session_id)
         if look.view is not None:
             self._indexes[pool].put(WorkerState.of(look.view))
@@ -131,7 +131,7 @@ class Workers:
         return look.cached_tokens
 
     async def residency(self, pool: str, session_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
-        """Worker and cached tokens of each session that a live worker has cached. Raises StoreUnavailableError."""
+        """Worker and cached tokens of each session that a live worker has cached. Raises StoreAwayError."""
         workers = [worker.worker_id for worker in self.states(pool)]
         return await self._store.residency(pool, workers, session_ids)
 
@@ -142,7 +142,7 @@ class Workers:
         if task is None:
             task = self._refreshing[pool] = asyncio.create_task(self.read(pool))
             task.add_done_callback(lambda task: self._refreshed(pool, task))
-        with suppress(StoreUnavailableError):
+        with suppress(StoreAwayError):
             await asyncio.shield(task)
 
     def _refreshed(self, pool: str, task: "asyncio.Task[None]") -> None:
@@ -151,7 +151,7 @@ class Workers:
             task.exception()  # retrieved, since every caller that waited for it may have been cancelled
 
     async def read(self, pool: str) -> None:
-        """Reads a pool's workers now. Raises StoreUnavailableError."""
+        """Reads a pool's workers now. Raises StoreAwayError."""
         views = await self._store.workers(pool)
         workers = {view.lease.worker_id: WorkerState.of(view) for view in views}
         if self.grace:

@@ -1,6 +1,5 @@
 """API keys: whose they are, and which pools they may use."""
 
-import hashlib
 import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,15 +8,11 @@ from typing import Any
 
 import yaml
 
+from roost.contract.api_keys import hash_api_key
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost_gateway.config import ConfigError
 from roost_gateway.core.caller import ANYONE, Caller
-
-
-def hash_api_key(key: str) -> str:
-    """SHA-256 of an API key in hexadecimal, as the key file holds it. Keys are random, so they need no salt."""
-    return hashlib.sha256(key.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +37,7 @@ class Authenticator:
         if self._path is None:
             return ANYONE
         self._reload(self._path)
-        digest = hashlib.sha256(_bearer(metadata)).digest()
+        digest = bytes.fromhex(hash_api_key(_bearer(metadata)))
         caller = None
         for key in self._keys:  # always all of them, so that the time taken does not depend on which key matches
             if hmac.compare_digest(key.digest, digest):
@@ -62,13 +57,13 @@ class Authenticator:
             return
 
 
-def _bearer(metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
+def _bearer(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     for name, value in metadata:
         if name == "authorization":
             text = value.decode(errors="replace") if isinstance(value, bytes) else value
             scheme, _, key = text.partition(" ")
             if scheme.lower() == "bearer" and key.strip():
-                return key.strip().encode()
+                return key.strip()
     raise _unauthenticated("no API key was given; send metadata `authorization: Bearer KEY`")
 
 
@@ -101,9 +96,9 @@ def _key(path: Path, number: int, entry: Any) -> _Key:
     try:
         digest = bytes.fromhex(entry["sha256"])
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: sha256 must be hexadecimal; make it with hash_api_key(KEY)") from error
+        raise ConfigError(f"{where}: sha256 must be hexadecimal; make it with `roost keys hash`") from error
     if len(digest) != 32:
-        raise ConfigError(f"{where}: sha256 must have 64 digits; make it with hash_api_key(KEY)")
+        raise ConfigError(f"{where}: sha256 must have 64 digits; make it with `roost keys hash`")
     pools, tenant = entry["pools"], entry["tenant"]
     if not isinstance(pools, list) or not all(isinstance(pool, str) for pool in pools):
         raise ConfigError(f'{where}: pools must be a list of namespace/name, or ["*"]')

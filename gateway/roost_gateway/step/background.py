@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from roost.contract.refused import Refused
-from roost.store.records import StoreUnavailableError
+from roost.store.records import StoreAwayError
 
 log = logging.getLogger(__name__)
 
@@ -40,5 +40,5 @@ class Background:
     def _done(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            expected = isinstance(error, Refused | StoreUnavailableError)
+            expected = isinstance(error, Refused | StoreAwayError)
             log.warning("work left over from a step failed: %s", error, exc_info=None if expected else error)

@@ -12,7 +12,7 @@ from roost.contract.refused import Refused
 from roost.contract.steps import StepRequest
 from roost.fault_points import fault_point
 from roost.store.interface import SessionStore
-from roost.store.records import AlreadyCommitted, CommitRequest, LogEntry, StoreUnavailableError
+from roost.store.records import AlreadyCommitted, CommitRequest, LogEntry, StoreAwayError
 from roost.store.rules import ID_BYTES
 from roost.store.values import (
     finish_reason_to_record,
@@ -47,7 +47,7 @@ async def commit(store: SessionStore, attempt: StepAttempt, worker_id: str) -> C
             async with asyncio.timeout(max(0.1, give_up - time.monotonic())):
                 entry = await store.commit(request)
                 break
-        except (StoreUnavailableError, TimeoutError) as error:
+        except (StoreAwayError, TimeoutError) as error:
             if time.monotonic() + wait >= give_up:
                 raise _unknown() from error
         await asyncio.sleep(wait)

@@ -13,7 +13,7 @@ import time
 
 from roost.contract.lease import LEASE_PERIOD_SECONDS
 from roost.store.interface import SessionStore
-from roost.store.records import StoreUnavailableError, WorkerView
+from roost.store.records import StoreAwayError, WorkerView
 from roost_gateway.fleet.workers import Workers
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.step.attempt import StepAttempt
@@ -76,7 +76,7 @@ class Deaths:
 
     async def _view(self, worker_id: str) -> WorkerView | None:
         """The worker if its lease is in force, or None."""
-        with contextlib.suppress(StoreUnavailableError):  # then the store's grace period begins
+        with contextlib.suppress(StoreAwayError):  # then the store's grace period begins
             return (await self._store.look(self._pool, worker_id, self._session_id)).view
         return None
 

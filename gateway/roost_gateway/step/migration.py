@@ -45,7 +45,7 @@ class Migration:
         """Migrates the session if its pool's model has changed. Returns the record of the generation that ended, if it
         did. The client gets `Migrated`, also for an earlier migration that it does not know of.
 
-        Raises Refused, StoreUnavailableError.
+        Raises Refused, StoreAwayError.
         """
         former = attempt.descriptor
         if await self._is_due(attempt):

@@ -20,7 +20,7 @@ from roost.contract.events import Queued
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store.interface import SessionStore
-from roost.store.records import StoreUnavailableError, Wake
+from roost.store.records import StoreAwayError, Wake
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import Choice, WorkerState
 from roost_gateway.routing.revisions import serves_revision, turned_away, wrong_revision
@@ -75,7 +75,7 @@ class Placement:
         An attempt that no living worker may serve does not wait: it is refused at once.
 
         Raises Refused: QUEUE_FULL, QUEUE_TIMEOUT, NO_WORKER, WORKER_FAILED, MODEL_REVISION_MISMATCH, ATTEMPT_FENCED;
-        StoreUnavailableError.
+        StoreAwayError.
         """
         waiting = self._pool_queue(attempt.pool.pool)
         line = waiting.line(attempt.need.model_revision)
@@ -114,7 +114,7 @@ class Placement:
     async def _place_now(self, attempt: StepAttempt) -> WorkerState | None:
         try:
             return await self._try(attempt)
-        except StoreUnavailableError:
+        except StoreAwayError:
             if attempt.has_begun:
                 return None  # refusing it would lose its output, so it waits for the store
             raise
@@ -220,7 +220,7 @@ class Placement:
                     waiting.queue.bring_back(line.name)
                     while await self._admit_first(waiting, line):
                         pass
-        except StoreUnavailableError:
+        except StoreAwayError:
             pass  # the next reading of the workers tries again
         except Exception as error:
             log.exception("admitting to %s failed", waiting.pool)
@@ -244,7 +244,7 @@ class Placement:
             return False
         try:
             worker = await self._try(waiter.attempt)
-        except StoreUnavailableError:
+        except StoreAwayError:
             raise
         except Exception as error:  # of this attempt alone: the others of its line go on
             waiting.fail(line, waiter, error)
@@ -297,7 +297,7 @@ class Placement:
             try:
                 async for wake in self._store.wakes(pool):
                     self._take_wake(pool, wake)
-            except StoreUnavailableError:
+            except StoreAwayError:
                 pass
             except Exception:
                 log.exception("listening to the releases of %s failed; trying again", pool)

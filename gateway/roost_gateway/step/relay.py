@@ -17,7 +17,7 @@ from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
 from roost.store.interface import SessionStore
-from roost.store.records import StoreUnavailableError
+from roost.store.records import StoreAwayError
 from roost.store.refusals import refused
 from roost.store.rules import QUARANTINE_MS
 from roost.store.values import content_digest
@@ -67,7 +67,7 @@ class Relay:
     async def generate(self) -> WorkerStream:
         """Relays the output until it is complete. Returns the stream on which it ended.
 
-        Raises Refused, StoreUnavailableError.
+        Raises Refused, StoreAwayError.
         """
         await self._find_orphans()
         dispatch = await self._next_orphan() or await self._fresh(self._attempt.began.reserved)
@@ -94,7 +94,7 @@ class Relay:
         if not self._orphans:
             return None
         if self._attempt.registered:
-            with contextlib.suppress(StoreUnavailableError):  # at worst it keeps the place until it ends
+            with contextlib.suppress(StoreAwayError):  # at worst it keeps the place until it ends
                 await self._store.release(self._attempt.reservation())
                 self._attempt.withdrawn()
         return self._orphans.pop(0)
@@ -184,7 +184,7 @@ class Relay:
         try:
             digest = content_digest(attempt.call.request)
             await self._store.quarantine(attempt.session_id, digest, QUARANTINE_MS)
-        except (Refused, StoreUnavailableError) as error:
+        except (Refused, StoreAwayError) as error:
             log.warning("the step could not be put into quarantine: %s", error)
         return refused(Reason.STEP_KILLED_WORKERS, retry_ms=QUARANTINE_MS)
 

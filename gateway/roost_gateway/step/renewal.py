@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_MS
 from roost.store.interface import SessionStore
-from roost.store.records import RenewItem, StoreUnavailableError
+from roost.store.records import RenewItem, StoreAwayError
 from roost_gateway.step.attempt import StepAttempt
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Renewal:
             for attempt, lives in zip(batch, live, strict=True):
                 if not lives and attempt in self._live and not attempt.committing:
                     attempt.fence()
-        except StoreUnavailableError:
+        except StoreAwayError:
             return  # expiry is liveness, never safety: the attempts may still commit
         except Exception:
             log.exception("renewing %d attempts of %s failed; trying again", len(batch), pool)

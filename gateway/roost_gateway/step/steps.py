@@ -11,7 +11,7 @@ from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
 from roost.store.interface import SessionStore
-from roost.store.records import AlreadyCommitted, Began, BeginRequest, Descriptor, StoreUnavailableError
+from roost.store.records import AlreadyCommitted, Began, BeginRequest, Descriptor, StoreAwayError
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.step.attempt import StepAttempt
 from roost_gateway.step.background import Background
@@ -53,7 +53,7 @@ class RunningStep:
         await self.outbox.rest(seconds)
 
     async def result(self) -> None:
-        """Waits for the end. Raises Refused, StoreUnavailableError, or CancelledError after it was cut off."""
+        """Waits for the end. Raises Refused, StoreAwayError, or CancelledError after it was cut off."""
         assert self.task is not None, "a step is driven from its start on"
         await self.task
 
@@ -158,7 +158,7 @@ class Steps:
             raise
 
     async def _undo(self, session_id: str, begin: "asyncio.Future[Began | AlreadyCommitted]") -> None:
-        with contextlib.suppress(Refused, StoreUnavailableError):
+        with contextlib.suppress(Refused, StoreAwayError):
             began = await begin
             if isinstance(began, Began) and not self.closing:
                 await self._store.abort(session_id, began.ref)
@@ -210,7 +210,7 @@ class Steps:
     async def _abort(self, session_id: str, ref: AttemptRef) -> None:
         try:
             await self._store.abort(session_id, ref)
-        except StoreUnavailableError:
+        except StoreAwayError:
             log.info("an attempt of %s could not be ended; its lease will run out", session_id)
 
 

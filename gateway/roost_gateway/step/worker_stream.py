@@ -51,7 +51,7 @@ class SessionHistory:
         """Yields at least one run of ids, from position `start` to the head, with the ends of its steps; `last` marks
         the final run.
 
-        Raises StoreUnavailableError.
+        Raises StoreAwayError.
         """
         start = min(start, self._length)
         ends = await self._step_ends(start)
@@ -113,7 +113,7 @@ class WorkerStream:
 
     async def finished(self) -> None:
         """Waits for the end of the output. Raises WorkerFailureError; Refused when no other worker would do better;
-        StoreUnavailableError when the log could not be read; and what `on_accepted` raises."""
+        StoreAwayError when the log could not be read; and what `on_accepted` raises."""
         await asyncio.shield(self._reader)
 
     async def _read(self) -> None:

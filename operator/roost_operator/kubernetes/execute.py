@@ -27,7 +27,7 @@ class ChildRefusedError(ApiError):
 
 
 async def execute(api: Api, store: PoolStore, pool: AgentPool, plan: Plan, observed: Observed) -> int:
-    """Return the number of calls that changed something. Raises ApiError, StoreUnavailableError, and what the guard of
+    """Return the number of calls that changed something. Raises ApiError, StoreAwayError, and what the guard of
     `api` raises, which is called before each call, also those to the store."""
     calls = _Calls(api)
     if plan.stage is Stage.CLAIM:

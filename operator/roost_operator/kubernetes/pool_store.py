@@ -14,11 +14,11 @@ from roost.store import health, leases
 from roost.store.grace import GRACE_SECONDS, Grace
 from roost.store.keys import POOLS, PoolKeys
 from roost.store.link import RedisLink
-from roost.store.records import StoreHealth, StoreUnavailableError
+from roost.store.records import StoreAwayError, StoreHealth
 from roost_operator.plan.observed import StoreState, Worker
 
 CONNECTIONS = 8
-AWAY = (RedisError, StoreUnavailableError, OSError, asyncio.TimeoutError)
+AWAY = (RedisError, StoreAwayError, OSError, asyncio.TimeoutError)
 HEALTH_SECONDS = 10.0
 """How often the store's settings are checked, for all pools in it together."""
 CENSUS_SECONDS = 15.0
@@ -59,23 +59,23 @@ class PoolStore:
         return StoreState(weaknesses=checked.problems, document=document, named=named, young=young), workers
 
     async def publish(self, pool: str, document: PoolDocument) -> None:
-        """Writes the pool's document. Raises StoreUnavailableError."""
+        """Writes the pool's document. Raises StoreAwayError."""
         await self._link.run("SET", PoolKeys(pool).document, document.encode())
 
     async def name(self, pool: str) -> bool:
-        """Adds the pool to those that gateways look for; whether it was missing. Raises StoreUnavailableError."""
+        """Adds the pool to those that gateways look for; whether it was missing. Raises StoreAwayError."""
         return bool(await self._link.run("SADD", POOLS, pool))
 
     async def forget(self, pool: str) -> bool:
-        """Removes the pool from those that gateways look for; whether it was there. Raises StoreUnavailableError."""
+        """Removes the pool from those that gateways look for; whether it was there. Raises StoreAwayError."""
         return bool(await self._link.run("SREM", POOLS, pool))
 
     async def withdraw(self, pool: str) -> bool:
-        """Removes the pool's document; whether it was there. Raises StoreUnavailableError."""
+        """Removes the pool's document; whether it was there. Raises StoreAwayError."""
         return bool(await self._link.run("DEL", PoolKeys(pool).document))
 
     async def purge(self, pool: str) -> bool:
-        """Removes every key of the pool; whether any was there. Raises StoreUnavailableError."""
+        """Removes every key of the pool; whether any was there. Raises StoreAwayError."""
         removed = 0
         async for keys in self._keys(f"{PoolKeys(pool).prefix}:*"):
             for key in keys:
@@ -83,7 +83,7 @@ class PoolStore:
         return removed > 0
 
     async def set_drain(self, pool: str, worker: str, seconds: float | None) -> None:
-        """Asks a worker to drain for so long, or, with None, lets it go on. Raises StoreUnavailableError."""
+        """Asks a worker to drain for so long, or, with None, lets it go on. Raises StoreAwayError."""
         if seconds is None:
             await leases.end_drain(self._link, pool, worker)
         else:
@@ -91,7 +91,7 @@ class PoolStore:
 
     async def sessions(self, pool: str, workers: tuple[Worker, ...]) -> tuple[int, int, int]:
         """Number of sessions that are hot (a live worker publishes them as cached), warm (always 0: there is no warm
-        tier yet) and cold (all others). Raises StoreUnavailableError."""
+        tier yet) and cold (all others). Raises StoreAwayError."""
         keys, resident = PoolKeys(pool), set[bytes]()
         total = (await self._counted()).get(pool, 0)
         for worker in workers:
@@ -122,31 +122,20 @@ class PoolStore:
         return self._health[1]
 
     async def _workers(self, pool: str) -> tuple[Worker, ...]:
-        keys, now = PoolKeys(pool), await self._now()
-        names = await self._link.run("ZRANGEBYSCORE", keys.workers, now, "+inf")
-        workers = [await self._worker(keys, name.decode(), now) for name in names]
-        return tuple(sorted((worker for worker in workers if worker), key=lambda worker: worker.worker_id))
+        live = await leases.live_leases(self._link, pool)
+        return tuple([await self._worker(pool, lease) for lease in sorted(live, key=lambda lease: lease.worker_id)])
 
-    async def _worker(self, keys: PoolKeys, name: str, now: int) -> Worker | None:
-        text = await self._link.run("GET", keys.lease(name))
-        if text is None:
-            return None
-        lease = WorkerLease.decode(text)
-        tokens = await self._link.run("HVALS", keys.residency(name))
-        since = await self._link.run("GET", keys.drain(name))
+    async def _worker(self, pool: str, lease: WorkerLease) -> Worker:
+        tokens = await self._link.run("HVALS", PoolKeys(pool).residency(lease.worker_id))
         return Worker(
-            worker_id=name,
+            worker_id=lease.worker_id,
             address=lease.host,
             revision=lease.model_revision,
             running=lease.running + lease.waiting,
             draining=lease.draining,
-            tokens=sum(int(value) for value in tokens),
-            drain_seconds=None if since is None else max(0, now - int(since)) / 1000,
+            tokens=sum(map(int, tokens)),
+            drain_seconds=await leases.seconds_since_asked_to_drain(self._link, pool, lease.worker_id),
         )
-
-    async def _now(self) -> int:
-        seconds, microseconds = await self._link.run("TIME")
-        return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def _keys(self, pattern: str) -> AsyncIterator[list[bytes]]:
         """Keys that match `pattern`, in batches. The braces of a pool's tag mean nothing in Redis' patterns."""

@@ -21,19 +21,3 @@ def cluster_role() -> dict[str, Any]:
         "metadata": {"name": NAME},
         "rules": [*rules, status, finalizers],
     }
-
-
-def cluster_role_binding(kind: str, name: str, namespace: str = "") -> dict[str, Any]:
-    """Gives the role to a ServiceAccount of `namespace`, or to a User."""
-    subject: dict[str, Any] = {"kind": kind, "name": name}
-    if kind == "ServiceAccount":
-        subject["namespace"] = namespace
-    else:
-        subject["apiGroup"] = "rbac.authorization.k8s.io"
-    return {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": {"name": NAME},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": NAME},
-        "subjects": [subject],
-    }

@@ -1,5 +1,5 @@
 """Brings a pool one step nearer to its spec: read, plan, execute. All it remembers is when the sessions of each pool
-were last counted, and whether KubeRay has a field for Ray's token."""
+were last counted, the own Secrets of each settled pool, and whether KubeRay has a field for Ray's token."""
 
 import logging
 import time
@@ -11,6 +11,7 @@ from roost_operator.api.spec import AgentPool
 from roost_operator.api.stored import StoredPool, read_pool
 from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.api import Api, Document, Reader
+from roost_operator.kubernetes.child_secrets import ChildSecrets
 from roost_operator.kubernetes.execute import ChildRefusedError, execute, report
 from roost_operator.kubernetes.gather import gather
 from roost_operator.kubernetes.metrics import Metrics, Result
@@ -19,6 +20,7 @@ from roost_operator.kubernetes.pool_store import AWAY, PoolStore, Stores
 from roost_operator.plan.installation import Installation
 from roost_operator.plan.observed import Observed, StoreState, Worker
 from roost_operator.plan.plan import Plan, plan, refused
+from roost_operator.plan.status import is_settled
 
 LOG = logging.getLogger(__name__)
 COUNT_SECONDS = 15.0
@@ -39,6 +41,7 @@ class Reconciler:
         self._metrics = metrics or Metrics()
         self._stores = Stores(installation.store_url)
         self._counted: dict[str, float] = {}
+        self._child_secrets: dict[str, ChildSecrets] = {}
         self._token_auth = True  # until the API server refuses the field, since the operator may not read CRDs
 
     async def aclose(self) -> None:
@@ -46,11 +49,12 @@ class Reconciler:
 
     async def reconcile(self, namespace: str, name: str) -> Plan | None:
         """Do one step and return its plan, or None when the pool does not exist. Raises ApiError,
-        StoreUnavailableError."""
+        StoreAwayError."""
         with self._metrics.reconciling() as ended:
             raw = await self._reader.get(kinds.POOL, namespace, name)
             if raw is None:
                 self._counted.pop(f"{namespace}/{name}", None)
+                self._child_secrets.pop(f"{namespace}/{name}", None)
                 ended(Result.ABSENT)
                 return None
             stored = read_pool(raw)
@@ -60,12 +64,15 @@ class Reconciler:
 
     async def _step(self, stored: StoredPool, raw: Document) -> tuple[Plan, int]:
         pool = stored.pool
+        children, generation = self._child_secrets.pop(pool.pool, None), raw["metadata"]["generation"]
+        if children is None or children.generation != generation:
+            children = ChildSecrets(self._reader, generation)
         secrets = await pool_secrets(self._reader, pool, self._installation)
         async with self._stores.opened(secrets.store_url) as store:
             unknown = (StoreState(problem=secrets.problem), tuple[Worker, ...]())
             observed_store = unknown if secrets.problem else await store.observe(pool.pool)
             observed = await gather(
-                self._reader,
+                children,
                 pool,
                 raw,
                 now=time.time(),
@@ -78,6 +85,8 @@ class Reconciler:
                 unreadable=stored.unreadable,
             )
             planned, calls = await self._execute(store, pool, observed)
+        if not calls and is_settled(planned.status):  # after an error, too, they are read again
+            self._child_secrets[pool.pool] = children
         self._metrics.changed(calls)
         if calls:
             LOG.info("%s: %s, %d calls", pool.pool, planned.stage.value, calls)

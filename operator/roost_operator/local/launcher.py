@@ -14,6 +14,11 @@ import sys
 PR_SET_PDEATHSIG = 1
 
 
+def launched(*command: str) -> list[str]:
+    """Return the arguments that run `command` so that it dies with this process."""
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
+
+
 def main() -> None:
     parent = int(sys.argv[1])
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 import time
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from roost_operator.local import launcher
 from roost_operator.local.events import Notice, Report
+from roost_operator.local.launcher import launched
 
 STACK_VARIABLE = "ROOST_STACK"
 """Environment variable that marks every process of a stack, including all descendants."""
@@ -126,9 +125,7 @@ class Supervised:
         self.command.log.parent.mkdir(parents=True, exist_ok=True)
         with self.command.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-I", "-S", launcher.__file__, str(os.getpid())),
-                *self.command.argv,
+                *launched(*self.command.argv),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from roost.store.leases import WORKER_RULES
 from roost.store.link import RedisLink
-from roost.store.records import StoreUnavailableError
+from roost.store.records import StoreAwayError
 from roost_operator.local.processes import Command
 from roost_operator.local.redis_version import ServerVersion, keep_redis_6_out, mark_writer
 from roost_operator.local.state_dir import StateDirectory
@@ -90,7 +90,7 @@ class EmbeddedRedis:
         link = RedisLink.open(self.url, socket_timeout=5.0)
         try:
             return bool(await link.run("PING"))
-        except StoreUnavailableError:  # not listening yet, or still reading its file
+        except StoreAwayError:  # not listening yet, or still reading its file
             return False
         finally:
             await link.aclose()

@@ -14,7 +14,7 @@ from roost.contract.refused import Refused
 from roost.store.keys import POOLS, PoolKeys
 from roost.store.leases import live_leases
 from roost.store.link import RedisLink
-from roost.store.records import StoreUnavailableError
+from roost.store.records import StoreAwayError
 from roost_operator.api.deprecations import deprecations
 from roost_operator.api.pool_document import pool_document
 from roost_operator.api.spec import AgentPool
@@ -111,7 +111,7 @@ class LocalStack:
         assert self._link is not None
         try:
             return await live_leases(self._link, self.pool.pool)
-        except StoreUnavailableError:
+        except StoreAwayError:
             return []
 
     async def _start(self) -> None:
@@ -128,7 +128,7 @@ class LocalStack:
         self._link = RedisLink.open(self._redis.url, socket_timeout=5.0)
         try:
             await self._publish(self._link, model.revision)
-        except (StoreUnavailableError, Refused) as error:
+        except (StoreAwayError, Refused) as error:
             log = self._redis_process.command.log
             raise StackError(f"{error}; the end of {log}:\n{log_end(log)}") from error
         await self._start_workers_and_gateways(ports)
@@ -142,7 +142,7 @@ class LocalStack:
             cache_dir=self.options.cache_dir,
         )
         self.targets = tuple(join_address(self.options.host, port) for port in ports)
-        shared = (config.pool, config.pool_secret, self._redis.url, self.options.key_file)
+        shared = (config.pool, config.pool_secret, self.redis_url, self.options.key_file)
         commands = [gateway_command(self._state, number, at, *shared) for number, at in enumerate(self.targets, 1)]
         self.gateways = [self._supervise(command) for command in commands]
         self.workers = [] if self.pool.spec.suspend else [self._supervise(c) for c in self._worker_commands(config)]

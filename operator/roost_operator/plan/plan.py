@@ -86,11 +86,6 @@ class Plan:
     events: tuple[Event, ...] = ()
 
     @property
-    def finalizer(self) -> bool:
-        """Whether the pool keeps the operator's finalizer."""
-        return self.stage is not Stage.FORGET
-
-    @property
     def idle(self) -> bool:
         """Whether the cluster's objects stay as they are."""
         return not (self.apply or self.resize or self.delete)

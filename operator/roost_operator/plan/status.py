@@ -69,6 +69,12 @@ def pool_status(pool: AgentPool, observed: Observed, facts: Facts, revision: str
     return status
 
 
+def is_settled(status: Mapping[str, Any]) -> bool:
+    """Whether nothing is wrong with the pool and nothing of it is about to change."""
+    by_type = _by_type(status)
+    return all(by_type.get(kind, {}).get("status") == "False" for kind in ("Progressing", "Degraded"))
+
+
 def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Event, ...]:
     """An event for each new reason of Ready, for a condition Degraded that came or went, and for each deprecated field
     that the status did not list before."""

@@ -1,6 +1,5 @@
 """`roost keys`: API keys for the gateway's key file."""
 
-import hashlib
 import json
 import secrets
 import sys
@@ -8,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from roost.contract.api_keys import hash_api_key
 from roost.contract.names import is_pool
 
 app = typer.Typer(help="Make API keys for the gateway's key file.", no_args_is_help=True)
@@ -40,7 +40,7 @@ def hash_key(
         key = f"roost_{secrets.token_urlsafe(32)}"
         typer.echo(f"key: {key}", err=True)
         typer.echo("hint: store it now; the key file below has only its hash", err=True)
-    digest = hashlib.sha256(key.encode()).hexdigest()
+    digest = hash_api_key(key)
     typer.echo(_entry(key_id or f"key-{digest[:8]}", digest, tenant, pool or ["*"]))
 
 

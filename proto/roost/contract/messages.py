@@ -102,6 +102,9 @@ class Message:
 class Sampling:
     """How tokens are drawn. None takes the model's default; the gateway checks the ranges.
 
+    Models have defaults for temperature, top_p, top_k, min_p and repetition_penalty. Without one a field is off, and
+    temperature is 0.
+
     Raises TypeError when a value is not a number, and ValueError when a count is negative or does not fit its field.
     """
 

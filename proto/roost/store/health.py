@@ -34,7 +34,7 @@ def _hidden(where: str) -> str:
 async def check(link: RedisLink) -> StoreHealth:
     """Asks every primary. A server that hides its settings, as managed servers do, is trusted.
 
-    Raises StoreUnavailableError.
+    Raises StoreAwayError.
     """
     durable, problems, hidden, run_ids = True, list[str](), list[str](), list[str]()
     for where, options in await _primaries(link):
@@ -51,7 +51,7 @@ async def check(link: RedisLink) -> StoreHealth:
 
 
 async def uptime(link: RedisLink) -> int:
-    """Seconds since the last start of a primary. Raises StoreUnavailableError."""
+    """Seconds since the last start of a primary. Raises StoreAwayError."""
     servers = [await link.run("INFO", "server", **options) for _, options in await _primaries(link)]
     return min(int(info["uptime_in_seconds"]) for info in servers)
 

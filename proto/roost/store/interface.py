@@ -26,7 +26,7 @@ class SessionStore(Protocol):
     """Session records, the admission ledger and the workers' leases of all pools.
 
     Every call is one round trip unless its docstring says otherwise, checks everything before it writes, and may be
-    repeated. All raise `StoreUnavailableError` when Redis does not answer, and `Refused` for the reasons that their
+    repeated. All raise `StoreAwayError` when Redis does not answer, and `Refused` for the reasons that their
     docstrings list. Session names are well-formed (`names.pool_of`); the caller has checked that.
     """
 

@@ -79,6 +79,13 @@ async def ask_to_drain(link: RedisLink, pool: str, worker_id: str, drain_seconds
     await link.run("SET", key, await link.now_ms(key), "NX", "PX", keep_ms)
 
 
+async def seconds_since_asked_to_drain(link: RedisLink, pool: str, worker_id: str) -> float | None:
+    """Return the seconds since a worker was asked to drain, by the server's clock, or None when it is not to drain."""
+    key = PoolKeys(pool).drain(worker_id)
+    since_ms = await link.run("GET", key)
+    return None if since_ms is None else max(0, await link.now_ms(key) - int(since_ms)) / 1000
+
+
 async def end_drain(link: RedisLink, pool: str, worker_id: str) -> None:
     """Let a worker take attempts again."""
     await link.run("DEL", PoolKeys(pool).drain(worker_id))

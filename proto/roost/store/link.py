@@ -30,7 +30,7 @@ from redis.exceptions import TimeoutError as NoReplyError
 
 from roost.contract.reasons import Reason
 from roost.store.grace import Grace
-from roost.store.records import StoreUnavailableError
+from roost.store.records import StoreAwayError
 from roost.store.refusals import refused
 from roost.store.scripts import Arg, Call, script
 
@@ -110,11 +110,11 @@ def masked(url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{user.split(':')[0]}:***{at}{host}" if at else host))
 
 
-class ForbiddenError(StoreUnavailableError):
+class ForbiddenError(StoreAwayError):
     """Redis answers, but not to this user, or not this command."""
 
 
-class WritesRefusedError(StoreUnavailableError):
+class WritesRefusedError(StoreAwayError):
     """Redis answers, but takes no writes. The text says why."""
 
 
@@ -131,7 +131,7 @@ def _translate(error: Exception, url: str) -> Exception:
     away = isinstance(error, _AWAY_ERRORS) or any(word in text for word in _AWAY_WORDS)
     if isinstance(error, ResponseError) and not away:
         return error
-    return StoreUnavailableError(f"Redis at {url} does not answer: {type(error).__name__}: {text}")
+    return StoreAwayError(f"Redis at {url} does not answer: {type(error).__name__}: {text}")
 
 
 def _tag(key: str) -> str:

@@ -110,7 +110,7 @@ class MemoryStore:
         return own[:count]
 
     async def begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
-        now, grace, session = self.clock(), request.grace, self._find(request.session_id, request.tenant)
+        now, session = self.clock(), self._find(request.session_id, request.tenant)
         record, pool, live = session.record, self.pool(session.record.pool), session.attempt
         committed = session.steps.get(request.step_id)
         former = live if live and live.step_id == request.step_id else None
@@ -119,14 +119,14 @@ class MemoryStore:
         if committed is not None:
             return session.already(committed, now)
         migrates, cached = session.migrates_to(request.migrates_to), 0
-        if not migrates and pool.is_alive(record.owner, now, grace=grace):
+        if not migrates and pool.is_alive(record.owner, now):
             cached = pool.cached_at(record.owner, record, now)
         work = former
         if work is None or work.ref.nonce != request.nonce:  # else it was sent again
             session.check_open()
             session.check_head(request.expected_head, request.expected_generation)
             if former is None:
-                session.check_idle(now, grace=grace)
+                session.check_idle(now)
             session.check_quarantine(request.digest, now)
             session.check_limits(request, migrates=migrates)
             work = self._take(session, request, former, record.owner if cached else "", now)
@@ -142,17 +142,17 @@ class MemoryStore:
     def _take(self, session: MemorySession, request: BeginRequest, former: Work | None, owner: str, now: int) -> Work:
         """Makes a new attempt the live one. It reserves where `former`, the attempt of the same step, was sent, or at
         the `owner`; when both are full it waits for the first of them that lives."""
-        record, pool, grace, nonce = session.record, self.pool(session.record.pool), request.grace, request.nonce
+        record, pool, nonce = session.record, self.pool(session.record.pool), request.nonce
         before = former.ref.nonce if former else b""
-        enqueued_ms = pool.enqueued_ms(before, now, grace=grace)
+        enqueued_ms = pool.enqueued_ms(before, now)
         rank = pool.rank(request.priority, enqueued_ms, nonce)
         tokens, reserved, line = record.head.length + request.new_tokens, "", None
         for worker in dict.fromkeys([former.worker if former else "", owner]):
-            if reserved or not pool.is_alive(worker, now, grace=grace):
+            if reserved or not pool.is_alive(worker, now):
                 continue
-            inherited = pool.tokens_of(worker, before, now, grace=grace) if former and worker == former.worker else 0
-            may_reserve = inherited or not pool.must_wait(worker, rank, {nonce, before}, now, grace=grace)
-            fits = pool.has_room(worker, tokens, before, now, grace=grace)
+            inherited = pool.tokens_of(worker, before, now) if former and worker == former.worker else 0
+            may_reserve = inherited or not pool.must_wait(worker, rank, {nonce, before}, now)
+            fits = pool.has_room(worker, tokens, before, now)
             if inherited and (inherited >= tokens or not fits):
                 reserved, tokens = worker, inherited
             elif may_reserve and fits:
@@ -160,7 +160,7 @@ class MemoryStore:
             elif line is None:
                 line = pool.leases[worker][0].model_revision
         pool.drop_claims(session.attempt)
-        pool.purge(now, waits=not reserved and line is not None, grace=grace)
+        pool.purge(now, waits=not reserved and line is not None)
         expiry_ms = now + request.lease_ms
         ref, fenced = AttemptRef(record.epoch + 1, nonce), replace(former, fenced=None) if former else None
         seed = former.seed if former else request.seed

@@ -1,7 +1,6 @@
 """One pool of the store in memory: its workers, what is reserved at them, and which attempts wait in which line. Pure.
 
-The rules are those of `_ledger.lua` and `_waiters.lua`; a property test compares the two. `now` is in ms; with `grace`
-nobody's time is over.
+The rules are those of `_ledger.lua` and `_waiters.lua`; a property test compares the two. `now` is in ms.
 """
 
 from dataclasses import dataclass, field
@@ -22,8 +21,8 @@ class Claim:
     tokens: int
     expiry_ms: int
 
-    def holds(self, now: int, *, grace: bool) -> bool:
-        return self.expiry_ms > now or grace
+    def holds(self, now: int) -> bool:
+        return self.expiry_ms > now
 
 
 @dataclass(slots=True)
@@ -37,8 +36,8 @@ class Waiter:
     expiry_ms: int
     rank: Rank
 
-    def is_over(self, now: int, *, grace: bool) -> bool:
-        return 0 < self.deadline_ms <= now or (self.expiry_ms <= now and not grace)
+    def is_over(self, now: int) -> bool:
+        return 0 < self.deadline_ms <= now or self.expiry_ms <= now
 
 
 @dataclass(slots=True)
@@ -57,8 +56,8 @@ class MemoryPool:
     over: set[bytes] = field(default_factory=set)
     """Waiters whose time is over, as far as a call has noticed since the last `purge`."""
 
-    def is_alive(self, worker: str, now: int, *, grace: bool = False) -> bool:
-        return worker in self.leases and (self.leases[worker][1] > now or grace)
+    def is_alive(self, worker: str, now: int) -> bool:
+        return worker in self.leases and self.leases[worker][1] > now
 
     def view(self, worker: str, now: int) -> WorkerView | None:
         """A worker with a lease in force."""
@@ -74,58 +73,58 @@ class MemoryPool:
             return session.head.length
         return self.residency.get(worker, {}).get(session.session_id, 0)
 
-    def reserved(self, worker: str, now: int, *, grace: bool = False, besides: bytes = b"") -> tuple[int, int]:
+    def reserved(self, worker: str, now: int, *, besides: bytes = b"") -> tuple[int, int]:
         """Tokens and attempts at a worker, without those of one nonce."""
         tokens = [
             claim.tokens
             for (where, nonce), claim in self.claims.items()
-            if where == worker and nonce != besides and claim.holds(now, grace=grace)
+            if where == worker and nonce != besides and claim.holds(now)
         ]
         return sum(tokens), len(tokens)
 
-    def tokens_of(self, worker: str, nonce: bytes, now: int, *, grace: bool = False) -> int:
+    def tokens_of(self, worker: str, nonce: bytes, now: int) -> int:
         """What an attempt has reserved at a worker; 0 when that is nothing."""
         claim = self.claims.get((worker, nonce))
-        return claim.tokens if claim and claim.holds(now, grace=grace) else 0
+        return claim.tokens if claim and claim.holds(now) else 0
 
-    def has_room(self, worker: str, tokens: int, besides: bytes, now: int, *, grace: bool = False) -> bool:
+    def has_room(self, worker: str, tokens: int, besides: bytes, now: int) -> bool:
         lease = self.leases[worker][0]
-        reserved, attempts = self.reserved(worker, now, grace=grace, besides=besides)
+        reserved, attempts = self.reserved(worker, now, besides=besides)
         return not lease.draining and reserved + tokens <= lease.capacity_tokens and attempts < 2 * lease.max_running
 
     def rank(self, priority: int, enqueued_ms: int, nonce: bytes) -> Rank:
         return priority * self.aging_ms + enqueued_ms, nonce.hex()
 
-    def enqueued_ms(self, nonce: bytes, now: int, *, grace: bool = False) -> int:
+    def enqueued_ms(self, nonce: bytes, now: int) -> int:
         """Since when an attempt waits; now when it does not."""
         waiter = self.waiters.get(nonce)
-        return waiter.enqueued_ms if waiter and not waiter.is_over(now, grace=grace) else now
+        return waiter.enqueued_ms if waiter and not waiter.is_over(now) else now
 
-    def must_wait(self, worker: str, rank: Rank, own: set[bytes], now: int, *, grace: bool = False) -> bool:
+    def must_wait(self, worker: str, rank: Rank, own: set[bytes], now: int) -> bool:
         """Whether an attempt other than `own` waits that the worker can serve and that goes before `rank`."""
         for line in dict.fromkeys((line_of(self.leases[worker][0].model_revision), "")):
-            first = self._first(line, own, now, grace=grace)
+            first = self._first(line, own, now)
             if first is not None and first < rank:
                 return True
         return False
 
-    def _first(self, line: str, own: set[bytes], now: int, *, grace: bool) -> Rank | None:
+    def _first(self, line: str, own: set[bytes], now: int) -> Rank | None:
         """The first of a line; those whose time is over before it are marked."""
         places = sorted((waiter.rank, nonce) for nonce, waiter in self.waiters.items() if waiter.line == line)
         for rank, nonce in places:
-            if self.waiters[nonce].is_over(now, grace=grace):
+            if self.waiters[nonce].is_over(now):
                 self.over.add(nonce)
             elif nonce not in own:
                 return rank
         return None
 
-    def purge(self, now: int, *, waits: bool, grace: bool = False) -> None:
+    def purge(self, now: int, *, waits: bool) -> None:
         """Removes the waiters in `over` and expired claims. With `waits`, first looks for expired waiters in every
         line."""
         for line in {waiter.line for waiter in self.waiters.values()} if waits else ():
-            self._first(line, set(), now, grace=grace)
+            self._first(line, set(), now)
         self.waiters = {nonce: waiter for nonce, waiter in self.waiters.items() if nonce not in self.over}
-        self.claims = {key: claim for key, claim in self.claims.items() if claim.holds(now, grace=grace)}
+        self.claims = {key: claim for key, claim in self.claims.items() if claim.holds(now)}
         self.over.clear()
 
     def enter_line(

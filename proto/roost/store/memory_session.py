@@ -106,9 +106,9 @@ class MemorySession:
         if reason is not None:
             raise self.refusal(reason)
 
-    def check_idle(self, now: int, *, grace: bool = False) -> None:
-        if self.attempt and (self.attempt.expiry_ms > now or grace):
-            raise self.refusal(Reason.ANOTHER_STEP_RUNNING, max(self.attempt.expiry_ms - now, int(grace)))
+    def check_idle(self, now: int) -> None:
+        if self.attempt and self.attempt.expiry_ms > now:
+            raise self.refusal(Reason.ANOTHER_STEP_RUNNING, self.attempt.expiry_ms - now)
 
     def check_quarantine(self, digest: bytes, now: int) -> None:
         left = self.quarantine.get(digest, now) - now

@@ -134,7 +134,7 @@ AGING_SECONDS = 10.0
 """Waiting time that is worth one class, in a gateway's queue and among the store's waiters."""
 
 
-class StoreUnavailableError(Exception):
+class StoreAwayError(Exception):
     """Redis does not answer. The caller retries or reports UNAVAILABLE; what was sent may or may not have been done."""
 
 
@@ -166,8 +166,6 @@ class BeginRequest:
     """Class of the wait, lower first; the store adds nothing to it."""
     deadline_ms: int
     """Milliseconds from now; 0 means no deadline."""
-    grace: bool = False
-    """Redis has just come back: treat every live attempt of another step as unexpired."""
     expected_generation: int = 0
     """Generation that `expected_head` ends; 0 when the client does not know."""
     migrates_to: str = ""

@@ -71,7 +71,7 @@ async def connect(
     """Connects to `redis://`, `rediss://` or `unix://`, or to a cluster by `?cluster=true` in the query.
 
     `connections` bounds the calls under way at once; `socket_timeout` is in seconds and holds for each of four tries.
-    Raises ValueError for another URL, StoreUnavailableError when Redis does not answer.
+    Raises ValueError for another URL, StoreAwayError when Redis does not answer.
     """
     link = RedisLink.open(url, socket_timeout=socket_timeout, connections=connections, grace=Grace(grace_ms / 1000))
     store = RedisStore(link, aging_ms=aging_ms, watermark=watermark)
@@ -172,7 +172,7 @@ class RedisStore:
         def call() -> Call:
             hosts = self._known_keys.hosts(request.session_id, self._workers.known(keys.pool))
             published = [key for host in hosts for key in (keys.lease(host), keys.residency(host))]
-            return Call(named, args, published, hosts, least_grace_ms=1 if request.grace else 0)
+            return Call(named, args, published, hosts)
 
         reply = await self._call("begin", request.session_id, call)
         now, flat = reply[1], reply[-1]

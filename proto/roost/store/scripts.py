@@ -45,7 +45,6 @@ class Call:
     args: Mapping[str, Arg] = field(default_factory=dict)
     more_keys: Sequence[str] = ()
     more_args: Sequence[Arg] = ()
-    least_grace_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class Script:
 
     def arguments(self, call: Call, grace_ms: int) -> tuple[list[str], list[Arg]]:
         """KEYS and ARGV. Raises KeyError when the call lacks a name, ValueError when it has too many."""
-        args = {**call.args, GRACE: max(grace_ms, call.least_grace_ms)} if GRACE in self.args else call.args
+        args = {**call.args, GRACE: grace_ms} if GRACE in self.args else call.args
         if len(call.keys) != len(self.keys) or len(args) != len(self.args):
             unknown = sorted(call.keys.keys() - set(self.keys) | args.keys() - set(self.args))
             raise ValueError(f"script {self.name} does not take {unknown}, or lacks a name")

@@ -504,7 +504,10 @@ Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
 
 @_typing.final
 class Sampling(_message.Message):
-    """Sampling says how tokens are drawn. Unset fields take the model's defaults."""
+    """Sampling says how tokens are drawn. Unset temperature, top_p, top_k, min_p and repetition_penalty take the model's
+    defaults (its generation_config.json; `roost model show` has them), of the revision that runs the step. What neither
+    sets is off, and without any temperature the most likely token is taken. A stored step keeps what the client set.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -15,6 +15,7 @@ from store_driver import (
     LONG_MS,
     POOL,
     TENANT,
+    begin_grace,
     begin_request,
     commit_request,
     lease,
@@ -152,8 +153,9 @@ async def test_a_worker_is_believed_from_its_first_publication_after_the_step(st
     await store.commit(commit_request(session_id, began.ref, "step-1", owner="w1"))
     age_ms = RESIDENCY_DELAY_MS if when == "published since" else RESIDENCY_DELAY_MS // 2
     publish(raw, lease("w1"), ms=-1 if when == "lease gone" else age_ms)
-    request = begin_request(session_id, "step-2", grace=when == "lease gone")
-    again = await store.begin(request)
+    if when == "lease gone":
+        begin_grace(store)
+    again = await store.begin(begin_request(session_id, "step-2"))
     assert (again.reserved, again.cached_tokens) == (("", 0) if when == "published since" else ("w1", 5))
 
 

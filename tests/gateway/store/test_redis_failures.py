@@ -12,7 +12,7 @@ from roost.contract.refused import Refused
 from roost.store import health
 from roost.store.keys import PoolKeys
 from roost.store.link import WritesRefusedError, cancellation_kept
-from roost.store.records import RenewItem, StoreUnavailableError
+from roost.store.records import RenewItem, StoreAwayError
 from roost.store.redis_store import RedisStore, connect
 from roost.store.scripts import script
 from store_driver import (
@@ -78,7 +78,7 @@ async def test_an_error_does_not_take_the_place_of_a_cancellation():
                 begun.set()
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
-                raise StoreUnavailableError("as wait_for does when the command fails in the same turn") from None
+                raise StoreAwayError("as wait_for does when the command fails in the same turn") from None
 
     task = asyncio.create_task(call())
     await begun.wait()
@@ -97,16 +97,16 @@ async def test_calls_fail_as_unavailable_while_redis_is_away(fresh, fresh_redis)
         fresh.pools(),
         fresh.health(),
     ):
-        with pytest.raises(StoreUnavailableError, match="does not answer"):
+        with pytest.raises(StoreAwayError, match="does not answer"):
             await call
     fresh_redis.start()
     assert (await fresh.commit(commit_request(began.descriptor.session_id, began.ref, "step-1"))).index == 0
 
 
 async def test_connecting_to_nothing_names_the_address_and_hides_the_password():
-    with pytest.raises(StoreUnavailableError, match=r"redis://user:\*\*\*@127.0.0.1:1 does not answer"):
+    with pytest.raises(StoreAwayError, match=r"redis://user:\*\*\*@127.0.0.1:1 does not answer"):
         await connect("redis://user:secret@127.0.0.1:1")
-    with pytest.raises(StoreUnavailableError, match="does not answer"):
+    with pytest.raises(StoreAwayError, match="does not answer"):
         await connect("redis://127.0.0.1:1?cluster=true")
 
 
@@ -118,7 +118,7 @@ async def test_a_primary_that_became_a_replica_is_unavailable(fresh, fresh_redis
         fresh.commit(commit_request(began.descriptor.session_id, began.ref, "step-1")),
         fresh.open(new_session()),
     ):
-        with pytest.raises(StoreUnavailableError, match=r"refuses to write: it is a read-only replica"):
+        with pytest.raises(StoreAwayError, match=r"refuses to write: it is a read-only replica"):
             await call
     assert (await fresh.get(began.descriptor.session_id, TENANT)).steps == 0
 
@@ -175,7 +175,7 @@ async def test_a_unix_socket_serves_as_well(fresh_redis):
 async def test_a_wrong_password_is_named(fresh_redis):
     with fresh_redis.client() as raw:
         raw.config_set("requirepass", "right")
-        with pytest.raises(StoreUnavailableError, match="ACL"):
+        with pytest.raises(StoreAwayError, match="ACL"):
             await connect(fresh_redis.url)
         store = await connect(fresh_redis.url.replace("//", "//:right@"))
         await store.aclose()
@@ -185,7 +185,7 @@ async def test_the_call_that_finds_redis_back_expires_nobody(fresh_redis):
     store = await connect(fresh_redis.url, grace_ms=LONG_MS)
     began = await begun(store, lease_ms=0)
     fresh_redis.kill()
-    with pytest.raises(StoreUnavailableError):
+    with pytest.raises(StoreAwayError):
         await store.workers(POOL)
     fresh_redis.start()
     other = await connect(fresh_redis.url, grace_ms=0)
@@ -207,7 +207,7 @@ async def test_after_redis_was_away_nobody_expires_leases(fresh_redis):
         assert len(await store.workers(POOL)) == 2
         assert not store.grace_seconds
         fresh_redis.kill()
-        with pytest.raises(StoreUnavailableError):
+        with pytest.raises(StoreAwayError):
             await store.workers(POOL)
         fresh_redis.start()
         publish(raw, lease("w1"), ms=-1)
@@ -274,7 +274,7 @@ async def test_a_cluster_survives_the_death_of_all_its_shards():
         assert (await store.health()).durable
         began = await begun(store)
         cluster.kill()
-        with pytest.raises(StoreUnavailableError):
+        with pytest.raises(StoreAwayError):
             await store.pools()
         cluster.start()
         entry = await store.commit(commit_request(began.descriptor.session_id, began.ref, "step-1"))

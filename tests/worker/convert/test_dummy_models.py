@@ -12,6 +12,7 @@ from roost_worker.convert.errors import ConvertError
 from roost_worker.convert.layout import FILES
 from roost_worker.convert.shapes import expected_shapes
 from roost_worker.convert.store import ModelStore
+from roost_worker.model.config import read_config
 from roost_worker.render.messages import Message
 from roost_worker.render.renderer import Renderer
 
@@ -44,7 +45,7 @@ def test_its_tensors_are_those_that_its_config_promises(store: ModelStore, name:
     path = store.prepare(f"dummy://{name}", "float32").path
     with safe_open(path / "model.safetensors", framework="numpy") as file:
         found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    assert found == expected_shapes(json.loads((path / "config.json").read_bytes()))
+    assert found == expected_shapes(read_config(path))
 
 
 def test_the_same_name_gives_the_same_model_in_every_dtype(tmp_path: Path) -> None:

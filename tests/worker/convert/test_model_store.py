@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from hub_folder import write_hub_folder
-from roost_worker.convert.dummy import SPECS, _config
+from roost_worker.convert.dummy import SPECS, dummy_config
 from roost_worker.convert.errors import ConvertError
-from roost_worker.convert.layout import PreparedModel
-from roost_worker.convert.shapes import normalised_config
+from roost_worker.convert.layout import WEIGHTS, PreparedModel
+from roost_worker.convert.source_config import normalised_config
 from roost_worker.convert.store import ModelStore
-from roost_worker.model.config import parse_config
+from roost_worker.model.config import parse_config, read_config
 
 
 @pytest.fixture
@@ -65,8 +65,48 @@ WINDOW = {"sliding_window": 1024, "use_sliding_window": True}
     ],
 )
 def test_a_sliding_window_is_still_one_to_the_worker(changes: dict[str, Any], window: int | None) -> None:
-    raw = {**_config(SPECS["llama-tiny"], "float32"), **changes}
+    raw = {**dummy_config(SPECS["llama-tiny"], "float32"), **changes}
     assert parse_config(normalised_config(raw, "float32")).sliding_window == window
+
+
+def test_a_head_that_differs_from_a_tied_embedding_is_kept(store: ModelStore, source: Path) -> None:
+    """As transformers 5 does."""
+    from safetensors.torch import load_file
+
+    _edit_config(source, tie_word_embeddings=True)
+    path = store.prepare(f"file://{source}", "float32").path
+    head = load_file(source / "model.safetensors")["lm_head.weight"]
+    assert load_file(path / "model.safetensors")["lm_head.weight"].equal(head)
+    assert not read_config(path).tied_embeddings
+
+
+def test_a_head_that_is_the_tied_embedding_is_stored_once(store: ModelStore, source: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(source / "model.safetensors")
+    save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, source / "model.safetensors")
+    _edit_config(source, tie_word_embeddings=True)
+    path = store.prepare(f"file://{source}", "float32").path
+    assert "lm_head.weight" not in load_file(path / "model.safetensors")
+    assert read_config(path).tied_embeddings
+
+
+@pytest.mark.parametrize("decoder", ["language_model.model.", "model.language_model."])
+def test_the_decoder_of_a_wrapping_model_is_converted(store: ModelStore, source: Path, decoder: str) -> None:
+    """Mistral Small 3.1 and later: config and tensors of the text model are inside a larger one's."""
+    from safetensors.torch import load_file, save_file
+
+    plain = store.prepare(f"file://{source}", "float32")
+    text = json.loads((source / "config.json").read_bytes())
+    (source / "config.json").write_text(
+        json.dumps({"model_type": "mistral3", "text_config": text, "vision_config": {}})
+    )
+    tensors = {name.replace("model.", decoder, 1): tensor for name, tensor in load_file(plain.path / WEIGHTS).items()}
+    if decoder == "language_model.model.":
+        tensors["language_model.lm_head.weight"] = tensors.pop("lm_head.weight")
+    vision = {"vision_tower.ln_pre.weight": tensors[f"{decoder}norm.weight"].clone()}
+    save_file({**tensors, **vision}, source / WEIGHTS)
+    assert store.prepare(f"file://{source}", "float32").revision == plain.revision
 
 
 def test_a_second_prepare_starts_no_converter(store: ModelStore, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +184,7 @@ DAMAGES = {
     "is not JSON": lambda at: (at / "config.json").write_text("{"),
     "model_type 'mamba' is not supported": lambda at: _edit_config(at, model_type="mamba"),
     "has shape (264, 64), but config.json says (999, 64)": lambda at: _edit_config(at, vocab_size=999),
-    "has no 'hidden_size'": lambda at: (at / "config.json").write_text(
+    "hidden_size must be a positive whole number, not None": lambda at: (at / "config.json").write_text(
         '{"model_type": "llama", "num_attention_heads": 1}'
     ),
     "tokenizer.json cannot be read as a tokenizer": lambda at: (at / "tokenizer.json").write_text("[]"),

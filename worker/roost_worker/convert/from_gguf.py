@@ -1,6 +1,7 @@
 """Converts a GGUF file, dequantised by transformers. Only this module imports transformers."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,15 @@ from typing import Any
 import torch
 
 from roost_worker.convert.errors import ConvertError
-from roost_worker.convert.fetch import Progress
 from roost_worker.convert.gguf_header import GgufHeader
 from roost_worker.convert.layout import WEIGHTS, write_json
+from roost_worker.convert.progress import Progress
 from roost_worker.convert.safetensors_file import TensorToWrite, array_bytes, write_safetensors
-from roost_worker.convert.shapes import check_shapes, expected_shapes, normalised_config
+from roost_worker.convert.sampling_defaults import gguf_sampling_defaults
+from roost_worker.convert.shapes import check_shapes, expected_shapes
+from roost_worker.convert.source_config import normalised_config
 from roost_worker.convert.tokenization import describe_template
+from roost_worker.model.config import parse_config
 
 # transformers ignores tokenizer.ggml.pre. SmolLM splits numbers into digits before ByteLevel (llama.cpp, "smollm").
 _SMOLLM = {
@@ -29,9 +33,10 @@ def convert_gguf(source: Path, header: GgufHeader, dtype: str, target: Path, rep
     """Write the model of `source`, whose header is `header`, into `target`. Raise ConvertError."""
     report("loading transformers", 0.0)
     model, missing = _load(source, report)
-    config = normalised_config(model.config.to_dict(), dtype)
+    # The weights are dequantised by now, whatever the config says.
+    config = normalised_config({**model.config.to_dict(), "quantization_config": None}, dtype)
     weights = {name: tensor for name, tensor in model.state_dict().items() if name not in missing}
-    shapes = expected_shapes(config)
+    shapes = expected_shapes(parse_config(config))
     check_shapes(shapes, {name: tuple(tensor.shape) for name, tensor in weights.items()})
     report("reading the tokenizer", 0.5)
     _tokenizer(source, header, config, target)
@@ -78,4 +83,4 @@ def _tokenizer(source: Path, header: GgufHeader, config: dict[str, Any], target:
     (target / "tokenizer.json").write_text(text, encoding="utf-8")
     ends = tokenizer.bos_token or "", tokenizer.eos_token or ""
     description = describe_template(text, tokenizer.chat_template or "", *ends, config["eos_token_id"])
-    description.save(target / "template.json")
+    replace(description, sampling=gguf_sampling_defaults(header.keys)).save(target / "template.json")

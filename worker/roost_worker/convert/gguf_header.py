@@ -13,12 +13,13 @@ from typing import Any, BinaryIO
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from roost_worker.convert.errors import ConvertError
-from roost_worker.model.config import MODEL_TYPES
 
 _MAGIC = b"GGUF"
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _MAX_STRING = 1 << 24
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+"""Values of `general.architecture` that transformers dequantises and the worker runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,10 @@ def check_header(path: Path) -> GgufHeader:
     """Read the header and check that the file can be converted. Raise ConvertError with what is missing."""
     header = read_header(path)
     architecture = header.keys.get("general.architecture")
-    if architecture not in MODEL_TYPES:
-        raise ConvertError(f"{path.name} is a {architecture} model; the worker runs {', '.join(MODEL_TYPES)}")
+    if architecture not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ConvertError(f"{path.name} is a {architecture} model; as GGUF files the worker runs {known}")
+    _refuse_scaled_rope(path, header, architecture)
     layers = range(int(header.keys.get(f"{architecture}.block_count") or 0))
     needed = ["token_embd.weight", "output_norm.weight"]
     needed += [f"blk.{layer}.{name}.weight" for layer in layers for name in _LAYER]
@@ -48,6 +51,15 @@ def check_header(path: Path) -> GgufHeader:
     if missing:
         raise ConvertError(f"{path.name}: missing tensor {', '.join(missing[:3])}; the file is incomplete")
     return header
+
+
+def _refuse_scaled_rope(path: Path, header: GgufHeader, architecture: str) -> None:
+    """Refuse what transformers would drop without a word: the model would attend to wrong positions."""
+    kind = header.keys.get(f"{architecture}.rope.scaling.type") or "none"
+    if kind == "none" and "rope_freqs.weight" in header.tensors:
+        kind = "llama3"
+    if kind != "none":
+        raise ConvertError(f"{path.name}: {kind} rope scaling is not read from GGUF files; use the *.safetensors")
 
 
 def read_header(path: Path) -> GgufHeader:

@@ -14,7 +14,7 @@ from typing import Any
 
 WEIGHTS = "model.safetensors"
 FILES = ("config.json", WEIGHTS, "tokenizer.json", "template.json", "revision.json")
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 """Part of every index key: when the layout changes, models are converted again."""
 ABANDONED_SECONDS = 86_400.0
 """A folder without a write for this long belongs to a conversion that was killed."""

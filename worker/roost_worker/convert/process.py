@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from roost_worker.convert.errors import ConvertError
-from roost_worker.convert.fetch import Progress
+from roost_worker.convert.progress import Progress
 from roost_worker.convert.source import Source
 
 

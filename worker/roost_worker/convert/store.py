@@ -12,7 +12,7 @@ from pathlib import Path
 from roost_worker.config import DTYPES
 from roost_worker.convert.dummy import write_dummy
 from roost_worker.convert.errors import ConvertError
-from roost_worker.convert.fetch import Progress, fetch
+from roost_worker.convert.fetch import fetch
 from roost_worker.convert.layout import (
     LAYOUT_VERSION,
     PreparedModel,
@@ -23,6 +23,7 @@ from roost_worker.convert.layout import (
     write_json,
 )
 from roost_worker.convert.process import run_converter
+from roost_worker.convert.progress import Progress
 from roost_worker.convert.source import Source, parse_source
 
 
@@ -48,15 +49,11 @@ class ModelStore:
         `progress` is called with each stage's name and how much of it is done, 0 to 1. For a model that is there, this
         returns at once and imports nothing heavy. Raise ConvertError; an incomplete model is removed.
         """
-        parsed = parse_source(source)
-        if dtype not in DTYPES:
-            raise ConvertError(f"dtype {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
-        if dtype == "float64" and parsed.scheme != "dummy":
-            raise ConvertError(f"{source}: float64 is for dummy:// models only; use bfloat16 or float32")
+        parsed = _parse(source, dtype)
         report = progress or _silent
         if parsed.scheme == "dummy":
             return self._write_dummy(parsed, dtype)
-        key = _key("source", str(parsed), _stamp(parsed), dtype)
+        key = _source_key(parsed, dtype)
         model = self._lookup(key, parsed, dtype)
         if model is None:
             with self._lock(_key("lock", str(parsed)), report):
@@ -65,6 +62,13 @@ class ModelStore:
         report("ready", 1.0)
         return model
 
+    def find(self, source: str, dtype: str) -> PreparedModel | None:
+        """Return the model of `source` in `dtype` if it is in the store, else None. Raise ConvertError as `prepare`."""
+        parsed = _parse(source, dtype)
+        if parsed.scheme == "dummy":
+            return self._write_dummy(parsed, dtype)
+        return self._lookup(_source_key(parsed, dtype), parsed, dtype)
+
     def _write_dummy(self, source: Source, dtype: str) -> PreparedModel:
         # Every time, since it takes milliseconds and an index would keep a dummy of an earlier version of this code.
         with scratch_folder(self.models) as scratch:
@@ -72,7 +76,7 @@ class ModelStore:
             return publish(scratch, self.models, str(source), "", dtype)
 
     def _convert(self, source: Source, dtype: str, report: Progress) -> PreparedModel:
-        local = fetch(source, self.cache_dir / "sources" / _key("fetch", str(source))[:16], report)
+        local = fetch(source, self.cache_dir / "sources" / _sources_key(source), report)
         report("checking the source", 0.0)
         content = digest_source(local)
         content_key = _key("content", content, dtype)
@@ -118,8 +122,30 @@ class ModelStore:
             yield
 
 
+def _parse(source: str, dtype: str) -> Source:
+    parsed = parse_source(source)
+    if dtype not in DTYPES:
+        raise ConvertError(f"dtype {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+    if dtype == "float64" and parsed.scheme != "dummy":
+        raise ConvertError(f"{source}: float64 is for dummy:// models only; use bfloat16 or float32")
+    return parsed
+
+
 def _key(*parts: str) -> str:
-    return hashlib.sha256("\0".join((str(LAYOUT_VERSION), *parts)).encode()).hexdigest()[:32]
+    return _digest(str(LAYOUT_VERSION), *parts)
+
+
+def _source_key(source: Source, dtype: str) -> str:
+    return _key("source", str(source), _stamp(source), dtype)
+
+
+def _sources_key(source: Source) -> str:
+    """Return the folder of a source's downloads. It outlives layouts: what was downloaded is not downloaded again."""
+    return _digest("1", "fetch", str(source))[:16]
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
 def _stamp(source: Source) -> str:

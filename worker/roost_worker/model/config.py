@@ -1,7 +1,7 @@
 """Shapes and variants of the Llama family, read from a HF-style `config.json`. Pure: no torch.
 
-One decoder covers Llama (and SmolLM2), Qwen2, Qwen3 and Mistral; they differ in biases, in the norm of queries and
-keys, in the rotary frequencies and in the attention window. A model that the decoder cannot run is refused here.
+One decoder covers Llama (and SmolLM2), SmolLM3, Qwen2, Qwen3, Mistral and Ministral; `architectures.py` says how they
+differ, `rope.py` how positions are rotated. A model that the decoder cannot run is refused here.
 """
 
 import json
@@ -10,22 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-"""Values of `model_type` that the worker can run."""
+from roost_worker.model.architectures import ARCHITECTURES, MODEL_TYPES, Architecture
+from roost_worker.model.rope import (
+    ModelConfigError,
+    QueryScaling,
+    RopeScaling,
+    parse_query_scaling,
+    parse_scaling,
+    rope_parameters,
+    served_positions,
+)
 
-
-class ModelConfigError(ValueError):
-    """The model, or its combination with the configuration, is not supported. The message says what is."""
-
-
-@dataclass(frozen=True, slots=True)
-class RopeScaling:
-    """Llama 3's stretch of low rotary frequencies (Llama 3.1, `rope_type: llama3`)."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_positions: int
+__all__ = ["DecoderConfig", "ModelConfigError", "parse_config", "read_config"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +36,12 @@ class DecoderConfig:
     num_kv_heads: int
     head_dim: int
     max_positions: int
+    """Longest context, stretched by the rotary scaling where that is what it is for."""
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
+    unrotated_layers: frozenset[int] = frozenset()
+    query_scaling: QueryScaling | None = None
     tied_embeddings: bool = False
     qkv_bias: bool = False
     output_bias: bool = False
@@ -106,33 +105,44 @@ def read_config(model_dir: Path) -> DecoderConfig:
 def parse_config(document: Mapping[str, Any]) -> DecoderConfig:
     """Turn a HF config document into a DecoderConfig. Raise ModelConfigError naming the invalid key."""
     model_type = document.get("model_type")
-    if model_type not in MODEL_TYPES:
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise ModelConfigError(f"model_type {model_type!r} is not supported; use one of {', '.join(MODEL_TYPES)}")
-    if document.get("hidden_act", "silu") != "silu":
+    architecture = ARCHITECTURES[model_type]
+    document = {**architecture.defaults, **document}
+    if document.get("hidden_act", "silu") not in _SILU:
         raise ModelConfigError(f"hidden_act {document['hidden_act']!r} is not supported; only silu is")
     heads = _integer(document, "num_attention_heads")
     hidden = _integer(document, "hidden_size")
-    attention_bias = bool(document.get("attention_bias", False))
+    layers = _integer(document, "num_hidden_layers")
+    positions = _integer(document, "max_position_embeddings")
+    rope = rope_parameters(document)
+    scaling = parse_scaling(rope, positions)
+    bias = architecture.attention_bias == "by_key" and bool(document.get("attention_bias", False))
     return DecoderConfig(
         vocab_size=_integer(document, "vocab_size"),
         hidden_size=hidden,
         intermediate_size=_integer(document, "intermediate_size"),
-        num_layers=_integer(document, "num_hidden_layers"),
+        num_layers=layers,
         num_heads=heads,
         num_kv_heads=_integer(document, "num_key_value_heads", heads),
         head_dim=_integer(document, "head_dim", hidden // heads),
-        max_positions=_integer(document, "max_position_embeddings"),
+        max_positions=served_positions(scaling, positions),
         norm_eps=float(document.get("rms_norm_eps", 1e-6)),
-        rope_theta=_rope_theta(document),
-        rope_scaling=_rope_scaling(document),
+        rope_theta=rope["rope_theta"],
+        rope_scaling=scaling,
+        unrotated_layers=_unrotated_layers(document, layers) if architecture.unrotated_layers else frozenset(),
+        query_scaling=parse_query_scaling(rope, positions) if architecture.query_scaling else None,
         tied_embeddings=bool(document.get("tie_word_embeddings", False)),
-        qkv_bias=attention_bias or model_type == "qwen2",
-        output_bias=attention_bias and model_type != "qwen2",
-        mlp_bias=bool(document.get("mlp_bias", False)),
-        query_key_norm=model_type == "qwen3",
-        sliding_window=_sliding_window(document, model_type),
+        qkv_bias=bias or architecture.attention_bias == "query_key_value",
+        output_bias=bias,
+        mlp_bias=architecture.mlp_bias and bool(document.get("mlp_bias", False)),
+        query_key_norm=architecture.query_key_norm,
+        sliding_window=_sliding_window(document, architecture, layers),
         eos_token_ids=_eos_token_ids(document),
     )
+
+
+_SILU = ("silu", "swish")
 
 
 def _integer(document: Mapping[str, Any], key: str, default: int | None = None) -> int:
@@ -144,47 +154,29 @@ def _integer(document: Mapping[str, Any], key: str, default: int | None = None) 
     return value
 
 
-def _rope_document(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the rope settings: transformers 5 writes `rope_parameters`, earlier versions wrote `rope_scaling`."""
-    return document.get("rope_parameters") or document.get("rope_scaling") or {}
+def _unrotated_layers(document: Mapping[str, Any], layers: int) -> frozenset[int]:
+    """Return the layers whose entry in `no_rope_layers` is 0; by default every fourth (`no_rope_layer_interval`)."""
+    rotated = document.get("no_rope_layers")
+    if rotated is None:
+        interval = _integer(document, "no_rope_layer_interval", 4)
+        return frozenset(range(interval - 1, layers, interval))
+    if not isinstance(rotated, list) or len(rotated) < layers:
+        raise ModelConfigError(f"config.json: no_rope_layers must be a list of {layers} entries, not {rotated!r}")
+    return frozenset(layer for layer in range(layers) if not rotated[layer])
 
 
-def _rope_theta(document: Mapping[str, Any]) -> float:
-    theta = document.get("rope_theta")
-    if theta is None:
-        theta = _rope_document(document).get("rope_theta", 10000.0)
-    return float(theta)
-
-
-def _rope_scaling(document: Mapping[str, Any]) -> RopeScaling | None:
-    scaling = _rope_document(document)
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind == "default":
+def _sliding_window(document: Mapping[str, Any], architecture: Architecture, layers: int) -> int | None:
+    """Return the attention window if a layer uses it, else None."""
+    window, kinds = document.get("sliding_window"), document.get("layer_types")
+    if window is None or architecture.window == "never":
         return None
-    if kind != "llama3":
-        raise ModelConfigError(f"rope scaling {kind!r} is not supported; use a model with default or llama3 scaling")
-    try:
-        return RopeScaling(
-            factor=float(scaling["factor"]),
-            low_freq_factor=float(scaling["low_freq_factor"]),
-            high_freq_factor=float(scaling["high_freq_factor"]),
-            original_positions=int(scaling["original_max_position_embeddings"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelConfigError(
-            f"config.json: rope_scaling of type llama3 needs the numbers factor, low_freq_factor, high_freq_factor and "
-            f"original_max_position_embeddings ({type(error).__name__}: {error}); take them from the model's source"
-        ) from error
-
-
-def _sliding_window(document: Mapping[str, Any], model_type: str) -> int | None:
-    window = document.get("sliding_window")
-    if window is None or (model_type.startswith("qwen") and not document.get("use_sliding_window", False)):
+    if architecture.window == "by_switch" and not document.get("use_sliding_window", False):
         return None
-    layers = document.get("layer_types")
-    if layers is not None and "sliding_attention" not in layers:
+    if architecture.window != "all_layers" and kinds is not None and "sliding_attention" not in kinds:
         return None
-    return int(window)
+    if architecture.window == "by_switch" and kinds is None and (document.get("max_window_layers") or 0) >= layers:
+        return None  # Qwen: only layers from max_window_layers on have the window
+    return _integer(document, "sliding_window")
 
 
 def _eos_token_ids(document: Mapping[str, Any]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The Llama-family decoder (Touvron et al., 2023, with the variants of Qwen2, Qwen3 and Mistral)."""
+"""The Llama-family decoder (Touvron et al., 2023, with the variants of `architectures.py`)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -36,8 +36,11 @@ class BatchMetadata:
 class Attention:
     """Projections, rotation and grouped-query attention of one layer."""
 
-    def __init__(self, weights: Weights, prefix: str, config: DecoderConfig, group: RankGroup) -> None:
+    def __init__(
+        self, weights: Weights, prefix: str, config: DecoderConfig, group: RankGroup, *, rotates: bool
+    ) -> None:
         self._share = share = HeadShare.of(config, group)
+        self._rotates = rotates
         self._head_dim = size = config.head_dim
         query = RowRange(
             f"{prefix}.q_proj",
@@ -68,8 +71,10 @@ class Attention:
         query_key, value = torch.split(qkv, [heads + kv_heads, kv_heads], dim=1)
         if self._query_norm is not None and self._key_norm is not None:
             query_key = torch.cat((self._query_norm(query_key[:, :heads]), self._key_norm(query_key[:, heads:])), dim=1)
-        query, key = torch.split(rotary.rotate(query_key), [heads, kv_heads], dim=1)
-        return NewTokens(query, key, value)
+        if self._rotates:
+            query_key = rotary.rotate(query_key)
+        query, key = torch.split(query_key, [heads, kv_heads], dim=1)
+        return NewTokens(query if rotary.query_scale is None else query * rotary.query_scale, key, value)
 
 
 class FeedForward:
@@ -97,7 +102,8 @@ class DecoderLayer:
     def __init__(self, weights: Weights, index: int, config: DecoderConfig, group: RankGroup) -> None:
         prefix = f"model.layers.{index}"
         self._input_norm = RMSNorm(weights, f"{prefix}.input_layernorm.weight", config.hidden_size, config.norm_eps)
-        self._attention = Attention(weights, f"{prefix}.self_attn", config, group)
+        rotates = index not in config.unrotated_layers
+        self._attention = Attention(weights, f"{prefix}.self_attn", config, group, rotates=rotates)
         self._post_norm = RMSNorm(
             weights, f"{prefix}.post_attention_layernorm.weight", config.hidden_size, config.norm_eps
         )

@@ -39,6 +39,8 @@ class Renderer:
         self.vocab_size = vocab_size
         """Rows of the model's logits; ids from `len(vocabulary.token_bytes)` on are padding."""
         self.eos_token_ids = description.eos_token_ids
+        self.sampling_defaults = description.sampling
+        """The model's own values of sampling fields; a step's come before them."""
         self._template, self._behaviour, self.own_template_refused = _choose(description, vocabulary)
         self._tool_prompt = ChatTemplate(HERMES_TOOL_PROMPT, "", "")
         self._end_id = vocabulary.control[self._behaviour.end_token]

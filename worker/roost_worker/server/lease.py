@@ -11,10 +11,10 @@ from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS, Worker
 from roost.contract.refused import Refused
 from roost.store import leases
 from roost.store.link import RedisLink
-from roost.store.records import StoreUnavailableError
+from roost.store.records import StoreAwayError
 
 LOG = logging.getLogger(__name__)
-_AWAY = (StoreUnavailableError, Refused, RedisError)
+_AWAY = (StoreAwayError, Refused, RedisError)
 
 
 def changes(published: Mapping[str, int] | None, now: Mapping[str, int]) -> tuple[dict[str, int], list[str]]:

@@ -16,7 +16,7 @@ from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.refused import Refused
 from roost.store.leases import ask_to_drain, live_leases
 from roost.store.link import RedisLink
-from roost.store.records import StoreUnavailableError
+from roost.store.records import StoreAwayError
 
 _POLL_SECONDS = 0.5
 _UNSEEN_SECONDS = LEASE_TTL_SECONDS
@@ -26,7 +26,7 @@ _UNSEEN_SECONDS = LEASE_TTL_SECONDS
 async def drain(link: RedisLink, pool: str, address: str, seconds: float) -> bool:
     """Asks the workers at the host `address` to drain and waits for them, at most `seconds`; whether all are idle.
 
-    Raises StoreUnavailableError, and Refused when the store is full.
+    Raises StoreAwayError, and Refused when the store is full.
     """
     begin, known = time.monotonic(), False
     while True:
@@ -56,7 +56,7 @@ def main(environment: Mapping[str, str]) -> int:
         seconds = float(environment.get("ROOST_DRAIN_SECONDS", "30"))
         if not asyncio.run(_drain(environment, seconds)):
             sys.stderr.write(f"steps still run after {seconds:g} s; the worker stops all the same\n")
-    except (StoreUnavailableError, RedisError) as error:
+    except (StoreAwayError, RedisError) as error:
         sys.stderr.write(f"the store does not answer, the worker is not asked to drain: {error}\n")
     except (KeyError, ValueError, Refused) as error:
         sys.stderr.write(f"the worker is not asked to drain: {type(error).__name__}: {error}\n")

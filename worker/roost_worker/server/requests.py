@@ -4,6 +4,7 @@ import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
@@ -11,6 +12,7 @@ from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.engine.messages import SamplingParams
 from roost_worker.grammar import GrammarError, build_json_schema, build_tool_call, tool_schema
+from roost_worker.render.description import SAMPLING_FIELDS
 from roost_worker.render.formats import Turn
 from roost_worker.render.renderer import Renderer
 from roost_worker.server.refusals import invalid, step_too_long
@@ -80,20 +82,19 @@ def prepare(start: pb.Start, log_tokens: int, prompt_ids: "array[int]", renderer
 
 
 def sampling_params(sampling: api.Sampling, room: int, renderer: Renderer) -> SamplingParams:
-    """Return the engine's parameters; `max_tokens` is at most `room`. Raise Refused, INVALID_REQUEST."""
-    neutral = SamplingParams()
+    """Return the engine's parameters; `max_tokens` is at most `room`. Unset fields take the model's defaults.
+
+    Raise Refused, INVALID_REQUEST.
+    """
     eos = () if sampling.ignore_eos else renderer.eos_token_ids
+    drawn: dict[str, Any] = {**renderer.sampling_defaults, **_given(sampling)}
+    if 0 < drawn.get("temperature", 0.0) < SMALLEST_TEMPERATURE:
+        drawn["temperature"] = 0.0
     params = SamplingParams(
+        **drawn,
         seed=sampling.seed,
-        temperature=0.0 if 0 < sampling.temperature < SMALLEST_TEMPERATURE else sampling.temperature,
-        top_p=sampling.top_p if sampling.HasField("top_p") else neutral.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=sampling.frequency_penalty,
-        repetition_penalty=(
-            sampling.repetition_penalty if sampling.HasField("repetition_penalty") else neutral.repetition_penalty
-        ),
         max_tokens=min(room, sampling.max_tokens) if sampling.HasField("max_tokens") else room,
         min_tokens=sampling.min_tokens,
         stop_token_ids=frozenset((*eos, *sampling.stop_token_ids)),
@@ -102,6 +103,11 @@ def sampling_params(sampling: api.Sampling, room: int, renderer: Renderer) -> Sa
     )
     _check_sampling(params, renderer.vocab_size)
     return params
+
+
+def _given(sampling: api.Sampling) -> dict[str, float]:
+    """Return the fields that the step sets, of those that a model may have defaults for."""
+    return {name: getattr(sampling, name) for name in SAMPLING_FIELDS if sampling.HasField(name)}  # type: ignore[arg-type]
 
 
 def grammar_of(start: pb.Start, renderer: Renderer) -> str | None:

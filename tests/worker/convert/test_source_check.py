@@ -1,0 +1,130 @@
+"""What the worker cannot run is refused by the small files of a repository, before its weights are downloaded."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from fake_hub import FakeHub
+from hub_folder import write_hub_folder
+from roost_worker.convert.errors import ConvertError
+from roost_worker.convert.store import ModelStore
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "repository"
+    write_hub_folder(folder, tmp_path / "other")
+    return folder
+
+
+@pytest.fixture
+def hub(repository: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    return FakeHub(repository, monkeypatch)
+
+
+def _edit(path: Path, **changes: Any) -> None:
+    document = json.loads(path.read_bytes()) if path.exists() else {}
+    path.write_text(json.dumps(document | changes))
+
+
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [4.0]}
+REFUSED = {
+    "mixture of experts": (
+        {"model_type": "qwen3_moe"},
+        "model_type 'qwen3_moe' is not supported; .* llama, ",
+    ),
+    "GPTQ": ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quant_method 'gptq' .* bfloat16"),
+    "AWQ": ({"quantization_config": {"quant_method": "awq"}}, "quantization_config with quant_method 'awq'"),
+    "bitsandbytes": ({"quantization_config": {"load_in_4bit": True}}, "quant_method 'bitsandbytes'"),
+    "compressed tensors": ({"compression_config": {"quant_method": "x"}}, "compression_config with quant_method 'x'"),
+    "longrope": ({"rope_scaling": LONGROPE}, "rope scaling 'longrope' .*cached keys.* linear, dynamic, llama3 or yarn"),
+    "another scaling": ({"rope_scaling": {"type": "mrope"}}, "rope scaling 'mrope' is not supported"),
+    "scaling without a factor": (
+        {"rope_scaling": {"type": "linear"}},
+        "needs a positive number factor, not None",
+    ),
+    "rope by layer": ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "layer type .full_attention."),
+    "partial rotation": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
+    "GELU": ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported; only silu"),
+    "heads": ({"num_key_value_heads": 3}, "num_attention_heads 8 must be a multiple of num_key_value_heads 3"),
+    "no text": ({"model_type": "mistral3"}, "no text_config"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_unsupported_config_is_refused_before_the_download(
+    hub: FakeHub, repository: Path, tmp_path: Path, name: str
+) -> None:
+    changes, reason = REFUSED[name]
+    _edit(repository / "config.json", **changes)
+    with pytest.raises(ConvertError, match=f"hf://org/name: .*{reason}"):
+        ModelStore(tmp_path / "cache").prepare("hf://org/name", "float32")
+    assert hub.downloaded == [set()]
+
+
+def test_an_unsupported_config_in_a_folder_is_refused_without_reading_the_weights(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roost_worker.convert.store.digest_source", lambda path: pytest.fail("the weights were read"))
+    _edit(repository / "config.json", hidden_act="gelu")
+    with pytest.raises(ConvertError, match="hidden_act"):
+        ModelStore(tmp_path / "cache").prepare(f"file://{repository}", "float32")
+
+
+def test_weights_that_the_index_lacks_are_refused_before_the_download(
+    hub: FakeHub, repository: Path, tmp_path: Path
+) -> None:
+    names = [name for name in load_file(repository / "model.safetensors") if "layers.1.mlp.up" not in name]
+    _edit(repository / "model.safetensors.index.json", weight_map=dict.fromkeys(names, "model.safetensors"))
+    with pytest.raises(ConvertError, match=r"missing tensor model\.layers\.1\.mlp\.up_proj"):
+        ModelStore(tmp_path / "cache").prepare("hf://org/name", "float32")
+    assert hub.downloaded == [set()]
+
+
+@pytest.mark.parametrize("file", ["../elsewhere.safetensors", 7])
+def test_an_index_that_leads_elsewhere_is_refused(hub: FakeHub, repository: Path, tmp_path: Path, file: Any) -> None:
+    _edit(repository / "model.safetensors.index.json", weight_map={"lm_head.weight": file})
+    with pytest.raises(ConvertError, match="must map tensors to files beside it"):
+        ModelStore(tmp_path / "cache").prepare("hf://org/name", "float32")
+
+
+def _split(repository: Path) -> None:
+    """Divide the weights into two shards, as large models are."""
+    tensors = load_file(repository / "model.safetensors")
+    (repository / "model.safetensors").unlink()
+    shards = {f"model-0000{part}-of-00002.safetensors": sorted(tensors)[part - 1 :: 2] for part in (1, 2)}
+    for file, names in shards.items():
+        save_file({name: tensors[name] for name in names}, repository / file)
+    files = {name: file for file, names in shards.items() for name in names}
+    _edit(repository / "model.safetensors.index.json", weight_map=files)
+
+
+def test_only_the_shards_of_the_index_are_downloaded(hub: FakeHub, repository: Path, tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "cache")
+    whole = store.prepare(f"file://{repository}", "float32")
+    _split(repository)
+    shards = {path.name for path in repository.glob("*.safetensors")}
+    save_file({"tok_embeddings.weight": next(iter(load_file(whole.path / "model.safetensors").values()))},
+              repository / "consolidated.safetensors")  # fmt: skip
+    (repository / "original").mkdir()
+    shutil.copyfile(repository / "consolidated.safetensors", repository / "original" / "model.safetensors")
+    assert store.prepare("hf://org/name@main", "float32").revision == whole.revision
+    assert hub.downloaded == [set(), shards]
+    assert hub.revisions == ["main", "0123abcd"], "weights are of the same commit as the files that were checked"
+
+
+def test_without_an_index_there_is_one_file(hub: FakeHub, repository: Path, tmp_path: Path) -> None:
+    shutil.copyfile(repository / "model.safetensors", repository / "consolidated.safetensors")
+    ModelStore(tmp_path / "cache").prepare("hf://org/name", "float32")
+    assert hub.downloaded == [set(), {"model.safetensors"}]
+
+
+def test_a_missing_shard_is_named(repository: Path, tmp_path: Path) -> None:
+    _split(repository)
+    (repository / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(ConvertError, match=r"has no model-00002-of-00002\.safetensors, which"):
+        ModelStore(tmp_path / "cache").prepare(f"file://{repository}", "float32")
