@@ -1,5 +1,6 @@
 """Which ends of workers count as deaths under a step."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -119,9 +120,19 @@ async def test_a_worker_that_lives_makes_room_for_another_death(store: Store) ->
     assert await watched.are_too_many()
 
 
-async def test_leases_that_ran_out_while_the_store_was_away_prove_nothing(store: Store) -> None:
+@pytest.mark.parametrize("lives", [False, True])
+async def test_leases_that_ran_out_while_the_store_was_away_prove_nothing_before_its_grace_is_over(
+    store: Store, lives: bool
+) -> None:
     watched = await deaths_of(store)
     for worker_id in ("w1", "w2"):
-        assert await noted(store, watched, worker_id, view(worker_id), AWAY)
+        assert await noted(store, watched, worker_id, view(worker_id), AWAY, None)
     store.grace_seconds = 1e6
-    assert not await watched.are_too_many()
+    verdict = asyncio.ensure_future(watched.are_too_many())
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not verdict.done()
+    if lives:
+        store.looks["w2"] = [view("w2", RENEWED)]
+    store.grace_seconds = 0.0
+    assert await verdict is not lives

@@ -63,20 +63,21 @@ class Deaths:
         return False
 
     async def _judge(self, start: tuple[str, str], lease_end: float) -> None:
-        """Makes a death certain, or forgets it: when the worker lives or drains, or when the store has just come back,
-        so that leases may have run out for want of a store."""
+        """Makes a death certain, or forgets it when the worker lives or drains. While the store is away, and in its
+        grace period, a lease may have run out for want of a store, which says nothing yet."""
         worker_id, boot = start
         view = await self._view(worker_id)
-        if self._workers.grace:
-            del self._lease_ends[start]
-        elif view is None or view.lease.boot != boot:
+        if view is None:
+            if not self._workers.grace:
+                self._lease_ends[start] = None
+        elif view.lease.boot != boot:
             self._lease_ends[start] = None
         elif view.lease.draining or _lease_end(view) > lease_end + LEASE_PERIOD_SECONDS / 2:
             del self._lease_ends[start]
 
     async def _view(self, worker_id: str) -> WorkerView | None:
-        """The worker if its lease is in force, or None."""
-        with contextlib.suppress(StoreAwayError):  # then the store's grace period begins
+        """The worker if its lease is in force, or None, also while the store is away."""
+        with contextlib.suppress(StoreAwayError):
             return (await self._store.look(self._pool, worker_id, self._session_id)).view
         return None
 
