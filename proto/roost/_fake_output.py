@@ -19,6 +19,8 @@ from roost.contract.messages import (
     ToolChoiceMode,
 )
 
+_THINK, _END_THINK = "<think>", "</think>"
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -54,6 +56,7 @@ class FakeOutput:
     text: str
     message: Message
     finish_reason: FinishReason | None
+    reasoning: str = ""
 
     def deltas(self, attempt: AttemptRef, tokens: int, text_bytes: int, size: int) -> Iterator[Delta]:
         """Pieces of `size` tokens from a reader's cursor on. Text lags where a character is incomplete."""
@@ -69,12 +72,17 @@ class FakeOutput:
 
 
 def make_output(reply: str | Message, sampling: Sampling, limit: int) -> FakeOutput:
-    """A reply as output: a message with tool calls is spelled as text the way Hermes-style models do."""
+    """A reply as output: a message with tool calls is spelled as text the way Hermes-style models do. Text may begin
+    with thinking, in `<think>` and `</think>`."""
     text = reply if isinstance(reply, str) else _spell(reply)
     ids, text, reason = _cut(text, sampling, limit)
     if isinstance(reply, Message) and reply.tool_calls and reason is not FinishReason.LENGTH:
         return FakeOutput(ids, text, reply, FinishReason.TOOL_CALLS)
-    return FakeOutput(ids, text, Message(MessageRole.ASSISTANT, text), reason)
+    content, reasoning = text, ""
+    if text.startswith(_THINK):
+        reasoning, _, content = text.removeprefix(_THINK).partition(_END_THINK)
+        reasoning, content = reasoning.strip(), content.strip()
+    return FakeOutput(ids, text, Message(MessageRole.ASSISTANT, content), reason, reasoning)
 
 
 def _spell(message: Message) -> str:

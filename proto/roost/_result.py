@@ -12,7 +12,8 @@ class StepResult:
 
     committed: Committed
     text: str
-    """Everything the model wrote, with tool calls as it wrote them; `content` is the text without them."""
+    """Everything the model wrote, with its thinking and its tool calls as it wrote them; `content` is the text without
+    them."""
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
     """One for each id, when asked for. Empty for a step that had been committed before the call."""
@@ -21,8 +22,13 @@ class StepResult:
 
     @property
     def content(self) -> str:
-        """The message's text, without tool calls."""
+        """The message's text, without thinking and tool calls."""
         return self.committed.output.content
+
+    @property
+    def reasoning(self) -> str:
+        """What the model wrote between its thinking marks."""
+        return self.committed.reasoning
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:

@@ -148,6 +148,7 @@ def _committed_to_wire(event: events.Committed) -> pb.StepCommitted:
         output_tokens=event.output_tokens,
         failovers=event.failovers,
         warnings=event.warnings,
+        reasoning=event.reasoning,
     )
 
 
@@ -166,6 +167,7 @@ def _committed_from_wire(step_id: str, wire: pb.StepCommitted) -> events.Committ
         output_tokens=wire.output_tokens,
         failovers=wire.failovers,
         warnings=tuple(wire.warnings),
+        reasoning=wire.reasoning,
     )
 
 
@@ -183,6 +185,7 @@ def logged_step_to_wire(step: sessions.LoggedStep) -> pb.CommittedStep:
         prompt_token_ids=step.prompt_token_ids,
         output_token_ids=step.output_token_ids,
         commit_time=time_to_wire(step.commit_time),
+        reasoning=step.reasoning,
     )
 
 
@@ -200,4 +203,5 @@ def logged_step_from_wire(wire: pb.CommittedStep) -> sessions.LoggedStep:
         prompt_token_ids=tuple(wire.prompt_token_ids),
         output_token_ids=tuple(wire.output_token_ids),
         commit_time=time_from_wire(wire, "commit_time"),
+        reasoning=wire.reasoning,
     )

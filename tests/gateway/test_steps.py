@@ -41,13 +41,14 @@ async def test_a_step_streams_its_output_and_commits_it(redis_server: RedisServe
         assert start.sampling.seed == committed.seed
 
 
-async def test_warnings_of_the_output_come_with_the_step_whenever_it_is_sent(redis_server: RedisServer) -> None:
-    async with world(redis_server, Script(warnings=("the session has no tool 'rm'",))) as w:
+async def test_warnings_and_reasoning_come_with_the_step_whenever_it_is_sent(redis_server: RedisServer) -> None:
+    async with world(redis_server, Script(warnings=("the session has no tool 'rm'",), reasoning="Hm.")) as w:
         request = step_request(await w.caller.open())
         for replayed in (False, True):
             committed = (await w.caller.step(request)).committed
             assert committed is not None
             assert (committed.replayed, list(committed.warnings)) == (replayed, ["the session has no tool 'rm'"])
+            assert committed.reasoning == "Hm."
 
 
 async def test_the_next_step_continues_the_log_where_it_is_parked(redis_server: RedisServer) -> None:

@@ -54,6 +54,16 @@ async def test_a_reply_may_call_tools_and_take_its_time() -> None:
     assert '"grep"' in result.text
 
 
+async def test_thinking_at_the_beginning_of_a_reply_is_its_reasoning() -> None:
+    reply = "<think>\nHm.\n</think>\n\nIt is 42."
+    async with FakeGateway(lambda turn: reply) as fake:
+        session = await (await fake.connect()).open()
+        result = await session.run("What is it?")
+        assert (result.text, result.content, result.reasoning) == (reply, "It is 42.", "Hm.")
+        logged = [step async for step in session.steps()]
+        assert [(step.output.content, step.reasoning) for step in logged] == [("It is 42.", "Hm.")]
+
+
 async def test_the_head_is_the_real_hash_of_the_ids() -> None:
     async with FakeGateway() as fake:
         session = await (await fake.connect()).open()

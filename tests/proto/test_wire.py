@@ -38,7 +38,7 @@ EVENTS: list[Event] = [
     Started("worker", 5, 6, ATTEMPT),
     Delta("é", [7, 8], 1, 2, (TokenLogprobs(-0.5, (7,), (-0.25,)),), ATTEMPT),
     Restarted("why", ATTEMPT),
-    Committed("s1", SAID, FinishReason.TOOL_CALLS, USAGE, HEAD, 1, 2, 3, 2**63, True, 4, 5, ("why",)),
+    Committed("s1", SAID, FinishReason.TOOL_CALLS, USAGE, HEAD, 1, 2, 3, 2**63, True, 4, 5, ("why",), "Hm."),
 ]
 
 
@@ -89,7 +89,21 @@ def test_sessions_arrive_as_they_were_sent(hold: Hold | None, budget: int | None
 
 def test_logged_steps_arrive_as_they_were_sent() -> None:
     step = LoggedStep(
-        *("s1", 3, (ASKED,), SAID, FinishReason.STOP, USAGE, HEAD, SAMPLING, JsonSchema("{}"), (1, 2), (3,), NOON)
+        *(
+            "s1",
+            3,
+            (ASKED,),
+            SAID,
+            FinishReason.STOP,
+            USAGE,
+            HEAD,
+            SAMPLING,
+            JsonSchema("{}"),
+            (1, 2),
+            (3,),
+            NOON,
+            "Hm.",
+        )
     )
     assert wire_steps.logged_step_from_wire(wire_steps.logged_step_to_wire(step)) == step
 

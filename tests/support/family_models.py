@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from roost_worker.convert.tokenization import describe_template
 from roost_worker.render.description import TemplateDescription
+from roost_worker.render.formats import CHATML, TurnFormat
 from roost_worker.render.renderer import Renderer
 from roost_worker.render.vocabulary import Vocabulary
 
@@ -54,18 +55,21 @@ system user assistant tool im_start im_end start_header_id INST tool_call tool_r
 """
 
 
-@cache
 def tokenizer_json(name: str) -> str:
-    """A byte-level BPE tokenizer of about 600 tokens with the family's control tokens."""
+    return build_tokenizer(tuple(SPECIAL[name]), tuple(ADDED_NOT_SPECIAL.get(name, ())))
+
+
+@cache
+def build_tokenizer(special: tuple[str, ...], added: tuple[str, ...]) -> str:
+    """A byte-level BPE tokenizer of about 600 tokens with these control tokens; those of `added` are not special."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(_TEXT.splitlines(), trainer)
-    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL[name]])
-    others = [AddedToken(text, special=False, normalized=False) for text in ADDED_NOT_SPECIAL.get(name, [])]
-    tokenizer.add_tokens(others)
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in special])
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in added])
     return str(tokenizer.to_str())
 
 
@@ -83,6 +87,24 @@ def description(name: str, chat_template: str | None = None) -> TemplateDescript
 def renderer(name: str) -> Renderer:
     vocabulary = Vocabulary(tokenizer_json(name))
     return Renderer(description(name), vocabulary, len(vocabulary.token_bytes))
+
+
+def format_tokenizer(turn_format: TurnFormat, *, special_marks: bool) -> str:
+    """The tokenizer of a model that was trained on the format. The marks of calls and thinking are tokens, but in plain
+    ChatML, which with them would be Qwen3's."""
+    marks = () if turn_format is CHATML else turn_format.marks
+    own = dict.fromkeys((*turn_format.tokens, *turn_format.signs, *turn_format.turn_ends, *marks))
+    special = tuple(token for token in own if special_marks or token not in turn_format.marks)
+    return build_tokenizer(special, () if special_marks else marks)
+
+
+@cache
+def format_renderer(turn_format: TurnFormat, *, special_marks: bool) -> Renderer:
+    """The same model's renderer; the model's own template writes the turns of the format."""
+    document = format_tokenizer(turn_format, special_marks=special_marks)
+    vocabulary = Vocabulary(document)
+    described = describe_template(document, turn_format.turns, "", turn_format.turn_ends[0], None)
+    return Renderer(described, vocabulary, len(vocabulary.token_bytes))
 
 
 @cache

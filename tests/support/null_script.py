@@ -35,6 +35,7 @@ class Script:
     forget_orphans: bool = False
     warnings: tuple[str, ...] = ()
     """Of the output's text."""
+    reasoning: str = ""
     ask_history: bool = False
     """Asks for the whole log even when it is parked here."""
     capacity_tokens: int = 100_000

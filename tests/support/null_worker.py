@@ -11,7 +11,6 @@ from array import array
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
 import grpc.aio
 
 from null_script import BASE_ID, Attempt, Script, log_hash, rendered, token_text
@@ -280,6 +279,7 @@ class NullWorker(WorkerServiceServicer):
             content=attempt.text(),
             cached_tokens=attempt.cached,
             warnings=self.script.warnings,
+            reasoning=self.script.reasoning,
         )
 
     async def _hear(self, attempt: Attempt, requests: AsyncIterator[wpb.GenerateRequest]) -> None:

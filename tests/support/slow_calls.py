@@ -1,13 +1,40 @@
 """A slow reader of tool calls, to judge the parsers by: the whole text at once, character by character, recursive."""
 
+# ruff: noqa: RUF001  DeepSeek's marks have fullwidth bars.
+
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 Call = tuple[str, Any]
-Result = tuple[str, list[Call]]
-OPEN, CLOSE, THINK, END_THINK = "<tool_call>", "</tool_call>", "<think>", "</think>"
+Result = tuple[str, list[str], list[Call]]
+"""Content, thoughts and calls."""
 HEX = "0123456789abcdefABCDEF"
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What stands around calls and thinking. With a header the name stands before the arguments."""
+
+    open: str
+    close: str
+    think: tuple[str, str]
+    header: bool
+    around: tuple[str, ...] = ()
+
+
+HERMES = Marks("<tool_call>", "</tool_call>", ("<think>", "</think>"), header=False)
+MISTRAL = Marks("[TOOL_CALLS]", "", ("[THINK]", "[/THINK]"), header=True)
+DEEPSEEK = Marks(
+    "<｜tool▁call▁begin｜>",
+    "<｜tool▁call▁end｜>",
+    ("<think>", "</think>"),
+    header=True,
+    around=("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
+)
+SEPARATOR = "<｜tool▁sep｜>"
+MARKS = {"mistral-v11": MISTRAL, "mistral-v13": MISTRAL, "deepseek-r1": DEEPSEEK}
 
 
 class BrokenError(Exception):
@@ -18,81 +45,142 @@ class BrokenError(Exception):
         self.at = at
 
 
-def slow_parse(family: str, text: str, tools: Collection[str]) -> Result:
-    """Return content and calls, as name and arguments."""
-    reader: Callable[[str, Collection[str]], Result] = {"llama3": _llama3, "mistral": _mistral}.get(family, _hermes)
-    content, calls = reader(text, tools)
-    return (content.strip(), calls) if calls else (text, [])
+def slow_parse(name: str, text: str, tools: Collection[str]) -> tuple[str, str, list[Call]]:
+    """Return content, reasoning and calls, as name and arguments, of a text in the format `name`."""
+    if name == "llama3.1":
+        content, thoughts, calls = _llama31(text, tools)
+    elif name in ("mistral-v3", "mistral-v3-tekken", "mistral-v7", "mistral-v7-tekken"):
+        content, thoughts, calls = _mistral(text, tools)
+    else:
+        content, thoughts, calls = _marked(MARKS.get(name, HERMES), text, tools)
+    return content.strip() if calls or thoughts else text, "\n".join(thoughts).strip(), calls
 
 
-def _hermes(text: str, tools: Collection[str]) -> Result:
-    kept, calls, at = "", list[Call](), 0
+def _marked(marks: Marks, text: str, tools: Collection[str]) -> Result:
+    kept, thoughts, calls, at = list[str](), list[str](), list[Call](), 0
     while at < len(text):
-        if text.startswith(THINK, at):
-            stop = text.find(END_THINK, at)
-            stop = len(text) if stop < 0 else stop + len(END_THINK)
-            kept += text[at:stop]
-        elif text.startswith(OPEN, at):
-            stop, own, rest = _wrapper(text, at, tools)
-            kept += rest
+        around = [mark for mark in marks.around if text.startswith(mark, at)]
+        if text.startswith(marks.think[0], at):
+            thought, _, rest = text[at + len(marks.think[0]) :].partition(marks.think[1])
+            thoughts.append(thought)
+            stop = len(text) - len(rest)
+        elif text.startswith(marks.open, at):
+            stop, own, rest = _wrapper(marks, text, at, tools)
+            kept.append(rest)
             calls += own
         else:
-            stop = at + 1
-            kept += text[at]
+            kept.append(around[0] if around else text[at])
+            stop = at + len(kept[-1])
         at = stop
-    return kept, calls
+    return "".join(part for part in kept if not calls or part not in marks.around), thoughts, calls
 
 
-def _wrapper(text: str, at: int, tools: Collection[str]) -> tuple[int, list[Call], str]:
+def _wrapper(marks: Marks, text: str, at: int, tools: Collection[str]) -> tuple[int, list[Call], str]:
     """Return where the wrapper ends, its calls, and what of it stays text."""
-    start = _blanks(text, at + len(OPEN))
-    if text[start : start + 1] not in ("{", "["):
+    begin = at + len(marks.open)
+    start = _header_end(marks, text, begin) if marks.header else _blanks(text, begin)
+    header = text[begin:start]
+    if start == len(text) or (text[start] not in "{[" and not marks.header):
         return start, [], text[at:start]
+    name = (_name(marks, header) if text[start] == "{" else "") if marks.header else None
+    if name == "":
+        return begin, [], marks.open
     try:
         end = _value(text, start)
     except BrokenError as error:
         return error.at, [], text[at : error.at]
-    close = _blanks(text, end)
-    if not text.startswith(CLOSE, close) and not CLOSE.startswith(text[close:]):
-        return close, [], text[at:close]
-    stop = min(len(text), close + len(CLOSE))
-    calls, rest = _calls(text[start:end], tools, "arguments")
-    return stop, calls, rest if calls else text[at:stop]
+    close = _close(marks, text, end, "```" in header) if marks.close else end
+    if close < 0:
+        return -close, [], text[at:-close]
+    if name is None:
+        calls, rest = _calls(text[start:end], tools, "arguments")
+    else:
+        calls, rest = [(name, json.loads(text[start:end]))] if name in tools else [], ""
+    return close, calls, rest if calls else text[at:close]
 
 
-def _llama3(text: str, tools: Collection[str]) -> Result:
+def _header_end(marks: Marks, text: str, begin: int) -> int:
+    """Return where the arguments begin, or another position if they do not: the text's end when they may still come."""
+    for at in range(begin, min(len(text), begin + 512)):
+        if text[at] == "{" or (text.startswith(marks.open, at) and at + len(marks.open) <= begin + 512):
+            return at
+    return begin if len(text) - begin >= 512 else len(text)
+
+
+def _name(marks: Marks, header: str) -> str:
+    header = header.strip(" \n")
+    if marks is MISTRAL:
+        name, mark, call_id = header.removesuffix("[ARGS]").partition("[CALL_ID]")
+        return name if _is_word(name, "[]{}") and (not mark or _is_word(call_id, "[]{}")) else ""
+    for fence in ("```json", "```"):
+        if header.endswith(fence):
+            header = header.removesuffix(fence).rstrip(" \n")
+            break
+    header = header.removesuffix(SEPARATOR)
+    name = header.removeprefix(f"function{SEPARATOR}")
+    return name if _is_word(name, "<{`") else ""
+
+
+def _is_word(text: str, forbidden: str) -> bool:
+    return bool(text) and not any(character.isspace() or character in forbidden for character in text)
+
+
+def _close(marks: Marks, text: str, end: int, fenced: bool) -> int:
+    """Return the position after the closing mark; less than 0, and of what stands there instead, if it is not there."""
+    at = _blanks(text, end)
+    if fenced and "```".startswith(text[at:]):
+        return len(text)
+    if fenced and text.startswith("```", at):
+        at = _blanks(text, at + 3)
+    if text.startswith(marks.close, at):
+        return at + len(marks.close)
+    return len(text) if marks.close.startswith(text[at:]) else -at
+
+
+def _llama31(text: str, tools: Collection[str]) -> Result:
     at = _blanks(text, 0)
     if text.startswith("<|python_tag|>", at):
         at = _blanks(text, at + len("<|python_tag|>"))
     values = []
     while at < len(text):
         if text[at] != "{":
-            return text, []
+            return text, [], []
         try:
             end = _value(text, at)
         except BrokenError:
-            return text, []
+            return text, [], []
         values.append(_calls(text[at:end], tools, "parameters"))
         at = end
         while at < len(text) and text[at] in "; \n\t\r":
             at += 1
-    return "\n".join(rest for _, rest in values if rest), [call for calls, _ in values for call in calls]
+    return "\n".join(rest for _, rest in values if rest), [], [call for calls, _ in values for call in calls]
 
 
 def _mistral(text: str, tools: Collection[str]) -> Result:
-    at = _blanks(text, 0)
-    if text.startswith("[TOOL_CALLS]", at):
-        at = _blanks(text, at + len("[TOOL_CALLS]"))
+    mark, at = "[TOOL_CALLS]", _blanks(text, 0)
+    marked = text.startswith(mark, at)
+    end = _list_end(text, _blanks(text, at + len(mark)) if marked else at)
+    before = ""
+    if end < 0 and not marked:
+        at = text.find(mark, -end - 1)
+        before, end = text[:at], _list_end(text, _blanks(text, at + len(mark))) if at >= 0 else -1
+        marked = True
+    if end < 0:
+        return text, [], []
+    start = _blanks(text, at + len(mark)) if marked else at
+    calls, rest = _calls(text[start:end], tools, "arguments")
+    return "\n".join(filter(None, (before.strip(), rest))), [], calls
+
+
+def _list_end(text: str, at: int) -> int:
+    """Return where a list ends that nothing follows; else -1 less the position of what breaks it."""
     if text[at : at + 1] != "[":
-        return text, []
+        return -1 - at
     try:
         end = _value(text, at)
-    except BrokenError:
-        return text, []
-    if text[end:].strip(" \n\t\r"):
-        return text, []
-    calls, rest = _calls(text[at:end], tools, "arguments")
-    return rest, calls
+    except BrokenError as error:
+        return -1 - error.at
+    return end if _blanks(text, end) == len(text) else -1 - _blanks(text, end)
 
 
 def _calls(source: str, tools: Collection[str], key: str) -> tuple[list[Call], str]:

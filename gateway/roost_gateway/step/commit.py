@@ -125,6 +125,7 @@ def _output_record(output: StepOutput, finish: StepOutcome) -> dict[str, object]
         "text": output.text.decode(),
         "attempts": [[ref.epoch, ref.nonce.hex()] for ref in output.lineage],
         **({"warnings": list(finish.warnings)} if finish.warnings else {}),
+        **({"reasoning": finish.reasoning} if finish.reasoning else {}),
     }
 
 

@@ -33,13 +33,15 @@ class StepOutcome:
     text: str
     """Everything that the model wrote."""
     content: str
-    """The text without the tool calls."""
+    """The text without thinking and tool calls."""
     tool_calls: tuple[ToolCall, ...]
     output_tokens: int
     cached_tokens: int
     """Tokens of the context found in the worker's cache."""
     warnings: tuple[str, ...] = ()
     """Why text that looks like a tool call is not one."""
+    reasoning: str = ""
+    """The text between thinking marks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,6 +213,7 @@ def _finish(wire: worker_pb.Finished) -> StepOutcome:
         output_tokens=wire.output_tokens,
         cached_tokens=wire.cached_tokens,
         warnings=tuple(wire.warnings),
+        reasoning=wire.reasoning,
     )
 
 

@@ -12,7 +12,8 @@ from typing import Any, Self
 from roost import LoggedStep, Sampling, Tool, ToolChoice, ToolChoiceMode
 from roost_operator.local.processes import STACK_VARIABLE, log_end
 from roost_worker.grammar import build_tool_call
-from roost_worker.render.description import TemplateDescription
+from roost_worker.render.formats import CallWrapper
+from roost_worker.render.renderer import Renderer
 
 _SAMPLING = (
     "seed", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
@@ -52,7 +53,7 @@ class Judge:
         self._threads = threads
         self._model_dir = model_dir
         self._log = log
-        self._description = TemplateDescription.load(model_dir / "template.json")
+        self._renderer = Renderer.from_dir(model_dir)
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
@@ -79,7 +80,7 @@ class Judge:
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        document = [[_step(step, log.tools, self._description) for step in log.steps] for log in logs]
+        document = [[_step(step, log.tools, self._renderer) for step in log.steps] for log in logs]
         try:
             self._process.stdin.write(json.dumps(document).encode() + b"\n")
             await self._process.stdin.drain()
@@ -101,20 +102,20 @@ def _environment() -> dict[str, str]:
     return {**kept, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
 
 
-def _step(step: LoggedStep, tools: Sequence[Tool], description: TemplateDescription) -> Mapping[str, Any]:
+def _step(step: LoggedStep, tools: Sequence[Tool], renderer: Renderer) -> Mapping[str, Any]:
     return {
         "prompt_ids": list(step.prompt_token_ids),
         "output_ids": list(step.output_token_ids),
-        "sampling": _sampling(step.sampling, description.eos_token_ids),
-        "grammar": _grammar(step, tools, description.family),
+        "sampling": _sampling(step.sampling, renderer),
+        "grammar": _grammar(step, tools, renderer.call_wrapper),
     }
 
 
-def _grammar(step: LoggedStep, tools: Sequence[Tool], family: str) -> str | None:
+def _grammar(step: LoggedStep, tools: Sequence[Tool], wrapper: CallWrapper) -> str | None:
     if not isinstance(step.format, ToolChoice) or step.format.mode is not ToolChoiceMode.REQUIRED:
         return None
     named = [_NamedSchema(tool.name, json.dumps(tool.parameters)) for tool in tools]
-    return build_tool_call(named, step.format.name, family)
+    return build_tool_call(named, step.format.name, wrapper)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,9 @@ class _NamedSchema:
     parameters_json: str
 
 
-def _sampling(sampling: Sampling, eos_token_ids: Sequence[int]) -> dict[str, Any]:
-    """A mapping for `roost_worker.engine.messages.SamplingParams`; values that are not set take its defaults."""
+def _sampling(sampling: Sampling, renderer: Renderer) -> dict[str, Any]:
+    """A mapping for `roost_worker.engine.messages.SamplingParams`; values that are not set take the model's defaults,
+    or else those of SamplingParams."""
     given = {name: value for name in _SAMPLING if (value := getattr(sampling, name)) is not None}
-    return {**given, "stop_token_ids": [*eos_token_ids, *sampling.stop_token_ids]}
+    stop_token_ids = [*renderer.eos_token_ids, *sampling.stop_token_ids]
+    return {**renderer.sampling_defaults, **given, "stop_token_ids": stop_token_ids}

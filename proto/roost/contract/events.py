@@ -65,7 +65,8 @@ class Delta:
     """New output, provisional until `Committed`. Deltas come in order, without gaps or repetitions."""
 
     text: str
-    """May lag behind the ids while a character or a possible stop string is incomplete."""
+    """What the model writes, with its thinking, its tool calls and their marks; `Committed` separates them. It may lag
+    behind the ids while a character or a possible stop string is incomplete."""
     token_ids: Sequence[int]
     token_offset: int
     """Number of tokens before these."""
@@ -122,6 +123,8 @@ class Committed:
     """How many times another worker had to continue the step."""
     warnings: tuple[str, ...] = ()
     """Why text of the output that looks like a tool call is not one, as when the session lacks the tool."""
+    reasoning: str = ""
+    """What the model wrote between its thinking marks. It is not part of `output`."""
 
 
 Event = Queued | Migrated | Started | Delta | Restarted | Committed

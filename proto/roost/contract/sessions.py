@@ -128,6 +128,8 @@ class LoggedStep:
     output_token_ids: tuple[int, ...]
     """Empty unless asked for."""
     commit_time: datetime | None
+    reasoning: str = ""
+    """What the model wrote between its thinking marks. It is not part of `output`."""
 
 
 @dataclass(frozen=True, slots=True)

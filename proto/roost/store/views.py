@@ -68,6 +68,7 @@ def logged_step(entry: LogEntry, generation: int, token_ids: Sequence[int] = ())
         prompt_token_ids=tuple(token_ids[: entry.prompt_tokens]),
         output_token_ids=tuple(token_ids[entry.prompt_tokens :]),
         commit_time=_time(entry.commit_ms),
+        reasoning=entry.output.get("reasoning", ""),
     )
 
 
@@ -87,6 +88,7 @@ def committed(entry: LogEntry, generation: int, *, replayed: bool) -> Committed:
         output_tokens=entry.output_tokens,
         failovers=0,
         warnings=tuple(entry.output.get("warnings", ())),
+        reasoning=entry.output.get("reasoning", ""),
     )
 
 

@@ -1102,12 +1102,15 @@ class CommittedStep(_message.Message):
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     COMMIT_TIME_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     step_id: _builtins.str
     """Client's idempotency key."""
     index: _builtins.int
     """Number of the step in its generation, from 0."""
     finish_reason: Global___FinishReason.ValueType
     """Why generation ended."""
+    reasoning: _builtins.str
+    """What the model wrote between its thinking marks; not part of `output`."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
         """Messages that came in."""
@@ -1159,10 +1162,11 @@ class CommittedStep(_message.Message):
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         output_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         commit_time: _timestamp_pb2.Timestamp | None = ...,
+        reasoning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "format", b"format", "head", b"head", "output", b"output", "sampling", b"sampling", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "finish_reason", b"finish_reason", "format", b"format", "head", b"head", "index", b"index", "messages", b"messages", "output", b"output", "output_token_ids", b"output_token_ids", "prompt_token_ids", b"prompt_token_ids", "sampling", b"sampling", "step_id", b"step_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "finish_reason", b"finish_reason", "format", b"format", "head", b"head", "index", b"index", "messages", b"messages", "output", b"output", "output_token_ids", b"output_token_ids", "prompt_token_ids", b"prompt_token_ids", "reasoning", b"reasoning", "sampling", b"sampling", "step_id", b"step_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1357,7 +1361,9 @@ class StepDelta(_message.Message):
     text_offset: _builtins.int
     """UTF-8 bytes of text before this text."""
     text: _builtins.str
-    """New text; it lags behind the ids while a character or a stop string may be incomplete."""
+    """New text, as the model writes it: with its thinking, its tool calls and their marks, which StepCommitted separates.
+    It lags behind the ids while a character or a stop string may be incomplete.
+    """
     @_builtins.property
     def attempt(self) -> Global___Attempt:
         """Attempt that it belongs to."""
@@ -1472,6 +1478,7 @@ class StepCommitted(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     FAILOVERS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why generation ended."""
     index: _builtins.int
@@ -1488,9 +1495,11 @@ class StepCommitted(_message.Message):
     """Generated tokens in all."""
     failovers: _builtins.int
     """Times another worker had to continue the step."""
+    reasoning: _builtins.str
+    """What the model wrote between its thinking marks; its calls are never tool calls."""
     @_builtins.property
     def output(self) -> Global___Message:
-        """Whole message."""
+        """Whole message: the text without thinking and tool calls, and the calls."""
 
     @_builtins.property
     def usage(self) -> Global___Usage:
@@ -1519,10 +1528,11 @@ class StepCommitted(_message.Message):
         output_tokens: _builtins.int = ...,
         failovers: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        reasoning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "output", b"output", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failovers", b"failovers", "finish_reason", b"finish_reason", "first_token_ms", b"first_token_ms", "head", b"head", "index", b"index", "output", b"output", "output_tokens", b"output_tokens", "queue_ms", b"queue_ms", "replayed", b"replayed", "seed", b"seed", "usage", b"usage", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failovers", b"failovers", "finish_reason", b"finish_reason", "first_token_ms", b"first_token_ms", "head", b"head", "index", b"index", "output", b"output", "output_tokens", b"output_tokens", "queue_ms", b"queue_ms", "reasoning", b"reasoning", "replayed", b"replayed", "seed", b"seed", "usage", b"usage", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -493,6 +493,7 @@ class Finished(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     finish_reason: _session_service_pb2.FinishReason.ValueType
     """Why generation ended."""
     output_tokens: _builtins.int
@@ -502,7 +503,9 @@ class Finished(_message.Message):
     cached_tokens: _builtins.int
     """Tokens of the context found in the cache."""
     content: _builtins.str
-    """Message text without tool calls."""
+    """Message text without thinking and tool calls."""
+    reasoning: _builtins.str
+    """Text between thinking marks."""
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.ToolCall]:
         """Tool calls recognised in the text."""
@@ -521,10 +524,11 @@ class Finished(_message.Message):
         cached_tokens: _builtins.int = ...,
         content: _builtins.str = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        reasoning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "content", b"content", "finish_reason", b"finish_reason", "output_tokens", b"output_tokens", "text", b"text", "tool_calls", b"tool_calls", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "content", b"content", "finish_reason", b"finish_reason", "output_tokens", b"output_tokens", "reasoning", b"reasoning", "text", b"text", "tool_calls", b"tool_calls", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

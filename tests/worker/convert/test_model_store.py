@@ -45,7 +45,7 @@ def test_a_folder_is_converted_and_means_the_same(store: ModelStore, source: Pat
         name: tensor.tolist() for name, tensor in converted.items()
     }
     template = json.loads((model.path / "template.json").read_bytes())
-    assert (template["family"], template["eos_token_ids"]) == ("chatml", [258, 256])
+    assert (template["format"], template["eos_token_ids"]) == ("chatml", [258, 256])
     assert stages[-1] == "ready"
     assert "writing weights" in stages
 

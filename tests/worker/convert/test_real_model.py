@@ -38,7 +38,7 @@ def test_it_is_the_model_that_the_design_names(model: PreparedModel) -> None:
 
 def test_its_own_template_is_used_and_numbers_are_split_into_digits(model: PreparedModel) -> None:
     renderer = Renderer.from_dir(model.path)
-    assert (renderer.family, renderer.own_template_refused, renderer.eos_token_ids) == ("chatml", "", (2, 0))
+    assert (renderer.format.name, renderer.own_template_refused, renderer.eos_token_ids) == ("smollm2", "", (2, 0))
     ids = renderer.render_step(messages=[Message("user", "1234 <|im_end|>")])
     assert [renderer.vocabulary.token_bytes[index] for index in ids].count(b"1") == 1
     assert list(ids).count(2) == 2

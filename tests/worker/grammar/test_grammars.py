@@ -1,12 +1,15 @@
 """Grammars allow exactly the JSON that a schema or a tool asks for; what is too much is refused with a reason."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import family_models
 from grammars import EOS, Tool, accepts, allowed_ids, dummy_compiler
 from roost_worker.grammar import (
     GrammarCompiler,
@@ -15,6 +18,10 @@ from roost_worker.grammar import (
     build_tool_call,
     fill_masks,
 )
+from roost_worker.render.detokenizer import TextStream
+from roost_worker.render.formats import FORMATS, CallWrapper, Turn, TurnFormat, WrittenCall, format_named
+from roost_worker.render.messages import Message, ToolCall
+from roost_worker.render.sandbox import Piece
 
 POINT = '{"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"], "additionalProperties": false}'
 
@@ -51,34 +58,59 @@ def test_json_follows_its_schema(compiler: GrammarCompiler, schema: str, text: s
 
 WRITTEN = {
     "chatml": '<tool_call>\n{"name": "grep", "arguments": {"limit": 3}}\n</tool_call>',
-    "qwen3": '<tool_call>\n{"name": "grep", "arguments": {"limit": 3}}\n</tool_call>',
-    "llama3": '{"name": "grep", "parameters": {"limit": 3}}',
-    "mistral": '[{"name": "grep", "arguments": {"limit": 3}}]',
+    "smollm2": '<tool_call>[\n{"name": "grep", "arguments": {"limit": 3}}\n]</tool_call>',
+    "llama3.1": '{"name": "grep", "parameters": {"limit": 3}}',
+    "mistral-v3": '[TOOL_CALLS] [{"name": "grep", "arguments": {"limit": 3}}]',
+    "mistral-v13": '[TOOL_CALLS]grep[ARGS]{"limit": 3}',
 }
 
 
-@pytest.mark.parametrize("family", WRITTEN)
-def test_a_tool_call_is_written_in_the_familys_wrapper(compiler: GrammarCompiler, family: str) -> None:
-    any_tool = build_tool_call([LIST, GREP], "", family)
-    assert accepts(compiler, any_tool, WRITTEN[family])
-    assert accepts(compiler, build_tool_call([LIST, GREP], "grep", family), WRITTEN[family])
-    assert not accepts(compiler, build_tool_call([LIST, GREP], "list-files", family), WRITTEN[family])
-    assert not accepts(compiler, any_tool, WRITTEN[family].replace('"limit"', '"other"'))
-    assert not accepts(compiler, any_tool, WRITTEN[family].replace("grep", "rm"))
+def _wrapper(name: str) -> CallWrapper:
+    """The wrapper in a vocabulary that has no tokens of the format's."""
+    return format_named(name).calls.wrapper({})
 
 
-@pytest.mark.parametrize("family", WRITTEN)
-def test_a_call_that_the_grammar_allows_is_parsed(family: str) -> None:
-    from roost_worker.render.formats import Turn, WrittenCall, format_of
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_tool_call_is_written_in_the_formats_wrapper(compiler: GrammarCompiler, name: str) -> None:
+    any_tool = build_tool_call([LIST, GREP], "", _wrapper(name))
+    assert accepts(compiler, any_tool, WRITTEN[name])
+    assert accepts(compiler, build_tool_call([LIST, GREP], "grep", _wrapper(name)), WRITTEN[name])
+    assert not accepts(compiler, build_tool_call([LIST, GREP], "list-files", _wrapper(name)), WRITTEN[name])
+    assert not accepts(compiler, any_tool, WRITTEN[name].replace('"limit"', '"other"'))
+    assert not accepts(compiler, any_tool, WRITTEN[name].replace("grep", "rm"))
 
-    assert format_of(family).write([WrittenCall("grep", '{"limit": 3}')]) == WRITTEN[family]
-    parsed = format_of(family).parse(WRITTEN[family], Turn({"grep"}, constrained=True))
-    assert parsed.content == ""
-    assert [(call.name, json.loads(call.arguments_json)) for call in parsed.calls] == [("grep", {"limit": 3})]
+
+TURN = Turn({"grep"})
+CALL = WrittenCall("grep", '{"limit": 3}')
+
+
+@pytest.mark.parametrize("special_marks", [True, False])
+@pytest.mark.parametrize("turn_format", [known for known in FORMATS if known.turns], ids=lambda known: known.name)
+def test_what_a_format_renders_its_grammar_allows_and_its_parser_reads(
+    tmp_path: Path, turn_format: TurnFormat, special_marks: bool
+) -> None:
+    renderer = family_models.format_renderer(turn_format, special_marks=special_marks)
+    assert renderer.format is turn_format
+    call = ToolCall("abc123xyz", "grep", CALL.arguments_json)
+    turns = [Message("user", "hi"), Message("assistant", "", (call,)), Message("tool", "7", tool_call_id=call.id)]
+    ids = list(renderer.vocabulary.encode([Piece(turn_format.calls.write([CALL]), content=False)]))
+    if not turn_format.calls.id_after_name + turn_format.calls.id_after_arguments:
+        shown = list(renderer.render_step(messages=turns))
+        assert any(shown[start : start + len(ids)] == ids for start in range(len(shown)))
+    path = tmp_path / "tokenizer.json"
+    path.write_text(family_models.format_tokenizer(turn_format, special_marks=special_marks))
+    compiler = GrammarCompiler(path, renderer.eos_token_ids, renderer.vocab_size)
+    state = compiler.start(build_tool_call([LIST, GREP], "", renderer.call_wrapper))
+    state.consume(ids)
+    assert state.done
+    text = TextStream(renderer).push(ids)
+    assert (
+        turn_format.parse(text, TURN).calls == turn_format.parse(text, replace(TURN, constrained=True)).calls == (CALL,)
+    )
 
 
 def test_a_tool_without_schema_takes_an_object(compiler: GrammarCompiler) -> None:
-    grammar = build_tool_call([LIST], "", "llama3")
+    grammar = build_tool_call([LIST], "", _wrapper("llama3.1"))
     assert accepts(compiler, grammar, '{"name": "list-files", "parameters": {"a": 1}}')
     assert not accepts(compiler, grammar, '{"name": "list-files", "parameters": 1}')
 
@@ -217,4 +249,4 @@ def test_a_good_grammar_is_not_refused(compiler: GrammarCompiler) -> None:
 )
 def test_tools_that_cannot_be_called_are_refused(tools: list[Tool], name: str, reason: str) -> None:
     with pytest.raises(GrammarError, match=reason):
-        build_tool_call(tools, name, "chatml")
+        build_tool_call(tools, name, _wrapper("chatml"))

@@ -15,8 +15,10 @@ from grammars import Tool, accepts, dummy_compiler
 from hostile_requests import schemas
 from roost_worker.grammar import GrammarCompiler, GrammarError, build_json_schema, build_tool_call, tool_schema
 from roost_worker.grammar.arguments import violation
+from roost_worker.render.formats import format_named
 
 CORPUS = json.loads((Path(__file__).parent / "schema_corpus.json").read_text())
+WRAPPER = format_named("llama3.1").calls.wrapper({})
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> GrammarCompiler:
 
 
 def _grammar(schema: Any) -> str:
-    return build_tool_call([Tool("t", json.dumps(schema))], "t", "llama3")
+    return build_tool_call([Tool("t", json.dumps(schema))], "t", WRAPPER)
 
 
 def _call(arguments: str) -> str:
@@ -53,7 +55,7 @@ def test_a_schema_is_enforced_or_allows_more_and_says_so(compiler: GrammarCompil
 
 def test_any_call_can_be_required_beside_a_tool_that_cannot_be_enforced(compiler: GrammarCompiler) -> None:
     tools = [Tool(f"t{number}", json.dumps(case["schema"])) for number, case in enumerate(CORPUS)]
-    grammar = build_tool_call(tools, "", "llama3")
+    grammar = build_tool_call(tools, "", WRAPPER)
     for number, case in enumerate(CORPUS):
         call = json.dumps({"name": f"t{number}", "parameters": case["valid"][0]}, ensure_ascii=False)
         assert accepts(compiler, grammar, call), case["name"]

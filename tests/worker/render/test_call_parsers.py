@@ -1,7 +1,10 @@
 """Parsers against a slow reader: the same calls for any text, in any chunks, in linear time."""
 
+# ruff: noqa: RUF001  DeepSeek's marks have fullwidth bars.
+
 import json
 import re
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -10,20 +13,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roost_worker.render.formats import (
+    FORMATS,
+    CallParser,
     ParsedText,
     Turn,
     WrittenCall,
     calls,
-    format_of,
-    hermes,
+    format_named,
     json_scanner,
     whole_text,
 )
 from slow_calls import slow_parse
 
-FAMILIES = ("chatml", "llama3", "mistral")
+NAMES = ("chatml", "llama3.1", "mistral-v3", "mistral-v11", "deepseek-r1")
+"""Of each parser a format."""
 TOOLS = frozenset({"grep", "w"})
-MARKS = ("<tool_call>", "</tool_call>", "<think>", "</think>", "[TOOL_CALLS]", "<|python_tag|>")
+MARKS = (
+    *("<tool_call>", "</tool_call>", "<think>", "</think>", "[TOOL_CALLS]", "<|python_tag|>", "[ARGS]", "[CALL_ID]"),
+    *(
+        "[THINK]",
+        "[/THINK]",
+        "<｜tool▁call▁begin｜>",
+        "<｜tool▁call▁end｜>",
+        "<｜tool▁calls▁begin｜>",
+        "<｜tool▁sep｜>",
+    ),
+)
 CALLS = (
     '{"name": "grep", "arguments": {"q": "}</tool_call>"}}',
     '{"name":"w","parameters":{"a":[1.10,-2e5,null,{}],"\\u0061":"\\ud83d\\ude00"}}',
@@ -63,8 +78,10 @@ fragments = st.one_of(st.sampled_from((*MARKS, *CALLS, *PIECES)), st.sampled_fro
 texts = st.lists(fragments, max_size=12).map("".join)
 WRAPPED = {
     "chatml": "<tool_call>{}</tool_call>".format,
-    "llama3": "{}; ".format,
-    "mistral": "[TOOL_CALLS] [{}]".format,
+    "llama3.1": "{}; ".format,
+    "mistral-v3": "[TOOL_CALLS] [{}]".format,
+    "mistral-v11": "[TOOL_CALLS]w[ARGS]{}".format,
+    "deepseek-r1": "<｜tool▁call▁begin｜>function<｜tool▁sep｜>w\n```json\n{}\n```<｜tool▁call▁end｜>".format,
 }
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
@@ -74,29 +91,29 @@ json_values = st.recursive(
 arguments = st.dictionaries(st.text(max_size=5), json_values, max_size=3)
 
 
-def in_chunks(family: str, text: str, cuts: list[int], turn: Turn) -> ParsedText:
-    parser = format_of(family).parser(turn)
+def in_chunks(name: str, text: str, cuts: list[int], turn: Turn) -> ParsedText:
+    parser = format_named(name).parser(turn)
     places = sorted({min(cut, len(text)) for cut in cuts})
     for start, end in zip([0, *places], [*places, len(text)], strict=True):
         parser.feed(text[start:end])
     return parser.finish()
 
 
-def values(parsed: ParsedText) -> tuple[str, list[tuple[str, Any]]]:
-    return parsed.content, [(call.name, json.loads(call.arguments_json)) for call in parsed.calls]
+def values(parsed: ParsedText) -> tuple[str, str, list[tuple[str, Any]]]:
+    return parsed.content, parsed.reasoning, [(call.name, json.loads(call.arguments_json)) for call in parsed.calls]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 @given(text=texts, wrapped=st.lists(st.sampled_from(CALLS), max_size=3))
 @settings(max_examples=200, deadline=None)
-def test_any_text_is_read_as_the_slow_reader_reads_it(family: str, text: str, wrapped: list[str]) -> None:
-    whole = text + "".join(map(WRAPPED[family], wrapped))
-    parsed = format_of(family).parse(whole, Turn(TOOLS))
-    assert values(parsed) == slow_parse(family, whole, TOOLS)
+def test_any_text_is_read_as_the_slow_reader_reads_it(name: str, text: str, wrapped: list[str]) -> None:
+    whole = text + "".join(map(WRAPPED[name], wrapped))
+    parsed = format_named(name).parse(whole, Turn(TOOLS))
+    assert values(parsed) == slow_parse(name, whole, TOOLS)
     assert all(call.arguments_json == "{}" or call.arguments_json in whole for call in parsed.calls)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 @given(
     wrapped=st.lists(st.sampled_from(CALLS) | fragments, max_size=4),
     text=texts,
@@ -105,39 +122,44 @@ def test_any_text_is_read_as_the_slow_reader_reads_it(family: str, text: str, wr
 )
 @settings(max_examples=200, deadline=None)
 def test_any_chunks_give_what_the_whole_text_gives(
-    family: str, wrapped: list[str], text: str, cuts: list[int], constrained: bool
+    name: str, wrapped: list[str], text: str, cuts: list[int], constrained: bool
 ) -> None:
-    whole = "".join(map(WRAPPED[family], wrapped)) + text
+    whole = "".join(map(WRAPPED[name], wrapped)) + text
     for turn in (Turn(TOOLS, constrained=constrained), Turn(TOOLS, in_thinking=True)):
-        expected = format_of(family).parse(whole, turn)
-        assert in_chunks(family, whole, cuts, turn) == expected
-        assert in_chunks(family, whole, list(range(len(whole))), turn) == expected
+        expected = format_named(name).parse(whole, turn)
+        assert in_chunks(name, whole, cuts, turn) == expected
+        assert in_chunks(name, whole, list(range(len(whole))), turn) == expected
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@given(
-    given_calls=st.lists(st.tuples(st.text(min_size=1, max_size=8), arguments), min_size=1, max_size=3),
-    ascii_only=st.booleans(),
-    indent=st.sampled_from([None, 2]),
-    cuts=st.lists(st.integers(0, 300), max_size=5),
-)
-@settings(max_examples=100, deadline=None)
+plain_names = st.text(alphabet="abcXYZ019_-.", min_size=1, max_size=8)
+names = {"mistral-v11": plain_names, "mistral-v13": plain_names, "deepseek-r1": plain_names}
+"""Where a name stands outside JSON, it is as the contract has it; others may have been committed by older versions."""
+
+
+@pytest.mark.parametrize("name", [known.name for known in FORMATS])
+@given(data=st.data(), ascii_only=st.booleans(), indent=st.sampled_from([None, 2]))
+@settings(max_examples=60, deadline=None)
 def test_a_call_that_is_written_is_read_back_as_it_was(
-    family: str, given_calls: list[tuple[str, dict[str, Any]]], ascii_only: bool, indent: int | None, cuts: list[int]
+    name: str, data: st.DataObject, ascii_only: bool, indent: int | None
 ) -> None:
+    call = st.tuples(names[name] if name in names else plain_names | st.text(min_size=1, max_size=8), arguments)
+    given_calls = data.draw(st.lists(call, min_size=1, max_size=3))
     written = tuple(
-        WrittenCall(name, json.dumps(values, ensure_ascii=ascii_only, indent=indent)) for name, values in given_calls
+        WrittenCall(tool, json.dumps(values, ensure_ascii=ascii_only, indent=indent)) for tool, values in given_calls
     )
-    turn = Turn({name for name, _ in given_calls})
-    assert in_chunks(family, format_of(family).write(written), cuts, turn) == ParsedText("", written)
+    text, turn = format_named(name).calls.write(written), Turn({tool for tool, _ in given_calls})
+    cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=5))
+    assert in_chunks(name, text, cuts, turn) == ParsedText("", written)
+    if len(written) == 1 and re.fullmatch(r"[A-Za-z0-9_.-]+", written[0].name):
+        assert format_named(name).parse(text, replace(turn, constrained=True)) == ParsedText("", written)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@given(text=st.text(max_size=200) | st.text(alphabet='<>/tool_cahink{}[]",:\\ud8 1e-', max_size=200))
+@pytest.mark.parametrize("name", NAMES)
+@given(text=st.text(max_size=200) | st.text(alphabet='<>/tool_cahink{}[]",:\\ud8 1e-TOLCAS｜▁`', max_size=200))
 @settings(max_examples=300, deadline=None)
-def test_no_text_raises(family: str, text: str) -> None:
-    parsed = format_of(family).parse(text, Turn(TOOLS))
-    assert parsed.content == text or parsed.calls
+def test_no_text_raises(name: str, text: str) -> None:
+    parsed = format_named(name).parse(text, Turn(TOOLS))
+    assert parsed.content == text or parsed.calls or parsed.reasoning or "think" in text.lower()
 
 
 class CountingPattern:
@@ -155,11 +177,11 @@ class CountingPattern:
     def match(self, text: str, at: int = 0) -> re.Match[str] | None:
         return self._count(self._pattern.match(text, at), at, 1)
 
-    def search(self, text: str, at: int = 0) -> re.Match[str] | None:
-        return self._count(self._pattern.search(text, at), at, len(text) - at)
+    def search(self, text: str, at: int = 0, end: int = 1 << 60) -> re.Match[str] | None:
+        return self._count(self._pattern.search(text, at, end), at, min(end, len(text)) - at)
 
-    def fullmatch(self, text: str, at: int = 0) -> re.Match[str] | None:
-        return self._count(self._pattern.fullmatch(text, at), at, min(12, len(text) - at))
+    def fullmatch(self, text: str, at: int = 0, end: int = 1 << 60) -> re.Match[str] | None:
+        return self._count(self._pattern.fullmatch(text, at, end), at, min(end - at, 512, len(text) - at))
 
 
 class CountingDecoder:
@@ -176,12 +198,12 @@ class CountingDecoder:
         return value, end
 
 
-def count_visits(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
-    for name, value in list(vars(module).items()):
+def count_visits(monkeypatch: pytest.MonkeyPatch, owner: ModuleType | CallParser) -> None:
+    for name, value in list(vars(owner).items()):
         if isinstance(value, re.Pattern):
-            monkeypatch.setattr(module, name, CountingPattern(value))
+            monkeypatch.setattr(owner, name, CountingPattern(value))
         elif isinstance(value, json.JSONDecoder):
-            monkeypatch.setattr(module, name, CountingDecoder(value))
+            monkeypatch.setattr(owner, name, CountingDecoder(value))
 
 
 HOSTILE = {
@@ -192,31 +214,42 @@ HOSTILE = {
     "calls of nobody": '<tool_call>{"name": "x", "arguments": {}}</tool_call>',
     "beginnings of marks": "<tool_cal",
     "thinking": "<think><tool_call>{</think>",
+    "marks": "[TOOL_CALLS]",
+    "headers": "<｜tool▁call▁begin｜>w[TOOL_CALLS]w",
+    "named objects": '[TOOL_CALLS]w[ARGS]{"q": [<｜tool▁call▁begin｜>w {"q": [',
+    "calls": "[TOOL_CALLS]w[ARGS]{}<｜tool▁call▁begin｜>w {}<｜tool▁call▁end｜>",
     "objects": '{"name": "w", "parameters": {"q": "\\u0061"}}; ',
     "brackets": "[",
     "escapes": '\\"',
     "digits": "1",
     "blanks": " ",
 }
-START = {"chatml": '<tool_call>{"a":"', "llama3": '{"a":"', "mistral": '[{"a":"'}
+START = {
+    "chatml": '<tool_call>{"a":"',
+    "llama3.1": '{"a":"',
+    "mistral-v3": '[{"a":"',
+    "mistral-v11": '[TOOL_CALLS]w[ARGS]{"a":"',
+    "deepseek-r1": '<｜tool▁call▁begin｜>w {"a":"',
+}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_megabyte_of_hostile_text_takes_linear_time(monkeypatch: pytest.MonkeyPatch, family: str, kind: str) -> None:
-    for module in (json_scanner, hermes, whole_text, calls):
+def test_a_megabyte_of_hostile_text_takes_linear_time(monkeypatch: pytest.MonkeyPatch, name: str, kind: str) -> None:
+    for module in (json_scanner, whole_text, calls):
         count_visits(monkeypatch, module)
 
     def visits(size: int, start: str, chunk: int) -> int:
         text = (start + HOSTILE[kind] * (size // len(HOSTILE[kind])))[:size]
-        parser = format_of(family).parser(Turn(TOOLS))
+        parser = format_named(name).parser(Turn(TOOLS))
+        count_visits(monkeypatch, parser)
         CountingPattern.visited = 0
         for at in range(0, size, chunk):
             parser.feed(text[at : at + chunk])
         parser.finish()
         return CountingPattern.visited
 
-    for size, chunk, start in ((1_000_000, 1_000_000, ""), (100_000, 7, START[family])):
+    for size, chunk, start in ((1_000_000, 1_000_000, ""), (100_000, 7, START[name])):
         whole, half = visits(size, start, chunk), visits(size // 2, start, chunk)
         assert whole <= 2.5 * half + 100
         assert whole <= 10 * size

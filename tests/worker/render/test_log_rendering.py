@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import family_models
 from roost_worker.render.errors import RenderError
-from roost_worker.render.formats import Turn, format_of
+from roost_worker.render.formats import Turn, format_named
 from roost_worker.render.log import LogRenderer, output_text
 from roost_worker.render.messages import Message, Tool, ToolCall
 
@@ -63,31 +63,31 @@ def test_a_log_rendered_anew_by_its_own_revision_spells_the_same(
 @pytest.mark.parametrize("old", ["smollm2", "llama3", "mistral"])
 @pytest.mark.parametrize("new", ["smollm2", "llama3", "mistral"])
 def test_calls_are_written_as_the_new_family_writes_them(old: str, new: str) -> None:
-    families = {name: family_models.renderer(name).family for name in (old, new)}
-    text = format_of(families[old]).write([CALL])
-    written = output_text(Message("assistant", "", (CALL,)), text, families[new])
-    parsed = format_of(families[new]).parse(written, Turn({"grep"}))
+    formats = {name: family_models.renderer(name).format for name in (old, new)}
+    text = formats[old].calls.write([CALL])
+    written = output_text(Message("assistant", "", (CALL,)), text, formats[new])
+    parsed = formats[new].parse(written, Turn({"grep"}))
     assert [(call.name, call.arguments_json) for call in parsed.calls] == [("grep", CALL.arguments_json)]
-    if families[old] == families[new]:
+    if old == new:
         assert written == text
 
 
 def test_text_that_only_looks_like_a_call_stays_as_it_is() -> None:
-    text = format_of("chatml").write([CALL])
-    assert output_text(Message("assistant", text), text, "llama3") == text
+    text = format_named("chatml").calls.write([CALL])
+    assert output_text(Message("assistant", text), text, format_named("llama3.1")) == text
 
 
 @pytest.mark.parametrize("arguments", ['{"t":NaN}', '{"n":1e400}', '{"a":1.10,"a":2}', "{"])
 def test_calls_that_older_versions_committed_are_written_as_they_are(arguments: str) -> None:
     call = ToolCall("call_0", "gone", arguments)
-    written = output_text(Message("assistant", "Wait.", (call,)), "<think>thought</think>", "chatml")
+    written = output_text(Message("assistant", "Wait.", (call,)), "<think>thought</think>", format_named("chatml"))
     assert written == f'Wait.\n<tool_call>\n{{"name": "gone", "arguments": {arguments}}}\n</tool_call>'
 
 
 def test_text_of_a_call_to_a_tool_that_is_gone_stays_as_it_is() -> None:
     text = '<tool_call>{"name": "gone", "arguments": {"n":1.10}}</tool_call>'
     call = ToolCall("call_0", "gone", '{"n":1.1}')
-    assert output_text(Message("assistant", "", (call,)), text, "chatml") == text
+    assert output_text(Message("assistant", "", (call,)), text, format_named("chatml")) == text
 
 
 def test_an_empty_output_is_closed_by_the_next_prompt() -> None:

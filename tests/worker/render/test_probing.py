@@ -5,10 +5,10 @@ import pytest
 import family_models
 from roost_worker.render.description import TemplateDescription
 from roost_worker.render.errors import RenderError
+from roost_worker.render.formats import CHATML
 from roost_worker.render.probing import probe
 from roost_worker.render.renderer import Renderer
 from roost_worker.render.sandbox import ChatTemplate
-from roost_worker.render.templates import BUILT_IN
 from roost_worker.render.vocabulary import Vocabulary
 
 
@@ -23,17 +23,17 @@ def _refusal(name: str, source: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "family"), [("smollm2", "chatml"), ("llama3", "llama3")])
-def test_a_stable_template_is_used_as_it_is(name: str, family: str) -> None:
+@pytest.mark.parametrize(("name", "turn_format"), [("smollm2", "smollm2"), ("llama3", "llama3.1")])
+def test_a_stable_template_is_used_as_it_is(name: str, turn_format: str) -> None:
     renderer = family_models.renderer(name)
-    assert renderer.family == family
+    assert renderer.format.name == turn_format
     assert renderer.own_template_refused == ""
 
 
-@pytest.mark.parametrize(("name", "family"), [("qwen3", "qwen3"), ("mistral", "mistral")])
-def test_an_unstable_template_gives_way_to_the_built_in_format(name: str, family: str) -> None:
+@pytest.mark.parametrize(("name", "turn_format"), [("qwen3", "qwen3"), ("mistral", "mistral-v3")])
+def test_an_unstable_template_gives_way_to_the_built_in_format(name: str, turn_format: str) -> None:
     renderer = family_models.renderer(name)
-    assert renderer.family == family
+    assert renderer.format.name == turn_format
     assert "differently when messages follow" in renderer.own_template_refused
 
 
@@ -70,12 +70,12 @@ def test_the_reason_of_a_refusal_is_named(change: tuple[str, str], reason: str) 
 
 
 def test_a_template_that_writes_the_date_is_not_given_one() -> None:
-    source = "{{ strftime_now('%d') }}" + BUILT_IN["chatml"]
+    source = "{{ strftime_now('%d') }}" + CHATML.turns
     assert "strftime_now" in _refusal("smollm2", source)
 
 
 def test_a_template_that_counts_its_messages_is_unstable() -> None:
-    source = BUILT_IN["chatml"].replace("{{ message.role }}", "{{ message.role }} {{ loop.index }}")
+    source = CHATML.turns.replace("{{ message.role }}", "{{ message.role }} {{ loop.index }}")
     assert "depends on the conversation before" in _refusal("smollm2", source)
 
 
@@ -85,14 +85,13 @@ def test_a_template_that_is_no_template_is_refused() -> None:
 
 @pytest.mark.parametrize("attack", ["{{ messages.__class__.__mro__ }}", "{{ ''.__class__.__base__.__subclasses__() }}"])
 def test_a_template_cannot_reach_python(attack: str) -> None:
-    assert "refuses" in _refusal("smollm2", attack + BUILT_IN["chatml"])
+    assert "refuses" in _refusal("smollm2", attack + CHATML.turns)
 
 
 @pytest.mark.parametrize("name", family_models.NAMES)
 def test_every_built_in_format_is_stable_and_shows_tools(name: str) -> None:
-    family = family_models.renderer(name).family
     bounds = family_models.BOUNDS[name]
-    behaviour = probe(ChatTemplate(BUILT_IN[family], *bounds), [bounds[1]])
+    behaviour = probe(ChatTemplate(family_models.renderer(name).format.turns, *bounds), [bounds[1]])
     assert behaviour.shows_tools
     assert behaviour.shows_tool_calls
     assert behaviour.default_system == ""
@@ -100,19 +99,19 @@ def test_every_built_in_format_is_stable_and_shows_tools(name: str) -> None:
 
 def test_a_model_without_template_takes_its_familys_turns() -> None:
     description = family_models.description("llama3", "")
-    assert description.family == "llama3"
+    assert description.format == "llama3.1"
     assert _renderer("llama3", description).own_template_refused == "there is none"
 
 
 def test_an_unknown_family_with_an_unstable_template_is_refused_with_both_reasons() -> None:
-    description = TemplateDescription("", "{{ messages | length }}", "", "</s>", (430,))
+    description = TemplateDescription("{{ messages | length }}", "", "</s>", (430,))
     with pytest.raises(
-        RenderError, match=r"own chat template: .*built-in turn format of its family \(unknown\): there is none"
+        RenderError, match=r"own chat template: .*built-in turn format \(hermes\): it has no turns of its own"
     ):
         _renderer("mistral", description)
 
 
 def test_a_tokenizer_without_the_familys_tokens_is_refused() -> None:
-    description = TemplateDescription("chatml", "", "", "</s>", (430,))
+    description = TemplateDescription("", "", "</s>", (430,), "chatml")
     with pytest.raises(RenderError, match=r"the tokenizer lacks <\|im_start\|>"):
         _renderer("mistral", description)

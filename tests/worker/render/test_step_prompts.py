@@ -78,9 +78,9 @@ def test_smollm2_is_told_of_tools_although_its_template_passes_over_them() -> No
     ids = family_models.renderer("smollm2").render_step(tools=[GREP], messages=[Message("user", "hello")])
     text = family_models.spell("smollm2", list(ids))
     assert text.startswith(
-        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face\n\n# Tools"
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face\n\nYou are an expert"
     )
-    assert '<tools>\n{"type": "function", "function": {"name": "grep"' in text
+    assert '<tools>[{"type": "function", "function": {"name": "grep"' in text
     assert text.count("<|im_start|>system") == 1
 
 

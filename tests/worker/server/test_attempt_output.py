@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roost.contract.heads import AttemptRef
+from roost_worker.render.formats import Turn, format_named
 from roost_worker.server.attempts import Attempt, AttemptTable, Ending
-from roost_worker.server.output import OutputBuffer, OutputCursor
+from roost_worker.server.output import OutputBuffer, OutputCursor, read_message
 
 CHUNKS = st.lists(
     st.tuples(st.lists(st.integers(0, 100), max_size=3), st.text(alphabet="aé漢🦉", max_size=3)), max_size=8
@@ -156,3 +157,29 @@ def test_the_indexes_of_the_attempt_table_agree(steps):
             table.remove(attempt)
             table.remove(attempt)
         table.check_integrity()
+
+
+CALLS = "[TOOL_CALLS]grep[CALL_ID]{}[ARGS]{{}}[TOOL_CALLS]grep[CALL_ID]{}[ARGS]{{}}"
+
+
+@pytest.mark.parametrize(
+    ("name", "ids", "log", "kept"),
+    [
+        ("mistral-v11", ("abc123xyz", "abc123xyy"), "", (True, True)),
+        ("mistral-v11", ("abc123xyz", "abc123xyz"), "", (True, False)),
+        ("mistral-v11", ("abc123xyz", "abc123xyy"), "[TOOL_CALLS]w[CALL_ID]abc123xyy[ARGS]{}", (True, False)),
+        ("mistral-v11", ("short", "much-too-long"), "", (False, False)),
+    ],
+)
+def test_an_id_that_the_model_wrote_is_kept_if_the_session_has_no_other_one(name, ids, log, kept):
+    message = read_message(CALLS.format(*ids), format_named(name), Turn({"grep"}), lambda: log)
+    given = [call.id for call in message.tool_calls]
+    assert [call_id == written for call_id, written in zip(given, ids, strict=True)] == list(kept)
+    assert len(set(given)) == 2
+    assert all(len(call_id) == 9 and call_id.isalnum() for call_id in given)
+
+
+def test_an_id_that_means_nothing_to_the_format_is_replaced_without_a_look_at_the_log():
+    text = '<tool_call>{"name": "grep", "arguments": {}, "id": "abc123xyz"}</tool_call>'
+    message = read_message(text, format_named("chatml"), Turn({"grep"}), lambda: pytest.fail("it was looked at"))
+    assert [len(call.id) for call in message.tool_calls] == [37]

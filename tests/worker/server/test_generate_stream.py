@@ -145,6 +145,34 @@ async def test_tool_calls_are_recognised(world: World):
     assert [(c.name, c.arguments_json) for c in stream.finished.tool_calls] == [("grep", '{"word": "roost"}')]
 
 
+@pytest.mark.parametrize("tools", [True, False])
+async def test_thinking_is_reasoning_and_holds_no_calls(world: World, tools: bool):
+    text = f"<think>\nMaybe {CALL}\n</think>\n\nHello."
+    world.script(2, text)
+    stream = await begin_with_tool(world, text) if tools else await world.begin(Ledger(), seed=2)
+    await stream.until("finished")
+    assert stream.out.text == stream.finished.text == text
+    assert (stream.finished.content, stream.finished.reasoning) == ("Hello.", f"Maybe {CALL}")
+    assert stream.finished.finish_reason == api.FINISH_REASON_STOP
+    assert not stream.finished.tool_calls
+    assert not stream.finished.warnings
+
+
+async def test_a_constrained_value_is_content_even_if_it_holds_marks_of_thinking(world: World):
+    world.script(1, text := '"<think>a</think>"')
+    stream = await world.begin(Ledger(), format=api.Format(json_schema='{"type": "string"}'))
+    await stream.until("finished")
+    assert (stream.finished.content, stream.finished.reasoning) == (text, "")
+
+
+async def test_thinking_that_is_cut_off_is_reasoning(world: World):
+    world.script(1, "<think>Let me see")
+    stream = await world.begin(Ledger(), sampling={"max_tokens": 12})
+    await stream.until("finished")
+    assert (stream.finished.content, stream.finished.reasoning) == ("", "Let m")
+    assert stream.finished.finish_reason == api.FINISH_REASON_LENGTH
+
+
 async def test_a_long_output_is_parsed_beside_the_event_loop(world: World, monkeypatch: pytest.MonkeyPatch):
     threads = list[str]()
 

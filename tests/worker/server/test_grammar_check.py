@@ -19,11 +19,13 @@ from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.config import GrammarConfig
 from roost_worker.grammar import CompilePool, build_json_schema, build_tool_call
+from roost_worker.render.formats import CHATML
 from roost_worker.server.grammar_check import check_grammar
 from worker_harness import POOL, Ledger, World, reason, scripted_world, worker_config
 
 OTHER = f"{POOL}/01hzzzzzzzzzzzzzzzzzzzzzzy"
 REQUIRED = api.TOOL_CHOICE_MODE_REQUIRED
+WRAPPER = CHATML.calls.wrapper({})
 
 
 @pytest.fixture
@@ -55,9 +57,9 @@ async def _check(pool: CompilePool, form: api.Format, tools: Sequence[api.Tool] 
     """Checks a step's grammar; returns its refusal."""
     start = pb.Start(format=form, tools=tools)
     schema, name = form.json_schema, form.tool_choice.name
-    grammar = build_json_schema(schema) if schema else build_tool_call(tools, name, "chatml")
+    grammar = build_json_schema(schema) if schema else build_tool_call(tools, name, WRAPPER)
     try:
-        await check_grammar(start, grammar, "chatml", pool)
+        await check_grammar(start, grammar, WRAPPER, pool)
     except Refused as refused:
         return refused
     assert pool.accepts(grammar)
@@ -94,7 +96,7 @@ async def test_a_refusal_names_the_tool_and_the_field(
 
 async def test_tools_that_are_refused_only_together_are_said_to_be() -> None:
     tools = [_tool(f"tool-{number}", "{}") for number in range(3)]
-    longest = max(len(build_tool_call([tool], tool.name, "chatml")) for tool in tools)
+    longest = max(len(build_tool_call([tool], tool.name, WRAPPER)) for tool in tools)
     pool = CompilePool(replace(setup("build_short"), vocab_size=longest))
     refused = await _check(pool, _call(), tools)
     await pool.aclose()

@@ -15,7 +15,7 @@ from roost_worker.convert.layout import WEIGHTS, write_json
 from roost_worker.convert.safetensors_file import TensorToWrite, array_bytes, write_safetensors
 from roost_worker.model.architectures import ARCHITECTURES
 from roost_worker.render.description import TemplateDescription
-from roost_worker.render.templates import BUILT_IN
+from roost_worker.render.formats import CHATML
 from roost_worker.render.tokenizing import byte_characters
 
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -82,7 +82,7 @@ def write_model(name: str, spec: DummySpec, dtype: str, folder: Path) -> None:
     _save(_weights(name, spec), dtype, folder / WEIGHTS)
     _tokenizer(spec.merges).save(str(folder / "tokenizer.json"))
     eos = _BYTES + _SPECIAL.index("<|im_end|>")
-    template = TemplateDescription("chatml", BUILT_IN["chatml"], "", "<|im_end|>", (eos, _BYTES))
+    template = TemplateDescription(CHATML.turns, "", "<|im_end|>", (eos, _BYTES), CHATML.name)
     template.save(folder / "template.json")
 
 

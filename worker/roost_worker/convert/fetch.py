@@ -17,7 +17,7 @@ from roost_worker.convert.weight_files import INDEX, SINGLE, read_index
 
 _DESCRIPTION = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "chat_template.jinja", "chat_template.json", INDEX,
+    "chat_template.jinja", "chat_template.json", "additional_chat_templates/tool_use.jinja", INDEX,
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from roost_worker.convert.safetensors_file import (
 from roost_worker.convert.sampling_defaults import read_generation_config, sampling_defaults
 from roost_worker.convert.shapes import EMBEDDING, HEAD, check_shapes, expected_shapes
 from roost_worker.convert.source_config import is_wrapped, normalised_config, read_config
-from roost_worker.convert.tokenization import describe_template, read_template, token_text
+from roost_worker.convert.tokenization import describe_template, read_template, read_tool_template, token_text
 from roost_worker.convert.weight_files import tensor_names, weight_paths
 from roost_worker.model.config import parse_config
 from roost_worker.render.errors import RenderError
@@ -81,6 +81,6 @@ def _tokenizer(source: Path, config: dict[str, Any], target: Path) -> None:
         texts = token_text(source, "bos_token"), token_text(source, "eos_token")
         document = (source / "tokenizer.json").read_text(encoding="utf-8")
         ends = eos if isinstance(eos, int | list) and eos else config["eos_token_id"]
-        description = describe_template(document, read_template(source), *texts, ends)
+        description = describe_template(document, read_template(source), *texts, ends, read_tool_template(source))
         replace(description, sampling=sampling_defaults(generation)).save(target / "template.json")
     shutil.copyfile(source / "tokenizer.json", target / "tokenizer.json")

@@ -21,7 +21,7 @@ def describe(model: PreparedModel) -> list[tuple[str, str]]:
         ("layers", str(decoder.num_layers)),
         ("context", f"{min(decoder.max_positions, decoder.sliding_window or decoder.max_positions)} tokens at most"),
         ("rope", (document["rope_scaling"] or {}).get("rope_type", "default")),
-        ("turn format", template.family or "the model's own template only"),
+        ("turn format", template.format or "chosen when the model is loaded"),
         ("sampling", _sampling(template)),
     ]
 

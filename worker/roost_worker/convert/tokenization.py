@@ -5,15 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from roost_worker.convert.errors import ConvertError
-from roost_worker.render.description import TemplateDescription, detect_family
+from roost_worker.render.choice import choose_format
+from roost_worker.render.description import TemplateDescription
 
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "</s>")
 
 
 def describe_template(
-    tokenizer_json: str, chat_template: str, bos: str, eos: str, config_eos: int | list[int] | None
+    tokenizer_json: str,
+    chat_template: str,
+    bos: str,
+    eos: str,
+    config_eos: int | list[int] | None,
+    tool_chat_template: str = "",
 ) -> TemplateDescription:
-    """Describe a model's turns, from `tokenizer.json`, the chat template and the texts of its tokens.
+    """Describe a model's turns, from `tokenizer.json`, its chat templates and the texts of its tokens.
 
     A turn ends at the tokenizer's or config's end token, and at any other control token that is known to end turns.
     Raise ConvertError when no token ends a turn.
@@ -23,10 +29,10 @@ def describe_template(
     ids |= {config_eos} if isinstance(config_eos, int) else set(config_eos or ())
     if not ids:
         raise ConvertError("the tokenizer has no end-of-turn token; name one as eos_token in tokenizer_config.json")
-    family = detect_family(chat_template, frozenset(added))
+    known = choose_format(tool_chat_template or chat_template, bos, eos, frozenset(added))
     first = added.get(eos, -1)
     ordered = sorted(ids, key=lambda item: (item != first, item))
-    return TemplateDescription(family, chat_template, bos, eos, tuple(ordered))
+    return TemplateDescription(chat_template, bos, eos, tuple(ordered), known.name, tool_chat_template)
 
 
 def read_template(folder: Path) -> str:
@@ -34,11 +40,23 @@ def read_template(folder: Path) -> str:
     jinja = folder / "chat_template.jinja"
     if jinja.exists():
         return jinja.read_text(encoding="utf-8")
-    template = _read(folder / "tokenizer_config.json").get("chat_template") or ""
-    if isinstance(template, list):  # several named templates
-        named = {item["name"]: item["template"] for item in template}
-        template = named.get("default", "")
-    return str(template or _read(folder / "chat_template.json").get("chat_template", ""))
+    return _named_templates(folder).get("default", "")
+
+
+def read_tool_template(folder: Path) -> str:
+    """Return the template `tool_use` of a model folder, for sessions with tools; or "" if it has none."""
+    jinja = folder / "additional_chat_templates" / "tool_use.jinja"
+    return jinja.read_text(encoding="utf-8") if jinja.exists() else _named_templates(folder).get("tool_use", "")
+
+
+def _named_templates(folder: Path) -> dict[str, str]:
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        template = _read(folder / name).get("chat_template")
+        if isinstance(template, list):
+            return {item["name"]: item["template"] for item in template}
+        if template:
+            return {"default": str(template)}
+    return {}
 
 
 def token_text(folder: Path, key: str) -> str:

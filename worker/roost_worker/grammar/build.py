@@ -10,21 +10,13 @@ from roost_worker.grammar.normal_schema import normalize
 from roost_worker.grammar.schema_text import load_schema
 from roost_worker.grammar.tool_schema import tool_schema
 from roost_worker.grammar.widening import widen
+from roost_worker.render.formats.call_syntax import CallWrapper, Literal
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # One way to write each value: free whitespace would let a model fill its budget with blanks.
 _COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
 # Models were trained on tool calls with the blanks of Python's json.dumps.
 _AS_TRAINED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-
-# family: before the name, between name and arguments, after the arguments.
-_HERMES = ('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>")
-_WRAPPERS = {
-    "chatml": _HERMES,
-    "qwen3": _HERMES,
-    "llama3": ('{"name": "', '", "parameters": ', "}"),
-    "mistral": ('[{"name": "', '", "arguments": ', "}]"),
-}
 
 
 class NamedSchema(Protocol):
@@ -52,8 +44,8 @@ def build_json_schema(schema: str) -> str:
     return json.dumps({"grammars": [{"json_schema": _with_options(wide.schema, _COMPACT)}]})
 
 
-def build_tool_call(tools: Sequence[NamedSchema], name: str, family: str) -> str:
-    """Return the grammar of exactly one call, in the family's wrapper, of the tool `name`, or of any tool if empty.
+def build_tool_call(tools: Sequence[NamedSchema], name: str, wrapper: CallWrapper) -> str:
+    """Return the grammar of exactly one call, in the format's wrapper, of the tool `name`, or of any tool if empty.
 
     Raise GrammarError when there is no such tool or a tool's schema is refused.
     """
@@ -61,10 +53,11 @@ def build_tool_call(tools: Sequence[NamedSchema], name: str, family: str) -> str
     if not chosen:
         known = ", ".join(tool.name for tool in tools)
         raise GrammarError(f"tool_choice: no tool {name!r}; the session has {known or 'no tools'}")
-    before, between, end = _WRAPPERS.get(family, _HERMES)
-    rules = [f"start: {_text(before)} ({' | '.join(f'call_{index}' for index in range(len(chosen)))}) {_text(end)}"]
+    calls = " | ".join(f"call_{index}" for index in range(len(chosen)))
+    rules = [f"start: {_literal(wrapper.before_name)} ({calls}) {_literal(wrapper.after_arguments)}"]
     for index, tool in enumerate(chosen):
-        rules.append(f"call_{index}: {_text(_checked_name(tool.name) + between)} %json {_arguments(tool)}")
+        before = _literal((_checked_name(tool.name), *wrapper.before_arguments))
+        rules.append(f"call_{index}: {before} %json {_arguments(tool)}")
     return "\n".join(rules) + "\n"
 
 
@@ -82,5 +75,5 @@ def _with_options(schema: Mapping[str, Any], options: Mapping[str, Any]) -> dict
     return {**schema, "x-guidance": {**schema.get("x-guidance", {}), **options}}
 
 
-def _text(literal: str) -> str:
-    return json.dumps(literal)
+def _literal(parts: Literal) -> str:
+    return " ".join(f"<[{part}]>" if isinstance(part, int) else json.dumps(part) for part in parts)

@@ -19,7 +19,7 @@ class TextStream:
 
     def __init__(self, renderer: "Renderer", stop: Sequence[str] = (), *, min_tokens: int = 0) -> None:
         """The text ends before the first of the `stop` strings that is complete after `min_tokens` or more ids."""
-        self._bytes = renderer.vocabulary.token_bytes
+        self._bytes = renderer.token_bytes
         self._stop = tuple(text for text in stop if text)
         self._min_tokens = min_tokens
         self._decoder = _decode(errors="replace")

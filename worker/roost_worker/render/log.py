@@ -7,7 +7,7 @@ from typing import Any
 
 from roost.v1 import session_service_pb2 as api
 from roost_worker.render.errors import RenderError
-from roost_worker.render.formats import Turn, WrittenCall, format_of
+from roost_worker.render.formats import Turn, TurnFormat, WrittenCall
 from roost_worker.render.messages import Message, Tool, ToolCall, message_of
 from roost_worker.render.renderer import Renderer
 
@@ -39,7 +39,7 @@ class LogRenderer:
             prompt = self._renderer.render_step(
                 messages=messages, log_ids=log_ids, system=self._system, tools=self._tools
             )
-            written = output_text(message_of(output), text, self._renderer.family)
+            written = output_text(message_of(output), text, self._renderer.format)
             ids = array("I", self._renderer.vocabulary.encode_content(written))
         except RenderError as error:
             raise RenderError(f"step {self._steps}: {error}") from error
@@ -48,19 +48,18 @@ class LogRenderer:
         return prompt, ids
 
 
-def output_text(output: Message, text: str, family: str) -> str:
-    """Return what the model wrote, with tool calls in the format of `family`.
+def output_text(output: Message, text: str, turn_format: TurnFormat) -> str:
+    """Return what the model wrote, with tool calls as `turn_format` writes them.
 
-    From calls in another family's format the model would learn a wrong one.
+    From calls in another format the model would learn a wrong one.
     """
     if not output.tool_calls:
         return text
-    call_format = format_of(family)
     # A committed call is a call whatever the session's tools are, since older versions did not ask for these.
-    parsed = call_format.parse(text, Turn({call.name for call in output.tool_calls}))
+    parsed = turn_format.parse(text, Turn({call.name for call in output.tool_calls}))
     if _meanings(parsed.calls) == _meanings(output.tool_calls):
         return text
-    return "\n".join(filter(None, (output.content, call_format.write(output.tool_calls))))
+    return turn_format.calls.write_message(output.content, output.tool_calls)
 
 
 def _meanings(calls: Sequence[ToolCall | WrittenCall]) -> list[tuple[str, Any]]:

@@ -1,7 +1,6 @@
 """Messages and tools as rendering sees them. Pure."""
 
 import json
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,11 +18,6 @@ class ToolCall:
     id: str
     name: str
     arguments_json: str
-
-
-def new_call_id() -> str:
-    """Return an id for a call, of 37 characters, unique among all sessions and pools."""
-    return f"call_{secrets.token_hex(16)}"
 
 
 @dataclass(frozen=True, slots=True)

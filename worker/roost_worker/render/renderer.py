@@ -4,12 +4,12 @@ import json
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from roost.v1 import session_service_pb2 as api
+from roost_worker.render.choice import choose_format
 from roost_worker.render.description import TemplateDescription
 from roost_worker.render.errors import RenderError
-from roost_worker.render.formats import format_of
+from roost_worker.render.formats import TurnFormat, format_named
 from roost_worker.render.messages import (
     Message,
     Tool,
@@ -18,35 +18,36 @@ from roost_worker.render.messages import (
     template_tools,
     tool_of,
 )
-from roost_worker.render.probing import Behaviour, after, mentions, probe, render_delta, text_of
+from roost_worker.render.probing import mentions, render_delta, text_of
 from roost_worker.render.sandbox import ChatTemplate, Piece
-from roost_worker.render.templates import BUILT_IN, CONTROL_TOKENS, HERMES_TOOL_PROMPT
+from roost_worker.render.turns import Turns, choose_turns
 from roost_worker.render.vocabulary import Vocabulary
 
 
 class Renderer:
     """Renders the prompts of one model's steps. Stateless after construction, and thread-safe.
 
-    It uses the model's own template if that is prefix-stable, otherwise its family's built-in turn format;
-    `own_template_refused` then says why, and is empty when the own template is used.
+    It uses the model's own template if that is prefix-stable, otherwise its format's; `own_template_refused` then says
+    why, and is empty when the own template is used.
     """
 
     def __init__(self, description: TemplateDescription, vocabulary: Vocabulary, vocab_size: int) -> None:
         """Raise RenderError with all reasons when no template can be used."""
-        self.family = description.family
-        self.call_format = format_of(description.family)
+        self.format = _format_of(description, vocabulary)
         self.vocabulary = vocabulary
         self.vocab_size = vocab_size
         """Rows of the model's logits; ids from `len(vocabulary.token_bytes)` on are padding."""
         self.eos_token_ids = description.eos_token_ids
         self.sampling_defaults = description.sampling
         """The model's own values of sampling fields; a step's come before them."""
-        self._template, self._behaviour, self.own_template_refused = _choose(description, vocabulary)
-        self._tool_prompt = ChatTemplate(HERMES_TOOL_PROMPT, "", "")
-        self._end_id = vocabulary.control[self._behaviour.end_token]
-        self._closers = self._derive_closers()
-        self.opens_thinking = self._opens_thinking()
-        """Whether a prompt ends within the model's thinking, so that its output begins there."""
+        self.token_bytes = vocabulary.bytes_with_text_of(self.format.marks)
+        """The bytes that each id adds to an output's text: special tokens add none, but for the format's marks."""
+        self.call_wrapper = self.format.calls.wrapper(_tokens_of_grammars(self.format.marks, vocabulary))
+        """What a grammar forces around a call."""
+        self._turns = choose_turns(description, description.chat_template, self.format, vocabulary)
+        self._tool_turns = self._choose_tool_turns(description)
+        self.own_template_refused = self._turns.own_refused
+        self._tool_prompt = ChatTemplate(self.format.tool_prompt, "", "")
 
     @classmethod
     def from_dir(cls, model_dir: Path) -> "Renderer":
@@ -82,50 +83,69 @@ class Renderer:
         With an empty log it begins with system text and tools, which are otherwise ignored; else with what closes the
         previous turn, depending on the last id of `log_ids`. Raise RenderError when the template cannot show a message.
         """
-        turns = [self._plain_calls(message_of(message)) for message in messages]
+        written = self._turns_for(tools)
+        turns = [self._plain_calls(message_of(message), written) for message in messages]
         _check_turns(turns)
         if len(log_ids):
-            pieces = [*self._closers[log_ids[-1] == self._end_id], *render_delta(self._template, turns)]
+            pieces = [*written.closer(log_ids[-1]), *render_delta(written.template, turns)]
         else:
-            pieces = self._first(system, [tool_of(tool) for tool in tools], turns)
+            pieces = self._first(system, [tool_of(tool) for tool in tools], turns, written)
         for turn in turns:
             if turn.content and not mentions(pieces, turn.content):
                 raise RenderError(f"the model's template drops a message of role {turn.role} here")
         return pieces
 
-    def _first(self, system: str, tools: Sequence[Tool], turns: Sequence[Message]) -> list[Piece]:
+    def opens_thinking(self, messages: Sequence[Message | api.Message], tools: Sequence[Tool | api.Tool]) -> bool:
+        """Return whether a step's prompt ends within the model's thinking, so that its output begins there."""
+        return any(message_of(last).role in self._turns_for(tools).opens_thinking for last in messages[-1:])
+
+    def _turns_for(self, tools: Sequence[Tool | api.Tool]) -> Turns:
+        return self._tool_turns if len(tools) else self._turns
+
+    def _choose_tool_turns(self, description: TemplateDescription) -> Turns:
+        """Return the turns of sessions with tools: those of the model's template for them, if it can be used."""
+        if not description.tool_chat_template:
+            return self._turns
+        try:
+            turns = choose_turns(description, description.tool_chat_template, self.format, self.vocabulary)
+        except RenderError:
+            return self._turns
+        return self._turns if turns.own_refused else turns
+
+    def _first(self, system: str, tools: Sequence[Tool], turns: Sequence[Message], written: Turns) -> list[Piece]:
         if system and turns[0].role == "system":
             raise RenderError("system text is given twice: as the session's and as the first message")
         if not system and turns[0].role == "system":
             system, turns = turns[0].content, turns[1:]
         shown = template_tools(tools)
-        if shown and not self._behaviour.shows_tools:
+        if shown and not written.behaviour.shows_tools:
             prompt = text_of(self._tool_prompt.render([], shown, generation_prompt=False))
-            system, shown = f"{system or self._behaviour.default_system}\n\n{prompt}".lstrip("\n"), None
+            system, shown = f"{system or written.behaviour.default_system}\n\n{prompt}".lstrip("\n"), None
         head = [Message("system", system)] if system else []
         documents = [template_message(turn) for turn in (*head, *turns)]
-        pieces = self._template.render(documents, shown, generation_prompt=True)
+        pieces = written.template.render(documents, shown, generation_prompt=True)
         if system and not mentions(pieces, system):
             raise RenderError("the model's template drops the system text")
         return pieces
 
-    def _plain_calls(self, message: Message) -> Message:
+    def _plain_calls(self, message: Message, written: Turns) -> Message:
         """Return the message with its tool calls as text, if the template ignores `tool_calls`."""
-        if not message.tool_calls or self._behaviour.shows_tool_calls:
+        if not message.tool_calls or written.behaviour.shows_tool_calls:
             return message
-        text = "\n".join(filter(None, (message.content, self.call_format.write(message.tool_calls))))
+        text = self.format.calls.write_message(message.content, message.tool_calls)
         return Message(message.role, text, (), message.tool_call_id, message.name)
 
-    def _opens_thinking(self) -> bool:
-        mark = self.call_format.thinking_mark
-        prompt = text_of(render_delta(self._template, [Message("user", "probe")]))
-        return bool(mark) and prompt.rstrip().endswith(mark)
 
-    def _derive_closers(self) -> tuple[list[Piece], list[Piece]]:
-        """Return what closes a turn that was cut off, and what closes one that the model ended itself."""
-        whole = list(self._behaviour.closer)
-        token = self._behaviour.end_token
-        return whole, after(whole, text_of(whole).index(token) + len(token))
+def _tokens_of_grammars(marks: Sequence[str], vocabulary: Vocabulary) -> dict[str, int]:
+    """Return the marks that a grammar must name by id, with their ids.
+
+    A grammar's text never matches a special token, and llguidance takes every added token `<…>` for a special one.
+    """
+    return {
+        mark: vocabulary.control[mark]
+        for mark in marks
+        if mark in vocabulary.special or (mark in vocabulary.control and mark[0] + mark[-1] == "<>")
+    }
 
 
 def _check_turns(turns: Sequence[Message]) -> None:
@@ -135,30 +155,11 @@ def _check_turns(turns: Sequence[Message]) -> None:
         raise RenderError(f"the last message is the {turns[-1].role}'s; it must be the user's or a tool's")
 
 
-def _choose(description: TemplateDescription, vocabulary: Vocabulary) -> tuple[ChatTemplate, Behaviour, str]:
-    """Return the template to use, what it does, and why it is not the model's own, if so."""
-    ids = set(description.eos_token_ids)
-    ends = [text for text, index in vocabulary.control.items() if index in ids]
-    reasons: list[str] = []
-    for label, source in (("own", description.chat_template), ("built-in", BUILT_IN.get(description.family, ""))):
-        try:
-            if not source:
-                raise RenderError("there is none")
-            if label == "built-in":
-                _check_control_tokens(description.family, vocabulary)
-            template = ChatTemplate(source, description.bos_token, description.eos_token)
-            behaviour = probe(template, ends)
-        except RenderError as error:
-            reasons.append(str(error))
-        else:
-            return template, behaviour, "; ".join(reasons)
-    raise RenderError(
-        f"this model's turns cannot be rendered: its own chat template: {reasons[0]}; "
-        f"the built-in turn format of its family ({description.family or 'unknown'}): {reasons[1]}"
-    )
-
-
-def _check_control_tokens(family: str, vocabulary: Vocabulary) -> None:
-    missing: list[Any] = [token for token in CONTROL_TOKENS[family] if token not in vocabulary.control]
-    if missing:
-        raise RenderError(f"the tokenizer lacks {', '.join(missing)}")
+def _format_of(description: TemplateDescription, vocabulary: Vocabulary) -> TurnFormat:
+    if not description.format:
+        template = description.tool_chat_template or description.chat_template
+        return choose_format(template, description.bos_token, description.eos_token, vocabulary.control)
+    try:
+        return format_named(description.format)
+    except ValueError as error:
+        raise RenderError(f"template.json: {error}; convert the model again with this version") from error

@@ -38,7 +38,9 @@ class Vocabulary:
         self._cuts = safe_cuts(plain)
         self.max_bytes_per_token = max_bytes_per_token(plain, self._control_ids)
         """The most bytes of content that one token stands for; 0: not known."""
-        special = {int(token["id"]) for token in added if token["special"]}
+        self.special = {token["content"]: int(token["id"]) for token in added if token["special"]}
+        """Those of `control` that add nothing to the text."""
+        special = set(self.special.values())
         self.token_bytes = _token_bytes(document, self._tokenizer.get_vocab(), self.control, special)
         """The bytes that each id adds to the text; special tokens add none."""
         self.strips_first_space = not _mentions(document.get("decoder"), "ByteLevel")
@@ -51,6 +53,18 @@ class Vocabulary:
             return cls(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, LookupError) as error:
             raise RenderError(f"{path} cannot be read as a tokenizer: {error}") from error
+
+    def bytes_with_text_of(self, marks: Iterable[str]) -> tuple[bytes, ...]:
+        """Return `token_bytes` in which special tokens that are `marks` add their own text."""
+        table = list(self.token_bytes)
+        for mark in marks:
+            if mark in self.special:
+                table[self.special[mark]] = mark.encode()
+        return tuple(table)
+
+    def spell(self, ids: Iterable[int]) -> str:
+        """Return the text of ids, without special tokens."""
+        return b"".join(self.token_bytes[index] for index in ids).decode(errors="replace")
 
     def encode(self, pieces: Iterable[Piece]) -> "array[int]":
         """Return the ids of rendered pieces. Raise RenderError for text that is not Unicode.

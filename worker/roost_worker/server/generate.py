@@ -89,7 +89,7 @@ class _Stream:
         work = await self._prepared(start, log)
         if work.grammar is not None:
             with of_request(SCHEMA):
-                await check_grammar(start, work.grammar, self._shell.renderer.family, self._shell.grammars)
+                await check_grammar(start, work.grammar, self._shell.renderer.call_wrapper, self._shell.grammars)
         self._check()
         if work.replayed:
             self._reader.cursor = OutputCursor(start.replay.tokens, start.replay.text_bytes)
@@ -176,7 +176,7 @@ class _Stream:
         """Return the output as a message. It is read once per attempt, so that call ids are the same on any stream."""
         attempt, text = self._attempt, self._attempt.output.text
         if attempt.message is None:
-            arguments = (text, self._shell.renderer.call_format, attempt.turn)
+            arguments = (text, self._shell.renderer.format, attempt.turn, self._log_text)
             inline = len(text) <= INLINE_BYTES
             message = read_message(*arguments) if inline else await asyncio.to_thread(read_message, *arguments)
             if attempt.turn.constrained:
@@ -185,6 +185,12 @@ class _Stream:
             for warning in message.warnings:
                 LOG.warning("step of session %s: %s", attempt.session or "(none)", warning)
         return attempt.message
+
+    def _log_text(self) -> str:
+        """Return the text of the session's log and of the step's prompt."""
+        log = self._attempt.log
+        ids = (*(log.ids if log is not None else ()), *self._attempt.prompt_ids)
+        return self._shell.renderer.vocabulary.spell(ids)
 
     async def _await_commit(self) -> None:
         while not self._closed:

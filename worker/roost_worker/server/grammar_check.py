@@ -5,12 +5,13 @@ from collections.abc import Iterator
 
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.grammar import CompilePool, CompileUnavailableError, GrammarError, build_tool_call
+from roost_worker.render.formats import CallWrapper
 from roost_worker.server import refusals
 from roost_worker.server.requests import invalid_schema
 
 
-async def check_grammar(start: pb.Start, grammar: str, family: str, pool: CompilePool) -> None:
-    """Return when the pool has accepted `grammar`, which was built from the step's format for the model's family.
+async def check_grammar(start: pb.Start, grammar: str, wrapper: CallWrapper, pool: CompilePool) -> None:
+    """Return when the pool has accepted `grammar`, which was built from the step's format for the model's calls.
 
     Raise Refused: INVALID_SCHEMA naming the tool or the field; QUEUE_TIMEOUT without a verdict in `wait_seconds`.
     """
@@ -18,7 +19,7 @@ async def check_grammar(start: pb.Start, grammar: str, family: str, pool: Compil
         return
     loop = asyncio.get_running_loop()
     deadline = loop.time() + pool.setup.limits.wait_seconds
-    for name, part in _parts(start, grammar, family):
+    for name, part in _parts(start, grammar, wrapper):
         try:
             await pool.check(part, max(0.0, deadline - loop.time()))
         except GrammarError as error:
@@ -27,7 +28,7 @@ async def check_grammar(start: pb.Start, grammar: str, family: str, pool: Compil
             raise refusals.no_verdict(str(error)) from error
 
 
-def _parts(start: pb.Start, grammar: str, family: str) -> Iterator[tuple[str, str]]:
+def _parts(start: pb.Start, grammar: str, wrapper: CallWrapper) -> Iterator[tuple[str, str]]:
     """Yield the grammars to compile, each with the name of what it came from; the whole is the last.
 
     A tool that cannot be compiled is known by a grammar of its own, because llguidance's errors name no tool.
@@ -39,7 +40,7 @@ def _parts(start: pb.Start, grammar: str, family: str) -> Iterator[tuple[str, st
     tools = [tool for tool in start.tools if not name or tool.name == name]
     if len(tools) > 1:
         for tool in tools:
-            yield _name_of(tool.name), build_tool_call([tool], tool.name, family)
+            yield _name_of(tool.name), build_tool_call([tool], tool.name, wrapper)
     yield _name_of(tools[0].name) if len(tools) == 1 else f"the session's {len(tools)} tools together", grammar
 
 

@@ -1,11 +1,11 @@
 """An attempt's output, kept whole so that any reader can continue from where another stopped. Pure."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from roost_worker.render.formats import CallFormat, Turn
-from roost_worker.render.messages import ToolCall, new_call_id
+from roost_worker.render.formats import CallIds, Turn, TurnFormat
+from roost_worker.render.messages import ToolCall
 
 TokenLogprob = tuple[float, tuple[tuple[int, float], ...]]
 """A token's log-probability, then (id, log-probability) of the most likely ones."""
@@ -37,21 +37,33 @@ class OutputSlice:
 
 @dataclass(frozen=True, slots=True)
 class OutputMessage:
-    """A complete output as the message that it is. `content` is its text without the calls."""
+    """A complete output as the message that it is. `content` is its text without thinking and calls."""
 
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     warnings: tuple[str, ...] = ()
     """Why text that looks like a call is not one."""
+    reasoning: str = ""
+    """What the model wrote between its thinking marks."""
 
 
-def read_message(text: str, call_format: CallFormat, turn: Turn) -> OutputMessage:
-    """Return the message in an output's text. Each call gets a new id, so read an output once."""
-    if not turn.tools:
-        return OutputMessage(text)
-    parsed = call_format.parse(text, turn)
-    calls = tuple(ToolCall(new_call_id(), call.name, call.arguments_json) for call in parsed.calls)
-    return OutputMessage(parsed.content, calls, parsed.warnings)
+def read_message(text: str, turn_format: TurnFormat, turn: Turn, earlier_text: Callable[[], str]) -> OutputMessage:
+    """Return the message in an output's text. Calls get new ids, so read an output once.
+
+    An id that the model wrote is kept when the format's models were trained on their own, and when neither an earlier
+    call nor `earlier_text`, the text of the session's log, has it.
+    """
+    parsed = turn_format.parse(text, turn)
+    calls = list[ToolCall]()
+    for call in parsed.calls:
+        taken = {other.id for other in calls}
+        keeps = _may_keep(call.id, turn_format.call_ids) and call.id not in taken and call.id not in earlier_text()
+        calls.append(ToolCall(call.id if keeps else turn_format.call_ids.new(), call.name, call.arguments_json))
+    return OutputMessage(parsed.content, tuple(calls), parsed.warnings, parsed.reasoning)
+
+
+def _may_keep(call_id: str, ids: CallIds) -> bool:
+    return ids.written is not None and ids.written.fullmatch(call_id) is not None
 
 
 class OutputBuffer:

@@ -117,7 +117,7 @@ def grammar_of(start: pb.Start, renderer: Renderer) -> str | None:
             case "json_schema":
                 return build_json_schema(start.format.json_schema)
             case "tool_choice" if start.format.tool_choice.mode == api.TOOL_CHOICE_MODE_REQUIRED:
-                return build_tool_call(_tools(start), start.format.tool_choice.name, renderer.family)
+                return build_tool_call(_tools(start), start.format.tool_choice.name, renderer.call_wrapper)
     except GrammarError as error:
         raise invalid_schema(start, str(error)) from error
     return None
@@ -145,12 +145,12 @@ def turn_of(start: pb.Start, renderer: Renderer) -> Turn:
     tools = frozenset(tool.name for tool in start.tools)
     match start.format.WhichOneof("kind"):
         case "json_schema":
-            return Turn(frozenset())
+            return Turn(frozenset(), constrained=True)
         case "tool_choice" if start.format.tool_choice.mode == api.TOOL_CHOICE_MODE_NONE:
-            return Turn(frozenset())
+            tools = frozenset()
         case "tool_choice" if start.format.tool_choice.mode == api.TOOL_CHOICE_MODE_REQUIRED:
             return Turn(tools, constrained=True)
-    return Turn(tools, in_thinking=renderer.opens_thinking)
+    return Turn(tools, in_thinking=renderer.opens_thinking(start.messages, start.tools))
 
 
 def _tools(start: pb.Start) -> Sequence[api.Tool]:

@@ -186,6 +186,7 @@ class WorkerServer:
         return prepared
 
     def _open(self, model: PreparedModel, renderer: Renderer, engine: EngineClient) -> None:
+        LOG.info("turns and tool calls are written in the format %s", renderer.format.name)
         if renderer.own_template_refused:
             LOG.info("the model's own chat template is not used: %s", renderer.own_template_refused)
         identity = WorkerIdentity(self.worker_id, secrets.token_hex(8), self.address, model.revision)

@@ -1,17 +1,59 @@
-"""Tool-call formats by family: what is written in a format and what is read from it come from one module."""
+"""Turn-and-tool formats, one module each: what is written, forced by a grammar and parsed comes from one object."""
 
-from roost_worker.render.formats.call_format import CallFormat
+from roost_worker.render.formats.call_ids import CallIds
+from roost_worker.render.formats.call_syntax import CallSyntax, CallWrapper
 from roost_worker.render.formats.calls import WrittenCall
+from roost_worker.render.formats.chatml import CHATML
+from roost_worker.render.formats.deepseek_r1 import DEEPSEEK_R1
 from roost_worker.render.formats.hermes import HERMES
 from roost_worker.render.formats.llama3 import LLAMA3
-from roost_worker.render.formats.mistral import MISTRAL
+from roost_worker.render.formats.llama31 import LLAMA31
+from roost_worker.render.formats.mistral_v3 import MISTRAL_V3, MISTRAL_V3_TEKKEN
+from roost_worker.render.formats.mistral_v7 import MISTRAL_V7, MISTRAL_V7_TEKKEN
+from roost_worker.render.formats.mistral_v11 import MISTRAL_V11, MISTRAL_V13
 from roost_worker.render.formats.parser import CallParser, ParsedText, Turn
+from roost_worker.render.formats.qwen3 import QWEN3
+from roost_worker.render.formats.smollm2 import SMOLLM2
+from roost_worker.render.formats.smollm3 import SMOLLM3
+from roost_worker.render.formats.turn_format import TurnFormat
 
-__all__ = ["CallFormat", "CallParser", "ParsedText", "Turn", "WrittenCall", "format_of"]
+__all__ = [
+    "CHATML",
+    "FORMATS",
+    "HERMES",
+    "CallIds",
+    "CallParser",
+    "CallSyntax",
+    "CallWrapper",
+    "ParsedText",
+    "Turn",
+    "TurnFormat",
+    "WrittenCall",
+    "format_named",
+]
 
-_FORMATS = {"chatml": HERMES, "qwen3": HERMES, "llama3": LLAMA3, "mistral": MISTRAL}
+FORMATS = (
+    DEEPSEEK_R1,
+    MISTRAL_V11,
+    MISTRAL_V13,
+    MISTRAL_V7,
+    MISTRAL_V7_TEKKEN,
+    MISTRAL_V3,
+    MISTRAL_V3_TEKKEN,
+    SMOLLM3,
+    QWEN3,
+    SMOLLM2,
+    CHATML,
+    LLAMA31,
+    LLAMA3,
+    HERMES,
+)
+"""All formats. Of those that a vocabulary's tokens allow, an earlier one says more about the model."""
 
 
-def format_of(family: str) -> CallFormat:
-    """Return the tool-call format of a family (`TemplateDescription.family`); of an unknown one, Hermes'."""
-    return _FORMATS.get(family, HERMES)
+def format_named(name: str) -> TurnFormat:
+    """Return the format of a name. Raise ValueError for an unknown one."""
+    for known in FORMATS:
+        if known.name == name:
+            return known
+    raise ValueError(f"the turn format {name!r} is unknown; use one of {', '.join(known.name for known in FORMATS)}")

@@ -20,6 +20,8 @@ class WrittenCall:
 
     name: str
     arguments_json: str
+    id: str = ""
+    """The id that the model wrote; empty if it did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ def _read(source: str, tools: Collection[str], key: str) -> WrittenCall | Refuse
         return RefusedCall(source, NOT_A_CALL)
     pairs = list(_split(source))
     members = dict(pairs)
-    name = _DECODER.decode(members["name"]) if members.get("name", "").startswith('"') else ""
+    name, call_id = (_text(members.get(key, "")) for key in ("name", "id"))
     given = [members[own] for own in (key, *ARGUMENT_KEYS) if own in members]
     if not name or not (given or members.keys() <= _DESCRIPTIVE):
         return RefusedCall(source, NOT_A_CALL)
@@ -55,7 +57,12 @@ def _read(source: str, tools: Collection[str], key: str) -> WrittenCall | Refuse
         return RefusedCall(source, f"the arguments of {name!r} are not a JSON object")
     if len(pairs) > len(members):
         return RefusedCall(source, f"the call of {name!r} holds a key twice")
-    return WrittenCall(name, arguments)
+    return WrittenCall(name, arguments, call_id)
+
+
+def _text(source: str) -> str:
+    """Return the string in a JSON text; an empty one for other values."""
+    return str(_DECODER.decode(source)) if source.startswith('"') else ""
 
 
 def _split(source: str) -> Iterator[tuple[str, str]]:

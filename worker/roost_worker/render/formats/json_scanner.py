@@ -52,7 +52,6 @@ class JsonScanner:
         self._state = _State.VALUE
         self._closers: list[str] = []
         self._in_key = False
-        self._after_bracket = False
         self._word: list[str] = []
 
     def scan(self, text: str, at: int) -> int:
@@ -67,11 +66,6 @@ class JsonScanner:
                 break
         return at
 
-    def missing(self, levels: int) -> str | None:
-        """Return the brackets that complete the value: at most `levels`, right after another one. Else return None."""
-        ends = self._state is _State.NEXT and self._after_bracket and len(self._closers) <= levels
-        return "".join(reversed(self._closers)) if ends and not self.error else None
-
     def _step(self, text: str, at: int) -> int:
         match self._state:
             case _State.STRING:
@@ -85,7 +79,7 @@ class JsonScanner:
         if at == len(text):
             return at
         if text[at] == '"':
-            self._state, self._after_bracket = _State.COLON if self._in_key else _State.NEXT, False
+            self._state = _State.COLON if self._in_key else _State.NEXT
             return at + 1
         if text[at] != "\\":
             self.error = f"the control character {text[at]!r} stands in a string"
@@ -105,7 +99,7 @@ class JsonScanner:
         if not _SCALAR.fullmatch(word):
             self.error = f"{word[:40]} is not a JSON value"
             return end
-        self._state, self._after_bracket = _State.NEXT, False
+        self._state = _State.NEXT
         return self._structure(text, end)
 
     def _structure(self, text: str, at: int) -> int:
@@ -138,7 +132,7 @@ class JsonScanner:
 
     def _close(self) -> None:
         self._closers.pop()
-        self._state, self._after_bracket, self.done = _State.NEXT, True, not self._closers
+        self._state, self.done = _State.NEXT, not self._closers
 
 
 def _run(pattern: re.Pattern[str], text: str, at: int) -> int:

@@ -1,4 +1,4 @@
-"""What every format's parser shares: chunks in, content, calls and warnings out. Pure."""
+"""What every parser of a turn's text shares: chunks in; content, reasoning, calls and warnings out. Pure."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
@@ -8,18 +8,21 @@ from roost_worker.render.formats.calls import RefusedCall, WrittenCall, read_cal
 from roost_worker.render.formats.json_scanner import JsonScanner
 
 MAX_WARNINGS = 8
+ENDS_WITHIN = "the text ends within it"
 
 Step = Callable[[str, int], int]
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedText:
-    """A turn's text, read. `content` is the text without its calls, or all of it when there are none."""
+    """A turn's text, read. `content` is the text without thinking and calls, or all of it when there are neither."""
 
     content: str
     calls: tuple[WrittenCall, ...] = ()
     warnings: tuple[str, ...] = ()
     """Why text that looks like a call is not one; at most `MAX_WARNINGS`, and then how many more."""
+    reasoning: str = ""
+    """What stands between thinking marks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,15 @@ class Turn:
     in_thinking: bool = False
     """Whether the prompt has already opened the thinking."""
     constrained: bool = False
-    """Whether a grammar allows exactly one call and nothing else, so that the brackets after it are certain."""
+    """Whether a grammar allows nothing but one call of these tools or, without tools, nothing but JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """The marks around a model's thinking."""
+
+    open: str
+    close: str
 
 
 class CallParser(ABC):
@@ -41,15 +52,20 @@ class CallParser(ABC):
     or an escape sequence that may go on in the next chunk.
     """
 
-    def __init__(self, turn: Turn, key: str, first: Step) -> None:
-        self._turn, self._key = turn, key
+    def __init__(self, turn: Turn, thinking: Thinking | None, first: Step) -> None:
+        self._turn, self._marks = turn, thinking
+        self._first = first
         self._step = first
         self._scanner = JsonScanner()
         self._chunks: list[str] = []
         self._unread = ""
+        self._reasoning: list[str] = []
+        self._thought = False
         self._calls: list[WrittenCall] = []
         self._warnings: list[str] = []
         self._more_warnings = 0
+        if turn.in_thinking and thinking:
+            self._begin_thinking()
 
     def feed(self, chunk: str) -> None:
         """Take the next part of the text."""
@@ -62,20 +78,42 @@ class CallParser(ABC):
                 break
         self._unread = text[at:]
 
-    @abstractmethod
     def finish(self) -> ParsedText:
         """End the text."""
-
-    def _result(self, kept: Sequence[str]) -> ParsedText:
-        """Return the result with `kept` as content, if there are calls."""
+        if self._step == self._in_thinking:
+            self._reasoning.append(self._unread)
+            self._unread = ""
+        content = "".join(self._finish())
         if self._more_warnings:
             self._warnings.append(f"{self._more_warnings} more like these")
-        content = "".join(kept).strip() if self._calls else "".join(self._chunks)
-        return ParsedText(content, tuple(self._calls), tuple(self._warnings))
+        content = content.strip() if self._calls or self._thought else "".join(self._chunks)
+        return ParsedText(content, tuple(self._calls), tuple(self._warnings), "".join(self._reasoning).strip())
 
-    def _read_calls(self, source: str, unremarkable: str = "") -> list[RefusedCall]:
+    @abstractmethod
+    def _finish(self) -> Sequence[str]:
+        """End the text; return the parts of the content. It counts only if there are calls or thinking."""
+
+    def _begin_thinking(self) -> None:
+        self._thought = True
+        if self._reasoning:
+            self._reasoning.append("\n")
+        self._step = self._in_thinking
+
+    def _in_thinking(self, text: str, at: int) -> int:
+        assert self._marks is not None
+        close = self._marks.close
+        place = text.find(close, at)
+        if place < 0:
+            end = held_back(text, at, (close,))
+            self._reasoning.append(text[at:end])
+            return end
+        self._reasoning.append(text[at:place])
+        self._step = self._first
+        return place + len(close)
+
+    def _read_calls(self, source: str, key: str, unremarkable: str = "") -> list[RefusedCall]:
         """Add the calls in a JSON text; return what is not one, with a warning unless the reason is `unremarkable`."""
-        items = read_calls(source, self._turn.tools, self._key)
+        items = read_calls(source, self._turn.tools, key)
         self._calls += (item for item in items if isinstance(item, WrittenCall))
         refused = [item for item in items if isinstance(item, RefusedCall)]
         for item in refused:
@@ -93,3 +131,12 @@ class CallParser(ABC):
 def begins(text: str, at: int, mark: str) -> bool:
     """Return whether `text` ends, after `at`, with a beginning of `mark`."""
     return len(text) - at < len(mark) and mark.startswith(text[at:])
+
+
+def held_back(text: str, at: int, marks: Sequence[str]) -> int:
+    """Return where the end of `text`, after `at`, may begin one of `marks`; its length if it does not."""
+    longest = max(map(len, marks))
+    for start in range(max(at, len(text) - longest + 1), len(text)):
+        if any(begins(text, start, mark) for mark in marks):
+            return start
+    return len(text)

@@ -1,62 +1,68 @@
-"""Parses formats without a closing mark, whose calls are recognised only when the whole text is calls. Pure."""
+"""Parses formats without a mark around each call, whose calls take up the whole text. Pure."""
 
 import re
+from collections.abc import Sequence
 
 from roost_worker.render.formats.calls import NOT_A_CALL
 from roost_worker.render.formats.json_scanner import JsonScanner, skip_space
-from roost_worker.render.formats.parser import CallParser, ParsedText, Turn, begins
+from roost_worker.render.formats.parser import ENDS_WITHIN, CallParser, Turn, begins, held_back
 
 _LOOKS_LIKE_A_CALL = re.compile(r'[\[{\s]*"name"\s*:')
+_BESIDE = "other text stands beside it"
 
 
 class WholeTextParser(CallParser):
-    """Reads an optional mark and then JSON values, until something else shows that the text is not calls."""
+    """Reads an optional mark and then JSON values, until something else shows that the text is not calls.
 
-    def __init__(self, turn: Turn, *, key: str, mark: str, bracket: str, separators: str, levels: int) -> None:
-        """A value begins with `bracket`, and the brackets of `levels` levels close one call.
+    Text may come before the mark, when `text_before_mark` says so.
+    """
 
-        `separators` are the characters that may stand between values; without any there is one value.
-        """
-        super().__init__(turn, key, self._start)
-        self._mark, self._bracket, self._levels = mark, bracket, levels
+    def __init__(
+        self, turn: Turn, *, key: str, mark: str, bracket: str, separators: str, text_before_mark: bool
+    ) -> None:
+        """A value begins with `bracket`. `separators` may stand between values; without any there is one value."""
+        super().__init__(turn, None, self._start)
+        self._key, self._mark, self._bracket = key, mark, bracket
         self._separators = re.compile(f"[{re.escape(separators)} \t\n\r]*")
         self._several = bool(separators)
+        self._text_before_mark = text_before_mark
+        self._before = ""
+        """Text before the mark."""
         self._source: list[str] = []
         self._values: list[str] = []
         self._problem = ""
         self._marked = False
 
-    def finish(self) -> ParsedText:
-        missing = self._scanner.missing(self._levels) if self._turn.constrained else None
-        if self._step == self._json and missing is not None:
-            self._source.append(missing)
-            self._end_value()
+    def _finish(self) -> Sequence[str]:
         if self._step == self._after_json:
-            refused = [item for value in self._values for item in self._read_calls(value, NOT_A_CALL)]
-            return self._result(["\n".join(item.source for item in refused)])
+            refused = [item for value in self._values for item in self._read_calls(value, self._key, NOT_A_CALL)]
+            return ["\n".join(filter(None, (self._before.strip(), *(item.source for item in refused))))]
         text = "".join(self._chunks)
-        start = skip_space(text, 0)
+        start = skip_space(text, len(self._before))
         if _LOOKS_LIKE_A_CALL.match(text, start + len(self._mark) * self._marked):
-            self._warn(self._problem or "the text ends within it")
-        return self._result(())
+            self._warn(self._problem or ENDS_WITHIN)
+        return ()
 
     def _start(self, text: str, at: int) -> int:
         at = skip_space(text, at)
-        if at == len(text):
+        if at == len(text) or begins(text, at, self._mark):
             return at
-        if not self._marked and text.startswith(self._mark, at):
+        self._step = self._first_value
+        if text.startswith(self._mark, at):
             self._marked = True
-            return at + len(self._mark)
-        if not self._marked and begins(text, at, self._mark):
-            return at
-        return self._begin_value(text, at)
+            at += len(self._mark)
+        return at
+
+    def _first_value(self, text: str, at: int) -> int:
+        at = skip_space(text, at)
+        return at if at == len(text) else self._begin_value(text, at)
 
     def _begin_value(self, text: str, at: int) -> int:
         if text[at] == self._bracket:
             self._scanner = JsonScanner()
             self._step = self._json
         else:
-            self._step, self._problem = self._skip, "other text stands beside it"
+            self._step, self._problem = self._skip, _BESIDE
         return at
 
     def _json(self, text: str, at: int) -> int:
@@ -65,13 +71,10 @@ class WholeTextParser(CallParser):
         if self._scanner.error:
             self._step, self._problem = self._skip, self._scanner.error
         elif self._scanner.done:
-            self._end_value()
+            self._values.append("".join(self._source))
+            self._source = []
+            self._step = self._after_json
         return end
-
-    def _end_value(self) -> None:
-        self._values.append("".join(self._source))
-        self._source = []
-        self._step = self._after_json
 
     def _after_json(self, text: str, at: int) -> int:
         separators = self._separators.match(text, at)
@@ -80,8 +83,17 @@ class WholeTextParser(CallParser):
             return at
         if self._several:
             return self._begin_value(text, at)
-        self._step, self._problem = self._skip, "other text stands beside it"
+        self._step, self._problem = self._skip, _BESIDE
         return at
 
     def _skip(self, text: str, at: int) -> int:
-        return len(text)
+        if self._marked or not self._text_before_mark:
+            return len(text)
+        place = text.find(self._mark, at)
+        if place < 0:
+            return held_back(text, at, (self._mark,))
+        whole = "".join(self._chunks)
+        self._before = whole[: len(whole) - len(text) + place]
+        self._source, self._values, self._problem = [], [], ""
+        self._marked, self._step = True, self._first_value
+        return place + len(self._mark)

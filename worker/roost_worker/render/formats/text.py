@@ -1,0 +1,65 @@
+"""Parses turns in which nothing can be called, and turns that follow a grammar. Pure."""
+
+from collections.abc import Sequence
+
+from roost_worker.render.formats.call_syntax import CallSyntax
+from roost_worker.render.formats.calls import WrittenCall
+from roost_worker.render.formats.json_scanner import JsonScanner
+from roost_worker.render.formats.parser import ENDS_WITHIN, CallParser, Thinking, Turn, held_back
+
+
+class TextParser(CallParser):
+    """Reads text and thinking, of which nothing is a call."""
+
+    def __init__(self, turn: Turn, thinking: Thinking | None) -> None:
+        super().__init__(turn, thinking, self._outside)
+        self._kept: list[str] = []
+
+    def _outside(self, text: str, at: int) -> int:
+        mark = self._marks.open if self._marks else ""
+        place = text.find(mark, at) if mark else -1
+        if place >= 0:
+            self._kept.append(text[at:place])
+            self._begin_thinking()
+            return place + len(mark)
+        end = held_back(text, at, (mark,)) if mark else len(text)
+        self._kept.append(text[at:end])
+        return end
+
+    def _finish(self) -> Sequence[str]:
+        return [*self._kept, self._unread]
+
+
+class ConstrainedParser(CallParser):
+    """Reads what a grammar allowed, by the grammar's own structure: one call or, without tools, JSON.
+
+    When the text ends early, only what the grammar would have forced may be missing of a call.
+    """
+
+    def __init__(self, turn: Turn, syntax: CallSyntax) -> None:
+        super().__init__(turn, None, self._outside)
+        self._syntax = syntax
+
+    def _outside(self, text: str, at: int) -> int:
+        return len(text)
+
+    def _finish(self) -> Sequence[str]:
+        if not self._turn.tools:
+            return ()
+        call = self._call("".join(self._chunks))
+        if isinstance(call, WrittenCall):
+            self._calls.append(call)
+        else:
+            self._warn(call)
+        return ()
+
+    def _call(self, text: str) -> WrittenCall | str:
+        """Return the call, or why there is none."""
+        syntax, scanner = self._syntax, JsonScanner()
+        name, _, rest = text.removeprefix(syntax.start + syntax.before_name).partition(syntax.before_arguments)
+        end = scanner.scan(rest, 0) if name in self._turn.tools and rest.startswith("{") else 0
+        if scanner.error:
+            return scanner.error
+        if not scanner.done or not (syntax.after_arguments + syntax.end).startswith(rest[end:]):
+            return ENDS_WITHIN
+        return WrittenCall(name, rest[:end])
