@@ -19,7 +19,7 @@ SAMPLE ?= manifests/samples/pool-local.yaml
 PROCESSES ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
 IN_PARALLEL := --numprocesses=$(PROCESSES) --dist=loadgroup --no-loadscope-reorder
 
-.PHONY: help venv up demo test test-only check binaries smoke e2e bench generate lock format clean
+.PHONY: help venv up demo test test-only check binaries smoke e2e bench tools generate lock format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ binaries: venv ## Build the Kubernetes that e2e runs: API server, kubelet, KubeR
 
 bench: venv ## Benchmarks; the last line of each is JSON (see tests/benchmarks)
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
+
+tools: venv ## Open sessions with the tools of real MCP servers, and write the table of docs/tools.md (npm, uv, network)
+	$(BIN)/python tests/tools/mcp_servers.py
 
 generate: venv ## Regenerate code
 	$(GENERATE)
