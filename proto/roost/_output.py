@@ -12,6 +12,8 @@ class Output:
     def __init__(self) -> None:
         self.tokens = 0
         self.text_bytes = 0
+        self.furthest = 0
+        """Most tokens that the output ever had, whatever became void since."""
         self._attempt: AttemptRef | None = None
 
     def cursor(self) -> Cursor | None:
@@ -40,6 +42,7 @@ class Output:
         new = Delta(text, token_ids, self.tokens, self.text_bytes, delta.logprobs[known:], delta.attempt)
         self.tokens += len(token_ids)
         self.text_bytes += len(text.encode())
+        self.furthest = max(self.furthest, self.tokens)
         return new
 
     def _new_text(self, delta: Delta) -> str:

@@ -19,7 +19,7 @@ class RetryConfig:
     max_backoff: float = 2.0
     multiplier: float = 2.0
     give_up_after: float = 60.0
-    """The error is raised after so many seconds of failures without any output, or at the deadline if that is sooner; 0
+    """The error is raised after so many seconds of failures without new output, or at the deadline if that is sooner; 0
     never retries."""
 
     def __post_init__(self) -> None:
@@ -52,8 +52,8 @@ class Patience:
         self.progress()
 
     def progress(self) -> None:
-        """Output has come, so waits start small again. Nothing else counts as progress: otherwise a step that kills
-        each worker that accepts it would be tried forever."""
+        """More output has come than ever before, so waits start small again. Nothing else counts as progress: otherwise
+        a step that fails at the same place each time would be tried forever."""
         self._failing_since: float | None = None
         self._failures = 0
 

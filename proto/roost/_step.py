@@ -171,8 +171,9 @@ class Step:
         try:
             with self._transport.cut_off_by_close():
                 async for response in call:
+                    furthest = self._output.furthest
                     event = self._take(wire_steps.event_from_wire(self.step_id, response))
-                    if isinstance(event, Delta):
+                    if self._output.furthest > furthest:
                         patience.progress()
                     if event is not None:
                         yield event

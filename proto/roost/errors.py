@@ -18,6 +18,7 @@
     │   ├── BudgetExhaustedError
     │   ├── StepLimitReachedError
     │   ├── StepIdReusedError
+    │   ├── StepKilledWorkersError
     │   └── PoolSuspendedError
     ├── ConflictError                ABORTED
     │   ├── AnotherStepRunningError
@@ -149,6 +150,11 @@ class StepIdReusedError(PreconditionError):
     """The step id belongs to a step with other content."""
 
 
+class StepKilledWorkersError(PreconditionError):
+    """Workers died while they ran this step, so the session refuses it for a time; `retry_after` is how long. Other
+    steps of the session are taken."""
+
+
 class PoolSuspendedError(PreconditionError):
     """The pool is suspended."""
 
@@ -209,7 +215,7 @@ class CommitUnknownError(UnavailableError):
 
 
 class WorkerUnavailableError(UnavailableError):
-    """The pool has no worker for the step at the moment."""
+    """The pool has no worker for the step at the moment, or its workers failed on the step."""
 
 
 class DeadlineExceededError(RoostError):
@@ -258,6 +264,7 @@ _OWN_CLASSES: Mapping[Reason, type[RoostError]] = {
     Reason.BUDGET_EXHAUSTED: BudgetExhaustedError,
     Reason.STEP_LIMIT_REACHED: StepLimitReachedError,
     Reason.STEP_ID_REUSED: StepIdReusedError,
+    Reason.STEP_KILLED_WORKERS: StepKilledWorkersError,
     Reason.POOL_SUSPENDED: PoolSuspendedError,
     Reason.ANOTHER_STEP_RUNNING: AnotherStepRunningError,
     Reason.ATTEMPT_FENCED: AttemptFencedError,
@@ -269,6 +276,7 @@ _OWN_CLASSES: Mapping[Reason, type[RoostError]] = {
     Reason.NO_WORKER: WorkerUnavailableError,
     Reason.WORKER_DRAINING: WorkerUnavailableError,
     Reason.WORKER_LOST: WorkerUnavailableError,
+    Reason.WORKER_FAILED: WorkerUnavailableError,
 }
 
 REASONS: Mapping[str, type[RoostError]] = {

@@ -1,9 +1,9 @@
-"""Named points at which a test can kill or pause a process. Without `ROOST_FAULT_DIR` they do nothing.
+"""Named points at which a test can kill or pause a process, or raise. Without `ROOST_FAULT_DIR` they do nothing.
 
-A file `$ROOST_FAULT_DIR/<point>` arms the point; its text is `kill` or `pause`, then optionally `:n` for the n-th time
-that a process passes it. The first process to do so takes the file away and leaves `<point>.reached` with its pid, so
-exactly one process is hit. It kills itself with SIGKILL, or waits until `<point>.go` exists, so that the test can kill
-something else first.
+A file `$ROOST_FAULT_DIR/<point>` arms the point; its text is `kill`, `pause` or `raise`, then optionally `:n` for the
+n-th time that a process passes it. The first process to do so takes the file away and leaves `<point>.reached` with its
+pid, so exactly one process is hit. It kills itself with SIGKILL, or raises InjectedError, or waits until `<point>.go`
+exists, so that the test can kill something else first.
 """
 
 import os
@@ -43,8 +43,13 @@ _passed: dict[tuple[str, int], int] = {}
 """How often each armed file, known by its inode, was passed."""
 
 
+class InjectedError(Exception):
+    """An exception that no code expects, raised by a point that is armed with `raise`."""
+
+
 def fault_point(name: str) -> None:
-    """Marks the point `name` of `POINTS`, `MIGRATION_POINTS` or `OPERATOR_POINTS`."""
+    """Marks the point `name` of `POINTS`, `MIGRATION_POINTS` or `OPERATOR_POINTS`. Raises InjectedError where that is
+    armed."""
     if _DIRECTORY:
         _pass(Path(_DIRECTORY) / name)
 
@@ -63,5 +68,7 @@ def _pass(armed: Path) -> None:
     taken.rename(armed.with_name(f"{armed.name}.reached"))  # at once, so that nobody reads it without the pid
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if action == "raise":
+        raise InjectedError(armed.name)
     while not armed.with_name(f"{armed.name}.go").exists():
         time.sleep(0.002)

@@ -172,14 +172,11 @@ async def test_workers_are_called_with_the_secret_of_their_pool(rig: Rig) -> Non
 
 async def test_a_worker_whose_deltas_have_a_gap_is_not_believed(rig: Rig) -> None:
     liar = await rig.worker("null-1", Script(tokens=TOKENS, lie_about_offsets=True))
+    await rig.worker("null-2", Script(tokens=TOKENS))
     caller = rig.caller(await rig.gateway())
-    call = rig.spawn(caller.step(step_request(await caller.open())))
-    await liar.until(lambda: liar.starts)
-    honest = await rig.worker("null-2", Script(tokens=TOKENS))
-    log = await call
-    _is_whole(log)
+    while not liar.starts:  # which worker gets a new session is by chance
+        _is_whole(await caller.step(step_request(await caller.open())))
     assert len(liar.starts) == 1
-    assert len(honest.starts) == 1
 
 
 async def test_a_step_that_fails_every_worker_is_given_up(rig: Rig) -> None:
@@ -188,7 +185,7 @@ async def test_a_step_that_fails_every_worker_is_given_up(rig: Rig) -> None:
     caller = rig.caller(await rig.gateway())
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await caller.step(step_request(await caller.open()))
-    assert fault(error.value)[:2] == (grpc.StatusCode.INTERNAL, Reason.INTERNAL)
+    assert fault(error.value)[:2] == (grpc.StatusCode.UNAVAILABLE, Reason.WORKER_FAILED)
     assert [len(worker.starts) for worker in workers] == [1, 1, 1]
     assert [len(worker.resumes) for worker in workers] == [1, 1, 1]
 

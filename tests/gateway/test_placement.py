@@ -10,6 +10,9 @@ import pytest
 from leases import lease_of
 from roost.contract.events import Queued
 from roost.contract.heads import Head
+from roost.contract.lease import LEASE_TTL_SECONDS
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost.store.records import Reservation, StoreAwayError, StoreHealth, Wake, WorkerLook, WorkerView
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.step.attempt import Failure, StepAttempt
@@ -195,7 +198,7 @@ async def test_the_next_of_a_line_asks_when_its_first_leaves(lines: Lines) -> No
 
 async def test_a_step_that_avoids_every_worker_lets_others_go_first_until_there_is_another(lines: Lines) -> None:
     avoiding = await lines.wait("avoiding", "rev-1")
-    avoiding.failed_at("rev-1", Failure.FAULTY, is_fault=False)
+    avoiding.failed_at("rev-1", Failure.BUSY, is_fault=False)
     await lines.wait("behind", "rev-1")
     lines.ledger.end_a_step("rev-1", held=CAPACITY - 200)
     await lines.settle()
@@ -206,3 +209,72 @@ async def test_a_step_that_avoids_every_worker_lets_others_go_first_until_there_
     lines.placement.kick(POOL)
     await lines.settle()
     assert lines.placed == ["behind", "avoiding"]
+
+
+async def test_a_waiting_step_that_has_failed_on_every_living_worker_is_refused(lines: Lines) -> None:
+    failed = await lines.wait("failed", "rev-1")
+    failed.failed_at("rev-1", Failure.FAULTY, is_fault=True)
+    await lines.wait("behind", "rev-1")
+    lines.placement.kick(POOL)
+    await lines.settle()
+    error = lines.tasks[0].exception()
+    assert isinstance(error, Refused)
+    assert error.reason is Reason.WORKER_FAILED
+    assert error.retry_seconds is not None
+    assert 0 < error.retry_seconds <= LEASE_TTL_SECONDS
+    assert [sum(count for count, _ in lines.placement.waiting()), lines.placed] == [1, []]
+
+
+async def test_a_step_that_failed_on_every_worker_waits_when_none_of_them_lives(lines: Lines) -> None:
+    """As while a pool starts: another may come."""
+    failed = await lines.wait("failed", "rev-2")
+    failed.failed_at("rev-2", Failure.FAULTY, is_fault=True)
+    del lines.ledger.views["rev-2"]
+    await lines.fleet.workers.refresh(POOL)
+    lines.placement.kick(POOL)
+    await lines.settle()
+    assert not lines.tasks[0].done()
+    lease = lease_of("other", model_revision="rev-2", capacity_tokens=CAPACITY)
+    lines.ledger.views["other"] = WorkerView(lease, 9000, 0, 0)
+    await lines.fleet.workers.refresh(POOL)
+    lines.placement.kick(POOL)
+    await lines.settle()
+    assert lines.placed == ["failed"]
+
+
+@pytest.mark.parametrize("part", ["choose", "reserve"])
+async def test_an_unexpected_error_ends_the_wait_of_its_own_step_alone(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    for name in ("broken", "sound"):
+        await lines.wait(name, "rev-1")
+    owner: Any = lines.fleet.workers if part == "choose" else lines.ledger
+    sound = getattr(owner, part)
+
+    def broken(*arguments: Any) -> Any:
+        need = arguments[1] if part == "choose" else arguments[0]
+        if need.session_id == "broken":
+            raise ZeroDivisionError
+        return sound(*arguments)
+
+    monkeypatch.setattr(owner, part, broken)
+    lines.ledger.end_a_step("rev-1", held=0)
+    await lines.settle()
+    assert isinstance(lines.tasks[0].exception(), ZeroDivisionError)
+    assert lines.placed == ["sound"]
+
+
+async def test_an_unexpected_error_of_a_whole_line_ends_every_wait_in_it(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, revision in (("a", "rev-1"), ("b", "rev-1"), ("other", "rev-2")):
+        await lines.wait(name, revision)
+    monkeypatch.setattr(lines.placement, "_withdraw_others", _broken)
+    lines.placement.kick(POOL, "rev-1")
+    await lines.settle()
+    assert [isinstance(task.exception(), ZeroDivisionError) for task in lines.tasks[:2]] == [True, True]
+    assert not lines.tasks[2].done()
+
+
+def _broken(*_: object) -> None:
+    raise ZeroDivisionError

@@ -1,6 +1,7 @@
 """The pure parts of a step: output, history, pressure, classes of worker errors."""
 
 import asyncio
+from collections.abc import Sequence
 
 import grpc
 import grpc.aio
@@ -11,19 +12,20 @@ from hypothesis import strategies as st
 from roost.contract.events import Committed, Delta, Event, FinishReason, Started, Usage
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.messages import Message, MessageRole
+from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.contract.steps import Cursor
 from roost.grpc_errors import rich_status
-from roost.store.records import LogEntry
+from roost.store.records import LogEntry, RenewItem
 from roost.v1.worker_service_pb2 import History
 from roost_gateway.core.pressure import CALM_SECONDS, LONGEST_REST_SECONDS, Pressure
-from roost_gateway.step import worker_stream
+from roost_gateway.step import renewal, worker_stream
 from roost_gateway.step.attempt import Failure, WorkerFailureError
 from roost_gateway.step.background import Background
 from roost_gateway.step.output import Outbox, OutputGapError, StepOutput
 from roost_gateway.step.worker_stream import classify
-from step_attempts import descriptor_of
+from step_attempts import attempt_of, descriptor_of
 
 ATTEMPT = AttemptRef(1, b"n" * 16)
 
@@ -138,9 +140,11 @@ Code = grpc.StatusCode
         (Code.UNAVAILABLE, Reason.WORKER_DRAINING, Failure.BUSY),
         (Code.UNAVAILABLE, Reason.NO_WORKER, Failure.BUSY),
         (Code.RESOURCE_EXHAUSTED, Reason.QUEUE_FULL, Failure.BUSY),
+        (Code.RESOURCE_EXHAUSTED, None, Failure.FAULTY),  # gRPC's own: the message is too large
         (Code.FAILED_PRECONDITION, Reason.MODEL_REVISION_MISMATCH, Failure.BUSY),
         (Code.NOT_FOUND, Reason.ATTEMPT_UNKNOWN, Failure.UNKNOWN_ATTEMPT),
         (Code.UNAVAILABLE, Reason.WORKER_LOST, Failure.LOST),
+        (Code.UNAVAILABLE, Reason.WORKER_FAILED, Failure.FAULTY),
         (Code.UNAVAILABLE, None, Failure.LOST),
         (Code.CANCELLED, None, Failure.LOST),
         (Code.INTERNAL, Reason.INTERNAL, Failure.FAULTY),
@@ -165,6 +169,13 @@ def test_what_a_workers_status_means(code: Code, why: Reason | None, expected: F
     else:
         assert isinstance(error, WorkerFailureError)
         assert error.failure is expected
+        assert error.engine_died is (why is Reason.WORKER_LOST)
+
+
+def test_a_request_that_a_newer_worker_finds_invalid_is_tried_nowhere_else() -> None:
+    error = classify(grpc.aio.AioRpcError(Code.INVALID_ARGUMENT, grpc.aio.Metadata(), grpc.aio.Metadata(), "too odd"))
+    assert isinstance(error, Refused)
+    assert (error.reason, error.message) == (Reason.INVALID_REQUEST, "too odd")
 
 
 async def test_a_rest_ends_with_the_step_and_gathers_output() -> None:
@@ -183,6 +194,23 @@ async def test_a_rest_ends_with_the_step_and_gathers_output() -> None:
     assert isinstance(event, Delta)
     assert list(event.token_ids) == [0, 1, 2]
     assert await anext(events) is COMMITTED
+
+
+async def test_attempts_are_renewed_again_after_a_renewal_that_broke(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renewal, "LEASE_PERIOD_SECONDS", 0.0)
+    answers, renewed = [[], [True]], asyncio.Event()
+
+    class Store:
+        async def renew(self, pool: str, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
+            if len(answers) == 1:
+                renewed.set()
+            return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    renewals = renewal.Renewal(Store())  # type: ignore[arg-type]  # what it needs of a store
+    pool = PoolDocument.from_json("test/renewal", {"model": {"name": "m"}})
+    with renewals.renewing(attempt_of(pool, descriptor_of("s"))):
+        await renewed.wait()
+    await renewals.aclose()
 
 
 async def test_work_that_work_left_over_from_a_step_spawns_is_finished_too() -> None:

@@ -162,6 +162,17 @@ async def test_a_step_that_is_begun_and_lost_again_and_again_ends() -> None:
     assert 1 < raised.value.tries < 100
 
 
+async def test_a_step_that_fails_at_the_same_token_again_and_again_ends() -> None:
+    failed = Refuse(grpc.StatusCode.UNAVAILABLE, Reason.WORKER_FAILED, 0.0)
+    again = [restarted(2), delta("a", epoch=2), failed]
+    bounded = RetryConfig(initial_backoff=0.01, max_backoff=0.01, give_up_after=0.1)
+    scripts = [[started(1), delta("a"), failed], *[again] * 100]
+    async with ScriptedGateway(*scripts) as gateway, session_on(gateway, retry=bounded) as session:
+        with pytest.raises(errors.WorkerUnavailableError) as raised:
+            await session.run("hi", deadline=None)
+    assert 1 < raised.value.tries < 100
+
+
 async def test_a_stream_that_breaks_after_the_commit_has_done_its_work() -> None:
     events, gateway = await play([delta("a"), committed("a"), BREAK])
     assert text_of(events) == "a"

@@ -88,6 +88,11 @@ class Workers:
         published = self._indexes[pool].states
         return worker_id in published if worker_id else bool(published)
 
+    def is_draining(self, pool: str, worker_id: str) -> bool:
+        """Whether the worker was draining when it was last read, even if it is marked broken."""
+        worker = self._indexes[pool].states.get(worker_id)
+        return worker is not None and worker.lease.draining
+
     def mark_broken(self, worker: WorkerState) -> None:
         """Avoids this start of a worker until its lease would have ended; another start of it is another worker."""
         self._broken[worker.start] = time.monotonic() + LEASE_TTL_SECONDS

@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 
 from roost.contract.heads import AttemptRef
-from roost.contract.lease import LEASE_TTL_MS
+from roost.contract.lease import LEASE_TTL_MS, LEASE_TTL_SECONDS
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
@@ -20,8 +20,7 @@ from roost_gateway.step.output import Outbox, StepOutput
 BUSY_SECONDS = 1.0
 """How long a step avoids a worker that had no room for it."""
 MAX_FAULTS = 3
-"""After so many workers have failed or been lost on a step, it is refused with INTERNAL, so that it cannot kill every
-worker."""
+"""After so many workers have failed or been lost on a step it is refused, so that it does not go to all of them."""
 
 
 class Failure(StrEnum):
@@ -36,9 +35,11 @@ class Failure(StrEnum):
 class WorkerFailureError(Exception):
     """A worker did not finish a step, and another one may go on."""
 
-    def __init__(self, failure: Failure, message: str) -> None:
+    def __init__(self, failure: Failure, message: str, *, engine_died: bool = False) -> None:
+        """`engine_died`: the worker itself says that it lost its engine, and with that all of its sessions."""
         super().__init__(message)
         self.failure = failure
+        self.engine_died = engine_died
 
 
 class StepClock:
@@ -97,7 +98,9 @@ class StepAttempt:
         self.fenced = False
         """A newer attempt has taken the step over."""
         self._asked_at: float | None = None
-        self._avoided: dict[str, float] = {}
+        self._busy: dict[str, float] = {}
+        self._faulty: dict[str, float] = {}
+        """Until when each worker is avoided, because it had no room or because it failed on the step."""
         self._faults = 0
 
     @property
@@ -189,26 +192,37 @@ class StepAttempt:
     # Failures of workers
 
     def failed_at(self, worker_id: str, failure: Failure, *, is_fault: bool) -> None:
-        """Avoids a worker that was busy for a while, and a worker that failed on the step until the deadline.
+        """Avoids a worker that was busy for a moment, and a worker that failed on the step for one lease.
 
-        Raises Refused: INTERNAL, which gives the step up, when too many workers were at fault.
+        Raises Refused: WORKER_FAILED, which gives the step up, when too many workers were at fault.
         """
         if failure is Failure.BUSY:
-            self._avoided[worker_id] = time.monotonic() + BUSY_SECONDS
+            self._busy[worker_id] = time.monotonic() + BUSY_SECONDS
         elif failure is Failure.FAULTY:
-            self._avoided[worker_id] = self.call.deadline
+            self._faulty[worker_id] = time.monotonic() + LEASE_TTL_SECONDS
         self._faults += is_fault
         if self._faults >= MAX_FAULTS:
-            raise Refused(Reason.INTERNAL, f"{self._faults} workers failed on this step; their logs have the cause")
+            raise self.given_up()
+
+    def given_up(self) -> Refused:
+        """The refusal when no worker is left that may do better: WORKER_FAILED. Its retry is when the first of them may
+        be tried again."""
+        now = time.monotonic()
+        until = min((end for end in self._faulty.values() if end > now), default=now + LEASE_TTL_SECONDS)
+        message = "the pool's workers failed on this step; their logs have the cause"
+        return Refused(Reason.WORKER_FAILED, message, retry_seconds=until - now)
 
     @property
     def avoids_any(self) -> bool:
-        return bool(self._avoided)
+        return bool(self._busy or self._faulty)
+
+    def faulty(self) -> frozenset[str]:
+        """Ids of the workers that it avoids now because they failed on it."""
+        return _in_force(self._faulty)
 
     def excluded(self) -> frozenset[str]:
-        """Ids of the workers that it avoids now."""
-        now = time.monotonic()
-        return frozenset(worker for worker, until in self._avoided.items() if until > now)
+        """Ids of all workers that it avoids now."""
+        return _in_force(self._busy) | _in_force(self._faulty)
 
     def fails_over(self) -> None:
         """Notes that another worker goes on with its output."""
@@ -235,3 +249,8 @@ class StepAttempt:
         """Ends the task that drives it, because a newer attempt has taken the step over."""
         self.fenced = True
         self._task.cancel()
+
+
+def _in_force(avoided: Mapping[str, float]) -> frozenset[str]:
+    now = time.monotonic()
+    return frozenset(worker for worker, until in avoided.items() if until > now)

@@ -24,7 +24,8 @@ class PlacementWaiter:
         if not self.worker.done():  # an attempt that was cancelled gives its reservation back when it ends
             self.worker.set_result(worker)
 
-    def refuse(self, error: Refused) -> None:
+    def fail(self, error: Exception) -> None:
+        """Ends the wait with an error, which the client gets."""
         if not self.worker.done():
             self.worker.set_exception(error)
 
@@ -77,3 +78,12 @@ class PoolQueue:
     def leave(self, line: Line, waiter: PlacementWaiter) -> None:
         self.queue.remove(waiter.ticket)
         line.waiters.pop(waiter.ticket, None)
+
+    def fail(self, line: Line, waiter: PlacementWaiter, error: Exception) -> None:
+        """Takes an attempt out of its line, and ends its wait with an error."""
+        self.leave(line, waiter)
+        waiter.fail(error)
+
+    def fail_all(self, line: Line, error: Exception) -> None:
+        for waiter in list(line.waiters.values()):
+            self.fail(line, waiter, error)

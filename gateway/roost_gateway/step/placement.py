@@ -72,7 +72,9 @@ class Placement:
         """Reserves the attempt's tokens at a worker and returns the worker. The client gets `Queued` when it has to
         wait.
 
-        Raises Refused: QUEUE_FULL, QUEUE_TIMEOUT, NO_WORKER, MODEL_REVISION_MISMATCH, ATTEMPT_FENCED;
+        An attempt that no living worker may serve does not wait: it is refused at once.
+
+        Raises Refused: QUEUE_FULL, QUEUE_TIMEOUT, NO_WORKER, WORKER_FAILED, MODEL_REVISION_MISMATCH, ATTEMPT_FENCED;
         StoreAwayError.
         """
         waiting = self._pool_queue(attempt.pool.pool)
@@ -82,7 +84,7 @@ class Placement:
                 worker = None if line.waiters else await self._place_now(attempt)
                 if worker is not None:
                     return worker
-                refusal = self._turned_away(attempt)
+                refusal = self._turned_away(attempt) or self._failed_everywhere(attempt)
                 if refusal is not None:
                     raise refusal
                 waiter = waiting.enter(attempt, line)
@@ -183,6 +185,16 @@ class Placement:
             return None  # the usual case, asked of every line whenever something is released
         return turned_away(pool, attempt.need.model_revision, self._workers.states(pool.pool))
 
+    def _failed_everywhere(self, attempt: StepAttempt) -> Refused | None:
+        """The refusal of an attempt that has failed on every living worker that could serve it, or None. Where none
+        lives, one may come."""
+        if self._workers.grace or not (faulty := attempt.faulty()):
+            return None
+        pool, need = attempt.pool.pool, attempt.need
+        if self._workers.choose(pool, need, faulty) or not self._workers.choose(pool, need, frozenset()):
+            return None
+        return attempt.given_up()
+
     def _timeout(self, attempt: StepAttempt, retry_seconds: float) -> Refused:
         pool, revision = attempt.pool, attempt.need.model_revision
         refusal, workers = self._turned_away(attempt), self._workers.states(pool.pool)
@@ -210,8 +222,9 @@ class Placement:
                         pass
         except StoreAwayError:
             pass  # the next reading of the workers tries again
-        except Exception:
-            log.exception("admitting to %s failed; trying again", waiting.pool)
+        except Exception as error:
+            log.exception("admitting to %s failed", waiting.pool)
+            waiting.fail_all(line, error)
         finally:
             line.pump = None
 
@@ -219,11 +232,8 @@ class Placement:
         """Refuses the attempts of a line whose revision will not be served again."""
         any_waiter = next(iter(line.waiters.values()), None)
         refusal = None if any_waiter is None else self._turned_away(any_waiter.attempt)
-        if refusal is None:
-            return
-        for waiter in list(line.waiters.values()):
-            waiting.leave(line, waiter)
-            waiter.refuse(refusal)
+        if refusal is not None:
+            waiting.fail_all(line, refusal)
 
     async def _admit_first(self, waiting: PoolQueue, line: Line) -> bool:
         """Serves the first attempt that some worker may serve; no other overtakes it while it waits for room. Returns
@@ -234,9 +244,10 @@ class Placement:
             return False
         try:
             worker = await self._try(waiter.attempt)
-        except Refused as error:
-            waiting.leave(line, waiter)
-            waiter.refuse(error)
+        except StoreAwayError:
+            raise
+        except Exception as error:  # of this attempt alone: the others of its line go on
+            waiting.fail(line, waiter, error)
             return True
         if worker is None:
             return False
@@ -261,17 +272,25 @@ class Placement:
 
     def _first(self, waiting: PoolQueue, line: Line) -> PlacementWaiter | None:
         """The first attempt of the line that some worker may serve, or None. Attempts that avoid every worker of their
-        revision let others go first."""
+        revision let others go first, and those that have failed on all of them are refused."""
         while True:
             ticket = waiting.queue.first(line.name, time.monotonic())
             if ticket is None:
                 return None
             waiter = line.waiters[ticket]
-            if self._choose(waiter.attempt) is not None:
+            try:
+                choice, refusal = self._choose(waiter.attempt), self._failed_everywhere(waiter.attempt)
+            except Exception as error:
+                waiting.fail(line, waiter, error)
+                continue
+            if choice is not None:
                 return waiter
             if not waiter.attempt.avoids_any:
                 return None  # nor may any other of this line be served
-            waiting.queue.set_aside(ticket)
+            if refusal is not None:
+                waiting.fail(line, waiter, refusal)
+            else:
+                waiting.queue.set_aside(ticket)
 
     async def _hear(self, pool: str) -> None:
         while True:

@@ -14,13 +14,17 @@ from functools import partial
 
 from roost.contract.heads import AttemptRef
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
 from roost.fault_points import fault_point
 from roost.store.interface import SessionStore
 from roost.store.records import StoreAwayError
 from roost.store.refusals import refused
+from roost.store.rules import QUARANTINE_MS
+from roost.store.values import content_digest
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
+from roost_gateway.step.deaths import Deaths
 from roost_gateway.step.placement import Placement
 from roost_gateway.step.worker_stream import WorkerStream
 from roost_gateway.telemetry import Telemetry
@@ -56,6 +60,7 @@ class Relay:
         self._orphans: list[Dispatch] = []
         """Where a worker may hold output of an earlier attempt."""
         self._accepted_here = False
+        self._deaths = Deaths(attempt, store, fleet.workers)
         self.stream: WorkerStream | None = None
         """The stream that was opened last."""
 
@@ -73,7 +78,7 @@ class Relay:
                 log.info(
                     "step %s at worker %s: %s", self._attempt.call.request.step_id, dispatch.worker.worker_id, failure
                 )
-                dispatch = await self._after(dispatch, failure.failure)
+                dispatch = await self._after(dispatch, failure)
 
     async def _find_orphans(self) -> None:
         """Collects the attempts before this one whose output a worker may hold."""
@@ -140,25 +145,48 @@ class Relay:
 
     # Failures
 
-    async def _after(self, dispatch: Dispatch, failure: Failure) -> Dispatch:
-        """Where to go after a failure. Raises Refused: INTERNAL when too many workers were at fault."""
+    async def _after(self, dispatch: Dispatch, error: WorkerFailureError) -> Dispatch:
+        """Where to go after a failure. Raises Refused: STEP_KILLED_WORKERS; WORKER_FAILED when too many workers were at
+        fault."""
+        worker, failure = dispatch.worker, error.failure
         if self.stream is not None:
             self.stream.leave()
-        if failure is Failure.LOST:
+        if failure is Failure.LOST and not error.engine_died:
             reconnected = self._reconnected(dispatch)
             if reconnected is not None:
                 return reconnected
         elif failure is Failure.UNKNOWN_ATTEMPT and not self._attempt.output.accepted:
             return await self._next_orphan() or await self._fresh(self._attempt.began.reserved)
+        broke_off = failure in (Failure.LOST, Failure.UNKNOWN_ATTEMPT)
         if failure is Failure.LOST:
-            self._workers.mark_broken(dispatch.worker)
+            self._workers.mark_broken(worker)
             self._forget_channel()
-        is_fault = failure is Failure.FAULTY or (self._accepted_here and failure is not Failure.BUSY)
-        self._attempt.failed_at(dispatch.worker.worker_id, failure, is_fault=is_fault)
+        is_fault = failure is Failure.FAULTY or (broke_off and self.stream is not None and self.stream.sent)
+        if broke_off and self._accepted_here:
+            is_fault = await self._deaths.note(worker, engine_died=error.engine_died)
+            if await self._deaths.are_too_many():
+                raise await self._quarantined()
+        self._attempt.failed_at(worker.worker_id, failure, is_fault=is_fault)
         if self._attempt.output.accepted:
             self._attempt.fails_over()
-            self._telemetry.failover(dispatch.worker.worker_id)
+            self._telemetry.failover(worker.worker_id)
         return await self._fresh()
+
+    async def _quarantined(self) -> Refused:
+        """Lets the session refuse this step for a time; returns that refusal."""
+        attempt = self._attempt
+        log.error(
+            "step %s of session %s has killed its workers; it is refused for %d s",
+            attempt.call.request.step_id,
+            attempt.session_id,
+            QUARANTINE_MS // 1000,
+        )
+        try:
+            digest = content_digest(attempt.call.request)
+            await self._store.quarantine(attempt.session_id, digest, QUARANTINE_MS)
+        except (Refused, StoreAwayError) as error:
+            log.warning("the step could not be put into quarantine: %s", error)
+        return refused(Reason.STEP_KILLED_WORKERS, retry_ms=QUARANTINE_MS)
 
     def _reconnected(self, dispatch: Dispatch) -> Dispatch | None:
         """Where to resume once after a broken stream; None when the worker is gone or was asked before."""

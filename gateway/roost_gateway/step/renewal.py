@@ -54,11 +54,10 @@ class Renewal:
         items = [RenewItem(attempt.session_id, attempt.ref) for attempt in batch]
         try:
             live = await self._store.renew(pool, items, LEASE_TTL_MS)
+            for attempt, lives in zip(batch, live, strict=True):
+                if not lives and attempt in self._live and not attempt.committing:
+                    attempt.fence()
         except StoreAwayError:
             return  # expiry is liveness, never safety: the attempts may still commit
         except Exception:
             log.exception("renewing %d attempts of %s failed; trying again", len(batch), pool)
-            return
-        for attempt, lives in zip(batch, live, strict=True):
-            if not lives and attempt in self._live and not attempt.committing:
-                attempt.fence()

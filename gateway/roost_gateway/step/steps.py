@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 
 from roost.contract.events import Committed, Event
+from roost.contract.heads import AttemptRef
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
@@ -127,15 +128,21 @@ class Steps:
         fault_point("gateway.step.received")
         call = step.call
         began = await self._begin(call.begin_request())
-        fault_point("gateway.begin.done")
-        if isinstance(began, AlreadyCommitted):
-            replay(began, call.request, step.outbox)
-            return
-        self._telemetry.name_step(call.request.session_id, began.descriptor.model)
-        step.attempt = attempt = StepAttempt(call, began, step.outbox)
+        try:
+            fault_point("gateway.begin.done")
+            if isinstance(began, AlreadyCommitted):
+                replay(began, call.request, step.outbox)
+                return
+            self._telemetry.name_step(call.request.session_id, began.descriptor.model)
+            step.attempt = attempt = StepAttempt(call, began, step.outbox)
+            relay = Relay(attempt, self._store, self._fleet, self._placement, self._telemetry)
+        except Exception:
+            if isinstance(began, Began):
+                self._background.spawn(self._abort(call.request.session_id, began.ref))
+            raise
         with self._renewal.renewing(attempt), self._placement.counting(attempt):
             try:
-                await self._drive(attempt)
+                await self._drive(attempt, relay)
             except asyncio.CancelledError:
                 if attempt.fenced:
                     raise Refused(Reason.ATTEMPT_FENCED, "a newer attempt has taken this step over") from None
@@ -156,8 +163,7 @@ class Steps:
             if isinstance(began, Began) and not self.closing:
                 await self._store.abort(session_id, began.ref)
 
-    async def _drive(self, attempt: StepAttempt) -> None:
-        relay = Relay(attempt, self._store, self._fleet, self._placement, self._telemetry)
+    async def _drive(self, attempt: StepAttempt, relay: Relay) -> None:
         try:
             former = await self._migration.migrate_if_due(attempt)
             if former is not None:
@@ -166,13 +172,16 @@ class Steps:
             stream = await relay.generate()
             fault_point("gateway.finished")
             committed = await commit(self._store, attempt, stream.worker_id)
-            self._on_committed(attempt.call)
-            self._background.spawn(stream.commit(committed.head))
-            await asyncio.sleep(0)  # Committed is on its way before the figures are written
-            self._telemetry.committed(_figures(attempt, committed))
         except BaseException as error:
             self._clean_up(attempt, relay, error)
             raise
+        self._background.spawn(stream.commit(committed.head))
+        await asyncio.sleep(0)  # Committed is on its way before the figures are written
+        try:
+            self._on_committed(attempt.call)
+            self._telemetry.committed(_figures(attempt, committed))
+        except Exception:
+            log.exception("step %s is committed, but it is not in the figures", attempt.call.request.step_id)
 
     def _migrated(self, attempt: StepAttempt, former: Descriptor) -> None:
         """Drops the KV of the generation that ended, which is not needed again."""
@@ -196,13 +205,13 @@ class Steps:
             return
         if relay.stream is not None:
             self._background.spawn(relay.stream.cancel())
-        self._background.spawn(self._abort(attempt))
+        self._background.spawn(self._abort(attempt.session_id, attempt.ref))
 
-    async def _abort(self, attempt: StepAttempt) -> None:
+    async def _abort(self, session_id: str, ref: AttemptRef) -> None:
         try:
-            await self._store.abort(attempt.session_id, attempt.ref)
+            await self._store.abort(session_id, ref)
         except StoreAwayError:
-            log.info("an attempt of %s could not be ended; its lease will run out", attempt.session_id)
+            log.info("an attempt of %s could not be ended; its lease will run out", session_id)
 
 
 def _figures(attempt: StepAttempt, committed: Committed) -> StepFigures:

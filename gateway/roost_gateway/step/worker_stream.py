@@ -104,6 +104,8 @@ class WorkerStream:
         self._history = SessionHistory(store, attempt.descriptor)
         self._attempt = attempt
         self._on_accepted = on_accepted
+        self.sent = False
+        """Whether a connection has taken the step, so that the worker may have begun it."""
         metadata = clients.metadata(attempt.pool.pool)
         self._call: grpc.aio.StreamStreamCall[Any, Any] = self.channel.stub.Generate(metadata=metadata)
         self._reader = asyncio.create_task(self._read(), name="read a worker's output")
@@ -117,6 +119,7 @@ class WorkerStream:
     async def _read(self) -> None:
         try:
             await self._call.write(self._first)
+            self.sent = True
             while True:
                 response: GenerateResponse | Any = await self._call.read()
                 if response is grpc.aio.EOF:
@@ -180,6 +183,9 @@ class WorkerStream:
         except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             log.info("a worker did not read the end of an attempt: %s", error)
             self._call.cancel()
+        except BaseException:
+            self._call.cancel()  # else the worker would wait for the end of the attempt
+            raise
         await self._drain()
 
     async def _drain(self) -> None:
@@ -235,17 +241,21 @@ def classify(error: grpc.aio.AioRpcError) -> WorkerFailureError | Refused:
     """What a worker's status means for the step: another worker may go on, or the client gets the refusal."""
     code, message, details = error.code(), error.details() or "", details_of(error)
     reason = Reason(details.reason) if details.reason in Reason.__members__ else None
-    if reason in _BUSY or code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+    if reason in _BUSY:
         return WorkerFailureError(Failure.BUSY, message)
     if reason is Reason.ATTEMPT_UNKNOWN:
         return WorkerFailureError(Failure.UNKNOWN_ATTEMPT, message)
     if reason is not None and reason in _FOR_THE_CLIENT:
         return Refused(reason, message, retry_seconds=details.retry_seconds, violations=details.violations)
+    if code == grpc.StatusCode.INVALID_ARGUMENT:  # by a newer worker, for a reason unknown here
+        return Refused(Reason.INVALID_REQUEST, message, violations=details.violations)
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         log.error("a worker refuses this gateway's pool secret; give both the same: %s", message)
         return WorkerFailureError(Failure.FAULTY, message)
+    if reason is Reason.WORKER_FAILED:
+        return WorkerFailureError(Failure.FAULTY, message)
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN):
-        return WorkerFailureError(Failure.LOST, message)
+        return WorkerFailureError(Failure.LOST, message, engine_died=reason is Reason.WORKER_LOST)
     return WorkerFailureError(Failure.FAULTY, f"{code.name}: {message}")
 
 

@@ -64,8 +64,8 @@ class SessionStore(Protocol):
         """Takes an attempt: checks, fences an uncommitted attempt of the same step, draws the epoch, stores the seed,
         and reserves tokens at the owner when it lives, has the session cached, has room and no better class waits; ends
         a hold. A resent script with the same nonce returns the same attempt. Refuses: SESSION_NOT_FOUND,
-        SESSION_CLOSED, SESSION_ROLLED_BACK, HEAD_MISMATCH, ANOTHER_STEP_RUNNING, BUDGET_EXHAUSTED, STEP_LIMIT_REACHED,
-        STEP_ID_REUSED, STEP_TOO_LONG."""
+        SESSION_CLOSED, SESSION_ROLLED_BACK, HEAD_MISMATCH, ANOTHER_STEP_RUNNING, STEP_KILLED_WORKERS,
+        BUDGET_EXHAUSTED, STEP_LIMIT_REACHED, STEP_ID_REUSED, STEP_TOO_LONG."""
         ...
 
     async def reserve(self, reservation: Reservation) -> bool:
@@ -94,6 +94,11 @@ class SessionStore(Protocol):
 
     async def abort(self, session_id: str, ref: AttemptRef) -> None:
         """Ends an attempt that will not commit; gives back what it has reserved. Does nothing when it is not live."""
+        ...
+
+    async def quarantine(self, session_id: str, digest: bytes, ms: int) -> None:
+        """Lets Begin refuse steps of the session with this content digest for `ms`, STEP_KILLED_WORKERS. Refuses:
+        STORE_FULL."""
         ...
 
     async def renew(self, pool: str, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:

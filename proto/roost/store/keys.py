@@ -47,6 +47,11 @@ class PoolKeys:
         id."""
         return f"{self.session(session_id)}:steps"
 
+    def quarantine(self, session_id: str, digest: bytes) -> str:
+        """String with a time to live: a step of the session with this digest killed workers and is refused until
+        then."""
+        return f"{self.session(session_id)}:quarantine:{digest.hex()}"
+
     @property
     def reservations(self) -> str:
         """Hash, the admission ledger of all workers of the pool: `worker_id|nonce` -> `tokens:expiry_ms`, and the sums

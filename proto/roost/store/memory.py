@@ -131,6 +131,7 @@ class MemoryStore:
             session.check_head(request.expected_head, request.expected_generation)
             if former is None:
                 session.check_idle(now)
+            session.check_quarantine(request.digest, now)
             session.check_limits(request, migrates=migrates)
             work = self._take(session, request, former, record.owner if cached else "", now)
         return Began(
@@ -242,6 +243,10 @@ class MemoryStore:
         if session and session.attempt and session.attempt.ref == ref:
             self._end_attempt(session)
             session.touch(self.clock())
+
+    async def quarantine(self, session_id: str, digest: bytes, ms: int) -> None:
+        if session := self.sessions.get(session_id):
+            session.quarantine[digest] = self.clock() + ms
 
     async def renew(self, pool: str, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
         return [self._renew(self.pool(pool), item, lease_ms) for item in items]

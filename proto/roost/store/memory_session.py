@@ -67,6 +67,8 @@ class MemorySession:
     logs: list[Log] = field(default_factory=lambda: [Log()])
     """One for each generation."""
     steps: dict[str, CommittedStep] = field(default_factory=dict)
+    quarantine: dict[bytes, int] = field(default_factory=dict)
+    """Digests of steps that killed workers -> until when they are refused, in ms."""
     attempt: Work | None = None
 
     def describe(self, now: int) -> Descriptor:
@@ -107,6 +109,11 @@ class MemorySession:
     def check_idle(self, now: int) -> None:
         if self.attempt and self.attempt.expiry_ms > now:
             raise self.refusal(Reason.ANOTHER_STEP_RUNNING, self.attempt.expiry_ms - now)
+
+    def check_quarantine(self, digest: bytes, now: int) -> None:
+        left = self.quarantine.get(digest, now) - now
+        if left > 0:
+            raise self.refusal(Reason.STEP_KILLED_WORKERS, left)
 
     def check_limits(self, request: BeginRequest, *, migrates: bool) -> None:
         record, need = self.record, request.new_tokens

@@ -175,11 +175,12 @@ class RedisStore:
     async def begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
         keys = pool_keys(request.session_id)
         args = begin_args(request, self._aging_ms, RESIDENCY_DELAY_MS)
+        named = {"workers": keys.workers, "quarantine": keys.quarantine(request.session_id, request.digest)}
 
         def call() -> Call:
             hosts = self._known_keys.hosts(request.session_id, self._workers.known(keys.pool))
             published = [key for host in hosts for key in (keys.lease(host), keys.residency(host))]
-            return Call({"workers": keys.workers}, args, published, hosts)
+            return Call(named, args, published, hosts)
 
         reply = await self._call("begin", request.session_id, call)
         now, flat = reply[1], reply[-1]
@@ -239,6 +240,9 @@ class RedisStore:
 
     async def abort(self, session_id: str, ref: AttemptRef) -> None:
         await self._call("abort", session_id, lambda: Call(args={"epoch": ref.epoch, "nonce": ref.nonce.hex()}))
+
+    async def quarantine(self, session_id: str, digest: bytes, ms: int) -> None:
+        await self._link.run("SET", pool_keys(session_id).quarantine(session_id, digest), 1, "PX", ms)
 
     async def renew(self, pool: str, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
         alive: list[bool] = []

@@ -18,6 +18,7 @@ WORDS: Mapping[str, Reason] = {
     "budget": Reason.BUDGET_EXHAUSTED,
     "step_limit": Reason.STEP_LIMIT_REACHED,
     "step_id_reused": Reason.STEP_ID_REUSED,  # the same id with other content
+    "killed_workers": Reason.STEP_KILLED_WORKERS,  # the step is in quarantine; the retry is what is left of that
     "too_long": Reason.STEP_TOO_LONG,
     "fenced": Reason.ATTEMPT_FENCED,  # a newer attempt has taken the place of this one
     "store_full": Reason.STORE_FULL,
@@ -36,6 +37,9 @@ _MESSAGES: Mapping[Reason, str] = {
     Reason.BUDGET_EXHAUSTED: "the session has used its role's token budget; open another",
     Reason.STEP_LIMIT_REACHED: "the session has taken all steps its role allows; open another",
     Reason.STEP_ID_REUSED: "step_id has been used for a step with other content; take a new one",
+    Reason.STEP_KILLED_WORKERS: (
+        "workers died while they ran this step; change the step, or send it again when the time given is over"
+    ),
     Reason.STEP_TOO_LONG: "the session's log has no room for this step; send less, or open another session",
     Reason.ATTEMPT_FENCED: "a newer attempt has taken this step over",
     Reason.STORE_FULL: "the session store is full: delete sessions, or give it more memory",

@@ -9,6 +9,8 @@ from roost.store.records import AGING_SECONDS, CommitRequest, Descriptor, Migrat
 ID_BYTES = 4
 """Bytes of a packed token id."""
 AGING_MS = round(AGING_SECONDS * 1000)
+QUARANTINE_MS = 600_000
+"""How long a session refuses a step that killed workers."""
 RESIDENCY_DELAY_MS = round((LEASE_TTL_SECONDS + LEASE_PERIOD_SECONDS / 2) * 1000)
 """A lease that ends at T was published with residency gathered at T minus this, or later."""
 

@@ -119,6 +119,45 @@ async def test_limits_are_kept(store, session_id):
     assert isinstance(await store.begin(begin_request(session_id, "step-2", new_tokens=10, **just)), Began)
 
 
+async def test_a_step_in_quarantine_is_refused_whatever_its_id_and_says_for_how_long(store, other, session_id):
+    request = begin_request(session_id)
+    first = await store.begin(request)
+    await store.quarantine(session_id, request.digest, LONG_MS)
+    for step_id in ("step-1", "step-2"):
+        await store.abort(session_id, first.ref)
+        error = await refused(other.begin(begin_request(session_id, step_id, digest=request.digest)))
+        assert error.reason is Reason.STEP_KILLED_WORKERS
+        assert LONG_MS / 2000 < error.retry_seconds <= LONG_MS / 1000
+    assert isinstance(await other.begin(begin_request(session_id, "step-3")), Began)
+    neighbour = (await store.open(new_session())).session_id
+    assert isinstance(await other.begin(begin_request(neighbour, digest=request.digest)), Began)
+
+
+async def test_a_quarantine_ends_by_itself(store, session_id):
+    request = begin_request(session_id)
+    await store.quarantine(session_id, request.digest, LONG_MS)
+    await store.quarantine(session_id, request.digest, 1)
+
+    async def outcome() -> Began | Reason:
+        try:
+            return await store.begin(request)
+        except Refused as error:
+            return error.reason
+
+    while (began := await outcome()) is Reason.STEP_KILLED_WORKERS:
+        pass
+    assert isinstance(began, Began)
+
+
+async def test_a_quarantine_holds_up_neither_a_resent_begin_nor_a_committed_step(store, session_id):
+    request = begin_request(session_id)
+    began = await store.begin(request)
+    await store.quarantine(session_id, request.digest, LONG_MS)
+    assert (await store.begin(request)).ref == began.ref
+    await store.commit(commit_request(session_id, began.ref, "step-1"))
+    assert isinstance(await store.begin(request), AlreadyCommitted)
+
+
 async def test_a_step_id_with_other_content_is_refused(store, session_id):
     await store.begin(begin_request(session_id))
     other_content = begin_request(session_id, digest=digest("other"))

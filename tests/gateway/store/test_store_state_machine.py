@@ -176,7 +176,9 @@ class StoreMachine(StoreWorld):
         gateway=GATEWAYS,
         which=WHICH,
         stale=RARELY,
-        how=st.sampled_from((*(("commit",) * 4), "expire", "expire", "renew", "abort", "release", "migrate")),
+        how=st.sampled_from(
+            (*(("commit",) * 4), "expire", "expire", "renew", "abort", "release", "migrate", "quarantine")
+        ),
         prompt=IDS,
         output=IDS,
     )
@@ -192,6 +194,8 @@ class StoreMachine(StoreWorld):
             self.renew(gateway, attempt, how == "expire")
         elif how == "abort":
             self.agree(gateway, "abort", session_id, ref, touches=session_id)
+        elif how == "quarantine":
+            self.agree(gateway, "quarantine", session_id, digest(attempt[2]), LONG_MS, touches=session_id)
         else:
             reservation = self._reservation(attempt, sorted(WORKERS)[which % 2], 1, 0)
             self.agree(gateway, "release", reservation, touches=session_id)

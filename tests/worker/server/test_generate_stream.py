@@ -289,7 +289,7 @@ async def test_a_temperature_too_small_to_divide_by_is_none(world: World):
 async def test_a_failed_draw_fails_the_step_with_the_reason(world: World):
     world.scripts[1] = [world.token(65), -1]
     error = await (await world.begin(Ledger())).fail()
-    assert (error.code(), reason(error)) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert (error.code(), reason(error)) == (grpc.StatusCode.UNAVAILABLE, "WORKER_FAILED")
     assert "the script breaks here" in error.details()
 
 
@@ -344,7 +344,9 @@ async def test_each_fault_point_is_passed_at_its_place(world: World, monkeypatch
         await stream.until_tokens(count)
     await stream.until("finished")
     await world.commit(ledger, stream)
-    assert passed[:2] == ["worker.start", "worker.accepted"]
+    assert passed[0] == "worker.start"
+    # It is passed when Accepted has been written, by when the client may have it and the first token may have come.
+    assert 0 < passed.index("worker.accepted") < passed.index("worker.finished")
     engine = [name for name in passed if name in ("worker.token", "worker.stop", "worker.finished")]
     assert engine == ["worker.token", "worker.token", "worker.token", "worker.stop", "worker.finished"]
     assert passed.count("worker.delta.sent") == 3

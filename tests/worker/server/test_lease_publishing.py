@@ -78,6 +78,27 @@ async def test_the_lease_expires_by_the_clock_of_redis(redis_server):
             assert WorkerLease.decode(client.get(KEYS.lease(WORKER))) == lease()
 
 
+async def test_a_lease_that_cannot_be_made_now_is_published_the_next_time(redis_server):
+    async with Worker(redis_server.url) as worker:
+        worker.residency = {"a": 1}
+        assert await worker.publisher.publish()
+        worker.residency = None
+        assert not await worker.publisher.publish()
+        worker.residency = {"b": 1}
+        assert await worker.publisher.publish()
+        assert published(redis_server) == {"b": 1}
+
+
+async def test_a_worker_that_failed_changes_nothing_that_it_has_published(redis_server):
+    async with Worker(redis_server.url) as worker:
+        assert await worker.publisher.publish()
+        worker.publisher.stop_publishing()
+        worker.running = 1
+        assert not await worker.publisher.publish()
+        with asking(redis_server) as client:
+            assert WorkerLease.decode(client.get(KEYS.lease(WORKER))) == lease(0)
+
+
 async def test_a_publication_that_comes_too_late_is_not_in_force(redis_server, monkeypatch):
     """Its worker may have stalled after it asked for the time; gateways have given it up by then."""
     on_time = RedisLink.now_ms

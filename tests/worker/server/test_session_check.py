@@ -174,4 +174,5 @@ async def test_what_passed_is_not_rendered_again(world: World, monkeypatch: pyte
     monkeypatch.delattr(type(world.renderer), "step_pieces")
     assert await check(world, GREP, system="Be kind.") == response
     assert (await refused(world, GREP, system="Be kind.", limit_tokens=1))[0].reason == "STEP_TOO_LONG"
-    assert (await refused(world, GREP, system="Be cruel."))[0].reason == "INTERNAL"
+    details, _ = await refused(world, GREP, system="Be cruel.")
+    assert (details.reason, [field for field, _ in details.violations]) == ("INVALID_REQUEST", ["system"])

@@ -30,6 +30,7 @@ class Ending(StrEnum):
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
     FAILED = "failed"
+    UNREADABLE = "unreadable"
     GRAMMAR = "grammar"
     LOST = "lost"
 

@@ -21,6 +21,7 @@ from roost_worker.server.requests import INLINE_BYTES, Work, content_bytes, prep
 from roost_worker.server.session_log import HistoryError, MissingHistory, SessionLog, empty_log
 from roost_worker.server.sessions import LogRef
 from roost_worker.server.shell import Shell
+from roost_worker.server.stages import PARSING, SCHEMA, of_request
 
 LOG = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
@@ -34,13 +35,14 @@ async def generate(shell: Shell, context: Context) -> Attempt:
     first = await context.read()
     match first.WhichOneof("message") if isinstance(first, pb.GenerateRequest) else None:
         case "start":
-            attempt = _begin(shell, first.start)
+            attempt, deadline_ms = _begin(shell, first.start), first.start.deadline_ms
         case "resume":
-            attempt = _resume(shell, first.resume)
+            attempt, deadline_ms = _resume(shell, first.resume), first.resume.deadline_ms
         case _:
             raise refusals.invalid("the first message must be Start or Resume", field="message")
     stream = _Stream(shell, context, attempt)
     try:
+        shell.set_deadline(attempt, deadline_ms)
         if not attempt.submitted:
             await stream.start(first.start)
         await stream.serve()
@@ -52,16 +54,12 @@ async def generate(shell: Shell, context: Context) -> Attempt:
 def _begin(shell: Shell, start: pb.Start) -> Attempt:
     if start.model_revision and start.model_revision != shell.identity.revision:
         raise refusals.wrong_revision(start.model_revision, shell.identity.revision)
-    attempt = shell.begin(start.session.session_id, _ref(start.attempt))
-    shell.set_deadline(attempt, start.deadline_ms)
-    return attempt
+    return shell.begin(start.session.session_id, _ref(start.attempt))
 
 
 def _resume(shell: Shell, resume: pb.Resume) -> Attempt:
     cursor = OutputCursor(resume.from_token, resume.from_text_byte)
-    attempt = shell.resume(resume.session_id, _ref(resume.attempt), _ref(resume.new_attempt), cursor)
-    shell.set_deadline(attempt, resume.deadline_ms)
-    return attempt
+    return shell.resume(resume.session_id, _ref(resume.attempt), _ref(resume.new_attempt), cursor)
 
 
 def _ref(attempt: api.Attempt) -> AttemptRef:
@@ -90,7 +88,8 @@ class _Stream:
         log = await self._log(start.session) if self._attempt.session else empty_log(0)
         work = await self._prepared(start, log)
         if work.grammar is not None:
-            await check_grammar(start, work.grammar, self._shell.renderer.call_wrapper, self._shell.grammars)
+            with of_request(SCHEMA):
+                await check_grammar(start, work.grammar, self._shell.renderer.call_wrapper, self._shell.grammars)
         self._check()
         if work.replayed:
             self._reader.cursor = OutputCursor(start.replay.tokens, start.replay.text_bytes)
@@ -103,9 +102,11 @@ class _Stream:
             await self._context.write(replies.accepted(self._attempt))
             fault_point("worker.accepted")
             await self._send_output()
-            message = await self._read_message()
+            with of_request(PARSING):
+                message = await self._read_message()
+                finished = replies.finished(self._attempt, message)
             self._check()
-            await self._context.write(replies.finished(self._attempt, message))
+            await self._context.write(finished)
             fault_point("worker.finished")
             await self._await_commit()
         finally:
@@ -200,12 +201,17 @@ class _Stream:
             self._shell.commit(self._attempt, _head(self._commit.head))
 
     async def _listen(self) -> None:
-        """Read Cancel and Commit until the gateway closes its side."""
-        while not self._closed:
-            message = await self._context.read()
-            if self._attempt.reader is not self._reader:
-                return
-            self._handle(message)
+        """Read Cancel and Commit until the gateway closes its side. A failure here ends the stream."""
+        try:
+            while not self._closed:
+                message = await self._context.read()
+                if self._attempt.reader is not self._reader:
+                    return
+                self._handle(message)
+                self._reader.wake()
+        except Exception:
+            LOG.exception("the messages for session %s cannot be read", self._attempt.session or "(none)")
+            self._fault = refusals.failed()
             self._reader.wake()
 
     def _handle(self, message: object) -> None:

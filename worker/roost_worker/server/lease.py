@@ -72,15 +72,23 @@ class LeasePublisher:
             except _AWAY as error:
                 self._note_away(error)
                 return False
+            except Exception:  # an unpublished lease would take the worker's steps away
+                LOG.exception("the lease was not published; trying again")
+                self._published = None
+                return False
         if not self._reachable:
             LOG.info("the store is back; lease and residency are published again")
         self._reachable = True
         return True
 
+    def stop_publishing(self) -> None:
+        """Publishes nothing from now on: what is published stays until it expires or is withdrawn."""
+        self._withdrawn = True
+
     async def withdraw(self) -> None:
         """Removes lease and residency; nothing is published afterwards. They expire by themselves if Redis is away."""
         # Before the lock is free: a caller may lose patience with a store that hangs, and cancel this.
-        self._withdrawn = True
+        self.stop_publishing()
         async with self._lock:
             with suppress(*_AWAY):
                 await leases.withdraw(self._link, self._pool, self._worker_id)

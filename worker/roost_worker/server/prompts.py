@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from roost.contract.lease import counted_bytes, fewest_tokens
@@ -15,6 +15,7 @@ from roost_worker.render.renderer import Renderer
 from roost_worker.render.sandbox import Piece
 from roost_worker.server.refusals import invalid, step_too_long
 from roost_worker.server.requests import INLINE_BYTES, is_replay, rendered_bytes, replayed_prompt
+from roost_worker.server.stages import RENDERING, of_request
 
 LONG_BYTES = 128 * 1024
 """Prompts of more text are encoded in turns; most steps send less."""
@@ -56,15 +57,15 @@ class Prompts:
     async def _encoded(
         self, start: pb.Start, log_ids: "array[int]", limit: int, check: Callable[[], None]
     ) -> "array[int]":
-        vocabulary, size = self._renderer.vocabulary, rendered_bytes(start, first=not log_ids)
+        size = rendered_bytes(start, first=not log_ids)
         if size <= INLINE_BYTES:
-            return vocabulary.encode(self._pieces(start, log_ids))
+            return self._encode(self._pieces(start, log_ids))
         pieces = await asyncio.to_thread(self._pieces, start, log_ids)
         if size <= LONG_BYTES:
-            return await asyncio.to_thread(vocabulary.encode, pieces)
-        slices, ids = vocabulary.encode_slices(pieces), array("I")
+            return await asyncio.to_thread(self._encode, pieces)
+        slices, ids = self._renderer.vocabulary.encode_slices(pieces), array("I")
         loop = asyncio.get_running_loop()
-        while (part := await loop.run_in_executor(self._turns, next, slices, None)) is not None:
+        while (part := await loop.run_in_executor(self._turns, _next, slices)) is not None:
             check()
             ids.extend(part)
             if len(log_ids) + len(ids) >= limit:
@@ -72,9 +73,20 @@ class Prompts:
         return ids
 
     def _pieces(self, start: pb.Start, log_ids: "array[int]") -> list[Piece]:
-        return self._renderer.step_pieces(
-            messages=start.messages, log_ids=log_ids, system=start.system, tools=start.tools
-        )
+        with of_request(RENDERING):
+            return self._renderer.step_pieces(
+                messages=start.messages, log_ids=log_ids, system=start.system, tools=start.tools
+            )
+
+    def _encode(self, pieces: list[Piece]) -> "array[int]":
+        with of_request(RENDERING):
+            return self._renderer.vocabulary.encode(pieces)
+
+
+def _next(slices: "Iterator[array[int]]") -> "array[int] | None":
+    """The ids of the next slice, or None at the end."""
+    with of_request(RENDERING):
+        return next(slices, None)
 
 
 def _yield_to_others() -> None:

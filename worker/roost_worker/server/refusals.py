@@ -65,6 +65,11 @@ def lost() -> Refused:
     return Refused(Reason.WORKER_LOST, message, retry_seconds=RETRY_SECONDS)
 
 
+def failed(why: str = "its log says why") -> Refused:
+    """The refusal of a call that another worker, or this one later, may well answer."""
+    return Refused(Reason.WORKER_FAILED, f"the worker failed: {why}", retry_seconds=RETRY_SECONDS)
+
+
 def not_ready() -> Refused:
     message = "the worker is still loading its model"
     return Refused(Reason.NO_WORKER, message, retry_seconds=RETRY_SECONDS)
@@ -106,4 +111,6 @@ def ended(attempt: Attempt) -> Refused:
         case Ending.GRAMMAR:
             message = f"the output cannot be constrained as requested: {attempt.error}"
             return invalid(message, field="format", reason=Reason.INVALID_SCHEMA)
-    return Refused(Reason.INTERNAL, f"the engine failed the step: {attempt.error}")
+        case Ending.UNREADABLE:
+            return invalid(attempt.error)
+    return failed(attempt.error)

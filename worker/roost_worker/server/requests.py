@@ -16,6 +16,7 @@ from roost_worker.render.description import SAMPLING_FIELDS
 from roost_worker.render.formats import Turn
 from roost_worker.render.renderer import Renderer
 from roost_worker.server.refusals import invalid, step_too_long
+from roost_worker.server.stages import SAMPLING, SCHEMA, of_request
 
 MAX_LOGPROBS = 20
 INLINE_BYTES = 4096
@@ -65,14 +66,18 @@ def prepare(start: pb.Start, log_tokens: int, prompt_ids: "array[int]", renderer
     room = limit - log_tokens - len(prompt_ids)
     if room < 1:
         raise step_too_long(log_tokens, len(prompt_ids), limit)
+    with of_request(SAMPLING):
+        sampling = sampling_params(start.sampling, room, renderer)
+    with of_request(SCHEMA):
+        grammar, unenforced = grammar_of(start, renderer), unenforced_schemas(start)
     return Work(
         prompt_ids,
         array("I", start.replay.output_token_ids if is_replay(start) else ()),
-        sampling_params(start.sampling, room, renderer),
-        grammar_of(start, renderer),
+        sampling,
+        grammar,
         tuple(start.sampling.stop),
         turn_of(start, renderer),
-        unenforced_schemas(start),
+        unenforced,
     )
 
 

@@ -232,6 +232,8 @@ class WorkerServer:
             return
         LOG.error("the worker ends: %s", reason)
         self._failure = reason
+        if self._publisher is not None:
+            self._publisher.stop_publishing()  # a lease that says "draining" would explain the end of its steps
         self._draining = shell.draining = True
         shell.lose()
         await self._set_health(_HEALTH.NOT_SERVING)

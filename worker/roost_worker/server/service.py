@@ -9,7 +9,6 @@ import grpc
 import grpc.aio
 from opentelemetry.trace import Tracer
 
-from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.grpc_errors import abort
 from roost.v1 import worker_service_pb2 as pb
@@ -19,6 +18,7 @@ from roost_worker.server.generate import Context, generate
 from roost_worker.server.render import render
 from roost_worker.server.session_check import SessionChecks
 from roost_worker.server.shell import Shell
+from roost_worker.server.stages import RENDERING, of_request
 from roost_worker.server.telemetry import generate_span, note_attempt
 
 LOG = logging.getLogger(__name__)
@@ -61,7 +61,11 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         return await self._answer(context, call)
 
     async def Render(self, request: pb.RenderRequest, context: _AnyContext) -> pb.RenderResponse:  # noqa: N802
-        return await self._answer(context, lambda shell: render(shell, request))
+        async def call(shell: Shell) -> pb.RenderResponse:
+            with of_request(RENDERING):
+                return await render(shell, request)
+
+        return await self._answer(context, call)
 
     async def CheckSession(  # noqa: N802
         self, request: pb.CheckSessionRequest, context: _AnyContext
@@ -86,7 +90,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
             refused = error
         except Exception:
             LOG.exception("a call failed")
-            refused = Refused(Reason.INTERNAL, "the worker failed; its log says why")
+            refused = refusals.failed()
         return await abort(context, refused)
 
     def _check_secret(self, context: "grpc.aio.ServicerContext[Any, Any]") -> None:

@@ -37,6 +37,7 @@ from roost_worker.server.prompts import Prompts
 from roost_worker.server.requests import Work
 from roost_worker.server.session_log import SessionLog
 from roost_worker.server.sessions import SessionTable
+from roost_worker.server.stages import DECODING, of_request
 
 LOG = logging.getLogger(__name__)
 EVICT_SECONDS = 10.0
@@ -118,7 +119,8 @@ class Shell:
         attempt.unenforced = work.unenforced
         attempt.expected_cached = min(self.residency.get(attempt.session, 0), len(log.ids))
         text = TextStream(self.renderer, work.stop, min_tokens=work.sampling.min_tokens)
-        cut = attempt.begin(work.prompt_ids, text, work.replayed)
+        with of_request(DECODING):
+            cut = attempt.begin(work.prompt_ids, text, work.replayed)
         self.held.discard(attempt.session)
         self._send(
             Submit(
@@ -145,11 +147,12 @@ class Shell:
 
     def end(self, attempt: Attempt, ending: Ending, error: str = "") -> None:
         """End an attempt without a result and forget it; the engine frees its blocks in its next iteration."""
-        if attempt.submitted and not attempt.over:
-            with suppress(Refused):
-                self._send(Cancel(attempt.request_id))
+        runs = attempt.submitted and not attempt.over
         attempt.end(ending, error)
         self._forget(attempt)
+        if runs:  # last, so that the attempt has ended whatever becomes of it
+            with suppress(Refused):
+                self._send(Cancel(attempt.request_id))
 
     def release(self, attempt: Attempt) -> None:
         """Let go of an attempt whose stream broke: if it was submitted, it goes on as an orphan."""
@@ -241,9 +244,19 @@ class Shell:
         )
 
     def _take_output(self, output: RequestOutput) -> None:
+        """Take what one iteration produced for a request. A failure here ends that request alone."""
         attempt = self.attempts.of_request(output.request_id)
         if attempt is None or attempt.over:
             return
+        try:
+            self._add_output(attempt, output)
+        except Refused as refused:
+            self.end(attempt, Ending.UNREADABLE, refused.message)
+        except Exception as error:
+            LOG.exception("the output of session %s cannot be taken", attempt.session or "(none)")
+            self.end(attempt, Ending.FAILED, f"{type(error).__name__} in the output; its log says more")
+
+    def _add_output(self, attempt: Attempt, output: RequestOutput) -> None:
         if output.cached_tokens is not None:
             attempt.cached_tokens = output.cached_tokens
             attempt.queue_seconds = output.queue_seconds or 0.0
@@ -255,7 +268,8 @@ class Shell:
     def _take_tokens(self, attempt: Attempt, output: RequestOutput) -> None:
         for _ in output.token_ids:
             fault_point("worker.token")
-        cut = attempt.take(output.token_ids, output.logprobs)
+        with of_request(DECODING):
+            cut = attempt.take(output.token_ids, output.logprobs)
         if cut is not None and output.stop is None:
             with suppress(Refused):
                 self._send(Finish(attempt.request_id, cut))
@@ -267,7 +281,8 @@ class Shell:
             self.end(attempt, ending, output.error or "it was cancelled")
             return
         fault_point("worker.stop")
-        attempt.finish(StopReason.STOP if attempt.stopped else output.stop)
+        with of_request(DECODING):
+            attempt.finish(StopReason.STOP if attempt.stopped else output.stop)
         attempt.disarm()
         if attempt.session and attempt.log is not None:
             step_ids = attempt.prompt_ids + attempt.output.ids

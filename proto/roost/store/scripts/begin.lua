@@ -1,5 +1,5 @@
 -- Takes an attempt at a step.
--- KEYS reservations, waiters, lines, wake, workers; the session's, then lease and residency of each host
+-- KEYS reservations, waiters, lines, wake, workers, quarantine (of the step's digest); the session's, then lease and residency of each host
 -- ARGV session_id, tenant, step_id, digest, nonce, seed, expected_length ('' if none), expected_hash,
 --   migrates_to (revision that sessions of others migrate to, '' if they do not)
 -- NUMBERS generations, grace_ms, expected_generation (0 if unknown), lease_ms, new_tokens, max_session_tokens,
@@ -61,6 +61,10 @@ end
 local busy = busy_ms(d, now, grace_ms)
 if busy and not retry then
   return refuse('busy', busy, d)
+end
+local quarantine_ms = redis.call('PTTL', keys.quarantine)
+if quarantine_ms > 0 then
+  return refuse('killed_workers', quarantine_ms, d)
 end
 if args.budget_tokens > 0 and d.prompt + d.output + args.new_tokens > args.budget_tokens then
   return refuse('budget', 0, d, 'used ' .. text(d.prompt + d.output) .. ' of ' .. text(args.budget_tokens) ..
