@@ -62,8 +62,8 @@ asyncio.run(main())
 
 async def test_rays_dashboard_asks_for_a_token(world: World) -> None:
     """KubeRay has it: by this dashboard it deployed the workers."""
-    (service,) = (await world.get("services", "--selector=ray.io/node-type=head"))["items"][:1]
-    dashboard = f"/api/v1/namespaces/{NAMESPACE}/services/{service['metadata']['name']}:dashboard/proxy"
+    (head,) = (await world.get("pods", "--selector=ray.io/node-type=head"))["items"]
+    dashboard = f"/api/v1/namespaces/{NAMESPACE}/pods/{head['metadata']['name']}:8265/proxy"
     with pytest.raises(ClusterError, match="Unauthorized"):
         await world.kubectl("get", "--raw", f"{dashboard}/api/serve/applications/")
     assert await world.secret(f"{manifests.NAME}-worker", "auth_token")
