@@ -211,7 +211,7 @@ async def test_a_steps_content_reaches_the_gateway() -> None:
 
 
 def test_bad_values_are_refused_where_they_are_made() -> None:
-    with pytest.raises(ValueError, match="1 to 64 letters"):
+    with pytest.raises(ValueError, match="1 to 128 letters"):
         Tool("no spaces")
     with pytest.raises(TypeError):
         Tool("x", parameters={"bad": object()})

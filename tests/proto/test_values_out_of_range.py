@@ -31,7 +31,6 @@ async def opens_with_values_out_of_range(world: World) -> Any:
             {"labels": {str(number): "" for number in range(17)}},
             {"labels": {"x" * 64: ""}},
             {"tools": [Tool("grep"), Tool("grep")]},
-            {"tools": [Tool(f"t{number}") for number in range(129)]},
             {"tools": [Tool("grep", parameters="[1]")]},
         )
     ]

@@ -24,7 +24,7 @@ class Opening:
     async def open(self, new: NewSession, tools: Sequence[ToolDefinition], pool: PoolDocument) -> Descriptor:
         """Writes the session with its tools, or returns the one that the same request opened before.
 
-        Raises Refused: INVALID_SCHEMA, STEP_TOO_LONG, INVALID_REQUEST, STORE_FULL; StoreUnavailableError.
+        Raises Refused: INVALID_SCHEMA, STEP_TOO_LONG, INVALID_REQUEST, STORE_FULL; StoreAwayError.
         """
         try:
             checked = await self._check(new, tools, pool)

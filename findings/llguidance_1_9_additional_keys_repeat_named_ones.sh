@@ -1,15 +1,21 @@
-"""llguidance 1.9.1 (PyPI): an object's named key comes a second time, spelled with an escape and with any value.
-
-The keys that `additionalProperties` leaves free may be written with \\u escapes, and are compared with the names in
-`properties` as they are written. One would guess that a key is compared as what it means, as every JSON reader does.
-A key that matches `patternProperties` has one spelling only: with the pattern "" and `additionalProperties: false` the
-object is as open, and the second key is refused. But keywords are applied in their order, and the pattern is forgotten
-when `const` stands between the two.
-
-Seen on 2026-11-29: "additional: True, by pattern: False; const in between: False, const last: True".
-Exit status 0 while it is so. Needs llguidance only: pip install llguidance==1.9.1
-"""
-
+#!/usr/bin/env bash
+# llguidance 1.9.1 (PyPI): an object's named key comes a second time, spelled with an escape and with any value.
+#
+# The keys that `additionalProperties` leaves free may be written with \u escapes, and are compared with the names in
+# `properties` as they are written. One would guess that a key is compared as what it means, as every JSON reader does.
+# A key that matches `patternProperties` has one spelling only: with the pattern "" and `additionalProperties: false` the
+# object is as open, and the second key is refused. But keywords are applied in their order, and the pattern is forgotten
+# when `const` stands between the two.
+#
+# Seen on 2026-11-29: "additional: True, by pattern: False; const in between: False, const last: True".
+# Exit status 0 while it is so. Needs PyPI.
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
+python3 -m venv venv
+venv/bin/pip install --quiet --disable-pip-version-check llguidance==1.9.1
+cat >finding.py <<'SOURCE'
 import json
 import sys
 
@@ -49,3 +55,5 @@ seen = (
 )
 print(f"additional: {seen[0]}, by pattern: {seen[1]}; const in between: {seen[2]}, const last: {seen[3]}")
 sys.exit(seen != (True, False, False, True))
+SOURCE
+venv/bin/python finding.py
