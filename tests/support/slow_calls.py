@@ -45,26 +45,30 @@ class BrokenError(Exception):
         self.at = at
 
 
-def slow_parse(name: str, text: str, tools: Collection[str]) -> tuple[str, str, list[Call]]:
-    """Return content, reasoning and calls, as name and arguments, of a text in the format `name`."""
+def slow_parse(name: str, text: str, tools: Collection[str], *, cut_off: bool) -> tuple[str, str, list[Call]]:
+    """Return content, reasoning and calls, as name and arguments, of a text in the format `name`.
+
+    `cut_off`: thinking that does not end was cut off; else its mark is text.
+    """
     if name == "llama3.1":
         content, thoughts, calls = _llama31(text, tools)
     elif name in ("mistral-v3", "mistral-v3-tekken", "mistral-v7", "mistral-v7-tekken"):
         content, thoughts, calls = _mistral(text, tools)
     else:
-        content, thoughts, calls = _marked(MARKS.get(name, HERMES), text, tools)
+        content, thoughts, calls = _marked(MARKS.get(name, HERMES), text, tools, cut_off)
     return content.strip() if calls or thoughts else text, "\n".join(thoughts).strip(), calls
 
 
-def _marked(marks: Marks, text: str, tools: Collection[str]) -> Result:
+def _marked(marks: Marks, text: str, tools: Collection[str], cut_off: bool) -> Result:
     kept, thoughts, calls, at = list[str](), list[str](), list[Call](), 0
+    opened = text[_blanks(text, 0) :]
+    if opened.startswith(marks.think[0]) and (marks.think[1] in opened or cut_off):
+        thought, _, rest = opened.removeprefix(marks.think[0]).partition(marks.think[1])
+        thoughts.append(thought)
+        at = len(text) - len(rest)
     while at < len(text):
         around = [mark for mark in marks.around if text.startswith(mark, at)]
-        if text.startswith(marks.think[0], at):
-            thought, _, rest = text[at + len(marks.think[0]) :].partition(marks.think[1])
-            thoughts.append(thought)
-            stop = len(text) - len(rest)
-        elif text.startswith(marks.open, at):
+        if text.startswith(marks.open, at):
             stop, own, rest = _wrapper(marks, text, at, tools)
             kept.append(rest)
             calls += own

@@ -104,17 +104,25 @@ def values(parsed: ParsedText) -> tuple[str, str, list[tuple[str, Any]]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@given(text=texts, wrapped=st.lists(st.sampled_from(CALLS), max_size=3))
-@settings(max_examples=200, deadline=None)
-def test_any_text_is_read_as_the_slow_reader_reads_it(name: str, text: str, wrapped: list[str]) -> None:
-    whole = text + "".join(map(WRAPPED[name], wrapped))
-    parsed = format_named(name).parse(whole, Turn(TOOLS))
-    assert values(parsed) == slow_parse(name, whole, TOOLS)
+@given(
+    start=st.sampled_from(("", " ", "\n<think>", "[THINK]", "\xa0<think>")),
+    text=texts,
+    wrapped=st.lists(st.sampled_from(CALLS), max_size=3),
+    tokens=st.booleans(),
+)
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_read_as_the_slow_reader_reads_it(
+    name: str, start: str, text: str, wrapped: list[str], tokens: bool
+) -> None:
+    whole = start + text + "".join(map(WRAPPED[name], wrapped))
+    parsed = format_named(name).parse(whole, Turn(TOOLS, thinking_tokens=tokens))
+    assert values(parsed) == slow_parse(name, whole, TOOLS, cut_off=tokens)
     assert all(call.arguments_json == "{}" or call.arguments_json in whole for call in parsed.calls)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @given(
+    start=st.sampled_from(("", " ", "\n<think>", "[THINK]")),
     wrapped=st.lists(st.sampled_from(CALLS) | fragments, max_size=4),
     text=texts,
     cuts=st.lists(st.integers(0, 200), max_size=8),
@@ -122,10 +130,16 @@ def test_any_text_is_read_as_the_slow_reader_reads_it(name: str, text: str, wrap
 )
 @settings(max_examples=200, deadline=None)
 def test_any_chunks_give_what_the_whole_text_gives(
-    name: str, wrapped: list[str], text: str, cuts: list[int], constrained: bool
+    name: str, start: str, wrapped: list[str], text: str, cuts: list[int], constrained: bool
 ) -> None:
-    whole = "".join(map(WRAPPED[name], wrapped)) + text
-    for turn in (Turn(TOOLS, constrained=constrained), Turn(TOOLS, in_thinking=True)):
+    whole = start + "".join(map(WRAPPED[name], wrapped)) + text
+    turns = (
+        Turn(TOOLS, constrained=constrained),
+        Turn(TOOLS, in_thinking=True),
+        Turn(TOOLS, thinking_tokens=True),
+        Turn(frozenset()),
+    )
+    for turn in turns:
         expected = format_named(name).parse(whole, turn)
         assert in_chunks(name, whole, cuts, turn) == expected
         assert in_chunks(name, whole, list(range(len(whole))), turn) == expected

@@ -183,7 +183,8 @@ THINKING = [
     ("chatml", f"<think>\nno {wrapped(JSON)}\n</think>\nHi.", "Hi.", f"no {wrapped(JSON)}"),
     ("qwen3", f"<think>no {wrapped(JSON)}", "", f"no {wrapped(JSON)}"),
     ("qwen3", "<think>\n\n</think>\n\nHi.", "Hi.", ""),
-    ("smollm3", "<think>a</think>b<think>c</think>d", "bd", "a\nc"),
+    ("smollm3", "<think>a</think>b<think>c</think>d", "b<think>c</think>d", "a"),
+    ("chatml", "\n <think>a</think>b", "b", "a"),
     ("mistral-v13", '[THINK][TOOL_CALLS]grep[ARGS]{"q": 1}[/THINK]Hi.', "Hi.", '[TOOL_CALLS]grep[ARGS]{"q": 1}'),
     ("deepseek-r1", f"<think>{deepseek('grep {}')}</think>Hi.", "Hi.", deepseek("grep {}")),
 ]
@@ -194,8 +195,45 @@ THINKING = [
 def test_thinking_is_neither_content_nor_calls(
     name: str, text: str, content: str, reasoning: str, tools: frozenset[str]
 ) -> None:
-    parsed = format_named(name).parse(text, Turn(tools))
+    parsed = format_named(name).parse(text, Turn(tools, thinking_tokens=name != "chatml"))
     assert (parsed.content, parsed.reasoning, parsed.calls) == (content, reasoning, ())
+
+
+@pytest.mark.parametrize("tools", [TURN.tools, frozenset()])
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("chatml", "Use the `<think>` tag to open it, `</think>` to close it."),
+        ("llama3", "`<think>` opens it."),
+        ("hermes", "a</think>b"),
+        ("qwen3", "Use the `<think>` tag."),
+        ("mistral-v13", "It writes [THINK]thoughts[/THINK]."),
+        ("deepseek-r1", "R1 begins with <think>."),
+    ],
+)
+def test_an_answer_about_thinking_is_content(name: str, text: str, tokens: bool, tools: frozenset[str]) -> None:
+    parsed = format_named(name).parse(text, Turn(tools, thinking_tokens=tokens))
+    assert (parsed.content, parsed.reasoning) == (text, "")
+
+
+def test_a_call_after_a_mark_of_thinking_within_the_answer_is_a_call() -> None:
+    parsed = format_named("qwen3").parse(f"`<think>`: {wrapped(JSON)}", Turn({"grep"}, thinking_tokens=True))
+    assert (parsed.content, parsed.reasoning, parsed.calls) == ("`<think>`:", "", (GREP,))
+
+
+@pytest.mark.parametrize("tools", [TURN.tools, frozenset()])
+def test_thinking_that_is_not_closed_is_text_of_a_model_without_tokens_for_it(tools: frozenset[str]) -> None:
+    text = "<think> is the tag that opens it."
+    parsed = format_named("chatml").parse(text, Turn(tools))
+    assert (parsed.content, parsed.reasoning) == (text, "")
+    parsed = format_named("chatml").parse("It goes on", Turn(tools, in_thinking=True))
+    assert (parsed.content, parsed.reasoning) == ("", "It goes on")
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("qwen3", True), ("smollm2", False), ("llama3", False)])
+def test_a_vocabulary_may_have_tokens_for_thinking(name: str, tokens: bool) -> None:
+    assert family_models.renderer(name).thinking_tokens is tokens
 
 
 def test_output_may_begin_within_thinking() -> None:

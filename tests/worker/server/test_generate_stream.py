@@ -165,11 +165,15 @@ async def test_a_constrained_value_is_content_even_if_it_holds_marks_of_thinking
     assert (stream.finished.content, stream.finished.reasoning) == (text, "")
 
 
-async def test_thinking_that_is_cut_off_is_reasoning(world: World):
+@pytest.mark.parametrize(("tokens", "read_as"), [(True, ("", "Let m")), (False, ("<think>Let m", ""))])
+async def test_thinking_that_is_cut_off_is_reasoning_of_a_model_with_tokens_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, tokens: bool, read_as: tuple[str, str]
+):
+    monkeypatch.setattr(world.server.shell.renderer, "thinking_tokens", tokens)
     world.script(1, "<think>Let me see")
     stream = await world.begin(Ledger(), sampling={"max_tokens": 12})
     await stream.until("finished")
-    assert (stream.finished.content, stream.finished.reasoning) == ("", "Let m")
+    assert (stream.finished.content, stream.finished.reasoning) == read_as
     assert stream.finished.finish_reason == api.FINISH_REASON_LENGTH
 
 

@@ -42,6 +42,9 @@ class Renderer:
         """The model's own values of sampling fields; a step's come before them."""
         self.token_bytes = vocabulary.bytes_with_text_of(self.format.marks)
         """The bytes that each id adds to an output's text: special tokens add none, but for the format's marks."""
+        thinking = self.format.thinking
+        self.thinking_tokens = thinking is not None and thinking.open in vocabulary.control
+        """Whether the marks of thinking are tokens of the vocabulary, as they are of models that think."""
         self.call_wrapper = self.format.calls.wrapper(_tokens_of_grammars(self.format.marks, vocabulary))
         """What a grammar forces around a call."""
         self._turns = choose_turns(description, description.chat_template, self.format, vocabulary)

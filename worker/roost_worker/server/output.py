@@ -44,7 +44,7 @@ class OutputMessage:
     warnings: tuple[str, ...] = ()
     """Why text that looks like a call is not one."""
     reasoning: str = ""
-    """What the model wrote between its thinking marks."""
+    """The model's thinking, without its marks."""
 
 
 def read_message(text: str, turn_format: TurnFormat, turn: Turn, earlier_text: Callable[[], str]) -> OutputMessage:

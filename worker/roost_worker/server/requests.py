@@ -150,7 +150,8 @@ def turn_of(start: pb.Start, renderer: Renderer) -> Turn:
             tools = frozenset()
         case "tool_choice" if start.format.tool_choice.mode == api.TOOL_CHOICE_MODE_REQUIRED:
             return Turn(tools, constrained=True)
-    return Turn(tools, in_thinking=renderer.opens_thinking(start.messages, start.tools))
+    in_thinking = renderer.opens_thinking(start.messages, start.tools)
+    return Turn(tools, in_thinking=in_thinking, thinking_tokens=renderer.thinking_tokens)
 
 
 def _tools(start: pb.Start) -> Sequence[api.Tool]:

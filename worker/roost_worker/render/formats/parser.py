@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from roost_worker.render.formats.calls import RefusedCall, WrittenCall, read_calls
-from roost_worker.render.formats.json_scanner import JsonScanner
+from roost_worker.render.formats.json_scanner import JsonScanner, skip_space
 
 MAX_WARNINGS = 8
 ENDS_WITHIN = "the text ends within it"
@@ -22,7 +22,7 @@ class ParsedText:
     warnings: tuple[str, ...] = ()
     """Why text that looks like a call is not one; at most `MAX_WARNINGS`, and then how many more."""
     reasoning: str = ""
-    """What stands between thinking marks."""
+    """The thinking, with which the turn begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class Turn:
     """Names that can be called."""
     in_thinking: bool = False
     """Whether the prompt has already opened the thinking."""
+    thinking_tokens: bool = False
+    """Whether the marks of thinking are tokens of the vocabulary, so that one that is not closed was cut off."""
     constrained: bool = False
     """Whether a grammar allows nothing but one call of these tools or, without tools, nothing but JSON."""
 
@@ -48,6 +50,9 @@ class Thinking:
 class CallParser(ABC):
     """A state machine over a turn's text. Any division into chunks gives the same result; time is linear.
 
+    Thinking is what the prompt opened, or what the turn begins with. Marks of thinking anywhere else are text: an
+    answer may well be about them.
+
     The state is a method that reads `text` from a position and returns where it stopped. It leaves unread only a mark
     or an escape sequence that may go on in the next chunk.
     """
@@ -55,21 +60,24 @@ class CallParser(ABC):
     def __init__(self, turn: Turn, thinking: Thinking | None, first: Step) -> None:
         self._turn, self._marks = turn, thinking
         self._first = first
-        self._step = first
+        self._step = self._start_of_turn if thinking else first
         self._scanner = JsonScanner()
         self._chunks: list[str] = []
         self._unread = ""
         self._reasoning: list[str] = []
-        self._thought = False
         self._calls: list[WrittenCall] = []
         self._warnings: list[str] = []
         self._more_warnings = 0
-        if turn.in_thinking and thinking:
-            self._begin_thinking()
+        self._thinks = turn.in_thinking and thinking is not None
+        if self._thinks:
+            self._step = self._in_thinking
 
     def feed(self, chunk: str) -> None:
         """Take the next part of the text."""
         self._chunks.append(chunk)
+        self._read(chunk)
+
+    def _read(self, chunk: str) -> None:
         text, at = self._unread + chunk, 0
         while at < len(text):
             before = at, self._step
@@ -81,23 +89,26 @@ class CallParser(ABC):
     def finish(self) -> ParsedText:
         """End the text."""
         if self._step == self._in_thinking:
-            self._reasoning.append(self._unread)
-            self._unread = ""
+            self._end_within_thinking()
         content = "".join(self._finish())
         if self._more_warnings:
             self._warnings.append(f"{self._more_warnings} more like these")
-        content = content.strip() if self._calls or self._thought else "".join(self._chunks)
+        content = content.strip() if self._calls or self._thinks else "".join(self._chunks)
         return ParsedText(content, tuple(self._calls), tuple(self._warnings), "".join(self._reasoning).strip())
 
     @abstractmethod
     def _finish(self) -> Sequence[str]:
         """End the text; return the parts of the content. It counts only if there are calls or thinking."""
 
-    def _begin_thinking(self) -> None:
-        self._thought = True
-        if self._reasoning:
-            self._reasoning.append("\n")
-        self._step = self._in_thinking
+    def _start_of_turn(self, text: str, at: int) -> int:
+        assert self._marks is not None
+        at = skip_space(text, at)
+        if text.startswith(self._marks.open, at):
+            self._thinks, self._step = True, self._in_thinking
+            return at + len(self._marks.open)
+        if not begins(text, at, self._marks.open):
+            self._step = self._first
+        return at
 
     def _in_thinking(self, text: str, at: int) -> int:
         assert self._marks is not None
@@ -110,6 +121,16 @@ class CallParser(ABC):
         self._reasoning.append(text[at:place])
         self._step = self._first
         return place + len(close)
+
+    def _end_within_thinking(self) -> None:
+        """End a text that does not close its thinking. Its mark is text if the model is not known to think."""
+        if self._turn.in_thinking or self._turn.thinking_tokens:
+            self._reasoning.append(self._unread)
+            self._unread = ""
+            return
+        self._thinks, self._step, self._unread = False, self._first, ""
+        self._reasoning.clear()
+        self._read("".join(self._chunks))
 
     def _read_calls(self, source: str, key: str, unremarkable: str = "") -> list[RefusedCall]:
         """Add the calls in a JSON text; return what is not one, with a warning unless the reason is `unremarkable`."""

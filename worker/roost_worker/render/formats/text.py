@@ -5,29 +5,22 @@ from collections.abc import Sequence
 from roost_worker.render.formats.call_syntax import CallSyntax
 from roost_worker.render.formats.calls import WrittenCall
 from roost_worker.render.formats.json_scanner import JsonScanner
-from roost_worker.render.formats.parser import ENDS_WITHIN, CallParser, Thinking, Turn, held_back
+from roost_worker.render.formats.parser import ENDS_WITHIN, CallParser, Thinking, Turn
 
 
 class TextParser(CallParser):
-    """Reads text and thinking, of which nothing is a call."""
+    """Reads thinking and text, of which nothing is a call."""
 
     def __init__(self, turn: Turn, thinking: Thinking | None) -> None:
         super().__init__(turn, thinking, self._outside)
         self._kept: list[str] = []
 
     def _outside(self, text: str, at: int) -> int:
-        mark = self._marks.open if self._marks else ""
-        place = text.find(mark, at) if mark else -1
-        if place >= 0:
-            self._kept.append(text[at:place])
-            self._begin_thinking()
-            return place + len(mark)
-        end = held_back(text, at, (mark,)) if mark else len(text)
-        self._kept.append(text[at:end])
-        return end
+        self._kept.append(text[at:])
+        return len(text)
 
     def _finish(self) -> Sequence[str]:
-        return [*self._kept, self._unread]
+        return self._kept
 
 
 class ConstrainedParser(CallParser):

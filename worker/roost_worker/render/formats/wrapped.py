@@ -28,12 +28,12 @@ class Wrapper:
 
 
 class WrappedParser(CallParser):
-    """Reads text, thinking and wrapped calls. A wrapper that breaks is text up to the character that breaks it."""
+    """Reads thinking, then text and wrapped calls. A wrapper that breaks is text up to the character that breaks it."""
 
     def __init__(self, turn: Turn, wrapper: Wrapper, thinking: Thinking | None) -> None:
         super().__init__(turn, thinking, self._outside)
         self._wrapper = wrapper
-        self._all_marks = (wrapper.open, *wrapper.around, *((thinking.open,) if thinking else ()))
+        self._all_marks = (wrapper.open, *wrapper.around)
         self._any_mark = re.compile("|".join(map(re.escape, self._all_marks)))
         self._header_end = re.compile("|".join(map(re.escape, (wrapper.open, "{"))))
         self._kept: list[str] = []
@@ -65,10 +65,8 @@ class WrappedParser(CallParser):
         if mark[0] == self._wrapper.open:
             self._raw, self._source, self._fenced = [mark[0]], [], False
             self._step = self._header if self._wrapper.header else self._before_json
-        elif mark[0] in self._wrapper.around:
-            self._kept.append(mark[0])
         else:
-            self._begin_thinking()
+            self._kept.append(mark[0])
         return mark.end()
 
     def _before_json(self, text: str, at: int) -> int:
