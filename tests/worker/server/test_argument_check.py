@@ -1,10 +1,14 @@
 """A required call that breaks what its grammar does not enforce is text with a warning, not a call."""
 
+from contextlib import aclosing
+
 import pytest
 
 from roost.v1 import session_service_pb2 as api
+from roost.v1 import worker_service_pb2 as pb
+from roost_worker.grammar import CompilePool
 from roost_worker.server.argument_check import repeated_key
-from worker_harness import Ledger, Stream, World
+from worker_harness import Ledger, Stream, World, attempt, reason
 
 REQUIRED = api.Format(tool_choice=api.ToolChoice(mode=api.TOOL_CHOICE_MODE_REQUIRED))
 PLAIN = api.Tool(name="plain", parameters_json='{"type": "object"}')
@@ -59,7 +63,9 @@ async def test_a_call_that_was_not_required_is_passed_on_as_it_was_written(world
     assert [call.arguments_json for call in finished.tool_calls] == [arguments]
 
 
-async def test_a_call_that_cannot_be_checked_is_text(world: World) -> None:
+async def test_a_call_that_cannot_be_checked_now_is_checked_when_the_step_is_resumed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await world.server.shell.grammars.check('{"grammars": [{"json_schema": {}}]}', 60.0)
     ledger = Ledger()
     world.script(1, "ok")
@@ -70,9 +76,18 @@ async def test_a_call_that_cannot_be_checked_is_text(world: World) -> None:
     await stream.until_tokens(1)
     await world.server.shell.grammars.aclose()
     world.gate.open()
-    await stream.until("finished")
-    assert len(stream.finished.tool_calls) == 0
-    assert "could not be checked: the worker stops" in stream.finished.warnings[0]
+    refusal = await stream.fail()
+    assert reason(refusal) == "QUEUE_TIMEOUT"
+    assert "the arguments of 'odd' were not checked: the worker stops" in str(refusal.details())
+
+    async with aclosing(CompilePool(world.server.shell.grammars.setup)) as grammars:
+        monkeypatch.setattr(world.server.shell, "grammars", grammars)
+        old, new = attempt(ledger.epoch), ledger.next_attempt()
+        resumed = world.stream()
+        await resumed.send(resume=pb.Resume(attempt=old, new_attempt=new, session_id=ledger.session_id))
+        await resumed.until("finished")
+    assert [call.name for call in resumed.finished.tool_calls] == ["odd"]
+    assert list(resumed.finished.warnings) == []
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 from roost_worker.grammar import CompilePool, CompileUnavailableError
 from roost_worker.render.messages import ToolCall
+from roost_worker.server import refusals
 from roost_worker.server.output import OutputMessage
 
 
@@ -18,6 +19,7 @@ async def check_arguments(
     """Return the message in `text` of a step that required a call; all of `text`, with a warning, if it breaks a rule.
 
     No object in the arguments may hold a key twice, and the arguments of a tool in `schemas` must keep its schema.
+    Raise Refused, QUEUE_TIMEOUT, without a verdict in `wait_seconds`: the message must then be read again.
     """
     for call in message.tool_calls:
         if fault := await _fault(call, schemas, pool):
@@ -35,7 +37,7 @@ async def _fault(call: ToolCall, schemas: Mapping[str, str], pool: CompilePool) 
     try:
         violation = await pool.violation(schemas[call.name], call.arguments_json, pool.setup.limits.wait_seconds)
     except CompileUnavailableError as error:
-        return f"the arguments of {call.name!r} could not be checked: {error}"
+        raise refusals.no_verdict(str(error), on=f"the arguments of {call.name!r} were not checked") from error
     return violation and f"the arguments of {call.name!r} break its schema: {violation}"
 
 

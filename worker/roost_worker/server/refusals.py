@@ -75,8 +75,9 @@ def not_ready() -> Refused:
     return Refused(Reason.NO_WORKER, message, retry_seconds=RETRY_SECONDS)
 
 
-def no_verdict(why: str) -> Refused:
-    return Refused(Reason.QUEUE_TIMEOUT, f"the step's grammar was not compiled: {why}", retry_seconds=RETRY_SECONDS)
+def no_verdict(why: str, *, on: str = "the step's grammar was not compiled") -> Refused:
+    """The refusal when the compile processes do not answer in time. `on`: what they were to do."""
+    return Refused(Reason.QUEUE_TIMEOUT, f"{on}: {why}", retry_seconds=RETRY_SECONDS)
 
 
 def wrong_revision(wanted: str, served: str) -> Refused:
