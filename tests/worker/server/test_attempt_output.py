@@ -179,6 +179,13 @@ def test_an_id_that_the_model_wrote_is_kept_if_the_session_has_no_other_one(name
     assert all(len(call_id) == 9 and call_id.isalnum() for call_id in given)
 
 
+def test_the_text_of_the_log_is_asked_for_once():
+    texts = iter(["[TOOL_CALLS]w[CALL_ID]abc123xyy[ARGS]{}"])
+    calls = CALLS.format("abc123xyz", "abc123xyy")
+    message = read_message(calls, format_named("mistral-v11"), Turn({"grep"}), lambda: next(texts))
+    assert [call.id in calls for call in message.tool_calls] == [True, False]
+
+
 def test_an_id_that_means_nothing_to_the_format_is_replaced_without_a_look_at_the_log():
     text = '<tool_call>{"name": "grep", "arguments": {}, "id": "abc123xyz"}</tool_call>'
     message = read_message(text, format_named("chatml"), Turn({"grep"}), lambda: pytest.fail("it was looked at"))

@@ -1,12 +1,14 @@
 """The order of a Generate stream, its deltas and its result."""
 
 import threading
+from dataclasses import replace
 
 import grpc
 import pytest
 
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
+from roost_worker.render.formats.call_ids import MISTRAL
 from roost_worker.server import generate, shell
 from roost_worker.server.output import read_message
 from roost_worker.server.requests import sampling_params
@@ -190,6 +192,28 @@ async def test_a_long_output_is_parsed_beside_the_event_loop(world: World, monke
     await stream.until("finished")
     assert len(stream.finished.tool_calls) == 1
     assert [name == threading.current_thread().name for name in threads] == [True, False]
+
+
+@pytest.mark.parametrize("spelled", [True, False])
+async def test_ids_of_calls_are_looked_for_in_a_long_log_beside_the_event_loop(
+    world: World, monkeypatch: pytest.MonkeyPatch, spelled: bool
+):
+    threads = list[str]()
+
+    def read(*arguments):
+        threads.append(threading.current_thread().name)
+        return read_message(*arguments)
+
+    if spelled:
+        renderer = world.server.shell.renderer
+        monkeypatch.setattr(renderer, "format", replace(renderer.format, call_ids=MISTRAL))
+    text = CALL.replace('"name"', '"id": "abc123xyz", "name"')
+    monkeypatch.setattr(generate, "read_message", read)
+    monkeypatch.setattr(generate, "INLINE_BYTES", len(text))
+    stream = await begin_with_tool(world, text)
+    await stream.until("finished")
+    assert [call.id == "abc123xyz" for call in stream.finished.tool_calls] == [spelled]
+    assert (threads[-1] == threading.current_thread().name) is not spelled
 
 
 @pytest.mark.parametrize(

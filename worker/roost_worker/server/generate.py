@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from array import array
 from contextlib import suppress
 
 import grpc.aio
@@ -177,7 +178,7 @@ class _Stream:
         attempt, text = self._attempt, self._attempt.output.text
         if attempt.message is None:
             arguments = (text, self._shell.renderer.format, attempt.turn, self._log_text)
-            inline = len(text) <= INLINE_BYTES
+            inline = len(text) + self._log_to_spell() <= INLINE_BYTES
             message = read_message(*arguments) if inline else await asyncio.to_thread(read_message, *arguments)
             if attempt.turn.constrained:
                 message = await check_arguments(text, message, attempt.unenforced, self._shell.grammars)
@@ -186,11 +187,17 @@ class _Stream:
                 LOG.warning("step of session %s: %s", attempt.session or "(none)", warning)
         return attempt.message
 
+    def _log_to_spell(self) -> int:
+        """Return how many tokens `_log_text` spells, if the output is read with it; else 0."""
+        return len(self._log_ids()) if self._shell.renderer.format.call_ids.written is not None else 0
+
     def _log_text(self) -> str:
         """Return the text of the session's log and of the step's prompt."""
+        return self._shell.renderer.vocabulary.spell(self._log_ids())
+
+    def _log_ids(self) -> "array[int]":
         log = self._attempt.log
-        ids = (*(log.ids if log is not None else ()), *self._attempt.prompt_ids)
-        return self._shell.renderer.vocabulary.spell(ids)
+        return (log.ids if log is not None else array("I")) + self._attempt.prompt_ids
 
     async def _await_commit(self) -> None:
         while not self._closed:

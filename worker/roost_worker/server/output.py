@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from roost_worker.render.formats import CallIds, Turn, TurnFormat
 from roost_worker.render.messages import ToolCall
@@ -51,13 +52,14 @@ def read_message(text: str, turn_format: TurnFormat, turn: Turn, earlier_text: C
     """Return the message in an output's text. Calls get new ids, so read an output once.
 
     An id that the model wrote is kept when the format's models were trained on their own, and when neither an earlier
-    call nor `earlier_text`, the text of the session's log, has it.
+    call nor `earlier_text`, the text of the session's log, has it. That is asked for once, if an id depends on it.
     """
+    log_text = cache(earlier_text)
     parsed = turn_format.parse(text, turn)
     calls = list[ToolCall]()
     for call in parsed.calls:
         taken = {other.id for other in calls}
-        keeps = _may_keep(call.id, turn_format.call_ids) and call.id not in taken and call.id not in earlier_text()
+        keeps = _may_keep(call.id, turn_format.call_ids) and call.id not in taken and call.id not in log_text()
         calls.append(ToolCall(call.id if keeps else turn_format.call_ids.new(), call.name, call.arguments_json))
     return OutputMessage(parsed.content, tuple(calls), parsed.warnings, parsed.reasoning)
 
