@@ -17,11 +17,13 @@ class FakeHub:
         self.revisions: list[str | None] = []
         monkeypatch.setattr("huggingface_hub.snapshot_download", self._download)
 
-    def _download(self, repo_id: str, *, revision: str | None, allow_patterns: Any, cache_dir: Path) -> str:
+    def _download(
+        self, repo_id: str, *, revision: str | None, allow_patterns: Any, ignore_patterns: Any, cache_dir: Path
+    ) -> str:
         commit = cache_dir / "snapshots" / "0123abcd"
         commit.mkdir(parents=True, exist_ok=True)
         paths = [str(path.relative_to(self._repository)) for path in self._repository.rglob("*") if path.is_file()]
-        asked = set(filter_repo_objects(paths, allow_patterns=allow_patterns))
+        asked = set(filter_repo_objects(paths, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
         for name in asked:
             (commit / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self._repository / name, commit / name)

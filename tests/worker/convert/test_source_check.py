@@ -117,10 +117,16 @@ def test_only_the_shards_of_the_index_are_downloaded(hub: FakeHub, repository: P
     assert hub.revisions == ["main", "0123abcd"], "weights are of the same commit as the files that were checked"
 
 
-def test_without_an_index_there_is_one_file(hub: FakeHub, repository: Path, tmp_path: Path) -> None:
-    shutil.copyfile(repository / "model.safetensors", repository / "consolidated.safetensors")
+@pytest.mark.parametrize("name", ["model.safetensors", "weights.safetensors"])
+def test_without_an_index_the_folders_own_files_are_downloaded(
+    hub: FakeHub, repository: Path, tmp_path: Path, name: str
+) -> None:
+    (repository / "original").mkdir()
+    for other in ("consolidated.safetensors", "consolidated.00.safetensors", "original/model.safetensors"):
+        shutil.copyfile(repository / "model.safetensors", repository / other)
+    (repository / "model.safetensors").rename(repository / name)
     ModelStore(tmp_path / "cache").prepare("hf://org/name", "float32")
-    assert hub.downloaded == [set(), {"model.safetensors"}]
+    assert hub.downloaded == [set(), {name}]
 
 
 def test_a_missing_shard_is_named(repository: Path, tmp_path: Path) -> None:

@@ -13,12 +13,16 @@ from roost_worker.convert.errors import ConvertError
 from roost_worker.convert.progress import Progress
 from roost_worker.convert.source import Source
 from roost_worker.convert.source_check import check_folder
-from roost_worker.convert.weight_files import INDEX, SINGLE, read_index
+from roost_worker.convert.weight_files import INDEX, REPEATED, read_index
 
 _DESCRIPTION = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "chat_template.jinja", "chat_template.json", "additional_chat_templates/tool_use.jinja", INDEX,
 )  # fmt: skip
+
+_ANY = "*.safetensors"
+_UNUSED = [f"{REPEATED}*", "*/*.safetensors"]
+"""What is left out of `_ANY`: the same weights under other names, and those in folders."""
 
 
 def fetch(source: Source, folder: Path, progress: Progress) -> Path:
@@ -124,7 +128,7 @@ def _repository(source: Source, folder: Path, progress: Progress) -> Path:
     path = _snapshot(source, repository, revision or None, _DESCRIPTION, folder)
     _check(source, path)
     progress(f"downloading {repository} from the Hugging Face hub", 0.0)
-    weights = sorted(set(read_index(path).values())) or [SINGLE]
+    weights = sorted(set(read_index(path).values())) or [_ANY]
     # By the commit, which is the folder's name: the branch may have moved since.
     return _snapshot(source, repository, path.name, (*_DESCRIPTION, *weights), folder)
 
@@ -135,7 +139,11 @@ def _snapshot(source: Source, repository: str, revision: str | None, files: Sequ
 
     try:
         path = huggingface_hub.snapshot_download(
-            repository, revision=revision, allow_patterns=list(files), cache_dir=folder
+            repository,
+            revision=revision,
+            allow_patterns=list(files),
+            ignore_patterns=_UNUSED if _ANY in files else None,
+            cache_dir=folder,
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())

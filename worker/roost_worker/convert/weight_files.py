@@ -10,6 +10,8 @@ from roost_worker.convert.errors import ConvertError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+REPEATED = "consolidated"
+"""How the names of Mistral's own files begin, which repeat the weights under other names."""
 
 _T = TypeVar("_T")
 _DECODER_OF_WRAPPER = re.compile(r"^(model\.language_model|language_model\.model)\.")
@@ -49,13 +51,13 @@ def read_index(folder: Path) -> dict[str, str]:
 def weight_paths(folder: Path) -> list[Path]:
     """Return the files that hold the weights: the index's, else `model.safetensors`, else every *.safetensors file.
 
-    Mistral's `consolidated.safetensors` repeats the weights under other names and is left out.
+    `REPEATED` ones are left out.
     Raise ConvertError when there is none or one is missing.
     """
     paths = [folder / name for name in sorted(set(read_index(folder).values()))]
     if not paths and (folder / SINGLE).is_file():
         paths = [folder / SINGLE]
-    paths = paths or [path for path in sorted(folder.glob("*.safetensors")) if not path.name.startswith("consolidated")]
+    paths = paths or [path for path in sorted(folder.glob("*.safetensors")) if not path.name.startswith(REPEATED)]
     if not paths:
         raise ConvertError(f"{folder} has no *.safetensors file")
     missing = [path.name for path in paths if not path.is_file()]
