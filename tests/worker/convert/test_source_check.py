@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from fake_hub import FakeHub
 from hub_folder import write_hub_folder
 from roost_worker.convert.errors import ConvertError
+from roost_worker.convert.source_config import normalised_config, read_config
 from roost_worker.convert.store import ModelStore
+from roost_worker.model.config import parse_config
 
 
 @pytest.fixture
@@ -48,6 +50,9 @@ REFUSED = {
         "needs a positive number factor, not None",
     ),
     "rope by layer": ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "layer type .full_attention."),
+    "a base that is not a number": ({"rope_theta": "x"}, "rope_theta must be a positive number, not 'x'"),
+    "scaling that is not an object": ({"rope_scaling": "yarn"}, "rope_scaling must be an object, not 'yarn'"),
+    "a list for a type": ({"model_type": ["llama"]}, "model_type .'llama'. is not supported"),
     "partial rotation": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
     "GELU": ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported; only silu"),
     "heads": ({"num_key_value_heads": 3}, "num_attention_heads 8 must be a multiple of num_key_value_heads 3"),
@@ -64,6 +69,26 @@ def test_an_unsupported_config_is_refused_before_the_download(
     with pytest.raises(ConvertError, match=f"hf://org/name: .*{reason}"):
         ModelStore(tmp_path / "cache").prepare("hf://org/name", "float32")
     assert hub.downloaded == [set()]
+
+
+@pytest.mark.parametrize("document", ["[]", "[1]", "7"])
+def test_a_config_that_is_not_an_object_is_refused(
+    hub: FakeHub, repository: Path, tmp_path: Path, document: str
+) -> None:
+    (repository / "config.json").write_text(document)
+    with pytest.raises(ConvertError, match=r"config\.json must hold a JSON object"):
+        ModelStore(tmp_path / "cache").prepare("hf://org/name", "float32")
+
+
+def test_settings_beside_the_default_rope_are_kept(repository: Path) -> None:
+    ministral = {"model_type": "ministral3", "sliding_window": None, "rope_theta": None}
+    rope = {"rope_type": "default", "rope_theta": 1e6}
+    _edit(repository / "config.json", **ministral, rope_parameters={**rope, "llama_4_scaling_beta": 0.1})
+    config = normalised_config(read_config(repository), "float32")
+    assert parse_config(config) == parse_config(read_config(repository))
+    assert parse_config(config).query_scaling is not None
+    _edit(repository / "config.json", rope_parameters=rope)
+    assert normalised_config(read_config(repository), "float32")["rope_scaling"] is None
 
 
 def test_an_unsupported_config_in_a_folder_is_refused_without_reading_the_weights(

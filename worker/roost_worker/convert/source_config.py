@@ -15,14 +15,20 @@ WRAPPERS = ("mistral3",)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return a folder's `config.json`. Raise ConvertError when it or the tokenizer is missing, or it is not JSON."""
+    """Return a folder's `config.json`.
+
+    Raise ConvertError when it or the tokenizer is missing, or it is not a JSON object.
+    """
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise ConvertError(f"{folder} has no {name}; it must hold config.json, tokenizer.json and *.safetensors")
     try:
-        return dict(json.loads((folder / "config.json").read_bytes()))
+        document = json.loads((folder / "config.json").read_bytes())
     except ValueError as error:
         raise ConvertError(f"{folder / 'config.json'} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ConvertError(f"{folder / 'config.json'} must hold a JSON object")
+    return document
 
 
 def normalised_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
@@ -60,7 +66,7 @@ def normalised_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
         "num_key_value_heads": decoder.num_kv_heads,
         "rms_norm_eps": decoder.norm_eps,
         "rope_theta": theta,
-        "rope_scaling": None if rope["rope_type"] == "default" else rope,
+        "rope_scaling": None if rope == {"rope_type": "default"} else rope,
         "sliding_window": decoder.sliding_window,
         **({"use_sliding_window": True} if by_switch else {}),
         **(
@@ -86,7 +92,7 @@ def _decoder_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
             raise ConvertError(f"config.json has no text_config, which describes the decoder of a {model_type} model")
         # transformers ties the head of these models by the outer key.
         return {**text, "tie_word_embeddings": config.get("tie_word_embeddings", True)}
-    if model_type not in ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         known = ", ".join((*MODEL_TYPES, *WRAPPERS))
         raise ConvertError(f"model_type {model_type!r} is not supported; the worker runs {known}")
     return config

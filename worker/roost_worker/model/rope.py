@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 """Values of `rope_type` that the worker can run."""
@@ -76,7 +76,10 @@ def rope_parameters(document: Mapping[str, Any]) -> dict[str, Any]:
     Earlier versions wrote `rope_theta` and `rope_scaling`. Raise ModelConfigError for settings that are not supported
     whatever their type is.
     """
-    parameters = dict(document.get("rope_parameters") or document.get("rope_scaling") or {})
+    given = document.get("rope_parameters") or document.get("rope_scaling") or {}
+    if not isinstance(given, Mapping):
+        raise ModelConfigError(f"config.json: rope_scaling must be an object, not {given!r}")
+    parameters = dict(given)
     nested = [key for key, value in parameters.items() if isinstance(value, Mapping)]
     if nested:
         raise ModelConfigError(
@@ -87,7 +90,10 @@ def rope_parameters(document: Mapping[str, Any]) -> dict[str, Any]:
     share = parameters.pop("partial_rotary_factor", document.get("partial_rotary_factor"))
     if share not in (None, 1, 1.0):
         raise ModelConfigError(f"partial_rotary_factor {share!r} is not supported; only 1 is")
-    parameters["rope_theta"] = float(parameters.get("rope_theta") or document.get("rope_theta") or 10000.0)
+    theta = parameters.get("rope_theta") or document.get("rope_theta") or 10000.0
+    if not _is_positive(theta):
+        raise ModelConfigError(f"config.json: rope_theta must be a positive number, not {theta!r}")
+    parameters["rope_theta"] = float(theta)
     if document.get("original_max_position_embeddings") is not None:
         parameters["original_max_position_embeddings"] = document["original_max_position_embeddings"]
     return parameters
@@ -171,9 +177,13 @@ def _original_positions(parameters: Mapping[str, Any], positions: int) -> int:
 
 def _number(parameters: Mapping[str, Any], key: str) -> float:
     value = parameters.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if not _is_positive(value):
         raise ModelConfigError(
             f"config.json: rope_scaling of type {parameters['rope_type']} needs a positive number {key}, "
             f"not {value!r}; take it from the model's source"
         )
     return float(value)
+
+
+def _is_positive(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
