@@ -68,7 +68,7 @@ async def noted(store: Store, watched: Deaths, worker_id: str, *looks: Look, eng
 
 
 @pytest.mark.parametrize(
-    ("looks", "seems", "counts"),
+    ("looks", "is_fault", "counts"),
     [
         (RUNS_OUT, True, True),
         ((view(boot="another"),), True, True),
@@ -76,8 +76,8 @@ async def noted(store: Store, watched: Deaths, worker_id: str, *looks: Look, eng
         (LIVES, True, False),
         ((view(), view(draining=True)), True, False),
         ((view(draining=True),), False, False),
-        ((None,), False, False),
-        ((AWAY,), False, False),
+        ((None,), True, False),
+        ((AWAY,), True, False),
     ],
     ids=[
         "its lease runs out",
@@ -90,11 +90,11 @@ async def noted(store: Store, watched: Deaths, worker_id: str, *looks: Look, eng
         "the store cannot say",
     ],
 )
-async def test_what_counts_as_a_death(store: Store, looks: tuple[Look, ...], seems: bool, counts: bool) -> None:
+async def test_what_counts_as_a_death(store: Store, looks: tuple[Look, ...], is_fault: bool, counts: bool) -> None:
     watched = await deaths_of(store)
     assert await noted(store, watched, "w0", *RUNS_OUT)
     assert not await watched.are_too_many()
-    assert await noted(store, watched, "w1", *looks) is seems
+    assert await noted(store, watched, "w1", *looks) is is_fault
     assert await watched.are_too_many() is counts
 
 

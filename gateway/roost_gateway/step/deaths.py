@@ -37,15 +37,17 @@ class Deaths:
         `time.monotonic`; None when the death is certain."""
 
     async def note(self, worker: WorkerState, *, engine_died: bool) -> bool:
-        """Notes that the step, which the worker had accepted, broke off there. Returns False when that is no death, as
-        far as the store can say."""
+        """Notes that the step, which the worker had accepted, broke off there. Returns whether that counts as a fault,
+        as it does unless the worker is known to drain; a fault may still turn out not to be a death."""
         if self._workers.is_draining(self._pool, worker.worker_id):
             return False
         if engine_died:
             self._lease_ends[worker.start] = None
             return True
         view = await self._view(worker.worker_id)
-        if view is None or view.lease.draining:
+        if view is None:
+            return True
+        if view.lease.draining:
             return False
         self._lease_ends[worker.start] = _lease_end(view) if view.lease.boot == worker.lease.boot else None
         return True
