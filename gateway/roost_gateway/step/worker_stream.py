@@ -245,10 +245,17 @@ def classify(error: grpc.aio.AioRpcError) -> WorkerFailureError | Refused:
         return WorkerFailureError(Failure.BUSY, message)
     if reason is Reason.ATTEMPT_UNKNOWN:
         return WorkerFailureError(Failure.UNKNOWN_ATTEMPT, message)
-    if reason is not None and reason in _FOR_THE_CLIENT:
-        return Refused(reason, message, retry_seconds=details.retry_seconds, violations=details.violations)
-    if code == grpc.StatusCode.INVALID_ARGUMENT:  # by a newer worker, for a reason unknown here
-        return Refused(Reason.INVALID_REQUEST, message, violations=details.violations)
+    for_client = reason if reason in _FOR_THE_CLIENT else None
+    if for_client is None and code == grpc.StatusCode.INVALID_ARGUMENT:  # by a newer worker, for a reason unknown here
+        for_client = Reason.INVALID_REQUEST
+    if for_client is not None:
+        return Refused(
+            for_client,
+            message,
+            retry_seconds=details.retry_seconds,
+            violations=details.violations,
+            metadata=details.metadata,
+        )
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         log.error("a worker refuses this gateway's pool secret; give both the same: %s", message)
         return WorkerFailureError(Failure.FAULTY, message)
