@@ -62,6 +62,16 @@ async def test_a_session_that_no_step_could_use_is_not_opened(redis_server: Redi
         assert await sessions(w.caller) == []
 
 
+async def test_a_session_that_a_newer_worker_finds_invalid_is_not_opened(redis_server: RedisServer) -> None:
+    """It gives a reason that this gateway does not know."""
+    async with world(redis_server) as w:
+        w.worker.script.refuse_check = Refused(Reason.MESSAGE_TOO_LARGE, "too odd")
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await w.caller.open(tools=[GREP])
+        assert (reason(error), error.value.details()) == (Reason.INVALID_REQUEST, "too odd")
+        assert await sessions(w.caller) == []
+
+
 async def test_a_request_that_opened_a_session_returns_it_whatever_the_worker_says_now(
     redis_server: RedisServer,
 ) -> None:
