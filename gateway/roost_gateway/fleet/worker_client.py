@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 CALL_SECONDS = 2.0
 """Limit of the short calls: Evict, Hold."""
-CHECK_SECONDS = 6.0
-"""Limit of CheckSession; a second more than a worker waits for its compile processes by default."""
 _CLOSE_SECONDS = 600.0
 _OPTIONS = (
     NO_PROXY,
@@ -105,10 +103,15 @@ class WorkerClients:
             return None
 
     async def check_session(
-        self, worker: WorkerState, pool: PoolDocument, system: str, tools: Sequence[ToolDefinition]
+        self,
+        worker: WorkerState,
+        pool: PoolDocument,
+        system: str,
+        tools: Sequence[ToolDefinition],
+        limit_seconds: float,
     ) -> tuple[SessionTool, ...] | None:
         """Asks a worker whether steps could use a new session's system text and tools. Returns the tools with its
-        verdict, or None when the worker gives none.
+        verdict, or None when the worker gives none in time.
 
         Raises Refused: INVALID_SCHEMA, STEP_TOO_LONG, INVALID_REQUEST.
         """
@@ -120,7 +123,7 @@ class WorkerClients:
         )
         try:
             stub = self.channel(worker.address).stub
-            answer = await stub.CheckSession(request, timeout=CHECK_SECONDS, metadata=self.metadata(pool.pool))
+            answer = await stub.CheckSession(request, timeout=limit_seconds, metadata=self.metadata(pool.pool))
         except grpc.aio.AioRpcError as error:
             refusal = refusal_of(error)
             if refusal is not None:
