@@ -1,9 +1,9 @@
 """What a tool's grammar is built from: its own schema, or the closest one above it that a grammar expresses. Pure."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from roost_worker.grammar.errors import GrammarError
 from roost_worker.grammar.normal_schema import NormalSchema, normalize
@@ -11,20 +11,21 @@ from roost_worker.grammar.overlap import Overlap
 from roost_worker.grammar.schema_text import load_schema
 from roost_worker.grammar.widening import widen
 
+# Models were trained on tool calls with the blanks of Python's json.dumps.
+_AS_TRAINED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
-@dataclass(frozen=True, slots=True)
-class ToolSchema:
+
+class ToolSchema(NamedTuple):
     """What the grammar of a tool's arguments is built from."""
 
-    schema: Mapping[str, Any]
-    """A JSON schema of objects that allows all that the tool's own allows; with llguidance's options (`x-guidance`)."""
+    text: str
+    """JSON text of a schema of objects that allows all that the tool's own allows; with llguidance's options."""
     constrained: bool
-    """Whether a grammar of `schema` enforces the tool's own. If not, arguments must be checked (`violation`)."""
+    """Whether a grammar of `text` enforces the tool's own. If not, arguments must be checked (`violation`)."""
     keyword: str
     """The first keyword that it does not enforce, as a JSON pointer into the tool's own; empty if `constrained`."""
 
 
-@lru_cache(maxsize=256)
 def tool_schema(name: str, parameters_json: str) -> ToolSchema:
     """Return what the grammar of a tool's arguments is built from. No text and `true` stand for any object.
 
@@ -33,7 +34,13 @@ def tool_schema(name: str, parameters_json: str) -> ToolSchema:
     field = f"tool {name!r}: parameters_json"
     normal = normalize(load_schema(parameters_json or "{}", field), field)
     wide = widen(replace(normal, schema=_of_objects(normal, field)))
-    return ToolSchema(wide.schema, not wide.dropped, next(iter(wide.dropped), ""))
+    text = json.dumps(with_options(wide.schema, _AS_TRAINED))
+    return ToolSchema(text, not wide.dropped, next(iter(wide.dropped), ""))
+
+
+def with_options(schema: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema with these options of llguidance, too."""
+    return {**schema, "x-guidance": {**schema.get("x-guidance", {}), **options}}
 
 
 def _of_objects(normal: NormalSchema, field: str) -> dict[str, Any]:
