@@ -153,6 +153,11 @@ def _refusal(build: Callable[[str], object], text: str) -> str:
         ({"properties": []}, "/properties must be an object of schemas"),
         ({"properties": {"a": 3}}, "/properties/a must be a schema: an object, true or false"),
         ({"anyOf": []}, "/anyOf must be a list of schemas"),
+        (
+            {"dependencies": {"a": ["b"]}, "dependentRequired": 3},
+            "/dependentRequired must be an object of lists of names, not '3'",
+        ),
+        ({"dependencies": {"a": {}}, "dependentSchemas": []}, "/dependentSchemas must be an object of schemas"),
         ({"required": ["a", 3]}, "/required must be a list of names"),
         ({"properties": {"a": {"multipleOf": 0}}}, "/properties/a/multipleOf must be a number above 0"),
         ({"properties": {"a": {"pattern": 3}}}, "/properties/a/pattern must be text"),

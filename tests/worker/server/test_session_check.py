@@ -90,6 +90,12 @@ async def test_a_tool_that_is_not_constrained_is_named_with_its_keyword(world: W
     await stream.until("accepted")
 
 
+async def test_a_schema_that_nobody_expected_refuses_its_session(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(CompilePool, "tool_schema")
+    details, message = await refused(world, GREP)
+    assert (details.reason, message) == ("INVALID_SCHEMA", "the format cannot be compiled; the worker's log says why")
+
+
 @pytest.mark.parametrize("tools", [(), (GREP, READ)])
 async def test_the_tokens_are_those_of_the_shortest_first_prompt(world: World, tools: Sequence[api.Tool]) -> None:
     response = await check(world, *tools, system="Be kind.")

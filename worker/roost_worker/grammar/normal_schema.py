@@ -144,9 +144,13 @@ def _in_new_spelling(schema: dict[str, Any]) -> dict[str, Any]:
         if "additionalItems" in schema:
             schema["items"] = schema.pop("additionalItems")
     if isinstance(schema.get("dependencies"), dict):  # until draft 7
+        dependent: dict[str, dict[str, Any]] = {"dependentRequired": {}, "dependentSchemas": {}}
         for name, item in schema.pop("dependencies").items():
-            keyword = "dependentRequired" if isinstance(item, list) else "dependentSchemas"
-            schema[keyword] = {**schema.get(keyword, {}), name: item}
+            dependent["dependentRequired" if isinstance(item, list) else "dependentSchemas"][name] = item
+        for keyword, items in dependent.items():
+            known = schema.get(keyword, {})
+            if items and isinstance(known, dict):  # others are refused
+                schema[keyword] = {**known, **items}
     for keyword in ("allOf", "prefixItems"):
         if schema.get(keyword) == []:
             del schema[keyword]

@@ -15,6 +15,7 @@ from roost_worker.grammar import CompileUnavailableError, GrammarError, ToolSche
 from roost_worker.server import refusals
 from roost_worker.server.grammar_check import Constraint, deadline_in
 from roost_worker.server.shell import Shell
+from roost_worker.server.stages import SCHEMA, of_request
 
 LOG = logging.getLogger(__name__)
 KEPT_CHECKS = 256
@@ -56,7 +57,8 @@ class SessionChecks:
             _check_room(passed.prompt_tokens, limit)
             return passed
         seconds_left = deadline_in(shell.grammars)
-        grammars = await _built(shell, request, seconds_left)
+        with of_request(SCHEMA):
+            grammars = await _built(shell, request, seconds_left)
         prompt_tokens = await _prompt_tokens(shell, request, limit)
         _check_room(prompt_tokens, limit)
         await _compile(shell, request, grammars, seconds_left)
