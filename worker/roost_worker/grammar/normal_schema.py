@@ -3,6 +3,7 @@
 The dialect is draft 2020-12 with these rules, which spare the rest of the package many cases:
 
 - Only keywords that constrain something are there, with values of the right kind; `description` stays.
+- Counts are integers of 32 bits: no output is longer.
 - Each reference is `#/$defs/NAME`, and no schema is its own part without an end.
 - Spellings of older drafts and OpenAPI's `nullable` are replaced by what they mean.
 """
@@ -16,6 +17,7 @@ from urllib.parse import unquote
 from roost_worker.grammar.errors import GrammarError
 from roost_worker.grammar.keywords import (
     COMBINATORS,
+    COUNTS,
     FORMATS,
     PLAIN,
     REFERENCE,
@@ -33,6 +35,7 @@ MAX_SCHEMAS = 25_000
 
 _OLD_DRAFTS = ("draft-03", "draft-04", "draft-06", "draft-07")
 """Drafts in which a reference hides the keywords beside it."""
+_LARGEST_COUNT = 2**32 - 1
 _KNOWN = SUBSCHEMAS | SUBSCHEMA_LISTS | SUBSCHEMA_MAPS | PLAIN.keys()
 _UNEVALUATED = {"unevaluatedProperties": "additionalProperties", "unevaluatedItems": "items"}
 _COMPANIONS = {"if": ("then", "else"), "contains": ("minContains", "maxContains")}
@@ -100,6 +103,8 @@ class _Reader:
         schema = map_subschemas(known, lambda item, place: self.schema(item, pointer + place))
         if "$ref" in schema:
             schema["$ref"] = self._reference(schema["$ref"], f"{pointer}/$ref")
+        for keyword in COUNTS & schema.keys():
+            schema[keyword] = min(int(schema[keyword]), _LARGEST_COUNT)
         for keyword in [keyword for keyword, item in schema.items() if _says_nothing(keyword, item, schema)]:
             del schema[keyword]
         schema = _without_unevaluated(schema)
