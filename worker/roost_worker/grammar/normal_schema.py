@@ -94,9 +94,9 @@ class _Reader:
         self._require(isinstance(value, dict), pointer, "must be a schema: an object, true or false")
         self._left -= 1
         self._require(self._left > 0, "", f"holds more than {MAX_SCHEMAS} schemas; use a smaller one")
-        value = _in_new_spelling(value)
-        if "$ref" in value and self._hides_siblings:
+        if self._hides_siblings and value.get("$ref") is not None:
             value = {"$ref": value["$ref"]}
+        value = _in_new_spelling(value)
         for keyword, item in value.items():
             self._check(keyword, item, f"{pointer}/{keyword}")
         known = {keyword: item for keyword, item in value.items() if keyword in _KNOWN}
@@ -142,8 +142,7 @@ def _in_new_spelling(schema: dict[str, Any]) -> dict[str, Any]:
             del schema[exclusive]
             if is_exclusive and limit in schema:
                 schema[exclusive] = schema.pop(limit)
-    if isinstance(schema.get("required"), bool):  # until draft 3, at the property itself
-        del schema["required"]
+    schema = _with_required(_with_static_references(schema))
     if isinstance(schema.get("items"), list):  # until 2019-09
         schema["prefixItems"] = schema.pop("items")
         if "additionalItems" in schema:
@@ -159,6 +158,31 @@ def _in_new_spelling(schema: dict[str, Any]) -> dict[str, Any]:
     for keyword in ("allOf", "prefixItems"):
         if schema.get(keyword) == []:
             del schema[keyword]
+    return schema
+
+
+def _with_static_references(schema: dict[str, Any]) -> dict[str, Any]:
+    """Write dynamic references as static ones, which they are as long as there is one document."""
+    for keyword in ("$dynamicRef", "$recursiveRef"):
+        if keyword in schema and "$ref" not in schema:
+            schema["$ref"] = schema.pop(keyword)
+        elif keyword in schema:
+            parts = schema.get("allOf", [])
+            if isinstance(parts, list):  # others are refused
+                schema["allOf"] = [*parts, {"$ref": schema.pop(keyword)}]
+    return schema
+
+
+def _with_required(schema: dict[str, Any]) -> dict[str, Any]:
+    """Write `required` at a property itself, as until draft 3, in the object's list."""
+    if isinstance(schema.get("required"), bool):
+        del schema["required"]
+    properties, listed = schema.get("properties"), schema.get("required", [])
+    if isinstance(properties, dict) and isinstance(listed, list):  # others are refused
+        required = [
+            name for name, item in properties.items() if isinstance(item, dict) and item.get("required") is True
+        ]
+        schema |= {"required": [*listed, *required]} if required else {}
     return schema
 
 
@@ -214,8 +238,9 @@ def _find(document: Any, pointer: str) -> Any:
 
 def _anchors(value: Any, pointer: str) -> Iterator[tuple[str, str]]:
     """Yield the anchors in a schema, each with its pointer."""
-    if isinstance(value, dict) and isinstance(value.get("$anchor"), str):
-        yield value["$anchor"], pointer
+    for keyword in ("$anchor", "$dynamicAnchor") if isinstance(value, dict) else ():
+        if isinstance(value.get(keyword), str):
+            yield value[keyword], pointer
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         yield from _anchors(item, f"{pointer}/{escape(str(key))}")
