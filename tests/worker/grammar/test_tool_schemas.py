@@ -266,6 +266,17 @@ def test_arguments_that_break_a_schema_say_where(arguments: Any, reason: str | N
     assert fault is None if reason is None else fault is not None and fault.startswith(reason)
 
 
+def test_digits_and_letters_in_patterns_are_ascii() -> None:
+    schema = {
+        "properties": {"a": {"pattern": r"^(?!0)\d$"}, "b": {"pattern": r"^(?!0)\w$"}},
+        "patternProperties": {r"^\d": {"type": "string"}, "^[0-9]": {"maxLength": 2}, "^(?!0)[^ab]": {"not": {}}},
+    }
+    text = json.dumps(schema)
+    assert violation(text, '{"a": "7", "b": "e"}') is None
+    for arguments in ({"a": "\u0663"}, {"b": "\u00e9"}, {"0": 1}, {"0": "abc"}):
+        assert violation(text, json.dumps(arguments)), arguments
+
+
 def test_patterns_that_python_does_not_read_are_left_to_the_grammar() -> None:
     schema = {
         "properties": {"a": {"pattern": r"^\p{L}+$", "maxLength": 3}},
