@@ -142,6 +142,7 @@ def _refusal(build: Callable[[str], object], text: str) -> str:
         ({"type": "string"}, "/type allows no object, but a call's arguments are one"),
         ({"type": ["array", "null"]}, "/type allows no object"),
         ({"const": 1}, "/const allows no object"),
+        ({"$ref": "#/$defs/n", "$defs": {"n": {"const": 1}}}, "/$defs/n/const allows no object"),
         ({"enum": ["a", None]}, "/enum allows no object"),
         (
             {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/n"}], "$defs": {"n": {"const": 3}}},

@@ -53,9 +53,14 @@ class NormalSchema:
 
     def resolve(self, schema: Schema) -> Schema:
         """Return the definition that a schema of a single reference names; any other schema unchanged."""
+        return self.locate(schema, "")[0]
+
+    def locate(self, schema: Schema, pointer: str) -> tuple[Schema, str]:
+        """As `resolve`, and with the JSON pointer of what is returned; that of `schema` is `pointer`."""
         while isinstance(schema, dict) and (schema.keys() - {"description"}) == {"$ref"}:
-            schema = self.definitions[schema["$ref"].removeprefix(REFERENCE)]
-        return schema
+            name = schema["$ref"].removeprefix(REFERENCE)
+            schema, pointer = self.definitions[name], self.origins[name]
+        return schema, pointer
 
 
 def normalize(document: Any, field: str) -> NormalSchema:

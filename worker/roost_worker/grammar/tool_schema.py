@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from roost_worker.grammar.errors import GrammarError
+from roost_worker.grammar.keywords import Schema
 from roost_worker.grammar.normal_schema import NormalSchema, normalize
 from roost_worker.grammar.overlap import Overlap
 from roost_worker.grammar.schema_text import load_schema
@@ -33,7 +34,8 @@ def tool_schema(name: str, parameters_json: str) -> ToolSchema:
     """
     field = f"tool {name!r}: parameters_json"
     normal = normalize(load_schema(parameters_json or "{}", field), field)
-    wide = widen(replace(normal, schema=_of_objects(normal, field)))
+    root, pointer = normal.locate(normal.schema, "")
+    wide = widen(replace(normal, schema=_of_objects(normal, root, f"{field}: {pointer}")), pointer)
     text = json.dumps(with_options(wide.schema, _AS_TRAINED))
     return ToolSchema(text, not wide.dropped, next(iter(wide.dropped), ""))
 
@@ -43,16 +45,16 @@ def with_options(schema: Mapping[str, Any], options: Mapping[str, Any]) -> dict[
     return {**schema, "x-guidance": {**schema.get("x-guidance", {}), **options}}
 
 
-def _of_objects(normal: NormalSchema, field: str) -> dict[str, Any]:
-    """Return the schema of those of its values that are objects."""
-    schema, overlap = normal.resolve(normal.schema), Overlap(normal)
+def _of_objects(normal: NormalSchema, schema: Schema, place: str) -> dict[str, Any]:
+    """Return the schema of those of `schema`'s values that are objects."""
+    overlap = Overlap(normal)
     if isinstance(schema, bool):
         if not schema:
-            raise GrammarError(f"{field}: the schema `false` allows no arguments")
+            raise GrammarError(f"{place.rstrip()} the schema `false` allows no arguments")
         return {"type": "object"}
     for keyword, value in schema.items():
         if "object" not in overlap.types({keyword: value}):
-            raise GrammarError(f"{field}: /{keyword} allows no object, but a call's arguments are one")
+            raise GrammarError(f"{place}/{keyword} allows no object, but a call's arguments are one")
     if "enum" in schema:
         schema = {**schema, "enum": [value for value in schema["enum"] if isinstance(value, dict)]}
     return {"type": "object", **schema} | {"type": "object"}

@@ -38,11 +38,11 @@ class WideSchema:
     """Keywords that it does not enforce, as JSON pointers into the client's schema."""
 
 
-def widen(normal: NormalSchema) -> WideSchema:
-    """Return the closest schema that a grammar can be built from."""
+def widen(normal: NormalSchema, pointer: str = "") -> WideSchema:
+    """Return the closest schema that a grammar can be built from; `pointer` is where its root stands."""
     seals = not any(map(_names_ambiguously, (normal.schema, *normal.definitions.values())))
     widener = _Widener(Overlap(normal), recursive(normal.definitions), seals)
-    root = widener.schema(normal.schema, "")
+    root = widener.schema(normal.schema, pointer)
     definitions: dict[str, Schema] = {}
     while pending := [name for name in widener.references if name not in definitions]:
         for name in pending:
