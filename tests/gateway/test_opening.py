@@ -5,14 +5,14 @@ import json
 import grpc
 import pytest
 
-from gateway_driver import POOL, Caller, Rig, details_of, publish_pool, reason, violations, world
+from gateway_driver import LIMIT_SECONDS, POOL, Caller, Rig, details_of, publish_pool, reason, violations, world
 from null_worker import NullWorker
 from redis_servers import RedisServer
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store.keys import PoolKeys
 from roost.v1 import session_service_pb2 as pb
-from roost_gateway.fleet import worker_client
+from roost_gateway.core import opening
 
 GREP, READ = pb.Tool(name="grep", parameters_json="{}"), pb.Tool(name="fs.read", parameters_json="true")
 FIELD = ("tools[0].parameters_json", "not a type: foo")
@@ -62,6 +62,16 @@ async def test_a_session_that_no_step_could_use_is_not_opened(redis_server: Redi
         assert await sessions(w.caller) == []
 
 
+async def test_a_session_that_a_newer_worker_finds_invalid_is_not_opened(redis_server: RedisServer) -> None:
+    """It gives a reason that this gateway does not know."""
+    async with world(redis_server) as w:
+        w.worker.script.refuse_check = Refused(Reason.MESSAGE_TOO_LARGE, "too odd")
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await w.caller.open(tools=[GREP])
+        assert (reason(error), error.value.details()) == (Reason.INVALID_REQUEST, "too odd")
+        assert await sessions(w.caller) == []
+
+
 async def test_a_request_that_opened_a_session_returns_it_whatever_the_worker_says_now(
     redis_server: RedisServer,
 ) -> None:
@@ -99,18 +109,27 @@ async def test_a_session_opens_unchecked_while_no_worker_lives(rig: Rig) -> None
     assert verdicts(await caller.open(tools=[GREP])) == [("grep", None, "")]
 
 
-async def test_a_silent_worker_holds_up_a_session_for_a_bounded_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Silent(NullWorker):
-        async def CheckSession(self, request, context):  # noqa: N802
-            self.checks.append(request)
-            await self.resume_output.wait()
+class Silent(NullWorker):
+    async def CheckSession(self, request, context):  # noqa: N802
+        self.checks.append(request)
+        await self.resume_output.wait()
 
-    monkeypatch.setattr(worker_client, "CHECK_SECONDS", 0.1)
+
+@pytest.mark.parametrize(
+    ("most", "kept", "asked"),
+    [(0.1, 1.0, 1), (1e6, LIMIT_SECONDS - 1, 1), (1e6, LIMIT_SECONDS, 0)],
+    ids=["the gateway's limit", "most of the client's time", "all of the client's time"],
+)
+async def test_a_silent_worker_holds_up_a_session_for_a_bounded_time(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, most: float, kept: float, asked: int
+) -> None:
+    monkeypatch.setattr(opening, "CHECK_SECONDS", most)
+    monkeypatch.setattr(opening, "WRITE_SECONDS", kept)
     worker = await Silent(rig.redis.url, POOL).start()
     try:
         caller = rig.caller(await rig.gateway())
-        assert verdicts(await caller.open(tools=[GREP])) == [("grep", None, "")]
-        assert len(worker.checks) == 1
+        assert verdicts(await caller.open(timeout=LIMIT_SECONDS, tools=[GREP])) == [("grep", None, "")]
+        assert len(worker.checks) == asked
     finally:
         await worker.stop()
 

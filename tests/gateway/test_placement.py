@@ -242,6 +242,25 @@ async def test_a_step_that_failed_on_every_worker_waits_when_none_of_them_lives(
     assert lines.placed == ["failed"]
 
 
+async def test_a_step_that_failed_on_a_worker_waits_for_another_that_is_only_marked_broken(lines: Lines) -> None:
+    lease = lease_of("other", model_revision="rev-1", capacity_tokens=CAPACITY)
+    lines.ledger.views["other"] = WorkerView(lease, 9000, CAPACITY, 1)
+    await lines.fleet.workers.refresh(POOL)
+    failed = await lines.wait("failed", "rev-1")
+    other = lines.fleet.workers.get(POOL, "other")
+    assert other is not None
+    lines.fleet.workers.mark_broken(other)
+    failed.failed_at("rev-1", Failure.FAULTY, is_fault=True)
+    lines.placement.kick(POOL)
+    await lines.settle()
+    assert not lines.tasks[0].done()
+    del lines.ledger.views["other"]
+    await lines.fleet.workers.refresh(POOL)
+    lines.placement.kick(POOL)
+    await lines.settle()
+    assert isinstance(lines.tasks[0].exception(), Refused), "it has died: the only one left has failed"
+
+
 @pytest.mark.parametrize("part", ["choose", "reserve"])
 async def test_an_unexpected_error_ends_the_wait_of_its_own_step_alone(
     lines: Lines, monkeypatch: pytest.MonkeyPatch, part: str

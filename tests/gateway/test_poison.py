@@ -145,3 +145,14 @@ async def test_one_death_that_nothing_explains_leaves_the_step_a_second_worker(p
     pool.runs_out(worker)
     await pool.begun()
     await pool.finishes()
+
+
+async def test_a_step_goes_to_no_more_workers_than_may_fail_although_their_leases_are_out_when_they_are_lost(
+    pool: Pool,
+) -> None:
+    """As when machines are lost: nobody knows whether the step is to blame."""
+    for _ in range(MAX_FAULTS):
+        worker = await pool.begun()
+        pool.runs_out(worker)
+        await worker.kill()
+    assert (await pool.ends_with())[:2] == (grpc.StatusCode.UNAVAILABLE, Reason.WORKER_FAILED)

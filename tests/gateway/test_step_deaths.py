@@ -62,13 +62,18 @@ async def deaths_of(store: Store) -> Deaths:
     return Deaths(attempt_of(pool, descriptor_of("s", pool=POOL)), any_store, workers)
 
 
+async def settle() -> None:
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
 async def noted(store: Store, watched: Deaths, worker_id: str, *looks: Look, engine_died: bool = False) -> bool:
     store.looks[worker_id] = list(looks)
     return await watched.note(WorkerState.of(view(worker_id)), engine_died=engine_died)
 
 
 @pytest.mark.parametrize(
-    ("looks", "seems", "counts"),
+    ("looks", "is_fault", "counts"),
     [
         (RUNS_OUT, True, True),
         ((view(boot="another"),), True, True),
@@ -76,8 +81,8 @@ async def noted(store: Store, watched: Deaths, worker_id: str, *looks: Look, eng
         (LIVES, True, False),
         ((view(), view(draining=True)), True, False),
         ((view(draining=True),), False, False),
-        ((None,), False, False),
-        ((AWAY,), False, False),
+        ((None,), True, False),
+        ((AWAY,), True, False),
     ],
     ids=[
         "its lease runs out",
@@ -90,11 +95,11 @@ async def noted(store: Store, watched: Deaths, worker_id: str, *looks: Look, eng
         "the store cannot say",
     ],
 )
-async def test_what_counts_as_a_death(store: Store, looks: tuple[Look, ...], seems: bool, counts: bool) -> None:
+async def test_what_counts_as_a_death(store: Store, looks: tuple[Look, ...], is_fault: bool, counts: bool) -> None:
     watched = await deaths_of(store)
     assert await noted(store, watched, "w0", *RUNS_OUT)
     assert not await watched.are_too_many()
-    assert await noted(store, watched, "w1", *looks) is seems
+    assert await noted(store, watched, "w1", *looks) is is_fault
     assert await watched.are_too_many() is counts
 
 
@@ -120,6 +125,36 @@ async def test_a_worker_that_lives_makes_room_for_another_death(store: Store) ->
     assert await watched.are_too_many()
 
 
+async def test_a_worker_that_lived_on_and_ended_later_has_not_died_of_the_step(store: Store) -> None:
+    watched = await deaths_of(store)
+    assert await noted(store, watched, "w1", *LIVES)
+    await settle()
+    store.looks["w1"] = [None]
+    assert await noted(store, watched, "w2", *RUNS_OUT)
+    assert not await watched.are_too_many()
+
+
+async def test_a_death_of_which_the_store_says_nothing_in_time_does_not_count(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deaths, "JUDGE_SECONDS", 0.0)
+    watched = await deaths_of(store)
+    for worker_id in ("w1", "w2"):
+        assert await noted(store, watched, worker_id, view(worker_id), AWAY)
+    store.grace_seconds = 1e6
+    assert not await watched.are_too_many()
+
+
+async def test_nothing_is_judged_any_more_after_the_attempt(store: Store) -> None:
+    watched = await deaths_of(store)
+    assert await noted(store, watched, "w1", view(), AWAY)
+    store.grace_seconds = 1e6
+    await settle()
+    watched.stop()
+    await settle()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 @pytest.mark.parametrize("lives", [False, True])
 async def test_leases_that_ran_out_while_the_store_was_away_prove_nothing_before_its_grace_is_over(
     store: Store, lives: bool
@@ -129,8 +164,7 @@ async def test_leases_that_ran_out_while_the_store_was_away_prove_nothing_before
         assert await noted(store, watched, worker_id, view(worker_id), AWAY, None)
     store.grace_seconds = 1e6
     verdict = asyncio.ensure_future(watched.are_too_many())
-    for _ in range(50):
-        await asyncio.sleep(0)
+    await settle()
     assert not verdict.done()
     if lives:
         store.looks["w2"] = [view("w2", RENEWED)]

@@ -158,14 +158,17 @@ Code = grpc.StatusCode
 def test_what_a_workers_status_means(code: Code, why: Reason | None, expected: Failure | None) -> None:
     trailing = grpc.aio.Metadata()
     if why is not None:
-        status = rich_status(Refused(why, "told", retry_seconds=1.5, violations=[("field", "wrong")]))
+        metadata = {"limit_tokens": "9"}
+        status = rich_status(
+            Refused(why, "told", retry_seconds=1.5, violations=[("field", "wrong")], metadata=metadata)
+        )
         assert status.code is code
         trailing = grpc.aio.Metadata(*status.trailing_metadata)
     error = classify(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, "told"))
     if expected is None:
         assert isinstance(error, Refused)
         assert (error.reason, error.retry_seconds) == (why, 1.5)
-        assert error.violations == (("field", "wrong"),)
+        assert (error.violations, error.metadata) == ((("field", "wrong"),), {"limit_tokens": "9"})
     else:
         assert isinstance(error, WorkerFailureError)
         assert error.failure is expected

@@ -8,11 +8,15 @@ import pytest
 from gateway_driver import POOL, Rig, StepLog, World, fault, publish_pool, reason, step_request, world
 from null_script import BASE_ID, Script, token_text
 from redis_servers import RedisServer
+from roost import wire_steps
+from roost.contract.events import Committed, Event
 from roost.contract.loghash import extend, pack_ids
 from roost.contract.reasons import Reason
 from roost.store.records import AlreadyCommitted, Began, BeginRequest
 from roost.v1 import session_service_pb2 as pb
+from roost_gateway.core.facts import FactsCache
 from roost_gateway.fleet import grace
+from roost_gateway.step.call import StepCall
 
 
 def expected(tokens: int) -> tuple[list[int], str]:
@@ -61,6 +65,38 @@ async def test_the_next_step_continues_the_log_where_it_is_parked(redis_server: 
         assert second.committed.index == 1
         assert second.committed.usage.cached_tokens == first.committed.head.length - 1
         assert second.committed.usage.reconstructed_tokens == 0
+
+
+async def test_the_gateway_counts_a_step_as_committed_before_its_client_can_send_the_next(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, note, convert = list[str](), FactsCache.committed, wire_steps.event_to_wire
+
+    def noted(facts: FactsCache, call: StepCall) -> None:
+        order.append("noted")
+        note(facts, call)
+
+    def sent(event: Event) -> pb.StepResponse:
+        order.extend(["sent"] if isinstance(event, Committed) else [])
+        return convert(event)
+
+    monkeypatch.setattr(FactsCache, "committed", noted)
+    monkeypatch.setattr(wire_steps, "event_to_wire", sent)
+    async with world(redis_server) as w:
+        await w.caller.step(step_request(await w.caller.open()))
+    assert order == ["noted", "sent"]
+
+
+async def test_a_committed_step_does_not_fail_when_the_gateway_cannot_count_it(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(FactsCache, "committed", broken)
+    async with world(redis_server) as w:
+        assert (await w.caller.step(step_request(await w.caller.open()))).committed is not None
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_history_is_streamed_to_a_worker_that_lacks_it(redis_server: RedisServer) -> None:

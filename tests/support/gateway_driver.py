@@ -117,9 +117,9 @@ class Caller:
         self.stub = SessionServiceStub(self.channel)
         self.metadata = [("authorization", f"Bearer {key}")] if key else []
 
-    async def open(self, **fields: Any) -> pb.Session:
+    async def open(self, timeout: float | None = None, **fields: Any) -> pb.Session:
         request = pb.OpenSessionRequest(**{"pool": POOL, **fields})
-        return (await self.stub.OpenSession(request, metadata=self.metadata)).session
+        return (await self.stub.OpenSession(request, metadata=self.metadata, timeout=timeout)).session
 
     async def get(self, session_id: str) -> pb.Session:
         request = pb.GetSessionRequest(session_id=session_id)

@@ -55,7 +55,8 @@ class Gateway:
         self._calls = calls
         self._step_timeout_seconds = step_timeout_seconds
 
-    async def open(self, request: OpenRequest, caller: Caller) -> SessionInfo:
+    async def open(self, request: OpenRequest, caller: Caller, seconds_left: float | None) -> SessionInfo:
+        """`seconds_left`: until the caller gives up; None without a deadline."""
         check(requests.open_session(request))
         check(requests.schemas_of_tools(request.tools), Reason.INVALID_SCHEMA)
         pool = await pool_of_caller(self._pools, request.pool, caller)
@@ -75,7 +76,7 @@ class Gateway:
             request_id=request.request_id,
             ttl_ms=pool.idle_ttl_ms,
         )
-        descriptor = await self._opening.open(new, request.tools, pool)
+        descriptor = await self._opening.open(new, request.tools, pool, seconds_left)
         self._facts.put(descriptor)
         return await self._described(descriptor)
 

@@ -12,6 +12,11 @@ from roost.store.records import Descriptor, NewSession
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import StepNeed
 
+CHECK_SECONDS = 6.0
+"""Limit of a worker's check; a second more than it waits for its compile processes by default."""
+WRITE_SECONDS = 1.0
+"""What the check leaves of the caller's time, for the session to be written and returned."""
+
 
 class Opening:
     """Opens sessions. Without a worker that answers they are opened unchecked: the first step tells then."""
@@ -21,13 +26,16 @@ class Opening:
         self._workers = fleet.workers
         self._clients = fleet.clients
 
-    async def open(self, new: NewSession, tools: Sequence[ToolDefinition], pool: PoolDocument) -> Descriptor:
-        """Writes the session with its tools, or returns the one that the same request opened before.
+    async def open(
+        self, new: NewSession, tools: Sequence[ToolDefinition], pool: PoolDocument, seconds_left: float | None
+    ) -> Descriptor:
+        """Writes the session with its tools, or returns the one that the same request opened before. The check leaves
+        `WRITE_SECONDS` of the time after which the caller gives up.
 
         Raises Refused: INVALID_SCHEMA, STEP_TOO_LONG, INVALID_REQUEST, STORE_FULL; StoreAwayError.
         """
         try:
-            checked = await self._check(new, tools, pool)
+            checked = await self._check(new, tools, pool, seconds_left)
         except Refused:
             opened = await self._opened(new, pool)
             if opened is None:
@@ -37,16 +45,17 @@ class Opening:
         return await self._store.open(replace(new, tools=tuple(records)))
 
     async def _check(
-        self, new: NewSession, tools: Sequence[ToolDefinition], pool: PoolDocument
+        self, new: NewSession, tools: Sequence[ToolDefinition], pool: PoolDocument, seconds_left: float | None
     ) -> Sequence[SessionTool]:
         unchecked = [SessionTool(tool.name) for tool in tools]
-        if not tools and not new.system:
+        limit = CHECK_SECONDS if seconds_left is None else min(CHECK_SECONDS, seconds_left - WRITE_SECONDS)
+        if limit <= 0 or (not tools and not new.system):
             return unchecked
         need = StepNeed(new.session_id, pool.active_revision, log_tokens=0, new_tokens=1)
         choice = self._workers.choose(pool.pool, need, frozenset())
         if choice is None:
             return unchecked
-        return await self._clients.check_session(choice.worker, pool, new.system, tools) or unchecked
+        return await self._clients.check_session(choice.worker, pool, new.system, tools, limit) or unchecked
 
     async def _opened(self, new: NewSession, pool: PoolDocument) -> Descriptor | None:
         """The session that the same request opened, perhaps before the pool's model changed."""

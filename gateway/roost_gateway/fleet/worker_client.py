@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 CALL_SECONDS = 2.0
 """Limit of the short calls: Evict, Hold."""
-CHECK_SECONDS = 6.0
-"""Limit of CheckSession; a second more than a worker waits for its compile processes by default."""
 _CLOSE_SECONDS = 600.0
 _OPTIONS = (
     NO_PROXY,
@@ -48,10 +46,6 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_send_message_length", -1),
 )
-
-
-_OF_THE_SESSION = (Reason.INVALID_SCHEMA, Reason.STEP_TOO_LONG, Reason.INVALID_REQUEST)
-"""Reasons for which no worker would take the session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +103,15 @@ class WorkerClients:
             return None
 
     async def check_session(
-        self, worker: WorkerState, pool: PoolDocument, system: str, tools: Sequence[ToolDefinition]
+        self,
+        worker: WorkerState,
+        pool: PoolDocument,
+        system: str,
+        tools: Sequence[ToolDefinition],
+        limit_seconds: float,
     ) -> tuple[SessionTool, ...] | None:
         """Asks a worker whether steps could use a new session's system text and tools. Returns the tools with its
-        verdict, or None when the worker gives none.
+        verdict, or None when the worker gives none in time.
 
         Raises Refused: INVALID_SCHEMA, STEP_TOO_LONG, INVALID_REQUEST.
         """
@@ -124,12 +123,11 @@ class WorkerClients:
         )
         try:
             stub = self.channel(worker.address).stub
-            answer = await stub.CheckSession(request, timeout=CHECK_SECONDS, metadata=self.metadata(pool.pool))
+            answer = await stub.CheckSession(request, timeout=limit_seconds, metadata=self.metadata(pool.pool))
         except grpc.aio.AioRpcError as error:
-            details = details_of(error)
-            if details.reason in _OF_THE_SESSION:
-                reason, message = Reason(details.reason), error.details() or ""
-                raise Refused(reason, message, violations=details.violations, metadata=details.metadata) from error
+            refusal = refusal_of(error)
+            if refusal is not None:
+                raise refusal from error
             log.warning("worker %s did not check a new session: %s", worker.worker_id, error.details())
             return None
         return tuple(map(session_tool_from_wire, answer.tools))
@@ -158,3 +156,24 @@ class WorkerClients:
         channels = [worker.channel for worker in self._channels.values()]
         self._channels.clear()
         await asyncio.gather(*(channel.close(0) for channel in channels))
+
+
+def refusal_of(error: grpc.aio.AioRpcError, others: Collection[Reason] = ()) -> Refused | None:
+    """The refusal that the client gets after a worker's: of a request at fault, as INVALID_ARGUMENT says whatever its
+    reason, which perhaps only a newer worker knows; or for one of the `others`. None when another worker may do better.
+    """
+    details = details_of(error)
+    reason = Reason(details.reason) if details.reason in (*_OF_THE_REQUEST, *others) else Reason.INVALID_REQUEST
+    if details.reason != reason and error.code() != grpc.StatusCode.INVALID_ARGUMENT:
+        return None
+    return Refused(
+        reason,
+        error.details() or "",
+        retry_seconds=details.retry_seconds,
+        violations=details.violations,
+        metadata=details.metadata,
+    )
+
+
+_OF_THE_REQUEST = (Reason.INVALID_SCHEMA, Reason.STEP_TOO_LONG, Reason.INVALID_REQUEST)
+"""Reasons for which no worker would take a session or a step."""

@@ -72,6 +72,10 @@ class Workers:
         }
         return index.choose(need, excluded | broken)
 
+    def any_living(self, pool: str, need: StepNeed, excluded: AbstractSet[str]) -> bool:
+        """Whether any of the pool's workers may serve a step, even one marked broken, which may live all the same."""
+        return self._indexes[pool].choose(need, excluded) is not None
+
     async def find(self, pool: str, worker_id: str) -> WorkerState | None:
         """The worker if it lives, or None. An unknown worker is looked up in the store, and waited for when the store
         has just come back."""

@@ -26,7 +26,8 @@ class SessionService(SessionServiceServicer):
         return self._authenticator.identify(context.invocation_metadata() or ())
 
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Context) -> pb.OpenSessionResponse:
-        session = await self._life.gateway.open(wire.open_request_from_wire(request), self._caller(context))
+        caller, left = self._caller(context), context.time_remaining()
+        session = await self._life.gateway.open(wire.open_request_from_wire(request), caller, left)
         return pb.OpenSessionResponse(session=wire.session_to_wire(session))
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:

@@ -72,7 +72,8 @@ class Placement:
         """Reserves the attempt's tokens at a worker and returns the worker. The client gets `Queued` when it has to
         wait.
 
-        An attempt that no living worker may serve does not wait: it is refused at once.
+        An attempt is refused at once when its revision will not be served again, or when it has failed on every living
+        worker that could serve it. Where all workers drain, or none lives, it waits.
 
         Raises Refused: QUEUE_FULL, QUEUE_TIMEOUT, NO_WORKER, WORKER_FAILED, MODEL_REVISION_MISMATCH, ATTEMPT_FENCED;
         StoreAwayError.
@@ -186,12 +187,12 @@ class Placement:
         return turned_away(pool, attempt.need.model_revision, self._workers.states(pool.pool))
 
     def _failed_everywhere(self, attempt: StepAttempt) -> Refused | None:
-        """The refusal of an attempt that has failed on every living worker that could serve it, or None. Where none
-        lives, one may come."""
+        """The refusal of an attempt that has failed on every living worker that could serve it, or None: where none
+        lives, one may come, and one that is only marked broken, as after another step's stream broke, may do better."""
         if self._workers.grace or not (faulty := attempt.faulty()):
             return None
         pool, need = attempt.pool.pool, attempt.need
-        if self._workers.choose(pool, need, faulty) or not self._workers.choose(pool, need, frozenset()):
+        if self._workers.any_living(pool, need, faulty) or not self._workers.choose(pool, need, frozenset()):
             return None
         return attempt.given_up()
 

@@ -69,6 +69,12 @@ class Relay:
 
         Raises Refused, StoreAwayError.
         """
+        try:
+            return await self._generate()
+        finally:
+            self._deaths.stop()
+
+    async def _generate(self) -> WorkerStream:
         await self._find_orphans()
         dispatch = await self._next_orphan() or await self._fresh(self._attempt.began.reserved)
         while True:

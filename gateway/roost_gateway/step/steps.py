@@ -176,9 +176,12 @@ class Steps:
             self._clean_up(attempt, relay, error)
             raise
         self._background.spawn(stream.commit(committed.head))
+        try:
+            self._on_committed(attempt.call)  # before the client, whose next step may come at once, has Committed
+        except Exception:
+            log.exception("step %s is committed, but the gateway does not know it", attempt.call.request.step_id)
         await asyncio.sleep(0)  # Committed is on its way before the figures are written
         try:
-            self._on_committed(attempt.call)
             self._telemetry.committed(_figures(attempt, committed))
         except Exception:
             log.exception("step %s is committed, but it is not in the figures", attempt.call.request.step_id)

@@ -22,7 +22,7 @@ from roost.v1 import session_service_pb2 as pb
 from roost.v1 import worker_service_pb2 as worker_pb
 from roost.v1.worker_service_pb2 import Cancel, Commit, GenerateRequest, GenerateResponse, History
 from roost.wire import enum_member, head_to_wire, logprobs_from_wire
-from roost_gateway.fleet.worker_client import WorkerClients
+from roost_gateway.fleet.worker_client import WorkerClients, refusal_of
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.step import worker_requests
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
@@ -245,10 +245,9 @@ def classify(error: grpc.aio.AioRpcError) -> WorkerFailureError | Refused:
         return WorkerFailureError(Failure.BUSY, message)
     if reason is Reason.ATTEMPT_UNKNOWN:
         return WorkerFailureError(Failure.UNKNOWN_ATTEMPT, message)
-    if reason is not None and reason in _FOR_THE_CLIENT:
-        return Refused(reason, message, retry_seconds=details.retry_seconds, violations=details.violations)
-    if code == grpc.StatusCode.INVALID_ARGUMENT:  # by a newer worker, for a reason unknown here
-        return Refused(Reason.INVALID_REQUEST, message, violations=details.violations)
+    refusal = refusal_of(error, _FOR_THE_CLIENT)
+    if refusal is not None:
+        return refusal
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         log.error("a worker refuses this gateway's pool secret; give both the same: %s", message)
         return WorkerFailureError(Failure.FAULTY, message)
@@ -266,10 +265,5 @@ _BUSY = (
     Reason.QUEUE_TIMEOUT,
     Reason.MODEL_REVISION_MISMATCH,
 )
-_FOR_THE_CLIENT = (
-    Reason.INVALID_REQUEST,
-    Reason.INVALID_SCHEMA,
-    Reason.STEP_TOO_LONG,
-    Reason.ATTEMPT_FENCED,
-    Reason.DEADLINE_EXCEEDED,
-)
+_FOR_THE_CLIENT = (Reason.ATTEMPT_FENCED, Reason.DEADLINE_EXCEEDED)
+"""Besides those that find fault with the request."""
