@@ -26,6 +26,7 @@ from roost.v1 import session_service_pb2 as pb
 from roost_gateway.fleet import grace
 from roost_gateway.front.server import GatewayServer
 from roost_gateway.step import attempt, output, relay, steps, worker_requests
+from roost_worker.grammar import CompilePool
 from roost_worker.render.detokenizer import TextStream
 from roost_worker.render.renderer import Renderer
 from roost_worker.render.vocabulary import Vocabulary
@@ -163,8 +164,8 @@ BROKEN: dict[str, Broken] = {
     "worker: rendering": (Renderer, "step_pieces", is_named, Reason.INVALID_REQUEST),
     "worker: encoding": (Vocabulary, "encode", is_named, Reason.INVALID_REQUEST),
     "worker: sampling": (requests, "sampling_params", is_named, Reason.INVALID_REQUEST),
-    "worker: schema": (requests, "build_json_schema", is_named, Reason.INVALID_SCHEMA),
-    "worker: what a grammar lacks": (requests, "unenforced_schemas", is_named, Reason.INVALID_SCHEMA),
+    "worker: schema": (CompilePool, "json_schema", is_named, Reason.INVALID_SCHEMA),
+    "worker: constraint": (generate, "build_constraint", is_named, Reason.INVALID_SCHEMA),
     "worker: compiling": (generate, "check_grammar", is_named, Reason.INVALID_SCHEMA),
     "worker: submitting": (ThreadEngine, "send", is_named, Reason.WORKER_FAILED),
     "worker: decoding": (TextStream, "push", lambda _, stream, ids: STOP in stream._stop, Reason.INVALID_REQUEST),

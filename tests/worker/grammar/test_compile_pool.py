@@ -24,6 +24,7 @@ from roost_worker.grammar import (
     build_json_schema,
     compile_pool,
     compile_process,
+    tool_schema,
 )
 
 WAIT = 60.0
@@ -117,6 +118,40 @@ async def test_arguments_are_checked_within_the_limits_of_grammars(pool: Compile
     async with _pool_of(setup(cpu_seconds=0.01)) as short:
         refusal = await short.violation(schema, json.dumps({"a": list(range(200_000))}), WAIT)
     assert refusal == "the check of the arguments takes longer than 0.01 s of CPU time; simplify the schema"
+
+
+async def test_schemas_are_read_within_the_limits_of_grammars(pool: CompilePool) -> None:
+    tool = await pool.tool_schema("t", '{"type": "object", "not": {}}', WAIT)
+    assert tool == tool_schema("t", '{"type": "object", "not": {}}')
+    assert await pool.json_schema('{"type": "string"}', WAIT) == build_json_schema('{"type": "string"}')
+    with pytest.raises(GrammarError, match="tool 't': parameters_json: /type must be"):
+        await pool.tool_schema("t", '{"type": 3}', WAIT)
+    schema = json.dumps({"properties": {f"key-{number}": {"type": "string"} for number in range(1000)}})
+    async with _pool_of(setup(cpu_seconds=0.001)) as short:
+        for read, subject in (
+            (short.tool_schema("t", schema, WAIT), "tool 't': parameters_json"),
+            (short.json_schema(schema, WAIT), "json_schema"),
+        ):
+            with pytest.raises(GrammarError, match=rf"^{subject}: the schema takes longer than 0\.001 s of CPU time"):
+                await read
+
+
+async def test_what_is_built_is_kept_within_a_bound_of_characters(
+    pool: CompilePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def is_kept(name: str) -> bool:
+        try:
+            await pool.tool_schema(name, "{}", WAIT)
+        except CompileUnavailableError:
+            return False
+        return True
+
+    monkeypatch.setattr(compile_pool, "KEPT_CHARACTERS", 2 * len(json.dumps(tool_schema("a", "{}"))))
+    long = json.dumps({"description": "x" * 1000})
+    assert json.loads((await pool.tool_schema("long", long, WAIT)).text)["description"] == "x" * 1000
+    assert all([await is_kept(name) for name in "abac"])
+    await pool.aclose()  # what is not kept cannot be read again
+    assert [await is_kept(name) for name in "abc"] == [True, False, True]
 
 
 async def test_a_process_that_keeps_memory_is_replaced(pool: CompilePool) -> None:

@@ -142,6 +142,7 @@ def _refusal(build: Callable[[str], object], text: str) -> str:
         ({"type": "string"}, "/type allows no object, but a call's arguments are one"),
         ({"type": ["array", "null"]}, "/type allows no object"),
         ({"const": 1}, "/const allows no object"),
+        ({"$ref": "#/$defs/n", "$defs": {"n": {"const": 1}}}, "/$defs/n/const allows no object"),
         ({"enum": ["a", None]}, "/enum allows no object"),
         (
             {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/n"}], "$defs": {"n": {"const": 3}}},
@@ -153,6 +154,11 @@ def _refusal(build: Callable[[str], object], text: str) -> str:
         ({"properties": []}, "/properties must be an object of schemas"),
         ({"properties": {"a": 3}}, "/properties/a must be a schema: an object, true or false"),
         ({"anyOf": []}, "/anyOf must be a list of schemas"),
+        (
+            {"dependencies": {"a": ["b"]}, "dependentRequired": 3},
+            "/dependentRequired must be an object of lists of names, not '3'",
+        ),
+        ({"dependencies": {"a": {}}, "dependentSchemas": []}, "/dependentSchemas must be an object of schemas"),
         ({"required": ["a", 3]}, "/required must be a list of names"),
         ({"properties": {"a": {"multipleOf": 0}}}, "/properties/a/multipleOf must be a number above 0"),
         ({"properties": {"a": {"pattern": 3}}}, "/properties/a/pattern must be text"),
@@ -259,6 +265,17 @@ def test_arguments_that_break_a_schema_say_where(arguments: Any, reason: str | N
     }
     fault = violation(json.dumps(schema), json.dumps(arguments))
     assert fault is None if reason is None else fault is not None and fault.startswith(reason)
+
+
+def test_digits_and_letters_in_patterns_are_ascii() -> None:
+    schema = {
+        "properties": {"a": {"pattern": r"^(?!0)\d$"}, "b": {"pattern": r"^(?!0)\w$"}},
+        "patternProperties": {r"^\d": {"type": "string"}, "^[0-9]": {"maxLength": 2}, "^(?!0)[^ab]": {"not": {}}},
+    }
+    text = json.dumps(schema)
+    assert violation(text, '{"a": "7", "b": "e"}') is None
+    for arguments in ({"a": "\u0663"}, {"b": "\u00e9"}, {"0": 1}, {"0": "abc"}):
+        assert violation(text, json.dumps(arguments)), arguments
 
 
 def test_patterns_that_python_does_not_read_are_left_to_the_grammar() -> None:

@@ -20,7 +20,7 @@ from roost.v1 import worker_service_pb2 as pb
 from roost_worker.config import GrammarConfig
 from roost_worker.grammar import CompilePool, build_json_schema, build_tool_call
 from roost_worker.render.formats import CHATML
-from roost_worker.server.grammar_check import check_grammar
+from roost_worker.server.grammar_check import build_constraint, check_grammar
 from worker_harness import POOL, Ledger, World, reason, scripted_world, worker_config
 
 OTHER = f"{POOL}/01hzzzzzzzzzzzzzzzzzzzzzzy"
@@ -56,13 +56,13 @@ GOOD, OTHER_TOOL = _tool("good", "{}"), _tool("other", "{}")
 async def _check(pool: CompilePool, form: api.Format, tools: Sequence[api.Tool] = ()) -> Refused | None:
     """Checks a step's grammar; returns its refusal."""
     start = pb.Start(format=form, tools=tools)
-    schema, name = form.json_schema, form.tool_choice.name
-    grammar = build_json_schema(schema) if schema else build_tool_call(tools, name, WRAPPER)
     try:
-        await check_grammar(start, grammar, WRAPPER, pool)
+        constraint = await build_constraint(start, WRAPPER, pool)
+        await check_grammar(start, constraint, WRAPPER, pool)
     except Refused as refused:
         return refused
-    assert pool.accepts(grammar)
+    assert constraint.grammar is not None
+    assert pool.accepts(constraint.grammar)
     return None
 
 
@@ -159,6 +159,7 @@ async def test_a_step_whose_grammar_waits_too_long_may_come_back(redis_server: R
     async with scripted_world(config) as world:
         world.script(1, "ok")
         pool = world.server.shell.grammars = CompilePool(replace(setup(), limits=config.grammar))
+        await pool.json_schema(_schema(f"wait:{gate}").json_schema, 60.0)
         error = await (await world.begin(Ledger(), format=_schema(f"wait:{gate}"))).fail()
         assert (error.code(), reason(error)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_TIMEOUT")
         assert details_of(error).retry_seconds is not None

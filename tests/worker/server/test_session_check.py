@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +67,18 @@ async def test_tools_that_pass_can_be_required_one_by_one_and_together(world: Wo
         assert pool.accepts(build_tool_call(tools, name, wrapper))
 
 
+async def test_the_workers_own_process_reads_no_schema(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("build", "tool_schema"):
+        monkeypatch.delattr(sys.modules[f"roost_worker.grammar.{name}"], "normalize")
+    assert len((await check(world, GREP, READ)).tools) == 2
+    required = (api.ToolChoice(mode=api.TOOL_CHOICE_MODE_REQUIRED, name=name) for name in ("", "grep"))
+    for form in (
+        api.Format(json_schema='{"type": "object"}'),
+        *(api.Format(tool_choice=choice) for choice in required),
+    ):
+        await (await world.begin(Ledger(), tools=[GREP, READ], format=form)).until("accepted")
+
+
 async def test_a_tool_that_is_not_constrained_is_named_with_its_keyword(world: World) -> None:
     pattern = '{"properties": {"password": {"type": "string", "pattern": "^(?=.*[0-9]).{8,}$"}}}'
     weak = api.Tool(name="weak", parameters_json=pattern)
@@ -75,6 +88,12 @@ async def test_a_tool_that_is_not_constrained_is_named_with_its_keyword(world: W
     choice = api.Format(tool_choice=api.ToolChoice(mode=api.TOOL_CHOICE_MODE_REQUIRED))
     stream = await world.begin(Ledger(), tools=[GREP, weak], format=choice)
     await stream.until("accepted")
+
+
+async def test_a_schema_that_nobody_expected_refuses_its_session(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(CompilePool, "tool_schema")
+    details, message = await refused(world, GREP)
+    assert (details.reason, message) == ("INVALID_SCHEMA", "the format cannot be compiled; the worker's log says why")
 
 
 @pytest.mark.parametrize("tools", [(), (GREP, READ)])
@@ -154,6 +173,7 @@ async def test_a_check_that_waits_for_compile_processes_may_come_back(
     async with scripted_world(config, blocks=1 + CONTEXT // 16) as world:
         pool = world.server.shell.grammars = CompilePool(replace(setup(), limits=config.grammar))
         tool = stepping("slow", f"wait:{gate}")
+        await pool.tool_schema(tool.name, tool.parameters_json, 60.0)
         assert (await refused(world, tool))[0].reason == "QUEUE_TIMEOUT"
         await asyncio.to_thread(gate.write_text, "x")
         await pool.check(build_tool_call([tool], "slow", world.renderer.call_wrapper), 60.0)

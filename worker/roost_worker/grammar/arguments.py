@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 
 from roost_worker.grammar.keywords import Schema, map_subschemas
 from roost_worker.grammar.normal_schema import normalize
-from roost_worker.grammar.patterns import is_readable
+from roost_worker.grammar.patterns import is_readable, with_ecma_classes
 from roost_worker.grammar.schema_text import load_schema
 
 
@@ -28,14 +28,21 @@ def violation(parameters_json: str, arguments_json: str) -> str | None:
 
 
 def _readable(schema: Schema) -> Schema:
-    """Leave out patterns that Python cannot read."""
+    """Write patterns as Python reads them; leave out those that it cannot read."""
     if isinstance(schema, bool):
         return schema
     schema = map_subschemas(schema, lambda item, _: _readable(item))
-    if not is_readable(schema.get("pattern", "")):
-        del schema["pattern"]
-    patterns = schema.get("patternProperties", {})
-    if not all(map(is_readable, patterns)):
-        schema["patternProperties"] = {pattern: item for pattern, item in patterns.items() if is_readable(pattern)}
-        schema.pop("additionalProperties", None)
+    if "pattern" in schema:
+        schema["pattern"] = with_ecma_classes(schema["pattern"])
+        if not is_readable(schema["pattern"]):
+            del schema["pattern"]
+    if "patternProperties" in schema:
+        patterns = [(with_ecma_classes(pattern), item) for pattern, item in schema["patternProperties"].items()]
+        readable: dict[str, Schema] = {}
+        for pattern, item in patterns:
+            if is_readable(pattern):
+                readable[pattern] = {"allOf": [readable[pattern], item]} if pattern in readable else item
+            else:
+                schema.pop("additionalProperties", None)
+        schema["patternProperties"] = readable
     return schema

@@ -2,21 +2,19 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from roost_worker.grammar.errors import GrammarError
 from roost_worker.grammar.normal_schema import normalize
 from roost_worker.grammar.schema_text import load_schema
-from roost_worker.grammar.tool_schema import tool_schema
+from roost_worker.grammar.tool_schema import ToolSchema, tool_schema, with_options
 from roost_worker.grammar.widening import widen
 from roost_worker.render.formats.call_syntax import CallWrapper, Literal
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 # One way to write each value: free whitespace would let a model fill its budget with blanks.
 _COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
-# Models were trained on tool calls with the blanks of Python's json.dumps.
-_AS_TRAINED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 class NamedSchema(Protocol):
@@ -41,13 +39,20 @@ def build_json_schema(schema: str) -> str:
     wide = widen(normalize(document, "json_schema"))
     if wide.dropped:
         raise GrammarError(f"json_schema: {wide.dropped[0]} cannot be enforced; use a simpler schema")
-    return json.dumps({"grammars": [{"json_schema": _with_options(wide.schema, _COMPACT)}]})
+    return json.dumps({"grammars": [{"json_schema": with_options(wide.schema, _COMPACT)}]})
 
 
-def build_tool_call(tools: Sequence[NamedSchema], name: str, wrapper: CallWrapper) -> str:
+def build_tool_call(
+    tools: Sequence[NamedSchema],
+    name: str,
+    wrapper: CallWrapper,
+    schema_of: Callable[[str, str], ToolSchema] = tool_schema,
+) -> str:
     """Return the grammar of exactly one call, in the format's wrapper, of the tool `name`, or of any tool if empty.
 
-    Raise GrammarError when there is no such tool or a tool's schema is refused.
+    `schema_of` is called with each tool's name and parameters_json; clients' schemas take long to read, and are read in
+    compile processes (`CompilePool.tool_schema`). Raise GrammarError when there is no such tool or what `schema_of`
+    raises.
     """
     chosen = [tool for tool in tools if not name or tool.name == name]
     if not chosen:
@@ -57,7 +62,7 @@ def build_tool_call(tools: Sequence[NamedSchema], name: str, wrapper: CallWrappe
     rules = [f"start: {_literal(wrapper.before_name)} ({calls}) {_literal(wrapper.after_arguments)}"]
     for index, tool in enumerate(chosen):
         before = _literal((_checked_name(tool.name), *wrapper.before_arguments))
-        rules.append(f"call_{index}: {before} %json {_arguments(tool)}")
+        rules.append(f"call_{index}: {before} %json {schema_of(tool.name, tool.parameters_json).text}")
     return "\n".join(rules) + "\n"
 
 
@@ -65,14 +70,6 @@ def _checked_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise GrammarError(f"tool name {name!r} must match {_NAME.pattern}")
     return name
-
-
-def _arguments(tool: NamedSchema) -> str:
-    return json.dumps(_with_options(tool_schema(tool.name, tool.parameters_json).schema, _AS_TRAINED))
-
-
-def _with_options(schema: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    return {**schema, "x-guidance": {**schema.get("x-guidance", {}), **options}}
 
 
 def _literal(parts: Literal) -> str:

@@ -1,4 +1,6 @@
-"""The process that compiles grammars, one at a time and within limits: `python -m roost_worker.grammar.compile_main`.
+"""The process that reads schemas and compiles grammars, one at a time and within limits.
+
+It runs as `python -m roost_worker.grammar.compile_main`.
 
 It reads questions (`compile_process.Question`) from standard input, which is a socket, and writes an `Answer` to each,
 in lines of JSON. A first line says that it has loaded. Linux ends it at a limit, whatever native code is doing: with
@@ -21,8 +23,10 @@ from pathlib import Path
 from roost_worker.child_process import die_with_parent
 from roost_worker.config import GrammarConfig
 from roost_worker.grammar.arguments import violation
-from roost_worker.grammar.compile_process import Answer, CompileSetup, Question, subject_of
+from roost_worker.grammar.build import build_json_schema
+from roost_worker.grammar.compile_process import Answer, CompileSetup, Question
 from roost_worker.grammar.errors import GrammarError
+from roost_worker.grammar.tool_schema import tool_schema
 
 Compile = Callable[[str], object]
 
@@ -44,29 +48,35 @@ def main() -> None:
         lines.write(b"[]\n")
         lines.flush()
         for line in lines:
-            refusal = _refusal(compile_, json.loads(line), setup.limits)
-            answer = Answer(refusal, _address_space() - base > setup.limits.memory_bytes // GROWTH)
+            refusal, result = _answer(compile_, Question(*json.loads(line)), setup.limits)
+            answer = Answer(refusal, _address_space() - base > setup.limits.memory_bytes // GROWTH, result)
             lines.write(json.dumps(answer).encode() + b"\n")
             lines.flush()
 
 
-def _refusal(compile_: Compile, question: Question, limits: GrammarConfig) -> str:
-    """Compile a grammar or check arguments within `cpu_seconds`; return why it is refused, or an empty string."""
+def _answer(compile_: Compile, question: Question, limits: GrammarConfig) -> tuple[str, str]:
+    """Work on a question within `cpu_seconds`; return the answer's refusal and result."""
     signal.setitimer(signal.ITIMER_PROF, limits.cpu_seconds)
     try:
-        if not isinstance(question, str):
-            return violation(*question) or ""
-        compile_(question)
+        match question.kind:
+            case "grammar":
+                compile_(*question.texts)
+            case "arguments":
+                return violation(*question.texts) or "", ""
+            case "tool_schema":
+                return "", json.dumps(tool_schema(*question.texts))
+            case "json_schema":
+                return "", build_json_schema(*question.texts)
     except GrammarError as error:
-        return str(error)
+        return str(error), ""
     except MemoryError:
-        return f"{subject_of(question)} needs more than {limits.memory_bytes >> 20} MiB; simplify the schema"
+        return f"{question.subject} needs more than {limits.memory_bytes >> 20} MiB; simplify the schema", ""
     except BaseException as error:  # a panic of llguidance is not an Exception
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        return f"{subject_of(question)} breaks the library that reads it: {what}"
+        return f"{question.subject} breaks the library that reads it: {what}", ""
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0.0)
-    return ""
+    return "", ""
 
 
 def _set_limits(limits: GrammarConfig) -> int:

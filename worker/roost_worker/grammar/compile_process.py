@@ -11,7 +11,7 @@ import subprocess
 import threading
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from roost_worker.child_process import spawn_module
 from roost_worker.config import GrammarConfig
@@ -31,8 +31,26 @@ ATTEMPTS = 2
 """How often a grammar is tried whose process was killed from outside, as by Linux when memory runs out."""
 
 
-Question = str | tuple[str, str]
-"""What a process is asked about: a grammar to compile, or a tool's schema and the arguments to check against it."""
+class Question(NamedTuple):
+    """What a process is asked. It is sent as JSON."""
+
+    kind: Literal["grammar", "arguments", "tool_schema", "json_schema"]
+    texts: tuple[str, ...]
+    """A grammar to compile; a tool's parameters_json, and arguments to check against it; a tool's name and
+    parameters_json; the schema of a step's format."""
+
+    @property
+    def subject(self) -> str:
+        """What a refusal begins with."""
+        match self.kind:
+            case "grammar":
+                return "the grammar"
+            case "arguments":
+                return "the check of the arguments"
+            case "tool_schema":
+                return f"tool {self.texts[0]!r}: parameters_json: the schema"
+            case "json_schema":
+                return "json_schema: the schema"
 
 
 class CompileUnavailableError(Exception):
@@ -64,16 +82,17 @@ class Answer(NamedTuple):
     """What a process says to a question."""
 
     refusal: str | None
-    """Why the grammar or the arguments are refused; empty if they are accepted, None if the process was killed
-    from outside."""
+    """Why what it was asked about is refused; empty if it is accepted, None if the process was killed from outside."""
     last: bool = True
     """Whether the process has ended, or is to be replaced."""
+    result: str = ""
+    """What was built from a schema: for a tool's, a ToolSchema as JSON; for a step's format, a grammar."""
 
 
 class CompileProcess:
-    """One compile process after another. `check` and `close` belong to one thread at a time, `kill` to any.
+    """One compile process after another. `ask` and `close` belong to one thread at a time, `kill` to any.
 
-    A process dies with the thread whose `check` started it.
+    A process dies with the thread whose `ask` started it.
     """
 
     def __init__(self, setup: CompileSetup) -> None:
@@ -88,8 +107,8 @@ class CompileProcess:
         child = self._child
         return child.process.pid if child else None
 
-    def check(self, question: Question) -> str:
-        """Return why the grammar or the arguments are refused, or an empty string. Blocks.
+    def ask(self, question: Question) -> Answer:
+        """Return the answer, with a refusal that is not None. Blocks.
 
         Raise CompileUnavailableError when no process can tell.
         """
@@ -103,11 +122,11 @@ class CompileProcess:
             if answer.last:
                 self._replace(child)
             if answer.refusal is not None:
-                return answer.refusal
+                return answer
         raise CompileUnavailableError("compile processes are killed from outside; is there enough memory?")
 
     def kill(self) -> None:
-        """End the process and start no other. A running `check` raises CompileUnavailableError. Idempotent."""
+        """End the process and start no other. A running `ask` raises CompileUnavailableError. Idempotent."""
         with self._lock:
             self._killed = True
             child = self._child
@@ -166,7 +185,7 @@ class _Child:
                 self._channel.sendall(json.dumps(question).encode() + b"\n")
             answer = self._read(HANG_SECONDS)
         except TimeoutError:
-            return Answer(f"{subject_of(question)} does not end within {HANG_SECONDS:.0f} s; simplify the schema")
+            return Answer(f"{question.subject} does not end within {HANG_SECONDS:.0f} s; simplify the schema")
         return self._last_answer(question) if answer is None else Answer(*answer)
 
     def end(self) -> int:
@@ -203,7 +222,7 @@ class _Child:
 
     def _last_answer(self, question: Question) -> Answer:
         status = self.end()
-        refusal = _reason_of(status, subject_of(question), self._limits)
+        refusal = _reason_of(status, question.subject, self._limits)
         logger.warning("a compile process ended with status %d: %s", status, refusal or "it was killed from outside")
         return Answer(refusal)
 
@@ -219,8 +238,3 @@ def _reason_of(status: int, subject: str, limits: GrammarConfig) -> str | None:
         f"{subject} ends its process ({ending}): it takes more than {limits.memory_bytes >> 20} MiB "
         "or too deep a stack, or crashes the grammar library; simplify the schema"
     )
-
-
-def subject_of(question: Question) -> str:
-    """Return what a refusal begins with."""
-    return "the grammar" if isinstance(question, str) else "the check of the arguments"

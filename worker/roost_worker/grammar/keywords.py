@@ -95,3 +95,4 @@ PLAIN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "uniqueItems": (lambda value: isinstance(value, bool), "true or false"),
 }
 """Other keywords: whether a value is one of the keyword's, and which are, in words."""
+COUNTS = frozenset(keyword for keyword, kind in PLAIN.items() if kind is _COUNT)

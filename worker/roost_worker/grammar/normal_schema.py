@@ -3,6 +3,7 @@
 The dialect is draft 2020-12 with these rules, which spare the rest of the package many cases:
 
 - Only keywords that constrain something are there, with values of the right kind; `description` stays.
+- Counts are integers of 32 bits: no output is longer.
 - Each reference is `#/$defs/NAME`, and no schema is its own part without an end.
 - Spellings of older drafts and OpenAPI's `nullable` are replaced by what they mean.
 """
@@ -16,6 +17,7 @@ from urllib.parse import unquote
 from roost_worker.grammar.errors import GrammarError
 from roost_worker.grammar.keywords import (
     COMBINATORS,
+    COUNTS,
     FORMATS,
     PLAIN,
     REFERENCE,
@@ -33,6 +35,7 @@ MAX_SCHEMAS = 25_000
 
 _OLD_DRAFTS = ("draft-03", "draft-04", "draft-06", "draft-07")
 """Drafts in which a reference hides the keywords beside it."""
+_LARGEST_COUNT = 2**32 - 1
 _KNOWN = SUBSCHEMAS | SUBSCHEMA_LISTS | SUBSCHEMA_MAPS | PLAIN.keys()
 _UNEVALUATED = {"unevaluatedProperties": "additionalProperties", "unevaluatedItems": "items"}
 _COMPANIONS = {"if": ("then", "else"), "contains": ("minContains", "maxContains")}
@@ -50,9 +53,14 @@ class NormalSchema:
 
     def resolve(self, schema: Schema) -> Schema:
         """Return the definition that a schema of a single reference names; any other schema unchanged."""
+        return self.locate(schema, "")[0]
+
+    def locate(self, schema: Schema, pointer: str) -> tuple[Schema, str]:
+        """As `resolve`, and with the JSON pointer of what is returned; that of `schema` is `pointer`."""
         while isinstance(schema, dict) and (schema.keys() - {"description"}) == {"$ref"}:
-            schema = self.definitions[schema["$ref"].removeprefix(REFERENCE)]
-        return schema
+            name = schema["$ref"].removeprefix(REFERENCE)
+            schema, pointer = self.definitions[name], self.origins[name]
+        return schema, pointer
 
 
 def normalize(document: Any, field: str) -> NormalSchema:
@@ -91,15 +99,17 @@ class _Reader:
         self._require(isinstance(value, dict), pointer, "must be a schema: an object, true or false")
         self._left -= 1
         self._require(self._left > 0, "", f"holds more than {MAX_SCHEMAS} schemas; use a smaller one")
-        value = _in_new_spelling(value)
-        if "$ref" in value and self._hides_siblings:
+        if self._hides_siblings and value.get("$ref") is not None:
             value = {"$ref": value["$ref"]}
+        value = _in_new_spelling(value)
         for keyword, item in value.items():
             self._check(keyword, item, f"{pointer}/{keyword}")
         known = {keyword: item for keyword, item in value.items() if keyword in _KNOWN}
         schema = map_subschemas(known, lambda item, place: self.schema(item, pointer + place))
         if "$ref" in schema:
             schema["$ref"] = self._reference(schema["$ref"], f"{pointer}/$ref")
+        for keyword in COUNTS & schema.keys():
+            schema[keyword] = min(int(schema[keyword]), _LARGEST_COUNT)
         for keyword in [keyword for keyword, item in schema.items() if _says_nothing(keyword, item, schema)]:
             del schema[keyword]
         schema = _without_unevaluated(schema)
@@ -137,19 +147,47 @@ def _in_new_spelling(schema: dict[str, Any]) -> dict[str, Any]:
             del schema[exclusive]
             if is_exclusive and limit in schema:
                 schema[exclusive] = schema.pop(limit)
-    if isinstance(schema.get("required"), bool):  # until draft 3, at the property itself
-        del schema["required"]
+    schema = _with_required(_with_static_references(schema))
     if isinstance(schema.get("items"), list):  # until 2019-09
         schema["prefixItems"] = schema.pop("items")
         if "additionalItems" in schema:
             schema["items"] = schema.pop("additionalItems")
     if isinstance(schema.get("dependencies"), dict):  # until draft 7
+        dependent: dict[str, dict[str, Any]] = {"dependentRequired": {}, "dependentSchemas": {}}
         for name, item in schema.pop("dependencies").items():
-            keyword = "dependentRequired" if isinstance(item, list) else "dependentSchemas"
-            schema[keyword] = {**schema.get(keyword, {}), name: item}
+            dependent["dependentRequired" if isinstance(item, list) else "dependentSchemas"][name] = item
+        for keyword, items in dependent.items():
+            known = schema.get(keyword, {})
+            if items and isinstance(known, dict):  # others are refused
+                schema[keyword] = {**known, **items}
     for keyword in ("allOf", "prefixItems"):
         if schema.get(keyword) == []:
             del schema[keyword]
+    return schema
+
+
+def _with_static_references(schema: dict[str, Any]) -> dict[str, Any]:
+    """Write dynamic references as static ones, which they are as long as there is one document."""
+    for keyword in ("$dynamicRef", "$recursiveRef"):
+        if keyword in schema and "$ref" not in schema:
+            schema["$ref"] = schema.pop(keyword)
+        elif keyword in schema:
+            parts = schema.get("allOf", [])
+            if isinstance(parts, list):  # others are refused
+                schema["allOf"] = [*parts, {"$ref": schema.pop(keyword)}]
+    return schema
+
+
+def _with_required(schema: dict[str, Any]) -> dict[str, Any]:
+    """Write `required` at a property itself, as until draft 3, in the object's list."""
+    if isinstance(schema.get("required"), bool):
+        del schema["required"]
+    properties, listed = schema.get("properties"), schema.get("required", [])
+    if isinstance(properties, dict) and isinstance(listed, list):  # others are refused
+        required = [
+            name for name, item in properties.items() if isinstance(item, dict) and item.get("required") is True
+        ]
+        schema |= {"required": [*listed, *required]} if required else {}
     return schema
 
 
@@ -205,8 +243,9 @@ def _find(document: Any, pointer: str) -> Any:
 
 def _anchors(value: Any, pointer: str) -> Iterator[tuple[str, str]]:
     """Yield the anchors in a schema, each with its pointer."""
-    if isinstance(value, dict) and isinstance(value.get("$anchor"), str):
-        yield value["$anchor"], pointer
+    for keyword in ("$anchor", "$dynamicAnchor") if isinstance(value, dict) else ():
+        if isinstance(value.get(keyword), str):
+            yield value[keyword], pointer
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         yield from _anchors(item, f"{pointer}/{escape(str(key))}")

@@ -25,6 +25,21 @@ _TOKEN = re.compile(
         )
     )
 )
+_SPACES = r"\t-\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
+_LAST = "\U0010ffff"
+_CLASSES = {
+    "d": "0-9",
+    "D": rf"\x00-\x2f\x3a-{_LAST}",
+    "w": "A-Za-z0-9_",
+    "W": rf"\x00-\x2f\x3a-\x40\x5b-\x5e\x60\x7b-{_LAST}",
+    "s": _SPACES,
+    "S": (
+        r"\x00-\x08\x0e-\x1f\x21-\x9f\xa1-\u167f\u1681-\u1fff\u200b-\u2027\u202a-\u202e\u2030-\u205e"
+        rf"\u2060-\u2fff\u3001-\ufefe\uff00-{_LAST}"
+    ),
+}
+"""What ECMA-262 means by these escapes. Python's match letters and digits of all scripts, Rust's other blanks."""
+_PART = re.compile(r"\\.|.", re.DOTALL)
 _SET_OPERATORS = ("&&", "--", "~~")
 """Rust's, within brackets."""
 
@@ -47,6 +62,27 @@ def is_expressible(pattern: str) -> bool:
         and _anchors_are_outside(kinds, "start", "open", "close")
         and _anchors_are_outside(list(reversed(kinds)), "end", "close", "open")
     )
+
+
+def with_ecma_classes(pattern: str) -> str:
+    r"""Return the pattern with `\d`, `\w`, `\s` and their opposites spelled out, as Rust and Python read them alike."""
+    if not re.search(r"\\[dDwWsS]", pattern):
+        return pattern
+    parts: list[str] = []
+    is_in_set, follows_class = False, False
+    for part in _PART.findall(pattern):
+        is_class = part[0] == "\\" and part[1:] in _CLASSES
+        if is_class and is_in_set:
+            # Beside a class, a hyphen stands for itself.
+            parts[-1:] = ["\\-"] if parts[-1] == "-" else parts[-1:]
+            parts.append(_CLASSES[part[1]])
+        elif is_class:
+            parts.append(f"[{_CLASSES[part[1]]}]")
+        else:
+            parts.append("\\-" if part == "-" and is_in_set and follows_class else part)
+            is_in_set = part == "[" or (is_in_set and part != "]")
+        follows_class = is_class
+    return "".join(parts)
 
 
 def repeats_counts(pattern: str) -> bool:

@@ -12,7 +12,7 @@ from roost_worker.grammar.expressible import expressible_counts, has_expressible
 from roost_worker.grammar.keywords import COMBINATORS, REFERENCE, Schema, map_subschemas
 from roost_worker.grammar.normal_schema import NormalSchema
 from roost_worker.grammar.overlap import Overlap
-from roost_worker.grammar.patterns import is_expressible
+from roost_worker.grammar.patterns import is_expressible, with_ecma_classes
 from roost_worker.grammar.recursion import applied, recursive
 
 _DROPPED = frozenset(
@@ -38,11 +38,11 @@ class WideSchema:
     """Keywords that it does not enforce, as JSON pointers into the client's schema."""
 
 
-def widen(normal: NormalSchema) -> WideSchema:
-    """Return the closest schema that a grammar can be built from."""
+def widen(normal: NormalSchema, pointer: str = "") -> WideSchema:
+    """Return the closest schema that a grammar can be built from; `pointer` is where its root stands."""
     seals = not any(map(_names_ambiguously, (normal.schema, *normal.definitions.values())))
     widener = _Widener(Overlap(normal), recursive(normal.definitions), seals)
-    root = widener.schema(normal.schema, "")
+    root = widener.schema(normal.schema, pointer)
     definitions: dict[str, Schema] = {}
     while pending := [name for name in widener.references if name not in definitions]:
         for name in pending:
@@ -85,7 +85,7 @@ class _Widener:
         def change(item: Schema, place: str) -> Schema:
             return self.schema(item, pointer + place, merged and place.startswith(("/allOf", "/anyOf", "/oneOf")))
 
-        schema = _with_any_of(map_subschemas(schema, change))
+        schema = _with_ecma_patterns(_with_any_of(map_subschemas(schema, change)))
         return _in_order(_sealed(schema) if self._seals else schema)
 
     def _with_one_part(self, schema: dict[str, Any], pointer: str) -> dict[str, Any]:
@@ -176,6 +176,14 @@ def _with_any_of(schema: dict[str, Any]) -> dict[str, Any]:
         return {"anyOf" if keyword == "oneOf" else keyword: value for keyword, value in schema.items()}
     rest = {keyword: value for keyword, value in schema.items() if keyword != "oneOf"}
     return {**rest, "allOf": [*rest.get("allOf", ()), {"anyOf": schema["oneOf"]}]}
+
+
+def _with_ecma_patterns(schema: dict[str, Any]) -> dict[str, Any]:
+    if "pattern" in schema:
+        schema["pattern"] = with_ecma_classes(schema["pattern"])
+    if patterns := schema.get("patternProperties"):  # disjoint, so that no two become equal
+        schema["patternProperties"] = {with_ecma_classes(pattern): item for pattern, item in patterns.items()}
+    return schema
 
 
 def _sealed(schema: dict[str, Any]) -> dict[str, Any]:

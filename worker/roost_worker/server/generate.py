@@ -16,7 +16,7 @@ from roost.v1 import worker_service_pb2 as pb
 from roost_worker.server import refusals, replies
 from roost_worker.server.argument_check import check_arguments
 from roost_worker.server.attempts import Attempt, Ending
-from roost_worker.server.grammar_check import check_grammar
+from roost_worker.server.grammar_check import build_constraint, check_grammar
 from roost_worker.server.output import OutputCursor, OutputMessage, read_message
 from roost_worker.server.requests import INLINE_BYTES, Work, content_bytes, prepare, rendered_bytes
 from roost_worker.server.session_log import HistoryError, MissingHistory, SessionLog, empty_log
@@ -88,9 +88,6 @@ class _Stream:
         fault_point("worker.start")
         log = await self._log(start.session) if self._attempt.session else empty_log(0)
         work = await self._prepared(start, log)
-        if work.grammar is not None:
-            with of_request(SCHEMA):
-                await check_grammar(start, work.grammar, self._shell.renderer.call_wrapper, self._shell.grammars)
         self._check()
         if work.replayed:
             self._reader.cursor = OutputCursor(start.replay.tokens, start.replay.text_bytes)
@@ -155,10 +152,14 @@ class _Stream:
     async def _prepared(self, start: pb.Start, log: SessionLog) -> Work:
         shell = self._shell
         prompt_ids = await shell.prompts.prompt(start, log.ids, shell.limit, self._check)
-        arguments = (start, len(log.ids), prompt_ids, shell.renderer, shell.limit)
+        with of_request(SCHEMA):
+            constraint = await build_constraint(start, shell.renderer.call_wrapper, shell.grammars)
+        arguments = (start, len(log.ids), prompt_ids, shell.renderer, shell.limit, constraint)
         inline = content_bytes(start) <= INLINE_BYTES
         work = prepare(*arguments) if inline else await asyncio.to_thread(prepare, *arguments)
         shell.learn_text_size(rendered_bytes(start, first=not log.ids), len(prompt_ids))
+        with of_request(SCHEMA):
+            await check_grammar(start, constraint, shell.renderer.call_wrapper, shell.grammars)
         return work
 
     async def _send_output(self) -> None:

@@ -6,17 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from roost.contract.reasons import Reason
-from roost.contract.refused import Refused
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.engine.messages import SamplingParams
-from roost_worker.grammar import GrammarError, build_json_schema, build_tool_call, tool_schema
 from roost_worker.render.description import SAMPLING_FIELDS
 from roost_worker.render.formats import Turn
 from roost_worker.render.renderer import Renderer
+from roost_worker.server.grammar_check import Constraint
 from roost_worker.server.refusals import invalid, step_too_long
-from roost_worker.server.stages import SAMPLING, SCHEMA, of_request
+from roost_worker.server.stages import SAMPLING, of_request
 
 MAX_LOGPROBS = 20
 INLINE_BYTES = 4096
@@ -41,8 +39,8 @@ class Work:
 
 
 def content_bytes(start: pb.Start) -> int:
-    """Return the UTF-8 bytes of text to render or to build a grammar from."""
-    return rendered_bytes(start, first=True) + len(start.format.json_schema.encode())
+    """Return the UTF-8 bytes of text to render."""
+    return rendered_bytes(start, first=True)
 
 
 def rendered_bytes(start: pb.Start, *, first: bool) -> int:
@@ -58,26 +56,31 @@ def is_replay(start: pb.Start) -> bool:
     return start.HasField("replay") and len(start.replay.prompt_token_ids) > 0
 
 
-def prepare(start: pb.Start, log_tokens: int, prompt_ids: "array[int]", renderer: Renderer, limit: int) -> Work:
+def prepare(
+    start: pb.Start,
+    log_tokens: int,
+    prompt_ids: "array[int]",
+    renderer: Renderer,
+    limit: int,
+    constraint: Constraint,
+) -> Work:
     """Return the work of a step whose prompt continues a log, in a context of at most `limit` tokens.
 
-    Raise Refused: INVALID_REQUEST, INVALID_SCHEMA, STEP_TOO_LONG.
+    Raise Refused: INVALID_REQUEST, STEP_TOO_LONG.
     """
     room = limit - log_tokens - len(prompt_ids)
     if room < 1:
         raise step_too_long(log_tokens, len(prompt_ids), limit)
     with of_request(SAMPLING):
         sampling = sampling_params(start.sampling, room, renderer)
-    with of_request(SCHEMA):
-        grammar, unenforced = grammar_of(start, renderer), unenforced_schemas(start)
     return Work(
         prompt_ids,
         array("I", start.replay.output_token_ids if is_replay(start) else ()),
         sampling,
-        grammar,
+        constraint.grammar,
         tuple(start.sampling.stop),
         turn_of(start, renderer),
-        unenforced,
+        constraint.unenforced,
     )
 
 
@@ -110,36 +113,6 @@ def _given(sampling: api.Sampling) -> dict[str, float]:
     return {name: getattr(sampling, name) for name in SAMPLING_FIELDS if sampling.HasField(name)}  # type: ignore[arg-type]
 
 
-def grammar_of(start: pb.Start, renderer: Renderer) -> str | None:
-    """Return the grammar for the requested format, or None. Raise Refused, INVALID_SCHEMA."""
-    try:
-        match start.format.WhichOneof("kind"):
-            case "json_schema":
-                return build_json_schema(start.format.json_schema)
-            case "tool_choice" if start.format.tool_choice.mode == api.TOOL_CHOICE_MODE_REQUIRED:
-                return build_tool_call(_tools(start), start.format.tool_choice.name, renderer.call_wrapper)
-    except GrammarError as error:
-        raise invalid_schema(start, str(error)) from error
-    return None
-
-
-def unenforced_schemas(start: pb.Start) -> dict[str, str]:
-    """Return the schemas of tools, by name, that the grammar of a required call does not enforce."""
-    if start.format.tool_choice.mode != api.TOOL_CHOICE_MODE_REQUIRED:
-        return {}
-    return {
-        tool.name: tool.parameters_json
-        for tool in start.tools
-        if start.format.tool_choice.name in ("", tool.name)
-        and not tool_schema(tool.name, tool.parameters_json).constrained
-    }
-
-
-def invalid_schema(start: pb.Start, message: str) -> Refused:
-    """The refusal of what the format asks for."""
-    return invalid(message, field=f"format.{start.format.WhichOneof('kind')}", reason=Reason.INVALID_SCHEMA)
-
-
 def turn_of(start: pb.Start, renderer: Renderer) -> Turn:
     """Return how the output's text is parsed. A format that allows no calls leaves it no tools."""
     tools = frozenset(tool.name for tool in start.tools)
@@ -152,12 +125,6 @@ def turn_of(start: pb.Start, renderer: Renderer) -> Turn:
             return Turn(tools, constrained=True)
     in_thinking = renderer.opens_thinking(start.messages, start.tools)
     return Turn(tools, in_thinking=in_thinking, thinking_tokens=renderer.thinking_tokens)
-
-
-def _tools(start: pb.Start) -> Sequence[api.Tool]:
-    if not start.tools:
-        raise invalid("a tool call is required but the session has no tools", field="format.tool_choice")
-    return start.tools
 
 
 def replayed_prompt(start: pb.Start, renderer: Renderer) -> "array[int]":

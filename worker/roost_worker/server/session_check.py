@@ -1,21 +1,21 @@
 """CheckSession: whether steps could use a new session's system text and tools (docs/tools.md)."""
 
-import asyncio
 import hashlib
 import logging
 from array import array
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
-from roost_worker.grammar import CompileUnavailableError, GrammarError, build_tool_call
-from roost_worker.grammar.tool_schema import ToolSchema, tool_schema
+from roost_worker.grammar import CompileUnavailableError, GrammarError, ToolSchema, build_tool_call
 from roost_worker.server import refusals
-from roost_worker.server.requests import INLINE_BYTES
+from roost_worker.server.grammar_check import Constraint, deadline_in
 from roost_worker.server.shell import Shell
+from roost_worker.server.stages import SCHEMA, of_request
 
 LOG = logging.getLogger(__name__)
 KEPT_CHECKS = 256
@@ -56,11 +56,12 @@ class SessionChecks:
             self._passed.move_to_end(digest)
             _check_room(passed.prompt_tokens, limit)
             return passed
-        inline = request.ByteSize() <= INLINE_BYTES
-        grammars = _built(shell, request) if inline else await asyncio.to_thread(_built, shell, request)
+        seconds_left = deadline_in(shell.grammars)
+        with of_request(SCHEMA):
+            grammars = await _built(shell, request, seconds_left)
         prompt_tokens = await _prompt_tokens(shell, request, limit)
         _check_room(prompt_tokens, limit)
-        await _compile(shell, request, grammars)
+        await _compile(shell, request, grammars, seconds_left)
         self._passed[digest] = response = _response(request, prompt_tokens, grammars)
         if len(self._passed) > KEPT_CHECKS:
             self._passed.popitem(last=False)
@@ -73,18 +74,24 @@ def _digest(request: pb.CheckSessionRequest) -> bytes:
     return hashlib.blake2b(content.SerializeToString(deterministic=True), digest_size=16).digest()
 
 
-def _built(shell: Shell, request: pb.CheckSessionRequest) -> _Grammars:
-    """Build the tools' grammars. Raise Refused: INVALID_SCHEMA."""
+async def _built(shell: Shell, request: pb.CheckSessionRequest, seconds_left: Callable[[], float]) -> _Grammars:
+    """Build the tools' grammars. Raise Refused: INVALID_SCHEMA, QUEUE_TIMEOUT."""
     wrapper = shell.renderer.call_wrapper
-    schemas, tools = list[ToolSchema](), list[str]()
+    schemas, tools = dict[tuple[str, str], ToolSchema](), list[str]()
+    schema_of = Constraint(schemas=schemas).schema_of
     for index, tool in enumerate(request.tools):
         try:
-            schemas.append(tool_schema(tool.name, tool.parameters_json))
-            tools.append(build_tool_call([tool], tool.name, wrapper))
+            schema = await shell.grammars.tool_schema(tool.name, tool.parameters_json, seconds_left())
+            schemas[tool.name, tool.parameters_json] = schema
+            tools.append(build_tool_call([tool], tool.name, wrapper, schema_of))
         except GrammarError as error:
             raise _invalid_tool(index, str(error)) from error
-    together = build_tool_call(request.tools, "", wrapper) if len(tools) > 1 else ""
-    return _Grammars(tuple(schemas), tuple(tools), together)
+        except CompileUnavailableError as error:
+            raise refusals.no_verdict(str(error)) from error
+    together = build_tool_call(request.tools, "", wrapper, schema_of) if len(tools) > 1 else ""
+    return _Grammars(
+        tuple(schema_of(tool.name, tool.parameters_json) for tool in request.tools), tuple(tools), together
+    )
 
 
 async def _prompt_tokens(shell: Shell, request: pb.CheckSessionRequest, limit: int) -> int:
@@ -98,21 +105,21 @@ async def _prompt_tokens(shell: Shell, request: pb.CheckSessionRequest, limit: i
         raise refusals.invalid(refused.message, field="system" if request.system else "tools") from refused
 
 
-async def _compile(shell: Shell, request: pb.CheckSessionRequest, grammars: _Grammars) -> None:
+async def _compile(
+    shell: Shell, request: pb.CheckSessionRequest, grammars: _Grammars, seconds_left: Callable[[], float]
+) -> None:
     """Compile each tool's grammar, and then that of all tools together, which refuses nothing: steps in which the model
     decides, or that name the tool, can still use the session."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + shell.grammars.setup.limits.wait_seconds
     for index, grammar in enumerate(grammars.tools):
         try:
-            await shell.grammars.check(grammar, max(0.0, deadline - loop.time()))
+            await shell.grammars.check(grammar, seconds_left())
         except GrammarError as error:
             raise _invalid_tool(index, f"tool {request.tools[index].name!r}: parameters_json: {error}") from error
         except CompileUnavailableError as error:
             raise refusals.no_verdict(str(error)) from error
     if grammars.together:
         try:
-            await shell.grammars.check(grammars.together, max(0.0, deadline - loop.time()))
+            await shell.grammars.check(grammars.together, seconds_left())
         except (GrammarError, CompileUnavailableError) as error:
             LOG.warning("steps that require any of a session's %d tools: %s", len(request.tools), error)
 
