@@ -68,5 +68,5 @@ async def test_another_revision_a_draining_worker_and_a_stranger_are_refused(wor
     mismatch = await refusal(world, model_revision="another")
     assert mismatch == (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_REVISION_MISMATCH")
     assert (await refusal(world, secret="wrong"))[1] == "INVALID_API_KEY"
-    world.server.shell.draining = True
+    await world.server.drain()
     assert (await refusal(world))[1] == "WORKER_DRAINING"

@@ -185,7 +185,7 @@ async def test_a_worker_that_drains_or_serves_another_revision_gives_no_verdict(
     revision = world.server.shell.identity.revision
     assert (await check(world, GREP, model_revision=revision)).prompt_tokens
     assert (await refused(world, GREP, model_revision="another"))[0].reason == "MODEL_REVISION_MISMATCH"
-    world.server.shell.draining = True
+    await world.server.drain()
     assert (await refused(world, GREP))[0].reason == "WORKER_DRAINING"
 
 
