@@ -192,12 +192,12 @@ BROKEN: dict[str, Broken] = {
 async def test_an_exception_at_a_stage(rig: Rig, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     owner, name, concerns, reason = BROKEN[stage]
     constrained: dict[str, Any] = {"format": SCHEMA} if reason is Reason.INVALID_SCHEMA else {}
-    sound, hits = getattr(owner, name), list[str]()
+    sound, loop, hit = getattr(owner, name), asyncio.get_running_loop(), asyncio.Event()
     neighbour, session = await rig.session(), await rig.session()
 
     def broken(*arguments: Any, **named: Any) -> Any:
         if concerns(session.id, *arguments, *named.values()):
-            hits.append(stage)
+            loop.call_soon_threadsafe(hit.set)
             raise InjectedError(stage)
         return sound(*arguments, **named)
 
@@ -211,7 +211,8 @@ async def test_an_exception_at_a_stage(rig: Rig, monkeypatch: pytest.MonkeyPatch
             assert (await step).committed is not None
         else:
             await refused(step, reason)
-        assert hits
+        async with asyncio.timeout(60):  # Commit reaches the worker after the client has its answer
+            await hit.wait()
         await beside
         await rig.nothing_is_left()
     assert log.committed is not None
