@@ -5,7 +5,9 @@ All that takes long for some schemas is done in compile processes.
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
@@ -41,6 +43,17 @@ def deadline_in(pool: CompilePool) -> Callable[[], float]:
     return lambda: max(0.0, deadline - loop.time())
 
 
+@contextmanager
+def verdict(refuse: Callable[[str], Refused]) -> Iterator[None]:
+    """Raise Refused in place of what a pool raises: `refuse(why)` when it refuses, QUEUE_TIMEOUT without a verdict."""
+    try:
+        yield
+    except GrammarError as error:
+        raise refuse(str(error)) from error
+    except CompileUnavailableError as error:
+        raise refusals.no_verdict(str(error)) from error
+
+
 async def build_constraint(start: pb.Start, wrapper: CallWrapper, pool: CompilePool) -> Constraint:
     """Return what a step's format constrains its output by, for the model's calls.
 
@@ -48,7 +61,7 @@ async def build_constraint(start: pb.Start, wrapper: CallWrapper, pool: CompileP
     INVALID_REQUEST.
     """
     seconds_left = deadline_in(pool)
-    try:
+    with verdict(partial(_invalid_schema, start)):
         match start.format.WhichOneof("kind"):
             case "json_schema":
                 return Constraint(await pool.json_schema(start.format.json_schema, seconds_left()))
@@ -66,10 +79,6 @@ async def build_constraint(start: pb.Start, wrapper: CallWrapper, pool: CompileP
                 known = Constraint(schemas=schemas)
                 grammar = build_tool_call(start.tools, start.format.tool_choice.name, wrapper, known.schema_of)
                 return Constraint(grammar, schemas)
-    except GrammarError as error:
-        raise _invalid_schema(start, str(error)) from error
-    except CompileUnavailableError as error:
-        raise refusals.no_verdict(str(error)) from error
     return Constraint()
 
 
@@ -82,12 +91,8 @@ async def check_grammar(start: pb.Start, constraint: Constraint, wrapper: CallWr
         return
     seconds_left = deadline_in(pool)
     for name, part in _parts(start, constraint, constraint.grammar, wrapper):
-        try:
+        with verdict(partial(_invalid_schema, start, source=f"{name}: ")):
             await pool.check(part, seconds_left())
-        except GrammarError as error:
-            raise _invalid_schema(start, f"{name}: {error}") from error
-        except CompileUnavailableError as error:
-            raise refusals.no_verdict(str(error)) from error
 
 
 def _parts(start: pb.Start, constraint: Constraint, grammar: str, wrapper: CallWrapper) -> Iterator[tuple[str, str]]:
@@ -111,8 +116,9 @@ def _chosen(start: pb.Start) -> Sequence[api.Tool]:
     return [tool for tool in start.tools if not name or tool.name == name]
 
 
-def _invalid_schema(start: pb.Start, message: str) -> Refused:
-    return refusals.invalid(message, field=f"format.{start.format.WhichOneof('kind')}", reason=Reason.INVALID_SCHEMA)
+def _invalid_schema(start: pb.Start, why: str, *, source: str = "") -> Refused:
+    field = f"format.{start.format.WhichOneof('kind')}"
+    return refusals.invalid(source + why, field=field, reason=Reason.INVALID_SCHEMA)
 
 
 def _name_of(tool: str) -> str:

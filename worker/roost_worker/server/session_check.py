@@ -6,6 +6,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
@@ -13,7 +14,7 @@ from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.grammar import CompileUnavailableError, GrammarError, ToolSchema, build_tool_call
 from roost_worker.server import refusals
-from roost_worker.server.grammar_check import Constraint, deadline_in
+from roost_worker.server.grammar_check import Constraint, deadline_in, verdict
 from roost_worker.server.shell import Shell
 from roost_worker.server.stages import SCHEMA, of_request
 
@@ -80,14 +81,10 @@ async def _built(shell: Shell, request: pb.CheckSessionRequest, seconds_left: Ca
     schemas, tools = dict[tuple[str, str], ToolSchema](), list[str]()
     schema_of = Constraint(schemas=schemas).schema_of
     for index, tool in enumerate(request.tools):
-        try:
+        with verdict(partial(_invalid_tool, index)):
             schema = await shell.grammars.tool_schema(tool.name, tool.parameters_json, seconds_left())
             schemas[tool.name, tool.parameters_json] = schema
             tools.append(build_tool_call([tool], tool.name, wrapper, schema_of))
-        except GrammarError as error:
-            raise _invalid_tool(index, str(error)) from error
-        except CompileUnavailableError as error:
-            raise refusals.no_verdict(str(error)) from error
     together = build_tool_call(request.tools, "", wrapper, schema_of) if len(tools) > 1 else ""
     return _Grammars(
         tuple(schema_of(tool.name, tool.parameters_json) for tool in request.tools), tuple(tools), together
@@ -111,12 +108,9 @@ async def _compile(
     """Compile each tool's grammar, and then that of all tools together, which refuses nothing: steps in which the model
     decides, or that name the tool, can still use the session."""
     for index, grammar in enumerate(grammars.tools):
-        try:
+        source = f"tool {request.tools[index].name!r}: parameters_json: "
+        with verdict(partial(_invalid_tool, index, source=source)):
             await shell.grammars.check(grammar, seconds_left())
-        except GrammarError as error:
-            raise _invalid_tool(index, f"tool {request.tools[index].name!r}: parameters_json: {error}") from error
-        except CompileUnavailableError as error:
-            raise refusals.no_verdict(str(error)) from error
     if grammars.together:
         try:
             await shell.grammars.check(grammars.together, seconds_left())
@@ -136,5 +130,5 @@ def _check_room(prompt_tokens: int, limit: int) -> None:
         raise refusals.session_too_long(prompt_tokens, limit)
 
 
-def _invalid_tool(index: int, message: str) -> Refused:
-    return refusals.invalid(message, field=f"tools[{index}].parameters_json", reason=Reason.INVALID_SCHEMA)
+def _invalid_tool(index: int, why: str, *, source: str = "") -> Refused:
+    return refusals.invalid(source + why, field=f"tools[{index}].parameters_json", reason=Reason.INVALID_SCHEMA)
