@@ -1,6 +1,7 @@
 """Fixtures of the operator's tests."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 
 import pytest
 
@@ -46,8 +47,7 @@ async def reconciler(prepared: ApiServer, redis_server: RedisServer) -> AsyncIte
     so that each test knows what is seen."""
     api, reader = [await Api.connect(kubeconfig=prepared.kubeconfig(user)) for user in ("operator", "admin")]
     installation = Installation(store_url=redis_server.url, pool_key="k" * 32)
-    made = Reconciler(api, installation, reader=reader)
-    yield made
-    await made.aclose()
+    async with aclosing(Reconciler(api, installation, reader=reader)) as running:
+        yield running
     await api.aclose()
     await reader.aclose()

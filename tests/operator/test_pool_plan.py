@@ -228,7 +228,7 @@ def test_a_new_pool_needs_no_store_that_has_run_for_a_while() -> None:
     """As in the first seconds of an installation."""
     observed = replace(observation(has_finalizer=True), store=StoreState(young=True))
     planned = plan(pool(2), INSTALLATION, observed)
-    assert (planned.stage, "RayService" in {one["kind"] for one in planned.apply}) == (Stage.RUN, True)
+    assert (planned.stage, "RayService" in {document["kind"] for document in planned.apply}) == (Stage.RUN, True)
     gone = plan(pool(2), INSTALLATION, deleted(observed))
     assert gone.stage is Stage.FORGET
 
@@ -258,7 +258,7 @@ def test_a_pool_that_cannot_be_run_can_still_be_suspended(trouble: str) -> None:
 @pytest.mark.parametrize("store", [StoreState(problem="no answer"), StoreState(young=True), StoreState()])
 def test_a_pool_that_is_made_suspended_starts_nothing(store: StoreState) -> None:
     planned = plan(pool(2, suspend=True), INSTALLATION, replace(observation(has_finalizer=True), store=store))
-    (service,) = (one for one in planned.apply if one["kind"] == "RayService")
+    (service,) = (document for document in planned.apply if document["kind"] == "RayService")
     assert (planned.stage, service["spec"]["rayClusterConfig"]["suspend"]) == (Stage.SUSPEND, True)
 
 

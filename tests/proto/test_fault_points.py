@@ -1,4 +1,4 @@
-"""Fault points: one process is hit, and whoever sees that a point was reached reads by whom."""
+"""Fault points: they hit one process, and the file of a point that was reached names that process."""
 
 import os
 from pathlib import Path

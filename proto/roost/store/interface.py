@@ -48,7 +48,7 @@ class SessionStore(Protocol):
         ...
 
     async def opened(self, pool: str, tenant: str, request_id: str) -> Descriptor | None:
-        """The session that a request opened; None if there is none any more. Two round trips."""
+        """The session that a request opened, or None if it opened none or the session is gone. Two round trips."""
         ...
 
     async def get(self, session_id: str, tenant: str) -> Descriptor:

@@ -52,7 +52,7 @@ def weight_paths(folder: Path) -> list[Path]:
     """Return the files that hold the weights: the index's, else `model.safetensors`, else every *.safetensors file.
 
     `REPEATED` ones are left out.
-    Raise ConvertError when there is none or one is missing.
+    Raise ConvertError when the folder has no weight file, or lacks one that the index names.
     """
     paths = [folder / name for name in sorted(set(read_index(folder).values()))]
     if not paths and (folder / SINGLE).is_file():

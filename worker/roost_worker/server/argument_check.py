@@ -42,7 +42,7 @@ async def _fault(call: ToolCall, schemas: Mapping[str, str], pool: CompilePool) 
 
 
 def repeated_key(arguments_json: str) -> str | None:
-    """Return a key that an object in the JSON text holds twice, escaped or not; None if there is none."""
+    """Return a key that an object in the JSON text holds twice, escaped or not, or None."""
     repeated: list[str] = []
 
     def note(members: list[tuple[str, Any]]) -> None:

@@ -47,7 +47,7 @@ class ConstrainedParser(CallParser):
         return ()
 
     def _call(self, text: str) -> WrittenCall | str:
-        """Return the call, or why there is none."""
+        """Return the call, or why the text is not a call."""
         syntax, scanner = self._syntax, JsonScanner()
         name, _, rest = text.removeprefix(syntax.start + syntax.before_name).partition(syntax.before_arguments)
         end = scanner.scan(rest, 0) if name in self._turn.tools and rest.startswith("{") else 0
