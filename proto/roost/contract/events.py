@@ -61,6 +61,42 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class TextPart:
+    """Text of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningPart:
+    """Text that the model writes between its thinking marks."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallPart:
+    """A tool call begins; its arguments follow."""
+
+    index: int
+    """Number of the call in the step's output, from 0."""
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentsPart:
+    """More of a call's `arguments_json`."""
+
+    index: int
+    text: str
+
+
+Part = TextPart | ReasoningPart | CallPart | ArgumentsPart
+"""A piece of a step's output, with marks of thinking and of calls taken out."""
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """New output, provisional until `Committed`. Deltas come in order, without gaps or repetitions."""
 
@@ -74,6 +110,10 @@ class Delta:
     """Number of UTF-8 bytes of text before this text."""
     logprobs: tuple[TokenLogprobs, ...] = ()
     attempt: AttemptRef = field(default=NO_ATTEMPT, compare=False)
+    parts: tuple[Part, ...] = ()
+    """The text as text, reasoning and calls. It may lag behind `text` while a mark or a call's name is incomplete. All
+    parts of a step together are the output and reasoning of `Committed`, unless text that looks like a call turns out
+    not to be one: `Committed` decides."""
 
 
 @dataclass(frozen=True, slots=True)
