@@ -127,7 +127,7 @@ def request_id_headers(api: Api, request_id: str) -> dict[str, str]:
 async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
     """Returns the request's body. Reads up to twice the limit, so that the client can read why it is refused.
 
-    Raises Refused: MESSAGE_TOO_LARGE, INVALID_REQUEST when it is compressed, DEADLINE_EXCEEDED; and ClientLeftError.
+    Raises Refused: MESSAGE_TOO_LARGE, INVALID_REQUEST when it is compressed or does not come; and ClientLeftError.
     """
     if headers.get("content-encoding", "identity") != "identity":
         raise invalid([("content-encoding", "is not supported; send the body uncompressed")])
@@ -144,7 +144,7 @@ async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
                 if not message["more_body"] or size > 2 * limit:
                     break
     except TimeoutError:
-        raise Refused(Reason.DEADLINE_EXCEEDED, f"the body did not come within {BODY_SECONDS:g} s") from None
+        raise invalid([("body", f"did not come within {BODY_SECONDS:g} s")]) from None
     if size > limit:
         why = f"{size} bytes or more are too many for this gateway, which accepts {limit}; send less in one step"
         raise Refused(Reason.MESSAGE_TOO_LARGE, why, violations=[("body", why)])
