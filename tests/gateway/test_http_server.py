@@ -21,7 +21,7 @@ from roost.contract.refused import Refused
 from roost.store.records import StoreAwayError
 from roost_gateway.config import ConfigError
 from roost_gateway.front.credentials import Authenticator
-from roost_gateway.front.http import calls, steps
+from roost_gateway.front.http import calls, protocol, steps
 from roost_gateway.front.http.app import create_app
 from roost_gateway.front.http.calls import HttpFront
 from roost_gateway.front.http.server import HttpServer
@@ -362,6 +362,28 @@ async def test_a_body_that_does_not_come_is_refused(serve: Serve, monkeypatch: p
     await connection.head()
     answer = await connection.end()
     assert (answer.status, answer.json["error"]["param"]) == (400, "body")
+    await connection.close()
+
+
+@pytest.mark.parametrize("head", ["GET /{} HTTP/1.1\r\n", "GET / HTTP/1.1\r\nx: {}", "GET / HTTP/1.1\r\n{}"])
+async def test_a_head_without_end_closes_the_connection(serve: Serve, head: str) -> None:
+    connection = await Connection.to((await serve()).address)
+    filler = "x: y\r\n" if head.endswith("\r\n{}") else "x" * 6
+    connection.writer.write(head.format(filler * (protocol.MAX_HEAD_BYTES // 5)).encode())
+    assert (await connection.head()).status == 400
+    await connection.end()
+    assert await connection.reader.read() == b""
+    await connection.close()
+
+
+@pytest.mark.parametrize("begun", [b"", b"POST / HTTP/1.1\r\nhost:"])
+async def test_a_head_that_does_not_come_closes_the_connection(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.01)
+    connection = await Connection.to((await serve()).address)
+    connection.writer.write(begun)
+    assert await connection.reader.read() == b""
     await connection.close()
 
 
