@@ -85,7 +85,7 @@ class _MessageRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MessageRo
     MESSAGE_ROLE_UNSPECIFIED: _MessageRole.ValueType  # 0
     """Not given."""
     MESSAGE_ROLE_SYSTEM: _MessageRole.ValueType  # 1
-    """The system text, given when the session is opened."""
+    """Instructions: the session's system text, given when it is opened, or a message among others."""
     MESSAGE_ROLE_USER: _MessageRole.ValueType  # 2
     """The user, or the agent's own program."""
     MESSAGE_ROLE_ASSISTANT: _MessageRole.ValueType  # 3
@@ -99,7 +99,7 @@ class MessageRole(_MessageRole, metaclass=_MessageRoleEnumTypeWrapper):
 MESSAGE_ROLE_UNSPECIFIED: MessageRole.ValueType  # 0
 """Not given."""
 MESSAGE_ROLE_SYSTEM: MessageRole.ValueType  # 1
-"""The system text, given when the session is opened."""
+"""Instructions: the session's system text, given when it is opened, or a message among others."""
 MESSAGE_ROLE_USER: MessageRole.ValueType  # 2
 """The user, or the agent's own program."""
 MESSAGE_ROLE_ASSISTANT: MessageRole.ValueType  # 3
@@ -459,12 +459,12 @@ class Message(_message.Message):
     content: _builtins.str
     """What is said."""
     tool_call_id: _builtins.str
-    """Call that a tool's message answers."""
+    """Call that a tool's message answers; it need not be one of the session."""
     name: _builtins.str
     """Tool that answers."""
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
-        """Calls that an assistant made."""
+        """Calls that an assistant made. Ids and arguments are kept as they come."""
 
     def __init__(
         self,
@@ -1238,7 +1238,11 @@ class StepRequest(_message.Message):
 
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
-        """New messages: user or tool."""
+        """New messages, of any role; the last one is USER, TOOL or SYSTEM. ASSISTANT messages are history that the session's
+        log does not have: what another model, or another session, once answered. They are rendered as the session's model
+        writes its own turns, with their calls in its format. A SYSTEM message is rendered as the model's template writes
+        one at its place, or as a USER message where the template has no place for it.
+        """
 
     @_builtins.property
     def sampling(self) -> Global___Sampling:
