@@ -5,7 +5,6 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -14,14 +13,12 @@ from starlette.types import Receive, Scope, Send
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, invalid
 from roost_gateway.core.caller import Caller
+from roost_gateway.core.conversations import Conversations
 from roost_gateway.core.life import GatewayRuntime
 from roost_gateway.errors import as_refused, internal
 from roost_gateway.front.credentials import Authenticator
 from roost_gateway.front.http.errors import Api, Failure, failure
 from roost_gateway.telemetry import Outcome, Telemetry
-
-if TYPE_CHECKING:
-    from roost_gateway.core.conversations import Conversations
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +66,7 @@ class HttpCall:
     """Whether the step has been committed: from then on a client may leave."""
 
     @property
-    def conversations(self) -> "Conversations":
+    def conversations(self) -> Conversations:
         """Raises StoreAwayError until the store has been reached."""
         return self.front.life.conversations
 
