@@ -9,7 +9,8 @@ from gateway_driver import Rig, gateway, world
 from http_client import Answer, Connection, ask
 from null_script import BASE_ID, Script, token_text
 from redis_servers import RedisServer
-from roost_gateway.config import ConfigError
+from roost_gateway.config import ConfigError, GatewayConfig
+from roost_gateway.front.server import GatewayServer
 
 PATH = "/v1/chat/completions"
 HTTP = {"http_listen": "127.0.0.1:0"}
@@ -123,9 +124,12 @@ async def test_http_is_served_where_it_is_asked_for(redis_server: RedisServer) -
         assert server.http_address == ""
     async with gateway(redis_server, http_listen="[::1]:0") as server:
         assert (await ask(server.http_address.replace("[::1]", "::1"), "GET", "/health")).status == 503
+        other = GatewayServer(
+            GatewayConfig(listen="127.0.0.1:0", http_listen=server.http_address, store_url=redis_server.url)
+        )
         with pytest.raises(ConfigError, match="http_listen"):
-            async with gateway(redis_server, http_listen=server.http_address):
-                pass
+            await other.start()
+        await other.stop(0.0)
 
 
 async def test_output_is_streamed_as_it_is_written_and_a_cut_stream_is_taken_up_by_a_retry(
