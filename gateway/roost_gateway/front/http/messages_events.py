@@ -10,6 +10,7 @@ from roost.contract.events import (
     ArgumentsPart,
     CallPart,
     Committed,
+    Delta,
     Event,
     FinishReason,
     Part,
@@ -50,21 +51,25 @@ class MessageEvents:
 
     def of(self, event: Event) -> Iterator[JsonObject]:
         """The stream's events for one of the step's. Raises Refused, WORKER_FAILED, when what was sent is void."""
-        if isinstance(event, Started) and not self._started:
-            yield self._start(_started_usage(self._reply, event))
+        if isinstance(event, Started | Delta | Committed) and not self._started:
+            self._started = True
+            yield {"type": "message_start", "message": _message(self._reply, [], None, self._first_usage(event))}
         for part in self._parts.of(event):
             yield from self._of_part(part)
         if isinstance(event, Committed):
-            if not self._started:
-                yield self._start(usage_of(event))
             yield from self._stop_block()
             delta = {"stop_reason": stop_reason_of(event), "stop_sequence": None}
             yield {"type": "message_delta", "delta": delta, "usage": usage_of(event)}
             yield {"type": "message_stop"}
 
-    def _start(self, usage: JsonObject) -> JsonObject:
-        self._started = True
-        return {"type": "message_start", "message": _message(self._reply, [], None, usage)}
+    def _first_usage(self, event: Started | Delta | Committed) -> JsonObject:
+        """Token counts as far as they are known; those of a step that had been committed come at its end."""
+        match event:
+            case Started():
+                return _usage(self._reply.log_tokens + event.prompt_tokens, event.cached_tokens, 0)
+            case Committed():
+                return usage_of(event)
+        return _usage(self._reply.log_tokens, 0, 0)
 
     def _of_part(self, part: Part) -> Iterator[JsonObject]:
         match part:
@@ -129,10 +134,6 @@ def usage_of(committed: Committed) -> JsonObject:
     """Token counts. The context is split into tokens found in the cache and others."""
     context = committed.head.length - committed.usage.output_tokens
     return _usage(context, committed.usage.cached_tokens, committed.usage.output_tokens)
-
-
-def _started_usage(reply: Reply, started: Started) -> JsonObject:
-    return _usage(reply.log_tokens + started.prompt_tokens, started.cached_tokens, 0)
 
 
 def _usage(context: int, cached: int, output: int) -> JsonObject:
