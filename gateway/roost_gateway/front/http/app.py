@@ -10,6 +10,8 @@ from starlette.routing import BaseRoute, Route
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost_gateway.front.http.calls import Endpoint, Handler, HttpCall, HttpFront
+from roost_gateway.front.http.chat import create_chat_completion
+from roost_gateway.front.http.completions import create_completion
 from roost_gateway.front.http.errors import Api, http_failure
 from roost_gateway.front.http.models import get_model, list_models
 
@@ -26,6 +28,8 @@ def create_app(front: HttpFront) -> Starlette:
     routes = [
         Route("/health", health),
         route("GET", "/metrics", show_metrics),
+        route("POST", "/v1/chat/completions", create_chat_completion),
+        route("POST", "/v1/completions", create_completion),
         route("GET", "/v1/models", list_models),
         route("GET", "/v1/models/{model:path}", get_model),
     ]

@@ -43,6 +43,11 @@ def family_of(headers: Mapping[str, str], further: Sequence[str] = (), body_id: 
     return family
 
 
+def role_of(headers: Mapping[str, str]) -> str:
+    """Role of the pool that the client asks for; "" for the pool's first."""
+    return headers.get("x-roost-role", "")
+
+
 def is_retry(headers: Mapping[str, str]) -> bool:
     """Whether the client says that it has sent the request before."""
     count = headers.get("x-stainless-retry-count", "")

@@ -1,5 +1,6 @@
 """Which parameters an endpoint has, and how its requests are read: one table per endpoint, pydantic for the values."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -31,6 +32,21 @@ class Parameter:
     """Values of a refused parameter that ask for nothing, beside null."""
 
 
+def supported(name: str, note: str = "") -> Parameter:
+    """A parameter that does what its API says, as far as `note` does not say otherwise."""
+    return Parameter(name, Use.SUPPORTED, note)
+
+
+def ignored(name: str, note: str = "") -> Parameter:
+    """A parameter without effect; `note` says why that is harmless."""
+    return Parameter(name, Use.IGNORED, note)
+
+
+def refused(name: str, note: str, harmless: tuple[Any, ...] = ()) -> Parameter:
+    """A parameter that is refused unless it is null or `harmless`; `note` says what to do instead."""
+    return Parameter(name, Use.REFUSED, note, harmless)
+
+
 @dataclass(frozen=True, slots=True)
 class ParameterTable:
     """All parameters of an endpoint that are known. Others are ignored, since clients send many of their own."""
@@ -42,20 +58,20 @@ class ParameterTable:
         """The rows of one use, by name."""
         return {row.name: row for row in self.rows if row.use is use}
 
-    def ignored(self, others: Mapping[str, Any]) -> list[str]:
+    def without_effect(self, others: Mapping[str, Any]) -> list[str]:
         """Checks what a request has beside the supported parameters, and returns the names that have no effect.
 
         Raises Refused: INVALID_REQUEST that names each refused parameter and what to do.
         """
-        refused = self.named(Use.REFUSED)
+        rows = self.named(Use.REFUSED)
         violations = [
-            (name, f"is not supported; {refused[name].note}")
+            (name, f"is not supported; {rows[name].note}")
             for name, value in others.items()
-            if name in refused and value is not None and value not in refused[name].harmless
+            if name in rows and value is not None and value not in rows[name].harmless
         ]
         if violations:
             raise invalid(violations)
-        return [name for name, value in others.items() if name not in refused and value is not None]
+        return [name for name, value in others.items() if name not in rows and value is not None]
 
 
 class Body(BaseModel):
@@ -82,8 +98,16 @@ def read(model: type[BodyType], table: ParameterTable, body: bytes) -> tuple[Bod
         request = model.model_validate_json(body)
     except ValidationError as error:
         raise invalid(_violations(error)) from None
-    names = ",".join(name for name in table.ignored(request.model_extra or {}) if _is_plain(name))
+    names = ",".join(name for name in table.without_effect(request.model_extra or {}) if _is_plain(name))
     return request, {"x-roost-ignored": names[:_MAX_HEADER_CHARS]} if names else {}
+
+
+def json_text(value: Any, field: str) -> str:
+    """JSON text of a part of a body. Raises Refused: INVALID_REQUEST for numbers that JSON does not have."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise invalid([(field, f"is not JSON: {error}")]) from None
 
 
 _MAX_HEADER_CHARS = 500
