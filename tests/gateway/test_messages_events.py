@@ -18,7 +18,6 @@ from roost.contract.events import (
     Part,
     Queued,
     ReasoningPart,
-    Restarted,
     Started,
     TextPart,
     Usage,
@@ -27,10 +26,23 @@ from roost.contract.heads import Head
 from roost.contract.messages import Message, MessageRole, ToolCall
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.front.http.messages_events import MessageEvents, Reply, message_of
+from roost_gateway.front.http.errors import Api, failure
+from roost_gateway.front.http.ids import AnswerName, name_of
+from roost_gateway.front.http.messages_body import MessagesBody
+from roost_gateway.front.http.messages_events import SIGNATURE, MessageEvents, message_of
+from roost_gateway.recognition.conversation import Match, Recognised
 
-REPLY = Reply("msg_1", "claude-test", log_tokens=100, shows_reasoning=True)
-SILENT = Reply("msg_1", "claude-test", log_tokens=100, shows_reasoning=False)
+RECOGNISED = Recognised("default/pool/01hzzzzzzzzzzzzzzzzzzzzzzz", "step", Match.CONTINUED, log_tokens=100)
+
+
+def asked(**fields: Any) -> MessagesBody:
+    turn = {"role": "user", "content": "hello"}
+    return MessagesBody.model_validate({"model": "claude-test", "max_tokens": 9, "messages": [turn], **fields})
+
+
+SILENT = asked()
+SHOWN = asked(thinking={"type": "enabled"})
+OMITTED = asked(thinking={"type": "adaptive", "display": "omitted"})
 STARTED = Started("w", prompt_tokens=20, cached_tokens=90)
 CALL, OTHER = ToolCall("c1", "read", '{"path": "a"}'), ToolCall("c2", "list", "{}")
 
@@ -59,9 +71,16 @@ def committed(
     )
 
 
-def stream(*events: Event, reply: Reply = REPLY) -> list[dict[str, Any]]:
-    answer = MessageEvents(reply)
-    return [sent for event in events for sent in answer.of(event)]
+def stream(*events: Event, body: MessagesBody = SHOWN) -> list[dict[str, Any]]:
+    answer = MessageEvents(body)
+    answer.begin(RECOGNISED)
+    sent = [each for event in events for each in answer.events(event)]
+    assert [each.name for each in sent] == [each.data["type"] for each in sent]  # type: ignore[index]
+    return [dict(each.data) for each in sent]  # type: ignore[arg-type]
+
+
+def whole(last: Committed, body: MessagesBody = SHOWN) -> dict[str, Any]:
+    return message_of(body, RECOGNISED, last)
 
 
 def assembled(sent: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -114,7 +133,7 @@ def test_reasoning_text_and_calls_are_blocks_in_their_order() -> None:
     )
     message = assembled(sent)
     assert message["content"] == [
-        {"type": "thinking", "thinking": "I think.", "signature": "msg_1"},
+        {"type": "thinking", "thinking": "I think.", "signature": SIGNATURE},
         {"type": "text", "text": "Looking."},
         {"type": "tool_use", "id": "c1", "name": "read", "input": {"path": "a"}},
         {"type": "tool_use", "id": "c2", "name": "list", "input": {}},
@@ -141,41 +160,46 @@ def test_the_end_says_why(finish: FinishReason) -> None:
 
 def test_a_step_that_was_committed_before_is_streamed_from_its_commit() -> None:
     last = committed("Looking.", CALL, reasoning="hm")
-    assert assembled(stream(last)) == message_of(REPLY, last)
-    assert assembled(stream(delta(ReasoningPart("hm")), last)) == message_of(REPLY, last)
+    assert assembled(stream(last)) == whole(last)
+    assert assembled(stream(delta(ReasoningPart("hm")), last)) == whole(last)
 
 
 def test_what_the_deltas_lack_comes_with_the_commit() -> None:
     last = committed("Looking.", CALL)
     sent = stream(STARTED, delta(TextPart("Look")), delta(TextPart("ing."), CallPart(0, "c1", "read")), last)
-    assert assembled(sent)["content"] == message_of(REPLY, last)["content"]
+    assert assembled(sent)["content"] == whole(last)["content"]
 
 
 def test_reasoning_is_sent_to_those_who_ask_for_it() -> None:
     events = STARTED, delta(ReasoningPart("hm"), TextPart("a")), committed("a", reasoning="hm")
-    assert [block["type"] for block in assembled(stream(*events, reply=SILENT))["content"]] == ["text"]
-    assert [block["type"] for block in message_of(SILENT, events[-1])["content"]] == ["text"]
+    assert [block["type"] for block in assembled(stream(*events, body=SILENT))["content"]] == ["text"]
+    assert [block["type"] for block in whole(events[-1], SILENT)["content"]] == ["text"]
 
 
 def test_claude_codes_omitted_reasoning_is_a_signature_only() -> None:
-    reply = Reply("msg_1", "m", log_tokens=0, shows_reasoning=True, omits_reasoning=True)
     last = committed("a", reasoning="hm")
     for message in (
-        assembled(stream(STARTED, delta(ReasoningPart("hm"), TextPart("a")), last, reply=reply)),
-        message_of(reply, last),
+        assembled(stream(STARTED, delta(ReasoningPart("hm"), TextPart("a")), last, body=OMITTED)),
+        whole(last, OMITTED),
     ):
-        assert message["content"][0] == {"type": "thinking", "thinking": "", "signature": "msg_1"}
+        assert message["content"][0] == {"type": "thinking", "thinking": "", "signature": SIGNATURE}
 
 
-def test_a_restart_after_content_ends_the_stream() -> None:
-    with pytest.raises(Refused) as refused:
-        stream(STARTED, delta(TextPart("a")), Restarted("its worker died"))
-    assert (refused.value.reason, refused.value.retry_seconds) == (Reason.WORKER_FAILED, 0.0)
+def test_an_answer_is_named_after_its_session_and_step() -> None:
+    answer = stream(STARTED)[0]["message"]
+    assert name_of(answer["id"]) == AnswerName(RECOGNISED.session_id, RECOGNISED.step_id)
+    assert answer["model"] == "claude-test"
 
 
-def test_a_restart_before_content_goes_unnoticed() -> None:
-    sent = stream(STARTED, Restarted("its worker died"), STARTED, delta(TextPart("a")), committed("a"))
-    assert assembled(sent)["content"] == [{"type": "text", "text": "a"}]
+def test_a_failure_is_an_error_event() -> None:
+    reported = failure(Api.ANTHROPIC, Refused(Reason.WORKER_FAILED, "it broke"), "req_1")
+    [event] = MessageEvents(SHOWN).failure(reported)
+    assert event.name == "error"
+    assert event.data == {
+        "type": "error",
+        "error": {"type": "overloaded_error", "message": "it broke"},
+        "request_id": "req_1",
+    }
 
 
 @pytest.mark.parametrize("calls", [(), (OTHER,), (ToolCall("c1", "read", "[]"),)])
@@ -185,7 +209,7 @@ def test_a_call_that_turns_out_to_be_none_ends_the_stream(calls: tuple[ToolCall,
 
 
 def test_numbers_beyond_json_stay_text() -> None:
-    message = message_of(REPLY, committed("", ToolCall("c", "f", '{"a": 1e999, "b": Infinity, "c": 1.5}')))
+    message = whole(committed("", ToolCall("c", "f", '{"a": 1e999, "b": Infinity, "c": 1.5}')))
     assert message["content"][0]["input"] == {"a": "1e999", "b": "Infinity", "c": 1.5}
     assert json.dumps(message, allow_nan=False)
 
@@ -200,4 +224,4 @@ def test_a_stream_is_the_same_message_however_it_is_cut(text: str, thought: str,
     for size in cuts:
         deltas.append(delta(*parts[at : at + size]))
         at += size
-    assert assembled(stream(STARTED, *deltas, last)) == message_of(REPLY, last)
+    assert assembled(stream(STARTED, *deltas, last)) == whole(last)

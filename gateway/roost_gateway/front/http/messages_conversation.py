@@ -16,6 +16,7 @@ from roost.contract.messages import (
     ToolDefinition,
 )
 from roost.contract.refused import invalid
+from roost_gateway.front.http.headers import family_of, is_retry
 from roost_gateway.front.http.messages_body import (
     AssistantTurn,
     CountBody,
@@ -39,8 +40,12 @@ _CHOICES = {
 }
 
 
-def conversation_of(body: CountBody, *, family: str = "", is_retry: bool = False) -> Conversation:
-    """The conversation of a body. Raises Refused, INVALID_REQUEST, naming the field."""
+def conversation_of(body: CountBody, headers: Mapping[str, str], further: Sequence[str] = ()) -> Conversation:
+    """The conversation of a request. `further` are names of headers that name a conversation.
+
+    Raises Refused, INVALID_REQUEST, naming the field.
+    """
+    user = body.metadata if isinstance(body, MessagesBody) else None
     head, turns = _split(body.messages)
     if isinstance(body.messages[-1], AssistantTurn):
         raise invalid([("messages", "the last message is the assistant's: an answer cannot be begun for the model")])
@@ -52,8 +57,8 @@ def conversation_of(body: CountBody, *, family: str = "", is_retry: bool = False
         messages=tuple(_messages(turns, first=len(head))),
         sampling=_sampling(body),
         format=_format(body),
-        family=family,
-        is_retry=is_retry,
+        family=family_of(headers, further, user.session_id if user is not None else None),
+        is_retry=is_retry(headers),
     )
 
 
@@ -68,9 +73,9 @@ def _split(turns: Sequence[Turn]) -> tuple[list[SystemTurn], Sequence[Turn]]:
 
 
 def _tools(body: CountBody) -> Iterator[ToolDefinition]:
-    for number, tool in enumerate(body.tools):
+    for number, tool in enumerate(body.tools or ()):
         if not tool.is_search:
-            schema = _json(tool.input_schema, f"tools.{number}.input_schema")
+            schema = _json(tool.input_schema, f"tools[{number}].input_schema")
             yield ToolDefinition(tool.name, tool.description or "", schema)
 
 
@@ -82,7 +87,7 @@ def _messages(turns: Sequence[Turn], first: int) -> Iterator[Message]:
             case UserTurn():
                 yield from _of_user(turn, names)
             case AssistantTurn():
-                yield _of_assistant(turn, names, f"messages.{number}")
+                yield _of_assistant(turn, names, f"messages[{number}]")
             case SystemTurn():
                 yield Message(MessageRole.SYSTEM, _joined(turn.content))
 
@@ -115,7 +120,7 @@ def _of_assistant(turn: AssistantTurn, names: dict[str, str], where: str) -> Mes
             case TextBlock():
                 text += block.text
             case ToolUseBlock():
-                calls.append(ToolCall(block.id, block.name, _json(block.input, f"{where}.content.{number}.input")))
+                calls.append(ToolCall(block.id, block.name, _json(block.input, f"{where}.content[{number}].input")))
                 names[block.id] = block.name
             case ThinkingBlock():
                 pass
@@ -142,7 +147,7 @@ def _sampling(body: CountBody) -> Sampling:
         top_p=body.top_p,
         top_k=body.top_k,
         max_tokens=body.max_tokens,
-        stop=tuple(body.stop_sequences),
+        stop=tuple(body.stop_sequences or ()),
     )
 
 
