@@ -241,7 +241,8 @@ def test_a_malformed_body_is_refused_or_gives_a_conversation(path: tuple[Any, ..
     try:
         conversation = conversation_of(parameters.read(MessagesBody, MESSAGES, raw)[0], {})
     except Refused as refused:
-        return check_invalid(refused)
+        check_invalid(refused)
+        return
     for message in conversation.messages:
         for call in message.tool_calls:
             json.loads(call.arguments_json.encode(), parse_constant=_no_constant)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from roost_gateway.front.http.parameters import Body, Parameter, ParameterTable, Part, Use
+from roost_gateway.front.http.parameters import Body, ParameterTable, Part, ignored, refused, supported
 from roost_gateway.front.http.sampling import Count, Real
 
 
@@ -177,32 +177,32 @@ class MessagesBody(CountBody):
 
 
 _COUNTED = (
-    Parameter("model", Use.SUPPORTED, "a pool's name, or that of its model"),
-    Parameter("messages", Use.SUPPORTED, "text, tool_use and tool_result; thinking is dropped, images are refused"),
-    Parameter("system", Use.SUPPORTED, "a text or blocks; system messages may also stand anywhere in `messages`"),
-    Parameter("tools", Use.SUPPORTED, "custom tools, deferred ones too; tools that run at Anthropic are refused"),
-    Parameter("tool_choice", Use.SUPPORTED, "`disable_parallel_tool_use` has no effect beside `auto`"),
-    Parameter("thinking", Use.SUPPORTED, "whether the answer shows reasoning, not whether the model thinks"),
-    Parameter("output_config", Use.SUPPORTED, "`format`, where no tool may be called; `effort` has no effect"),
-    Parameter("context_management", Use.IGNORED, "the session's log keeps everything"),
-    Parameter("cache_control", Use.IGNORED, "sessions are cached without marks"),
-    Parameter("speed", Use.IGNORED, "there is one"),
-    Parameter("mcp_servers", Use.REFUSED, "have the client call MCP servers", harmless=([],)),
+    supported("model", "a pool's name, or that of its model"),
+    supported("messages", "text, tool_use and tool_result; thinking is dropped, images are refused"),
+    supported("system", "a text or blocks; system messages may also stand anywhere in `messages`"),
+    supported("tools", "custom tools, deferred ones too; tools that run at Anthropic are refused"),
+    supported("tool_choice", "`disable_parallel_tool_use` has no effect beside `auto`"),
+    supported("thinking", "whether the answer shows reasoning, not whether the model thinks"),
+    supported("output_config", "`format`, where no tool may be called; `effort` has no effect"),
+    ignored("context_management", "the session's log keeps everything"),
+    ignored("cache_control", "sessions are cached without marks"),
+    ignored("speed", "there is one"),
+    refused("mcp_servers", "have the client call MCP servers", harmless=([],)),
 )
 COUNT_TOKENS = ParameterTable("/v1/messages/count_tokens", _COUNTED)
 MESSAGES = ParameterTable(
     "/v1/messages",
     (
         *_COUNTED,
-        Parameter("max_tokens", Use.SUPPORTED),
-        Parameter("stream", Use.SUPPORTED),
-        Parameter("metadata", Use.SUPPORTED, "`user_id`, where it is JSON with a `session_id`, as Claude Code's"),
-        Parameter("stop_sequences", Use.SUPPORTED, "the stop reason is `end_turn` after one, too"),
-        Parameter("temperature", Use.SUPPORTED),
-        Parameter("top_p", Use.SUPPORTED),
-        Parameter("top_k", Use.SUPPORTED),
-        Parameter("service_tier", Use.IGNORED, "the pool's priority classes decide"),
-        Parameter("inference_geo", Use.IGNORED, "the pool is where it is"),
-        Parameter("container", Use.REFUSED, "code runs at the client"),
+        supported("max_tokens"),
+        supported("stream"),
+        supported("metadata", "`user_id`, where it is JSON with a `session_id`, as Claude Code's"),
+        supported("stop_sequences", "the stop reason is `end_turn` after one, too"),
+        supported("temperature"),
+        supported("top_p"),
+        supported("top_k"),
+        ignored("service_tier", "the pool's priority classes decide"),
+        ignored("inference_geo", "the pool is where it is"),
+        refused("container", "code runs at the client"),
     ),
 )
