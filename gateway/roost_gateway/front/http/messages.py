@@ -26,5 +26,5 @@ async def count_tokens(call: HttpCall) -> None:
     body, ignored = read(CountBody, COUNT_TOKENS, call.body)
     call.response_headers |= ignored
     conversation = conversation_of(body, call.headers, call.front.session_headers)
-    counted = await call.front.life.counting.count(conversation, call.caller)
+    counted = await call.front.life.counter.count(conversation, call.caller)
     await call.respond({"input_tokens": counted})
