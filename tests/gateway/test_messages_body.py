@@ -171,10 +171,6 @@ def test_a_schema_of_the_output_goes_with_no_tools() -> None:
     assert "output_config.format" in fault({**HELLO, "output_config": output, "tools": [TOOL]})
 
 
-def test_an_answer_cannot_be_begun_for_the_model() -> None:
-    assert "assistant" in fault({**HELLO, "messages": [*HELLO["messages"], {"role": "assistant", "content": "I"}]})
-
-
 @pytest.mark.parametrize("user", ["someone", '{"session_id": 7}', "[]", "[" * 100_000, "", None])
 def test_a_user_without_a_session_gives_no_family(user: str | None) -> None:
     assert read({**HELLO, "metadata": {"user_id": user}}).family == ""

@@ -27,9 +27,9 @@ from roost.contract.messages import Message, MessageRole, ToolCall
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost_gateway.front.http.errors import Api, failure
-from roost_gateway.front.http.ids import AnswerName, name_of
+from roost_gateway.front.http.ids import OPAQUE, AnswerName, name_of
 from roost_gateway.front.http.messages_body import MessagesBody
-from roost_gateway.front.http.messages_events import SIGNATURE, MessageEvents, message_of
+from roost_gateway.front.http.messages_events import MessageEvents, message_of
 from roost_gateway.recognition.conversation import Match, Recognised
 
 RECOGNISED = Recognised("default/pool/01hzzzzzzzzzzzzzzzzzzzzzzz", "step", Match.CONTINUED, log_tokens=100)
@@ -133,7 +133,7 @@ def test_reasoning_text_and_calls_are_blocks_in_their_order() -> None:
     )
     message = assembled(sent)
     assert message["content"] == [
-        {"type": "thinking", "thinking": "I think.", "signature": SIGNATURE},
+        {"type": "thinking", "thinking": "I think.", "signature": OPAQUE},
         {"type": "text", "text": "Looking."},
         {"type": "tool_use", "id": "c1", "name": "read", "input": {"path": "a"}},
         {"type": "tool_use", "id": "c2", "name": "list", "input": {}},
@@ -182,7 +182,7 @@ def test_claude_codes_omitted_reasoning_is_a_signature_only() -> None:
         assembled(stream(STARTED, delta(ReasoningPart("hm"), TextPart("a")), last, body=OMITTED)),
         whole(last, OMITTED),
     ):
-        assert message["content"][0] == {"type": "thinking", "thinking": "", "signature": SIGNATURE}
+        assert message["content"][0] == {"type": "thinking", "thinking": "", "signature": OPAQUE}
 
 
 def test_an_answer_is_named_after_its_session_and_step() -> None:

@@ -6,16 +6,22 @@ from dataclasses import dataclass
 from roost.contract.names import pool_of
 from roost_gateway.recognition.conversation import Previous, Recognised
 
+RESPONSE, MESSAGE, REASONING, TEXT, CALL = "resp", "msg", "rs", "msg", "fc"
+"""Prefixes of ids: of answers, and of the parts of one."""
+OPAQUE = "cm9vc3Q"
+"""Signature or encrypted form of all reasoning. Clients send it back with the reasoning, which is dropped: the log has
+it."""
 _SEPARATOR = "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerName:
-    """A committed step, and the place of one of its parts; None for all of the answer."""
+    """A committed step, and the number of one of its parts, among the parts with the same prefix."""
 
     session_id: str
     step_id: str
     part: int | None = None
+    """None for the whole answer."""
 
     @property
     def previous(self) -> Previous:

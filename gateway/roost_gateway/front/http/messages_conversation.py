@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from roost.contract.messages import (
     Format,
-    JsonSchema,
     Message,
     MessageRole,
     Sampling,
@@ -13,8 +12,8 @@ from roost.contract.messages import (
     ToolChoiceMode,
     ToolDefinition,
 )
-from roost.contract.refused import invalid
 from roost_gateway.front.http.chat_request import split_system
+from roost_gateway.front.http.constraints import format_of
 from roost_gateway.front.http.headers import family_of, is_retry, role_of
 from roost_gateway.front.http.messages_body import (
     AssistantTurn,
@@ -33,7 +32,6 @@ from roost_gateway.front.http.parameters import json_text
 from roost_gateway.recognition.conversation import Conversation
 
 _CHOICES = {
-    "auto": ToolChoiceMode.AUTO,
     "any": ToolChoiceMode.REQUIRED,
     "tool": ToolChoiceMode.REQUIRED,
     "none": ToolChoiceMode.NONE,
@@ -46,8 +44,6 @@ def conversation_of(body: CountBody, headers: Mapping[str, str], further: Sequen
     Raises Refused, INVALID_REQUEST, naming the field.
     """
     user = body.metadata if isinstance(body, MessagesBody) else None
-    if isinstance(body.messages[-1], AssistantTurn):
-        raise invalid([("messages", "the last message is the assistant's: an answer cannot be begun for the model")])
     own = [Message(MessageRole.SYSTEM, block.text) for block in body.system]
     system, messages = split_system([*own, *_messages(body.messages)])
     return Conversation(
@@ -135,10 +131,6 @@ def _sampling(body: CountBody) -> Sampling:
 
 def _format(body: CountBody) -> Format | None:
     choice, output = body.tool_choice, body.output_config
-    if output is not None and output.format is not None:
-        if body.tools and (choice is None or choice.type != "none"):
-            raise invalid([("output_config.format", "goes with no tools, or with tool_choice none")])
-        return JsonSchema(json_text(output.format.schema_, "output_config.format.schema"))
-    if choice is None or choice.type == "auto":
-        return None
-    return ToolChoice(_CHOICES[choice.type], choice.name)
+    schema = output.format.schema_ if output is not None and output.format is not None else None
+    chosen = ToolChoice(_CHOICES[choice.type], choice.name) if choice is not None and choice.type != "auto" else None
+    return format_of(chosen, schema, has_tools=bool(body.tools), field="output_config.format")

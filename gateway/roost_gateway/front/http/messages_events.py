@@ -18,16 +18,13 @@ from roost.contract.events import (
     TextPart,
 )
 from roost_gateway.front.http.errors import Failure
-from roost_gateway.front.http.ids import answer_of
+from roost_gateway.front.http.ids import MESSAGE, OPAQUE, answer_of
 from roost_gateway.front.http.messages_body import MessagesBody
 from roost_gateway.front.http.parts import StepParts
 from roost_gateway.front.http.sse import ServerEvent
 from roost_gateway.recognition.conversation import Recognised
 
 JsonObject = dict[str, Any]
-
-SIGNATURE = "cm9vc3Q"
-"""Signature of every thinking block. Clients send it back with the block, which is dropped: the log has it."""
 
 
 class MessageEvents:
@@ -96,7 +93,7 @@ class MessageEvents:
         if not self._open:
             return
         if self._open == "thinking":
-            yield self._delta({"type": "signature_delta", "signature": SIGNATURE})
+            yield self._delta({"type": "signature_delta", "signature": OPAQUE})
         yield {"type": "content_block_stop", "index": self._blocks}
         self._blocks += 1
         self._open = ""
@@ -110,7 +107,7 @@ def message_of(body: MessagesBody, recognised: Recognised, committed: Committed)
     content = list[JsonObject]()
     if body.shows_reasoning and committed.reasoning:
         thinking = "" if body.omits_reasoning else committed.reasoning
-        content.append({"type": "thinking", "thinking": thinking, "signature": SIGNATURE})
+        content.append({"type": "thinking", "thinking": thinking, "signature": OPAQUE})
     if committed.output.content:
         content.append({"type": "text", "text": committed.output.content})
     for call in committed.output.tool_calls:
@@ -158,7 +155,7 @@ def _message(
     usage: JsonObject,
 ) -> JsonObject:
     return {
-        "id": answer_of(recognised).id("msg"),
+        "id": answer_of(recognised).id(MESSAGE),
         "type": "message",
         "role": "assistant",
         "model": body.model,
