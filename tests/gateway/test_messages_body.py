@@ -1,6 +1,5 @@
 """The conversation in a body of POST /v1/messages, as Claude Code and the Anthropic SDKs send it."""
 
-import copy
 import json
 from collections.abc import Mapping
 from itertools import pairwise
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from malformed import JSON, places, replaced
 from roost.contract.messages import JsonSchema, Message, MessageRole, ToolCall, ToolChoice, ToolChoiceMode
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
@@ -197,27 +197,6 @@ def test_the_table_has_the_parameters_that_are_read(body: type[Body], table: Par
     assert set(table.named(Use.SUPPORTED)) == set(body.model_fields)
 
 
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("\ud800"),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The paths of all values in a document, from the root's on."""
-    keys = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
-    return [path, *(place for key in keys for place in _places(value[key], (*path, key)))]
-
-
-def _replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
-    if not path:
-        return value
-    changed = copy.copy(document)
-    changed[path[0]] = _replaced(document[path[0]], path[1:], value)
-    return changed
-
-
 _WHOLE = {
     **HELLO,
     "messages": requests_of("claude-code")[2].body["messages"],
@@ -231,9 +210,9 @@ _WHOLE = {
 }
 
 
-@given(st.sampled_from(_places(_WHOLE)), _JSON)
+@given(st.sampled_from(places(_WHOLE)), JSON)
 def test_a_malformed_body_is_refused_or_gives_a_conversation(path: tuple[Any, ...], value: Any) -> None:
-    raw = json.dumps(_replaced(_WHOLE, path, value)).encode()
+    raw = json.dumps(replaced(_WHOLE, path, value)).encode()
     try:
         conversation = conversation_of(parameters.read(MessagesBody, MESSAGES, raw)[0], {})
     except Refused as refused:

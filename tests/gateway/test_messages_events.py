@@ -18,21 +18,16 @@ from roost.contract.events import (
     Part,
     Queued,
     ReasoningPart,
-    Started,
     TextPart,
-    Usage,
 )
-from roost.contract.heads import Head
-from roost.contract.messages import Message, MessageRole, ToolCall
+from roost.contract.messages import ToolCall
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost_gateway.front.http.errors import Api, failure
 from roost_gateway.front.http.ids import OPAQUE, AnswerName, name_of
 from roost_gateway.front.http.messages_body import MessagesBody
 from roost_gateway.front.http.messages_events import MessageEvents, message_of
-from roost_gateway.recognition.conversation import Match, Recognised
-
-RECOGNISED = Recognised("default/pool/01hzzzzzzzzzzzzzzzzzzzzzzz", "step", Match.CONTINUED, log_tokens=100)
+from step_events import CALL, OTHER_CALL, RECOGNISED, STARTED, committed, delta
 
 
 def asked(**fields: Any) -> MessagesBody:
@@ -43,32 +38,6 @@ def asked(**fields: Any) -> MessagesBody:
 SILENT = asked()
 SHOWN = asked(thinking={"type": "enabled"})
 OMITTED = asked(thinking={"type": "adaptive", "display": "omitted"})
-STARTED = Started("w", prompt_tokens=20, cached_tokens=90)
-CALL, OTHER = ToolCall("c1", "read", '{"path": "a"}'), ToolCall("c2", "list", "{}")
-
-
-def delta(*parts: Part) -> Delta:
-    return Delta("", (), 0, 0, parts=parts)
-
-
-def committed(
-    content: str = "", *calls: ToolCall, reasoning: str = "", finish: FinishReason | None = FinishReason.STOP
-) -> Committed:
-    return Committed(
-        step_id="s",
-        output=Message(MessageRole.ASSISTANT, content, calls),
-        finish_reason=FinishReason.TOOL_CALLS if calls else finish,
-        usage=Usage(prompt_tokens=20, output_tokens=7, cached_tokens=90, reconstructed_tokens=10),
-        head=Head(127),
-        index=1,
-        queue_ms=0,
-        first_token_ms=0,
-        seed=1,
-        replayed=False,
-        output_tokens=7,
-        failovers=0,
-        reasoning=reasoning,
-    )
 
 
 def stream(*events: Event, body: MessagesBody = SHOWN) -> list[dict[str, Any]]:
@@ -129,7 +98,7 @@ def test_reasoning_text_and_calls_are_blocks_in_their_order() -> None:
         delta(TextPart("Loo")),
         delta(TextPart("king."), CallPart(0, "c1", "read"), ArgumentsPart(0, '{"pa')),
         delta(ArgumentsPart(0, 'th": "a"}'), CallPart(1, "c2", "list"), ArgumentsPart(1, "{}")),
-        committed("Looking.", CALL, OTHER, reasoning="I think."),
+        committed("Looking.", CALL, OTHER_CALL, reasoning="I think."),
     )
     message = assembled(sent)
     assert message["content"] == [
@@ -202,7 +171,7 @@ def test_a_failure_is_an_error_event() -> None:
     }
 
 
-@pytest.mark.parametrize("calls", [(), (OTHER,), (ToolCall("c1", "read", "[]"),)])
+@pytest.mark.parametrize("calls", [(), (OTHER_CALL,), (ToolCall("c1", "read", "[]"),)])
 def test_a_call_that_turns_out_to_be_none_ends_the_stream(calls: tuple[ToolCall, ...]) -> None:
     with pytest.raises(Refused):
         stream(STARTED, delta(CallPart(0, "c1", "read"), ArgumentsPart(0, '{"path')), committed("{", *calls))
@@ -216,7 +185,7 @@ def test_numbers_beyond_json_stay_text() -> None:
 
 @given(st.text("ab\n", max_size=8), st.text("cd", max_size=5), st.lists(st.integers(1, 9)), st.integers(0, 2))
 def test_a_stream_is_the_same_message_however_it_is_cut(text: str, thought: str, cuts: list[int], calls: int) -> None:
-    last = committed(text, *(CALL, OTHER)[:calls], reasoning=thought)
+    last = committed(text, *(CALL, OTHER_CALL)[:calls], reasoning=thought)
     parts: list[Part] = [ReasoningPart(letter) for letter in thought] + [TextPart(letter) for letter in text]
     for index, call in enumerate(last.output.tool_calls):
         parts += [CallPart(index, call.id, call.name), *(ArgumentsPart(index, each) for each in call.arguments_json)]
