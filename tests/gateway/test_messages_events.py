@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.responses import JSONResponse
 
 from roost.contract.events import (
     ArgumentsPart,
@@ -177,10 +178,20 @@ def test_a_call_that_turns_out_to_be_none_ends_the_stream(calls: tuple[ToolCall,
         stream(STARTED, delta(CallPart(0, "c1", "read"), ArgumentsPart(0, '{"path')), committed("{", *calls))
 
 
-def test_numbers_beyond_json_stay_text() -> None:
-    message = whole(committed("", ToolCall("c", "f", '{"a": 1e999, "b": Infinity, "c": 1.5}')))
-    assert message["content"][0]["input"] == {"a": "1e999", "b": "Infinity", "c": 1.5}
-    assert json.dumps(message, allow_nan=False)
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("1e999", "1e999"),
+        ("Infinity", "Infinity"),
+        ("1.50", 1.5),
+        ("7" * 5000, "7" * 5000),
+        (r'"\ud83d\ude00 \ud800"', "\N{GRINNING FACE} \N{REPLACEMENT CHARACTER}"),
+    ],
+)
+def test_arguments_that_no_json_body_can_hold_are_kept_as_far_as_one_can(written: str, read: object) -> None:
+    message = whole(committed("", ToolCall("c", "f", f'{{"a": {written}}}')))
+    assert message["content"][0]["input"] == {"a": read}
+    assert JSONResponse(message).body
 
 
 @given(st.text("ab\n", max_size=8), st.text("cd", max_size=5), st.lists(st.integers(1, 9)), st.integers(0, 2))

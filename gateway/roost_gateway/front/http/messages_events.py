@@ -25,6 +25,8 @@ from roost_gateway.front.http.sse import ServerEvent
 from roost_gateway.recognition.conversation import Recognised
 
 JsonObject = dict[str, Any]
+_MOST_DIGITS = 4000
+"""Python refuses to read longer whole numbers."""
 
 
 class MessageEvents:
@@ -167,10 +169,20 @@ def _message(
 
 
 def _input_of(arguments_json: str) -> Any:
-    """A call's arguments. Numbers that a double cannot hold are kept as text, since JSON has no infinity."""
-    return json.loads(arguments_json or "{}", parse_float=_number, parse_constant=str)
+    """A call's arguments as the body can hold them: numbers that no client could read stay text, and halves of
+    characters are replaced."""
+    text = arguments_json or "{}"
+    value = json.loads(text, parse_int=_whole, parse_float=_real, parse_constant=str)
+    if "\\ud" not in text.lower():
+        return value
+    written = json.dumps(value, ensure_ascii=False).encode("utf-16-le", "surrogatepass")
+    return json.loads(written.decode("utf-16-le", "replace"))
 
 
-def _number(text: str) -> float | str:
+def _whole(text: str) -> int | str:
+    return int(text) if len(text) <= _MOST_DIGITS else text
+
+
+def _real(text: str) -> float | str:
     number = float(text)
     return number if math.isfinite(number) else text
