@@ -1,6 +1,7 @@
 """OpenAI's Responses API through a whole gateway, to a null worker."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from null_script import BASE_ID, Script, token_text
 from redis_servers import RedisServer
 from roost.contract.api_keys import hash_api_key
 from roost.contract.reasons import Reason
+from roost_gateway.front.http import responses_log
+from roost_gateway.front.http.ids import RESPONSE, name_of
 
 PATH = "/v1/responses"
 HTTP = {"http_listen": "127.0.0.1:0"}
@@ -69,6 +72,23 @@ async def test_a_given_response_can_be_read_at_any_gateway(redis_server: RedisSe
             assert read.json[field] == first[field]
         assert (await ask(other.http_address, "GET", f"{PATH}/{first['output'][0]['id']}")).status == 404
         assert (await ask(other.http_address, "GET", f"{PATH}/{first['id']}?stream=true")).status == 400
+
+
+async def test_each_response_of_a_session_can_be_read(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(responses_log, "MAX_PAGE_STEPS", 1)
+    async with world(redis_server, **HTTP) as w:
+        given = [(await create(w.gateway.http_address)).json]
+        for _ in range(2):
+            given.append((await create(w.gateway.http_address, "more", previous_response_id=given[-1]["id"])).json)
+        read = [(await ask(w.gateway.http_address, "GET", f"{PATH}/{each['id']}")).json for each in given]
+        assert [each["usage"] for each in read] == [each["usage"] for each in given]
+        assert len({each["usage"]["input_tokens"] for each in read}) == 3
+        name = name_of(given[0]["id"])
+        assert name is not None
+        other = replace(name, step_id="other").id(RESPONSE)
+        assert (await ask(w.gateway.http_address, "GET", f"{PATH}/{other}")).status == 404
 
 
 async def test_the_latest_response_is_deleted_with_its_session(redis_server: RedisServer) -> None:
