@@ -51,7 +51,20 @@ async def test_a_stream_has_the_events_of_the_api_and_ends_after_the_commit(redi
         assert rest[0] == "content_block_start"
         assert rest[-3:] == ["content_block_stop", "message_delta", "message_stop"]
         assert answer.data[-2]["usage"]["output_tokens"] == 8
-        assert w.worker.commits
+        await w.worker.until(lambda: w.worker.commits)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_sequence_that_ended_the_output_is_named_also_to_a_retry(
+    redis_server: RedisServer, stream: bool
+) -> None:
+    async with world(redis_server, Script(stop_string="END"), **HTTP) as w:
+        body = {**HELLO, "stop_sequences": ["END"], "stream": stream}
+        for count in ("0", "1"):
+            answer = await ask(w.gateway.http_address, "POST", PATH, body, x_stainless_retry_count=count)
+            end = answer.data[-2]["delta"] if stream else answer.json
+            assert (end["stop_reason"], end["stop_sequence"]) == ("stop_sequence", "END")
+        assert answer.headers["x-roost-match"] == "attached"
 
 
 async def test_a_failed_stream_has_an_error_event_and_no_end(redis_server: RedisServer) -> None:

@@ -152,7 +152,7 @@ async def test_codex_leaves_after_the_last_event_and_nothing_is_cancelled(redis_
         await connection.head()
         await connection.until(b'"response.completed"')
         await connection.close()
-        assert w.worker.commits
+        await w.worker.until(lambda: w.worker.commits)
         assert not w.worker.cancels
 
 

@@ -272,6 +272,7 @@ class NullWorker(NullChecks):
             cached_tokens=attempt.cached,
             warnings=self.script.warnings,
             reasoning=self.script.reasoning,
+            stop_string=self.script.stop_string,
         )
 
     async def _hear(self, attempt: Attempt, requests: AsyncIterator[wpb.GenerateRequest]) -> None:

@@ -197,7 +197,7 @@ MESSAGES = ParameterTable(
         supported("max_tokens"),
         supported("stream"),
         supported("metadata", "`user_id`, where it is JSON with a `session_id`, as Claude Code's"),
-        supported("stop_sequences", "the stop reason is `end_turn` after one, too"),
+        supported("stop_sequences"),
         supported("temperature"),
         supported("top_p"),
         supported("top_k"),

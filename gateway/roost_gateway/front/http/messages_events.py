@@ -56,13 +56,12 @@ class MessageEvents:
         if isinstance(event, Started | Delta | Committed) and not self._started:
             self._started = True
             usage = _first_usage(event, recognised.log_tokens)
-            yield {"type": "message_start", "message": _message(self._body, recognised, [], None, usage)}
+            yield {"type": "message_start", "message": _message(self._body, recognised, usage)}
         for part in self._parts.of(event):
             yield from self._of_part(part)
         if isinstance(event, Committed):
             yield from self._stop_block()
-            delta = {"stop_reason": stop_reason_of(event), "stop_sequence": None}
-            yield {"type": "message_delta", "delta": delta, "usage": usage_of(event)}
+            yield {"type": "message_delta", "delta": _end_of(event), "usage": usage_of(event)}
             yield {"type": "message_stop"}
 
     def _of_part(self, part: Part) -> Iterator[JsonObject]:
@@ -115,13 +114,20 @@ def message_of(body: MessagesBody, recognised: Recognised, committed: Committed)
     for call in committed.output.tool_calls:
         arguments = _input_of(call.arguments_json)
         content.append({"type": "tool_use", "id": call.id, "name": call.name, "input": arguments})
-    return _message(body, recognised, content, stop_reason_of(committed), usage_of(committed))
+    return {**_message(body, recognised, usage_of(committed)), "content": content, **_end_of(committed)}
+
+
+def _end_of(committed: Committed) -> JsonObject:
+    """Why the output ended."""
+    return {"stop_reason": stop_reason_of(committed), "stop_sequence": committed.stop_string or None}
 
 
 def stop_reason_of(committed: Committed) -> str:
     if committed.finish_reason is FinishReason.LENGTH:
         return "max_tokens"
-    return "tool_use" if committed.output.tool_calls else "end_turn"
+    if committed.output.tool_calls:
+        return "tool_use"
+    return "stop_sequence" if committed.stop_string else "end_turn"
 
 
 def usage_of(committed: Committed) -> JsonObject:
@@ -149,20 +155,15 @@ def _usage(context: int, cached: int, output: int) -> JsonObject:
     }
 
 
-def _message(
-    body: MessagesBody,
-    recognised: Recognised,
-    content: list[JsonObject],
-    stop_reason: str | None,
-    usage: JsonObject,
-) -> JsonObject:
+def _message(body: MessagesBody, recognised: Recognised, usage: JsonObject) -> JsonObject:
+    """A message before its first block."""
     return {
         "id": answer_of(recognised).id(MESSAGE),
         "type": "message",
         "role": "assistant",
         "model": body.model,
-        "content": content,
-        "stop_reason": stop_reason,
+        "content": [],
+        "stop_reason": None,
         "stop_sequence": None,
         "usage": usage,
     }
