@@ -42,6 +42,8 @@ class Script:
     warnings: tuple[str, ...] = ()
     """Of the output's text."""
     reasoning: str = ""
+    stop_string: str = ""
+    """What `Finished` says that the output ended at."""
     calls: tuple[tuple[str, str], ...] = ()
     """Names and arguments of the output's tool calls, whose ids no other step's calls have."""
     ask_history: bool = False

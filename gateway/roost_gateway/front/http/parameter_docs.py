@@ -6,9 +6,11 @@ from pathlib import Path
 from roost_gateway.front.http.chat import CHAT
 from roost_gateway.front.http.completions import COMPLETIONS
 from roost_gateway.front.http.headers import SESSION_HEADERS
+from roost_gateway.front.http.messages_body import COUNT_TOKENS, MESSAGES
 from roost_gateway.front.http.parameters import ParameterTable, Use
+from roost_gateway.front.http.responses_body import RESPONSES
 
-TABLES = (CHAT, COMPLETIONS)
+TABLES = (CHAT, RESPONSES, MESSAGES, COUNT_TOKENS, COMPLETIONS)
 DOCUMENT = Path(__file__).parents[4] / "docs" / "http.md"
 _GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(?=<!-- end -->)", flags=re.S)
 _USES = {
