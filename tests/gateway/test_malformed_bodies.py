@@ -50,8 +50,6 @@ FORMATS = shaped(
 TOOLS = st.lists(shaped(type=st.just("function"), function=shaped(name=NAMES, parameters=VALUES)), max_size=3)
 NUMBERS = ("temperature", "top_p", "top_k", "seed", "max_tokens", "n", "logprobs")
 SAMPLING = dict.fromkeys((*NUMBERS, "stop", "logit_bias", "model"), VALUES)
-    ("temperature", "top_p", "top_k", "seed", "max_tokens", "stop", "logit_bias", "n", "logprobs", "model"), VALUES
-)
 
 
 @given(shaped(messages=MESSAGES, tools=TOOLS, tool_choice=CHOICES, response_format=FORMATS, **SAMPLING))
