@@ -77,16 +77,16 @@ def assembled(sent: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 def texts(response: dict[str, Any]) -> list[tuple[str, str]]:
     """Types and texts of a response's items."""
-    found = []
+    items = []
     for item in response["output"]:
         match item:
             case {"type": "message", "content": [{"text": text}]}:
-                found.append(("message", text))
+                items.append(("message", text))
             case {"type": "reasoning", "summary": [{"text": text}]}:
-                found.append(("reasoning", text))
+                items.append(("reasoning", text))
             case {"type": "function_call", "arguments": text}:
-                found.append((item["name"], text))
-    return found
+                items.append((item["name"], text))
+    return items
 
 
 def test_reasoning_text_and_calls_are_items_in_their_order() -> None:

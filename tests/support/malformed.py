@@ -12,7 +12,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-"""JSON values, and what is none: infinities, and text that cannot be encoded."""
+"""JSON values, and what JSON does not have: infinities, and text that cannot be encoded."""
 
 
 def places(document: Any, path: Path = ()) -> list[Path]:

@@ -99,7 +99,7 @@ class ToolBody(Part):
 
     @property
     def is_search(self) -> bool:
-        """Whether it searches deferred tools, which nobody needs where all tools are shown."""
+        """Whether it searches deferred tools: useless here, where all tools are shown."""
         return self.type is not None and self.type != "custom"
 
 
@@ -186,7 +186,7 @@ _COUNTED = (
     supported("output_config", "`format`, where no tool may be called; `effort` has no effect"),
     ignored("context_management", "the session's log keeps everything"),
     ignored("cache_control", "sessions are cached without marks"),
-    ignored("speed", "there is one"),
+    ignored("speed", "answers come as fast as they can"),
     refused("mcp_servers", "have the client call MCP servers", harmless=([],)),
 )
 COUNT_TOKENS = ParameterTable("/v1/messages/count_tokens", _COUNTED)

@@ -56,7 +56,7 @@ class StepParts:
         calls = committed.output.tool_calls
         sent = [(call.id, call.name) for call in self._calls]
         if sent != [(call.id, call.name) for call in calls[: len(sent)]]:
-            raise _void("what looked like a tool call is none")
+            raise _void("what looked like a tool call is text")
         if reasoning := _missing(self._reasoning, committed.reasoning):
             yield ReasoningPart(reasoning)
         if text := _missing(self._text, committed.output.content):
