@@ -7,8 +7,6 @@ from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from roost.contract.messages import (
-    Format,
-    JsonSchema,
     Message,
     MessageRole,
     ToolCall,
@@ -17,7 +15,7 @@ from roost.contract.messages import (
     ToolDefinition,
     to_json,
 )
-from roost.contract.refused import invalid
+from roost_gateway.front.http.constraints import format_of
 from roost_gateway.front.http.headers import family_of, is_retry, role_of
 from roost_gateway.front.http.parameters import MAX_MESSAGES, Part, json_text
 from roost_gateway.front.http.sampling import CompletionBody, Count
@@ -145,7 +143,7 @@ def conversation_of(body: ChatBody, headers: Mapping[str, str], further: Sequenc
         tools=tuple(_definition(number, tool.function) for number, tool in enumerate(body.tools or ())),
         messages=messages,
         sampling=body.sampling(body.max_completion_tokens or body.max_tokens),
-        format=_format(body),
+        format=format_of(body.tool_choice, body.response_format, has_tools=bool(body.tools), field="response_format"),
         family=family_of(headers, further, body.prompt_cache_key),
         is_retry=is_retry(headers),
         role=role_of(headers),
@@ -177,14 +175,3 @@ def _message(message: ChatMessage, names: dict[str, str]) -> Message:
 def _definition(number: int, function: FunctionDefinition) -> ToolDefinition:
     schema = json_text(function.parameters or NO_PARAMETERS, f"tools[{number}].function.parameters")
     return ToolDefinition(function.name, function.description or "", schema)
-
-
-def _format(body: ChatBody) -> Format | None:
-    """What constrains the output. Tools and a schema at once are refused: a schema leaves no room for a call."""
-    choice = body.tool_choice
-    if body.response_format is None:
-        return choice if body.tools or choice != _NO_CALLS else None
-    if body.tools and choice != _NO_CALLS:
-        why = 'goes with no tools, or with tool_choice "none": a reply that satisfies a schema cannot be a call'
-        raise invalid([("response_format", why)])
-    return JsonSchema(json_text(body.response_format, "response_format"))
