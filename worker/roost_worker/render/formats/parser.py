@@ -202,7 +202,10 @@ def begins(text: str, at: int, mark: str) -> bool:
 def held_back(text: str, at: int, marks: Sequence[str]) -> int:
     """Return where the end of `text`, after `at`, may begin one of `marks`; its length if it does not."""
     longest = max(map(len, marks))
-    for start in range(max(at, len(text) - longest + 1), len(text)):
+    first = max(at, len(text) - longest + 1)
+    if not any(text.find(mark[0], first) >= 0 for mark in marks):
+        return len(text)
+    for start in range(first, len(text)):
         if any(begins(text, start, mark) for mark in marks):
             return start
     return len(text)
