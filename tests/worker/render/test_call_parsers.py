@@ -121,7 +121,9 @@ def check_parts(parsed: ParsedText) -> None:
     assert (texts[TextPart], texts[ReasoningPart]) == (parsed.content, parsed.reasoning)
     assert list(names) == list(range(len(names)))
     for call in parsed.calls:
-        assert (names[call.number], texts[call.number]) == ((call.id, call.name), call.arguments_json)
+        call_id, name = names[call.number]
+        assert (name, texts[call.number]) == (call.name, call.arguments_json)
+        assert call_id in (call.id, ""), "an id after the arguments comes too late"
     assert {name for _, name in names.values()} <= TOOLS
     broken = names.keys() - {call.number for call in parsed.calls}
     assert not broken or parsed.warnings

@@ -31,7 +31,7 @@ class ParsedText:
     """The thinking, with which the turn begins."""
     parts: tuple[Part, ...] = field(default=(), compare=False)
     """The turn in order: content and reasoning joined are all of their parts. A call that broke off is among them, with
-    its text as text after it. Ids of calls are those that the model wrote."""
+    its text as text after it. Ids of calls are those that the model wrote before the arguments, or else empty."""
 
 
 @dataclass(frozen=True, slots=True)
