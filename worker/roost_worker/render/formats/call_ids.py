@@ -28,7 +28,7 @@ class CallIds:
     """How a format's calls are identified."""
 
     spell: Callable[[bytes], str]
-    """Writes 32 bytes that nobody else has as an id."""
+    """Writes a digest of 32 bytes as an id."""
     written: re.Pattern[str] | None = None
     """Ids that are kept when the model writes them itself; None when its ids mean nothing."""
 
