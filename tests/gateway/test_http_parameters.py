@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from roost.contract.refused import Refused
-from roost_gateway.front.http.chat import CHAT
-from roost_gateway.front.http.chat_request import ChatBody
+from roost_gateway.front.http.chat_body import CHAT, ChatBody
 from roost_gateway.front.http.completions import COMPLETIONS, PromptBody
 from roost_gateway.front.http.parameter_docs import DOCUMENT, TABLES, generated
 from roost_gateway.front.http.parameters import Body, ParameterTable, Use, read

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.front.http.chat import CHAT
-from roost_gateway.front.http.chat_request import ChatBody, conversation_of
+from roost_gateway.front.http.chat_body import CHAT, ChatBody
+from roost_gateway.front.http.chat_conversation import conversation_of
 from roost_gateway.front.http.completions import COMPLETIONS, PromptBody
 from roost_gateway.front.http.parameters import Body, ParameterTable, read
 from roost_gateway.recognition.conversation import Conversation

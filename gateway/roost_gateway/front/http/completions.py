@@ -5,6 +5,7 @@ A session is made of turns, so that text cannot be continued where it stands.
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -13,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from roost.contract.events import Committed, Event, TextPart
 from roost.contract.messages import Message, MessageRole
 from roost_gateway.front.http.calls import HttpCall
-from roost_gateway.front.http.chat_response import UsageSoFar, finish_reason_of, usage_of
+from roost_gateway.front.http.chat_events import UsageSoFar, finish_reason_of, usage_of
 from roost_gateway.front.http.errors import Failure
 from roost_gateway.front.http.headers import family_of, is_retry, role_of
 from roost_gateway.front.http.parameters import ParameterTable, read, refused, supported
@@ -49,6 +50,13 @@ class PromptBody(CompletionBody):
     """The supported parameters of `/v1/completions`."""
 
     prompt: Annotated[str, BeforeValidator(_one_text)]
+
+
+def text_of(model: str, created: int, recognised: Recognised, committed: Committed) -> dict[str, Any]:
+    """The whole answer. `model` is the name that the client used, `created` is in seconds since 1970."""
+    head = {"id": f"cmpl-{recognised.step_id}", "object": "text_completion", "created": created, "model": model}
+    choice = _choice(committed.output.content, finish_reason_of(committed))
+    return {**head, "choices": [choice], "usage": usage_of(committed)}
 
 
 class TextEvents:
@@ -102,20 +110,9 @@ async def create_completion(call: HttpCall) -> None:
     )
     created = int(time.time())
     if body.stream:
-        await stream_step(call, conversation, lambda: TextEvents(body.model, created, body.options))
-        return
-
-    def answer(recognised: Recognised, committed: Committed) -> dict[str, Any]:
-        head = {
-            "id": f"cmpl-{recognised.step_id}",
-            "object": "text_completion",
-            "created": created,
-            "model": body.model,
-        }
-        choice = _choice(committed.output.content, finish_reason_of(committed))
-        return {**head, "choices": [choice], "usage": usage_of(committed)}
-
-    await whole_step(call, conversation, answer)
+        await stream_step(call, conversation, partial(TextEvents, body.model, created, body.options))
+    else:
+        await whole_step(call, conversation, partial(text_of, body.model, created))
 
 
 def _choice(text: str, finish_reason: str | None) -> dict[str, Any]:

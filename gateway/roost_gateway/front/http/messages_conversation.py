@@ -12,7 +12,7 @@ from roost.contract.messages import (
     ToolChoiceMode,
     ToolDefinition,
 )
-from roost_gateway.front.http.chat_request import split_system
+from roost_gateway.front.http.chat_conversation import split_system
 from roost_gateway.front.http.constraints import format_of
 from roost_gateway.front.http.headers import family_of, is_retry, role_of
 from roost_gateway.front.http.messages_body import (

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from roost_gateway.front.http.chat import CHAT
+from roost_gateway.front.http.chat_body import CHAT
 from roost_gateway.front.http.completions import COMPLETIONS
 from roost_gateway.front.http.headers import SESSION_HEADERS
 from roost_gateway.front.http.messages_body import COUNT_TOKENS, MESSAGES

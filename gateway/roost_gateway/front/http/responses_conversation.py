@@ -6,7 +6,7 @@ from roost.contract.messages import Message, MessageRole, Sampling, ToolCall, To
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.contract.sessions import LoggedStep
-from roost_gateway.front.http.chat_request import NO_PARAMETERS, split_system
+from roost_gateway.front.http.chat_conversation import NO_PARAMETERS, split_system
 from roost_gateway.front.http.constraints import format_of
 from roost_gateway.front.http.headers import family_of, is_retry, role_of
 from roost_gateway.front.http.ids import CALL, REASONING, TEXT, AnswerName, name_of

@@ -7,8 +7,8 @@ import pytest
 
 from roost.contract.messages import JsonSchema, Message, MessageRole, ToolCall, ToolChoice, ToolChoiceMode
 from roost.contract.refused import Refused
-from roost_gateway.front.http.chat import CHAT
-from roost_gateway.front.http.chat_request import ChatBody, conversation_of
+from roost_gateway.front.http.chat_body import CHAT, ChatBody
+from roost_gateway.front.http.chat_conversation import conversation_of
 from roost_gateway.front.http.parameters import read
 from roost_gateway.recognition.conversation import Conversation
 from wire_requests import requests_of

@@ -23,7 +23,7 @@ from roost.contract.events import (
 from roost.contract.messages import ToolCall
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.front.http.chat_response import ChatEvents, completion_of
+from roost_gateway.front.http.chat_events import ChatEvents, completion_of
 from roost_gateway.front.http.completions import TextEvents
 from roost_gateway.front.http.errors import Api, failure
 from roost_gateway.front.http.sampling import StreamOptions
@@ -136,7 +136,7 @@ def test_an_error_takes_the_place_of_a_chunk() -> None:
     ("step", "content"), [(committed("Hi"), "Hi"), (committed("", (LOOK,)), None), (committed(""), "")]
 )
 def test_a_whole_answer(step: Committed, content: str | None) -> None:
-    answer = completion_of(RECOGNISED, step, "m", 7)
+    answer = completion_of("m", 7, RECOGNISED, step)
     message = answer["choices"][0]["message"]
     assert message["content"] == content
     assert [call["function"] for call in message.get("tool_calls", ())] == [
@@ -147,7 +147,7 @@ def test_a_whole_answer(step: Committed, content: str | None) -> None:
 
 
 def test_reasoning_is_beside_the_content_of_a_whole_answer() -> None:
-    answer = completion_of(RECOGNISED, committed("Hi", (), "Hm.", FinishReason.LENGTH), "m", 7)
+    answer = completion_of("m", 7, RECOGNISED, committed("Hi", (), "Hm.", FinishReason.LENGTH))
     assert answer["choices"][0]["message"]["reasoning_content"] == "Hm."
     assert answer["choices"][0]["finish_reason"] == "length"
 

@@ -1,28 +1,15 @@
-"""The body of `/v1/chat/completions`, and the conversation that it stands for."""
+"""The body of `/v1/chat/completions`, and what becomes of its parameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
-from roost.contract.messages import (
-    Message,
-    MessageRole,
-    ToolCall,
-    ToolChoice,
-    ToolChoiceMode,
-    ToolDefinition,
-    to_json,
-)
-from roost_gateway.front.http.constraints import format_of
-from roost_gateway.front.http.headers import family_of, is_retry, role_of
-from roost_gateway.front.http.parameters import MAX_MESSAGES, Part, json_text
-from roost_gateway.front.http.sampling import CompletionBody, Count
-from roost_gateway.recognition.conversation import Conversation
+from roost.contract.messages import ToolChoice, ToolChoiceMode, to_json
+from roost_gateway.front.http.parameters import MAX_MESSAGES, ParameterTable, Part, ignored, refused, supported
+from roost_gateway.front.http.sampling import COMPLETION_ROWS, CompletionBody, Count
 
-NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
-_NO_CALLS = ToolChoice(ToolChoiceMode.NONE)
 _OTHER_BLOCK = "`{kind}` is not supported: models here read text only"
 
 
@@ -130,48 +117,30 @@ class ChatBody(CompletionBody):
     max_completion_tokens: Count | None = None
 
 
-def conversation_of(body: ChatBody, headers: Mapping[str, str], further: Sequence[str] = ()) -> Conversation:
-    """Returns the conversation of a request; `further` are session headers of the configuration.
-
-    Raises Refused: INVALID_REQUEST.
-    """
-    names: dict[str, str] = {}
-    system, messages = split_system([_message(message, names) for message in body.messages])
-    return Conversation(
-        model=body.model,
-        system=system,
-        tools=tuple(_definition(number, tool.function) for number, tool in enumerate(body.tools or ())),
-        messages=messages,
-        sampling=body.sampling(body.max_completion_tokens or body.max_tokens),
-        format=format_of(body.tool_choice, body.response_format, has_tools=bool(body.tools), field="response_format"),
-        family=family_of(headers, further, body.prompt_cache_key),
-        is_retry=is_retry(headers),
-        role=role_of(headers),
-    )
-
-
-def split_system(messages: Sequence[Message]) -> tuple[str, tuple[Message, ...]]:
-    """Returns the text of the system messages at the beginning, and the messages after them."""
-    count = 0
-    while count < len(messages) and messages[count].role is MessageRole.SYSTEM:
-        count += 1
-    return "\n\n".join(message.content for message in messages[:count]), tuple(messages[count:])
-
-
-def _message(message: ChatMessage, names: dict[str, str]) -> Message:
-    """`names` maps the calls so far to their tools, since results do not name them."""
-    if message.role in ("developer", "system"):
-        return Message(MessageRole.SYSTEM, message.text)
-    if message.role == "tool":
-        call = message.tool_call_id or ""
-        return Message(MessageRole.TOOL, message.text, tool_call_id=call, name=names.get(call, ""))
-    if message.role == "user":
-        return Message(MessageRole.USER, message.text)
-    calls = [ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()]
-    names.update({call.id: call.name for call in calls})
-    return Message(MessageRole.ASSISTANT, message.text, tuple(calls))
-
-
-def _definition(number: int, function: FunctionDefinition) -> ToolDefinition:
-    schema = json_text(function.parameters or NO_PARAMETERS, f"tools[{number}].function.parameters")
-    return ToolDefinition(function.name, function.description or "", schema)
+CHAT = ParameterTable(
+    "/v1/chat/completions",
+    (
+        supported(
+            "messages", "text, calls and results; blocks of text are joined; images, audio and files are refused"
+        ),
+        supported(
+            "tools", "type `function`; `strict` is not needed: arguments are constrained wherever the model's are"
+        ),
+        supported("tool_choice", "`auto`, `none`, `required`, or a named function"),
+        supported("response_format", "`text`, `json_object`, `json_schema`; beside tools only with tool_choice `none`"),
+        supported("max_completion_tokens", "counts before `max_tokens`"),
+        *COMPLETION_ROWS,
+        ignored("parallel_tool_calls", "with `false`, too, a reply may have several calls"),
+        ignored("reasoning_effort", "the model reasons as its template says"),
+        ignored("prediction", "it only makes replies faster"),
+        ignored("verbosity", "say it in the prompt"),
+        refused("n", "send the request n times: equal openings are sessions of their own", harmless=(1,)),
+        refused("logprobs", "the gRPC API has log-probabilities", harmless=(False,)),
+        refused("top_logprobs", "the gRPC API has log-probabilities", harmless=(0,)),
+        refused("functions", "send them as `tools`", harmless=([],)),
+        refused("function_call", "send `tool_choice`", harmless=("auto", "none")),
+        refused("modalities", "replies are text", harmless=(["text"],)),
+        refused("audio", "replies are text"),
+        refused("web_search_options", "give the model a tool that searches"),
+    ),
+)

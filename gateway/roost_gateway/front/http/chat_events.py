@@ -22,7 +22,7 @@ from roost_gateway.front.http.sse import DONE, ServerEvent
 from roost_gateway.recognition.conversation import Recognised
 
 
-def completion_of(recognised: Recognised, committed: Committed, model: str, created: int) -> dict[str, Any]:
+def completion_of(model: str, created: int, recognised: Recognised, committed: Committed) -> dict[str, Any]:
     """The whole answer. `model` is the name that the client used, `created` is in seconds since 1970."""
     calls = [
         {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments_json}}
