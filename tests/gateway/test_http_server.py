@@ -202,6 +202,20 @@ async def test_a_head_that_does_not_come_closes_the_connection(
     await connection.close()
 
 
+async def test_a_client_of_an_old_connection_is_asked_to_reconnect(serve: Serve) -> None:
+    """So that clients spread over new gateways."""
+    front = await serve()
+    server = HttpServer(create_app(front.front), "127.0.0.1:0", max_connection_age_seconds=1e-9)
+    connection = await Connection.to(await server.start())
+    await connection.send("POST", PATH, json.dumps(STREAM).encode())
+    assert (await connection.head()).headers["connection"] == "close"
+    assert (await connection.end()).is_complete
+    assert await connection.reader.read() == b""
+    await connection.close()
+    await server.stop(0.0)
+    assert "connection" not in (await front.ask("POST", PATH, BODY)).headers
+
+
 async def test_a_connection_serves_one_request_after_another(serve: Serve) -> None:
     connection = await Connection.to((await serve()).address)
     for body in (BODY, STREAM, {}, BODY):

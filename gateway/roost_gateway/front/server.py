@@ -48,7 +48,8 @@ class GatewayServer:
         self._start_metrics()
         self.address = await self._grpc.start()
         if self._config.http_listen:
-            self._http = HttpServer(create_app(self._http_front()), self._config.http_listen)
+            app, max_age = create_app(self._http_front()), self._config.max_connection_age_seconds
+            self._http = HttpServer(app, self._config.http_listen, max_age)
             self.http_address = await self._http.start()
         await self._report_health(serving=False)
         self._opening = asyncio.create_task(self._open(), name="reach the store")

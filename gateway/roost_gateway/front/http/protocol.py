@@ -12,10 +12,15 @@ HEAD_SECONDS = 30.0
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes connections whose requests have too large heads or take too long over them."""
+    """Closes connections whose requests have too large heads or take too long over them, and old ones after a request.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    `max_age_seconds` is the age from which a connection is old; 0 means never.
+    """
+
+    def __init__(self, *args: Any, max_age_seconds: float = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._max_age_seconds = max_age_seconds
+        self._connected = self.loop.time()
         self._head_bytes = 0
         self._heads = 0
         """Heads that were complete."""
@@ -47,6 +52,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._heads += 1
         self._stop_timer()
         super().on_headers_complete()
+        if 0 < self._max_age_seconds < self.loop.time() - self._connected:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         self._in_head = True

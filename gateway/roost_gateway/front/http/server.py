@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import math
 import socket
+from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -21,13 +22,14 @@ CUT_SECONDS = 1
 class HttpServer:
     """Serves `app` at `address`. It must be created within a running event loop."""
 
-    def __init__(self, app: ASGIApp, address: str) -> None:
+    def __init__(self, app: ASGIApp, address: str, max_connection_age_seconds: float = 0.0) -> None:
         self._address = address
+        protocol = partial(BoundedProtocol, max_age_seconds=max_connection_age_seconds)
         # uvicorn logs each broken body as an error, and the application logs its own errors.
         self._config = uvicorn.Config(
             app,
             loop="none",
-            http=BoundedProtocol,
+            http=protocol,  # type: ignore[arg-type]  # uvicorn only calls it
             ws="none",
             lifespan="off",
             log_config=None,
