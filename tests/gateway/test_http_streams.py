@@ -9,10 +9,10 @@ import pytest
 from http_answers import committed
 from http_client import Connection
 from http_front import BODY, HELLO, PATH, STREAM, Front, Serve
-from roost.contract.events import Delta, Event, Queued, Restarted
+from roost.contract.events import Delta, Event, Queued, Restarted, TextPart
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.front.http import steps
+from roost_gateway.front.http import protocol, steps
 
 
 async def test_a_stream_ends_tidily_after_its_commit(serve: Serve) -> None:
@@ -95,6 +95,23 @@ async def test_a_client_that_leaves_cancels_its_step(serve: Serve, body: object)
     await begun.wait()
     await connection.close()
     await front.conversations.left.wait()
+    assert await outcome(front) == "CANCELLED"
+
+
+async def test_a_client_that_does_not_read_loses_its_step(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "STALL_SECONDS", 0.01)
+    much = "x" * 256 * 1024
+
+    async def write() -> AsyncIterator[Event]:
+        while True:
+            await asyncio.sleep(0)
+            yield Delta(much, [1], 0, 0, parts=(TextPart(much),))
+
+    front = await serve(write)
+    connection = await front.stream()
+    connection.writer.transport.pause_reading()
+    await front.conversations.left.wait()
+    connection.writer.transport.abort()
     assert await outcome(front) == "CANCELLED"
 
 
