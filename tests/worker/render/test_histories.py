@@ -43,13 +43,13 @@ def without_template(known: TurnFormat, *, special_marks: bool) -> Renderer:
     return Renderer(description, vocabulary, len(vocabulary.token_bytes))
 
 
-def reference(template: str, messages: list[Message], eos_token: str) -> str:
+def reference(template: str, messages: list[Message], eos_token: str, bos_token: str = "") -> str:
     """The conversation as transformers renders it."""
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
     documents = [template_message(message) for message in messages]
     rendered: str = environment.from_string(template).render(
-        messages=documents, add_generation_prompt=True, bos_token="", eos_token=eos_token
+        messages=documents, add_generation_prompt=True, bos_token=bos_token, eos_token=eos_token
     )
     return rendered
 
@@ -62,6 +62,22 @@ def test_a_history_gets_the_ids_of_the_reference_rendering(known: TurnFormat, sp
     tokenizer = Tokenizer.from_str(family_models.format_tokenizer(known, special_marks=special_marks))
     ids = model.render_step(system="Be kind.", messages=HISTORY)
     assert ids.tolist() == tokenizer.encode(text, add_special_tokens=False).ids
+
+
+ONE_CALL_AT_ONCE = [
+    message if len(message.tool_calls) < 2 else Message("assistant", "", (LOOK,))
+    for message in HISTORY
+    if (message.content != "no needle" and not (message.content and message.tool_calls))
+]
+"""What Llama 3.1's own template can show."""
+
+
+@pytest.mark.parametrize(("name", "history"), [("qwen3", HISTORY), ("llama3", ONE_CALL_AT_ONCE)])
+def test_a_history_gets_the_ids_of_the_models_own_template(name: str, history: list[Message]) -> None:
+    bos, eos = family_models.BOUNDS[name]
+    text = reference(family_models.template(name), [Message("system", "Be kind."), *history], eos, bos)
+    ids = family_models.renderer(name).render_step(system="Be kind.", messages=history)
+    assert ids.tolist() == family_models.full_tokenizer(name).encode(text, add_special_tokens=False).ids
 
 
 @pytest.mark.parametrize("content", ["", "Let me look."])
