@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import date
 from functools import partial
 from typing import Any
 
@@ -35,18 +36,11 @@ HISTORY = [
 ]
 
 
-def without_template(known: TurnFormat, *, special_marks: bool) -> Renderer:
-    """A model of the format that has no chat template."""
-    vocabulary = Vocabulary(family_models.format_tokenizer(known, special_marks=special_marks))
-    end = known.turn_ends[0]
-    description = TemplateDescription("", "", end, (vocabulary.control[end],), known.name)
-    return Renderer(description, vocabulary, len(vocabulary.token_bytes))
-
-
 def reference(template: str, messages: list[Message], eos_token: str, bos_token: str = "") -> str:
     """The conversation as transformers renders it."""
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
+    environment.globals["strftime_now"] = date(2024, 7, 26).strftime
     documents = [template_message(message) for message in messages]
     rendered: str = environment.from_string(template).render(
         messages=documents, add_generation_prompt=True, bos_token=bos_token, eos_token=eos_token
@@ -57,7 +51,7 @@ def reference(template: str, messages: list[Message], eos_token: str, bos_token:
 @pytest.mark.parametrize("special_marks", [False, True])
 @pytest.mark.parametrize("known", WITH_TURNS, ids=lambda known: known.name)
 def test_a_history_gets_the_ids_of_the_reference_rendering(known: TurnFormat, special_marks: bool) -> None:
-    model = without_template(known, special_marks=special_marks)
+    model = family_models.built_in_renderer(known, special_marks=special_marks)
     text = reference(known.turns, [Message("system", "Be kind."), *HISTORY], known.turn_ends[0])
     tokenizer = Tokenizer.from_str(family_models.format_tokenizer(known, special_marks=special_marks))
     ids = model.render_step(system="Be kind.", messages=HISTORY)
@@ -85,7 +79,7 @@ def test_a_history_gets_the_ids_of_the_models_own_template(name: str, history: l
 def test_a_rendered_answer_is_read_back_as_the_message_that_it_was(known: TurnFormat, content: str) -> None:
     if content and known.name == "llama3.1":
         pytest.skip("its calls are recognised when the whole text is calls")
-    model = without_template(known, special_marks=True)
+    model = family_models.built_in_renderer(known, special_marks=True)
     calls = (ToolCall("abc123xyz", "grep", '{ "n":1.10,"q":"}</x>\\u00e9" }'), READ)
     history = [Message("user", "go"), Message("assistant", content, calls)]
     ids = model.render_step(messages=[*history, Message("user", "next")])
@@ -191,7 +185,7 @@ def spelled(vocabulary: Vocabulary, ids: Any) -> str:
 
 @pytest.mark.parametrize("known", WITH_TURNS, ids=lambda known: known.name)
 def test_a_history_may_begin_with_an_answer_and_hold_empty_ones(known: TurnFormat) -> None:
-    model = without_template(known, special_marks=True)
+    model = family_models.built_in_renderer(known, special_marks=True)
     history = [Message("assistant", "Hello."), Message("assistant"), Message("user", "go"), Message("tool", "7")]
     text = spelled(model.vocabulary, model.render_step(system="Be kind.", tools=[Tool("grep")], messages=history))
     places = [text.index(part) for part in ("Be kind.", "Hello.", "go", "7")]
