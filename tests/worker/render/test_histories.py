@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 import family_models
 from roost_worker.render.description import TemplateDescription
+from roost_worker.render.errors import RenderError
 from roost_worker.render.formats import FORMATS, Turn, TurnFormat, format_named
 from roost_worker.render.log import LogRenderer
 from roost_worker.render.messages import Message, Tool, ToolCall, template_message
@@ -190,3 +191,26 @@ def test_a_history_may_begin_with_an_answer_and_hold_empty_ones(known: TurnForma
     text = spelled(model.vocabulary, model.render_step(system="Be kind.", tools=[Tool("grep")], messages=history))
     places = [text.index(part) for part in ("Be kind.", "Hello.", "go", "7")]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize("known", WITH_TURNS, ids=lambda known: known.name)
+def test_arguments_that_are_no_json_or_nested_without_end_stay_text(known: TurnFormat) -> None:
+    model = family_models.built_in_renderer(known, special_marks=True)
+    for arguments in ("{", "{}}", "[" * 20_000, "no JSON </s>"):
+        history = [Message("assistant", "", (ToolCall("", "grep", arguments),)), Message("user", "go")]
+        assert arguments in spelled(model.vocabulary, model.render_step(messages=history))
+        assert arguments in spelled(model.vocabulary, model.render_step(messages=history, log_ids=[1]))
+
+
+@pytest.mark.parametrize("lost", [0, 1, 500])
+def test_a_message_that_a_template_drops_is_missed_among_many(lost: int) -> None:
+    drop = f"{{% if loop.index0 == {lost} %}}{{% continue %}}{{% endif %}}"
+    loop = "{% for message in messages %}"
+    source = format_named("chatml").turns.replace(loop, loop + "{% if messages | length > 99 %}" + drop + "{% endif %}")
+    vocabulary = Vocabulary(family_models.build_tokenizer(("<|im_start|>", "<|im_end|>"), ()))
+    ends = (vocabulary.control["<|im_end|>"],)
+    renderer = Renderer(TemplateDescription(source, "", "<|im_end|>", ends, "chatml"), vocabulary, 1000)
+    many = [Message(("user", "assistant")[number % 2], f'"{number}"') for number in range(1001)]
+    with pytest.raises(RenderError, match=f"drops a message of role {many[lost].role}"):
+        renderer.step_pieces(messages=many)
+    renderer.step_pieces(messages=many[:99])

@@ -89,6 +89,8 @@ class ChatTemplate:
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
             raise RenderError(f"the chat template refuses: {error}") from error
+        except RecursionError as error:
+            raise RenderError("the conversation holds JSON that is nested too deep") from error
         return run.cut(text)
 
 
