@@ -138,6 +138,20 @@ def test_marks_of_a_brought_and_of_a_migrated_call_are_the_formats_tokens() -> N
         assert [index for index in ids if index in marks] == marks
 
 
+def test_what_a_template_does_with_content_leaves_marks_of_calls_as_they_are() -> None:
+    content = "{{ message.content }}"
+    assert content in format_named("qwen3").turns
+    source = format_named("qwen3").turns.replace(content, "{{ (message.content.split('</think>') | last) | trim }}")
+    tokens = ("<tool_call>", "</tool_call>", "<think>", "</think>")
+    vocabulary = Vocabulary(family_models.build_tokenizer(("<|im_start|>", "<|im_end|>"), tokens))
+    ends = (vocabulary.control["<|im_end|>"],)
+    renderer = Renderer(TemplateDescription(source, "", "<|im_end|>", ends, "qwen3"), vocabulary, 1000)
+    assert renderer.own_template_refused == ""
+    marks = [vocabulary.control[mark] for mark in tokens[:2]]
+    ids = renderer.render_step(messages=[Message("assistant", "Hm.", (LOOK, READ)), Message("user", "go")])
+    assert [index for index in ids if index in marks] == marks * 2
+
+
 def test_a_template_that_wants_to_know_of_calls_before_results_writes_them_itself() -> None:
     check = "{% if message.role == 'tool' and not ns.calls %}{{ raise_exception('no call') }}{% endif %}"
     note = "{% set ns.calls = message.tool_calls is defined or message.role == 'tool' %}"
