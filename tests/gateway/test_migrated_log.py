@@ -21,6 +21,7 @@ SESSION = descriptor_of(
     tools=({"name": "grep", "description": "d", "parameters": "{}"},),
     head=Head(7, b"h" * 16),
     model_revision="old",
+    date="2026-11-30",
 )
 POOL = PoolDocument.from_json("a/b", {"activeRevision": "new", "sessions": {"idleTTLSeconds": 0.077}})
 
@@ -73,6 +74,7 @@ async def test_a_piece_says_what_was_rendered_before_it() -> None:
     (piece,) = pieces([entry(2)])
     request = render_request(migrating(), piece, tokens)
     assert (request.model_revision, request.system, request.tools[0].name) == ("new", "Be kind.", "grep")
+    assert request.date == "2026-11-30"
     assert (request.steps_before, request.tokens_before) == (2, 6)
     assert [message.content for message in request.steps[0].messages] == ["question 2"]
 

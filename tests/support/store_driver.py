@@ -44,6 +44,7 @@ def new_session(session_id: str = "", *, tenant: str = TENANT, **fields: Any) ->
         "role": "coder",
         "model": "tiny",
         "model_revision": "",
+        "date": "2026-11-30",
         "system": "You are brief. Žluťoučký 🦉",
         "tools": ({"name": "grep", "description": "search", "parameters": json.dumps({"type": "object"})},),
     }

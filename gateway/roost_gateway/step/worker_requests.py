@@ -33,6 +33,7 @@ def start(attempt: StepAttempt) -> GenerateRequest:
             tenant=descriptor.tenant,
             model_revision=attempt.model_revision,
             system=descriptor.system,
+            date=descriptor.date,
             tools=_tools(descriptor),
             messages=map(message_to_wire, request.messages),
             sampling=sampling,
@@ -100,6 +101,7 @@ def render_request(attempt: StepAttempt, piece: Sequence[StepText], before: Sequ
     return RenderRequest(
         model_revision=attempt.need.model_revision,
         system=attempt.descriptor.system,
+        date=attempt.descriptor.date,
         tools=_tools(attempt.descriptor),
         steps_before=len(before),
         tokens_before=sum(len(step.prompt_ids) + len(step.output_ids) for step in before) // ID_BYTES,

@@ -21,7 +21,7 @@ from roost.store.records import (
     State,
 )
 from roost.store.refusals import refused
-from roost.store.rules import ID_BYTES, wrong_head
+from roost.store.rules import ID_BYTES, day_of, wrong_head
 
 
 @dataclass(slots=True)
@@ -194,6 +194,7 @@ def new_session(new: NewSession, now: int) -> MemorySession:
     if pool is None:
         raise ValueError(f"{new.session_id!r} is not a session's name; see `roost.contract.names.new_session_id`")
     same = {part.name: getattr(new, part.name) for part in fields(new) if part.name not in ("request_id", "ttl_ms")}
+    same["date"] = new.date or day_of(now)
     expires_ms = now + new.ttl_ms if new.ttl_ms else 0
     record = Descriptor(pool=pool, created_ms=now, updated_ms=now, expires_ms=expires_ms, **same)
     return MemorySession(record, new.ttl_ms)

@@ -62,6 +62,8 @@ class Descriptor:
     model: str
     model_revision: str
     """Revision of the log. While the log is empty it may be empty and means nothing."""
+    date: str = ""
+    """Day of opening (UTC), such as `2026-11-30`: the date that the session's prompts have, however long it lives."""
     generation: int = FIRST_GENERATION
     head: Head = Head()  # noqa: RUF009  # frozen
     steps: int = 0
@@ -105,6 +107,8 @@ class NewSession:
     request_id: str = ""
     ttl_ms: int = 0
     """Idle time after which the session is erased; 0 means never."""
+    date: str = ""
+    """The session's date; empty: the day on which the store writes it."""
 
 
 @dataclass(frozen=True, slots=True)

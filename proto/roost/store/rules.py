@@ -1,5 +1,7 @@
 """Rules of logs and their heads that every store keeps. Pure."""
 
+from datetime import UTC, datetime, timedelta
+
 from roost.contract import loghash
 from roost.contract.heads import Head
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS
@@ -13,6 +15,12 @@ QUARANTINE_MS = 600_000
 """How long a session refuses a step that killed workers."""
 RESIDENCY_DELAY_MS = round((LEASE_TTL_SECONDS + LEASE_PERIOD_SECONDS / 2) * 1000)
 """A lease that ends at T was published with residency gathered at T minus this, or later."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def day_of(milliseconds: int) -> str:
+    """The day (UTC) of a time, such as `2026-11-30`: the date of sessions that are opened then."""
+    return (_EPOCH + timedelta(milliseconds=milliseconds)).date().isoformat()
 
 
 def wrong_head(log: Descriptor, expected: Head | None, generation: int) -> Reason | None:

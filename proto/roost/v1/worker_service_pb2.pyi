@@ -131,6 +131,7 @@ class Start(_message.Message):
     REPLAY_FIELD_NUMBER: _builtins.int
     DEADLINE_MS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    DATE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant, which separates caches."""
     model_revision: _builtins.str
@@ -141,6 +142,10 @@ class Start(_message.Message):
     """Milliseconds left until the client's deadline; 0 means none."""
     priority: _builtins.int
     """Scheduling class, lower first."""
+    date: _builtins.str
+    """Date of the session, such as 2026-11-30, which its prompts have wherever the template writes today's; empty: the
+    worker takes a fixed one.
+    """
     @_builtins.property
     def attempt(self) -> _session_service_pb2.Attempt:
         """Attempt; the worker refuses one that is older than what it has seen of the session."""
@@ -184,10 +189,11 @@ class Start(_message.Message):
         replay: Global___Replay | None = ...,
         deadline_ms: _builtins.int = ...,
         priority: _builtins.int = ...,
+        date: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "format", b"format", "replay", b"replay", "sampling", b"sampling", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_ms", b"deadline_ms", "format", b"format", "messages", b"messages", "model_revision", b"model_revision", "priority", b"priority", "replay", b"replay", "sampling", b"sampling", "session", b"session", "system", b"system", "tenant", b"tenant", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "date", b"date", "deadline_ms", b"deadline_ms", "format", b"format", "messages", b"messages", "model_revision", b"model_revision", "priority", b"priority", "replay", b"replay", "sampling", b"sampling", "session", b"session", "system", b"system", "tenant", b"tenant", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -643,6 +649,7 @@ class RenderRequest(_message.Message):
     STEPS_BEFORE_FIELD_NUMBER: _builtins.int
     TOKENS_BEFORE_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    DATE_FIELD_NUMBER: _builtins.int
     model_revision: _builtins.str
     """Revision that the worker must serve."""
     system: _builtins.str
@@ -651,6 +658,8 @@ class RenderRequest(_message.Message):
     """Steps of the log before these."""
     tokens_before: _builtins.int
     """Tokens that those were rendered to."""
+    date: _builtins.str
+    """Date of the session, as in Start."""
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.Tool]:
         """Tools of the session."""
@@ -668,10 +677,11 @@ class RenderRequest(_message.Message):
         steps_before: _builtins.int = ...,
         tokens_before: _builtins.int = ...,
         steps: _abc.Iterable[Global___StepText] | None = ...,
+        date: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_revision", b"model_revision", "steps", b"steps", "steps_before", b"steps_before", "system", b"system", "tokens_before", b"tokens_before", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["date", b"date", "model_revision", b"model_revision", "steps", b"steps", "steps_before", b"steps_before", "system", b"system", "tokens_before", b"tokens_before", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -773,12 +783,15 @@ class CheckSessionRequest(_message.Message):
     SYSTEM_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
     LIMIT_TOKENS_FIELD_NUMBER: _builtins.int
+    DATE_FIELD_NUMBER: _builtins.int
     model_revision: _builtins.str
     """Revision that the worker must serve; empty: any."""
     system: _builtins.str
     """System text."""
     limit_tokens: _builtins.int
     """Most tokens of a session in the pool; 0 means that the model's context is the only limit."""
+    date: _builtins.str
+    """Date of the session, as in Start."""
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.Tool]:
         """Tools."""
@@ -790,10 +803,11 @@ class CheckSessionRequest(_message.Message):
         system: _builtins.str = ...,
         tools: _abc.Iterable[_session_service_pb2.Tool] | None = ...,
         limit_tokens: _builtins.int = ...,
+        date: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit_tokens", b"limit_tokens", "model_revision", b"model_revision", "system", b"system", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["date", b"date", "limit_tokens", b"limit_tokens", "model_revision", b"model_revision", "system", b"system", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

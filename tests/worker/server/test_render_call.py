@@ -53,6 +53,11 @@ async def test_a_log_in_pieces_is_the_same_log(world: World) -> None:
     assert (await refusal(world, steps[2], steps_before=2, tokens_before=250))[1] == "STEP_TOO_LONG"
 
 
+async def test_a_date_that_is_none_is_refused(world: World) -> None:
+    code, _ = await refusal(world, said("one", "1"), date="today")
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_a_log_that_does_not_fit_is_refused(world: World) -> None:
     many = [said("y" * 20, "z" * 20)] * 10
     assert await refusal(world, *many) == (grpc.StatusCode.INVALID_ARGUMENT, "STEP_TOO_LONG")

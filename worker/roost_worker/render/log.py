@@ -3,9 +3,11 @@
 import json
 from array import array
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 from roost.v1 import session_service_pb2 as api
+from roost_worker.render.dates import UNDATED
 from roost_worker.render.errors import RenderError
 from roost_worker.render.formats import Turn, TurnFormat, WrittenCall
 from roost_worker.render.messages import Message, Tool, ToolCall, message_of
@@ -19,9 +21,16 @@ class LogRenderer:
     """Renders the steps of one log in order, from its beginning or after the first `steps`, of `length` tokens."""
 
     def __init__(
-        self, renderer: Renderer, system: str, tools: Sequence[Tool | api.Tool], *, steps: int = 0, length: int = 0
+        self,
+        renderer: Renderer,
+        system: str,
+        tools: Sequence[Tool | api.Tool],
+        *,
+        day: date = UNDATED,
+        steps: int = 0,
+        length: int = 0,
     ) -> None:
-        self._renderer, self._system, self._tools = renderer, system, tools
+        self._renderer, self._system, self._tools, self._day = renderer, system, tools, day
         self._steps = steps
         self.length = length
         """Tokens so far."""
@@ -37,7 +46,7 @@ class LogRenderer:
         try:
             log_ids = _NOT_ENDED if self._steps else ()
             prompt = self._renderer.render_step(
-                messages=messages, log_ids=log_ids, system=self._system, tools=self._tools
+                messages=messages, log_ids=log_ids, system=self._system, tools=self._tools, day=self._day
             )
             written = output_text(message_of(output), text, self._renderer.format)
             ids = array("I", self._renderer.vocabulary.encode_content(written))

@@ -40,8 +40,6 @@ class Behaviour:
     """Text that the template writes after an assistant's content, before the next turn."""
     end_token: str
     """The control token in `closer` that ends the turn."""
-    default_system: str
-    """System text that the template writes for a conversation without one; may be empty."""
     shows_tools: bool
     shows_tool_calls: bool
 
@@ -87,7 +85,6 @@ def probe(template: ChatTemplate, end_tokens: Sequence[str]) -> Behaviour:
     return Behaviour(
         closer,
         end_token,
-        _default_system(template),
         shows_tools=mentions(_render(template, (_SYSTEM, _USER), tools), _TOOL.name),
         shows_tool_calls=mentions(_render(template, (_USER, _CALL, _RESULT)), _CALL.tool_calls[0].name),
     )
@@ -145,7 +142,8 @@ def _closer(template: ChatTemplate, end_tokens: Sequence[str]) -> tuple[tuple[Pi
     return tuple(after(pieces, start)), min(places)[1]
 
 
-def _default_system(template: ChatTemplate) -> str:
+def default_system(template: ChatTemplate) -> str:
+    """Return the system text that the template writes for a conversation without one; may be empty."""
     head, _, tail = text_of(_render(template, (_SYSTEM, _USER))).partition(_SYSTEM.content)
     bare = text_of(_render(template, (_USER,)))
     fits = bare.startswith(head) and bare.endswith(tail) and len(bare) >= len(head) + len(tail)

@@ -6,6 +6,7 @@ from roost.contract.lease import counted_bytes, fewest_tokens
 from roost.contract.loghash import pack_ids
 from roost.fault_points import fault_point
 from roost.v1 import worker_service_pb2 as pb
+from roost_worker.render.dates import day_of
 from roost_worker.render.errors import RenderError
 from roost_worker.render.log import LogRenderer
 from roost_worker.server import refusals
@@ -24,10 +25,15 @@ async def render(shell: Shell, request: pb.RenderRequest) -> pb.RenderResponse:
 
 
 def _render(shell: Shell, request: pb.RenderRequest) -> pb.RenderResponse:
+    try:
+        day = day_of(request.date)
+    except RenderError as error:
+        raise refusals.cannot_render(str(error)) from error
     log = LogRenderer(
         shell.renderer,
         request.system,
         tuple(request.tools),
+        day=day,
         steps=request.steps_before,
         length=request.tokens_before,
     )
