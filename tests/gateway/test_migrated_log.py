@@ -12,6 +12,7 @@ from roost_gateway.step import worker_requests
 from roost_gateway.step.attempt import StepAttempt
 from roost_gateway.step.migration import migrate_request
 from roost_gateway.step.output import RenderedStep
+from roost_gateway.step.rewriting import Rewriting
 from roost_gateway.step.worker_requests import pieces, render_request
 from step_attempts import attempt_of, descriptor_of
 
@@ -59,7 +60,7 @@ def test_every_step_is_asked_for_once_in_order_and_in_bounded_pieces(sizes: list
     entries = [entry(number, "x" * size) for number, size in enumerate(sizes)]
     before, worker_requests.PIECE_BYTES = worker_requests.PIECE_BYTES, 400
     try:
-        cut = list(pieces(entries))
+        cut = list(pieces(entries, Rewriting()))
     finally:
         worker_requests.PIECE_BYTES = before
     assert [step.text for piece in cut for step in piece] == ["x" * size for size in sizes]
@@ -71,8 +72,8 @@ def test_every_step_is_asked_for_once_in_order_and_in_bounded_pieces(sizes: list
 
 async def test_a_piece_says_what_was_rendered_before_it() -> None:
     tokens = [RenderedStep(prompt_ids=pack_ids([1, 2]), output_ids=pack_ids([3]))] * 2
-    (piece,) = pieces([entry(2)])
-    request = render_request(migrating(), piece, tokens)
+    (piece,) = pieces([entry(2)], Rewriting())
+    request = render_request(migrating(), piece, tokens, Rewriting())
     assert (request.model_revision, request.system, request.tools[0].name) == ("new", "Be kind.", "grep")
     assert request.date == "2026-11-30"
     assert (request.steps_before, request.tokens_before) == (2, 6)
@@ -85,7 +86,7 @@ async def test_the_new_log_has_the_old_steps_in_new_tokens() -> None:
         RenderedStep(prompt_ids=pack_ids([4]), output_ids=b""),
     ]
     attempt = migrating()
-    request = migrate_request(attempt, [entry(0), entry(1)], tokens)
+    request = migrate_request(attempt, [entry(0), entry(1)], tokens, Rewriting())
     assert request.packed_ids == pack_ids([1, 2, 3, 4])
     assert (request.previous, request.ref, request.model_revision, request.ttl_ms) == (
         SESSION.head,
@@ -109,4 +110,4 @@ async def test_the_new_log_has_the_old_steps_in_new_tokens() -> None:
 )
 async def test_what_a_worker_leaves_out_or_adds_is_noticed(tokens: list[RenderedStep]) -> None:
     with pytest.raises(ValueError, match=r"step|shorter|longer"):
-        migrate_request(migrating(), [entry(0)], tokens)
+        migrate_request(migrating(), [entry(0)], tokens, Rewriting())

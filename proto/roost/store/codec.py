@@ -60,6 +60,7 @@ def encode_new(new: NewSession) -> dict[str, str | bytes | int]:
         "output": 0,
         "cached": 0,
         "reconstructed": 0,
+        "thinking": "",
     }
 
 
@@ -104,12 +105,19 @@ def _descriptor(session_id: str, text: Mapping[str, str], now_ms: int) -> Descri
         updated_ms=int(text["updated"]),
         expires_ms=int(text["expires"]),
         former=_former(text["former"]) if "former" in text else None,
+        thinking_from=_thinking_from(text),
     )
 
 
 def _date(text: Mapping[str, str]) -> str:
     """That of a session that was written before sessions had one is the day of its creation."""
     return date.fromisoformat(text.get("date") or day_of(int(text["created"]))).isoformat()
+
+
+def _thinking_from(text: Mapping[str, str]) -> int | None:
+    """Where thinking may begin, if it is not noted: at the first step."""
+    index = text.get("thinking", "" if text["steps"] == "0" else "0")
+    return int(index) if index else None
 
 
 def _bad(message: str) -> str:

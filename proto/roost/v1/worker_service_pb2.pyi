@@ -650,6 +650,7 @@ class RenderRequest(_message.Message):
     TOKENS_BEFORE_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     DATE_FIELD_NUMBER: _builtins.int
+    LAST_TOKEN_ID_FIELD_NUMBER: _builtins.int
     model_revision: _builtins.str
     """Revision that the worker must serve."""
     system: _builtins.str
@@ -660,6 +661,10 @@ class RenderRequest(_message.Message):
     """Tokens that those were rendered to."""
     date: _builtins.str
     """Date of the session, as in Start."""
+    last_token_id: _builtins.int
+    """Last one of the tokens before, if these are the tokens that the model wrote and not rendered ones: it may have ended
+    its turn.
+    """
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.Tool]:
         """Tools of the session."""
@@ -678,12 +683,15 @@ class RenderRequest(_message.Message):
         tokens_before: _builtins.int = ...,
         steps: _abc.Iterable[Global___StepText] | None = ...,
         date: _builtins.str = ...,
+        last_token_id: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_token_id", b"_last_token_id", "last_token_id", b"last_token_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["date", b"date", "model_revision", b"model_revision", "steps", b"steps", "steps_before", b"steps_before", "system", b"system", "tokens_before", b"tokens_before", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_token_id", b"_last_token_id", "date", b"date", "last_token_id", b"last_token_id", "model_revision", b"model_revision", "steps", b"steps", "steps_before", b"steps_before", "system", b"system", "tokens_before", b"tokens_before", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__last_token_id: _TypeAlias = _typing.Literal["last_token_id"]  # noqa: Y015
+    _WhichOneofArgType__last_token_id: _TypeAlias = _typing.Literal["_last_token_id", b"_last_token_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_token_id) -> _WhichOneofReturnType__last_token_id | None: ...
 
 Global___RenderRequest: _TypeAlias = RenderRequest  # noqa: Y015
 
@@ -696,8 +704,11 @@ class StepText(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    WITHOUT_THINKING_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Everything the model wrote, with tool calls as it wrote them."""
+    without_thinking: _builtins.bool
+    """Whether the model's thinking is left out, and what its prompt opens thinking with."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.Message]:
         """Messages that came in."""
@@ -712,10 +723,11 @@ class StepText(_message.Message):
         messages: _abc.Iterable[_session_service_pb2.Message] | None = ...,
         output: _session_service_pb2.Message | None = ...,
         text: _builtins.str = ...,
+        without_thinking: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "output", b"output", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "output", b"output", "text", b"text", "without_thinking", b"without_thinking"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

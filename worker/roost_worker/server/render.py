@@ -1,4 +1,4 @@
-"""Render: steps of a log rendered again, for another model (docs/contracts.md, "A changed model")."""
+"""Render: a log rendered again, for another model or without thinking (docs/contracts.md, "A changed model")."""
 
 import asyncio
 
@@ -36,6 +36,7 @@ def _render(shell: Shell, request: pb.RenderRequest) -> pb.RenderResponse:
         day=day,
         steps=request.steps_before,
         length=request.tokens_before,
+        last_id=request.last_token_id if request.HasField("last_token_id") else None,
     )
     response = pb.RenderResponse()
     most = shell.renderer.vocabulary.max_bytes_per_token
@@ -44,7 +45,9 @@ def _render(shell: Shell, request: pb.RenderRequest) -> pb.RenderResponse:
         if log.length + fewest_tokens(size, most) >= shell.limit:
             raise refusals.log_too_long(shell.limit)
         try:
-            prompt, output = log.step(tuple(step.messages), step.output, step.text)
+            prompt, output = log.step(
+                tuple(step.messages), step.output, step.text, without_thinking=step.without_thinking
+            )
         except RenderError as error:
             raise refusals.cannot_render(str(error)) from error
         if log.length >= shell.limit:
