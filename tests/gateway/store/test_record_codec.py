@@ -125,6 +125,14 @@ def test_a_session_that_was_written_without_a_date_has_the_day_of_its_creation(w
     assert codec.decode_descriptor(new.session_id, fields, 0).date == "2026-11-29"
 
 
+@pytest.mark.parametrize(("steps", "begins"), [("0", None), ("2", 0)])
+def test_a_log_that_was_begun_before_thinking_was_noted_may_hold_some(steps, begins):
+    new = new_session()
+    fields = {name: str(value).encode() for name, value in codec.encode_new(new).items() if name != "thinking"}
+    fields |= {"created": b"1", "updated": b"1", "expires": b"0", "steps": steps.encode()}
+    assert codec.decode_descriptor(new.session_id, fields, 0).thinking_from == begins
+
+
 @pytest.mark.parametrize("text", [b"[1]", b"{", b"7"])
 def test_a_document_that_is_no_object_is_refused(text):
     with pytest.raises(codec.CorruptRecordError, match="pool a/b"):
