@@ -123,7 +123,7 @@ def _check_stable(
 
 
 def _check_thinking(template: ChatTemplate) -> None:
-    """Raise RenderError if the template drops earlier thinking: what the model wrote stays in the log."""
+    """Raise RenderError if the template drops earlier thinking: a step's prompt cannot change the log before it."""
     answer = {**template_message(_ANSWER), "reasoning_content": "probe-thinking"}
     history = [template_message(_USER), answer]
     before = text_of(template.render(history, None, generation_prompt=False))
