@@ -1,18 +1,23 @@
 """A log on its way to another revision: cut into requests, and put together again."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from roost.contract.heads import Head
 from roost.contract.loghash import extend, pack_ids
+from roost.contract.messages import Message, MessageRole
 from roost.contract.pool_document import PoolDocument
+from roost.contract.steps import StepRequest
 from roost.store.records import LogEntry
+from roost.store.rules import check_migration
 from roost_gateway.step import worker_requests
 from roost_gateway.step.attempt import StepAttempt
 from roost_gateway.step.migration import migrate_request
 from roost_gateway.step.output import RenderedStep
-from roost_gateway.step.rewriting import Rewriting
+from roost_gateway.step.rewriting import Rewriting, rewriting
 from roost_gateway.step.worker_requests import pieces, render_request
 from step_attempts import attempt_of, descriptor_of
 
@@ -103,6 +108,56 @@ async def test_the_new_log_has_the_old_steps_in_new_tokens() -> None:
     assert [(step.step_id, step.messages, step.output, step.seed, step.commit_ms) for step in request.entries] == [
         (step.step_id, step.messages, step.output, step.seed, step.commit_ms) for step in (entry(0), entry(1))
     ]
+
+
+async def test_steps_that_keep_their_tokens_come_first() -> None:
+    kept = pack_ids([1, 2, 3, 4, 5, 6, 7])
+    plan = Rewriting(kept=1, without_thinking=2, kept_ids=kept)
+    entries = [replace(entry(number), head=Head(7, extend(b"", kept))) for number in range(3)]
+    (piece,) = pieces(entries, plan)
+    assert [step.without_thinking for step in piece] == [True, False]
+    first, later = (render_request(migrating(), piece, before, plan) for before in ([], [RenderedStep(kept, b"")]))
+    assert (first.steps_before, first.tokens_before, first.last_token_id) == (1, 7, 7)
+    assert (later.steps_before, later.tokens_before, later.HasField("last_token_id")) == (2, 14, False)
+    request = migrate_request(migrating(), entries, [RenderedStep(pack_ids([8]), b"")] * 2, plan)
+    assert request.entries[0] == entries[0]
+    assert (request.packed_ids, request.without_thinking) == (kept + pack_ids([8, 8]), 2)
+    check_migration(request)
+
+
+def with_thinking(roles: str, thoughts: str) -> list[LogEntry]:
+    """Steps that begin with a (u)ser's message or a (t)ool's result, whose output has thinking where it says `!`."""
+    return [
+        replace(
+            entry(number),
+            messages=({"role": {"u": "user", "t": "tool"}[role], "content": "?"},),
+            output={**entry(number).output, **({"reasoning": "Hm."} if thought == "!" else {})},
+        )
+        for number, (role, thought) in enumerate(zip(roles, thoughts, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("roles", "thoughts", "begins", "next_role", "same_revision", "expected"),
+    [
+        ("uu", ".!", 1, MessageRole.USER, True, Rewriting(1, 2)),
+        ("utu", "!!.", 0, MessageRole.USER, True, Rewriting(0, 3)),
+        ("uuu", "!.!", 1, MessageRole.USER, True, Rewriting(2, 3)),
+        ("uu", "..", 0, MessageRole.USER, True, None),
+        ("uu", "..", 0, MessageRole.USER, False, Rewriting(0, 2)),
+        ("utut", "!!!!", 0, MessageRole.TOOL, False, Rewriting(0, 2)),
+        ("ttt", "!!!", 0, MessageRole.TOOL, False, Rewriting(0, 0)),
+    ],
+)
+async def test_what_is_rendered_again_and_what_without_thinking(
+    roles: str, thoughts: str, begins: int, next_role: MessageRole, same_revision: bool, expected: Rewriting | None
+) -> None:
+    pool = replace(POOL, drops_thinking=True)
+    session = replace(SESSION, steps=len(roles), thinking_from=begins)
+    attempt = attempt_of(pool, session, request=StepRequest(session.session_id, "s", (Message(next_role, "."),)))
+    if not same_revision:
+        attempt.migrates_to(pool)
+    assert rewriting(attempt, with_thinking(roles, thoughts)) == expected
 
 
 @pytest.mark.parametrize(
