@@ -115,9 +115,9 @@ def _date(text: Mapping[str, str]) -> str:
 
 
 def _thinking_from(text: Mapping[str, str]) -> int | None:
-    """Where thinking may begin, if it is not noted: at the first step."""
-    index = text.get("thinking", "" if text["steps"] == "0" else "0")
-    return int(index) if index else None
+    """Where it is not noted, thinking may begin at the first step."""
+    index = text.get("thinking", "0")
+    return int(index) if index and int(index) < int(text["steps"]) else None
 
 
 def _bad(message: str) -> str:

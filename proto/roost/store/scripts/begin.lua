@@ -75,7 +75,7 @@ if args.max_steps > 0 and d.steps >= args.max_steps then
   return refuse('step_limit', 0, d, 'the session has its ' .. text(args.max_steps) .. ' steps')
 end
 if args.max_session_tokens > 0 and d.length + args.new_tokens > args.max_session_tokens and not migrates
-  and not (args.drops_thinking == 1 and redis.call('HGET', session.descriptor, 'thinking') ~= '') then
+  and not (args.drops_thinking == 1 and holds_thinking(session, d)) then
   return refuse('too_long', 0, d, 'the log has ' .. text(d.length) .. ' tokens and this step may need ' ..
     text(args.new_tokens) .. '; a session holds ' .. text(args.max_session_tokens))
 end

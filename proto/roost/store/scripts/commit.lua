@@ -42,7 +42,7 @@ redis.call('HSET', session.descriptor, 'length', args.length, 'hash', args.hash,
 for _, kind in ipairs({'prompt', 'output', 'cached', 'reconstructed'}) do
   redis.call('HINCRBY', session.descriptor, kind, args[kind])
 end
-if args.thinking == 1 and redis.call('HGET', session.descriptor, 'thinking') == '' then
+if args.thinking == 1 and not holds_thinking(session, d) then
   redis.call('HSET', session.descriptor, 'thinking', text(index))
 end
 end_attempt(keys, session, d)
