@@ -177,7 +177,7 @@ class MemorySession:
             generation=record.generation + 1,
             head=entries[-1].head,
             model_revision=request.model_revision,
-            owner="",
+            owner=record.owner if record.model_revision == request.model_revision else "",
             updated_ms=now,
             former=FormerLog(record.head, record.steps, record.model_revision),
             thinking_from=thinking_from(entries, request.without_thinking),

@@ -96,6 +96,12 @@ async def test_where_thinking_begins_is_known_of_every_log(store, other):
     assert (await other.get(session_id, TENANT)).thinking_from is None
 
 
+@pytest.mark.parametrize(("revision", "owner"), [(REVISION, "w1"), ("rev-2", "")])
+async def test_the_owner_stays_where_the_new_log_begins_as_the_old_one_did(store, revision, owner):
+    session_id = await with_steps(store, 1)
+    assert (await migrate(store, await begun(store, session_id), revision=revision)).owner == owner
+
+
 async def test_thinking_that_goes_before_a_step_does_not_count_against_the_logs_length(store):
     session_id = await with_steps(store, 1, of={"reasoning": "Hm."})
     full = {"max_session_tokens": 5, "new_tokens": 1}

@@ -217,12 +217,13 @@ class StoreMachine(StoreWorld):
             self.cache(session_id, self.memory.sessions[session_id].record.owner, True)
 
     def _migrate(self, gateway: int, attempt: Attempt, extra: int) -> None:
-        """To a revision of its own, by whoever believes in the attempt."""
+        """To a revision of its own or the same one, by whoever believes in the attempt."""
         session_id, ref, _ = attempt
         session = self.memory.sessions.get(session_id)
         if session is None or not session.record.steps:
             return  # there is nothing to migrate
-        generation, revision = session.record.generation, f"rev-{session.record.generation + 1}"
+        generation = session.record.generation
+        revision = f"rev-{generation + 1}" if extra % 2 else session.record.model_revision
         entries = self.loop.run(self.gateways[gateway].log(session_id, generation, 0, 99))
         gone = extra % 3
         request = migration(
