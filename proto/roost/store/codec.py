@@ -4,6 +4,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import date
 from typing import Any
 
 import msgpack
@@ -20,6 +21,7 @@ from roost.store.records import (
     NewSession,
     State,
 )
+from roost.store.rules import day_of
 
 _ENTRY_VERSION = b"\x01"
 _STORED_ELSEWHERE = ("index", "commit_ms")
@@ -46,6 +48,7 @@ def encode_new(new: NewSession) -> dict[str, str | bytes | int]:
         "tools": json.dumps(new.tools, separators=(",", ":")),
         "model": new.model,
         "revision": new.model_revision,
+        "date": new.date,
         "generation": FIRST_GENERATION,
         "length": 0,
         "hash": "",
@@ -57,6 +60,7 @@ def encode_new(new: NewSession) -> dict[str, str | bytes | int]:
         "output": 0,
         "cached": 0,
         "reconstructed": 0,
+        "thinking": "",
     }
 
 
@@ -84,6 +88,7 @@ def _descriptor(session_id: str, text: Mapping[str, str], now_ms: int) -> Descri
         tools=tuple(json.loads(text["tools"])),
         model=text["model"],
         model_revision=text["revision"],
+        date=_date(text),
         generation=int(text["generation"]),
         head=Head(int(text["length"]), bytes.fromhex(text["hash"])),
         steps=int(text["steps"]),
@@ -100,7 +105,19 @@ def _descriptor(session_id: str, text: Mapping[str, str], now_ms: int) -> Descri
         updated_ms=int(text["updated"]),
         expires_ms=int(text["expires"]),
         former=_former(text["former"]) if "former" in text else None,
+        thinking_from=_thinking_from(text),
     )
+
+
+def _date(text: Mapping[str, str]) -> str:
+    """That of a session that was written before sessions had one is the day of its creation."""
+    return date.fromisoformat(text.get("date") or day_of(int(text["created"]))).isoformat()
+
+
+def _thinking_from(text: Mapping[str, str]) -> int | None:
+    """Where it is not noted, thinking may begin at the first step."""
+    index = text.get("thinking", "0")
+    return int(index) if index and int(index) < int(text["steps"]) else None
 
 
 def _bad(message: str) -> str:

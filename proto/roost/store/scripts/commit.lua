@@ -2,7 +2,7 @@
 -- KEYS reservations, waiters, lines, wake; the session's
 -- ARGV nonce, step_id, previous_length, previous_hash, length, hash, entry (packed), ids (packed), owner, prompt,
 --   output, cached, reconstructed (tokens of each kind), revision
--- NUMBERS generations, epoch, ttl_ms (idle time)
+-- NUMBERS generations, epoch, ttl_ms (idle time), thinking (1 if the model thought in the step)
 -- Replies {'committed', index, stored entry}
 
 local session = session_keys(named_keys + 1, args.generations)
@@ -41,6 +41,9 @@ redis.call('HSET', session.descriptor, 'length', args.length, 'hash', args.hash,
   'owner', args.owner, 'revision', args.revision, 'updated', text(now))
 for _, kind in ipairs({'prompt', 'output', 'cached', 'reconstructed'}) do
   redis.call('HINCRBY', session.descriptor, kind, args[kind])
+end
+if args.thinking == 1 and not holds_thinking(session, d) then
+  redis.call('HSET', session.descriptor, 'thinking', text(index))
 end
 end_attempt(keys, session, d)
 touch(session, args.ttl_ms, now, 0)
