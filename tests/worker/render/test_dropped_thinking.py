@@ -9,6 +9,7 @@ import family_models
 from roost_worker.render.formats import TurnFormat, format_named
 from roost_worker.render.log import LogRenderer
 from roost_worker.render.messages import Message, Tool, ToolCall, template_message
+from roost_worker.render.probing import text_of
 from roost_worker.render.renderer import Renderer
 from roost_worker.render.sandbox import ChatTemplate
 
@@ -41,7 +42,7 @@ def rendered(renderer: Renderer, *steps: tuple[Message, Message, str]) -> str:
 def test_qwen3s_own_template_writes_the_same() -> None:
     calls = Message("assistant", "Let me look.", (CALL,))
     answer = Message("assistant", "At 7.")
-    text = f"<think>\nHm.\n</think>\n\n{QWEN3.calls.write_message(calls.content, [CALL])}"
+    text = f"<think>\nHm.\n</think>\n\n{text_of(QWEN3.calls.message_pieces(calls.content, [CALL]))}"
     steps = [(QUESTION, calls, text), (RESULT, answer, "<think>\nSo.\n</think>\n\nAt 7.")]
     own = ChatTemplate(family_models.template("qwen3"), *family_models.BOUNDS["qwen3"])
     conversation = [Message("system", "Be brief."), QUESTION, calls, RESULT, answer, NEXT]
@@ -72,7 +73,7 @@ def test_of_thinking_that_was_cut_off_nothing_is_left(text: str) -> None:
 @pytest.mark.parametrize("known", [QWEN3, R1, MISTRAL], ids=lambda known: known.name)
 def test_what_was_written_without_thinking_stays_as_it_is(known: TurnFormat) -> None:
     renderer, answer, calls = model(known), Message("assistant", " At\n7. "), Message("assistant", "Wait.", (CALL,))
-    for output, text in ((answer, answer.content), (calls, known.calls.write_message("Wait.", [CALL]))):
+    for output, text in ((answer, answer.content), (calls, text_of(known.calls.message_pieces("Wait.", [CALL])))):
         kept, gone = (
             LogRenderer(renderer, "", TOOLS).step([QUESTION], output, text, without_thinking=without)[1]
             for without in (False, True)
@@ -87,9 +88,9 @@ def test_calls_stay_and_their_thinking_goes_whatever_format_they_were_written_in
 ) -> None:
     marks = written.thinking
     assert marks is not None
-    text = f"{marks.open}Hm.{marks.close}{written.calls.write_message('Wait.', [CALL])}"
+    text = f"{marks.open}Hm.{marks.close}{text_of(written.calls.message_pieces('Wait.', [CALL]))}"
     shown = rendered(model(known), (QUESTION, Message("assistant", "Wait.", (CALL,)), text))
-    assert known.calls.write_message("Wait.", [CALL]) in shown
+    assert text_of(known.calls.message_pieces("Wait.", [CALL])) in shown
     assert "Hm." not in shown
 
 
