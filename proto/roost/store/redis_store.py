@@ -42,6 +42,7 @@ from roost.store.records import (
     NewSession,
     RenewItem,
     Reservation,
+    State,
     StoreHealth,
     Wake,
     WorkerLook,
@@ -260,9 +261,10 @@ class RedisStore:
 
     async def quarantine(self, session_id: str, digest: bytes, ms: int) -> None:
         keys = pool_keys(session_id)
-        base = await self._link.run("HGET", keys.session(session_id), "base")
-        family = Shape(base=(base or b"").decode()).family(session_id)
-        await self._link.run("SET", keys.quarantine(family, digest), 1, "PX", ms)
+        state, base = await self._link.run("HMGET", keys.session(session_id), "state", "base")
+        if state in (State.ACTIVE.value.encode(), State.CLOSED.value.encode()):
+            family = Shape(base=(base or b"").decode()).family(session_id)
+            await self._link.run("SET", keys.quarantine(family, digest), 1, "PX", ms)
 
     async def renew(self, pool: str, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
         return await self._scripts.renew(PoolKeys(pool), items, lease_ms)
