@@ -206,7 +206,7 @@ def _opening(
     method: Callable[Concatenate[_W, _P], Coroutine[Any, Any, Session]],
 ) -> Callable[Concatenate[_Sync[_W], _P], "SyncSession"]:
     @functools.wraps(method)
-    def call(self: _Sync[_W], /, *args: _P.args, **options: _P.kwargs) -> SyncSession:
+    def call(self: _Sync[_W], /, *args: _P.args, **options: _P.kwargs) -> "SyncSession":
         return SyncSession(BACKGROUND.run(method(self._wrapped, *args, **options)))
 
     return call
