@@ -66,7 +66,7 @@ class StoreWorld(RuleBasedStateMachine):
             if session.attempt is not None:
                 self.agree(0, "abort", session_id, session.attempt.ref)
             self.agree(0, "delete", session_id, TENANTS[0])
-        kinds = ("steps", "log:*", "ids:*", "forks:*")
+        kinds = ("steps", "family", "log:*", "ids:*", "forks:*")
         assert [key for kind in kinds for key in self.raw.scan_iter(f"roost:*:s:*:{kind}")] == []
 
     def agree(self, gateway: int, call: str, *arguments: Any, touches: str = "") -> Any:
@@ -178,8 +178,11 @@ class StoreWorld(RuleBasedStateMachine):
             return
         session.change(expires_ms=self.now)
         pool, generations = PoolKeys(session_id.rsplit("/", 1)[0]), len(session.logs)
-        for key in (pool.session(session_id), pool.steps(session_id)):
-            self.raw.delete(key)
+        self.raw.delete(pool.steps(session_id))
+        if self.raw.exists(pool.family(session_id)):
+            self.raw.hset(pool.session(session_id), "expires", 1)
+        else:
+            self.raw.delete(pool.session(session_id))
         for generation in range(1, generations + 1):
             if not self.raw.exists(pool.forks(session_id, generation)):
                 self.raw.delete(pool.log(session_id, generation), pool.ids(session_id, generation))
