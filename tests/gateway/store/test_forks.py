@@ -83,6 +83,7 @@ async def test_a_head_that_no_step_ends_at_is_refused(store):
     parent_id = await opened(store, 3)
     first, *_, last = await heads(store, parent_id)
     for wrong in (
+        Head(0, first.log_hash),
         Head(first.length + 1, first.log_hash),
         Head(first.length, last.log_hash),
         Head(last.length + 4, last.log_hash),
