@@ -6,6 +6,7 @@ from typing import Any
 from roost.contract import names
 from roost.contract.heads import Head
 from roost.store import codec
+from roost.store.fork_records import NewFork
 from roost.store.keys import PoolKeys
 from roost.store.records import (
     FIRST_GENERATION,
@@ -13,7 +14,6 @@ from roost.store.records import (
     CommitRequest,
     Descriptor,
     MigrateRequest,
-    NewFork,
     NewSession,
     Reservation,
 )

@@ -7,8 +7,9 @@ from roost.contract.names import new_session_id, pool_of
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.contract.sessions import ForkRequest
+from roost.store.fork_records import CommitPoint, NewFork
 from roost.store.interface import SessionStore
-from roost.store.records import CommitPoint, Descriptor, NewFork
+from roost.store.records import Descriptor
 from roost.store.refusals import refused
 
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from roost.contract.heads import AttemptRef, Head
+from roost.store.fork_records import NewFork
 from roost.store.records import (
     AlreadyCommitted,
     Began,
@@ -12,7 +13,6 @@ from roost.store.records import (
     Descriptor,
     LogEntry,
     MigrateRequest,
-    NewFork,
     NewSession,
     RenewItem,
     Reservation,
