@@ -147,8 +147,8 @@ async def test_a_fork_is_not_begun_when_redis_has_lost_what_it_shares(store, raw
 
 def content(raw) -> dict[str, set[bytes]]:
     """Keys of sessions, with the fields of hashes; without tombstones."""
-    found = {key.decode(): set(raw.hkeys(key)) if raw.type(key) == b"hash" else set() for key in raw.scan_iter("*:s:*")}
-    return {key: fields for key, fields in found.items() if fields != {b"state", b"request"}}
+    keys = {key.decode(): set(raw.hkeys(key)) if raw.type(key) == b"hash" else set() for key in raw.scan_iter("*:s:*")}
+    return {key: fields for key, fields in keys.items() if fields != {b"state", b"request"}}
 
 
 def lasting(raw) -> set[str]:
