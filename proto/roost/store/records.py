@@ -6,6 +6,7 @@ from typing import Any
 
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
+from roost.contract.sessions import ForkPoint
 
 FIRST_GENERATION = 1
 
@@ -86,11 +87,25 @@ class Descriptor:
     thinking_from: int | None = None
     """Index of the first step of the current log whose thinking is among its tokens; None when no step's is. 0 for a
     log that was begun before this was noted."""
+    forked_from: ForkPoint | None = None
+    """None when it was opened."""
+    inherited_steps: int = 0
+    """Steps of the log that it has from the session that it was branched off."""
+    kv_of: str = ""
+    """Session under whose name workers publish what a fork has cached, until it has a step of its own; empty: its own
+    name."""
+    kv_since_ms: int = 0
+    """When `kv_of` had last been changed when the fork was written."""
 
     @property
     def bound_revision(self) -> str:
         """Revision of the model whose tokens the log holds; empty while it holds none."""
         return self.model_revision if self.steps else ""
+
+    @property
+    def published_as(self) -> str:
+        """Session under whose name workers publish what they have of this one's log."""
+        return self.kv_of or self.session_id
 
 
 @dataclass(frozen=True, slots=True)
