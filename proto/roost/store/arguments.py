@@ -23,7 +23,7 @@ from roost.store.scripts import Arg, Call
 
 OPEN_REQUEST_MS = 3_600_000
 """How long a `request_id` is remembered."""
-MOST_SHARED_LOGS = 5
+MOST_SHARED_LOGS = 4
 """Of so many sessions' logs a fork shares a part; when there are more, it gets a copy of the last of them. It bounds
 what a fork writes, and what each of its steps touches."""
 
