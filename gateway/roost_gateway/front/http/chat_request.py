@@ -22,7 +22,6 @@ from roost_gateway.front.http.sampling import CompletionBody, Count
 from roost_gateway.recognition.conversation import Conversation
 
 NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
-_NO_CALLS = ToolChoice(ToolChoiceMode.NONE)
 _OTHER_BLOCK = "`{kind}` is not supported: models here read text only"
 
 
