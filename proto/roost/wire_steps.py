@@ -21,7 +21,7 @@ from roost.wire import (
     usage_from_wire,
     usage_to_wire,
 )
-from roost.wire_parts import parts_from_wire, parts_to_wire
+from roost.wire_parts import add_parts, parts_from_wire
 
 
 def step_request_to_wire(request: steps.StepRequest) -> pb.StepRequest:
@@ -114,7 +114,7 @@ def _delta_to_wire(event: events.Delta) -> pb.StepResponse:
     for entry in event.logprobs:
         wire.logprobs.add(logprob=entry.logprob, top_ids=entry.top_ids, top_logprobs=entry.top_logprobs)
     wire.part_offset = event.part_offset
-    wire.parts.extend(parts_to_wire(event.parts))
+    add_parts(wire, event.parts)
     return response
 
 

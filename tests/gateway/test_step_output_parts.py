@@ -82,7 +82,7 @@ async def test_a_committed_step_has_the_parts_that_were_sent_in_their_order(part
     assert isinstance(committed, Committed)
 
 
-async def test_a_worker_is_told_which_parts_are_here() -> None:
+async def test_a_worker_gets_how_many_units_of_parts_are_here() -> None:
     attempt = attempt_of(POOL, descriptor_of("s"))
     attempt.output.accept(array("I", [5]))
     attempt.output.append([0, 1], "ab", 0, 0, (), (TextPart("ab"), *CALL_PARTS), 0)

@@ -28,15 +28,18 @@ class PartLog:
     def extend(self, parts: Iterable[Part]) -> None:
         end = self.size
         for part in parts:
-            end += units(part)
-            self._parts.append(part)
-            self._ends.append(end)
+            size = units(part)
+            if size:
+                end += size
+                self._parts.append(part)
+                self._ends.append(end)
 
     def after(self, offset: int) -> tuple[Part, ...]:
         """Everything after the first `offset` units, as few parts as possible."""
         first = bisect_right(self._ends, offset)
         begin = self._ends[first - 1] if first else 0
-        return joined(cut(self._parts[first:], offset - begin))
+        parts = cut(self._parts[first:], offset - begin)
+        return joined(parts) if len(parts) > 1 else tuple(parts)
 
 
 def units(part: Part) -> int:
@@ -46,10 +49,12 @@ def units(part: Part) -> int:
 
 def cut(parts: Sequence[Part], count: int) -> list[Part]:
     """The parts without their first `count` units."""
+    if count <= 0:
+        return list(parts)
     for number, part in enumerate(parts):
         size = units(part)
         if count < size:
-            rest = part if count <= 0 or isinstance(part, CallPart) else replace(part, text=part.text[count:])
+            rest = part if not count or isinstance(part, CallPart) else replace(part, text=part.text[count:])
             return [rest, *parts[number + 1 :]]
         count -= size
     return []

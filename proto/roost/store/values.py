@@ -16,7 +16,7 @@ from roost.contract.messages import Format, Message, MessageRole, Sampling, Tool
 from roost.contract.steps import StepRequest
 from roost.v1 import session_service_pb2 as pb
 from roost.wire import format_from_wire, format_to_wire, message_to_wire, sampling_from_wire, sampling_to_wire
-from roost.wire_parts import parts_from_wire, parts_to_wire
+from roost.wire_parts import add_parts, parts_from_wire
 
 _FINISH_PREFIX = "FINISH_REASON_"
 
@@ -50,7 +50,9 @@ def tool_calls_to_record(calls: Iterable[ToolCall]) -> list[dict[str, str]]:
 
 
 def parts_to_record(parts: Iterable[Part]) -> list[dict[str, Any]]:
-    return [MessageToDict(part, preserving_proto_field_name=True) for part in parts_to_wire(parts)]
+    delta = pb.StepDelta()
+    add_parts(delta, parts)
+    return [MessageToDict(part, preserving_proto_field_name=True) for part in delta.parts]
 
 
 def parts_from_record(record: Iterable[Mapping[str, Any]]) -> tuple[Part, ...]:

@@ -25,6 +25,7 @@ from roost_worker.render.formats import (
     format_named,
     json_scanner,
     whole_text,
+    wrapped,
 )
 from slow_calls import slow_parse
 
@@ -121,7 +122,9 @@ def check_parts(parsed: ParsedText) -> None:
     assert (texts[TextPart], texts[ReasoningPart]) == (parsed.content, parsed.reasoning)
     assert list(names) == list(range(len(names)))
     for call in parsed.calls:
-        assert (names[call.number], texts[call.number]) == ((call.id, call.name), call.arguments_json)
+        call_id, name = names[call.number]
+        assert (name, texts[call.number]) == (call.name, call.arguments_json)
+        assert call_id in (call.id, ""), "an id after the arguments comes too late"
     assert {name for _, name in names.values()} <= TOOLS
     broken = names.keys() - {call.number for call in parsed.calls}
     assert not broken or parsed.warnings
@@ -269,6 +272,7 @@ HOSTILE = {
     "named objects": '[TOOL_CALLS]w[ARGS]{"q": [<｜tool▁call▁begin｜>w {"q": [',
     "calls": "[TOOL_CALLS]w[ARGS]{}<｜tool▁call▁begin｜>w {}<｜tool▁call▁end｜>",
     "objects": '{"name": "w", "parameters": {"q": "\\u0061"}}; ',
+    "nested values": '","b":{},"a":"',
     "brackets": "[",
     "escapes": '\\"',
     "digits": "1",
@@ -286,7 +290,7 @@ START = {
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_megabyte_of_hostile_text_takes_linear_time(monkeypatch: pytest.MonkeyPatch, name: str, kind: str) -> None:
-    for module in (json_scanner, whole_text, calls):
+    for module in (json_scanner, whole_text, wrapped, calls):
         count_visits(monkeypatch, module)
 
     def visits(size: int, start: str, chunk: int) -> int:

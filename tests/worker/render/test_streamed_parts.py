@@ -95,6 +95,12 @@ def test_calls_that_other_text_would_make_text_come_at_the_end(name: str, before
     assert growth(name, TURN, before, call, " see?") == [sent, [], [text(f"{call} see?")], []]
 
 
+def test_what_is_not_a_call_beside_calls_is_text_on_a_line_of_its_own() -> None:
+    unknown = '{"name": "rm", "arguments": {}}'
+    whole = f'Hm. [TOOL_CALLS] [{unknown}, {{"name": "w", "arguments": {{}}}}]'
+    assert growth("mistral-v3", TURN, whole)[1] == [text(f"\n{unknown}"), CallPart(0, "", "w"), arguments("{}")]
+
+
 def test_a_text_that_begins_no_call_comes_at_once() -> None:
     assert growth("llama3.1", TURN, "Hi", " you") == [[text("Hi")], [text(" you")], []]
     assert growth("mistral-v3", TURN, "Hi", " you") == [[text("Hi")], [text(" you")], []]

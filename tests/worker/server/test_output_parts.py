@@ -1,5 +1,6 @@
 """Deltas carry the parts that their text completes, and go on after a resume or a replay where they stopped."""
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -120,6 +121,13 @@ async def test_an_id_that_the_model_wrote_is_sent_when_the_log_does_not_have_it(
     renderer = world.server.shell.renderer
     known = format_named("mistral-v11")
     monkeypatch.setattr(renderer, "format", replace(renderer.format, call_ids=MISTRAL, call_parser=known.call_parser))
+    spell, threads = renderer.vocabulary.spell, list[str]()
+
+    def note(ids):
+        threads.append(threading.current_thread().name)
+        return spell(ids)
+
+    monkeypatch.setattr(renderer.vocabulary, "spell", note)
     if spelled_in_a_thread:
         monkeypatch.setattr(generate, "INLINE_BYTES", 5)
     call = "[TOOL_CALLS]grep[CALL_ID]abc123xyz[ARGS]{}"
@@ -131,6 +139,7 @@ async def test_an_id_that_the_model_wrote_is_sent_when_the_log_does_not_have_it(
         expected += (CallPart(index, call_id, "grep"), ArgumentsPart(index, "{}"))
     assert list(stream.out.parts.after(0)) == expected
     assert [call.id for call in stream.finished.tool_calls] == ids
+    assert [name != threading.current_thread().name for name in threads] == [spelled_in_a_thread] * 2
 
 
 async def test_a_call_that_max_tokens_cuts_off_comes_as_text_too(world: World, ledger: Ledger):

@@ -182,7 +182,8 @@ class _Stream:
     async def _read_parts(self) -> None:
         """Read what the output has grown by."""
         attempt, stream = self._attempt, self._parts()
-        while attempt.message is None and (text := attempt.output.text_after(stream.text_bytes, INLINE_BYTES)):
+        while attempt.message is None and stream.text_bytes < attempt.output.text_bytes:
+            text = attempt.output.text_after(stream.text_bytes, INLINE_BYTES)
             stream.feed(text)
             if stream.needs_log:
                 inline = self._log_to_spell() <= INLINE_BYTES

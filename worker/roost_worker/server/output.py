@@ -64,7 +64,7 @@ def read_message(
     """Return the message in an output's text. Ids of calls follow from the step's `seed`, as `CallNamer` says."""
     parsed = turn_format.parse(text, turn)
     namer = CallNamer(turn_format.call_ids, seed, earlier_text)
-    parts = tuple(namer.named(parsed.parts))
+    parts = tuple(map(namer.named, parsed.parts))
     calls = tuple(ToolCall(namer.given[call.number], call.name, call.arguments_json) for call in parsed.calls)
     return OutputMessage(parsed.content, calls, parsed.warnings, parsed.reasoning, parts)
 
@@ -82,6 +82,11 @@ class OutputBuffer:
     @property
     def text(self) -> str:
         return self._text.decode()
+
+    @property
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of the text."""
+        return len(self._text)
 
     def text_after(self, start: int, most: int) -> str:
         """Return the text from byte `start` on: about `most` bytes, in whole characters."""

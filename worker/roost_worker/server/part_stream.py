@@ -37,7 +37,7 @@ class PartStream:
         self._take()
 
     def _take(self) -> None:
-        parts = self._parser.parts
+        parts, first = self._parser.parts, self._taken
         while self._taken < len(parts) and not self._namer.needs_log(parts[self._taken]):
-            self._log.extend(self._namer.named(parts[self._taken : self._taken + 1]))
             self._taken += 1
+        self._log.extend(map(self._namer.named, parts[first : self._taken]))

@@ -2,7 +2,7 @@
 
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
-from roost.wire_parts import parts_to_wire
+from roost.wire_parts import add_parts
 from roost_worker.engine.messages import StopReason
 from roost_worker.server.attempts import Attempt
 from roost_worker.server.output import OutputMessage, OutputSlice
@@ -28,8 +28,8 @@ def delta(output: OutputSlice) -> pb.GenerateResponse:
             for own, top in output.logprobs
         ],
         part_offset=output.part_offset,
-        parts=parts_to_wire(output.parts),
     )
+    add_parts(message, output.parts)
     return pb.GenerateResponse(delta=message)
 
 

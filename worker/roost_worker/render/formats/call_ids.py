@@ -3,9 +3,8 @@
 import hashlib
 import re
 import string
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from roost.contract.events import CallPart, Part
 
@@ -29,7 +28,7 @@ class CallIds:
     """How a format's calls are identified."""
 
     spell: Callable[[bytes], str]
-    """Writes 32 bytes that nobody else has as an id."""
+    """Writes a digest of 32 bytes as an id."""
     written: re.Pattern[str] | None = None
     """Ids that are kept when the model writes them itself; None when its ids mean nothing."""
 
@@ -51,33 +50,31 @@ class CallNamer:
 
     def __init__(self, ids: CallIds, seed: bytes, earlier_text: Callable[[], str]) -> None:
         self._ids, self._seed, self._earlier_text = ids, seed, earlier_text
+        self._log_text: str | None = None
         self.given: dict[int, str] = {}
         """Ids by the call's number."""
 
-    def named(self, parts: Iterable[Part]) -> Iterator[Part]:
-        """Yield the parts, with our ids in place of those that are not kept."""
-        for part in parts:
-            if isinstance(part, CallPart):
-                self.given[part.index] = self._id(part)
-                yield replace(part, id=self.given[part.index])
-            else:
-                yield part
+    def named(self, part: Part) -> Part:
+        """Return the part; a call with our id, unless its own is kept."""
+        if not isinstance(part, CallPart):
+            return part
+        self.given[part.index] = self._id(part)
+        return replace(part, id=self.given[part.index])
 
     def needs_log(self, part: Part) -> bool:
         """Return whether the id of a part depends on the log's text, which is not known yet."""
-        return isinstance(part, CallPart) and self._ids.may_keep(part.id) and "_log_text" not in self.__dict__
+        return isinstance(part, CallPart) and self._ids.may_keep(part.id) and self._log_text is None
+
+    def learn_log(self) -> str:
+        """Return the log's text; from now on no id waits for it. The first time takes a while, and may run in a
+        thread."""
+        if self._log_text is None:
+            self._log_text = self._earlier_text()
+        return self._log_text
 
     def _id(self, part: CallPart) -> str:
-        keeps = self._ids.may_keep(part.id) and part.id not in self.given.values() and part.id not in self._log_text
+        keeps = self._ids.may_keep(part.id) and part.id not in self.given.values() and part.id not in self.learn_log()
         return part.id if keeps else self._ids.of_call(self._seed, part.index)
-
-    @cached_property
-    def _log_text(self) -> str:
-        return self._earlier_text()
-
-    def learn_log(self) -> None:
-        """Ask for the log's text now, so that no id waits for it. It may take a while, and may run in a thread."""
-        assert isinstance(self._log_text, str)
 
 
 UNIQUE = CallIds(_long)

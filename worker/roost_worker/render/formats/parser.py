@@ -31,7 +31,7 @@ class ParsedText:
     """The thinking, with which the turn begins."""
     parts: tuple[Part, ...] = field(default=(), compare=False)
     """The turn in order: content and reasoning joined are all of their parts. A call that broke off is among them, with
-    its text as text after it. Ids of calls are those that the model wrote."""
+    its text as text after it. Ids of calls are those that the model wrote before the arguments, or else empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,10 @@ def begins(text: str, at: int, mark: str) -> bool:
 def held_back(text: str, at: int, marks: Sequence[str]) -> int:
     """Return where the end of `text`, after `at`, may begin one of `marks`; its length if it does not."""
     longest = max(map(len, marks))
-    for start in range(max(at, len(text) - longest + 1), len(text)):
+    first = max(at, len(text) - longest + 1)
+    if not any(text.find(mark[0], first) >= 0 for mark in marks):
+        return len(text)
+    for start in range(first, len(text)):
         if any(begins(text, start, mark) for mark in marks):
             return start
     return len(text)

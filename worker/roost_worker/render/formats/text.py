@@ -41,11 +41,13 @@ class ConstrainedParser(CallParser):
     def _before_arguments(self, text: str, at: int) -> int:
         """Read the name, which is left unread until the arguments begin."""
         before, mark = self._syntax.start + self._syntax.before_name, self._syntax.before_arguments
-        end = text.find(mark, at)
+        limit = at + len(before) + MAX_NAME_CHARS + len(mark)
+        end = text.find(mark, at, limit)
         start = end + len(mark)
+        if end < 0 and len(text) >= limit:
+            self._step = self._rest
+            return at
         if end < 0 or start == len(text):
-            if len(text) - at > MAX_NAME_CHARS + len(before) + len(mark):
-                self._step = self._rest
             return at
         name = text[at:end].removeprefix(before)
         if text[start] == "{" and name in self._turn.tools and name not in self._turn.checked:
