@@ -139,6 +139,7 @@ def test_identity_comes_from_headers_before_the_body() -> None:
     ("body", "field", "why"),
     [
         ({"messages": []}, "messages", "at least 1"),
+        ({"messages": [USER] * 10_001}, "messages", "at most 10000"),
         ({"messages": "hello"}, "messages", "array"),
         ({"messages": [{"role": "robot"}]}, "messages[0].role", "assistant"),
         ({"messages": [USER, {"role": "user", "content": 3}]}, "messages[1].content", "blocks of text"),

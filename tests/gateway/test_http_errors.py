@@ -21,7 +21,7 @@ def test_an_invalid_field_is_named_to_clients_of_openai() -> None:
     assert reported.status == 400
     assert reported.body == {
         "error": {
-            "message": "invalid request: sampling.top_p: is too much",
+            "message": "invalid request: top_p: is too much",
             "type": "invalid_request_error",
             "param": "top_p",
             "code": "invalid_request",

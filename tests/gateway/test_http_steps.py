@@ -48,6 +48,15 @@ async def test_a_conversation_is_one_session(redis_server: RedisServer, stream: 
         assert session.steps == 3
 
 
+async def test_a_configured_header_names_the_clients_conversation(redis_server: RedisServer) -> None:
+    async with world(redis_server, **HTTP, http_session_headers=("x-job",)) as w:
+        day, night = (Agent(w.gateway.http_address, x_job=job) for job in ("day", "night"))
+        await day.say("question")
+        night.messages = [*day.messages]
+        assert (await day.say("more")).headers["x-roost-match"] == "continued"
+        assert (await night.say("more")).headers["x-roost-match"] == "forked"
+
+
 async def test_usage_counts_all_of_the_context(redis_server: RedisServer) -> None:
     async with world(redis_server, **HTTP) as w:
         agent = Agent(w.gateway.http_address)

@@ -17,7 +17,7 @@ from roost.contract.messages import (
 )
 from roost_gateway.front.http.constraints import format_of
 from roost_gateway.front.http.headers import family_of, is_retry, role_of
-from roost_gateway.front.http.parameters import Part, json_text
+from roost_gateway.front.http.parameters import MAX_MESSAGES, Part, json_text
 from roost_gateway.front.http.sampling import CompletionBody, Count
 from roost_gateway.recognition.conversation import Conversation
 
@@ -121,7 +121,7 @@ def _response_format(value: object) -> Mapping[str, Any] | None:
 class ChatBody(CompletionBody):
     """The supported parameters of `/v1/chat/completions`."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     tools: list[ChatTool] | None = None
     tool_choice: Annotated[ToolChoice | None, PlainValidator(_tool_choice)] = None
     response_format: Annotated[Mapping[str, Any] | None, PlainValidator(_response_format)] = None

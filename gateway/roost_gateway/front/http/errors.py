@@ -51,10 +51,11 @@ def failure(api: Api, refused: Refused, request_id: str) -> Failure:
         headers["connection"] = "close"  # the rest of the body is not read
     if api is Api.ANTHROPIC:
         status = OVERLOADED if status == 503 else status
-        return Failure(status, _anthropic_body(status, _anthropic_message(refused), request_id), headers)
+        return Failure(status, _anthropic_body(status, _message(refused, "prompt is too long"), request_id), headers)
     code = _CODES.get(refused.reason, refused.reason.value.lower())
-    param = refused.violations[0][0].removeprefix("sampling.") if refused.violations else None
-    return Failure(status, _openai_body(status, code, _openai_message(refused), param), headers)
+    param = _api_field(refused.violations[0][0]) if refused.violations else None
+    message = _message(refused, "This model's maximum context length is exceeded")
+    return Failure(status, _openai_body(status, code, message, param), headers)
 
 
 def http_failure(api: Api, status: int, message: str, request_id: str) -> Failure:
@@ -64,15 +65,18 @@ def http_failure(api: Api, status: int, message: str, request_id: str) -> Failur
     return Failure(status, _openai_body(status, "not_found" if status == 404 else "invalid_request", message, None))
 
 
-# Clients compact their history at these sentences, whatever follows them.
-def _openai_message(refused: Refused) -> str:
-    too_long = refused.reason is Reason.STEP_TOO_LONG
-    return f"This model's maximum context length is exceeded: {refused.message}" if too_long else refused.message
+def _message(refused: Refused, too_long: str) -> str:
+    """What the refusal says, with fields as the API calls them. Clients compact their history at the sentence
+    `too_long`, whatever follows it."""
+    message = refused.message
+    for name, _ in refused.violations:
+        message = message.replace(name, _api_field(name))
+    return f"{too_long}: {message}" if refused.reason is Reason.STEP_TOO_LONG else message
 
 
-def _anthropic_message(refused: Refused) -> str:
-    too_long = refused.reason is Reason.STEP_TOO_LONG
-    return f"prompt is too long: {refused.message}" if too_long else refused.message
+def _api_field(name: str) -> str:
+    """Sampling parameters are fields of the body itself in every API."""
+    return name.removeprefix("sampling.")
 
 
 def _openai_body(status: int, code: str, message: str, param: str | None) -> dict[str, Any]:

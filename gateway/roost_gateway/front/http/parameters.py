@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from roost.contract.refused import invalid
 
+MAX_MESSAGES = 10_000
+"""Most messages of a history: reading as many takes the event loop some hundredths of a second."""
+
 
 class Use(StrEnum):
     """What becomes of a parameter."""
