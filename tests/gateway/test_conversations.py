@@ -106,6 +106,39 @@ async def test_equal_openings_are_sessions_of_their_own_and_stay_so(redis_server
         assert [len(sessions) for sessions in taken] == [3, 3, 3]
 
 
+async def test_equal_conversations_keep_their_sessions_while_both_run(redis_server: RedisServer) -> None:
+    async with world(redis_server) as w:
+        clients = [agent(w), agent(w)]
+        for client in clients:
+            await client.say("hi")
+        w.worker.script.hang_after = 3
+        clients[0].history.append(Message(U, "go on"))
+        async with clients[0].step() as step:
+            w.worker.script.hang_after = None
+            await clients[1].say("go on")
+            w.worker.resume_output.set()
+            await last(step)
+        assert clients[1].kinds == [Match.NEW, Match.CONTINUED]
+        assert step.recognised.match is Match.CONTINUED
+        assert step.recognised.session_id != clients[1].matches[1].session_id
+
+
+async def test_a_pool_that_refuses_old_logs_gives_the_conversation_to_a_new_session(rig: Rig) -> None:
+    refuses = {"idleTTLSeconds": 3600, "onModelChange": "Refuse"}
+    publish_pool(rig.redis, activeRevision="rev-1", sessions=refuses)
+    await rig.worker()
+    server = await rig.gateway()
+    client = Agent(server.life.conversations)
+    await client.say("hi")
+    publish_pool(rig.redis, activeRevision="rev-2", sessions=refuses)
+    await server.life.fleet.pools.reread(POOL)
+    await rig.worker("null-2", revision="rev-2")
+    await client.say("go on")
+    await client.say("and on")
+    assert client.kinds == [Match.NEW, Match.IMPORTED, Match.CONTINUED]
+    assert client.matches[1].reason == "the session of the history up to message 2 is of another revision of the model"
+
+
 async def test_an_edit_forks_where_the_history_differs(redis_server: RedisServer) -> None:
     async with world(redis_server, Script(calls=CALLS)) as w:
         client = agent(w)
@@ -152,6 +185,7 @@ async def test_tenants_do_not_meet(redis_server: RedisServer) -> None:
         clients[1].history = list(clients[0].history)
         await clients[1].say("go on")
         assert clients[1].kinds == [Match.IMPORTED]
+        assert clients[1].matches[0].reason == "no session has the history up to message 2"
 
 
 async def test_families_continue_their_own_sessions_and_fork_those_of_others(redis_server: RedisServer) -> None:

@@ -37,6 +37,7 @@ _ELSEWHERE = {
     Reason.SESSION_ROLLED_BACK: "the store has lost the session's log up to message {}",
     Reason.SESSION_NOT_FOUND: "the session of the history up to message {} has ended",
     Reason.SESSION_CLOSED: "the session of the history up to message {} is closed",
+    Reason.MODEL_REVISION_MISMATCH: "the session of the history up to message {} is of another revision of the model",
 }
 """Refusals of a step whose conversation goes on in another session."""
 
@@ -226,6 +227,7 @@ class Conversations:
             step = self._gateway.step(request, call.caller, call.seconds_left, is_implicit=True)
             events = await attempt.enter_async_context(step)
             began = await events.began()
+            _check_revision(call.pool, began)
             await stack.enter_async_context(attempt.pop_all())
         return began, events
 
@@ -265,6 +267,15 @@ def _check(call: _Call) -> None:
     check(requests.step(step))
     check(requests.schema_of_step(step), Reason.INVALID_SCHEMA)
     check(requests.step_of_role(step, role))
+
+
+def _check_revision(pool: PoolDocument, began: Began | AlreadyCommitted) -> None:
+    """Raises Refused: MODEL_REVISION_MISMATCH for a new step in a log that the pool does not migrate. Its own workers
+    will be gone before a client that knows no sessions opens another one."""
+    if isinstance(began, AlreadyCommitted) or began.fenced is not None or pool.migrates:
+        return
+    if began.descriptor.bound_revision not in ("", pool.active_revision) and pool.active_revision:
+        raise Refused(Reason.MODEL_REVISION_MISMATCH, "the log is of another revision of the model")
 
 
 def _recognised(
