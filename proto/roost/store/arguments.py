@@ -23,7 +23,7 @@ from roost.store.scripts import Arg, Call
 
 OPEN_REQUEST_MS = 3_600_000
 """How long a `request_id` is remembered."""
-MOST_SHARED_LOGS = 8
+MOST_SHARED_LOGS = 5
 """Of so many sessions' logs a fork shares a part; of more it gets a copy of all but the first. It bounds what a fork
 writes, and what each of its steps touches."""
 

@@ -50,7 +50,7 @@ async def commit_point(store: SessionStore, session: Descriptor, head: Head) -> 
     Raises Refused: SESSION_ROLLED_BACK when no step of the log ends there.
     """
     generation = head.generation or session.generation
-    if not head.length:
+    if head == Head():
         return CommitPoint(Head(generation=session.generation), 0)
     low, high = 1, session.steps
     while low <= high:

@@ -220,8 +220,9 @@ class MemoryStore:
             session.touch(self.clock())
 
     async def quarantine(self, session_id: str, digest: bytes, ms: int) -> None:
-        if session := self.sessions.get(session_id):
-            session.quarantine[digest] = self.clock() + ms
+        session, now = self.sessions.get(session_id), self.clock()
+        if session is not None and not session.is_gone(now):
+            session.quarantine[digest] = now + ms
 
     async def renew(self, pool: str, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
         return [self._renew(self.pool(pool), item, lease_ms) for item in items]

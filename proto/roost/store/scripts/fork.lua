@@ -6,16 +6,18 @@
 --   other's log), steps, length (of the other's log that are shared)
 -- Replies {'done', now, descriptor} | {'exists', session name}
 
-local OWN = {former = true, request = true, task = args.task ~= '' or nil}
+local NOT_GIVEN = {system = true, tools = true, former = true, request = true} -- the first two are the family's
 
 local now, other, after = now_ms(), session_keys(named_keys + 1, args.generations, args.base)
 local opened_by_request, name = KEYS[after], string.match(keys.session, '%w+$')
+local root = other.root or {descriptor = other.descriptor, family = other.family}
+local fork = {descriptor = keys.session, root = root}
 local state = redis.call('HGET', keys.session, 'state')
 if state == 'deleted' then
   return refuse('not_found')
 end
 if state then -- sent again: names are never used twice
-  return {'done', now, redis.call('HGETALL', keys.session)}
+  return {'done', now, describe(fork)}
 end
 if opened_by_request then
   local opened = redis.call('GET', opened_by_request)
@@ -68,7 +70,7 @@ end
 -- All that the other session was opened with, whatever a newer gateway has added to that, and a course of its own.
 local given, flat = {}, redis.call('HGETALL', other.descriptor)
 for i = 1, #flat, 2 do
-  if not OWN[flat[i]] and not string.match(flat[i], '^attempt:') and not string.match(flat[i], '^hold:') then
+  if not NOT_GIVEN[flat[i]] and not string.match(flat[i], '^attempt:') and not string.match(flat[i], '^hold:') then
     table.insert(given, flat[i])
     table.insert(given, flat[i + 1])
   end
@@ -94,8 +96,9 @@ end
 for _, part in ipairs(parts) do
   share(part, name, at, now)
 end
+join(root, name, at, now)
 redis.call('ZADD', keys.tenant_sessions, 0, args.session_id)
 if opened_by_request then
   redis.call('SET', opened_by_request, args.session_id, 'PX', args.request_ms)
 end
-return {'done', now, redis.call('HGETALL', keys.session)}
+return {'done', now, describe(fork)}
