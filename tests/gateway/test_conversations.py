@@ -1,14 +1,13 @@
 """Conversations that come whole, over a real Redis and null workers: in which session each step runs."""
 
-import asyncio
 from typing import Any
 
 import pytest
 
-from gateway_driver import LIMIT_SECONDS, POOL, Rig, World, publish_pool, world
+from conversation_driver import CALLS, Agent, agent, last
+from gateway_driver import POOL, Rig, World, publish_pool, world
 from null_script import Script
 from redis_servers import RedisServer
-from roost.contract.events import Committed
 from roost.contract.messages import JsonSchema, Message, MessageRole, Sampling, ToolDefinition
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
@@ -17,58 +16,9 @@ from roost.store.keys import PoolKeys
 from roost.store.records import StoreAwayError
 from roost.store.redis_conversation_index import RedisConversationIndex
 from roost_gateway.core.caller import ANYONE, Caller
-from roost_gateway.core.conversations import Conversations, ConversationStep
-from roost_gateway.recognition.conversation import Conversation, Match, Previous, Recognised
+from roost_gateway.recognition.conversation import Match, Previous
 
 S, U, A, T = MessageRole.SYSTEM, MessageRole.USER, MessageRole.ASSISTANT, MessageRole.TOOL
-CALLS = (("read", "{}"), ("list", "{}"))
-
-
-class Agent:
-    """A client that sends its whole history with every request."""
-
-    def __init__(self, conversations: Conversations, caller: Caller = ANYONE, **fields: Any) -> None:
-        self.conversations = conversations
-        self.caller = caller
-        self.fields = {"model": "null", "system": "Be brief.", **fields}
-        self.history: list[Message] = []
-        self.matches: list[Recognised] = []
-
-    def step(self, **fields: Any) -> Any:
-        asked = Conversation(**{**self.fields, "messages": tuple(self.history), **fields})
-        return self.conversations.step(asked, self.caller)
-
-    async def ask(self, **fields: Any) -> Committed:
-        """The reply to the history."""
-        async with self.step(**fields) as step:
-            self.matches.append(step.recognised)
-            return await last(step)
-
-    async def say(self, text: str, **fields: Any) -> Committed:
-        """The reply to a text, or to as many results as the last turn has calls; both join the history."""
-        calls = self.history[-1].tool_calls if self.history else ()
-        self.history += [Message(T, text, tool_call_id=call.id) for call in calls] or [Message(U, text)]
-        committed = await self.ask(**fields)
-        self.history.append(committed.output)
-        return committed
-
-    @property
-    def kinds(self) -> list[Match]:
-        return [recognised.match for recognised in self.matches]
-
-    @property
-    def sessions(self) -> int:
-        return len({recognised.session_id for recognised in self.matches})
-
-
-def agent(w: World, **fields: Any) -> Agent:
-    return Agent(w.gateway.life.conversations, **fields)
-
-
-async def last(step: ConversationStep) -> Committed:
-    events = [event async for event in step.events]
-    assert isinstance(events[-1], Committed)
-    return events[-1]
 
 
 async def test_a_conversation_is_one_session_that_gets_only_what_is_new(redis_server: RedisServer) -> None:
@@ -202,80 +152,6 @@ async def test_families_continue_their_own_sessions_and_fork_those_of_others(red
         assert [session.task for session in sessions] == ["two", "two"]
 
 
-async def test_a_marked_retry_of_an_opening_gets_the_result_that_was_stored(redis_server: RedisServer) -> None:
-    async with world(redis_server) as w:
-        client = agent(w)
-        client.history = [Message(U, "hi")]
-        first, again = await client.ask(), await client.ask(is_retry=True)
-        assert client.kinds == [Match.NEW, Match.ATTACHED]
-        assert (again.replayed, again.seed, again.output) == (True, first.seed, first.output)
-        assert len(w.worker.starts) == 1
-        await client.ask()
-        assert client.kinds[-1] is Match.NEW
-
-
-async def test_a_retry_of_one_of_several_equal_openings_joins_none(redis_server: RedisServer) -> None:
-    async with world(redis_server) as w:
-        client = agent(w)
-        client.history = [Message(U, "hi")]
-        for is_retry in (False, False, True):
-            await client.ask(is_retry=is_retry)
-        assert client.sessions == 3
-
-
-async def test_an_equal_request_on_a_conversation_with_a_session_is_the_same_step(redis_server: RedisServer) -> None:
-    async with world(redis_server, Script(calls=CALLS)) as w:
-        client = agent(w)
-        await client.say("hi")
-        await client.say("result")
-        client.history.pop()
-        w.worker.script.calls = ()
-        for _ in range(12):
-            await client.ask()
-        assert client.kinds == [Match.NEW, Match.CONTINUED, *[Match.ATTACHED] * 12]
-        assert client.matches[-1].log_tokens == 12
-        assert len(w.worker.starts) == 2
-        await client.ask(sampling=Sampling(temperature=0.5))
-        assert client.kinds[-1] is Match.FORKED
-
-
-async def test_a_request_attaches_to_the_step_while_it_runs(redis_server: RedisServer) -> None:
-    async with world(redis_server, Script(calls=CALLS)) as w:
-        client, twin = agent(w), agent(w)
-        await client.say("hi")
-        w.worker.script.hang_after = 3
-        client.history += [Message(T, "result", tool_call_id=call.id) for call in client.history[-1].tool_calls]
-        twin.history = list(client.history)
-        async with client.step() as step:
-            events = aiter(step.events)
-            while not getattr(await anext(events), "token_ids", ()):
-                pass
-            async with twin.step() as attached:
-                w.worker.resume_output.set()
-                committed = await last(attached)
-            with pytest.raises(Refused) as refused:
-                await last(step)
-        assert refused.value.reason is Reason.ATTEMPT_FENCED
-        assert (attached.recognised.match, committed.output_tokens) == (Match.ATTACHED, 8)
-        assert len(w.worker.starts) == 2
-        assert len(w.worker.resumes) == 1
-
-
-async def test_another_request_forks_while_a_step_runs(redis_server: RedisServer) -> None:
-    async with world(redis_server, Script(calls=CALLS)) as w:
-        client = agent(w)
-        await client.say("hi")
-        before = list(client.history)
-        w.worker.script.hang_after = 3
-        client.history = [*before, Message(U, "forget the calls")]
-        async with client.step():
-            w.worker.script.hang_after = None
-            client.history = list(before)
-            await client.say("result")
-        assert client.kinds == [Match.NEW, Match.FORKED]
-        assert client.matches[1].reason == "another step of the session runs after message 2"
-
-
 async def test_a_conversation_goes_on_after_a_previous_response(redis_server: RedisServer) -> None:
     async with world(redis_server) as w:
         client = agent(w)
@@ -380,20 +256,6 @@ async def test_what_no_session_takes_is_refused_before_one_is_opened(redis_serve
         assert w.worker.starts == []
         with redis_server.client() as raw:
             assert raw.keys(f"{PoolKeys(POOL).prefix}:s:*") == []
-
-
-async def test_a_client_that_leaves_cancels_its_step_and_may_ask_again(redis_server: RedisServer) -> None:
-    async with world(redis_server, Script(hang_after=3, calls=CALLS)) as w:
-        client = agent(w, family="f")
-        client.history = [Message(U, "hi")]
-        async with client.step() as step:
-            async with asyncio.timeout(LIMIT_SECONDS):
-                while not getattr(await anext(step.events), "token_ids", ()):
-                    pass
-        await w.worker.until(lambda: w.worker.cancels)
-        w.worker.script.hang_after = None
-        await client.ask()
-        assert client.matches[0].session_id == step.recognised.session_id
 
 
 @pytest.mark.parametrize("name", ["null", POOL, ""])
