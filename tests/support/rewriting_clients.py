@@ -6,12 +6,14 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import Any
 
 from roost.contract.messages import Message, MessageRole, ToolCall
 
 A, T, U = MessageRole.ASSISTANT, MessageRole.TOOL, MessageRole.USER
 History = Sequence[Message]
 Rewrite = Callable[[History, random.Random], list[Message]]
+THINKING = "<think>\nHm.\n</think>"
 COMPACT, SPACED = (",", ":"), (", ", ": ")
 
 
@@ -83,7 +85,7 @@ def pydantic_ai(history: History, rng: random.Random) -> list[Message]:
     """Reasoning as an assistant message of its own; arguments compact, numbers as Python spells them."""
     sent = list[Message]()
     for message in _respelled(history, COMPACT):
-        sent += [Message(A, "<think>\nHm.\n</think>")] if message.role is A else []
+        sent += [Message(A, THINKING)] if message.role is A else []
         sent.append(message)
     return sent
 
@@ -146,3 +148,24 @@ KEEP_RESULTS: dict[str, Rewrite] = {
 }
 """Clients that send results of calls as such."""
 CLIENTS = {**KEEP_RESULTS, "smolagents": smolagents}
+
+
+def essence(messages: History) -> list[Any]:
+    """What a history says, computed in another way than by the code under test: equal for a history and its echo by any
+    of `KEEP_RESULTS`."""
+    said = [message for message in messages if message.role is not A or message.tool_calls or _text(message)]
+    parts = list[Any]()
+    for role, group in groupby(said, key=lambda message: message.role):
+        if role is T:
+            parts.append(sorted((message.tool_call_id, message.content) for message in group))
+        elif role is A:
+            turn = list(group)
+            calls = [call.id for message in turn for call in message.tool_calls]
+            parts.append(calls or "".join(map(_text, turn)))
+        else:
+            parts += [(role.value, message.content) for message in group]
+    return parts
+
+
+def _text(message: Message) -> str:
+    return message.content.replace(THINKING, "").strip()

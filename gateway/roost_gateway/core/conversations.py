@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from roost.store.records import AlreadyCommitted, Began, StoreAwayError
 from roost_gateway.core.caller import Caller, role_of
 from roost_gateway.core.gateway import Gateway
 from roost_gateway.core.models import ServedModel, pool_of_model, served_models
-from roost_gateway.core.step_calls import StepEvents
+from roost_gateway.core.shared_steps import Asker, SharedStep, SharedSteps
 from roost_gateway.fleet.pools import Pools
 from roost_gateway.recognition.canonical import cleaned
 from roost_gateway.recognition.conversation import Conversation, Match, Previous, Recognised
@@ -56,14 +55,15 @@ class _Call:
     """A conversation's step on its way to a session."""
 
     turn: Turn
-    caller: Caller
-    pool: PoolDocument
-    deadline: float | None
-    """In seconds of `time.monotonic`; None when the caller has none."""
+    asker: Asker
 
     @property
-    def seconds_left(self) -> float | None:
-        return None if self.deadline is None else self.deadline - time.monotonic()
+    def caller(self) -> Caller:
+        return self.asker.caller
+
+    @property
+    def pool(self) -> PoolDocument:
+        return self.asker.pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class _Running:
     call: _Call
     start: IndexEntry
     recognised: Recognised
-    events: StepEvents
+    events: AsyncIterator[Event]
 
 
 class Conversations:
@@ -88,8 +88,7 @@ class Conversations:
         self._index = index
         self._step_timeout_seconds = step_timeout_seconds
         self._background = Background()
-        self._running = Counter[str]()
-        """Steps of each session that have a client here."""
+        self._steps = SharedSteps(gateway)
 
     async def models(self, caller: Caller) -> list[ServedModel]:
         """The models that the caller may name."""
@@ -106,25 +105,18 @@ class Conversations:
         """
         deadline = None if seconds_left is None else time.monotonic() + seconds_left
         pool = await pool_of_model(self._pools, conversation.model, caller)
-        call = _Call(turn(cleaned(conversation), caller.tenant, pool.pool), caller, pool, deadline)
+        asker = Asker(caller, pool, deadline)
+        call = _Call(turn(cleaned(conversation), caller.tenant, pool.pool), asker)
         _check(call)
         call, plan = await self._recognise(call)
         async with AsyncExitStack() as stack:
             running = await self._begin(stack, call, plan)
-            session_id = running.start.session_id
-            self._running[session_id] += 1
-            stack.callback(self._left, session_id)
             events = await stack.enter_async_context(aclosing(self._events(running)))
             yield ConversationStep(running.recognised, events)
 
     async def aclose(self) -> None:
         """Waits for what is still to be remembered."""
         await self._background.finish(_FINISH_SECONDS)
-
-    def _left(self, session_id: str) -> None:
-        self._running[session_id] -= 1
-        if not self._running[session_id]:
-            del self._running[session_id]
 
     async def _recognise(self, call: _Call) -> tuple[_Call, Plan]:
         asked, previous = call.turn, call.turn.conversation.previous
@@ -141,7 +133,7 @@ class Conversations:
 
     def _asked(self, asked: Turn) -> Asked:
         is_named = bool(asked.conversation.family) or asked.conversation.previous is not None
-        return Asked(is_named, asked.conversation.is_retry, frozenset(self._running))
+        return Asked(is_named, asked.conversation.is_retry, self._steps.sessions)
 
     async def _find(self, call: _Call, keys: Sequence[bytes]) -> list[tuple[IndexEntry, ...]]:
         try:
@@ -184,14 +176,14 @@ class Conversations:
         return await self._open(stack, call, reason)
 
     async def _continue(self, stack: AsyncExitStack, call: _Call, start: IndexEntry) -> _Running:
-        began, events = await self._take(stack, call, start)
-        attached = isinstance(began, AlreadyCommitted) or began.fenced is not None
+        step = await self._take(stack, call, start)
+        attached = isinstance(step.began, AlreadyCommitted) or step.began.fenced is not None
         match = Match.ATTACHED if attached else Match.CONTINUED
-        return _Running(call, start, _recognised(call, start, began, match), events)
+        return _Running(call, start, _recognised(call, start, step.began, match), step.events)
 
     async def _fork(self, stack: AsyncExitStack, call: _Call, point: IndexEntry, reason: str) -> _Running:
         request = ForkRequest(point.session_id, point.head, task=call.turn.conversation.family)
-        session = await self._gateway.fork(request, call.caller, call.seconds_left)
+        session = await self._gateway.fork(request, call.caller, call.asker.seconds_left)
         start = replace(point, session_id=session.id, head=session.head, state=EntryState.HEAD)
         return await self._begin_in_new(stack, call, start, Match.FORKED, reason)
 
@@ -206,7 +198,7 @@ class Conversations:
             pool=call.pool.pool, role=asked.role, system=asked.system, tools=asked.tools, task=asked.family
         )
         ttl_ms = min(REPEAT_MS, call.pool.implicit_ttl_ms)
-        session = await self._gateway.open(request, call.caller, call.seconds_left, ttl_ms)
+        session = await self._gateway.open(request, call.caller, call.asker.seconds_left, ttl_ms)
         start = call.turn.opened(session.id)
         match = Match.IMPORTED if call.turn.chain.has_turns else Match.NEW
         return await self._begin_in_new(stack, call, start, match, reason if match is Match.IMPORTED else "")
@@ -214,22 +206,14 @@ class Conversations:
     async def _begin_in_new(
         self, stack: AsyncExitStack, call: _Call, start: IndexEntry, match: Match, reason: str
     ) -> _Running:
-        limit = self._step_timeout_seconds if call.seconds_left is None else call.seconds_left
+        limit = self._step_timeout_seconds if call.asker.seconds_left is None else call.asker.seconds_left
         self._background.spawn(self._remember(call, call.turn.began(start, int(limit * 1000) + REPEAT_MS)))
-        began, events = await self._take(stack, call, start)
-        return _Running(call, start, _recognised(call, start, began, match, reason), events)
+        step = await self._take(stack, call, start)
+        return _Running(call, start, _recognised(call, start, step.began, match, reason), step.events)
 
-    async def _take(
-        self, stack: AsyncExitStack, call: _Call, start: IndexEntry
-    ) -> tuple[Began | AlreadyCommitted, StepEvents]:
+    async def _take(self, stack: AsyncExitStack, call: _Call, start: IndexEntry) -> SharedStep:
         request = call.turn.step(start.session_id, start.head, start.units)
-        async with AsyncExitStack() as attempt:
-            step = self._gateway.step(request, call.caller, call.seconds_left, is_implicit=True)
-            events = await attempt.enter_async_context(step)
-            began = await events.began()
-            _check_revision(call.pool, began)
-            await stack.enter_async_context(attempt.pop_all())
-        return began, events
+        return await stack.enter_async_context(self._steps.take(request, call.asker))
 
     async def _events(self, running: _Running) -> AsyncGenerator[Event, None]:
         async for event in running.events:
@@ -267,15 +251,6 @@ def _check(call: _Call) -> None:
     check(requests.step(step))
     check(requests.schema_of_step(step), Reason.INVALID_SCHEMA)
     check(requests.step_of_role(step, role))
-
-
-def _check_revision(pool: PoolDocument, began: Began | AlreadyCommitted) -> None:
-    """Raises Refused: MODEL_REVISION_MISMATCH for a new step in a log that the pool does not migrate. Its own workers
-    will be gone before a client that knows no sessions opens another one."""
-    if isinstance(began, AlreadyCommitted) or began.fenced is not None or pool.migrates:
-        return
-    if began.descriptor.bound_revision not in ("", pool.active_revision) and pool.active_revision:
-        raise Refused(Reason.MODEL_REVISION_MISMATCH, "the log is of another revision of the model")
 
 
 def _recognised(
