@@ -36,11 +36,15 @@ class Agent:
 
     async def say(self, text: str, **fields: Any) -> Committed:
         """The reply to a text, or to as many results as the last turn has calls; both join the history."""
-        calls = self.history[-1].tool_calls if self.history else ()
-        self.history += [Message(T, text, tool_call_id=call.id) for call in calls] or [Message(U, text)]
+        self.history += self.answer(text)
         committed = await self.ask(**fields)
         self.history.append(committed.output)
         return committed
+
+    def answer(self, text: str) -> list[Message]:
+        """What the client says next."""
+        calls = self.history[-1].tool_calls if self.history else ()
+        return [Message(T, text, tool_call_id=call.id) for call in calls] or [Message(U, text)]
 
     @property
     def kinds(self) -> list[Match]:
