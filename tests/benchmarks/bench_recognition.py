@@ -199,7 +199,7 @@ async def fill(store: RedisStore, sessions: int) -> bytes:
 
 
 async def measured(store: RedisStore, known: bytes) -> dict[str, Any]:
-    """Milliseconds of a request that is known, of one that is not, and of a commit."""
+    """Milliseconds of a known request, of an unknown request, and of a commit."""
     times: dict[str, list[float]] = {"known": [], "unknown": [], "commit": []}
     for _ in range(CALLS):
         unknown = [os.urandom(16) for _ in range(MAX_KEYS)]

@@ -91,7 +91,7 @@ def pydantic_ai(history: History, rng: random.Random) -> list[Message]:
 
 
 def inspect_ai(history: History, rng: random.Random) -> list[Message]:
-    """A newline before the text of a turn that had reasoning; arguments escaped anew."""
+    """A newline before the text of a turn that had reasoning; arguments with escapes."""
     spelled = _respelled(history, SPACED, escaped=True)
     return [replace(m, content="\n" + m.content) if m.role is A and m.content else m for m in spelled]
 

@@ -122,8 +122,8 @@ class Conversations:
         asked, previous = call.turn, call.turn.conversation.previous
         if previous is None:
             keys = looked_up(asked.chain, asked.request)
-            repeats, *found = await self._find(call, keys)
-            answers = dict(zip(keys[1:], found, strict=True))
+            repeats, *known = await self._find(call, keys)
+            answers = dict(zip(keys[1:], known, strict=True))
             return call, decide(asked.chain, answers, repeats, self._asked(asked))
         repeats, ends = await self._find(call, [asked.request, asked.response_key(previous)])
         if not ends:
@@ -173,6 +173,8 @@ class Conversations:
             except Refused as error:
                 if error.reason not in _ELSEWHERE:
                     raise
+                if error.reason is Reason.MODEL_REVISION_MISMATCH:  # as all forks of that history are
+                    break
         return await self._open(stack, call, reason)
 
     async def _continue(self, stack: AsyncExitStack, call: _Call, start: IndexEntry) -> _Running:
@@ -246,7 +248,7 @@ class Conversations:
 
 
 def _check(call: _Call) -> None:
-    """Refuses what no session could take, before one is opened for it."""
+    """Refuses what no session could take, before a session is opened for it."""
     role, step = role_of(call.pool, call.turn.conversation.role), call.turn.step("", None, 0)
     check(requests.step(step))
     check(requests.schema_of_step(step), Reason.INVALID_SCHEMA)

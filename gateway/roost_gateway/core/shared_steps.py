@@ -121,7 +121,7 @@ def _cursor(delta: Delta) -> Cursor:
 
 def _check_revision(pool: PoolDocument, began: Began | AlreadyCommitted) -> None:
     """Raises Refused: MODEL_REVISION_MISMATCH for a new step in a log that the pool does not migrate. Its own workers
-    will be gone before a client that knows no sessions opens another one."""
+    will be gone before a client that knows no sessions opens another."""
     if isinstance(began, AlreadyCommitted) or began.fenced is not None or pool.migrates:
         return
     if pool.active_revision and began.descriptor.bound_revision not in ("", pool.active_revision):

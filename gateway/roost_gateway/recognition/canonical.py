@@ -19,7 +19,7 @@ from roost_gateway.recognition.flattened import calls_in
 DIGEST_BYTES = 16
 NONCE_LINES = ("x-anthropic-billing-header:",)
 """Beginnings of lines of system text that differ from request to request and say nothing to the model. Claude Code
-writes one, with a checksum of the request, before its own system text."""
+writes such a line, with a checksum of the request, before its own system text."""
 _THINKING = re.compile(r"(?:\s*<think>.*?(?:</think>|\Z))*", re.DOTALL)
 _LENGTH = struct.Struct(">Q")
 

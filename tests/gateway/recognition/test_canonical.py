@@ -81,7 +81,7 @@ def test_claude_code_sends_results_in_the_order_in_which_tools_ended() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("text", "other"),
     [
         ("1.50", "1.5"),  # pydantic-ai and langchain
         ("2E2", "200.0"),
@@ -93,13 +93,13 @@ def test_claude_code_sends_results_in_the_order_in_which_tools_ended() -> None:
         ("", "{}"),
     ],
 )
-def test_arguments_are_compared_as_values(one: str, other: str) -> None:
-    assert json_value(one) == json_value(other)
+def test_arguments_are_compared_as_values(text: str, other: str) -> None:
+    assert json_value(text) == json_value(other)
 
 
-@pytest.mark.parametrize(("one", "other"), [("1", "2"), ('"1"', "1"), ("[1,2]", "[2,1]"), ("null", "{}"), ("{", "{{")])
-def test_other_values_are_other_arguments(one: str, other: str) -> None:
-    assert json_value(one) != json_value(other)
+@pytest.mark.parametrize(("text", "other"), [("1", "2"), ('"1"', "1"), ("[1,2]", "[2,1]"), ("null", "{}"), ("{", "{{")])
+def test_other_values_are_other_arguments(text: str, other: str) -> None:
+    assert json_value(text) != json_value(other)
 
 
 @pytest.mark.parametrize(

@@ -58,24 +58,24 @@ def test_a_conversation_without_history_tries_nothing() -> None:
 
 def test_only_sessions_with_the_longest_history_are_continued() -> None:
     links = history(3)
-    made = plan(links, entry("older", links, 2), entry("s", links, 6), entry("twin", links, 6))
-    assert (names(made.candidates), names(made.forks)) == (["s", "twin"], ["s", "twin", "older"])
-    assert made.reason == ""
+    planned = plan(links, entry("older", links, 2), entry("s", links, 6), entry("twin", links, 6))
+    assert (names(planned.candidates), names(planned.forks)) == (["s", "twin"], ["s", "twin", "older"])
+    assert planned.reason == ""
 
 
 def test_what_has_gone_on_is_forked() -> None:
     links = history(3)
-    made = plan(links, entry("s", links, 6, EntryState.PASSED))
-    assert (names(made.candidates), names(made.forks)) == ([], ["s"])
-    assert made.reason == "the session has gone on after message 6"
+    planned = plan(links, entry("s", links, 6, EntryState.PASSED))
+    assert (names(planned.candidates), names(planned.forks)) == ([], ["s"])
+    assert planned.reason == "the session has gone on after message 6"
 
 
 def test_what_another_family_has_is_forked() -> None:
     links = history(3, "family")
     other = entry("other", links, 6, EntryState.OTHER_FAMILY)
-    made = plan(links, other, entry("own", links, 2))
-    assert (names(made.candidates), names(made.forks)) == ([], ["other", "own"])
-    assert made.reason == "the history up to message 6 is another conversation's"
+    planned = plan(links, other, entry("own", links, 2))
+    assert (names(planned.candidates), names(planned.forks)) == ([], ["other", "own"])
+    assert planned.reason == "the history up to message 6 is another conversation's"
 
 
 def test_a_fork_has_the_hashes_of_its_own_family() -> None:
@@ -87,8 +87,8 @@ def test_a_fork_has_the_hashes_of_its_own_family() -> None:
 def test_the_first_unknown_turn_is_named() -> None:
     links = history(3)
     assert plan(links).reason == "no session has the history up to message 2"
-    made = plan(links, entry("s", links, 2, EntryState.PASSED))
-    assert made.reason == "no session has the history up to message 4"
+    planned = plan(links, entry("s", links, 2, EntryState.PASSED))
+    assert planned.reason == "no session has the history up to message 4"
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ def test_an_idle_session_goes_before_a_repeated_step_unless_the_client_says_that
     links = history(1)
     repeated = entry("repeated", links, 2, EntryState.PASSED)
     known = [entry("busy", links, 2), entry("idle", links, 2), repeated]
-    made = plan(links, *known, repeats=(repeated,), asked=replace(asked, busy=frozenset({"a/b/busy"})))
-    assert names(made.candidates) == order
+    planned = plan(links, *known, repeats=(repeated,), asked=replace(asked, busy=frozenset({"a/b/busy"})))
+    assert names(planned.candidates) == order
 
 
 @pytest.mark.parametrize(
