@@ -10,9 +10,9 @@ from redis_servers import PATIENCE_SECONDS, RedisCluster, RedisServer
 from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.refused import Refused
+from roost.store.fork_records import CommitPoint, NewFork
 from roost.store.keys import PoolKeys
 from roost.store.memory import MemoryStore
-from roost.store.records import CommitPoint, NewFork
 from roost.store.redis_store import RedisStore, connect
 from store_driver import LONG_MS, lease, new_session, next_ms, publish, publish_cached, redis_ms, reservations
 

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from roost.contract.heads import AttemptRef, Head
 from roost.store.conversation_index import ConversationIndex
+from roost.store.fork_records import NewFork
 from roost.store.records import (
     AlreadyCommitted,
     Began,
@@ -13,7 +14,6 @@ from roost.store.records import (
     Descriptor,
     LogEntry,
     MigrateRequest,
-    NewFork,
     NewSession,
     RenewItem,
     Reservation,

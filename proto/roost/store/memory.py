@@ -13,6 +13,7 @@ from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 from roost.contract.reasons import Reason
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
+from roost.store.fork_records import NewFork
 from roost.store.memory_attempts import take_attempt
 from roost.store.memory_pool import Claim, MemoryPool
 from roost.store.memory_session import Log, MemorySession, branch_off, new_session
@@ -25,7 +26,6 @@ from roost.store.records import (
     HoldRecord,
     LogEntry,
     MigrateRequest,
-    NewFork,
     NewSession,
     RenewItem,
     Reservation,

@@ -8,6 +8,7 @@ from roost.contract.heads import AttemptRef, Head
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.contract.sessions import ForkPoint
+from roost.store.fork_records import NewFork
 from roost.store.records import (
     FIRST_GENERATION,
     AlreadyCommitted,
@@ -18,7 +19,6 @@ from roost.store.records import (
     LiveAttempt,
     LogEntry,
     MigrateRequest,
-    NewFork,
     NewSession,
     State,
 )

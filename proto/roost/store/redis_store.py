@@ -24,6 +24,7 @@ from roost.store.arguments import (
     request_digest,
     reserve_call,
 )
+from roost.store.fork_records import NewFork
 from roost.store.grace import GRACE_SECONDS, Grace
 from roost.store.keys import POOLS, PoolKeys
 from roost.store.ledger import WorkerReader, read_residency, read_worker
@@ -37,7 +38,6 @@ from roost.store.records import (
     Descriptor,
     LogEntry,
     MigrateRequest,
-    NewFork,
     NewSession,
     RenewItem,
     Reservation,

@@ -110,6 +110,17 @@ async def test_a_long_chain_of_forks_shares_few_logs_and_loses_nothing(store, ra
     assert content(raw) == {}
 
 
+async def test_a_long_part_of_a_log_is_not_copied_for_short_ones(store, raw):
+    session_id, copied = await opened(store, 1), 0
+    for number in range(4 * MOST_SHARED_LOGS):
+        session_id = (await forked(store, session_id)).session_id
+        copied += raw.llen(KEYS.log(session_id, 1))
+        assert raw.strlen(KEYS.ids(session_id, 1)) < 4 * 1000
+        await commit_step(store, session_id, f"fork-{number}", prompt=tuple(range(1000 if number == 0 else 1)))
+    assert copied < 2 * number
+    assert len((await log_of(store, session_id))[0]) == number + 2
+
+
 async def test_forking_a_hundred_thousand_tokens_writes_less_than_2_kb(store, raw):
     """Also when system text and tools are large, and when a fork shares parts of as many logs as it may."""
     session_id = await opened(store, system=LONG_TEXT)
@@ -136,8 +147,8 @@ async def test_a_fork_is_not_begun_when_redis_has_lost_what_it_shares(store, raw
 
 def content(raw) -> dict[str, set[bytes]]:
     """Keys of sessions, with the fields of hashes; without tombstones."""
-    found = {key.decode(): set(raw.hkeys(key)) if raw.type(key) == b"hash" else set() for key in raw.scan_iter("*:s:*")}
-    return {key: fields for key, fields in found.items() if fields != {b"state", b"request"}}
+    keys = {key.decode(): set(raw.hkeys(key)) if raw.type(key) == b"hash" else set() for key in raw.scan_iter("*:s:*")}
+    return {key: fields for key, fields in keys.items() if fields != {b"state", b"request"}}
 
 
 def lasting(raw) -> set[str]:

@@ -40,7 +40,8 @@ if args.generation > 0 then
   end
 end
 
--- What is shared. A fork of forks shares parts of many logs; when there are too many, it gets a copy of all but the first.
+-- What is shared. A fork of forks shares parts of many logs. When there are too many, it gets a copy of the last of them,
+-- from one on that is at most twice as long as all after it: so a long part is not copied for each short one.
 local parts, last_step, last_token = {}, 0, 0
 for _, part in ipairs(parts_of(other, d.generation, d.steps, d.length)) do
   part.steps, part.length = math.min(part.steps, steps - last_step), math.min(part.length, length - last_token)
@@ -50,15 +51,23 @@ for _, part in ipairs(parts_of(other, d.generation, d.steps, d.length)) do
   end
 end
 if #parts > args.most_shared then
-  for i = 2, #parts do
+  local from, after = #parts, 0
+  for i = #parts, 1, -1 do
+    if parts[i].length <= 2 * after then
+      from = i
+      break
+    end
+    after = after + parts[i].length
+  end
+  for i = from, #parts do
     local part = parts[i]
     for first = 0, part.steps - 1, 1000 do
       local entries = redis.call('LRANGE', part.log, first, math.min(first + 999, part.steps - 1))
       redis.call('RPUSH', keys.log, unpack(entries))
     end
     redis.call('APPEND', keys.ids, redis.call('GETRANGE', part.ids, 0, 4 * part.length - 1))
+    parts[i] = nil
   end
-  parts = {parts[1]}
 end
 local base = string.match(d.base, '^%w+') or other.name
 last_step, last_token = 0, 0
