@@ -19,7 +19,7 @@ from roost_gateway.recognition.flattened import calls_in
 DIGEST_BYTES = 16
 NONCE_LINES = ("x-anthropic-billing-header:",)
 """Beginnings of lines of system text that differ from request to request and say nothing to the model. Claude Code
-writes one, with a checksum of the request, before its own system text."""
+writes such a line, with a checksum of the request, before its own system text."""
 _THINKING = re.compile(r"(?:\s*<think>.*?(?:</think>|\Z))*", re.DOTALL)
 _LENGTH = struct.Struct(">Q")
 
@@ -111,8 +111,7 @@ def json_value(text: str) -> str:
     if not text.strip():
         return "{}"
     try:
-        value = json.loads(text, parse_int=_number, parse_float=_number)
-        return json.dumps(value, separators=(",", ":"), sort_keys=True)
+        return _WRITER.encode(_READER.decode(text))
     except (ValueError, RecursionError):
         return text.strip()
 
@@ -120,6 +119,10 @@ def json_value(text: str) -> str:
 def _number(text: str) -> float:
     """As JavaScript reads it: 1.50 is 1.5, 2E2 is 200, -0 is 0, and whole numbers are not exact beyond 2**53."""
     return float(text) + 0.0
+
+
+_READER = json.JSONDecoder(parse_int=_number, parse_float=_number)
+_WRITER = json.JSONEncoder(separators=(",", ":"), sort_keys=True)
 
 
 def _text(message: Message) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from roost.contract import names
 from roost.contract.heads import Head
 from roost.store import codec
+from roost.store.fork_records import NewFork
 from roost.store.keys import PoolKeys
 from roost.store.records import (
     FIRST_GENERATION,
@@ -13,7 +14,6 @@ from roost.store.records import (
     CommitRequest,
     Descriptor,
     MigrateRequest,
-    NewFork,
     NewSession,
     Reservation,
 )
@@ -23,9 +23,9 @@ from roost.store.scripts import Arg, Call
 
 OPEN_REQUEST_MS = 3_600_000
 """How long a `request_id` is remembered."""
-MOST_SHARED_LOGS = 8
-"""Of so many sessions' logs a fork shares a part; of more it gets a copy of all but the first. It bounds what a fork
-writes, and what each of its steps touches."""
+MOST_SHARED_LOGS = 5
+"""Of so many sessions' logs a fork shares a part; when there are more, it gets a copy of the last of them. It bounds
+what a fork writes, and what each of its steps touches."""
 
 
 def pool_keys(session_id: str) -> PoolKeys:

@@ -8,6 +8,7 @@ from roost.contract.heads import AttemptRef, Head
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.contract.sessions import ForkPoint
+from roost.store.fork_records import NewFork
 from roost.store.records import (
     FIRST_GENERATION,
     AlreadyCommitted,
@@ -18,7 +19,6 @@ from roost.store.records import (
     LiveAttempt,
     LogEntry,
     MigrateRequest,
-    NewFork,
     NewSession,
     State,
 )
@@ -211,7 +211,7 @@ def branch_off(other: MemorySession, new: NewFork, now: int) -> MemorySession:
     before, point = other.record, new.point
     if point is not None and point.head.generation != before.generation:
         raise other.refusal(Reason.HEAD_MISMATCH)
-    head, steps = (point.head, point.steps) if point else (before.head, before.steps)
+    head, steps = (replace(point.head, generation=0), point.steps) if point else (before.head, before.steps)
     if steps > before.steps or head.length > before.head.length or (steps == before.steps and head != before.head):
         raise other.refusal(Reason.SESSION_ROLLED_BACK)
     log, has_kv = other.log(before.generation), bool(steps and before.owner)

@@ -5,7 +5,6 @@ import asyncio
 import random
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 from hypothesis import settings
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from played_sessions import POOL, PlayedSession, played_conversations
-from rewriting_clients import CLIENTS
+from rewriting_clients import KEEP_RESULTS, essence
 from roost.contract.events import Committed
 from roost.contract.messages import Message, MessageRole, ToolCall
 from roost.contract.refused import Refused
@@ -26,26 +25,6 @@ from roost_gateway.recognition.conversation import Conversation, Match
 U, A, T = MessageRole.USER, MessageRole.ASSISTANT, MessageRole.TOOL
 MOST_CLIENTS = 7
 ARGUMENTS = '{ "price" : 1.50, "size" : 2E2, "path" : "caf\\u00e9" }'
-
-
-def essence(messages: list[Message]) -> list[Any]:
-    """What a history says, found in another way than by the code under test."""
-    said = [message for message in messages if message.role is not A or message.tool_calls or _text(message)]
-    parts = list[Any]()
-    for role, group in groupby(said, key=lambda message: message.role):
-        if role is T:
-            parts.append(sorted((message.tool_call_id, message.content) for message in group))
-        elif role is A:
-            turn = list(group)
-            calls = [call.id for message in turn for call in message.tool_calls]
-            parts.append(calls or "".join(map(_text, turn)))
-        else:
-            parts += [(role.value, message.content) for message in group]
-    return parts
-
-
-def _text(message: Message) -> str:
-    return message.content.replace("<think>\nHm.\n</think>", "").strip()
 
 
 @dataclass
@@ -99,7 +78,7 @@ class Histories(RuleBasedStateMachine):
     @rule(
         tenant=st.sampled_from("ab"),
         family=st.sampled_from(("", "", "f", "g")),
-        rewrite=st.sampled_from(sorted(CLIENTS)),
+        rewrite=st.sampled_from(sorted(KEEP_RESULTS)),
         opening=st.sampled_from(("hi", "fix it")),
     )
     def open(self, tenant: str, family: str, rewrite: str, opening: str) -> None:
@@ -203,7 +182,7 @@ class Histories(RuleBasedStateMachine):
         conversation = Conversation(
             model=POOL,
             system=agent.system,
-            messages=tuple(CLIENTS[agent.rewrite](history, self.rng)),
+            messages=tuple(KEEP_RESULTS[agent.rewrite](history, self.rng)),
             family=agent.family,
             is_retry=is_retry,
         )

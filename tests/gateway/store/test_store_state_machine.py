@@ -14,6 +14,7 @@ from hypothesis.stateful import run_state_machine_as_test as run
 
 from redis_servers import RedisCluster, RedisServer
 from roost.contract.heads import Head
+from roost.store.arguments import MOST_SHARED_LOGS
 from roost.store.records import Began, RenewItem, Reservation
 from store_driver import LONG_MS, REVISION, begin_request, commit_request, digest, migration
 from store_world import POOLS, REVISIONS, TENANTS, WORKERS, Attempt, StoreWorld
@@ -30,7 +31,9 @@ IDS = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4).map(tuple)
 HEADS = st.sampled_from(("none", *(("right",) * 8), *(("former",) * 4), "earlier", "later", "empty", "other", "longer"))
 TOKENS = st.integers(1, 30)
 REVISION_NEEDED = st.sampled_from((REVISIONS[0], *REVISIONS, ""))
-OTHER_CALLS = st.sampled_from((*(("hold",) * 6), *(("evict",) * 4), "close", "delete"))
+PLACES = st.sampled_from((*(("head",) * 3), *(("earlier",) * 3), "empty", "former", "longer", "other"))
+FORK_REQUESTS = st.sampled_from(("", "", "f1"))
+OTHER_CALLS = st.sampled_from((*(("hold",) * 6), *(("evict",) * 4), "close", "delete", "delete"))
 Ids = tuple[int, ...]
 
 
@@ -230,6 +233,28 @@ class StoreMachine(StoreWorld):
         self.agree(gateway, "renew", pool, items, 0 if expired else LONG_MS, touches=attempt[0])
         self.touched |= {session_id for session_id, _, _ in batch}
 
+    @rule(gateway=GATEWAYS, which=WHICH, tenant=TENANT, place=PLACES, request=FORK_REQUESTS, then=MOSTLY)
+    def fork(self, gateway: int, which: int, tenant: str, place: str, request: str, then: bool) -> None:
+        """Also of forks, of sessions that have migrated, and of those that are gone; then both may take a step."""
+        other = self.session(which)
+        fork = self.fork_session(gateway, other, tenant, place, request)
+        if fork and then:
+            self._step(gateway, fork, "a", "commit", 1)
+            self._step(gateway, other, f"{self.now}", "commit", 1)
+
+    @rule(gateway=GATEWAYS, which=WHICH, length=st.integers(2, 2 * MOST_SHARED_LOGS))
+    def fork_again_and_again(self, gateway: int, which: int, length: int) -> None:
+        """A fork of a fork, and so on, each with a step of its own and with the one before it deleted now and then."""
+        session_id = self.session(which)
+        for number in range(length):
+            fork = self.fork_session(gateway, session_id, TENANTS[0], "head", "")
+            if fork is None:
+                return
+            self._step(gateway, fork, "b", "commit", 1)
+            if number % 3 == 1:
+                self.agree(gateway, "delete", session_id, TENANTS[0], touches=session_id)
+            session_id = fork
+
     @rule(gateway=GATEWAYS, which=WHICH, tenant=TENANT, how=OTHER_CALLS, expected=HEADS)
     def hold_evict_close_or_delete(self, gateway: int, which: int, tenant: str, how: str, expected: str) -> None:
         session_id = self.session(which)
@@ -237,7 +262,7 @@ class StoreMachine(StoreWorld):
         self.agree(gateway, how, session_id, tenant, *more, touches=session_id)
 
     @rule(
-        what=st.sampled_from(("open", "worker", "worker", "crash", "look", "cache", "drop")),
+        what=st.sampled_from(("open", "worker", "worker", "crash", "look", "cache", "drop", "expire")),
         gateway=GATEWAYS,
         which=WHICH,
         pool=st.sampled_from(POOLS),
@@ -252,6 +277,8 @@ class StoreMachine(StoreWorld):
             self.open(gateway, pool, request)
         elif what == "worker":
             self.worker(pool, worker, draining, alive, revision)
+        elif what == "expire":
+            self.expire(self.session(which))
         elif what == "crash":
             self.crash_gateway(gateway)
         elif what in ("cache", "drop"):

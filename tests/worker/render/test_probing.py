@@ -115,3 +115,16 @@ def test_a_tokenizer_without_the_familys_tokens_is_refused() -> None:
     description = TemplateDescription("", "", "</s>", (430,), "chatml")
     with pytest.raises(RenderError, match=r"the tokenizer lacks <\|im_start\|>"):
         _renderer("mistral", description)
+
+
+def test_a_template_without_tool_turns_gives_way_to_its_format_and_says_so() -> None:
+    source = CHATML.turns.replace("message.role == 'tool'", "message.role == 'never'").replace(
+        "message.role == 'user' or not loop.first", "message.role == 'user'"
+    )
+    vocabulary = Vocabulary(family_models.build_tokenizer(("<|im_start|>", "<|im_end|>"), ()))
+    ends = (vocabulary.control["<|im_end|>"],)
+    renderer = Renderer(TemplateDescription(source, "", "<|im_end|>", ends, "chatml"), vocabulary, 1000)
+    assert renderer.own_template_refused == "a tool's result: it drops the message"
+    unknown = TemplateDescription(source, "", "<|im_end|>", ends, "hermes")
+    with pytest.raises(RenderError, match=r"its own chat template: a tool's result: it drops the message"):
+        Renderer(unknown, vocabulary, 1000)

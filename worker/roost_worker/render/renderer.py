@@ -95,9 +95,7 @@ class Renderer:
             pieces = [*written.closer(log_ids[-1]), *render_delta(written.template, _in_place(turns, written))]
         else:
             pieces = self._first(system, [tool_of(tool) for tool in tools], turns, written)
-        for turn in turns:
-            if turn.content and not mentions(pieces, turn.content):
-                raise RenderError(f"the model's template drops a message of role {turn.role} here")
+        _check_shown(turns, pieces)
         return pieces
 
     def opens_thinking(self, messages: Sequence[Message | api.Message], tools: Sequence[Tool | api.Tool]) -> bool:
@@ -140,7 +138,8 @@ class Renderer:
             return message
         calls = self.format.calls
         if written.built_in:
-            return replace(message, written_calls=Written(calls.pieces(message.tool_calls, after=message.content)))
+            text = Written(calls.pieces(message.tool_calls, after=message.content))
+            return replace(message, tool_calls=(), written_calls=text)
         if written.behaviour.shows_tool_calls and not written.behaviour.takes_written_calls:
             return message
         return replace(
@@ -170,6 +169,30 @@ def _check_turns(turns: Sequence[Message]) -> None:
         raise RenderError("a step needs at least one message")
     if turns[-1].role == "assistant":
         raise RenderError("the last message is the assistant's; it must be the user's, a tool's or the system's")
+
+
+def _check_shown(turns: Sequence[Message], pieces: Sequence[Piece]) -> None:
+    """Raise RenderError if a message's content was not rendered. Linear for contents that stand in their order."""
+    text, at = text_of(pieces), 0
+    for turn in turns:
+        end = _end_of(turn.content, text, at)
+        if end is not None:
+            at = end
+        elif not mentions(pieces, turn.content):
+            raise RenderError(f"the model's template drops a message of role {turn.role} here")
+
+
+def _end_of(content: str, text: str, start: int) -> int | None:
+    """Return where the content ends in the text near `start`, as it is or inside JSON; None if it is not there."""
+    for form in (content.strip(), json.dumps(content.strip(), ensure_ascii=False)[1:-1]):
+        place = text.find(form, start, start + len(form) + _NEAR)
+        if place >= 0:
+            return place + len(form)
+    return None
+
+
+_NEAR = 4096
+"""Characters between two contents that a template may well write."""
 
 
 def _format_of(description: TemplateDescription, vocabulary: Vocabulary) -> TurnFormat:

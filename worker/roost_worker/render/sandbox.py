@@ -35,7 +35,7 @@ class Piece:
 
 
 class Written(str):
-    """A string for templates that is put into their output as the pieces that it was made of."""
+    """A string for templates that is put into their output as the pieces that it was made of, whatever they do with it."""
 
     pieces: tuple[Piece, ...]
 
@@ -89,6 +89,8 @@ class ChatTemplate:
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
             raise RenderError(f"the chat template refuses: {error}") from error
+        except RecursionError as error:
+            raise RenderError("the conversation holds JSON that is nested too deep") from error
         return run.cut(text)
 
 
@@ -105,6 +107,9 @@ class _Run:
     def hide(self, value: Any, key: str = "") -> Any:
         """Return a copy of `value` with sentinels for its strings, except roles and keys of plain characters."""
         match value:
+            case Written():  # what a filter made of it would be without its pieces
+                self._contents.append(value)
+                return f"{_OPEN}{len(self._contents) - 1}{_CLOSE}"
             case str() if key in _STRUCTURE and _PLAIN_KEY.fullmatch(value):
                 return value
             case str():

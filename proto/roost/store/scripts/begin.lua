@@ -22,7 +22,7 @@ if committed then
   if digest ~= args.digest then
     return refuse('step_id_reused', 0, d)
   end
-  return {'committed', now, tonumber(generation), tonumber(index), redis.call('HGETALL', session.descriptor)}
+  return {'committed', now, tonumber(generation), tonumber(index), describe(session)}
 end
 
 -- What the owner has of the log. It is read before anything is refused, since the caller may not know the owner yet.
@@ -48,7 +48,7 @@ local former = d['attempt:nonce']
 local former_member = d['attempt:worker'] .. '|' .. former
 if retry and former == nonce then -- the script was sent again, because its reply was lost
   local is_reserved = redis.call('HEXISTS', keys.reservations, former_member) == 1
-  return {'began', now, is_reserved and d['attempt:worker'] or '', cached, redis.call('HGETALL', session.descriptor)}
+  return {'began', now, is_reserved and d['attempt:worker'] or '', cached, describe(session)}
 end
 
 if d.state == 'closed' then
@@ -136,4 +136,4 @@ elseif line then
   enter_line(keys, line, nonce, args.class, args.aging_ms, enqueued, deadline, expiry)
 end
 touch(session, d.ttl, now, 2 * args.lease_ms)
-return {'began', now, reserved, cached, redis.call('HGETALL', session.descriptor)}
+return {'began', now, reserved, cached, describe(session)}

@@ -15,7 +15,7 @@ if d['attempt:nonce'] ~= args.nonce or d.epoch ~= args.epoch then
 end
 local now = now_ms()
 if d['attempt:migrated'] == 1 then -- sent again: an attempt migrates once
-  return {'migrated', now, redis.call('HGETALL', session.descriptor)}
+  return {'migrated', now, describe(session)}
 end
 failure = wrong_log(session, d, args.previous_length, args.previous_hash, d.generation)
 if failure then
@@ -37,4 +37,4 @@ redis.call('HSET', session.descriptor, 'generation', text(generation), 'length',
   'former', text(d.steps) .. ':' .. text(d.length) .. ':' .. d.hash .. ':' .. d.revision)
 redis.call('HDEL', session.descriptor, 'kv')
 touch(renewed, args.ttl_ms, now, 2 * args.lease_ms)
-return {'migrated', now, redis.call('HGETALL', session.descriptor)}
+return {'migrated', now, describe(session)}

@@ -68,4 +68,5 @@ DEEPSEEK_R1 = TurnFormat(
     marks=(_BEGIN, _END, _OPEN, _SEPARATOR, _CLOSE, THINKING.open, THINKING.close),
     thinking=THINKING,
     turn_ends=("<｜end▁of▁sentence｜>",),
+    families=("DeepSeek-R1-Distill (Llama, Qwen)",),
 )

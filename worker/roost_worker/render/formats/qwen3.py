@@ -7,4 +7,9 @@ from dataclasses import replace
 
 from roost_worker.render.formats.chatml import CHATML
 
-QWEN3 = replace(CHATML, name="qwen3", signs=("<think>", "</think>", "<tool_call>", "</tool_call>"))
+QWEN3 = replace(
+    CHATML,
+    name="qwen3",
+    signs=("<think>", "</think>", "<tool_call>", "</tool_call>"),
+    families=("Qwen3", "Qwen3 2507 (Instruct, Thinking)"),
+)

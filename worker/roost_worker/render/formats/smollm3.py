@@ -34,4 +34,5 @@ SMOLLM3 = replace(
     turns=turns(system=_SYSTEM, calls=hermes.CALLS.jinja(), result=_RESULT),
     tool_prompt=_TOOL_PROMPT,
     signs=("<|begin_of_text|>", "<think>", "</think>"),
+    families=("SmolLM3",),
 )
