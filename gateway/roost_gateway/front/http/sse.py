@@ -44,11 +44,11 @@ class EventStream:
         """`headers` may grow until the first write."""
         self.headers = headers
         self._send = send
+        self._writing = asyncio.Lock()  # a comment and an event may come at once
         self.is_started = False
         """Whether the client has the status and the headers."""
         self.has_events = False
         """Whether the client has more than comments."""
-        self.is_finished = False
         self.last_write = asyncio.get_running_loop().time()
         """Time of the last write, by the loop's clock; at first, of the creation."""
 
@@ -66,13 +66,13 @@ class EventStream:
     async def finish(self) -> None:
         """Ends the response as complete."""
         await self._start()
-        self.is_finished = True
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _write(self, body: bytes) -> None:
-        await self._start()
-        self.last_write = asyncio.get_running_loop().time()
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        async with self._writing:
+            await self._start()
+            self.last_write = asyncio.get_running_loop().time()
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _start(self) -> None:
         if self.is_started:
