@@ -1,6 +1,7 @@
 """Conversations over HTTP through a whole gateway, to a null worker."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from gateway_driver import Rig, gateway, world
 from http_client import Answer, Connection, ask
 from null_script import BASE_ID, Script, token_text
-from redis_servers import RedisServer
+from redis_servers import RedisServer, free_port
 from roost_gateway.config import ConfigError, GatewayConfig
 from roost_gateway.front.server import GatewayServer
 
@@ -164,3 +165,21 @@ async def test_output_is_streamed_as_it_is_written_and_a_cut_stream_is_taken_up_
         text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in again.data[:-1])
         assert (again.headers["x-roost-match"], text, again.is_complete) == ("attached", TEXT, True)
         assert len(worker.starts) == 1
+
+
+async def test_a_process_serves_http(rig: Rig, tmp_path: Path) -> None:
+    """In uvloop's event loop, whose transports are others than asyncio's."""
+    worker = await rig.worker(script=Script(hang_after=3))
+    address = f"127.0.0.1:{free_port()}"
+    child = await rig.process(tmp_path, http_listen=address, drain_seconds=0.0)
+    connection = await Connection.to(address)
+    body = {"messages": [{"role": "user", "content": "question"}], "stream": True}
+    await connection.send("POST", PATH, json.dumps(body).encode())
+    await connection.head()
+    await connection.until(token_text(BASE_ID).strip().encode())
+    child.terminate()
+    answer = await connection.end()
+    assert (answer.data[-1]["error"]["code"], answer.is_complete) == ("worker_draining", False)
+    assert await child.wait() == 0
+    assert worker.cancels == []
+    await connection.close()
