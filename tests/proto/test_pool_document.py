@@ -20,6 +20,7 @@ DOCUMENTS = st.builds(
     active_revision=st.text(),
     roles=st.lists(ROLES).map(tuple),
     idle_ttl_seconds=COUNT | st.floats(0, 1e9),
+    implicit_ttl_seconds=st.integers(1, 10**6) | st.floats(0.001, 1e9),
     max_session_tokens=COUNT,
     migrates=st.booleans(),
     queue_limit=COUNT,
