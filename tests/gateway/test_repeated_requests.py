@@ -7,11 +7,20 @@ from conversation_driver import CALLS, agent, last
 from gateway_driver import LIMIT_SECONDS, world
 from null_script import Script
 from redis_servers import RedisServer
-from roost.contract.events import Delta
+from roost.contract.events import Delta, Event, TextPart
 from roost.contract.messages import Message, MessageRole, Sampling
 from roost_gateway.recognition.conversation import Match
 
 U, T = MessageRole.USER, MessageRole.TOOL
+
+
+def tokens_of(events: list[Event]) -> list[int]:
+    return [token for event in events if isinstance(event, Delta) for token in event.token_ids]
+
+
+def parts_of(events: list[Event]) -> list[TextPart]:
+    parts = [part for event in events if isinstance(event, Delta) for part in event.parts]
+    return [part for part in parts if isinstance(part, TextPart)]
 
 
 async def test_a_marked_retry_of_an_opening_gets_the_result_that_was_stored(redis_server: RedisServer) -> None:
@@ -59,18 +68,18 @@ async def test_a_request_attaches_to_the_step_while_it_runs(redis_server: RedisS
         client.history += [Message(T, "result", tool_call_id=call.id) for call in client.history[-1].tool_calls]
         twin.history = list(client.history)
         async with client.step() as step:
-            events, offset = aiter(step.events), 0
-            while offset < 3:
-                offset += len(getattr(await anext(events), "token_ids", ()))
+            events, received = aiter(step.events), list[Event]()
+            while not tokens_of(received):
+                received.append(await anext(events))
             async with twin.step() as attached:
                 w.worker.resume_output.set()
                 committed = await last(attached)
             async with asyncio.timeout(LIMIT_SECONDS):
-                rest = [event async for event in events]
+                received += [event async for event in events]
         assert attached.recognised.match is Match.ATTACHED
-        assert rest[-1] == replace(committed, replayed=True, queue_ms=0, first_token_ms=0)
-        deltas = [event for event in rest if isinstance(event, Delta)]
-        assert [token for delta in deltas for token in delta.token_ids] == list(range(1000 + offset, 1008))
+        assert received[-1] == replace(committed, replayed=True, queue_ms=0, first_token_ms=0)
+        assert tokens_of(received) == list(range(1000, 1008))
+        assert "".join(part.text for part in parts_of(received)) == committed.output.content
         assert len(w.worker.starts) == 2
         assert len(w.worker.resumes) == 1
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from roost.contract.events import Delta, Event
 from roost.contract.lease import LEASE_TTL_SECONDS
+from roost.contract.parts import units
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
@@ -115,8 +116,12 @@ class SharedSteps:
 
 
 def _cursor(delta: Delta) -> Cursor:
-    tokens = delta.token_offset + len(delta.token_ids)
-    return Cursor(delta.attempt, tokens, delta.text_offset + len(delta.text.encode()))
+    return Cursor(
+        attempt=delta.attempt,
+        tokens=delta.token_offset + len(delta.token_ids),
+        text_bytes=delta.text_offset + len(delta.text.encode()),
+        parts=delta.part_offset + sum(map(units, delta.parts)),
+    )
 
 
 def _check_revision(pool: PoolDocument, began: Began | AlreadyCommitted) -> None:

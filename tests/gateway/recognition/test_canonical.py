@@ -151,6 +151,13 @@ def test_lines_that_differ_from_request_to_request_are_removed_from_system_texts
     assert conversation.messages == (Message(S, "a\nb"), Message(U, line))
 
 
+def test_reasoning_in_the_assistants_text_is_not_rendered() -> None:
+    """pydantic-ai sends it so, to servers of the Responses API that it does not know."""
+    thought = turn("<think>\nSo.\n</think>\n<think>Or so.</think>Done.", CALL)
+    conversation = cleaned(Conversation("m", messages=(turn("<think>So.</think>"), thought, Message(U, "<think>?"))))
+    assert conversation.messages == (turn("Done.", CALL), Message(U, "<think>?"))
+
+
 def test_text_that_only_looks_like_calls_stays_text() -> None:
     assert calls_in("Calling tools:\n[{'id': 1 + }]") == ()
     assert calls_in("Calling tools:\n[{'id': 'a'}]") == ()
