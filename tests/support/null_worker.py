@@ -273,11 +273,16 @@ class NullWorker(WorkerServiceServicer):
         return upto, sent_bytes + len(text.encode())
 
     def _finished(self, attempt: Attempt) -> wpb.Finished:
+        calls = [
+            pb.ToolCall(id=attempt.call_id(number), name=name, arguments_json=arguments)
+            for number, (name, arguments) in enumerate(self.script.calls)
+        ]
         return wpb.Finished(
-            finish_reason=pb.FINISH_REASON_STOP,
+            finish_reason=pb.FINISH_REASON_TOOL_CALLS if calls else pb.FINISH_REASON_STOP,
             output_tokens=len(attempt.ids),
             text=attempt.text(),
             content=attempt.text(),
+            tool_calls=calls,
             cached_tokens=attempt.cached,
             warnings=self.script.warnings,
             reasoning=self.script.reasoning,

@@ -9,6 +9,7 @@ from roost.store.interface import SessionStore
 from roost.store.records import StoreAwayError
 from roost.store.redis_store import connect
 from roost_gateway.config import GatewayConfig, PoolSecrets
+from roost_gateway.core.conversations import Conversations
 from roost_gateway.core.facts import FactsCache
 from roost_gateway.core.gateway import Gateway
 from roost_gateway.core.pressure import Pressure
@@ -27,7 +28,7 @@ FINISH_SECONDS = 3.0
 class GatewayRuntime:
     """Makes a Gateway and all that it needs. `open`, perhaps `cut_off`, then `aclose`.
 
-    Every front of the process (gRPC, and others to come) serves the same `gateway`.
+    Every front of the process (gRPC, and others to come) serves the same `gateway` and `conversations`.
     """
 
     def __init__(self, config: GatewayConfig, telemetry: Telemetry, on_change: Callable[[], None]) -> None:
@@ -37,6 +38,7 @@ class GatewayRuntime:
         self._on_change = on_change
         self._stack = contextlib.AsyncExitStack()
         self._gateway: Gateway | None = None
+        self._conversations: Conversations | None = None
         self._stopping = False
         self.store: SessionStore
         """This and what follows exist once the store has been reached."""
@@ -49,6 +51,13 @@ class GatewayRuntime:
         if self._gateway is None:
             raise StoreAwayError("the store has not been reached since the start")
         return self._gateway
+
+    @property
+    def conversations(self) -> Conversations:
+        """Raises StoreAwayError until `open` has returned."""
+        if self._conversations is None:
+            raise StoreAwayError("the store has not been reached since the start")
+        return self._conversations
 
     @property
     def ready(self) -> bool:
@@ -78,7 +87,10 @@ class GatewayRuntime:
         await fleet.start()
         pressure.start()
         calls = StepCalls(steps, pressure)
-        self._gateway = Gateway(store, fleet, facts, calls, config.step_timeout_seconds)
+        timeout = config.step_timeout_seconds
+        self._gateway = Gateway(store, fleet, facts, calls, timeout)
+        self._conversations = Conversations(self._gateway, fleet.pools, store.conversations, timeout)
+        on_close(self._conversations.aclose)
         self._add_gauges(pressure)
         self._on_change()
 

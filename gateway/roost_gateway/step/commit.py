@@ -105,7 +105,7 @@ def commit_request(attempt: StepAttempt, worker_id: str) -> CommitRequest:
         previous=descriptor.head,
         entry=entry,
         packed_ids=packed,
-        ttl_ms=attempt.pool.idle_ttl_ms,
+        ttl_ms=attempt.call.ttl_ms,
         owner=worker_id,
     )
 

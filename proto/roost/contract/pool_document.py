@@ -10,6 +10,7 @@ SCHEMA_VERSION = 1
 pass over needs no new version."""
 
 DEFAULT_QUEUE_TIMEOUT_SECONDS = 60.0
+DEFAULT_IMPLICIT_TTL_SECONDS = 3600.0
 _MIGRATE, _REFUSE = "Migrate", "Refuse"
 _KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "a map"}
 _Value = TypeVar("_Value")
@@ -40,6 +41,8 @@ class PoolDocument:
     roles: tuple[PoolRole, ...] = ()
     """The first is the default."""
     idle_ttl_seconds: float = 0.0
+    implicit_ttl_seconds: float = DEFAULT_IMPLICIT_TTL_SECONDS
+    """Idle time after which a session that no client opened, but a gateway for a conversation, is erased."""
     max_session_tokens: int = 0
     migrates: bool = True
     """Whether sessions of another revision move to the active one; otherwise their steps are refused."""
@@ -52,6 +55,12 @@ class PoolDocument:
     @property
     def idle_ttl_ms(self) -> int:
         return int(self.idle_ttl_seconds * 1000)
+
+    @property
+    def implicit_ttl_ms(self) -> int:
+        """Of a conversation's session: at most that of others."""
+        seconds = [limit for limit in (self.implicit_ttl_seconds, self.idle_ttl_seconds) if limit]
+        return int(min(seconds, default=DEFAULT_IMPLICIT_TTL_SECONDS) * 1000)
 
     @property
     def token_limit(self) -> int:
@@ -80,6 +89,7 @@ class PoolDocument:
             "roles": [_role_to_json(role) for role in self.roles],
             "sessions": {
                 "idleTTLSeconds": self.idle_ttl_seconds,
+                "implicitTTLSeconds": self.implicit_ttl_seconds,
                 "maxTokens": self.max_session_tokens,
                 "onModelChange": _MIGRATE if self.migrates else _REFUSE,
             },
@@ -127,6 +137,8 @@ class PoolDocument:
             active_revision=_value(document, "", "activeRevision", ""),
             roles=tuple(_role_from_json(role, f"roles[{number}].") for number, role in enumerate(roles)),
             idle_ttl_seconds=_value(sessions, "sessions.", "idleTTLSeconds", 0.0),
+            implicit_ttl_seconds=_value(sessions, "sessions.", "implicitTTLSeconds", 0.0)
+            or DEFAULT_IMPLICIT_TTL_SECONDS,
             max_session_tokens=_value(sessions, "sessions.", "maxTokens", 0),
             migrates=_value(sessions, "sessions.", "onModelChange", _MIGRATE) != _REFUSE,
             queue_limit=_value(admission, "admission.", "queueLimit", 0),

@@ -23,6 +23,7 @@ NAMES = (
     "migrate",
     "open",
     "release",
+    "remember",
     "renew",
     "reserve",
     "residency",
