@@ -35,6 +35,8 @@ class PoolDocument:
 
     pool: str
     model: str = ""
+    aliases: tuple[str, ...] = ()
+    """Further names of the model."""
     context_tokens: int = 0
     active_revision: str = ""
     """Empty: any worker's revision will do."""
@@ -84,7 +86,7 @@ class PoolDocument:
         return {
             "schemaVersion": SCHEMA_VERSION,
             "pool": self.pool,
-            "model": {"name": self.model, "contextTokens": self.context_tokens},
+            "model": {"name": self.model, "aliases": list(self.aliases), "contextTokens": self.context_tokens},
             "activeRevision": self.active_revision,
             "roles": [_role_to_json(role) for role in self.roles],
             "sessions": {
@@ -133,6 +135,7 @@ class PoolDocument:
         return cls(
             pool=pool,
             model=_value(model, "model.", "name", ""),
+            aliases=_texts(_value(model, "model.", "aliases", list[Any]()), "model.aliases"),
             context_tokens=_value(model, "model.", "contextTokens", 0),
             active_revision=_value(document, "", "activeRevision", ""),
             roles=tuple(_role_from_json(role, f"roles[{number}].") for number, role in enumerate(roles)),
@@ -183,6 +186,13 @@ def _value(fields: Mapping[str, Any], where: str, key: str, default: _Value) -> 
     if type(value) is not kind and not (kind is float and type(value) is int):
         raise ValueError(f"{where}{key} must be {_KINDS[kind]}, not {value!r:.80}")
     return cast(_Value, value)
+
+
+def _texts(values: list[Any], where: str) -> tuple[str, ...]:
+    for number, value in enumerate(values):
+        if not isinstance(value, str):
+            raise ValueError(f"{where}[{number}] must be a text, not {value!r:.80}")
+    return tuple(values)
 
 
 def _unreadable(pool: str, why: str) -> ValueError:
