@@ -2,18 +2,21 @@
 
 import copy
 import json
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from roost.contract.messages import JsonSchema, Message, MessageRole, ToolCall, ToolChoice, ToolChoiceMode
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost_gateway.front.http.messages_body import MessagesBody
+from roost_gateway.front.http import parameters
+from roost_gateway.front.http.messages_body import COUNT_TOKENS, MESSAGES, CountBody, MessagesBody
 from roost_gateway.front.http.messages_conversation import conversation_of
+from roost_gateway.front.http.parameters import Body, ParameterTable, Use
 from roost_gateway.recognition.conversation import Conversation
 from wire_requests import WireRequest, requests_of
 
@@ -22,20 +25,17 @@ HELLO = {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content
 TOOL = {"name": "read", "description": "Reads.", "input_schema": {"type": "object", "properties": {}}}
 
 
-def read(body: dict[str, Any]) -> Conversation:
-    return conversation_of(MessagesBody.model_validate_json(json.dumps(body)))
+def read(body: dict[str, Any], headers: Mapping[str, str] = {}) -> Conversation:
+    request, _ = parameters.read(MessagesBody, MESSAGES, json.dumps(body).encode())
+    return conversation_of(request, headers)
 
 
 def fault(body: dict[str, Any]) -> str:
-    """What a client is told of a body that is refused."""
-    try:
+    """What a client reads of a body that is refused."""
+    with pytest.raises(Refused) as refused:
         read(body)
-    except ValidationError as error:
-        return str([(".".join(map(str, entry["loc"])), entry["msg"]) for entry in error.errors()])
-    except Refused as refused:
-        assert refused.reason is Reason.INVALID_REQUEST
-        return str(refused.violations)
-    raise AssertionError("the body was accepted")
+    assert refused.value.reason is Reason.INVALID_REQUEST
+    return str(refused.value.violations)
 
 
 def content_of(*blocks: dict[str, Any], role: str = "user") -> dict[str, Any]:
@@ -46,18 +46,23 @@ def content_of(*blocks: dict[str, Any], role: str = "user") -> dict[str, Any]:
 
 @pytest.mark.parametrize("wire", [wire for client in CLIENTS for wire in requests_of(client)])
 def test_recorded_clients_are_accepted(wire: WireRequest) -> None:
-    conversation = read(wire.body)
+    conversation = read(wire.body, wire.headers)
     assert conversation.messages
     assert conversation.model == wire.body["model"]
     assert len(conversation.tools) == len(wire.body["tools"])
     assert conversation.sampling.max_tokens == wire.body["max_tokens"]
-    session = MessagesBody.model_validate_json(wire.raw).metadata
-    assert (session.session_id if session else "") == wire.headers.get("x-claude-code-session-id", "")
+    names = wire.headers.get("x-claude-code-session-id"), wire.headers.get("x-claude-code-agent-id")
+    assert conversation.family == "/".join(name for name in names if name)
+
+
+def test_claude_codes_user_id_names_the_session_without_its_header() -> None:
+    wire = requests_of("claude-code")[0]
+    assert read(wire.body).family == wire.headers["x-claude-code-session-id"]
 
 
 def test_claude_codes_history_extends_although_its_marker_wanders_and_lists_collapse() -> None:
     requests = [read(wire.body) for wire in requests_of("claude-code")]
-    for earlier, later in zip(requests, requests[1:], strict=False):
+    for earlier, later in pairwise(requests):
         assert later.messages[: len(earlier.messages)] == earlier.messages
         assert (later.system, later.tools) == (earlier.system, earlier.tools)
     raw = [wire.body["messages"] for wire in requests_of("claude-code")]
@@ -121,7 +126,7 @@ def test_an_empty_result_of_a_tool_that_failed_says_so(content: object) -> None:
 )
 def test_blocks_that_are_no_text_are_refused_by_name(given_block: dict[str, Any], role: str) -> None:
     text = fault(content_of(given_block, role=role))
-    assert "messages.0" in text
+    assert "messages[0]" in text
     assert given_block["type"] in text
 
 
@@ -172,9 +177,28 @@ def test_an_answer_cannot_be_begun_for_the_model() -> None:
 
 @pytest.mark.parametrize("user", ["someone", '{"session_id": 7}', "[]", "[" * 100_000, "", None])
 def test_a_user_without_a_session_gives_no_family(user: str | None) -> None:
-    body = MessagesBody.model_validate_json(json.dumps({**HELLO, "metadata": {"user_id": user}}))
-    assert body.metadata is not None
-    assert body.metadata.session_id == ""
+    assert read({**HELLO, "metadata": {"user_id": user}}).family == ""
+
+
+def test_a_session_id_of_more_than_256_bytes_is_refused() -> None:
+    user = json.dumps({"session_id": "s" * 257})
+    assert "256 bytes" in fault({**HELLO, "metadata": {"user_id": user}})
+
+
+def test_servers_that_the_api_would_call_are_refused_unless_there_are_none() -> None:
+    assert "mcp_servers" in fault({**HELLO, "mcp_servers": [{"type": "url"}]})
+    assert read({**HELLO, "mcp_servers": []})
+
+
+def test_what_has_no_effect_is_named() -> None:
+    raw = json.dumps({**HELLO, "context_management": {"edits": []}, "service_tier": "auto", "new_thing": 1})
+    _, headers = parameters.read(MessagesBody, MESSAGES, raw.encode())
+    assert headers["x-roost-ignored"] == "context_management,service_tier,new_thing"
+
+
+@pytest.mark.parametrize(("body", "table"), [(MessagesBody, MESSAGES), (CountBody, COUNT_TOKENS)])
+def test_the_table_has_the_parameters_that_are_read(body: type[Body], table: ParameterTable) -> None:
+    assert set(table.named(Use.SUPPORTED)) == set(body.model_fields)
 
 
 _JSON = st.recursive(
@@ -213,14 +237,19 @@ _WHOLE = {
 
 @given(st.sampled_from(_places(_WHOLE)), _JSON)
 def test_a_malformed_body_is_refused_or_gives_a_conversation(path: tuple[Any, ...], value: Any) -> None:
-    raw = json.dumps(_replaced(_WHOLE, path, value))
+    raw = json.dumps(_replaced(_WHOLE, path, value)).encode()
     try:
-        conversation = conversation_of(MessagesBody.model_validate_json(raw))
-    except (ValidationError, Refused):
+        conversation = conversation_of(parameters.read(MessagesBody, MESSAGES, raw)[0], {})
+    except Refused as refused:
+        check_invalid(refused)
         return
     for message in conversation.messages:
         for call in message.tool_calls:
             json.loads(call.arguments_json.encode(), parse_constant=_no_constant)
+
+
+def check_invalid(refused: Refused) -> None:
+    assert refused.reason is Reason.INVALID_REQUEST
 
 
 def _no_constant(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Requests that real agent clients sent, with their texts replaced: `lorem[<length>:<hash>]`, equal text, equal mark."""
+"""Requests that real agent clients sent. Texts are `lorem[<length>:<hash>]`: equal text, equal mark."""
 
 import json
 from dataclasses import dataclass

@@ -14,6 +14,7 @@ from itertools import groupby
 
 from roost.contract.messages import Message, MessageRole, ToolCall
 from roost_gateway.recognition.conversation import Conversation
+from roost_gateway.recognition.flattened import calls_in
 
 DIGEST_BYTES = 16
 NONCE_LINES = ("x-anthropic-billing-header:",)
@@ -36,7 +37,7 @@ class Unit:
 
 def digest_of(*parts: str | bytes) -> bytes:
     """Digest of a sequence of texts, which differs from that of any other sequence."""
-    encoded = [part.encode() if isinstance(part, str) else part for part in parts]
+    encoded = [part.encode(errors="surrogatepass") if isinstance(part, str) else part for part in parts]
     framed = b"".join(piece for part in encoded for piece in (_LENGTH.pack(len(part)), part))
     return blake2b(framed, digest_size=DIGEST_BYTES, person=b"roost.unit").digest()
 
@@ -95,7 +96,7 @@ def output_unit(output: Message) -> bytes | None:
 
 def _turn_digest(turn: Sequence[Message]) -> bytes:
     """Calls stand for the whole turn, since clients leave out the text beside them."""
-    calls = [call for message in turn for call in message.tool_calls]
+    calls = [call for message in turn for call in message.tool_calls or calls_in(message.content)]
     if not calls:
         return digest_of("assistant", "".join(_text(message) for message in turn).strip())
     return digest_of("calls", *(part for call in calls for part in _call_parts(call)))

@@ -13,6 +13,7 @@ from roost.store.records import (
     CommitRequest,
     Descriptor,
     MigrateRequest,
+    NewFork,
     NewSession,
     Reservation,
 )
@@ -22,6 +23,9 @@ from roost.store.scripts import Arg, Call
 
 OPEN_REQUEST_MS = 3_600_000
 """How long a `request_id` is remembered."""
+MOST_SHARED_LOGS = 8
+"""Of so many sessions' logs a fork shares a part; of more it gets a copy of all but the first. It bounds what a fork
+writes, and what each of its steps touches."""
 
 
 def pool_keys(session_id: str) -> PoolKeys:
@@ -30,14 +34,6 @@ def pool_keys(session_id: str) -> PoolKeys:
     if pool is None:
         raise ValueError(f"{session_id!r} is not a session's name; see `roost.contract.names.new_session_id`")
     return PoolKeys(pool)
-
-
-def session_keys(keys: PoolKeys, session_id: str, generations: int) -> list[str]:
-    """Every key of a session that has `generations` logs, as `session_keys` of `_common.lua` takes them."""
-    taken = [keys.session(session_id), keys.steps(session_id)]
-    for generation in range(FIRST_GENERATION, FIRST_GENERATION + generations):
-        taken += [keys.log(session_id, generation), keys.ids(session_id, generation)]
-    return taken
 
 
 def claim_keys(keys: PoolKeys) -> dict[str, str]:
@@ -73,6 +69,35 @@ def open_call(new: NewSession, erased: str, watermark: float) -> Call:
         },
         more_keys=[keys.open_request(new.tenant, request_digest(new.request_id))] if new.request_id else [],
         more_args=[part for pair in codec.encode_new(new).items() for part in pair],
+    )
+
+
+def fork_call(new: NewFork, erased: str, watermark: float) -> Call:
+    """All but the keys of the session to branch off. `erased` as for `open_call`."""
+    keys, point = pool_keys(new.session_id), new.point
+    return Call(
+        {
+            "session": keys.session(new.session_id),
+            "log": keys.log(new.session_id, FIRST_GENERATION),
+            "ids": keys.ids(new.session_id, FIRST_GENERATION),
+            "tenant_sessions": keys.tenant_sessions(new.tenant),
+        },
+        {
+            "session_id": new.session_id,
+            "tenant": new.tenant,
+            "other": new.other,
+            "task": new.task,
+            "labels": codec.encode_labels(new.labels),
+            "erased": erased,
+            "watermark": watermark,
+            "request_ms": OPEN_REQUEST_MS,
+            "most_shared": MOST_SHARED_LOGS,
+            "generation": point.head.generation if point else 0,
+            "steps": point.steps if point else 0,
+            "length": point.head.length if point else 0,
+            "hash": point.head.log_hash.hex() if point else "",
+        },
+        more_keys=[keys.open_request(new.tenant, request_digest(new.request_id))] if new.request_id else [],
     )
 
 

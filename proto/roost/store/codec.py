@@ -10,6 +10,7 @@ import msgpack
 
 from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
+from roost.contract.sessions import ForkPoint
 from roost.store.records import (
     FIRST_GENERATION,
     Descriptor,
@@ -41,7 +42,7 @@ def encode_new(new: NewSession) -> dict[str, str | bytes | int]:
         "role": new.role,
         "task": new.task,
         "parent": new.parent,
-        "labels": json.dumps(new.labels, separators=(",", ":")),
+        "labels": encode_labels(new.labels),
         "system": new.system,
         "tools": json.dumps(new.tools, separators=(",", ":")),
         "model": new.model,
@@ -60,6 +61,10 @@ def encode_new(new: NewSession) -> dict[str, str | bytes | int]:
     }
 
 
+def encode_labels(labels: Mapping[str, str]) -> str:
+    return json.dumps(labels, separators=(",", ":"))
+
+
 def decode_descriptor(session_id: str, fields: Mapping[str, bytes], now_ms: int) -> Descriptor:
     """The descriptor in the hash of `session_id`, with leases as they stand at `now_ms`.
 
@@ -72,6 +77,7 @@ def decode_descriptor(session_id: str, fields: Mapping[str, bytes], now_ms: int)
 
 
 def _descriptor(session_id: str, text: Mapping[str, str], now_ms: int) -> Descriptor:
+    kv_since, _, kv_of = text.get("kv", "").partition(":")
     return Descriptor(
         session_id=session_id,
         pool=names.pool_of(session_id) or _bad(f"{session_id!r} is not a session's name"),
@@ -100,6 +106,10 @@ def _descriptor(session_id: str, text: Mapping[str, str], now_ms: int) -> Descri
         updated_ms=int(text["updated"]),
         expires_ms=int(text["expires"]),
         former=_former(text["former"]) if "former" in text else None,
+        forked_from=_fork_point(text["forked"]) if "forked" in text else None,
+        inherited_steps=int(text.get("inherited", 0)),
+        kv_of=kv_of,
+        kv_since_ms=int(kv_since or 0),
     )
 
 
@@ -120,6 +130,11 @@ def _attempt(text: Mapping[str, str], now_ms: int) -> LiveAttempt:
 def _former(text: str) -> FormerLog:
     steps, length, log_hash, revision = text.split(":", 3)
     return FormerLog(Head(int(length), bytes.fromhex(log_hash)), int(steps), revision)
+
+
+def _fork_point(text: str) -> ForkPoint:
+    generation, length, log_hash, session_id = text.split(":")
+    return ForkPoint(session_id, Head(int(length), bytes.fromhex(log_hash), int(generation)))
 
 
 def _hold(text: Mapping[str, str]) -> HoldRecord:

@@ -7,6 +7,7 @@ from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.contract.sessions import ForkPoint
 from roost.store.records import (
     FIRST_GENERATION,
     AlreadyCommitted,
@@ -17,6 +18,7 @@ from roost.store.records import (
     LiveAttempt,
     LogEntry,
     MigrateRequest,
+    NewFork,
     NewSession,
     State,
 )
@@ -68,7 +70,8 @@ class MemorySession:
     """One for each generation."""
     steps: dict[str, CommittedStep] = field(default_factory=dict)
     quarantine: dict[bytes, int] = field(default_factory=dict)
-    """Digests of steps that killed workers -> until when they are refused, in ms."""
+    """Digests of steps that killed workers -> until when they are refused, in ms. Sessions that are branched off one
+    another have one such dictionary."""
     attempt: Work | None = None
 
     def describe(self, now: int) -> Descriptor:
@@ -121,7 +124,7 @@ class MemorySession:
         if budget and used + need > budget:
             detail = f"used {used} of {budget} tokens; this step may need {need}"
             raise self.refusal(Reason.BUDGET_EXHAUSTED, detail=detail)
-        if request.max_steps and record.steps >= request.max_steps:
+        if request.max_steps and record.steps - record.inherited_steps >= request.max_steps:
             raise self.refusal(Reason.STEP_LIMIT_REACHED, detail=f"the session has its {request.max_steps} steps")
         length, most = record.head.length, request.max_session_tokens
         if most and length + need > most and not migrates:
@@ -152,6 +155,8 @@ class MemorySession:
             head=entry.head,
             steps=record.steps + 1,
             owner=request.owner,
+            kv_of="",
+            kv_since_ms=0,
             model_revision=entry.model_revision,
             updated_ms=now,
             prompt_tokens=record.prompt_tokens + entry.prompt_tokens,
@@ -174,6 +179,8 @@ class MemorySession:
             head=entries[-1].head,
             model_revision=request.model_revision,
             owner="",
+            kv_of="",
+            kv_since_ms=0,
             updated_ms=now,
             former=FormerLog(record.head, record.steps, record.model_revision),
         )
@@ -197,3 +204,36 @@ def new_session(new: NewSession, now: int) -> MemorySession:
     expires_ms = now + new.ttl_ms if new.ttl_ms else 0
     record = Descriptor(pool=pool, created_ms=now, updated_ms=now, expires_ms=expires_ms, **same)
     return MemorySession(record, new.ttl_ms)
+
+
+def branch_off(other: MemorySession, new: NewFork, now: int) -> MemorySession:
+    """A session as Fork writes it. Refuses: HEAD_MISMATCH, SESSION_ROLLED_BACK when the log has no such point."""
+    before, point = other.record, new.point
+    if point is not None and point.head.generation != before.generation:
+        raise other.refusal(Reason.HEAD_MISMATCH)
+    head, steps = (point.head, point.steps) if point else (before.head, before.steps)
+    if steps > before.steps or head.length > before.head.length or (steps == before.steps and head != before.head):
+        raise other.refusal(Reason.SESSION_ROLLED_BACK)
+    log, has_kv = other.log(before.generation), bool(steps and before.owner)
+    record = Descriptor(
+        **{name: getattr(before, name) for name in _GIVEN},
+        session_id=new.session_id,
+        task=new.task or before.task,
+        labels=new.labels,
+        head=head,
+        steps=steps,
+        inherited_steps=steps,
+        forked_from=ForkPoint(new.other, replace(head, generation=before.generation)),
+        owner=before.owner if steps else "",
+        kv_of=before.published_as if has_kv else "",
+        kv_since_ms=(before.kv_since_ms if before.kv_of else before.updated_ms) if has_kv else 0,
+        created_ms=now,
+        updated_ms=now,
+        expires_ms=now + other.ttl_ms if other.ttl_ms else 0,
+    )
+    shared = Log(log.entries[:steps], log.ids[: head.length * ID_BYTES])
+    return MemorySession(record, other.ttl_ms, [shared], quarantine=other.quarantine)
+
+
+_GIVEN = ("tenant", "pool", "role", "parent", "system", "tools", "model", "model_revision")
+"""What a fork has from the session that it is branched off."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
+from roost.contract.sessions import ForkPoint
 
 FIRST_GENERATION = 1
 
@@ -81,11 +82,25 @@ class Descriptor:
     """0: never."""
     former: FormerLog | None = None
     """None in the first generation."""
+    forked_from: ForkPoint | None = None
+    """None when it was opened."""
+    inherited_steps: int = 0
+    """Steps of the log that it has from the session that it was branched off."""
+    kv_of: str = ""
+    """Session under whose name workers publish what a fork has cached, until it has a step of its own; empty: its own
+    name."""
+    kv_since_ms: int = 0
+    """When `kv_of` had last been changed when the fork was written."""
 
     @property
     def bound_revision(self) -> str:
         """Revision of the model whose tokens the log holds; empty while it holds none."""
         return self.model_revision if self.steps else ""
+
+    @property
+    def published_as(self) -> str:
+        """Session under whose name workers publish what they have of this one's log."""
+        return self.kv_of or self.session_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +120,32 @@ class NewSession:
     request_id: str = ""
     ttl_ms: int = 0
     """Idle time after which the session is erased; 0 means never."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitPoint:
+    """A place of a log where a step ends, or where it begins."""
+
+    head: Head
+    """With its generation."""
+    steps: int
+    """Steps before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewFork:
+    """What ForkSession writes: a session with what another one was opened with, and a part of its log."""
+
+    session_id: str
+    other: str
+    """Session to branch off."""
+    tenant: str
+    point: CommitPoint | None = None
+    """Where to branch off; None: at the head when the fork is written."""
+    task: str = ""
+    """Empty: the other's."""
+    labels: dict[str, str] = field(default_factory=dict)
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,13 @@ NAMES = (
     "commit",
     "delete",
     "evict",
+    "fork",
     "get",
     "hold",
     "look",
     "migrate",
     "open",
+    "read",
     "release",
     "remember",
     "renew",
@@ -29,7 +31,7 @@ NAMES = (
     "residency",
     "workers",
 )
-SHARED = ("_common", "_ledger", "_waiters")
+SHARED = ("_common", "_logs", "_ledger", "_waiters")
 """Put before every script."""
 Arg = str | bytes | int | float
 GRACE = "grace_ms"

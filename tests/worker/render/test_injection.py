@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import family_models
+from roost_worker.render.log import LogRenderer
 from roost_worker.render.messages import Message, Tool, ToolCall
 
 _SPECIAL = {text for texts in family_models.SPECIAL.values() for text in texts}
@@ -61,6 +62,8 @@ def _first_step(name: str, text: str) -> list[int]:
                 Message("user", text),
                 Message("assistant", text, (call,)),
                 Message("tool", text, tool_call_id=text, name=text),
+                Message("system", text),
+                Message("assistant", text),
                 Message("user", text),
             ],
         )
@@ -71,7 +74,15 @@ def _later_steps(name: str, text: str) -> list[list[int]]:
     render = family_models.renderer(name).render_step
     user = render(log_ids=[1], messages=[Message("user", text)])
     result = Message("tool", text, tool_call_id=text, name=text)
-    return [list(user), list(render(log_ids=[1], messages=[result, result]))]
+    answer = Message("assistant", "", (ToolCall(text, text, text), ToolCall(text, text, text)))
+    history = [Message("assistant", text), Message("system", text), answer, result, Message("system", text)]
+    again = LogRenderer(family_models.renderer(name), text, ())
+    return [
+        list(user),
+        list(render(log_ids=[1], messages=[result, result])),
+        list(render(log_ids=[1], messages=history)),
+        *map(list, again.step([Message("user", text), *history], answer, text)),
+    ]
 
 
 @pytest.mark.parametrize("name", family_models.NAMES)

@@ -100,7 +100,7 @@ def test_every_built_in_format_is_stable_and_shows_tools(name: str) -> None:
 def test_a_model_without_template_takes_its_familys_turns() -> None:
     description = family_models.description("llama3", "")
     assert description.format == "llama3.1"
-    assert _renderer("llama3", description).own_template_refused == "there is none"
+    assert _renderer("llama3", description).own_template_refused == "the model has no chat template"
 
 
 def test_an_unknown_family_with_an_unstable_template_is_refused_with_both_reasons() -> None:

@@ -10,6 +10,7 @@ from roost_worker.render.errors import RenderError
 from roost_worker.render.formats import Turn, TurnFormat, WrittenCall
 from roost_worker.render.messages import Message, Tool, ToolCall, message_of
 from roost_worker.render.renderer import Renderer
+from roost_worker.render.sandbox import Piece
 
 _NOT_ENDED = (-1,)
 """A log whose last token does not end a turn."""
@@ -39,8 +40,7 @@ class LogRenderer:
             prompt = self._renderer.render_step(
                 messages=messages, log_ids=log_ids, system=self._system, tools=self._tools
             )
-            written = output_text(message_of(output), text, self._renderer.format)
-            ids = array("I", self._renderer.vocabulary.encode_content(written))
+            ids = self._renderer.vocabulary.encode(output_pieces(message_of(output), text, self._renderer.format))
         except RenderError as error:
             raise RenderError(f"step {self._steps}: {error}") from error
         self._steps += 1
@@ -48,18 +48,33 @@ class LogRenderer:
         return prompt, ids
 
 
-def output_text(output: Message, text: str, turn_format: TurnFormat) -> str:
-    """Return what the model wrote, with tool calls as `turn_format` writes them.
+def output_pieces(output: Message, text: str, turn_format: TurnFormat) -> list[Piece]:
+    """Return what the model wrote, with tool calls as `turn_format` writes them: all else is content.
 
     From calls in another format the model would learn a wrong one.
     """
     if not output.tool_calls:
-        return text
+        return [Piece(text, True)]
     # A committed call is a call whatever the session's tools are, since older versions did not ask for these.
     parsed = turn_format.parse(text, Turn({call.name for call in output.tool_calls}))
-    if _meanings(parsed.calls) == _meanings(output.tool_calls):
-        return text
-    return turn_format.calls.write_message(output.content, output.tool_calls)
+    if _meanings(parsed.calls) != _meanings(output.tool_calls):
+        return turn_format.calls.message_pieces(output.content, output.tool_calls)
+    calls = [
+        ToolCall(own.id, call.name, call.arguments_json)
+        for own, call in zip(output.tool_calls, parsed.calls, strict=True)
+    ]
+    before, written, after = text.rpartition(turn_format.calls.write(calls))
+    if written:
+        return [Piece(before, True), *turn_format.calls.pieces(calls), Piece(after, True)]
+    thinking = _thinking(text, turn_format) if parsed.reasoning else ""
+    return [Piece(thinking, True), *turn_format.calls.message_pieces(parsed.content, calls)]
+
+
+def _thinking(text: str, turn_format: TurnFormat) -> str:
+    """Return the thinking with which a text begins, marks included."""
+    assert turn_format.thinking is not None
+    thinking, close, _ = text.partition(turn_format.thinking.close)
+    return thinking + close
 
 
 def _meanings(calls: Sequence[ToolCall | WrittenCall]) -> list[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 import json
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from roost.v1 import session_service_pb2 as api
@@ -19,7 +20,7 @@ from roost_worker.render.messages import (
     tool_of,
 )
 from roost_worker.render.probing import mentions, render_delta, text_of
-from roost_worker.render.sandbox import ChatTemplate, Piece
+from roost_worker.render.sandbox import ChatTemplate, Piece, Written
 from roost_worker.render.turns import Turns, choose_turns
 from roost_worker.render.vocabulary import Vocabulary
 
@@ -84,13 +85,14 @@ class Renderer:
         """Return the prompt of a step as text, from the end of the log to where the assistant's turn begins.
 
         With an empty log it begins with system text and tools, which are otherwise ignored; else with what closes the
-        previous turn, depending on the last id of `log_ids`. Raise RenderError when the template cannot show a message.
+        previous turn, depending on the last id of `log_ids`. Calls of assistant messages are written in the model's
+        format, with their arguments as they are. Raise RenderError when the template cannot show a message.
         """
         written = self._turns_for(tools)
-        turns = [self._plain_calls(message_of(message), written) for message in messages]
+        turns = [self._with_written_calls(message_of(message), written) for message in messages]
         _check_turns(turns)
         if len(log_ids):
-            pieces = [*written.closer(log_ids[-1]), *render_delta(written.template, turns)]
+            pieces = [*written.closer(log_ids[-1]), *render_delta(written.template, _in_place(turns, written))]
         else:
             pieces = self._first(system, [tool_of(tool) for tool in tools], turns, written)
         for turn in turns:
@@ -100,7 +102,8 @@ class Renderer:
 
     def opens_thinking(self, messages: Sequence[Message | api.Message], tools: Sequence[Tool | api.Tool]) -> bool:
         """Return whether a step's prompt ends within the model's thinking, so that its output begins there."""
-        return any(message_of(last).role in self._turns_for(tools).opens_thinking for last in messages[-1:])
+        written = self._turns_for(tools)
+        return any(written.role_of(message_of(last)) in written.opens_thinking for last in messages[-1:])
 
     def _turns_for(self, tools: Sequence[Tool | api.Tool]) -> Turns:
         return self._tool_turns if len(tools) else self._turns
@@ -116,27 +119,33 @@ class Renderer:
         return self._turns if turns.own_refused else turns
 
     def _first(self, system: str, tools: Sequence[Tool], turns: Sequence[Message], written: Turns) -> list[Piece]:
-        if system and turns[0].role == "system":
-            raise RenderError("system text is given twice: as the session's and as the first message")
-        if not system and turns[0].role == "system":
+        if not system and turns[0].role == "system" and len(turns) > 1:
             system, turns = turns[0].content, turns[1:]
         shown = template_tools(tools)
         if shown and not written.behaviour.shows_tools:
             prompt = text_of(self._tool_prompt.render([], shown, generation_prompt=False))
             system, shown = f"{system or written.behaviour.default_system}\n\n{prompt}".lstrip("\n"), None
         head = [Message("system", system)] if system else []
-        documents = [template_message(turn) for turn in (*head, *turns)]
+        if not head and turns[0].role == "system":  # alone: the template would take it for the session's system text
+            turns = [replace(turns[0], role="user")]
+        documents = [template_message(turn) for turn in (*head, *_in_place(turns, written))]
         pieces = written.template.render(documents, shown, generation_prompt=True)
         if system and not mentions(pieces, system):
             raise RenderError("the model's template drops the system text")
         return pieces
 
-    def _plain_calls(self, message: Message, written: Turns) -> Message:
-        """Return the message with its tool calls as text, if the template ignores `tool_calls`."""
-        if not message.tool_calls or written.behaviour.shows_tool_calls:
+    def _with_written_calls(self, message: Message, written: Turns) -> Message:
+        """Return the message with its tool calls as the model writes them, if the template takes them so."""
+        if not message.tool_calls:
             return message
-        text = self.format.calls.write_message(message.content, message.tool_calls)
-        return Message(message.role, text, (), message.tool_call_id, message.name)
+        calls = self.format.calls
+        if written.built_in:
+            return replace(message, written_calls=Written(calls.pieces(message.tool_calls, after=message.content)))
+        if written.behaviour.shows_tool_calls and not written.behaviour.takes_written_calls:
+            return message
+        return replace(
+            message, content=Written(calls.message_pieces(message.content, message.tool_calls)), tool_calls=()
+        )
 
 
 def _tokens_of_grammars(marks: Sequence[str], vocabulary: Vocabulary) -> dict[str, int]:
@@ -151,11 +160,16 @@ def _tokens_of_grammars(marks: Sequence[str], vocabulary: Vocabulary) -> dict[st
     }
 
 
+def _in_place(turns: Sequence[Message], written: Turns) -> list[Message]:
+    """Return messages that follow others, with the roles by which they are shown."""
+    return [replace(turn, role=written.role_of(turn)) for turn in turns]
+
+
 def _check_turns(turns: Sequence[Message]) -> None:
     if not turns:
         raise RenderError("a step needs at least one message")
-    if turns[-1].role not in ("user", "tool"):
-        raise RenderError(f"the last message is the {turns[-1].role}'s; it must be the user's or a tool's")
+    if turns[-1].role == "assistant":
+        raise RenderError("the last message is the assistant's; it must be the user's, a tool's or the system's")
 
 
 def _format_of(description: TemplateDescription, vocabulary: Vocabulary) -> TurnFormat:

@@ -8,9 +8,9 @@ which they are plain text. Output of `tojson` is content as a whole; the strings
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import jinja2
 from jinja2 import nodes
@@ -32,6 +32,18 @@ class Piece:
 
     text: str
     content: bool
+
+
+class Written(str):
+    """A string for templates that is put into their output as the pieces that it was made of."""
+
+    pieces: tuple[Piece, ...]
+
+    def __new__(cls, pieces: Iterable[Piece]) -> Self:
+        pieces = tuple(pieces)
+        written = super().__new__(cls, "".join(piece.text for piece in pieces))
+        written.pieces = pieces
+        return written
 
 
 class _Generation(Extension):
@@ -135,6 +147,12 @@ class _Run:
         for index, part in enumerate(_SENTINEL.split(text)):
             if index % 2 == 0 and (_OPEN in part or _CLOSE in part):
                 raise RenderError("the chat template splits content")
-            if part:
-                pieces.append(Piece(self._contents[int(part)], True) if index % 2 else Piece(part, False))
+            if index % 2:
+                pieces += _pieces_of(self._contents[int(part)])
+            elif part:
+                pieces.append(Piece(part, False))
         return pieces
+
+
+def _pieces_of(content: str) -> Sequence[Piece]:
+    return content.pieces if isinstance(content, Written) else (Piece(content, True),)

@@ -13,6 +13,7 @@ from roost_gateway.front.http.calls import Endpoint, Handler, HttpCall, HttpFron
 from roost_gateway.front.http.chat import create_chat_completion
 from roost_gateway.front.http.completions import create_completion
 from roost_gateway.front.http.errors import Api, http_failure
+from roost_gateway.front.http.messages import count_tokens, create_message
 from roost_gateway.front.http.models import get_model, list_models
 
 
@@ -30,6 +31,8 @@ def create_app(front: HttpFront) -> Starlette:
         route("GET", "/metrics", show_metrics),
         route("POST", "/v1/chat/completions", create_chat_completion),
         route("POST", "/v1/completions", create_completion),
+        route("POST", "/v1/messages", create_message, Api.ANTHROPIC),
+        route("POST", "/v1/messages/count_tokens", count_tokens, Api.ANTHROPIC),
         route("GET", "/v1/models", list_models),
         route("GET", "/v1/models/{model:path}", get_model),
     ]

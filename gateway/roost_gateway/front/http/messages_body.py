@@ -3,15 +3,10 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-COUNT_LIMIT = 2**32
-
-
-class Body(BaseModel):
-    """A part of a body. Fields that it does not name are ignored: `cache_control`, `citations` and the like."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+from roost_gateway.front.http.parameters import Body, ParameterTable, Part, ignored, refused, supported
+from roost_gateway.front.http.sampling import Count, Real
 
 
 def _blocks(content: Any) -> Any:
@@ -21,25 +16,25 @@ def _blocks(content: Any) -> Any:
     return [] if content is None else content
 
 
-class TextBlock(Body):
+class TextBlock(Part):
     type: Literal["text"]
     text: str
 
 
-class ThinkingBlock(Body):
+class ThinkingBlock(Part):
     """Reasoning that comes back. It is dropped: the log has it."""
 
     type: Literal["thinking", "redacted_thinking"]
 
 
-class ToolUseBlock(Body):
+class ToolUseBlock(Part):
     type: Literal["tool_use"]
     id: str = Field(min_length=1)
     name: str = Field(min_length=1)
     input: dict[str, Any]
 
 
-class ToolReferenceBlock(Body):
+class ToolReferenceBlock(Part):
     """A deferred tool that a client's own search has returned."""
 
     type: Literal["tool_reference"]
@@ -50,7 +45,7 @@ class ToolReferenceBlock(Body):
         return f"Tool {self.tool_name} can be called."
 
 
-class ToolResultBlock(Body):
+class ToolResultBlock(Part):
     type: Literal["tool_result"]
     tool_use_id: str = Field(min_length=1)
     content: Annotated[
@@ -62,14 +57,14 @@ class ToolResultBlock(Body):
 Texts = Annotated[list[TextBlock], BeforeValidator(_blocks)]
 
 
-class UserTurn(Body):
+class UserTurn(Part):
     role: Literal["user"]
     content: Annotated[
         list[Annotated[TextBlock | ToolResultBlock, Field(discriminator="type")]], BeforeValidator(_blocks)
     ]
 
 
-class AssistantTurn(Body):
+class AssistantTurn(Part):
     role: Literal["assistant"]
     content: Annotated[
         list[Annotated[TextBlock | ToolUseBlock | ThinkingBlock, Field(discriminator="type")]],
@@ -77,7 +72,7 @@ class AssistantTurn(Body):
     ]
 
 
-class SystemTurn(Body):
+class SystemTurn(Part):
     """A system message in the middle of the list, as Claude Code sends for models that it does not know."""
 
     role: Literal["system"]
@@ -87,7 +82,7 @@ class SystemTurn(Body):
 Turn = Annotated[UserTurn | AssistantTurn | SystemTurn, Field(discriminator="role")]
 
 
-class ToolBody(Body):
+class ToolBody(Part):
     """A tool. `defer_loading` is ignored: deferred tools are shown to the model like the others."""
 
     type: str | None = None
@@ -108,7 +103,7 @@ class ToolBody(Body):
         return self.type is not None and self.type != "custom"
 
 
-class ToolChoiceBody(Body):
+class ToolChoiceBody(Part):
     type: Literal["auto", "any", "tool", "none"]
     name: str = ""
 
@@ -119,21 +114,21 @@ class ToolChoiceBody(Body):
         return self
 
 
-class ThinkingBody(Body):
+class ThinkingBody(Part):
     type: Literal["enabled", "adaptive", "disabled"]
     display: str | None = None
 
 
-class OutputFormat(Body):
+class OutputFormat(Part):
     type: Literal["json_schema"]
     schema_: dict[str, Any] = Field(alias="schema")
 
 
-class OutputConfig(Body):
+class OutputConfig(Part):
     format: OutputFormat | None = None
 
 
-class Metadata(Body):
+class Metadata(Part):
     user_id: str | None = None
 
     @property
@@ -148,22 +143,66 @@ class Metadata(Body):
 
 
 class CountBody(Body):
-    """What count_tokens takes of the body."""
+    """The supported parameters of count_tokens."""
 
     model: str
-    messages: list[Turn] = Field(min_length=1)
+    messages: Annotated[list[Turn], Field(min_length=1)]
     system: Texts = []
-    tools: list[ToolBody] = []
+    tools: list[ToolBody] | None = None
     tool_choice: ToolChoiceBody | None = None
     thinking: ThinkingBody | None = None
     output_config: OutputConfig | None = None
 
+    @property
+    def shows_reasoning(self) -> bool:
+        """Whether the answer is to have thinking blocks."""
+        return self.thinking is not None and self.thinking.type != "disabled"
+
+    @property
+    def omits_reasoning(self) -> bool:
+        """Whether thinking blocks are to be without their text."""
+        return self.thinking is not None and self.thinking.display == "omitted"
+
 
 class MessagesBody(CountBody):
-    max_tokens: int = Field(ge=1, lt=COUNT_LIMIT)
-    stream: bool = False
+    """The supported parameters of /v1/messages."""
+
+    max_tokens: Annotated[Count, Field(ge=1)]
+    stream: bool | None = None
     metadata: Metadata | None = None
-    stop_sequences: list[str] = []
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = Field(None, ge=0, lt=COUNT_LIMIT)
+    stop_sequences: list[str] | None = None
+    temperature: Real | None = None
+    top_p: Real | None = None
+    top_k: Count | None = None
+
+
+_COUNTED = (
+    supported("model", "a pool's name, or that of its model"),
+    supported("messages", "text, tool_use and tool_result; thinking is dropped, images are refused"),
+    supported("system", "a text or blocks; system messages may also stand anywhere in `messages`"),
+    supported("tools", "custom tools, deferred ones too; tools that run at Anthropic are refused"),
+    supported("tool_choice", "`disable_parallel_tool_use` has no effect beside `auto`"),
+    supported("thinking", "whether the answer shows reasoning, not whether the model thinks"),
+    supported("output_config", "`format`, where no tool may be called; `effort` has no effect"),
+    ignored("context_management", "the session's log keeps everything"),
+    ignored("cache_control", "sessions are cached without marks"),
+    ignored("speed", "there is one"),
+    refused("mcp_servers", "have the client call MCP servers", harmless=([],)),
+)
+COUNT_TOKENS = ParameterTable("/v1/messages/count_tokens", _COUNTED)
+MESSAGES = ParameterTable(
+    "/v1/messages",
+    (
+        *_COUNTED,
+        supported("max_tokens"),
+        supported("stream"),
+        supported("metadata", "`user_id`, where it is JSON with a `session_id`, as Claude Code's"),
+        supported("stop_sequences", "the stop reason is `end_turn` after one, too"),
+        supported("temperature"),
+        supported("top_p"),
+        supported("top_k"),
+        ignored("service_tier", "the pool's priority classes decide"),
+        ignored("inference_geo", "the pool is where it is"),
+        refused("container", "code runs at the client"),
+    ),
+)

@@ -1,8 +1,6 @@
 """The conversation in the body of POST /v1/messages. Pure."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from roost.contract.messages import (
     Format,
@@ -16,6 +14,8 @@ from roost.contract.messages import (
     ToolDefinition,
 )
 from roost.contract.refused import invalid
+from roost_gateway.front.http.chat_request import split_system
+from roost_gateway.front.http.headers import family_of, is_retry, role_of
 from roost_gateway.front.http.messages_body import (
     AssistantTurn,
     CountBody,
@@ -29,6 +29,7 @@ from roost_gateway.front.http.messages_body import (
     Turn,
     UserTurn,
 )
+from roost_gateway.front.http.parameters import json_text
 from roost_gateway.recognition.conversation import Conversation
 
 _CHOICES = {
@@ -39,50 +40,44 @@ _CHOICES = {
 }
 
 
-def conversation_of(body: CountBody, *, family: str = "", is_retry: bool = False) -> Conversation:
-    """The conversation of a body. Raises Refused, INVALID_REQUEST, naming the field."""
-    head, turns = _split(body.messages)
+def conversation_of(body: CountBody, headers: Mapping[str, str], further: Sequence[str] = ()) -> Conversation:
+    """The conversation of a request. `further` are names of headers that name a conversation.
+
+    Raises Refused, INVALID_REQUEST, naming the field.
+    """
+    user = body.metadata if isinstance(body, MessagesBody) else None
     if isinstance(body.messages[-1], AssistantTurn):
         raise invalid([("messages", "the last message is the assistant's: an answer cannot be begun for the model")])
-    texts = [block.text for block in body.system] + [block.text for turn in head for block in turn.content]
+    own = [Message(MessageRole.SYSTEM, block.text) for block in body.system]
+    system, messages = split_system([*own, *_messages(body.messages)])
     return Conversation(
         model=body.model,
-        system="\n\n".join(texts),
+        system=system,
         tools=tuple(_tools(body)),
-        messages=tuple(_messages(turns, first=len(head))),
+        messages=messages,
         sampling=_sampling(body),
         format=_format(body),
-        family=family,
-        is_retry=is_retry,
+        family=family_of(headers, further, user.session_id if user is not None else None),
+        is_retry=is_retry(headers),
+        role=role_of(headers),
     )
 
 
-def _split(turns: Sequence[Turn]) -> tuple[list[SystemTurn], Sequence[Turn]]:
-    """The system messages before the first other message, and what follows."""
-    head = list[SystemTurn]()
-    for turn in turns:
-        if not isinstance(turn, SystemTurn):
-            break
-        head.append(turn)
-    return head, turns[len(head) :]
-
-
 def _tools(body: CountBody) -> Iterator[ToolDefinition]:
-    for number, tool in enumerate(body.tools):
+    for number, tool in enumerate(body.tools or ()):
         if not tool.is_search:
-            schema = _json(tool.input_schema, f"tools.{number}.input_schema")
+            schema = json_text(tool.input_schema, f"tools[{number}].input_schema")
             yield ToolDefinition(tool.name, tool.description or "", schema)
 
 
-def _messages(turns: Sequence[Turn], first: int) -> Iterator[Message]:
-    """The messages of turns, which are numbered from `first` in the body."""
+def _messages(turns: Sequence[Turn]) -> Iterator[Message]:
     names = dict[str, str]()
-    for number, turn in enumerate(turns, start=first):
+    for number, turn in enumerate(turns):
         match turn:
             case UserTurn():
                 yield from _of_user(turn, names)
             case AssistantTurn():
-                yield _of_assistant(turn, names, f"messages.{number}")
+                yield _of_assistant(turn, names, f"messages[{number}]")
             case SystemTurn():
                 yield Message(MessageRole.SYSTEM, _joined(turn.content))
 
@@ -115,19 +110,11 @@ def _of_assistant(turn: AssistantTurn, names: dict[str, str], where: str) -> Mes
             case TextBlock():
                 text += block.text
             case ToolUseBlock():
-                calls.append(ToolCall(block.id, block.name, _json(block.input, f"{where}.content.{number}.input")))
+                calls.append(ToolCall(block.id, block.name, json_text(block.input, f"{where}.content[{number}].input")))
                 names[block.id] = block.name
             case ThinkingBlock():
                 pass
     return Message(MessageRole.ASSISTANT, text, tuple(calls))
-
-
-def _json(value: Mapping[str, Any], where: str) -> str:
-    """JSON text of a part of the body. Raises Refused for numbers that JSON does not have, or not of that length."""
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except ValueError as error:
-        raise invalid([(where, f"is not JSON: {error}")]) from error
 
 
 def _joined(blocks: Sequence[TextBlock | ToolReferenceBlock]) -> str:
@@ -142,7 +129,7 @@ def _sampling(body: CountBody) -> Sampling:
         top_p=body.top_p,
         top_k=body.top_k,
         max_tokens=body.max_tokens,
-        stop=tuple(body.stop_sequences),
+        stop=tuple(body.stop_sequences or ()),
     )
 
 
@@ -151,7 +138,7 @@ def _format(body: CountBody) -> Format | None:
     if output is not None and output.format is not None:
         if body.tools and (choice is None or choice.type != "none"):
             raise invalid([("output_config.format", "goes with no tools, or with tool_choice none")])
-        return JsonSchema(_json(output.format.schema_, "output_config.format.schema"))
+        return JsonSchema(json_text(output.format.schema_, "output_config.format.schema"))
     if choice is None or choice.type == "auto":
         return None
     return ToolChoice(_CHOICES[choice.type], choice.name)

@@ -3,13 +3,13 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from roost.contract.events import (
     ArgumentsPart,
     CallPart,
     Committed,
+    Delta,
     Event,
     FinishReason,
     Part,
@@ -17,54 +17,54 @@ from roost.contract.events import (
     Started,
     TextPart,
 )
+from roost_gateway.front.http.errors import Failure
+from roost_gateway.front.http.ids import answer_of
+from roost_gateway.front.http.messages_body import MessagesBody
 from roost_gateway.front.http.parts import StepParts
+from roost_gateway.front.http.sse import ServerEvent
+from roost_gateway.recognition.conversation import Recognised
 
 JsonObject = dict[str, Any]
 
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What an answer says of its request. `id` is also the signature of its reasoning, which is accepted back."""
-
-    id: str
-    model: str
-    """As the client named it."""
-    log_tokens: int
-    """Tokens of the session's log before the step."""
-    shows_reasoning: bool
-    """Whether the client has asked for thinking blocks."""
-    omits_reasoning: bool = False
-    """Whether these are to be without their text."""
+SIGNATURE = "cm9vc3Q"
+"""Signature of every thinking block. Clients send it back with the block, which is dropped: the log has it."""
 
 
 class MessageEvents:
-    """Turns the events of one step into those of a stream, each with its name in `type`."""
+    """Makes the events of a stream of one step's: the `Translator` of this API."""
 
-    def __init__(self, reply: Reply) -> None:
-        self._reply = reply
+    def __init__(self, body: MessagesBody) -> None:
+        self._body = body
         self._parts = StepParts()
+        self._recognised: Recognised | None = None
         self._started = False
         self._blocks = 0
         self._open = ""
         """Type of the block that has begun and not ended; empty without one."""
 
-    def of(self, event: Event) -> Iterator[JsonObject]:
-        """The stream's events for one of the step's. Raises Refused, WORKER_FAILED, when what was sent is void."""
-        if isinstance(event, Started) and not self._started:
-            yield self._start(_started_usage(self._reply, event))
+    def begin(self, recognised: Recognised) -> None:
+        self._recognised = recognised
+
+    def events(self, event: Event) -> list[ServerEvent]:
+        """Raises Refused, WORKER_FAILED, when what was returned earlier is void."""
+        assert self._recognised is not None, "begin comes first"
+        return [ServerEvent(data, data["type"]) for data in self._of(event, self._recognised)]
+
+    def failure(self, failure: Failure) -> list[ServerEvent]:
+        return [ServerEvent(failure.body, "error")]
+
+    def _of(self, event: Event, recognised: Recognised) -> Iterator[JsonObject]:
+        if isinstance(event, Started | Delta | Committed) and not self._started:
+            self._started = True
+            usage = _first_usage(event, recognised.log_tokens)
+            yield {"type": "message_start", "message": _message(self._body, recognised, [], None, usage)}
         for part in self._parts.of(event):
             yield from self._of_part(part)
         if isinstance(event, Committed):
-            if not self._started:
-                yield self._start(usage_of(event))
             yield from self._stop_block()
             delta = {"stop_reason": stop_reason_of(event), "stop_sequence": None}
             yield {"type": "message_delta", "delta": delta, "usage": usage_of(event)}
             yield {"type": "message_stop"}
-
-    def _start(self, usage: JsonObject) -> JsonObject:
-        self._started = True
-        return {"type": "message_start", "message": _message(self._reply, [], None, usage)}
 
     def _of_part(self, part: Part) -> Iterator[JsonObject]:
         match part:
@@ -80,11 +80,11 @@ class MessageEvents:
                 yield self._delta({"type": "input_json_delta", "partial_json": part.text})
 
     def _of_reasoning(self, part: ReasoningPart) -> Iterator[JsonObject]:
-        if not self._reply.shows_reasoning or not part.text:
+        if not self._body.shows_reasoning or not part.text:
             return
         if self._open != "thinking":
             yield from self._start_block({"type": "thinking", "thinking": "", "signature": ""})
-        if not self._reply.omits_reasoning:
+        if not self._body.omits_reasoning:
             yield self._delta({"type": "thinking_delta", "thinking": part.text})
 
     def _start_block(self, block: JsonObject) -> Iterator[JsonObject]:
@@ -96,7 +96,7 @@ class MessageEvents:
         if not self._open:
             return
         if self._open == "thinking":
-            yield self._delta({"type": "signature_delta", "signature": self._reply.id})
+            yield self._delta({"type": "signature_delta", "signature": SIGNATURE})
         yield {"type": "content_block_stop", "index": self._blocks}
         self._blocks += 1
         self._open = ""
@@ -105,18 +105,18 @@ class MessageEvents:
         return {"type": "content_block_delta", "index": self._blocks, "delta": delta}
 
 
-def message_of(reply: Reply, committed: Committed) -> JsonObject:
+def message_of(body: MessagesBody, recognised: Recognised, committed: Committed) -> JsonObject:
     """The body of an answer that is not streamed."""
     content = list[JsonObject]()
-    if reply.shows_reasoning and committed.reasoning:
-        thinking = "" if reply.omits_reasoning else committed.reasoning
-        content.append({"type": "thinking", "thinking": thinking, "signature": reply.id})
+    if body.shows_reasoning and committed.reasoning:
+        thinking = "" if body.omits_reasoning else committed.reasoning
+        content.append({"type": "thinking", "thinking": thinking, "signature": SIGNATURE})
     if committed.output.content:
         content.append({"type": "text", "text": committed.output.content})
     for call in committed.output.tool_calls:
         arguments = _input_of(call.arguments_json)
         content.append({"type": "tool_use", "id": call.id, "name": call.name, "input": arguments})
-    return _message(reply, content, stop_reason_of(committed), usage_of(committed))
+    return _message(body, recognised, content, stop_reason_of(committed), usage_of(committed))
 
 
 def stop_reason_of(committed: Committed) -> str:
@@ -131,8 +131,14 @@ def usage_of(committed: Committed) -> JsonObject:
     return _usage(context, committed.usage.cached_tokens, committed.usage.output_tokens)
 
 
-def _started_usage(reply: Reply, started: Started) -> JsonObject:
-    return _usage(reply.log_tokens + started.prompt_tokens, started.cached_tokens, 0)
+def _first_usage(event: Started | Delta | Committed, log_tokens: int) -> JsonObject:
+    """Token counts as far as they are known at the beginning; those of a repeated step come at its end."""
+    match event:
+        case Started():
+            return _usage(log_tokens + event.prompt_tokens, event.cached_tokens, 0)
+        case Committed():
+            return usage_of(event)
+    return _usage(log_tokens, 0, 0)
 
 
 def _usage(context: int, cached: int, output: int) -> JsonObject:
@@ -144,12 +150,18 @@ def _usage(context: int, cached: int, output: int) -> JsonObject:
     }
 
 
-def _message(reply: Reply, content: list[JsonObject], stop_reason: str | None, usage: JsonObject) -> JsonObject:
+def _message(
+    body: MessagesBody,
+    recognised: Recognised,
+    content: list[JsonObject],
+    stop_reason: str | None,
+    usage: JsonObject,
+) -> JsonObject:
     return {
-        "id": reply.id,
+        "id": answer_of(recognised).id("msg"),
         "type": "message",
         "role": "assistant",
-        "model": reply.model,
+        "model": body.model,
         "content": content,
         "stop_reason": stop_reason,
         "stop_sequence": None,

@@ -1,4 +1,4 @@
-"""What a step writes, as text, reasoning and calls, each piece once: for APIs whose answers are made of such parts. Pure."""
+"""What a step writes, as text, reasoning and calls, each piece once. Pure."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,6 @@ from roost.contract.events import (
     Event,
     Part,
     ReasoningPart,
-    Restarted,
     TextPart,
 )
 from roost.contract.messages import ToolCall
@@ -30,16 +29,14 @@ class StepParts:
     def of(self, event: Event) -> Iterator[Part]:
         """The parts that an event adds.
 
-        Raises Refused, WORKER_FAILED, when parts that were returned earlier are void: the step began again, or what
-        looked like a call is text. An answer whose parts have been sent cannot be completed then.
+        Raises Refused, WORKER_FAILED, when a call that was returned earlier turns out to be text. An answer whose parts
+        have been sent cannot be completed then.
         """
         match event:
             case Delta():
                 for part in event.parts:
                     self._note(part)
                     yield part
-            case Restarted() if self._text or self._reasoning or self._calls:
-                raise _void(f"the step began again: {event.reason}")
             case Committed():
                 yield from self._rest(event)
 

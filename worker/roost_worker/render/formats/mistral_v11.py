@@ -31,7 +31,7 @@ _MARKS = (CALLS_MARK, _ID_MARK, _ARGUMENTS_MARK, _THINKING.open, _THINKING.close
 
 MISTRAL_V11 = mistral_format(
     "mistral-v11",
-    calls=_syntax(f"{_ID_MARK}{{{{ call.id }}}}"),
+    calls=_syntax(f"{_ID_MARK}{{id}}"),
     result=RESULT_WITH_ID,
     signs=(_ARGUMENTS_MARK, _ID_MARK),
     call_parser=_PARSER,

@@ -9,7 +9,7 @@ from roost_worker.render.formats.mistral import list_of_calls, mistral_format
 def _result(blank: str) -> str:
     return (
         f"[TOOL_RESULTS]{blank}"
-        '{"content": {{ message.content | tojson }}, "call_id": {{ message.tool_call_id | tojson }}}'
+        '{"content": {{ message.content | tojson }}, "call_id": {{ (message.tool_call_id or "") | tojson }}}'
         "[/TOOL_RESULTS]"
     )
 
