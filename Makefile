@@ -89,6 +89,7 @@ generate: venv ## Regenerate code
 	$(GENERATE)
 	$(BIN)/python -m roost_operator.api.crd
 	$(BIN)/python charts/generate.py
+	$(BIN)/python -m roost_gateway.front.http.parameter_docs
 
 lock: ## Regenerate requirements.lock
 	$(PYTHON) -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -80,7 +80,7 @@ class PlayedGateway:
         parent = self._find(request.session_id, caller)
         heads = [Head(), *(step.head for step in parent.log)]
         at = heads.index(request.at or parent.head)
-        return self._add(caller, parent.opened, parent.log[:at])
+        return self._add(caller, replace(parent.opened, task=request.task), parent.log[:at])
 
     async def hold(self, session_id: str, tool: str, expect: float, head: Head | None, caller: Caller) -> None:
         self._find(session_id, caller).holds.append(tool)

@@ -13,8 +13,8 @@ from roost.contract.messages import Message
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check
-from roost.contract.sessions import OpenRequest
-from roost.store.conversation_index import ConversationIndex, IndexEntry, IndexWrite
+from roost.contract.sessions import ForkRequest, OpenRequest
+from roost.store.conversation_index import ConversationIndex, EntryState, IndexEntry, IndexWrite
 from roost.store.records import AlreadyCommitted, Began, StoreAwayError
 from roost_gateway.core.caller import Caller, role_of
 from roost_gateway.core.gateway import Gateway
@@ -105,7 +105,8 @@ class Conversations:
         """
         deadline = None if seconds_left is None else time.monotonic() + seconds_left
         pool = await pool_of_model(self._pools, conversation.model, caller)
-        call = _Call(turn(cleaned(conversation), caller.tenant, pool.pool), caller, pool, deadline)
+        call = _Call(turn(cleaned(_within(conversation, pool)), caller.tenant, pool.pool), caller, pool, deadline)
+        _check(call)
         call, plan = await self._recognise(call)
         async with AsyncExitStack() as stack:
             running = await self._begin(stack, call, plan)
@@ -173,6 +174,12 @@ class Conversations:
                 if error.reason not in _ELSEWHERE:
                     raise
                 reason = _ELSEWHERE[error.reason].format(call.turn.chain.messages_of(entry.units))
+        for entry in plan.forks:
+            try:
+                return await self._fork(stack, call, entry, reason)
+            except Refused as error:
+                if error.reason not in _ELSEWHERE:
+                    raise
         return await self._open(stack, call, reason)
 
     async def _continue(self, stack: AsyncExitStack, call: _Call, start: IndexEntry) -> _Running:
@@ -181,6 +188,12 @@ class Conversations:
         match = Match.ATTACHED if attached else Match.CONTINUED
         return _Running(call, start, _recognised(call, start, began, match), events)
 
+    async def _fork(self, stack: AsyncExitStack, call: _Call, point: IndexEntry, reason: str) -> _Running:
+        request = ForkRequest(point.session_id, point.head, task=call.turn.conversation.family)
+        session = await self._gateway.fork(request, call.caller, call.seconds_left)
+        start = replace(point, session_id=session.id, head=session.head, state=EntryState.HEAD)
+        return await self._begin_in_new(stack, call, start, Match.FORKED, reason)
+
     async def _open(self, stack: AsyncExitStack, call: _Call, reason: str) -> _Running:
         """Gives the whole conversation to a new session. Until its step is committed it lives no longer than the step
         is remembered, so that attempts that fail leave nothing behind."""
@@ -188,7 +201,6 @@ class Conversations:
         if asked.previous is not None:
             whole, plan = await self._recognise(await self._with_history(call, asked.previous))
             return await self._begin(stack, whole, plan)
-        _check(call)
         request = OpenRequest(
             pool=call.pool.pool, role=asked.role, system=asked.system, tools=asked.tools, task=asked.family
         )
@@ -227,6 +239,8 @@ class Conversations:
         """Remembers the step before its client, whose next request may come at once, has it."""
         call, start = running.call, running.start
         writes = call.turn.committed(start, event.head, event.output, call.pool.implicit_ttl_ms)
+        if running.recognised.match in (Match.CONTINUED, Match.ATTACHED):
+            writes += call.turn.passed(start, call.pool.implicit_ttl_ms)
         if event.output.tool_calls and not event.replayed:
             self._background.spawn(self._hold(call, start.session_id, event))
         await self._remember(call, writes)
@@ -243,6 +257,15 @@ class Conversations:
             await self._gateway.hold(session_id, event.output.tool_calls[0].name, 0.0, event.head, call.caller)
         except Refused as error:  # the client was faster
             log.debug("session %s is not held: %s", session_id, error)
+
+
+def _within(conversation: Conversation, pool: PoolDocument) -> Conversation:
+    """The conversation with `max_tokens` within what its role allows: clients of such APIs send the limit of the model
+    that they were configured for, and mean no more than their role's."""
+    sampling, limit = conversation.sampling, role_of(pool, conversation.role).max_output_tokens or pool.token_limit
+    if not limit or sampling.max_tokens is None or sampling.max_tokens <= limit:
+        return conversation
+    return replace(conversation, sampling=replace(sampling, max_tokens=limit))
 
 
 def _check(call: _Call) -> None:

@@ -59,7 +59,7 @@ class Authenticator:
 
 
 def _key_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    keys = {}
+    keys: dict[str, str] = {}
     for name, value in metadata:
         if name in ("authorization", "x-api-key"):
             text = value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -4,7 +4,7 @@ A gateway tries the candidates in turn: whether a session still ends where the i
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from roost.store.conversation_index import MAX_KEYS, EntryState, IndexEntry
 from roost_gateway.recognition.chain import Boundary, Chain
@@ -57,9 +57,14 @@ def decide(
     running = [entry for entry in heads if entry.session_id in asked.busy]
     repeated = _repeated(repeats, asked, has_session=bool(known))
     tried = [*repeated, *idle, *running] if asked.is_retry else [*idle, *repeated, *running]
-    forks = [entry for _, entries in known for entry in entries[:2]]  # a second one, in case that the first is gone
-    reason = _reason(chain, known[0][0].units if known else 0, is_continued=bool(heads))
-    return Plan(_distinct(tried), _distinct(forks), reason)
+    forks = [
+        replace(entry, own=boundary.point.own, wide=boundary.point.wide)
+        for boundary, entries in known
+        for entry in entries[:2]  # a second one, in case that the first is gone
+    ]
+    return Plan(
+        _distinct(tried), _distinct(forks), "" if heads else _reason(chain, known[0][0] if known else None, answers)
+    )
 
 
 def _at_head(entries: Sequence[IndexEntry]) -> list[IndexEntry]:
@@ -89,11 +94,17 @@ def _distinct(entries: Sequence[IndexEntry]) -> tuple[IndexEntry, ...]:
     return tuple(first.values())[:MAX_CANDIDATES]
 
 
-def _reason(chain: Chain, known_units: int, *, is_continued: bool) -> str:
-    turns = [place for place, unit in enumerate(chain.units, 1) if unit.is_turn]
-    unknown = [place for place in turns if place > known_units]
+def _reason(chain: Chain, known: Boundary | None, answers: Mapping[bytes, Sequence[IndexEntry]]) -> str:
+    """Why the session that has the history up to `known` is not continued."""
+    known_units = known.units if known is not None else 0
+    unknown = [
+        place for place, unit in enumerate(chain.units, chain.units_before + 1) if unit.is_turn and place > known_units
+    ]
     if unknown:
         return f"no session has the history up to message {chain.messages_of(unknown[0])}"
-    if not turns or is_continued:
+    if known is None:
         return ""
-    return f"the session has gone on after message {chain.messages_of(known_units)}"
+    upto = chain.messages_of(known_units)
+    if answers.get(known.point.own):
+        return f"the session has gone on after message {upto}"
+    return f"the history up to message {upto} is another conversation's"

@@ -57,11 +57,13 @@ class Turn:
             IndexWrite(self.response_key(Previous(start.session_id, self.step_id)), entry, ttl_ms),
             IndexWrite(self.request, start, REPEAT_MS),
         ]
-        if start.units:
-            writes.append(IndexWrite(start.own, replace(start, state=EntryState.PASSED), ttl_ms))
         if point.own != point.wide:
             writes.append(IndexWrite(point.wide, replace(entry, state=EntryState.OTHER_FAMILY), ttl_ms))
         return writes
+
+    def passed(self, start: IndexEntry, ttl_ms: int) -> list[IndexWrite]:
+        """What to remember of a point after which the session has gone on."""
+        return [IndexWrite(start.own, replace(start, state=EntryState.PASSED), ttl_ms)] if start.units else []
 
     def response_key(self, previous: Previous) -> bytes:
         """Key of the end of a committed step, for requests with the same system text and tools."""

@@ -5,7 +5,6 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -14,14 +13,12 @@ from starlette.types import Receive, Scope, Send
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, invalid
 from roost_gateway.core.caller import Caller
+from roost_gateway.core.conversations import Conversations
 from roost_gateway.core.life import GatewayRuntime
 from roost_gateway.errors import as_refused, internal
 from roost_gateway.front.credentials import Authenticator
 from roost_gateway.front.http.errors import Api, Failure, failure
 from roost_gateway.telemetry import Outcome, Telemetry
-
-if TYPE_CHECKING:
-    from roost_gateway.core.conversations import Conversations
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +66,7 @@ class HttpCall:
     """Whether the step has been committed: from then on a client may leave."""
 
     @property
-    def conversations(self) -> "Conversations":
+    def conversations(self) -> Conversations:
         """Raises StoreAwayError until the store has been reached."""
         return self.front.life.conversations
 
@@ -127,7 +124,7 @@ def request_id_headers(api: Api, request_id: str) -> dict[str, str]:
 async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
     """Returns the request's body. Reads up to twice the limit, so that the client can read why it is refused.
 
-    Raises Refused: MESSAGE_TOO_LARGE, INVALID_REQUEST when it is compressed, DEADLINE_EXCEEDED; and ClientLeftError.
+    Raises Refused: MESSAGE_TOO_LARGE, INVALID_REQUEST when it is compressed or does not come; and ClientLeftError.
     """
     if headers.get("content-encoding", "identity") != "identity":
         raise invalid([("content-encoding", "is not supported; send the body uncompressed")])
@@ -144,7 +141,7 @@ async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
                 if not message["more_body"] or size > 2 * limit:
                     break
     except TimeoutError:
-        raise Refused(Reason.DEADLINE_EXCEEDED, f"the body did not come within {BODY_SECONDS:g} s") from None
+        raise invalid([("body", f"did not come within {BODY_SECONDS:g} s")]) from None
     if size > limit:
         why = f"{size} bytes or more are too many for this gateway, which accepts {limit}; send less in one step"
         raise Refused(Reason.MESSAGE_TOO_LARGE, why, violations=[("body", why)])

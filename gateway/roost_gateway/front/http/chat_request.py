@@ -45,6 +45,8 @@ class ContentPart(Part):
 def _blocks(value: object) -> object:
     if value is None:
         return []
+    if not isinstance(value, str | list):
+        raise PydanticCustomError("content", "must be text, or a list of blocks of text")
     return [{"type": "text", "text": value}] if isinstance(value, str) else value
 
 

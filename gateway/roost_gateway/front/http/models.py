@@ -1,14 +1,12 @@
 """`/v1/models`, in a form that both OpenAI's and Anthropic's clients read."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost_gateway.core.models import ServedModel
 from roost_gateway.front.http.calls import HttpCall
-
-if TYPE_CHECKING:
-    from roost_gateway.core.conversations import ServedModel
 
 _EPOCH = "1970-01-01T00:00:00Z"
 """Models have no date."""
@@ -28,14 +26,14 @@ async def get_model(call: HttpCall) -> None:
     raise Refused(Reason.POOL_NOT_FOUND, f"there is no model {name[:100]!r}; GET /v1/models lists them")
 
 
-def model_list(models: Sequence["ServedModel"]) -> dict[str, Any]:
+def model_list(models: Sequence[ServedModel]) -> dict[str, Any]:
     """The list's body."""
     names = [model.name for model in models]
     ends = {"first_id": names[0], "last_id": names[-1]} if names else {"first_id": None, "last_id": None}
     return {"object": "list", "data": [model_body(model) for model in models], "has_more": False, **ends}
 
 
-def model_body(model: "ServedModel") -> dict[str, Any]:
+def model_body(model: ServedModel) -> dict[str, Any]:
     """One model's body. `max_model_len` is the context in tokens, as vLLM calls it."""
     openai = {"id": model.name, "object": "model", "created": 0, "owned_by": model.pool}
     anthropic = {"type": "model", "display_name": model.name, "created_at": _EPOCH}

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from roost.addresses import join_address
 from roost_gateway.config import ConfigError, split_address
+from roost_gateway.front.http.protocol import BoundedProtocol
 
 KEEP_ALIVE_SECONDS = 75
 """How long an idle connection is kept: an agent's tool may take a minute between two requests."""
@@ -26,7 +27,7 @@ class HttpServer:
         self._config = uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=BoundedProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
