@@ -77,10 +77,10 @@ async def test_claude_code(node: Client, stack: AgentStack, tmp_path: Path) -> N
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "DISABLE_AUTOUPDATER": "1",
     }
-    command = ["claude", "-p", "--model", "played", "--allowedTools", "Read"]
-    assert ANSWER in await node.run([*command, TASK], environment)
+    command = ["claude", "--model", "played", "--allowedTools", "Read"]
+    assert ANSWER in await node.run([*command, "-p", TASK], environment)
     await is_continued_in_one_session(stack, 3)
-    assert ANSWER in await node.run([*command, "--continue", AGAIN], environment)
+    assert ANSWER in await node.run([*command, "--continue", "-p", AGAIN], environment)
     await is_continued_in_one_session(stack, 6)
 
 
