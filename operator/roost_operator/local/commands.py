@@ -137,9 +137,8 @@ def _print_addresses(console: Console, stack: LocalStack) -> None:
         console.print("It is suspended: sessions can be read, steps are refused. Remove spec.suspend to run workers.")
     console.print(f"  {roost} chat --target {first} --pool {stack.pool.pool}", soft_wrap=True)
     console.print(f"  {roost} sessions list --target {first} --pool {stack.pool.pool}", soft_wrap=True)
-    console.print(
-        f"  OpenAI's API: http://{stack.http_targets[0]}/v1   Anthropic's API: http://{stack.http_targets[0]}"
-    )
+    http = stack.http_targets[0]
+    console.print(f"  base URL of OpenAI's API: http://{http}/v1, of Anthropic's: http://{http}", soft_wrap=True)
     console.print(
         f"Sessions, logs: {escape(str(stack.options.state_dir))}. Ctrl-C stops everything; sessions stay.",
         soft_wrap=True,
