@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from gateway_driver import Rig, step_request, world
+from gateway_driver import Rig, gateway, world
 from http_client import Answer, Connection, ask
 from null_script import BASE_ID, Script, token_text
 from redis_servers import RedisServer
-from roost_gateway.config import ConfigError, GatewayConfig
+from roost_gateway.config import ConfigError
 
 PATH = "/v1/chat/completions"
 HTTP = {"http_listen": "127.0.0.1:0"}
@@ -62,3 +62,67 @@ async def test_more_output_than_the_role_allows_may_be_asked_for(redis_server: R
         for role in ("coder", "critic"):
             answer = await Agent(w.gateway.http_address, x_roost_role=role).say("question", max_tokens=asked)
             assert answer.status == 200, answer.json
+
+
+async def test_a_marked_retry_gets_the_step_of_its_first_try(redis_server: RedisServer) -> None:
+    async with world(redis_server, **HTTP) as w:
+        body = {"messages": [{"role": "user", "content": "question"}]}
+        first = await ask(w.gateway.http_address, "POST", PATH, body)
+        again = await ask(w.gateway.http_address, "POST", PATH, {**body, "stream": True}, x_stainless_retry_count="1")
+        assert again.headers["x-roost-match"] == "attached"
+        assert again.headers["x-roost-session"] == first.headers["x-roost-session"]
+        assert {chunk["id"] for chunk in again.data[:-1]} == {first.json["id"]}
+        assert again.data[0]["choices"][0]["delta"]["content"] == TEXT
+        assert len(w.worker.starts) == 1
+
+
+async def test_a_client_that_leaves_cancels_the_step_at_its_worker(redis_server: RedisServer) -> None:
+    async with world(redis_server, Script(hang_after=2), **HTTP) as w:
+        connection = await Connection.to(w.gateway.http_address)
+        await connection.send("POST", PATH, json.dumps({"messages": [{"role": "user", "content": "x"}]}).encode())
+        await w.worker.until(lambda: w.worker.starts)
+        await connection.close()
+        await w.worker.until(lambda: w.worker.cancels)
+
+
+async def test_a_step_that_a_stopping_gateway_cuts_goes_on_at_another_one(redis_server: RedisServer) -> None:
+    async with Rig(redis_server) as rig:
+        worker = await rig.worker(script=Script(hang_after=2))
+        body = {"messages": [{"role": "user", "content": "question"}]}
+        async with gateway(redis_server, **HTTP) as server:
+            cut = rig.spawn(ask(server.http_address, "POST", PATH, body))
+            await worker.until(lambda: worker.starts)
+            await server.stop(0.0)
+            answer = await cut
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        worker.resume_output.set()
+        other = await rig.gateway(**HTTP)
+        again = await ask(other.http_address, "POST", PATH, body, x_stainless_retry_count="1")
+        assert again.headers["x-roost-match"] == "attached"
+        assert again.json["choices"][0]["message"]["content"] == TEXT
+        assert worker.cancels == []
+        assert len(worker.starts) == 1
+
+
+async def test_models_and_metrics_are_the_gateways(redis_server: RedisServer) -> None:
+    async with world(redis_server, **HTTP) as w:
+        address = w.gateway.http_address
+        assert (await ask(address, "GET", "/health")).status == 200
+        assert [model["id"] for model in (await ask(address, "GET", "/v1/models")).json["data"]] == ["null"]
+        assert (await Agent(address).say("question", model="other")).status == 404
+        assert (await Agent(address).say("question", model="null")).status == 200
+        metrics = (await ask(address, "GET", "/metrics")).body.decode()
+        (count,) = (line for line in metrics.splitlines() if 'outcome="POOL_NOT_FOUND"' in line)
+        assert count.startswith("roost_calls_total{")
+        assert f'method="{PATH}"' in count
+        assert "roost_steps_committed_total{" in metrics
+
+
+async def test_http_is_served_where_it_is_asked_for(redis_server: RedisServer) -> None:
+    async with gateway(redis_server) as server:
+        assert server.http_address == ""
+    async with gateway(redis_server, http_listen="[::1]:0") as server:
+        assert (await ask(server.http_address.replace("[::1]", "::1"), "GET", "/health")).status == 503
+        with pytest.raises(ConfigError, match="http_listen"):
+            async with gateway(redis_server, http_listen=server.http_address):
+                pass

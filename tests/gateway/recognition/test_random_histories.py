@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from played_sessions import POOL, PlayedSession, played_conversations
-from rewriting_clients import CLIENTS
+from rewriting_clients import KEEP_RESULTS
 from roost.contract.events import Committed
 from roost.contract.messages import Message, MessageRole, ToolCall
 from roost.contract.refused import Refused
@@ -99,7 +99,7 @@ class Histories(RuleBasedStateMachine):
     @rule(
         tenant=st.sampled_from("ab"),
         family=st.sampled_from(("", "", "f", "g")),
-        rewrite=st.sampled_from(sorted(CLIENTS)),
+        rewrite=st.sampled_from(sorted(KEEP_RESULTS)),
         opening=st.sampled_from(("hi", "fix it")),
     )
     def open(self, tenant: str, family: str, rewrite: str, opening: str) -> None:
@@ -203,7 +203,7 @@ class Histories(RuleBasedStateMachine):
         conversation = Conversation(
             model=POOL,
             system=agent.system,
-            messages=tuple(CLIENTS[agent.rewrite](history, self.rng)),
+            messages=tuple(KEEP_RESULTS[agent.rewrite](history, self.rng)),
             family=agent.family,
             is_retry=is_retry,
         )
