@@ -57,7 +57,8 @@ class Client:
             process.kill()
             await process.wait()
             raise
-        assert process.returncode == 0, f"{command[0]} ended with {process.returncode}:\n{out.decode()}\n{errors.decode()}"
+        printed = f"{out.decode()}\n{errors.decode()}"
+        assert process.returncode == 0, f"{command[0]} ended with {process.returncode}:\n{printed}"
         return out.decode()
 
 

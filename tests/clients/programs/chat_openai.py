@@ -24,10 +24,7 @@ while True:
     messages.append({"role": "assistant", "content": message.content})
     if not calls:
         break
-    messages[-1]["tool_calls"] = [
-        {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": call.function.arguments}}
-        for call in calls
-    ]
+    messages[-1]["tool_calls"] = [call.model_dump(include={"id", "type", "function"}) for call in calls]
     for call in calls:
         content = read(**json.loads(call.function.arguments))
         messages.append({"role": "tool", "tool_call_id": call.id, "content": content})
