@@ -126,3 +126,28 @@ async def test_http_is_served_where_it_is_asked_for(redis_server: RedisServer) -
         with pytest.raises(ConfigError, match="http_listen"):
             async with gateway(redis_server, http_listen=server.http_address):
                 pass
+
+
+async def test_output_is_streamed_as_it_is_written_and_a_cut_stream_is_taken_up_by_a_retry(
+    redis_server: RedisServer,
+) -> None:
+    async with Rig(redis_server) as rig:
+        worker = await rig.worker(script=Script(hang_after=3))
+        body = {"messages": [{"role": "user", "content": "question"}], "stream": True}
+        first = token_text(BASE_ID).strip()
+        async with gateway(redis_server, **HTTP) as server:
+            connection = await Connection.to(server.http_address)
+            await connection.send("POST", PATH, json.dumps(body).encode())
+            await connection.head()
+            await connection.until(first.encode())
+            await server.stop(0.0)
+            answer = await connection.end()
+            await connection.close()
+        assert answer.data[-1]["error"]["code"] == "worker_draining"
+        assert not answer.is_complete
+        worker.resume_output.set()
+        other = await rig.gateway(**HTTP)
+        again = await ask(other.http_address, "POST", PATH, body, x_stainless_retry_count="1")
+        text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in again.data[:-1])
+        assert (again.headers["x-roost-match"], text, again.is_complete) == ("attached", TEXT, True)
+        assert len(worker.starts) == 1
