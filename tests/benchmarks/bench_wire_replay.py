@@ -127,7 +127,7 @@ async def play(stack: AgentStack, replay: Replay, request: dict[str, Any]) -> No
 
 
 def _recorded_calls(body: dict[str, Any]) -> list[str]:
-    """Numbers of all calls in a history. Of concurrent requests they may be recorded in another order than the replies."""
+    """Numbers of all calls in a history. Concurrent requests may have them in another order."""
     return list(dict.fromkeys(_CALL.findall(json.dumps(body)))) if _has_turns(body) else []
 
 
