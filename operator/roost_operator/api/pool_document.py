@@ -1,7 +1,8 @@
 """The pool document that gateways read from Redis (docs/contracts.md, "Pool document"). Pure."""
 
 from roost.contract.pool_document import PoolDocument, PoolRole
-from roost_operator.api.spec import AgentPool, OnModelChange, RoleSpec, Thinking
+from roost_operator.api.model_spec import Thinking
+from roost_operator.api.spec import AgentPool, OnModelChange, RoleSpec
 
 
 def pool_document(pool: AgentPool, active_revision: str = "") -> PoolDocument:
