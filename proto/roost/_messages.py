@@ -31,6 +31,14 @@ def as_messages(messages: "str | Message | Sequence[Message]") -> tuple[Message,
     return tuple(messages)
 
 
+def as_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
+    """Labels as they are sent. Raises TypeError when one is not a string."""
+    for key, value in (labels or {}).items():
+        if not (isinstance(key, str) and isinstance(value, str)):
+            raise TypeError(f"labels are texts, not {key!r}: {value!r}")
+    return dict(labels or {})
+
+
 class SamplingOptions(TypedDict, total=False):
     """The fields of `Sampling` as keywords of `Session.step`."""
 

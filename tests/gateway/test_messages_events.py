@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from roost_gateway.front.http.errors import Api, failure
 from roost_gateway.front.http.ids import OPAQUE, AnswerName, name_of
 from roost_gateway.front.http.messages_body import MessagesBody
 from roost_gateway.front.http.messages_events import MessageEvents, message_of
+from roost_gateway.recognition.conversation import Match
 from step_events import CALL, OTHER_CALL, RECOGNISED, STARTED, committed, delta
 
 
@@ -173,9 +175,18 @@ def test_a_failure_is_an_error_event() -> None:
 
 
 @pytest.mark.parametrize("calls", [(), (OTHER_CALL,), (ToolCall("c1", "read", "[]"),)])
-def test_a_call_that_turns_out_to_be_none_ends_the_stream(calls: tuple[ToolCall, ...]) -> None:
+def test_a_call_that_broke_off_ends_the_stream(calls: tuple[ToolCall, ...]) -> None:
     with pytest.raises(Refused):
         stream(STARTED, delta(CallPart(0, "c1", "read"), ArgumentsPart(0, '{"path')), committed("{", *calls))
+
+
+def test_a_call_that_broke_off_is_text_to_the_client_that_asks_again() -> None:
+    answer = MessageEvents(SHOWN)
+    answer.begin(replace(RECOGNISED, match=Match.ATTACHED))
+    begun = delta(TextPart("So: "), CallPart(0, "c1", "read"), ArgumentsPart(0, '{"path'), TextPart('{"path'))
+    last = committed('So: {"path', OTHER_CALL, finish=FinishReason.LENGTH)
+    sent = [dict(each.data) for event in (begun, last) for each in answer.events(event)]  # type: ignore[arg-type]
+    assert assembled(sent) == whole(last)
 
 
 @pytest.mark.parametrize(

@@ -207,19 +207,6 @@ async def test_bad_steps_are_refused_by_field(redis_server: RedisServer) -> None
         assert (await w.caller.step(step_request(session))).committed is not None
 
 
-async def test_a_step_may_bring_history(redis_server: RedisServer) -> None:
-    async with world(redis_server) as w:
-        session = await w.caller.open()
-        result = pb.Message(role=pb.MESSAGE_ROLE_TOOL, content="4", tool_call_id="a call of another session")
-        foreign = pb.ToolCall(name="not a tool of ours", arguments_json="{")
-        system = pb.Message(role=pb.MESSAGE_ROLE_SYSTEM, content="Be brief.")
-        messages = [said(foreign), result, USER, said(CALL), system]
-        await w.caller.step(step_request(session, messages=messages))
-        listed = await w.caller.stub.ListSteps(pb.ListStepsRequest(session_id=session.id))
-        assert list(listed.steps[0].messages) == messages
-        assert list(w.worker.starts[-1].messages) == messages
-
-
 @pytest.mark.parametrize("schema", ["", "nonsense", "[1]", "[" * 100_000])
 async def test_a_schema_that_is_none_is_told_as_such(redis_server: RedisServer, schema: str) -> None:
     async with world(redis_server) as w:

@@ -1,6 +1,7 @@
 """The answer of POST /v1/responses: a step's events as those that OpenAI's SDKs and Codex parse."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from roost_gateway.front.http.ids import CALL as CALL_PREFIX
 from roost_gateway.front.http.ids import REASONING, RESPONSE, TEXT, AnswerName, name_of
 from roost_gateway.front.http.responses_body import ResponsesBody
 from roost_gateway.front.http.responses_events import ResponseEvents, response_of
+from roost_gateway.recognition.conversation import Match
 from step_events import CALL, OTHER_CALL, RECOGNISED, STARTED, committed, delta
 
 CREATED = 1_700_000_000.5
@@ -155,9 +157,18 @@ def test_a_step_that_was_committed_before_is_streamed_from_its_commit() -> None:
     assert assembled(stream(delta(ReasoningPart("hm")), last)) == whole(last)
 
 
-def test_a_call_that_turns_out_to_be_none_ends_the_stream() -> None:
+def test_a_call_that_broke_off_ends_the_stream() -> None:
     with pytest.raises(Refused):
         stream(STARTED, delta(CallPart(0, "c1", "read"), ArgumentsPart(0, '{"path')), committed("{"))
+
+
+def test_a_call_that_broke_off_is_text_to_the_client_that_asks_again() -> None:
+    answer = ResponseEvents(BODY, CREATED)
+    answer.begin(replace(RECOGNISED, match=Match.ATTACHED))
+    begun = delta(TextPart("So: "), CallPart(0, "c1", "read"), ArgumentsPart(0, '{"path'), TextPart('{"path'))
+    last = committed('So: {"path', OTHER_CALL, finish=FinishReason.LENGTH)
+    sent = [dict(each.data) for event in (begun, last) for each in answer.events(event)]  # type: ignore[arg-type]
+    assert assembled(sent) == whole(last)
 
 
 @pytest.mark.parametrize(

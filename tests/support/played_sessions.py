@@ -85,6 +85,11 @@ class PlayedGateway:
     async def hold(self, session_id: str, tool: str, expect: float, head: Head | None, caller: Caller) -> None:
         self._find(session_id, caller).holds.append(tool)
 
+    async def get(self, session_id: str, caller: Caller) -> Any:
+        """Another client's attempt is taken to have died, so that nobody waits for it."""
+        self._find(session_id, caller)
+        return SimpleNamespace(running_step_id="")
+
     async def list_steps(self, session_id: str, caller: Caller, page_size: int, page_token: str) -> Any:
         return SimpleNamespace(steps=self._find(session_id, caller).log, next_page_token="")
 
@@ -121,8 +126,18 @@ class PlayedEvents(AsyncIterator[Event]):
         self._attempt = (request.step_id, number)
         self._committed: PlayedStep | None = None
         self._ended = False
+        self._began: Began | AlreadyCommitted | Refused
+        try:
+            self._began = self._begin()
+        except Refused as refused:
+            self._began = refused
 
     async def began(self) -> Began | AlreadyCommitted:
+        if isinstance(self._began, Refused):
+            raise self._began
+        return self._began
+
+    def _begin(self) -> Began | AlreadyCommitted:
         session, request = self._session, self._request
         self._committed = next((step for step in session.log if step.step_id == request.step_id), None)
         before = session.head.length
@@ -144,6 +159,7 @@ class PlayedEvents(AsyncIterator[Event]):
         if self._ended:
             raise StopAsyncIteration
         self._ended = True
+        await self.began()
         replayed, step = self._committed is not None, self._committed or self._commit()
         index = self._session.log.index(step)
         return Committed(

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from roost.store.records import AlreadyCommitted, Began, StoreAwayError
 from roost_gateway.core.caller import Caller, role_of
 from roost_gateway.core.gateway import Gateway
 from roost_gateway.core.models import ServedModel, pool_of_model, served_models
-from roost_gateway.core.step_calls import StepEvents
+from roost_gateway.core.shared_steps import Asker, SharedStep, SharedSteps
 from roost_gateway.fleet.pools import Pools
 from roost_gateway.recognition.canonical import cleaned
 from roost_gateway.recognition.conversation import Conversation, Match, Previous, Recognised
@@ -37,6 +36,7 @@ _ELSEWHERE = {
     Reason.SESSION_ROLLED_BACK: "the store has lost the session's log up to message {}",
     Reason.SESSION_NOT_FOUND: "the session of the history up to message {} has ended",
     Reason.SESSION_CLOSED: "the session of the history up to message {} is closed",
+    Reason.MODEL_REVISION_MISMATCH: "the session of the history up to message {} is of another revision of the model",
 }
 """Refusals of a step whose conversation goes on in another session."""
 
@@ -55,14 +55,15 @@ class _Call:
     """A conversation's step on its way to a session."""
 
     turn: Turn
-    caller: Caller
-    pool: PoolDocument
-    deadline: float | None
-    """In seconds of `time.monotonic`; None when the caller has none."""
+    asker: Asker
 
     @property
-    def seconds_left(self) -> float | None:
-        return None if self.deadline is None else self.deadline - time.monotonic()
+    def caller(self) -> Caller:
+        return self.asker.caller
+
+    @property
+    def pool(self) -> PoolDocument:
+        return self.asker.pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class _Running:
     call: _Call
     start: IndexEntry
     recognised: Recognised
-    events: StepEvents
+    events: AsyncIterator[Event]
 
 
 class Conversations:
@@ -87,8 +88,7 @@ class Conversations:
         self._index = index
         self._step_timeout_seconds = step_timeout_seconds
         self._background = Background()
-        self._running = Counter[str]()
-        """Steps of each session that have a client here."""
+        self._steps = SharedSteps(gateway)
 
     async def models(self, caller: Caller) -> list[ServedModel]:
         """The models that the caller may name."""
@@ -105,14 +105,12 @@ class Conversations:
         """
         deadline = None if seconds_left is None else time.monotonic() + seconds_left
         pool = await pool_of_model(self._pools, conversation.model, caller)
-        call = _Call(turn(cleaned(_within(conversation, pool)), caller.tenant, pool.pool), caller, pool, deadline)
+        asker = Asker(caller, pool, deadline)
+        call = _Call(turn(cleaned(_within(conversation, pool)), caller.tenant, pool.pool), asker)
         _check(call)
         call, plan = await self._recognise(call)
         async with AsyncExitStack() as stack:
             running = await self._begin(stack, call, plan)
-            session_id = running.start.session_id
-            self._running[session_id] += 1
-            stack.callback(self._left, session_id)
             events = await stack.enter_async_context(aclosing(self._events(running)))
             yield ConversationStep(running.recognised, events)
 
@@ -120,17 +118,12 @@ class Conversations:
         """Waits for what is still to be remembered."""
         await self._background.finish(_FINISH_SECONDS)
 
-    def _left(self, session_id: str) -> None:
-        self._running[session_id] -= 1
-        if not self._running[session_id]:
-            del self._running[session_id]
-
     async def _recognise(self, call: _Call) -> tuple[_Call, Plan]:
         asked, previous = call.turn, call.turn.conversation.previous
         if previous is None:
             keys = looked_up(asked.chain, asked.request)
-            repeats, *found = await self._find(call, keys)
-            answers = dict(zip(keys[1:], found, strict=True))
+            repeats, *known = await self._find(call, keys)
+            answers = dict(zip(keys[1:], known, strict=True))
             return call, decide(asked.chain, answers, repeats, self._asked(asked))
         repeats, ends = await self._find(call, [asked.request, asked.response_key(previous)])
         if not ends:
@@ -140,7 +133,7 @@ class Conversations:
 
     def _asked(self, asked: Turn) -> Asked:
         is_named = bool(asked.conversation.family) or asked.conversation.previous is not None
-        return Asked(is_named, asked.conversation.is_retry, frozenset(self._running))
+        return Asked(is_named, asked.conversation.is_retry, self._steps.sessions)
 
     async def _find(self, call: _Call, keys: Sequence[bytes]) -> list[tuple[IndexEntry, ...]]:
         try:
@@ -180,17 +173,19 @@ class Conversations:
             except Refused as error:
                 if error.reason not in _ELSEWHERE:
                     raise
+                if error.reason is Reason.MODEL_REVISION_MISMATCH:  # as all forks of that history are
+                    break
         return await self._open(stack, call, reason)
 
     async def _continue(self, stack: AsyncExitStack, call: _Call, start: IndexEntry) -> _Running:
-        began, events = await self._take(stack, call, start)
-        attached = isinstance(began, AlreadyCommitted) or began.fenced is not None
+        step = await self._take(stack, call, start)
+        attached = isinstance(step.began, AlreadyCommitted) or step.began.fenced is not None
         match = Match.ATTACHED if attached else Match.CONTINUED
-        return _Running(call, start, _recognised(call, start, began, match), events)
+        return _Running(call, start, _recognised(call, start, step.began, match), step.events)
 
     async def _fork(self, stack: AsyncExitStack, call: _Call, point: IndexEntry, reason: str) -> _Running:
         request = ForkRequest(point.session_id, point.head, task=call.turn.conversation.family)
-        session = await self._gateway.fork(request, call.caller, call.seconds_left)
+        session = await self._gateway.fork(request, call.caller, call.asker.seconds_left)
         start = replace(point, session_id=session.id, head=session.head, state=EntryState.HEAD)
         return await self._begin_in_new(stack, call, start, Match.FORKED, reason)
 
@@ -205,7 +200,7 @@ class Conversations:
             pool=call.pool.pool, role=asked.role, system=asked.system, tools=asked.tools, task=asked.family
         )
         ttl_ms = min(REPEAT_MS, call.pool.implicit_ttl_ms)
-        session = await self._gateway.open(request, call.caller, call.seconds_left, ttl_ms)
+        session = await self._gateway.open(request, call.caller, call.asker.seconds_left, ttl_ms)
         start = call.turn.opened(session.id)
         match = Match.IMPORTED if call.turn.chain.has_turns else Match.NEW
         return await self._begin_in_new(stack, call, start, match, reason if match is Match.IMPORTED else "")
@@ -213,21 +208,14 @@ class Conversations:
     async def _begin_in_new(
         self, stack: AsyncExitStack, call: _Call, start: IndexEntry, match: Match, reason: str
     ) -> _Running:
-        limit = self._step_timeout_seconds if call.seconds_left is None else call.seconds_left
+        limit = self._step_timeout_seconds if call.asker.seconds_left is None else call.asker.seconds_left
         self._background.spawn(self._remember(call, call.turn.began(start, int(limit * 1000) + REPEAT_MS)))
-        began, events = await self._take(stack, call, start)
-        return _Running(call, start, _recognised(call, start, began, match, reason), events)
+        step = await self._take(stack, call, start)
+        return _Running(call, start, _recognised(call, start, step.began, match, reason), step.events)
 
-    async def _take(
-        self, stack: AsyncExitStack, call: _Call, start: IndexEntry
-    ) -> tuple[Began | AlreadyCommitted, StepEvents]:
+    async def _take(self, stack: AsyncExitStack, call: _Call, start: IndexEntry) -> SharedStep:
         request = call.turn.step(start.session_id, start.head, start.units)
-        async with AsyncExitStack() as attempt:
-            step = self._gateway.step(request, call.caller, call.seconds_left, is_implicit=True)
-            events = await attempt.enter_async_context(step)
-            began = await events.began()
-            await stack.enter_async_context(attempt.pop_all())
-        return began, events
+        return await stack.enter_async_context(self._steps.take(request, call.asker))
 
     async def _events(self, running: _Running) -> AsyncGenerator[Event, None]:
         async for event in running.events:
@@ -269,7 +257,7 @@ def _within(conversation: Conversation, pool: PoolDocument) -> Conversation:
 
 
 def _check(call: _Call) -> None:
-    """Refuses what no session could take, before one is opened for it."""
+    """Refuses what no session could take, before a session is opened for it."""
     role, step = role_of(call.pool, call.turn.conversation.role), call.turn.step("", None, 0)
     check(requests.step(step))
     check(requests.schema_of_step(step), Reason.INVALID_SCHEMA)

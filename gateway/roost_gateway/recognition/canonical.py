@@ -19,7 +19,7 @@ from roost_gateway.recognition.flattened import calls_in
 DIGEST_BYTES = 16
 NONCE_LINES = ("x-anthropic-billing-header:",)
 """Beginnings of lines of system text that differ from request to request and say nothing to the model. Claude Code
-writes one, with a checksum of the request, before its own system text."""
+writes such a line, with a checksum of the request, before its own system text."""
 _THINKING = re.compile(r"(?:\s*<think>.*?(?:</think>|\Z))*", re.DOTALL)
 _LENGTH = struct.Struct(">Q")
 
@@ -43,19 +43,21 @@ def digest_of(*parts: str | bytes) -> bytes:
 
 
 def cleaned(conversation: Conversation, nonce_lines: Sequence[str] = NONCE_LINES) -> Conversation:
-    """The conversation as it is compared and rendered: without nonce lines and without assistant messages that say
-    nothing, and with the results of parallel calls in the order of the calls."""
+    """The conversation as it is compared and rendered: without nonce lines, without reasoning that a client has written
+    into the assistant's text and assistant messages that say nothing, and with the results of parallel calls in the
+    order of the calls."""
     ordered, calls = list[Message](), dict[str, int]()
     spoken = (message for message in conversation.messages if not _says_nothing(message))
     for role, group in groupby(spoken, key=lambda message: message.role):
         messages = list(group)
         if role is MessageRole.ASSISTANT:
+            messages = [_with_content(message, _text(message)) for message in messages]
             names = (call.id for message in messages for call in message.tool_calls)
             calls = {name: place for place, name in enumerate(names)}
         elif role is MessageRole.TOOL:
             messages.sort(key=lambda message: calls.get(message.tool_call_id, len(calls)))
         elif role is MessageRole.SYSTEM:
-            messages = [_without_nonces(message, nonce_lines) for message in messages]
+            messages = [_with_content(m, without_nonces(m.content, nonce_lines)) for m in messages]
         ordered += messages
     system = without_nonces(conversation.system, nonce_lines)
     return replace(conversation, system=system, messages=tuple(ordered))
@@ -111,8 +113,7 @@ def json_value(text: str) -> str:
     if not text.strip():
         return "{}"
     try:
-        value = json.loads(text, parse_int=_number, parse_float=_number)
-        return json.dumps(value, separators=(",", ":"), sort_keys=True)
+        return _WRITER.encode(_READER.decode(text))
     except (ValueError, RecursionError):
         return text.strip()
 
@@ -120,6 +121,10 @@ def json_value(text: str) -> str:
 def _number(text: str) -> float:
     """As JavaScript reads it: 1.50 is 1.5, 2E2 is 200, -0 is 0, and whole numbers are not exact beyond 2**53."""
     return float(text) + 0.0
+
+
+_READER = json.JSONDecoder(parse_int=_number, parse_float=_number)
+_WRITER = json.JSONEncoder(separators=(",", ":"), sort_keys=True)
 
 
 def _text(message: Message) -> str:
@@ -132,6 +137,5 @@ def _says_nothing(message: Message) -> bool:
     return message.role is MessageRole.ASSISTANT and not message.tool_calls and not _text(message).strip()
 
 
-def _without_nonces(message: Message, nonce_lines: Sequence[str]) -> Message:
-    content = without_nonces(message.content, nonce_lines)
+def _with_content(message: Message, content: str) -> Message:
     return message if content == message.content else replace(message, content=content)

@@ -18,7 +18,7 @@ class Point:
     """A point of a history, as two hashes."""
 
     own: bytes
-    """Within the conversation's family; it equals `wide` for a conversation without one."""
+    """Within the conversation's family; equal to `wide` when the conversation has no family."""
     wide: bytes
     """Within the tenant."""
 
@@ -46,7 +46,7 @@ class Chain:
 
     units: Sequence[Unit]
     boundaries: tuple[Boundary, ...]
-    """Oldest first; the end of the conversation is none."""
+    """Oldest first, without the end of the conversation."""
     end: Point
     units_before: int = 0
     """Units of the history before the conversation's first message."""

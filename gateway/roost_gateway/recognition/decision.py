@@ -22,7 +22,8 @@ class Plan:
     forks: tuple[IndexEntry, ...]
     """Points that the conversation extends, the longest log first."""
     reason: str
-    """Why no session can be continued that has all of the history; empty when one may be, or there is no history."""
+    """Why no session that has all of the history can be continued; empty when that may be possible, or there is no
+    history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,8 @@ def _at_head(entries: Sequence[IndexEntry]) -> list[IndexEntry]:
 
 def _repeated(repeats: Sequence[IndexEntry], asked: Asked, *, has_session: bool) -> list[IndexEntry]:
     """The session in which the same request began, if it may be the same client's. Openings of independent
-    conversations are equal: one of them joins another only if its client says that it is a retry, and only if there is
-    no doubt which one it repeats."""
+    conversations are equal: an opening joins another only if its client says that it is a retry, and only if there is
+    no doubt which opening it repeats."""
     if has_session or asked.is_named:
         return list(repeats[:1])
     return list(repeats) if asked.is_retry and len(repeats) == 1 else []

@@ -2,11 +2,10 @@
 
 import ast
 import json
-import re
 
 from roost.contract.messages import ToolCall
 
-_CALLS = re.compile(r"(?:\A|\n)Calling tools:\n(\[\{'id': .*\}\])\s*\Z", re.DOTALL)
+_LINE, _FIRST, _LAST = "Calling tools:\n", "[{'id': ", "}]"
 _MOST_CHARACTERS = 64 * 1024
 """Of calls that are parsed; longer ones stay text."""
 
@@ -14,17 +13,18 @@ _MOST_CHARACTERS = 64 * 1024
 def calls_in(text: str) -> tuple[ToolCall, ...]:
     """The calls at the end of an assistant's text, as a Python list of dicts after the line `Calling tools:`; none when
     it has none."""
-    match = _CALLS.search(text, max(0, len(text) - _MOST_CHARACTERS)) if "Calling tools:\n" in text else None
-    if match is None:
+    before, line, calls = text.rpartition(_LINE)
+    is_line = line and (not before or before.endswith("\n"))
+    calls = calls.rstrip()
+    if not (is_line and calls.startswith(_FIRST) and calls.endswith(_LAST)) or len(calls) > _MOST_CHARACTERS:
         return ()
     try:
-        return tuple(_call(call["id"], call["function"]) for call in ast.literal_eval(match[1]))
+        return tuple(_call(call["id"], call["function"]) for call in ast.literal_eval(calls))
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
         return ()
 
 
 def _call(name: str, function: dict[str, object]) -> ToolCall:
     arguments = function["arguments"]
-    return ToolCall(
-        str(name), str(function["name"]), arguments if isinstance(arguments, str) else json.dumps(arguments)
-    )
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    return ToolCall(str(name), str(function["name"]), text)

@@ -7,13 +7,14 @@ from roost.contract.names import new_session_id, pool_of
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.contract.sessions import ForkRequest
+from roost.store.fork_records import CommitPoint, NewFork
 from roost.store.interface import SessionStore
-from roost.store.records import CommitPoint, Descriptor, NewFork
+from roost.store.records import Descriptor
 from roost.store.refusals import refused
 
 
 async def fork_session(store: SessionStore, request: ForkRequest, tenant: str) -> Descriptor:
-    """Writes the session that a checked request asks for, or returns the one that the same request made before, also
+    """Writes the session that a checked request asks for, or returns the one that the same request wrote before, also
     when the session to branch off is gone by now.
 
     Raises Refused: SESSION_NOT_FOUND, SESSION_ROLLED_BACK, HEAD_MISMATCH, STORE_FULL; StoreAwayError.
@@ -35,10 +36,10 @@ async def fork_session(store: SessionStore, request: ForkRequest, tenant: str) -
             )
         )
     except Refused:
-        made = await store.opened(pool, tenant, request.request_id) if request.request_id else None
-        if made is None:
+        earlier = await store.opened(pool, tenant, request.request_id) if request.request_id else None
+        if earlier is None:
             raise
-        return made
+        return earlier
 
 
 async def commit_point(store: SessionStore, session: Descriptor, head: Head) -> CommitPoint:
@@ -50,7 +51,7 @@ async def commit_point(store: SessionStore, session: Descriptor, head: Head) -> 
     Raises Refused: SESSION_ROLLED_BACK when no step of the log ends there.
     """
     generation = head.generation or session.generation
-    if not head.length:
+    if head == Head():
         return CommitPoint(Head(generation=session.generation), 0)
     low, high = 1, session.steps
     while low <= high:

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from roost.contract.heads import AttemptRef, Head
 from roost.store.conversation_index import ConversationIndex
+from roost.store.fork_records import NewFork
 from roost.store.records import (
     AlreadyCommitted,
     Began,
@@ -13,7 +14,6 @@ from roost.store.records import (
     Descriptor,
     LogEntry,
     MigrateRequest,
-    NewFork,
     NewSession,
     RenewItem,
     Reservation,
@@ -109,7 +109,7 @@ class SessionStore(Protocol):
 
     async def quarantine(self, session_id: str, digest: bytes, ms: int) -> None:
         """Lets Begin refuse steps with this content digest for `ms`, STEP_KILLED_WORKERS: of the session, and of all
-        sessions that are branched off one another with it. Two round trips. Refuses: STORE_FULL."""
+        sessions that are branched off one another with it. Refuses: STORE_FULL."""
         ...
 
     async def renew(self, pool: str, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:

@@ -52,6 +52,11 @@ class PoolKeys:
         id."""
         return f"{self.session(session_id)}:steps"
 
+    def family(self, session_id: str) -> str:
+        """Sorted set: each session that was branched off this one, or off one of those -> until when it needs what they
+        were all opened with, in ms of Redis TIME."""
+        return f"{self.session(session_id)}:family"
+
     def quarantine(self, family: str, digest: bytes) -> str:
         """String with a time to live: a step with this digest, of a session or of any session that was branched off it,
         killed workers and is refused until then."""

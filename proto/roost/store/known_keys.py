@@ -28,7 +28,10 @@ class Shape:
 
     def keys(self, pool: PoolKeys, session_id: str) -> list[str]:
         """Every key of the session, as `session_keys` of `_logs.lua` takes them."""
-        keys = [pool.session(session_id), pool.steps(session_id)]
+        keys = [pool.session(session_id), pool.steps(session_id), pool.family(session_id)]
+        if self.base:
+            first = self.family(session_id)
+            keys += [pool.session(first), pool.family(first)]
         for generation, name in _PART.findall(self.base):
             other = f"{pool.pool}/{name}"
             keys += [pool.session(other), *_log_keys(pool, other, int(generation))]
@@ -60,6 +63,8 @@ class KnownKeys:
         return self._shapes.get(session_id, Shape())
 
     def learn_shape(self, session_id: str, shape: Shape) -> None:
+        if shape == Shape() and session_id not in self._shapes:
+            return  # as of a session that is not known
         self._shapes[session_id] = shape
         self._shapes.move_to_end(session_id)
         _shorten(self._shapes, self._most)

@@ -13,6 +13,7 @@ from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 from roost.contract.reasons import Reason
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
+from roost.store.fork_records import NewFork
 from roost.store.memory_attempts import take_attempt
 from roost.store.memory_pool import Claim, MemoryPool
 from roost.store.memory_session import Log, MemorySession, branch_off, new_session
@@ -25,7 +26,6 @@ from roost.store.records import (
     HoldRecord,
     LogEntry,
     MigrateRequest,
-    NewFork,
     NewSession,
     RenewItem,
     Reservation,
@@ -220,8 +220,9 @@ class MemoryStore:
             session.touch(self.clock())
 
     async def quarantine(self, session_id: str, digest: bytes, ms: int) -> None:
-        if session := self.sessions.get(session_id):
-            session.quarantine[digest] = self.clock() + ms
+        session, now = self.sessions.get(session_id), self.clock()
+        if session is not None and not session.is_gone(now):
+            session.quarantine[digest] = now + ms
 
     async def renew(self, pool: str, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
         return [self._renew(self.pool(pool), item, lease_ms) for item in items]

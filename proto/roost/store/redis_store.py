@@ -24,9 +24,9 @@ from roost.store.arguments import (
     request_digest,
     reserve_call,
 )
+from roost.store.fork_records import NewFork
 from roost.store.grace import GRACE_SECONDS, Grace
 from roost.store.keys import POOLS, PoolKeys
-from roost.store.known_keys import Shape
 from roost.store.ledger import WorkerReader, read_residency, read_worker
 from roost.store.link import RedisLink
 from roost.store.records import (
@@ -38,7 +38,6 @@ from roost.store.records import (
     Descriptor,
     LogEntry,
     MigrateRequest,
-    NewFork,
     NewSession,
     RenewItem,
     Reservation,
@@ -56,8 +55,6 @@ from roost.store.wakes import Wakes
 
 WATERMARK = 0.9
 """Part of `maxmemory` above which no new session is opened."""
-TOMBSTONE_MS = 60_000
-"""How long an erased session's name answers a deletion that was sent again; nothing else of the session is kept."""
 
 
 async def connect(
@@ -157,7 +154,7 @@ class RedisStore:
             return None
 
     async def get(self, session_id: str, tenant: str) -> Descriptor:
-        descriptors = await self._get_many(pool_keys(session_id), tenant, [session_id])
+        descriptors = await self._scripts.get(pool_keys(session_id), tenant, [session_id])
         if not descriptors:
             raise refused(Reason.SESSION_NOT_FOUND)
         return descriptors[0]
@@ -170,25 +167,11 @@ class RedisStore:
             page = await self._link.run("ZRANGEBYLEX", index, low, "+", "LIMIT", 0, wanted)
             session_ids = [name.decode() for name in page]
             if session_ids:
-                descriptors += await self._get_many(keys, tenant, session_ids)
+                descriptors += await self._scripts.get(keys, tenant, session_ids)
             if len(session_ids) < wanted:
                 break
             after = session_ids[-1]
         return descriptors
-
-    async def _get_many(self, keys: PoolKeys, tenant: str, session_ids: list[str]) -> list[Descriptor]:
-        call = Call(
-            {"tenant_sessions": keys.tenant_sessions(tenant)},
-            {"tenant": tenant},
-            more_keys=[*map(keys.session, session_ids)],
-            more_args=session_ids,
-        )
-        now, *rows = await self._link.script("get", call)
-        return [
-            codec.decode_descriptor(session_id, codec.pairs(row), now)
-            for session_id, row in zip(session_ids, rows, strict=True)
-            if row
-        ]
 
     async def begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
         keys = pool_keys(request.session_id)
@@ -261,10 +244,11 @@ class RedisStore:
         await self._scripts.run("abort", session_id, lambda: Call(args={"epoch": ref.epoch, "nonce": ref.nonce.hex()}))
 
     async def quarantine(self, session_id: str, digest: bytes, ms: int) -> None:
-        keys = pool_keys(session_id)
-        base = await self._link.run("HGET", keys.session(session_id), "base")
-        family = Shape(base=(base or b"").decode()).family(session_id)
-        await self._link.run("SET", keys.quarantine(family, digest), 1, "PX", ms)
+        def call() -> Call:
+            family = self._known_keys.shape(session_id).family(session_id)
+            return Call({"quarantine": pool_keys(session_id).quarantine(family, digest)}, {"ms": ms})
+
+        await self._scripts.run("quarantine", session_id, call, claims=False)
 
     async def renew(self, pool: str, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
         return await self._scripts.renew(PoolKeys(pool), items, lease_ms)
@@ -289,7 +273,7 @@ class RedisStore:
     async def delete(self, session_id: str, tenant: str) -> int:
         call = Call(
             {"tenant_sessions": pool_keys(session_id).tenant_sessions(tenant)},
-            {**change_args(tenant), "session_id": session_id, "tombstone_ms": TOMBSTONE_MS},
+            {**change_args(tenant), "session_id": session_id},
         )
         return int((await self._scripts.run("delete", session_id, lambda: call))[1])
 

@@ -23,6 +23,7 @@ NAMES = (
     "look",
     "migrate",
     "open",
+    "quarantine",
     "read",
     "release",
     "remember",

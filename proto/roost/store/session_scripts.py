@@ -10,7 +10,7 @@ from roost.store.arguments import accepted, claim_keys, pool_keys
 from roost.store.keys import PoolKeys
 from roost.store.known_keys import KnownKeys, Shape
 from roost.store.link import RedisLink
-from roost.store.records import RenewItem
+from roost.store.records import Descriptor, RenewItem
 from roost.store.scripts import Arg, Call
 
 ANSWERS_LEARNED = 8
@@ -30,6 +30,9 @@ class SessionScripts:
         fields = codec.pairs(descriptor)
         self.known_keys.learn_shape(session_id, Shape(int(fields["generation"]), fields.get("base", b"").decode()))
 
+    def _learn(self, session_id: str, generations: int, base: bytes) -> None:
+        self.known_keys.learn_shape(session_id, Shape(generations, base.decode()))
+
     async def run(self, name: str, session_id: str, call: Callable[[], Call], *, claims: bool = True) -> list[Any]:
         """Runs a script about one session, and returns its reply. The session's keys go before those that `call` has
         without a name. With `claims`, the script names the keys of reservations and waiters, too.
@@ -48,10 +51,30 @@ class SessionScripts:
             reply = await self._link.script(name, whole)
             if reply[0] != b"again":
                 return accepted(reply)
-            self.known_keys.learn_shape(session_id, Shape(reply[1], reply[2].decode()))
+            self._learn(session_id, *reply[1:3])
             if reply[3]:
                 self.known_keys.learn_host(session_id, reply[3].decode())
         raise AssertionError(f"script {name} of {session_id} learns nothing")
+
+    async def get(self, pool: PoolKeys, tenant: str, session_ids: Sequence[str]) -> list[Descriptor]:
+        """The tenant's sessions of these names, without those that are gone. A second round trip for the first reading
+        of a fork."""
+        rows, missing = dict[str, Any](), list(session_ids)
+        for _ in range(ANSWERS_LEARNED):
+            touched = list[str]()
+            for session_id in missing:
+                family = self.known_keys.shape(session_id).family(session_id)
+                touched += [pool.session(session_id), pool.session(family)]
+            named = {"tenant_sessions": pool.tenant_sessions(tenant)}
+            now, *replies = await self._link.script("get", Call(named, {"tenant": tenant}, touched, missing))
+            rows.update(zip(missing, replies, strict=True))
+            missing = [session_id for session_id in missing if rows[session_id] and rows[session_id][0] == b"again"]
+            if not missing:
+                given = [(session_id, rows[session_id]) for session_id in session_ids if rows[session_id]]
+                return [codec.decode_descriptor(session_id, codec.pairs(row), now) for session_id, row in given]
+            for session_id in missing:
+                self._learn(session_id, *rows[session_id][1:3])
+        raise AssertionError("sessions change their families")
 
     async def renew(self, pool: PoolKeys, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
         """Renews attempts; False for each that is not live any more."""
@@ -73,7 +96,7 @@ class SessionScripts:
                 return [answer == 1 for answer in reply]
             for item, answer in zip(items, reply, strict=True):
                 if not isinstance(answer, int):
-                    self.known_keys.learn_shape(item.session_id, Shape(answer[0], answer[1].decode()))
+                    self._learn(item.session_id, *answer)
         raise AssertionError("sessions change their generations during live attempts")
 
 

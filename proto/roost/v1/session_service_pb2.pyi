@@ -1708,8 +1708,8 @@ Global___StepRestarted: _TypeAlias = StepRestarted  # noqa: Y015
 
 @_typing.final
 class StepMigrated(_message.Message):
-    """StepMigrated tells that the pool's model changed and the session's log was rendered again for it. The old log stays
-    readable with ListSteps; the step goes on in the new one.
+    """StepMigrated tells that the session's log was rendered again: for the pool's changed model, or, with the same revision,
+    without the thinking of earlier turns. The old log stays readable with ListSteps; the step goes on in the new one.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

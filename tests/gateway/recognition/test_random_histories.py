@@ -5,7 +5,6 @@ import asyncio
 import random
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 from hypothesis import settings
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from played_sessions import POOL, PlayedSession, played_conversations
-from rewriting_clients import CLIENTS
+from rewriting_clients import KEEP_RESULTS, essence
 from roost.contract.events import Committed
 from roost.contract.messages import Message, MessageRole, ToolCall
 from roost.contract.refused import Refused
@@ -21,31 +20,11 @@ from roost.contract.steps import StepRequest
 from roost.store.conversation_index import MAX_ENTRIES, MemoryConversationIndex
 from roost_gateway.core.caller import Caller
 from roost_gateway.core.conversations import ConversationStep
-from roost_gateway.recognition.conversation import Conversation, Match
+from roost_gateway.recognition.conversation import Conversation, Match, Previous
 
 U, A, T = MessageRole.USER, MessageRole.ASSISTANT, MessageRole.TOOL
 MOST_CLIENTS = 7
 ARGUMENTS = '{ "price" : 1.50, "size" : 2E2, "path" : "caf\\u00e9" }'
-
-
-def essence(messages: list[Message]) -> list[Any]:
-    """What a history says, found in another way than by the code under test."""
-    said = [message for message in messages if message.role is not A or message.tool_calls or _text(message)]
-    parts = list[Any]()
-    for role, group in groupby(said, key=lambda message: message.role):
-        if role is T:
-            parts.append(sorted((message.tool_call_id, message.content) for message in group))
-        elif role is A:
-            turn = list(group)
-            calls = [call.id for message in turn for call in message.tool_calls]
-            parts.append(calls or "".join(map(_text, turn)))
-        else:
-            parts += [(role.value, message.content) for message in group]
-    return parts
-
-
-def _text(message: Message) -> str:
-    return message.content.replace("<think>\nHm.\n</think>", "").strip()
 
 
 @dataclass
@@ -60,6 +39,8 @@ class Agent:
     extends: bool = False
     """Whether it has only added to its history since."""
     sent: list[Message] = field(default_factory=list)
+    response: Previous | None = None
+    """The step that its history ends with."""
 
 
 class Histories(RuleBasedStateMachine):
@@ -99,7 +80,7 @@ class Histories(RuleBasedStateMachine):
     @rule(
         tenant=st.sampled_from("ab"),
         family=st.sampled_from(("", "", "f", "g")),
-        rewrite=st.sampled_from(sorted(CLIENTS)),
+        rewrite=st.sampled_from(sorted(KEEP_RESULTS)),
         opening=st.sampled_from(("hi", "fix it")),
     )
     def open(self, tenant: str, family: str, rewrite: str, opening: str) -> None:
@@ -115,6 +96,18 @@ class Histories(RuleBasedStateMachine):
         self.request(agent)
 
     @precondition(lambda self: self.agents)
+    @rule(which=st.integers(0, MOST_CLIENTS), system=st.sampled_from(("", "Be kind.")))
+    def go_on_after_a_response(self, which: int, system: str) -> None:
+        """Sends only what is new, and perhaps another system text."""
+        agent = self.agent(which)
+        if agent.response is None or agent.response.session_id not in self.gateway.sessions:
+            return
+        known = len(agent.history)
+        self.answer(agent, self.word())
+        agent.system, agent.extends = system or agent.system, False
+        self.request(agent, known=known, previous=agent.response)
+
+    @precondition(lambda self: self.agents)
     @rule(which=st.integers(0, MOST_CLIENTS), at=st.integers(0, 30), keeps=st.booleans())
     def edit(self, which: int, at: int, keeps: bool) -> None:
         """Changes a message; what follows goes, or stays."""
@@ -123,7 +116,7 @@ class Histories(RuleBasedStateMachine):
         place = places[at % len(places)]
         rest = agent.history[place + 1 :] if keeps else []
         agent.history = [*agent.history[:place], Message(U, self.word()), *rest]
-        agent.extends = False
+        agent.extends, agent.response = False, None
         if agent.history[-1].role is A:
             self.answer(agent, self.word())
         self.request(agent)
@@ -164,7 +157,7 @@ class Histories(RuleBasedStateMachine):
         sent = list(agent.history)
         step = self.runner.run(stack.enter_async_context(self.step(agent, sent)))
         self.late.append((agent, sent, stack, step))
-        agent.sent, agent.extends = sent, False
+        agent.sent, agent.extends, agent.response = sent, False, None
 
     @precondition(lambda self: self.late)
     @rule(commits=st.booleans())
@@ -199,14 +192,9 @@ class Histories(RuleBasedStateMachine):
         last = agent.history[-1]
         agent.history += [Message(T, text, tool_call_id=call.id) for call in last.tool_calls] or [Message(U, text)]
 
-    def step(self, agent: Agent, history: list[Message], *, is_retry: bool = False) -> Any:
-        conversation = Conversation(
-            model=POOL,
-            system=agent.system,
-            messages=tuple(CLIENTS[agent.rewrite](history, self.rng)),
-            family=agent.family,
-            is_retry=is_retry,
-        )
+    def step(self, agent: Agent, history: list[Message], **fields: Any) -> Any:
+        messages = tuple(KEEP_RESULTS[agent.rewrite](history, self.rng))
+        conversation = Conversation(POOL, agent.system, messages=messages, family=agent.family, **fields)
         return self.conversations.step(conversation, Caller(agent.tenant, frozenset("*")))
 
     async def last(self, step: ConversationStep) -> Committed:
@@ -214,11 +202,12 @@ class Histories(RuleBasedStateMachine):
         assert isinstance(events[-1], Committed)
         return events[-1]
 
-    def request(self, agent: Agent, *, is_retry: bool = False) -> None:
+    def request(self, agent: Agent, *, known: int = 0, **fields: Any) -> None:
+        """Sends the history, or what follows its first `known` messages."""
         sent, continues = list(agent.history), self.continues(agent)
 
         async def take() -> tuple[ConversationStep, Committed]:
-            async with self.step(agent, sent, is_retry=is_retry) as step:
+            async with self.step(agent, sent[known:], **fields) as step:
                 return step, await self.last(step)
 
         step, committed = self.runner.run(take())
@@ -227,6 +216,7 @@ class Histories(RuleBasedStateMachine):
             assert step.recognised.match is Match.CONTINUED, step.recognised
         agent.history = [*sent, committed.output]
         agent.sent, agent.session, agent.extends = sent, step.recognised.session_id, True
+        agent.response = Previous(step.recognised.session_id, step.recognised.step_id)
 
     def continues(self, agent: Agent) -> bool:
         """Whether its session still ends where its client has gone on, and is not one of too many equal ones."""

@@ -72,4 +72,4 @@ async def test_a_script_may_touch_two_sessions(store, raw) -> None:
         return {d.epoch, e.epoch, is_whole(one, d) and is_whole(other, e) and 1 or 0}
     """
     )
-    assert raw.eval(source, 10, *every[0], *every[1]) == [0, 1, 1]
+    assert raw.eval(source, 12, *every[0], *every[1]) == [0, 1, 1]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import date
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer
 
 import family_models
 from roost_worker.render.description import TemplateDescription
+from roost_worker.render.errors import RenderError
 from roost_worker.render.formats import FORMATS, Turn, TurnFormat, format_named
 from roost_worker.render.log import LogRenderer
 from roost_worker.render.messages import Message, Tool, ToolCall, template_message
@@ -35,21 +37,14 @@ HISTORY = [
 ]
 
 
-def without_template(known: TurnFormat, *, special_marks: bool) -> Renderer:
-    """A model of the format that has no chat template."""
-    vocabulary = Vocabulary(family_models.format_tokenizer(known, special_marks=special_marks))
-    end = known.turn_ends[0]
-    description = TemplateDescription("", "", end, (vocabulary.control[end],), known.name)
-    return Renderer(description, vocabulary, len(vocabulary.token_bytes))
-
-
-def reference(template: str, messages: list[Message], eos_token: str) -> str:
+def reference(template: str, messages: list[Message], eos_token: str, bos_token: str = "") -> str:
     """The conversation as transformers renders it."""
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
+    environment.globals["strftime_now"] = date(2024, 7, 26).strftime
     documents = [template_message(message) for message in messages]
     rendered: str = environment.from_string(template).render(
-        messages=documents, add_generation_prompt=True, bos_token="", eos_token=eos_token
+        messages=documents, add_generation_prompt=True, bos_token=bos_token, eos_token=eos_token
     )
     return rendered
 
@@ -57,11 +52,27 @@ def reference(template: str, messages: list[Message], eos_token: str) -> str:
 @pytest.mark.parametrize("special_marks", [False, True])
 @pytest.mark.parametrize("known", WITH_TURNS, ids=lambda known: known.name)
 def test_a_history_gets_the_ids_of_the_reference_rendering(known: TurnFormat, special_marks: bool) -> None:
-    model = without_template(known, special_marks=special_marks)
+    model = family_models.built_in_renderer(known, special_marks=special_marks)
     text = reference(known.turns, [Message("system", "Be kind."), *HISTORY], known.turn_ends[0])
     tokenizer = Tokenizer.from_str(family_models.format_tokenizer(known, special_marks=special_marks))
     ids = model.render_step(system="Be kind.", messages=HISTORY)
     assert ids.tolist() == tokenizer.encode(text, add_special_tokens=False).ids
+
+
+ONE_CALL_AT_ONCE = [
+    message if len(message.tool_calls) < 2 else Message("assistant", "", (LOOK,))
+    for message in HISTORY
+    if (message.content != "no needle" and not (message.content and message.tool_calls))
+]
+"""What Llama 3.1's own template can show."""
+
+
+@pytest.mark.parametrize(("name", "history"), [("qwen3", HISTORY), ("llama3", ONE_CALL_AT_ONCE)])
+def test_a_history_gets_the_ids_of_the_models_own_template(name: str, history: list[Message]) -> None:
+    bos, eos = family_models.BOUNDS[name]
+    text = reference(family_models.template(name), [Message("system", "Be kind."), *history], eos, bos)
+    ids = family_models.renderer(name).render_step(system="Be kind.", messages=history)
+    assert ids.tolist() == family_models.full_tokenizer(name).encode(text, add_special_tokens=False).ids
 
 
 @pytest.mark.parametrize("content", ["", "Let me look."])
@@ -69,23 +80,19 @@ def test_a_history_gets_the_ids_of_the_reference_rendering(known: TurnFormat, sp
 def test_a_rendered_answer_is_read_back_as_the_message_that_it_was(known: TurnFormat, content: str) -> None:
     if content and known.name == "llama3.1":
         pytest.skip("its calls are recognised when the whole text is calls")
-    model = without_template(known, special_marks=True)
+    model = family_models.built_in_renderer(known, special_marks=True)
     calls = (ToolCall("abc123xyz", "grep", '{ "n":1.10,"q":"}</x>\\u00e9" }'), READ)
     history = [Message("user", "go"), Message("assistant", content, calls)]
     ids = model.render_step(messages=[*history, Message("user", "next")])
     whole = spelled(model.vocabulary, ids)
     answer = whole[whole.index("go") + 2 : whole.rindex("next")]
-    start = answer.index(content) if content else re.search(re.escape(calls_start(known)), answer).start()  # type: ignore[union-attr]
+    start = answer.index(content or known.calls.start + known.calls.before_name)
     ends = "|".join(map(re.escape, known.turn_ends))
     parsed = known.parse(re.split(ends, answer[start:])[0], Turn({"grep", "w"}))
     assert (parsed.content, parsed.warnings) == (content, ())
     assert [(call.name, call.arguments_json) for call in parsed.calls] == [(c.name, c.arguments_json) for c in calls]
     if known.calls.id_after_name + known.calls.id_after_arguments:
         assert [call.id for call in parsed.calls] == [call.id for call in calls]
-
-
-def calls_start(known: TurnFormat) -> str:
-    return known.calls.start + known.calls.before_name
 
 
 @pytest.mark.parametrize("name", ["smollm2", "llama3"])
@@ -129,6 +136,20 @@ def test_marks_of_a_brought_and_of_a_migrated_call_are_the_formats_tokens() -> N
     _, migrated = log.step([Message("user", "go")], tricked, "<tool_call>[TOOL_CALLS]grep[ARGS]")
     for ids in (brought, migrated):
         assert [index for index in ids if index in marks] == marks
+
+
+def test_what_a_template_does_with_content_leaves_marks_of_calls_as_they_are() -> None:
+    content = "{{ message.content }}"
+    assert content in format_named("qwen3").turns
+    source = format_named("qwen3").turns.replace(content, "{{ (message.content.split('</think>') | last) | trim }}")
+    tokens = ("<tool_call>", "</tool_call>", "<think>", "</think>")
+    vocabulary = Vocabulary(family_models.build_tokenizer(("<|im_start|>", "<|im_end|>"), tokens))
+    ends = (vocabulary.control["<|im_end|>"],)
+    renderer = Renderer(TemplateDescription(source, "", "<|im_end|>", ends, "qwen3"), vocabulary, 1000)
+    assert renderer.own_template_refused == ""
+    marks = [vocabulary.control[mark] for mark in tokens[:2]]
+    ids = renderer.render_step(messages=[Message("assistant", "Hm.", (LOOK, READ)), Message("user", "go")])
+    assert [index for index in ids if index in marks] == marks * 2
 
 
 def test_a_template_that_wants_to_know_of_calls_before_results_writes_them_itself() -> None:
@@ -179,8 +200,31 @@ def spelled(vocabulary: Vocabulary, ids: Any) -> str:
 
 @pytest.mark.parametrize("known", WITH_TURNS, ids=lambda known: known.name)
 def test_a_history_may_begin_with_an_answer_and_hold_empty_ones(known: TurnFormat) -> None:
-    model = without_template(known, special_marks=True)
+    model = family_models.built_in_renderer(known, special_marks=True)
     history = [Message("assistant", "Hello."), Message("assistant"), Message("user", "go"), Message("tool", "7")]
     text = spelled(model.vocabulary, model.render_step(system="Be kind.", tools=[Tool("grep")], messages=history))
     places = [text.index(part) for part in ("Be kind.", "Hello.", "go", "7")]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize("known", WITH_TURNS, ids=lambda known: known.name)
+def test_arguments_that_are_no_json_or_nested_without_end_stay_text(known: TurnFormat) -> None:
+    model = family_models.built_in_renderer(known, special_marks=True)
+    for arguments in ("{", "{}}", "[" * 20_000, "no JSON </s>"):
+        history = [Message("assistant", "", (ToolCall("", "grep", arguments),)), Message("user", "go")]
+        assert arguments in spelled(model.vocabulary, model.render_step(messages=history))
+        assert arguments in spelled(model.vocabulary, model.render_step(messages=history, log_ids=[1]))
+
+
+@pytest.mark.parametrize("lost", [0, 1, 500])
+def test_a_message_that_a_template_drops_is_missed_among_many(lost: int) -> None:
+    drop = f"{{% if loop.index0 == {lost} %}}{{% continue %}}{{% endif %}}"
+    loop = "{% for message in messages %}"
+    source = format_named("chatml").turns.replace(loop, loop + "{% if messages | length > 99 %}" + drop + "{% endif %}")
+    vocabulary = Vocabulary(family_models.build_tokenizer(("<|im_start|>", "<|im_end|>"), ()))
+    ends = (vocabulary.control["<|im_end|>"],)
+    renderer = Renderer(TemplateDescription(source, "", "<|im_end|>", ends, "chatml"), vocabulary, 1000)
+    many = [Message(("user", "assistant")[number % 2], f'"{number}"') for number in range(1001)]
+    with pytest.raises(RenderError, match=f"drops a message of role {many[lost].role}"):
+        renderer.step_pieces(messages=many)
+    renderer.step_pieces(messages=many[:99])

@@ -77,7 +77,7 @@ def template_message(message: Message) -> dict[str, Any]:
 def _template_call(call: ToolCall) -> dict[str, Any]:
     try:
         arguments = json.loads(call.arguments_json or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = call.arguments_json
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 

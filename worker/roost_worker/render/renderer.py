@@ -4,10 +4,12 @@ import json
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 from roost.v1 import session_service_pb2 as api
 from roost_worker.render.choice import choose_format
+from roost_worker.render.dates import UNDATED
 from roost_worker.render.description import TemplateDescription
 from roost_worker.render.errors import RenderError
 from roost_worker.render.formats import TurnFormat, format_named
@@ -19,7 +21,7 @@ from roost_worker.render.messages import (
     template_tools,
     tool_of,
 )
-from roost_worker.render.probing import mentions, render_delta, text_of
+from roost_worker.render.probing import default_system, mentions, render_delta, text_of
 from roost_worker.render.sandbox import ChatTemplate, Piece, Written
 from roost_worker.render.turns import Turns, choose_turns
 from roost_worker.render.vocabulary import Vocabulary
@@ -70,9 +72,11 @@ class Renderer:
         log_ids: Sequence[int] = (),
         system: str = "",
         tools: Sequence[Tool | api.Tool] = (),
+        day: date = UNDATED,
     ) -> "array[int]":
         """Return the prompt ids of a step, those of its `step_pieces`. Raise RenderError as that does."""
-        return self.vocabulary.encode(self.step_pieces(messages=messages, log_ids=log_ids, system=system, tools=tools))
+        pieces = self.step_pieces(messages=messages, log_ids=log_ids, system=system, tools=tools, day=day)
+        return self.vocabulary.encode(pieces)
 
     def step_pieces(
         self,
@@ -81,23 +85,23 @@ class Renderer:
         log_ids: Sequence[int] = (),
         system: str = "",
         tools: Sequence[Tool | api.Tool] = (),
+        day: date = UNDATED,
     ) -> list[Piece]:
         """Return the prompt of a step as text, from the end of the log to where the assistant's turn begins.
 
         With an empty log it begins with system text and tools, which are otherwise ignored; else with what closes the
         previous turn, depending on the last id of `log_ids`. Calls of assistant messages are written in the model's
-        format, with their arguments as they are. Raise RenderError when the template cannot show a message.
+        format, with their arguments as they are. `day` is the session's date. Raise RenderError when the template
+        cannot show a message.
         """
-        written = self._turns_for(tools)
+        written = self._turns_for(tools).on(day)
         turns = [self._with_written_calls(message_of(message), written) for message in messages]
         _check_turns(turns)
         if len(log_ids):
             pieces = [*written.closer(log_ids[-1]), *render_delta(written.template, _in_place(turns, written))]
         else:
             pieces = self._first(system, [tool_of(tool) for tool in tools], turns, written)
-        for turn in turns:
-            if turn.content and not mentions(pieces, turn.content):
-                raise RenderError(f"the model's template drops a message of role {turn.role} here")
+        _check_shown(turns, pieces)
         return pieces
 
     def opens_thinking(self, messages: Sequence[Message | api.Message], tools: Sequence[Tool | api.Tool]) -> bool:
@@ -124,7 +128,7 @@ class Renderer:
         shown = template_tools(tools)
         if shown and not written.behaviour.shows_tools:
             prompt = text_of(self._tool_prompt.render([], shown, generation_prompt=False))
-            system, shown = f"{system or written.behaviour.default_system}\n\n{prompt}".lstrip("\n"), None
+            system, shown = f"{system or default_system(written.template)}\n\n{prompt}".lstrip("\n"), None
         head = [Message("system", system)] if system else []
         if not head and turns[0].role == "system":  # alone: the template would take it for the session's system text
             turns = [replace(turns[0], role="user")]
@@ -140,7 +144,8 @@ class Renderer:
             return message
         calls = self.format.calls
         if written.built_in:
-            return replace(message, written_calls=Written(calls.pieces(message.tool_calls, after=message.content)))
+            text = Written(calls.pieces(message.tool_calls, after=message.content))
+            return replace(message, tool_calls=(), written_calls=text)
         if written.behaviour.shows_tool_calls and not written.behaviour.takes_written_calls:
             return message
         return replace(
@@ -170,6 +175,30 @@ def _check_turns(turns: Sequence[Message]) -> None:
         raise RenderError("a step needs at least one message")
     if turns[-1].role == "assistant":
         raise RenderError("the last message is the assistant's; it must be the user's, a tool's or the system's")
+
+
+def _check_shown(turns: Sequence[Message], pieces: Sequence[Piece]) -> None:
+    """Raise RenderError if a message's content was not rendered. Linear for contents that stand in their order."""
+    text, at = text_of(pieces), 0
+    for turn in turns:
+        end = _end_of(turn.content, text, at)
+        if end is not None:
+            at = end
+        elif not mentions(pieces, turn.content):
+            raise RenderError(f"the model's template drops a message of role {turn.role} here")
+
+
+def _end_of(content: str, text: str, start: int) -> int | None:
+    """Return where the content ends in the text near `start`, as it is or inside JSON; None if it is not there."""
+    for form in (content.strip(), json.dumps(content.strip(), ensure_ascii=False)[1:-1]):
+        place = text.find(form, start, start + len(form) + _NEAR)
+        if place >= 0:
+            return place + len(form)
+    return None
+
+
+_NEAR = 4096
+"""Characters between two contents that a template may well write."""
 
 
 def _format_of(description: TemplateDescription, vocabulary: Vocabulary) -> TurnFormat:

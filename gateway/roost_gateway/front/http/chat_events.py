@@ -88,6 +88,7 @@ class ChatEvents:
         """Takes the step's name and the log before it."""
         self._head = {"id": f"chatcmpl-{recognised.step_id}", **self._head}
         self._so_far = UsageSoFar(recognised.log_tokens)
+        self._parts = StepParts(recognised.match)
 
     def events(self, event: Event) -> Sequence[ServerEvent]:
         """The chunks for an event; for Committed also the end. Raises Refused: WORKER_FAILED when what was sent is

@@ -43,6 +43,7 @@ class MessageEvents:
 
     def begin(self, recognised: Recognised) -> None:
         self._recognised = recognised
+        self._parts = StepParts(recognised.match)
 
     def events(self, event: Event) -> list[ServerEvent]:
         """Raises Refused, WORKER_FAILED, when what was returned earlier is void."""

@@ -15,12 +15,19 @@ from roost.contract.events import (
 from roost.contract.messages import ToolCall
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost_gateway.recognition.conversation import Match
 
 
 class StepParts:
-    """The parts of one step, from its deltas, and from its commit what no delta had."""
+    """The parts of one step, from its deltas, and from its commit what no delta had.
 
-    def __init__(self) -> None:
+    A call that breaks off fails a stream (`of`). Sent again, the request attaches to the step: then calls, and what
+    follows them, wait for the commit, which says what they are.
+    """
+
+    def __init__(self, match: Match = Match.NEW) -> None:
+        self._holds_calls = match is Match.ATTACHED
+        self._is_holding = False
         self._text = ""
         self._reasoning = ""
         self._calls: list[CallPart] = []
@@ -35,8 +42,10 @@ class StepParts:
         match event:
             case Delta():
                 for part in event.parts:
-                    self._note(part)
-                    yield part
+                    self._is_holding |= self._holds_calls and isinstance(part, CallPart)
+                    if not self._is_holding:
+                        self._note(part)
+                        yield part
             case Committed():
                 yield from self._rest(event)
 
@@ -56,7 +65,7 @@ class StepParts:
         calls = committed.output.tool_calls
         sent = [(call.id, call.name) for call in self._calls]
         if sent != [(call.id, call.name) for call in calls[: len(sent)]]:
-            raise _void("what looked like a tool call is text")
+            raise _void("a tool call broke off")
         if reasoning := _missing(self._reasoning, committed.reasoning):
             yield ReasoningPart(reasoning)
         if text := _missing(self._text, committed.output.content):

@@ -48,6 +48,7 @@ class ResponseEvents:
 
     def begin(self, recognised: Recognised) -> None:
         self._recognised = recognised
+        self._parts = StepParts(recognised.match)
 
     def events(self, event: Event) -> list[ServerEvent]:
         """Raises Refused, WORKER_FAILED, when what was returned earlier is void."""

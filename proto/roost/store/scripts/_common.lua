@@ -14,7 +14,7 @@
 
 local READ_FIELDS = {'state', 'tenant', 'hash', 'revision', 'owner', 'former', 'base', 'kv', 'attempt:nonce',
   'attempt:step', 'attempt:digest', 'attempt:seed', 'attempt:worker', 'generation', 'length', 'steps', 'inherited',
-  'epoch', 'ttl', 'prompt', 'output', 'updated', 'attempt:tokens', 'attempt:expiry', 'attempt:migrated'}
+  'epoch', 'ttl', 'expires', 'prompt', 'output', 'updated', 'attempt:tokens', 'attempt:expiry', 'attempt:migrated'}
 local FIRST_NUMBER = 14 -- of READ_FIELDS: texts come first
 
 local function now_ms()
@@ -37,7 +37,7 @@ local function pass_memory_limit(key)
   redis.call('HDEL', key, '')
 end
 
--- The fields of a descriptor, or nil when there is no such session.
+-- The fields of a descriptor, or nil when there is no such session. What forks need of it may outlive the session.
 local function read_fields(descriptor)
   local values = redis.call('HMGET', descriptor, unpack(READ_FIELDS))
   if not values[1] or values[1] == 'deleted' then
@@ -49,6 +49,9 @@ local function read_fields(descriptor)
   end
   for i = FIRST_NUMBER, #READ_FIELDS do
     d[READ_FIELDS[i]] = tonumber(values[i]) or 0
+  end
+  if d.expires > 0 and d.expires <= now_ms() then
+    return nil
   end
   d.live = d['attempt:nonce'] ~= ''
   return d
@@ -90,6 +93,12 @@ local function wrong_head(d, length, hash, generation)
   elseif place > 0 then
     return refuse('rolled_back', 0, d)
   end
+end
+
+-- Whether the log's tokens hold thinking of a step. Where this is not noted they may.
+local function holds_thinking(session, d)
+  local from = redis.call('HGET', session.descriptor, 'thinking')
+  return not from or (from ~= '' and tonumber(from) < d.steps)
 end
 
 -- Milliseconds for which the live attempt keeps others out, or nil.

@@ -5,17 +5,22 @@
 -- all that were branched off one another. Each part has the first steps and tokens of the own log of a generation of
 -- that session, up to a place in the fork's log, in steps and tokens. A session that is not a fork has no base.
 --
--- `forks` of a log: `steps:length:session` -> until when that fork needs so many of its steps and tokens. What is shared
--- is erased with the last session that needs it (docs/contracts.md).
+-- `forks` of a log: `steps:length:session` -> until when that fork needs so many of its steps and tokens. `family` of the
+-- first session: each other one -> until when it needs what they were all opened with, which only the first one's
+-- descriptor has. What is shared is erased with the last session that needs it (docs/contracts.md).
 
 local NEVER = 2 ^ 53
+local TOMBSTONE_MS = 60000 -- how long the name of an erased session answers a deletion that was sent again
 
 -- A session's keys from KEYS[first] on, which hold `generations` logs and what `base` names, and the index of the key
 -- after them.
 local function session_keys(first, generations, base)
-  local session = {descriptor = KEYS[first], steps = KEYS[first + 1], base = base, shared = {}, logs = {},
-    name = string.match(KEYS[first], '%w+$')}
-  local key, steps, length = first + 2, 0, 0
+  local session = {descriptor = KEYS[first], steps = KEYS[first + 1], family = KEYS[first + 2], base = base, shared = {},
+    logs = {}, name = string.match(KEYS[first], '%w+$')}
+  local key, steps, length = first + 3, 0, 0
+  if base ~= '' then
+    session.root, key = {descriptor = KEYS[key], family = KEYS[key + 1]}, key + 2
+  end
   for generation, last_step, last_token, name in string.gmatch(base, '|(%d+):(%d+):(%d+):(%w+)') do
     table.insert(session.shared, {descriptor = KEYS[key], log = KEYS[key + 1], ids = KEYS[key + 2],
       forks = KEYS[key + 3], generation = tonumber(generation), name = name, steps = last_step - steps,
@@ -46,6 +51,18 @@ local function read_session(session, tenant)
   return d
 end
 
+-- The descriptor for the caller, with what the first session of a family alone has.
+local function describe(session)
+  local flat = redis.call('HGETALL', session.descriptor)
+  if session.root then
+    local system, tools = unpack(redis.call('HMGET', session.root.descriptor, 'system', 'tools'))
+    for _, part in ipairs({'system', system or '', 'tools', tools or ''}) do
+      table.insert(flat, part)
+    end
+  end
+  return flat
+end
+
 -- Where a generation's steps lie, in order: in other sessions' logs, then in its own, which `steps` and `length` bound.
 local function parts_of(session, generation, steps, length)
   local own, parts = session.logs[generation], {}
@@ -57,9 +74,12 @@ local function parts_of(session, generation, steps, length)
   return parts
 end
 
--- Whether log, ids and descriptor agree; an evicting Redis may have dropped one of them.
+-- Whether a session has all that is its own or shared; an evicting Redis may have dropped a key.
 local function is_whole(session, d)
   local parts = parts_of(session, d.generation, d.steps, d.length)
+  if session.root and redis.call('HEXISTS', session.root.descriptor, 'system') == 0 then
+    return false
+  end
   for i, part in ipairs(parts) do
     local steps, bytes = redis.call('LLEN', part.log), redis.call('STRLEN', part.ids)
     if steps < part.steps or bytes < 4 * part.length then
@@ -89,7 +109,7 @@ local function keep(key, at)
   end
 end
 
--- Until when forks need a log; 0 when none does. Forgets those that have expired.
+-- Until when forks need what they share; 0 when none does. Forgets those that have expired.
 local function needed_until(forks, now)
   local last = tonumber(redis.call('ZREVRANGE', forks, 0, 0, 'WITHSCORES')[2]) or 0
   if last > 0 then
@@ -132,10 +152,29 @@ local function share(part, name, at, now)
   keep_shared(part, now)
 end
 
+-- Sets when what a family was opened with goes: with its last session.
+local function keep_root(root, now)
+  local last = needed_until(root.family, now)
+  local state, expires = unpack(redis.call('HMGET', root.descriptor, 'state', 'expires'))
+  if state == 'deleted' then
+    if last == 0 then
+      redis.call('HDEL', root.descriptor, 'system', 'tools')
+    end
+    keep(root.descriptor, math.max(last, now + TOMBSTONE_MS))
+  elseif state then
+    keep(root.descriptor, math.max(last, expires == '0' and NEVER or tonumber(expires)))
+  end
+end
+
+local function join(root, name, at, now)
+  redis.call('ZADD', root.family, text(at), name)
+  keep_root(root, now)
+end
+
 -- Sets when the session is erased unless something happens: `more` ms after its idle time.
 local function touch(session, ttl, now, more)
   local at = ttl > 0 and now + ttl + more or NEVER
-  keep(session.descriptor, at)
+  keep(session.descriptor, math.max(at, needed_until(session.family, now)))
   keep(session.steps, at)
   redis.call('HSET', session.descriptor, 'expires', text(ttl > 0 and at or 0), 'ttl', text(ttl))
   for _, log in ipairs(session.logs) do
@@ -144,10 +183,25 @@ local function touch(session, ttl, now, more)
   for _, part in ipairs(session.shared) do
     share(part, session.name, at, now)
   end
+  if session.root then
+    join(session.root, session.name, at, now)
+  end
 end
 
--- Erases a session's logs but for what forks need of them, after its descriptor.
-local function erase_logs(session, now)
+-- Erases a session but for what forks need of it. `request` stays, so that a deletion sent again answers the same.
+local function erase(session, request, now)
+  local last = needed_until(session.family, now)
+  local system, tools = unpack(redis.call('HMGET', session.descriptor, 'system', 'tools'))
+  redis.call('DEL', session.descriptor, session.steps)
+  redis.call('HSET', session.descriptor, 'state', 'deleted', 'request', request)
+  if last > 0 then
+    redis.call('HSET', session.descriptor, 'system', system, 'tools', tools)
+  end
+  keep(session.descriptor, math.max(last, now + TOMBSTONE_MS))
+  if session.root then
+    redis.call('ZREM', session.root.family, session.name)
+    keep_root(session.root, now)
+  end
   for _, part in ipairs(session.shared) do
     redis.call('ZREM', part.forks, member_of(part, session.name))
     keep_shared(part, now)

@@ -3,7 +3,8 @@
 -- ARGV session_id, tenant, step_id, digest, nonce, seed, expected_length ('' if none), expected_hash,
 --   migrates_to (revision that sessions of others migrate to, '' if they do not), base
 -- NUMBERS generations, grace_ms, expected_generation (0 if unknown), lease_ms, new_tokens, max_session_tokens,
---   budget_tokens, max_steps (0 for each if there is no limit), class, aging_ms, deadline_ms (from now; 0 if there is
+--   budget_tokens, max_steps (0 for each if there is no limit), drops_thinking (1 if thinking in the log goes before the
+--   step, so that the log becomes shorter), class, aging_ms, deadline_ms (from now; 0 if there is
 --   none), residency_delay_ms (see `cached_at`); the hosts: workers that the caller knows to concern the session
 -- Replies {'began', now, worker reserved at, tokens cached at the owner, descriptor}
 --   | {'committed', now, generation, index, descriptor} | {'again', generations, base, host to name}
@@ -22,7 +23,7 @@ if committed then
   if digest ~= args.digest then
     return refuse('step_id_reused', 0, d)
   end
-  return {'committed', now, tonumber(generation), tonumber(index), redis.call('HGETALL', session.descriptor)}
+  return {'committed', now, tonumber(generation), tonumber(index), describe(session)}
 end
 
 -- What the owner has of the log. It is read before anything is refused, since the caller may not know the owner yet.
@@ -48,7 +49,7 @@ local former = d['attempt:nonce']
 local former_member = d['attempt:worker'] .. '|' .. former
 if retry and former == nonce then -- the script was sent again, because its reply was lost
   local is_reserved = redis.call('HEXISTS', keys.reservations, former_member) == 1
-  return {'began', now, is_reserved and d['attempt:worker'] or '', cached, redis.call('HGETALL', session.descriptor)}
+  return {'began', now, is_reserved and d['attempt:worker'] or '', cached, describe(session)}
 end
 
 if d.state == 'closed' then
@@ -73,7 +74,8 @@ end
 if args.max_steps > 0 and d.steps - d.inherited >= args.max_steps then
   return refuse('step_limit', 0, d, 'the session has its ' .. text(args.max_steps) .. ' steps')
 end
-if args.max_session_tokens > 0 and d.length + args.new_tokens > args.max_session_tokens and not migrates then
+if args.max_session_tokens > 0 and d.length + args.new_tokens > args.max_session_tokens and not migrates
+  and not (args.drops_thinking == 1 and holds_thinking(session, d)) then
   return refuse('too_long', 0, d, 'the log has ' .. text(d.length) .. ' tokens and this step may need ' ..
     text(args.new_tokens) .. '; a session holds ' .. text(args.max_session_tokens))
 end
@@ -136,4 +138,4 @@ elseif line then
   enter_line(keys, line, nonce, args.class, args.aging_ms, enqueued, deadline, expiry)
 end
 touch(session, d.ttl, now, 2 * args.lease_ms)
-return {'began', now, reserved, cached, redis.call('HGETALL', session.descriptor)}
+return {'began', now, reserved, cached, describe(session)}

@@ -20,4 +20,4 @@ if d.state ~= 'closed' then
   redis.call('HDEL', session.descriptor, 'hold:tool', 'hold:expect', 'hold:begin')
   redis.call('HSET', session.descriptor, 'state', 'closed', 'updated', text(now))
 end
-return {'done', now, redis.call('HGETALL', session.descriptor)}
+return {'done', now, describe(session)}

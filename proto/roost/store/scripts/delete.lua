@@ -1,7 +1,8 @@
--- Erases a session, but for what forks need of its logs. A tombstone without content stays for a while, so that a script sent again answers the same.
+-- Erases a session, but for what forks need of it. A tombstone stays for a while, so that a script sent again answers
+-- the same.
 -- KEYS reservations, waiters, lines, wake, tenant_sessions; the session's
 -- ARGV tenant, request (nonce), session_id, base
--- NUMBERS generations, grace_ms, tombstone_ms
+-- NUMBERS generations, grace_ms
 -- Replies {'done', epoch}
 
 local session = session_keys(named_keys + 1, args.generations, args.base)
@@ -20,9 +21,6 @@ if busy then
 end
 pass_memory_limit(keys.reservations)
 end_attempt(keys, session, d)
-redis.call('DEL', session.descriptor, session.steps)
 redis.call('ZREM', keys.tenant_sessions, args.session_id)
-redis.call('HSET', session.descriptor, 'state', 'deleted', 'request', args.request .. ':' .. text(d.epoch + 1))
-redis.call('PEXPIRE', session.descriptor, args.tombstone_ms)
-erase_logs(session, now)
+erase(session, args.request .. ':' .. text(d.epoch + 1), now)
 return {'done', d.epoch + 1}

@@ -12,7 +12,7 @@ end
 local now = now_ms()
 local request, epoch = last_request(session)
 if request == args.request then
-  return {'done', now, redis.call('HGETALL', session.descriptor), epoch}
+  return {'done', now, describe(session), epoch}
 end
 local busy = busy_ms(d, now, args.grace_ms)
 if busy then
@@ -23,4 +23,4 @@ end_attempt(keys, session, d)
 epoch = d.epoch + 1
 redis.call('HDEL', session.descriptor, 'kv')
 redis.call('HSET', session.descriptor, 'epoch', text(epoch), 'owner', '', 'request', args.request .. ':' .. text(epoch))
-return {'done', now, redis.call('HGETALL', session.descriptor), epoch}
+return {'done', now, describe(session), epoch}

@@ -6,16 +6,18 @@
 --   other's log), steps, length (of the other's log that are shared)
 -- Replies {'done', now, descriptor} | {'exists', session name}
 
-local OWN = {former = true, request = true, task = args.task ~= '' or nil}
+local NOT_GIVEN = {system = true, tools = true, former = true, request = true} -- the first two are the family's
 
 local now, other, after = now_ms(), session_keys(named_keys + 1, args.generations, args.base)
 local opened_by_request, name = KEYS[after], string.match(keys.session, '%w+$')
+local root = other.root or {descriptor = other.descriptor, family = other.family}
+local fork = {descriptor = keys.session, root = root}
 local state = redis.call('HGET', keys.session, 'state')
 if state == 'deleted' then
   return refuse('not_found')
 end
 if state then -- sent again: names are never used twice
-  return {'done', now, redis.call('HGETALL', keys.session)}
+  return {'done', now, describe(fork)}
 end
 if opened_by_request then
   local opened = redis.call('GET', opened_by_request)
@@ -38,7 +40,8 @@ if args.generation > 0 then
   end
 end
 
--- What is shared. A fork of forks shares parts of many logs; when there are too many, it gets a copy of all but the first.
+-- What is shared. A fork of forks shares parts of many logs. When there are too many, it gets a copy of the last of them,
+-- from one on that is at most twice as long as all after it: so a long part is not copied for each short one.
 local parts, last_step, last_token = {}, 0, 0
 for _, part in ipairs(parts_of(other, d.generation, d.steps, d.length)) do
   part.steps, part.length = math.min(part.steps, steps - last_step), math.min(part.length, length - last_token)
@@ -48,15 +51,23 @@ for _, part in ipairs(parts_of(other, d.generation, d.steps, d.length)) do
   end
 end
 if #parts > args.most_shared then
-  for i = 2, #parts do
+  local from, after = #parts, 0
+  for i = #parts, 1, -1 do
+    if parts[i].length <= 2 * after then
+      from = i
+      break
+    end
+    after = after + parts[i].length
+  end
+  for i = from, #parts do
     local part = parts[i]
     for first = 0, part.steps - 1, 1000 do
       local entries = redis.call('LRANGE', part.log, first, math.min(first + 999, part.steps - 1))
       redis.call('RPUSH', keys.log, unpack(entries))
     end
     redis.call('APPEND', keys.ids, redis.call('GETRANGE', part.ids, 0, 4 * part.length - 1))
+    parts[i] = nil
   end
-  parts = {parts[1]}
 end
 local base = string.match(d.base, '^%w+') or other.name
 last_step, last_token = 0, 0
@@ -68,7 +79,7 @@ end
 -- All that the other session was opened with, whatever a newer gateway has added to that, and a course of its own.
 local given, flat = {}, redis.call('HGETALL', other.descriptor)
 for i = 1, #flat, 2 do
-  if not OWN[flat[i]] and not string.match(flat[i], '^attempt:') and not string.match(flat[i], '^hold:') then
+  if not NOT_GIVEN[flat[i]] and not string.match(flat[i], '^attempt:') and not string.match(flat[i], '^hold:') then
     table.insert(given, flat[i])
     table.insert(given, flat[i + 1])
   end
@@ -83,6 +94,9 @@ redis.call('HSET', keys.session, 'labels', args.labels, 'state', 'active', 'epoc
 if args.task ~= '' then
   redis.call('HSET', keys.session, 'task', args.task)
 end
+if not holds_thinking(fork, {steps = steps}) then -- the step that does is not shared
+  redis.call('HSET', keys.session, 'thinking', '')
+end
 if steps > 0 and d.owner ~= '' then
   redis.call('HSET', keys.session, 'kv', d.kv ~= '' and d.kv or text(d.updated) .. ':' .. args.other)
 else
@@ -94,8 +108,9 @@ end
 for _, part in ipairs(parts) do
   share(part, name, at, now)
 end
+join(root, name, at, now)
 redis.call('ZADD', keys.tenant_sessions, 0, args.session_id)
 if opened_by_request then
   redis.call('SET', opened_by_request, args.session_id, 'PX', args.request_ms)
 end
-return {'done', now, redis.call('HGETALL', keys.session)}
+return {'done', now, describe(fork)}

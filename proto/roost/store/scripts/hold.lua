@@ -27,4 +27,4 @@ if last_request(session) ~= args.request then
   end_attempt(keys, session, d)
   touch(session, d.ttl, now, 0)
 end
-return {'done', now, redis.call('HGETALL', session.descriptor)}
+return {'done', now, describe(session)}

@@ -31,7 +31,7 @@ for i = named_args + 1, #ARGV, 4 do
   else
     redis.call('HSET', session.descriptor, 'attempt:expiry', expiry)
     renew_claims(d, nonce)
-    if d.ttl > 0 and redis.call('PTTL', session.descriptor) < d.ttl then
+    if d.ttl > 0 and d.expires - now < d.ttl then
       touch(session, d.ttl, now, 2 * args.lease_ms)
     end
     table.insert(replies, 1)

@@ -19,6 +19,7 @@ RESULT_WITH_ID = f"[TOOL_RESULTS]{{{{ message.tool_call_id }}}}{CONTENT_MARK}{{{
 def mistral_format(
     name: str,
     *,
+    families: tuple[str, ...],
     calls: CallSyntax,
     result: str,
     blank: str = "",
@@ -48,6 +49,7 @@ def mistral_format(
         thinking=thinking,
         turn_ends=("</s>",),
         call_ids=MISTRAL,
+        families=families,
     )
 
 

@@ -14,5 +14,18 @@ def _result(blank: str) -> str:
     )
 
 
-MISTRAL_V3 = mistral_format("mistral-v3", calls=list_of_calls(" "), result=_result(" "), blank=" ", system_turn=False)
-MISTRAL_V3_TEKKEN = mistral_format("mistral-v3-tekken", calls=list_of_calls(""), result=_result(""), system_turn=False)
+MISTRAL_V3 = mistral_format(
+    "mistral-v3",
+    families=("Mistral 7B v0.3",),
+    calls=list_of_calls(" "),
+    result=_result(" "),
+    blank=" ",
+    system_turn=False,
+)
+MISTRAL_V3_TEKKEN = mistral_format(
+    "mistral-v3-tekken",
+    families=("Mistral Nemo",),
+    calls=list_of_calls(""),
+    result=_result(""),
+    system_turn=False,
+)
