@@ -244,7 +244,7 @@ async def test_what_no_session_takes_is_refused_before_one_is_opened(redis_serve
             ({"messages": ()}, Reason.INVALID_REQUEST),
             ({"messages": (Message(U, "hi"), Message(A, "Hel"))}, Reason.INVALID_REQUEST),
             ({"format": JsonSchema("nonsense")}, Reason.INVALID_SCHEMA),
-            ({"sampling": Sampling(max_tokens=1000)}, Reason.INVALID_REQUEST),
+            ({"sampling": Sampling(top_p=2.0)}, Reason.INVALID_REQUEST),
             ({"role": "pilot"}, Reason.ROLE_NOT_FOUND),
             ({"model": "other"}, Reason.POOL_NOT_FOUND),
             ({"tools": (ToolDefinition("a b", "", "{}"),)}, Reason.INVALID_REQUEST),

@@ -15,7 +15,9 @@ DOCUMENTS = st.builds(
     PoolDocument,
     pool=st.just("team/agents"),
     model=st.text(),
+    aliases=st.lists(st.text(), max_size=3).map(tuple),
     context_tokens=COUNT,
+    drops_thinking=st.booleans(),
     active_revision=st.text(),
     roles=st.lists(ROLES).map(tuple),
     idle_ttl_seconds=COUNT | st.floats(0, 1e9),
@@ -72,6 +74,7 @@ def test_a_newer_version_is_an_error_that_says_what_to_update() -> None:
     [
         ({"schemaVersion": "1"}, "schemaVersion must be a whole number, not '1'"),
         ({"schemaVersion": True}, "schemaVersion must be a whole number, not True"),
+        ({"model": {"aliases": ["gpt", 4]}}, r"model\.aliases\[1\] must be a text, not 4"),
         ({"model": "smol"}, "model must be a map, not 'smol'"),
         ({"model": {"contextTokens": 1.5}}, r"model\.contextTokens must be a whole number, not 1\.5"),
         ({"sessions": {"idleTTLSeconds": "60"}}, r"sessions\.idleTTLSeconds must be a number, not '60'"),

@@ -106,7 +106,7 @@ class Conversations:
         deadline = None if seconds_left is None else time.monotonic() + seconds_left
         pool = await pool_of_model(self._pools, conversation.model, caller)
         asker = Asker(caller, pool, deadline)
-        call = _Call(turn(cleaned(conversation), caller.tenant, pool.pool), asker)
+        call = _Call(turn(cleaned(_within(conversation, pool)), caller.tenant, pool.pool), asker)
         _check(call)
         call, plan = await self._recognise(call)
         async with AsyncExitStack() as stack:
@@ -245,6 +245,15 @@ class Conversations:
             await self._gateway.hold(session_id, event.output.tool_calls[0].name, 0.0, event.head, call.caller)
         except Refused as error:  # the client was faster
             log.debug("session %s is not held: %s", session_id, error)
+
+
+def _within(conversation: Conversation, pool: PoolDocument) -> Conversation:
+    """The conversation with `max_tokens` within what its role allows: clients of such APIs send the limit of the model
+    that they were configured for, and mean no more than their role's."""
+    sampling, limit = conversation.sampling, role_of(pool, conversation.role).max_output_tokens or pool.token_limit
+    if not limit or sampling.max_tokens is None or sampling.max_tokens <= limit:
+        return conversation
+    return replace(conversation, sampling=replace(sampling, max_tokens=limit))
 
 
 def _check(call: _Call) -> None:

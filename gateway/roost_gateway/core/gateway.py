@@ -18,6 +18,7 @@ from roost.contract.steps import StepRequest
 from roost.store.forks import fork_session
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor, LogEntry, NewSession
+from roost.store.rules import day_of
 from roost.store.views import logged_step, session_info
 from roost_gateway.core.caller import Caller, pool_of_caller, pool_of_session, role_of
 from roost_gateway.core.facts import FactsCache
@@ -74,6 +75,7 @@ class Gateway:
             model=pool.model,
             model_revision=pool.active_revision,
             system=request.system,
+            date=day_of(time.time_ns() // 1_000_000),
             task=request.task,
             parent=request.parent,
             labels=dict(request.labels),

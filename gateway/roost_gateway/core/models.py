@@ -19,7 +19,7 @@ class ServedModel:
 
 
 async def pool_of_model(pools: Pools, name: str, caller: Caller) -> PoolDocument:
-    """Returns the pool that `name` stands for: a pool's own name, or that of its model. Without a name it is the
+    """Returns the pool that `name` stands for: a pool's own name, or a name of its model. Without a name it is the
     caller's only pool.
 
     Raises Refused: POOL_NOT_ALLOWED, POOL_NOT_FOUND, INVALID_REQUEST when several pools have the model, or there is not
@@ -38,10 +38,11 @@ async def pool_of_model(pools: Pools, name: str, caller: Caller) -> PoolDocument
 
 
 def served_models(pools: Pools, caller: Caller) -> list[ServedModel]:
-    """The models of the pools that the caller may use, in the order of the pools' names."""
+    """The models of the pools that the caller may use, under each of their names, in the order of the pools' names."""
     documents = (pools.known(pool) for pool in sorted(pools.names) if caller.may_use(pool))
     return [
-        ServedModel(document.model or document.pool, document.pool, document.token_limit)
+        ServedModel(name, document.pool, document.token_limit)
         for document in documents
         if document is not None
+        for name in (document.model or document.pool, *document.aliases)
     ]

@@ -6,7 +6,7 @@ import family_models
 from roost_worker.render.description import TemplateDescription
 from roost_worker.render.errors import RenderError
 from roost_worker.render.formats import CHATML
-from roost_worker.render.probing import probe
+from roost_worker.render.probing import default_system, probe
 from roost_worker.render.renderer import Renderer
 from roost_worker.render.sandbox import ChatTemplate
 from roost_worker.render.vocabulary import Vocabulary
@@ -69,11 +69,6 @@ def test_the_reason_of_a_refusal_is_named(change: tuple[str, str], reason: str) 
     assert reason in _refusal("llama3", source)
 
 
-def test_a_template_that_writes_the_date_is_not_given_one() -> None:
-    source = "{{ strftime_now('%d') }}" + CHATML.turns
-    assert "strftime_now" in _refusal("smollm2", source)
-
-
 def test_a_template_that_counts_its_messages_is_unstable() -> None:
     source = CHATML.turns.replace("{{ message.role }}", "{{ message.role }} {{ loop.index }}")
     assert "depends on the conversation before" in _refusal("smollm2", source)
@@ -91,10 +86,11 @@ def test_a_template_cannot_reach_python(attack: str) -> None:
 @pytest.mark.parametrize("name", family_models.NAMES)
 def test_every_built_in_format_is_stable_and_shows_tools(name: str) -> None:
     bounds = family_models.BOUNDS[name]
-    behaviour = probe(ChatTemplate(family_models.renderer(name).format.turns, *bounds), [bounds[1]])
+    template = ChatTemplate(family_models.renderer(name).format.turns, *bounds)
+    behaviour = probe(template, [bounds[1]])
     assert behaviour.shows_tools
     assert behaviour.shows_tool_calls
-    assert behaviour.default_system == ""
+    assert default_system(template) == ""
 
 
 def test_a_model_without_template_takes_its_familys_turns() -> None:

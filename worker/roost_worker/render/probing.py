@@ -42,8 +42,6 @@ class Behaviour:
     """Text that the template writes after an assistant's content, before the next turn."""
     end_token: str
     """The control token in `closer` that ends the turn."""
-    default_system: str
-    """System text that the template writes for a conversation without one; may be empty."""
     shows_tools: bool
     shows_tool_calls: bool
     takes_written_calls: bool
@@ -94,7 +92,6 @@ def probe(template: ChatTemplate, end_tokens: Sequence[str]) -> Behaviour:
     return Behaviour(
         closer,
         end_token,
-        _default_system(template),
         shows_tools=mentions(_render(template, (_SYSTEM, _USER), tools), _TOOL.name),
         shows_tool_calls=mentions(_render(template, (_USER, _CALL, _RESULT)), _CALL.tool_calls[0].name),
         takes_written_calls=_takes_written_calls(template),
@@ -159,7 +156,7 @@ def _system_anywhere(template: ChatTemplate, tools: Any) -> bool:
 
 
 def _check_thinking(template: ChatTemplate) -> None:
-    """Raise RenderError if the template drops earlier thinking: what the model wrote stays in the log."""
+    """Raise RenderError if the template drops earlier thinking: a step's prompt cannot change the log before it."""
     answer = {**template_message(_ANSWER), "reasoning_content": "probe-thinking"}
     history = [template_message(_USER), answer]
     before = text_of(template.render(history, None, generation_prompt=False))
@@ -178,7 +175,8 @@ def _closer(template: ChatTemplate, end_tokens: Sequence[str]) -> tuple[tuple[Pi
     return tuple(after(pieces, start)), min(places)[1]
 
 
-def _default_system(template: ChatTemplate) -> str:
+def default_system(template: ChatTemplate) -> str:
+    """Return the system text that the template writes for a conversation without one; may be empty."""
     head, _, tail = text_of(_render(template, (_SYSTEM, _USER))).partition(_SYSTEM.content)
     bare = text_of(_render(template, (_USER,)))
     fits = bare.startswith(head) and bare.endswith(tail) and len(bare) >= len(head) + len(tail)

@@ -4,10 +4,12 @@ import json
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 from roost.v1 import session_service_pb2 as api
 from roost_worker.render.choice import choose_format
+from roost_worker.render.dates import UNDATED
 from roost_worker.render.description import TemplateDescription
 from roost_worker.render.errors import RenderError
 from roost_worker.render.formats import TurnFormat, format_named
@@ -19,7 +21,7 @@ from roost_worker.render.messages import (
     template_tools,
     tool_of,
 )
-from roost_worker.render.probing import mentions, render_delta, text_of
+from roost_worker.render.probing import default_system, mentions, render_delta, text_of
 from roost_worker.render.sandbox import ChatTemplate, Piece, Written
 from roost_worker.render.turns import Turns, choose_turns
 from roost_worker.render.vocabulary import Vocabulary
@@ -70,9 +72,11 @@ class Renderer:
         log_ids: Sequence[int] = (),
         system: str = "",
         tools: Sequence[Tool | api.Tool] = (),
+        day: date = UNDATED,
     ) -> "array[int]":
         """Return the prompt ids of a step, those of its `step_pieces`. Raise RenderError as that does."""
-        return self.vocabulary.encode(self.step_pieces(messages=messages, log_ids=log_ids, system=system, tools=tools))
+        pieces = self.step_pieces(messages=messages, log_ids=log_ids, system=system, tools=tools, day=day)
+        return self.vocabulary.encode(pieces)
 
     def step_pieces(
         self,
@@ -81,14 +85,16 @@ class Renderer:
         log_ids: Sequence[int] = (),
         system: str = "",
         tools: Sequence[Tool | api.Tool] = (),
+        day: date = UNDATED,
     ) -> list[Piece]:
         """Return the prompt of a step as text, from the end of the log to where the assistant's turn begins.
 
         With an empty log it begins with system text and tools, which are otherwise ignored; else with what closes the
         previous turn, depending on the last id of `log_ids`. Calls of assistant messages are written in the model's
-        format, with their arguments as they are. Raise RenderError when the template cannot show a message.
+        format, with their arguments as they are. `day` is the session's date. Raise RenderError when the template
+        cannot show a message.
         """
-        written = self._turns_for(tools)
+        written = self._turns_for(tools).on(day)
         turns = [self._with_written_calls(message_of(message), written) for message in messages]
         _check_turns(turns)
         if len(log_ids):
@@ -122,7 +128,7 @@ class Renderer:
         shown = template_tools(tools)
         if shown and not written.behaviour.shows_tools:
             prompt = text_of(self._tool_prompt.render([], shown, generation_prompt=False))
-            system, shown = f"{system or written.behaviour.default_system}\n\n{prompt}".lstrip("\n"), None
+            system, shown = f"{system or default_system(written.template)}\n\n{prompt}".lstrip("\n"), None
         head = [Message("system", system)] if system else []
         if not head and turns[0].role == "system":  # alone: the template would take it for the session's system text
             turns = [replace(turns[0], role="user")]

@@ -9,7 +9,9 @@ which they are plain text. Output of `tojson` is content as a whole; the strings
 import json
 import re
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, NoReturn, Self
 
 import jinja2
@@ -18,6 +20,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from roost_worker.render.dates import UNDATED
 from roost_worker.render.errors import RenderError
 
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
@@ -35,7 +38,7 @@ class Piece:
 
 
 class Written(str):
-    """A string for templates that is put into their output as the pieces that it was made of, whatever they do with it."""
+    """A string for templates that is put into their output as the pieces it was made of, whatever they do with it."""
 
     pieces: tuple[Piece, ...]
 
@@ -66,24 +69,29 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _refuse
         environment.filters["tojson"] = _Run.tojson
         self._special = {"bos_token": bos_token, "eos_token": eos_token}
+        self._day = UNDATED
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
             raise RenderError(f"the chat template is not valid Jinja: {error}") from error
 
+    def on(self, day: date) -> Self:
+        """Return the same template for sessions of another date, which `strftime_now` writes. It never asks a clock."""
+        dated = copy(self)
+        dated._day = day
+        return dated
+
     def render(
         self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None, *, generation_prompt: bool
     ) -> list[Piece]:
-        """Render the conversation to pieces. Raise RenderError with the template's reason when it refuses.
-
-        The template gets no date: a prompt that changes from day to day has no stable prefix.
-        """
+        """Render the conversation to pieces. Raise RenderError with the template's reason when it refuses."""
         run = _Run()
         try:
             text = self._template.render(
                 messages=[run.hide(message) for message in messages],
                 tools=[run.hide(tool) for tool in tools] if tools else None,
                 add_generation_prompt=generation_prompt,
+                strftime_now=self._day.strftime,
                 roost_run=run,
                 **self._special,
             )

@@ -1,6 +1,7 @@
 """The template that writes a model's turns: its own, if that is prefix-stable, or its format's. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 
 from roost_worker.render.description import TemplateDescription
 from roost_worker.render.errors import RenderError
@@ -28,6 +29,10 @@ class Turns:
     """Why the model's own template is not used; empty when it is."""
     opens_thinking: frozenset[str]
     """Roles after whose messages the prompt ends within the model's thinking."""
+
+    def on(self, day: date) -> "Turns":
+        """Return the turns of sessions of another date."""
+        return replace(self, template=self.template.on(day))
 
     def role_of(self, message: Message) -> str:
         """Return the role by which a message after others is shown."""

@@ -1,6 +1,6 @@
 """DeepSeek-R1 and its distills: thinking first, calls as fenced JSON between marks of their own.
 
-Their own template removes the thinking of earlier turns; here it stays, since a log is never rewritten.
+Their own template removes the thinking of earlier turns; here a pool's `thinking: drop` does.
 """
 
 # ruff: noqa: RUF001  DeepSeek's marks have fullwidth bars.

@@ -1,6 +1,6 @@
 """Qwen3: ChatML with thinking, whose marks and those of calls are tokens of the vocabulary.
 
-Qwen3's own template removes the thinking of earlier turns; here it stays, since a log is never rewritten.
+Qwen3's own template removes the thinking of earlier turns; here a pool's `thinking: drop` does.
 """
 
 from dataclasses import replace
