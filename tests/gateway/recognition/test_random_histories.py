@@ -51,7 +51,7 @@ class Histories(RuleBasedStateMachine):
         self.index = MemoryConversationIndex(lambda: 0)
         self.conversations, self.gateway = played_conversations(self.reply, self.index)
         self.agents: list[Agent] = []
-        self.late: list[tuple[Agent, list[Message], AsyncExitStack, ConversationStep]] = []
+        self.late: list[tuple[Agent, str, list[Message], AsyncExitStack, ConversationStep]] = []
         self.words = 0
 
     @initialize(seed=st.integers(0, 1000))
@@ -156,16 +156,16 @@ class Histories(RuleBasedStateMachine):
         stack = AsyncExitStack()
         sent = list(agent.history)
         step = self.runner.run(stack.enter_async_context(self.step(agent, sent)))
-        self.late.append((agent, sent, stack, step))
+        self.late.append((agent, agent.system, sent, stack, step))
         agent.sent, agent.extends, agent.response = sent, False, None
 
     @precondition(lambda self: self.late)
     @rule(commits=st.booleans())
     def finish(self, commits: bool) -> None:
-        agent, sent, stack, step = self.late.pop(0)
+        agent, system, sent, stack, step = self.late.pop(0)
         committed = self.runner.run(self.end(stack, step, commits=commits))
         if committed is not None:
-            self.check(agent, sent, step, committed)
+            self.check(agent, system, sent, step, committed)
 
     @precondition(lambda self: self.gateway.sessions)
     @rule(which=st.integers(0, 100))
@@ -211,7 +211,7 @@ class Histories(RuleBasedStateMachine):
                 return step, await self.last(step)
 
         step, committed = self.runner.run(take())
-        self.check(agent, sent, step, committed)
+        self.check(agent, agent.system, sent, step, committed)
         if continues:
             assert step.recognised.match is Match.CONTINUED, step.recognised
         agent.history = [*sent, committed.output]
@@ -227,7 +227,9 @@ class Histories(RuleBasedStateMachine):
         equal = [other for other in self.gateway.sessions.values() if essence(other.spoken)[: len(said)] == said]
         return essence(agent.history)[: len(said)] == said and len(equal) < MAX_ENTRIES
 
-    def check(self, agent: Agent, sent: list[Message], step: ConversationStep, committed: Committed) -> None:
+    def check(
+        self, agent: Agent, system: str, sent: list[Message], step: ConversationStep, committed: Committed
+    ) -> None:
         """The log up to the step is what the client has said and heard."""
         session = self.gateway.sessions[step.recognised.session_id]
         place = next(n for n, logged in enumerate(session.log) if logged.step_id == step.recognised.step_id)
@@ -236,7 +238,7 @@ class Histories(RuleBasedStateMachine):
         assert essence(log) == essence([*sent, committed.output])
         assert (session.tenant, session.opened.system, session.opened.task) == (
             agent.tenant,
-            agent.system,
+            system,
             agent.family,
         )
 
