@@ -10,9 +10,8 @@ from played_sessions import POOL, PlayedSession, played_conversations
 from roost.contract.messages import Message, MessageRole, ToolCall
 from roost.contract.steps import StepRequest
 from roost_gateway.core.caller import ANYONE
-from roost_gateway.front.http import chat_request, messages_conversation, responses_conversation
-from roost_gateway.front.http.chat import CHAT
-from roost_gateway.front.http.chat_request import ChatBody
+from roost_gateway.front.http import chat_conversation, messages_conversation, responses_conversation
+from roost_gateway.front.http.chat_body import CHAT, ChatBody
 from roost_gateway.front.http.messages_body import MESSAGES, MessagesBody
 from roost_gateway.front.http.parameters import read
 from roost_gateway.front.http.responses_body import RESPONSES, ResponsesBody
@@ -48,7 +47,7 @@ def conversation_of(client: str, wire: WireRequest) -> Conversation:
     elif client in MESSAGES_API:
         asked = messages_conversation.conversation_of(read(MessagesBody, MESSAGES, wire.raw)[0], headers)
     else:
-        asked = chat_request.conversation_of(read(ChatBody, CHAT, wire.raw)[0], headers)
+        asked = chat_conversation.conversation_of(read(ChatBody, CHAT, wire.raw)[0], headers)
     return replace(asked, model=POOL)
 
 
