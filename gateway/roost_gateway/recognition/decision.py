@@ -53,30 +53,36 @@ def decide(
     """`answers` are the entries under the keys of boundaries; `repeats` are those under the request's own key: where
     the same request began before, within a short time."""
     known = [(boundary, entries) for boundary in reversed(chain.boundaries) if (entries := _known(boundary, answers))]
-    heads = _at_head(answers.get(known[0][0].point.own, ())) if known else []
+    own = answers.get(known[0][0].point.own, ()) if known else ()
+    heads = [entry for entry in own if entry.state is EntryState.HEAD]
     idle = [entry for entry in heads if entry.session_id not in asked.busy]
-    running = [entry for entry in heads if entry.session_id in asked.busy]
-    repeated = _repeated(repeats, asked, has_session=bool(known))
-    tried = [*repeated, *idle, *running] if asked.is_retry else [*idle, *repeated, *running]
+    joined = _joined(own, repeats, asked) if known else _joined_opening(repeats, asked)
     forks = [
         replace(entry, own=boundary.point.own, wide=boundary.point.wide)
         for boundary, entries in known
         for entry in entries[:2]  # a second one, in case that the first is gone
     ]
     return Plan(
-        _distinct(tried), _distinct(forks), "" if heads else _reason(chain, known[0][0] if known else None, answers)
+        candidates=_distinct([*joined, *idle] if asked.is_retry else [*idle, *joined]),
+        forks=_distinct(forks),
+        reason="" if heads else _reason(chain, known[0][0] if known else None, answers),
     )
 
 
-def _at_head(entries: Sequence[IndexEntry]) -> list[IndexEntry]:
-    return [entry for entry in entries if entry.state is EntryState.HEAD]
+def _joined(own: Sequence[IndexEntry], repeats: Sequence[IndexEntry], asked: Asked) -> list[IndexEntry]:
+    """Sessions that may have this very step, after a history that `own` have: where the request began before, and
+    those with a step that runs. Several sessions have one history when no calls tell their replies apart: there, an
+    equal request is another client's unless it says that it is a retry."""
+    if not asked.is_named and not asked.is_retry and len({entry.session_id for entry in own}) > 1:
+        return []
+    running = [entry for entry in own if entry.state is EntryState.HEAD and entry.session_id in asked.busy]
+    return [*repeats[:1], *running]
 
 
-def _repeated(repeats: Sequence[IndexEntry], asked: Asked, *, has_session: bool) -> list[IndexEntry]:
-    """The session in which the same request began, if it may be the same client's. Openings of independent
-    conversations are equal: an opening joins another only if its client says that it is a retry, and only if there is
-    no doubt which opening it repeats."""
-    if has_session or asked.is_named:
+def _joined_opening(repeats: Sequence[IndexEntry], asked: Asked) -> list[IndexEntry]:
+    """The session of the same opening. Openings of independent conversations are equal: one joins another only if its
+    client names both, or says that it is a retry and there is no doubt of which."""
+    if asked.is_named:
         return list(repeats[:1])
     return list(repeats) if asked.is_retry and len(repeats) == 1 else []
 

@@ -20,9 +20,8 @@ class Turn:
 
     conversation: Conversation
     tenant: str
-    start: Point
-    """Point before the first message: a root, or where the previous response ends."""
     root: Point
+    """Point before the first message of the whole history."""
     chain: Chain
     request: bytes
     """Key of requests that are equal to this one."""
@@ -72,7 +71,7 @@ class Turn:
     def after(self, previous: IndexEntry) -> "Turn":
         """The same request, whose messages follow the end of a committed step."""
         start = Point(previous.own, previous.wide)
-        return replace(self, start=start, chain=chain(self.conversation.messages, start, previous.units))
+        return replace(self, chain=chain(self.conversation.messages, start, previous.units))
 
 
 def turn(conversation: Conversation, tenant: str, pool: str) -> Turn:
@@ -84,4 +83,4 @@ def turn(conversation: Conversation, tenant: str, pool: str) -> Turn:
         start = Point(name, name)
     links = chain(conversation.messages, start)
     request = tenant_digest(tenant, "request", links.end.own, repr(conversation.sampling), repr(conversation.format))
-    return Turn(conversation, tenant, start, origin, links, request)
+    return Turn(conversation, tenant, origin, links, request)

@@ -94,18 +94,25 @@ def test_the_first_unknown_turn_is_named() -> None:
 @pytest.mark.parametrize(
     ("asked", "order"),
     [
-        (ASKED, ["idle", "repeated", "busy"]),
-        (replace(ASKED, is_retry=True), ["repeated", "idle", "busy"]),
+        (ASKED, ["idle"]),
+        (replace(ASKED, is_named=True), ["idle", "repeated", "busy"]),
+        (replace(ASKED, is_retry=True), ["repeated", "busy", "idle"]),
     ],
 )
-def test_an_idle_session_goes_before_a_repeated_step_unless_the_client_says_that_it_tries_again(
-    asked: Asked, order: list[str]
-) -> None:
+def test_among_equal_conversations_only_a_client_that_says_so_repeats_a_step(asked: Asked, order: list[str]) -> None:
     links = history(1)
     repeated = entry("repeated", links, 2, EntryState.PASSED)
     known = [entry("busy", links, 2), entry("idle", links, 2), repeated]
     planned = plan(links, *known, repeats=(repeated,), asked=replace(asked, busy=frozenset({"a/b/busy"})))
     assert names(planned.candidates) == order
+
+
+def test_a_request_that_has_one_session_repeats_its_step() -> None:
+    links = history(1)
+    repeated = entry("s", links, 2, EntryState.PASSED)
+    assert names(plan(links, repeated, repeats=(repeated,)).candidates) == ["s"]
+    running = replace(ASKED, busy=frozenset({"a/b/s"}))
+    assert names(plan(links, entry("s", links, 2), asked=running).candidates) == ["s"]
 
 
 @pytest.mark.parametrize(
