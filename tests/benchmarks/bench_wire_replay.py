@@ -104,6 +104,8 @@ async def play(stack: AgentStack, replay: Replay, request: dict[str, Any]) -> No
     """Sends one request and counts what came of it."""
     reply = request["reply"]
     name = f"{request['kind']} {_system(request['body'])}"
+    if not _has_turns(request["body"]) and "previous_response_id" not in request["body"]:
+        replay.given[name] = []  # it begins, or begins again after a compaction
     replay.calls |= zip(_recorded_calls(request["body"]), replay.given.setdefault(name, []), strict=False)
     body = replay.own_ids(request["body"])
     replay.planned = written(reply)
