@@ -39,6 +39,12 @@ def choose_format(chat_template: str, bos_token: str, eos_token: str, tokens: Co
     return max(possible, key=fitness, default=HERMES)
 
 
+def reads_calls_of(chat_template: str, known: TurnFormat, bos_token: str, eos_token: str) -> bool:
+    """Return whether the format's parser reads the call that the template writes; True for one that writes no calls."""
+    written = _without_end(_Writer(chat_template, bos_token, eos_token).call, known, eos_token)
+    return _CALL.tool_calls[0].name not in written or _reads(known, written)
+
+
 def _is_possible(known: TurnFormat, chat_template: str, tokens: Container[str]) -> bool:
     in_template = not chat_template or all(token in chat_template for token in known.tokens[:2])
     return in_template and all(token in tokens for token in known.tokens)

@@ -18,7 +18,7 @@ from roost_worker.render.messages import (
     template_tools,
     tool_of,
 )
-from roost_worker.render.probing import mentions, render_delta, text_of
+from roost_worker.render.probing import render_delta, shows_part, text_of
 from roost_worker.render.sandbox import ChatTemplate, Piece
 from roost_worker.render.turns import Turns, choose_turns
 from roost_worker.render.vocabulary import Vocabulary
@@ -33,6 +33,7 @@ class Renderer:
 
     def __init__(self, description: TemplateDescription, vocabulary: Vocabulary, vocab_size: int) -> None:
         """Raise RenderError with all reasons when no template can be used."""
+        self.description = description
         self.format = _format_of(description, vocabulary)
         self.vocabulary = vocabulary
         self.vocab_size = vocab_size
@@ -48,8 +49,10 @@ class Renderer:
         self.call_wrapper = self.format.calls.wrapper(_tokens_of_grammars(self.format.marks, vocabulary))
         """What a grammar forces around a call."""
         self._turns = choose_turns(description, description.chat_template, self.format, vocabulary)
-        self._tool_turns = self._choose_tool_turns(description)
         self.own_template_refused = self._turns.own_refused
+        self.tool_template_refused = ""
+        """Why the model's template for sessions with tools is not used; empty when it is, or there is none."""
+        self._tool_turns = self._choose_tool_turns(description)
         self._tool_prompt = ChatTemplate(self.format.tool_prompt, "", "")
 
     @classmethod
@@ -94,9 +97,13 @@ class Renderer:
         else:
             pieces = self._first(system, [tool_of(tool) for tool in tools], turns, written)
         for turn in turns:
-            if turn.content and not mentions(pieces, turn.content):
+            if turn.content and not shows_part(pieces, turn.content):
                 raise RenderError(f"the model's template drops a message of role {turn.role} here")
         return pieces
+
+    def shows_tools(self) -> bool:
+        """Return whether the template of sessions with tools shows them, rather than the system text."""
+        return self._tool_turns.behaviour.shows_tools
 
     def opens_thinking(self, messages: Sequence[Message | api.Message], tools: Sequence[Tool | api.Tool]) -> bool:
         """Return whether a step's prompt ends within the model's thinking, so that its output begins there."""
@@ -111,8 +118,10 @@ class Renderer:
             return self._turns
         try:
             turns = choose_turns(description, description.tool_chat_template, self.format, self.vocabulary)
-        except RenderError:
+        except RenderError as error:
+            self.tool_template_refused = str(error)
             return self._turns
+        self.tool_template_refused = turns.own_refused
         return self._turns if turns.own_refused else turns
 
     def _first(self, system: str, tools: Sequence[Tool], turns: Sequence[Message], written: Turns) -> list[Piece]:
@@ -127,7 +136,7 @@ class Renderer:
         head = [Message("system", system)] if system else []
         documents = [template_message(turn) for turn in (*head, *turns)]
         pieces = written.template.render(documents, shown, generation_prompt=True)
-        if system and not mentions(pieces, system):
+        if system and not shows_part(pieces, system):
             raise RenderError("the model's template drops the system text")
         return pieces
 
