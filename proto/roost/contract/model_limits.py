@@ -4,7 +4,6 @@ Workers find them when they load a model and publish their names in the lease; `
 condition `ModelLimited` say what they mean.
 """
 
-from collections.abc import Iterable
 from enum import StrEnum
 
 
@@ -48,7 +47,6 @@ class ModelLimit(StrEnum):
     MODE_SWITCHES = "mode-switches", "switches in messages, such as /no_think, do not have their full effect"
 
 
-def describe(names: Iterable[str]) -> str:
-    """Return the limits with what they mean, as one text. Names of another version stand for themselves."""
-    known = {limit.value: limit.meaning for limit in ModelLimit}
-    return "; ".join(f"{name}: {known[name]}" if name in known else name for name in names)
+def describe(name: str) -> str:
+    """Return a limit's name and what it means; of one that only another version knows, the name alone."""
+    return next((f"{name}: {limit.meaning}" for limit in ModelLimit if limit.value == name), name)
