@@ -171,7 +171,7 @@ class _Check:
                 continue
             end = self._end_of(prompt, whole, position, is_first=not number, is_last=number == len(prompts) - 1)
             if end is None:
-                return _first_difference(prompt, whole[position:])
+                return _first_difference(prompt, whole[position:], is_first=not number)
             position = end
         return ""
 
@@ -221,9 +221,9 @@ class _Check:
         return "" if any(_THINKING in text for text in texts) else "a user's message ends it"
 
 
-def _first_difference(prompt: str, rest: str) -> str:
+def _first_difference(prompt: str, rest: str, *, is_first: bool) -> str:
     """Return a prompt and the template's text from where they differ, with a little of what is alike."""
-    place = max(range(len(rest) + 1), key=lambda at: _alike(prompt, rest[at:]))
+    place = 0 if is_first else max(range(len(rest) + 1), key=lambda at: _alike(prompt, rest[at:]))
     start = max(0, _alike(prompt, rest[place:]) - _SHOWN // 4)
     here, there = prompt[start:][:_SHOWN], rest[place + start :][:_SHOWN]
     return f"here {here!r}, in the model's template {there!r}"

@@ -66,11 +66,15 @@ def stub_history(messages: Sequence[Message]) -> tuple[Message, ...]:
     return (_USER, _CALL if any(message.role == "tool" for message in messages) else _ANSWER)
 
 
-def render_delta(template: ChatTemplate, messages: Sequence[Message]) -> list[Piece]:
-    """Return what `messages`, and the start of the assistant's turn, add to a conversation. Raise RenderError."""
+def render_delta(template: ChatTemplate, messages: Sequence[Message], system: str = "") -> list[Piece]:
+    """Return what `messages`, and the start of the assistant's turn, add to a conversation. Raise RenderError.
+
+    `system` is the conversation's system text, in which a template may look for switches.
+    """
     history = stub_history(messages)
+    head = [Message("system", system)] if system else []
     try:
-        return _delta(template, history, messages, None)
+        return _delta(template, (*head, *history), messages, None)
     except RenderError:  # because of what a message says, such as a switch that changes the system text
         return _delta(template.blind, history, messages, None)
 

@@ -86,14 +86,15 @@ class Renderer:
     ) -> list[Piece]:
         """Return the prompt of a step as text, from the end of the log to where the assistant's turn begins.
 
-        With an empty log it begins with system text and tools, which are otherwise ignored; else with what closes the
-        previous turn, depending on the last id of `log_ids`. Raise RenderError when the template cannot show a message.
+        With an empty log it begins with system text and tools; else with what closes the previous turn, depending on
+        the last id of `log_ids`, and a template may look for switches in the system text only. Raise RenderError when
+        the template cannot show a message.
         """
         written = self._turns_for(tools)
         turns = [self._plain_calls(message_of(message), written) for message in messages]
         _check_turns(turns)
         if len(log_ids):
-            pieces = [*written.closer(log_ids[-1]), *render_delta(written.template, turns)]
+            pieces = [*written.closer(log_ids[-1]), *render_delta(written.template, turns, system)]
         else:
             pieces = self._first(system, [tool_of(tool) for tool in tools], turns, written)
         for turn in turns:
