@@ -189,6 +189,15 @@ def test_a_switch_that_changes_earlier_turns_is_a_limit_and_no_step_is_refused_f
     assert "hi /think<|im_end|>" in prompt(model, "hi /think", first=False)
 
 
+def test_a_switch_in_an_earlier_message_that_counts_later_is_a_limit() -> None:
+    sticky = "{% if '/no_think' in messages[0].content %}<think></think>{% endif %}"
+    said = "{% if message.role == 'assistant' %}" + sticky + "{% endif %}{{ message.content"
+    spoken = PLAIN.replace("{{ message.content", said)
+    model = renderer("chatml", spoken.replace("assistant{{ '\\n' }}", "assistant{{ '\\n' }}" + sticky))
+    assert prompt(model, "hi /no_think").endswith("assistant\n<think></think>")
+    assert ModelLimit.MODE_SWITCHES in details(model)
+
+
 SHOWS_TOOLS = (
     "{% if tools %}<|im_start|>system{{ '\\n' }}{% for tool in tools %}{{ tool.function.name }}"
     "{% for name, schema in tool.function.parameters.properties.items() %} {{ name }}"
