@@ -29,8 +29,11 @@ MODELS: dict[str, tuple[str, set[ModelLimit]]] = {
     "llama3.1": ("llama3", {ModelLimit.PARALLEL_CALLS}),
     "deepseek-r1": ("deepseek", {ModelLimit.TOOLS_IN_SYSTEM_TEXT, ModelLimit.THINKING_KEPT}),
     "mistral-v3": (
-        "mistral",
-        {ModelLimit.BUILT_IN_FORMAT, ModelLimit.SYSTEM_TEXT, ModelLimit.TOOLS, ModelLimit.TOOL_RESULTS},
+        "mistral",  # it puts nothing between two calls, and results without quotes into its JSON
+        {
+            *(ModelLimit.BUILT_IN_FORMAT, ModelLimit.SYSTEM_TEXT, ModelLimit.TOOLS),
+            *(ModelLimit.TOOL_RESULTS, ModelLimit.PARALLEL_CALLS),
+        },
     ),
     "mistral-v3-tekken": ("mistral-nemo", {ModelLimit.BUILT_IN_FORMAT, ModelLimit.SYSTEM_TEXT, ModelLimit.TOOLS}),
     "mistral-v7": ("mistral-large", {ModelLimit.BUILT_IN_FORMAT, ModelLimit.TOOLS}),
@@ -239,7 +242,15 @@ def test_a_built_in_format_whose_later_turns_differ_is_refused() -> None:
 def test_calls_that_the_parser_does_not_read_are_a_limit() -> None:
     calls = "{% for call in message.tool_calls %}CALL {{ call.function.name }}{% endfor %}"
     model = renderer("chatml", PLAIN.replace("<|im_end|>", calls + "<|im_end|>"))
-    assert details(model)[ModelLimit.TOOL_CALLS] == "the format chatml does not read them"
+    assert details(model)[ModelLimit.TOOL_CALLS] == "'CALL probe_find' is read otherwise"
+
+
+def test_calls_that_are_only_read_one_by_one_are_a_limit() -> None:
+    calls = "{% for call in message.tool_calls %}<tool_call>{{ call.function | tojson }}"
+    once = calls + "{% if loop.last %}</tool_call>{% endif %}{% endfor %}"
+    model = renderer("chatml", PLAIN.replace("<|im_end|>", once + "<|im_end|>"))
+    assert ModelLimit.TOOL_CALLS not in details(model)
+    assert "is read otherwise" in details(model)[ModelLimit.PARALLEL_CALLS]
 
 
 def test_results_that_the_template_refuses_are_a_limit() -> None:

@@ -15,10 +15,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
+from typing import Any
 
 from roost.contract.model_limits import ModelLimit
-from roost_worker.render.choice import reads_calls_of
+from roost_worker.render.choice import without_end
 from roost_worker.render.errors import RenderError
+from roost_worker.render.formats import ParsedText, Turn
 from roost_worker.render.messages import Message, Tool, ToolCall, template_message
 from roost_worker.render.probing import text_of
 from roost_worker.render.reference import Reference
@@ -132,12 +134,13 @@ class _Check:
             yield Limit(ModelLimit.TOOLS_IN_SYSTEM_TEXT, f"in the words of the format {self._renderer.format.name}")
         elif tools := self._first_that_differs(_WITH_TOOLS, "probe-system" if with_system else ""):
             yield Limit(ModelLimit.TOOLS, tools)
-        if misread := self._misread_calls():
+        if misread := self._misread(_CALL):
             yield Limit(ModelLimit.TOOL_CALLS, misread)
         if results := self._difference(_WITH_RESULT, after_first=True):
             yield Limit(ModelLimit.TOOL_RESULTS, results)
-        elif calls := self._difference(_WITH_RESULTS, after_first=True):
-            yield Limit(ModelLimit.PARALLEL_CALLS, calls)
+        parallel = "" if results else self._difference(_WITH_RESULTS, after_first=True)
+        if parallel := parallel or ("" if misread else self._misread(_CALLS)):
+            yield Limit(ModelLimit.PARALLEL_CALLS, parallel)
 
     def _content_limits(self, *, with_system: bool) -> Iterator[Limit]:
         for kind, texts in _CONTENTS.items():
@@ -198,16 +201,21 @@ class _Check:
         return None
 
     def _before_thinking(self, prompt: str) -> str:
-        marks = self._renderer.format.thinking
-        opened = marks is not None and prompt.rstrip().endswith(marks.open)
-        return prompt.rstrip().removesuffix(marks.open) if marks is not None and opened else prompt
+        """Return the prompt without the mark that opens thinking at its end, if there is one."""
+        marks, text = self._renderer.format.thinking, prompt.rstrip()
+        return text.removesuffix(marks.open) if marks is not None and text.endswith(marks.open) else prompt
 
-    def _misread_calls(self) -> str:
-        description, known = self._renderer.description, self._renderer.format
-        source = description.tool_chat_template or description.chat_template
-        if reads_calls_of(source, known, description.bos_token, description.eos_token):
-            return ""
-        return f"the format {known.name} does not read them"
+    def _misread(self, answer: Message) -> str:
+        """Return that the format's parser does not read the calls that the template writes; or an empty string."""
+        known = self._renderer.format
+        try:
+            written = self._own_for_tools.write_answer(_USER, answer)
+        except RenderError:
+            return ""  # the comparison of results says so
+        written = without_end(written, known, self._renderer.description.eos_token)
+        parsed = known.parse(written, Turn({call.name for call in answer.tool_calls}))
+        shown = any(call.name in written for call in answer.tool_calls)
+        return f"{written!r:.{_SHOWN}} is read otherwise" if shown and _calls(parsed) != _calls(answer) else ""
 
     def _lost_thinking(self) -> str:
         """Return that the template removes thinking, in whichever way it is given; or an empty string."""
@@ -217,8 +225,16 @@ class _Check:
         thought = {**template_message(_ANSWER), "reasoning_content": _THINKING}
         written = {"role": "assistant", "content": f"{marks.open}\n{_THINKING}\n{marks.close}\n\n{_ANSWER.content}"}
         before, after = template_message(_USER), template_message(_NEXT)
-        texts = [self._own.write_documents([before, answer, after]) for answer in (thought, written)]
+        try:
+            texts = [self._own.write_documents([before, answer, after]) for answer in (thought, written)]
+        except RenderError as error:
+            return str(error)
         return "" if any(_THINKING in text for text in texts) else "a user's message ends it"
+
+
+def _calls(spoken: Message | ParsedText) -> list[tuple[str, Any]]:
+    calls = spoken.tool_calls if isinstance(spoken, Message) else spoken.calls
+    return [(call.name, json.loads(call.arguments_json)) for call in calls]
 
 
 def _first_difference(prompt: str, rest: str, *, is_first: bool) -> str:

@@ -41,12 +41,28 @@ class Reference:
         """Return the text of the conversation, up to where the answer begins. Raise RenderError if it is refused."""
         return self.write_documents([template_message(message) for message in messages], template_tools(tools))
 
-    def write_documents(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
+    def write_answer(self, before: Message, answer: Message) -> str:
+        """Return the text of an answer, from the end of the prompt on. Raise RenderError if it is refused."""
+        asked, answered = template_message(before), template_message(answer)
+        whole = self.write_documents([asked, answered], generation_prompt=False)
+        # A prompt may begin the answer within something that the answer does without.
+        starts = [self.write_documents([asked], generation_prompt=opened) for opened in (True, False)]
+        return next((whole.removeprefix(start) for start in starts if whole.startswith(start)), whole)
+
+    def write_documents(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None = None,
+        *,
+        generation_prompt: bool = True,
+    ) -> str:
         """Return the text of the conversation, whose messages are as templates expect them. Raise RenderError."""
         if self._template is None:
             raise RenderError("the model's template is not valid Jinja")
         try:
-            return self._template.render(messages=messages, tools=tools, add_generation_prompt=True, **self._special)
+            return self._template.render(
+                messages=messages, tools=tools, add_generation_prompt=generation_prompt, **self._special
+            )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
             raise RenderError(f"the model's template refuses it: {error}") from error
 
