@@ -221,7 +221,7 @@ def test_required_parameters_and_lists_of_types_are_shown_as_the_template_shows_
 def test_the_reason_why_a_template_was_replaced_is_named() -> None:
     reason = details(renderer("qwen3", family_models.template("qwen3")))[ModelLimit.BUILT_IN_FORMAT]
     assert "differently when messages follow" in reason
-    assert details(renderer("chatml", ""))[ModelLimit.BUILT_IN_FORMAT] == "there is none"
+    assert list(details(renderer("chatml", ""))) == [ModelLimit.BUILT_IN_FORMAT], "there is nothing to compare with"
 
 
 def test_a_template_for_tools_that_cannot_be_used_is_named() -> None:
@@ -251,6 +251,13 @@ def test_calls_that_are_only_read_one_by_one_are_a_limit() -> None:
     model = renderer("chatml", PLAIN.replace("<|im_end|>", once + "<|im_end|>"))
     assert ModelLimit.TOOL_CALLS not in details(model)
     assert "is read otherwise" in details(model)[ModelLimit.PARALLEL_CALLS]
+
+
+def test_a_template_may_rely_on_a_results_id() -> None:
+    ids = "{% if message.role == 'tool' %}{{ message.tool_call_id[-9:] }} {% endif %}{{ message.content"
+    model = renderer("chatml", PLAIN.replace("{{ message.content", ids))
+    assert model.own_template_refused == ""
+    assert ModelLimit.TOOL_RESULTS not in details(model)
 
 
 def test_results_that_the_template_refuses_are_a_limit() -> None:

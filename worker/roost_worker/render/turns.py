@@ -96,5 +96,6 @@ def _roles_that_open_thinking(template: ChatTemplate, known: TurnFormat) -> froz
     if known.thinking is None:
         return frozenset()
     mark = known.thinking.open
-    prompts = {role: text_of(render_delta(template, [Message(role, "probe")])) for role in ("user", "tool")}
+    probes = (Message("user", "probe"), Message("tool", "probe", tool_call_id="callprobe", name="probe_call"))
+    prompts = {probe.role: text_of(render_delta(template, [probe])) for probe in probes}
     return frozenset(role for role, prompt in prompts.items() if prompt.rstrip().endswith(mark))
