@@ -22,14 +22,19 @@ if TYPE_CHECKING:
     from roost._step import Step
     from roost._transport import TLSConfig
     from roost.contract.events import (
+        ArgumentsPart,
+        CallPart,
         Committed,
         Delta,
         Event,
         FinishReason,
         Migrated,
+        Part,
         Queued,
+        ReasoningPart,
         Restarted,
         Started,
+        TextPart,
         TokenLogprobs,
         Usage,
     )
@@ -51,6 +56,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArgumentsPart",
+    "CallPart",
     "Client",
     "Committed",
     "Delta",
@@ -64,7 +71,9 @@ __all__ = [
     "Message",
     "MessageRole",
     "Migrated",
+    "Part",
     "Queued",
+    "ReasoningPart",
     "Restarted",
     "RetryConfig",
     "RoostError",
@@ -77,6 +86,7 @@ __all__ = [
     "Step",
     "StepResult",
     "TLSConfig",
+    "TextPart",
     "Tier",
     "TokenLogprobs",
     "Tool",

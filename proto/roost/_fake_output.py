@@ -3,9 +3,9 @@
 import codecs
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from roost.contract.events import Delta, FinishReason
+from roost.contract.events import CallPart, Delta, FinishReason, Part
 from roost.contract.heads import AttemptRef
 from roost.contract.messages import (
     Format,
@@ -18,6 +18,8 @@ from roost.contract.messages import (
     ToolChoice,
     ToolChoiceMode,
 )
+from roost.contract.parts import PartLog, parts_of_message, units
+from roost.contract.steps import Cursor
 
 _THINK, _END_THINK = "<think>", "</think>"
 
@@ -58,17 +60,45 @@ class FakeOutput:
     finish_reason: FinishReason | None
     reasoning: str = ""
 
-    def deltas(self, attempt: AttemptRef, tokens: int, text_bytes: int, size: int) -> Iterator[Delta]:
+    def deltas(self, cursor: Cursor, attempt: AttemptRef, size: int) -> Iterator[Delta]:
         """Pieces of `size` tokens from a reader's cursor on. Text lags where a character is incomplete."""
+        tokens, text_bytes, part_offset = cursor.tokens, cursor.text_bytes, cursor.parts
         decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
         spelled = len(decoder.decode(self.ids[:tokens]).encode())
         whole = self.text.encode()
+        places, characters = self._places(), len(whole[:text_bytes].decode())
+        written = PartLog(_between(places, 0, characters))
         for begin in range(tokens, len(self.ids), size):
             piece = self.ids[begin : begin + size]
             spelled += len(decoder.decode(piece).encode())
             text = whole[text_bytes : min(spelled, len(whole))].decode()
-            yield Delta(text, piece, begin, text_bytes, attempt=attempt)
+            written.extend(_between(places, characters, characters + len(text)))
+            parts = written.after(part_offset)
+            yield Delta(text, piece, begin, text_bytes, attempt=attempt, parts=parts, part_offset=part_offset)
             text_bytes += len(text.encode())
+            characters += len(text)
+            part_offset += sum(map(units, parts))
+
+    def _places(self) -> list[tuple[int, Part]]:
+        """The parts and where in the text each ends; what a stop string has cut off is put at its end."""
+        places, at = list[tuple[int, Part]](), 0
+        for part in parts_of_message(self.message.content, self.reasoning, self.message.tool_calls):
+            spelled = f'"name": {json.dumps(part.name)}' if isinstance(part, CallPart) else part.text
+            begin = self.text.find(spelled, at)
+            at = len(self.text) if begin < 0 else begin + len(spelled)
+            places.append((at, part))
+        return places
+
+
+def _between(places: Sequence[tuple[int, Part]], start: int, stop: int) -> Iterator[Part]:
+    """What of the parts comes with the characters from `start` to `stop` of the text."""
+    for end, part in places:
+        if isinstance(part, CallPart):
+            if start < end <= stop:
+                yield part
+        else:
+            begin = end - len(part.text)
+            yield replace(part, text=part.text[max(0, start - begin) : max(0, stop - begin)])
 
 
 def make_output(reply: str | Message, sampling: Sampling, limit: int) -> FakeOutput:

@@ -217,7 +217,7 @@ class StepRunner:
         if cursor.tokens and cursor.attempt.nonce not in [ref.nonce for ref in written.lineage]:
             cursor = Cursor(attempt)
             yield Restarted("that output is lost", attempt)
-        for delta in written.output.deltas(attempt, cursor.tokens, cursor.text_bytes, self.delta_tokens):
+        for delta in written.output.deltas(cursor, attempt, self.delta_tokens):
             if most is not None and delta.token_offset >= most:
                 return
             yield delta
@@ -292,4 +292,5 @@ def _written_before(stored: AlreadyCommitted) -> _Written:
     output, reason = stored.entry.output, finish_reason_from_record(stored.entry.finish_reason)
     lineage = [AttemptRef(epoch, bytes.fromhex(nonce)) for epoch, nonce in output["attempts"]]
     ids = bytes(iter(unpack_ids(stored.output_ids)))
-    return _Written(lineage, FakeOutput(ids, output["text"], message_from_record(output), reason))
+    message, reasoning = message_from_record(output), output.get("reasoning", "")
+    return _Written(lineage, FakeOutput(ids, output["text"], message, reason, reasoning))

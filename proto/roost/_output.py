@@ -1,24 +1,27 @@
 """A step's output as its caller has it: one gapless text out of the deltas of several attempts. Pure."""
 
-from roost.contract.events import Delta, Restarted, Started
+from roost.contract.events import Delta, Part, Restarted, Started
 from roost.contract.heads import AttemptRef
+from roost.contract.parts import cut, units
 from roost.contract.steps import Cursor
 from roost.errors import StreamError
 
 
 class Output:
-    """How much of a step's output the caller has received: tokens, UTF-8 bytes of text, and from which attempt."""
+    """How much of a step's output the caller has received: tokens, UTF-8 bytes of text, units of parts, and from which
+    attempt."""
 
     def __init__(self) -> None:
         self.tokens = 0
         self.text_bytes = 0
+        self.parts = 0
         self.furthest = 0
         """Most tokens that the output ever had, whatever became void since."""
         self._attempt: AttemptRef | None = None
 
     def cursor(self) -> Cursor | None:
         """What to send as `received` when the step is sent again; None before the first attempt has begun."""
-        return None if self._attempt is None else Cursor(self._attempt, self.tokens, self.text_bytes)
+        return None if self._attempt is None else Cursor(self._attempt, self.tokens, self.text_bytes, self.parts)
 
     def begin(self, started: Started) -> None:
         """The next deltas belong to an attempt that continues the output."""
@@ -26,7 +29,7 @@ class Output:
 
     def restart(self, restarted: Restarted) -> None:
         """All output so far is void."""
-        self.tokens = self.text_bytes = 0
+        self.tokens = self.text_bytes = self.parts = 0
         self._attempt = restarted.attempt
 
     def accept(self, delta: Delta) -> Delta | None:
@@ -37,11 +40,14 @@ class Output:
         self._attempt = delta.attempt
         known = _overlap("token", delta.token_offset, self.tokens)
         token_ids, text = tuple(delta.token_ids[known:]), self._new_text(delta)
-        if not token_ids and not text:
+        parts = self._new_parts(delta)
+        if not token_ids and not text and not parts:
             return None
-        new = Delta(text, token_ids, self.tokens, self.text_bytes, delta.logprobs[known:], delta.attempt)
+        logprobs = delta.logprobs[known:]
+        new = Delta(text, token_ids, self.tokens, self.text_bytes, logprobs, delta.attempt, parts, self.parts)
         self.tokens += len(token_ids)
         self.text_bytes += len(text.encode())
+        self.parts += sum(map(units, parts))
         self.furthest = max(self.furthest, self.tokens)
         return new
 
@@ -53,6 +59,11 @@ class Output:
             return delta.text.encode()[known:].decode()
         except UnicodeDecodeError as error:
             raise StreamError(f"text at byte {self.text_bytes} begins inside a character") from error
+
+    def _new_parts(self, delta: Delta) -> tuple[Part, ...]:
+        if not delta.parts:
+            return ()
+        return tuple(cut(delta.parts, _overlap("part", delta.part_offset, self.parts)))
 
 
 def _overlap(what: str, offset: int, received: int) -> int:

@@ -21,6 +21,7 @@ from roost.wire import (
     usage_from_wire,
     usage_to_wire,
 )
+from roost.wire_parts import add_parts, parts_from_wire
 
 
 def step_request_to_wire(request: steps.StepRequest) -> pb.StepRequest:
@@ -50,11 +51,16 @@ def step_request_from_wire(wire: pb.StepRequest) -> steps.StepRequest:
 
 
 def cursor_to_wire(cursor: steps.Cursor) -> pb.Cursor:
-    return pb.Cursor(attempt=attempt_to_wire(cursor.attempt), tokens=cursor.tokens, text_bytes=cursor.text_bytes)
+    return pb.Cursor(
+        attempt=attempt_to_wire(cursor.attempt),
+        tokens=cursor.tokens,
+        text_bytes=cursor.text_bytes,
+        parts=cursor.parts,
+    )
 
 
 def cursor_from_wire(wire: pb.Cursor) -> steps.Cursor:
-    return steps.Cursor(attempt_from_wire(wire.attempt), wire.tokens, wire.text_bytes)
+    return steps.Cursor(attempt_from_wire(wire.attempt), wire.tokens, wire.text_bytes, wire.parts)
 
 
 def event_to_wire(event: events.Event) -> pb.StepResponse:
@@ -107,6 +113,8 @@ def _delta_to_wire(event: events.Delta) -> pb.StepResponse:
     wire.text = event.text
     for entry in event.logprobs:
         wire.logprobs.add(logprob=entry.logprob, top_ids=entry.top_ids, top_logprobs=entry.top_logprobs)
+    wire.part_offset = event.part_offset
+    add_parts(wire, event.parts)
     return response
 
 
@@ -118,6 +126,8 @@ def _delta_from_wire(wire: pb.StepDelta) -> events.Delta:
         text_offset=wire.text_offset,
         logprobs=logprobs_from_wire(wire.logprobs),
         attempt=attempt_from_wire(wire.attempt),
+        parts=parts_from_wire(wire.parts),
+        part_offset=wire.part_offset,
     )
 
 

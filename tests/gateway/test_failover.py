@@ -12,6 +12,7 @@ from gateway_driver import LIMIT_SECONDS, POOL, Rig, StepLog, fault, publish_poo
 from null_script import BASE_ID, Script, token_text
 from null_worker import NullWorker
 from redis_servers import RedisServer
+from roost.contract.events import TextPart
 from roost.contract.reasons import Reason
 from roost.v1 import session_service_pb2 as pb
 
@@ -22,6 +23,7 @@ TEXT = "".join(map(token_text, IDS))
 
 def _is_whole(log: StepLog) -> None:
     assert (log.ids, log.text) == (IDS, TEXT)
+    assert log.parts.after(0) == (TextPart(TEXT),)
     assert log.committed is not None
     assert log.committed.output_tokens == TOKENS
 
@@ -42,6 +44,7 @@ async def test_a_stream_that_breaks_is_resumed_at_its_worker(rig: Rig) -> None:
     (resume,) = [resume for worker in workers for resume in worker.resumes]
     assert resume.attempt == resume.new_attempt
     assert (resume.from_token, resume.from_text_byte) == (5, len("".join(map(token_text, IDS[:5])).encode()))
+    assert resume.from_part == len("".join(map(token_text, IDS[:5])).rstrip())
 
 
 async def test_a_connection_that_is_cut_costs_no_token_and_no_worker(rig: Rig) -> None:
@@ -109,6 +112,7 @@ async def test_output_that_its_worker_forgot_is_replayed(rig: Rig) -> None:
     assert replays[0].tokens == 5
     assert list(replays[0].output_token_ids) == IDS[:5]
     assert replays[0].text_bytes == len("".join(map(token_text, IDS[:5])).encode())
+    assert replays[0].parts == len("".join(map(token_text, IDS[:5])).rstrip())
 
 
 async def test_a_killed_worker_is_replaced(rig: Rig) -> None:

@@ -15,6 +15,7 @@ from roost import (
     RetryConfig,
     SessionTool,
     Started,
+    TextPart,
     Tier,
     Tool,
     ToolCall,
@@ -305,4 +306,4 @@ async def test_events_equal_those_that_a_test_writes_down() -> None:
         started, delta, _ = [event async for event in session.step("well?")]
     assert isinstance(started, Started)
     assert started == Started("fake-worker", started.prompt_tokens, 0)
-    assert delta == Delta("yes", tuple(b"yes"), 0, 0)
+    assert delta == Delta("yes", tuple(b"yes"), 0, 0, parts=(TextPart("yes"),))

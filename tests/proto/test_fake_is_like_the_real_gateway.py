@@ -24,6 +24,7 @@ from roost import (
     Step,
     Tool,
 )
+from roost.contract.parts import PartLog
 
 Scenario = Callable[[World], Awaitable[Any]]
 GONE = f"{POOL}/{'0' * 26}"
@@ -67,13 +68,23 @@ async def a_step_and_its_log(world: World) -> Any:
     events = [event async for event in session.step("hello", temperature=0.5, stop=["never"])]
     kinds = [type(event) for event in events if not isinstance(event, Delta)]
     text = "".join(event.text for event in events if isinstance(event, Delta))
+    parts = PartLog(part for event in events if isinstance(event, Delta) for part in event.parts)
     committed = events[-1]
     assert isinstance(committed, Committed)
     result = await session.run("again", seed=7)
     steps = [step async for step in session.steps(include_token_ids=True)]
     info = await session.info()
     return (
-        (before.length, kinds, text, committed.output, committed.finish_reason, committed.index, committed.replayed),
+        (
+            before.length,
+            kinds,
+            text,
+            parts.after(0),
+            committed.output,
+            committed.finish_reason,
+            committed.index,
+            committed.replayed,
+        ),
         (result.text == TEXT, result.committed.seed, result.committed.index),
         [(step.index, step.messages, step.output, step.finish_reason, step.format) for step in steps],
         [len(step.prompt_token_ids) == step.usage.prompt_tokens for step in steps],

@@ -7,14 +7,18 @@ import pytest
 from roost import wire, wire_steps
 from roost.contract import requests
 from roost.contract.events import (
+    ArgumentsPart,
+    CallPart,
     Committed,
     Delta,
     Event,
     FinishReason,
     Migrated,
     Queued,
+    ReasoningPart,
     Restarted,
     Started,
+    TextPart,
     TokenLogprobs,
     Usage,
 )
@@ -32,11 +36,13 @@ SAMPLING = Sampling(temperature=0.5, top_k=0, seed=2**63, stop=("x",), stop_toke
 USAGE = Usage(1, 2, 3, 4)
 NOON = datetime(2026, 1, 2, 12, 0, 0, 5000, tzinfo=UTC)
 
+PARTS = (ReasoningPart("Hm."), TextPart("é"), CallPart(1, "call_1", "grep"), ArgumentsPart(1, '{"q"'))
+
 EVENTS: list[Event] = [
     Queued(4),
     Migrated("old", "new", 2, HEAD),
     Started("worker", 5, 6, ATTEMPT),
-    Delta("é", [7, 8], 1, 2, (TokenLogprobs(-0.5, (7,), (-0.25,)),), ATTEMPT),
+    Delta("é", [7, 8], 1, 2, (TokenLogprobs(-0.5, (7,), (-0.25,)),), ATTEMPT, PARTS, 5),
     Restarted("why", ATTEMPT),
     Committed("s1", SAID, FinishReason.TOOL_CALLS, USAGE, HEAD, 1, 2, 3, 2**63, True, 4, 5, ("why",), "Hm."),
 ]
@@ -57,7 +63,7 @@ def test_an_event_of_a_newer_gateway_is_passed_over() -> None:
     "request_",
     [
         StepRequest("a/b/c", "s1", (ASKED,)),
-        StepRequest("a/b/c", "s1", (ASKED, SAID), SAMPLING, JsonSchema("{}"), HEAD, Cursor(ATTEMPT, 1, 2)),
+        StepRequest("a/b/c", "s1", (ASKED, SAID), SAMPLING, JsonSchema("{}"), HEAD, Cursor(ATTEMPT, 1, 2, 3)),
         StepRequest("a/b/c", "s1", (), format=ToolChoice(ToolChoiceMode.REQUIRED, "grep"), expected_head=Head()),
     ],
 )

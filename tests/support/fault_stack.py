@@ -27,6 +27,7 @@ from roost import (
     StepResult,
 )
 from roost.contract.loghash import extend, pack_ids
+from roost.contract.parts import PartLog, parts_of_message
 from roost.fault_points import DIRECTORY_VARIABLE
 from roost.store.keys import PoolKeys
 from roost_operator.api.spec import AgentPool
@@ -97,6 +98,7 @@ class Seen:
 
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
+    parts: PartLog = field(default_factory=PartLog)
     restarts: int = 0
     migrations: list[Migrated] = field(default_factory=list)
     result: StepResult | None = None
@@ -218,6 +220,8 @@ async def watch(
         if isinstance(event, Delta):
             assert event.token_offset == len(seen.token_ids), "token ids came twice, or some are missing"
             assert event.text_offset == len(seen.text.encode()), "text came twice, or some is missing"
+            assert event.part_offset == seen.parts.size, "parts came twice, or some are missing"
+            seen.parts.extend(event.parts)
             seen.token_ids.extend(event.token_ids)
             seen.text += event.text
         elif isinstance(event, Restarted):
@@ -225,6 +229,8 @@ async def watch(
         elif isinstance(event, Migrated):
             seen.migrations.append(event)
         elif isinstance(event, Committed):
+            message = parts_of_message(event.output.content, event.reasoning, event.output.tool_calls)
+            assert seen.parts.after(0) == message, "the parts are not the message"
             seen.result = StepResult(event, seen.text, tuple(seen.token_ids))
     assert seen.result is not None
     return seen

@@ -17,12 +17,14 @@ import grpc.aio
 from null_script import Script
 from null_worker import NullWorker
 from redis_servers import RedisServer
+from roost.contract.parts import PartLog
 from roost.contract.reasons import Reason
 from roost.fault_points import DIRECTORY_VARIABLE
 from roost.grpc_errors import details_of
 from roost.store.keys import POOLS, PoolKeys
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceStub
+from roost.wire_parts import parts_from_wire
 from roost_gateway.config import GatewayConfig
 from roost_gateway.front.server import GatewayServer
 from roost_gateway.telemetry import Telemetry
@@ -62,6 +64,7 @@ class StepLog:
     events: list[str] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     text: str = ""
+    parts: PartLog = field(default_factory=PartLog)
     attempt: pb.Attempt | None = None
     committed: pb.StepCommitted | None = None
     restarts: int = 0
@@ -76,7 +79,7 @@ class StepLog:
 
     def copy(self) -> "StepLog":
         """What another client would know that took over here."""
-        return StepLog(self.events[:], self.ids[:], self.text, self.attempt)
+        return StepLog(self.events[:], self.ids[:], self.text, PartLog(self.parts.after(0)), self.attempt)
 
     def take(self, response: pb.StepResponse) -> None:
         kind = response.WhichOneof("event")
@@ -85,7 +88,7 @@ class StepLog:
         if kind == "started":
             self.attempt = response.started.attempt
         elif kind == "restarted":
-            self.ids, self.text = [], ""
+            self.ids, self.text, self.parts = [], "", PartLog()
             self.restarts += 1
             self.attempt = response.restarted.attempt
         elif kind == "delta":
@@ -96,7 +99,9 @@ class StepLog:
     def _delta(self, delta: pb.StepDelta) -> None:
         assert delta.token_offset == len(self.ids), f"token {delta.token_offset} after {len(self.ids)}"
         assert delta.text_offset == len(self.text.encode()), f"byte {delta.text_offset} after {len(self.text.encode())}"
+        assert delta.part_offset == self.parts.size, f"part {delta.part_offset} after {self.parts.size}"
         self.ids += delta.token_ids
+        self.parts.extend(parts_from_wire(delta.parts))
         self.text += delta.text
         self.attempt = delta.attempt
         self._grown.set()
@@ -104,7 +109,8 @@ class StepLog:
     def cursor(self) -> pb.Cursor | None:
         if self.attempt is None:
             return None
-        return pb.Cursor(attempt=self.attempt, tokens=len(self.ids), text_bytes=len(self.text.encode()))
+        text_bytes = len(self.text.encode())
+        return pb.Cursor(attempt=self.attempt, tokens=len(self.ids), text_bytes=text_bytes, parts=self.parts.size)
 
 
 class Caller:

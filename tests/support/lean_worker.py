@@ -29,7 +29,12 @@ class LeanWorker(NullWorker):
             await asyncio.sleep(max(0.0, begin + (number + 1) * script.interval - time.monotonic()))
             text = stamp(time.monotonic())
             delta = wpb.Delta(
-                token_offset=number, token_ids=(BASE_ID + number,), text_offset=number * STAMP_BYTES, text=text
+                token_offset=number,
+                token_ids=(BASE_ID + number,),
+                text_offset=number * STAMP_BYTES,
+                text=text,
+                part_offset=number * STAMP_BYTES,
+                parts=[pb.OutputPart(text=text)],
             )
             texts.append(text)
             await context.write(wpb.GenerateResponse(delta=delta))

@@ -8,6 +8,7 @@ from roost.contract.loghash import EMPTY, extend, pack_ids
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
+from roost.v1 import session_service_pb2 as pb
 from roost.v1 import worker_service_pb2 as wpb
 
 BASE_ID = 1000
@@ -65,6 +66,22 @@ class Attempt:
 
     def text(self, upto: int | None = None) -> str:
         return "".join(token_text(token) for token in self.ids[:upto])
+
+    def parts_text(self, upto: int) -> str:
+        """The text of the parts so far, which lags behind by a blank until the output ends."""
+        return self.text(upto) if upto >= self.total else self.text(upto).rstrip()
+
+    def delta(self, sent: int, upto: int, sent_bytes: int, *, lies: bool) -> wpb.Delta:
+        """The tokens from `sent` to `upto`."""
+        part_offset = len(self.parts_text(sent))
+        return wpb.Delta(
+            token_offset=sent + lies,
+            token_ids=self.ids[sent:upto],
+            text_offset=sent_bytes,
+            text="".join(token_text(token) for token in self.ids[sent:upto]),
+            part_offset=part_offset,
+            parts=[pb.OutputPart(text=self.parts_text(upto)[part_offset:])],
+        )
 
     @property
     def done(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc.aio
 
-from null_script import BASE_ID, Attempt, Script, checked, log_hash, rendered, token_text
+from null_script import BASE_ID, Attempt, Script, checked, log_hash, rendered
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS, WorkerLease
 from roost.contract.loghash import unpack_ids
 from roost.contract.reasons import Reason
@@ -258,19 +258,13 @@ class NullWorker(WorkerServiceServicer):
         if limit is not None and self.script.break_always:
             limit = max(limit, sent + 1)
         upto = len(attempt.ids) if limit is None or sent >= limit else min(limit, len(attempt.ids))
-        text = "".join(token_text(token) for token in attempt.ids[sent:upto])
-        delta = wpb.Delta(
-            token_offset=sent + (1 if self.script.lie_about_offsets else 0),
-            token_ids=attempt.ids[sent:upto],
-            text_offset=sent_bytes,
-            text=text,
-        )
+        delta = attempt.delta(sent, upto, sent_bytes, lies=self.script.lie_about_offsets)
         await context.write(wpb.GenerateResponse(delta=delta))
         fault_point("worker.delta.sent")
         if limit is not None and upto == limit:
             self.script.break_after = limit if self.script.break_always else None
             await context.abort(grpc.StatusCode.UNAVAILABLE, "scripted break")
-        return upto, sent_bytes + len(text.encode())
+        return upto, sent_bytes + len(delta.text.encode())
 
     def _finished(self, attempt: Attempt) -> wpb.Finished:
         return wpb.Finished(

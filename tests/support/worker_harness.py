@@ -17,10 +17,12 @@ import grpc
 import grpc.aio
 
 from roost.contract.loghash import extend, pack_ids
+from roost.contract.parts import PartLog
 from roost.grpc_errors import details_of
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
+from roost.wire_parts import parts_from_wire
 from roost_worker.config import EngineConfig, GrammarConfig, KvConfig, ModelConfig, WorkerConfig
 from roost_worker.engine.plan import BatchPlan, BatchResult, NewSlot, RunnerInfo, Sampled
 from roost_worker.render.renderer import Renderer
@@ -127,12 +129,16 @@ class Collected:
     ids: list[int] = field(default_factory=list)
     text: str = ""
     deltas: list[pb.Delta] = field(default_factory=list)
+    part_offset: int = 0
+    parts: PartLog = field(default_factory=PartLog)
 
     def add(self, delta: pb.Delta) -> None:
         at = (self.tokens + len(self.ids), self.text_bytes + len(self.text.encode()))
         assert (delta.token_offset, delta.text_offset) == at, (
             f"delta at {delta.token_offset, delta.text_offset}, not {at}"
         )
+        assert delta.part_offset == self.part_offset + self.parts.size
+        self.parts.extend(parts_from_wire(delta.parts))
         self.ids += delta.token_ids
         self.text += delta.text
         self.deltas.append(delta)

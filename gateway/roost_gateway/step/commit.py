@@ -2,11 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-from roost.contract.events import Committed
+from roost.contract.events import Committed, Part
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.loghash import extend, pack_ids, unpack_ids
+from roost.contract.parts import parts_of_message
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.contract.steps import StepRequest
@@ -17,7 +20,10 @@ from roost.store.rules import ID_BYTES
 from roost.store.values import (
     finish_reason_to_record,
     format_to_record,
+    message_from_record,
     message_to_record,
+    parts_from_record,
+    parts_to_record,
     sampling_to_record,
     tool_calls_to_record,
 )
@@ -117,7 +123,8 @@ def _reconstructed(log_tokens: int, cached_tokens: int) -> int:
 
 def _output_record(output: StepOutput, finish: StepOutcome) -> dict[str, object]:
     """The generated message. `attempts` are those whose output it is: a client that has some of it needs only the
-    rest."""
+    rest. `parts` are there when the message does not say what was sent as parts, as with text after a call."""
+    parts = output.parts.after(0)
     return {
         "role": "assistant",
         "content": finish.content,
@@ -126,6 +133,7 @@ def _output_record(output: StepOutput, finish: StepOutcome) -> dict[str, object]
         "attempts": [[ref.epoch, ref.nonce.hex()] for ref in output.lineage],
         **({"warnings": list(finish.warnings)} if finish.warnings else {}),
         **({"reasoning": finish.reasoning} if finish.reasoning else {}),
+        **({"parts": parts_to_record(parts)} if parts != finish.parts else {}),
     }
 
 
@@ -137,8 +145,16 @@ def replay(stored: AlreadyCommitted, request: StepRequest, outbox: Outbox) -> No
     output = StepOutput(lineage[-1], request.received)
     output.ids = unpack_ids(stored.output_ids)
     output.text = bytearray(stored.entry.output["text"].encode())
+    output.parts.extend(_stored_parts(stored.entry.output))
     if output.client_attempt is not None:
         nonces = {ref.nonce for ref in lineage}
         if output.client_attempt.nonce not in nonces or output.behind_client:
             outbox.restarted(output, "the step was committed by another attempt")
     outbox.committed(committed_event(stored.entry, stored.generation, replayed=True), output)
+
+
+def _stored_parts(record: Mapping[str, Any]) -> tuple[Part, ...]:
+    if "parts" in record:
+        return parts_from_record(record["parts"])
+    message = message_from_record(record)
+    return parts_of_message(message.content, record.get("reasoning", ""), message.tool_calls)

@@ -3,7 +3,7 @@
 import asyncio
 from array import array
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
 from roost.contract.events import (
@@ -11,12 +11,14 @@ from roost.contract.events import (
     Delta,
     Event,
     FinishReason,
+    Part,
     Restarted,
     Started,
     TokenLogprobs,
 )
 from roost.contract.heads import AttemptRef
 from roost.contract.messages import ToolCall
+from roost.contract.parts import PartLog, cut, parts_of_message
 from roost.contract.refused import invalid
 from roost.contract.steps import Cursor
 
@@ -43,6 +45,11 @@ class StepOutcome:
     reasoning: str = ""
     """The text between thinking marks."""
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The message as parts, in the order in which models mostly write."""
+        return parts_of_message(self.content, self.reasoning, self.tool_calls)
+
 
 @dataclass(frozen=True, slots=True)
 class RenderedStep:
@@ -54,7 +61,7 @@ class RenderedStep:
 
 
 class StepOutput:
-    """Ids and text in order, and the cursor of what was sent.
+    """Ids, text and parts in order, and the cursor of what was sent.
 
     Deltas to the client are slices from the cursor to the end: contiguous by construction, and as many iterations in
     one event as arrived while the last one was being written.
@@ -69,6 +76,7 @@ class StepOutput:
         self.ids = array("I")
         self.text = bytearray()
         self.logprobs: list[TokenLogprobs] = []
+        self.parts = PartLog()
         self.accepted = False
         """Whether a worker has rendered the prompt."""
         self.finished: StepOutcome | None = None
@@ -78,6 +86,7 @@ class StepOutput:
         """Earlier attempt whose output the client has some of, until it is known whether this output continues it."""
         self._sent_tokens = received.tokens if received is not None else 0
         self._sent_bytes = received.text_bytes if received is not None else 0
+        self._sent_parts = received.parts if received is not None else 0
 
     def accept(self, prompt_ids: "array[int]") -> None:
         """Takes the rendered prompt. Only the first one counts: a replay repeats it."""
@@ -99,6 +108,8 @@ class StepOutput:
         token_offset: int,
         text_offset: int,
         logprobs: Iterable[TokenLogprobs] = (),
+        parts: Sequence[Part] = (),
+        part_offset: int = 0,
     ) -> None:
         """Takes a worker's delta. Raises OutputGapError when it does not begin where the output ends."""
         if token_offset != len(self.ids) or text_offset != len(self.text):
@@ -110,6 +121,14 @@ class StepOutput:
         self.text += text.encode()
         if logprobs:
             self.logprobs.extend(logprobs)
+        if parts:
+            self._append_parts(parts, part_offset)
+
+    def _append_parts(self, parts: Sequence[Part], offset: int) -> None:
+        """Parts that are here already are left out: how far they lag behind the text may differ between workers."""
+        if offset > self.parts.size:
+            raise OutputGapError(f"parts at unit {offset}, but those of the output end at {self.parts.size}")
+        self.parts.extend(cut(parts, self.parts.size - offset))
 
     def start_afresh(self) -> bool:
         """Gives up the output of earlier attempts. Returns whether the client has output that is now lost."""
@@ -128,6 +147,8 @@ class StepOutput:
                 f"but {len(self.ids)} and {len(text)} came, or others"
             )
         self.text += whole[len(text) :]
+        if not self.parts.size:  # of a worker that knows no parts
+            self.parts.extend(finish.parts)
         self.finished = finish
 
     @property
@@ -137,7 +158,7 @@ class StepOutput:
 
     def rewind(self) -> None:
         """Sends everything again, from the start."""
-        self._sent_tokens = self._sent_bytes = 0
+        self._sent_tokens = self._sent_bytes = self._sent_parts = 0
 
     def take(self) -> Delta | None:
         """Takes out what the client does not have yet; None when it has everything.
@@ -145,7 +166,7 @@ class StepOutput:
         Raises Refused: INVALID_REQUEST when the client's cursor lies inside a character.
         """
         tokens, size = len(self.ids), len(self.text)
-        if tokens <= self._sent_tokens and size <= self._sent_bytes:
+        if tokens <= self._sent_tokens and size <= self._sent_bytes and self.parts.size <= self._sent_parts:
             return None
         first, start = min(self._sent_tokens, tokens), min(self._sent_bytes, size)
         if start < size and self.text[start] & 0xC0 == 0x80:
@@ -157,8 +178,11 @@ class StepOutput:
             text_offset=self._sent_bytes,
             logprobs=tuple(self.logprobs[first:]) if self.logprobs else (),
             attempt=self.attempt,
+            parts=self.parts.after(self._sent_parts),
+            part_offset=self._sent_parts,
         )
         self._sent_tokens, self._sent_bytes = max(tokens, self._sent_tokens), max(size, self._sent_bytes)
+        self._sent_parts = max(self.parts.size, self._sent_parts)
         return delta
 
 

@@ -1,9 +1,11 @@
 """What a worker is sent: a step to begin, to replay or to resume; and steps to render for another revision. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 from roost.contract.heads import AttemptRef
+from roost.contract.steps import StepRequest
 from roost.store.records import Descriptor, LogEntry
 from roost.store.rules import ID_BYTES
 from roost.store.values import message_from_record
@@ -40,8 +42,14 @@ def start(attempt: StepAttempt) -> GenerateRequest:
             replay=_replay(output) if output.accepted else None,
             deadline_ms=attempt.call.milliseconds_left,
             priority=attempt.priority,
+            call_seed=call_seed(request),
         )
     )
+
+
+def call_seed(request: StepRequest) -> bytes:
+    """What the ids of a step's calls follow from: no other step has it, and every attempt at this one has."""
+    return sha256(f"{request.session_id}\0{request.step_id}".encode()).digest()
 
 
 def _replay(output: StepOutput) -> Replay:
@@ -50,6 +58,7 @@ def _replay(output: StepOutput) -> Replay:
         output_token_ids=output.ids,
         text_bytes=len(output.text),
         tokens=len(output.ids),
+        parts=output.parts.size,
     )
 
 
@@ -63,6 +72,7 @@ def resume(attempt: StepAttempt, earlier: AttemptRef) -> GenerateRequest:
             session_id=attempt.session_id,
             from_token=len(attempt.output.ids),
             from_text_byte=len(attempt.output.text),
+            from_part=attempt.output.parts.size,
             deadline_ms=attempt.call.milliseconds_left,
         )
     )

@@ -22,6 +22,7 @@ from roost.v1 import session_service_pb2 as pb
 from roost.v1 import worker_service_pb2 as worker_pb
 from roost.v1.worker_service_pb2 import Cancel, Commit, GenerateRequest, GenerateResponse, History
 from roost.wire import enum_member, head_to_wire, logprobs_from_wire
+from roost.wire_parts import parts_from_wire
 from roost_gateway.fleet.worker_client import WorkerClients, refusal_of
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.step import worker_requests
@@ -145,7 +146,9 @@ class WorkerStream:
     def _take(self, delta: worker_pb.Delta) -> None:
         logprobs = logprobs_from_wire(delta.logprobs) if delta.logprobs else ()
         output = self._attempt.output
-        output.append(delta.token_ids, delta.text, delta.token_offset, delta.text_offset, logprobs)
+        parts = parts_from_wire(delta.parts) if delta.parts else ()
+        at = (delta.token_offset, delta.text_offset)
+        output.append(delta.token_ids, delta.text, *at, logprobs, parts, delta.part_offset)
         self._attempt.output_came()
 
     async def _ended(self) -> Exception:

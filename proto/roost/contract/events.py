@@ -79,7 +79,7 @@ class CallPart:
     """A tool call begins; its arguments follow."""
 
     index: int
-    """Number of the call in the step's output, from 0."""
+    """Number of the call in the step's output, from 0. Calls that broke off count."""
     id: str
     name: str
 
@@ -111,9 +111,13 @@ class Delta:
     logprobs: tuple[TokenLogprobs, ...] = ()
     attempt: AttemptRef = field(default=NO_ATTEMPT, compare=False)
     parts: tuple[Part, ...] = ()
-    """The text as text, reasoning and calls. It may lag behind `text` while a mark or a call's name is incomplete. All
-    parts of a step together are the output and reasoning of `Committed`, unless text that looks like a call turns out
-    not to be one: `Committed` decides."""
+    """The text as text, reasoning and calls. It may lag behind `text` while a mark or a call's name is incomplete; the
+    last delta may have parts only. Text and reasoning of all parts of a step are the content and reasoning of
+    `Committed`, and its calls are those of the parts, by their ids, but for calls that broke off: a call that
+    `max_tokens` cuts off, or whose JSON or format breaks, comes as text after what came of it, and `Committed` does not
+    have it."""
+    part_offset: int = 0
+    """Number of units of parts before these (`roost.contract.parts`)."""
 
 
 @dataclass(frozen=True, slots=True)

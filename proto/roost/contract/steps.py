@@ -13,6 +13,8 @@ class Cursor:
     attempt: AttemptRef
     tokens: int = 0
     text_bytes: int = 0
+    parts: int = 0
+    """Units of parts, as `roost.contract.parts` counts them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict, ParseDict
 
-from roost.contract.events import FinishReason
+from roost.contract.events import FinishReason, Part
 from roost.contract.messages import Format, Message, MessageRole, Sampling, ToolCall
 from roost.contract.steps import StepRequest
 from roost.v1 import session_service_pb2 as pb
 from roost.wire import format_from_wire, format_to_wire, message_to_wire, sampling_from_wire, sampling_to_wire
+from roost.wire_parts import add_parts, parts_from_wire
 
 _FINISH_PREFIX = "FINISH_REASON_"
 
@@ -46,6 +47,16 @@ def message_from_record(record: Mapping[str, Any]) -> Message:
 
 def tool_calls_to_record(calls: Iterable[ToolCall]) -> list[dict[str, str]]:
     return [{"id": call.id, "name": call.name, "arguments": call.arguments_json} for call in calls]
+
+
+def parts_to_record(parts: Iterable[Part]) -> list[dict[str, Any]]:
+    delta = pb.StepDelta()
+    add_parts(delta, parts)
+    return [MessageToDict(part, preserving_proto_field_name=True) for part in delta.parts]
+
+
+def parts_from_record(record: Iterable[Mapping[str, Any]]) -> tuple[Part, ...]:
+    return parts_from_wire(ParseDict(dict(part), pb.OutputPart()) for part in record)
 
 
 def sampling_to_record(sampling: Sampling) -> dict[str, Any]:

@@ -784,10 +784,13 @@ class Cursor(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     TEXT_BYTES_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     tokens: _builtins.int
     """Token ids received."""
     text_bytes: _builtins.int
     """UTF-8 bytes of text received."""
+    parts: _builtins.int
+    """Units of parts received, as StepDelta.part_offset counts them."""
     @_builtins.property
     def attempt(self) -> Global___Attempt:
         """Attempt that the output belongs to."""
@@ -798,10 +801,11 @@ class Cursor(_message.Message):
         attempt: Global___Attempt | None = ...,
         tokens: _builtins.int = ...,
         text_bytes: _builtins.int = ...,
+        parts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "text_bytes", b"text_bytes", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "parts", b"parts", "text_bytes", b"text_bytes", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1397,6 +1401,8 @@ class StepDelta(_message.Message):
     TEXT_OFFSET_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    PART_OFFSET_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     token_offset: _builtins.int
     """Tokens before these."""
     text_offset: _builtins.int
@@ -1404,6 +1410,10 @@ class StepDelta(_message.Message):
     text: _builtins.str
     """New text, as the model writes it: with its thinking, its tool calls and their marks, which StepCommitted separates.
     It lags behind the ids while a character or a stop string may be incomplete.
+    """
+    part_offset: _builtins.int
+    """Units of parts before these: each character (Unicode code point) of text, reasoning and arguments is one, and so is
+    the beginning of a call.
     """
     @_builtins.property
     def attempt(self) -> Global___Attempt:
@@ -1417,6 +1427,12 @@ class StepDelta(_message.Message):
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprobs]:
         """One for each id, when asked for."""
 
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputPart]:
+        """The text as text, reasoning and calls. Parts lag behind the text while what it will be is not certain. The last
+        delta may have parts only.
+        """
+
     def __init__(
         self,
         *,
@@ -1426,14 +1442,115 @@ class StepDelta(_message.Message):
         text_offset: _builtins.int = ...,
         text: _builtins.str = ...,
         logprobs: _abc.Iterable[Global___TokenLogprobs] | None = ...,
+        part_offset: _builtins.int = ...,
+        parts: _abc.Iterable[Global___OutputPart] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "logprobs", b"logprobs", "text", b"text", "text_offset", b"text_offset", "token_ids", b"token_ids", "token_offset", b"token_offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "logprobs", b"logprobs", "part_offset", b"part_offset", "parts", b"parts", "text", b"text", "text_offset", b"text_offset", "token_ids", b"token_ids", "token_offset", b"token_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepDelta: _TypeAlias = StepDelta  # noqa: Y015
+
+@_typing.final
+class OutputPart(_message.Message):
+    """OutputPart is a piece of a step's output, with marks of thinking and of calls taken out.
+
+    Text and reasoning of all parts are the output's content and reasoning in StepCommitted. Its calls are those of the
+    parts, by their ids, but for calls that broke off: when max_tokens cuts a call off, or what follows breaks its JSON or
+    its format, its text comes as text after it, and StepCommitted does not have the call.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Call(_message.Message):
+        """Call is the beginning of a tool call, whose arguments follow."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        INDEX_FIELD_NUMBER: _builtins.int
+        ID_FIELD_NUMBER: _builtins.int
+        NAME_FIELD_NUMBER: _builtins.int
+        index: _builtins.int
+        """Number of the call in the step's output, from 0."""
+        id: _builtins.str
+        """Id of the call, as StepCommitted has it. It follows from session, step and index: every attempt gives the same."""
+        name: _builtins.str
+        """One of the session's tools."""
+        def __init__(
+            self,
+            *,
+            index: _builtins.int = ...,
+            id: _builtins.str = ...,
+            name: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "index", b"index", "name", b"name"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Arguments(_message.Message):
+        """Arguments is more of a call's arguments_json, as it is written. In formats in which only the end of the output, or
+        of the call, shows that it is one, all of it comes at once.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        INDEX_FIELD_NUMBER: _builtins.int
+        TEXT_FIELD_NUMBER: _builtins.int
+        index: _builtins.int
+        """Number of the call."""
+        text: _builtins.str
+        """JSON text."""
+        def __init__(
+            self,
+            *,
+            index: _builtins.int = ...,
+            text: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "text", b"text"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
+    CALL_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Text of the answer."""
+    reasoning: _builtins.str
+    """What the model writes between its thinking marks."""
+    @_builtins.property
+    def call(self) -> Global___OutputPart.Call:
+        """A call begins."""
+
+    @_builtins.property
+    def arguments(self) -> Global___OutputPart.Arguments:
+        """More of the arguments of a call."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        reasoning: _builtins.str = ...,
+        call: Global___OutputPart.Call | None = ...,
+        arguments: Global___OutputPart.Arguments | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "call", b"call", "part", b"part", "reasoning", b"reasoning", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "call", b"call", "part", b"part", "reasoning", b"reasoning", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["text", "reasoning", "call", "arguments"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___OutputPart: _TypeAlias = OutputPart  # noqa: Y015
 
 @_typing.final
 class StepRestarted(_message.Message):

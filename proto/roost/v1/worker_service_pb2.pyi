@@ -131,6 +131,7 @@ class Start(_message.Message):
     REPLAY_FIELD_NUMBER: _builtins.int
     DEADLINE_MS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    CALL_SEED_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant, which separates caches."""
     model_revision: _builtins.str
@@ -141,6 +142,8 @@ class Start(_message.Message):
     """Milliseconds left until the client's deadline; 0 means none."""
     priority: _builtins.int
     """Scheduling class, lower first."""
+    call_seed: _builtins.bytes
+    """What the ids of the step's calls follow from, the same for all of its attempts; empty: the attempt's nonce."""
     @_builtins.property
     def attempt(self) -> _session_service_pb2.Attempt:
         """Attempt; the worker refuses one that is older than what it has seen of the session."""
@@ -184,10 +187,11 @@ class Start(_message.Message):
         replay: Global___Replay | None = ...,
         deadline_ms: _builtins.int = ...,
         priority: _builtins.int = ...,
+        call_seed: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "format", b"format", "replay", b"replay", "sampling", b"sampling", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_ms", b"deadline_ms", "format", b"format", "messages", b"messages", "model_revision", b"model_revision", "priority", b"priority", "replay", b"replay", "sampling", b"sampling", "session", b"session", "system", b"system", "tenant", b"tenant", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "call_seed", b"call_seed", "deadline_ms", b"deadline_ms", "format", b"format", "messages", b"messages", "model_revision", b"model_revision", "priority", b"priority", "replay", b"replay", "sampling", b"sampling", "session", b"session", "system", b"system", "tenant", b"tenant", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -235,10 +239,13 @@ class Replay(_message.Message):
     OUTPUT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     TEXT_BYTES_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     text_bytes: _builtins.int
     """UTF-8 bytes of text already sent to the client."""
     tokens: _builtins.int
     """Tokens already sent to the client."""
+    parts: _builtins.int
+    """Units of parts already sent to the client."""
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Rendered prompt of the step."""
@@ -254,10 +261,11 @@ class Replay(_message.Message):
         output_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         text_bytes: _builtins.int = ...,
         tokens: _builtins.int = ...,
+        parts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["output_token_ids", b"output_token_ids", "prompt_token_ids", b"prompt_token_ids", "text_bytes", b"text_bytes", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output_token_ids", b"output_token_ids", "parts", b"parts", "prompt_token_ids", b"prompt_token_ids", "text_bytes", b"text_bytes", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -275,6 +283,7 @@ class Resume(_message.Message):
     FROM_TOKEN_FIELD_NUMBER: _builtins.int
     FROM_TEXT_BYTE_FIELD_NUMBER: _builtins.int
     DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    FROM_PART_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Session's name; empty for one-shot work."""
     from_token: _builtins.int
@@ -283,6 +292,8 @@ class Resume(_message.Message):
     """UTF-8 bytes of text that the client already has."""
     deadline_ms: _builtins.int
     """Milliseconds left until the client's deadline; 0 means none."""
+    from_part: _builtins.int
+    """Units of parts that the client already has."""
     @_builtins.property
     def attempt(self) -> _session_service_pb2.Attempt:
         """Attempt that was fenced."""
@@ -300,10 +311,11 @@ class Resume(_message.Message):
         from_token: _builtins.int = ...,
         from_text_byte: _builtins.int = ...,
         deadline_ms: _builtins.int = ...,
+        from_part: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "new_attempt", b"new_attempt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_ms", b"deadline_ms", "from_text_byte", b"from_text_byte", "from_token", b"from_token", "new_attempt", b"new_attempt", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_ms", b"deadline_ms", "from_part", b"from_part", "from_text_byte", b"from_text_byte", "from_token", b"from_token", "new_attempt", b"new_attempt", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -449,12 +461,16 @@ class Delta(_message.Message):
     TEXT_OFFSET_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    PART_OFFSET_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     token_offset: _builtins.int
     """Tokens before these."""
     text_offset: _builtins.int
     """UTF-8 bytes of text before this text."""
     text: _builtins.str
     """New text."""
+    part_offset: _builtins.int
+    """Units of parts before these, as in StepDelta."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """New token ids."""
@@ -462,6 +478,10 @@ class Delta(_message.Message):
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.TokenLogprobs]:
         """One for each id, when asked for."""
+
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.OutputPart]:
+        """The text as text, reasoning and calls. The last delta before Finished may have parts only."""
 
     def __init__(
         self,
@@ -471,10 +491,12 @@ class Delta(_message.Message):
         text_offset: _builtins.int = ...,
         text: _builtins.str = ...,
         logprobs: _abc.Iterable[_session_service_pb2.TokenLogprobs] | None = ...,
+        part_offset: _builtins.int = ...,
+        parts: _abc.Iterable[_session_service_pb2.OutputPart] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "text", b"text", "text_offset", b"text_offset", "token_ids", b"token_ids", "token_offset", b"token_offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "part_offset", b"part_offset", "parts", b"parts", "text", b"text", "text_offset", b"text_offset", "token_ids", b"token_ids", "token_offset", b"token_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,7 @@
 
 import json
 import re
+from collections import defaultdict
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from roost.contract.events import ArgumentsPart, CallPart, Part, ReasoningPart, TextPart
+from roost.contract.parts import joined
 from roost_worker.render.formats import (
     FORMATS,
     CallParser,
@@ -22,6 +25,7 @@ from roost_worker.render.formats import (
     format_named,
     json_scanner,
     whole_text,
+    wrapped,
 )
 from slow_calls import slow_parse
 
@@ -92,11 +96,38 @@ arguments = st.dictionaries(st.text(max_size=5), json_values, max_size=3)
 
 
 def in_chunks(name: str, text: str, cuts: list[int], turn: Turn) -> ParsedText:
+    """Parse the text; at each cut the parts so far must be those of the text so far."""
     parser = format_named(name).parser(turn)
     places = sorted({min(cut, len(text)) for cut in cuts})
     for start, end in zip([0, *places], [*places, len(text)], strict=True):
         parser.feed(text[start:end])
+        if len(places) < 20:
+            assert joined(parser.parts) == parts_of(name, text[:end], turn)
     return parser.finish()
+
+
+def parts_of(name: str, text: str, turn: Turn) -> tuple[Part, ...]:
+    parser = format_named(name).parser(turn)
+    parser.feed(text)
+    return joined(parser.parts)
+
+
+def check_parts(parsed: ParsedText) -> None:
+    """All parts together are the message; calls that broke off are the only others."""
+    texts: dict[type | int, str] = defaultdict(str)
+    names = {part.index: (part.id, part.name) for part in parsed.parts if isinstance(part, CallPart)}
+    for part in parsed.parts:
+        if not isinstance(part, CallPart):
+            texts[part.index if isinstance(part, ArgumentsPart) else type(part)] += part.text
+    assert (texts[TextPart], texts[ReasoningPart]) == (parsed.content, parsed.reasoning)
+    assert list(names) == list(range(len(names)))
+    for call in parsed.calls:
+        call_id, name = names[call.number]
+        assert (name, texts[call.number]) == (call.name, call.arguments_json)
+        assert call_id in (call.id, ""), "an id after the arguments comes too late"
+    assert {name for _, name in names.values()} <= TOOLS
+    broken = names.keys() - {call.number for call in parsed.calls}
+    assert not broken or parsed.warnings
 
 
 def values(parsed: ParsedText) -> tuple[str, str, list[tuple[str, Any]]]:
@@ -116,7 +147,13 @@ def test_any_text_is_read_as_the_slow_reader_reads_it(
 ) -> None:
     whole = start + text + "".join(map(WRAPPED[name], wrapped))
     parsed = format_named(name).parse(whole, Turn(TOOLS, thinking_tokens=tokens))
-    assert values(parsed) == slow_parse(name, whole, TOOLS, cut_off=tokens)
+    content, *rest = values(parsed)
+    slow_content, *slow_rest = slow_parse(name, whole, TOOLS, cut_off=tokens)
+    assert rest == slow_rest
+    if parsed.calls and not parsed.reasoning:  # text that was written before a call came keeps its first blanks
+        assert (content.rstrip(), content.strip()) == (content, slow_content)
+    else:
+        assert content == slow_content
     assert all(call.arguments_json == "{}" or call.arguments_json in whole for call in parsed.calls)
 
 
@@ -141,8 +178,10 @@ def test_any_chunks_give_what_the_whole_text_gives(
     )
     for turn in turns:
         expected = format_named(name).parse(whole, turn)
-        assert in_chunks(name, whole, cuts, turn) == expected
-        assert in_chunks(name, whole, list(range(len(whole))), turn) == expected
+        check_parts(expected)
+        for places in (cuts, list(range(len(whole)))):
+            parsed = in_chunks(name, whole, places, turn)
+            assert (parsed, parsed.parts) == (expected, expected.parts)
 
 
 plain_names = st.text(alphabet="abcXYZ019_-.", min_size=1, max_size=8)
@@ -233,6 +272,7 @@ HOSTILE = {
     "named objects": '[TOOL_CALLS]w[ARGS]{"q": [<｜tool▁call▁begin｜>w {"q": [',
     "calls": "[TOOL_CALLS]w[ARGS]{}<｜tool▁call▁begin｜>w {}<｜tool▁call▁end｜>",
     "objects": '{"name": "w", "parameters": {"q": "\\u0061"}}; ',
+    "nested values": '","b":{},"a":"',
     "brackets": "[",
     "escapes": '\\"',
     "digits": "1",
@@ -250,7 +290,7 @@ START = {
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_megabyte_of_hostile_text_takes_linear_time(monkeypatch: pytest.MonkeyPatch, name: str, kind: str) -> None:
-    for module in (json_scanner, whole_text, calls):
+    for module in (json_scanner, whole_text, wrapped, calls):
         count_visits(monkeypatch, module)
 
     def visits(size: int, start: str, chunk: int) -> int:

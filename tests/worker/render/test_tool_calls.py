@@ -275,6 +275,7 @@ def test_a_call_that_the_built_in_template_shows_is_read_back(name: str) -> None
     for content in ("", "Let me look."):
         turn = template_message(Message("assistant", content, (call,)))
         shown = text_of(template.render([user, turn], None, generation_prompt=False)).removeprefix(prompt)
+        shown = shown.removeprefix(" ")  # as a detokenizer does where blanks follow the marks
         parsed = shown_format.parse(re.split(r"<end>|<\|im_end\|>|<\|eot_id\|>", shown)[0], TURN)
         if content and name == "llama3.1":  # its calls are recognised when the whole text is calls
             continue
@@ -288,7 +289,9 @@ def test_a_call_that_the_built_in_template_shows_is_read_back(name: str) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 def test_call_ids_are_unique_and_short(name: str) -> None:
-    ids = {format_named(name).call_ids.new() for _ in range(1000)}
-    assert len(ids) == 1000
+    seeds = [bytes([number]) for number in range(250)]
+    ids = [format_named(name).call_ids.of_call(seed, number) for seed in seeds for number in range(4)]
+    assert ids == [format_named(name).call_ids.of_call(seed, number) for seed in seeds for number in range(4)]
+    assert len(set(ids)) == 1000
     pattern = r"[A-Za-z0-9]{9}" if name.startswith("mistral") else r"call_[0-9a-f]{32}"
     assert all(re.fullmatch(pattern, call_id) for call_id in ids)

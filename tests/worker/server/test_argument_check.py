@@ -4,6 +4,7 @@ from contextlib import aclosing
 
 import pytest
 
+from roost.contract.events import ArgumentsPart, CallPart, TextPart
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.grammar import CompilePool
@@ -48,8 +49,12 @@ async def test_a_call_that_keeps_its_schema_is_a_call(world: World, name: str, a
 async def test_a_call_that_does_not_is_text_with_a_warning(
     world: World, name: str, arguments: str, warning: str
 ) -> None:
-    finished = (await _finished(world, name, arguments, REQUIRED)).finished
+    stream = await _finished(world, name, arguments, REQUIRED)
+    finished, sent = stream.finished, stream.out.parts.after(0)
     assert finished.content == finished.text
+    assert sent[-1] == TextPart(finished.text)
+    judged_when_complete = name == "odd"
+    assert [type(part) for part in sent[:-1]] == ([] if judged_when_complete else [CallPart, ArgumentsPart])
     assert finished.finish_reason == api.FINISH_REASON_STOP
     assert len(finished.tool_calls) == 0
     assert [text.startswith(f"what looks like a tool call stays text: {warning}") for text in finished.warnings] == [

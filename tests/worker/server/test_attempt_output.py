@@ -172,7 +172,7 @@ CALLS = "[TOOL_CALLS]grep[CALL_ID]{}[ARGS]{{}}[TOOL_CALLS]grep[CALL_ID]{}[ARGS]{
     ],
 )
 def test_an_id_that_the_model_wrote_is_kept_if_the_session_has_no_other_one(name, ids, log, kept):
-    message = read_message(CALLS.format(*ids), format_named(name), Turn({"grep"}), lambda: log)
+    message = read_message(CALLS.format(*ids), format_named(name), Turn({"grep"}), b"seed", lambda: log)
     given = [call.id for call in message.tool_calls]
     assert [call_id == written for call_id, written in zip(given, ids, strict=True)] == list(kept)
     assert len(set(given)) == 2
@@ -182,11 +182,12 @@ def test_an_id_that_the_model_wrote_is_kept_if_the_session_has_no_other_one(name
 def test_the_text_of_the_log_is_asked_for_once():
     texts = iter(["[TOOL_CALLS]w[CALL_ID]abc123xyy[ARGS]{}"])
     calls = CALLS.format("abc123xyz", "abc123xyy")
-    message = read_message(calls, format_named("mistral-v11"), Turn({"grep"}), lambda: next(texts))
+    message = read_message(calls, format_named("mistral-v11"), Turn({"grep"}), b"seed", lambda: next(texts))
     assert [call.id in calls for call in message.tool_calls] == [True, False]
 
 
 def test_an_id_that_means_nothing_to_the_format_is_replaced_without_a_look_at_the_log():
     text = '<tool_call>{"name": "grep", "arguments": {}, "id": "abc123xyz"}</tool_call>'
-    message = read_message(text, format_named("chatml"), Turn({"grep"}), lambda: pytest.fail("it was looked at"))
+    looked_at = lambda: pytest.fail("it was looked at")  # noqa: E731
+    message = read_message(text, format_named("chatml"), Turn({"grep"}), b"seed", looked_at)
     assert [len(call.id) for call in message.tool_calls] == [37]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from roost.contract.events import TextPart
 from roost_worker.grammar import CompilePool, CompileUnavailableError
 from roost_worker.render.messages import ToolCall
 from roost_worker.server import refusals
@@ -24,7 +25,9 @@ async def check_arguments(
     for call in message.tool_calls:
         if fault := await _fault(call, schemas, pool):
             warning = f"what looks like a tool call stays text: {fault}"
-            return replace(message, content=text, tool_calls=(), warnings=(*message.warnings, warning))
+            written = () if call.name in schemas else message.parts  # what is checked here is not written before
+            parts = (*written, TextPart(text))
+            return replace(message, content=text, tool_calls=(), warnings=(*message.warnings, warning), parts=parts)
     return message
 
 

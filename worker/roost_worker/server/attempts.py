@@ -7,8 +7,10 @@ from enum import StrEnum
 from typing import Protocol
 
 from roost.contract.heads import AttemptRef
+from roost.contract.parts import cut
 from roost_worker.render.formats import Turn
 from roost_worker.server.output import OutputBuffer, OutputCursor, OutputMessage, OutputSlice, TokenLogprob
+from roost_worker.server.part_stream import PartStream
 from roost_worker.server.session_log import SessionLog
 
 
@@ -62,6 +64,9 @@ class Attempt:
         self.log: SessionLog | None = None
         self.prompt_ids: array[int] = array("I")
         self.turn = Turn(frozenset())
+        self.call_seed = ref.nonce
+        """What the ids of the step's calls follow from."""
+        self.part_stream: PartStream | None = None
         self.constrained = False
         self.unenforced: Mapping[str, str] = {}
         self.expected_cached = 0
@@ -104,6 +109,12 @@ class Attempt:
         self.output.append(ids[:kept], text, logprobs[:kept])
         self._wake()
         return cut
+
+    def read_as(self, message: OutputMessage) -> None:
+        """Take the complete output as a message, with the parts that only its end shows. The first one counts."""
+        if self.message is None:
+            self.message = message
+            self.output.parts.extend(cut(message.parts, self.output.parts.size))
 
     def finish(self, stop: str) -> None:
         """Complete the output. `stop` is the engine's reason."""

@@ -13,11 +13,13 @@ from roost.contract.refused import Refused
 from roost.fault_points import fault_point
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
+from roost_worker.render.formats import CallNamer
 from roost_worker.server import refusals, replies
 from roost_worker.server.argument_check import check_arguments
 from roost_worker.server.attempts import Attempt, Ending
 from roost_worker.server.grammar_check import build_constraint, check_grammar
 from roost_worker.server.output import OutputCursor, OutputMessage, read_message
+from roost_worker.server.part_stream import PartStream
 from roost_worker.server.requests import INLINE_BYTES, Work, content_bytes, prepare, rendered_bytes
 from roost_worker.server.session_log import HistoryError, MissingHistory, SessionLog, empty_log
 from roost_worker.server.sessions import LogRef
@@ -59,7 +61,7 @@ def _begin(shell: Shell, start: pb.Start) -> Attempt:
 
 
 def _resume(shell: Shell, resume: pb.Resume) -> Attempt:
-    cursor = OutputCursor(resume.from_token, resume.from_text_byte)
+    cursor = OutputCursor(resume.from_token, resume.from_text_byte, resume.from_part)
     return shell.resume(resume.session_id, _ref(resume.attempt), _ref(resume.new_attempt), cursor)
 
 
@@ -90,7 +92,7 @@ class _Stream:
         work = await self._prepared(start, log)
         self._check()
         if work.replayed:
-            self._reader.cursor = OutputCursor(start.replay.tokens, start.replay.text_bytes)
+            self._reader.cursor = OutputCursor(start.replay.tokens, start.replay.text_bytes, start.replay.parts)
         self._shell.submit(self._attempt, log, work, start.tenant, start.priority)
 
     async def serve(self) -> None:
@@ -103,6 +105,7 @@ class _Stream:
             with of_request(PARSING):
                 message = await self._read_message()
                 finished = replies.finished(self._attempt, message)
+            await self._send_output()  # parts that only the end shows
             self._check()
             await self._context.write(finished)
             fault_point("worker.finished")
@@ -164,6 +167,8 @@ class _Stream:
 
     async def _send_output(self) -> None:
         while True:
+            with of_request(PARSING):
+                await self._read_parts()
             self._check()
             output = self._attempt.next_slice(self._reader)
             if output is not None:
@@ -174,18 +179,40 @@ class _Stream:
             else:
                 await self._reader.changed()
 
+    async def _read_parts(self) -> None:
+        """Read what the output has grown by."""
+        attempt, stream = self._attempt, self._parts()
+        while attempt.message is None and stream.text_bytes < attempt.output.text_bytes:
+            text = attempt.output.text_after(stream.text_bytes, INLINE_BYTES)
+            stream.feed(text)
+            if stream.needs_log:
+                inline = self._log_to_spell() <= INLINE_BYTES
+                stream.learn_log() if inline else await asyncio.to_thread(stream.learn_log)
+            elif len(text) >= INLINE_BYTES:
+                await asyncio.sleep(0)  # a replayed output is long
+        if attempt.message is None:
+            stream.catch_up()
+
+    def _parts(self) -> PartStream:
+        attempt, turn_format = self._attempt, self._shell.renderer.format
+        if attempt.part_stream is None:
+            namer = CallNamer(turn_format.call_ids, attempt.call_seed, self._log_text)
+            attempt.part_stream = PartStream(turn_format.parser(attempt.turn), namer, attempt.output.parts)
+        return attempt.part_stream
+
     async def _read_message(self) -> OutputMessage:
-        """Return the output as a message. It is read once per attempt, so that call ids are the same on any stream."""
+        """Return the output as a message. It is read once per attempt."""
         attempt, text = self._attempt, self._attempt.output.text
         if attempt.message is None:
-            arguments = (text, self._shell.renderer.format, attempt.turn, self._log_text)
+            arguments = (text, self._shell.renderer.format, attempt.turn, attempt.call_seed, self._log_text)
             inline = len(text) + self._log_to_spell() <= INLINE_BYTES
             message = read_message(*arguments) if inline else await asyncio.to_thread(read_message, *arguments)
             if attempt.turn.constrained:
                 message = await check_arguments(text, message, attempt.unenforced, self._shell.grammars)
-            attempt.message = attempt.message or message  # another stream may have read it by now
+            attempt.read_as(message)  # another stream may have read it by now
             for warning in message.warnings:
                 LOG.warning("step of session %s: %s", attempt.session or "(none)", warning)
+        assert attempt.message is not None
         return attempt.message
 
     def _log_to_spell(self) -> int:

@@ -3,9 +3,10 @@
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 
-from roost_worker.render.formats import CallIds, Turn, TurnFormat
+from roost.contract.events import Part
+from roost.contract.parts import PartLog, units
+from roost_worker.render.formats import CallNamer, Turn, TurnFormat
 from roost_worker.render.messages import ToolCall
 
 TokenLogprob = tuple[float, tuple[tuple[int, float], ...]]
@@ -15,10 +16,11 @@ _UNKNOWN: TokenLogprob = (0.0, ())
 
 @dataclass(frozen=True, slots=True)
 class OutputCursor:
-    """What a reader has so far: tokens, and UTF-8 bytes of text."""
+    """What a reader has so far: tokens, UTF-8 bytes of text, and units of parts (`roost.contract.parts`)."""
 
     tokens: int = 0
     text_bytes: int = 0
+    parts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +32,16 @@ class OutputSlice:
     text_offset: int
     text: str
     logprobs: tuple[TokenLogprob, ...]
+    part_offset: int = 0
+    parts: tuple[Part, ...] = ()
 
     @property
     def end(self) -> OutputCursor:
-        return OutputCursor(self.token_offset + len(self.token_ids), self.text_offset + len(self.text.encode()))
+        return OutputCursor(
+            self.token_offset + len(self.token_ids),
+            self.text_offset + len(self.text.encode()),
+            self.part_offset + sum(map(units, self.parts)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,39 +54,46 @@ class OutputMessage:
     """Why text that looks like a call is not one."""
     reasoning: str = ""
     """The model's thinking, without its marks."""
+    parts: tuple[Part, ...] = ()
+    """The whole output as parts."""
 
 
-def read_message(text: str, turn_format: TurnFormat, turn: Turn, earlier_text: Callable[[], str]) -> OutputMessage:
-    """Return the message in an output's text. Calls get new ids, so read an output once.
-
-    An id that the model wrote is kept when the format's models were trained on their own, and when neither an earlier
-    call nor `earlier_text`, the text of the session's log, has it. That is asked for once, if an id depends on it.
-    """
-    log_text = cache(earlier_text)
+def read_message(
+    text: str, turn_format: TurnFormat, turn: Turn, seed: bytes, earlier_text: Callable[[], str]
+) -> OutputMessage:
+    """Return the message in an output's text. Ids of calls follow from the step's `seed`, as `CallNamer` says."""
     parsed = turn_format.parse(text, turn)
-    calls = list[ToolCall]()
-    for call in parsed.calls:
-        taken = {other.id for other in calls}
-        keeps = _may_keep(call.id, turn_format.call_ids) and call.id not in taken and call.id not in log_text()
-        calls.append(ToolCall(call.id if keeps else turn_format.call_ids.new(), call.name, call.arguments_json))
-    return OutputMessage(parsed.content, tuple(calls), parsed.warnings, parsed.reasoning)
-
-
-def _may_keep(call_id: str, ids: CallIds) -> bool:
-    return ids.written is not None and ids.written.fullmatch(call_id) is not None
+    namer = CallNamer(turn_format.call_ids, seed, earlier_text)
+    parts = tuple(map(namer.named, parsed.parts))
+    calls = tuple(ToolCall(namer.given[call.number], call.name, call.arguments_json) for call in parsed.calls)
+    return OutputMessage(parsed.content, calls, parsed.warnings, parsed.reasoning, parts)
 
 
 class OutputBuffer:
-    """Ids, text and log-probabilities in the order of generation. Text lags behind ids; neither is ever taken back."""
+    """Ids, text and log-probabilities in the order of generation. Text lags behind ids, and `parts`, which are written
+    from outside, lag behind text; nothing is ever taken back."""
 
     def __init__(self) -> None:
         self.ids: array[int] = array("I")
         self._text = bytearray()
         self._logprobs: list[TokenLogprob] = []
+        self.parts = PartLog()
 
     @property
     def text(self) -> str:
         return self._text.decode()
+
+    @property
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of the text."""
+        return len(self._text)
+
+    def text_after(self, start: int, most: int) -> str:
+        """Return the text from byte `start` on: about `most` bytes, in whole characters."""
+        end = start + most
+        while end < len(self._text) and self._text[end] & 0xC0 == 0x80:
+            end += 1
+        return self._text[start:end].decode()
 
     def append(self, ids: Sequence[int], text: str, logprobs: Sequence[TokenLogprob] = ()) -> None:
         """Append what one iteration produced. `logprobs` has one entry for each id, or is empty."""
@@ -98,7 +113,8 @@ class OutputBuffer:
 
     def read(self, cursor: OutputCursor) -> OutputSlice | None:
         """Return everything after `cursor`, or None when there is nothing new."""
-        if cursor.tokens >= len(self.ids) and cursor.text_bytes >= len(self._text):
+        text_is_read = cursor.tokens >= len(self.ids) and cursor.text_bytes >= len(self._text)
+        if text_is_read and cursor.parts >= self.parts.size:
             return None
         return OutputSlice(
             cursor.tokens,
@@ -106,4 +122,6 @@ class OutputBuffer:
             cursor.text_bytes,
             self._text[cursor.text_bytes :].decode(),
             tuple(self._logprobs[cursor.tokens :]),
+            cursor.parts,
+            self.parts.after(cursor.parts),
         )

@@ -2,6 +2,7 @@
 
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
+from roost.wire_parts import add_parts
 from roost_worker.engine.messages import StopReason
 from roost_worker.server.attempts import Attempt
 from roost_worker.server.output import OutputMessage, OutputSlice
@@ -26,7 +27,9 @@ def delta(output: OutputSlice) -> pb.GenerateResponse:
             api.TokenLogprobs(logprob=own, top_ids=[i for i, _ in top], top_logprobs=[value for _, value in top])
             for own, top in output.logprobs
         ],
+        part_offset=output.part_offset,
     )
+    add_parts(message, output.parts)
     return pb.GenerateResponse(delta=message)
 
 

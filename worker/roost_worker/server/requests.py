@@ -3,7 +3,7 @@
 import math
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from roost.v1 import session_service_pb2 as api
@@ -36,6 +36,8 @@ class Work:
     """What calls are parsed by; without tools there are none."""
     unenforced: Mapping[str, str]
     """The schemas that `grammar` does not enforce, as text, by the tool's name."""
+    call_seed: bytes
+    """What the ids of the step's calls follow from."""
 
 
 def content_bytes(start: pb.Start) -> int:
@@ -79,8 +81,9 @@ def prepare(
         sampling,
         constraint.grammar,
         tuple(start.sampling.stop),
-        turn_of(start, renderer),
+        replace(turn_of(start, renderer), checked=frozenset(constraint.unenforced)),
         constraint.unenforced,
+        start.call_seed or start.attempt.nonce,
     )
 
 

@@ -120,7 +120,7 @@ class Shell:
     def submit(self, attempt: Attempt, log: SessionLog, work: Work, tenant: str, priority: int) -> None:
         """Submit a rendered step to the engine. Raise Refused when the engine is gone."""
         attempt.log, attempt.turn, attempt.constrained = log, work.turn, work.grammar is not None
-        attempt.unenforced = work.unenforced
+        attempt.unenforced, attempt.call_seed = work.unenforced, work.call_seed
         attempt.expected_cached = min(self.residency.get(attempt.session, 0), len(log.ids))
         text = TextStream(self.renderer, work.stop, min_tokens=work.sampling.min_tokens)
         with of_request(DECODING):

@@ -1,6 +1,6 @@
 """Turn-and-tool formats, one module each: what is written, forced by a grammar and parsed comes from one object."""
 
-from roost_worker.render.formats.call_ids import CallIds
+from roost_worker.render.formats.call_ids import CallIds, CallNamer
 from roost_worker.render.formats.call_syntax import CallSyntax, CallWrapper
 from roost_worker.render.formats.calls import WrittenCall
 from roost_worker.render.formats.chatml import CHATML
@@ -22,6 +22,7 @@ __all__ = [
     "FORMATS",
     "HERMES",
     "CallIds",
+    "CallNamer",
     "CallParser",
     "CallSyntax",
     "CallWrapper",

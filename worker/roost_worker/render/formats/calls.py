@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from roost_worker.render.formats.json_scanner import skip_space
 
@@ -22,6 +22,8 @@ class WrittenCall:
     arguments_json: str
     id: str = ""
     """The id that the model wrote; empty if it did not."""
+    number: int = field(default=0, compare=False)
+    """Index of the call among the turn's parts, where calls that broke off count, too."""
 
 
 @dataclass(frozen=True, slots=True)

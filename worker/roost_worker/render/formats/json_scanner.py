@@ -54,15 +54,24 @@ class JsonScanner:
         self._in_key = False
         self._word: list[str] = []
 
-    def scan(self, text: str, at: int) -> int:
+    @property
+    def depth(self) -> int:
+        """How many objects and arrays are open."""
+        return len(self._closers)
+
+    def scan(self, text: str, at: int, level: int | None = None) -> int:
         """Read `text` from `at` on; return the position after the value, or of what breaks it.
+
+        With a `level` stop early, too: after the bracket that opens or closes an object or array in a value of that
+        depth.
 
         When more text is needed it is the end of `text`, or the start of an escape sequence that is cut off there
         (at most 11 characters), with which the next text must begin.
         """
         while at < len(text) and not self.done and not self.error:
-            before, at = at, self._step(text, at)
-            if at == before:
+            before, depth = at, len(self._closers)
+            at = self._step(text, at)
+            if at == before or (len(self._closers) != depth and level == min(depth, len(self._closers))):
                 break
         return at
 
