@@ -89,7 +89,7 @@ class Telemetry:
         self._steps = meter.create_counter("roost.steps.committed", description="Steps committed")
         self._tokens = meter.create_counter("roost.tokens", description="Tokens of committed steps by kind")
         self._failovers = meter.create_counter("roost.failovers", description="Times another worker continued a step")
-        self._migrations = meter.create_counter("roost.migrations", description="Sessions moved to another revision")
+        self._migrations = meter.create_counter("roost.migrations", description="Logs rendered again, by reason")
         self._calls = meter.create_counter("roost.calls", description="Calls by method and outcome")
 
     def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
@@ -147,8 +147,9 @@ class Telemetry:
         self._failovers.add(1)
         self.event("roost.failover", worker=worker)
 
-    def migrated(self, revision: str, tokens: int) -> None:
-        self._migrations.add(1)
+    def migrated(self, revision: str, tokens: int, *, is_moved: bool) -> None:
+        """Records a new log: `is_moved` to another revision, or else without thinking."""
+        self._migrations.add(1, {"reason": "model" if is_moved else "thinking"})
         self.event("roost.migration", revision=revision, tokens=tokens)
 
     def committed(self, figures: StepFigures) -> None:

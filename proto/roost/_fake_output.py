@@ -145,5 +145,10 @@ def render(system: str, tools: Sequence[str], new: Sequence[Message], *, first: 
     """Prompt ids of a step: its messages as JSON lines, with system text and names of tools before the first."""
     begin = {"system": system, "tools": tools}
     lines = [json.dumps(begin if revision == REVISION else {**begin, "revision": revision})] if first else []
-    lines += [json.dumps({"role": message.role, "content": message.content}) for message in new]
+    lines += [json.dumps(_shown(message)) for message in new]
     return "".join(line + "\n" for line in lines).encode()
+
+
+def _shown(message: Message) -> dict[str, object]:
+    calls = [{"name": call.name, "arguments": call.arguments_json} for call in message.tool_calls]
+    return {"role": message.role, "content": message.content} | ({"tool_calls": calls} if calls else {})

@@ -16,6 +16,7 @@ DOCUMENTS = st.builds(
     pool=st.just("team/agents"),
     model=st.text(),
     context_tokens=COUNT,
+    drops_thinking=st.booleans(),
     active_revision=st.text(),
     roles=st.lists(ROLES).map(tuple),
     idle_ttl_seconds=COUNT | st.floats(0, 1e9),

@@ -111,7 +111,8 @@ def rendered(request: wpb.RenderRequest, *, short: bool) -> wpb.RenderResponse:
     response = wpb.RenderResponse()
     for step in request.steps:
         prompt = "".join(message.content for message in step.messages).encode() or b"."
-        output = step.text.encode()[: 1 if short else None]
+        said = step.output.content if step.without_thinking else step.text
+        output = said.encode()[: 1 if short else None]
         ids = [pack_ids(base + byte for byte in text) for text in (prompt, output)]
         response.steps.add(prompt_token_ids=ids[0], output_token_ids=ids[1])
         fault_point("worker.render.step")

@@ -1,5 +1,6 @@
 """What a gateway does, whatever transport a call comes by: from and to the contract's values."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,10 +14,12 @@ from roost.contract.names import new_session_id, pool_of
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check, invalid
-from roost.contract.sessions import OpenRequest, SessionInfo, SessionPage, SessionQuery, StepPage
+from roost.contract.sessions import ForkRequest, OpenRequest, SessionInfo, SessionPage, SessionQuery, StepPage
 from roost.contract.steps import StepRequest
+from roost.store.forks import fork_session
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor, LogEntry, NewSession
+from roost.store.rules import day_of
 from roost.store.views import logged_step, session_info
 from roost_gateway.core.caller import Caller, pool_of_caller, pool_of_session, role_of
 from roost_gateway.core.facts import FactsCache
@@ -70,6 +73,7 @@ class Gateway:
             model=pool.model,
             model_revision=pool.active_revision,
             system=request.system,
+            date=day_of(time.time_ns() // 1_000_000),
             task=request.task,
             parent=request.parent,
             labels=dict(request.labels),
@@ -77,6 +81,18 @@ class Gateway:
             ttl_ms=pool.idle_ttl_ms,
         )
         descriptor = await self._opening.open(new, request.tools, pool, seconds_left)
+        self._facts.put(descriptor)
+        return await self._described(descriptor)
+
+    async def fork(self, request: ForkRequest, caller: Caller, seconds_left: float | None) -> SessionInfo:
+        """Branches a session off another one. `seconds_left`: until the caller gives up; None without a deadline."""
+        check(requests.fork_session(request))
+        require_open(await self._pools.get(pool_of_session(request.session_id, caller)))
+        try:
+            async with asyncio.timeout(seconds_left):
+                descriptor = await fork_session(self._store, request, caller.tenant)
+        except TimeoutError:
+            raise Refused(Reason.DEADLINE_EXCEEDED, "the place to fork at was not found in time") from None
         self._facts.put(descriptor)
         return await self._described(descriptor)
 
@@ -211,9 +227,9 @@ class Gateway:
     ) -> Sequence[SessionInfo]:
         if not descriptors:
             return []
-        ids = [descriptor.session_id for descriptor in descriptors]
-        residency = await self._workers.residency(descriptors[0].pool, ids)
-        return [session_info(item, pool, residency.get(item.session_id)) for item in descriptors]
+        names = [descriptor.published_as for descriptor in descriptors]
+        residency = await self._workers.residency(descriptors[0].pool, names)
+        return [session_info(item, pool, residency.get(item.published_as)) for item in descriptors]
 
     async def _pool_or_none(self, name: str) -> PoolDocument | None:
         """The pool's document; None when it is gone, since its sessions stay readable."""

@@ -16,6 +16,7 @@ from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.contract.sessions import SessionTool
 from roost.grpc_errors import details_of
+from roost.store.records import NewSession
 from roost.v1.session_service_pb2 import Tool
 from roost.v1.worker_service_pb2 import CheckSessionRequest, EvictRequest, HoldRequest
 from roost.v1.worker_service_pb2_grpc import WorkerServiceStub
@@ -106,7 +107,7 @@ class WorkerClients:
         self,
         worker: WorkerState,
         pool: PoolDocument,
-        system: str,
+        new: NewSession,
         tools: Sequence[ToolDefinition],
         limit_seconds: float,
     ) -> tuple[SessionTool, ...] | None:
@@ -117,9 +118,10 @@ class WorkerClients:
         """
         request = CheckSessionRequest(
             model_revision=pool.active_revision,
-            system=system,
+            system=new.system,
             tools=(Tool(name=t.name, description=t.description, parameters_json=t.parameters_json) for t in tools),
             limit_tokens=pool.token_limit,
+            date=new.date,
         )
         try:
             stub = self.channel(worker.address).stub

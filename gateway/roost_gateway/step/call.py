@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 
 from roost.contract.lease import LEASE_TTL_MS
+from roost.contract.messages import MessageRole
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.steps import StepRequest
 from roost.store.records import BeginRequest, Descriptor
@@ -38,6 +39,11 @@ class StepCall:
     @property
     def _output(self) -> int:
         return estimate.max_output_tokens(self.request, self.pool, self.role)
+
+    @property
+    def drops_thinking(self) -> bool:
+        """Whether the step begins a turn, before which the pool takes the thinking of earlier ones out of the log."""
+        return self.pool.drops_thinking and self.request.messages[0].role is MessageRole.USER
 
     def new_tokens(self, log: int) -> int:
         """Estimate of the most tokens that the step adds to a log of `log` tokens."""
@@ -80,4 +86,5 @@ class StepCall:
             deadline_ms=self.milliseconds_left,
             expected_generation=head.generation if head else 0,
             migrates_to=self.pool.active_revision if self.pool.migrates else "",
+            drops_thinking=self.drops_thinking,
         )

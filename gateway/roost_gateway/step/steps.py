@@ -187,8 +187,12 @@ class Steps:
             log.exception("step %s is committed, but it is not in the figures", attempt.call.request.step_id)
 
     def _migrated(self, attempt: StepAttempt, former: Descriptor) -> None:
-        """Drops the KV of the generation that ended, which is not needed again."""
-        self._telemetry.migrated(attempt.descriptor.model_revision, attempt.descriptor.head.length)
+        """Drops the KV of the generation that ended, which is not needed again by workers of another revision. With the
+        same revision the new log begins as the old one did."""
+        is_moved = former.model_revision != attempt.descriptor.model_revision
+        self._telemetry.migrated(attempt.descriptor.model_revision, attempt.descriptor.head.length, is_moved=is_moved)
+        if not is_moved:
+            return
         workers = [
             worker
             for worker in self._fleet.workers.states(former.pool)

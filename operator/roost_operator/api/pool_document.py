@@ -1,7 +1,7 @@
 """The pool document that gateways read from Redis (docs/contracts.md, "Pool document"). Pure."""
 
 from roost.contract.pool_document import PoolDocument, PoolRole
-from roost_operator.api.spec import AgentPool, OnModelChange, RoleSpec
+from roost_operator.api.spec import AgentPool, OnModelChange, RoleSpec, Thinking
 
 
 def pool_document(pool: AgentPool, active_revision: str = "") -> PoolDocument:
@@ -11,6 +11,7 @@ def pool_document(pool: AgentPool, active_revision: str = "") -> PoolDocument:
         pool=pool.pool,
         model=spec.model.name,
         context_tokens=spec.model.context_tokens,
+        drops_thinking=spec.model.thinking is Thinking.DROP,
         active_revision=active_revision,
         roles=tuple(_role(role) for role in spec.roles),
         idle_ttl_seconds=spec.sessions.idle_ttl_seconds,

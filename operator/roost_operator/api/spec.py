@@ -75,6 +75,13 @@ class OnModelChange(StrEnum):
     REFUSE = "Refuse"
 
 
+class Thinking(StrEnum):
+    """What becomes of a turn's thinking when a user's message begins the next turn."""
+
+    KEEP = "keep"
+    DROP = "drop"
+
+
 class Upgrade(StrEnum):
     """How workers are replaced when their pods or the model change."""
 
@@ -146,6 +153,12 @@ class ModelSpec(Fields):
     dtype: Dtype = Field(default="bfloat16", description="Number format of weights and KV cache.")
     tensor_parallel: int = Field(default=1, ge=1, le=64, description="Ranks that share one copy of the model.")
     context_tokens: int = Field(default=2048, ge=64, le=1_048_576, description="Longest log of a session, in tokens.")
+    thinking: Thinking = Field(
+        default=Thinking.KEEP,
+        description="What becomes of a turn's thinking when a user's message begins the next turn. keep leaves it in "
+        "the log. drop takes it out, as the templates of Qwen3 and DeepSeek-R1 do: the session gets another log, and "
+        "what comes after the dropped thinking is computed again.",
+    )
     kv_cache: KvCacheSpec = Field(default_factory=KvCacheSpec, description="How a worker's KV memory is used.")
     engine: EngineSpec = Field(default_factory=EngineSpec, description="How much runs at once on a worker.")
     token_secret_ref: TokenSecretRef | None = Field(

@@ -132,7 +132,8 @@ class Restarted:
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """The pool's model has changed: the session's log was rendered again for it, and the step continues in the new log.
+    """The session's log was rendered again, and the step continues in the new log: because the pool's model has
+    changed, or, if both revisions are the same, without the thinking of earlier turns (`thinking: drop` in the pool).
     The old log stays readable with `Session.steps(generation=…)`."""
 
     from_revision: str

@@ -11,6 +11,7 @@ pass over needs no new version."""
 
 DEFAULT_QUEUE_TIMEOUT_SECONDS = 60.0
 _MIGRATE, _REFUSE = "Migrate", "Refuse"
+_KEEP, _DROP = "keep", "drop"
 _KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "a map"}
 _Value = TypeVar("_Value")
 
@@ -35,6 +36,8 @@ class PoolDocument:
     pool: str
     model: str = ""
     context_tokens: int = 0
+    drops_thinking: bool = False
+    """Whether the thinking of earlier turns leaves a session's log when a user's message begins another turn."""
     active_revision: str = ""
     """Empty: any worker's revision will do."""
     roles: tuple[PoolRole, ...] = ()
@@ -75,7 +78,11 @@ class PoolDocument:
         return {
             "schemaVersion": SCHEMA_VERSION,
             "pool": self.pool,
-            "model": {"name": self.model, "contextTokens": self.context_tokens},
+            "model": {
+                "name": self.model,
+                "contextTokens": self.context_tokens,
+                "thinking": _DROP if self.drops_thinking else _KEEP,
+            },
             "activeRevision": self.active_revision,
             "roles": [_role_to_json(role) for role in self.roles],
             "sessions": {
@@ -124,6 +131,7 @@ class PoolDocument:
             pool=pool,
             model=_value(model, "model.", "name", ""),
             context_tokens=_value(model, "model.", "contextTokens", 0),
+            drops_thinking=_value(model, "model.", "thinking", _KEEP) == _DROP,
             active_revision=_value(document, "", "activeRevision", ""),
             roles=tuple(_role_from_json(role, f"roles[{number}].") for number, role in enumerate(roles)),
             idle_ttl_seconds=_value(sessions, "sessions.", "idleTTLSeconds", 0.0),

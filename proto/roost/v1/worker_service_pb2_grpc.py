@@ -93,8 +93,8 @@ class WorkerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Render(self, request, context):
-        """Renders a piece of a log again from its messages, for a session that moves to this worker's revision. Nothing is
-        kept.
+        """Renders a piece of a log again from its messages, for a session that moves to this worker's revision, or whose
+        earlier turns' thinking leaves the log. Nothing is kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,8 +40,8 @@ class WorkerServiceStub:
     Hold: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.HoldRequest, _worker_service_pb2.HoldResponse]
     """Tells the retention policy that a session pauses."""
     Render: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.RenderRequest, _worker_service_pb2.RenderResponse]
-    """Renders a piece of a log again from its messages, for a session that moves to this worker's revision. Nothing is
-    kept.
+    """Renders a piece of a log again from its messages, for a session that moves to this worker's revision, or whose
+    earlier turns' thinking leaves the log. Nothing is kept.
     """
     CheckSession: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.CheckSessionRequest, _worker_service_pb2.CheckSessionResponse]
     """Checks whether steps could use a new session's system text and tools. Nothing of the session is kept."""
@@ -60,8 +60,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     Hold: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.HoldRequest, _worker_service_pb2.HoldResponse]  # type: ignore[assignment]
     """Tells the retention policy that a session pauses."""
     Render: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.RenderRequest, _worker_service_pb2.RenderResponse]  # type: ignore[assignment]
-    """Renders a piece of a log again from its messages, for a session that moves to this worker's revision. Nothing is
-    kept.
+    """Renders a piece of a log again from its messages, for a session that moves to this worker's revision, or whose
+    earlier turns' thinking leaves the log. Nothing is kept.
     """
     CheckSession: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.CheckSessionRequest, _worker_service_pb2.CheckSessionResponse]  # type: ignore[assignment]
     """Checks whether steps could use a new session's system text and tools. Nothing of the session is kept."""
@@ -101,8 +101,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_service_pb2.RenderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_service_pb2.RenderResponse, _abc.Awaitable[_worker_service_pb2.RenderResponse]]:
-        """Renders a piece of a log again from its messages, for a session that moves to this worker's revision. Nothing is
-        kept.
+        """Renders a piece of a log again from its messages, for a session that moves to this worker's revision, or whose
+        earlier turns' thinking leaves the log. Nothing is kept.
         """
 
     @_abc_1.abstractmethod

@@ -24,7 +24,7 @@ MODELS: dict[str, tuple[str, set[ModelLimit]]] = {
     "chatml": ("qwen25", set()),
     "qwen3": ("qwen3", {ModelLimit.BUILT_IN_FORMAT, ModelLimit.THINKING_KEPT}),
     "smollm2": ("smollm2", {ModelLimit.TOOLS_IN_SYSTEM_TEXT}),
-    "smollm3": ("smollm3", {ModelLimit.BUILT_IN_FORMAT, ModelLimit.SYSTEM_TEXT, ModelLimit.TOOLS}),
+    "smollm3": ("smollm3", {ModelLimit.TOOLS_IN_SYSTEM_TEXT}),
     "llama3": ("llama3-first", {ModelLimit.TOOLS_IN_SYSTEM_TEXT}),
     "llama3.1": ("llama3", {ModelLimit.PARALLEL_CALLS}),
     "deepseek-r1": ("deepseek", {ModelLimit.TOOLS_IN_SYSTEM_TEXT, ModelLimit.THINKING_KEPT}),
@@ -38,7 +38,7 @@ MODELS: dict[str, tuple[str, set[ModelLimit]]] = {
     "mistral-v3-tekken": ("mistral-nemo", {ModelLimit.BUILT_IN_FORMAT, ModelLimit.SYSTEM_TEXT, ModelLimit.TOOLS}),
     "mistral-v7": ("mistral-large", {ModelLimit.BUILT_IN_FORMAT, ModelLimit.TOOLS}),
     "mistral-v7-tekken": ("mistral-small", set()),
-    "mistral-v11": ("mistral-v11", {ModelLimit.BUILT_IN_FORMAT, ModelLimit.SYSTEM_TEXT, ModelLimit.TOOLS}),
+    "mistral-v11": ("mistral-v11", set()),
     "mistral-v13": ("mistral-v13", {ModelLimit.BUILT_IN_FORMAT, ModelLimit.THINKING_KEPT}),
     "hermes": ("zephyr", {ModelLimit.TOOLS_IN_SYSTEM_TEXT}),
 }

@@ -5,16 +5,14 @@ For comparisons only: content can become control tokens here.
 
 import json
 from collections.abc import Sequence
-from datetime import date
 from typing import Any
 
 import jinja2
 
+from roost_worker.render.dates import UNDATED
 from roost_worker.render.errors import RenderError
 from roost_worker.render.messages import Message, Tool, template_message, template_tools
 from roost_worker.render.sandbox import chat_environment
-
-_TODAY = date(2024, 7, 26)
 
 
 class Reference:
@@ -24,7 +22,7 @@ class Reference:
         self._special = {"bos_token": bos_token, "eos_token": eos_token}
         environment = chat_environment()
         environment.filters["tojson"] = _tojson
-        environment.globals["strftime_now"] = _TODAY.strftime
+        environment.globals["strftime_now"] = UNDATED.strftime
         try:
             self._template: jinja2.Template | None = environment.from_string(source)
         except jinja2.TemplateError:

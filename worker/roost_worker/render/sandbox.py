@@ -6,12 +6,13 @@ recognised, and content, in which they are plain text. Output of `tojson` is con
 put back, escaped. Filters and tests see the content (`placeholders.py`), so that they do what they do in transformers.
 """
 
-import copy
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from datetime import date
+from typing import Any, NoReturn, Self
 
 import jinja2
 from jinja2 import nodes
@@ -19,6 +20,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from roost_worker.render.dates import UNDATED
 from roost_worker.render.errors import RenderError
 from roost_worker.render.placeholders import Placeholder
 
@@ -34,6 +36,18 @@ class Piece:
 
     text: str
     content: bool
+
+
+class Written(str):
+    """A string for templates that is put into their output as the pieces that it was made of, whatever they do."""
+
+    pieces: tuple[Piece, ...]
+
+    def __new__(cls, pieces: Iterable[Piece]) -> Self:
+        pieces = tuple(pieces)
+        written = super().__new__(cls, "".join(piece.text for piece in pieces))
+        written.pieces = pieces
+        return written
 
 
 class _Generation(Extension):
@@ -62,37 +76,43 @@ class ChatTemplate:
         environment = chat_environment()
         environment.filters["tojson"] = _Run.tojson
         self._special = {"bos_token": bos_token, "eos_token": eos_token}
-        self._blind = False
+        self._day, self._blind = UNDATED, False
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
             raise RenderError(f"the chat template is not valid Jinja: {error}") from error
 
     @property
-    def blind(self) -> "ChatTemplate":
+    def blind(self) -> Self:
         """The same template, whose filters and tests see sentinels in place of content."""
-        blind = copy.copy(self)
+        blind = copy(self)
         blind._blind = True
         return blind
+
+    def on(self, day: date) -> Self:
+        """Return the same template for sessions of another date, which `strftime_now` writes. It never asks a clock."""
+        dated = copy(self)
+        dated._day = day
+        return dated
 
     def render(
         self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None, *, generation_prompt: bool
     ) -> list[Piece]:
-        """Render the conversation to pieces. Raise RenderError with the template's reason when it refuses.
-
-        The template gets no date: a prompt that changes from day to day has no stable prefix.
-        """
+        """Render the conversation to pieces. Raise RenderError with the template's reason when it refuses."""
         run = _Run(self._blind)
         try:
             text = self._template.render(
                 messages=[run.hide(message) for message in messages],
                 tools=[run.hide(tool) for tool in tools] if tools else None,
                 add_generation_prompt=generation_prompt,
+                strftime_now=self._day.strftime,
                 roost_run=run,
                 **self._special,
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
             raise RenderError(f"the chat template refuses: {error}") from error
+        except RecursionError as error:
+            raise RenderError("the conversation holds JSON that is nested too deep") from error
         return run.cut(text)
 
 
@@ -110,6 +130,9 @@ class _Run:
     def hide(self, value: Any, key: str = "") -> Any:
         """Return a copy of `value` with sentinels for its strings, except roles and keys of plain characters."""
         match value:
+            case Written():  # what a filter made of it would be without its pieces
+                self._contents.append(value)
+                return f"{_OPEN}{len(self._contents) - 1}{_CLOSE}"
             case str() if key in _STRUCTURE and _PLAIN_KEY.fullmatch(value):
                 return value
             case str():
@@ -153,6 +176,12 @@ class _Run:
         for index, part in enumerate(_SENTINEL.split(text)):
             if index % 2 == 0 and (_OPEN in part or _CLOSE in part):
                 raise RenderError("the chat template splits content")
-            if part:
-                pieces.append(Piece(self._contents[int(part)], True) if index % 2 else Piece(part, False))
+            if index % 2:
+                pieces += _pieces_of(self._contents[int(part)])
+            elif part:
+                pieces.append(Piece(part, False))
         return pieces
+
+
+def _pieces_of(content: str) -> Sequence[Piece]:
+    return content.pieces if isinstance(content, Written) else (Piece(content, True),)
