@@ -14,6 +14,8 @@ from pool_world import INSTALLATION, World, by_type, pool
 from redis_servers import RedisServer
 from roost.contract.model_limits import ModelLimit, describe
 from roost.store.keys import PoolKeys
+from roost_operator.api.limits import remaining
+from roost_operator.api.spec import AgentPool
 from roost_operator.kubernetes.pool_store import PoolStore
 from roost_operator.kubernetes.reconciler import Reconciler
 from roost_operator.local.commands import print_limits
@@ -60,6 +62,13 @@ def test_a_plan_takes_the_limits_from_the_workers_and_reports_them_once() -> Non
     assert message.count("thinking-kept") == message.count("novelty") == 1
 
 
+def test_kept_thinking_is_no_limit_of_a_pool_that_drops_it() -> None:
+    document = pool().model_dump(mode="json", by_alias=True, exclude_none=True)
+    document["spec"]["models"][0]["thinking"] = "drop"
+    assert remaining(pool(), LIMITS) == LIMITS
+    assert remaining(AgentPool.model_validate(document), LIMITS) == LIMITS[1:]
+
+
 async def test_the_operator_reads_limits_from_leases(redis_server: RedisServer) -> None:
     keys = PoolKeys("ns/limited")
     with redis_server.client() as client:
@@ -96,7 +105,7 @@ async def test_kubectl_get_shows_that_the_model_is_limited(
 
 def test_roost_up_prints_each_limit_once() -> None:
     console = Console(file=io.StringIO(), width=40)
-    print_limits(console, [lease_of("w", limits=LIMITS), lease_of("v", limits=("novelty",))])
+    print_limits(console, pool(), [lease_of("w", limits=LIMITS), lease_of("v", limits=("novelty",))])
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().splitlines() == [
         f"The model is limited: thinking-kept: {ModelLimit.THINKING_KEPT.meaning}",

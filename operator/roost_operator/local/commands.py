@@ -21,6 +21,7 @@ from roost.contract.lease import WorkerLease
 from roost.contract.model_limits import describe
 from roost_gateway.config import ConfigError
 from roost_gateway.front.credentials import Authenticator
+from roost_operator.api.limits import remaining
 from roost_operator.api.loader import PoolFileError, load_pool
 from roost_operator.api.spec import AgentPool
 from roost_operator.local.events import Notice
@@ -93,7 +94,7 @@ async def _run(pool: AgentPool, options: StackOptions, console: Console) -> int:
                 was_up = True
                 reporter.close()
                 _print_addresses(console, stack)
-                print_limits(console, await stack.leases())
+                print_limits(console, pool, await stack.leases())
                 await asyncio.Event().wait()
         finally:
             reporter.close()
@@ -141,9 +142,9 @@ def _print_addresses(console: Console, stack: LocalStack) -> None:
     )
 
 
-def print_limits(console: Console, leases: Sequence[WorkerLease]) -> None:
+def print_limits(console: Console, pool: AgentPool, leases: Sequence[WorkerLease]) -> None:
     """Print a line for each limit of the workers' model."""
-    for limit in dict.fromkeys(limit for lease in leases for limit in lease.limits):
+    for limit in remaining(pool, (limit for lease in leases for limit in lease.limits)):
         console.print(f"[yellow]The model is limited[/]: {escape(describe(limit))}", soft_wrap=True)
 
 

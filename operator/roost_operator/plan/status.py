@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from roost_operator.api.deprecations import deprecations
+from roost_operator.api.limits import remaining
 from roost_operator.api.spec import AgentPool
 from roost_operator.plan import names
 from roost_operator.plan.conditions import Facts, conditions
@@ -42,7 +43,7 @@ def facts_of(
         store=observed.store.problem,
         weaknesses=observed.store.weaknesses,
         suspend=pool.spec.suspend,
-        limits=_limits(newest_workers(observed) or observed.workers),
+        limits=_limits(pool, newest_workers(observed) or observed.workers),
         upgrading=upgrading or is_upgrading(observed),
         **changes,
         **asdict(troubles(observed, desired)),
@@ -99,9 +100,9 @@ def _by_type(status: Mapping[str, Any]) -> dict[str, Any]:
     return {condition["type"]: condition for condition in status.get("conditions") or ()}
 
 
-def _limits(workers: Sequence[Worker]) -> tuple[str, ...] | None:
-    """The limits that any of the workers names, each once; None without workers."""
-    return tuple(dict.fromkeys(limit for worker in workers for limit in worker.limits)) if workers else None
+def _limits(pool: AgentPool, workers: Sequence[Worker]) -> tuple[str, ...] | None:
+    """The model's limits by what any of the workers says; None without workers."""
+    return remaining(pool, (limit for worker in workers for limit in worker.limits)) if workers else None
 
 
 def _taking_steps(workers: Sequence[Worker]) -> int:

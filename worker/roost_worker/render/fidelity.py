@@ -6,7 +6,8 @@ wrote. So these differences are harmless, and are not reported:
 
 - blanks at the ends of an answer, and the spelling and ids of its calls, as long as the format's parser reads the
   template's spelling as the same calls;
-- the mark that opens thinking at the end of a prompt, which templates leave out of earlier turns: its thinking follows.
+- the mark that opens thinking at the end of a prompt, which templates leave out of earlier turns: its thinking follows;
+- system messages after others where a template refuses, drops or moves them: it has no form for them to differ from.
 
 Every other difference is a limit, or, between turns of plain text, a reason to refuse the model.
 """
