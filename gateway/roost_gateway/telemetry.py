@@ -115,16 +115,22 @@ class Telemetry:
         self._meter.create_observable_gauge(name, [observe], description=about)
 
     @contextmanager
-    def call(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> Iterator[Outcome]:
-        """Records a call: its server span, which continues the caller's trace, and its count."""
+    def call(self, method: str, metadata: Iterable[tuple[str, str | bytes]], span: str = "") -> Iterator[Outcome]:
+        """Records a call: its server span, which continues the caller's trace, and its count.
+
+        The span is named for the gRPC method unless `span` names it.
+        """
         outcome = Outcome()
         with self._tracer.start_as_current_span(
-            f"roost.v1.SessionService/{method}", _extract(metadata), trace.SpanKind.SERVER, record_exception=False
-        ) as span:
+            span or f"roost.v1.SessionService/{method}",
+            _extract(metadata),
+            trace.SpanKind.SERVER,
+            record_exception=False,
+        ) as current:
             try:
                 yield outcome
             finally:
-                span.set_attribute("roost.outcome", outcome.reason)
+                current.set_attribute("roost.outcome", outcome.reason)
                 self._calls.add(1, {"method": method, "outcome": outcome.reason})
 
     def name_step(self, session_id: str, model: str) -> None:

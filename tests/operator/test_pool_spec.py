@@ -238,7 +238,7 @@ def test_pool_document_is_what_gateways_read() -> None:
     assert pool_document(pool, "abc").to_json() == {
         "schemaVersion": 1,
         "pool": "n/p",
-        "model": {"name": "m", "contextTokens": 512, "thinking": "drop"},
+        "model": {"name": "m", "aliases": [], "contextTokens": 512, "thinking": "drop"},
         "activeRevision": "abc",
         "roles": [
             {
@@ -249,7 +249,7 @@ def test_pool_document_is_what_gateways_read() -> None:
                 "sessionTokenBudget": 0,
             }
         ],
-        "sessions": {"idleTTLSeconds": 60, "maxTokens": 500, "onModelChange": "Migrate"},
+        "sessions": {"idleTTLSeconds": 60, "implicitTTLSeconds": 3600, "maxTokens": 500, "onModelChange": "Migrate"},
         "admission": {"queueLimit": 5, "queueTimeoutSeconds": 30},
         "suspend": False,
     }

@@ -27,10 +27,17 @@ class StepCall:
     """As the pool's workers measure it; 0 when that is not known."""
     received_at: float
     deadline: float
+    is_implicit: bool = False
+    """Whether no client opened the session, but a gateway for a conversation."""
 
     @property
     def milliseconds_left(self) -> int:
         return max(1, int((self.deadline - time.monotonic()) * 1000))
+
+    @property
+    def ttl_ms(self) -> int:
+        """Idle time after which the session is erased once the step is committed; 0: never."""
+        return self.pool.implicit_ttl_ms if self.is_implicit else self.pool.idle_ttl_ms
 
     @property
     def _prompt(self) -> int:

@@ -188,7 +188,7 @@ def migrate_request(
         entries=tuple(migrated),
         packed_ids=bytes(packed),
         model_revision=attempt.need.model_revision,
-        ttl_ms=attempt.pool.idle_ttl_ms,
+        ttl_ms=attempt.call.ttl_ms,
         lease_ms=LEASE_TTL_MS,
         without_thinking=plan.without_thinking,
     )

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from roost.contract.events import Committed, Event
 from roost.contract.heads import AttemptRef
@@ -38,6 +39,20 @@ class RunningStep:
         """None until Begin has returned it."""
         self.task: asyncio.Task[None] | None = None
         """None until it is started."""
+        self._began: asyncio.Future[Began | AlreadyCommitted] = asyncio.get_running_loop().create_future()
+
+    def begins(self, began: Began | AlreadyCommitted) -> None:
+        """Notes what Begin returned."""
+        self._began.set_result(began)
+
+    async def began(self) -> Began | AlreadyCommitted:
+        """Waits for what Begin returns. Raises Refused, StoreAwayError, or CancelledError after it was cut off."""
+        assert self.task is not None, "a step is driven from its start on"
+        futures: list[asyncio.Future[Any]] = [self.task, self._began]
+        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+        if not self._began.done():
+            await self.task
+        return self._began.result()
 
     @property
     def committing(self) -> bool:
@@ -130,6 +145,7 @@ class Steps:
         began = await self._begin(call.begin_request())
         try:
             fault_point("gateway.begin.done")
+            step.begins(began)
             if isinstance(began, AlreadyCommitted):
                 replay(began, call.request, step.outbox)
                 return

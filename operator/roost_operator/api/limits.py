@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from roost.contract.model_limits import ModelLimit
-from roost_operator.api.spec import AgentPool, Thinking
+from roost_operator.api.model_spec import Thinking
+from roost_operator.api.spec import AgentPool
 
 
 def remaining(pool: AgentPool, limits: Iterable[str]) -> tuple[str, ...]:

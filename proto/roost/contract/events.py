@@ -170,6 +170,8 @@ class Committed:
     """Why text of the output that looks like a tool call is not one, as when the session lacks the tool."""
     reasoning: str = ""
     """What the model wrote between its thinking marks. It is not part of `output`."""
+    stop_string: str = ""
+    """The one of `Sampling.stop` that ended the output; empty when another thing did."""
 
 
 Event = Queued | Migrated | Started | Delta | Restarted | Committed

@@ -1763,6 +1763,7 @@ class StepCommitted(_message.Message):
     FAILOVERS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
+    STOP_STRING_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why generation ended."""
     index: _builtins.int
@@ -1781,6 +1782,8 @@ class StepCommitted(_message.Message):
     """Times another worker had to continue the step."""
     reasoning: _builtins.str
     """What the model wrote between its thinking marks; its calls are never tool calls."""
+    stop_string: _builtins.str
+    """Stop string that ended the output; empty when another thing did."""
     @_builtins.property
     def output(self) -> Global___Message:
         """Whole message: the text without thinking and tool calls, and the calls."""
@@ -1813,10 +1816,11 @@ class StepCommitted(_message.Message):
         failovers: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         reasoning: _builtins.str = ...,
+        stop_string: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "output", b"output", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failovers", b"failovers", "finish_reason", b"finish_reason", "first_token_ms", b"first_token_ms", "head", b"head", "index", b"index", "output", b"output", "output_tokens", b"output_tokens", "queue_ms", b"queue_ms", "reasoning", b"reasoning", "replayed", b"replayed", "seed", b"seed", "usage", b"usage", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failovers", b"failovers", "finish_reason", b"finish_reason", "first_token_ms", b"first_token_ms", "head", b"head", "index", b"index", "output", b"output", "output_tokens", b"output_tokens", "queue_ms", b"queue_ms", "reasoning", b"reasoning", "replayed", b"replayed", "seed", b"seed", "stop_string", b"stop_string", "usage", b"usage", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -522,6 +522,7 @@ class Finished(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
+    STOP_STRING_FIELD_NUMBER: _builtins.int
     finish_reason: _session_service_pb2.FinishReason.ValueType
     """Why generation ended."""
     output_tokens: _builtins.int
@@ -534,6 +535,8 @@ class Finished(_message.Message):
     """Message text without thinking and tool calls."""
     reasoning: _builtins.str
     """Text between thinking marks."""
+    stop_string: _builtins.str
+    """Stop string that ended the text; empty when another thing did."""
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.ToolCall]:
         """Tool calls recognised in the text."""
@@ -553,10 +556,11 @@ class Finished(_message.Message):
         content: _builtins.str = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         reasoning: _builtins.str = ...,
+        stop_string: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "content", b"content", "finish_reason", b"finish_reason", "output_tokens", b"output_tokens", "reasoning", b"reasoning", "text", b"text", "tool_calls", b"tool_calls", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "content", b"content", "finish_reason", b"finish_reason", "output_tokens", b"output_tokens", "reasoning", b"reasoning", "stop_string", b"stop_string", "text", b"text", "tool_calls", b"tool_calls", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -874,6 +878,66 @@ class CheckSessionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckSessionResponse: _TypeAlias = CheckSessionResponse  # noqa: Y015
+
+@_typing.final
+class CountTokensRequest(_message.Message):
+    """CountTokensRequest is the first step of a session. INVALID_ARGUMENT: INVALID_REQUEST when the template cannot show it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_REVISION_FIELD_NUMBER: _builtins.int
+    SYSTEM_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    model_revision: _builtins.str
+    """Revision that the worker must serve; empty: any."""
+    system: _builtins.str
+    """System text."""
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.Tool]:
+        """Tools."""
+
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.Message]:
+        """Messages, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        model_revision: _builtins.str = ...,
+        system: _builtins.str = ...,
+        tools: _abc.Iterable[_session_service_pb2.Tool] | None = ...,
+        messages: _abc.Iterable[_session_service_pb2.Message] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "model_revision", b"model_revision", "system", b"system", "tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountTokensRequest: _TypeAlias = CountTokensRequest  # noqa: Y015
+
+@_typing.final
+class CountTokensResponse(_message.Message):
+    """CountTokensResponse is the count."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    tokens: _builtins.int
+    """Tokens of the prompt, up to where the assistant's turn begins."""
+    def __init__(
+        self,
+        *,
+        tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountTokensResponse: _TypeAlias = CountTokensResponse  # noqa: Y015
 
 @_typing.final
 class GetStateRequest(_message.Message):

@@ -39,7 +39,7 @@ class Piece:
 
 
 class Written(str):
-    """A string for templates that is put into their output as the pieces that it was made of, whatever they do."""
+    """A string for templates that is put into their output as the pieces it was made of, whatever they do with it."""
 
     pieces: tuple[Piece, ...]
 
