@@ -77,7 +77,8 @@ def test_conventions_of_kubernetes() -> None:
 
 def test_columns() -> None:
     columns = VERSION["additionalPrinterColumns"]
-    assert [one["name"] for one in columns if not one.get("priority")] == ["Ready", "Workers", "Sessions", "Age"]
+    usual = ["Ready", "Workers", "Limited", "Sessions", "Age"]
+    assert [one["name"] for one in columns if not one.get("priority")] == usual
     assert [one["name"] for one in columns if one.get("priority")] == ["Reason"], "with -o wide"
 
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -17,8 +17,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from roost.addresses import is_loopback
 from roost.cli.output import report
+from roost.contract.lease import WorkerLease
+from roost.contract.model_limits import describe
 from roost_gateway.config import ConfigError
 from roost_gateway.front.credentials import Authenticator
+from roost_operator.api.limits import remaining
 from roost_operator.api.loader import PoolFileError, load_pool
 from roost_operator.api.spec import AgentPool
 from roost_operator.local.events import Notice
@@ -96,6 +99,7 @@ async def _run(pool: AgentPool, options: StackOptions, console: Console) -> int:
                 was_up = True
                 reporter.close()
                 _print_addresses(console, stack)
+                print_limits(console, pool, await stack.leases())
                 await asyncio.Event().wait()
         finally:
             reporter.close()
@@ -143,6 +147,12 @@ def _print_addresses(console: Console, stack: LocalStack) -> None:
         f"Sessions, logs: {escape(str(stack.options.state_dir))}. Ctrl-C stops everything; sessions stay.",
         soft_wrap=True,
     )
+
+
+def print_limits(console: Console, pool: AgentPool, leases: Sequence[WorkerLease]) -> None:
+    """Print a line for each limit of the workers' model."""
+    for limit in remaining(pool, (limit for lease in leases for limit in lease.limits)):
+        console.print(f"[yellow]The model is limited[/]: {escape(describe(limit))}", soft_wrap=True)
 
 
 def _command_name() -> str:

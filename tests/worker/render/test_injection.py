@@ -141,9 +141,11 @@ def test_two_contents_side_by_side_make_no_control_token(name: str, before: str,
 @given(text=content)
 @settings(max_examples=40, deadline=None)
 def test_content_is_kept_to_the_letter(name: str, text: str) -> None:
+    """But for the blanks around it, where the model's template trims it."""
     renderer = family_models.renderer(name)
     ids = renderer.render_step(log_ids=[1], messages=[Message("user", text)])
-    assert text in b"".join(family_models.all_bytes(name)[index] for index in ids).decode()
+    kept = text.strip() if name == "llama3" else text
+    assert kept in b"".join(family_models.all_bytes(name)[index] for index in ids).decode()
 
 
 @pytest.mark.parametrize("name", family_models.NAMES)

@@ -28,11 +28,11 @@ def choose_format(chat_template: str, bos_token: str, eos_token: str, tokens: Co
 
     def fitness(known: TurnFormat) -> tuple[bool, bool, bool, bool]:
         turns = _Writer(known.turns, "", eos_token)
-        written = _without_end(own.call, known, eos_token)
+        written = without_end(own.call, known, eos_token)
         return (
             _reads(known, written),
             turns.user_turn in own.user_turn or turns.system_turn in own.system_turn,
-            bool(written) and _without_end(turns.call, known, eos_token) == written,
+            bool(written) and without_end(turns.call, known, eos_token) == written,
             all(sign in tokens for sign in known.signs),
         )
 
@@ -49,7 +49,8 @@ def _reads(known: TurnFormat, written: str) -> bool:
     return [json.loads(call.arguments_json) for call in parsed.calls] == [_ARGUMENTS]
 
 
-def _without_end(written: str, known: TurnFormat, eos_token: str) -> str:
+def without_end(written: str, known: TurnFormat, eos_token: str) -> str:
+    """Return a written turn without the token that ends it, and without blanks around it."""
     written = written.rstrip()
     for end in (*known.turn_ends, eos_token):
         written = written.removesuffix(end)

@@ -71,15 +71,29 @@ def stub_history(messages: Sequence[Message]) -> tuple[Message, ...]:
     return (_USER, _CALL if any(message.role == "tool" for message in before_answers) else _ANSWER)
 
 
-def render_delta(template: ChatTemplate, messages: Sequence[Message]) -> list[Piece]:
-    """Return what `messages`, and the start of the assistant's turn, add to a conversation. Raise RenderError."""
-    return _delta(template, stub_history(messages), messages, None)
+def render_delta(template: ChatTemplate, messages: Sequence[Message], system: str = "") -> list[Piece]:
+    """Return what `messages`, and the start of the assistant's turn, add to a conversation. Raise RenderError.
+
+    `system` is the conversation's system text, in which a template may look for switches.
+    """
+    history = stub_history(messages)
+    head = [Message("system", system)] if system else []
+    try:
+        return _delta(template, (*head, *history), messages, None)
+    except RenderError:  # because of what a message says, such as a switch that changes the system text
+        return _delta(template.blind, history, messages, None)
 
 
 def mentions(pieces: Sequence[Piece], content: str) -> bool:
-    """Return whether the content was rendered, as it is or inside JSON."""
-    text = text_of(pieces)
+    """Return whether the content was rendered, as it is or inside JSON. Blanks around it do not count."""
+    text, content = text_of(pieces), content.strip()
     return content in text or json.dumps(content, ensure_ascii=False)[1:-1] in text
+
+
+def shows_part(pieces: Sequence[Piece], content: str) -> bool:
+    """Return whether the content was rendered, or a part of it: templates cut out thinking and switches."""
+    parts = (piece.text.strip() for piece in pieces if piece.content)
+    return mentions(pieces, content) or any(part and part in content for part in parts)
 
 
 def probe(template: ChatTemplate, end_tokens: Sequence[str]) -> Behaviour:

@@ -21,7 +21,7 @@ from roost_worker.render.messages import (
     template_tools,
     tool_of,
 )
-from roost_worker.render.probing import default_system, mentions, render_delta, text_of
+from roost_worker.render.probing import default_system, render_delta, shows_part, text_of
 from roost_worker.render.sandbox import ChatTemplate, Piece, Written
 from roost_worker.render.turns import Turns, choose_turns
 from roost_worker.render.vocabulary import Vocabulary
@@ -36,6 +36,7 @@ class Renderer:
 
     def __init__(self, description: TemplateDescription, vocabulary: Vocabulary, vocab_size: int) -> None:
         """Raise RenderError with all reasons when no template can be used."""
+        self.description = description
         self.format = _format_of(description, vocabulary)
         self.vocabulary = vocabulary
         self.vocab_size = vocab_size
@@ -51,8 +52,10 @@ class Renderer:
         self.call_wrapper = self.format.calls.wrapper(_tokens_of_grammars(self.format.marks, vocabulary))
         """What a grammar forces around a call."""
         self._turns = choose_turns(description, description.chat_template, self.format, vocabulary)
-        self._tool_turns = self._choose_tool_turns(description)
         self.own_template_refused = self._turns.own_refused
+        self.tool_template_refused = ""
+        """Why the model's template for sessions with tools is not used; empty when it is, or there is none."""
+        self._tool_turns = self._choose_tool_turns(description)
         self._tool_prompt = ChatTemplate(self.format.tool_prompt, "", "")
 
     @classmethod
@@ -89,20 +92,25 @@ class Renderer:
     ) -> list[Piece]:
         """Return the prompt of a step as text, from the end of the log to where the assistant's turn begins.
 
-        With an empty log it begins with system text and tools, which are otherwise ignored; else with what closes the
-        previous turn, depending on the last id of `log_ids`. Calls of assistant messages are written in the model's
-        format, with their arguments as they are. `day` is the session's date. Raise RenderError when the template
-        cannot show a message.
+        With an empty log it begins with system text and tools; else with what closes the previous turn, depending on
+        the last id of `log_ids`, and a template may look for switches in the system text only. Calls of assistant
+        messages are written in the model's format, with their arguments as they are. `day` is the session's date. Raise
+        RenderError when the template cannot show a message.
         """
         written = self._turns_for(tools).on(day)
         turns = [self._with_written_calls(message_of(message), written) for message in messages]
         _check_turns(turns)
         if len(log_ids):
-            pieces = [*written.closer(log_ids[-1]), *render_delta(written.template, _in_place(turns, written))]
+            delta = render_delta(written.template, _in_place(turns, written), system)
+            pieces = [*written.closer(log_ids[-1]), *delta]
         else:
             pieces = self._first(system, [tool_of(tool) for tool in tools], turns, written)
         _check_shown(turns, pieces)
         return pieces
+
+    def shows_tools(self) -> bool:
+        """Return whether the template of sessions with tools shows them, rather than the system text."""
+        return self._tool_turns.behaviour.shows_tools
 
     def opens_thinking(self, messages: Sequence[Message | api.Message], tools: Sequence[Tool | api.Tool]) -> bool:
         """Return whether a step's prompt ends within the model's thinking, so that its output begins there."""
@@ -118,8 +126,10 @@ class Renderer:
             return self._turns
         try:
             turns = choose_turns(description, description.tool_chat_template, self.format, self.vocabulary)
-        except RenderError:
+        except RenderError as error:
+            self.tool_template_refused = str(error)
             return self._turns
+        self.tool_template_refused = turns.own_refused
         return self._turns if turns.own_refused else turns
 
     def _first(self, system: str, tools: Sequence[Tool], turns: Sequence[Message], written: Turns) -> list[Piece]:
@@ -134,7 +144,7 @@ class Renderer:
             turns = [replace(turns[0], role="user")]
         documents = [template_message(turn) for turn in (*head, *_in_place(turns, written))]
         pieces = written.template.render(documents, shown, generation_prompt=True)
-        if system and not mentions(pieces, system):
+        if system and not shows_part(pieces, system):
             raise RenderError("the model's template drops the system text")
         return pieces
 
@@ -184,7 +194,7 @@ def _check_shown(turns: Sequence[Message], pieces: Sequence[Piece]) -> None:
         end = _end_of(turn.content, text, at)
         if end is not None:
             at = end
-        elif not mentions(pieces, turn.content):
+        elif not shows_part(pieces, turn.content):
             raise RenderError(f"the model's template drops a message of role {turn.role} here")
 
 

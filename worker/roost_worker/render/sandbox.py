@@ -1,9 +1,9 @@
-"""Runs a chat template over placeholders: content never passes through Jinja, so it cannot influence the template,
-and the template's own text can be distinguished from content.
+"""Runs a chat template over placeholders, so that the template's own text can be distinguished from content.
 
-Every string of the conversation is replaced by a sentinel of private-use characters. The template's output is then
-cut at the sentinels into pieces of two kinds: literal text, in which control tokens are recognised, and content, in
-which they are plain text. Output of `tojson` is content as a whole; the strings in it are put back, escaped.
+Every string of the conversation is replaced by a placeholder, which is written as a sentinel of private-use characters.
+The template's output is then cut at the sentinels into pieces of two kinds: literal text, in which control tokens are
+recognised, and content, in which they are plain text. Output of `tojson` is content as a whole; the strings in it are
+put back, escaped. Filters and tests see the content (`placeholders.py`), so that they do what they do in transformers.
 """
 
 import json
@@ -22,6 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from roost_worker.render.dates import UNDATED
 from roost_worker.render.errors import RenderError
+from roost_worker.render.placeholders import Placeholder
 
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 _SENTINEL = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
@@ -59,21 +60,34 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+def chat_environment() -> jinja2.Environment:
+    """Return a sandbox in which templates have what transformers gives them, but for the filter `tojson` and dates."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = _refuse
+    return environment
+
+
 class ChatTemplate:
     """A compiled chat template. Raises RenderError when it is not valid Jinja."""
 
     def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _refuse
+        environment = chat_environment()
         environment.filters["tojson"] = _Run.tojson
         self._special = {"bos_token": bos_token, "eos_token": eos_token}
-        self._day = UNDATED
+        self._day, self._blind = UNDATED, False
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
             raise RenderError(f"the chat template is not valid Jinja: {error}") from error
+
+    @property
+    def blind(self) -> Self:
+        """The same template, whose filters and tests see sentinels in place of content."""
+        blind = copy(self)
+        blind._blind = True
+        return blind
 
     def on(self, day: date) -> Self:
         """Return the same template for sessions of another date, which `strftime_now` writes. It never asks a clock."""
@@ -85,7 +99,7 @@ class ChatTemplate:
         self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None, *, generation_prompt: bool
     ) -> list[Piece]:
         """Render the conversation to pieces. Raise RenderError with the template's reason when it refuses."""
-        run = _Run()
+        run = _Run(self._blind)
         try:
             text = self._template.render(
                 messages=[run.hide(message) for message in messages],
@@ -109,7 +123,8 @@ def _refuse(reason: str) -> NoReturn:
 class _Run:
     """The sentinels of one rendering."""
 
-    def __init__(self) -> None:
+    def __init__(self, blind: bool) -> None:
+        self._blind = blind
         self._contents: list[str] = []
 
     def hide(self, value: Any, key: str = "") -> Any:
@@ -133,7 +148,8 @@ class _Run:
 
     def _sentinel(self, content: str) -> str:
         self._contents.append(content)
-        return f"{_OPEN}{len(self._contents) - 1}{_CLOSE}"
+        sentinel = f"{_OPEN}{len(self._contents) - 1}{_CLOSE}"
+        return sentinel if self._blind else Placeholder(sentinel, content, self.hide)
 
     @staticmethod
     @jinja2.pass_context

@@ -106,6 +106,8 @@ def _roles_that_open_thinking(template: ChatTemplate, behaviour: Behaviour, know
     if known.thinking is None:
         return frozenset()
     mark = known.thinking.open
-    roles = ("user", "tool", "system") if behaviour.system_anywhere else ("user", "tool")
-    prompts = {role: text_of(render_delta(template, [Message(role, "probe")])) for role in roles}
+    probes = [Message("user", "probe"), Message("tool", "probe", tool_call_id="callprobe", name="probe_call")]
+    if behaviour.system_anywhere:
+        probes.append(Message("system", "probe"))
+    prompts = {probe.role: text_of(render_delta(template, [probe])) for probe in probes}
     return frozenset(role for role, prompt in prompts.items() if prompt.rstrip().endswith(mark))
