@@ -7,6 +7,7 @@ from redis_servers import RedisServer
 from roost.contract.messages import Message, MessageRole, ToolDefinition
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost_gateway.core import counting
 from roost_gateway.core.caller import ANYONE, Caller
 from roost_gateway.recognition.conversation import Conversation
 
@@ -18,12 +19,15 @@ ASKED = Conversation(
 )
 
 
-async def test_a_worker_counts_what_it_would_be_given(redis_server: RedisServer) -> None:
+async def test_a_worker_counts_what_it_would_be_given(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "day_of", lambda _: "2031-05-04")
     async with world(redis_server) as w:
         assert await w.gateway.life.counter.count(ASKED, ANYONE) == len("brief" + "hello")
         [asked] = w.worker.counts
         assert [tool.name for tool in asked.tools] == ["read"]
-        assert asked.model_revision == ""
+        assert (asked.model_revision, asked.date) == ("", "2031-05-04")
 
 
 async def test_a_pool_of_others_is_not_counted_in(redis_server: RedisServer) -> None:

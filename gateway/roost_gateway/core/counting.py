@@ -1,8 +1,11 @@
 """Counts the tokens of a conversation's prompt, as a worker's tokenizer and template make it."""
 
+import time
+
 from roost.contract.names import new_session_id
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.store.rules import day_of
 from roost_gateway.core.caller import Caller
 from roost_gateway.core.models import pool_of_model
 from roost_gateway.fleet.fleet import Fleet
@@ -37,6 +40,7 @@ class TokenCounter:
         if choice is None:
             raise Refused(Reason.NO_WORKER, f"pool {pool.pool} has no worker yet; ask again", retry_seconds=1.0)
         asked = cleaned(conversation)
+        today = day_of(time.time_ns() // 1_000_000)
         return await self._clients.count_tokens(
-            choice.worker, pool, asked.system, asked.tools, asked.messages, COUNT_SECONDS
+            choice.worker, pool, asked.system, asked.tools, asked.messages, today, COUNT_SECONDS
         )

@@ -141,9 +141,10 @@ class WorkerClients:
         system: str,
         tools: Sequence[ToolDefinition],
         messages: Sequence[Message],
+        date: str,
         limit_seconds: float,
     ) -> int:
-        """Asks a worker for the tokens of a session's first prompt.
+        """Asks a worker for the tokens of the first prompt of a session of the `date`.
 
         Raises Refused: INVALID_REQUEST; WORKER_FAILED when the worker gives no count in time.
         """
@@ -152,6 +153,7 @@ class WorkerClients:
             system=system,
             tools=map(_tool_to_wire, tools),
             messages=map(message_to_wire, messages),
+            date=date,
         )
         try:
             stub = self.channel(worker.address).stub

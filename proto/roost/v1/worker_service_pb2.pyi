@@ -889,10 +889,13 @@ class CountTokensRequest(_message.Message):
     SYSTEM_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
+    DATE_FIELD_NUMBER: _builtins.int
     model_revision: _builtins.str
     """Revision that the worker must serve; empty: any."""
     system: _builtins.str
     """System text."""
+    date: _builtins.str
+    """Date of the session, as in Start."""
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.Tool]:
         """Tools."""
@@ -908,10 +911,11 @@ class CountTokensRequest(_message.Message):
         system: _builtins.str = ...,
         tools: _abc.Iterable[_session_service_pb2.Tool] | None = ...,
         messages: _abc.Iterable[_session_service_pb2.Message] | None = ...,
+        date: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "model_revision", b"model_revision", "system", b"system", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["date", b"date", "messages", b"messages", "model_revision", b"model_revision", "system", b"system", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

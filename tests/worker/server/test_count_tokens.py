@@ -56,5 +56,8 @@ async def test_what_cannot_be_shown_is_refused(world: World) -> None:
         await count(world)
     assert reason(error.value) == "INVALID_REQUEST"
     with pytest.raises(grpc.aio.AioRpcError) as error:
+        await count(world, user("hi"), date="today")
+    assert reason(error.value) == "INVALID_REQUEST"
+    with pytest.raises(grpc.aio.AioRpcError) as error:
         await count(world, user("hi"), model_revision="another")
     assert reason(error.value) == "MODEL_REVISION_MISMATCH"

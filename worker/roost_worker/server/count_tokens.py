@@ -14,6 +14,6 @@ async def count_tokens(shell: Shell, request: pb.CountTokensRequest) -> pb.Count
         raise refusals.draining()
     if request.model_revision not in ("", shell.identity.revision):
         raise refusals.wrong_revision(request.model_revision, shell.identity.revision)
-    first = pb.Start(system=request.system, tools=request.tools, messages=request.messages)
+    first = pb.Start(system=request.system, tools=request.tools, messages=request.messages, date=request.date)
     prompt = await shell.prompts.prompt(first, array("I"), sys.maxsize, lambda: None)
     return pb.CountTokensResponse(tokens=len(prompt))
