@@ -24,7 +24,7 @@ def as_messages(messages: "str | Message | Sequence[Message]") -> tuple[Message,
     if isinstance(messages, Message):
         return (messages,)
     if not messages:
-        raise ValueError("a step needs at least one message, of the user or of a tool")
+        raise ValueError("a step needs at least one message, of the user, of a tool or of the system")
     for message in messages:
         if not isinstance(message, Message):
             raise TypeError(f"{message!r} is not a Message; make one with `roost.user(…)` or `roost.tool_result(…)`")

@@ -71,10 +71,11 @@ class Session:
     ) -> Step:
         """Takes a step: sends new messages and generates one. Returns an async iterator of events.
 
-        A string is one user message. `options` are fields of `Sampling` and override those of `sampling`. A step is
-        idempotent by `step_id`, which is drawn at random when None; choose it yourself to get the step's result after
-        your own program has crashed. A step survives the death of gateways and workers. `deadline` bounds all of it, in
-        seconds; None means no deadline.
+        A string is one user message. Messages may begin with history that the session does not have, assistant messages
+        with their calls included; the last one is the user's, a tool's or the system's. `options` are fields of
+        `Sampling` and override those of `sampling`. A step is idempotent by `step_id`, which is drawn at random when
+        None; choose it yourself to get the step's result after your own program has crashed. A step survives the death
+        of gateways and workers. `deadline` bounds all of it, in seconds; None means no deadline.
 
         Raises TypeError or ValueError for what cannot be sent. Iterating raises RoostError; see `roost.errors`.
         """

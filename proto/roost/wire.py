@@ -61,10 +61,10 @@ def message_to_wire(message: messages.Message) -> pb.Message:
 
 
 def message_from_wire(wire: pb.Message) -> messages.Message:
-    """An unknown role becomes ASSISTANT, which no request may use."""
+    """An unknown role becomes UNSPECIFIED, which no request may use."""
     role = enum_member(messages.MessageRole, pb.MessageRole, "MESSAGE_ROLE", wire.role)
     calls = tuple(messages.ToolCall(call.id, call.name, call.arguments_json) for call in wire.tool_calls)
-    return messages.Message(role or messages.MessageRole.ASSISTANT, wire.content, calls, wire.tool_call_id, wire.name)
+    return messages.Message(role or messages.MessageRole.UNSPECIFIED, wire.content, calls, wire.tool_call_id, wire.name)
 
 
 def tools_to_wire(tools: Iterable[messages.Tool]) -> list[pb.Tool]:

@@ -106,6 +106,15 @@ def test_a_session_is_forked_where_its_log_had_so_many_steps(fake: ThreadedFake,
         assert roost_command(fake, "sessions", "fork", session, *wrong).exit_code == 2
 
 
+def test_the_log_shows_calls_that_a_step_brought(fake: ThreadedFake) -> None:
+    call = roost.ToolCall("c1", "grep", '{"q": 1}')
+    answer = roost.Message(roost.MessageRole.ASSISTANT, "", (call,))
+    with SyncClient.connect(fake.gateway.targets, api_key="secret") as client:
+        brought = client.open(role="critic")
+        brought.run([roost.user("look"), answer, roost.tool_result(call, "7")])
+    assert '→ grep({"q": 1})' in roost_command(fake, "sessions", "log", brought.id).stdout
+
+
 def test_the_log_shows_who_said_what(fake: ThreadedFake, session: str) -> None:
     shown = roost_command(fake, "sessions", "log", session).stdout
     assert shown.count("hello [bold]there") == 2

@@ -54,7 +54,7 @@ EVENTS: list[Event] = [
     Started("worker", 5, 6, ATTEMPT),
     Delta("é", [7, 8], 1, 2, (TokenLogprobs(-0.5, (7,), (-0.25,)),), ATTEMPT, PARTS, 5),
     Restarted("why", ATTEMPT),
-    Committed("s1", SAID, FinishReason.TOOL_CALLS, USAGE, HEAD, 1, 2, 3, 2**63, True, 4, 5, ("why",), "Hm."),
+    Committed("s1", SAID, FinishReason.TOOL_CALLS, USAGE, HEAD, 1, 2, 3, 2**63, True, 4, 5, ("why",), "Hm.", "stop"),
 ]
 
 

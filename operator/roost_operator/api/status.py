@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from roost_operator.api.spec import Fields
+from roost_operator.api.fields import Fields
 
 
 class ConditionType(StrEnum):

@@ -41,7 +41,11 @@ def up(
             envvar="ROOST_STATE_DIR",
         ),
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65_000, help="Port of the first gateway; 0 takes free ones.")] = 7433,
+    port: Annotated[int, typer.Option(min=0, max=64_000, help="Port of the first gateway; 0 takes free ones.")] = 7433,
+    http_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_000, help="Port of the first gateway's HTTP, 1000 above --port unless given."),
+    ] = None,
     gateways: Annotated[int, typer.Option(min=1, max=16, help="Gateways to run.")] = 2,
     host: Annotated[
         str, typer.Option(help="Address that gateways listen on; :: is every IPv4 and IPv6 address.")
@@ -61,6 +65,7 @@ def up(
             state_dir=state_dir or default_state_dir(pool.pool),
             host=host,
             port=port,
+            http_port=http_port,
             gateways=gateways,
             ray=ray,
             key_file=api_keys,
@@ -132,6 +137,8 @@ def _print_addresses(console: Console, stack: LocalStack) -> None:
         console.print("It is suspended: sessions can be read, steps are refused. Remove spec.suspend to run workers.")
     console.print(f"  {roost} chat --target {first} --pool {stack.pool.pool}", soft_wrap=True)
     console.print(f"  {roost} sessions list --target {first} --pool {stack.pool.pool}", soft_wrap=True)
+    http = stack.http_targets[0]
+    console.print(f"  base URL of OpenAI's API: http://{http}/v1, of Anthropic's: http://{http}", soft_wrap=True)
     console.print(
         f"Sessions, logs: {escape(str(stack.options.state_dir))}. Ctrl-C stops everything; sessions stay.",
         soft_wrap=True,

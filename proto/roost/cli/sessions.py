@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from roost import Head, LoggedStep, SessionInfo, SessionState, SessionTool, Tier
+from roost import Head, LoggedStep, Message, SessionInfo, SessionState, SessionTool, Tier
 from roost.cli.options import DEFAULT_TARGET, ApiKey, Output, Pool, SessionId, Target, connect
 from roost.cli.output import OutputFormat, age, expected_errors, moment, print_json, print_table
 from roost.sync import SyncSession
@@ -205,8 +205,12 @@ def _show(info: SessionInfo, output: OutputFormat) -> None:
 
 def _turns(step: LoggedStep) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = [
-        (step.index, message.name or message.role, "", "", message.content) for message in step.messages
+        (step.index, message.name or message.role, "", "", _said(message)) for message in step.messages
     ]
-    calls = [f"→ {call.name}({call.arguments_json})" for call in step.output.tool_calls]
-    said = "\n".join(part for part in (step.output.content, *calls) if part)
-    return [*rows, (step.index, step.output.role, step.usage.output_tokens, step.usage.cached_tokens, said)]
+    usage = step.usage
+    return [*rows, (step.index, step.output.role, usage.output_tokens, usage.cached_tokens, _said(step.output))]
+
+
+def _said(message: Message) -> str:
+    calls = [f"→ {call.name}({call.arguments_json})" for call in message.tool_calls]
+    return "\n".join(part for part in (message.content, *calls) if part)

@@ -142,18 +142,25 @@ def step(request: StepRequest) -> Violations:
 
 def _messages(messages: Sequence[Message]) -> Violations:
     if not messages:
-        yield "messages", "must hold at least one user or tool message"
+        yield "messages", "must hold at least one user, tool or system message"
+    elif messages[-1].role is MessageRole.ASSISTANT:
+        yield (
+            f"messages[{len(messages) - 1}].role",
+            "the last message must be USER, TOOL or SYSTEM: the model answers it",
+        )
     for number, message in enumerate(messages):
-        if message.role not in (MessageRole.USER, MessageRole.TOOL):
-            yield (
-                f"messages[{number}].role",
-                "must be USER or TOOL; the system text belongs to OpenSession, and the model's own messages are "
-                "in the log already",
-            )
-        if message.tool_calls:
-            yield f"messages[{number}].tool_calls", "only the model makes calls; leave it empty"
+        if message.role is MessageRole.UNSPECIFIED:
+            yield f"messages[{number}].role", "must be SYSTEM, USER, ASSISTANT or TOOL"
+        if message.tool_calls and message.role is not MessageRole.ASSISTANT:
+            yield f"messages[{number}].tool_calls", "only ASSISTANT messages hold calls; leave it empty"
         if len(message.name) > MAX_NAME_CHARS or len(message.tool_call_id) > MAX_NAME_CHARS:
             yield f"messages[{number}]", f"name and tool_call_id must have at most {MAX_NAME_CHARS} characters"
+        for place, call in enumerate(message.tool_calls):
+            if not 0 < len(call.name) <= MAX_NAME_CHARS or len(call.id) > MAX_NAME_CHARS:
+                yield (
+                    f"messages[{number}].tool_calls[{place}]",
+                    f"name must have 1 to {MAX_NAME_CHARS} characters, and id at most {MAX_NAME_CHARS}",
+                )
 
 
 def _sampling(sampling: Sampling) -> Violations:

@@ -18,12 +18,12 @@ from roost.store.records import (
     Reservation,
 )
 from roost.store.refusals import WORDS, refused
-from roost.store.rules import check_commit, check_migration
+from roost.store.rules import check_commit, check_migration, holds_thinking, thinking_from
 from roost.store.scripts import Arg, Call
 
 OPEN_REQUEST_MS = 3_600_000
 """How long a `request_id` is remembered."""
-MOST_SHARED_LOGS = 5
+MOST_SHARED_LOGS = 4
 """Of so many sessions' logs a fork shares a part; when there are more, it gets a copy of the last of them. It bounds
 what a fork writes, and what each of its steps touches."""
 
@@ -142,6 +142,7 @@ def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int) ->
         "seed": request.seed,
         **expected_args(request.expected_head, request.expected_generation),
         "migrates_to": request.migrates_to,
+        "drops_thinking": int(request.drops_thinking),
         "lease_ms": request.lease_ms,
         "new_tokens": request.new_tokens,
         "max_session_tokens": request.max_session_tokens,
@@ -157,6 +158,7 @@ def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int) ->
 def migrate_args(request: MigrateRequest) -> dict[str, Arg]:
     """Raises ValueError when entries, ids and head of the request contradict one another."""
     check_migration(request)
+    thinking = thinking_from(request.entries, request.without_thinking)
     return {
         "nonce": request.ref.nonce.hex(),
         "epoch": request.ref.epoch,
@@ -164,6 +166,7 @@ def migrate_args(request: MigrateRequest) -> dict[str, Arg]:
         **_head_args(request.entries[-1].head),
         "revision": request.model_revision,
         "ids": request.packed_ids,
+        "thinking": "" if thinking is None else thinking,
         "ttl_ms": request.ttl_ms,
         "lease_ms": request.lease_ms,
     }
@@ -192,6 +195,7 @@ def commit_args(request: CommitRequest) -> dict[str, Arg]:
         "cached": entry.cached_tokens,
         "reconstructed": entry.reconstructed_tokens,
         "revision": entry.model_revision,
+        "thinking": int(holds_thinking(entry)),
         "ttl_ms": request.ttl_ms,
     }
 

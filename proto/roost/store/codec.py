@@ -4,6 +4,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import date
 from typing import Any
 
 import msgpack
@@ -21,6 +22,7 @@ from roost.store.records import (
     NewSession,
     State,
 )
+from roost.store.rules import day_of
 
 _ENTRY_VERSION = b"\x01"
 _STORED_ELSEWHERE = ("index", "commit_ms")
@@ -47,6 +49,7 @@ def encode_new(new: NewSession) -> dict[str, str | bytes | int]:
         "tools": json.dumps(new.tools, separators=(",", ":")),
         "model": new.model,
         "revision": new.model_revision,
+        "date": new.date,
         "generation": FIRST_GENERATION,
         "length": 0,
         "hash": "",
@@ -58,6 +61,7 @@ def encode_new(new: NewSession) -> dict[str, str | bytes | int]:
         "output": 0,
         "cached": 0,
         "reconstructed": 0,
+        "thinking": "",
     }
 
 
@@ -90,6 +94,7 @@ def _descriptor(session_id: str, text: Mapping[str, str], now_ms: int) -> Descri
         tools=tuple(json.loads(text["tools"])),
         model=text["model"],
         model_revision=text["revision"],
+        date=_date(text),
         generation=int(text["generation"]),
         head=Head(int(text["length"]), bytes.fromhex(text["hash"])),
         steps=int(text["steps"]),
@@ -106,11 +111,23 @@ def _descriptor(session_id: str, text: Mapping[str, str], now_ms: int) -> Descri
         updated_ms=int(text["updated"]),
         expires_ms=int(text["expires"]),
         former=_former(text["former"]) if "former" in text else None,
+        thinking_from=_thinking_from(text),
         forked_from=_fork_point(text["forked"]) if "forked" in text else None,
         inherited_steps=int(text.get("inherited", 0)),
         kv_of=kv_of,
         kv_since_ms=int(kv_since or 0),
     )
+
+
+def _date(text: Mapping[str, str]) -> str:
+    """That of a session that was written before sessions had one is the day of its creation."""
+    return date.fromisoformat(text.get("date") or day_of(int(text["created"]))).isoformat()
+
+
+def _thinking_from(text: Mapping[str, str]) -> int | None:
+    """Where it is not noted, thinking may begin at the first step."""
+    index = text.get("thinking", "0")
+    return int(index) if index and int(index) < int(text["steps"]) else None
 
 
 def _bad(message: str) -> str:

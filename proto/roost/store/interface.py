@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from roost.contract.heads import AttemptRef, Head
+from roost.store.conversation_index import ConversationIndex
 from roost.store.fork_records import NewFork
 from roost.store.records import (
     AlreadyCommitted,
@@ -30,6 +31,9 @@ class SessionStore(Protocol):
     repeated. All raise `StoreAwayError` when Redis does not answer, and `Refused` for the reasons that their
     docstrings list. Session names are well-formed (`names.pool_of`); the caller has checked that.
     """
+
+    @property
+    def conversations(self) -> ConversationIndex: ...
 
     @property
     def grace_seconds(self) -> float:

@@ -62,6 +62,11 @@ class PoolKeys:
         killed workers and is refused until then."""
         return f"{self.session(family)}:quarantine:{digest.hex()}"
 
+    def conversation(self, digest: bytes) -> str:
+        """String with a time to live: points of sessions at which a conversation has this hash
+        (`roost.store.conversation_index`)."""
+        return f"{self.prefix}:c:{digest.hex()}"
+
     @property
     def reservations(self) -> str:
         """Hash, the admission ledger of all workers of the pool: `worker_id|nonce` -> `tokens:expiry_ms`, and the sums

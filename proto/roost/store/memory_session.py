@@ -23,7 +23,7 @@ from roost.store.records import (
     State,
 )
 from roost.store.refusals import refused
-from roost.store.rules import ID_BYTES, wrong_head
+from roost.store.rules import ID_BYTES, day_of, holds_thinking, thinking_from, wrong_head
 
 
 @dataclass(slots=True)
@@ -127,7 +127,8 @@ class MemorySession:
         if request.max_steps and record.steps - record.inherited_steps >= request.max_steps:
             raise self.refusal(Reason.STEP_LIMIT_REACHED, detail=f"the session has its {request.max_steps} steps")
         length, most = record.head.length, request.max_session_tokens
-        if most and length + need > most and not migrates:
+        drops = request.drops_thinking and record.thinking_from is not None
+        if most and length + need > most and not migrates and not drops:
             detail = f"the log has {length} tokens and this step may need {need}; a session holds {most}"
             raise self.refusal(Reason.STEP_TOO_LONG, detail=detail)
 
@@ -151,6 +152,8 @@ class MemorySession:
         self.logs[-1].ids += request.packed_ids
         self.steps[entry.step_id] = CommittedStep(record.generation, entry.index, work.digest, work.ref.nonce)
         self.ttl_ms = request.ttl_ms
+        if record.thinking_from is None and holds_thinking(entry):
+            self.change(thinking_from=entry.index)
         self.change(
             head=entry.head,
             steps=record.steps + 1,
@@ -167,7 +170,8 @@ class MemorySession:
         return entry
 
     def begin_generation(self, request: MigrateRequest, now: int) -> None:
-        """Begins a log in the tokens of another revision. Raises ValueError when it lacks steps of the log."""
+        """Begins a log in the tokens of another revision, or without thinking. Raises ValueError when it lacks steps of
+        the log."""
         record = self.record
         if len(request.entries) != record.steps:
             raise ValueError("the new log does not have the steps of the old one")
@@ -178,11 +182,12 @@ class MemorySession:
             generation=record.generation + 1,
             head=entries[-1].head,
             model_revision=request.model_revision,
-            owner="",
+            owner=record.owner if record.model_revision == request.model_revision else "",
             kv_of="",
             kv_since_ms=0,
             updated_ms=now,
             former=FormerLog(record.head, record.steps, record.model_revision),
+            thinking_from=thinking_from(entries, request.without_thinking),
         )
 
     def roll_back(self, steps: int) -> None:
@@ -201,6 +206,7 @@ def new_session(new: NewSession, now: int) -> MemorySession:
     if pool is None:
         raise ValueError(f"{new.session_id!r} is not a session's name; see `roost.contract.names.new_session_id`")
     same = {part.name: getattr(new, part.name) for part in fields(new) if part.name not in ("request_id", "ttl_ms")}
+    same["date"] = new.date or day_of(now)
     expires_ms = now + new.ttl_ms if new.ttl_ms else 0
     record = Descriptor(pool=pool, created_ms=now, updated_ms=now, expires_ms=expires_ms, **same)
     return MemorySession(record, new.ttl_ms)
@@ -227,6 +233,7 @@ def branch_off(other: MemorySession, new: NewFork, now: int) -> MemorySession:
         owner=before.owner if steps else "",
         kv_of=before.published_as if has_kv else "",
         kv_since_ms=(before.kv_since_ms if before.kv_of else before.updated_ms) if has_kv else 0,
+        thinking_from=_shared_thinking(before, steps),
         created_ms=now,
         updated_ms=now,
         expires_ms=now + other.ttl_ms if other.ttl_ms else 0,
@@ -235,5 +242,10 @@ def branch_off(other: MemorySession, new: NewFork, now: int) -> MemorySession:
     return MemorySession(record, other.ttl_ms, [shared], quarantine=other.quarantine)
 
 
-_GIVEN = ("tenant", "pool", "role", "parent", "system", "tools", "model", "model_revision")
+def _shared_thinking(record: Descriptor, steps: int) -> int | None:
+    """`thinking_from` of a log that shares the first `steps` of a session's."""
+    return record.thinking_from if record.thinking_from is not None and record.thinking_from < steps else None
+
+
+_GIVEN = ("tenant", "pool", "role", "parent", "system", "tools", "date", "model", "model_revision")
 """What a fork has from the session that it is branched off."""

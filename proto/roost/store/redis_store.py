@@ -46,6 +46,7 @@ from roost.store.records import (
     WorkerLook,
     WorkerView,
 )
+from roost.store.redis_conversation_index import RedisConversationIndex
 from roost.store.refusals import refused
 from roost.store.rules import AGING_MS, ID_BYTES, RESIDENCY_DELAY_MS
 from roost.store.scripts import Arg, Call
@@ -85,6 +86,7 @@ class RedisStore:
 
     def __init__(self, link: RedisLink, *, aging_ms: int = AGING_MS, watermark: float = WATERMARK) -> None:
         self._link = link
+        self.conversations = RedisConversationIndex(link)
         self._aging_ms = aging_ms
         self._watermark = watermark
         self._workers = WorkerReader(link)

@@ -26,6 +26,7 @@ NAMES = (
     "quarantine",
     "read",
     "release",
+    "remember",
     "renew",
     "reserve",
     "residency",

@@ -98,6 +98,7 @@ def committed(entry: LogEntry, generation: int, *, replayed: bool) -> Committed:
         failovers=0,
         warnings=tuple(entry.output.get("warnings", ())),
         reasoning=entry.output.get("reasoning", ""),
+        stop_string=entry.output.get("stop_string", ""),
     )
 
 

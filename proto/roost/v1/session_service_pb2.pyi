@@ -85,7 +85,7 @@ class _MessageRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MessageRo
     MESSAGE_ROLE_UNSPECIFIED: _MessageRole.ValueType  # 0
     """Not given."""
     MESSAGE_ROLE_SYSTEM: _MessageRole.ValueType  # 1
-    """The system text, given when the session is opened."""
+    """Instructions: the session's system text, given when it is opened, or a message among others."""
     MESSAGE_ROLE_USER: _MessageRole.ValueType  # 2
     """The user, or the agent's own program."""
     MESSAGE_ROLE_ASSISTANT: _MessageRole.ValueType  # 3
@@ -99,7 +99,7 @@ class MessageRole(_MessageRole, metaclass=_MessageRoleEnumTypeWrapper):
 MESSAGE_ROLE_UNSPECIFIED: MessageRole.ValueType  # 0
 """Not given."""
 MESSAGE_ROLE_SYSTEM: MessageRole.ValueType  # 1
-"""The system text, given when the session is opened."""
+"""Instructions: the session's system text, given when it is opened, or a message among others."""
 MESSAGE_ROLE_USER: MessageRole.ValueType  # 2
 """The user, or the agent's own program."""
 MESSAGE_ROLE_ASSISTANT: MessageRole.ValueType  # 3
@@ -493,12 +493,12 @@ class Message(_message.Message):
     content: _builtins.str
     """What is said."""
     tool_call_id: _builtins.str
-    """Call that a tool's message answers."""
+    """Call that a tool's message answers; it need not be one of the session."""
     name: _builtins.str
     """Tool that answers."""
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
-        """Calls that an assistant made."""
+        """Calls that an assistant made. Ids and arguments are kept as they come."""
 
     def __init__(
         self,
@@ -1364,7 +1364,11 @@ class StepRequest(_message.Message):
 
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
-        """New messages: user or tool."""
+        """New messages, of any role; the last one is USER, TOOL or SYSTEM. ASSISTANT messages are history that the session's
+        log does not have: what another model, or another session, once answered. They are rendered as the session's model
+        writes its own turns, with their calls in its format. A SYSTEM message is rendered as the model's template writes
+        one at its place, or as a USER message where the template has no place for it.
+        """
 
     @_builtins.property
     def sampling(self) -> Global___Sampling:
@@ -1704,8 +1708,8 @@ Global___StepRestarted: _TypeAlias = StepRestarted  # noqa: Y015
 
 @_typing.final
 class StepMigrated(_message.Message):
-    """StepMigrated tells that the pool's model changed and the session's log was rendered again for it. The old log stays
-    readable with ListSteps; the step goes on in the new one.
+    """StepMigrated tells that the session's log was rendered again: for the pool's changed model, or, with the same revision,
+    without the thinking of earlier turns. The old log stays readable with ListSteps; the step goes on in the new one.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1759,6 +1763,7 @@ class StepCommitted(_message.Message):
     FAILOVERS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
+    STOP_STRING_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why generation ended."""
     index: _builtins.int
@@ -1777,6 +1782,8 @@ class StepCommitted(_message.Message):
     """Times another worker had to continue the step."""
     reasoning: _builtins.str
     """What the model wrote between its thinking marks; its calls are never tool calls."""
+    stop_string: _builtins.str
+    """Stop string that ended the output; empty when another thing did."""
     @_builtins.property
     def output(self) -> Global___Message:
         """Whole message: the text without thinking and tool calls, and the calls."""
@@ -1809,10 +1816,11 @@ class StepCommitted(_message.Message):
         failovers: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         reasoning: _builtins.str = ...,
+        stop_string: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "output", b"output", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failovers", b"failovers", "finish_reason", b"finish_reason", "first_token_ms", b"first_token_ms", "head", b"head", "index", b"index", "output", b"output", "output_tokens", b"output_tokens", "queue_ms", b"queue_ms", "reasoning", b"reasoning", "replayed", b"replayed", "seed", b"seed", "usage", b"usage", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failovers", b"failovers", "finish_reason", b"finish_reason", "first_token_ms", b"first_token_ms", "head", b"head", "index", b"index", "output", b"output", "output_tokens", b"output_tokens", "queue_ms", b"queue_ms", "reasoning", b"reasoning", "replayed", b"replayed", "seed", b"seed", "stop_string", b"stop_string", "usage", b"usage", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

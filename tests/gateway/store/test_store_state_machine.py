@@ -61,6 +61,7 @@ class StoreMachine(StoreWorld):
         limits=st.sampled_from(((0, 0, 0),) * 6 + ((25, 0, 0), (0, 2, 0), (0, 0, 30))),
         priority=CLASSES,
         needs=REVISION_NEEDED,
+        drops=st.booleans(),
         then=st.sampled_from(("", "reserve", "commit", "commit", "migrate", "migrate and commit")),
     )
     def begin(
@@ -78,6 +79,7 @@ class StoreMachine(StoreWorld):
         limits,
         priority,
         needs,
+        drops,
         then,
     ):
         session_id = self.session(which)
@@ -98,6 +100,7 @@ class StoreMachine(StoreWorld):
             max_steps=max_steps,
             max_session_tokens=most,
             priority=priority,
+            drops_thinking=drops,
         )
         answer = self.agree(gateway, "begin", request, touches=session_id)
         if isinstance(answer, Began):
@@ -183,16 +186,16 @@ class StoreMachine(StoreWorld):
             (*(("commit",) * 4), "expire", "expire", "renew", "abort", "release", "migrate", "quarantine")
         ),
         prompt=IDS,
-        output=IDS,
+        ids=IDS,
     )
-    def finish(self, gateway: int, which: int, stale: bool, how: str, prompt: Ids, output: Ids) -> None:
+    def finish(self, gateway: int, which: int, stale: bool, how: str, prompt: Ids, ids: Ids) -> None:
         """By whoever still believes in the attempt, also long after it was committed, fenced or deleted."""
         attempt = self.attempt(which, stale)
         session_id, ref, _ = attempt
         if how == "commit":
-            self._commit(gateway, attempt, prompt, output)
+            self._commit(gateway, attempt, prompt, ids)
         elif how == "migrate":
-            self._migrate(gateway, attempt, len(output))
+            self._migrate(gateway, attempt, len(ids))
         elif how in ("renew", "expire"):
             self.renew(gateway, attempt, how == "expire")
         elif how == "abort":
@@ -203,25 +206,32 @@ class StoreMachine(StoreWorld):
             reservation = self._reservation(attempt, sorted(WORKERS)[which % 2], 1, 0)
             self.agree(gateway, "release", reservation, touches=session_id)
 
-    def _commit(self, gateway: int, attempt: Attempt, prompt: Ids, output: Ids) -> None:
+    def _commit(self, gateway: int, attempt: Attempt, prompt: Ids, ids: Ids) -> None:
         session_id, ref, step = attempt
         session = self.memory.sessions.get(session_id)
         before = session.record.head if session else Head()
         owner = (session and session.attempt and session.attempt.worker) or "w1"
         revision = (session and session.record.model_revision) or REVISION
-        request = commit_request(session_id, ref, step, before, prompt, output, owner=owner, model_revision=revision)
+        thought = "Hm." if len(prompt) % 2 else ""
+        request = commit_request(
+            session_id, ref, step, before, prompt, ids, reasoning=thought, owner=owner, model_revision=revision
+        )
         if self.agree(gateway, "commit", request, touches=session_id):
             self.cache(session_id, self.memory.sessions[session_id].record.owner, True)
 
     def _migrate(self, gateway: int, attempt: Attempt, extra: int) -> None:
-        """To a revision of its own, by whoever believes in the attempt."""
+        """To a revision of its own or the same one, by whoever believes in the attempt."""
         session_id, ref, _ = attempt
         session = self.memory.sessions.get(session_id)
         if session is None or not session.record.steps:
             return  # there is nothing to migrate
-        generation, revision = session.record.generation, f"rev-{session.record.generation + 1}"
+        generation = session.record.generation
+        revision = f"rev-{generation + 1}" if extra % 2 else session.record.model_revision
         entries = self.loop.run(self.gateways[gateway].log(session_id, generation, 0, 99))
-        request = migration(session_id, ref, session.record.head, entries, revision, extra=extra % 4)
+        gone = extra % 3
+        request = migration(
+            session_id, ref, session.record.head, entries, revision, extra=extra % 4, without_thinking=gone
+        )
         self.agree(gateway, "migrate", request, touches=session_id)
 
     def renew(self, gateway: int, attempt: Attempt, expired: bool) -> None:

@@ -7,7 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import family_models
+from roost_worker.render.formats import FORMATS, TurnFormat
+from roost_worker.render.log import LogRenderer
 from roost_worker.render.messages import Message, Tool, ToolCall
+from roost_worker.render.renderer import Renderer
 
 _SPECIAL = {text for texts in family_models.SPECIAL.values() for text in texts}
 CONTROL_TEXTS = [*sorted(_SPECIAL), *family_models.ADDED_NOT_SPECIAL["qwen3"]]
@@ -61,6 +64,8 @@ def _first_step(name: str, text: str) -> list[int]:
                 Message("user", text),
                 Message("assistant", text, (call,)),
                 Message("tool", text, tool_call_id=text, name=text),
+                Message("system", text),
+                Message("assistant", text),
                 Message("user", text),
             ],
         )
@@ -71,7 +76,15 @@ def _later_steps(name: str, text: str) -> list[list[int]]:
     render = family_models.renderer(name).render_step
     user = render(log_ids=[1], messages=[Message("user", text)])
     result = Message("tool", text, tool_call_id=text, name=text)
-    return [list(user), list(render(log_ids=[1], messages=[result, result]))]
+    answer = Message("assistant", "", (ToolCall(text, text, text), ToolCall(text, text, text)))
+    history = [Message("assistant", text), Message("system", text), answer, result, Message("system", text)]
+    again = LogRenderer(family_models.renderer(name), text, ())
+    return [
+        list(user),
+        list(render(log_ids=[1], messages=[result, result])),
+        list(render(log_ids=[1], messages=history)),
+        *map(list, again.step([Message("user", text), *history], answer, text)),
+    ]
 
 
 @pytest.mark.parametrize("name", family_models.NAMES)
@@ -89,6 +102,29 @@ def test_no_combination_of_fragments_becomes_a_control_token(name: str, text: st
     assert _count_control(name, _first_step(name, text)) == _count_control(name, _first_step(name, "harmless"))
     for attacked, harmless in zip(_later_steps(name, text), _later_steps(name, "harmless"), strict=True):
         assert _count_control(name, attacked) == _count_control(name, harmless)
+
+
+MARKS = sorted({mark for known in FORMATS for mark in (*known.tokens, *known.marks, *known.turn_ends)})
+marked = st.lists(st.sampled_from(MARKS) | st.sampled_from(SPLIT), min_size=1, max_size=5).map("".join)
+
+
+def _control_of_history(model: Renderer, text: str) -> list[int]:
+    """The control tokens of a history whose strings are all `text`, brought and migrated."""
+    calls = (ToolCall(text, text, text), ToolCall(text, text, json.dumps({text: text})))
+    answer = Message("assistant", text, calls)
+    history = [Message("user", text), answer, Message("tool", text, tool_call_id=text), Message("system", text)]
+    prompt, output = LogRenderer(model, text, ()).step(history, answer, text)
+    control = set(model.vocabulary.control.values())
+    return [index for index in (*prompt, *output) if index in control]
+
+
+@pytest.mark.parametrize("special_marks", [True, False])
+@pytest.mark.parametrize("known", [known for known in FORMATS if known.turns], ids=lambda known: known.name)
+@given(text=marked)
+@settings(max_examples=30, deadline=None)
+def test_no_string_of_a_history_becomes_a_mark_of_its_format(known: TurnFormat, special_marks: bool, text: str) -> None:
+    model = family_models.built_in_renderer(known, special_marks=special_marks)
+    assert _control_of_history(model, text) == _control_of_history(model, "harmless")
 
 
 @pytest.mark.parametrize("name", family_models.NAMES)

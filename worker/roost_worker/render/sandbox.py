@@ -8,9 +8,11 @@ which they are plain text. Output of `tojson` is content as a whole; the strings
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from datetime import date
+from typing import Any, NoReturn, Self
 
 import jinja2
 from jinja2 import nodes
@@ -18,6 +20,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from roost_worker.render.dates import UNDATED
 from roost_worker.render.errors import RenderError
 
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
@@ -32,6 +35,18 @@ class Piece:
 
     text: str
     content: bool
+
+
+class Written(str):
+    """A string for templates that is put into their output as the pieces it was made of, whatever they do with it."""
+
+    pieces: tuple[Piece, ...]
+
+    def __new__(cls, pieces: Iterable[Piece]) -> Self:
+        pieces = tuple(pieces)
+        written = super().__new__(cls, "".join(piece.text for piece in pieces))
+        written.pieces = pieces
+        return written
 
 
 class _Generation(Extension):
@@ -54,29 +69,36 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _refuse
         environment.filters["tojson"] = _Run.tojson
         self._special = {"bos_token": bos_token, "eos_token": eos_token}
+        self._day = UNDATED
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
             raise RenderError(f"the chat template is not valid Jinja: {error}") from error
 
+    def on(self, day: date) -> Self:
+        """Return the same template for sessions of another date, which `strftime_now` writes. It never asks a clock."""
+        dated = copy(self)
+        dated._day = day
+        return dated
+
     def render(
         self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None, *, generation_prompt: bool
     ) -> list[Piece]:
-        """Render the conversation to pieces. Raise RenderError with the template's reason when it refuses.
-
-        The template gets no date: a prompt that changes from day to day has no stable prefix.
-        """
+        """Render the conversation to pieces. Raise RenderError with the template's reason when it refuses."""
         run = _Run()
         try:
             text = self._template.render(
                 messages=[run.hide(message) for message in messages],
                 tools=[run.hide(tool) for tool in tools] if tools else None,
                 add_generation_prompt=generation_prompt,
+                strftime_now=self._day.strftime,
                 roost_run=run,
                 **self._special,
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
             raise RenderError(f"the chat template refuses: {error}") from error
+        except RecursionError as error:
+            raise RenderError("the conversation holds JSON that is nested too deep") from error
         return run.cut(text)
 
 
@@ -93,6 +115,9 @@ class _Run:
     def hide(self, value: Any, key: str = "") -> Any:
         """Return a copy of `value` with sentinels for its strings, except roles and keys of plain characters."""
         match value:
+            case Written():  # what a filter made of it would be without its pieces
+                self._contents.append(value)
+                return f"{_OPEN}{len(self._contents) - 1}{_CLOSE}"
             case str() if key in _STRUCTURE and _PLAIN_KEY.fullmatch(value):
                 return value
             case str():
@@ -135,6 +160,12 @@ class _Run:
         for index, part in enumerate(_SENTINEL.split(text)):
             if index % 2 == 0 and (_OPEN in part or _CLOSE in part):
                 raise RenderError("the chat template splits content")
-            if part:
-                pieces.append(Piece(self._contents[int(part)], True) if index % 2 else Piece(part, False))
+            if index % 2:
+                pieces += _pieces_of(self._contents[int(part)])
+            elif part:
+                pieces.append(Piece(part, False))
         return pieces
+
+
+def _pieces_of(content: str) -> Sequence[Piece]:
+    return content.pieces if isinstance(content, Written) else (Piece(content, True),)

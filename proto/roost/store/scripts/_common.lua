@@ -95,6 +95,12 @@ local function wrong_head(d, length, hash, generation)
   end
 end
 
+-- Whether the log's tokens hold thinking of a step. Where this is not noted they may.
+local function holds_thinking(session, d)
+  local from = redis.call('HGET', session.descriptor, 'thinking')
+  return not from or (from ~= '' and tonumber(from) < d.steps)
+end
+
 -- Milliseconds for which the live attempt keeps others out, or nil.
 local function busy_ms(d, now, grace_ms)
   local left = d['attempt:expiry'] - now

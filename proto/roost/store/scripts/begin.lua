@@ -4,7 +4,8 @@
 -- ARGV session_id, tenant, step_id, digest, nonce, seed, expected_length ('' if none), expected_hash,
 --   migrates_to (revision that sessions of others migrate to, '' if they do not), base
 -- NUMBERS generations, grace_ms, expected_generation (0 if unknown), lease_ms, new_tokens, max_session_tokens,
---   budget_tokens, max_steps (0 for each if there is no limit), class, aging_ms, deadline_ms (from now; 0 if there is
+--   budget_tokens, max_steps (0 for each if there is no limit), drops_thinking (1 if thinking in the log goes before the
+--   step, so that the log becomes shorter), class, aging_ms, deadline_ms (from now; 0 if there is
 --   none), residency_delay_ms (see `cached_at`); the hosts: workers that the caller knows to concern the session
 -- Replies {'began', now, worker reserved at, tokens cached at the owner, descriptor}
 --   | {'committed', now, generation, index, descriptor} | {'again', generations, base, host to name}
@@ -74,7 +75,8 @@ end
 if args.max_steps > 0 and d.steps - d.inherited >= args.max_steps then
   return refuse('step_limit', 0, d, 'the session has its ' .. text(args.max_steps) .. ' steps')
 end
-if args.max_session_tokens > 0 and d.length + args.new_tokens > args.max_session_tokens and not migrates then
+if args.max_session_tokens > 0 and d.length + args.new_tokens > args.max_session_tokens and not migrates
+  and not (args.drops_thinking == 1 and holds_thinking(session, d)) then
   return refuse('too_long', 0, d, 'the log has ' .. text(d.length) .. ' tokens and this step may need ' ..
     text(args.new_tokens) .. '; a session holds ' .. text(args.max_session_tokens))
 end

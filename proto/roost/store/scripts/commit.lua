@@ -2,7 +2,7 @@
 -- KEYS reservations, waiters, lines, wake; the session's
 -- ARGV nonce, step_id, previous_length, previous_hash, length, hash, entry (packed), ids (packed), owner, prompt,
 --   output, cached, reconstructed (tokens of each kind), revision, base
--- NUMBERS generations, epoch, ttl_ms (idle time)
+-- NUMBERS generations, epoch, ttl_ms (idle time), thinking (1 if the model thought in the step)
 -- Replies {'committed', index, stored entry}
 
 local session = session_keys(named_keys + 1, args.generations, args.base)
@@ -44,6 +44,9 @@ redis.call('HSET', session.descriptor, 'length', args.length, 'hash', args.hash,
 redis.call('HDEL', session.descriptor, 'kv')
 for _, kind in ipairs({'prompt', 'output', 'cached', 'reconstructed'}) do
   redis.call('HINCRBY', session.descriptor, kind, args[kind])
+end
+if args.thinking == 1 and not holds_thinking(session, d) then
+  redis.call('HSET', session.descriptor, 'thinking', text(index))
 end
 end_attempt(keys, session, d)
 touch(session, args.ttl_ms, now, 0)

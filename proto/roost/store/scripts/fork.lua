@@ -95,6 +95,9 @@ redis.call('HSET', keys.session, 'labels', args.labels, 'state', 'active', 'epoc
 if args.task ~= '' then
   redis.call('HSET', keys.session, 'task', args.task)
 end
+if not holds_thinking(fork, {steps = steps}) then -- the step that does is not shared
+  redis.call('HSET', keys.session, 'thinking', '')
+end
 if steps > 0 and d.owner ~= '' then
   redis.call('HSET', keys.session, 'kv', d.kv ~= '' and d.kv or text(d.updated) .. ':' .. args.other)
 else

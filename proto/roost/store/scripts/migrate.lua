@@ -1,6 +1,7 @@
--- Begins a new generation for a live attempt: the log as another revision of the model renders it.
+-- Begins a new generation for a live attempt: the log as another revision of the model renders it, or without thinking.
 -- KEYS reservations, waiters, lines, wake; the session's, with log, ids and forks of the new generation
--- ARGV nonce, previous_length, previous_hash, length, hash, revision, ids (packed), base
+-- ARGV nonce, previous_length, previous_hash, length, hash, revision, ids (packed), base, thinking (first step with some,
+--   or '')
 -- NUMBERS generations, epoch, ttl_ms (idle time), lease_ms; each step as `commit time:packed entry`
 -- Replies {'migrated', now, descriptor}
 
@@ -33,8 +34,11 @@ for first = named_args + 1, #ARGV, 1000 do
   redis.call('RPUSH', log.log, unpack(ARGV, first, math.min(first + 999, #ARGV)))
 end
 redis.call('HSET', session.descriptor, 'generation', text(generation), 'length', args.length, 'hash', args.hash,
-  'revision', args.revision, 'owner', '', 'updated', text(now), 'attempt:migrated', '1',
+  'revision', args.revision, 'updated', text(now), 'attempt:migrated', '1', 'thinking', args.thinking,
   'former', text(d.steps) .. ':' .. text(d.length) .. ':' .. d.hash .. ':' .. d.revision)
+if d.revision ~= args.revision then -- else the owner has the beginning of the new log cached
+  redis.call('HSET', session.descriptor, 'owner', '')
+end
 redis.call('HDEL', session.descriptor, 'kv')
 touch(renewed, args.ttl_ms, now, 2 * args.lease_ms)
 return {'migrated', now, describe(session)}
