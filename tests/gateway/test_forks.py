@@ -8,9 +8,13 @@ import pytest
 from gateway_driver import POOL, Caller, Rig, publish_pool, reason, step_request, violations
 from null_script import Script
 from null_worker import NullWorker
+from roost.contract.heads import Head
 from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
+from roost.contract.sessions import ForkRequest
 from roost.store.keys import PoolKeys
 from roost.v1 import session_service_pb2 as pb
+from roost_gateway.core.caller import ANYONE
 
 FORKS = 6
 """So many sessions do not all have their place on the ring of workers beside the same one."""
@@ -160,6 +164,14 @@ async def test_what_is_wrong_with_a_fork_is_named(rig: Rig) -> None:
     assert await why(forked(caller, "nope")) is Reason.SESSION_NOT_FOUND
     publish_pool(rig.redis, suspend=True)
     assert await why(forked(rig.caller(await rig.gateway()), session.id)) is Reason.POOL_SUSPENDED
+
+
+async def test_a_fork_whose_client_has_given_up_is_refused(rig: Rig) -> None:
+    _, session, _ = await begun(rig, "home")
+    core = (await rig.gateway()).life.gateway
+    with pytest.raises(Refused) as error:
+        await core.fork(ForkRequest(session.id, Head()), ANYONE, 0.0)
+    assert error.value.reason is Reason.DEADLINE_EXCEEDED
 
 
 async def test_a_fork_is_made_once_for_a_request(rig: Rig) -> None:

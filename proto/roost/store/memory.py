@@ -297,7 +297,9 @@ class MemoryStore:
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
         now, session = self.clock(), self.sessions.get(session_id)
-        cached = self.pool(pool).cached_at(worker_id, session.record, now) if session else 0
+        cached = 0
+        if session is not None and not session.is_gone(now):
+            cached = self.pool(pool).cached_at(worker_id, session.record, now)
         return WorkerLook(self.pool(pool).view(worker_id, now), cached)
 
     async def wakes(self, pool: str) -> AsyncIterator[Wake]:

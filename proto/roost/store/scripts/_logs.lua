@@ -1,12 +1,12 @@
 -- A session's keys and logs, and how forks share logs. Put after _common.lua, before every script.
 --
 -- A fork's first generation begins with steps that lie in other sessions' logs, and its own log holds what follows. Its
--- descriptor's `base` says where they lie: `family|generation:steps:length:session|…`. `family` is the first session of
--- all that were branched off one another. Each part has the first steps and tokens of the own log of a generation of
+-- descriptor's `base` says where they lie: `family|generation:steps:length:session|...`. `family` is the first session
+-- of all that were branched off one another. Each part has the first steps and tokens of the own log of a generation of
 -- that session, up to a place in the fork's log, in steps and tokens. A session that is not a fork has no base.
 --
--- `forks` of a log: `steps:length:session` -> until when that fork needs so many of its steps and tokens. `family` of the
--- first session: each other one -> until when it needs what they were all opened with, which only the first one's
+-- `forks` of a log: `steps:length:session` -> until when that fork needs so many of its steps and tokens. `family` of
+-- the first session: each other one -> until when it needs what they were all opened with, which only the first one's
 -- descriptor has. What is shared is erased with the last session that needs it (docs/contracts.md).
 
 local NEVER = 2 ^ 53
@@ -15,8 +15,8 @@ local TOMBSTONE_MS = 60000 -- how long the name of an erased session answers a d
 -- A session's keys from KEYS[first] on, which hold `generations` logs and what `base` names, and the index of the key
 -- after them.
 local function session_keys(first, generations, base)
-  local session = {descriptor = KEYS[first], steps = KEYS[first + 1], family = KEYS[first + 2], base = base, shared = {},
-    logs = {}, name = string.match(KEYS[first], '%w+$')}
+  local session = {descriptor = KEYS[first], steps = KEYS[first + 1], family = KEYS[first + 2], base = base,
+    shared = {}, logs = {}, name = string.match(KEYS[first], '%w+$')}
   local key, steps, length = first + 3, 0, 0
   if base ~= '' then
     session.root, key = {descriptor = KEYS[key], family = KEYS[key + 1]}, key + 2

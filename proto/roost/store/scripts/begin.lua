@@ -1,5 +1,6 @@
 -- Takes an attempt at a step.
--- KEYS reservations, waiters, lines, wake, workers, quarantine (of the step's digest in the family); the session's, then lease and residency of each host
+-- KEYS reservations, waiters, lines, wake, workers, quarantine (of the step's digest in the family); the session's,
+--   then lease and residency of each host
 -- ARGV session_id, tenant, step_id, digest, nonce, seed, expected_length ('' if none), expected_hash,
 --   migrates_to (revision that sessions of others migrate to, '' if they do not), base
 -- NUMBERS generations, grace_ms, expected_generation (0 if unknown), lease_ms, new_tokens, max_session_tokens,

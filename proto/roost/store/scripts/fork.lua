@@ -1,7 +1,8 @@
 -- Branches a session off another one. The two share the log up to there.
 -- KEYS session, log, ids, tenant_sessions; the other session's, and the session that the request opened, if the request
 --   has an id
--- ARGV session_id, tenant, other (name), task ('' for the other's), labels, hash (after `steps`), erased (see open.lua), base
+-- ARGV session_id, tenant, other (name), task ('' for the other's), labels, hash (after `steps`), erased (see open.lua),
+--   base
 -- NUMBERS generations, watermark, request_ms (see open.lua), most_shared (parts of a base), generation (0: all of the
 --   other's log), steps, length (of the other's log that are shared)
 -- Replies {'done', now, descriptor} | {'exists', session name}
@@ -40,8 +41,8 @@ if args.generation > 0 then
   end
 end
 
--- What is shared. A fork of forks shares parts of many logs. When there are too many, it gets a copy of the last of them,
--- from one on that is at most twice as long as all after it: so a long part is not copied for each short one.
+-- What is shared. A fork of forks shares parts of many logs. When there are too many, it gets a copy of the last of
+-- them, from one on that is at most twice as long as all after it: so a long part is not copied for each short one.
 local parts, last_step, last_token = {}, 0, 0
 for _, part in ipairs(parts_of(other, d.generation, d.steps, d.length)) do
   part.steps, part.length = math.min(part.steps, steps - last_step), math.min(part.length, length - last_token)

@@ -1,8 +1,8 @@
 -- Reads descriptors.
 -- KEYS tenant_sessions; for each session its descriptor, and that of the first of its family
 -- ARGV tenant; the sessions' names
--- Replies {now, for each a descriptor, {'again', generations, base} when its family is another, or '' without a session};
---   names of sessions that are gone leave the tenant's set
+-- Replies {now, for each a descriptor, {'again', generations, base} when its family is another, or '' without a
+--   session}; names of sessions that are gone leave the tenant's set
 
 local reply = {now_ms()}
 for i = 1, #ARGV - named_args do

@@ -1,7 +1,8 @@
 -- Renews the leases of a pool's attempts, with their reservations, places among the waiters and sessions' idle times.
 -- KEYS reservations, waiters, lines; for each attempt its session's
 -- NUMBERS lease_ms; for each attempt: epoch, nonce, generations, base
--- Replies for each attempt: 1 live, 0 not live, or {generations, base} when KEYS do not hold its session's keys as they are
+-- Replies for each attempt: 1 live, 0 not live, or {generations, base} when KEYS do not hold its session's keys as
+--   they are
 
 local now = now_ms()
 local expiry = text(now + args.lease_ms)
