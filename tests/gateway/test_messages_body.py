@@ -181,6 +181,12 @@ def test_a_session_id_of_more_than_256_bytes_is_refused() -> None:
     assert "256 bytes" in fault({**HELLO, "metadata": {"user_id": user}})
 
 
+def test_a_history_has_10000_messages_and_results_of_tools_at_most() -> None:
+    result = {"type": "tool_result", "tool_use_id": "t1"}
+    assert "at most 10000" in fault({**HELLO, "messages": HELLO["messages"] * 10_001})
+    assert "at most 10000" in fault(content_of(*[result] * 10_001))
+
+
 def test_servers_that_the_api_would_call_are_refused_unless_there_are_none() -> None:
     assert "mcp_servers" in fault({**HELLO, "mcp_servers": [{"type": "url"}]})
     assert read({**HELLO, "mcp_servers": []})

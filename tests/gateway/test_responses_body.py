@@ -185,6 +185,10 @@ def test_items_that_cannot_be_read_are_refused_by_name(item: object, named: str)
     assert named in text
 
 
+def test_an_input_has_10000_items_at_most() -> None:
+    assert "at most 10000" in fault({"input": [USER] * 10_001})
+
+
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from roost_gateway.front.http.parameters import Body, ParameterTable, Part, ignored, refused, supported
+from roost_gateway.front.http.parameters import MAX_MESSAGES, Body, ParameterTable, Part, ignored, refused, supported
 from roost_gateway.front.http.sampling import Count, Real
 
 
@@ -60,7 +60,9 @@ Texts = Annotated[list[TextBlock], BeforeValidator(_blocks)]
 class UserTurn(Part):
     role: Literal["user"]
     content: Annotated[
-        list[Annotated[TextBlock | ToolResultBlock, Field(discriminator="type")]], BeforeValidator(_blocks)
+        list[Annotated[TextBlock | ToolResultBlock, Field(discriminator="type")]],
+        Field(max_length=MAX_MESSAGES),  # each result becomes a message
+        BeforeValidator(_blocks),
     ]
 
 
@@ -146,7 +148,7 @@ class CountBody(Body):
     """The supported parameters of count_tokens."""
 
     model: str
-    messages: Annotated[list[Turn], Field(min_length=1)]
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES)]
     system: Texts = []
     tools: list[ToolBody] | None = None
     tool_choice: ToolChoiceBody | None = None

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from roost.contract.messages import ToolChoice, ToolChoiceMode
-from roost_gateway.front.http.parameters import Body, ParameterTable, Part, ignored, refused, supported
+from roost_gateway.front.http.parameters import MAX_MESSAGES, Body, ParameterTable, Part, ignored, refused, supported
 from roost_gateway.front.http.sampling import Count, Real
 
 Id = Annotated[str, Field(min_length=1)]
@@ -176,7 +176,7 @@ class ResponsesBody(Body):
     """The supported parameters of /v1/responses."""
 
     model: str = ""
-    input: Annotated[list[Item], BeforeValidator(_items)]
+    input: Annotated[list[Item], Field(max_length=MAX_MESSAGES), BeforeValidator(_items)]
     instructions: str | None = None
     previous_response_id: str | None = None
     conversation: Annotated[ConversationName | None, BeforeValidator(_conversation)] = None
