@@ -23,8 +23,8 @@ CLAUDE = {"x-claude-code-session-id": "uuid"}
         ({"x-litellm-session-id": "hands"}, "hands"),
         ({"x-roost-session": "ours", "x-session-id": "theirs"}, "ours"),
         ({"x-session-id": " ", "x-session-affinity": "s"}, "s"),
-        ({"x-session-id": "s", "x-roost-session-epoch": "run 2"}, "run 2:s"),
-        ({"x-roost-session-epoch": "run 2"}, "run 2:"),
+        ({"x-session-id": "s", "x-roost-session-epoch": "run 2"}, "s"),
+        ({"x-roost-session-epoch": "run 2"}, ""),
     ],
 )
 def test_the_name_of_a_conversation(headers: dict[str, str], family: str) -> None:
@@ -37,9 +37,9 @@ def test_configured_headers_are_read_first_and_the_body_last() -> None:
     assert family_of({}, ("x-job",), "key") == "key"
 
 
-def test_a_name_has_256_bytes_with_agent_and_epoch() -> None:
+def test_a_name_has_256_bytes_with_the_agent() -> None:
     assert len(family_of({"x-session-id": "s" * 256})) == 256
-    for headers in ({"x-session-id": "é" * 129}, {"x-session-id": "s" * 255, "x-roost-session-epoch": "e"}):
+    for headers in ({"x-session-id": "é" * 129}, {"x-session-id": "s" * 255, "x-claude-code-agent-id": "a"}):
         with pytest.raises(Refused) as error:
             family_of(headers)
         assert [field for field, _ in error.value.violations] == ["x-session-id"]

@@ -58,6 +58,19 @@ async def test_a_configured_header_names_the_clients_conversation(redis_server: 
         assert (await night.say("more")).headers["x-roost-match"] == "forked"
 
 
+async def test_epochs_are_apart_and_name_no_conversation(redis_server: RedisServer) -> None:
+    async with world(redis_server, **HTTP) as w:
+        first, twin = (Agent(w.gateway.http_address, x_roost_session_epoch="run 1") for _ in range(2))
+        named, renamed = (
+            Agent(w.gateway.http_address, x_session_id="s", x_roost_session_epoch=epoch) for epoch in ("run 1", "run 2")
+        )
+        openings = [await agent.say("question") for agent in (first, twin, named, renamed)]
+        assert [answer.headers["x-roost-match"] for answer in openings] == ["new"] * 4
+        other = Agent(w.gateway.http_address, x_roost_session_epoch="run 3")
+        other.messages = [*named.messages]
+        assert (await other.say("more")).headers["x-roost-match"] == "imported"
+
+
 async def test_usage_counts_all_of_the_context(redis_server: RedisServer) -> None:
     async with world(redis_server, **HTTP) as w:
         agent = Agent(w.gateway.http_address)

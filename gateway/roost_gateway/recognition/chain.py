@@ -73,7 +73,7 @@ class Chain:
 def root(conversation: Conversation, tenant: str, pool: str) -> Point:
     """The point before the first message of a cleaned conversation."""
     tools = (text for tool in conversation.tools for text in (tool.name, tool.description, tool.parameters_json))
-    wide = tenant_digest(tenant, "root", pool, conversation.role, conversation.system, *tools)
+    wide = tenant_digest(tenant, "root", pool, conversation.role, conversation.epoch, conversation.system, *tools)
     own = tenant_digest(tenant, "family", wide, conversation.family) if conversation.family else wide
     return Point(own, wide)
 

@@ -36,6 +36,8 @@ class Conversation:
     """Whether the client says that it has sent the same request before."""
     role: str = ""
     """Role of the pool; empty: its first."""
+    epoch: str = ""
+    """Conversations of one epoch have nothing to do with those of another."""
 
 
 class Match(StrEnum):

@@ -126,10 +126,11 @@ def test_texts_cannot_be_moved_between_fields() -> None:
     assert len({root(Conversation("m", tools=(tool,)), "t", "p") for tool in tools}) == 2
 
 
-def test_histories_of_other_tenants_pools_tools_and_families_are_others() -> None:
+def test_histories_of_other_tenants_pools_tools_epochs_and_families_are_others() -> None:
     asked = Conversation("m", system="Be brief.")
     tool = ToolDefinition("read", "", "{}")
     others = [replace(asked, system="Be kind."), replace(asked, tools=(tool,)), replace(asked, role="critic")]
+    others += [replace(asked, epoch="run 2"), replace(asked, epoch="run 3")]
     roots = [root(asked, "a", "p"), root(asked, "b", "p"), root(asked, "a", "q"), *(root(o, "a", "p") for o in others)]
     assert len({point.wide for point in roots}) == len(roots)
     named = root(replace(asked, family="f"), "a", "p")

@@ -16,7 +16,7 @@ from roost.contract.messages import Message, MessageRole
 from roost_gateway.front.http.calls import HttpCall
 from roost_gateway.front.http.chat_events import UsageSoFar, finish_reason_of, usage_of
 from roost_gateway.front.http.errors import Failure
-from roost_gateway.front.http.headers import family_of, is_retry, role_of
+from roost_gateway.front.http.headers import epoch_of, family_of, is_retry, role_of
 from roost_gateway.front.http.parameters import ParameterTable, read, refused, supported
 from roost_gateway.front.http.parts import StepParts
 from roost_gateway.front.http.sampling import COMPLETION_ROWS, CompletionBody, StreamOptions
@@ -107,6 +107,7 @@ async def create_completion(call: HttpCall) -> None:
         family=family_of(call.headers, call.front.session_headers, body.prompt_cache_key),
         is_retry=is_retry(call.headers),
         role=role_of(call.headers),
+        epoch=epoch_of(call.headers),
     )
     created = int(time.time())
     if body.stream:

@@ -19,7 +19,6 @@ SESSION_HEADERS: Mapping[str, str] = {
 """Headers that name a conversation, and who sends them; the first one that a request has counts. `_` is read as `-`."""
 
 _AGENT_HEADER = "x-claude-code-agent-id"
-_EPOCH_HEADER = "x-roost-session-epoch"
 _MAX_REASON_CHARS = 200
 
 
@@ -27,20 +26,21 @@ def family_of(headers: Mapping[str, str], further: Sequence[str] = (), body_id: 
     """Returns the id that the client's conversation goes by, or "".
 
     `further` are names of headers that are read first, `body_id` is the request's own field, which is read last.
-    Sub-agents and epochs have families of their own. Raises Refused: INVALID_REQUEST when the id is too long.
+    Sub-agents have families of their own. Raises Refused: INVALID_REQUEST when the id is too long.
     """
     values = {name.lower().replace("_", "-"): value.strip() for name, value in headers.items()}
     names = (*(name.lower().replace("_", "-") for name in further), *SESSION_HEADERS)
     name = next((name for name in names if values.get(name)), "")
     parts = [values[name] if name else body_id or "", values.get(_AGENT_HEADER, "")]
     family = "/".join(part for part in parts if part)
-    if epoch := values.get(_EPOCH_HEADER):
-        family = f"{epoch}:{family}"
     if len(family.encode()) > MAX_FAMILY_BYTES:
-        raise invalid(
-            [(name or "prompt_cache_key", f"must have at most {MAX_FAMILY_BYTES} bytes, with agent and epoch")]
-        )
+        raise invalid([(name or "prompt_cache_key", f"must have at most {MAX_FAMILY_BYTES} bytes, with the agent")])
     return family
+
+
+def epoch_of(headers: Mapping[str, str]) -> str:
+    """The epoch of the client's conversations; "" without one. It names none of them."""
+    return headers.get("x-roost-session-epoch", "")
 
 
 def role_of(headers: Mapping[str, str]) -> str:
