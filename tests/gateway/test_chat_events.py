@@ -26,6 +26,7 @@ from roost.contract.refused import Refused
 from roost_gateway.front.http.chat_events import ChatEvents, completion_of
 from roost_gateway.front.http.completions import TextEvents
 from roost_gateway.front.http.errors import Api, failure
+from roost_gateway.front.http.ids import CHAT, answer_of
 from roost_gateway.front.http.sampling import StreamOptions
 from roost_gateway.front.http.steps import Translator
 from roost_gateway.recognition.conversation import Match, Recognised
@@ -59,7 +60,7 @@ def test_a_stream_of_text_ends_with_its_reason_and_done() -> None:
     assert deltas(sent) == [{"role": "assistant", "content": "Hel"}, {"content": "lo"}, {}]
     assert [chunk["choices"][0]["finish_reason"] for chunk in sent[:-1]] == [None, None, "stop"]
     assert {(chunk["id"], chunk["object"], chunk["model"], chunk["created"]) for chunk in sent[:-1]} == {
-        ("chatcmpl-step1", "chat.completion.chunk", "m", 7)
+        (answer_of(RECOGNISED).id(CHAT), "chat.completion.chunk", "m", 7)
     }
     assert all("usage" not in chunk for chunk in sent[:-1])
 

@@ -58,6 +58,13 @@ async def test_a_configured_header_names_the_clients_conversation(redis_server: 
         assert (await night.say("more")).headers["x-roost-match"] == "forked"
 
 
+async def test_equal_requests_of_two_clients_get_answers_of_different_names(redis_server: RedisServer) -> None:
+    """Clients tell answers apart by their ids."""
+    async with world(redis_server, **HTTP) as w:
+        answers = [await Agent(w.gateway.http_address).say("question") for _ in range(2)]
+        assert len({answer.json["id"] for answer in answers}) == 2
+
+
 async def test_epochs_are_apart_and_name_no_conversation(redis_server: RedisServer) -> None:
     async with world(redis_server, **HTTP) as w:
         first, twin = (Agent(w.gateway.http_address, x_roost_session_epoch="run 1") for _ in range(2))

@@ -16,6 +16,7 @@ from roost.contract.events import (
     TextPart,
 )
 from roost_gateway.front.http.errors import Failure
+from roost_gateway.front.http.ids import CHAT, answer_of
 from roost_gateway.front.http.parts import StepParts
 from roost_gateway.front.http.sampling import StreamOptions
 from roost_gateway.front.http.sse import DONE, ServerEvent
@@ -34,7 +35,7 @@ def completion_of(model: str, created: int, recognised: Recognised, committed: C
     if calls:
         message["tool_calls"] = calls
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason_of(committed)}
-    head = {"id": f"chatcmpl-{recognised.step_id}", "object": "chat.completion", "created": created, "model": model}
+    head = {"id": answer_of(recognised).id(CHAT), "object": "chat.completion", "created": created, "model": model}
     return {**head, "choices": [choice], "usage": usage_of(committed)}
 
 
@@ -86,7 +87,7 @@ class ChatEvents:
 
     def begin(self, recognised: Recognised) -> None:
         """Takes the step's name and the log before it."""
-        self._head = {"id": f"chatcmpl-{recognised.step_id}", **self._head}
+        self._head = {"id": answer_of(recognised).id(CHAT), **self._head}
         self._so_far = UsageSoFar(recognised.log_tokens)
         self._parts = StepParts(recognised.match)
 

@@ -17,6 +17,7 @@ from roost_gateway.front.http.calls import HttpCall
 from roost_gateway.front.http.chat_events import UsageSoFar, finish_reason_of, usage_of
 from roost_gateway.front.http.errors import Failure
 from roost_gateway.front.http.headers import epoch_of, family_of, is_retry, role_of
+from roost_gateway.front.http.ids import COMPLETION, answer_of
 from roost_gateway.front.http.parameters import ParameterTable, read, refused, supported
 from roost_gateway.front.http.parts import StepParts
 from roost_gateway.front.http.sampling import COMPLETION_ROWS, CompletionBody, StreamOptions
@@ -54,7 +55,7 @@ class PromptBody(CompletionBody):
 
 def text_of(model: str, created: int, recognised: Recognised, committed: Committed) -> dict[str, Any]:
     """The whole answer. `model` is the name that the client used, `created` is in seconds since 1970."""
-    head = {"id": f"cmpl-{recognised.step_id}", "object": "text_completion", "created": created, "model": model}
+    head = {"id": answer_of(recognised).id(COMPLETION), "object": "text_completion", "created": created, "model": model}
     choice = _choice(committed.output.content, finish_reason_of(committed))
     return {**head, "choices": [choice], "usage": usage_of(committed)}
 
@@ -70,7 +71,7 @@ class TextEvents:
 
     def begin(self, recognised: Recognised) -> None:
         """Takes the step's name and the log before it."""
-        self._head = {"id": f"cmpl-{recognised.step_id}", **self._head}
+        self._head = {"id": answer_of(recognised).id(COMPLETION), **self._head}
         self._so_far = UsageSoFar(recognised.log_tokens)
 
     def events(self, event: Event) -> Sequence[ServerEvent]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from roost.contract.names import pool_of
 from roost_gateway.recognition.conversation import Previous, Recognised
 
-RESPONSE, MESSAGE, REASONING, TEXT, CALL = "resp", "msg", "rs", "msg", "fc"
+CHAT, COMPLETION, RESPONSE, MESSAGE = "chatcmpl", "cmpl", "resp", "msg"
+REASONING, TEXT, CALL = "rs", "msg", "fc"
 """Prefixes of ids: of answers, and of the parts of one."""
 OPAQUE = "cm9vc3Q"
 """Signature or encrypted form of all reasoning. Clients send it back with the reasoning, which is dropped: the log has
