@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from gateway_driver import world
+from gateway_driver import POOL, world
 from http_client import Answer, Connection, ask
 from malformed import places, replaced
 from null_script import BASE_ID, Script, token_text
 from redis_servers import RedisServer
 from roost.contract.api_keys import hash_api_key
 from roost.contract.reasons import Reason
+from roost.store.keys import PoolKeys
 from roost_gateway.front.http import responses_log
 from roost_gateway.front.http.ids import RESPONSE, name_of
 
@@ -52,6 +53,24 @@ async def test_openai_agents_previous_response_continues_its_session(redis_serve
         assert second.headers["x-roost-match"] == "continued"
         assert second.json["usage"]["input_tokens"] > first["usage"]["total_tokens"]
         assert [len(start.messages) for start in w.worker.starts] == [1, 1]
+
+
+async def test_system_text_of_the_input_stays_after_a_previous_response(redis_server: RedisServer) -> None:
+    opening = [{"role": "developer", "content": "Be kind."}, {"role": "user", "content": "hello"}]
+    later = [{"role": "developer", "content": "Now be quick."}, {"role": "user", "content": "and now?"}]
+    async with world(redis_server, **HTTP) as w:
+        address = w.gateway.http_address
+        for instructions in ({}, {"instructions": "Be brief."}):
+            first = (await create(address, opening, **instructions)).json
+            second = await create(address, later, **instructions, previous_response_id=first["id"])
+            assert second.headers["x-roost-match"] == "continued"
+            assert [message.content for message in w.worker.starts[-1].messages] == ["Now be quick.", "and now?"]
+        with redis_server.client() as raw:
+            raw.delete(*raw.keys(f"{PoolKeys(POOL).prefix}:c:*"))
+        for instructions, system in (("", "Be brief.\n\nBe kind."), ("Be strict.", "Be strict.")):
+            third = await create(address, "more", instructions=instructions, previous_response_id=second.json["id"])
+            assert third.headers["x-roost-match"] == "imported"
+            assert w.worker.starts[-1].system == system
 
 
 async def test_ai_sdks_references_continue_the_session(redis_server: RedisServer) -> None:

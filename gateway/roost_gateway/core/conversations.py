@@ -106,7 +106,8 @@ class Conversations:
         deadline = None if seconds_left is None else time.monotonic() + seconds_left
         pool = await pool_of_model(self._pools, conversation.model, caller)
         asker = Asker(caller, pool, deadline)
-        call = _Call(turn(cleaned(_within(conversation, pool)), caller.tenant, pool.pool), asker)
+        asked = await self._with_system(cleaned(_within(conversation, pool)), caller)
+        call = _Call(turn(asked, caller.tenant, pool.pool), asker)
         _check(call)
         call, plan = await self._recognise(call)
         async with AsyncExitStack() as stack:
@@ -141,6 +142,15 @@ class Conversations:
         except StoreAwayError as error:
             log.warning("a conversation is not looked up: %s", error)
             return [()] * len(keys)
+
+    async def _with_system(self, asked: Conversation, caller: Caller) -> Conversation:
+        """The conversation with all of the system text that its previous response was given, unless it begins in
+        another way now. Raises Refused: SESSION_NOT_FOUND when there is no such response."""
+        if asked.previous is None:
+            return asked
+        system = await self._gateway.system_text(asked.previous.session_id, caller)
+        is_kept = not asked.system or f"{system}\n\n".startswith(f"{asked.system}\n\n")
+        return replace(asked, system=system) if is_kept else asked
 
     async def _with_history(self, call: _Call, previous: Previous) -> _Call:
         """The call with the history of its previous response, read from the session's log. Raises Refused:

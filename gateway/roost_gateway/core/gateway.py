@@ -102,6 +102,10 @@ class Gateway:
         pool_of_session(session_id, caller)
         return await self._described(await self._store.get(session_id, caller.tenant))
 
+    async def system_text(self, session_id: str, caller: Caller) -> str:
+        pool_of_session(session_id, caller)
+        return (await self._store.get(session_id, caller.tenant)).system
+
     async def list(self, query: SessionQuery, caller: Caller) -> SessionPage:
         """One page, without the sessions' tools. It may be short, and even empty, before the last one when the filters
         pass over many sessions."""

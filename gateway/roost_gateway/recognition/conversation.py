@@ -21,7 +21,8 @@ class Conversation:
     model: str
     """Name or alias of a pool's model, or `namespace/name` of a pool; empty: the only pool of the caller."""
     system: str = ""
-    """All system and developer text before the first other message."""
+    """All system and developer text before the first other message. With `previous`, what it begins with, or nothing:
+    the rest is the session's."""
     tools: tuple[ToolDefinition, ...] = ()
     messages: tuple[Message, ...] = ()
     """History and what is new, oldest first. System messages may stand anywhere; assistant messages have the client's

@@ -48,8 +48,11 @@ def conversation_of(
 
     Raises Refused: INVALID_REQUEST, naming the field; SESSION_NOT_FOUND.
     """
-    own = [Message(MessageRole.SYSTEM, body.instructions)] if body.instructions else []
-    system, messages = split_system([*own, *_merged(_messages(body.input, log))])
+    previous, system = previous_of(body), body.instructions or ""
+    messages = tuple(_merged(_messages(body.input, log)))
+    if previous is None:  # else what the input begins with is said in the middle of the conversation
+        own = [Message(MessageRole.SYSTEM, system)] if system else []
+        system, messages = split_system([*own, *messages])
     body_id = body.conversation.id if body.conversation is not None else body.prompt_cache_key
     return Conversation(
         model=body.model,
@@ -64,7 +67,7 @@ def conversation_of(
             field="text.format",
         ),
         family=family_of(headers, further, body_id),
-        previous=previous_of(body),
+        previous=previous,
         is_retry=is_retry(headers),
         role=role_of(headers),
         epoch=epoch_of(headers),
