@@ -90,6 +90,9 @@ class PlayedGateway:
         self._find(session_id, caller)
         return SimpleNamespace(running_step_id="")
 
+    async def system_text(self, session_id: str, caller: Caller) -> str:
+        return self._find(session_id, caller).opened.system
+
     async def list_steps(self, session_id: str, caller: Caller, page_size: int, page_token: str) -> Any:
         return SimpleNamespace(steps=self._find(session_id, caller).log, next_page_token="")
 
