@@ -32,7 +32,7 @@ FINISH_SECONDS = 3.0
 class GatewayRuntime:
     """Makes a Gateway and all that it needs. `open`, perhaps `cut_off`, then `aclose`.
 
-    Every front of the process (gRPC, and others to come) serves the same `gateway`, `conversations` and `counter`.
+    The fronts of the process (gRPC and HTTP) serve the same `gateway`, `conversations` and `counter`.
     """
 
     def __init__(self, config: GatewayConfig, telemetry: Telemetry, on_change: Callable[[], None]) -> None:
