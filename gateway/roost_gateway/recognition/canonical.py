@@ -80,7 +80,7 @@ def units(messages: Iterable[Message]) -> list[Unit]:
             count += len(turn)
             formed.append(Unit(_turn_digest(turn), count, is_turn=True))
         elif role is MessageRole.TOOL:
-            results = list(group)
+            results = sorted(group, key=lambda result: result.tool_call_id)  # they may come without their calls
             count += len(results)
             parts = (part for result in results for part in (result.tool_call_id, result.content))
             formed.append(Unit(digest_of("tool", *parts), count, is_turn=False))

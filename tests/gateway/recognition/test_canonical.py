@@ -80,6 +80,13 @@ def test_claude_code_sends_results_in_the_order_in_which_tools_ended() -> None:
     assert conversation.messages == (calls, *RESULTS)
 
 
+def test_results_without_their_calls_count_in_any_order() -> None:
+    """As they follow a previous response. What has equal ids, or none, stays in its order."""
+    assert end(*RESULTS) == end(*reversed(RESULTS))
+    nameless = [replace(result, tool_call_id="") for result in RESULTS]
+    assert end(*nameless) != end(*reversed(nameless))
+
+
 @pytest.mark.parametrize(
     ("text", "other"),
     [
