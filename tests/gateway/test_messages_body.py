@@ -178,7 +178,9 @@ def test_a_user_without_a_session_gives_no_family(user: str | None) -> None:
 
 def test_a_session_id_of_more_than_256_bytes_is_refused() -> None:
     user = json.dumps({"session_id": "s" * 257})
-    assert "256 bytes" in fault({**HELLO, "metadata": {"user_id": user}})
+    text = fault({**HELLO, "metadata": {"user_id": user}})
+    assert "256 bytes" in text
+    assert "metadata.user_id" in text
 
 
 def test_a_history_has_10000_messages_and_results_of_tools_at_most() -> None:

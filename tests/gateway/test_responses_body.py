@@ -226,6 +226,7 @@ def test_a_conversation_is_a_family() -> None:
     assert read(body).family == "key"
     assert read({**body, "conversation": "conv_1"}).family == read({**body, "conversation": {"id": "conv_1"}}).family
     assert read({**body, "conversation": "conv_1"}).family == "conv_1"
+    assert "('conversation', " in fault({**body, "conversation": "c" * 257})
 
 
 def test_a_response_in_the_background_is_refused() -> None:

@@ -22,10 +22,15 @@ _AGENT_HEADER = "x-claude-code-agent-id"
 _MAX_REASON_CHARS = 200
 
 
-def family_of(headers: Mapping[str, str], further: Sequence[str] = (), body_id: str | None = None) -> str:
+def family_of(
+    headers: Mapping[str, str],
+    further: Sequence[str] = (),
+    body_id: str | None = None,
+    body_field: str = "prompt_cache_key",
+) -> str:
     """Returns the id that the client's conversation goes by, or "".
 
-    `further` are names of headers that are read first, `body_id` is the request's own field, which is read last.
+    `further` are names of headers that are read first, `body_id` is the value of the body's field, which is read last.
     Sub-agents have families of their own. Raises Refused: INVALID_REQUEST when the id is too long.
     """
     values = {name.lower().replace("_", "-"): value.strip() for name, value in headers.items()}
@@ -34,7 +39,7 @@ def family_of(headers: Mapping[str, str], further: Sequence[str] = (), body_id: 
     parts = [values[name] if name else body_id or "", values.get(_AGENT_HEADER, "")]
     family = "/".join(part for part in parts if part)
     if len(family.encode()) > MAX_FAMILY_BYTES:
-        raise invalid([(name or "prompt_cache_key", f"must have at most {MAX_FAMILY_BYTES} bytes, with the agent")])
+        raise invalid([(name or body_field, f"must have at most {MAX_FAMILY_BYTES} bytes, with the agent")])
     return family
 
 

@@ -179,7 +179,7 @@ class MessagesBody(CountBody):
 
 
 _COUNTED = (
-    supported("model", "a pool's name, or that of its model"),
+    supported("model", "name or alias of a pool's model, or `namespace/name` of a pool"),
     supported("messages", "text, tool_use and tool_result; thinking is dropped, images are refused"),
     supported("system", "a text or blocks; system messages may also stand anywhere in `messages`"),
     supported("tools", "custom tools, deferred ones too; tools that run at Anthropic are refused"),

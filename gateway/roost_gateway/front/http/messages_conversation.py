@@ -53,7 +53,7 @@ def conversation_of(body: CountBody, headers: Mapping[str, str], further: Sequen
         messages=messages,
         sampling=_sampling(body),
         format=_format(body),
-        family=family_of(headers, further, user.session_id if user is not None else None),
+        family=family_of(headers, further, user.session_id if user is not None else None, "metadata.user_id"),
         is_retry=is_retry(headers),
         role=role_of(headers),
         epoch=epoch_of(headers),

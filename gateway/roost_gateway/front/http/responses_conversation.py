@@ -53,7 +53,9 @@ def conversation_of(
     if previous is None:  # else what the input begins with is said in the middle of the conversation
         own = [Message(MessageRole.SYSTEM, system)] if system else []
         system, messages = split_system([*own, *messages])
-    body_id = body.conversation.id if body.conversation is not None else body.prompt_cache_key
+    body_id, field = body.prompt_cache_key, "prompt_cache_key"
+    if body.conversation is not None:
+        body_id, field = body.conversation.id, "conversation"
     return Conversation(
         model=body.model,
         system=system,
@@ -66,7 +68,7 @@ def conversation_of(
             has_tools=any(body.functions()),
             field="text.format",
         ),
-        family=family_of(headers, further, body_id),
+        family=family_of(headers, further, body_id, field),
         previous=previous,
         is_retry=is_retry(headers),
         role=role_of(headers),
