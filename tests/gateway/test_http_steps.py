@@ -1,15 +1,17 @@
 """Conversations over HTTP through a whole gateway, to a null worker."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway_driver import Rig, gateway, world
+from gateway_driver import LIMIT_SECONDS, Rig, StepLog, gateway, step_request, world
 from http_client import Answer, Connection, ask
 from null_script import BASE_ID, Script, token_text
 from redis_servers import RedisServer, free_port
+from roost.v1 import session_service_pb2 as pb
 from roost_gateway.config import ConfigError, GatewayConfig
 from roost_gateway.front.server import GatewayServer
 
@@ -56,6 +58,34 @@ async def test_a_configured_header_names_the_clients_conversation(redis_server: 
         night.messages = [*day.messages]
         assert (await day.say("more")).headers["x-roost-match"] == "continued"
         assert (await night.say("more")).headers["x-roost-match"] == "forked"
+
+
+async def test_a_conversation_goes_on_beside_steps_over_grpc_in_its_session(redis_server: RedisServer) -> None:
+    async with world(redis_server, **HTTP) as w:
+        agent = Agent(w.gateway.http_address)
+        session_id = (await agent.say("question")).headers["x-roost-session"]
+        opening = [*agent.messages]
+        w.worker.script.hang_after = 2
+        async with asyncio.timeout(LIMIT_SECONDS), asyncio.TaskGroup() as group:
+            log = StepLog()
+            running = group.create_task(w.caller.step(step_request(session_id), log))
+            await log.has(2)
+            w.worker.script.hang_after = None
+            beside = await agent.say("while it runs")
+            w.worker.resume_output.set()
+            await running
+        agent.messages = [*opening]
+        after = await agent.say("after it")
+        await w.caller.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session_id))
+        agent.messages = [*opening]
+        without = await agent.say("without it")
+        reasons = [(answer.headers["x-roost-match"], answer.headers["x-roost-reason"]) for answer in (beside, after)]
+        assert reasons == [
+            ("forked", "another step of the session runs after message 2"),
+            ("forked", "the session has gone on after message 2"),
+        ]
+        assert without.headers["x-roost-match"] == "imported"
+        assert len({answer.headers["x-roost-session"] for answer in (beside, after, without)} | {session_id}) == 4
 
 
 async def test_equal_requests_of_two_clients_get_answers_of_different_names(redis_server: RedisServer) -> None:
