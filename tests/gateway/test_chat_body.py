@@ -60,6 +60,14 @@ def test_the_first_system_and_developer_texts_are_the_system_and_later_ones_stay
     assert result.messages == (Message(MessageRole.USER, "hello"), Message(MessageRole.SYSTEM, "Now be long."))
 
 
+def test_a_system_text_alone_is_what_the_model_answers() -> None:
+    """As a prompt of LangChain's that has one template."""
+    result = conversation(
+        messages=[{"role": "developer", "content": "Be short."}, {"role": "system", "content": "Hi."}]
+    )
+    assert (result.system, result.messages) == ("Be short.", (Message(MessageRole.SYSTEM, "Hi."),))
+
+
 def test_blocks_of_text_are_paragraphs_of_users_and_one_text_of_the_model() -> None:
     blocks = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     messages = [{"role": "user", "content": blocks}, {"role": "assistant", "content": blocks}, USER]

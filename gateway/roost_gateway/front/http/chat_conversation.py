@@ -35,9 +35,10 @@ def conversation_of(body: ChatBody, headers: Mapping[str, str], further: Sequenc
 
 
 def split_system(messages: Sequence[Message]) -> tuple[str, tuple[Message, ...]]:
-    """Returns the text of the system messages at the beginning, and the messages after them."""
+    """Returns the text of the system messages at the beginning, and the messages after them: at least the last one,
+    which the model answers."""
     count = 0
-    while count < len(messages) and messages[count].role is MessageRole.SYSTEM:
+    while count < len(messages) - 1 and messages[count].role is MessageRole.SYSTEM:
         count += 1
     return "\n\n".join(message.content for message in messages[:count]), tuple(messages[count:])
 
