@@ -109,10 +109,10 @@ class ChatTemplate:
                 roost_run=run,
                 **self._special,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-            raise RenderError(f"the chat template refuses: {error}") from error
         except RecursionError as error:
             raise RenderError("the conversation holds JSON that is nested too deep") from error
+        except Exception as error:  # a template's own code can raise anything
+            raise RenderError(f"the chat template refuses: {error}") from error
         return run.cut(text)
 
 
