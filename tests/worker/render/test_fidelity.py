@@ -271,6 +271,11 @@ def test_results_that_the_template_refuses_are_a_limit() -> None:
     assert "refuses it: no tools" in details(renderer("chatml", refuses + CHATML.turns))[ModelLimit.TOOL_RESULTS]
 
 
+def test_results_are_compared_with_the_template_for_tools() -> None:
+    refuses = "{% for message in messages if message.role == 'tool' %}{{ raise_exception('no tools') }}{% endfor %}"
+    assert ModelLimit.TOOL_RESULTS not in details(renderer("chatml", refuses + CHATML.turns, CHATML.turns))
+
+
 def test_a_limit_is_said_with_its_meaning_and_how_it_shows() -> None:
     text = str(Limit(ModelLimit.TOOLS, "here 'a', in the model's template 'b'"))
     assert text == f"{describe('tools')} (here 'a', in the model's template 'b')"

@@ -133,13 +133,15 @@ class _Check:
     def _tool_limits(self, *, with_system: bool) -> Iterator[Limit]:
         if not self._renderer.shows_tools():
             yield Limit(ModelLimit.TOOLS_IN_SYSTEM_TEXT, f"in the words of the format {self._renderer.format.name}")
-        elif tools := self._first_that_differs(_WITH_TOOLS, "probe-system" if with_system else ""):
-            yield Limit(ModelLimit.TOOLS, tools)
+        elif shown := self._first_that_differs(_WITH_TOOLS, "probe-system" if with_system else ""):
+            yield Limit(ModelLimit.TOOLS, shown)
         if misread := self._misread(_CALL):
             yield Limit(ModelLimit.TOOL_CALLS, misread)
-        if results := self._difference(_WITH_RESULT, after_first=True):
+        # With tools, a template that moves them to the last message would differ here, too.
+        tools = _TOOLS if self._renderer.description.tool_chat_template else ()
+        if results := self._difference(replace(_WITH_RESULT, tools=tools), after_first=True):
             yield Limit(ModelLimit.TOOL_RESULTS, results)
-        parallel = "" if results else self._difference(_WITH_RESULTS, after_first=True)
+        parallel = "" if results else self._difference(replace(_WITH_RESULTS, tools=tools), after_first=True)
         if parallel := parallel or ("" if misread else self._misread(_CALLS)):
             yield Limit(ModelLimit.PARALLEL_CALLS, parallel)
 
@@ -240,7 +242,7 @@ def _calls(spoken: Message | ParsedText) -> list[tuple[str, Any]]:
 
 def _first_difference(prompt: str, rest: str, *, is_first: bool) -> str:
     """Return a prompt and the template's text from where they differ, with a little of what is alike."""
-    place = 0 if is_first else max(range(len(rest) + 1), key=lambda at: _alike(prompt, rest[at:]))
+    place = 0 if is_first else max(range(len(rest) + 1), key=lambda at: _alike(prompt, rest[at : at + len(prompt)]))
     start = max(0, _alike(prompt, rest[place:]) - _SHOWN // 4)
     here, there = prompt[start:][:_SHOWN], rest[place + start :][:_SHOWN]
     return f"here {here!r}, in the model's template {there!r}"
