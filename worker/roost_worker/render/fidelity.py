@@ -16,12 +16,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from typing import Any
 
 from roost.contract.model_limits import ModelLimit
 from roost_worker.render.choice import without_end
 from roost_worker.render.errors import RenderError
-from roost_worker.render.formats import ParsedText, Turn
+from roost_worker.render.formats import Turn
+from roost_worker.render.log import meanings
 from roost_worker.render.messages import Message, Tool, ToolCall, template_message
 from roost_worker.render.probing import text_of
 from roost_worker.render.reference import Reference
@@ -216,9 +216,10 @@ class _Check:
         except RenderError:
             return ""  # the comparison of results says so
         written = without_end(written, known, self._renderer.description.eos_token)
-        parsed = known.parse(written, Turn({call.name for call in answer.tool_calls}))
+        read = known.parse(written, Turn({call.name for call in answer.tool_calls})).calls
         shown = any(call.name in written for call in answer.tool_calls)
-        return f"{written!r:.{_SHOWN}} is read otherwise" if shown and _calls(parsed) != _calls(answer) else ""
+        differs = shown and meanings(read) != meanings(answer.tool_calls)
+        return f"{written!r:.{_SHOWN}} is read otherwise" if differs else ""
 
     def _lost_thinking(self) -> str:
         """Return that the template removes thinking, in whichever way it is given; or an empty string."""
@@ -233,11 +234,6 @@ class _Check:
         except RenderError as error:
             return str(error)
         return "" if any(_THINKING in text for text in texts) else "a user's message ends it"
-
-
-def _calls(spoken: Message | ParsedText) -> list[tuple[str, Any]]:
-    calls = spoken.tool_calls if isinstance(spoken, Message) else spoken.calls
-    return [(call.name, json.loads(call.arguments_json)) for call in calls]
 
 
 def _first_difference(prompt: str, rest: str, *, is_first: bool) -> str:
