@@ -54,7 +54,7 @@ class Renderer:
         self._turns = choose_turns(description, description.chat_template, self.format, vocabulary)
         self.own_template_refused = self._turns.own_refused
         self.tool_template_refused = ""
-        """Why the model's template for sessions with tools is not used; empty when it is, or the model has no such template."""
+        """Why the model's template for sessions with tools is not used; empty when it is, or the model has none."""
         self._tool_turns = self._choose_tool_turns(description)
         self._tool_prompt = ChatTemplate(self.format.tool_prompt, "", "")
 
