@@ -111,6 +111,14 @@ async def test_a_taken_port_stops_the_start(pool: AgentPool, tmp_path: Path) -> 
                 pass
 
 
+async def test_gateways_cannot_have_one_port_for_grpc_and_http(pool: AgentPool, tmp_path: Path) -> None:
+    port = free_port("127.0.0.1")
+    options = StackOptions(state_dir=tmp_path, port=port, http_port=port, gateways=1, ray=False)
+    with pytest.raises(PortTakenError, match=f"{port} cannot serve gRPC and HTTP; .*--http-port"):
+        async with LocalStack(pool, options):
+            pass
+
+
 async def test_a_part_that_fails_takes_the_others_down(pool: AgentPool, options: StackOptions) -> None:
     refused = AgentPool.model_validate(
         {**pool.model_dump(by_alias=True), "spec": {**pool.spec.model_dump(by_alias=True), "models": [too_wide(pool)]}}

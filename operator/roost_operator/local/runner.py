@@ -24,7 +24,7 @@ from roost_operator.local.events import Notice, Report, silent
 from roost_operator.local.gateways import GatewayAddresses, gateway_command
 from roost_operator.local.health import health
 from roost_operator.local.model import prepare_model
-from roost_operator.local.ports import free_port, require_free
+from roost_operator.local.ports import PortTakenError, free_port, require_free
 from roost_operator.local.processes import STACK_VARIABLE, Command, Supervised, kill_stack, log_end
 from roost_operator.local.ray_folder import RayFolder, remove_leftovers
 from roost_operator.local.redis import EmbeddedRedis
@@ -180,6 +180,8 @@ class LocalStack:
             http_port = port and port + HTTP_PORTS_ABOVE
         self.targets = self._addresses(port, "gateway", "--port")
         self.http_targets = self._addresses(http_port, "HTTP of gateway", "--http-port")
+        if both := sorted({*self.targets} & {*self.http_targets}):
+            raise PortTakenError(f"{both[0]} cannot serve gRPC and HTTP; give another first port with --http-port")
 
     def _addresses(self, first: int, use: str, flag: str) -> tuple[str, ...]:
         host, count = self.options.host, self.options.gateways

@@ -81,6 +81,6 @@ def test_a_log_is_rendered_again_with_the_date_that_it_had() -> None:
     assert prompt != model.render_step(messages=USER, system="Be brief.")
 
 
-def test_what_is_no_day_is_refused() -> None:
+def test_what_is_not_a_day_is_refused() -> None:
     with pytest.raises(RenderError, match="date 'today' is not a day"):
         day_of("today")

@@ -137,6 +137,11 @@ def test_special_tokens_are_never_shown(text: str) -> None:
     assert stream.push([_renderer().vocabulary.control[text], *_bytes_as_ids("a"), 100_000]) == "a"
 
 
+def test_ids_that_pad_the_logits_have_no_text() -> None:
+    vocabulary = family_models.renderer("smollm2").vocabulary
+    assert vocabulary.spell([*vocabulary.encode_content("ok"), len(vocabulary.token_bytes)]) == "ok"
+
+
 def test_added_tokens_that_are_not_special_are_shown() -> None:
     stream = TextStream(_renderer())
     assert stream.push([_renderer().vocabulary.control["<tool_call>"]]) == "<tool_call>"

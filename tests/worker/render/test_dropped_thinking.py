@@ -94,6 +94,18 @@ def test_calls_stay_and_their_thinking_goes_whatever_format_they_were_written_in
     assert "Hm." not in shown
 
 
+def test_a_mark_in_an_answer_beside_calls_ends_no_thinking() -> None:
+    """Agents work on code of models, too. Without thinking before it, a mark is text."""
+    renderer, content = model(QWEN3), "Write </think> after it."
+    escaped = ToolCall("call_0", "grep", '{"query": "a </think> b"}')
+    for calls, said in (([CALL], content), ([escaped], content), ([escaped], "Look.")):
+        text = text_of(QWEN3.calls.message_pieces(said, calls))
+        log = rendered(renderer, (QUESTION, Message("assistant", said, tuple(calls)), text))
+        assert text in log
+        thought = rendered(renderer, (QUESTION, Message("assistant", said, tuple(calls)), f"<think>Hm.</think>{text}"))
+        assert thought == log
+
+
 @pytest.mark.parametrize("ends_itself", [True, False])
 def test_a_turn_that_keeps_its_tokens_is_closed_once(ends_itself: bool) -> None:
     renderer = model(QWEN3)

@@ -224,6 +224,12 @@ def test_the_reason_why_a_template_was_replaced_is_named() -> None:
     assert list(details(renderer("chatml", ""))) == [ModelLimit.BUILT_IN_FORMAT], "there is nothing to compare with"
 
 
+def test_a_template_that_fails_on_tools_is_replaced_and_does_not_end_the_check() -> None:
+    shown = details(renderer("chatml", "{% set failed = 1 // (0 if tools else 1) %}" + CHATML.turns))
+    assert shown[ModelLimit.BUILT_IN_FORMAT].endswith("refuses: integer division or modulo by zero")
+    assert shown[ModelLimit.TOOLS] == "the model's template refuses it: integer division or modulo by zero"
+
+
 def test_a_template_for_tools_that_cannot_be_used_is_named() -> None:
     model = renderer("chatml", PLAIN, "{{ messages | length }}" + PLAIN)
     assert "differently when messages follow" in details(model)[ModelLimit.TOOL_TEMPLATE]
@@ -263,6 +269,11 @@ def test_a_template_may_rely_on_a_results_id() -> None:
 def test_results_that_the_template_refuses_are_a_limit() -> None:
     refuses = "{% for message in messages if message.role == 'tool' %}{{ raise_exception('no tools') }}{% endfor %}"
     assert "refuses it: no tools" in details(renderer("chatml", refuses + CHATML.turns))[ModelLimit.TOOL_RESULTS]
+
+
+def test_results_are_compared_with_the_template_for_tools() -> None:
+    refuses = "{% for message in messages if message.role == 'tool' %}{{ raise_exception('no tools') }}{% endfor %}"
+    assert ModelLimit.TOOL_RESULTS not in details(renderer("chatml", refuses + CHATML.turns, CHATML.turns))
 
 
 def test_a_limit_is_said_with_its_meaning_and_how_it_shows() -> None:

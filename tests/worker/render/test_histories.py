@@ -16,7 +16,9 @@ from roost_worker.render.errors import RenderError
 from roost_worker.render.formats import FORMATS, Turn, TurnFormat, format_named
 from roost_worker.render.log import LogRenderer
 from roost_worker.render.messages import Message, Tool, ToolCall, template_message
+from roost_worker.render.probing import shows_part
 from roost_worker.render.renderer import Renderer
+from roost_worker.render.sandbox import Piece
 from roost_worker.render.vocabulary import Vocabulary
 
 WITH_TURNS = [known for known in FORMATS if known.turns]
@@ -228,3 +230,17 @@ def test_a_message_that_a_template_drops_is_missed_among_many(lost: int) -> None
     with pytest.raises(RenderError, match=f"drops a message of role {many[lost].role}"):
         renderer.step_pieces(messages=many)
     renderer.step_pieces(messages=many[:99])
+
+
+def test_messages_after_a_long_system_text_are_looked_for_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not in the whole prompt, for each of them: a history may have 10,000."""
+    looked_for = []
+
+    def looks_everywhere(pieces: list[Piece], content: str) -> bool:
+        looked_for.append(content)
+        return shows_part(pieces, content)
+
+    monkeypatch.setattr("roost_worker.render.renderer.shows_part", looks_everywhere)
+    model, system = family_models.built_in_renderer(format_named("chatml"), special_marks=True), "Be brief. " * 2000
+    model.step_pieces(system=system, messages=HISTORY)
+    assert looked_for == [system]

@@ -41,6 +41,7 @@ EXPRESSIONS = [
     "text | string",
     "text | tojson",
     "[text, 1] | tojson(indent=1)",
+    "[text, {'a': text}]",
     "{text: text} | dictsort | first | last",
     "[text, 'b'] | sort | last",
     "text.text",

@@ -63,6 +63,7 @@ def test_mistral_that_moves_only_its_tools_is_still_unstable() -> None:
         (("'<|eot_id|>'", "'the end'"), "has no end-of-turn token"),
         (("message['content'] | trim", "(message['content'] | trim)[:2]"), "it drops the message"),
         (("message['content'] | trim", "('' + message['content'])[:2]"), "splits content"),
+        (("message['content'] | trim", "('' + message['content']) | replace('0', '99')"), "the chat template refuses"),
     ],
 )
 def test_the_reason_of_a_refusal_is_named(change: tuple[str, str], reason: str) -> None:

@@ -24,7 +24,7 @@ def arguments(content: str, index: int = 0) -> ArgumentsPart:
 
 def growth(name: str, turn: Turn, *pieces: str) -> list[list[Part]]:
     """What each piece of text completes, and then the end of the text."""
-    parser, log, grown, size = format_named(name).parser(turn), PartLog(), list[list[Part]](), 0
+    parser, grown, size = format_named(name).parser(turn), list[list[Part]](), 0
     for piece in (*pieces, None):
         if piece is None:
             parser.finish()

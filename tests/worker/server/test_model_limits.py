@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from typer.testing import CliRunner
@@ -12,6 +13,7 @@ from roost.contract.model_limits import ModelLimit
 from roost_worker.convert.commands import model
 from roost_worker.convert.store import ModelStore
 from roost_worker.render.description import TemplateDescription
+from roost_worker.render.renderer import Renderer
 from worker_harness import scripted_world, worker_config
 
 SHOWS_NO_TOOLS = (
@@ -48,6 +50,18 @@ async def test_a_limited_model_is_in_log_and_lease(
 async def test_a_model_without_limits_has_none_in_its_lease(redis_server: RedisServer, tmp_path: Path) -> None:
     async with scripted_world(worker_config(redis_server.url, tmp_path)) as world:
         assert world.server.shell.lease().limits == ()
+
+
+async def test_a_check_that_fails_does_not_keep_a_worker_from_serving(
+    redis_server: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(renderer: Renderer) -> NoReturn:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("roost_worker.server.server.find_limits", fails)
+    async with scripted_world(worker_config(redis_server.url, tmp_path)) as world:
+        assert world.server.shell.lease().limits == ()
+    assert "could not be compared" in caplog.text
 
 
 def test_limits_are_shown(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ async def test_thinking_is_left_out_after_a_turn_that_ended_itself(world: World)
     assert output == [world.token(50)]
 
 
-async def test_a_date_that_is_none_is_refused(world: World) -> None:
+async def test_what_is_not_a_date_is_refused(world: World) -> None:
     code, _ = await refusal(world, said("one", "1"), date="today")
     assert code == grpc.StatusCode.INVALID_ARGUMENT
 

@@ -1,13 +1,12 @@
 """Chooses a model's turn-and-tool format, by its vocabulary's tokens and by what its own template does. Pure."""
 
 import json
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container
 
 from roost_worker.render.errors import RenderError
 from roost_worker.render.formats import FORMATS, HERMES, Turn, TurnFormat
-from roost_worker.render.messages import Message, ToolCall, template_message
-from roost_worker.render.probing import text_of
-from roost_worker.render.sandbox import ChatTemplate
+from roost_worker.render.messages import Message, ToolCall
+from roost_worker.render.reference import Reference
 
 _SYSTEM = Message("system", "probe-system")
 _USER = Message("user", "probe-user")
@@ -24,10 +23,10 @@ def choose_format(chat_template: str, bos_token: str, eos_token: str, tokens: Co
     the vocabulary has.
     """
     possible = [known for known in FORMATS if known.tokens and _is_possible(known, chat_template, tokens)]
-    own = _Writer(chat_template, bos_token, eos_token)
+    own = _Examples(chat_template, bos_token, eos_token)
 
     def fitness(known: TurnFormat) -> tuple[bool, bool, bool, bool]:
-        turns = _Writer(known.turns, "", eos_token)
+        turns = _Examples(known.turns, "", eos_token)
         written = without_end(own.call, known, eos_token)
         return (
             _reads(known, written),
@@ -57,25 +56,20 @@ def without_end(written: str, known: TurnFormat, eos_token: str) -> str:
     return written.strip()
 
 
-class _Writer:
+class _Examples:
     """What a template writes for a user's message and for a call; nothing where it refuses."""
 
     def __init__(self, source: str, bos_token: str, eos_token: str) -> None:
-        self._source, self._bounds = source, (bos_token, eos_token)
-        self.user_turn = self._write([_USER], generation_prompt=True)
+        template = Reference(source, bos_token, eos_token)
+        self.user_turn = _written(template.write, [_USER])
         """A conversation of one user's message, up to where the answer begins."""
-        self.system_turn = self._write([_SYSTEM, _USER], generation_prompt=True)
+        self.system_turn = _written(template.write, [_SYSTEM, _USER])
         """The same after a system text: without one, a template may write a default of its own."""
-        whole = self._write([_USER, _CALL], generation_prompt=False)
-        before = self.user_turn
-        if not whole.startswith(before):  # the answer begins within something that a call does without
-            before = self._write([_USER], generation_prompt=False)
-        self.call = whole.removeprefix(before)
+        self.call = _written(template.write_answer, _USER, _CALL)
 
-    def _write(self, messages: Sequence[Message], *, generation_prompt: bool) -> str:
-        documents = [template_message(message) for message in messages]
-        try:
-            template = ChatTemplate(self._source, *self._bounds)
-            return text_of(template.render(documents, None, generation_prompt=generation_prompt))
-        except RenderError:
-            return ""
+
+def _written(write: Callable[..., str], *messages: object) -> str:
+    try:
+        return write(*messages)
+    except RenderError:
+        return ""

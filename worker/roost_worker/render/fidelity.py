@@ -16,12 +16,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from typing import Any
 
 from roost.contract.model_limits import ModelLimit
 from roost_worker.render.choice import without_end
 from roost_worker.render.errors import RenderError
-from roost_worker.render.formats import ParsedText, Turn
+from roost_worker.render.formats import Turn
+from roost_worker.render.log import meanings
 from roost_worker.render.messages import Message, Tool, ToolCall, template_message
 from roost_worker.render.probing import text_of
 from roost_worker.render.reference import Reference
@@ -133,13 +133,15 @@ class _Check:
     def _tool_limits(self, *, with_system: bool) -> Iterator[Limit]:
         if not self._renderer.shows_tools():
             yield Limit(ModelLimit.TOOLS_IN_SYSTEM_TEXT, f"in the words of the format {self._renderer.format.name}")
-        elif tools := self._first_that_differs(_WITH_TOOLS, "probe-system" if with_system else ""):
-            yield Limit(ModelLimit.TOOLS, tools)
+        elif shown := self._first_that_differs(_WITH_TOOLS, "probe-system" if with_system else ""):
+            yield Limit(ModelLimit.TOOLS, shown)
         if misread := self._misread(_CALL):
             yield Limit(ModelLimit.TOOL_CALLS, misread)
-        if results := self._difference(_WITH_RESULT, after_first=True):
+        # With tools, a template that moves them to the last message would differ here, too.
+        tools = _TOOLS if self._renderer.description.tool_chat_template else ()
+        if results := self._difference(replace(_WITH_RESULT, tools=tools), after_first=True):
             yield Limit(ModelLimit.TOOL_RESULTS, results)
-        parallel = "" if results else self._difference(_WITH_RESULTS, after_first=True)
+        parallel = "" if results else self._difference(replace(_WITH_RESULTS, tools=tools), after_first=True)
         if parallel := parallel or ("" if misread else self._misread(_CALLS)):
             yield Limit(ModelLimit.PARALLEL_CALLS, parallel)
 
@@ -214,9 +216,10 @@ class _Check:
         except RenderError:
             return ""  # the comparison of results says so
         written = without_end(written, known, self._renderer.description.eos_token)
-        parsed = known.parse(written, Turn({call.name for call in answer.tool_calls}))
+        read = known.parse(written, Turn({call.name for call in answer.tool_calls})).calls
         shown = any(call.name in written for call in answer.tool_calls)
-        return f"{written!r:.{_SHOWN}} is read otherwise" if shown and _calls(parsed) != _calls(answer) else ""
+        differs = shown and meanings(read) != meanings(answer.tool_calls)
+        return f"{written!r:.{_SHOWN}} is read otherwise" if differs else ""
 
     def _lost_thinking(self) -> str:
         """Return that the template removes thinking, in whichever way it is given; or an empty string."""
@@ -233,14 +236,9 @@ class _Check:
         return "" if any(_THINKING in text for text in texts) else "a user's message ends it"
 
 
-def _calls(spoken: Message | ParsedText) -> list[tuple[str, Any]]:
-    calls = spoken.tool_calls if isinstance(spoken, Message) else spoken.calls
-    return [(call.name, json.loads(call.arguments_json)) for call in calls]
-
-
 def _first_difference(prompt: str, rest: str, *, is_first: bool) -> str:
     """Return a prompt and the template's text from where they differ, with a little of what is alike."""
-    place = 0 if is_first else max(range(len(rest) + 1), key=lambda at: _alike(prompt, rest[at:]))
+    place = 0 if is_first else max(range(len(rest) + 1), key=lambda at: _alike(prompt, rest[at : at + len(prompt)]))
     start = max(0, _alike(prompt, rest[place:]) - _SHOWN // 4)
     here, there = prompt[start:][:_SHOWN], rest[place + start :][:_SHOWN]
     return f"here {here!r}, in the model's template {there!r}"

@@ -88,8 +88,9 @@ def _thoughtless(output: Message, text: str, marks: Thinking | None) -> str:
     """Return what the model wrote after its thinking."""
     if not output.tool_calls:
         return output.content
-    _, close, after = text.partition(marks.close) if marks else ("", "", "")
-    return after.lstrip() if close else text
+    before, close, after = text.partition(marks.close) if marks else ("", "", "")
+    is_content = output.content.lstrip().startswith((before + close).lstrip())
+    return after.lstrip() if close and not is_content else text
 
 
 def output_pieces(output: Message, text: str, turn_format: TurnFormat) -> list[Piece]:
@@ -101,7 +102,7 @@ def output_pieces(output: Message, text: str, turn_format: TurnFormat) -> list[P
         return [Piece(text, True)]
     # A committed call is a call whatever the session's tools are, since older versions did not ask for these.
     parsed = turn_format.parse(text, Turn({call.name for call in output.tool_calls}))
-    if _meanings(parsed.calls) != _meanings(output.tool_calls):
+    if meanings(parsed.calls) != meanings(output.tool_calls):
         return turn_format.calls.message_pieces(output.content, output.tool_calls)
     calls = [
         ToolCall(own.id, call.name, call.arguments_json)
@@ -121,7 +122,8 @@ def _thinking(text: str, turn_format: TurnFormat) -> str:
     return thinking + close
 
 
-def _meanings(calls: Sequence[ToolCall | WrittenCall]) -> list[tuple[str, Any]]:
+def meanings(calls: Sequence[ToolCall | WrittenCall]) -> list[tuple[str, Any]]:
+    """Return the name of each call, and its arguments as values, or as text if they are not JSON."""
     return [(call.name, _arguments(call)) for call in calls]
 
 

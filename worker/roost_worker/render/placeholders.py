@@ -29,6 +29,9 @@ class Placeholder(str):
     def __str__(self) -> str:
         return self  # the conversion that filters begin with must not lead to the mark
 
+    def __repr__(self) -> str:
+        return str(self._hide(repr(self._text)))  # in what a template writes of a list or an object
+
     def __eq__(self, other: object) -> bool:
         return bool(self._text == _text_of(other))
 

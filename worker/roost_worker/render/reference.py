@@ -61,7 +61,7 @@ class Reference:
             return self._template.render(
                 messages=messages, tools=tools, add_generation_prompt=generation_prompt, **self._special
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        except Exception as error:  # a template's own code can raise anything
             raise RenderError(f"the model's template refuses it: {error}") from error
 
 

@@ -54,7 +54,7 @@ class Renderer:
         self._turns = choose_turns(description, description.chat_template, self.format, vocabulary)
         self.own_template_refused = self._turns.own_refused
         self.tool_template_refused = ""
-        """Why the model's template for sessions with tools is not used; empty when it is, or there is none."""
+        """Why the model's template for sessions with tools is not used; empty when it is, or the model has none."""
         self._tool_turns = self._choose_tool_turns(description)
         self._tool_prompt = ChatTemplate(self.format.tool_prompt, "", "")
 
@@ -199,16 +199,18 @@ def _check_shown(turns: Sequence[Message], pieces: Sequence[Piece]) -> None:
 
 
 def _end_of(content: str, text: str, start: int) -> int | None:
-    """Return where the content ends in the text near `start`, as it is or inside JSON; None if it is not there."""
-    for form in (content.strip(), json.dumps(content.strip(), ensure_ascii=False)[1:-1]):
-        place = text.find(form, start, start + len(form) + _NEAR)
-        if place >= 0:
-            return place + len(form)
+    """Return where the content ends in the text after `start`, as it is or inside JSON; None if it is not there."""
+    forms = (content.strip(), json.dumps(content.strip(), ensure_ascii=False)[1:-1])
+    for reach in (_NEAR, len(text)):  # a form that is not there must not be looked for in all of the text each time
+        for form in forms:
+            place = text.find(form, start, start + len(form) + reach)
+            if place >= 0:
+                return place + len(form)
     return None
 
 
 _NEAR = 4096
-"""Characters between two contents that a template may well write."""
+"""Characters between two contents that a template may well write. More stand before the first one: system and tools."""
 
 
 def _format_of(description: TemplateDescription, vocabulary: Vocabulary) -> TurnFormat:

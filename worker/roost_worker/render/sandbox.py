@@ -109,11 +109,13 @@ class ChatTemplate:
                 roost_run=run,
                 **self._special,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-            raise RenderError(f"the chat template refuses: {error}") from error
+            return run.cut(text)
+        except RenderError:
+            raise
         except RecursionError as error:
             raise RenderError("the conversation holds JSON that is nested too deep") from error
-        return run.cut(text)
+        except Exception as error:  # a template's own code can raise anything
+            raise RenderError(f"the chat template refuses: {error}") from error
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -63,8 +63,9 @@ class Vocabulary:
         return tuple(table)
 
     def spell(self, ids: Iterable[int]) -> str:
-        """Return the text of ids, without special tokens."""
-        return b"".join(self.token_bytes[index] for index in ids).decode(errors="replace")
+        """Return the text of ids, without special tokens and those that pad the model's logits."""
+        known = len(self.token_bytes)
+        return b"".join(self.token_bytes[index] for index in ids if index < known).decode(errors="replace")
 
     def encode(self, pieces: Iterable[Piece]) -> "array[int]":
         """Return the ids of rendered pieces. Raise RenderError for text that is not Unicode.

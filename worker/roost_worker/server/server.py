@@ -25,6 +25,7 @@ from roost_worker.convert.layout import PreparedModel
 from roost_worker.convert.store import ModelStore
 from roost_worker.grammar import CompilePool, CompileSetup
 from roost_worker.model.config import read_config
+from roost_worker.render.errors import RenderError
 from roost_worker.render.fidelity import Limit, find_limits
 from roost_worker.render.renderer import Renderer
 from roost_worker.seam.client import EngineClient, EngineDeadError
@@ -119,7 +120,7 @@ class WorkerServer:
             await self._listen()
             model = await asyncio.to_thread(self._prepare)
             renderer = await asyncio.to_thread(Renderer.from_dir, model.path)
-            limits = await asyncio.to_thread(find_limits, renderer)
+            limits = await asyncio.to_thread(_limits, renderer)
             self._engine = await self._start_engine(self.config, model.path)
             self._open(model, renderer, limits, self._engine)
             await self._set_health(_HEALTH.SERVING)
@@ -259,6 +260,20 @@ class WorkerServer:
     async def _set_health(self, status: int) -> None:
         for service in (OVERALL_HEALTH, _SERVICE):
             await self._health.set(service, status)
+
+
+def _limits(renderer: Renderer) -> Sequence[Limit]:
+    """Return the model's limits, or nothing if the check itself fails: the model can be served without it.
+
+    Raise RenderError when the model is refused.
+    """
+    try:
+        return find_limits(renderer)
+    except RenderError:
+        raise
+    except Exception:
+        LOG.exception("the model's prompts could not be compared with its own chat template")
+        return ()
 
 
 class _ProgressLog:
