@@ -7,6 +7,7 @@ from roost.contract import loghash, names
 from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.contract.sessions import ForkPoint
+from roost.store.keys import PoolKeys
 from roost.store.records import Began, State
 from store_driver import (
     LONG_MS,
@@ -216,3 +217,13 @@ async def test_the_owner_of_the_other_session_is_the_forks_while_it_has_it_cache
     publish_cached(raw, parent_id, "w1", 6)
     publish(raw, lease("w1"), ms=2 * LONG_MS)
     assert (await store.begin(begin_request(fork_id, "more"))).cached_tokens == 0, "its own name counts from now on"
+
+
+async def test_the_empty_log_of_a_session_of_an_older_gateway_holds_no_thinking(store, raw):
+    parent_id = await opened(store, 1)
+    raw.hdel(PoolKeys(POOL).session(parent_id), "thinking")
+    fork_id = (await forked(store, parent_id, Head())).session_id
+    too_long = begin_request(fork_id, drops_thinking=True, max_session_tokens=5)
+    assert await why(store.begin(too_long)) is Reason.STEP_TOO_LONG
+    await commit_step(store, fork_id, "ours")
+    assert (await store.get(fork_id, TENANT)).thinking_from is None

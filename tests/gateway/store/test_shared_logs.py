@@ -5,6 +5,7 @@ from roost.contract.reasons import Reason
 from roost.store.arguments import MOST_SHARED_LOGS
 from roost.store.keys import PoolKeys
 from store_driver import LONG_MS, POOL, TENANT, begin_request, commit_step
+from store_world import Twice
 
 KEYS = PoolKeys(POOL)
 LONG_TEXT = "word " * 16_000
@@ -33,11 +34,12 @@ async def test_what_a_fork_needs_outlives_the_deletion_of_the_other(store, raw):
 
 async def test_a_deletion_sent_again_answers_the_same_while_forks_live(store):
     parent_id = await opened(store, 1)
-    await forked(store, parent_id)
-    await store.delete(parent_id, TENANT)
+    fork = await forked(store, parent_id)
+    store._link.client = Twice(store._link.client)
+    assert await store.delete(parent_id, TENANT) == 2, "the epoch after the step's"
     assert await why(store.delete(parent_id, TENANT)) is Reason.SESSION_NOT_FOUND
     assert await why(store.begin(begin_request(parent_id, "step-9"))) is Reason.SESSION_NOT_FOUND
-    assert [d.session_id for d in await store.list_sessions(POOL, TENANT, "", 9)] != [parent_id]
+    assert [d.session_id for d in await store.list_sessions(POOL, TENANT, "", 9)] == [fork.session_id]
 
 
 async def test_a_fork_is_deleted_without_a_trace_in_the_other(store, raw):

@@ -52,13 +52,13 @@ for _, part in ipairs(parts_of(other, d.generation, d.steps, d.length)) do
   end
 end
 if #parts > args.most_shared then
-  local from, after = #parts, 0
+  local from, behind = #parts, 0
   for i = #parts, 1, -1 do
-    if parts[i].length <= 2 * after then
+    if parts[i].length <= 2 * behind then
       from = i
       break
     end
-    after = after + parts[i].length
+    behind = behind + parts[i].length
   end
   for i = from, #parts do
     local part = parts[i]
