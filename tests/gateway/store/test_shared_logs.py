@@ -1,9 +1,11 @@
 """What forks share is kept while one of them needs it, and no longer; a fork itself writes next to nothing."""
 
 from fork_driver import forked, heads, log_of, opened, why
+from redis_servers import PATIENCE_SECONDS
 from roost.contract.reasons import Reason
 from roost.store.arguments import MOST_SHARED_LOGS
 from roost.store.keys import PoolKeys
+from roost.store.redis_store import connect
 from store_driver import LONG_MS, POOL, TENANT, begin_request, commit_step
 from store_world import Twice
 
@@ -134,6 +136,18 @@ async def test_forking_a_hundred_thousand_tokens_writes_less_than_2_kb(store, ra
         assert size(raw) - before < 2048
         await commit_step(store, fork.session_id, "next")
         session_id = fork.session_id
+
+
+async def test_deleting_a_session_does_not_write_again_what_a_fork_has_of_it(redis_server):
+    store = await connect(redis_server.url, socket_timeout=PATIENCE_SECONDS)
+    session_id = await opened(store)
+    await commit_step(store, session_id, "long", prompt=tuple(range(10_000)))
+    await forked(store, session_id)
+    with redis_server.client() as client:
+        before = client.info("persistence")["aof_current_size"]
+        await store.delete(session_id, TENANT)
+        assert client.info("persistence")["aof_current_size"] - before < 2048
+    await store.aclose()
 
 
 async def test_a_fork_is_not_begun_when_redis_has_lost_what_it_shares(store, raw):
