@@ -30,7 +30,7 @@ async def test_a_fork_has_what_the_other_was_opened_with_and_a_course_of_its_own
     parent = await store.get(parent_id, TENANT)
     fork = await forked(store, parent_id, labels={"c": "d"})
     assert fork == await store.get(fork.session_id, TENANT)
-    for name in ("tenant", "pool", "role", "task", "parent", "system", "tools", "model", "model_revision"):
+    for name in ("tenant", "pool", "role", "task", "parent", "system", "tools", "date", "model", "model_revision"):
         assert getattr(fork, name) == getattr(parent, name), name
     assert (fork.head, fork.steps, fork.labels, fork.inherited_steps) == (parent.head, 2, {"c": "d"}, 2)
     assert fork.forked_from == ForkPoint(parent_id, parent.head)
@@ -217,6 +217,14 @@ async def test_the_owner_of_the_other_session_is_the_forks_while_it_has_it_cache
     publish_cached(raw, parent_id, "w1", 6)
     publish(raw, lease("w1"), ms=2 * LONG_MS)
     assert (await store.begin(begin_request(fork_id, "more"))).cached_tokens == 0, "its own name counts from now on"
+
+
+async def test_forks_of_a_session_of_an_older_gateway_have_its_date(store, raw):
+    parent_id = await opened(store, 1, date="")
+    raw.hset(PoolKeys(POOL).session(parent_id), "created", 1)
+    fork = await forked(store, parent_id)
+    dates = [(await store.get(name, TENANT)).date for name in (parent_id, fork.session_id)]
+    assert [*dates, (await forked(store, fork.session_id)).date] == ["1970-01-01"] * 3
 
 
 async def test_the_empty_log_of_a_session_of_an_older_gateway_holds_no_thinking(store, raw):

@@ -92,6 +92,9 @@ redis.call('HSET', keys.session, 'labels', args.labels, 'state', 'active', 'epoc
   'forked', text(d.generation) .. ':' .. text(length) .. ':' .. hash .. ':' .. args.other,
   'prompt', 0, 'output', 0, 'cached', 0, 'reconstructed', 0, 'owner', steps > 0 and d.owner or '',
   'created', text(now), 'updated', text(now), 'expires', text(d.ttl > 0 and at or 0))
+if (redis.call('HGET', keys.session, 'date') or '') == '' then -- its date is that of the session of an older gateway
+  redis.call('HSETNX', keys.session, 'opened', redis.call('HGET', other.descriptor, 'created'))
+end
 if args.task ~= '' then
   redis.call('HSET', keys.session, 'task', args.task)
 end
