@@ -138,15 +138,18 @@ async def test_forking_a_hundred_thousand_tokens_writes_less_than_2_kb(store, ra
         session_id = fork.session_id
 
 
-async def test_deleting_a_session_does_not_write_again_what_a_fork_has_of_it(redis_server):
+async def test_little_is_written_when_a_session_is_forked_or_deleted(redis_server):
+    """To the append-only file, which the caller waits for."""
     store = await connect(redis_server.url, socket_timeout=PATIENCE_SECONDS)
     session_id = await opened(store)
     await commit_step(store, session_id, "long", prompt=tuple(range(10_000)))
-    await forked(store, session_id)
-    with redis_server.client() as client:
-        before = client.info("persistence")["aof_current_size"]
-        await store.delete(session_id, TENANT)
-        assert client.info("persistence")["aof_current_size"] - before < 2048
+    child_id = (await forked(store, session_id)).session_id
+    await commit_step(store, child_id, "next")
+    for call in (forked(store, child_id, labels={"branch": "main"}), store.delete(session_id, TENANT)):
+        with redis_server.client() as client:
+            before = client.info("persistence")["aof_current_size"]
+            await call
+            assert client.info("persistence")["aof_current_size"] - before < 2048
     await store.aclose()
 
 
