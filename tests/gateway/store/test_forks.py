@@ -200,6 +200,22 @@ async def test_a_session_that_has_migrated_is_forked_in_its_new_generation(store
     assert await why(forked(store, parent_id, old_first)) is Reason.SESSION_ROLLED_BACK
 
 
+async def test_a_session_that_migrates_while_the_point_is_looked_up_is_forked(store, monkeypatch):
+    parent_id = await opened(store, 2)
+    first = dataclasses.replace((await heads(store, parent_id))[0], generation=1)
+    began, write = await store.begin(begin_request(parent_id, "next")), store.fork
+
+    async def late(new):
+        monkeypatch.setattr(store, "fork", write)
+        await store.migrate(migrate_request(began, await store.log(parent_id, 1, 0, 9)))
+        return await write(new)
+
+    monkeypatch.setattr(store, "fork", late)
+    fork = await forked(store, parent_id, first)
+    assert (fork.steps, fork.forked_from.head.generation) == (1, 2)
+    assert await store.ids(fork.session_id, 1, 0, 9) == await store.ids(parent_id, 2, 0, fork.head.length)
+
+
 async def test_the_owner_of_the_other_session_is_the_forks_while_it_has_it_cached(store, raw):
     parent_id = await opened(store, 2)
     publish(raw, lease("w1"))
