@@ -48,7 +48,7 @@ class StoreWorld(RuleBasedStateMachine):
     async def connect_gateway(self, twice: bool) -> RedisStore:
         store = await connect(self.server.url, socket_timeout=PATIENCE_SECONDS, grace_ms=0, aging_ms=NO_AGING_MS)
         if twice:
-            store._link.client = _Twice(store._link.client)  # type: ignore[assignment]
+            store._link.client = Twice(store._link.client)  # type: ignore[assignment]
         return store
 
     def teardown(self) -> None:
@@ -248,7 +248,7 @@ def comparable(value: Any) -> Any:
     return [comparable(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-class _Twice:
+class Twice:
     """A client that sends every script twice, as the library does after a lost reply."""
 
     def __init__(self, client: Any) -> None:

@@ -120,8 +120,9 @@ def _descriptor(session_id: str, text: Mapping[str, str], now_ms: int) -> Descri
 
 
 def _date(text: Mapping[str, str]) -> str:
-    """That of a session that was written before sessions had one is the day of its creation."""
-    return date.fromisoformat(text.get("date") or day_of(int(text["created"]))).isoformat()
+    """Sessions that were written before there were dates, and their forks, have the day of the first one's creation."""
+    opened_ms = int(text.get("opened") or text["created"])
+    return date.fromisoformat(text.get("date") or day_of(opened_ms)).isoformat()
 
 
 def _thinking_from(text: Mapping[str, str]) -> int | None:

@@ -20,26 +20,32 @@ async def fork_session(store: SessionStore, request: ForkRequest, tenant: str) -
     Raises Refused: SESSION_NOT_FOUND, SESSION_ROLLED_BACK, HEAD_MISMATCH, STORE_FULL; StoreAwayError.
     """
     pool = pool_of(request.session_id) or ""
+    new = NewFork(
+        session_id=new_session_id(pool),
+        other=request.session_id,
+        tenant=tenant,
+        task=request.task,
+        labels=dict(request.labels),
+        request_id=request.request_id,
+    )
     try:
-        point = None
-        if request.at is not None:
-            point = await commit_point(store, await store.get(request.session_id, tenant), request.at)
-        return await store.fork(
-            NewFork(
-                session_id=new_session_id(pool),
-                other=request.session_id,
-                tenant=tenant,
-                point=point,
-                task=request.task,
-                labels=dict(request.labels),
-                request_id=request.request_id,
-            )
-        )
+        try:
+            return await _fork(store, new, request.at)
+        except Refused as error:
+            if error.reason is not Reason.HEAD_MISMATCH:
+                raise
+            return await _fork(store, new, request.at)  # the session has migrated since its log was read
     except Refused:
         earlier = await store.opened(pool, tenant, request.request_id) if request.request_id else None
         if earlier is None:
             raise
         return earlier
+
+
+async def _fork(store: SessionStore, new: NewFork, at: Head | None) -> Descriptor:
+    if at is not None:
+        new = replace(new, point=await commit_point(store, await store.get(new.other, new.tenant), at))
+    return await store.fork(new)
 
 
 async def commit_point(store: SessionStore, session: Descriptor, head: Head) -> CommitPoint:

@@ -92,23 +92,23 @@ class MemoryStore:
     async def open(self, new: NewSession) -> Descriptor:
         now, session = self.clock(), new_session(new, self.clock())
         request = (session.record.pool, new.tenant, new.request_id or new.session_id)
-        opened = self.sessions.get(self._opened.get(request, ""))
-        if opened is None or opened.is_gone(now):
+        opened = self._living(self._opened.get(request, ""))
+        if opened is None:
             opened = self.sessions[new.session_id] = session
             self._opened[request] = new.session_id
         return opened.describe(now)
 
     async def fork(self, new: NewFork) -> Descriptor:
         now, request = self.clock(), (names.pool_of(new.session_id) or "", new.tenant, new.request_id or new.session_id)
-        opened = self.sessions.get(self._opened.get(request, ""))
-        if opened is None or opened.is_gone(now):
+        opened = self._living(self._opened.get(request, ""))
+        if opened is None:
             opened = self.sessions[new.session_id] = branch_off(self._find(new.other, new.tenant), new, now)
             self._opened[request] = new.session_id
         return opened.describe(now)
 
     async def opened(self, pool: str, tenant: str, request_id: str) -> Descriptor | None:
-        session, now = self.sessions.get(self._opened.get((pool, tenant, request_id), "")), self.clock()
-        return None if session is None or session.is_gone(now) else session.describe(now)
+        session = self._living(self._opened.get((pool, tenant, request_id), ""))
+        return None if session is None else session.describe(self.clock())
 
     async def get(self, session_id: str, tenant: str) -> Descriptor:
         return self._find(session_id, tenant).describe(self.clock())
@@ -214,22 +214,21 @@ class MemoryStore:
         return session.describe(now)
 
     async def abort(self, session_id: str, ref: AttemptRef) -> None:
-        session = self.sessions.get(session_id)
+        session = self._living(session_id)
         if session and session.attempt and session.attempt.ref == ref:
             self._end_attempt(session)
             session.touch(self.clock())
 
     async def quarantine(self, session_id: str, digest: bytes, ms: int) -> None:
-        session, now = self.sessions.get(session_id), self.clock()
-        if session is not None and not session.is_gone(now):
-            session.quarantine[digest] = now + ms
+        if session := self._living(session_id):
+            session.quarantine[digest] = self.clock() + ms
 
     async def renew(self, pool: str, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
         return [self._renew(self.pool(pool), item, lease_ms) for item in items]
 
     def _renew(self, pool: MemoryPool, item: RenewItem, lease_ms: int) -> bool:
-        now, session = self.clock(), self.sessions.get(item.session_id)
-        if session is None or session.is_gone(now) or session.attempt is None or session.attempt.ref != item.ref:
+        now, session = self.clock(), self._living(item.session_id)
+        if session is None or session.attempt is None or session.attempt.ref != item.ref:
             return False
         work, nonce = session.attempt, item.ref.nonce
         work.expiry_ms = now + lease_ms
@@ -296,10 +295,8 @@ class MemoryStore:
         return best
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
-        now, session = self.clock(), self.sessions.get(session_id)
-        cached = 0
-        if session is not None and not session.is_gone(now):
-            cached = self.pool(pool).cached_at(worker_id, session.record, now)
+        now, session = self.clock(), self._living(session_id)
+        cached = self.pool(pool).cached_at(worker_id, session.record, now) if session else 0
         return WorkerLook(self.pool(pool).view(worker_id, now), cached)
 
     async def wakes(self, pool: str) -> AsyncIterator[Wake]:
@@ -312,13 +309,18 @@ class MemoryStore:
 
     def _find(self, session_id: str, tenant: str | None = None) -> MemorySession:
         """The session, of that tenant if one is given. Refuses: SESSION_NOT_FOUND."""
-        session = self.sessions.get(session_id)
-        if session is None or session.is_gone(self.clock()) or tenant not in (None, session.record.tenant):
+        session = self._living(session_id)
+        if session is None or tenant not in (None, session.record.tenant):
             raise refused(Reason.SESSION_NOT_FOUND)
         return session
 
-    def _log(self, session_id: str, generation: int) -> Log:
+    def _living(self, session_id: str) -> MemorySession | None:
+        """The session, or None when there is none or its idle time is over."""
         session = self.sessions.get(session_id)
+        return None if session is None or session.is_gone(self.clock()) else session
+
+    def _log(self, session_id: str, generation: int) -> Log:
+        session = self._living(session_id)
         return session.log(generation) if session and 0 < generation <= len(session.logs) else Log()
 
     def _end_attempt(self, session: MemorySession) -> None:

@@ -979,7 +979,7 @@ Global___OpenSessionResponse: _TypeAlias = OpenSessionResponse  # noqa: Y015
 
 @_typing.final
 class ForkSessionRequest(_message.Message):
-    """ForkSessionRequest branches a session off another one. It has the other's pool, role, system text, tools and model."""
+    """ForkSessionRequest branches a session off another one. The new session has the other's pool, role, system text, tools and model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

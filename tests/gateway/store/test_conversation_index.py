@@ -52,7 +52,7 @@ async def test_sessions_with_equal_histories_are_listed_newest_first_up_to_a_bou
     assert await under(store) == tuple(reversed(entries[2:]))
 
 
-async def test_a_session_has_at_under_a_key(store: SessionStore) -> None:
+async def test_a_sessions_newer_entry_replaces_its_former_one_under_a_key(store: SessionStore) -> None:
     first, second = entry(), entry()
     gone_on = replace(first, state=EntryState.PASSED)
     await remember(store, first, second, gone_on)

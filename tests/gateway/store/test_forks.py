@@ -7,6 +7,7 @@ from roost.contract import loghash, names
 from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.contract.sessions import ForkPoint
+from roost.store.keys import PoolKeys
 from roost.store.records import Began, State
 from store_driver import (
     LONG_MS,
@@ -29,7 +30,7 @@ async def test_a_fork_has_what_the_other_was_opened_with_and_a_course_of_its_own
     parent = await store.get(parent_id, TENANT)
     fork = await forked(store, parent_id, labels={"c": "d"})
     assert fork == await store.get(fork.session_id, TENANT)
-    for name in ("tenant", "pool", "role", "task", "parent", "system", "tools", "model", "model_revision"):
+    for name in ("tenant", "pool", "role", "task", "parent", "system", "tools", "date", "model", "model_revision"):
         assert getattr(fork, name) == getattr(parent, name), name
     assert (fork.head, fork.steps, fork.labels, fork.inherited_steps) == (parent.head, 2, {"c": "d"}, 2)
     assert fork.forked_from == ForkPoint(parent_id, parent.head)
@@ -199,6 +200,22 @@ async def test_a_session_that_has_migrated_is_forked_in_its_new_generation(store
     assert await why(forked(store, parent_id, old_first)) is Reason.SESSION_ROLLED_BACK
 
 
+async def test_a_session_that_migrates_while_the_point_is_looked_up_is_forked(store, monkeypatch):
+    parent_id = await opened(store, 2)
+    first = dataclasses.replace((await heads(store, parent_id))[0], generation=1)
+    began, write = await store.begin(begin_request(parent_id, "next")), store.fork
+
+    async def late(new):
+        monkeypatch.setattr(store, "fork", write)
+        await store.migrate(migrate_request(began, await store.log(parent_id, 1, 0, 9)))
+        return await write(new)
+
+    monkeypatch.setattr(store, "fork", late)
+    fork = await forked(store, parent_id, first)
+    assert (fork.steps, fork.forked_from.head.generation) == (1, 2)
+    assert await store.ids(fork.session_id, 1, 0, 9) == await store.ids(parent_id, 2, 0, fork.head.length)
+
+
 async def test_the_owner_of_the_other_session_is_the_forks_while_it_has_it_cached(store, raw):
     parent_id = await opened(store, 2)
     publish(raw, lease("w1"))
@@ -216,3 +233,21 @@ async def test_the_owner_of_the_other_session_is_the_forks_while_it_has_it_cache
     publish_cached(raw, parent_id, "w1", 6)
     publish(raw, lease("w1"), ms=2 * LONG_MS)
     assert (await store.begin(begin_request(fork_id, "more"))).cached_tokens == 0, "its own name counts from now on"
+
+
+async def test_forks_of_a_session_of_an_older_gateway_have_its_date(store, raw):
+    parent_id = await opened(store, 1, date="")
+    raw.hset(PoolKeys(POOL).session(parent_id), "created", 1)
+    fork = await forked(store, parent_id)
+    dates = [(await store.get(name, TENANT)).date for name in (parent_id, fork.session_id)]
+    assert [*dates, (await forked(store, fork.session_id)).date] == ["1970-01-01"] * 3
+
+
+async def test_the_empty_log_of_a_session_of_an_older_gateway_holds_no_thinking(store, raw):
+    parent_id = await opened(store, 1)
+    raw.hdel(PoolKeys(POOL).session(parent_id), "thinking")
+    fork_id = (await forked(store, parent_id, Head())).session_id
+    too_long = begin_request(fork_id, drops_thinking=True, max_session_tokens=5)
+    assert await why(store.begin(too_long)) is Reason.STEP_TOO_LONG
+    await commit_step(store, fork_id, "ours")
+    assert (await store.get(fork_id, TENANT)).thinking_from is None

@@ -35,6 +35,18 @@ async def test_a_session_is_erased_after_its_idle_time() -> None:
     assert again.session_id != new.session_id, "the request that opened it opens another"
 
 
+async def test_nothing_of_an_expired_session_is_read_or_comes_back() -> None:
+    clock = Clock()
+    store = MemoryStore(clock)
+    session_id = (await store.open(new_session(ttl_ms=TTL_MS))).session_id
+    await commit_step(store, session_id, "step-1", ttl_ms=TTL_MS)
+    began = await store.begin(begin_request(session_id, "step-2", lease_ms=0))
+    clock.ms += TTL_MS
+    assert (await store.log(session_id, 1, 0, 9), await store.ids(session_id, 1, 0, 9)) == ([], b"")
+    await store.abort(session_id, began.ref)
+    assert await store.list_sessions(POOL, TENANT, "", 9) == []
+
+
 async def test_a_lease_keeps_others_out_until_it_ends() -> None:
     clock = Clock()
     store = MemoryStore(clock)

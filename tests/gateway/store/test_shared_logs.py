@@ -1,10 +1,13 @@
 """What forks share is kept while one of them needs it, and no longer; a fork itself writes next to nothing."""
 
 from fork_driver import forked, heads, log_of, opened, why
+from redis_servers import PATIENCE_SECONDS
 from roost.contract.reasons import Reason
 from roost.store.arguments import MOST_SHARED_LOGS
 from roost.store.keys import PoolKeys
+from roost.store.redis_store import connect
 from store_driver import LONG_MS, POOL, TENANT, begin_request, commit_step
+from store_world import Twice
 
 KEYS = PoolKeys(POOL)
 LONG_TEXT = "word " * 16_000
@@ -33,11 +36,12 @@ async def test_what_a_fork_needs_outlives_the_deletion_of_the_other(store, raw):
 
 async def test_a_deletion_sent_again_answers_the_same_while_forks_live(store):
     parent_id = await opened(store, 1)
-    await forked(store, parent_id)
-    await store.delete(parent_id, TENANT)
+    fork = await forked(store, parent_id)
+    store._link.client = Twice(store._link.client)
+    assert await store.delete(parent_id, TENANT) == 2, "the epoch after the step's"
     assert await why(store.delete(parent_id, TENANT)) is Reason.SESSION_NOT_FOUND
     assert await why(store.begin(begin_request(parent_id, "step-9"))) is Reason.SESSION_NOT_FOUND
-    assert [d.session_id for d in await store.list_sessions(POOL, TENANT, "", 9)] != [parent_id]
+    assert [d.session_id for d in await store.list_sessions(POOL, TENANT, "", 9)] == [fork.session_id]
 
 
 async def test_a_fork_is_deleted_without_a_trace_in_the_other(store, raw):
@@ -132,6 +136,21 @@ async def test_forking_a_hundred_thousand_tokens_writes_less_than_2_kb(store, ra
         assert size(raw) - before < 2048
         await commit_step(store, fork.session_id, "next")
         session_id = fork.session_id
+
+
+async def test_little_is_written_when_a_session_is_forked_or_deleted(redis_server):
+    """To the append-only file, which the caller waits for."""
+    store = await connect(redis_server.url, socket_timeout=PATIENCE_SECONDS)
+    session_id = await opened(store)
+    await commit_step(store, session_id, "long", prompt=tuple(range(10_000)))
+    child_id = (await forked(store, session_id)).session_id
+    await commit_step(store, child_id, "next")
+    for call in (forked(store, child_id, labels={"branch": "main"}), store.delete(session_id, TENANT)):
+        with redis_server.client() as client:
+            before = client.info("persistence")["aof_current_size"]
+            await call
+            assert client.info("persistence")["aof_current_size"] - before < 2048
+    await store.aclose()
 
 
 async def test_a_fork_is_not_begun_when_redis_has_lost_what_it_shares(store, raw):

@@ -327,7 +327,7 @@ def cluster() -> Iterator[RedisCluster]:
 
 
 def test_redis_and_memory_agree_on_one_redis_that_is_killed_now_and_then(fresh_redis):
-    run(machine(fresh_redis, restarts=2), settings=profile(int(__import__("os").environ.get("EX", "30"))))
+    run(machine(fresh_redis, restarts=2), settings=profile(30))
 
 
 def test_redis_and_memory_agree_on_three_shards(cluster):

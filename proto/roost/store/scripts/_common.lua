@@ -97,8 +97,8 @@ end
 
 -- Whether the log's tokens hold thinking of a step. Where this is not noted they may.
 local function holds_thinking(session, d)
-  local from = redis.call('HGET', session.descriptor, 'thinking')
-  return not from or (from ~= '' and tonumber(from) < d.steps)
+  local from = redis.call('HGET', session.descriptor, 'thinking') or '0'
+  return from ~= '' and tonumber(from) < d.steps
 end
 
 -- Milliseconds for which the live attempt keeps others out, or nil.

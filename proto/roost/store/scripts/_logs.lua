@@ -214,7 +214,9 @@ local function erase(session, request, now)
         steps, length = math.max(steps, some), math.max(length, tokens)
       end
       redis.call('LTRIM', log.log, 0, steps - 1)
-      redis.call('SET', log.ids, redis.call('GETRANGE', log.ids, 0, 4 * length - 1))
+      if redis.call('STRLEN', log.ids) > 4 * length then -- a string is only shortened by writing it
+        redis.call('SET', log.ids, redis.call('GETRANGE', log.ids, 0, 4 * length - 1))
+      end
     end
     keep_log(log, 0, now)
   end

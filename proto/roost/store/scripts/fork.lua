@@ -52,13 +52,13 @@ for _, part in ipairs(parts_of(other, d.generation, d.steps, d.length)) do
   end
 end
 if #parts > args.most_shared then
-  local from, after = #parts, 0
+  local from, behind = #parts, 0
   for i = #parts, 1, -1 do
-    if parts[i].length <= 2 * after then
+    if parts[i].length <= 2 * behind then
       from = i
       break
     end
-    after = after + parts[i].length
+    behind = behind + parts[i].length
   end
   for i = from, #parts do
     local part = parts[i]
@@ -78,31 +78,33 @@ for _, part in ipairs(parts) do
 end
 
 -- All that the other session was opened with, whatever a newer gateway has added to that, and a course of its own.
-local given, flat = {}, redis.call('HGETALL', other.descriptor)
+local fields, flat = {}, redis.call('HGETALL', other.descriptor)
 for i = 1, #flat, 2 do
   if not NOT_GIVEN[flat[i]] and not string.match(flat[i], '^attempt:') and not string.match(flat[i], '^hold:') then
-    table.insert(given, flat[i])
-    table.insert(given, flat[i + 1])
+    fields[flat[i]] = flat[i + 1]
   end
 end
-local at = d.ttl > 0 and now + d.ttl or NEVER
+if (fields.date or '') == '' then -- its date is that of the session of an older gateway
+  fields.opened = fields.opened or fields.created
+end
+if not holds_thinking(other, {steps = steps}) then -- the step that does is not shared
+  fields.thinking = ''
+end
+local at, has_kv = d.ttl > 0 and now + d.ttl or NEVER, steps > 0 and d.owner ~= ''
+fields.kv = has_kv and (d.kv ~= '' and d.kv or text(d.updated) .. ':' .. args.other) or nil
+for field, value in pairs({task = args.task ~= '' and args.task or fields.task, labels = args.labels, state = 'active',
+  epoch = 0, generation = 1, steps = text(steps), inherited = text(steps), length = text(length), hash = hash,
+  base = base, forked = text(d.generation) .. ':' .. text(length) .. ':' .. hash .. ':' .. args.other,
+  prompt = 0, output = 0, cached = 0, reconstructed = 0, owner = steps > 0 and d.owner or '',
+  created = text(now), updated = text(now), expires = text(d.ttl > 0 and at or 0)}) do
+  fields[field] = value
+end
+local given = {}
+for field, value in pairs(fields) do
+  table.insert(given, field)
+  table.insert(given, value)
+end
 redis.call('HSET', keys.session, unpack(given))
-redis.call('HSET', keys.session, 'labels', args.labels, 'state', 'active', 'epoch', 0, 'generation', 1,
-  'steps', text(steps), 'inherited', text(steps), 'length', text(length), 'hash', hash, 'base', base,
-  'forked', text(d.generation) .. ':' .. text(length) .. ':' .. hash .. ':' .. args.other,
-  'prompt', 0, 'output', 0, 'cached', 0, 'reconstructed', 0, 'owner', steps > 0 and d.owner or '',
-  'created', text(now), 'updated', text(now), 'expires', text(d.ttl > 0 and at or 0))
-if args.task ~= '' then
-  redis.call('HSET', keys.session, 'task', args.task)
-end
-if not holds_thinking(fork, {steps = steps}) then -- the step that does is not shared
-  redis.call('HSET', keys.session, 'thinking', '')
-end
-if steps > 0 and d.owner ~= '' then
-  redis.call('HSET', keys.session, 'kv', d.kv ~= '' and d.kv or text(d.updated) .. ':' .. args.other)
-else
-  redis.call('HDEL', keys.session, 'kv')
-end
 for _, key in ipairs({keys.session, keys.log, keys.ids}) do
   keep(key, at)
 end
