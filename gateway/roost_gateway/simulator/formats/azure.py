@@ -10,12 +10,17 @@ from pathlib import Path
 
 from roost_gateway.simulator.workload import Session, Turn
 
+COLUMNS = {"TIMESTAMP", "ContextTokens", "GeneratedTokens"}
+
 
 def load(path: Path) -> Iterator[Session]:
     """Return a session for each row. Requests without a token of context or output are left out."""
     begin: datetime | None = None
     with path.open(newline="") as lines:
-        for number, row in enumerate(csv.DictReader(lines)):
+        rows = csv.DictReader(lines)
+        if missing := COLUMNS - set(rows.fieldnames or ()):
+            raise ValueError(f"no column {', '.join(sorted(missing))}")
+        for number, row in enumerate(rows):
             time = _moment(row["TIMESTAMP"])
             begin = begin or time
             prompt, output = int(row["ContextTokens"]), int(row["GeneratedTokens"])
