@@ -107,11 +107,11 @@ def test_a_later_start_waits_for_the_prompt_before_it() -> None:
 
 def test_recorded_times_do_not_depend_on_what_is_cached() -> None:
     engine = RecordedEngine(COSTS)
-    cold, warm, unknown = job_of(0, 100, 5, 2.0), job_of(1, 100, 5, 2.0), job_of(2, 100, 5)
-    warm.kept_tokens = warm.cached_tokens = 90
+    cold, warm, unknown = job_of(0, 30_000, 5, 2.0), job_of(1, 30_000, 5, 2.0), job_of(2, 100, 5)
+    warm.kept_tokens = warm.cached_tokens = 29_990
     for job in (cold, warm, unknown):
         engine.start(job, 1.0)
     times = ends_of(engine)
     assert times["s0"][1] == times["s1"][1] == 3.0
-    assert times["s1"][0] < times["s0"][0]
+    assert times["s1"][0] < 3.0 < times["s0"][0]
     assert times["s2"][1] < 3.0, "estimated where the trace says nothing"
