@@ -33,7 +33,7 @@ class Report:
     prompt_tokens: int
     cached_tokens: int
     recomputed_tokens: int
-    """Tokens of prompts that an endless cache would have had."""
+    """Tokens of prompts that an endless cache would have had. It is taken to have shared prefixes from the start."""
     output_tokens: int
     evicted_tokens: int
     hit_ratio: float

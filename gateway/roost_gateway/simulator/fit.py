@@ -13,7 +13,7 @@ from pathlib import Path
 
 from roost_gateway.simulator.formats.load import load
 from roost_gateway.simulator.generator import RANKS, After, Parameters, Quantiles
-from roost_gateway.simulator.workload import Session, Turn
+from roost_gateway.simulator.workload import Session, Turn, longest_context
 
 PREFIXES = 8
 
@@ -65,7 +65,7 @@ class _Sample:
             context = min(turn.kept_tokens, context) + turn.new_tokens + turn.output_tokens
             before = turn
         self.turns.append(len(turns))
-        self.contexts.append(context)
+        self.contexts.append(longest_context(session))
 
     def _add_later(self, turn: Turn, kind: _Kind, context: int) -> None:
         kind.calls_tool.append(turn.calls_tool)

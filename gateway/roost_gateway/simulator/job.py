@@ -1,6 +1,6 @@
 """A step on its way through the simulated gateway and worker."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from roost_gateway.admission.waiting_line import Ticket
 from roost_gateway.simulator.workload import Turn
@@ -31,7 +31,7 @@ class Job:
     """When the worker began to run it."""
     cached_tokens: int = 0
     """Tokens of the prompt whose KV the worker had."""
-    first_token: float = field(default=0.0)
+    first_token: float = 0.0
     """When the first token of the output was there."""
 
     @property

@@ -91,15 +91,12 @@ class KvCache:
             return False
         job.cached_tokens = min(ready + own, job.prompt_tokens - 1)
         self._report_return(job, prefix, own, now)
-        if job.shared_tokens:
-            prefix = self._use_prefix(job.prefix, now)
-            self._remove_parked(job.session, now, kept_blocks=reused)
-            self._make_room(missing, now)
-            prefix.blocks += growth
-            prefix.tokens = max(prefix.tokens, job.shared_tokens)
-        else:
-            self._remove_parked(job.session, now, kept_blocks=reused)
-            self._make_room(missing, now)
+        used = self._use_prefix(job.prefix, now) if job.shared_tokens else None
+        self._remove_parked(job.session, now, kept_blocks=reused)
+        self._make_room(missing, now)
+        if used:
+            used.blocks += growth
+            used.tokens = max(used.tokens, job.shared_tokens)
         self.free -= missing
         self._wanted.discard(job.session)
         self._running[job.session] = _Kv(job.prefix, job.shared_tokens, 0, needed)
