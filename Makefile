@@ -19,7 +19,7 @@ SAMPLE ?= manifests/samples/pool-local.yaml
 PROCESSES ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
 IN_PARALLEL := --numprocesses=$(PROCESSES) --dist=loadgroup --no-loadscope-reorder
 
-.PHONY: help venv up demo test test-only check binaries smoke e2e bench tools generate lock format clean
+.PHONY: help venv up demo test test-only check binaries smoke e2e clients bench tools generate lock format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ e2e: venv ## The product on a real Kubernetes: that of KUBECONFIG, else one node
 binaries: venv ## Build the Kubernetes that e2e runs: API server, kubelet, KubeRay and others, kept in ~/.cache/roost
 	$(CLUSTER) build
 
+clients: venv ## Run other people's SDKs, frameworks and coding agents against Roost (PyPI, npm, uv)
+	$(BIN)/python -m pytest -q -p no:randomly -m clients $(PYTEST) tests/clients
+
 bench: venv ## Benchmarks; the last line of each is JSON (see tests/benchmarks)
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
@@ -89,10 +92,13 @@ generate: venv ## Regenerate code
 	$(GENERATE)
 	$(BIN)/python -m roost_operator.api.crd
 	$(BIN)/python charts/generate.py
+	$(BIN)/python -m roost_gateway.front.http.parameter_docs
 
 lock: ## Regenerate requirements.lock
 	$(PYTHON) -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
 		--extra local --group dev --output-file requirements.lock pyproject.toml
+	$(PYTHON) -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+		--python-version 3.11 --output-file tests/clients/python.lock tests/clients/python.in
 
 format: venv ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix $(SOURCES)

@@ -21,7 +21,8 @@ STORE_SECONDS = 2.0
 
 
 async def serve(config: GatewayConfig) -> None:
-    """Serves until SIGTERM or SIGINT. Prints `listening on ADDRESS` once it answers calls."""
+    """Serves until SIGTERM or SIGINT. Prints `listening on ADDRESS` once it answers calls, then `HTTP on ADDRESS` if
+    it serves HTTP."""
     server = GatewayServer(config)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -32,6 +33,8 @@ async def serve(config: GatewayConfig) -> None:
         await asyncio.wait([asyncio.create_task(server.opened.wait())], timeout=STORE_SECONDS)
         gc.freeze()  # imported modules stay for good: the collector need not traverse them while streams wait
         print(f"listening on {server.address}", flush=True)
+        if server.http_address:
+            print(f"HTTP on {server.http_address}", flush=True)
         if server.metrics_port is not None:
             logging.getLogger(__name__).info("metrics on port %d", server.metrics_port)
         ends = [asyncio.create_task(server.wait()), asyncio.create_task(stop.wait())]

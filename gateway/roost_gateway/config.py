@@ -26,6 +26,10 @@ class GatewayConfig:
 
     listen: str = "127.0.0.1:7070"
     """Address and port of the public service; port 0 takes a free one."""
+    http_listen: str = ""
+    """Address and port of the HTTP APIs, by the rules of `listen`; empty serves none."""
+    http_session_headers: tuple[str, ...] = ()
+    """Further HTTP headers whose value names the client's conversation; they are read before the known ones."""
     store_url: str = "redis://127.0.0.1:6379"
     store_url_file: Path | None = None
     """File with the store's URL, as a Secret is mounted; takes the place of `store_url`."""
@@ -55,12 +59,18 @@ class GatewayConfig:
     gateway_id: str = field(default_factory=lambda: f"gateway-{secrets.token_hex(4)}")
 
     def __post_init__(self) -> None:
-        host, _ = split_address(self.listen)
+        self._check_address("listen")
+        if self.http_listen:
+            self._check_address("http_listen")
         self._check_pools()
         self._check_numbers()
+
+    def _check_address(self, field: str) -> None:
+        address = getattr(self, field)
+        host, _ = split_address(address, field)
         if self.api_keys_file is None and not is_loopback(host):
             raise ConfigError(
-                f"listen: {self.listen!r} can be reached from other machines, and without api_keys_file everybody "
+                f"{field}: {address!r} can be reached from other machines, and without api_keys_file everybody "
                 "would be let in; set api_keys_file, or listen on 127.0.0.1"
             )
 
@@ -132,11 +142,11 @@ def load_pool_secrets(path: Path) -> dict[str, str]:
     return pool_secrets
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of `host:port` or `[v6]:port`. Raises ConfigError."""
+def split_address(address: str, field: str = "listen") -> tuple[str, int]:
+    """Host and port of `host:port` or `[v6]:port`. Raises ConfigError that names `field`."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"listen: {address!r} must be host:port, for example 127.0.0.1:7070")
+        raise ConfigError(f"{field}: {address!r} must be host:port, for example 127.0.0.1:7070")
     return host.strip("[]"), int(port)
 
 

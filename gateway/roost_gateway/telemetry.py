@@ -89,7 +89,7 @@ class Telemetry:
         self._steps = meter.create_counter("roost.steps.committed", description="Steps committed")
         self._tokens = meter.create_counter("roost.tokens", description="Tokens of committed steps by kind")
         self._failovers = meter.create_counter("roost.failovers", description="Times another worker continued a step")
-        self._migrations = meter.create_counter("roost.migrations", description="Sessions moved to another revision")
+        self._migrations = meter.create_counter("roost.migrations", description="Logs rendered again, by reason")
         self._calls = meter.create_counter("roost.calls", description="Calls by method and outcome")
 
     def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
@@ -115,16 +115,22 @@ class Telemetry:
         self._meter.create_observable_gauge(name, [observe], description=about)
 
     @contextmanager
-    def call(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> Iterator[Outcome]:
-        """Records a call: its server span, which continues the caller's trace, and its count."""
+    def call(self, method: str, metadata: Iterable[tuple[str, str | bytes]], span: str = "") -> Iterator[Outcome]:
+        """Records a call: its server span, which continues the caller's trace, and its count.
+
+        The span is named for the gRPC method unless `span` names it.
+        """
         outcome = Outcome()
         with self._tracer.start_as_current_span(
-            f"roost.v1.SessionService/{method}", _extract(metadata), trace.SpanKind.SERVER, record_exception=False
-        ) as span:
+            span or f"roost.v1.SessionService/{method}",
+            _extract(metadata),
+            trace.SpanKind.SERVER,
+            record_exception=False,
+        ) as current:
             try:
                 yield outcome
             finally:
-                span.set_attribute("roost.outcome", outcome.reason)
+                current.set_attribute("roost.outcome", outcome.reason)
                 self._calls.add(1, {"method": method, "outcome": outcome.reason})
 
     def name_step(self, session_id: str, model: str) -> None:
@@ -147,8 +153,9 @@ class Telemetry:
         self._failovers.add(1)
         self.event("roost.failover", worker=worker)
 
-    def migrated(self, revision: str, tokens: int) -> None:
-        self._migrations.add(1)
+    def migrated(self, revision: str, tokens: int, *, is_moved: bool) -> None:
+        """Records a new log: `is_moved` to another revision, or else without thinking."""
+        self._migrations.add(1, {"reason": "model" if is_moved else "thinking"})
         self.event("roost.migration", revision=revision, tokens=tokens)
 
     def committed(self, figures: StepFigures) -> None:

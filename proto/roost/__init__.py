@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         ToolChoice,
         ToolChoiceMode,
     )
-    from roost.contract.sessions import Hold, LoggedStep, SessionInfo, SessionState, SessionTool, Tier
+    from roost.contract.sessions import ForkPoint, Hold, LoggedStep, SessionInfo, SessionState, SessionTool, Tier
     from roost.errors import RoostError
 
 __version__ = "0.1.0"
@@ -63,6 +63,7 @@ __all__ = [
     "Delta",
     "Event",
     "FinishReason",
+    "ForkPoint",
     "Format",
     "Head",
     "Hold",

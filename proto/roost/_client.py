@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol, Self
 
 from roost import wire
+from roost._messages import as_labels
 from roost._retry import RetryConfig
 from roost._session import Session, new_key
 from roost._transport import TLSConfig, Transport
@@ -111,9 +112,6 @@ class Client:
         leave no room for a step, PoolNotFoundError, RoleNotFoundError and other RoostErrors, and TypeError when a label
         is not a string.
         """
-        for key, value in (labels or {}).items():
-            if not (isinstance(key, str) and isinstance(value, str)):
-                raise TypeError(f"labels are texts, not {key!r}: {value!r}")
         request = pb.OpenSessionRequest(
             pool=pool or self._pool,
             role=role,
@@ -122,7 +120,7 @@ class Client:
             task=task,
             parent_session_id=parent if isinstance(parent, str) else parent.id,
             request_id=request_id or new_key(),
-            labels=dict(labels or {}),
+            labels=as_labels(labels),
         )
         opened = (await self._transport.call(lambda stub: stub.OpenSession, request)).session
         return Session(self._transport, opened.id, wire.head_from_wire(opened.head))

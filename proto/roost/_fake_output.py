@@ -59,6 +59,7 @@ class FakeOutput:
     message: Message
     finish_reason: FinishReason | None
     reasoning: str = ""
+    stop_string: str = ""
 
     def deltas(self, cursor: Cursor, attempt: AttemptRef, size: int) -> Iterator[Delta]:
         """Pieces of `size` tokens from a reader's cursor on. Text lags where a character is incomplete."""
@@ -105,14 +106,14 @@ def make_output(reply: str | Message, sampling: Sampling, limit: int) -> FakeOut
     """A reply as output: a message with tool calls is spelled as text the way Hermes-style models do. Text may begin
     with thinking, in `<think>` and `</think>`."""
     text = reply if isinstance(reply, str) else _spell(reply)
-    ids, text, reason = _cut(text, sampling, limit)
+    ids, text, reason, stop_string = _cut(text, sampling, limit)
     if isinstance(reply, Message) and reply.tool_calls and reason is not FinishReason.LENGTH:
         return FakeOutput(ids, text, reply, FinishReason.TOOL_CALLS)
     content, reasoning = text, ""
     if text.startswith(_THINK):
         reasoning, _, content = text.removeprefix(_THINK).partition(_END_THINK)
         reasoning, content = reasoning.strip(), content.strip()
-    return FakeOutput(ids, text, Message(MessageRole.ASSISTANT, content), reason, reasoning)
+    return FakeOutput(ids, text, Message(MessageRole.ASSISTANT, content), reason, reasoning, stop_string)
 
 
 def _spell(message: Message) -> str:
@@ -123,18 +124,19 @@ def _spell(message: Message) -> str:
     return "\n".join([message.content, *calls] if message.content else calls)
 
 
-def _cut(text: str, sampling: Sampling, limit: int) -> tuple[bytes, str, FinishReason]:
-    """Ends the text at a stop string (whose ids stay) or at the most tokens (which may cut a character)."""
-    ids = text.encode()
+def _cut(text: str, sampling: Sampling, limit: int) -> tuple[bytes, str, FinishReason, str]:
+    """Ends the text at a stop string (whose ids stay), which is returned, or at the most tokens (which may cut a
+    character)."""
+    ids, stop = text.encode(), ""
     stops = [(text.find(stop), stop) for stop in sampling.stop if stop and stop in text]
     if stops:
         begin, stop = min(stops)
         text, ids = text[:begin], text[: begin + len(stop)].encode()
     most = limit if sampling.max_tokens is None else min(limit, sampling.max_tokens)
     if len(ids) <= most:
-        return ids, text, FinishReason.STOP
+        return ids, text, FinishReason.STOP, stop
     ids = ids[:most]
-    return ids, ids.decode(errors="ignore")[: len(text)], FinishReason.LENGTH
+    return ids, ids.decode(errors="ignore")[: len(text)], FinishReason.LENGTH, ""
 
 
 REVISION = "fake"
@@ -145,5 +147,10 @@ def render(system: str, tools: Sequence[str], new: Sequence[Message], *, first: 
     """Prompt ids of a step: its messages as JSON lines, with system text and names of tools before the first."""
     begin = {"system": system, "tools": tools}
     lines = [json.dumps(begin if revision == REVISION else {**begin, "revision": revision})] if first else []
-    lines += [json.dumps({"role": message.role, "content": message.content}) for message in new]
+    lines += [json.dumps(_shown(message)) for message in new]
     return "".join(line + "\n" for line in lines).encode()
+
+
+def _shown(message: Message) -> dict[str, object]:
+    calls = [{"name": call.name, "arguments": call.arguments_json} for call in message.tool_calls]
+    return {"role": message.role, "content": message.content} | ({"tool_calls": calls} if calls else {})

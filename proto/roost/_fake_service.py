@@ -15,6 +15,7 @@ from roost.contract.names import new_session_id
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check
 from roost.grpc_errors import abort
+from roost.store.forks import fork_session
 from roost.store.records import Descriptor, NewSession
 from roost.store.views import logged_step, session_info
 from roost.v1 import session_service_pb2 as pb
@@ -40,6 +41,9 @@ class FakeService(SessionServiceServicer):
 
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Context) -> pb.OpenSessionResponse:
         return await self._answer(context, lambda tenant: self._open(request, tenant))
+
+    async def ForkSession(self, request: pb.ForkSessionRequest, context: Context) -> pb.ForkSessionResponse:
+        return await self._answer(context, lambda tenant: self._fork(request, tenant))
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
         return await self._answer(context, lambda tenant: self._get(request, tenant))
@@ -113,7 +117,7 @@ class FakeService(SessionServiceServicer):
         return self._store.pool(self._pool).residency.get(WORKER, {}).get(session_id, 0)
 
     def _describe(self, descriptor: Descriptor) -> pb.Session:
-        cached = self._cached(descriptor.session_id)
+        cached = self._cached(descriptor.published_as)
         return wire.session_to_wire(session_info(descriptor, self._runner.pool, (WORKER, cached) if cached else None))
 
     async def _open(self, request: pb.OpenSessionRequest, tenant: str) -> pb.OpenSessionResponse:
@@ -144,6 +148,11 @@ class FakeService(SessionServiceServicer):
             request_id=asked.request_id,
         )
         return pb.OpenSessionResponse(session=self._describe(await self._store.open(new)))
+
+    async def _fork(self, request: pb.ForkSessionRequest, tenant: str) -> pb.ForkSessionResponse:
+        asked = wire.fork_request_from_wire(request)
+        check(requests.fork_session(asked))
+        return pb.ForkSessionResponse(session=self._describe(await fork_session(self._store, asked, tenant)))
 
     async def _get(self, request: pb.GetSessionRequest, tenant: str) -> pb.GetSessionResponse:
         return pb.GetSessionResponse(session=self._describe(await self._store.get(request.session_id, tenant)))

@@ -189,12 +189,13 @@ class StepRunner:
     ) -> CommitRequest:
         descriptor, packed = began.descriptor, pack_ids([*prompt, *output.ids])
         attempts = [[ref.epoch, ref.nonce.hex()] for ref in lineage]
-        reasoning = {"reasoning": output.reasoning} if output.reasoning else {}
+        notes = {"reasoning": output.reasoning, "stop_string": output.stop_string}
+        given = {name: note for name, note in notes.items() if note}
         entry = LogEntry(
             step_id=request.step_id,
             index=descriptor.steps,
             messages=tuple(map(message_to_record, request.messages)),
-            output={**message_to_record(output.message), "text": output.text, "attempts": attempts, **reasoning},
+            output={**message_to_record(output.message), "text": output.text, "attempts": attempts, **given},
             finish_reason=finish_reason_to_record(output.finish_reason),
             prompt_tokens=len(prompt),
             output_tokens=len(output.ids),

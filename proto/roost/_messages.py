@@ -24,11 +24,19 @@ def as_messages(messages: "str | Message | Sequence[Message]") -> tuple[Message,
     if isinstance(messages, Message):
         return (messages,)
     if not messages:
-        raise ValueError("a step needs at least one message, of the user or of a tool")
+        raise ValueError("a step needs at least one message, of the user, of a tool or of the system")
     for message in messages:
         if not isinstance(message, Message):
             raise TypeError(f"{message!r} is not a Message; make one with `roost.user(…)` or `roost.tool_result(…)`")
     return tuple(messages)
+
+
+def as_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
+    """Labels as they are sent. Raises TypeError when one is not a string."""
+    for key, value in (labels or {}).items():
+        if not (isinstance(key, str) and isinstance(value, str)):
+            raise TypeError(f"labels are texts, not {key!r}: {value!r}")
+    return dict(labels or {})
 
 
 class SamplingOptions(TypedDict, total=False):

@@ -1,12 +1,12 @@
 """A session's handle."""
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Unpack
 
 from roost import wire, wire_steps
-from roost._messages import SamplingOptions, as_messages
+from roost._messages import SamplingOptions, as_labels, as_messages
 from roost._result import StepResult
 from roost._step import Step
 from roost._transport import Transport
@@ -71,10 +71,11 @@ class Session:
     ) -> Step:
         """Takes a step: sends new messages and generates one. Returns an async iterator of events.
 
-        A string is one user message. `options` are fields of `Sampling` and override those of `sampling`. A step is
-        idempotent by `step_id`, which is drawn at random when None; choose it yourself to get the step's result after
-        your own program has crashed. A step survives the death of gateways and workers. `deadline` bounds all of it, in
-        seconds; None means no deadline.
+        A string is one user message. Messages may begin with history that the session does not have, assistant messages
+        with their calls included; the last one is the user's, a tool's or the system's. `options` are fields of
+        `Sampling` and override those of `sampling`. A step is idempotent by `step_id`, which is drawn at random when
+        None; choose it yourself to get the step's result after your own program has crashed. A step survives the death
+        of gateways and workers. `deadline` bounds all of it, in seconds; None means no deadline.
 
         Raises TypeError or ValueError for what cannot be sent. Iterating raises RoostError; see `roost.errors`.
         """
@@ -122,6 +123,37 @@ class Session:
         """Returns the session's record. Raises SessionNotFoundError."""
         response = await self._transport.call(lambda stub: stub.GetSession, pb.GetSessionRequest(session_id=self.id))
         return self._record(response.session)
+
+    async def fork(
+        self,
+        at: Head | None = None,
+        *,
+        task: str = "",
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+    ) -> "Session":
+        """Branches a new session off this one, and returns its handle.
+
+        The new session has this one's system text, tools, role and model, and its log up to `at`: a head that this
+        session has or had, such as that of one of `steps`, or `Head()` for an empty log. None is its head in the store.
+        The two share that part and its KV cache, and nothing after; each may be closed and deleted without the other.
+        This session may be closed, and may be running a step, which the new one does not get.
+
+        `task` is this session's when empty; `labels` are the new session's own. `request_id` makes the call idempotent;
+        by default it is drawn at random. Where a session was branched off is in `(await session.info()).forked_from`.
+
+        Raises SessionRolledBackError when no step of the log ends at `at`, SessionNotFoundError and other RoostErrors,
+        and TypeError when a label is not a string.
+        """
+        request = pb.ForkSessionRequest(
+            session_id=self.id,
+            at=None if at is None else wire.head_to_wire(at),
+            task=task,
+            labels=as_labels(labels),
+            request_id=request_id or new_key(),
+        )
+        fork = (await self._transport.call(lambda stub: stub.ForkSession, request)).session
+        return Session(self._transport, fork.id, wire.head_from_wire(fork.head))
 
     async def hold(self, *, tool: str = "", expect_seconds: float = 0.0) -> SessionInfo:
         """Announces a pause, such as a tool's run, so that the KV cache can be kept; 0 seconds means unknown.

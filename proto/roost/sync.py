@@ -202,12 +202,23 @@ def _stepping(method: Callable[Concatenate[Session, _P], Step]) -> Callable[Conc
     return call
 
 
+def _opening(
+    method: Callable[Concatenate[_W, _P], Coroutine[Any, Any, Session]],
+) -> Callable[Concatenate[_Sync[_W], _P], "SyncSession"]:
+    @functools.wraps(method)
+    def call(self: _Sync[_W], /, *args: _P.args, **options: _P.kwargs) -> "SyncSession":
+        return SyncSession(BACKGROUND.run(method(self._wrapped, *args, **options)))
+
+    return call
+
+
 class SyncSession(_Sync[Session]):
     """`roost.Session` with blocking calls."""
 
     step = _stepping(Session.step)
     run = _blocking(Session.run)
     info = _blocking(Session.info)
+    fork = _opening(Session.fork)
     hold = _blocking(Session.hold)
     evict = _blocking(Session.evict)
     close = _blocking(Session.close)
@@ -225,16 +236,6 @@ class SyncSession(_Sync[Session]):
     @head.setter
     def head(self, head: Head | None) -> None:
         self._wrapped.head = head
-
-
-def _opening(
-    method: Callable[Concatenate[Client, _P], Coroutine[Any, Any, Session]],
-) -> Callable[Concatenate[_Sync[Client], _P], SyncSession]:
-    @functools.wraps(method)
-    def call(self: _Sync[Client], /, *args: _P.args, **options: _P.kwargs) -> SyncSession:
-        return SyncSession(BACKGROUND.run(method(self._wrapped, *args, **options)))
-
-    return call
 
 
 class SyncClient(_Sync[Client]):

@@ -61,10 +61,10 @@ def message_to_wire(message: messages.Message) -> pb.Message:
 
 
 def message_from_wire(wire: pb.Message) -> messages.Message:
-    """An unknown role becomes ASSISTANT, which no request may use."""
+    """An unknown role becomes UNSPECIFIED, which no request may use."""
     role = enum_member(messages.MessageRole, pb.MessageRole, "MESSAGE_ROLE", wire.role)
     calls = tuple(messages.ToolCall(call.id, call.name, call.arguments_json) for call in wire.tool_calls)
-    return messages.Message(role or messages.MessageRole.ASSISTANT, wire.content, calls, wire.tool_call_id, wire.name)
+    return messages.Message(role or messages.MessageRole.UNSPECIFIED, wire.content, calls, wire.tool_call_id, wire.name)
 
 
 def tools_to_wire(tools: Iterable[messages.Tool]) -> list[pb.Tool]:
@@ -181,6 +181,16 @@ def open_request_from_wire(wire: pb.OpenSessionRequest) -> sessions.OpenRequest:
     )
 
 
+def fork_request_from_wire(wire: pb.ForkSessionRequest) -> sessions.ForkRequest:
+    return sessions.ForkRequest(
+        session_id=wire.session_id,
+        at=head_from_wire(wire.at) if wire.HasField("at") else None,
+        request_id=wire.request_id,
+        task=wire.task,
+        labels=dict(wire.labels),
+    )
+
+
 def session_query_from_wire(wire: pb.ListSessionsRequest) -> sessions.SessionQuery:
     return sessions.SessionQuery(
         pool=wire.pool,
@@ -218,7 +228,16 @@ def session_to_wire(info: sessions.SessionInfo) -> pb.Session:
         expire_time=time_to_wire(info.expire_time),
         labels=info.labels,
         tools=map(session_tool_to_wire, info.tools),
+        forked_from=None if info.forked_from is None else fork_point_to_wire(info.forked_from),
     )
+
+
+def fork_point_to_wire(point: sessions.ForkPoint) -> pb.ForkPoint:
+    return pb.ForkPoint(session_id=point.session_id, head=head_to_wire(point.head))
+
+
+def fork_point_from_wire(wire: pb.ForkPoint) -> sessions.ForkPoint:
+    return sessions.ForkPoint(wire.session_id, head_from_wire(wire.head))
 
 
 def session_tool_to_wire(tool: sessions.SessionTool) -> pb.SessionTool:
@@ -263,4 +282,5 @@ def session_from_wire(wire: pb.Session) -> sessions.SessionInfo:
         expire_time=time_from_wire(wire, "expire_time"),
         labels=dict(wire.labels),
         tools=tuple(map(session_tool_from_wire, wire.tools)),
+        forked_from=fork_point_from_wire(wire.forked_from) if wire.HasField("forked_from") else None,
     )

@@ -83,7 +83,7 @@ def test_every_pod_is_without_privilege_and_every_object_in_its_place(helm: Helm
 
 def test_the_defaults_make_everything_that_an_installation_needs(helm: Helm) -> None:
     kinds = Counter(found["kind"] for found in helm.objects())
-    wanted = {"Deployment": 2, "StatefulSet": 1, "Service": 2, "HorizontalPodAutoscaler": 1, "PodDisruptionBudget": 1}
+    wanted = {"Deployment": 2, "StatefulSet": 1, "Service": 3, "HorizontalPodAutoscaler": 1, "PodDisruptionBudget": 1}
     wanted |= {"NetworkPolicy": 3, "CustomResourceDefinition": 1, "Job": 2, "Pod": 1, "ConfigMap": 2}
     assert {kind: kinds[kind] for kind in wanted} == wanted
     assert kinds["Secret"] == 0, "secrets are drawn in the cluster, once"
@@ -91,8 +91,9 @@ def test_the_defaults_make_everything_that_an_installation_needs(helm: Helm) -> 
 
 def test_everything_else_can_be_asked_for(helm: Helm) -> None:
     kinds = Counter(found["kind"] for found in helm.objects("--values", str(CHART / "ci/everything-values.yaml")))
-    assert {kind: kinds[kind] for kind in ("GRPCRoute", "PodMonitor", "Secret")} == {
+    assert {kind: kinds[kind] for kind in ("GRPCRoute", "HTTPRoute", "PodMonitor", "Secret")} == {
         "GRPCRoute": 1,
+        "HTTPRoute": 1,
         "PodMonitor": 2,
         "Secret": 1,
     }

@@ -53,7 +53,7 @@ PODS = {
 }
 WORKER, METRICS = names.WORKER_PORT, names.METRICS_PORT
 GCS, DASHBOARD = names.RAY_PORTS["gcs-server"], names.RAY_PORTS["dashboard"]
-REDIS, GRPC, SCRAPED, HEALTH = 6379, 7070, 9090, 8080
+REDIS, GRPC, HTTP, SCRAPED, HEALTH = 6379, 7070, 8000, 9090, 8080
 WHO = {
     ("worker", WORKER): {"gateway", "head", "worker"},
     ("worker", METRICS): {"prometheus", "head", "worker"},
@@ -63,6 +63,7 @@ WHO = {
     ("redis", REDIS): {"gateway", "operator", "worker", "head", "worker of another pool"},
     ("redis", 22): set(),
     ("gateway", GRPC): set(PODS) - {"redis"},
+    ("gateway", HTTP): set(PODS) - {"redis"},
     ("gateway", SCRAPED): set(PODS) - {"redis"},
     ("gateway", HEALTH): set(),
     ("operator", SCRAPED): set(PODS) - {"redis"},

@@ -18,7 +18,7 @@ CHART = ROOT / "charts/roost"
 VALUES = [None, *sorted([*CHART.glob("ci/*.yaml"), *CHART.glob("values-*.yaml")])]
 DRY_RUN = ("--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict")
 """A Roost that is there already, or a CRD that Helm left, has other field managers."""
-OPTIONAL_KINDS = ("GRPCRoute", "PodMonitor")
+OPTIONAL_KINDS = ("GRPCRoute", "HTTPRoute", "PodMonitor")
 """Their CRDs are not in the cluster for tests."""
 
 

@@ -3,9 +3,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway_driver import Rig
+from http_front import serve
 from redis_servers import RedisServer, fresh_redis, redis_server, shared_redis
 
-__all__ = ["fresh_redis", "redis_server", "shared_redis"]
+__all__ = ["fresh_redis", "redis_server", "serve", "shared_redis"]
 
 
 @pytest.fixture

@@ -1,17 +1,23 @@
 """A log on its way to another revision: cut into requests, and put together again."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from roost.contract.heads import Head
 from roost.contract.loghash import extend, pack_ids
+from roost.contract.messages import Message, MessageRole
 from roost.contract.pool_document import PoolDocument
+from roost.contract.steps import StepRequest
 from roost.store.records import LogEntry
+from roost.store.rules import check_migration
 from roost_gateway.step import worker_requests
 from roost_gateway.step.attempt import StepAttempt
 from roost_gateway.step.migration import migrate_request
 from roost_gateway.step.output import RenderedStep
+from roost_gateway.step.rewriting import Rewriting, rewriting
 from roost_gateway.step.worker_requests import pieces, render_request
 from step_attempts import attempt_of, descriptor_of
 
@@ -21,6 +27,7 @@ SESSION = descriptor_of(
     tools=({"name": "grep", "description": "d", "parameters": "{}"},),
     head=Head(7, b"h" * 16),
     model_revision="old",
+    date="2026-11-30",
 )
 POOL = PoolDocument.from_json("a/b", {"activeRevision": "new", "sessions": {"idleTTLSeconds": 0.077}})
 
@@ -58,7 +65,7 @@ def test_every_step_is_asked_for_once_in_order_and_in_bounded_pieces(sizes: list
     entries = [entry(number, "x" * size) for number, size in enumerate(sizes)]
     before, worker_requests.PIECE_BYTES = worker_requests.PIECE_BYTES, 400
     try:
-        cut = list(pieces(entries))
+        cut = list(pieces(entries, Rewriting()))
     finally:
         worker_requests.PIECE_BYTES = before
     assert [step.text for piece in cut for step in piece] == ["x" * size for size in sizes]
@@ -70,9 +77,10 @@ def test_every_step_is_asked_for_once_in_order_and_in_bounded_pieces(sizes: list
 
 async def test_a_piece_says_what_was_rendered_before_it() -> None:
     tokens = [RenderedStep(prompt_ids=pack_ids([1, 2]), output_ids=pack_ids([3]))] * 2
-    (piece,) = pieces([entry(2)])
-    request = render_request(migrating(), piece, tokens)
+    (piece,) = pieces([entry(2)], Rewriting())
+    request = render_request(migrating(), piece, tokens, Rewriting())
     assert (request.model_revision, request.system, request.tools[0].name) == ("new", "Be kind.", "grep")
+    assert request.date == "2026-11-30"
     assert (request.steps_before, request.tokens_before) == (2, 6)
     assert [message.content for message in request.steps[0].messages] == ["question 2"]
 
@@ -83,7 +91,7 @@ async def test_the_new_log_has_the_old_steps_in_new_tokens() -> None:
         RenderedStep(prompt_ids=pack_ids([4]), output_ids=b""),
     ]
     attempt = migrating()
-    request = migrate_request(attempt, [entry(0), entry(1)], tokens)
+    request = migrate_request(attempt, [entry(0), entry(1)], tokens, Rewriting())
     assert request.packed_ids == pack_ids([1, 2, 3, 4])
     assert (request.previous, request.ref, request.model_revision, request.ttl_ms) == (
         SESSION.head,
@@ -102,9 +110,59 @@ async def test_the_new_log_has_the_old_steps_in_new_tokens() -> None:
     ]
 
 
+async def test_steps_that_keep_their_tokens_come_first() -> None:
+    kept = pack_ids([1, 2, 3, 4, 5, 6, 7])
+    plan = Rewriting(kept=1, without_thinking=2, kept_ids=kept)
+    entries = [replace(entry(number), head=Head(7, extend(b"", kept))) for number in range(3)]
+    (piece,) = pieces(entries, plan)
+    assert [step.without_thinking for step in piece] == [True, False]
+    first, later = (render_request(migrating(), piece, before, plan) for before in ([], [RenderedStep(kept, b"")]))
+    assert (first.steps_before, first.tokens_before, first.last_token_id) == (1, 7, 7)
+    assert (later.steps_before, later.tokens_before, later.HasField("last_token_id")) == (2, 14, False)
+    request = migrate_request(migrating(), entries, [RenderedStep(pack_ids([8]), b"")] * 2, plan)
+    assert request.entries[0] == entries[0]
+    assert (request.packed_ids, request.without_thinking) == (kept + pack_ids([8, 8]), 2)
+    check_migration(request)
+
+
+def with_thinking(roles: str, thoughts: str) -> list[LogEntry]:
+    """Steps that begin with a (u)ser's message or a (t)ool's result, whose output has thinking where it says `!`."""
+    return [
+        replace(
+            entry(number),
+            messages=({"role": {"u": "user", "t": "tool"}[role], "content": "?"},),
+            output={**entry(number).output, **({"reasoning": "Hm."} if thought == "!" else {})},
+        )
+        for number, (role, thought) in enumerate(zip(roles, thoughts, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("roles", "thoughts", "begins", "next_role", "same_revision", "expected"),
+    [
+        ("uu", ".!", 1, MessageRole.USER, True, Rewriting(1, 2)),
+        ("utu", "!!.", 0, MessageRole.USER, True, Rewriting(0, 3)),
+        ("uuu", "!.!", 1, MessageRole.USER, True, Rewriting(2, 3)),
+        ("uu", "..", 0, MessageRole.USER, True, None),
+        ("uu", "..", 0, MessageRole.USER, False, Rewriting(0, 2)),
+        ("utut", "!!!!", 0, MessageRole.TOOL, False, Rewriting(0, 2)),
+        ("ttt", "!!!", 0, MessageRole.TOOL, False, Rewriting(0, 0)),
+    ],
+)
+async def test_what_is_rendered_again_and_what_without_thinking(
+    roles: str, thoughts: str, begins: int, next_role: MessageRole, same_revision: bool, expected: Rewriting | None
+) -> None:
+    pool = replace(POOL, drops_thinking=True)
+    session = replace(SESSION, steps=len(roles), thinking_from=begins)
+    attempt = attempt_of(pool, session, request=StepRequest(session.session_id, "s", (Message(next_role, "."),)))
+    if not same_revision:
+        attempt.migrates_to(pool)
+    assert rewriting(attempt, with_thinking(roles, thoughts)) == expected
+
+
 @pytest.mark.parametrize(
     "tokens", [[], [RenderedStep(b"", b"")], [RenderedStep(b"12345", b"")], [RenderedStep(b"1234", b"")] * 2]
 )
 async def test_what_a_worker_leaves_out_or_adds_is_noticed(tokens: list[RenderedStep]) -> None:
     with pytest.raises(ValueError, match=r"step|shorter|longer"):
-        migrate_request(migrating(), [entry(0)], tokens)
+        migrate_request(migrating(), [entry(0)], tokens, Rewriting())

@@ -5,14 +5,25 @@ import json
 import grpc
 import pytest
 
-from gateway_driver import LIMIT_SECONDS, POOL, Caller, Rig, details_of, publish_pool, reason, violations, world
+from gateway_driver import (
+    LIMIT_SECONDS,
+    POOL,
+    Caller,
+    Rig,
+    details_of,
+    publish_pool,
+    reason,
+    step_request,
+    violations,
+    world,
+)
 from null_worker import NullWorker
 from redis_servers import RedisServer
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store.keys import PoolKeys
 from roost.v1 import session_service_pb2 as pb
-from roost_gateway.core import opening
+from roost_gateway.core import gateway, opening
 
 GREP, READ = pb.Tool(name="grep", parameters_json="{}"), pb.Tool(name="fs.read", parameters_json="true")
 FIELD = ("tools[0].parameters_json", "not a type: foo")
@@ -38,6 +49,20 @@ async def test_a_sessions_record_has_the_workers_verdict(redis_server: RedisServ
         assert [verdicts(session) for session in await sessions(w.caller)] == [[]]
         asked = w.worker.checks[0]
         assert (asked.system, list(asked.tools), asked.limit_tokens) == ("Be kind.", [GREP, READ], 2048)
+
+
+async def test_a_session_has_one_date_in_its_check_its_record_and_its_steps(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(redis_server) as w:
+        monkeypatch.setattr(gateway, "day_of", lambda _: "2031-05-04")
+        opened = await w.caller.open(system="Be kind.")
+        monkeypatch.setattr(gateway, "day_of", lambda _: "2031-05-05")
+        await w.caller.step(step_request(opened))
+        with redis_server.client() as client:
+            stored = client.hget(PoolKeys(POOL).session(opened.id), "date")
+        dates = [stored.decode(), *(asked.date for asked in (*w.worker.checks, *w.worker.starts))]
+        assert dates == ["2031-05-04"] * 3
 
 
 async def test_gateways_of_the_version_before_can_add_up_a_tools_texts(redis_server: RedisServer) -> None:

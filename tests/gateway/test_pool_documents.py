@@ -54,3 +54,17 @@ def test_a_role_that_the_pool_no_longer_has_is_without_limits() -> None:
 
 def test_an_idle_time_is_kept_in_milliseconds() -> None:
     assert PoolDocument.from_json(POOL, {"sessions": {"idleTTLSeconds": 1.5}}).idle_ttl_ms == 1500
+
+
+@pytest.mark.parametrize(
+    ("sessions", "implicit_ms"),
+    [
+        ({}, 3_600_000),
+        ({"implicitTTLSeconds": 0}, 3_600_000),
+        ({"implicitTTLSeconds": 1.5}, 1500),
+        ({"idleTTLSeconds": 60}, 60_000),
+        ({"idleTTLSeconds": 86_400, "implicitTTLSeconds": 600}, 600_000),
+    ],
+)
+def test_sessions_of_conversations_live_no_longer_than_others(sessions: dict[str, float], implicit_ms: int) -> None:
+    assert PoolDocument.from_json(POOL, {"sessions": sessions}).implicit_ttl_ms == implicit_ms

@@ -167,12 +167,23 @@ async def test_bad_opens_are_refused_by_field(redis_server: RedisServer) -> None
             assert not field or field in violations(error.value)
 
 
+USER = pb.Message(role=pb.MESSAGE_ROLE_USER, content="x")
+CALL = pb.ToolCall(id="1", name="grep", arguments_json="{}")
+
+
+def said(*calls: pb.ToolCall) -> pb.Message:
+    return pb.Message(role=pb.MESSAGE_ROLE_ASSISTANT, tool_calls=calls)
+
+
 BAD_STEPS: list[tuple[dict[str, object], str]] = [
     ({"step_id": ""}, "step_id"),
     ({"step_id": "a b"}, "step_id"),
     ({"messages": []}, "messages"),
-    ({"messages": [pb.Message(role=pb.MESSAGE_ROLE_SYSTEM, content="x")]}, "messages[0].role"),
-    ({"messages": [pb.Message(role=pb.MESSAGE_ROLE_ASSISTANT, content="x")]}, "messages[0].role"),
+    ({"messages": [pb.Message(content="x"), USER]}, "messages[0].role"),
+    ({"messages": [USER, said()]}, "messages[1].role"),
+    ({"messages": [pb.Message(role=pb.MESSAGE_ROLE_USER, tool_calls=[CALL])]}, "messages[0].tool_calls"),
+    ({"messages": [said(pb.ToolCall(id="1")), USER]}, "messages[0].tool_calls[0]"),
+    ({"messages": [said(CALL, pb.ToolCall(id="x" * 257, name="grep")), USER]}, "messages[0].tool_calls[1]"),
     ({"sampling": pb.Sampling(temperature=-1)}, "sampling.temperature"),
     ({"sampling": pb.Sampling(temperature=float("nan"))}, "sampling.temperature"),
     ({"sampling": pb.Sampling(top_p=0)}, "sampling.top_p"),

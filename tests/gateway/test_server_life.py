@@ -35,6 +35,8 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
     [
         ({"listen": "0.0.0.0:7070"}, "api_keys_file"),
         ({"listen": "7070"}, "listen"),
+        ({"http_listen": "0.0.0.0:8080"}, "http_listen.*api_keys_file"),
+        ({"http_listen": "8080"}, "http_listen"),
         ({"store_ulr": "redis://x"}, "store_url"),
         ({"pools": ["Nope"]}, "namespace/name"),
         ({"pools": "a/b"}, "pools"),

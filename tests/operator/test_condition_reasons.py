@@ -37,9 +37,10 @@ BESIDE = {
     ConditionReason.WORKERS_READY,
     ConditionReason.NO_WORKER,
     ConditionReason.WEAK_DURABILITY,
+    ConditionReason.PROMPTS_DIFFER,
     ConditionReason.AS_EXPECTED,
 }
-"""Reasons of Available and Degraded alone."""
+"""Reasons of Available, Degraded and ModelLimited alone."""
 
 
 @pytest.mark.parametrize("reason", ROWS)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from api_server import ApiServer, KubectlError
 from roost_operator.api import crd
 from roost_operator.api.crd_rules import RULES
+from roost_operator.api.fields import LONGEST_NAME
 from roost_operator.api.loader import load_pool, parse_pool
 from roost_operator.api.quantity import AUTO, memory_bytes
-from roost_operator.api.spec import LONGEST_NAME
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
@@ -77,7 +77,8 @@ def test_conventions_of_kubernetes() -> None:
 
 def test_columns() -> None:
     columns = VERSION["additionalPrinterColumns"]
-    assert [one["name"] for one in columns if not one.get("priority")] == ["Ready", "Workers", "Sessions", "Age"]
+    usual = ["Ready", "Workers", "Limited", "Sessions", "Age"]
+    assert [one["name"] for one in columns if not one.get("priority")] == usual
     assert [one["name"] for one in columns if one.get("priority")] == ["Reason"], "with -o wide"
 
 

@@ -119,6 +119,7 @@ REFUSED = {
         "spec.sessions.retention: ",
         "use 'Keep' or 'Purge'",
     ),
+    "unknown way of thinking": (model(thinking="forget"), "spec.models[0].thinking: ", "use 'keep' or 'drop'"),
     "unknown policy": (
         document(sessions={"onModelChange": "Drop"}),
         "spec.sessions.onModelChange: ",
@@ -231,11 +232,13 @@ def test_samples_are_valid(file: Path) -> None:
 
 
 def test_pool_document_is_what_gateways_read() -> None:
-    pool = parse(document(sessions={"idleTTLSeconds": 60, "maxTokens": 500}, admission={"queueLimit": 5}))
+    value = document(sessions={"idleTTLSeconds": 60, "maxTokens": 500}, admission={"queueLimit": 5})
+    value["spec"]["models"][0]["thinking"] = "drop"
+    pool = parse(value)
     assert pool_document(pool, "abc").to_json() == {
         "schemaVersion": 1,
         "pool": "n/p",
-        "model": {"name": "m", "contextTokens": 512},
+        "model": {"name": "m", "aliases": [], "contextTokens": 512, "thinking": "drop"},
         "activeRevision": "abc",
         "roles": [
             {
@@ -246,7 +249,7 @@ def test_pool_document_is_what_gateways_read() -> None:
                 "sessionTokenBudget": 0,
             }
         ],
-        "sessions": {"idleTTLSeconds": 60, "maxTokens": 500, "onModelChange": "Migrate"},
+        "sessions": {"idleTTLSeconds": 60, "implicitTTLSeconds": 3600, "maxTokens": 500, "onModelChange": "Migrate"},
         "admission": {"queueLimit": 5, "queueTimeoutSeconds": 30},
         "suspend": False,
     }

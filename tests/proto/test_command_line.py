@@ -96,6 +96,25 @@ def test_a_session_is_held_evicted_closed_and_deleted(fake: ThreadedFake, sessio
     assert roost_command(fake, "sessions", "get", session).exit_code == 1
 
 
+def test_a_session_is_forked_where_its_log_had_so_many_steps(fake: ThreadedFake, session: str) -> None:
+    whole = json.loads(roost_command(fake, "sessions", "fork", session, "--label", "a=b=c", "-o", "json").stdout)
+    assert (whole["steps"], whole["task"], whole["labels"]) == (1, "t1", {"a": "b=c"})
+    assert whole["forked_from"]["session_id"] == session
+    shown = roost_command(fake, "sessions", "fork", session, "--steps", "0", "--task", "t2").stdout
+    assert f"{session} at 0 tokens" in shown
+    for wrong in (["--steps", "2"], ["--label", "a"]):
+        assert roost_command(fake, "sessions", "fork", session, *wrong).exit_code == 2
+
+
+def test_the_log_shows_calls_that_a_step_brought(fake: ThreadedFake) -> None:
+    call = roost.ToolCall("c1", "grep", '{"q": 1}')
+    answer = roost.Message(roost.MessageRole.ASSISTANT, "", (call,))
+    with SyncClient.connect(fake.gateway.targets, api_key="secret") as client:
+        brought = client.open(role="critic")
+        brought.run([roost.user("look"), answer, roost.tool_result(call, "7")])
+    assert '→ grep({"q": 1})' in roost_command(fake, "sessions", "log", brought.id).stdout
+
+
 def test_the_log_shows_who_said_what(fake: ThreadedFake, session: str) -> None:
     shown = roost_command(fake, "sessions", "log", session).stdout
     assert shown.count("hello [bold]there") == 2

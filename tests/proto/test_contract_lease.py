@@ -16,6 +16,7 @@ LEASE = WorkerLease(
     capacity_tokens=2048,
     max_running=8,
     draining=True,
+    limits=("thinking-kept", "tools"),
 )
 
 
@@ -44,7 +45,10 @@ def test_what_is_no_lease_is_a_value_error(text: str | bytes) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("address", 1), ("capacity_tokens", "2048"), ("running", 1.5), ("running", True), ("draining", 0), ("boot", None)],
+    [
+        *(("address", 1), ("capacity_tokens", "2048"), ("running", 1.5), ("running", True), ("draining", 0)),
+        *(("boot", None), ("boot", ["b"]), ("limits", "thinking-kept"), ("limits", [1]), ("limits", {})),
+    ],
 )
 def test_a_field_of_another_type_is_a_value_error(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):

@@ -220,6 +220,7 @@ async def test_sampling_limits_cut_the_text() -> None:
         assert (cut.text, len(cut.token_ids), cut.finish_reason) == ("one ", 5, FinishReason.LENGTH)
         stopped = await session.run("x", stop=[".", "three"])
         assert (stopped.text, stopped.finish_reason) == ("one → two", FinishReason.STOP)
+        assert stopped.committed.stop_string == "."
         assert bytes(stopped.token_ids).decode() == "one → two."
 
 

@@ -223,7 +223,10 @@ async def bad_requests(world: World) -> Any:
     session = await opened(world)
     return [
         await failing(session.run(Message(MessageRole.ASSISTANT, "I say"))),
-        await failing(session.run(Message(MessageRole.SYSTEM, "You are"))),
+        await failing(session.run([Message(MessageRole.USER, "x"), Message(MessageRole.ASSISTANT, "I say")])),
+        (
+            await session.run([Message(MessageRole.ASSISTANT, "I said"), Message(MessageRole.SYSTEM, "Be")])
+        ).committed.index,
         await failing(session.run("x", step_id="s" * 65)),
         await failing(session.run("x", step_id="a b")),
         await failing(session.run("x", format=JsonSchema("{"))),

@@ -53,7 +53,10 @@ async def steps_with_values_out_of_range(world: World) -> Any:
         {"format": JsonSchema("[1]")},
     )
     calls = [session.run("x", **{"step_id": "s", **options}) for options in bad]
-    calls += [session.run(Message(MessageRole.USER, "x", name="x" * 257)), session.run(Message(MessageRole.SYSTEM, ""))]
+    calls += [
+        session.run(Message(MessageRole.USER, "x", name="x" * 257)),
+        session.run(Message(MessageRole.ASSISTANT, "")),
+    ]
     calls += [session.hold(expect_seconds=-1.0), session.hold(expect_seconds=math.nan), session.hold(tool="x" * 257)]
     calls += [anext(session.steps(page_size=101)), anext((await world.client()).sessions(page_size=1001))]
     return [await refused(call) for call in calls], (await session.run("x", step_id="s")).committed.index

@@ -24,7 +24,17 @@ from roost.contract.events import (
 )
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.messages import JsonSchema, Message, MessageRole, Sampling, ToolCall, ToolChoice, ToolChoiceMode
-from roost.contract.sessions import Hold, LoggedStep, OpenRequest, SessionInfo, SessionState, SessionTool, Tier
+from roost.contract.sessions import (
+    ForkPoint,
+    ForkRequest,
+    Hold,
+    LoggedStep,
+    OpenRequest,
+    SessionInfo,
+    SessionState,
+    SessionTool,
+    Tier,
+)
 from roost.contract.steps import Cursor, StepRequest
 from roost.v1 import session_service_pb2 as pb
 
@@ -44,7 +54,7 @@ EVENTS: list[Event] = [
     Started("worker", 5, 6, ATTEMPT),
     Delta("é", [7, 8], 1, 2, (TokenLogprobs(-0.5, (7,), (-0.25,)),), ATTEMPT, PARTS, 5),
     Restarted("why", ATTEMPT),
-    Committed("s1", SAID, FinishReason.TOOL_CALLS, USAGE, HEAD, 1, 2, 3, 2**63, True, 4, 5, ("why",), "Hm."),
+    Committed("s1", SAID, FinishReason.TOOL_CALLS, USAGE, HEAD, 1, 2, 3, 2**63, True, 4, 5, ("why",), "Hm.", "stop"),
 ]
 
 
@@ -90,8 +100,15 @@ def test_sessions_arrive_as_they_were_sent(hold: Hold | None, budget: int | None
         expire_time=None,
         labels={"a": "b"},
         tools=(SessionTool("a"), SessionTool("b", True), SessionTool("c", False, "/properties/x/pattern")),
+        forked_from=None if hold is None else ForkPoint("a/b/d", HEAD),
     )
     assert wire.session_from_wire(wire.session_to_wire(info)) == info
+
+
+def test_a_fork_without_a_head_is_not_one_of_the_empty_log() -> None:
+    assert wire.fork_request_from_wire(pb.ForkSessionRequest(session_id="a/b/c")) == ForkRequest("a/b/c")
+    sent = pb.ForkSessionRequest(session_id="a/b/c", at=pb.Head(), request_id="r", task="t", labels={"a": "b"})
+    assert wire.fork_request_from_wire(sent) == ForkRequest("a/b/c", Head(), "r", "t", {"a": "b"})
 
 
 def test_logged_steps_arrive_as_they_were_sent() -> None:

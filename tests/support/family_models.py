@@ -108,6 +108,15 @@ def format_renderer(turn_format: TurnFormat, *, special_marks: bool) -> Renderer
 
 
 @cache
+def built_in_renderer(turn_format: TurnFormat, *, special_marks: bool) -> Renderer:
+    """The renderer of a model that was trained on the format, and has no chat template."""
+    vocabulary = Vocabulary(format_tokenizer(turn_format, special_marks=special_marks))
+    end = turn_format.turn_ends[0]
+    described = TemplateDescription("", "", end, (vocabulary.control[end],), turn_format.name)
+    return Renderer(described, vocabulary, len(vocabulary.token_bytes))
+
+
+@cache
 def full_tokenizer(name: str) -> Tokenizer:
     """The tokenizer as `transformers` would use it: control tokens wherever their text stands."""
     return Tokenizer.from_str(tokenizer_json(name))

@@ -42,6 +42,10 @@ class Script:
     warnings: tuple[str, ...] = ()
     """Of the output's text."""
     reasoning: str = ""
+    stop_string: str = ""
+    """What `Finished` says that the output ended at."""
+    calls: tuple[tuple[str, str], ...] = ()
+    """Names and arguments of the output's tool calls, whose ids no other step's calls have."""
     ask_history: bool = False
     """Asks for the whole log even when it is parked here."""
     capacity_tokens: int = 100_000
@@ -63,6 +67,9 @@ class Attempt:
     task: asyncio.Task[None] | None = None
     grown: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: bool = False
+
+    def call_id(self, number: int) -> str:
+        return f"call_{self.session_id.rpartition('/')[2]}_{len(self.history)}_{number}"
 
     def text(self, upto: int | None = None) -> str:
         return "".join(token_text(token) for token in self.ids[:upto])
@@ -111,7 +118,8 @@ def rendered(request: wpb.RenderRequest, *, short: bool) -> wpb.RenderResponse:
     response = wpb.RenderResponse()
     for step in request.steps:
         prompt = "".join(message.content for message in step.messages).encode() or b"."
-        output = step.text.encode()[: 1 if short else None]
+        said = step.output.content if step.without_thinking else step.text
+        output = said.encode()[: 1 if short else None]
         ids = [pack_ids(base + byte for byte in text) for text in (prompt, output)]
         response.steps.add(prompt_token_ids=ids[0], output_token_ids=ids[1])
         fault_point("worker.render.step")

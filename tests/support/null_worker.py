@@ -13,7 +13,8 @@ from typing import Any
 
 import grpc.aio
 
-from null_script import BASE_ID, Attempt, Script, checked, log_hash, rendered
+from null_checks import Context, NullChecks
+from null_script import BASE_ID, Attempt, Script, log_hash, rendered
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS, WorkerLease
 from roost.contract.loghash import unpack_ids
 from roost.contract.reasons import Reason
@@ -25,12 +26,10 @@ from roost.store.link import RedisLink
 from roost.store.records import StoreAwayError
 from roost.v1 import session_service_pb2 as pb
 from roost.v1 import worker_service_pb2 as wpb
-from roost.v1.worker_service_pb2_grpc import WorkerServiceServicer, add_WorkerServiceServicer_to_server
-
-Context = grpc.aio.ServicerContext[Any, Any]
+from roost.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
 
 
-class NullWorker(WorkerServiceServicer):
+class NullWorker(NullChecks):
     """One worker. `start`, then `stop`, or `kill` without a word to anybody."""
 
     def __init__(
@@ -44,10 +43,9 @@ class NullWorker(WorkerServiceServicer):
         revision: str = "rev-1",
         port: int = 0,
     ) -> None:
-        self.script = script or Script()
+        super().__init__(script or Script(), secret)
         self.pool = pool
         self.worker_id = worker_id
-        self.secret = secret
         self.revision = revision
         self.draining = False
         self.resume_output = asyncio.Event()
@@ -62,7 +60,6 @@ class NullWorker(WorkerServiceServicer):
         self.evictions: list[wpb.EvictRequest] = []
         self.holds: list[wpb.HoldRequest] = []
         self.renders: list[wpb.RenderRequest] = []
-        self.checks: list[wpb.CheckSessionRequest] = []
         self.traces: list[str] = []
         self.changed = asyncio.Event()
         self.address = ""
@@ -192,11 +189,6 @@ class NullWorker(WorkerServiceServicer):
         attempt.epoch, attempt.nonce = resume.new_attempt.epoch, resume.new_attempt.nonce
         return attempt, resume.from_token
 
-    async def _check_secret(self, context: Context) -> None:
-        given = dict(context.invocation_metadata() or ()).get("roost-pool-secret", "")
-        if given != self.secret:
-            await abort(context, Refused(Reason.INVALID_API_KEY, "wrong pool secret"))
-
     async def _check_epoch(self, session_id: str, epoch: int, context: Context) -> None:
         if epoch < self.seen_epochs.get(session_id, 0):
             await abort(context, Refused(Reason.ATTEMPT_FENCED, "an older attempt"))
@@ -267,14 +259,20 @@ class NullWorker(WorkerServiceServicer):
         return upto, sent_bytes + len(delta.text.encode())
 
     def _finished(self, attempt: Attempt) -> wpb.Finished:
+        calls = [
+            pb.ToolCall(id=attempt.call_id(number), name=name, arguments_json=arguments)
+            for number, (name, arguments) in enumerate(self.script.calls)
+        ]
         return wpb.Finished(
-            finish_reason=pb.FINISH_REASON_STOP,
+            finish_reason=pb.FINISH_REASON_TOOL_CALLS if calls else pb.FINISH_REASON_STOP,
             output_tokens=len(attempt.ids),
             text=attempt.text(),
             content=attempt.text(),
+            tool_calls=calls,
             cached_tokens=attempt.cached,
             warnings=self.script.warnings,
             reasoning=self.script.reasoning,
+            stop_string=self.script.stop_string,
         )
 
     async def _hear(self, attempt: Attempt, requests: AsyncIterator[wpb.GenerateRequest]) -> None:
@@ -329,15 +327,6 @@ class NullWorker(WorkerServiceServicer):
             await abort(context, Refused(refusal, "scripted refusal"))
         assert request.model_revision == self.revision
         return rendered(request, short=self.script.renders_short)
-
-    async def CheckSession(  # noqa: N802
-        self, request: wpb.CheckSessionRequest, context: Context
-    ) -> wpb.CheckSessionResponse:
-        await self._check_secret(context)
-        self.checks.append(request)
-        if self.script.refuse_check is not None:
-            await abort(context, self.script.refuse_check)
-        return checked(request, self.script.unconstrained)
 
     async def GetState(self, request: wpb.GetStateRequest, context: Context) -> wpb.GetStateResponse:  # noqa: N802
         return wpb.GetStateResponse(worker_id=self.worker_id, boot=self._boot, model_revision=self.revision)

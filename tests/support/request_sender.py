@@ -37,7 +37,7 @@ class Sender:
         self.statuses[status] += 1
         if status in BAD:
             self.bad.append(f"{name}: {str(request)[:500]}")
-        if isinstance(response, pb.OpenSessionResponse):
+        if isinstance(response, pb.OpenSessionResponse | pb.ForkSessionResponse):
             self._slots[hash(response.session.id) % SLOTS] = response.session.id
         if slot is not None and (name in ("CloseSession", "DeleteSession") or status == "NOT_FOUND"):
             self._slots[slot] = await self._open()

@@ -44,6 +44,7 @@ def new_session(session_id: str = "", *, tenant: str = TENANT, **fields: Any) ->
         "role": "coder",
         "model": "tiny",
         "model_revision": "",
+        "date": "2026-11-30",
         "system": "You are brief. Žluťoučký 🦉",
         "tools": ({"name": "grep", "description": "search", "parameters": json.dumps({"type": "object"})},),
     }
@@ -81,6 +82,7 @@ def commit_request(
     previous: Head = Head(),  # noqa: B008  # frozen
     prompt: tuple[int, ...] = (1, 2, 3),
     output: tuple[int, ...] = (4, 5),
+    reasoning: str = "",
     **fields: Any,
 ) -> CommitRequest:
     """A commit whose head fits its ids; `fields` are the entry's, and `ttl_ms` and `owner` the request's."""
@@ -91,7 +93,13 @@ def commit_request(
         "step_id": step_id,
         "index": 0,
         "messages": ({"role": "user", "content": f"question of {step_id} 🦉"},),
-        "output": {"role": "assistant", "content": "answer", "tool_calls": [], "text": "answer"},
+        "output": {
+            "role": "assistant",
+            "content": "answer",
+            "tool_calls": [],
+            "text": "answer",
+            **({"reasoning": reasoning} if reasoning else {}),
+        },
         "finish_reason": "stop",
         "prompt_tokens": len(prompt),
         "output_tokens": len(output),
@@ -115,6 +123,7 @@ def migration(
     revision: str = "rev-2",
     *,
     extra: int = 0,
+    without_thinking: int = 0,
     ttl_ms: int = 0,
     lease_ms: int = LONG_MS,
 ) -> MigrateRequest:
@@ -127,7 +136,9 @@ def migration(
         migrated.append(
             replace(entry, prompt_tokens=1, output_tokens=1 + extra, head=head, model_revision=revision, worker_id="")
         )
-    return MigrateRequest(session_id, ref, previous, tuple(migrated), packed, revision, ttl_ms, lease_ms)
+    return MigrateRequest(
+        session_id, ref, previous, tuple(migrated), packed, revision, ttl_ms, lease_ms, without_thinking
+    )
 
 
 def migrate_request(began: Began, entries: Sequence[LogEntry], **fields: Any) -> MigrateRequest:

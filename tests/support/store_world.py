@@ -1,7 +1,7 @@
 """The world of the store's state machine: gateways, workers and sessions on a real Redis and on the store in memory."""
 
 import asyncio
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
@@ -10,6 +10,7 @@ from redis_servers import PATIENCE_SECONDS, RedisCluster, RedisServer
 from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.refused import Refused
+from roost.store.fork_records import CommitPoint, NewFork
 from roost.store.keys import PoolKeys
 from roost.store.memory import MemoryStore
 from roost.store.redis_store import RedisStore, connect
@@ -20,7 +21,7 @@ TENANTS = ("acme", "other")
 WORKERS = {"w1": (40, 1), "w2": (20, 1)}
 REVISIONS = ("rev-1", "rev-2")
 NO_AGING_MS = 10**12
-_TIMES = {"created_ms", "updated_ms", "expires_ms", "commit_ms", "begin_ms"}
+_TIMES = {"created_ms", "updated_ms", "expires_ms", "commit_ms", "begin_ms", "kv_since_ms"}
 _TIMES_LEFT = {"lease_ms_left", "ms_left"}
 Attempt = tuple[str, AttemptRef, str]
 
@@ -51,10 +52,22 @@ class StoreWorld(RuleBasedStateMachine):
         return store
 
     def teardown(self) -> None:
+        self._delete_everything()
         for store in self.gateways:
             self.loop.run(store.aclose())
         self.loop.close()
         self.raw.close()
+
+    def _delete_everything(self) -> None:
+        """Nothing is left when all sessions are deleted: what forks needed went with the last of them."""
+        for session_id, session in list(self.memory.sessions.items()):
+            if session.is_gone(self.now):
+                continue
+            if session.attempt is not None:
+                self.agree(0, "abort", session_id, session.attempt.ref)
+            self.agree(0, "delete", session_id, TENANTS[0])
+        kinds = ("steps", "family", "log:*", "ids:*", "forks:*")
+        assert [key for kind in kinds for key in self.raw.scan_iter(f"roost:*:s:*:{kind}")] == []
 
     def agree(self, gateway: int, call: str, *arguments: Any, touches: str = "") -> Any:
         """A call moves the clocks, and both stores answer the same. A refusal is answered by None."""
@@ -128,6 +141,52 @@ class StoreWorld(RuleBasedStateMachine):
             tokens = session.record.steps if cached else 0
             self.memory.publish_cached(session_id, worker, tokens)
             publish_cached(self.raw, session_id, worker, tokens)
+
+    def fork_session(self, gateway: int, other: str, tenant: str, place: str, request: str) -> str | None:
+        """Branches a session off another one; the name of the new one, or None when both stores refuse it."""
+        new = NewFork(names.new_session_id(other.rsplit("/", 1)[0]), other, tenant, self._point(other, place), "", {})
+        new = replace(new, request_id=request)
+        fork = self.agree(gateway, "fork", new, touches=new.session_id)
+        self.touched.add(other)
+        if fork is None or fork.session_id != new.session_id:
+            assert fork is None or request
+            return None
+        self.names.append(new.session_id)
+        return new.session_id
+
+    def _point(self, session_id: str, place: str) -> CommitPoint | None:
+        session = self.memory.sessions.get(session_id)
+        if place == "head" or session is None:
+            return None
+        record = session.record
+        steps = max(0, record.steps - 1) if place == "earlier" else record.steps
+        head = replace(session.logs[-1].entries[steps - 1].head if steps else Head(), generation=record.generation)
+        if place == "empty":
+            return CommitPoint(Head(generation=record.generation), 0)
+        if place == "former":
+            return CommitPoint(replace(head, generation=record.generation + 1), steps)
+        if place == "longer":
+            return CommitPoint(replace(head, length=head.length + 3), steps + 1)
+        if place == "other":
+            head = replace(head, log_hash=bytes(range(16)))
+        return CommitPoint(head, steps)
+
+    def expire(self, session_id: str) -> None:
+        """The session's idle time is over; its forks live on."""
+        session = self.memory.sessions.get(session_id)
+        if session is None or session.attempt is not None:
+            return
+        session.change(expires_ms=self.now)
+        pool, generations = PoolKeys(session_id.rsplit("/", 1)[0]), len(session.logs)
+        self.raw.delete(pool.steps(session_id))
+        if self.raw.exists(pool.family(session_id)):
+            self.raw.hset(pool.session(session_id), "expires", 1)
+        else:
+            self.raw.delete(pool.session(session_id))
+        for generation in range(1, generations + 1):
+            if not self.raw.exists(pool.forks(session_id, generation)):
+                self.raw.delete(pool.log(session_id, generation), pool.ids(session_id, generation))
+        self.touched.add(session_id)
 
     def crash_gateway(self, gateway: int) -> None:
         """All that it knew is gone; its attempts stay live in Redis."""

@@ -42,6 +42,7 @@ def max_output_tokens(request: StepRequest, pool: PoolDocument, role: PoolRole) 
 def prompt_tokens(request: StepRequest, facts: SessionFacts, bytes_per_token: float) -> int:
     """Estimate of the rendered prompt. The system text counts when the client knows of no step yet."""
     size = sum(len(message.content) for message in request.messages)
+    size += sum(len(call.name + call.arguments_json) for message in request.messages for call in message.tool_calls)
     knows_steps = request.expected_head is not None and request.expected_head.length > 0
     if not (knows_steps or facts.continues):
         size += facts.static_bytes

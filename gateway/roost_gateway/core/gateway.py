@@ -1,27 +1,29 @@
 """What a gateway does, whatever transport a call comes by: from and to the contract's values."""
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from roost.contract import requests
-from roost.contract.events import Event
 from roost.contract.heads import Head
 from roost.contract.loghash import unpack_ids
 from roost.contract.names import new_session_id, pool_of
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check, invalid
-from roost.contract.sessions import OpenRequest, SessionInfo, SessionPage, SessionQuery, StepPage
+from roost.contract.sessions import ForkRequest, OpenRequest, SessionInfo, SessionPage, SessionQuery, StepPage
 from roost.contract.steps import StepRequest
+from roost.store.forks import fork_session
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor, LogEntry, NewSession
+from roost.store.rules import day_of
 from roost.store.views import logged_step, session_info
 from roost_gateway.core.caller import Caller, pool_of_caller, pool_of_session, role_of
 from roost_gateway.core.facts import FactsCache
 from roost_gateway.core.opening import Opening
-from roost_gateway.core.step_calls import StepCalls
+from roost_gateway.core.step_calls import StepCalls, StepEvents
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.fleet.pools import require_open
 from roost_gateway.step.call import StepCall
@@ -55,8 +57,11 @@ class Gateway:
         self._calls = calls
         self._step_timeout_seconds = step_timeout_seconds
 
-    async def open(self, request: OpenRequest, caller: Caller, seconds_left: float | None) -> SessionInfo:
-        """`seconds_left`: until the caller gives up; None without a deadline."""
+    async def open(
+        self, request: OpenRequest, caller: Caller, seconds_left: float | None, ttl_ms: int | None = None
+    ) -> SessionInfo:
+        """`seconds_left`: until the caller gives up; None without a deadline. `ttl_ms`: how long the session lives
+        without a step; None: as long as the pool's sessions do."""
         check(requests.open_session(request))
         check(requests.schemas_of_tools(request.tools), Reason.INVALID_SCHEMA)
         pool = await pool_of_caller(self._pools, request.pool, caller)
@@ -70,13 +75,26 @@ class Gateway:
             model=pool.model,
             model_revision=pool.active_revision,
             system=request.system,
+            date=day_of(time.time_ns() // 1_000_000),
             task=request.task,
             parent=request.parent,
             labels=dict(request.labels),
             request_id=request.request_id,
-            ttl_ms=pool.idle_ttl_ms,
+            ttl_ms=pool.idle_ttl_ms if ttl_ms is None else ttl_ms,
         )
         descriptor = await self._opening.open(new, request.tools, pool, seconds_left)
+        self._facts.put(descriptor)
+        return await self._described(descriptor)
+
+    async def fork(self, request: ForkRequest, caller: Caller, seconds_left: float | None) -> SessionInfo:
+        """Branches a session off another one. `seconds_left`: until the caller gives up; None without a deadline."""
+        check(requests.fork_session(request))
+        require_open(await self._pools.get(pool_of_session(request.session_id, caller)))
+        try:
+            async with asyncio.timeout(seconds_left):
+                descriptor = await fork_session(self._store, request, caller.tenant)
+        except TimeoutError:
+            raise Refused(Reason.DEADLINE_EXCEEDED, "the place to fork at was not found in time") from None
         self._facts.put(descriptor)
         return await self._described(descriptor)
 
@@ -161,15 +179,21 @@ class Gateway:
 
     @asynccontextmanager
     async def step(
-        self, request: StepRequest, caller: Caller, seconds_left: float | None = None
-    ) -> AsyncGenerator[AsyncIterator[Event], None]:
+        self,
+        request: StepRequest,
+        caller: Caller,
+        seconds_left: float | None = None,
+        *,
+        is_implicit: bool = False,
+    ) -> AsyncGenerator[StepEvents, None]:
         """Takes a step, whose events are iterated inside the context. Leaving the context early cancels the step,
         unless it is being committed.
 
         `seconds_left` is what the client's deadline leaves, at which the transport cancels the call; when it is None,
-        the call is refused after the gateway's own `step_timeout_seconds`.
+        the call is refused after the gateway's own `step_timeout_seconds`. After a step that is implicit, the session
+        lives as long as the pool's conversations do.
         """
-        call = await self._checked(request, caller, seconds_left)
+        call = replace(await self._checked(request, caller, seconds_left), is_implicit=is_implicit)
         limit = self._step_timeout_seconds if seconds_left is None else None
         async with self._calls.run(call, limit) as events:
             yield events
@@ -211,9 +235,9 @@ class Gateway:
     ) -> Sequence[SessionInfo]:
         if not descriptors:
             return []
-        ids = [descriptor.session_id for descriptor in descriptors]
-        residency = await self._workers.residency(descriptors[0].pool, ids)
-        return [session_info(item, pool, residency.get(item.session_id)) for item in descriptors]
+        names = [descriptor.published_as for descriptor in descriptors]
+        residency = await self._workers.residency(descriptors[0].pool, names)
+        return [session_info(item, pool, residency.get(item.published_as)) for item in descriptors]
 
     async def _pool_or_none(self, name: str) -> PoolDocument | None:
         """The pool's document; None when it is gone, since its sessions stay readable."""

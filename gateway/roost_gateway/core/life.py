@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from typing import TypeVar
 
 from roost.store.interface import SessionStore
 from roost.store.records import StoreAwayError
 from roost.store.redis_store import connect
 from roost_gateway.config import GatewayConfig, PoolSecrets
+from roost_gateway.core.conversations import Conversations
+from roost_gateway.core.counting import TokenCounter
 from roost_gateway.core.facts import FactsCache
 from roost_gateway.core.gateway import Gateway
 from roost_gateway.core.pressure import Pressure
@@ -19,6 +22,8 @@ from roost_gateway.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 CONNECT_RETRY_SECONDS = 0.5
 FINISH_SECONDS = 3.0
 """How long a stopping gateway waits for cancels and aborts that are under way."""
@@ -27,7 +32,7 @@ FINISH_SECONDS = 3.0
 class GatewayRuntime:
     """Makes a Gateway and all that it needs. `open`, perhaps `cut_off`, then `aclose`.
 
-    Every front of the process (gRPC, and others to come) serves the same `gateway`.
+    Every front of the process (gRPC, and others to come) serves the same `gateway`, `conversations` and `counter`.
     """
 
     def __init__(self, config: GatewayConfig, telemetry: Telemetry, on_change: Callable[[], None]) -> None:
@@ -37,6 +42,8 @@ class GatewayRuntime:
         self._on_change = on_change
         self._stack = contextlib.AsyncExitStack()
         self._gateway: Gateway | None = None
+        self._conversations: Conversations | None = None
+        self._counter: TokenCounter | None = None
         self._stopping = False
         self.store: SessionStore
         """This and what follows exist once the store has been reached."""
@@ -46,9 +53,17 @@ class GatewayRuntime:
     @property
     def gateway(self) -> Gateway:
         """Raises StoreAwayError until `open` has returned."""
-        if self._gateway is None:
-            raise StoreAwayError("the store has not been reached since the start")
-        return self._gateway
+        return _reached(self._gateway)
+
+    @property
+    def conversations(self) -> Conversations:
+        """Raises StoreAwayError until `open` has returned."""
+        return _reached(self._conversations)
+
+    @property
+    def counter(self) -> TokenCounter:
+        """Raises StoreAwayError until `open` has returned."""
+        return _reached(self._counter)
 
     @property
     def ready(self) -> bool:
@@ -78,7 +93,11 @@ class GatewayRuntime:
         await fleet.start()
         pressure.start()
         calls = StepCalls(steps, pressure)
-        self._gateway = Gateway(store, fleet, facts, calls, config.step_timeout_seconds)
+        timeout = config.step_timeout_seconds
+        self._gateway = Gateway(store, fleet, facts, calls, timeout)
+        self._conversations = Conversations(self._gateway, fleet.pools, store.conversations, timeout)
+        on_close(self._conversations.aclose)
+        self._counter = TokenCounter(fleet)
         self._add_gauges(pressure)
         self._on_change()
 
@@ -107,6 +126,12 @@ class GatewayRuntime:
 
     def _live(self) -> list[tuple[float, dict[str, str]]]:
         return [(float(len(self.fleet.workers.states(pool))), {"pool": pool}) for pool in self.fleet.pools.names]
+
+
+def _reached(part: T | None) -> T:
+    if part is None:
+        raise StoreAwayError("the store has not been reached since the start")
+    return part
 
 
 async def reach_store(url: str) -> SessionStore:

@@ -55,7 +55,7 @@ class Opening:
         choice = self._workers.choose(pool.pool, need, frozenset())
         if choice is None:
             return unchecked
-        return await self._clients.check_session(choice.worker, pool, new.system, tools, limit) or unchecked
+        return await self._clients.check_session(choice.worker, pool, new, tools, limit) or unchecked
 
     async def _opened(self, new: NewSession, pool: PoolDocument) -> Descriptor | None:
         """The session that the same request opened, perhaps before the pool's model changed."""

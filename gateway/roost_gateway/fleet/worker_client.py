@@ -10,16 +10,17 @@ import grpc
 import grpc.aio
 
 from roost.addresses import NO_PROXY
-from roost.contract.messages import ToolDefinition
+from roost.contract.messages import Message, ToolDefinition
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.contract.sessions import SessionTool
 from roost.grpc_errors import details_of
+from roost.store.records import NewSession
 from roost.v1.session_service_pb2 import Tool
-from roost.v1.worker_service_pb2 import CheckSessionRequest, EvictRequest, HoldRequest
+from roost.v1.worker_service_pb2 import CheckSessionRequest, CountTokensRequest, EvictRequest, HoldRequest
 from roost.v1.worker_service_pb2_grpc import WorkerServiceStub
-from roost.wire import session_tool_from_wire
+from roost.wire import message_to_wire, session_tool_from_wire
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.telemetry import trace_metadata
 
@@ -106,7 +107,7 @@ class WorkerClients:
         self,
         worker: WorkerState,
         pool: PoolDocument,
-        system: str,
+        new: NewSession,
         tools: Sequence[ToolDefinition],
         limit_seconds: float,
     ) -> tuple[SessionTool, ...] | None:
@@ -117,9 +118,10 @@ class WorkerClients:
         """
         request = CheckSessionRequest(
             model_revision=pool.active_revision,
-            system=system,
-            tools=(Tool(name=t.name, description=t.description, parameters_json=t.parameters_json) for t in tools),
+            system=new.system,
+            tools=map(_tool_to_wire, tools),
             limit_tokens=pool.token_limit,
+            date=new.date,
         )
         try:
             stub = self.channel(worker.address).stub
@@ -131,6 +133,36 @@ class WorkerClients:
             log.warning("worker %s did not check a new session: %s", worker.worker_id, error.details())
             return None
         return tuple(map(session_tool_from_wire, answer.tools))
+
+    async def count_tokens(
+        self,
+        worker: WorkerState,
+        pool: PoolDocument,
+        system: str,
+        tools: Sequence[ToolDefinition],
+        messages: Sequence[Message],
+        date: str,
+        limit_seconds: float,
+    ) -> int:
+        """Asks a worker for the tokens of the first prompt of a session of the `date`.
+
+        Raises Refused: INVALID_REQUEST; WORKER_FAILED when the worker gives no count in time.
+        """
+        request = CountTokensRequest(
+            model_revision=pool.active_revision,
+            system=system,
+            tools=map(_tool_to_wire, tools),
+            messages=map(message_to_wire, messages),
+            date=date,
+        )
+        try:
+            stub = self.channel(worker.address).stub
+            answer = await stub.CountTokens(request, timeout=limit_seconds, metadata=self.metadata(pool.pool))
+        except grpc.aio.AioRpcError as error:
+            log.warning("worker %s did not count tokens: %s", worker.worker_id, error.details())
+            message = "the worker did not count the tokens; ask again"
+            raise refusal_of(error) or Refused(Reason.WORKER_FAILED, message, retry_seconds=1.0) from error
+        return int(answer.tokens)
 
     def hold(self, pool: str, worker: WorkerState, session_id: str, tool: str, expect_seconds: float) -> None:
         """Reports a pause to a worker's retention policy, without waiting: it is advice."""
@@ -156,6 +188,10 @@ class WorkerClients:
         channels = [worker.channel for worker in self._channels.values()]
         self._channels.clear()
         await asyncio.gather(*(channel.close(0) for channel in channels))
+
+
+def _tool_to_wire(tool: ToolDefinition) -> Tool:
+    return Tool(name=tool.name, description=tool.description, parameters_json=tool.parameters_json)
 
 
 def refusal_of(error: grpc.aio.AioRpcError, others: Collection[Reason] = ()) -> Refused | None:

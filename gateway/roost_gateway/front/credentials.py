@@ -33,11 +33,12 @@ class Authenticator:
             self._stamp, self._keys = _stamp(path), _load(path)
 
     def identify(self, metadata: Iterable[tuple[str, str | bytes]]) -> Caller:
-        """Returns who sent `authorization: Bearer KEY`. Raises Refused: INVALID_API_KEY."""
+        """Returns who sent `authorization: Bearer KEY`, or else `x-api-key: KEY`, in gRPC metadata or HTTP headers with
+        names in lower case. Raises Refused: INVALID_API_KEY."""
         if self._path is None:
             return ANYONE
         self._reload(self._path)
-        digest = bytes.fromhex(hash_api_key(_bearer(metadata)))
+        digest = bytes.fromhex(hash_api_key(_key_of(metadata)))
         caller = None
         for key in self._keys:  # always all of them, so that the time taken does not depend on which key matches
             if hmac.compare_digest(key.digest, digest):
@@ -57,14 +58,17 @@ class Authenticator:
             return
 
 
-def _bearer(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+def _key_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    keys: dict[str, str] = {}
     for name, value in metadata:
-        if name == "authorization":
+        if name in ("authorization", "x-api-key"):
             text = value.decode(errors="replace") if isinstance(value, bytes) else value
-            scheme, _, key = text.partition(" ")
+            scheme, _, key = text.partition(" ") if name == "authorization" else ("bearer", "", text)
             if scheme.lower() == "bearer" and key.strip():
-                return key.strip()
-    raise _unauthenticated("no API key was given; send metadata `authorization: Bearer KEY`")
+                keys.setdefault(name, key.strip())
+    if keys:
+        return keys.get("authorization") or keys["x-api-key"]
+    raise _unauthenticated("no API key was given; send `authorization: Bearer KEY` or `x-api-key: KEY`")
 
 
 def _unauthenticated(message: str) -> Refused:

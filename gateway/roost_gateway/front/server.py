@@ -9,6 +9,9 @@ from roost_gateway.config import ConfigError, GatewayConfig, split_address
 from roost_gateway.core.life import GatewayRuntime
 from roost_gateway.front.credentials import Authenticator
 from roost_gateway.front.grpc_server import GrpcServer
+from roost_gateway.front.http.app import create_app
+from roost_gateway.front.http.calls import HttpFront
+from roost_gateway.front.http.server import HttpServer
 from roost_gateway.front.service import SessionService
 from roost_gateway.telemetry import Telemetry
 
@@ -24,6 +27,7 @@ class GatewayServer:
         self._telemetry = telemetry or Telemetry(config.gateway_id)
         self._authenticator = Authenticator(config.api_keys_file)
         self._grpc: GrpcServer | None = None
+        self._http: HttpServer | None = None
         self._opening: asyncio.Task[None] | None = None
         self._stop_metrics: Callable[[], None] | None = None
         self._is_serving: bool | None = None
@@ -31,6 +35,8 @@ class GatewayServer:
         self._ended = asyncio.Event()
         self.life = GatewayRuntime(config, self._telemetry, self._core_changed)
         self.address = ""
+        self.http_address = ""
+        """Where the HTTP APIs can be reached; empty when they are not served."""
         self.metrics_port: int | None = None
         self.opened = asyncio.Event()
         """Set when the store has been reached and pools and workers have been read once."""
@@ -41,8 +47,18 @@ class GatewayServer:
         self._grpc = GrpcServer(self._config, service, self._telemetry)
         self._start_metrics()
         self.address = await self._grpc.start()
+        if self._config.http_listen:
+            app, max_age = create_app(self._http_front()), self._config.max_connection_age_seconds
+            self._http = HttpServer(app, self._config.http_listen, max_age)
+            self.http_address = await self._http.start()
         await self._report_health(serving=False)
         self._opening = asyncio.create_task(self._open(), name="reach the store")
+
+    def _http_front(self) -> HttpFront:
+        config = self._config
+        return HttpFront(
+            self.life, self._authenticator, self._telemetry, config.max_message_bytes, config.http_session_headers
+        )
 
     def _start_metrics(self) -> None:
         port = self._config.metrics_port
@@ -81,8 +97,7 @@ class GatewayServer:
         self._ended.set()
         if self._opening is not None and not self._opening.done():
             self._opening.cancel()
-        if self._grpc is not None:
-            await self._drain(self._grpc, self._config.drain_seconds if drain_seconds is None else drain_seconds)
+        await self._drain(self._config.drain_seconds if drain_seconds is None else drain_seconds)
         if self._opening is not None:
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await self._opening
@@ -93,9 +108,12 @@ class GatewayServer:
             await asyncio.to_thread(self._stop_metrics)
         self._telemetry.close()
 
-    async def _drain(self, server: GrpcServer, seconds: float) -> None:
-        stopping = asyncio.create_task(server.stop(seconds))
-        done, _ = await asyncio.wait([stopping], timeout=seconds)
-        if not done:
+    async def _drain(self, seconds: float) -> None:
+        fronts = [front for front in (self._grpc, self._http) if front is not None]
+        stopping = [asyncio.create_task(front.stop(seconds)) for front in fronts]
+        if not stopping:
+            return
+        _, running = await asyncio.wait(stopping, timeout=seconds)
+        if running:
             self.life.cut_off()
-        await stopping
+        await asyncio.gather(*stopping)

@@ -30,6 +30,11 @@ class SessionService(SessionServiceServicer):
         session = await self._life.gateway.open(wire.open_request_from_wire(request), caller, left)
         return pb.OpenSessionResponse(session=wire.session_to_wire(session))
 
+    async def ForkSession(self, request: pb.ForkSessionRequest, context: Context) -> pb.ForkSessionResponse:
+        caller, left = self._caller(context), context.time_remaining()
+        session = await self._life.gateway.fork(wire.fork_request_from_wire(request), caller, left)
+        return pb.ForkSessionResponse(session=wire.session_to_wire(session))
+
     async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
         session = await self._life.gateway.get(request.session_id, self._caller(context))
         return pb.GetSessionResponse(session=wire.session_to_wire(session))

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 
 from roost.contract.lease import LEASE_TTL_MS
+from roost.contract.messages import MessageRole
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.steps import StepRequest
 from roost.store.records import BeginRequest, Descriptor
@@ -26,10 +27,17 @@ class StepCall:
     """As the pool's workers measure it; 0 when that is not known."""
     received_at: float
     deadline: float
+    is_implicit: bool = False
+    """Whether no client opened the session, but a gateway for a conversation."""
 
     @property
     def milliseconds_left(self) -> int:
         return max(1, int((self.deadline - time.monotonic()) * 1000))
+
+    @property
+    def ttl_ms(self) -> int:
+        """Idle time after which the session is erased once the step is committed; 0: never."""
+        return self.pool.implicit_ttl_ms if self.is_implicit else self.pool.idle_ttl_ms
 
     @property
     def _prompt(self) -> int:
@@ -38,6 +46,11 @@ class StepCall:
     @property
     def _output(self) -> int:
         return estimate.max_output_tokens(self.request, self.pool, self.role)
+
+    @property
+    def drops_thinking(self) -> bool:
+        """Whether the step begins a turn, before which the pool takes the thinking of earlier ones out of the log."""
+        return self.pool.drops_thinking and self.request.messages[0].role is MessageRole.USER
 
     def new_tokens(self, log: int) -> int:
         """Estimate of the most tokens that the step adds to a log of `log` tokens."""
@@ -80,4 +93,5 @@ class StepCall:
             deadline_ms=self.milliseconds_left,
             expected_generation=head.generation if head else 0,
             migrates_to=self.pool.active_revision if self.pool.migrates else "",
+            drops_thinking=self.drops_thinking,
         )

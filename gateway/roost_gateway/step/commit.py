@@ -111,7 +111,7 @@ def commit_request(attempt: StepAttempt, worker_id: str) -> CommitRequest:
         previous=descriptor.head,
         entry=entry,
         packed_ids=packed,
-        ttl_ms=attempt.pool.idle_ttl_ms,
+        ttl_ms=attempt.call.ttl_ms,
         owner=worker_id,
     )
 
@@ -133,6 +133,7 @@ def _output_record(output: StepOutput, finish: StepOutcome) -> dict[str, object]
         "attempts": [[ref.epoch, ref.nonce.hex()] for ref in output.lineage],
         **({"warnings": list(finish.warnings)} if finish.warnings else {}),
         **({"reasoning": finish.reasoning} if finish.reasoning else {}),
+        **({"stop_string": finish.stop_string} if finish.stop_string else {}),
         **({"parts": parts_to_record(parts)} if parts != finish.parts else {}),
     }
 

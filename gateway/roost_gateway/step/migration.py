@@ -1,7 +1,9 @@
-"""A session's way to another revision of its pool's model (docs/contracts.md, "A changed model").
+"""A session's way to another log: of another revision of its pool's model, or without the thinking of earlier turns
+(docs/contracts.md, "A changed model").
 
-It is part of the attempt at the step that comes after the change. Nothing is written before the one script that writes
-the new generation: a gateway or worker that dies on the way leaves the old generation as it was.
+It is part of the attempt at the step that comes after the change, or that begins another turn. Nothing is written
+before the one script that writes the new generation: a gateway or worker that dies on the way leaves the old generation
+as it was.
 """
 
 import logging
@@ -24,6 +26,7 @@ from roost_gateway.routing.revisions import migrates
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
 from roost_gateway.step.output import RenderedStep
 from roost_gateway.step.placement import Placement
+from roost_gateway.step.rewriting import Rewriting, drops_thinking, rewriting
 from roost_gateway.step.worker_stream import render
 
 log = logging.getLogger(__name__)
@@ -42,14 +45,18 @@ class Migration:
         self._placement = placement
 
     async def migrate_if_due(self, attempt: StepAttempt) -> Descriptor | None:
-        """Migrates the session if its pool's model has changed. Returns the record of the generation that ended, if it
-        did. The client gets `Migrated`, also for an earlier migration that it does not know of.
+        """Migrates the session if its pool's model has changed, or if thinking leaves its log. Returns the record of
+        the generation that ended, if it did. The client gets `Migrated`, also for an earlier migration that it does not
+        know of.
 
         Raises Refused, StoreAwayError.
         """
         former = attempt.descriptor
         if await self._is_due(attempt):
             await self._migrate(attempt)
+        elif drops_thinking(attempt) and not migrates(attempt.pool, former):
+            await self._drop_thinking(attempt)
+        if attempt.descriptor is not former:
             attempt.outbox.put(last_migration(attempt.descriptor))
             return former
         event = unknown_migration(former, attempt.call.request.expected_head)
@@ -74,15 +81,31 @@ class Migration:
         worker = await self._workers.find(descriptor.pool, fenced.worker_id)
         return worker is not None and worker.model_revision == descriptor.model_revision
 
+    async def _drop_thinking(self, attempt: StepAttempt) -> None:
+        """Migrates the session to a log without thinking. If that log cannot be rendered, the step continues the log as
+        it is."""
+        try:
+            await self._migrate(attempt)
+        except Refused as refused:
+            if refused.reason not in (Reason.MODEL_REVISION_MISMATCH, Reason.STEP_TOO_LONG):
+                raise
+            log.warning("session %s keeps the thinking of earlier turns: %s", attempt.session_id, refused.message)
+
     async def _migrate(self, attempt: StepAttempt) -> None:
         fault_point("gateway.migration.begun")
         former = attempt.descriptor
         entries = await self._entries(former)
+        plan = rewriting(attempt, entries)
+        if plan is None:
+            return
+        if plan.kept:
+            end = entries[plan.kept - 1].head.length
+            plan = replace(plan, kept_ids=await self._store.ids(former.session_id, former.generation, 0, end))
         worker = self._reserved(attempt)
         while True:
             worker = worker or await self._placement.place(attempt)
             try:
-                request = await self._rendered(worker, attempt, entries)
+                request = await self._rendered(worker, attempt, entries, plan)
                 break
             except WorkerFailureError as failure:
                 log.info("session %s was not rendered at %s: %s", former.session_id, worker.worker_id, failure)
@@ -111,11 +134,13 @@ class Migration:
         worker = self._workers.get(attempt.pool.pool, reserved) if reserved else None
         return worker if worker is not None and worker.model_revision == attempt.need.model_revision else None
 
-    async def _rendered(self, worker: WorkerState, attempt: StepAttempt, entries: list[LogEntry]) -> MigrateRequest:
+    async def _rendered(
+        self, worker: WorkerState, attempt: StepAttempt, entries: list[LogEntry], plan: Rewriting
+    ) -> MigrateRequest:
         pool, revision = attempt.pool, attempt.need.model_revision
         try:
-            rendered = await render(attempt, entries, worker, self._clients)
-            request = migrate_request(attempt, entries, rendered)
+            rendered = await render(attempt, entries, plan, worker, self._clients)
+            request = migrate_request(attempt, entries, rendered, plan)
         except ValueError as error:
             raise WorkerFailureError(Failure.FAULTY, str(error)) from error
         except Refused as refused:
@@ -129,14 +154,16 @@ class Migration:
 
 
 def migrate_request(
-    attempt: StepAttempt, entries: Sequence[LogEntry], rendered: Sequence[RenderedStep]
+    attempt: StepAttempt, entries: Sequence[LogEntry], rendered: Sequence[RenderedStep], plan: Rewriting
 ) -> MigrateRequest:
-    """What Migrate writes: the same steps in the tokens of the revision that the attempt needs.
+    """What Migrate writes: the same steps in the tokens of the revision that the attempt needs. `rendered` are those
+    that do not keep their tokens.
 
     Raises ValueError when a step or a prompt is missing, or ids are cut off.
     """
-    packed, head, migrated = bytearray(), Head(), list[LogEntry]()
-    for entry, step in zip(entries, rendered, strict=True):
+    packed, migrated = bytearray(plan.kept_ids), list(entries[: plan.kept])
+    head = migrated[-1].head if migrated else Head()
+    for entry, step in zip(entries[plan.kept :], rendered, strict=True):
         if not step.prompt_ids or (len(step.prompt_ids) | len(step.output_ids)) % ID_BYTES:
             raise ValueError(f"step {entry.step_id} was rendered without a prompt, or to half an id")
         ids = step.prompt_ids + step.output_ids
@@ -161,8 +188,9 @@ def migrate_request(
         entries=tuple(migrated),
         packed_ids=bytes(packed),
         model_revision=attempt.need.model_revision,
-        ttl_ms=attempt.pool.idle_ttl_ms,
+        ttl_ms=attempt.call.ttl_ms,
         lease_ms=LEASE_TTL_MS,
+        without_thinking=plan.without_thinking,
     )
 
 

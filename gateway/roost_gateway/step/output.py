@@ -44,6 +44,8 @@ class StepOutcome:
     """Why text that looks like a tool call is not one."""
     reasoning: str = ""
     """The text between thinking marks."""
+    stop_string: str = ""
+    """The stop string that ended the text."""
 
     @property
     def parts(self) -> tuple[Part, ...]:

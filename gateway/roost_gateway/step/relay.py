@@ -147,7 +147,10 @@ class Relay:
         if limit and attempt.descriptor.head.length + len(attempt.output.prompt_ids) >= limit:
             raise refused(Reason.STEP_TOO_LONG)
         fault_point("gateway.accepted")
-        attempt.outbox.started(attempt.output, dispatch.worker.worker_id, cached_tokens)
+        worker_id = dispatch.worker.worker_id
+        if attempt.descriptor.kv_of:  # the worker expects nothing yet, since it does not know what the fork shares
+            cached_tokens = max(cached_tokens, attempt.need.cached.get(worker_id, 0))
+        attempt.outbox.started(attempt.output, worker_id, cached_tokens)
 
     # Failures
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from roost.contract.events import Committed, Event
 from roost.contract.heads import AttemptRef
@@ -38,6 +39,20 @@ class RunningStep:
         """None until Begin has returned it."""
         self.task: asyncio.Task[None] | None = None
         """None until it is started."""
+        self._began: asyncio.Future[Began | AlreadyCommitted] = asyncio.get_running_loop().create_future()
+
+    def begins(self, began: Began | AlreadyCommitted) -> None:
+        """Notes what Begin returned."""
+        self._began.set_result(began)
+
+    async def began(self) -> Began | AlreadyCommitted:
+        """Waits for what Begin returns. Raises Refused, StoreAwayError, or CancelledError after it was cut off."""
+        assert self.task is not None, "a step is driven from its start on"
+        futures: list[asyncio.Future[Any]] = [self.task, self._began]
+        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+        if not self._began.done():
+            await self.task
+        return self._began.result()
 
     @property
     def committing(self) -> bool:
@@ -130,6 +145,7 @@ class Steps:
         began = await self._begin(call.begin_request())
         try:
             fault_point("gateway.begin.done")
+            step.begins(began)
             if isinstance(began, AlreadyCommitted):
                 replay(began, call.request, step.outbox)
                 return
@@ -187,8 +203,12 @@ class Steps:
             log.exception("step %s is committed, but it is not in the figures", attempt.call.request.step_id)
 
     def _migrated(self, attempt: StepAttempt, former: Descriptor) -> None:
-        """Drops the KV of the generation that ended, which is not needed again."""
-        self._telemetry.migrated(attempt.descriptor.model_revision, attempt.descriptor.head.length)
+        """Drops the KV of the generation that ended, which is not needed again by workers of another revision. With the
+        same revision the new log begins as the old one did."""
+        is_moved = former.model_revision != attempt.descriptor.model_revision
+        self._telemetry.migrated(attempt.descriptor.model_revision, attempt.descriptor.head.length, is_moved=is_moved)
+        if not is_moved:
+            return
         workers = [
             worker
             for worker in self._fleet.workers.states(former.pool)

@@ -5,6 +5,7 @@ from hashlib import sha256
 from typing import Any
 
 from roost.contract.heads import AttemptRef
+from roost.contract.loghash import unpack_ids
 from roost.contract.steps import StepRequest
 from roost.store.records import Descriptor, LogEntry
 from roost.store.rules import ID_BYTES
@@ -14,6 +15,7 @@ from roost.v1.worker_service_pb2 import GenerateRequest, RenderRequest, Replay, 
 from roost.wire import attempt_to_wire, format_to_wire, head_to_wire, message_to_wire, sampling_to_wire
 from roost_gateway.step.attempt import StepAttempt
 from roost_gateway.step.output import RenderedStep, StepOutput
+from roost_gateway.step.rewriting import Rewriting
 
 PIECE_BYTES = 1024 * 1024
 """Of the steps in one request; a single larger one goes alone."""
@@ -35,6 +37,7 @@ def start(attempt: StepAttempt) -> GenerateRequest:
             tenant=descriptor.tenant,
             model_revision=attempt.model_revision,
             system=descriptor.system,
+            date=descriptor.date,
             tools=_tools(descriptor),
             messages=map(message_to_wire, request.messages),
             sampling=sampling,
@@ -85,12 +88,15 @@ def _tools(descriptor: Descriptor) -> Iterable[pb.Tool]:
     )
 
 
-def pieces(entries: Sequence[LogEntry]) -> Iterator[list[StepText]]:
+def pieces(entries: Sequence[LogEntry], plan: Rewriting) -> Iterator[list[StepText]]:
     """The steps to render, cut into requests of bounded size."""
     piece, size = list[StepText](), 0
-    for entry in entries:
+    for index, entry in enumerate(entries[plan.kept :], plan.kept):
         step = StepText(
-            messages=map(_message, entry.messages), output=_message(entry.output), text=entry.output["text"]
+            messages=map(_message, entry.messages),
+            output=_message(entry.output),
+            text=entry.output["text"],
+            without_thinking=index < plan.without_thinking,
         )
         if piece and size + step.ByteSize() > PIECE_BYTES:
             yield piece
@@ -105,13 +111,18 @@ def _message(record: Mapping[str, Any]) -> pb.Message:
     return message_to_wire(message_from_record(record))
 
 
-def render_request(attempt: StepAttempt, piece: Sequence[StepText], before: Sequence[RenderedStep]) -> RenderRequest:
+def render_request(
+    attempt: StepAttempt, piece: Sequence[StepText], before: Sequence[RenderedStep], plan: Rewriting
+) -> RenderRequest:
     """What a worker is asked after it has rendered `before`."""
+    rendered = sum(len(step.prompt_ids) + len(step.output_ids) for step in before)
     return RenderRequest(
         model_revision=attempt.need.model_revision,
         system=attempt.descriptor.system,
+        date=attempt.descriptor.date,
         tools=_tools(attempt.descriptor),
-        steps_before=len(before),
-        tokens_before=sum(len(step.prompt_ids) + len(step.output_ids) for step in before) // ID_BYTES,
+        steps_before=plan.kept + len(before),
+        tokens_before=(len(plan.kept_ids) + rendered) // ID_BYTES,
         steps=piece,
+        last_token_id=unpack_ids(plan.kept_ids[-ID_BYTES:])[0] if plan.kept and not before else None,
     )

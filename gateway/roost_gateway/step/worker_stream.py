@@ -28,6 +28,7 @@ from roost_gateway.routing.choice import WorkerState
 from roost_gateway.step import worker_requests
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
 from roost_gateway.step.output import OutputGapError, RenderedStep, StepOutcome
+from roost_gateway.step.rewriting import Rewriting
 
 log = logging.getLogger(__name__)
 
@@ -217,20 +218,22 @@ def _finish(wire: worker_pb.Finished) -> StepOutcome:
         cached_tokens=wire.cached_tokens,
         warnings=tuple(wire.warnings),
         reasoning=wire.reasoning,
+        stop_string=wire.stop_string,
     )
 
 
 async def render(
-    attempt: StepAttempt, entries: Sequence[LogEntry], worker: WorkerState, clients: WorkerClients
+    attempt: StepAttempt, entries: Sequence[LogEntry], plan: Rewriting, worker: WorkerState, clients: WorkerClients
 ) -> list[RenderedStep]:
-    """The steps of the session's log in the tokens of the revision that the attempt needs, which the worker serves.
+    """The steps of the session's log that do not keep their tokens, in those of the revision that the attempt needs,
+    which the worker serves.
 
     Raises WorkerFailureError, or Refused when no other worker would do better.
     """
     stub, metadata = clients.channel(worker.address).stub, clients.metadata(attempt.pool.pool)
     rendered = list[RenderedStep]()
-    for piece in worker_requests.pieces(entries):
-        request = worker_requests.render_request(attempt, piece, rendered)
+    for piece in worker_requests.pieces(entries, plan):
+        request = worker_requests.render_request(attempt, piece, rendered, plan)
         seconds = attempt.call.milliseconds_left / 1000
         try:
             response = await stub.Render(request, metadata=metadata, timeout=seconds)

@@ -37,6 +37,7 @@ _COLUMNS = (
     ("Ready", "string", ".status.conditions[?(@.type=='Ready')].status", "Whether all workers take steps."),
     ("Reason", "string", ".status.conditions[?(@.type=='Ready')].reason", "Why."),
     ("Workers", "integer", ".status.workers.ready", "Workers that take steps."),
+    ("Limited", "string", ".status.conditions[?(@.type=='ModelLimited')].status", "Whether the model is limited."),
     ("Sessions", "integer", ".status.sessions.hot", "Sessions whose KV a live worker has."),
     ("Age", "date", ".metadata.creationTimestamp", "Time since the pool was created."),
 )

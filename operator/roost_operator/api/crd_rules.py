@@ -5,7 +5,7 @@ Rules are keyed by the path of the object that they are about; `[]` stands for t
 
 from collections.abc import Mapping
 
-from roost_operator.api.spec import LONGEST_NAME, POOL_NAME
+from roost_operator.api.fields import LONGEST_NAME, POOL_NAME
 
 MOST_RANKS = 16
 """Devices that one pod can have; all ranks of a worker share a pod in v1alpha1."""

@@ -1,6 +1,7 @@
 """The pool document that gateways read from Redis (docs/contracts.md, "Pool document"). Pure."""
 
 from roost.contract.pool_document import PoolDocument, PoolRole
+from roost_operator.api.model_spec import Thinking
 from roost_operator.api.spec import AgentPool, OnModelChange, RoleSpec
 
 
@@ -10,10 +11,13 @@ def pool_document(pool: AgentPool, active_revision: str = "") -> PoolDocument:
     return PoolDocument(
         pool=pool.pool,
         model=spec.model.name,
+        aliases=spec.model.aliases,
         context_tokens=spec.model.context_tokens,
+        drops_thinking=spec.model.thinking is Thinking.DROP,
         active_revision=active_revision,
         roles=tuple(_role(role) for role in spec.roles),
         idle_ttl_seconds=spec.sessions.idle_ttl_seconds,
+        implicit_ttl_seconds=spec.sessions.implicit_ttl_seconds,
         max_session_tokens=spec.sessions.max_tokens,
         migrates=spec.sessions.on_model_change is OnModelChange.MIGRATE,
         queue_limit=spec.admission.queue_limit,

@@ -9,7 +9,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from roost_operator.api.spec import PATTERNS
+from roost_operator.api.fields import PATTERNS
 
 Location = tuple[str | int, ...]
 

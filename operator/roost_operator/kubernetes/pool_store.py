@@ -135,6 +135,7 @@ class PoolStore:
             draining=lease.draining,
             tokens=sum(map(int, tokens)),
             drain_seconds=await leases.seconds_since_asked_to_drain(self._link, pool, lease.worker_id),
+            limits=lease.limits,
         )
 
     async def _keys(self, pattern: str) -> AsyncIterator[list[bytes]]:

@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -17,8 +17,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from roost.addresses import is_loopback
 from roost.cli.output import report
+from roost.contract.lease import WorkerLease
+from roost.contract.model_limits import describe
 from roost_gateway.config import ConfigError
 from roost_gateway.front.credentials import Authenticator
+from roost_operator.api.limits import remaining
 from roost_operator.api.loader import PoolFileError, load_pool
 from roost_operator.api.spec import AgentPool
 from roost_operator.local.events import Notice
@@ -41,7 +44,11 @@ def up(
             envvar="ROOST_STATE_DIR",
         ),
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65_000, help="Port of the first gateway; 0 takes free ones.")] = 7433,
+    port: Annotated[int, typer.Option(min=0, max=64_000, help="Port of the first gateway; 0 takes free ones.")] = 7433,
+    http_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_000, help="Port of the first gateway's HTTP, 1000 above --port unless given."),
+    ] = None,
     gateways: Annotated[int, typer.Option(min=1, max=16, help="Gateways to run.")] = 2,
     host: Annotated[
         str, typer.Option(help="Address that gateways listen on; :: is every IPv4 and IPv6 address.")
@@ -61,6 +68,7 @@ def up(
             state_dir=state_dir or default_state_dir(pool.pool),
             host=host,
             port=port,
+            http_port=http_port,
             gateways=gateways,
             ray=ray,
             key_file=api_keys,
@@ -91,6 +99,7 @@ async def _run(pool: AgentPool, options: StackOptions, console: Console) -> int:
                 was_up = True
                 reporter.close()
                 _print_addresses(console, stack)
+                print_limits(console, pool, await stack.leases())
                 await asyncio.Event().wait()
         finally:
             reporter.close()
@@ -132,10 +141,18 @@ def _print_addresses(console: Console, stack: LocalStack) -> None:
         console.print("It is suspended: sessions can be read, steps are refused. Remove spec.suspend to run workers.")
     console.print(f"  {roost} chat --target {first} --pool {stack.pool.pool}", soft_wrap=True)
     console.print(f"  {roost} sessions list --target {first} --pool {stack.pool.pool}", soft_wrap=True)
+    http = stack.http_targets[0]
+    console.print(f"  base URL of OpenAI's API: http://{http}/v1, of Anthropic's: http://{http}", soft_wrap=True)
     console.print(
         f"Sessions, logs: {escape(str(stack.options.state_dir))}. Ctrl-C stops everything; sessions stay.",
         soft_wrap=True,
     )
+
+
+def print_limits(console: Console, pool: AgentPool, leases: Sequence[WorkerLease]) -> None:
+    """Print a line for each limit of the workers' model."""
+    for limit in remaining(pool, (limit for lease in leases for limit in lease.limits)):
+        console.print(f"[yellow]The model is limited[/]: {escape(describe(limit))}", soft_wrap=True)
 
 
 def _command_name() -> str:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from roost_operator.local.health import health
@@ -13,14 +14,29 @@ DRAIN_SECONDS = 5.0
 """How long a running step may go on when the stack stops; its worker keeps its output."""
 
 
+@dataclass(frozen=True, slots=True)
+class GatewayAddresses:
+    """Where a gateway listens, as host:port."""
+
+    grpc: str
+    http: str
+
+
 def gateway_command(
-    state: StateDirectory, number: int, listen: str, pool: str, pool_secret: str, store_url: str, keys: Path | None
+    state: StateDirectory,
+    number: int,
+    addresses: GatewayAddresses,
+    pool: str,
+    pool_secret: str,
+    store_url: str,
+    keys: Path | None,
 ) -> Command:
-    """How to run gateway `number` (from 1) at `listen`, with or without a file of API `keys`. It is ready when it
-    answers, even if it does not serve yet."""
+    """How to run gateway `number` (from 1), with or without a file of API `keys`. It is ready when it answers gRPC,
+    even if it does not serve yet."""
     document = {
         "gateway_id": f"gateway-{number}",
-        "listen": listen,
+        "listen": addresses.grpc,
+        "http_listen": addresses.http,
         "store_url": store_url,
         "pools": [pool],
         "pool_secrets": {pool: pool_secret},
@@ -30,7 +46,7 @@ def gateway_command(
     file = state.write_private(f"gateway-{number}.json", json.dumps(document))
 
     async def ready() -> bool:
-        return await health(listen) is not None
+        return await health(addresses.grpc) is not None
 
     return Command(
         name=f"gateway-{number}",

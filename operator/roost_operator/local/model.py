@@ -4,7 +4,7 @@ import asyncio
 import threading
 from pathlib import Path
 
-from roost_operator.api.spec import ModelSpec
+from roost_operator.api.model_spec import ModelSpec
 from roost_operator.local.events import Notice, Report
 from roost_worker.convert.layout import PreparedModel
 from roost_worker.convert.store import ModelStore

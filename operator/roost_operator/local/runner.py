@@ -21,7 +21,7 @@ from roost_operator.api.spec import AgentPool
 from roost_operator.api.worker_config import worker_config
 from roost_operator.local import ray_cluster
 from roost_operator.local.events import Notice, Report, silent
-from roost_operator.local.gateways import gateway_command
+from roost_operator.local.gateways import GatewayAddresses, gateway_command
 from roost_operator.local.health import health
 from roost_operator.local.model import prepare_model
 from roost_operator.local.ports import free_port, require_free
@@ -33,6 +33,7 @@ from roost_operator.local.workers import worker_command
 from roost_worker.config import WorkerConfig
 
 SERVING_SECONDS = 180.0
+HTTP_PORTS_ABOVE = 1000
 
 
 class StackError(RuntimeError):
@@ -47,6 +48,8 @@ class StackOptions:
     host: str = "127.0.0.1"
     port: int = 7433
     """Port of the first gateway, the others follow; 0 takes free ones."""
+    http_port: int | None = None
+    """The same for the gateways' HTTP; None: `HTTP_PORTS_ABOVE` the others, or free ones where those are."""
     gateways: int = 2
     ray: bool = True
     """Workers as Ray Serve replicas; otherwise as plain processes."""
@@ -68,6 +71,8 @@ class LocalStack:
         self.options = options
         self.targets: tuple[str, ...] = ()
         """Addresses of the gateways."""
+        self.http_targets: tuple[str, ...] = ()
+        """Their addresses for HTTP, in the same order."""
         self.model_dir = Path()
         """The converted model."""
         self.workers: list[Supervised] = []
@@ -117,7 +122,7 @@ class LocalStack:
     async def _start(self) -> None:
         for deprecation in deprecations(self.pool):
             self._notify(deprecation)
-        ports = self._gateway_ports()
+        self._take_ports()
         await asyncio.to_thread(remove_leftovers)
         model = await prepare_model(self.pool.spec.model, self.options.cache_dir, self._report)
         self.model_dir = model.path
@@ -131,9 +136,9 @@ class LocalStack:
         except (StoreAwayError, Refused) as error:
             log = self._redis_process.command.log
             raise StackError(f"{error}; the end of {log}:\n{log_end(log)}") from error
-        await self._start_workers_and_gateways(ports)
+        await self._start_workers_and_gateways()
 
-    async def _start_workers_and_gateways(self, ports: list[int]) -> None:
+    async def _start_workers_and_gateways(self) -> None:
         assert self._redis is not None
         config = worker_config(
             self.pool,
@@ -141,14 +146,13 @@ class LocalStack:
             pool_secret=self._state.secret("pool-secret"),
             cache_dir=self.options.cache_dir,
         )
-        self.targets = tuple(join_address(self.options.host, port) for port in ports)
         shared = (config.pool, config.pool_secret, self.redis_url, self.options.key_file)
-        commands = [gateway_command(self._state, number, at, *shared) for number, at in enumerate(self.targets, 1)]
+        addresses = map(GatewayAddresses, self.targets, self.http_targets)
+        commands = [gateway_command(self._state, number, at, *shared) for number, at in enumerate(addresses, 1)]
         self.gateways = [self._supervise(command) for command in commands]
         self.workers = [] if self.pool.spec.suspend else [self._supervise(c) for c in self._worker_commands(config)]
-        self._notify(
-            f"starting {_count(self.pool.spec.workers.replicas, 'worker')} and {_count(len(ports), 'gateway')}"
-        )
+        workers, gateways = self.pool.spec.workers.replicas, self.options.gateways
+        self._notify(f"starting {_count(workers, 'worker')} and {_count(gateways, 'gateway')}")
         try:
             async with asyncio.TaskGroup() as group:
                 for process in (*self.workers, *self.gateways):
@@ -169,16 +173,22 @@ class LocalStack:
             return [ray_cluster.command(self._state, plan)]
         return [worker_command(self._state, number, config, threads) for number in range(1, replicas + 1)]
 
-    def _gateway_ports(self) -> list[int]:
-        """Ports of the gateways. Raises PortTakenError."""
-        options = self.options
-        if options.port == 0:
-            return [free_port(options.host) for _ in range(options.gateways)]
-        ports = [options.port + index for index in range(options.gateways)]
-        for number, port in enumerate(ports, 1):
-            use = f"gateway {number} of {options.gateways}"
-            require_free(options.host, port, use, "stop what uses it, or give another first port with --port")
-        return ports
+    def _take_ports(self) -> None:
+        """Choose where the gateways listen. Raises PortTakenError."""
+        port, http_port = self.options.port, self.options.http_port
+        if http_port is None:
+            http_port = port and port + HTTP_PORTS_ABOVE
+        self.targets = self._addresses(port, "gateway", "--port")
+        self.http_targets = self._addresses(http_port, "HTTP of gateway", "--http-port")
+
+    def _addresses(self, first: int, use: str, flag: str) -> tuple[str, ...]:
+        host, count = self.options.host, self.options.gateways
+        if first == 0:
+            return tuple(join_address(host, free_port(host)) for _ in range(count))
+        for number in range(count):
+            fix = f"stop what uses it, or give another first port with {flag}"
+            require_free(host, first + number, f"{use} {number + 1} of {count}", fix)
+        return tuple(join_address(host, first + number) for number in range(count))
 
     async def _publish(self, link: RedisLink, revision: str) -> None:
         """Publish the pool's document, and forget the workers of an earlier run, none of which can be alive."""

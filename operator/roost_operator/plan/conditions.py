@@ -30,6 +30,9 @@ those of the cluster that is to stay.
 
 `Available` is True (WorkersReady) when a worker takes steps, the pool is not suspended and the store answers; else
 False (NoWorker). A store that may lose commits sets Degraded to True (WeakDurability) in rows where it is False.
+
+`ModelLimited` is True (PromptsDiffer) when a worker says that its model is limited, else False; without a worker it is
+not known, and left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,6 +40,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from roost.contract.model_limits import describe
 from roost_operator.api.status import ConditionType
 from roost_operator.plan.reasons import ConditionReason
 from roost_operator.plan.troubles import Troubles
@@ -64,6 +68,8 @@ class Facts(Troubles):
     upgrading: bool = False
     scaling: bool = False
     change_waits: bool = False
+    limits: tuple[str, ...] | None = None
+    """Names of the model's limits; None while no worker says."""
 
     @property
     def complete(self) -> bool:
@@ -109,11 +115,13 @@ def conditions(facts: Facts, before: Sequence[Mapping[str, Any]], generation: in
             "observedGeneration": generation,
         }
 
+    limited = [] if facts.limits is None else [condition(ConditionType.MODEL_LIMITED, *_limited(facts.limits))]
     return [
         condition(ConditionType.READY, row.ready, row.reason, row.message),
         condition(ConditionType.AVAILABLE, *_available(facts)),
         condition(ConditionType.PROGRESSING, row.progressing, row.reason, row.message),
         condition(ConditionType.DEGRADED, *_degraded(row, facts)),
+        *limited,
     ]
 
 
@@ -180,3 +188,13 @@ def _degraded(row: Readiness, facts: Facts) -> tuple[bool, ConditionReason, str]
     if facts.weaknesses:
         return True, ConditionReason.WEAK_DURABILITY, "; ".join(facts.weaknesses)
     return False, ConditionReason.AS_EXPECTED, ConditionReason.AS_EXPECTED.message()
+
+
+def _limited(limits: Sequence[str]) -> tuple[bool, ConditionReason, str]:
+    if not limits:
+        return False, ConditionReason.AS_EXPECTED, ConditionReason.AS_EXPECTED.message()
+    return (
+        True,
+        ConditionReason.PROMPTS_DIFFER,
+        ConditionReason.PROMPTS_DIFFER.message("; ".join(map(describe, limits))),
+    )

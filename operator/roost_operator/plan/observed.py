@@ -184,6 +184,8 @@ class Worker:
     """Cached tokens of all its sessions: what it would cost to rebuild them elsewhere."""
     drain_seconds: float | None = None
     """How long ago it was asked to drain; None when it was not."""
+    limits: tuple[str, ...] = ()
+    """Names of its model's limits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,11 @@ class ConditionReason(StrEnum):
         "Redis may lose committed steps or throw sessions away",
         "set what the message says: appendonly yes, appendfsync always, maxmemory-policy noeviction",
     )
+    PROMPTS_DIFFER = (
+        "PromptsDiffer",
+        "prompts differ from those that the model's own chat template writes",
+        "see docs/models.md, Limits; nothing needs to be done if the sessions do without what the message names",
+    )
     AS_EXPECTED = "AsExpected", "nothing is wrong"
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from roost_operator.api.deprecations import deprecations
+from roost_operator.api.limits import remaining
 from roost_operator.api.spec import AgentPool
 from roost_operator.plan import names
 from roost_operator.plan.conditions import Facts, conditions
@@ -42,6 +43,7 @@ def facts_of(
         store=observed.store.problem,
         weaknesses=observed.store.weaknesses,
         suspend=pool.spec.suspend,
+        limits=_limits(pool, newest_workers(observed) or observed.workers),
         upgrading=upgrading or is_upgrading(observed),
         **changes,
         **asdict(troubles(observed, desired)),
@@ -76,8 +78,8 @@ def is_settled(status: Mapping[str, Any]) -> bool:
 
 
 def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Event, ...]:
-    """An event for each new reason of Ready, for a condition Degraded that came or went, and for each deprecated field
-    that the status did not list before."""
+    """An event for each new reason of Ready, for a condition Degraded that came or went, for new limits of the model,
+    and for each deprecated field that the status did not list before."""
     old, new = _by_type(before), _by_type(after)
     events = []
     for kind in ("Ready", "Degraded"):
@@ -86,6 +88,9 @@ def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Ev
         if not same and not (kind == "Degraded" and (not was or now["reason"] == new["Ready"]["reason"])):
             bad = new["Degraded"]["status"] == "True"
             events.append(Event("Warning" if bad else "Normal", now["reason"], now["message"]))
+    limited = new.get("ModelLimited", {})
+    if limited.get("status") == "True" and limited["message"] != old.get("ModelLimited", {}).get("message"):
+        events.append(Event("Warning", limited["reason"], limited["message"]))
     known = before.get("deprecations") or ()
     events += [Event("Warning", "DeprecatedField", text) for text in after.get("deprecations", ()) if text not in known]
     return tuple(events)
@@ -93,6 +98,11 @@ def transitions(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Ev
 
 def _by_type(status: Mapping[str, Any]) -> dict[str, Any]:
     return {condition["type"]: condition for condition in status.get("conditions") or ()}
+
+
+def _limits(pool: AgentPool, workers: Sequence[Worker]) -> tuple[str, ...] | None:
+    """The model's limits by what any of the workers says; None without workers."""
+    return remaining(pool, (limit for worker in workers for limit in worker.limits)) if workers else None
 
 
 def _taking_steps(workers: Sequence[Worker]) -> int:

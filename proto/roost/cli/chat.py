@@ -127,7 +127,7 @@ class Chat:
                 elif isinstance(event, Queued):
                     self.note(f"waiting for room, behind {event.position} other steps")
                 elif isinstance(event, Migrated):
-                    self.note(f"the pool's model has changed; the session continues with {event.to_revision}")
+                    self.note(_migration(event))
                 elif isinstance(event, Committed):
                     self._summary(event, time.monotonic() - begin)
 
@@ -165,3 +165,9 @@ class Chat:
         info = self._session.info()
         where = f"{info.tier} on {info.worker}" if info.worker else f"{info.tier}"
         self.note(f"{info.id}\n{info.model}, role {info.role}: {info.steps} steps, {info.head.length} tokens, {where}")
+
+
+def _migration(event: Migrated) -> str:
+    if event.from_revision == event.to_revision:
+        return "the thinking of earlier turns has left the session's log"
+    return f"the pool's model has changed; the session continues with {event.to_revision}"

@@ -4,9 +4,10 @@ from typing import Annotated
 
 import typer
 
-from roost import LoggedStep, SessionInfo, SessionState, SessionTool, Tier
+from roost import Head, LoggedStep, Message, SessionInfo, SessionState, SessionTool, Tier
 from roost.cli.options import DEFAULT_TARGET, ApiKey, Output, Pool, SessionId, Target, connect
 from roost.cli.output import OutputFormat, age, expected_errors, moment, print_json, print_table
+from roost.sync import SyncSession
 
 app = typer.Typer(help="Look at sessions and manage them.", no_args_is_help=True)
 
@@ -39,6 +40,42 @@ def get(
     """Show one session."""
     with expected_errors(), connect(target, api_key) as client:
         _show(client.session(session).info(), output)
+
+
+@app.command()
+def fork(
+    session: SessionId,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of the log that the new session has; all of them by default.", min=0)
+    ] = None,
+    task: Annotated[str, typer.Option(help="Task of the new session; that of the other one by default.")] = "",
+    label: Annotated[list[str] | None, typer.Option(help="Label of the new session, KEY=VALUE; repeatable.")] = None,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Branch a new session off another one. They share the log up to there."""
+    labels = dict(_label(text) for text in label or ())
+    with expected_errors(), connect(target, api_key) as client:
+        other = client.session(session)
+        _show(other.fork(_head_after(other, steps), task=task, labels=labels).info(), output)
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--label")
+    return key, value
+
+
+def _head_after(session: SyncSession, steps: int | None) -> Head | None:
+    """The head of the log after so many steps; None for its end."""
+    if not steps:
+        return None if steps is None else Head()
+    for step in session.steps():
+        if step.index == steps - 1:
+            return step.head
+    raise typer.BadParameter(f"the log does not have {steps} steps", param_hint="--steps")
 
 
 @app.command()
@@ -128,6 +165,11 @@ def _hold(info: SessionInfo) -> str:
     return f"{info.hold.tool or 'pause'} {info.hold.expect_seconds:g}s" if info.hold.expect_seconds else info.hold.tool
 
 
+def _fork_point(info: SessionInfo) -> str:
+    point = info.forked_from
+    return "" if point is None else f"{point.session_id} at {point.head.length} tokens"
+
+
 def _tool(tool: SessionTool) -> str:
     return f"{tool.name} (not enforced: {tool.keyword})" if tool.constrained is False else tool.name
 
@@ -143,6 +185,7 @@ def _show(info: SessionInfo, output: OutputFormat) -> None:
             ("session", info.id),
             ("role", info.role),
             ("task", info.task),
+            ("forked from", _fork_point(info)),
             ("model", f"{info.model} {info.model_revision}"),
             ("state", info.state or ""),
             ("tier", info.tier or ""),
@@ -162,8 +205,12 @@ def _show(info: SessionInfo, output: OutputFormat) -> None:
 
 def _turns(step: LoggedStep) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = [
-        (step.index, message.name or message.role, "", "", message.content) for message in step.messages
+        (step.index, message.name or message.role, "", "", _said(message)) for message in step.messages
     ]
-    calls = [f"→ {call.name}({call.arguments_json})" for call in step.output.tool_calls]
-    said = "\n".join(part for part in (step.output.content, *calls) if part)
-    return [*rows, (step.index, step.output.role, step.usage.output_tokens, step.usage.cached_tokens, said)]
+    usage = step.usage
+    return [*rows, (step.index, step.output.role, usage.output_tokens, usage.cached_tokens, _said(step.output))]
+
+
+def _said(message: Message) -> str:
+    calls = [f"→ {call.name}({call.arguments_json})" for call in message.tool_calls]
+    return "\n".join(part for part in (message.content, *calls) if part)

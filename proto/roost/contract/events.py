@@ -132,7 +132,8 @@ class Restarted:
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """The pool's model has changed: the session's log was rendered again for it, and the step continues in the new log.
+    """The session's log was rendered again, and the step continues in the new log: because the pool's model has
+    changed, or, if both revisions are the same, without the thinking of earlier turns (`thinking: drop` in the pool).
     The old log stays readable with `Session.steps(generation=…)`."""
 
     from_revision: str
@@ -169,6 +170,8 @@ class Committed:
     """Why text of the output that looks like a tool call is not one, as when the session lacks the tool."""
     reasoning: str = ""
     """What the model wrote between its thinking marks. It is not part of `output`."""
+    stop_string: str = ""
+    """The one of `Sampling.stop` that ended the output; empty when another thing did."""
 
 
 Event = Queued | Migrated | Started | Delta | Restarted | Committed

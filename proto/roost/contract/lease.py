@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 _RETIRED: Mapping[str, str | int] = {"render_version": "", "block_tokens": 0, "context_tokens": 0}
 """Fields that older gateways require in a lease, although they do not use them: without them a gateway that is still to
@@ -33,6 +34,8 @@ class WorkerLease:
     """The most `counted_bytes` of a message that one token stands for; 0: not known. The same for all workers of a
     model revision."""
     draining: bool = False
+    limits: tuple[str, ...] = ()
+    """Names of the model's limits (`contract.model_limits`)."""
 
     @property
     def host(self) -> str:
@@ -51,14 +54,24 @@ class WorkerLease:
         document = json.loads(text)
         if not isinstance(document, dict):
             raise ValueError(f"not a worker's lease: {document!r:.80}")
-        known = {field.name: field.type for field in fields(cls)}
+        known = {field.name: field.type for field in fields(cls) if field.name in document}
         for name, kind in known.items():
-            if name in document and type(document[name]) not in ((int, float) if kind is float else (kind,)):
+            if not _is_of(kind, document[name]):
                 raise ValueError(f"not a worker's lease: {name} is {document[name]!r:.80}")
+        values: dict[str, Any] = {name: document[name] for name in known}
+        if "limits" in values:
+            values["limits"] = tuple(values["limits"])
         try:
-            return cls(**{key: value for key, value in document.items() if key in known})
+            return cls(**values)
         except TypeError as error:
             raise ValueError(f"not a worker's lease: {error}") from error
+
+
+def _is_of(kind: object, value: object) -> bool:
+    """Whether a value from JSON fits a field of this type."""
+    if isinstance(value, list):
+        return kind == tuple[str, ...] and all(isinstance(item, str) for item in value)
+    return type(value) in ((int, float) if kind is float else (kind,))
 
 
 RARE_BYTES = frozenset(range(0x20)) - frozenset(b"\t\n\r") | {0xC0, 0xC1, *range(0xF1, 0x100)}

@@ -20,6 +20,8 @@ def to_json(value: Any) -> str:
 class MessageRole(StrEnum):
     """Who speaks."""
 
+    UNSPECIFIED = "unspecified"
+    """Not given, or a role that this version does not know: no step may have it."""
     SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"

@@ -10,7 +10,9 @@ SCHEMA_VERSION = 1
 pass over needs no new version."""
 
 DEFAULT_QUEUE_TIMEOUT_SECONDS = 60.0
+DEFAULT_IMPLICIT_TTL_SECONDS = 3600.0
 _MIGRATE, _REFUSE = "Migrate", "Refuse"
+_KEEP, _DROP = "keep", "drop"
 _KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "a map"}
 _Value = TypeVar("_Value")
 
@@ -34,12 +36,18 @@ class PoolDocument:
 
     pool: str
     model: str = ""
+    aliases: tuple[str, ...] = ()
+    """Further names of the model."""
     context_tokens: int = 0
+    drops_thinking: bool = False
+    """Whether the thinking of earlier turns leaves a session's log when a user's message begins another turn."""
     active_revision: str = ""
     """Empty: any worker's revision will do."""
     roles: tuple[PoolRole, ...] = ()
     """The first is the default."""
     idle_ttl_seconds: float = 0.0
+    implicit_ttl_seconds: float = DEFAULT_IMPLICIT_TTL_SECONDS
+    """Idle time after which a session that no client opened, but a gateway for a conversation, is erased."""
     max_session_tokens: int = 0
     migrates: bool = True
     """Whether sessions of another revision move to the active one; otherwise their steps are refused."""
@@ -52,6 +60,12 @@ class PoolDocument:
     @property
     def idle_ttl_ms(self) -> int:
         return int(self.idle_ttl_seconds * 1000)
+
+    @property
+    def implicit_ttl_ms(self) -> int:
+        """Of a conversation's session: at most that of others."""
+        seconds = [limit for limit in (self.implicit_ttl_seconds, self.idle_ttl_seconds) if limit]
+        return int(min(seconds, default=DEFAULT_IMPLICIT_TTL_SECONDS) * 1000)
 
     @property
     def token_limit(self) -> int:
@@ -75,11 +89,17 @@ class PoolDocument:
         return {
             "schemaVersion": SCHEMA_VERSION,
             "pool": self.pool,
-            "model": {"name": self.model, "contextTokens": self.context_tokens},
+            "model": {
+                "name": self.model,
+                "aliases": list(self.aliases),
+                "contextTokens": self.context_tokens,
+                "thinking": _DROP if self.drops_thinking else _KEEP,
+            },
             "activeRevision": self.active_revision,
             "roles": [_role_to_json(role) for role in self.roles],
             "sessions": {
                 "idleTTLSeconds": self.idle_ttl_seconds,
+                "implicitTTLSeconds": self.implicit_ttl_seconds,
                 "maxTokens": self.max_session_tokens,
                 "onModelChange": _MIGRATE if self.migrates else _REFUSE,
             },
@@ -123,10 +143,14 @@ class PoolDocument:
         return cls(
             pool=pool,
             model=_value(model, "model.", "name", ""),
+            aliases=_texts(_value(model, "model.", "aliases", list[Any]()), "model.aliases"),
             context_tokens=_value(model, "model.", "contextTokens", 0),
+            drops_thinking=_value(model, "model.", "thinking", _KEEP) == _DROP,
             active_revision=_value(document, "", "activeRevision", ""),
             roles=tuple(_role_from_json(role, f"roles[{number}].") for number, role in enumerate(roles)),
             idle_ttl_seconds=_value(sessions, "sessions.", "idleTTLSeconds", 0.0),
+            implicit_ttl_seconds=_value(sessions, "sessions.", "implicitTTLSeconds", 0.0)
+            or DEFAULT_IMPLICIT_TTL_SECONDS,
             max_session_tokens=_value(sessions, "sessions.", "maxTokens", 0),
             migrates=_value(sessions, "sessions.", "onModelChange", _MIGRATE) != _REFUSE,
             queue_limit=_value(admission, "admission.", "queueLimit", 0),
@@ -171,6 +195,13 @@ def _value(fields: Mapping[str, Any], where: str, key: str, default: _Value) -> 
     if type(value) is not kind and not (kind is float and type(value) is int):
         raise ValueError(f"{where}{key} must be {_KINDS[kind]}, not {value!r:.80}")
     return cast(_Value, value)
+
+
+def _texts(values: list[Any], where: str) -> tuple[str, ...]:
+    for number, value in enumerate(values):
+        if not isinstance(value, str):
+            raise ValueError(f"{where}[{number}] must be a text, not {value!r:.80}")
+    return tuple(values)
 
 
 def _unreadable(pool: str, why: str) -> ValueError:

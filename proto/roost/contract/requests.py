@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from roost.contract.heads import NONCE_BYTES
+from roost.contract.heads import NONCE_BYTES, Head
 from roost.contract.loghash import HASH_BYTES
 from roost.contract.messages import (
     TOOL_NAME,
@@ -23,7 +23,7 @@ from roost.contract.messages import (
     ToolDefinition,
 )
 from roost.contract.names import is_pool
-from roost.contract.sessions import OpenRequest
+from roost.contract.sessions import ForkRequest, OpenRequest
 from roost.contract.steps import StepRequest
 
 Violations = Iterator[tuple[str, str]]
@@ -43,8 +43,7 @@ def open_session(request: OpenRequest) -> Violations:
     matter (STEP_TOO_LONG), and before that of the bytes that a transport takes."""
     if request.pool and not is_pool(request.pool):
         yield "pool", f"{request.pool[:100]!r} is not a pool's name; write namespace/name"
-    if request.request_id and not _KEY.fullmatch(request.request_id):
-        yield "request_id", "must be 1 to 64 printable ASCII characters without spaces"
+    yield from _request_id(request.request_id)
     if len(request.system.encode()) > MAX_SYSTEM_BYTES:
         yield "system", f"is longer than {MAX_SYSTEM_BYTES} bytes"
     for name, text in (("task", request.task), ("role", request.role), ("parent_session_id", request.parent)):
@@ -52,6 +51,25 @@ def open_session(request: OpenRequest) -> Violations:
             yield name, f"is longer than {MAX_NAME_CHARS} characters"
     yield from _labels(request.labels)
     yield from _tools(request.tools)
+
+
+def fork_session(request: ForkRequest) -> Violations:
+    """Violations of a fork."""
+    yield from _request_id(request.request_id)
+    if len(request.task) > MAX_NAME_CHARS:
+        yield "task", f"is longer than {MAX_NAME_CHARS} characters"
+    yield from _labels(request.labels)
+    yield from _head("at", request.at)
+
+
+def _request_id(request_id: str) -> Violations:
+    if request_id and not _KEY.fullmatch(request_id):
+        yield "request_id", "must be 1 to 64 printable ASCII characters without spaces"
+
+
+def _head(name: str, head: Head | None) -> Violations:
+    if head is not None and len(head.log_hash) not in (0, HASH_BYTES):
+        yield f"{name}.log_hash", "must have 16 bytes, or none for an empty log"
 
 
 def _labels(labels: Mapping[str, str]) -> Violations:
@@ -117,26 +135,32 @@ def step(request: StepRequest) -> Violations:
     yield from _messages(request.messages)
     yield from _sampling(request.sampling)
     yield from _format(request.format)
-    if request.expected_head is not None and len(request.expected_head.log_hash) not in (0, HASH_BYTES):
-        yield "expected_head.log_hash", "must have 16 bytes, or none for an empty log"
+    yield from _head("expected_head", request.expected_head)
     if request.received is not None and len(request.received.attempt.nonce) != NONCE_BYTES:
         yield "received.attempt.nonce", "must have 16 bytes"
 
 
 def _messages(messages: Sequence[Message]) -> Violations:
     if not messages:
-        yield "messages", "must hold at least one user or tool message"
+        yield "messages", "must hold at least one user, tool or system message"
+    elif messages[-1].role is MessageRole.ASSISTANT:
+        yield (
+            f"messages[{len(messages) - 1}].role",
+            "the last message must be USER, TOOL or SYSTEM: the model answers it",
+        )
     for number, message in enumerate(messages):
-        if message.role not in (MessageRole.USER, MessageRole.TOOL):
-            yield (
-                f"messages[{number}].role",
-                "must be USER or TOOL; the system text belongs to OpenSession, and the model's own messages are "
-                "in the log already",
-            )
-        if message.tool_calls:
-            yield f"messages[{number}].tool_calls", "only the model makes calls; leave it empty"
+        if message.role is MessageRole.UNSPECIFIED:
+            yield f"messages[{number}].role", "must be SYSTEM, USER, ASSISTANT or TOOL"
+        if message.tool_calls and message.role is not MessageRole.ASSISTANT:
+            yield f"messages[{number}].tool_calls", "only ASSISTANT messages hold calls; leave it empty"
         if len(message.name) > MAX_NAME_CHARS or len(message.tool_call_id) > MAX_NAME_CHARS:
             yield f"messages[{number}]", f"name and tool_call_id must have at most {MAX_NAME_CHARS} characters"
+        for place, call in enumerate(message.tool_calls):
+            if not 0 < len(call.name) <= MAX_NAME_CHARS or len(call.id) > MAX_NAME_CHARS:
+                yield (
+                    f"messages[{number}].tool_calls[{place}]",
+                    f"name must have 1 to {MAX_NAME_CHARS} characters, and id at most {MAX_NAME_CHARS}",
+                )
 
 
 def _sampling(sampling: Sampling) -> Violations:

@@ -47,6 +47,31 @@ class OpenRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ForkRequest:
+    """A new session that shares the log of another one up to a head, as its client asks for it; not checked yet."""
+
+    session_id: str
+    """Session to branch off."""
+    at: Head | None = None
+    """A head that it has or had; None: its head when the fork is written."""
+    request_id: str = ""
+    """Idempotency key: a repeated call returns the same session. Empty: none."""
+    task: str = ""
+    """Empty: that of the session to branch off."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ForkPoint:
+    """Where a session branches off another one."""
+
+    session_id: str
+    """Session that it was branched off, which may be gone by now."""
+    head: Head
+    """Head of that session's log up to which the two share it."""
+
+
+@dataclass(frozen=True, slots=True)
 class SessionQuery:
     """Which sessions to list. Empty texts select all."""
 
@@ -120,6 +145,8 @@ class SessionInfo:
     labels: dict[str, str] = field(default_factory=dict)
     tools: tuple[SessionTool, ...] = ()
     """In the order in which they were given; empty in lists of sessions."""
+    forked_from: ForkPoint | None = None
+    """None when it was opened."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ class StepRequest:
     session_id: str
     step_id: str
     messages: tuple[Message, ...]
+    """What is new. Assistant messages are history that the log does not have; the last message is none."""
     sampling: Sampling = field(default_factory=Sampling)
     format: Format | None = None
     expected_head: Head | None = None

@@ -6,6 +6,7 @@ from typing import Any
 from roost.contract import names
 from roost.contract.heads import Head
 from roost.store import codec
+from roost.store.fork_records import NewFork
 from roost.store.keys import PoolKeys
 from roost.store.records import (
     FIRST_GENERATION,
@@ -17,11 +18,14 @@ from roost.store.records import (
     Reservation,
 )
 from roost.store.refusals import WORDS, refused
-from roost.store.rules import check_commit, check_migration
+from roost.store.rules import check_commit, check_migration, holds_thinking, thinking_from
 from roost.store.scripts import Arg, Call
 
 OPEN_REQUEST_MS = 3_600_000
 """How long a `request_id` is remembered."""
+MOST_SHARED_LOGS = 4
+"""Of so many sessions' logs a fork shares a part; when there are more, it gets a copy of the last of them. It bounds
+what a fork writes, and what each of its steps touches."""
 
 
 def pool_keys(session_id: str) -> PoolKeys:
@@ -30,14 +34,6 @@ def pool_keys(session_id: str) -> PoolKeys:
     if pool is None:
         raise ValueError(f"{session_id!r} is not a session's name; see `roost.contract.names.new_session_id`")
     return PoolKeys(pool)
-
-
-def session_keys(keys: PoolKeys, session_id: str, generations: int) -> list[str]:
-    """Every key of a session that has `generations` logs, as `session_keys` of `_common.lua` takes them."""
-    taken = [keys.session(session_id), keys.steps(session_id)]
-    for generation in range(FIRST_GENERATION, FIRST_GENERATION + generations):
-        taken += [keys.log(session_id, generation), keys.ids(session_id, generation)]
-    return taken
 
 
 def claim_keys(keys: PoolKeys) -> dict[str, str]:
@@ -73,6 +69,35 @@ def open_call(new: NewSession, erased: str, watermark: float) -> Call:
         },
         more_keys=[keys.open_request(new.tenant, request_digest(new.request_id))] if new.request_id else [],
         more_args=[part for pair in codec.encode_new(new).items() for part in pair],
+    )
+
+
+def fork_call(new: NewFork, erased: str, watermark: float) -> Call:
+    """All but the keys of the session to branch off. `erased` as for `open_call`."""
+    keys, point = pool_keys(new.session_id), new.point
+    return Call(
+        {
+            "session": keys.session(new.session_id),
+            "log": keys.log(new.session_id, FIRST_GENERATION),
+            "ids": keys.ids(new.session_id, FIRST_GENERATION),
+            "tenant_sessions": keys.tenant_sessions(new.tenant),
+        },
+        {
+            "session_id": new.session_id,
+            "tenant": new.tenant,
+            "other": new.other,
+            "task": new.task,
+            "labels": codec.encode_labels(new.labels),
+            "erased": erased,
+            "watermark": watermark,
+            "request_ms": OPEN_REQUEST_MS,
+            "most_shared": MOST_SHARED_LOGS,
+            "generation": point.head.generation if point else 0,
+            "steps": point.steps if point else 0,
+            "length": point.head.length if point else 0,
+            "hash": point.head.log_hash.hex() if point else "",
+        },
+        more_keys=[keys.open_request(new.tenant, request_digest(new.request_id))] if new.request_id else [],
     )
 
 
@@ -117,6 +142,7 @@ def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int) ->
         "seed": request.seed,
         **expected_args(request.expected_head, request.expected_generation),
         "migrates_to": request.migrates_to,
+        "drops_thinking": int(request.drops_thinking),
         "lease_ms": request.lease_ms,
         "new_tokens": request.new_tokens,
         "max_session_tokens": request.max_session_tokens,
@@ -132,6 +158,7 @@ def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int) ->
 def migrate_args(request: MigrateRequest) -> dict[str, Arg]:
     """Raises ValueError when entries, ids and head of the request contradict one another."""
     check_migration(request)
+    thinking = thinking_from(request.entries, request.without_thinking)
     return {
         "nonce": request.ref.nonce.hex(),
         "epoch": request.ref.epoch,
@@ -139,6 +166,7 @@ def migrate_args(request: MigrateRequest) -> dict[str, Arg]:
         **_head_args(request.entries[-1].head),
         "revision": request.model_revision,
         "ids": request.packed_ids,
+        "thinking": "" if thinking is None else thinking,
         "ttl_ms": request.ttl_ms,
         "lease_ms": request.lease_ms,
     }
@@ -167,6 +195,7 @@ def commit_args(request: CommitRequest) -> dict[str, Arg]:
         "cached": entry.cached_tokens,
         "reconstructed": entry.reconstructed_tokens,
         "revision": entry.model_revision,
+        "thinking": int(holds_thinking(entry)),
         "ttl_ms": request.ttl_ms,
     }
 

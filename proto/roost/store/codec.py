@@ -4,12 +4,14 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import date
 from typing import Any
 
 import msgpack
 
 from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
+from roost.contract.sessions import ForkPoint
 from roost.store.records import (
     FIRST_GENERATION,
     Descriptor,
@@ -20,6 +22,7 @@ from roost.store.records import (
     NewSession,
     State,
 )
+from roost.store.rules import day_of
 
 _ENTRY_VERSION = b"\x01"
 _STORED_ELSEWHERE = ("index", "commit_ms")
@@ -41,11 +44,12 @@ def encode_new(new: NewSession) -> dict[str, str | bytes | int]:
         "role": new.role,
         "task": new.task,
         "parent": new.parent,
-        "labels": json.dumps(new.labels, separators=(",", ":")),
+        "labels": encode_labels(new.labels),
         "system": new.system,
         "tools": json.dumps(new.tools, separators=(",", ":")),
         "model": new.model,
         "revision": new.model_revision,
+        "date": new.date,
         "generation": FIRST_GENERATION,
         "length": 0,
         "hash": "",
@@ -57,7 +61,12 @@ def encode_new(new: NewSession) -> dict[str, str | bytes | int]:
         "output": 0,
         "cached": 0,
         "reconstructed": 0,
+        "thinking": "",
     }
+
+
+def encode_labels(labels: Mapping[str, str]) -> str:
+    return json.dumps(labels, separators=(",", ":"))
 
 
 def decode_descriptor(session_id: str, fields: Mapping[str, bytes], now_ms: int) -> Descriptor:
@@ -72,6 +81,7 @@ def decode_descriptor(session_id: str, fields: Mapping[str, bytes], now_ms: int)
 
 
 def _descriptor(session_id: str, text: Mapping[str, str], now_ms: int) -> Descriptor:
+    kv_since, _, kv_of = text.get("kv", "").partition(":")
     return Descriptor(
         session_id=session_id,
         pool=names.pool_of(session_id) or _bad(f"{session_id!r} is not a session's name"),
@@ -84,6 +94,7 @@ def _descriptor(session_id: str, text: Mapping[str, str], now_ms: int) -> Descri
         tools=tuple(json.loads(text["tools"])),
         model=text["model"],
         model_revision=text["revision"],
+        date=_date(text),
         generation=int(text["generation"]),
         head=Head(int(text["length"]), bytes.fromhex(text["hash"])),
         steps=int(text["steps"]),
@@ -100,7 +111,23 @@ def _descriptor(session_id: str, text: Mapping[str, str], now_ms: int) -> Descri
         updated_ms=int(text["updated"]),
         expires_ms=int(text["expires"]),
         former=_former(text["former"]) if "former" in text else None,
+        thinking_from=_thinking_from(text),
+        forked_from=_fork_point(text["forked"]) if "forked" in text else None,
+        inherited_steps=int(text.get("inherited", 0)),
+        kv_of=kv_of,
+        kv_since_ms=int(kv_since or 0),
     )
+
+
+def _date(text: Mapping[str, str]) -> str:
+    """That of a session that was written before sessions had one is the day of its creation."""
+    return date.fromisoformat(text.get("date") or day_of(int(text["created"]))).isoformat()
+
+
+def _thinking_from(text: Mapping[str, str]) -> int | None:
+    """Where it is not noted, thinking may begin at the first step."""
+    index = text.get("thinking", "0")
+    return int(index) if index and int(index) < int(text["steps"]) else None
 
 
 def _bad(message: str) -> str:
@@ -120,6 +147,11 @@ def _attempt(text: Mapping[str, str], now_ms: int) -> LiveAttempt:
 def _former(text: str) -> FormerLog:
     steps, length, log_hash, revision = text.split(":", 3)
     return FormerLog(Head(int(length), bytes.fromhex(log_hash)), int(steps), revision)
+
+
+def _fork_point(text: str) -> ForkPoint:
+    generation, length, log_hash, session_id = text.split(":")
+    return ForkPoint(session_id, Head(int(length), bytes.fromhex(log_hash), int(generation)))
 
 
 def _hold(text: Mapping[str, str]) -> HoldRecord:

@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from roost.contract.heads import AttemptRef, Head
+from roost.store.conversation_index import ConversationIndex
+from roost.store.fork_records import NewFork
 from roost.store.records import (
     AlreadyCommitted,
     Began,
@@ -31,6 +33,9 @@ class SessionStore(Protocol):
     """
 
     @property
+    def conversations(self) -> ConversationIndex: ...
+
+    @property
     def grace_seconds(self) -> float:
         """What is left of the time after the store came back in which no lease expires; all of it while it is away."""
         ...
@@ -45,6 +50,12 @@ class SessionStore(Protocol):
 
     async def open(self, new: NewSession) -> Descriptor:
         """Writes a new session; a repeated `request_id` returns the session that it opened. Refuses: STORE_FULL."""
+        ...
+
+    async def fork(self, new: NewFork) -> Descriptor:
+        """Writes a session that shares the log of another one up to a point, without a copy of it; a repeated
+        `request_id` returns the session that it made. Refuses: SESSION_NOT_FOUND, STORE_FULL; HEAD_MISMATCH when the
+        other has a newer generation; SESSION_ROLLED_BACK when its log is not whole or has not come to the point."""
         ...
 
     async def opened(self, pool: str, tenant: str, request_id: str) -> Descriptor | None:
@@ -97,8 +108,8 @@ class SessionStore(Protocol):
         ...
 
     async def quarantine(self, session_id: str, digest: bytes, ms: int) -> None:
-        """Lets Begin refuse steps of the session with this content digest for `ms`, STEP_KILLED_WORKERS. Refuses:
-        STORE_FULL."""
+        """Lets Begin refuse steps with this content digest for `ms`, STEP_KILLED_WORKERS: of the session, and of all
+        sessions that are branched off one another with it. Refuses: STORE_FULL."""
         ...
 
     async def renew(self, pool: str, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
@@ -122,8 +133,8 @@ class SessionStore(Protocol):
         ...
 
     async def delete(self, session_id: str, tenant: str) -> int:
-        """Erases descriptor, logs and index entry; returns an epoch for the eviction. Refuses: SESSION_NOT_FOUND,
-        ANOTHER_STEP_RUNNING."""
+        """Erases descriptor, index entry and logs, but for what forks need of these; returns an epoch for the eviction.
+        Refuses: SESSION_NOT_FOUND, ANOTHER_STEP_RUNNING."""
         ...
 
     async def ids(self, session_id: str, generation: int, start: int, end: int) -> bytes:

@@ -42,15 +42,30 @@ class PoolKeys:
         """String: the log's token ids, little-endian uint32, read by range."""
         return f"{self.session(session_id)}:ids:{generation}"
 
+    def forks(self, session_id: str, generation: int) -> str:
+        """Sorted set: `steps:length:session` -> until when that fork needs so many steps and tokens of the log, in ms
+        of Redis TIME."""
+        return f"{self.session(session_id)}:forks:{generation}"
+
     def steps(self, session_id: str) -> str:
         """Hash: committed step id -> `generation:index:digest:nonce` (hex), which tells a repeated step from a reused
         id."""
         return f"{self.session(session_id)}:steps"
 
-    def quarantine(self, session_id: str, digest: bytes) -> str:
-        """String with a time to live: a step of the session with this digest killed workers and is refused until
-        then."""
-        return f"{self.session(session_id)}:quarantine:{digest.hex()}"
+    def family(self, session_id: str) -> str:
+        """Sorted set: each session that was branched off this one, or off one of those -> until when it needs what they
+        were all opened with, in ms of Redis TIME."""
+        return f"{self.session(session_id)}:family"
+
+    def quarantine(self, family: str, digest: bytes) -> str:
+        """String with a time to live: a step with this digest, of a session or of any session that was branched off it,
+        killed workers and is refused until then."""
+        return f"{self.session(family)}:quarantine:{digest.hex()}"
+
+    def conversation(self, digest: bytes) -> str:
+        """String with a time to live: points of sessions at which a conversation has this hash
+        (`roost.store.conversation_index`)."""
+        return f"{self.prefix}:c:{digest.hex()}"
 
     @property
     def reservations(self) -> str:

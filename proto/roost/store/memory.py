@@ -6,15 +6,17 @@ Pure but for its clock. It never goes away, so it has no grace period of its own
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 from roost.contract.reasons import Reason
+from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
+from roost.store.fork_records import NewFork
+from roost.store.memory_attempts import take_attempt
 from roost.store.memory_pool import Claim, MemoryPool
-from roost.store.memory_session import Log, MemorySession, Work, new_session
+from roost.store.memory_session import Log, MemorySession, branch_off, new_session
 from roost.store.records import (
     AlreadyCommitted,
     Began,
@@ -51,6 +53,7 @@ class MemoryStore:
 
     def __init__(self, clock: Callable[[], int] = now_ms, *, aging_ms: int = AGING_MS) -> None:
         self.clock = clock
+        self.conversations: ConversationIndex = MemoryConversationIndex(clock)
         self.documents: dict[str, dict[str, Any]] = {}
         self.sessions: dict[str, MemorySession] = {}
         self._aging_ms = aging_ms
@@ -95,6 +98,14 @@ class MemoryStore:
             self._opened[request] = new.session_id
         return opened.describe(now)
 
+    async def fork(self, new: NewFork) -> Descriptor:
+        now, request = self.clock(), (names.pool_of(new.session_id) or "", new.tenant, new.request_id or new.session_id)
+        opened = self.sessions.get(self._opened.get(request, ""))
+        if opened is None or opened.is_gone(now):
+            opened = self.sessions[new.session_id] = branch_off(self._find(new.other, new.tenant), new, now)
+            self._opened[request] = new.session_id
+        return opened.describe(now)
+
     async def opened(self, pool: str, tenant: str, request_id: str) -> Descriptor | None:
         session, now = self.sessions.get(self._opened.get((pool, tenant, request_id), "")), self.clock()
         return None if session is None or session.is_gone(now) else session.describe(now)
@@ -133,7 +144,7 @@ class MemoryStore:
                 session.check_idle(now)
             session.check_quarantine(request.digest, now)
             session.check_limits(request, migrates=migrates)
-            work = self._take(session, request, former, record.owner if cached else "", now)
+            work = take_attempt(pool, session, request, former, record.owner if cached else "", now)
         return Began(
             ref=work.ref,
             seed=work.seed,
@@ -142,42 +153,6 @@ class MemoryStore:
             cached_tokens=cached,
             fenced=work.fenced.describe(now) if work.fenced else None,
         )
-
-    def _take(self, session: MemorySession, request: BeginRequest, former: Work | None, owner: str, now: int) -> Work:
-        """Makes a new attempt the live one. It reserves where `former`, the attempt of the same step, was sent, or at
-        the `owner`; when both are full it waits for the first of them that lives."""
-        record, pool, nonce = session.record, self.pool(session.record.pool), request.nonce
-        before = former.ref.nonce if former else b""
-        enqueued_ms = pool.enqueued_ms(before, now)
-        rank = pool.rank(request.priority, enqueued_ms, nonce)
-        tokens, reserved, line = record.head.length + request.new_tokens, "", None
-        for worker in dict.fromkeys([former.worker if former else "", owner]):
-            if reserved or not pool.is_alive(worker, now):
-                continue
-            inherited = pool.tokens_of(worker, before, now) if former and worker == former.worker else 0
-            may_reserve = inherited or not pool.must_wait(worker, rank, {nonce, before}, now)
-            fits = pool.has_room(worker, tokens, before, now)
-            if inherited and (inherited >= tokens or not fits):
-                reserved, tokens = worker, inherited
-            elif may_reserve and fits:
-                reserved = worker
-            elif line is None:
-                line = pool.leases[worker][0].model_revision
-        pool.drop_claims(session.attempt)
-        pool.purge(now, waits=not reserved and line is not None)
-        expiry_ms = now + request.lease_ms
-        ref, fenced = AttemptRef(record.epoch + 1, nonce), replace(former, fenced=None) if former else None
-        seed = former.seed if former else request.seed
-        work = Work(ref, request.step_id, request.digest, seed, reserved, tokens, expiry_ms, fenced)
-        session.attempt = work
-        if reserved:
-            pool.claims[reserved, nonce] = Claim(tokens, expiry_ms)
-        elif line is not None:
-            deadline_ms = request.deadline_ms and now + request.deadline_ms
-            pool.enter_line(line, nonce, request.priority, enqueued_ms, deadline_ms, expiry_ms)
-        session.change(epoch=ref.epoch, hold=None)
-        session.touch(now, 2 * request.lease_ms)
-        return work
 
     async def reserve(self, reservation: Reservation) -> bool:
         now, session, pool = self.clock(), self._find(reservation.session_id), self.pool(reservation.pool)
@@ -245,8 +220,9 @@ class MemoryStore:
             session.touch(self.clock())
 
     async def quarantine(self, session_id: str, digest: bytes, ms: int) -> None:
-        if session := self.sessions.get(session_id):
-            session.quarantine[digest] = self.clock() + ms
+        session, now = self.sessions.get(session_id), self.clock()
+        if session is not None and not session.is_gone(now):
+            session.quarantine[digest] = now + ms
 
     async def renew(self, pool: str, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
         return [self._renew(self.pool(pool), item, lease_ms) for item in items]
@@ -281,7 +257,7 @@ class MemoryStore:
         now, session = self.clock(), self._find(session_id, tenant)
         session.check_idle(now)
         self._end_attempt(session)
-        session.change(epoch=session.record.epoch + 1, owner="")
+        session.change(epoch=session.record.epoch + 1, owner="", kv_of="", kv_since_ms=0)
         return session.describe(now), session.record.epoch
 
     async def close(self, session_id: str, tenant: str) -> Descriptor:
@@ -321,7 +297,9 @@ class MemoryStore:
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
         now, session = self.clock(), self.sessions.get(session_id)
-        cached = self.pool(pool).cached_at(worker_id, session.record, now) if session else 0
+        cached = 0
+        if session is not None and not session.is_gone(now):
+            cached = self.pool(pool).cached_at(worker_id, session.record, now)
         return WorkerLook(self.pool(pool).view(worker_id, now), cached)
 
     async def wakes(self, pool: str) -> AsyncIterator[Wake]:

@@ -69,9 +69,11 @@ class MemoryPool:
     def cached_at(self, worker: str, session: Descriptor, now: int) -> int:
         """Tokens of the log that a worker has cached; all of them until it could have published otherwise."""
         expiry_ms = self.leases[worker][1] if worker in self.leases else 0
-        if expiry_ms <= now or expiry_ms - RESIDENCY_DELAY_MS < session.updated_ms:
+        since_ms = session.kv_since_ms if session.kv_of else session.updated_ms
+        if expiry_ms <= now or expiry_ms - RESIDENCY_DELAY_MS < since_ms:
             return session.head.length
-        return self.residency.get(worker, {}).get(session.session_id, 0)
+        published = self.residency.get(worker, {}).get(session.published_as, 0)
+        return min(published, session.head.length) if session.kv_of else published
 
     def reserved(self, worker: str, now: int, *, besides: bytes = b"") -> tuple[int, int]:
         """Tokens and attempts at a worker, without those of one nonce."""

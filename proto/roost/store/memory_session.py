@@ -7,6 +7,8 @@ from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.contract.sessions import ForkPoint
+from roost.store.fork_records import NewFork
 from roost.store.records import (
     FIRST_GENERATION,
     AlreadyCommitted,
@@ -21,7 +23,7 @@ from roost.store.records import (
     State,
 )
 from roost.store.refusals import refused
-from roost.store.rules import ID_BYTES, wrong_head
+from roost.store.rules import ID_BYTES, day_of, holds_thinking, thinking_from, wrong_head
 
 
 @dataclass(slots=True)
@@ -68,7 +70,8 @@ class MemorySession:
     """One for each generation."""
     steps: dict[str, CommittedStep] = field(default_factory=dict)
     quarantine: dict[bytes, int] = field(default_factory=dict)
-    """Digests of steps that killed workers -> until when they are refused, in ms."""
+    """Digests of steps that killed workers -> until when they are refused, in ms. Sessions that are branched off one
+    another have one such dictionary."""
     attempt: Work | None = None
 
     def describe(self, now: int) -> Descriptor:
@@ -121,10 +124,11 @@ class MemorySession:
         if budget and used + need > budget:
             detail = f"used {used} of {budget} tokens; this step may need {need}"
             raise self.refusal(Reason.BUDGET_EXHAUSTED, detail=detail)
-        if request.max_steps and record.steps >= request.max_steps:
+        if request.max_steps and record.steps - record.inherited_steps >= request.max_steps:
             raise self.refusal(Reason.STEP_LIMIT_REACHED, detail=f"the session has its {request.max_steps} steps")
         length, most = record.head.length, request.max_session_tokens
-        if most and length + need > most and not migrates:
+        drops = request.drops_thinking and record.thinking_from is not None
+        if most and length + need > most and not migrates and not drops:
             detail = f"the log has {length} tokens and this step may need {need}; a session holds {most}"
             raise self.refusal(Reason.STEP_TOO_LONG, detail=detail)
 
@@ -148,10 +152,14 @@ class MemorySession:
         self.logs[-1].ids += request.packed_ids
         self.steps[entry.step_id] = CommittedStep(record.generation, entry.index, work.digest, work.ref.nonce)
         self.ttl_ms = request.ttl_ms
+        if record.thinking_from is None and holds_thinking(entry):
+            self.change(thinking_from=entry.index)
         self.change(
             head=entry.head,
             steps=record.steps + 1,
             owner=request.owner,
+            kv_of="",
+            kv_since_ms=0,
             model_revision=entry.model_revision,
             updated_ms=now,
             prompt_tokens=record.prompt_tokens + entry.prompt_tokens,
@@ -162,7 +170,8 @@ class MemorySession:
         return entry
 
     def begin_generation(self, request: MigrateRequest, now: int) -> None:
-        """Begins a log in the tokens of another revision. Raises ValueError when it lacks steps of the log."""
+        """Begins a log in the tokens of another revision, or without thinking. Raises ValueError when it lacks steps of
+        the log."""
         record = self.record
         if len(request.entries) != record.steps:
             raise ValueError("the new log does not have the steps of the old one")
@@ -173,9 +182,12 @@ class MemorySession:
             generation=record.generation + 1,
             head=entries[-1].head,
             model_revision=request.model_revision,
-            owner="",
+            owner=record.owner if record.model_revision == request.model_revision else "",
+            kv_of="",
+            kv_since_ms=0,
             updated_ms=now,
             former=FormerLog(record.head, record.steps, record.model_revision),
+            thinking_from=thinking_from(entries, request.without_thinking),
         )
 
     def roll_back(self, steps: int) -> None:
@@ -194,6 +206,46 @@ def new_session(new: NewSession, now: int) -> MemorySession:
     if pool is None:
         raise ValueError(f"{new.session_id!r} is not a session's name; see `roost.contract.names.new_session_id`")
     same = {part.name: getattr(new, part.name) for part in fields(new) if part.name not in ("request_id", "ttl_ms")}
+    same["date"] = new.date or day_of(now)
     expires_ms = now + new.ttl_ms if new.ttl_ms else 0
     record = Descriptor(pool=pool, created_ms=now, updated_ms=now, expires_ms=expires_ms, **same)
     return MemorySession(record, new.ttl_ms)
+
+
+def branch_off(other: MemorySession, new: NewFork, now: int) -> MemorySession:
+    """A session as Fork writes it. Refuses: HEAD_MISMATCH, SESSION_ROLLED_BACK when the log has no such point."""
+    before, point = other.record, new.point
+    if point is not None and point.head.generation != before.generation:
+        raise other.refusal(Reason.HEAD_MISMATCH)
+    head, steps = (replace(point.head, generation=0), point.steps) if point else (before.head, before.steps)
+    if steps > before.steps or head.length > before.head.length or (steps == before.steps and head != before.head):
+        raise other.refusal(Reason.SESSION_ROLLED_BACK)
+    log, has_kv = other.log(before.generation), bool(steps and before.owner)
+    record = Descriptor(
+        **{name: getattr(before, name) for name in _GIVEN},
+        session_id=new.session_id,
+        task=new.task or before.task,
+        labels=new.labels,
+        head=head,
+        steps=steps,
+        inherited_steps=steps,
+        forked_from=ForkPoint(new.other, replace(head, generation=before.generation)),
+        owner=before.owner if steps else "",
+        kv_of=before.published_as if has_kv else "",
+        kv_since_ms=(before.kv_since_ms if before.kv_of else before.updated_ms) if has_kv else 0,
+        thinking_from=_shared_thinking(before, steps),
+        created_ms=now,
+        updated_ms=now,
+        expires_ms=now + other.ttl_ms if other.ttl_ms else 0,
+    )
+    shared = Log(log.entries[:steps], log.ids[: head.length * ID_BYTES])
+    return MemorySession(record, other.ttl_ms, [shared], quarantine=other.quarantine)
+
+
+def _shared_thinking(record: Descriptor, steps: int) -> int | None:
+    """`thinking_from` of a log that shares the first `steps` of a session's."""
+    return record.thinking_from if record.thinking_from is not None and record.thinking_from < steps else None
+
+
+_GIVEN = ("tenant", "pool", "role", "parent", "system", "tools", "date", "model", "model_revision")
+"""What a fork has from the session that it is branched off."""

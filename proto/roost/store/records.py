@@ -6,6 +6,7 @@ from typing import Any
 
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
+from roost.contract.sessions import ForkPoint
 
 FIRST_GENERATION = 1
 
@@ -62,6 +63,8 @@ class Descriptor:
     model: str
     model_revision: str
     """Revision of the log. While the log is empty it may be empty and means nothing."""
+    date: str = ""
+    """Day of opening (UTC), such as `2026-11-30`: the date that the session's prompts have, however long it lives."""
     generation: int = FIRST_GENERATION
     head: Head = Head()  # noqa: RUF009  # frozen
     steps: int = 0
@@ -81,11 +84,28 @@ class Descriptor:
     """0: never."""
     former: FormerLog | None = None
     """None in the first generation."""
+    thinking_from: int | None = None
+    """Index of the first step of the current log whose thinking is among its tokens; None when no step's is. 0 for a
+    log that was begun before this was noted."""
+    forked_from: ForkPoint | None = None
+    """None when it was opened."""
+    inherited_steps: int = 0
+    """Steps of the log that it has from the session that it was branched off."""
+    kv_of: str = ""
+    """Session under whose name workers publish what a fork has cached, until it has a step of its own; empty: its own
+    name."""
+    kv_since_ms: int = 0
+    """When `kv_of` had last been changed when the fork was written."""
 
     @property
     def bound_revision(self) -> str:
         """Revision of the model whose tokens the log holds; empty while it holds none."""
         return self.model_revision if self.steps else ""
+
+    @property
+    def published_as(self) -> str:
+        """Session under whose name workers publish what they have of this one's log."""
+        return self.kv_of or self.session_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +125,8 @@ class NewSession:
     request_id: str = ""
     ttl_ms: int = 0
     """Idle time after which the session is erased; 0 means never."""
+    date: str = ""
+    """The session's date; empty: the day on which the store writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +194,9 @@ class BeginRequest:
     migrates_to: str = ""
     """Revision to which sessions of other revisions migrate: their length in the old tokens is not checked, and nothing
     is reserved at their owner. Empty: they do not migrate."""
+    drops_thinking: bool = False
+    """Whether the step begins a turn before which thinking leaves the log: while it is there, the length is not
+    checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,19 +282,21 @@ class CommitRequest:
 
 @dataclass(frozen=True, slots=True)
 class MigrateRequest:
-    """Arguments of Migrate: the whole log in the tokens of another revision."""
+    """Arguments of Migrate: the whole log in the tokens of another revision, or without earlier turns' thinking."""
 
     session_id: str
     ref: AttemptRef
     previous: Head
     """Head of the generation that ends here."""
     entries: tuple[LogEntry, ...]
-    """The steps of that generation, rendered again; each keeps its `commit_ms`."""
+    """The steps of that generation, rendered again or as they were; each keeps its `commit_ms`."""
     packed_ids: bytes
     """All of their prompt and output ids, little-endian uint32."""
     model_revision: str
     ttl_ms: int
     lease_ms: int
+    without_thinking: int = 0
+    """How many of the first steps have no thinking among their tokens, whatever the model thought."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,7 @@
 """Session records, ledger and leases in Redis: `SessionStore` by one Lua script per call."""
 
-import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from roost.contract.heads import AttemptRef, Head
@@ -13,10 +12,10 @@ from roost.store import codec, health
 from roost.store.arguments import (
     accepted,
     begin_args,
-    claim_keys,
     commit_args,
     described,
     expected_args,
+    fork_call,
     migrate_args,
     migrated_steps,
     open_call,
@@ -24,14 +23,14 @@ from roost.store.arguments import (
     release_call,
     request_digest,
     reserve_call,
-    session_keys,
 )
+from roost.store.fork_records import NewFork
 from roost.store.grace import GRACE_SECONDS, Grace
 from roost.store.keys import POOLS, PoolKeys
-from roost.store.known_keys import KnownKeys
 from roost.store.ledger import WorkerReader, read_residency, read_worker
 from roost.store.link import RedisLink
 from roost.store.records import (
+    FIRST_GENERATION,
     AlreadyCommitted,
     Began,
     BeginRequest,
@@ -47,17 +46,15 @@ from roost.store.records import (
     WorkerLook,
     WorkerView,
 )
+from roost.store.redis_conversation_index import RedisConversationIndex
 from roost.store.refusals import refused
 from roost.store.rules import AGING_MS, ID_BYTES, RESIDENCY_DELAY_MS
 from roost.store.scripts import Arg, Call
+from roost.store.session_scripts import ANSWERS_LEARNED, SessionScripts, change_args
 from roost.store.wakes import Wakes
 
 WATERMARK = 0.9
 """Part of `maxmemory` above which no new session is opened."""
-TOMBSTONE_MS = 60_000
-"""How long an erased session's name answers a deletion that was sent again; nothing else of the session is kept."""
-_RENEW_BATCH = 256
-_ANSWERS_LEARNED = 8
 
 
 async def connect(
@@ -89,11 +86,13 @@ class RedisStore:
 
     def __init__(self, link: RedisLink, *, aging_ms: int = AGING_MS, watermark: float = WATERMARK) -> None:
         self._link = link
+        self.conversations = RedisConversationIndex(link)
         self._aging_ms = aging_ms
         self._watermark = watermark
         self._workers = WorkerReader(link)
         self._wakes = Wakes(link.client.pubsub)
-        self._known_keys = KnownKeys()
+        self._scripts = SessionScripts(link)
+        self._known_keys = self._scripts.known_keys
         self._run_id = ""
 
     @property
@@ -119,11 +118,27 @@ class RedisStore:
         return codec.decode_document(text, f"document of pool {pool}")
 
     async def open(self, new: NewSession) -> Descriptor:
+        async def write(erased: str) -> list[Any]:
+            return accepted(await self._link.script("open", open_call(new, erased, self._watermark)))
+
+        return await self._create(new, write)
+
+    async def fork(self, new: NewFork) -> Descriptor:
+        async def write(erased: str) -> list[Any]:
+            call = fork_call(new, erased, self._watermark)
+            return await self._scripts.run("fork", new.other, lambda: call, claims=False)
+
+        return await self._create(new, write)
+
+    async def _create(self, new: NewSession | NewFork, write: Callable[[str], Awaitable[list[Any]]]) -> Descriptor:
+        """Writes a session, or returns the one that the same request opened before, if that is not gone. `write` runs
+        the script with the name of one that is."""
         erased = ""
-        for _ in range(_ANSWERS_LEARNED):
-            reply = await self._link.script("open", open_call(new, erased, self._watermark))
+        for _ in range(ANSWERS_LEARNED):
+            reply = await write(erased)
             if reply[0] != b"exists":
-                return described(new.session_id, accepted(reply))
+                self._scripts.learn(new.session_id, reply[2])
+                return described(new.session_id, reply)
             erased = reply[1].decode()
             try:
                 return await self.get(erased, new.tenant)
@@ -139,7 +154,7 @@ class RedisStore:
             return None
 
     async def get(self, session_id: str, tenant: str) -> Descriptor:
-        descriptors = await self._get_many(pool_keys(session_id), tenant, [session_id])
+        descriptors = await self._scripts.get(pool_keys(session_id), tenant, [session_id])
         if not descriptors:
             raise refused(Reason.SESSION_NOT_FOUND)
         return descriptors[0]
@@ -152,37 +167,24 @@ class RedisStore:
             page = await self._link.run("ZRANGEBYLEX", index, low, "+", "LIMIT", 0, wanted)
             session_ids = [name.decode() for name in page]
             if session_ids:
-                descriptors += await self._get_many(keys, tenant, session_ids)
+                descriptors += await self._scripts.get(keys, tenant, session_ids)
             if len(session_ids) < wanted:
                 break
             after = session_ids[-1]
         return descriptors
 
-    async def _get_many(self, keys: PoolKeys, tenant: str, session_ids: list[str]) -> list[Descriptor]:
-        call = Call(
-            {"tenant_sessions": keys.tenant_sessions(tenant)},
-            {"tenant": tenant},
-            more_keys=[*map(keys.session, session_ids)],
-            more_args=session_ids,
-        )
-        now, *rows = await self._link.script("get", call)
-        return [
-            codec.decode_descriptor(session_id, codec.pairs(row), now)
-            for session_id, row in zip(session_ids, rows, strict=True)
-            if row
-        ]
-
     async def begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
         keys = pool_keys(request.session_id)
         args = begin_args(request, self._aging_ms, RESIDENCY_DELAY_MS)
-        named = {"workers": keys.workers, "quarantine": keys.quarantine(request.session_id, request.digest)}
 
         def call() -> Call:
+            family = self._known_keys.shape(request.session_id).family(request.session_id)
+            named = {"workers": keys.workers, "quarantine": keys.quarantine(family, request.digest)}
             hosts = self._known_keys.hosts(request.session_id, self._workers.known(keys.pool))
             published = [key for host in hosts for key in (keys.lease(host), keys.residency(host))]
             return Call(named, args, published, hosts)
 
-        reply = await self._call("begin", request.session_id, call)
+        reply = await self._scripts.run("begin", request.session_id, call)
         now, flat = reply[1], reply[-1]
         fields = codec.pairs(flat)
         descriptor = codec.decode_descriptor(request.session_id, fields, now)
@@ -223,83 +225,75 @@ class RedisStore:
 
     async def commit(self, request: CommitRequest) -> LogEntry:
         call = Call(args=commit_args(request))
-        _, index, stored = await self._call("commit", request.session_id, lambda: call)
+        _, index, stored = await self._scripts.run("commit", request.session_id, lambda: call)
         return codec.decode_entry(stored, index)
 
     async def migrate(self, request: MigrateRequest) -> Descriptor:
         keys, args, steps = pool_keys(request.session_id), migrate_args(request), migrated_steps(request)
 
         def call() -> Call:
-            new = self._known_keys.generations(request.session_id) + 1
-            renewed = [keys.log(request.session_id, new), keys.ids(request.session_id, new)]
+            new = self._known_keys.shape(request.session_id).generations + 1
+            renewed = [of(request.session_id, new) for of in (keys.log, keys.ids, keys.forks)]
             return Call(args=args, more_keys=renewed, more_args=steps)
 
-        descriptor = described(request.session_id, await self._call("migrate", request.session_id, call))
-        self._known_keys.learn_generations(request.session_id, descriptor.generation)
-        return descriptor
+        reply = await self._scripts.run("migrate", request.session_id, call)
+        self._scripts.learn(request.session_id, reply[2])
+        return described(request.session_id, reply)
 
     async def abort(self, session_id: str, ref: AttemptRef) -> None:
-        await self._call("abort", session_id, lambda: Call(args={"epoch": ref.epoch, "nonce": ref.nonce.hex()}))
+        await self._scripts.run("abort", session_id, lambda: Call(args={"epoch": ref.epoch, "nonce": ref.nonce.hex()}))
 
     async def quarantine(self, session_id: str, digest: bytes, ms: int) -> None:
-        await self._link.run("SET", pool_keys(session_id).quarantine(session_id, digest), 1, "PX", ms)
+        def call() -> Call:
+            family = self._known_keys.shape(session_id).family(session_id)
+            return Call({"quarantine": pool_keys(session_id).quarantine(family, digest)}, {"ms": ms})
+
+        await self._scripts.run("quarantine", session_id, call, claims=False)
 
     async def renew(self, pool: str, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
-        alive: list[bool] = []
-        for first in range(0, len(items), _RENEW_BATCH):
-            alive += await self._renew(PoolKeys(pool), items[first : first + _RENEW_BATCH], lease_ms)
-        return alive
-
-    async def _renew(self, keys: PoolKeys, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
-        for _ in range(_ANSWERS_LEARNED):
-            touched, args = list[str](), list[Arg]()
-            for item in items:
-                generations = self._known_keys.generations(item.session_id)
-                touched += session_keys(keys, item.session_id, generations)
-                args += [item.ref.epoch, item.ref.nonce.hex(), generations]
-            named = {"reservations": keys.reservations, "waiters": keys.waiters, "lines": keys.lines}
-            reply = await self._link.script("renew", Call(named, {"lease_ms": lease_ms}, touched, args))
-            wrong = [(item.session_id, -answer) for item, answer in zip(items, reply, strict=True) if answer < 0]
-            if not wrong:
-                return [answer == 1 for answer in reply]
-            for session_id, generations in wrong:
-                self._known_keys.learn_generations(session_id, generations)
-        raise AssertionError("sessions change their generations during live attempts")
+        return await self._scripts.renew(PoolKeys(pool), items, lease_ms)
 
     async def hold(
         self, session_id: str, tenant: str, tool: str, expect_seconds: float, head: Head | None, generation: int = 0
     ) -> Descriptor:
         pause: dict[str, Arg] = {"tool": tool, "expect_seconds": expect_seconds}
-        call = Call(args={**_change(tenant), **pause, **expected_args(head, generation)})
-        return described(session_id, await self._call("hold", session_id, lambda: call))
+        call = Call(args={**change_args(tenant), **pause, **expected_args(head, generation)})
+        return described(session_id, await self._scripts.run("hold", session_id, lambda: call))
 
     async def evict(self, session_id: str, tenant: str) -> tuple[Descriptor, int]:
-        call = Call(args=_change(tenant))
-        reply = await self._call("evict", session_id, lambda: call)
+        call = Call(args=change_args(tenant))
+        reply = await self._scripts.run("evict", session_id, lambda: call)
         return described(session_id, reply), int(reply[3])
 
     async def close(self, session_id: str, tenant: str) -> Descriptor:
-        return described(session_id, await self._call("close", session_id, lambda: Call(args={"tenant": tenant})))
+        return described(
+            session_id, await self._scripts.run("close", session_id, lambda: Call(args={"tenant": tenant}))
+        )
 
     async def delete(self, session_id: str, tenant: str) -> int:
         call = Call(
             {"tenant_sessions": pool_keys(session_id).tenant_sessions(tenant)},
-            {**_change(tenant), "session_id": session_id, "tombstone_ms": TOMBSTONE_MS},
+            {**change_args(tenant), "session_id": session_id},
         )
-        return int((await self._call("delete", session_id, lambda: call))[1])
+        return int((await self._scripts.run("delete", session_id, lambda: call))[1])
 
     async def ids(self, session_id: str, generation: int, start: int, end: int) -> bytes:
-        if start >= end:
-            return b""
-        key = pool_keys(session_id).ids(session_id, generation)
-        return bytes(await self._link.run("GETRANGE", key, start * ID_BYTES, end * ID_BYTES - 1))
+        return b"".join(await self._read(session_id, generation, "ids", start, end - start))
 
     async def log(self, session_id: str, generation: int, first: int, count: int) -> list[LogEntry]:
-        if count < 1:
+        stored = itertools.chain.from_iterable(await self._read(session_id, generation, "steps", first, count))
+        return [codec.decode_entry(packed, index) for index, packed in enumerate(stored, first)]
+
+    async def _read(self, session_id: str, generation: int, what: str, first: int, count: int) -> list[Any]:
+        """Runs of a log's packed ids, or of its entries; none when the session or the generation is gone."""
+        if count < 1 or generation < FIRST_GENERATION:
             return []
-        key = pool_keys(session_id).log(session_id, generation)
-        stored = await self._link.run("LRANGE", key, first, first + count - 1)
-        return [codec.decode_entry(packed, first + i) for i, packed in enumerate(stored)]
+        call = Call(args={"what": what, "generation": generation, "first": first, "count": count})
+        try:
+            runs: list[Any] = (await self._scripts.run("read", session_id, lambda: call, claims=False))[1]
+        except Refused:
+            return []
+        return runs
 
     async def workers(self, pool: str) -> list[WorkerView]:
         return await self._workers.read(pool)
@@ -318,28 +312,3 @@ class RedisStore:
     async def aclose(self) -> None:
         await self._wakes.aclose()
         await self._link.aclose()
-
-    async def _call(self, name: str, session_id: str, call: Callable[[], Call]) -> list[Any]:
-        """Runs a script about one session; again, if it names a generation or worker that this gateway did not know.
-        The session's keys go before those that `call` has without a name."""
-        keys = pool_keys(session_id)
-        for _ in range(_ANSWERS_LEARNED):
-            generations, own = self._known_keys.generations(session_id), call()
-            whole = replace(
-                own,
-                keys={**claim_keys(keys), **own.keys},
-                args={**own.args, "generations": generations},
-                more_keys=[*session_keys(keys, session_id, generations), *own.more_keys],
-            )
-            reply = await self._link.script(name, whole)
-            if reply[0] != b"again":
-                return accepted(reply)
-            self._known_keys.learn_generations(session_id, reply[1])
-            if reply[2]:
-                self._known_keys.learn_host(session_id, reply[2].decode())
-        raise AssertionError(f"script {name} of {session_id} learns nothing")
-
-
-def _change(tenant: str) -> dict[str, Arg]:
-    """Arguments that make hold, evict and delete idempotent: the script remembers the fresh nonce."""
-    return {"tenant": tenant, "request": secrets.token_hex(16)}

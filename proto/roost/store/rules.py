@@ -1,10 +1,13 @@
 """Rules of logs and their heads that every store keeps. Pure."""
 
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
 from roost.contract import loghash
 from roost.contract.heads import Head
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
-from roost.store.records import AGING_SECONDS, CommitRequest, Descriptor, MigrateRequest
+from roost.store.records import AGING_SECONDS, CommitRequest, Descriptor, LogEntry, MigrateRequest
 
 ID_BYTES = 4
 """Bytes of a packed token id."""
@@ -13,6 +16,12 @@ QUARANTINE_MS = 600_000
 """How long a session refuses a step that killed workers."""
 RESIDENCY_DELAY_MS = round((LEASE_TTL_SECONDS + LEASE_PERIOD_SECONDS / 2) * 1000)
 """A lease that ends at T was published with residency gathered at T minus this, or later."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def day_of(milliseconds: int) -> str:
+    """The day (UTC) of a time, such as `2026-11-30`: the date of sessions that are opened then."""
+    return (_EPOCH + timedelta(milliseconds=milliseconds)).date().isoformat()
 
 
 def wrong_head(log: Descriptor, expected: Head | None, generation: int) -> Reason | None:
@@ -42,6 +51,16 @@ def _compare(head: Head, other: Head) -> int:
     if head == other:
         return 0
     return -1 if head.length < other.length else 1
+
+
+def holds_thinking(entry: LogEntry) -> bool:
+    """Whether the model thought in a step. Its thinking is among the log's tokens unless it has been left out there."""
+    return bool(entry.output.get("reasoning"))
+
+
+def thinking_from(entries: Sequence[LogEntry], start: int) -> int | None:
+    """Index of the first step, from `start` on, in which the model thought; None when it did in none."""
+    return next((index for index in range(start, len(entries)) if holds_thinking(entries[index])), None)
 
 
 def check_commit(request: CommitRequest) -> None:

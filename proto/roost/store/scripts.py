@@ -17,18 +17,22 @@ NAMES = (
     "commit",
     "delete",
     "evict",
+    "fork",
     "get",
     "hold",
     "look",
     "migrate",
     "open",
+    "quarantine",
+    "read",
     "release",
+    "remember",
     "renew",
     "reserve",
     "residency",
     "workers",
 )
-SHARED = ("_common", "_ledger", "_waiters")
+SHARED = ("_common", "_logs", "_ledger", "_waiters")
 """Put before every script."""
 Arg = str | bytes | int | float
 GRACE = "grace_ms"

@@ -22,8 +22,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def session_info(
     descriptor: Descriptor, pool: PoolDocument | None, residency: tuple[str, int] | None = None
 ) -> SessionInfo:
-    """A session's record. `residency` is worker and cached tokens as published; None when it is COLD."""
+    """A session's record. `residency` is worker and cached tokens, as published of `descriptor.published_as`; None when
+    it is COLD."""
     worker, cached_tokens = residency or ("", 0)
+    cached_tokens = min(cached_tokens, descriptor.head.length)  # a fork's are published with those of the other's log
     hold = descriptor.hold
     budget = pool.role(descriptor.role).budget_tokens if pool else 0
     used = descriptor.prompt_tokens + descriptor.output_tokens
@@ -51,6 +53,7 @@ def session_info(
         expire_time=_time(descriptor.expires_ms) if descriptor.expires_ms else None,
         labels=descriptor.labels,
         tools=tuple(map(_session_tool, descriptor.tools)),
+        forked_from=descriptor.forked_from,
     )
 
 
@@ -95,6 +98,7 @@ def committed(entry: LogEntry, generation: int, *, replayed: bool) -> Committed:
         failovers=0,
         warnings=tuple(entry.output.get("warnings", ())),
         reasoning=entry.output.get("reasoning", ""),
+        stop_string=entry.output.get("stop_string", ""),
     )
 
 

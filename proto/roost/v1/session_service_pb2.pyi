@@ -85,7 +85,7 @@ class _MessageRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MessageRo
     MESSAGE_ROLE_UNSPECIFIED: _MessageRole.ValueType  # 0
     """Not given."""
     MESSAGE_ROLE_SYSTEM: _MessageRole.ValueType  # 1
-    """The system text, given when the session is opened."""
+    """Instructions: the session's system text, given when it is opened, or a message among others."""
     MESSAGE_ROLE_USER: _MessageRole.ValueType  # 2
     """The user, or the agent's own program."""
     MESSAGE_ROLE_ASSISTANT: _MessageRole.ValueType  # 3
@@ -99,7 +99,7 @@ class MessageRole(_MessageRole, metaclass=_MessageRoleEnumTypeWrapper):
 MESSAGE_ROLE_UNSPECIFIED: MessageRole.ValueType  # 0
 """Not given."""
 MESSAGE_ROLE_SYSTEM: MessageRole.ValueType  # 1
-"""The system text, given when the session is opened."""
+"""Instructions: the session's system text, given when it is opened, or a message among others."""
 MESSAGE_ROLE_USER: MessageRole.ValueType  # 2
 """The user, or the agent's own program."""
 MESSAGE_ROLE_ASSISTANT: MessageRole.ValueType  # 3
@@ -213,6 +213,7 @@ class Session(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
+    FORKED_FROM_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Name of the session, `namespace/pool/id`."""
     pool: _builtins.str
@@ -275,6 +276,10 @@ class Session(_message.Message):
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionTool]:
         """Tools, in the order in which they were given; empty in ListSessions, where they would outweigh everything else."""
 
+    @_builtins.property
+    def forked_from(self) -> Global___ForkPoint:
+        """Where it was branched off another session; unset when it was opened."""
+
     def __init__(
         self,
         *,
@@ -301,16 +306,45 @@ class Session(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         tools: _abc.Iterable[Global___SessionTool] | None = ...,
+        forked_from: Global___ForkPoint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_remaining_tokens", b"_budget_remaining_tokens", "budget_remaining_tokens", b"budget_remaining_tokens", "create_time", b"create_time", "expire_time", b"expire_time", "head", b"head", "hold", b"hold", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_remaining_tokens", b"_budget_remaining_tokens", "budget_remaining_tokens", b"budget_remaining_tokens", "create_time", b"create_time", "expire_time", b"expire_time", "forked_from", b"forked_from", "head", b"head", "hold", b"hold", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_remaining_tokens", b"_budget_remaining_tokens", "budget_remaining_tokens", b"budget_remaining_tokens", "cached_tokens", b"cached_tokens", "create_time", b"create_time", "expire_time", b"expire_time", "generation", b"generation", "head", b"head", "hold", b"hold", "id", b"id", "labels", b"labels", "model", b"model", "model_revision", b"model_revision", "parent_session_id", b"parent_session_id", "pool", b"pool", "role", b"role", "running_step_id", b"running_step_id", "state", b"state", "steps", b"steps", "task", b"task", "tier", b"tier", "tools", b"tools", "update_time", b"update_time", "usage", b"usage", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_remaining_tokens", b"_budget_remaining_tokens", "budget_remaining_tokens", b"budget_remaining_tokens", "cached_tokens", b"cached_tokens", "create_time", b"create_time", "expire_time", b"expire_time", "forked_from", b"forked_from", "generation", b"generation", "head", b"head", "hold", b"hold", "id", b"id", "labels", b"labels", "model", b"model", "model_revision", b"model_revision", "parent_session_id", b"parent_session_id", "pool", b"pool", "role", b"role", "running_step_id", b"running_step_id", "state", b"state", "steps", b"steps", "task", b"task", "tier", b"tier", "tools", b"tools", "update_time", b"update_time", "usage", b"usage", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__budget_remaining_tokens: _TypeAlias = _typing.Literal["budget_remaining_tokens"]  # noqa: Y015
     _WhichOneofArgType__budget_remaining_tokens: _TypeAlias = _typing.Literal["_budget_remaining_tokens", b"_budget_remaining_tokens"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_remaining_tokens) -> _WhichOneofReturnType__budget_remaining_tokens | None: ...
 
 Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
+class ForkPoint(_message.Message):
+    """ForkPoint is where a session branches off another one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Session that it was branched off, which may be gone by now."""
+    @_builtins.property
+    def head(self) -> Global___Head:
+        """Head of that session's log up to which the two share it."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        head: Global___Head | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkPoint: _TypeAlias = ForkPoint  # noqa: Y015
 
 @_typing.final
 class SessionTool(_message.Message):
@@ -459,12 +493,12 @@ class Message(_message.Message):
     content: _builtins.str
     """What is said."""
     tool_call_id: _builtins.str
-    """Call that a tool's message answers."""
+    """Call that a tool's message answers; it need not be one of the session."""
     name: _builtins.str
     """Tool that answers."""
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
-        """Calls that an assistant made."""
+        """Calls that an assistant made. Ids and arguments are kept as they come."""
 
     def __init__(
         self,
@@ -944,6 +978,94 @@ class OpenSessionResponse(_message.Message):
 Global___OpenSessionResponse: _TypeAlias = OpenSessionResponse  # noqa: Y015
 
 @_typing.final
+class ForkSessionRequest(_message.Message):
+    """ForkSessionRequest branches a session off another one. It has the other's pool, role, system text, tools and model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Session to branch off. It may be closed, and may be running a step, which the new session does not get."""
+    request_id: _builtins.str
+    """Idempotency key, 1 to 64 characters; a repeated call returns the same session."""
+    task: _builtins.str
+    """Task that groups sessions of one workflow; that of the other session when empty."""
+    @_builtins.property
+    def at(self) -> Global___Head:
+        """A head that it has or had: the new session has the log up to there. Unset: all of the committed log.
+        SESSION_ROLLED_BACK when no step of the log ends there.
+        """
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Client's own labels, at most 16 of at most 63 characters. Those of the other session are not taken over."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        at: Global___Head | None = ...,
+        request_id: _builtins.str = ...,
+        task: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "labels", b"labels", "request_id", b"request_id", "session_id", b"session_id", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkSessionRequest: _TypeAlias = ForkSessionRequest  # noqa: Y015
+
+@_typing.final
+class ForkSessionResponse(_message.Message):
+    """ForkSessionResponse holds the new session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def session(self) -> Global___Session:
+        """New session. Its log begins with the steps of the other one; its usage and its budget count only its own."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___Session | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkSessionResponse: _TypeAlias = ForkSessionResponse  # noqa: Y015
+
+@_typing.final
 class GetSessionRequest(_message.Message):
     """GetSessionRequest names a session."""
 
@@ -1242,7 +1364,11 @@ class StepRequest(_message.Message):
 
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
-        """New messages: user or tool."""
+        """New messages, of any role; the last one is USER, TOOL or SYSTEM. ASSISTANT messages are history that the session's
+        log does not have: what another model, or another session, once answered. They are rendered as the session's model
+        writes its own turns, with their calls in its format. A SYSTEM message is rendered as the model's template writes
+        one at its place, or as a USER message where the template has no place for it.
+        """
 
     @_builtins.property
     def sampling(self) -> Global___Sampling:
@@ -1582,8 +1708,8 @@ Global___StepRestarted: _TypeAlias = StepRestarted  # noqa: Y015
 
 @_typing.final
 class StepMigrated(_message.Message):
-    """StepMigrated tells that the pool's model changed and the session's log was rendered again for it. The old log stays
-    readable with ListSteps; the step goes on in the new one.
+    """StepMigrated tells that the session's log was rendered again: for the pool's changed model, or, with the same revision,
+    without the thinking of earlier turns. The old log stays readable with ListSteps; the step goes on in the new one.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1637,6 +1763,7 @@ class StepCommitted(_message.Message):
     FAILOVERS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
+    STOP_STRING_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why generation ended."""
     index: _builtins.int
@@ -1655,6 +1782,8 @@ class StepCommitted(_message.Message):
     """Times another worker had to continue the step."""
     reasoning: _builtins.str
     """What the model wrote between its thinking marks; its calls are never tool calls."""
+    stop_string: _builtins.str
+    """Stop string that ended the output; empty when another thing did."""
     @_builtins.property
     def output(self) -> Global___Message:
         """Whole message: the text without thinking and tool calls, and the calls."""
@@ -1687,10 +1816,11 @@ class StepCommitted(_message.Message):
         failovers: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         reasoning: _builtins.str = ...,
+        stop_string: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "output", b"output", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failovers", b"failovers", "finish_reason", b"finish_reason", "first_token_ms", b"first_token_ms", "head", b"head", "index", b"index", "output", b"output", "output_tokens", b"output_tokens", "queue_ms", b"queue_ms", "reasoning", b"reasoning", "replayed", b"replayed", "seed", b"seed", "usage", b"usage", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failovers", b"failovers", "finish_reason", b"finish_reason", "first_token_ms", b"first_token_ms", "head", b"head", "index", b"index", "output", b"output", "output_tokens", b"output_tokens", "queue_ms", b"queue_ms", "reasoning", b"reasoning", "replayed", b"replayed", "seed", b"seed", "stop_string", b"stop_string", "usage", b"usage", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

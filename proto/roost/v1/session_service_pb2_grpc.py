@@ -40,6 +40,11 @@ class SessionServiceStub:
                 request_serializer=roost_dot_v1_dot_session__service__pb2.OpenSessionRequest.SerializeToString,
                 response_deserializer=roost_dot_v1_dot_session__service__pb2.OpenSessionResponse.FromString,
                 _registered_method=True)
+        self.ForkSession = channel.unary_unary(
+                '/roost.v1.SessionService/ForkSession',
+                request_serializer=roost_dot_v1_dot_session__service__pb2.ForkSessionRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_session__service__pb2.ForkSessionResponse.FromString,
+                _registered_method=True)
         self.GetSession = channel.unary_unary(
                 '/roost.v1.SessionService/GetSession',
                 request_serializer=roost_dot_v1_dot_session__service__pb2.GetSessionRequest.SerializeToString,
@@ -89,6 +94,14 @@ class SessionServiceServicer:
     def OpenSession(self, request, context):
         """Opens a session in a pool. Idempotent for one `request_id`. A worker checks system text and tools before, when one
         lives: INVALID_SCHEMA for a tool whose schema cannot be used, STEP_TOO_LONG when they leave no room for a step.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForkSession(self, request, context):
+        """Branches a new session off another one, at its head or at a head that it had before. The two share the log up to
+        there and its KV cache, and nothing after. Idempotent for one `request_id`, as OpenSession is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,6 +170,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.OpenSession,
                     request_deserializer=roost_dot_v1_dot_session__service__pb2.OpenSessionRequest.FromString,
                     response_serializer=roost_dot_v1_dot_session__service__pb2.OpenSessionResponse.SerializeToString,
+            ),
+            'ForkSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkSession,
+                    request_deserializer=roost_dot_v1_dot_session__service__pb2.ForkSessionRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_session__service__pb2.ForkSessionResponse.SerializeToString,
             ),
             'GetSession': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSession,
@@ -227,6 +245,33 @@ class SessionService:
             '/roost.v1.SessionService/OpenSession',
             roost_dot_v1_dot_session__service__pb2.OpenSessionRequest.SerializeToString,
             roost_dot_v1_dot_session__service__pb2.OpenSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.SessionService/ForkSession',
+            roost_dot_v1_dot_session__service__pb2.ForkSessionRequest.SerializeToString,
+            roost_dot_v1_dot_session__service__pb2.ForkSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,10 @@ class SessionServiceStub:
     """Opens a session in a pool. Idempotent for one `request_id`. A worker checks system text and tools before, when one
     lives: INVALID_SCHEMA for a tool whose schema cannot be used, STEP_TOO_LONG when they leave no room for a step.
     """
+    ForkSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ForkSessionRequest, _session_service_pb2.ForkSessionResponse]
+    """Branches a new session off another one, at its head or at a head that it had before. The two share the log up to
+    there and its KV cache, and nothing after. Idempotent for one `request_id`, as OpenSession is.
+    """
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]
     """Reads one session's descriptor."""
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
@@ -66,6 +70,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
     OpenSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.OpenSessionRequest, _session_service_pb2.OpenSessionResponse]  # type: ignore[assignment]
     """Opens a session in a pool. Idempotent for one `request_id`. A worker checks system text and tools before, when one
     lives: INVALID_SCHEMA for a tool whose schema cannot be used, STEP_TOO_LONG when they leave no room for a step.
+    """
+    ForkSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ForkSessionRequest, _session_service_pb2.ForkSessionResponse]  # type: ignore[assignment]
+    """Branches a new session off another one, at its head or at a head that it had before. The two share the log up to
+    there and its KV cache, and nothing after. Idempotent for one `request_id`, as OpenSession is.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]  # type: ignore[assignment]
     """Reads one session's descriptor."""
@@ -95,6 +103,16 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_service_pb2.OpenSessionResponse, _abc.Awaitable[_session_service_pb2.OpenSessionResponse]]:
         """Opens a session in a pool. Idempotent for one `request_id`. A worker checks system text and tools before, when one
         lives: INVALID_SCHEMA for a tool whose schema cannot be used, STEP_TOO_LONG when they leave no room for a step.
+        """
+
+    @_abc_1.abstractmethod
+    def ForkSession(
+        self,
+        request: _session_service_pb2.ForkSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.ForkSessionResponse, _abc.Awaitable[_session_service_pb2.ForkSessionResponse]]:
+        """Branches a new session off another one, at its head or at a head that it had before. The two share the log up to
+        there and its KV cache, and nothing after. Idempotent for one `request_id`, as OpenSession is.
         """
 
     @_abc_1.abstractmethod

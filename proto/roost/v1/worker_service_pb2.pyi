@@ -131,6 +131,7 @@ class Start(_message.Message):
     REPLAY_FIELD_NUMBER: _builtins.int
     DEADLINE_MS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    DATE_FIELD_NUMBER: _builtins.int
     CALL_SEED_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant, which separates caches."""
@@ -142,6 +143,10 @@ class Start(_message.Message):
     """Milliseconds left until the client's deadline; 0 means none."""
     priority: _builtins.int
     """Scheduling class, lower first."""
+    date: _builtins.str
+    """Date of the session, such as 2026-11-30, which its prompts have wherever the template writes today's; empty: the
+    worker takes a fixed one.
+    """
     call_seed: _builtins.bytes
     """What the ids of the step's calls follow from, the same for all of its attempts; empty: the attempt's nonce."""
     @_builtins.property
@@ -187,11 +192,12 @@ class Start(_message.Message):
         replay: Global___Replay | None = ...,
         deadline_ms: _builtins.int = ...,
         priority: _builtins.int = ...,
+        date: _builtins.str = ...,
         call_seed: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "format", b"format", "replay", b"replay", "sampling", b"sampling", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "call_seed", b"call_seed", "deadline_ms", b"deadline_ms", "format", b"format", "messages", b"messages", "model_revision", b"model_revision", "priority", b"priority", "replay", b"replay", "sampling", b"sampling", "session", b"session", "system", b"system", "tenant", b"tenant", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "call_seed", b"call_seed", "date", b"date", "deadline_ms", b"deadline_ms", "format", b"format", "messages", b"messages", "model_revision", b"model_revision", "priority", b"priority", "replay", b"replay", "sampling", b"sampling", "session", b"session", "system", b"system", "tenant", b"tenant", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -516,6 +522,7 @@ class Finished(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
+    STOP_STRING_FIELD_NUMBER: _builtins.int
     finish_reason: _session_service_pb2.FinishReason.ValueType
     """Why generation ended."""
     output_tokens: _builtins.int
@@ -528,6 +535,8 @@ class Finished(_message.Message):
     """Message text without thinking and tool calls."""
     reasoning: _builtins.str
     """Text between thinking marks."""
+    stop_string: _builtins.str
+    """Stop string that ended the text; empty when another thing did."""
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.ToolCall]:
         """Tool calls recognised in the text."""
@@ -547,10 +556,11 @@ class Finished(_message.Message):
         content: _builtins.str = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         reasoning: _builtins.str = ...,
+        stop_string: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "content", b"content", "finish_reason", b"finish_reason", "output_tokens", b"output_tokens", "reasoning", b"reasoning", "text", b"text", "tool_calls", b"tool_calls", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "content", b"content", "finish_reason", b"finish_reason", "output_tokens", b"output_tokens", "reasoning", b"reasoning", "stop_string", b"stop_string", "text", b"text", "tool_calls", b"tool_calls", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -665,6 +675,8 @@ class RenderRequest(_message.Message):
     STEPS_BEFORE_FIELD_NUMBER: _builtins.int
     TOKENS_BEFORE_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    DATE_FIELD_NUMBER: _builtins.int
+    LAST_TOKEN_ID_FIELD_NUMBER: _builtins.int
     model_revision: _builtins.str
     """Revision that the worker must serve."""
     system: _builtins.str
@@ -673,6 +685,12 @@ class RenderRequest(_message.Message):
     """Steps of the log before these."""
     tokens_before: _builtins.int
     """Tokens that those were rendered to."""
+    date: _builtins.str
+    """Date of the session, as in Start."""
+    last_token_id: _builtins.int
+    """Last one of the tokens before, if these are the tokens that the model wrote and not rendered ones: it may have ended
+    its turn.
+    """
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.Tool]:
         """Tools of the session."""
@@ -690,12 +708,16 @@ class RenderRequest(_message.Message):
         steps_before: _builtins.int = ...,
         tokens_before: _builtins.int = ...,
         steps: _abc.Iterable[Global___StepText] | None = ...,
+        date: _builtins.str = ...,
+        last_token_id: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_token_id", b"_last_token_id", "last_token_id", b"last_token_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_revision", b"model_revision", "steps", b"steps", "steps_before", b"steps_before", "system", b"system", "tokens_before", b"tokens_before", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_token_id", b"_last_token_id", "date", b"date", "last_token_id", b"last_token_id", "model_revision", b"model_revision", "steps", b"steps", "steps_before", b"steps_before", "system", b"system", "tokens_before", b"tokens_before", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__last_token_id: _TypeAlias = _typing.Literal["last_token_id"]  # noqa: Y015
+    _WhichOneofArgType__last_token_id: _TypeAlias = _typing.Literal["_last_token_id", b"_last_token_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_token_id) -> _WhichOneofReturnType__last_token_id | None: ...
 
 Global___RenderRequest: _TypeAlias = RenderRequest  # noqa: Y015
 
@@ -708,8 +730,11 @@ class StepText(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    WITHOUT_THINKING_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Everything the model wrote, with tool calls as it wrote them."""
+    without_thinking: _builtins.bool
+    """Whether the model's thinking is left out, and what its prompt opens thinking with."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.Message]:
         """Messages that came in."""
@@ -724,10 +749,11 @@ class StepText(_message.Message):
         messages: _abc.Iterable[_session_service_pb2.Message] | None = ...,
         output: _session_service_pb2.Message | None = ...,
         text: _builtins.str = ...,
+        without_thinking: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "output", b"output", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "output", b"output", "text", b"text", "without_thinking", b"without_thinking"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -795,12 +821,15 @@ class CheckSessionRequest(_message.Message):
     SYSTEM_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
     LIMIT_TOKENS_FIELD_NUMBER: _builtins.int
+    DATE_FIELD_NUMBER: _builtins.int
     model_revision: _builtins.str
     """Revision that the worker must serve; empty: any."""
     system: _builtins.str
     """System text."""
     limit_tokens: _builtins.int
     """Most tokens of a session in the pool; 0 means that the model's context is the only limit."""
+    date: _builtins.str
+    """Date of the session, as in Start."""
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.Tool]:
         """Tools."""
@@ -812,10 +841,11 @@ class CheckSessionRequest(_message.Message):
         system: _builtins.str = ...,
         tools: _abc.Iterable[_session_service_pb2.Tool] | None = ...,
         limit_tokens: _builtins.int = ...,
+        date: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit_tokens", b"limit_tokens", "model_revision", b"model_revision", "system", b"system", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["date", b"date", "limit_tokens", b"limit_tokens", "model_revision", b"model_revision", "system", b"system", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -848,6 +878,70 @@ class CheckSessionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckSessionResponse: _TypeAlias = CheckSessionResponse  # noqa: Y015
+
+@_typing.final
+class CountTokensRequest(_message.Message):
+    """CountTokensRequest is the first step of a session. INVALID_ARGUMENT: INVALID_REQUEST when the template cannot show it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_REVISION_FIELD_NUMBER: _builtins.int
+    SYSTEM_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    DATE_FIELD_NUMBER: _builtins.int
+    model_revision: _builtins.str
+    """Revision that the worker must serve; empty: any."""
+    system: _builtins.str
+    """System text."""
+    date: _builtins.str
+    """Date of the session, as in Start."""
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.Tool]:
+        """Tools."""
+
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.Message]:
+        """Messages, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        model_revision: _builtins.str = ...,
+        system: _builtins.str = ...,
+        tools: _abc.Iterable[_session_service_pb2.Tool] | None = ...,
+        messages: _abc.Iterable[_session_service_pb2.Message] | None = ...,
+        date: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["date", b"date", "messages", b"messages", "model_revision", b"model_revision", "system", b"system", "tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountTokensRequest: _TypeAlias = CountTokensRequest  # noqa: Y015
+
+@_typing.final
+class CountTokensResponse(_message.Message):
+    """CountTokensResponse is the count."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    tokens: _builtins.int
+    """Tokens of the prompt, up to where the assistant's turn begins."""
+    def __init__(
+        self,
+        *,
+        tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountTokensResponse: _TypeAlias = CountTokensResponse  # noqa: Y015
 
 @_typing.final
 class GetStateRequest(_message.Message):

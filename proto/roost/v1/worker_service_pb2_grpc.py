@@ -60,6 +60,11 @@ class WorkerServiceStub:
                 request_serializer=roost_dot_v1_dot_worker__service__pb2.CheckSessionRequest.SerializeToString,
                 response_deserializer=roost_dot_v1_dot_worker__service__pb2.CheckSessionResponse.FromString,
                 _registered_method=True)
+        self.CountTokens = channel.unary_unary(
+                '/roost.v1.WorkerService/CountTokens',
+                request_serializer=roost_dot_v1_dot_worker__service__pb2.CountTokensRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_worker__service__pb2.CountTokensResponse.FromString,
+                _registered_method=True)
         self.GetState = channel.unary_unary(
                 '/roost.v1.WorkerService/GetState',
                 request_serializer=roost_dot_v1_dot_worker__service__pb2.GetStateRequest.SerializeToString,
@@ -93,8 +98,8 @@ class WorkerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Render(self, request, context):
-        """Renders a piece of a log again from its messages, for a session that moves to this worker's revision. Nothing is
-        kept.
+        """Renders a piece of a log again from its messages, for a session that moves to this worker's revision, or whose
+        earlier turns' thinking leaves the log. Nothing is kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,6 +107,13 @@ class WorkerServiceServicer:
 
     def CheckSession(self, request, context):
         """Checks whether steps could use a new session's system text and tools. Nothing of the session is kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountTokens(self, request, context):
+        """Counts the tokens of a prompt, which may be longer than the context. Nothing is kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,6 +153,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.CheckSession,
                     request_deserializer=roost_dot_v1_dot_worker__service__pb2.CheckSessionRequest.FromString,
                     response_serializer=roost_dot_v1_dot_worker__service__pb2.CheckSessionResponse.SerializeToString,
+            ),
+            'CountTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountTokens,
+                    request_deserializer=roost_dot_v1_dot_worker__service__pb2.CountTokensRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_worker__service__pb2.CountTokensResponse.SerializeToString,
             ),
             'GetState': grpc.unary_unary_rpc_method_handler(
                     servicer.GetState,
@@ -284,6 +301,33 @@ class WorkerService:
             '/roost.v1.WorkerService/CheckSession',
             roost_dot_v1_dot_worker__service__pb2.CheckSessionRequest.SerializeToString,
             roost_dot_v1_dot_worker__service__pb2.CheckSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.WorkerService/CountTokens',
+            roost_dot_v1_dot_worker__service__pb2.CountTokensRequest.SerializeToString,
+            roost_dot_v1_dot_worker__service__pb2.CountTokensResponse.FromString,
             options,
             channel_credentials,
             insecure,

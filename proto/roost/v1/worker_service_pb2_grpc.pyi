@@ -40,11 +40,13 @@ class WorkerServiceStub:
     Hold: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.HoldRequest, _worker_service_pb2.HoldResponse]
     """Tells the retention policy that a session pauses."""
     Render: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.RenderRequest, _worker_service_pb2.RenderResponse]
-    """Renders a piece of a log again from its messages, for a session that moves to this worker's revision. Nothing is
-    kept.
+    """Renders a piece of a log again from its messages, for a session that moves to this worker's revision, or whose
+    earlier turns' thinking leaves the log. Nothing is kept.
     """
     CheckSession: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.CheckSessionRequest, _worker_service_pb2.CheckSessionResponse]
     """Checks whether steps could use a new session's system text and tools. Nothing of the session is kept."""
+    CountTokens: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.CountTokensRequest, _worker_service_pb2.CountTokensResponse]
+    """Counts the tokens of a prompt, which may be longer than the context. Nothing is kept."""
     GetState: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.GetStateRequest, _worker_service_pb2.GetStateResponse]
     """Reads the engine's state, for monitoring and debugging; gateways read the lease instead."""
 
@@ -60,11 +62,13 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     Hold: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.HoldRequest, _worker_service_pb2.HoldResponse]  # type: ignore[assignment]
     """Tells the retention policy that a session pauses."""
     Render: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.RenderRequest, _worker_service_pb2.RenderResponse]  # type: ignore[assignment]
-    """Renders a piece of a log again from its messages, for a session that moves to this worker's revision. Nothing is
-    kept.
+    """Renders a piece of a log again from its messages, for a session that moves to this worker's revision, or whose
+    earlier turns' thinking leaves the log. Nothing is kept.
     """
     CheckSession: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.CheckSessionRequest, _worker_service_pb2.CheckSessionResponse]  # type: ignore[assignment]
     """Checks whether steps could use a new session's system text and tools. Nothing of the session is kept."""
+    CountTokens: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.CountTokensRequest, _worker_service_pb2.CountTokensResponse]  # type: ignore[assignment]
+    """Counts the tokens of a prompt, which may be longer than the context. Nothing is kept."""
     GetState: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.GetStateRequest, _worker_service_pb2.GetStateResponse]  # type: ignore[assignment]
     """Reads the engine's state, for monitoring and debugging; gateways read the lease instead."""
 
@@ -101,8 +105,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_service_pb2.RenderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_service_pb2.RenderResponse, _abc.Awaitable[_worker_service_pb2.RenderResponse]]:
-        """Renders a piece of a log again from its messages, for a session that moves to this worker's revision. Nothing is
-        kept.
+        """Renders a piece of a log again from its messages, for a session that moves to this worker's revision, or whose
+        earlier turns' thinking leaves the log. Nothing is kept.
         """
 
     @_abc_1.abstractmethod
@@ -112,6 +116,14 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_service_pb2.CheckSessionResponse, _abc.Awaitable[_worker_service_pb2.CheckSessionResponse]]:
         """Checks whether steps could use a new session's system text and tools. Nothing of the session is kept."""
+
+    @_abc_1.abstractmethod
+    def CountTokens(
+        self,
+        request: _worker_service_pb2.CountTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.CountTokensResponse, _abc.Awaitable[_worker_service_pb2.CountTokensResponse]]:
+        """Counts the tokens of a prompt, which may be longer than the context. Nothing is kept."""
 
     @_abc_1.abstractmethod
     def GetState(

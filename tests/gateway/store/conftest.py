@@ -20,7 +20,13 @@ from store_driver import Raw, new_session
 __all__ = ["fresh_redis", "redis_cluster", "redis_server", "shared_cluster", "shared_redis"]
 
 
-IN_MEMORY_TOO = ("test_migrate_script", "test_session_records", "test_step_scripts")
+IN_MEMORY_TOO = (
+    "test_conversation_index",
+    "test_forks",
+    "test_migrate_script",
+    "test_session_records",
+    "test_step_scripts",
+)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,6 +1,6 @@
 """What a gateway remembers of sessions stays small, and names the workers that a session may ask for."""
 
-from roost.store.known_keys import FEW_WORKERS, KnownKeys
+from roost.store.known_keys import FEW_WORKERS, KnownKeys, Shape
 from roost.store.records import FIRST_GENERATION
 
 FEW = [f"w{number}" for number in range(FEW_WORKERS)]
@@ -23,15 +23,15 @@ def test_the_sessions_used_least_lately_are_forgotten() -> None:
     keys = KnownKeys(most=2)
     for session in ("s1", "s2", "s1", "s3"):
         keys.learn_host(session, "w")
-        keys.learn_generations(session, 7)
+        keys.learn_shape(session, Shape(7))
     assert [bool(keys.hosts(session, [*FEW, "one more"])) for session in ("s1", "s2", "s3")] == [True, False, True]
-    assert [keys.generations(session) for session in ("s1", "s2", "s3")] == [7, FIRST_GENERATION, 7]
+    assert [keys.shape(session).generations for session in ("s1", "s2", "s3")] == [7, FIRST_GENERATION, 7]
 
 
 def test_asking_for_a_session_keeps_it() -> None:
     keys = KnownKeys(most=2)
     for session in ("s1", "s2"):
-        keys.learn_generations(session, 7)
-    assert keys.generations("s1") == 7
-    keys.learn_generations("s3", 7)
-    assert [keys.generations(session) for session in ("s1", "s2")] == [7, FIRST_GENERATION]
+        keys.learn_shape(session, Shape(7))
+    assert keys.shape("s1").generations == 7
+    keys.learn_shape("s3", Shape(7))
+    assert [keys.shape(session).generations for session in ("s1", "s2")] == [7, FIRST_GENERATION]

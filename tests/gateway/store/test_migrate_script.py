@@ -35,13 +35,14 @@ KEYS = PoolKeys(POOL)
 TTL_MS = 500_000
 
 
-async def with_steps(store: RedisStore, count: int, **fields: Any) -> str:
-    """A session with `count` steps `s0`, `s1`, … of five tokens each."""
+async def with_steps(store: RedisStore, count: int, of: dict[str, Any] | None = None, **fields: Any) -> str:
+    """A session with `count` steps `s0`, `s1`, … of five tokens each; `of` are fields of their entries."""
     session_id = (await store.open(new_session(ttl_ms=TTL_MS, **fields))).session_id
     for number in range(count):
         began = await store.begin(begin_request(session_id, f"s{number}"))
         head = began.descriptor.head
-        await store.commit(commit_request(session_id, began.ref, f"s{number}", head, ttl_ms=TTL_MS, index=number))
+        step = commit_request(session_id, began.ref, f"s{number}", head, ttl_ms=TTL_MS, index=number, **(of or {}))
+        await store.commit(step)
     return session_id
 
 
@@ -79,6 +80,36 @@ async def test_a_migrated_session_goes_on_in_its_new_log(store, other):
     assert [entry.step_id for entry in await store.log(session_id, 2, 0, 9)] == ["s0", "s1", "next"]
     ids = loghash.unpack_ids(await store.ids(session_id, 2, 0, after.head.length))
     assert list(ids) == [900, 800, 901, 800, 1, 2, 3, 4, 5]
+
+
+async def test_where_thinking_begins_is_known_of_every_log(store, other):
+    session_id = (await store.open(new_session())).session_id
+    for number, (reasoning, begins) in enumerate([("", None), ("Hm.", 1), ("", 1), ("Hm.", 1)]):
+        began = await store.begin(begin_request(session_id, f"s{number}"))
+        head = began.descriptor.head
+        await other.commit(commit_request(session_id, began.ref, f"s{number}", head, reasoning=reasoning))
+        assert (await store.get(session_id, TENANT)).thinking_from == begins
+    for without, begins in ((0, 1), (1, 1), (2, 3), (4, None)):
+        began = await begun(store, session_id, f"m{without}")
+        assert (await migrate(store, began, without_thinking=without)).thinking_from == begins
+        await store.abort(session_id, began.ref)
+    assert (await other.get(session_id, TENANT)).thinking_from is None
+
+
+@pytest.mark.parametrize(("revision", "owner"), [(REVISION, "w1"), ("rev-2", "")])
+async def test_the_owner_stays_where_the_new_log_begins_as_the_old_one_did(store, revision, owner):
+    session_id = await with_steps(store, 1)
+    assert (await migrate(store, await begun(store, session_id), revision=revision)).owner == owner
+
+
+async def test_thinking_that_goes_before_a_step_does_not_count_against_the_logs_length(store):
+    session_id = await with_steps(store, 1, of={"reasoning": "Hm."})
+    full = {"max_session_tokens": 5, "new_tokens": 1}
+    assert await refused(store.begin(begin_request(session_id, **full))) is Reason.STEP_TOO_LONG
+    began = await begun(store, session_id, drops_thinking=True, **full)
+    await migrate(store, began, without_thinking=1, extra=3)
+    await store.abort(session_id, began.ref)
+    assert await refused(store.begin(begin_request(session_id, drops_thinking=True, **full))) is Reason.STEP_TOO_LONG
 
 
 async def test_the_old_log_stays_as_it_was(store):

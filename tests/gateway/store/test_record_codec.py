@@ -94,7 +94,15 @@ def test_what_is_no_entry_is_refused(bad):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("length", b"x"), ("labels", b"{"), ("state", b"asleep"), ("hash", b"zz"), ("system", b"\xff"), ("tenant", None)],
+    [
+        ("length", b"x"),
+        ("labels", b"{"),
+        ("state", b"asleep"),
+        ("hash", b"zz"),
+        ("system", b"\xff"),
+        ("tenant", None),
+        ("date", b"today"),
+    ],
 )
 def test_a_damaged_descriptor_is_refused_by_name(field, value):
     new = new_session()
@@ -107,6 +115,22 @@ def test_a_damaged_descriptor_is_refused_by_name(field, value):
         fields[field] = value
     with pytest.raises(codec.CorruptRecordError, match=new.session_id):
         codec.decode_descriptor(new.session_id, fields, 0)
+
+
+@pytest.mark.parametrize("written", [{}, {"date": b""}])
+def test_a_session_that_was_written_without_a_date_has_the_day_of_its_creation(written):
+    new = new_session()
+    fields = {name: str(value).encode() for name, value in codec.encode_new(new).items() if name != "date"} | written
+    fields |= {"created": b"1795996799999", "updated": b"1", "expires": b"0"}
+    assert codec.decode_descriptor(new.session_id, fields, 0).date == "2026-11-29"
+
+
+@pytest.mark.parametrize(("steps", "begins"), [("0", None), ("2", 0)])
+def test_a_log_that_was_begun_before_thinking_was_noted_may_hold_some(steps, begins):
+    new = new_session()
+    fields = {name: str(value).encode() for name, value in codec.encode_new(new).items() if name != "thinking"}
+    fields |= {"created": b"1", "updated": b"1", "expires": b"0", "steps": steps.encode()}
+    assert codec.decode_descriptor(new.session_id, fields, 0).thinking_from == begins
 
 
 @pytest.mark.parametrize("text", [b"[1]", b"{", b"7"])

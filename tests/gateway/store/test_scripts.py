@@ -6,6 +6,7 @@ from importlib.resources import files
 import pytest
 
 from roost.store.keys import PoolKeys
+from roost.store.known_keys import Shape
 from roost.store.scripts import NAMES, SHARED, Call, script
 from store_driver import POOL, begin_request, new_session
 
@@ -57,18 +58,18 @@ def test_a_call_that_does_not_fit_its_script_is_refused(call: Call, error: type[
 
 
 async def test_a_script_may_touch_two_sessions(store, raw) -> None:
-    """As a fork will: its helpers take the keys of the session that they work on."""
+    """As a fork does: its helpers take the keys of the session that they work on."""
     first, second = [(await store.open(new_session())).session_id for _ in range(2)]
     await store.begin(begin_request(second, "step-1"))
     keys = PoolKeys(POOL)
-    every = [(keys.session(name), keys.steps(name), keys.log(name, 1), keys.ids(name, 1)) for name in (first, second)]
+    every = [Shape().keys(keys, name) for name in (first, second)]
     source = (
         "\n".join(body(part) for part in SHARED)
         + """
-        local one, next_key = session_keys(1, 1)
-        local other = session_keys(next_key, 1)
+        local one, next_key = session_keys(1, 1, '')
+        local other = session_keys(next_key, 1, '')
         local d, e = read_session(one), read_session(other, 'acme')
         return {d.epoch, e.epoch, is_whole(one, d) and is_whole(other, e) and 1 or 0}
     """
     )
-    assert raw.eval(source, 8, *every[0], *every[1]) == [0, 1, 1]
+    assert raw.eval(source, 12, *every[0], *every[1]) == [0, 1, 1]

@@ -11,6 +11,7 @@ from roost.contract.refused import Refused
 from roost.store.keys import POOLS, PoolKeys
 from roost.store.records import NewSession, State
 from roost.store.redis_store import RedisStore
+from roost.store.rules import day_of
 from store_driver import LONG_MS, POOL, TENANT, begin_request, commit_request, new_session
 
 KEYS = PoolKeys(POOL)
@@ -45,6 +46,12 @@ async def test_an_opened_session_is_read_as_written(store):
             assert getattr(descriptor, field.name) == getattr(new, field.name), field.name
     assert (descriptor.state, descriptor.head, descriptor.steps, descriptor.epoch) == (State.ACTIVE, Head(), 0, 0)
     assert descriptor.expires_ms - descriptor.created_ms == 60_000
+
+
+async def test_a_session_that_is_opened_without_a_date_gets_the_day(store):
+    descriptor = await store.open(new_session(date=""))
+    assert descriptor.date == day_of(descriptor.created_ms)
+    assert (await store.get(descriptor.session_id, TENANT)).date == descriptor.date
 
 
 async def test_a_repeated_request_id_returns_the_session_it_made(store):

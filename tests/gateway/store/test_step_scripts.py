@@ -21,6 +21,7 @@ from store_driver import (
     commit_step,
     digest,
     new_session,
+    redis_ms,
     reservation,
 )
 
@@ -288,6 +289,7 @@ async def test_renewing_keeps_a_session_that_would_expire_during_its_step(store,
     began = await store.begin(begin_request(session_id, lease_ms=5_000))
     assert raw.pttl(KEYS.session(session_id)) > 60_000
     raw.pexpire(KEYS.session(session_id), 1_000)  # as if the step had run for long
+    raw.hset(KEYS.session(session_id), "expires", redis_ms(raw) + 1_000)
     await store.renew(POOL, [RenewItem(session_id, began.ref)], 5_000)
     assert raw.pttl(KEYS.session(session_id)) > 60_000
     await store.abort(session_id, began.ref)

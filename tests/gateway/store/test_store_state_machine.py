@@ -14,6 +14,7 @@ from hypothesis.stateful import run_state_machine_as_test as run
 
 from redis_servers import RedisCluster, RedisServer
 from roost.contract.heads import Head
+from roost.store.arguments import MOST_SHARED_LOGS
 from roost.store.records import Began, RenewItem, Reservation
 from store_driver import LONG_MS, REVISION, begin_request, commit_request, digest, migration
 from store_world import POOLS, REVISIONS, TENANTS, WORKERS, Attempt, StoreWorld
@@ -30,7 +31,9 @@ IDS = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4).map(tuple)
 HEADS = st.sampled_from(("none", *(("right",) * 8), *(("former",) * 4), "earlier", "later", "empty", "other", "longer"))
 TOKENS = st.integers(1, 30)
 REVISION_NEEDED = st.sampled_from((REVISIONS[0], *REVISIONS, ""))
-OTHER_CALLS = st.sampled_from((*(("hold",) * 6), *(("evict",) * 4), "close", "delete"))
+PLACES = st.sampled_from((*(("head",) * 3), *(("earlier",) * 3), "empty", "former", "longer", "other"))
+FORK_REQUESTS = st.sampled_from(("", "", "f1"))
+OTHER_CALLS = st.sampled_from((*(("hold",) * 6), *(("evict",) * 4), "close", "delete", "delete"))
 Ids = tuple[int, ...]
 
 
@@ -58,6 +61,7 @@ class StoreMachine(StoreWorld):
         limits=st.sampled_from(((0, 0, 0),) * 6 + ((25, 0, 0), (0, 2, 0), (0, 0, 30))),
         priority=CLASSES,
         needs=REVISION_NEEDED,
+        drops=st.booleans(),
         then=st.sampled_from(("", "reserve", "commit", "commit", "migrate", "migrate and commit")),
     )
     def begin(
@@ -75,6 +79,7 @@ class StoreMachine(StoreWorld):
         limits,
         priority,
         needs,
+        drops,
         then,
     ):
         session_id = self.session(which)
@@ -95,6 +100,7 @@ class StoreMachine(StoreWorld):
             max_steps=max_steps,
             max_session_tokens=most,
             priority=priority,
+            drops_thinking=drops,
         )
         answer = self.agree(gateway, "begin", request, touches=session_id)
         if isinstance(answer, Began):
@@ -180,16 +186,16 @@ class StoreMachine(StoreWorld):
             (*(("commit",) * 4), "expire", "expire", "renew", "abort", "release", "migrate", "quarantine")
         ),
         prompt=IDS,
-        output=IDS,
+        ids=IDS,
     )
-    def finish(self, gateway: int, which: int, stale: bool, how: str, prompt: Ids, output: Ids) -> None:
+    def finish(self, gateway: int, which: int, stale: bool, how: str, prompt: Ids, ids: Ids) -> None:
         """By whoever still believes in the attempt, also long after it was committed, fenced or deleted."""
         attempt = self.attempt(which, stale)
         session_id, ref, _ = attempt
         if how == "commit":
-            self._commit(gateway, attempt, prompt, output)
+            self._commit(gateway, attempt, prompt, ids)
         elif how == "migrate":
-            self._migrate(gateway, attempt, len(output))
+            self._migrate(gateway, attempt, len(ids))
         elif how in ("renew", "expire"):
             self.renew(gateway, attempt, how == "expire")
         elif how == "abort":
@@ -200,25 +206,32 @@ class StoreMachine(StoreWorld):
             reservation = self._reservation(attempt, sorted(WORKERS)[which % 2], 1, 0)
             self.agree(gateway, "release", reservation, touches=session_id)
 
-    def _commit(self, gateway: int, attempt: Attempt, prompt: Ids, output: Ids) -> None:
+    def _commit(self, gateway: int, attempt: Attempt, prompt: Ids, ids: Ids) -> None:
         session_id, ref, step = attempt
         session = self.memory.sessions.get(session_id)
         before = session.record.head if session else Head()
         owner = (session and session.attempt and session.attempt.worker) or "w1"
         revision = (session and session.record.model_revision) or REVISION
-        request = commit_request(session_id, ref, step, before, prompt, output, owner=owner, model_revision=revision)
+        thought = "Hm." if len(prompt) % 2 else ""
+        request = commit_request(
+            session_id, ref, step, before, prompt, ids, reasoning=thought, owner=owner, model_revision=revision
+        )
         if self.agree(gateway, "commit", request, touches=session_id):
             self.cache(session_id, self.memory.sessions[session_id].record.owner, True)
 
     def _migrate(self, gateway: int, attempt: Attempt, extra: int) -> None:
-        """To a revision of its own, by whoever believes in the attempt."""
+        """To a revision of its own or the same one, by whoever believes in the attempt."""
         session_id, ref, _ = attempt
         session = self.memory.sessions.get(session_id)
         if session is None or not session.record.steps:
             return  # there is nothing to migrate
-        generation, revision = session.record.generation, f"rev-{session.record.generation + 1}"
+        generation = session.record.generation
+        revision = f"rev-{generation + 1}" if extra % 2 else session.record.model_revision
         entries = self.loop.run(self.gateways[gateway].log(session_id, generation, 0, 99))
-        request = migration(session_id, ref, session.record.head, entries, revision, extra=extra % 4)
+        gone = extra % 3
+        request = migration(
+            session_id, ref, session.record.head, entries, revision, extra=extra % 4, without_thinking=gone
+        )
         self.agree(gateway, "migrate", request, touches=session_id)
 
     def renew(self, gateway: int, attempt: Attempt, expired: bool) -> None:
@@ -230,6 +243,28 @@ class StoreMachine(StoreWorld):
         self.agree(gateway, "renew", pool, items, 0 if expired else LONG_MS, touches=attempt[0])
         self.touched |= {session_id for session_id, _, _ in batch}
 
+    @rule(gateway=GATEWAYS, which=WHICH, tenant=TENANT, place=PLACES, request=FORK_REQUESTS, then=MOSTLY)
+    def fork(self, gateway: int, which: int, tenant: str, place: str, request: str, then: bool) -> None:
+        """Also of forks, of sessions that have migrated, and of those that are gone; then both may take a step."""
+        other = self.session(which)
+        fork = self.fork_session(gateway, other, tenant, place, request)
+        if fork and then:
+            self._step(gateway, fork, "a", "commit", 1)
+            self._step(gateway, other, f"{self.now}", "commit", 1)
+
+    @rule(gateway=GATEWAYS, which=WHICH, length=st.integers(2, 2 * MOST_SHARED_LOGS))
+    def fork_again_and_again(self, gateway: int, which: int, length: int) -> None:
+        """A fork of a fork, and so on, each with a step of its own and with the one before it deleted now and then."""
+        session_id = self.session(which)
+        for number in range(length):
+            fork = self.fork_session(gateway, session_id, TENANTS[0], "head", "")
+            if fork is None:
+                return
+            self._step(gateway, fork, "b", "commit", 1)
+            if number % 3 == 1:
+                self.agree(gateway, "delete", session_id, TENANTS[0], touches=session_id)
+            session_id = fork
+
     @rule(gateway=GATEWAYS, which=WHICH, tenant=TENANT, how=OTHER_CALLS, expected=HEADS)
     def hold_evict_close_or_delete(self, gateway: int, which: int, tenant: str, how: str, expected: str) -> None:
         session_id = self.session(which)
@@ -237,7 +272,7 @@ class StoreMachine(StoreWorld):
         self.agree(gateway, how, session_id, tenant, *more, touches=session_id)
 
     @rule(
-        what=st.sampled_from(("open", "worker", "worker", "crash", "look", "cache", "drop")),
+        what=st.sampled_from(("open", "worker", "worker", "crash", "look", "cache", "drop", "expire")),
         gateway=GATEWAYS,
         which=WHICH,
         pool=st.sampled_from(POOLS),
@@ -252,6 +287,8 @@ class StoreMachine(StoreWorld):
             self.open(gateway, pool, request)
         elif what == "worker":
             self.worker(pool, worker, draining, alive, revision)
+        elif what == "expire":
+            self.expire(self.session(which))
         elif what == "crash":
             self.crash_gateway(gateway)
         elif what in ("cache", "drop"):

@@ -56,6 +56,38 @@ REFUSED = {
     "partial rotation": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
     "GELU": ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported; only silu"),
     "heads": ({"num_key_value_heads": 3}, "num_attention_heads 8 must be a multiple of num_key_value_heads 3"),
+    "an epsilon that is not a number": ({"rms_norm_eps": "1e-6"}, "rms_norm_eps must be a positive number, not '1e-6'"),
+    "an epsilon without an end": ({"rms_norm_eps": 10**400}, "rms_norm_eps must be a positive number"),
+    "an end that is not an id": (
+        {"eos_token_id": "<eos>"},
+        "eos_token_id must be a token's id or a list .* not '<eos>'",
+    ),
+    "ends that are not ids": ({"eos_token_id": [1, None]}, "eos_token_id must be a token's id or a list of ids"),
+    "an end below zero": ({"eos_token_id": -1}, "eos_token_id must be a token's id or a list of ids, not -1"),
+    "a truth for a number": ({"num_hidden_layers": True}, "num_hidden_layers must be a positive whole number"),
+    "a number without an end": (
+        {"vocab_size": 10**400},
+        "vocab_size must be a positive whole number, not 1000.*; at most 2147483647",
+    ),
+    "a word for a truth": ({"tie_word_embeddings": "false"}, "tie_word_embeddings must be true or false, not 'false'"),
+    "another word for a truth": ({"attention_bias": "no"}, "attention_bias must be true or false, not 'no'"),
+    "a switch that is a number": (
+        {"sliding_window": 64, "use_sliding_window": 2},
+        "use_sliding_window must be true or false, not 2",
+    ),
+    "layers that are words": (
+        {"sliding_window": 64, "use_sliding_window": True, "max_window_layers": "all"},
+        "max_window_layers must be a whole number, not 'all'",
+    ),
+    "types of layers that are a number": ({"layer_types": 7}, "layer_types must be a list of names, not 7"),
+    "no layers without rotation": (
+        {"model_type": "smollm3", "no_rope_layers": ["0"] * 64},
+        "no_rope_layers must be a list of .* entries, each 0 or 1",
+    ),
+    "a context below one": (
+        {"rope_scaling": {"type": "yarn", "factor": 4, "original_max_position_embeddings": 0.5}},
+        "original_max_position_embeddings must be a positive whole number, not 0.5",
+    ),
     "no text": ({"model_type": "mistral3"}, "no text_config"),
 }
 
@@ -69,6 +101,31 @@ def test_an_unsupported_config_is_refused_before_the_download(
     with pytest.raises(ConvertError, match=f"hf://org/name: .*{reason}"):
         ModelStore(tmp_path / "cache").prepare("hf://org/name", "float32")
     assert hub.downloaded == [set()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"eos_token_id": "2"}, "eos_token_id must be a token's id or a list of ids, not '2'"),
+        ({"eos_token_id": [2, "3"]}, "eos_token_id must be a token's id or a list of ids"),
+        ({"eos_token_id": True}, "eos_token_id must be a token's id or a list of ids, not True"),
+        ({"do_sample": "false"}, "do_sample must be true or false, not 'false'"),
+        ({"top_k": 10**400}, "top_k 1000.* is out of range"),
+    ],
+)
+def test_an_invalid_generation_config_is_refused_before_the_download(
+    hub: FakeHub, repository: Path, tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    _edit(repository / "generation_config.json", **changes)
+    with pytest.raises(ConvertError, match=rf"hf://org/name: generation_config\.json: {reason}"):
+        ModelStore(tmp_path / "cache").prepare("hf://org/name", "float32")
+    assert hub.downloaded == [set()]
+
+
+@pytest.mark.parametrize("scaling", [{"type": "dynamic", "factor": 1e308}, {"type": "yarn", "factor": 1e308}])
+def test_a_stretch_beyond_all_contexts_is_only_long(repository: Path, scaling: dict[str, Any]) -> None:
+    _edit(repository / "config.json", rope_scaling=scaling)
+    assert parse_config(read_config(repository)).max_positions == 2**31 - 1
 
 
 @pytest.mark.parametrize("document", ["[]", "[1]", "7"])

@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+import family_models
 from roost_worker.model.architectures import ARCHITECTURES, Architecture
 from roost_worker.model.rope import ROPE_TYPES
+from roost_worker.render.formats import FORMATS, TurnFormat, WrittenCall
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
 BIASES = {"never": "no", "query_key_value": "queries, keys, values", "by_key": "`attention_bias`"}
@@ -29,6 +31,30 @@ def _row(model_type: str, architecture: Architecture) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _code(text: str) -> str:
+    return "`" + text.replace("\n", "\\n").replace("|", "\\|") + "`"
+
+
+def _format_rows(known: TurnFormat) -> list[str]:
+    thinking = f"{_code(known.thinking.open)} {_code(known.thinking.close)}" if known.thinking else "no"
+    cells = (
+        _code(known.name),
+        " ".join(map(_code, known.tokens[:2])) or "of the model's own template",
+        _code(known.calls.write([WrittenCall("f", "{}", "id" if known.call_ids.written else "")])),
+        thinking,
+        "Mistral's" if known.call_ids.written else "ours",
+        _verified(known),
+    )
+    return [f"| {' | '.join((family, *cells))} |" for family in known.families]
+
+
+def _verified(known: TurnFormat) -> str:
+    files = ["test_tool_calls.py", *(["test_histories.py"] if known.turns else [])]
+    files += [f"templates/{name}.jinja" for name in family_models.NAMES if family_models.renderer(name).format == known]
+    files += ["test_real_model.py"] if known.name == "smollm2" else []
+    return ", ".join(map(_code, files))
+
+
 def _rows(title: str) -> list[str]:
     section = DOCUMENT.split(f"## {title}\n")[1].split("\n## ")[0]
     return [line for line in section.splitlines() if line.startswith("|")][2:]
@@ -36,6 +62,11 @@ def _rows(title: str) -> list[str]:
 
 def test_the_table_of_architectures_is_the_codes() -> None:
     assert _rows("Architectures") == [_row(*item) for item in ARCHITECTURES.items()]
+
+
+def test_the_table_of_formats_is_the_codes() -> None:
+    rows = sorted(row for known in FORMATS for row in _format_rows(known))
+    assert _rows("Turns and tool calls") == rows, "\n".join(rows)
 
 
 def test_the_table_of_rope_has_every_type() -> None:

@@ -68,7 +68,7 @@ def test_grouping_changes_nothing(ids: list[int], sizes: list[int], stop: list[s
         heard += grouped.push(group)
         taken += len(group)
         assert heard == points[taken]
-    assert grouped.stopped_at == one_by_one.stopped_at
+    assert (grouped.stopped_at, grouped.stop_string) == (one_by_one.stopped_at, one_by_one.stop_string)
     assert one_by_one.flush() == grouped.flush()
 
 
@@ -84,9 +84,10 @@ def test_text_ends_where_the_first_complete_stop_string_begins(text: str, stop: 
         start = min(begin for other, begin in ends if other == end)
         assert heard == text[:start]
         assert stream.stopped_at == len(text[:end].encode())
+        assert stream.stop_string == text[start:end]
     else:
         assert heard == text
-        assert stream.stopped_at is None
+        assert (stream.stopped_at, stream.stop_string) == (None, "")
 
 
 @given(ids=any_ids)

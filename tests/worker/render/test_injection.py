@@ -7,7 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import family_models
+from roost_worker.render.formats import FORMATS, TurnFormat
+from roost_worker.render.log import LogRenderer
 from roost_worker.render.messages import Message, Tool, ToolCall
+from roost_worker.render.renderer import Renderer
 
 _SPECIAL = {text for texts in family_models.SPECIAL.values() for text in texts}
 CONTROL_TEXTS = [*sorted(_SPECIAL), *family_models.ADDED_NOT_SPECIAL["qwen3"]]
@@ -61,6 +64,8 @@ def _first_step(name: str, text: str) -> list[int]:
                 Message("user", text),
                 Message("assistant", text, (call,)),
                 Message("tool", text, tool_call_id=text, name=text),
+                Message("system", text),
+                Message("assistant", text),
                 Message("user", text),
             ],
         )
@@ -71,7 +76,15 @@ def _later_steps(name: str, text: str) -> list[list[int]]:
     render = family_models.renderer(name).render_step
     user = render(log_ids=[1], messages=[Message("user", text)])
     result = Message("tool", text, tool_call_id=text, name=text)
-    return [list(user), list(render(log_ids=[1], messages=[result, result]))]
+    answer = Message("assistant", "", (ToolCall(text, text, text), ToolCall(text, text, text)))
+    history = [Message("assistant", text), Message("system", text), answer, result, Message("system", text)]
+    again = LogRenderer(family_models.renderer(name), text, ())
+    return [
+        list(user),
+        list(render(log_ids=[1], messages=[result, result])),
+        list(render(log_ids=[1], messages=history)),
+        *map(list, again.step([Message("user", text), *history], answer, text)),
+    ]
 
 
 @pytest.mark.parametrize("name", family_models.NAMES)
@@ -91,6 +104,29 @@ def test_no_combination_of_fragments_becomes_a_control_token(name: str, text: st
         assert _count_control(name, attacked) == _count_control(name, harmless)
 
 
+MARKS = sorted({mark for known in FORMATS for mark in (*known.tokens, *known.marks, *known.turn_ends)})
+marked = st.lists(st.sampled_from(MARKS) | st.sampled_from(SPLIT), min_size=1, max_size=5).map("".join)
+
+
+def _control_of_history(model: Renderer, text: str) -> list[int]:
+    """The control tokens of a history whose strings are all `text`, brought and migrated."""
+    calls = (ToolCall(text, text, text), ToolCall(text, text, json.dumps({text: text})))
+    answer = Message("assistant", text, calls)
+    history = [Message("user", text), answer, Message("tool", text, tool_call_id=text), Message("system", text)]
+    prompt, output = LogRenderer(model, text, ()).step(history, answer, text)
+    control = set(model.vocabulary.control.values())
+    return [index for index in (*prompt, *output) if index in control]
+
+
+@pytest.mark.parametrize("special_marks", [True, False])
+@pytest.mark.parametrize("known", [known for known in FORMATS if known.turns], ids=lambda known: known.name)
+@given(text=marked)
+@settings(max_examples=30, deadline=None)
+def test_no_string_of_a_history_becomes_a_mark_of_its_format(known: TurnFormat, special_marks: bool, text: str) -> None:
+    model = family_models.built_in_renderer(known, special_marks=special_marks)
+    assert _control_of_history(model, text) == _control_of_history(model, "harmless")
+
+
 @pytest.mark.parametrize("name", family_models.NAMES)
 @given(before=content, after=content)
 @settings(max_examples=40, deadline=None)
@@ -105,9 +141,11 @@ def test_two_contents_side_by_side_make_no_control_token(name: str, before: str,
 @given(text=content)
 @settings(max_examples=40, deadline=None)
 def test_content_is_kept_to_the_letter(name: str, text: str) -> None:
+    """But for the blanks around it, where the model's template trims it."""
     renderer = family_models.renderer(name)
     ids = renderer.render_step(log_ids=[1], messages=[Message("user", text)])
-    assert text in b"".join(family_models.all_bytes(name)[index] for index in ids).decode()
+    kept = text.strip() if name == "llama3" else text
+    assert kept in b"".join(family_models.all_bytes(name)[index] for index in ids).decode()
 
 
 @pytest.mark.parametrize("name", family_models.NAMES)

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 import family_models
 from roost_worker.render.errors import RenderError
 from roost_worker.render.formats import Turn, format_named
-from roost_worker.render.log import LogRenderer, output_text
+from roost_worker.render.log import LogRenderer, output_pieces
 from roost_worker.render.messages import Message, Tool, ToolCall
+from roost_worker.render.probing import text_of
+from roost_worker.render.sandbox import Piece
 
 SYSTEM = "Be brief."
 CALL = ToolCall("call_0", "grep", '{"query": "needle"}')
@@ -65,7 +67,7 @@ def test_a_log_rendered_anew_by_its_own_revision_spells_the_same(
 def test_calls_are_written_as_the_new_family_writes_them(old: str, new: str) -> None:
     formats = {name: family_models.renderer(name).format for name in (old, new)}
     text = formats[old].calls.write([CALL])
-    written = output_text(Message("assistant", "", (CALL,)), text, formats[new])
+    written = text_of(output_pieces(Message("assistant", "", (CALL,)), text, formats[new]))
     parsed = formats[new].parse(written, Turn({"grep"}))
     assert [(call.name, call.arguments_json) for call in parsed.calls] == [("grep", CALL.arguments_json)]
     if old == new:
@@ -74,20 +76,32 @@ def test_calls_are_written_as_the_new_family_writes_them(old: str, new: str) -> 
 
 def test_text_that_only_looks_like_a_call_stays_as_it_is() -> None:
     text = format_named("chatml").calls.write([CALL])
-    assert output_text(Message("assistant", text), text, format_named("llama3.1")) == text
+    assert output_pieces(Message("assistant", text), text, format_named("llama3.1")) == [Piece(text, True)]
 
 
 @pytest.mark.parametrize("arguments", ['{"t":NaN}', '{"n":1e400}', '{"a":1.10,"a":2}', "{"])
 def test_calls_that_older_versions_committed_are_written_as_they_are(arguments: str) -> None:
     call = ToolCall("call_0", "gone", arguments)
-    written = output_text(Message("assistant", "Wait.", (call,)), "<think>thought</think>", format_named("chatml"))
-    assert written == f'Wait.\n<tool_call>\n{{"name": "gone", "arguments": {arguments}}}\n</tool_call>'
+    output = Message("assistant", "Wait.", (call,))
+    written = output_pieces(output, "<think>thought</think>", format_named("chatml"))
+    assert text_of(written) == f'Wait.\n<tool_call>\n{{"name": "gone", "arguments": {arguments}}}\n</tool_call>'
 
 
-def test_text_of_a_call_to_a_tool_that_is_gone_stays_as_it_is() -> None:
-    text = '<tool_call>{"name": "gone", "arguments": {"n":1.10}}</tool_call>'
+@pytest.mark.parametrize("before", ["", "<think>\nHm.\n</think>\n", "Hm.</think>"])
+@pytest.mark.parametrize(
+    ("open_mark", "close_mark"), [("<tool_call>", "</tool_call>"), ("<tool_call>\n", "\n</tool_call>")]
+)
+def test_a_call_to_a_tool_that_is_gone_keeps_its_arguments_and_what_stands_before_it(
+    before: str, open_mark: str, close_mark: str
+) -> None:
+    text = f'{before}{open_mark}{{"name": "gone", "arguments": {{"n":1.10}}}}{close_mark}'
     call = ToolCall("call_0", "gone", '{"n":1.1}')
-    assert output_text(Message("assistant", "", (call,)), text, format_named("chatml")) == text
+    pieces = output_pieces(Message("assistant", "", (call,)), text, format_named("chatml"))
+    written = text_of(pieces)
+    assert "".join(written.split()) == "".join(text.split())
+    assert [piece.text for piece in pieces if piece.content and piece.text][-2:] == ["gone", '{"n":1.10}']
+    if "\n" in open_mark:
+        assert written == text
 
 
 def test_an_empty_output_is_closed_by_the_next_prompt() -> None:

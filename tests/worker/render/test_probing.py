@@ -6,7 +6,7 @@ import family_models
 from roost_worker.render.description import TemplateDescription
 from roost_worker.render.errors import RenderError
 from roost_worker.render.formats import CHATML
-from roost_worker.render.probing import probe
+from roost_worker.render.probing import default_system, probe
 from roost_worker.render.renderer import Renderer
 from roost_worker.render.sandbox import ChatTemplate
 from roost_worker.render.vocabulary import Vocabulary
@@ -61,17 +61,13 @@ def test_mistral_that_moves_only_its_tools_is_still_unstable() -> None:
         ),
         (("{{- system_message }}", ""), "system text: it drops it"),
         (("'<|eot_id|>'", "'the end'"), "has no end-of-turn token"),
-        (("message['content'] | trim", "(message['content'] | trim)[:2]"), "splits content"),
+        (("message['content'] | trim", "(message['content'] | trim)[:2]"), "it drops the message"),
+        (("message['content'] | trim", "('' + message['content'])[:2]"), "splits content"),
     ],
 )
 def test_the_reason_of_a_refusal_is_named(change: tuple[str, str], reason: str) -> None:
     source = family_models.template("llama3").replace(*change)
     assert reason in _refusal("llama3", source)
-
-
-def test_a_template_that_writes_the_date_is_not_given_one() -> None:
-    source = "{{ strftime_now('%d') }}" + CHATML.turns
-    assert "strftime_now" in _refusal("smollm2", source)
 
 
 def test_a_template_that_counts_its_messages_is_unstable() -> None:
@@ -91,16 +87,17 @@ def test_a_template_cannot_reach_python(attack: str) -> None:
 @pytest.mark.parametrize("name", family_models.NAMES)
 def test_every_built_in_format_is_stable_and_shows_tools(name: str) -> None:
     bounds = family_models.BOUNDS[name]
-    behaviour = probe(ChatTemplate(family_models.renderer(name).format.turns, *bounds), [bounds[1]])
+    template = ChatTemplate(family_models.renderer(name).format.turns, *bounds)
+    behaviour = probe(template, [bounds[1]])
     assert behaviour.shows_tools
     assert behaviour.shows_tool_calls
-    assert behaviour.default_system == ""
+    assert default_system(template) == ""
 
 
 def test_a_model_without_template_takes_its_familys_turns() -> None:
     description = family_models.description("llama3", "")
     assert description.format == "llama3.1"
-    assert _renderer("llama3", description).own_template_refused == "there is none"
+    assert _renderer("llama3", description).own_template_refused == "the model has no chat template"
 
 
 def test_an_unknown_family_with_an_unstable_template_is_refused_with_both_reasons() -> None:
@@ -115,3 +112,16 @@ def test_a_tokenizer_without_the_familys_tokens_is_refused() -> None:
     description = TemplateDescription("", "", "</s>", (430,), "chatml")
     with pytest.raises(RenderError, match=r"the tokenizer lacks <\|im_start\|>"):
         _renderer("mistral", description)
+
+
+def test_a_template_without_tool_turns_gives_way_to_its_format_and_says_so() -> None:
+    source = CHATML.turns.replace("message.role == 'tool'", "message.role == 'never'").replace(
+        "message.role == 'user' or not loop.first", "message.role == 'user'"
+    )
+    vocabulary = Vocabulary(family_models.build_tokenizer(("<|im_start|>", "<|im_end|>"), ()))
+    ends = (vocabulary.control["<|im_end|>"],)
+    renderer = Renderer(TemplateDescription(source, "", "<|im_end|>", ends, "chatml"), vocabulary, 1000)
+    assert renderer.own_template_refused == "a tool's result: it drops the message"
+    unknown = TemplateDescription(source, "", "<|im_end|>", ends, "hermes")
+    with pytest.raises(RenderError, match=r"its own chat template: a tool's result: it drops the message"):
+        Renderer(unknown, vocabulary, 1000)

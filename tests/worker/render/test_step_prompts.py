@@ -158,11 +158,11 @@ def test_a_tool_that_takes_any_object_is_rendered_as_one_without_a_schema() -> N
     )
 
 
-def test_system_text_cannot_be_given_twice() -> None:
-    with pytest.raises(RenderError, match="given twice"):
-        family_models.renderer("smollm2").render_step(
-            system="a", messages=[Message("system", "b"), Message("user", "c")]
-        )
+def test_a_system_message_after_the_sessions_system_text_is_a_message_of_its_own() -> None:
+    messages = [Message("system", "b"), Message("user", "c")]
+    assert list(family_models.renderer("smollm2").render_step(system="a", messages=messages)) == _whole(
+        "smollm2", [Message("system", "a"), *messages]
+    )
 
 
 def test_text_that_is_not_unicode_is_refused() -> None:

@@ -22,6 +22,7 @@ class FixedText:
     def __init__(self, texts=None, stop_id: int | None = None):
         self._texts, self._stop_id, self._seen = texts or {}, stop_id, 0
         self.stopped_at: int | None = None
+        self.stop_string = ""
 
     def push(self, ids) -> str:
         text = ""

@@ -62,6 +62,7 @@ async def test_a_stop_string_cuts_the_text_and_keeps_the_ids_that_completed_it(w
     assert (stream.out.text, stream.finished.text) == (text, text)
     assert stream.out.ids == ids[:tokens]
     assert (stream.finished.output_tokens, stream.finished.finish_reason) == (tokens, api.FINISH_REASON_STOP)
+    assert stream.finished.stop_string == stop
     await world.commit(ledger, stream)
     before = list(ledger.ids)
     again = await world.step(ledger)
@@ -89,6 +90,7 @@ async def test_a_held_back_beginning_of_a_stop_string_is_sent_at_the_end(world: 
     stream = await world.begin(Ledger(), sampling={"stop": ["END"]})
     await stream.until("finished")
     assert stream.out.text == stream.finished.text == "say EN"
+    assert not stream.finished.stop_string
 
 
 async def test_max_tokens_ends_with_length(world: World):

@@ -86,6 +86,14 @@ async def test_a_prompt_of_any_length_is_rendered_alike(prompts: Prompts, render
     assert await prompts.prompt(start, NO_LOG, ENDLESS, nothing) == expected
 
 
+async def test_a_prompt_has_the_sessions_date() -> None:
+    renderer = family_models.renderer("llama3")
+    prompts = Prompts(renderer)
+    ids = await prompts.prompt(start_of("hello", date="2031-05-04"), NO_LOG, ENDLESS, nothing)
+    prompts.close()
+    assert "Today Date: 04 May 2031\n" in family_models.spell("llama3", list(ids))
+
+
 async def test_long_prompts_take_turns(prompts: Prompts, turns: Turns) -> None:
     await asyncio.gather(*(prompts.prompt(start_of(WORDS), NO_LOG, ENDLESS, nothing) for _ in range(4)))
     order = turns.order

@@ -53,6 +53,20 @@ async def test_a_log_in_pieces_is_the_same_log(world: World) -> None:
     assert (await refusal(world, steps[2], steps_before=2, tokens_before=250))[1] == "STEP_TOO_LONG"
 
 
+async def test_thinking_is_left_out_after_a_turn_that_ended_itself(world: World) -> None:
+    thought = said("two", "2")
+    thought.text, thought.without_thinking = "<think>Hm.</think>2", True
+    end = world.renderer.eos_token_ids[0]
+    ((prompt, output),) = await rendered(world, thought, steps_before=1, tokens_before=9, last_token_id=end)
+    assert prompt == list(world.renderer.render_step(messages=thought.messages, log_ids=[end]))
+    assert output == [world.token(50)]
+
+
+async def test_a_date_that_is_none_is_refused(world: World) -> None:
+    code, _ = await refusal(world, said("one", "1"), date="today")
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_a_log_that_does_not_fit_is_refused(world: World) -> None:
     many = [said("y" * 20, "z" * 20)] * 10
     assert await refusal(world, *many) == (grpc.StatusCode.INVALID_ARGUMENT, "STEP_TOO_LONG")

@@ -41,7 +41,7 @@ def prepare(source: Source, dtype: Dtype = "bfloat16", cache_dir: CacheDir = Non
 
 @model.command()
 def show(source: Source, dtype: Dtype = "bfloat16", cache_dir: CacheDir = None) -> None:
-    """Show a prepared model: its shapes, its longest context and its sampling defaults."""
+    """Show a prepared model: its shapes, its longest context, its sampling defaults and its limits."""
     with _errors_reported():
         prepared = ModelStore(cache_dir).find(source, dtype)
         if prepared is None:

@@ -60,6 +60,7 @@ _PAIRS = (("t", "h"), ("i", "n"), ("e", "r"), ("a", "n"), ("o", "n"))
 SPECS = {
     "llama-tiny": DummySpec(),
     "llama-tiny-tied": DummySpec(tied=True),
+    "llama-tiny-long": DummySpec(context=1 << 18),
     "llama-tiny-pairs": DummySpec(merges=_PAIRS),
     "llama3-tiny": DummySpec(rope_theta=500000.0, rope_scaling=_LLAMA3_ROPE),
     "qwen2-tiny": DummySpec(model_type="qwen2", attention_bias=True, rope_theta=1e6),

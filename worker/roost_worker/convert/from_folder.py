@@ -18,7 +18,7 @@ from roost_worker.convert.safetensors_file import (
     open_safetensors,
     write_safetensors,
 )
-from roost_worker.convert.sampling_defaults import read_generation_config, sampling_defaults
+from roost_worker.convert.sampling_defaults import end_token_ids, read_generation_config, sampling_defaults
 from roost_worker.convert.shapes import EMBEDDING, HEAD, check_shapes, expected_shapes
 from roost_worker.convert.source_config import is_wrapped, normalised_config, read_config
 from roost_worker.convert.tokenization import describe_template, read_template, read_tool_template, token_text
@@ -77,10 +77,9 @@ def _tokenizer(source: Path, config: dict[str, Any], target: Path) -> None:
         shutil.copyfile(source / "template.json", target / "template.json")
     else:
         generation = read_generation_config(source)
-        eos = generation.get("eos_token_id")
         texts = token_text(source, "bos_token"), token_text(source, "eos_token")
         document = (source / "tokenizer.json").read_text(encoding="utf-8")
-        ends = eos if isinstance(eos, int | list) and eos else config["eos_token_id"]
+        ends = list(end_token_ids(generation)) or config["eos_token_id"]
         description = describe_template(document, read_template(source), *texts, ends, read_tool_template(source))
         replace(description, sampling=sampling_defaults(generation)).save(target / "template.json")
     shutil.copyfile(source / "tokenizer.json", target / "tokenizer.json")

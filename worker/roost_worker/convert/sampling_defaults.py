@@ -1,12 +1,13 @@
 """A model's own sampling, from `generation_config.json` or a GGUF header."""
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from roost_worker.convert.errors import ConvertError
+from roost_worker.model.config import ModelConfigError, token_ids
 from roost_worker.render.description import SAMPLING_FIELDS
 
 _GGUF_KEYS = {
@@ -24,9 +25,20 @@ def read_generation_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_bytes()))
-    except (ValueError, TypeError) as error:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise ConvertError(f"{path} is not a JSON object: {error}") from error
+    if not isinstance(document, dict):
+        raise ConvertError(f"{path} is not a JSON object")
+    return document
+
+
+def end_token_ids(generation: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the ids that end a turn by a `generation_config.json`, if it names any. Raise ConvertError for others."""
+    try:
+        return token_ids(generation, "eos_token_id", "generation_config.json")
+    except ModelConfigError as error:
+        raise ConvertError(str(error)) from error
 
 
 def sampling_defaults(generation: Mapping[str, Any]) -> dict[str, float]:
@@ -36,15 +48,18 @@ def sampling_defaults(generation: Mapping[str, Any]) -> dict[str, float]:
     `do_sample` counts. Raise ConvertError, naming field and value, for a value that no step may have.
     """
     values = {name: generation[name] for name in SAMPLING_FIELDS if generation.get(name) is not None}
-    if generation.get("do_sample") is False:
+    do_sample = generation.get("do_sample")
+    if do_sample not in (None, True, False):
+        raise ConvertError(f"generation_config.json: do_sample must be true or false, not {do_sample!r:.200}")
+    if do_sample is False:
         values["temperature"] = 0.0
-    elif generation.get("do_sample"):
+    elif do_sample:
         values.setdefault("temperature", 1.0)
     if values.get("top_k") == -1:
         values["top_k"] = 0
     for name, value in values.items():
         if not _is_valid(name, value):
-            raise ConvertError(f"generation_config.json: {name} {value!r} is out of range; correct or remove it")
+            raise ConvertError(f"generation_config.json: {name} {value!r:.200} is out of range; correct or remove it")
     return values
 
 
@@ -54,7 +69,7 @@ def gguf_sampling_defaults(keys: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _is_valid(name: str, value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         return False
     match name:
         case "temperature":

@@ -24,7 +24,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise ConvertError(f"{folder} has no {name}; it must hold config.json, tokenizer.json and *.safetensors")
     try:
         document = json.loads((folder / "config.json").read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConvertError(f"{folder / 'config.json'} is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise ConvertError(f"{folder / 'config.json'} must hold a JSON object")

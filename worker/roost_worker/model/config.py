@@ -8,20 +8,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from roost_worker.model.architectures import ARCHITECTURES, MODEL_TYPES, Architecture
 from roost_worker.model.rope import (
     ModelConfigError,
     QueryScaling,
     RopeScaling,
+    is_positive,
     parse_query_scaling,
     parse_scaling,
     rope_parameters,
     served_positions,
 )
 
-__all__ = ["DecoderConfig", "ModelConfigError", "parse_config", "read_config"]
+__all__ = ["DecoderConfig", "ModelConfigError", "parse_config", "read_config", "token_ids"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ def parse_config(document: Mapping[str, Any]) -> DecoderConfig:
     positions = _integer(document, "max_position_embeddings")
     rope = rope_parameters(document)
     scaling = parse_scaling(rope, positions)
-    bias = architecture.attention_bias == "by_key" and bool(document.get("attention_bias", False))
+    bias = architecture.attention_bias == "by_key" and _flag(document, "attention_bias")
     return DecoderConfig(
         vocab_size=_integer(document, "vocab_size"),
         hidden_size=hidden,
@@ -127,31 +128,65 @@ def parse_config(document: Mapping[str, Any]) -> DecoderConfig:
         num_kv_heads=_integer(document, "num_key_value_heads", heads),
         head_dim=_integer(document, "head_dim", hidden // heads),
         max_positions=served_positions(scaling, positions),
-        norm_eps=float(document.get("rms_norm_eps", 1e-6)),
+        norm_eps=_number(document, "rms_norm_eps", 1e-6),
         rope_theta=rope["rope_theta"],
         rope_scaling=scaling,
         unrotated_layers=_unrotated_layers(document, layers) if architecture.unrotated_layers else frozenset(),
         query_scaling=parse_query_scaling(rope, positions) if architecture.query_scaling else None,
-        tied_embeddings=bool(document.get("tie_word_embeddings", False)),
+        tied_embeddings=_flag(document, "tie_word_embeddings"),
         qkv_bias=bias or architecture.attention_bias == "query_key_value",
         output_bias=bias,
-        mlp_bias=architecture.mlp_bias and bool(document.get("mlp_bias", False)),
+        mlp_bias=architecture.mlp_bias and _flag(document, "mlp_bias"),
         query_key_norm=architecture.query_key_norm,
         sliding_window=_sliding_window(document, architecture, layers),
-        eos_token_ids=_eos_token_ids(document),
+        eos_token_ids=token_ids(document, "eos_token_id"),
     )
 
 
 _SILU = ("silu", "swish")
+_LARGEST = 2**31 - 1
 
 
-def _integer(document: Mapping[str, Any], key: str, default: int | None = None) -> int:
+def token_ids(document: Mapping[str, Any], key: str, file: str = "config.json") -> tuple[int, ...]:
+    """Return the id, or the list of ids, that a document of `file` has under `key`; none without it.
+
+    Raise ModelConfigError, naming the key and its value.
+    """
+    value = document.get(key)
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(_is_whole(item, 0) for item in ids):
+        raise ModelConfigError(f"{file}: {key} must be a token's id or a list of ids, not {value!r:.200}")
+    return tuple(ids)
+
+
+def _integer(document: Mapping[str, Any], key: str, default: int | None = None, *, least: int = 1) -> int:
     value = document.get(key)
     if value is None:
         value = default
-    if not isinstance(value, int) or value < 1:
-        raise ModelConfigError(f"config.json: {key} must be a positive whole number, not {value!r}")
+    if not _is_whole(value, least):
+        wanted = "a positive whole number" if least else "a whole number"
+        raise ModelConfigError(f"config.json: {key} must be {wanted}, not {value!r:.200}; at most {_LARGEST}")
     return value
+
+
+def _is_whole(value: object, least: int) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= _LARGEST
+
+
+def _number(document: Mapping[str, Any], key: str, default: float) -> float:
+    value = document.get(key)
+    if value is None:
+        return default
+    if not is_positive(value):
+        raise ModelConfigError(f"config.json: {key} must be a positive number, not {value!r:.200}")
+    return float(value)
+
+
+def _flag(document: Mapping[str, Any], key: str) -> bool:
+    value = document.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise ModelConfigError(f"config.json: {key} must be true or false, not {value!r:.200}")
+    return bool(value)
 
 
 def _unrotated_layers(document: Mapping[str, Any], layers: int) -> frozenset[int]:
@@ -160,27 +195,26 @@ def _unrotated_layers(document: Mapping[str, Any], layers: int) -> frozenset[int
     if rotated is None:
         interval = _integer(document, "no_rope_layer_interval", 4)
         return frozenset(range(interval - 1, layers, interval))
-    if not isinstance(rotated, list) or len(rotated) < layers:
-        raise ModelConfigError(f"config.json: no_rope_layers must be a list of {layers} entries, not {rotated!r}")
+    if not isinstance(rotated, list) or len(rotated) < layers or not all(entry in (0, 1) for entry in rotated):
+        raise ModelConfigError(
+            f"config.json: no_rope_layers must be a list of {layers} entries, each 0 or 1, not {rotated!r:.200}"
+        )
     return frozenset(layer for layer in range(layers) if not rotated[layer])
 
 
 def _sliding_window(document: Mapping[str, Any], architecture: Architecture, layers: int) -> int | None:
     """Return the attention window if a layer uses it, else None."""
     window, kinds = document.get("sliding_window"), document.get("layer_types")
+    if kinds is not None and not (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
+        raise ModelConfigError(f"config.json: layer_types must be a list of names, not {kinds!r:.200}")
     if window is None or architecture.window == "never":
         return None
-    if architecture.window == "by_switch" and not document.get("use_sliding_window", False):
+    if architecture.window == "by_switch" and not _flag(document, "use_sliding_window"):
         return None
     if architecture.window != "all_layers" and kinds is not None and "sliding_attention" not in kinds:
         return None
-    if architecture.window == "by_switch" and kinds is None and (document.get("max_window_layers") or 0) >= layers:
-        return None  # Qwen: only layers from max_window_layers on have the window
+    if architecture.window == "by_switch" and kinds is None:
+        first = _integer(document, "max_window_layers", 0, least=0)
+        if first >= layers:
+            return None  # Qwen: only layers from max_window_layers on have the window
     return _integer(document, "sliding_window")
-
-
-def _eos_token_ids(document: Mapping[str, Any]) -> tuple[int, ...]:
-    eos = document.get("eos_token_id")
-    if eos is None:
-        return ()
-    return tuple(eos) if isinstance(eos, list) else (int(eos),)

@@ -1,12 +1,16 @@
 """The rotary settings of a HF config: the base, and how frequencies are stretched for long contexts. Pure: no torch."""
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 """Values of `rope_type` that the worker can run."""
+
+
+_MOST_POSITIONS = 2**31 - 1
 
 
 class ModelConfigError(ValueError):
@@ -91,7 +95,7 @@ def rope_parameters(document: Mapping[str, Any]) -> dict[str, Any]:
     if share not in (None, 1, 1.0):
         raise ModelConfigError(f"partial_rotary_factor {share!r} is not supported; only 1 is")
     theta = parameters.get("rope_theta") or document.get("rope_theta") or 10000.0
-    if not _is_positive(theta):
+    if not is_positive(theta):
         raise ModelConfigError(f"config.json: rope_theta must be a positive number, not {theta!r}")
     parameters["rope_theta"] = float(theta)
     if document.get("original_max_position_embeddings") is not None:
@@ -140,9 +144,9 @@ def served_positions(scaling: RopeScaling | None, positions: int) -> int:
     """Return the longest context that a model with `max_position_embeddings` positions can attend to."""
     match scaling:
         case DynamicScaling():
-            return int(positions * scaling.factor)
+            return int(min(positions * scaling.factor, _MOST_POSITIONS))
         case YarnScaling():
-            return max(positions, int(scaling.original_positions * scaling.factor))
+            return max(positions, int(min(scaling.original_positions * scaling.factor, _MOST_POSITIONS)))
     return positions
 
 
@@ -172,12 +176,21 @@ def _yarn_magnitude(factor: float, scale: float) -> float:
 
 def _original_positions(parameters: Mapping[str, Any], positions: int) -> int:
     key = "original_max_position_embeddings"
-    return positions if parameters.get(key) is None else int(_number(parameters, key))
+    return positions if parameters.get(key) is None else _whole(parameters, key)
+
+
+def _whole(parameters: Mapping[str, Any], key: str) -> int:
+    value = _number(parameters, key)
+    if not 1 <= value <= _MOST_POSITIONS:
+        raise ModelConfigError(
+            f"config.json: {key} must be a positive whole number, not {value:g}; at most {_MOST_POSITIONS}"
+        )
+    return int(value)
 
 
 def _number(parameters: Mapping[str, Any], key: str) -> float:
     value = parameters.get(key)
-    if not _is_positive(value):
+    if not is_positive(value):
         raise ModelConfigError(
             f"config.json: rope_scaling of type {parameters['rope_type']} needs a positive number {key}, "
             f"not {value!r}; take it from the model's source"
@@ -185,5 +198,6 @@ def _number(parameters: Mapping[str, Any], key: str) -> float:
     return float(value)
 
 
-def _is_positive(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+def is_positive(value: object) -> TypeGuard[float]:
+    """Return whether a value of a config is a positive number that a float can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max

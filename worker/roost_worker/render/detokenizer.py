@@ -30,6 +30,8 @@ class TextStream:
         """Ids taken, up to the one that completed a stop string."""
         self.stopped_at: int | None = None
         """Number of ids up to and including the one that completed a stop string; None before that."""
+        self.stop_string = ""
+        """The stop string before which the text ended; empty before that."""
 
     def push(self, ids: Iterable[int]) -> str:
         """Take output ids; return the text that is certain now. Ids after a stop string are ignored."""
@@ -61,10 +63,11 @@ class TextStream:
             return new
         window = self._pending + new
         if self.count >= self._min_tokens:
-            places = [place for text in self._stop if (place := window.find(text)) >= 0]
+            places = [(place, text) for text in self._stop if (place := window.find(text)) >= 0]
             if places:
                 self.stopped_at, self._pending = self.count, ""
-                return window[: min(places)]
+                end, self.stop_string = min(places)
+                return window[:end]
         kept = self._possible_stop(window)
         self._pending = window[len(window) - kept :]
         return window[: len(window) - kept]

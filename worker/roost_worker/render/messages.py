@@ -29,6 +29,8 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = field(default=())
     tool_call_id: str = ""
     name: str = ""
+    written_calls: str = ""
+    """The calls as the model writes them, for the templates of formats."""
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -63,6 +65,8 @@ def template_message(message: Message) -> dict[str, Any]:
     document: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
         document["tool_calls"] = [_template_call(call) for call in message.tool_calls]
+    if message.written_calls:
+        document["written_calls"] = message.written_calls
     if message.tool_call_id:
         document["tool_call_id"] = message.tool_call_id
     if message.name:
@@ -73,7 +77,7 @@ def template_message(message: Message) -> dict[str, Any]:
 def _template_call(call: ToolCall) -> dict[str, Any]:
     try:
         arguments = json.loads(call.arguments_json or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = call.arguments_json
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 

@@ -8,6 +8,7 @@ drops old thinking, Mistral moves system text and tools to the last user message
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from roost_worker.render.errors import RenderError
@@ -21,6 +22,7 @@ _CALL = Message("assistant", "", (ToolCall("callprobe", "probe_call", '{"probe_a
 _RESULT = Message("tool", "probe-result", tool_call_id="callprobe", name="probe_call")
 _SECOND_RESULT = Message("tool", "probe-second-result", tool_call_id="callprobe", name="probe_call")
 _NEXT = Message("user", "probe-next")
+_INSTRUCTION = Message("system", "probe-instruction")
 _TOOL = Tool("probe_tool", "probe-description", '{"type": "object", "properties": {"probe_parameter": {}}}')
 
 _CASES: tuple[tuple[str, tuple[Message, ...], tuple[Message, ...]], ...] = (
@@ -40,10 +42,12 @@ class Behaviour:
     """Text that the template writes after an assistant's content, before the next turn."""
     end_token: str
     """The control token in `closer` that ends the turn."""
-    default_system: str
-    """System text that the template writes for a conversation without one; may be empty."""
     shows_tools: bool
     shows_tool_calls: bool
+    takes_written_calls: bool
+    """Whether calls may be given to it within an assistant's content, as its model writes them."""
+    system_anywhere: bool
+    """Whether it writes system messages after others at their place."""
 
 
 def text_of(pieces: Sequence[Piece]) -> str:
@@ -63,18 +67,33 @@ def after(pieces: Sequence[Piece], length: int) -> list[Piece]:
 
 def stub_history(messages: Sequence[Message]) -> tuple[Message, ...]:
     """Return the shortest conversation that `messages` can follow."""
-    return (_USER, _CALL if any(message.role == "tool" for message in messages) else _ANSWER)
+    before_answers = takewhile(lambda message: message.role != "assistant", messages)
+    return (_USER, _CALL if any(message.role == "tool" for message in before_answers) else _ANSWER)
 
 
-def render_delta(template: ChatTemplate, messages: Sequence[Message]) -> list[Piece]:
-    """Return what `messages`, and the start of the assistant's turn, add to a conversation. Raise RenderError."""
-    return _delta(template, stub_history(messages), messages, None)
+def render_delta(template: ChatTemplate, messages: Sequence[Message], system: str = "") -> list[Piece]:
+    """Return what `messages`, and the start of the assistant's turn, add to a conversation. Raise RenderError.
+
+    `system` is the conversation's system text, in which a template may look for switches.
+    """
+    history = stub_history(messages)
+    head = [Message("system", system)] if system else []
+    try:
+        return _delta(template, (*head, *history), messages, None)
+    except RenderError:  # because of what a message says, such as a switch that changes the system text
+        return _delta(template.blind, history, messages, None)
 
 
 def mentions(pieces: Sequence[Piece], content: str) -> bool:
-    """Return whether the content was rendered, as it is or inside JSON."""
-    text = text_of(pieces)
+    """Return whether the content was rendered, as it is or inside JSON. Blanks around it do not count."""
+    text, content = text_of(pieces), content.strip()
     return content in text or json.dumps(content, ensure_ascii=False)[1:-1] in text
+
+
+def shows_part(pieces: Sequence[Piece], content: str) -> bool:
+    """Return whether the content was rendered, or a part of it: templates cut out thinking and switches."""
+    parts = (piece.text.strip() for piece in pieces if piece.content)
+    return mentions(pieces, content) or any(part and part in content for part in parts)
 
 
 def probe(template: ChatTemplate, end_tokens: Sequence[str]) -> Behaviour:
@@ -87,9 +106,10 @@ def probe(template: ChatTemplate, end_tokens: Sequence[str]) -> Behaviour:
     return Behaviour(
         closer,
         end_token,
-        _default_system(template),
         shows_tools=mentions(_render(template, (_SYSTEM, _USER), tools), _TOOL.name),
         shows_tool_calls=mentions(_render(template, (_USER, _CALL, _RESULT)), _CALL.tool_calls[0].name),
+        takes_written_calls=_takes_written_calls(template),
+        system_anywhere=_system_anywhere(template, tools),
     )
 
 
@@ -125,8 +145,32 @@ def _check_stable(
         raise RenderError("system text: it drops it")
 
 
+def _takes_written_calls(template: ChatTemplate) -> bool:
+    """Return whether a tool's result may follow an answer that the template does not know to hold a call."""
+    try:
+        return _delta(template, (_USER, _ANSWER), (_RESULT,), None) == render_delta(template, (_RESULT,))
+    except RenderError:
+        return False
+
+
+def _system_anywhere(template: ChatTemplate, tools: Any) -> bool:
+    histories = ((_USER, _ANSWER), (_SYSTEM, _USER, _ANSWER), (_USER, _ANSWER, _NEXT, _ANSWER))
+    try:
+        for new in ((_INSTRUCTION,), (_NEXT, _INSTRUCTION), (_INSTRUCTION, _NEXT)):
+            expected = render_delta(template, new)
+            text = text_of(expected)
+            places = [text.find(message.content) for message in new]
+            if places[0] < 0 or places != sorted(places):
+                return False
+            if any(_delta(template, given, new, shown) != expected for given in histories for shown in (None, tools)):
+                return False
+    except RenderError:
+        return False
+    return True
+
+
 def _check_thinking(template: ChatTemplate) -> None:
-    """Raise RenderError if the template drops earlier thinking: what the model wrote stays in the log."""
+    """Raise RenderError if the template drops earlier thinking: a step's prompt cannot change the log before it."""
     answer = {**template_message(_ANSWER), "reasoning_content": "probe-thinking"}
     history = [template_message(_USER), answer]
     before = text_of(template.render(history, None, generation_prompt=False))
@@ -145,7 +189,8 @@ def _closer(template: ChatTemplate, end_tokens: Sequence[str]) -> tuple[tuple[Pi
     return tuple(after(pieces, start)), min(places)[1]
 
 
-def _default_system(template: ChatTemplate) -> str:
+def default_system(template: ChatTemplate) -> str:
+    """Return the system text that the template writes for a conversation without one; may be empty."""
     head, _, tail = text_of(_render(template, (_SYSTEM, _USER))).partition(_SYSTEM.content)
     bare = text_of(_render(template, (_USER,)))
     fits = bare.startswith(head) and bare.endswith(tail) and len(bare) >= len(head) + len(tail)

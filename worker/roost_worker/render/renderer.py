@@ -3,10 +3,13 @@
 import json
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 from roost.v1 import session_service_pb2 as api
 from roost_worker.render.choice import choose_format
+from roost_worker.render.dates import UNDATED
 from roost_worker.render.description import TemplateDescription
 from roost_worker.render.errors import RenderError
 from roost_worker.render.formats import TurnFormat, format_named
@@ -18,8 +21,8 @@ from roost_worker.render.messages import (
     template_tools,
     tool_of,
 )
-from roost_worker.render.probing import mentions, render_delta, text_of
-from roost_worker.render.sandbox import ChatTemplate, Piece
+from roost_worker.render.probing import default_system, render_delta, shows_part, text_of
+from roost_worker.render.sandbox import ChatTemplate, Piece, Written
 from roost_worker.render.turns import Turns, choose_turns
 from roost_worker.render.vocabulary import Vocabulary
 
@@ -33,6 +36,7 @@ class Renderer:
 
     def __init__(self, description: TemplateDescription, vocabulary: Vocabulary, vocab_size: int) -> None:
         """Raise RenderError with all reasons when no template can be used."""
+        self.description = description
         self.format = _format_of(description, vocabulary)
         self.vocabulary = vocabulary
         self.vocab_size = vocab_size
@@ -48,8 +52,10 @@ class Renderer:
         self.call_wrapper = self.format.calls.wrapper(_tokens_of_grammars(self.format.marks, vocabulary))
         """What a grammar forces around a call."""
         self._turns = choose_turns(description, description.chat_template, self.format, vocabulary)
-        self._tool_turns = self._choose_tool_turns(description)
         self.own_template_refused = self._turns.own_refused
+        self.tool_template_refused = ""
+        """Why the model's template for sessions with tools is not used; empty when it is, or there is none."""
+        self._tool_turns = self._choose_tool_turns(description)
         self._tool_prompt = ChatTemplate(self.format.tool_prompt, "", "")
 
     @classmethod
@@ -69,9 +75,11 @@ class Renderer:
         log_ids: Sequence[int] = (),
         system: str = "",
         tools: Sequence[Tool | api.Tool] = (),
+        day: date = UNDATED,
     ) -> "array[int]":
         """Return the prompt ids of a step, those of its `step_pieces`. Raise RenderError as that does."""
-        return self.vocabulary.encode(self.step_pieces(messages=messages, log_ids=log_ids, system=system, tools=tools))
+        pieces = self.step_pieces(messages=messages, log_ids=log_ids, system=system, tools=tools, day=day)
+        return self.vocabulary.encode(pieces)
 
     def step_pieces(
         self,
@@ -80,27 +88,34 @@ class Renderer:
         log_ids: Sequence[int] = (),
         system: str = "",
         tools: Sequence[Tool | api.Tool] = (),
+        day: date = UNDATED,
     ) -> list[Piece]:
         """Return the prompt of a step as text, from the end of the log to where the assistant's turn begins.
 
-        With an empty log it begins with system text and tools, which are otherwise ignored; else with what closes the
-        previous turn, depending on the last id of `log_ids`. Raise RenderError when the template cannot show a message.
+        With an empty log it begins with system text and tools; else with what closes the previous turn, depending on
+        the last id of `log_ids`, and a template may look for switches in the system text only. Calls of assistant
+        messages are written in the model's format, with their arguments as they are. `day` is the session's date. Raise
+        RenderError when the template cannot show a message.
         """
-        written = self._turns_for(tools)
-        turns = [self._plain_calls(message_of(message), written) for message in messages]
+        written = self._turns_for(tools).on(day)
+        turns = [self._with_written_calls(message_of(message), written) for message in messages]
         _check_turns(turns)
         if len(log_ids):
-            pieces = [*written.closer(log_ids[-1]), *render_delta(written.template, turns)]
+            delta = render_delta(written.template, _in_place(turns, written), system)
+            pieces = [*written.closer(log_ids[-1]), *delta]
         else:
             pieces = self._first(system, [tool_of(tool) for tool in tools], turns, written)
-        for turn in turns:
-            if turn.content and not mentions(pieces, turn.content):
-                raise RenderError(f"the model's template drops a message of role {turn.role} here")
+        _check_shown(turns, pieces)
         return pieces
+
+    def shows_tools(self) -> bool:
+        """Return whether the template of sessions with tools shows them, rather than the system text."""
+        return self._tool_turns.behaviour.shows_tools
 
     def opens_thinking(self, messages: Sequence[Message | api.Message], tools: Sequence[Tool | api.Tool]) -> bool:
         """Return whether a step's prompt ends within the model's thinking, so that its output begins there."""
-        return any(message_of(last).role in self._turns_for(tools).opens_thinking for last in messages[-1:])
+        written = self._turns_for(tools)
+        return any(written.role_of(message_of(last)) in written.opens_thinking for last in messages[-1:])
 
     def _turns_for(self, tools: Sequence[Tool | api.Tool]) -> Turns:
         return self._tool_turns if len(tools) else self._turns
@@ -111,32 +126,41 @@ class Renderer:
             return self._turns
         try:
             turns = choose_turns(description, description.tool_chat_template, self.format, self.vocabulary)
-        except RenderError:
+        except RenderError as error:
+            self.tool_template_refused = str(error)
             return self._turns
+        self.tool_template_refused = turns.own_refused
         return self._turns if turns.own_refused else turns
 
     def _first(self, system: str, tools: Sequence[Tool], turns: Sequence[Message], written: Turns) -> list[Piece]:
-        if system and turns[0].role == "system":
-            raise RenderError("system text is given twice: as the session's and as the first message")
-        if not system and turns[0].role == "system":
+        if not system and turns[0].role == "system" and len(turns) > 1:
             system, turns = turns[0].content, turns[1:]
         shown = template_tools(tools)
         if shown and not written.behaviour.shows_tools:
             prompt = text_of(self._tool_prompt.render([], shown, generation_prompt=False))
-            system, shown = f"{system or written.behaviour.default_system}\n\n{prompt}".lstrip("\n"), None
+            system, shown = f"{system or default_system(written.template)}\n\n{prompt}".lstrip("\n"), None
         head = [Message("system", system)] if system else []
-        documents = [template_message(turn) for turn in (*head, *turns)]
+        if not head and turns[0].role == "system":  # alone: the template would take it for the session's system text
+            turns = [replace(turns[0], role="user")]
+        documents = [template_message(turn) for turn in (*head, *_in_place(turns, written))]
         pieces = written.template.render(documents, shown, generation_prompt=True)
-        if system and not mentions(pieces, system):
+        if system and not shows_part(pieces, system):
             raise RenderError("the model's template drops the system text")
         return pieces
 
-    def _plain_calls(self, message: Message, written: Turns) -> Message:
-        """Return the message with its tool calls as text, if the template ignores `tool_calls`."""
-        if not message.tool_calls or written.behaviour.shows_tool_calls:
+    def _with_written_calls(self, message: Message, written: Turns) -> Message:
+        """Return the message with its tool calls as the model writes them, if the template takes them so."""
+        if not message.tool_calls:
             return message
-        text = self.format.calls.write_message(message.content, message.tool_calls)
-        return Message(message.role, text, (), message.tool_call_id, message.name)
+        calls = self.format.calls
+        if written.built_in:
+            text = Written(calls.pieces(message.tool_calls, after=message.content))
+            return replace(message, tool_calls=(), written_calls=text)
+        if written.behaviour.shows_tool_calls and not written.behaviour.takes_written_calls:
+            return message
+        return replace(
+            message, content=Written(calls.message_pieces(message.content, message.tool_calls)), tool_calls=()
+        )
 
 
 def _tokens_of_grammars(marks: Sequence[str], vocabulary: Vocabulary) -> dict[str, int]:
@@ -151,11 +175,40 @@ def _tokens_of_grammars(marks: Sequence[str], vocabulary: Vocabulary) -> dict[st
     }
 
 
+def _in_place(turns: Sequence[Message], written: Turns) -> list[Message]:
+    """Return messages that follow others, with the roles by which they are shown."""
+    return [replace(turn, role=written.role_of(turn)) for turn in turns]
+
+
 def _check_turns(turns: Sequence[Message]) -> None:
     if not turns:
         raise RenderError("a step needs at least one message")
-    if turns[-1].role not in ("user", "tool"):
-        raise RenderError(f"the last message is the {turns[-1].role}'s; it must be the user's or a tool's")
+    if turns[-1].role == "assistant":
+        raise RenderError("the last message is the assistant's; it must be the user's, a tool's or the system's")
+
+
+def _check_shown(turns: Sequence[Message], pieces: Sequence[Piece]) -> None:
+    """Raise RenderError if a message's content was not rendered. Linear for contents that stand in their order."""
+    text, at = text_of(pieces), 0
+    for turn in turns:
+        end = _end_of(turn.content, text, at)
+        if end is not None:
+            at = end
+        elif not shows_part(pieces, turn.content):
+            raise RenderError(f"the model's template drops a message of role {turn.role} here")
+
+
+def _end_of(content: str, text: str, start: int) -> int | None:
+    """Return where the content ends in the text near `start`, as it is or inside JSON; None if it is not there."""
+    for form in (content.strip(), json.dumps(content.strip(), ensure_ascii=False)[1:-1]):
+        place = text.find(form, start, start + len(form) + _NEAR)
+        if place >= 0:
+            return place + len(form)
+    return None
+
+
+_NEAR = 4096
+"""Characters between two contents that a template may well write."""
 
 
 def _format_of(description: TemplateDescription, vocabulary: Vocabulary) -> TurnFormat:

@@ -1,6 +1,7 @@
 """The template that writes a model's turns: its own, if that is prefix-stable, or its format's. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 
 from roost_worker.render.description import TemplateDescription
 from roost_worker.render.errors import RenderError
@@ -20,12 +21,22 @@ class Turns:
 
     template: ChatTemplate
     behaviour: Behaviour
+    built_in: bool
+    """Whether it is the format's."""
     end_ids: frozenset[int]
     """Control tokens after which a turn is not closed again."""
     own_refused: str
     """Why the model's own template is not used; empty when it is."""
     opens_thinking: frozenset[str]
     """Roles after whose messages the prompt ends within the model's thinking."""
+
+    def on(self, day: date) -> "Turns":
+        """Return the turns of sessions of another date."""
+        return replace(self, template=self.template.on(day))
+
+    def role_of(self, message: Message) -> str:
+        """Return the role by which a message after others is shown."""
+        return "user" if message.role == "system" and not self.behaviour.system_anywhere else message.role
 
     def closer(self, last_id: int) -> list[Piece]:
         """Return what closes a turn whose last token is `last_id`: all, or what follows the token that ended it."""
@@ -55,9 +66,8 @@ def choose_turns(description: TemplateDescription, source: str, known: TurnForma
                 for token in (behaviour.end_token, *known.turn_ends)
                 if token in vocabulary.control
             }
-            return Turns(
-                template, behaviour, frozenset(end_ids), "; ".join(reasons), _roles_that_open_thinking(template, known)
-            )
+            opens_thinking = _roles_that_open_thinking(template, behaviour, known)
+            return Turns(template, behaviour, built_in, frozenset(end_ids), "; ".join(reasons), opens_thinking)
     raise RenderError(
         f"this model's turns cannot be rendered: its own chat template: {reasons[0]}; "
         f"the built-in turn format ({known.name}): {reasons[1]}"
@@ -66,7 +76,7 @@ def choose_turns(description: TemplateDescription, source: str, known: TurnForma
 
 def _own(description: TemplateDescription, source: str) -> ChatTemplate:
     if not source:
-        raise RenderError("there is none")
+        raise RenderError("the model has no chat template")
     return ChatTemplate(source, description.bos_token, description.eos_token)
 
 
@@ -92,9 +102,12 @@ def _built_in(description: TemplateDescription, source: str, known: TurnFormat, 
     return ChatTemplate(changed, description.bos_token, description.eos_token)
 
 
-def _roles_that_open_thinking(template: ChatTemplate, known: TurnFormat) -> frozenset[str]:
+def _roles_that_open_thinking(template: ChatTemplate, behaviour: Behaviour, known: TurnFormat) -> frozenset[str]:
     if known.thinking is None:
         return frozenset()
     mark = known.thinking.open
-    prompts = {role: text_of(render_delta(template, [Message(role, "probe")])) for role in ("user", "tool")}
+    probes = [Message("user", "probe"), Message("tool", "probe", tool_call_id="callprobe", name="probe_call")]
+    if behaviour.system_anywhere:
+        probes.append(Message("system", "probe"))
+    prompts = {probe.role: text_of(render_delta(template, [probe])) for probe in probes}
     return frozenset(role for role, prompt in prompts.items() if prompt.rstrip().endswith(mark))

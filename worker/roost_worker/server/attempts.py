@@ -20,6 +20,9 @@ class TextSource(Protocol):
     @property
     def stopped_at(self) -> int | None: ...
 
+    @property
+    def stop_string(self) -> str: ...
+
     def push(self, ids: Sequence[int]) -> str: ...
 
     def flush(self) -> str: ...
@@ -92,6 +95,11 @@ class Attempt:
     def stopped(self) -> bool:
         """Whether a stop string is complete: later ids are dropped."""
         return self._text is not None and self._text.stopped_at is not None
+
+    @property
+    def stop_string(self) -> str:
+        """The stop string that ended the text; empty when another thing did."""
+        return self._text.stop_string if self._text is not None else ""
 
     def begin(self, prompt_ids: "array[int]", text: TextSource, replayed: Sequence[int] = ()) -> int | None:
         """Set the rendered prompt and take the output to replay; return as `take` does."""

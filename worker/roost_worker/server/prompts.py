@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from roost.contract.lease import counted_bytes, fewest_tokens
 from roost.v1 import worker_service_pb2 as pb
+from roost_worker.render.dates import day_of
 from roost_worker.render.errors import RenderError
 from roost_worker.render.renderer import Renderer
 from roost_worker.render.sandbox import Piece
@@ -75,7 +76,11 @@ class Prompts:
     def _pieces(self, start: pb.Start, log_ids: "array[int]") -> list[Piece]:
         with of_request(RENDERING):
             return self._renderer.step_pieces(
-                messages=start.messages, log_ids=log_ids, system=start.system, tools=start.tools
+                messages=start.messages,
+                log_ids=log_ids,
+                system=start.system,
+                tools=start.tools,
+                day=day_of(start.date),
             )
 
     def _encode(self, pieces: list[Piece]) -> "array[int]":

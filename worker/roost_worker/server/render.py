@@ -1,4 +1,4 @@
-"""Render: steps of a log rendered again, for another model (docs/contracts.md, "A changed model")."""
+"""Render: a log rendered again, for another model or without thinking (docs/contracts.md, "A changed model")."""
 
 import asyncio
 
@@ -6,6 +6,7 @@ from roost.contract.lease import counted_bytes, fewest_tokens
 from roost.contract.loghash import pack_ids
 from roost.fault_points import fault_point
 from roost.v1 import worker_service_pb2 as pb
+from roost_worker.render.dates import day_of
 from roost_worker.render.errors import RenderError
 from roost_worker.render.log import LogRenderer
 from roost_worker.server import refusals
@@ -24,12 +25,18 @@ async def render(shell: Shell, request: pb.RenderRequest) -> pb.RenderResponse:
 
 
 def _render(shell: Shell, request: pb.RenderRequest) -> pb.RenderResponse:
+    try:
+        day = day_of(request.date)
+    except RenderError as error:
+        raise refusals.cannot_render(str(error)) from error
     log = LogRenderer(
         shell.renderer,
         request.system,
         tuple(request.tools),
+        day=day,
         steps=request.steps_before,
         length=request.tokens_before,
+        last_id=request.last_token_id if request.HasField("last_token_id") else None,
     )
     response = pb.RenderResponse()
     most = shell.renderer.vocabulary.max_bytes_per_token
@@ -38,7 +45,9 @@ def _render(shell: Shell, request: pb.RenderRequest) -> pb.RenderResponse:
         if log.length + fewest_tokens(size, most) >= shell.limit:
             raise refusals.log_too_long(shell.limit)
         try:
-            prompt, output = log.step(tuple(step.messages), step.output, step.text)
+            prompt, output = log.step(
+                tuple(step.messages), step.output, step.text, without_thinking=step.without_thinking
+            )
         except RenderError as error:
             raise refusals.cannot_render(str(error)) from error
         if log.length >= shell.limit:

@@ -48,6 +48,7 @@ def content_bytes(start: pb.Start) -> int:
 def rendered_bytes(start: pb.Start, *, first: bool) -> int:
     """Return the UTF-8 bytes of text in a step's prompt. Only a session's `first` has system text and tools."""
     texts = [message.content for message in start.messages]
+    texts += [call.name + call.arguments_json for message in start.messages for call in message.tool_calls]
     if first:
         texts += [start.system, *(tool.name + tool.description + tool.parameters_json for tool in start.tools)]
     return sum(len(text.encode()) for text in texts)

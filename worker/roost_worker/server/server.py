@@ -6,7 +6,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from roost_worker.convert.layout import PreparedModel
 from roost_worker.convert.store import ModelStore
 from roost_worker.grammar import CompilePool, CompileSetup
 from roost_worker.model.config import read_config
+from roost_worker.render.fidelity import Limit, find_limits
 from roost_worker.render.renderer import Renderer
 from roost_worker.seam.client import EngineClient, EngineDeadError
 from roost_worker.server.lease import LeasePublisher
@@ -118,8 +119,9 @@ class WorkerServer:
             await self._listen()
             model = await asyncio.to_thread(self._prepare)
             renderer = await asyncio.to_thread(Renderer.from_dir, model.path)
+            limits = await asyncio.to_thread(find_limits, renderer)
             self._engine = await self._start_engine(self.config, model.path)
-            self._open(model, renderer, self._engine)
+            self._open(model, renderer, limits, self._engine)
             await self._set_health(_HEALTH.SERVING)
         except BaseException:
             await self.stop()
@@ -185,15 +187,17 @@ class WorkerServer:
         decoder.check_context(model.context_tokens)
         return prepared
 
-    def _open(self, model: PreparedModel, renderer: Renderer, engine: EngineClient) -> None:
+    def _open(self, model: PreparedModel, renderer: Renderer, limits: Sequence[Limit], engine: EngineClient) -> None:
         LOG.info("turns and tool calls are written in the format %s", renderer.format.name)
-        if renderer.own_template_refused:
-            LOG.info("the model's own chat template is not used: %s", renderer.own_template_refused)
+        for limit in limits:
+            LOG.warning("the model %s is limited: %s", self.config.model.name, limit)
         identity = WorkerIdentity(self.worker_id, secrets.token_hex(8), self.address, model.revision)
         tokenizer = str(model.path / "tokenizer.json")
         setup = CompileSetup(tokenizer, renderer.eos_token_ids, engine.info.vocab_size, self.config.grammar)
         self._grammars = CompilePool(setup)
-        shell = Shell(self.config, identity, engine, renderer, self._grammars, keep_seconds=self._keep_seconds)
+        shell = Shell(
+            self.config, identity, engine, renderer, self._grammars, limits=limits, keep_seconds=self._keep_seconds
+        )
         self._service.shell = shell
         self._publisher = LeasePublisher(
             self.config.store_url,

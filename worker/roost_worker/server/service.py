@@ -14,6 +14,7 @@ from roost.grpc_errors import abort
 from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
 from roost_worker.server import refusals
+from roost_worker.server.count_tokens import count_tokens
 from roost_worker.server.generate import Context, generate
 from roost_worker.server.render import render
 from roost_worker.server.session_check import SessionChecks
@@ -71,6 +72,11 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         self, request: pb.CheckSessionRequest, context: _AnyContext
     ) -> pb.CheckSessionResponse:
         return await self._answer(context, lambda shell: self._checks.check(shell, request))
+
+    async def CountTokens(  # noqa: N802
+        self, request: pb.CountTokensRequest, context: _AnyContext
+    ) -> pb.CountTokensResponse:
+        return await self._answer(context, lambda shell: count_tokens(shell, request))
 
     async def GetState(self, request: pb.GetStateRequest, context: _AnyContext) -> pb.GetStateResponse:  # noqa: N802
         async def call(shell: Shell) -> pb.GetStateResponse:

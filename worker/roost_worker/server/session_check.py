@@ -71,7 +71,7 @@ class SessionChecks:
 
 def _digest(request: pb.CheckSessionRequest) -> bytes:
     """Return a hash of what the verdict depends on, besides the limit."""
-    content = pb.CheckSessionRequest(system=request.system, tools=request.tools)
+    content = pb.CheckSessionRequest(system=request.system, tools=request.tools, date=request.date)
     return hashlib.blake2b(content.SerializeToString(deterministic=True), digest_size=16).digest()
 
 
@@ -93,7 +93,7 @@ async def _built(shell: Shell, request: pb.CheckSessionRequest, seconds_left: Ca
 
 async def _prompt_tokens(shell: Shell, request: pb.CheckSessionRequest, limit: int) -> int:
     """Return the tokens of the shortest first prompt. Raise Refused: INVALID_REQUEST, STEP_TOO_LONG."""
-    first = pb.Start(system=request.system, tools=request.tools, messages=[_SHORTEST])
+    first = pb.Start(system=request.system, tools=request.tools, date=request.date, messages=[_SHORTEST])
     try:
         return len(await shell.prompts.prompt(first, array("I"), limit, lambda: None))
     except Refused as refused:

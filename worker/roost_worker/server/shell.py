@@ -6,6 +6,7 @@ import hmac
 import itertools
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ from roost_worker.engine.messages import (
 )
 from roost_worker.grammar import CompilePool
 from roost_worker.render.detokenizer import TextStream
+from roost_worker.render.fidelity import Limit
 from roost_worker.render.renderer import Renderer
 from roost_worker.seam.client import EngineClient, EngineDeadError
 from roost_worker.server import refusals
@@ -65,9 +67,10 @@ class Shell:
         renderer: Renderer,
         grammars: CompilePool,
         *,
+        limits: Sequence[Limit] = (),
         keep_seconds: float = LEASE_TTL_SECONDS,
     ) -> None:
-        """`keep_seconds` is how long an orphan's output outlives its stream."""
+        """`limits` are the model's; `keep_seconds` is how long an orphan's output outlives its stream."""
         self.config, self.identity, self.engine, self.renderer = config, identity, engine, renderer
         self.grammars, self.prompts = grammars, Prompts(renderer)
         self.sessions, self.attempts = SessionTable(), AttemptTable()
@@ -78,6 +81,7 @@ class Shell:
         self.bytes_per_token = 4.0
         self.idle = asyncio.Event()
         self.idle.set()
+        self._limits = tuple(limit.kind.value for limit in limits)
         self._keep_seconds = keep_seconds
         self._numbers = itertools.count(1)
         self._evictions: dict[str, asyncio.Future[int]] = {}
@@ -241,6 +245,7 @@ class Shell:
             bytes_per_token=round(self.bytes_per_token, 3),
             max_bytes_per_token=self.renderer.vocabulary.max_bytes_per_token,
             draining=self.draining,
+            limits=self._limits,
         )
 
     def _take_output(self, output: RequestOutput) -> None:

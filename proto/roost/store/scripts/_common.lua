@@ -5,17 +5,17 @@
 -- name follows: KEYS after the first `named_keys`, ARGV after the first `named_args`.
 --
 -- The functions here take the keys that they use, so that a script may touch two sessions:
---   `session`  what `session_keys` makes
+--   `session`  what `session_keys` makes (_logs.lua)
 --   `pool`     the `keys` of a script that names reservations, waiters, lines and wake (a channel, not a key)
 --
--- A session's script replies {'again', generations, ''} when KEYS hold another number of generations than there are,
+-- A session's script replies {'again', generations, base, ''} when KEYS do not hold the session's keys as they are,
 -- {'refused', why, retry ms, length ('' without a session), hash, detail}, or its own answer. It checks everything
 -- before its first write. Times are ms of Redis TIME; nonces, digests and log hashes are hex.
 
-local READ_FIELDS = {'state', 'tenant', 'hash', 'revision', 'owner', 'former', 'attempt:nonce', 'attempt:step',
-  'attempt:digest', 'attempt:seed', 'attempt:worker', 'generation', 'length', 'steps', 'epoch', 'ttl', 'prompt',
-  'output', 'updated', 'attempt:tokens', 'attempt:expiry', 'attempt:migrated'}
-local FIRST_NUMBER = 12 -- of READ_FIELDS: texts come first
+local READ_FIELDS = {'state', 'tenant', 'hash', 'revision', 'owner', 'former', 'base', 'kv', 'attempt:nonce',
+  'attempt:step', 'attempt:digest', 'attempt:seed', 'attempt:worker', 'generation', 'length', 'steps', 'inherited',
+  'epoch', 'ttl', 'expires', 'prompt', 'output', 'updated', 'attempt:tokens', 'attempt:expiry', 'attempt:migrated'}
+local FIRST_NUMBER = 14 -- of READ_FIELDS: texts come first
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -37,26 +37,7 @@ local function pass_memory_limit(key)
   redis.call('HDEL', key, '')
 end
 
--- A session's keys from KEYS[first] on, which hold `generations` logs, and the index of the key after them.
-local function session_keys(first, generations)
-  local session = {descriptor = KEYS[first], steps = KEYS[first + 1], logs = {}, ids = {}}
-  for generation = 1, generations do
-    session.logs[generation], session.ids[generation] = KEYS[first + 2 * generation], KEYS[first + 2 * generation + 1]
-  end
-  return session, first + 2 + 2 * generations
-end
-
--- Calls `act` with every key of a session.
-local function each_key(session, act)
-  act(session.descriptor)
-  act(session.steps)
-  for generation, log in ipairs(session.logs) do
-    act(log)
-    act(session.ids[generation])
-  end
-end
-
--- The fields of a descriptor, or nil when there is no such session.
+-- The fields of a descriptor, or nil when there is no such session. What forks need of it may outlive the session.
 local function read_fields(descriptor)
   local values = redis.call('HMGET', descriptor, unpack(READ_FIELDS))
   if not values[1] or values[1] == 'deleted' then
@@ -69,26 +50,11 @@ local function read_fields(descriptor)
   for i = FIRST_NUMBER, #READ_FIELDS do
     d[READ_FIELDS[i]] = tonumber(values[i]) or 0
   end
+  if d.expires > 0 and d.expires <= now_ms() then
+    return nil
+  end
   d.live = d['attempt:nonce'] ~= ''
   return d
-end
-
--- The descriptor's fields, or nil and what to reply. The tenant is not compared when it is nil.
-local function read_session(session, tenant)
-  local d = read_fields(session.descriptor)
-  if not d or (tenant and d.tenant ~= tenant) then
-    return nil, refuse('not_found')
-  end
-  if d.generation ~= #session.logs then
-    return nil, {'again', d.generation, ''}
-  end
-  return d
-end
-
--- Whether log, ids and descriptor agree; an evicting Redis may have dropped one of them.
-local function is_whole(session, d)
-  return redis.call('LLEN', session.logs[d.generation]) == d.steps
-    and redis.call('STRLEN', session.ids[d.generation]) == 4 * d.length
 end
 
 -- Whether a head lies before (-1), at (0) or after (1) another head of the same log.
@@ -129,12 +95,10 @@ local function wrong_head(d, length, hash, generation)
   end
 end
 
--- What to reply when the log is not whole, or is not at the caller's head.
-local function wrong_log(session, d, length, hash, generation)
-  if not is_whole(session, d) then
-    return refuse('rolled_back', 0, d, 'log and descriptor disagree: Redis lost keys; set maxmemory-policy noeviction')
-  end
-  return wrong_head(d, length, hash, generation)
+-- Whether the log's tokens hold thinking of a step. Where this is not noted they may.
+local function holds_thinking(session, d)
+  local from = redis.call('HGET', session.descriptor, 'thinking')
+  return not from or (from ~= '' and tonumber(from) < d.steps)
 end
 
 -- Milliseconds for which the live attempt keeps others out, or nil.
@@ -143,19 +107,6 @@ local function busy_ms(d, now, grace_ms)
   if d.live and (left > 0 or grace_ms > 0) then
     return math.max(left, grace_ms)
   end
-end
-
--- Sets when the session is erased unless something happens: `more` ms after its idle time.
-local function touch(session, ttl, now, more)
-  local at = ttl > 0 and now + ttl + more or 0
-  each_key(session, function(key)
-    if at > 0 then
-      redis.call('PEXPIREAT', key, text(at))
-    else
-      redis.call('PERSIST', key)
-    end
-  end)
-  redis.call('HSET', session.descriptor, 'expires', text(at), 'ttl', text(ttl))
 end
 
 -- Nonce and epoch of a session's last hold, eviction or deletion: a request with this nonce has been done before.
@@ -190,10 +141,26 @@ end
 -- Tokens of a session's log that are cached at a worker, by the residency that it publishes; 0 when it has dropped
 -- them. A worker that has not published since the session was last changed cannot have said so yet, and is taken to
 -- have them all. `delay_ms` before a lease's end is the earliest time at which what was published with it was gathered.
+-- A fork that has no step of its own has cached what the session has that it was branched off (`kv`).
 local function cached_at(workers, worker, residency, session_id, d, now, delay_ms)
   local expiry = tonumber(redis.call('ZSCORE', workers, worker)) or 0
-  if expiry <= now or expiry - delay_ms < d.updated then
+  local since, name = string.match(d.kv, '^(%d+):(.*)$')
+  if expiry <= now or expiry - delay_ms < tonumber(since or d.updated) then
     return d.length
   end
-  return tonumber(redis.call('HGET', residency, session_id)) or 0
+  return math.min(tonumber(redis.call('HGET', residency, name or session_id)) or 0, since and d.length or math.huge)
+end
+
+-- What to reply when Redis is too full for a new session; nil while it is not. `watermark` 0: never.
+local function store_full(watermark)
+  if watermark <= 0 then
+    return nil
+  end
+  local info = redis.pcall('INFO', 'memory') -- an error, where INFO is forbidden, is a table
+  local used = type(info) == 'string' and string.match(info, 'used_memory:(%d+)')
+  local most = type(info) == 'string' and string.match(info, 'maxmemory:(%d+)')
+  if used and most and tonumber(most) > 0 and tonumber(used) > watermark * tonumber(most) then
+    return refuse('store_full', 0, nil, 'Redis uses ' .. used .. ' of ' .. most ..
+      ' bytes; raise maxmemory, or delete sessions')
+  end
 end

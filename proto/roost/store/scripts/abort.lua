@@ -1,10 +1,10 @@
 -- Ends an attempt that will not commit.
 -- KEYS reservations, waiters, lines, wake; the session's
--- ARGV nonce
+-- ARGV nonce, base
 -- NUMBERS generations, epoch
 -- Replies {'aborted'}, also when the attempt is not live
 
-local session = session_keys(named_keys + 1, args.generations)
+local session = session_keys(named_keys + 1, args.generations, args.base)
 local d, failure = read_session(session)
 if not d then
   if failure[1] == 'again' then

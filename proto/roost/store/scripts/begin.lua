@@ -1,14 +1,16 @@
 -- Takes an attempt at a step.
--- KEYS reservations, waiters, lines, wake, workers, quarantine (of the step's digest); the session's, then lease and residency of each host
+-- KEYS reservations, waiters, lines, wake, workers, quarantine (of the step's digest in the family); the session's,
+--   then lease and residency of each host
 -- ARGV session_id, tenant, step_id, digest, nonce, seed, expected_length ('' if none), expected_hash,
---   migrates_to (revision that sessions of others migrate to, '' if they do not)
+--   migrates_to (revision that sessions of others migrate to, '' if they do not), base
 -- NUMBERS generations, grace_ms, expected_generation (0 if unknown), lease_ms, new_tokens, max_session_tokens,
---   budget_tokens, max_steps (0 for each if there is no limit), class, aging_ms, deadline_ms (from now; 0 if there is
+--   budget_tokens, max_steps (0 for each if there is no limit), drops_thinking (1 if thinking in the log goes before the
+--   step, so that the log becomes shorter), class, aging_ms, deadline_ms (from now; 0 if there is
 --   none), residency_delay_ms (see `cached_at`); the hosts: workers that the caller knows to concern the session
 -- Replies {'began', now, worker reserved at, tokens cached at the owner, descriptor}
---   | {'committed', now, generation, index, descriptor} | {'again', generations, host to name}
+--   | {'committed', now, generation, index, descriptor} | {'again', generations, base, host to name}
 
-local session, first_host = session_keys(named_keys + 1, args.generations)
+local session, first_host = session_keys(named_keys + 1, args.generations, args.base)
 local nonce, grace_ms = args.nonce, args.grace_ms
 local d, failure = read_session(session, args.tenant)
 if not d then
@@ -22,7 +24,7 @@ if committed then
   if digest ~= args.digest then
     return refuse('step_id_reused', 0, d)
   end
-  return {'committed', now, tonumber(generation), tonumber(index), redis.call('HGETALL', session.descriptor)}
+  return {'committed', now, tonumber(generation), tonumber(index), describe(session)}
 end
 
 -- What the owner has of the log. It is read before anything is refused, since the caller may not know the owner yet.
@@ -35,7 +37,7 @@ end
 local cached = 0
 if d.owner ~= '' and not migrates and is_alive(keys.workers, d.owner, now, grace_ms) then
   if not lease_of[d.owner] then
-    return {'again', d.generation, d.owner}
+    return again(d, d.owner)
   end
   cached = cached_at(keys.workers, d.owner, residency_of[d.owner], args.session_id, d, now, args.residency_delay_ms)
 end
@@ -48,7 +50,7 @@ local former = d['attempt:nonce']
 local former_member = d['attempt:worker'] .. '|' .. former
 if retry and former == nonce then -- the script was sent again, because its reply was lost
   local is_reserved = redis.call('HEXISTS', keys.reservations, former_member) == 1
-  return {'began', now, is_reserved and d['attempt:worker'] or '', cached, redis.call('HGETALL', session.descriptor)}
+  return {'began', now, is_reserved and d['attempt:worker'] or '', cached, describe(session)}
 end
 
 if d.state == 'closed' then
@@ -70,10 +72,11 @@ if args.budget_tokens > 0 and d.prompt + d.output + args.new_tokens > args.budge
   return refuse('budget', 0, d, 'used ' .. text(d.prompt + d.output) .. ' of ' .. text(args.budget_tokens) ..
     ' tokens; this step may need ' .. text(args.new_tokens))
 end
-if args.max_steps > 0 and d.steps >= args.max_steps then
+if args.max_steps > 0 and d.steps - d.inherited >= args.max_steps then
   return refuse('step_limit', 0, d, 'the session has its ' .. text(args.max_steps) .. ' steps')
 end
-if args.max_session_tokens > 0 and d.length + args.new_tokens > args.max_session_tokens and not migrates then
+if args.max_session_tokens > 0 and d.length + args.new_tokens > args.max_session_tokens and not migrates
+  and not (args.drops_thinking == 1 and holds_thinking(session, d)) then
   return refuse('too_long', 0, d, 'the log has ' .. text(d.length) .. ' tokens and this step may need ' ..
     text(args.new_tokens) .. '; a session holds ' .. text(args.max_session_tokens))
 end
@@ -94,7 +97,7 @@ end
 for _, worker in ipairs(candidates) do
   if reserved == '' and is_alive(keys.workers, worker, now, grace_ms) then
     if not lease_of[worker] then
-      return {'again', d.generation, worker}
+      return again(d, worker)
     end
     local lease = read_lease(lease_of[worker])
     local inherited = retry and worker == d['attempt:worker'] and tokens_of(ledger, former_member)
@@ -136,4 +139,4 @@ elseif line then
   enter_line(keys, line, nonce, args.class, args.aging_ms, enqueued, deadline, expiry)
 end
 touch(session, d.ttl, now, 2 * args.lease_ms)
-return {'began', now, reserved, cached, redis.call('HGETALL', session.descriptor)}
+return {'began', now, reserved, cached, describe(session)}

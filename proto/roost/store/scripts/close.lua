@@ -1,10 +1,10 @@
 -- Ends a session; its log stays readable. Closing a closed session changes nothing.
 -- KEYS reservations, waiters, lines, wake; the session's
--- ARGV tenant
+-- ARGV tenant, base
 -- NUMBERS generations, grace_ms
 -- Replies {'done', now, descriptor}
 
-local session = session_keys(named_keys + 1, args.generations)
+local session = session_keys(named_keys + 1, args.generations, args.base)
 local d, failure = read_session(session, args.tenant)
 if not d then
   return failure
@@ -20,4 +20,4 @@ if d.state ~= 'closed' then
   redis.call('HDEL', session.descriptor, 'hold:tool', 'hold:expect', 'hold:begin')
   redis.call('HSET', session.descriptor, 'state', 'closed', 'updated', text(now))
 end
-return {'done', now, redis.call('HGETALL', session.descriptor)}
+return {'done', now, describe(session)}

@@ -1,11 +1,11 @@
 -- Appends a step to the log, if the attempt is still live.
 -- KEYS reservations, waiters, lines, wake; the session's
 -- ARGV nonce, step_id, previous_length, previous_hash, length, hash, entry (packed), ids (packed), owner, prompt,
---   output, cached, reconstructed (tokens of each kind), revision
--- NUMBERS generations, epoch, ttl_ms (idle time)
+--   output, cached, reconstructed (tokens of each kind), revision, base
+-- NUMBERS generations, epoch, ttl_ms (idle time), thinking (1 if the model thought in the step)
 -- Replies {'committed', index, stored entry}
 
-local session = session_keys(named_keys + 1, args.generations)
+local session = session_keys(named_keys + 1, args.generations, args.base)
 local d, failure = read_session(session)
 if not d then
   return failure
@@ -16,7 +16,8 @@ if committed then
   if nonce ~= args.nonce then
     return refuse('fenced', 0, d)
   end
-  return {'committed', tonumber(index), redis.call('LINDEX', session.logs[tonumber(generation)], index)}
+  local log = session.logs[tonumber(generation)]
+  return {'committed', tonumber(index), redis.call('LINDEX', log.log, index - log.before)}
 end
 if d['attempt:nonce'] ~= args.nonce or d.epoch ~= args.epoch or d['attempt:step'] ~= args.step_id then
   return refuse('fenced', 0, d)
@@ -33,14 +34,19 @@ end
 pass_memory_limit(keys.reservations)
 local now = now_ms()
 local entry = text(now) .. ':' .. args.entry
-local index = redis.call('RPUSH', session.logs[d.generation], entry) - 1
-redis.call('APPEND', session.ids[d.generation], args.ids)
+local log = session.logs[d.generation]
+local index = log.before + redis.call('RPUSH', log.log, entry) - 1
+redis.call('APPEND', log.ids, args.ids)
 redis.call('HSET', session.steps, args.step_id,
   text(d.generation) .. ':' .. text(index) .. ':' .. d['attempt:digest'] .. ':' .. args.nonce)
 redis.call('HSET', session.descriptor, 'length', args.length, 'hash', args.hash, 'steps', text(d.steps + 1),
   'owner', args.owner, 'revision', args.revision, 'updated', text(now))
+redis.call('HDEL', session.descriptor, 'kv')
 for _, kind in ipairs({'prompt', 'output', 'cached', 'reconstructed'}) do
   redis.call('HINCRBY', session.descriptor, kind, args[kind])
+end
+if args.thinking == 1 and not holds_thinking(session, d) then
+  redis.call('HSET', session.descriptor, 'thinking', text(index))
 end
 end_attempt(keys, session, d)
 touch(session, args.ttl_ms, now, 0)

@@ -1,10 +1,11 @@
--- Erases a session. A tombstone without content stays for a while, so that a script sent again answers the same.
+-- Erases a session, but for what forks need of it. A tombstone stays for a while, so that a script sent again answers
+-- the same.
 -- KEYS reservations, waiters, lines, wake, tenant_sessions; the session's
--- ARGV tenant, request (nonce), session_id
--- NUMBERS generations, grace_ms, tombstone_ms
+-- ARGV tenant, request (nonce), session_id, base
+-- NUMBERS generations, grace_ms
 -- Replies {'done', epoch}
 
-local session = session_keys(named_keys + 1, args.generations)
+local session = session_keys(named_keys + 1, args.generations, args.base)
 local d, failure = read_session(session, args.tenant)
 if not d then
   local request, epoch = last_request(session)
@@ -13,14 +14,13 @@ if not d then
   end
   return failure
 end
-local busy = busy_ms(d, now_ms(), args.grace_ms)
+local now = now_ms()
+local busy = busy_ms(d, now, args.grace_ms)
 if busy then
   return refuse('busy', busy, d)
 end
 pass_memory_limit(keys.reservations)
 end_attempt(keys, session, d)
-each_key(session, function(key) redis.call('DEL', key) end)
 redis.call('ZREM', keys.tenant_sessions, args.session_id)
-redis.call('HSET', session.descriptor, 'state', 'deleted', 'request', args.request .. ':' .. text(d.epoch + 1))
-redis.call('PEXPIRE', session.descriptor, args.tombstone_ms)
+erase(session, args.request .. ':' .. text(d.epoch + 1), now)
 return {'done', d.epoch + 1}

@@ -1,10 +1,10 @@
 -- Takes an epoch for an eviction and forgets the owner.
 -- KEYS reservations, waiters, lines, wake; the session's
--- ARGV tenant, request (nonce)
+-- ARGV tenant, request (nonce), base
 -- NUMBERS generations, grace_ms
 -- Replies {'done', now, descriptor, epoch}
 
-local session = session_keys(named_keys + 1, args.generations)
+local session = session_keys(named_keys + 1, args.generations, args.base)
 local d, failure = read_session(session, args.tenant)
 if not d then
   return failure
@@ -12,7 +12,7 @@ end
 local now = now_ms()
 local request, epoch = last_request(session)
 if request == args.request then
-  return {'done', now, redis.call('HGETALL', session.descriptor), epoch}
+  return {'done', now, describe(session), epoch}
 end
 local busy = busy_ms(d, now, args.grace_ms)
 if busy then
@@ -21,5 +21,6 @@ end
 pass_memory_limit(keys.reservations)
 end_attempt(keys, session, d)
 epoch = d.epoch + 1
+redis.call('HDEL', session.descriptor, 'kv')
 redis.call('HSET', session.descriptor, 'epoch', text(epoch), 'owner', '', 'request', args.request .. ':' .. text(epoch))
-return {'done', now, redis.call('HGETALL', session.descriptor), epoch}
+return {'done', now, describe(session), epoch}

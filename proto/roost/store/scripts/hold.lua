@@ -1,10 +1,10 @@
 -- Records why the client pauses.
 -- KEYS reservations, waiters, lines, wake; the session's
--- ARGV tenant, request (nonce), tool, expect_seconds, expected_length ('' if none), expected_hash
+-- ARGV tenant, request (nonce), tool, expect_seconds, expected_length ('' if none), expected_hash, base
 -- NUMBERS generations, grace_ms, expected_generation (0 if unknown)
 -- Replies {'done', now, descriptor}
 
-local session = session_keys(named_keys + 1, args.generations)
+local session = session_keys(named_keys + 1, args.generations, args.base)
 local d, failure = read_session(session, args.tenant)
 if not d then
   return failure
@@ -27,4 +27,4 @@ if last_request(session) ~= args.request then
   end_attempt(keys, session, d)
   touch(session, d.ttl, now, 0)
 end
-return {'done', now, redis.call('HGETALL', session.descriptor)}
+return {'done', now, describe(session)}

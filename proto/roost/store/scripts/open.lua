@@ -20,16 +20,10 @@ if opened_by_request then
   end
 end
 
-if args.watermark > 0 then
-  local info = redis.pcall('INFO', 'memory') -- an error, where INFO is forbidden, is a table
-  local used = type(info) == 'string' and string.match(info, 'used_memory:(%d+)')
-  local most = type(info) == 'string' and string.match(info, 'maxmemory:(%d+)')
-  if used and most and tonumber(most) > 0 and tonumber(used) > args.watermark * tonumber(most) then
-    return refuse('store_full', 0, nil, 'Redis uses ' .. used .. ' of ' .. most ..
-      ' bytes; raise maxmemory, or delete sessions')
-  end
+local failure = store_full(args.watermark)
+if failure then
+  return failure
 end
-
 local expires = args.ttl_ms > 0 and now + args.ttl_ms or 0
 redis.call('HSET', keys.session, 'created', text(now), 'updated', text(now), 'expires', text(expires),
   'ttl', text(args.ttl_ms), unpack(ARGV, named_args + 1))

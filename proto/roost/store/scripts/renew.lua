@@ -1,7 +1,8 @@
 -- Renews the leases of a pool's attempts, with their reservations, places among the waiters and sessions' idle times.
 -- KEYS reservations, waiters, lines; for each attempt its session's
--- NUMBERS lease_ms; for each attempt: epoch, nonce, generations
--- Replies for each attempt: 1 live, 0 not live, or -n when its session has n generations and KEYS hold another number
+-- NUMBERS lease_ms; for each attempt: epoch, nonce, generations, base
+-- Replies for each attempt: 1 live, 0 not live, or {generations, base} when KEYS do not hold its session's keys as
+--   they are
 
 local now = now_ms()
 local expiry = text(now + args.lease_ms)
@@ -20,18 +21,18 @@ local function renew_claims(d, nonce)
 end
 
 local replies, key, session = {}, named_keys + 1, nil
-for i = named_args + 1, #ARGV, 3 do
+for i = named_args + 1, #ARGV, 4 do
   local epoch, nonce, generations = tonumber(ARGV[i]), ARGV[i + 1], tonumber(ARGV[i + 2])
-  session, key = session_keys(key, generations)
+  session, key = session_keys(key, generations, ARGV[i + 3])
   local d = read_fields(session.descriptor)
   if not d or d['attempt:nonce'] ~= nonce or d.epoch ~= epoch then
     table.insert(replies, 0)
-  elseif d.generation ~= generations then
-    table.insert(replies, -d.generation)
+  elseif d.generation ~= generations or d.base ~= session.base then
+    table.insert(replies, {d.generation, d.base})
   else
     redis.call('HSET', session.descriptor, 'attempt:expiry', expiry)
     renew_claims(d, nonce)
-    if d.ttl > 0 and redis.call('PTTL', session.descriptor) < d.ttl then
+    if d.ttl > 0 and d.expires - now < d.ttl then
       touch(session, d.ttl, now, 2 * args.lease_ms)
     end
     table.insert(replies, 1)

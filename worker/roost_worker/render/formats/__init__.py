@@ -11,7 +11,7 @@ from roost_worker.render.formats.llama31 import LLAMA31
 from roost_worker.render.formats.mistral_v3 import MISTRAL_V3, MISTRAL_V3_TEKKEN
 from roost_worker.render.formats.mistral_v7 import MISTRAL_V7, MISTRAL_V7_TEKKEN
 from roost_worker.render.formats.mistral_v11 import MISTRAL_V11, MISTRAL_V13
-from roost_worker.render.formats.parser import CallParser, ParsedText, Turn
+from roost_worker.render.formats.parser import CallParser, ParsedText, Thinking, Turn
 from roost_worker.render.formats.qwen3 import QWEN3
 from roost_worker.render.formats.smollm2 import SMOLLM2
 from roost_worker.render.formats.smollm3 import SMOLLM3
@@ -27,6 +27,7 @@ __all__ = [
     "CallSyntax",
     "CallWrapper",
     "ParsedText",
+    "Thinking",
     "Turn",
     "TurnFormat",
     "WrittenCall",

@@ -53,4 +53,5 @@ CHATML = TurnFormat(
     marks=hermes.MARKS,
     thinking=hermes.THINKING,
     turn_ends=TURN_ENDS,
+    families=("Qwen2.5", "Hermes 2 and 3"),
 )

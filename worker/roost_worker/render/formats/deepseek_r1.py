@@ -1,6 +1,6 @@
 """DeepSeek-R1 and its distills: thinking first, calls as fenced JSON between marks of their own.
 
-Their own template removes the thinking of earlier turns; here it stays, since a log is never rewritten.
+Their own template removes the thinking of earlier turns; here a pool's `thinking: drop` does.
 """
 
 # ruff: noqa: RUF001  DeepSeek's marks have fullwidth bars.
@@ -68,4 +68,5 @@ DEEPSEEK_R1 = TurnFormat(
     marks=(_BEGIN, _END, _OPEN, _SEPARATOR, _CLOSE, THINKING.open, THINKING.close),
     thinking=THINKING,
     turn_ends=("<｜end▁of▁sentence｜>",),
+    families=("DeepSeek-R1-Distill (Llama, Qwen)",),
 )

@@ -36,5 +36,6 @@ HERMES = TurnFormat(
     call_parser=parser,
     marks=MARKS,
     thinking=THINKING,
+    families=("any other",),
 )
 """For a model whose turns are not known: it must have a usable template of its own."""

@@ -44,4 +44,5 @@ LLAMA3 = TurnFormat(
     marks=hermes.MARKS,
     thinking=hermes.THINKING,
     turn_ends=("<|eot_id|>",),
+    families=("Llama 3",),
 )

@@ -33,4 +33,5 @@ LLAMA31 = TurnFormat(
     signs=(MARK, "<|eom_id|>"),
     marks=(MARK,),
     turn_ends=("<|eot_id|>", "<|eom_id|>"),
+    families=("Llama 3.1 to 3.3",),
 )

@@ -19,6 +19,7 @@ RESULT_WITH_ID = f"[TOOL_RESULTS]{{{{ message.tool_call_id }}}}{CONTENT_MARK}{{{
 def mistral_format(
     name: str,
     *,
+    families: tuple[str, ...],
     calls: CallSyntax,
     result: str,
     blank: str = "",
@@ -48,6 +49,7 @@ def mistral_format(
         thinking=thinking,
         turn_ends=("</s>",),
         call_ids=MISTRAL,
+        families=families,
     )
 
 
@@ -60,17 +62,22 @@ def list_of_calls(blank: str) -> CallSyntax:
         after_arguments="}",
         separator=", ",
         end="]",
-        id_after_arguments=', "id": {{ call.id | tojson }}',
+        id_after_arguments=', "id": "{id}"',
     )
 
 
 def _turns(*, tool_prompt: str, calls: str, result: str, blank: str, system_turn: bool) -> str:
     own_turn = f"{{% if system %}}[SYSTEM_PROMPT]{blank}{{{{ system.content }}}}[/SYSTEM_PROMPT]{{% endif %}}"
     in_first_turn = "{% if system and loop.index0 == 1 %}{{ system.content }}\n\n{% endif %}"
+    without_first_turn = (
+        "{% if system and messages[1].role not in ('user', 'system') %}"
+        f"[INST]{blank}{{{{ system.content }}}}[/INST]{{% endif %}}"
+    )
     return exact(
         "{{ bos_token }}"
         "{% set system = messages[0] if messages[0].role == 'system' else none %}"
         f"{own_turn if system_turn else ''}{{% if tools %}}{tool_prompt}{{% endif %}}"
+        f"{'' if system_turn else without_first_turn}"
         "{% for message in messages %}"
         "{% if message.role == 'user' or (message.role == 'system' and not loop.first) %}"
         f"[INST]{blank}{'' if system_turn else in_first_turn}{{{{ message.content }}}}[/INST]"

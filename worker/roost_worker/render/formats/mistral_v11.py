@@ -31,7 +31,8 @@ _MARKS = (CALLS_MARK, _ID_MARK, _ARGUMENTS_MARK, _THINKING.open, _THINKING.close
 
 MISTRAL_V11 = mistral_format(
     "mistral-v11",
-    calls=_syntax(f"{_ID_MARK}{{{{ call.id }}}}"),
+    families=("Mistral Small 3.2",),
+    calls=_syntax(f"{_ID_MARK}{{id}}"),
     result=RESULT_WITH_ID,
     signs=(_ARGUMENTS_MARK, _ID_MARK),
     call_parser=_PARSER,
@@ -40,6 +41,7 @@ MISTRAL_V11 = mistral_format(
 )
 MISTRAL_V13 = mistral_format(
     "mistral-v13",
+    families=("Magistral 1.2", "Ministral 3"),
     calls=_syntax(""),
     result="[TOOL_RESULTS]{{ message.content }}[/TOOL_RESULTS]",
     signs=(_ARGUMENTS_MARK,),

@@ -36,4 +36,5 @@ SMOLLM2 = replace(
     tool_prompt=_TOOL_PROMPT,
     calls=_CALLS,
     signs=("<repo_name>", "<file_sep>"),
+    families=("SmolLM2",),
 )

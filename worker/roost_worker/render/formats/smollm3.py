@@ -1,6 +1,6 @@
 """SmolLM3: ChatML with thinking, in a vocabulary that is Llama 3's; its system text has sections.
 
-Its own template writes the date, too, and takes `/think` and `/no_think` from the system text; here it always thinks.
+Its own template takes `/think` and `/no_think` from the system text, too; here it always thinks.
 """
 
 from dataclasses import replace
@@ -19,7 +19,8 @@ _TOOL_PROMPT = exact(
 )
 _SYSTEM = (
     exact(
-        "<|im_start|>system\n## Metadata\n\nKnowledge Cutoff Date: June 2025\nReasoning Mode: /think\n\n"
+        "<|im_start|>system\n## Metadata\n\nKnowledge Cutoff Date: June 2025\n"
+        "Today Date: {{ strftime_now('%d %B %Y') }}\nReasoning Mode: /think\n\n"
         "## Custom Instructions\n\n{% if system %}{{ system.content }}{% else %}"
         "You are a helpful AI assistant named SmolLM, trained by Hugging Face.{% endif %}\n\n{% if tools %}"
     )
@@ -34,4 +35,5 @@ SMOLLM3 = replace(
     turns=turns(system=_SYSTEM, calls=hermes.CALLS.jinja(), result=_RESULT),
     tool_prompt=_TOOL_PROMPT,
     signs=("<|begin_of_text|>", "<think>", "</think>"),
+    families=("SmolLM3",),
 )

@@ -32,6 +32,8 @@ class TurnFormat:
     turn_ends: tuple[str, ...] = ()
     """Control tokens that end an assistant's turn or message, after which nothing closes it."""
     call_ids: CallIds = UNIQUE
+    families: tuple[str, ...] = ()
+    """Models that were trained on it, for people: `docs/models.md` lists them."""
 
     def parser(self, turn: Turn) -> CallParser:
         """Return a parser for one turn's text."""

@@ -1,0 +1,274 @@
+"""Steps of conversations that their clients send whole: each is recognised, and runs in a session."""
+
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+
+from roost.contract import requests
+from roost.contract.events import Committed, Event
+from roost.contract.messages import Message
+from roost.contract.pool_document import PoolDocument
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused, check
+from roost.contract.sessions import ForkRequest, OpenRequest
+from roost.store.conversation_index import ConversationIndex, EntryState, IndexEntry, IndexWrite
+from roost.store.records import AlreadyCommitted, Began, StoreAwayError
+from roost_gateway.core.caller import Caller, role_of
+from roost_gateway.core.gateway import Gateway
+from roost_gateway.core.models import ServedModel, pool_of_model, served_models
+from roost_gateway.core.shared_steps import Asker, SharedStep, SharedSteps
+from roost_gateway.fleet.pools import Pools
+from roost_gateway.recognition.canonical import cleaned
+from roost_gateway.recognition.conversation import Conversation, Match, Previous, Recognised
+from roost_gateway.recognition.decision import Asked, Plan, decide, looked_up
+from roost_gateway.recognition.turn import REPEAT_MS, Turn, turn
+from roost_gateway.step.background import Background
+
+log = logging.getLogger(__name__)
+
+_FINISH_SECONDS = 1.0
+_ELSEWHERE = {
+    Reason.HEAD_MISMATCH: "the session has gone on after message {}",
+    Reason.ANOTHER_STEP_RUNNING: "another step of the session runs after message {}",
+    Reason.STEP_ID_REUSED: "the step was taken in another form after message {}",
+    Reason.SESSION_ROLLED_BACK: "the store has lost the session's log up to message {}",
+    Reason.SESSION_NOT_FOUND: "the session of the history up to message {} has ended",
+    Reason.SESSION_CLOSED: "the session of the history up to message {} is closed",
+    Reason.MODEL_REVISION_MISMATCH: "the session of the history up to message {} is of another revision of the model",
+}
+"""Refusals of a step whose conversation goes on in another session."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationStep:
+    """A step that has begun."""
+
+    recognised: Recognised
+    events: AsyncIterator[Event]
+    """As `Gateway.step` yields them. Iterating raises Refused, StoreAwayError."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A conversation's step on its way to a session."""
+
+    turn: Turn
+    asker: Asker
+
+    @property
+    def caller(self) -> Caller:
+        return self.asker.caller
+
+    @property
+    def pool(self) -> PoolDocument:
+        return self.asker.pool
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A step that has begun after the point `start` of a session."""
+
+    call: _Call
+    start: IndexEntry
+    recognised: Recognised
+    events: AsyncIterator[Event]
+
+
+class Conversations:
+    """Recognises conversations. Every method raises Refused or StoreAwayError, as `Gateway` does.
+
+    The index of conversations is an aid: without its answers a conversation is served as a new session.
+    """
+
+    def __init__(self, gateway: Gateway, pools: Pools, index: ConversationIndex, step_timeout_seconds: float) -> None:
+        self._gateway = gateway
+        self._pools = pools
+        self._index = index
+        self._step_timeout_seconds = step_timeout_seconds
+        self._background = Background()
+        self._steps = SharedSteps(gateway)
+
+    async def models(self, caller: Caller) -> list[ServedModel]:
+        """The models that the caller may name."""
+        return served_models(self._pools, caller)
+
+    @asynccontextmanager
+    async def step(
+        self, conversation: Conversation, caller: Caller, seconds_left: float | None = None
+    ) -> AsyncGenerator[ConversationStep, None]:
+        """Takes the step that a conversation asks for, in the session that has its history. Leaving the context early
+        cancels the step, unless it is being committed.
+
+        `seconds_left` is what the client's deadline leaves; None: the gateway's own `step_timeout_seconds`.
+        """
+        deadline = None if seconds_left is None else time.monotonic() + seconds_left
+        pool = await pool_of_model(self._pools, conversation.model, caller)
+        asker = Asker(caller, pool, deadline)
+        call = _Call(turn(cleaned(_within(conversation, pool)), caller.tenant, pool.pool), asker)
+        _check(call)
+        call, plan = await self._recognise(call)
+        async with AsyncExitStack() as stack:
+            running = await self._begin(stack, call, plan)
+            events = await stack.enter_async_context(aclosing(self._events(running)))
+            yield ConversationStep(running.recognised, events)
+
+    async def aclose(self) -> None:
+        """Waits for what is still to be remembered."""
+        await self._background.finish(_FINISH_SECONDS)
+
+    async def _recognise(self, call: _Call) -> tuple[_Call, Plan]:
+        asked, previous = call.turn, call.turn.conversation.previous
+        if previous is None:
+            keys = looked_up(asked.chain, asked.request)
+            repeats, *known = await self._find(call, keys)
+            answers = dict(zip(keys[1:], known, strict=True))
+            return call, decide(asked.chain, answers, repeats, self._asked(asked))
+        repeats, ends = await self._find(call, [asked.request, asked.response_key(previous)])
+        if not ends:
+            return await self._recognise(await self._with_history(call, previous))
+        call = replace(call, turn=asked.after(ends[0]))
+        return call, decide(call.turn.chain, {ends[0].own: ends}, repeats, self._asked(asked))
+
+    def _asked(self, asked: Turn) -> Asked:
+        is_named = bool(asked.conversation.family) or asked.conversation.previous is not None
+        return Asked(is_named, asked.conversation.is_retry, self._steps.sessions)
+
+    async def _find(self, call: _Call, keys: Sequence[bytes]) -> list[tuple[IndexEntry, ...]]:
+        try:
+            return await self._index.find(call.pool.pool, keys)
+        except StoreAwayError as error:
+            log.warning("a conversation is not looked up: %s", error)
+            return [()] * len(keys)
+
+    async def _with_history(self, call: _Call, previous: Previous) -> _Call:
+        """The call with the history of its previous response, read from the session's log. Raises Refused:
+        SESSION_NOT_FOUND when there is no such response."""
+        asked, history, token = call.turn.conversation, list[Message](), ""
+        while True:
+            page = await self._gateway.list_steps(previous.session_id, call.caller, page_size=100, page_token=token)
+            for step in page.steps:
+                history += [*step.messages, step.output]
+                if step.step_id == previous.step_id:
+                    whole = cleaned(replace(asked, messages=(*history, *asked.messages), previous=None))
+                    return replace(call, turn=turn(whole, call.caller.tenant, call.pool.pool))
+            token = page.next_page_token
+            if not token:
+                raise Refused(Reason.SESSION_NOT_FOUND, "there is no such response")
+
+    async def _begin(self, stack: AsyncExitStack, call: _Call, plan: Plan) -> _Running:
+        """Begins the step in the first session of the plan that takes it."""
+        reason = plan.reason
+        for entry in plan.candidates:
+            try:
+                return await self._continue(stack, call, entry)
+            except Refused as error:
+                if error.reason not in _ELSEWHERE:
+                    raise
+                reason = _ELSEWHERE[error.reason].format(call.turn.chain.messages_of(entry.units))
+        for entry in plan.forks:
+            try:
+                return await self._fork(stack, call, entry, reason)
+            except Refused as error:
+                if error.reason not in _ELSEWHERE:
+                    raise
+                if error.reason is Reason.MODEL_REVISION_MISMATCH:  # as all forks of that history are
+                    break
+        return await self._open(stack, call, reason)
+
+    async def _continue(self, stack: AsyncExitStack, call: _Call, start: IndexEntry) -> _Running:
+        step = await self._take(stack, call, start)
+        attached = isinstance(step.began, AlreadyCommitted) or step.began.fenced is not None
+        match = Match.ATTACHED if attached else Match.CONTINUED
+        return _Running(call, start, _recognised(call, start, step.began, match), step.events)
+
+    async def _fork(self, stack: AsyncExitStack, call: _Call, point: IndexEntry, reason: str) -> _Running:
+        request = ForkRequest(point.session_id, point.head, task=call.turn.conversation.family)
+        session = await self._gateway.fork(request, call.caller, call.asker.seconds_left)
+        start = replace(point, session_id=session.id, head=session.head, state=EntryState.HEAD)
+        return await self._begin_in_new(stack, call, start, Match.FORKED, reason)
+
+    async def _open(self, stack: AsyncExitStack, call: _Call, reason: str) -> _Running:
+        """Gives the whole conversation to a new session. Until its step is committed it lives no longer than the step
+        is remembered, so that attempts that fail leave nothing behind."""
+        asked = call.turn.conversation
+        if asked.previous is not None:
+            whole, plan = await self._recognise(await self._with_history(call, asked.previous))
+            return await self._begin(stack, whole, plan)
+        request = OpenRequest(
+            pool=call.pool.pool, role=asked.role, system=asked.system, tools=asked.tools, task=asked.family
+        )
+        ttl_ms = min(REPEAT_MS, call.pool.implicit_ttl_ms)
+        session = await self._gateway.open(request, call.caller, call.asker.seconds_left, ttl_ms)
+        start = call.turn.opened(session.id)
+        match = Match.IMPORTED if call.turn.chain.has_turns else Match.NEW
+        return await self._begin_in_new(stack, call, start, match, reason if match is Match.IMPORTED else "")
+
+    async def _begin_in_new(
+        self, stack: AsyncExitStack, call: _Call, start: IndexEntry, match: Match, reason: str
+    ) -> _Running:
+        limit = self._step_timeout_seconds if call.asker.seconds_left is None else call.asker.seconds_left
+        self._background.spawn(self._remember(call, call.turn.began(start, int(limit * 1000) + REPEAT_MS)))
+        step = await self._take(stack, call, start)
+        return _Running(call, start, _recognised(call, start, step.began, match, reason), step.events)
+
+    async def _take(self, stack: AsyncExitStack, call: _Call, start: IndexEntry) -> SharedStep:
+        request = call.turn.step(start.session_id, start.head, start.units)
+        return await stack.enter_async_context(self._steps.take(request, call.asker))
+
+    async def _events(self, running: _Running) -> AsyncGenerator[Event, None]:
+        async for event in running.events:
+            if isinstance(event, Committed):
+                await self._committed(running, event)
+            yield event
+
+    async def _committed(self, running: _Running, event: Committed) -> None:
+        """Remembers the step before its client, whose next request may come at once, has it."""
+        call, start = running.call, running.start
+        writes = call.turn.committed(start, event.head, event.output, call.pool.implicit_ttl_ms)
+        if running.recognised.match in (Match.CONTINUED, Match.ATTACHED):
+            writes += call.turn.passed(start, call.pool.implicit_ttl_ms)
+        if event.output.tool_calls and not event.replayed:
+            self._background.spawn(self._hold(call, start.session_id, event))
+        await self._remember(call, writes)
+
+    async def _remember(self, call: _Call, writes: Sequence[IndexWrite]) -> None:
+        try:
+            await self._index.remember(call.pool.pool, writes)
+        except (StoreAwayError, Refused) as error:
+            log.warning("a conversation will not be recognised: %s", error)
+
+    async def _hold(self, call: _Call, session_id: str, event: Committed) -> None:
+        """Announces that the session waits for the tools that the step has called."""
+        try:
+            await self._gateway.hold(session_id, event.output.tool_calls[0].name, 0.0, event.head, call.caller)
+        except Refused as error:  # the client was faster
+            log.debug("session %s is not held: %s", session_id, error)
+
+
+def _within(conversation: Conversation, pool: PoolDocument) -> Conversation:
+    """The conversation with `max_tokens` within what its role allows: clients of such APIs send the limit of the model
+    that they were configured for, and mean no more than their role's."""
+    sampling, limit = conversation.sampling, role_of(pool, conversation.role).max_output_tokens or pool.token_limit
+    if not limit or sampling.max_tokens is None or sampling.max_tokens <= limit:
+        return conversation
+    return replace(conversation, sampling=replace(sampling, max_tokens=limit))
+
+
+def _check(call: _Call) -> None:
+    """Refuses what no session could take, before a session is opened for it."""
+    role, step = role_of(call.pool, call.turn.conversation.role), call.turn.step("", None, 0)
+    check(requests.step(step))
+    check(requests.schema_of_step(step), Reason.INVALID_SCHEMA)
+    check(requests.step_of_role(step, role))
+
+
+def _recognised(
+    call: _Call, start: IndexEntry, began: Began | AlreadyCommitted, match: Match, reason: str = ""
+) -> Recognised:
+    if isinstance(began, Began):
+        log_tokens = began.descriptor.head.length
+    else:
+        log_tokens = began.entry.head.length - began.entry.prompt_tokens - began.entry.output_tokens
+    return Recognised(start.session_id, call.turn.step_id, match, log_tokens, reason)

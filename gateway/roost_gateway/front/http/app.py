@@ -1,0 +1,63 @@
+"""The HTTP front's routes."""
+
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
+from roost_gateway.front.http.calls import Endpoint, Handler, HttpCall, HttpFront
+from roost_gateway.front.http.chat import create_chat_completion
+from roost_gateway.front.http.completions import create_completion
+from roost_gateway.front.http.errors import Api, http_failure
+from roost_gateway.front.http.messages import count_tokens, create_message
+from roost_gateway.front.http.models import get_model, list_models
+from roost_gateway.front.http.responses import create_response, delete_response, get_response
+
+
+def create_app(front: HttpFront) -> Starlette:
+    """Makes the ASGI application. Paths that it does not know are a short 404 without authentication."""
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "ok"}) if front.life.ready else JSONResponse({"status": "starting"}, 503)
+
+    def route(method: str, path: str, handler: Handler, api: Api = Api.OPENAI) -> BaseRoute:
+        return Route(path, Endpoint(front, path, handler, api), methods=[method])
+
+    routes = [
+        Route("/health", health),
+        route("GET", "/metrics", show_metrics),
+        route("POST", "/v1/chat/completions", create_chat_completion),
+        route("POST", "/v1/completions", create_completion),
+        route("POST", "/v1/messages", create_message, Api.ANTHROPIC),
+        route("POST", "/v1/messages/count_tokens", count_tokens, Api.ANTHROPIC),
+        route("POST", "/v1/responses", create_response),
+        route("GET", "/v1/responses/{id}", get_response),
+        route("DELETE", "/v1/responses/{id}", delete_response),
+        route("GET", "/v1/models", list_models),
+        route("GET", "/v1/models/{model:path}", get_model),
+    ]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: not_served})
+    app.router.redirect_slashes = False
+    return app
+
+
+def not_served(request: Request, error: Exception) -> Response:
+    """Reports an unknown path or method."""
+    assert isinstance(error, HTTPException)
+    what = "method is not served" if error.status_code == 405 else "path is not served"
+    reported = http_failure(Api.OPENAI, error.status_code, f"this {what} here", "")
+    return JSONResponse(reported.body, error.status_code, error.headers)
+
+
+async def show_metrics(call: HttpCall) -> None:
+    """Answers with the process's metrics, which tell of all pools. Raises Refused: POOL_NOT_ALLOWED."""
+    if "*" not in call.caller.pools:
+        raise Refused(Reason.POOL_NOT_ALLOWED, 'metrics are for API keys whose pools are ["*"]')
+    encoder, content_type = choose_encoder(call.headers.get("accept", ""))
+    headers = {**call.response_headers, "content-type": content_type}
+    response = Response(encoder(call.front.telemetry.registry), headers=headers)
+    await response(call.scope, call.receive, call.send)

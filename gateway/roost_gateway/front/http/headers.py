@@ -1,0 +1,68 @@
+"""Headers: which name a client's conversation, which say that a request is a retry, and what a response tells. Pure."""
+
+from collections.abc import Mapping, Sequence
+
+from roost.contract.refused import invalid
+from roost_gateway.recognition.conversation import Recognised
+
+MAX_FAMILY_BYTES = 256
+SESSION_HEADERS: Mapping[str, str] = {
+    "x-roost-session": "any client",
+    "x-claude-code-session-id": "Claude Code; `x-claude-code-agent-id` separates its sub-agents",
+    "thread-id": "Codex: sub-agents have their own, while `session-id` is the root's",
+    "session-id": "Codex, pi (`session_id`)",
+    "x-session-id": "OpenCode",
+    "x-session-affinity": "OpenCode, aiperf",
+    "x-litellm-session-id": "OpenHands, LiteLLM",
+    "x-dynamo-session-id": "clients of Dynamo",
+}
+"""Headers that name a conversation, and who sends them; the first one that a request has counts. `_` is read as `-`."""
+
+_AGENT_HEADER = "x-claude-code-agent-id"
+_EPOCH_HEADER = "x-roost-session-epoch"
+_MAX_REASON_CHARS = 200
+
+
+def family_of(headers: Mapping[str, str], further: Sequence[str] = (), body_id: str | None = None) -> str:
+    """Returns the id that the client's conversation goes by, or "".
+
+    `further` are names of headers that are read first, `body_id` is the request's own field, which is read last.
+    Sub-agents and epochs have families of their own. Raises Refused: INVALID_REQUEST when the id is too long.
+    """
+    values = {name.lower().replace("_", "-"): value.strip() for name, value in headers.items()}
+    names = (*(name.lower().replace("_", "-") for name in further), *SESSION_HEADERS)
+    name = next((name for name in names if values.get(name)), "")
+    parts = [values[name] if name else body_id or "", values.get(_AGENT_HEADER, "")]
+    family = "/".join(part for part in parts if part)
+    if epoch := values.get(_EPOCH_HEADER):
+        family = f"{epoch}:{family}"
+    if len(family.encode()) > MAX_FAMILY_BYTES:
+        raise invalid(
+            [(name or "prompt_cache_key", f"must have at most {MAX_FAMILY_BYTES} bytes, with agent and epoch")]
+        )
+    return family
+
+
+def role_of(headers: Mapping[str, str]) -> str:
+    """Role of the pool that the client asks for; "" for the pool's first."""
+    return headers.get("x-roost-role", "")
+
+
+def is_retry(headers: Mapping[str, str]) -> bool:
+    """Whether the client says that it has sent the request before."""
+    count = headers.get("x-stainless-retry-count", "")
+    return count.isdecimal() and int(count) > 0
+
+
+def recognition_headers(recognised: Recognised) -> dict[str, str]:
+    """What a response tells of its session."""
+    headers = {"x-roost-session": recognised.session_id, "x-roost-match": recognised.match.value}
+    if recognised.reason:
+        headers["x-roost-reason"] = _printable(recognised.reason)
+    return headers
+
+
+def _printable(text: str) -> str:
+    """Text as a header may have it: printable ASCII, shortened."""
+    plain = text.encode("ascii", "backslashreplace").decode()[:_MAX_REASON_CHARS]
+    return "".join(character if character.isprintable() else " " for character in plain)

