@@ -10,6 +10,7 @@ from pool_world import INSTALLATION, SERVICE, World, observation, pool, template
 from redis_servers import RedisServer
 from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.api import ApiError, Document
+from roost_operator.kubernetes.execute import ChildRefusedError
 from roost_operator.kubernetes.kinds import Kind
 from roost_operator.kubernetes.reconciler import Reconciler
 from roost_operator.plan import names
@@ -93,11 +94,12 @@ def test_a_cluster_that_is_not_replaced_as_a_whole_requires_it_after_a_suspensio
 class Cluster:
     """An API server with one pool; with `old_kuberay` it answers as one of Kubernetes 1.36 with KubeRay 1.5.1."""
 
-    def __init__(self, *, old_kuberay: bool) -> None:
+    def __init__(self, *, old_kuberay: bool, refusal: str = "") -> None:
         metadata = {"name": "p", "namespace": "default", "uid": "u", "generation": 1, "finalizers": [names.FINALIZER]}
         spec = {"models": [{"name": "m", "source": "dummy://llama-tiny", "contextTokens": 512}]}
         document = {"apiVersion": "roost.dev/v1alpha1", "kind": "AgentPool", "metadata": metadata, "spec": spec}
         self.old_kuberay, self.writes = old_kuberay, 0
+        self.refusal = refusal
         self.objects: dict[Reference, Document] = {Reference("AgentPool", "p"): document}
 
     def guard(self) -> None:
@@ -120,6 +122,8 @@ class Cluster:
                 "failed to create typed patch object (default/p; ray.io/v1, Kind=RayService): "
                 ".spec.rayClusterConfig.authOptions.secretName: field not declared in schema",
             )
+        if self.refusal and kind is kinds.SERVICE:
+            raise ApiError(422, self.refusal)
         self.writes += 1
         self.objects[reference(body)] = body
         return body
@@ -149,6 +153,19 @@ async def test_a_token_is_left_out_for_an_older_kuberay(redis_server: RedisServe
     assert service["spec"]["rayClusterConfig"].get("authOptions") == (None if old_kuberay else AUTH)
     assert len(token_in(secret)) == (0 if old_kuberay else 64)
     assert cluster.objects[SECRET] is secret
+
+
+async def test_another_refusal_of_the_field_takes_the_token_from_nobody(redis_server: RedisServer) -> None:
+    cluster = Cluster(old_kuberay=False, refusal=".spec.rayClusterConfig.authOptions.secretName: expected string")
+    reconciler = Reconciler(cluster, replace(INSTALLATION, store_url=redis_server.url))
+    try:
+        with pytest.raises(ChildRefusedError):
+            await reconciler.reconcile("default", "p")
+        cluster.refusal = ""
+        await reconciler.reconcile("default", "p")
+    finally:
+        await reconciler.aclose()
+    assert cluster.objects[SERVICE]["spec"]["rayClusterConfig"]["authOptions"] == AUTH
 
 
 def test_the_token_itself_is_not_in_the_ray_service() -> None:

@@ -2,6 +2,7 @@
 were last counted, the own Secrets of each settled pool, and whether KubeRay has a field for Ray's token."""
 
 import logging
+import re
 import time
 from dataclasses import replace
 
@@ -25,8 +26,9 @@ from roost_operator.plan.status import is_settled
 LOG = logging.getLogger(__name__)
 COUNT_SECONDS = 15.0
 """The sessions of a pool are not counted more often than this."""
-_AUTH_OPTIONS = ".spec.rayClusterConfig.authOptions"
-"""How the API server names the field of a RayService that an older KubeRay does not have."""
+_NO_AUTH_OPTIONS = re.compile(r"\.spec\.rayClusterConfig\.authOptions\b[.\w]*: field not declared in schema")
+"""How the API server refuses the field of a RayService that an older KubeRay does not have. It may refuse what is in
+the field for other reasons, which say nothing of other pools."""
 
 
 class Reconciler:
@@ -104,7 +106,7 @@ class Reconciler:
             problem = replace(observed.store, problem=str(error))
             return await self._execute(store, pool, replace(observed, store=problem))
         except ChildRefusedError as error:
-            if observed.ray.token_auth and _AUTH_OPTIONS in str(error):
+            if observed.ray.token_auth and _NO_AUTH_OPTIONS.search(str(error)):
                 LOG.warning(
                     "Ray's processes do not require a token: update KubeRay to 1.6 or newer, then restart: %s", error
                 )

@@ -223,7 +223,7 @@ class StoreMachine(StoreWorld):
         """To a revision of its own or the same one, by whoever believes in the attempt."""
         session_id, ref, _ = attempt
         session = self.memory.sessions.get(session_id)
-        if session is None or not session.record.steps:
+        if session is None or session.is_gone(self.now) or not session.record.steps:
             return  # there is nothing to migrate
         generation = session.record.generation
         revision = f"rev-{generation + 1}" if extra % 2 else session.record.model_revision
