@@ -1,0 +1,43 @@
+"""A step on its way through the simulated gateway and worker."""
+
+from dataclasses import dataclass
+
+from roost_gateway.admission.waiting_line import Ticket
+from roost_gateway.simulator.workload import Turn
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One step. Times are seconds of the simulation's clock."""
+
+    session: str
+    prefix: str
+    shared_tokens: int
+    """Leading tokens of the prompt whose KV the session shares with other sessions of its prefix."""
+    kept_tokens: int
+    """Leading tokens of the prompt that an endless cache would have."""
+    prompt_tokens: int
+    turn: Turn
+    submitted: float
+    continuation: bool
+    tenant: str = ""
+    ticket: Ticket | None = None
+    """While the step waits at the gateway."""
+    worker: str = ""
+    reserved_tokens: int = 0
+    placed: float = 0.0
+    """When a worker was chosen."""
+    started: float = 0.0
+    """When the worker began to run it."""
+    cached_tokens: int = 0
+    """Tokens of the prompt whose KV the worker had."""
+    first_token: float = 0.0
+    """When the first token of the output was there."""
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.turn.output_tokens
+
+    @property
+    def missing_tokens(self) -> int:
+        return self.prompt_tokens - self.cached_tokens

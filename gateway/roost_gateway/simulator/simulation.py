@@ -1,0 +1,254 @@
+"""Sessions, gateway and workers on one virtual clock. Pure, and the same for the same arguments."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from math import inf
+
+from roost.contract.lease import WorkerLease
+from roost.contract.pool_document import DEFAULT_QUEUE_TIMEOUT_SECONDS
+from roost_gateway.admission.admission_queue import QueueFullError
+from roost_gateway.routing.choice import TYPICAL_STEP_TOKENS
+from roost_gateway.simulator.arrivals import Arrivals, Start
+from roost_gateway.simulator.clock import Clock
+from roost_gateway.simulator.figures import Figures, Report
+from roost_gateway.simulator.job import Job
+from roost_gateway.simulator.placement import Placement
+from roost_gateway.simulator.worker import SimulatedWorker, WorkerSettings
+from roost_gateway.simulator.workload import Session, Turn
+from roost_worker.engine.retention import RetentionPolicy
+
+PolicyFactory = Callable[[dict[str, float]], RetentionPolicy]
+"""Makes a worker's retention policy. The argument says when each session's next step comes; only an oracle reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The workers, all alike, and how long a step waits at the gateway for one."""
+
+    workers: int = 1
+    settings: WorkerSettings = field(default_factory=WorkerSettings)
+    queue_timeout_seconds: float = DEFAULT_QUEUE_TIMEOUT_SECONDS
+    """After that a step is refused, and its client sends it again when the refusal says so."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or self.queue_timeout_seconds <= 0:
+            raise ValueError("a fleet needs a worker and a queue timeout above 0")
+
+    def leases(self) -> Iterator[WorkerLease]:
+        """Return what each worker publishes: rates of an idle worker, as it would have measured them."""
+        costs, chunk = self.settings.costs, self.settings.costs.chunk_tokens
+        for number in range(self.workers):
+            yield WorkerLease(
+                worker_id=f"worker-{number}",
+                boot="1",
+                address=f"worker-{number}:7434",
+                model="simulated",
+                model_revision="1",
+                capacity_tokens=self.settings.kv_tokens,
+                max_running=self.settings.max_running,
+                prefill_rate=chunk / (costs.step_seconds + costs.prefill_seconds(chunk, 0)),
+                decode_rate=1 / costs.batch_seconds(1, TYPICAL_STEP_TOKENS),
+            )
+
+
+@dataclass(slots=True, eq=False)
+class _Life:
+    """A session that has begun and not ended."""
+
+    session: Session
+    turns: Iterator[Turn]
+    shared_tokens: int
+    context_tokens: int
+    """Prompt and output of the last step; before it, the prefix."""
+    computed_tokens: int
+    """Of these, tokens with KV, had nothing been evicted."""
+    owner: str = ""
+    """The worker of the last step."""
+
+
+class Simulation:
+    """Call `run` once."""
+
+    def __init__(self, fleet: Fleet, policy: PolicyFactory, arrivals: Arrivals) -> None:
+        self._clock = Clock()
+        self._arrivals = arrivals
+        self._queue_timeout_seconds = fleet.queue_timeout_seconds
+        self._returns: dict[str, float] = {}
+        leases = list(fleet.leases())
+        self._placement = Placement(leases)
+        self.workers = {
+            lease.worker_id: SimulatedWorker(lease.worker_id, fleet.settings, policy(self._returns)) for lease in leases
+        }
+        self._any_cache = next(iter(self.workers.values())).cache
+        self._wakes: dict[str, float] = dict.fromkeys(self.workers, inf)
+        """When each worker is planned to be looked at."""
+        self._lives: dict[str, _Life] = {}
+        self._figures = Figures(fleet.settings.costs)
+        self._away = 0
+        """Steps that were refused and not sent again yet."""
+        self.submitted = 0
+        """Steps that clients have sent; one that is sent again counts once."""
+
+    @property
+    def resident_sessions(self) -> int:
+        """How many sessions have begun and not ended."""
+        return len(self._lives)
+
+    def run(self, max_steps: int | None = None, max_seconds: float = inf) -> Report:
+        """Simulate until all sessions have ended, `max_steps` steps have, or the clock passes `max_seconds`."""
+        for start in self._arrivals.first():
+            self._plan(start)
+        steps = inf if max_steps is None else max_steps
+        while self._figures.steps < steps and self._clock.now <= max_seconds and self._clock.step():
+            pass
+        evicted = sum(worker.cache.evicted_tokens for worker in self.workers.values())
+        return self._figures.report(self._clock.now, evicted)
+
+    def in_flight(self) -> int:
+        """Return how many steps wait, run, or are about to be sent again."""
+        busy = sum(worker.running + worker.waiting for worker in self.workers.values())
+        return busy + self._placement.waiting + self._away
+
+    def _plan(self, start: Start | None) -> None:
+        if start is not None:
+            self._clock.at(start.time, partial(self._begin, start.session))
+
+    def _begin(self, session: Session) -> None:
+        if session.name in self._lives:
+            raise ValueError(f"two sessions are called {session.name}")
+        self._figures.sessions_started += 1
+        prefix = session.prefix_tokens
+        life = _Life(session, iter(session.turns), prefix, prefix, prefix)
+        self._lives[session.name] = life
+        self._plan(self._arrivals.after_start(self._clock.now))
+        if not self._next_turn(life):
+            self._end(life)
+
+    def _next_turn(self, life: _Life) -> bool:
+        """Plan the session's next step. Return False when there is none."""
+        turn = next(life.turns, None)
+        if turn is None:
+            return False
+        time = self._clock.now + turn.gap_seconds
+        self._returns[life.session.name] = time
+        self._clock.at(time, partial(self._submit, life, turn))
+        return True
+
+    def _end(self, life: _Life) -> None:
+        name = life.session.name
+        del self._lives[name]
+        self._returns.pop(name, None)
+        if life.owner:
+            self.workers[life.owner].cache.drop(name, self._clock.now)
+        self._figures.sessions_ended += 1
+        self._plan(self._arrivals.after_end(self._clock.now))
+
+    def _submit(self, life: _Life, turn: Turn) -> None:
+        session = life.session
+        self.submitted += 1
+        kept = min(turn.kept_tokens, life.context_tokens)
+        life.shared_tokens = min(life.shared_tokens, kept)
+        job = Job(
+            session=session.name,
+            prefix=session.prefix,
+            shared_tokens=life.shared_tokens,
+            kept_tokens=min(kept, life.computed_tokens),
+            prompt_tokens=kept + turn.new_tokens,
+            turn=turn,
+            submitted=self._clock.now,
+            continuation=bool(life.owner),
+            tenant=session.tenant,
+        )
+        if self._any_cache.fits(job):
+            self._arrive(job)
+        else:
+            self._figures.steps_too_long += 1
+            self._end(life)
+
+    def _arrive(self, job: Job) -> None:
+        now = self._clock.now
+        try:
+            placed = self._placement.place(job, *self._cached(job), now)
+        except QueueFullError as error:
+            self._refuse(job, error.retry_seconds)
+            return
+        if placed:
+            self._give(job)
+        else:
+            self._clock.at(now + self._queue_timeout_seconds, partial(self._time_out, job, job.ticket))
+
+    def _time_out(self, job: Job, ticket: object) -> None:
+        if job.ticket is ticket:
+            self._refuse(job, self._placement.give_up(job))
+
+    def _refuse(self, job: Job, retry_seconds: float) -> None:
+        self._figures.refusals += 1
+        self._away += 1
+        self._clock.at(self._clock.now + retry_seconds, partial(self._arrive_again, job))
+
+    def _arrive_again(self, job: Job) -> None:
+        self._away -= 1
+        self._arrive(job)
+
+    def _cached(self, job: Job) -> tuple[str, int]:
+        """Return the owner of the job's session, and how many of the job's tokens it has cached."""
+        owner = self._lives[job.session].owner
+        if not owner:
+            return "", 0
+        return owner, min(self.workers[owner].cache.cached_tokens(job.session), job.kept_tokens)
+
+    def _give(self, job: Job) -> None:
+        """Have the job's worker run it. What another worker had of the session is dropped there."""
+        now, life = self._clock.now, self._lives[job.session]
+        if life.owner and life.owner != job.worker:
+            self._figures.moves += 1
+            self.workers[life.owner].cache.drop(job.session, now)
+        life.owner = job.worker
+        worker = self.workers[job.worker]
+        self._look_at(worker)
+        worker.submit(job, now)
+        self._plan_wake(worker)
+
+    def _wake(self, worker: SimulatedWorker, planned: float) -> None:
+        if self._wakes[worker.worker_id] == planned:
+            self._wakes[worker.worker_id] = inf
+            self._look_at(worker)
+            self._plan_wake(worker)
+
+    def _plan_wake(self, worker: SimulatedWorker) -> None:
+        time = worker.next_time()
+        if time != self._wakes[worker.worker_id]:
+            self._wakes[worker.worker_id] = time
+            if time < inf:
+                self._clock.at(time, partial(self._wake, worker, time))
+
+    def _look_at(self, worker: SimulatedWorker) -> None:
+        """Take the jobs that have ended at the worker, and let those that wait at the gateway have their room."""
+        now = self._clock.now
+        ended = worker.advance(now)
+        for job in ended:
+            self._take(job, worker)
+        if not ended:
+            return
+        worker.admit(now)
+        for job in ended:
+            self._placement.release(job, worker.waiting)
+        if self._placement.waiting:
+            self._clock.at(now, self._admit_waiting)
+
+    def _take(self, job: Job, worker: SimulatedWorker) -> None:
+        """Count a job that has ended, and go on with its session. An oracle has to know of the next step before the
+        session is parked."""
+        self._figures.add(job)
+        life = self._lives[job.session]
+        life.context_tokens = job.total_tokens
+        life.computed_tokens = job.total_tokens - 1
+        returns = self._next_turn(life)
+        worker.park(job, self._clock.now)
+        if not returns:
+            self._end(life)
+
+    def _admit_waiting(self) -> None:
+        while (job := self._placement.admit_next(self._cached, self._clock.now)) is not None:
+            self._give(job)

@@ -1,0 +1,80 @@
+"""A simulated worker: a cache, an engine, and the steps that wait for them, first come, first served. Pure."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from roost_gateway.simulator.costs import WorkerCosts
+from roost_gateway.simulator.engines import BatchedEngine, Engine, RecordedEngine
+from roost_gateway.simulator.job import Job
+from roost_gateway.simulator.kv_cache import KvCache
+from roost_worker.engine.retention import UNKNOWN_HOLD_SECONDS, RetentionPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What all workers of a simulation have in common."""
+
+    kv_tokens: int = 780_000
+    block_tokens: int = 64
+    max_running: int = 256
+    costs: WorkerCosts = field(default_factory=WorkerCosts)
+    recorded_times: bool = False
+    """Whether steps take the time that their trace recorded (`RecordedEngine`)."""
+    holds: bool = True
+    """Whether clients hold a session while a tool runs, without saying how long that takes."""
+
+    def __post_init__(self) -> None:
+        if self.max_running < 1:
+            raise ValueError("max_running must be at least 1")
+
+    def engine(self) -> Engine:
+        return RecordedEngine(self.costs) if self.recorded_times else BatchedEngine(self.costs)
+
+
+class SimulatedWorker:
+    """Runs the jobs that are given to it. Call `advance` when `next_time` has come."""
+
+    def __init__(self, worker_id: str, settings: WorkerSettings, policy: RetentionPolicy) -> None:
+        self.worker_id = worker_id
+        self.cache = KvCache(settings.kv_tokens, settings.block_tokens, policy)
+        self._settings = settings
+        self._engine = settings.engine()
+        self._waiting: deque[Job] = deque()
+
+    @property
+    def running(self) -> int:
+        return len(self._engine)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def next_time(self) -> float:
+        """Return when the next event here is due; infinite when nothing runs."""
+        return self._engine.next_time()
+
+    def submit(self, job: Job, now: float) -> None:
+        """Take a job, after `advance` to the same time."""
+        self._waiting.append(job)
+        self.admit(now)
+        if self._waiting and self._waiting[-1] is job:
+            self.cache.want(job.session, now)
+
+    def advance(self, now: float) -> list[Job]:
+        """Return the jobs that have ended by now. `park` each, and then `admit` others in their place."""
+        return self._engine.advance(now)
+
+    def park(self, job: Job, now: float) -> None:
+        """Keep the KV of a job that has ended."""
+        held = self._settings.holds and job.turn.calls_tool
+        self.cache.park(job, now, now + UNKNOWN_HOLD_SECONDS if held else 0.0)
+
+    def admit(self, now: float) -> None:
+        """Run the jobs that wait here, as far as there is room."""
+        while self._waiting and len(self._engine) < self._settings.max_running:
+            job = self._waiting[0]
+            if not self.cache.admit(job, now):
+                return
+            self._waiting.popleft()
+            job.started = now
+            self._engine.start(job, now)
