@@ -52,6 +52,17 @@ def test_a_long_conversation_is_refused_in_the_words_that_make_clients_compact_i
     assert anthropic["error"]["message"] == "prompt is too long: 3000 tokens; 2048 fit"
 
 
+def test_system_text_and_tools_that_are_too_long_compact_nothing() -> None:
+    """Clients compacted a history of one message again and again, and never said why."""
+    metadata = {"prompt_tokens": "7812", "limit_tokens": "2048"}
+    refused = Refused(Reason.STEP_TOO_LONG, "system text and tools have 7812 tokens", metadata=metadata)
+    openai, anthropic = (failure(api, refused, "req_1").body for api in Api)
+    assert openai["error"]["code"] == "step_too_long"
+    assert openai["error"]["message"] == anthropic["error"]["message"] == "system text and tools have 7812 tokens"
+    step = Refused(Reason.STEP_TOO_LONG, "the log", metadata={**metadata, "log_tokens": "9"})
+    assert failure(Api.OPENAI, step, "r").body["error"]["code"] == "context_length_exceeded"
+
+
 def test_anthropic_has_the_requests_id_in_the_body() -> None:
     assert http_failure(Api.ANTHROPIC, 404, "no such path", "req_1").body == {
         "type": "error",

@@ -51,7 +51,10 @@ def test_subagents_of_opencode_have_their_own_session() -> None:
     assert families[0] == families[2]
 
 
-@pytest.mark.parametrize(("count", "retry"), [("0", False), ("2", True), ("", False), ("x", False), ("²", False)])
+@pytest.mark.parametrize(
+    ("count", "retry"),
+    [("0", False), ("2", True), ("", False), ("x", False), ("²", False), ("9" * 5000, True), ("00", False)],
+)
 def test_stainless_clients_count_their_retries(count: str, retry: bool) -> None:
     assert is_retry({"x-stainless-retry-count": count}) is retry
 

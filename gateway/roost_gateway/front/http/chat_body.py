@@ -134,7 +134,7 @@ CHAT = ParameterTable(
         ignored("reasoning_effort", "the model reasons as its template says"),
         ignored("prediction", "it only makes replies faster"),
         ignored("verbosity", "say it in the prompt"),
-        refused("n", "send the request n times: equal openings are sessions of their own", harmless=(1,)),
+        refused("n", "send the request n times, each with another `seed`", harmless=(1,)),
         refused("logprobs", "the gRPC API has log-probabilities", harmless=(False,)),
         refused("top_logprobs", "the gRPC API has log-probabilities", harmless=(0,)),
         refused("functions", "send them as `tools`", harmless=([],)),

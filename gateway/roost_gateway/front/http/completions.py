@@ -30,7 +30,7 @@ COMPLETIONS = ParameterTable(
     (
         supported("prompt", "one text, which becomes one message of a user; token ids are refused"),
         *COMPLETION_ROWS,
-        refused("n", "send the request n times", harmless=(1,)),
+        refused("n", "send the request n times, each with another `seed`", harmless=(1,)),
         refused("best_of", "send the request several times", harmless=(1,)),
         refused("echo", "put the prompt before the text yourself", harmless=(False,)),
         refused("suffix", "models here write after a text only", harmless=("",)),

@@ -21,7 +21,8 @@ _ANTHROPIC_TYPES = {
     504: "timeout_error",
     OVERLOADED: "overloaded_error",
 }
-_CODES = {Reason.STEP_TOO_LONG: "context_length_exceeded", Reason.POOL_NOT_FOUND: "model_not_found"}
+_TOO_LONG = "context_length_exceeded"
+_CODES = {Reason.POOL_NOT_FOUND: "model_not_found"}
 """Codes that clients compare with; the others are the reason in lower case."""
 
 
@@ -52,7 +53,7 @@ def failure(api: Api, refused: Refused, request_id: str) -> Failure:
     if api is Api.ANTHROPIC:
         status = OVERLOADED if status == 503 else status
         return Failure(status, _anthropic_body(status, _message(refused, "prompt is too long"), request_id), headers)
-    code = _CODES.get(refused.reason, refused.reason.value.lower())
+    code = _TOO_LONG if _is_history_too_long(refused) else _CODES.get(refused.reason, refused.reason.value.lower())
     param = _api_field(refused.violations[0][0]) if refused.violations else None
     message = _message(refused, "This model's maximum context length is exceeded")
     return Failure(status, _openai_body(status, code, message, param), headers)
@@ -67,11 +68,17 @@ def http_failure(api: Api, status: int, message: str, request_id: str) -> Failur
 
 def _message(refused: Refused, too_long: str) -> str:
     """What the refusal says, with fields as the API calls them. Clients compact their history at the sentence
-    `too_long`, whatever follows it."""
+    `too_long`, whatever follows it, again and again while that does not help."""
     message = refused.message
     for name, _ in refused.violations:
         message = message.replace(name, _api_field(name))
-    return f"{too_long}: {message}" if refused.reason is Reason.STEP_TOO_LONG else message
+    return f"{too_long}: {message}" if _is_history_too_long(refused) else message
+
+
+def _is_history_too_long(refused: Refused) -> bool:
+    """Whether a shorter history would fit. A refusal of system text and tools says nothing of a log."""
+    is_session_too_long = "prompt_tokens" in refused.metadata and "log_tokens" not in refused.metadata
+    return refused.reason is Reason.STEP_TOO_LONG and not is_session_too_long
 
 
 def _api_field(name: str) -> str:

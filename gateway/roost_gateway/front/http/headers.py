@@ -56,7 +56,7 @@ def role_of(headers: Mapping[str, str]) -> str:
 def is_retry(headers: Mapping[str, str]) -> bool:
     """Whether the client says that it has sent the request before."""
     count = headers.get("x-stainless-retry-count", "")
-    return count.isdecimal() and int(count) > 0
+    return count.isdecimal() and count.strip("0") != ""
 
 
 def recognition_headers(recognised: Recognised) -> dict[str, str]:

@@ -145,7 +145,7 @@ def _tool_choice(value: object) -> ToolChoice | None:
         case {"type": "function", "name": str(name), **others} if name:
             namespace = others.get("namespace")
             return ToolChoice(ToolChoiceMode.REQUIRED, joined(namespace if isinstance(namespace, str) else None, name))
-    raise PydanticCustomError("choice", 'must be "auto", "none", "required", or {{"type": "function", "name": …}}')
+    raise PydanticCustomError("choice", 'must be "auto", "none", "required", or {"type": "function", "name": …}')
 
 
 def _format(value: object) -> Mapping[str, Any] | None:
