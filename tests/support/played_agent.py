@@ -21,9 +21,10 @@ _NUMBER = re.compile(r"number (\d+)")
 
 def answer(turns: Sequence[Said]) -> str:
     """What the agent writes: a call with text, two calls at once without text, then the answer."""
-    system = turns[0].text if turns[0].role == "system" else ""
+    system = turns[0].text if turns and turns[0].role == "system" else ""
     tool = next((name for name in _DEFINED.findall(system) if name in _TOOLS), "")
-    last_task = max(number for number, turn in enumerate(turns) if turn.role == "user" and not _is_result(turn))
+    tasks = (number for number, turn in enumerate(turns) if turn.role == "user" and not _is_result(turn))
+    last_task = max(tasks, default=0)
     results = [turn.text for turn in turns[last_task:] if _is_result(turn)]
     count = sum(text.count("<tool_response>") for text in results)
     if not tool:
