@@ -67,7 +67,7 @@ def malformed(body: dict[str, Any], rng: random.Random) -> bytes:
         if rng.random() < 0.3:
             del parent[last]
         else:
-            parent[last] = rng.choice(ODD)
+            parent[last] = copy.deepcopy(rng.choice(ODD))
     raw = json.dumps(changed).encode()
     return raw[: rng.randrange(len(raw))] if rng.random() < 0.05 else raw
 
