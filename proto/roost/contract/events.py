@@ -173,6 +173,11 @@ class Committed:
     stop_string: str = ""
     """The one of `Sampling.stop` that ended the output; empty when another thing did."""
 
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of the log before the output: the earlier log and the step's prompt."""
+        return self.head.length - self.usage.output_tokens
+
 
 Event = Queued | Migrated | Started | Delta | Restarted | Committed
 """What `Session.step` yields."""

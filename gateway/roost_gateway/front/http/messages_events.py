@@ -133,8 +133,7 @@ def stop_reason_of(committed: Committed) -> str:
 
 def usage_of(committed: Committed) -> JsonObject:
     """Token counts. The context is split into tokens found in the cache and others."""
-    context = committed.head.length - committed.usage.output_tokens
-    return _usage(context, committed.usage.cached_tokens, committed.usage.output_tokens)
+    return _usage(committed.context_tokens, committed.usage.cached_tokens, committed.usage.output_tokens)
 
 
 def _first_usage(event: Started | Delta | Committed, log_tokens: int) -> JsonObject:

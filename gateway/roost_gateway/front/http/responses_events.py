@@ -158,8 +158,7 @@ def response_of(body: ResponsesBody, created: float, recognised: Recognised, com
 
 def usage_of(committed: Committed) -> JsonObject:
     """Token counts. The input is all of the context before the output."""
-    output = committed.usage.output_tokens
-    context = committed.head.length - output
+    context, output = committed.context_tokens, committed.usage.output_tokens
     return {
         "input_tokens": context,
         "input_tokens_details": {"cached_tokens": min(context, committed.usage.cached_tokens), "cache_write_tokens": 0},
