@@ -6,7 +6,7 @@ from typing import Any
 from roost.contract.messages import Message, MessageRole, ToolCall, ToolDefinition
 from roost_gateway.front.http.chat_body import ChatBody, ChatMessage, FunctionDefinition
 from roost_gateway.front.http.constraints import format_of
-from roost_gateway.front.http.headers import epoch_of, family_of, is_retry, role_of
+from roost_gateway.front.http.headers import naming_of
 from roost_gateway.front.http.parameters import json_text
 from roost_gateway.recognition.conversation import Conversation
 
@@ -27,10 +27,7 @@ def conversation_of(body: ChatBody, headers: Mapping[str, str], further: Sequenc
         messages=messages,
         sampling=body.sampling(body.max_completion_tokens or body.max_tokens),
         format=format_of(body.tool_choice, body.response_format, has_tools=bool(body.tools), field="response_format"),
-        family=family_of(headers, further, body.prompt_cache_key),
-        is_retry=is_retry(headers),
-        role=role_of(headers),
-        epoch=epoch_of(headers),
+        **naming_of(headers, further, body.prompt_cache_key),
     )
 
 

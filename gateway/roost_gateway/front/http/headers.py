@@ -1,6 +1,7 @@
 """Headers: which name a client's conversation, which say that a request is a retry, and what a response tells. Pure."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 from roost.contract.refused import invalid
 from roost_gateway.recognition.conversation import Recognised
@@ -41,6 +42,30 @@ def family_of(
     if len(family.encode()) > MAX_FAMILY_BYTES:
         raise invalid([(name or body_field, f"must have at most {MAX_FAMILY_BYTES} bytes, with the agent")])
     return family
+
+
+class Naming(TypedDict):
+    """What a request's headers say of its conversation: fields of `Conversation`."""
+
+    family: str
+    is_retry: bool
+    role: str
+    epoch: str
+
+
+def naming_of(
+    headers: Mapping[str, str], further: Sequence[str], body_id: str | None, body_field: str = "prompt_cache_key"
+) -> Naming:
+    """Returns what the headers say, and the body where no header names the conversation, as for `family_of`.
+
+    Raises Refused: INVALID_REQUEST when the id is too long.
+    """
+    return Naming(
+        family=family_of(headers, further, body_id, body_field),
+        is_retry=is_retry(headers),
+        role=role_of(headers),
+        epoch=epoch_of(headers),
+    )
 
 
 def epoch_of(headers: Mapping[str, str]) -> str:

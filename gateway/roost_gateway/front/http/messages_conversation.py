@@ -14,7 +14,7 @@ from roost.contract.messages import (
 )
 from roost_gateway.front.http.chat_conversation import split_system
 from roost_gateway.front.http.constraints import format_of
-from roost_gateway.front.http.headers import epoch_of, family_of, is_retry, role_of
+from roost_gateway.front.http.headers import naming_of
 from roost_gateway.front.http.messages_body import (
     AssistantTurn,
     CountBody,
@@ -53,10 +53,7 @@ def conversation_of(body: CountBody, headers: Mapping[str, str], further: Sequen
         messages=messages,
         sampling=_sampling(body),
         format=_format(body),
-        family=family_of(headers, further, user.session_id if user is not None else None, "metadata.user_id"),
-        is_retry=is_retry(headers),
-        role=role_of(headers),
-        epoch=epoch_of(headers),
+        **naming_of(headers, further, user.session_id if user is not None else None, "metadata.user_id"),
     )
 
 

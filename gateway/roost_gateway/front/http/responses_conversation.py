@@ -8,7 +8,7 @@ from roost.contract.refused import Refused
 from roost.contract.sessions import LoggedStep
 from roost_gateway.front.http.chat_conversation import NO_PARAMETERS, split_system
 from roost_gateway.front.http.constraints import format_of
-from roost_gateway.front.http.headers import epoch_of, family_of, is_retry, role_of
+from roost_gateway.front.http.headers import naming_of
 from roost_gateway.front.http.ids import CALL, REASONING, TEXT, AnswerName, name_of
 from roost_gateway.front.http.parameters import json_text
 from roost_gateway.front.http.responses_body import (
@@ -68,11 +68,8 @@ def conversation_of(
             has_tools=any(body.functions()),
             field="text.format",
         ),
-        family=family_of(headers, further, body_id, field),
         previous=previous,
-        is_retry=is_retry(headers),
-        role=role_of(headers),
-        epoch=epoch_of(headers),
+        **naming_of(headers, further, body_id, field),
     )
 
 
