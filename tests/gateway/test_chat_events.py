@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -108,7 +109,7 @@ def test_reasoning_and_calls_are_streamed_as_they_come() -> None:
 
 def joined_arguments(received: list[dict[str, Any]]) -> dict[int, str]:
     arguments: dict[int, str] = {}
-    for entry in (call for one in received for call in one.get("tool_calls", ())):
+    for entry in (call for delta in received for call in delta.get("tool_calls", ())):
         arguments[entry["index"]] = arguments.get(entry["index"], "") + entry["function"]["arguments"]
     return arguments
 
@@ -125,6 +126,16 @@ def test_a_streamed_call_that_is_text_in_the_end_fails_the_stream() -> None:
     with pytest.raises(Refused) as error:
         chat(delta(CallPart(0, "c1", "look")), committed('<call>{"name": "look"'))
     assert error.value.reason is Reason.WORKER_FAILED
+
+
+@pytest.mark.parametrize("events", [ChatEvents, TextEvents])
+def test_a_call_that_broke_off_is_text_to_the_client_that_asks_again(events: type[ChatEvents | TextEvents]) -> None:
+    translator = events("m", 7, StreamOptions())
+    translator.begin(replace(RECOGNISED, match=Match.ATTACHED))
+    begun = Delta("", (), 0, 0, parts=(CallPart(0, "c1", "read"), ArgumentsPart(0, '{"path')))
+    sent = [data_of(chunk) for event in (begun, committed('{"path')) for chunk in translator.events(event)]
+    assert sent[-1] == "[DONE]"
+    assert "c1" not in json.dumps(sent)
 
 
 def test_an_error_takes_the_place_of_a_chunk() -> None:

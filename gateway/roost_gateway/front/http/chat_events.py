@@ -1,25 +1,10 @@
 """The answer of `/v1/chat/completions`: as one body, and as the chunks of a stream. Pure."""
 
-from collections.abc import Iterator, Sequence
 from typing import Any
 
-from roost.contract.events import (
-    ArgumentsPart,
-    CallPart,
-    Committed,
-    Delta,
-    Event,
-    FinishReason,
-    Part,
-    ReasoningPart,
-    Started,
-    TextPart,
-)
-from roost_gateway.front.http.errors import Failure
+from roost.contract.events import ArgumentsPart, CallPart, Committed, Part, ReasoningPart, TextPart
+from roost_gateway.front.http.completion_events import CompletionEvents, finish_reason_of, usage_of
 from roost_gateway.front.http.ids import CHAT, answer_of
-from roost_gateway.front.http.parts import StepParts
-from roost_gateway.front.http.sampling import StreamOptions
-from roost_gateway.front.http.sse import DONE, ServerEvent
 from roost_gateway.recognition.conversation import Recognised
 
 
@@ -39,87 +24,23 @@ def completion_of(model: str, created: int, recognised: Recognised, committed: C
     return {**head, "choices": [choice], "usage": usage_of(committed)}
 
 
-def finish_reason_of(committed: Committed) -> str:
-    """Why the output ended, in OpenAI's words."""
-    return (committed.finish_reason or FinishReason.STOP).value
+class ChatEvents(CompletionEvents):
+    """The chunks of a chat completion."""
 
+    PREFIX, OBJECT = CHAT, "chat.completion.chunk"
+    _has_role = False
 
-def usage_of(committed: Committed) -> dict[str, Any]:
-    """Token counts. The prompt is all of the context before the output."""
-    output = committed.usage.output_tokens
-    return usage(committed.head.length - output, output, committed.usage.cached_tokens)
+    def choice(self, part: Part) -> dict[str, Any]:
+        return self._choice(_delta(part), None)
 
+    def end(self, finish_reason: str) -> dict[str, Any]:
+        return self._choice({}, finish_reason)
 
-def usage(prompt: int, output: int, cached: int) -> dict[str, Any]:
-    """Token counts in OpenAI's form."""
-    counts = {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
-    return {**counts, "prompt_tokens_details": {"cached_tokens": min(cached, prompt)}}
-
-
-class UsageSoFar:
-    """Token counts of a step that runs."""
-
-    def __init__(self, log_tokens: int) -> None:
-        self._log, self._prompt, self._cached, self._output = log_tokens, 0, 0, 0
-
-    def take(self, event: Event) -> None:
-        """Counts an event."""
-        if isinstance(event, Started):
-            self._prompt, self._cached = event.prompt_tokens, event.cached_tokens
-        elif isinstance(event, Delta):
-            self._output = event.token_offset + len(event.token_ids)
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """The counts in OpenAI's form."""
-        return usage(self._log + self._prompt, self._output, self._cached)
-
-
-class ChatEvents:
-    """Turns the events of one step into chunks."""
-
-    def __init__(self, model: str, created: int, options: StreamOptions) -> None:
-        self._head = {"object": "chat.completion.chunk", "created": created, "model": model}
-        self._options = options
-        self._parts = StepParts()
-        self._so_far = UsageSoFar(0)
-        self._has_role = False
-
-    def begin(self, recognised: Recognised) -> None:
-        """Takes the step's name and the log before it."""
-        self._head = {"id": answer_of(recognised).id(CHAT), **self._head}
-        self._so_far = UsageSoFar(recognised.log_tokens)
-        self._parts = StepParts(recognised.match)
-
-    def events(self, event: Event) -> Sequence[ServerEvent]:
-        """The chunks for an event; for Committed also the end. Raises Refused: WORKER_FAILED when what was sent is
-        void."""
-        self._so_far.take(event)
-        events = [self._chunk(_delta(part)) for part in self._parts.of(event)]
-        if isinstance(event, Committed):
-            events += self._end(event)
-        return events
-
-    def failure(self, failure: Failure) -> Sequence[ServerEvent]:
-        """An error in a place of a chunk, which OpenAI's clients raise."""
-        return [ServerEvent(failure.body)]
-
-    def _end(self, committed: Committed) -> Iterator[ServerEvent]:
-        yield self._chunk({}, finish_reason_of(committed), usage_of(committed))
-        if self._options.include_usage:
-            yield ServerEvent({**self._head, "choices": [], "usage": usage_of(committed)})
-        yield DONE
-
-    def _chunk(
-        self, delta: dict[str, Any], finish_reason: str | None = None, usage: dict[str, Any] | None = None
-    ) -> ServerEvent:
+    def _choice(self, delta: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
         if not self._has_role:
             self._has_role = True
             delta = {"role": "assistant", **delta}
-        body = {**self._head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
-        if self._options.continuous_usage_stats:
-            body["usage"] = usage or self._so_far.body
-        return ServerEvent(body)
+        return {"index": 0, "delta": delta, "finish_reason": finish_reason}
 
 
 def _delta(part: Part) -> dict[str, Any]:

@@ -4,24 +4,20 @@ A session is made of turns, so that text cannot be continued where it stands.
 """
 
 import time
-from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from roost.contract.events import Committed, Event, TextPart
+from roost.contract.events import Committed, Part, TextPart
 from roost.contract.messages import Message, MessageRole
 from roost_gateway.front.http.calls import HttpCall
-from roost_gateway.front.http.chat_events import UsageSoFar, finish_reason_of, usage_of
-from roost_gateway.front.http.errors import Failure
-from roost_gateway.front.http.headers import epoch_of, family_of, is_retry, role_of
+from roost_gateway.front.http.completion_events import CompletionEvents, finish_reason_of, usage_of
+from roost_gateway.front.http.headers import naming_of
 from roost_gateway.front.http.ids import COMPLETION, answer_of
 from roost_gateway.front.http.parameters import ParameterTable, read, refused, supported
-from roost_gateway.front.http.parts import StepParts
-from roost_gateway.front.http.sampling import COMPLETION_ROWS, CompletionBody, StreamOptions
-from roost_gateway.front.http.sse import DONE, ServerEvent
+from roost_gateway.front.http.sampling import COMPLETION_ROWS, CompletionBody
 from roost_gateway.front.http.steps import stream_step, whole_step
 from roost_gateway.recognition.conversation import Conversation, Recognised
 
@@ -60,41 +56,16 @@ def text_of(model: str, created: int, recognised: Recognised, committed: Committ
     return {**head, "choices": [choice], "usage": usage_of(committed)}
 
 
-class TextEvents:
-    """Turns the events of one step into chunks of text. Reasoning and calls have no place in them."""
+class TextEvents(CompletionEvents):
+    """The chunks of a text. Reasoning and calls have no place in them."""
 
-    def __init__(self, model: str, created: int, options: StreamOptions) -> None:
-        self._head: dict[str, Any] = {"object": "text_completion", "created": created, "model": model}
-        self._options = options
-        self._parts = StepParts()
-        self._so_far = UsageSoFar(0)
+    PREFIX, OBJECT = COMPLETION, "text_completion"
 
-    def begin(self, recognised: Recognised) -> None:
-        """Takes the step's name and the log before it."""
-        self._head = {"id": answer_of(recognised).id(COMPLETION), **self._head}
-        self._so_far = UsageSoFar(recognised.log_tokens)
+    def choice(self, part: Part) -> dict[str, Any] | None:
+        return _choice(part.text, None) if isinstance(part, TextPart) else None
 
-    def events(self, event: Event) -> Sequence[ServerEvent]:
-        """The chunks for an event; for Committed also the end. Raises Refused: WORKER_FAILED when what was sent is
-        void."""
-        self._so_far.take(event)
-        events = [self._chunk(part.text) for part in self._parts.of(event) if isinstance(part, TextPart)]
-        if isinstance(event, Committed):
-            events.append(self._chunk("", finish_reason_of(event)))
-            if self._options.include_usage:
-                events.append(ServerEvent({**self._head, "choices": [], "usage": usage_of(event)}))
-            events.append(DONE)
-        return events
-
-    def failure(self, failure: Failure) -> Sequence[ServerEvent]:
-        """An error in the place of a chunk."""
-        return [ServerEvent(failure.body)]
-
-    def _chunk(self, text: str, finish_reason: str | None = None) -> ServerEvent:
-        body = {**self._head, "choices": [_choice(text, finish_reason)]}
-        if self._options.continuous_usage_stats:
-            body["usage"] = self._so_far.body
-        return ServerEvent(body)
+    def end(self, finish_reason: str) -> dict[str, Any]:
+        return _choice("", finish_reason)
 
 
 async def create_completion(call: HttpCall) -> None:
@@ -105,10 +76,7 @@ async def create_completion(call: HttpCall) -> None:
         model=body.model,
         messages=(Message(MessageRole.USER, body.prompt),),
         sampling=body.sampling(body.max_tokens),
-        family=family_of(call.headers, call.front.session_headers, body.prompt_cache_key),
-        is_retry=is_retry(call.headers),
-        role=role_of(call.headers),
-        epoch=epoch_of(call.headers),
+        **naming_of(call.headers, call.front.session_headers, body.prompt_cache_key),
     )
     created = int(time.time())
     if body.stream:
