@@ -37,8 +37,8 @@ def test_every_request_of_the_wire_record_is_taken(client: str) -> None:
     for request in requests_of(client):
         body, _ = read(ChatBody, CHAT, request.raw)
         conversation = conversation_of(body, request.headers)
-        told = [message for message in request.body["messages"] if message["role"] not in ("system", "developer")]
-        assert [message.role.value for message in conversation.messages] == [message["role"] for message in told]
+        spoken = [message for message in request.body["messages"] if message["role"] not in ("system", "developer")]
+        assert [message.role.value for message in conversation.messages] == [message["role"] for message in spoken]
         assert [tool.name for tool in conversation.tools] == [
             tool["function"]["name"] for tool in request.body.get("tools", ())
         ]

@@ -78,8 +78,8 @@ def test_conventions_of_kubernetes() -> None:
 def test_columns() -> None:
     columns = VERSION["additionalPrinterColumns"]
     usual = ["Ready", "Workers", "Limited", "Sessions", "Age"]
-    assert [one["name"] for one in columns if not one.get("priority")] == usual
-    assert [one["name"] for one in columns if one.get("priority")] == ["Reason"], "with -o wide"
+    assert [column["name"] for column in columns if not column.get("priority")] == usual
+    assert [column["name"] for column in columns if column.get("priority")] == ["Reason"], "with -o wide"
 
 
 def test_server_fills_in_the_same_defaults_as_the_spec(api_server: ApiServer, namespace: str) -> None:

@@ -84,7 +84,7 @@ class SharedSteps:
     async def _follow(
         self, request: StepRequest, asker: Asker, events: AsyncIterator[Event]
     ) -> AsyncGenerator[Event, None]:
-        """The events of the step, whoever's attempt it is that ends."""
+        """The events of the step. When another client's attempt takes this one over, the rest is that attempt's."""
         received = request.received
         try:
             async for event in events:

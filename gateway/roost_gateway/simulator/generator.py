@@ -79,7 +79,7 @@ def generate(parameters: Parameters, seed: int) -> Iterator[Session]:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedTurns:
-    """The turns of the session with a number, drawn anew, and the same, in each iteration."""
+    """The turns of the session with a number. Each iteration draws the same ones again."""
 
     parameters: Parameters
     seed: int

@@ -69,7 +69,7 @@ class Placement:
         self._index.put(WorkerState(lease, tokens, attempts))
 
     def admit_next(self, cached: Callable[[Job], tuple[str, int]], now: float) -> Job | None:
-        """Reserve for the waiting job that is next; None when there is none, or no room for it.
+        """Reserve for the next waiting job. Return None when no job waits, or when it has no room.
 
         `cached` returns a job's owner, and how many of its tokens that has cached.
         """

@@ -126,7 +126,7 @@ class Simulation:
             self._end(life)
 
     def _next_turn(self, life: _Life) -> bool:
-        """Plan the session's next step. Return False when there is none."""
+        """Plan the session's next step. Return False when it has no further one."""
         turn = next(life.turns, None)
         if turn is None:
             return False

@@ -315,7 +315,7 @@ class MemoryStore:
         return session
 
     def _living(self, session_id: str) -> MemorySession | None:
-        """The session, or None when there is none or its idle time is over."""
+        """The session, or None when it does not exist or its idle time is over."""
         session = self.sessions.get(session_id)
         return None if session is None or session.is_gone(self.clock()) else session
 

@@ -9,6 +9,7 @@ import pytest
 
 from played_sessions import POOL, PlayedSession, played_conversations
 from rewriting_clients import CLIENTS, Rewrite, openai_agents
+from roost.contract.events import Committed
 from roost.contract.messages import Message, MessageRole, ToolCall, ToolDefinition
 from roost.contract.steps import StepRequest
 from roost_gateway.core.caller import ANYONE
@@ -55,7 +56,8 @@ class Client:
         async with self.conversations.step(conversation, ANYONE) as step:
             self.matches.append(step.recognised)
             *_, committed = [event async for event in step.events]
-        return committed.output  # type: ignore[union-attr]
+        assert isinstance(committed, Committed)
+        return committed.output
 
     async def round(self, text: str = "Thanks. And now?") -> None:
         """Takes a reply and answers it: its calls by results, a text by `text`."""

@@ -1,6 +1,7 @@
 """The index of conversations: sessions under the hashes of their histories."""
 
 from dataclasses import replace
+from typing import Any
 
 from roost.contract.heads import Head
 from roost.contract.names import new_session_id
@@ -16,9 +17,9 @@ def key(number: int) -> bytes:
     return number.to_bytes(16, "big")
 
 
-def entry(pool: str = POOL, **fields: object) -> IndexEntry:
+def entry(pool: str = POOL, **fields: Any) -> IndexEntry:
     at = IndexEntry(new_session_id(pool), Head(12, b"h" * 16, 3), 7, b"o" * 16, b"w" * 16)
-    return replace(at, **fields)  # type: ignore[arg-type]
+    return replace(at, **fields)
 
 
 async def remember(store: SessionStore, *entries: IndexEntry, number: int = 1, ttl_ms: int = LONG_MS) -> None:

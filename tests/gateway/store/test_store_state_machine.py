@@ -220,7 +220,7 @@ class StoreMachine(StoreWorld):
             self.cache(session_id, self.memory.sessions[session_id].record.owner, True)
 
     def _migrate(self, gateway: int, attempt: Attempt, extra: int) -> None:
-        """To a revision of its own or the same one, by whoever believes in the attempt."""
+        """To another revision or the same one, by an attempt that is live or was."""
         session_id, ref, _ = attempt
         session = self.memory.sessions.get(session_id)
         if session is None or session.is_gone(self.now) or not session.record.steps:

@@ -16,7 +16,7 @@ from roost_gateway.simulator.workload import Session
 
 
 def load(path: Path) -> Iterator[Session]:
-    """Return the sessions of a file, subagents after their parents. Raise ValueError when a line is none."""
+    """Return the sessions of a file, subagents after their parents. Raise ValueError when a line is not a session."""
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
         for line in lines:
             yield from _sessions(json.loads(line))
