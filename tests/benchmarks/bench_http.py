@@ -22,7 +22,6 @@ import argparse
 import asyncio
 import json
 import shlex
-import socket
 import sys
 import tempfile
 import time
@@ -48,7 +47,7 @@ from null_openai_server import null_server
 
 from gateway_driver import POOL, Child, gateway_process, publish_pool, serving
 from http_client import Connection
-from redis_servers import RedisServer
+from redis_servers import RedisServer, free_port
 from roost.v1 import session_service_pb2 as pb
 from roost.v1 import worker_service_pb2 as wpb
 from roost.v1.session_service_pb2_grpc import SessionServiceStub
@@ -169,15 +168,9 @@ def _cpu(pid: int | None) -> float:
     return 0.0 if pid is None else sum(psutil.Process(pid).cpu_times()[:2])
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 async def _router(stack: AsyncExitStack, command: str, url: str) -> tuple[str, int]:
     """Starts a router. Returns its address and its process id."""
-    port = _free_port()
+    port = free_port()
     words = shlex.split(command.format(port=port, url=url))
     process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.DEVNULL)
     stack.push_async_callback(process.wait)
@@ -213,7 +206,7 @@ async def bench(options: argparse.Namespace) -> dict[str, Any]:
         arguments = ["-m", "null_worker_process", "--lean", "--redis", redis.url, "--pool", POOL, *map(str, script)]
         worker = await Child.start(arguments)
         stack.push_async_callback(worker.aclose)
-        http_address = f"127.0.0.1:{_free_port()}"
+        http_address = f"127.0.0.1:{free_port()}"
         gateway = await gateway_process(redis, folder, http_listen=http_address)
         stack.push_async_callback(gateway.aclose)
         await serving(gateway.address)
