@@ -178,9 +178,8 @@ class FakeService(SessionServiceServicer):
         entries = await self._store.log(descriptor.session_id, generation, first, size + 1)
         response = pb.ListStepsResponse(next_page_token=str(first + size) if len(entries) > size else "")
         for entry in entries[:size]:
-            end = entry.head.length if request.include_token_ids else 0
-            begin = end - entry.prompt_tokens - entry.output_tokens
-            ids = await self._store.ids(descriptor.session_id, generation, max(begin, 0), end)
+            end = entry.head.length if request.include_token_ids else entry.start
+            ids = await self._store.ids(descriptor.session_id, generation, entry.start, end)
             response.steps.append(wire_steps.logged_step_to_wire(logged_step(entry, generation, unpack_ids(ids))))
         return response
 

@@ -277,8 +277,5 @@ def _check(call: _Call) -> None:
 def _recognised(
     call: _Call, start: IndexEntry, began: Began | AlreadyCommitted, match: Match, reason: str = ""
 ) -> Recognised:
-    if isinstance(began, Began):
-        log_tokens = began.descriptor.head.length
-    else:
-        log_tokens = began.entry.head.length - began.entry.prompt_tokens - began.entry.output_tokens
+    log_tokens = began.descriptor.head.length if isinstance(began, Began) else began.entry.start
     return Recognised(start.session_id, call.turn.step_id, match, log_tokens, reason)

@@ -251,8 +251,7 @@ class Gateway:
             return None
 
     async def _ids(self, entry: LogEntry, session_id: str, generation: int) -> Sequence[int]:
-        start = entry.head.length - entry.prompt_tokens - entry.output_tokens
-        return unpack_ids(await self._store.ids(session_id, generation, start, entry.head.length))
+        return unpack_ids(await self._store.ids(session_id, generation, entry.start, entry.head.length))
 
 
 def _page_size(asked: int, default: int, most: int) -> int:

@@ -152,6 +152,11 @@ class LogEntry:
     worker_id: str
     commit_ms: int = 0
 
+    @property
+    def start(self) -> int:
+        """Tokens of the log before the step."""
+        return self.head.length - self.output_tokens - self.prompt_tokens
+
 
 AGING_SECONDS = 10.0
 """Waiting time that is worth one class, in a gateway's queue and among the store's waiters."""

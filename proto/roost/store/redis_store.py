@@ -208,8 +208,7 @@ class RedisStore:
         if not entries:
             raise refused(Reason.SESSION_NOT_FOUND)  # erased since
         entry = entries[0]
-        split, end = entry.head.length - entry.output_tokens, entry.head.length
-        ids = await self.ids(descriptor.session_id, generation, split - entry.prompt_tokens, end)
+        ids = await self.ids(descriptor.session_id, generation, entry.start, entry.head.length)
         at = entry.prompt_tokens * ID_BYTES
         return AlreadyCommitted(entry, descriptor, ids[:at], ids[at:], generation)
 
