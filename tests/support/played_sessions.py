@@ -145,7 +145,7 @@ class PlayedEvents(AsyncIterator[Event]):
         self._committed = next((step for step in session.log if step.step_id == request.step_id), None)
         before = session.head.length
         if self._committed is not None:
-            entry: Any = SimpleNamespace(head=self._committed.head, prompt_tokens=1, output_tokens=1)
+            entry: Any = SimpleNamespace(start=self._committed.head.length - 2)
             descriptor: Any = None
             return AlreadyCommitted(entry, descriptor, b"", b"")
         if request.expected_head is not None and request.expected_head != session.head:
