@@ -14,8 +14,8 @@ def take_attempt(
     """Makes a new attempt the live one. It reserves where `former`, the attempt of the same step, was sent, or at the
     `owner`; when both are full it waits for the first of them that lives."""
     record, nonce = session.record, request.nonce
-    before = former.ref.nonce if former else b""
-    enqueued_ms = pool.enqueued_ms(before, now)
+    before = session.attempt.ref.nonce if session.attempt else b""  # what it has reserved is given back, of any step
+    enqueued_ms = pool.enqueued_ms(before, now) if former else now
     rank = pool.rank(request.priority, enqueued_ms, nonce)
     tokens, reserved, line = record.head.length + request.new_tokens, "", None
     for worker in dict.fromkeys([former.worker if former else "", owner]):
