@@ -4,25 +4,17 @@ A step has a record as soon as it is detached. The gateway that runs it holds a 
 end what became of the step; when its lease runs out, another gateway takes the step over and continues the log.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
 from roost.contract.events import Event
 from roost.contract.reasons import Reason
-from roost.contract.steps import StepRequest
+from roost.contract.steps import StepName, StepRequest
 
 EVENTS_KEPT_MS = 600_000
 """How long the events of a detached step are kept after its end."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepName:
-    """A step of a session, committed or not."""
-
-    session_id: str
-    step_id: str
 
 
 class DetachedState(StrEnum):
@@ -38,6 +30,11 @@ class DetachedState(StrEnum):
     @property
     def is_over(self) -> bool:
         return self not in (DetachedState.QUEUED, DetachedState.IN_PROGRESS)
+
+    @property
+    def makes_room(self) -> bool:
+        """Whether the step has come to nothing, so that a new run of it may take the record's place."""
+        return self in (DetachedState.FAILED, DetachedState.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +132,6 @@ class DetachedSteps(Protocol):
         """Erases record and events."""
         ...
 
-    def news(self, name: StepName) -> AsyncIterator[object]:
+    def news(self, name: StepName) -> AsyncGenerator[object, None]:
         """Yields when the step has been reported on, at most a second late; may yield without a report."""
         ...

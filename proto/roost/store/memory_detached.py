@@ -1,11 +1,12 @@
 """`roost.store.detached.DetachedSteps` in this process. Pure but for its clock."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from roost.contract.events import Event
 from roost.contract.reasons import Reason
+from roost.contract.steps import StepName
 from roost.store.detached import (
     EVENTS_KEPT_MS,
     DetachedProgress,
@@ -13,7 +14,6 @@ from roost.store.detached import (
     DetachedState,
     DetachedStep,
     StepFailure,
-    StepName,
 )
 from roost.store.refusals import refused
 
@@ -44,7 +44,7 @@ class MemoryDetachedSteps:
 
     async def begin(self, step: DetachedStep, runner: bytes, lease_ms: int) -> bool:
         now, former = self._clock(), self._living(step.name)
-        if former is not None and former.state not in (DetachedState.FAILED, DetachedState.CANCELLED):
+        if former is not None and not former.state.makes_room:
             return former.runner == runner
         self._records[step.name] = _Record(step, runner, now + lease_ms, now + step.ttl_ms)
         return True
@@ -95,7 +95,7 @@ class MemoryDetachedSteps:
     async def forget(self, name: StepName) -> None:
         self._records.pop(name, None)
 
-    async def news(self, name: StepName) -> AsyncIterator[object]:
+    async def news(self, name: StepName) -> AsyncGenerator[object, None]:
         while True:
             await asyncio.sleep(_NEWS_SECONDS)
             yield None

@@ -1,7 +1,8 @@
 """`roost.store.detached.DetachedSteps` in Redis."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
+from roost.contract.steps import StepName
 from roost.store.arguments import accepted, pool_keys
 from roost.store.detached import (
     EVENTS_KEPT_MS,
@@ -9,7 +10,6 @@ from roost.store.detached import (
     DetachedReport,
     DetachedState,
     DetachedStep,
-    StepName,
 )
 from roost.store.detached_codec import (
     decode_context,
@@ -23,7 +23,7 @@ from roost.store.detached_codec import (
 )
 from roost.store.keys import DetachedKeys
 from roost.store.link import RedisLink
-from roost.store.scripts import Call
+from roost.store.scripts import Arg, Call
 from roost.store.wakes import Wakes
 
 _NO_EVENTS = -1
@@ -60,7 +60,7 @@ class RedisDetachedSteps:
 
     async def read(self, name: StepName, tenant: str, first: int | None = None) -> DetachedProgress | None:
         keys = _keys(name)
-        args = {"tenant": tenant, "first": _NO_EVENTS if first is None else first}
+        args: dict[str, Arg] = {"tenant": tenant, "first": _NO_EVENTS if first is None else first}
         reply = await self._link.script("detached_read", Call({"record": keys.record, "events": keys.events}, args))
         if not reply:
             return None
@@ -94,7 +94,7 @@ class RedisDetachedSteps:
         return bool(accepted(await self._link.script("detached_report", call))[1])
 
     async def take_over(self, name: StepName, former: bytes, runner: bytes, lease_ms: int) -> bool:
-        args = {"former": former.hex(), "runner": runner.hex(), "lease_ms": lease_ms}
+        args: dict[str, Arg] = {"former": former.hex(), "runner": runner.hex(), "lease_ms": lease_ms}
         return bool(await self._link.script("detached_take", Call({"record": _keys(name).record}, args)))
 
     async def cancel(self, name: StepName, tenant: str) -> None:
@@ -106,7 +106,7 @@ class RedisDetachedSteps:
         keys = _keys(name)
         await self._link.run("DEL", keys.record, keys.events)
 
-    def news(self, name: StepName) -> AsyncIterator[object]:
+    def news(self, name: StepName) -> AsyncGenerator[object, None]:
         return self._wakes.of(_keys(name).news)
 
 

@@ -21,14 +21,13 @@ from roost.contract.messages import JsonSchema, Message, MessageRole, Sampling, 
 from roost.contract.names import new_session_id
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.contract.steps import StepRequest
+from roost.contract.steps import StepName, StepRequest
 from roost.store.detached import (
     EVENTS_KEPT_MS,
     DetachedReport,
     DetachedState,
     DetachedStep,
     StepFailure,
-    StepName,
 )
 from roost.store.interface import SessionStore
 from roost.store.keys import PoolKeys

@@ -187,6 +187,7 @@ class ResponsesBody(Body):
     temperature: Real | None = None
     top_p: Real | None = None
     stream: bool | None = None
+    background: bool | None = None
     prompt_cache_key: str | None = None
 
     def functions(self) -> Iterator[tuple[str | None, FunctionTool]]:
@@ -217,6 +218,7 @@ RESPONSES = ParameterTable(
         supported("temperature", "the model's default where it is left out, and not 1"),
         supported("top_p"),
         supported("stream"),
+        supported("background", "the step runs on without its client; not with `store` false"),
         supported("prompt_cache_key", "names the client's conversation, where no header does"),
         ignored("client_metadata", "Codex's headers say the same"),
         ignored("context_management", "the session's log keeps everything"),
@@ -233,7 +235,6 @@ RESPONSES = ParameterTable(
         ignored("stream_options"),
         ignored("truncation", "what does not fit is refused"),
         ignored("user"),
-        refused("background", "hold the stream open; a request sent again gets the step that runs", harmless=(False,)),
         refused("moderation", "no other model reads along"),
         refused("prompt", "send `instructions` and `input`"),
         refused("top_logprobs", "the gRPC API has log-probabilities", harmless=(0,)),
