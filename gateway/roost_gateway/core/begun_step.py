@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from roost.contract.names import pool_of
-from roost.contract.steps import StepRequest
+from roost.contract.steps import StepName, StepRequest
 from roost.store.conversation_index import IndexEntry, decode_entries, encode_entry
 from roost_gateway.recognition.chain import Chain, Point
 from roost_gateway.recognition.conversation import Conversation, Match, Recognised
@@ -48,9 +48,13 @@ def begun_step(request: StepRequest, tenant: str, document: Mapping[str, Any]) -
     added = Conversation(model="", messages=request.messages, sampling=request.sampling, format=request.format)
     links = Chain((), (), _point(document["end"]), document["units"])
     turn = Turn(added, tenant, _point(document["root"]), links, bytes.fromhex(request.step_id))
+    return BegunStep(turn, start, recognised_step(StepName(request.session_id, request.step_id), document))
+
+
+def recognised_step(name: StepName, document: Mapping[str, Any]) -> Recognised:
+    """What a step was recognised as, by what `BegunStep.document` made of it."""
     match, reason = Match(document["match"]), document["reason"]
-    recognised = Recognised(request.session_id, request.step_id, match, document["logTokens"], reason)
-    return BegunStep(turn, start, recognised)
+    return Recognised(name.session_id, name.step_id, match, document["logTokens"], reason)
 
 
 def _point_document(point: Point) -> list[str]:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from roost.contract.events import Event
-from roost.contract.lease import LEASE_TTL_MS
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, invalid
 from roost.contract.steps import StepName
@@ -28,10 +27,10 @@ from roost.store.detached import (
     StepFailure,
 )
 from roost.store.records import StoreAwayError
-from roost_gateway.core.begun_step import begun_step
+from roost_gateway.core.begun_step import begun_step, recognised_step
 from roost_gateway.core.caller import Caller, pool_of_session
 from roost_gateway.core.conversations import Conversations, RunsDetachedError
-from roost_gateway.core.detached_run import DetachedEnd, DetachedRun
+from roost_gateway.core.detached_run import LEASE_MS, DetachedEnd, DetachedRun
 from roost_gateway.core.gateway import Gateway
 from roost_gateway.errors import as_refused, internal
 from roost_gateway.fleet.pools import Pools
@@ -41,7 +40,7 @@ from roost_gateway.step.background import Background
 log = logging.getLogger(__name__)
 
 CANCEL_SECONDS = 15.0
-"""How long a call waits for the end of a step that it has cancelled: as long as a dead gateway's lease, and more."""
+"""How long a call waits for the end of a step that it has cancelled: for longer than a dead gateway's lease."""
 _LEFT_OPEN = (Reason.COMMIT_UNKNOWN, Reason.STORE_UNAVAILABLE)
 """Failures after which the step may be committed: its next run finds out."""
 
@@ -103,11 +102,10 @@ class DetachedConversations:
     async def find(self, name: StepName, caller: Caller) -> Detached | None:
         """The detached step of a name, or None if there is none, or none any more."""
         pool_of_session(name.session_id, caller)
-        step = await self._store.find(name, caller.tenant)
-        if step is None:
+        context = await self._store.context(name, caller.tenant)
+        if context is None:
             return None
-        context = step.context
-        recognised = begun_step(step.request, step.tenant, context["begun"]).recognised
+        recognised = recognised_step(name, context["begun"])
         return Detached(recognised, context["echo"], context["created"], context["isStreamed"])
 
     async def progress(self, name: StepName, caller: Caller, first: int | None = None) -> DetachedProgress:
@@ -203,7 +201,7 @@ class DetachedConversations:
             pool = await self._pools.get(pool_of_session(begun.start.session_id, caller))
             context = {"begun": begun.document(), "echo": echo, "created": time.time(), "isStreamed": is_streamed}
             record = DetachedStep(begun.request, caller.tenant, context, pool.implicit_ttl_ms)
-            if not await self._store.begin(record, runner, LEASE_TTL_MS):
+            if not await self._store.begin(record, runner, LEASE_MS):
                 raise RunsDetachedError(begun.recognised)  # another gateway was faster
             run = DetachedRun(self._store, record, runner, begun, caller, is_streamed=is_streamed)
             self._attend(run, asyncio.current_task())
@@ -213,7 +211,7 @@ class DetachedConversations:
     async def _take_over(self, name: StepName, caller: Caller, former: bytes) -> None:
         """Runs a step that nobody runs, unless another gateway is faster."""
         runner = secrets.token_bytes(16)
-        if self._is_closing or not await self._store.take_over(name, former, runner, LEASE_TTL_MS):
+        if self._is_closing or not await self._store.take_over(name, former, runner, LEASE_MS):
             return
         step, progress = await self._store.find(name, caller.tenant), await self._store.read(name, caller.tenant, 0)
         if step is None or progress is None:  # it has just expired

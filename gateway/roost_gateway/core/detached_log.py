@@ -4,10 +4,11 @@ What is logged is what clients get, so that a stream that begins again anywhere 
 before a client has it, and deltas are put together before they are logged, never afterwards.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from roost.contract.events import Committed, Delta, Event, Restarted, Started
-from roost.contract.parts import joined
+from roost.contract.parts import PartLog, begins_with, joined
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store.detached import DetachedState
@@ -17,14 +18,20 @@ MOST_LOGGED_BYTES = 8_000_000
 
 
 class EventsToLog:
-    """Takes a step's events, and gives those that are to be logged next."""
+    """Takes a step's events, and gives those that are to be logged next.
 
-    def __init__(self, *, is_streamed: bool, has_output: bool = False) -> None:
+    Output that starts again is not logged again: what has been logged stays, and the new output has to begin with it.
+    """
+
+    def __init__(self, *, is_streamed: bool, logged: Iterable[Event] = ()) -> None:
         """`is_streamed`: whether the step's client has asked for its events; without them only the state is kept.
-        `has_output`: whether output has been logged by an earlier run."""
+        `logged` are the events of earlier runs."""
         self._is_streamed = is_streamed
-        self._has_output = has_output
         self._waiting: list[Event] = []
+        self._output = PartLog(part for event in logged if isinstance(event, Delta) for part in event.parts)
+        """The output that was taken to be logged."""
+        self._repeated: PartLog | None = None
+        """Output that has started again, as long as it may only repeat what was taken."""
         self.state = DetachedState.QUEUED
         """How far the step has come."""
 
@@ -33,18 +40,23 @@ class EventsToLog:
         return bool(self._waiting)
 
     def add(self, event: Event) -> None:
-        """Raises Refused: WORKER_LOST when output begins again that has been logged, and so cannot be taken back;
+        """Raises Refused: WORKER_LOST when output that has started again differs from what was logged;
         MESSAGE_TOO_LARGE when the output is longer than what may be logged."""
-        if isinstance(event, Restarted) and self._has_output:
-            raise Refused(Reason.WORKER_LOST, f"the output starts again: {event.reason}; send the request again")
         if isinstance(event, Started):
             self.state = DetachedState.IN_PROGRESS
-        if not self._is_streamed or not isinstance(event, Started | Delta | Committed):
+        if not self._is_streamed:
             return
-        if isinstance(event, Delta):
-            self._add_delta(logged_delta(event))
-        else:
-            self._waiting.append(event)
+        match event:
+            case Restarted():
+                self._repeated = PartLog() if self._output.size else None
+            case Delta():
+                self._add_delta(event)
+            case Started():
+                self._waiting.append(event)
+            case Committed():
+                if self._repeated is not None:
+                    raise _differs()
+                self._waiting.append(event)
 
     def take(self) -> list[Event]:
         """Takes out the events that wait."""
@@ -52,10 +64,19 @@ class EventsToLog:
         return taken
 
     def _add_delta(self, delta: Delta) -> None:
+        delta = logged_delta(delta)
         if delta.text_offset > MOST_LOGGED_BYTES:
             message = f"the answer is longer than the {MOST_LOGGED_BYTES} bytes that are kept; send it without `stream`"
             raise Refused(Reason.MESSAGE_TOO_LARGE, message)
-        self._has_output = True
+        if self._repeated is not None:
+            self._repeated.extend(delta.parts)
+            if self._repeated.size < self._output.size:
+                return
+            if not begins_with(self._repeated.after(0), self._output.after(0)):
+                raise _differs()
+            delta = replace(delta, parts=self._repeated.after(self._output.size), part_offset=self._output.size)
+            self._repeated = None
+        self._output.extend(delta.parts)
         last = self._waiting[-1] if self._waiting else None
         if isinstance(last, Delta):
             parts = joined((*last.parts, *delta.parts))
@@ -75,3 +96,8 @@ def logged_delta(delta: Delta) -> Delta:
         token_offset=delta.token_offset + len(delta.token_ids),
         text_offset=delta.text_offset + len(delta.text.encode()),
     )
+
+
+def _differs() -> Refused:
+    message = "the output was lost, and written again it differs from what clients may have; send the request again"
+    return Refused(Reason.WORKER_LOST, message)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from roost.contract.events import Delta, Event
-from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_MS
+from roost.contract.lease import LEASE_PERIOD_SECONDS
 from roost.store.detached import (
     DetachedProgress,
     DetachedReport,
@@ -24,6 +24,9 @@ from roost_gateway.core.shared_steps import cursor_after
 
 PACE_SECONDS = 0.05
 """Least time between two reports: events that come within it are logged together."""
+LEASE_MS = 3000
+"""How long a run keeps a step without a report. A worker keeps the output of a dead gateway for longer, so that the
+next run finds it."""
 PATIENCE_SECONDS = 30.0
 """How long a step's end is reported while the store is away. Then another gateway finds out by taking the step over."""
 
@@ -58,12 +61,13 @@ class DetachedRun:
         self.caller = caller
         self.is_cancelled = former is not None and former.is_cancelled
         """Whether the client has asked for the step's end."""
-        deltas = [event for event in former.events if isinstance(event, Delta)] if former is not None else []
+        logged = former.events if former is not None else ()
+        deltas = [event for event in logged if isinstance(event, Delta)]
         self.received = cursor_after(deltas[-1]) if deltas else None
         """What is known of the output."""
         self._store = store
         self._runner = runner
-        self._events = EventsToLog(is_streamed=is_streamed, has_output=bool(deltas))
+        self._events = EventsToLog(is_streamed=is_streamed, logged=logged)
         self._logged = former.logged if former is not None else 0
         self._reading: asyncio.Task[None] | None = None
         self._batch: list[Event] = []
@@ -125,7 +129,7 @@ class DetachedRun:
         while self._batch or self._events:
             await self._report()
 
-    async def _report(self, end: DetachedEnd | None = None, lease_ms: int = LEASE_TTL_MS) -> None:
+    async def _report(self, end: DetachedEnd | None = None, lease_ms: int = LEASE_MS) -> None:
         self._batch = self._batch or self._events.take()
         report = DetachedReport(
             name=self.step.name,

@@ -104,8 +104,12 @@ class DetachedSteps(Protocol):
         there is a record already of a step that runs or is committed. Refuses: STORE_FULL."""
         ...
 
+    async def context(self, name: StepName, tenant: str) -> Mapping[str, Any] | None:
+        """The step's context, or None when the tenant has no such detached step, or not any more."""
+        ...
+
     async def find(self, name: StepName, tenant: str) -> DetachedStep | None:
-        """The step, or None when the tenant has no such detached step, or not any more."""
+        """All that is needed to take the step over, or None as for `context`."""
         ...
 
     async def read(self, name: StepName, tenant: str, first: int | None = None) -> DetachedProgress | None:

@@ -1,8 +1,9 @@
 """`roost.store.detached.DetachedSteps` in this process. Pure but for its clock."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from roost.contract.events import Event
 from roost.contract.reasons import Reason
@@ -48,6 +49,10 @@ class MemoryDetachedSteps:
             return former.runner == runner
         self._records[step.name] = _Record(step, runner, now + lease_ms, now + step.ttl_ms)
         return True
+
+    async def context(self, name: StepName, tenant: str) -> Mapping[str, Any] | None:
+        record = self._living(name, tenant)
+        return None if record is None else record.step.context
 
     async def find(self, name: StepName, tenant: str) -> DetachedStep | None:
         record = self._living(name, tenant)

@@ -1,6 +1,7 @@
 """`roost.store.detached.DetachedSteps` in Redis."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
 
 from roost.contract.steps import StepName
 from roost.store.arguments import accepted, pool_keys
@@ -51,10 +52,14 @@ class RedisDetachedSteps:
         )
         return bool(await self._link.script("detached_begin", call))
 
+    async def context(self, name: StepName, tenant: str) -> Mapping[str, Any] | None:
+        owner, context = await self._link.run("HMGET", _keys(name).record, "tenant", "context")
+        return decode_context(context) if owner == tenant.encode() else None
+
     async def find(self, name: StepName, tenant: str) -> DetachedStep | None:
         fields = ("tenant", "request", "context", "ttl")
         owner, request, context, ttl_ms = await self._link.run("HMGET", _keys(name).record, *fields)
-        if owner is None or owner.decode() != tenant:
+        if owner != tenant.encode():
             return None
         return DetachedStep(decode_request(request), tenant, decode_context(context), int(ttl_ms))
 

@@ -88,6 +88,7 @@ async def test_another_gateway_has_all_that_is_needed_to_take_a_step_over(
     step = detached()
     assert await store.detached.begin(step, FIRST, LONG_MS)
     assert await other.detached.find(step.name, TENANT) == step
+    assert await other.detached.context(step.name, TENANT) == step.context
     progress = await other.detached.read(step.name, TENANT, 0)
     assert progress is not None
     assert (progress.state, progress.runner, progress.is_run) == (DetachedState.QUEUED, FIRST, True)
@@ -194,6 +195,7 @@ async def test_a_run_hears_that_its_client_wants_the_end(store: SessionStore, ot
 async def test_another_tenants_step_does_not_exist(store: SessionStore) -> None:
     name = await begun(store)
     assert await store.detached.find(name, "mallory") is None
+    assert await store.detached.context(name, "mallory") is None
     assert await store.detached.read(name, "mallory", 0) is None
     await store.detached.cancel(name, "mallory")
     assert not await store.detached.report(report(name))
@@ -203,6 +205,7 @@ async def test_another_tenants_step_does_not_exist(store: SessionStore) -> None:
 async def test_a_step_that_was_never_detached_does_not_exist(store: SessionStore, step_id: str) -> None:
     name = replace(await begun(store), step_id=step_id)
     assert await store.detached.find(name, TENANT) is None
+    assert await store.detached.context(name, TENANT) is None
     assert await store.detached.read(name, TENANT, 0) is None
     assert not await store.detached.take_over(name, FIRST, SECOND, LONG_MS)
     await store.detached.cancel(name, TENANT)
