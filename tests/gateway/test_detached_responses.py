@@ -1,99 +1,31 @@
-"""Responses with `background: true`: fetched, followed and ended at any gateway, whatever dies."""
+"""Responses with `background: true`: fetched, followed and ended at any gateway."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from gateway_driver import LIMIT_SECONDS, POOL, Rig, World, world
-from http_client import Answer, Connection, ask
-from null_script import BASE_ID, Script, token_text
-from redis_servers import RedisServer, free_port
+from detached_driver import HTTP, OVER, PATH, TEXT, cancel, check_whole, create, get, go_on, resume, status, stream
+from gateway_driver import POOL, Rig, World, world
+from http_client import Answer, ask
+from null_script import Script
+from redis_servers import RedisServer
 from roost.contract.api_keys import hash_api_key
 from roost.contract.reasons import Reason
 from roost.contract.steps import StepName
 from roost.store.keys import PoolKeys
+from roost.store.records import CommitRequest, LogEntry
 from roost_gateway.core import detached_log
 from roost_gateway.front.http.ids import name_of
-from roost_gateway.front.server import GatewayServer
-
-PATH = "/v1/responses"
-HTTP: dict[str, Any] = {"http_listen": "127.0.0.1:0"}
-TEXT = "".join(token_text(BASE_ID + number) for number in range(8))
-OVER = ("completed", "incomplete", "failed", "cancelled")
 
 
 def step_name(response: dict[str, Any]) -> StepName:
     name = name_of(response["id"])
     assert name is not None
     return name.step
-
-
-async def create(gateway: GatewayServer, input_: Any = "hello", **fields: Any) -> Answer:
-    body = {"input": input_, "model": "null", "background": True, **fields}
-    return await ask(gateway.http_address, "POST", PATH, body)
-
-
-async def get(gateway: GatewayServer, response: dict[str, Any], query: str = "") -> Answer:
-    return await ask(gateway.http_address, "GET", f"{PATH}/{response['id']}{query}")
-
-
-async def resume(gateway: GatewayServer, response: dict[str, Any], after: int) -> Answer:
-    return await get(gateway, response, f"?stream=true&starting_after={after}")
-
-
-async def cancel(gateway: GatewayServer, response: dict[str, Any]) -> Answer:
-    return await ask(gateway.http_address, "POST", f"{PATH}/{response['id']}/cancel")
-
-
-async def status(gateway: GatewayServer, response: dict[str, Any], *wanted: str) -> dict[str, Any]:
-    """The response once its status is one of these."""
-    async with asyncio.timeout(LIMIT_SECONDS):
-        while True:
-            answer = await get(gateway, response)
-            assert answer.status == 200, answer.body
-            if answer.json["status"] in wanted:
-                return dict(answer.json)
-
-
-def stream(gateway: GatewayServer, until: str = "output_text.delta") -> AbstractAsyncContextManager[Connection]:
-    """A background stream that has come to an event."""
-    return stream_at(gateway.http_address, until)
-
-
-@asynccontextmanager
-async def stream_at(address: str, until: str = "output_text.delta") -> AsyncIterator[Connection]:
-    connection = await Connection.to(address)
-    body = {"input": "hello", "model": "null", "background": True, "stream": True}
-    try:
-        await connection.send("POST", PATH, json.dumps(body).encode())
-        assert (await connection.head()).status == 200
-        await connection.until(until.encode())
-        yield connection
-    finally:
-        await connection.close()
-
-
-def said(events: list[dict[str, Any]]) -> str:
-    return "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
-
-
-def check_whole(events: list[dict[str, Any]]) -> None:
-    """Numbers without gap or repetition, and the whole text."""
-    assert [event["sequence_number"] for event in events] == list(range(len(events)))
-    assert [event["type"].removeprefix("response.") for event in events[:3]] == ["created", "queued", "in_progress"]
-    assert (events[-1]["type"], said(events)) == ("response.completed", TEXT)
-    assert events[-1]["response"]["output"][0]["content"][0]["text"] == TEXT
-
-
-def go_on(w: World) -> None:
-    w.worker.script.hang_after = None
-    w.worker.resume_output.set()
 
 
 @pytest.fixture
@@ -159,73 +91,6 @@ async def test_a_stream_that_is_resumed_while_the_response_runs_goes_on_live(w: 
     assert first + resumed.data == live.data
 
 
-async def test_another_gateway_goes_on_at_once_when_the_first_one_stops(w: World) -> None:
-    dying = await w.rig.gateway(**HTTP)
-    async with stream(dying) as connection:
-        first = connection.answer.data
-        await dying.stop(0.0)
-        cut = await connection.end()
-    assert not cut.is_complete
-    assert cut.data == first, "what breaks is the connection, and not the response"
-    await check_taken_over(w, first)
-
-
-async def test_another_gateway_goes_on_when_the_first_one_is_killed(w: World, tmp_path: Path) -> None:
-    address = f"127.0.0.1:{free_port()}"
-    child = await w.rig.process(tmp_path, http_listen=address)
-    async with stream_at(address) as connection:
-        child.kill()
-        cut = await connection.end()
-    assert not cut.is_complete
-    await check_taken_over(w, cut.data)
-
-
-async def check_taken_over(w: World, first: list[dict[str, Any]]) -> None:
-    """The gateway that is asked for the rest of a stream continues its step."""
-    response = first[0]["response"]
-    resuming = w.rig.spawn(resume(w.gateway, response, first[-1]["sequence_number"]))
-    await w.worker.until(lambda: w.worker.resumes)
-    go_on(w)
-    rest = (await resuming).data
-    check_whole(first + rest)
-    assert (await get(w.gateway, response, "?stream=true")).data == first + rest
-    assert len(w.worker.starts) == 1
-
-
-async def test_a_gateway_that_drains_finishes_its_responses(w: World) -> None:
-    draining = await w.rig.gateway(**HTTP)
-    created = (await create(draining)).json
-    await status(w.gateway, created, "in_progress")
-    stopping = w.rig.spawn(draining.stop(LIMIT_SECONDS))
-    go_on(w)
-    await stopping
-    assert (await get(w.gateway, created)).json["status"] == "completed"
-    assert not w.worker.resumes
-
-
-@pytest.mark.parametrize("is_streamed", [True, False])
-async def test_output_that_died_with_gateway_and_worker_is_written_again(w: World, is_streamed: bool) -> None:
-    """What clients may have is repeated by the step's seed, and is not logged again."""
-    dying = await w.rig.gateway(**HTTP)
-    if is_streamed:
-        async with stream(dying) as connection:
-            first = connection.answer.data
-            response = first[0]["response"]
-    else:
-        response = (await create(dying)).json
-        await status(w.gateway, response, "in_progress")
-    await dying.stop(0.0)
-    w.worker.script.forget_orphans = True
-    go_on(w)
-    ended = await status(w.gateway, response, *OVER)
-    assert (ended["status"], ended["output"][0]["content"][0]["text"]) == ("completed", TEXT)
-    assert len(w.worker.starts) == 2
-    if is_streamed:
-        whole = (await get(w.gateway, response, "?stream=true")).data
-        check_whole(whole)
-        assert whole[: len(first)] == first
-
-
 async def test_a_response_is_cancelled_at_any_gateway(w: World) -> None:
     other = await w.rig.gateway(**HTTP)
     async with stream(w.gateway) as connection:
@@ -239,16 +104,6 @@ async def test_a_response_is_cancelled_at_any_gateway(w: World) -> None:
     assert (await get(w.gateway, response)).json["status"] == "cancelled"
     assert (await get(other, response, "?stream=true")).data == answer.data
     await w.worker.until(lambda: w.worker.cancels)
-
-
-async def test_a_response_whose_gateway_is_gone_is_cancelled(w: World) -> None:
-    dying = await w.rig.gateway(**HTTP)
-    created = (await create(dying)).json
-    await status(w.gateway, created, "in_progress")
-    await dying.stop(0.0)
-    assert (await cancel(w.gateway, created)).json["status"] == "cancelled"
-    assert (await get(w.gateway, created)).json["status"] == "cancelled"
-    assert len(w.worker.starts) == 1
 
 
 async def test_a_response_that_has_ended_is_not_cancelled_any_more(w: World) -> None:
@@ -416,3 +271,32 @@ async def test_steps_that_are_not_detached_write_nothing_of_the_kind(w: World) -
         assert (await create(w.gateway, background=False, stream=is_streamed)).status == 200
     with w.rig.redis.client() as raw:
         assert not raw.keys("*:detached:*")
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+async def test_a_response_that_is_cancelled_while_it_is_being_committed_is_one_or_the_other(
+    w: World, monkeypatch: pytest.MonkeyPatch, is_committed: bool
+) -> None:
+    """Whichever the store has first."""
+    store, reached, released = w.gateway.life.store, asyncio.Event(), asyncio.Event()
+    commit = store.commit
+
+    async def slow_commit(request: CommitRequest) -> LogEntry:
+        if not is_committed:
+            reached.set()
+            await released.wait()
+        entry = await commit(request)
+        reached.set()
+        await released.wait()
+        return entry
+
+    monkeypatch.setattr(store, "commit", slow_commit)
+    go_on(w)
+    created = (await create(w.gateway)).json
+    await reached.wait()
+    cancelled = await cancel(w.gateway, created)
+    released.set()
+    assert cancelled.json["status"] == ("completed" if is_committed else "cancelled")
+    assert (await get(w.gateway, created)).json["status"] == cancelled.json["status"]
+    continued = await create(w.gateway, "more", previous_response_id=created["id"])
+    assert continued.status == (200 if is_committed else 400)

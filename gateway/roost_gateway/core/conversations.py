@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 
 from roost.contract import requests
 from roost.contract.events import Committed, Event
-from roost.contract.messages import Message
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
-from roost.contract.refused import Refused, check, invalid
+from roost.contract.refused import Refused, check
 from roost.contract.sessions import ForkRequest, OpenRequest
 from roost.contract.steps import Cursor, StepName
 from roost.store.conversation_index import ConversationIndex, EntryState, IndexEntry, IndexWrite
@@ -21,6 +20,7 @@ from roost_gateway.core.begun_step import BegunStep
 from roost_gateway.core.caller import Caller, pool_of_session, role_of
 from roost_gateway.core.gateway import Gateway
 from roost_gateway.core.models import ServedModel, pool_of_model, served_models
+from roost_gateway.core.previous_responses import PreviousResponses
 from roost_gateway.core.shared_steps import Asker, SharedStep, SharedSteps
 from roost_gateway.fleet.pools import Pools
 from roost_gateway.recognition.canonical import cleaned
@@ -111,6 +111,7 @@ class Conversations:
         self._pools = pools
         self._index = index
         self._detached = detached
+        self._previous = PreviousResponses(gateway, detached)
         self._step_timeout_seconds = step_timeout_seconds
         self._background = Background()
         self._steps = SharedSteps(gateway)
@@ -137,7 +138,7 @@ class Conversations:
         deadline = None if seconds_left is None else time.monotonic() + seconds_left
         pool = await pool_of_model(self._pools, conversation.model, caller)
         asker = Asker(caller, pool, deadline)
-        asked = await self._with_system(cleaned(_within(conversation, pool)), caller)
+        asked = await self._previous.with_system(cleaned(_within(conversation, pool)), caller)
         call = _Call(turn(asked, caller.tenant, pool.pool), asker, is_detached)
         _check(call)
         call, plan = await self._recognise(call)
@@ -185,37 +186,12 @@ class Conversations:
             log.warning("a conversation is not looked up: %s", error)
             return [()] * len(keys)
 
-    async def _with_system(self, asked: Conversation, caller: Caller) -> Conversation:
-        """The conversation with all of the system text that its previous response was given, unless it begins in
-        another way now. Raises Refused: SESSION_NOT_FOUND when there is no such response."""
-        if asked.previous is None:
-            return asked
-        system = await self._gateway.system_text(asked.previous.session_id, caller)
-        is_kept = not asked.system or f"{system}\n\n".startswith(f"{asked.system}\n\n")
-        return replace(asked, system=system) if is_kept else asked
-
     async def _with_history(self, call: _Call, previous: StepName) -> _Call:
-        """The call with the history of its previous response, read from the session's log. Raises Refused:
-        SESSION_NOT_FOUND when there is no such response."""
-        asked, history, token = call.turn.conversation, list[Message](), ""
-        while True:
-            page = await self._gateway.list_steps(previous.session_id, call.caller, page_size=100, page_token=token)
-            for step in page.steps:
-                history += [*step.messages, step.output]
-                if step.step_id == previous.step_id:
-                    whole = cleaned(replace(asked, messages=(*history, *asked.messages), previous=None))
-                    return replace(call, turn=turn(whole, call.caller.tenant, call.pool.pool))
-            token = page.next_page_token
-            if not token:
-                raise await self._not_committed(previous, call.caller)
-
-    async def _not_committed(self, previous: StepName, caller: Caller) -> Refused:
-        """Why a response that the log does not have cannot be continued."""
-        progress = await self._detached.read(previous, caller.tenant)
-        if progress is None:
-            return Refused(Reason.SESSION_NOT_FOUND, "there is no such response")
-        why = f"is {progress.state.value}; a response can be continued once it is completed"
-        return invalid([("previous_response_id", why)])
+        """The call with the history of its previous response. Raises Refused: SESSION_NOT_FOUND, INVALID_REQUEST."""
+        asked = call.turn.conversation
+        history = await self._previous.history(previous, call.caller)
+        whole = cleaned(replace(asked, messages=(*history, *asked.messages), previous=None))
+        return replace(call, turn=turn(whole, call.caller.tenant, call.pool.pool))
 
     async def _begin(self, stack: AsyncExitStack, call: _Call, plan: Plan) -> _Running:
         """Begins the step in the first session of the plan that takes it."""
