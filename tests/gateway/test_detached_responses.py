@@ -124,6 +124,8 @@ async def test_a_running_response_is_deleted_with_its_session_and_earlier_ones_s
     deleted = await ask(w.gateway.http_address, "DELETE", f"{PATH}/{first['id']}")
     assert (deleted.status, deleted.json["deleted"]) == (200, True)
     assert (await get(w.gateway, first)).status == 404
+    with w.rig.redis.client() as raw:
+        assert raw.hget(PoolKeys(POOL).session(step_name(first).session_id), "state") == b"deleted"
     go_on(w)
     second = (await create(w.gateway, "again", background=False)).json
     w.worker.resume_output.clear()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from roost.contract.events import Event
+from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, invalid
 from roost.contract.steps import StepName
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 
 CANCEL_SECONDS = 15.0
 """How long a call waits for the end of a step that it has cancelled: for longer than a dead gateway's lease."""
+_LOOK_SECONDS = 0.1
 _LEFT_OPEN = (Reason.COMMIT_UNKNOWN, Reason.STORE_UNAVAILABLE)
 """Failures after which the step may be committed: its next run finds out."""
 
@@ -88,7 +90,7 @@ class DetachedConversations:
             futures: list[asyncio.Future[Any]] = [reading, began]
             await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            if not began.done():  # its client has left, and would not know the step
+            if not began.done():  # no client would know the step
                 reading.cancel()
                 self._background.adopt(reading)
             raise
@@ -167,9 +169,7 @@ class DetachedConversations:
         if not progress.state.is_over:
             raise Refused(Reason.ANOTHER_STEP_RUNNING, "the response has not ended yet; try again", retry_seconds=1.0)
         await self._store.forget(name)
-        with contextlib.suppress(Refused):  # it has expired, or goes on with another step
-            if (await self._gateway.get(name.session_id, caller)).steps == 0:
-                await self._gateway.delete(name.session_id, caller)
+        await self._delete_if_empty(name.session_id, caller)
         return True
 
     async def finish(self) -> None:
@@ -186,6 +186,19 @@ class DetachedConversations:
         """Waits `finish_seconds` until all steps are handed over, then ends everything."""
         self.close()
         await self._background.finish(finish_seconds)
+
+    async def _delete_if_empty(self, session_id: str, caller: Caller) -> None:
+        """Deletes a session without a committed step, unless it goes on with another one."""
+        give_up = time.monotonic() + LEASE_TTL_SECONDS
+        while time.monotonic() < give_up:
+            try:
+                if (await self._gateway.get(session_id, caller)).steps == 0:
+                    await self._gateway.delete(session_id, caller)
+                return
+            except Refused as error:
+                if error.reason is not Reason.ANOTHER_STEP_RUNNING:
+                    return
+            await asyncio.sleep(_LOOK_SECONDS)  # the attempt that was cancelled is still being ended
 
     async def _run_first(
         self,
@@ -241,7 +254,8 @@ class DetachedConversations:
         except Refused as error:
             log.info("detached step %s is left: %s", run.step.name.step_id, error)
         finally:
-            self._runs.pop(run.step.name)
+            if self._runs.get(run.step.name) is run:  # the step may have been asked for again
+                del self._runs[run.step.name]
             if reading is not None:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)

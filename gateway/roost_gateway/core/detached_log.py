@@ -34,16 +34,17 @@ class EventsToLog:
         """Output that has started again, as long as it may only repeat what was taken."""
         self.state = DetachedState.QUEUED
         """How far the step has come."""
+        self._is_new_state = False
 
     def __bool__(self) -> bool:
-        """Whether any event waits."""
-        return bool(self._waiting)
+        """Whether there is something to report."""
+        return bool(self._waiting) or self._is_new_state
 
     def add(self, event: Event) -> None:
         """Raises Refused: WORKER_LOST when output that has started again differs from what was logged;
         MESSAGE_TOO_LARGE when the output is longer than what may be logged."""
-        if isinstance(event, Started):
-            self.state = DetachedState.IN_PROGRESS
+        if isinstance(event, Started) and self.state is DetachedState.QUEUED:
+            self.state, self._is_new_state = DetachedState.IN_PROGRESS, True
         if not self._is_streamed:
             return
         match event:
@@ -60,7 +61,7 @@ class EventsToLog:
 
     def take(self) -> list[Event]:
         """Takes out the events that wait."""
-        taken, self._waiting = self._waiting, []
+        taken, self._waiting, self._is_new_state = self._waiting, [], False
         return taken
 
     def _add_delta(self, delta: Delta) -> None:

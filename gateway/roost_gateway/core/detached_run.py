@@ -81,7 +81,8 @@ class DetachedRun:
             if isinstance(event, Delta):
                 self.received = cursor_after(event)
             self._events.add(event)
-            self._wake.set()
+            if self._events:
+                self._wake.set()
 
     def leave(self) -> None:
         """Ends the reading of the step's events, so that the step can be handed over."""

@@ -63,7 +63,7 @@ async def stream_detached(call: HttpCall, name: StepName, detached: Detached, af
     """Answers with the events of a response whose number is above `after`.
 
     A stream that ends tidily is whole, whatever became of the response. One that this gateway cannot go on with breaks
-    within its body, as does one that a client is to resume. Raises Refused: INVALID_REQUEST when no events are kept.
+    within its body, and its client resumes it. Raises Refused: INVALID_REQUEST when no events are kept.
     """
     if not detached.is_streamed:
         raise invalid([("stream", "is for responses that were created with it; get the response without stream")])
@@ -71,7 +71,7 @@ async def stream_detached(call: HttpCall, name: StepName, detached: Detached, af
     try:
         await attend(call, _DetachedStream(call, stream, after).run(name, detached), stream)
     except ClientLeftError:
-        raise
+        return  # it may come back
     except (Exception, asyncio.CancelledError) as error:
         if not stream.is_started:
             raise
