@@ -31,8 +31,9 @@ from roost.store.detached import (
 )
 from roost.store.interface import SessionStore
 from roost.store.keys import PoolKeys
+from roost.store.redis_store import RedisStore
 from step_events import committed
-from store_driver import LONG_MS, POOL, TENANT, Raw
+from store_driver import LONG_MS, POOL, TENANT, Raw, begin_grace
 
 FIRST, SECOND = b"1" * 16, b"2" * 16
 OVER_MS = 1
@@ -246,3 +247,19 @@ async def test_events_go_some_time_after_the_end_and_the_record_later(store: Ses
     progress = await store.detached.read(name, TENANT, 0)
     assert progress is not None
     assert (progress.logged, progress.events) == (len(EVENTS), ())
+
+
+async def test_while_the_store_has_just_come_back_no_lease_runs_out(store: RedisStore, raw: Raw) -> None:
+    """Its holder lives, and could not renew it. A lease that was given back is free all the same."""
+    name = await begun(store, OVER_MS)
+    await until_lease_is_over(store, name)
+    begin_grace(store)
+    progress = await store.detached.read(name, TENANT)
+    assert progress is not None
+    assert progress.is_run
+    assert not await store.detached.take_over(name, FIRST, SECOND, LONG_MS)
+    await store.detached.report(report(name, lease_ms=0))
+    progress = await store.detached.read(name, TENANT)
+    assert progress is not None
+    assert not progress.is_run
+    assert await store.detached.take_over(name, FIRST, SECOND, LONG_MS)
