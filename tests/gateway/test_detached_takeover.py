@@ -1,5 +1,6 @@
 """Responses with `background: true` whose gateways stop or die."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from detached_driver import (
     stream_at,
 )
 from gateway_driver import LIMIT_SECONDS, World, world
+from http_client import ask
 from null_script import Script
 from redis_servers import RedisServer, free_port
 
@@ -65,13 +67,25 @@ async def check_taken_over(w: World, first: list[dict[str, Any]]) -> None:
     assert len(w.worker.starts) == 1
 
 
-async def test_a_gateway_that_drains_finishes_its_responses(w: World) -> None:
+async def test_a_gateway_that_drains_finishes_its_responses(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     draining = await w.rig.gateway(**HTTP)
+    life, commits_at_end = draining.life, list[int]()
+    aclose = life.aclose
+
+    async def noted_aclose() -> None:
+        commits_at_end.append(len(w.worker.commits))
+        await aclose()
+
+    monkeypatch.setattr(life, "aclose", noted_aclose)
     created = (await create(draining)).json
     await status(w.gateway, created, "in_progress")
     stopping = w.rig.spawn(draining.stop(LIMIT_SECONDS))
+    with contextlib.suppress(OSError, EOFError):
+        while True:  # until it takes no requests
+            await ask(draining.http_address, "GET", "/health")
     go_on(w)
     await stopping
+    assert commits_at_end == [1]
     assert (await get(w.gateway, created)).json["status"] == "completed"
     assert not w.worker.resumes
 
