@@ -1,6 +1,6 @@
 """Responses with `background: true` whose gateways stop or die."""
 
-import contextlib
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from detached_driver import (
     stream_at,
 )
 from gateway_driver import LIMIT_SECONDS, World, world
-from http_client import ask
 from null_script import Script
 from redis_servers import RedisServer, free_port
+from roost_gateway.front.http.server import HttpServer
 
 
 @pytest.fixture
@@ -68,21 +68,24 @@ async def check_taken_over(w: World, first: list[dict[str, Any]]) -> None:
 
 
 async def test_a_gateway_that_drains_finishes_its_responses(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    draining = await w.rig.gateway(**HTTP)
-    life, commits_at_end = draining.life, list[int]()
-    aclose = life.aclose
+    """Though no call waits for them."""
+    draining, front_stopped, commits_at_end = await w.rig.gateway(**HTTP), asyncio.Event(), list[int]()
+    stop, aclose = HttpServer.stop, draining.life.aclose
+
+    async def noted_stop(server: HttpServer, seconds: float) -> None:
+        await stop(server, seconds)
+        front_stopped.set()
 
     async def noted_aclose() -> None:
         commits_at_end.append(len(w.worker.commits))
         await aclose()
 
-    monkeypatch.setattr(life, "aclose", noted_aclose)
+    monkeypatch.setattr(HttpServer, "stop", noted_stop)
+    monkeypatch.setattr(draining.life, "aclose", noted_aclose)
     created = (await create(draining)).json
     await status(w.gateway, created, "in_progress")
     stopping = w.rig.spawn(draining.stop(LIMIT_SECONDS))
-    with contextlib.suppress(OSError, EOFError):
-        while True:  # until it takes no requests
-            await ask(draining.http_address, "GET", "/health")
+    await front_stopped.wait()
     go_on(w)
     await stopping
     assert commits_at_end == [1]
