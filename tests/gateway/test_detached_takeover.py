@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from detached_driver import (
     HTTP,
     OVER,
+    PATH,
     TEXT,
     cancel,
     check_whole,
@@ -22,7 +24,8 @@ from detached_driver import (
     stream_at,
 )
 from gateway_driver import LIMIT_SECONDS, World, world
-from null_script import Script
+from http_client import Connection
+from null_script import BASE_ID, Script, token_text
 from redis_servers import RedisServer, free_port
 from roost_gateway.front.http.server import HttpServer
 
@@ -53,6 +56,27 @@ async def test_another_gateway_goes_on_when_the_first_one_is_killed(w: World, tm
         cut = await connection.end()
     assert not cut.is_complete
     await check_taken_over(w, cut.data)
+
+
+async def test_a_response_is_handed_over_again_and_again(w: World) -> None:
+    """Each gateway writes two tokens more, and stops."""
+    gateways = [await w.rig.gateway(**HTTP) for _ in range(3)]
+    async with stream(gateways[0]) as connection:
+        response = connection.answer.data[0]["response"]
+    for number, (stopping, following) in enumerate(pairwise([*gateways, w.gateway]), 1):
+        await stopping.stop(0.0)
+        w.worker.script.hang_after = 2 + 2 * number
+        w.worker.resume_output.set()
+        w.worker.resume_output.clear()
+        connection = await Connection.to(following.http_address)
+        await connection.send("GET", f"{PATH}/{response['id']}?stream=true")
+        await connection.head()
+        await connection.until(token_text(BASE_ID + 2 * number).strip().encode())
+        await connection.close()
+    go_on(w)
+    await status(w.gateway, response, *OVER)
+    check_whole((await get(w.gateway, response, "?stream=true")).data)
+    assert (len(w.worker.starts), len(w.worker.resumes)) == (1, 3)
 
 
 async def check_taken_over(w: World, first: list[dict[str, Any]]) -> None:

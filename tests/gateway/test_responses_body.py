@@ -19,7 +19,7 @@ from roost.contract.sessions import LoggedStep
 from roost_gateway.front.http import parameters
 from roost_gateway.front.http.ids import CALL, REASONING, RESPONSE, TEXT, AnswerName
 from roost_gateway.front.http.parameters import Use
-from roost_gateway.front.http.responses_body import RESPONSES, ResponsesBody
+from roost_gateway.front.http.responses_body import RESPONSES, ResponsesBody, echo_of, echoed
 from roost_gateway.front.http.responses_conversation import Log, conversation_of, references_of
 from roost_gateway.recognition.canonical import cleaned, units
 from roost_gateway.recognition.conversation import Conversation
@@ -235,6 +235,22 @@ def test_background_is_no_part_of_the_conversation() -> None:
     assert "background" in fault({"input": [USER], "background": "yes"})
 
 
+def test_what_is_kept_of_a_body_is_what_its_response_repeats_and_its_calls_depend_on() -> None:
+    tools = [
+        {"type": "function", "name": "read"},
+        {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "spawn"}]},
+    ]
+    repeated = {"model": "m", "instructions": "i", "previous_response_id": "resp_x", "tools": tools}
+    numbers = {"temperature": 1, "top_p": 0.5, "max_output_tokens": 7}
+    whole = {**repeated, **numbers, "tool_choice": "auto", "text": {"format": {"type": "text"}}, "stream": True}
+    body, _ = parameters.read(ResponsesBody, RESPONSES, json.dumps({**whole, "input": [USER]}).encode())
+    kept = echoed(json.loads(json.dumps(echo_of(body))))
+    assert kept.input == []
+    for name in (*repeated, *numbers):
+        assert getattr(kept, name) == getattr(body, name)
+    assert list(kept.functions()) == list(body.functions())
+
+
 def test_the_table_has_the_parameters_that_are_read() -> None:
     assert set(RESPONSES.named(Use.SUPPORTED)) == set(ResponsesBody.model_fields)
 
@@ -256,6 +272,8 @@ def test_a_malformed_body_is_refused_or_gives_a_conversation(path: tuple[Any, ..
     raw = json.dumps(replaced(_WHOLE, path, value)).encode()
     try:
         request, _ = parameters.read(ResponsesBody, RESPONSES, raw)
+        kept = json.dumps(echo_of(request))
+        assert json.dumps(echo_of(echoed(json.loads(kept)))) == kept
         log = {name.step: logged("Hi.") for name in references_of(request)}
         conversation_of(request, log, {})
     except Refused as refused:

@@ -199,6 +199,21 @@ class ResponsesBody(Body):
                 yield from ((tool.name, nested) for nested in tool.tools)
 
 
+_ECHOED = {"model", "instructions", "previous_response_id", "max_output_tokens", "temperature", "top_p", "tools"}
+"""Parameters that a response repeats, or that its events depend on."""
+
+
+def echo_of(body: ResponsesBody) -> dict[str, Any]:
+    """What a response needs of the body of its request, as a JSON object."""
+    echo: dict[str, Any] = body.model_dump(mode="json", include=_ECHOED, exclude_none=True)
+    return echo
+
+
+def echoed(echo: Mapping[str, Any]) -> ResponsesBody:
+    """The body of which `echo_of` kept a part, with that part and without input."""
+    return ResponsesBody.model_validate({**echo, "input": []})
+
+
 RESPONSES = ParameterTable(
     "/v1/responses",
     (

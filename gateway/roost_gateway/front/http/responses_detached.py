@@ -2,7 +2,6 @@
 on."""
 
 import asyncio
-import json
 from contextlib import aclosing
 
 from roost.contract.reasons import Reason
@@ -15,15 +14,12 @@ from roost_gateway.front.http.calls import ClientLeftError, HttpCall
 from roost_gateway.front.http.errors import Failure, failure
 from roost_gateway.front.http.headers import recognition_headers
 from roost_gateway.front.http.ids import answer_of
-from roost_gateway.front.http.responses_body import ResponsesBody
+from roost_gateway.front.http.responses_body import ResponsesBody, echo_of, echoed
 from roost_gateway.front.http.responses_events import ResponseEvents, response_of
 from roost_gateway.front.http.responses_log import committed_of
-from roost_gateway.front.http.sse import EventStream, ServerEvent, compact_json
+from roost_gateway.front.http.sse import EventStream, ServerEvent
 from roost_gateway.front.http.steps import attend
 from roost_gateway.recognition.conversation import Conversation
-
-_ECHOED = {"model", "instructions", "previous_response_id", "max_output_tokens", "temperature", "top_p", "tools"}
-"""Parameters that a response repeats, or that its events depend on."""
 
 
 def check_detached(body: ResponsesBody) -> None:
@@ -34,8 +30,8 @@ def check_detached(body: ResponsesBody) -> None:
 
 async def create_detached(call: HttpCall, body: ResponsesBody, conversation: Conversation) -> None:
     """Begins a response, and answers with how it stands, or with its stream, whose end does not end the step."""
-    steps, echo = call.front.life.detached, json.loads(body.model_dump_json(include=_ECHOED, exclude_none=True))
-    recognised = await steps.start(conversation, call.caller, echo, is_streamed=bool(body.stream))
+    steps = call.front.life.detached
+    recognised = await steps.start(conversation, call.caller, echo_of(body), is_streamed=bool(body.stream))
     call.response_headers |= recognition_headers(recognised)
     name = answer_of(recognised).step
     detached = await steps.find(name, call.caller)
@@ -119,8 +115,7 @@ def _answer(detached: Detached) -> ResponseEvents:
 
 
 def _body(detached: Detached) -> ResponsesBody:
-    """The body of the request, as far as the response depends on it."""
-    return ResponsesBody.model_validate_json(compact_json({**detached.echo, "input": [], "background": True}))
+    return echoed({**detached.echo, "background": True})
 
 
 def _failure(call: HttpCall, progress: DetachedProgress) -> Failure:
