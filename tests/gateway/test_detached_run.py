@@ -138,6 +138,8 @@ async def test_a_run_that_takes_over_continues_the_log() -> None:
     assert second.received == first.received
     assert second.received is not None
     assert (second.received.tokens, second.received.parts) == (5, 5)
+    await second.hand_over()
+    assert (await progress_of(store, second)).state is DetachedState.IN_PROGRESS
     await second.read(played([*letters()[5:], committed(TEXT)]))
     await second.end(COMMITTED)
     after = await progress_of(store, second)

@@ -40,7 +40,7 @@ class BegunStep:
 
 
 def begun_step(request: StepRequest, tenant: str, document: Mapping[str, Any]) -> BegunStep:
-    """The step of a request and what `BegunStep.document` made of the rest. Of its conversation it has what the step
+    """Reads the step back from its request and `BegunStep.document`. Of the conversation it has only what the step
     adds."""
     pool = pool_of(request.session_id)
     assert pool is not None, "the store has checked the session's name"
@@ -52,7 +52,7 @@ def begun_step(request: StepRequest, tenant: str, document: Mapping[str, Any]) -
 
 
 def recognised_step(name: StepName, document: Mapping[str, Any]) -> Recognised:
-    """What a step was recognised as, by what `BegunStep.document` made of it."""
+    """Reads back what a step was recognised as, from `BegunStep.document`."""
     match, reason = Match(document["match"]), document["reason"]
     return Recognised(name.session_id, name.step_id, match, document["logTokens"], reason)
 

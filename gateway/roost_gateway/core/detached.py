@@ -1,7 +1,7 @@
 """Steps of conversations that run without their clients, and whose events any gateway may follow.
 
-The record of such a step is in the store (`roost.store.detached`). One gateway runs it; whoever asks for the step and
-sees that nobody runs it any more takes it over, as a client's retry takes a step over.
+The record of such a step is in the store (`roost.store.detached`). A gateway that is asked for a step whose run has
+died takes it over, as a client's retry takes a step over.
 """
 
 import asyncio
@@ -102,7 +102,7 @@ class DetachedConversations:
         return began.result()
 
     async def find(self, name: StepName, caller: Caller) -> Detached | None:
-        """The detached step of a name, or None if there is none, or none any more."""
+        """The detached step of that name, or None."""
         pool_of_session(name.session_id, caller)
         context = await self._store.context(name, caller.tenant)
         if context is None:
@@ -188,7 +188,7 @@ class DetachedConversations:
         await self._background.finish(finish_seconds)
 
     async def _delete_if_empty(self, session_id: str, caller: Caller) -> None:
-        """Deletes a session without a committed step, unless it goes on with another one."""
+        """Deletes a session without committed steps, unless another step of it runs."""
         give_up = time.monotonic() + LEASE_TTL_SECONDS
         while time.monotonic() < give_up:
             try:
@@ -276,8 +276,8 @@ class DetachedConversations:
         return DetachedEnd(DetachedState.FAILED, StepFailure(refused.reason, refused.message))
 
     async def _end_of_cancelled(self, run: DetachedRun) -> DetachedEnd | None:
-        """Begins the step once more, which fences the attempt that was left, and leaves it: a step that has been
-        committed all the same is found out so."""
+        """Begins the step once more and leaves it. That fences the attempt that was left, or shows that it has been
+        committed."""
         try:
             async with self._conversations.resume(run.begun, run.caller, run.received) as step:
                 if not step.is_committed:

@@ -23,16 +23,22 @@ class EventsToLog:
     Output that starts again is not logged again: what has been logged stays, and the new output has to begin with it.
     """
 
-    def __init__(self, *, is_streamed: bool, logged: Iterable[Event] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        is_streamed: bool,
+        state: DetachedState = DetachedState.QUEUED,
+        logged: Iterable[Event] = (),
+    ) -> None:
         """`is_streamed`: whether the step's client has asked for its events; without them only the state is kept.
-        `logged` are the events of earlier runs."""
+        `state` and `logged` are what earlier runs have come to."""
         self._is_streamed = is_streamed
         self._waiting: list[Event] = []
         self._output = PartLog(part for event in logged if isinstance(event, Delta) for part in event.parts)
         """The output that was taken to be logged."""
         self._repeated: PartLog | None = None
         """Output that has started again, as long as it may only repeat what was taken."""
-        self.state = DetachedState.QUEUED
+        self.state = state
         """How far the step has come."""
         self._is_new_state = False
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from roost.contract.events import Delta, Event
 from roost.contract.lease import LEASE_PERIOD_SECONDS
+from roost.contract.steps import Cursor
 from roost.store.detached import (
     DetachedProgress,
     DetachedReport,
@@ -61,14 +62,17 @@ class DetachedRun:
         self.caller = caller
         self.is_cancelled = former is not None and former.is_cancelled
         """Whether the client has asked for the step's end."""
-        logged = former.events if former is not None else ()
-        deltas = [event for event in logged if isinstance(event, Delta)]
-        self.received = cursor_after(deltas[-1]) if deltas else None
+        self.received: Cursor | None = None
         """What is known of the output."""
         self._store = store
         self._runner = runner
-        self._events = EventsToLog(is_streamed=is_streamed, logged=logged)
-        self._logged = former.logged if former is not None else 0
+        self._events = EventsToLog(is_streamed=is_streamed)
+        self._logged = 0
+        if former is not None:
+            self._events = EventsToLog(is_streamed=is_streamed, state=former.state, logged=former.events)
+            self._logged = former.logged
+            deltas = [event for event in former.events if isinstance(event, Delta)]
+            self.received = cursor_after(deltas[-1]) if deltas else None
         self._reading: asyncio.Task[None] | None = None
         self._batch: list[Event] = []
         """Events on their way to the log. They stay as they are until the store has them, since it may have them

@@ -40,6 +40,8 @@ class _Inbox:
         self._news: list[Wake] = []
 
     def put(self, wake: Wake) -> None:
+        if wake == ANYTHING and self._news[-1:] == [ANYTHING]:
+            return  # it says nothing new
         self._news.append(wake)
         if len(self._news) > _MOST_NEWS:
             self._news = [ANYTHING]

@@ -38,7 +38,7 @@ class ResponseEvents:
         self._recognised: Recognised | None = None
         self._sent = 0
         self._is_queued = False
-        """Whether the answer has begun as one that waits."""
+        """Whether the last event says that the step waits."""
         self._output: list[JsonObject] = []
         """Items that have ended."""
         self._numbers = Counter[str]()
