@@ -48,7 +48,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
 
     async def Evict(self, request: pb.EvictRequest, context: _AnyContext) -> pb.EvictResponse:  # noqa: N802
         async def call(shell: Shell) -> pb.EvictResponse:
-            evicted = await shell.evict(request.session_id, request.epoch)
+            evicted = await shell.evict(request.session_id, request.epoch, erased=request.erased)
             await self._publish()
             return pb.EvictResponse(evicted_tokens=evicted)
 
