@@ -192,13 +192,12 @@ class StepRunner:
         descriptor, packed = began.descriptor, pack_ids([*prompt, *output.ids])
         attempts = [[ref.epoch, ref.nonce.hex()] for ref in lineage]
         notes = {"reasoning": output.reasoning, "stop_string": output.stop_string}
-        given = {name: note for name, note in notes.items() if note}
-        why = why_to_record(_why(began))
+        given = {name: note for name, note in notes.items() if note} | {"why": why_to_record(_why(began))}
         entry = LogEntry(
             step_id=request.step_id,
             index=descriptor.steps,
             messages=tuple(map(message_to_record, request.messages)),
-            output={**message_to_record(output.message), "text": output.text, "attempts": attempts, "why": why, **given},
+            output={**message_to_record(output.message), "text": output.text, "attempts": attempts, **given},
             finish_reason=finish_reason_to_record(output.finish_reason),
             prompt_tokens=len(prompt),
             output_tokens=len(output.ids),

@@ -88,9 +88,12 @@ class WorkerClients:
         for address in set(self._channels) - set(addresses):
             self.forget(self._channels[address])
 
-    async def evict(self, pool: str, workers: Iterable[WorkerState], session_id: str, epoch: int) -> tuple[int, bool]:
-        """Drops a session's KV on workers. Returns the tokens dropped, and whether every worker answered."""
-        request = EvictRequest(session_id=session_id, epoch=epoch)
+    async def evict(
+        self, pool: str, workers: Iterable[WorkerState], session_id: str, epoch: int, *, erased: bool = False
+    ) -> tuple[int, bool]:
+        """Drops a session's KV on workers; `erased`: because the session is gone. Returns the tokens dropped, and
+        whether every worker answered."""
+        request = EvictRequest(session_id=session_id, epoch=epoch, erased=erased)
         answers = await asyncio.gather(*(self._evict(pool, worker, request) for worker in workers))
         return sum(tokens or 0 for tokens in answers), None not in answers
 

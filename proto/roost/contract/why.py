@@ -146,7 +146,8 @@ def _waited(wait: Wait | None) -> str:
     counts = (_count(wait.continuations, "continuation"), _count(wait.new_sessions, "new session"))
     ahead = " and ".join(filter(None, counts))
     reason = _WAITED.get(wait.reason, "") if wait.reason else ""
-    return f"waited {_seconds(wait.seconds)}" + (f" behind {ahead}" if ahead else "") + (f": {reason}" if reason else "")
+    waited = f"waited {_seconds(wait.seconds)}" + (f" behind {ahead}" if ahead else "")
+    return waited + (f": {reason}" if reason else "")
 
 
 def _ran(why: Why) -> str:
