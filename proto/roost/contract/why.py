@@ -170,7 +170,7 @@ def _cause(why: Why) -> str:
     if eviction is None or why.cause not in (RebuildCause.EVICTED_FOR_ROOM, RebuildCause.EVICTED_ON_REQUEST):
         return _CAUSES.get(why.cause, "") if why.cause else ""
     ago = f"{_seconds(eviction.seconds_ago)} ago"
-    if eviction.requested:
+    if why.cause is RebuildCause.EVICTED_ON_REQUEST:
         return f"evicted on request {ago}"
     whose = f"session {eviction.for_session}" if eviction.for_session else "another session"
     return f"evicted {ago} for {whose}'s growth" + (f" ({eviction.policy})" if eviction.policy else "")
