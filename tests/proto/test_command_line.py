@@ -106,28 +106,6 @@ def test_a_session_is_forked_where_its_log_had_so_many_steps(fake: ThreadedFake,
         assert roost_command(fake, "sessions", "fork", session, *wrong).exit_code == 2
 
 
-def test_why_shows_the_last_steps_with_their_lines(fake: ThreadedFake, session: str) -> None:
-    with SyncClient.connect(fake.gateway.targets, api_key="secret") as client:
-        known = client.session(session)
-        results = [known.run("again"), known.evict() and known.run("once more")]
-    assert [result.why.line for result in results if result and result.why] == [
-        f"none of {results[0].why.log_tokens} tokens rebuilt",
-        f"{results[1].why.log_tokens} of {results[1].why.log_tokens} tokens rebuilt: evicted on request",
-    ]
-    header, *rows = roost_command(fake, "why", session, "--last", "2").stdout.splitlines()
-    assert header.split() == ["INDEX", "STEP", "COMMITTED", "WHY"]
-    assert [row.split()[:2] for row in rows] == [["1", results[0].step_id], ["2", results[1].step_id]]
-    assert [row.endswith(result.why.line) for row, result in zip(rows, results, strict=True)] == [True, True]
-    shown = json.loads(roost_command(fake, "why", session, "--step", results[1].step_id, "-o", "json").stdout)
-    assert [(step["line"], step["why"]["cause"]) for step in shown] == [(results[1].why.line, "evicted_on_request")]
-
-
-def test_why_of_an_unknown_step_says_how_to_find_one(fake: ThreadedFake, session: str) -> None:
-    result = roost_command(fake, "why", session, "--step", "nobody")
-    assert result.exit_code == 2
-    assert "without it lists the last ones" in " ".join(result.output.replace("│", " ").split())
-
-
 def test_the_log_shows_calls_that_a_step_brought(fake: ThreadedFake) -> None:
     call = roost.ToolCall("c1", "grep", '{"q": 1}')
     answer = roost.Message(roost.MessageRole.ASSISTANT, "", (call,))
