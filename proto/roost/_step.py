@@ -209,5 +209,5 @@ class Step:
 
 
 def _span_attributes(committed: Committed) -> dict[str, str | int]:
-    attributes = {"roost.output_tokens": committed.output_tokens, "roost.failovers": committed.failovers}
-    return attributes if committed.why is None else {**attributes, "roost.why": committed.why.line}
+    why = {} if committed.why is None else {"roost.why": committed.why.line}
+    return {"roost.output_tokens": committed.output_tokens, "roost.failovers": committed.failovers, **why}

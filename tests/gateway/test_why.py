@@ -127,6 +127,15 @@ async def test_a_worker_that_fails_during_the_step_is_the_cause(rig: Rig) -> Non
     assert (why.worker, why.cause) == ("other", RebuildCause.WORKER_FAILED)
 
 
+async def test_workers_are_told_which_evictions_are_of_erased_sessions(rig: Rig) -> None:
+    worker = await rig.worker()
+    caller = rig.caller(await rig.gateway())
+    session = await caller.open()
+    await caller.stub.EvictSession(pb.EvictSessionRequest(session_id=session.id))
+    await caller.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
+    assert [eviction.erased for eviction in worker.evictions] == [False, True]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_http_responses_have_the_line(rig: Rig, stream: bool) -> None:
     await rig.worker()

@@ -21,7 +21,6 @@ from roost_worker.engine.retention import DEFAULT_POLICY
 from worker_harness import SECRET, World, scripted_world, worker_config
 
 POOL = worker_harness.POOL
-BLOCK = 16
 BLOCKS = 16
 """Room for one of the sessions here, and half of another."""
 LONG = 100
@@ -46,6 +45,11 @@ class Small:
         log = await self._callers[tenant].step(request)
         assert log.committed is not None
         return why_from_wire(log.committed.why)
+
+    async def fork(self, tenant: str, session: pb.Session) -> pb.Session:
+        caller = self._callers[tenant]
+        request = pb.ForkSessionRequest(session_id=session.id)
+        return (await caller.stub.ForkSession(request, metadata=caller.metadata)).session
 
     async def evict(self, tenant: str, session: pb.Session) -> None:
         caller = self._callers[tenant]
@@ -122,6 +126,14 @@ async def test_what_was_evicted_on_request_says_when(small: Small) -> None:
     assert isinstance(why.eviction, KvEviction)
     assert why.eviction.requested
     assert re.search(r"tokens rebuilt: evicted on request \d+\.\d s ago$", why.line)
+
+
+async def test_a_fork_computes_less_than_a_block_again(small: Small) -> None:
+    session = await small.open("ours")
+    await small.step("ours", session)
+    why = await small.step("ours", await small.fork("ours", session), "go on")
+    assert (why.place, why.cause) == (Place.HOME, RebuildCause.BLOCK_END)
+    assert 0 < why.rebuilt_tokens < small.worker.runner.info.block_tokens
 
 
 async def test_every_gateway_reads_why_later_and_old_entries_say_nothing(small: Small) -> None:
