@@ -32,7 +32,8 @@ def why(
 
 def _steps(session: SyncSession, step_id: str, last: int) -> list[LoggedStep]:
     if not step_id:
-        return list(session.steps(first_index=max(0, session.info().steps - last)))
+        first_index = max(0, session.info().steps - last)
+        return list(session.steps(first_index=first_index))[-last:]  # an older gateway begins with the first step
     for step in session.steps():
         if step.step_id == step_id:
             return [step]

@@ -206,5 +206,5 @@ class Retained:
 
 def _evicted(parked: ParkedSequence, tokens: int, growing: Submit) -> Evicted:
     """Name the session that grows only where the two share a cache key: sessions of other tenants are not named."""
-    is_known = growing.cache_key == parked.cache_key
-    return Evicted(parked.session, tokens, growing.session or "" if is_known else "")
+    known = growing.session if growing.cache_key == parked.cache_key else None
+    return Evicted(parked.session, tokens, known or "")
