@@ -53,6 +53,7 @@ ROOM, REQUEST = KvEviction(500, 1.0), KvEviction(500, 1.0, requested=True)
         (SESSION, Place.HOME_GONE, 500, KvReport(None, 16), RebuildCause.WORKER_LOST),
         (SESSION, Place.HOME_FAILED, 500, KvReport(None, 16), RebuildCause.WORKER_LOST),
         (SESSION, Place.HOME_EMPTY, 500, KvReport(None, 16), RebuildCause.DROPPED),
+        (SESSION, Place.HOME_EMPTY, 500, KvReport(ROOM, 16), RebuildCause.EVICTED_FOR_ROOM),
         (MIGRATED, Place.NO_HOME, 500, KvReport(REQUEST, 16), RebuildCause.MODEL_CHANGED),
         (WITHOUT_THINKING, Place.HOME, 5, KvReport(ROOM, 16), RebuildCause.THINKING_DROPPED),
         (LATER, Place.HOME, 500, KvReport(None, 16), RebuildCause.DROPPED),

@@ -7,10 +7,12 @@ import pytest
 from gateway_driver import POOL, Caller, Rig, StepLog, publish_pool, step_request
 from http_client import ask
 from null_script import BASE_ID, Script, token_text
-from roost.contract.why import Place, RebuildCause, Wait, WaitReason, Why
+from roost.contract.why import KvEviction, Place, RebuildCause, Wait, WaitReason, Why
+from roost.store.keys import PoolKeys
 from roost.v1 import session_service_pb2 as pb
 from roost.wire_why import why_from_wire
 from roost_gateway.fleet import grace
+from roost_gateway.step.attempt import StepAttempt
 
 ROOM_FOR_ONE = 600
 TEXT = "".join(token_text(BASE_ID + number) for number in range(8))
@@ -125,6 +127,44 @@ async def test_a_worker_that_fails_during_the_step_is_the_cause(rig: Rig) -> Non
     await home.kill()
     why = why_of(await step)
     assert (why.worker, why.cause) == ("other", RebuildCause.WORKER_FAILED)
+
+
+async def test_a_step_that_leaves_a_home_that_has_dropped_its_session_says_what_the_home_remembers(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_answered, note = asyncio.Event(), StepAttempt.home_dropped
+
+    def noted(attempt: StepAttempt, eviction: KvEviction) -> None:
+        note(attempt, eviction)
+        has_answered.set()
+
+    monkeypatch.setattr(StepAttempt, "home_dropped", noted)
+    home = await rig.worker("home")
+    caller = rig.caller(gateway := await rig.gateway())
+    session = await caller.open()
+    await caller.step(step_request(session, "first"))
+    home.script.hang_after = 1
+    running = rig.spawn(caller.step(step_request(await caller.open(), "running")))
+    await home.until(lambda: len(home.starts) == 2)
+    home.parked.clear()
+    home.script.eviction = pb.KvEviction(tokens=12, milliseconds_ago=41_000, policy="LRU")
+    with rig.redis.client() as client:  # as if the step had ended a while ago: what is published is believed
+        client.hset(PoolKeys(POOL).session(session.id), "updated", 0)
+    await home.publish()
+    other = await rig.worker("other", Script(hang_after=0))
+    await gateway.life.fleet.workers.refresh(POOL)
+
+    step = rig.spawn(caller.step(step_request(session, "second")))
+    await has_answered.wait()
+    other.resume_output.set()
+    why = why_of(await step)
+    assert (why.place, why.cause) == (Place.HOME_EMPTY, RebuildCause.EVICTED_FOR_ROOM)
+    assert why.line == (
+        "ran at other, since its home had nothing of it cached; 11 of 12 tokens rebuilt: "
+        "evicted 41 s ago for another session's growth (LRU)"
+    )
+    home.resume_output.set()
+    await running
 
 
 async def test_workers_are_told_which_evictions_are_of_erased_sessions(rig: Rig) -> None:

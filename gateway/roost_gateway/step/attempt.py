@@ -12,7 +12,7 @@ from roost.contract.lease import LEASE_TTL_MS, LEASE_TTL_SECONDS
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.contract.why import Place, Wait
+from roost.contract.why import KvEviction, Place, Wait
 from roost.store.records import Began, Descriptor, Reservation
 from roost_gateway.routing.choice import StepNeed, WorkerState
 from roost_gateway.step.call import StepCall
@@ -95,6 +95,8 @@ class StepAttempt:
         """Of the worker that it was sent to last."""
         self.place = Place.NO_HOME
         """Where that is, seen from the session's home."""
+        self.home_eviction: KvEviction | None = None
+        """What its home has dropped of the session, once that has answered."""
         self.wait: Wait | None = None
         """How it stood when it first began to wait for a worker; None while it has not."""
         self.failovers = 0
@@ -242,6 +244,10 @@ class StepAttempt:
     def goes_to(self, worker: WorkerState, place: Place) -> None:
         self.model_revision = self.need.model_revision or worker.model_revision
         self.place = place
+
+    def home_dropped(self, eviction: KvEviction) -> None:
+        """Notes what its home has dropped of the session."""
+        self.home_eviction = eviction
 
     def output_came(self) -> None:
         """Notes that the output has grown."""

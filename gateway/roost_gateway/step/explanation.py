@@ -21,6 +21,8 @@ def explain(attempt: StepAttempt, worker_id: str, cached_tokens: int, report: Kv
     """The facts of an attempt at a worker that has, or expects to have, so many tokens of the context cached."""
     log_tokens = attempt.descriptor.head.length
     rebuilt = rebuilt_tokens(log_tokens, cached_tokens)
+    if attempt.place is Place.HOME_EMPTY:
+        report = replace(report, eviction=attempt.home_eviction)
     cause = _cause(attempt, rebuilt, report) if rebuilt else None
     is_evicted = cause in (RebuildCause.EVICTED_FOR_ROOM, RebuildCause.EVICTED_ON_REQUEST)
     wait = attempt.wait
@@ -50,13 +52,13 @@ def _cause(attempt: StepAttempt, rebuilt: int, report: KvReport) -> RebuildCause
 def cause_of(session: Descriptor, place: Place, rebuilt: int, report: KvReport) -> RebuildCause:
     """Why `rebuilt` tokens of a session's log were not cached where its step ran.
 
-    What a worker remembers of the session counts where it should have had the log: after a move, it may be older than
-    the move.
+    The report is that of the home where the step ran elsewhere since the home had nothing. What another worker
+    remembers of the session does not count: it may be older than the last move.
     """
     recorded, eviction = rebuild_cause(session), report.eviction
     if recorded in _RENDERED_AGAIN:
         return recorded
-    if eviction is not None and place in (Place.HOME, Place.NO_HOME):
+    if eviction is not None and place in (Place.HOME, Place.HOME_EMPTY, Place.NO_HOME):
         return RebuildCause.EVICTED_ON_REQUEST if eviction.requested else RebuildCause.EVICTED_FOR_ROOM
     if rebuilt < report.block_tokens:
         return RebuildCause.BLOCK_END

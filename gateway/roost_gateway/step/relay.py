@@ -127,6 +127,8 @@ class Relay:
         """Opens a stream to the worker and waits until the output is complete."""
         attempt = self._attempt
         attempt.goes_to(dispatch.worker, self._place(dispatch.worker))
+        if attempt.place is Place.HOME_EMPTY and attempt.home_eviction is None:
+            self._ask_home()
         self._accepted_here = self._accepted_here and dispatch.again
         self.stream = stream = WorkerStream(
             attempt, dispatch.resume, dispatch.worker, self._clients, self._store, partial(self._accept, dispatch)
@@ -151,6 +153,13 @@ class Relay:
         if home in attempt.faulty() or self._workers.get(pool, home) is None:
             return Place.HOME_FAILED
         return Place.HOME_FULL if attempt.need.cached.get(home) else Place.HOME_EMPTY
+
+    def _ask_home(self) -> None:
+        """Asks the session's home what it has dropped. The answer comes while the log is computed again."""
+        attempt, pool = self._attempt, self._attempt.pool.pool
+        home = self._workers.get(pool, attempt.descriptor.owner)
+        if home is not None:
+            self._clients.recall_eviction(pool, home, attempt.descriptor.published_as, attempt.home_dropped)
 
     def _accept(self, dispatch: Dispatch, prompt_ids: "array[int]", cached_tokens: int, report: KvReport) -> None:
         """Takes the prompt as the worker rendered it. Raises Refused: STEP_TOO_LONG."""

@@ -639,6 +639,52 @@ class EvictResponse(_message.Message):
 Global___EvictResponse: _TypeAlias = EvictResponse  # noqa: Y015
 
 @_typing.final
+class RecallEvictionRequest(_message.Message):
+    """RecallEvictionRequest names a session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Session's name."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecallEvictionRequest: _TypeAlias = RecallEvictionRequest  # noqa: Y015
+
+@_typing.final
+class RecallEvictionResponse(_message.Message):
+    """RecallEvictionResponse is what the worker remembers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVICTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def eviction(self) -> _session_service_pb2.KvEviction:
+        """KV of the session that it has dropped since the session's last step there; unset when it remembers none."""
+
+    def __init__(
+        self,
+        *,
+        eviction: _session_service_pb2.KvEviction | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["eviction", b"eviction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["eviction", b"eviction"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecallEvictionResponse: _TypeAlias = RecallEvictionResponse  # noqa: Y015
+
+@_typing.final
 class HoldRequest(_message.Message):
     """HoldRequest tells that a session pauses."""
 

@@ -95,6 +95,18 @@ async def test_growth_is_reported_with_the_policy(world: World) -> None:
     assert eviction.milliseconds_ago > 0
 
 
+async def test_a_gateway_can_ask_what_is_remembered(world: World) -> None:
+    world.script(1, "ok")
+    ledger = Ledger()
+    await world.step(ledger)
+    request = pb.RecallEvictionRequest(session_id=ledger.session_id)
+    assert not (await world.call("RecallEviction", request)).HasField("eviction")
+    world.server.shell.evictions.made_room(Evicted(ledger.session_id, 7, "a/b/other"), 0.0)
+    for _ in range(2):
+        eviction = (await world.call("RecallEviction", request)).eviction
+        assert (eviction.tokens, eviction.for_session) == (7, "a/b/other")
+
+
 @pytest.mark.parametrize("erased", [False, True])
 async def test_nothing_is_remembered_of_an_erased_session(world: World, erased: bool) -> None:
     world.script(1, "ok")
