@@ -89,7 +89,7 @@ def finish_reason_from_record(record: str) -> FinishReason | None:
 
 
 def why_to_record(why: Why) -> bytes:
-    """In protobuf's binary form: at most `MAX_WHY_BYTES`."""
+    """In protobuf's binary form, since every step has one: at most 300 bytes."""
     return why_to_wire(why).SerializeToString()
 
 
