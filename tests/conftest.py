@@ -17,6 +17,8 @@ settings.register_profile("thorough", parent=settings.get_profile("default"), ma
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Threads of torch that have nothing to do would spin, for more CPU time than the tests take, where tests share cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Without bytecode each process of xdist would rewrite and compile all test files, and each gateway, worker and rank
 # that a test starts would compile its part of Roost.
