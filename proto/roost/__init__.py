@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from roost._session import Session
     from roost._step import Step
     from roost._transport import TLSConfig
+    from roost.contract.budgets import BudgetScope, BudgetStatus, BudgetUnit
     from roost.contract.events import (
         ArgumentsPart,
         CallPart,
@@ -57,6 +58,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentsPart",
+    "BudgetScope",
+    "BudgetStatus",
+    "BudgetUnit",
     "CallPart",
     "Client",
     "Committed",
@@ -102,6 +106,7 @@ __all__ = [
 
 # Engine processes import `roost.contract` and must not pay for gRPC, nor have it installed: names load on first use.
 _HOMES = (
+    "roost.contract.budgets",
     "roost.contract.events",
     "roost.contract.heads",
     "roost.contract.messages",

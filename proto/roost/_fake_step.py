@@ -17,6 +17,8 @@ from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check
 from roost.contract.steps import Cursor, StepRequest
+from roost.store.budget_requests import budget_rules
+from roost.store.budgets import BudgetRules
 from roost.store.memory import MemoryStore
 from roost.store.records import (
     AlreadyCommitted,
@@ -128,7 +130,11 @@ class StepRunner:
             max_steps=role.max_steps,
             priority=0,
             deadline_ms=0,
+            rules=self._rules(descriptor),
         )
+
+    def _rules(self, descriptor: Descriptor) -> BudgetRules:
+        return budget_rules(descriptor.tenant, descriptor.task, self.pool.role(descriptor.role), self.pool)
 
     async def _to_revision(self, began: Began) -> Began:
         """Brings a session to the pool's revision before its step. Refuses: MODEL_REVISION_MISMATCH."""
@@ -208,7 +214,16 @@ class StepRunner:
             model_revision=self.pool.active_revision,
             worker_id=WORKER,
         )
-        return CommitRequest(request.session_id, began.ref, descriptor.head, entry, packed, ttl_ms=0, owner=WORKER)
+        return CommitRequest(
+            session_id=request.session_id,
+            ref=began.ref,
+            previous=descriptor.head,
+            entry=entry,
+            packed_ids=packed,
+            ttl_ms=0,
+            owner=WORKER,
+            rules=self._rules(descriptor),
+        )
 
     def _stream(self, written: _Written, received: Cursor | None, most: int | None = None) -> Iterator[Event]:
         """What the reader lacks of the first `most` tokens; all of them, after Restarted, when what it has belongs to

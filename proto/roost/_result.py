@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from roost.contract.budgets import BudgetStatus
 from roost.contract.events import Committed, FinishReason, Migrated, TokenLogprobs, Usage
 from roost.contract.messages import ToolCall
 
@@ -38,6 +39,11 @@ class StepResult:
     def warnings(self) -> tuple[str, ...]:
         """Why text that looks like a tool call is not one."""
         return self.committed.warnings
+
+    @property
+    def budgets(self) -> tuple[BudgetStatus, ...]:
+        """Budgets that are used up, or of which as much is used as the role warns at."""
+        return self.committed.budgets
 
     @property
     def finish_reason(self) -> FinishReason | None:

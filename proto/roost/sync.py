@@ -221,6 +221,7 @@ class SyncSession(_Sync[Session]):
     fork = _opening(Session.fork)
     hold = _blocking(Session.hold)
     evict = _blocking(Session.evict)
+    extend_budget = _blocking(Session.extend_budget)
     close = _blocking(Session.close)
     delete = _blocking(Session.delete)
     steps = _iterating(Session.steps)

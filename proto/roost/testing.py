@@ -25,6 +25,7 @@ from roost._fake_output import REVISION, Turn, echo
 from roost._fake_service import FakeService
 from roost._fake_step import Mishap, Reply, StepRunner
 from roost._transport import MAX_MESSAGE_BYTES
+from roost.contract.budgets import RoleBudgets
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
@@ -49,6 +50,7 @@ class FakeRole:
     max_steps: int = 0
     budget_tokens: int = 0
     max_output_tokens: int = 4096
+    budgets: RoleBudgets = RoleBudgets()  # noqa: RUF009  # frozen
 
 
 class FakeGateway:
@@ -78,7 +80,8 @@ class FakeGateway:
             context_tokens=context_tokens,
             active_revision=REVISION,
             roles=tuple(
-                PoolRole(role.name, 0, role.max_output_tokens, role.max_steps, role.budget_tokens) for role in roles
+                PoolRole(role.name, 0, role.max_output_tokens, role.max_steps, role.budget_tokens, role.budgets)
+                for role in roles
             ),
         )
         self._store = MemoryStore()

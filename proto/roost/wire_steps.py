@@ -5,6 +5,8 @@ from roost.v1 import session_service_pb2 as pb
 from roost.wire import (
     attempt_from_wire,
     attempt_to_wire,
+    budgets_from_wire,
+    budgets_to_wire,
     enum_member,
     enum_value,
     format_from_wire,
@@ -160,6 +162,7 @@ def _committed_to_wire(event: events.Committed) -> pb.StepCommitted:
         warnings=event.warnings,
         reasoning=event.reasoning,
         stop_string=event.stop_string,
+        budgets=budgets_to_wire(event.budgets),
     )
 
 
@@ -180,6 +183,7 @@ def _committed_from_wire(step_id: str, wire: pb.StepCommitted) -> events.Committ
         warnings=tuple(wire.warnings),
         reasoning=wire.reasoning,
         stop_string=wire.stop_string,
+        budgets=budgets_from_wire(wire.budgets),
     )
 
 

@@ -273,6 +273,7 @@ class NullWorker(NullChecks):
             warnings=self.script.warnings,
             reasoning=self.script.reasoning,
             stop_string=self.script.stop_string,
+            gpu_seconds=self.script.gpu_seconds,
         )
 
     async def _hear(self, attempt: Attempt, requests: AsyncIterator[wpb.GenerateRequest]) -> None:

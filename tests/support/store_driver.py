@@ -13,6 +13,7 @@ from leases import lease_of
 from roost.contract import loghash, names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
+from roost.store.budgets import NO_BUDGETS, BudgetRules
 from roost.store.grace import Grace
 from roost.store.interface import SessionStore
 from roost.store.keys import PoolKeys
@@ -83,6 +84,8 @@ def commit_request(
     prompt: tuple[int, ...] = (1, 2, 3),
     output: tuple[int, ...] = (4, 5),
     reasoning: str = "",
+    gpu_seconds: float = 0.0,
+    rules: BudgetRules = NO_BUDGETS,
     **fields: Any,
 ) -> CommitRequest:
     """A commit whose head fits its ids; `fields` are the entry's, and `ttl_ms` and `owner` the request's."""
@@ -99,6 +102,7 @@ def commit_request(
             "tool_calls": [],
             "text": "answer",
             **({"reasoning": reasoning} if reasoning else {}),
+            **({"gpu_seconds": gpu_seconds} if gpu_seconds else {}),
         },
         "finish_reason": "stop",
         "prompt_tokens": len(prompt),
@@ -112,7 +116,7 @@ def commit_request(
         "model_revision": REVISION,
         "worker_id": "w1",
     }
-    return CommitRequest(session_id, ref, previous, LogEntry(**{**entry, **fields}), packed, ttl_ms, owner)
+    return CommitRequest(session_id, ref, previous, LogEntry(**{**entry, **fields}), packed, ttl_ms, owner, rules)
 
 
 def migration(

@@ -8,8 +8,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from redis_servers import PATIENCE_SECONDS, RedisCluster, RedisServer
 from roost.contract import names
+from roost.contract.budgets import BudgetScope
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.refused import Refused
+from roost.store.budgets import NO_BUDGETS, Budget, BudgetRules
 from roost.store.fork_records import CommitPoint, NewFork
 from roost.store.keys import PoolKeys
 from roost.store.memory import MemoryStore
@@ -21,7 +23,26 @@ TENANTS = ("acme", "other")
 WORKERS = {"w1": (40, 1), "w2": (20, 1)}
 REVISIONS = ("rev-1", "rev-2")
 NO_AGING_MS = 10**12
-_TIMES = {"created_ms", "updated_ms", "expires_ms", "commit_ms", "begin_ms", "kv_since_ms"}
+TASK = "fix #12"
+_BUDGETS = (
+    Budget(BudgetScope.SESSION, "tokens", 12),
+    Budget(BudgetScope.SESSION, "steps", 2),
+    Budget(BudgetScope.TASK, "tokens", 25),
+    Budget(BudgetScope.TASK, "steps", 4),
+    Budget(BudgetScope.TASK, "gpu_us", 3_000_000),
+    Budget(BudgetScope.ROLE, "tokens", 40, window_ms=10**15),
+    Budget(BudgetScope.TENANT, "steps", 9, window_ms=10**15),
+)
+"""With windows that do not end during a test."""
+BUDGET_RULES = (
+    NO_BUDGETS,
+    BudgetRules(TENANTS[0], "coder"),
+    BudgetRules(TENANTS[0], "coder", TASK),
+    BudgetRules(TENANTS[0], "coder", TASK, _BUDGETS, grace_steps=0),
+    BudgetRules(TENANTS[0], "coder", TASK, _BUDGETS, asks=True, grace_steps=2, warn_percent=30),
+    BudgetRules(TENANTS[0], "coder", "", _BUDGETS[:3]),
+)
+_TIMES = {"created_ms", "updated_ms", "expires_ms", "commit_ms", "begin_ms", "kv_since_ms", "since_ms", "wall_ms"}
 _TIMES_LEFT = {"lease_ms_left", "ms_left"}
 Attempt = tuple[str, AttemptRef, str]
 

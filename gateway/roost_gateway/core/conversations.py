@@ -277,5 +277,7 @@ def _check(call: _Call) -> None:
 def _recognised(
     call: _Call, start: IndexEntry, began: Began | AlreadyCommitted, match: Match, reason: str = ""
 ) -> Recognised:
-    log_tokens = began.descriptor.head.length if isinstance(began, Began) else began.entry.start
-    return Recognised(start.session_id, call.turn.step_id, match, log_tokens, reason)
+    log_tokens, budgets = (
+        (began.descriptor.head.length, began.budgets) if isinstance(began, Began) else (began.entry.start, ())
+    )
+    return Recognised(start.session_id, call.turn.step_id, match, log_tokens, reason, budgets)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from roost.contract import requests
+from roost.contract.budgets import BudgetExtension
 from roost.contract.heads import Head
 from roost.contract.loghash import unpack_ids
 from roost.contract.names import new_session_id, pool_of
@@ -15,12 +16,13 @@ from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check, invalid
 from roost.contract.sessions import ForkRequest, OpenRequest, SessionInfo, SessionPage, SessionQuery, StepPage
 from roost.contract.steps import StepRequest
+from roost.store.budget_requests import checked_extension
 from roost.store.forks import fork_session
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor, LogEntry, NewSession
 from roost.store.rules import day_of
 from roost.store.views import logged_step, session_info
-from roost_gateway.core.caller import Caller, pool_of_caller, pool_of_session, role_of
+from roost_gateway.core.caller import Caller, Right, pool_of_caller, pool_of_session, role_of
 from roost_gateway.core.facts import FactsCache
 from roost_gateway.core.opening import Opening
 from roost_gateway.core.step_calls import StepCalls, StepEvents
@@ -67,7 +69,7 @@ class Gateway:
         pool = await pool_of_caller(self._pools, request.pool, caller)
         require_open(pool)
         role = role_of(pool, request.role)
-        await self._check_parent(request.parent, caller)
+        parent_task = await self._task_of_parent(request.parent, caller)
         new = NewSession(
             session_id=new_session_id(pool.pool),
             tenant=caller.tenant,
@@ -76,7 +78,7 @@ class Gateway:
             model_revision=pool.active_revision,
             system=request.system,
             date=day_of(time.time_ns() // 1_000_000),
-            task=request.task,
+            task=request.task or parent_task,
             parent=request.parent,
             labels=dict(request.labels),
             request_id=request.request_id,
@@ -172,6 +174,15 @@ class Gateway:
             return session_info(descriptor, await self._pool_or_none(descriptor.pool)), dropped
         return await self._described(descriptor), dropped
 
+    async def extend_budget(self, extension: BudgetExtension, caller: Caller) -> SessionInfo:
+        """Raises the limits of a session's budget, or of its task's."""
+        pool = pool_of_session(extension.session_id, caller)
+        caller.require(Right.EXTEND_BUDGETS)
+        check(requests.extend_budget(extension))
+        descriptor = await self._store.get(extension.session_id, caller.tenant)
+        request = checked_extension(extension, descriptor, await self._pools.get(pool))
+        return await self._described(await self._store.extend(request))
+
     async def close(self, session_id: str, caller: Caller) -> SessionInfo:
         pool_of_session(session_id, caller)
         return await self._described(await self._store.close(session_id, caller.tenant))
@@ -217,12 +228,13 @@ class Gateway:
         bytes_per_token = self._workers.bytes_per_token(pool.pool)
         return StepCall(request, caller.tenant, pool, role, facts, bytes_per_token, now, deadline)
 
-    async def _check_parent(self, parent: str, caller: Caller) -> None:
+    async def _task_of_parent(self, parent: str, caller: Caller) -> str:
+        """The task of a new session's parent; empty without one. Raises Refused: SESSION_NOT_FOUND."""
         if not parent:
-            return
+            return ""
         try:
             pool_of_session(parent, caller)
-            await self._facts.get(parent, caller.tenant)
+            return (await self._facts.get(parent, caller.tenant)).task
         except Refused as error:
             raise Refused(Reason.SESSION_NOT_FOUND, "there is no such session: parent_session_id") from error
 

@@ -8,6 +8,8 @@ from roost.contract.lease import LEASE_TTL_MS
 from roost.contract.messages import MessageRole
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.steps import StepRequest
+from roost.store.budget_requests import budget_rules
+from roost.store.budgets import BudgetRules
 from roost.store.records import BeginRequest, Descriptor
 from roost.store.values import content_digest
 from roost_gateway.admission import estimate
@@ -71,6 +73,10 @@ class StepCall:
     def priority(self, *, continuation: bool) -> int:
         return step_class(self.role.priority, self.pool.priorities, continuation=continuation)
 
+    @property
+    def budget_rules(self) -> BudgetRules:
+        return budget_rules(self.tenant, self.facts.task, self.role, self.pool)
+
     def begin_request(self) -> BeginRequest:
         request, head = self.request, self.request.expected_head
         log_tokens = head.length if head else 0
@@ -94,4 +100,5 @@ class StepCall:
             expected_generation=head.generation if head else 0,
             migrates_to=self.pool.active_revision if self.pool.migrates else "",
             drops_thinking=self.drops_thinking,
+            rules=self.budget_rules,
         )

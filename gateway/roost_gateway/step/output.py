@@ -46,6 +46,8 @@ class StepOutcome:
     """The text between thinking marks."""
     stop_string: str = ""
     """The stop string that ended the text."""
+    gpu_seconds: float = 0.0
+    """Of the worker's devices; 0 from a worker that does not measure it."""
 
     @property
     def parts(self) -> tuple[Part, ...]:

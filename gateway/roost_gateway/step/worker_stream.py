@@ -219,6 +219,7 @@ def _finish(wire: worker_pb.Finished) -> StepOutcome:
         warnings=tuple(wire.warnings),
         reasoning=wire.reasoning,
         stop_string=wire.stop_string,
+        gpu_seconds=wire.gpu_seconds,
     )
 
 

@@ -1,6 +1,8 @@
 """The pool document that gateways read from Redis (docs/contracts.md, "Pool document"). Pure."""
 
+from roost.contract.budgets import BudgetLimits, RoleBudgets
 from roost.contract.pool_document import PoolDocument, PoolRole
+from roost_operator.api.budget_spec import LimitsSpec, OnBudget, WindowSpec
 from roost_operator.api.model_spec import Thinking
 from roost_operator.api.spec import AgentPool, OnModelChange, RoleSpec
 
@@ -20,6 +22,7 @@ def pool_document(pool: AgentPool, active_revision: str = "") -> PoolDocument:
         implicit_ttl_seconds=spec.sessions.implicit_ttl_seconds,
         max_session_tokens=spec.sessions.max_tokens,
         migrates=spec.sessions.on_model_change is OnModelChange.MIGRATE,
+        tenant_budget=_window(spec.tenant_budget),
         queue_limit=spec.admission.queue_limit,
         queue_timeout_seconds=spec.admission.queue_timeout_seconds,
         suspend=spec.suspend,
@@ -33,4 +36,20 @@ def _role(role: RoleSpec) -> PoolRole:
         max_output_tokens=role.max_output_tokens_per_step,
         max_steps=role.max_steps_per_session,
         budget_tokens=role.session_token_budget,
+        budgets=RoleBudgets(
+            session=_limits(role.budgets.session),
+            task=_limits(role.budgets.task),
+            role=_window(role.budgets.role),
+            asks=role.budgets.on_budget is OnBudget.ASK,
+            grace_steps=role.budgets.grace_steps,
+            warn_percent=role.budgets.warn_at_percent,
+        ),
     )
+
+
+def _limits(limits: LimitsSpec) -> BudgetLimits:
+    return BudgetLimits(limits.uncached_tokens, limits.gpu_seconds, limits.steps, limits.wall_seconds)
+
+
+def _window(limits: WindowSpec) -> BudgetLimits:
+    return BudgetLimits(limits.uncached_tokens, limits.gpu_seconds, limits.steps, window_seconds=limits.window_seconds)

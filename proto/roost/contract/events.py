@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from roost.contract.budgets import BudgetStatus
 from roost.contract.heads import NO_ATTEMPT, AttemptRef, Head
 from roost.contract.messages import Message
 
@@ -29,6 +30,8 @@ class Usage:
     """Tokens of the context that the worker found in its cache."""
     reconstructed_tokens: int = 0
     """Tokens of the log that were not cached and had to be computed again."""
+    gpu_seconds: float = 0.0
+    """Seconds of the worker's devices, times the ranks; 0 from a worker that does not measure it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,8 @@ class Committed:
     """What the model wrote between its thinking marks. It is not part of `output`."""
     stop_string: str = ""
     """The one of `Sampling.stop` that ended the output; empty when another thing did."""
+    budgets: tuple[BudgetStatus, ...] = ()
+    """Budgets that are used up, or of which as much is used as the role warns at; empty for a replayed step."""
 
     @property
     def context_tokens(self) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from roost.contract.budgets import BudgetStatus
 from roost.contract.events import FinishReason, Usage
 from roost.contract.heads import Head
 from roost.contract.messages import Format, Message, Sampling, ToolDefinition
@@ -147,6 +148,8 @@ class SessionInfo:
     """In the order in which they were given; empty in lists of sessions."""
     forked_from: ForkPoint | None = None
     """None when it was opened."""
+    budgets: tuple[BudgetStatus, ...] = ()
+    """What the session itself has used of its role's budgets."""
 
 
 @dataclass(frozen=True, slots=True)

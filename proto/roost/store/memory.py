@@ -6,14 +6,17 @@ Pure but for its clock. It never goes away, so it has no grace period of its own
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 from roost.contract.reasons import Reason
+from roost.store.budgets import ExtendRequest
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
 from roost.store.fork_records import NewFork
+from roost.store.memory_accounts import MemoryAccounts
 from roost.store.memory_attempts import take_attempt
 from roost.store.memory_pool import Claim, MemoryPool
 from roost.store.memory_session import Log, MemorySession, branch_off, new_session
@@ -30,13 +33,13 @@ from roost.store.records import (
     RenewItem,
     Reservation,
     State,
-    StoreHealth,
     Wake,
     WorkerLook,
     WorkerView,
 )
 from roost.store.refusals import refused
 from roost.store.rules import AGING_MS, ID_BYTES, check_commit, check_migration
+from roost.store.store_health import StoreHealth
 
 _WAKE_SECONDS = 0.5
 
@@ -60,10 +63,14 @@ class MemoryStore:
         self._opened: dict[tuple[str, str, str], str] = {}
         """Pool, tenant and request id -> session."""
         self._pools: dict[str, MemoryPool] = {}
+        self._accounts: dict[str, MemoryAccounts] = {}
 
     def pool(self, name: str) -> MemoryPool:
         """The pool's leases, claims and waiters."""
         return self._pools.setdefault(name, MemoryPool(self._aging_ms))
+
+    def _accounts_of(self, pool: str) -> MemoryAccounts:
+        return self._accounts.setdefault(pool, MemoryAccounts())
 
     def publish(self, pool: str, lease: WorkerLease, ttl_ms: int) -> None:
         """As a worker renews its lease."""
@@ -134,6 +141,8 @@ class MemoryStore:
         if committed is not None:
             return session.already(committed, now)
         migrates, cached = session.migrates_to(request.migrates_to), 0
+        accounts = self._accounts_of(record.pool)
+        warnings = accounts.warnings(session, request.rules, now)
         if not migrates and pool.is_alive(record.owner, now):
             cached = pool.cached_at(record.owner, record, now)
         work = former
@@ -144,7 +153,10 @@ class MemoryStore:
                 session.check_idle(now)
             session.check_quarantine(request.digest, now)
             session.check_limits(request, migrates=migrates)
-            work = take_attempt(pool, session, request, former, record.owner if cached else "", now)
+            is_grace = former.is_grace if former else accounts.is_grace(session, request.rules, now)
+            owner = record.owner if cached else ""
+            work = take_attempt(pool, session, request, former, owner, now, is_grace=is_grace)
+            accounts.start_clocks(session, request.rules, now)
         return Began(
             ref=work.ref,
             seed=work.seed,
@@ -152,6 +164,7 @@ class MemoryStore:
             reserved=work.worker if (work.worker, work.ref.nonce) in pool.claims else "",
             cached_tokens=cached,
             fenced=work.fenced.describe(now) if work.fenced else None,
+            budgets=warnings,
         )
 
     async def reserve(self, reservation: Reservation) -> bool:
@@ -188,19 +201,26 @@ class MemoryStore:
     async def commit(self, request: CommitRequest) -> LogEntry:
         check_commit(request)
         now, session, entry = self.clock(), self._find(request.session_id), request.entry
-        committed = session.steps.get(entry.step_id)
+        committed, accounts = session.steps.get(entry.step_id), self._accounts_of(session.record.pool)
         if committed is not None:
             if committed.nonce != request.ref.nonce:
                 raise session.refusal(Reason.ATTEMPT_FENCED)
-            return session.log(committed.generation).entries[committed.index]
+            entry = session.log(committed.generation).entries[committed.index]
+            return replace(entry, budgets=accounts.warnings(session, request.rules, now))
         work = session.check_live(request.ref, entry.step_id)
         session.check_head(request.previous, session.record.generation)
         if session.record.steps and session.record.model_revision not in ("", entry.model_revision):
             raise session.refusal(Reason.MODEL_REVISION_MISMATCH)
         entry = session.append(request, work, now)
+        accounts.spend(session, request.rules, request.spending, is_grace=work.is_grace, now=now)
         self._end_attempt(session)
         session.touch(now)
-        return entry
+        return replace(entry, budgets=accounts.warnings(session, request.rules, now))
+
+    async def extend(self, request: ExtendRequest) -> Descriptor:
+        now, session = self.clock(), self._find(request.session_id, request.tenant)
+        self._accounts_of(session.record.pool).extend(session, request, now)
+        return session.describe(now)
 
     async def migrate(self, request: MigrateRequest) -> Descriptor:
         check_migration(request)

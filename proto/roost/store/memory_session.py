@@ -40,6 +40,8 @@ class Work:
     fenced: "Work | None"
     """Attempt of the same step that this one replaced."""
     migrated: bool = False
+    is_grace: bool = False
+    """Whether the step was begun after a budget was used up."""
 
     def describe(self, now: int) -> LiveAttempt:
         return LiveAttempt(self.ref, self.step_id, self.seed, self.worker, self.expiry_ms - now)
@@ -75,7 +77,8 @@ class MemorySession:
     attempt: Work | None = None
 
     def describe(self, now: int) -> Descriptor:
-        return replace(self.record, attempt=self.attempt.describe(now) if self.attempt else None)
+        attempt = self.attempt.describe(now) if self.attempt else None
+        return replace(self.record, attempt=attempt, account=self.record.account.read(now))
 
     def log(self, generation: int) -> Log:
         return self.logs[generation - FIRST_GENERATION]

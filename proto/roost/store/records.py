@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from roost.contract.budgets import BudgetStatus
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 from roost.contract.sessions import ForkPoint
+from roost.store.budgets import NO_BUDGETS, Account, BudgetRules, Spending, spending
 
 FIRST_GENERATION = 1
 
@@ -96,6 +98,12 @@ class Descriptor:
     name."""
     kv_since_ms: int = 0
     """When `kv_of` had last been changed when the fork was written."""
+    account: Account = Account()  # noqa: RUF009  # frozen
+    """What the session's own steps have used."""
+
+    @property
+    def gpu_seconds(self) -> float:
+        return self.account.gpu_us / 1_000_000
 
     @property
     def bound_revision(self) -> str:
@@ -151,6 +159,13 @@ class LogEntry:
     model_revision: str
     worker_id: str
     commit_ms: int = 0
+    budgets: tuple[BudgetStatus, ...] = ()
+    """Those to warn of when the step was committed, as Commit answers; they are not stored."""
+
+    @property
+    def gpu_seconds(self) -> float:
+        """0 for a step of a worker that did not measure it."""
+        return float(self.output.get("gpu_seconds", 0.0))
 
     @property
     def start(self) -> int:
@@ -202,6 +217,7 @@ class BeginRequest:
     drops_thinking: bool = False
     """Whether the step begins a turn before which thinking leaves the log: while it is there, the length is not
     checked."""
+    rules: BudgetRules = NO_BUDGETS
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +234,8 @@ class Began:
     """Attempt of the same step that this one replaced; its output may be resumed at its worker."""
     cached_tokens: int = 0
     """Tokens of the log that the owner has cached, as it publishes."""
+    budgets: tuple[BudgetStatus, ...] = ()
+    """Those to warn of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +301,15 @@ class CommitRequest:
     """Prompt then output ids, little-endian uint32."""
     ttl_ms: int
     owner: str
+    rules: BudgetRules = NO_BUDGETS
+
+    @property
+    def spending(self) -> Spending:
+        """What the step has used: of its own tokens, those that no cache had. The log's that were computed again do not
+        count."""
+        entry = self.entry
+        cached = min(entry.prompt_tokens, max(0, entry.cached_tokens - self.previous.length))
+        return spending(entry.prompt_tokens - cached + entry.output_tokens, entry.gpu_seconds, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,18 +347,3 @@ class WorkerView:
     ms_left: int
     reserved_tokens: int
     reserved_attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoreHealth:
-    """The result of checking the store's settings."""
-
-    durable: bool
-    """`appendonly yes` and `appendfsync always`, or a managed store that hides it."""
-    problems: tuple[str, ...]
-    """Wrong settings, each with its fix, for people."""
-    run_id: str
-    uptime_seconds: int = 0
-    """Of the primary that was started last."""
-    hidden: tuple[str, ...] = ()
-    """Settings that could not be verified and are trusted, for people."""

@@ -17,6 +17,7 @@ NAMES = (
     "commit",
     "delete",
     "evict",
+    "extend",
     "fork",
     "get",
     "hold",
@@ -32,7 +33,7 @@ NAMES = (
     "residency",
     "workers",
 )
-SHARED = ("_common", "_logs", "_ledger", "_waiters")
+SHARED = ("_common", "_logs", "_budgets", "_ledger", "_waiters")
 """Put before every script."""
 Arg = str | bytes | int | float
 GRACE = "grace_ms"

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from roost.contract.budgets import BudgetScope, BudgetStatus
 from roost.contract.events import Committed, Migrated, Usage
 from roost.contract.heads import Head
 from roost.contract.pool_document import PoolDocument
 from roost.contract.sessions import Hold, LoggedStep, SessionInfo, SessionState, SessionTool, Tier
+from roost.store.budgets import budgets_of
 from roost.store.records import Descriptor, LogEntry
 from roost.store.values import (
     finish_reason_from_record,
@@ -54,7 +56,13 @@ def session_info(
         labels=descriptor.labels,
         tools=tuple(map(_session_tool, descriptor.tools)),
         forked_from=descriptor.forked_from,
+        budgets=_session_budgets(descriptor, pool) if pool else (),
     )
+
+
+def _session_budgets(descriptor: Descriptor, pool: PoolDocument) -> tuple[BudgetStatus, ...]:
+    limits = pool.role(descriptor.role).budgets.session
+    return tuple(budget.status(descriptor.account) for budget in budgets_of(BudgetScope.SESSION, limits))
 
 
 def _session_tool(record: Mapping[str, str]) -> SessionTool:
@@ -99,6 +107,7 @@ def committed(entry: LogEntry, generation: int, *, replayed: bool) -> Committed:
         warnings=tuple(entry.output.get("warnings", ())),
         reasoning=entry.output.get("reasoning", ""),
         stop_string=entry.output.get("stop_string", ""),
+        budgets=entry.budgets,
     )
 
 
@@ -133,4 +142,5 @@ def _usage(counted: LogEntry | Descriptor) -> Usage:
         output_tokens=counted.output_tokens,
         cached_tokens=counted.cached_tokens,
         reconstructed_tokens=counted.reconstructed_tokens,
+        gpu_seconds=counted.gpu_seconds,
     )

@@ -75,6 +75,11 @@ class SessionServiceStub:
                 request_serializer=roost_dot_v1_dot_session__service__pb2.EvictSessionRequest.SerializeToString,
                 response_deserializer=roost_dot_v1_dot_session__service__pb2.EvictSessionResponse.FromString,
                 _registered_method=True)
+        self.ExtendBudget = channel.unary_unary(
+                '/roost.v1.SessionService/ExtendBudget',
+                request_serializer=roost_dot_v1_dot_session__service__pb2.ExtendBudgetRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_session__service__pb2.ExtendBudgetResponse.FromString,
+                _registered_method=True)
         self.CloseSession = channel.unary_unary(
                 '/roost.v1.SessionService/CloseSession',
                 request_serializer=roost_dot_v1_dot_session__service__pb2.CloseSessionRequest.SerializeToString,
@@ -149,6 +154,14 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExtendBudget(self, request, context):
+        """Raises the limits of a budget that a session or its task has used up, so that the session takes steps again. Needs
+        an API key with the right `extendBudgets`. Idempotent for one `request_id`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CloseSession(self, request, context):
         """Ends the session: no more steps, the log stays readable.
         """
@@ -205,6 +218,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.EvictSession,
                     request_deserializer=roost_dot_v1_dot_session__service__pb2.EvictSessionRequest.FromString,
                     response_serializer=roost_dot_v1_dot_session__service__pb2.EvictSessionResponse.SerializeToString,
+            ),
+            'ExtendBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendBudget,
+                    request_deserializer=roost_dot_v1_dot_session__service__pb2.ExtendBudgetRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_session__service__pb2.ExtendBudgetResponse.SerializeToString,
             ),
             'CloseSession': grpc.unary_unary_rpc_method_handler(
                     servicer.CloseSession,
@@ -434,6 +452,33 @@ class SessionService:
             '/roost.v1.SessionService/EvictSession',
             roost_dot_v1_dot_session__service__pb2.EvictSessionRequest.SerializeToString,
             roost_dot_v1_dot_session__service__pb2.EvictSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtendBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.SessionService/ExtendBudget',
+            roost_dot_v1_dot_session__service__pb2.ExtendBudgetRequest.SerializeToString,
+            roost_dot_v1_dot_session__service__pb2.ExtendBudgetResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,10 @@ class SessionServiceStub:
     """Says why the client pauses, so that the KV cache can be kept for its return."""
     EvictSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.EvictSessionRequest, _session_service_pb2.EvictSessionResponse]
     """Drops the session's KV cache everywhere; the next step rebuilds it from the log."""
+    ExtendBudget: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ExtendBudgetRequest, _session_service_pb2.ExtendBudgetResponse]
+    """Raises the limits of a budget that a session or its task has used up, so that the session takes steps again. Needs
+    an API key with the right `extendBudgets`. Idempotent for one `request_id`.
+    """
     CloseSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CloseSessionRequest, _session_service_pb2.CloseSessionResponse]
     """Ends the session: no more steps, the log stays readable."""
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _session_service_pb2.DeleteSessionResponse]
@@ -87,6 +91,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Says why the client pauses, so that the KV cache can be kept for its return."""
     EvictSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.EvictSessionRequest, _session_service_pb2.EvictSessionResponse]  # type: ignore[assignment]
     """Drops the session's KV cache everywhere; the next step rebuilds it from the log."""
+    ExtendBudget: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ExtendBudgetRequest, _session_service_pb2.ExtendBudgetResponse]  # type: ignore[assignment]
+    """Raises the limits of a budget that a session or its task has used up, so that the session takes steps again. Needs
+    an API key with the right `extendBudgets`. Idempotent for one `request_id`.
+    """
     CloseSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CloseSessionRequest, _session_service_pb2.CloseSessionResponse]  # type: ignore[assignment]
     """Ends the session: no more steps, the log stays readable."""
     DeleteSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _session_service_pb2.DeleteSessionResponse]  # type: ignore[assignment]
@@ -162,6 +170,16 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.EvictSessionResponse, _abc.Awaitable[_session_service_pb2.EvictSessionResponse]]:
         """Drops the session's KV cache everywhere; the next step rebuilds it from the log."""
+
+    @_abc_1.abstractmethod
+    def ExtendBudget(
+        self,
+        request: _session_service_pb2.ExtendBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.ExtendBudgetResponse, _abc.Awaitable[_session_service_pb2.ExtendBudgetResponse]]:
+        """Raises the limits of a budget that a session or its task has used up, so that the session takes steps again. Needs
+        an API key with the right `extendBudgets`. Idempotent for one `request_id`.
+        """
 
     @_abc_1.abstractmethod
     def CloseSession(

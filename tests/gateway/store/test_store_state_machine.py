@@ -13,11 +13,13 @@ from hypothesis.stateful import initialize, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run
 
 from redis_servers import RedisCluster, RedisServer
+from roost.contract.budgets import BudgetScope
 from roost.contract.heads import Head
 from roost.store.arguments import MOST_SHARED_LOGS
+from roost.store.budgets import ExtendRequest, Spending
 from roost.store.records import Began, RenewItem, Reservation
 from store_driver import LONG_MS, REVISION, begin_request, commit_request, digest, migration
-from store_world import POOLS, REVISIONS, TENANTS, WORKERS, Attempt, StoreWorld
+from store_world import BUDGET_RULES, POOLS, REVISIONS, TASK, TENANTS, WORKERS, Attempt, StoreWorld
 
 RARELY = st.sampled_from((False,) * 6 + (True,))
 MOSTLY = st.sampled_from((True,) * 4 + (False,))
@@ -33,6 +35,8 @@ TOKENS = st.integers(1, 30)
 REVISION_NEEDED = st.sampled_from((REVISIONS[0], *REVISIONS, ""))
 PLACES = st.sampled_from((*(("head",) * 3), *(("earlier",) * 3), "empty", "former", "longer", "other"))
 FORK_REQUESTS = st.sampled_from(("", "", "f1"))
+RULES = st.sampled_from(BUDGET_RULES)
+SCOPES = st.sampled_from((BudgetScope.SESSION, BudgetScope.TASK))
 OTHER_CALLS = st.sampled_from((*(("hold",) * 6), *(("evict",) * 4), "close", "delete", "delete"))
 Ids = tuple[int, ...]
 
@@ -62,6 +66,7 @@ class StoreMachine(StoreWorld):
         priority=CLASSES,
         needs=REVISION_NEEDED,
         drops=st.booleans(),
+        rules=RULES,
         then=st.sampled_from(("", "reserve", "commit", "commit", "migrate", "migrate and commit")),
     )
     def begin(
@@ -80,6 +85,7 @@ class StoreMachine(StoreWorld):
         priority,
         needs,
         drops,
+        rules,
         then,
     ):
         session_id = self.session(which)
@@ -101,6 +107,7 @@ class StoreMachine(StoreWorld):
             max_session_tokens=most,
             priority=priority,
             drops_thinking=drops,
+            rules=rules,
         )
         answer = self.agree(gateway, "begin", request, touches=session_id)
         if isinstance(answer, Began):
@@ -214,7 +221,17 @@ class StoreMachine(StoreWorld):
         revision = (session and session.record.model_revision) or REVISION
         thought = "Hm." if len(prompt) % 2 else ""
         request = commit_request(
-            session_id, ref, step, before, prompt, ids, reasoning=thought, owner=owner, model_revision=revision
+            session_id,
+            ref,
+            step,
+            before,
+            prompt,
+            ids,
+            reasoning=thought,
+            gpu_seconds=len(ids) / 2,
+            owner=owner,
+            model_revision=revision,
+            rules=BUDGET_RULES[len(prompt + ids) % len(BUDGET_RULES)],
         )
         if self.agree(gateway, "commit", request, touches=session_id):
             self.cache(session_id, self.memory.sessions[session_id].record.owner, True)
@@ -242,6 +259,15 @@ class StoreMachine(StoreWorld):
         items = [RenewItem(session_id, ref) for session_id, ref, _ in batch]
         self.agree(gateway, "renew", pool, items, 0 if expired else LONG_MS, touches=attempt[0])
         self.touched |= {session_id for session_id, _, _ in batch}
+
+    @rule(
+        gateway=GATEWAYS, which=WHICH, tenant=TENANT, scope=SCOPES, added=st.integers(0, 3), request=st.integers(0, 1)
+    )
+    def extend(self, gateway: int, which: int, tenant: str, scope: BudgetScope, added: int, request: int) -> None:
+        """Now and then by the request that did so last."""
+        session_id, more = self.session(which), Spending(5 * added, 10**6 * added, added, 0)
+        extension = ExtendRequest(session_id, tenant, scope, TASK, more, f"r{request}", task_ttl_ms=0)
+        self.agree(gateway, "extend", extension, touches=session_id)
 
     @rule(gateway=GATEWAYS, which=WHICH, tenant=TENANT, place=PLACES, request=FORK_REQUESTS, then=MOSTLY)
     def fork(self, gateway: int, which: int, tenant: str, place: str, request: str, then: bool) -> None:

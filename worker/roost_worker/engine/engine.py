@@ -240,8 +240,10 @@ class Engine:
         if [sequence.slot for sequence in sampling] != [sampled.slot for sampled in result.sampled]:
             raise RuntimeError("the runner drew tokens for other slots than the plan's")
         now = self._clock()
+        seconds_per_token = result.seconds * self._runner.info.ranks / sum(row.tokens for row in batch.rows)
         for row in batch.rows:
             self._cache.advance(row.sequence, row.tokens, now)
+            row.sequence.gpu_seconds += seconds_per_token * row.tokens
         prefilled = sum(row.tokens for row in batch.rows if not row.decode)
         self._meter.add_batch(prefilled, len(sampling), result.seconds)
         for sequence, sampled in zip(sampling, result.sampled, strict=True):
@@ -274,6 +276,7 @@ class Engine:
             stop=reason,
             cached_tokens=cached if first else None,
             queue_seconds=sequence.queue_seconds if first else None,
+            gpu_seconds=sequence.gpu_seconds if reason else 0.0,
             error=error,
         )
 

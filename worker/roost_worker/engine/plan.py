@@ -83,6 +83,8 @@ class RunnerInfo:
     context_tokens: int
     eos_token_ids: tuple[int, ...] = field(default=())
     device: str = "cpu"
+    ranks: int = 1
+    """Devices that run each plan together."""
 
 
 class Runner(Protocol):

@@ -28,6 +28,8 @@ class Sequence:
     cached_tokens: int | None = None
     """Tokens of the context found in the cache at the first admission."""
     queue_seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    """Its share, by tokens, of the time of each batch that it was in, times the ranks."""
     announced: bool = False
     """Whether the first output, which carries `cached_tokens`, was sent."""
 

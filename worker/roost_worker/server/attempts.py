@@ -75,6 +75,7 @@ class Attempt:
         self.expected_cached = 0
         self.cached_tokens = 0
         self.queue_seconds = 0.0
+        self.gpu_seconds = 0.0
         self.output = OutputBuffer()
         self.submitted = False
         self.result: str | None = None

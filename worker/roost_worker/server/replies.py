@@ -49,6 +49,7 @@ def finished(attempt: Attempt, message: OutputMessage) -> pb.GenerateResponse:
             warnings=message.warnings,
             reasoning=message.reasoning,
             stop_string=attempt.stop_string,
+            gpu_seconds=attempt.gpu_seconds,
         )
     )
 

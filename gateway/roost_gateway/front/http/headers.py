@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
+from roost.contract.budgets import BudgetStatus
 from roost.contract.refused import invalid
 from roost_gateway.recognition.conversation import Recognised
 
@@ -89,7 +90,12 @@ def recognition_headers(recognised: Recognised) -> dict[str, str]:
     headers = {"x-roost-session": recognised.session_id, "x-roost-match": recognised.match.value}
     if recognised.reason:
         headers["x-roost-reason"] = _printable(recognised.reason)
-    return headers
+    return headers | budget_headers(recognised.budgets)
+
+
+def budget_headers(budgets: Sequence[BudgetStatus]) -> dict[str, str]:
+    """The budgets to warn of, each as `scope unit used/limit`."""
+    return {"x-roost-budget": ", ".join(map(str, budgets))} if budgets else {}
 
 
 def _printable(text: str) -> str:

@@ -1,0 +1,83 @@
+"""Budgets in the spec of a pool: what sessions, tasks, roles and tenants may use."""
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from roost_operator.api.fields import Fields
+
+_MOST_TOKENS = 1_000_000_000_000_000
+_MOST_SECONDS = 1_000_000_000
+_DAY_SECONDS = 86_400
+
+
+class OnBudget(StrEnum):
+    """What happens to a session when a budget is used up."""
+
+    REJECT = "Reject"
+    ASK = "Ask"
+
+
+class UsageSpec(Fields):
+    """Limits of what is used. 0 means no limit."""
+
+    uncached_tokens: int = Field(
+        default=0,
+        ge=0,
+        le=_MOST_TOKENS,
+        description="Most new prompt tokens that no cache had, and output tokens; 0 means no limit. Tokens of a log "
+        "that are computed again do not count.",
+    )
+    gpu_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=_MOST_SECONDS,
+        description="Most seconds of GPU, as workers measure each step; 0 means no limit.",
+    )
+    steps: int = Field(default=0, ge=0, le=_MOST_TOKENS, description="Most steps; 0 means no limit.")
+
+
+class LimitsSpec(UsageSpec):
+    """Limits from the first step on."""
+
+    wall_seconds: int = Field(
+        default=0, ge=0, le=_MOST_SECONDS, description="Most seconds since the first step began; 0 means no limit."
+    )
+
+
+class WindowSpec(UsageSpec):
+    """Limits in a window of time."""
+
+    window_seconds: int = Field(
+        default=_DAY_SECONDS,
+        ge=60,
+        le=31_536_000,
+        description="Length of the window. Windows follow one another in Unix time, so that those of a day begin at "
+        "midnight UTC; with each of them the budget begins again.",
+    )
+
+
+class BudgetsSpec(Fields):
+    """Budgets of a role. A session whose budget is used up may take steps of grace; then it is refused or pauses."""
+
+    session: LimitsSpec = Field(default_factory=LimitsSpec, description="What each session may use.")
+    task: LimitsSpec = Field(
+        default_factory=LimitsSpec,
+        description="What all sessions of a tenant with the same task may use together, forks and children included.",
+    )
+    role: WindowSpec = Field(default_factory=WindowSpec, description="What all sessions of the role may use together.")
+    on_budget: OnBudget = Field(
+        default=OnBudget.REJECT,
+        description="What happens when a budget of a session or task is used up. Reject refuses further steps. Ask "
+        "pauses the session: its steps are refused until a client with the right extendBudgets extends the budget, and "
+        "then it goes on where it was.",
+    )
+    grace_steps: int = Field(
+        default=1, ge=0, le=100, description="Steps that a session may take after a budget is used up, to wrap up."
+    )
+    warn_at_percent: int = Field(
+        default=80,
+        ge=1,
+        le=100,
+        description="From this part of a budget on, the results of steps say how much of it is used.",
+    )
