@@ -9,6 +9,7 @@ import pytest
 from gateway_worlds import POOL, TEXT, World, fake_world, real_world
 from redis_servers import RedisServer
 from roost import (
+    BudgetScope,
     Committed,
     Delta,
     JsonSchema,
@@ -25,6 +26,7 @@ from roost import (
     Tool,
 )
 from roost.contract.parts import PartLog
+from roost.errors import BudgetPausedError
 
 Scenario = Callable[[World], Awaitable[Any]]
 GONE = f"{POOL}/{'0' * 26}"
@@ -219,6 +221,25 @@ async def limits_of_a_role(world: World) -> Any:
     return [await failing(short.run("two")), await failing(terse.run("x", max_tokens=65))]
 
 
+async def budgets_of_a_role(world: World) -> Any:
+    paused, ended = await opened(world, role="paused", task="t"), await opened(world, role="ended")
+    results = [await paused.run("x") for _ in range(3)]
+    outcomes = [[result.budgets for result in results], await failing(paused.run("x"))]
+    with pytest.raises(BudgetPausedError) as error:
+        await paused.run("x")
+    outcomes += [error.value.budget, (await paused.extend_budget(steps=5, request_id="r")).budgets]
+    outcomes += [(await paused.extend_budget(steps=5, request_id="r")).budgets, (await paused.run("x")).budgets]
+    child = await opened(world, role="paused", parent=paused.id)
+    outcomes.append(await failing(child.run("x")))
+    await child.extend_budget(steps=1, scope=BudgetScope.TASK)
+    outcomes += [(await child.info()).task, (await child.run("x")).budgets]
+    await ended.run("x")
+    outcomes += [await failing(ended.run("x")), await failing(ended.extend_budget(steps=1))]
+    outcomes += [await failing(paused.extend_budget(tokens=1)), await failing(paused.extend_budget())]
+    foreign = (await world.client("key-b")).session(paused.id)
+    return [*outcomes, await failing(foreign.extend_budget(steps=1))]
+
+
 async def bad_requests(world: World) -> Any:
     session = await opened(world)
     return [
@@ -318,6 +339,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     listing,
     opening_twice,
     limits_of_a_role,
+    budgets_of_a_role,
     bad_requests,
     a_step_taken_over,
     a_step_during_another,

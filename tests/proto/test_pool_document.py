@@ -7,10 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roost.contract.budgets import BudgetLimits, RoleBudgets
 from roost.contract.pool_document import SCHEMA_VERSION, PoolDocument, PoolRole
 
 COUNT = st.integers(0, 2**40)
-ROLES = st.builds(PoolRole, st.text(min_size=1), COUNT, COUNT, COUNT, COUNT)
+LIMITS = st.builds(BudgetLimits, COUNT, COUNT, COUNT, COUNT)
+IN_WINDOWS = st.builds(BudgetLimits, COUNT, COUNT, COUNT, st.just(0), st.integers(60, 10**7))
+BUDGETS = st.builds(RoleBudgets, LIMITS, LIMITS, IN_WINDOWS, st.booleans(), COUNT, st.integers(1, 100))
+ROLES = st.builds(PoolRole, st.text(min_size=1), COUNT, COUNT, COUNT, COUNT, BUDGETS)
 DOCUMENTS = st.builds(
     PoolDocument,
     pool=st.just("team/agents"),
@@ -24,6 +28,7 @@ DOCUMENTS = st.builds(
     implicit_ttl_seconds=st.integers(1, 10**6) | st.floats(0.001, 1e9),
     max_session_tokens=COUNT,
     migrates=st.booleans(),
+    tenant_budget=IN_WINDOWS,
     queue_limit=COUNT,
     queue_timeout_seconds=st.integers(1, 3600) | st.floats(0.001, 3600),
     suspend=st.booleans(),
