@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from roost.contract.budgets import BudgetLimits, RoleBudgets
+from roost.contract.budgets_document import limits_to_json, role_budgets_to_json
 from roost_operator.api.loader import PoolFileError, load_pool, parse_pool
 from roost_operator.api.pool_document import pool_document
 from roost_operator.api.problems import nearest, valid_keys
@@ -103,21 +105,6 @@ REFUSED = {
     "same role twice": (document(roles=[{"name": "a"}] * 2), "spec.roles: ", "give each role a name of its own"),
     "role with a model": (role(model="m"), "spec.roles[0].model: ", "remove it"),
     "negative budget": (role(sessionTokenBudget=-1), "spec.roles[0].sessionTokenBudget: ", "use at least 0"),
-    "window of a few seconds": (
-        role(budgets={"role": {"windowSeconds": 59}}),
-        "spec.roles[0].budgets.role.windowSeconds: ",
-        "use at least 60",
-    ),
-    "time of a window's budget": (
-        document(tenantBudget={"wallSeconds": 5}),
-        "spec.tenantBudget.wallSeconds: ",
-        "known: uncachedTokens, gpuSeconds, steps, windowSeconds",
-    ),
-    "unknown way at a budget": (
-        role(budgets={"onBudget": "ask"}),
-        "spec.roles[0].budgets.onBudget: ",
-        "use 'Reject' or 'Ask'",
-    ),
     "more than the context": (
         role(maxOutputTokensPerStep=513),
         "spec: roles[0].maxOutputTokensPerStep: ",
@@ -249,15 +236,6 @@ def test_samples_are_valid(file: Path) -> None:
 def test_pool_document_is_what_gateways_read() -> None:
     value = document(sessions={"idleTTLSeconds": 60, "maxTokens": 500}, admission={"queueLimit": 5})
     value["spec"]["models"][0]["thinking"] = "drop"
-    value["spec"]["tenantBudget"] = {"gpuSeconds": 7}
-    value["spec"]["roles"][0]["budgets"] = {
-        "session": {"uncachedTokens": 1, "gpuSeconds": 2, "steps": 3, "wallSeconds": 4},
-        "role": {"steps": 5, "windowSeconds": 60},
-        "onBudget": "Ask",
-        "graceSteps": 0,
-        "warnAtPercent": 50,
-    }
-    none = {"uncachedTokens": 0, "gpuSeconds": 0, "steps": 0, "wallSeconds": 0, "windowSeconds": 0}
     pool = parse(value)
     assert pool_document(pool, "abc").to_json() == {
         "schemaVersion": 1,
@@ -271,18 +249,11 @@ def test_pool_document_is_what_gateways_read() -> None:
                 "maxOutputTokensPerStep": 64,
                 "maxStepsPerSession": 0,
                 "sessionTokenBudget": 0,
-                "budgets": {
-                    "session": {**none, "uncachedTokens": 1, "gpuSeconds": 2, "steps": 3, "wallSeconds": 4},
-                    "task": none,
-                    "role": {**none, "steps": 5, "windowSeconds": 60},
-                    "onBudget": "Ask",
-                    "graceSteps": 0,
-                    "warnAtPercent": 50,
-                },
+                "budgets": role_budgets_to_json(RoleBudgets()),
             }
         ],
         "sessions": {"idleTTLSeconds": 60, "implicitTTLSeconds": 3600, "maxTokens": 500, "onModelChange": "Migrate"},
-        "tenantBudget": {**none, "gpuSeconds": 7, "windowSeconds": 86_400},
+        "tenantBudget": limits_to_json(BudgetLimits(window_seconds=86_400)),
         "admission": {"queueLimit": 5, "queueTimeoutSeconds": 30},
         "suspend": False,
     }

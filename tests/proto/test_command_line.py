@@ -19,16 +19,13 @@ from typer.testing import CliRunner, Result
 import roost
 from roost.cli import output, plugins
 from roost.cli.app import app
-from roost.contract.budgets import BudgetLimits, RoleBudgets
 from roost.contract.reasons import Reason
-from roost.errors import BudgetPausedError
 from roost.sync import SyncClient
 from roost.testing import FakeGateway, FakeRole
 from threaded_fake import ThreadedFake, fake_in_thread
 
 GONE = "default/fake/" + "0" * 26
-FRUGAL = RoleBudgets(BudgetLimits(steps=1, wall_seconds=10**6), task=BudgetLimits(tokens=10), asks=True, grace_steps=0)
-ROLES = (FakeRole("coder"), FakeRole("critic"), FakeRole("frugal", budgets=FRUGAL))
+ROLES = (FakeRole("coder"), FakeRole("critic"))
 
 
 @pytest.fixture
@@ -97,20 +94,6 @@ def test_a_session_is_held_evicted_closed_and_deleted(fake: ThreadedFake, sessio
     assert roost_command(fake, "sessions", "get", session).exit_code == 0
     assert roost_command(fake, "sessions", "delete", session, "--yes").exit_code == 0
     assert roost_command(fake, "sessions", "get", session).exit_code == 1
-
-
-def test_a_paused_session_is_extended(fake: ThreadedFake) -> None:
-    with SyncClient.connect(fake.gateway.targets, api_key="secret") as client:
-        paused = client.open(role="frugal", task="t")
-        paused.run("hello")
-        with pytest.raises(BudgetPausedError, match="roost sessions extend"):
-            paused.run("more")
-        shown = roost_command(fake, "sessions", "extend", paused.id, "--steps", "2", "--wall-seconds", "0.5")
-        assert "session steps 1/3" in shown.stdout
-        assert roost_command(fake, "sessions", "extend", paused.id, "--task", "--tokens", "90").exit_code == 0
-        paused.run("more")
-    nothing = roost_command(fake, "sessions", "extend", paused.id)
-    assert (nothing.exit_code, "what to add" in nothing.output) == (1, True)
 
 
 def test_a_session_is_forked_where_its_log_had_so_many_steps(fake: ThreadedFake, session: str) -> None:

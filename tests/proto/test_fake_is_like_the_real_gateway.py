@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from gateway_worlds import POOL, TEXT, World, fake_world, real_world
+from budget_scenario import budgets_of_a_role
+from gateway_worlds import POOL, TEXT, World, failing, fake_world, opened, real_world
 from redis_servers import RedisServer
 from roost import (
-    BudgetScope,
     Committed,
     Delta,
     JsonSchema,
@@ -17,7 +17,6 @@ from roost import (
     MessageRole,
     Migrated,
     Restarted,
-    RoostError,
     Session,
     SessionInfo,
     SessionState,
@@ -26,18 +25,9 @@ from roost import (
     Tool,
 )
 from roost.contract.parts import PartLog
-from roost.errors import BudgetPausedError
 
 Scenario = Callable[[World], Awaitable[Any]]
 GONE = f"{POOL}/{'0' * 26}"
-
-
-async def failing(call: Awaitable[Any]) -> tuple[str, str, str, bool]:
-    """How a call fails: class, status, reason, and whether it says when to come back."""
-    with pytest.raises(RoostError) as raised:
-        await call
-    error = raised.value
-    return type(error).__name__, error.status.name, error.reason, error.retry_after is not None
 
 
 def seen(info: SessionInfo) -> tuple[Any, ...]:
@@ -57,10 +47,6 @@ def seen(info: SessionInfo) -> tuple[Any, ...]:
         info.tools,
         times,
     )
-
-
-async def opened(world: World, **options: Any) -> Session:
-    return await (await world.client()).open(**options)
 
 
 async def a_step_and_its_log(world: World) -> Any:
@@ -219,25 +205,6 @@ async def limits_of_a_role(world: World) -> Any:
     short, terse = await opened(world, role="short"), await opened(world, role="terse")
     await short.run("one")
     return [await failing(short.run("two")), await failing(terse.run("x", max_tokens=65))]
-
-
-async def budgets_of_a_role(world: World) -> Any:
-    paused, ended = await opened(world, role="paused", task="t"), await opened(world, role="ended")
-    results = [await paused.run("x") for _ in range(3)]
-    outcomes = [[result.budgets for result in results], await failing(paused.run("x"))]
-    with pytest.raises(BudgetPausedError) as error:
-        await paused.run("x")
-    outcomes += [error.value.budget, (await paused.extend_budget(steps=5, request_id="r")).budgets]
-    outcomes += [(await paused.extend_budget(steps=5, request_id="r")).budgets, (await paused.run("x")).budgets]
-    child = await opened(world, role="paused", parent=paused.id)
-    outcomes.append(await failing(child.run("x")))
-    await child.extend_budget(steps=1, scope=BudgetScope.TASK)
-    outcomes += [(await child.info()).task, (await child.run("x")).budgets]
-    await ended.run("x")
-    outcomes += [await failing(ended.run("x")), await failing(ended.extend_budget(steps=1))]
-    outcomes += [await failing(paused.extend_budget(tokens=1)), await failing(paused.extend_budget())]
-    foreign = (await world.client("key-b")).session(paused.id)
-    return [*outcomes, await failing(foreign.extend_budget(steps=1))]
 
 
 async def bad_requests(world: World) -> Any:

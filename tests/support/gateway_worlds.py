@@ -2,17 +2,18 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from gateway_driver import publish_pool
 from null_script import BASE_ID, Script, token_text
 from null_worker import NullWorker
 from redis_servers import RedisServer
-from roost import Client, Delta, Event, RetryConfig, Session
+from roost import Client, Delta, Event, RetryConfig, RoostError, Session
 from roost.contract.api_keys import hash_api_key
 from roost.contract.budgets_document import role_budgets_from_json
 from roost.testing import FakeGateway, FakeRole, Turn
@@ -66,6 +67,18 @@ class World:
     async def close(self) -> None:
         for client in self._clients:
             await client.close()
+
+
+async def opened(world: World, **options: Any) -> Session:
+    return await (await world.client()).open(**options)
+
+
+async def failing(call: Awaitable[Any]) -> tuple[str, str, str, bool]:
+    """How a call fails: class, status, reason, and whether it says when to come back."""
+    with pytest.raises(RoostError) as raised:
+        await call
+    error = raised.value
+    return type(error).__name__, error.status.name, error.reason, error.retry_after is not None
 
 
 class FakeWorld(World):

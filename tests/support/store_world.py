@@ -11,10 +11,11 @@ from roost.contract import names
 from roost.contract.budgets import BudgetScope
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.refused import Refused
-from roost.store.budgets import NO_BUDGETS, Budget, BudgetRules
+from roost.store.budgets import NO_BUDGETS, Budget, BudgetRules, ExtendRequest, Spending
 from roost.store.fork_records import CommitPoint, NewFork
 from roost.store.keys import PoolKeys
 from roost.store.memory import MemoryStore
+from roost.store.records import RenewItem
 from roost.store.redis_store import RedisStore, connect
 from store_driver import LONG_MS, lease, new_session, next_ms, publish, publish_cached, redis_ms, reservations
 
@@ -150,6 +151,22 @@ class StoreWorld(RuleBasedStateMachine):
             "longer": Head(right.length + 3, bytes(16)),
         }
         return heads.get(which, right), generation if known else 0
+
+    def renew(self, gateway: int, attempt: Attempt, expired: bool) -> None:
+        """One batch with the pool's last attempts. With `expired`, as if their gateways had died and their leases had
+        run out."""
+        pool = attempt[0].rsplit("/", 1)[0]
+        batch = [other for other in self.taken[-2:] if other[0].startswith(pool + "/")] + [attempt]
+        items = [RenewItem(session_id, ref) for session_id, ref, _ in batch]
+        self.agree(gateway, "renew", pool, items, 0 if expired else LONG_MS, touches=attempt[0])
+        self.touched |= {session_id for session_id, _, _ in batch}
+
+    def extend_budget(
+        self, gateway: int, session_id: str, tenant: str, scope: BudgetScope, added: int, request: str
+    ) -> None:
+        more = Spending(5 * added, 10**6 * added, added, 0)
+        extension = ExtendRequest(session_id, tenant, scope, TASK, more, request, task_ttl_ms=0)
+        self.agree(gateway, "extend", extension, touches=session_id)
 
     def open(self, gateway: int, pool: str, request: str) -> None:
         new = new_session(names.new_session_id(pool), tenant=TENANTS[0], request_id=request)

@@ -16,10 +16,9 @@ from redis_servers import RedisCluster, RedisServer
 from roost.contract.budgets import BudgetScope
 from roost.contract.heads import Head
 from roost.store.arguments import MOST_SHARED_LOGS
-from roost.store.budgets import ExtendRequest, Spending
-from roost.store.records import Began, RenewItem, Reservation
+from roost.store.records import Began, Reservation
 from store_driver import LONG_MS, REVISION, begin_request, commit_request, digest, migration
-from store_world import BUDGET_RULES, POOLS, REVISIONS, TASK, TENANTS, WORKERS, Attempt, StoreWorld
+from store_world import BUDGET_RULES, POOLS, REVISIONS, TENANTS, WORKERS, Attempt, StoreWorld
 
 RARELY = st.sampled_from((False,) * 6 + (True,))
 MOSTLY = st.sampled_from((True,) * 4 + (False,))
@@ -220,18 +219,9 @@ class StoreMachine(StoreWorld):
         owner = (session and session.attempt and session.attempt.worker) or "w1"
         revision = (session and session.record.model_revision) or REVISION
         thought = "Hm." if len(prompt) % 2 else ""
+        used = {"gpu_seconds": len(ids) / 2, "rules": BUDGET_RULES[len(prompt + ids) % len(BUDGET_RULES)]}
         request = commit_request(
-            session_id,
-            ref,
-            step,
-            before,
-            prompt,
-            ids,
-            reasoning=thought,
-            gpu_seconds=len(ids) / 2,
-            owner=owner,
-            model_revision=revision,
-            rules=BUDGET_RULES[len(prompt + ids) % len(BUDGET_RULES)],
+            session_id, ref, step, before, prompt, ids, thought, owner=owner, model_revision=revision, **used
         )
         if self.agree(gateway, "commit", request, touches=session_id):
             self.cache(session_id, self.memory.sessions[session_id].record.owner, True)
@@ -251,23 +241,12 @@ class StoreMachine(StoreWorld):
         )
         self.agree(gateway, "migrate", request, touches=session_id)
 
-    def renew(self, gateway: int, attempt: Attempt, expired: bool) -> None:
-        """One batch with the pool's last attempts. With `expired`, as if their gateways had died and their leases had
-        run out."""
-        pool = attempt[0].rsplit("/", 1)[0]
-        batch = [other for other in self.taken[-2:] if other[0].startswith(pool + "/")] + [attempt]
-        items = [RenewItem(session_id, ref) for session_id, ref, _ in batch]
-        self.agree(gateway, "renew", pool, items, 0 if expired else LONG_MS, touches=attempt[0])
-        self.touched |= {session_id for session_id, _, _ in batch}
-
     @rule(
         gateway=GATEWAYS, which=WHICH, tenant=TENANT, scope=SCOPES, added=st.integers(0, 3), request=st.integers(0, 1)
     )
     def extend(self, gateway: int, which: int, tenant: str, scope: BudgetScope, added: int, request: int) -> None:
         """Now and then by the request that did so last."""
-        session_id, more = self.session(which), Spending(5 * added, 10**6 * added, added, 0)
-        extension = ExtendRequest(session_id, tenant, scope, TASK, more, f"r{request}", task_ttl_ms=0)
-        self.agree(gateway, "extend", extension, touches=session_id)
+        self.extend_budget(gateway, self.session(which), tenant, scope, added, f"r{request}")
 
     @rule(gateway=GATEWAYS, which=WHICH, tenant=TENANT, place=PLACES, request=FORK_REQUESTS, then=MOSTLY)
     def fork(self, gateway: int, which: int, tenant: str, place: str, request: str, then: bool) -> None:
