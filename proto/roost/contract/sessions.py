@@ -40,6 +40,7 @@ class OpenRequest:
     system: str = ""
     tools: tuple[ToolDefinition, ...] = ()
     task: str = ""
+    """Empty: the parent's, if there is one."""
     parent: str = ""
     """Session that spawns this one; empty when none does."""
     request_id: str = ""

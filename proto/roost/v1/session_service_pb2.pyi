@@ -1028,7 +1028,7 @@ class OpenSessionRequest(_message.Message):
     system: _builtins.str
     """System text."""
     task: _builtins.str
-    """Task that groups sessions of one workflow."""
+    """Task that groups sessions of one workflow; that of the parent when empty."""
     parent_session_id: _builtins.str
     """Session that spawns this one."""
     request_id: _builtins.str
