@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import grpc
 
 from roost import wire, wire_steps
+from roost._fake_fold import fold
 from roost._fake_step import WORKER, BrokenStreamError, Mishap, StepRunner
 from roost.contract import requests
 from roost.contract.lease import WorkerLease
@@ -46,6 +47,9 @@ class FakeService(SessionServiceServicer):
 
     async def ForkSession(self, request: pb.ForkSessionRequest, context: Context) -> pb.ForkSessionResponse:
         return await self._answer(context, lambda tenant: self._fork(request, tenant))
+
+    async def FoldSession(self, request: pb.FoldSessionRequest, context: Context) -> pb.FoldSessionResponse:
+        return await self._answer(context, lambda tenant: self._fold(request, tenant))
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
         return await self._answer(context, lambda tenant: self._get(request, tenant))
@@ -157,6 +161,13 @@ class FakeService(SessionServiceServicer):
         asked = wire.fork_request_from_wire(request)
         check(requests.fork_session(asked))
         return pb.ForkSessionResponse(session=self._describe(await fork_session(self._store, asked, tenant)))
+
+    async def _fold(self, request: pb.FoldSessionRequest, tenant: str) -> pb.FoldSessionResponse:
+        asked = wire.fold_request_from_wire(request)
+        descriptor = await self._store.get(asked.session_id, tenant)
+        check(requests.fold_session(asked))
+        await fold(self._runner, descriptor, asked)
+        return pb.FoldSessionResponse(session=self._describe(await self._store.get(asked.session_id, tenant)))
 
     async def _get(self, request: pb.GetSessionRequest, tenant: str) -> pb.GetSessionResponse:
         return pb.GetSessionResponse(session=self._describe(await self._store.get(request.session_id, tenant)))

@@ -89,7 +89,7 @@ class StepRunner:
     async def run(self, descriptor: Descriptor, request: StepRequest, mishap: Mishap) -> AsyncIterator[Event]:
         """The events of a step. Raises Refused and BrokenStreamError."""
         self._check(descriptor, request)
-        began = await self.store.begin(self._begin_request(descriptor, request))
+        began = await self.store.begin(self.begin_request(descriptor, request))
         if isinstance(began, AlreadyCommitted):
             for event in self._stream(_written_before(began), request.received):
                 yield event
@@ -112,7 +112,7 @@ class StepRunner:
         finally:
             del self._running[began.ref]
 
-    def _begin_request(self, descriptor: Descriptor, request: StepRequest) -> BeginRequest:
+    def begin_request(self, descriptor: Descriptor, request: StepRequest) -> BeginRequest:
         role, head, seed = self.pool.role(descriptor.role), request.expected_head, request.sampling.seed
         return BeginRequest(
             session_id=request.session_id,
@@ -143,22 +143,26 @@ class StepRunner:
             return began
         if not self.pool.migrates:
             raise Refused(Reason.MODEL_REVISION_MISMATCH, f"the session was begun on revision {revision}")
-        descriptor = await self.store.migrate(await self._rendered(began))
+        entries = await self.store.log(descriptor.session_id, descriptor.generation, 0, descriptor.steps)
+        descriptor = await self.store.migrate(await self.rendered(began, entries))
         self.store.publish_cached(descriptor.session_id, WORKER, 0)
         return replace(began, descriptor=descriptor, cached_tokens=0)
 
-    async def _rendered(self, began: Began) -> MigrateRequest:
-        """The same steps, rendered as the pool's revision does."""
+    async def rendered(self, began: Began, steps: Sequence[LogEntry], summary: str = "") -> MigrateRequest:
+        """Steps of a session's log, rendered as the pool's revision does. With `summary`, that is the first one's."""
         old, revision = began.descriptor, self.pool.active_revision
         ids = await self.store.ids(old.session_id, old.generation, 0, old.head.length)
         head, packed, entries = Head(), b"", list[LogEntry]()
-        for entry in await self.store.log(old.session_id, old.generation, 0, old.steps):
+        for entry in steps:
             end = entry.head.length * ID_BYTES
             prompt = self._prompt(old, [message_from_record(record) for record in entry.messages], first=not entries)
-            step = pack_ids([*prompt]) + ids[end - entry.output_tokens * ID_BYTES : end]
+            output = ids[end - entry.output_tokens * ID_BYTES : end]
+            if summary and not entries:
+                output = pack_ids([*summary.encode()])
+            step = pack_ids([*prompt]) + output
             head, packed = _follow(head, step), packed + step
-            renewed = replace(entry, prompt_tokens=len(prompt), cached_tokens=0, reconstructed_tokens=0)
-            entries.append(replace(renewed, head=head, model_revision=revision))
+            renewed = replace(entry, prompt_tokens=len(prompt), output_tokens=len(output) // ID_BYTES, cached_tokens=0)
+            entries.append(replace(renewed, reconstructed_tokens=0, head=head, model_revision=revision))
         return MigrateRequest(
             old.session_id, began.ref, old.head, tuple(entries), packed, revision, ttl_ms=0, lease_ms=LEASE_TTL_MS
         )

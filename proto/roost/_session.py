@@ -157,6 +157,34 @@ class Session:
         fork = (await self._transport.call(lambda stub: stub.ForkSession, request)).session
         return Session(self._transport, fork.id, wire.head_from_wire(fork.head))
 
+    async def fold(
+        self, summary: str = "", *, keep_turns: int = 2, request_id: str | None = None, deadline: float = STEP_DEADLINE
+    ) -> SessionInfo:
+        """Puts `summary` in place of the first steps of the log; the pool's model writes one when it is empty.
+
+        System text, tools and the first step's messages up to the first user's stay verbatim, and so do the last
+        `keep_turns` turns: steps that begin with a user's message, with those that follow with tools' results. The new
+        log begins as the old one did, so that its KV cache is kept that far. The old log stays readable with
+        `steps(generation=…)`. `request_id` makes the call idempotent; by default it is drawn at random. `deadline` is
+        in seconds.
+
+        Raises InvalidRequestError when nothing would be folded, HeadMismatchError, AnotherStepRunningError, and other
+        RoostErrors, also those of the step that writes the summary.
+        """
+        request = pb.FoldSessionRequest(
+            session_id=self.id,
+            summary=summary,
+            keep_turns=keep_turns,
+            expected_head=None if self.head is None else wire.head_to_wire(self.head),
+            request_id=request_id or new_key(),
+        )
+        response = await self._transport.call(
+            lambda stub: stub.FoldSession, request, self._straggler_seconds, timeout=deadline
+        )
+        info = wire.session_from_wire(response.session)
+        self.head = info.head
+        return info
+
     async def hold(self, *, tool: str = "", expect_seconds: float = 0.0) -> SessionInfo:
         """Announces a pause, such as a tool's run, so that the KV cache can be kept; 0 seconds means unknown.
 

@@ -219,6 +219,7 @@ class SyncSession(_Sync[Session]):
     run = _blocking(Session.run)
     info = _blocking(Session.info)
     fork = _opening(Session.fork)
+    fold = _blocking(Session.fold)
     hold = _blocking(Session.hold)
     evict = _blocking(Session.evict)
     extend_budget = _blocking(Session.extend_budget)

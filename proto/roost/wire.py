@@ -194,6 +194,16 @@ def fork_request_from_wire(wire: pb.ForkSessionRequest) -> sessions.ForkRequest:
     )
 
 
+def fold_request_from_wire(wire: pb.FoldSessionRequest) -> sessions.FoldRequest:
+    return sessions.FoldRequest(
+        session_id=wire.session_id,
+        summary=wire.summary,
+        keep_turns=wire.keep_turns,
+        expected_head=head_from_wire(wire.expected_head) if wire.HasField("expected_head") else None,
+        request_id=wire.request_id,
+    )
+
+
 def session_query_from_wire(wire: pb.ListSessionsRequest) -> sessions.SessionQuery:
     return sessions.SessionQuery(
         pool=wire.pool,

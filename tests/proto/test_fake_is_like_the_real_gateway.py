@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from budget_scenario import budgets_of_a_role
+from fold_scenario import folding
 from gateway_worlds import POOL, TEXT, World, failing, fake_world, opened, real_world
 from redis_servers import RedisServer
 from roost import (
@@ -307,6 +308,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     opening_twice,
     limits_of_a_role,
     budgets_of_a_role,
+    folding,
     bad_requests,
     a_step_taken_over,
     a_step_during_another,

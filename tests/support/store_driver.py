@@ -145,6 +145,14 @@ def migration(
     )
 
 
+def fold_request(began: Began, entries: Sequence[LogEntry], folded: int, **fields: Any) -> MigrateRequest:
+    """A log whose first step is that of the attempt, and stands for the first `folded` steps."""
+    assert began.descriptor.attempt is not None
+    first = replace(entries[0], step_id=began.descriptor.attempt.step_id)
+    request = migrate_request(began, [first, *entries[folded:]], revision=REVISION, **fields)
+    return replace(request, folded=folded)
+
+
 def migrate_request(began: Began, entries: Sequence[LogEntry], **fields: Any) -> MigrateRequest:
     descriptor = began.descriptor
     return migration(descriptor.session_id, began.ref, descriptor.head, entries, **fields)

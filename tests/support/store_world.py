@@ -17,7 +17,17 @@ from roost.store.keys import PoolKeys
 from roost.store.memory import MemoryStore
 from roost.store.records import RenewItem
 from roost.store.redis_store import RedisStore, connect
-from store_driver import LONG_MS, lease, new_session, next_ms, publish, publish_cached, redis_ms, reservations
+from store_driver import (
+    LONG_MS,
+    lease,
+    migration,
+    new_session,
+    next_ms,
+    publish,
+    publish_cached,
+    redis_ms,
+    reservations,
+)
 
 POOLS = ("team/agents", "team/b")
 TENANTS = ("acme", "other")
@@ -160,6 +170,18 @@ class StoreWorld(RuleBasedStateMachine):
         items = [RenewItem(session_id, ref) for session_id, ref, _ in batch]
         self.agree(gateway, "renew", pool, items, 0 if expired else LONG_MS, touches=attempt[0])
         self.touched |= {session_id for session_id, _, _ in batch}
+
+    def fold(self, gateway: int, attempt: Attempt, wanted: int) -> None:
+        """By an attempt that is live or was, of `wanted` steps if there are so many."""
+        session_id, ref, step = attempt
+        session = self.memory.sessions.get(session_id)
+        if session is None or session.is_gone(self.now) or not session.record.steps:
+            return
+        record, folded = session.record, min(wanted, session.record.steps)
+        entries = self.loop.run(self.gateways[gateway].log(session_id, record.generation, 0, 99))
+        renewed = [replace(entries[0], step_id=step), *entries[folded:]]
+        request = migration(session_id, ref, record.head, renewed, record.model_revision)
+        self.agree(gateway, "migrate", replace(request, folded=folded), touches=session_id)
 
     def extend_budget(
         self, gateway: int, session_id: str, tenant: str, scope: BudgetScope, added: int, request: str

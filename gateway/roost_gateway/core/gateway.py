@@ -1,6 +1,8 @@
 """What a gateway does, whatever transport a call comes by: from and to the contract's values."""
 
 import asyncio
+import contextlib
+import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -8,18 +10,28 @@ from dataclasses import replace
 
 from roost.contract import requests
 from roost.contract.budgets import BudgetExtension
+from roost.contract.events import Committed
 from roost.contract.heads import Head
 from roost.contract.loghash import unpack_ids
 from roost.contract.names import new_session_id, pool_of
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check, invalid
-from roost.contract.sessions import ForkRequest, OpenRequest, SessionInfo, SessionPage, SessionQuery, StepPage
+from roost.contract.sessions import (
+    FoldRequest,
+    ForkRequest,
+    OpenRequest,
+    SessionInfo,
+    SessionPage,
+    SessionQuery,
+    StepPage,
+)
 from roost.contract.steps import StepRequest
 from roost.store.budget_requests import checked_extension
+from roost.store.folding import fold_step, summary_step
 from roost.store.forks import fork_session
 from roost.store.interface import SessionStore
-from roost.store.records import Descriptor, LogEntry, NewSession
+from roost.store.records import Descriptor, LogEntry, NewSession, StoreAwayError
 from roost.store.rules import day_of
 from roost.store.views import logged_step, session_info
 from roost_gateway.core.caller import Caller, Right, pool_of_caller, pool_of_session, role_of
@@ -28,7 +40,7 @@ from roost_gateway.core.opening import Opening
 from roost_gateway.core.step_calls import StepCalls, StepEvents
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.fleet.pools import require_open
-from roost_gateway.step.call import StepCall
+from roost_gateway.step.call import Fold, StepCall
 
 _DEFAULT_SESSIONS, _DEFAULT_STEPS = 100, 20
 """Entries of a page whose size the client leaves to the gateway."""
@@ -99,6 +111,38 @@ class Gateway:
             raise Refused(Reason.DEADLINE_EXCEEDED, "the place to fork at was not found in time") from None
         self._facts.put(descriptor)
         return await self._described(descriptor)
+
+    async def fold(self, request: FoldRequest, caller: Caller, seconds_left: float | None) -> SessionInfo:
+        """Puts a summary in place of the first steps of a session's log, in a new generation. `seconds_left`: until the
+        caller gives up; None without a deadline."""
+        check(requests.fold_session(request))
+        request = replace(request, request_id=request.request_id or secrets.token_hex(16))
+        call = await self._checked(fold_step(request), caller, seconds_left)
+
+        async def summarise() -> str:
+            return request.summary or await self._summary(request.session_id, caller, call.deadline)
+
+        limit = self._step_timeout_seconds if seconds_left is None else None
+        async with self._calls.run(call.folding(Fold(summarise, request.keep_turns)), limit) as events:
+            async for _ in events:
+                pass
+        return await self.get(request.session_id, caller)
+
+    async def _summary(self, session_id: str, caller: Caller, deadline: float) -> str:
+        """Has the pool's model write a summary of a session's log, in a fork, which shares the KV of that."""
+        fork = await self.fork(ForkRequest(session_id), caller, deadline - time.monotonic())
+        summary = ""
+        try:
+            async with self.step(summary_step(fork.id), caller, deadline - time.monotonic()) as events:
+                async for event in events:
+                    if isinstance(event, Committed):
+                        summary = event.output.content
+        finally:
+            with contextlib.suppress(Refused, StoreAwayError):  # it then goes with its idle time
+                await self.delete(fork.id, caller)
+        if not summary.strip():
+            raise invalid([("summary", "the model wrote none; give one")])
+        return summary
 
     async def get(self, session_id: str, caller: Caller) -> SessionInfo:
         pool_of_session(session_id, caller)

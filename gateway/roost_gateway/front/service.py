@@ -36,6 +36,11 @@ class SessionService(SessionServiceServicer):
         session = await self._life.gateway.fork(wire.fork_request_from_wire(request), caller, left)
         return pb.ForkSessionResponse(session=wire.session_to_wire(session))
 
+    async def FoldSession(self, request: pb.FoldSessionRequest, context: Context) -> pb.FoldSessionResponse:
+        caller, left = self._caller(context), context.time_remaining()
+        session = await self._life.gateway.fold(wire.fold_request_from_wire(request), caller, left)
+        return pb.FoldSessionResponse(session=wire.session_to_wire(session))
+
     async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
         session = await self._life.gateway.get(request.session_id, self._caller(context))
         return pb.GetSessionResponse(session=wire.session_to_wire(session))

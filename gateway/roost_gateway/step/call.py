@@ -2,7 +2,8 @@
 
 import secrets
 import time
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 
 from roost.contract.lease import LEASE_TTL_MS
 from roost.contract.messages import MessageRole
@@ -14,6 +15,16 @@ from roost.store.records import BeginRequest, Descriptor
 from roost.store.values import content_digest
 from roost_gateway.admission import estimate
 from roost_gateway.admission.admission_queue import step_class
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """How a session's log is to be folded."""
+
+    summarise: Callable[[], Awaitable[str]]
+    """Returns the summary. Raises Refused, StoreAwayError."""
+    keep_turns: int
+    """Last turns that stay as they are (`roost.store.folding`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,8 @@ class StepCall:
     deadline: float
     is_implicit: bool = False
     """Whether no client opened the session, but a gateway for a conversation."""
+    fold: Fold | None = None
+    """Set when the log is folded, and nothing is generated."""
 
     @property
     def milliseconds_left(self) -> int:
@@ -52,7 +65,7 @@ class StepCall:
     @property
     def drops_thinking(self) -> bool:
         """Whether the step begins a turn, before which the pool takes the thinking of earlier ones out of the log."""
-        return self.pool.drops_thinking and self.request.messages[0].role is MessageRole.USER
+        return self.fold is None and self.pool.drops_thinking and self.request.messages[0].role is MessageRole.USER
 
     def new_tokens(self, log: int) -> int:
         """Estimate of the most tokens that the step adds to a log of `log` tokens."""
@@ -76,6 +89,13 @@ class StepCall:
     @property
     def budget_rules(self) -> BudgetRules:
         return budget_rules(self.tenant, self.facts.task, self.role, self.pool)
+
+    def folding(self, fold: Fold) -> "StepCall":
+        """The call that folds the log instead. It uses nothing, and shortens the log, so that nothing limits it."""
+        role = PoolRole(self.role.name, self.role.priority)
+        unlimited = PoolDocument(self.pool.pool).tenant_budget
+        pool = replace(self.pool, context_tokens=0, max_session_tokens=0, tenant_budget=unlimited)
+        return replace(self, fold=fold, role=role, pool=pool)
 
     def begin_request(self) -> BeginRequest:
         request, head = self.request, self.request.expected_head

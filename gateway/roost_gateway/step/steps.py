@@ -181,6 +181,9 @@ class Steps:
 
     async def _drive(self, attempt: StepAttempt, relay: Relay) -> None:
         try:
+            if attempt.call.fold is not None:
+                self._migrated(attempt, await self._migration.fold(attempt, attempt.call.fold))
+                return
             former = await self._migration.migrate_if_due(attempt)
             if former is not None:
                 self._migrated(attempt, former)

@@ -79,6 +79,20 @@ def _head_after(session: SyncSession, steps: int | None) -> Head | None:
 
 
 @app.command()
+def fold(
+    session: SessionId,
+    summary: Annotated[str, typer.Option(help="Summary; the pool's model writes one by default.")] = "",
+    keep_turns: Annotated[int, typer.Option(help="Last turns that stay as they are.", min=0)] = 2,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Put a summary in place of the first steps of a session's log. The old log stays readable."""
+    with expected_errors(), connect(target, api_key) as client:
+        _show(client.session(session).fold(summary, keep_turns=keep_turns), output)
+
+
+@app.command()
 def hold(
     session: SessionId,
     tool: Annotated[str, typer.Option(help="Tool that runs during the pause.")] = "",

@@ -24,7 +24,7 @@ from roost.contract.messages import (
     ToolDefinition,
 )
 from roost.contract.names import is_pool
-from roost.contract.sessions import ForkRequest, OpenRequest
+from roost.contract.sessions import FoldRequest, ForkRequest, OpenRequest
 from roost.contract.steps import StepRequest
 
 Violations = Iterator[tuple[str, str]]
@@ -123,6 +123,14 @@ def hold(tool: str, expect_seconds: float) -> Violations:
         yield "expect_seconds", "must be 0 (unknown) or a positive number of seconds"
     if len(tool) > MAX_NAME_CHARS:
         yield "tool", f"is longer than {MAX_NAME_CHARS} characters"
+
+
+def fold_session(request: FoldRequest) -> Violations:
+    """Violations of a fold."""
+    yield from _request_id(request.request_id)
+    if len(request.summary.encode()) > MAX_SYSTEM_BYTES:
+        yield "summary", f"is longer than {MAX_SYSTEM_BYTES} bytes"
+    yield from _head("expected_head", request.expected_head)
 
 
 def extend_budget(extension: BudgetExtension) -> Violations:

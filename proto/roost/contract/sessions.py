@@ -64,6 +64,21 @@ class ForkRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class FoldRequest:
+    """A summary in place of the first steps of a session's log, as its client asks for it; not checked yet."""
+
+    session_id: str
+    summary: str = ""
+    """Empty: the pool's model writes it."""
+    keep_turns: int = 0
+    """Last turns that stay as they are. A turn is a step that begins with a user's message, and those that follow it
+    with tools' results."""
+    expected_head: Head | None = None
+    request_id: str = ""
+    """Idempotency key: a repeated call folds once. Empty: none."""
+
+
+@dataclass(frozen=True, slots=True)
 class ForkPoint:
     """Where a session branches off another one."""
 

@@ -196,6 +196,8 @@ def migrate_args(request: MigrateRequest) -> dict[str, Arg]:
         "revision": request.model_revision,
         "ids": request.packed_ids,
         "thinking": "" if thinking is None else thinking,
+        "fold_id": request.entries[0].step_id if request.folded else "",
+        "folded": request.folded,
         "ttl_ms": request.ttl_ms,
         "lease_ms": request.lease_ms,
     }

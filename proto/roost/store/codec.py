@@ -13,10 +13,10 @@ from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.sessions import ForkPoint
 from roost.store.budgets import Account, Spending
+from roost.store.generations import Fold, FormerLog
 from roost.store.records import (
     FIRST_GENERATION,
     Descriptor,
-    FormerLog,
     HoldRecord,
     LiveAttempt,
     LogEntry,
@@ -112,6 +112,7 @@ def _descriptor(session_id: str, text: Mapping[str, str], now_ms: int) -> Descri
         updated_ms=int(text["updated"]),
         expires_ms=int(text["expires"]),
         former=_former(text["former"]) if "former" in text else None,
+        folds=_folds(text.get("folds", "")),
         thinking_from=_thinking_from(text),
         forked_from=_fork_point(text["forked"]) if "forked" in text else None,
         inherited_steps=int(text.get("inherited", 0)),
@@ -162,6 +163,11 @@ def _attempt(text: Mapping[str, str], now_ms: int) -> LiveAttempt:
         worker_id=text["attempt:worker"],
         lease_ms_left=int(text["attempt:expiry"]) - now_ms,
     )
+
+
+def _folds(text: str) -> tuple[Fold, ...]:
+    pairs = (fold.split(":") for fold in text.split("|") if fold)
+    return tuple(Fold(int(generation), int(steps)) for generation, steps in pairs)
 
 
 def _former(text: str) -> FormerLog:

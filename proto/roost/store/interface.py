@@ -103,10 +103,10 @@ class SessionStore(Protocol):
         ...
 
     async def migrate(self, request: MigrateRequest) -> Descriptor:
-        """Begins a new generation under a live attempt, which continues in it; repeating the call changes nothing. The
-        old generation stays readable, and its last head is remembered as `Descriptor.former`. Refuses:
-        SESSION_NOT_FOUND, ATTEMPT_FENCED, STORE_FULL; SESSION_ROLLED_BACK or HEAD_MISMATCH when `previous` is not the
-        head. Raises ValueError when the request contradicts itself."""
+        """Begins a new generation under a live attempt, which continues in it, or ends with it when the log is folded;
+        repeating the call changes nothing. The old generation stays readable, and its last head is remembered as
+        `Descriptor.former`. Refuses: SESSION_NOT_FOUND, ATTEMPT_FENCED, STORE_FULL; SESSION_ROLLED_BACK or
+        HEAD_MISMATCH when `previous` is not the head. Raises ValueError when the request contradicts itself."""
         ...
 
     async def abort(self, session_id: str, ref: AttemptRef) -> None:

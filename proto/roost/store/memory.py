@@ -16,7 +16,6 @@ from roost.contract.reasons import Reason
 from roost.store.budgets import ExtendRequest
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
 from roost.store.fork_records import NewFork
-from roost.store.memory_accounts import MemoryAccounts
 from roost.store.memory_attempts import take_attempt
 from roost.store.memory_pool import Claim, MemoryPool
 from roost.store.memory_session import Log, MemorySession, branch_off, new_session
@@ -63,14 +62,10 @@ class MemoryStore:
         self._opened: dict[tuple[str, str, str], str] = {}
         """Pool, tenant and request id -> session."""
         self._pools: dict[str, MemoryPool] = {}
-        self._accounts: dict[str, MemoryAccounts] = {}
 
     def pool(self, name: str) -> MemoryPool:
         """The pool's leases, claims and waiters."""
         return self._pools.setdefault(name, MemoryPool(self._aging_ms))
-
-    def _accounts_of(self, pool: str) -> MemoryAccounts:
-        return self._accounts.setdefault(pool, MemoryAccounts())
 
     def publish(self, pool: str, lease: WorkerLease, ttl_ms: int) -> None:
         """As a worker renews its lease."""
@@ -141,7 +136,7 @@ class MemoryStore:
         if committed is not None:
             return session.already(committed, now)
         migrates, cached = session.migrates_to(request.migrates_to), 0
-        accounts = self._accounts_of(record.pool)
+        accounts = pool.accounts
         warnings = accounts.warnings(session, request.rules, now)
         if not migrates and pool.is_alive(record.owner, now):
             cached = pool.cached_at(record.owner, record, now)
@@ -201,7 +196,7 @@ class MemoryStore:
     async def commit(self, request: CommitRequest) -> LogEntry:
         check_commit(request)
         now, session, entry = self.clock(), self._find(request.session_id), request.entry
-        committed, accounts = session.steps.get(entry.step_id), self._accounts_of(session.record.pool)
+        committed, accounts = session.steps.get(entry.step_id), self.pool(session.record.pool).accounts
         if committed is not None:
             if committed.nonce != request.ref.nonce:
                 raise session.refusal(Reason.ATTEMPT_FENCED)
@@ -219,18 +214,20 @@ class MemoryStore:
 
     async def extend(self, request: ExtendRequest) -> Descriptor:
         now, session = self.clock(), self._find(request.session_id, request.tenant)
-        self._accounts_of(session.record.pool).extend(session, request, now)
+        self.pool(session.record.pool).accounts.extend(session, request, now)
         return session.describe(now)
 
     async def migrate(self, request: MigrateRequest) -> Descriptor:
         check_migration(request)
         now, session = self.clock(), self._find(request.session_id)
-        work = session.check_live(request.ref)
-        if not work.migrated:
+        work = None if session.has_folded(request) else session.check_live(request.ref)
+        if work and not work.migrated:
             session.check_head(request.previous, session.record.generation)
-            session.begin_generation(request, now)
-            session.touch(now, 2 * request.lease_ms)
+            session.begin_generation(request, work, now)
             work.migrated = True
+            if request.folded:
+                self._end_attempt(session)
+            session.touch(now, 2 * request.lease_ms)
         return session.describe(now)
 
     async def abort(self, session_id: str, ref: AttemptRef) -> None:

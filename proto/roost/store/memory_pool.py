@@ -6,6 +6,7 @@ The rules are those of `_ledger.lua` and `_waiters.lua`; a property test compare
 from dataclasses import dataclass, field
 
 from roost.contract.lease import WorkerLease
+from roost.store.memory_accounts import MemoryAccounts
 from roost.store.memory_session import Work
 from roost.store.records import Descriptor, WorkerView
 from roost.store.rules import RESIDENCY_DELAY_MS
@@ -53,6 +54,7 @@ class MemoryPool:
     """(worker id, nonce) -> what is reserved."""
     waiters: dict[bytes, Waiter] = field(default_factory=dict)
     """Nonce -> place."""
+    accounts: MemoryAccounts = field(default_factory=MemoryAccounts)
     over: set[bytes] = field(default_factory=set)
     """Waiters whose time is over, as far as a call has noticed since the last `purge`."""
 

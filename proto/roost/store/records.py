@@ -9,6 +9,7 @@ from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 from roost.contract.sessions import ForkPoint
 from roost.store.budgets import NO_BUDGETS, Account, BudgetRules, Spending, spending
+from roost.store.generations import Fold, FormerLog
 
 FIRST_GENERATION = 1
 
@@ -24,15 +25,6 @@ class LiveAttempt:
     """Worker that the attempt was sent to; empty before that."""
     lease_ms_left: int
     """Negative once the lease ran out; the attempt may still commit until it is fenced."""
-
-
-@dataclass(frozen=True, slots=True)
-class FormerLog:
-    """The end of the generation before the current one."""
-
-    head: Head
-    steps: int
-    model_revision: str
 
 
 class State(StrEnum):
@@ -86,6 +78,8 @@ class Descriptor:
     """0: never."""
     former: FormerLog | None = None
     """None in the first generation."""
+    folds: tuple[Fold, ...] = ()
+    """Oldest first."""
     thinking_from: int | None = None
     """Index of the first step of the current log whose thinking is among its tokens; None when no step's is. 0 for a
     log that was begun before this was noted."""
@@ -329,6 +323,9 @@ class MigrateRequest:
     lease_ms: int
     without_thinking: int = 0
     """How many of the first steps have no thinking among their tokens, whatever the model thought."""
+    folded: int = 0
+    """First steps of the old log that the first of `entries` stands for, which is the attempt's own step; 0: each entry
+    stands for one step, and the attempt goes on."""
 
 
 @dataclass(frozen=True, slots=True)

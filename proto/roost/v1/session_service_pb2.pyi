@@ -1174,6 +1174,74 @@ class ForkSessionResponse(_message.Message):
 Global___ForkSessionResponse: _TypeAlias = ForkSessionResponse  # noqa: Y015
 
 @_typing.final
+class FoldSessionRequest(_message.Message):
+    """FoldSessionRequest asks for a summary in place of the first steps of a session's log. System text, tools and the
+    messages of the first step up to the first user's stay verbatim.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    KEEP_TURNS_FIELD_NUMBER: _builtins.int
+    EXPECTED_HEAD_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Session."""
+    summary: _builtins.str
+    """Summary; the pool's model writes one in a fork of the session when empty."""
+    keep_turns: _builtins.int
+    """Last turns that stay as they are. A turn is a step that begins with a user's message, and those that follow it with
+    tools' results.
+    """
+    request_id: _builtins.str
+    """Idempotency key, 1 to 64 characters."""
+    @_builtins.property
+    def expected_head(self) -> Global___Head:
+        """Last head the client saw; a different log is refused."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        summary: _builtins.str = ...,
+        keep_turns: _builtins.int = ...,
+        expected_head: Global___Head | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expected_head", b"expected_head"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_head", b"expected_head", "keep_turns", b"keep_turns", "request_id", b"request_id", "session_id", b"session_id", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FoldSessionRequest: _TypeAlias = FoldSessionRequest  # noqa: Y015
+
+@_typing.final
+class FoldSessionResponse(_message.Message):
+    """FoldSessionResponse holds the session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def session(self) -> Global___Session:
+        """Session after the change."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___Session | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FoldSessionResponse: _TypeAlias = FoldSessionResponse  # noqa: Y015
+
+@_typing.final
 class GetSessionRequest(_message.Message):
     """GetSessionRequest names a session."""
 

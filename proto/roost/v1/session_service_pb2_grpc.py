@@ -45,6 +45,11 @@ class SessionServiceStub:
                 request_serializer=roost_dot_v1_dot_session__service__pb2.ForkSessionRequest.SerializeToString,
                 response_deserializer=roost_dot_v1_dot_session__service__pb2.ForkSessionResponse.FromString,
                 _registered_method=True)
+        self.FoldSession = channel.unary_unary(
+                '/roost.v1.SessionService/FoldSession',
+                request_serializer=roost_dot_v1_dot_session__service__pb2.FoldSessionRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_session__service__pb2.FoldSessionResponse.FromString,
+                _registered_method=True)
         self.GetSession = channel.unary_unary(
                 '/roost.v1.SessionService/GetSession',
                 request_serializer=roost_dot_v1_dot_session__service__pb2.GetSessionRequest.SerializeToString,
@@ -107,6 +112,14 @@ class SessionServiceServicer:
     def ForkSession(self, request, context):
         """Branches a new session off another one, at its head or at a head that it had before. The two share the log up to
         there and its KV cache, and nothing after. Idempotent for one `request_id`, as OpenSession is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FoldSession(self, request, context):
+        """Begins a new log of a session in which a summary stands in place of its first steps. The old log stays readable.
+        Idempotent for one `request_id`. INVALID_REQUEST when nothing would be folded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -188,6 +201,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.ForkSession,
                     request_deserializer=roost_dot_v1_dot_session__service__pb2.ForkSessionRequest.FromString,
                     response_serializer=roost_dot_v1_dot_session__service__pb2.ForkSessionResponse.SerializeToString,
+            ),
+            'FoldSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.FoldSession,
+                    request_deserializer=roost_dot_v1_dot_session__service__pb2.FoldSessionRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_session__service__pb2.FoldSessionResponse.SerializeToString,
             ),
             'GetSession': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSession,
@@ -290,6 +308,33 @@ class SessionService:
             '/roost.v1.SessionService/ForkSession',
             roost_dot_v1_dot_session__service__pb2.ForkSessionRequest.SerializeToString,
             roost_dot_v1_dot_session__service__pb2.ForkSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FoldSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.SessionService/FoldSession',
+            roost_dot_v1_dot_session__service__pb2.FoldSessionRequest.SerializeToString,
+            roost_dot_v1_dot_session__service__pb2.FoldSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

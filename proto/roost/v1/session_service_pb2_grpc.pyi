@@ -45,6 +45,10 @@ class SessionServiceStub:
     """Branches a new session off another one, at its head or at a head that it had before. The two share the log up to
     there and its KV cache, and nothing after. Idempotent for one `request_id`, as OpenSession is.
     """
+    FoldSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.FoldSessionRequest, _session_service_pb2.FoldSessionResponse]
+    """Begins a new log of a session in which a summary stands in place of its first steps. The old log stays readable.
+    Idempotent for one `request_id`. INVALID_REQUEST when nothing would be folded.
+    """
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]
     """Reads one session's descriptor."""
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
@@ -78,6 +82,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
     ForkSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ForkSessionRequest, _session_service_pb2.ForkSessionResponse]  # type: ignore[assignment]
     """Branches a new session off another one, at its head or at a head that it had before. The two share the log up to
     there and its KV cache, and nothing after. Idempotent for one `request_id`, as OpenSession is.
+    """
+    FoldSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.FoldSessionRequest, _session_service_pb2.FoldSessionResponse]  # type: ignore[assignment]
+    """Begins a new log of a session in which a summary stands in place of its first steps. The old log stays readable.
+    Idempotent for one `request_id`. INVALID_REQUEST when nothing would be folded.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]  # type: ignore[assignment]
     """Reads one session's descriptor."""
@@ -121,6 +129,16 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_service_pb2.ForkSessionResponse, _abc.Awaitable[_session_service_pb2.ForkSessionResponse]]:
         """Branches a new session off another one, at its head or at a head that it had before. The two share the log up to
         there and its KV cache, and nothing after. Idempotent for one `request_id`, as OpenSession is.
+        """
+
+    @_abc_1.abstractmethod
+    def FoldSession(
+        self,
+        request: _session_service_pb2.FoldSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.FoldSessionResponse, _abc.Awaitable[_session_service_pb2.FoldSessionResponse]]:
+        """Begins a new log of a session in which a summary stands in place of its first steps. The old log stays readable.
+        Idempotent for one `request_id`. INVALID_REQUEST when nothing would be folded.
         """
 
     @_abc_1.abstractmethod

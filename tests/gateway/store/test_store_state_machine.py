@@ -66,7 +66,7 @@ class StoreMachine(StoreWorld):
         needs=REVISION_NEEDED,
         drops=st.booleans(),
         rules=RULES,
-        then=st.sampled_from(("", "reserve", "commit", "commit", "migrate", "migrate and commit")),
+        then=st.sampled_from(("", "reserve", "commit", "commit", "migrate", "migrate and commit", "fold")),
     )
     def begin(
         self,
@@ -158,6 +158,8 @@ class StoreMachine(StoreWorld):
             self._reserve(gateway, attempt, worker, tokens, priority, needs)
         if "migrate" in then:
             self._migrate(gateway, attempt, tokens)
+        if then == "fold":
+            self.fold(gateway, attempt, tokens)
         if "commit" in then:
             self._commit(gateway, attempt, (tokens,), (priority + 7, 2**32 - 1))
 
@@ -189,7 +191,7 @@ class StoreMachine(StoreWorld):
         which=WHICH,
         stale=RARELY,
         how=st.sampled_from(
-            (*(("commit",) * 4), "expire", "expire", "renew", "abort", "release", "migrate", "quarantine")
+            (*(("commit",) * 4), "expire", "expire", "renew", "abort", "release", "migrate", "fold", "quarantine")
         ),
         prompt=IDS,
         ids=IDS,
@@ -202,6 +204,8 @@ class StoreMachine(StoreWorld):
             self._commit(gateway, attempt, prompt, ids)
         elif how == "migrate":
             self._migrate(gateway, attempt, len(ids))
+        elif how == "fold":
+            self.fold(gateway, attempt, len(ids))
         elif how in ("renew", "expire"):
             self.renew(gateway, attempt, how == "expire")
         elif how == "abort":

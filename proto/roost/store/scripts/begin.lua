@@ -76,7 +76,8 @@ if args.budget_tokens > 0 and d.prompt + d.output + args.new_tokens > args.budge
   return refuse('budget', 0, d, 'used ' .. text(d.prompt + d.output) .. ' of ' .. text(args.budget_tokens) ..
     ' tokens; this step may need ' .. text(args.new_tokens))
 end
-if args.max_steps > 0 and d.steps - d.inherited >= args.max_steps then
+local folded = tonumber(redis.call('HGET', session.descriptor, 'folded')) or 0
+if args.max_steps > 0 and d.steps + folded - d.inherited >= args.max_steps then
   return refuse('step_limit', 0, d, 'the session has its ' .. text(args.max_steps) .. ' steps')
 end
 if args.max_session_tokens > 0 and d.length + args.new_tokens > args.max_session_tokens and not migrates
