@@ -1,5 +1,6 @@
 """A session is folded on a whole gateway: a summary in place of its first steps, by the client or by the model."""
 
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -164,3 +165,21 @@ async def test_a_session_of_an_older_model_is_folded_for_the_new_one(rig: Rig) -
     await gateway.life.fleet.workers.refresh(POOL)
     folded = await fold(caller, session, summary="We counted.", keep_turns=1)
     assert (folded.model_revision, folded.steps, folded.generation) == ("rev-2", 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("point", "generation"), [("gateway.begin.done", 1), ("gateway.rendered", 1), ("gateway.migrated", 2)]
+)
+async def test_a_fold_whose_gateway_dies_is_done_by_the_next_one_once(
+    rig: Rig, tmp_path: Path, point: str, generation: int
+) -> None:
+    await rig.worker(script=SCRIPT)
+    caller, session = await begun(rig)
+    doomed = rig.caller(await rig.process(tmp_path, f"{point}:kill"))
+    request = {"summary": "We counted.", "keep_turns": 1, "request_id": "r", "expected_head": session.head}
+    error = await refused(fold(doomed, session, **request))
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert (await caller.get(session.id)).generation == generation
+    folded = await fold(caller, session, **request)
+    assert (folded.generation, folded.steps, folded.running_step_id) == (2, 2, "")
+    assert (await caller.step(step_request(session, "on", expected_head=session.head))).committed is not None

@@ -17,10 +17,8 @@ async def folding(world: World) -> Any:
     outcomes += [folded.generation, folded.steps, again.generation, session.head == folded.head]
     logs = [[step async for step in session.steps(generation=generation)] for generation in (1, 2)]
     outcomes += [[(step.messages, step.output.content) for step in log] for log in logs]
-    outcomes += [
-        (await session.run("on")).committed.index,
-        (await session.run("question 1", step_id="s1")).committed.replayed,
-    ]
+    more, repeated = await session.run("on"), await session.run("question 1", step_id="s1")
+    outcomes += [more.committed.index, repeated.committed.replayed]
     own = await session.fold(keep_turns=0)
     outcomes += [own.generation, own.steps, [step.output async for step in session.steps()]]
     return outcomes

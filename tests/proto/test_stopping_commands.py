@@ -1,4 +1,4 @@
-"""`roost sessions extend`: a person lets a paused session go on."""
+"""What a person does about sessions that have come far: `roost sessions extend` and `roost sessions fold`."""
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -11,6 +11,23 @@ from roost.testing import FakeGateway, FakeRole
 from threaded_fake import ThreadedFake, fake_in_thread
 
 FRUGAL = RoleBudgets(BudgetLimits(steps=1, wall_seconds=10**6), task=BudgetLimits(tokens=10), asks=True, grace_steps=0)
+
+
+def test_a_session_is_folded_with_a_summary_or_by_its_model() -> None:
+    with fake_in_thread(lambda: FakeGateway(lambda turn: "It went well.")) as fake:
+        with SyncClient.connect(fake.gateway.targets) as client:
+            session = client.open()
+            for number in range(4):
+                session.run(f"question {number}")
+        assert "2 in generation 2" in command(fake, "fold", session.id, "--keep-turns", "1", "--summary", "All well.")
+        assert "1 in generation 3" in command(fake, "fold", session.id, "--keep-turns", "0")
+        assert "It went well." in command(fake, "log", session.id)
+
+
+def command(fake: ThreadedFake, *arguments: str) -> str:
+    result = CliRunner().invoke(app, ["sessions", *arguments], env={"ROOST_TARGET": fake.target, "COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 def extend(fake: ThreadedFake, *arguments: str) -> Result:
