@@ -8,6 +8,7 @@ import pytest
 
 from gateway_driver import POOL, Caller, Rig, publish_pool, step_request, violations
 from null_script import BASE_ID, Script, token_text
+from roost.contract.budgets import BudgetScope, BudgetStatus
 from roost.contract.reasons import Reason
 from roost.grpc_errors import details_of
 from roost.store.folding import SUMMARY_PROMPT
@@ -183,3 +184,69 @@ async def test_a_fold_whose_gateway_dies_is_done_by_the_next_one_once(
     folded = await fold(caller, session, **request)
     assert (folded.generation, folded.steps, folded.running_step_id) == (2, 2, "")
     assert (await caller.step(step_request(session, "on", expected_head=session.head))).committed is not None
+
+
+def publish_folding(rig: Rig, **budgets: Any) -> None:
+    session = {"steps": 3}
+    given = {"session": session, "onBudget": "Fold", "keepTurns": 1, "graceSteps": 0, **budgets}
+    publish_pool(rig.redis, roles=[{"name": "coder", "maxOutputTokensPerStep": 64, "budgets": given}])
+
+
+async def test_a_session_is_folded_whenever_its_budget_is_used_up_and_goes_on(rig: Rig) -> None:
+    publish_folding(rig, task={"steps": 11})
+    await rig.worker(script=SCRIPT)
+    caller = rig.caller(await rig.gateway())
+    session = await caller.open(task="t")
+    head, generations = session.head, []
+    for number in range(9):
+        log = await caller.step(step_request(session, f"s{number}", str(number), expected_head=head))
+        assert log.committed is not None
+        assert ("migrated" in log.events) == (number in (3, 6))
+        head = log.committed.head
+        generations.append(head.generation)
+    assert generations == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert await log_of(caller, session) == [(["0"], TEXT), (["5"], TEXT), (["6"], TEXT), (["7"], TEXT), (["8"], TEXT)]
+    (status,) = (await caller.get(session.id)).budgets
+    assert (status.used, status.limit) == (9, 9)
+    error = await refused(caller.step(step_request(session, "s9", expected_head=head)))
+    status = BudgetStatus.from_metadata(details_of(error).metadata)
+    assert status is not None
+    assert status.scope is BudgetScope.TASK, "the summaries have used the rest of it"
+    assert (await caller.get(session.id)).generation == 3
+
+
+async def test_one_long_turn_is_folded_as_a_whole(rig: Rig) -> None:
+    publish_folding(rig)
+    await rig.worker(script=SCRIPT)
+    caller, session = await begun(rig, 1)
+    for number in range(3):
+        result = pb.Message(role=pb.MESSAGE_ROLE_TOOL, content=f"r{number}", tool_call_id="c")
+        await caller.step(pb.StepRequest(session_id=session.id, step_id=f"t{number}", messages=[result]))
+    assert await log_of(caller, session) == [(["0"], TEXT), (["r2"], TEXT)]
+
+
+async def test_a_session_whose_model_writes_no_summary_is_refused_and_stays_as_it_was(rig: Rig) -> None:
+    publish_folding(rig)
+    worker = await rig.worker(script=Script(prompt_ids=10, tokens=TOKENS))
+    caller, session = await begun(rig, 3)
+    worker.script.refuse_render = Reason.STEP_TOO_LONG
+    error = await refused(caller.step(step_request(session, "s3")))
+    assert details_of(error).reason == Reason.BUDGET_EXCEEDED
+    assert (await caller.get(session.id)).generation == 1
+    assert (await caller.step(step_request(session, "s3"))).committed is not None
+
+
+@pytest.mark.parametrize("point", ["gateway.rendered", "gateway.migrated"])
+async def test_a_step_whose_gateway_dies_while_it_folds_is_taken_by_the_next_one(
+    rig: Rig, tmp_path: Path, point: str
+) -> None:
+    publish_folding(rig)
+    await rig.worker(script=SCRIPT)
+    caller, session = await begun(rig, 3)
+    doomed = rig.caller(await rig.process(tmp_path, f"{point}:kill"))
+    request = step_request(session, "s3", expected_head=session.head)
+    assert (await refused(doomed.step(request))).code() is grpc.StatusCode.UNAVAILABLE
+    log = await caller.step(request)
+    assert log.committed is not None
+    after = await caller.get(session.id)
+    assert (after.generation, after.steps, after.budgets[0].used, after.budgets[0].limit) == (2, 3, 4, 6)

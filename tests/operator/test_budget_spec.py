@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from roost.contract.budgets import BudgetLimits, RoleBudgets
+from roost.contract.budgets import BudgetLimits, OnBudget, RoleBudgets
 from roost.contract.pool_document import PoolDocument
 from roost_operator.api.loader import PoolFileError, parse_pool
 from roost_operator.api.pool_document import pool_document
@@ -34,7 +34,8 @@ def test_budgets_are_what_gateways_read() -> None:
         "session": limits,
         "task": {**limits, "steps": 30},
         "role": window,
-        "onBudget": "Ask",
+        "onBudget": "Fold",
+        "keepTurns": 5,
         "graceSteps": 0,
         "warnAtPercent": 50,
     }
@@ -43,9 +44,10 @@ def test_budgets_are_what_gateways_read() -> None:
         session=BudgetLimits(1, 2, 3, 4),
         task=BudgetLimits(1, 2, 30, 4),
         role=BudgetLimits(5, 6, 7, 0, 60),
-        asks=True,
+        on_budget=OnBudget.FOLD,
         grace_steps=0,
         warn_percent=50,
+        keep_turns=5,
     )
     assert document.tenant_budget == BudgetLimits(gpu_seconds=8, window_seconds=86_400)
     assert PoolDocument.decode(document.pool, document.encode()) == document
@@ -63,7 +65,7 @@ def test_without_budgets_nothing_is_limited() -> None:
         ({"session": {"steps": -1}}, "session.steps", "use at least 0"),
         ({"role": {"windowSeconds": 59}}, "role.windowSeconds", "use at least 60"),
         ({"role": {"wallSeconds": 5}}, "role.wallSeconds", "known: uncachedTokens, gpuSeconds, steps, windowSeconds"),
-        ({"onBudget": "ask"}, "onBudget", "use 'Reject' or 'Ask'"),
+        ({"onBudget": "ask"}, "onBudget", "use 'Reject', 'Ask' or 'Fold'"),
         ({"warnAtPercent": 0}, "warnAtPercent", "use at least 1"),
         ({"graceSteps": 101}, "graceSteps", "use at most 100"),
     ],

@@ -7,13 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost.contract.budgets import BudgetLimits, RoleBudgets
+from roost.contract.budgets import BudgetLimits, OnBudget, RoleBudgets
 from roost.contract.pool_document import SCHEMA_VERSION, PoolDocument, PoolRole
 
 COUNT = st.integers(0, 2**40)
 LIMITS = st.builds(BudgetLimits, COUNT, COUNT, COUNT, COUNT)
 IN_WINDOWS = st.builds(BudgetLimits, COUNT, COUNT, COUNT, st.just(0), st.integers(60, 10**7))
-BUDGETS = st.builds(RoleBudgets, LIMITS, LIMITS, IN_WINDOWS, st.booleans(), COUNT, st.integers(1, 100))
+WAYS = st.sampled_from(OnBudget)
+BUDGETS = st.builds(
+    RoleBudgets, LIMITS, LIMITS, IN_WINDOWS, st.sampled_from(OnBudget), COUNT, st.integers(1, 100), COUNT
+)
 ROLES = st.builds(PoolRole, st.text(min_size=1), COUNT, COUNT, COUNT, COUNT, BUDGETS)
 DOCUMENTS = st.builds(
     PoolDocument,

@@ -4,13 +4,15 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from roost.cli.app import app
-from roost.contract.budgets import BudgetLimits, RoleBudgets
+from roost.contract.budgets import BudgetLimits, OnBudget, RoleBudgets
 from roost.errors import BudgetPausedError
 from roost.sync import SyncClient
 from roost.testing import FakeGateway, FakeRole
 from threaded_fake import ThreadedFake, fake_in_thread
 
-FRUGAL = RoleBudgets(BudgetLimits(steps=1, wall_seconds=10**6), task=BudgetLimits(tokens=10), asks=True, grace_steps=0)
+FRUGAL = RoleBudgets(
+    BudgetLimits(steps=1, wall_seconds=10**6), task=BudgetLimits(tokens=10), on_budget=OnBudget.ASK, grace_steps=0
+)
 
 
 def test_a_session_is_folded_with_a_summary_or_by_its_model() -> None:

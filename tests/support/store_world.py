@@ -181,7 +181,9 @@ class StoreWorld(RuleBasedStateMachine):
         entries = self.loop.run(self.gateways[gateway].log(session_id, record.generation, 0, 99))
         renewed = [replace(entries[0], step_id=step), *entries[folded:]]
         request = migration(session_id, ref, record.head, renewed, record.model_revision)
-        self.agree(gateway, "migrate", replace(request, folded=folded), touches=session_id)
+        self.agree(
+            gateway, "migrate", replace(request, folded=folded, renews_budget=wanted % 2 == 1), touches=session_id
+        )
 
     def extend_budget(
         self, gateway: int, session_id: str, tenant: str, scope: BudgetScope, added: int, request: str

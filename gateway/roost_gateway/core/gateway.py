@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from roost.contract import requests
-from roost.contract.budgets import BudgetExtension
+from roost.contract.budgets import BudgetExtension, OnBudget
 from roost.contract.events import Committed
 from roost.contract.heads import Head
 from roost.contract.loghash import unpack_ids
@@ -127,6 +127,12 @@ class Gateway:
             async for _ in events:
                 pass
         return await self.get(request.session_id, caller)
+
+    def _fold_at_budget(self, call: StepCall, caller: Caller) -> Fold:
+        async def summarise() -> str:
+            return await self._summary(call.request.session_id, caller, call.deadline)
+
+        return Fold(summarise, call.role.budgets.keep_turns, is_for_budget=True)
 
     async def _summary(self, session_id: str, caller: Caller, deadline: float) -> str:
         """Has the pool's model write a summary of a session's log, in a fork, which shares the KV of that."""
@@ -253,6 +259,8 @@ class Gateway:
         lives as long as the pool's conversations do.
         """
         call = replace(await self._checked(request, caller, seconds_left), is_implicit=is_implicit)
+        if call.role.budgets.on_budget is OnBudget.FOLD:
+            call = replace(call, at_budget=self._fold_at_budget(call, caller))
         limit = self._step_timeout_seconds if seconds_left is None else None
         async with self._calls.run(call, limit) as events:
             yield events

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from roost.contract.lease import LEASE_TTL_MS
 from roost.contract.messages import MessageRole
 from roost.contract.pool_document import PoolDocument, PoolRole
+from roost.contract.sessions import FoldRequest
 from roost.contract.steps import StepRequest
 from roost.store.budget_requests import budget_rules
 from roost.store.budgets import BudgetRules
+from roost.store.folding import fold_step
 from roost.store.records import BeginRequest, Descriptor
 from roost.store.values import content_digest
 from roost_gateway.admission import estimate
@@ -25,6 +27,8 @@ class Fold:
     """Returns the summary. Raises Refused, StoreAwayError."""
     keep_turns: int
     """Last turns that stay as they are (`roost.store.folding`)."""
+    is_for_budget: bool = False
+    """Whether the session's budget is used up, and begins again: then fewer turns stay if else nothing were folded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,8 @@ class StepCall:
     """Whether no client opened the session, but a gateway for a conversation."""
     fold: Fold | None = None
     """Set when the log is folded, and nothing is generated."""
+    at_budget: Fold | None = None
+    """How the log is folded before the step when the session's budget is used up; None where it is not."""
 
     @property
     def milliseconds_left(self) -> int:
@@ -95,7 +101,13 @@ class StepCall:
         role = PoolRole(self.role.name, self.role.priority)
         unlimited = PoolDocument(self.pool.pool).tenant_budget
         pool = replace(self.pool, context_tokens=0, max_session_tokens=0, tenant_budget=unlimited)
-        return replace(self, fold=fold, role=role, pool=pool)
+        return replace(self, fold=fold, at_budget=None, role=role, pool=pool)
+
+    def folding_at_budget(self, fold: Fold) -> "StepCall":
+        """The call that folds the log before this step. Whatever gateway the step comes to, it is one."""
+        request = self.request
+        asked = FoldRequest(request.session_id, expected_head=request.expected_head, request_id=f"at {request.step_id}")
+        return replace(self, request=fold_step(asked)).folding(fold)
 
     def begin_request(self) -> BeginRequest:
         request, head = self.request, self.request.expected_head

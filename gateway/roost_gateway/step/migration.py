@@ -74,10 +74,10 @@ class Migration:
         former = attempt.descriptor
         await self._is_due(attempt)  # the log is rendered for the pool's model
         entries = await self._entries(former)
-        folded = steps_to_fold(entries, fold.keep_turns)
+        folded = steps_to_fold(entries, fold.keep_turns, keeps_fewer=fold.is_for_budget)
         renewed = folded_log(entries, folded, await fold.summarise(), attempt.call.request.step_id)
         plan = Rewriting(without_thinking=max(1, earlier_turns(attempt, renewed)))
-        await self._write(attempt, renewed, plan, folded=folded)
+        await self._write(attempt, renewed, plan, folded=folded, renews_budget=fold.is_for_budget)
         return former
 
     async def _is_due(self, attempt: StepAttempt) -> bool:
@@ -120,7 +120,13 @@ class Migration:
         await self._write(attempt, entries, plan)
 
     async def _write(
-        self, attempt: StepAttempt, entries: Sequence[LogEntry], plan: Rewriting, *, folded: int = 0
+        self,
+        attempt: StepAttempt,
+        entries: Sequence[LogEntry],
+        plan: Rewriting,
+        *,
+        folded: int = 0,
+        renews_budget: bool = False,
     ) -> None:
         """Has a worker render the steps that do not keep their tokens, and begins the new generation."""
         worker = self._reserved(attempt)
@@ -137,7 +143,7 @@ class Migration:
                 attempt.failed_at(worker.worker_id, failure.failure, is_fault=failure.failure is not Failure.BUSY)
                 worker = None
         fault_point("gateway.rendered")
-        descriptor = await self._store.migrate(replace(request, folded=folded))
+        descriptor = await self._store.migrate(replace(request, folded=folded, renews_budget=renews_budget))
         fault_point("gateway.migrated")
         attempt.migrated(descriptor, worker.worker_id)
 

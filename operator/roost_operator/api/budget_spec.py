@@ -1,21 +1,13 @@
 """Budgets in the spec of a pool: what sessions, tasks, roles and tenants may use."""
 
-from enum import StrEnum
-
 from pydantic import Field
 
+from roost.contract.budgets import OnBudget
 from roost_operator.api.fields import Fields
 
 _MOST_TOKENS = 1_000_000_000_000_000
 _MOST_SECONDS = 1_000_000_000
 _DAY_SECONDS = 86_400
-
-
-class OnBudget(StrEnum):
-    """What happens to a session when a budget is used up."""
-
-    REJECT = "Reject"
-    ASK = "Ask"
 
 
 class UsageSpec(Fields):
@@ -70,7 +62,8 @@ class BudgetsSpec(Fields):
         default=OnBudget.REJECT,
         description="What happens when a budget of a session or task is used up. Reject refuses further steps. Ask "
         "pauses the session: its steps are refused until a client with the right extendBudgets extends the budget, and "
-        "then it goes on where it was.",
+        "then it goes on where it was. Fold folds the log when the session's own budget is used up, which then begins "
+        "again: the model writes a summary in place of all but the last turns; a task's budget is refused at.",
     )
     grace_steps: int = Field(
         default=1, ge=0, le=100, description="Steps that a session may take after a budget is used up, to wrap up."
@@ -80,4 +73,7 @@ class BudgetsSpec(Fields):
         ge=1,
         le=100,
         description="From this part of a budget on, the results of steps say how much of it is used.",
+    )
+    keep_turns: int = Field(
+        default=2, ge=0, le=1000, description="Last turns that stay as they are when onBudget folds the log."
     )

@@ -2,7 +2,7 @@
 
 from roost.contract.budgets import BudgetLimits, RoleBudgets
 from roost.contract.pool_document import PoolDocument, PoolRole
-from roost_operator.api.budget_spec import LimitsSpec, OnBudget, WindowSpec
+from roost_operator.api.budget_spec import LimitsSpec, WindowSpec
 from roost_operator.api.model_spec import Thinking
 from roost_operator.api.spec import AgentPool, OnModelChange, RoleSpec
 
@@ -40,9 +40,10 @@ def _role(role: RoleSpec) -> PoolRole:
             session=_limits(role.budgets.session),
             task=_limits(role.budgets.task),
             role=_window(role.budgets.role),
-            asks=role.budgets.on_budget is OnBudget.ASK,
+            on_budget=role.budgets.on_budget,
             grace_steps=role.budgets.grace_steps,
             warn_percent=role.budgets.warn_at_percent,
+            keep_turns=role.budgets.keep_turns,
         ),
     )
 

@@ -30,6 +30,17 @@ class BudgetUnit(StrEnum):
     """Seconds since the first step began."""
 
 
+class OnBudget(StrEnum):
+    """What happens to a session when a budget is used up, in the spec's words."""
+
+    REJECT = "Reject"
+    """Its steps are refused."""
+    ASK = "Ask"
+    """It pauses until the budget is extended."""
+    FOLD = "Fold"
+    """Its log is folded when its own budget is used up, which then begins again."""
+
+
 @dataclass(frozen=True, slots=True)
 class BudgetLimits:
     """The most that may be used; 0 means no limit."""
@@ -53,12 +64,13 @@ class RoleBudgets:
     session: BudgetLimits = BudgetLimits()  # frozen
     task: BudgetLimits = BudgetLimits()  # frozen
     role: BudgetLimits = BudgetLimits(window_seconds=DEFAULT_WINDOW_SECONDS)  # frozen
-    asks: bool = False
-    """Whether a session pauses until its budget is extended; otherwise its steps are refused."""
+    on_budget: OnBudget = OnBudget.REJECT
     grace_steps: int = 1
     """Steps that a session may take after a budget is used up."""
     warn_percent: int = 80
     """From this part of a budget on, the results of steps say how much is used."""
+    keep_turns: int = 2
+    """Last turns of a log that stay as they are when it is folded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from roost.contract.budgets import DEFAULT_WINDOW_SECONDS, BudgetLimits, RoleBudgets
+from roost.contract.budgets import DEFAULT_WINDOW_SECONDS, BudgetLimits, OnBudget, RoleBudgets
 from roost.contract.document_fields import field_value
-
-_ASK, _REJECT = "Ask", "Reject"
 
 
 def limits_to_json(limits: BudgetLimits) -> dict[str, int]:
@@ -36,9 +34,10 @@ def role_budgets_to_json(budgets: RoleBudgets) -> dict[str, Any]:
         "session": limits_to_json(budgets.session),
         "task": limits_to_json(budgets.task),
         "role": limits_to_json(budgets.role),
-        "onBudget": _ASK if budgets.asks else _REJECT,
+        "onBudget": budgets.on_budget.value,
         "graceSteps": budgets.grace_steps,
         "warnAtPercent": budgets.warn_percent,
+        "keepTurns": budgets.keep_turns,
     }
 
 
@@ -54,7 +53,13 @@ def role_budgets_from_json(budgets: Mapping[str, Any], where: str) -> RoleBudget
         session=limits("session"),
         task=limits("task"),
         role=limits("role", in_windows=True),
-        asks=field_value(budgets, where, "onBudget", _REJECT) == _ASK,
+        on_budget=_on_budget(field_value(budgets, where, "onBudget", "")),
         grace_steps=field_value(budgets, where, "graceSteps", defaults.grace_steps),
         warn_percent=field_value(budgets, where, "warnAtPercent", defaults.warn_percent),
+        keep_turns=field_value(budgets, where, "keepTurns", defaults.keep_turns),
     )
+
+
+def _on_budget(word: str) -> OnBudget:
+    """Rejects for a word of a newer version."""
+    return OnBudget(word) if word in set(OnBudget) else OnBudget.REJECT

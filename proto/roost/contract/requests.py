@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from roost.contract.budgets import BudgetExtension, BudgetScope, BudgetUnit, RoleBudgets
+from roost.contract.budgets import BudgetExtension, BudgetScope, BudgetUnit, OnBudget, RoleBudgets
 from roost.contract.heads import NONCE_BYTES, Head
 from roost.contract.loghash import HASH_BYTES
 from roost.contract.messages import (
@@ -150,8 +150,8 @@ def extension_of_role(extension: BudgetExtension, role: str, budgets: RoleBudget
     """What an extension asks for and the session's role, whose budgets these are, does not allow. `task` is the
     session's."""
     limits = budgets.task if extension.scope is BudgetScope.TASK else budgets.session
-    if not budgets.asks:
-        yield "session_id", f"role {role!r} refuses at its budgets; set budgets.onBudget of the role to Ask"
+    if budgets.on_budget is not OnBudget.ASK:
+        yield "session_id", f"role {role!r} lets nobody extend its budgets; set budgets.onBudget of the role to Ask"
     if extension.scope is BudgetScope.TASK and not task:
         yield "scope", "the session has no task"
     for unit in BudgetUnit:

@@ -198,6 +198,7 @@ def migrate_args(request: MigrateRequest) -> dict[str, Arg]:
         "thinking": "" if thinking is None else thinking,
         "fold_id": request.entries[0].step_id if request.folded else "",
         "folded": request.folded,
+        "renews_budget": int(request.renews_budget),
         "ttl_ms": request.ttl_ms,
         "lease_ms": request.lease_ms,
     }

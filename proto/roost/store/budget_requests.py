@@ -3,7 +3,7 @@
 import secrets
 
 from roost.contract import requests
-from roost.contract.budgets import BudgetExtension, BudgetScope
+from roost.contract.budgets import BudgetExtension, BudgetScope, OnBudget
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.refused import check
 from roost.store.budgets import BudgetRules, ExtendRequest, budgets_of, spending
@@ -24,7 +24,7 @@ def budget_rules(tenant: str, task: str, role: PoolRole, pool: PoolDocument) -> 
         role=role.name,
         task=task,
         budgets=tuple(budget for scope, of_scope in limits.items() for budget in budgets_of(scope, of_scope)),
-        asks=budgets.asks,
+        asks=budgets.on_budget is OnBudget.ASK,
         grace_steps=budgets.grace_steps,
         warn_percent=budgets.warn_percent,
         task_ttl_ms=pool.idle_ttl_ms,

@@ -64,6 +64,10 @@ class Account:
             steps=self.steps + spending.steps,
         )
 
+    def renewed(self) -> Self:
+        """Raises the limits by what was used when the account was read."""
+        return replace(self, more=Spending(self.tokens, self.gpu_us, self.steps, self.wall_ms))
+
     def started(self, now_ms: int) -> Self:
         """Notes when the first step began, if this is it."""
         return self if self.since_ms else replace(self, since_ms=now_ms)

@@ -42,9 +42,12 @@ def summary_step(session_id: str) -> StepRequest:
     return StepRequest(session_id, SUMMARY_STEP, (question,), format=ToolChoice(ToolChoiceMode.NONE))
 
 
-def steps_to_fold(entries: Sequence[LogEntry], keep_turns: int) -> int:
-    """How many of a log's first steps are folded. Raises Refused: INVALID_REQUEST when there are none."""
+def steps_to_fold(entries: Sequence[LogEntry], keep_turns: int, *, keeps_fewer: bool = False) -> int:
+    """How many of a log's first steps are folded. With `keeps_fewer`, fewer turns are kept where else no step would be
+    folded. Raises Refused: INVALID_REQUEST when there are none."""
     turns = [index for index, entry in enumerate(entries) if entry.messages[0]["role"] == MessageRole.USER]
+    if keeps_fewer:
+        keep_turns = min(keep_turns, sum(index > 0 for index in turns))
     if not keep_turns:
         folded = len(entries)
     else:

@@ -203,6 +203,7 @@ class MemorySession:
             steps=len(entries),
             former=FormerLog(record.head, len(entries), record.model_revision),
             folds=folds,
+            account=record.account.read(now).renewed() if request.renews_budget else record.account,
             thinking_from=thinking_from(entries, request.without_thinking),
         )
 

@@ -326,6 +326,8 @@ class MigrateRequest:
     folded: int = 0
     """First steps of the old log that the first of `entries` stands for, which is the attempt's own step; 0: each entry
     stands for one step, and the attempt goes on."""
+    renews_budget: bool = False
+    """Whether the session's own budget begins again."""
 
 
 @dataclass(frozen=True, slots=True)

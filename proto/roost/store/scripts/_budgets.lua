@@ -119,3 +119,11 @@ local function spend(accounts, rules, spending, is_grace, now)
   end
   redis.call('HSET', accounts.session.key, 'spent:grace', is_grace and text(accounts.session.grace + 1) or '0')
 end
+
+-- Raises a session's limits by what it has used.
+local function renew_budget(session, now)
+  local account = read_account(session.descriptor, 0, now)
+  for _, field in ipairs(MORE_FIELDS) do
+    redis.call('HSET', session.descriptor, 'more:' .. field, text(account[field]))
+  end
+end

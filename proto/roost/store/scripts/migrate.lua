@@ -4,7 +4,7 @@
 -- ARGV nonce, previous_length, previous_hash, length, hash, revision, ids (packed), base, thinking (first step with some,
 --   or ''), fold_id (step id of the first step of a folded log, or '')
 -- NUMBERS generations, epoch, ttl_ms (idle time), lease_ms, folded (steps that the first one stands for; 0 if the log is
---   not folded); each step as `commit time:packed entry`
+--   not folded), renews_budget (1 if the session's budget begins again); each step as `commit time:packed entry`
 -- Replies {'migrated', now, descriptor}
 
 local session = session_keys(named_keys + 1, args.generations, args.base)
@@ -54,6 +54,9 @@ if args.folded > 0 then
   redis.call('HSET', session.steps, args.fold_id,
     text(generation) .. ':0:' .. d['attempt:digest'] .. ':' .. args.nonce)
   end_attempt(keys, session, d)
+end
+if args.renews_budget == 1 then
+  renew_budget(session, now)
 end
 touch(renewed, args.ttl_ms, now, 2 * args.lease_ms)
 return {'migrated', now, describe(session)}
