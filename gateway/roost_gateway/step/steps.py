@@ -184,8 +184,8 @@ class Steps:
         return await self._begin(call.begin_request())
 
     async def _is_to_fold(self, fold: StepCall, refused: Refused) -> bool:
-        """Whether a step was refused because its session's budget is used up, or because the fold before it runs, perhaps
-        in a gateway that is dead."""
+        """Whether a step was refused because its session's budget is used up, or because the fold before it runs, which
+        a gateway may have left behind."""
         if refused.reason is Reason.ANOTHER_STEP_RUNNING:
             attempt = (await self._store.get(fold.request.session_id, fold.tenant)).attempt
             return attempt is not None and attempt.step_id == fold.request.step_id
