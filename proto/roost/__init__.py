@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         ToolChoiceMode,
     )
     from roost.contract.sessions import ForkPoint, Hold, LoggedStep, SessionInfo, SessionState, SessionTool, Tier
+    from roost.contract.why import KvEviction, Place, RebuildCause, Wait, WaitReason, Why
     from roost.errors import RoostError
 
 __version__ = "0.1.0"
@@ -72,13 +73,16 @@ __all__ = [
     "Head",
     "Hold",
     "JsonSchema",
+    "KvEviction",
     "LoggedStep",
     "Message",
     "MessageRole",
     "Migrated",
     "Part",
+    "Place",
     "Queued",
     "ReasoningPart",
+    "RebuildCause",
     "Restarted",
     "RetryConfig",
     "RoostError",
@@ -99,6 +103,9 @@ __all__ = [
     "ToolChoice",
     "ToolChoiceMode",
     "Usage",
+    "Wait",
+    "WaitReason",
+    "Why",
     "__version__",
     "tool_result",
     "user",
@@ -111,6 +118,7 @@ _HOMES = (
     "roost.contract.heads",
     "roost.contract.messages",
     "roost.contract.sessions",
+    "roost.contract.why",
     "roost.errors",
     "roost._client",
     "roost._messages",

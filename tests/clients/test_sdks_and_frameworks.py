@@ -15,6 +15,8 @@ PYTHON = [
     ("responses_openai.py", "whole", "history"),
     ("responses_openai.py", "stream", "history"),
     ("responses_openai.py", "stream", "previous"),
+    ("background_openai.py", "poll"),
+    ("background_openai.py", "resume"),
     ("agents_openai.py", "chat"),
     ("agents_openai.py", "responses"),
     ("agents_openai.py", "previous"),

@@ -15,7 +15,7 @@ from redis_servers import RedisServer
 from roost.contract.api_keys import hash_api_key
 from roost.contract.reasons import Reason
 from roost.store.keys import PoolKeys
-from roost_gateway.front.http import responses_log
+from roost_gateway.core import logged_steps
 from roost_gateway.front.http.ids import RESPONSE, name_of
 
 PATH = "/v1/responses"
@@ -96,7 +96,7 @@ async def test_a_given_response_can_be_read_at_any_gateway(redis_server: RedisSe
 async def test_each_response_of_a_session_can_be_read(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(responses_log, "MAX_PAGE_STEPS", 1)
+    monkeypatch.setattr(logged_steps, "MAX_PAGE_STEPS", 1)
     async with world(redis_server, **HTTP) as w:
         given = [(await create(w.gateway.http_address)).json]
         for _ in range(2):

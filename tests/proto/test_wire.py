@@ -6,6 +6,7 @@ import pytest
 
 from roost import wire, wire_steps
 from roost.contract import requests
+from roost.contract.budgets import BudgetScope, BudgetStatus, BudgetUnit
 from roost.contract.events import (
     ArgumentsPart,
     CallPart,
@@ -36,6 +37,7 @@ from roost.contract.sessions import (
     Tier,
 )
 from roost.contract.steps import Cursor, StepRequest
+from roost.contract.why import KvEviction, Place, RebuildCause, Wait, WaitReason, Why
 from roost.v1 import session_service_pb2 as pb
 
 HEAD = Head(7, b"h" * 16, 2)
@@ -48,13 +50,47 @@ NOON = datetime(2026, 1, 2, 12, 0, 0, 5000, tzinfo=UTC)
 
 PARTS = (ReasoningPart("Hm."), TextPart("é"), CallPart(1, "call_1", "grep"), ArgumentsPart(1, '{"q"'))
 
+WHY = Why(
+    Wait(1.25, 3, 1, WaitReason.LINE),
+    "worker",
+    Place.HOME,
+    20480,
+    16383,
+    4096,
+    RebuildCause.EVICTED_FOR_ROOM,
+    KvEviction(4096, 41.5, "a/b/c", "LRUSparingHeld"),
+)
+
+BUDGETS = (
+    BudgetStatus(BudgetScope.TASK, BudgetUnit.GPU_SECONDS, 1.5, 60),
+    BudgetStatus(BudgetScope.SESSION, BudgetUnit.STEPS, 4, 5),
+)
 EVENTS: list[Event] = [
     Queued(4),
     Migrated("old", "new", 2, HEAD),
     Started("worker", 5, 6, ATTEMPT),
+    Started("worker", 5, 6, ATTEMPT, WHY),
     Delta("é", [7, 8], 1, 2, (TokenLogprobs(-0.5, (7,), (-0.25,)),), ATTEMPT, PARTS, 5),
     Restarted("why", ATTEMPT),
-    Committed("s1", SAID, FinishReason.TOOL_CALLS, USAGE, HEAD, 1, 2, 3, 2**63, True, 4, 5, ("why",), "Hm.", "stop"),
+    Committed(
+        "s1",
+        SAID,
+        FinishReason.TOOL_CALLS,
+        USAGE,
+        HEAD,
+        1,
+        2,
+        3,
+        2**63,
+        True,
+        4,
+        5,
+        ("why",),
+        "Hm.",
+        "stop",
+        WHY,
+        BUDGETS,
+    ),
 ]
 
 
@@ -127,6 +163,7 @@ def test_logged_steps_arrive_as_they_were_sent() -> None:
             (3,),
             NOON,
             "Hm.",
+            WHY,
         )
     )
     assert wire_steps.logged_step_from_wire(wire_steps.logged_step_to_wire(step)) == step
@@ -157,3 +194,8 @@ def test_a_filter_by_a_state_that_is_unknown_selects_no_session() -> None:
     assert query.tier == Tier.HOT
     assert query.state not in ("", *SessionState)
     assert wire.session_query_from_wire(pb.ListSessionsRequest()).state == ""
+
+
+def test_a_budget_of_a_newer_gateways_kind_is_passed_over() -> None:
+    known, newer = wire.budgets_to_wire(BUDGETS), pb.BudgetStatus(scope=77, unit=pb.BUDGET_UNIT_STEPS)
+    assert wire.budgets_from_wire([*known, newer]) == BUDGETS

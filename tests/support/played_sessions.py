@@ -18,6 +18,7 @@ from roost.contract.refused import Refused
 from roost.contract.sessions import ForkRequest, OpenRequest
 from roost.contract.steps import StepRequest
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
+from roost.store.memory_detached import MemoryDetachedSteps
 from roost.store.records import AlreadyCommitted, Began
 from roost_gateway.core.caller import Caller
 from roost_gateway.core.conversations import Conversations
@@ -205,4 +206,5 @@ def played_conversations(reply: Reply, index: ConversationIndex | None = None) -
     """Conversations over played sessions, and the sessions."""
     gateway: Any = PlayedGateway(reply)
     pools: Any = PlayedPools()
-    return Conversations(gateway, pools, index or MemoryConversationIndex(lambda: 0), 600.0), gateway
+    index, detached = index or MemoryConversationIndex(lambda: 0), MemoryDetachedSteps(lambda: 0)
+    return Conversations(gateway, pools, index, detached, 600.0), gateway

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from roost.contract.heads import AttemptRef, Head
 from roost.store.budgets import ExtendRequest
 from roost.store.conversation_index import ConversationIndex
+from roost.store.detached import DetachedSteps
 from roost.store.fork_records import NewFork
 from roost.store.records import (
     AlreadyCommitted,
@@ -35,6 +36,9 @@ class SessionStore(Protocol):
 
     @property
     def conversations(self) -> ConversationIndex: ...
+
+    @property
+    def detached(self) -> DetachedSteps: ...
 
     @property
     def grace_seconds(self) -> float:

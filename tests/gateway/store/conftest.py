@@ -24,6 +24,7 @@ IN_MEMORY_TOO = (
     "test_budgets",
     "test_conversation_index",
     "test_folded_logs",
+    "test_detached_steps",
     "test_forks",
     "test_migrate_script",
     "test_session_records",

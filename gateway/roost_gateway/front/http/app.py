@@ -15,7 +15,7 @@ from roost_gateway.front.http.completions import create_completion
 from roost_gateway.front.http.errors import Api, http_failure
 from roost_gateway.front.http.messages import count_tokens, create_message
 from roost_gateway.front.http.models import get_model, list_models
-from roost_gateway.front.http.responses import create_response, delete_response, get_response
+from roost_gateway.front.http.responses import cancel_response, create_response, delete_response, get_response
 
 
 def create_app(front: HttpFront) -> Starlette:
@@ -37,6 +37,7 @@ def create_app(front: HttpFront) -> Starlette:
         route("POST", "/v1/responses", create_response),
         route("GET", "/v1/responses/{id}", get_response),
         route("DELETE", "/v1/responses/{id}", delete_response),
+        route("POST", "/v1/responses/{id}/cancel", cancel_response),
         route("GET", "/v1/models", list_models),
         route("GET", "/v1/models/{model:path}", get_model),
     ]
