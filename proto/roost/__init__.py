@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         ToolChoice,
         ToolChoiceMode,
     )
+    from roost.contract.repetition import Repetition
     from roost.contract.sessions import ForkPoint, Hold, LoggedStep, SessionInfo, SessionState, SessionTool, Tier
     from roost.contract.why import KvEviction, Place, RebuildCause, Wait, WaitReason, Why
     from roost.errors import RoostError
@@ -83,6 +84,7 @@ __all__ = [
     "Queued",
     "ReasoningPart",
     "RebuildCause",
+    "Repetition",
     "Restarted",
     "RetryConfig",
     "RoostError",
@@ -117,6 +119,7 @@ _HOMES = (
     "roost.contract.events",
     "roost.contract.heads",
     "roost.contract.messages",
+    "roost.contract.repetition",
     "roost.contract.sessions",
     "roost.contract.why",
     "roost.errors",

@@ -12,7 +12,7 @@ from roost.contract.events import Event, Restarted, Started
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import LEASE_TTL_MS
 from roost.contract.loghash import extend, pack_ids, unpack_ids
-from roost.contract.messages import JsonSchema, Message, Tool, ToolChoice, ToolChoiceMode
+from roost.contract.messages import JsonSchema, Message, MessageRole, Tool, ToolChoice, ToolChoiceMode
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check
@@ -133,6 +133,7 @@ class StepRunner:
             priority=0,
             deadline_ms=0,
             rules=self._rules(descriptor),
+            opens_turn=request.messages[0].role is MessageRole.USER,
         )
 
     def _rules(self, descriptor: Descriptor) -> BudgetRules:

@@ -20,6 +20,7 @@
     │   ├── BudgetExhaustedError
     │   ├── BudgetExceededError
     │   │   └── BudgetPausedError
+    │   ├── RepetitionStoppedError
     │   ├── StepLimitReachedError
     │   ├── StepIdReusedError
     │   ├── StepKilledWorkersError
@@ -170,6 +171,10 @@ class BudgetPausedError(BudgetExceededError):
     (`Session.extend_budget`), send the same step again."""
 
 
+class RepetitionStoppedError(PreconditionError):
+    """The session is stopped, because its calls repeat. It goes on with a step that begins with a user's message."""
+
+
 class StepLimitReachedError(PreconditionError):
     """The session has taken as many steps as its role allows."""
 
@@ -294,6 +299,7 @@ _OWN_CLASSES: Mapping[Reason, type[RoostError]] = {
     Reason.BUDGET_EXHAUSTED: BudgetExhaustedError,
     Reason.BUDGET_EXCEEDED: BudgetExceededError,
     Reason.BUDGET_PAUSED: BudgetPausedError,
+    Reason.REPETITION_STOPPED: RepetitionStoppedError,
     Reason.STEP_LIMIT_REACHED: StepLimitReachedError,
     Reason.STEP_ID_REUSED: StepIdReusedError,
     Reason.STEP_KILLED_WORKERS: StepKilledWorkersError,

@@ -29,6 +29,7 @@ from roost.contract.budgets import RoleBudgets
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.contract.repetition import RepetitionRules
 from roost.store.memory import MemoryStore
 from roost.sync import BACKGROUND
 from roost.v1 import session_service_pb2 as pb
@@ -51,6 +52,7 @@ class FakeRole:
     budget_tokens: int = 0
     max_output_tokens: int = 4096
     budgets: RoleBudgets = RoleBudgets()  # noqa: RUF009  # frozen
+    repetition: RepetitionRules = RepetitionRules()  # noqa: RUF009  # frozen
 
 
 class FakeGateway:
@@ -80,7 +82,15 @@ class FakeGateway:
             context_tokens=context_tokens,
             active_revision=REVISION,
             roles=tuple(
-                PoolRole(role.name, 0, role.max_output_tokens, role.max_steps, role.budget_tokens, role.budgets)
+                PoolRole(
+                    role.name,
+                    0,
+                    role.max_output_tokens,
+                    role.max_steps,
+                    role.budget_tokens,
+                    role.budgets,
+                    role.repetition,
+                )
                 for role in roles
             ),
         )

@@ -13,6 +13,8 @@ from roost_gateway.errors import as_refused
 
 OF_BUDGETS = ("budget_exceeded", "budget_paused")
 """Words whose detail is a budget's status."""
+STRUCTURED = (*OF_BUDGETS, "repeats")
+"""Words whose detail is for programs."""
 
 
 @pytest.mark.parametrize(("word", "reason"), WORDS.items())
@@ -23,7 +25,7 @@ def test_every_word_of_a_script_has_a_text_for_people(word: str, reason: Reason)
     assert error.metadata == {"head_length": "3", "head_log_hash": "68"}
 
 
-@pytest.mark.parametrize(("word", "reason"), [item for item in WORDS.items() if item[0] not in OF_BUDGETS])
+@pytest.mark.parametrize(("word", "reason"), [item for item in WORDS.items() if item[0] not in STRUCTURED])
 def test_a_client_is_told_its_own_figures_and_nothing_of_the_store(
     word: str, reason: Reason, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -59,6 +61,12 @@ def test_a_budget_with_a_window_says_when_it_begins_again() -> None:
     error = refused(WORDS["budget_exceeded"], retry_ms=2500, detail="role:steps:7:7")
     assert "its window ends in 3 s" in error.message
     assert error.retry_seconds == 2.5
+
+
+def test_a_session_that_is_stopped_learns_what_repeats_and_how_it_goes_on() -> None:
+    message = refused(WORDS["repeats"], detail="session:2:3").message
+    assert "session period 2 times 3" in message
+    assert "goes on with a step that begins with a user's message" in message
 
 
 def test_a_script_has_one_word_for_a_reason() -> None:

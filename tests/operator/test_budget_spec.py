@@ -7,6 +7,7 @@ import yaml
 
 from roost.contract.budgets import BudgetLimits, OnBudget, RoleBudgets
 from roost.contract.pool_document import PoolDocument
+from roost.contract.repetition import OnRepetition, RepetitionRules
 from roost_operator.api.loader import PoolFileError, parse_pool
 from roost_operator.api.pool_document import pool_document
 
@@ -75,3 +76,11 @@ def test_a_refusal_names_the_field_and_the_fix(budgets: dict[str, Any], field: s
         published(budgets)
     assert f"spec.roles[0].budgets.{field}: " in str(error.value)
     assert fix in str(error.value)
+
+
+def test_rules_of_repetition_are_what_gateways_read() -> None:
+    role = {"name": "a", "repetition": {"threshold": 3, "taskThreshold": 20, "onRepetition": "Stop"}}
+    document = published({}, roles=[role])
+    assert document.roles[0].repetition == RepetitionRules(3, 20, OnRepetition.STOP)
+    with pytest.raises(PoolFileError, match=r"use at least 2, or 0 for never"):
+        published({}, roles=[{"name": "a", "repetition": {"taskThreshold": 1}}])

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from roost.contract.budgets import BudgetLimits, RoleBudgets
-from roost.contract.budgets_document import limits_to_json, role_budgets_to_json
+from roost.contract.budgets_document import limits_to_json, repetition_to_json, role_budgets_to_json
+from roost.contract.repetition import RepetitionRules
 from roost_operator.api.loader import PoolFileError, load_pool, parse_pool
 from roost_operator.api.pool_document import pool_document
 from roost_operator.api.problems import nearest, valid_keys
@@ -250,6 +251,7 @@ def test_pool_document_is_what_gateways_read() -> None:
                 "maxStepsPerSession": 0,
                 "sessionTokenBudget": 0,
                 "budgets": role_budgets_to_json(RoleBudgets()),
+                "repetition": repetition_to_json(RepetitionRules()),
             }
         ],
         "sessions": {"idleTTLSeconds": 60, "implicitTTLSeconds": 3600, "maxTokens": 500, "onModelChange": "Migrate"},

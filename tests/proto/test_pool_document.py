@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from roost.contract.budgets import BudgetLimits, OnBudget, RoleBudgets
 from roost.contract.pool_document import SCHEMA_VERSION, PoolDocument, PoolRole
+from roost.contract.repetition import OnRepetition, RepetitionRules
 
 COUNT = st.integers(0, 2**40)
 LIMITS = st.builds(BudgetLimits, COUNT, COUNT, COUNT, COUNT)
@@ -17,7 +18,8 @@ WAYS = st.sampled_from(OnBudget)
 BUDGETS = st.builds(
     RoleBudgets, LIMITS, LIMITS, IN_WINDOWS, st.sampled_from(OnBudget), COUNT, st.integers(1, 100), COUNT
 )
-ROLES = st.builds(PoolRole, st.text(min_size=1), COUNT, COUNT, COUNT, COUNT, BUDGETS)
+REPETITION = st.builds(RepetitionRules, COUNT, COUNT, st.sampled_from(OnRepetition))
+ROLES = st.builds(PoolRole, st.text(min_size=1), COUNT, COUNT, COUNT, COUNT, BUDGETS, REPETITION)
 DOCUMENTS = st.builds(
     PoolDocument,
     pool=st.just("team/agents"),

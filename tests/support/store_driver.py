@@ -85,6 +85,7 @@ def commit_request(
     output: tuple[int, ...] = (4, 5),
     reasoning: str = "",
     gpu_seconds: float = 0.0,
+    calls: int = 0,
     rules: BudgetRules = NO_BUDGETS,
     **fields: Any,
 ) -> CommitRequest:
@@ -95,11 +96,11 @@ def commit_request(
     entry: dict[str, Any] = {
         "step_id": step_id,
         "index": 0,
-        "messages": ({"role": "user", "content": f"question of {step_id} 🦉"},),
+        "messages": ({"role": "tool" if calls else "user", "content": f"question of {step_id} 🦉"},),
         "output": {
             "role": "assistant",
             "content": "answer",
-            "tool_calls": [],
+            "tool_calls": [{"id": "c", "name": "grep", "arguments": f"{calls}"}] * bool(calls),
             "text": "answer",
             **({"reasoning": reasoning} if reasoning else {}),
             **({"gpu_seconds": gpu_seconds} if gpu_seconds else {}),

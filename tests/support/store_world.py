@@ -47,8 +47,8 @@ _BUDGETS = (
 """With windows that do not end during a test."""
 BUDGET_RULES = (
     NO_BUDGETS,
-    BudgetRules(TENANTS[0], "coder"),
-    BudgetRules(TENANTS[0], "coder", TASK),
+    BudgetRules(TENANTS[0], "coder", repeats=3, stops=True),
+    BudgetRules(TENANTS[0], "coder", TASK, repeats=2, task_repeats=4),
     BudgetRules(TENANTS[0], "coder", TASK, _BUDGETS, grace_steps=0),
     BudgetRules(TENANTS[0], "coder", TASK, _BUDGETS, asks=True, grace_steps=2, warn_percent=30),
     BudgetRules(TENANTS[0], "coder", "", _BUDGETS[:3]),

@@ -133,4 +133,5 @@ class StepCall:
             migrates_to=self.pool.active_revision if self.pool.migrates else "",
             drops_thinking=self.drops_thinking,
             rules=self.budget_rules,
+            opens_turn=request.messages[0].role is MessageRole.USER,
         )

@@ -1,8 +1,9 @@
-"""Budgets in the spec of a pool: what sessions, tasks, roles and tenants may use."""
+"""Budgets in the spec of a pool: what sessions, tasks, roles and tenants may use; and when calls count as repeated."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from roost.contract.budgets import OnBudget
+from roost.contract.repetition import OnRepetition
 from roost_operator.api.fields import Fields
 
 _MOST_TOKENS = 1_000_000_000_000_000
@@ -77,3 +78,34 @@ class BudgetsSpec(Fields):
     keep_turns: int = Field(
         default=2, ge=0, le=1000, description="Last turns that stay as they are when onBudget folds the log."
     )
+
+
+class RepetitionSpec(Fields):
+    """When calls count as repeated: equal calls with equal arguments, whatever their ids and the spelling of JSON."""
+
+    threshold: int = Field(
+        default=0,
+        ge=0,
+        le=8,
+        description="So many equal steps of a turn, one after another, or rounds of a cycle of at most 8 steps, count "
+        "as repeated, 2 to 8; 0 means never.",
+    )
+    task_threshold: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="So many steps with equal calls, among the last 256 of a task's sessions that made some, count as "
+        "repeated; 0 means never.",
+    )
+    on_repetition: OnRepetition = Field(
+        default=OnRepetition.REPORT,
+        description="What happens then. Report says so in the step's result. Stop also refuses further steps, until "
+        "one begins with a user's message.",
+    )
+
+    @field_validator("threshold", "task_threshold")
+    @classmethod
+    def _is_repeated(cls, threshold: int) -> int:
+        if threshold == 1:
+            raise ValueError("1 would count every step; use at least 2, or 0 for never")
+        return threshold

@@ -2,6 +2,7 @@
 
 from roost.contract.budgets import BudgetLimits, RoleBudgets
 from roost.contract.pool_document import PoolDocument, PoolRole
+from roost.contract.repetition import RepetitionRules
 from roost_operator.api.budget_spec import LimitsSpec, WindowSpec
 from roost_operator.api.model_spec import Thinking
 from roost_operator.api.spec import AgentPool, OnModelChange, RoleSpec
@@ -44,6 +45,11 @@ def _role(role: RoleSpec) -> PoolRole:
             grace_steps=role.budgets.grace_steps,
             warn_percent=role.budgets.warn_at_percent,
             keep_turns=role.budgets.keep_turns,
+        ),
+        repetition=RepetitionRules(
+            threshold=role.repetition.threshold,
+            task_threshold=role.repetition.task_threshold,
+            on_repetition=role.repetition.on_repetition,
         ),
     )
 

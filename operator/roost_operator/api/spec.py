@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from roost_operator.api.budget_spec import BudgetsSpec, WindowSpec
+from roost_operator.api.budget_spec import BudgetsSpec, RepetitionSpec, WindowSpec
 from roost_operator.api.fields import Fields, Label, PoolName
 from roost_operator.api.model_spec import ModelSpec
 
@@ -87,6 +87,9 @@ class RoleSpec(Fields):
     )
     budgets: BudgetsSpec = Field(
         default_factory=BudgetsSpec, description="What sessions, tasks and the role may use, and what happens then."
+    )
+    repetition: RepetitionSpec = Field(
+        default_factory=RepetitionSpec, description="When a session's or task's calls count as repeated, and what then."
     )
 
 

@@ -1,10 +1,11 @@
-"""Budgets in the pool document, in the spec's own words (docs/contracts.md). Pure."""
+"""Budgets and rules of repetition in the pool document, in the spec's own words (docs/contracts.md). Pure."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from roost.contract.budgets import DEFAULT_WINDOW_SECONDS, BudgetLimits, OnBudget, RoleBudgets
 from roost.contract.document_fields import field_value
+from roost.contract.repetition import OnRepetition, RepetitionRules
 
 
 def limits_to_json(limits: BudgetLimits) -> dict[str, int]:
@@ -63,3 +64,21 @@ def role_budgets_from_json(budgets: Mapping[str, Any], where: str) -> RoleBudget
 def _on_budget(word: str) -> OnBudget:
     """Rejects for a word of a newer version."""
     return OnBudget(word) if word in set(OnBudget) else OnBudget.REJECT
+
+
+def repetition_to_json(rules: RepetitionRules) -> dict[str, Any]:
+    return {
+        "threshold": rules.threshold,
+        "taskThreshold": rules.task_threshold,
+        "onRepetition": rules.on_repetition.value,
+    }
+
+
+def repetition_from_json(rules: Mapping[str, Any], where: str) -> RepetitionRules:
+    """Raises ValueError that names the field of another type."""
+    word = field_value(rules, where, "onRepetition", "")
+    return RepetitionRules(
+        threshold=field_value(rules, where, "threshold", 0),
+        task_threshold=field_value(rules, where, "taskThreshold", 0),
+        on_repetition=OnRepetition(word) if word in set(OnRepetition) else OnRepetition.REPORT,
+    )

@@ -7,6 +7,7 @@ from enum import StrEnum
 from roost.contract.budgets import BudgetStatus
 from roost.contract.heads import NO_ATTEMPT, AttemptRef, Head
 from roost.contract.messages import Message
+from roost.contract.repetition import Repetition
 from roost.contract.why import Why
 
 
@@ -182,6 +183,8 @@ class Committed:
     """Why it waited, and why tokens were rebuilt; None for a step of an older gateway."""
     budgets: tuple[BudgetStatus, ...] = ()
     """Budgets that are used up, or of which as much is used as the role warns at; empty for a replayed step."""
+    repetition: Repetition | None = None
+    """What the step's calls repeat, if the role notices that; None for a replayed step."""
 
     @property
     def context_tokens(self) -> int:

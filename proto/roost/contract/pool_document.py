@@ -9,10 +9,13 @@ from roost.contract.budgets import DEFAULT_WINDOW_SECONDS, BudgetLimits, RoleBud
 from roost.contract.budgets_document import (
     limits_from_json,
     limits_to_json,
+    repetition_from_json,
+    repetition_to_json,
     role_budgets_from_json,
     role_budgets_to_json,
 )
 from roost.contract.document_fields import field_value
+from roost.contract.repetition import RepetitionRules
 
 SCHEMA_VERSION = 1
 """Version of the documents that are written. A reader takes this one and older ones; a field that an older reader may
@@ -37,6 +40,7 @@ class PoolRole:
     budget_tokens: int = 0
     """Prompt and output tokens, whatever was cached."""
     budgets: RoleBudgets = RoleBudgets()  # noqa: RUF009  # frozen
+    repetition: RepetitionRules = RepetitionRules()  # noqa: RUF009  # frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,19 +185,22 @@ def _role_to_json(role: PoolRole) -> dict[str, Any]:
         "maxStepsPerSession": role.max_steps,
         "sessionTokenBudget": role.budget_tokens,
         "budgets": role_budgets_to_json(role.budgets),
+        "repetition": repetition_to_json(role.repetition),
     }
 
 
 def _role_from_json(role: object, where: str) -> PoolRole:
     if not isinstance(role, dict) or not role.get("name"):
         raise ValueError(f"{where}name is missing")
+    budgets, repetition = (field_value(role, where, part, dict[str, Any]()) for part in ("budgets", "repetition"))
     return PoolRole(
         name=field_value(role, where, "name", ""),
         priority=field_value(role, where, "priority", 0),
         max_output_tokens=field_value(role, where, "maxOutputTokensPerStep", 0),
         max_steps=field_value(role, where, "maxStepsPerSession", 0),
         budget_tokens=field_value(role, where, "sessionTokenBudget", 0),
-        budgets=role_budgets_from_json(field_value(role, where, "budgets", dict[str, Any]()), f"{where}budgets."),
+        budgets=role_budgets_from_json(budgets, f"{where}budgets."),
+        repetition=repetition_from_json(repetition, f"{where}repetition."),
     )
 
 

@@ -19,7 +19,8 @@ from roost.store.records import (
     Reservation,
 )
 from roost.store.refusals import WORDS, refused
-from roost.store.rules import check_commit, check_migration, holds_thinking, thinking_from
+from roost.store.repetition import calls_hash
+from roost.store.rules import check_commit, check_migration, holds_thinking, opens_turn, thinking_from
 from roost.store.scripts import Arg, Call
 
 OPEN_REQUEST_MS = 3_600_000
@@ -172,6 +173,7 @@ def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int) ->
         "migrates_to": request.migrates_to,
         "drops_thinking": int(request.drops_thinking),
         "rules": request.rules.encode(),
+        "opens_turn": int(request.opens_turn),
         "lease_ms": request.lease_ms,
         "new_tokens": request.new_tokens,
         "max_session_tokens": request.max_session_tokens,
@@ -231,6 +233,8 @@ def commit_args(request: CommitRequest) -> dict[str, Arg]:
         "rules": request.rules.encode(),
         "uncached_tokens": request.spending.tokens,
         "gpu_us": request.spending.gpu_us,
+        "calls": calls_hash(entry.output.get("tool_calls", ())),
+        "opens_turn": int(opens_turn(entry)),
         "ttl_ms": request.ttl_ms,
     }
 

@@ -49,6 +49,10 @@ class Account:
     """Id of the request that added last."""
     window: int = 0
     """Number of the window that it counts; 0 when it has none."""
+    calls: str = ""
+    """Hashes of the calls of the last steps (`roost.store.repetition`)."""
+    repeats: str = ""
+    """What the session's last step repeated, as scripts write it."""
 
     def read(self, now_ms: int, window_ms: int = 0) -> Self:
         """The account as it stands: empty when its window is over."""
@@ -140,6 +144,11 @@ class BudgetRules:
     warn_percent: int = 80
     task_ttl_ms: int = 0
     """Time without a step after which what a task has used is forgotten; 0: never."""
+    repeats: int = 0
+    """Thresholds of repeated calls in a session, and in a task; 0: they are not noticed."""
+    task_repeats: int = 0
+    stops: bool = False
+    """Whether a session is stopped in a turn whose calls repeat."""
 
     @property
     def applying(self) -> tuple[Budget, ...]:
@@ -164,6 +173,9 @@ class BudgetRules:
             "asks": self.asks,
             "grace": self.grace_steps,
             "warn": self.warn_percent,
+            "repeats": self.repeats,
+            "task_repeats": self.task_repeats,
+            "stops": self.stops,
         }
         return json.dumps(document, separators=(",", ":"))
 

@@ -26,7 +26,7 @@ from roost.store.records import (
 from roost.store.rules import day_of
 
 _ENTRY_VERSION = b"\x01"
-_NOT_PACKED = ("index", "commit_ms", "budgets")
+_NOT_PACKED = ("index", "commit_ms", "budgets", "repetition")
 
 
 class CorruptRecordError(Exception):
@@ -136,6 +136,8 @@ def _account(text: Mapping[str, str]) -> Account:
         grace_steps=number("spent:grace"),
         more=Spending(*(number(f"more:{field}") for field in ("tokens", "gpu_us", "steps", "wall_ms"))),
         last_request=text.get("more:request", ""),
+        calls=text.get("spent:calls", ""),
+        repeats=text.get("spent:repeats", ""),
     )
 
 

@@ -6,7 +6,6 @@ Pure but for its clock. It never goes away, so it has no grace period of its own
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from roost.contract import names
@@ -151,6 +150,8 @@ class MemoryStore:
                 session.check_idle(now)
             session.check_quarantine(request.digest, now)
             session.check_limits(request, migrates=migrates)
+            if not former:
+                accounts.check_repetition(session, request.rules, opens_turn=request.opens_turn)
             is_grace = former.is_grace if former else accounts.is_grace(session, request.rules, now)
             owner = record.owner if cached else ""
             work = take_attempt(pool, session, request, former, owner, now, is_grace=is_grace)
@@ -204,16 +205,17 @@ class MemoryStore:
             if committed.nonce != request.ref.nonce:
                 raise session.refusal(Reason.ATTEMPT_FENCED)
             entry = session.log(committed.generation).entries[committed.index]
-            return replace(entry, budgets=accounts.warnings(session, request.rules, now))
+            return accounts.answered(entry, session, request.rules, now)
         work = session.check_live(request.ref, entry.step_id)
         session.check_head(request.previous, session.record.generation)
         if session.record.steps and session.record.model_revision not in ("", entry.model_revision):
             raise session.refusal(Reason.MODEL_REVISION_MISMATCH)
         entry = session.append(request, work, now)
         accounts.spend(session, request.rules, request.spending, is_grace=work.is_grace, now=now)
+        accounts.note_calls(session, request.rules, entry, now)
         self._end_attempt(session)
         session.touch(now)
-        return replace(entry, budgets=accounts.warnings(session, request.rules, now))
+        return accounts.answered(entry, session, request.rules, now)
 
     async def extend(self, request: ExtendRequest) -> Descriptor:
         now, session = self.clock(), self._find(request.session_id, request.tenant)

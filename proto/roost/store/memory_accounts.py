@@ -1,9 +1,22 @@
 """What sessions, tasks, roles and tenants use in the store in memory: what `_budgets.lua` does. Pure."""
 
+from dataclasses import replace
+
 from roost.contract.budgets import BudgetScope, BudgetStatus
 from roost.contract.reasons import Reason
 from roost.store.budgets import Account, Budget, BudgetRules, ExtendRequest, Spending
 from roost.store.memory_session import MemorySession
+from roost.store.records import LogEntry
+from roost.store.repetition import (
+    KEPT_OF_SESSION,
+    KEPT_OF_TASK,
+    calls_hash,
+    cycle,
+    occurrences,
+    repetition_from_text,
+    with_calls,
+)
+from roost.store.rules import opens_turn
 
 _Key = tuple[BudgetScope, str]
 
@@ -33,6 +46,40 @@ class MemoryAccounts:
                     raise session.refusal(reason, ends_in, budget.status_text(self._of(session, rules, budget, now)))
                 return True
         return False
+
+    def check_repetition(self, session: MemorySession, rules: BudgetRules, *, opens_turn: bool) -> None:
+        """Refuses: REPETITION_STOPPED in a turn whose calls repeat, if that stops the session."""
+        repeats = session.record.account.repeats
+        if rules.stops and repeats and not opens_turn:
+            raise session.refusal(Reason.REPETITION_STOPPED, detail=repeats)
+
+    def note_calls(self, session: MemorySession, rules: BudgetRules, entry: LogEntry, now: int) -> None:
+        """Notes the calls of a step, and whether they repeat others. A step that opens a turn begins again."""
+        if not rules.repeats and not rules.task_repeats:
+            return
+        own, calls, repeats = session.record.account, calls_hash(entry.output.get("tool_calls", ())), ""
+        before = own.calls if calls and not opens_turn(entry) else ""
+        hashes = with_calls(before, calls, KEPT_OF_SESSION)
+        if calls and rules.repeats and (round_ := cycle(hashes, rules.repeats)):
+            repeats = f"session:{round_[0]}:{round_[1]}"
+        if calls and rules.task and rules.task_repeats:
+            times = self._add_task_calls(rules, calls, now)
+            if not repeats and times >= rules.task_repeats:
+                repeats = f"task:1:{times}"
+        session.change(account=replace(own, calls=hashes, repeats=repeats))
+
+    def _add_task_calls(self, rules: BudgetRules, calls: str, now: int) -> int:
+        """Returns how often the task's sessions have made them."""
+        key = _task_key(rules.tenant, rules.task)
+        task = self._read(key, now)
+        hashes = with_calls(task.calls, calls, KEPT_OF_TASK)
+        self._accounts[key] = replace(task, calls=hashes)
+        return occurrences(hashes, calls)
+
+    def answered(self, entry: LogEntry, session: MemorySession, rules: BudgetRules, now: int) -> LogEntry:
+        """A committed step as Commit answers it."""
+        repetition = repetition_from_text(session.record.account.repeats)
+        return replace(entry, budgets=self.warnings(session, rules, now), repetition=repetition)
 
     def start_clocks(self, session: MemorySession, rules: BudgetRules, now: int) -> None:
         """Notes when the first step began."""

@@ -7,6 +7,7 @@ from typing import Any
 from roost.contract.budgets import BudgetStatus
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
+from roost.contract.repetition import Repetition
 from roost.contract.sessions import ForkPoint
 from roost.store.budgets import NO_BUDGETS, Account, BudgetRules, Spending, spending
 from roost.store.generations import Fold, FormerLog
@@ -96,10 +97,6 @@ class Descriptor:
     """What the session's own steps have used."""
 
     @property
-    def gpu_seconds(self) -> float:
-        return self.account.gpu_us / 1_000_000
-
-    @property
     def bound_revision(self) -> str:
         """Revision of the model whose tokens the log holds; empty while it holds none."""
         return self.model_revision if self.steps else ""
@@ -156,6 +153,8 @@ class LogEntry:
     commit_ms: int = 0
     budgets: tuple[BudgetStatus, ...] = ()
     """Those to warn of when the step was committed, as Commit answers; they are not stored."""
+    repetition: Repetition | None = None
+    """What the step's calls repeat, as Commit answers; it is not stored."""
 
     @property
     def gpu_seconds(self) -> float:
@@ -213,6 +212,7 @@ class BeginRequest:
     """Whether the step begins a turn before which thinking leaves the log: while it is there, the length is not
     checked."""
     rules: BudgetRules = NO_BUDGETS
+    opens_turn: bool = False
 
 
 @dataclass(frozen=True, slots=True)

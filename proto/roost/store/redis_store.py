@@ -53,6 +53,7 @@ from roost.store.records import (
 from roost.store.redis_conversation_index import RedisConversationIndex
 from roost.store.redis_detached import RedisDetachedSteps
 from roost.store.refusals import refused
+from roost.store.repetition import repetition_from_text
 from roost.store.rules import AGING_MS, ID_BYTES, RESIDENCY_DELAY_MS
 from roost.store.scripts import Arg, Call
 from roost.store.session_scripts import ANSWERS_LEARNED, SessionScripts, change_args
@@ -234,8 +235,9 @@ class RedisStore:
     async def commit(self, request: CommitRequest) -> LogEntry:
         keys = account_keys(pool_keys(request.session_id), request.rules)
         call = Call(keys, commit_args(request))
-        _, index, stored, statuses = await self._scripts.run("commit", request.session_id, lambda: call)
-        return replace(codec.decode_entry(stored, index), budgets=_statuses(statuses))
+        _, index, stored, statuses, repeats = await self._scripts.run("commit", request.session_id, lambda: call)
+        entry = codec.decode_entry(stored, index)
+        return replace(entry, budgets=_statuses(statuses), repetition=repetition_from_text(repeats.decode()))
 
     async def extend(self, request: ExtendRequest) -> Descriptor:
         call = extend_call(request)

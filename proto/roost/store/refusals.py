@@ -9,6 +9,7 @@ from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store.budgets import status_from_text
+from roost.store.repetition import repetition_from_text
 
 _log = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ WORDS: Mapping[str, Reason] = {
     "budget": Reason.BUDGET_EXHAUSTED,
     "budget_exceeded": Reason.BUDGET_EXCEEDED,  # the detail is the budget's status; the retry, the end of its window
     "budget_paused": Reason.BUDGET_PAUSED,  # the same, of a budget that can be extended
+    "repeats": Reason.REPETITION_STOPPED,  # the detail is what repeats
     "step_limit": Reason.STEP_LIMIT_REACHED,
     "step_id_reused": Reason.STEP_ID_REUSED,  # the same id with other content
     "killed_workers": Reason.STEP_KILLED_WORKERS,  # the step is in quarantine; the retry is what is left of that
@@ -42,6 +44,9 @@ _MESSAGES: Mapping[Reason, str] = {
     Reason.BUDGET_EXHAUSTED: "the session has used its role's token budget; open another",
     Reason.BUDGET_EXCEEDED: "a budget is used up",
     Reason.BUDGET_PAUSED: "the session is paused, since a budget is used up",
+    Reason.REPETITION_STOPPED: (
+        "the session is stopped, since its calls repeat; it goes on with a step that begins with a user's message"
+    ),
     Reason.STEP_LIMIT_REACHED: "the session has taken all steps its role allows; open another",
     Reason.STEP_ID_REUSED: "step_id has been used for a step with other content; take a new one",
     Reason.STEP_KILLED_WORKERS: (
@@ -52,7 +57,12 @@ _MESSAGES: Mapping[Reason, str] = {
     Reason.STORE_FULL: "the session store is full: delete sessions, or give it more memory",
     Reason.MODEL_REVISION_MISMATCH: "the log is of another revision of the model; open another session",
 }
-_DETAILED = (Reason.BUDGET_EXHAUSTED, Reason.STEP_LIMIT_REACHED, Reason.STEP_TOO_LONG)
+_DETAILED = (
+    Reason.BUDGET_EXHAUSTED,
+    Reason.REPETITION_STOPPED,
+    Reason.STEP_LIMIT_REACHED,
+    Reason.STEP_TOO_LONG,
+)
 """Refusals whose detail has the client's own figures. Details of others are for those who run the store."""
 _OF_BUDGETS = (Reason.BUDGET_EXCEEDED, Reason.BUDGET_PAUSED)
 """Refusals whose detail is a budget's status."""
@@ -77,6 +87,8 @@ def refused(reason: Reason, *, retry_ms: int = 0, head: Head | None = None, deta
     something of the client's own figures, else only the log."""
     if detail and reason in _OF_BUDGETS:
         return _budget_refused(reason, status_from_text(detail), retry_ms, head)
+    if detail and reason is Reason.REPETITION_STOPPED:
+        detail = str(repetition_from_text(detail))
     message = _MESSAGES[reason]
     if detail and reason not in _DETAILED:
         _log.warning("%s: %s", message, detail)

@@ -38,7 +38,7 @@ NAMES = (
     "residency",
     "workers",
 )
-SHARED = ("_common", "_logs", "_budgets", "_ledger", "_waiters")
+SHARED = ("_common", "_logs", "_budgets", "_repetition", "_ledger", "_waiters")
 """Put before every script."""
 Arg = str | bytes | int | float
 GRACE = "grace_ms"

@@ -48,7 +48,7 @@ def session_info(
         cached_tokens=cached_tokens,
         hold=None if hold is None else Hold(hold.tool, hold.expect_seconds, _time(hold.begin_ms)),
         steps=descriptor.steps,
-        usage=_usage(descriptor),
+        usage=_usage(descriptor, descriptor.account.gpu_us / 1_000_000),
         budget_remaining_tokens=max(0, budget - used) if budget else None,
         running_step_id=descriptor.attempt.step_id if descriptor.attempt else "",
         create_time=_time(descriptor.created_ms),
@@ -79,7 +79,7 @@ def logged_step(entry: LogEntry, generation: int, token_ids: Sequence[int] = ())
         messages=tuple(map(message_from_record, entry.messages)),
         output=message_from_record(entry.output),
         finish_reason=finish_reason_from_record(entry.finish_reason),
-        usage=_usage(entry),
+        usage=_usage(entry, entry.gpu_seconds),
         head=replace(entry.head, generation=generation),
         sampling=replace(sampling_from_record(entry.sampling), seed=entry.seed),
         format=format_from_record(entry.format),
@@ -97,7 +97,7 @@ def committed(entry: LogEntry, generation: int, *, replayed: bool) -> Committed:
         step_id=entry.step_id,
         output=message_from_record(entry.output),
         finish_reason=finish_reason_from_record(entry.finish_reason),
-        usage=_usage(entry),
+        usage=_usage(entry, entry.gpu_seconds),
         head=replace(entry.head, generation=generation),
         index=entry.index,
         queue_ms=0,
@@ -110,6 +110,7 @@ def committed(entry: LogEntry, generation: int, *, replayed: bool) -> Committed:
         reasoning=entry.output.get("reasoning", ""),
         stop_string=entry.output.get("stop_string", ""),
         budgets=entry.budgets,
+        repetition=entry.repetition,
         why=why_from_record(entry.output.get("why")),
     )
 
@@ -139,11 +140,11 @@ def _time(milliseconds: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=milliseconds)
 
 
-def _usage(counted: LogEntry | Descriptor) -> Usage:
+def _usage(counted: LogEntry | Descriptor, gpu_seconds: float) -> Usage:
     return Usage(
         prompt_tokens=counted.prompt_tokens,
         output_tokens=counted.output_tokens,
         cached_tokens=counted.cached_tokens,
         reconstructed_tokens=counted.reconstructed_tokens,
-        gpu_seconds=counted.gpu_seconds,
+        gpu_seconds=gpu_seconds,
     )

@@ -2069,6 +2069,36 @@ class StepMigrated(_message.Message):
 Global___StepMigrated: _TypeAlias = StepMigrated  # noqa: Y015
 
 @_typing.final
+class Repetition(_message.Message):
+    """Repetition tells that equal calls, with equal arguments, are made again and again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IN_TASK_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    in_task: _builtins.bool
+    """Whether sessions of the task made them, one after another or at once; otherwise the session itself did."""
+    period: _builtins.int
+    """Steps of a cycle; 1 when each step made the same calls."""
+    times: _builtins.int
+    """How often they were made."""
+    def __init__(
+        self,
+        *,
+        in_task: _builtins.bool = ...,
+        period: _builtins.int = ...,
+        times: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_task", b"in_task", "period", b"period", "times", b"times"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Repetition: _TypeAlias = Repetition  # noqa: Y015
+
+@_typing.final
 class StepCommitted(_message.Message):
     """StepCommitted is the durable result of a step."""
 
@@ -2089,6 +2119,7 @@ class StepCommitted(_message.Message):
     REASONING_FIELD_NUMBER: _builtins.int
     STOP_STRING_FIELD_NUMBER: _builtins.int
     BUDGETS_FIELD_NUMBER: _builtins.int
+    REPETITION_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why generation ended."""
@@ -2131,6 +2162,10 @@ class StepCommitted(_message.Message):
         """Budgets that are used up, or of which as much is used as the role warns at; empty for a replayed step."""
 
     @_builtins.property
+    def repetition(self) -> Global___Repetition:
+        """What the step's calls repeat, if the role notices that; unset for a replayed step."""
+
+    @_builtins.property
     def why(self) -> Global___StepWhy:
         """Why it waited, and why tokens were rebuilt; unset for steps of older gateways."""
 
@@ -2152,11 +2187,12 @@ class StepCommitted(_message.Message):
         reasoning: _builtins.str = ...,
         stop_string: _builtins.str = ...,
         budgets: _abc.Iterable[Global___BudgetStatus] | None = ...,
+        repetition: Global___Repetition | None = ...,
         why: Global___StepWhy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "output", b"output", "usage", b"usage", "why", b"why"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "output", b"output", "repetition", b"repetition", "usage", b"usage", "why", b"why"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "failovers", b"failovers", "finish_reason", b"finish_reason", "first_token_ms", b"first_token_ms", "head", b"head", "index", b"index", "output", b"output", "output_tokens", b"output_tokens", "queue_ms", b"queue_ms", "reasoning", b"reasoning", "replayed", b"replayed", "seed", b"seed", "stop_string", b"stop_string", "usage", b"usage", "warnings", b"warnings", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "failovers", b"failovers", "finish_reason", b"finish_reason", "first_token_ms", b"first_token_ms", "head", b"head", "index", b"index", "output", b"output", "output_tokens", b"output_tokens", "queue_ms", b"queue_ms", "reasoning", b"reasoning", "repetition", b"repetition", "replayed", b"replayed", "seed", b"seed", "stop_string", b"stop_string", "usage", b"usage", "warnings", b"warnings", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

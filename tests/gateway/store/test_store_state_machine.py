@@ -107,6 +107,7 @@ class StoreMachine(StoreWorld):
             priority=priority,
             drops_thinking=drops,
             rules=rules,
+            opens_turn=seed % 2 == 0,
         )
         answer = self.agree(gateway, "begin", request, touches=session_id)
         if isinstance(answer, Began):
@@ -224,9 +225,8 @@ class StoreMachine(StoreWorld):
         revision = (session and session.record.model_revision) or REVISION
         thought = "Hm." if len(prompt) % 2 else ""
         used = {"gpu_seconds": len(ids) / 2, "rules": BUDGET_RULES[len(prompt + ids) % len(BUDGET_RULES)]}
-        request = commit_request(
-            session_id, ref, step, before, prompt, ids, thought, owner=owner, model_revision=revision, **used
-        )
+        made = {**used, "calls": len(ids) % 3, "owner": owner, "model_revision": revision}
+        request = commit_request(session_id, ref, step, before, prompt, ids, thought, **made)
         if self.agree(gateway, "commit", request, touches=session_id):
             self.cache(session_id, self.memory.sessions[session_id].record.owner, True)
 

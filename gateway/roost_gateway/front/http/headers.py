@@ -5,6 +5,7 @@ from typing import TypedDict
 
 from roost.contract.budgets import BudgetStatus
 from roost.contract.refused import invalid
+from roost.contract.repetition import Repetition
 from roost.contract.why import Why
 from roost_gateway.recognition.conversation import Recognised
 
@@ -93,6 +94,11 @@ def recognition_headers(recognised: Recognised) -> dict[str, str]:
     if recognised.reason:
         headers["x-roost-reason"] = _printable(recognised.reason, _MAX_REASON_CHARS)
     return headers | budget_headers(recognised.budgets)
+
+
+def repetition_headers(repetition: Repetition | None) -> dict[str, str]:
+    """What the step's calls repeat."""
+    return {} if repetition is None else {"x-roost-repetition": str(repetition)}
 
 
 def budget_headers(budgets: Sequence[BudgetStatus]) -> dict[str, str]:

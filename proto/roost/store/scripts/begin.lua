@@ -6,7 +6,7 @@
 --   base
 -- NUMBERS generations, grace_ms, expected_generation (0 if unknown), lease_ms, new_tokens, max_session_tokens,
 --   budget_tokens, max_steps (0 for each if there is no limit), drops_thinking (1 if thinking in the log goes before the
---   step, so that the log becomes shorter), class, aging_ms, deadline_ms (from now; 0 if there is
+--   step, so that the log becomes shorter), opens_turn (1 if the step begins with a user's message), class, aging_ms, deadline_ms (from now; 0 if there is
 --   none), residency_delay_ms (see `cached_at`); the hosts: workers that the caller knows to concern the session
 -- Replies {'began', now, worker reserved at, tokens cached at the owner, descriptor, budgets to warn of}
 --   | {'committed', now, generation, index, descriptor} | {'again', generations, base, host to name}
@@ -88,6 +88,10 @@ end
 
 local is_grace = retry and redis.call('HGET', session.descriptor, 'attempt:grace') == '1'
 if not retry then -- a step that has begun is finished, whoever takes it over
+  local repeats = repeats_of(session)
+  if rules.stops and repeats ~= '' and args.opens_turn == 0 then
+    return refuse('repeats', 0, d, repeats)
+  end
   failure, is_grace = over_budget(accounts, rules, d)
   if failure then
     return failure
