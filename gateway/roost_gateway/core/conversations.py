@@ -106,7 +106,7 @@ class Conversations:
         deadline = None if seconds_left is None else time.monotonic() + seconds_left
         pool = await pool_of_model(self._pools, conversation.model, caller)
         asker = Asker(caller, pool, deadline)
-        asked = await self._with_system(cleaned(_within(conversation, pool)), caller)
+        asked = await self._with_system(cleaned(_within(conversation, pool), pool.nonce_lines), caller)
         call = _Call(turn(asked, caller.tenant, pool.pool), asker)
         _check(call)
         call, plan = await self._recognise(call)
@@ -161,7 +161,8 @@ class Conversations:
             for step in page.steps:
                 history += [*step.messages, step.output]
                 if step.step_id == previous.step_id:
-                    whole = cleaned(replace(asked, messages=(*history, *asked.messages), previous=None))
+                    whole = replace(asked, messages=(*history, *asked.messages), previous=None)
+                    whole = cleaned(whole, call.pool.nonce_lines)
                     return replace(call, turn=turn(whole, call.caller.tenant, call.pool.pool))
             token = page.next_page_token
             if not token:
