@@ -46,6 +46,8 @@ class StepOutcome:
     """The text between thinking marks."""
     stop_string: str = ""
     """The stop string that ended the text."""
+    reasoning_tokens: int = 0
+    """Output tokens that the reasoning took, its marks included."""
 
     @property
     def parts(self) -> tuple[Part, ...]:

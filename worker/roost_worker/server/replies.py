@@ -48,6 +48,7 @@ def finished(attempt: Attempt, message: OutputMessage) -> pb.GenerateResponse:
             cached_tokens=attempt.cached_tokens,
             warnings=message.warnings,
             reasoning=message.reasoning,
+            reasoning_tokens=message.reasoning_tokens,
             stop_string=attempt.stop_string,
         )
     )

@@ -163,6 +163,6 @@ def usage_of(committed: Committed) -> JsonObject:
         "input_tokens": context,
         "input_tokens_details": {"cached_tokens": min(context, committed.usage.cached_tokens), "cache_write_tokens": 0},
         "output_tokens": output,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": committed.reasoning_tokens},
         "total_tokens": context + output,
     }
