@@ -13,7 +13,15 @@ from roost.contract.names import new_session_id, pool_of
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check, invalid
-from roost.contract.sessions import ForkRequest, OpenRequest, SessionInfo, SessionPage, SessionQuery, StepPage
+from roost.contract.sessions import (
+    ForkRequest,
+    LoggedStep,
+    OpenRequest,
+    SessionInfo,
+    SessionPage,
+    SessionQuery,
+    StepPage,
+)
 from roost.contract.steps import StepRequest
 from roost.store.forks import fork_session
 from roost.store.interface import SessionStore
@@ -149,6 +157,16 @@ class Gateway:
             for entry in entries[:size]
         ]
         return StepPage(tuple(steps), str(first + size) if len(entries) > size else "")
+
+    async def logged_step(self, session_id: str, step_id: str, caller: Caller) -> LoggedStep | None:
+        """A step of the session's current log, without reading others; None when the session has not committed it."""
+        pool_of_session(session_id, caller)
+        descriptor = await self._store.get(session_id, caller.tenant)
+        index = await self._store.step_index(session_id, step_id)
+        if index is None:
+            return None
+        entries = await self._store.log(session_id, descriptor.generation, index, 1)
+        return logged_step(entries[0], descriptor.generation) if entries and entries[0].step_id == step_id else None
 
     async def hold(
         self, session_id: str, tool: str, expect_seconds: float, expected_head: Head | None, caller: Caller

@@ -143,6 +143,11 @@ class SessionStore(Protocol):
 
     async def log(self, session_id: str, generation: int, first: int, count: int) -> list[LogEntry]: ...
 
+    async def step_index(self, session_id: str, step_id: str) -> int | None:
+        """Number of a step in the log, which it keeps in every generation; None when the session itself has not
+        committed such a step."""
+        ...
+
     async def workers(self, pool: str) -> list[WorkerView]:
         """Workers with a lease in force, with what is reserved at them."""
         ...

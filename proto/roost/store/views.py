@@ -126,7 +126,7 @@ def unknown_migration(descriptor: Descriptor, known: Head | None) -> Migrated | 
 
 
 def _reasoning_tokens(entry: LogEntry) -> int:
-    """At most the output's: a log that was rendered again may have left the thinking out, or have it in fewer tokens."""
+    """At most those of the output: a log that was rendered again may have it without thinking, or in fewer tokens."""
     return min(int(entry.output.get("reasoning_tokens", 0)), entry.output_tokens)
 
 
