@@ -17,6 +17,7 @@ from roost.store.conversation_index import ConversationIndex, EntryState, IndexE
 from roost.store.records import AlreadyCommitted, Began, StoreAwayError
 from roost_gateway.core.caller import Caller, role_of
 from roost_gateway.core.gateway import Gateway
+from roost_gateway.core.kept_conversations import KeptConversations
 from roost_gateway.core.models import ServedModel, pool_of_model, served_models
 from roost_gateway.core.shared_steps import Asker, SharedStep, SharedSteps
 from roost_gateway.fleet.pools import Pools
@@ -82,7 +83,15 @@ class Conversations:
     The index of conversations is an aid: without its answers a conversation is served as a new session.
     """
 
-    def __init__(self, gateway: Gateway, pools: Pools, index: ConversationIndex, step_timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        pools: Pools,
+        index: ConversationIndex,
+        kept: KeptConversations,
+        step_timeout_seconds: float,
+    ) -> None:
+        self.kept = kept
         self._gateway = gateway
         self._pools = pools
         self._index = index
@@ -103,17 +112,23 @@ class Conversations:
 
         `seconds_left` is what the client's deadline leaves; None: the gateway's own `step_timeout_seconds`.
         """
-        deadline = None if seconds_left is None else time.monotonic() + seconds_left
-        pool = await pool_of_model(self._pools, conversation.model, caller)
-        asker = Asker(caller, pool, deadline)
-        asked = await self._with_system(cleaned(_within(conversation, pool), pool.nonce_lines), caller)
-        call = _Call(turn(asked, caller.tenant, pool.pool), asker)
+        call = await self._call(conversation, caller, seconds_left)
         _check(call)
         call, plan = await self._recognise(call)
         async with AsyncExitStack() as stack:
             running = await self._begin(stack, call, plan)
             events = await stack.enter_async_context(aclosing(self._events(running)))
             yield ConversationStep(running.recognised, events)
+
+    async def step_id(self, conversation: Conversation, caller: Caller) -> str:
+        """The id of the step that a conversation asks for; equal requests ask for the same."""
+        return (await self._call(conversation, caller, None)).turn.step_id
+
+    async def _call(self, conversation: Conversation, caller: Caller, seconds_left: float | None) -> _Call:
+        deadline = None if seconds_left is None else time.monotonic() + seconds_left
+        pool = await pool_of_model(self._pools, conversation.model, caller)
+        asked = await self._with_system(cleaned(_within(conversation, pool), pool.nonce_lines), caller)
+        return _Call(turn(asked, caller.tenant, pool.pool), Asker(caller, pool, deadline))
 
     async def aclose(self) -> None:
         """Waits for what is still to be remembered."""
@@ -243,6 +258,9 @@ class Conversations:
         if event.output.tool_calls and not event.replayed:
             self._background.spawn(self._hold(call, start.session_id, event))
         await self._remember(call, writes)
+        if (kept := call.turn.conversation.kept) is not None:
+            ttl_ms = call.pool.implicit_ttl_ms
+            await self.kept.advance(kept, start.session_id, call.turn.step_id, call.caller, ttl_ms)
 
     async def _remember(self, call: _Call, writes: Sequence[IndexWrite]) -> None:
         try:

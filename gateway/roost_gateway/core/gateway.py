@@ -159,14 +159,26 @@ class Gateway:
         return StepPage(tuple(steps), str(first + size) if len(entries) > size else "")
 
     async def logged_step(self, session_id: str, step_id: str, caller: Caller) -> LoggedStep | None:
-        """A step of the session's current log, without reading others; None when the session has not committed it."""
+        """A step of the session's current log, without reading others; None when it has no such step."""
         pool_of_session(session_id, caller)
         descriptor = await self._store.get(session_id, caller.tenant)
         index = await self._store.step_index(session_id, step_id)
         if index is None:
+            entry = await self._inherited(descriptor, step_id)
+        else:
+            entry = next(iter(await self._store.log(session_id, descriptor.generation, index, 1)), None)
+        if entry is None or entry.step_id != step_id:
             return None
-        entries = await self._store.log(session_id, descriptor.generation, index, 1)
-        return logged_step(entries[0], descriptor.generation) if entries and entries[0].step_id == step_id else None
+        return logged_step(entry, descriptor.generation)
+
+    async def _inherited(self, descriptor: Descriptor, step_id: str) -> LogEntry | None:
+        """The step, if the session shares it with the one that it was branched off."""
+        for first in range(0, descriptor.inherited_steps, requests.MAX_PAGE_STEPS):
+            count = min(requests.MAX_PAGE_STEPS, descriptor.inherited_steps - first)
+            for entry in await self._store.log(descriptor.session_id, descriptor.generation, first, count):
+                if entry.step_id == step_id:
+                    return entry
+        return None
 
     async def hold(
         self, session_id: str, tool: str, expect_seconds: float, expected_head: Head | None, caller: Caller

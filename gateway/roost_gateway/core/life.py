@@ -14,6 +14,7 @@ from roost_gateway.core.conversations import Conversations
 from roost_gateway.core.counting import TokenCounter
 from roost_gateway.core.facts import FactsCache
 from roost_gateway.core.gateway import Gateway
+from roost_gateway.core.kept_conversations import KeptConversations
 from roost_gateway.core.pressure import Pressure
 from roost_gateway.core.step_calls import StepCalls
 from roost_gateway.fleet.fleet import Fleet
@@ -95,7 +96,8 @@ class GatewayRuntime:
         calls = StepCalls(steps, pressure)
         timeout = config.step_timeout_seconds
         self._gateway = Gateway(store, fleet, facts, calls, timeout)
-        self._conversations = Conversations(self._gateway, fleet.pools, store.conversations, timeout)
+        kept = KeptConversations(store.kept_conversations, fleet.pools)
+        self._conversations = Conversations(self._gateway, fleet.pools, store.conversations, kept, timeout)
         on_close(self._conversations.aclose)
         self._counter = TokenCounter(fleet)
         self._add_gauges(pressure)

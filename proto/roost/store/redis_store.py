@@ -47,6 +47,7 @@ from roost.store.records import (
     WorkerView,
 )
 from roost.store.redis_conversation_index import RedisConversationIndex
+from roost.store.redis_kept_conversations import RedisKeptConversations
 from roost.store.refusals import refused
 from roost.store.rules import AGING_MS, ID_BYTES, RESIDENCY_DELAY_MS
 from roost.store.scripts import Arg, Call
@@ -87,6 +88,7 @@ class RedisStore:
     def __init__(self, link: RedisLink, *, aging_ms: int = AGING_MS, watermark: float = WATERMARK) -> None:
         self._link = link
         self.conversations = RedisConversationIndex(link)
+        self.kept_conversations = RedisKeptConversations(link, watermark)
         self._aging_ms = aging_ms
         self._watermark = watermark
         self._workers = WorkerReader(link)

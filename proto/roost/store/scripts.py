@@ -20,6 +20,7 @@ NAMES = (
     "fork",
     "get",
     "hold",
+    "keep",
     "look",
     "migrate",
     "open",

@@ -19,6 +19,16 @@ from roost_gateway.front.http.calls import (
 )
 from roost_gateway.front.http.chat import create_chat_completion
 from roost_gateway.front.http.completions import create_completion
+from roost_gateway.front.http.conversations import (
+    create_conversation,
+    create_items,
+    delete_conversation,
+    delete_item,
+    get_conversation,
+    get_item,
+    list_items,
+    update_conversation,
+)
 from roost_gateway.front.http.errors import Api, http_failure
 from roost_gateway.front.http.messages import count_tokens, create_message
 from roost_gateway.front.http.models import get_model, list_models
@@ -47,6 +57,14 @@ def create_app(front: HttpFront) -> Starlette:
         route("POST", "/v1/responses", create_response),
         route("GET", "/v1/responses/{id}", get_response),
         route("DELETE", "/v1/responses/{id}", delete_response),
+        route("POST", "/v1/conversations", create_conversation),
+        route("GET", "/v1/conversations/{id}", get_conversation),
+        route("POST", "/v1/conversations/{id}", update_conversation),
+        route("DELETE", "/v1/conversations/{id}", delete_conversation),
+        route("GET", "/v1/conversations/{id}/items", list_items),
+        route("POST", "/v1/conversations/{id}/items", create_items),
+        route("GET", "/v1/conversations/{id}/items/{item}", get_item),
+        route("DELETE", "/v1/conversations/{id}/items/{item}", delete_item),
         route("GET", "/v1/models", list_models),
         route("GET", "/v1/models/{model:path}", get_model),
     ]

@@ -1,20 +1,23 @@
 """`/v1/responses`, OpenAI's API: new answers, and those that have been given."""
 
 import time
+from dataclasses import replace
 from functools import partial
 
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, invalid
 from roost.contract.sessions import LoggedStep
+from roost_gateway.core.kept_conversations import is_id
 from roost_gateway.front.http.calls import HttpCall
+from roost_gateway.front.http.headers import is_retry
 from roost_gateway.front.http.ids import AnswerName, name_of
 from roost_gateway.front.http.parameters import read
 from roost_gateway.front.http.responses_body import RESPONSES, ResponsesBody
-from roost_gateway.front.http.responses_conversation import conversation_of, references_of
+from roost_gateway.front.http.responses_conversation import Log, conversation_of, references_of
 from roost_gateway.front.http.responses_events import ResponseEvents, response_of
 from roost_gateway.front.http.responses_log import committed_of, logged_steps
 from roost_gateway.front.http.steps import stream_step, whole_step
-from roost_gateway.recognition.conversation import Match, Recognised
+from roost_gateway.recognition.conversation import Conversation, Match, Recognised
 
 
 async def create_response(call: HttpCall) -> None:
@@ -22,12 +25,26 @@ async def create_response(call: HttpCall) -> None:
     body, headers = read(ResponsesBody, RESPONSES, call.body)
     call.response_headers |= headers
     log = await logged_steps(call.front.life.gateway, call.caller, references_of(body))
-    conversation = conversation_of(body, log, call.headers, call.front.session_headers)
+    conversation = await _conversation(call, body, log)
     created = time.time()
     if body.stream:
         await stream_step(call, conversation, partial(ResponseEvents, body, created))
     else:
         await whole_step(call, conversation, partial(response_of, body, created))
+
+
+async def _conversation(call: HttpCall, body: ResponsesBody, log: Log) -> Conversation:
+    """The conversation that a request continues. One that was created here has gone on since the client's first try:
+    a retry of its last step is that step."""
+    name, further, conversations = body.conversation, call.front.session_headers, call.conversations
+    if name is None or not is_id(name.id):
+        return conversation_of(body, log, call.headers, further)
+    kept = await conversations.kept.get(name.id, call.caller)
+    if is_retry(call.headers) and kept.former is not None:
+        before = conversation_of(body, log, call.headers, further, replace(kept, next=kept.former))
+        if await conversations.step_id(before, call.caller) == kept.next.step_id:
+            return before
+    return conversation_of(body, log, call.headers, further, kept)
 
 
 async def get_response(call: HttpCall) -> None:

@@ -209,7 +209,11 @@ RESPONSES = ParameterTable(
         ),
         supported("instructions"),
         supported("previous_response_id", "the answer's session goes on"),
-        supported("conversation", "names the client's conversation; the history is still the client's to send"),
+        supported(
+            "conversation",
+            "one that `/v1/conversations` has created goes on from where it is; any other id names the client's "
+            "conversation, and the history is still the client's to send",
+        ),
         supported("tools", "functions, also in namespaces; web and tool searches are not shown, others refused"),
         supported("tool_choice", "`auto`, `none`, `required`, or a named function"),
         supported("text", "`format`; a schema beside tools only with tool_choice `none`"),

@@ -130,6 +130,7 @@ class ResponseEvents:
             "created_at": int(self._created),
             "status": status,
             "background": False,
+            "conversation": None if body.conversation is None else {"id": body.conversation.id},
             "error": None,
             "incomplete_details": None,
             "instructions": body.instructions,
