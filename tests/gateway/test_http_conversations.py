@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from gateway_driver import publish_pool, world
-from http_client import ask
+from http_client import Connection, ask
 from kept_client import HTTP, PATH, RESPONSES, Client, user
 from malformed import places, replaced
-from null_script import BASE_ID, token_text
+from null_script import BASE_ID, Script, token_text
 from redis_servers import RedisServer
 from roost.contract.api_keys import hash_api_key
 from roost.store.keys import kept_conversation
@@ -68,17 +68,53 @@ async def test_a_retry_of_the_last_response_is_that_response(redis_server: Redis
         assert (await client.respond("another", headers=retry)).headers["x-roost-match"] == "continued"
 
 
-async def test_of_two_responses_at_once_one_continues_the_conversation(redis_server: RedisServer) -> None:
+async def test_of_two_responses_at_once_the_first_that_ends_continues_the_conversation(
+    redis_server: RedisServer,
+) -> None:
+    async with world(redis_server, Script(hang_after=2), **HTTP) as w:
+        client = Client(w)
+        await client.create()
+        connection = await Connection.to(client.address)
+        body = {"input": "one", "conversation": client.id, "stream": True}
+        await connection.send("POST", RESPONSES, json.dumps(body).encode())
+        await connection.head()
+        await connection.until(b"output_text.delta")
+        w.worker.script.hang_after = None
+        assert (await client.respond("two")).status == 200
+        w.worker.resume_output.set()
+        slow = await connection.end()
+        await connection.close()
+        error = slow.data[-1]["response"]["error"]
+        assert (slow.is_complete, error["code"]) == (False, "another_step_running")
+        assert "another response has continued the conversation" in error["message"]
+        assert await client.said() == ["user: two", f"assistant: {TEXT}"]
+        assert (await client.respond("one")).headers["x-roost-match"] == "continued"
+
+
+async def test_a_conversation_that_is_deleted_while_a_response_is_written_stays_deleted(
+    redis_server: RedisServer,
+) -> None:
     async with world(redis_server, **HTTP) as w:
         client, kept = Client(w), w.gateway.life.conversations.kept
         await client.create()
-        before = await kept.get(client.id, ANYONE)
-        await client.respond("one")
-        first = await kept.get(client.id, ANYONE)
-        await kept.advance(before, *first.next.step, ANYONE, 1000)
-        with pytest.raises(kept_conversations.Refused, match="another response has continued the conversation"):
-            await kept.advance(before, "default/null/other", "step", ANYONE, 1000)
-        assert (await kept.get(client.id, ANYONE)).next.step == first.next.step
+        taken = await kept.get(client.id, ANYONE)
+        await client.sent("DELETE", f"{PATH}/{client.id}")
+        await kept.advance(taken, "default/null/s", "step", ANYONE, 60_000)
+        assert (await client.send("GET", f"{PATH}/{client.id}")).status == 404
+
+
+async def test_a_retry_is_a_new_response_where_the_session_before_the_last_has_expired(
+    redis_server: RedisServer,
+) -> None:
+    async with world(redis_server, **HTTP) as w:
+        client = Client(w)
+        await client.create()
+        first = await client.respond("one", instructions="Be brief.")
+        await client.respond("two", instructions="Be kind.")
+        await w.gateway.life.gateway.delete(first.headers["x-roost-session"], ANYONE)
+        retry = {"x-stainless-retry-count": "1"}
+        answer = await client.respond("three", instructions="Be kind.", headers=retry)
+        assert (answer.status, answer.headers["x-roost-match"]) == (200, "continued")
 
 
 async def test_what_is_added_while_a_response_is_written_waits_for_the_next(redis_server: RedisServer) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, invalid
 from roost.contract.sessions import LoggedStep
+from roost.store.kept_conversations import KeptConversation
 from roost_gateway.core.kept_conversations import is_id
 from roost_gateway.front.http.calls import HttpCall
 from roost_gateway.front.http.headers import is_retry
@@ -42,9 +43,19 @@ async def _conversation(call: HttpCall, body: ResponsesBody, log: Log) -> Conver
     kept = await conversations.kept.get(name.id, call.caller)
     if is_retry(call.headers) and kept.former is not None:
         before = conversation_of(body, log, call.headers, further, replace(kept, next=kept.former))
-        if await conversations.step_id(before, call.caller) == kept.next.step_id:
+        if await _is_last_step(call, before, kept):
             return before
     return conversation_of(body, log, call.headers, further, kept)
+
+
+async def _is_last_step(call: HttpCall, asked: Conversation, kept: KeptConversation) -> bool:
+    """Whether a conversation's last step is the one that is asked for."""
+    try:
+        return await call.conversations.step_id(asked, call.caller) == kept.next.step_id
+    except Refused as error:
+        if error.reason is not Reason.SESSION_NOT_FOUND:  # as when the session before the last has expired
+            raise
+        return False
 
 
 async def get_response(call: HttpCall) -> None:
