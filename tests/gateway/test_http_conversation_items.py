@@ -62,6 +62,20 @@ async def test_items_that_a_client_adds_wait_for_the_next_response(redis_server:
         assert (missing.status, missing.json["error"]["code"]) == (404, "session_not_found")
 
 
+async def test_what_the_assistant_says_last_in_the_input_is_dropped_and_what_waits_is_not(
+    redis_server: RedisServer,
+) -> None:
+    async with world(redis_server, **HTTP) as w:
+        client = Client(w)
+        written = {"role": "assistant", "content": "Hello."}
+        await client.create(user("hello"), written)
+        assert (await client.respond([written])).status == 400, "nobody has said anything to answer"
+        assert await client.said() == ["user: hello", "assistant: Hello."]
+        await client.respond([user("one"), written])
+        assert (await client.said())[:3] == ["user: hello", "assistant: Hello.", "user: one"]
+        assert [message.content for message in w.worker.starts[-1].messages] == ["hello", "Hello.", "one"]
+
+
 async def test_an_item_is_deleted_while_it_waits_only(redis_server: RedisServer) -> None:
     async with world(redis_server, **HTTP) as w:
         client = Client(w)
@@ -121,6 +135,8 @@ async def test_items_of_a_fork_are_those_of_both_sessions(redis_server: RedisSer
         first = (await client.respond("one")).json
         other = await client.send("POST", RESPONSES, {"input": "aside", "previous_response_id": first["id"]})
         assert other.headers["x-roost-match"] == "continued"
+        aside = other.json["output"][0]["id"]
+        assert (await client.send("GET", f"{PATH}/{client.id}/items/{aside}")).status == 404
         assert (await client.respond("two")).headers["x-roost-match"] == "forked"
         items = await client.items()
         assert list(map(said, items)) == ["user: one", f"assistant: {TEXT}", "user: two", f"assistant: {TEXT}"]

@@ -60,7 +60,7 @@ def conversation_of(
     """
     previous, system = previous_of(body, kept), body.instructions or ""
     waiting = kept.messages if kept is not None else ()
-    messages = tuple(_merged([*waiting, *messages_of(body.input, log)]))
+    messages = tuple(_merged([*waiting, *_without_last_answer(messages_of(body.input, log))]))
     if previous is None:  # else what the input begins with is said in the middle of the conversation
         own = [Message(MessageRole.SYSTEM, system)] if system else []
         system, messages = split_system([*own, *messages])
@@ -71,7 +71,7 @@ def conversation_of(
         model=body.model,
         system=system,
         tools=tuple(_tools(body)),
-        messages=_without_last_answer(messages),
+        messages=messages,
         sampling=Sampling(temperature=body.temperature, top_p=body.top_p, max_tokens=body.max_output_tokens),
         format=format_of(
             body.tool_choice,
@@ -154,6 +154,9 @@ def _merged(messages: Iterable[Message]) -> Iterator[Message]:
         yield turn
 
 
-def _without_last_answer(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+def _without_last_answer(messages: Iterable[Message]) -> list[Message]:
     """The messages without what the assistant says last: Codex keeps the finished items of an answer that was cut."""
-    return messages[:-1] if messages and messages[-1].role is MessageRole.ASSISTANT else messages
+    rest = list(messages)
+    while rest and rest[-1].role is MessageRole.ASSISTANT:
+        rest.pop()
+    return rest
