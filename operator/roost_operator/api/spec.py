@@ -107,9 +107,9 @@ class SessionsSpec(Fields):
     nonce_lines: tuple[Annotated[NonceLineText, Field(description="BEGINNING*END of such a line.")], ...] = Field(
         default=(),
         max_length=MAX_LINES,
-        description="Lines of system text that HTTP clients write anew into each request, as a date or the id of the "
-        "request: such a line begins with what stands before the '*', and ends with what stands after it. They are "
-        "left out of the conversation, so that it is recognised, and the model does not see them.",
+        description="Lines of system text that differ in each request of an HTTP client, such as the request's id: "
+        "such a line begins with what stands before the '*', and ends with what stands after it. They are left out of "
+        "the conversation, so that it is recognised, and the model does not see them.",
     )
     max_tokens: int = Field(default=0, ge=0, description="Longest log in tokens; 0 means the model's contextTokens.")
     on_pool_deletion: OnPoolDeletion | None = Field(

@@ -25,7 +25,7 @@ class NonceLine:
     def parse(cls, text: str) -> Self:
         """The lines that `BEGINNING*END` stands for. Raises ValueError for anything else."""
         if not re.fullmatch(PATTERN, text):
-            raise ValueError(f"{text!r:.80} is no nonce line; {HINT}")
+            raise ValueError(f"{text!r:.80} is not a nonce line; {HINT}")
         beginning, _, end = text.partition("*")
         return cls(beginning, end)
 

@@ -74,7 +74,7 @@ def _id(prefix: str, *fields: str) -> str:
 
 
 def _fields(text: str) -> list[str]:
-    """The fields of an id; one empty field when we did not make it."""
+    """The fields of an id; a single empty field when it is not one of ours."""
     _, _, encoded = text.partition("_")
     try:
         decoded = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True).decode()

@@ -211,7 +211,7 @@ RESPONSES = ParameterTable(
         supported("previous_response_id", "the answer's session goes on"),
         supported(
             "conversation",
-            "one that `/v1/conversations` has created goes on from where it is; any other id names the client's "
+            "a conversation that `/v1/conversations` has created goes on; any other id names the client's "
             "conversation, and the history is still the client's to send",
         ),
         supported("tools", "functions, also in namespaces; web and tool searches are not shown, others refused"),
