@@ -35,7 +35,7 @@ async def create_response(call: HttpCall) -> None:
 
 
 async def _conversation(call: HttpCall, body: ResponsesBody, log: Log) -> Conversation:
-    """The conversation that a request continues. If it was created here, it has gone on since the client's first try, and
+    """The conversation that a request continues. If it was created here, it has gone on since the client's first try:
     a retry of its last step is recognised as that step."""
     name, further, conversations = body.conversation, call.front.session_headers, call.conversations
     if name is None or not is_id(name.id):
