@@ -22,6 +22,7 @@ from roost.wire import (
     usage_to_wire,
 )
 from roost.wire_parts import add_parts, parts_from_wire
+from roost.wire_why import why_from_wire, why_to_wire
 
 
 def step_request_to_wire(request: steps.StepRequest) -> pb.StepRequest:
@@ -75,6 +76,7 @@ def event_to_wire(event: events.Event) -> pb.StepResponse:
                 worker=event.worker,
                 prompt_tokens=event.prompt_tokens,
                 cached_tokens=event.cached_tokens,
+                why=None if event.why is None else why_to_wire(event.why),
             )
         )
     if isinstance(event, events.Queued):
@@ -92,7 +94,8 @@ def event_from_wire(step_id: str, wire: pb.StepResponse) -> events.Event | None:
     if kind == "started":
         started = wire.started
         attempt = attempt_from_wire(started.attempt)
-        return events.Started(started.worker, started.prompt_tokens, started.cached_tokens, attempt)
+        why = why_from_wire(started.why) if started.HasField("why") else None
+        return events.Started(started.worker, started.prompt_tokens, started.cached_tokens, attempt, why)
     if kind == "queued":
         return events.Queued(wire.queued.position)
     if kind == "restarted":
@@ -161,6 +164,7 @@ def _committed_to_wire(event: events.Committed) -> pb.StepCommitted:
         reasoning=event.reasoning,
         reasoning_tokens=event.reasoning_tokens,
         stop_string=event.stop_string,
+        why=None if event.why is None else why_to_wire(event.why),
     )
 
 
@@ -182,6 +186,7 @@ def _committed_from_wire(step_id: str, wire: pb.StepCommitted) -> events.Committ
         reasoning=wire.reasoning,
         reasoning_tokens=wire.reasoning_tokens,
         stop_string=wire.stop_string,
+        why=why_from_wire(wire.why) if wire.HasField("why") else None,
     )
 
 
@@ -201,6 +206,7 @@ def logged_step_to_wire(step: sessions.LoggedStep) -> pb.CommittedStep:
         commit_time=time_to_wire(step.commit_time),
         reasoning=step.reasoning,
         reasoning_tokens=step.reasoning_tokens,
+        why=None if step.why is None else why_to_wire(step.why),
     )
 
 
@@ -220,4 +226,5 @@ def logged_step_from_wire(wire: pb.CommittedStep) -> sessions.LoggedStep:
         commit_time=time_from_wire(wire, "commit_time"),
         reasoning=wire.reasoning,
         reasoning_tokens=wire.reasoning_tokens,
+        why=why_from_wire(wire.why) if wire.HasField("why") else None,
     )

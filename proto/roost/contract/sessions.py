@@ -8,6 +8,7 @@ from enum import StrEnum
 from roost.contract.events import FinishReason, Usage
 from roost.contract.heads import Head
 from roost.contract.messages import Format, Message, Sampling, ToolDefinition
+from roost.contract.why import Why
 
 
 class SessionState(StrEnum):
@@ -174,6 +175,8 @@ class LoggedStep:
     """What the model wrote between its thinking marks. It is not part of `output`."""
     reasoning_tokens: int = 0
     """Output tokens that the reasoning took, its marks included."""
+    why: Why | None = None
+    """Why it waited, and why tokens were rebuilt; None for a step of an older gateway."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from roost.store.values import (
     format_from_record,
     message_from_record,
     sampling_from_record,
+    why_from_record,
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -79,6 +80,7 @@ def logged_step(entry: LogEntry, generation: int, token_ids: Sequence[int] = ())
         commit_time=_time(entry.commit_ms),
         reasoning=entry.output.get("reasoning", ""),
         reasoning_tokens=_reasoning_tokens(entry),
+        why=why_from_record(entry.output.get("why")),
     )
 
 
@@ -101,6 +103,7 @@ def committed(entry: LogEntry, generation: int, *, replayed: bool) -> Committed:
         reasoning=entry.output.get("reasoning", ""),
         reasoning_tokens=_reasoning_tokens(entry),
         stop_string=entry.output.get("stop_string", ""),
+        why=why_from_record(entry.output.get("why")),
     )
 
 
