@@ -175,10 +175,10 @@ class Committed:
     """What the model wrote between its thinking marks. It is not part of `output`."""
     stop_string: str = ""
     """The one of `Sampling.stop` that ended the output; empty when another thing did."""
-    reasoning_tokens: int = 0
-    """Output tokens that the reasoning took, its marks included."""
     why: Why | None = None
     """Why it waited, and why tokens were rebuilt; None for a step of an older gateway."""
+    reasoning_tokens: int = 0
+    """Output tokens that the reasoning took, its marks included."""
 
     @property
     def context_tokens(self) -> int:

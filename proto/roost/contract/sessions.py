@@ -173,10 +173,10 @@ class LoggedStep:
     commit_time: datetime | None
     reasoning: str = ""
     """What the model wrote between its thinking marks. It is not part of `output`."""
-    reasoning_tokens: int = 0
-    """Output tokens that the reasoning took, its marks included."""
     why: Why | None = None
     """Why it waited, and why tokens were rebuilt; None for a step of an older gateway."""
+    reasoning_tokens: int = 0
+    """Output tokens that the reasoning took, its marks included."""
 
 
 @dataclass(frozen=True, slots=True)
