@@ -17,6 +17,8 @@ PYTHON = [
     ("responses_openai.py", "stream", "previous"),
     ("responses_openai.py", "whole", "conversation"),
     ("responses_openai.py", "stream", "conversation"),
+    ("background_openai.py", "poll"),
+    ("background_openai.py", "resume"),
     ("agents_openai.py", "chat"),
     ("agents_openai.py", "responses"),
     ("agents_openai.py", "previous"),

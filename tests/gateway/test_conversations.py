@@ -11,12 +11,13 @@ from redis_servers import RedisServer
 from roost.contract.messages import JsonSchema, Message, MessageRole, Sampling, ToolDefinition
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.contract.steps import StepName
 from roost.store.conversation_index import IndexEntry
 from roost.store.keys import PoolKeys
 from roost.store.records import StoreAwayError
 from roost.store.redis_conversation_index import RedisConversationIndex
 from roost_gateway.core.caller import ANYONE, Caller
-from roost_gateway.recognition.conversation import Match, Previous
+from roost_gateway.recognition.conversation import Match
 
 S, U, A, T = MessageRole.SYSTEM, MessageRole.USER, MessageRole.ASSISTANT, MessageRole.TOOL
 
@@ -156,7 +157,7 @@ async def test_a_conversation_goes_on_after_a_previous_response(redis_server: Re
     async with world(redis_server) as w:
         client = agent(w)
         await client.say("one")
-        ends = [Previous(client.matches[0].session_id, client.matches[0].step_id)]
+        ends = [StepName(client.matches[0].session_id, client.matches[0].step_id)]
         for text in ("two", "another two"):
             client.history = [Message(U, text)]
             await client.ask(previous=ends[0])
@@ -177,7 +178,7 @@ async def test_a_previous_response_is_read_from_the_log_when_the_index_lost_it(r
     async with world(redis_server) as w:
         client = agent(w)
         await client.say("one")
-        end = Previous(client.matches[0].session_id, client.matches[0].step_id)
+        end = StepName(client.matches[0].session_id, client.matches[0].step_id)
         with redis_server.client() as raw:
             raw.delete(*raw.keys(f"{PoolKeys(POOL).prefix}:c:*"))
         client.history = [Message(U, "two")]
@@ -186,7 +187,7 @@ async def test_a_previous_response_is_read_from_the_log_when_the_index_lost_it(r
         assert client.kinds == [Match.NEW, Match.IMPORTED, Match.IMPORTED]
         assert [len(start.messages) for start in w.worker.starts] == [1, 3, 3]
         with pytest.raises(Refused) as refused:
-            await client.ask(previous=Previous(end.session_id, "another"))
+            await client.ask(previous=StepName(end.session_id, "another"))
         assert refused.value.reason is Reason.SESSION_NOT_FOUND
 
 

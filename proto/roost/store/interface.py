@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from roost.contract.heads import AttemptRef, Head
 from roost.store.conversation_index import ConversationIndex
+from roost.store.detached import DetachedSteps
 from roost.store.fork_records import NewFork
 from roost.store.kept_conversations import KeptConversationStore
 from roost.store.records import (
@@ -38,6 +39,9 @@ class SessionStore(Protocol):
 
     @property
     def kept_conversations(self) -> KeptConversationStore: ...
+
+    @property
+    def detached(self) -> DetachedSteps: ...
 
     @property
     def grace_seconds(self) -> float:

@@ -13,9 +13,11 @@ from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 from roost.contract.reasons import Reason
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
+from roost.store.detached import DetachedSteps
 from roost.store.fork_records import NewFork
 from roost.store.kept_conversations import KeptConversationStore, MemoryKeptConversations
 from roost.store.memory_attempts import take_attempt
+from roost.store.memory_detached import MemoryDetachedSteps
 from roost.store.memory_pool import Claim, MemoryPool
 from roost.store.memory_session import Log, MemorySession, branch_off, new_session
 from roost.store.records import (
@@ -56,6 +58,7 @@ class MemoryStore:
         self.clock = clock
         self.conversations: ConversationIndex = MemoryConversationIndex(clock)
         self.kept_conversations: KeptConversationStore = MemoryKeptConversations(clock)
+        self.detached: DetachedSteps = MemoryDetachedSteps(clock)
         self.documents: dict[str, dict[str, Any]] = {}
         self.sessions: dict[str, MemorySession] = {}
         self._aging_ms = aging_ms

@@ -47,6 +47,7 @@ from roost.store.records import (
     WorkerView,
 )
 from roost.store.redis_conversation_index import RedisConversationIndex
+from roost.store.redis_detached import RedisDetachedSteps
 from roost.store.redis_kept_conversations import RedisKeptConversations
 from roost.store.refusals import refused
 from roost.store.rules import AGING_MS, ID_BYTES, RESIDENCY_DELAY_MS
@@ -93,6 +94,7 @@ class RedisStore:
         self._watermark = watermark
         self._workers = WorkerReader(link)
         self._wakes = Wakes(link.client.pubsub)
+        self.detached = RedisDetachedSteps(link, self._wakes)
         self._scripts = SessionScripts(link)
         self._known_keys = self._scripts.known_keys
         self._run_id = ""

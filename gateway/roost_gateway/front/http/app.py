@@ -32,7 +32,7 @@ from roost_gateway.front.http.conversations import (
 from roost_gateway.front.http.errors import Api, http_failure
 from roost_gateway.front.http.messages import count_tokens, create_message
 from roost_gateway.front.http.models import get_model, list_models
-from roost_gateway.front.http.responses import create_response, delete_response, get_response
+from roost_gateway.front.http.responses import cancel_response, create_response, delete_response, get_response
 
 _MESSAGES = "/v1/messages"
 """Anthropic's API begins there."""
@@ -57,6 +57,7 @@ def create_app(front: HttpFront) -> Starlette:
         route("POST", "/v1/responses", create_response),
         route("GET", "/v1/responses/{id}", get_response),
         route("DELETE", "/v1/responses/{id}", delete_response),
+        route("POST", "/v1/responses/{id}/cancel", cancel_response),
         route("POST", "/v1/conversations", create_conversation),
         route("GET", "/v1/conversations/{id}", get_conversation),
         route("POST", "/v1/conversations/{id}", update_conversation),

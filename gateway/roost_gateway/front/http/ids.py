@@ -4,7 +4,8 @@ import base64
 from dataclasses import dataclass
 
 from roost.contract.names import pool_of
-from roost_gateway.recognition.conversation import Previous, Recognised
+from roost.contract.steps import StepName
+from roost_gateway.recognition.conversation import Recognised
 
 CHAT, COMPLETION, RESPONSE, MESSAGE = "chatcmpl", "cmpl", "resp", "msg"
 REASONING, TEXT, CALL, OUTPUT = "rs", "msg", "fc", "fco"
@@ -30,8 +31,8 @@ class AnswerName:
     """Whether the part is one of what the step was given, whatever its prefix."""
 
     @property
-    def previous(self) -> Previous:
-        return Previous(self.session_id, self.step_id)
+    def step(self) -> StepName:
+        return StepName(self.session_id, self.step_id)
 
     def id(self, prefix: str) -> str:
         """The name as an id of an API, which clients send back unchanged."""

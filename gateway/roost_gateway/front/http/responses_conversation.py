@@ -6,6 +6,7 @@ from roost.contract.messages import Message, MessageRole, Sampling, ToolCall, To
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, invalid
 from roost.contract.sessions import LoggedStep
+from roost.contract.steps import StepName
 from roost.store.kept_conversations import KeptConversation
 from roost_gateway.front.http.chat_conversation import NO_PARAMETERS, split_system
 from roost_gateway.front.http.constraints import format_of
@@ -22,9 +23,9 @@ from roost_gateway.front.http.responses_body import (
     ResponsesBody,
     joined,
 )
-from roost_gateway.recognition.conversation import Conversation, Previous
+from roost_gateway.recognition.conversation import Conversation
 
-Log = Mapping[Previous, LoggedStep]
+Log = Mapping[StepName, LoggedStep]
 """Committed steps that items of a request refer to."""
 
 
@@ -36,14 +37,14 @@ def references_of(body: ResponsesBody) -> list[AnswerName]:
     return [_named(item.id) for item in body.input if isinstance(item, ReferenceItem) and not _is_reasoning(item)]
 
 
-def previous_of(body: ResponsesBody, kept: KeptConversation | None = None) -> Previous | None:
+def previous_of(body: ResponsesBody, kept: KeptConversation | None = None) -> StepName | None:
     """The answer that the request continues. Raises Refused: SESSION_NOT_FOUND for an id that no answer has,
     INVALID_REQUEST for one beside a conversation, which has its own."""
     if kept is None:
-        return _named(body.previous_response_id).previous if body.previous_response_id else None
+        return _named(body.previous_response_id).step if body.previous_response_id else None
     if body.previous_response_id:
         raise invalid([("previous_response_id", "leave it out: the conversation goes on after its own last response")])
-    return Previous(*kept.next.step) if kept.next.session_id else None
+    return StepName(*kept.next.step) if kept.next.session_id else None
 
 
 def conversation_of(
@@ -129,7 +130,7 @@ def _call(call: ToolCall) -> Message:
 def _referred(item: ReferenceItem, log: Log) -> Message:
     """The part of an earlier answer. Several texts of an answer are one in the log: the first stands for all."""
     name = _named(item.id)
-    output, part = log[name.previous].output, name.part or 0
+    output, part = log[name.step].output, name.part or 0
     if item.id.startswith(f"{TEXT}_"):
         return Message(MessageRole.ASSISTANT, "" if part else output.content)
     if item.id.startswith(f"{CALL}_") and part < len(output.tool_calls):

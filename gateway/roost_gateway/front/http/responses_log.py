@@ -1,27 +1,7 @@
-"""Answers of /v1/responses that have been given, read from the logs of their sessions."""
-
-from collections.abc import Iterable
+"""A logged step as the event that ended it. Pure."""
 
 from roost.contract.events import Committed
-from roost.contract.reasons import Reason
-from roost.contract.refused import Refused
 from roost.contract.sessions import LoggedStep
-from roost_gateway.core.caller import Caller
-from roost_gateway.core.gateway import Gateway
-from roost_gateway.front.http.ids import AnswerName
-from roost_gateway.recognition.conversation import Previous
-
-
-async def logged_steps(gateway: Gateway, caller: Caller, names: Iterable[AnswerName]) -> dict[Previous, LoggedStep]:
-    """Returns the committed steps of the answers. Raises Refused: SESSION_NOT_FOUND when one is missing, or is another
-    tenant's; StoreAwayError."""
-    log = dict[Previous, LoggedStep]()
-    for previous in dict.fromkeys(name.previous for name in names):
-        step = await gateway.logged_step(previous.session_id, previous.step_id, caller)
-        if step is None:
-            raise Refused(Reason.SESSION_NOT_FOUND, "there is no such response, or its session has expired")
-        log[previous] = step
-    return log
 
 
 def committed_of(step: LoggedStep) -> Committed:
