@@ -58,6 +58,21 @@ async def test_another_gateway_goes_on_when_the_first_one_is_killed(w: World, tm
     await check_taken_over(w, cut.data)
 
 
+@pytest.mark.parametrize("point", ["gateway.delta.sent", "gateway.finished", "gateway.commit.done"])
+async def test_wherever_a_gateway_dies_another_one_ends_the_stream(w: World, tmp_path: Path, point: str) -> None:
+    """Also after the commit, which the log does not have yet."""
+    w.worker.script.tokens_per_delta = 2
+    address = f"127.0.0.1:{free_port()}"
+    await w.rig.process(tmp_path, f"{point}:kill:{2 if point == 'gateway.delta.sent' else 1}", http_listen=address)
+    async with stream_at(address) as connection:
+        go_on(w)
+        cut = await connection.end()
+    assert not cut.is_complete
+    rest = (await resume(w.gateway, cut.data[0]["response"], cut.data[-1]["sequence_number"])).data
+    check_whole(cut.data + rest)
+    assert len(w.worker.starts) == 1
+
+
 async def test_a_response_is_handed_over_again_and_again(w: World) -> None:
     """Each gateway writes two tokens more, and stops."""
     gateways = [await w.rig.gateway(**HTTP) for _ in range(3)]

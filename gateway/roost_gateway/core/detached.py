@@ -14,7 +14,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from roost.contract.events import Event
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, invalid
@@ -121,8 +120,9 @@ class DetachedConversations:
             await self._take_over(name, caller, progress.runner)
         return progress
 
-    async def follow(self, name: StepName, caller: Caller) -> AsyncGenerator[Event, None]:
-        """The events of a step from its first on, until it is over; `progress` says how it ended.
+    async def follow(self, name: StepName, caller: Caller) -> AsyncGenerator[DetachedProgress, None]:
+        """How a step stands, at once and after each change until it is over, each time with the events since then; the
+        first time, with all.
 
         Raises Refused: INVALID_REQUEST when its events are not kept any more, WORKER_DRAINING when this gateway stops.
         """
@@ -130,13 +130,12 @@ class DetachedConversations:
         async with aclosing(self._store.news(name)) as news:
             while True:
                 progress = await self.progress(name, caller, first)
-                if progress.logged > first and not progress.events:
+                if progress.logged < first or (progress.logged > first and not progress.events):
                     raise _not_kept()
-                for event in progress.events:
-                    yield event
-                first = progress.logged
+                yield progress
                 if progress.state.is_over:
                     return
+                first = progress.logged
                 if self._is_closing:
                     message = "this gateway is stopping; go on at another"
                     raise Refused(Reason.WORKER_DRAINING, message, retry_seconds=0.0)
@@ -291,6 +290,7 @@ class DetachedConversations:
 
 
 def _not_kept() -> Refused:
+    """The refusal when the events are gone, or are those of a later run of a step that came to nothing."""
     minutes = EVENTS_KEPT_MS // 60_000
     why = f"events are kept for {minutes} minutes after a response has ended; get the response without stream"
     return invalid([("stream", why)])

@@ -79,28 +79,29 @@ class _DetachedStream:
         self._call, self._stream, self._after = call, stream, after
 
     async def run(self, name: StepName, detached: Detached) -> None:
-        call, answer, steps = self._call, _answer(detached), self._call.front.life.detached
-        await self._write(answer.queued())
-        async with aclosing(steps.follow(name, call.caller)) as events:
-            async for event in events:
+        call, answer = self._call, _answer(detached)
+        async with aclosing(call.front.life.detached.follow(name, call.caller)) as followed:
+            async for progress in followed:
+                if not answer.has_begun:
+                    await self._write(answer.queued())
                 try:
-                    await self._write(answer.events(event))
+                    for event in progress.events:
+                        await self._write(answer.events(event))
+                    await self._write(_last_events(call, answer, progress))
                 except Refused as void:
-                    await self._end(answer.failure(call.failed(void)))
-                    return
-        progress = await steps.progress(name, call.caller)
-        if progress.state is DetachedState.FAILED:
-            await self._end(answer.failure(_failure(call, progress)))
-        else:
-            await self._end(answer.cancelled() if progress.state is DetachedState.CANCELLED else [])
+                    await self._write(answer.failure(call.failed(void)))
+                    break
+        await self._stream.finish()
 
     async def _write(self, events: list[ServerEvent]) -> None:
         await self._stream.write(event for event in events if _number(event) > self._after)
 
-    async def _end(self, events: list[ServerEvent]) -> None:
-        self._call.is_committed = True
-        await self._write(events)
-        await self._stream.finish()
+
+def _last_events(call: HttpCall, answer: ResponseEvents, progress: DetachedProgress) -> list[ServerEvent]:
+    """The events that end the stream of a step that came to nothing."""
+    if progress.state is DetachedState.FAILED:
+        return answer.failure(_failure(call, progress))
+    return answer.cancelled() if progress.state is DetachedState.CANCELLED else []
 
 
 def _number(event: ServerEvent) -> int:

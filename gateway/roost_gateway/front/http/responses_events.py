@@ -52,6 +52,11 @@ class ResponseEvents:
         self._recognised = recognised
         self._parts = StepParts(recognised.match)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has returned an event."""
+        return self._sent > 0
+
     def queued(self) -> list[ServerEvent]:
         """The events with which the stream of a detached step begins, whatever becomes of the step."""
         self._is_queued = True
