@@ -165,6 +165,7 @@ def _committed_to_wire(event: events.Committed) -> pb.StepCommitted:
         failovers=event.failovers,
         warnings=event.warnings,
         reasoning=event.reasoning,
+        reasoning_tokens=event.reasoning_tokens,
         stop_string=event.stop_string,
         budgets=budgets_to_wire(event.budgets),
         repetition=None if event.repetition is None else _repetition_to_wire(event.repetition),
@@ -188,6 +189,7 @@ def _committed_from_wire(step_id: str, wire: pb.StepCommitted) -> events.Committ
         failovers=wire.failovers,
         warnings=tuple(wire.warnings),
         reasoning=wire.reasoning,
+        reasoning_tokens=wire.reasoning_tokens,
         stop_string=wire.stop_string,
         budgets=budgets_from_wire(wire.budgets),
         repetition=_repetition_from_wire(wire.repetition) if wire.HasField("repetition") else None,
@@ -218,6 +220,7 @@ def logged_step_to_wire(step: sessions.LoggedStep) -> pb.CommittedStep:
         output_token_ids=step.output_token_ids,
         commit_time=time_to_wire(step.commit_time),
         reasoning=step.reasoning,
+        reasoning_tokens=step.reasoning_tokens,
         why=None if step.why is None else why_to_wire(step.why),
     )
 
@@ -237,5 +240,6 @@ def logged_step_from_wire(wire: pb.CommittedStep) -> sessions.LoggedStep:
         output_token_ids=tuple(wire.output_token_ids),
         commit_time=time_from_wire(wire, "commit_time"),
         reasoning=wire.reasoning,
+        reasoning_tokens=wire.reasoning_tokens,
         why=why_from_wire(wire.why) if wire.HasField("why") else None,
     )

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import yaml
@@ -10,9 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from roost.contract.budgets import BudgetLimits, RoleBudgets
-from roost.contract.budgets_document import limits_to_json, repetition_to_json, role_budgets_to_json
-from roost.contract.repetition import RepetitionRules
 from roost_operator.api.loader import PoolFileError, load_pool, parse_pool
 from roost_operator.api.pool_document import pool_document
 from roost_operator.api.problems import nearest, valid_keys
@@ -121,6 +119,21 @@ REFUSED = {
         document(sessions={"retention": "keep"}),
         "spec.sessions.retention: ",
         "use 'Keep' or 'Purge'",
+    ),
+    "nonce line without a beginning": (
+        document(sessions={"nonceLines": ["id: *", "* id"]}),
+        "spec.sessions.nonceLines[1]: '* id' is not allowed",
+        "write how the line begins, then one '*'",
+    ),
+    "too many nonce lines": (
+        document(sessions={"nonceLines": ["id: *"] * 17}),
+        "spec.sessions.nonceLines: ",
+        "give at most 16",
+    ),
+    "long nonce line": (
+        document(sessions={"nonceLines": ["i" * 256 + "*"]}),
+        "spec.sessions.nonceLines[0]: ",
+        "256",
     ),
     "unknown way of thinking": (model(thinking="forget"), "spec.models[0].thinking: ", "use 'keep' or 'drop'"),
     "unknown policy": (
@@ -235,27 +248,20 @@ def test_samples_are_valid(file: Path) -> None:
 
 
 def test_pool_document_is_what_gateways_read() -> None:
-    value = document(sessions={"idleTTLSeconds": 60, "maxTokens": 500}, admission={"queueLimit": 5})
+    sessions = {"idleTTLSeconds": 60, "maxTokens": 500, "nonceLines": ["id: *"]}
+    value = document(sessions=sessions, admission={"queueLimit": 5})
     value["spec"]["models"][0]["thinking"] = "drop"
     pool = parse(value)
+    limits = {"maxOutputTokensPerStep": 64, "maxStepsPerSession": 0, "sessionTokenBudget": 0}
+    tested_in_test_budget_spec = {"budgets": ANY, "repetition": ANY}
     assert pool_document(pool, "abc").to_json() == {
         "schemaVersion": 1,
         "pool": "n/p",
         "model": {"name": "m", "aliases": [], "contextTokens": 512, "thinking": "drop"},
         "activeRevision": "abc",
-        "roles": [
-            {
-                "name": "agent",
-                "priority": 0,
-                "maxOutputTokensPerStep": 64,
-                "maxStepsPerSession": 0,
-                "sessionTokenBudget": 0,
-                "budgets": role_budgets_to_json(RoleBudgets()),
-                "repetition": repetition_to_json(RepetitionRules()),
-            }
-        ],
-        "sessions": {"idleTTLSeconds": 60, "implicitTTLSeconds": 3600, "maxTokens": 500, "onModelChange": "Migrate"},
-        "tenantBudget": limits_to_json(BudgetLimits(window_seconds=86_400)),
+        "roles": [{"name": "agent", "priority": 0, **limits, **tested_in_test_budget_spec}],
+        "sessions": {**sessions, "implicitTTLSeconds": 3600, "onModelChange": "Migrate"},
+        "tenantBudget": ANY,
         "admission": {"queueLimit": 5, "queueTimeoutSeconds": 30},
         "suspend": False,
     }

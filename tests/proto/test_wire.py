@@ -89,6 +89,7 @@ EVENTS: list[Event] = [
         "Hm.",
         "stop",
         WHY,
+        6,
         BUDGETS,
     ),
 ]
@@ -164,6 +165,7 @@ def test_logged_steps_arrive_as_they_were_sent() -> None:
             NOON,
             "Hm.",
             WHY,
+            2,
         )
     )
     assert wire_steps.logged_step_from_wire(wire_steps.logged_step_to_wire(step)) == step

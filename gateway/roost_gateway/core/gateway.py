@@ -1,7 +1,6 @@
 """What a gateway does, whatever transport a call comes by: from and to the contract's values."""
 
 import asyncio
-import contextlib
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -10,7 +9,6 @@ from dataclasses import replace
 
 from roost.contract import requests
 from roost.contract.budgets import BudgetExtension, OnBudget
-from roost.contract.events import Committed
 from roost.contract.heads import Head
 from roost.contract.loghash import unpack_ids
 from roost.contract.names import new_session_id, pool_of
@@ -20,6 +18,7 @@ from roost.contract.refused import Refused, check, invalid
 from roost.contract.sessions import (
     FoldRequest,
     ForkRequest,
+    LoggedStep,
     OpenRequest,
     SessionInfo,
     SessionPage,
@@ -28,16 +27,17 @@ from roost.contract.sessions import (
 )
 from roost.contract.steps import StepRequest
 from roost.store.budget_requests import checked_extension
-from roost.store.folding import fold_step, summary_step
+from roost.store.folding import fold_step
 from roost.store.forks import fork_session
 from roost.store.interface import SessionStore
-from roost.store.records import Descriptor, LogEntry, NewSession, StoreAwayError
+from roost.store.records import Descriptor, LogEntry, NewSession
 from roost.store.rules import day_of
 from roost.store.views import logged_step, session_info
 from roost_gateway.core.caller import Caller, Right, pool_of_caller, pool_of_session, role_of
 from roost_gateway.core.facts import FactsCache
 from roost_gateway.core.opening import Opening
 from roost_gateway.core.step_calls import StepCalls, StepEvents
+from roost_gateway.core.summaries import write_summary
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.fleet.pools import require_open
 from roost_gateway.step.call import Fold, StepCall
@@ -120,7 +120,7 @@ class Gateway:
         call = await self._checked(fold_step(request), caller, seconds_left)
 
         async def summarise() -> str:
-            return request.summary or await self._summary(request.session_id, caller, call.deadline)
+            return request.summary or await write_summary(self, request.session_id, caller, call.deadline)
 
         limit = self._step_timeout_seconds if seconds_left is None else None
         async with self._calls.run(call.folding(Fold(summarise, request.keep_turns)), limit) as events:
@@ -130,25 +130,9 @@ class Gateway:
 
     def _fold_at_budget(self, call: StepCall, caller: Caller) -> Fold:
         async def summarise() -> str:
-            return await self._summary(call.request.session_id, caller, call.deadline)
+            return await write_summary(self, call.request.session_id, caller, call.deadline)
 
         return Fold(summarise, call.role.budgets.keep_turns, is_for_budget=True)
-
-    async def _summary(self, session_id: str, caller: Caller, deadline: float) -> str:
-        """Has the pool's model write a summary of a session's log, in a fork, which shares the KV of that."""
-        fork = await self.fork(ForkRequest(session_id), caller, deadline - time.monotonic())
-        summary = ""
-        try:
-            async with self.step(summary_step(fork.id), caller, deadline - time.monotonic()) as events:
-                async for event in events:
-                    if isinstance(event, Committed):
-                        summary = event.output.content
-        finally:
-            with contextlib.suppress(Refused, StoreAwayError):  # it then goes with its idle time
-                await self.delete(fork.id, caller)
-        if not summary.strip():
-            raise invalid([("summary", "the model wrote none; give one")])
-        return summary
 
     async def get(self, session_id: str, caller: Caller) -> SessionInfo:
         pool_of_session(session_id, caller)
@@ -203,6 +187,28 @@ class Gateway:
             for entry in entries[:size]
         ]
         return StepPage(tuple(steps), str(first + size) if len(entries) > size else "")
+
+    async def logged_step(self, session_id: str, step_id: str, caller: Caller) -> LoggedStep | None:
+        """A step of the session's current log, without reading others; None when it has no such step."""
+        pool_of_session(session_id, caller)
+        descriptor = await self._store.get(session_id, caller.tenant)
+        index = await self._store.step_index(session_id, step_id)
+        if index is None:
+            entry = await self._inherited(descriptor, step_id)
+        else:
+            entry = next(iter(await self._store.log(session_id, descriptor.generation, index, 1)), None)
+        if entry is None or entry.step_id != step_id:
+            return None
+        return logged_step(entry, descriptor.generation)
+
+    async def _inherited(self, descriptor: Descriptor, step_id: str) -> LogEntry | None:
+        """The step, if the session shares it with the one that it was branched off."""
+        for first in range(0, descriptor.inherited_steps, requests.MAX_PAGE_STEPS):
+            count = min(requests.MAX_PAGE_STEPS, descriptor.inherited_steps - first)
+            for entry in await self._store.log(descriptor.session_id, descriptor.generation, first, count):
+                if entry.step_id == step_id:
+                    return entry
+        return None
 
     async def hold(
         self, session_id: str, tool: str, expect_seconds: float, expected_head: Head | None, caller: Caller

@@ -6,6 +6,7 @@ from enum import StrEnum
 from roost.contract.budgets import BudgetStatus
 from roost.contract.messages import Format, Message, Sampling, ToolDefinition
 from roost.contract.steps import StepName
+from roost.store.kept_conversations import KeptConversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,9 @@ class Conversation:
     """Role of the pool; empty: its first."""
     epoch: str = ""
     """Conversations of one epoch have nothing to do with those of another."""
+    kept: KeptConversation | None = None
+    """The conversation of a client that the step continues, as it was read: `previous` and `messages` have what it
+    has."""
 
 
 class Match(StrEnum):

@@ -133,6 +133,7 @@ def _output_record(output: StepOutput, finish: StepOutcome) -> dict[str, object]
         **({"warnings": list(finish.warnings)} if finish.warnings else {}),
         **({"reasoning": finish.reasoning} if finish.reasoning else {}),
         **({"gpu_seconds": finish.gpu_seconds} if finish.gpu_seconds else {}),
+        **({"reasoning_tokens": finish.reasoning_tokens} if finish.reasoning_tokens else {}),
         **({"stop_string": finish.stop_string} if finish.stop_string else {}),
         **({"parts": parts_to_record(parts)} if parts != finish.parts else {}),
     }

@@ -1,6 +1,7 @@
 """The pool document that gateways read from Redis (docs/contracts.md, "Pool document"). Pure."""
 
 from roost.contract.budgets import BudgetLimits, RoleBudgets
+from roost.contract.nonce_lines import NonceLine
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.repetition import RepetitionRules
 from roost_operator.api.budget_spec import LimitsSpec, WindowSpec
@@ -21,6 +22,7 @@ def pool_document(pool: AgentPool, active_revision: str = "") -> PoolDocument:
         roles=tuple(_role(role) for role in spec.roles),
         idle_ttl_seconds=spec.sessions.idle_ttl_seconds,
         implicit_ttl_seconds=spec.sessions.implicit_ttl_seconds,
+        nonce_lines=tuple(map(NonceLine.parse, spec.sessions.nonce_lines)),
         max_session_tokens=spec.sessions.max_tokens,
         migrates=spec.sessions.on_model_change is OnModelChange.MIGRATE,
         tenant_budget=_window(spec.tenant_budget),

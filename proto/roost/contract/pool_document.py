@@ -15,6 +15,7 @@ from roost.contract.budgets_document import (
     role_budgets_to_json,
 )
 from roost.contract.document_fields import field_value
+from roost.contract.nonce_lines import NonceLine
 from roost.contract.repetition import RepetitionRules
 
 SCHEMA_VERSION = 1
@@ -61,6 +62,8 @@ class PoolDocument:
     idle_ttl_seconds: float = 0.0
     implicit_ttl_seconds: float = DEFAULT_IMPLICIT_TTL_SECONDS
     """Idle time after which a session that no client opened, but a gateway for a conversation, is erased."""
+    nonce_lines: tuple[NonceLine, ...] = ()
+    """Lines of system text that are neither compared nor rendered, beside those that gateways know."""
     max_session_tokens: int = 0
     migrates: bool = True
     """Whether sessions of another revision move to the active one; otherwise their steps are refused."""
@@ -116,6 +119,7 @@ class PoolDocument:
                 "idleTTLSeconds": self.idle_ttl_seconds,
                 "implicitTTLSeconds": self.implicit_ttl_seconds,
                 "maxTokens": self.max_session_tokens,
+                "nonceLines": list(map(str, self.nonce_lines)),
                 "onModelChange": _MIGRATE if self.migrates else _REFUSE,
             },
             "tenantBudget": limits_to_json(self.tenant_budget),
@@ -156,6 +160,7 @@ class PoolDocument:
         model, sessions = _part(document, "model"), _part(document, "sessions")
         admission, roles = _part(document, "admission"), field_value(document, "", "roles", list[Any]())
         timeout = field_value(admission, "admission.", "queueTimeoutSeconds", 0.0)
+        lines, where = field_value(sessions, "sessions.", "nonceLines", list[Any]()), "sessions.nonceLines"
         return cls(
             pool=pool,
             model=field_value(model, "model.", "name", ""),
@@ -167,6 +172,9 @@ class PoolDocument:
             idle_ttl_seconds=field_value(sessions, "sessions.", "idleTTLSeconds", 0.0),
             implicit_ttl_seconds=field_value(sessions, "sessions.", "implicitTTLSeconds", 0.0)
             or DEFAULT_IMPLICIT_TTL_SECONDS,
+            nonce_lines=tuple(
+                _nonce_line(text, f"{where}[{number}]") for number, text in enumerate(_texts(lines, where))
+            ),
             max_session_tokens=field_value(sessions, "sessions.", "maxTokens", 0),
             migrates=field_value(sessions, "sessions.", "onModelChange", _MIGRATE) != _REFUSE,
             tenant_budget=limits_from_json(_part(document, "tenantBudget"), "tenantBudget.", in_windows=True),
@@ -213,6 +221,13 @@ def _texts(values: list[Any], where: str) -> tuple[str, ...]:
         if not isinstance(value, str):
             raise ValueError(f"{where}[{number}] must be a text, not {value!r:.80}")
     return tuple(values)
+
+
+def _nonce_line(text: str, where: str) -> NonceLine:
+    try:
+        return NonceLine.parse(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _unreadable(pool: str, why: str) -> ValueError:

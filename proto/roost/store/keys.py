@@ -145,3 +145,9 @@ class PoolKeys:
 
 POOLS = "roost:pools"
 """Set: the names of all pools with a document. It carries no hash tag and is only used alone."""
+
+
+def kept_conversation(tenant: str, conversation_id: str) -> str:
+    """Hash with a time to live: `version` and `body` of a conversation that a client has created
+    (`roost.store.kept_conversations`). It belongs to no pool: which one a step runs in, its request says."""
+    return f"roost:{{tenant:{tenant}}}:conversation:{conversation_id}"

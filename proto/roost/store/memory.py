@@ -16,6 +16,7 @@ from roost.store.budgets import ExtendRequest
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
 from roost.store.detached import DetachedSteps
 from roost.store.fork_records import NewFork
+from roost.store.kept_conversations import KeptConversationStore, MemoryKeptConversations
 from roost.store.memory_attempts import take_attempt
 from roost.store.memory_detached import MemoryDetachedSteps
 from roost.store.memory_pool import Claim, MemoryPool
@@ -57,6 +58,7 @@ class MemoryStore:
     def __init__(self, clock: Callable[[], int] = now_ms, *, aging_ms: int = AGING_MS) -> None:
         self.clock = clock
         self.conversations: ConversationIndex = MemoryConversationIndex(clock)
+        self.kept_conversations: KeptConversationStore = MemoryKeptConversations(clock)
         self.detached: DetachedSteps = MemoryDetachedSteps(clock)
         self.documents: dict[str, dict[str, Any]] = {}
         self.sessions: dict[str, MemorySession] = {}
@@ -75,10 +77,7 @@ class MemoryStore:
 
     def publish_cached(self, session_id: str, worker_id: str, tokens: int) -> None:
         """As a worker says what it has cached of a session; 0 tokens: nothing."""
-        cached = self.pool(names.pool_of(session_id) or "").residency.setdefault(worker_id, {})
-        cached[session_id] = tokens
-        if not tokens:
-            del cached[session_id]
+        self.pool(names.pool_of(session_id) or "").publish_cached(session_id, worker_id, tokens)
 
     @property
     def grace_seconds(self) -> float:
@@ -302,6 +301,11 @@ class MemoryStore:
     async def log(self, session_id: str, generation: int, first: int, count: int) -> list[LogEntry]:
         return self._log(session_id, generation).entries[first : first + max(count, 0)]
 
+    async def step_index(self, session_id: str, step_id: str) -> int | None:
+        session = self._living(session_id)
+        step = session.steps.get(step_id) if session is not None else None
+        return step.index if step is not None else None
+
     async def workers(self, pool: str) -> list[WorkerView]:
         views = [self.pool(pool).view(worker_id, self.clock()) for worker_id in self.pool(pool).leases]
         return [view for view in views if view is not None]
@@ -309,12 +313,7 @@ class MemoryStore:
     async def residency(
         self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]
     ) -> dict[str, tuple[str, int]]:
-        best: dict[str, tuple[str, int]] = {}
-        for worker_id in worker_ids:
-            for session_id, tokens in self.pool(pool).residency.get(worker_id, {}).items():
-                if session_id in session_ids and tokens > best.get(session_id, ("", 0))[1]:
-                    best[session_id] = (worker_id, tokens)
-        return best
+        return self.pool(pool).residency_of(worker_ids, session_ids)
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
         now, session = self.clock(), self._living(session_id)

@@ -3,6 +3,7 @@
 The rules are those of `_ledger.lua` and `_waiters.lua`; a property test compares the two. `now` is in ms.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from roost.contract.lease import WorkerLease
@@ -57,6 +58,22 @@ class MemoryPool:
     accounts: MemoryAccounts = field(default_factory=MemoryAccounts)
     over: set[bytes] = field(default_factory=set)
     """Waiters whose time is over, as far as a call has noticed since the last `purge`."""
+
+    def publish_cached(self, session_id: str, worker_id: str, tokens: int) -> None:
+        """As a worker says what it has cached of a session; 0 tokens: nothing."""
+        cached = self.residency.setdefault(worker_id, {})
+        cached[session_id] = tokens
+        if not tokens:
+            del cached[session_id]
+
+    def residency_of(self, worker_ids: Sequence[str], session_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
+        """Where sessions are: session -> (worker id, cached tokens) for those that any of the workers published."""
+        best: dict[str, tuple[str, int]] = {}
+        for worker_id in worker_ids:
+            for session_id, tokens in self.residency.get(worker_id, {}).items():
+                if session_id in session_ids and tokens > best.get(session_id, ("", 0))[1]:
+                    best[session_id] = (worker_id, tokens)
+        return best
 
     def is_alive(self, worker: str, now: int) -> bool:
         return worker in self.leases and self.leases[worker][1] > now

@@ -26,6 +26,7 @@ NAMES = (
     "fork",
     "get",
     "hold",
+    "keep",
     "look",
     "migrate",
     "open",

@@ -26,6 +26,7 @@ IN_MEMORY_TOO = (
     "test_folded_logs",
     "test_detached_steps",
     "test_forks",
+    "test_kept_conversations",
     "test_migrate_script",
     "test_session_records",
     "test_step_scripts",
