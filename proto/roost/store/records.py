@@ -213,6 +213,7 @@ class BeginRequest:
     checked."""
     rules: BudgetRules = NO_BUDGETS
     opens_turn: bool = False
+    """Whether it begins with a user's message."""
 
 
 @dataclass(frozen=True, slots=True)
