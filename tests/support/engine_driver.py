@@ -54,10 +54,11 @@ class EngineDriver:
         running: int = 4,
         batch: int = 16,
         policy: RetentionPolicy | None = None,
+        host_slots: int = 0,
     ) -> None:
         """`blocks`: blocks that can be used, the null block not counted."""
         self.now = 0.0
-        self.runner = PagedFakeRunner(blocks + 1, block_tokens, context, batch)
+        self.runner = PagedFakeRunner(blocks + 1, block_tokens, context, batch, host_slots)
         config = EngineConfig(max_running=running, max_batch_tokens=batch)
         self.engine = Engine(
             self.runner,
@@ -70,6 +71,7 @@ class EngineDriver:
         )
         self.answers: dict[str, Answer] = {}
         self.resident: dict[str, int] = {}
+        self.warm: dict[str, int] = {}
         self.dropped: list[tuple[str, int]] = []
 
     def submit(
@@ -129,6 +131,7 @@ class EngineDriver:
             self.resident.pop(session, None)
             self.dropped.append((session, tokens))
         self.resident.update(outputs.parked)
+        self.warm.update(outputs.warm)
         stats = outputs.stats
         assert stats.blocks_free + stats.blocks_cached + stats.blocks_in_use == self.runner.info.num_blocks - 1
 

@@ -132,6 +132,16 @@ class EngineStats:
     """Tokens per second over the last prefills; 0 until known."""
     decode_rate: float = 0.0
     """Tokens per second of one running request; 0 until known."""
+    host_blocks: int = 0
+    """Blocks that host memory has a copy of."""
+    offloaded_blocks: int = 0
+    restored_blocks: int = 0
+    discarded_blocks: int = 0
+    """Blocks that left the device without a copy, since a copy would have taken longer than computing them again."""
+    corrupted_blocks: int = 0
+    """Copies that were not what had been put there. They were dropped, and the blocks computed again."""
+    restore_rate: float = 0.0
+    """Tokens per second, from host memory; 0 until known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +157,9 @@ class Outputs:
     Each Evict is answered by an entry, with 0 tokens when nothing was parked.
     """
     stats: EngineStats = field(default_factory=EngineStats)
+    warm: tuple[tuple[str, int], ...] = ()
+    """Sessions whose tokens that are cached behind those parked, in host memory mostly, changed in number. Applied
+    with `dropped` and `parked`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,3 +173,5 @@ class EngineInfo:
     vocab_size: int
     context_tokens: int
     device: str
+    host_slots: int = 0
+    """Blocks that host memory holds."""

@@ -19,10 +19,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledBatch:
-    """A plan and the sequences behind its chunks, in the same order."""
+    """A plan, and the sequences behind its chunks and its restores, in the same order."""
 
     plan: BatchPlan
     rows: tuple[Row, ...]
+    restoring: tuple[Sequence, ...] = ()
 
 
 class Scheduler:
@@ -60,14 +61,15 @@ class Scheduler:
         """Return the next batch, or None when nothing can run."""
         rows = self._decode_rows(now)
         budget = self._max_batch_tokens - len(rows)
+        restoring: list[Sequence] = []
         for sequence in self.running:
-            if budget and not sequence.decoding:
-                budget -= self._add_prefill(sequence, budget, rows)
+            if not sequence.decoding:
+                budget -= self._restore_or_prefill(sequence, budget, rows, restoring)
         new: list[Sequence] = []
         while budget and (admitted := self._admit(now)):
             new.append(admitted)
-            budget -= self._add_prefill(admitted, budget, rows)
-        return self._batch(rows, new) if rows else None
+            budget -= self._restore_or_prefill(admitted, budget, rows, restoring)
+        return self._batch(rows, new, restoring) if rows or restoring else None
 
     def _decode_rows(self, now: float) -> list[Row]:
         decoding = [sequence for sequence in self.running if sequence.decoding]
@@ -85,9 +87,15 @@ class Scheduler:
         self._cache.release(sequence, now)
         self.add(sequence, now)
 
-    def _add_prefill(self, sequence: Sequence, budget: int, rows: list[Row]) -> int:
+    def _restore_or_prefill(self, sequence: Sequence, budget: int, rows: list[Row], restoring: list[Sequence]) -> int:
+        """Continue a sequence that does not decode yet. Return how many tokens of `budget` it takes."""
+        if self._cache.plan_restores(sequence):
+            restoring.append(sequence)
+            return 0
         tokens = min(budget, len(sequence.ids) - sequence.computed)
-        rows.append(Row(sequence, tokens, decode=False))
+        if tokens:
+            rows.append(Row(sequence, tokens, decode=False))
+            sequence.prefilled = True
         return tokens
 
     def _admit(self, now: float) -> Sequence | None:
@@ -112,10 +120,11 @@ class Scheduler:
         self._free_slots.append(sequence.slot)
         sequence.slot = NO_SLOT
 
-    def _batch(self, rows: list[Row], new: list[Sequence]) -> ScheduledBatch:
+    def _batch(self, rows: list[Row], new: list[Sequence], restoring: list[Sequence]) -> ScheduledBatch:
         freed, self._freed = tuple(self._freed), []
         chunks = tuple(self._chunk(row) for row in rows)
-        return ScheduledBatch(BatchPlan(chunks, tuple(map(_new_slot, new)), freed), tuple(rows))
+        plan = BatchPlan(chunks, tuple(map(_new_slot, new)), freed, self._cache.host.take_copies())
+        return ScheduledBatch(plan, tuple(rows), tuple(restoring))
 
     def _chunk(self, row: Row) -> Chunk:
         sequence, start = row.sequence, row.sequence.computed

@@ -60,7 +60,11 @@ class PagedKvCache:
 def _zeros(dimensions: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     if device.type != "cpu":
         return torch.zeros(dimensions, dtype=dtype, device=device)
-    # numpy gets zeroed pages from the kernel as they are touched; torch would write all of them now.
+    return lazy_zeros(dimensions, dtype)
+
+
+def lazy_zeros(dimensions: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return zeros in host memory, of which the kernel gives a page when it is touched; torch would write all now."""
     size = int(np.prod(dimensions)) * dtype.itemsize
     return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(dtype).view(dimensions)
 
@@ -84,6 +88,22 @@ def blocks_that_fit(memory: int, block_bytes: int, block_tokens: int, context_to
         raise ModelConfigError(
             f"kvCache.memory: {memory} bytes hold {max(0, memory // block_bytes - 1) * block_tokens} tokens, but one "
             f"session of contextTokens {context_tokens} needs {needed} bytes; raise it or lower contextTokens"
+        )
+    return memory // block_bytes
+
+
+def host_slots(memory: int, block_bytes: int) -> int:
+    """Return how many blocks `memory` bytes of host memory hold; 0 for none.
+
+    Args:
+        memory, block_bytes: of all ranks together.
+    Raises:
+        ModelConfigError: not even one block fits; the message names the bytes needed.
+    """
+    if 0 < memory < block_bytes:
+        raise ModelConfigError(
+            f"kvCache.hostMemory: {memory} bytes do not hold one block of {block_bytes} bytes; raise it, or use 0 for "
+            "no host memory"
         )
     return memory // block_bytes
 
