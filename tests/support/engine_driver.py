@@ -55,11 +55,12 @@ class EngineDriver:
         batch: int = 16,
         policy: RetentionPolicy | None = None,
         host_slots: int = 0,
+        step_goal_seconds: float = 0.0,
     ) -> None:
         """`blocks`: blocks that can be used, the null block not counted."""
         self.now = 0.0
         self.runner = PagedFakeRunner(blocks + 1, block_tokens, context, batch, host_slots)
-        config = EngineConfig(max_running=running, max_batch_tokens=batch)
+        config = EngineConfig(running, batch, step_goal_seconds)
         self.engine = Engine(
             self.runner,
             config,

@@ -43,6 +43,12 @@ class SequenceCache:
         """Return how many blocks `tokens` tokens take."""
         return -(-tokens // self.block_tokens)
 
+    def cached_tokens(self, sequence: Sequence) -> int:
+        """Return how many tokens of `sequence` full cached blocks cover now, on the device and then in host memory."""
+        on_device = len(self._match(sequence))
+        in_host_memory = self.host.slots.count(sequence.keys[on_device : self._last_full(sequence)])
+        return (on_device + in_host_memory) * self.block_tokens
+
     def admit(self, sequence: Sequence, now: float) -> bool:
         """Give `sequence` blocks for all its ids, reusing what is cached of all but its last token.
 

@@ -60,7 +60,7 @@ class Engine:
         self._grammar_pool = grammar_pool or ThreadPoolExecutor(2, thread_name_prefix="grammar")
         policy = policy or POLICIES[DEFAULT_POLICY]()
         self._cache = SequenceCache(info.num_blocks, info.block_tokens, policy, host_slots=info.host_slots)
-        self._scheduler = Scheduler(self._cache, config.max_running, config.max_batch_tokens)
+        self._scheduler = Scheduler(self._cache, config.max_running, config.max_batch_tokens, config.step_goal_seconds)
         self._requests: dict[str, Sequence] = {}
         self._compiling: dict[str, Future[str]] = {}
         self._outputs: list[RequestOutput] = []
@@ -251,9 +251,11 @@ class Engine:
         now = self._clock()
         self._take_copies(batch, result, now)
         for row in batch.rows:
+            row.sequence.prefilled = True
             self._cache.advance(row.sequence, row.tokens, now)
         prefilled = sum(row.tokens for row in batch.rows if not row.decode)
         self._meter.add_batch(prefilled, len(sampling), result.seconds)
+        self._scheduler.observe(batch, result.seconds)
         for sequence, sampled in zip(sampling, result.sampled, strict=True):
             self._take_token(sequence, sampled)
 

@@ -23,6 +23,10 @@ class HostSlots:
         """Return the slot that holds the block under `key`, or None."""
         return self._slots.get(key)
 
+    def count(self, keys: Sequence[bytes]) -> int:
+        """Return how many of `keys`, from the first one on, have a copy."""
+        return next((count for count, key in enumerate(keys) if key not in self._slots), len(keys))
+
     def put(self, key: bytes) -> tuple[int, bytes | None]:
         """Return a slot for a block that has none, and the key of the copy that leaves for it, or None."""
         assert key not in self._slots, "a block has two slots"

@@ -40,7 +40,9 @@ class HostKv:
         self._sums = torch.zeros(slots, dtype=torch.int64, device=device)
         words = self._cache[0].numel() * self._cache.element_size() // 8
         self._weights = torch.arange(words if slots else 0, dtype=torch.int64, device=device) * 2 + 1
-        self._stream = torch.cuda.Stream(device) if slots and device.type == "cuda" else None
+        self._stream: torch.cuda.Stream | None = None
+        if slots and device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch has no type for it
         self._intact: list[Tensor] = []
         self._seconds = 0.0
         self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
@@ -73,7 +75,7 @@ class HostKv:
     ) -> tuple[torch.cuda.Event, torch.cuda.Event]:
         """Begin with `copies` on a stream; return the events of their begin and end."""
         computing = torch.cuda.current_stream(self._cache.device)
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin, end = _timed_event(), _timed_event()
         last_offload = max((number for number, copy in enumerate(copies, 1) if not copy.restore), default=0)
         stream.wait_stream(computing)
         with torch.cuda.stream(stream):
@@ -101,6 +103,11 @@ class HostKv:
         device, so that it covers the way to host memory and back, at more than the speed of a CRC.
         """
         return (block.view(-1).view(torch.int64) * self._weights).sum()
+
+
+def _timed_event() -> torch.cuda.Event:
+    event: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # as above
+    return event
 
 
 def _host_memory(dimensions: tuple[int, ...], dtype: torch.dtype, *, pinned: bool) -> Tensor:
