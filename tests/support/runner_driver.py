@@ -47,7 +47,7 @@ def worker_config(
     return WorkerConfig(
         pool="test/pool",
         model=ModelConfig("tiny", "dummy://tiny", dtype, ranks, context_tokens),
-        kv=KvConfig(block_tokens, memory_bytes, host_memory_bytes),
+        kv=KvConfig(block_tokens, memory_bytes, host_memory_bytes=host_memory_bytes),
         engine=EngineConfig(max_running, max_batch_tokens),
     )
 

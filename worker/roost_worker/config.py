@@ -40,10 +40,10 @@ class KvConfig:
     memory_bytes: int | None = None
     """Bytes for the KV blocks of all ranks. None: 85 % of what is free on the GPUs; on CPU a quarter of free memory,
     at most 4 GiB."""
-    host_memory_bytes: int = 0
-    """Bytes of host memory, for all ranks, for copies of blocks that leave the KV memory; 0 keeps none."""
     eviction_policy: str = DEFAULT_POLICY
     """Name of the policy that decides what is evicted first (in `roost_worker.engine.retention.POLICIES`)."""
+    host_memory_bytes: int = 0
+    """Bytes of host memory, for all ranks, for copies of blocks that leave the KV memory; 0 keeps none."""
 
     def __post_init__(self) -> None:
         if self.block_tokens not in BLOCK_TOKENS:
