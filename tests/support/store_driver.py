@@ -15,7 +15,7 @@ from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 from roost.store.grace import Grace
 from roost.store.interface import SessionStore
-from roost.store.keys import PoolKeys
+from roost.store.keys import PoolKeys, warm_field
 from roost.store.records import (
     Began,
     BeginRequest,
@@ -158,13 +158,15 @@ def publish(raw: Raw, published: WorkerLease, *, ms: int = LONG_MS, pool: str = 
     raw.zadd(keys.workers, {published.worker_id: redis_ms(raw) + ms})
 
 
-def publish_cached(raw: Raw, session_id: str, worker_id: str = "w1", tokens: int = 1) -> None:
-    """What a worker publishes of a session that it has cached; 0 tokens: that it has dropped it."""
+def publish_cached(raw: Raw, session_id: str, worker_id: str = "w1", tokens: int = 1, warm: int = 0) -> None:
+    """What a worker publishes of a session that it has cached, on its device and in host memory; 0 tokens: that it has
+    dropped it."""
     key = PoolKeys(session_id.rsplit("/", 1)[0]).residency(worker_id)
-    if tokens:
-        raw.hset(key, session_id, tokens)
-    else:
-        raw.hdel(key, session_id)
+    for field, count in ((session_id, tokens), (warm_field(session_id), warm)):
+        if count:
+            raw.hset(key, field, count)
+        else:
+            raw.hdel(key, field)
 
 
 def own(raw: Raw, session_id: str) -> None:

@@ -99,13 +99,23 @@ class PoolKeys:
         return f"{self.prefix}:w:{worker_id}:lease"
 
     def residency(self, worker_id: str) -> str:
-        """Hash: session name -> cached tokens, as the worker publishes it."""
+        """Hash, as the worker publishes it: session name -> tokens cached on its device; `warm_field` of the name ->
+        tokens cached behind those, in host memory."""
         return f"{self.prefix}:w:{worker_id}:resident"
 
     def drain(self, worker_id: str) -> str:
         """String: since when, in ms of Redis TIME, the worker has to drain. It is absent when the worker need not."""
         return f"{self.prefix}:w:{worker_id}:drain"
 
+
+def warm_field(session: str) -> str:
+    """Field of a session's tokens in host memory, in the hash of `PoolKeys.residency`. Readers that know no host memory
+    do not ask for it."""
+    return f"{session}{WARM_SUFFIX}"
+
+
+WARM_SUFFIX = ":warm"
+"""No session's name has a colon."""
 
 POOLS = "roost:pools"
 """Set: the names of all pools with a document. It carries no hash tag and is only used alone."""

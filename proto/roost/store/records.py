@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
@@ -217,7 +217,9 @@ class Began:
     fenced: LiveAttempt | None
     """Attempt of the same step that this one replaced; its output may be resumed at its worker."""
     cached_tokens: int = 0
-    """Tokens of the log that the owner has cached, as it publishes."""
+    """Tokens of the log that the owner has cached on its device, as it publishes."""
+    warm_tokens: int = 0
+    """Tokens behind those that it has in host memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +270,23 @@ class WorkerLook:
     view: "WorkerView | None"
     """None when it has no lease in force."""
     cached_tokens: int
-    """Tokens of the session that it publishes as cached."""
+    """Tokens of the session that it publishes as cached on its device."""
+    warm_tokens: int = 0
+    """Tokens behind those that it publishes as cached in host memory."""
+
+
+class Residency(NamedTuple):
+    """What a worker has of a session."""
+
+    worker_id: str
+    cached_tokens: int
+    """On its device."""
+    warm_tokens: int = 0
+    """Behind those, in host memory."""
+
+    def order(self) -> tuple[int, int]:
+        """Sort key: the more is cached, and of equals the more on the device."""
+        return self.cached_tokens + self.warm_tokens, self.cached_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ from roost.store.records import (
     NewSession,
     RenewItem,
     Reservation,
+    Residency,
     StoreHealth,
     Wake,
     WorkerLook,
@@ -199,6 +200,7 @@ class RedisStore:
             descriptor=descriptor,
             reserved=reply[2].decode(),
             cached_tokens=int(reply[3]),
+            warm_tokens=int(reply[4]),
             fenced=codec.decode_fenced(fields, now),
         )
 
@@ -297,9 +299,7 @@ class RedisStore:
     async def workers(self, pool: str) -> list[WorkerView]:
         return await self._workers.read(pool)
 
-    async def residency(
-        self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]
-    ) -> dict[str, tuple[str, int]]:
+    async def residency(self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]) -> dict[str, Residency]:
         return await read_residency(self._link, pool, list(worker_ids), list(session_ids))
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:

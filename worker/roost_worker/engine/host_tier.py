@@ -115,10 +115,12 @@ class HostTier:
         if self.slots.total:
             self._chains.put(session, keys)
 
-    def drop_session(self, session: str) -> None:
-        """Forget a session, and the copies of its blocks that no other session has."""
+    def drop_session(self, session: str) -> int:
+        """Forget a session, and the copies of its blocks that no other session has. Return the tokens it had cached."""
+        tokens = self._chains.blocks(session) * self._block_tokens
         for key in self._chains.put(session, ()):
             self.slots.remove(key)
+        return tokens
 
     def take_warm(
         self, parked: Sequence[tuple[str, int]], dropped: Sequence[tuple[str, int]]

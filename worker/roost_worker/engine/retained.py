@@ -127,11 +127,11 @@ class Retained:
         as dropped even if nothing was parked."""
         candidate = self._order.candidate(session) if self.parked.get(session) else None
         parked = self._pop_parked(session)
-        self.report_dropped(session, len(parked.ids) if parked else 0)
+        cached_tokens = self._host.drop_session(session)
         for block in parked.blocks if parked else ():
             if self._pool.unpark(block):
                 self.make_private(block)
-        self._host.drop_session(session)
+        self.report_dropped(session, max(len(parked.ids) if parked else 0, cached_tokens))
         if candidate:
             self._policy.evicted(Eviction(candidate, candidate.tokens, requested=True), now)
 

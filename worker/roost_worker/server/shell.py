@@ -14,6 +14,7 @@ from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import LEASE_TTL_SECONDS, WorkerLease
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
+from roost.store.keys import warm_field
 from roost_worker.config import WorkerConfig
 from roost_worker.engine.messages import (
     Cancel,
@@ -75,6 +76,7 @@ class Shell:
         self.grammars, self.prompts = grammars, Prompts(renderer)
         self.sessions, self.attempts = SessionTable(), AttemptTable()
         self.residency: dict[str, int] = {}
+        self.warm: dict[str, int] = {}
         self.held: set[str] = set()
         self.stats = EngineStats(blocks_free=engine.info.capacity_tokens // engine.info.block_tokens)
         self.draining = False
@@ -90,6 +92,11 @@ class Shell:
     def limit(self) -> int:
         """Most tokens of a context: log, prompt and output."""
         return min(self.engine.info.context_tokens, self.engine.info.capacity_tokens)
+
+    @property
+    def published_residency(self) -> dict[str, int]:
+        """Fields of `roost.store.keys.PoolKeys.residency`."""
+        return self.residency | {warm_field(session): tokens for session, tokens in self.warm.items()}
 
     def begin(self, session: str, ref: AttemptRef) -> Attempt:
         """Register a new attempt and fence the session's older one. Raise Refused: draining, fenced."""
@@ -121,7 +128,8 @@ class Shell:
         """Submit a rendered step to the engine. Raise Refused when the engine is gone."""
         attempt.log, attempt.turn, attempt.constrained = log, work.turn, work.grammar is not None
         attempt.unenforced, attempt.call_seed = work.unenforced, work.call_seed
-        attempt.expected_cached = min(self.residency.get(attempt.session, 0), len(log.ids))
+        cached = self.residency.get(attempt.session, 0) + self.warm.get(attempt.session, 0)
+        attempt.expected_cached = min(cached, len(log.ids))
         text = TextStream(self.renderer, work.stop, min_tokens=work.sampling.min_tokens)
         with of_request(DECODING):
             cut = attempt.begin(work.prompt_ids, text, work.replayed)
@@ -205,6 +213,11 @@ class Shell:
         # Drops come first: a step of the same session may have ended, and been parked, after a drop.
         for session, tokens in outputs.dropped:
             self._take_dropped(session, tokens)
+        for session, tokens in outputs.warm:
+            self._take_warm(session, tokens)
+        for session in (change[0] for change in (*outputs.dropped, *outputs.warm)):
+            if session not in self.residency and session not in self.warm:
+                self.sessions.drop(session)
         for output in outputs.outputs:
             self._take_output(output)
         self.residency.update(outputs.parked)
@@ -218,6 +231,7 @@ class Shell:
             eviction.set_exception(refusals.lost())
         self._evictions.clear()
         self.residency.clear()
+        self.warm.clear()
 
     def learn_text_size(self, text_bytes: int, tokens: int) -> None:
         """Update the running mean of bytes of text per token."""
@@ -242,6 +256,7 @@ class Shell:
             free_tokens=(stats.blocks_free + stats.blocks_cached) * info.block_tokens,
             prefill_rate=stats.prefill_rate,
             decode_rate=stats.decode_rate,
+            restore_rate=stats.restore_rate if info.host_slots else 0.0,
             bytes_per_token=round(self.bytes_per_token, 3),
             max_bytes_per_token=self.renderer.vocabulary.max_bytes_per_token,
             draining=self.draining,
@@ -296,10 +311,15 @@ class Shell:
     def _take_dropped(self, session: str, tokens: int) -> None:
         self.residency.pop(session, None)
         self.held.discard(session)
-        self.sessions.drop(session)
         eviction = self._evictions.pop(session, None)
         if eviction is not None and not eviction.done():
             eviction.set_result(tokens)
+
+    def _take_warm(self, session: str, tokens: int) -> None:
+        if tokens:
+            self.warm[session] = tokens
+        else:
+            self.warm.pop(session, None)
 
     def _forget(self, attempt: Attempt) -> None:
         attempt.disarm()
