@@ -35,7 +35,8 @@ class Sessions:
         self._count += 1
         sampling = SamplingParams(max_tokens=tokens)
         self.engine.handle(Submit(f"r{self._count}", array("I", ids), len(ids), sampling, b"tenant", session))
-        output, cached = [], 0
+        output: list[int] = []
+        cached = 0
         while outputs := self.engine.iterate():
             for answer in outputs.outputs:
                 output += answer.token_ids
