@@ -12,6 +12,8 @@ async def test_a_session_in_host_memory_is_published_and_keeps_its_log(world: Wo
     tokens = shell.residency[session]
     shell.take(Outputs(dropped=((session, tokens),), warm=((session, 16),)))
     assert shell.published_residency == {f"{session}:warm": 16}
+    (shown,) = (await world.state()).sessions
+    assert (shown.session_id, shown.cached_tokens, shown.warm_tokens) == (session, 0, 16)
     assert session in shell.sessions._logs
     shell.take(Outputs(warm=((session, 0),)))
     assert shell.published_residency == {}

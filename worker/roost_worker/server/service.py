@@ -118,8 +118,13 @@ def state_of(shell: Shell) -> pb.GetStateResponse:
         running=stats.running,
         waiting=stats.waiting,
         sessions=[
-            pb.ResidentSession(session_id=session, cached_tokens=tokens, held=session in shell.held)
-            for session, tokens in shell.residency.items()
+            pb.ResidentSession(
+                session_id=session,
+                cached_tokens=shell.residency.get(session, 0),
+                held=session in shell.held,
+                warm_tokens=shell.warm.get(session, 0),
+            )
+            for session in {**shell.residency, **shell.warm}
         ],
         draining=shell.draining,
         lookup_tokens=stats.lookup_tokens,
