@@ -16,7 +16,8 @@ from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check
 from roost.grpc_errors import abort
 from roost.store.forks import fork_session
-from roost.store.records import Descriptor, NewSession, Residency
+from roost.store.records import Descriptor, NewSession
+from roost.store.residency import Residency
 from roost.store.views import logged_step, session_info
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceServicer

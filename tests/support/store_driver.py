@@ -15,7 +15,7 @@ from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 from roost.store.grace import Grace
 from roost.store.interface import SessionStore
-from roost.store.keys import PoolKeys, warm_field
+from roost.store.keys import PoolKeys
 from roost.store.records import (
     Began,
     BeginRequest,
@@ -26,6 +26,7 @@ from roost.store.records import (
     Reservation,
 )
 from roost.store.redis_store import RedisStore
+from roost.store.residency import warm_field
 
 POOL = "team/agents"
 TENANT = "acme"

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.store.interface import SessionStore
-from roost.store.records import Residency, StoreAwayError, Wake
+from roost.store.records import StoreAwayError, Wake
+from roost.store.residency import Residency
 from roost_gateway.fleet.grace import WorkerGrace
 from roost_gateway.routing.choice import Choice, StepNeed, WorkerState
 from roost_gateway.routing.worker_index import WorkerIndex

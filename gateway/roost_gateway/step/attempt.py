@@ -12,7 +12,8 @@ from roost.contract.lease import LEASE_TTL_MS, LEASE_TTL_SECONDS
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.store.records import Began, Descriptor, Reservation, Residency
+from roost.store.records import Began, Descriptor, Reservation
+from roost.store.residency import Residency
 from roost_gateway.routing.choice import StepNeed, WorkerState
 from roost_gateway.step.call import StepCall
 from roost_gateway.step.output import Outbox, StepOutput

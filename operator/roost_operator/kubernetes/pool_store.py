@@ -12,9 +12,10 @@ from roost.contract.lease import WorkerLease
 from roost.contract.pool_document import PoolDocument
 from roost.store import health, leases
 from roost.store.grace import GRACE_SECONDS, Grace
-from roost.store.keys import POOLS, WARM_SUFFIX, PoolKeys
+from roost.store.keys import POOLS, PoolKeys
 from roost.store.link import RedisLink
 from roost.store.records import StoreAwayError, StoreHealth
+from roost.store.residency import WARM_SUFFIX
 from roost_operator.plan.observed import StoreState, Worker
 
 CONNECTIONS = 8

@@ -17,12 +17,12 @@ from roost.store.records import (
     NewSession,
     RenewItem,
     Reservation,
-    Residency,
     StoreHealth,
     Wake,
     WorkerLook,
     WorkerView,
 )
+from roost.store.residency import Residency
 
 
 class SessionStore(Protocol):

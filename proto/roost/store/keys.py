@@ -108,14 +108,5 @@ class PoolKeys:
         return f"{self.prefix}:w:{worker_id}:drain"
 
 
-def warm_field(session: str) -> str:
-    """Field of a session's tokens in host memory, in the hash of `PoolKeys.residency`. Readers that know no host memory
-    do not ask for it."""
-    return f"{session}{WARM_SUFFIX}"
-
-
-WARM_SUFFIX = ":warm"
-"""No session's name has a colon."""
-
 POOLS = "roost:pools"
 """Set: the names of all pools with a document. It carries no hash tag and is only used alone."""

@@ -3,10 +3,11 @@
 import logging
 
 from roost.contract.lease import WorkerLease
-from roost.store.keys import PoolKeys, warm_field
+from roost.store.keys import PoolKeys
 from roost.store.leases import FORGET_MS
 from roost.store.link import RedisLink
-from roost.store.records import Residency, WorkerLook, WorkerView
+from roost.store.records import WorkerLook, WorkerView
+from roost.store.residency import Residency, warm_field
 from roost.store.scripts import Call
 
 _UNKNOWN = "?"

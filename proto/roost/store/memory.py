@@ -14,7 +14,6 @@ from roost.contract.lease import WorkerLease
 from roost.contract.reasons import Reason
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
 from roost.store.fork_records import NewFork
-from roost.store.keys import warm_field
 from roost.store.memory_attempts import take_attempt
 from roost.store.memory_pool import Claim, MemoryPool
 from roost.store.memory_session import Log, MemorySession, branch_off, new_session
@@ -30,7 +29,6 @@ from roost.store.records import (
     NewSession,
     RenewItem,
     Reservation,
-    Residency,
     State,
     StoreHealth,
     Wake,
@@ -38,6 +36,7 @@ from roost.store.records import (
     WorkerView,
 )
 from roost.store.refusals import refused
+from roost.store.residency import Residency, warm_field
 from roost.store.rules import AGING_MS, ID_BYTES, check_commit, check_migration
 
 _WAKE_SECONDS = 0.5

@@ -6,9 +6,9 @@ The rules are those of `_ledger.lua` and `_waiters.lua`; a property test compare
 from dataclasses import dataclass, field
 
 from roost.contract.lease import WorkerLease
-from roost.store.keys import warm_field
 from roost.store.memory_session import Work
-from roost.store.records import Descriptor, Residency, WorkerView
+from roost.store.records import Descriptor, WorkerView
+from roost.store.residency import Residency, warm_field
 from roost.store.rules import RESIDENCY_DELAY_MS
 
 Rank = tuple[int, str]

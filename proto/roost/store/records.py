@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
@@ -273,20 +273,6 @@ class WorkerLook:
     """Tokens of the session that it publishes as cached on its device."""
     warm_tokens: int = 0
     """Tokens behind those that it publishes as cached in host memory."""
-
-
-class Residency(NamedTuple):
-    """What a worker has of a session."""
-
-    worker_id: str
-    cached_tokens: int
-    """On its device."""
-    warm_tokens: int = 0
-    """Behind those, in host memory."""
-
-    def order(self) -> tuple[int, int]:
-        """Sort key: the more is cached, and of equals the more on the device."""
-        return self.cached_tokens + self.warm_tokens, self.cached_tokens
 
 
 @dataclass(frozen=True, slots=True)

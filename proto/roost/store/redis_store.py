@@ -41,7 +41,6 @@ from roost.store.records import (
     NewSession,
     RenewItem,
     Reservation,
-    Residency,
     StoreHealth,
     Wake,
     WorkerLook,
@@ -49,6 +48,7 @@ from roost.store.records import (
 )
 from roost.store.redis_conversation_index import RedisConversationIndex
 from roost.store.refusals import refused
+from roost.store.residency import Residency
 from roost.store.rules import AGING_MS, ID_BYTES, RESIDENCY_DELAY_MS
 from roost.store.scripts import Arg, Call
 from roost.store.session_scripts import ANSWERS_LEARNED, SessionScripts, change_args

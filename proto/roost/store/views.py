@@ -8,7 +8,8 @@ from roost.contract.events import Committed, Migrated, Usage
 from roost.contract.heads import Head
 from roost.contract.pool_document import PoolDocument
 from roost.contract.sessions import Hold, LoggedStep, SessionInfo, SessionState, SessionTool, Tier
-from roost.store.records import Descriptor, LogEntry, Residency
+from roost.store.records import Descriptor, LogEntry
+from roost.store.residency import Residency
 from roost.store.values import (
     finish_reason_from_record,
     format_from_record,

@@ -14,7 +14,7 @@ from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import LEASE_TTL_SECONDS, WorkerLease
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
-from roost.store.keys import warm_field
+from roost.store.residency import warm_field
 from roost_worker.config import WorkerConfig
 from roost_worker.engine.messages import (
     Cancel,
