@@ -172,6 +172,15 @@ def test_a_block_is_kept_only_while_restoring_is_faster_than_computing() -> None
     assert len(tier.take_copies()) == 1
 
 
+def test_a_copy_is_not_restored_while_computing_is_faster() -> None:
+    tier, index = tier_with(slots=4, blocks=1)
+    leave(tier, index, 1)
+    assert tier.restores(KEYS[0])
+    assert not tier.restores(KEYS[1])
+    tier.note_rates(copied_blocks=1.0, prefilled_tokens=1000.0)
+    assert not tier.restores(KEYS[0])
+
+
 def test_some_blocks_are_kept_though_it_does_not_pay_so_that_it_is_measured_again() -> None:
     index = PrefixIndex()
     tier = HostTier(4, BLOCK, index)

@@ -165,3 +165,8 @@ def test_host_memory_that_holds_no_block_is_refused_with_the_fix(model_dir: Path
     ):
         build_runner(worker_config(host_memory_bytes=100), model_dir)
     assert build_runner(worker_config(), model_dir).info.host_slots == 0
+
+
+def test_more_host_memory_than_is_free_is_refused_with_the_fix(model_dir: Path) -> None:
+    with pytest.raises(ModelConfigError, match=r"kvCache.hostMemory: \d+ bytes for each rank are more .* lower it, or"):
+        build_runner(worker_config(host_memory_bytes=1 << 60), model_dir)

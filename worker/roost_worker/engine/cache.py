@@ -100,11 +100,11 @@ class SequenceCache:
     def plan_restores(self, sequence: Sequence) -> bool:
         """Plan to copy the next blocks of `sequence`, which was admitted, from host memory.
 
-        Return whether its next block is there: then nothing of it can be computed before `take_restored`.
+        Return whether its next block comes from there: then nothing of it is computed before `take_restored`.
         """
         first, within_block = divmod(sequence.computed, self.block_tokens)
         last = self._last_full(sequence)
-        if within_block or first >= last or sequence.keys[first] not in self.host.slots:
+        if within_block or first >= last or not self.host.restores(sequence.keys[first]):
             return False
         sequence.restoring = self.host.plan_restores(sequence.keys[first:last], sequence.blocks[first:last])
         return True

@@ -76,6 +76,10 @@ class HostTier:
         """Note that the block under `key` is not on the device any more."""
         self._cut_if_gone(key)
 
+    def restores(self, key: bytes) -> bool:
+        """Return whether the block under `key` is to be restored rather than computed."""
+        return self._pays and key in self.slots
+
     def plan_restores(self, keys: Sequence[bytes], blocks: Sequence[int]) -> int:
         """Plan to copy the first of `keys` that are in host memory into `blocks`, as many as this batch may restore.
 
