@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from paged_fake_runner import PagedFakeRunner, reference
 from roost_worker.config import EngineConfig
 from roost_worker.engine.engine import Engine
-from roost_worker.engine.messages import EngineMessage, Outputs, RequestOutput, SamplingParams, StopReason, Submit
+from roost_worker.engine.messages import (
+    EngineMessage,
+    Evicted,
+    Outputs,
+    RequestOutput,
+    SamplingParams,
+    StopReason,
+    Submit,
+)
 from roost_worker.engine.retention import RetentionPolicy
 
 
@@ -74,6 +82,7 @@ class EngineDriver:
         self.resident: dict[str, int] = {}
         self.warm: dict[str, int] = {}
         self.dropped: list[tuple[str, int]] = []
+        self.evicted: list[Evicted] = []
 
     def submit(
         self,
@@ -133,6 +142,7 @@ class EngineDriver:
             self.dropped.append((session, tokens))
         self.resident.update(outputs.parked)
         self.warm.update(outputs.warm)
+        self.evicted += outputs.evicted
         stats = outputs.stats
         assert stats.blocks_free + stats.blocks_cached + stats.blocks_in_use == self.runner.info.num_blocks - 1
 

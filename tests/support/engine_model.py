@@ -27,6 +27,10 @@ class Work:
     sampling: dict[str, Any]
 
 
+def _tenant_of(session: str) -> bytes:
+    return TENANTS[SESSIONS.index(session) % 2]
+
+
 class EngineModel:
     """An engine and the sessions' logs beside it; every operation ends with the checks of the driver."""
 
@@ -61,7 +65,7 @@ class EngineModel:
             context,
             output=self.driver.expected(earlier.request)[: work.replayed],
             session=work.session,
-            tenant=TENANTS[(SESSIONS.index(work.session) if work.session else self._count) % 2],
+            tenant=_tenant_of(work.session) if work.session else TENANTS[self._count % 2],
             priority=work.priority,
             grammar=work.grammar,
             **work.sampling,
@@ -116,6 +120,10 @@ class EngineModel:
         for session in SESSIONS if host.slots.total else ():
             cached = host._chains.blocks(session) * self.driver.runner.info.block_tokens
             assert self.driver.warm.get(session, 0) == max(0, cached - self.driver.resident.get(session, 0))
+        for evicted in self.driver.evicted:
+            assert evicted.tokens > 0
+            if evicted.for_session:
+                assert _tenant_of(evicted.for_session) == _tenant_of(evicted.session)
 
     def _judge_all(self) -> None:
         for name, answer in self.driver.answers.items():

@@ -9,14 +9,14 @@ async def test_a_session_in_host_memory_is_published_and_keeps_its_log(world: Wo
     ledger = Ledger()
     await world.step(ledger)
     shell, session = world.server.shell, ledger.session_id
-    tokens = shell.residency[session]
+    tokens = shell.residency.on_device[session]
     shell.take(Outputs(dropped=((session, tokens),), warm=((session, 16),)))
-    assert shell.published_residency == {f"{session}:warm": 16}
+    assert shell.residency.published() == {f"{session}:warm": 16}
     (shown,) = (await world.state()).sessions
     assert (shown.session_id, shown.cached_tokens, shown.warm_tokens) == (session, 0, 16)
     assert session in shell.sessions._logs
     shell.take(Outputs(warm=((session, 0),)))
-    assert shell.published_residency == {}
+    assert shell.residency.published() == {}
     assert session not in shell.sessions._logs
 
 

@@ -301,8 +301,9 @@ class Engine:
 
     def _take_outputs(self) -> Outputs:
         changes = self._cache.retained.take_changes()
+        evicted = self._cache.retained.take_evicted()
         outputs, self._outputs = tuple(self._outputs), []
-        return Outputs(outputs, changes.parked, changes.dropped, self.stats, changes.warm)
+        return Outputs(outputs, changes.parked, changes.dropped, evicted, self.stats, changes.warm)
 
 
 def _compile_error(future: Future[str]) -> str:

@@ -14,7 +14,6 @@ from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import LEASE_TTL_SECONDS, WorkerLease
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
-from roost.store.residency import warm_field
 from roost_worker.config import WorkerConfig
 from roost_worker.engine.messages import (
     Cancel,
@@ -35,9 +34,11 @@ from roost_worker.render.renderer import Renderer
 from roost_worker.seam.client import EngineClient, EngineDeadError
 from roost_worker.server import refusals
 from roost_worker.server.attempts import Attempt, AttemptTable, Ending
+from roost_worker.server.evictions import EvictionMemory
 from roost_worker.server.output import OutputCursor
 from roost_worker.server.prompts import Prompts
 from roost_worker.server.requests import Work
+from roost_worker.server.residency import SessionResidency
 from roost_worker.server.session_log import SessionLog
 from roost_worker.server.sessions import SessionTable
 from roost_worker.server.stages import DECODING, of_request
@@ -75,8 +76,8 @@ class Shell:
         self.config, self.identity, self.engine, self.renderer = config, identity, engine, renderer
         self.grammars, self.prompts = grammars, Prompts(renderer)
         self.sessions, self.attempts = SessionTable(), AttemptTable()
-        self.residency: dict[str, int] = {}
-        self.warm: dict[str, int] = {}
+        self.residency = SessionResidency()
+        self.evictions = EvictionMemory(config.kv.eviction_policy)
         self.held: set[str] = set()
         self.stats = EngineStats(blocks_free=engine.info.capacity_tokens // engine.info.block_tokens)
         self.draining = False
@@ -92,11 +93,6 @@ class Shell:
     def limit(self) -> int:
         """Most tokens of a context: log, prompt and output."""
         return min(self.engine.info.context_tokens, self.engine.info.capacity_tokens)
-
-    @property
-    def published_residency(self) -> dict[str, int]:
-        """Fields of `roost.store.keys.PoolKeys.residency`."""
-        return self.residency | {warm_field(session): tokens for session, tokens in self.warm.items()}
 
     def begin(self, session: str, ref: AttemptRef) -> Attempt:
         """Register a new attempt and fence the session's older one. Raise Refused: draining, fenced."""
@@ -128,8 +124,8 @@ class Shell:
         """Submit a rendered step to the engine. Raise Refused when the engine is gone."""
         attempt.log, attempt.turn, attempt.constrained = log, work.turn, work.grammar is not None
         attempt.unenforced, attempt.call_seed = work.unenforced, work.call_seed
-        cached = self.residency.get(attempt.session, 0) + self.warm.get(attempt.session, 0)
-        attempt.expected_cached = min(cached, len(log.ids))
+        attempt.expected_cached = min(self.residency.tokens(attempt.session), len(log.ids))
+        attempt.eviction = self.evictions.recall(attempt.session, time.monotonic())
         text = TextStream(self.renderer, work.stop, min_tokens=work.sampling.min_tokens)
         with of_request(DECODING):
             cut = attempt.begin(work.prompt_ids, text, work.replayed)
@@ -185,8 +181,9 @@ class Shell:
             LOG.warning("session %s was committed with a head that is not this worker's", attempt.session)
         self._forget(attempt)
 
-    async def evict(self, session: str, epoch: int) -> int:
-        """Drop a session's cache and fence its attempt; return the tokens dropped, 0 for an old epoch.
+    async def evict(self, session: str, epoch: int, *, erased: bool = False) -> int:
+        """Drop a session's cache and fence its attempt; return the tokens dropped, 0 for an old epoch. Nothing is
+        remembered of the KV of a session that is erased.
 
         Raise Refused when the engine is gone.
         """
@@ -199,28 +196,32 @@ class Shell:
         dropped = self._evictions.setdefault(session, asyncio.get_running_loop().create_future())
         self._send(Evict(session))
         async with asyncio.timeout(EVICT_SECONDS):
-            return await asyncio.shield(dropped)
+            tokens = await asyncio.shield(dropped)
+        if erased:
+            self.evictions.forget(session)
+        else:
+            self.evictions.requested(session, tokens, time.monotonic())
+        return tokens
 
     def hold(self, session: str, tool: str, expect_seconds: float) -> None:
         """Tell the retention policy that the session pauses. Raise Refused when the engine is gone."""
-        if session in self.residency:
+        if session in self.residency.on_device:
             self.held.add(session)
         self._send(Hold(session, expect_seconds, tool))
 
     def take(self, outputs: Outputs) -> None:
         """Take the outputs of one iteration."""
         self.stats = outputs.stats
+        for evicted in outputs.evicted:
+            self.evictions.made_room(evicted, time.monotonic())
         # Drops come first: a step of the same session may have ended, and been parked, after a drop.
         for session, tokens in outputs.dropped:
             self._take_dropped(session, tokens)
-        for session, tokens in outputs.warm:
-            self._take_warm(session, tokens)
-        for session in (change[0] for change in (*outputs.dropped, *outputs.warm)):
-            if session not in self.residency and session not in self.warm:
-                self.sessions.drop(session)
+        for session in self.residency.take_losses(outputs):
+            self.sessions.drop(session)
         for output in outputs.outputs:
             self._take_output(output)
-        self.residency.update(outputs.parked)
+        self.residency.take_parked(outputs)
 
     def lose(self) -> None:
         """End every attempt, on every stream, because the engine is gone."""
@@ -231,7 +232,6 @@ class Shell:
             eviction.set_exception(refusals.lost())
         self._evictions.clear()
         self.residency.clear()
-        self.warm.clear()
 
     def learn_text_size(self, text_bytes: int, tokens: int) -> None:
         """Update the running mean of bytes of text per token."""
@@ -280,6 +280,9 @@ class Shell:
         if output.cached_tokens is not None:
             attempt.cached_tokens = output.cached_tokens
             attempt.queue_seconds = output.queue_seconds or 0.0
+            if output.stop is not StopReason.FAILED:  # it has run, so that the session's KV is rebuilt
+                attempt.eviction = self.evictions.recall(attempt.session, time.monotonic())
+                self.evictions.forget(attempt.session)
         if output.token_ids:
             self._take_tokens(attempt, output)
         if output.stop is not None:
@@ -309,17 +312,10 @@ class Shell:
             self.sessions.finish(attempt.session, attempt.log, step_ids)
 
     def _take_dropped(self, session: str, tokens: int) -> None:
-        self.residency.pop(session, None)
         self.held.discard(session)
         eviction = self._evictions.pop(session, None)
         if eviction is not None and not eviction.done():
             eviction.set_result(tokens)
-
-    def _take_warm(self, session: str, tokens: int) -> None:
-        if tokens:
-            self.warm[session] = tokens
-        else:
-            self.warm.pop(session, None)
 
     def _forget(self, attempt: Attempt) -> None:
         attempt.disarm()

@@ -130,9 +130,14 @@ _GAUGES: tuple[tuple[str, str, str, _Values], ...] = (
     ("queue", "{request}", "Attempts that wait for blocks", lambda s: [Observation(s.stats.waiting)]),
     ("running", "{request}", "Attempts that have blocks", lambda s: [Observation(s.stats.running)]),
     ("kv.blocks", "{block}", "KV blocks by state", _block_states),
-    ("cached", "{token}", "Tokens of parked sequences", lambda s: [Observation(sum(s.residency.values()))]),
-    ("sessions", "{session}", "Sessions with a parked sequence", lambda s: [Observation(len(s.residency))]),
-    ("warm", "{token}", "Tokens of sessions in host memory", lambda s: [Observation(sum(s.warm.values()))]),
+    ("cached", "{token}", "Tokens of parked sequences", lambda s: [Observation(sum(s.residency.on_device.values()))]),
+    ("sessions", "{session}", "Sessions with a parked sequence", lambda s: [Observation(len(s.residency.on_device))]),
+    (
+        "warm",
+        "{token}",
+        "Tokens of sessions in host memory",
+        lambda s: [Observation(sum(s.residency.in_host_memory.values()))],
+    ),
     ("host_memory", "By", "Bytes of host memory that hold copies of KV", _host_bytes),
     ("attempts", "{attempt}", "Attempts, orphans included", lambda s: [Observation(len(s.attempts))]),
 )
