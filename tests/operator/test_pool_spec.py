@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from roost_operator.api.loader import PoolFileError, load_pool, parse_pool
 from roost_operator.api.pool_document import pool_document
 from roost_operator.api.problems import nearest, valid_keys
-from roost_operator.api.quantity import memory_bytes, optional_memory_bytes
 from roost_operator.api.spec import AgentPool, OnPoolDeletion
 from roost_operator.api.worker_config import worker_config
 from roost_worker.config import BLOCK_TOKENS, DTYPES, KvConfig
@@ -331,33 +330,3 @@ def test_one_wrong_letter_still_finds_the_key(key: str, data: st.DataObject) -> 
     place = data.draw(st.integers(0, len(key) - 1))
     letter = data.draw(st.sampled_from("qxz_"))
     assert nearest(key[:place] + letter + key[place + 1 :], valid_keys(AgentPool, ("spec", "roles", 0))) == key
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("auto", None),
-        ("1", 1),
-        ("1k", 1000),
-        ("1Ki", 1024),
-        ("256Mi", 2**28),
-        ("2G", 2 * 10**9),
-        ("0.5Ki", 512),
-        ("0.7Gi", 751_619_277),
-        ("1.3Gi", 1_395_864_372),
-        ("0.1", 1),
-    ],
-)
-def test_quantities(text: str, expected: int | None) -> None:
-    assert memory_bytes(text) == expected
-
-
-@pytest.mark.parametrize(("text", "expected"), [("0", 0), ("0Gi", 0), ("256Mi", 2**28), ("0.1", 1)])
-def test_quantities_that_may_be_0(text: str, expected: int) -> None:
-    assert optional_memory_bytes(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "Mi", "-1Mi", "0", "0Mi", "0.0Gi", "1 Mi", "nan", "inf", "1m"])
-def test_odd_quantities_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="512Mi, 4Gi or auto"):
-        memory_bytes(text)

@@ -111,6 +111,10 @@ def _block_states(shell: Shell) -> Iterable[Observation]:
         yield Observation(count, {"state": state})
 
 
+def _warm_tokens(shell: Shell) -> Iterable[Observation]:
+    yield Observation(sum(shell.residency.in_host_memory.values()))
+
+
 def _host_bytes(shell: Shell) -> Iterable[Observation]:
     yield Observation(shell.stats.host_blocks * shell.engine.info.bytes_per_block)
 
