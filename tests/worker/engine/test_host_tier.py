@@ -115,6 +115,7 @@ def test_what_is_cached_of_a_session_counts_until_the_first_block_that_is_nowher
     leave(tier, index, 3)
     assert tier.take_warm([("s", 8)], []) == (("s", 8),)
     leave(tier, index, 2)  # there are two slots: the last block's copy leaves
+    assert tier.counters.displaced_blocks == 1
     assert tier.take_warm([("s", 4)], []) == ()
     leave(tier, index, 1)
     assert tier.take_warm([], [("s", 4)]) == ()
@@ -188,7 +189,7 @@ def test_some_blocks_are_kept_though_it_does_not_pay_so_that_it_is_measured_agai
     for number in range(2 * TRIAL_INTERVAL):
         index.add(number.to_bytes(2), number + 1)
         leave(tier, index, number + 1)
-    assert tier.counters.offloaded_blocks == 2
+    assert (tier.counters.offloaded_blocks, tier.counters.discarded_blocks) == (2, 2 * TRIAL_INTERVAL - 2)
 
 
 @pytest.mark.parametrize(("rate", "most"), [(0.0, FIRST_RESTORES), (1.0, 1), (10 / COPY_SECONDS, 10)])

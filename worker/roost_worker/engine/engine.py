@@ -101,6 +101,7 @@ class Engine:
             decode_rate=meter.decode.value,
             host_blocks=len(host.slots),
             offloaded_blocks=host.counters.offloaded_blocks,
+            displaced_blocks=host.counters.displaced_blocks,
             restored_blocks=host.counters.restored_blocks,
             discarded_blocks=host.counters.discarded_blocks,
             corrupted_blocks=host.counters.corrupted_blocks,

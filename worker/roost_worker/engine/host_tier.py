@@ -28,6 +28,7 @@ class HostCounters:
 
     offloaded_blocks: int = 0
     discarded_blocks: int = 0
+    displaced_blocks: int = 0
     restored_blocks: int = 0
     corrupted_blocks: int = 0
 
@@ -44,6 +45,7 @@ class HostTier:
         self._restores = 0
         self._restores_per_batch = FIRST_RESTORES
         self._pays = True
+        self._does_not_pay = 0
         self._on_device: dict[str, int] = {}
         self._reported: dict[str, int] = {}
 
@@ -62,14 +64,14 @@ class HostTier:
             return
         if not self.slots.total:
             return
-        if not self._pays:
+        if not self._pays and not self._is_trial():
             self.counters.discarded_blocks += 1
-            if self.counters.discarded_blocks % TRIAL_INTERVAL:
-                return
+            return
         slot, left = self.slots.put(key)
         self._copies.append(HostCopy(block, slot))
         self.counters.offloaded_blocks += 1
         if left is not None:
+            self.counters.displaced_blocks += 1
             self._cut_if_gone(left)
 
     def left_device(self, key: bytes) -> None:
@@ -146,6 +148,10 @@ class HostTier:
         assert not self._copies, "a copy was planned for no batch"
         self.slots.check_integrity()
         self._chains.check_integrity(lambda key: key in self.slots or self._index.get(key) is not None)
+
+    def _is_trial(self) -> bool:
+        self._does_not_pay += 1
+        return self._does_not_pay % TRIAL_INTERVAL == 0
 
     def _warm_change(self, session: str) -> tuple[str, int] | None:
         tokens = max(0, self._chains.blocks(session) * self._block_tokens - self._on_device.get(session, 0))

@@ -145,6 +145,8 @@ class EngineStats:
     host_blocks: int = 0
     """Blocks that host memory has a copy of."""
     offloaded_blocks: int = 0
+    displaced_blocks: int = 0
+    """Copies that left host memory for others."""
     restored_blocks: int = 0
     discarded_blocks: int = 0
     """Blocks that left the device without a copy, since a copy would have taken longer than computing them again."""

@@ -123,6 +123,7 @@ def _copied(shell: Shell) -> Iterable[Observation]:
     stats = shell.stats
     for outcome, count in (
         ("offloaded", stats.offloaded_blocks),
+        ("displaced", stats.displaced_blocks),
         ("restored", stats.restored_blocks),
         ("discarded", stats.discarded_blocks),
         ("corrupted", stats.corrupted_blocks),
@@ -150,6 +151,6 @@ _COUNTERS: tuple[tuple[str, str, str, _Values], ...] = (
     ("tokens.prefilled", "{token}", "Prefilled tokens", lambda s: [Observation(s.stats.prefilled_tokens)]),
     ("tokens.looked_up", "{token}", "Context tokens looked up", lambda s: [Observation(s.stats.lookup_tokens)]),
     ("tokens.hit", "{token}", "Context tokens found in the cache", lambda s: [Observation(s.stats.hit_tokens)]),
-    ("host_memory.blocks", "{block}", "KV blocks that left the device, or came back, by what became of them", _copied),
+    ("host_memory.blocks", "{block}", "KV blocks and what became of them", _copied),
     ("preemptions", "{preemption}", "Requests that lost their blocks", lambda s: [Observation(s.stats.preemptions)]),
 )
