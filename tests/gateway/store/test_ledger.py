@@ -218,12 +218,18 @@ async def test_residency_counts_what_is_in_host_memory_beside_what_is_on_the_dev
 
 async def test_begin_and_a_look_say_what_the_owner_has_in_host_memory(store, raw):
     publish(raw, lease("w1"))
-    session_id = (await begun(store)).descriptor.session_id
+    first = await begun(store)
+    session_id = first.descriptor.session_id
+    await store.abort(session_id, first.ref)
     own(raw, session_id)
-    publish_cached(raw, session_id, tokens=0, warm=9)
-    raw.hset(KEYS.session(session_id), "updated", 0)
-    look = await store.look(POOL, "w1", session_id)
-    assert (look.cached_tokens, look.warm_tokens) == (0, 9)
+    for tokens, warm, reserved in ((0, 9, ""), (3, 9, "w1")):
+        publish_cached(raw, session_id, tokens=tokens, warm=warm)
+        raw.hset(KEYS.session(session_id), "updated", 0)
+        look = await store.look(POOL, "w1", session_id)
+        assert (look.cached_tokens, look.warm_tokens) == (tokens, warm)
+        began = await store.begin(begin_request(session_id))
+        assert (began.cached_tokens, began.warm_tokens, began.reserved) == (tokens, warm, reserved)
+        await store.abort(session_id, began.ref)
 
 
 async def test_a_look_at_a_worker_says_what_it_holds_and_has_cached(store, raw):
