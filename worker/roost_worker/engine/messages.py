@@ -76,7 +76,8 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Drops a session's parked sequence and those of its blocks that no other sequence shares."""
+    """Drops a session's parked sequence, those of its blocks that no other sequence shares, and its copies in host
+    memory that no other session has."""
 
     session: str
 
@@ -166,7 +167,7 @@ class Outputs:
     dropped: tuple[tuple[str, int], ...] = ()
     """Sessions that lost their parked sequence: (session, tokens dropped). Applied before `parked`.
 
-    Each Evict is answered by an entry, with 0 tokens when nothing was parked.
+    Each Evict is answered by an entry, which counts tokens in host memory, too; with 0 tokens when nothing was cached.
     """
     evicted: tuple[Evicted, ...] = ()
     """What parked sequences lost to others, whether all of it or their ends; in order. Applied with `dropped`."""
