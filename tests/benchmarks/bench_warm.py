@@ -34,7 +34,7 @@ from roost_worker.model.runner import TorchRunner, build_runner
 
 SHAPES = DummySpec(layers=30, hidden=576, intermediate=1536, heads=9, kv_heads=3, head_dim=64, tied=True)
 STEP_TOKENS, BLOCK_TOKENS = 32, 32
-HOST_BYTES = 2 << 30
+HOST_BYTES = 256 << 20
 WAYS = ("hot", "warm", "cold")
 COPIES = 64
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from roost_worker.engine.plan import HostCopy
 from roost_worker.model.config import ModelConfigError
-from roost_worker.model.kv_cache import PagedKvCache, lazy_zeros
+from roost_worker.model.kv_cache import PagedKvCache
 
 
 class Copied(NamedTuple):
@@ -35,13 +35,14 @@ class HostKv:
     def __init__(self, slots: int, cache: PagedKvCache) -> None:
         self._cache = cache.tensor
         device = self._cache.device
-        self.tensor = _host_memory((slots, *self._cache.shape[1:]), self._cache.dtype, pinned=device.type == "cuda")
+        pinned = slots > 0 and device.type == "cuda"
+        self.tensor = _host_memory((slots, *self._cache.shape[1:]), self._cache.dtype, pinned=pinned)
         """[slots, layers, 2, block_tokens, kv_heads, head_dim]"""
         self._sums = torch.zeros(slots, dtype=torch.int64, device=device)
         words = self._cache[0].numel() * self._cache.element_size() // 8
         self._weights = torch.arange(words if slots else 0, dtype=torch.int64, device=device) * 2 + 1
         self._stream: torch.cuda.Stream | None = None
-        if slots and device.type == "cuda":
+        if pinned:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch has no type for it
         self._intact: list[Tensor] = []
         self._seconds = 0.0
@@ -113,10 +114,9 @@ def _timed_event() -> torch.cuda.Event:
 
 
 def _host_memory(dimensions: tuple[int, ...], dtype: torch.dtype, *, pinned: bool) -> Tensor:
-    if 0 in dimensions:
-        return torch.empty(dimensions, dtype=dtype)
     try:
-        return torch.empty(dimensions, dtype=dtype, pin_memory=True) if pinned else lazy_zeros(dimensions, dtype)
+        # Written now, all of it: a copy into pages that the kernel has yet to give takes many times as long.
+        return torch.zeros(dimensions, dtype=dtype, pin_memory=pinned)
     except (RuntimeError, MemoryError) as error:
         raise ModelConfigError(
             f"kvCache.hostMemory: a rank does not get its part ({error}); lower it, or give the worker more memory"

@@ -60,11 +60,7 @@ class PagedKvCache:
 def _zeros(dimensions: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     if device.type != "cpu":
         return torch.zeros(dimensions, dtype=dtype, device=device)
-    return lazy_zeros(dimensions, dtype)
-
-
-def lazy_zeros(dimensions: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return zeros in host memory, of which the kernel gives a page when it is touched; torch would write all now."""
+    # numpy gets zeroed pages from the kernel as they are touched; torch would write all of them now.
     size = int(np.prod(dimensions)) * dtype.itemsize
     return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(dtype).view(dimensions)
 
