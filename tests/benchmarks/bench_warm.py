@@ -94,7 +94,7 @@ def copy_figures(runner: TorchRunner) -> dict[str, float]:
     """Gigabytes per second of a block's way out and back, checksums included, and of checksums alone."""
     block_bytes = runner.info.bytes_per_block
     block = runner._cache.tensor[1]
-    data = block.view(torch.uint8).numpy()
+    data = block.cpu().view(torch.uint8).numpy()
 
     def rate(work: Callable[[], Any]) -> float:
         work()
