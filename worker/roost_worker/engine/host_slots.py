@@ -28,14 +28,14 @@ class HostSlots:
         return next((count for count, key in enumerate(keys) if key not in self._slots), len(keys))
 
     def put(self, key: bytes) -> tuple[int, bytes | None]:
-        """Return a slot for a block that has none, and the key of the copy that leaves for it, or None."""
+        """Return a slot for a block that has none, and the key of the copy that it displaces, or None."""
         assert key not in self._slots, "a block has two slots"
-        left = None
+        displaced = None
         if not self._free:
-            left, slot = self._slots.popitem(last=False)
+            displaced, slot = self._slots.popitem(last=False)
             self._free.append(slot)
         slot = self._slots[key] = self._free.pop()
-        return slot, left
+        return slot, displaced
 
     def touch(self, keys: Sequence[bytes]) -> None:
         """Mark the copies of a context's blocks as used now. A later block leaves before an earlier one."""

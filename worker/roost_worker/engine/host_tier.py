@@ -67,12 +67,12 @@ class HostTier:
         if not self._pays and not self._is_trial():
             self.counters.discarded_blocks += 1
             return
-        slot, left = self.slots.put(key)
+        slot, displaced = self.slots.put(key)
         self._copies.append(HostCopy(block, slot))
         self.counters.offloaded_blocks += 1
-        if left is not None:
+        if displaced is not None:
             self.counters.displaced_blocks += 1
-            self._cut_if_gone(left)
+            self._cut_if_gone(displaced)
 
     def left_device(self, key: bytes) -> None:
         """Note that the block under `key` is not on the device any more."""
