@@ -14,10 +14,10 @@ from roost.contract.heads import AttemptRef, Head
 from roost.contract.sessions import ForkPoint
 from roost.store.budgets import Account, Spending
 from roost.store.generations import Fold, FormerLog
+from roost.store.holds import HoldRecord
 from roost.store.records import (
     FIRST_GENERATION,
     Descriptor,
-    HoldRecord,
     LiveAttempt,
     LogEntry,
     NewSession,

@@ -16,6 +16,7 @@ from roost.store.budgets import ExtendRequest
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
 from roost.store.detached import DetachedSteps
 from roost.store.fork_records import NewFork
+from roost.store.holds import HoldRecord
 from roost.store.kept_conversations import KeptConversationStore, MemoryKeptConversations
 from roost.store.memory_attempts import take_attempt
 from roost.store.memory_detached import MemoryDetachedSteps
@@ -27,7 +28,6 @@ from roost.store.records import (
     BeginRequest,
     CommitRequest,
     Descriptor,
-    HoldRecord,
     LogEntry,
     MigrateRequest,
     NewSession,
@@ -39,6 +39,7 @@ from roost.store.records import (
     WorkerView,
 )
 from roost.store.refusals import refused
+from roost.store.residency import Residency
 from roost.store.rules import AGING_MS, ID_BYTES, check_commit, check_migration
 from roost.store.store_health import StoreHealth
 
@@ -75,9 +76,9 @@ class MemoryStore:
         """As a worker renews its lease."""
         self.pool(pool).leases[lease.worker_id] = (lease, self.clock() + ttl_ms)
 
-    def publish_cached(self, session_id: str, worker_id: str, tokens: int) -> None:
-        """As a worker says what it has cached of a session; 0 tokens: nothing."""
-        self.pool(names.pool_of(session_id) or "").publish_cached(session_id, worker_id, tokens)
+    def publish_cached(self, session_id: str, worker_id: str, tokens: int, warm: int = 0) -> None:
+        """As a worker says what it has cached of a session, on its device and in host memory; 0 tokens: nothing."""
+        self.pool(names.pool_of(session_id) or "").publish_cached(session_id, worker_id, tokens, warm)
 
     @property
     def grace_seconds(self) -> float:
@@ -136,7 +137,7 @@ class MemoryStore:
             raise session.refusal(Reason.STEP_ID_REUSED)
         if committed is not None:
             return session.already(committed, now)
-        migrates, cached = session.migrates_to(request.migrates_to), 0
+        migrates, cached = session.migrates_to(request.migrates_to), Residency(record.owner, 0)
         accounts = pool.accounts
         warnings = accounts.warnings(session, request.rules, now)
         if not migrates and pool.is_alive(record.owner, now):
@@ -152,7 +153,7 @@ class MemoryStore:
             if not former:
                 accounts.check_repetition(session, request.rules, opens_turn=request.opens_turn)
             is_grace = former.is_grace if former else accounts.is_grace(session, request.rules, now)
-            owner = record.owner if cached else ""
+            owner = record.owner if cached.cached_tokens else ""
             work = take_attempt(pool, session, request, former, owner, now, is_grace=is_grace)
             accounts.start_clocks(session, request.rules, now)
         return Began(
@@ -160,7 +161,8 @@ class MemoryStore:
             seed=work.seed,
             descriptor=session.describe(now),
             reserved=work.worker if (work.worker, work.ref.nonce) in pool.claims else "",
-            cached_tokens=cached,
+            cached_tokens=cached.cached_tokens,
+            warm_tokens=cached.warm_tokens,
             fenced=work.fenced.describe(now) if work.fenced else None,
             budgets=warnings,
         )
@@ -310,15 +312,13 @@ class MemoryStore:
         views = [self.pool(pool).view(worker_id, self.clock()) for worker_id in self.pool(pool).leases]
         return [view for view in views if view is not None]
 
-    async def residency(
-        self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]
-    ) -> dict[str, tuple[str, int]]:
+    async def residency(self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]) -> dict[str, Residency]:
         return self.pool(pool).residency_of(worker_ids, session_ids)
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
         now, session = self.clock(), self._living(session_id)
-        cached = self.pool(pool).cached_at(worker_id, session.record, now) if session else 0
-        return WorkerLook(self.pool(pool).view(worker_id, now), cached)
+        cached = self.pool(pool).cached_at(worker_id, session.record, now) if session else Residency(worker_id, 0)
+        return WorkerLook(self.pool(pool).view(worker_id, now), cached.cached_tokens, cached.warm_tokens)
 
     async def wakes(self, pool: str) -> AsyncIterator[Wake]:
         while True:

@@ -11,6 +11,7 @@ from roost.contract.repetition import Repetition
 from roost.contract.sessions import ForkPoint
 from roost.store.budgets import NO_BUDGETS, Account, BudgetRules, Spending, spending
 from roost.store.generations import Fold, FormerLog
+from roost.store.holds import HoldRecord
 
 FIRST_GENERATION = 1
 
@@ -31,13 +32,6 @@ class LiveAttempt:
 class State(StrEnum):
     ACTIVE = "active"
     CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True)
-class HoldRecord:
-    tool: str
-    expect_seconds: float
-    begin_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +223,9 @@ class Began:
     fenced: LiveAttempt | None
     """Attempt of the same step that this one replaced; its output may be resumed at its worker."""
     cached_tokens: int = 0
+    """Tokens of the log that the owner has cached on its device, as it publishes."""
+    warm_tokens: int = 0
+    """Tokens behind those that it has in host memory."""
     """Tokens of the log that the owner has cached, as it publishes."""
     budgets: tuple[BudgetStatus, ...] = ()
     """Those to warn of."""
@@ -282,7 +279,9 @@ class WorkerLook:
     view: "WorkerView | None"
     """None when it has no lease in force."""
     cached_tokens: int
-    """Tokens of the session that it publishes as cached."""
+    """Tokens of the session that it publishes as cached on its device."""
+    warm_tokens: int = 0
+    """Tokens behind those that it publishes as cached in host memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ from roost.store.redis_detached import RedisDetachedSteps
 from roost.store.redis_kept_conversations import RedisKeptConversations
 from roost.store.refusals import refused
 from roost.store.repetition import repetition_from_text
+from roost.store.residency import Residency
 from roost.store.rules import AGING_MS, ID_BYTES, RESIDENCY_DELAY_MS
 from roost.store.scripts import Arg, Call
 from roost.store.session_scripts import ANSWERS_LEARNED, SessionScripts, change_args
@@ -196,7 +197,7 @@ class RedisStore:
             return Call(named, args, published, hosts)
 
         reply = await self._scripts.run("begin", request.session_id, call)
-        now, flat = reply[1], reply[4]
+        now, flat = reply[1], reply[4 if reply[0] == b"committed" else 5]
         fields = codec.pairs(flat)
         descriptor = codec.decode_descriptor(request.session_id, fields, now)
         if descriptor.owner:
@@ -210,8 +211,9 @@ class RedisStore:
             descriptor=descriptor,
             reserved=reply[2].decode(),
             cached_tokens=int(reply[3]),
+            warm_tokens=int(reply[4]),
             fenced=codec.decode_fenced(fields, now),
-            budgets=_statuses(reply[5]),
+            budgets=_statuses(reply[6]),
         )
 
     async def _committed(self, descriptor: Descriptor, generation: int, index: int) -> AlreadyCommitted:
@@ -320,9 +322,7 @@ class RedisStore:
     async def workers(self, pool: str) -> list[WorkerView]:
         return await self._workers.read(pool)
 
-    async def residency(
-        self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]
-    ) -> dict[str, tuple[str, int]]:
+    async def residency(self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]) -> dict[str, Residency]:
         return await read_residency(self._link, pool, list(worker_ids), list(session_ids))
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
