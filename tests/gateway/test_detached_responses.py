@@ -19,6 +19,7 @@ from roost.contract.steps import StepName
 from roost.store.keys import PoolKeys
 from roost.store.records import CommitRequest, LogEntry
 from roost_gateway.core import detached_log
+from roost_gateway.core.caller import ANYONE
 from roost_gateway.front.http.ids import name_of
 
 
@@ -139,12 +140,25 @@ async def test_a_running_response_is_deleted_with_its_session_and_earlier_ones_s
         assert not raw.keys("*:detached:*")
 
 
-async def test_a_completed_response_is_deleted_as_others_are(w: World) -> None:
+async def test_a_completed_response_is_deleted_as_others_are_and_with_all_that_was_kept_of_it(w: World) -> None:
     go_on(w)
-    first = (await create(w.gateway)).json
-    await status(w.gateway, first, "completed")
+    async with stream(w.gateway, until="response.completed") as connection:
+        first = connection.answer.data[0]["response"]
     assert (await ask(w.gateway.http_address, "DELETE", f"{PATH}/{first['id']}")).status == 200
-    assert (await get(w.gateway, first)).status == 404
+    for query in ("", "?stream=true"):
+        assert (await get(w.gateway, first, query)).status == 404
+    with w.rig.redis.client() as raw:
+        assert not raw.keys("*:detached:*")
+
+
+async def test_a_response_whose_session_is_gone_does_not_exist_and_the_same_request_gets_another(w: World) -> None:
+    go_on(w)
+    job: dict[str, Any] = {"prompt_cache_key": "job", "stream": True}
+    first = (await create(w.gateway, **job)).data[-1]["response"]
+    await w.gateway.life.gateway.delete(step_name(first).session_id, ANYONE)
+    assert (await get(w.gateway, first, "?stream=true")).status == 404
+    check_whole((again := await create(w.gateway, **job)).data)
+    assert again.data[-1]["response"]["id"] != first["id"]
 
 
 async def test_a_response_can_be_continued_once_it_is_completed(w: World) -> None:

@@ -158,7 +158,7 @@ class DetachedConversations:
 
     async def discard(self, name: StepName, caller: Caller) -> bool:
         """Cancels a step that runs, and erases a step that is not committed, with its session if that has no other.
-        Returns whether that was done: a committed step goes with its session.
+        Returns whether that was done: a committed step goes with its session, and `forget` erases what is kept of it.
 
         Raises Refused: ANOTHER_STEP_RUNNING when the step has not ended in time.
         """
@@ -170,6 +170,10 @@ class DetachedConversations:
         await self._store.forget(name)
         await self._delete_if_empty(name.session_id, caller)
         return True
+
+    async def forget(self, name: StepName) -> None:
+        """Erases the record and the events of a step whose session is gone."""
+        await self._store.forget(name)
 
     async def finish(self) -> None:
         """Waits until no step runs here."""

@@ -59,7 +59,8 @@ async def stream_detached(call: HttpCall, name: StepName, detached: Detached, af
     """Answers with the events of a response whose number is above `after`.
 
     A stream that ends tidily is whole, whatever became of the response. One that this gateway cannot go on with breaks
-    within its body, and its client resumes it. Raises Refused: INVALID_REQUEST when no events are kept.
+    within its body, and its client resumes it. Raises Refused: INVALID_REQUEST when no events are kept,
+    SESSION_NOT_FOUND when the response went with its session.
     """
     if not detached.is_streamed:
         raise invalid([("stream", "is for responses that were created with it; get the response without stream")])
@@ -83,6 +84,8 @@ class _DetachedStream:
         async with aclosing(call.front.life.detached.follow(name, call.caller)) as followed:
             async for progress in followed:
                 if not answer.has_begun:
+                    if progress.state is DetachedState.COMMITTED:
+                        await logged_steps(call.front.life.gateway, call.caller, [name])
                     await self._write(answer.queued())
                 try:
                     for event in progress.events:
