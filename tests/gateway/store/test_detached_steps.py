@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from redis_servers import RedisServer
 from roost.contract.events import (
     ArgumentsPart,
     CallPart,
@@ -191,6 +192,17 @@ async def test_a_run_hears_that_its_client_wants_the_end(store: SessionStore, ot
     await other.detached.cancel(name, TENANT)
     assert await store.detached.report(report(name))
     assert await state_of(store, name) is DetachedState.IN_PROGRESS
+
+
+async def test_at_the_hard_limit_of_memory_a_step_is_still_taken_over_and_cancelled(
+    fresh: SessionStore, fresh_redis: RedisServer
+) -> None:
+    name = await begun(fresh, lease_ms=0)
+    with fresh_redis.client() as raw:
+        raw.config_set("maxmemory", 1)
+    assert await fresh.detached.take_over(name, FIRST, SECOND, LONG_MS)
+    await fresh.detached.cancel(name, TENANT)
+    assert await fresh.detached.report(report(name, events=EVENTS, runner=SECOND))
 
 
 async def test_another_tenants_step_does_not_exist(store: SessionStore) -> None:
