@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,6 +24,7 @@ from roost.store.records import StoreAwayError
 from roost_gateway.core import detached_run
 from roost_gateway.core.begun_step import BegunStep
 from roost_gateway.core.caller import ANYONE
+from roost_gateway.core.detached import DetachedConversations
 from roost_gateway.core.detached_run import LEASE_MS, DetachedEnd, DetachedRun
 from roost_gateway.recognition.conversation import Conversation
 from roost_gateway.recognition.turn import turn
@@ -172,3 +175,32 @@ async def test_a_store_that_stays_away_leaves_the_end_to_another_run(monkeypatch
     run = await begin(FlakyStore(losses=["request"] * 100))
     with pytest.raises(StoreAwayError):
         await run.end(COMMITTED)
+
+
+async def test_a_gateway_that_stops_does_not_say_that_a_step_was_cancelled() -> None:
+    """The step that it has left may be in the middle of its commit."""
+    store = MemoryDetachedSteps(lambda: 0)
+    asked = turn(Conversation("m"), ANYONE.tenant, "p")
+    begun = BegunStep(asked, IndexEntry(RECOGNISED.session_id, Head(), 0, b"", b""), RECOGNISED)
+    request = StepRequest(RECOGNISED.session_id, asked.step_id, ())
+    context = {"begun": begun.document(), "echo": {}, "created": 0.0, "isStreamed": False}
+    step = DetachedStep(request, ANYONE.tenant, context, 1000)
+    await store.begin(step, RUNNER, 0)
+    await store.cancel(step.name, ANYONE.tenant)
+
+    class StoppingConversations:
+        @asynccontextmanager
+        async def resume(self, *_: object) -> AsyncIterator[None]:
+            detached.close()
+            raise Refused(Reason.WORKER_DRAINING, "this gateway is stopping")
+            yield
+
+    nothing: Any = None
+    conversations: Any = StoppingConversations()
+    detached = DetachedConversations(conversations, nothing, nothing, store)
+    await detached.progress(step.name, ANYONE)
+    await detached.finish()
+    progress = await store.read(step.name, ANYONE.tenant)
+    assert progress is not None
+    assert (progress.state, progress.is_cancelled, progress.is_run) == (DetachedState.QUEUED, True, False)
+    assert progress.runner != RUNNER

@@ -43,7 +43,7 @@ CANCEL_SECONDS = 15.0
 """How long a call waits for the end of a step that it has cancelled: for longer than a dead gateway's lease."""
 _LOOK_SECONDS = 0.1
 _LEFT_OPEN = (Reason.COMMIT_UNKNOWN, Reason.STORE_UNAVAILABLE)
-"""Failures after which the step may be committed: its next run finds out."""
+"""Failures after which the step may be committed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +274,7 @@ class DetachedConversations:
         if refused is None:
             log.error("detached step %s failed", run.step.name.step_id, exc_info=error)
             refused = internal()
-        if refused.reason in _LEFT_OPEN or (self._is_closing and refused.reason is Reason.WORKER_DRAINING):
+        if self._is_left_open(refused):
             return None
         return DetachedEnd(DetachedState.FAILED, StepFailure(refused.reason, refused.message))
 
@@ -288,9 +288,13 @@ class DetachedConversations:
                 await run.read(step.events)
         except StoreAwayError:
             return None
-        except Refused:
-            return DetachedEnd(DetachedState.CANCELLED)
+        except Refused as error:
+            return None if self._is_left_open(error) else DetachedEnd(DetachedState.CANCELLED)
         return DetachedEnd(DetachedState.COMMITTED)
+
+    def _is_left_open(self, refused: Refused) -> bool:
+        """Whether the step may be committed all the same, or goes on at another gateway: its next run finds out."""
+        return refused.reason in _LEFT_OPEN or (self._is_closing and refused.reason is Reason.WORKER_DRAINING)
 
 
 def _not_kept() -> Refused:
