@@ -146,7 +146,10 @@ async def test_a_completed_response_is_deleted_as_others_are_and_with_all_that_w
         first = connection.answer.data[0]["response"]
     assert (await ask(w.gateway.http_address, "DELETE", f"{PATH}/{first['id']}")).status == 200
     for query in ("", "?stream=true"):
-        assert (await get(w.gateway, first, query)).status == 404
+        gone = await get(w.gateway, first, query)
+        assert (gone.status, "no such response" in gone.json["error"]["message"]) == (404, True)
+    continued = await create(w.gateway, previous_response_id=first["id"])
+    assert (continued.status, "no such response" in continued.json["error"]["message"]) == (404, True)
     with w.rig.redis.client() as raw:
         assert not raw.keys("*:detached:*")
 
@@ -189,6 +192,13 @@ async def test_a_request_that_is_sent_again_gets_the_response_that_runs(w: World
     late = await ask(gateway.http_address, "POST", PATH, body, **retry)
     assert (late.json["id"], late.json["status"]) == (created["id"], "completed")
     assert (len(w.worker.starts), len(w.worker.resumes)) == (1, 0)
+
+
+async def test_a_stream_of_a_response_that_runs_without_one_is_refused_with_its_id(w: World) -> None:
+    created = (await create(w.gateway, prompt_cache_key="job")).json
+    refused = await create(w.gateway, prompt_cache_key="job", stream=True)
+    assert (refused.status, refused.json["error"]["param"]) == (400, "stream")
+    assert f"get {created['id']} without stream" in refused.json["error"]["message"]
 
 
 async def test_a_plain_request_for_the_same_step_attaches_and_the_response_goes_on(w: World) -> None:
@@ -277,7 +287,8 @@ async def test_another_tenants_response_does_not_exist(redis_server: RedisServer
         calls = (("GET", path), ("GET", f"{path}?stream=true"), ("POST", f"{path}/cancel"), ("DELETE", path))
         for key in ("mallory", "bob"):
             for method, called in calls:
-                assert (await sent(key, method, called)).status == 404
+                answer = await sent(key, method, called)
+                assert (answer.status, "no such response" in answer.json["error"]["message"]) == (404, True)
         assert (await sent("alice", "GET", path)).json["status"] in ("queued", "in_progress")
 
 

@@ -32,6 +32,7 @@ from roost_gateway.core.caller import Caller, pool_of_session
 from roost_gateway.core.conversations import Conversations, RunsDetachedError
 from roost_gateway.core.detached_run import LEASE_MS, DetachedEnd, DetachedRun
 from roost_gateway.core.gateway import Gateway
+from roost_gateway.core.logged_steps import no_such_response, sessions_of_responses
 from roost_gateway.errors import as_refused, internal
 from roost_gateway.fleet.pools import Pools
 from roost_gateway.recognition.conversation import Conversation, Recognised
@@ -102,7 +103,8 @@ class DetachedConversations:
 
     async def find(self, name: StepName, caller: Caller) -> Detached | None:
         """The detached step of that name, or None."""
-        pool_of_session(name.session_id, caller)
+        with sessions_of_responses():
+            pool_of_session(name.session_id, caller)
         context = await self._store.context(name, caller.tenant)
         if context is None:
             return None
@@ -115,7 +117,7 @@ class DetachedConversations:
         pool_of_session(name.session_id, caller)
         progress = await self._store.read(name, caller.tenant, first)
         if progress is None:
-            raise Refused(Reason.SESSION_NOT_FOUND, "there is no such response, or it is not kept any more")
+            raise no_such_response()
         if not progress.state.is_over and not progress.is_run and name not in self._runs:
             await self._take_over(name, caller, progress.runner)
         return progress
