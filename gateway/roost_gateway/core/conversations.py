@@ -234,8 +234,8 @@ class Conversations:
         return _running(call, start, step, match)
 
     async def _check_not_detached(self, call: _Call, start: IndexEntry) -> None:
-        """Raises RunsDetachedError while the step runs detached: who asks for it again does not fence its run. Whether a
-        committed step is still there, its session says."""
+        """Raises RunsDetachedError while the step runs detached, since to ask for it again would fence its run. Whether
+        a committed step is still there, its session says."""
         progress = await self._detached.read(StepName(start.session_id, call.turn.step_id), call.caller.tenant)
         if progress is not None and not progress.state.is_over:
             raise RunsDetachedError(Recognised(start.session_id, call.turn.step_id, Match.ATTACHED, start.head.length))
