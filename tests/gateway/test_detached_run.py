@@ -2,21 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost.contract.events import Delta, Event, TextPart
+from roost.contract.events import Delta, Event, Started, TextPart
 from roost.contract.heads import Head
 from roost.contract.messages import Message, MessageRole
 from roost.contract.parts import PartLog
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.contract.steps import StepRequest
+from roost.contract.steps import StepName, StepRequest
 from roost.store.conversation_index import IndexEntry
 from roost.store.detached import DetachedProgress, DetachedReport, DetachedState, DetachedStep, StepFailure
 from roost.store.memory_detached import MemoryDetachedSteps
@@ -175,6 +175,27 @@ async def test_a_store_that_stays_away_leaves_the_end_to_another_run(monkeypatch
     run = await begin(FlakyStore(losses=["request"] * 100))
     with pytest.raises(StoreAwayError):
         await run.end(COMMITTED)
+
+
+class OlderStore(MemoryDetachedSteps):
+    """As a gateway reads that does not know `Started`."""
+
+    async def read(self, name: StepName, tenant: str, first: int | None = None) -> DetachedProgress | None:
+        progress = await super().read(name, tenant, first)
+        assert progress is not None
+        return replace(progress, events=tuple(event for event in progress.events if not isinstance(event, Started)))
+
+
+async def test_events_that_a_gateway_does_not_know_are_passed_over_while_the_step_runs() -> None:
+    nothing: Any = None
+    store = OlderStore(lambda: 0)
+    run = await begin(store)
+    await run.attend(asyncio.create_task(run.read(played([STARTED]))))
+    async with aclosing(DetachedConversations(nothing, nothing, nothing, store).follow(run.step.name, ANYONE)) as news:
+        assert (await anext(news)).events == ()
+        await run.read(played([committed(TEXT)]))
+        await run.end(COMMITTED)
+        assert (await anext(news)).events == (committed(TEXT),)
 
 
 async def test_a_gateway_that_stops_does_not_say_that_a_step_was_cancelled() -> None:

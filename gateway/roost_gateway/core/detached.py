@@ -132,7 +132,8 @@ class DetachedConversations:
         async with aclosing(self._store.news(name)) as news:
             while True:
                 progress = await self.progress(name, caller, first)
-                if progress.logged < first or (progress.logged > first and not progress.events):
+                are_gone = progress.logged > first and not progress.events and progress.state.is_over
+                if progress.logged < first or are_gone:  # without events, a newer gateway's may be all that came
                     raise _not_kept()
                 yield progress
                 if progress.state.is_over:
