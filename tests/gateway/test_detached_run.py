@@ -198,6 +198,24 @@ async def test_events_that_a_gateway_does_not_know_are_passed_over_while_the_ste
         assert (await anext(news)).events == (committed(TEXT),)
 
 
+async def test_a_stream_does_not_go_on_with_the_events_of_another_run_from_the_start() -> None:
+    """Its step has failed and was begun once more between two reads."""
+    nothing: Any = None
+    store = MemoryDetachedSteps(lambda: 0)
+    run = await begin(store)
+    await run.attend(asyncio.create_task(run.read(played([STARTED]))))
+    async with aclosing(DetachedConversations(nothing, nothing, nothing, store).follow(run.step.name, ANYONE)) as news:
+        assert (await anext(news)).events == (STARTED,)
+        await run.end(DetachedEnd(DetachedState.FAILED, StepFailure(Reason.NO_WORKER, "none")))
+        assert await store.begin(run.step, OTHER, LEASE_MS)
+        events = (STARTED, committed(TEXT))
+        report = DetachedReport(run.step.name, OTHER, DetachedState.IN_PROGRESS, 0, events, LEASE_MS, 1000)
+        assert not await store.report(report)
+        with pytest.raises(Refused) as refusal:
+            await anext(news)
+    assert refusal.value.reason is Reason.INVALID_REQUEST
+
+
 async def test_a_gateway_that_stops_does_not_say_that_a_step_was_cancelled() -> None:
     """The step that it has left may be in the middle of its commit."""
     store = MemoryDetachedSteps(lambda: 0)

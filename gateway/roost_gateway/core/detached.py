@@ -128,17 +128,16 @@ class DetachedConversations:
 
         Raises Refused: INVALID_REQUEST when its events are not kept any more, WORKER_DRAINING when this gateway stops.
         """
-        first = 0
+        former: DetachedProgress | None = None
         async with aclosing(self._store.news(name)) as news:
             while True:
-                progress = await self.progress(name, caller, first)
-                are_gone = progress.logged > first and not progress.events and progress.state.is_over
-                if progress.logged < first or are_gone:  # without events, a newer gateway's may be all that came
+                progress = await self.progress(name, caller, 0 if former is None else former.logged)
+                if not _is_rest(progress, former):
                     raise _not_kept()
                 yield progress
                 if progress.state.is_over:
                     return
-                first = progress.logged
+                former = progress
                 if self._is_closing:
                     message = "this gateway is stopping; go on at another"
                     raise Refused(Reason.WORKER_DRAINING, message, retry_seconds=0.0)
@@ -298,6 +297,15 @@ class DetachedConversations:
     def _is_left_open(self, refused: Refused) -> bool:
         """Whether the step may be committed all the same, or goes on at another gateway: its next run finds out."""
         return refused.reason in _LEFT_OPEN or (self._is_closing and refused.reason is Reason.WORKER_DRAINING)
+
+
+def _is_rest(progress: DetachedProgress, former: DetachedProgress | None) -> bool:
+    """Whether the events of `progress` are those that follow `former`; None: whether they are the first."""
+    first = 0 if former is None else former.logged
+    if former is not None and (progress.first_runner != former.first_runner or progress.logged < first):
+        return False
+    # While a step runs, all its events are kept: what is missing is of a newer gateway's kinds.
+    return bool(progress.events) or progress.logged == first or not progress.state.is_over
 
 
 def _not_kept() -> Refused:

@@ -144,7 +144,7 @@ async def test_a_step_is_taken_over_once_when_the_lease_of_its_run_is_over(
     await other.detached.report(report(name, 1, EVENTS[1:], runner=SECOND))
     progress = await store.detached.read(name, TENANT, 0)
     assert progress is not None
-    assert progress.events == EVENTS
+    assert (progress.events, progress.first_runner, progress.runner) == (EVENTS, FIRST, SECOND)
 
 
 async def test_a_lease_that_is_given_back_lets_another_run_begin_at_once(store: SessionStore) -> None:
@@ -181,6 +181,7 @@ async def test_a_record_makes_room_only_when_its_step_came_to_nothing(
     progress, kept = await store.detached.read(step.name, TENANT, 0), await store.detached.find(step.name, TENANT)
     assert progress is not None
     assert kept is not None
+    assert progress.first_runner == (SECOND if makes_room else FIRST)
     if makes_room:
         assert (progress.state, progress.events, kept.context) == (DetachedState.QUEUED, (), {})
     else:
