@@ -22,10 +22,12 @@ class WorkerSettings:
     """Whether steps take the time that their trace recorded (`RecordedEngine`)."""
     holds: bool = True
     """Whether clients hold a session while a tool runs, without saying how long that takes."""
+    context_tokens: int | None = None
+    """Longest context of the model; None: as long as the worker's KV."""
 
     def __post_init__(self) -> None:
-        if self.max_running < 1:
-            raise ValueError("max_running must be at least 1")
+        if self.max_running < 1 or (self.context_tokens is not None and self.context_tokens < 1):
+            raise ValueError("max_running and context_tokens must be at least 1")
 
     def engine(self) -> Engine:
         return RecordedEngine(self.costs) if self.recorded_times else BatchedEngine(self.costs)
@@ -48,6 +50,11 @@ class SimulatedWorker:
     @property
     def waiting(self) -> int:
         return len(self._waiting)
+
+    def fits(self, job: Job) -> bool:
+        """Return whether the job could run here, if nothing else did."""
+        context = self._settings.context_tokens
+        return (context is None or job.total_tokens <= context) and self.cache.fits(job)
 
     def next_time(self) -> float:
         """Return when the next event here is due; infinite when nothing runs."""
