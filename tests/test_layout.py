@@ -26,6 +26,7 @@ EXTRAS = {
     "worker/roost_worker/oracle.py": ("worker", "convert"),
     "operator/roost_operator": ("operator",),
     "operator/roost_operator/local": ("local",),
+    "operator/roost_operator/calibration": ("local",),
     "operator/roost_operator/demo": ("local",),
 }
 """Extras of pyproject.toml whose dependencies a folder may import; the longest path counts."""
