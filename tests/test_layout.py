@@ -20,7 +20,7 @@ EXTRAS = {
     "proto/roost/cli": ("cli",),
     "proto/roost/store": ("gateway",),
     "gateway/roost_gateway": ("gateway",),
-    "gateway/roost_gateway/simulator": ("gateway", "cli"),
+    "gateway/roost_gateway/simulator": ("gateway", "cli", "plots"),
     "worker/roost_worker": ("worker",),
     "worker/roost_worker/convert": ("worker", "convert", "cli"),
     "worker/roost_worker/oracle.py": ("worker", "convert"),

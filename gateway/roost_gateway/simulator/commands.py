@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from math import inf
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,9 +12,12 @@ from roost.cli.output import OutputFormat, print_json, print_table, report
 from roost_gateway.simulator import options, policies
 from roost_gateway.simulator.costs import DEFAULT_COSTS
 from roost_gateway.simulator.figures import Percentiles, Report
+from roost_gateway.simulator.history import History
 from roost_gateway.simulator.load import GENERATED, Load
 from roost_gateway.simulator.simulation import Fleet, Simulation
 from roost_worker.engine.retention import DEFAULT_POLICY
+
+PLOTTED_MOMENTS = 500
 
 
 def simulate(
@@ -33,6 +37,7 @@ def simulate(
     steps: options.Steps = 10_000,
     seconds: Annotated[float, typer.Option(min=0, help="End after so many simulated seconds.")] = inf,
     seed: options.Seed = 0,
+    plot: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for plots (PNG).")] = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Simulate sessions on workers: how much KV is reused, how long steps wait, what is computed again.
@@ -40,10 +45,17 @@ def simulate(
     Routing, admission and retention are those of the gateway and the worker. A file's sessions are repeated in random
     order until the steps are done; with --recorded they run once.
     """
+    history = None
+    if plot is not None:
+        from roost_gateway.simulator import plots  # an extra that may be missing, which is told before the simulation
+
+        history = History(every=max(1, steps // PLOTTED_MOMENTS))
     try:
         load = Load(workload, file, sessions, rate, recorded, ramp, longest_gap, seed)
         fleet = Fleet(workers, options.worker_settings(kv_tokens, context_tokens, max_running, costs))
-        figures = Simulation(fleet, policies.policy_factory(policy), load.arrivals()).run(steps, seconds)
+        figures = Simulation(fleet, policies.policy_factory(policy), load.arrivals(), history).run(steps, seconds)
+        if plot is not None and history is not None:
+            plots.draw(history, plot, workers * kv_tokens)
     except (OSError, ValueError) as error:
         report(str(error))
         raise typer.Exit(1) from None

@@ -14,6 +14,7 @@ from roost_gateway.routing.choice import TYPICAL_STEP_TOKENS
 from roost_gateway.simulator.arrivals import Arrivals, Start
 from roost_gateway.simulator.clock import Clock
 from roost_gateway.simulator.figures import Figures, Report
+from roost_gateway.simulator.history import History
 from roost_gateway.simulator.job import Job
 from roost_gateway.simulator.placement import Placement
 from roost_gateway.simulator.worker import SimulatedWorker, WorkerSettings
@@ -72,7 +73,7 @@ class _Life:
 class Simulation:
     """Call `run` once."""
 
-    def __init__(self, fleet: Fleet, policy: PolicyFactory, arrivals: Arrivals) -> None:
+    def __init__(self, fleet: Fleet, policy: PolicyFactory, arrivals: Arrivals, history: History | None = None) -> None:
         self._clock = Clock()
         self._arrivals = arrivals
         self._queue_timeout_seconds = fleet.queue_timeout_seconds
@@ -87,6 +88,7 @@ class Simulation:
         """When each worker is planned to be looked at."""
         self._lives: dict[str, _Life] = {}
         self._figures = Figures(fleet.settings.costs)
+        self._history = history
         self._away = 0
         """Steps that were refused and not sent again yet."""
         self.submitted = 0
@@ -115,6 +117,12 @@ class Simulation:
         """Return how many steps wait, run, or are about to be sent again."""
         busy = sum(worker.running + worker.waiting for worker in self.workers.values())
         return busy + self._placement.waiting + self._away
+
+    def _steps_waiting(self) -> int:
+        return self._placement.waiting + sum(worker.waiting for worker in self.workers.values())
+
+    def _working_set_tokens(self) -> int:
+        return sum(life.context_tokens for life in self._lives.values())
 
     def _plan(self, start: Start | None) -> None:
         if start is not None:
@@ -247,6 +255,8 @@ class Simulation:
         """Count a job that has ended, and go on with its session. An oracle has to know of the next step before the
         session is parked."""
         self._figures.add(job)
+        if self._history is not None:
+            self._history.add(job, self._clock.now, self._steps_waiting, self._working_set_tokens)
         life = self._lives[job.session]
         life.context_tokens = job.total_tokens
         life.computed_tokens = job.total_tokens - 1

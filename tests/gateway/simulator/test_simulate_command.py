@@ -68,6 +68,14 @@ def test_sessions_without_end_that_no_worker_holds_end_the_simulation() -> None:
     assert (document["steps"], document["steps_too_long"]) == (0, 60)
 
 
+def test_it_draws_plots_and_says_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "plots"
+    assert simulated("--plot", str(folder)).stdout == simulated().stdout
+    plots = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(plots) == {"hit-ratio.png", "waiting.png", "working-set.png", "ttft.png"}
+    assert all(content.startswith(b"\x89PNG") for content in plots.values())
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
