@@ -116,5 +116,5 @@ def test_small_sessions_fit_the_context(context: int) -> None:
     parameters = small(fitted_parameters(), context)
     sessions = generate(parameters, 3)
     lengths = [longest_context(next(sessions)) for _ in range(100)]
-    assert max(lengths) <= context
+    assert max(lengths) <= context == parameters.longest_context
     assert 10 * sum(lengths) / 100 == pytest.approx(working_set_tokens(parameters, 10), rel=0.5)
