@@ -54,11 +54,12 @@ class EngineDriver:
         running: int = 4,
         batch: int = 16,
         policy: RetentionPolicy | None = None,
+        step_goal_seconds: float = 0.0,
     ) -> None:
         """`blocks`: blocks that can be used, the null block not counted."""
         self.now = 0.0
         self.runner = PagedFakeRunner(blocks + 1, block_tokens, context, batch)
-        config = EngineConfig(max_running=running, max_batch_tokens=batch)
+        config = EngineConfig(running, batch, step_goal_seconds)
         self.engine = Engine(
             self.runner,
             config,

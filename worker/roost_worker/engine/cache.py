@@ -41,6 +41,10 @@ class SequenceCache:
         """Return how many blocks `tokens` tokens take."""
         return -(-tokens // self.block_tokens)
 
+    def cached_tokens(self, sequence: Sequence) -> int:
+        """Return how many tokens of `sequence` full cached blocks cover now."""
+        return len(self._match(sequence)) * self.block_tokens
+
     def admit(self, sequence: Sequence, now: float) -> bool:
         """Give `sequence` blocks for all its ids, reusing what is cached of all but its last token.
 
