@@ -102,7 +102,8 @@ class Simulation:
     def run(self, max_steps: int | None = None, max_seconds: float = inf) -> Report:
         """Simulate until all sessions have ended, `max_steps` steps have, or the clock passes `max_seconds`.
 
-        It ends as well when `max_steps` steps were too long for a worker: sessions may come without end.
+        Steps that end in the batch of the last one are counted, too. It ends as well when `max_steps` steps were too
+        long for a worker: sessions may come without end.
         """
         for start in self._arrivals.first():
             self._plan(start)

@@ -3,8 +3,9 @@
 from collections import deque
 from dataclasses import dataclass, field
 
+from roost_gateway.simulator.batched_engine import BatchedEngine
 from roost_gateway.simulator.costs import WorkerCosts
-from roost_gateway.simulator.engines import BatchedEngine, Engine, RecordedEngine
+from roost_gateway.simulator.engines import Engine, RecordedEngine
 from roost_gateway.simulator.job import Job
 from roost_gateway.simulator.kv_cache import KvCache
 from roost_worker.engine.retention import UNKNOWN_HOLD_SECONDS, RetentionPolicy
