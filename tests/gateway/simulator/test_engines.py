@@ -1,6 +1,7 @@
 """The batched engine's closed form against batches one by one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -16,10 +17,10 @@ from roost_worker.engine.prefill import shares
 COSTS = WorkerCosts(
     prompt_seconds=0.003,
     prefill_token_seconds=1e-4,
-    prefill_pair_seconds=1e-7,
+    prefill_pair_seconds=1e-5,
     step_seconds=0.01,
     row_seconds=1e-3,
-    kv_token_seconds=1e-6,
+    kv_token_seconds=1e-5,
     chunk_tokens=32,
 )
 GAPS = st.integers(0, 500).map(lambda number: number * 1.000037e-3)
@@ -139,7 +140,7 @@ def test_a_step_that_comes_during_a_batch_is_in_the_next_one() -> None:
 
 
 def test_recorded_times_do_not_depend_on_what_is_cached() -> None:
-    engine = RecordedEngine(COSTS)
+    engine = RecordedEngine(replace(COSTS, prefill_pair_seconds=1e-7))
     cold, warm, unknown = job_of(0, 30_000, 5, 2.0), job_of(1, 30_000, 5, 2.0), job_of(2, 100, 5)
     warm.kept_tokens = warm.cached_tokens = 29_990
     for job in (cold, warm, unknown):
