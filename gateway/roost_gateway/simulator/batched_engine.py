@@ -76,12 +76,15 @@ class BatchedEngine:
         """Its number, since the engine started."""
         self._kv_tokens = 0
         """Context of all decoding sequences."""
+        self._planned: _Batches | None = None
+        """The batches that run, once somebody has asked for them."""
 
     def __len__(self) -> int:
         return len(self._prompts) + len(self._arrived) + len(self._decodes)
 
     def start(self, job: Job, now: float) -> None:
         prompt = _Prompt(job, job.missing_tokens)
+        self._planned = None
         if not len(self):
             self._time = max(self._time, now)
         if now <= self._time + _ROUNDING:
@@ -92,13 +95,13 @@ class BatchedEngine:
     def next_time(self) -> float:
         if not len(self):
             return inf
-        batches = self._next_batches()
+        batches = self._batches()
         return self._time + batches.seconds(batches.number)
 
     def advance(self, now: float) -> list[Job]:
         ended: list[Job] = []
         while len(self):
-            batches = self._next_batches()
+            batches = self._batches()
             number = batches.number
             if self._time + batches.seconds(number) > now + _ROUNDING:
                 number = batches.ended_after(now - self._time)
@@ -107,7 +110,12 @@ class BatchedEngine:
             self._run(batches, number, ended)
         return ended
 
-    def _next_batches(self) -> _Batches:
+    def _batches(self) -> _Batches:
+        if self._planned is None:
+            self._planned = self._plan_batches()
+        return self._planned
+
+    def _plan_batches(self) -> _Batches:
         """Return the next batches that are alike: until a sequence ends, a job that waits for the next batch is taken
         in, or prompts get other parts."""
         rows, costs = len(self._decodes), self._costs
@@ -143,6 +151,7 @@ class BatchedEngine:
         return once, work
 
     def _run(self, batches: _Batches, number: int, ended: list[Job]) -> None:
+        self._planned = None
         self._time += batches.seconds(number)
         self._batch += number
         self._kv_tokens += number * len(self._decodes)
