@@ -13,7 +13,7 @@ from math import inf, sqrt
 
 from roost_gateway.simulator.costs import WorkerCosts
 from roost_gateway.simulator.job import Job
-from roost_worker.engine.prefill import shares
+from roost_worker.engine.prefill import light_share, shares
 
 _ROUNDING = 1e-9
 """Seconds, and parts of a batch, that are lost to floating point."""
@@ -92,6 +92,13 @@ class BatchedEngine:
         else:
             self._arrived.append(prompt)
 
+    def largest_prompt(self) -> float:
+        left = [prompt.left for prompt in (*self._prompts, *self._arrived)]
+        tokens, light = self._batch_tokens(), self._costs.chunk_tokens
+        if sum(left) < tokens:
+            return inf
+        return light if sum(each for each in left if each <= light) < light_share(tokens) else 0
+
     def next_time(self) -> float:
         if not len(self):
             return inf
@@ -127,11 +134,15 @@ class BatchedEngine:
         if not self._prompts:
             assert most is not None, "nothing runs"
             return _Batches(most, 0.0, first, growth, ())
-        tokens = max(1, costs.chunk_tokens - rows)
+        tokens = self._batch_tokens()
         parts, alike = self._parts(tokens)
         growth += costs.prefill_pair_seconds * tokens * tokens if alike > 1 else 0.0
         once, work = self._prefill_seconds(parts)
         return _Batches(min(alike, most or alike), once, first + work, growth, parts)
+
+    def _batch_tokens(self) -> int:
+        """Return how many tokens of prompts a batch has room for."""
+        return max(1, self._costs.chunk_tokens - len(self._decodes))
 
     def _parts(self, tokens: int) -> tuple[tuple[int, ...], int]:
         """Return how `tokens` are shared among the prompts, and in how many batches they are shared so."""

@@ -20,6 +20,10 @@ class Engine(Protocol):
         """Run `job` from now on. `advance` must have been called for this time."""
         ...
 
+    def largest_prompt(self) -> float:
+        """Return how many tokens of a prompt may be left to compute for a job to start now; 0 if none may."""
+        ...
+
     def next_time(self) -> float:
         """Return when the next event is due, if nothing starts before; infinite when nothing runs."""
         ...
@@ -49,6 +53,9 @@ class RecordedEngine:
             new = costs.prefill_seconds(job.prompt_tokens - job.kept_tokens, job.kept_tokens)
             seconds = new + turn.output_tokens * costs.batch_seconds(1, job.prompt_tokens)
         heappush(self._running, (now + seconds, next(self._count), job))
+
+    def largest_prompt(self) -> float:
+        return inf
 
     def next_time(self) -> float:
         return self._running[0][0] if self._running else inf

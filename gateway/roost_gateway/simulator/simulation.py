@@ -24,6 +24,9 @@ from roost_worker.engine.retention import RetentionPolicy
 PolicyFactory = Callable[[dict[str, float]], RetentionPolicy]
 """Makes a worker's retention policy. The argument says when each session's next step comes; only an oracle reads it."""
 
+UNBOUNDED = 2**40
+"""Tokens and steps that no load comes to."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
@@ -33,6 +36,8 @@ class Fleet:
     settings: WorkerSettings = field(default_factory=WorkerSettings)
     queue_timeout_seconds: float = DEFAULT_QUEUE_TIMEOUT_SECONDS
     """After that a step is refused, and its client sends it again when the refusal says so."""
+    reserves: bool = True
+    """Whether steps wait at the gateway until they can reserve what they need; else all wait at workers."""
 
     def __post_init__(self) -> None:
         if self.workers < 1 or self.queue_timeout_seconds <= 0:
@@ -41,6 +46,7 @@ class Fleet:
     def leases(self) -> Iterator[WorkerLease]:
         """Return what each worker publishes: rates of an idle worker, as it would have measured them."""
         costs, chunk = self.settings.costs, self.settings.costs.chunk_tokens
+        capacity = (self.settings.kv_tokens, self.settings.max_running) if self.reserves else (UNBOUNDED, UNBOUNDED)
         for number in range(self.workers):
             yield WorkerLease(
                 worker_id=f"worker-{number}",
@@ -48,8 +54,8 @@ class Fleet:
                 address=f"worker-{number}:7434",
                 model="simulated",
                 model_revision="1",
-                capacity_tokens=self.settings.kv_tokens,
-                max_running=self.settings.max_running,
+                capacity_tokens=capacity[0],
+                max_running=capacity[1],
                 prefill_rate=chunk / (costs.step_seconds + costs.prefill_seconds(chunk, 0)),
                 decode_rate=1 / costs.batch_seconds(1, TYPICAL_STEP_TOKENS),
             )
@@ -244,9 +250,9 @@ class Simulation:
         ended = worker.advance(now)
         for job in ended:
             self._take(job, worker)
+        worker.admit(now)
         if not ended:
             return
-        worker.admit(now)
         for job in ended:
             self._placement.release(job, worker.waiting)
         if self._placement.waiting:

@@ -1,4 +1,4 @@
-"""A simulated worker: a cache, an engine, and the steps that wait for them, first come, first served. Pure."""
+"""A simulated worker: a cache, an engine, and the steps that wait for them. Pure."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -63,6 +63,7 @@ class SimulatedWorker:
 
     def submit(self, job: Job, now: float) -> None:
         """Take a job, after `advance` to the same time."""
+        job.expected_tokens = job.prompt_tokens - min(self.cache.cached_tokens(job.session), job.kept_tokens)
         self._waiting.append(job)
         self.admit(now)
         if self._waiting and self._waiting[-1] is job:
@@ -78,11 +79,13 @@ class SimulatedWorker:
         self.cache.park(job, now, now + UNKNOWN_HOLD_SECONDS if held else 0.0)
 
     def admit(self, now: float) -> None:
-        """Run the jobs that wait here, as far as there is room."""
+        """Run the jobs that wait here as far as there is room: first come, first served, but light prompts before heavy
+        ones while heavy ones fill the batches, as the engine's scheduler does."""
         while self._waiting and len(self._engine) < self._settings.max_running:
-            job = self._waiting[0]
-            if not self.cache.admit(job, now):
+            largest = self._engine.largest_prompt()
+            job = next((job for job in self._waiting if job.expected_tokens <= largest), None)
+            if job is None or not self.cache.admit(job, now):
                 return
-            self._waiting.popleft()
+            self._waiting.remove(job)
             job.started = now
             self._engine.start(job, now)

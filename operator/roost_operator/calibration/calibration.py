@@ -94,7 +94,7 @@ def _simulated(
     )
     loop = ClosedLoop(generate(parameters, seed), plan.sessions)
     policy = policy_factory(config.kv.eviction_policy)
-    return figures_of(Simulation(Fleet(1, settings), policy, loop).run(plan.steps))
+    return figures_of(Simulation(Fleet(1, settings, reserves=False), policy, loop).run(plan.steps))
 
 
 def _limits(config: WorkerConfig, info: EngineInfo) -> Engine:
