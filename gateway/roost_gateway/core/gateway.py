@@ -134,11 +134,13 @@ class Gateway:
         generation: int = 0,
         page_size: int = 0,
         page_token: str = "",
+        first_index: int = 0,
         include_token_ids: bool = False,
     ) -> StepPage:
-        """One page of a session's log; generation 0 is the current one."""
+        """One page of a session's log, from the token or else from the step `first_index`; generation 0 is the current
+        one."""
         pool_of_session(session_id, caller)
-        size, first = _page_size(page_size, _DEFAULT_STEPS, requests.MAX_PAGE_STEPS), _index(page_token)
+        size, first = _page_size(page_size, _DEFAULT_STEPS, requests.MAX_PAGE_STEPS), _index(page_token) or first_index
         descriptor = await self._store.get(session_id, caller.tenant)
         generation = generation or descriptor.generation
         if generation > descriptor.generation:
@@ -179,7 +181,7 @@ class Gateway:
     async def delete(self, session_id: str, caller: Caller) -> None:
         pool_of_session(session_id, caller)
         epoch = await self._store.delete(session_id, caller.tenant)
-        await self._evict_everywhere(session_id, epoch)
+        await self._evict_everywhere(session_id, epoch, erased=True)
 
     @asynccontextmanager
     async def step(
@@ -226,10 +228,10 @@ class Gateway:
         except Refused as error:
             raise Refused(Reason.SESSION_NOT_FOUND, "there is no such session: parent_session_id") from error
 
-    async def _evict_everywhere(self, session_id: str, epoch: int) -> tuple[int, bool]:
+    async def _evict_everywhere(self, session_id: str, epoch: int, *, erased: bool = False) -> tuple[int, bool]:
         """Asks every worker, since what they have published may be a second old."""
         pool = pool_of(session_id) or ""
-        return await self._clients.evict(pool, self._workers.states(pool), session_id, epoch)
+        return await self._clients.evict(pool, self._workers.states(pool), session_id, epoch, erased=erased)
 
     async def _described(self, descriptor: Descriptor) -> SessionInfo:
         return (await self._describe_all(await self._pool_or_none(descriptor.pool), [descriptor]))[0]

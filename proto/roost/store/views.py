@@ -14,6 +14,7 @@ from roost.store.values import (
     format_from_record,
     message_from_record,
     sampling_from_record,
+    why_from_record,
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -78,6 +79,7 @@ def logged_step(entry: LogEntry, generation: int, token_ids: Sequence[int] = ())
         output_token_ids=tuple(token_ids[entry.prompt_tokens :]),
         commit_time=_time(entry.commit_ms),
         reasoning=entry.output.get("reasoning", ""),
+        why=why_from_record(entry.output.get("why")),
     )
 
 
@@ -99,6 +101,7 @@ def committed(entry: LogEntry, generation: int, *, replayed: bool) -> Committed:
         warnings=tuple(entry.output.get("warnings", ())),
         reasoning=entry.output.get("reasoning", ""),
         stop_string=entry.output.get("stop_string", ""),
+        why=why_from_record(entry.output.get("why")),
     )
 
 

@@ -65,7 +65,7 @@ class SequenceCache:
         self._claim(sequence, blocks, parked, tail_tokens > 0, now)
         if parked:
             self.retained.unpark(parked.session, now)
-        self.retained.make_room(missing, now)
+        self.retained.make_room(missing, sequence.request, now)
         sequence.blocks.extend(self.pool.allocate() for _ in range(missing))
         return True
 
@@ -75,7 +75,7 @@ class SequenceCache:
             return True
         if not self.pool.free and not self.pool.cached:
             return False
-        self.retained.make_room(1, now)
+        self.retained.make_room(1, sequence.request, now)
         sequence.blocks.append(self.pool.allocate())
         return True
 

@@ -283,8 +283,9 @@ class Engine:
 
     def _take_outputs(self) -> Outputs:
         parked, dropped = self._cache.retained.take_changes()
+        evicted = self._cache.retained.take_evicted()
         outputs, self._outputs = tuple(self._outputs), []
-        return Outputs(outputs, parked, dropped, self.stats)
+        return Outputs(outputs, parked, dropped, evicted, self.stats)
 
 
 def _compile_error(future: Future[str]) -> str:

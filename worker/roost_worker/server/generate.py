@@ -84,6 +84,7 @@ class _Stream:
         self._commit: pb.Commit | None = None
         self._fault: Refused | None = None
         self._closed = False
+        self._block_tokens = shell.engine.info.block_tokens
 
     async def start(self, start: pb.Start) -> None:
         """Complete the log, render the step and submit it to the engine."""
@@ -99,12 +100,12 @@ class _Stream:
         """Send Accepted, deltas and Finished; return when the step is committed or the gateway closed its side."""
         listener = asyncio.create_task(self._listen())
         try:
-            await self._context.write(replies.accepted(self._attempt))
+            await self._context.write(replies.accepted(self._attempt, self._block_tokens))
             fault_point("worker.accepted")
             await self._send_output()
             with of_request(PARSING):
                 message = await self._read_message()
-                finished = replies.finished(self._attempt, message)
+                finished = replies.finished(self._attempt, message, self._block_tokens)
             await self._send_output()  # parts that only the end shows
             self._check()
             await self._context.write(finished)

@@ -11,7 +11,7 @@ from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost_gateway.front.http.calls import ClientLeftError, HttpCall
 from roost_gateway.front.http.errors import Failure
-from roost_gateway.front.http.headers import recognition_headers
+from roost_gateway.front.http.headers import recognition_headers, step_headers
 from roost_gateway.front.http.sse import EventStream, ServerEvent
 from roost_gateway.recognition.conversation import Conversation, Recognised
 
@@ -51,7 +51,7 @@ async def whole_step(
             async for event in step.events:
                 if isinstance(event, Committed):
                     call.is_committed = True
-                    call.response_headers["x-roost-cached-tokens"] = str(event.usage.cached_tokens)
+                    call.response_headers |= step_headers(event.usage.cached_tokens, event.why)
                     answer = body(step.recognised, event)
         return answer
 
@@ -97,7 +97,7 @@ class _StepStream:
 
     async def _pass_on(self, event: Event) -> None:
         if isinstance(event, Started):
-            self._call.response_headers["x-roost-cached-tokens"] = str(event.cached_tokens)
+            self._call.response_headers |= step_headers(event.cached_tokens, event.why)
         self._call.is_committed = isinstance(event, Committed)
         if self._stream.is_started and isinstance(event, Queued | Migrated):
             await self._stream.comment(_progress(event))
