@@ -46,7 +46,7 @@ class Fleet:
     def leases(self) -> Iterator[WorkerLease]:
         """Return what each worker publishes: rates of an idle worker, as it would have measured them."""
         costs, chunk = self.settings.costs, self.settings.costs.chunk_tokens
-        capacity = (self.settings.kv_tokens, self.settings.max_running) if self.reserves else (UNBOUNDED, UNBOUNDED)
+        room = (self.settings.kv_tokens, self.settings.max_running) if self.reserves else (UNBOUNDED, UNBOUNDED)
         for number in range(self.workers):
             yield WorkerLease(
                 worker_id=f"worker-{number}",
@@ -54,8 +54,8 @@ class Fleet:
                 address=f"worker-{number}:7434",
                 model="simulated",
                 model_revision="1",
-                capacity_tokens=capacity[0],
-                max_running=capacity[1],
+                capacity_tokens=room[0],
+                max_running=room[1],
                 prefill_rate=chunk / (costs.step_seconds + costs.prefill_seconds(chunk, 0)),
                 decode_rate=1 / costs.batch_seconds(1, TYPICAL_STEP_TOKENS),
             )
