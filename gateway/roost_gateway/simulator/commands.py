@@ -51,7 +51,16 @@ def simulate(
 
         history = History(every=max(1, steps // PLOTTED_MOMENTS))
     try:
-        load = Load(workload, file, sessions, rate, recorded, ramp, longest_gap, seed)
+        load = Load(
+            workload,
+            file,
+            sessions,
+            rate,
+            recorded,
+            ramp_seconds=ramp,
+            longest_gap_seconds=longest_gap,
+            seed=seed,
+        )
         fleet = Fleet(workers, options.worker_settings(kv_tokens, context_tokens, max_running, costs))
         figures = Simulation(fleet, policies.policy_factory(policy), load.arrivals(), history).run(steps, seconds)
         if plot is not None and history is not None:

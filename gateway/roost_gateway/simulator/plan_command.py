@@ -57,7 +57,7 @@ def plan(
     then those between.
     """
     try:
-        load = Load(workload, file, sessions, rate, False, ramp, longest_gap, seed)
+        load = Load(workload, file, sessions, rate, ramp_seconds=ramp, longest_gap_seconds=longest_gap, seed=seed)
         settings = options.worker_settings(kv_tokens, context_tokens, max_running, costs)
         policy_factory, goal = policies.policy_factory(policy), Goal(ttft_p95, price)
 
