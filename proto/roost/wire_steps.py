@@ -1,10 +1,13 @@
 """Steps, their events and the entries of a log: between the contract's values and `roost.v1` messages. Pure."""
 
 from roost.contract import events, sessions, steps
+from roost.contract.repetition import Repetition
 from roost.v1 import session_service_pb2 as pb
 from roost.wire import (
     attempt_from_wire,
     attempt_to_wire,
+    budgets_from_wire,
+    budgets_to_wire,
     enum_member,
     enum_value,
     format_from_wire,
@@ -162,7 +165,10 @@ def _committed_to_wire(event: events.Committed) -> pb.StepCommitted:
         failovers=event.failovers,
         warnings=event.warnings,
         reasoning=event.reasoning,
+        reasoning_tokens=event.reasoning_tokens,
         stop_string=event.stop_string,
+        budgets=budgets_to_wire(event.budgets),
+        repetition=None if event.repetition is None else _repetition_to_wire(event.repetition),
         why=None if event.why is None else why_to_wire(event.why),
     )
 
@@ -183,9 +189,20 @@ def _committed_from_wire(step_id: str, wire: pb.StepCommitted) -> events.Committ
         failovers=wire.failovers,
         warnings=tuple(wire.warnings),
         reasoning=wire.reasoning,
+        reasoning_tokens=wire.reasoning_tokens,
         stop_string=wire.stop_string,
+        budgets=budgets_from_wire(wire.budgets),
+        repetition=_repetition_from_wire(wire.repetition) if wire.HasField("repetition") else None,
         why=why_from_wire(wire.why) if wire.HasField("why") else None,
     )
+
+
+def _repetition_to_wire(repetition: Repetition) -> pb.Repetition:
+    return pb.Repetition(in_task=repetition.in_task, period=repetition.period, times=repetition.times)
+
+
+def _repetition_from_wire(wire: pb.Repetition) -> Repetition:
+    return Repetition(wire.in_task, wire.period, wire.times)
 
 
 def logged_step_to_wire(step: sessions.LoggedStep) -> pb.CommittedStep:
@@ -203,6 +220,7 @@ def logged_step_to_wire(step: sessions.LoggedStep) -> pb.CommittedStep:
         output_token_ids=step.output_token_ids,
         commit_time=time_to_wire(step.commit_time),
         reasoning=step.reasoning,
+        reasoning_tokens=step.reasoning_tokens,
         why=None if step.why is None else why_to_wire(step.why),
     )
 
@@ -222,5 +240,6 @@ def logged_step_from_wire(wire: pb.CommittedStep) -> sessions.LoggedStep:
         output_token_ids=tuple(wire.output_token_ids),
         commit_time=time_from_wire(wire, "commit_time"),
         reasoning=wire.reasoning,
+        reasoning_tokens=wire.reasoning_tokens,
         why=why_from_wire(wire.why) if wire.HasField("why") else None,
     )

@@ -219,6 +219,26 @@ async def test_sessions_of_conversations_live_for_the_pools_implicit_time(redis_
         assert opened.expire_time.seconds - opened.create_time.seconds > 80_000
 
 
+async def test_lines_that_the_pool_names_keep_no_conversation_apart_and_are_not_in_its_log(
+    redis_server: RedisServer,
+) -> None:
+    async with world(redis_server) as w:
+        publish_pool(redis_server, sessions={"nonceLines": ["Request id: *"]})
+        await w.gateway.life.fleet.pools.reread(POOL)
+        client = agent(w)
+        for number in range(2):
+            reminder = Message(S, f"Request id: b{number}\nThe user waits.")
+            client.history = [reminder, *client.history[1:]]
+            await client.say("hi", system=f"Be brief.\nRequest id: a{number}\nBe kind.")
+        assert client.kinds == [Match.NEW, Match.CONTINUED]
+        first, _ = w.worker.starts
+        assert first.system == "Be brief.\nBe kind."
+        assert [message.content for message in first.messages] == ["The user waits.", "hi"]
+        assert await w.gateway.life.gateway.system_text(client.matches[0].session_id, ANYONE) == first.system
+        page = await w.gateway.life.gateway.list_steps(client.matches[0].session_id, ANYONE)
+        assert "Request id" not in repr(page)
+
+
 async def test_without_the_index_a_conversation_is_served_as_a_new_session(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,9 +140,10 @@ def test_a_call_in_a_namespace_has_its_own_name_again() -> None:
 
 
 def test_usage_counts_the_whole_context() -> None:
-    usage = whole(committed("a"))["usage"]
+    usage = whole(replace(committed("a"), reasoning_tokens=3))["usage"]
     assert (usage["input_tokens"], usage["output_tokens"], usage["total_tokens"]) == (120, 7, 127)
     assert usage["input_tokens_details"]["cached_tokens"] == 90
+    assert usage["output_tokens_details"] == {"reasoning_tokens": 3}
 
 
 def test_an_output_that_met_its_limit_is_incomplete() -> None:

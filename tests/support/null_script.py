@@ -42,8 +42,11 @@ class Script:
     warnings: tuple[str, ...] = ()
     """Of the output's text."""
     reasoning: str = ""
+    reasoning_tokens: int = 0
     stop_string: str = ""
     """What `Finished` says that the output ended at."""
+    gpu_seconds: float = 0.0
+    """What `Finished` says that each step took."""
     calls: tuple[tuple[str, str], ...] = ()
     """Names and arguments of the output's tool calls, whose ids no other step's calls have."""
     ask_history: bool = False

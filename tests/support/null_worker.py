@@ -272,7 +272,9 @@ class NullWorker(NullChecks):
             cached_tokens=attempt.cached,
             warnings=self.script.warnings,
             reasoning=self.script.reasoning,
+            reasoning_tokens=self.script.reasoning_tokens,
             stop_string=self.script.stop_string,
+            gpu_seconds=self.script.gpu_seconds,
         )
 
     async def _hear(self, attempt: Attempt, requests: AsyncIterator[wpb.GenerateRequest]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from roost.contract.names import pool_of
 from roost.contract.steps import StepName, StepRequest
 from roost.store.conversation_index import IndexEntry, decode_entries, encode_entry
+from roost.store.kept_codec import decode, encode
 from roost_gateway.recognition.chain import Chain, Point
 from roost_gateway.recognition.conversation import Conversation, Match, Recognised
 from roost_gateway.recognition.turn import Turn
@@ -27,7 +28,7 @@ class BegunStep:
 
     def document(self) -> dict[str, Any]:
         """All but the request, as JSON."""
-        recognised, links = self.recognised, self.turn.chain
+        recognised, links, kept = self.recognised, self.turn.chain, self.turn.conversation.kept
         return {
             "start": encode_entry(self.start).hex(),
             "root": _point_document(self.turn.root),
@@ -36,6 +37,7 @@ class BegunStep:
             "match": recognised.match.value,
             "logTokens": recognised.log_tokens,
             "reason": recognised.reason,
+            "kept": None if kept is None else [kept.conversation_id, kept.version, encode(kept)],
         }
 
 
@@ -45,7 +47,8 @@ def begun_step(request: StepRequest, tenant: str, document: Mapping[str, Any]) -
     pool = pool_of(request.session_id)
     assert pool is not None, "the store has checked the session's name"
     (start,) = decode_entries(pool, bytes.fromhex(document["start"]))
-    added = Conversation(model="", messages=request.messages, sampling=request.sampling, format=request.format)
+    kept = decode(*document["kept"]) if document.get("kept") else None
+    added = Conversation("", messages=request.messages, sampling=request.sampling, format=request.format, kept=kept)
     links = Chain((), (), _point(document["end"]), document["units"])
     turn = Turn(added, tenant, _point(document["root"]), links, bytes.fromhex(request.step_id))
     return BegunStep(turn, start, recognised_step(StepName(request.session_id, request.step_id), document))

@@ -19,6 +19,7 @@ from roost.store.records import AlreadyCommitted, Began, StoreAwayError
 from roost_gateway.core.begun_step import BegunStep
 from roost_gateway.core.caller import Caller, pool_of_session, role_of
 from roost_gateway.core.gateway import Gateway
+from roost_gateway.core.kept_conversations import KeptConversations
 from roost_gateway.core.models import ServedModel, pool_of_model, served_models
 from roost_gateway.core.previous_responses import PreviousResponses
 from roost_gateway.core.shared_steps import Asker, SharedStep, SharedSteps
@@ -104,9 +105,11 @@ class Conversations:
         gateway: Gateway,
         pools: Pools,
         index: ConversationIndex,
+        kept: KeptConversations,
         detached: DetachedSteps,
         step_timeout_seconds: float,
     ) -> None:
+        self.kept = kept
         self._gateway = gateway
         self._pools = pools
         self._index = index
@@ -135,11 +138,7 @@ class Conversations:
         `seconds_left` is what the client's deadline leaves; None: the gateway's own `step_timeout_seconds`.
         `is_detached`: whether the step is to run without its client. Raises RunsDetachedError when it does already.
         """
-        deadline = None if seconds_left is None else time.monotonic() + seconds_left
-        pool = await pool_of_model(self._pools, conversation.model, caller)
-        asker = Asker(caller, pool, deadline)
-        asked = await self._previous.with_system(cleaned(_within(conversation, pool)), caller)
-        call = _Call(turn(asked, caller.tenant, pool.pool), asker, is_detached)
+        call = await self._call(conversation, caller, seconds_left, is_detached=is_detached)
         _check(call)
         call, plan = await self._recognise(call)
         async with AsyncExitStack() as stack:
@@ -157,6 +156,18 @@ class Conversations:
             request = replace(begun.request, received=received)
             step = await stack.enter_async_context(self._steps.take(request, call.asker))
             yield await self._followed(stack, _Running(call, begun, step))
+
+    async def step_id(self, conversation: Conversation, caller: Caller) -> str:
+        """The id of the step that a conversation asks for; equal requests ask for the same."""
+        return (await self._call(conversation, caller, None)).turn.step_id
+
+    async def _call(
+        self, conversation: Conversation, caller: Caller, seconds_left: float | None, *, is_detached: bool = False
+    ) -> _Call:
+        deadline = None if seconds_left is None else time.monotonic() + seconds_left
+        pool = await pool_of_model(self._pools, conversation.model, caller)
+        asked = await self._previous.with_system(cleaned(_within(conversation, pool), pool.nonce_lines), caller)
+        return _Call(turn(asked, caller.tenant, pool.pool), Asker(caller, pool, deadline), is_detached)
 
     async def aclose(self) -> None:
         """Waits for what is still to be remembered."""
@@ -190,7 +201,8 @@ class Conversations:
         """The call with the history of its previous response. Raises Refused: SESSION_NOT_FOUND, INVALID_REQUEST."""
         asked = call.turn.conversation
         history = await self._previous.history(previous, call.caller)
-        whole = cleaned(replace(asked, messages=(*history, *asked.messages), previous=None))
+        whole = replace(asked, messages=(*history, *asked.messages), previous=None)
+        whole = cleaned(whole, call.pool.nonce_lines)
         return replace(call, turn=turn(whole, call.caller.tenant, call.pool.pool))
 
     async def _begin(self, stack: AsyncExitStack, call: _Call, plan: Plan) -> _Running:
@@ -222,9 +234,10 @@ class Conversations:
         return _running(call, start, step, match)
 
     async def _check_not_detached(self, call: _Call, start: IndexEntry) -> None:
-        """Raises RunsDetachedError. The run of a detached step is not fenced by those who ask for the step again."""
+        """Raises RunsDetachedError while the step runs detached, since to ask for it again would fence its run. Whether
+        a committed step is still there, its session says."""
         progress = await self._detached.read(StepName(start.session_id, call.turn.step_id), call.caller.tenant)
-        if progress is not None and not progress.state.makes_room:
+        if progress is not None and not progress.state.is_over:
             raise RunsDetachedError(Recognised(start.session_id, call.turn.step_id, Match.ATTACHED, start.head.length))
 
     async def _fork(self, stack: AsyncExitStack, call: _Call, point: IndexEntry, reason: str) -> _Running:
@@ -281,6 +294,9 @@ class Conversations:
         if event.output.tool_calls and not event.replayed:
             self._background.spawn(self._hold(call, start.session_id, event))
         await self._remember(call, writes)
+        if (kept := call.turn.conversation.kept) is not None:
+            ttl_ms = call.pool.implicit_ttl_ms
+            await self.kept.advance(kept, start.session_id, call.turn.step_id, call.caller, ttl_ms)
 
     async def _remember(self, call: _Call, writes: Sequence[IndexWrite]) -> None:
         try:
@@ -315,6 +331,8 @@ def _check(call: _Call) -> None:
 
 def _running(call: _Call, start: IndexEntry, step: SharedStep, match: Match, reason: str = "") -> _Running:
     began = step.began
-    log_tokens = began.descriptor.head.length if isinstance(began, Began) else began.entry.start
-    recognised = Recognised(start.session_id, call.turn.step_id, match, log_tokens, reason)
+    log_tokens, budgets = (
+        (began.descriptor.head.length, began.budgets) if isinstance(began, Began) else (began.entry.start, ())
+    )
+    recognised = Recognised(start.session_id, call.turn.step_id, match, log_tokens, reason, budgets)
     return _Running(call, BegunStep(call.turn, start, recognised), step)

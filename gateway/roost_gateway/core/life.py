@@ -15,6 +15,7 @@ from roost_gateway.core.counting import TokenCounter
 from roost_gateway.core.detached import DetachedConversations
 from roost_gateway.core.facts import FactsCache
 from roost_gateway.core.gateway import Gateway
+from roost_gateway.core.kept_conversations import KeptConversations
 from roost_gateway.core.pressure import Pressure
 from roost_gateway.core.step_calls import StepCalls
 from roost_gateway.fleet.fleet import Fleet
@@ -102,7 +103,8 @@ class GatewayRuntime:
         calls = StepCalls(steps, pressure)
         timeout = config.step_timeout_seconds
         self._gateway = Gateway(store, fleet, facts, calls, timeout)
-        conversations = Conversations(self._gateway, fleet.pools, store.conversations, store.detached, timeout)
+        kept = KeptConversations(store.kept_conversations, fleet.pools)
+        conversations = Conversations(self._gateway, fleet.pools, store.conversations, kept, store.detached, timeout)
         self._conversations = conversations
         on_close(conversations.aclose)
         self._detached = DetachedConversations(conversations, self._gateway, fleet.pools, store.detached)

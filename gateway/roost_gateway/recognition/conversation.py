@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from roost.contract.budgets import BudgetStatus
 from roost.contract.messages import Format, Message, Sampling, ToolDefinition
 from roost.contract.steps import StepName
+from roost.store.kept_conversations import KeptConversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,9 @@ class Conversation:
     """Role of the pool; empty: its first."""
     epoch: str = ""
     """Conversations of one epoch have nothing to do with those of another."""
+    kept: KeptConversation | None = None
+    """The conversation of a client that the step continues, as it was read: `previous` and `messages` have what it
+    has."""
 
 
 class Match(StrEnum):
@@ -61,3 +66,5 @@ class Recognised:
     """Tokens of the session's log before the step."""
     reason: str = ""
     """Why a history did not continue a session: which message differs, or which rule. Empty when it did."""
+    budgets: tuple[BudgetStatus, ...] = ()
+    """Budgets to warn of when the step began."""

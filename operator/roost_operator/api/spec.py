@@ -5,11 +5,13 @@ and objects, each with a description; durations are whole seconds and named `...
 """
 
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from roost_operator.api.fields import Fields, Label, PoolName
+from roost.contract.nonce_lines import MAX_LINES
+from roost_operator.api.budget_spec import BudgetsSpec, RepetitionSpec, WindowSpec
+from roost_operator.api.fields import Fields, Label, NonceLineText, PoolName
 from roost_operator.api.model_spec import ModelSpec
 
 GROUP = "roost.dev"
@@ -84,6 +86,12 @@ class RoleSpec(Fields):
     session_token_budget: int = Field(
         default=0, ge=0, description="Most prompt and output tokens in a session's life; 0 means no limit."
     )
+    budgets: BudgetsSpec = Field(
+        default_factory=BudgetsSpec, description="What sessions, tasks and the role may use, and what happens then."
+    )
+    repetition: RepetitionSpec = Field(
+        default_factory=RepetitionSpec, description="When a session's or task's calls count as repeated, and what then."
+    )
 
 
 class SessionsSpec(Fields):
@@ -102,6 +110,13 @@ class SessionsSpec(Fields):
         le=31_536_000,
         alias="implicitTTLSeconds",
         description="The same for sessions that gateways open for HTTP clients; idleTTLSeconds when that is less.",
+    )
+    nonce_lines: tuple[Annotated[NonceLineText, Field(description="BEGINNING*END of such a line.")], ...] = Field(
+        default=(),
+        max_length=MAX_LINES,
+        description="Lines of system text that differ in each request of an HTTP client, such as the request's id: "
+        "such a line begins with what stands before the '*', and ends with what stands after it. They are left out of "
+        "the conversation, so that it is recognised, and the model does not see them.",
     )
     max_tokens: int = Field(default=0, ge=0, description="Longest log in tokens; 0 means the model's contextTokens.")
     on_pool_deletion: OnPoolDeletion | None = Field(
@@ -161,6 +176,10 @@ class Spec(Fields):
         description="Roles; the first one is the default.",
     )
     sessions: SessionsSpec = Field(default_factory=SessionsSpec, description="How long sessions live and grow.")
+    tenant_budget: WindowSpec = Field(
+        default_factory=WindowSpec,
+        description="What each tenant may use in the pool; then its steps are refused.",
+    )
     admission: AdmissionSpec = Field(
         default_factory=AdmissionSpec, description="How many steps may wait, and how long."
     )

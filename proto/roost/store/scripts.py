@@ -22,9 +22,11 @@ NAMES = (
     "detached_report",
     "detached_take",
     "evict",
+    "extend",
     "fork",
     "get",
     "hold",
+    "keep",
     "look",
     "migrate",
     "open",
@@ -37,7 +39,7 @@ NAMES = (
     "residency",
     "workers",
 )
-SHARED = ("_common", "_logs", "_ledger", "_waiters")
+SHARED = ("_common", "_logs", "_budgets", "_repetition", "_ledger", "_waiters")
 """Put before every script."""
 Arg = str | bytes | int | float
 GRACE = "grace_ms"

@@ -54,7 +54,9 @@ def finished(attempt: Attempt, message: OutputMessage, block_tokens: int) -> pb.
             cached_tokens=attempt.cached_tokens,
             warnings=message.warnings,
             reasoning=message.reasoning,
+            reasoning_tokens=message.reasoning_tokens,
             stop_string=attempt.stop_string,
+            gpu_seconds=attempt.gpu_seconds,
             eviction=_eviction(attempt),
             block_tokens=block_tokens,
         )

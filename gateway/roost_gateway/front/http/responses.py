@@ -1,6 +1,7 @@
 """`/v1/responses`, OpenAI's API: new answers, and those that have been given."""
 
 import time
+from dataclasses import replace
 from functools import partial
 
 from starlette.datastructures import QueryParams
@@ -9,12 +10,15 @@ from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, invalid
 from roost.contract.sessions import LoggedStep
 from roost.contract.steps import StepName
+from roost.store.kept_conversations import KeptConversation
+from roost_gateway.core.kept_conversations import is_id
 from roost_gateway.core.logged_steps import logged_steps
 from roost_gateway.front.http.calls import HttpCall
+from roost_gateway.front.http.headers import is_retry
 from roost_gateway.front.http.ids import name_of
 from roost_gateway.front.http.parameters import read
 from roost_gateway.front.http.responses_body import RESPONSES, ResponsesBody
-from roost_gateway.front.http.responses_conversation import conversation_of, references_of
+from roost_gateway.front.http.responses_conversation import Log, conversation_of, references_of
 from roost_gateway.front.http.responses_detached import (
     check_detached,
     create_detached,
@@ -24,7 +28,7 @@ from roost_gateway.front.http.responses_detached import (
 from roost_gateway.front.http.responses_events import ResponseEvents, response_of
 from roost_gateway.front.http.responses_log import committed_of
 from roost_gateway.front.http.steps import stream_step, whole_step
-from roost_gateway.recognition.conversation import Match, Recognised
+from roost_gateway.recognition.conversation import Conversation, Match, Recognised
 
 
 async def create_response(call: HttpCall) -> None:
@@ -34,7 +38,7 @@ async def create_response(call: HttpCall) -> None:
     if body.background:
         check_detached(body)
     log = await logged_steps(call.front.life.gateway, call.caller, [name.step for name in references_of(body)])
-    conversation = conversation_of(body, log, call.headers, call.front.session_headers)
+    conversation = await _conversation(call, body, log)
     created = time.time()
     if body.background:
         await create_detached(call, body, conversation)
@@ -42,6 +46,30 @@ async def create_response(call: HttpCall) -> None:
         await stream_step(call, conversation, partial(ResponseEvents, body, created))
     else:
         await whole_step(call, conversation, partial(response_of, body, created))
+
+
+async def _conversation(call: HttpCall, body: ResponsesBody, log: Log) -> Conversation:
+    """The conversation that a request continues. If it was created here, it has gone on since the client's first try:
+    a retry of its last step is recognised as that step."""
+    name, further, conversations = body.conversation, call.front.session_headers, call.conversations
+    if name is None or not is_id(name.id):
+        return conversation_of(body, log, call.headers, further)
+    kept = await conversations.kept.get(name.id, call.caller)
+    if is_retry(call.headers) and kept.former is not None:
+        before = conversation_of(body, log, call.headers, further, replace(kept, next=kept.former))
+        if await _is_last_step(call, before, kept):
+            return before
+    return conversation_of(body, log, call.headers, further, kept)
+
+
+async def _is_last_step(call: HttpCall, asked: Conversation, kept: KeptConversation) -> bool:
+    """Whether a conversation's last step is the one that is asked for."""
+    try:
+        return await call.conversations.step_id(asked, call.caller) == kept.next.step_id
+    except Refused as error:
+        if error.reason is not Reason.SESSION_NOT_FOUND:  # as when the session before the last has expired
+            raise
+        return False
 
 
 async def get_response(call: HttpCall) -> None:
@@ -78,6 +106,7 @@ async def delete_response(call: HttpCall) -> None:
         if session.head != step.head:
             raise invalid([("response_id", "later responses continue this one; delete the latest, and so all of them")])
         await gateway.delete(name.session_id, call.caller)
+        await steps.forget(name)
     await call.respond({"id": call.scope["path_params"]["id"], "object": "response", "deleted": True})
 
 

@@ -199,7 +199,16 @@ class ResponsesBody(Body):
                 yield from ((tool.name, nested) for nested in tool.tools)
 
 
-_ECHOED = {"model", "instructions", "previous_response_id", "max_output_tokens", "temperature", "top_p", "tools"}
+_ECHOED = {
+    "conversation",
+    "model",
+    "instructions",
+    "previous_response_id",
+    "max_output_tokens",
+    "temperature",
+    "top_p",
+    "tools",
+}
 """Parameters that a response repeats, or that its events depend on."""
 
 
@@ -225,7 +234,11 @@ RESPONSES = ParameterTable(
         ),
         supported("instructions"),
         supported("previous_response_id", "the answer's session goes on"),
-        supported("conversation", "names the client's conversation; the history is still the client's to send"),
+        supported(
+            "conversation",
+            "a conversation that `/v1/conversations` has created goes on; any other id names the client's "
+            "conversation, and the history is still the client's to send",
+        ),
         supported("tools", "functions, also in namespaces; web and tool searches are not shown, others refused"),
         supported("tool_choice", "`auto`, `none`, `required`, or a named function"),
         supported("text", "`format`; a schema beside tools only with tool_choice `none`"),

@@ -157,6 +157,7 @@ class ResponseEvents:
             "created_at": int(self._created),
             "status": status,
             "background": bool(body.background),
+            "conversation": None if body.conversation is None else {"id": body.conversation.id},
             "error": None,
             "incomplete_details": None,
             "instructions": body.instructions,
@@ -190,6 +191,6 @@ def usage_of(committed: Committed) -> JsonObject:
         "input_tokens": context,
         "input_tokens_details": {"cached_tokens": min(context, committed.usage.cached_tokens), "cache_write_tokens": 0},
         "output_tokens": output,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": committed.reasoning_tokens},
         "total_tokens": context + output,
     }

@@ -20,4 +20,5 @@ def committed_of(step: LoggedStep) -> Committed:
         output_tokens=step.usage.output_tokens,
         failovers=0,
         reasoning=step.reasoning,
+        reasoning_tokens=step.reasoning_tokens,
     )
