@@ -16,7 +16,7 @@ from roost_gateway.simulator.generator import fitted_parameters, generate
 from roost_gateway.simulator.simulation import Fleet, Simulation
 from roost_gateway.simulator.worker import WorkerSettings
 from roost_gateway.simulator.workload import Session
-from roost_worker.engine.retention import DEFAULT_POLICY
+from roost_worker.engine.policies import DEFAULT_POLICY
 
 GENERATED = "generated"
 
@@ -45,8 +45,9 @@ def simulate(
     """
     try:
         arrivals = _arrivals(_sessions(workload, file, seed, once=recorded), rate, sessions, ramp, seed, recorded)
-        fleet = Fleet(workers, WorkerSettings(kv_tokens=kv_tokens, max_running=max_running))
-        figures = Simulation(fleet, policies.policy_factory(policy), arrivals).run(steps)
+        settings = WorkerSettings(kv_tokens=kv_tokens, max_running=max_running)
+        make_policy = policies.policy_factory(settings, policy)
+        figures = Simulation(Fleet(workers, settings), make_policy, arrivals).run(steps)
     except (OSError, ValueError) as error:
         report(str(error))
         raise typer.Exit(1) from None

@@ -213,6 +213,7 @@ class SequenceCache:
 
     def _park(self, session: str, sequence: Sequence, now: float) -> None:
         ids = sequence.ids[: sequence.computed]
-        key = sequence.request.cache_key
-        self.retained.park(ParkedSequence(session, key, ids, sequence.blocks, sequence.arrival, now), now)
+        key, role = sequence.request.cache_key, sequence.request.role
+        parked = ParkedSequence(session, key, ids, sequence.blocks, sequence.arrival, now, role=role)
+        self.retained.park(parked, now)
         sequence.blocks, sequence.computed = array("i"), 0

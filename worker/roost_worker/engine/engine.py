@@ -22,7 +22,8 @@ from roost_worker.engine.messages import (
 )
 from roost_worker.engine.meter import Meter
 from roost_worker.engine.plan import BatchResult, Runner, Sampled
-from roost_worker.engine.retention import DEFAULT_POLICY, POLICIES, UNKNOWN_HOLD_SECONDS, RetentionPolicy
+from roost_worker.engine.policies import DEFAULT_POLICY, POLICIES
+from roost_worker.engine.retention import UNKNOWN_HOLD_SECONDS, RetentionPolicy
 from roost_worker.engine.scheduler import ScheduledBatch, Scheduler
 from roost_worker.engine.sequence import Sequence
 
@@ -57,7 +58,7 @@ class Engine:
         self._clock = clock
         self._wake = wake
         self._grammar_pool = grammar_pool or ThreadPoolExecutor(2, thread_name_prefix="grammar")
-        self._cache = SequenceCache(info.num_blocks, info.block_tokens, policy or POLICIES[DEFAULT_POLICY]())
+        self._cache = SequenceCache(info.num_blocks, info.block_tokens, policy or POLICIES[DEFAULT_POLICY](info.pair_cost))
         self._scheduler = Scheduler(self._cache, config.max_running, config.max_batch_tokens)
         self._requests: dict[str, Sequence] = {}
         self._compiling: dict[str, Future[str]] = {}

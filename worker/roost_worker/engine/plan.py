@@ -83,6 +83,8 @@ class RunnerInfo:
     context_tokens: int
     eos_token_ids: tuple[int, ...] = field(default=())
     device: str = "cpu"
+    pair_cost: float = 0.0
+    """What it costs to attend to one token of context, as a share of what a token costs without any."""
 
 
 class Runner(Protocol):
