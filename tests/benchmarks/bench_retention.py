@@ -85,7 +85,9 @@ def main() -> None:
     parser.add_argument("--half", choices=("held-out", "tuning"), default="held-out")
     options = parser.parse_args()
     sessions = sessions_of(options.sessions, options.half)
-    print(f"{len(sessions)} {options.half} sessions, {options.engine} times, {options.steps} steps, {options.seeds} seeds")
+    print(
+        f"{len(sessions)} {options.half} sessions, {options.engine} times, {options.steps} steps, {options.seeds} seeds"
+    )
     cells: list[dict[str, Any]] = []
     for agents, kv_tokens in CELLS:
         reports = {

@@ -17,8 +17,8 @@ from roost_worker.engine.policies import DEFAULT_POLICY, POLICIES
 from roost_worker.engine.retention import RetentionPolicy
 
 ORACLE = "Belady"
-TAIL_UNCACHED_TOKENS = 16_000
-"""What T-LRU leaves uncached: of 2,000 to 32,000 what recomputes the fewest seconds on the tuning half."""
+TAIL_UNCACHED_TOKENS = 2_000
+"""What T-LRU leaves uncached: of 2,000, 8,000 and 32,000 what recomputes the fewest seconds on the tuning half."""
 
 PUBLISHED: Mapping[str, Callable[[WorkerSettings], RetentionPolicy]] = {
     "TTL1m": lambda _: StaticTtl(60.0),

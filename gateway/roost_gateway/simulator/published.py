@@ -1,7 +1,7 @@
 """Retention policies that others have published, as they are described, to compare with. Pure.
 
-They are orders of eviction only: what their systems do besides, such as holding back sessions, is left out. Where one of
-them says nothing, the least recently used goes first.
+They are orders of eviction only: what their systems do besides, such as holding back sessions, is left out. Where their
+sources say nothing, the least recently used goes first.
 """
 
 from bisect import insort

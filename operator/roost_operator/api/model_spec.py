@@ -32,8 +32,8 @@ class KvCacheSpec(Fields):
         default=DEFAULT_POLICY,
         json_schema_extra={"enum": list(POLICIES)},
         description="What leaves a full KV cache first. LRUSparingHeld: what was not used for longest, but sessions on "
-        "hold after all others. LRU: what was not used for longest, whether on hold or not. LearnedReturns: what is expected to save the least computing, by "
-        "how long such sessions paused before.",
+        "hold after all others. LRU: what was not used for longest, whether on hold or not. "
+        "LearnedReturns: what is expected to save the least computing, by how long such sessions paused before.",
     )
 
     @field_validator("memory", mode="before")

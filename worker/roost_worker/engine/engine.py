@@ -58,7 +58,9 @@ class Engine:
         self._clock = clock
         self._wake = wake
         self._grammar_pool = grammar_pool or ThreadPoolExecutor(2, thread_name_prefix="grammar")
-        self._cache = SequenceCache(info.num_blocks, info.block_tokens, policy or POLICIES[DEFAULT_POLICY](info.pair_cost))
+        self._cache = SequenceCache(
+            info.num_blocks, info.block_tokens, policy or POLICIES[DEFAULT_POLICY](info.pair_cost)
+        )
         self._scheduler = Scheduler(self._cache, config.max_running, config.max_batch_tokens)
         self._requests: dict[str, Sequence] = {}
         self._compiling: dict[str, Future[str]] = {}
