@@ -72,7 +72,8 @@ def test_roles_and_holds_are_told_apart() -> None:
         pause(policy, Candidate(f"done-{number}", 1000.0 * number), 500.0)
     coder, reviewer = (replace(held(role, 1e6), role=role) for role in ("coder", "reviewer"))
     assert first_to_go(policy, coder, reviewer, now=1e6) == "reviewer"
-    assert first_to_go(policy, coder, Candidate("done", 1e6, role="coder"), now=1e6) == "done"
+    rates = [policy.rank(candidate, 1e6).order[1] for candidate in (Candidate("done", 1e6, role="coder"), coder)]
+    assert rates[0] < rates[1] / 5
 
 
 def test_a_pause_is_learned_from_even_if_the_kv_went_before_it_ended() -> None:
@@ -101,13 +102,17 @@ def test_what_the_client_expects_counts_and_a_newer_hold_takes_its_place() -> No
 
 def test_a_hold_that_a_request_ends_is_still_the_kind_of_pause_that_ended() -> None:
     """The engine ends the hold before the request runs, and with it before the pause is counted."""
-    policy = LearnedReturns(PAIR_COST)
+    ended, lasting = LearnedReturns(PAIR_COST), LearnedReturns(PAIR_COST)
     for number in range(60):
-        candidate = held(f"a{number}", 1000.0 * number, "grep")
-        policy.rank(candidate, candidate.last_used)
-        pause(policy, replace(candidate, held_until=0.0), 3.0)
-        pause(policy, held(f"b{number}", 1000.0 * number, "build"), 300.0)
-    assert first_to_go(policy, held("a", 1e6, "grep"), held("b", 1e6, "build"), now=1e6) == "b"
+        candidate = held(f"s{number}", 1000.0 * number, "grep")
+        pause(lasting, candidate, 3.0)
+        ended.rank(candidate, candidate.last_used)
+        pause(ended, replace(candidate, held_until=0.0), 3.0)
+    assert ended.rank(held("a", 1e6, "grep"), 1e6) == lasting.rank(held("a", 1e6, "grep"), 1e6)
+
+
+def test_a_rank_lasts_however_short_a_pause_is_promised() -> None:
+    assert LearnedReturns(PAIR_COST).rank(held("a", 1e6, expect_seconds=1e-9), 1e6).until > 1e6
 
 
 def test_the_end_of_a_long_context_is_dearer_than_that_of_a_short_one() -> None:

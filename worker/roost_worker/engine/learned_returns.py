@@ -53,8 +53,8 @@ class LearnedReturns(RetentionPolicy):
     A session's return rate follows from counts of pauses like this one: whether the client holds the session or has
     said how long, how long the session's last pauses were, its role and tool. Counts of rarer kinds are smoothed by
     those of more general ones. The rate counts from the time that the session has paused already, up to whatever time
-    it pays most to wait. It is multiplied by what rebuilding the candidate's last block costs, which grows with depth,
-    so that what is left of a trimmed candidate is cheaper to lose.
+    it pays most to wait. It is multiplied by what rebuilding a token of the candidate costs in the mean, which grows with
+    depth, so that what is left of a trimmed candidate is cheaper to lose.
     """
 
     def __init__(self, pair_cost: float) -> None:
@@ -68,7 +68,8 @@ class LearnedReturns(RetentionPolicy):
             return Rank((1.0, 0.0, candidate.last_used))
         kind, scale = self._pause_of(candidate, now)
         first = bin_of(max(0.0, now - candidate.last_used) / scale)
-        saved = return_rate(self._shares(kind, first), first) / scale * (1.0 + self._pair_cost * candidate.tokens)
+        cost = 1.0 + self._pair_cost * candidate.tokens / 2
+        saved = return_rate(self._shares(kind, first), first) / scale * cost
         until = candidate.last_used + EDGES[first + 1] * scale if first + 1 < BINS else inf
         return Rank((0.0, saved, candidate.last_used), max(until, nextafter(now, inf)))
 
