@@ -22,6 +22,7 @@ from roost.wire import (
     usage_to_wire,
 )
 from roost.wire_parts import add_parts, parts_from_wire
+from roost.wire_why import why_from_wire, why_to_wire
 
 
 def step_request_to_wire(request: steps.StepRequest) -> pb.StepRequest:
@@ -75,6 +76,7 @@ def event_to_wire(event: events.Event) -> pb.StepResponse:
                 worker=event.worker,
                 prompt_tokens=event.prompt_tokens,
                 cached_tokens=event.cached_tokens,
+                why=None if event.why is None else why_to_wire(event.why),
             )
         )
     if isinstance(event, events.Queued):
@@ -92,7 +94,8 @@ def event_from_wire(step_id: str, wire: pb.StepResponse) -> events.Event | None:
     if kind == "started":
         started = wire.started
         attempt = attempt_from_wire(started.attempt)
-        return events.Started(started.worker, started.prompt_tokens, started.cached_tokens, attempt)
+        why = why_from_wire(started.why) if started.HasField("why") else None
+        return events.Started(started.worker, started.prompt_tokens, started.cached_tokens, attempt, why)
     if kind == "queued":
         return events.Queued(wire.queued.position)
     if kind == "restarted":
@@ -159,7 +162,9 @@ def _committed_to_wire(event: events.Committed) -> pb.StepCommitted:
         failovers=event.failovers,
         warnings=event.warnings,
         reasoning=event.reasoning,
+        reasoning_tokens=event.reasoning_tokens,
         stop_string=event.stop_string,
+        why=None if event.why is None else why_to_wire(event.why),
     )
 
 
@@ -179,7 +184,9 @@ def _committed_from_wire(step_id: str, wire: pb.StepCommitted) -> events.Committ
         failovers=wire.failovers,
         warnings=tuple(wire.warnings),
         reasoning=wire.reasoning,
+        reasoning_tokens=wire.reasoning_tokens,
         stop_string=wire.stop_string,
+        why=why_from_wire(wire.why) if wire.HasField("why") else None,
     )
 
 
@@ -198,6 +205,8 @@ def logged_step_to_wire(step: sessions.LoggedStep) -> pb.CommittedStep:
         output_token_ids=step.output_token_ids,
         commit_time=time_to_wire(step.commit_time),
         reasoning=step.reasoning,
+        reasoning_tokens=step.reasoning_tokens,
+        why=None if step.why is None else why_to_wire(step.why),
     )
 
 
@@ -216,4 +225,6 @@ def logged_step_from_wire(wire: pb.CommittedStep) -> sessions.LoggedStep:
         output_token_ids=tuple(wire.output_token_ids),
         commit_time=time_from_wire(wire, "commit_time"),
         reasoning=wire.reasoning,
+        reasoning_tokens=wire.reasoning_tokens,
+        why=why_from_wire(wire.why) if wire.HasField("why") else None,
     )

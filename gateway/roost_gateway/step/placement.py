@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from roost.contract.events import Queued
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.contract.why import Wait, WaitReason
 from roost.store.interface import SessionStore
 from roost.store.records import StoreAwayError, Wake
 from roost_gateway.fleet.fleet import Fleet
@@ -88,9 +89,21 @@ class Placement:
                 refusal = self._turned_away(attempt) or self._failed_everywhere(attempt)
                 if refusal is not None:
                     raise refusal
+                reason = self._wait_reason(attempt, line)
                 waiter = waiting.enter(attempt, line)
-            attempt.outbox.put(Queued(waiting.queue.ahead(waiter.ticket, time.monotonic())))
+            ahead = waiting.queue.ahead(waiter.ticket, time.monotonic())
+            attempt.waits(Wait(continuations=ahead.continuations, new_sessions=ahead.new_sessions, reason=reason))
+            attempt.outbox.put(Queued(sum(ahead)))
             return await self._wait(waiting, line, waiter)
+
+    def _wait_reason(self, attempt: StepAttempt, line: Line) -> WaitReason:
+        if line.waiters:
+            return WaitReason.LINE
+        if self._choose(attempt) is not None:
+            return WaitReason.NO_ROOM
+        workers = self._workers.states(attempt.pool.pool)
+        is_served = not workers or serves_revision(attempt.need.model_revision, workers)
+        return WaitReason.NO_WORKER if is_served else WaitReason.NO_REVISION
 
     def kick(self, pool: str, revision: str | None = None) -> None:
         """Lets the lines try again that workers of `revision`, or of any revision, can serve."""

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from roost.contract.heads import NO_ATTEMPT, AttemptRef, Head
 from roost.contract.messages import Message
+from roost.contract.why import Why
 
 
 class FinishReason(StrEnum):
@@ -58,6 +59,8 @@ class Started:
     """Tokens of the context that the worker expected to find in its cache."""
     attempt: AttemptRef = field(default=NO_ATTEMPT, compare=False)
     """Attempt whose output follows."""
+    why: Why | None = None
+    """What is known so far, or None; `Committed.why` has the whole of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,10 @@ class Committed:
     """What the model wrote between its thinking marks. It is not part of `output`."""
     stop_string: str = ""
     """The one of `Sampling.stop` that ended the output; empty when another thing did."""
+    why: Why | None = None
+    """Why it waited, and why tokens were rebuilt; None for a step of an older gateway."""
+    reasoning_tokens: int = 0
+    """Output tokens that the reasoning took, its marks included."""
 
     @property
     def context_tokens(self) -> int:

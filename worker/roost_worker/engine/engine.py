@@ -61,7 +61,7 @@ class Engine:
         self._cache = SequenceCache(
             info.num_blocks, info.block_tokens, policy or POLICIES[DEFAULT_POLICY](info.pair_cost)
         )
-        self._scheduler = Scheduler(self._cache, config.max_running, config.max_batch_tokens)
+        self._scheduler = Scheduler(self._cache, config.max_running, config.max_batch_tokens, config.step_goal_seconds)
         self._requests: dict[str, Sequence] = {}
         self._compiling: dict[str, Future[str]] = {}
         self._outputs: list[RequestOutput] = []
@@ -247,6 +247,7 @@ class Engine:
             self._cache.advance(row.sequence, row.tokens, now)
         prefilled = sum(row.tokens for row in batch.rows if not row.decode)
         self._meter.add_batch(prefilled, len(sampling), result.seconds)
+        self._scheduler.observe(batch, result.seconds)
         for sequence, sampled in zip(sampling, result.sampled, strict=True):
             self._take_token(sequence, sampled)
 
@@ -285,8 +286,9 @@ class Engine:
 
     def _take_outputs(self) -> Outputs:
         parked, dropped = self._cache.retained.take_changes()
+        evicted = self._cache.retained.take_evicted()
         outputs, self._outputs = tuple(self._outputs), []
-        return Outputs(outputs, parked, dropped, self.stats)
+        return Outputs(outputs, parked, dropped, evicted, self.stats)
 
 
 def _compile_error(future: Future[str]) -> str:
