@@ -53,8 +53,8 @@ class LearnedReturns(RetentionPolicy):
     A session's return rate follows from counts of pauses like this one: whether the client holds the session or has
     said how long, how long the session's last pauses were, its role and tool. Counts of rarer kinds are smoothed by
     those of more general ones. The rate counts from the time that the session has paused already, up to whatever time
-    it pays most to wait. It is multiplied by what rebuilding a token of the candidate costs in the mean, which grows with
-    depth, so that what is left of a trimmed candidate is cheaper to lose.
+    it pays most to wait. It is multiplied by what rebuilding a token of the candidate costs in the mean, which grows
+    with depth, so that what is left of a trimmed candidate is cheaper to lose.
     """
 
     def __init__(self, pair_cost: float) -> None:
