@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 
-EDGES = (0.0, *(2.0 ** (step / 2) for step in range(24)))
+EDGES: tuple[float, ...] = (0.0, *(2.0 ** (step / 2) for step in range(24)))
 """Where the bins of a pause begin, in seconds: half octaves up to 48 minutes. The last bin has no end."""
 BINS = len(EDGES)
 PROMISED_SECONDS = 32.0

@@ -84,9 +84,11 @@ class RetentionPolicy(Protocol):
 
     def came_back(self, event: Return, now: float) -> None:
         """Learn from a request that was admitted."""
+        return
 
     def evicted(self, event: Eviction, now: float) -> None:
         """Learn from an eviction."""
+        return
 
 
 class Lru(RetentionPolicy):
