@@ -218,7 +218,9 @@ class Began:
     fenced: LiveAttempt | None
     """Attempt of the same step that this one replaced; its output may be resumed at its worker."""
     cached_tokens: int = 0
-    """Tokens of the log that the owner has cached, as it publishes."""
+    """Tokens of the log that the owner has cached on its device, as it publishes."""
+    warm_tokens: int = 0
+    """Tokens behind those that it has in host memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +271,9 @@ class WorkerLook:
     view: "WorkerView | None"
     """None when it has no lease in force."""
     cached_tokens: int
-    """Tokens of the session that it publishes as cached."""
+    """Tokens of the session that it publishes as cached on its device."""
+    warm_tokens: int = 0
+    """Tokens behind those that it publishes as cached in host memory."""
 
 
 @dataclass(frozen=True, slots=True)

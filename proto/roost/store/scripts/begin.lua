@@ -7,7 +7,8 @@
 --   budget_tokens, max_steps (0 for each if there is no limit), drops_thinking (1 if thinking in the log goes before the
 --   step, so that the log becomes shorter), class, aging_ms, deadline_ms (from now; 0 if there is
 --   none), residency_delay_ms (see `cached_at`); the hosts: workers that the caller knows to concern the session
--- Replies {'began', now, worker reserved at, tokens cached at the owner, descriptor}
+-- Replies {'began', now, worker reserved at, tokens cached at the owner, tokens behind those in its host memory,
+--   descriptor}
 --   | {'committed', now, generation, index, descriptor} | {'again', generations, base, host to name}
 
 local session, first_host = session_keys(named_keys + 1, args.generations, args.base)
@@ -34,12 +35,13 @@ for i = named_args + 1, #ARGV do
   local key = first_host + 2 * (i - named_args - 1)
   lease_of[ARGV[i]], residency_of[ARGV[i]] = KEYS[key], KEYS[key + 1]
 end
-local cached = 0
+local cached, warm = 0, 0
 if d.owner ~= '' and not migrates and is_alive(keys.workers, d.owner, now, grace_ms) then
   if not lease_of[d.owner] then
     return again(d, d.owner)
   end
-  cached = cached_at(keys.workers, d.owner, residency_of[d.owner], args.session_id, d, now, args.residency_delay_ms)
+  cached, warm =
+    cached_at(keys.workers, d.owner, residency_of[d.owner], args.session_id, d, now, args.residency_delay_ms)
 end
 
 local retry = d.live and d['attempt:step'] == args.step_id
@@ -50,7 +52,7 @@ local former = d['attempt:nonce']
 local former_member = d['attempt:worker'] .. '|' .. former
 if retry and former == nonce then -- the script was sent again, because its reply was lost
   local is_reserved = redis.call('HEXISTS', keys.reservations, former_member) == 1
-  return {'began', now, is_reserved and d['attempt:worker'] or '', cached, describe(session)}
+  return {'began', now, is_reserved and d['attempt:worker'] or '', cached, warm, describe(session)}
 end
 
 if d.state == 'closed' then
@@ -139,4 +141,4 @@ elseif line then
   enter_line(keys, line, nonce, args.class, args.aging_ms, enqueued, deadline, expiry)
 end
 touch(session, d.ttl, now, 2 * args.lease_ms)
-return {'began', now, reserved, cached, describe(session)}
+return {'began', now, reserved, cached, warm, describe(session)}
