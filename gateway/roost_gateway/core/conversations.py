@@ -234,9 +234,10 @@ class Conversations:
         return _running(call, start, step, match)
 
     async def _check_not_detached(self, call: _Call, start: IndexEntry) -> None:
-        """Raises RunsDetachedError. The run of a detached step is not fenced by those who ask for the step again."""
+        """Raises RunsDetachedError while the step runs detached, since to ask for it again would fence its run. Whether
+        a committed step is still there, its session says."""
         progress = await self._detached.read(StepName(start.session_id, call.turn.step_id), call.caller.tenant)
-        if progress is not None and not progress.state.makes_room:
+        if progress is not None and not progress.state.is_over:
             raise RunsDetachedError(Recognised(start.session_id, call.turn.step_id, Match.ATTACHED, start.head.length))
 
     async def _fork(self, stack: AsyncExitStack, call: _Call, point: IndexEntry, reason: str) -> _Running:
