@@ -6,6 +6,7 @@ from typing import Any
 from roost.contract import names
 from roost.contract.heads import Head
 from roost.store import codec
+from roost.store.entry import Entry
 from roost.store.fork_records import NewFork
 from roost.store.keys import PoolKeys
 from roost.store.records import (
@@ -38,7 +39,22 @@ def pool_keys(session_id: str) -> PoolKeys:
 
 def claim_keys(keys: PoolKeys) -> dict[str, str]:
     """Keys of the pool that scripts need which give tokens and places back."""
-    return {"reservations": keys.reservations, "waiters": keys.waiters, "lines": keys.lines, "wake": keys.wake}
+    claims = {"reservations": keys.reservations, "waiters": keys.waiters, "lines": keys.lines, "wake": keys.wake}
+    return {**claims, **live_keys(keys)}
+
+
+def live_keys(keys: PoolKeys) -> dict[str, str]:
+    """Keys of the pool that have its working set."""
+    return {
+        "live": keys.live,
+        "live_ends": keys.live_ends,
+        "live_shares": keys.live_shares,
+        "live_sums": keys.live_sums,
+    }
+
+
+def _entry_args(entry: Entry) -> dict[str, Arg]:
+    return {"prefix": entry.prefix, "prefix_tokens": entry.prefix_tokens, "admission": int(entry.admission)}
 
 
 def _head_args(head: Head | None, prefix: str = "") -> dict[str, Arg]:
@@ -115,6 +131,7 @@ def reserve_call(asked: Reservation, aging_ms: int) -> Call:
             "epoch": asked.ref.epoch,
             "worker": asked.worker_id,
             "revision": asked.revision,
+            **_entry_args(asked.entry),
             "tokens": asked.tokens,
             "class": asked.priority,
             "aging_ms": aging_ms,
@@ -132,7 +149,7 @@ def release_call(reservation: Reservation) -> Call:
     )
 
 
-def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int) -> dict[str, Arg]:
+def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int, adapt_ms: int) -> dict[str, Arg]:
     return {
         "session_id": request.session_id,
         "tenant": request.tenant,
@@ -152,6 +169,8 @@ def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int) ->
         "aging_ms": aging_ms,
         "deadline_ms": request.deadline_ms,
         "residency_delay_ms": residency_delay_ms,
+        "adapt_ms": adapt_ms,
+        **_entry_args(request.entry),
     }
 
 
@@ -177,7 +196,7 @@ def migrated_steps(request: MigrateRequest) -> list[Arg]:
     return [f"{entry.commit_ms}:".encode() + codec.encode_entry(entry) for entry in request.entries]
 
 
-def commit_args(request: CommitRequest) -> dict[str, Arg]:
+def commit_args(request: CommitRequest, adapt_ms: int) -> dict[str, Arg]:
     """Raises ValueError when ids, counts and head of the request contradict one another."""
     check_commit(request)
     entry = request.entry
@@ -197,6 +216,7 @@ def commit_args(request: CommitRequest) -> dict[str, Arg]:
         "revision": entry.model_revision,
         "thinking": int(holds_thinking(entry)),
         "ttl_ms": request.ttl_ms,
+        "adapt_ms": adapt_ms,
     }
 
 

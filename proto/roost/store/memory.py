@@ -13,8 +13,9 @@ from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 from roost.contract.reasons import Reason
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
+from roost.store.entry import Reserved
 from roost.store.fork_records import NewFork
-from roost.store.memory_attempts import take_attempt
+from roost.store.memory_attempts import reserve_at, take_attempt
 from roost.store.memory_pool import Claim, MemoryPool
 from roost.store.memory_session import Log, MemorySession, branch_off, new_session
 from roost.store.records import (
@@ -37,6 +38,7 @@ from roost.store.records import (
 )
 from roost.store.refusals import refused
 from roost.store.rules import AGING_MS, ID_BYTES, check_commit, check_migration
+from roost.store.working_set import ADAPT_MS, IDLE_MS, Admission, pause_ms
 
 _WAKE_SECONDS = 0.5
 
@@ -51,19 +53,22 @@ class MemoryStore:
     `clock` gives the time in ms. `publish` and `publish_cached` do what workers do in Redis.
     """
 
-    def __init__(self, clock: Callable[[], int] = now_ms, *, aging_ms: int = AGING_MS) -> None:
+    def __init__(
+        self, clock: Callable[[], int] = now_ms, *, aging_ms: int = AGING_MS, adapt_ms: int = ADAPT_MS
+    ) -> None:
         self.clock = clock
         self.conversations: ConversationIndex = MemoryConversationIndex(clock)
         self.documents: dict[str, dict[str, Any]] = {}
         self.sessions: dict[str, MemorySession] = {}
         self._aging_ms = aging_ms
+        self._adapt_ms = adapt_ms
         self._opened: dict[tuple[str, str, str], str] = {}
         """Pool, tenant and request id -> session."""
         self._pools: dict[str, MemoryPool] = {}
 
     def pool(self, name: str) -> MemoryPool:
         """The pool's leases, claims and waiters."""
-        return self._pools.setdefault(name, MemoryPool(self._aging_ms))
+        return self._pools.setdefault(name, MemoryPool(self._aging_ms, self._adapt_ms))
 
     def publish(self, pool: str, lease: WorkerLease, ttl_ms: int) -> None:
         """As a worker renews its lease."""
@@ -136,6 +141,9 @@ class MemoryStore:
         migrates, cached = session.migrates_to(request.migrates_to), 0
         if not migrates and pool.is_alive(record.owner, now):
             cached = pool.cached_at(record.owner, record, now)
+        pool.working_set.expire(now)
+        evicted = not migrates and pool.has_evicted(session, cached)
+        gated = request.entry.admission is Admission.GATED and (evicted or not pool.is_live(session))
         work = former
         if work is None or work.ref.nonce != request.nonce:  # else it was sent again
             session.check_open()
@@ -144,38 +152,24 @@ class MemoryStore:
                 session.check_idle(now)
             session.check_quarantine(request.digest, now)
             session.check_limits(request, migrates=migrates)
-            work = take_attempt(pool, session, request, former, record.owner if cached else "", now)
+            if evicted:
+                pool.count_evicted(session, cached, now)
+            owner = record.owner if cached else ""
+            work = take_attempt(pool, session, request, former, owner, now, gated=gated)
+        reserved = work.worker if (work.worker, work.ref.nonce) in pool.claims else ""
         return Began(
             ref=work.ref,
             seed=work.seed,
             descriptor=session.describe(now),
-            reserved=work.worker if (work.worker, work.ref.nonce) in pool.claims else "",
+            reserved=reserved,
             cached_tokens=cached,
+            gated=gated and not reserved,
             fenced=work.fenced.describe(now) if work.fenced else None,
         )
 
-    async def reserve(self, reservation: Reservation) -> bool:
+    async def reserve(self, reservation: Reservation) -> Reserved:
         now, session, pool = self.clock(), self._find(reservation.session_id), self.pool(reservation.pool)
-        work = session.check_live(reservation.ref)
-        worker, nonce, tokens = reservation.worker_id, work.ref.nonce, reservation.tokens
-        enqueued_ms = pool.enqueued_ms(nonce, now)
-        rank = pool.rank(reservation.priority, enqueued_ms, nonce)
-        own_tokens = pool.tokens_of(worker, nonce, now)
-        granted = own_tokens >= tokens or (
-            pool.is_alive(worker, now)
-            and (own_tokens > 0 or not pool.must_wait(worker, rank, {nonce}, now))
-            and pool.has_room(worker, tokens, nonce, now)
-        )
-        pool.purge(now, waits=not granted)
-        expiry_ms = now + reservation.lease_ms
-        if not granted:
-            deadline_ms = reservation.deadline_ms and now + reservation.deadline_ms
-            pool.enter_line(reservation.revision, nonce, reservation.priority, enqueued_ms, deadline_ms, expiry_ms)
-            return False
-        pool.drop_claims(work)
-        work.worker, work.tokens = worker, max(tokens, own_tokens)
-        pool.claims[worker, nonce] = Claim(work.tokens, expiry_ms)
-        return True
+        return reserve_at(pool, session, reservation, session.check_live(reservation.ref), now)
 
     async def release(self, reservation: Reservation) -> None:
         worker, nonce = reservation.worker_id, reservation.ref.nonce
@@ -184,6 +178,8 @@ class MemoryStore:
         pool.claims.pop((worker, nonce), None)
         if session and session.attempt and (session.attempt.ref.nonce, session.attempt.worker) == (nonce, worker):
             session.attempt.worker = ""
+            if worker:
+                pool.rest(session, self.clock())
 
     async def commit(self, request: CommitRequest) -> LogEntry:
         check_commit(request)
@@ -197,6 +193,7 @@ class MemoryStore:
         session.check_head(request.previous, session.record.generation)
         if session.record.steps and session.record.model_revision not in ("", entry.model_revision):
             raise session.refusal(Reason.MODEL_REVISION_MISMATCH)
+        self.pool(session.record.pool).count_commit(session, request, now)
         entry = session.append(request, work, now)
         self._end_attempt(session)
         session.touch(now)
@@ -216,6 +213,7 @@ class MemoryStore:
     async def abort(self, session_id: str, ref: AttemptRef) -> None:
         session = self._living(session_id)
         if session and session.attempt and session.attempt.ref == ref:
+            self.pool(session.record.pool).rest(session, self.clock())
             self._end_attempt(session)
             session.touch(self.clock())
 
@@ -232,6 +230,7 @@ class MemoryStore:
             return False
         work, nonce = session.attempt, item.ref.nonce
         work.expiry_ms = now + lease_ms
+        pool.working_set.renew(session.short_name, now + IDLE_MS)
         if nonce in pool.waiters:
             pool.waiters[nonce].expiry_ms = work.expiry_ms
         if work.worker:
@@ -247,6 +246,7 @@ class MemoryStore:
         session.check_open()
         session.check_head(head, generation)
         session.check_idle(now)
+        self.pool(session.record.pool).rest(session, now, now + pause_ms(expect_seconds))
         self._end_attempt(session)
         session.change(hold=HoldRecord(tool, expect_seconds, now), updated_ms=now)
         session.touch(now)
@@ -255,7 +255,7 @@ class MemoryStore:
     async def evict(self, session_id: str, tenant: str) -> tuple[Descriptor, int]:
         now, session = self.clock(), self._find(session_id, tenant)
         session.check_idle(now)
-        self._end_attempt(session)
+        self._leave(session)
         session.change(epoch=session.record.epoch + 1, owner="", kv_of="", kv_since_ms=0)
         return session.describe(now), session.record.epoch
 
@@ -263,14 +263,14 @@ class MemoryStore:
         now, session = self.clock(), self._find(session_id, tenant)
         if session.record.state is not State.CLOSED:
             session.check_idle(now)
-            self._end_attempt(session)
+            self._leave(session)
             session.change(state=State.CLOSED, hold=None, updated_ms=now)
         return session.describe(now)
 
     async def delete(self, session_id: str, tenant: str) -> int:
         session = self._find(session_id, tenant)
         session.check_idle(self.clock())
-        self._end_attempt(session)
+        self._leave(session)
         del self.sessions[session_id]
         return session.record.epoch + 1
 
@@ -281,6 +281,7 @@ class MemoryStore:
         return self._log(session_id, generation).entries[first : first + max(count, 0)]
 
     async def workers(self, pool: str) -> list[WorkerView]:
+        self.pool(pool).working_set.expire(self.clock())
         views = [self.pool(pool).view(worker_id, self.clock()) for worker_id in self.pool(pool).leases]
         return [view for view in views if view is not None]
 
@@ -322,6 +323,11 @@ class MemoryStore:
     def _log(self, session_id: str, generation: int) -> Log:
         session = self._living(session_id)
         return session.log(generation) if session and 0 < generation <= len(session.logs) else Log()
+
+    def _leave(self, session: MemorySession) -> None:
+        """Ends what a session has under way; it is not live any more."""
+        self.pool(session.record.pool).working_set.remove(session.short_name)
+        self._end_attempt(session)
 
     def _end_attempt(self, session: MemorySession) -> None:
         self.pool(session.record.pool).drop_claims(session.attempt)

@@ -7,6 +7,8 @@ from typing import Any
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 from roost.contract.sessions import ForkPoint
+from roost.store.entry import UNCOUNTED, Entry
+from roost.store.working_set import START_TARGET
 
 FIRST_GENERATION = 1
 
@@ -202,6 +204,7 @@ class BeginRequest:
     drops_thinking: bool = False
     """Whether the step begins a turn before which thinking leaves the log: while it is there, the length is not
     checked."""
+    entry: Entry = UNCOUNTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +221,8 @@ class Began:
     """Attempt of the same step that this one replaced; its output may be resumed at its worker."""
     cached_tokens: int = 0
     """Tokens of the log that the owner has cached, as it publishes."""
+    gated: bool = False
+    """Whether the session is not live, so that the step has to pass the gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +251,7 @@ class Reservation:
     lease_ms: int
     revision: str = ""
     """Model revision that the step needs, which names its line; empty: any worker can serve it."""
+    entry: Entry = UNCOUNTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +263,8 @@ class Wake:
     reserved_tokens: int | None = None
     """What is reserved there now, if that is known."""
     reserved_attempts: int | None = None
+    live_tokens: int | None = None
+    """What the worker's live sessions need now, if that is known."""
     line: str | None = None
     """Line whose first step has left it."""
 
@@ -320,6 +328,10 @@ class WorkerView:
     ms_left: int
     reserved_tokens: int
     reserved_attempts: int
+    live_tokens: int = 0
+    """What the live sessions there need."""
+    live_target: int = START_TARGET
+    """How much of its KV they may need, in thousandths."""
 
 
 @dataclass(frozen=True, slots=True)

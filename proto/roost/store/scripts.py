@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 
+from roost.store import working_set
+
 NAMES = (
     "abort",
     "begin",
@@ -32,8 +34,8 @@ NAMES = (
     "residency",
     "workers",
 )
-SHARED = ("_common", "_logs", "_ledger", "_waiters")
-"""Put before every script."""
+SHARED = ("_common", "_logs", "_ledger", "_working_set", "_waiters")
+"""Put before every script, after the constants of `roost.store.working_set`."""
 Arg = str | bytes | int | float
 GRACE = "grace_ms"
 """The argument that `RedisLink` gives: how long nobody may expire yet, in ms."""
@@ -81,7 +83,7 @@ def script(name: str) -> Script:
     folder = files("roost.store") / "scripts"
     *shared, body = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in (*SHARED, name)]
     keys, texts, numbers = (_declared(body, what) for what in ("KEYS", "ARGV", "NUMBERS"))
-    source = "\n".join([*shared, _tables(keys, texts, numbers), body])
+    source = "\n".join([_constants(), *shared, _tables(keys, texts, numbers), body])
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     return Script(name, source, sha, keys, texts + numbers)
 
@@ -93,6 +95,12 @@ def _declared(body: str, what: str) -> tuple[str, ...]:
         return ()
     names = _COMMENT.sub("", _SPACE.sub(" ", paragraph[1].replace("\n--", " "))).partition(";")[0]
     return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def _constants() -> str:
+    """Lua that has the whole numbers of `roost.store.working_set` in a table."""
+    numbers = {name: value for name, value in vars(working_set).items() if name.isupper() and isinstance(value, int)}
+    return f"local WORKING_SET = {{{', '.join(f'{name} = {value}' for name, value in sorted(numbers.items()))}}}"
 
 
 def _tables(keys: Sequence[str], texts: Sequence[str], numbers: Sequence[str]) -> str:

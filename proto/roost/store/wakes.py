@@ -26,6 +26,7 @@ def read_wake(message: bytes) -> Wake:
             worker_id=str(news.get("worker", "")),
             reserved_tokens=int(news["tokens"]) if "tokens" in news else None,
             reserved_attempts=int(news["attempts"]) if "attempts" in news else None,
+            live_tokens=int(news["live"]) if "live" in news else None,
             line=str(news["line"]) if "line" in news else None,
         )
     except (ValueError, TypeError, AttributeError):

@@ -15,7 +15,9 @@ from hypothesis.stateful import run_state_machine_as_test as run
 from redis_servers import RedisCluster, RedisServer
 from roost.contract.heads import Head
 from roost.store.arguments import MOST_SHARED_LOGS
+from roost.store.entry import Entry
 from roost.store.records import Began, RenewItem, Reservation
+from roost.store.working_set import Admission
 from store_driver import LONG_MS, REVISION, begin_request, commit_request, digest, migration
 from store_world import POOLS, REVISIONS, TENANTS, WORKERS, Attempt, StoreWorld
 
@@ -33,6 +35,8 @@ TOKENS = st.integers(1, 30)
 REVISION_NEEDED = st.sampled_from((REVISIONS[0], *REVISIONS, ""))
 PLACES = st.sampled_from((*(("head",) * 3), *(("earlier",) * 3), "empty", "former", "longer", "other"))
 FORK_REQUESTS = st.sampled_from(("", "", "f1"))
+ADMISSION = st.sampled_from((*((Admission.GATED,) * 4), Admission.UNCOUNTED, Admission.PASSED))
+PREFIXES = st.sampled_from((("", 0), ("ab", 3), ("cd", 2)))
 OTHER_CALLS = st.sampled_from((*(("hold",) * 6), *(("evict",) * 4), "close", "delete", "delete"))
 Ids = tuple[int, ...]
 
@@ -62,6 +66,8 @@ class StoreMachine(StoreWorld):
         priority=CLASSES,
         needs=REVISION_NEEDED,
         drops=st.booleans(),
+        admission=ADMISSION,
+        prefix=PREFIXES,
         then=st.sampled_from(("", "reserve", "commit", "commit", "migrate", "migrate and commit")),
     )
     def begin(
@@ -80,6 +86,8 @@ class StoreMachine(StoreWorld):
         priority,
         needs,
         drops,
+        admission,
+        prefix,
         then,
     ):
         session_id = self.session(which)
@@ -101,6 +109,7 @@ class StoreMachine(StoreWorld):
             max_session_tokens=most,
             priority=priority,
             drops_thinking=drops,
+            entry=Entry(admission, *prefix),
         )
         answer = self.agree(gateway, "begin", request, touches=session_id)
         if isinstance(answer, Began):
@@ -140,7 +149,9 @@ class StoreMachine(StoreWorld):
         needs: str = "",
     ) -> None:
         nonce = self.now.to_bytes(16, "big")
-        request = begin_request(session_id, step, nonce=nonce, seed=1, priority=priority, new_tokens=tokens)
+        request = begin_request(
+            session_id, step, nonce=nonce, seed=1, priority=priority, new_tokens=tokens, entry=_entry(tokens)
+        )
         if isinstance(answer := self.agree(gateway, "begin", request, touches=session_id), Began):
             self.taken.append((session_id, answer.ref, step))
             self._go_on(gateway, self.taken[-1], then, tokens, priority, worker, needs)
@@ -175,7 +186,10 @@ class StoreMachine(StoreWorld):
 
     def _reservation(self, attempt: Attempt, worker: str, tokens: int, priority: int, needs: str = "") -> Reservation:
         session_id, ref, _ = attempt
-        return Reservation(session_id.rsplit("/", 1)[0], session_id, ref, worker, tokens, priority, 0, LONG_MS, needs)
+        pool = session_id.rsplit("/", 1)[0]
+        return Reservation(
+            pool, session_id, ref, worker, tokens, priority, 0, LONG_MS, needs, _entry(tokens + priority)
+        )
 
     @precondition(lambda self: self.taken)
     @rule(
@@ -272,7 +286,7 @@ class StoreMachine(StoreWorld):
         self.agree(gateway, how, session_id, tenant, *more, touches=session_id)
 
     @rule(
-        what=st.sampled_from(("open", "worker", "worker", "crash", "look", "cache", "drop", "expire")),
+        what=st.sampled_from(("open", "worker", "worker", "crash", "look", "cache", "drop", "expire", "lapse", "lose")),
         gateway=GATEWAYS,
         which=WHICH,
         pool=st.sampled_from(POOLS),
@@ -289,6 +303,10 @@ class StoreMachine(StoreWorld):
             self.worker(pool, worker, draining, alive, revision)
         elif what == "expire":
             self.expire(self.session(which))
+        elif what == "lapse":
+            self.lapse(self.session(which))
+        elif what == "lose":
+            self.lose_sums(pool, shares=which % 2 == 0)
         elif what == "crash":
             self.crash_gateway(gateway)
         elif what in ("cache", "drop"):
@@ -304,6 +322,11 @@ class StoreMachine(StoreWorld):
         self.raw.close()
         self.raw = self.server.client()
         self.touched |= set(self.names)
+
+
+def _entry(tokens: int) -> Entry:
+    """Some entry, the same for the same step."""
+    return Entry(Admission.GATED if tokens % 4 else Admission.PASSED, "ab" if tokens % 3 else "", tokens % 5)
 
 
 def profile(examples: int) -> settings:

@@ -1,8 +1,9 @@
 -- Appends a step to the log, if the attempt is still live.
--- KEYS reservations, waiters, lines, wake; the session's
+-- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums; the session's
 -- ARGV nonce, step_id, previous_length, previous_hash, length, hash, entry (packed), ids (packed), owner, prompt,
 --   output, cached, reconstructed (tokens of each kind), revision, base
--- NUMBERS generations, epoch, ttl_ms (idle time), thinking (1 if the model thought in the step)
+-- NUMBERS generations, epoch, ttl_ms (idle time), thinking (1 if the model thought in the step), adapt_ms (see
+--   begin.lua)
 -- Replies {'committed', index, stored entry}
 
 local session = session_keys(named_keys + 1, args.generations, args.base)
@@ -47,6 +48,15 @@ for _, kind in ipairs({'prompt', 'output', 'cached', 'reconstructed'}) do
 end
 if args.thinking == 1 and not holds_thinking(session, d) then
   redis.call('HSET', session.descriptor, 'thinking', text(index))
+end
+mend_live(keys)
+local live = read_live(keys, session.name)
+if live then
+  if live.promised then
+    observe(keys, d.length, tonumber(args.reconstructed), now, args.adapt_ms)
+  end
+  local needed = footprint_of(session.descriptor, d, tonumber(args.length), live.prefix, live.prefix_tokens)
+  put_live(keys, session.name, args.owner, needed, now + WORKING_SET.IDLE_MS, false)
 end
 end_attempt(keys, session, d)
 touch(session, args.ttl_ms, now, 0)

@@ -1,8 +1,9 @@
 -- Reads one worker as it is now, and what it has of a session.
--- KEYS workers, reservations, lease, residency, descriptor
+-- KEYS workers, reservations, live_sums, lease, residency, descriptor
 -- ARGV worker, session_id
 -- NUMBERS grace_ms, residency_delay_ms (see `cached_at`)
--- Replies {now, name, ms left, lease document ('' when it is gone), tokens, attempts, cached tokens}
+-- Replies {now, name, ms left, lease document ('' when it is gone), tokens, attempts, tokens of live
+--   sessions, target, cached tokens}
 
 local now, worker = now_ms(), args.worker
 local left = (tonumber(redis.call('ZSCORE', keys.workers, worker)) or 0) - now
@@ -12,4 +13,4 @@ local d, cached = read_fields(keys.descriptor), 0
 if d then
   cached = cached_at(keys.workers, worker, keys.residency, args.session_id, d, now, args.residency_delay_ms)
 end
-return {now, worker, left, document, tokens, attempts, cached}
+return {now, worker, left, document, tokens, attempts, (live_at(keys, worker)), (read_target(keys)), cached}

@@ -1,5 +1,5 @@
 -- Begins a new generation for a live attempt: the log as another revision of the model renders it, or without thinking.
--- KEYS reservations, waiters, lines, wake; the session's, with log, ids and forks of the new generation
+-- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums; the session's, with log, ids and forks of the new generation
 -- ARGV nonce, previous_length, previous_hash, length, hash, revision, ids (packed), base, thinking (first step with some,
 --   or '')
 -- NUMBERS generations, epoch, ttl_ms (idle time), lease_ms; each step as `commit time:packed entry`
