@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         TextPart,
         TokenLogprobs,
         Usage,
+        WaitReason,
     )
     from roost.contract.heads import Head
     from roost.contract.messages import (
@@ -95,6 +96,7 @@ __all__ = [
     "ToolChoice",
     "ToolChoiceMode",
     "Usage",
+    "WaitReason",
     "__version__",
     "tool_result",
     "user",

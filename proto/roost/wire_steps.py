@@ -78,7 +78,7 @@ def event_to_wire(event: events.Event) -> pb.StepResponse:
             )
         )
     if isinstance(event, events.Queued):
-        return pb.StepResponse(queued=pb.StepQueued(position=event.position))
+        return pb.StepResponse(queued=_queued_to_wire(event))
     if isinstance(event, events.Restarted):
         return pb.StepResponse(restarted=pb.StepRestarted(attempt=attempt_to_wire(event.attempt), reason=event.reason))
     return pb.StepResponse(migrated=_migrated_to_wire(event))
@@ -94,7 +94,7 @@ def event_from_wire(step_id: str, wire: pb.StepResponse) -> events.Event | None:
         attempt = attempt_from_wire(started.attempt)
         return events.Started(started.worker, started.prompt_tokens, started.cached_tokens, attempt)
     if kind == "queued":
-        return events.Queued(wire.queued.position)
+        return _queued_from_wire(wire.queued)
     if kind == "restarted":
         return events.Restarted(wire.restarted.reason, attempt_from_wire(wire.restarted.attempt))
     if kind == "migrated":
@@ -102,6 +102,34 @@ def event_from_wire(step_id: str, wire: pb.StepResponse) -> events.Event | None:
     if kind == "committed":
         return _committed_from_wire(step_id, wire.committed)
     return None
+
+
+_QUEUED_PREFIX = "QUEUED_REASON_"
+
+
+def _queued_to_wire(event: events.Queued) -> pb.StepQueued:
+    return pb.StepQueued(
+        position=event.position,
+        reason=pb.QueuedReason.Value(_QUEUED_PREFIX + event.reason.name),
+        continuation=event.continuation,
+        estimate_seconds=event.estimate_seconds,
+        live_tokens=event.live_tokens,
+        live_limit_tokens=event.live_limit_tokens,
+    )
+
+
+def _queued_from_wire(wire: pb.StepQueued) -> events.Queued:
+    """A reason that this version does not know is taken for a lack of room."""
+    names = {value: name.removeprefix(_QUEUED_PREFIX) for name, value in pb.QueuedReason.items()}
+    reason = events.WaitReason.__members__.get(names.get(wire.reason, ""), events.WaitReason.ROOM)
+    return events.Queued(
+        wire.position,
+        reason,
+        wire.continuation,
+        wire.estimate_seconds,
+        wire.live_tokens,
+        wire.live_limit_tokens,
+    )
 
 
 def _delta_to_wire(event: events.Delta) -> pb.StepResponse:

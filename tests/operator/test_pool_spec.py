@@ -232,7 +232,9 @@ def test_samples_are_valid(file: Path) -> None:
 
 
 def test_pool_document_is_what_gateways_read() -> None:
-    value = document(sessions={"idleTTLSeconds": 60, "maxTokens": 500}, admission={"queueLimit": 5})
+    value = document(
+        sessions={"idleTTLSeconds": 60, "maxTokens": 500}, admission={"queueLimit": 5, "workingSet": "Enforced"}
+    )
     value["spec"]["models"][0]["thinking"] = "drop"
     pool = parse(value)
     assert pool_document(pool, "abc").to_json() == {
@@ -247,10 +249,16 @@ def test_pool_document_is_what_gateways_read() -> None:
                 "maxOutputTokensPerStep": 64,
                 "maxStepsPerSession": 0,
                 "sessionTokenBudget": 0,
+                "onHold": "Admit",
             }
         ],
         "sessions": {"idleTTLSeconds": 60, "implicitTTLSeconds": 3600, "maxTokens": 500, "onModelChange": "Migrate"},
-        "admission": {"queueLimit": 5, "queueTimeoutSeconds": 30},
+        "admission": {
+            "queueLimit": 5,
+            "queueTimeoutSeconds": 30,
+            "workingSet": "Enforced",
+            "maxHoldSeconds": 120,
+        },
         "suspend": False,
     }
 

@@ -21,6 +21,7 @@ from roost.contract.events import (
     TextPart,
     TokenLogprobs,
     Usage,
+    WaitReason,
 )
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.messages import JsonSchema, Message, MessageRole, Sampling, ToolCall, ToolChoice, ToolChoiceMode
@@ -50,6 +51,8 @@ PARTS = (ReasoningPart("Hm."), TextPart("é"), CallPart(1, "call_1", "grep"), Ar
 
 EVENTS: list[Event] = [
     Queued(4),
+    Queued(2, WaitReason.WORKING_SET, True, 3.5, 2_100_000, 1_900_000),
+    Queued(0, WaitReason.NO_WORKER),
     Migrated("old", "new", 2, HEAD),
     Started("worker", 5, 6, ATTEMPT),
     Delta("é", [7, 8], 1, 2, (TokenLogprobs(-0.5, (7,), (-0.25,)),), ATTEMPT, PARTS, 5),

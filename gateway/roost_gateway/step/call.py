@@ -8,8 +8,10 @@ from roost.contract.lease import LEASE_TTL_MS
 from roost.contract.messages import MessageRole
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.steps import StepRequest
+from roost.store.entry import UNCOUNTED, Entry
 from roost.store.records import BeginRequest, Descriptor
 from roost.store.values import content_digest
+from roost.store.working_set import Admission
 from roost_gateway.admission import estimate
 from roost_gateway.admission.admission_queue import step_class
 
@@ -68,6 +70,13 @@ class StepCall:
         ]
         return estimate.clipped_output(self._output, self._prompt, min(limits, default=None))
 
+    def entry(self, *, passed: bool = False) -> Entry:
+        """How the step enters the working set; `passed` when it has been held for long enough."""
+        if not self.pool.has_gate:
+            return UNCOUNTED
+        prefix_tokens = estimate.prefix_tokens(self.facts, self.bytes_per_token)
+        return Entry(Admission.PASSED if passed else Admission.GATED, self.facts.prefix, prefix_tokens)
+
     def priority(self, *, continuation: bool) -> int:
         return step_class(self.role.priority, self.pool.priorities, continuation=continuation)
 
@@ -94,4 +103,5 @@ class StepCall:
             expected_generation=head.generation if head else 0,
             migrates_to=self.pool.active_revision if self.pool.migrates else "",
             drops_thinking=self.drops_thinking,
+            entry=self.entry(),
         )

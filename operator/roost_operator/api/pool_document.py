@@ -2,7 +2,7 @@
 
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost_operator.api.model_spec import Thinking
-from roost_operator.api.spec import AgentPool, OnModelChange, RoleSpec
+from roost_operator.api.spec import AgentPool, OnHold, OnModelChange, RoleSpec, WorkingSetAdmission
 
 
 def pool_document(pool: AgentPool, active_revision: str = "") -> PoolDocument:
@@ -22,6 +22,8 @@ def pool_document(pool: AgentPool, active_revision: str = "") -> PoolDocument:
         migrates=spec.sessions.on_model_change is OnModelChange.MIGRATE,
         queue_limit=spec.admission.queue_limit,
         queue_timeout_seconds=spec.admission.queue_timeout_seconds,
+        has_gate=spec.admission.working_set is WorkingSetAdmission.ENFORCED,
+        max_hold_seconds=spec.admission.max_hold_seconds,
         suspend=spec.suspend,
     )
 
@@ -33,4 +35,5 @@ def _role(role: RoleSpec) -> PoolRole:
         max_output_tokens=role.max_output_tokens_per_step,
         max_steps=role.max_steps_per_session,
         budget_tokens=role.session_token_budget,
+        refuses_held=role.on_hold is OnHold.REFUSE,
     )

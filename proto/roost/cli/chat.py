@@ -125,7 +125,8 @@ class Chat:
                     write("\n")
                     self.note("the answer starts again")
                 elif isinstance(event, Queued):
-                    self.note(f"waiting for room, behind {event.position} other steps")
+                    about = f", about {event.estimate_seconds:.0f} s" if event.estimate_seconds else ""
+                    self.note(f"waiting, behind {event.position} other steps{about}: {event.explanation}")
                 elif isinstance(event, Migrated):
                     self.note(_migration(event))
                 elif isinstance(event, Committed):

@@ -40,12 +40,45 @@ class TokenLogprobs:
     top_logprobs: tuple[float, ...]
 
 
+class WaitReason(StrEnum):
+    """Why a step waits."""
+
+    ROOM = "room"
+    """No worker has KV, or a place, for it."""
+    WORKING_SET = "working_set"
+    """The sessions that are live already need as much of the workers' KV as they may, and its session is not live."""
+    NO_WORKER = "no_worker"
+    """No worker takes steps."""
+
+
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The step waits for room."""
+    """The step waits."""
 
     position: int
     """Steps before it in this gateway's queue."""
+    reason: WaitReason = WaitReason.ROOM
+    continuation: bool = False
+    """Whether it is of the class of continuations, which go before new sessions."""
+    estimate_seconds: float = 0.0
+    """How long it may wait, as steps were served of late; 0 when that is not known."""
+    live_tokens: int = 0
+    """KV that live sessions need at its worker, when that is the reason."""
+    live_limit_tokens: int = 0
+    """How much that may be."""
+
+    @property
+    def explanation(self) -> str:
+        """The reason in words."""
+        if self.reason is WaitReason.WORKING_SET:
+            return f"working set: {_rounded(self.live_tokens)} of {_rounded(self.live_limit_tokens)} tokens live"
+        return "no worker has room" if self.reason is WaitReason.ROOM else "no worker takes steps now"
+
+
+def _rounded(tokens: int) -> str:
+    if tokens < 10_000:
+        return str(tokens)
+    return f"{tokens / 1e6:.1f}M" if tokens >= 1_000_000 else f"{tokens / 1e3:.0f}k"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,11 @@ pass over needs no new version."""
 
 DEFAULT_QUEUE_TIMEOUT_SECONDS = 60.0
 DEFAULT_IMPLICIT_TTL_SECONDS = 3600.0
+DEFAULT_MAX_HOLD_SECONDS = 120.0
 _MIGRATE, _REFUSE = "Migrate", "Refuse"
 _KEEP, _DROP = "keep", "drop"
+_ENFORCED, _OFF = "Enforced", "Off"
+_ADMIT = "Admit"
 _KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "a map"}
 _Value = TypeVar("_Value")
 
@@ -28,6 +31,8 @@ class PoolRole:
     max_steps: int = 0
     """Of one session, as is the budget."""
     budget_tokens: int = 0
+    refuses_held: bool = False
+    """Whether a step that was held for as long as it may be is refused; otherwise it is admitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,10 @@ class PoolDocument:
     """Whether sessions of another revision move to the active one; otherwise their steps are refused."""
     queue_limit: int = 0
     queue_timeout_seconds: float = DEFAULT_QUEUE_TIMEOUT_SECONDS
+    has_gate: bool = False
+    """Whether sessions are admitted by the working set of the pool."""
+    max_hold_seconds: float = DEFAULT_MAX_HOLD_SECONDS
+    """Longest time for which the gate holds a step."""
     suspend: bool = False
     schema_version: int = SCHEMA_VERSION
     """Version that was read; 0 when the document was written before there were versions."""
@@ -103,7 +112,12 @@ class PoolDocument:
                 "maxTokens": self.max_session_tokens,
                 "onModelChange": _MIGRATE if self.migrates else _REFUSE,
             },
-            "admission": {"queueLimit": self.queue_limit, "queueTimeoutSeconds": self.queue_timeout_seconds},
+            "admission": {
+                "queueLimit": self.queue_limit,
+                "queueTimeoutSeconds": self.queue_timeout_seconds,
+                "workingSet": _ENFORCED if self.has_gate else _OFF,
+                "maxHoldSeconds": self.max_hold_seconds,
+            },
             "suspend": self.suspend,
         }
 
@@ -155,6 +169,8 @@ class PoolDocument:
             migrates=_value(sessions, "sessions.", "onModelChange", _MIGRATE) != _REFUSE,
             queue_limit=_value(admission, "admission.", "queueLimit", 0),
             queue_timeout_seconds=timeout or DEFAULT_QUEUE_TIMEOUT_SECONDS,
+            has_gate=_value(admission, "admission.", "workingSet", _OFF) == _ENFORCED,
+            max_hold_seconds=_value(admission, "admission.", "maxHoldSeconds", 0.0) or DEFAULT_MAX_HOLD_SECONDS,
             suspend=_value(document, "", "suspend", False),
             schema_version=version,
         )
@@ -167,6 +183,7 @@ def _role_to_json(role: PoolRole) -> dict[str, Any]:
         "maxOutputTokensPerStep": role.max_output_tokens,
         "maxStepsPerSession": role.max_steps,
         "sessionTokenBudget": role.budget_tokens,
+        "onHold": _REFUSE if role.refuses_held else _ADMIT,
     }
 
 
@@ -179,6 +196,7 @@ def _role_from_json(role: object, where: str) -> PoolRole:
         max_output_tokens=_value(role, where, "maxOutputTokensPerStep", 0),
         max_steps=_value(role, where, "maxStepsPerSession", 0),
         budget_tokens=_value(role, where, "sessionTokenBudget", 0),
+        refuses_held=_value(role, where, "onHold", _ADMIT) == _REFUSE,
     )
 
 

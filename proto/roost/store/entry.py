@@ -25,7 +25,7 @@ class Reserved:
 
     granted: bool
     held: bool = False
-    """Whether the step waits at the gate, and not for room."""
+    """Whether the step waits because the gate is closed to it, or for steps that wait there, and not for room."""
     live_tokens: int = 0
     """What the worker's live sessions need, when it waits."""
     live_limit: int = 0

@@ -70,19 +70,20 @@ def reserve_at(pool: MemoryPool, session: MemorySession, reservation: Reservatio
     rank = pool.rank(reservation.priority, enqueued_ms, nonce)
     own_tokens = pool.tokens_of(worker, nonce, now)
     gated = entry.admission is Admission.GATED and not pool.is_live(session) and not own_tokens
-    granted = own_tokens >= tokens or (
-        pool.is_alive(worker, now)
-        and (own_tokens > 0 or not pool.must_wait(worker, rank, {nonce}, now, held=gated))
-        and pool.has_room(worker, tokens, nonce, now)
-        and (not gated or pool.admits(worker, session.footprint(tokens, entry.prefix, entry.prefix_tokens)))
-    )
+    granted, held = own_tokens >= tokens, False
+    if not granted and pool.is_alive(worker, now):
+        fits = pool.has_room(worker, tokens, nonce, now)
+        is_open = not gated or pool.admits(worker, session.footprint(tokens, entry.prefix, entry.prefix_tokens))
+        held = gated and (fits or not is_open)
+        may_reserve = own_tokens > 0 or not pool.must_wait(worker, rank, {nonce}, now, held=gated)
+        granted = fits and is_open and may_reserve
     pool.purge(now, waits=not granted)
     expiry_ms = now + reservation.lease_ms
     if not granted:
         line, deadline_ms = line_of(reservation.revision, held=gated), reservation.deadline_ms
         until_ms = deadline_ms and now + deadline_ms
         pool.enter_line(line, nonce, reservation.priority, enqueued_ms, until_ms, expiry_ms)
-        return pool.waits(worker, now, held=gated)
+        return pool.waits(worker, now, held=held)
     pool.drop_claims(work)
     work.worker, work.tokens = worker, max(tokens, own_tokens)
     pool.claim(session, nonce, Claim(work.tokens, expiry_ms), worker, entry, tokens, now, again=own_tokens > 0)

@@ -11,10 +11,7 @@ from roost.store.entry import Entry, Reserved
 from roost.store.memory_session import MemorySession, Work
 from roost.store.records import CommitRequest, Descriptor, WorkerView
 from roost.store.rules import RESIDENCY_DELAY_MS
-from roost.store.working_set import IDLE_MS, Admission, Footprint, WorkingSet, is_evicted
-
-HELD = "~"
-"""Begins the names of the lines of steps that are held at the gate."""
+from roost.store.working_set import HELD, IDLE_MS, Admission, Footprint, WorkingSet, is_evicted
 
 Rank = tuple[int, str]
 """Class and time of enqueueing as one number, then the nonce: the lower goes first."""

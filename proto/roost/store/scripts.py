@@ -98,9 +98,9 @@ def _declared(body: str, what: str) -> tuple[str, ...]:
 
 
 def _constants() -> str:
-    """Lua that has the whole numbers of `roost.store.working_set` in a table."""
-    numbers = {name: value for name, value in vars(working_set).items() if name.isupper() and isinstance(value, int)}
-    return f"local WORKING_SET = {{{', '.join(f'{name} = {value}' for name, value in sorted(numbers.items()))}}}"
+    """Lua that has the constants of `roost.store.working_set` in a table."""
+    constants = sorted((name, value) for name, value in vars(working_set).items() if name.isupper())
+    return f"local WORKING_SET = {{{', '.join(f'{name} = {value!r}' for name, value in constants)}}}"
 
 
 def _tables(keys: Sequence[str], texts: Sequence[str], numbers: Sequence[str]) -> str:

@@ -33,6 +33,8 @@ ADAPT_MS = 2_000
 """Least time between two changes of the target."""
 KEPT_PART = 2
 """A session that has less than one part in so many of its log cached has been evicted."""
+HELD = "~"
+"""Begins the names of the lines of steps that are held at the gate."""
 
 
 class Admission(IntEnum):

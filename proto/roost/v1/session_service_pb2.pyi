@@ -24,6 +24,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _QueuedReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QueuedReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QueuedReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    QUEUED_REASON_UNSPECIFIED: _QueuedReason.ValueType  # 0
+    """Sent by gateways that did not say."""
+    QUEUED_REASON_ROOM: _QueuedReason.ValueType  # 1
+    """No worker has KV, or a place, for it."""
+    QUEUED_REASON_WORKING_SET: _QueuedReason.ValueType  # 2
+    """Live sessions already need as much of the workers' KV as they may, and its session is not live."""
+    QUEUED_REASON_NO_WORKER: _QueuedReason.ValueType  # 3
+    """No worker takes steps."""
+
+class QueuedReason(_QueuedReason, metaclass=_QueuedReasonEnumTypeWrapper):
+    """QueuedReason is why a step waits."""
+
+QUEUED_REASON_UNSPECIFIED: QueuedReason.ValueType  # 0
+"""Sent by gateways that did not say."""
+QUEUED_REASON_ROOM: QueuedReason.ValueType  # 1
+"""No worker has KV, or a place, for it."""
+QUEUED_REASON_WORKING_SET: QueuedReason.ValueType  # 2
+"""Live sessions already need as much of the workers' KV as they may, and its session is not live."""
+QUEUED_REASON_NO_WORKER: QueuedReason.ValueType  # 3
+"""No worker takes steps."""
+Global___QueuedReason: _TypeAlias = QueuedReason  # noqa: Y015
+
 class _SessionState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1459,21 +1487,41 @@ Global___StepResponse: _TypeAlias = StepResponse  # noqa: Y015
 
 @_typing.final
 class StepQueued(_message.Message):
-    """StepQueued tells that the step waits."""
+    """StepQueued tells that the step waits. It may come again when the reason changes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     POSITION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CONTINUATION_FIELD_NUMBER: _builtins.int
+    ESTIMATE_SECONDS_FIELD_NUMBER: _builtins.int
+    LIVE_TOKENS_FIELD_NUMBER: _builtins.int
+    LIVE_LIMIT_TOKENS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Steps before it in this gateway's queue."""
+    reason: Global___QueuedReason.ValueType
+    """Why it waits."""
+    continuation: _builtins.bool
+    """Whether it is of the class of continuations, which go before steps of new sessions."""
+    estimate_seconds: _builtins.float
+    """How long it may wait, in seconds, as steps were served of late; 0 when that is not known."""
+    live_tokens: _builtins.int
+    """KV tokens that live sessions need at its worker, when that is the reason."""
+    live_limit_tokens: _builtins.int
+    """How many they may need there."""
     def __init__(
         self,
         *,
         position: _builtins.int = ...,
+        reason: Global___QueuedReason.ValueType = ...,
+        continuation: _builtins.bool = ...,
+        estimate_seconds: _builtins.float = ...,
+        live_tokens: _builtins.int = ...,
+        live_limit_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "estimate_seconds", b"estimate_seconds", "live_limit_tokens", b"live_limit_tokens", "live_tokens", b"live_tokens", "position", b"position", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

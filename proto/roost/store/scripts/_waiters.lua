@@ -18,7 +18,7 @@ local WAITERS_MS = 3600000 -- both keys go when nobody has waited for so long
 
 -- A line's name as members may hold it. Steps that are held at the gate have lines of their own.
 local function line_of(revision, held)
-  return (held and HELD or '') .. string.gsub(revision, '|', '/')
+  return (held and WORKING_SET.HELD or '') .. string.gsub(revision, '|', '/')
 end
 
 local function rank_of(class, aging_ms, enqueued)

@@ -197,14 +197,12 @@ local function is_evicted(log, cached)
   return cached * WORKING_SET.KEPT_PART < log
 end
 
-local HELD = '~' -- begins the names of the lines of steps that are held
-
 -- Counts a live session that came back: how long its log was, and how much of that was lost.
 local function observe(pool, log, lost, now, adapt_ms)
   local target, all, all_lost, since = read_target(pool)
   all, all_lost = all + log, all_lost + lost
   if all > 0 and now - since >= adapt_ms then
-    local held = redis.call('ZRANGEBYLEX', pool.lines, '[' .. HELD, '(\127', 'LIMIT', 0, 1)[1]
+    local held = redis.call('ZRANGEBYLEX', pool.lines, '[' .. WORKING_SET.HELD, '(\127', 'LIMIT', 0, 1)[1]
     if all_lost * WORKING_SET.WHOLE > all * WORKING_SET.LOST_MUCH then
       target = math.max(WORKING_SET.LEAST_TARGET, math.floor(target * WORKING_SET.LOWERED_TO / WORKING_SET.WHOLE))
     elseif all_lost * WORKING_SET.WHOLE <= all * WORKING_SET.LOST_LITTLE and held then

@@ -25,15 +25,16 @@ local enqueued = place and not is_over(place, now, grace_ms) and place.enqueued 
 local mine = tokens_of(ledger, member)
 local gated = args.admission == 1 and not live and not mine
 local needed = footprint_of(keys.descriptor, d, args.tokens, args.prefix, args.prefix_tokens)
-local granted, capacity = mine and mine >= args.tokens, 0
+local granted, held, capacity = mine and mine >= args.tokens, false, 0
 if not granted and is_alive(keys.workers, worker, now, grace_ms) then
   local lease = read_lease(keys.lease)
   local rank = rank_of(args.class, args.aging_ms, enqueued)
   capacity = tonumber(lease.capacity_tokens) or 0
-  if mine or not must_wait(keys, revision_of(lease), gated, rank, nonce, nonce, over, now, grace_ms) then
-    granted = has_room(ledger, lease, worker, args.tokens, member)
-      and (not gated or admits(keys, worker, needed, capacity))
-  end
+  local fits = has_room(ledger, lease, worker, args.tokens, member)
+  local open = not gated or admits(keys, worker, needed, capacity)
+  local first = mine or not must_wait(keys, revision_of(lease), gated, rank, nonce, nonce, over, now, grace_ms)
+  held = gated and (fits or not open)
+  granted = first and fits and open
 end
 if not granted then
   find_over(keys, over, now, grace_ms)
@@ -48,7 +49,7 @@ if not granted then
   local line = line_of(args.revision, gated)
   enter_line(keys, line, nonce, args.class, args.aging_ms, enqueued, deadline, text(expiry))
   local first_end = redis.call('ZRANGE', keys.live_ends, 0, 0, 'WITHSCORES')[2]
-  return {'waits', gated and 1 or 0, (live_at(keys, worker)), live_limit(keys, capacity),
+  return {'waits', held and 1 or 0, (live_at(keys, worker)), live_limit(keys, capacity),
     first_end and tonumber(first_end) - now or -1}
 end
 if d['attempt:worker'] ~= worker then
