@@ -8,14 +8,14 @@ import typer
 
 from roost.cli.options import Output
 from roost.cli.output import OutputFormat, print_json, print_table, report
-from roost_gateway.simulator import policies
+from roost_gateway.simulator import gates, policies
 from roost_gateway.simulator.arrivals import Arrivals, ClosedLoop, OpenLoop, shuffled_forever
 from roost_gateway.simulator.figures import Percentiles, Report
 from roost_gateway.simulator.formats.load import FORMATS, load
 from roost_gateway.simulator.generator import fitted_parameters, generate
 from roost_gateway.simulator.simulation import Fleet, Simulation
 from roost_gateway.simulator.worker import WorkerSettings
-from roost_gateway.simulator.workload import Session
+from roost_gateway.simulator.workload import Session, with_capped_gaps
 from roost_worker.engine.retention import DEFAULT_POLICY
 
 GENERATED = "generated"
@@ -30,6 +30,12 @@ def simulate(
     policy: Annotated[
         str, typer.Option(help=f"What a worker keeps: {', '.join(policies.NAMES)}, the last one knowing the future.")
     ] = DEFAULT_POLICY,
+    admission: Annotated[
+        str, typer.Option(help=f"Which sessions are let in: {', '.join(gates.NAMES)}; N is sessions at a worker.")
+    ] = gates.NONE,
+    refuse_held: Annotated[bool, typer.Option(help="Refuse steps that were held for long, instead of let in.")] = False,
+    gateways: Annotated[int, typer.Option(min=1, help="Gateways, which share one ledger.")] = 1,
+    gap_cap: Annotated[float | None, typer.Option(min=0, help="No gap between steps is longer, in seconds.")] = None,
     sessions: Annotated[int, typer.Option(min=1, help="Closed loop: so many sessions at any time.")] = 32,
     rate: Annotated[float | None, typer.Option(min=1e-9, help="Open loop: so many sessions begin a second.")] = None,
     recorded: Annotated[bool, typer.Option(help="Open loop: sessions begin when the file says.")] = False,
@@ -44,8 +50,17 @@ def simulate(
     order until the steps are done; with --recorded they run once. Costs are those of an 8B model on one H100.
     """
     try:
-        arrivals = _arrivals(_sessions(workload, file, seed, once=recorded), rate, sessions, ramp, seed, recorded)
-        fleet = Fleet(workers, WorkerSettings(kv_tokens=kv_tokens, max_running=max_running))
+        chosen = _sessions(workload, file, seed, once=recorded)
+        if gap_cap is not None:
+            chosen = (with_capped_gaps(session, gap_cap) for session in chosen)
+        arrivals = _arrivals(chosen, rate, sessions, ramp, seed, recorded)
+        fleet = Fleet(
+            workers,
+            WorkerSettings(kv_tokens=kv_tokens, max_running=max_running),
+            gate=gates.gate_factory(admission),
+            refuses_held=refuse_held,
+            gateways=gateways,
+        )
         figures = Simulation(fleet, policies.policy_factory(policy), arrivals).run(steps)
     except (OSError, ValueError) as error:
         report(str(error))
@@ -90,6 +105,10 @@ def _rows(figures: Report) -> Iterator[tuple[str, str]]:
     yield "wait at the gateway", _times(figures.gateway_wait)
     yield "wait at the worker", _times(figures.worker_wait)
     yield "moves", f"{figures.moves:,}"
+    if figures.held_steps:
+        holds = f"longest {figures.longest_hold:.1f} s, correlation with size {figures.hold_size_correlation:.2f}"
+        yield "held at the gate", f"{figures.held_steps:,} steps, {figures.forced_steps:,} let in by time; {holds}"
+    yield "good output", f"{figures.goodput_tokens_per_second:,.1f} tokens/s with a TTFT of at most 30 s"
     yield "refused", f"{figures.refusals:,} times for a while, {figures.steps_too_long:,} steps too long for a worker"
 
 
