@@ -74,12 +74,14 @@ class WorkingSetGate:
         self.max_hold_seconds = max_hold_seconds
         self.look_seconds = LOOK_SECONDS
         self.working_set = WorkingSet()
+        self._capacity: dict[str, int] = {}
         self._any_held = False
 
     def passes(self, job: Job, owner: str, cached_tokens: int, now: float) -> bool:
         self.working_set.expire(_ms(now))
         live = self.working_set.live.get(job.session)
-        if live is not None and live.worker == owner and is_evicted(job.kept_tokens, cached_tokens):
+        is_over = self.working_set.is_over(owner, self._capacity.get(owner, 0))
+        if live and live.worker == owner and is_evicted(job.kept_tokens, cached_tokens, is_over=is_over):
             self.working_set.remove(job.session)
             self._observe(job, cached_tokens, now)
             return False
@@ -107,6 +109,7 @@ class WorkingSetGate:
         return self.working_set.tokens(worker_id)
 
     def limit(self, worker_id: str, capacity_tokens: int) -> int:
+        self._capacity[worker_id] = capacity_tokens
         return self.working_set.target.limit(capacity_tokens)
 
     def look(self, now: float, any_held: bool) -> None:

@@ -157,7 +157,11 @@ class MemoryPool:
         """Whether a live session without an attempt has lost too much of its log at its owner."""
         live, record = self.working_set.live.get(session.short_name), session.record
         at_owner = live is not None and live.worker == record.owner and session.attempt is None
-        return at_owner and is_evicted(record.head.length, cached_tokens)
+        if not at_owner:
+            return False
+        capacity = self.leases[record.owner][0].capacity_tokens if record.owner in self.leases else 0
+        is_over = self.working_set.is_over(record.owner, capacity)
+        return is_evicted(record.head.length, cached_tokens, is_over=is_over)
 
     def count_evicted(self, session: MemorySession, cached_tokens: int, now: int) -> None:
         self.working_set.remove(session.short_name)

@@ -33,6 +33,8 @@ ADAPT_MS = 2_000
 """Least time between two changes of the target."""
 KEPT_PART = 2
 """A session that has less than one part in so many of its log cached has been evicted."""
+LOST_PART = 10
+"""So has one that has lost more than one part in so many, while its worker's live sessions need more than they may."""
 HELD = "~"
 """Begins the names of the lines of steps that are held at the gate."""
 
@@ -86,8 +88,11 @@ def pause_ms(expect_seconds: float) -> int:
     return min(LONGEST_PAUSE_MS, max(SHORTEST_PAUSE_MS, int(expect_seconds * 1000)))
 
 
-def is_evicted(log_tokens: int, cached_tokens: int) -> bool:
-    return cached_tokens * KEPT_PART < log_tokens
+def is_evicted(log_tokens: int, cached_tokens: int, *, is_over: bool) -> bool:
+    """Whether a live session has to pass the gate again, because too much of its log was evicted. `is_over`: its
+    worker's live sessions need more than they may, so that what it lost would be lost to others."""
+    lost_tokens = log_tokens - cached_tokens
+    return cached_tokens * KEPT_PART < log_tokens or (is_over and lost_tokens * LOST_PART > log_tokens)
 
 
 @dataclass(slots=True)
@@ -206,6 +211,10 @@ class WorkingSet:
             if not total.sessions:
                 del self._sums[session.worker]
         return session
+
+    def is_over(self, worker: str, capacity_tokens: int) -> bool:
+        """Whether the live sessions of a worker need more than they may, as they do when their logs have grown."""
+        return self.tokens(worker) > self.target.limit(capacity_tokens)
 
     def admits(self, worker: str, needed: Footprint, capacity_tokens: int) -> bool:
         """Whether the gate is open at a worker for a session that is not live there: it is to one of any size while no

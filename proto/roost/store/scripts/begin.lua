@@ -51,8 +51,11 @@ if retry and d['attempt:digest'] ~= args.digest then
 end
 settle_live(keys, now, grace_ms)
 local live, lost_live = read_live(keys, session.name), false
-if live and live.worker == d.owner and not d.live and not migrates and is_evicted(d.length, cached) then
-  live, lost_live = nil, true
+if live and live.worker == d.owner and not d.live and not migrates then
+  local capacity = lease_of[d.owner] and tonumber(read_lease(lease_of[d.owner]).capacity_tokens) or 0
+  if is_evicted(keys, d.owner, capacity, d.length, cached) then
+    live, lost_live = nil, true
+  end
 end
 local gated = args.admission == 1 and not live
 local former = d['attempt:nonce']
