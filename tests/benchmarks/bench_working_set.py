@@ -9,7 +9,7 @@ parameters on two H100, from its sizes and the machine's rates, not fitted to th
 The second part is a synchronized return: 200 agents with logs of 40,000 tokens, whose KV is gone, come back within a
 second to workers that can hold a quarter of these, and take three steps each.
 
-    python tests/benchmarks/bench_working_set.py [--seconds 3600] [--sessions 12,16,24,32,64,128] [--seeds 1]
+    python tests/benchmarks/bench_working_set.py [--seconds 1800] [--sessions 16,32,128] [--seeds 1] [--arms NAME]
 
 The last line of stdout is one JSON document.
 """
@@ -115,14 +115,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1800.0)
     parser.add_argument("--sessions", default="16,32,128", help="per worker")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--arms", default="", help="those whose names contain this")
     options = parser.parse_args()
     cells: dict[str, Any] = {}
-    for arm in ARMS:
+    arms = [arm for arm in ARMS if options.arms in arm.name]
+    for arm in arms:
         for per_worker in map(int, options.sessions.split(",")):
             reports = [simulated(arm, per_worker, options.seconds, seed) for seed in range(options.seeds)]
             row = cells[f"{arm.name}, {per_worker}"] = row_of(reports)
             print(f"{arm.name:32} {per_worker:4} {row}", flush=True)
-    returns = {arm.name: row_of([synchronized_return(arm)]) for arm in ARMS if not arm.admission.startswith("static")}
+    returns = {arm.name: row_of([synchronized_return(arm)]) for arm in arms if not arm.admission.startswith("static")}
     for name, row in returns.items():
         print(f"return of {RETURNING}: {name:32} {row}", flush=True)
     emit({"machine": machine(), "seconds": options.seconds, "cells": cells, "synchronized_return": returns})

@@ -13,6 +13,7 @@ from leases import lease_of
 from roost.contract import loghash, names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
+from roost.store.entry import Entry
 from roost.store.grace import Grace
 from roost.store.interface import SessionStore
 from roost.store.keys import PoolKeys
@@ -26,7 +27,7 @@ from roost.store.records import (
     Reservation,
 )
 from roost.store.redis_store import RedisStore
-from roost.store.working_set import START_TARGET, Footprint, WorkingSet
+from roost.store.working_set import START_TARGET, Admission, Footprint, WorkingSet
 
 POOL = "team/agents"
 TENANT = "acme"
@@ -234,6 +235,11 @@ def live_sessions(raw: Raw, pool: str = POOL) -> dict[str, tuple[str, Footprint,
     assert sums == {worker: f"{working_set.tokens(worker)}:{working_set.sessions(worker)}" for worker in workers}
     assert shares == sum(len([*needed.shares]) for _, needed, _ in live.values())
     return live
+
+
+def entry_of(tokens: int) -> Entry:
+    """Some entry, the same for the same step."""
+    return Entry(Admission.GATED if tokens % 4 else Admission.PASSED, "ab" if tokens % 3 else "", tokens % 5)
 
 
 def live_target(raw: Raw, pool: str = POOL) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from roost.store.arguments import MOST_SHARED_LOGS
 from roost.store.entry import Entry
 from roost.store.records import Began, RenewItem, Reservation
 from roost.store.working_set import Admission
-from store_driver import LONG_MS, REVISION, begin_request, commit_request, digest, migration
+from store_driver import LONG_MS, REVISION, begin_request, commit_request, digest, entry_of, migration
 from store_world import POOLS, REVISIONS, TENANTS, WORKERS, Attempt, StoreWorld
 
 RARELY = st.sampled_from((False,) * 6 + (True,))
@@ -35,8 +35,7 @@ TOKENS = st.integers(1, 30)
 REVISION_NEEDED = st.sampled_from((REVISIONS[0], *REVISIONS, ""))
 PLACES = st.sampled_from((*(("head",) * 3), *(("earlier",) * 3), "empty", "former", "longer", "other"))
 FORK_REQUESTS = st.sampled_from(("", "", "f1"))
-ADMISSION = st.sampled_from((*((Admission.GATED,) * 4), Admission.UNCOUNTED, Admission.PASSED))
-PREFIXES = st.sampled_from((("", 0), ("ab", 3), ("cd", 2)))
+ENTRIES = st.builds(Entry, st.sampled_from(Admission), st.sampled_from(("ab", "")), st.integers(0, 4))
 OTHER_CALLS = st.sampled_from((*(("hold",) * 6), *(("evict",) * 4), "close", "delete", "delete"))
 Ids = tuple[int, ...]
 
@@ -66,8 +65,7 @@ class StoreMachine(StoreWorld):
         priority=CLASSES,
         needs=REVISION_NEEDED,
         drops=st.booleans(),
-        admission=ADMISSION,
-        prefix=PREFIXES,
+        entry=ENTRIES,
         then=st.sampled_from(("", "reserve", "commit", "commit", "migrate", "migrate and commit")),
     )
     def begin(
@@ -86,8 +84,7 @@ class StoreMachine(StoreWorld):
         priority,
         needs,
         drops,
-        admission,
-        prefix,
+        entry,
         then,
     ):
         session_id = self.session(which)
@@ -109,7 +106,7 @@ class StoreMachine(StoreWorld):
             max_session_tokens=most,
             priority=priority,
             drops_thinking=drops,
-            entry=Entry(admission, *prefix),
+            entry=entry,
         )
         answer = self.agree(gateway, "begin", request, touches=session_id)
         if isinstance(answer, Began):
@@ -149,9 +146,8 @@ class StoreMachine(StoreWorld):
         needs: str = "",
     ) -> None:
         nonce = self.now.to_bytes(16, "big")
-        request = begin_request(
-            session_id, step, nonce=nonce, seed=1, priority=priority, new_tokens=tokens, entry=_entry(tokens)
-        )
+        more = {"nonce": nonce, "seed": 1, "priority": priority, "new_tokens": tokens, "entry": entry_of(tokens)}
+        request = begin_request(session_id, step, **more)
         if isinstance(answer := self.agree(gateway, "begin", request, touches=session_id), Began):
             self.taken.append((session_id, answer.ref, step))
             self._go_on(gateway, self.taken[-1], then, tokens, priority, worker, needs)
@@ -186,10 +182,8 @@ class StoreMachine(StoreWorld):
 
     def _reservation(self, attempt: Attempt, worker: str, tokens: int, priority: int, needs: str = "") -> Reservation:
         session_id, ref, _ = attempt
-        pool = session_id.rsplit("/", 1)[0]
-        return Reservation(
-            pool, session_id, ref, worker, tokens, priority, 0, LONG_MS, needs, _entry(tokens + priority)
-        )
+        pool, entry = session_id.rsplit("/", 1)[0], entry_of(tokens + priority)
+        return Reservation(pool, session_id, ref, worker, tokens, priority, 0, LONG_MS, needs, entry)
 
     @precondition(lambda self: self.taken)
     @rule(
@@ -322,11 +316,6 @@ class StoreMachine(StoreWorld):
         self.raw.close()
         self.raw = self.server.client()
         self.touched |= set(self.names)
-
-
-def _entry(tokens: int) -> Entry:
-    """Some entry, the same for the same step."""
-    return Entry(Admission.GATED if tokens % 4 else Admission.PASSED, "ab" if tokens % 3 else "", tokens % 5)
 
 
 def profile(examples: int) -> settings:

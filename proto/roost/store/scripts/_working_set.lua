@@ -158,16 +158,18 @@ local function add_up_live(pool)
   end
 end
 
+-- Nothing is there in a pool without a gate.
 local function mend_live(pool)
-  if not live_sums_fit(pool) then
+  local any = redis.call('EXISTS', pool.live, pool.live_ends, pool.live_shares, pool.live_sums) > 0
+  if any and not live_sums_fit(pool) then
     add_up_live(pool)
   end
+  return any
 end
 
 -- Takes out the sessions whose time is over. Before the gate is asked.
 local function settle_live(pool, now, grace_ms)
-  mend_live(pool)
-  if grace_ms > 0 then
+  if not mend_live(pool) or grace_ms > 0 then
     return
   end
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', pool.live_ends, '-inf', text(now), 'LIMIT', 0, 1000)) do
@@ -235,8 +237,7 @@ end
 
 -- Takes a session out that has ended, or whose KV is dropped, and wakes those who wait.
 local function leave_working_set(pool, name)
-  mend_live(pool)
-  local live = remove_live(pool, name)
+  local live = mend_live(pool) and remove_live(pool, name)
   if live then
     wake_worker(pool, live.worker)
   end
@@ -246,8 +247,7 @@ end
 -- log, where the owner is; it is not live anywhere else.
 local function rest_live(pool, session_key, d, now, end_ms)
   local name = string.match(session_key, '%w+$')
-  mend_live(pool)
-  local live = read_live(pool, name)
+  local live = mend_live(pool) and read_live(pool, name)
   if not live then
     return
   end

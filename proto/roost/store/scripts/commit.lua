@@ -49,8 +49,7 @@ end
 if args.thinking == 1 and not holds_thinking(session, d) then
   redis.call('HSET', session.descriptor, 'thinking', text(index))
 end
-mend_live(keys)
-local live = read_live(keys, session.name)
+local live = mend_live(keys) and read_live(keys, session.name)
 if live then
   if live.promised then
     observe(keys, d.length, tonumber(args.reconstructed), now, args.adapt_ms)
