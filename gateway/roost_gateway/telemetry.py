@@ -22,6 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from prometheus_client import CollectorRegistry, start_http_server
 
 from roost.contract.reasons import Reason
+from roost.contract.why import Why
 
 DURATION_BUCKETS = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92]
 FIRST_TOKEN_BUCKETS = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0]
@@ -53,6 +54,7 @@ class StepFigures:
     first_token_seconds: float
     total_seconds: float
     failovers: int
+    why: Why | None = None
 
 
 class Telemetry:
@@ -178,6 +180,7 @@ class Telemetry:
                     "gen_ai.usage.output_tokens": figures.output_tokens,
                     "gen_ai.usage.cache_read.input_tokens": figures.cached_tokens,
                     "roost.failovers": figures.failovers,
+                    **({} if figures.why is None else _why_attributes(figures.why)),
                 }
             )
 
@@ -186,6 +189,20 @@ class Telemetry:
         self._meters.shutdown()
         if self._tracers is not None:
             self._tracers.shutdown()
+
+
+def _why_attributes(why: Why) -> dict[str, str | int | float]:
+    """Attributes of a span. What is unknown, or did not happen, has none."""
+    attributes: dict[str, str | int | float] = {"roost.why": why.line, "roost.rebuilt_tokens": why.rebuilt_tokens}
+    if why.place is not None:
+        attributes["roost.place"] = why.place.value
+    if why.cause is not None:
+        attributes["roost.rebuild_cause"] = why.cause.value
+    if why.wait is not None:
+        attributes["roost.wait_seconds"] = why.wait.seconds
+    if why.wait is not None and why.wait.reason is not None:
+        attributes["roost.wait_reason"] = why.wait.reason.value
+    return attributes
 
 
 def trace_metadata() -> list[tuple[str, str]]:

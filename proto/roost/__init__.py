@@ -37,7 +37,6 @@ if TYPE_CHECKING:
         TextPart,
         TokenLogprobs,
         Usage,
-        WaitReason,
     )
     from roost.contract.heads import Head
     from roost.contract.messages import (
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
         ToolChoiceMode,
     )
     from roost.contract.sessions import ForkPoint, Hold, LoggedStep, SessionInfo, SessionState, SessionTool, Tier
+    from roost.contract.why import KvEviction, Place, RebuildCause, Wait, WaitReason, Why
     from roost.errors import RoostError
 
 __version__ = "0.1.0"
@@ -69,13 +69,16 @@ __all__ = [
     "Head",
     "Hold",
     "JsonSchema",
+    "KvEviction",
     "LoggedStep",
     "Message",
     "MessageRole",
     "Migrated",
     "Part",
+    "Place",
     "Queued",
     "ReasoningPart",
+    "RebuildCause",
     "Restarted",
     "RetryConfig",
     "RoostError",
@@ -96,7 +99,9 @@ __all__ = [
     "ToolChoice",
     "ToolChoiceMode",
     "Usage",
+    "Wait",
     "WaitReason",
+    "Why",
     "__version__",
     "tool_result",
     "user",
@@ -108,6 +113,7 @@ _HOMES = (
     "roost.contract.heads",
     "roost.contract.messages",
     "roost.contract.sessions",
+    "roost.contract.why",
     "roost.errors",
     "roost._client",
     "roost._messages",

@@ -174,7 +174,7 @@ class FakeService(SessionServiceServicer):
         if generation > descriptor.generation:
             raise Refused(Reason.INVALID_REQUEST, f"generation: the session has {descriptor.generation}")
         check(requests.page_size(request.page_size, requests.MAX_PAGE_STEPS))
-        first, size = int(request.page_token or 0), request.page_size or 20
+        first, size = int(request.page_token or request.first_index), request.page_size or 20
         entries = await self._store.log(descriptor.session_id, generation, first, size + 1)
         response = pb.ListStepsResponse(next_page_token=str(first + size) if len(entries) > size else "")
         for entry in entries[:size]:

@@ -17,6 +17,7 @@ from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check
 from roost.contract.steps import Cursor, StepRequest
+from roost.contract.why import Place, Why
 from roost.store.memory import MemoryStore
 from roost.store.records import (
     AlreadyCommitted,
@@ -28,7 +29,7 @@ from roost.store.records import (
     MigrateRequest,
     RenewItem,
 )
-from roost.store.rules import ID_BYTES
+from roost.store.rules import ID_BYTES, rebuild_cause
 from roost.store.values import (
     content_digest,
     finish_reason_from_record,
@@ -37,6 +38,7 @@ from roost.store.values import (
     message_from_record,
     message_to_record,
     sampling_to_record,
+    why_to_record,
 )
 from roost.store.views import committed, last_migration, unknown_migration
 
@@ -189,8 +191,12 @@ class StepRunner:
     ) -> CommitRequest:
         descriptor, packed = began.descriptor, pack_ids([*prompt, *output.ids])
         attempts = [[ref.epoch, ref.nonce.hex()] for ref in lineage]
-        notes = {"reasoning": output.reasoning, "stop_string": output.stop_string}
-        given = {name: note for name, note in notes.items() if note}
+        notes = {
+            "reasoning": output.reasoning,
+            "reasoning_tokens": output.reasoning_tokens,
+            "stop_string": output.stop_string,
+        }
+        given = {name: note for name, note in notes.items() if note} | {"why": why_to_record(_why(began))}
         entry = LogEntry(
             step_id=request.step_id,
             index=descriptor.steps,
@@ -283,6 +289,19 @@ class StepRunner:
 
 def _tool_names(descriptor: Descriptor) -> list[str]:
     return [tool["name"] for tool in descriptor.tools]
+
+
+def _why(began: Began) -> Why:
+    session, cached = began.descriptor, began.cached_tokens
+    rebuilt = session.head.length - cached
+    return Why(
+        worker=WORKER,
+        place=Place.HOME if session.owner else Place.NO_HOME,
+        log_tokens=session.head.length,
+        cached_tokens=cached,
+        rebuilt_tokens=rebuilt,
+        cause=rebuild_cause(session) if rebuilt else None,
+    )
 
 
 def _follow(head: Head, packed: bytes) -> Head:

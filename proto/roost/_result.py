@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from roost.contract.events import Committed, FinishReason, Migrated, TokenLogprobs, Usage
 from roost.contract.messages import ToolCall
+from roost.contract.why import Why
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,12 @@ class StepResult:
     @property
     def usage(self) -> Usage:
         return self.committed.usage
+
+    @property
+    def why(self) -> Why | None:
+        """Why the step waited, and why tokens were rebuilt; `why.line` says it in words. None for a step of an older
+        gateway."""
+        return self.committed.why
 
     @property
     def step_id(self) -> str:

@@ -200,15 +200,19 @@ class Session:
                 raise
 
     async def steps(
-        self, *, generation: int = 0, include_token_ids: bool = False, page_size: int = 0
+        self, *, generation: int = 0, include_token_ids: bool = False, page_size: int = 0, first_index: int = 0
     ) -> AsyncIterator[LoggedStep]:
-        """Iterates over the log, oldest step first; generation 0 is the current log.
+        """Iterates over the log from the step `first_index` on, oldest step first; generation 0 is the current log.
 
         It is read in pages of `page_size` steps (1 to 100; 0 leaves it to the gateway) as they are needed. Raises
         SessionNotFoundError and other RoostErrors.
         """
         request = pb.ListStepsRequest(
-            session_id=self.id, generation=generation, page_size=page_size, include_token_ids=include_token_ids
+            session_id=self.id,
+            generation=generation,
+            page_size=page_size,
+            include_token_ids=include_token_ids,
+            first_index=first_index,
         )
         while True:
             page = await self._transport.call(lambda stub: stub.ListSteps, request)

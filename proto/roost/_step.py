@@ -123,7 +123,7 @@ class Step:
             async with aclosing(self._tries(span)) as events:
                 async for event in events:
                     if isinstance(event, Committed):  # ended here, as the caller may not iterate past the last event
-                        span.end({"roost.output_tokens": event.output_tokens, "roost.failovers": event.failovers})
+                        span.end(_span_attributes(event))
                     yield event
         except RoostError as error:
             error.step_id = self.step_id
@@ -206,3 +206,8 @@ class Step:
         if isinstance(error, SessionRolledBackError) and self._request.HasField("expected_head"):
             error.expected = wire.head_from_wire(self._request.expected_head)
         return error
+
+
+def _span_attributes(committed: Committed) -> dict[str, str | int]:
+    why = {} if committed.why is None else {"roost.why": committed.why.line}
+    return {"roost.output_tokens": committed.output_tokens, "roost.failovers": committed.failovers, **why}

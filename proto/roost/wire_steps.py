@@ -1,6 +1,7 @@
 """Steps, their events and the entries of a log: between the contract's values and `roost.v1` messages. Pure."""
 
 from roost.contract import events, sessions, steps
+from roost.contract.why import WaitReason
 from roost.v1 import session_service_pb2 as pb
 from roost.wire import (
     attempt_from_wire,
@@ -22,6 +23,7 @@ from roost.wire import (
     usage_to_wire,
 )
 from roost.wire_parts import add_parts, parts_from_wire
+from roost.wire_why import why_from_wire, why_to_wire
 
 
 def step_request_to_wire(request: steps.StepRequest) -> pb.StepRequest:
@@ -75,6 +77,7 @@ def event_to_wire(event: events.Event) -> pb.StepResponse:
                 worker=event.worker,
                 prompt_tokens=event.prompt_tokens,
                 cached_tokens=event.cached_tokens,
+                why=None if event.why is None else why_to_wire(event.why),
             )
         )
     if isinstance(event, events.Queued):
@@ -92,7 +95,8 @@ def event_from_wire(step_id: str, wire: pb.StepResponse) -> events.Event | None:
     if kind == "started":
         started = wire.started
         attempt = attempt_from_wire(started.attempt)
-        return events.Started(started.worker, started.prompt_tokens, started.cached_tokens, attempt)
+        why = why_from_wire(started.why) if started.HasField("why") else None
+        return events.Started(started.worker, started.prompt_tokens, started.cached_tokens, attempt, why)
     if kind == "queued":
         return _queued_from_wire(wire.queued)
     if kind == "restarted":
@@ -104,13 +108,10 @@ def event_from_wire(step_id: str, wire: pb.StepResponse) -> events.Event | None:
     return None
 
 
-_QUEUED_PREFIX = "QUEUED_REASON_"
-
-
 def _queued_to_wire(event: events.Queued) -> pb.StepQueued:
     return pb.StepQueued(
         position=event.position,
-        reason=pb.QueuedReason.Value(_QUEUED_PREFIX + event.reason.name),
+        reason=enum_value(pb.WaitReason, "WAIT_REASON", event.reason),
         continuation=event.continuation,
         estimate_seconds=event.estimate_seconds,
         live_tokens=event.live_tokens,
@@ -119,12 +120,9 @@ def _queued_to_wire(event: events.Queued) -> pb.StepQueued:
 
 
 def _queued_from_wire(wire: pb.StepQueued) -> events.Queued:
-    """A reason that this version does not know is taken for a lack of room."""
-    names = {value: name.removeprefix(_QUEUED_PREFIX) for name, value in pb.QueuedReason.items()}
-    reason = events.WaitReason.__members__.get(names.get(wire.reason, ""), events.WaitReason.ROOM)
     return events.Queued(
         wire.position,
-        reason,
+        enum_member(WaitReason, pb.WaitReason, "WAIT_REASON", wire.reason),
         wire.continuation,
         wire.estimate_seconds,
         wire.live_tokens,
@@ -187,7 +185,9 @@ def _committed_to_wire(event: events.Committed) -> pb.StepCommitted:
         failovers=event.failovers,
         warnings=event.warnings,
         reasoning=event.reasoning,
+        reasoning_tokens=event.reasoning_tokens,
         stop_string=event.stop_string,
+        why=None if event.why is None else why_to_wire(event.why),
     )
 
 
@@ -207,7 +207,9 @@ def _committed_from_wire(step_id: str, wire: pb.StepCommitted) -> events.Committ
         failovers=wire.failovers,
         warnings=tuple(wire.warnings),
         reasoning=wire.reasoning,
+        reasoning_tokens=wire.reasoning_tokens,
         stop_string=wire.stop_string,
+        why=why_from_wire(wire.why) if wire.HasField("why") else None,
     )
 
 
@@ -226,6 +228,8 @@ def logged_step_to_wire(step: sessions.LoggedStep) -> pb.CommittedStep:
         output_token_ids=step.output_token_ids,
         commit_time=time_to_wire(step.commit_time),
         reasoning=step.reasoning,
+        reasoning_tokens=step.reasoning_tokens,
+        why=None if step.why is None else why_to_wire(step.why),
     )
 
 
@@ -244,4 +248,6 @@ def logged_step_from_wire(wire: pb.CommittedStep) -> sessions.LoggedStep:
         output_token_ids=tuple(wire.output_token_ids),
         commit_time=time_from_wire(wire, "commit_time"),
         reasoning=wire.reasoning,
+        reasoning_tokens=wire.reasoning_tokens,
+        why=why_from_wire(wire.why) if wire.HasField("why") else None,
     )

@@ -51,7 +51,7 @@ async def test_a_step_of_a_new_session_is_held_until_a_live_one_needs_less(rig: 
     publish(rig, 60.0)
     worker, caller, _ = await _busy(rig)
     queued, step = await _held(rig, caller, step_request(await caller.open()))
-    assert (queued.reason, queued.continuation) == (pb.QUEUED_REASON_WORKING_SET, False)
+    assert (queued.reason, queued.continuation) == (pb.WAIT_REASON_WORKING_SET, False)
     assert 0 < queued.live_tokens < queued.live_limit_tokens == ROOM_FOR_TWO * 800 // 1000
     assert 0 < queued.estimate_seconds <= 60
     worker.script.hang_after = None

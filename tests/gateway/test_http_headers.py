@@ -3,7 +3,8 @@
 import pytest
 
 from roost.contract.refused import Refused
-from roost_gateway.front.http.headers import family_of, is_retry, recognition_headers
+from roost.contract.why import KvEviction, RebuildCause, Why
+from roost_gateway.front.http.headers import family_of, is_retry, recognition_headers, step_headers
 from roost_gateway.recognition.conversation import Match, Recognised
 from wire_requests import requests_of
 
@@ -66,3 +67,13 @@ def test_a_response_tells_the_session_and_why_it_is_new() -> None:
         "x-roost-match": "imported",
         "x-roost-reason": "message 3 differs: \\u201c\\xe9\\u201d",
     }
+
+
+def test_a_response_tells_why_its_step_was_slow() -> None:
+    eviction = KvEviction(64, 90.0, "team/p/1", "LRU")
+    why = Why(log_tokens=80, rebuilt_tokens=64, cause=RebuildCause.EVICTED_FOR_ROOM, eviction=eviction)
+    assert step_headers(16, why) == {
+        "x-roost-cached-tokens": "16",
+        "x-roost-why": "64 of 80 tokens rebuilt: evicted 90 s ago for session team/p/1's growth (LRU)",
+    }
+    assert step_headers(16, None) == {"x-roost-cached-tokens": "16"}

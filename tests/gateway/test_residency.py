@@ -7,6 +7,7 @@ import pytest
 from gateway_driver import Rig, StepLog, publish_pool, step_request
 from null_script import Script
 from roost.store.keys import PoolKeys
+from roost.v1 import session_service_pb2 as pb
 
 LONG_LOG = 6000
 """Tokens that take longer to compute again than a running step takes to end."""
@@ -48,3 +49,5 @@ async def test_a_session_is_held_at_a_full_worker_only_while_that_has_it_cached(
     home.resume_output.set()
     await asyncio.gather(step, running)
     assert [start.session.session_id for start in other.starts] == ([session.id] if dropped else [])
+    assert log.committed is not None
+    assert log.committed.why.place == (pb.STEP_PLACE_HOME_EMPTY if dropped else pb.STEP_PLACE_HOME)

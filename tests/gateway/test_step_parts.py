@@ -16,6 +16,7 @@ from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.contract.steps import Cursor
+from roost.contract.why import Why
 from roost.grpc_errors import rich_status
 from roost.store.records import LogEntry, RenewItem
 from roost.v1.worker_service_pb2 import History
@@ -183,11 +184,11 @@ def test_a_request_that_a_newer_worker_finds_invalid_is_tried_nowhere_else() -> 
 
 async def test_a_rest_ends_with_the_step_and_gathers_output() -> None:
     outbox, output = Outbox(), StepOutput(ATTEMPT)
-    outbox.started(output, "w", 0)
+    outbox.started(output, Why(worker="w"))
     events = outbox.events()
     started = await anext(events)
     assert isinstance(started, Started)
-    assert (started, started.attempt) == (Started("w", 0, 0), ATTEMPT)
+    assert (started, started.attempt) == (Started("w", 0, 0, why=Why(worker="w")), ATTEMPT)
     for number in range(3):
         output.append([number], "", number, 0)
         outbox.more()

@@ -33,9 +33,15 @@ class LineMachine(RuleBasedStateMachine):
     def order(self, tickets: Iterable[Ticket]) -> list[Ticket]:
         return sorted(tickets, key=self.rank)
 
-    @rule(tenant=TENANTS, priority=st.integers(-1, 3), waited=st.integers(0, 60), left=st.integers(-2, 300))
-    def push(self, tenant: str, priority: int, waited: int, left: int) -> None:
-        ticket = Ticket(tenant, priority, True, self.now - waited / 2, self.now + left / 2)
+    @rule(
+        tenant=TENANTS,
+        priority=st.integers(-1, 3),
+        continuation=st.booleans(),
+        waited=st.integers(0, 60),
+        left=st.integers(-2, 300),
+    )
+    def push(self, tenant: str, priority: int, continuation: bool, waited: int, left: int) -> None:
+        ticket = Ticket(tenant, priority, continuation, self.now - waited / 2, self.now + left / 2)
         self.arrivals += 1
         self.waiting[ticket] = self.arrivals
         self.line.push(ticket, self.arrivals)
@@ -96,9 +102,11 @@ class LineMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.aside)
     @invariant()
     def everybody_is_ahead_of_those_who_come_later(self) -> None:
-        for number, ticket in enumerate(self.order(self.waiting)):
+        in_order = self.order(self.waiting)
+        for number, ticket in enumerate(in_order):
             assert ticket in self.line
-            assert self.line.ahead(ticket, self.now) == number
+            continuations = sum(earlier.continuation for earlier in in_order[:number])
+            assert self.line.ahead(ticket, self.now) == (continuations, number - continuations)
 
 
 TestWaitingLine = LineMachine.TestCase

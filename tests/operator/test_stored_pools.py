@@ -5,7 +5,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pool_world import INSTALLATION, observation
@@ -111,7 +111,11 @@ class NoSecrets:
         return {"data": {"k": base64.b64encode(b"x").decode()}} if name == "mine" else None
 
 
+ODD_SECRET = {"initContainers": [{"envFrom": [{"secretRef": {"name": "mine", "key": []}}]}]}
+
+
 @given(template=TEMPLATES)
+@example(template={"spec": ODD_SECRET})
 async def test_what_the_schema_takes_is_read_and_planned(template: dict[str, Any]) -> None:
     """Whatever stands in the parts of a template that the schema does not look into, it ends in a plan, which at least
     says what is wrong. The API server's words of nullable and int-or-string are put into JSON schema's."""

@@ -91,6 +91,8 @@ async def a_step_and_its_log(world: World) -> Any:
         [len(step.output_token_ids) == step.usage.output_tokens for step in steps],
         (steps[0].sampling.temperature, steps[0].sampling.stop, steps[0].sampling.seed == committed.seed),
         steps[1].sampling.seed,
+        [step.why and (step.why.place, step.why.cause, step.why.rebuilt_tokens) for step in steps],
+        [step.why for step in steps] == [committed.why, result.why],
         (steps[-1].head == session.head == info.head, seen(info)),
     )
 

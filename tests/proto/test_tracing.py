@@ -47,13 +47,16 @@ async def test_a_step_is_one_span_over_all_its_tries(spans: InMemorySpanExporter
 async def test_the_span_ends_with_the_commit_and_once(
     spans: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with ScriptedGateway([committed("")]) as gateway, await Client.connect(gateway.target) as client:
+    last = committed("")
+    last.committed.why.worker = "w"
+    async with ScriptedGateway([last]) as gateway, await Client.connect(gateway.target) as client:
         step = client.session(SESSION).step("x")
         assert isinstance(await anext(step), Committed)
         (span,) = spans.get_finished_spans()
         await step.aclose()
     assert span.attributes is not None
     assert span.attributes["roost.output_tokens"] == 0
+    assert span.attributes["roost.why"] == "the session's first step"
     assert caplog.records == []
 
 

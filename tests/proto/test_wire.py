@@ -21,7 +21,6 @@ from roost.contract.events import (
     TextPart,
     TokenLogprobs,
     Usage,
-    WaitReason,
 )
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.messages import JsonSchema, Message, MessageRole, Sampling, ToolCall, ToolChoice, ToolChoiceMode
@@ -37,6 +36,7 @@ from roost.contract.sessions import (
     Tier,
 )
 from roost.contract.steps import Cursor, StepRequest
+from roost.contract.why import KvEviction, Place, RebuildCause, Wait, WaitReason, Why
 from roost.v1 import session_service_pb2 as pb
 
 HEAD = Head(7, b"h" * 16, 2)
@@ -49,15 +49,29 @@ NOON = datetime(2026, 1, 2, 12, 0, 0, 5000, tzinfo=UTC)
 
 PARTS = (ReasoningPart("Hm."), TextPart("é"), CallPart(1, "call_1", "grep"), ArgumentsPart(1, '{"q"'))
 
+WHY = Why(
+    Wait(1.25, 3, 1, WaitReason.LINE),
+    "worker",
+    Place.HOME,
+    20480,
+    16383,
+    4096,
+    RebuildCause.EVICTED_FOR_ROOM,
+    KvEviction(4096, 41.5, "a/b/c", "LRUSparingHeld"),
+)
+
 EVENTS: list[Event] = [
     Queued(4),
     Queued(2, WaitReason.WORKING_SET, True, 3.5, 2_100_000, 1_900_000),
     Queued(0, WaitReason.NO_WORKER),
     Migrated("old", "new", 2, HEAD),
     Started("worker", 5, 6, ATTEMPT),
+    Started("worker", 5, 6, ATTEMPT, WHY),
     Delta("é", [7, 8], 1, 2, (TokenLogprobs(-0.5, (7,), (-0.25,)),), ATTEMPT, PARTS, 5),
     Restarted("why", ATTEMPT),
-    Committed("s1", SAID, FinishReason.TOOL_CALLS, USAGE, HEAD, 1, 2, 3, 2**63, True, 4, 5, ("why",), "Hm.", "stop"),
+    Committed(
+        "s1", SAID, FinishReason.TOOL_CALLS, USAGE, HEAD, 1, 2, 3, 2**63, True, 4, 5, ("why",), "Hm.", "stop", WHY, 6
+    ),
 ]
 
 
@@ -130,6 +144,8 @@ def test_logged_steps_arrive_as_they_were_sent() -> None:
             (3,),
             NOON,
             "Hm.",
+            WHY,
+            2,
         )
     )
     assert wire_steps.logged_step_from_wire(wire_steps.logged_step_to_wire(step)) == step

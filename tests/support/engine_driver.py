@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from paged_fake_runner import PagedFakeRunner, reference
 from roost_worker.config import EngineConfig
 from roost_worker.engine.engine import Engine
-from roost_worker.engine.messages import EngineMessage, Outputs, RequestOutput, SamplingParams, StopReason, Submit
+from roost_worker.engine.messages import (
+    EngineMessage,
+    Evicted,
+    Outputs,
+    RequestOutput,
+    SamplingParams,
+    StopReason,
+    Submit,
+)
 from roost_worker.engine.retention import RetentionPolicy
 
 
@@ -54,11 +62,12 @@ class EngineDriver:
         running: int = 4,
         batch: int = 16,
         policy: RetentionPolicy | None = None,
+        step_goal_seconds: float = 0.0,
     ) -> None:
         """`blocks`: blocks that can be used, the null block not counted."""
         self.now = 0.0
         self.runner = PagedFakeRunner(blocks + 1, block_tokens, context, batch)
-        config = EngineConfig(max_running=running, max_batch_tokens=batch)
+        config = EngineConfig(running, batch, step_goal_seconds)
         self.engine = Engine(
             self.runner,
             config,
@@ -71,6 +80,7 @@ class EngineDriver:
         self.answers: dict[str, Answer] = {}
         self.resident: dict[str, int] = {}
         self.dropped: list[tuple[str, int]] = []
+        self.evicted: list[Evicted] = []
 
     def submit(
         self,
@@ -129,6 +139,7 @@ class EngineDriver:
             self.resident.pop(session, None)
             self.dropped.append((session, tokens))
         self.resident.update(outputs.parked)
+        self.evicted += outputs.evicted
         stats = outputs.stats
         assert stats.blocks_free + stats.blocks_cached + stats.blocks_in_use == self.runner.info.num_blocks - 1
 

@@ -27,6 +27,10 @@ class Work:
     sampling: dict[str, Any]
 
 
+def _tenant_of(session: str) -> bytes:
+    return TENANTS[SESSIONS.index(session) % 2]
+
+
 class EngineModel:
     """An engine and the sessions' logs beside it; every operation ends with the checks of the driver."""
 
@@ -57,7 +61,7 @@ class EngineModel:
             context,
             output=self.driver.expected(earlier.request)[: work.replayed],
             session=work.session,
-            tenant=TENANTS[(SESSIONS.index(work.session) if work.session else self._count) % 2],
+            tenant=_tenant_of(work.session) if work.session else TENANTS[self._count % 2],
             priority=work.priority,
             grammar=work.grammar,
             **work.sampling,
@@ -104,6 +108,10 @@ class EngineModel:
         parked = {one.session: len(one.ids) for one in self.driver.engine._cache.parked}
         for session in {*parked, *self.driver.resident} - live:
             assert parked.get(session) == self.driver.resident.get(session)
+        for evicted in self.driver.evicted:
+            assert evicted.tokens > 0
+            if evicted.for_session:
+                assert _tenant_of(evicted.for_session) == _tenant_of(evicted.session)
 
     def _judge_all(self) -> None:
         for name, answer in self.driver.answers.items():

@@ -42,12 +42,15 @@ class Script:
     warnings: tuple[str, ...] = ()
     """Of the output's text."""
     reasoning: str = ""
+    reasoning_tokens: int = 0
     stop_string: str = ""
     """What `Finished` says that the output ended at."""
     calls: tuple[tuple[str, str], ...] = ()
     """Names and arguments of the output's tool calls, whose ids no other step's calls have."""
     ask_history: bool = False
     """Asks for the whole log even when it is parked here."""
+    eviction: pb.KvEviction | None = None
+    """What it says that it has dropped of any session."""
     capacity_tokens: int = 100_000
     max_running: int = 64
 

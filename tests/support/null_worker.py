@@ -272,6 +272,7 @@ class NullWorker(NullChecks):
             cached_tokens=attempt.cached,
             warnings=self.script.warnings,
             reasoning=self.script.reasoning,
+            reasoning_tokens=self.script.reasoning_tokens,
             stop_string=self.script.stop_string,
         )
 
@@ -312,6 +313,12 @@ class NullWorker(NullChecks):
             return wpb.EvictResponse()
         self.seen_epochs[request.session_id] = request.epoch
         return wpb.EvictResponse(evicted_tokens=len(self.parked.pop(request.session_id, array("I"))))
+
+    async def RecallEviction(  # noqa: N802
+        self, request: wpb.RecallEvictionRequest, context: Context
+    ) -> wpb.RecallEvictionResponse:
+        await self._check_secret(context)
+        return wpb.RecallEvictionResponse(eviction=self.script.eviction)
 
     async def Hold(self, request: wpb.HoldRequest, context: Context) -> wpb.HoldResponse:  # noqa: N802
         await self._check_secret(context)

@@ -12,7 +12,7 @@ worth one class.
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from roost_gateway.admission.waiting_line import FairShare, Ticket, WaitingLine
+from roost_gateway.admission.waiting_line import Ahead, FairShare, Ticket, WaitingLine
 
 DEFAULT_QUEUE_LIMIT = 4096
 """Bound of a queue whose pool sets none."""
@@ -106,9 +106,9 @@ class AdmissionQueue:
         if line in self._lines:
             self._lines[line].bring_back()
 
-    def ahead(self, ticket: Ticket, now: float) -> int:
+    def ahead(self, ticket: Ticket, now: float) -> Ahead:
         """How many steps of its line would be served before `ticket`, whether it waits or not."""
-        return self._lines[ticket.line].ahead(ticket, now) if ticket.line in self._lines else 0
+        return self._lines[ticket.line].ahead(ticket, now) if ticket.line in self._lines else Ahead(0, 0)
 
     def estimate_seconds(self, line: str, ahead: int, now: float) -> float:
         """How long a step of a line may wait that `ahead` others go before, as steps were served of late; 0 when none

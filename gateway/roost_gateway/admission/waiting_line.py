@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from math import inf, log2, nextafter
+from typing import NamedTuple
 
 from roost.store.records import AGING_SECONDS
 
@@ -75,6 +76,13 @@ class FairShare:
         return True
 
 
+class Ahead(NamedTuple):
+    """How many steps of each kind are served before another one."""
+
+    continuations: int
+    new_sessions: int
+
+
 @dataclass(slots=True)
 class _Place:
     arrival: int
@@ -87,6 +95,7 @@ class _Group:
     """Arrivals and tickets, in order. Arrivals are unique, so tickets are never compared."""
 
     steps: list[tuple[int, Ticket]] = field(default_factory=list)
+    continuations: int = 0
 
     def before(self, arrival: int) -> int:
         return bisect_left(self.steps, arrival, key=lambda step: step[0])
@@ -166,22 +175,25 @@ class WaitingLine:
         self._heap = [self._entry(tenant, level, group) for tenant, level, group in groups]
         heapify(self._heap)
 
-    def ahead(self, ticket: Ticket, now: float) -> int:
-        """How many steps go before `ticket`, whether it waits or not. O(groups); there is a group for each tenant and
-        level."""
+    def ahead(self, ticket: Ticket, now: float) -> Ahead:
+        """How many steps go before `ticket`, whether it waits or not. O(groups), and the steps of its own group; there
+        is a group for each tenant and level."""
         self._age(now)
         place = self._places.get(ticket)
         arrival = place.arrival if place else 2**62
         own = (*ticket.level(now), *self._shares.rank(ticket.tenant))
-        count = 0
+        count = continuations = 0
         for tenant, groups in self._groups.items():
             share = self._shares.rank(tenant)
             for level, group in groups.items():
                 if (*level, *share) < own:
                     count += len(group.steps)
+                    continuations += group.continuations
                 elif (*level, *share) == own:
-                    count += group.before(arrival)
-        return count
+                    before = group.before(arrival)
+                    count += before
+                    continuations += sum(step.continuation for _, step in group.steps[:before])
+        return Ahead(continuations, count - continuations)
 
     def _age(self, now: float) -> None:
         due: list[Ticket] = []
@@ -206,6 +218,7 @@ class WaitingLine:
     def _insert(self, ticket: Ticket, place: _Place) -> None:
         group = self._groups[ticket.tenant].setdefault(place.level, _Group())
         insort(group.steps, (place.arrival, ticket), key=lambda step: step[0])
+        group.continuations += ticket.continuation
         if group.steps[0][1] is ticket:
             self._offer(ticket.tenant, place.level, group)
 
@@ -214,6 +227,7 @@ class WaitingLine:
         group = groups[place.level]
         at = group.before(place.arrival)
         del group.steps[at]
+        group.continuations -= ticket.continuation
         if group.steps:
             if at == 0:
                 self._offer(ticket.tenant, place.level, group)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,20 @@ from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.contract.sessions import SessionTool
+from roost.contract.why import KvEviction
 from roost.grpc_errors import details_of
 from roost.store.records import NewSession
 from roost.v1.session_service_pb2 import Tool
-from roost.v1.worker_service_pb2 import CheckSessionRequest, CountTokensRequest, EvictRequest, HoldRequest
+from roost.v1.worker_service_pb2 import (
+    CheckSessionRequest,
+    CountTokensRequest,
+    EvictRequest,
+    HoldRequest,
+    RecallEvictionRequest,
+)
 from roost.v1.worker_service_pb2_grpc import WorkerServiceStub
 from roost.wire import message_to_wire, session_tool_from_wire
+from roost.wire_why import eviction_from_wire
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.telemetry import trace_metadata
 
@@ -30,7 +38,7 @@ if TYPE_CHECKING:  # the stub of grpc.aio has a type of its own, but no class
 log = logging.getLogger(__name__)
 
 CALL_SECONDS = 2.0
-"""Limit of the short calls: Evict, Hold."""
+"""Limit of the short calls: Evict, RecallEviction, Hold."""
 _CLOSE_SECONDS = 600.0
 _OPTIONS = (
     NO_PROXY,
@@ -88,9 +96,12 @@ class WorkerClients:
         for address in set(self._channels) - set(addresses):
             self.forget(self._channels[address])
 
-    async def evict(self, pool: str, workers: Iterable[WorkerState], session_id: str, epoch: int) -> tuple[int, bool]:
-        """Drops a session's KV on workers. Returns the tokens dropped, and whether every worker answered."""
-        request = EvictRequest(session_id=session_id, epoch=epoch)
+    async def evict(
+        self, pool: str, workers: Iterable[WorkerState], session_id: str, epoch: int, *, erased: bool = False
+    ) -> tuple[int, bool]:
+        """Drops a session's KV on workers; `erased`: because the session is gone. Returns the tokens dropped, and
+        whether every worker answered."""
+        request = EvictRequest(session_id=session_id, epoch=epoch, erased=erased)
         answers = await asyncio.gather(*(self._evict(pool, worker, request) for worker in workers))
         return sum(tokens or 0 for tokens in answers), None not in answers
 
@@ -175,6 +186,25 @@ class WorkerClients:
             await stub.Hold(request, timeout=CALL_SECONDS, metadata=self.metadata(pool))
         except grpc.aio.AioRpcError as error:
             log.info("worker %s did not take a hold: %s", worker.worker_id, error.details())
+
+    def recall_eviction(
+        self, pool: str, worker: WorkerState, session_id: str, take: Callable[[KvEviction], None]
+    ) -> None:
+        """Asks a worker what it has dropped of a session, without waiting. `take` gets the answer, if there is one."""
+        self._spawn(self._recall_eviction(pool, worker, session_id, take))
+
+    async def _recall_eviction(
+        self, pool: str, worker: WorkerState, session_id: str, take: Callable[[KvEviction], None]
+    ) -> None:
+        request = RecallEvictionRequest(session_id=session_id)
+        try:
+            stub = self.channel(worker.address).stub
+            answer = await stub.RecallEviction(request, timeout=CALL_SECONDS, metadata=self.metadata(pool))
+        except grpc.aio.AioRpcError as error:
+            log.info("worker %s does not say what it has dropped: %s", worker.worker_id, error.details())
+            return
+        if answer.HasField("eviction"):
+            take(eviction_from_wire(answer.eviction))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

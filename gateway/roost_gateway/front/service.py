@@ -52,6 +52,7 @@ class SessionService(SessionServiceServicer):
             generation=request.generation,
             page_size=request.page_size,
             page_token=request.page_token,
+            first_index=request.first_index,
             include_token_ids=request.include_token_ids,
         )
         return pb.ListStepsResponse(

@@ -12,6 +12,7 @@ from roost.contract.lease import LEASE_TTL_MS, LEASE_TTL_SECONDS
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.contract.why import KvEviction, Place, Wait
 from roost.store.records import Began, Descriptor, Reservation
 from roost.store.working_set import HELD
 from roost_gateway.routing.choice import StepNeed, WorkerState
@@ -97,6 +98,12 @@ class StepAttempt:
         """Whether it has been held for as long as it may be."""
         self.model_revision = ""
         """Of the worker that it was sent to last."""
+        self.place = Place.NO_HOME
+        """Where that is, seen from the session's home."""
+        self.home_eviction: KvEviction | None = None
+        """What its home has dropped of the session, once that has answered."""
+        self.wait: Wait | None = None
+        """How it stood when it first began to wait for a worker; None while it has not."""
         self.failovers = 0
         self.committing = False
         """The output is complete: from here on only Commit can tell whether the attempt is fenced."""
@@ -202,6 +209,10 @@ class StepAttempt:
     def asked_within(self, seconds: float) -> bool:
         return self._asked_at is not None and time.monotonic() < self._asked_at + seconds
 
+    def waits(self, wait: Wait) -> None:
+        """Notes that it waits for a worker."""
+        self.wait = self.wait or wait
+
     def withdrawn(self) -> None:
         """Notes that its place among the store's waiters was given up."""
         self.registered = False
@@ -253,8 +264,13 @@ class StepAttempt:
 
     # Work at a worker
 
-    def goes_to(self, worker: WorkerState) -> None:
+    def goes_to(self, worker: WorkerState, place: Place) -> None:
         self.model_revision = self.need.model_revision or worker.model_revision
+        self.place = place
+
+    def home_dropped(self, eviction: KvEviction) -> None:
+        """Notes what its home has dropped of the session."""
+        self.home_eviction = eviction
 
     def output_came(self) -> None:
         """Notes that the output has grown."""

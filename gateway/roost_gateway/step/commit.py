@@ -26,10 +26,12 @@ from roost.store.values import (
     parts_to_record,
     sampling_to_record,
     tool_calls_to_record,
+    why_to_record,
 )
 from roost.store.views import committed as committed_event
 from roost_gateway.errors import STORE_RETRY_SECONDS
 from roost_gateway.step.attempt import StepAttempt
+from roost_gateway.step.explanation import explain, rebuilt_tokens
 from roost_gateway.step.output import Outbox, StepOutcome, StepOutput
 
 COMMIT_PATIENCE_SECONDS = 30.0
@@ -88,16 +90,17 @@ def commit_request(attempt: StepAttempt, worker_id: str) -> CommitRequest:
     assert finish is not None, "a step is generated before it is committed"
     packed = pack_ids(output.prompt_ids) + pack_ids(output.ids)
     head = Head(descriptor.head.length + len(packed) // ID_BYTES, extend(descriptor.head.log_hash, packed))
+    why = explain(attempt, worker_id, finish.cached_tokens, finish.kv)
     entry = LogEntry(
         step_id=request.step_id,
         index=descriptor.steps,
         messages=tuple(map(message_to_record, request.messages)),
-        output=_output_record(output, finish),
+        output=_output_record(output, finish) | {"why": why_to_record(why)},
         finish_reason=finish_reason_to_record(finish.reason),
         prompt_tokens=len(output.prompt_ids),
         output_tokens=len(output.ids),
         cached_tokens=finish.cached_tokens,
-        reconstructed_tokens=_reconstructed(descriptor.head.length, finish.cached_tokens),
+        reconstructed_tokens=rebuilt_tokens(descriptor.head.length, finish.cached_tokens),
         head=head,
         seed=attempt.began.seed,
         sampling=sampling_to_record(request.sampling),
@@ -116,11 +119,6 @@ def commit_request(attempt: StepAttempt, worker_id: str) -> CommitRequest:
     )
 
 
-def _reconstructed(log_tokens: int, cached_tokens: int) -> int:
-    """Tokens of the log that were computed again. The last token of a log is always the next step's to compute."""
-    return max(0, log_tokens - 1 - cached_tokens)
-
-
 def _output_record(output: StepOutput, finish: StepOutcome) -> dict[str, object]:
     """The generated message. `attempts` are those whose output it is: a client that has some of it needs only the
     rest. `parts` are there when the message does not say what was sent as parts, as with text after a call."""
@@ -133,6 +131,7 @@ def _output_record(output: StepOutput, finish: StepOutcome) -> dict[str, object]
         "attempts": [[ref.epoch, ref.nonce.hex()] for ref in output.lineage],
         **({"warnings": list(finish.warnings)} if finish.warnings else {}),
         **({"reasoning": finish.reasoning} if finish.reasoning else {}),
+        **({"reasoning_tokens": finish.reasoning_tokens} if finish.reasoning_tokens else {}),
         **({"stop_string": finish.stop_string} if finish.stop_string else {}),
         **({"parts": parts_to_record(parts)} if parts != finish.parts else {}),
     }

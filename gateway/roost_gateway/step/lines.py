@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from roost.contract.events import Queued, WaitReason
+from roost.contract.events import Queued
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.contract.why import WaitReason
 from roost.store.entry import Reserved
 from roost.store.working_set import HELD
 from roost_gateway.admission.admission_queue import DEFAULT_RETRY_SECONDS, AdmissionQueue, QueueFullError
@@ -116,20 +117,18 @@ class PoolQueue:
         return [waiter for line in self.lines.values() if line.is_held for waiter in line.waiters.values()]
 
 
-def queued(waiting: PoolQueue, line: Line, waiter: PlacementWaiter, *, any_worker: bool = True) -> Queued:
-    """What the client of an attempt that waits is sent. `any_worker` says whether some worker may serve it."""
+def queued(waiting: PoolQueue, line: Line, waiter: PlacementWaiter, reason: WaitReason) -> Queued:
+    """What the client of an attempt is sent that waits for `reason`."""
     attempt, now = waiter.attempt, time.monotonic()
-    ahead = waiting.queue.ahead(waiter.ticket, now)
+    ahead = sum(waiting.queue.ahead(waiter.ticket, now))
     estimate = waiting.queue.estimate_seconds(line.name, ahead, now)
-    event = Queued(ahead, WaitReason.ROOM, attempt.continuation, estimate)
-    if not any_worker:
-        return replace(event, reason=WaitReason.NO_WORKER)
-    if not line.is_held or line.answer is None:
+    event = Queued(ahead, reason, attempt.continuation, estimate)
+    if reason is not WaitReason.WORKING_SET or line.answer is None:
         return event
+    longest = attempt.pool.max_hold_seconds
     return replace(
         event,
-        reason=WaitReason.WORKING_SET,
-        estimate_seconds=min(estimate or attempt.pool.max_hold_seconds, attempt.pool.max_hold_seconds),
+        estimate_seconds=min(estimate or longest, longest),
         live_tokens=line.answer.live_tokens,
         live_limit_tokens=line.answer.live_limit,
     )

@@ -21,10 +21,21 @@ from roost.contract.messages import ToolCall
 from roost.contract.parts import PartLog, cut, parts_of_message
 from roost.contract.refused import invalid
 from roost.contract.steps import Cursor
+from roost.contract.why import KvEviction, Why
 
 
 class OutputGapError(Exception):
     """What a worker sent does not continue the output."""
+
+
+@dataclass(frozen=True, slots=True)
+class KvReport:
+    """What a worker says of a session's KV beside the number of cached tokens. Older workers say nothing."""
+
+    eviction: KvEviction | None = None
+    """What it has dropped since the session's last step there; None when it remembers nothing."""
+    block_tokens: int = 0
+    """0 when it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +57,9 @@ class StepOutcome:
     """The text between thinking marks."""
     stop_string: str = ""
     """The stop string that ended the text."""
+    reasoning_tokens: int = 0
+    """Output tokens that the reasoning took, its marks included."""
+    kv: KvReport = KvReport()
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -207,10 +221,10 @@ class Outbox:
         self._events.append(event)
         self._wake.set()
 
-    def started(self, output: StepOutput, worker: str, cached_tokens: int) -> None:
-        """A worker has begun or taken over; deltas are taken from `output` from now on."""
+    def started(self, output: StepOutput, why: Why) -> None:
+        """The worker that `why` names has begun or taken over; deltas are taken from `output` from now on."""
         self._output = output
-        self.put(Started(worker, len(output.prompt_ids), cached_tokens, output.attempt))
+        self.put(Started(why.worker, len(output.prompt_ids), why.cached_tokens, output.attempt, why))
 
     def restarted(self, output: StepOutput, reason: str) -> None:
         """What the client has is void: `output` is sent from its start."""

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from roost.contract.why import Wait, WaitReason
 from roost.store.interface import SessionStore
 from roost.store.records import StoreAwayError, Wake
 from roost.store.working_set import HELD
@@ -106,9 +107,17 @@ class Placement:
             refusal = self._prospects.turned_away(attempt) or self._prospects.failed_everywhere(attempt)
             if refusal is not None:
                 raise refusal
+            reason = self._wait_reason(attempt, line)
             waiter = waiting.enter(attempt, line)
-        attempt.outbox.put(queued(waiting, line, waiter, any_worker=self._prospects.choose(attempt) is not None))
+        ahead = waiting.queue.ahead(waiter.ticket, time.monotonic())
+        attempt.waits(Wait(continuations=ahead.continuations, new_sessions=ahead.new_sessions, reason=reason))
+        attempt.outbox.put(queued(waiting, line, waiter, reason))
         return await self._wait(waiting, line, waiter)
+
+    def _wait_reason(self, attempt: StepAttempt, line: Line) -> WaitReason:
+        if line.is_held:
+            return WaitReason.WORKING_SET
+        return WaitReason.LINE if line.waiters else self._prospects.wait_reason(attempt)
 
     def kick(self, pool: str, revision: str | None = None) -> None:
         """Lets the lines try again that workers of `revision`, or of any revision, can serve."""
@@ -215,7 +224,7 @@ class Placement:
     def _out_of_patience(self, waiting: PoolQueue, line: Line, waiter: PlacementWaiter) -> Exception:
         attempt, now = waiter.attempt, time.monotonic()
         if attempt.is_gated and line.is_held and now < attempt.call.deadline:
-            return HeldError(queued(waiting, line, waiter), now - waiter.entered_at)
+            return HeldError(queued(waiting, line, waiter, WaitReason.WORKING_SET), now - waiter.entered_at)
         return self._prospects.timeout(attempt, waiting.queue.retry_seconds())
 
     async def _pump(self, waiting: PoolQueue, line: Line) -> None:

@@ -4,6 +4,7 @@ import time
 
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.contract.why import WaitReason
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import Choice
 from roost_gateway.routing.revisions import serves_revision, turned_away, wrong_revision
@@ -21,6 +22,14 @@ class Prospects:
         """The best worker for an attempt, or None when no worker may serve it."""
         gate_seconds = time.monotonic() - attempt.began_at if attempt.is_gated else None
         return self._workers.choose(attempt.pool.pool, attempt.need, attempt.excluded(), gate_seconds)
+
+    def wait_reason(self, attempt: StepAttempt) -> WaitReason:
+        """Why no worker takes an attempt at once that waits behind nobody."""
+        if self.choose(attempt) is not None:
+            return WaitReason.NO_ROOM
+        workers = self._workers.states(attempt.pool.pool)
+        is_served = not workers or serves_revision(attempt.need.model_revision, workers)
+        return WaitReason.NO_WORKER if is_served else WaitReason.NO_REVISION
 
     def turned_away(self, attempt: StepAttempt) -> Refused | None:
         """The refusal of an attempt that no worker will ever serve, or None. Uses the current pool document, which may

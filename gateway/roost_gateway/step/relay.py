@@ -15,6 +15,7 @@ from functools import partial
 from roost.contract.heads import AttemptRef
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.contract.why import Place
 from roost.fault_points import fault_point
 from roost.store.interface import SessionStore
 from roost.store.records import StoreAwayError
@@ -25,6 +26,8 @@ from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
 from roost_gateway.step.deaths import Deaths
+from roost_gateway.step.explanation import explain
+from roost_gateway.step.output import KvReport
 from roost_gateway.step.placement import Placement
 from roost_gateway.step.worker_stream import WorkerStream
 from roost_gateway.telemetry import Telemetry
@@ -123,7 +126,9 @@ class Relay:
     async def _send(self, dispatch: Dispatch) -> WorkerStream:
         """Opens a stream to the worker and waits until the output is complete."""
         attempt = self._attempt
-        attempt.goes_to(dispatch.worker)
+        attempt.goes_to(dispatch.worker, self._place(dispatch.worker))
+        if attempt.place is Place.HOME_EMPTY and attempt.home_eviction is None:
+            self._ask_home()
         self._accepted_here = self._accepted_here and dispatch.again
         self.stream = stream = WorkerStream(
             attempt, dispatch.resume, dispatch.worker, self._clients, self._store, partial(self._accept, dispatch)
@@ -134,7 +139,29 @@ class Relay:
         attempt.outbox.more()
         return stream
 
-    def _accept(self, dispatch: Dispatch, prompt_ids: "array[int]", cached_tokens: int) -> None:
+    def _place(self, worker: WorkerState) -> Place:
+        attempt, pool = self._attempt, self._attempt.pool.pool
+        home = attempt.descriptor.owner
+        if not home:
+            return Place.NO_HOME
+        if worker.worker_id == home:
+            return Place.HOME
+        if not self._workers.has_published(pool, home):
+            return Place.HOME_GONE
+        if self._workers.is_draining(pool, home):
+            return Place.HOME_DRAINS
+        if home in attempt.faulty() or self._workers.get(pool, home) is None:
+            return Place.HOME_FAILED
+        return Place.HOME_FULL if attempt.need.cached.get(home) else Place.HOME_EMPTY
+
+    def _ask_home(self) -> None:
+        """Asks the session's home what it has dropped. The answer comes while the log is computed again."""
+        attempt, pool = self._attempt, self._attempt.pool.pool
+        home = self._workers.get(pool, attempt.descriptor.owner)
+        if home is not None:
+            self._clients.recall_eviction(pool, home, attempt.descriptor.published_as, attempt.home_dropped)
+
+    def _accept(self, dispatch: Dispatch, prompt_ids: "array[int]", cached_tokens: int, report: KvReport) -> None:
         """Takes the prompt as the worker rendered it. Raises Refused: STEP_TOO_LONG."""
         attempt = self._attempt
         self._accepted_here = True
@@ -150,7 +177,7 @@ class Relay:
         worker_id = dispatch.worker.worker_id
         if attempt.descriptor.kv_of:  # the worker expects nothing yet, since it does not know what the fork shares
             cached_tokens = max(cached_tokens, attempt.need.cached.get(worker_id, 0))
-        attempt.outbox.started(attempt.output, worker_id, cached_tokens)
+        attempt.outbox.started(attempt.output, explain(attempt, worker_id, cached_tokens, report))
 
     # Failures
 

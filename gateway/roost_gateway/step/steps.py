@@ -251,4 +251,5 @@ def _figures(attempt: StepAttempt, committed: Committed) -> StepFigures:
         first_token_seconds=attempt.clock.first_token_seconds,
         total_seconds=attempt.clock.total_seconds,
         failovers=attempt.failovers,
+        why=committed.why,
     )

@@ -23,11 +23,12 @@ from roost.v1 import worker_service_pb2 as worker_pb
 from roost.v1.worker_service_pb2 import Cancel, Commit, GenerateRequest, GenerateResponse, History
 from roost.wire import enum_member, head_to_wire, logprobs_from_wire
 from roost.wire_parts import parts_from_wire
+from roost.wire_why import eviction_from_wire
 from roost_gateway.fleet.worker_client import WorkerClients, refusal_of
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.step import worker_requests
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
-from roost_gateway.step.output import OutputGapError, RenderedStep, StepOutcome
+from roost_gateway.step.output import KvReport, OutputGapError, RenderedStep, StepOutcome
 from roost_gateway.step.rewriting import Rewriting
 
 log = logging.getLogger(__name__)
@@ -93,12 +94,12 @@ class WorkerStream:
         worker: WorkerState,
         clients: WorkerClients,
         store: SessionStore,
-        on_accepted: Callable[["array[int]", int], None],
+        on_accepted: Callable[["array[int]", int, KvReport], None],
     ) -> None:
         """Sends the step to a worker: to begin it, or to resume the output that the worker has of `earlier`.
 
-        The output goes to `attempt.output`, after `on_accepted` was called with the prompt's ids and the tokens of the
-        context that the worker expects to find in its cache.
+        The output goes to `attempt.output`, after `on_accepted` was called with the prompt's ids, the tokens of the
+        context that the worker expects to find in its cache, and what it reports of those that it has dropped.
         """
         self.worker_id = worker.worker_id
         self.channel = clients.channel(worker.address)
@@ -131,7 +132,8 @@ class WorkerStream:
                     self._take(response.delta)
                 elif kind == "accepted":
                     accepted = response.accepted
-                    self._on_accepted(array("I", accepted.prompt_token_ids), accepted.cached_tokens)
+                    prompt_ids = array("I", accepted.prompt_token_ids)
+                    self._on_accepted(prompt_ids, accepted.cached_tokens, _kv_report(accepted))
                 elif kind == "need_history":
                     await self._send_history(response.need_history.from_token)
                 elif kind == "finished":
@@ -218,8 +220,15 @@ def _finish(wire: worker_pb.Finished) -> StepOutcome:
         cached_tokens=wire.cached_tokens,
         warnings=tuple(wire.warnings),
         reasoning=wire.reasoning,
+        reasoning_tokens=wire.reasoning_tokens,
         stop_string=wire.stop_string,
+        kv=_kv_report(wire),
     )
+
+
+def _kv_report(wire: worker_pb.Accepted | worker_pb.Finished) -> KvReport:
+    eviction = eviction_from_wire(wire.eviction) if wire.HasField("eviction") else None
+    return KvReport(eviction, wire.block_tokens)
 
 
 async def render(

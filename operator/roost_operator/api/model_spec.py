@@ -52,6 +52,13 @@ class EngineSpec(Fields):
     max_batch_tokens: int = Field(
         default=256, ge=1, le=1_048_576, description="Most tokens in one batch; at least maxRunning."
     )
+    step_goal_milliseconds: int = Field(
+        default=200,
+        ge=0,
+        le=60_000,
+        description="How long a batch that generates tokens should take at most: a slower one gets less of the prompts "
+        "that are computed beside them, so that running steps keep their pace. 0: no goal.",
+    )
 
     @model_validator(mode="after")
     def _batch_holds_running(self) -> Self:

@@ -33,7 +33,11 @@ def worker_config(
             memory_bytes=memory_bytes(model.kv_cache.memory),
             eviction_policy=model.kv_cache.eviction_policy,
         ),
-        engine=EngineConfig(max_running=model.engine.max_running, max_batch_tokens=model.engine.max_batch_tokens),
+        engine=EngineConfig(
+            max_running=model.engine.max_running,
+            max_batch_tokens=model.engine.max_batch_tokens,
+            step_goal_seconds=model.engine.step_goal_milliseconds / 1000,
+        ),
         store_url=store_url,
         pool_secret=pool_secret,
         host=host,

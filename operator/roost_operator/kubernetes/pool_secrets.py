@@ -67,11 +67,11 @@ def named_secrets(pool: AgentPool) -> Iterator[Key]:
 
 
 def _of_container(container: Mapping[str, Any]) -> Iterator[Key]:
-    references = [(entry.get("valueFrom") or {}).get("secretKeyRef") or {} for entry in container.get("env") or ()]
-    references += [entry.get("secretRef") or {} for entry in container.get("envFrom") or ()]
-    for reference in references:
+    keys = [(entry.get("valueFrom") or {}).get("secretKeyRef") or {} for entry in container.get("env") or ()]
+    whole = [entry.get("secretRef") or {} for entry in container.get("envFrom") or ()]
+    for reference, key in (*((keyed, keyed.get("key") or "") for keyed in keys), *((secret, "") for secret in whole)):
         if reference.get("name") and not reference.get("optional"):
-            yield reference["name"], reference.get("key", "")
+            yield reference["name"], key
 
 
 def _has(secret: Mapping[str, Any] | None, key: str) -> bool:

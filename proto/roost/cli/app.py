@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import roost
-from roost.cli import chat, keys, plugins, sessions
+from roost.cli import chat, keys, plugins, sessions, why
 from roost.cli.output import report
 from roost.cli.stdout import stdout_failures_reported
 
@@ -18,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("chat")(chat.chat)
+app.command("why")(why.why)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(keys.app, name="keys")
 

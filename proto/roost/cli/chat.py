@@ -126,7 +126,8 @@ class Chat:
                     self.note("the answer starts again")
                 elif isinstance(event, Queued):
                     about = f", about {event.estimate_seconds:.0f} s" if event.estimate_seconds else ""
-                    self.note(f"waiting, behind {event.position} other steps{about}: {event.explanation}")
+                    why = f": {event.explanation}" if event.explanation else ""
+                    self.note(f"waiting, behind {event.position} other steps{about}{why}")
                 elif isinstance(event, Migrated):
                     self.note(_migration(event))
                 elif isinstance(event, Committed):

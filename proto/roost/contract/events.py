@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from roost.contract.heads import NO_ATTEMPT, AttemptRef, Head
 from roost.contract.messages import Message
+from roost.contract.why import WAITED_FOR, WaitReason, Why
 
 
 class FinishReason(StrEnum):
@@ -40,24 +41,14 @@ class TokenLogprobs:
     top_logprobs: tuple[float, ...]
 
 
-class WaitReason(StrEnum):
-    """Why a step waits."""
-
-    ROOM = "room"
-    """No worker has KV, or a place, for it."""
-    WORKING_SET = "working_set"
-    """The sessions that are live already need as much of the workers' KV as they may, and its session is not live."""
-    NO_WORKER = "no_worker"
-    """No worker takes steps."""
-
-
 @dataclass(frozen=True, slots=True)
 class Queued:
     """The step waits."""
 
     position: int
     """Steps before it in this gateway's queue."""
-    reason: WaitReason = WaitReason.ROOM
+    reason: WaitReason | None = None
+    """None when the gateway does not say, or knows another reason than this version."""
     continuation: bool = False
     """Whether it is of the class of continuations, which go before new sessions."""
     estimate_seconds: float = 0.0
@@ -69,10 +60,10 @@ class Queued:
 
     @property
     def explanation(self) -> str:
-        """The reason in words."""
+        """The reason in words; empty when that is not known."""
         if self.reason is WaitReason.WORKING_SET:
             return f"working set: {_rounded(self.live_tokens)} of {_rounded(self.live_limit_tokens)} tokens live"
-        return "no worker has room" if self.reason is WaitReason.ROOM else "no worker takes steps now"
+        return WAITED_FOR[self.reason] if self.reason else ""
 
 
 def _rounded(tokens: int) -> str:
@@ -91,6 +82,8 @@ class Started:
     """Tokens of the context that the worker expected to find in its cache."""
     attempt: AttemptRef = field(default=NO_ATTEMPT, compare=False)
     """Attempt whose output follows."""
+    why: Why | None = None
+    """What is known so far, or None; `Committed.why` has the whole of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +198,10 @@ class Committed:
     """What the model wrote between its thinking marks. It is not part of `output`."""
     stop_string: str = ""
     """The one of `Sampling.stop` that ended the output; empty when another thing did."""
+    why: Why | None = None
+    """Why it waited, and why tokens were rebuilt; None for a step of an older gateway."""
+    reasoning_tokens: int = 0
+    """Output tokens that the reasoning took, its marks included."""
 
     @property
     def context_tokens(self) -> int:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from roost.contract.events import FinishReason, Usage
 from roost.contract.heads import Head
 from roost.contract.messages import Format, Message, Sampling, ToolDefinition
+from roost.contract.why import Why
 
 
 class SessionState(StrEnum):
@@ -172,6 +173,10 @@ class LoggedStep:
     commit_time: datetime | None
     reasoning: str = ""
     """What the model wrote between its thinking marks. It is not part of `output`."""
+    why: Why | None = None
+    """Why it waited, and why tokens were rebuilt; None for a step of an older gateway."""
+    reasoning_tokens: int = 0
+    """Output tokens that the reasoning took, its marks included."""
 
 
 @dataclass(frozen=True, slots=True)

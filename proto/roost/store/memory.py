@@ -13,9 +13,12 @@ from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 from roost.contract.reasons import Reason
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
+from roost.store.detached import DetachedSteps
 from roost.store.entry import Reserved
 from roost.store.fork_records import NewFork
+from roost.store.kept_conversations import KeptConversationStore, MemoryKeptConversations
 from roost.store.memory_attempts import reserve_at, take_attempt
+from roost.store.memory_detached import MemoryDetachedSteps
 from roost.store.memory_pool import Claim, MemoryPool
 from roost.store.memory_session import Log, MemorySession, branch_off, new_session
 from roost.store.records import (
@@ -58,6 +61,8 @@ class MemoryStore:
     ) -> None:
         self.clock = clock
         self.conversations: ConversationIndex = MemoryConversationIndex(clock)
+        self.kept_conversations: KeptConversationStore = MemoryKeptConversations(clock)
+        self.detached: DetachedSteps = MemoryDetachedSteps(clock)
         self.documents: dict[str, dict[str, Any]] = {}
         self.sessions: dict[str, MemorySession] = {}
         self._aging_ms = aging_ms
@@ -279,6 +284,11 @@ class MemoryStore:
 
     async def log(self, session_id: str, generation: int, first: int, count: int) -> list[LogEntry]:
         return self._log(session_id, generation).entries[first : first + max(count, 0)]
+
+    async def step_index(self, session_id: str, step_id: str) -> int | None:
+        session = self._living(session_id)
+        step = session.steps.get(step_id) if session is not None else None
+        return step.index if step is not None else None
 
     async def workers(self, pool: str) -> list[WorkerView]:
         self.pool(pool).working_set.expire(self.clock())

@@ -139,7 +139,8 @@ class LogEntry:
     index: int
     messages: tuple[dict[str, Any], ...]
     output: dict[str, Any]
-    """The generated message: `{role, content, tool_calls}`; and `text`, everything the model wrote."""
+    """The generated message: `{role, content, tool_calls}`; `text`, everything the model wrote; and what only newer
+    gateways know, such as `why`."""
     finish_reason: str
     prompt_tokens: int
     output_tokens: int

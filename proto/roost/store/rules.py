@@ -7,6 +7,7 @@ from roost.contract import loghash
 from roost.contract.heads import Head
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
+from roost.contract.why import RebuildCause
 from roost.store.records import AGING_SECONDS, CommitRequest, Descriptor, LogEntry, MigrateRequest
 
 ID_BYTES = 4
@@ -17,6 +18,16 @@ QUARANTINE_MS = 600_000
 RESIDENCY_DELAY_MS = round((LEASE_TTL_SECONDS + LEASE_PERIOD_SECONDS / 2) * 1000)
 """A lease that ends at T was published with residency gathered at T minus this, or later."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def rebuild_cause(log: Descriptor) -> RebuildCause | None:
+    """Why no worker need have the log cached, as far as its record shows; None when its owner should have it."""
+    if log.former is not None and log.former.steps == log.steps:
+        is_moved = log.former.model_revision != log.model_revision
+        return RebuildCause.MODEL_CHANGED if is_moved else RebuildCause.THINKING_DROPPED
+    if log.forked_from is not None and log.inherited_steps == log.steps:
+        return RebuildCause.FORKED
+    return None if log.owner else RebuildCause.EVICTED_ON_REQUEST
 
 
 def day_of(milliseconds: int) -> str:

@@ -14,9 +14,11 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from roost.contract.events import FinishReason, Part
 from roost.contract.messages import Format, Message, MessageRole, Sampling, ToolCall
 from roost.contract.steps import StepRequest
+from roost.contract.why import Why
 from roost.v1 import session_service_pb2 as pb
 from roost.wire import format_from_wire, format_to_wire, message_to_wire, sampling_from_wire, sampling_to_wire
 from roost.wire_parts import add_parts, parts_from_wire
+from roost.wire_why import why_from_wire, why_to_wire
 
 _FINISH_PREFIX = "FINISH_REASON_"
 
@@ -84,6 +86,16 @@ def finish_reason_to_record(reason: FinishReason | None) -> str:
 def finish_reason_from_record(record: str) -> FinishReason | None:
     """None for a reason that this version does not know."""
     return FinishReason.__members__.get(record.removeprefix(_FINISH_PREFIX))
+
+
+def why_to_record(why: Why) -> bytes:
+    """In protobuf's binary form, since every step has one: at most 300 bytes."""
+    return why_to_wire(why).SerializeToString()
+
+
+def why_from_record(record: bytes | None) -> Why | None:
+    """None for a step of a gateway that noted no reasons."""
+    return None if record is None else why_from_wire(pb.StepWhy.FromString(record))
 
 
 def content_digest(request: StepRequest) -> bytes:

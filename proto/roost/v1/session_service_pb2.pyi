@@ -24,34 +24,6 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _QueuedReason:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _QueuedReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QueuedReason.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    QUEUED_REASON_UNSPECIFIED: _QueuedReason.ValueType  # 0
-    """Sent by gateways that did not say."""
-    QUEUED_REASON_ROOM: _QueuedReason.ValueType  # 1
-    """No worker has KV, or a place, for it."""
-    QUEUED_REASON_WORKING_SET: _QueuedReason.ValueType  # 2
-    """Live sessions already need as much of the workers' KV as they may, and its session is not live."""
-    QUEUED_REASON_NO_WORKER: _QueuedReason.ValueType  # 3
-    """No worker takes steps."""
-
-class QueuedReason(_QueuedReason, metaclass=_QueuedReasonEnumTypeWrapper):
-    """QueuedReason is why a step waits."""
-
-QUEUED_REASON_UNSPECIFIED: QueuedReason.ValueType  # 0
-"""Sent by gateways that did not say."""
-QUEUED_REASON_ROOM: QueuedReason.ValueType  # 1
-"""No worker has KV, or a place, for it."""
-QUEUED_REASON_WORKING_SET: QueuedReason.ValueType  # 2
-"""Live sessions already need as much of the workers' KV as they may, and its session is not live."""
-QUEUED_REASON_NO_WORKER: QueuedReason.ValueType  # 3
-"""No worker takes steps."""
-Global___QueuedReason: _TypeAlias = QueuedReason  # noqa: Y015
-
 class _SessionState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -191,6 +163,142 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 3
 """The model ended its turn with tool calls."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
+
+class _WaitReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WAIT_REASON_UNSPECIFIED: _WaitReason.ValueType  # 0
+    """Not given."""
+    WAIT_REASON_LINE: _WaitReason.ValueType  # 1
+    """Others of its line waited already."""
+    WAIT_REASON_NO_ROOM: _WaitReason.ValueType  # 2
+    """No worker had room for it."""
+    WAIT_REASON_NO_WORKER: _WaitReason.ValueType  # 3
+    """No worker took steps."""
+    WAIT_REASON_NO_REVISION: _WaitReason.ValueType  # 4
+    """Workers took steps, but none of the model's revision."""
+    WAIT_REASON_WORKING_SET: _WaitReason.ValueType  # 5
+    """The sessions that were live needed as much of the workers' KV as they may, and its session was not live."""
+
+class WaitReason(_WaitReason, metaclass=_WaitReasonEnumTypeWrapper):
+    """WaitReason is why a step had to wait."""
+
+WAIT_REASON_UNSPECIFIED: WaitReason.ValueType  # 0
+"""Not given."""
+WAIT_REASON_LINE: WaitReason.ValueType  # 1
+"""Others of its line waited already."""
+WAIT_REASON_NO_ROOM: WaitReason.ValueType  # 2
+"""No worker had room for it."""
+WAIT_REASON_NO_WORKER: WaitReason.ValueType  # 3
+"""No worker took steps."""
+WAIT_REASON_NO_REVISION: WaitReason.ValueType  # 4
+"""Workers took steps, but none of the model's revision."""
+WAIT_REASON_WORKING_SET: WaitReason.ValueType  # 5
+"""The sessions that were live needed as much of the workers' KV as they may, and its session was not live."""
+Global___WaitReason: _TypeAlias = WaitReason  # noqa: Y015
+
+class _StepPlace:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StepPlaceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepPlace.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STEP_PLACE_UNSPECIFIED: _StepPlace.ValueType  # 0
+    """Not given."""
+    STEP_PLACE_NO_HOME: _StepPlace.ValueType  # 1
+    """The session had no home: it was its first step, or the first since it was evicted or got another model."""
+    STEP_PLACE_HOME: _StepPlace.ValueType  # 2
+    """At home."""
+    STEP_PLACE_HOME_FULL: _StepPlace.ValueType  # 3
+    """Elsewhere: to wait at home would have cost more."""
+    STEP_PLACE_HOME_DRAINS: _StepPlace.ValueType  # 4
+    """Elsewhere: the home drained."""
+    STEP_PLACE_HOME_GONE: _StepPlace.ValueType  # 5
+    """Elsewhere: the home was gone."""
+    STEP_PLACE_HOME_FAILED: _StepPlace.ValueType  # 6
+    """Elsewhere: the home had failed on the step, or could not be reached."""
+    STEP_PLACE_HOME_EMPTY: _StepPlace.ValueType  # 7
+    """Elsewhere: the home had nothing of the session cached any more."""
+
+class StepPlace(_StepPlace, metaclass=_StepPlaceEnumTypeWrapper):
+    """StepPlace is where a step ran, seen from its session's home: the worker that committed its last step."""
+
+STEP_PLACE_UNSPECIFIED: StepPlace.ValueType  # 0
+"""Not given."""
+STEP_PLACE_NO_HOME: StepPlace.ValueType  # 1
+"""The session had no home: it was its first step, or the first since it was evicted or got another model."""
+STEP_PLACE_HOME: StepPlace.ValueType  # 2
+"""At home."""
+STEP_PLACE_HOME_FULL: StepPlace.ValueType  # 3
+"""Elsewhere: to wait at home would have cost more."""
+STEP_PLACE_HOME_DRAINS: StepPlace.ValueType  # 4
+"""Elsewhere: the home drained."""
+STEP_PLACE_HOME_GONE: StepPlace.ValueType  # 5
+"""Elsewhere: the home was gone."""
+STEP_PLACE_HOME_FAILED: StepPlace.ValueType  # 6
+"""Elsewhere: the home had failed on the step, or could not be reached."""
+STEP_PLACE_HOME_EMPTY: StepPlace.ValueType  # 7
+"""Elsewhere: the home had nothing of the session cached any more."""
+Global___StepPlace: _TypeAlias = StepPlace  # noqa: Y015
+
+class _RebuildCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RebuildCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RebuildCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REBUILD_CAUSE_UNSPECIFIED: _RebuildCause.ValueType  # 0
+    """Not given."""
+    REBUILD_CAUSE_EVICTED_FOR_ROOM: _RebuildCause.ValueType  # 1
+    """The worker had evicted them to make room."""
+    REBUILD_CAUSE_EVICTED_ON_REQUEST: _RebuildCause.ValueType  # 2
+    """They had been evicted with EvictSession."""
+    REBUILD_CAUSE_DROPPED: _RebuildCause.ValueType  # 3
+    """The home had dropped them; why is not known."""
+    REBUILD_CAUSE_MOVED: _RebuildCause.ValueType  # 4
+    """The step ran at another worker than the session's home."""
+    REBUILD_CAUSE_WORKER_LOST: _RebuildCause.ValueType  # 5
+    """The worker that had them was gone."""
+    REBUILD_CAUSE_WORKER_FAILED: _RebuildCause.ValueType  # 6
+    """A worker failed during the step."""
+    REBUILD_CAUSE_MODEL_CHANGED: _RebuildCause.ValueType  # 7
+    """The session moved to another revision of the model."""
+    REBUILD_CAUSE_THINKING_DROPPED: _RebuildCause.ValueType  # 8
+    """Thinking of earlier turns left the log."""
+    REBUILD_CAUSE_FORKED: _RebuildCause.ValueType  # 9
+    """The session was branched off another one, whose cache the worker did not have."""
+    REBUILD_CAUSE_BLOCK_END: _RebuildCause.ValueType  # 10
+    """They are less than a block: the end of a sequence is computed again where its last block is shared."""
+
+class RebuildCause(_RebuildCause, metaclass=_RebuildCauseEnumTypeWrapper):
+    """RebuildCause is why tokens of a log were computed again."""
+
+REBUILD_CAUSE_UNSPECIFIED: RebuildCause.ValueType  # 0
+"""Not given."""
+REBUILD_CAUSE_EVICTED_FOR_ROOM: RebuildCause.ValueType  # 1
+"""The worker had evicted them to make room."""
+REBUILD_CAUSE_EVICTED_ON_REQUEST: RebuildCause.ValueType  # 2
+"""They had been evicted with EvictSession."""
+REBUILD_CAUSE_DROPPED: RebuildCause.ValueType  # 3
+"""The home had dropped them; why is not known."""
+REBUILD_CAUSE_MOVED: RebuildCause.ValueType  # 4
+"""The step ran at another worker than the session's home."""
+REBUILD_CAUSE_WORKER_LOST: RebuildCause.ValueType  # 5
+"""The worker that had them was gone."""
+REBUILD_CAUSE_WORKER_FAILED: RebuildCause.ValueType  # 6
+"""A worker failed during the step."""
+REBUILD_CAUSE_MODEL_CHANGED: RebuildCause.ValueType  # 7
+"""The session moved to another revision of the model."""
+REBUILD_CAUSE_THINKING_DROPPED: RebuildCause.ValueType  # 8
+"""Thinking of earlier turns left the log."""
+REBUILD_CAUSE_FORKED: RebuildCause.ValueType  # 9
+"""The session was branched off another one, whose cache the worker did not have."""
+REBUILD_CAUSE_BLOCK_END: RebuildCause.ValueType  # 10
+"""They are less than a block: the end of a sequence is computed again where its last block is shared."""
+Global___RebuildCause: _TypeAlias = RebuildCause  # noqa: Y015
 
 @_typing.final
 class Session(_message.Message):
@@ -1224,6 +1332,7 @@ class ListStepsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     INCLUDE_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    FIRST_INDEX_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Session to read."""
     generation: _builtins.int
@@ -1234,6 +1343,8 @@ class ListStepsRequest(_message.Message):
     """`next_page_token` of the page before."""
     include_token_ids: _builtins.bool
     """Also returns token ids."""
+    first_index: _builtins.int
+    """Index of the first step to return; a page token counts before it."""
     def __init__(
         self,
         *,
@@ -1242,10 +1353,11 @@ class ListStepsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         include_token_ids: _builtins.bool = ...,
+        first_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "include_token_ids", b"include_token_ids", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_index", b"first_index", "generation", b"generation", "include_token_ids", b"include_token_ids", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1298,6 +1410,8 @@ class CommittedStep(_message.Message):
     OUTPUT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     COMMIT_TIME_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     step_id: _builtins.str
     """Client's idempotency key."""
     index: _builtins.int
@@ -1306,6 +1420,8 @@ class CommittedStep(_message.Message):
     """Why generation ended."""
     reasoning: _builtins.str
     """What the model wrote between its thinking marks; not part of `output`."""
+    reasoning_tokens: _builtins.int
+    """Generated tokens that the reasoning took, its marks included."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
         """Messages that came in."""
@@ -1342,6 +1458,10 @@ class CommittedStep(_message.Message):
     def commit_time(self) -> _timestamp_pb2.Timestamp:
         """When it was committed."""
 
+    @_builtins.property
+    def why(self) -> Global___StepWhy:
+        """Why it waited, and why tokens were rebuilt; unset for steps of older gateways."""
+
     def __init__(
         self,
         *,
@@ -1358,10 +1478,12 @@ class CommittedStep(_message.Message):
         output_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         commit_time: _timestamp_pb2.Timestamp | None = ...,
         reasoning: _builtins.str = ...,
+        why: Global___StepWhy | None = ...,
+        reasoning_tokens: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "format", b"format", "head", b"head", "output", b"output", "sampling", b"sampling", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "format", b"format", "head", b"head", "output", b"output", "sampling", b"sampling", "usage", b"usage", "why", b"why"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "finish_reason", b"finish_reason", "format", b"format", "head", b"head", "index", b"index", "messages", b"messages", "output", b"output", "output_token_ids", b"output_token_ids", "prompt_token_ids", b"prompt_token_ids", "reasoning", b"reasoning", "sampling", b"sampling", "step_id", b"step_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "finish_reason", b"finish_reason", "format", b"format", "head", b"head", "index", b"index", "messages", b"messages", "output", b"output", "output_token_ids", b"output_token_ids", "prompt_token_ids", b"prompt_token_ids", "reasoning", b"reasoning", "reasoning_tokens", b"reasoning_tokens", "sampling", b"sampling", "step_id", b"step_id", "usage", b"usage", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1499,7 +1621,7 @@ class StepQueued(_message.Message):
     LIVE_LIMIT_TOKENS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Steps before it in this gateway's queue."""
-    reason: Global___QueuedReason.ValueType
+    reason: Global___WaitReason.ValueType
     """Why it waits."""
     continuation: _builtins.bool
     """Whether it is of the class of continuations, which go before steps of new sessions."""
@@ -1513,7 +1635,7 @@ class StepQueued(_message.Message):
         self,
         *,
         position: _builtins.int = ...,
-        reason: Global___QueuedReason.ValueType = ...,
+        reason: Global___WaitReason.ValueType = ...,
         continuation: _builtins.bool = ...,
         estimate_seconds: _builtins.float = ...,
         live_tokens: _builtins.int = ...,
@@ -1537,6 +1659,7 @@ class StepStarted(_message.Message):
     WORKER_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """Worker."""
     prompt_tokens: _builtins.int
@@ -1547,6 +1670,10 @@ class StepStarted(_message.Message):
     def attempt(self) -> Global___Attempt:
         """Attempt that the next deltas belong to."""
 
+    @_builtins.property
+    def why(self) -> Global___StepWhy:
+        """What is known so far; StepCommitted has the whole of it."""
+
     def __init__(
         self,
         *,
@@ -1554,10 +1681,11 @@ class StepStarted(_message.Message):
         worker: _builtins.str = ...,
         prompt_tokens: _builtins.int = ...,
         cached_tokens: _builtins.int = ...,
+        why: Global___StepWhy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "why", b"why"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cached_tokens", b"cached_tokens", "prompt_tokens", b"prompt_tokens", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cached_tokens", b"cached_tokens", "prompt_tokens", b"prompt_tokens", "why", b"why", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1812,6 +1940,8 @@ class StepCommitted(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
     STOP_STRING_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why generation ended."""
     index: _builtins.int
@@ -1832,6 +1962,8 @@ class StepCommitted(_message.Message):
     """What the model wrote between its thinking marks; its calls are never tool calls."""
     stop_string: _builtins.str
     """Stop string that ended the output; empty when another thing did."""
+    reasoning_tokens: _builtins.int
+    """Generated tokens that the reasoning took, its marks included."""
     @_builtins.property
     def output(self) -> Global___Message:
         """Whole message: the text without thinking and tool calls, and the calls."""
@@ -1847,6 +1979,10 @@ class StepCommitted(_message.Message):
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Why text of the output that looks like a tool call is not one."""
+
+    @_builtins.property
+    def why(self) -> Global___StepWhy:
+        """Why it waited, and why tokens were rebuilt; unset for steps of older gateways."""
 
     def __init__(
         self,
@@ -1865,14 +2001,142 @@ class StepCommitted(_message.Message):
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         reasoning: _builtins.str = ...,
         stop_string: _builtins.str = ...,
+        why: Global___StepWhy | None = ...,
+        reasoning_tokens: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "output", b"output", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "output", b"output", "usage", b"usage", "why", b"why"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failovers", b"failovers", "finish_reason", b"finish_reason", "first_token_ms", b"first_token_ms", "head", b"head", "index", b"index", "output", b"output", "output_tokens", b"output_tokens", "queue_ms", b"queue_ms", "reasoning", b"reasoning", "replayed", b"replayed", "seed", b"seed", "stop_string", b"stop_string", "usage", b"usage", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failovers", b"failovers", "finish_reason", b"finish_reason", "first_token_ms", b"first_token_ms", "head", b"head", "index", b"index", "output", b"output", "output_tokens", b"output_tokens", "queue_ms", b"queue_ms", "reasoning", b"reasoning", "reasoning_tokens", b"reasoning_tokens", "replayed", b"replayed", "seed", b"seed", "stop_string", b"stop_string", "usage", b"usage", "warnings", b"warnings", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepCommitted: _TypeAlias = StepCommitted  # noqa: Y015
+
+@_typing.final
+class StepWhy(_message.Message):
+    """StepWhy says why a step took the time that it took."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAIT_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    LOG_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    REBUILT_TOKENS_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    EVICTION_FIELD_NUMBER: _builtins.int
+    worker: _builtins.str
+    """Worker that ran the step."""
+    place: Global___StepPlace.ValueType
+    """Where that is, seen from the session's home."""
+    log_tokens: _builtins.int
+    """Tokens of the log before the step."""
+    cached_tokens: _builtins.int
+    """Tokens of the context, log and prompt, found in the worker's cache."""
+    rebuilt_tokens: _builtins.int
+    """Tokens of the log that were computed again."""
+    cause: Global___RebuildCause.ValueType
+    """Why they were; unspecified when none were."""
+    @_builtins.property
+    def wait(self) -> Global___StepWait:
+        """Wait for a worker; unset when it did not wait."""
+
+    @_builtins.property
+    def eviction(self) -> Global___KvEviction:
+        """The worker's eviction, when it is the cause."""
+
+    def __init__(
+        self,
+        *,
+        wait: Global___StepWait | None = ...,
+        worker: _builtins.str = ...,
+        place: Global___StepPlace.ValueType = ...,
+        log_tokens: _builtins.int = ...,
+        cached_tokens: _builtins.int = ...,
+        rebuilt_tokens: _builtins.int = ...,
+        cause: Global___RebuildCause.ValueType = ...,
+        eviction: Global___KvEviction | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["eviction", b"eviction", "wait", b"wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "cause", b"cause", "eviction", b"eviction", "log_tokens", b"log_tokens", "place", b"place", "rebuilt_tokens", b"rebuilt_tokens", "wait", b"wait", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepWhy: _TypeAlias = StepWhy  # noqa: Y015
+
+@_typing.final
+class StepWait(_message.Message):
+    """StepWait is a wait for a worker, as it stood when it began."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MILLISECONDS_FIELD_NUMBER: _builtins.int
+    CONTINUATIONS_FIELD_NUMBER: _builtins.int
+    NEW_SESSIONS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    milliseconds: _builtins.int
+    """How long."""
+    continuations: _builtins.int
+    """Continuations of sessions that were to be served before it."""
+    new_sessions: _builtins.int
+    """First steps of sessions that were to be served before it."""
+    reason: Global___WaitReason.ValueType
+    """Why it had to wait."""
+    def __init__(
+        self,
+        *,
+        milliseconds: _builtins.int = ...,
+        continuations: _builtins.int = ...,
+        new_sessions: _builtins.int = ...,
+        reason: Global___WaitReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuations", b"continuations", "milliseconds", b"milliseconds", "new_sessions", b"new_sessions", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepWait: _TypeAlias = StepWait  # noqa: Y015
+
+@_typing.final
+class KvEviction(_message.Message):
+    """KvEviction is what a worker remembers of KV that it dropped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    MILLISECONDS_AGO_FIELD_NUMBER: _builtins.int
+    FOR_SESSION_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    REQUESTED_FIELD_NUMBER: _builtins.int
+    tokens: _builtins.int
+    """Tokens of the session that were dropped."""
+    milliseconds_ago: _builtins.int
+    """How long before the step, in milliseconds; the last time, if KV was dropped more than once."""
+    for_session: _builtins.str
+    """Session for whose growth it was; empty when that is another tenant's, or no session, or when it was asked for."""
+    policy: _builtins.str
+    """Retention policy that chose the session; empty when the eviction was asked for."""
+    requested: _builtins.bool
+    """Whether EvictSession asked for it."""
+    def __init__(
+        self,
+        *,
+        tokens: _builtins.int = ...,
+        milliseconds_ago: _builtins.int = ...,
+        for_session: _builtins.str = ...,
+        policy: _builtins.str = ...,
+        requested: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["for_session", b"for_session", "milliseconds_ago", b"milliseconds_ago", "policy", b"policy", "requested", b"requested", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KvEviction: _TypeAlias = KvEviction  # noqa: Y015
 
 @_typing.final
 class HoldSessionRequest(_message.Message):

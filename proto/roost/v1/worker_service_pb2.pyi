@@ -436,21 +436,31 @@ class Accepted(_message.Message):
 
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    EVICTION_FIELD_NUMBER: _builtins.int
+    BLOCK_TOKENS_FIELD_NUMBER: _builtins.int
     cached_tokens: _builtins.int
     """Tokens of the context that the worker expects to find in its cache; Finished has the true count."""
+    block_tokens: _builtins.int
+    """Tokens in a block: fewer than that are computed again where a sequence's last block is shared."""
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Rendered prompt of the step, without the log before it."""
+
+    @_builtins.property
+    def eviction(self) -> _session_service_pb2.KvEviction:
+        """KV of the session that the worker has dropped since its last step there; unset when it remembers none."""
 
     def __init__(
         self,
         *,
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         cached_tokens: _builtins.int = ...,
+        eviction: _session_service_pb2.KvEviction | None = ...,
+        block_tokens: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["eviction", b"eviction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "prompt_token_ids", b"prompt_token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "cached_tokens", b"cached_tokens", "eviction", b"eviction", "prompt_token_ids", b"prompt_token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -523,6 +533,9 @@ class Finished(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
     STOP_STRING_FIELD_NUMBER: _builtins.int
+    EVICTION_FIELD_NUMBER: _builtins.int
+    BLOCK_TOKENS_FIELD_NUMBER: _builtins.int
+    REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     finish_reason: _session_service_pb2.FinishReason.ValueType
     """Why generation ended."""
     output_tokens: _builtins.int
@@ -537,6 +550,10 @@ class Finished(_message.Message):
     """Text between thinking marks."""
     stop_string: _builtins.str
     """Stop string that ended the text; empty when another thing did."""
+    block_tokens: _builtins.int
+    """As in Accepted."""
+    reasoning_tokens: _builtins.int
+    """Generated tokens that the reasoning took, its marks included; 0 without reasoning."""
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.ToolCall]:
         """Tool calls recognised in the text."""
@@ -544,6 +561,10 @@ class Finished(_message.Message):
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Why text that looks like a tool call is not one."""
+
+    @_builtins.property
+    def eviction(self) -> _session_service_pb2.KvEviction:
+        """As in Accepted, and with what was dropped until the step began to run."""
 
     def __init__(
         self,
@@ -557,10 +578,13 @@ class Finished(_message.Message):
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         reasoning: _builtins.str = ...,
         stop_string: _builtins.str = ...,
+        eviction: _session_service_pb2.KvEviction | None = ...,
+        block_tokens: _builtins.int = ...,
+        reasoning_tokens: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["eviction", b"eviction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "content", b"content", "finish_reason", b"finish_reason", "output_tokens", b"output_tokens", "reasoning", b"reasoning", "stop_string", b"stop_string", "text", b"text", "tool_calls", b"tool_calls", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "cached_tokens", b"cached_tokens", "content", b"content", "eviction", b"eviction", "finish_reason", b"finish_reason", "output_tokens", b"output_tokens", "reasoning", b"reasoning", "reasoning_tokens", b"reasoning_tokens", "stop_string", b"stop_string", "text", b"text", "tool_calls", b"tool_calls", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -574,19 +598,23 @@ class EvictRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    ERASED_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Session's name."""
     epoch: _builtins.int
     """Epoch of the eviction; a worker that has seen a newer one ignores it."""
+    erased: _builtins.bool
+    """Whether the session is erased, so that the worker need not remember the eviction."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         epoch: _builtins.int = ...,
+        erased: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "erased", b"erased", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -613,6 +641,52 @@ class EvictResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EvictResponse: _TypeAlias = EvictResponse  # noqa: Y015
+
+@_typing.final
+class RecallEvictionRequest(_message.Message):
+    """RecallEvictionRequest names a session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Session's name."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecallEvictionRequest: _TypeAlias = RecallEvictionRequest  # noqa: Y015
+
+@_typing.final
+class RecallEvictionResponse(_message.Message):
+    """RecallEvictionResponse is what the worker remembers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVICTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def eviction(self) -> _session_service_pb2.KvEviction:
+        """KV of the session that it has dropped since the session's last step there; unset when it remembers none."""
+
+    def __init__(
+        self,
+        *,
+        eviction: _session_service_pb2.KvEviction | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["eviction", b"eviction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["eviction", b"eviction"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecallEvictionResponse: _TypeAlias = RecallEvictionResponse  # noqa: Y015
 
 @_typing.final
 class HoldRequest(_message.Message):

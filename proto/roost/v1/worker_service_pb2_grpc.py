@@ -50,6 +50,11 @@ class WorkerServiceStub:
                 request_serializer=roost_dot_v1_dot_worker__service__pb2.HoldRequest.SerializeToString,
                 response_deserializer=roost_dot_v1_dot_worker__service__pb2.HoldResponse.FromString,
                 _registered_method=True)
+        self.RecallEviction = channel.unary_unary(
+                '/roost.v1.WorkerService/RecallEviction',
+                request_serializer=roost_dot_v1_dot_worker__service__pb2.RecallEvictionRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_worker__service__pb2.RecallEvictionResponse.FromString,
+                _registered_method=True)
         self.Render = channel.unary_unary(
                 '/roost.v1.WorkerService/Render',
                 request_serializer=roost_dot_v1_dot_worker__service__pb2.RenderRequest.SerializeToString,
@@ -92,6 +97,13 @@ class WorkerServiceServicer:
 
     def Hold(self, request, context):
         """Tells the retention policy that a session pauses.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecallEviction(self, request, context):
+        """Says what the worker remembers of a session's KV that it dropped, when a step of the session runs elsewhere for that.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,6 +155,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Hold,
                     request_deserializer=roost_dot_v1_dot_worker__service__pb2.HoldRequest.FromString,
                     response_serializer=roost_dot_v1_dot_worker__service__pb2.HoldResponse.SerializeToString,
+            ),
+            'RecallEviction': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecallEviction,
+                    request_deserializer=roost_dot_v1_dot_worker__service__pb2.RecallEvictionRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_worker__service__pb2.RecallEvictionResponse.SerializeToString,
             ),
             'Render': grpc.unary_unary_rpc_method_handler(
                     servicer.Render,
@@ -247,6 +264,33 @@ class WorkerService:
             '/roost.v1.WorkerService/Hold',
             roost_dot_v1_dot_worker__service__pb2.HoldRequest.SerializeToString,
             roost_dot_v1_dot_worker__service__pb2.HoldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecallEviction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.WorkerService/RecallEviction',
+            roost_dot_v1_dot_worker__service__pb2.RecallEvictionRequest.SerializeToString,
+            roost_dot_v1_dot_worker__service__pb2.RecallEvictionResponse.FromString,
             options,
             channel_credentials,
             insecure,

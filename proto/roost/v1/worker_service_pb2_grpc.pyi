@@ -39,6 +39,8 @@ class WorkerServiceStub:
     """Drops a session's KV cache."""
     Hold: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.HoldRequest, _worker_service_pb2.HoldResponse]
     """Tells the retention policy that a session pauses."""
+    RecallEviction: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.RecallEvictionRequest, _worker_service_pb2.RecallEvictionResponse]
+    """Says what the worker remembers of a session's KV that it dropped, when a step of the session runs elsewhere for that."""
     Render: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.RenderRequest, _worker_service_pb2.RenderResponse]
     """Renders a piece of a log again from its messages, for a session that moves to this worker's revision, or whose
     earlier turns' thinking leaves the log. Nothing is kept.
@@ -61,6 +63,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """Drops a session's KV cache."""
     Hold: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.HoldRequest, _worker_service_pb2.HoldResponse]  # type: ignore[assignment]
     """Tells the retention policy that a session pauses."""
+    RecallEviction: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.RecallEvictionRequest, _worker_service_pb2.RecallEvictionResponse]  # type: ignore[assignment]
+    """Says what the worker remembers of a session's KV that it dropped, when a step of the session runs elsewhere for that."""
     Render: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.RenderRequest, _worker_service_pb2.RenderResponse]  # type: ignore[assignment]
     """Renders a piece of a log again from its messages, for a session that moves to this worker's revision, or whose
     earlier turns' thinking leaves the log. Nothing is kept.
@@ -98,6 +102,14 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_service_pb2.HoldResponse, _abc.Awaitable[_worker_service_pb2.HoldResponse]]:
         """Tells the retention policy that a session pauses."""
+
+    @_abc_1.abstractmethod
+    def RecallEviction(
+        self,
+        request: _worker_service_pb2.RecallEvictionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.RecallEvictionResponse, _abc.Awaitable[_worker_service_pb2.RecallEvictionResponse]]:
+        """Says what the worker remembers of a session's KV that it dropped, when a step of the session runs elsewhere for that."""
 
     @_abc_1.abstractmethod
     def Render(

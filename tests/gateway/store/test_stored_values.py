@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from roost.contract.events import FinishReason
 from roost.contract.messages import Format, JsonSchema, Message, MessageRole, Sampling, ToolCall, ToolChoice
 from roost.contract.steps import StepRequest
+from roost.contract.why import KvEviction, Place, RebuildCause, Wait, WaitReason, Why
 from roost.store import values as stored
 from roost.v1 import session_service_pb2 as pb
 from roost.wire import format_to_wire, message_to_wire, sampling_to_wire
 from roost.wire_steps import step_request_from_wire
+from roost_worker.engine.retention import POLICIES
 
 texts = st.text("aé€😀{}\n", max_size=5)
 messages = st.builds(
@@ -131,3 +133,30 @@ def test_the_record_of_a_finish_reason() -> None:
     assert stored.finish_reason_to_record(FinishReason.TOOL_CALLS) == "FINISH_REASON_TOOL_CALLS"
     assert stored.finish_reason_from_record("FINISH_REASON_STOP") is FinishReason.STOP
     assert stored.finish_reason_from_record(stored.finish_reason_to_record(None)) is None
+
+
+def test_the_record_of_why_a_step_was_slow_is_small_even_with_the_longest_names() -> None:
+    label = "x" * 63
+    why = Why(
+        wait=Wait(4_294_967.0, 10_000, 10_000, WaitReason.NO_REVISION),
+        worker="x" * 49,  # a host's name, cut to 40 characters, and 8 random ones
+        place=Place.HOME_EMPTY,
+        log_tokens=2**32,
+        cached_tokens=2**32,
+        rebuilt_tokens=2**32,
+        cause=RebuildCause.BLOCK_END,
+        eviction=KvEviction(2**32, 4_294_967.0, f"{label}/{label}/{'0' * 26}", max(POLICIES, key=len)),
+    )
+    record = stored.why_to_record(why)
+    assert len(record) <= 300
+    assert stored.why_from_record(record) == why
+
+
+def test_entries_of_older_gateways_do_not_say_why() -> None:
+    assert stored.why_from_record(None) is None
+
+
+def test_causes_of_newer_gateways_are_passed_over() -> None:
+    record = pb.StepWhy(place=99, cause=99, wait=pb.StepWait(reason=99, milliseconds=1500))  # type: ignore[arg-type]
+    why = stored.why_from_record(record.SerializeToString())
+    assert why == Why(wait=Wait(1.5))

@@ -41,6 +41,10 @@ class SequenceCache:
         """Return how many blocks `tokens` tokens take."""
         return -(-tokens // self.block_tokens)
 
+    def cached_tokens(self, sequence: Sequence) -> int:
+        """Return how many tokens of `sequence` full cached blocks cover now."""
+        return len(self._match(sequence)) * self.block_tokens
+
     def admit(self, sequence: Sequence, now: float) -> bool:
         """Give `sequence` blocks for all its ids, reusing what is cached of all but its last token.
 
@@ -61,7 +65,7 @@ class SequenceCache:
         self._claim(sequence, blocks, parked, tail_tokens > 0, now)
         if parked:
             self.retained.unpark(parked.session, now)
-        self.retained.make_room(missing, now)
+        self.retained.make_room(missing, sequence.request, now)
         sequence.blocks.extend(self.pool.allocate() for _ in range(missing))
         return True
 
@@ -71,7 +75,7 @@ class SequenceCache:
             return True
         if not self.pool.free and not self.pool.cached:
             return False
-        self.retained.make_room(1, now)
+        self.retained.make_room(1, sequence.request, now)
         sequence.blocks.append(self.pool.allocate())
         return True
 

@@ -58,7 +58,7 @@ class Engine:
         self._wake = wake
         self._grammar_pool = grammar_pool or ThreadPoolExecutor(2, thread_name_prefix="grammar")
         self._cache = SequenceCache(info.num_blocks, info.block_tokens, policy or POLICIES[DEFAULT_POLICY]())
-        self._scheduler = Scheduler(self._cache, config.max_running, config.max_batch_tokens)
+        self._scheduler = Scheduler(self._cache, config.max_running, config.max_batch_tokens, config.step_goal_seconds)
         self._requests: dict[str, Sequence] = {}
         self._compiling: dict[str, Future[str]] = {}
         self._outputs: list[RequestOutput] = []
@@ -244,6 +244,7 @@ class Engine:
             self._cache.advance(row.sequence, row.tokens, now)
         prefilled = sum(row.tokens for row in batch.rows if not row.decode)
         self._meter.add_batch(prefilled, len(sampling), result.seconds)
+        self._scheduler.observe(batch, result.seconds)
         for sequence, sampled in zip(sampling, result.sampled, strict=True):
             self._take_token(sequence, sampled)
 
@@ -282,8 +283,9 @@ class Engine:
 
     def _take_outputs(self) -> Outputs:
         parked, dropped = self._cache.retained.take_changes()
+        evicted = self._cache.retained.take_evicted()
         outputs, self._outputs = tuple(self._outputs), []
-        return Outputs(outputs, parked, dropped, self.stats)
+        return Outputs(outputs, parked, dropped, evicted, self.stats)
 
 
 def _compile_error(future: Future[str]) -> str:

@@ -113,6 +113,16 @@ class RequestOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class Evicted:
+    """KV of a session's parked sequence that went because another sequence needed room."""
+
+    session: str
+    tokens: int
+    for_session: str = ""
+    """Session that needed the room, under the same cache key; empty if its key is another one, or it has no session."""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """A snapshot of the engine. Counters start at 0 with the engine."""
 
@@ -146,6 +156,8 @@ class Outputs:
 
     Each Evict is answered by an entry, with 0 tokens when nothing was parked.
     """
+    evicted: tuple[Evicted, ...] = ()
+    """What parked sequences lost to others, whether all of it or their ends; in order. Applied with `dropped`."""
     stats: EngineStats = field(default_factory=EngineStats)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from roost_worker.engine.block_pool import BlockPool
 from roost_worker.engine.eviction_order import EvictionOrder, Key
 from roost_worker.engine.loose import LooseRun, LooseRuns
+from roost_worker.engine.messages import Evicted, Submit
 from roost_worker.engine.parked import ParkedSequence, ParkedSequences
 from roost_worker.engine.prefix_index import PrefixIndex
 from roost_worker.engine.retention import Candidate, Eviction, RetentionPolicy, Return
@@ -23,12 +24,18 @@ class Retained:
         self._wanted: set[str] = set()
         self._changed: dict[str, int] = {}
         self._dropped: dict[str, int] = {}
+        self._evicted: list[Evicted] = []
 
     def take_changes(self) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]]:
         """Return (parked, dropped) as `Outputs` reports them, and forget them."""
         changes = tuple(self._changed.items()), tuple(self._dropped.items())
         self._changed, self._dropped = {}, {}
         return changes
+
+    def take_evicted(self) -> tuple[Evicted, ...]:
+        """Return what parked sequences have lost to others, as `Outputs` reports it, and forget it."""
+        evicted, self._evicted = tuple(self._evicted), []
+        return evicted
 
     def hold(self, session: str, until: float, tool: str, expect_seconds: float, now: float) -> None:
         """Mark the session's parked sequence, if there is one, as held until that time."""
@@ -98,13 +105,16 @@ class Retained:
         event = Return(session, sequence.submitted, len(sequence.ids), sequence.computed, used)
         self._policy.came_back(event, now)
 
-    def make_room(self, blocks: int, now: float) -> None:
-        """Evict in the policy's order until `blocks` are free."""
+    def make_room(self, blocks: int, growing: Submit, now: float) -> None:
+        """Evict in the policy's order until `blocks` are free, for the request that needs them."""
         while self._pool.free < blocks:
             first = self._order.first(now)
             assert first is not None, "blocks are neither loose nor parked"
             candidate = self._order.candidate(first)
+            parked = self.parked.get(first) if isinstance(first, str) else None
             dropped = self._trim(first, blocks, now)
+            if parked:
+                self._evicted.append(_evicted(parked, dropped, growing))
             self._policy.evicted(Eviction(candidate, dropped, requested=False), now)
 
     def evict(self, session: str, now: float) -> None:
@@ -192,3 +202,9 @@ class Retained:
 
     def _loose_candidate(self, run: LooseRun) -> Candidate:
         return Candidate(None, run.last_used, tokens=len(run.blocks) * self._block_tokens)
+
+
+def _evicted(parked: ParkedSequence, tokens: int, growing: Submit) -> Evicted:
+    """Name the session that grows only where the two share a cache key: sessions of other tenants are not named."""
+    known = growing.session if growing.cache_key == parked.cache_key else None
+    return Evicted(parked.session, tokens, known or "")

@@ -1,10 +1,11 @@
-"""Chooses what runs next: decode rows first, then chunks of prefill, in one mixed batch."""
+"""Chooses what runs next: decode rows first, then chunks of prefill (`prefill.py`), in one mixed batch."""
 
 from bisect import insort
 from dataclasses import dataclass
 
 from roost_worker.engine.cache import SequenceCache
 from roost_worker.engine.plan import BatchPlan, Chunk, NewSlot
+from roost_worker.engine.prefill import ChunkSize, light_share, shares
 from roost_worker.engine.sequence import NO_SLOT, Sequence
 
 
@@ -28,22 +29,29 @@ class ScheduledBatch:
 class Scheduler:
     """Waiting and running sequences, both ordered by priority, then first come, first served.
 
-    A sequence is admitted when there is a free slot and room for the blocks of its whole context; none overtakes the
-    first that waits. When decoding needs a block and none can be evicted, the last running sequence is preempted:
-    its full blocks stay cached, its ids are kept, and it waits in its old place.
+    A sequence is admitted when the batch has tokens left for it, there is a free slot, and room for the blocks of its
+    whole context. None overtakes the first that waits for a slot or for room. While the first waits for its turn in the
+    batch, light prompts of its class overtake it, and they are computed beside heavy ones: with T tokens of light
+    prompts, each of them has its first token after T / (half a chunk) + 1 batches, rounded up, whatever the heavy
+    ones have left. When decoding needs a block and none can be evicted, the last running sequence is preempted: its
+    full blocks stay cached, its ids are kept, and it waits in its old place.
     """
 
-    def __init__(self, cache: SequenceCache, max_running: int, max_batch_tokens: int) -> None:
+    def __init__(
+        self, cache: SequenceCache, max_running: int, max_batch_tokens: int, step_goal_seconds: float = 0.0
+    ) -> None:
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
         self.preemptions = 0
         self._cache = cache
         self._max_batch_tokens = max_batch_tokens
+        self._chunk_size = ChunkSize(max_batch_tokens, step_goal_seconds)
         self._free_slots = list(range(max_running - 1, -1, -1))
         self._freed: list[int] = []
 
     def add(self, sequence: Sequence, now: float) -> None:
         """Queue `sequence` to run."""
+        sequence.expected_tokens = len(sequence.ids) - self._cache.cached_tokens(sequence)
         insort(self.waiting, sequence, key=_order)
         self._set_wanted(sequence, True, now)
 
@@ -59,15 +67,21 @@ class Scheduler:
     def schedule(self, now: float) -> ScheduledBatch | None:
         """Return the next batch, or None when nothing can run."""
         rows = self._decode_rows(now)
-        budget = self._max_batch_tokens - len(rows)
-        for sequence in self.running:
-            if budget and not sequence.decoding:
-                budget -= self._add_prefill(sequence, budget, rows)
-        new: list[Sequence] = []
-        while budget and (admitted := self._admit(now)):
-            new.append(admitted)
-            budget -= self._add_prefill(admitted, budget, rows)
+        tokens = self._max_batch_tokens - len(rows)
+        if rows:
+            tokens = min(tokens, self._chunk_size.tokens)
+        prompts = [sequence for sequence in self.running if not sequence.decoding]
+        new = self._admit_prompts(prompts, tokens, now)
+        left = [(sequence.request.priority, sequence.missing_tokens) for sequence in prompts]
+        given = shares(left, tokens, self._max_batch_tokens)
+        rows += [Row(sequence, part, decode=False) for sequence, part in zip(prompts, given, strict=True) if part]
         return self._batch(rows, new) if rows else None
+
+    def observe(self, batch: ScheduledBatch, seconds: float) -> None:
+        """Learn from how long a batch took."""
+        prefilled = sum(row.tokens for row in batch.rows if not row.decode)
+        if prefilled > 0 and any(row.decode for row in batch.rows):
+            self._chunk_size.observe(prefilled, seconds)
 
     def _decode_rows(self, now: float) -> list[Row]:
         decoding = [sequence for sequence in self.running if sequence.decoding]
@@ -85,23 +99,49 @@ class Scheduler:
         self._cache.release(sequence, now)
         self.add(sequence, now)
 
-    def _add_prefill(self, sequence: Sequence, budget: int, rows: list[Row]) -> int:
-        tokens = min(budget, len(sequence.ids) - sequence.computed)
-        rows.append(Row(sequence, tokens, decode=False))
-        return tokens
+    def _admit_prompts(self, prompts: list[Sequence], tokens: int, now: float) -> list[Sequence]:
+        """Admit sequences into `prompts`, which stays in order. Return those that were admitted."""
+        new: list[Sequence] = []
+        while (sequence := self._next_prompt(prompts, tokens)) and self._admit(sequence, now):
+            insort(prompts, sequence, key=_order)
+            new.append(sequence)
+        return new
 
-    def _admit(self, now: float) -> Sequence | None:
-        """Move the first waiting sequence to the running ones, if it fits."""
-        if not self.waiting or not self._free_slots or not self._cache.admit(self.waiting[0], now):
+    def _next_prompt(self, prompts: list[Sequence], tokens: int) -> Sequence | None:
+        """Return the waiting sequence to admit next, or None while `prompts` take all `tokens` of prefill."""
+        if not self.waiting or not tokens:
             return None
-        sequence = self.waiting.pop(0)
+        first = self.waiting[0]
+        if sum(sequence.missing_tokens for sequence in prompts) < tokens:
+            return first
+        if first.request.priority < prompts[0].request.priority:
+            return first
+        return self._next_light(prompts, tokens)
+
+    def _next_light(self, prompts: list[Sequence], tokens: int) -> Sequence | None:
+        """Return the first waiting light prompt of the class that runs, or None while others take the light share."""
+        light_tokens = [sequence.missing_tokens for sequence in prompts if self._is_light(sequence.missing_tokens)]
+        if sum(light_tokens) >= light_share(tokens):
+            return None
+        priority = prompts[0].request.priority
+        light = (sequence for sequence in self.waiting if self._is_light(sequence.expected_tokens))
+        return next((sequence for sequence in light if sequence.request.priority == priority), None)
+
+    def _is_light(self, tokens: int) -> bool:
+        return tokens <= self._max_batch_tokens
+
+    def _admit(self, sequence: Sequence, now: float) -> bool:
+        """Move a waiting sequence to the running ones, if it fits."""
+        if not self._free_slots or not self._cache.admit(sequence, now):
+            return False
+        self.waiting.remove(sequence)
         self._set_wanted(sequence, False, now)
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.computed
             sequence.queue_seconds = now - sequence.submitted
         sequence.slot = self._free_slots.pop()
         insort(self.running, sequence, key=_order)
-        return sequence
+        return True
 
     def _set_wanted(self, sequence: Sequence, wanted: bool, now: float) -> None:
         if sequence.request.session:

@@ -24,6 +24,8 @@ class Sequence:
     blocks: "array[int]" = field(default_factory=lambda: array("i"))
     keys: list[bytes] = field(default_factory=list)
     """Keys of the first full blocks of `ids`, as far as they were needed so far."""
+    expected_tokens: int = 0
+    """Tokens that were to be computed, as the cache was when the sequence began to wait."""
     slot: int = NO_SLOT
     cached_tokens: int | None = None
     """Tokens of the context found in the cache at the first admission."""
@@ -44,9 +46,14 @@ class Sequence:
         return len(self.ids) - self.request.prompt_len
 
     @property
+    def missing_tokens(self) -> int:
+        """Return how many of `ids` are still to be computed."""
+        return len(self.ids) - self.computed
+
+    @property
     def decoding(self) -> bool:
         """Whether exactly one token is left to compute."""
-        return self.computed == len(self.ids) - 1
+        return self.missing_tokens == 1
 
     def stop_reason(self, limit: int) -> StopReason | None:
         """Return why the output ends with its last token, or None. `limit` is the most tokens of a context."""

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from roost.contract.heads import AttemptRef
 from roost.contract.parts import cut
+from roost.contract.why import KvEviction
 from roost_worker.render.formats import Turn
 from roost_worker.server.output import OutputBuffer, OutputCursor, OutputMessage, OutputSlice, TokenLogprob
 from roost_worker.server.part_stream import PartStream
@@ -74,6 +75,8 @@ class Attempt:
         self.unenforced: Mapping[str, str] = {}
         self.expected_cached = 0
         self.cached_tokens = 0
+        self.eviction: KvEviction | None = None
+        """What was dropped of the session's KV since its last step here."""
         self.queue_seconds = 0.0
         self.output = OutputBuffer()
         self.submitted = False

@@ -3,6 +3,7 @@
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost.wire_parts import add_parts
+from roost.wire_why import eviction_to_wire
 from roost_worker.engine.messages import StopReason
 from roost_worker.server.attempts import Attempt
 from roost_worker.server.output import OutputMessage, OutputSlice
@@ -12,8 +13,13 @@ def need_history(from_token: int) -> pb.GenerateResponse:
     return pb.GenerateResponse(need_history=pb.NeedHistory(from_token=from_token))
 
 
-def accepted(attempt: Attempt) -> pb.GenerateResponse:
-    message = pb.Accepted(prompt_token_ids=attempt.prompt_ids, cached_tokens=attempt.expected_cached)
+def accepted(attempt: Attempt, block_tokens: int) -> pb.GenerateResponse:
+    message = pb.Accepted(
+        prompt_token_ids=attempt.prompt_ids,
+        cached_tokens=attempt.expected_cached,
+        eviction=_eviction(attempt),
+        block_tokens=block_tokens,
+    )
     return pb.GenerateResponse(accepted=message)
 
 
@@ -33,7 +39,7 @@ def delta(output: OutputSlice) -> pb.GenerateResponse:
     return pb.GenerateResponse(delta=message)
 
 
-def finished(attempt: Attempt, message: OutputMessage) -> pb.GenerateResponse:
+def finished(attempt: Attempt, message: OutputMessage, block_tokens: int) -> pb.GenerateResponse:
     """Return the whole result of a complete attempt, whose output is `message`."""
     return pb.GenerateResponse(
         finished=pb.Finished(
@@ -48,9 +54,16 @@ def finished(attempt: Attempt, message: OutputMessage) -> pb.GenerateResponse:
             cached_tokens=attempt.cached_tokens,
             warnings=message.warnings,
             reasoning=message.reasoning,
+            reasoning_tokens=message.reasoning_tokens,
             stop_string=attempt.stop_string,
+            eviction=_eviction(attempt),
+            block_tokens=block_tokens,
         )
     )
+
+
+def _eviction(attempt: Attempt) -> api.KvEviction | None:
+    return None if attempt.eviction is None else eviction_to_wire(attempt.eviction)
 
 
 def _finish_reason(attempt: Attempt, message: OutputMessage) -> "api.FinishReason.ValueType":

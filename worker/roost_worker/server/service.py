@@ -2,6 +2,7 @@
 
 import hmac
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from roost.contract.refused import Refused
 from roost.grpc_errors import abort
 from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
+from roost.wire_why import eviction_to_wire
 from roost_worker.server import refusals
 from roost_worker.server.count_tokens import count_tokens
 from roost_worker.server.generate import Context, generate
@@ -48,9 +50,18 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
 
     async def Evict(self, request: pb.EvictRequest, context: _AnyContext) -> pb.EvictResponse:  # noqa: N802
         async def call(shell: Shell) -> pb.EvictResponse:
-            evicted = await shell.evict(request.session_id, request.epoch)
+            evicted = await shell.evict(request.session_id, request.epoch, erased=request.erased)
             await self._publish()
             return pb.EvictResponse(evicted_tokens=evicted)
+
+        return await self._answer(context, call)
+
+    async def RecallEviction(  # noqa: N802
+        self, request: pb.RecallEvictionRequest, context: _AnyContext
+    ) -> pb.RecallEvictionResponse:
+        async def call(shell: Shell) -> pb.RecallEvictionResponse:
+            eviction = shell.evictions.recall(request.session_id, time.monotonic())
+            return pb.RecallEvictionResponse(eviction=None if eviction is None else eviction_to_wire(eviction))
 
         return await self._answer(context, call)
 

@@ -34,6 +34,7 @@ from roost_worker.render.renderer import Renderer
 from roost_worker.seam.client import EngineClient, EngineDeadError
 from roost_worker.server import refusals
 from roost_worker.server.attempts import Attempt, AttemptTable, Ending
+from roost_worker.server.evictions import EvictionMemory
 from roost_worker.server.output import OutputCursor
 from roost_worker.server.prompts import Prompts
 from roost_worker.server.requests import Work
@@ -75,6 +76,7 @@ class Shell:
         self.grammars, self.prompts = grammars, Prompts(renderer)
         self.sessions, self.attempts = SessionTable(), AttemptTable()
         self.residency: dict[str, int] = {}
+        self.evictions = EvictionMemory(config.kv.eviction_policy)
         self.held: set[str] = set()
         self.stats = EngineStats(blocks_free=engine.info.capacity_tokens // engine.info.block_tokens)
         self.draining = False
@@ -122,6 +124,7 @@ class Shell:
         attempt.log, attempt.turn, attempt.constrained = log, work.turn, work.grammar is not None
         attempt.unenforced, attempt.call_seed = work.unenforced, work.call_seed
         attempt.expected_cached = min(self.residency.get(attempt.session, 0), len(log.ids))
+        attempt.eviction = self.evictions.recall(attempt.session, time.monotonic())
         text = TextStream(self.renderer, work.stop, min_tokens=work.sampling.min_tokens)
         with of_request(DECODING):
             cut = attempt.begin(work.prompt_ids, text, work.replayed)
@@ -177,8 +180,9 @@ class Shell:
             LOG.warning("session %s was committed with a head that is not this worker's", attempt.session)
         self._forget(attempt)
 
-    async def evict(self, session: str, epoch: int) -> int:
-        """Drop a session's cache and fence its attempt; return the tokens dropped, 0 for an old epoch.
+    async def evict(self, session: str, epoch: int, *, erased: bool = False) -> int:
+        """Drop a session's cache and fence its attempt; return the tokens dropped, 0 for an old epoch. Nothing is
+        remembered of the KV of a session that is erased.
 
         Raise Refused when the engine is gone.
         """
@@ -191,7 +195,12 @@ class Shell:
         dropped = self._evictions.setdefault(session, asyncio.get_running_loop().create_future())
         self._send(Evict(session))
         async with asyncio.timeout(EVICT_SECONDS):
-            return await asyncio.shield(dropped)
+            tokens = await asyncio.shield(dropped)
+        if erased:
+            self.evictions.forget(session)
+        else:
+            self.evictions.requested(session, tokens, time.monotonic())
+        return tokens
 
     def hold(self, session: str, tool: str, expect_seconds: float) -> None:
         """Tell the retention policy that the session pauses. Raise Refused when the engine is gone."""
@@ -202,6 +211,8 @@ class Shell:
     def take(self, outputs: Outputs) -> None:
         """Take the outputs of one iteration."""
         self.stats = outputs.stats
+        for evicted in outputs.evicted:
+            self.evictions.made_room(evicted, time.monotonic())
         # Drops come first: a step of the same session may have ended, and been parked, after a drop.
         for session, tokens in outputs.dropped:
             self._take_dropped(session, tokens)
@@ -265,6 +276,9 @@ class Shell:
         if output.cached_tokens is not None:
             attempt.cached_tokens = output.cached_tokens
             attempt.queue_seconds = output.queue_seconds or 0.0
+            if output.stop is not StopReason.FAILED:  # it has run, so that the session's KV is rebuilt
+                attempt.eviction = self.evictions.recall(attempt.session, time.monotonic())
+                self.evictions.forget(attempt.session)
         if output.token_ids:
             self._take_tokens(attempt, output)
         if output.stop is not None:

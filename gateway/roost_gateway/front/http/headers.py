@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from roost.contract.refused import invalid
+from roost.contract.why import Why
 from roost_gateway.recognition.conversation import Recognised
 
 MAX_FAMILY_BYTES = 256
@@ -21,6 +22,7 @@ SESSION_HEADERS: Mapping[str, str] = {
 
 _AGENT_HEADER = "x-claude-code-agent-id"
 _MAX_REASON_CHARS = 200
+_MAX_WHY_CHARS = 500
 
 
 def family_of(
@@ -88,11 +90,19 @@ def recognition_headers(recognised: Recognised) -> dict[str, str]:
     """What a response tells of its session."""
     headers = {"x-roost-session": recognised.session_id, "x-roost-match": recognised.match.value}
     if recognised.reason:
-        headers["x-roost-reason"] = _printable(recognised.reason)
+        headers["x-roost-reason"] = _printable(recognised.reason, _MAX_REASON_CHARS)
     return headers
 
 
-def _printable(text: str) -> str:
-    """Text as a header may have it: printable ASCII, shortened."""
-    plain = text.encode("ascii", "backslashreplace").decode()[:_MAX_REASON_CHARS]
+def step_headers(cached_tokens: int, why: Why | None) -> dict[str, str]:
+    """What a response tells of how its step went, or, before its end, of how it began."""
+    headers = {"x-roost-cached-tokens": str(cached_tokens)}
+    if why is not None:
+        headers["x-roost-why"] = _printable(why.line, _MAX_WHY_CHARS)
+    return headers
+
+
+def _printable(text: str, most: int) -> str:
+    """Text as a header may have it: printable ASCII, cut to `most` characters."""
+    plain = text.encode("ascii", "backslashreplace").decode()[:most]
     return "".join(character if character.isprintable() else " " for character in plain)

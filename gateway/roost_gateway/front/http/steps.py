@@ -11,7 +11,7 @@ from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost_gateway.front.http.calls import ClientLeftError, HttpCall
 from roost_gateway.front.http.errors import Failure
-from roost_gateway.front.http.headers import recognition_headers
+from roost_gateway.front.http.headers import recognition_headers, step_headers
 from roost_gateway.front.http.sse import EventStream, ServerEvent
 from roost_gateway.recognition.conversation import Conversation, Recognised
 
@@ -51,11 +51,11 @@ async def whole_step(
             async for event in step.events:
                 if isinstance(event, Committed):
                     call.is_committed = True
-                    call.response_headers["x-roost-cached-tokens"] = str(event.usage.cached_tokens)
+                    call.response_headers |= step_headers(event.usage.cached_tokens, event.why)
                     answer = body(step.recognised, event)
         return answer
 
-    await call.respond(await _attend(call, run()))
+    await call.respond(await attend(call, run()))
 
 
 async def stream_step(call: HttpCall, conversation: Conversation, translator: Callable[[], Translator]) -> None:
@@ -75,7 +75,7 @@ class _StepStream:
     async def answer(self) -> None:
         """Returns without `finish` when the stream has failed, so that the server breaks the body."""
         try:
-            await _attend(self._call, self._run(), self._stream)
+            await attend(self._call, self._run(), self._stream)
         except ClientLeftError:
             raise
         except (Exception, asyncio.CancelledError) as error:
@@ -97,7 +97,7 @@ class _StepStream:
 
     async def _pass_on(self, event: Event) -> None:
         if isinstance(event, Started):
-            self._call.response_headers["x-roost-cached-tokens"] = str(event.cached_tokens)
+            self._call.response_headers |= step_headers(event.cached_tokens, event.why)
         self._call.is_committed = isinstance(event, Committed)
         if self._stream.is_started and isinstance(event, Queued | Migrated):
             await self._stream.comment(_progress(event))
@@ -117,7 +117,7 @@ def _progress(event: Queued | Migrated) -> str:
     return f"the session moved to generation {event.generation}"
 
 
-async def _attend(call: HttpCall, work: Coroutine[Any, Any, T], stream: EventStream | None = None) -> T:
+async def attend(call: HttpCall, work: Coroutine[Any, Any, T], stream: EventStream | None = None) -> T:
     """Returns what `work` does. While it runs, a silent stream gets comments.
 
     Cancels it and raises ClientLeftError when the client leaves before the step is committed; later that is normal.
