@@ -64,9 +64,12 @@ class Line:
 
     def set_timer(self, seconds: float, action: Callable[[], None]) -> None:
         """Does something once so many seconds are over, and not what was to be done before."""
+        self.stop_timer()
+        self.timer = asyncio.get_running_loop().call_later(seconds, action)
+
+    def stop_timer(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
-        self.timer = asyncio.get_running_loop().call_later(seconds, action)
 
 
 class PoolQueue:

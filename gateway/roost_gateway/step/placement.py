@@ -72,7 +72,10 @@ class Placement:
 
     async def aclose(self) -> None:
         tasks = [waiting.listener for waiting in self._queues.values()]
-        tasks += [line.pump for waiting in self._queues.values() for line in waiting.lines.values()]
+        lines = [line for waiting in self._queues.values() for line in waiting.lines.values()]
+        tasks += [line.pump for line in lines]
+        for line in lines:
+            line.stop_timer()
         running = [task for task in tasks if task is not None]
         for task in running:
             task.cancel()
@@ -153,7 +156,10 @@ class Placement:
         if choice is None:
             await self._workers.refresh(attempt.pool.pool)
             choice = self._prospects.choose(attempt)
-        if choice is None or self._is_known_to_wait(attempt, choice):
+        if choice is None:
+            self._pool_queue(attempt.pool.pool).line(attempt.line).answer = None  # the gate is not the reason any more
+            return None
+        if self._is_known_to_wait(attempt, choice):
             return None
         if await self._reserve(attempt, choice):
             return choice.worker
