@@ -6,10 +6,12 @@ from typing import Any
 import grpc
 import pytest
 
-from gateway_driver import Caller, Rig, StepLog, fault, publish_pool, step_request
+from gateway_driver import POOL, Caller, Rig, StepLog, fault, publish_pool, step_request
 from null_script import Script
 from roost.contract.reasons import Reason
+from roost.store.keys import PoolKeys
 from roost.v1 import session_service_pb2 as pb
+from store_driver import redis_ms
 
 ROOM_FOR_TWO = 1100
 """Two steps have room at the worker; the working set may need four fifths of it, so that the second is held."""
@@ -59,6 +61,19 @@ async def test_a_step_of_a_new_session_is_held_until_a_live_one_needs_less(rig: 
     log = await step
     assert log.committed is not None
     assert log.events[0] == "queued"
+
+
+async def test_a_step_is_held_until_the_time_of_a_live_session_is_over(rig: Rig) -> None:
+    publish(rig, 60.0)
+    worker = await rig.worker(script=Script(capacity_tokens=ROOM_FOR_TWO))
+    caller, keys = rig.caller(await rig.gateway()), PoolKeys(POOL)
+    with rig.redis.client() as raw:
+        raw.hset(keys.live, "idle", f"|0||0|{ROOM_FOR_TWO}|0|{worker.worker_id}")
+        raw.zadd(keys.live_ends, {"idle": redis_ms(raw, POOL) + 1000})
+        queued, step = await _held(rig, caller, step_request(await caller.open()))
+        assert queued.live_tokens == ROOM_FOR_TWO
+        assert (await step).committed is not None
+        assert not raw.hexists(keys.live, "idle")
 
 
 async def test_a_step_is_let_in_after_the_longest_hold(rig: Rig) -> None:
