@@ -27,7 +27,7 @@ class Job:
     """Whether it waits at the gate."""
     held_since: float | None = None
     held_seconds: float = 0.0
-    """How long the gate held it."""
+    """How long the gate held it; the longest time, if it was refused and came again."""
     forced: bool = False
     """Whether it has passed because it had been held for as long as it may be."""
     worker: str = ""

@@ -169,7 +169,7 @@ class Placement:
     def _placed(self, job: Job, now: float) -> None:
         job.placed = now
         if job.held_since is not None and not job.forced:
-            job.held_seconds = now - job.held_since
+            job.held_seconds = max(job.held_seconds, now - job.held_since)
         job.held = False
         self._queue_of(job).started(job.tenant)
         if self.gate is not None:

@@ -197,7 +197,7 @@ class Simulation:
         if job.ticket is not ticket or job.held_since is None:
             return
         retry_seconds = self._placement.give_up(job)
-        job.held_seconds = self._clock.now - job.held_since
+        job.held_seconds = max(job.held_seconds, self._clock.now - job.held_since)
         if self._refuses_held:
             job.held_since = None
             self._refuse(job, retry_seconds)

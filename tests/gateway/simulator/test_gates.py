@@ -51,6 +51,16 @@ def test_no_step_is_held_longer_than_it_may_be_and_every_step_ends(
     assert not gate.working_set.live
 
 
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_hold_ends_although_the_gate_stays_closed(refuses: bool) -> None:
+    large = [Turn(ALL_TOKENS, 12_000, 10), *[Turn(ALL_TOKENS, 10, 10, 10.0, calls_tool=True)] * 20]
+    settings = WorkerSettings(kv_tokens=16_000)
+    fleet = Fleet(1, settings, gate=lambda: WorkingSetGate(HOLD_SECONDS), refuses_held=refuses)
+    report, _ = run([large, [Turn(ALL_TOKENS, 3000, 10, 5.0)]], fleet)
+    assert report.longest_hold == pytest.approx(HOLD_SECONDS)
+    assert (report.forced_steps > 0, report.refusals > 0) == (not refuses, refuses)
+
+
 @pytest.mark.parametrize("name", ["working-set", "gate", "static:2"])
 def test_a_gate_that_nothing_comes_near_changes_nothing(name: str) -> None:
     turn = Turn(ALL_TOKENS, 500, 50, 1.0, calls_tool=True)
