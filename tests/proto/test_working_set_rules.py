@@ -8,6 +8,7 @@ from roost.store.working_set import (
     LEAST_TARGET,
     LONGEST_PAUSE_MS,
     MOST_TARGET,
+    RAISED_BY,
     SHORTEST_PAUSE_MS,
     START_TARGET,
     Target,
@@ -80,8 +81,8 @@ def test_the_target_falls_fast_and_rises_slowly_within_its_bounds() -> None:
     target.observe(1000, 30, 102_000, held=True)
     assert target.value == LEAST_TARGET, "neither much nor little is lost"
     target.observe(1000, 10, 104_000, held=True)
-    assert target.value == LEAST_TARGET + 10
-    for second in range(200, 400, 2):
+    assert target.value == LEAST_TARGET + RAISED_BY
+    for second in range(200, 1200, 2):
         target.observe(1000, 0, second * 1000, held=True)
     assert target.value == MOST_TARGET
 
