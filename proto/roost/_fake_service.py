@@ -17,6 +17,7 @@ from roost.contract.refused import Refused, check
 from roost.grpc_errors import abort
 from roost.store.forks import fork_session
 from roost.store.records import Descriptor, NewSession
+from roost.store.residency import Residency
 from roost.store.views import logged_step, session_info
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceServicer
@@ -118,7 +119,8 @@ class FakeService(SessionServiceServicer):
 
     def _describe(self, descriptor: Descriptor) -> pb.Session:
         cached = self._cached(descriptor.published_as)
-        return wire.session_to_wire(session_info(descriptor, self._runner.pool, (WORKER, cached) if cached else None))
+        residency = Residency(WORKER, cached) if cached else None
+        return wire.session_to_wire(session_info(descriptor, self._runner.pool, residency))
 
     async def _open(self, request: pb.OpenSessionRequest, tenant: str) -> pb.OpenSessionResponse:
         asked, pool = wire.open_request_from_wire(request), self._runner.pool

@@ -27,6 +27,7 @@ from roost.store.records import (
     Reservation,
 )
 from roost.store.redis_store import RedisStore
+from roost.store.residency import warm_field
 from roost.store.working_set import START_TARGET, Admission, Footprint, WorkingSet
 
 POOL = "team/agents"
@@ -160,13 +161,15 @@ def publish(raw: Raw, published: WorkerLease, *, ms: int = LONG_MS, pool: str = 
     raw.zadd(keys.workers, {published.worker_id: redis_ms(raw) + ms})
 
 
-def publish_cached(raw: Raw, session_id: str, worker_id: str = "w1", tokens: int = 1) -> None:
-    """What a worker publishes of a session that it has cached; 0 tokens: that it has dropped it."""
+def publish_cached(raw: Raw, session_id: str, worker_id: str = "w1", tokens: int = 1, warm: int = 0) -> None:
+    """What a worker publishes of a session that it has cached, on its device and in host memory; 0 tokens: that it has
+    dropped it."""
     key = PoolKeys(session_id.rsplit("/", 1)[0]).residency(worker_id)
-    if tokens:
-        raw.hset(key, session_id, tokens)
-    else:
-        raw.hdel(key, session_id)
+    for field, count in ((session_id, tokens), (warm_field(session_id), warm)):
+        if count:
+            raw.hset(key, field, count)
+        else:
+            raw.hdel(key, field)
 
 
 def own(raw: Raw, session_id: str) -> None:

@@ -168,8 +168,9 @@ class StoreWorld(RuleBasedStateMachine):
         """The worker publishes that it has the session cached, or that it has dropped it."""
         if session := self.memory.sessions.get(session_id):
             tokens = session.record.steps if cached else 0
-            self.memory.publish_cached(session_id, worker, tokens)
-            publish_cached(self.raw, session_id, worker, tokens)
+            warm = session.record.head.length // 2
+            self.memory.publish_cached(session_id, worker, tokens, warm)
+            publish_cached(self.raw, session_id, worker, tokens, warm)
 
     def fork_session(self, gateway: int, other: str, tenant: str, place: str, request: str) -> str | None:
         """Branches a session off another one; the name of the new one, or None when both stores refuse it."""

@@ -1,8 +1,9 @@
 """Which worker a step goes to. Pure: leases and costs in, a choice out.
 
-    cost(w) = wait(w) + missing(w) / prefill_rate(w) + load(w)
+    cost(w) = wait(w) + warm(w) / restore_rate(w) + missing(w) / prefill_rate(w) + load(w)
 
 - `wait(w)`, seconds until there is room: 0 with room, else the time of one running step times how many must end.
+- `warm(w)`, tokens to copy from host memory, as the worker publishes; they are computed where that is faster.
 - `missing(w)`, tokens to compute: the log and the new prompt, less what the worker publishes that it has cached.
   So affinity is a saving, not a rule: a session leaves its worker exactly when the queue there costs more than
   rebuilding elsewhere, and a session whose KV was dropped has nothing to leave.
@@ -94,9 +95,11 @@ class StepNeed:
     new_tokens: int
     """Estimate of prompt and output."""
     cached: Mapping[str, int] = field(default_factory=dict)
-    """Tokens of the log that workers have cached, by worker id, as they publish."""
+    """Tokens of the log that workers have cached on their devices, by worker id, as they publish."""
     owner: str = ""
     """Worker that committed the session's last step; it wins ties and nothing else."""
+    warm: Mapping[str, int] = field(default_factory=dict)
+    """Tokens behind those that they have in host memory."""
     prefix_tokens: int = 0
     """Estimate of system text and tools, which sessions share."""
 
@@ -205,8 +208,17 @@ def _weigh(need: StepNeed, worker: WorkerState) -> Choice:
     """A step larger than a worker reserves the whole of it: the estimate may be wrong, and only the worker knows."""
     tokens = min(need.tokens, worker.lease.capacity_tokens)
     missing = max(0, need.tokens - need.cached.get(worker.worker_id, 0))
-    computing = _compute_ticks(missing, rate_class_of(worker.lease.prefill_rate))
-    return Choice(worker, tokens, _ticks(_wait_seconds(tokens, worker)) + computing + _ticks(_load_seconds(worker)))
+    waiting, load = _ticks(_wait_seconds(tokens, worker)), _ticks(_load_seconds(worker))
+    return Choice(worker, tokens, waiting + _prefill_ticks(missing, need.warm.get(worker.worker_id, 0), worker) + load)
+
+
+def _prefill_ticks(missing: int, warm: int, worker: WorkerState) -> int:
+    """Cost of the tokens that are not on the worker's device, of which `warm` may come from its host memory."""
+    rate_class = rate_class_of(worker.lease.prefill_rate)
+    computing = _compute_ticks(missing, rate_class)
+    if not warm or not worker.lease.restore_rate:
+        return computing
+    return min(computing, _compute_ticks(max(0, missing - warm), rate_class) + _ticks(warm / worker.lease.restore_rate))
 
 
 def _wait_seconds(tokens: int, worker: WorkerState) -> float:

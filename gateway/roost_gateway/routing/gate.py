@@ -25,14 +25,19 @@ def left_out(
     closed, except that it waits at home as long as it is worth that."""
     able = {name: worker for name, worker in workers.items() if eligible(need, worker, excluded)}
     closed = {name for name, worker in able.items() if not is_open(worker, need.gate_tokens)}
-    if need.owner in closed and need.cached.get(need.owner) and waited_seconds < _rebuild_seconds(need, able):
+    if need.owner in closed and _kept(need) and waited_seconds < _rebuild_seconds(need, able):
         return able.keys() - {need.owner}
     return closed if len(closed) < len(able) else _NONE
 
 
+def _kept(need: StepNeed) -> int:
+    """Tokens that home has of the session, on its device and in host memory."""
+    return need.cached.get(need.owner, 0) + need.warm.get(need.owner, 0)
+
+
 def _rebuild_seconds(need: StepNeed, workers: Mapping[str, WorkerState]) -> float:
-    """Seconds that the fastest other worker takes to compute what home has cached."""
+    """Seconds that the fastest other worker takes to compute what home has."""
     rates = [
         worker.lease.prefill_rate or DEFAULT_PREFILL_RATE for name, worker in workers.items() if name != need.owner
     ]
-    return need.cached[need.owner] / max(rates, default=DEFAULT_PREFILL_RATE)
+    return _kept(need) / max(rates, default=DEFAULT_PREFILL_RATE)

@@ -78,7 +78,7 @@ class WorkerIndex:
         best = self._best_other(need, excluded)
         if best is None:
             return None
-        names = dict.fromkeys((*need.cached, need.owner, best))
+        names = dict.fromkeys((*need.cached, *need.warm, need.owner, best))
         related = [self._states[name] for name in names if name in self._states]
         able = [worker for worker in related if eligible(need, worker, excluded)]
         self.evaluations += len(able)

@@ -134,7 +134,7 @@ class Placement:
         log_tokens = min(job.kept_tokens, job.prompt_tokens)
         cached = {owner: cached_tokens} if cached_tokens else {}
         new = job.total_tokens - log_tokens
-        need = StepNeed(job.session, "", log_tokens, new, cached, owner, job.shared_tokens)
+        need = StepNeed(job.session, "", log_tokens, new, cached, owner, prefix_tokens=job.shared_tokens)
         excluded = self._left_out(job, need, now) if job.held else frozenset[str]()
         choice = self._index.choose(need, excluded)
         return choice is not None and choice.may_be_granted and self._reserve_at(job, choice.worker)

@@ -90,6 +90,12 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
             "memory must be positive; write for example 512Mi, 4Gi or auto",
         ),
     ),
+    "spec.models[].kvCache.hostMemory": (
+        _rule(
+            "type(self) == string || int(self) >= 0",
+            "hostMemory must not be negative; write for example 512Mi, 4Gi, or 0 for none",
+        ),
+    ),
     "spec.store": (
         _rule(
             "has(self.urlSecretRef) == has(oldSelf.urlSecretRef)"

@@ -34,6 +34,8 @@ class WorkerLease:
     """The most `counted_bytes` of a message that one token stands for; 0: not known. The same for all workers of a
     model revision."""
     draining: bool = False
+    restore_rate: float = 0.0
+    """Tokens whose KV comes back from host memory."""
     limits: tuple[str, ...] = ()
     """Names of the model's limits (`contract.model_limits`)."""
 

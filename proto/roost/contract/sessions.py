@@ -24,7 +24,7 @@ class Tier(StrEnum):
     HOT = "hot"
     """On a worker's device."""
     WARM = "warm"
-    """In a worker's host memory or on its disk."""
+    """In a worker's host memory, and nothing of it on the device."""
     COLD = "cold"
     """Nowhere: the next step rebuilds it."""
 

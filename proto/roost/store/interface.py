@@ -25,6 +25,7 @@ from roost.store.records import (
     WorkerLook,
     WorkerView,
 )
+from roost.store.residency import Residency
 
 
 class SessionStore(Protocol):
@@ -161,10 +162,8 @@ class SessionStore(Protocol):
         """Workers with a lease in force, with what is reserved at them."""
         ...
 
-    async def residency(
-        self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]
-    ) -> dict[str, tuple[str, int]]:
-        """Where sessions are: session -> (worker id, cached tokens) for those that any of the workers published."""
+    async def residency(self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]) -> dict[str, Residency]:
+        """Where sessions are that any of the workers published: each with the worker that has most of it cached."""
         ...
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:

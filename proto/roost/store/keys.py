@@ -146,7 +146,8 @@ class PoolKeys:
         return f"{self.prefix}:w:{worker_id}:lease"
 
     def residency(self, worker_id: str) -> str:
-        """Hash: session name -> cached tokens, as the worker publishes it."""
+        """Hash, as the worker publishes it: session name -> tokens cached on its device; `warm_field` of the name ->
+        tokens cached behind those, in host memory."""
         return f"{self.prefix}:w:{worker_id}:resident"
 
     def drain(self, worker_id: str) -> str:

@@ -40,6 +40,7 @@ from roost.store.records import (
     WorkerView,
 )
 from roost.store.refusals import refused
+from roost.store.residency import Residency, warm_field
 from roost.store.rules import AGING_MS, ID_BYTES, check_commit, check_migration
 from roost.store.working_set import ADAPT_MS, IDLE_MS, Admission, pause_ms
 
@@ -79,12 +80,13 @@ class MemoryStore:
         """As a worker renews its lease."""
         self.pool(pool).leases[lease.worker_id] = (lease, self.clock() + ttl_ms)
 
-    def publish_cached(self, session_id: str, worker_id: str, tokens: int) -> None:
-        """As a worker says what it has cached of a session; 0 tokens: nothing."""
+    def publish_cached(self, session_id: str, worker_id: str, tokens: int, warm: int = 0) -> None:
+        """As a worker says what it has cached of a session, on its device and in host memory; 0 tokens: nothing."""
         cached = self.pool(names.pool_of(session_id) or "").residency.setdefault(worker_id, {})
-        cached[session_id] = tokens
-        if not tokens:
-            del cached[session_id]
+        for field, count in ((session_id, tokens), (warm_field(session_id), warm)):
+            cached[field] = count
+            if not count:
+                del cached[field]
 
     @property
     def grace_seconds(self) -> float:
@@ -143,11 +145,11 @@ class MemoryStore:
             raise session.refusal(Reason.STEP_ID_REUSED)
         if committed is not None:
             return session.already(committed, now)
-        migrates, cached = session.migrates_to(request.migrates_to), 0
+        migrates, cached = session.migrates_to(request.migrates_to), Residency(record.owner, 0)
         if not migrates and pool.is_alive(record.owner, now):
             cached = pool.cached_at(record.owner, record, now)
         pool.working_set.expire(now)
-        evicted = not migrates and pool.has_evicted(session, cached)
+        evicted = not migrates and pool.has_evicted(session, cached.order()[0])
         gated = request.entry.admission is Admission.GATED and (evicted or not pool.is_live(session))
         work = former
         if work is None or work.ref.nonce != request.nonce:  # else it was sent again
@@ -158,8 +160,8 @@ class MemoryStore:
             session.check_quarantine(request.digest, now)
             session.check_limits(request, migrates=migrates)
             if evicted:
-                pool.count_evicted(session, cached, now)
-            owner = record.owner if cached else ""
+                pool.count_evicted(session, cached.order()[0], now)
+            owner = record.owner if cached.cached_tokens else ""
             work = take_attempt(pool, session, request, former, owner, now, gated=gated)
         reserved = work.worker if (work.worker, work.ref.nonce) in pool.claims else ""
         return Began(
@@ -167,7 +169,8 @@ class MemoryStore:
             seed=work.seed,
             descriptor=session.describe(now),
             reserved=reserved,
-            cached_tokens=cached,
+            cached_tokens=cached.cached_tokens,
+            warm_tokens=cached.warm_tokens,
             gated=gated and not reserved,
             fenced=work.fenced.describe(now) if work.fenced else None,
         )
@@ -295,20 +298,19 @@ class MemoryStore:
         views = [self.pool(pool).view(worker_id, self.clock()) for worker_id in self.pool(pool).leases]
         return [view for view in views if view is not None]
 
-    async def residency(
-        self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]
-    ) -> dict[str, tuple[str, int]]:
-        best: dict[str, tuple[str, int]] = {}
+    async def residency(self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]) -> dict[str, Residency]:
+        best: dict[str, Residency] = {}
         for worker_id in worker_ids:
-            for session_id, tokens in self.pool(pool).residency.get(worker_id, {}).items():
-                if session_id in session_ids and tokens > best.get(session_id, ("", 0))[1]:
-                    best[session_id] = (worker_id, tokens)
+            for session_id in session_ids:
+                published = self.pool(pool).published(worker_id, session_id)
+                if any(published.order()):
+                    best[session_id] = max(best.get(session_id, published), published, key=Residency.order)
         return best
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
         now, session = self.clock(), self._living(session_id)
-        cached = self.pool(pool).cached_at(worker_id, session.record, now) if session else 0
-        return WorkerLook(self.pool(pool).view(worker_id, now), cached)
+        cached = self.pool(pool).cached_at(worker_id, session.record, now) if session else Residency(worker_id, 0)
+        return WorkerLook(self.pool(pool).view(worker_id, now), cached.cached_tokens, cached.warm_tokens)
 
     async def wakes(self, pool: str) -> AsyncIterator[Wake]:
         while True:

@@ -10,6 +10,7 @@ from roost.contract.lease import WorkerLease
 from roost.store.entry import Entry, Reserved
 from roost.store.memory_session import MemorySession, Work
 from roost.store.records import CommitRequest, Descriptor, WorkerView
+from roost.store.residency import Residency, warm_field
 from roost.store.rules import RESIDENCY_DELAY_MS
 from roost.store.working_set import HELD, IDLE_MS, Admission, Footprint, WorkingSet, is_evicted
 
@@ -52,7 +53,7 @@ class MemoryPool:
     leases: dict[str, tuple[WorkerLease, int]] = field(default_factory=dict)
     """Worker id -> its lease and when that ends."""
     residency: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Worker id -> cached tokens of each session."""
+    """Worker id -> cached tokens of each session, and under its `warm_field` those in host memory."""
     claims: dict[tuple[str, bytes], Claim] = field(default_factory=dict)
     """(worker id, nonce) -> what is reserved."""
     waiters: dict[bytes, Waiter] = field(default_factory=dict)
@@ -72,14 +73,22 @@ class MemoryPool:
         live = self.working_set
         return WorkerView(lease, expiry_ms - now, *self.reserved(worker, now), live.tokens(worker), live.target.value)
 
-    def cached_at(self, worker: str, session: Descriptor, now: int) -> int:
-        """Tokens of the log that a worker has cached; all of them until it could have published otherwise."""
+    def cached_at(self, worker: str, session: Descriptor, now: int) -> Residency:
+        """What a worker has cached of the log; all of it on its device until it could have published otherwise."""
         expiry_ms = self.leases[worker][1] if worker in self.leases else 0
         since_ms = session.kv_since_ms if session.kv_of else session.updated_ms
         if expiry_ms <= now or expiry_ms - RESIDENCY_DELAY_MS < since_ms:
-            return session.head.length
-        published = self.residency.get(worker, {}).get(session.published_as, 0)
-        return min(published, session.head.length) if session.kv_of else published
+            return Residency(worker, session.head.length)
+        published = self.published(worker, session.published_as)
+        if not session.kv_of:
+            return published
+        cached = min(published.cached_tokens, session.head.length)
+        return Residency(worker, cached, min(published.warm_tokens, session.head.length - cached))
+
+    def published(self, worker: str, name: str) -> Residency:
+        """What a worker publishes of a session."""
+        tokens = self.residency.get(worker, {})
+        return Residency(worker, tokens.get(name, 0), tokens.get(warm_field(name), 0))
 
     def reserved(self, worker: str, now: int, *, besides: bytes = b"") -> tuple[int, int]:
         """Tokens and attempts at a worker, without those of one nonce."""

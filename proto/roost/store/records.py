@@ -189,8 +189,7 @@ class BeginRequest:
     max_session_tokens: int
     """STEP_TOO_LONG when head length + `new_tokens` is more; 0 means no limit."""
     budget_tokens: int
-    """Most prompt and output tokens in the session's life: BUDGET_EXHAUSTED when used tokens + `new_tokens` is more; 0
-    means no limit."""
+    """Of the session's life: BUDGET_EXHAUSTED when used tokens + `new_tokens` is more; 0 means no limit."""
     max_steps: int
     """0 means no limit."""
     priority: int
@@ -203,8 +202,7 @@ class BeginRequest:
     """Revision to which sessions of other revisions migrate: their length in the old tokens is not checked, and nothing
     is reserved at their owner. Empty: they do not migrate."""
     drops_thinking: bool = False
-    """Whether the step begins a turn before which thinking leaves the log: while it is there, the length is not
-    checked."""
+    """Whether the step begins a turn before which thinking leaves the log; with it, the length is not checked."""
     entry: Entry = UNCOUNTED
 
 
@@ -221,7 +219,9 @@ class Began:
     fenced: LiveAttempt | None
     """Attempt of the same step that this one replaced; its output may be resumed at its worker."""
     cached_tokens: int = 0
-    """Tokens of the log that the owner has cached, as it publishes."""
+    """Tokens of the log that the owner has cached on its device, as it publishes."""
+    warm_tokens: int = 0
+    """Tokens behind those that it has in host memory."""
     gated: bool = False
     """Whether the session is not live, so that the step has to pass the gate."""
 
@@ -262,10 +262,9 @@ class Wake:
     worker_id: str = ""
     """Worker at which something was released."""
     reserved_tokens: int | None = None
-    """What is reserved there now, if that is known."""
+    """What is reserved there now, and what the live sessions there need, as far as that is known."""
     reserved_attempts: int | None = None
     live_tokens: int | None = None
-    """What the worker's live sessions need now, if that is known."""
     line: str | None = None
     """Line whose first step has left it."""
 
@@ -277,7 +276,9 @@ class WorkerLook:
     view: "WorkerView | None"
     """None when it has no lease in force."""
     cached_tokens: int
-    """Tokens of the session that it publishes as cached."""
+    """Tokens of the session that it publishes as cached on its device."""
+    warm_tokens: int = 0
+    """Tokens behind those that it publishes as cached in host memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,9 +331,8 @@ class WorkerView:
     reserved_tokens: int
     reserved_attempts: int
     live_tokens: int = 0
-    """What the live sessions there need."""
+    """What the live sessions there need; `live_target` thousandths of its KV is how much that may be."""
     live_target: int = START_TARGET
-    """How much of its KV they may need, in thousandths."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ from roost.store.redis_conversation_index import RedisConversationIndex
 from roost.store.redis_detached import RedisDetachedSteps
 from roost.store.redis_kept_conversations import RedisKeptConversations
 from roost.store.refusals import refused
+from roost.store.residency import Residency
 from roost.store.rules import AGING_MS, ID_BYTES, RESIDENCY_DELAY_MS
 from roost.store.scripts import Arg, Call
 from roost.store.session_scripts import ANSWERS_LEARNED, SessionScripts, change_args
@@ -209,7 +210,8 @@ class RedisStore:
             descriptor=descriptor,
             reserved=reply[2].decode(),
             cached_tokens=int(reply[3]),
-            gated=reply[4] == 1,
+            warm_tokens=int(reply[4]),
+            gated=reply[5] == 1,
             fenced=codec.decode_fenced(fields, now),
         )
 
@@ -314,9 +316,7 @@ class RedisStore:
     async def workers(self, pool: str) -> list[WorkerView]:
         return await self._workers.read(pool)
 
-    async def residency(
-        self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]
-    ) -> dict[str, tuple[str, int]]:
+    async def residency(self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]) -> dict[str, Residency]:
         return await read_residency(self._link, pool, list(worker_ids), list(session_ids))
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:

@@ -9,6 +9,7 @@ from roost.contract.heads import Head
 from roost.contract.pool_document import PoolDocument
 from roost.contract.sessions import Hold, LoggedStep, SessionInfo, SessionState, SessionTool, Tier
 from roost.store.records import Descriptor, LogEntry
+from roost.store.residency import Residency
 from roost.store.values import (
     finish_reason_from_record,
     format_from_record,
@@ -20,13 +21,11 @@ from roost.store.values import (
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def session_info(
-    descriptor: Descriptor, pool: PoolDocument | None, residency: tuple[str, int] | None = None
-) -> SessionInfo:
-    """A session's record. `residency` is worker and cached tokens, as published of `descriptor.published_as`; None when
-    it is COLD."""
-    worker, cached_tokens = residency or ("", 0)
-    cached_tokens = min(cached_tokens, descriptor.head.length)  # a fork's are published with those of the other's log
+def session_info(descriptor: Descriptor, pool: PoolDocument | None, residency: Residency | None = None) -> SessionInfo:
+    """A session's record. `residency` is as published of `descriptor.published_as`; None when it is COLD."""
+    worker, on_device, warm_tokens = residency or Residency("", 0)
+    # A fork's are published with those of the other's log.
+    cached_tokens = min(on_device + warm_tokens, descriptor.head.length)
     hold = descriptor.hold
     budget = pool.role(descriptor.role).budget_tokens if pool else 0
     used = descriptor.prompt_tokens + descriptor.output_tokens
@@ -41,7 +40,7 @@ def session_info(
         generation=descriptor.generation,
         head=replace(descriptor.head, generation=descriptor.generation),
         state=SessionState(descriptor.state.value),
-        tier=Tier.HOT if worker else Tier.COLD,
+        tier=Tier.COLD if not worker else Tier.WARM if warm_tokens and not on_device else Tier.HOT,
         worker=worker,
         cached_tokens=cached_tokens,
         hold=None if hold is None else Hold(hold.tool, hold.expect_seconds, _time(hold.begin_ms)),

@@ -59,7 +59,7 @@ class _TierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tier.ValueType],
     TIER_HOT: _Tier.ValueType  # 1
     """On a worker's device."""
     TIER_WARM: _Tier.ValueType  # 2
-    """In a worker's host memory or on its disk."""
+    """In a worker's host memory, and nothing of it on the device."""
     TIER_COLD: _Tier.ValueType  # 3
     """Nowhere: the next step rebuilds it."""
 
@@ -71,7 +71,7 @@ TIER_UNSPECIFIED: Tier.ValueType  # 0
 TIER_HOT: Tier.ValueType  # 1
 """On a worker's device."""
 TIER_WARM: Tier.ValueType  # 2
-"""In a worker's host memory or on its disk."""
+"""In a worker's host memory, and nothing of it on the device."""
 TIER_COLD: Tier.ValueType  # 3
 """Nowhere: the next step rebuilds it."""
 Global___Tier: _TypeAlias = Tier  # noqa: Y015
@@ -373,7 +373,7 @@ class Session(_message.Message):
     worker: _builtins.str
     """Worker that holds the KV cache; empty when COLD."""
     cached_tokens: _builtins.int
-    """Tokens of the log that the worker holds."""
+    """Tokens of the log that the worker holds, on its device or in host memory."""
     steps: _builtins.int
     """Committed steps in the current generation."""
     budget_remaining_tokens: _builtins.int

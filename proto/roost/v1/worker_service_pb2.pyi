@@ -1151,22 +1151,26 @@ class ResidentSession(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    WARM_TOKENS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Session's name."""
     cached_tokens: _builtins.int
-    """Tokens cached."""
+    """Tokens cached on the device."""
     held: _builtins.bool
     """True while the session is held."""
+    warm_tokens: _builtins.int
+    """Tokens cached behind those, in host memory."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         cached_tokens: _builtins.int = ...,
         held: _builtins.bool = ...,
+        warm_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "held", b"held", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "held", b"held", "session_id", b"session_id", "warm_tokens", b"warm_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

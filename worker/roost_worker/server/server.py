@@ -205,7 +205,7 @@ class WorkerServer:
             self.config.pool,
             self.worker_id,
             shell.lease,
-            lambda: shell.residency,
+            shell.residency.published,
             on_drain=self._set_drain_requested,
             period=self._lease_period,
         )

@@ -8,9 +8,10 @@
 --   budget_tokens, max_steps (0 for each if there is no limit), drops_thinking (1 if thinking in the log goes before the
 --   step, so that the log becomes shorter), class, aging_ms, deadline_ms (from now; 0 if there is
 --   none), residency_delay_ms (see `cached_at`), prefix_tokens, admission (0 if sessions are not counted, 1 if this one
---   has to be live or to pass the gate, 2 if it need not), adapt_ms (least time between changes of the target); the hosts: workers that the caller knows to concern the session
--- Replies {'began', now, worker reserved at, tokens cached at the owner, 1 if the session is not live and has to pass the
---   gate, descriptor}
+--   has to be live or to pass the gate, 2 if it need not), adapt_ms (least time between changes of the target); the
+--   hosts: workers that the caller knows to concern the session
+-- Replies {'began', now, worker reserved at, tokens cached at the owner, tokens behind those in its host memory, 1 if the
+--   session is not live and has to pass the gate, descriptor}
 --   | {'committed', now, generation, index, descriptor} | {'again', generations, base, host to name}
 
 local session, first_host = session_keys(named_keys + 1, args.generations, args.base)
@@ -37,12 +38,13 @@ for i = named_args + 1, #ARGV do
   local key = first_host + 2 * (i - named_args - 1)
   lease_of[ARGV[i]], residency_of[ARGV[i]] = KEYS[key], KEYS[key + 1]
 end
-local cached = 0
+local cached, warm = 0, 0
 if d.owner ~= '' and not migrates and is_alive(keys.workers, d.owner, now, grace_ms) then
   if not lease_of[d.owner] then
     return again(d, d.owner)
   end
-  cached = cached_at(keys.workers, d.owner, residency_of[d.owner], args.session_id, d, now, args.residency_delay_ms)
+  cached, warm =
+    cached_at(keys.workers, d.owner, residency_of[d.owner], args.session_id, d, now, args.residency_delay_ms)
 end
 
 local retry = d.live and d['attempt:step'] == args.step_id
@@ -53,7 +55,7 @@ settle_live(keys, now, grace_ms)
 local live, lost_live = read_live(keys, session.name), false
 if live and live.worker == d.owner and not d.live and not migrates then
   local capacity = lease_of[d.owner] and tonumber(read_lease(lease_of[d.owner]).capacity_tokens) or 0
-  if is_evicted(keys, d.owner, capacity, d.length, cached) then
+  if is_evicted(keys, d.owner, capacity, d.length, cached + warm) then
     live, lost_live = nil, true
   end
 end
@@ -63,7 +65,7 @@ local former_member = d['attempt:worker'] .. '|' .. former
 if retry and former == nonce then -- the script was sent again, because its reply was lost
   local is_reserved = redis.call('HEXISTS', keys.reservations, former_member) == 1
   local reserved_at_worker = is_reserved and d['attempt:worker'] or ''
-  return {'began', now, reserved_at_worker, cached, gated and not is_reserved and 1 or 0, describe(session)}
+  return {'began', now, reserved_at_worker, cached, warm, gated and not is_reserved and 1 or 0, describe(session)}
 end
 
 if d.state == 'closed' then
@@ -97,7 +99,7 @@ end
 if lost_live then
   remove_live(keys, session.name)
   if is_alive(keys.workers, d.owner, now, grace_ms) then -- else it is lost with its worker
-    observe(keys, d.length, d.length - cached, now, args.adapt_ms)
+    observe(keys, d.length, d.length - cached - warm, now, args.adapt_ms)
   end
 end
 
@@ -168,4 +170,4 @@ elseif line then
   enter_line(keys, line, nonce, args.class, args.aging_ms, enqueued, deadline, expiry)
 end
 touch(session, d.ttl, now, 2 * args.lease_ms)
-return {'began', now, reserved, cached, gated and reserved == '' and 1 or 0, describe(session)}
+return {'began', now, reserved, cached, warm, gated and reserved == '' and 1 or 0, describe(session)}
