@@ -3,8 +3,8 @@
 Four workers of 2.24 million KV tokens, agents' sessions without end (the generator, contexts of at most 200,000
 tokens), think time capped at 10 s, always so many sessions per worker. Arms: no gate, a static cap of sessions, a gate
 like llm-d's (a tick of 5 s, the smallest first, let in after 1,800 s), and production's working set, with one and with
-four gateways, which lets held steps in after 120 s or refuses them. Costs are those of a model of 3 billion active
-parameters on two H100, from its sizes and the machine's rates, not fitted to the measurement.
+four gateways, which lets held steps in after 120 s or refuses them. Costs are those of the measurement's model, from
+its sizes and the machine's rates.
 
 The second part is a synchronized return: 200 agents with logs of 40,000 tokens, whose KV is gone, come back within a
 second to workers that can hold a quarter of these, and take three steps each.
@@ -28,7 +28,7 @@ sys.path[:0] = [str(Path(__file__).parents[2] / part) for part in ("proto", "gat
 from figures import emit, machine
 
 from roost_gateway.simulator.arrivals import ClosedLoop
-from roost_gateway.simulator.costs import WorkerCosts
+from roost_gateway.simulator.costs import qwen3_coder_30b_a3b
 from roost_gateway.simulator.figures import Report
 from roost_gateway.simulator.gates import gate_factory
 from roost_gateway.simulator.generator import fitted_parameters, generate
@@ -41,7 +41,7 @@ WORKERS = 4
 KV_TOKENS = 2_240_000
 LONGEST_GAP_SECONDS = 10.0
 LONGEST_CONTEXT = 200_000
-COSTS = WorkerCosts(prefill_token_seconds=1e-5, prefill_pair_seconds=7e-10, kv_token_seconds=1.2e-8, step_seconds=0.008)
+COSTS = qwen3_coder_30b_a3b()
 RETURNING, RETURN_SECONDS, RETURN_TOKENS = 200, 1.0, 40_000
 
 

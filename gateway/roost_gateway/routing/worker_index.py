@@ -185,8 +185,7 @@ class _Tree:
 
     def changed(self, leaf: int) -> None:
         node = (self._width + leaf) // 2
-        while node:
-            self._sum_up(node)
+        while node and self._sum_up(node):
             node //= 2
 
     def least(self, tokens: int, start: int, skip: AbstractSet[int]) -> tuple[int | None, int]:
@@ -209,8 +208,13 @@ class _Tree:
                     heappush(waiting, (costs[child], way, child, at, half))
         return None, looked_at
 
-    def _sum_up(self, node: int) -> None:
+    def _sum_up(self, node: int) -> bool:
+        """Whether the node has changed."""
         left, right = 2 * node, 2 * node + 1
         costs, fits = self._costs, self._fits
-        costs[node] = costs[left] if costs[left] < costs[right] else costs[right]
-        fits[node] = fits[left] if fits[left] > fits[right] else fits[right]
+        cost = costs[left] if costs[left] < costs[right] else costs[right]
+        fit = fits[left] if fits[left] > fits[right] else fits[right]
+        if costs[node] == cost and fits[node] == fit:
+            return False
+        costs[node], fits[node] = cost, fit
+        return True
