@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import yaml
@@ -261,22 +262,16 @@ def test_pool_document_is_what_gateways_read() -> None:
     value = document(sessions=sessions, admission=admission)
     value["spec"]["models"][0]["thinking"] = "drop"
     pool = parse(value)
+    limits = {"maxOutputTokensPerStep": 64, "maxStepsPerSession": 0, "sessionTokenBudget": 0, "onHold": "Admit"}
+    tested_in_test_budget_spec = {"budgets": ANY, "repetition": ANY}
     assert pool_document(pool, "abc").to_json() == {
         "schemaVersion": 1,
         "pool": "n/p",
         "model": {"name": "m", "aliases": [], "contextTokens": 512, "thinking": "drop"},
         "activeRevision": "abc",
-        "roles": [
-            {
-                "name": "agent",
-                "priority": 0,
-                "maxOutputTokensPerStep": 64,
-                "maxStepsPerSession": 0,
-                "sessionTokenBudget": 0,
-                "onHold": "Admit",
-            }
-        ],
+        "roles": [{"name": "agent", "priority": 0, **limits, **tested_in_test_budget_spec}],
         "sessions": {**sessions, "implicitTTLSeconds": 3600, "onModelChange": "Migrate"},
+        "tenantBudget": ANY,
         "admission": {**admission, "queueTimeoutSeconds": 30, "maxHoldSeconds": 120},
         "suspend": False,
     }

@@ -13,6 +13,7 @@ from leases import lease_of
 from roost.contract import loghash, names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
+from roost.store.budgets import NO_BUDGETS, BudgetRules
 from roost.store.entry import Entry
 from roost.store.grace import Grace
 from roost.store.interface import SessionStore
@@ -86,6 +87,9 @@ def commit_request(
     prompt: tuple[int, ...] = (1, 2, 3),
     output: tuple[int, ...] = (4, 5),
     reasoning: str = "",
+    gpu_seconds: float = 0.0,
+    calls: int = 0,
+    rules: BudgetRules = NO_BUDGETS,
     **fields: Any,
 ) -> CommitRequest:
     """A commit whose head fits its ids; `fields` are the entry's, and `ttl_ms` and `owner` the request's."""
@@ -95,13 +99,14 @@ def commit_request(
     entry: dict[str, Any] = {
         "step_id": step_id,
         "index": 0,
-        "messages": ({"role": "user", "content": f"question of {step_id} 🦉"},),
+        "messages": ({"role": "tool" if calls else "user", "content": f"question of {step_id} 🦉"},),
         "output": {
             "role": "assistant",
             "content": "answer",
-            "tool_calls": [],
+            "tool_calls": [{"id": "c", "name": "grep", "arguments": f"{calls}"}] * bool(calls),
             "text": "answer",
             **({"reasoning": reasoning} if reasoning else {}),
+            **({"gpu_seconds": gpu_seconds} if gpu_seconds else {}),
         },
         "finish_reason": "stop",
         "prompt_tokens": len(prompt),
@@ -115,7 +120,7 @@ def commit_request(
         "model_revision": REVISION,
         "worker_id": "w1",
     }
-    return CommitRequest(session_id, ref, previous, LogEntry(**{**entry, **fields}), packed, ttl_ms, owner)
+    return CommitRequest(session_id, ref, previous, LogEntry(**{**entry, **fields}), packed, ttl_ms, owner, rules)
 
 
 def migration(
@@ -142,6 +147,14 @@ def migration(
     return MigrateRequest(
         session_id, ref, previous, tuple(migrated), packed, revision, ttl_ms, lease_ms, without_thinking
     )
+
+
+def fold_request(began: Began, entries: Sequence[LogEntry], folded: int, **fields: Any) -> MigrateRequest:
+    """A log whose first step is that of the attempt, and stands for the first `folded` steps."""
+    assert began.descriptor.attempt is not None
+    first = replace(entries[0], step_id=began.descriptor.attempt.step_id)
+    request = migrate_request(began, [first, *entries[folded:]], revision=REVISION, **fields)
+    return replace(request, folded=folded)
 
 
 def migrate_request(began: Began, entries: Sequence[LogEntry], **fields: Any) -> MigrateRequest:

@@ -27,6 +27,8 @@ class SessionFacts:
     """Size of system text and tools, which the first step renders."""
     continues: bool = False
     """Whether a step is known to be committed."""
+    task: str = ""
+    """Empty: the session has none."""
     prefix: str = ""
     """Hash of tenant, system text and tools, in hex: sessions with equal ones share their KV."""
 
@@ -34,7 +36,8 @@ class SessionFacts:
 def facts_of(descriptor: Descriptor) -> SessionFacts:
     tools = sum(len(tool[part]) for tool in descriptor.tools for part in ("name", "description", "parameters"))
     size, continues = len(descriptor.system.encode()) + tools, descriptor.head.length > 0
-    return SessionFacts(descriptor.role, size, continues, _prefix_of(descriptor) if size else "")
+    prefix = _prefix_of(descriptor) if size else ""
+    return SessionFacts(descriptor.role, size, continues, descriptor.task, prefix)
 
 
 def _prefix_of(descriptor: Descriptor) -> str:

@@ -12,10 +12,12 @@ from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 from roost.contract.reasons import Reason
+from roost.store.budgets import ExtendRequest
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
 from roost.store.detached import DetachedSteps
 from roost.store.entry import Reserved
 from roost.store.fork_records import NewFork
+from roost.store.holds import HoldRecord
 from roost.store.kept_conversations import KeptConversationStore, MemoryKeptConversations
 from roost.store.memory_attempts import reserve_at, take_attempt
 from roost.store.memory_detached import MemoryDetachedSteps
@@ -27,21 +29,20 @@ from roost.store.records import (
     BeginRequest,
     CommitRequest,
     Descriptor,
-    HoldRecord,
     LogEntry,
     MigrateRequest,
     NewSession,
     RenewItem,
     Reservation,
     State,
-    StoreHealth,
     Wake,
     WorkerLook,
     WorkerView,
 )
 from roost.store.refusals import refused
-from roost.store.residency import Residency, warm_field
+from roost.store.residency import Residency
 from roost.store.rules import AGING_MS, ID_BYTES, check_commit, check_migration
+from roost.store.store_health import StoreHealth
 from roost.store.working_set import ADAPT_MS, IDLE_MS, Admission, pause_ms
 
 _WAKE_SECONDS = 0.5
@@ -82,11 +83,7 @@ class MemoryStore:
 
     def publish_cached(self, session_id: str, worker_id: str, tokens: int, warm: int = 0) -> None:
         """As a worker says what it has cached of a session, on its device and in host memory; 0 tokens: nothing."""
-        cached = self.pool(names.pool_of(session_id) or "").residency.setdefault(worker_id, {})
-        for field, count in ((session_id, tokens), (warm_field(session_id), warm)):
-            cached[field] = count
-            if not count:
-                del cached[field]
+        self.pool(names.pool_of(session_id) or "").publish_cached(session_id, worker_id, tokens, warm)
 
     @property
     def grace_seconds(self) -> float:
@@ -146,6 +143,8 @@ class MemoryStore:
         if committed is not None:
             return session.already(committed, now)
         migrates, cached = session.migrates_to(request.migrates_to), Residency(record.owner, 0)
+        accounts = pool.accounts
+        warnings = accounts.warnings(session, request.rules, now)
         if not migrates and pool.is_alive(record.owner, now):
             cached = pool.cached_at(record.owner, record, now)
         pool.working_set.expire(now)
@@ -159,10 +158,14 @@ class MemoryStore:
                 session.check_idle(now)
             session.check_quarantine(request.digest, now)
             session.check_limits(request, migrates=migrates)
+            if not former:
+                accounts.check_repetition(session, request.rules, opens_turn=request.opens_turn)
+            is_grace = former.is_grace if former else accounts.is_grace(session, request.rules, now)
             if evicted:
                 pool.count_evicted(session, cached.order()[0], now)
             owner = record.owner if cached.cached_tokens else ""
-            work = take_attempt(pool, session, request, former, owner, now, gated=gated)
+            work = take_attempt(pool, session, request, former, owner, now, is_grace=is_grace, gated=gated)
+            accounts.start_clocks(session, request.rules, now)
         reserved = work.worker if (work.worker, work.ref.nonce) in pool.claims else ""
         return Began(
             ref=work.ref,
@@ -173,6 +176,7 @@ class MemoryStore:
             warm_tokens=cached.warm_tokens,
             gated=gated and not reserved,
             fenced=work.fenced.describe(now) if work.fenced else None,
+            budgets=warnings,
         )
 
     async def reserve(self, reservation: Reservation) -> Reserved:
@@ -192,30 +196,40 @@ class MemoryStore:
     async def commit(self, request: CommitRequest) -> LogEntry:
         check_commit(request)
         now, session, entry = self.clock(), self._find(request.session_id), request.entry
-        committed = session.steps.get(entry.step_id)
+        committed, accounts = session.steps.get(entry.step_id), self.pool(session.record.pool).accounts
         if committed is not None:
             if committed.nonce != request.ref.nonce:
                 raise session.refusal(Reason.ATTEMPT_FENCED)
-            return session.log(committed.generation).entries[committed.index]
+            entry = session.log(committed.generation).entries[committed.index]
+            return accounts.answered(entry, session, request.rules, now)
         work = session.check_live(request.ref, entry.step_id)
         session.check_head(request.previous, session.record.generation)
         if session.record.steps and session.record.model_revision not in ("", entry.model_revision):
             raise session.refusal(Reason.MODEL_REVISION_MISMATCH)
         self.pool(session.record.pool).count_commit(session, request, now)
         entry = session.append(request, work, now)
+        accounts.spend(session, request.rules, request.spending, is_grace=work.is_grace, now=now)
+        accounts.note_calls(session, request.rules, entry, now)
         self._end_attempt(session)
         session.touch(now)
-        return entry
+        return accounts.answered(entry, session, request.rules, now)
+
+    async def extend(self, request: ExtendRequest) -> Descriptor:
+        now, session = self.clock(), self._find(request.session_id, request.tenant)
+        self.pool(session.record.pool).accounts.extend(session, request, now)
+        return session.describe(now)
 
     async def migrate(self, request: MigrateRequest) -> Descriptor:
         check_migration(request)
         now, session = self.clock(), self._find(request.session_id)
-        work = session.check_live(request.ref)
-        if not work.migrated:
+        work = None if session.has_folded(request) else session.check_live(request.ref)
+        if work and not work.migrated:
             session.check_head(request.previous, session.record.generation)
-            session.begin_generation(request, now)
-            session.touch(now, 2 * request.lease_ms)
+            session.begin_generation(request, work, now)
             work.migrated = True
+            if request.folded:
+                self._end_attempt(session)
+            session.touch(now, 2 * request.lease_ms)
         return session.describe(now)
 
     async def abort(self, session_id: str, ref: AttemptRef) -> None:
@@ -299,13 +313,7 @@ class MemoryStore:
         return [view for view in views if view is not None]
 
     async def residency(self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]) -> dict[str, Residency]:
-        best: dict[str, Residency] = {}
-        for worker_id in worker_ids:
-            for session_id in session_ids:
-                published = self.pool(pool).published(worker_id, session_id)
-                if any(published.order()):
-                    best[session_id] = max(best.get(session_id, published), published, key=Residency.order)
-        return best
+        return self.pool(pool).residency_of(worker_ids, session_ids)
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
         now, session = self.clock(), self._living(session_id)

@@ -18,6 +18,7 @@ def take_attempt(
     owner: str,
     now: int,
     *,
+    is_grace: bool,
     gated: bool,
 ) -> Work:
     """Makes a new attempt the live one. It reserves where `former`, the attempt of the same step, was sent, or at the
@@ -48,7 +49,7 @@ def take_attempt(
     expiry_ms = now + request.lease_ms
     ref, fenced = AttemptRef(record.epoch + 1, nonce), replace(former, fenced=None) if former else None
     seed = former.seed if former else request.seed
-    work = Work(ref, request.step_id, request.digest, seed, reserved, tokens, expiry_ms, fenced)
+    work = Work(ref, request.step_id, request.digest, seed, reserved, tokens, expiry_ms, fenced, is_grace=is_grace)
     session.attempt = work
     pool.working_set.renew(session.short_name, now + IDLE_MS)
     if reserved:

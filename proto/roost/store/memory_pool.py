@@ -4,10 +4,12 @@ The rules are those of `_ledger.lua`, `_waiters.lua` and `_working_set.lua`; a p
 in ms.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from roost.contract.lease import WorkerLease
 from roost.store.entry import Entry, Reserved
+from roost.store.memory_accounts import MemoryAccounts
 from roost.store.memory_session import MemorySession, Work
 from roost.store.records import CommitRequest, Descriptor, WorkerView
 from roost.store.residency import Residency, warm_field
@@ -58,9 +60,28 @@ class MemoryPool:
     """(worker id, nonce) -> what is reserved."""
     waiters: dict[bytes, Waiter] = field(default_factory=dict)
     """Nonce -> place."""
+    accounts: MemoryAccounts = field(default_factory=MemoryAccounts)
     over: set[bytes] = field(default_factory=set)
     """Waiters whose time is over, as far as a call has noticed since the last `purge`."""
     working_set: WorkingSet = field(default_factory=WorkingSet)
+
+    def publish_cached(self, session_id: str, worker_id: str, tokens: int, warm: int) -> None:
+        """As a worker says what it has cached of a session, on its device and in host memory; 0 tokens: nothing."""
+        cached = self.residency.setdefault(worker_id, {})
+        for field_, count in ((session_id, tokens), (warm_field(session_id), warm)):
+            cached[field_] = count
+            if not count:
+                del cached[field_]
+
+    def residency_of(self, worker_ids: Sequence[str], session_ids: Sequence[str]) -> dict[str, Residency]:
+        """Where sessions are, by what the workers have published; without those that are nowhere."""
+        best: dict[str, Residency] = {}
+        for worker_id in worker_ids:
+            for session_id in session_ids:
+                published = self.published(worker_id, session_id)
+                if any(published.order()):
+                    best[session_id] = max(best.get(session_id, published), published, key=Residency.order)
+        return best
 
     def is_alive(self, worker: str, now: int) -> bool:
         return worker in self.leases and self.leases[worker][1] > now

@@ -24,6 +24,7 @@ NAMES = (
     "detached_report",
     "detached_take",
     "evict",
+    "extend",
     "fork",
     "get",
     "hold",
@@ -40,7 +41,7 @@ NAMES = (
     "residency",
     "workers",
 )
-SHARED = ("_common", "_logs", "_ledger", "_working_set", "_waiters")
+SHARED = ("_common", "_logs", "_budgets", "_repetition", "_ledger", "_working_set", "_waiters")
 """Put before every script, after the constants of `roost.store.working_set`."""
 Arg = str | bytes | int | float
 GRACE = "grace_ms"

@@ -251,9 +251,11 @@ class Engine:
             raise RuntimeError("the runner drew tokens for other slots than the plan's")
         now = self._clock()
         self._take_copies(batch, result, now)
+        gpu_seconds, tokens = result.seconds * self._runner.info.ranks, sum(row.tokens for row in batch.rows)
         for row in batch.rows:
             row.sequence.prefilled = True
             self._cache.advance(row.sequence, row.tokens, now)
+            row.sequence.gpu_seconds += gpu_seconds * row.tokens / tokens
         prefilled = sum(row.tokens for row in batch.rows if not row.decode)
         self._meter.add_batch(prefilled, len(sampling), result.seconds)
         self._scheduler.observe(batch, result.seconds)
@@ -294,6 +296,7 @@ class Engine:
             stop=reason,
             cached_tokens=cached if first else None,
             queue_seconds=sequence.queue_seconds if first else None,
+            gpu_seconds=sequence.gpu_seconds if reason else 0.0,
             error=error,
         )
 

@@ -110,6 +110,8 @@ class RequestOutput:
     """Set once, on the first output: tokens of the context found in the cache."""
     queue_seconds: float | None = None
     """Set with `cached_tokens`: time from Submit to the first admission."""
+    gpu_seconds: float = 0.0
+    """Set with `stop`: the request's share of its batches' time, times the ranks."""
     error: str = ""
 
 

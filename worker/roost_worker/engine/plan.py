@@ -102,6 +102,8 @@ class RunnerInfo:
     device: str = "cpu"
     host_slots: int = 0
     """Blocks that host memory holds."""
+    ranks: int = 1
+    """Devices that run each plan together."""
 
 
 class Runner(Protocol):

@@ -214,6 +214,7 @@ def _plan_memory(
         eos_token_ids,
         device.type,
         host_slots(config.kv.host_memory_bytes, block_bytes, group.world),
+        group.world,
     )
     return KvShape(num_blocks, decoder.num_layers, block_tokens, kv_heads, decoder.head_dim), info
 

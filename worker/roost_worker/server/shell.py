@@ -298,6 +298,7 @@ class Shell:
                 self._send(Finish(attempt.request_id, cut))
 
     def _stop(self, attempt: Attempt, output: RequestOutput) -> None:
+        attempt.gpu_seconds = output.gpu_seconds
         if output.stop not in (StopReason.STOP, StopReason.LENGTH):
             attempt.submitted = False
             ending = Ending.GRAMMAR if attempt.constrained else Ending.FAILED
