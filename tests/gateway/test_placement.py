@@ -14,8 +14,9 @@ from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store.entry import GRANTED, Reserved
-from roost.store.records import Reservation, StoreAwayError, Wake, WorkerLook, WorkerView
+from roost.store.records import Reservation, StoreAwayError, WorkerLook, WorkerView
 from roost.store.store_health import StoreHealth
+from roost.store.wake import Wake
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.step.attempt import Failure, StepAttempt
 from roost_gateway.step.placement import Placement

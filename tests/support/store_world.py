@@ -1,7 +1,7 @@
 """The world of the store's state machine: gateways, workers and sessions on a real Redis and on the store in memory."""
 
 import asyncio
-from dataclasses import astuple, fields, is_dataclass, replace
+from dataclasses import astuple, replace
 from typing import Any
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
@@ -17,6 +17,7 @@ from roost.store.keys import PoolKeys
 from roost.store.memory import MemoryStore
 from roost.store.records import RenewItem
 from roost.store.redis_store import RedisStore, connect
+from store_comparison import Twice, comparable, owner_of
 from store_driver import (
     LONG_MS,
     lease,
@@ -55,9 +56,6 @@ BUDGET_RULES = (
     BudgetRules(TENANTS[0], "coder", TASK, _BUDGETS, asks=True, grace_steps=2, warn_percent=30),
     BudgetRules(TENANTS[0], "coder", "", _BUDGETS[:3]),
 )
-_TIMES = {"created_ms", "updated_ms", "expires_ms", "commit_ms", "begin_ms", "kv_since_ms", "since_ms", "wall_ms"}
-_TIMES_LEFT = {"lease_ms_left", "ms_left"}
-_NEVER_COMPARED = {"first_end_ms"}
 Attempt = tuple[str, AttemptRef, str]
 
 
@@ -107,8 +105,8 @@ class StoreWorld(RuleBasedStateMachine):
             self.agree(0, "delete", session_id, TENANTS[0])
         kinds = ("steps", "family", "log:*", "ids:*", "forks:*")
         left = {key for kind in kinds for key in self.raw.scan_iter(f"roost:*:s:*:{kind}")}
-        waiting = {_owner(key) for key in left if self._is_for_expired_forks(key)}
-        assert {key for key in left if _owner(key) not in waiting} == set()
+        waiting = {owner_of(key) for key in left if self._is_for_expired_forks(key)}
+        assert {key for key in left if owner_of(key) not in waiting} == set()
         for name in POOLS:
             gone = {session_id.rpartition("/")[2] for session_id in self.names}
             left_live = set(live_sessions(self.raw, name))
@@ -347,37 +345,3 @@ class StoreWorld(RuleBasedStateMachine):
         views = [self.loop.run(store.workers(pool)) for store in (self.gateways[1], self.memory)]
         by_name = [sorted(both, key=lambda view: view.lease.worker_id) for both in views]
         assert comparable(by_name[0]) == comparable(by_name[1])
-
-
-def comparable(value: Any) -> Any:
-    """What does not depend on a clock."""
-    if is_dataclass(value):
-        compared = [field.name for field in fields(value) if field.name not in _TIMES | _NEVER_COMPARED]
-        parts = {name: getattr(value, name) for name in compared}
-        return {name: part > 0 if name in _TIMES_LEFT else comparable(part) for name, part in parts.items()} | {
-            "": type(value)
-        }
-    return [comparable(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def _owner(key: bytes) -> bytes:
-    """The session that a key belongs to."""
-    return key.partition(b":s:")[2].partition(b":")[0]
-
-
-class Twice:
-    """A client that sends every script twice, as the library does after a lost reply."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-    async def evalsha(self, *arguments: Any) -> Any:
-        await self._client.evalsha(*arguments)
-        return await self._client.evalsha(*arguments)
-
-    async def eval(self, *arguments: Any) -> Any:
-        await self._client.eval(*arguments)
-        return await self._client.eval(*arguments)

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.store.interface import SessionStore
-from roost.store.records import StoreAwayError, Wake
+from roost.store.records import StoreAwayError
 from roost.store.residency import Residency
+from roost.store.wake import Wake
 from roost_gateway.fleet.grace import WorkerGrace
 from roost_gateway.routing.choice import Choice, StepNeed, WorkerState
 from roost_gateway.routing.gate import left_out

@@ -18,7 +18,8 @@ from contextlib import contextmanager
 
 from roost.contract.why import Wait, WaitReason
 from roost.store.interface import SessionStore
-from roost.store.records import StoreAwayError, Wake
+from roost.store.records import StoreAwayError
+from roost.store.wake import Wake
 from roost.store.working_set import HELD
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import Choice, WorkerState

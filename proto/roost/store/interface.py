@@ -21,12 +21,12 @@ from roost.store.records import (
     NewSession,
     RenewItem,
     Reservation,
-    Wake,
     WorkerLook,
     WorkerView,
 )
 from roost.store.residency import Residency
 from roost.store.store_health import StoreHealth
+from roost.store.wake import Wake
 
 
 class SessionStore(Protocol):

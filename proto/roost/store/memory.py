@@ -19,7 +19,7 @@ from roost.store.entry import Reserved
 from roost.store.fork_records import NewFork
 from roost.store.holds import HoldRecord
 from roost.store.kept_conversations import KeptConversationStore, MemoryKeptConversations
-from roost.store.memory_attempts import reserve_at, take_attempt
+from roost.store.memory_attempts import release_at, reserve_at, take_attempt
 from roost.store.memory_detached import MemoryDetachedSteps
 from roost.store.memory_pool import Claim, MemoryPool
 from roost.store.memory_session import Log, MemorySession, branch_off, new_session
@@ -35,7 +35,6 @@ from roost.store.records import (
     RenewItem,
     Reservation,
     State,
-    Wake,
     WorkerLook,
     WorkerView,
 )
@@ -43,6 +42,7 @@ from roost.store.refusals import refused
 from roost.store.residency import Residency
 from roost.store.rules import AGING_MS, ID_BYTES, check_commit, check_migration
 from roost.store.store_health import StoreHealth
+from roost.store.wake import Wake
 from roost.store.working_set import ADAPT_MS, IDLE_MS, Admission, pause_ms
 
 _WAKE_SECONDS = 0.5
@@ -184,14 +184,8 @@ class MemoryStore:
         return reserve_at(pool, session, reservation, session.check_live(reservation.ref), now)
 
     async def release(self, reservation: Reservation) -> None:
-        worker, nonce = reservation.worker_id, reservation.ref.nonce
-        pool, session = self.pool(reservation.pool), self.sessions.get(reservation.session_id)
-        pool.waiters.pop(nonce, None)
-        pool.claims.pop((worker, nonce), None)
-        if session and session.attempt and (session.attempt.ref.nonce, session.attempt.worker) == (nonce, worker):
-            session.attempt.worker = ""
-            if worker:
-                pool.rest(session, self.clock())
+        session = self.sessions.get(reservation.session_id)
+        release_at(self.pool(reservation.pool), session, reservation, self.clock())
 
     async def commit(self, request: CommitRequest) -> LogEntry:
         check_commit(request)

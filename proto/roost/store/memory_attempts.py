@@ -89,3 +89,14 @@ def reserve_at(pool: MemoryPool, session: MemorySession, reservation: Reservatio
     work.worker, work.tokens = worker, max(tokens, own_tokens)
     pool.claim(session, nonce, Claim(work.tokens, expiry_ms), worker, entry, tokens, now, again=own_tokens > 0)
     return GRANTED
+
+
+def release_at(pool: MemoryPool, session: MemorySession | None, reservation: Reservation, now: int) -> None:
+    """Gives back a reservation and a place among the waiters; the attempt stays live."""
+    worker, nonce = reservation.worker_id, reservation.ref.nonce
+    pool.waiters.pop(nonce, None)
+    pool.claims.pop((worker, nonce), None)
+    if session and session.attempt and (session.attempt.ref.nonce, session.attempt.worker) == (nonce, worker):
+        session.attempt.worker = ""
+        if worker:
+            pool.rest(session, now)

@@ -47,7 +47,6 @@ from roost.store.records import (
     NewSession,
     RenewItem,
     Reservation,
-    Wake,
     WorkerLook,
     WorkerView,
 )
@@ -61,6 +60,7 @@ from roost.store.rules import AGING_MS, ID_BYTES, RESIDENCY_DELAY_MS
 from roost.store.scripts import Arg, Call
 from roost.store.session_scripts import ANSWERS_LEARNED, SessionScripts, change_args
 from roost.store.store_health import StoreHealth
+from roost.store.wake import Wake
 from roost.store.wakes import Wakes
 from roost.store.working_set import ADAPT_MS
 

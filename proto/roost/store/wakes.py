@@ -9,7 +9,7 @@ from typing import Any
 
 from redis.exceptions import RedisClusterException, RedisError
 
-from roost.store.records import Wake
+from roost.store.wake import Wake
 
 TICK_SECONDS = (0.25, 1.0)
 """A message may be lost, so every listener also gets a wake after a random time between these."""

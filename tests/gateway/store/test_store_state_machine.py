@@ -7,7 +7,6 @@ machine says so, by a renewal of no length.
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run
@@ -19,6 +18,7 @@ from roost.store.arguments import MOST_SHARED_LOGS
 from roost.store.entry import Entry
 from roost.store.records import Began, Reservation
 from roost.store.working_set import Admission
+from store_comparison import profile
 from store_driver import LONG_MS, REVISION, begin_request, commit_request, digest, entry_of, migration
 from store_world import BUDGET_RULES, POOLS, REVISIONS, TENANTS, WORKERS, Attempt, StoreWorld
 
@@ -325,16 +325,6 @@ class StoreMachine(StoreWorld):
         self.raw.close()
         self.raw = self.server.client()
         self.touched |= set(self.names)
-
-
-def profile(examples: int) -> settings:
-    return settings(
-        max_examples=examples,
-        stateful_step_count=40,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        print_blob=True,
-    )
 
 
 def machine(server: RedisServer | RedisCluster, restarts: int) -> type[StoreMachine]:

@@ -6,8 +6,9 @@ import contextlib
 import pytest
 
 from roost.store.keys import PoolKeys
-from roost.store.records import Began, RenewItem, Wake
+from roost.store.records import Began, RenewItem
 from roost.store.rules import AGING_MS
+from roost.store.wake import Wake
 from roost.store.wakes import read_wake
 from store_driver import (
     LONG_MS,
