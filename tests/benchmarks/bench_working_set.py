@@ -73,7 +73,8 @@ def simulated(arm: Arm, per_worker: int, seconds: float, seed: int) -> Report:
     parameters = replace(fitted_parameters(), longest_context=LONGEST_CONTEXT)
     sessions = (with_capped_gaps(session, LONGEST_GAP_SECONDS) for session in generate(parameters, seed))
     arrivals = ClosedLoop(sessions, per_worker * WORKERS, ramp_seconds=60.0)
-    return Simulation(fleet_of(arm), policy_factory("LRU"), arrivals).run(max_seconds=seconds)
+    fleet = fleet_of(arm)
+    return Simulation(fleet, policy_factory(fleet.settings, "LRU"), arrivals).run(max_seconds=seconds)
 
 
 def returning_sessions() -> Iterator[Session]:
@@ -87,7 +88,8 @@ def returning_sessions() -> Iterator[Session]:
 def synchronized_return(arm: Arm) -> Report:
     kv_tokens = RETURNING * RETURN_TOKENS // WORKERS // 4
     arrivals = ClosedLoop(returning_sessions(), RETURNING, ramp_seconds=RETURN_SECONDS)
-    return Simulation(fleet_of(arm, kv_tokens), policy_factory("LRU"), arrivals).run()
+    fleet = fleet_of(arm, kv_tokens)
+    return Simulation(fleet, policy_factory(fleet.settings, "LRU"), arrivals).run()
 
 
 def row_of(reports: list[Report]) -> dict[str, float]:

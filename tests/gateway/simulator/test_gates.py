@@ -26,7 +26,7 @@ SESSIONS = st.lists(st.lists(TURNS, min_size=1, max_size=4), min_size=1, max_siz
 
 def run(sessions: list[list[Turn]], fleet: Fleet) -> tuple[Report, Simulation]:
     named = [Session(f"s{number}", turns, "system", 100) for number, turns in enumerate(sessions)]
-    simulation = Simulation(fleet, policy_factory(), ClosedLoop(iter(named), len(named), 1.0))
+    simulation = Simulation(fleet, policy_factory(fleet.settings), ClosedLoop(iter(named), len(named), 1.0))
     return simulation.run(max_seconds=1e6), simulation
 
 
