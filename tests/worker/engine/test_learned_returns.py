@@ -111,8 +111,10 @@ def test_a_hold_that_a_request_ends_is_still_the_kind_of_pause_that_ended() -> N
     assert ended.rank(held("a", 1e6, "grep"), 1e6) == lasting.rank(held("a", 1e6, "grep"), 1e6)
 
 
-def test_a_rank_lasts_however_short_a_pause_is_promised() -> None:
-    assert LearnedReturns(PAIR_COST).rank(held("a", 1e6, expect_seconds=1e-9), 1e6).until > 1e6
+@pytest.mark.parametrize("expect_seconds", [1e-9, nextafter(0.0, 1.0)])
+def test_a_rank_lasts_however_short_a_pause_is_promised(expect_seconds: float) -> None:
+    candidate = replace(held("a", 1e6, expect_seconds=1.0), expect_seconds=expect_seconds)
+    assert LearnedReturns(PAIR_COST).rank(candidate, 1e6).until > 1e6
 
 
 def test_the_end_of_a_long_context_is_dearer_than_that_of_a_short_one() -> None:
@@ -139,7 +141,7 @@ CANDIDATES = st.builds(
     wanted=st.booleans(),
     tokens=st.integers(1, 1_000_000),
     tool=st.sampled_from(("", "grep", "build")),
-    expect_seconds=st.sampled_from((0.0, 1e-9, 5.0, 1e7)),
+    expect_seconds=st.sampled_from((0.0, nextafter(0.0, 1.0), 1e-9, 5.0, 1e7)),
     role=st.sampled_from(("", "coder")),
 )
 EVENTS = st.lists(st.tuples(st.sampled_from(("rank", "return", "evict", "trim")), CANDIDATES, st.floats(0.0, 1e4)))

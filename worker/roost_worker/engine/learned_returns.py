@@ -28,7 +28,7 @@ PACES = (4.0, 8.0, 16.0, 32.0, 64.0)
 _NEWEST_PAUSE = 0.3
 """Share of the newest pause in a session's pace."""
 _SHORTEST_PAUSE = 0.5
-"""Seconds; shorter pauses count as this in a session's pace."""
+"""Seconds; shorter pauses count as this in a session's pace, and so do shorter ones that clients promise."""
 
 Kind = tuple[str | int, ...]
 """What is known of a pause, the most general first: how it began, the session's pace, its role, its tool."""
@@ -109,7 +109,8 @@ class LearnedReturns(RetentionPolicy):
         if new or candidate.held_until:
             session.paused_at = candidate.last_used
             session.kind = _kind_of(candidate, session.log_pace)
-            session.scale = candidate.expect_seconds / PROMISED_SECONDS if session.kind[0] == _PROMISED else 1.0
+            promised = max(candidate.expect_seconds, _SHORTEST_PAUSE)
+            session.scale = promised / PROMISED_SECONDS if session.kind[0] == _PROMISED else 1.0
         if new:
             self._sessions.move_to_end(candidate.session)
         return session.kind, session.scale
