@@ -222,6 +222,7 @@ class MemoryStore:
             session.begin_generation(request, work, now)
             work.migrated = True
             if request.folded:
+                self.pool(session.record.pool).shrink(session, now)
                 self._end_attempt(session)
             session.touch(now, 2 * request.lease_ms)
         return session.describe(now)

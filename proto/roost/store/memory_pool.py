@@ -203,7 +203,7 @@ class MemoryPool:
         live, entry = self.working_set.live.get(session.short_name), request.entry
         if live is None:
             return
-        if live.promised:
+        if live.promised and not session.is_rewritten:
             self.observe(session.record.head.length, entry.reconstructed_tokens, now)
         needed = session.footprint(entry.head.length, live.footprint.prefix, live.footprint.prefix_tokens)
         self.working_set.put(session.short_name, request.owner, needed, now + IDLE_MS)
@@ -227,6 +227,13 @@ class MemoryPool:
             return
         needed = session.footprint(record.head.length, live.footprint.prefix, live.footprint.prefix_tokens)
         self.working_set.put(name, record.owner, needed, now + IDLE_MS if end_ms is None else end_ms)
+
+    def shrink(self, session: MemorySession, now: int) -> None:
+        """Lets a live session need no more than its log, which was folded, where it is live."""
+        live = self.working_set.live.get(session.short_name)
+        if live is not None:
+            needed = session.footprint(session.record.head.length, live.footprint.prefix, live.footprint.prefix_tokens)
+            self.working_set.put(session.short_name, live.worker, needed, now + IDLE_MS)
 
     def _first(self, line: str, own: set[bytes], now: int) -> Rank | None:
         """The first of a line; those whose time is over before it are marked."""

@@ -96,6 +96,12 @@ class MemorySession:
         shared = tokens if forked is None else forked.head.length
         return footprint(tokens, prefix, prefix_tokens, self.family, shared)
 
+    @property
+    def is_rewritten(self) -> bool:
+        """Whether no step has been committed since its log was rewritten in a new generation."""
+        former = self.record.former
+        return former is not None and former.steps == self.record.steps
+
     def log(self, generation: int) -> Log:
         return self.logs[generation - FIRST_GENERATION]
 

@@ -48,7 +48,7 @@ class Admission(IntEnum):
     GATED = 1
     """It has to pass the gate, unless its session is live."""
     PASSED = 2
-    """It has been held for long enough."""
+    """It has been held for long enough, or was let in before."""
 
 
 @dataclass(frozen=True, slots=True)

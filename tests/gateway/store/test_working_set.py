@@ -11,12 +11,15 @@ from roost.store.wakes import read_wake
 from roost.store.working_set import HELD, IDLE_MS, LONGEST_PAUSE_MS, START_TARGET, Admission
 from store_driver import (
     POOL,
+    REVISION,
     TENANT,
     begin_request,
     commit_request,
+    fold_request,
     lease,
     live_sessions,
     live_target,
+    migrate_request,
     new_session,
     publish,
     publish_cached,
@@ -183,3 +186,29 @@ async def test_steps_of_gateways_that_do_not_count_leave_the_sums_right(store, o
     assert uncounted.reserved == "w1"
     await other.abort(running.descriptor.session_id, uncounted.ref)
     assert live_sessions(raw)[short(running)][1].tokens == 5
+
+
+async def test_what_a_new_generation_changes_does_not_count_as_lost(store, raw):
+    publish(raw, lease("w1", capacity_tokens=100, max_running=9))
+    running = await admitted(store, 20)
+    await committed(store, raw, running, prompt=10)
+    session_id = running.descriptor.session_id
+    again = await begun(store, session_id, "step-2")
+    assert again.reserved == "w1"
+    entries = await store.log(session_id, 1, 0, 9)
+    head = (await store.migrate(migrate_request(again, entries, revision=REVISION))).head
+    target = live_target(raw)
+    request = commit_request(session_id, again.ref, "step-2", head, (1, 2), reconstructed_tokens=head.length)
+    await store.commit(request)
+    assert live_target(raw) == target
+
+
+async def test_a_folded_session_needs_its_new_log_only(store, raw):
+    publish(raw, lease("w1", capacity_tokens=100, max_running=9))
+    running = await admitted(store, 60)
+    await committed(store, raw, running, prompt=48)
+    fold = await begun(store, running.descriptor.session_id, "fold")
+    entries = await store.log(running.descriptor.session_id, 1, 0, 9)
+    folded = await store.migrate(fold_request(fold, entries, 1))
+    assert (await store.workers(POOL))[0].live_tokens == folded.head.length
+    assert live_sessions(raw)[short(running)][1].tokens == folded.head.length

@@ -262,3 +262,13 @@ local function rest_live(pool, session_key, d, now, end_ms)
     wake_worker(pool, live.worker)
   end
 end
+
+-- Lets a live session need no more than its log, which was folded, where it is live.
+local function shrink_live(pool, session, length, now)
+  local live = mend_live(pool) and read_live(pool, session.name)
+  if live then
+    local needed = footprint_of(session.descriptor, read_fields(session.descriptor), length, live.prefix,
+      live.prefix_tokens)
+    put_live(pool, session.name, live.worker, needed, now + WORKING_SET.IDLE_MS, false)
+  end
+end

@@ -54,7 +54,8 @@ if args.thinking == 1 and not holds_thinking(session, d) then
 end
 local live = mend_live(keys) and read_live(keys, session.name)
 if live then
-  if live.promised then
+  local is_rewritten = tonumber(string.match(d.former, '^(%d+):')) == d.steps -- what is computed again was not evicted
+  if live.promised and not is_rewritten then
     observe(keys, d.length, tonumber(args.reconstructed), now, args.adapt_ms)
   end
   local needed = footprint_of(session.descriptor, d, tonumber(args.length), live.prefix, live.prefix_tokens)

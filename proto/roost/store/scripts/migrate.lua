@@ -53,6 +53,7 @@ if args.folded > 0 then
   redis.call('HINCRBY', session.descriptor, 'folded', d.steps - steps)
   redis.call('HSET', session.steps, args.fold_id,
     text(generation) .. ':0:' .. d['attempt:digest'] .. ':' .. args.nonce)
+  shrink_live(keys, session, tonumber(args.length), now)
   end_attempt(keys, session, d)
 end
 if args.renews_budget == 1 then
