@@ -144,8 +144,13 @@ class StepAttempt:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a worker has accepted it; it then waits until its deadline, and no full queue refuses it."""
+        """Whether a worker has accepted it; it then waits until its deadline."""
         return self.output.accepted
+
+    @property
+    def keeps_place(self) -> bool:
+        """Whether no full queue refuses it: a worker has accepted it, or it has waited in the queue already."""
+        return self.has_begun or self.has_passed_gate
 
     def _need(self, revision: str) -> StepNeed:
         began, descriptor, log_tokens = self.began, self.descriptor, self.descriptor.head.length
@@ -190,7 +195,7 @@ class StepAttempt:
             deadline_ms=self.call.milliseconds_left,
             lease_ms=LEASE_TTL_MS,
             revision=self.need.model_revision,
-            entry=self.call.entry(passed=self.has_passed_gate),
+            entry=self.call.entry(passed=not self.is_gated),
         )
 
     @property

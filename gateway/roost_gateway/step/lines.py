@@ -25,6 +25,8 @@ class PlacementWaiter:
     ticket: Ticket
     entered_at: float
     """When it entered the line, in seconds of `time.monotonic`."""
+    was_held: bool = False
+    """Whether the gate has held it, which it may for `max_hold_seconds`, also when room is short in the end."""
     worker: "asyncio.Future[WorkerState]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def admit(self, worker: WorkerState) -> None:
@@ -90,7 +92,7 @@ class PoolQueue:
         since = attempt.began_at if attempt.has_passed_gate else now
         ticket = Ticket(call.tenant, attempt.priority, attempt.continuation, since, call.deadline, line.name)
         try:
-            self.queue.push(ticket, len(self.queue) + 1 if attempt.has_begun else attempt.pool.queue_limit)
+            self.queue.push(ticket, len(self.queue) + 1 if attempt.keeps_place else attempt.pool.queue_limit)
         except QueueFullError as full:
             raise Refused(
                 Reason.QUEUE_FULL,

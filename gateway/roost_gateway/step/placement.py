@@ -224,13 +224,14 @@ class Placement:
             return left
         unheard = 0.0 if self._workers.has_published(attempt.pool.pool) else self._workers.grace.left_seconds
         longest = max(unheard, attempt.pool.queue_timeout_seconds)
-        if attempt.is_gated and line.is_held:
+        waiter.was_held = waiter.was_held or (attempt.is_gated and line.is_held)
+        if waiter.was_held:
             longest = attempt.pool.max_hold_seconds
         return min(left, longest - (now - waiter.entered_at))
 
     def _out_of_patience(self, waiting: PoolQueue, line: Line, waiter: PlacementWaiter) -> Exception:
         attempt, now = waiter.attempt, time.monotonic()
-        if attempt.is_gated and line.is_held and now < attempt.call.deadline:
+        if waiter.was_held and now < attempt.call.deadline:
             return HeldError(queued(waiting, line, waiter, WaitReason.WORKING_SET), now - waiter.entered_at)
         return self._prospects.timeout(attempt, waiting.queue.retry_seconds())
 
