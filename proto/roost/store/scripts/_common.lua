@@ -139,8 +139,9 @@ local function revision_of(lease)
 end
 
 -- Tokens of a session's log that are cached at a worker, by the residency that it publishes: on its device, and behind
--- those in host memory (`warm_field` of residency.py); 0 when it has dropped them. A worker that has not published since the session was last changed cannot have said so yet, and is taken to
--- have them all on its device. `delay_ms` before a lease's end is the earliest time at which what was published with it was gathered.
+-- those in host memory (`warm_field` of residency.py); 0 when it has dropped them. A worker that has not published since
+-- the session was last changed cannot have said so yet, and is taken to have them all on its device. `delay_ms` before a
+-- lease's end is the earliest time at which what was published with it was gathered.
 -- A fork that has no step of its own has cached what the session has that it was branched off (`kv`).
 local function cached_at(workers, worker, residency, session_id, d, now, delay_ms)
   local expiry = tonumber(redis.call('ZSCORE', workers, worker)) or 0
