@@ -34,8 +34,16 @@ class WorkerLease:
     """The most `counted_bytes` of a message that one token stands for; 0: not known. The same for all workers of a
     model revision."""
     draining: bool = False
+    leaving: bool = False
+    """Whether it is about to drain, and takes steps of the sessions that it has cached and no others, so that these can
+    be moved before."""
     limits: tuple[str, ...] = ()
     """Names of the model's limits (`contract.model_limits`)."""
+
+    @property
+    def stops(self) -> bool:
+        """Whether the worker drains or is about to."""
+        return self.draining or self.leaving
 
     @property
     def host(self) -> str:
