@@ -163,7 +163,8 @@ class Placement:
         granted = await self._store.reserve(attempt.reservation(worker_id, choice.tokens))
         attempt.asked(granted=granted)
         if granted:
-            self._workers.note_reserved(attempt.pool.pool, worker_id, choice.tokens)
+            missing = attempt.need.missing_at(worker_id)
+            self._workers.note_reserved(attempt.pool.pool, worker_id, choice.tokens, missing)
         return granted
 
     async def _wait(self, waiting: PoolQueue, line: Line, waiter: PlacementWaiter) -> WorkerState:
