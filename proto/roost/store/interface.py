@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from roost.contract.heads import AttemptRef, Head
 from roost.store.conversation_index import ConversationIndex
 from roost.store.fork_records import NewFork
+from roost.store.moves import SessionMoves
 from roost.store.records import (
     AlreadyCommitted,
     Began,
@@ -34,6 +35,9 @@ class SessionStore(Protocol):
 
     @property
     def conversations(self) -> ConversationIndex: ...
+
+    @property
+    def moves(self) -> SessionMoves: ...
 
     @property
     def grace_seconds(self) -> float:

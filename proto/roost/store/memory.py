@@ -15,8 +15,10 @@ from roost.contract.reasons import Reason
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
 from roost.store.fork_records import NewFork
 from roost.store.memory_attempts import take_attempt
+from roost.store.memory_moves import MemoryMoves
 from roost.store.memory_pool import Claim, MemoryPool
 from roost.store.memory_session import Log, MemorySession, branch_off, new_session
+from roost.store.moves import SessionMoves
 from roost.store.records import (
     AlreadyCommitted,
     Began,
@@ -60,6 +62,7 @@ class MemoryStore:
         self._opened: dict[tuple[str, str, str], str] = {}
         """Pool, tenant and request id -> session."""
         self._pools: dict[str, MemoryPool] = {}
+        self.moves: SessionMoves = MemoryMoves(clock, self.sessions, self.pool)
 
     def pool(self, name: str) -> MemoryPool:
         """The pool's leases, claims and waiters."""

@@ -47,6 +47,7 @@ from roost.store.records import (
     WorkerView,
 )
 from roost.store.redis_conversation_index import RedisConversationIndex
+from roost.store.redis_moves import RedisMoves
 from roost.store.refusals import refused
 from roost.store.rules import AGING_MS, ID_BYTES, RESIDENCY_DELAY_MS
 from roost.store.scripts import Arg, Call
@@ -92,6 +93,7 @@ class RedisStore:
         self._workers = WorkerReader(link)
         self._wakes = Wakes(link.client.pubsub)
         self._scripts = SessionScripts(link)
+        self.moves = RedisMoves(link, self._scripts)
         self._known_keys = self._scripts.known_keys
         self._run_id = ""
 

@@ -22,6 +22,8 @@ NAMES = (
     "hold",
     "look",
     "migrate",
+    "move",
+    "mover",
     "open",
     "quarantine",
     "read",
@@ -30,6 +32,7 @@ NAMES = (
     "renew",
     "reserve",
     "residency",
+    "residents",
     "workers",
 )
 SHARED = ("_common", "_logs", "_ledger", "_waiters")

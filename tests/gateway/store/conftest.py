@@ -24,6 +24,7 @@ IN_MEMORY_TOO = (
     "test_conversation_index",
     "test_forks",
     "test_migrate_script",
+    "test_moves",
     "test_session_records",
     "test_step_scripts",
 )
