@@ -37,6 +37,8 @@ class WorkerLease:
     leaving: bool = False
     """Whether it is about to drain, and takes steps of the sessions that it has cached and no others, so that these can
     be moved before."""
+    leaving_seconds: float = 0.0
+    """How much longer it is `leaving` at most."""
     limits: tuple[str, ...] = ()
     """Names of the model's limits (`contract.model_limits`)."""
 

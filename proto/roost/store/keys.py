@@ -112,5 +112,7 @@ class PoolKeys:
         return f"{self.prefix}:w:{worker_id}:mover"
 
 
+MOVES_DONE = "done"
+"""What the key of a worker's mover holds when there is nothing more to move."""
 POOLS = "roost:pools"
 """Set: the names of all pools with a document. It carries no hash tag and is only used alone."""

@@ -24,10 +24,6 @@ _KEEP_SECONDS = 3600
 """How long the drain key outlives the time to drain, so that this time can be seen to have run out."""
 
 
-MOVES_DONE = b"done"
-"""What the key of a worker's mover holds when there is nothing more to move."""
-
-
 class Published(NamedTuple):
     """What the store says to a worker that publishes its lease."""
 
@@ -35,7 +31,7 @@ class Published(NamedTuple):
     """Sessions that are published now."""
     drain: bool
     """Whether the worker is asked to drain."""
-    mover: bytes | None
+    mover: str | None
     """The gateway that moves the worker's sessions, `MOVES_DONE`, or None."""
 
 
@@ -72,7 +68,7 @@ async def publish(
         ("GET", keys.mover(worker)),
     ]
     *_, sessions, drain, mover = await link.transaction(commands)
-    return Published(int(sessions), bool(drain), mover)
+    return Published(int(sessions), bool(drain), mover.decode() if mover else None)
 
 
 async def withdraw(link: RedisLink, pool: str, worker_id: str) -> None:

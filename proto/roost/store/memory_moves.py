@@ -4,14 +4,12 @@ from collections.abc import Callable, Mapping
 
 from roost.contract import names
 from roost.contract.reasons import Reason
-from roost.store.leases import MOVES_DONE
+from roost.store.keys import MOVES_DONE
 from roost.store.memory_pool import MemoryPool
 from roost.store.memory_session import MemorySession
 from roost.store.moves import Move, Resident
 from roost.store.records import State
 from roost.store.refusals import refused
-
-_DONE = MOVES_DONE.decode()
 
 
 class MemoryMoves:
@@ -30,7 +28,7 @@ class MemoryMoves:
         return self._hold(pool, worker, gateway, gateway, lease_ms)
 
     async def finish(self, pool: str, worker: str, gateway: str, keep_ms: int) -> None:
-        self._hold(pool, worker, gateway, _DONE, keep_ms)
+        self._hold(pool, worker, gateway, MOVES_DONE, keep_ms)
 
     def _hold(self, pool: str, worker: str, gateway: str, value: str, lease_ms: int) -> bool:
         if self._mover(pool, worker) not in ("", gateway):

@@ -4,8 +4,7 @@ from typing import Any
 
 from roost.store import codec
 from roost.store.arguments import pool_keys
-from roost.store.keys import PoolKeys
-from roost.store.leases import MOVES_DONE
+from roost.store.keys import MOVES_DONE, PoolKeys
 from roost.store.link import RedisLink
 from roost.store.moves import Move, Resident
 from roost.store.records import HoldRecord, State
@@ -29,7 +28,7 @@ class RedisMoves:
     async def finish(self, pool: str, worker: str, gateway: str, keep_ms: int) -> None:
         await self._hold(pool, worker, gateway, MOVES_DONE, keep_ms)
 
-    async def _hold(self, pool: str, worker: str, gateway: str, value: str | bytes, lease_ms: int) -> bool:
+    async def _hold(self, pool: str, worker: str, gateway: str, value: str, lease_ms: int) -> bool:
         args: dict[str, Arg] = {"gateway": gateway, "value": value, "lease_ms": lease_ms}
         reply = await self._link.script("mover", Call({"mover": PoolKeys(pool).mover(worker)}, args))
         return bool(reply[0] == b"held")

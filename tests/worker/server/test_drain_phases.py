@@ -3,8 +3,7 @@
 import pytest
 
 from redis_servers import RedisServer
-from roost.store.keys import PoolKeys
-from roost.store.leases import MOVES_DONE
+from roost.store.keys import MOVES_DONE, PoolKeys
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.server.drain import PATIENCE_SECONDS, Drain, Mover, Phase
 from worker_harness import POOL, SESSION, Ledger, World, reason

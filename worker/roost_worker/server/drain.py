@@ -50,6 +50,10 @@ class Drain:
             self.phase = Phase.LEAVING if holds_sessions and self._may_leave(mover, now) else Phase.DRAINING
         return self.phase
 
+    def leaving_seconds(self, now: float) -> float:
+        """Return how much longer it leaves at most."""
+        return max(0.0, self._since + self._leaving_seconds - now) if self.phase is Phase.LEAVING else 0.0
+
     def _may_leave(self, mover: Mover, now: float) -> bool:
         in_time = now - self._since < self._leaving_seconds and now - self._heard < PATIENCE_SECONDS
         return mover is not Mover.DONE and in_time

@@ -18,7 +18,8 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from roost.addresses import join_address
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS
-from roost.store.leases import MOVES_DONE, Published
+from roost.store.keys import MOVES_DONE
+from roost.store.leases import Published
 from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
 from roost_worker.config import WorkerConfig
@@ -260,8 +261,7 @@ class WorkerServer:
     def _take_published(self, published: Published) -> None:
         """Drain while the operator's key in the store asks for it; a worker that stops by itself drains anyway."""
         self._asked = published.drain
-        moves = Mover.DONE if published.mover == MOVES_DONE else Mover.MOVES
-        self._mover = Mover.NONE if published.mover is None else moves
+        self._mover = _mover(published.mover)
         self._advance_drain()
 
     def _advance_drain(self) -> None:
@@ -269,7 +269,9 @@ class WorkerServer:
         if shell is None or self._failure is not None:
             return
         asked, holds = self._asked or self._stops, bool(shell.residency or len(shell.attempts))
-        phase = self._drain.advance(time.monotonic(), asked=asked, holds_sessions=holds, mover=self._mover)
+        now = time.monotonic()
+        phase = self._drain.advance(now, asked=asked, holds_sessions=holds, mover=self._mover)
+        shell.leaving_seconds = self._drain.leaving_seconds(now)
         shell.leaving, shell.draining = phase is Phase.LEAVING, phase is Phase.DRAINING
         if shell.draining:
             self._drained.set()
@@ -297,6 +299,12 @@ def _limits(renderer: Renderer) -> Sequence[Limit]:
     except Exception:
         LOG.exception("the model's prompts could not be compared with its own chat template")
         return ()
+
+
+def _mover(stored: str | None) -> Mover:
+    if stored is None:
+        return Mover.NONE
+    return Mover.DONE if stored == MOVES_DONE else Mover.MOVES
 
 
 class _ProgressLog:

@@ -84,6 +84,7 @@ class Shell:
         self.draining = False
         self.leaving = False
         """Whether it takes no attempts of sessions that it does not hold, because it is about to drain."""
+        self.leaving_seconds = 0.0
         self.bytes_per_token = 4.0
         self.idle = asyncio.Event()
         self.idle.set()
@@ -246,8 +247,8 @@ class Shell:
     def lease(self) -> WorkerLease:
         """Return the lease: the worker's state, for its gateways."""
         info, stats = self.engine.info, self.stats
-        # The operator waits until a draining worker runs nothing, so attempts that the engine has not seen yet count.
-        unseen = len(self.attempts) - stats.running if self.draining else 0
+        # A worker that stops is waited for until it runs nothing, so attempts that the engine has not seen yet count.
+        unseen = len(self.attempts) - stats.running if self.draining or self.leaving else 0
         return WorkerLease(
             worker_id=self.identity.worker_id,
             boot=self.identity.boot,
@@ -265,6 +266,7 @@ class Shell:
             max_bytes_per_token=self.renderer.vocabulary.max_bytes_per_token,
             draining=self.draining,
             leaving=self.leaving,
+            leaving_seconds=self.leaving_seconds,
             limits=self._limits,
         )
 
