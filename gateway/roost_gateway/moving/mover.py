@@ -73,7 +73,7 @@ class Mover:
     async def _move_all(self) -> int:
         """Moves sessions until none is left that can be moved, or the worker takes no more steps. Returns how many are
         left."""
-        while True:
+        while not self._stays():
             residents = await self._residents()
             planned = self._plan([resident for resident in residents if not resident.busy])
             if not planned and not self._waits_for_steps(residents):
@@ -82,6 +82,12 @@ class Mover:
                 await self._move_planned(planned)
             else:
                 await asyncio.sleep(PAUSE_SECONDS)
+        return 0
+
+    def _stays(self) -> bool:
+        """Whether the worker takes any session's steps again."""
+        worker = self._fleet.workers.get(self._pool, self._worker.worker_id)
+        return worker is not None and not worker.lease.stops
 
     async def _residents(self) -> list[Resident]:
         """The sessions whose next step would go to the worker."""
@@ -121,7 +127,7 @@ class Mover:
     async def _move_to(self, worker_id: str, residents: Sequence[Resident], until: float) -> None:
         for resident in residents:
             home = self._fleet.workers.get(self._pool, worker_id)
-            if home is None or home.lease.stops or time.monotonic() >= until:
+            if home is None or home.lease.stops or self._stays() or time.monotonic() >= until:
                 return
             try:
                 await self._move(resident, home)
