@@ -18,7 +18,7 @@ from roost.store.moves import Move, Resident
 from roost.store.records import Descriptor, StoreAwayError
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.moving.plan import plan
-from roost_gateway.moving.rebuild import RebuildError, rebuild
+from roost_gateway.moving.rebuild import RebuildError, RebuildFailure, rebuild
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.telemetry import Telemetry
 
@@ -41,6 +41,8 @@ class Mover:
         self._deadline = time.monotonic() + worker.lease.leaving_seconds
         self._too_old: set[tuple[str, str]] = set()
         """Starts of workers that do not know the call."""
+        self._refused: set[str] = set()
+        """Sessions that a worker refused to rebuild."""
 
     async def run(self) -> None:
         """Moves what can be moved, if no other gateway does. Raises StoreAwayError."""
@@ -75,7 +77,7 @@ class Mover:
         left."""
         while not self._stays():
             residents = await self._residents()
-            planned = self._plan([resident for resident in residents if not resident.busy])
+            planned = self._plan(residents)
             if not planned and not self._waits_for_steps(residents):
                 return len(residents)
             if planned:
@@ -104,7 +106,8 @@ class Mover:
         return pool is not None and pool.migrates and pool.active_revision not in ("", resident.model_revision)
 
     def _plan(self, residents: Sequence[Resident]) -> Mapping[str, Sequence[Resident]]:
-        return plan(residents, self._homes(), self._seconds_left, time.time_ns() // 1_000_000)
+        idle = (resident for resident in residents if not resident.busy and resident.session_id not in self._refused)
+        return plan(idle, self._homes(), self._seconds_left, time.time_ns() // 1_000_000)
 
     def _homes(self) -> list[WorkerState]:
         workers = self._fleet.workers.states(self._pool)
@@ -133,10 +136,13 @@ class Mover:
                 await self._move(resident, home)
             except RebuildError as error:
                 log.info("worker %s does not rebuild %s: %s", worker_id, resident.session_id, error)
-                if error.unknown_call:
+                if error.failure is RebuildFailure.REFUSED:
+                    self._refused.add(resident.session_id)
+                    continue
+                if error.failure is RebuildFailure.TOO_OLD:
                     self._too_old.add(home.start)
-                    return
                 await asyncio.sleep(PAUSE_SECONDS)
+                return
             except (Refused, StoreAwayError) as error:
                 log.info("session %s is not moved: %s", resident.session_id, error)
 

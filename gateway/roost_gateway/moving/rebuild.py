@@ -1,6 +1,7 @@
 """The call by which a worker computes a session's KV ahead of its next step."""
 
 import asyncio
+from enum import Enum
 from typing import Any
 
 import grpc
@@ -15,13 +16,28 @@ from roost_gateway.routing.choice import WorkerState
 from roost_gateway.step.worker_stream import SessionHistory
 
 
+class RebuildFailure(Enum):
+    """Why a worker did not rebuild a session."""
+
+    TOO_OLD = "too old"  # the worker does not know the call
+    NOT_NOW = "not now"  # it rebuilds others, or does not answer
+    REFUSED = "refused"  # it does not rebuild this session
+
+
 class RebuildError(Exception):
     """A worker did not rebuild a session."""
 
-    def __init__(self, message: str, *, unknown_call: bool) -> None:
-        """`unknown_call`: the worker is older than the call."""
+    def __init__(self, failure: RebuildFailure, message: str) -> None:
         super().__init__(message)
-        self.unknown_call = unknown_call
+        self.failure = failure
+
+
+_FAILURES = {
+    grpc.StatusCode.UNIMPLEMENTED: RebuildFailure.TOO_OLD,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: RebuildFailure.NOT_NOW,
+    grpc.StatusCode.UNAVAILABLE: RebuildFailure.NOT_NOW,
+    grpc.StatusCode.DEADLINE_EXCEEDED: RebuildFailure.NOT_NOW,
+}
 
 
 async def rebuild(
@@ -52,7 +68,8 @@ async def rebuild(
 
 async def _ended(call: "grpc.aio.StreamStreamCall[Any, Any]") -> RebuildError:
     code = await call.code()
-    return RebuildError(f"{code.name}: {await call.details()}", unknown_call=code is grpc.StatusCode.UNIMPLEMENTED)
+    failure = _FAILURES.get(code, RebuildFailure.REFUSED)
+    return RebuildError(failure, f"{code.name}: {await call.details()}")
 
 
 def _start(session: Descriptor) -> RebuildStart:

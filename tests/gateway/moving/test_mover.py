@@ -194,7 +194,16 @@ async def test_sessions_stay_when_there_is_no_time(pool: MovingPool) -> None:
     await stays(pool)
 
 
-async def test_a_home_that_refuses_is_asked_again_until_there_is_no_time(pool: MovingPool) -> None:
+async def test_a_session_that_a_home_refuses_stays(pool: MovingPool) -> None:
+    await pool.open(1)
+    new = await pool.worker("new")
+    new.refuse_rebuilds = Reason.HEAD_MISMATCH
+    await pool.old.leave()
+    await stays(pool)
+    assert len(new.rebuilds) == 1
+
+
+async def test_a_home_that_rebuilds_others_is_asked_again(pool: MovingPool) -> None:
     await pool.open(1)
     new = await pool.worker("new")
     new.refuse_rebuilds = Reason.QUEUE_FULL

@@ -180,5 +180,5 @@ async def test_a_log_that_fills_the_context_is_refused(world: World) -> None:
 
 
 async def test_a_worker_that_stops_rebuilds_nothing(world: World) -> None:
-    world.server.shell.leaving = True
+    await world.server.drain()
     assert reason(await (await begun(world, committed())).fail()) == "WORKER_DRAINING"
