@@ -61,6 +61,12 @@ class FakeOutput:
     reasoning: str = ""
     stop_string: str = ""
 
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of the thinking, its marks included."""
+        thinking, mark, _ = self.text.partition(_END_THINK)
+        return len((thinking + mark).encode()) if self.reasoning else 0
+
     def deltas(self, cursor: Cursor, attempt: AttemptRef, size: int) -> Iterator[Delta]:
         """Pieces of `size` tokens from a reader's cursor on. Text lags where a character is incomplete."""
         tokens, text_bytes, part_offset = cursor.tokens, cursor.text_bytes, cursor.parts

@@ -191,7 +191,11 @@ class StepRunner:
     ) -> CommitRequest:
         descriptor, packed = began.descriptor, pack_ids([*prompt, *output.ids])
         attempts = [[ref.epoch, ref.nonce.hex()] for ref in lineage]
-        notes = {"reasoning": output.reasoning, "stop_string": output.stop_string}
+        notes = {
+            "reasoning": output.reasoning,
+            "reasoning_tokens": output.reasoning_tokens,
+            "stop_string": output.stop_string,
+        }
         given = {name: note for name, note in notes.items() if note} | {"why": why_to_record(_why(began))}
         entry = LogEntry(
             step_id=request.step_id,

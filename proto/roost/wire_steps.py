@@ -162,6 +162,7 @@ def _committed_to_wire(event: events.Committed) -> pb.StepCommitted:
         failovers=event.failovers,
         warnings=event.warnings,
         reasoning=event.reasoning,
+        reasoning_tokens=event.reasoning_tokens,
         stop_string=event.stop_string,
         why=None if event.why is None else why_to_wire(event.why),
     )
@@ -183,6 +184,7 @@ def _committed_from_wire(step_id: str, wire: pb.StepCommitted) -> events.Committ
         failovers=wire.failovers,
         warnings=tuple(wire.warnings),
         reasoning=wire.reasoning,
+        reasoning_tokens=wire.reasoning_tokens,
         stop_string=wire.stop_string,
         why=why_from_wire(wire.why) if wire.HasField("why") else None,
     )
@@ -203,6 +205,7 @@ def logged_step_to_wire(step: sessions.LoggedStep) -> pb.CommittedStep:
         output_token_ids=step.output_token_ids,
         commit_time=time_to_wire(step.commit_time),
         reasoning=step.reasoning,
+        reasoning_tokens=step.reasoning_tokens,
         why=None if step.why is None else why_to_wire(step.why),
     )
 
@@ -222,5 +225,6 @@ def logged_step_from_wire(wire: pb.CommittedStep) -> sessions.LoggedStep:
         output_token_ids=tuple(wire.output_token_ids),
         commit_time=time_from_wire(wire, "commit_time"),
         reasoning=wire.reasoning,
+        reasoning_tokens=wire.reasoning_tokens,
         why=why_from_wire(wire.why) if wire.HasField("why") else None,
     )

@@ -15,9 +15,15 @@ PYTHON = [
     ("responses_openai.py", "whole", "history"),
     ("responses_openai.py", "stream", "history"),
     ("responses_openai.py", "stream", "previous"),
+    ("responses_openai.py", "whole", "conversation"),
+    ("responses_openai.py", "stream", "conversation"),
+    ("background_openai.py", "poll"),
+    ("background_openai.py", "resume"),
     ("agents_openai.py", "chat"),
     ("agents_openai.py", "responses"),
     ("agents_openai.py", "previous"),
+    ("agents_openai.py", "conversation"),
+    ("agents_openai.py", "session"),
     ("agent_pydantic_ai.py", "chat"),
     ("agent_pydantic_ai.py", "responses"),
     ("agent_pydantic_ai.py", "messages"),
@@ -37,6 +43,10 @@ async def is_one_session(stack: AgentStack, steps: int = 3) -> None:
 async def test_python_clients(python: Client, stack: AgentStack, program: tuple[str, ...]) -> None:
     assert (await python.program(*program)).strip() == ANSWER
     await is_one_session(stack)
+
+
+async def test_conversations_of_openais_package(python: Client) -> None:
+    assert await python.program("conversations_openai.py") == ""
 
 
 @pytest.mark.parametrize("program", NODE, ids=" ".join)

@@ -67,13 +67,15 @@ def test_a_stream_of_text_ends_with_its_reason_and_done() -> None:
 
 
 def test_usage_comes_last_when_it_is_asked_for() -> None:
-    sent = chat(delta(TextPart("Hello")), committed("Hello", usage=Usage(10, 2, cached_tokens=80)), include_usage=True)
+    last = replace(committed("Hello", usage=Usage(10, 2, cached_tokens=80)), reasoning_tokens=1)
+    sent = chat(delta(TextPart("Hello")), last, include_usage=True)
     assert sent[-2]["choices"] == []
     assert sent[-2]["usage"] == {
         "prompt_tokens": 100,
         "completion_tokens": 2,
         "total_tokens": 102,
         "prompt_tokens_details": {"cached_tokens": 80},
+        "completion_tokens_details": {"reasoning_tokens": 1},
     }
     assert sent[-1] == "[DONE]"
 

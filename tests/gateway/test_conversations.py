@@ -11,12 +11,13 @@ from redis_servers import RedisServer
 from roost.contract.messages import JsonSchema, Message, MessageRole, Sampling, ToolDefinition
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.contract.steps import StepName
 from roost.store.conversation_index import IndexEntry
 from roost.store.keys import PoolKeys
 from roost.store.records import StoreAwayError
 from roost.store.redis_conversation_index import RedisConversationIndex
 from roost_gateway.core.caller import ANYONE, Caller
-from roost_gateway.recognition.conversation import Match, Previous
+from roost_gateway.recognition.conversation import Match
 
 S, U, A, T = MessageRole.SYSTEM, MessageRole.USER, MessageRole.ASSISTANT, MessageRole.TOOL
 
@@ -156,7 +157,7 @@ async def test_a_conversation_goes_on_after_a_previous_response(redis_server: Re
     async with world(redis_server) as w:
         client = agent(w)
         await client.say("one")
-        ends = [Previous(client.matches[0].session_id, client.matches[0].step_id)]
+        ends = [StepName(client.matches[0].session_id, client.matches[0].step_id)]
         for text in ("two", "another two"):
             client.history = [Message(U, text)]
             await client.ask(previous=ends[0])
@@ -177,7 +178,7 @@ async def test_a_previous_response_is_read_from_the_log_when_the_index_lost_it(r
     async with world(redis_server) as w:
         client = agent(w)
         await client.say("one")
-        end = Previous(client.matches[0].session_id, client.matches[0].step_id)
+        end = StepName(client.matches[0].session_id, client.matches[0].step_id)
         with redis_server.client() as raw:
             raw.delete(*raw.keys(f"{PoolKeys(POOL).prefix}:c:*"))
         client.history = [Message(U, "two")]
@@ -186,7 +187,7 @@ async def test_a_previous_response_is_read_from_the_log_when_the_index_lost_it(r
         assert client.kinds == [Match.NEW, Match.IMPORTED, Match.IMPORTED]
         assert [len(start.messages) for start in w.worker.starts] == [1, 3, 3]
         with pytest.raises(Refused) as refused:
-            await client.ask(previous=Previous(end.session_id, "another"))
+            await client.ask(previous=StepName(end.session_id, "another"))
         assert refused.value.reason is Reason.SESSION_NOT_FOUND
 
 
@@ -216,6 +217,26 @@ async def test_sessions_of_conversations_live_for_the_pools_implicit_time(redis_
         assert 590 < (session.expire_time - session.update_time).total_seconds() <= 600
         opened = await w.caller.open()
         assert opened.expire_time.seconds - opened.create_time.seconds > 80_000
+
+
+async def test_lines_that_the_pool_names_keep_no_conversation_apart_and_are_not_in_its_log(
+    redis_server: RedisServer,
+) -> None:
+    async with world(redis_server) as w:
+        publish_pool(redis_server, sessions={"nonceLines": ["Request id: *"]})
+        await w.gateway.life.fleet.pools.reread(POOL)
+        client = agent(w)
+        for number in range(2):
+            reminder = Message(S, f"Request id: b{number}\nThe user waits.")
+            client.history = [reminder, *client.history[1:]]
+            await client.say("hi", system=f"Be brief.\nRequest id: a{number}\nBe kind.")
+        assert client.kinds == [Match.NEW, Match.CONTINUED]
+        first, _ = w.worker.starts
+        assert first.system == "Be brief.\nBe kind."
+        assert [message.content for message in first.messages] == ["The user waits.", "hi"]
+        assert await w.gateway.life.gateway.system_text(client.matches[0].session_id, ANYONE) == first.system
+        page = await w.gateway.life.gateway.list_steps(client.matches[0].session_id, ANYONE)
+        assert "Request id" not in repr(page)
 
 
 async def test_without_the_index_a_conversation_is_served_as_a_new_session(

@@ -95,6 +95,16 @@ async def test_only_what_follows_the_first_thinking_is_rendered_again(rig: Rig) 
     assert [step.reasoning for step in listed.steps] == ["", "Hm.", "Hm."], "the record keeps what the model thought"
 
 
+async def test_reasoning_has_no_more_tokens_than_the_output_that_was_rendered_again(rig: Rig) -> None:
+    """Without its thinking an output may have fewer tokens than the model thought in."""
+    worker, _, caller, session = await begun(rig)
+    worker.script.reasoning_tokens = 1000
+    first, _ = await stepped(caller, said(session, "a"))
+    await stepped(caller, said(session, "b", first.head))
+    listed = await caller.stub.ListSteps(pb.ListStepsRequest(session_id=session.id))
+    assert all(step.reasoning_tokens == step.usage.output_tokens for step in listed.steps)
+
+
 async def test_each_turn_with_thinking_is_taken_out_once(rig: Rig) -> None:
     worker, _, caller, session = await begun(rig)
     head, moves = None, list[bool]()

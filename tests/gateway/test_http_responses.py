@@ -15,7 +15,8 @@ from redis_servers import RedisServer
 from roost.contract.api_keys import hash_api_key
 from roost.contract.reasons import Reason
 from roost.store.keys import PoolKeys
-from roost_gateway.front.http import responses_log
+from roost.store.records import LogEntry
+from roost.store.redis_store import RedisStore
 from roost_gateway.front.http.ids import RESPONSE, name_of
 
 PATH = "/v1/responses"
@@ -93,16 +94,23 @@ async def test_a_given_response_can_be_read_at_any_gateway(redis_server: RedisSe
         assert (await ask(other.http_address, "GET", f"{PATH}/{first['id']}?stream=true")).status == 400
 
 
-async def test_each_response_of_a_session_can_be_read(
+async def test_each_response_of_a_session_can_be_read_without_the_others(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(responses_log, "MAX_PAGE_STEPS", 1)
+    counts, log = list[int](), RedisStore.log
+
+    async def noted(store: RedisStore, session_id: str, generation: int, first: int, count: int) -> list[LogEntry]:
+        counts.append(count)
+        return await log(store, session_id, generation, first, count)
+
+    monkeypatch.setattr(RedisStore, "log", noted)
     async with world(redis_server, **HTTP) as w:
         given = [(await create(w.gateway.http_address)).json]
         for _ in range(2):
             given.append((await create(w.gateway.http_address, "more", previous_response_id=given[-1]["id"])).json)
         read = [(await ask(w.gateway.http_address, "GET", f"{PATH}/{each['id']}")).json for each in given]
         assert [each["usage"] for each in read] == [each["usage"] for each in given]
+        assert counts == [1, 1, 1]
         assert len({each["usage"]["input_tokens"] for each in read}) == 3
         name = name_of(given[0]["id"])
         assert name is not None

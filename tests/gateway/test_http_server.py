@@ -33,6 +33,26 @@ async def test_another_method_is_405(serve: Serve) -> None:
     assert (answer.status, answer.headers["allow"]) == (405, "POST")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [
+        ("GET", "/v1/messages", 405, "invalid_request_error"),
+        ("DELETE", "/v1/messages/count_tokens", 405, "invalid_request_error"),
+        ("POST", "/v1/messages/batches", 404, "not_found_error"),
+    ],
+)
+async def test_what_is_not_served_below_anthropics_path_is_said_in_its_form(
+    serve: Serve, method: str, path: str, status: int, kind: str
+) -> None:
+    answer = await (await serve()).ask(method, path)
+    assert (answer.status, answer.json["type"], answer.json["error"]["type"]) == (status, "error", kind)
+    assert answer.json["request_id"] == answer.headers["request-id"] != ""
+
+
+async def test_paths_that_only_look_like_anthropics_are_openais(serve: Serve) -> None:
+    assert "code" in (await (await serve()).ask("GET", "/v1/messages-of-mine")).json["error"]
+
+
 @pytest.mark.parametrize(("ready", "status"), [(True, 200), (False, 503)])
 async def test_health_says_whether_steps_are_taken(serve: Serve, ready: bool, status: int) -> None:
     front = await serve(keys=[], life=PlayedLife(PlayedConversations(hello), ready))

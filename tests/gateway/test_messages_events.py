@@ -114,14 +114,18 @@ def test_reasoning_text_and_calls_are_blocks_in_their_order() -> None:
 
 
 def test_usage_splits_the_context_into_cached_tokens_and_others() -> None:
-    sent = stream(STARTED, delta(TextPart("a")), committed("a"))
+    sent = stream(STARTED, delta(TextPart("a")), replace(committed("a"), reasoning_tokens=3))
     assert sent[0]["message"]["usage"] == {
         "input_tokens": 30,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": 90,
         "output_tokens": 0,
     }
-    assert sent[-2]["usage"] == {**sent[0]["message"]["usage"], "output_tokens": 7}
+    assert sent[-2]["usage"] == {
+        **sent[0]["message"]["usage"],
+        "output_tokens": 7,
+        "output_tokens_details": {"thinking_tokens": 3},
+    }
 
 
 @pytest.mark.parametrize("finish", [FinishReason.STOP, FinishReason.LENGTH])

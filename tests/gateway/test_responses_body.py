@@ -19,7 +19,7 @@ from roost.contract.sessions import LoggedStep
 from roost_gateway.front.http import parameters
 from roost_gateway.front.http.ids import CALL, REASONING, RESPONSE, TEXT, AnswerName
 from roost_gateway.front.http.parameters import Use
-from roost_gateway.front.http.responses_body import RESPONSES, ResponsesBody
+from roost_gateway.front.http.responses_body import RESPONSES, ResponsesBody, echo_of, echoed
 from roost_gateway.front.http.responses_conversation import Log, conversation_of, references_of
 from roost_gateway.recognition.canonical import cleaned, units
 from roost_gateway.recognition.conversation import Conversation
@@ -111,7 +111,7 @@ def test_codexs_namespaces_are_part_of_the_names_and_its_web_search_is_not_shown
 
 def test_openai_agents_previous_response_names_session_and_step() -> None:
     conversation = read(ours(requests_of("openai-agents-previous-response")[1]))
-    assert conversation.previous == ANSWER.previous
+    assert conversation.previous == ANSWER.step
     assert [message.role for message in conversation.messages] == [MessageRole.TOOL]
 
 
@@ -151,20 +151,20 @@ def test_ai_sdks_references_stand_for_what_the_log_has() -> None:
     output = {"type": "function_call_output", "call_id": "c1", "output": "ok"}
     body = {"input": [*items, output]}
     request = ResponsesBody.model_validate(body)
-    assert {name.previous for name in references_of(request)} == {ANSWER.previous}
-    log = {ANSWER.previous: logged("Looking. Found.", call)}
+    assert {name.step for name in references_of(request)} == {ANSWER.step}
+    log = {ANSWER.step: logged("Looking. Found.", call)}
     assert read(body, log=log).messages[1] == Message(MessageRole.ASSISTANT, "Looking. Found.", (call,))
 
 
 def test_a_reference_without_a_type_is_one() -> None:
     item = {"id": replace(ANSWER, part=0).id(TEXT)}
-    log = {ANSWER.previous: logged("Hi.")}
+    log = {ANSWER.step: logged("Hi.")}
     assert read({"input": [USER, item, USER]}, log=log).messages[1].content == "Hi."
 
 
 def test_a_reference_to_a_call_that_was_not_made_does_not_exist() -> None:
     with pytest.raises(Refused) as refused:
-        read({"input": [USER, reference(CALL, 3), USER]}, log={ANSWER.previous: logged("Hi.")})
+        read({"input": [USER, reference(CALL, 3), USER]}, log={ANSWER.step: logged("Hi.")})
     assert refused.value.reason is Reason.SESSION_NOT_FOUND
 
 
@@ -229,9 +229,26 @@ def test_a_conversation_is_a_family() -> None:
     assert "('conversation', " in fault({**body, "conversation": "c" * 257})
 
 
-def test_a_response_in_the_background_is_refused() -> None:
-    assert "background" in fault({"input": [USER], "background": True})
-    assert read({"input": [USER], "background": False})
+def test_background_is_no_part_of_the_conversation() -> None:
+    """So that a request sent again without it attaches to the step."""
+    assert read({"input": [USER], "background": True}) == read({"input": [USER]})
+    assert "background" in fault({"input": [USER], "background": "yes"})
+
+
+def test_what_is_kept_of_a_body_is_what_its_response_repeats_and_its_calls_depend_on() -> None:
+    tools = [
+        {"type": "function", "name": "read"},
+        {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "spawn"}]},
+    ]
+    repeated = {"model": "m", "instructions": "i", "previous_response_id": "resp_x", "tools": tools}
+    numbers = {"temperature": 1, "top_p": 0.5, "max_output_tokens": 7}
+    whole = {**repeated, **numbers, "tool_choice": "auto", "text": {"format": {"type": "text"}}, "stream": True}
+    body, _ = parameters.read(ResponsesBody, RESPONSES, json.dumps({**whole, "input": [USER]}).encode())
+    kept = echoed(json.loads(json.dumps(echo_of(body))))
+    assert kept.input == []
+    for name in (*repeated, *numbers):
+        assert getattr(kept, name) == getattr(body, name)
+    assert list(kept.functions()) == list(body.functions())
 
 
 def test_the_table_has_the_parameters_that_are_read() -> None:
@@ -255,7 +272,9 @@ def test_a_malformed_body_is_refused_or_gives_a_conversation(path: tuple[Any, ..
     raw = json.dumps(replaced(_WHOLE, path, value)).encode()
     try:
         request, _ = parameters.read(ResponsesBody, RESPONSES, raw)
-        log = {name.previous: logged("Hi.") for name in references_of(request)}
+        kept = json.dumps(echo_of(request))
+        assert json.dumps(echo_of(echoed(json.loads(kept)))) == kept
+        log = {name.step: logged("Hi.") for name in references_of(request)}
         conversation_of(request, log, {})
     except Refused as refused:
         check_invalid(refused)

@@ -140,9 +140,10 @@ def test_a_call_in_a_namespace_has_its_own_name_again() -> None:
 
 
 def test_usage_counts_the_whole_context() -> None:
-    usage = whole(committed("a"))["usage"]
+    usage = whole(replace(committed("a"), reasoning_tokens=3))["usage"]
     assert (usage["input_tokens"], usage["output_tokens"], usage["total_tokens"]) == (120, 7, 127)
     assert usage["input_tokens_details"]["cached_tokens"] == 90
+    assert usage["output_tokens_details"] == {"reasoning_tokens": 3}
 
 
 def test_an_output_that_met_its_limit_is_incomplete() -> None:
@@ -185,6 +186,43 @@ def test_a_failure_is_a_failed_response_also_before_the_first_event(reason: Reas
     assert event.name == event.data["type"] == "response.failed"  # type: ignore[index]
     response = event.data["response"]  # type: ignore[index]
     assert (response["status"], response["error"]["code"]) == ("failed", code)
+
+
+def detached(*events: Event) -> list[dict[str, Any]]:
+    """The stream of a detached step, with its first events."""
+    answer = ResponseEvents(BODY.model_copy(update={"background": True}), CREATED)
+    answer.begin(RECOGNISED)
+    sent = [*answer.queued(), *(each for event in events for each in answer.events(event))]
+    return [dict(each.data) for each in sent]  # type: ignore[arg-type]
+
+
+def test_a_detached_step_is_queued_until_a_worker_begins_it() -> None:
+    sent = detached(STARTED, STARTED, delta(TextPart("a")), committed("a"))
+    assert [event["sequence_number"] for event in sent] == list(range(len(sent)))
+    begun = [(event["type"], event["response"]["status"]) for event in sent[:3]]
+    assert begun == [
+        ("response.created", "queued"),
+        ("response.queued", "queued"),
+        ("response.in_progress", "in_progress"),
+    ]
+    assert [event["type"] for event in sent].count("response.in_progress") == 1
+    assert sent[-1]["response"]["background"]
+    assert not stream(committed("a"))[-1]["response"]["background"]
+
+
+def test_a_detached_step_that_was_committed_before_goes_the_same_way() -> None:
+    first, queued, *rest = detached(committed("a"))
+    assert (first["type"], queued["type"]) == ("response.created", "response.queued")
+    assert [event["type"] for event in rest][:: len(rest) - 1] == ["response.in_progress", "response.completed"]
+
+
+def test_a_cancelled_response_ends_its_stream_as_one_that_failed() -> None:
+    answer = ResponseEvents(BODY, CREATED)
+    answer.begin(RECOGNISED)
+    [event] = answer.cancelled()
+    assert event.name == "response.failed"
+    response = event.data["response"]  # type: ignore[index]
+    assert (response["status"], response["error"]) == ("cancelled", None)
 
 
 @given(st.text("ab\n", max_size=8), st.text("cd", max_size=5), st.lists(st.integers(1, 9)), st.integers(0, 2))

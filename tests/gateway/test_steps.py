@@ -14,6 +14,7 @@ from roost.contract.loghash import extend, pack_ids
 from roost.contract.reasons import Reason
 from roost.store.records import AlreadyCommitted, Began, BeginRequest
 from roost.v1 import session_service_pb2 as pb
+from roost_gateway.core.caller import ANYONE
 from roost_gateway.core.facts import FactsCache
 from roost_gateway.fleet import grace
 from roost_gateway.step.call import StepCall
@@ -46,13 +47,17 @@ async def test_a_step_streams_its_output_and_commits_it(redis_server: RedisServe
 
 
 async def test_warnings_and_reasoning_come_with_the_step_whenever_it_is_sent(redis_server: RedisServer) -> None:
-    async with world(redis_server, Script(warnings=("the session has no tool 'rm'",), reasoning="Hm.")) as w:
+    async with world(
+        redis_server, Script(warnings=("the session has no tool 'rm'",), reasoning="Hm.", reasoning_tokens=3)
+    ) as w:
         request = step_request(await w.caller.open())
         for replayed in (False, True):
             committed = (await w.caller.step(request)).committed
             assert committed is not None
             assert (committed.replayed, list(committed.warnings)) == (replayed, ["the session has no tool 'rm'"])
-            assert committed.reasoning == "Hm."
+            assert (committed.reasoning, committed.reasoning_tokens) == ("Hm.", 3)
+        logged = await w.gateway.life.gateway.list_steps(request.session_id, ANYONE)
+        assert [(step.reasoning, step.reasoning_tokens) for step in logged.steps] == [("Hm.", 3)]
 
 
 async def test_the_next_step_continues_the_log_where_it_is_parked(redis_server: RedisServer) -> None:

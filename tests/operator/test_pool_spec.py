@@ -119,6 +119,21 @@ REFUSED = {
         "spec.sessions.retention: ",
         "use 'Keep' or 'Purge'",
     ),
+    "nonce line without a beginning": (
+        document(sessions={"nonceLines": ["id: *", "* id"]}),
+        "spec.sessions.nonceLines[1]: '* id' is not allowed",
+        "write how the line begins, then one '*'",
+    ),
+    "too many nonce lines": (
+        document(sessions={"nonceLines": ["id: *"] * 17}),
+        "spec.sessions.nonceLines: ",
+        "give at most 16",
+    ),
+    "long nonce line": (
+        document(sessions={"nonceLines": ["i" * 256 + "*"]}),
+        "spec.sessions.nonceLines[0]: ",
+        "256",
+    ),
     "unknown way of thinking": (model(thinking="forget"), "spec.models[0].thinking: ", "use 'keep' or 'drop'"),
     "unknown policy": (
         document(sessions={"onModelChange": "Drop"}),
@@ -232,7 +247,8 @@ def test_samples_are_valid(file: Path) -> None:
 
 
 def test_pool_document_is_what_gateways_read() -> None:
-    value = document(sessions={"idleTTLSeconds": 60, "maxTokens": 500}, admission={"queueLimit": 5})
+    sessions = {"idleTTLSeconds": 60, "maxTokens": 500, "nonceLines": ["id: *"]}
+    value = document(sessions=sessions, admission={"queueLimit": 5})
     value["spec"]["models"][0]["thinking"] = "drop"
     pool = parse(value)
     assert pool_document(pool, "abc").to_json() == {
@@ -249,7 +265,7 @@ def test_pool_document_is_what_gateways_read() -> None:
                 "sessionTokenBudget": 0,
             }
         ],
-        "sessions": {"idleTTLSeconds": 60, "implicitTTLSeconds": 3600, "maxTokens": 500, "onModelChange": "Migrate"},
+        "sessions": {**sessions, "implicitTTLSeconds": 3600, "onModelChange": "Migrate"},
         "admission": {"queueLimit": 5, "queueTimeoutSeconds": 30},
         "suspend": False,
     }

@@ -65,6 +65,8 @@ async def test_thinking_at_the_beginning_of_a_reply_is_its_reasoning() -> None:
         assert (result.text, result.content, result.reasoning) == (reply, "It is 42.", "Hm.")
         logged = [step async for step in session.steps()]
         assert [(step.output.content, step.reasoning) for step in logged] == [("It is 42.", "Hm.")]
+        thinking = len("<think>\nHm.\n</think>")
+        assert (result.committed.reasoning_tokens, logged[0].reasoning_tokens) == (thinking, thinking)
 
 
 async def test_the_head_is_the_real_hash_of_the_ids() -> None:

@@ -23,7 +23,7 @@ from roost._fake_output import make_output
 from roost._output import Output
 from roost.contract.heads import AttemptRef
 from roost.contract.messages import Sampling
-from roost.contract.parts import PartLog, cut, joined, parts_of_message, units
+from roost.contract.parts import PartLog, begins_with, cut, joined, parts_of_message, units
 from roost.contract.steps import Cursor
 from roost.errors import StreamError
 from roost.testing import FakeGateway
@@ -63,6 +63,15 @@ def test_joined_parts_are_the_same_ones_and_as_few_as_possible(of: list[Part]) -
     for before, after in pairwise(few):
         same_kind = type(before) is type(after) and getattr(before, "index", 0) == getattr(after, "index", 0)
         assert not same_kind or isinstance(before, CallPart)
+
+
+@given(parts, parts, st.integers(0, 30))
+def test_an_output_begins_with_what_has_the_same_first_units(of: list[Part], others: list[Part], count: int) -> None:
+    beginning = _first(of, count)
+    assert begins_with(of, beginning)
+    for other in (others, [*beginning, *others]):
+        first = atoms(other)
+        assert begins_with(of, other) == (atoms(of)[: len(first)] == first)
 
 
 @given(parts, st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=8))

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roost.contract.nonce_lines import NonceLine
 from roost.contract.pool_document import SCHEMA_VERSION, PoolDocument, PoolRole
 
 COUNT = st.integers(0, 2**40)
+LITERAL = st.text(st.characters(exclude_characters="*\r\n"))
 ROLES = st.builds(PoolRole, st.text(min_size=1), COUNT, COUNT, COUNT, COUNT)
 DOCUMENTS = st.builds(
     PoolDocument,
@@ -22,6 +24,7 @@ DOCUMENTS = st.builds(
     roles=st.lists(ROLES).map(tuple),
     idle_ttl_seconds=COUNT | st.floats(0, 1e9),
     implicit_ttl_seconds=st.integers(1, 10**6) | st.floats(0.001, 1e9),
+    nonce_lines=st.lists(st.builds(NonceLine, LITERAL.filter(bool), LITERAL), max_size=3).map(tuple),
     max_session_tokens=COUNT,
     migrates=st.booleans(),
     queue_limit=COUNT,
@@ -78,6 +81,10 @@ def test_a_newer_version_is_an_error_that_says_what_to_update() -> None:
         ({"model": "smol"}, "model must be a map, not 'smol'"),
         ({"model": {"contextTokens": 1.5}}, r"model\.contextTokens must be a whole number, not 1\.5"),
         ({"sessions": {"idleTTLSeconds": "60"}}, r"sessions\.idleTTLSeconds must be a number, not '60'"),
+        ({"sessions": {"nonceLines": [4]}}, r"sessions\.nonceLines\[0\] must be a text, not 4"),
+        ({"sessions": {"nonceLines": ["*"]}}, r"sessions\.nonceLines\[0\]: '\*' is not a nonce line; write how"),
+        ({"sessions": {"nonceLines": ["id: *", "id"]}}, r"sessions\.nonceLines\[1\]: 'id' is not a nonce line"),
+        ({"sessions": {"nonceLines": ["a*b*"]}}, r"sessions\.nonceLines\[0\]: 'a\*b\*' is not a nonce line"),
         ({"roles": {}}, "roles must be a list, not {}"),
         ({"roles": [{"name": "coder"}, {"priority": 1}]}, r"roles\[1\]\.name is missing"),
         ({"roles": ["coder"]}, r"roles\[0\]\.name is missing"),

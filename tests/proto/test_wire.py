@@ -68,7 +68,7 @@ EVENTS: list[Event] = [
     Delta("é", [7, 8], 1, 2, (TokenLogprobs(-0.5, (7,), (-0.25,)),), ATTEMPT, PARTS, 5),
     Restarted("why", ATTEMPT),
     Committed(
-        "s1", SAID, FinishReason.TOOL_CALLS, USAGE, HEAD, 1, 2, 3, 2**63, True, 4, 5, ("why",), "Hm.", "stop", WHY
+        "s1", SAID, FinishReason.TOOL_CALLS, USAGE, HEAD, 1, 2, 3, 2**63, True, 4, 5, ("why",), "Hm.", "stop", WHY, 6
     ),
 ]
 
@@ -143,6 +143,7 @@ def test_logged_steps_arrive_as_they_were_sent() -> None:
             NOON,
             "Hm.",
             WHY,
+            2,
         )
     )
     assert wire_steps.logged_step_from_wire(wire_steps.logged_step_to_wire(step)) == step

@@ -42,6 +42,7 @@ class Script:
     warnings: tuple[str, ...] = ()
     """Of the output's text."""
     reasoning: str = ""
+    reasoning_tokens: int = 0
     stop_string: str = ""
     """What `Finished` says that the output ended at."""
     calls: tuple[tuple[str, str], ...] = ()

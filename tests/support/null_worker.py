@@ -272,6 +272,7 @@ class NullWorker(NullChecks):
             cached_tokens=attempt.cached,
             warnings=self.script.warnings,
             reasoning=self.script.reasoning,
+            reasoning_tokens=self.script.reasoning_tokens,
             stop_string=self.script.stop_string,
         )
 

@@ -18,9 +18,12 @@ from roost.contract.refused import Refused
 from roost.contract.sessions import ForkRequest, OpenRequest
 from roost.contract.steps import StepRequest
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
+from roost.store.kept_conversations import MemoryKeptConversations
+from roost.store.memory_detached import MemoryDetachedSteps
 from roost.store.records import AlreadyCommitted, Began
 from roost_gateway.core.caller import Caller
 from roost_gateway.core.conversations import Conversations
+from roost_gateway.core.kept_conversations import KeptConversations
 
 POOL = "test/null"
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -205,4 +208,6 @@ def played_conversations(reply: Reply, index: ConversationIndex | None = None) -
     """Conversations over played sessions, and the sessions."""
     gateway: Any = PlayedGateway(reply)
     pools: Any = PlayedPools()
-    return Conversations(gateway, pools, index or MemoryConversationIndex(lambda: 0), 600.0), gateway
+    index, detached = index or MemoryConversationIndex(lambda: 0), MemoryDetachedSteps(lambda: 0)
+    kept = KeptConversations(MemoryKeptConversations(lambda: 0), pools)
+    return Conversations(gateway, pools, index, kept, detached, 600.0), gateway

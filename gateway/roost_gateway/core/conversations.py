@@ -8,20 +8,24 @@ from dataclasses import dataclass, replace
 
 from roost.contract import requests
 from roost.contract.events import Committed, Event
-from roost.contract.messages import Message
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check
 from roost.contract.sessions import ForkRequest, OpenRequest
+from roost.contract.steps import Cursor, StepName
 from roost.store.conversation_index import ConversationIndex, EntryState, IndexEntry, IndexWrite
+from roost.store.detached import DetachedSteps
 from roost.store.records import AlreadyCommitted, Began, StoreAwayError
-from roost_gateway.core.caller import Caller, role_of
+from roost_gateway.core.begun_step import BegunStep
+from roost_gateway.core.caller import Caller, pool_of_session, role_of
 from roost_gateway.core.gateway import Gateway
+from roost_gateway.core.kept_conversations import KeptConversations
 from roost_gateway.core.models import ServedModel, pool_of_model, served_models
+from roost_gateway.core.previous_responses import PreviousResponses
 from roost_gateway.core.shared_steps import Asker, SharedStep, SharedSteps
 from roost_gateway.fleet.pools import Pools
 from roost_gateway.recognition.canonical import cleaned
-from roost_gateway.recognition.conversation import Conversation, Match, Previous, Recognised
+from roost_gateway.recognition.conversation import Conversation, Match, Recognised
 from roost_gateway.recognition.decision import Asked, Plan, decide, looked_up
 from roost_gateway.recognition.turn import REPEAT_MS, Turn, turn
 from roost_gateway.step.background import Background
@@ -45,9 +49,23 @@ _ELSEWHERE = {
 class ConversationStep:
     """A step that has begun."""
 
-    recognised: Recognised
+    begun: BegunStep
     events: AsyncIterator[Event]
     """As `Gateway.step` yields them. Iterating raises Refused, StoreAwayError."""
+    is_committed: bool
+    """Whether it had been committed before."""
+
+    @property
+    def recognised(self) -> Recognised:
+        return self.begun.recognised
+
+
+class RunsDetachedError(Exception):
+    """The step that a conversation asks for runs detached already, or did and is committed."""
+
+    def __init__(self, recognised: Recognised) -> None:
+        super().__init__(f"step {recognised.step_id} of {recognised.session_id} is detached")
+        self.recognised = recognised
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +74,7 @@ class _Call:
 
     turn: Turn
     asker: Asker
+    is_detached: bool = False
 
     @property
     def caller(self) -> Caller:
@@ -68,12 +87,11 @@ class _Call:
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """A step that has begun after the point `start` of a session."""
+    """A step that has begun."""
 
     call: _Call
-    start: IndexEntry
-    recognised: Recognised
-    events: AsyncIterator[Event]
+    begun: BegunStep
+    step: SharedStep
 
 
 class Conversations:
@@ -82,10 +100,21 @@ class Conversations:
     The index of conversations is an aid: without its answers a conversation is served as a new session.
     """
 
-    def __init__(self, gateway: Gateway, pools: Pools, index: ConversationIndex, step_timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        pools: Pools,
+        index: ConversationIndex,
+        kept: KeptConversations,
+        detached: DetachedSteps,
+        step_timeout_seconds: float,
+    ) -> None:
+        self.kept = kept
         self._gateway = gateway
         self._pools = pools
         self._index = index
+        self._detached = detached
+        self._previous = PreviousResponses(gateway, detached)
         self._step_timeout_seconds = step_timeout_seconds
         self._background = Background()
         self._steps = SharedSteps(gateway)
@@ -96,24 +125,49 @@ class Conversations:
 
     @asynccontextmanager
     async def step(
-        self, conversation: Conversation, caller: Caller, seconds_left: float | None = None
+        self,
+        conversation: Conversation,
+        caller: Caller,
+        seconds_left: float | None = None,
+        *,
+        is_detached: bool = False,
     ) -> AsyncGenerator[ConversationStep, None]:
         """Takes the step that a conversation asks for, in the session that has its history. Leaving the context early
         cancels the step, unless it is being committed.
 
         `seconds_left` is what the client's deadline leaves; None: the gateway's own `step_timeout_seconds`.
+        `is_detached`: whether the step is to run without its client. Raises RunsDetachedError when it does already.
         """
-        deadline = None if seconds_left is None else time.monotonic() + seconds_left
-        pool = await pool_of_model(self._pools, conversation.model, caller)
-        asker = Asker(caller, pool, deadline)
-        asked = await self._with_system(cleaned(_within(conversation, pool)), caller)
-        call = _Call(turn(asked, caller.tenant, pool.pool), asker)
+        call = await self._call(conversation, caller, seconds_left, is_detached=is_detached)
         _check(call)
         call, plan = await self._recognise(call)
         async with AsyncExitStack() as stack:
-            running = await self._begin(stack, call, plan)
-            events = await stack.enter_async_context(aclosing(self._events(running)))
-            yield ConversationStep(running.recognised, events)
+            yield await self._followed(stack, await self._begin(stack, call, plan))
+
+    @asynccontextmanager
+    async def resume(
+        self, begun: BegunStep, caller: Caller, received: Cursor | None
+    ) -> AsyncGenerator[ConversationStep, None]:
+        """Takes a step again whose gateway may have died. `received` is the output that is known of it. Leaving the
+        context early cancels the step, unless it is being committed."""
+        pool = await self._pools.get(pool_of_session(begun.start.session_id, caller))
+        call = _Call(begun.turn, Asker(caller, pool, deadline=None), is_detached=True)
+        async with AsyncExitStack() as stack:
+            request = replace(begun.request, received=received)
+            step = await stack.enter_async_context(self._steps.take(request, call.asker))
+            yield await self._followed(stack, _Running(call, begun, step))
+
+    async def step_id(self, conversation: Conversation, caller: Caller) -> str:
+        """The id of the step that a conversation asks for; equal requests ask for the same."""
+        return (await self._call(conversation, caller, None)).turn.step_id
+
+    async def _call(
+        self, conversation: Conversation, caller: Caller, seconds_left: float | None, *, is_detached: bool = False
+    ) -> _Call:
+        deadline = None if seconds_left is None else time.monotonic() + seconds_left
+        pool = await pool_of_model(self._pools, conversation.model, caller)
+        asked = await self._previous.with_system(cleaned(_within(conversation, pool), pool.nonce_lines), caller)
+        return _Call(turn(asked, caller.tenant, pool.pool), Asker(caller, pool, deadline), is_detached)
 
     async def aclose(self) -> None:
         """Waits for what is still to be remembered."""
@@ -143,29 +197,13 @@ class Conversations:
             log.warning("a conversation is not looked up: %s", error)
             return [()] * len(keys)
 
-    async def _with_system(self, asked: Conversation, caller: Caller) -> Conversation:
-        """The conversation with all of the system text that its previous response was given, unless it begins in
-        another way now. Raises Refused: SESSION_NOT_FOUND when there is no such response."""
-        if asked.previous is None:
-            return asked
-        system = await self._gateway.system_text(asked.previous.session_id, caller)
-        is_kept = not asked.system or f"{system}\n\n".startswith(f"{asked.system}\n\n")
-        return replace(asked, system=system) if is_kept else asked
-
-    async def _with_history(self, call: _Call, previous: Previous) -> _Call:
-        """The call with the history of its previous response, read from the session's log. Raises Refused:
-        SESSION_NOT_FOUND when there is no such response."""
-        asked, history, token = call.turn.conversation, list[Message](), ""
-        while True:
-            page = await self._gateway.list_steps(previous.session_id, call.caller, page_size=100, page_token=token)
-            for step in page.steps:
-                history += [*step.messages, step.output]
-                if step.step_id == previous.step_id:
-                    whole = cleaned(replace(asked, messages=(*history, *asked.messages), previous=None))
-                    return replace(call, turn=turn(whole, call.caller.tenant, call.pool.pool))
-            token = page.next_page_token
-            if not token:
-                raise Refused(Reason.SESSION_NOT_FOUND, "there is no such response")
+    async def _with_history(self, call: _Call, previous: StepName) -> _Call:
+        """The call with the history of its previous response. Raises Refused: SESSION_NOT_FOUND, INVALID_REQUEST."""
+        asked = call.turn.conversation
+        history = await self._previous.history(previous, call.caller)
+        whole = replace(asked, messages=(*history, *asked.messages), previous=None)
+        whole = cleaned(whole, call.pool.nonce_lines)
+        return replace(call, turn=turn(whole, call.caller.tenant, call.pool.pool))
 
     async def _begin(self, stack: AsyncExitStack, call: _Call, plan: Plan) -> _Running:
         """Begins the step in the first session of the plan that takes it."""
@@ -188,10 +226,18 @@ class Conversations:
         return await self._open(stack, call, reason)
 
     async def _continue(self, stack: AsyncExitStack, call: _Call, start: IndexEntry) -> _Running:
+        if call.is_detached:
+            await self._check_not_detached(call, start)
         step = await self._take(stack, call, start)
         attached = isinstance(step.began, AlreadyCommitted) or step.began.fenced is not None
         match = Match.ATTACHED if attached else Match.CONTINUED
-        return _Running(call, start, _recognised(call, start, step.began, match), step.events)
+        return _running(call, start, step, match)
+
+    async def _check_not_detached(self, call: _Call, start: IndexEntry) -> None:
+        """Raises RunsDetachedError. The run of a detached step is not fenced by those who ask for the step again."""
+        progress = await self._detached.read(StepName(start.session_id, call.turn.step_id), call.caller.tenant)
+        if progress is not None and not progress.state.makes_room:
+            raise RunsDetachedError(Recognised(start.session_id, call.turn.step_id, Match.ATTACHED, start.head.length))
 
     async def _fork(self, stack: AsyncExitStack, call: _Call, point: IndexEntry, reason: str) -> _Running:
         request = ForkRequest(point.session_id, point.head, task=call.turn.conversation.family)
@@ -201,7 +247,8 @@ class Conversations:
 
     async def _open(self, stack: AsyncExitStack, call: _Call, reason: str) -> _Running:
         """Gives the whole conversation to a new session. Until its step is committed it lives no longer than the step
-        is remembered, so that attempts that fail leave nothing behind."""
+        is remembered, so that attempts that fail leave nothing behind; that of a detached step, whose client may come
+        back late, as long as other sessions."""
         asked = call.turn.conversation
         if asked.previous is not None:
             whole, plan = await self._recognise(await self._with_history(call, asked.previous))
@@ -209,7 +256,7 @@ class Conversations:
         request = OpenRequest(
             pool=call.pool.pool, role=asked.role, system=asked.system, tools=asked.tools, task=asked.family
         )
-        ttl_ms = min(REPEAT_MS, call.pool.implicit_ttl_ms)
+        ttl_ms = call.pool.implicit_ttl_ms if call.is_detached else min(REPEAT_MS, call.pool.implicit_ttl_ms)
         session = await self._gateway.open(request, call.caller, call.asker.seconds_left, ttl_ms)
         start = call.turn.opened(session.id)
         match = Match.IMPORTED if call.turn.chain.has_turns else Match.NEW
@@ -221,27 +268,34 @@ class Conversations:
         limit = self._step_timeout_seconds if call.asker.seconds_left is None else call.asker.seconds_left
         self._background.spawn(self._remember(call, call.turn.began(start, int(limit * 1000) + REPEAT_MS)))
         step = await self._take(stack, call, start)
-        return _Running(call, start, _recognised(call, start, step.began, match, reason), step.events)
+        return _running(call, start, step, match, reason)
 
     async def _take(self, stack: AsyncExitStack, call: _Call, start: IndexEntry) -> SharedStep:
         request = call.turn.step(start.session_id, start.head, start.units)
         return await stack.enter_async_context(self._steps.take(request, call.asker))
 
+    async def _followed(self, stack: AsyncExitStack, running: _Running) -> ConversationStep:
+        events = await stack.enter_async_context(aclosing(self._events(running)))
+        return ConversationStep(running.begun, events, isinstance(running.step.began, AlreadyCommitted))
+
     async def _events(self, running: _Running) -> AsyncGenerator[Event, None]:
-        async for event in running.events:
+        async for event in running.step.events:
             if isinstance(event, Committed):
                 await self._committed(running, event)
             yield event
 
     async def _committed(self, running: _Running, event: Committed) -> None:
         """Remembers the step before its client, whose next request may come at once, has it."""
-        call, start = running.call, running.start
+        call, start = running.call, running.begun.start
         writes = call.turn.committed(start, event.head, event.output, call.pool.implicit_ttl_ms)
-        if running.recognised.match in (Match.CONTINUED, Match.ATTACHED):
+        if running.begun.recognised.match in (Match.CONTINUED, Match.ATTACHED):
             writes += call.turn.passed(start, call.pool.implicit_ttl_ms)
         if event.output.tool_calls and not event.replayed:
             self._background.spawn(self._hold(call, start.session_id, event))
         await self._remember(call, writes)
+        if (kept := call.turn.conversation.kept) is not None:
+            ttl_ms = call.pool.implicit_ttl_ms
+            await self.kept.advance(kept, start.session_id, call.turn.step_id, call.caller, ttl_ms)
 
     async def _remember(self, call: _Call, writes: Sequence[IndexWrite]) -> None:
         try:
@@ -274,8 +328,8 @@ def _check(call: _Call) -> None:
     check(requests.step_of_role(step, role))
 
 
-def _recognised(
-    call: _Call, start: IndexEntry, began: Began | AlreadyCommitted, match: Match, reason: str = ""
-) -> Recognised:
+def _running(call: _Call, start: IndexEntry, step: SharedStep, match: Match, reason: str = "") -> _Running:
+    began = step.began
     log_tokens = began.descriptor.head.length if isinstance(began, Began) else began.entry.start
-    return Recognised(start.session_id, call.turn.step_id, match, log_tokens, reason)
+    recognised = Recognised(start.session_id, call.turn.step_id, match, log_tokens, reason)
+    return _Running(call, BegunStep(call.turn, start, recognised), step)

@@ -39,7 +39,7 @@ class TokenCounter:
         choice = self._workers.choose(pool.pool, need, frozenset())
         if choice is None:
             raise Refused(Reason.NO_WORKER, f"pool {pool.pool} has no worker yet; ask again", retry_seconds=1.0)
-        asked = cleaned(conversation)
+        asked = cleaned(conversation, pool.nonce_lines)
         today = day_of(time.time_ns() // 1_000_000)
         return await self._clients.count_tokens(
             choice.worker, pool, asked.system, asked.tools, asked.messages, today, COUNT_SECONDS

@@ -13,7 +13,15 @@ from roost.contract.names import new_session_id, pool_of
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check, invalid
-from roost.contract.sessions import ForkRequest, OpenRequest, SessionInfo, SessionPage, SessionQuery, StepPage
+from roost.contract.sessions import (
+    ForkRequest,
+    LoggedStep,
+    OpenRequest,
+    SessionInfo,
+    SessionPage,
+    SessionQuery,
+    StepPage,
+)
 from roost.contract.steps import StepRequest
 from roost.store.forks import fork_session
 from roost.store.interface import SessionStore
@@ -151,6 +159,28 @@ class Gateway:
             for entry in entries[:size]
         ]
         return StepPage(tuple(steps), str(first + size) if len(entries) > size else "")
+
+    async def logged_step(self, session_id: str, step_id: str, caller: Caller) -> LoggedStep | None:
+        """A step of the session's current log, without reading others; None when it has no such step."""
+        pool_of_session(session_id, caller)
+        descriptor = await self._store.get(session_id, caller.tenant)
+        index = await self._store.step_index(session_id, step_id)
+        if index is None:
+            entry = await self._inherited(descriptor, step_id)
+        else:
+            entry = next(iter(await self._store.log(session_id, descriptor.generation, index, 1)), None)
+        if entry is None or entry.step_id != step_id:
+            return None
+        return logged_step(entry, descriptor.generation)
+
+    async def _inherited(self, descriptor: Descriptor, step_id: str) -> LogEntry | None:
+        """The step, if the session shares it with the one that it was branched off."""
+        for first in range(0, descriptor.inherited_steps, requests.MAX_PAGE_STEPS):
+            count = min(requests.MAX_PAGE_STEPS, descriptor.inherited_steps - first)
+            for entry in await self._store.log(descriptor.session_id, descriptor.generation, first, count):
+                if entry.step_id == step_id:
+                    return entry
+        return None
 
     async def hold(
         self, session_id: str, tool: str, expect_seconds: float, expected_head: Head | None, caller: Caller

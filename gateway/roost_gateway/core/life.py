@@ -12,8 +12,10 @@ from roost.store.redis_store import connect
 from roost_gateway.config import GatewayConfig, PoolSecrets
 from roost_gateway.core.conversations import Conversations
 from roost_gateway.core.counting import TokenCounter
+from roost_gateway.core.detached import DetachedConversations
 from roost_gateway.core.facts import FactsCache
 from roost_gateway.core.gateway import Gateway
+from roost_gateway.core.kept_conversations import KeptConversations
 from roost_gateway.core.pressure import Pressure
 from roost_gateway.core.step_calls import StepCalls
 from roost_gateway.fleet.fleet import Fleet
@@ -33,7 +35,7 @@ FINISH_SECONDS = 3.0
 class GatewayRuntime:
     """Makes a Gateway and all that it needs. `open`, perhaps `cut_off`, then `aclose`.
 
-    The fronts of the process (gRPC and HTTP) serve the same `gateway`, `conversations` and `counter`.
+    The fronts of the process (gRPC and HTTP) serve the same `gateway`, `conversations`, `detached` and `counter`.
     """
 
     def __init__(self, config: GatewayConfig, telemetry: Telemetry, on_change: Callable[[], None]) -> None:
@@ -44,6 +46,7 @@ class GatewayRuntime:
         self._stack = contextlib.AsyncExitStack()
         self._gateway: Gateway | None = None
         self._conversations: Conversations | None = None
+        self._detached: DetachedConversations | None = None
         self._counter: TokenCounter | None = None
         self._stopping = False
         self.store: SessionStore
@@ -60,6 +63,11 @@ class GatewayRuntime:
     def conversations(self) -> Conversations:
         """Raises StoreAwayError until `open` has returned."""
         return _reached(self._conversations)
+
+    @property
+    def detached(self) -> DetachedConversations:
+        """Raises StoreAwayError until `open` has returned."""
+        return _reached(self._detached)
 
     @property
     def counter(self) -> TokenCounter:
@@ -99,17 +107,28 @@ class GatewayRuntime:
         calls = StepCalls(steps, pressure)
         timeout = config.step_timeout_seconds
         self._gateway = Gateway(store, fleet, facts, calls, timeout)
-        self._conversations = Conversations(self._gateway, fleet.pools, store.conversations, timeout)
-        on_close(self._conversations.aclose)
+        kept = KeptConversations(store.kept_conversations, fleet.pools)
+        conversations = Conversations(self._gateway, fleet.pools, store.conversations, kept, store.detached, timeout)
+        self._conversations = conversations
+        on_close(conversations.aclose)
+        self._detached = DetachedConversations(conversations, self._gateway, fleet.pools, store.detached)
+        on_close(self._detached.aclose, FINISH_SECONDS)
         self._counter = TokenCounter(fleet)
         self._add_gauges(pressure)
         self._on_change()
 
+    async def finish_detached(self) -> None:
+        """Waits until no detached step runs here."""
+        if self._detached is not None:
+            await self._detached.finish()
+
     def cut_off(self) -> None:
-        """Leaves running steps as orphans, for another gateway to resume."""
+        """Leaves running steps as orphans, for another gateway to resume, and hands detached ones over."""
         self._stopping = True
         if self._gateway is not None:
             self.steps.close()
+        if self._detached is not None:
+            self._detached.close()
 
     async def aclose(self) -> None:
         """Ends everything that runs by itself, then the connections."""

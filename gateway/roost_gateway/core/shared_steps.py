@@ -89,7 +89,7 @@ class SharedSteps:
         try:
             async for event in events:
                 if isinstance(event, Delta):
-                    received = _cursor(event)
+                    received = cursor_after(event)
                 yield event
             return
         except Refused as error:
@@ -115,7 +115,8 @@ class SharedSteps:
             wait = min(_LONGEST_LOOK_SECONDS, 2 * wait)
 
 
-def _cursor(delta: Delta) -> Cursor:
+def cursor_after(delta: Delta) -> Cursor:
+    """What a client has that has received everything up to the end of a delta."""
     return Cursor(
         attempt=delta.attempt,
         tokens=delta.token_offset + len(delta.token_ids),

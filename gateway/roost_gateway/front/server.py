@@ -111,8 +111,7 @@ class GatewayServer:
     async def _drain(self, seconds: float) -> None:
         fronts = [front for front in (self._grpc, self._http) if front is not None]
         stopping = [asyncio.create_task(front.stop(seconds)) for front in fronts]
-        if not stopping:
-            return
+        stopping.append(asyncio.create_task(self.life.finish_detached()))
         _, running = await asyncio.wait(stopping, timeout=seconds)
         if running:
             self.life.cut_off()

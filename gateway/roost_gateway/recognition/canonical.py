@@ -13,13 +13,14 @@ from hashlib import blake2b
 from itertools import groupby
 
 from roost.contract.messages import Message, MessageRole, ToolCall
+from roost.contract.nonce_lines import NonceLine
 from roost_gateway.recognition.conversation import Conversation
 from roost_gateway.recognition.flattened import calls_in
 
 DIGEST_BYTES = 16
-NONCE_LINES = ("x-anthropic-billing-header:",)
-"""Beginnings of lines of system text that differ from request to request and say nothing to the model. Claude Code
-writes such a line, with a checksum of the request, before its own system text."""
+NONCE_LINES = (NonceLine("x-anthropic-billing-header:"),)
+"""Lines that are left out in every pool. Claude Code writes such a line, with a checksum of the request, before its own
+system text."""
 _THINKING = re.compile(r"(?:\s*<think>.*?(?:</think>|\Z))*", re.DOTALL)
 _LENGTH = struct.Struct(">Q")
 
@@ -42,10 +43,11 @@ def digest_of(*parts: str | bytes) -> bytes:
     return blake2b(framed, digest_size=DIGEST_BYTES, person=b"roost.unit").digest()
 
 
-def cleaned(conversation: Conversation, nonce_lines: Sequence[str] = NONCE_LINES) -> Conversation:
+def cleaned(conversation: Conversation, further_nonce_lines: Sequence[NonceLine] = ()) -> Conversation:
     """The conversation as it is compared and rendered: without nonce lines, without reasoning that a client has written
     into the assistant's text and assistant messages that say nothing, and with the results of parallel calls in the
-    order of the calls."""
+    order of the calls. `further_nonce_lines` are left out beside `NONCE_LINES`."""
+    nonce_lines = (*NONCE_LINES, *further_nonce_lines)
     ordered, calls = list[Message](), dict[str, int]()
     spoken = (message for message in conversation.messages if not _says_nothing(message))
     for role, group in groupby(spoken, key=lambda message: message.role):
@@ -63,12 +65,13 @@ def cleaned(conversation: Conversation, nonce_lines: Sequence[str] = NONCE_LINES
     return replace(conversation, system=system, messages=tuple(ordered))
 
 
-def without_nonces(text: str, nonce_lines: Sequence[str] = NONCE_LINES) -> str:
-    """The text without the lines that begin in one of these ways."""
-    if not any(beginning in text for beginning in nonce_lines):
+def without_nonces(text: str, nonce_lines: Sequence[NonceLine]) -> str:
+    """The text without these lines."""
+    present = [nonce for nonce in nonce_lines if nonce.beginning in text]
+    if not present:
         return text
-    lines = text.splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith(tuple(nonce_lines)))
+    lines = zip(text.splitlines(), text.splitlines(keepends=True), strict=True)
+    return "".join(whole for line, whole in lines if not any(nonce.matches(line) for nonce in present))
 
 
 def units(messages: Iterable[Message]) -> list[Unit]:

@@ -4,14 +4,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from roost.contract.messages import Format, Message, Sampling, ToolDefinition
-
-
-@dataclass(frozen=True, slots=True)
-class Previous:
-    """The committed step that a request continues by name, as `previous_response_id` does."""
-
-    session_id: str
-    step_id: str
+from roost.contract.steps import StepName
+from roost.store.kept_conversations import KeptConversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +26,17 @@ class Conversation:
     family: str = ""
     """The id that the client's conversation goes by, at most 256 bytes; empty without one. Branches (title calls,
     sub-agents, what follows a compaction) share it."""
-    previous: Previous | None = None
+    previous: StepName | None = None
+    """The committed step that the request continues by name, as `previous_response_id` does."""
     is_retry: bool = False
     """Whether the client says that it has sent the same request before."""
     role: str = ""
     """Role of the pool; empty: its first."""
     epoch: str = ""
     """Conversations of one epoch have nothing to do with those of another."""
+    kept: KeptConversation | None = None
+    """The conversation of a client that the step continues, as it was read: `previous` and `messages` have what it
+    has."""
 
 
 class Match(StrEnum):

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 from roost.contract.heads import Head
 from roost.contract.messages import Message
-from roost.contract.steps import StepRequest
+from roost.contract.steps import StepName, StepRequest
 from roost.store.conversation_index import EntryState, IndexEntry, IndexWrite
 from roost_gateway.recognition.chain import Chain, Point, chain, root, tenant_digest
-from roost_gateway.recognition.conversation import Conversation, Previous
+from roost_gateway.recognition.conversation import Conversation
 
 REPEAT_MS = 120_000
 """How long after its end a step is returned to a client that asks for it again."""
@@ -53,7 +53,7 @@ class Turn:
         entry = IndexEntry(start.session_id, head, after.units, point.own, point.wide)
         writes = [
             IndexWrite(point.own, entry, ttl_ms),
-            IndexWrite(self.response_key(Previous(start.session_id, self.step_id)), entry, ttl_ms),
+            IndexWrite(self.response_key(StepName(start.session_id, self.step_id)), entry, ttl_ms),
             IndexWrite(self.request, start, REPEAT_MS),
         ]
         if point.own != point.wide:
@@ -64,7 +64,7 @@ class Turn:
         """What to remember of a point after which the session has gone on."""
         return [IndexWrite(start.own, replace(start, state=EntryState.PASSED), ttl_ms)] if start.units else []
 
-    def response_key(self, previous: Previous) -> bytes:
+    def response_key(self, previous: StepName) -> bytes:
         """Key of the end of a committed step, for requests with the same system text and tools."""
         return tenant_digest(self.tenant, "response", self.root.wide, previous.session_id, previous.step_id)
 

@@ -26,12 +26,16 @@ class Background:
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
+    async def idle(self) -> None:
+        """Waits for all of it, also for what it spawns on the way."""
+        while self._tasks:  # a step that was cut off spawns its abort when it ends
+            await asyncio.wait(self._tasks)
+
     async def finish(self, seconds: float) -> None:
-        """Waits `seconds` for all of it, also for what it spawns on the way, then cancels the rest."""
+        """Waits `seconds` until it is idle, then cancels the rest."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._tasks:  # a step that was cut off spawns its abort when it ends
-                    await asyncio.wait(self._tasks)
+                await self.idle()
         late = list(self._tasks)
         for task in late:
             task.cancel()

@@ -131,6 +131,7 @@ def _output_record(output: StepOutput, finish: StepOutcome) -> dict[str, object]
         "attempts": [[ref.epoch, ref.nonce.hex()] for ref in output.lineage],
         **({"warnings": list(finish.warnings)} if finish.warnings else {}),
         **({"reasoning": finish.reasoning} if finish.reasoning else {}),
+        **({"reasoning_tokens": finish.reasoning_tokens} if finish.reasoning_tokens else {}),
         **({"stop_string": finish.stop_string} if finish.stop_string else {}),
         **({"parts": parts_to_record(parts)} if parts != finish.parts else {}),
     }

@@ -220,6 +220,7 @@ def _finish(wire: worker_pb.Finished) -> StepOutcome:
         cached_tokens=wire.cached_tokens,
         warnings=tuple(wire.warnings),
         reasoning=wire.reasoning,
+        reasoning_tokens=wire.reasoning_tokens,
         stop_string=wire.stop_string,
         kv=_kv_report(wire),
     )

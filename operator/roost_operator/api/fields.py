@@ -6,6 +6,8 @@ from typing import Annotated, TypeVar
 from pydantic import BaseModel, ConfigDict, StringConstraints
 from pydantic.alias_generators import to_camel
 
+from roost.contract import nonce_lines
+
 POOL_NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 LONGEST_NAME = 47
 """KubeRay's limit for a RayService, which has its pool's name."""
@@ -17,6 +19,7 @@ PATTERNS = {
     LABEL: "use lower-case letters, digits and '-', at most 63",
     MODEL_NAME: "use letters, digits, '-', '.' and '_', at most 63",
     SOURCE: "use hf://org/name, file:///path, pypi://distribution/path/in/wheel or dummy://config",
+    nonce_lines.PATTERN: nonce_lines.HINT,
 }
 """Patterns of texts, with what to write instead of one that does not match."""
 
@@ -24,6 +27,7 @@ PoolName = Annotated[str, StringConstraints(pattern=POOL_NAME, max_length=LONGES
 Label = Annotated[str, StringConstraints(pattern=LABEL)]
 ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME)]
 Source = Annotated[str, StringConstraints(pattern=SOURCE, max_length=2048)]
+NonceLineText = Annotated[str, StringConstraints(pattern=nonce_lines.PATTERN, max_length=nonce_lines.MAX_CHARS)]
 
 
 _Value = TypeVar("_Value", int, str)

@@ -1,5 +1,6 @@
 """The pool document that gateways read from Redis (docs/contracts.md, "Pool document"). Pure."""
 
+from roost.contract.nonce_lines import NonceLine
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost_operator.api.model_spec import Thinking
 from roost_operator.api.spec import AgentPool, OnModelChange, RoleSpec
@@ -18,6 +19,7 @@ def pool_document(pool: AgentPool, active_revision: str = "") -> PoolDocument:
         roles=tuple(_role(role) for role in spec.roles),
         idle_ttl_seconds=spec.sessions.idle_ttl_seconds,
         implicit_ttl_seconds=spec.sessions.implicit_ttl_seconds,
+        nonce_lines=tuple(map(NonceLine.parse, spec.sessions.nonce_lines)),
         max_session_tokens=spec.sessions.max_tokens,
         migrates=spec.sessions.on_model_change is OnModelChange.MIGRATE,
         queue_limit=spec.admission.queue_limit,

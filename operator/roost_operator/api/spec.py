@@ -5,11 +5,12 @@ and objects, each with a description; durations are whole seconds and named `...
 """
 
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from roost_operator.api.fields import Fields, Label, PoolName
+from roost.contract.nonce_lines import MAX_LINES
+from roost_operator.api.fields import Fields, Label, NonceLineText, PoolName
 from roost_operator.api.model_spec import ModelSpec
 
 GROUP = "roost.dev"
@@ -102,6 +103,13 @@ class SessionsSpec(Fields):
         le=31_536_000,
         alias="implicitTTLSeconds",
         description="The same for sessions that gateways open for HTTP clients; idleTTLSeconds when that is less.",
+    )
+    nonce_lines: tuple[Annotated[NonceLineText, Field(description="BEGINNING*END of such a line.")], ...] = Field(
+        default=(),
+        max_length=MAX_LINES,
+        description="Lines of system text that differ in each request of an HTTP client, such as the request's id: "
+        "such a line begins with what stands before the '*', and ends with what stands after it. They are left out of "
+        "the conversation, so that it is recognised, and the model does not see them.",
     )
     max_tokens: int = Field(default=0, ge=0, description="Longest log in tokens; 0 means the model's contextTokens.")
     on_pool_deletion: OnPoolDeletion | None = Field(

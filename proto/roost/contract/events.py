@@ -177,6 +177,8 @@ class Committed:
     """The one of `Sampling.stop` that ended the output; empty when another thing did."""
     why: Why | None = None
     """Why it waited, and why tokens were rebuilt; None for a step of an older gateway."""
+    reasoning_tokens: int = 0
+    """Output tokens that the reasoning took, its marks included."""
 
     @property
     def context_tokens(self) -> int:

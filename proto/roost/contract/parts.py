@@ -73,6 +73,19 @@ def joined(parts: Iterable[Part]) -> tuple[Part, ...]:
     return tuple(_together(run) for run in runs)
 
 
+def begins_with(parts: Iterable[Part], beginning: Iterable[Part]) -> bool:
+    """Whether an output that was written as `beginning` may have gone on as `parts`, however both are cut."""
+    whole, begin = joined(parts), joined(beginning)
+    if not begin or whole[: len(begin)] == begin:
+        return True
+    if len(whole) < len(begin) or whole[: len(begin) - 1] != begin[:-1]:
+        return False
+    last, grown = begin[-1], whole[len(begin) - 1]
+    if isinstance(last, CallPart) or isinstance(grown, CallPart):
+        return False
+    return _continues(grown, last) and grown.text.startswith(last.text)
+
+
 def _continues(part: Part, first: Part) -> bool:
     if isinstance(part, ArgumentsPart):
         return isinstance(first, ArgumentsPart) and first.index == part.index

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar, cast
 
+from roost.contract.nonce_lines import NonceLine
+
 SCHEMA_VERSION = 1
 """Version of the documents that are written. A reader takes this one and older ones; a field that an older reader may
 pass over needs no new version."""
@@ -48,6 +50,8 @@ class PoolDocument:
     idle_ttl_seconds: float = 0.0
     implicit_ttl_seconds: float = DEFAULT_IMPLICIT_TTL_SECONDS
     """Idle time after which a session that no client opened, but a gateway for a conversation, is erased."""
+    nonce_lines: tuple[NonceLine, ...] = ()
+    """Lines of system text that are neither compared nor rendered, beside those that gateways know."""
     max_session_tokens: int = 0
     migrates: bool = True
     """Whether sessions of another revision move to the active one; otherwise their steps are refused."""
@@ -101,6 +105,7 @@ class PoolDocument:
                 "idleTTLSeconds": self.idle_ttl_seconds,
                 "implicitTTLSeconds": self.implicit_ttl_seconds,
                 "maxTokens": self.max_session_tokens,
+                "nonceLines": list(map(str, self.nonce_lines)),
                 "onModelChange": _MIGRATE if self.migrates else _REFUSE,
             },
             "admission": {"queueLimit": self.queue_limit, "queueTimeoutSeconds": self.queue_timeout_seconds},
@@ -140,6 +145,7 @@ class PoolDocument:
         model, sessions = _part(document, "model"), _part(document, "sessions")
         admission, roles = _part(document, "admission"), _value(document, "", "roles", list[Any]())
         timeout = _value(admission, "admission.", "queueTimeoutSeconds", 0.0)
+        lines, where = _value(sessions, "sessions.", "nonceLines", list[Any]()), "sessions.nonceLines"
         return cls(
             pool=pool,
             model=_value(model, "model.", "name", ""),
@@ -151,6 +157,9 @@ class PoolDocument:
             idle_ttl_seconds=_value(sessions, "sessions.", "idleTTLSeconds", 0.0),
             implicit_ttl_seconds=_value(sessions, "sessions.", "implicitTTLSeconds", 0.0)
             or DEFAULT_IMPLICIT_TTL_SECONDS,
+            nonce_lines=tuple(
+                _nonce_line(text, f"{where}[{number}]") for number, text in enumerate(_texts(lines, where))
+            ),
             max_session_tokens=_value(sessions, "sessions.", "maxTokens", 0),
             migrates=_value(sessions, "sessions.", "onModelChange", _MIGRATE) != _REFUSE,
             queue_limit=_value(admission, "admission.", "queueLimit", 0),
@@ -202,6 +211,13 @@ def _texts(values: list[Any], where: str) -> tuple[str, ...]:
         if not isinstance(value, str):
             raise ValueError(f"{where}[{number}] must be a text, not {value!r:.80}")
     return tuple(values)
+
+
+def _nonce_line(text: str, where: str) -> NonceLine:
+    try:
+        return NonceLine.parse(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _unreadable(pool: str, why: str) -> ValueError:

@@ -5,6 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from roost.contract.reasons import Reason
 
+MAX_VIOLATIONS = 10
+"""Fields that a refusal names; a request may have thousands that are alike."""
+
 
 class Refused(Exception):  # noqa: N818  the contract's own word
     """A call ends with the status of `reason` (`roost.contract.reasons.STATUSES`).
@@ -31,14 +34,16 @@ class Refused(Exception):  # noqa: N818  the contract's own word
 
 
 def invalid(violations: Iterable[tuple[str, str]], reason: Reason = Reason.INVALID_REQUEST) -> Refused:
-    """The refusal of a request, which names each invalid field."""
+    """The refusal of a request. It names the first `MAX_VIOLATIONS` invalid fields, and counts the others."""
     violations = tuple(violations)
-    message = "; ".join(f"{field}: {why}" for field, why in violations)
-    return Refused(reason, f"invalid request: {message}", violations=violations)
+    named, more = violations[:MAX_VIOLATIONS], len(violations) - MAX_VIOLATIONS
+    message = "; ".join(f"{field}: {why}" for field, why in named)
+    rest = f"; and {more} more" if more > 0 else ""
+    return Refused(reason, f"invalid request: {message}{rest}", violations=named)
 
 
 def check(violations: Iterable[tuple[str, str]], reason: Reason = Reason.INVALID_REQUEST) -> None:
-    """Raises Refused with all violations, if there are any."""
+    """Raises Refused if there are any violations, as `invalid` returns it."""
     violations = tuple(violations)
     if violations:
         raise invalid(violations, reason)

@@ -175,6 +175,8 @@ class LoggedStep:
     """What the model wrote between its thinking marks. It is not part of `output`."""
     why: Why | None = None
     """Why it waited, and why tokens were rebuilt; None for a step of an older gateway."""
+    reasoning_tokens: int = 0
+    """Output tokens that the reasoning took, its marks included."""
 
 
 @dataclass(frozen=True, slots=True)

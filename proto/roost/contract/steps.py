@@ -7,6 +7,14 @@ from roost.contract.messages import Format, Message, Sampling
 
 
 @dataclass(frozen=True, slots=True)
+class StepName:
+    """A step of a session, committed or not."""
+
+    session_id: str
+    step_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Cursor:
     """How much of an attempt's output the client has received."""
 

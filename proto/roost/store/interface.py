@@ -5,7 +5,9 @@ from typing import Any, Protocol
 
 from roost.contract.heads import AttemptRef, Head
 from roost.store.conversation_index import ConversationIndex
+from roost.store.detached import DetachedSteps
 from roost.store.fork_records import NewFork
+from roost.store.kept_conversations import KeptConversationStore
 from roost.store.moves import SessionMoves
 from roost.store.records import (
     AlreadyCommitted,
@@ -35,6 +37,12 @@ class SessionStore(Protocol):
 
     @property
     def conversations(self) -> ConversationIndex: ...
+
+    @property
+    def kept_conversations(self) -> KeptConversationStore: ...
+
+    @property
+    def detached(self) -> DetachedSteps: ...
 
     @property
     def moves(self) -> SessionMoves: ...
@@ -146,6 +154,11 @@ class SessionStore(Protocol):
         ...
 
     async def log(self, session_id: str, generation: int, first: int, count: int) -> list[LogEntry]: ...
+
+    async def step_index(self, session_id: str, step_id: str) -> int | None:
+        """Number of a step in the log, which it keeps in every generation; None when the session itself has not
+        committed such a step."""
+        ...
 
     async def workers(self, pool: str) -> list[WorkerView]:
         """Workers with a lease in force, with what is reserved at them."""

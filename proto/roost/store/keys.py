@@ -4,7 +4,26 @@ Every key of a pool carries the hash tag `{namespace/pool}`, and a session's nam
 known before a script is called, and all keys of a script live in one slot of a Redis Cluster.
 """
 
+import hashlib
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class DetachedKeys:
+    """The Redis keys of one detached step (`roost.store.detached`)."""
+
+    record: str
+    """Hash with a time to live: what is needed to take the step over, who runs it, and how far it has come."""
+
+    @property
+    def events(self) -> str:
+        """List with a time to live: the events so far, each a serialised `StepResponse`."""
+        return f"{self.record}:events"
+
+    @property
+    def news(self) -> str:
+        """Pub/sub channel: an empty message with each report."""
+        return f"{self.record}:news"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +81,11 @@ class PoolKeys:
         killed workers and is refused until then."""
         return f"{self.session(family)}:quarantine:{digest.hex()}"
 
+    def detached(self, session_id: str, step_id: str) -> DetachedKeys:
+        """Keys of a detached step. Clients name it: its id is hashed, so that no id is another key's name."""
+        digest = hashlib.blake2b(step_id.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+        return DetachedKeys(f"{self.session(session_id)}:detached:{digest}")
+
     def conversation(self, digest: bytes) -> str:
         """String with a time to live: points of sessions at which a conversation has this hash
         (`roost.store.conversation_index`)."""
@@ -116,3 +140,9 @@ MOVES_DONE = "done"
 """What the key of a worker's mover holds when there is nothing more to move."""
 POOLS = "roost:pools"
 """Set: the names of all pools with a document. It carries no hash tag and is only used alone."""
+
+
+def kept_conversation(tenant: str, conversation_id: str) -> str:
+    """Hash with a time to live: `version` and `body` of a conversation that a client has created
+    (`roost.store.kept_conversations`). It belongs to no pool: which one a step runs in, its request says."""
+    return f"roost:{{tenant:{tenant}}}:conversation:{conversation_id}"

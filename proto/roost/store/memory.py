@@ -13,8 +13,11 @@ from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 from roost.contract.reasons import Reason
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
+from roost.store.detached import DetachedSteps
 from roost.store.fork_records import NewFork
+from roost.store.kept_conversations import KeptConversationStore, MemoryKeptConversations
 from roost.store.memory_attempts import take_attempt
+from roost.store.memory_detached import MemoryDetachedSteps
 from roost.store.memory_moves import MemoryMoves
 from roost.store.memory_pool import Claim, MemoryPool
 from roost.store.memory_session import Log, MemorySession, branch_off, new_session
@@ -56,6 +59,8 @@ class MemoryStore:
     def __init__(self, clock: Callable[[], int] = now_ms, *, aging_ms: int = AGING_MS) -> None:
         self.clock = clock
         self.conversations: ConversationIndex = MemoryConversationIndex(clock)
+        self.kept_conversations: KeptConversationStore = MemoryKeptConversations(clock)
+        self.detached: DetachedSteps = MemoryDetachedSteps(clock)
         self.documents: dict[str, dict[str, Any]] = {}
         self.sessions: dict[str, MemorySession] = {}
         self._aging_ms = aging_ms
@@ -282,6 +287,11 @@ class MemoryStore:
 
     async def log(self, session_id: str, generation: int, first: int, count: int) -> list[LogEntry]:
         return self._log(session_id, generation).entries[first : first + max(count, 0)]
+
+    async def step_index(self, session_id: str, step_id: str) -> int | None:
+        session = self._living(session_id)
+        step = session.steps.get(step_id) if session is not None else None
+        return step.index if step is not None else None
 
     async def workers(self, pool: str) -> list[WorkerView]:
         views = [self.pool(pool).view(worker_id, self.clock()) for worker_id in self.pool(pool).leases]

@@ -47,6 +47,8 @@ from roost.store.records import (
     WorkerView,
 )
 from roost.store.redis_conversation_index import RedisConversationIndex
+from roost.store.redis_detached import RedisDetachedSteps
+from roost.store.redis_kept_conversations import RedisKeptConversations
 from roost.store.redis_moves import RedisMoves
 from roost.store.refusals import refused
 from roost.store.rules import AGING_MS, ID_BYTES, RESIDENCY_DELAY_MS
@@ -88,10 +90,12 @@ class RedisStore:
     def __init__(self, link: RedisLink, *, aging_ms: int = AGING_MS, watermark: float = WATERMARK) -> None:
         self._link = link
         self.conversations = RedisConversationIndex(link)
+        self.kept_conversations = RedisKeptConversations(link, watermark)
         self._aging_ms = aging_ms
         self._watermark = watermark
         self._workers = WorkerReader(link)
         self._wakes = Wakes(link.client.pubsub)
+        self.detached = RedisDetachedSteps(link, self._wakes)
         self._scripts = SessionScripts(link)
         self.moves = RedisMoves(link, self._scripts)
         self._known_keys = self._scripts.known_keys
@@ -284,6 +288,10 @@ class RedisStore:
     async def log(self, session_id: str, generation: int, first: int, count: int) -> list[LogEntry]:
         stored = itertools.chain.from_iterable(await self._read(session_id, generation, "steps", first, count))
         return [codec.decode_entry(packed, index) for index, packed in enumerate(stored, first)]
+
+    async def step_index(self, session_id: str, step_id: str) -> int | None:
+        stored = await self._link.run("HGET", pool_keys(session_id).steps(session_id), step_id)
+        return int(stored.split(b":")[1]) if stored else None
 
     async def _read(self, session_id: str, generation: int, what: str, first: int, count: int) -> list[Any]:
         """Runs of a log's packed ids, or of its entries; none when the session or the generation is gone."""

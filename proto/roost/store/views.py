@@ -79,6 +79,7 @@ def logged_step(entry: LogEntry, generation: int, token_ids: Sequence[int] = ())
         output_token_ids=tuple(token_ids[entry.prompt_tokens :]),
         commit_time=_time(entry.commit_ms),
         reasoning=entry.output.get("reasoning", ""),
+        reasoning_tokens=_reasoning_tokens(entry),
         why=why_from_record(entry.output.get("why")),
     )
 
@@ -100,6 +101,7 @@ def committed(entry: LogEntry, generation: int, *, replayed: bool) -> Committed:
         failovers=0,
         warnings=tuple(entry.output.get("warnings", ())),
         reasoning=entry.output.get("reasoning", ""),
+        reasoning_tokens=_reasoning_tokens(entry),
         stop_string=entry.output.get("stop_string", ""),
         why=why_from_record(entry.output.get("why")),
     )
@@ -124,6 +126,11 @@ def unknown_migration(descriptor: Descriptor, known: Head | None) -> Migrated | 
     if known.generation == 0 and known != former.head:
         return None
     return last_migration(descriptor)
+
+
+def _reasoning_tokens(entry: LogEntry) -> int:
+    """At most those of the output: a log that was rendered again may have it without thinking, or in fewer tokens."""
+    return min(int(entry.output.get("reasoning_tokens", 0)), entry.output_tokens)
 
 
 def _time(milliseconds: int) -> datetime:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -40,6 +40,8 @@ class _Inbox:
         self._news: list[Wake] = []
 
     def put(self, wake: Wake) -> None:
+        if wake == ANYTHING and self._news[-1:] == [ANYTHING]:
+            return  # it says nothing new
         self._news.append(wake)
         if len(self._news) > _MOST_NEWS:
             self._news = [ANYTHING]
@@ -61,7 +63,7 @@ class Wakes:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._closed = False
 
-    async def of(self, channel: str) -> AsyncIterator[Wake]:
+    async def of(self, channel: str) -> AsyncGenerator[Wake, None]:
         """Yields each message on `channel`, and something at least every second."""
         inbox = _Inbox()
         self._enter(channel, inbox)

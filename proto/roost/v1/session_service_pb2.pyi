@@ -1407,6 +1407,7 @@ class CommittedStep(_message.Message):
     COMMIT_TIME_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     step_id: _builtins.str
     """Client's idempotency key."""
     index: _builtins.int
@@ -1415,6 +1416,8 @@ class CommittedStep(_message.Message):
     """Why generation ended."""
     reasoning: _builtins.str
     """What the model wrote between its thinking marks; not part of `output`."""
+    reasoning_tokens: _builtins.int
+    """Generated tokens that the reasoning took, its marks included."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
         """Messages that came in."""
@@ -1472,10 +1475,11 @@ class CommittedStep(_message.Message):
         commit_time: _timestamp_pb2.Timestamp | None = ...,
         reasoning: _builtins.str = ...,
         why: Global___StepWhy | None = ...,
+        reasoning_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "format", b"format", "head", b"head", "output", b"output", "sampling", b"sampling", "usage", b"usage", "why", b"why"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "finish_reason", b"finish_reason", "format", b"format", "head", b"head", "index", b"index", "messages", b"messages", "output", b"output", "output_token_ids", b"output_token_ids", "prompt_token_ids", b"prompt_token_ids", "reasoning", b"reasoning", "sampling", b"sampling", "step_id", b"step_id", "usage", b"usage", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "finish_reason", b"finish_reason", "format", b"format", "head", b"head", "index", b"index", "messages", b"messages", "output", b"output", "output_token_ids", b"output_token_ids", "prompt_token_ids", b"prompt_token_ids", "reasoning", b"reasoning", "reasoning_tokens", b"reasoning_tokens", "sampling", b"sampling", "step_id", b"step_id", "usage", b"usage", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1913,6 +1917,7 @@ class StepCommitted(_message.Message):
     REASONING_FIELD_NUMBER: _builtins.int
     STOP_STRING_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Why generation ended."""
     index: _builtins.int
@@ -1933,6 +1938,8 @@ class StepCommitted(_message.Message):
     """What the model wrote between its thinking marks; its calls are never tool calls."""
     stop_string: _builtins.str
     """Stop string that ended the output; empty when another thing did."""
+    reasoning_tokens: _builtins.int
+    """Generated tokens that the reasoning took, its marks included."""
     @_builtins.property
     def output(self) -> Global___Message:
         """Whole message: the text without thinking and tool calls, and the calls."""
@@ -1971,10 +1978,11 @@ class StepCommitted(_message.Message):
         reasoning: _builtins.str = ...,
         stop_string: _builtins.str = ...,
         why: Global___StepWhy | None = ...,
+        reasoning_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "output", b"output", "usage", b"usage", "why", b"why"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failovers", b"failovers", "finish_reason", b"finish_reason", "first_token_ms", b"first_token_ms", "head", b"head", "index", b"index", "output", b"output", "output_tokens", b"output_tokens", "queue_ms", b"queue_ms", "reasoning", b"reasoning", "replayed", b"replayed", "seed", b"seed", "stop_string", b"stop_string", "usage", b"usage", "warnings", b"warnings", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failovers", b"failovers", "finish_reason", b"finish_reason", "first_token_ms", b"first_token_ms", "head", b"head", "index", b"index", "output", b"output", "output_tokens", b"output_tokens", "queue_ms", b"queue_ms", "reasoning", b"reasoning", "reasoning_tokens", b"reasoning_tokens", "replayed", b"replayed", "seed", b"seed", "stop_string", b"stop_string", "usage", b"usage", "warnings", b"warnings", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -535,6 +535,7 @@ class Finished(_message.Message):
     STOP_STRING_FIELD_NUMBER: _builtins.int
     EVICTION_FIELD_NUMBER: _builtins.int
     BLOCK_TOKENS_FIELD_NUMBER: _builtins.int
+    REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     finish_reason: _session_service_pb2.FinishReason.ValueType
     """Why generation ended."""
     output_tokens: _builtins.int
@@ -551,6 +552,8 @@ class Finished(_message.Message):
     """Stop string that ended the text; empty when another thing did."""
     block_tokens: _builtins.int
     """As in Accepted."""
+    reasoning_tokens: _builtins.int
+    """Generated tokens that the reasoning took, its marks included; 0 without reasoning."""
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.ToolCall]:
         """Tool calls recognised in the text."""
@@ -577,10 +580,11 @@ class Finished(_message.Message):
         stop_string: _builtins.str = ...,
         eviction: _session_service_pb2.KvEviction | None = ...,
         block_tokens: _builtins.int = ...,
+        reasoning_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["eviction", b"eviction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "cached_tokens", b"cached_tokens", "content", b"content", "eviction", b"eviction", "finish_reason", b"finish_reason", "output_tokens", b"output_tokens", "reasoning", b"reasoning", "stop_string", b"stop_string", "text", b"text", "tool_calls", b"tool_calls", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "cached_tokens", b"cached_tokens", "content", b"content", "eviction", b"eviction", "finish_reason", b"finish_reason", "output_tokens", b"output_tokens", "reasoning", b"reasoning", "reasoning_tokens", b"reasoning_tokens", "stop_string", b"stop_string", "text", b"text", "tool_calls", b"tool_calls", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from roost.contract.messages import Message, MessageRole, ToolCall, ToolDefinition
+from roost.contract.nonce_lines import NonceLine
 from roost_gateway.recognition.canonical import cleaned, json_value, output_unit, units
 from roost_gateway.recognition.chain import Point, chain, root
 from roost_gateway.recognition.conversation import Conversation
@@ -157,6 +158,26 @@ def test_lines_that_differ_from_request_to_request_are_removed_from_system_texts
     conversation = cleaned(asked)
     assert conversation.system == "You are."
     assert conversation.messages == (Message(S, "a\nb"), Message(U, line))
+
+
+@pytest.mark.parametrize(
+    ("line", "is_left_out"),
+    [
+        ("<now>12:03</now>", True),
+        ("<now></now>", True),
+        ("<now>12:03</now>\r", True),
+        ("<now></now", False),
+        ("----", True),
+        ("---", False),
+        ("<now>12:03</now>.", False),
+        (" <now>12:03</now>", False),
+        ("Id: <now></now>", False),
+    ],
+)
+def test_a_pools_nonce_line_is_a_whole_line_with_a_beginning_and_an_end(line: str, is_left_out: bool) -> None:
+    asked = Conversation("m", system=f"You are.\n{line}\nBe brief.")
+    left = cleaned(asked, [NonceLine.parse(text) for text in ("Id: *.", "<now>*</now>", "--*--")]).system
+    assert left == ("You are.\nBe brief." if is_left_out else asked.system)
 
 
 def test_reasoning_in_the_assistants_text_is_not_rendered() -> None:

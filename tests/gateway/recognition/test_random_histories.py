@@ -16,11 +16,11 @@ from rewriting_clients import KEEP_RESULTS, essence
 from roost.contract.events import Committed
 from roost.contract.messages import Message, MessageRole, ToolCall
 from roost.contract.refused import Refused
-from roost.contract.steps import StepRequest
+from roost.contract.steps import StepName, StepRequest
 from roost.store.conversation_index import MAX_ENTRIES, MemoryConversationIndex
 from roost_gateway.core.caller import Caller
 from roost_gateway.core.conversations import ConversationStep
-from roost_gateway.recognition.conversation import Conversation, Match, Previous
+from roost_gateway.recognition.conversation import Conversation, Match
 
 U, A, T = MessageRole.USER, MessageRole.ASSISTANT, MessageRole.TOOL
 MOST_CLIENTS = 7
@@ -39,7 +39,7 @@ class Agent:
     extends: bool = False
     """Whether it has only added to its history since."""
     sent: list[Message] = field(default_factory=list)
-    response: Previous | None = None
+    response: StepName | None = None
     """The step that its history ends with."""
 
 
@@ -216,7 +216,7 @@ class Histories(RuleBasedStateMachine):
             assert step.recognised.match is Match.CONTINUED, step.recognised
         agent.history = [*sent, committed.output]
         agent.sent, agent.session, agent.extends = sent, step.recognised.session_id, True
-        agent.response = Previous(step.recognised.session_id, step.recognised.step_id)
+        agent.response = StepName(step.recognised.session_id, step.recognised.step_id)
 
     def continues(self, agent: Agent) -> bool:
         """Whether its session still ends where its client has gone on, and is not one of too many equal ones."""

@@ -11,9 +11,9 @@ from played_sessions import POOL, PlayedSession, played_conversations
 from rewriting_clients import CLIENTS, Rewrite, openai_agents
 from roost.contract.events import Committed
 from roost.contract.messages import Message, MessageRole, ToolCall, ToolDefinition
-from roost.contract.steps import StepRequest
+from roost.contract.steps import StepName, StepRequest
 from roost_gateway.core.caller import ANYONE
-from roost_gateway.recognition.conversation import Conversation, Match, Previous, Recognised
+from roost_gateway.recognition.conversation import Conversation, Match, Recognised
 
 S, U, A, T = MessageRole.SYSTEM, MessageRole.USER, MessageRole.ASSISTANT, MessageRole.TOOL
 REPLIES: Sequence[tuple[str, tuple[tuple[str, str], ...]]] = (
@@ -224,7 +224,7 @@ async def test_openai_agents_sends_only_what_is_new_after_a_previous_response() 
     for _ in range(4):
         output = await client.ask(history)
         last = client.matches[-1]
-        client.fields["previous"] = Previous(last.session_id, last.step_id)
+        client.fields["previous"] = StepName(last.session_id, last.step_id)
         history = [Message(T, "result", tool_call_id=call.id) for call in output.tool_calls]
     assert client.kinds == [Match.NEW, *[Match.CONTINUED] * 3]
 

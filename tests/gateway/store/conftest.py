@@ -22,7 +22,9 @@ __all__ = ["fresh_redis", "redis_cluster", "redis_server", "shared_cluster", "sh
 
 IN_MEMORY_TOO = (
     "test_conversation_index",
+    "test_detached_steps",
     "test_forks",
+    "test_kept_conversations",
     "test_migrate_script",
     "test_moves",
     "test_session_records",

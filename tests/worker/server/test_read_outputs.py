@@ -45,6 +45,16 @@ async def test_thinking_is_reasoning_and_holds_no_calls(world: World, tools: boo
     assert not stream.finished.warnings
 
 
+@pytest.mark.parametrize("thinking", ["<think>\nMaybe café.\n</think>", "<think></think>", ""])
+async def test_tokens_of_reasoning_are_those_up_to_the_end_of_thinking(world: World, thinking: str):
+    """The scripted model writes a token for each byte."""
+    world.script(1, f"{thinking}\n\nHello, Zoë.")
+    stream = await world.begin(Ledger())
+    await stream.until("finished")
+    has_reasoning = "Maybe" in thinking
+    assert stream.finished.reasoning_tokens == (len(thinking.encode()) if has_reasoning else 0)
+
+
 async def test_a_constrained_value_is_content_even_if_it_holds_marks_of_thinking(world: World):
     world.script(1, text := '"<think>a</think>"')
     stream = await world.begin(Ledger(), format=api.Format(json_schema='{"type": "string"}'))
@@ -61,6 +71,7 @@ async def test_thinking_that_is_cut_off_is_reasoning_of_a_model_with_tokens_for_
     stream = await world.begin(Ledger(), sampling={"max_tokens": 12})
     await stream.until("finished")
     assert (stream.finished.content, stream.finished.reasoning) == read_as
+    assert stream.finished.reasoning_tokens == (12 if tokens else 0)
     assert stream.finished.finish_reason == api.FINISH_REASON_LENGTH
 
 

@@ -10,6 +10,17 @@ if TYPE_CHECKING:
 _decode = codecs.getincrementaldecoder("utf-8")
 
 
+def count_tokens_of(text_length: int, ids: Iterable[int], renderer: "Renderer") -> int:
+    """Return how many of the output `ids` it takes to write the first `text_length` characters of their text."""
+    stream, count = TextStream(renderer), 0
+    for token in ids:
+        if text_length <= 0:
+            break
+        count += 1
+        text_length -= len(stream.push((token,)))
+    return count
+
+
 class TextStream:
     """The text of one step's output.
 

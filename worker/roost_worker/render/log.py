@@ -111,15 +111,8 @@ def output_pieces(output: Message, text: str, turn_format: TurnFormat) -> list[P
     before, written, after = text.rpartition(turn_format.calls.write(calls))
     if written:
         return [Piece(before, True), *turn_format.calls.pieces(calls), Piece(after, True)]
-    thinking = _thinking(text, turn_format) if parsed.reasoning else ""
+    thinking = turn_format.thinking_of(text) if parsed.reasoning else ""
     return [Piece(thinking, True), *turn_format.calls.message_pieces(parsed.content, calls)]
-
-
-def _thinking(text: str, turn_format: TurnFormat) -> str:
-    """Return the thinking with which a text begins, marks included."""
-    assert turn_format.thinking is not None
-    thinking, close, _ = text.partition(turn_format.thinking.close)
-    return thinking + close
 
 
 def meanings(calls: Sequence[ToolCall | WrittenCall]) -> list[tuple[str, Any]]:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from array import array
 from contextlib import suppress
+from dataclasses import replace
 
 import grpc.aio
 
@@ -12,6 +13,7 @@ from roost.contract.refused import Refused
 from roost.fault_points import fault_point
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
+from roost_worker.render.detokenizer import count_tokens_of
 from roost_worker.render.formats import CallNamer
 from roost_worker.server import refusals, replies
 from roost_worker.server.argument_check import check_arguments
@@ -194,9 +196,8 @@ class _Stream:
         """Return the output as a message. It is read once per attempt."""
         attempt, text = self._attempt, self._attempt.output.text
         if attempt.message is None:
-            arguments = (text, self._shell.renderer.format, attempt.turn, attempt.call_seed, self._log_text)
             inline = len(text) + self._log_to_spell() <= INLINE_BYTES
-            message = read_message(*arguments) if inline else await asyncio.to_thread(read_message, *arguments)
+            message = self._parsed(text) if inline else await asyncio.to_thread(self._parsed, text)
             if attempt.turn.constrained:
                 message = await check_arguments(text, message, attempt.unenforced, self._shell.grammars)
             attempt.read_as(message)  # another stream may have read it by now
@@ -204,6 +205,14 @@ class _Stream:
                 LOG.warning("step of session %s: %s", attempt.session or "(none)", warning)
         assert attempt.message is not None
         return attempt.message
+
+    def _parsed(self, text: str) -> OutputMessage:
+        attempt, renderer = self._attempt, self._shell.renderer
+        message = read_message(text, renderer.format, attempt.turn, attempt.call_seed, self._log_text)
+        if not message.reasoning:
+            return message
+        thinking = renderer.format.thinking_of(text)
+        return replace(message, reasoning_tokens=count_tokens_of(len(thinking), attempt.output.ids, renderer))
 
     def _log_to_spell(self) -> int:
         """Return how many tokens `_log_text` spells, if the output is read with it; else 0."""

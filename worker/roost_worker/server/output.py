@@ -56,6 +56,8 @@ class OutputMessage:
     """The model's thinking, without its marks."""
     parts: tuple[Part, ...] = ()
     """The whole output as parts."""
+    reasoning_tokens: int = 0
+    """Output tokens that the thinking took, its marks included."""
 
 
 def read_message(

@@ -50,6 +50,7 @@ def finished(attempt: Attempt, message: OutputMessage, block_tokens: int) -> pb.
             cached_tokens=attempt.cached_tokens,
             warnings=message.warnings,
             reasoning=message.reasoning,
+            reasoning_tokens=message.reasoning_tokens,
             stop_string=attempt.stop_string,
             eviction=_eviction(attempt),
             block_tokens=block_tokens,

@@ -99,7 +99,7 @@ class Endpoint:
         self._front, self._name, self._handler, self._api = front, name, handler, api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers, request_id = Headers(scope=scope), f"req_{secrets.token_hex(12)}"
+        headers, request_id = Headers(scope=scope), new_request_id()
         with self._front.telemetry.call(self._name, headers.items(), span=f"{scope['method']} {self._name}") as outcome:
             call = HttpCall(self._front, self._api, scope, headers, receive, send, outcome, request_id)
             call.response_headers = request_id_headers(self._api, request_id)
@@ -113,6 +113,10 @@ class Endpoint:
                 reported = call.failed(error)
                 call.response_headers |= reported.headers
                 await call.respond(reported.body, reported.status)
+
+
+def new_request_id() -> str:
+    return f"req_{secrets.token_hex(12)}"
 
 
 def request_id_headers(api: Api, request_id: str) -> dict[str, str]:

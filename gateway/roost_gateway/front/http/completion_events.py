@@ -20,11 +20,12 @@ def finish_reason_of(committed: Committed) -> str:
 
 def usage_of(committed: Committed) -> dict[str, Any]:
     """Token counts. The prompt is all of the context before the output."""
-    return usage(committed.context_tokens, committed.usage.output_tokens, committed.usage.cached_tokens)
+    counts = usage(committed.context_tokens, committed.usage.output_tokens, committed.usage.cached_tokens)
+    return {**counts, "completion_tokens_details": {"reasoning_tokens": committed.reasoning_tokens}}
 
 
 def usage(prompt: int, output: int, cached: int) -> dict[str, Any]:
-    """Token counts in OpenAI's form."""
+    """Token counts in OpenAI's form; how many are reasoning is known at the end only."""
     counts = {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
     return {**counts, "prompt_tokens_details": {"cached_tokens": min(cached, prompt)}}
 

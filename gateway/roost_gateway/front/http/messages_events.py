@@ -133,7 +133,8 @@ def stop_reason_of(committed: Committed) -> str:
 
 def usage_of(committed: Committed) -> JsonObject:
     """Token counts. The context is split into tokens found in the cache and others."""
-    return _usage(committed.context_tokens, committed.usage.cached_tokens, committed.usage.output_tokens)
+    usage = _usage(committed.context_tokens, committed.usage.cached_tokens, committed.usage.output_tokens)
+    return {**usage, "output_tokens_details": {"thinking_tokens": committed.reasoning_tokens}}
 
 
 def _first_usage(event: Started | Delta | Committed, log_tokens: int) -> JsonObject:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from roost_gateway.front.http.chat_body import CHAT
 from roost_gateway.front.http.completions import COMPLETIONS
+from roost_gateway.front.http.conversations_body import CONVERSATION, CONVERSATIONS, ITEMS
 from roost_gateway.front.http.headers import SESSION_HEADERS
 from roost_gateway.front.http.messages_body import COUNT_TOKENS, MESSAGES
 from roost_gateway.front.http.parameters import ParameterTable, Use
 from roost_gateway.front.http.responses_body import RESPONSES
 
-TABLES = (CHAT, RESPONSES, MESSAGES, COUNT_TOKENS, COMPLETIONS)
+TABLES = (CHAT, RESPONSES, CONVERSATIONS, CONVERSATION, ITEMS, MESSAGES, COUNT_TOKENS, COMPLETIONS)
 DOCUMENT = Path(__file__).parents[4] / "docs" / "http.md"
 _GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(?=<!-- end -->)", flags=re.S)
 _USES = {

@@ -95,7 +95,7 @@ BodyType = TypeVar("BodyType", bound=Body)
 def read(model: type[BodyType], table: ParameterTable, body: bytes) -> tuple[BodyType, dict[str, str]]:
     """Returns a request's parameters, and the response's headers that name those without effect.
 
-    Raises Refused: INVALID_REQUEST that names each field that is malformed, or refused.
+    Raises Refused: INVALID_REQUEST that names the fields that are malformed, or refused.
     """
     try:
         request = model.model_validate_json(body)
@@ -114,12 +114,13 @@ def json_text(value: Any, field: str) -> str:
 
 
 _MAX_HEADER_CHARS = 500
-_MAX_VIOLATIONS = 10
+_MAX_REASON_CHARS = 400
+"""Of what pydantic says of a field, which may quote the request."""
 
 
 def _violations(error: ValidationError) -> list[tuple[str, str]]:
     details = error.errors(include_url=False, include_context=False, include_input=False)
-    return [(_field(detail["loc"]), detail["msg"]) for detail in details[:_MAX_VIOLATIONS]]
+    return [(_field(detail["loc"]), detail["msg"][:_MAX_REASON_CHARS]) for detail in details]
 
 
 def _field(location: tuple[int | str, ...]) -> str:

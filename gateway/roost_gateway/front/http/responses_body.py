@@ -187,6 +187,7 @@ class ResponsesBody(Body):
     temperature: Real | None = None
     top_p: Real | None = None
     stream: bool | None = None
+    background: bool | None = None
     prompt_cache_key: str | None = None
 
     def functions(self) -> Iterator[tuple[str | None, FunctionTool]]:
@@ -196,6 +197,30 @@ class ResponsesBody(Body):
                 yield None, tool
             elif isinstance(tool, NamespaceTool):
                 yield from ((tool.name, nested) for nested in tool.tools)
+
+
+_ECHOED = {
+    "conversation",
+    "model",
+    "instructions",
+    "previous_response_id",
+    "max_output_tokens",
+    "temperature",
+    "top_p",
+    "tools",
+}
+"""Parameters that a response repeats, or that its events depend on."""
+
+
+def echo_of(body: ResponsesBody) -> dict[str, Any]:
+    """What a response needs of the body of its request, as a JSON object."""
+    echo: dict[str, Any] = body.model_dump(mode="json", include=_ECHOED, exclude_none=True)
+    return echo
+
+
+def echoed(echo: Mapping[str, Any]) -> ResponsesBody:
+    """The body of which `echo_of` kept a part, with that part and without input."""
+    return ResponsesBody.model_validate({**echo, "input": []})
 
 
 RESPONSES = ParameterTable(
@@ -209,7 +234,11 @@ RESPONSES = ParameterTable(
         ),
         supported("instructions"),
         supported("previous_response_id", "the answer's session goes on"),
-        supported("conversation", "names the client's conversation; the history is still the client's to send"),
+        supported(
+            "conversation",
+            "a conversation that `/v1/conversations` has created goes on; any other id names the client's "
+            "conversation, and the history is still the client's to send",
+        ),
         supported("tools", "functions, also in namespaces; web and tool searches are not shown, others refused"),
         supported("tool_choice", "`auto`, `none`, `required`, or a named function"),
         supported("text", "`format`; a schema beside tools only with tool_choice `none`"),
@@ -217,6 +246,7 @@ RESPONSES = ParameterTable(
         supported("temperature", "the model's default where it is left out, and not 1"),
         supported("top_p"),
         supported("stream"),
+        supported("background", "the step runs on without its client; not with `store` false"),
         supported("prompt_cache_key", "names the client's conversation, where no header does"),
         ignored("client_metadata", "Codex's headers say the same"),
         ignored("context_management", "the session's log keeps everything"),
@@ -233,7 +263,6 @@ RESPONSES = ParameterTable(
         ignored("stream_options"),
         ignored("truncation", "what does not fit is refused"),
         ignored("user"),
-        refused("background", "hold the stream open; a request sent again gets the step that runs", harmless=(False,)),
         refused("moderation", "no other model reads along"),
         refused("prompt", "send `instructions` and `input`"),
         refused("top_logprobs", "the gRPC API has log-probabilities", harmless=(0,)),

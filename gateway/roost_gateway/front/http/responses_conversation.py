@@ -4,8 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from roost.contract.messages import Message, MessageRole, Sampling, ToolCall, ToolDefinition
 from roost.contract.reasons import Reason
-from roost.contract.refused import Refused
+from roost.contract.refused import Refused, invalid
 from roost.contract.sessions import LoggedStep
+from roost.contract.steps import StepName
+from roost.store.kept_conversations import KeptConversation
 from roost_gateway.front.http.chat_conversation import NO_PARAMETERS, split_system
 from roost_gateway.front.http.constraints import format_of
 from roost_gateway.front.http.headers import naming_of
@@ -21,9 +23,9 @@ from roost_gateway.front.http.responses_body import (
     ResponsesBody,
     joined,
 )
-from roost_gateway.recognition.conversation import Conversation, Previous
+from roost_gateway.recognition.conversation import Conversation
 
-Log = Mapping[Previous, LoggedStep]
+Log = Mapping[StepName, LoggedStep]
 """Committed steps that items of a request refer to."""
 
 
@@ -35,21 +37,31 @@ def references_of(body: ResponsesBody) -> list[AnswerName]:
     return [_named(item.id) for item in body.input if isinstance(item, ReferenceItem) and not _is_reasoning(item)]
 
 
-def previous_of(body: ResponsesBody) -> Previous | None:
-    """The answer that the request continues. Raises Refused: SESSION_NOT_FOUND for an id that no answer has."""
-    return _named(body.previous_response_id).previous if body.previous_response_id else None
+def previous_of(body: ResponsesBody, kept: KeptConversation | None = None) -> StepName | None:
+    """The answer that the request continues. Raises Refused: SESSION_NOT_FOUND for an id that no answer has,
+    INVALID_REQUEST for one beside a conversation, which has its own."""
+    if kept is None:
+        return _named(body.previous_response_id).step if body.previous_response_id else None
+    if body.previous_response_id:
+        raise invalid([("previous_response_id", "leave it out: the conversation goes on after its own last response")])
+    return StepName(*kept.next.step) if kept.next.session_id else None
 
 
 def conversation_of(
-    body: ResponsesBody, log: Log, headers: Mapping[str, str], further: Sequence[str] = ()
+    body: ResponsesBody,
+    log: Log,
+    headers: Mapping[str, str],
+    further: Sequence[str] = (),
+    kept: KeptConversation | None = None,
 ) -> Conversation:
     """The conversation of a request. `further` are names of headers that name a conversation, `log` has the steps of
-    `references_of`.
+    `references_of`, `kept` is the conversation that the request names, if it was created here.
 
     Raises Refused: INVALID_REQUEST, naming the field; SESSION_NOT_FOUND.
     """
-    previous, system = previous_of(body), body.instructions or ""
-    messages = tuple(_merged(_messages(body.input, log)))
+    previous, system = previous_of(body, kept), body.instructions or ""
+    waiting = kept.messages if kept is not None else ()
+    messages = tuple(_merged([*waiting, *_without_last_answer(messages_of(body.input, log))]))
     if previous is None:  # else what the input begins with is said in the middle of the conversation
         own = [Message(MessageRole.SYSTEM, system)] if system else []
         system, messages = split_system([*own, *messages])
@@ -60,7 +72,7 @@ def conversation_of(
         model=body.model,
         system=system,
         tools=tuple(_tools(body)),
-        messages=_without_last_answer(messages),
+        messages=messages,
         sampling=Sampling(temperature=body.temperature, top_p=body.top_p, max_tokens=body.max_output_tokens),
         format=format_of(
             body.tool_choice,
@@ -69,13 +81,14 @@ def conversation_of(
             field="text.format",
         ),
         previous=previous,
+        kept=kept,
         **naming_of(headers, further, body_id, field),
     )
 
 
 def _named(text: str) -> AnswerName:
     name = name_of(text)
-    if name is None:
+    if name is None or name.is_input:
         raise Refused(Reason.SESSION_NOT_FOUND, f"there is no {text[:200]!r} here: answers are kept with their session")
     return name
 
@@ -90,7 +103,8 @@ def _tools(body: ResponsesBody) -> Iterator[ToolDefinition]:
         yield ToolDefinition(joined(namespace, tool.name), tool.description or "", schema)
 
 
-def _messages(items: Iterable[Item], log: Log) -> Iterator[Message]:
+def messages_of(items: Iterable[Item], log: Log) -> Iterator[Message]:
+    """The message that each item is; none for reasoning. `log` has the steps to which items refer."""
     names = dict[str, str]()
     for item in items:
         match item:
@@ -116,7 +130,7 @@ def _call(call: ToolCall) -> Message:
 def _referred(item: ReferenceItem, log: Log) -> Message:
     """The part of an earlier answer. Several texts of an answer are one in the log: the first stands for all."""
     name = _named(item.id)
-    output, part = log[name.previous].output, name.part or 0
+    output, part = log[name.step].output, name.part or 0
     if item.id.startswith(f"{TEXT}_"):
         return Message(MessageRole.ASSISTANT, "" if part else output.content)
     if item.id.startswith(f"{CALL}_") and part < len(output.tool_calls):
@@ -141,6 +155,9 @@ def _merged(messages: Iterable[Message]) -> Iterator[Message]:
         yield turn
 
 
-def _without_last_answer(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+def _without_last_answer(messages: Iterable[Message]) -> list[Message]:
     """The messages without what the assistant says last: Codex keeps the finished items of an answer that was cut."""
-    return messages[:-1] if messages and messages[-1].role is MessageRole.ASSISTANT else messages
+    rest = list(messages)
+    while rest and rest[-1].role is MessageRole.ASSISTANT:
+        rest.pop()
+    return rest

@@ -37,6 +37,8 @@ class ResponseEvents:
         self._parts = StepParts()
         self._recognised: Recognised | None = None
         self._sent = 0
+        self._is_queued = False
+        """Whether the last event says that the step waits."""
         self._output: list[JsonObject] = []
         """Items that have ended."""
         self._numbers = Counter[str]()
@@ -50,15 +52,33 @@ class ResponseEvents:
         self._recognised = recognised
         self._parts = StepParts(recognised.match)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has returned an event."""
+        return self._sent > 0
+
+    def queued(self) -> list[ServerEvent]:
+        """The events with which the stream of a detached step begins, whatever becomes of the step."""
+        self._is_queued = True
+        response = self.response("queued")
+        return [self._event(kind, {"response": response}) for kind in ("created", "queued")]
+
     def events(self, event: Event) -> list[ServerEvent]:
         """Raises Refused, WORKER_FAILED, when what was returned earlier is void."""
         return [self._event(kind, fields) for kind, fields in self._of(event)]
 
     def failure(self, failure: Failure) -> list[ServerEvent]:
+        return [self._event("failed", {"response": self.failed(failure)})]
+
+    def failed(self, failure: Failure) -> JsonObject:
+        """The response that has failed."""
         error = failure.body["error"]
         code = "rate_limit_exceeded" if failure.status == 429 else error["code"]
-        response = self._response("failed", error={"code": code, "message": error["message"]})
-        return [self._event("failed", {"response": response})]
+        return self.response("failed", error={"code": code, "message": error["message"]})
+
+    def cancelled(self) -> list[ServerEvent]:
+        """The events that end the stream of a step that was cancelled. The API has none of its own for that."""
+        return [self._event("failed", {"response": self.response("cancelled")})]
 
     def _event(self, kind: str, fields: JsonObject) -> ServerEvent:
         name = f"response.{kind}"
@@ -67,16 +87,22 @@ class ResponseEvents:
         return ServerEvent(data, name)
 
     def _of(self, event: Event) -> Iterator[Fields]:
-        if isinstance(event, Started | Delta | Committed) and not self._sent:
-            yield "created", {"response": self._response("in_progress")}
-            yield "in_progress", {"response": self._response("in_progress")}
+        if isinstance(event, Started | Delta | Committed):
+            yield from self._begin()
         for part in self._parts.of(event):
             yield from self._of_part(part)
         if isinstance(event, Committed):
             yield from self._end_item()
             status = "incomplete" if event.finish_reason is FinishReason.LENGTH else "completed"
             reason = {"reason": "max_output_tokens"} if status == "incomplete" else None
-            yield status, {"response": self._response(status, incomplete_details=reason, usage=usage_of(event))}
+            yield status, {"response": self.response(status, incomplete_details=reason, usage=usage_of(event))}
+
+    def _begin(self) -> Iterator[Fields]:
+        if self._sent and not self._is_queued:
+            return
+        kinds = ("in_progress",) if self._is_queued else ("created", "in_progress")
+        self._is_queued = False
+        yield from ((kind, {"response": self.response("in_progress")}) for kind in kinds)
 
     def _of_part(self, part: Part) -> Iterator[Fields]:
         match part:
@@ -122,14 +148,16 @@ class ResponseEvents:
         kind, others = fields
         return kind, {"item_id": self._id, "output_index": len(self._output), **others}
 
-    def _response(self, status: str, **changes: Any) -> JsonObject:
+    def response(self, status: str, **changes: Any) -> JsonObject:
+        """The response as it stands."""
         body, recognised = self._body, self._recognised
         return {
             "id": answer_of(recognised).id(RESPONSE) if recognised is not None else f"{RESPONSE}_none",
             "object": "response",
             "created_at": int(self._created),
             "status": status,
-            "background": False,
+            "background": bool(body.background),
+            "conversation": None if body.conversation is None else {"id": body.conversation.id},
             "error": None,
             "incomplete_details": None,
             "instructions": body.instructions,
@@ -163,6 +191,6 @@ def usage_of(committed: Committed) -> JsonObject:
         "input_tokens": context,
         "input_tokens_details": {"cached_tokens": min(context, committed.usage.cached_tokens), "cache_write_tokens": 0},
         "output_tokens": output,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": committed.reasoning_tokens},
         "total_tokens": context + output,
     }

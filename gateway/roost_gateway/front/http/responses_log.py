@@ -1,36 +1,7 @@
-"""Answers of /v1/responses that have been given, read from the logs of their sessions."""
-
-from collections import defaultdict
-from collections.abc import Iterable
+"""A logged step as the event that ended it. Pure."""
 
 from roost.contract.events import Committed
-from roost.contract.reasons import Reason
-from roost.contract.refused import Refused
-from roost.contract.requests import MAX_PAGE_STEPS
 from roost.contract.sessions import LoggedStep
-from roost_gateway.core.caller import Caller
-from roost_gateway.core.gateway import Gateway
-from roost_gateway.front.http.ids import AnswerName
-from roost_gateway.recognition.conversation import Previous
-
-
-async def logged_steps(gateway: Gateway, caller: Caller, names: Iterable[AnswerName]) -> dict[Previous, LoggedStep]:
-    """Returns the committed steps of the answers. Raises Refused: SESSION_NOT_FOUND when one is missing, or is another
-    tenant's; StoreAwayError."""
-    wanted = defaultdict[str, set[str]](set)
-    for name in names:
-        wanted[name.session_id].add(name.step_id)
-    log = dict[Previous, LoggedStep]()
-    for session_id, step_ids in wanted.items():
-        token: str | None = ""
-        while step_ids and token is not None:
-            page = await gateway.list_steps(session_id, caller, page_size=MAX_PAGE_STEPS, page_token=token)
-            log |= {Previous(session_id, step.step_id): step for step in page.steps if step.step_id in step_ids}
-            step_ids -= {step.step_id for step in page.steps}
-            token = page.next_page_token or None
-        if step_ids:
-            raise Refused(Reason.SESSION_NOT_FOUND, "there is no such response, or its session has expired")
-    return log
 
 
 def committed_of(step: LoggedStep) -> Committed:
@@ -49,4 +20,5 @@ def committed_of(step: LoggedStep) -> Committed:
         output_tokens=step.usage.output_tokens,
         failovers=0,
         reasoning=step.reasoning,
+        reasoning_tokens=step.reasoning_tokens,
     )

@@ -55,7 +55,7 @@ async def whole_step(
                     answer = body(step.recognised, event)
         return answer
 
-    await call.respond(await _attend(call, run()))
+    await call.respond(await attend(call, run()))
 
 
 async def stream_step(call: HttpCall, conversation: Conversation, translator: Callable[[], Translator]) -> None:
@@ -75,7 +75,7 @@ class _StepStream:
     async def answer(self) -> None:
         """Returns without `finish` when the stream has failed, so that the server breaks the body."""
         try:
-            await _attend(self._call, self._run(), self._stream)
+            await attend(self._call, self._run(), self._stream)
         except ClientLeftError:
             raise
         except (Exception, asyncio.CancelledError) as error:
@@ -117,7 +117,7 @@ def _progress(event: Queued | Migrated) -> str:
     return f"the session moved to generation {event.generation}"
 
 
-async def _attend(call: HttpCall, work: Coroutine[Any, Any, T], stream: EventStream | None = None) -> T:
+async def attend(call: HttpCall, work: Coroutine[Any, Any, T], stream: EventStream | None = None) -> T:
     """Returns what `work` does. While it runs, a silent stream gets comments.
 
     Cancels it and raises ClientLeftError when the client leaves before the step is committed; later that is normal.

@@ -47,6 +47,12 @@ class TurnFormat:
         parser.feed(text)
         return parser.finish()
 
+    def thinking_of(self, text: str) -> str:
+        """Return the thinking with which a text that has reasoning begins, marks included."""
+        assert self.thinking is not None
+        thinking, close, _ = text.partition(self.thinking.close)
+        return thinking + close
+
 
 def exact(template: str) -> str:
     """Return a Jinja template that keeps its newlines although chat templates run with trim_blocks."""
