@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -236,3 +237,28 @@ async def test_a_worker_that_stays_after_all_keeps_what_it_has(pool: MovingPool)
     await until(lambda: pool.mover() == MOVES_DONE)
     assert sorted(pool.owners()) == ["new", "old"], "the session that was being rebuilt is moved"
     assert len(new.rebuilds) == 1
+
+
+async def test_another_gateway_goes_on_when_the_one_that_moves_dies(rig: Rig, tmp_path: Path) -> None:
+    old, new = [await rig.run(RebuildingWorker(rig.redis.url, POOL, name)) for name in ("old", "new")]
+    new.draining = True
+    await new.publish()
+    first = await rig.process(tmp_path)
+    caller = rig.caller(first)
+    session = await caller.open(role="coder")
+    await caller.step(step_request(session))
+    new.draining = False
+    new.may_finish.clear()
+    await new.publish()
+    await old.publish()
+    await old.leave()
+    await new.until(lambda: new.rebuilds)
+    caller = rig.caller(await rig.gateway())
+    first.kill()
+    await new.until(lambda: len(new.rebuilds) == 2)
+    new.may_finish.set()
+    await old.until(lambda: old.evictions)
+    committed = (await caller.step(step_request(session, "s2"))).committed
+    assert committed is not None
+    assert committed.usage.reconstructed_tokens == 0
+    assert len(new.starts) == 1
