@@ -31,8 +31,9 @@ class DrainingPool:
     client: Client
 
     async def sessions(self, count: int) -> list[Session]:
-        """Sessions with two committed steps each."""
-        sessions = await asyncio.gather(*(self.client.open(role="agent", system=SYSTEM) for _ in range(count)))
+        """Sessions with two committed steps each, which share no KV: each begins with its own text."""
+        systems = (f"Agent {number}. {SYSTEM}" for number in range(count))
+        sessions = await asyncio.gather(*(self.client.open(role="agent", system=system) for system in systems))
         for _ in range(2):
             await asyncio.gather(*(session.run(TEXT, sampling=SHORT) for session in sessions))
         return sessions
