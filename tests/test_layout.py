@@ -20,12 +20,13 @@ EXTRAS = {
     "proto/roost/cli": ("cli",),
     "proto/roost/store": ("gateway",),
     "gateway/roost_gateway": ("gateway",),
-    "gateway/roost_gateway/simulator": ("gateway", "cli"),
+    "gateway/roost_gateway/simulator": ("gateway", "cli", "plots"),
     "worker/roost_worker": ("worker",),
     "worker/roost_worker/convert": ("worker", "convert", "cli"),
     "worker/roost_worker/oracle.py": ("worker", "convert"),
     "operator/roost_operator": ("operator",),
     "operator/roost_operator/local": ("local",),
+    "operator/roost_operator/calibration": ("local",),
     "operator/roost_operator/demo": ("local",),
 }
 """Extras of pyproject.toml whose dependencies a folder may import; the longest path counts."""

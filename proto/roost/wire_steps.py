@@ -1,10 +1,13 @@
 """Steps, their events and the entries of a log: between the contract's values and `roost.v1` messages. Pure."""
 
 from roost.contract import events, sessions, steps
+from roost.contract.repetition import Repetition
 from roost.v1 import session_service_pb2 as pb
 from roost.wire import (
     attempt_from_wire,
     attempt_to_wire,
+    budgets_from_wire,
+    budgets_to_wire,
     enum_member,
     enum_value,
     format_from_wire,
@@ -164,6 +167,8 @@ def _committed_to_wire(event: events.Committed) -> pb.StepCommitted:
         reasoning=event.reasoning,
         reasoning_tokens=event.reasoning_tokens,
         stop_string=event.stop_string,
+        budgets=budgets_to_wire(event.budgets),
+        repetition=None if event.repetition is None else _repetition_to_wire(event.repetition),
         why=None if event.why is None else why_to_wire(event.why),
     )
 
@@ -186,8 +191,18 @@ def _committed_from_wire(step_id: str, wire: pb.StepCommitted) -> events.Committ
         reasoning=wire.reasoning,
         reasoning_tokens=wire.reasoning_tokens,
         stop_string=wire.stop_string,
+        budgets=budgets_from_wire(wire.budgets),
+        repetition=_repetition_from_wire(wire.repetition) if wire.HasField("repetition") else None,
         why=why_from_wire(wire.why) if wire.HasField("why") else None,
     )
+
+
+def _repetition_to_wire(repetition: Repetition) -> pb.Repetition:
+    return pb.Repetition(in_task=repetition.in_task, period=repetition.period, times=repetition.times)
+
+
+def _repetition_from_wire(wire: pb.Repetition) -> Repetition:
+    return Repetition(wire.in_task, wire.period, wire.times)
 
 
 def logged_step_to_wire(step: sessions.LoggedStep) -> pb.CommittedStep:

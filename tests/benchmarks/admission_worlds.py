@@ -15,6 +15,7 @@ from typing import Any
 
 from roost.contract.heads import Head
 from roost.contract.lease import WorkerLease
+from roost.store.store_health import StoreHealth
 from roost_gateway.admission.admission_queue import AdmissionQueue
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.step.placement import Placement
@@ -105,7 +106,7 @@ class Ledger:
         return json.loads(json.dumps(document))  # type: ignore[no-any-return]  # an object
 
     async def health(self) -> Any:
-        return self._records.StoreHealth(True, (), "run", uptime_seconds=10**6)
+        return getattr(self._records, "StoreHealth", StoreHealth)(True, (), "run", uptime_seconds=10**6)
 
 
 def _lease(name: str) -> WorkerLease:

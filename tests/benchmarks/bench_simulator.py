@@ -1,8 +1,8 @@
 """What a simulation costs: seconds and memory for a number of workers, resident sessions and steps.
 
 Sessions are those of the fitted generator, made small (at most 16,000 tokens) and idle (gaps 300 times as long), so
-that workers keep up with so many. They begin in the first half of the simulated time and do not end, so that all are
-resident at the end. `--profile` prints where the time goes; it takes about three times as long then.
+that workers keep up with so many. They do not end, and the last begins shortly before the simulation ends, so that all
+are resident then. `--profile` prints where the time goes; it takes about three times as long then.
 
     python tests/benchmarks/bench_simulator.py [--workers 1000] [--sessions 1000000] [--steps 2000000] [--profile]
 
@@ -31,7 +31,7 @@ from roost_gateway.simulator.worker import WorkerSettings
 
 LONGEST_CONTEXT = 16_000
 LONGER_GAPS = 300.0
-RAMP_SECONDS = 20.0
+RAMP_SECONDS = 10.0
 """For each thousand sessions."""
 
 

@@ -19,6 +19,7 @@ from roost.contract.steps import StepName
 from roost.store.keys import PoolKeys
 from roost.store.records import CommitRequest, LogEntry
 from roost_gateway.core import detached_log
+from roost_gateway.core.caller import ANYONE
 from roost_gateway.front.http.ids import name_of
 
 
@@ -139,12 +140,28 @@ async def test_a_running_response_is_deleted_with_its_session_and_earlier_ones_s
         assert not raw.keys("*:detached:*")
 
 
-async def test_a_completed_response_is_deleted_as_others_are(w: World) -> None:
+async def test_a_completed_response_is_deleted_as_others_are_and_with_all_that_was_kept_of_it(w: World) -> None:
     go_on(w)
-    first = (await create(w.gateway)).json
-    await status(w.gateway, first, "completed")
+    async with stream(w.gateway, until="response.completed") as connection:
+        first = connection.answer.data[0]["response"]
     assert (await ask(w.gateway.http_address, "DELETE", f"{PATH}/{first['id']}")).status == 200
-    assert (await get(w.gateway, first)).status == 404
+    for query in ("", "?stream=true"):
+        gone = await get(w.gateway, first, query)
+        assert (gone.status, "no such response" in gone.json["error"]["message"]) == (404, True)
+    continued = await create(w.gateway, previous_response_id=first["id"])
+    assert (continued.status, "no such response" in continued.json["error"]["message"]) == (404, True)
+    with w.rig.redis.client() as raw:
+        assert not raw.keys("*:detached:*")
+
+
+async def test_a_response_whose_session_is_gone_does_not_exist_and_the_same_request_gets_another(w: World) -> None:
+    go_on(w)
+    job: dict[str, Any] = {"prompt_cache_key": "job", "stream": True}
+    first = (await create(w.gateway, **job)).data[-1]["response"]
+    await w.gateway.life.gateway.delete(step_name(first).session_id, ANYONE)
+    assert (await get(w.gateway, first, "?stream=true")).status == 404
+    check_whole((again := await create(w.gateway, **job)).data)
+    assert again.data[-1]["response"]["id"] != first["id"]
 
 
 async def test_a_response_can_be_continued_once_it_is_completed(w: World) -> None:
@@ -175,6 +192,13 @@ async def test_a_request_that_is_sent_again_gets_the_response_that_runs(w: World
     late = await ask(gateway.http_address, "POST", PATH, body, **retry)
     assert (late.json["id"], late.json["status"]) == (created["id"], "completed")
     assert (len(w.worker.starts), len(w.worker.resumes)) == (1, 0)
+
+
+async def test_a_stream_of_a_response_that_runs_without_one_is_refused_with_its_id(w: World) -> None:
+    created = (await create(w.gateway, prompt_cache_key="job")).json
+    refused = await create(w.gateway, prompt_cache_key="job", stream=True)
+    assert (refused.status, refused.json["error"]["param"]) == (400, "stream")
+    assert f"get {created['id']} without stream" in refused.json["error"]["message"]
 
 
 async def test_a_plain_request_for_the_same_step_attaches_and_the_response_goes_on(w: World) -> None:
@@ -263,7 +287,8 @@ async def test_another_tenants_response_does_not_exist(redis_server: RedisServer
         calls = (("GET", path), ("GET", f"{path}?stream=true"), ("POST", f"{path}/cancel"), ("DELETE", path))
         for key in ("mallory", "bob"):
             for method, called in calls:
-                assert (await sent(key, method, called)).status == 404
+                answer = await sent(key, method, called)
+                assert (answer.status, "no such response" in answer.json["error"]["message"]) == (404, True)
         assert (await sent("alice", "GET", path)).json["status"] in ("queued", "in_progress")
 
 

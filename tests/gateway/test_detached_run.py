@@ -2,19 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost.contract.events import Delta, Event, TextPart
+from roost.contract.events import Delta, Event, Started, TextPart
 from roost.contract.heads import Head
 from roost.contract.messages import Message, MessageRole
 from roost.contract.parts import PartLog
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.contract.steps import StepRequest
+from roost.contract.steps import StepName, StepRequest
 from roost.store.conversation_index import IndexEntry
 from roost.store.detached import DetachedProgress, DetachedReport, DetachedState, DetachedStep, StepFailure
 from roost.store.memory_detached import MemoryDetachedSteps
@@ -22,6 +24,7 @@ from roost.store.records import StoreAwayError
 from roost_gateway.core import detached_run
 from roost_gateway.core.begun_step import BegunStep
 from roost_gateway.core.caller import ANYONE
+from roost_gateway.core.detached import DetachedConversations
 from roost_gateway.core.detached_run import LEASE_MS, DetachedEnd, DetachedRun
 from roost_gateway.recognition.conversation import Conversation
 from roost_gateway.recognition.turn import turn
@@ -172,3 +175,71 @@ async def test_a_store_that_stays_away_leaves_the_end_to_another_run(monkeypatch
     run = await begin(FlakyStore(losses=["request"] * 100))
     with pytest.raises(StoreAwayError):
         await run.end(COMMITTED)
+
+
+class OlderStore(MemoryDetachedSteps):
+    """As a gateway reads that does not know `Started`."""
+
+    async def read(self, name: StepName, tenant: str, first: int | None = None) -> DetachedProgress | None:
+        progress = await super().read(name, tenant, first)
+        assert progress is not None
+        return replace(progress, events=tuple(event for event in progress.events if not isinstance(event, Started)))
+
+
+async def test_events_that_a_gateway_does_not_know_are_passed_over_while_the_step_runs() -> None:
+    nothing: Any = None
+    store = OlderStore(lambda: 0)
+    run = await begin(store)
+    await run.attend(asyncio.create_task(run.read(played([STARTED]))))
+    async with aclosing(DetachedConversations(nothing, nothing, nothing, store).follow(run.step.name, ANYONE)) as news:
+        assert (await anext(news)).events == ()
+        await run.read(played([committed(TEXT)]))
+        await run.end(COMMITTED)
+        assert (await anext(news)).events == (committed(TEXT),)
+
+
+async def test_a_stream_does_not_go_on_with_the_events_of_another_run_from_the_start() -> None:
+    """Its step has failed and was begun once more between two reads."""
+    nothing: Any = None
+    store = MemoryDetachedSteps(lambda: 0)
+    run = await begin(store)
+    await run.attend(asyncio.create_task(run.read(played([STARTED]))))
+    async with aclosing(DetachedConversations(nothing, nothing, nothing, store).follow(run.step.name, ANYONE)) as news:
+        assert (await anext(news)).events == (STARTED,)
+        await run.end(DetachedEnd(DetachedState.FAILED, StepFailure(Reason.NO_WORKER, "none")))
+        assert await store.begin(run.step, OTHER, LEASE_MS)
+        events = (STARTED, committed(TEXT))
+        report = DetachedReport(run.step.name, OTHER, DetachedState.IN_PROGRESS, 0, events, LEASE_MS, 1000)
+        assert not await store.report(report)
+        with pytest.raises(Refused) as refusal:
+            await anext(news)
+    assert refusal.value.reason is Reason.INVALID_REQUEST
+
+
+async def test_a_gateway_that_stops_does_not_say_that_a_step_was_cancelled() -> None:
+    """The step that it has left may be in the middle of its commit."""
+    store = MemoryDetachedSteps(lambda: 0)
+    asked = turn(Conversation("m"), ANYONE.tenant, "p")
+    begun = BegunStep(asked, IndexEntry(RECOGNISED.session_id, Head(), 0, b"", b""), RECOGNISED)
+    request = StepRequest(RECOGNISED.session_id, asked.step_id, ())
+    context = {"begun": begun.document(), "echo": {}, "created": 0.0, "isStreamed": False}
+    step = DetachedStep(request, ANYONE.tenant, context, 1000)
+    await store.begin(step, RUNNER, 0)
+    await store.cancel(step.name, ANYONE.tenant)
+
+    class StoppingConversations:
+        @asynccontextmanager
+        async def resume(self, *_: object) -> AsyncIterator[None]:
+            detached.close()
+            raise Refused(Reason.WORKER_DRAINING, "this gateway is stopping")
+            yield
+
+    nothing: Any = None
+    conversations: Any = StoppingConversations()
+    detached = DetachedConversations(conversations, nothing, nothing, store)
+    await detached.progress(step.name, ANYONE)
+    await detached.finish()
+    progress = await store.read(step.name, ANYONE.tenant)
+    assert progress is not None
+    assert (progress.state, progress.is_cancelled, progress.is_run) == (DetachedState.QUEUED, True, False)
+    assert progress.runner != RUNNER

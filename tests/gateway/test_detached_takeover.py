@@ -27,6 +27,10 @@ from gateway_driver import LIMIT_SECONDS, World, world
 from http_client import Connection
 from null_script import BASE_ID, Script, token_text
 from redis_servers import RedisServer, free_port
+from roost.contract.reasons import Reason
+from roost.store.detached import DetachedReport, DetachedState
+from roost.store.records import StoreAwayError
+from roost_gateway.core import detached_run
 from roost_gateway.front.http.server import HttpServer
 
 
@@ -130,6 +134,28 @@ async def test_a_gateway_that_drains_finishes_its_responses(w: World, monkeypatc
     assert commits_at_end == [1]
     assert (await get(w.gateway, created)).json["status"] == "completed"
     assert not w.worker.resumes
+
+
+async def test_a_gateway_that_stops_does_not_wait_for_a_store_that_is_away(
+    w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step has failed, and the gateway has not been able to say so."""
+    monkeypatch.setattr(detached_run, "PATIENCE_SECONDS", 10 * LIMIT_SECONDS)
+    w.worker.script.refuse = Reason.INVALID_REQUEST
+    dying, reported = await w.rig.gateway(**HTTP), asyncio.Event()
+
+    async def lost(report: DetachedReport) -> bool:
+        if report.state is DetachedState.FAILED:
+            reported.set()
+        raise StoreAwayError("away")
+
+    monkeypatch.setattr(dying.life.store.detached, "report", lost)
+    created = (await create(dying)).json
+    async with asyncio.timeout(LIMIT_SECONDS):
+        await reported.wait()
+        await dying.stop(0.0)
+    ended = await status(w.gateway, created, *OVER)
+    assert (ended["status"], ended["error"]["code"]) == ("failed", "invalid_request")
 
 
 @pytest.mark.parametrize("is_streamed", [True, False])

@@ -1,5 +1,6 @@
 """The items of /v1/conversations: from the logs of their responses, and those that wait."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from kept_client import HTTP, PATH, RESPONSES, Client, said, user
 from null_script import BASE_ID, Script, token_text
 from redis_servers import RedisServer
 from roost_gateway.front.http import conversation_items
+from roost_gateway.front.http.ids import name_of
 
 TEXT = "".join(token_text(BASE_ID + number) for number in range(8))
 
@@ -153,3 +155,18 @@ async def test_a_list_that_cannot_be_made_is_refused_by_name(redis_server: Redis
         answer = await client.send("GET", f"{PATH}/{client.id}/items?{query}")
         assert answer.status == (404 if "after" in query else 400)
         assert query.partition("=")[0 if "after" not in query else 2] in answer.json["error"]["message"]
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_a_list_after_an_item_that_its_response_does_not_have_is_refused(
+    redis_server: RedisServer, order: str
+) -> None:
+    async with world(redis_server, **HTTP) as w:
+        client = Client(w)
+        await client.create(user("one"))
+        await client.respond("two")
+        name = name_of((await client.items())[0]["id"])
+        assert name is not None
+        after = replace(name, part=9).id("msg")
+        answer = await client.send("GET", f"{PATH}/{client.id}/items?order={order}&after={after}")
+        assert (answer.status, after in answer.json["error"]["message"]) == (404, True)

@@ -13,7 +13,8 @@ from roost.contract.heads import Head
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.store.records import Reservation, StoreAwayError, StoreHealth, Wake, WorkerLook, WorkerView
+from roost.store.records import Reservation, StoreAwayError, Wake, WorkerLook, WorkerView
+from roost.store.store_health import StoreHealth
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.step.attempt import Failure, StepAttempt
 from roost_gateway.step.placement import Placement

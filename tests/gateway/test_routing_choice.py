@@ -28,6 +28,25 @@ def test_a_session_goes_where_its_cache_is() -> None:
     assert chosen(need, worker("a"), worker("b", reserved_tokens=5000, reserved_attempts=4)) == "b"
 
 
+def test_a_transfer_from_host_memory_costs_its_time_and_never_more_than_computing() -> None:
+    need = replace(NEED, cached={"hot": 900}, warm={"fast": 1000, "slow": 1000})
+    rates = {"prefill_rate": 1000.0, "decode_rate": 10.0}
+    cold = worker("cold", **rates)
+    fast = worker("fast", restore_rate=100_000.0, **rates)
+    slow = worker("slow", restore_rate=10.0, **rates)
+    hot = worker("hot", **rates)
+    assert chosen(need, cold, fast, slow) == "fast"
+    assert chosen(need, fast, hot) == "fast", "900 tokens on a device save less than 1000 that are copied fast"
+    assert chosen(replace(need, cached={"hot": 1000}), fast, hot) == "hot"
+    costs = [choice.cost_ticks for choice in (choose(need, [slow]), choose(need, [cold])) if choice]
+    assert costs[0] == costs[1]
+
+
+def test_a_worker_that_has_not_measured_its_copies_is_taken_to_compute() -> None:
+    need = replace(NEED, warm={"b": 1000}, cached={"a": 100})
+    assert chosen(need, worker("a"), worker("b")) == "a"
+
+
 def test_a_queue_that_costs_more_than_rebuilding_is_left() -> None:
     full = worker("b", reserved_tokens=9900, reserved_attempts=1, decode_rate=10.0)
     need = replace(NEED, cached={"b": 1000})

@@ -78,3 +78,9 @@ def test_a_roles_lock_holds_its_direct_dependencies(role: str) -> None:
 def test_small_images_hold_no_torch_and_no_ray(role: str) -> None:
     names = {name.split("==")[0] for name in locked(ROOT / f"images/{role}.lock")}
     assert names & {"torch", "ray", "transformers", "triton"} == set()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_images_hold_nothing_that_only_plots_need(role: str) -> None:
+    names = {name.split("==")[0] for name in locked(ROOT / f"images/{role}.lock")}
+    assert names & {"matplotlib", "pillow", "contourpy", "fonttools"} == set()

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import yaml
@@ -13,7 +14,6 @@ from pydantic import BaseModel
 from roost_operator.api.loader import PoolFileError, load_pool, parse_pool
 from roost_operator.api.pool_document import pool_document
 from roost_operator.api.problems import nearest, valid_keys
-from roost_operator.api.quantity import memory_bytes
 from roost_operator.api.spec import AgentPool, OnPoolDeletion
 from roost_operator.api.worker_config import worker_config
 from roost_worker.config import BLOCK_TOKENS, DTYPES, KvConfig
@@ -75,6 +75,16 @@ REFUSED = {
     "odd block": (model(kvCache={"blockTokens": 33}), "spec.models[0].kvCache.blockTokens: ", "use 16, 32, 64 or 128"),
     "odd memory": (model(kvCache={"memory": "12Q"}), "spec.models[0].kvCache.memory: ", "512Mi, 4Gi or auto"),
     "no memory": (model(kvCache={"memory": 0}), "spec.models[0].kvCache.memory: ", "512Mi, 4Gi or auto"),
+    "odd host memory": (
+        model(kvCache={"hostMemory": "auto"}),
+        "spec.models[0].kvCache.hostMemory: ",
+        "512Mi, 4Gi, or 0 for none",
+    ),
+    "negative host memory": (
+        model(kvCache={"hostMemory": -1}),
+        "spec.models[0].kvCache.hostMemory: ",
+        "512Mi, 4Gi, or 0 for none",
+    ),
     "unknown eviction": (
         model(kvCache={"evictionPolicy": "lru"}),
         "spec.models[0].kvCache.evictionPolicy: 'lru' is not allowed",
@@ -251,21 +261,16 @@ def test_pool_document_is_what_gateways_read() -> None:
     value = document(sessions=sessions, admission={"queueLimit": 5})
     value["spec"]["models"][0]["thinking"] = "drop"
     pool = parse(value)
+    limits = {"maxOutputTokensPerStep": 64, "maxStepsPerSession": 0, "sessionTokenBudget": 0}
+    tested_in_test_budget_spec = {"budgets": ANY, "repetition": ANY}
     assert pool_document(pool, "abc").to_json() == {
         "schemaVersion": 1,
         "pool": "n/p",
         "model": {"name": "m", "aliases": [], "contextTokens": 512, "thinking": "drop"},
         "activeRevision": "abc",
-        "roles": [
-            {
-                "name": "agent",
-                "priority": 0,
-                "maxOutputTokensPerStep": 64,
-                "maxStepsPerSession": 0,
-                "sessionTokenBudget": 0,
-            }
-        ],
+        "roles": [{"name": "agent", "priority": 0, **limits, **tested_in_test_budget_spec}],
         "sessions": {**sessions, "implicitTTLSeconds": 3600, "onModelChange": "Migrate"},
+        "tenantBudget": ANY,
         "admission": {"queueLimit": 5, "queueTimeoutSeconds": 30},
         "suspend": False,
     }
@@ -275,14 +280,14 @@ def test_worker_config_carries_the_spec(tmp_path: Path) -> None:
     value = model(
         dtype="float32",
         tensorParallel=2,
-        kvCache={"blockTokens": 16, "memory": "3Mi", "evictionPolicy": "LRU"},
+        kvCache={"blockTokens": 16, "memory": "3Mi", "evictionPolicy": "LRU", "hostMemory": "5Mi"},
         engine={"maxRunning": 4},
     )
     value["spec"]["workers"] = {"drainTimeoutSeconds": 7}
     config = worker_config(parse(value), store_url="redis://x", pool_secret="s", cache_dir=tmp_path)
     assert (config.pool, config.store_url, config.pool_secret, config.drain_seconds) == ("n/p", "redis://x", "s", 7.0)
     assert (config.model.dtype, config.model.tensor_parallel, config.model.context_tokens) == ("float32", 2, 512)
-    assert config.kv == KvConfig(16, 3 * 1024 * 1024, "LRU")
+    assert config.kv == KvConfig(16, 3 * 1024 * 1024, "LRU", 5 * 1024 * 1024)
     assert (config.engine.max_running, config.engine.max_batch_tokens) == (4, 256)
     assert config.cache_dir == tmp_path
 
@@ -321,28 +326,3 @@ def test_one_wrong_letter_still_finds_the_key(key: str, data: st.DataObject) -> 
     place = data.draw(st.integers(0, len(key) - 1))
     letter = data.draw(st.sampled_from("qxz_"))
     assert nearest(key[:place] + letter + key[place + 1 :], valid_keys(AgentPool, ("spec", "roles", 0))) == key
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("auto", None),
-        ("1", 1),
-        ("1k", 1000),
-        ("1Ki", 1024),
-        ("256Mi", 2**28),
-        ("2G", 2 * 10**9),
-        ("0.5Ki", 512),
-        ("0.7Gi", 751_619_277),
-        ("1.3Gi", 1_395_864_372),
-        ("0.1", 1),
-    ],
-)
-def test_quantities(text: str, expected: int | None) -> None:
-    assert memory_bytes(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "Mi", "-1Mi", "0", "0Mi", "0.0Gi", "1 Mi", "nan", "inf", "1m"])
-def test_odd_quantities_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="512Mi, 4Gi or auto"):
-        memory_bytes(text)

@@ -53,6 +53,13 @@ async def test_hot_is_what_a_live_worker_holds_and_cold_is_the_rest(
     assert await store.sessions("ns/none", workers("w")) == (0, 0, 0)
 
 
+async def test_warm_is_what_only_host_memory_has(store: PoolStore, redis_server: RedisServer) -> None:
+    opened(redis_server, "t", "s1", "s2", "s3", "s4")
+    resident(redis_server, "w1", "s1", "s1:warm", "s2:warm", "s3:warm")
+    resident(redis_server, "w2", "s3")
+    assert await store.sessions(POOL, workers("w1", "w2")) == (2, 1, 1)
+
+
 async def test_one_scan_counts_all_pools_for_a_while(
     store: PoolStore, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from pool_world import INSTALLATION, observation, pool, template
+from roost_operator.api.model_spec import KvCacheSpec
 from roost_operator.plan.merge import merged
 from roost_operator.plan.plan import Stage, plan
 from roost_operator.plan.pods import TemplateError, rank_threads
@@ -49,6 +50,16 @@ def test_templates_that_cannot_be_used(given: dict[str, Any], says: str) -> None
     made = plan(pool(template=given), INSTALLATION, observation(has_finalizer=True))
     assert (made.stage, made.idle) == (Stage.WAIT, True)
     assert made.status["conditions"][0]["reason"] == "InvalidTemplate"
+
+
+@pytest.mark.parametrize(("limit", "says"), [("1Gi", "raise the limit or lower hostMemory"), ("much", "memory: ")])
+def test_host_memory_is_below_the_memory_limit_of_a_worker(limit: str, says: str) -> None:
+    given = pool(template=template(resources={"limits": {"memory": limit}}))
+    ray_service(given, INSTALLATION, Size(1, 1), suspend=False)
+    model = given.spec.model.model_copy(update={"kv_cache": KvCacheSpec(hostMemory="1Gi")})
+    spec = given.spec.model_copy(update={"models": (model,)})
+    with pytest.raises(TemplateError, match=says):
+        ray_service(given.model_copy(update={"spec": spec}), INSTALLATION, Size(1, 1), suspend=False)
 
 
 @pytest.mark.parametrize(

@@ -62,11 +62,12 @@ class EngineDriver:
         running: int = 4,
         batch: int = 16,
         policy: RetentionPolicy | None = None,
+        host_slots: int = 0,
         step_goal_seconds: float = 0.0,
     ) -> None:
         """`blocks`: blocks that can be used, the null block not counted."""
         self.now = 0.0
-        self.runner = PagedFakeRunner(blocks + 1, block_tokens, context, batch)
+        self.runner = PagedFakeRunner(blocks + 1, block_tokens, context, batch, host_slots)
         config = EngineConfig(running, batch, step_goal_seconds)
         self.engine = Engine(
             self.runner,
@@ -79,6 +80,7 @@ class EngineDriver:
         )
         self.answers: dict[str, Answer] = {}
         self.resident: dict[str, int] = {}
+        self.warm: dict[str, int] = {}
         self.dropped: list[tuple[str, int]] = []
         self.evicted: list[Evicted] = []
 
@@ -139,6 +141,7 @@ class EngineDriver:
             self.resident.pop(session, None)
             self.dropped.append((session, tokens))
         self.resident.update(outputs.parked)
+        self.warm.update(outputs.warm)
         self.evicted += outputs.evicted
         stats = outputs.stats
         assert stats.blocks_free + stats.blocks_cached + stats.blocks_in_use == self.runner.info.num_blocks - 1

@@ -34,8 +34,12 @@ def _tenant_of(session: str) -> bytes:
 class EngineModel:
     """An engine and the sessions' logs beside it; every operation ends with the checks of the driver."""
 
-    def __init__(self, blocks: int, batch: int, running: int, policy: RetentionPolicy | None = None) -> None:
-        self.driver = EngineDriver(blocks=blocks, context=CONTEXT, running=running, batch=batch, policy=policy)
+    def __init__(
+        self, blocks: int, batch: int, running: int, policy: RetentionPolicy | None = None, host_slots: int = 0
+    ) -> None:
+        self.driver = EngineDriver(
+            blocks=blocks, context=CONTEXT, running=running, batch=batch, policy=policy, host_slots=host_slots
+        )
         self._probe = EngineDriver(blocks=16, context=self.driver.engine.info.context_tokens)
         self._logs: dict[str, list[int]] = {session: [] for session in SESSIONS}
         self._judged: set[str] = set()
@@ -87,6 +91,10 @@ class EngineModel:
     def pass_time(self, seconds: float) -> None:
         self.driver.now += seconds
 
+    def corrupt(self, slot: int) -> None:
+        """Corrupts the copy in a slot of host memory."""
+        self.driver.runner.corrupted.add(slot)
+
     def step(self, steps: int) -> None:
         for _ in range(steps):
             self.driver.iterate()
@@ -108,6 +116,10 @@ class EngineModel:
         parked = {one.session: len(one.ids) for one in self.driver.engine._cache.parked}
         for session in {*parked, *self.driver.resident} - live:
             assert parked.get(session) == self.driver.resident.get(session)
+        host = self.driver.engine._cache.host
+        for session in SESSIONS if host.slots.total else ():
+            cached = host._chains.blocks(session) * self.driver.runner.info.block_tokens
+            assert self.driver.warm.get(session, 0) == max(0, cached - self.driver.resident.get(session, 0))
         for evicted in self.driver.evicted:
             assert evicted.tokens > 0
             if evicted.for_session:
@@ -166,5 +178,7 @@ def random_operation(model: EngineModel, rng: random.Random) -> None:
         model.hold(rng.choice(SESSIONS), rng.choice([0.0, 1.0, 30.0]))
     elif kind < 0.49:
         model.pass_time(rng.choice([0.5, 20.0]))
+    elif kind < 0.57 and model.driver.runner.host:
+        model.corrupt(rng.randrange(len(model.driver.runner.host)))
     else:
         model.step(rng.randint(1, 4))

@@ -4,7 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from roost_worker.config import WorkerConfig
+from roost_worker.engine.plan import HostCopy
+from roost_worker.model.host_kv import HostKv
 from roost_worker.model.runner import TorchRunner, build_runner, follow
 
 
@@ -21,17 +23,30 @@ def need_gpus(world: int) -> None:
         pytest.skip(f"{world} ranks need as many GPUs")
 
 
+class CorruptingHost(HostKv):
+    """Host memory that flips a bit of each block before it is restored."""
+
+    def start(self, copies: Sequence[HostCopy]) -> None:
+        for copy in copies:
+            if copy.restore:
+                self.tensor[copy.slot].view(torch.uint8).view(-1)[-1] ^= 1
+        super().start(copies)
+
+
 @contextmanager
 def tensor_parallel(
-    config: WorkerConfig, model_dir: Path, folder: Path
+    config: WorkerConfig, model_dir: Path, folder: Path, *, corrupts: bool = False
 ) -> Iterator[tuple[TorchRunner, list[subprocess.Popen[bytes]]]]:
-    """Rank 0's runner of a whole group and the other ranks' processes, which end with the group."""
+    """Rank 0's runner of a whole group and the other ranks' processes, which end with the group.
+
+    If `corrupts`, the other ranks flip a bit of each block before they restore it from host memory.
+    """
     world = config.model.tensor_parallel
     need_gpus(world)
     init_method = (folder / "meeting-point").as_uri()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    followers = [spawn_rank(config, model_dir, rank, world, init_method) for rank in range(1, world)]
+    followers = [spawn_rank(config, model_dir, rank, world, init_method, corrupts=corrupts) for rank in range(1, world)]
     try:
         runner = build_runner(config, model_dir, rank=0, world=world, init_method=init_method)
         yield runner, followers
@@ -46,20 +61,23 @@ def tensor_parallel(
 
 
 def spawn_rank(
-    config: WorkerConfig, model_dir: Path, rank: int, world: int, init_method: str
+    config: WorkerConfig, model_dir: Path, rank: int, world: int, init_method: str, *, corrupts: bool = False
 ) -> "subprocess.Popen[bytes]":
-    """A rank that follows; as rank 0, one that dies as soon as the group is complete."""
+    """A rank that follows; as rank 0, one that dies as soon as the group is complete. `corrupts`: see
+    `tensor_parallel`."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, env=environment)
     assert process.stdin is not None
-    pickle.dump((config, model_dir, rank, world, init_method), process.stdin)
+    pickle.dump((config, model_dir, rank, world, init_method, corrupts), process.stdin)
     process.stdin.close()
     return process
 
 
 if __name__ == "__main__":
-    config, model_dir, rank, world, init_method = pickle.load(sys.stdin.buffer)
+    config, model_dir, rank, world, init_method, corrupts = pickle.load(sys.stdin.buffer)
     runner = build_runner(config, model_dir, rank=rank, world=world, init_method=init_method)
     if rank == 0:
         os._exit(0)
+    if corrupts:
+        runner._host = CorruptingHost(runner.info.host_slots, runner._cache)
     follow(runner)

@@ -48,9 +48,19 @@ class PagedFakeRunner:
     """
 
     def __init__(
-        self, num_blocks: int, block_tokens: int, context_tokens: int, max_batch_tokens: int = 1 << 30
+        self,
+        num_blocks: int,
+        block_tokens: int,
+        context_tokens: int,
+        max_batch_tokens: int = 1 << 30,
+        host_slots: int = 0,
     ) -> None:
-        self.info = RunnerInfo(num_blocks, block_tokens, 1, VOCAB, context_tokens, (0,))
+        self.info = RunnerInfo(num_blocks, block_tokens, 1, VOCAB, context_tokens, (0,), host_slots=host_slots)
+        self.host = [array("i", [EMPTY] * block_tokens) for _ in range(host_slots)]
+        self.corrupted: set[int] = set()
+        """Slots whose copies are found to be corrupted when they are restored."""
+        self.seconds, self.copy_seconds = 0.01, 0.001
+        """Times of each batch and of each copy."""
         self.memory = [array("i", [EMPTY] * block_tokens) for _ in range(num_blocks)]
         self.slots: dict[int, NewSlot] = {}
         self.outputs: dict[int, list[int]] = {}
@@ -70,11 +80,30 @@ class PagedFakeRunner:
         for new in plan.new_slots:
             self.slots[new.slot] = new
             self.outputs[new.slot] = list(new.output)
+        intact = self._copy_all(plan)
         self._store(plan.chunks)
-        return BatchResult(tuple(self._sample(chunk) for chunk in plan.chunks if chunk.sample), seconds=0.01)
+        sampled = tuple(self._sample(chunk) for chunk in plan.chunks if chunk.sample)
+        return BatchResult(sampled, self.seconds, intact, self.copy_seconds * len(plan.copies))
 
     def close(self) -> None:
         self.closed = True
+
+    def _copy_all(self, plan: BatchPlan) -> tuple[bool, ...]:
+        """Makes the plan's copies. A corrupted one fills its block with ids that no request has."""
+        intact: list[bool] = []
+        for copy in plan.copies:
+            assert copy.block != 0, "the null block is copied"
+            if not copy.restore:
+                self.host[copy.slot] = self.memory[copy.block][:]
+                self.corrupted.discard(copy.slot)
+                continue
+            assert EMPTY not in self.host[copy.slot], "an empty slot is restored"
+            good = copy.slot not in self.corrupted
+            intact.append(good)
+            self.memory[copy.block] = self.host[copy.slot][:] if good else array("i", [VOCAB] * self.info.block_tokens)
+        restored = {copy.block for copy in plan.copies if copy.restore}
+        assert all(restored.isdisjoint(chunk.block_ids) for chunk in plan.chunks), "a block is restored and computed"
+        return tuple(intact)
 
     def _store(self, chunks: tuple[Chunk, ...]) -> None:
         """Writes all rows before any is read, as a layer does; a block written by two rows is a fault."""

@@ -31,7 +31,8 @@ def worker_of(name: str, **figures: Any) -> WorkerState:
 def choose(need: StepNeed, workers: Sequence[WorkerState], excluded: AbstractSet[str] = frozenset()) -> Choice | None:
     """The worker of least cost that serves the step's revision, or None when no worker may serve it."""
     able = [worker for worker in workers if eligible(need, worker, excluded)]
-    related = [worker for worker in able if worker.worker_id in need.cached or worker.worker_id == need.owner]
+    names = {*need.cached, *need.warm, need.owner}
+    related = [worker for worker in able if worker.worker_id in names]
     others = [(standing(worker), worker) for worker in able if not worker.lease.leaving]
     for room in Room:
         fitting = [(place, worker) for place, worker in others if offers(room, place, need.tokens)]

@@ -38,6 +38,7 @@ def worker_config(
     context_tokens: int = 1024,
     block_tokens: int = 16,
     memory_bytes: int | None = 16 << 20,
+    host_memory_bytes: int = 0,
     ranks: int = 1,
     max_running: int = 16,
     max_batch_tokens: int = 256,
@@ -46,7 +47,7 @@ def worker_config(
     return WorkerConfig(
         pool="test/pool",
         model=ModelConfig("tiny", "dummy://tiny", dtype, ranks, context_tokens),
-        kv=KvConfig(block_tokens, memory_bytes),
+        kv=KvConfig(block_tokens, memory_bytes, host_memory_bytes=host_memory_bytes),
         engine=EngineConfig(max_running, max_batch_tokens),
     )
 

@@ -13,6 +13,7 @@ from leases import lease_of
 from roost.contract import loghash, names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
+from roost.store.budgets import NO_BUDGETS, BudgetRules
 from roost.store.grace import Grace
 from roost.store.interface import SessionStore
 from roost.store.keys import PoolKeys
@@ -26,6 +27,7 @@ from roost.store.records import (
     Reservation,
 )
 from roost.store.redis_store import RedisStore
+from roost.store.residency import warm_field
 
 POOL = "team/agents"
 TENANT = "acme"
@@ -83,6 +85,9 @@ def commit_request(
     prompt: tuple[int, ...] = (1, 2, 3),
     output: tuple[int, ...] = (4, 5),
     reasoning: str = "",
+    gpu_seconds: float = 0.0,
+    calls: int = 0,
+    rules: BudgetRules = NO_BUDGETS,
     **fields: Any,
 ) -> CommitRequest:
     """A commit whose head fits its ids; `fields` are the entry's, and `ttl_ms` and `owner` the request's."""
@@ -92,13 +97,14 @@ def commit_request(
     entry: dict[str, Any] = {
         "step_id": step_id,
         "index": 0,
-        "messages": ({"role": "user", "content": f"question of {step_id} 🦉"},),
+        "messages": ({"role": "tool" if calls else "user", "content": f"question of {step_id} 🦉"},),
         "output": {
             "role": "assistant",
             "content": "answer",
-            "tool_calls": [],
+            "tool_calls": [{"id": "c", "name": "grep", "arguments": f"{calls}"}] * bool(calls),
             "text": "answer",
             **({"reasoning": reasoning} if reasoning else {}),
+            **({"gpu_seconds": gpu_seconds} if gpu_seconds else {}),
         },
         "finish_reason": "stop",
         "prompt_tokens": len(prompt),
@@ -112,7 +118,7 @@ def commit_request(
         "model_revision": REVISION,
         "worker_id": "w1",
     }
-    return CommitRequest(session_id, ref, previous, LogEntry(**{**entry, **fields}), packed, ttl_ms, owner)
+    return CommitRequest(session_id, ref, previous, LogEntry(**{**entry, **fields}), packed, ttl_ms, owner, rules)
 
 
 def migration(
@@ -141,6 +147,14 @@ def migration(
     )
 
 
+def fold_request(began: Began, entries: Sequence[LogEntry], folded: int, **fields: Any) -> MigrateRequest:
+    """A log whose first step is that of the attempt, and stands for the first `folded` steps."""
+    assert began.descriptor.attempt is not None
+    first = replace(entries[0], step_id=began.descriptor.attempt.step_id)
+    request = migrate_request(began, [first, *entries[folded:]], revision=REVISION, **fields)
+    return replace(request, folded=folded)
+
+
 def migrate_request(began: Began, entries: Sequence[LogEntry], **fields: Any) -> MigrateRequest:
     descriptor = began.descriptor
     return migration(descriptor.session_id, began.ref, descriptor.head, entries, **fields)
@@ -158,13 +172,15 @@ def publish(raw: Raw, published: WorkerLease, *, ms: int = LONG_MS, pool: str = 
     raw.zadd(keys.workers, {published.worker_id: redis_ms(raw) + ms})
 
 
-def publish_cached(raw: Raw, session_id: str, worker_id: str = "w1", tokens: int = 1) -> None:
-    """What a worker publishes of a session that it has cached; 0 tokens: that it has dropped it."""
+def publish_cached(raw: Raw, session_id: str, worker_id: str = "w1", tokens: int = 1, warm: int = 0) -> None:
+    """What a worker publishes of a session that it has cached, on its device and in host memory; 0 tokens: that it has
+    dropped it."""
     key = PoolKeys(session_id.rsplit("/", 1)[0]).residency(worker_id)
-    if tokens:
-        raw.hset(key, session_id, tokens)
-    else:
-        raw.hdel(key, session_id)
+    for field, count in ((session_id, tokens), (warm_field(session_id), warm)):
+        if count:
+            raw.hset(key, field, count)
+        else:
+            raw.hdel(key, field)
 
 
 def own(raw: Raw, session_id: str) -> None:

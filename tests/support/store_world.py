@@ -8,20 +8,52 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from redis_servers import PATIENCE_SECONDS, RedisCluster, RedisServer
 from roost.contract import names
+from roost.contract.budgets import BudgetScope
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.refused import Refused
+from roost.store.budgets import NO_BUDGETS, Budget, BudgetRules, ExtendRequest, Spending
 from roost.store.fork_records import CommitPoint, NewFork
 from roost.store.keys import PoolKeys
 from roost.store.memory import MemoryStore
+from roost.store.records import RenewItem
 from roost.store.redis_store import RedisStore, connect
-from store_driver import LONG_MS, lease, new_session, next_ms, publish, publish_cached, redis_ms, reservations
+from store_driver import (
+    LONG_MS,
+    lease,
+    migration,
+    new_session,
+    next_ms,
+    publish,
+    publish_cached,
+    redis_ms,
+    reservations,
+)
 
 POOLS = ("team/agents", "team/b")
 TENANTS = ("acme", "other")
 WORKERS = {"w1": (40, 1), "w2": (20, 1)}
 REVISIONS = ("rev-1", "rev-2")
 NO_AGING_MS = 10**12
-_TIMES = {"created_ms", "updated_ms", "expires_ms", "commit_ms", "begin_ms", "kv_since_ms"}
+TASK = "fix #12"
+_BUDGETS = (
+    Budget(BudgetScope.SESSION, "tokens", 12),
+    Budget(BudgetScope.SESSION, "steps", 2),
+    Budget(BudgetScope.TASK, "tokens", 25),
+    Budget(BudgetScope.TASK, "steps", 4),
+    Budget(BudgetScope.TASK, "gpu_us", 3_000_000),
+    Budget(BudgetScope.ROLE, "tokens", 40, window_ms=10**15),
+    Budget(BudgetScope.TENANT, "steps", 9, window_ms=10**15),
+)
+"""With windows that do not end during a test."""
+BUDGET_RULES = (
+    NO_BUDGETS,
+    BudgetRules(TENANTS[0], "coder", repeats=3, stops=True),
+    BudgetRules(TENANTS[0], "coder", TASK, repeats=2, task_repeats=4),
+    BudgetRules(TENANTS[0], "coder", TASK, _BUDGETS, grace_steps=0),
+    BudgetRules(TENANTS[0], "coder", TASK, _BUDGETS, asks=True, grace_steps=2, warn_percent=30),
+    BudgetRules(TENANTS[0], "coder", "", _BUDGETS[:3]),
+)
+_TIMES = {"created_ms", "updated_ms", "expires_ms", "commit_ms", "begin_ms", "kv_since_ms", "since_ms", "wall_ms"}
 _TIMES_LEFT = {"lease_ms_left", "ms_left"}
 Attempt = tuple[str, AttemptRef, str]
 
@@ -130,6 +162,36 @@ class StoreWorld(RuleBasedStateMachine):
         }
         return heads.get(which, right), generation if known else 0
 
+    def renew(self, gateway: int, attempt: Attempt, expired: bool) -> None:
+        """One batch with the pool's last attempts. With `expired`, as if their gateways had died and their leases had
+        run out."""
+        pool = attempt[0].rsplit("/", 1)[0]
+        batch = [other for other in self.taken[-2:] if other[0].startswith(pool + "/")] + [attempt]
+        items = [RenewItem(session_id, ref) for session_id, ref, _ in batch]
+        self.agree(gateway, "renew", pool, items, 0 if expired else LONG_MS, touches=attempt[0])
+        self.touched |= {session_id for session_id, _, _ in batch}
+
+    def fold(self, gateway: int, attempt: Attempt, wanted: int) -> None:
+        """By an attempt that is live or was, of `wanted` steps if there are so many."""
+        session_id, ref, step = attempt
+        session = self.memory.sessions.get(session_id)
+        if session is None or session.is_gone(self.now) or not session.record.steps:
+            return
+        record, folded = session.record, min(wanted, session.record.steps)
+        entries = self.loop.run(self.gateways[gateway].log(session_id, record.generation, 0, 99))
+        renewed = [replace(entries[0], step_id=step), *entries[folded:]]
+        request = migration(session_id, ref, record.head, renewed, record.model_revision)
+        self.agree(
+            gateway, "migrate", replace(request, folded=folded, renews_budget=wanted % 2 == 1), touches=session_id
+        )
+
+    def extend_budget(
+        self, gateway: int, session_id: str, tenant: str, scope: BudgetScope, added: int, request: str
+    ) -> None:
+        more = Spending(5 * added, 10**6 * added, added, 0)
+        extension = ExtendRequest(session_id, tenant, scope, TASK, more, request, task_ttl_ms=0)
+        self.agree(gateway, "extend", extension, touches=session_id)
+
     def open(self, gateway: int, pool: str, request: str) -> None:
         new = new_session(names.new_session_id(pool), tenant=TENANTS[0], request_id=request)
         opened = self.agree(gateway, "open", new, touches=new.session_id).session_id
@@ -150,8 +212,9 @@ class StoreWorld(RuleBasedStateMachine):
         """The worker publishes that it has the session cached, or that it has dropped it."""
         if session := self.memory.sessions.get(session_id):
             tokens = session.record.steps if cached else 0
-            self.memory.publish_cached(session_id, worker, tokens)
-            publish_cached(self.raw, session_id, worker, tokens)
+            warm = session.record.head.length // 2
+            self.memory.publish_cached(session_id, worker, tokens, warm)
+            publish_cached(self.raw, session_id, worker, tokens, warm)
 
     def fork_session(self, gateway: int, other: str, tenant: str, place: str, request: str) -> str | None:
         """Branches a session off another one; the name of the new one, or None when both stores refuse it."""

@@ -42,12 +42,16 @@ class KvConfig:
     at most 4 GiB."""
     eviction_policy: str = DEFAULT_POLICY
     """Name of the policy that decides what is evicted first (in `roost_worker.engine.retention.POLICIES`)."""
+    host_memory_bytes: int = 0
+    """Bytes of host memory, for all ranks, for copies of blocks that leave the KV memory; 0 keeps none."""
 
     def __post_init__(self) -> None:
         if self.block_tokens not in BLOCK_TOKENS:
             raise ValueError(f"kvCache.blockTokens: {self.block_tokens} must be one of {BLOCK_TOKENS}")
         if self.memory_bytes is not None and self.memory_bytes < 1:
             raise ValueError(f"kvCache.memory: {self.memory_bytes} must be positive, or auto")
+        if self.host_memory_bytes < 0:
+            raise ValueError(f"kvCache.hostMemory: {self.host_memory_bytes} must be 0, for none, or positive")
         if self.eviction_policy not in POLICIES:
             raise ValueError(
                 f"kvCache.evictionPolicy: {self.eviction_policy!r} is unknown; use one of {', '.join(POLICIES)}"

@@ -25,11 +25,14 @@ class SessionFacts:
     """Size of system text and tools, which the first step renders."""
     continues: bool = False
     """Whether a step is known to be committed."""
+    task: str = ""
+    """Empty: the session has none."""
 
 
 def facts_of(descriptor: Descriptor) -> SessionFacts:
     tools = sum(len(tool[part]) for tool in descriptor.tools for part in ("name", "description", "parameters"))
-    return SessionFacts(descriptor.role, len(descriptor.system.encode()) + tools, descriptor.head.length > 0)
+    static_bytes = len(descriptor.system.encode()) + tools
+    return SessionFacts(descriptor.role, static_bytes, descriptor.head.length > 0, descriptor.task)
 
 
 def max_output_tokens(request: StepRequest, pool: PoolDocument, role: PoolRole) -> int:

@@ -234,9 +234,10 @@ class Conversations:
         return _running(call, start, step, match)
 
     async def _check_not_detached(self, call: _Call, start: IndexEntry) -> None:
-        """Raises RunsDetachedError. The run of a detached step is not fenced by those who ask for the step again."""
+        """Raises RunsDetachedError while the step runs detached, since to ask for it again would fence its run. Whether
+        a committed step is still there, its session says."""
         progress = await self._detached.read(StepName(start.session_id, call.turn.step_id), call.caller.tenant)
-        if progress is not None and not progress.state.makes_room:
+        if progress is not None and not progress.state.is_over:
             raise RunsDetachedError(Recognised(start.session_id, call.turn.step_id, Match.ATTACHED, start.head.length))
 
     async def _fork(self, stack: AsyncExitStack, call: _Call, point: IndexEntry, reason: str) -> _Running:
@@ -330,6 +331,8 @@ def _check(call: _Call) -> None:
 
 def _running(call: _Call, start: IndexEntry, step: SharedStep, match: Match, reason: str = "") -> _Running:
     began = step.began
-    log_tokens = began.descriptor.head.length if isinstance(began, Began) else began.entry.start
-    recognised = Recognised(start.session_id, call.turn.step_id, match, log_tokens, reason)
+    log_tokens, budgets = (
+        (began.descriptor.head.length, began.budgets) if isinstance(began, Began) else (began.entry.start, ())
+    )
+    recognised = Recognised(start.session_id, call.turn.step_id, match, log_tokens, reason, budgets)
     return _Running(call, BegunStep(call.turn, start, recognised), step)

@@ -32,6 +32,7 @@ from roost_gateway.core.caller import Caller, pool_of_session
 from roost_gateway.core.conversations import Conversations, RunsDetachedError
 from roost_gateway.core.detached_run import LEASE_MS, DetachedEnd, DetachedRun
 from roost_gateway.core.gateway import Gateway
+from roost_gateway.core.logged_steps import no_such_response, sessions_of_responses
 from roost_gateway.errors import as_refused, internal
 from roost_gateway.fleet.pools import Pools
 from roost_gateway.recognition.conversation import Conversation, Recognised
@@ -43,7 +44,7 @@ CANCEL_SECONDS = 15.0
 """How long a call waits for the end of a step that it has cancelled: for longer than a dead gateway's lease."""
 _LOOK_SECONDS = 0.1
 _LEFT_OPEN = (Reason.COMMIT_UNKNOWN, Reason.STORE_UNAVAILABLE)
-"""Failures after which the step may be committed: its next run finds out."""
+"""Failures after which the step may be committed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ class DetachedConversations:
 
     async def find(self, name: StepName, caller: Caller) -> Detached | None:
         """The detached step of that name, or None."""
-        pool_of_session(name.session_id, caller)
+        with sessions_of_responses():
+            pool_of_session(name.session_id, caller)
         context = await self._store.context(name, caller.tenant)
         if context is None:
             return None
@@ -115,7 +117,7 @@ class DetachedConversations:
         pool_of_session(name.session_id, caller)
         progress = await self._store.read(name, caller.tenant, first)
         if progress is None:
-            raise Refused(Reason.SESSION_NOT_FOUND, "there is no such response, or it is not kept any more")
+            raise no_such_response()
         if not progress.state.is_over and not progress.is_run and name not in self._runs:
             await self._take_over(name, caller, progress.runner)
         return progress
@@ -126,16 +128,16 @@ class DetachedConversations:
 
         Raises Refused: INVALID_REQUEST when its events are not kept any more, WORKER_DRAINING when this gateway stops.
         """
-        first = 0
+        former: DetachedProgress | None = None
         async with aclosing(self._store.news(name)) as news:
             while True:
-                progress = await self.progress(name, caller, first)
-                if progress.logged < first or (progress.logged > first and not progress.events):
+                progress = await self.progress(name, caller, 0 if former is None else former.logged)
+                if not _is_rest(progress, former):
                     raise _not_kept()
                 yield progress
                 if progress.state.is_over:
                     return
-                first = progress.logged
+                former = progress
                 if self._is_closing:
                     message = "this gateway is stopping; go on at another"
                     raise Refused(Reason.WORKER_DRAINING, message, retry_seconds=0.0)
@@ -158,7 +160,7 @@ class DetachedConversations:
 
     async def discard(self, name: StepName, caller: Caller) -> bool:
         """Cancels a step that runs, and erases a step that is not committed, with its session if that has no other.
-        Returns whether that was done: a committed step goes with its session.
+        Returns whether that was done: a committed step goes with its session, and `forget` erases what is kept of it.
 
         Raises Refused: ANOTHER_STEP_RUNNING when the step has not ended in time.
         """
@@ -170,6 +172,10 @@ class DetachedConversations:
         await self._store.forget(name)
         await self._delete_if_empty(name.session_id, caller)
         return True
+
+    async def forget(self, name: StepName) -> None:
+        """Erases the record and the events of a step whose session is gone."""
+        await self._store.forget(name)
 
     async def finish(self) -> None:
         """Waits until no step runs here."""
@@ -270,7 +276,7 @@ class DetachedConversations:
         if refused is None:
             log.error("detached step %s failed", run.step.name.step_id, exc_info=error)
             refused = internal()
-        if refused.reason in _LEFT_OPEN or (self._is_closing and refused.reason is Reason.WORKER_DRAINING):
+        if self._is_left_open(refused):
             return None
         return DetachedEnd(DetachedState.FAILED, StepFailure(refused.reason, refused.message))
 
@@ -284,9 +290,22 @@ class DetachedConversations:
                 await run.read(step.events)
         except StoreAwayError:
             return None
-        except Refused:
-            return DetachedEnd(DetachedState.CANCELLED)
+        except Refused as error:
+            return None if self._is_left_open(error) else DetachedEnd(DetachedState.CANCELLED)
         return DetachedEnd(DetachedState.COMMITTED)
+
+    def _is_left_open(self, refused: Refused) -> bool:
+        """Whether the step may be committed all the same, or goes on at another gateway: its next run finds out."""
+        return refused.reason in _LEFT_OPEN or (self._is_closing and refused.reason is Reason.WORKER_DRAINING)
+
+
+def _is_rest(progress: DetachedProgress, former: DetachedProgress | None) -> bool:
+    """Whether the events of `progress` are those that follow `former`; None: whether they are the first."""
+    first = 0 if former is None else former.logged
+    if former is not None and (progress.first_runner != former.first_runner or progress.logged < first):
+        return False
+    # While a step runs, all its events are kept: what is missing is of a newer gateway's kinds.
+    return bool(progress.events) or progress.logged == first or not progress.state.is_over
 
 
 def _not_kept() -> Refused:

@@ -132,8 +132,10 @@ def _without_message(before: KeptConversation, number: int) -> KeptConversation:
 
 
 def _advanced(before: KeptConversation, taken: KeptConversation, step: tuple[str, str]) -> KeptConversation:
-    """The conversation after a step that took what `taken` has; what came since then goes on waiting."""
-    if before.next.step == step:
+    """The conversation after a step that took what `taken` has; what came since then goes on waiting. It stays as it is
+    after a step that has moved it on already: a gateway that takes a step over cannot know, and the next response may
+    have come since."""
+    if step in (before.next.step, before.former.step if before.former is not None else None):
         return before
     if before.next.step != taken.next.step:
         raise Refused(

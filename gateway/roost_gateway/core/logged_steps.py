@@ -1,6 +1,7 @@
 """Committed steps by their ids, read from the logs of their sessions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
@@ -15,8 +16,27 @@ async def logged_steps(gateway: Gateway, caller: Caller, names: Iterable[StepNam
     StoreAwayError."""
     log = dict[StepName, LoggedStep]()
     for name in dict.fromkeys(names):
-        step = await gateway.logged_step(name.session_id, name.step_id, caller)
+        with sessions_of_responses():
+            step = await gateway.logged_step(name.session_id, name.step_id, caller)
         if step is None:
-            raise Refused(Reason.SESSION_NOT_FOUND, "there is no such response, or its session has expired")
+            raise no_such_response()
         log[name] = step
     return log
+
+
+@contextmanager
+def sessions_of_responses() -> Iterator[None]:
+    """Says that there is no such response where there is no such session: these clients know no sessions."""
+    try:
+        yield
+    except Refused as error:
+        if error.reason is not Reason.SESSION_NOT_FOUND:
+            raise
+        raise no_such_response() from error
+
+
+def no_such_response() -> Refused:
+    return Refused(
+        Reason.SESSION_NOT_FOUND,
+        "there is no such response: its session has expired or was deleted; send the conversation's messages instead",
+    )

@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 from roost.contract.messages import Message
-from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, invalid
 from roost.contract.steps import StepName
 from roost.store.detached import DetachedSteps
 from roost_gateway.core.caller import Caller
 from roost_gateway.core.gateway import Gateway
+from roost_gateway.core.logged_steps import no_such_response, sessions_of_responses
 from roost_gateway.recognition.conversation import Conversation
 
 _PAGE_STEPS = 100
@@ -26,7 +26,8 @@ class PreviousResponses:
         another way now. Raises Refused: SESSION_NOT_FOUND when there is no such response."""
         if asked.previous is None:
             return asked
-        system = await self._gateway.system_text(asked.previous.session_id, caller)
+        with sessions_of_responses():
+            system = await self._gateway.system_text(asked.previous.session_id, caller)
         is_kept = not asked.system or f"{system}\n\n".startswith(f"{asked.system}\n\n")
         return replace(asked, system=system) if is_kept else asked
 
@@ -35,7 +36,10 @@ class PreviousResponses:
         INVALID_REQUEST when it is not committed."""
         messages, token = list[Message](), ""
         while True:
-            page = await self._gateway.list_steps(previous.session_id, caller, page_size=_PAGE_STEPS, page_token=token)
+            with sessions_of_responses():
+                page = await self._gateway.list_steps(
+                    previous.session_id, caller, page_size=_PAGE_STEPS, page_token=token
+                )
             for step in page.steps:
                 messages += [*step.messages, step.output]
                 if step.step_id == previous.step_id:
@@ -47,6 +51,6 @@ class PreviousResponses:
     async def _not_committed(self, previous: StepName, caller: Caller) -> Refused:
         progress = await self._detached.read(previous, caller.tenant)
         if progress is None:
-            return Refused(Reason.SESSION_NOT_FOUND, "there is no such response")
+            return no_such_response()
         why = f"is {progress.state.value}; a response can be continued once it is completed"
         return invalid([("previous_response_id", why)])

@@ -11,6 +11,7 @@ from dataclasses import replace
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.store.interface import SessionStore
 from roost.store.records import StoreAwayError, Wake, WorkerView
+from roost.store.residency import Residency
 from roost_gateway.fleet.grace import WorkerGrace
 from roost_gateway.routing.backlog import Backlogs
 from roost_gateway.routing.choice import Choice, StepNeed, WorkerState
@@ -130,17 +131,17 @@ class Workers:
         index.put(worker)
         return worker
 
-    async def look(self, pool: str, worker_id: str, session_id: str) -> int:
-        """Reads one worker now. Returns how many tokens of the session it has cached. Raises StoreAwayError."""
+    async def look(self, pool: str, worker_id: str, session_id: str) -> Residency:
+        """Reads one worker now. Returns what it has cached of the session. Raises StoreAwayError."""
         look = await self._store.look(pool, worker_id, session_id)
         if look.view is not None:
             self._indexes[pool].put(self._state(look.view))
         elif not self.grace:
             self._indexes[pool].discard(worker_id)
-        return look.cached_tokens
+        return Residency(worker_id, look.cached_tokens, look.warm_tokens)
 
-    async def residency(self, pool: str, session_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
-        """Worker and cached tokens of each session that a live worker has cached. Raises StoreAwayError."""
+    async def residency(self, pool: str, session_ids: Sequence[str]) -> dict[str, Residency]:
+        """What a live worker has cached of each session that any has. Raises StoreAwayError."""
         workers = [worker.worker_id for worker in self.states(pool)]
         return await self._store.residency(pool, workers, session_ids)
 

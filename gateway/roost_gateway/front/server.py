@@ -111,8 +111,9 @@ class GatewayServer:
     async def _drain(self, seconds: float) -> None:
         fronts = [front for front in (self._grpc, self._http) if front is not None]
         stopping = [asyncio.create_task(front.stop(seconds)) for front in fronts]
-        stopping.append(asyncio.create_task(self.life.finish_detached()))
-        _, running = await asyncio.wait(stopping, timeout=seconds)
+        finishing = asyncio.create_task(self.life.finish_detached())
+        _, running = await asyncio.wait([*stopping, finishing], timeout=seconds)
         if running:
             self.life.cut_off()
+        finishing.cancel()  # `life.aclose` waits for the steps that are left, for as long as a hand-over may take
         await asyncio.gather(*stopping)

@@ -1,8 +1,9 @@
 """Which worker a step goes to. Pure: leases and costs in, a choice out.
 
-    cost(w) = wait(w) + backlog(w) + missing(w) / prefill_rate(w) + load(w)
+    cost(w) = wait(w) + backlog(w) + warm(w) / restore_rate(w) + missing(w) / prefill_rate(w) + load(w)
 
 - `wait(w)`, seconds until there is room: 0 with room, else the time of one running step times how many must end.
+- `warm(w)`, tokens to copy from host memory, as the worker publishes; they are computed where that is faster.
 - `missing(w)`, tokens to compute: the log and the new prompt, less what the worker publishes that it has cached.
   So affinity is a saving, not a rule: a session leaves its worker exactly when the queue there costs more than
   rebuilding elsewhere, and a session whose KV was dropped has nothing to leave.
@@ -94,9 +95,11 @@ class StepNeed:
     new_tokens: int
     """Estimate of prompt and output."""
     cached: Mapping[str, int] = field(default_factory=dict)
-    """Tokens of the log that workers have cached, by worker id, as they publish."""
+    """Tokens of the log that workers have cached on their devices, by worker id, as they publish."""
     owner: str = ""
     """Worker that committed the session's last step; it wins ties and nothing else."""
+    warm: Mapping[str, int] = field(default_factory=dict)
+    """Tokens behind those that they have in host memory."""
 
     @property
     def tokens(self) -> int:
@@ -104,7 +107,11 @@ class StepNeed:
 
     def missing_at(self, worker_id: str) -> int:
         """Tokens of the log that a worker has to compute."""
-        return max(0, self.log_tokens - self.cached.get(worker_id, 0))
+        return max(0, self.log_tokens - self.cached.get(worker_id, 0) - self.warm.get(worker_id, 0))
+
+    def has_kv_at(self, worker_id: str) -> bool:
+        """Whether a worker has any of the log cached."""
+        return bool(self.cached.get(worker_id) or self.warm.get(worker_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +178,7 @@ def cheapest(need: StepNeed, workers: Iterable[WorkerState]) -> Choice | None:
 def eligible(need: StepNeed, worker: WorkerState, excluded: AbstractSet[str]) -> bool:
     return (
         not worker.lease.draining
-        and (not worker.lease.leaving or need.cached.get(worker.worker_id, 0) > 0)
+        and (not worker.lease.leaving or need.has_kv_at(worker.worker_id))
         and worker.worker_id not in excluded
         and need.model_revision in ("", worker.model_revision)
     )
@@ -203,8 +210,17 @@ def _weigh(need: StepNeed, worker: WorkerState) -> Choice:
     """A step larger than a worker reserves the whole of it: the estimate may be wrong, and only the worker knows."""
     tokens = min(need.tokens, worker.lease.capacity_tokens)
     missing = max(0, need.tokens - need.cached.get(worker.worker_id, 0))
-    computing = _compute_ticks(missing, rate_class_of(worker.lease.prefill_rate))
-    return Choice(worker, tokens, _ticks(_wait_seconds(tokens, worker)) + computing + _ticks(_load_seconds(worker)))
+    waiting, load = _ticks(_wait_seconds(tokens, worker)), _ticks(_load_seconds(worker))
+    return Choice(worker, tokens, waiting + _prefill_ticks(missing, need.warm.get(worker.worker_id, 0), worker) + load)
+
+
+def _prefill_ticks(missing: int, warm: int, worker: WorkerState) -> int:
+    """Cost of the tokens that are not on the worker's device, of which `warm` may come from its host memory."""
+    rate_class = rate_class_of(worker.lease.prefill_rate)
+    computing = _compute_ticks(missing, rate_class)
+    if not warm or not worker.lease.restore_rate:
+        return computing
+    return min(computing, _compute_ticks(max(0, missing - warm), rate_class) + _ticks(warm / worker.lease.restore_rate))
 
 
 def _wait_seconds(tokens: int, worker: WorkerState) -> float:

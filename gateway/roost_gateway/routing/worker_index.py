@@ -75,7 +75,7 @@ class WorkerIndex:
 
     def choose(self, need: StepNeed, excluded: AbstractSet[str] = frozenset()) -> Choice | None:
         """The worker of least cost that serves the step's revision, or None when no worker may serve it."""
-        names = dict.fromkeys((*need.cached, need.owner, self._best_other(need, excluded)))
+        names = dict.fromkeys((*need.cached, *need.warm, need.owner, self._best_other(need, excluded)))
         related = [self._states[name] for name in names if name in self._states]
         able = [worker for worker in related if eligible(need, worker, excluded)]
         self.evaluations += len(able)
@@ -183,8 +183,7 @@ class _Tree:
 
     def changed(self, leaf: int) -> None:
         node = (self._width + leaf) // 2
-        while node:
-            self._sum_up(node)
+        while node and self._sum_up(node):
             node //= 2
 
     def least(self, tokens: int, start: int, skip: AbstractSet[int]) -> tuple[int | None, int]:
@@ -207,8 +206,13 @@ class _Tree:
                     heappush(waiting, (costs[child], way, child, at, half))
         return None, looked_at
 
-    def _sum_up(self, node: int) -> None:
+    def _sum_up(self, node: int) -> bool:
+        """Whether the node has changed."""
         left, right = 2 * node, 2 * node + 1
         costs, fits = self._costs, self._fits
-        costs[node] = costs[left] if costs[left] < costs[right] else costs[right]
-        fits[node] = fits[left] if fits[left] > fits[right] else fits[right]
+        cost = costs[left] if costs[left] < costs[right] else costs[right]
+        fit = fits[left] if fits[left] > fits[right] else fits[right]
+        if costs[node] == cost and fits[node] == fit:
+            return False
+        costs[node], fits[node] = cost, fit
+        return True

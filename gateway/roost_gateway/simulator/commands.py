@@ -1,6 +1,7 @@
 """`roost simulate`."""
 
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -8,45 +9,62 @@ import typer
 
 from roost.cli.options import Output
 from roost.cli.output import OutputFormat, print_json, print_table, report
-from roost_gateway.simulator import policies
-from roost_gateway.simulator.arrivals import Arrivals, ClosedLoop, OpenLoop, shuffled_forever
+from roost_gateway.simulator import options, policies
+from roost_gateway.simulator.costs import DEFAULT_COSTS
 from roost_gateway.simulator.figures import Percentiles, Report
-from roost_gateway.simulator.formats.load import FORMATS, load
-from roost_gateway.simulator.generator import fitted_parameters, generate
+from roost_gateway.simulator.history import History
+from roost_gateway.simulator.load import GENERATED, Load
 from roost_gateway.simulator.simulation import Fleet, Simulation
-from roost_gateway.simulator.worker import WorkerSettings
-from roost_gateway.simulator.workload import Session
 from roost_worker.engine.retention import DEFAULT_POLICY
 
-GENERATED = "generated"
+PLOTTED_MOMENTS = 500
 
 
 def simulate(
-    workload: Annotated[str, typer.Option(help=f"One of {', '.join((GENERATED, *FORMATS))}.")] = GENERATED,
-    file: Annotated[Path | None, typer.Option(exists=True, help="File with sessions or requests.")] = None,
+    workload: options.Workload = GENERATED,
+    file: options.File = None,
     workers: Annotated[int, typer.Option(min=1, help="Workers, all alike.")] = 1,
-    kv_tokens: Annotated[int, typer.Option(min=1, help="Tokens of KV that a worker holds.")] = 780_000,
-    max_running: Annotated[int, typer.Option(min=1, help="Steps that a worker runs at once.")] = 256,
-    policy: Annotated[
-        str, typer.Option(help=f"What a worker keeps: {', '.join(policies.NAMES)}, the last one knowing the future.")
-    ] = DEFAULT_POLICY,
-    sessions: Annotated[int, typer.Option(min=1, help="Closed loop: so many sessions at any time.")] = 32,
-    rate: Annotated[float | None, typer.Option(min=1e-9, help="Open loop: so many sessions begin a second.")] = None,
+    kv_tokens: options.KvTokens = 780_000,
+    context_tokens: options.ContextTokens = None,
+    max_running: options.MaxRunning = 256,
+    policy: options.Policy = DEFAULT_POLICY,
+    costs: options.Costs = DEFAULT_COSTS,
+    sessions: options.Sessions = 32,
+    rate: options.Rate = None,
     recorded: Annotated[bool, typer.Option(help="Open loop: sessions begin when the file says.")] = False,
-    ramp: Annotated[float, typer.Option(min=0, help="Seconds in which a closed loop's first sessions begin.")] = 60.0,
-    steps: Annotated[int, typer.Option(min=1, help="End after so many steps.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
+    ramp: options.Ramp = 60.0,
+    longest_gap: options.LongestGap = None,
+    steps: options.Steps = 10_000,
+    seconds: Annotated[float, typer.Option(min=0, help="End after so many simulated seconds.")] = inf,
+    seed: options.Seed = 0,
+    plot: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for plots (PNG).")] = None,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Simulate sessions on workers: how much KV is reused, how long steps wait, what is computed again.
 
     Routing, admission and retention are those of the gateway and the worker. A file's sessions are repeated in random
-    order until the steps are done; with --recorded they run once. Costs are those of an 8B model on one H100.
+    order until the steps are done; with --recorded they run once.
     """
+    history = None
+    if plot is not None:
+        from roost_gateway.simulator import plots  # an extra that may be missing, which is told before the simulation
+
+        history = History(every=max(1, steps // PLOTTED_MOMENTS))
     try:
-        arrivals = _arrivals(_sessions(workload, file, seed, once=recorded), rate, sessions, ramp, seed, recorded)
-        fleet = Fleet(workers, WorkerSettings(kv_tokens=kv_tokens, max_running=max_running))
-        figures = Simulation(fleet, policies.policy_factory(policy), arrivals).run(steps)
+        load = Load(
+            workload,
+            file,
+            sessions,
+            rate,
+            recorded,
+            ramp_seconds=ramp,
+            longest_gap_seconds=longest_gap,
+            seed=seed,
+        )
+        fleet = Fleet(workers, options.worker_settings(kv_tokens, context_tokens, max_running, costs))
+        figures = Simulation(fleet, policies.policy_factory(policy), load.arrivals(), history).run(steps, seconds)
+        if plot is not None and history is not None:
+            plots.draw(history, plot, workers * kv_tokens)
     except (OSError, ValueError) as error:
         report(str(error))
         raise typer.Exit(1) from None
@@ -54,29 +72,6 @@ def simulate(
         print_json(figures)
     else:
         print_table(("FIGURE", "VALUE"), _rows(figures))
-
-
-def _sessions(workload: str, file: Path | None, seed: int, *, once: bool) -> Iterator[Session]:
-    if workload == GENERATED:
-        if file is not None or once:
-            raise ValueError("name the file's format with --workload; the generator has no file and no recorded times")
-        return generate(fitted_parameters(), seed)
-    if file is None:
-        raise ValueError(f"give the file in the format {workload} with --file")
-    loaded = load(workload, file)
-    if not loaded:
-        raise ValueError(f"{file} has no sessions")
-    return iter(sorted(loaded, key=lambda session: session.start_seconds)) if once else shuffled_forever(loaded, seed)
-
-
-def _arrivals(
-    sessions: Iterator[Session], rate: float | None, population: int, ramp: float, seed: int, recorded: bool
-) -> Arrivals:
-    if rate is not None and recorded:
-        raise ValueError("--rate and --recorded exclude each other")
-    if rate is not None or recorded:
-        return OpenLoop(sessions, rate, seed)
-    return ClosedLoop(sessions, population, ramp)
 
 
 def _rows(figures: Report) -> Iterator[tuple[str, str]]:

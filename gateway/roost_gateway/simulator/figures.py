@@ -26,7 +26,7 @@ class Report:
     steps: int
     """Ended; the figures below are of these."""
     steps_too_long: int
-    """Larger than a worker's KV; they end their session."""
+    """Larger than a worker's KV or the model's context; they end their session."""
     refusals: int
     """Steps sent away from the gateway's queue, which their clients sent again."""
     simulated_seconds: float
@@ -79,6 +79,11 @@ class Figures:
     @property
     def steps(self) -> int:
         return len(self._ttft)
+
+    @property
+    def most_steps(self) -> int:
+        """How many steps ended or how many were too long, whichever is more."""
+        return max(self.steps, self.steps_too_long)
 
     def add(self, job: Job) -> None:
         """Count a job that has ended."""

@@ -5,6 +5,7 @@ memory and a session is the same whatever happens to others.
 """
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -144,7 +145,7 @@ def _mixed(value: int) -> int:
 
 def quantile(quantiles: Sequence[float], rank: float) -> float:
     """Return the value at a rank from 0 to 1, between those at `RANKS`."""
-    upper = next(number for number in range(1, len(RANKS)) if rank <= RANKS[number])
+    upper = max(1, bisect_left(RANKS, rank))
     low, high = quantiles[upper - 1], quantiles[upper]
     part = (rank - RANKS[upper - 1]) / (RANKS[upper] - RANKS[upper - 1])
     return expm1(log1p(low) + part * (log1p(high) - log1p(low)))

@@ -27,6 +27,8 @@ class Job:
     reserved_tokens: int = 0
     placed: float = 0.0
     """When a worker was chosen."""
+    expected_tokens: int = 0
+    """Of the prompt to be computed, as the worker's cache was when the step came there."""
     started: float = 0.0
     """When the worker began to run it."""
     cached_tokens: int = 0

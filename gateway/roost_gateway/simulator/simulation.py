@@ -1,6 +1,8 @@
 """Sessions, gateway and workers on one virtual clock. Pure, and the same for the same arguments."""
 
+import gc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -12,6 +14,7 @@ from roost_gateway.routing.choice import TYPICAL_STEP_TOKENS
 from roost_gateway.simulator.arrivals import Arrivals, Start
 from roost_gateway.simulator.clock import Clock
 from roost_gateway.simulator.figures import Figures, Report
+from roost_gateway.simulator.history import History
 from roost_gateway.simulator.job import Job
 from roost_gateway.simulator.placement import Placement
 from roost_gateway.simulator.worker import SimulatedWorker, WorkerSettings
@@ -20,6 +23,9 @@ from roost_worker.engine.retention import RetentionPolicy
 
 PolicyFactory = Callable[[dict[str, float]], RetentionPolicy]
 """Makes a worker's retention policy. The argument says when each session's next step comes; only an oracle reads it."""
+
+UNBOUNDED = 2**40
+"""Tokens and steps that no load comes to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,8 @@ class Fleet:
     settings: WorkerSettings = field(default_factory=WorkerSettings)
     queue_timeout_seconds: float = DEFAULT_QUEUE_TIMEOUT_SECONDS
     """After that a step is refused, and its client sends it again when the refusal says so."""
+    reserves: bool = True
+    """Whether steps wait at the gateway until they can reserve what they need; else all wait at workers."""
 
     def __post_init__(self) -> None:
         if self.workers < 1 or self.queue_timeout_seconds <= 0:
@@ -38,6 +46,7 @@ class Fleet:
     def leases(self) -> Iterator[WorkerLease]:
         """Return what each worker publishes: rates of an idle worker, as it would have measured them."""
         costs, chunk = self.settings.costs, self.settings.costs.chunk_tokens
+        room = (self.settings.kv_tokens, self.settings.max_running) if self.reserves else (UNBOUNDED, UNBOUNDED)
         for number in range(self.workers):
             yield WorkerLease(
                 worker_id=f"worker-{number}",
@@ -45,8 +54,8 @@ class Fleet:
                 address=f"worker-{number}:7434",
                 model="simulated",
                 model_revision="1",
-                capacity_tokens=self.settings.kv_tokens,
-                max_running=self.settings.max_running,
+                capacity_tokens=room[0],
+                max_running=room[1],
                 prefill_rate=chunk / (costs.step_seconds + costs.prefill_seconds(chunk, 0)),
                 decode_rate=1 / costs.batch_seconds(1, TYPICAL_STEP_TOKENS),
             )
@@ -70,7 +79,7 @@ class _Life:
 class Simulation:
     """Call `run` once."""
 
-    def __init__(self, fleet: Fleet, policy: PolicyFactory, arrivals: Arrivals) -> None:
+    def __init__(self, fleet: Fleet, policy: PolicyFactory, arrivals: Arrivals, history: History | None = None) -> None:
         self._clock = Clock()
         self._arrivals = arrivals
         self._queue_timeout_seconds = fleet.queue_timeout_seconds
@@ -80,11 +89,12 @@ class Simulation:
         self.workers = {
             lease.worker_id: SimulatedWorker(lease.worker_id, fleet.settings, policy(self._returns)) for lease in leases
         }
-        self._any_cache = next(iter(self.workers.values())).cache
+        self._any_worker = next(iter(self.workers.values()))
         self._wakes: dict[str, float] = dict.fromkeys(self.workers, inf)
         """When each worker is planned to be looked at."""
         self._lives: dict[str, _Life] = {}
         self._figures = Figures(fleet.settings.costs)
+        self._history = history
         self._away = 0
         """Steps that were refused and not sent again yet."""
         self.submitted = 0
@@ -96,12 +106,17 @@ class Simulation:
         return len(self._lives)
 
     def run(self, max_steps: int | None = None, max_seconds: float = inf) -> Report:
-        """Simulate until all sessions have ended, `max_steps` steps have, or the clock passes `max_seconds`."""
+        """Simulate until all sessions have ended, `max_steps` steps have, or the clock passes `max_seconds`.
+
+        Steps that end in the batch of the last one are counted, too. It ends as well when `max_steps` steps were too
+        long for a worker: sessions may come without end.
+        """
         for start in self._arrivals.first():
             self._plan(start)
         steps = inf if max_steps is None else max_steps
-        while self._figures.steps < steps and self._clock.now <= max_seconds and self._clock.step():
-            pass
+        with _no_garbage_collection():
+            while self._figures.most_steps < steps and self._clock.now <= max_seconds and self._clock.step():
+                pass
         evicted = sum(worker.cache.evicted_tokens for worker in self.workers.values())
         return self._figures.report(self._clock.now, evicted)
 
@@ -109,6 +124,12 @@ class Simulation:
         """Return how many steps wait, run, or are about to be sent again."""
         busy = sum(worker.running + worker.waiting for worker in self.workers.values())
         return busy + self._placement.waiting + self._away
+
+    def _steps_waiting(self) -> int:
+        return self._placement.waiting + sum(worker.waiting for worker in self.workers.values())
+
+    def _working_set_tokens(self) -> int:
+        return sum(life.context_tokens for life in self._lives.values())
 
     def _plan(self, start: Start | None) -> None:
         if start is not None:
@@ -160,7 +181,7 @@ class Simulation:
             continuation=bool(life.owner),
             tenant=session.tenant,
         )
-        if self._any_cache.fits(job):
+        if self._any_worker.fits(job):
             self._arrive(job)
         else:
             self._figures.steps_too_long += 1
@@ -229,9 +250,9 @@ class Simulation:
         ended = worker.advance(now)
         for job in ended:
             self._take(job, worker)
+        worker.admit(now)
         if not ended:
             return
-        worker.admit(now)
         for job in ended:
             self._placement.release(job, worker.waiting)
         if self._placement.waiting:
@@ -241,6 +262,8 @@ class Simulation:
         """Count a job that has ended, and go on with its session. An oracle has to know of the next step before the
         session is parked."""
         self._figures.add(job)
+        if self._history is not None:
+            self._history.add(job, self._clock.now, self._steps_waiting, self._working_set_tokens)
         life = self._lives[job.session]
         life.context_tokens = job.total_tokens
         life.computed_tokens = job.total_tokens - 1
@@ -252,3 +275,15 @@ class Simulation:
     def _admit_waiting(self) -> None:
         while (job := self._placement.admit_next(self._cached, self._clock.now)) is not None:
             self._give(job)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A simulation leaves no cycles behind before it ends; to look for them would take a fifth of its time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,10 +1,11 @@
-"""A simulated worker: a cache, an engine, and the steps that wait for them, first come, first served. Pure."""
+"""A simulated worker: a cache, an engine, and the steps that wait for them. Pure."""
 
 from collections import deque
 from dataclasses import dataclass, field
 
+from roost_gateway.simulator.batched_engine import BatchedEngine
 from roost_gateway.simulator.costs import WorkerCosts
-from roost_gateway.simulator.engines import BatchedEngine, Engine, RecordedEngine
+from roost_gateway.simulator.engines import Engine, RecordedEngine
 from roost_gateway.simulator.job import Job
 from roost_gateway.simulator.kv_cache import KvCache
 from roost_worker.engine.retention import UNKNOWN_HOLD_SECONDS, RetentionPolicy
@@ -22,10 +23,12 @@ class WorkerSettings:
     """Whether steps take the time that their trace recorded (`RecordedEngine`)."""
     holds: bool = True
     """Whether clients hold a session while a tool runs, without saying how long that takes."""
+    context_tokens: int | None = None
+    """Longest context of the model; None: as long as the worker's KV."""
 
     def __post_init__(self) -> None:
-        if self.max_running < 1:
-            raise ValueError("max_running must be at least 1")
+        if self.max_running < 1 or (self.context_tokens is not None and self.context_tokens < 1):
+            raise ValueError("max_running and context_tokens must be at least 1")
 
     def engine(self) -> Engine:
         return RecordedEngine(self.costs) if self.recorded_times else BatchedEngine(self.costs)
@@ -49,12 +52,18 @@ class SimulatedWorker:
     def waiting(self) -> int:
         return len(self._waiting)
 
+    def fits(self, job: Job) -> bool:
+        """Return whether the job could run here, if nothing else did."""
+        context = self._settings.context_tokens
+        return (context is None or job.total_tokens <= context) and self.cache.fits(job)
+
     def next_time(self) -> float:
         """Return when the next event here is due; infinite when nothing runs."""
         return self._engine.next_time()
 
     def submit(self, job: Job, now: float) -> None:
         """Take a job, after `advance` to the same time."""
+        job.expected_tokens = job.prompt_tokens - min(self.cache.cached_tokens(job.session), job.kept_tokens)
         self._waiting.append(job)
         self.admit(now)
         if self._waiting and self._waiting[-1] is job:
@@ -70,11 +79,13 @@ class SimulatedWorker:
         self.cache.park(job, now, now + UNKNOWN_HOLD_SECONDS if held else 0.0)
 
     def admit(self, now: float) -> None:
-        """Run the jobs that wait here, as far as there is room."""
+        """Run the jobs that wait here as far as there is room: first come, first served, but light prompts before heavy
+        ones while heavy ones fill the batches, as the engine's scheduler does."""
         while self._waiting and len(self._engine) < self._settings.max_running:
-            job = self._waiting[0]
-            if not self.cache.admit(job, now):
+            largest = self._engine.largest_prompt()
+            job = next((job for job in self._waiting if job.expected_tokens <= largest), None)
+            if job is None or not self.cache.admit(job, now):
                 return
-            self._waiting.popleft()
+            self._waiting.remove(job)
             job.started = now
             self._engine.start(job, now)

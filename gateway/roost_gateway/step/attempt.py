@@ -14,6 +14,7 @@ from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.contract.why import KvEviction, Place, Wait
 from roost.store.records import Began, Descriptor, Reservation
+from roost.store.residency import Residency
 from roost_gateway.routing.choice import StepNeed, WorkerState
 from roost_gateway.step.call import StepCall
 from roost_gateway.step.output import Outbox, StepOutput
@@ -142,12 +143,15 @@ class StepAttempt:
 
     def _need(self, revision: str) -> StepNeed:
         began, descriptor, log_tokens = self.began, self.descriptor, self.descriptor.head.length
+        cached = min(began.cached_tokens, log_tokens)
+        warm = min(began.warm_tokens, log_tokens - cached)
         return StepNeed(
             session_id=descriptor.session_id,
             model_revision=revision or self.pool.active_revision,
             log_tokens=log_tokens,
             new_tokens=self.call.new_tokens(log_tokens),
-            cached={descriptor.owner: min(began.cached_tokens, log_tokens)} if began.cached_tokens else {},
+            cached={descriptor.owner: cached} if cached else {},
+            warm={descriptor.owner: warm} if warm else {},
             owner=descriptor.owner,
         )
 
@@ -160,7 +164,9 @@ class StepAttempt:
 
     def migrated(self, descriptor: Descriptor, worker_id: str) -> None:
         """Moves it to the session's new generation; its tokens are reserved at a worker."""
-        self.began = replace(self.began, descriptor=descriptor, reserved=worker_id, fenced=None, cached_tokens=0)
+        self.began = replace(
+            self.began, descriptor=descriptor, reserved=worker_id, fenced=None, cached_tokens=0, warm_tokens=0
+        )
         self.need = self._need(descriptor.bound_revision)
 
     # Asking for a worker
@@ -194,11 +200,13 @@ class StepAttempt:
         """Notes that its place among the store's waiters was given up."""
         self.registered = False
 
-    def cached_at(self, worker_id: str, tokens: int) -> None:
+    def cached_at(self, residency: Residency) -> None:
         """Corrects how much of the log a worker has cached, if it was thought to have some."""
-        if worker_id in self.need.cached:
-            cached = {**self.need.cached, worker_id: min(tokens, self.need.log_tokens)}
-            self.need = replace(self.need, cached=cached)
+        need, worker_id = self.need, residency.worker_id
+        if worker_id in need.cached or worker_id in need.warm:
+            cached = min(residency.cached_tokens, need.log_tokens)
+            warm = min(residency.warm_tokens, need.log_tokens - cached)
+            self.need = replace(need, cached={**need.cached, worker_id: cached}, warm={**need.warm, worker_id: warm})
 
     # Failures of workers
 

@@ -145,7 +145,7 @@ class Placement:
             return choice.worker
         # It may have dropped what it had of the session while the attempt waited.
         worker_id = choice.worker.worker_id
-        attempt.cached_at(worker_id, await self._workers.look(attempt.pool.pool, worker_id, attempt.session_id))
+        attempt.cached_at(await self._workers.look(attempt.pool.pool, worker_id, attempt.session_id))
         second = self._choose(attempt)
         if second is None or second.worker.worker_id == worker_id:
             return None

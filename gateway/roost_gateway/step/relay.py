@@ -176,7 +176,8 @@ class Relay:
         fault_point("gateway.accepted")
         worker_id = dispatch.worker.worker_id
         if attempt.descriptor.kv_of:  # the worker expects nothing yet, since it does not know what the fork shares
-            cached_tokens = max(cached_tokens, attempt.need.cached.get(worker_id, 0))
+            need = attempt.need
+            cached_tokens = max(cached_tokens, need.cached.get(worker_id, 0) + need.warm.get(worker_id, 0))
         attempt.outbox.started(attempt.output, explain(attempt, worker_id, cached_tokens, report))
 
     # Failures

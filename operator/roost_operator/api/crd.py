@@ -32,7 +32,10 @@ _MAPS = {"spec.models": ["name"], "spec.roles": ["name"], "status.conditions": [
 _TEMPLATE = "spec.workers.template"
 _MOST_ITEMS = {"spec.models": 8}
 """Bounds that are there for CEL only, which estimates a rule's cost from the longest possible list."""
-_QUANTITIES = ("spec.models[].kvCache.memory",)
+_QUANTITIES = {
+    "spec.models[].kvCache.memory": f"^({AUTO}|{MEMORY})$",
+    "spec.models[].kvCache.hostMemory": f"^{MEMORY}$",
+}
 _COLUMNS = (
     ("Ready", "string", ".status.conditions[?(@.type=='Ready')].status", "Whether all workers take steps."),
     ("Reason", "string", ".status.conditions[?(@.type=='Ready')].reason", "Why."),
@@ -134,7 +137,7 @@ def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Any], path:
         result["enum"] = [source["const"]]
     if path in _QUANTITIES:
         result = {name: value for name, value in result.items() if name != "type"}
-        result |= {"x-kubernetes-int-or-string": True, "pattern": f"^({AUTO}|{MEMORY})$", "maxLength": 32}
+        result |= {"x-kubernetes-int-or-string": True, "pattern": _QUANTITIES[path], "maxLength": 32}
         result["anyOf"] = [{"type": "integer"}, {"type": "string"}]
     if path == _TEMPLATE:
         result["properties"] = template_members()

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from roost_operator.api.fields import Fields, Label, ModelName, Source, one_of
-from roost_operator.api.quantity import memory_bytes
+from roost_operator.api.quantity import memory_bytes, optional_memory_bytes
 from roost_worker.config import BLOCK_TOKENS, Dtype, EngineConfig
 from roost_worker.engine.retention import DEFAULT_POLICY, POLICIES
 
@@ -35,14 +35,32 @@ class KvCacheSpec(Fields):
         "hold after all others. LRU: what was not used for longest, whether on hold or not.",
     )
 
+    host_memory: str = Field(
+        default="0",
+        description="Host memory for copies of blocks that leave KV memory, for all ranks of a worker, such as 8Gi; 0 "
+        "keeps none. Without GPUs it comes on top of memory. It must be below the memory limit of container worker.",
+    )
+
     @field_validator("memory", mode="before")
     @classmethod
     def _is_quantity(cls, value: Any) -> Any:
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)
+        value = _text_of(value)
         if isinstance(value, str):
             memory_bytes(value)
         return value
+
+    @field_validator("host_memory", mode="before")
+    @classmethod
+    def _is_quantity_or_0(cls, value: Any) -> Any:
+        value = _text_of(value)
+        if isinstance(value, str):
+            optional_memory_bytes(value)
+        return value
+
+
+def _text_of(quantity: Any) -> Any:
+    """A quantity that YAML has as a number of bytes, as text."""
+    return str(quantity) if isinstance(quantity, int) and not isinstance(quantity, bool) else quantity
 
 
 class EngineSpec(Fields):

@@ -16,12 +16,25 @@ def memory_bytes(text: str) -> int | None:
         return None
     if not re.fullmatch(MEMORY, text):
         raise ValueError(f"{text!r} is not an amount of memory; write for example 512Mi, 4Gi or auto")
-    # Imported here because the client takes most of a second to import, and `auto` is the common case.
+    value = byte_count(text)
+    if not value:
+        raise ValueError(f"{text!r} must be positive; write for example 512Mi, 4Gi or auto")
+    return value
+
+
+def optional_memory_bytes(text: str) -> int:
+    """Bytes of a quantity that may be 0, rounded up. Raises ValueError, which names the fix, for anything else."""
+    if not re.fullmatch(MEMORY, text):
+        raise ValueError(f"{text!r} is not an amount of memory; write for example 512Mi, 4Gi, or 0 for none")
+    return 0 if text == "0" else byte_count(text)
+
+
+def byte_count(text: str) -> int:
+    """Bytes of any quantity that Kubernetes takes, rounded up. Raises ValueError for anything else."""
+    # Imported here because the client takes most of a second to import, and is seldom needed for the defaults.
     from kubernetes.utils.quantity import parse_quantity
 
     value = Decimal(parse_quantity(text))  # type: ignore[no-untyped-call]  # the client has no types
-    if value <= 0:
-        raise ValueError(f"{text!r} must be positive; write for example 512Mi, 4Gi or auto")
     return int(value.to_integral_value(ROUND_CEILING))
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from roost.contract.nonce_lines import MAX_LINES
+from roost_operator.api.budget_spec import BudgetsSpec, RepetitionSpec, WindowSpec
 from roost_operator.api.fields import Fields, Label, NonceLineText, PoolName
 from roost_operator.api.model_spec import ModelSpec
 
@@ -84,6 +85,12 @@ class RoleSpec(Fields):
     )
     session_token_budget: int = Field(
         default=0, ge=0, description="Most prompt and output tokens in a session's life; 0 means no limit."
+    )
+    budgets: BudgetsSpec = Field(
+        default_factory=BudgetsSpec, description="What sessions, tasks and the role may use, and what happens then."
+    )
+    repetition: RepetitionSpec = Field(
+        default_factory=RepetitionSpec, description="When a session's or task's calls count as repeated, and what then."
     )
 
 
@@ -169,6 +176,10 @@ class Spec(Fields):
         description="Roles; the first one is the default.",
     )
     sessions: SessionsSpec = Field(default_factory=SessionsSpec, description="How long sessions live and grow.")
+    tenant_budget: WindowSpec = Field(
+        default_factory=WindowSpec,
+        description="What each tenant may use in the pool; then its steps are refused.",
+    )
     admission: AdmissionSpec = Field(
         default_factory=AdmissionSpec, description="How many steps may wait, and how long."
     )

@@ -38,7 +38,7 @@ class SessionCounts(Fields):
     warm: int = Field(
         default=0,
         ge=0,
-        description="Sessions with KV in host memory or on disk. No worker of v1alpha1 keeps KV there: always 0.",
+        description="Sessions of whose KV a live worker has some in host memory and nothing on its device.",
     )
     cold: int = Field(default=0, ge=0, description="All other sessions; their next step rebuilds their KV.")
 

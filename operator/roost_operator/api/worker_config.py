@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from roost_operator.api.quantity import memory_bytes
+from roost_operator.api.quantity import memory_bytes, optional_memory_bytes
 from roost_operator.api.spec import AgentPool
 from roost_worker.config import EngineConfig, KvConfig, ModelConfig, WorkerConfig
 
@@ -32,6 +32,7 @@ def worker_config(
             block_tokens=model.kv_cache.block_tokens,
             memory_bytes=memory_bytes(model.kv_cache.memory),
             eviction_policy=model.kv_cache.eviction_policy,
+            host_memory_bytes=optional_memory_bytes(model.kv_cache.host_memory),
         ),
         engine=EngineConfig(
             max_running=model.engine.max_running,

@@ -14,7 +14,9 @@ from roost.store import health, leases
 from roost.store.grace import GRACE_SECONDS, Grace
 from roost.store.keys import POOLS, PoolKeys
 from roost.store.link import RedisLink
-from roost.store.records import StoreAwayError, StoreHealth
+from roost.store.records import StoreAwayError
+from roost.store.residency import WARM_SUFFIX
+from roost.store.store_health import StoreHealth
 from roost_operator.plan.observed import StoreState, Worker
 
 CONNECTIONS = 8
@@ -90,14 +92,18 @@ class PoolStore:
             await leases.ask_to_drain(self._link, pool, worker, seconds)
 
     async def sessions(self, pool: str, workers: tuple[Worker, ...]) -> tuple[int, int, int]:
-        """Number of sessions that are hot (a live worker publishes them as cached), warm (always 0: there is no warm
-        tier yet) and cold (all others). Raises StoreAwayError."""
-        keys, resident = PoolKeys(pool), set[bytes]()
+        """Number of sessions that are hot (a live worker publishes that its device has them cached), warm (only in host
+        memory) and cold (all others). Raises StoreAwayError."""
+        keys, published = PoolKeys(pool), set[str]()
         total = (await self._counted()).get(pool, 0)
         for worker in workers:
-            resident.update(await self._link.run("HKEYS", keys.residency(worker.worker_id)))
-        hot = min(len(resident), total)
-        return hot, 0, total - hot
+            fields = await self._link.run("HKEYS", keys.residency(worker.worker_id))
+            published.update(field.decode() for field in fields)
+        hot_sessions = {field for field in published if not field.endswith(WARM_SUFFIX)}
+        warm_sessions = {field.removesuffix(WARM_SUFFIX) for field in published - hot_sessions} - hot_sessions
+        hot = min(len(hot_sessions), total)
+        warm = min(len(warm_sessions), total - hot)
+        return hot, warm, total - hot - warm
 
     async def _counted(self) -> Mapping[str, int]:
         """Sessions of every pool."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from roost_operator.api.quantity import cpus
+from roost_operator.api.quantity import byte_count, cpus, optional_memory_bytes
 from roost_operator.api.spec import GROUP, AgentPool
 from roost_operator.plan import names
 from roost_operator.plan.installation import Installation
@@ -60,9 +60,27 @@ def rank_threads(pool: AgentPool) -> int:
         raise TemplateError(f"spec.workers.template: container {names.WORKER}, resources, cpu: {error}") from error
 
 
+def _check_host_memory(pool: AgentPool) -> None:
+    """Raises TemplateError when the memory limit of a worker leaves nothing besides kvCache.hostMemory."""
+    limit = (_resources(pool, names.WORKER).get("limits") or {}).get("memory")
+    wanted = pool.spec.model.kv_cache.host_memory
+    if limit is None or not optional_memory_bytes(wanted):
+        return
+    try:
+        limit_bytes = byte_count(str(limit))
+    except ValueError as error:
+        raise TemplateError(f"spec.workers.template: container {names.WORKER}, resources, memory: {error}") from error
+    if optional_memory_bytes(wanted) >= limit_bytes:
+        raise TemplateError(
+            f"spec.workers.template: container {names.WORKER} has a memory limit of {limit}, which kvCache.hostMemory "
+            f"{wanted} of models[0] takes whole; raise the limit or lower hostMemory"
+        )
+
+
 def worker_template(pool: AgentPool, installation: Installation, annotations: Mapping[str, str]) -> Template:
     """Pod template of workers, with `annotations`. Raises TemplateError."""
     drain = pool.spec.workers.drain_timeout_seconds
+    _check_host_memory(pool)
     container = {
         **_ray_container(pool, installation, names.WORKER),
         "ports": [

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from roost.contract.budgets import BudgetStatus
 from roost.contract.heads import NO_ATTEMPT, AttemptRef, Head
 from roost.contract.messages import Message
+from roost.contract.repetition import Repetition
 from roost.contract.why import Why
 
 
@@ -30,6 +32,8 @@ class Usage:
     """Tokens of the context that the worker found in its cache."""
     reconstructed_tokens: int = 0
     """Tokens of the log that were not cached and had to be computed again."""
+    gpu_seconds: float = 0.0
+    """Seconds of the worker's devices, times the ranks; 0 from a worker that does not measure it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,10 @@ class Committed:
     """Why it waited, and why tokens were rebuilt; None for a step of an older gateway."""
     reasoning_tokens: int = 0
     """Output tokens that the reasoning took, its marks included."""
+    budgets: tuple[BudgetStatus, ...] = ()
+    """Budgets that are used up, or of which as much is used as the role warns at; empty for a replayed step."""
+    repetition: Repetition | None = None
+    """What the step's calls repeat, if the role notices that; None for a replayed step."""
 
     @property
     def context_tokens(self) -> int:

@@ -34,6 +34,8 @@ class WorkerLease:
     """The most `counted_bytes` of a message that one token stands for; 0: not known. The same for all workers of a
     model revision."""
     draining: bool = False
+    restore_rate: float = 0.0
+    """Tokens whose KV comes back from host memory."""
     leaving: bool = False
     """Whether it is about to drain, and takes steps of the sessions that it has cached and no others, so that these can
     be moved before."""

@@ -66,6 +66,8 @@ class DetachedProgress:
     """A detached step as it stands."""
 
     state: DetachedState
+    first_runner: bytes
+    """Nonce of the run that began it. Another one shows that the step came to nothing and was begun once more."""
     runner: bytes
     """Nonce of the gateway's run that may log."""
     is_run: bool

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from roost.contract.heads import AttemptRef, Head
+from roost.store.budgets import ExtendRequest
 from roost.store.conversation_index import ConversationIndex
 from roost.store.detached import DetachedSteps
 from roost.store.fork_records import NewFork
@@ -20,11 +21,12 @@ from roost.store.records import (
     NewSession,
     RenewItem,
     Reservation,
-    StoreHealth,
     Wake,
     WorkerLook,
     WorkerView,
 )
+from roost.store.residency import Residency
+from roost.store.store_health import StoreHealth
 
 
 class SessionStore(Protocol):
@@ -88,7 +90,7 @@ class SessionStore(Protocol):
         and reserves tokens at the owner when it lives, has the session cached, has room and no better class waits; ends
         a hold. A resent script with the same nonce returns the same attempt. Refuses: SESSION_NOT_FOUND,
         SESSION_CLOSED, SESSION_ROLLED_BACK, HEAD_MISMATCH, ANOTHER_STEP_RUNNING, STEP_KILLED_WORKERS,
-        BUDGET_EXHAUSTED, STEP_LIMIT_REACHED, STEP_ID_REUSED, STEP_TOO_LONG."""
+        BUDGET_EXHAUSTED, BUDGET_EXCEEDED, BUDGET_PAUSED, STEP_LIMIT_REACHED, STEP_ID_REUSED, STEP_TOO_LONG."""
         ...
 
     async def reserve(self, reservation: Reservation) -> bool:
@@ -102,17 +104,22 @@ class SessionStore(Protocol):
         ...
 
     async def commit(self, request: CommitRequest) -> LogEntry:
-        """Appends the step, moves the head, updates costs, releases the reservation and wakes waiters. Returns the
-        stored entry, also when the same attempt had committed it before. Refuses: SESSION_NOT_FOUND, ATTEMPT_FENCED,
-        MODEL_REVISION_MISMATCH; SESSION_ROLLED_BACK or HEAD_MISMATCH when `previous` is not the head. Raises ValueError
-        when the request contradicts itself (ids, counts and head)."""
+        """Appends the step, moves the head, counts what it has used, releases the reservation, wakes waiters. Returns
+        the stored entry with the budgets to warn of, also when the same attempt had committed it before. Refuses:
+        SESSION_NOT_FOUND, ATTEMPT_FENCED, MODEL_REVISION_MISMATCH; SESSION_ROLLED_BACK or HEAD_MISMATCH when `previous`
+        is not the head. Raises ValueError when the request contradicts itself (ids, counts and head)."""
+        ...
+
+    async def extend(self, request: ExtendRequest) -> Descriptor:
+        """Raises the limits of a session's budgets, or of those of its task. The same request, given twice in a row,
+        does so once. Refuses: SESSION_NOT_FOUND."""
         ...
 
     async def migrate(self, request: MigrateRequest) -> Descriptor:
-        """Begins a new generation under a live attempt, which continues in it; repeating the call changes nothing. The
-        old generation stays readable, and its last head is remembered as `Descriptor.former`. Refuses:
-        SESSION_NOT_FOUND, ATTEMPT_FENCED, STORE_FULL; SESSION_ROLLED_BACK or HEAD_MISMATCH when `previous` is not the
-        head. Raises ValueError when the request contradicts itself."""
+        """Begins a new generation under a live attempt, which continues in it, or ends with it when the log is folded;
+        repeating the call changes nothing. The old generation stays readable, and its last head is remembered as
+        `Descriptor.former`. Refuses: SESSION_NOT_FOUND, ATTEMPT_FENCED, STORE_FULL; SESSION_ROLLED_BACK or
+        HEAD_MISMATCH when `previous` is not the head. Raises ValueError when the request contradicts itself."""
         ...
 
     async def abort(self, session_id: str, ref: AttemptRef) -> None:
@@ -164,10 +171,8 @@ class SessionStore(Protocol):
         """Workers with a lease in force, with what is reserved at them."""
         ...
 
-    async def residency(
-        self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]
-    ) -> dict[str, tuple[str, int]]:
-        """Where sessions are: session -> (worker id, cached tokens) for those that any of the workers published."""
+    async def residency(self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]) -> dict[str, Residency]:
+        """Where sessions are that any of the workers published: each with the worker that has most of it cached."""
         ...
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:

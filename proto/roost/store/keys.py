@@ -45,6 +45,18 @@ class PoolKeys:
         """Sorted set, all scores 0: the tenant's session names, so that they sort by creation."""
         return f"{self.prefix}:tenant:{tenant}:sessions"
 
+    def task_account(self, tenant: str, task: str) -> str:
+        """Hash with a time to live: what all sessions of a tenant's task have used (`roost.store.budgets`)."""
+        return f"{self.prefix}:tenant:{tenant}:task:{hashlib.blake2b(task.encode(), digest_size=16).hexdigest()}"
+
+    def role_account(self, role: str) -> str:
+        """Hash with a time to live: what all sessions of a role have used in the current window of its budget."""
+        return f"{self.prefix}:role:{role}:account"
+
+    def tenant_account(self, tenant: str) -> str:
+        """Hash with a time to live: what a tenant has used in the current window of the tenants' budget."""
+        return f"{self.prefix}:tenant:{tenant}:account"
+
     def open_request(self, tenant: str, request_id: str) -> str:
         """String with a time to live: the session that was opened with this `request_id`."""
         return f"{self.prefix}:tenant:{tenant}:open:{request_id}"
@@ -123,7 +135,8 @@ class PoolKeys:
         return f"{self.prefix}:w:{worker_id}:lease"
 
     def residency(self, worker_id: str) -> str:
-        """Hash: session name -> cached tokens, as the worker publishes it."""
+        """Hash, as the worker publishes it: session name -> tokens cached on its device; `warm_field` of the name ->
+        tokens cached behind those, in host memory."""
         return f"{self.prefix}:w:{worker_id}:resident"
 
     def drain(self, worker_id: str) -> str:

@@ -7,6 +7,7 @@ from roost.store.keys import PoolKeys
 from roost.store.leases import FORGET_MS
 from roost.store.link import RedisLink
 from roost.store.records import WorkerLook, WorkerView
+from roost.store.residency import Residency, warm_field
 from roost.store.scripts import Call
 
 _UNKNOWN = "?"
@@ -82,21 +83,25 @@ async def read_worker(link: RedisLink, pool: str, worker_id: str, session_id: st
         },
         {"worker": worker_id, "session_id": session_id, "residency_delay_ms": delay_ms},
     )
-    _, *row, cached = await link.script("look", call)
-    return WorkerLook(_view(row), int(cached))
+    _, *row, cached, warm = await link.script("look", call)
+    return WorkerLook(_view(row), int(cached), int(warm))
 
 
 async def read_residency(
     link: RedisLink, pool: str, worker_ids: list[str], session_ids: list[str]
-) -> dict[str, tuple[str, int]]:
+) -> dict[str, Residency]:
     """Session -> worker with most of its tokens cached, and how many."""
     if not worker_ids or not session_ids:
         return {}
     keys = [PoolKeys(pool).residency(worker_id) for worker_id in worker_ids]
-    reply = await link.script("residency", Call(more_keys=keys, more_args=session_ids))
-    best: dict[str, tuple[str, int]] = {}
+    fields = [*session_ids, *map(warm_field, session_ids)]
+    reply = await link.script("residency", Call(more_keys=keys, more_args=fields))
+    best: dict[str, Residency] = {}
     for worker_id, row in zip(worker_ids, reply, strict=True):
-        for session_id, tokens in zip(session_ids, row, strict=True):
-            if tokens and int(tokens) > best.get(session_id, ("", -1))[1]:
-                best[session_id] = (worker_id, int(tokens))
+        tokens = dict(zip(fields, row, strict=True))
+        for session_id in session_ids:
+            cached, warm = tokens[session_id], tokens[warm_field(session_id)]
+            if cached or warm:
+                found = Residency(worker_id, int(cached or 0), int(warm or 0))
+                best[session_id] = max(best.get(session_id, found), found, key=Residency.order)
     return best

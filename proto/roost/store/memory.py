@@ -12,9 +12,11 @@ from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 from roost.contract.reasons import Reason
+from roost.store.budgets import ExtendRequest
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
 from roost.store.detached import DetachedSteps
 from roost.store.fork_records import NewFork
+from roost.store.holds import HoldRecord
 from roost.store.kept_conversations import KeptConversationStore, MemoryKeptConversations
 from roost.store.memory_attempts import take_attempt
 from roost.store.memory_detached import MemoryDetachedSteps
@@ -28,20 +30,20 @@ from roost.store.records import (
     BeginRequest,
     CommitRequest,
     Descriptor,
-    HoldRecord,
     LogEntry,
     MigrateRequest,
     NewSession,
     RenewItem,
     Reservation,
     State,
-    StoreHealth,
     Wake,
     WorkerLook,
     WorkerView,
 )
 from roost.store.refusals import refused
+from roost.store.residency import Residency
 from roost.store.rules import AGING_MS, ID_BYTES, check_commit, check_migration
+from roost.store.store_health import StoreHealth
 
 _WAKE_SECONDS = 0.5
 
@@ -77,12 +79,9 @@ class MemoryStore:
         """As a worker renews its lease."""
         self.pool(pool).leases[lease.worker_id] = (lease, self.clock() + ttl_ms)
 
-    def publish_cached(self, session_id: str, worker_id: str, tokens: int) -> None:
-        """As a worker says what it has cached of a session; 0 tokens: nothing."""
-        cached = self.pool(names.pool_of(session_id) or "").residency.setdefault(worker_id, {})
-        cached[session_id] = tokens
-        if not tokens:
-            del cached[session_id]
+    def publish_cached(self, session_id: str, worker_id: str, tokens: int, warm: int = 0) -> None:
+        """As a worker says what it has cached of a session, on its device and in host memory; 0 tokens: nothing."""
+        self.pool(names.pool_of(session_id) or "").publish_cached(session_id, worker_id, tokens, warm)
 
     @property
     def grace_seconds(self) -> float:
@@ -141,7 +140,9 @@ class MemoryStore:
             raise session.refusal(Reason.STEP_ID_REUSED)
         if committed is not None:
             return session.already(committed, now)
-        migrates, cached = session.migrates_to(request.migrates_to), 0
+        migrates, cached = session.migrates_to(request.migrates_to), Residency(record.owner, 0)
+        accounts = pool.accounts
+        warnings = accounts.warnings(session, request.rules, now)
         if not migrates and pool.is_alive(record.owner, now):
             cached = pool.cached_at(record.owner, record, now)
         work = former
@@ -152,14 +153,21 @@ class MemoryStore:
                 session.check_idle(now)
             session.check_quarantine(request.digest, now)
             session.check_limits(request, migrates=migrates)
-            work = take_attempt(pool, session, request, former, record.owner if cached else "", now)
+            if not former:
+                accounts.check_repetition(session, request.rules, opens_turn=request.opens_turn)
+            is_grace = former.is_grace if former else accounts.is_grace(session, request.rules, now)
+            owner = record.owner if cached.cached_tokens else ""
+            work = take_attempt(pool, session, request, former, owner, now, is_grace=is_grace)
+            accounts.start_clocks(session, request.rules, now)
         return Began(
             ref=work.ref,
             seed=work.seed,
             descriptor=session.describe(now),
             reserved=work.worker if (work.worker, work.ref.nonce) in pool.claims else "",
-            cached_tokens=cached,
+            cached_tokens=cached.cached_tokens,
+            warm_tokens=cached.warm_tokens,
             fenced=work.fenced.describe(now) if work.fenced else None,
+            budgets=warnings,
         )
 
     async def reserve(self, reservation: Reservation) -> bool:
@@ -196,29 +204,39 @@ class MemoryStore:
     async def commit(self, request: CommitRequest) -> LogEntry:
         check_commit(request)
         now, session, entry = self.clock(), self._find(request.session_id), request.entry
-        committed = session.steps.get(entry.step_id)
+        committed, accounts = session.steps.get(entry.step_id), self.pool(session.record.pool).accounts
         if committed is not None:
             if committed.nonce != request.ref.nonce:
                 raise session.refusal(Reason.ATTEMPT_FENCED)
-            return session.log(committed.generation).entries[committed.index]
+            entry = session.log(committed.generation).entries[committed.index]
+            return accounts.answered(entry, session, request.rules, now)
         work = session.check_live(request.ref, entry.step_id)
         session.check_head(request.previous, session.record.generation)
         if session.record.steps and session.record.model_revision not in ("", entry.model_revision):
             raise session.refusal(Reason.MODEL_REVISION_MISMATCH)
         entry = session.append(request, work, now)
+        accounts.spend(session, request.rules, request.spending, is_grace=work.is_grace, now=now)
+        accounts.note_calls(session, request.rules, entry, now)
         self._end_attempt(session)
         session.touch(now)
-        return entry
+        return accounts.answered(entry, session, request.rules, now)
+
+    async def extend(self, request: ExtendRequest) -> Descriptor:
+        now, session = self.clock(), self._find(request.session_id, request.tenant)
+        self.pool(session.record.pool).accounts.extend(session, request, now)
+        return session.describe(now)
 
     async def migrate(self, request: MigrateRequest) -> Descriptor:
         check_migration(request)
         now, session = self.clock(), self._find(request.session_id)
-        work = session.check_live(request.ref)
-        if not work.migrated:
+        work = None if session.has_folded(request) else session.check_live(request.ref)
+        if work and not work.migrated:
             session.check_head(request.previous, session.record.generation)
-            session.begin_generation(request, now)
-            session.touch(now, 2 * request.lease_ms)
+            session.begin_generation(request, work, now)
             work.migrated = True
+            if request.folded:
+                self._end_attempt(session)
+            session.touch(now, 2 * request.lease_ms)
         return session.describe(now)
 
     async def abort(self, session_id: str, ref: AttemptRef) -> None:
@@ -297,20 +315,13 @@ class MemoryStore:
         views = [self.pool(pool).view(worker_id, self.clock()) for worker_id in self.pool(pool).leases]
         return [view for view in views if view is not None]
 
-    async def residency(
-        self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]
-    ) -> dict[str, tuple[str, int]]:
-        best: dict[str, tuple[str, int]] = {}
-        for worker_id in worker_ids:
-            for session_id, tokens in self.pool(pool).residency.get(worker_id, {}).items():
-                if session_id in session_ids and tokens > best.get(session_id, ("", 0))[1]:
-                    best[session_id] = (worker_id, tokens)
-        return best
+    async def residency(self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]) -> dict[str, Residency]:
+        return self.pool(pool).residency_of(worker_ids, session_ids)
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
         now, session = self.clock(), self._living(session_id)
-        cached = self.pool(pool).cached_at(worker_id, session.record, now) if session else 0
-        return WorkerLook(self.pool(pool).view(worker_id, now), cached)
+        cached = self.pool(pool).cached_at(worker_id, session.record, now) if session else Residency(worker_id, 0)
+        return WorkerLook(self.pool(pool).view(worker_id, now), cached.cached_tokens, cached.warm_tokens)
 
     async def wakes(self, pool: str) -> AsyncIterator[Wake]:
         while True:

@@ -9,7 +9,14 @@ from roost.store.records import BeginRequest
 
 
 def take_attempt(
-    pool: MemoryPool, session: MemorySession, request: BeginRequest, former: Work | None, owner: str, now: int
+    pool: MemoryPool,
+    session: MemorySession,
+    request: BeginRequest,
+    former: Work | None,
+    owner: str,
+    now: int,
+    *,
+    is_grace: bool,
 ) -> Work:
     """Makes a new attempt the live one. It reserves where `former`, the attempt of the same step, was sent, or at the
     `owner`; when both are full it waits for the first of them that lives."""
@@ -35,7 +42,7 @@ def take_attempt(
     expiry_ms = now + request.lease_ms
     ref, fenced = AttemptRef(record.epoch + 1, nonce), replace(former, fenced=None) if former else None
     seed = former.seed if former else request.seed
-    work = Work(ref, request.step_id, request.digest, seed, reserved, tokens, expiry_ms, fenced)
+    work = Work(ref, request.step_id, request.digest, seed, reserved, tokens, expiry_ms, fenced, is_grace=is_grace)
     session.attempt = work
     if reserved:
         pool.claims[reserved, nonce] = Claim(tokens, expiry_ms)

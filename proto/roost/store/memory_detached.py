@@ -24,6 +24,7 @@ _NEWS_SECONDS = 0.1
 @dataclass(slots=True)
 class _Record:
     step: DetachedStep
+    first_runner: bytes
     runner: bytes
     expiry_ms: int
     gone_ms: int
@@ -47,7 +48,7 @@ class MemoryDetachedSteps:
         now, former = self._clock(), self._living(step.name)
         if former is not None and not former.state.makes_room:
             return former.runner == runner
-        self._records[step.name] = _Record(step, runner, now + lease_ms, now + step.ttl_ms)
+        self._records[step.name] = _Record(step, runner, runner, now + lease_ms, now + step.ttl_ms)
         return True
 
     async def context(self, name: StepName, tenant: str) -> Mapping[str, Any] | None:
@@ -65,6 +66,7 @@ class MemoryDetachedSteps:
         is_kept = not record.events_gone_ms or now < record.events_gone_ms
         return DetachedProgress(
             state=record.state,
+            first_runner=record.first_runner,
             runner=record.runner,
             is_run=now < record.expiry_ms,
             is_cancelled=record.is_cancelled,

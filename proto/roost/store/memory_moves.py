@@ -10,6 +10,7 @@ from roost.store.memory_session import MemorySession
 from roost.store.moves import Move, Resident
 from roost.store.records import State
 from roost.store.refusals import refused
+from roost.store.residency import session_of
 
 
 class MemoryMoves:
@@ -42,7 +43,7 @@ class MemoryMoves:
 
     async def residents(self, pool: str, worker: str) -> list[Resident]:
         published = self._pool(pool).residency.get(worker, {})
-        sessions = (self._living(session_id) for session_id in published)
+        sessions = map(self._living, dict.fromkeys(map(session_of, published)))
         return [_resident(session) for session in sessions if session is not None]
 
     async def move(self, move: Move) -> int:

@@ -3,11 +3,14 @@
 The rules are those of `_ledger.lua` and `_waiters.lua`; a property test compares the two. `now` is in ms.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from roost.contract.lease import WorkerLease
+from roost.store.memory_accounts import MemoryAccounts
 from roost.store.memory_session import Work
 from roost.store.records import Descriptor, WorkerView
+from roost.store.residency import Residency, warm_field
 from roost.store.rules import RESIDENCY_DELAY_MS
 
 Rank = tuple[int, str]
@@ -48,13 +51,32 @@ class MemoryPool:
     leases: dict[str, tuple[WorkerLease, int]] = field(default_factory=dict)
     """Worker id -> its lease and when that ends."""
     residency: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Worker id -> cached tokens of each session."""
+    """Worker id -> cached tokens of each session, and under its `warm_field` those in host memory."""
     claims: dict[tuple[str, bytes], Claim] = field(default_factory=dict)
     """(worker id, nonce) -> what is reserved."""
     waiters: dict[bytes, Waiter] = field(default_factory=dict)
     """Nonce -> place."""
+    accounts: MemoryAccounts = field(default_factory=MemoryAccounts)
     over: set[bytes] = field(default_factory=set)
     """Waiters whose time is over, as far as a call has noticed since the last `purge`."""
+
+    def publish_cached(self, session_id: str, worker_id: str, tokens: int, warm: int) -> None:
+        """As a worker says what it has cached of a session, on its device and in host memory; 0 tokens: nothing."""
+        cached = self.residency.setdefault(worker_id, {})
+        for field_, count in ((session_id, tokens), (warm_field(session_id), warm)):
+            cached[field_] = count
+            if not count:
+                del cached[field_]
+
+    def residency_of(self, worker_ids: Sequence[str], session_ids: Sequence[str]) -> dict[str, Residency]:
+        """Where sessions are, by what the workers have published; without those that are nowhere."""
+        best: dict[str, Residency] = {}
+        for worker_id in worker_ids:
+            for session_id in session_ids:
+                published = self.published(worker_id, session_id)
+                if any(published.order()):
+                    best[session_id] = max(best.get(session_id, published), published, key=Residency.order)
+        return best
 
     def is_alive(self, worker: str, now: int) -> bool:
         return worker in self.leases and self.leases[worker][1] > now
@@ -66,14 +88,22 @@ class MemoryPool:
         lease, expiry_ms = self.leases[worker]
         return WorkerView(lease, expiry_ms - now, *self.reserved(worker, now))
 
-    def cached_at(self, worker: str, session: Descriptor, now: int) -> int:
-        """Tokens of the log that a worker has cached; all of them until it could have published otherwise."""
+    def cached_at(self, worker: str, session: Descriptor, now: int) -> Residency:
+        """What a worker has cached of the log; all of it on its device until it could have published otherwise."""
         expiry_ms = self.leases[worker][1] if worker in self.leases else 0
         since_ms = session.kv_since_ms if session.kv_of else session.updated_ms
         if expiry_ms <= now or expiry_ms - RESIDENCY_DELAY_MS < since_ms:
-            return session.head.length
-        published = self.residency.get(worker, {}).get(session.published_as, 0)
-        return min(published, session.head.length) if session.kv_of else published
+            return Residency(worker, session.head.length)
+        published = self.published(worker, session.published_as)
+        if not session.kv_of:
+            return published
+        cached = min(published.cached_tokens, session.head.length)
+        return Residency(worker, cached, min(published.warm_tokens, session.head.length - cached))
+
+    def published(self, worker: str, name: str) -> Residency:
+        """What a worker publishes of a session."""
+        tokens = self.residency.get(worker, {})
+        return Residency(worker, tokens.get(name, 0), tokens.get(warm_field(name), 0))
 
     def reserved(self, worker: str, now: int, *, besides: bytes = b"") -> tuple[int, int]:
         """Tokens and attempts at a worker, without those of one nonce."""

@@ -9,13 +9,13 @@ from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.contract.sessions import ForkPoint
 from roost.store.fork_records import NewFork
+from roost.store.generations import Fold, FormerLog
 from roost.store.records import (
     FIRST_GENERATION,
     AlreadyCommitted,
     BeginRequest,
     CommitRequest,
     Descriptor,
-    FormerLog,
     LiveAttempt,
     LogEntry,
     MigrateRequest,
@@ -40,6 +40,8 @@ class Work:
     fenced: "Work | None"
     """Attempt of the same step that this one replaced."""
     migrated: bool = False
+    is_grace: bool = False
+    """Whether the step was begun after a budget was used up."""
 
     def describe(self, now: int) -> LiveAttempt:
         return LiveAttempt(self.ref, self.step_id, self.seed, self.worker, self.expiry_ms - now)
@@ -75,7 +77,8 @@ class MemorySession:
     attempt: Work | None = None
 
     def describe(self, now: int) -> Descriptor:
-        return replace(self.record, attempt=self.attempt.describe(now) if self.attempt else None)
+        attempt = self.attempt.describe(now) if self.attempt else None
+        return replace(self.record, attempt=attempt, account=self.record.account.read(now))
 
     def log(self, generation: int) -> Log:
         return self.logs[generation - FIRST_GENERATION]
@@ -124,7 +127,8 @@ class MemorySession:
         if budget and used + need > budget:
             detail = f"used {used} of {budget} tokens; this step may need {need}"
             raise self.refusal(Reason.BUDGET_EXHAUSTED, detail=detail)
-        if request.max_steps and record.steps - record.inherited_steps >= request.max_steps:
+        taken = record.steps + sum(fold.steps - 1 for fold in record.folds) - record.inherited_steps
+        if request.max_steps and taken >= request.max_steps:
             raise self.refusal(Reason.STEP_LIMIT_REACHED, detail=f"the session has its {request.max_steps} steps")
         length, most = record.head.length, request.max_session_tokens
         drops = request.drops_thinking and record.thinking_from is not None
@@ -169,12 +173,22 @@ class MemorySession:
         )
         return entry
 
-    def begin_generation(self, request: MigrateRequest, now: int) -> None:
-        """Begins a log in the tokens of another revision, or without thinking. Raises ValueError when it lacks steps of
-        the log."""
-        record = self.record
-        if len(request.entries) != record.steps:
+    def has_folded(self, request: MigrateRequest) -> bool:
+        """Whether a request to fold the log has been done before."""
+        step = self.steps.get(request.entries[0].step_id) if request.folded else None
+        return step is not None and step.nonce == request.ref.nonce
+
+    def begin_generation(self, request: MigrateRequest, work: Work, now: int) -> None:
+        """Begins a log in the tokens of another revision, without thinking, or folded. Raises ValueError when it lacks
+        steps of the log."""
+        record, folds = self.record, self.record.folds
+        gone = max(0, request.folded - 1)
+        if request.folded > record.steps or len(request.entries) != record.steps - gone:
             raise ValueError("the new log does not have the steps of the old one")
+        if request.folded:
+            generation, fold_id = record.generation + 1, request.entries[0].step_id
+            folds = (*folds, Fold(generation, request.folded))
+            self.steps[fold_id] = CommittedStep(generation, 0, work.digest, work.ref.nonce)
         entries = [replace(entry, index=index) for index, entry in enumerate(request.entries)]
         self.logs.append(Log(entries, request.packed_ids))
         self.ttl_ms = request.ttl_ms
@@ -186,7 +200,10 @@ class MemorySession:
             kv_of="",
             kv_since_ms=0,
             updated_ms=now,
-            former=FormerLog(record.head, record.steps, record.model_revision),
+            steps=len(entries),
+            former=FormerLog(record.head, len(entries), record.model_revision),
+            folds=folds,
+            account=record.account.read(now).renewed() if request.renews_budget else record.account,
             thinking_from=thinking_from(entries, request.without_thinking),
         )
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from roost.contract.heads import Head
-from roost.store.records import HoldRecord
+from roost.store.holds import HoldRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,10 +69,11 @@ class RedisDetachedSteps:
         reply = await self._link.script("detached_read", Call({"record": keys.record, "events": keys.events}, args))
         if not reply:
             return None
-        state, runner, is_run, is_cancelled, logged, failure, *events = reply
+        state, first_runner, runner, is_run, is_cancelled, logged, failure, *events = reply
         decoded = (decode_event(name.step_id, event) for event in events)
         return DetachedProgress(
             state=DetachedState(state.decode()),
+            first_runner=bytes.fromhex(first_runner.decode()),
             runner=bytes.fromhex(runner.decode()),
             is_run=bool(is_run),
             is_cancelled=bool(is_cancelled),

@@ -4,10 +4,12 @@ from typing import Any
 
 from roost.store import codec
 from roost.store.arguments import pool_keys
+from roost.store.holds import HoldRecord
 from roost.store.keys import MOVES_DONE, PoolKeys
 from roost.store.link import RedisLink
 from roost.store.moves import Move, Resident
-from roost.store.records import HoldRecord, State
+from roost.store.records import State
+from roost.store.residency import session_of
 from roost.store.scripts import Arg, Call
 from roost.store.session_scripts import SessionScripts
 
@@ -35,7 +37,8 @@ class RedisMoves:
 
     async def residents(self, pool: str, worker: str) -> list[Resident]:
         keys = PoolKeys(pool)
-        names = [name.decode() for name in await self._link.run("HKEYS", keys.residency(worker))]
+        fields = await self._link.run("HKEYS", keys.residency(worker))
+        names = list(dict.fromkeys(session_of(name.decode()) for name in fields))
         residents = list[Resident]()
         for first in range(0, len(names), _BATCH):
             batch = names[first : first + _BATCH]

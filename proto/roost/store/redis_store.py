@@ -2,8 +2,10 @@
 
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+from roost.contract.budgets import BudgetStatus
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
@@ -11,10 +13,12 @@ from roost.contract.refused import Refused
 from roost.store import codec, health
 from roost.store.arguments import (
     accepted,
+    account_keys,
     begin_args,
     commit_args,
     described,
     expected_args,
+    extend_call,
     fork_call,
     migrate_args,
     migrated_steps,
@@ -24,6 +28,7 @@ from roost.store.arguments import (
     request_digest,
     reserve_call,
 )
+from roost.store.budgets import ExtendRequest, status_from_text
 from roost.store.fork_records import NewFork
 from roost.store.grace import GRACE_SECONDS, Grace
 from roost.store.keys import POOLS, PoolKeys
@@ -41,7 +46,6 @@ from roost.store.records import (
     NewSession,
     RenewItem,
     Reservation,
-    StoreHealth,
     Wake,
     WorkerLook,
     WorkerView,
@@ -51,9 +55,12 @@ from roost.store.redis_detached import RedisDetachedSteps
 from roost.store.redis_kept_conversations import RedisKeptConversations
 from roost.store.redis_moves import RedisMoves
 from roost.store.refusals import refused
+from roost.store.repetition import repetition_from_text
+from roost.store.residency import Residency
 from roost.store.rules import AGING_MS, ID_BYTES, RESIDENCY_DELAY_MS
 from roost.store.scripts import Arg, Call
 from roost.store.session_scripts import ANSWERS_LEARNED, SessionScripts, change_args
+from roost.store.store_health import StoreHealth
 from roost.store.wakes import Wakes
 
 WATERMARK = 0.9
@@ -182,16 +189,17 @@ class RedisStore:
     async def begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
         keys = pool_keys(request.session_id)
         args = begin_args(request, self._aging_ms, RESIDENCY_DELAY_MS)
+        accounts = account_keys(keys, request.rules)
 
         def call() -> Call:
             family = self._known_keys.shape(request.session_id).family(request.session_id)
-            named = {"workers": keys.workers, "quarantine": keys.quarantine(family, request.digest)}
+            named = {"workers": keys.workers, "quarantine": keys.quarantine(family, request.digest), **accounts}
             hosts = self._known_keys.hosts(request.session_id, self._workers.known(keys.pool))
             published = [key for host in hosts for key in (keys.lease(host), keys.residency(host))]
             return Call(named, args, published, hosts)
 
         reply = await self._scripts.run("begin", request.session_id, call)
-        now, flat = reply[1], reply[-1]
+        now, flat = reply[1], reply[4 if reply[0] == b"committed" else 5]
         fields = codec.pairs(flat)
         descriptor = codec.decode_descriptor(request.session_id, fields, now)
         if descriptor.owner:
@@ -205,7 +213,9 @@ class RedisStore:
             descriptor=descriptor,
             reserved=reply[2].decode(),
             cached_tokens=int(reply[3]),
+            warm_tokens=int(reply[4]),
             fenced=codec.decode_fenced(fields, now),
+            budgets=_statuses(reply[6]),
         )
 
     async def _committed(self, descriptor: Descriptor, generation: int, index: int) -> AlreadyCommitted:
@@ -229,9 +239,16 @@ class RedisStore:
         await self._link.script("release", release_call(reservation))
 
     async def commit(self, request: CommitRequest) -> LogEntry:
-        call = Call(args=commit_args(request))
-        _, index, stored = await self._scripts.run("commit", request.session_id, lambda: call)
-        return codec.decode_entry(stored, index)
+        keys = account_keys(pool_keys(request.session_id), request.rules)
+        call = Call(keys, commit_args(request))
+        _, index, stored, statuses, repeats = await self._scripts.run("commit", request.session_id, lambda: call)
+        entry = codec.decode_entry(stored, index)
+        return replace(entry, budgets=_statuses(statuses), repetition=repetition_from_text(repeats.decode()))
+
+    async def extend(self, request: ExtendRequest) -> Descriptor:
+        call = extend_call(request)
+        reply = await self._scripts.run("extend", request.session_id, lambda: call, claims=False)
+        return described(request.session_id, reply)
 
     async def migrate(self, request: MigrateRequest) -> Descriptor:
         keys, args, steps = pool_keys(request.session_id), migrate_args(request), migrated_steps(request)
@@ -307,9 +324,7 @@ class RedisStore:
     async def workers(self, pool: str) -> list[WorkerView]:
         return await self._workers.read(pool)
 
-    async def residency(
-        self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]
-    ) -> dict[str, tuple[str, int]]:
+    async def residency(self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]) -> dict[str, Residency]:
         return await read_residency(self._link, pool, list(worker_ids), list(session_ids))
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
@@ -321,3 +336,7 @@ class RedisStore:
     async def aclose(self) -> None:
         await self._wakes.aclose()
         await self._link.aclose()
+
+
+def _statuses(texts: Sequence[bytes]) -> tuple[BudgetStatus, ...]:
+    return tuple(status_from_text(text.decode()) for text in texts)

@@ -22,6 +22,7 @@ NAMES = (
     "detached_report",
     "detached_take",
     "evict",
+    "extend",
     "fork",
     "get",
     "hold",
@@ -41,7 +42,7 @@ NAMES = (
     "residents",
     "workers",
 )
-SHARED = ("_common", "_logs", "_ledger", "_waiters")
+SHARED = ("_common", "_logs", "_budgets", "_repetition", "_ledger", "_waiters")
 """Put before every script."""
 Arg = str | bytes | int | float
 GRACE = "grace_ms"

@@ -533,6 +533,7 @@ class Finished(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
     STOP_STRING_FIELD_NUMBER: _builtins.int
+    GPU_SECONDS_FIELD_NUMBER: _builtins.int
     EVICTION_FIELD_NUMBER: _builtins.int
     BLOCK_TOKENS_FIELD_NUMBER: _builtins.int
     REASONING_TOKENS_FIELD_NUMBER: _builtins.int
@@ -550,6 +551,10 @@ class Finished(_message.Message):
     """Text between thinking marks."""
     stop_string: _builtins.str
     """Stop string that ended the text; empty when another thing did."""
+    gpu_seconds: _builtins.float
+    """Seconds of the worker's devices that the step took: of each batch that it was in its share by tokens, times the
+    ranks. What was computed again for it counts. 0 from workers that do not measure it.
+    """
     block_tokens: _builtins.int
     """As in Accepted."""
     reasoning_tokens: _builtins.int
@@ -578,13 +583,14 @@ class Finished(_message.Message):
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         reasoning: _builtins.str = ...,
         stop_string: _builtins.str = ...,
+        gpu_seconds: _builtins.float = ...,
         eviction: _session_service_pb2.KvEviction | None = ...,
         block_tokens: _builtins.int = ...,
         reasoning_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["eviction", b"eviction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "cached_tokens", b"cached_tokens", "content", b"content", "eviction", b"eviction", "finish_reason", b"finish_reason", "output_tokens", b"output_tokens", "reasoning", b"reasoning", "reasoning_tokens", b"reasoning_tokens", "stop_string", b"stop_string", "text", b"text", "tool_calls", b"tool_calls", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "cached_tokens", b"cached_tokens", "content", b"content", "eviction", b"eviction", "finish_reason", b"finish_reason", "gpu_seconds", b"gpu_seconds", "output_tokens", b"output_tokens", "reasoning", b"reasoning", "reasoning_tokens", b"reasoning_tokens", "stop_string", b"stop_string", "text", b"text", "tool_calls", b"tool_calls", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1281,22 +1287,26 @@ class ResidentSession(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    WARM_TOKENS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Session's name."""
     cached_tokens: _builtins.int
-    """Tokens cached."""
+    """Tokens cached on the device."""
     held: _builtins.bool
     """True while the session is held."""
+    warm_tokens: _builtins.int
+    """Tokens cached behind those, in host memory."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         cached_tokens: _builtins.int = ...,
         held: _builtins.bool = ...,
+        warm_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "held", b"held", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "held", b"held", "session_id", b"session_id", "warm_tokens", b"warm_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

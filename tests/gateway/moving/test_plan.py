@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roost.store.holds import HoldRecord
 from roost.store.moves import Resident
-from roost.store.records import HoldRecord
 from roost_gateway.moving.plan import plan, rebuild_seconds
 from roost_gateway.routing.choice import WorkerState
 from routing_oracle import worker_of

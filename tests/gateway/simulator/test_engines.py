@@ -1,25 +1,30 @@
 """The batched engine's closed form against batches one by one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roost_gateway.simulator.batched_engine import BatchedEngine
 from roost_gateway.simulator.costs import WorkerCosts
-from roost_gateway.simulator.engines import BatchedEngine, RecordedEngine
+from roost_gateway.simulator.engines import RecordedEngine
 from roost_gateway.simulator.job import Job
 from roost_gateway.simulator.workload import Turn
+from roost_worker.engine.prefill import shares
 
 COSTS = WorkerCosts(
     prompt_seconds=0.003,
     prefill_token_seconds=1e-4,
-    prefill_pair_seconds=1e-7,
+    prefill_pair_seconds=1e-5,
     step_seconds=0.01,
     row_seconds=1e-3,
-    kv_token_seconds=1e-6,
+    kv_token_seconds=1e-5,
     chunk_tokens=32,
 )
+GAPS = st.integers(0, 500).map(lambda number: number * 1.000037e-3)
+"""Seconds between starts; none ends within a rounding of a batch's end."""
 JOBS = st.lists(st.tuples(st.integers(1, 200), st.integers(1, 60)), min_size=1, max_size=6)
 
 
@@ -27,25 +32,33 @@ def job_of(name: int, prompt: int, output: int, seconds: float | None = None) ->
     return Job(f"s{name}", "", 0, 0, prompt, Turn(0, prompt, output, 0.0, False, seconds), 0.0, continuation=False)
 
 
-def batch_by_batch(jobs: Sequence[Job]) -> dict[str, tuple[float, float]]:
-    """First tokens and ends of jobs that start at once."""
-    time, waiting, times = 0.0, list(jobs), dict[str, tuple[float, float]]()
-    chunks = [-(-job.prompt_tokens // COSTS.chunk_tokens) for job in jobs]
+def batch_by_batch(jobs: Sequence[tuple[float, Job]]) -> dict[str, tuple[float, float]]:
+    """First tokens and ends of jobs that start at certain times, in order."""
+    time, arrivals, times = 0.0, list(jobs), dict[str, tuple[float, float]]()
+    prompts: list[tuple[Job, int]] = []
     decoding: dict[str, tuple[Job, int]] = {}
     firsts: dict[str, float] = {}
-    while waiting or decoding:
+    while arrivals or prompts or decoding:
+        if not prompts and not decoding:
+            time = max(time, arrivals[0][0])
+        while arrivals and arrivals[0][0] <= time:
+            job = arrivals.pop(0)[1]
+            prompts.append((job, job.missing_tokens))
         kv = sum(job.prompt_tokens + done for job, done in decoding.values())
-        time += COSTS.step_seconds + COSTS.row_seconds * len(decoding) + COSTS.kv_token_seconds * kv
+        begin, tokens = time, max(1, COSTS.chunk_tokens - len(decoding))
+        time += COSTS.batch_seconds(len(decoding), kv)
+        parts = shares([(0, left) for _, left in prompts], tokens, COSTS.chunk_tokens)
+        for (job, left), part in zip(prompts, parts, strict=True):
+            if part:
+                time += COSTS.prefill_seconds(part, job.prompt_tokens - left)
+                time -= COSTS.prompt_seconds if left < job.missing_tokens else 0.0
+        assert time > begin
         decoding = {name: (job, done + 1) for name, (job, done) in decoding.items()}
-        if waiting:
-            job = waiting[0]
-            number = jobs.index(job)
-            time += COSTS.prefill_seconds(job.prompt_tokens, 0) / -(-job.prompt_tokens // COSTS.chunk_tokens)
-            chunks[number] -= 1
-            if not chunks[number]:
-                waiting.pop(0)
-                firsts[job.session] = time
-                decoding[job.session] = job, 1
+        prompts = [(job, left - part) for (job, left), part in zip(prompts, parts, strict=True)]
+        for job, left in prompts:
+            if not left:
+                firsts[job.session], decoding[job.session] = time, (job, 1)
+        prompts = [(job, left) for job, left in prompts if left]
         for name, (job, done) in list(decoding.items()):
             if done == job.turn.output_tokens:
                 times[name] = firsts[name], time
@@ -62,17 +75,22 @@ def ends_of(engine: BatchedEngine | RecordedEngine) -> dict[str, tuple[float, fl
     return times
 
 
-@given(JOBS)
-def test_it_takes_as_long_as_batches_one_by_one(sizes: list[tuple[int, int]]) -> None:
-    jobs = [job_of(number, *size) for number, size in enumerate(sizes)]
+@given(JOBS, st.lists(GAPS, min_size=6, max_size=6))
+def test_it_takes_as_long_as_batches_one_by_one(sizes: list[tuple[int, int]], gaps: list[float]) -> None:
+    jobs = [(sum(gaps[: number + 1]), job_of(number, *size)) for number, size in enumerate(sizes)]
     engine = BatchedEngine(COSTS)
-    for job in jobs:
-        engine.start(job, 0.0)
+    actual: dict[str, tuple[float, float]] = {}
+    for time, job in jobs:
+        while engine.next_time() <= time:
+            now = engine.next_time()
+            actual |= {ended.session: (ended.first_token, now) for ended in engine.advance(now)}
+        assert engine.advance(time) == []
+        engine.start(job, time)
+    actual |= ends_of(engine)
     expected = batch_by_batch(jobs)
-    actual = ends_of(engine)
     assert actual.keys() == expected.keys()
     for name, times in expected.items():
-        assert actual[name] == pytest.approx(times, rel=2e-3)
+        assert actual[name] == pytest.approx(times, rel=1e-9)
 
 
 @given(JOBS, st.lists(st.floats(0.001, 0.3), max_size=20))
@@ -94,19 +112,35 @@ def test_looking_at_it_changes_nothing(sizes: list[tuple[int, int]], looks: list
         assert times[name] == pytest.approx(expected[name], rel=1e-6)
 
 
-def test_a_later_start_waits_for_the_prompt_before_it() -> None:
+def test_a_later_prompt_waits_for_the_one_before_it_unless_it_is_light() -> None:
+    def first_tokens(later_prompt: int) -> tuple[float, float]:
+        engine = BatchedEngine(COSTS)
+        engine.start(job_of(0, 320, 5), 0.0)
+        engine.advance(0.05)
+        engine.start(job_of(1, later_prompt, 5), 0.05)
+        times = ends_of(engine)
+        return times["s0"][0], times["s1"][0]
+
+    heavy_before, heavy = first_tokens(100)
+    light_before, light = first_tokens(COSTS.chunk_tokens)
+    assert heavy_before < heavy
+    assert light < light_before
+
+
+def test_a_step_that_comes_during_a_batch_is_in_the_next_one() -> None:
     engine = BatchedEngine(COSTS)
-    first, second = job_of(0, 320, 5), job_of(1, 32, 5)
-    engine.start(first, 0.0)
-    engine.advance(0.05)
-    engine.start(second, 0.05)
+    engine.start(job_of(0, 10, 3), 0.0)
+    first_batch = engine.next_time()
+    engine.advance(first_batch / 2)
+    engine.start(job_of(1, 1, 1), first_batch / 2)
+    assert engine.next_time() == first_batch
     times = ends_of(engine)
-    assert times["s0"][0] < times["s1"][0]
-    assert times["s1"][1] > times["s0"][1]
+    second_batch = COSTS.batch_seconds(1, 11) + COSTS.prefill_seconds(1, 0)
+    assert times["s1"] == pytest.approx((first_batch + second_batch, first_batch + second_batch))
 
 
 def test_recorded_times_do_not_depend_on_what_is_cached() -> None:
-    engine = RecordedEngine(COSTS)
+    engine = RecordedEngine(replace(COSTS, prefill_pair_seconds=1e-7))
     cold, warm, unknown = job_of(0, 30_000, 5, 2.0), job_of(1, 30_000, 5, 2.0), job_of(2, 100, 5)
     warm.kept_tokens = warm.cached_tokens = 29_990
     for job in (cold, warm, unknown):

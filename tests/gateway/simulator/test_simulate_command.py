@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -44,10 +45,36 @@ def test_it_prints_json_which_the_seed_decides() -> None:
 
 def test_a_files_sessions_repeat_or_run_once(conversations: Path) -> None:
     file = ("--workload", "aiperf", "--file", str(conversations), "-o", "json")
-    assert json.loads(simulated(*file).stdout)["steps"] == 60
-    assert json.loads(simulated(*file, "--rate", "5").stdout)["steps"] == 60
+    # Equal sessions end their steps together: those that end in the batch of the last step are counted, too.
+    assert 60 <= json.loads(simulated(*file).stdout)["steps"] < 64
+    assert 60 <= json.loads(simulated(*file, "--rate", "5").stdout)["steps"] < 64
     once = json.loads(simulated(*file, "--recorded").stdout)
     assert (once["steps"], once["sessions_ended"]) == (12, 4)
+
+
+def test_a_context_ends_sessions_and_gaps_and_time_have_bounds() -> None:
+    def figures(*arguments: str) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(simulated("-o", "json", *arguments).stdout)
+        return document
+
+    free = figures()
+    assert (free["steps"], free["steps_too_long"]) == (60, 0)
+    assert figures("--context-tokens", "20000")["steps_too_long"] > 0
+    assert figures("--longest-gap", "1")["simulated_seconds"] < free["simulated_seconds"]
+    assert 0 < figures("--seconds", str(free["simulated_seconds"] / 2))["steps"] < 60
+
+
+def test_sessions_without_end_that_no_worker_holds_end_the_simulation() -> None:
+    document = json.loads(simulated("-o", "json", "--kv-tokens", "64").stdout)
+    assert (document["steps"], document["steps_too_long"]) == (0, 60)
+
+
+def test_it_draws_plots_and_says_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "plots"
+    assert simulated("--plot", str(folder)).stdout == simulated().stdout
+    plots = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(plots) == {"hit-ratio.png", "waiting.png", "working-set.png", "ttft.png"}
+    assert all(content.startswith(b"\x89PNG") for content in plots.values())
 
 
 @pytest.mark.parametrize(
@@ -58,6 +85,8 @@ def test_a_files_sessions_repeat_or_run_once(conversations: Path) -> None:
         (("--recorded",), "the generator has no file and no recorded times"),
         (("--workload", "azure", "--file", __file__), "is not of the format azure"),
         (("--workload", "parquet", "--file", __file__), "no format parquet; there are"),
+        (("--rate", "1", "--recorded"), "--rate and --recorded exclude each other"),
+        (("--costs", "h100"), "no costs h100; give one of 8b-h100"),
         (("--kv-tokens", "10"), "10 tokens are less than a block of 64"),
     ],
 )

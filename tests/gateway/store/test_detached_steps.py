@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from redis_servers import RedisServer
 from roost.contract.events import (
     ArgumentsPart,
     CallPart,
@@ -143,7 +144,7 @@ async def test_a_step_is_taken_over_once_when_the_lease_of_its_run_is_over(
     await other.detached.report(report(name, 1, EVENTS[1:], runner=SECOND))
     progress = await store.detached.read(name, TENANT, 0)
     assert progress is not None
-    assert progress.events == EVENTS
+    assert (progress.events, progress.first_runner, progress.runner) == (EVENTS, FIRST, SECOND)
 
 
 async def test_a_lease_that_is_given_back_lets_another_run_begin_at_once(store: SessionStore) -> None:
@@ -180,6 +181,7 @@ async def test_a_record_makes_room_only_when_its_step_came_to_nothing(
     progress, kept = await store.detached.read(step.name, TENANT, 0), await store.detached.find(step.name, TENANT)
     assert progress is not None
     assert kept is not None
+    assert progress.first_runner == (SECOND if makes_room else FIRST)
     if makes_room:
         assert (progress.state, progress.events, kept.context) == (DetachedState.QUEUED, (), {})
     else:
@@ -191,6 +193,17 @@ async def test_a_run_hears_that_its_client_wants_the_end(store: SessionStore, ot
     await other.detached.cancel(name, TENANT)
     assert await store.detached.report(report(name))
     assert await state_of(store, name) is DetachedState.IN_PROGRESS
+
+
+async def test_at_the_hard_limit_of_memory_a_step_is_still_taken_over_and_cancelled(
+    fresh: SessionStore, fresh_redis: RedisServer
+) -> None:
+    name = await begun(fresh, lease_ms=0)
+    with fresh_redis.client() as raw:
+        raw.config_set("maxmemory", 1)
+    assert await fresh.detached.take_over(name, FIRST, SECOND, LONG_MS)
+    await fresh.detached.cancel(name, TENANT)
+    assert await fresh.detached.report(report(name, events=EVENTS, runner=SECOND))
 
 
 async def test_another_tenants_step_does_not_exist(store: SessionStore) -> None:

@@ -205,8 +205,31 @@ async def test_residency_names_the_worker_with_most_tokens(store, raw):
     raw.hset(KEYS.residency("w1"), mapping={"s1": 10, "s2": 30})
     raw.hset(KEYS.residency("w2"), mapping={"s1": 20})
     found = await store.residency(POOL, ["w1", "w2", "w3"], ["s1", "s2", "s3"])
-    assert found == {"s1": ("w2", 20), "s2": ("w1", 30)}
+    assert found == {"s1": ("w2", 20, 0), "s2": ("w1", 30, 0)}
     assert await store.residency(POOL, [], ["s1"]) == await store.residency(POOL, ["w1"], []) == {}
+
+
+async def test_residency_counts_what_is_in_host_memory_beside_what_is_on_the_device(store, raw):
+    raw.hset(KEYS.residency("w1"), mapping={"s1": 10, "s1:warm": 20, "s2:warm": 5, "s3": 7})
+    raw.hset(KEYS.residency("w2"), mapping={"s1": 20, "s3": 4, "s3:warm": 3})
+    found = await store.residency(POOL, ["w1", "w2"], ["s1", "s2", "s3"])
+    assert found == {"s1": ("w1", 10, 20), "s2": ("w1", 0, 5), "s3": ("w1", 7, 0)}
+
+
+async def test_begin_and_a_look_say_what_the_owner_has_in_host_memory(store, raw):
+    publish(raw, lease("w1"))
+    first = await begun(store)
+    session_id = first.descriptor.session_id
+    await store.abort(session_id, first.ref)
+    own(raw, session_id)
+    for tokens, warm, reserved in ((0, 9, ""), (3, 9, "w1")):
+        publish_cached(raw, session_id, tokens=tokens, warm=warm)
+        raw.hset(KEYS.session(session_id), "updated", 0)
+        look = await store.look(POOL, "w1", session_id)
+        assert (look.cached_tokens, look.warm_tokens) == (tokens, warm)
+        began = await store.begin(begin_request(session_id))
+        assert (began.cached_tokens, began.warm_tokens, began.reserved) == (tokens, warm, reserved)
+        await store.abort(session_id, began.ref)
 
 
 async def test_a_look_at_a_worker_says_what_it_holds_and_has_cached(store, raw):

@@ -9,10 +9,10 @@ from redis_servers import RedisCluster, RedisServer
 from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.store.holds import HoldRecord
 from roost.store.interface import SessionStore
 from roost.store.memory import MemoryStore
 from roost.store.moves import Move
-from roost.store.records import HoldRecord
 from store_driver import LONG_MS, POOL, REVISION, TENANT, begin_request, commit_step, new_session, publish_cached
 
 OLD, NEW, GATEWAY = "w1", "w2", "gateway-1"

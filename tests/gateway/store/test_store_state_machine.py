@@ -13,11 +13,12 @@ from hypothesis.stateful import initialize, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run
 
 from redis_servers import RedisCluster, RedisServer
+from roost.contract.budgets import BudgetScope
 from roost.contract.heads import Head
 from roost.store.arguments import MOST_SHARED_LOGS
-from roost.store.records import Began, RenewItem, Reservation
+from roost.store.records import Began, Reservation
 from store_driver import LONG_MS, REVISION, begin_request, commit_request, digest, migration
-from store_world import POOLS, REVISIONS, TENANTS, WORKERS, Attempt, StoreWorld
+from store_world import BUDGET_RULES, POOLS, REVISIONS, TENANTS, WORKERS, Attempt, StoreWorld
 
 RARELY = st.sampled_from((False,) * 6 + (True,))
 MOSTLY = st.sampled_from((True,) * 4 + (False,))
@@ -33,6 +34,8 @@ TOKENS = st.integers(1, 30)
 REVISION_NEEDED = st.sampled_from((REVISIONS[0], *REVISIONS, ""))
 PLACES = st.sampled_from((*(("head",) * 3), *(("earlier",) * 3), "empty", "former", "longer", "other"))
 FORK_REQUESTS = st.sampled_from(("", "", "f1"))
+RULES = st.sampled_from(BUDGET_RULES)
+SCOPES = st.sampled_from((BudgetScope.SESSION, BudgetScope.TASK))
 OTHER_CALLS = st.sampled_from((*(("hold",) * 6), *(("evict",) * 4), "close", "delete", "delete"))
 Ids = tuple[int, ...]
 
@@ -62,7 +65,8 @@ class StoreMachine(StoreWorld):
         priority=CLASSES,
         needs=REVISION_NEEDED,
         drops=st.booleans(),
-        then=st.sampled_from(("", "reserve", "commit", "commit", "migrate", "migrate and commit")),
+        rules=RULES,
+        then=st.sampled_from(("", "reserve", "commit", "commit", "migrate", "migrate and commit", "fold")),
     )
     def begin(
         self,
@@ -80,6 +84,7 @@ class StoreMachine(StoreWorld):
         priority,
         needs,
         drops,
+        rules,
         then,
     ):
         session_id = self.session(which)
@@ -101,6 +106,8 @@ class StoreMachine(StoreWorld):
             max_session_tokens=most,
             priority=priority,
             drops_thinking=drops,
+            rules=rules,
+            opens_turn=seed % 2 == 0,
         )
         answer = self.agree(gateway, "begin", request, touches=session_id)
         if isinstance(answer, Began):
@@ -152,6 +159,8 @@ class StoreMachine(StoreWorld):
             self._reserve(gateway, attempt, worker, tokens, priority, needs)
         if "migrate" in then:
             self._migrate(gateway, attempt, tokens)
+        if then == "fold":
+            self.fold(gateway, attempt, tokens)
         if "commit" in then:
             self._commit(gateway, attempt, (tokens,), (priority + 7, 2**32 - 1))
 
@@ -183,7 +192,7 @@ class StoreMachine(StoreWorld):
         which=WHICH,
         stale=RARELY,
         how=st.sampled_from(
-            (*(("commit",) * 4), "expire", "expire", "renew", "abort", "release", "migrate", "quarantine")
+            (*(("commit",) * 4), "expire", "expire", "renew", "abort", "release", "migrate", "fold", "quarantine")
         ),
         prompt=IDS,
         ids=IDS,
@@ -196,6 +205,8 @@ class StoreMachine(StoreWorld):
             self._commit(gateway, attempt, prompt, ids)
         elif how == "migrate":
             self._migrate(gateway, attempt, len(ids))
+        elif how == "fold":
+            self.fold(gateway, attempt, len(ids))
         elif how in ("renew", "expire"):
             self.renew(gateway, attempt, how == "expire")
         elif how == "abort":
@@ -213,9 +224,9 @@ class StoreMachine(StoreWorld):
         owner = (session and session.attempt and session.attempt.worker) or "w1"
         revision = (session and session.record.model_revision) or REVISION
         thought = "Hm." if len(prompt) % 2 else ""
-        request = commit_request(
-            session_id, ref, step, before, prompt, ids, reasoning=thought, owner=owner, model_revision=revision
-        )
+        used = {"gpu_seconds": len(ids) / 2, "rules": BUDGET_RULES[len(prompt + ids) % len(BUDGET_RULES)]}
+        made = {**used, "calls": len(ids) % 3, "owner": owner, "model_revision": revision}
+        request = commit_request(session_id, ref, step, before, prompt, ids, thought, **made)
         if self.agree(gateway, "commit", request, touches=session_id):
             self.cache(session_id, self.memory.sessions[session_id].record.owner, True)
 
@@ -234,14 +245,12 @@ class StoreMachine(StoreWorld):
         )
         self.agree(gateway, "migrate", request, touches=session_id)
 
-    def renew(self, gateway: int, attempt: Attempt, expired: bool) -> None:
-        """One batch with the pool's last attempts. With `expired`, as if their gateways had died and their leases had
-        run out."""
-        pool = attempt[0].rsplit("/", 1)[0]
-        batch = [other for other in self.taken[-2:] if other[0].startswith(pool + "/")] + [attempt]
-        items = [RenewItem(session_id, ref) for session_id, ref, _ in batch]
-        self.agree(gateway, "renew", pool, items, 0 if expired else LONG_MS, touches=attempt[0])
-        self.touched |= {session_id for session_id, _, _ in batch}
+    @rule(
+        gateway=GATEWAYS, which=WHICH, tenant=TENANT, scope=SCOPES, added=st.integers(0, 3), request=st.integers(0, 1)
+    )
+    def extend(self, gateway: int, which: int, tenant: str, scope: BudgetScope, added: int, request: int) -> None:
+        """Now and then by the request that did so last."""
+        self.extend_budget(gateway, self.session(which), tenant, scope, added, f"r{request}")
 
     @rule(gateway=GATEWAYS, which=WHICH, tenant=TENANT, place=PLACES, request=FORK_REQUESTS, then=MOSTLY)
     def fork(self, gateway: int, which: int, tenant: str, place: str, request: str, then: bool) -> None:

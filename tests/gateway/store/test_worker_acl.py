@@ -51,14 +51,17 @@ async def test_a_worker_renews_its_lease_and_takes_it_back(fresh: RedisStore, fr
     async with publishing(add_worker(fresh_redis, WORKER_RULES), residency) as publisher:
         assert await publisher.publish()
         assert [view.lease for view in await fresh.workers(POOL)] == [lease("w1")]
-        assert await fresh.residency(POOL, ["w1"], ["kept", "dropped"]) == {"kept": ("w1", 5), "dropped": ("w1", 7)}
+        assert await fresh.residency(POOL, ["w1"], ["kept", "dropped"]) == {
+            "kept": ("w1", 5, 0),
+            "dropped": ("w1", 7, 0),
+        }
         with fresh_redis.client() as raw:
             first = raw.zscore(KEYS.workers, "w1")
             residency.update(kept=6)
             del residency["dropped"]
             while raw.zscore(KEYS.workers, "w1") == first:
                 assert await publisher.publish()
-        assert await fresh.residency(POOL, ["w1"], ["kept", "dropped"]) == {"kept": ("w1", 6)}
+        assert await fresh.residency(POOL, ["w1"], ["kept", "dropped"]) == {"kept": ("w1", 6, 0)}
         await publisher.withdraw()
         assert await fresh.workers(POOL) == []
         assert await fresh.residency(POOL, ["w1"], ["kept"]) == {}

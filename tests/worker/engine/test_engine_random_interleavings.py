@@ -30,9 +30,18 @@ WORK = st.builds(
 class EngineMachine(RuleBasedStateMachine):
     """Few blocks, so that sequences are preempted and evicted. Shrinks what the seeded runs find."""
 
-    @initialize(blocks=st.integers(4, 12), batch=st.sampled_from([3, 4, 5, 9, 32]), running=st.integers(1, 3))
-    def start(self, blocks: int, batch: int, running: int) -> None:
-        self.model = EngineModel(blocks, batch, running)
+    @initialize(
+        blocks=st.integers(4, 12),
+        batch=st.sampled_from([3, 4, 5, 9, 32]),
+        running=st.integers(1, 3),
+        host_slots=st.sampled_from([0, 1, 3, 16]),
+    )
+    def start(self, blocks: int, batch: int, running: int, host_slots: int) -> None:
+        self.model = EngineModel(blocks, batch, running, host_slots=host_slots)
+
+    @rule(slot=st.integers(0, 15))
+    def corrupt(self, slot: int) -> None:
+        self.model.corrupt(slot)
 
     @rule(works=st.lists(WORK, min_size=1, max_size=4))
     def submit(self, works: list[Work]) -> None:

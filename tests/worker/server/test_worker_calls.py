@@ -19,6 +19,7 @@ from roost.store.keys import PoolKeys
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.config import ModelConfig, WorkerConfig
 from roost_worker.convert.errors import ConvertError
+from roost_worker.engine.messages import EngineStats, Outputs
 from roost_worker.model.config import ModelConfigError
 from roost_worker.server import server as server_module
 from roost_worker.server.server import WorkerServer, advertised_host, new_worker_id
@@ -222,6 +223,8 @@ async def test_a_generate_continues_the_callers_trace(redis_server: RedisServer,
 async def test_prometheus_reads_the_engines_gauges(redis_server: RedisServer, tmp_path):
     async with scripted_world(worker_config(redis_server.url, tmp_path, metrics_port=0)) as world:
         await parked(world)
+        stats = EngineStats(generated_tokens=3, blocks_free=63, host_blocks=2, restored_blocks=1, displaced_blocks=4)
+        world.server.shell.take(Outputs(stats=stats, warm=(("other", 16),)))
         url = f"http://127.0.0.1:{world.server.metrics_port}/metrics"
         text = (await asyncio.to_thread(lambda: urllib.request.urlopen(url).read())).decode()
         values: dict[str, float] = Counter()
@@ -231,6 +234,9 @@ async def test_prometheus_reads_the_engines_gauges(redis_server: RedisServer, tm
         assert values["roost_worker_tokens_generated_total"] == 3
         assert values["roost_worker_kv_blocks"] == 63
         assert values["roost_worker_sessions"] == 1
+        assert values["roost_worker_warm"] == 16
+        assert values["roost_worker_host_memory_bytes"] == 2
+        assert values["roost_worker_host_memory_blocks_total"] == 5
 
 
 def test_two_tenants_roots_differ_and_depend_on_the_secret():

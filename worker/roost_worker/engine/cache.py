@@ -16,6 +16,7 @@ from array import array
 from collections.abc import Iterable
 
 from roost_worker.engine.block_pool import BlockPool
+from roost_worker.engine.host_tier import HostTier
 from roost_worker.engine.parked import ParkedSequence, ParkedSequences, common_prefix
 from roost_worker.engine.prefix_index import PrefixIndex, extend_keys
 from roost_worker.engine.retained import Retained
@@ -26,11 +27,12 @@ from roost_worker.engine.sequence import Sequence
 class SequenceCache:
     """Blocks of running sequences, and what is retained of sequences that have stopped running."""
 
-    def __init__(self, num_blocks: int, block_tokens: int, policy: RetentionPolicy) -> None:
+    def __init__(self, num_blocks: int, block_tokens: int, policy: RetentionPolicy, *, host_slots: int = 0) -> None:
         self.pool = BlockPool(num_blocks)
         self.block_tokens = block_tokens
         self._index = PrefixIndex()
-        self.retained = Retained(self.pool, self._index, block_tokens, policy)
+        self.host = HostTier(host_slots, block_tokens, self._index)
+        self.retained = Retained(self.pool, self._index, block_tokens, policy, self.host)
 
     @property
     def parked(self) -> ParkedSequences:
@@ -42,8 +44,10 @@ class SequenceCache:
         return -(-tokens // self.block_tokens)
 
     def cached_tokens(self, sequence: Sequence) -> int:
-        """Return how many tokens of `sequence` full cached blocks cover now."""
-        return len(self._match(sequence)) * self.block_tokens
+        """Return how many tokens of `sequence` full cached blocks cover now, on the device and then in host memory."""
+        on_device = len(self._match(sequence))
+        in_host_memory = self.host.slots.count(sequence.keys[on_device : self._last_full(sequence)])
+        return (on_device + in_host_memory) * self.block_tokens
 
     def admit(self, sequence: Sequence, now: float) -> bool:
         """Give `sequence` blocks for all its ids, reusing what is cached of all but its last token.
@@ -59,6 +63,7 @@ class SequenceCache:
         unused = sum(1 for block in blocks if not self.pool.users(block))
         if missing > self.pool.free + self.pool.cached - unused:
             return False
+        self.host.slots.touch(sequence.keys[len(blocks) : self._last_full(sequence)])
         sequence.computed = tail_tokens or len(blocks) * self.block_tokens
         if sequence.cached_tokens is None and not sequence.request.is_background:
             self.retained.came_back(sequence, blocks, now)
@@ -91,6 +96,27 @@ class SequenceCache:
                 self._index.add(key, sequence.blocks[index])
             else:
                 self._replace(sequence, index, equal_block, now)
+
+    def plan_restores(self, sequence: Sequence) -> bool:
+        """Plan to copy the next blocks of `sequence`, which was admitted, from host memory.
+
+        Return whether its next block comes from there: then nothing of it is computed before `take_restored`.
+        """
+        first, within_block = divmod(sequence.computed, self.block_tokens)
+        last = self._last_full(sequence)
+        if within_block or first >= last or not self.host.restores(sequence.keys[first]):
+            return False
+        sequence.restoring = self.host.plan_restores(sequence.keys[first:last], sequence.blocks[first:last])
+        return True
+
+    def take_restored(self, sequence: Sequence, intact: tuple[bool, ...], now: float) -> None:
+        """Record that the blocks planned last are copied; of a corrupted one and those behind it nothing is kept."""
+        first = sequence.computed // self.block_tokens
+        restored = self.host.note_restored(sequence.keys[first : first + sequence.restoring], intact)
+        sequence.restoring = 0
+        self.advance(sequence, restored * self.block_tokens, now)
+        if not sequence.prefilled:
+            sequence.cached_tokens = sequence.computed
 
     def release(self, sequence: Sequence, now: float) -> None:
         """Take all blocks from `sequence`. Full ones stay cached; of these the last is evicted first."""
@@ -217,6 +243,6 @@ class SequenceCache:
 
     def _park(self, session: str, sequence: Sequence, now: float) -> None:
         ids = sequence.ids[: sequence.computed]
-        key = sequence.request.cache_key
-        self.retained.park(ParkedSequence(session, key, ids, sequence.blocks, sequence.arrival, now), now)
+        parked = ParkedSequence(session, sequence.request.cache_key, ids, sequence.blocks, sequence.arrival, now)
+        self.retained.park(parked, sequence.keys[: len(ids) // self.block_tokens], now)
         sequence.blocks, sequence.computed = array("i"), 0

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import islice
 
 from roost_worker.config import EngineConfig
 from roost_worker.engine.cache import SequenceCache
@@ -57,7 +58,8 @@ class Engine:
         self._clock = clock
         self._wake = wake
         self._grammar_pool = grammar_pool or ThreadPoolExecutor(2, thread_name_prefix="grammar")
-        self._cache = SequenceCache(info.num_blocks, info.block_tokens, policy or POLICIES[DEFAULT_POLICY]())
+        policy = policy or POLICIES[DEFAULT_POLICY]()
+        self._cache = SequenceCache(info.num_blocks, info.block_tokens, policy, host_slots=info.host_slots)
         self._scheduler = Scheduler(self._cache, config.max_running, config.max_batch_tokens, config.step_goal_seconds)
         self._requests: dict[str, Sequence] = {}
         self._compiling: dict[str, Future[str]] = {}
@@ -75,12 +77,13 @@ class Engine:
             vocab_size=info.vocab_size,
             context_tokens=min(context_tokens, info.context_tokens, capacity),
             device=info.device,
+            host_slots=info.host_slots,
         )
 
     @property
     def stats(self) -> EngineStats:
         """A snapshot. Requests whose grammar is being compiled count as waiting."""
-        pool, meter = self._cache.pool, self._meter
+        pool, meter, host = self._cache.pool, self._meter, self._cache.host
         return EngineStats(
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting) + len(self._compiling),
@@ -96,6 +99,13 @@ class Engine:
             batches=meter.batches,
             prefill_rate=meter.prefill.value,
             decode_rate=meter.decode.value,
+            host_blocks=len(host.slots),
+            offloaded_blocks=host.counters.offloaded_blocks,
+            displaced_blocks=host.counters.displaced_blocks,
+            restored_blocks=host.counters.restored_blocks,
+            discarded_blocks=host.counters.discarded_blocks,
+            corrupted_blocks=host.counters.corrupted_blocks,
+            restore_rate=meter.copy.value * self.info.block_tokens,
         )
 
     def handle(self, message: EngineMessage) -> None:
@@ -240,13 +250,24 @@ class Engine:
         if [sequence.slot for sequence in sampling] != [sampled.slot for sampled in result.sampled]:
             raise RuntimeError("the runner drew tokens for other slots than the plan's")
         now = self._clock()
+        self._take_copies(batch, result, now)
+        gpu_seconds, tokens = result.seconds * self._runner.info.ranks, sum(row.tokens for row in batch.rows)
         for row in batch.rows:
+            row.sequence.prefilled = True
             self._cache.advance(row.sequence, row.tokens, now)
+            row.sequence.gpu_seconds += gpu_seconds * row.tokens / tokens
         prefilled = sum(row.tokens for row in batch.rows if not row.decode)
         self._meter.add_batch(prefilled, len(sampling), result.seconds)
         self._scheduler.observe(batch, result.seconds)
         for sequence, sampled in zip(sampling, result.sampled, strict=True):
             self._take_token(sequence, sampled)
+
+    def _take_copies(self, batch: ScheduledBatch, result: BatchResult, now: float) -> None:
+        verdicts = iter(result.intact)
+        for sequence in batch.restoring:
+            self._cache.take_restored(sequence, tuple(islice(verdicts, sequence.restoring)), now)
+        self._meter.copy.add(len(batch.plan.copies), result.copy_seconds)
+        self._cache.host.note_rates(self._meter.copy.value, self._meter.prefill.value)
 
     def _take_token(self, sequence: Sequence, sampled: Sampled) -> None:
         if sampled.error:
@@ -275,6 +296,7 @@ class Engine:
             stop=reason,
             cached_tokens=cached if first else None,
             queue_seconds=sequence.queue_seconds if first else None,
+            gpu_seconds=sequence.gpu_seconds if reason else 0.0,
             error=error,
         )
 
@@ -282,10 +304,10 @@ class Engine:
         self._outputs.append(RequestOutput(request_id, stop=reason, cached_tokens=0, queue_seconds=0.0, error=error))
 
     def _take_outputs(self) -> Outputs:
-        parked, dropped = self._cache.retained.take_changes()
+        changes = self._cache.retained.take_changes()
         evicted = self._cache.retained.take_evicted()
         outputs, self._outputs = tuple(self._outputs), []
-        return Outputs(outputs, parked, dropped, evicted, self.stats)
+        return Outputs(outputs, changes.parked, changes.dropped, evicted, self.stats, changes.warm)
 
 
 def _compile_error(future: Future[str]) -> str:

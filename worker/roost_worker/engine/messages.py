@@ -85,7 +85,8 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Drops a session's parked sequence and those of its blocks that no other sequence shares."""
+    """Drops a session's parked sequence, those of its blocks that no other sequence shares, and its copies in host
+    memory that no other session has."""
 
     session: str
 
@@ -118,6 +119,8 @@ class RequestOutput:
     """Set once, on the first output: tokens of the context found in the cache."""
     queue_seconds: float | None = None
     """Set with `cached_tokens`: time from Submit to the first admission."""
+    gpu_seconds: float = 0.0
+    """Set with `stop`: the request's share of its batches' time, times the ranks."""
     error: str = ""
 
 
@@ -151,6 +154,18 @@ class EngineStats:
     """Tokens per second over the last prefills; 0 until known."""
     decode_rate: float = 0.0
     """Tokens per second of one running request; 0 until known."""
+    host_blocks: int = 0
+    """Blocks that host memory has a copy of."""
+    offloaded_blocks: int = 0
+    displaced_blocks: int = 0
+    """Copies that left host memory for others."""
+    restored_blocks: int = 0
+    discarded_blocks: int = 0
+    """Blocks that left the device without a copy, since a copy would have taken longer than computing them again."""
+    corrupted_blocks: int = 0
+    """Copies that were not what had been put there. They were dropped, and the blocks computed again."""
+    restore_rate: float = 0.0
+    """Tokens per second, from host memory; 0 until known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +178,14 @@ class Outputs:
     dropped: tuple[tuple[str, int], ...] = ()
     """Sessions that lost their parked sequence: (session, tokens dropped). Applied before `parked`.
 
-    Each Evict is answered by an entry, with 0 tokens when nothing was parked.
+    Each Evict is answered by an entry, which counts tokens in host memory, too; with 0 tokens when nothing was cached.
     """
     evicted: tuple[Evicted, ...] = ()
     """What parked sequences lost to others, whether all of it or their ends; in order. Applied with `dropped`."""
     stats: EngineStats = field(default_factory=EngineStats)
+    warm: tuple[tuple[str, int], ...] = ()
+    """Sessions whose tokens that are cached behind those parked, in host memory mostly, changed in number. Applied
+    with `dropped` and `parked`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,3 +199,5 @@ class EngineInfo:
     vocab_size: int
     context_tokens: int
     device: str
+    host_slots: int = 0
+    """Blocks that host memory holds."""

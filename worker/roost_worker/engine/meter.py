@@ -29,17 +29,20 @@ class Meter:
     prefilled_tokens: int = 0
     batches: int = 0
     prefill: Rate = field(default_factory=Rate)
+    copy: Rate = field(default_factory=Rate)
+    """Blocks per second, between the device and host memory."""
     decode: Rate = field(default_factory=Rate)
 
     def add_batch(self, prefilled: int, generated: int, seconds: float) -> None:
         """Record a batch that prefilled and generated this many tokens in `seconds`.
 
-        A batch with any prefill measures the rate of prefill, any other the rate at which one request decodes.
+        A batch with any prefill measures the rate of prefill, any other that generates the rate at which one request
+        decodes.
         """
         self.batches += 1
         self.prefilled_tokens += prefilled
         self.generated_tokens += generated
         if prefilled:
             self.prefill.add(prefilled, seconds)
-        else:
+        elif generated:
             self.decode.add(1, seconds)

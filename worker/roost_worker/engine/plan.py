@@ -39,6 +39,16 @@ class NewSlot:
 
 
 @dataclass(frozen=True, slots=True)
+class HostCopy:
+    """A block to copy between the KV pool and a slot of host memory. Each rank copies its own part."""
+
+    block: int
+    slot: int
+    restore: bool = False
+    """From host memory to the pool; otherwise the other way."""
+
+
+@dataclass(frozen=True, slots=True)
 class BatchPlan:
     """One mixed batch: decode rows first, then prefill chunks."""
 
@@ -46,6 +56,9 @@ class BatchPlan:
     new_slots: tuple[NewSlot, ...] = ()
     freed_slots: tuple[int, ...] = ()
     """Freed before `new_slots` are taken: a slot may be in both."""
+    copies: tuple[HostCopy, ...] = ()
+    """Made in this order, before the chunks write: a block or slot that one copy empties may be filled by a later one.
+    No chunk has a block that is restored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +82,10 @@ class BatchResult:
 
     sampled: tuple[Sampled, ...]
     seconds: float = 0.0
+    """Time without that of the copies."""
+    intact: tuple[bool, ...] = ()
+    """For each restore of the plan, in order: whether every rank read back what it had put there."""
+    copy_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +100,10 @@ class RunnerInfo:
     context_tokens: int
     eos_token_ids: tuple[int, ...] = field(default=())
     device: str = "cpu"
+    host_slots: int = 0
+    """Blocks that host memory holds."""
+    ranks: int = 1
+    """Devices that run each plan together."""
 
 
 class Runner(Protocol):

@@ -38,6 +38,10 @@ class PrefixIndex:
         """Return the block under `key`, or None."""
         return self._blocks.get(key)
 
+    def key(self, block: int) -> bytes:
+        """Return the key of `block`, which is in the index."""
+        return self._keys[block]
+
     def match(self, keys: list[bytes]) -> "array[int]":
         """Return the blocks of the longest prefix of `keys` that is in the index."""
         blocks = array("i")
@@ -54,8 +58,11 @@ class PrefixIndex:
         self._blocks[key] = block
         self._keys[block] = key
 
-    def remove(self, block: int) -> None:
-        del self._blocks[self._keys.pop(block)]
+    def remove(self, block: int) -> bytes:
+        """Remove `block`; return its key."""
+        key = self._keys.pop(block)
+        del self._blocks[key]
+        return key
 
     def blocks(self) -> set[int]:
         """Return all blocks in the index."""

@@ -2,9 +2,11 @@
 
 from array import array
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from roost_worker.engine.block_pool import BlockPool
 from roost_worker.engine.eviction_order import EvictionOrder, Key
+from roost_worker.engine.host_tier import HostTier
 from roost_worker.engine.loose import LooseRun, LooseRuns
 from roost_worker.engine.messages import Evicted, Submit
 from roost_worker.engine.parked import ParkedSequence, ParkedSequences
@@ -13,11 +15,22 @@ from roost_worker.engine.retention import Candidate, Eviction, RetentionPolicy, 
 from roost_worker.engine.sequence import Sequence
 
 
+class RetainedChanges(NamedTuple):
+    """Sessions with a number of tokens each, as `Outputs` reports them."""
+
+    parked: tuple[tuple[str, int], ...]
+    dropped: tuple[tuple[str, int], ...]
+    warm: tuple[tuple[str, int], ...]
+
+
 class Retained:
     """Parked sequences and loose runs; each is a candidate in the policy's order of eviction."""
 
-    def __init__(self, pool: BlockPool, index: PrefixIndex, block_tokens: int, policy: RetentionPolicy) -> None:
+    def __init__(
+        self, pool: BlockPool, index: PrefixIndex, block_tokens: int, policy: RetentionPolicy, host: HostTier
+    ) -> None:
         self.parked = ParkedSequences()
+        self._host = host
         self._pool, self._index, self._block_tokens, self._policy = pool, index, block_tokens, policy
         self._loose = LooseRuns()
         self._order = EvictionOrder(policy)
@@ -26,11 +39,11 @@ class Retained:
         self._dropped: dict[str, int] = {}
         self._evicted: list[Evicted] = []
 
-    def take_changes(self) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]]:
-        """Return (parked, dropped) as `Outputs` reports them, and forget them."""
-        changes = tuple(self._changed.items()), tuple(self._dropped.items())
+    def take_changes(self) -> RetainedChanges:
+        """Return what has changed since the last call."""
+        parked, dropped = tuple(self._changed.items()), tuple(self._dropped.items())
         self._changed, self._dropped = {}, {}
-        return changes
+        return RetainedChanges(parked, dropped, self._host.take_warm(parked, dropped))
 
     def take_evicted(self) -> tuple[Evicted, ...]:
         """Return what parked sequences have lost to others, as `Outputs` reports it, and forget it."""
@@ -55,13 +68,14 @@ class Retained:
             self._wanted.discard(session)
         self._rank_parked(session, now)
 
-    def park(self, parked: ParkedSequence, now: float) -> None:
-        """Keep the blocks of a sequence that stops running, for its session."""
+    def park(self, parked: ParkedSequence, keys: list[bytes], now: float) -> None:
+        """Keep the blocks of a sequence that stops running, for its session. `keys` are those of its full blocks."""
         for block in parked.blocks:
             self._pool.park(block)
         self.parked.add(parked)
         self._rank_parked(parked.session, now)
         self._changed[parked.session] = len(parked.ids)
+        self._host.set_chain(parked.session, keys)
 
     def unpark(self, session: str, now: float) -> int:
         """Remove the session's parked sequence; blocks without another reference become loose. Return its tokens."""
@@ -90,8 +104,9 @@ class Retained:
     def make_private(self, block: int) -> None:
         """Take `block` out of the prefix index if it is there: its only user may write it; without one it is free."""
         if self._pool.sealed(block):
-            self._index.remove(block)
+            key = self._index.remove(block)
             self._pool.unseal(block)
+            self._host.left_device(key)
 
     def came_back(self, sequence: Sequence, blocks: "array[int]", now: float) -> None:
         """Report to the policy that `sequence` is about to reuse `blocks`, which hold its computed tokens."""
@@ -118,13 +133,15 @@ class Retained:
             self._policy.evicted(Eviction(candidate, dropped, requested=False), now)
 
     def evict(self, session: str, now: float) -> None:
-        """Drop the session's parked sequence and its unshared blocks. It is reported as dropped even if nothing was
-        parked."""
+        """Drop the session's parked sequence and its unshared blocks, on the device and in host memory. It is reported
+        as dropped even if nothing was parked."""
         candidate = self._order.candidate(session) if self.parked.get(session) else None
         parked = self._pop_parked(session)
-        self.report_dropped(session, len(parked.ids) if parked else 0)
+        cached_tokens = self._host.drop_session(session)
         for block in parked.blocks if parked else ():
-            self._unpark_and_forget(block)
+            if self._pool.unpark(block):
+                self.make_private(block)
+        self.report_dropped(session, max(len(parked.ids) if parked else 0, cached_tokens))
         if candidate:
             self._policy.evicted(Eviction(candidate, candidate.tokens, requested=True), now)
 
@@ -137,6 +154,7 @@ class Retained:
         """Raise AssertionError unless runs and candidates are consistent; `referenced` blocks belong to sequences."""
         self.parked.check_integrity(self._block_tokens)
         self._loose.check_integrity()
+        self._host.check_integrity()
         assert self._loose.blocks() == self._index.blocks() - set(referenced), "loose blocks are miscounted"
         expected: dict[Key, Candidate] = {parked.session: self._parked_candidate(parked) for parked in self.parked}
         self._order.check_integrity(expected | {run.number: self._loose_candidate(run) for run in self._loose.runs()})
@@ -152,7 +170,9 @@ class Retained:
         assert parked is not None, f"{session} is a candidate but not parked"
         tokens = len(parked.ids)
         while parked.blocks and self._pool.free < blocks:
-            self._unpark_and_forget(parked.pop_block(self._block_tokens))
+            block = parked.pop_block(self._block_tokens)
+            if self._pool.unpark(block):
+                self._leave_device(block)
         if parked.blocks:
             self._changed[session] = len(parked.ids)
             self._rank_parked(session, now)
@@ -165,7 +185,7 @@ class Retained:
         run = self._loose.get(number)
         before = len(run.blocks)
         while run.blocks and self._pool.free < blocks:
-            self.make_private(self._loose.take_last(run))
+            self._leave_device(self._loose.take_last(run))
         self._rank_loose(run, now)
         return (before - len(run.blocks)) * self._block_tokens
 
@@ -175,8 +195,10 @@ class Retained:
             self._order.remove(session)
         return parked
 
-    def _unpark_and_forget(self, block: int) -> None:
-        if self._pool.unpark(block):
+    def _leave_device(self, block: int) -> None:
+        """Free a block without references. A full one may be kept in host memory."""
+        if self._pool.sealed(block):
+            self._host.offload(block)
             self.make_private(block)
 
     def _rank_parked(self, session: str, now: float) -> None:

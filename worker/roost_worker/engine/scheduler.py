@@ -20,10 +20,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledBatch:
-    """A plan and the sequences behind its chunks, in the same order."""
+    """A plan, and the sequences behind its chunks and its restores, in the same order."""
 
     plan: BatchPlan
     rows: tuple[Row, ...]
+    restoring: tuple[Sequence, ...] = ()
 
 
 class Scheduler:
@@ -71,12 +72,16 @@ class Scheduler:
         tokens = self._max_batch_tokens - len(rows)
         if rows:
             tokens = min(tokens, self._chunk_size.tokens)
-        prompts = [sequence for sequence in self.running if not sequence.decoding]
-        new = self._admit_prompts(prompts, tokens, now)
+        prompts: list[Sequence] = []
+        restoring: list[Sequence] = []
+        for sequence in self.running:
+            if not sequence.decoding:
+                self._add_prompt(sequence, prompts, restoring)
+        new = self._admit_prompts(prompts, restoring, tokens, now)
         left = [(sequence.request.priority, sequence.missing_tokens) for sequence in prompts]
         given = shares(left, tokens, self._max_batch_tokens)
         rows += [Row(sequence, part, decode=False) for sequence, part in zip(prompts, given, strict=True) if part]
-        return self._batch(rows, new) if rows else None
+        return self._batch(rows, new, restoring) if rows or restoring else None
 
     def observe(self, batch: ScheduledBatch, seconds: float) -> None:
         """Learn from how long a batch took."""
@@ -100,11 +105,20 @@ class Scheduler:
         self._cache.release(sequence, now)
         self.add(sequence, now)
 
-    def _admit_prompts(self, prompts: list[Sequence], tokens: int, now: float) -> list[Sequence]:
-        """Admit sequences into `prompts`, which stays in order. Return those that were admitted."""
+    def _add_prompt(self, sequence: Sequence, prompts: list[Sequence], restoring: list[Sequence]) -> None:
+        """Add a sequence that does not decode yet to those that take tokens of prefill, or to those that restore."""
+        if self._cache.plan_restores(sequence):
+            restoring.append(sequence)
+        else:
+            insort(prompts, sequence, key=_order)
+
+    def _admit_prompts(
+        self, prompts: list[Sequence], restoring: list[Sequence], tokens: int, now: float
+    ) -> list[Sequence]:
+        """Admit sequences into `prompts`, which stays in order, and `restoring`. Return those that were admitted."""
         new: list[Sequence] = []
         while (sequence := self._next_prompt(prompts, tokens)) and self._make_way(sequence, prompts, now):
-            insort(prompts, sequence, key=_order)
+            self._add_prompt(sequence, prompts, restoring)
             new.append(sequence)
         return new
 
@@ -162,10 +176,11 @@ class Scheduler:
         self._free_slots.append(sequence.slot)
         sequence.slot = NO_SLOT
 
-    def _batch(self, rows: list[Row], new: list[Sequence]) -> ScheduledBatch:
+    def _batch(self, rows: list[Row], new: list[Sequence], restoring: list[Sequence]) -> ScheduledBatch:
         freed, self._freed = tuple(self._freed), []
         chunks = tuple(self._chunk(row) for row in rows)
-        return ScheduledBatch(BatchPlan(chunks, tuple(map(_new_slot, new)), freed), tuple(rows))
+        plan = BatchPlan(chunks, tuple(map(_new_slot, new)), freed, self._cache.host.take_copies())
+        return ScheduledBatch(plan, tuple(rows), tuple(restoring))
 
     def _chunk(self, row: Row) -> Chunk:
         sequence, start = row.sequence, row.sequence.computed

@@ -28,8 +28,14 @@ class Sequence:
     """Tokens that were to be computed, as the cache was when the sequence began to wait."""
     slot: int = NO_SLOT
     cached_tokens: int | None = None
-    """Tokens of the context found in the cache at the first admission."""
+    """Tokens of the context found in the cache before the first was computed; None before the first admission."""
     queue_seconds: float = 0.0
+    restoring: int = 0
+    """How many blocks the batch that was scheduled last copies back from host memory."""
+    prefilled: bool = False
+    """Whether any of its tokens was computed, and not just found in the cache."""
+    gpu_seconds: float = 0.0
+    """Its share, by tokens, of the time of each batch that it was in, times the ranks."""
     announced: bool = False
     """Whether the first output, which carries `cached_tokens`, was sent."""
 

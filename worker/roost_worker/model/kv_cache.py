@@ -88,6 +88,28 @@ def blocks_that_fit(memory: int, block_bytes: int, block_tokens: int, context_to
     return memory // block_bytes
 
 
+def host_slots(memory: int, block_bytes: int, world: int) -> int:
+    """Return how many blocks `memory` bytes of host memory hold; 0 for none.
+
+    Args:
+        memory, block_bytes: of all `world` ranks together.
+    Raises:
+        ModelConfigError: not even one block fits, or a rank's part is more than what is free on the machine or within
+            the container's limit; the message names the bytes.
+    """
+    if 0 < memory < block_bytes:
+        raise ModelConfigError(
+            f"kvCache.hostMemory: {memory} bytes do not hold one block of {block_bytes} bytes; raise it, or use 0 for "
+            "no host memory"
+        )
+    if memory // world > (free := _free_host_memory()):
+        raise ModelConfigError(
+            f"kvCache.hostMemory: {memory // world} bytes for each rank are more than the {free} bytes that are free; "
+            "lower it, or give the worker more memory"
+        )
+    return memory // block_bytes
+
+
 def automatic_memory(device: torch.device, world: int) -> int:
     """Return the bytes for one rank's blocks when kvCache.memory is `auto`: a share of what is free now."""
     if device.type == "cuda":

@@ -70,6 +70,14 @@ class RankGroup:
         dist.all_reduce(buffer, op=dist.ReduceOp.MIN)
         return int(buffer[0])
 
+    def all_true(self, values: Sequence[bool]) -> tuple[bool, ...]:
+        """Return for each of `values`, as many on every rank, whether it is true on all ranks."""
+        if self.world == 1 or not values:
+            return tuple(values)
+        buffer = torch.tensor(values, dtype=torch.int32)
+        dist.all_reduce(buffer, op=dist.ReduceOp.MIN)
+        return tuple(map(bool, buffer.tolist()))
+
     def gather_bytes(self, own: bytes) -> list[bytes]:
         """Return every rank's bytes, by rank. All must have the same length."""
         if self.world == 1:

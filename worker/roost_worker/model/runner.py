@@ -17,7 +17,15 @@ from roost_worker.model.attention import AttentionBackend
 from roost_worker.model.attention_gathered import GatheredAttention
 from roost_worker.model.batch import build_batch
 from roost_worker.model.config import DecoderConfig, read_config
-from roost_worker.model.kv_cache import KvShape, PagedKvCache, automatic_memory, blocks_that_fit, bytes_per_block
+from roost_worker.model.host_kv import HostKv
+from roost_worker.model.kv_cache import (
+    KvShape,
+    PagedKvCache,
+    automatic_memory,
+    blocks_that_fit,
+    bytes_per_block,
+    host_slots,
+)
 from roost_worker.model.layers import HeadShare
 from roost_worker.model.llama import Llama
 from roost_worker.model.loader import WEIGHTS_FILE, Weights
@@ -56,12 +64,13 @@ class LazyGrammar:
 
 
 class TorchRunner:
-    """One rank's model, KV cache and, on rank 0, sampler. Implements `engine.plan.Runner`; see `build_runner`."""
+    """One rank's model, KV memory and, on rank 0, sampler. Implements `engine.plan.Runner`; see `build_runner`."""
 
     def __init__(
         self,
         model: Llama,
         cache: PagedKvCache,
+        host: HostKv,
         backend: AttentionBackend,
         info: RunnerInfo,
         group: RankGroup,
@@ -69,6 +78,7 @@ class TorchRunner:
     ) -> None:
         self._model = model
         self._cache = cache
+        self._host = host
         self._backend = backend
         self._info = info
         self._group = group
@@ -89,13 +99,23 @@ class TorchRunner:
 
     def run(self, plan: BatchPlan) -> BatchResult:
         """Run one plan on all ranks and draw its tokens. Raise RuntimeError when a rank is gone."""
-        started = time.perf_counter()
         # Only rank 0 samples, so the other ranks need no slots, with their prompts for the repetition penalty.
-        self._group.send_plan(BatchPlan(plan.chunks))
+        self._group.send_plan(BatchPlan(plan.chunks, copies=plan.copies))
+        self._host.start(plan.copies)
+        started = time.perf_counter()
         self._sampler.free(plan.freed_slots)
         for new in plan.new_slots:
             self._sampler.take(new)
-        return BatchResult(self._run_and_sample(plan), time.perf_counter() - started)
+        sampled = self._run_and_sample(plan)
+        seconds = time.perf_counter() - started
+        copied = self._host.finish()
+        return BatchResult(sampled, seconds, self._group.all_true(copied.intact), copied.seconds)
+
+    def follow(self, plan: BatchPlan) -> None:
+        """Run one plan of rank 0, on another rank. Raise RuntimeError when a rank is gone."""
+        self._host.start(plan.copies)
+        self.forward(plan)
+        self._group.all_true(self._host.finish().intact)
 
     @torch.inference_mode()
     def _run_and_sample(self, plan: BatchPlan) -> tuple[Sampled, ...]:
@@ -129,7 +149,7 @@ class TorchRunner:
 def follow(runner: TorchRunner) -> None:
     """Run rank 0's plans, on the other ranks, until it closes. Raise RuntimeError when rank 0 is gone."""
     while (plan := runner.group.receive_plan()) is not None:
-        runner.forward(plan)
+        runner.follow(plan)
     runner.close()
 
 
@@ -161,8 +181,9 @@ def build_runner(
         model = Llama(weights, decoder, group, config.model.context_tokens)
     shape, info = _plan_memory(config, decoder, group, dtype, device, _eos_token_ids(model_dir, decoder))
     cache = PagedKvCache(shape, dtype, device)
+    host = HostKv(info.host_slots, cache)
     grammar = LazyGrammar(model_dir, info.eos_token_ids, info.vocab_size)
-    return TorchRunner(model, cache, GatheredAttention(shape, dtype, device), info, group, grammar)
+    return TorchRunner(model, cache, host, GatheredAttention(shape, dtype, device), info, group, grammar)
 
 
 def _plan_memory(
@@ -184,7 +205,17 @@ def _plan_memory(
         memory = group.smallest(automatic_memory(device, group.world)) * group.world
     block_bytes = bytes_per_block(decoder, kv_heads, block_tokens, dtype) * group.world
     num_blocks = blocks_that_fit(memory, block_bytes, block_tokens, context)
-    info = RunnerInfo(num_blocks, block_tokens, block_bytes, decoder.vocab_size, context, eos_token_ids, device.type)
+    info = RunnerInfo(
+        num_blocks,
+        block_tokens,
+        block_bytes,
+        decoder.vocab_size,
+        context,
+        eos_token_ids,
+        device.type,
+        host_slots(config.kv.host_memory_bytes, block_bytes, group.world),
+        group.world,
+    )
     return KvShape(num_blocks, decoder.num_layers, block_tokens, kv_heads, decoder.head_dim), info
 
 

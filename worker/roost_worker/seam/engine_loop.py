@@ -79,6 +79,7 @@ def build_engine(runner: Runner, config: WorkerConfig, inbox: Inbox) -> Engine:
 
 
 def start_up_line(info: EngineInfo) -> str:
-    """Return the engine's first log line: its capacity in tokens and in sessions of full length."""
+    """Return the engine's first log line: its capacity in tokens and in sessions of full length, and host memory's."""
     sessions = info.capacity_tokens / info.context_tokens
-    return f"KV cache {info.capacity_tokens} tokens: {sessions:.1f} sessions at {info.context_tokens}"
+    host = f"; host memory {info.host_slots * info.block_tokens} tokens" if info.host_slots else ""
+    return f"KV cache {info.capacity_tokens} tokens: {sessions:.1f} sessions at {info.context_tokens}{host}"

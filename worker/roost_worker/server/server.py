@@ -213,7 +213,7 @@ class WorkerServer:
             self.config.pool,
             self.worker_id,
             shell.lease,
-            lambda: shell.residency,
+            shell.residency.published,
             on_published=self._take_published,
             period=self._lease_period,
         )

@@ -123,7 +123,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
 
 def state_of(shell: Shell) -> pb.GetStateResponse:
     """Return the worker's state, for monitoring and debugging; gateways read the lease instead."""
-    info, stats = shell.engine.info, shell.stats
+    info, stats, residency = shell.engine.info, shell.stats, shell.residency
     return pb.GetStateResponse(
         worker_id=shell.identity.worker_id,
         boot=shell.identity.boot,
@@ -134,8 +134,13 @@ def state_of(shell: Shell) -> pb.GetStateResponse:
         running=stats.running,
         waiting=stats.waiting,
         sessions=[
-            pb.ResidentSession(session_id=session, cached_tokens=tokens, held=session in shell.held)
-            for session, tokens in shell.residency.items()
+            pb.ResidentSession(
+                session_id=session,
+                cached_tokens=residency.on_device.get(session, 0),
+                held=session in shell.held,
+                warm_tokens=residency.in_host_memory.get(session, 0),
+            )
+            for session in {**residency.on_device, **residency.in_host_memory}
         ],
         draining=shell.draining,
         leaving=shell.leaving,

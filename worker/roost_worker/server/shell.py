@@ -39,6 +39,7 @@ from roost_worker.server.output import OutputCursor
 from roost_worker.server.prompts import Prompts
 from roost_worker.server.rebuilds import Rebuilds
 from roost_worker.server.requests import Work
+from roost_worker.server.residency import SessionResidency
 from roost_worker.server.session_log import SessionLog
 from roost_worker.server.sessions import SessionTable
 from roost_worker.server.stages import DECODING, of_request
@@ -76,7 +77,7 @@ class Shell:
         self.config, self.identity, self.engine, self.renderer = config, identity, engine, renderer
         self.grammars, self.prompts = grammars, Prompts(renderer)
         self.sessions, self.attempts = SessionTable(), AttemptTable()
-        self.residency: dict[str, int] = {}
+        self.residency = SessionResidency()
         self.evictions = EvictionMemory(config.kv.eviction_policy)
         self.held: set[str] = set()
         self.stats = EngineStats(blocks_free=engine.info.capacity_tokens // engine.info.block_tokens)
@@ -129,7 +130,7 @@ class Shell:
         """Submit a rendered step to the engine. Raise Refused when the engine is gone."""
         attempt.log, attempt.turn, attempt.constrained = log, work.turn, work.grammar is not None
         attempt.unenforced, attempt.call_seed = work.unenforced, work.call_seed
-        attempt.expected_cached = min(self.residency.get(attempt.session, 0), len(log.ids))
+        attempt.expected_cached = min(self.residency.tokens(attempt.session), len(log.ids))
         attempt.eviction = self.evictions.recall(attempt.session, time.monotonic())
         text = TextStream(self.renderer, work.stop, min_tokens=work.sampling.min_tokens)
         with of_request(DECODING):
@@ -211,7 +212,7 @@ class Shell:
 
     def hold(self, session: str, tool: str, expect_seconds: float) -> None:
         """Tell the retention policy that the session pauses. Raise Refused when the engine is gone."""
-        if session in self.residency:
+        if session in self.residency.on_device:
             self.held.add(session)
         self._send(Hold(session, expect_seconds, tool))
 
@@ -223,10 +224,12 @@ class Shell:
         # Drops come first: a step of the same session may have ended, and been parked, after a drop.
         for session, tokens in outputs.dropped:
             self._take_dropped(session, tokens)
+        for session in self.residency.take_losses(outputs):
+            self.sessions.drop(session)
         for output in outputs.outputs:
             self._take_output(output)
             self.rebuilds.take(output)
-        self.residency.update(outputs.parked)
+        self.residency.take_parked(outputs)
 
     def lose(self) -> None:
         """End every attempt, on every stream, because the engine is gone."""
@@ -262,6 +265,7 @@ class Shell:
             free_tokens=(stats.blocks_free + stats.blocks_cached) * info.block_tokens,
             prefill_rate=stats.prefill_rate,
             decode_rate=stats.decode_rate,
+            restore_rate=stats.restore_rate if info.host_slots else 0.0,
             bytes_per_token=round(self.bytes_per_token, 3),
             max_bytes_per_token=self.renderer.vocabulary.max_bytes_per_token,
             draining=self.draining,
@@ -308,6 +312,7 @@ class Shell:
                 self._send(Finish(attempt.request_id, cut))
 
     def _stop(self, attempt: Attempt, output: RequestOutput) -> None:
+        attempt.gpu_seconds = output.gpu_seconds
         if output.stop not in (StopReason.STOP, StopReason.LENGTH):
             attempt.submitted = False
             ending = Ending.GRAMMAR if attempt.constrained else Ending.FAILED
@@ -322,9 +327,7 @@ class Shell:
             self.sessions.finish(attempt.session, attempt.log, step_ids)
 
     def _take_dropped(self, session: str, tokens: int) -> None:
-        self.residency.pop(session, None)
         self.held.discard(session)
-        self.sessions.drop(session)
         eviction = self._evictions.pop(session, None)
         if eviction is not None and not eviction.done():
             eviction.set_result(tokens)

@@ -111,12 +111,39 @@ def _block_states(shell: Shell) -> Iterable[Observation]:
         yield Observation(count, {"state": state})
 
 
+def _warm_tokens(shell: Shell) -> Iterable[Observation]:
+    yield Observation(sum(shell.residency.in_host_memory.values()))
+
+
+def _host_bytes(shell: Shell) -> Iterable[Observation]:
+    yield Observation(shell.stats.host_blocks * shell.engine.info.bytes_per_block)
+
+
+def _copied(shell: Shell) -> Iterable[Observation]:
+    stats = shell.stats
+    for outcome, count in (
+        ("offloaded", stats.offloaded_blocks),
+        ("displaced", stats.displaced_blocks),
+        ("restored", stats.restored_blocks),
+        ("discarded", stats.discarded_blocks),
+        ("corrupted", stats.corrupted_blocks),
+    ):
+        yield Observation(count, {"outcome": outcome})
+
+
 _GAUGES: tuple[tuple[str, str, str, _Values], ...] = (
     ("queue", "{request}", "Attempts that wait for blocks", lambda s: [Observation(s.stats.waiting)]),
     ("running", "{request}", "Attempts that have blocks", lambda s: [Observation(s.stats.running)]),
     ("kv.blocks", "{block}", "KV blocks by state", _block_states),
-    ("cached", "{token}", "Tokens of parked sequences", lambda s: [Observation(sum(s.residency.values()))]),
-    ("sessions", "{session}", "Sessions with a parked sequence", lambda s: [Observation(len(s.residency))]),
+    ("cached", "{token}", "Tokens of parked sequences", lambda s: [Observation(sum(s.residency.on_device.values()))]),
+    ("sessions", "{session}", "Sessions with a parked sequence", lambda s: [Observation(len(s.residency.on_device))]),
+    (
+        "warm",
+        "{token}",
+        "Tokens of sessions in host memory",
+        lambda s: [Observation(sum(s.residency.in_host_memory.values()))],
+    ),
+    ("host_memory", "By", "Bytes of host memory that hold copies of KV", _host_bytes),
     ("attempts", "{attempt}", "Attempts, orphans included", lambda s: [Observation(len(s.attempts))]),
 )
 _COUNTERS: tuple[tuple[str, str, str, _Values], ...] = (
@@ -124,5 +151,6 @@ _COUNTERS: tuple[tuple[str, str, str, _Values], ...] = (
     ("tokens.prefilled", "{token}", "Prefilled tokens", lambda s: [Observation(s.stats.prefilled_tokens)]),
     ("tokens.looked_up", "{token}", "Context tokens looked up", lambda s: [Observation(s.stats.lookup_tokens)]),
     ("tokens.hit", "{token}", "Context tokens found in the cache", lambda s: [Observation(s.stats.hit_tokens)]),
+    ("host_memory.blocks", "{block}", "KV blocks and what became of them", _copied),
     ("preemptions", "{preemption}", "Requests that lost their blocks", lambda s: [Observation(s.stats.preemptions)]),
 )

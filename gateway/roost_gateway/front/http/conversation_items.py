@@ -80,6 +80,8 @@ class ConversationItems:
                 if is_past:
                     yield item
                 is_past |= item["id"] == after
+        if not is_past:
+            raise _not_found(after)
 
     async def _last_index(self) -> int:
         """Index of the conversation's last step; -1 before the first one."""

@@ -106,6 +106,7 @@ async def delete_response(call: HttpCall) -> None:
         if session.head != step.head:
             raise invalid([("response_id", "later responses continue this one; delete the latest, and so all of them")])
         await gateway.delete(name.session_id, call.caller)
+        await steps.forget(name)
     await call.respond({"id": call.scope["path_params"]["id"], "object": "response", "deleted": True})
 
 

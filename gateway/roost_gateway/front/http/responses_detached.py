@@ -4,16 +4,15 @@ on."""
 import asyncio
 from contextlib import aclosing
 
-from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, invalid
 from roost.contract.steps import StepName
 from roost.store.detached import DetachedProgress, DetachedState
 from roost_gateway.core.detached import Detached
-from roost_gateway.core.logged_steps import logged_steps
+from roost_gateway.core.logged_steps import logged_steps, no_such_response
 from roost_gateway.front.http.calls import ClientLeftError, HttpCall
 from roost_gateway.front.http.errors import Failure, failure
 from roost_gateway.front.http.headers import recognition_headers
-from roost_gateway.front.http.ids import answer_of
+from roost_gateway.front.http.ids import RESPONSE, answer_of
 from roost_gateway.front.http.responses_body import ResponsesBody, echo_of, echoed
 from roost_gateway.front.http.responses_events import ResponseEvents, response_of
 from roost_gateway.front.http.responses_log import committed_of
@@ -36,7 +35,7 @@ async def create_detached(call: HttpCall, body: ResponsesBody, conversation: Con
     name = answer_of(recognised).step
     detached = await steps.find(name, call.caller)
     if detached is None:
-        raise Refused(Reason.SESSION_NOT_FOUND, "the response has been deleted")
+        raise no_such_response()
     if body.stream:
         await stream_detached(call, name, detached)
     else:
@@ -59,10 +58,12 @@ async def stream_detached(call: HttpCall, name: StepName, detached: Detached, af
     """Answers with the events of a response whose number is above `after`.
 
     A stream that ends tidily is whole, whatever became of the response. One that this gateway cannot go on with breaks
-    within its body, and its client resumes it. Raises Refused: INVALID_REQUEST when no events are kept.
+    within its body, and its client resumes it. Raises Refused: INVALID_REQUEST when no events are kept,
+    SESSION_NOT_FOUND when the response went with its session.
     """
     if not detached.is_streamed:
-        raise invalid([("stream", "is for responses that were created with it; get the response without stream")])
+        response_id = answer_of(detached.recognised).id(RESPONSE)
+        raise invalid([("stream", f"is for responses that were created with it; get {response_id} without stream")])
     stream = EventStream(call.send, call.response_headers)
     try:
         await attend(call, _DetachedStream(call, stream, after).run(name, detached), stream)
@@ -83,6 +84,8 @@ class _DetachedStream:
         async with aclosing(call.front.life.detached.follow(name, call.caller)) as followed:
             async for progress in followed:
                 if not answer.has_begun:
+                    if progress.state is DetachedState.COMMITTED:
+                        await logged_steps(call.front.life.gateway, call.caller, [name])
                     await self._write(answer.queued())
                 try:
                     for event in progress.events:

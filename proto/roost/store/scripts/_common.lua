@@ -138,17 +138,20 @@ local function revision_of(lease)
   return type(lease.model_revision) == 'string' and lease.model_revision or ''
 end
 
--- Tokens of a session's log that are cached at a worker, by the residency that it publishes; 0 when it has dropped
--- them. A worker that has not published since the session was last changed cannot have said so yet, and is taken to
--- have them all. `delay_ms` before a lease's end is the earliest time at which what was published with it was gathered.
+-- Tokens of a session's log that are cached at a worker, by the residency that it publishes: on its device, and behind
+-- those in host memory (`warm_field` of residency.py); 0 when it has dropped them. A worker that has not published since the session was last changed cannot have said so yet, and is taken to
+-- have them all on its device. `delay_ms` before a lease's end is the earliest time at which what was published with it was gathered.
 -- A fork that has no step of its own has cached what the session has that it was branched off (`kv`).
 local function cached_at(workers, worker, residency, session_id, d, now, delay_ms)
   local expiry = tonumber(redis.call('ZSCORE', workers, worker)) or 0
   local since, name = string.match(d.kv, '^(%d+):(.*)$')
   if expiry <= now or expiry - delay_ms < tonumber(since or d.updated) then
-    return d.length
+    return d.length, 0
   end
-  return math.min(tonumber(redis.call('HGET', residency, name or session_id)) or 0, since and d.length or math.huge)
+  name = name or session_id
+  local published, most = redis.call('HMGET', residency, name, name .. ':warm'), since and d.length or math.huge
+  local cached = math.min(tonumber(published[1]) or 0, most)
+  return cached, math.min(tonumber(published[2]) or 0, most - cached)
 end
 
 -- What to reply when Redis is too full for a new session; nil while it is not. `watermark` 0: never.

@@ -153,6 +153,6 @@ local function end_attempt(pool, session, d)
   if d.live then
     drop_claims(pool, d)
     redis.call('HDEL', session.descriptor, 'attempt:nonce', 'attempt:step', 'attempt:digest', 'attempt:seed',
-      'attempt:worker', 'attempt:tokens', 'attempt:expiry', 'attempt:fenced', 'attempt:migrated')
+      'attempt:worker', 'attempt:tokens', 'attempt:expiry', 'attempt:fenced', 'attempt:migrated', 'attempt:grace')
   end
 end

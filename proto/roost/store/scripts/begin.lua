@@ -1,13 +1,15 @@
 -- Takes an attempt at a step.
--- KEYS reservations, waiters, lines, wake, workers, quarantine (of the step's digest in the family); the session's,
---   then lease and residency of each host
+-- KEYS reservations, waiters, lines, wake, workers, quarantine (of the step's digest in the family), task_account,
+--   role_account, tenant_account; the session's, then lease and residency of each host
 -- ARGV session_id, tenant, step_id, digest, nonce, seed, expected_length ('' if none), expected_hash,
---   migrates_to (revision that sessions of others migrate to, '' if they do not), base
+--   migrates_to (revision that sessions of others migrate to, '' if they do not), rules (of budgets, see _budgets.lua),
+--   base
 -- NUMBERS generations, grace_ms, expected_generation (0 if unknown), lease_ms, new_tokens, max_session_tokens,
 --   budget_tokens, max_steps (0 for each if there is no limit), drops_thinking (1 if thinking in the log goes before the
---   step, so that the log becomes shorter), class, aging_ms, deadline_ms (from now; 0 if there is
+--   step, so that the log becomes shorter), opens_turn (1 if the step begins with a user's message), class, aging_ms, deadline_ms (from now; 0 if there is
 --   none), residency_delay_ms (see `cached_at`); the hosts: workers that the caller knows to concern the session
--- Replies {'began', now, worker reserved at, tokens cached at the owner, descriptor}
+-- Replies {'began', now, worker reserved at, tokens cached at the owner, tokens behind those in its host memory,
+--   descriptor, budgets to warn of}
 --   | {'committed', now, generation, index, descriptor} | {'again', generations, base, host to name}
 
 local session, first_host = session_keys(named_keys + 1, args.generations, args.base)
@@ -34,23 +36,27 @@ for i = named_args + 1, #ARGV do
   local key = first_host + 2 * (i - named_args - 1)
   lease_of[ARGV[i]], residency_of[ARGV[i]] = KEYS[key], KEYS[key + 1]
 end
-local cached = 0
+local cached, warm = 0, 0
 if d.owner ~= '' and not migrates and is_alive(keys.workers, d.owner, now, grace_ms) then
   if not lease_of[d.owner] then
     return again(d, d.owner)
   end
-  cached = cached_at(keys.workers, d.owner, residency_of[d.owner], args.session_id, d, now, args.residency_delay_ms)
+  cached, warm =
+    cached_at(keys.workers, d.owner, residency_of[d.owner], args.session_id, d, now, args.residency_delay_ms)
 end
 
 local retry = d.live and d['attempt:step'] == args.step_id
 if retry and d['attempt:digest'] ~= args.digest then
   return refuse('step_id_reused', 0, d)
 end
+local rules = cjson.decode(args.rules)
+local accounts = accounts_of(session, keys, rules, now)
+local warnings = used_budgets(accounts, rules, rules.warn)
 local former = d['attempt:nonce']
 local former_member = d['attempt:worker'] .. '|' .. former
 if retry and former == nonce then -- the script was sent again, because its reply was lost
   local is_reserved = redis.call('HEXISTS', keys.reservations, former_member) == 1
-  return {'began', now, is_reserved and d['attempt:worker'] or '', cached, describe(session)}
+  return {'began', now, is_reserved and d['attempt:worker'] or '', cached, warm, describe(session), warnings}
 end
 
 if d.state == 'closed' then
@@ -72,13 +78,26 @@ if args.budget_tokens > 0 and d.prompt + d.output + args.new_tokens > args.budge
   return refuse('budget', 0, d, 'used ' .. text(d.prompt + d.output) .. ' of ' .. text(args.budget_tokens) ..
     ' tokens; this step may need ' .. text(args.new_tokens))
 end
-if args.max_steps > 0 and d.steps - d.inherited >= args.max_steps then
+local folded = tonumber(redis.call('HGET', session.descriptor, 'folded')) or 0
+if args.max_steps > 0 and d.steps + folded - d.inherited >= args.max_steps then
   return refuse('step_limit', 0, d, 'the session has its ' .. text(args.max_steps) .. ' steps')
 end
 if args.max_session_tokens > 0 and d.length + args.new_tokens > args.max_session_tokens and not migrates
   and not (args.drops_thinking == 1 and holds_thinking(session, d)) then
   return refuse('too_long', 0, d, 'the log has ' .. text(d.length) .. ' tokens and this step may need ' ..
     text(args.new_tokens) .. '; a session holds ' .. text(args.max_session_tokens))
+end
+
+local is_grace = retry and redis.call('HGET', session.descriptor, 'attempt:grace') == '1'
+if not retry then -- a step that has begun is finished, whoever takes it over
+  local repeats = repeats_of(session)
+  if rules.stops and repeats ~= '' and args.opens_turn == 0 then
+    return refuse('repeats', 0, d, repeats)
+  end
+  failure, is_grace = over_budget(accounts, rules, d)
+  if failure then
+    return failure
+  end
 end
 
 -- Where to reserve: at the worker of the attempt that this one replaces, whose output may be resumed, else at the owner
@@ -125,7 +144,8 @@ local expiry = text(now + args.lease_ms)
 redis.call('HSET', session.descriptor, 'epoch', text(d.epoch + 1), 'attempt:nonce', nonce,
   'attempt:step', args.step_id, 'attempt:digest', args.digest, 'attempt:seed', retry and d['attempt:seed'] or args.seed,
   'attempt:worker', reserved, 'attempt:tokens', text(tokens), 'attempt:expiry', expiry, 'attempt:fenced', fenced,
-  'attempt:migrated', '')
+  'attempt:migrated', '', 'attempt:grace', is_grace and '1' or '')
+start_clocks(accounts, rules, now)
 redis.call('HDEL', session.descriptor, 'hold:tool', 'hold:expect', 'hold:begin')
 settle(ledger)
 if d.live then
@@ -139,4 +159,4 @@ elseif line then
   enter_line(keys, line, nonce, args.class, args.aging_ms, enqueued, deadline, expiry)
 end
 touch(session, d.ttl, now, 2 * args.lease_ms)
-return {'began', now, reserved, cached, describe(session)}
+return {'began', now, reserved, cached, warm, describe(session), warnings}

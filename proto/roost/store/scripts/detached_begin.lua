@@ -10,7 +10,7 @@ if state and state ~= 'failed' and state ~= 'cancelled' then
 end
 redis.call('DEL', keys.record, keys.events)
 redis.call('HSET', keys.record, 'tenant', args.tenant, 'request', args.request, 'context', args.context,
-  'ttl', text(args.ttl_ms), 'state', 'queued', 'runner', args.runner, 'expiry', text(now_ms() + args.lease_ms),
-  'logged', '0')
+  'ttl', text(args.ttl_ms), 'state', 'queued', 'first_runner', args.runner, 'runner', args.runner,
+  'expiry', text(now_ms() + args.lease_ms), 'logged', '0')
 redis.call('PEXPIRE', keys.record, args.ttl_ms)
 return 1

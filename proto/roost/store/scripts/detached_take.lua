@@ -11,6 +11,7 @@ end
 local now = now_ms()
 expiry = tonumber(expiry)
 if runner == args.former and (expiry == 0 or (expiry <= now and args.grace_ms == 0)) then
+  pass_memory_limit(keys.record)
   redis.call('HSET', keys.record, 'runner', args.runner, 'expiry', text(now + args.lease_ms))
   return 1
 end

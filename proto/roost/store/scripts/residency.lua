@@ -1,7 +1,7 @@
 -- Finds where sessions are.
 -- KEYS; residency of each worker
--- ARGV; the sessions' names
--- Replies one list for each worker: cached tokens of each session, '' where it has none
+-- ARGV; fields: sessions' names, or their `warm_field`
+-- Replies one list for each worker: tokens of each field, '' where it has none
 
 local reply = {}
 for _, key in ipairs(KEYS) do

@@ -1,0 +1,58 @@
+"""`roost calibrate`, on the engine of a tiny model."""
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from roost_gateway.simulator.costs_file import costs_of
+from roost_operator.calibration.commands import calibrate
+from roost_operator.calibration.comparison import Figures, compare
+
+app = typer.Typer()
+app.command()(calibrate)
+QUICK = ("--repeats", "1", "--context-tokens", "512", "--max-running", "4", "--dtype", "float32")
+
+
+def test_it_writes_costs_that_simulate_reads_and_compares_them(tmp_path: Path) -> None:
+    out = tmp_path / "costs.json"
+    check = ("--rounds", "1", "--sessions", "3", "--steps", "10", "-o", "json")
+    cache = ("--cache-dir", str(tmp_path / "cache"))
+    result = CliRunner().invoke(app, ["dummy://llama-tiny", "--out", str(out), *QUICK, *check, *cache])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    costs = costs_of(str(out))
+    assert document["measured"]["costs"]["step_seconds"] == costs.step_seconds > 0
+    assert costs.chunk_tokens == 256
+    figures = [comparison["figure"] for comparison in document["comparisons"]]
+    assert figures == ["steps per second", "hit ratio", "TTFT p50 (s)", "TTFT p95 (s)"]
+    assert all(comparison["engine"] > 0 for comparison in document["comparisons"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("dummy://nothing",), "dummy://nothing is unknown; use one of"),
+        (("dummy://llama-tiny", "--dtype", "int8"), "dtype: 'int8' is unknown"),
+        (("dummy://llama-tiny", "--max-batch-tokens", "2"), "must be at least maxRunning"),
+    ],
+)
+def test_a_wrong_choice_is_an_error_that_says_what_to_do(
+    arguments: tuple[str, ...], problem: str, tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(app, [*QUICK, *arguments, "--out", str(tmp_path / "costs.json")])
+    assert result.exit_code == 1
+    assert problem in result.output.replace("\n", " ")
+
+
+def test_errors_are_relative_to_the_engine_and_the_median_of_rounds() -> None:
+    engine = Figures(10.0, 0.8, 0.1, 1.0)
+    rounds = [(engine, Figures(factor * 10.0, 0.8, 0.1, 1.0)) for factor in (1.5, 0.95, 1.0)]
+    steps, hits, *_ = compare(rounds)
+    assert (steps.figure, steps.engine, steps.simulated) == ("steps per second", 10.0, 10.0)
+    assert steps.error == pytest.approx(0.05)
+    assert steps.meets_goal
+    assert hits.error == 0.0
+    assert not compare(rounds[:1])[0].meets_goal
