@@ -88,7 +88,7 @@ REFUSED = {
     "unknown eviction": (
         model(kvCache={"evictionPolicy": "lru"}),
         "spec.models[0].kvCache.evictionPolicy: 'lru' is not allowed",
-        "use 'LRUSparingHeld' or 'LRU'",
+        "use 'LRUSparingHeld', 'LRU' or 'LearnedReturns'",
     ),
     "eviction is a number": (
         model(kvCache={"evictionPolicy": 1}),

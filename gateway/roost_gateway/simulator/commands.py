@@ -15,7 +15,7 @@ from roost_gateway.simulator.figures import Percentiles, Report
 from roost_gateway.simulator.history import History
 from roost_gateway.simulator.load import GENERATED, Load
 from roost_gateway.simulator.simulation import Fleet, Simulation
-from roost_worker.engine.retention import DEFAULT_POLICY
+from roost_worker.engine.policies import DEFAULT_POLICY
 
 PLOTTED_MOMENTS = 500
 
@@ -61,8 +61,9 @@ def simulate(
             longest_gap_seconds=longest_gap,
             seed=seed,
         )
-        fleet = Fleet(workers, options.worker_settings(kv_tokens, context_tokens, max_running, costs))
-        figures = Simulation(fleet, policies.policy_factory(policy), load.arrivals(), history).run(steps, seconds)
+        settings = options.worker_settings(kv_tokens, context_tokens, max_running, costs)
+        make_policy = policies.policy_factory(settings, policy)
+        figures = Simulation(Fleet(workers, settings), make_policy, load.arrivals(), history).run(steps, seconds)
         if plot is not None and history is not None:
             plots.draw(history, plot, workers * kv_tokens)
     except (OSError, ValueError) as error:

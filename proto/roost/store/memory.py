@@ -14,7 +14,6 @@ from roost.contract.lease import WorkerLease
 from roost.contract.reasons import Reason
 from roost.store.budgets import ExtendRequest
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
-from roost.store.detached import DetachedSteps
 from roost.store.fork_records import NewFork
 from roost.store.holds import HoldRecord
 from roost.store.kept_conversations import KeptConversationStore, MemoryKeptConversations
@@ -23,7 +22,6 @@ from roost.store.memory_detached import MemoryDetachedSteps
 from roost.store.memory_moves import MemoryMoves
 from roost.store.memory_pool import Claim, MemoryPool
 from roost.store.memory_session import Log, MemorySession, branch_off, new_session
-from roost.store.moves import SessionMoves
 from roost.store.records import (
     AlreadyCommitted,
     Began,
@@ -62,14 +60,14 @@ class MemoryStore:
         self.clock = clock
         self.conversations: ConversationIndex = MemoryConversationIndex(clock)
         self.kept_conversations: KeptConversationStore = MemoryKeptConversations(clock)
-        self.detached: DetachedSteps = MemoryDetachedSteps(clock)
+        self.detached = MemoryDetachedSteps(clock)
         self.documents: dict[str, dict[str, Any]] = {}
         self.sessions: dict[str, MemorySession] = {}
         self._aging_ms = aging_ms
         self._opened: dict[tuple[str, str, str], str] = {}
         """Pool, tenant and request id -> session."""
         self._pools: dict[str, MemoryPool] = {}
-        self.moves: SessionMoves = MemoryMoves(clock, self.sessions, self.pool)
+        self.moves = MemoryMoves(clock, self.sessions, self.pool)
 
     def pool(self, name: str) -> MemoryPool:
         """The pool's leases, claims and waiters."""

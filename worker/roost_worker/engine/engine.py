@@ -23,7 +23,8 @@ from roost_worker.engine.messages import (
 )
 from roost_worker.engine.meter import Meter
 from roost_worker.engine.plan import BatchResult, Runner, Sampled
-from roost_worker.engine.retention import DEFAULT_POLICY, POLICIES, UNKNOWN_HOLD_SECONDS, RetentionPolicy
+from roost_worker.engine.policies import DEFAULT_POLICY, POLICIES
+from roost_worker.engine.retention import UNKNOWN_HOLD_SECONDS, RetentionPolicy
 from roost_worker.engine.scheduler import ScheduledBatch, Scheduler
 from roost_worker.engine.sequence import Sequence
 
@@ -58,7 +59,7 @@ class Engine:
         self._clock = clock
         self._wake = wake
         self._grammar_pool = grammar_pool or ThreadPoolExecutor(2, thread_name_prefix="grammar")
-        policy = policy or POLICIES[DEFAULT_POLICY]()
+        policy = policy or POLICIES[DEFAULT_POLICY](info.pair_cost)
         self._cache = SequenceCache(info.num_blocks, info.block_tokens, policy, host_slots=info.host_slots)
         self._scheduler = Scheduler(self._cache, config.max_running, config.max_batch_tokens, config.step_goal_seconds)
         self._requests: dict[str, Sequence] = {}

@@ -62,6 +62,8 @@ class Submit:
     """llguidance grammar, serialised; None leaves the output unconstrained."""
     priority: int = 0
     """Lower first."""
+    role: str = ""
+    """Role of the session in its pool, for the retention policy."""
 
     @property
     def is_background(self) -> bool:

@@ -220,6 +220,7 @@ class Retained:
             len(parked.ids),
             parked.tool,
             parked.expect_seconds,
+            parked.role,
         )
 
     def _loose_candidate(self, run: LooseRun) -> Candidate:

@@ -82,9 +82,8 @@ class Shell:
         self.held: set[str] = set()
         self.stats = EngineStats(blocks_free=engine.info.capacity_tokens // engine.info.block_tokens)
         self.rebuilds = Rebuilds(self._send)
-        self.draining = False
-        self.leaving = False
-        """Whether it takes no attempts of sessions that it does not hold, because it is about to drain."""
+        self.draining = self.leaving = False
+        """Whether it takes no attempts, or, because it is about to drain, none of sessions that it does not hold."""
         self.leaving_seconds = 0.0
         self.bytes_per_token = 4.0
         self.idle = asyncio.Event()
@@ -126,7 +125,7 @@ class Shell:
         attempt.attach(cursor)
         return attempt
 
-    def submit(self, attempt: Attempt, log: SessionLog, work: Work, tenant: str, priority: int) -> None:
+    def submit(self, attempt: Attempt, log: SessionLog, work: Work, tenant: str, priority: int, role: str) -> None:
         """Submit a rendered step to the engine. Raise Refused when the engine is gone."""
         attempt.log, attempt.turn, attempt.constrained = log, work.turn, work.grammar is not None
         attempt.unenforced, attempt.call_seed = work.unenforced, work.call_seed
@@ -146,6 +145,7 @@ class Shell:
                 attempt.session or None,
                 work.grammar,
                 priority,
+                role,
             )
         )
         attempt.submitted = True
