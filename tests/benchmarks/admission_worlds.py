@@ -15,6 +15,7 @@ from typing import Any
 
 from roost.contract.heads import Head
 from roost.contract.lease import WorkerLease
+from roost.store.entry import GRANTED, Reserved
 from roost.store.store_health import StoreHealth
 from roost_gateway.admission.admission_queue import AdmissionQueue
 from roost_gateway.fleet.fleet import Fleet
@@ -59,12 +60,12 @@ class Ledger:
         self.messages: asyncio.Queue[Any] = asyncio.Queue()
         self.calls: Counter[str] = Counter()
 
-    async def reserve(self, reservation: Any) -> bool:
+    async def reserve(self, reservation: Any) -> Reserved:
         self.calls["reserve"] += 1
         if self.held[reservation.worker_id] >= RUNNING:
-            return False
+            return Reserved(granted=False)
         self.held[reservation.worker_id] += 1
-        return True
+        return GRANTED
 
     async def release(self, reservation: Any) -> None:
         self.calls["release"] += 1

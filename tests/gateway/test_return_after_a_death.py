@@ -37,7 +37,7 @@ async def test_a_burst_spreads_by_what_rebuilding_costs(rates: tuple[float, ...]
         choice = workers.choose(POOL, need, frozenset())
         assert choice is not None
         name = choice.worker.worker_id
-        workers.note_reserved(POOL, name, choice.tokens, need.missing_at(name))
+        workers.note_reserved(POOL, name, choice.tokens, 0, need.missing_at(name))
         seconds[name] += LOG_TOKENS / rate_of[name]
     one_session = LOG_TOKENS / min(rates)
     assert seconds.keys() == rate_of.keys()

@@ -258,10 +258,11 @@ def test_samples_are_valid(file: Path) -> None:
 
 def test_pool_document_is_what_gateways_read() -> None:
     sessions = {"idleTTLSeconds": 60, "maxTokens": 500, "nonceLines": ["id: *"]}
-    value = document(sessions=sessions, admission={"queueLimit": 5})
+    admission = {"queueLimit": 5, "workingSet": "Enforced"}
+    value = document(sessions=sessions, admission=admission)
     value["spec"]["models"][0]["thinking"] = "drop"
     pool = parse(value)
-    limits = {"maxOutputTokensPerStep": 64, "maxStepsPerSession": 0, "sessionTokenBudget": 0}
+    limits = {"maxOutputTokensPerStep": 64, "maxStepsPerSession": 0, "sessionTokenBudget": 0, "onHold": "Admit"}
     tested_in_test_budget_spec = {"budgets": ANY, "repetition": ANY}
     assert pool_document(pool, "abc").to_json() == {
         "schemaVersion": 1,
@@ -271,7 +272,7 @@ def test_pool_document_is_what_gateways_read() -> None:
         "roles": [{"name": "agent", "priority": 0, **limits, **tested_in_test_budget_spec}],
         "sessions": {**sessions, "implicitTTLSeconds": 3600, "onModelChange": "Migrate"},
         "tenantBudget": ANY,
-        "admission": {"queueLimit": 5, "queueTimeoutSeconds": 30},
+        "admission": {**admission, "queueTimeoutSeconds": 30, "maxHoldSeconds": 120},
         "suspend": False,
     }
 

@@ -67,6 +67,8 @@ BUDGETS = (
 )
 EVENTS: list[Event] = [
     Queued(4),
+    Queued(2, WaitReason.WORKING_SET, True, 3.5, 2_100_000, 1_900_000),
+    Queued(0, WaitReason.NO_WORKER),
     Migrated("old", "new", 2, HEAD),
     Started("worker", 5, 6, ATTEMPT),
     Started("worker", 5, 6, ATTEMPT, WHY),

@@ -12,9 +12,11 @@ from roost.contract.sessions import FoldRequest
 from roost.contract.steps import StepRequest
 from roost.store.budget_requests import budget_rules
 from roost.store.budgets import BudgetRules
+from roost.store.entry import UNCOUNTED, Entry
 from roost.store.folding import fold_step
 from roost.store.records import BeginRequest, Descriptor
 from roost.store.values import content_digest
+from roost.store.working_set import Admission
 from roost_gateway.admission import estimate
 from roost_gateway.admission.admission_queue import step_class
 
@@ -89,6 +91,13 @@ class StepCall:
         ]
         return estimate.clipped_output(self._output, self._prompt, min(limits, default=None))
 
+    def entry(self, *, passed: bool = False) -> Entry:
+        """How the step enters the working set; `passed` when it has been held for long enough."""
+        if not self.pool.has_gate:
+            return UNCOUNTED
+        prefix_tokens = estimate.prefix_tokens(self.facts, self.bytes_per_token)
+        return Entry(Admission.PASSED if passed else Admission.GATED, self.facts.prefix, prefix_tokens)
+
     def priority(self, *, continuation: bool) -> int:
         return step_class(self.role.priority, self.pool.priorities, continuation=continuation)
 
@@ -134,4 +143,5 @@ class StepCall:
             drops_thinking=self.drops_thinking,
             rules=self.budget_rules,
             opens_turn=request.messages[0].role is MessageRole.USER,
+            entry=self.entry(),
         )

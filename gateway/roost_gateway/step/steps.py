@@ -109,6 +109,10 @@ class Steps:
         """Lengths of the queues with their labels, for a gauge."""
         return self._placement.waiting()
 
+    def held(self) -> list[tuple[str, int, int]]:
+        """Pool, steps and tokens of what the gate holds in this gateway, for gauges."""
+        return self._placement.held()
+
     def workers_changed(self, pool: str) -> None:
         """Lets the steps of a pool that wait for a worker try again, since its workers were read again."""
         self._placement.kick(pool)

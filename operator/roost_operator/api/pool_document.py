@@ -6,7 +6,7 @@ from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.repetition import RepetitionRules
 from roost_operator.api.budget_spec import LimitsSpec, WindowSpec
 from roost_operator.api.model_spec import Thinking
-from roost_operator.api.spec import AgentPool, OnModelChange, RoleSpec
+from roost_operator.api.spec import AgentPool, OnHold, OnModelChange, RoleSpec, WorkingSetAdmission
 
 
 def pool_document(pool: AgentPool, active_revision: str = "") -> PoolDocument:
@@ -28,6 +28,8 @@ def pool_document(pool: AgentPool, active_revision: str = "") -> PoolDocument:
         tenant_budget=_window(spec.tenant_budget),
         queue_limit=spec.admission.queue_limit,
         queue_timeout_seconds=spec.admission.queue_timeout_seconds,
+        has_gate=spec.admission.working_set is WorkingSetAdmission.ENFORCED,
+        max_hold_seconds=spec.admission.max_hold_seconds,
         suspend=spec.suspend,
     )
 
@@ -53,6 +55,7 @@ def _role(role: RoleSpec) -> PoolRole:
             task_threshold=role.repetition.task_threshold,
             on_repetition=role.repetition.on_repetition,
         ),
+        refuses_held=role.on_hold is OnHold.REFUSE,
     )
 
 

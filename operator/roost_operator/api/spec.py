@@ -69,6 +69,20 @@ class WorkersSpec(Fields):
     )
 
 
+class OnHold(StrEnum):
+    """What happens to a step that has been held for as long as it may be."""
+
+    ADMIT = "Admit"
+    REFUSE = "Refuse"
+
+
+class WorkingSetAdmission(StrEnum):
+    """Whether sessions are admitted by how much KV the sessions need that take turns."""
+
+    ENFORCED = "Enforced"
+    OFF = "Off"
+
+
 class RoleSpec(Fields):
     """Priority and limits of sessions."""
 
@@ -85,6 +99,11 @@ class RoleSpec(Fields):
     )
     session_token_budget: int = Field(
         default=0, ge=0, description="Most prompt and output tokens in a session's life; 0 means no limit."
+    )
+    on_hold: OnHold = Field(
+        default=OnHold.ADMIT,
+        description="What happens to a step that was held for admission.maxHoldSeconds. Admit lets its session in, "
+        "whose KV then displaces others'; Refuse sends it away, and says when to come back.",
     )
     budgets: BudgetsSpec = Field(
         default_factory=BudgetsSpec, description="What sessions, tasks and the role may use, and what happens then."
@@ -140,10 +159,18 @@ class SessionsSpec(Fields):
 
 
 class AdmissionSpec(Fields):
-    """How many steps may wait, and how long."""
+    """Which steps wait, how many, and how long."""
 
     queue_limit: int = Field(default=256, ge=0, le=1_000_000, description="Most steps that wait in one gateway.")
     queue_timeout_seconds: int = Field(default=30, ge=1, le=3600, description="Longest wait of a step for room.")
+    working_set: WorkingSetAdmission = Field(
+        default=WorkingSetAdmission.OFF,
+        description="Enforced holds steps of sessions that are new, or have paused for long, while the sessions that "
+        "take turns already need as much KV as the workers can keep. Off lets every step in that has room.",
+    )
+    max_hold_seconds: int = Field(
+        default=120, ge=1, le=3600, description="Longest time for which such a step is held, whatever its context."
+    )
 
 
 class SecretRef(Fields):

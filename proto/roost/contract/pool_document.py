@@ -24,8 +24,11 @@ pass over needs no new version."""
 
 DEFAULT_QUEUE_TIMEOUT_SECONDS = 60.0
 DEFAULT_IMPLICIT_TTL_SECONDS = 3600.0
+DEFAULT_MAX_HOLD_SECONDS = 120.0
 _MIGRATE, _REFUSE = "Migrate", "Refuse"
 _KEEP, _DROP = "keep", "drop"
+_ENFORCED, _OFF = "Enforced", "Off"
+_ADMIT = "Admit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class PoolRole:
     """Prompt and output tokens, whatever was cached."""
     budgets: RoleBudgets = RoleBudgets()  # noqa: RUF009  # frozen
     repetition: RepetitionRules = RepetitionRules()  # noqa: RUF009  # frozen
+    refuses_held: bool = False
+    """Whether a step that was held for as long as it may be is refused; otherwise it is admitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,10 @@ class PoolDocument:
     """Of each tenant, in a window of time."""
     queue_limit: int = 0
     queue_timeout_seconds: float = DEFAULT_QUEUE_TIMEOUT_SECONDS
+    has_gate: bool = False
+    """Whether sessions are admitted by the working set of the pool."""
+    max_hold_seconds: float = DEFAULT_MAX_HOLD_SECONDS
+    """Longest time for which the gate holds a step."""
     suspend: bool = False
     schema_version: int = SCHEMA_VERSION
     """Version that was read; 0 when the document was written before there were versions."""
@@ -123,7 +132,12 @@ class PoolDocument:
                 "onModelChange": _MIGRATE if self.migrates else _REFUSE,
             },
             "tenantBudget": limits_to_json(self.tenant_budget),
-            "admission": {"queueLimit": self.queue_limit, "queueTimeoutSeconds": self.queue_timeout_seconds},
+            "admission": {
+                "queueLimit": self.queue_limit,
+                "queueTimeoutSeconds": self.queue_timeout_seconds,
+                "workingSet": _ENFORCED if self.has_gate else _OFF,
+                "maxHoldSeconds": self.max_hold_seconds,
+            },
             "suspend": self.suspend,
         }
 
@@ -180,6 +194,8 @@ class PoolDocument:
             tenant_budget=limits_from_json(_part(document, "tenantBudget"), "tenantBudget.", in_windows=True),
             queue_limit=field_value(admission, "admission.", "queueLimit", 0),
             queue_timeout_seconds=timeout or DEFAULT_QUEUE_TIMEOUT_SECONDS,
+            has_gate=field_value(admission, "admission.", "workingSet", _OFF) == _ENFORCED,
+            max_hold_seconds=field_value(admission, "admission.", "maxHoldSeconds", 0.0) or DEFAULT_MAX_HOLD_SECONDS,
             suspend=field_value(document, "", "suspend", False),
             schema_version=version,
         )
@@ -194,6 +210,7 @@ def _role_to_json(role: PoolRole) -> dict[str, Any]:
         "sessionTokenBudget": role.budget_tokens,
         "budgets": role_budgets_to_json(role.budgets),
         "repetition": repetition_to_json(role.repetition),
+        "onHold": _REFUSE if role.refuses_held else _ADMIT,
     }
 
 
@@ -209,6 +226,7 @@ def _role_from_json(role: object, where: str) -> PoolRole:
         budget_tokens=field_value(role, where, "sessionTokenBudget", 0),
         budgets=role_budgets_from_json(budgets, f"{where}budgets."),
         repetition=repetition_from_json(repetition, f"{where}repetition."),
+        refuses_held=field_value(role, where, "onHold", _ADMIT) == _REFUSE,
     )
 
 

@@ -7,6 +7,7 @@ from roost.contract import names
 from roost.contract.heads import Head
 from roost.store import codec
 from roost.store.budgets import BudgetRules, ExtendRequest
+from roost.store.entry import Entry
 from roost.store.fork_records import NewFork
 from roost.store.keys import PoolKeys
 from roost.store.records import (
@@ -40,7 +41,22 @@ def pool_keys(session_id: str) -> PoolKeys:
 
 def claim_keys(keys: PoolKeys) -> dict[str, str]:
     """Keys of the pool that scripts need which give tokens and places back."""
-    return {"reservations": keys.reservations, "waiters": keys.waiters, "lines": keys.lines, "wake": keys.wake}
+    claims = {"reservations": keys.reservations, "waiters": keys.waiters, "lines": keys.lines, "wake": keys.wake}
+    return {**claims, **live_keys(keys)}
+
+
+def live_keys(keys: PoolKeys) -> dict[str, str]:
+    """Keys of the pool that have its working set."""
+    return {
+        "live": keys.live,
+        "live_ends": keys.live_ends,
+        "live_shares": keys.live_shares,
+        "live_sums": keys.live_sums,
+    }
+
+
+def _entry_args(entry: Entry) -> dict[str, Arg]:
+    return {"prefix": entry.prefix, "prefix_tokens": entry.prefix_tokens, "admission": int(entry.admission)}
 
 
 def account_keys(keys: PoolKeys, rules: BudgetRules) -> dict[str, str]:
@@ -144,6 +160,7 @@ def reserve_call(asked: Reservation, aging_ms: int) -> Call:
             "epoch": asked.ref.epoch,
             "worker": asked.worker_id,
             "revision": asked.revision,
+            **_entry_args(asked.entry),
             "tokens": asked.tokens,
             "class": asked.priority,
             "aging_ms": aging_ms,
@@ -161,7 +178,7 @@ def release_call(reservation: Reservation) -> Call:
     )
 
 
-def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int) -> dict[str, Arg]:
+def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int, adapt_ms: int) -> dict[str, Arg]:
     return {
         "session_id": request.session_id,
         "tenant": request.tenant,
@@ -183,6 +200,8 @@ def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int) ->
         "aging_ms": aging_ms,
         "deadline_ms": request.deadline_ms,
         "residency_delay_ms": residency_delay_ms,
+        "adapt_ms": adapt_ms,
+        **_entry_args(request.entry),
     }
 
 
@@ -211,7 +230,7 @@ def migrated_steps(request: MigrateRequest) -> list[Arg]:
     return [f"{entry.commit_ms}:".encode() + codec.encode_entry(entry) for entry in request.entries]
 
 
-def commit_args(request: CommitRequest) -> dict[str, Arg]:
+def commit_args(request: CommitRequest, adapt_ms: int) -> dict[str, Arg]:
     """Raises ValueError when ids, counts and head of the request contradict one another."""
     check_commit(request)
     entry = request.entry
@@ -236,6 +255,7 @@ def commit_args(request: CommitRequest) -> dict[str, Arg]:
         "calls": calls_hash(entry.output.get("tool_calls", ())),
         "opens_turn": int(opens_turn(entry)),
         "ttl_ms": request.ttl_ms,
+        "adapt_ms": adapt_ms,
     }
 
 

@@ -7,6 +7,7 @@ from roost.contract.heads import AttemptRef, Head
 from roost.store.budgets import ExtendRequest
 from roost.store.conversation_index import ConversationIndex
 from roost.store.detached import DetachedSteps
+from roost.store.entry import Reserved
 from roost.store.fork_records import NewFork
 from roost.store.kept_conversations import KeptConversationStore
 from roost.store.moves import SessionMoves
@@ -21,12 +22,12 @@ from roost.store.records import (
     NewSession,
     RenewItem,
     Reservation,
-    Wake,
     WorkerLook,
     WorkerView,
 )
 from roost.store.residency import Residency
 from roost.store.store_health import StoreHealth
+from roost.store.wake import Wake
 
 
 class SessionStore(Protocol):
@@ -93,10 +94,10 @@ class SessionStore(Protocol):
         BUDGET_EXHAUSTED, BUDGET_EXCEEDED, BUDGET_PAUSED, STEP_LIMIT_REACHED, STEP_ID_REUSED, STEP_TOO_LONG."""
         ...
 
-    async def reserve(self, reservation: Reservation) -> bool:
-        """Reserves at a worker; on success leaves the waiters. False, and a place in the line of its revision, when the
-        worker has no room or no lease, or when a step waits that the worker can serve and that goes first. Refuses:
-        SESSION_NOT_FOUND, ATTEMPT_FENCED."""
+    async def reserve(self, reservation: Reservation) -> Reserved:
+        """Reserves at a worker; on success leaves the waiters, and the session is live there. Not granted, with a place
+        in a line of its revision, when the worker has no room or no lease, when its gate is closed to the session, or
+        when a step waits that the worker can serve and that goes first. Refuses: SESSION_NOT_FOUND, ATTEMPT_FENCED."""
         ...
 
     async def release(self, reservation: Reservation) -> None:

@@ -121,8 +121,31 @@ class PoolKeys:
         return f"{self.prefix}:lines"
 
     @property
+    def live(self) -> str:
+        """Hash: live session -> `prefix|tokens|family|tokens|own|promised|worker`, what it needs and where
+        (`roost.store.working_set`)."""
+        return f"{self.prefix}:live"
+
+    @property
+    def live_ends(self) -> str:
+        """Sorted set: live session -> until when it is live, in ms of Redis TIME."""
+        return f"{self.prefix}:live:ends"
+
+    @property
+    def live_shares(self) -> str:
+        """Sorted set, all scores 0, of `worker|group|tokens|session`: what live sessions share."""
+        return f"{self.prefix}:live:shares"
+
+    @property
+    def live_sums(self) -> str:
+        """Hash: `worker` -> `tokens:sessions`; `=` -> `sessions:shares`, how many there should be; `*` ->
+        `target:log tokens:lost tokens:since_ms`."""
+        return f"{self.prefix}:live:sums"
+
+    @property
     def wake(self) -> str:
-        """Pub/sub channel: what was released, as JSON: `worker` with its `tokens` and `attempts`, or `line`."""
+        """Pub/sub channel: what was released, as JSON: `worker` with its `tokens`, `attempts` and `live` tokens, or
+        `line`."""
         return f"{self.prefix}:wake"
 
     @property

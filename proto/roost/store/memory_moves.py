@@ -62,9 +62,16 @@ class MemoryMoves:
         if session.attempt is not None:
             raise session.refusal(Reason.ANOTHER_STEP_RUNNING)
         session.check_head(move.head, move.generation)
+        self._take_footprint_along(session, move)
         session.change(epoch=record.epoch + 1, owner=move.to, kv_of="", kv_since_ms=0)
         self._done[move.request] = session.record.epoch
         return session.record.epoch
+
+    def _take_footprint_along(self, session: MemorySession, move: Move) -> None:
+        working_set = self._pool(session.record.pool).working_set
+        live = working_set.live.get(session.short_name)
+        if live is not None and live.worker == move.worker:
+            working_set.put(session.short_name, move.to, live.footprint, live.end_ms, promised=live.promised)
 
     def _living(self, session_id: str) -> MemorySession | None:
         session = self._sessions.get(session_id)

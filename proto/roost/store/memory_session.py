@@ -24,6 +24,7 @@ from roost.store.records import (
 )
 from roost.store.refusals import refused
 from roost.store.rules import ID_BYTES, day_of, holds_thinking, thinking_from, wrong_head
+from roost.store.working_set import Footprint, footprint
 
 
 @dataclass(slots=True)
@@ -68,6 +69,8 @@ class MemorySession:
     record: Descriptor
     """Without the live attempt."""
     ttl_ms: int
+    family: str
+    """The first of all sessions that were branched off one another, without its pool."""
     logs: list[Log] = field(default_factory=lambda: [Log()])
     """One for each generation."""
     steps: dict[str, CommittedStep] = field(default_factory=dict)
@@ -79,6 +82,19 @@ class MemorySession:
     def describe(self, now: int) -> Descriptor:
         attempt = self.attempt.describe(now) if self.attempt else None
         return replace(self.record, attempt=attempt, account=self.record.account.read(now))
+
+    @property
+    def short_name(self) -> str:
+        return short_name(self.record.session_id)
+
+    def footprint(self, tokens: int, prefix: str, prefix_tokens: int) -> Footprint:
+        """What it needs in KV when it needs `tokens` altogether. All of a log's first generation may be shared with
+        those that are branched off it; a fork shares up to where it was branched off."""
+        if self.record.generation > FIRST_GENERATION:
+            return footprint(tokens, prefix, prefix_tokens, "", 0)
+        forked = self.record.forked_from
+        shared = tokens if forked is None else forked.head.length
+        return footprint(tokens, prefix, prefix_tokens, self.family, shared)
 
     def log(self, generation: int) -> Log:
         return self.logs[generation - FIRST_GENERATION]
@@ -217,6 +233,11 @@ class MemorySession:
         self.change(head=head, steps=kept)
 
 
+def short_name(session_id: str) -> str:
+    """A session's name without its pool."""
+    return session_id.rpartition("/")[2]
+
+
 def new_session(new: NewSession, now: int) -> MemorySession:
     """A session as Open writes it. Raises ValueError when its name is not a session's name."""
     pool = names.pool_of(new.session_id)
@@ -226,7 +247,7 @@ def new_session(new: NewSession, now: int) -> MemorySession:
     same["date"] = new.date or day_of(now)
     expires_ms = now + new.ttl_ms if new.ttl_ms else 0
     record = Descriptor(pool=pool, created_ms=now, updated_ms=now, expires_ms=expires_ms, **same)
-    return MemorySession(record, new.ttl_ms)
+    return MemorySession(record, new.ttl_ms, short_name(new.session_id))
 
 
 def branch_off(other: MemorySession, new: NewFork, now: int) -> MemorySession:
@@ -256,7 +277,7 @@ def branch_off(other: MemorySession, new: NewFork, now: int) -> MemorySession:
         expires_ms=now + other.ttl_ms if other.ttl_ms else 0,
     )
     shared = Log(log.entries[:steps], log.ids[: head.length * ID_BYTES])
-    return MemorySession(record, other.ttl_ms, [shared], quarantine=other.quarantine)
+    return MemorySession(record, other.ttl_ms, other.family, [shared], quarantine=other.quarantine)
 
 
 def _shared_thinking(record: Descriptor, steps: int) -> int | None:

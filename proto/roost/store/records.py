@@ -10,8 +10,10 @@ from roost.contract.lease import WorkerLease
 from roost.contract.repetition import Repetition
 from roost.contract.sessions import ForkPoint
 from roost.store.budgets import NO_BUDGETS, Account, BudgetRules, Spending, spending
+from roost.store.entry import UNCOUNTED, Entry
 from roost.store.generations import Fold, FormerLog
 from roost.store.holds import HoldRecord
+from roost.store.working_set import START_TARGET
 
 FIRST_GENERATION = 1
 
@@ -189,8 +191,7 @@ class BeginRequest:
     max_session_tokens: int
     """STEP_TOO_LONG when head length + `new_tokens` is more; 0 means no limit."""
     budget_tokens: int
-    """Most prompt and output tokens in the session's life: BUDGET_EXHAUSTED when used tokens + `new_tokens` is more; 0
-    means no limit."""
+    """Of the session's life: BUDGET_EXHAUSTED when used tokens + `new_tokens` is more; 0 means no limit."""
     max_steps: int
     """0 means no limit."""
     priority: int
@@ -203,8 +204,8 @@ class BeginRequest:
     """Revision to which sessions of other revisions migrate: their length in the old tokens is not checked, and nothing
     is reserved at their owner. Empty: they do not migrate."""
     drops_thinking: bool = False
-    """Whether the step begins a turn before which thinking leaves the log: while it is there, the length is not
-    checked."""
+    """Whether the step begins a turn before which thinking leaves the log; with it, the length is not checked."""
+    entry: Entry = UNCOUNTED
     rules: BudgetRules = NO_BUDGETS
     opens_turn: bool = False
     """Whether it begins with a user's message."""
@@ -226,7 +227,8 @@ class Began:
     """Tokens of the log that the owner has cached on its device, as it publishes."""
     warm_tokens: int = 0
     """Tokens behind those that it has in host memory."""
-    """Tokens of the log that the owner has cached, as it publishes."""
+    gated: bool = False
+    """Whether the session is not live, so that the step has to pass the gate."""
     budgets: tuple[BudgetStatus, ...] = ()
     """Those to warn of."""
 
@@ -257,19 +259,7 @@ class Reservation:
     lease_ms: int
     revision: str = ""
     """Model revision that the step needs, which names its line; empty: any worker can serve it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wake:
-    """Something was released: at a worker, in a line or, with neither, anywhere."""
-
-    worker_id: str = ""
-    """Worker at which something was released."""
-    reserved_tokens: int | None = None
-    """What is reserved there now, if that is known."""
-    reserved_attempts: int | None = None
-    line: str | None = None
-    """Line whose first step has left it."""
+    entry: Entry = UNCOUNTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,3 +337,6 @@ class WorkerView:
     ms_left: int
     reserved_tokens: int
     reserved_attempts: int
+    live_tokens: int = 0
+    """What the live sessions there need; `live_target` thousandths of its KV is how much that may be."""
+    live_target: int = START_TARGET

@@ -58,7 +58,7 @@ class RedisMoves:
             "generation": move.generation,
         }
         call = Call({"mover": pool_keys(move.session_id).mover(move.worker)}, args)
-        reply = await self._scripts.run("move", move.session_id, lambda: call, claims=False)
+        reply = await self._scripts.run("move", move.session_id, lambda: call)
         return int(reply[1])
 
 

@@ -29,6 +29,7 @@ from roost.store.arguments import (
     reserve_call,
 )
 from roost.store.budgets import ExtendRequest, status_from_text
+from roost.store.entry import GRANTED, Reserved
 from roost.store.fork_records import NewFork
 from roost.store.grace import GRACE_SECONDS, Grace
 from roost.store.keys import POOLS, PoolKeys
@@ -46,7 +47,6 @@ from roost.store.records import (
     NewSession,
     RenewItem,
     Reservation,
-    Wake,
     WorkerLook,
     WorkerView,
 )
@@ -61,7 +61,9 @@ from roost.store.rules import AGING_MS, ID_BYTES, RESIDENCY_DELAY_MS
 from roost.store.scripts import Arg, Call
 from roost.store.session_scripts import ANSWERS_LEARNED, SessionScripts, change_args
 from roost.store.store_health import StoreHealth
+from roost.store.wake import Wake
 from roost.store.wakes import Wakes
+from roost.store.working_set import ADAPT_MS
 
 WATERMARK = 0.9
 """Part of `maxmemory` above which no new session is opened."""
@@ -72,6 +74,7 @@ async def connect(
     *,
     grace_ms: int = round(GRACE_SECONDS * 1000),
     aging_ms: int = AGING_MS,
+    adapt_ms: int = ADAPT_MS,
     watermark: float = WATERMARK,
     connections: int = 64,
     socket_timeout: float = 2.0,
@@ -82,7 +85,7 @@ async def connect(
     Raises ValueError for another URL, StoreAwayError when Redis does not answer.
     """
     link = RedisLink.open(url, socket_timeout=socket_timeout, connections=connections, grace=Grace(grace_ms / 1000))
-    store = RedisStore(link, aging_ms=aging_ms, watermark=watermark)
+    store = RedisStore(link, aging_ms=aging_ms, adapt_ms=adapt_ms, watermark=watermark)
     try:
         await link.run("PING")
     except BaseException:
@@ -94,11 +97,14 @@ async def connect(
 class RedisStore:
     """`roost.store.interface.SessionStore` on Redis 6.2 or newer; see there for what each call does."""
 
-    def __init__(self, link: RedisLink, *, aging_ms: int = AGING_MS, watermark: float = WATERMARK) -> None:
+    def __init__(
+        self, link: RedisLink, *, aging_ms: int = AGING_MS, adapt_ms: int = ADAPT_MS, watermark: float = WATERMARK
+    ) -> None:
         self._link = link
         self.conversations = RedisConversationIndex(link)
         self.kept_conversations = RedisKeptConversations(link, watermark)
         self._aging_ms = aging_ms
+        self._adapt_ms = adapt_ms
         self._watermark = watermark
         self._workers = WorkerReader(link)
         self._wakes = Wakes(link.client.pubsub)
@@ -188,7 +194,7 @@ class RedisStore:
 
     async def begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
         keys = pool_keys(request.session_id)
-        args = begin_args(request, self._aging_ms, RESIDENCY_DELAY_MS)
+        args = begin_args(request, self._aging_ms, RESIDENCY_DELAY_MS, self._adapt_ms)
         accounts = account_keys(keys, request.rules)
 
         def call() -> Call:
@@ -199,7 +205,7 @@ class RedisStore:
             return Call(named, args, published, hosts)
 
         reply = await self._scripts.run("begin", request.session_id, call)
-        now, flat = reply[1], reply[4 if reply[0] == b"committed" else 5]
+        now, flat = reply[1], reply[4 if reply[0] == b"committed" else 6]
         fields = codec.pairs(flat)
         descriptor = codec.decode_descriptor(request.session_id, fields, now)
         if descriptor.owner:
@@ -214,8 +220,9 @@ class RedisStore:
             reserved=reply[2].decode(),
             cached_tokens=int(reply[3]),
             warm_tokens=int(reply[4]),
+            gated=reply[5] == 1,
             fenced=codec.decode_fenced(fields, now),
-            budgets=_statuses(reply[6]),
+            budgets=_statuses(reply[7]),
         )
 
     async def _committed(self, descriptor: Descriptor, generation: int, index: int) -> AlreadyCommitted:
@@ -228,19 +235,21 @@ class RedisStore:
         at = entry.prompt_tokens * ID_BYTES
         return AlreadyCommitted(entry, descriptor, ids[:at], ids[at:], generation)
 
-    async def reserve(self, reservation: Reservation) -> bool:
-        reply = await self._link.script("reserve", reserve_call(reservation, self._aging_ms))
-        granted = bool(accepted(reply)[0] == b"reserved")
-        if granted:
+    async def reserve(self, reservation: Reservation) -> Reserved:
+        reply = accepted(await self._link.script("reserve", reserve_call(reservation, self._aging_ms)))
+        if reply[0] == b"reserved":
             self._known_keys.learn_host(reservation.session_id, reservation.worker_id)
-        return granted
+            return GRANTED
+        _, held, live_tokens, live_limit, first_end_ms = reply
+        first_end = None if first_end_ms < 0 else first_end_ms
+        return Reserved(False, held == 1, live_tokens, live_limit, first_end)
 
     async def release(self, reservation: Reservation) -> None:
         await self._link.script("release", release_call(reservation))
 
     async def commit(self, request: CommitRequest) -> LogEntry:
         keys = account_keys(pool_keys(request.session_id), request.rules)
-        call = Call(keys, commit_args(request))
+        call = Call(keys, commit_args(request, self._adapt_ms))
         _, index, stored, statuses, repeats = await self._scripts.run("commit", request.session_id, lambda: call)
         entry = codec.decode_entry(stored, index)
         return replace(entry, budgets=_statuses(statuses), repetition=repetition_from_text(repeats.decode()))

@@ -244,6 +244,8 @@ class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason
     """No worker took steps."""
     WAIT_REASON_NO_REVISION: _WaitReason.ValueType  # 4
     """Workers took steps, but none of the model's revision."""
+    WAIT_REASON_WORKING_SET: _WaitReason.ValueType  # 5
+    """The sessions that were live needed as much of the workers' KV as they may, and its session was not live."""
 
 class WaitReason(_WaitReason, metaclass=_WaitReasonEnumTypeWrapper):
     """WaitReason is why a step had to wait."""
@@ -258,6 +260,8 @@ WAIT_REASON_NO_WORKER: WaitReason.ValueType  # 3
 """No worker took steps."""
 WAIT_REASON_NO_REVISION: WaitReason.ValueType  # 4
 """Workers took steps, but none of the model's revision."""
+WAIT_REASON_WORKING_SET: WaitReason.ValueType  # 5
+"""The sessions that were live needed as much of the workers' KV as they may, and its session was not live."""
 Global___WaitReason: _TypeAlias = WaitReason  # noqa: Y015
 
 class _StepPlace:
@@ -1781,21 +1785,41 @@ Global___StepResponse: _TypeAlias = StepResponse  # noqa: Y015
 
 @_typing.final
 class StepQueued(_message.Message):
-    """StepQueued tells that the step waits."""
+    """StepQueued tells that the step waits. It may come again when the reason changes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     POSITION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CONTINUATION_FIELD_NUMBER: _builtins.int
+    ESTIMATE_SECONDS_FIELD_NUMBER: _builtins.int
+    LIVE_TOKENS_FIELD_NUMBER: _builtins.int
+    LIVE_LIMIT_TOKENS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Steps before it in this gateway's queue."""
+    reason: Global___WaitReason.ValueType
+    """Why it waits."""
+    continuation: _builtins.bool
+    """Whether it is of the class of continuations, which go before steps of new sessions."""
+    estimate_seconds: _builtins.float
+    """How long it may wait, in seconds, as steps were served of late; 0 when that is not known."""
+    live_tokens: _builtins.int
+    """KV tokens that live sessions need at its worker, when that is the reason."""
+    live_limit_tokens: _builtins.int
+    """How many they may need there."""
     def __init__(
         self,
         *,
         position: _builtins.int = ...,
+        reason: Global___WaitReason.ValueType = ...,
+        continuation: _builtins.bool = ...,
+        estimate_seconds: _builtins.float = ...,
+        live_tokens: _builtins.int = ...,
+        live_limit_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "estimate_seconds", b"estimate_seconds", "live_limit_tokens", b"live_limit_tokens", "live_tokens", b"live_tokens", "position", b"position", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

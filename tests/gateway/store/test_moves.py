@@ -9,11 +9,27 @@ from redis_servers import RedisCluster, RedisServer
 from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.store.entry import Entry
 from roost.store.holds import HoldRecord
 from roost.store.interface import SessionStore
 from roost.store.memory import MemoryStore
 from roost.store.moves import Move
-from store_driver import LONG_MS, POOL, REVISION, TENANT, begin_request, commit_step, new_session, publish_cached
+from roost.store.records import Began
+from roost.store.working_set import Admission
+from store_driver import (
+    LONG_MS,
+    POOL,
+    REVISION,
+    TENANT,
+    begin_request,
+    commit_request,
+    commit_step,
+    lease,
+    new_session,
+    publish,
+    publish_cached,
+    reservation,
+)
 
 OLD, NEW, GATEWAY = "w1", "w2", "gateway-1"
 Server = RedisServer | RedisCluster | MemoryStore
@@ -133,3 +149,30 @@ async def test_residents_are_told_with_what_a_move_takes(store: SessionStore, se
     assert [residents[name].busy for name in (held, busy, closed)] == [False, True, False]
     assert [residents[name].closed for name in (held, busy, closed)] == [False, False, True]
     assert await store.moves.residents(POOL, "nobody") == []
+
+
+async def test_what_a_live_session_needs_goes_along(store: SessionStore, server: Server) -> None:
+    """In the working set that admission counts."""
+    for worker in (OLD, NEW):
+        publish_worker(server, worker)
+    move = await committed(store)
+    entry = Entry(Admission.GATED)
+    began = await store.begin(begin_request(move.session_id, "step-2", expected_head=move.head, entry=entry))
+    assert isinstance(began, Began)
+    await store.reserve(reservation(began, OLD, entry=entry))
+    await store.commit(commit_request(move.session_id, began.ref, "step-2", move.head, owner=OLD))
+    head = (await store.get(move.session_id, TENANT)).head
+    assert await store.moves.claim(POOL, OLD, GATEWAY, LONG_MS)
+    before = {view.lease.worker_id: view.live_tokens for view in await store.workers(POOL)}
+    assert before[OLD] > before[NEW] == 0
+    await store.moves.move(replace(move, head=head))
+    after = {view.lease.worker_id: view.live_tokens for view in await store.workers(POOL)}
+    assert after == {OLD: 0, NEW: before[OLD]}
+
+
+def publish_worker(server: Server, worker: str) -> None:
+    if isinstance(server, MemoryStore):
+        server.publish(POOL, lease(worker), LONG_MS)
+    else:
+        with server.client() as raw:
+            publish(raw, lease(worker))

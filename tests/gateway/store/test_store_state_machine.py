@@ -7,7 +7,6 @@ machine says so, by a renewal of no length.
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run
@@ -16,8 +15,11 @@ from redis_servers import RedisCluster, RedisServer
 from roost.contract.budgets import BudgetScope
 from roost.contract.heads import Head
 from roost.store.arguments import MOST_SHARED_LOGS
+from roost.store.entry import Entry
 from roost.store.records import Began, Reservation
-from store_driver import LONG_MS, REVISION, begin_request, commit_request, digest, migration
+from roost.store.working_set import Admission
+from store_comparison import profile
+from store_driver import LONG_MS, REVISION, begin_request, commit_request, digest, entry_of, migration
 from store_world import BUDGET_RULES, POOLS, REVISIONS, TENANTS, WORKERS, Attempt, StoreWorld
 
 RARELY = st.sampled_from((False,) * 6 + (True,))
@@ -34,6 +36,7 @@ TOKENS = st.integers(1, 30)
 REVISION_NEEDED = st.sampled_from((REVISIONS[0], *REVISIONS, ""))
 PLACES = st.sampled_from((*(("head",) * 3), *(("earlier",) * 3), "empty", "former", "longer", "other"))
 FORK_REQUESTS = st.sampled_from(("", "", "f1"))
+ENTRIES = st.builds(Entry, st.sampled_from(Admission), st.sampled_from(("ab", "")), st.integers(0, 4))
 RULES = st.sampled_from(BUDGET_RULES)
 SCOPES = st.sampled_from((BudgetScope.SESSION, BudgetScope.TASK))
 OTHER_CALLS = st.sampled_from((*(("hold",) * 6), *(("evict",) * 4), "close", "delete", "delete"))
@@ -65,6 +68,7 @@ class StoreMachine(StoreWorld):
         priority=CLASSES,
         needs=REVISION_NEEDED,
         drops=st.booleans(),
+        entry=ENTRIES,
         rules=RULES,
         then=st.sampled_from(("", "reserve", "commit", "commit", "migrate", "migrate and commit", "fold")),
     )
@@ -84,6 +88,7 @@ class StoreMachine(StoreWorld):
         priority,
         needs,
         drops,
+        entry,
         rules,
         then,
     ):
@@ -106,6 +111,7 @@ class StoreMachine(StoreWorld):
             max_session_tokens=most,
             priority=priority,
             drops_thinking=drops,
+            entry=entry,
             rules=rules,
             opens_turn=seed % 2 == 0,
         )
@@ -147,7 +153,8 @@ class StoreMachine(StoreWorld):
         needs: str = "",
     ) -> None:
         nonce = self.now.to_bytes(16, "big")
-        request = begin_request(session_id, step, nonce=nonce, seed=1, priority=priority, new_tokens=tokens)
+        more = {"nonce": nonce, "seed": 1, "priority": priority, "new_tokens": tokens, "entry": entry_of(tokens)}
+        request = begin_request(session_id, step, **more)
         if isinstance(answer := self.agree(gateway, "begin", request, touches=session_id), Began):
             self.taken.append((session_id, answer.ref, step))
             self._go_on(gateway, self.taken[-1], then, tokens, priority, worker, needs)
@@ -184,7 +191,8 @@ class StoreMachine(StoreWorld):
 
     def _reservation(self, attempt: Attempt, worker: str, tokens: int, priority: int, needs: str = "") -> Reservation:
         session_id, ref, _ = attempt
-        return Reservation(session_id.rsplit("/", 1)[0], session_id, ref, worker, tokens, priority, 0, LONG_MS, needs)
+        pool, entry = session_id.rsplit("/", 1)[0], entry_of(tokens + priority)
+        return Reservation(pool, session_id, ref, worker, tokens, priority, 0, LONG_MS, needs, entry)
 
     @precondition(lambda self: self.taken)
     @rule(
@@ -281,7 +289,7 @@ class StoreMachine(StoreWorld):
         self.agree(gateway, how, session_id, tenant, *more, touches=session_id)
 
     @rule(
-        what=st.sampled_from(("open", "worker", "worker", "crash", "look", "cache", "drop", "expire")),
+        what=st.sampled_from(("open", "worker", "worker", "crash", "look", "cache", "drop", "expire", "lapse", "lose")),
         gateway=GATEWAYS,
         which=WHICH,
         pool=st.sampled_from(POOLS),
@@ -298,6 +306,10 @@ class StoreMachine(StoreWorld):
             self.worker(pool, worker, draining, alive, revision)
         elif what == "expire":
             self.expire(self.session(which))
+        elif what == "lapse":
+            self.lapse(self.session(which))
+        elif what == "lose":
+            self.lose_sums(pool, shares=which % 2 == 0)
         elif what == "crash":
             self.crash_gateway(gateway)
         elif what in ("cache", "drop"):
@@ -313,16 +325,6 @@ class StoreMachine(StoreWorld):
         self.raw.close()
         self.raw = self.server.client()
         self.touched |= set(self.names)
-
-
-def profile(examples: int) -> settings:
-    return settings(
-        max_examples=examples,
-        stateful_step_count=40,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        print_blob=True,
-    )
 
 
 def machine(server: RedisServer | RedisCluster, restarts: int) -> type[StoreMachine]:

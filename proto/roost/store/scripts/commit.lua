@@ -1,10 +1,10 @@
 -- Appends a step to the log, if the attempt is still live.
--- KEYS reservations, waiters, lines, wake, task_account, role_account, tenant_account; the session's
+-- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums, task_account, role_account, tenant_account; the session's
 -- ARGV nonce, step_id, previous_length, previous_hash, length, hash, entry (packed), ids (packed), owner, prompt,
 --   output, cached, reconstructed (tokens of each kind), revision, rules (of budgets, see _budgets.lua),
 --   calls (hash of the step's calls, '' without), base
 -- NUMBERS generations, epoch, ttl_ms (idle time), thinking (1 if the model thought in the step), uncached_tokens,
---   gpu_us, opens_turn (1 if the step begins with a user's message)
+--   gpu_us, opens_turn (1 if the step begins with a user's message), adapt_ms (see begin.lua)
 -- Replies {'committed', index, stored entry, budgets to warn of, what the step's calls repeat (see _repetition.lua)}
 
 local session = session_keys(named_keys + 1, args.generations, args.base)
@@ -51,6 +51,14 @@ for _, kind in ipairs({'prompt', 'output', 'cached', 'reconstructed'}) do
 end
 if args.thinking == 1 and not holds_thinking(session, d) then
   redis.call('HSET', session.descriptor, 'thinking', text(index))
+end
+local live = mend_live(keys) and read_live(keys, session.name)
+if live then
+  if live.promised then
+    observe(keys, d.length, tonumber(args.reconstructed), now, args.adapt_ms)
+  end
+  local needed = footprint_of(session.descriptor, d, tonumber(args.length), live.prefix, live.prefix_tokens)
+  put_live(keys, session.name, args.owner, needed, now + WORKING_SET.IDLE_MS, false)
 end
 local is_grace = redis.call('HGET', session.descriptor, 'attempt:grace') == '1'
 spend(accounts, rules, {tokens = args.uncached_tokens, gpu_us = args.gpu_us, steps = 1}, is_grace, now)

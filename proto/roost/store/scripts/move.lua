@@ -1,5 +1,6 @@
 -- Makes another worker the owner of a session, whose log's KV was computed there.
--- KEYS mover (of the owner); the session's
+-- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums, mover (of the owner); the
+--   session's
 -- ARGV gateway, request (nonce), worker (owner before), to, length, hash (of the log that was computed), base
 -- NUMBERS generations, generation (of that log)
 -- Replies {'moved', epoch}
@@ -25,6 +26,11 @@ end
 failure = wrong_head(d, args.length, args.hash, args.generation)
 if failure then
   return failure
+end
+local live = mend_live(keys) and read_live(keys, session.name)
+if live and live.worker == args.worker then
+  local end_ms = tonumber(redis.call('ZSCORE', keys.live_ends, session.name))
+  put_live(keys, session.name, args.to, live, end_ms, live.promised)
 end
 epoch = d.epoch + 1
 redis.call('HDEL', session.descriptor, 'kv')
