@@ -13,6 +13,7 @@ from roost_worker.engine.engine import Engine
 from roost_worker.engine.messages import Evict, SamplingParams, Submit
 from roost_worker.engine.plan import BatchPlan, HostCopy
 from roost_worker.model.config import ModelConfigError
+from roost_worker.model.kv_cache import host_slots
 from roost_worker.model.runner import TorchRunner, build_runner
 from runner_driver import dummy_dir, prompts, worker_config
 
@@ -168,5 +169,23 @@ def test_host_memory_that_holds_no_block_is_refused_with_the_fix(model_dir: Path
 
 
 def test_more_host_memory_than_is_free_is_refused_with_the_fix(model_dir: Path) -> None:
-    with pytest.raises(ModelConfigError, match=r"kvCache.hostMemory: \d+ bytes for each rank are more .* lower it, or"):
+    with pytest.raises(ModelConfigError, match=r"kvCache.hostMemory: \d+ bytes are more than .* lower it, or"):
         build_runner(worker_config(host_memory_bytes=1 << 60), model_dir)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="KV memory is host memory on a CPU only")
+def test_host_memory_has_to_be_free_beside_the_kv_memory_of_a_cpu(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(host_slots=64)
+    monkeypatch.setattr("roost_worker.model.runner.free_host_memory", lambda: (18 + 64) * BLOCK_BYTES["float64"])
+    assert build_runner(config, model_dir).info.host_slots == 64
+    monkeypatch.setattr("roost_worker.model.runner.free_host_memory", lambda: (18 + 64) * BLOCK_BYTES["float64"] - 1)
+    with pytest.raises(ModelConfigError, match=r"kvCache.hostMemory: .* are free beside weights and KV memory; lower"):
+        build_runner(config, model_dir)
+
+
+def test_the_parts_of_all_ranks_have_to_be_free() -> None:
+    assert host_slots(memory=80, block_bytes=20, free=80) == 4
+    with pytest.raises(ModelConfigError, match="80 bytes are more than the 79 bytes that are free"):
+        host_slots(memory=80, block_bytes=20, free=79)
