@@ -83,7 +83,7 @@ class HostTier:
         return self._pays and key in self.slots
 
     def restorable(self, keys: Sequence[bytes]) -> int:
-        """Return how many of the blocks under `keys`, from the first one on, are to be restored rather than computed."""
+        """Return how many of the blocks under `keys`, from the first one on, are restored rather than computed."""
         return self.slots.count(keys) if self._pays else 0
 
     def plan_restores(self, keys: Sequence[bytes], blocks: Sequence[int]) -> int:
