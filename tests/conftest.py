@@ -1,7 +1,10 @@
 """Settings shared by all tests, and which of them share a process when they run in several (`make test`)."""
 
+import gc
 import os
+import sys
 from collections import defaultdict
+from collections.abc import Generator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +17,13 @@ settings.register_profile("thorough", parent=settings.get_profile("default"), ma
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Threads of torch that have nothing to do would spin, for more CPU time than the tests take, where tests share cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# Without bytecode each process of xdist would rewrite and compile all test files, and each gateway, worker and rank
+# that a test starts would compile its part of Roost.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 LONG_MARKS = ("faults", "ray", "model")
 LONG_FIXTURES = ("api_server", "whole")
@@ -32,6 +42,17 @@ class FilesOrGroups(LoadGroupScheduling):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesOrGroups:
     return FilesOrGroups(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the modules and tests, which stay, out of garbage collections: each would take about a second."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

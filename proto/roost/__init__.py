@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from roost._session import Session
     from roost._step import Step
     from roost._transport import TLSConfig
+    from roost.contract.budgets import BudgetScope, BudgetStatus, BudgetUnit
     from roost.contract.events import (
         ArgumentsPart,
         CallPart,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         ToolChoice,
         ToolChoiceMode,
     )
+    from roost.contract.repetition import Repetition
     from roost.contract.sessions import ForkPoint, Hold, LoggedStep, SessionInfo, SessionState, SessionTool, Tier
     from roost.contract.why import KvEviction, Place, RebuildCause, Wait, WaitReason, Why
     from roost.errors import RoostError
@@ -58,6 +60,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentsPart",
+    "BudgetScope",
+    "BudgetStatus",
+    "BudgetUnit",
     "CallPart",
     "Client",
     "Committed",
@@ -79,6 +84,7 @@ __all__ = [
     "Queued",
     "ReasoningPart",
     "RebuildCause",
+    "Repetition",
     "Restarted",
     "RetryConfig",
     "RoostError",
@@ -109,9 +115,11 @@ __all__ = [
 
 # Engine processes import `roost.contract` and must not pay for gRPC, nor have it installed: names load on first use.
 _HOMES = (
+    "roost.contract.budgets",
     "roost.contract.events",
     "roost.contract.heads",
     "roost.contract.messages",
+    "roost.contract.repetition",
     "roost.contract.sessions",
     "roost.contract.why",
     "roost.errors",

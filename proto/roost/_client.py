@@ -105,8 +105,9 @@ class Client:
         """Opens a session.
 
         Without a pool it is the caller's only pool, without a role the pool's first. `parent` is the session that
-        spawns this one: a handle, a `SessionInfo` or a name. `request_id` makes the call idempotent; by default it is
-        drawn at random. Whether calls are held to all of a tool's schema is in `(await session.info()).tools`.
+        spawns this one: a handle, a `SessionInfo` or a name; its task is the new session's if none is given.
+        `request_id` makes the call idempotent; by default it is drawn at random. Whether calls are held to all of a
+        tool's schema is in `(await session.info()).tools`.
 
         Raises InvalidSchemaError for a tool whose schema cannot be used, StepTooLongError when system text and tools
         leave no room for a step, PoolNotFoundError, RoleNotFoundError and other RoostErrors, and TypeError when a label

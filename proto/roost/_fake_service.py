@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import grpc
 
 from roost import wire, wire_steps
+from roost._fake_fold import fold
 from roost._fake_step import WORKER, BrokenStreamError, Mishap, StepRunner
 from roost.contract import requests
 from roost.contract.lease import WorkerLease
@@ -15,12 +16,14 @@ from roost.contract.names import new_session_id
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check
 from roost.grpc_errors import abort
+from roost.store.budget_requests import checked_extension
 from roost.store.forks import fork_session
 from roost.store.records import Descriptor, NewSession
 from roost.store.residency import Residency
 from roost.store.views import logged_step, session_info
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceServicer
+from roost.wire_budgets import extension_from_wire
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _Response = TypeVar("_Response")
@@ -46,6 +49,9 @@ class FakeService(SessionServiceServicer):
     async def ForkSession(self, request: pb.ForkSessionRequest, context: Context) -> pb.ForkSessionResponse:
         return await self._answer(context, lambda tenant: self._fork(request, tenant))
 
+    async def FoldSession(self, request: pb.FoldSessionRequest, context: Context) -> pb.FoldSessionResponse:
+        return await self._answer(context, lambda tenant: self._fold(request, tenant))
+
     async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
         return await self._answer(context, lambda tenant: self._get(request, tenant))
 
@@ -60,6 +66,9 @@ class FakeService(SessionServiceServicer):
 
     async def EvictSession(self, request: pb.EvictSessionRequest, context: Context) -> pb.EvictSessionResponse:
         return await self._answer(context, lambda tenant: self._evict(request, tenant))
+
+    async def ExtendBudget(self, request: pb.ExtendBudgetRequest, context: Context) -> pb.ExtendBudgetResponse:
+        return await self._answer(context, lambda tenant: self._extend(request, tenant))
 
     async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionResponse:
         return await self._answer(context, lambda tenant: self._close(request, tenant))
@@ -130,8 +139,7 @@ class FakeService(SessionServiceServicer):
         role = asked.role or pool.roles[0].name
         if role not in [known.name for known in pool.roles]:
             raise Refused(Reason.ROLE_NOT_FOUND, f"pool {self._pool!r} has no role {role!r}")
-        if asked.parent:
-            await self._store.get(asked.parent, tenant)
+        parent_task = (await self._store.get(asked.parent, tenant)).task if asked.parent else ""
         self._runner.check_opening(asked.system, [tool.name for tool in asked.tools])
         new = NewSession(
             session_id=new_session_id(self._pool),
@@ -144,7 +152,7 @@ class FakeService(SessionServiceServicer):
                 {"name": tool.name, "description": tool.description, "parameters": tool.parameters_json, "keyword": ""}
                 for tool in asked.tools
             ),
-            task=asked.task,
+            task=asked.task or parent_task,
             parent=asked.parent,
             labels=dict(asked.labels),
             request_id=asked.request_id,
@@ -155,6 +163,13 @@ class FakeService(SessionServiceServicer):
         asked = wire.fork_request_from_wire(request)
         check(requests.fork_session(asked))
         return pb.ForkSessionResponse(session=self._describe(await fork_session(self._store, asked, tenant)))
+
+    async def _fold(self, request: pb.FoldSessionRequest, tenant: str) -> pb.FoldSessionResponse:
+        asked = wire.fold_request_from_wire(request)
+        descriptor = await self._store.get(asked.session_id, tenant)
+        check(requests.fold_session(asked))
+        await fold(self._runner, descriptor, asked)
+        return pb.FoldSessionResponse(session=self._describe(await self._store.get(asked.session_id, tenant)))
 
     async def _get(self, request: pb.GetSessionRequest, tenant: str) -> pb.GetSessionResponse:
         return pb.GetSessionResponse(session=self._describe(await self._store.get(request.session_id, tenant)))
@@ -199,6 +214,13 @@ class FakeService(SessionServiceServicer):
         evicted = self._cached(request.session_id)
         self._store.publish_cached(request.session_id, WORKER, 0)
         return pb.EvictSessionResponse(session=self._describe(descriptor), evicted_tokens=evicted)
+
+    async def _extend(self, request: pb.ExtendBudgetRequest, tenant: str) -> pb.ExtendBudgetResponse:
+        extension = extension_from_wire(request)
+        descriptor = await self._store.get(extension.session_id, tenant)
+        check(requests.extend_budget(extension))
+        extended = await self._store.extend(checked_extension(extension, descriptor, self._runner.pool))
+        return pb.ExtendBudgetResponse(session=self._describe(extended))
 
     async def _close(self, request: pb.CloseSessionRequest, tenant: str) -> pb.CloseSessionResponse:
         return pb.CloseSessionResponse(session=self._describe(await self._store.close(request.session_id, tenant)))

@@ -12,12 +12,14 @@ from roost.contract.events import Event, Restarted, Started
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import LEASE_TTL_MS
 from roost.contract.loghash import extend, pack_ids, unpack_ids
-from roost.contract.messages import JsonSchema, Message, Tool, ToolChoice, ToolChoiceMode
+from roost.contract.messages import JsonSchema, Message, MessageRole, Tool, ToolChoice, ToolChoiceMode
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check
 from roost.contract.steps import Cursor, StepRequest
 from roost.contract.why import Place, Why
+from roost.store.budget_requests import budget_rules
+from roost.store.budgets import BudgetRules
 from roost.store.memory import MemoryStore
 from roost.store.records import (
     AlreadyCommitted,
@@ -89,7 +91,7 @@ class StepRunner:
     async def run(self, descriptor: Descriptor, request: StepRequest, mishap: Mishap) -> AsyncIterator[Event]:
         """The events of a step. Raises Refused and BrokenStreamError."""
         self._check(descriptor, request)
-        began = await self.store.begin(self._begin_request(descriptor, request))
+        began = await self.store.begin(self.begin_request(descriptor, request))
         if isinstance(began, AlreadyCommitted):
             for event in self._stream(_written_before(began), request.received):
                 yield event
@@ -112,7 +114,7 @@ class StepRunner:
         finally:
             del self._running[began.ref]
 
-    def _begin_request(self, descriptor: Descriptor, request: StepRequest) -> BeginRequest:
+    def begin_request(self, descriptor: Descriptor, request: StepRequest) -> BeginRequest:
         role, head, seed = self.pool.role(descriptor.role), request.expected_head, request.sampling.seed
         return BeginRequest(
             session_id=request.session_id,
@@ -130,7 +132,12 @@ class StepRunner:
             max_steps=role.max_steps,
             priority=0,
             deadline_ms=0,
+            rules=self._rules(descriptor),
+            opens_turn=request.messages[0].role is MessageRole.USER,
         )
+
+    def _rules(self, descriptor: Descriptor) -> BudgetRules:
+        return budget_rules(descriptor.tenant, descriptor.task, self.pool.role(descriptor.role), self.pool)
 
     async def _to_revision(self, began: Began) -> Began:
         """Brings a session to the pool's revision before its step. Refuses: MODEL_REVISION_MISMATCH."""
@@ -139,22 +146,26 @@ class StepRunner:
             return began
         if not self.pool.migrates:
             raise Refused(Reason.MODEL_REVISION_MISMATCH, f"the session was begun on revision {revision}")
-        descriptor = await self.store.migrate(await self._rendered(began))
+        entries = await self.store.log(descriptor.session_id, descriptor.generation, 0, descriptor.steps)
+        descriptor = await self.store.migrate(await self.rendered(began, entries))
         self.store.publish_cached(descriptor.session_id, WORKER, 0)
         return replace(began, descriptor=descriptor, cached_tokens=0)
 
-    async def _rendered(self, began: Began) -> MigrateRequest:
-        """The same steps, rendered as the pool's revision does."""
+    async def rendered(self, began: Began, steps: Sequence[LogEntry], summary: str = "") -> MigrateRequest:
+        """Steps of a session's log, rendered as the pool's revision does. With `summary`, that is the first one's."""
         old, revision = began.descriptor, self.pool.active_revision
         ids = await self.store.ids(old.session_id, old.generation, 0, old.head.length)
         head, packed, entries = Head(), b"", list[LogEntry]()
-        for entry in await self.store.log(old.session_id, old.generation, 0, old.steps):
+        for entry in steps:
             end = entry.head.length * ID_BYTES
             prompt = self._prompt(old, [message_from_record(record) for record in entry.messages], first=not entries)
-            step = pack_ids([*prompt]) + ids[end - entry.output_tokens * ID_BYTES : end]
+            output = ids[end - entry.output_tokens * ID_BYTES : end]
+            if summary and not entries:
+                output = pack_ids([*summary.encode()])
+            step = pack_ids([*prompt]) + output
             head, packed = _follow(head, step), packed + step
-            renewed = replace(entry, prompt_tokens=len(prompt), cached_tokens=0, reconstructed_tokens=0)
-            entries.append(replace(renewed, head=head, model_revision=revision))
+            renewed = replace(entry, prompt_tokens=len(prompt), output_tokens=len(output) // ID_BYTES, cached_tokens=0)
+            entries.append(replace(renewed, reconstructed_tokens=0, head=head, model_revision=revision))
         return MigrateRequest(
             old.session_id, began.ref, old.head, tuple(entries), packed, revision, ttl_ms=0, lease_ms=LEASE_TTL_MS
         )
@@ -214,7 +225,16 @@ class StepRunner:
             model_revision=self.pool.active_revision,
             worker_id=WORKER,
         )
-        return CommitRequest(request.session_id, began.ref, descriptor.head, entry, packed, ttl_ms=0, owner=WORKER)
+        return CommitRequest(
+            session_id=request.session_id,
+            ref=began.ref,
+            previous=descriptor.head,
+            entry=entry,
+            packed_ids=packed,
+            ttl_ms=0,
+            owner=WORKER,
+            rules=self._rules(descriptor),
+        )
 
     def _stream(self, written: _Written, received: Cursor | None, most: int | None = None) -> Iterator[Event]:
         """What the reader lacks of the first `most` tokens; all of them, after Restarted, when what it has belongs to

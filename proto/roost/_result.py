@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from roost.contract.budgets import BudgetStatus
 from roost.contract.events import Committed, FinishReason, Migrated, TokenLogprobs, Usage
 from roost.contract.messages import ToolCall
+from roost.contract.repetition import Repetition
 from roost.contract.why import Why
 
 
@@ -39,6 +41,16 @@ class StepResult:
     def warnings(self) -> tuple[str, ...]:
         """Why text that looks like a tool call is not one."""
         return self.committed.warnings
+
+    @property
+    def budgets(self) -> tuple[BudgetStatus, ...]:
+        """Budgets that are used up, or of which as much is used as the role warns at."""
+        return self.committed.budgets
+
+    @property
+    def repetition(self) -> Repetition | None:
+        """What the step's calls repeat, if the role notices that."""
+        return self.committed.repetition
 
     @property
     def finish_reason(self) -> FinishReason | None:

@@ -10,6 +10,7 @@ from roost._messages import SamplingOptions, as_labels, as_messages
 from roost._result import StepResult
 from roost._step import Step
 from roost._transport import Transport
+from roost.contract.budgets import BudgetExtension, BudgetScope
 from roost.contract.events import Committed, Migrated
 from roost.contract.heads import Head
 from roost.contract.lease import LEASE_TTL_SECONDS
@@ -18,6 +19,7 @@ from roost.contract.sessions import LoggedStep, SessionInfo
 from roost.contract.steps import StepRequest
 from roost.errors import SessionNotFoundError
 from roost.v1 import session_service_pb2 as pb
+from roost.wire_budgets import extension_to_wire
 
 STEP_DEADLINE = 600.0
 """Default deadline of a step in seconds, so that every wait ends."""
@@ -155,6 +157,34 @@ class Session:
         fork = (await self._transport.call(lambda stub: stub.ForkSession, request)).session
         return Session(self._transport, fork.id, wire.head_from_wire(fork.head))
 
+    async def fold(
+        self, summary: str = "", *, keep_turns: int = 2, request_id: str | None = None, deadline: float = STEP_DEADLINE
+    ) -> SessionInfo:
+        """Puts `summary` in place of the first steps of the log; the pool's model writes one when it is empty.
+
+        System text, tools and the first step's messages up to the first user's stay verbatim, and so do the last
+        `keep_turns` turns: steps that begin with a user's message, with those that follow with tools' results. The new
+        log begins as the old one did, so that its KV cache is kept that far. The old log stays readable with
+        `steps(generation=…)`. `request_id` makes the call idempotent; by default it is drawn at random. `deadline` is
+        in seconds.
+
+        Raises InvalidRequestError when nothing would be folded, HeadMismatchError, AnotherStepRunningError, and other
+        RoostErrors, also those of the step that writes the summary.
+        """
+        request = pb.FoldSessionRequest(
+            session_id=self.id,
+            summary=summary,
+            keep_turns=keep_turns,
+            expected_head=None if self.head is None else wire.head_to_wire(self.head),
+            request_id=request_id or new_key(),
+        )
+        response = await self._transport.call(
+            lambda stub: stub.FoldSession, request, self._straggler_seconds, timeout=deadline
+        )
+        info = wire.session_from_wire(response.session)
+        self.head = info.head
+        return info
+
     async def hold(self, *, tool: str = "", expect_seconds: float = 0.0) -> SessionInfo:
         """Announces a pause, such as a tool's run, so that the KV cache can be kept; 0 seconds means unknown.
 
@@ -177,6 +207,30 @@ class Session:
         request = pb.EvictSessionRequest(session_id=self.id)
         response = await self._transport.call(lambda stub: stub.EvictSession, request, self._straggler_seconds)
         return response.evicted_tokens
+
+    async def extend_budget(
+        self,
+        *,
+        tokens: int = 0,
+        gpu_seconds: float = 0.0,
+        steps: int = 0,
+        wall_seconds: float = 0.0,
+        scope: BudgetScope = BudgetScope.SESSION,
+        request_id: str | None = None,
+    ) -> SessionInfo:
+        """Raises the limits of the session's budget, or with `BudgetScope.TASK` of its task's, so that a paused session
+        (`BudgetPausedError`) goes on. Needs an API key with the right `extendBudgets`.
+
+        `tokens` are uncached ones. `request_id` makes the call idempotent; by default it is drawn at random.
+
+        Raises RightMissingError; InvalidRequestError for what the role does not limit, or does not let anyone extend;
+        SessionNotFoundError and other RoostErrors.
+        """
+        extension = BudgetExtension(
+            self.id, scope, tokens, gpu_seconds, steps, wall_seconds, new_key() if request_id is None else request_id
+        )
+        response = await self._transport.call(lambda stub: stub.ExtendBudget, extension_to_wire(extension))
+        return self._record(response.session)
 
     async def close(self) -> SessionInfo:
         """Ends the session: it takes no more steps, but its log stays readable. Closing it again changes nothing.

@@ -120,12 +120,14 @@ class Transport:
         method: "Callable[[SessionServiceAsyncStub], grpc.aio.UnaryUnaryMultiCallable[Any, _Response]]",
         request: Any,
         straggler_seconds: float = 0.0,
+        timeout: float | None = None,
     ) -> _Response:
-        """Makes a unary call, and retries it while that can help.
+        """Makes a unary call, and retries it while that can help. `timeout`, in seconds: for all tries; None: that of
+        all calls.
 
         Raises RoostError, and RuntimeError when the client is closed.
         """
-        patience, tries = self.patience(self.timeout, straggler_seconds), 1
+        patience, tries = self.patience(self.timeout if timeout is None else timeout, straggler_seconds), 1
         metadata = self.metadata(trace_metadata())
         while True:
             gateway = self.current

@@ -6,7 +6,9 @@
     │   ├── StepTooLongError
     │   └── MessageTooLargeError
     ├── AuthenticationError          UNAUTHENTICATED
-    ├── PoolNotAllowedError          PERMISSION_DENIED
+    ├── PermissionDeniedError        PERMISSION_DENIED
+    │   ├── PoolNotAllowedError
+    │   └── RightMissingError
     ├── NotFoundError                NOT_FOUND
     │   ├── PoolNotFoundError
     │   ├── RoleNotFoundError
@@ -16,6 +18,9 @@
     │   ├── HeadMismatchError
     │   ├── ModelRevisionMismatchError
     │   ├── BudgetExhaustedError
+    │   ├── BudgetExceededError
+    │   │   └── BudgetPausedError
+    │   ├── RepetitionStoppedError
     │   ├── StepLimitReachedError
     │   ├── StepIdReusedError
     │   ├── StepKilledWorkersError
@@ -46,6 +51,7 @@ from collections.abc import Mapping
 
 import grpc
 
+from roost.contract.budgets import BudgetStatus
 from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.grpc_errors import code_of
@@ -102,7 +108,15 @@ class AuthenticationError(RoostError):
     """The API key is missing or unknown."""
 
 
-class PoolNotAllowedError(RoostError):
+class PermissionDeniedError(RoostError):
+    """The API key does not allow this."""
+
+
+class RightMissingError(PermissionDeniedError):
+    """The API key lacks a right that the call needs; who keeps the gateways' key file can give it."""
+
+
+class PoolNotAllowedError(PermissionDeniedError):
     """The API key does not reach this pool."""
 
 
@@ -140,6 +154,25 @@ class ModelRevisionMismatchError(PreconditionError):
 
 class BudgetExhaustedError(PreconditionError):
     """The session has used its role's token budget."""
+
+
+class BudgetExceededError(PreconditionError):
+    """A budget of the session's role, its task or its tenant is used up. A budget that is counted in windows comes back
+    after `retry_after`."""
+
+    @property
+    def budget(self) -> BudgetStatus | None:
+        """The budget that is used up; None when the gateway is newer and knows another kind."""
+        return BudgetStatus.from_metadata(self.metadata)
+
+
+class BudgetPausedError(BudgetExceededError):
+    """The session is paused, because a budget is used up. Once a client with that right has extended it
+    (`Session.extend_budget`), send the same step again."""
+
+
+class RepetitionStoppedError(PreconditionError):
+    """The session is stopped, because its calls repeat. It goes on with a step that begins with a user's message."""
 
 
 class StepLimitReachedError(PreconditionError):
@@ -238,7 +271,7 @@ STATUSES: Mapping[grpc.StatusCode, type[RoostError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
     grpc.StatusCode.OUT_OF_RANGE: InvalidRequestError,
     grpc.StatusCode.UNAUTHENTICATED: AuthenticationError,
-    grpc.StatusCode.PERMISSION_DENIED: PoolNotAllowedError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.FAILED_PRECONDITION: PreconditionError,
     grpc.StatusCode.ABORTED: ConflictError,
@@ -255,6 +288,8 @@ _OWN_CLASSES: Mapping[Reason, type[RoostError]] = {
     Reason.INVALID_SCHEMA: InvalidSchemaError,
     Reason.STEP_TOO_LONG: StepTooLongError,
     Reason.MESSAGE_TOO_LARGE: MessageTooLargeError,
+    Reason.POOL_NOT_ALLOWED: PoolNotAllowedError,
+    Reason.RIGHT_MISSING: RightMissingError,
     Reason.POOL_NOT_FOUND: PoolNotFoundError,
     Reason.ROLE_NOT_FOUND: RoleNotFoundError,
     Reason.SESSION_NOT_FOUND: SessionNotFoundError,
@@ -262,6 +297,9 @@ _OWN_CLASSES: Mapping[Reason, type[RoostError]] = {
     Reason.HEAD_MISMATCH: HeadMismatchError,
     Reason.MODEL_REVISION_MISMATCH: ModelRevisionMismatchError,
     Reason.BUDGET_EXHAUSTED: BudgetExhaustedError,
+    Reason.BUDGET_EXCEEDED: BudgetExceededError,
+    Reason.BUDGET_PAUSED: BudgetPausedError,
+    Reason.REPETITION_STOPPED: RepetitionStoppedError,
     Reason.STEP_LIMIT_REACHED: StepLimitReachedError,
     Reason.STEP_ID_REUSED: StepIdReusedError,
     Reason.STEP_KILLED_WORKERS: StepKilledWorkersError,

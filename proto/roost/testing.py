@@ -25,9 +25,11 @@ from roost._fake_output import REVISION, Turn, echo
 from roost._fake_service import FakeService
 from roost._fake_step import Mishap, Reply, StepRunner
 from roost._transport import MAX_MESSAGE_BYTES
+from roost.contract.budgets import RoleBudgets
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.contract.repetition import RepetitionRules
 from roost.store.memory import MemoryStore
 from roost.sync import BACKGROUND
 from roost.v1 import session_service_pb2 as pb
@@ -49,6 +51,8 @@ class FakeRole:
     max_steps: int = 0
     budget_tokens: int = 0
     max_output_tokens: int = 4096
+    budgets: RoleBudgets = RoleBudgets()  # noqa: RUF009  # frozen
+    repetition: RepetitionRules = RepetitionRules()  # noqa: RUF009  # frozen
 
 
 class FakeGateway:
@@ -78,7 +82,16 @@ class FakeGateway:
             context_tokens=context_tokens,
             active_revision=REVISION,
             roles=tuple(
-                PoolRole(role.name, 0, role.max_output_tokens, role.max_steps, role.budget_tokens) for role in roles
+                PoolRole(
+                    role.name,
+                    0,
+                    role.max_output_tokens,
+                    role.max_steps,
+                    role.budget_tokens,
+                    role.budgets,
+                    role.repetition,
+                )
+                for role in roles
             ),
         )
         self._store = MemoryStore()

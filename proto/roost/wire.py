@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from roost.contract import events, messages, sessions
+from roost.contract import budgets, events, messages, sessions
 from roost.contract.heads import AttemptRef, Head
 from roost.v1 import session_service_pb2 as pb
 
@@ -141,11 +141,14 @@ def usage_to_wire(usage: events.Usage) -> pb.Usage:
         output_tokens=usage.output_tokens,
         cached_tokens=usage.cached_tokens,
         reconstructed_tokens=usage.reconstructed_tokens,
+        gpu_seconds=usage.gpu_seconds,
     )
 
 
 def usage_from_wire(wire: pb.Usage) -> events.Usage:
-    return events.Usage(wire.prompt_tokens, wire.output_tokens, wire.cached_tokens, wire.reconstructed_tokens)
+    return events.Usage(
+        wire.prompt_tokens, wire.output_tokens, wire.cached_tokens, wire.reconstructed_tokens, wire.gpu_seconds
+    )
 
 
 def logprobs_from_wire(wire: Iterable[pb.TokenLogprobs]) -> tuple[events.TokenLogprobs, ...]:
@@ -191,6 +194,16 @@ def fork_request_from_wire(wire: pb.ForkSessionRequest) -> sessions.ForkRequest:
     )
 
 
+def fold_request_from_wire(wire: pb.FoldSessionRequest) -> sessions.FoldRequest:
+    return sessions.FoldRequest(
+        session_id=wire.session_id,
+        summary=wire.summary,
+        keep_turns=wire.keep_turns,
+        expected_head=head_from_wire(wire.expected_head) if wire.HasField("expected_head") else None,
+        request_id=wire.request_id,
+    )
+
+
 def session_query_from_wire(wire: pb.ListSessionsRequest) -> sessions.SessionQuery:
     return sessions.SessionQuery(
         pool=wire.pool,
@@ -229,7 +242,31 @@ def session_to_wire(info: sessions.SessionInfo) -> pb.Session:
         labels=info.labels,
         tools=map(session_tool_to_wire, info.tools),
         forked_from=None if info.forked_from is None else fork_point_to_wire(info.forked_from),
+        budgets=budgets_to_wire(info.budgets),
     )
+
+
+def budgets_to_wire(statuses: Iterable[budgets.BudgetStatus]) -> list[pb.BudgetStatus]:
+    return [
+        pb.BudgetStatus(
+            scope=enum_value(pb.BudgetScope, "BUDGET_SCOPE", status.scope),
+            unit=enum_value(pb.BudgetUnit, "BUDGET_UNIT", status.unit),
+            used=status.used,
+            limit=status.limit,
+        )
+        for status in statuses
+    ]
+
+
+def budgets_from_wire(wire: Iterable[pb.BudgetStatus]) -> tuple[budgets.BudgetStatus, ...]:
+    """Without those of a scope or unit that this version does not know."""
+    statuses = []
+    for status in wire:
+        scope = enum_member(budgets.BudgetScope, pb.BudgetScope, "BUDGET_SCOPE", status.scope)
+        unit = enum_member(budgets.BudgetUnit, pb.BudgetUnit, "BUDGET_UNIT", status.unit)
+        if scope is not None and unit is not None:
+            statuses.append(budgets.BudgetStatus(scope, unit, status.used, status.limit))
+    return tuple(statuses)
 
 
 def fork_point_to_wire(point: sessions.ForkPoint) -> pb.ForkPoint:
@@ -283,4 +320,5 @@ def session_from_wire(wire: pb.Session) -> sessions.SessionInfo:
         labels=dict(wire.labels),
         tools=tuple(map(session_tool_from_wire, wire.tools)),
         forked_from=fork_point_from_wire(wire.forked_from) if wire.HasField("forked_from") else None,
+        budgets=budgets_from_wire(wire.budgets),
     )

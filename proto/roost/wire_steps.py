@@ -1,10 +1,14 @@
 """Steps, their events and the entries of a log: between the contract's values and `roost.v1` messages. Pure."""
 
 from roost.contract import events, sessions, steps
+from roost.contract.repetition import Repetition
+from roost.contract.why import WaitReason
 from roost.v1 import session_service_pb2 as pb
 from roost.wire import (
     attempt_from_wire,
     attempt_to_wire,
+    budgets_from_wire,
+    budgets_to_wire,
     enum_member,
     enum_value,
     format_from_wire,
@@ -80,7 +84,7 @@ def event_to_wire(event: events.Event) -> pb.StepResponse:
             )
         )
     if isinstance(event, events.Queued):
-        return pb.StepResponse(queued=pb.StepQueued(position=event.position))
+        return pb.StepResponse(queued=_queued_to_wire(event))
     if isinstance(event, events.Restarted):
         return pb.StepResponse(restarted=pb.StepRestarted(attempt=attempt_to_wire(event.attempt), reason=event.reason))
     return pb.StepResponse(migrated=_migrated_to_wire(event))
@@ -97,7 +101,7 @@ def event_from_wire(step_id: str, wire: pb.StepResponse) -> events.Event | None:
         why = why_from_wire(started.why) if started.HasField("why") else None
         return events.Started(started.worker, started.prompt_tokens, started.cached_tokens, attempt, why)
     if kind == "queued":
-        return events.Queued(wire.queued.position)
+        return _queued_from_wire(wire.queued)
     if kind == "restarted":
         return events.Restarted(wire.restarted.reason, attempt_from_wire(wire.restarted.attempt))
     if kind == "migrated":
@@ -105,6 +109,28 @@ def event_from_wire(step_id: str, wire: pb.StepResponse) -> events.Event | None:
     if kind == "committed":
         return _committed_from_wire(step_id, wire.committed)
     return None
+
+
+def _queued_to_wire(event: events.Queued) -> pb.StepQueued:
+    return pb.StepQueued(
+        position=event.position,
+        reason=enum_value(pb.WaitReason, "WAIT_REASON", event.reason),
+        continuation=event.continuation,
+        estimate_seconds=event.estimate_seconds,
+        live_tokens=event.live_tokens,
+        live_limit_tokens=event.live_limit_tokens,
+    )
+
+
+def _queued_from_wire(wire: pb.StepQueued) -> events.Queued:
+    return events.Queued(
+        wire.position,
+        enum_member(WaitReason, pb.WaitReason, "WAIT_REASON", wire.reason),
+        wire.continuation,
+        wire.estimate_seconds,
+        wire.live_tokens,
+        wire.live_limit_tokens,
+    )
 
 
 def _delta_to_wire(event: events.Delta) -> pb.StepResponse:
@@ -164,6 +190,8 @@ def _committed_to_wire(event: events.Committed) -> pb.StepCommitted:
         reasoning=event.reasoning,
         reasoning_tokens=event.reasoning_tokens,
         stop_string=event.stop_string,
+        budgets=budgets_to_wire(event.budgets),
+        repetition=None if event.repetition is None else _repetition_to_wire(event.repetition),
         why=None if event.why is None else why_to_wire(event.why),
     )
 
@@ -186,8 +214,18 @@ def _committed_from_wire(step_id: str, wire: pb.StepCommitted) -> events.Committ
         reasoning=wire.reasoning,
         reasoning_tokens=wire.reasoning_tokens,
         stop_string=wire.stop_string,
+        budgets=budgets_from_wire(wire.budgets),
+        repetition=_repetition_from_wire(wire.repetition) if wire.HasField("repetition") else None,
         why=why_from_wire(wire.why) if wire.HasField("why") else None,
     )
+
+
+def _repetition_to_wire(repetition: Repetition) -> pb.Repetition:
+    return pb.Repetition(in_task=repetition.in_task, period=repetition.period, times=repetition.times)
+
+
+def _repetition_from_wire(wire: pb.Repetition) -> Repetition:
+    return Repetition(wire.in_task, wire.period, wire.times)
 
 
 def logged_step_to_wire(step: sessions.LoggedStep) -> pb.CommittedStep:

@@ -15,6 +15,8 @@ from typing import Any
 
 from roost.contract.heads import Head
 from roost.contract.lease import WorkerLease
+from roost.store.entry import GRANTED, Reserved
+from roost.store.store_health import StoreHealth
 from roost_gateway.admission.admission_queue import AdmissionQueue
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.step.placement import Placement
@@ -58,12 +60,12 @@ class Ledger:
         self.messages: asyncio.Queue[Any] = asyncio.Queue()
         self.calls: Counter[str] = Counter()
 
-    async def reserve(self, reservation: Any) -> bool:
+    async def reserve(self, reservation: Any) -> Reserved:
         self.calls["reserve"] += 1
         if self.held[reservation.worker_id] >= RUNNING:
-            return False
+            return Reserved(granted=False)
         self.held[reservation.worker_id] += 1
-        return True
+        return GRANTED
 
     async def release(self, reservation: Any) -> None:
         self.calls["release"] += 1
@@ -105,7 +107,7 @@ class Ledger:
         return json.loads(json.dumps(document))  # type: ignore[no-any-return]  # an object
 
     async def health(self) -> Any:
-        return self._records.StoreHealth(True, (), "run", uptime_seconds=10**6)
+        return getattr(self._records, "StoreHealth", StoreHealth)(True, (), "run", uptime_seconds=10**6)
 
 
 def _lease(name: str) -> WorkerLease:

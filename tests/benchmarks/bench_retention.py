@@ -3,13 +3,15 @@
 Cells are a number of agents and a worker's KV. In each, agents take the held-out half of a file of sessions, those of
 at most 128,000 tokens, in an order drawn by seed, one after the other, without end; gaps are capped at 600 s, a system
 prompt is shared by all, blocks have 64 tokens, and a session's KV is freed when it ends. Costs are those of an 8B model
-(4e-5 s a token, and the quadratic term). What policies of later work tune, they tune on the other half.
+(4e-5 s a token, and the quadratic term). Policies are tuned on the other half, which `--half tuning` shows. A half has
+about 2,000 steps of such sessions: in the first so many no session comes twice, later ones could be known again.
 
 With `--engine recorded` a step takes as long as the trace says, so that requests come at the same times under every
 policy, Belady is the optimum, and figures are of the cache alone. With `--engine batched` the worker computes what is
 missing, steps wait for it, and a policy changes when requests come.
 
     python tests/benchmarks/bench_retention.py --sessions FILE [--engine recorded] [--steps 20000] [--seeds 3]
+        [--half held-out]
 
 The last line of stdout is one JSON document.
 """
@@ -41,10 +43,11 @@ LONGEST_GAP_SECONDS = 600.0
 BASELINE = "LRU"
 
 
-def held_out_sessions(path: Path) -> list[Session]:
+def sessions_of(path: Path, half: str) -> list[Session]:
     """The sessions of the cells: agents without their subagents."""
-    _, held_out = halves(session for session in load("agent-sessions", path) if "/" not in session.name)
-    short = [session for session in held_out if longest_context(session) <= LONGEST_CONTEXT]
+    tuning, held_out = halves(session for session in load("agent-sessions", path) if "/" not in session.name)
+    chosen = tuning if half == "tuning" else held_out
+    short = [session for session in chosen if longest_context(session) <= LONGEST_CONTEXT]
     return [replace(with_capped_gaps(session, LONGEST_GAP_SECONDS), prefix="system") for session in short]
 
 
@@ -53,7 +56,7 @@ def simulated(
 ) -> Report:
     settings = WorkerSettings(kv_tokens=kv_tokens, recorded_times=options.engine == "recorded")
     arrivals = ClosedLoop(shuffled_forever(sessions, seed), agents, ramp_seconds=60.0)
-    return Simulation(Fleet(1, settings), policy_factory(policy), arrivals).run(options.steps)
+    return Simulation(Fleet(1, settings), policy_factory(settings, policy), arrivals).run(options.steps)
 
 
 def figures_of(reports: list[Report]) -> dict[str, Any]:
@@ -79,9 +82,12 @@ def main() -> None:
     parser.add_argument("--engine", choices=("recorded", "batched"), default="recorded")
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--half", choices=("held-out", "tuning"), default="held-out")
     options = parser.parse_args()
-    sessions = held_out_sessions(options.sessions)
-    print(f"{len(sessions)} held-out sessions, {options.engine} times, {options.steps} steps, {options.seeds} seeds")
+    sessions = sessions_of(options.sessions, options.half)
+    print(
+        f"{len(sessions)} {options.half} sessions, {options.engine} times, {options.steps} steps, {options.seeds} seeds"
+    )
     cells: list[dict[str, Any]] = []
     for agents, kv_tokens in CELLS:
         reports = {
@@ -96,11 +102,13 @@ def main() -> None:
             print(
                 f"  {policy:15} hit {values['hit_ratio']['median']:6.1%} "
                 f"({values['hit_ratio']['lowest']:.1%} to {values['hit_ratio']['highest']:.1%}), "
-                f"recomputed {values['recomputed_per_useful_second']['median']:.2f} s per useful second, "
+                f"recomputed {values['recomputed_seconds']['median']:,.0f} s "
+                f"({values['recomputed_seconds']['lowest']:,.0f} to {values['recomputed_seconds']['highest']:,.0f}; "
+                f"{values['recomputed_per_useful_second']['median']:.2f} per useful second), "
                 f"TTFT p95 {values['ttft_p95_seconds']['median']:.1f} s, {share:.0%} of the way to Belady"
             )
         cells.append({"agents": agents, "kv_tokens": kv_tokens, "endless_hit_ratio": endless, "policies": policies})
-    emit({"machine": machine(), "engine": options.engine, "steps": options.steps, "cells": cells})
+    emit({"machine": machine(), "engine": options.engine, "half": options.half, "steps": options.steps, "cells": cells})
 
 
 if __name__ == "__main__":

@@ -58,9 +58,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2_000_000)
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
-    fleet = Fleet(options.workers, WorkerSettings(kv_tokens=2_000_000))
+    settings = WorkerSettings(kv_tokens=2_000_000)
     loop = ClosedLoop(generate(small_and_idle(), 0), options.sessions, options.sessions * RAMP_SECONDS / 1_000)
-    simulation = Simulation(fleet, policy_factory(), loop)
+    simulation = Simulation(Fleet(options.workers, settings), policy_factory(settings), loop)
     profile = cProfile.Profile()
     began, began_cpu = time.monotonic(), time.process_time()
     if options.profile:

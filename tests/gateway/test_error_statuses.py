@@ -2,12 +2,19 @@
 
 import pytest
 
+from roost.contract.budgets import BudgetStatus
 from roost.contract.heads import Head
 from roost.contract.reasons import Reason
+from roost.store.budgets import status_from_text
 from roost.store.link import WritesRefusedError
 from roost.store.records import StoreAwayError
 from roost.store.refusals import WORDS, refused
 from roost_gateway.errors import as_refused
+
+OF_BUDGETS = ("budget_exceeded", "budget_paused")
+"""Words whose detail is a budget's status."""
+STRUCTURED = (*OF_BUDGETS, "repeats")
+"""Words whose detail is for programs."""
 
 
 @pytest.mark.parametrize(("word", "reason"), WORDS.items())
@@ -18,7 +25,7 @@ def test_every_word_of_a_script_has_a_text_for_people(word: str, reason: Reason)
     assert error.metadata == {"head_length": "3", "head_log_hash": "68"}
 
 
-@pytest.mark.parametrize(("word", "reason"), WORDS.items())
+@pytest.mark.parametrize(("word", "reason"), [item for item in WORDS.items() if item[0] not in STRUCTURED])
 def test_a_client_is_told_its_own_figures_and_nothing_of_the_store(
     word: str, reason: Reason, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -28,6 +35,38 @@ def test_a_client_is_told_its_own_figures_and_nothing_of_the_store(
     else:
         assert message == refused(reason).message
         assert "why" in caplog.text
+
+
+@pytest.mark.parametrize("word", OF_BUDGETS)
+@pytest.mark.parametrize(
+    ("status", "figures", "field"),
+    [
+        ("session:tokens:12:10", "the session has used 12 of 10 uncached tokens", "budgets.session.uncachedTokens"),
+        ("task:gpu_us:2500000:2000000", "the task has used 2.5 of 2 seconds of GPU", "budgets.task.gpuSeconds"),
+        ("tenant:steps:7:7", "the tenant has used 7 of 7 steps", "tenantBudget.steps"),
+    ],
+)
+def test_a_refusal_at_a_budget_names_the_budget_its_figures_and_the_fix(
+    word: str, status: str, figures: str, field: str
+) -> None:
+    error = refused(WORDS[word], head=Head(3, b"h"), detail=status)
+    assert figures in error.message
+    assert f"raise {'' if field.startswith('tenant') else 'roles[].'}{field} of the pool" in error.message
+    assert BudgetStatus.from_metadata(error.metadata) == status_from_text(status)
+    assert Head.from_metadata(error.metadata) == Head(3, b"h")
+    assert error.retry_seconds is None
+
+
+def test_a_budget_with_a_window_says_when_it_begins_again() -> None:
+    error = refused(WORDS["budget_exceeded"], retry_ms=2500, detail="role:steps:7:7")
+    assert "its window ends in 3 s" in error.message
+    assert error.retry_seconds == 2.5
+
+
+def test_a_session_that_is_stopped_learns_what_repeats_and_how_it_goes_on() -> None:
+    message = refused(WORDS["repeats"], detail="session:2:3").message
+    assert "session period 2 times 3" in message
+    assert "goes on with a step that begins with a user's message" in message
 
 
 def test_a_script_has_one_word_for_a_reason() -> None:

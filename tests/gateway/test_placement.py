@@ -13,7 +13,10 @@ from roost.contract.heads import Head
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.store.records import Reservation, StoreAwayError, StoreHealth, Wake, WorkerLook, WorkerView
+from roost.store.entry import GRANTED, Reserved
+from roost.store.records import Reservation, StoreAwayError, WorkerLook, WorkerView
+from roost.store.store_health import StoreHealth
+from roost.store.wake import Wake
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.step.attempt import Failure, StepAttempt
 from roost_gateway.step.placement import Placement
@@ -42,13 +45,13 @@ class Ledger:
         self.away = False
         self.wakes_sent: asyncio.Queue[Wake] = asyncio.Queue()
 
-    async def reserve(self, reservation: Reservation) -> bool:
+    async def reserve(self, reservation: Reservation) -> Reserved:
         self.asked.append((reservation.session_id, reservation.worker_id))
         view = self.views[reservation.worker_id]
         if view.reserved_tokens + reservation.tokens > CAPACITY:
-            return False
+            return Reserved(granted=False)
         self.views[reservation.worker_id] = replace(view, reserved_tokens=view.reserved_tokens + reservation.tokens)
-        return True
+        return GRANTED
 
     async def release(self, reservation: Reservation) -> None:
         if self.away:

@@ -7,7 +7,8 @@ import pytest
 from roost.contract.heads import Head
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
-from roost.store.records import Descriptor, FormerLog, State
+from roost.store.generations import FormerLog
+from roost.store.records import Descriptor, State
 from roost.store.views import unknown_migration
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.routing.revisions import migrates, turned_away

@@ -10,7 +10,7 @@ from roost.contract.heads import AttemptRef
 from roost.contract.loghash import pack_ids
 from roost.contract.messages import ToolCall
 from roost.contract.parts import PartLog
-from roost.contract.pool_document import PoolDocument
+from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.steps import Cursor, StepRequest
 from roost.store.records import AlreadyCommitted
 from roost_gateway.step.commit import commit_request, replay
@@ -88,6 +88,11 @@ async def test_a_worker_gets_how_many_units_of_parts_are_here() -> None:
     attempt.output.append([0, 1], "ab", 0, 0, (), (TextPart("ab"), *CALL_PARTS), 0)
     assert resume(attempt, attempt.ref).resume.from_part == 5
     assert start(attempt).start.replay.parts == 5
+
+
+async def test_a_worker_gets_the_role_of_the_session() -> None:
+    attempt = attempt_of(POOL, descriptor_of("s"), role=PoolRole("coder"))
+    assert start(attempt).start.role == "coder"
 
 
 async def test_every_attempt_at_a_step_has_the_same_seed_of_call_ids_and_no_other_step_has_it() -> None:

@@ -17,7 +17,7 @@ from roost.contract.why import KvEviction, Place, RebuildCause, Why
 from roost.v1 import session_service_pb2 as pb
 from roost.wire_why import why_from_wire
 from roost_gateway.fleet import grace
-from roost_worker.engine.retention import DEFAULT_POLICY
+from roost_worker.engine.policies import DEFAULT_POLICY
 from worker_harness import SECRET, World, scripted_world, worker_config
 
 POOL = worker_harness.POOL

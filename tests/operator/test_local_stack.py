@@ -15,10 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from roost import Client, RetryConfig, Sampling, Session, ToolChoice, ToolChoiceMode
+from roost import Client, Sampling, Session, ToolChoice, ToolChoiceMode
 from roost_operator.api.loader import load_pool
 from roost_operator.api.spec import AgentPool
-from roost_operator.demo.chaos import listener
 from roost_operator.demo.tools import CALCULATE
 from roost_operator.demo.verify import CommittedLog, Judge
 from roost_operator.local import redis
@@ -26,6 +25,7 @@ from roost_operator.local.ports import PortTakenError, free_port
 from roost_operator.local.processes import ProcessFailedError
 from roost_operator.local.runner import LocalStack, StackError, StackOptions
 from roost_operator.local.state_dir import StateDirectoryError
+from stack_leftovers import left_behind
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "manifests" / "samples" / "pool-dummy.yaml"
@@ -42,16 +42,6 @@ def options(tmp_path: Path) -> Iterator[StackOptions]:
     """Options of a stack on free ports; afterwards nothing of it may be left."""
     yield StackOptions(state_dir=tmp_path / "state", port=0, ray=False, cache_dir=tmp_path / "cache")
     assert left_behind(tmp_path) == []
-
-
-def left_behind(directory: Path) -> list[str]:
-    """Processes that were told of a directory."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "environ", "status"]):
-        told = " ".join([*(process.info["cmdline"] or []), *(process.info["environ"] or {}).values()])
-        if str(directory) in told and process.pid != os.getpid() and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(told[:200])
-    return found
 
 
 async def test_sessions_survive_whatever_is_killed_and_a_restart_of_everything(
@@ -131,26 +121,6 @@ async def test_a_part_that_fails_takes_the_others_down(pool: AgentPool, options:
 def too_wide(pool: AgentPool) -> dict[str, object]:
     """The pool's model over more ranks than it can be cut into."""
     return {**pool.spec.model.model_dump(by_alias=True), "tensorParallel": 7}
-
-
-@pytest.mark.ray
-@pytest.mark.timeout(560)
-async def test_workers_run_as_ray_serve_replicas(pool: AgentPool, options: StackOptions) -> None:
-    with_ray = StackOptions(state_dir=options.state_dir, port=0, ray=True, cache_dir=options.cache_dir)
-    retry = RetryConfig(give_up_after=240.0)  # Ray takes minutes to start a replica on a busy machine
-    async with LocalStack(pool, with_ray) as stack, await Client.connect(stack.targets, retry=retry) as client:
-        session = await client.open(role="agent")
-        await session.run("One.", sampling=GREEDY)
-        (lease,) = await stack.leases()
-        psutil.Process(pid_of(lease.address)).kill()
-        again = await session.run("Two.", sampling=GREEDY)
-        assert again.committed.index == 1
-
-
-def pid_of(address: str) -> int:
-    pid = listener(address)
-    assert pid is not None
-    return pid
 
 
 def up(tmp_path: Path, *arguments: str) -> "subprocess.Popen[str]":

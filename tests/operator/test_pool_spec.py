@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import yaml
@@ -87,7 +88,7 @@ REFUSED = {
     "unknown eviction": (
         model(kvCache={"evictionPolicy": "lru"}),
         "spec.models[0].kvCache.evictionPolicy: 'lru' is not allowed",
-        "use 'LRUSparingHeld' or 'LRU'",
+        "use 'LRUSparingHeld', 'LRU' or 'LearnedReturns'",
     ),
     "eviction is a number": (
         model(kvCache={"evictionPolicy": 1}),
@@ -257,25 +258,21 @@ def test_samples_are_valid(file: Path) -> None:
 
 def test_pool_document_is_what_gateways_read() -> None:
     sessions = {"idleTTLSeconds": 60, "maxTokens": 500, "nonceLines": ["id: *"]}
-    value = document(sessions=sessions, admission={"queueLimit": 5})
+    admission = {"queueLimit": 5, "workingSet": "Enforced"}
+    value = document(sessions=sessions, admission=admission)
     value["spec"]["models"][0]["thinking"] = "drop"
     pool = parse(value)
+    limits = {"maxOutputTokensPerStep": 64, "maxStepsPerSession": 0, "sessionTokenBudget": 0, "onHold": "Admit"}
+    tested_in_test_budget_spec = {"budgets": ANY, "repetition": ANY}
     assert pool_document(pool, "abc").to_json() == {
         "schemaVersion": 1,
         "pool": "n/p",
         "model": {"name": "m", "aliases": [], "contextTokens": 512, "thinking": "drop"},
         "activeRevision": "abc",
-        "roles": [
-            {
-                "name": "agent",
-                "priority": 0,
-                "maxOutputTokensPerStep": 64,
-                "maxStepsPerSession": 0,
-                "sessionTokenBudget": 0,
-            }
-        ],
+        "roles": [{"name": "agent", "priority": 0, **limits, **tested_in_test_budget_spec}],
         "sessions": {**sessions, "implicitTTLSeconds": 3600, "onModelChange": "Migrate"},
-        "admission": {"queueLimit": 5, "queueTimeoutSeconds": 30},
+        "tenantBudget": ANY,
+        "admission": {**admission, "queueTimeoutSeconds": 30, "maxHoldSeconds": 120},
         "suspend": False,
     }
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from gateway_worlds import POOL, TEXT, World, fake_world, real_world
+from budget_scenario import budgets_of_a_role
+from fold_scenario import folding
+from gateway_worlds import POOL, TEXT, World, failing, fake_world, opened, real_world
 from redis_servers import RedisServer
 from roost import (
     Committed,
@@ -16,7 +18,6 @@ from roost import (
     MessageRole,
     Migrated,
     Restarted,
-    RoostError,
     Session,
     SessionInfo,
     SessionState,
@@ -28,14 +29,6 @@ from roost.contract.parts import PartLog
 
 Scenario = Callable[[World], Awaitable[Any]]
 GONE = f"{POOL}/{'0' * 26}"
-
-
-async def failing(call: Awaitable[Any]) -> tuple[str, str, str, bool]:
-    """How a call fails: class, status, reason, and whether it says when to come back."""
-    with pytest.raises(RoostError) as raised:
-        await call
-    error = raised.value
-    return type(error).__name__, error.status.name, error.reason, error.retry_after is not None
 
 
 def seen(info: SessionInfo) -> tuple[Any, ...]:
@@ -55,10 +48,6 @@ def seen(info: SessionInfo) -> tuple[Any, ...]:
         info.tools,
         times,
     )
-
-
-async def opened(world: World, **options: Any) -> Session:
-    return await (await world.client()).open(**options)
 
 
 async def a_step_and_its_log(world: World) -> Any:
@@ -320,6 +309,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     listing,
     opening_twice,
     limits_of_a_role,
+    budgets_of_a_role,
+    folding,
     bad_requests,
     a_step_taken_over,
     a_step_during_another,

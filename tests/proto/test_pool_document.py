@@ -7,12 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roost.contract.budgets import BudgetLimits, OnBudget, RoleBudgets
 from roost.contract.nonce_lines import NonceLine
 from roost.contract.pool_document import SCHEMA_VERSION, PoolDocument, PoolRole
+from roost.contract.repetition import OnRepetition, RepetitionRules
 
 COUNT = st.integers(0, 2**40)
 LITERAL = st.text(st.characters(exclude_characters="*\r\n"))
-ROLES = st.builds(PoolRole, st.text(min_size=1), COUNT, COUNT, COUNT, COUNT)
+LIMITS = st.builds(BudgetLimits, COUNT, COUNT, COUNT, COUNT)
+IN_WINDOWS = st.builds(BudgetLimits, COUNT, COUNT, COUNT, st.just(0), st.integers(60, 10**7))
+WAYS = st.sampled_from(OnBudget)
+BUDGETS = st.builds(
+    RoleBudgets, LIMITS, LIMITS, IN_WINDOWS, st.sampled_from(OnBudget), COUNT, st.integers(1, 100), COUNT
+)
+REPETITION = st.builds(RepetitionRules, COUNT, COUNT, st.sampled_from(OnRepetition))
+ROLES = st.builds(PoolRole, st.text(min_size=1), COUNT, COUNT, COUNT, COUNT, BUDGETS, REPETITION)
 DOCUMENTS = st.builds(
     PoolDocument,
     pool=st.just("team/agents"),
@@ -27,8 +36,11 @@ DOCUMENTS = st.builds(
     nonce_lines=st.lists(st.builds(NonceLine, LITERAL.filter(bool), LITERAL), max_size=3).map(tuple),
     max_session_tokens=COUNT,
     migrates=st.booleans(),
+    tenant_budget=IN_WINDOWS,
     queue_limit=COUNT,
     queue_timeout_seconds=st.integers(1, 3600) | st.floats(0.001, 3600),
+    has_gate=st.booleans(),
+    max_hold_seconds=st.integers(1, 3600) | st.floats(0.001, 3600),
     suspend=st.booleans(),
 )
 OF_AN_OLDER_OPERATOR = """{"pool": "team/agents", "model": {"name": "smol", "contextTokens": 8192},

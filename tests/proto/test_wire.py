@@ -6,6 +6,7 @@ import pytest
 
 from roost import wire, wire_steps
 from roost.contract import requests
+from roost.contract.budgets import BudgetScope, BudgetStatus, BudgetUnit
 from roost.contract.events import (
     ArgumentsPart,
     CallPart,
@@ -60,15 +61,38 @@ WHY = Why(
     KvEviction(4096, 41.5, "a/b/c", "LRUSparingHeld"),
 )
 
+BUDGETS = (
+    BudgetStatus(BudgetScope.TASK, BudgetUnit.GPU_SECONDS, 1.5, 60),
+    BudgetStatus(BudgetScope.SESSION, BudgetUnit.STEPS, 4, 5),
+)
 EVENTS: list[Event] = [
     Queued(4),
+    Queued(2, WaitReason.WORKING_SET, True, 3.5, 2_100_000, 1_900_000),
+    Queued(0, WaitReason.NO_WORKER),
     Migrated("old", "new", 2, HEAD),
     Started("worker", 5, 6, ATTEMPT),
     Started("worker", 5, 6, ATTEMPT, WHY),
     Delta("é", [7, 8], 1, 2, (TokenLogprobs(-0.5, (7,), (-0.25,)),), ATTEMPT, PARTS, 5),
     Restarted("why", ATTEMPT),
     Committed(
-        "s1", SAID, FinishReason.TOOL_CALLS, USAGE, HEAD, 1, 2, 3, 2**63, True, 4, 5, ("why",), "Hm.", "stop", WHY, 6
+        "s1",
+        SAID,
+        FinishReason.TOOL_CALLS,
+        USAGE,
+        HEAD,
+        1,
+        2,
+        3,
+        2**63,
+        True,
+        4,
+        5,
+        ("why",),
+        "Hm.",
+        "stop",
+        WHY,
+        6,
+        BUDGETS,
     ),
 ]
 
@@ -174,3 +198,8 @@ def test_a_filter_by_a_state_that_is_unknown_selects_no_session() -> None:
     assert query.tier == Tier.HOT
     assert query.state not in ("", *SessionState)
     assert wire.session_query_from_wire(pb.ListSessionsRequest()).state == ""
+
+
+def test_a_budget_of_a_newer_gateways_kind_is_passed_over() -> None:
+    known, newer = wire.budgets_to_wire(BUDGETS), pb.BudgetStatus(scope=77, unit=pb.BUDGET_UNIT_STEPS)
+    assert wire.budgets_from_wire([*known, newer]) == BUDGETS

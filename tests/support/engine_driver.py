@@ -94,12 +94,13 @@ class EngineDriver:
         tenant: bytes = b"tenant",
         grammar: str | None = None,
         priority: int = 0,
+        role: str = "",
         **sampling: object,
     ) -> Answer:
         """Submits `prompt`, with `output` replayed."""
         params = SamplingParams(**{"max_tokens": 4, **sampling})  # type: ignore[arg-type]  # checked by the dataclass
         ids = array("I", [*prompt, *output])
-        request = Submit(name, ids, len(prompt), params, tenant, session, grammar, priority)
+        request = Submit(name, ids, len(prompt), params, tenant, session, grammar, priority, role)
         self.answers[name] = answer = Answer(request)
         self.send(request)
         return answer

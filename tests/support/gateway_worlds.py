@@ -2,17 +2,20 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
 from gateway_driver import publish_pool
 from null_script import BASE_ID, Script, token_text
 from null_worker import NullWorker
 from redis_servers import RedisServer
-from roost import Client, Delta, Event, RetryConfig, Session
+from roost import Client, Delta, Event, RetryConfig, RoostError, Session
 from roost.contract.api_keys import hash_api_key
+from roost.contract.budgets_document import role_budgets_from_json
 from roost.testing import FakeGateway, FakeRole, Turn
 from roost_gateway.config import GatewayConfig
 from roost_gateway.front.server import GatewayServer
@@ -23,8 +26,10 @@ TEXT = "".join(token_text(BASE_ID + number) for number in range(TOKENS))
 """What every step says."""
 KEYS = {"key-a": "a", "key-b": "b"}
 """API keys and their tenants."""
-ROLES: Mapping[str, Mapping[str, int]] = {
+ROLES: Mapping[str, Mapping[str, Any]] = {
     "worker": {},
+    "paused": {"budgets": {"session": {"steps": 2}, "task": {"steps": 4}, "onBudget": "Ask", "warnAtPercent": 100}},
+    "ended": {"budgets": {"session": {"steps": 1}, "graceSteps": 0}},
     "short": {"maxStepsPerSession": 1},
     "terse": {"maxOutputTokensPerStep": 64},
 }
@@ -62,6 +67,18 @@ class World:
     async def close(self) -> None:
         for client in self._clients:
             await client.close()
+
+
+async def opened(world: World, **options: Any) -> Session:
+    return await (await world.client()).open(**options)
+
+
+async def failing(call: Awaitable[Any]) -> tuple[str, str, str, bool]:
+    """How a call fails: class, status, reason, and whether it says when to come back."""
+    with pytest.raises(RoostError) as raised:
+        await call
+    error = raised.value
+    return type(error).__name__, error.status.name, error.reason, error.retry_after is not None
 
 
 class FakeWorld(World):
@@ -131,6 +148,7 @@ async def fake_world() -> AsyncIterator[World]:
             name,
             max_steps=limits.get("maxStepsPerSession", 0),
             max_output_tokens=limits.get("maxOutputTokensPerStep", 0),
+            budgets=role_budgets_from_json(limits.get("budgets", {}), "budgets."),
         )
         for name, limits in ROLES.items()
     ]
@@ -155,7 +173,14 @@ async def real_world(server: RedisServer, directory: Path) -> AsyncIterator[Worl
     """Two real gateways and a null worker over an empty Redis; `directory` takes the key file."""
     _publish(server)
     keys = [
-        {"id": tenant, "sha256": hash_api_key(key), "tenant": tenant, "pools": [POOL]} for key, tenant in KEYS.items()
+        {
+            "id": tenant,
+            "sha256": hash_api_key(key),
+            "tenant": tenant,
+            "pools": [POOL],
+            "rights": ["extendBudgets"],
+        }
+        for key, tenant in KEYS.items()
     ]
     (directory / "keys.yaml").write_text(yaml.safe_dump({"keys": keys}))
     config = GatewayConfig(listen="127.0.0.1:0", store_url=server.url, api_keys_file=directory / "keys.yaml")

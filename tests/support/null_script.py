@@ -45,6 +45,8 @@ class Script:
     reasoning_tokens: int = 0
     stop_string: str = ""
     """What `Finished` says that the output ended at."""
+    gpu_seconds: float = 0.0
+    """What `Finished` says that each step took."""
     calls: tuple[tuple[str, str], ...] = ()
     """Names and arguments of the output's tool calls, whose ids no other step's calls have."""
     ask_history: bool = False

@@ -274,6 +274,7 @@ class NullWorker(NullChecks):
             reasoning=self.script.reasoning,
             reasoning_tokens=self.script.reasoning_tokens,
             stop_string=self.script.stop_string,
+            gpu_seconds=self.script.gpu_seconds,
         )
 
     async def _hear(self, attempt: Attempt, requests: AsyncIterator[wpb.GenerateRequest]) -> None:

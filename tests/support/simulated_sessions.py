@@ -47,4 +47,4 @@ def simulation_of(
     """A closed loop of the sessions on small workers."""
     settings = WorkerSettings(kv_tokens, block_tokens, max_running, COSTS, recorded_times)
     fleet = Fleet(workers, settings, queue_timeout_seconds)
-    return Simulation(fleet, policy_factory(policy), ClosedLoop(iter(sessions), population))
+    return Simulation(fleet, policy_factory(settings, policy), ClosedLoop(iter(sessions), population))

@@ -13,6 +13,8 @@ from leases import lease_of
 from roost.contract import loghash, names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
+from roost.store.budgets import NO_BUDGETS, BudgetRules
+from roost.store.entry import Entry
 from roost.store.grace import Grace
 from roost.store.interface import SessionStore
 from roost.store.keys import PoolKeys
@@ -27,6 +29,7 @@ from roost.store.records import (
 )
 from roost.store.redis_store import RedisStore
 from roost.store.residency import warm_field
+from roost.store.working_set import START_TARGET, Admission, Footprint, WorkingSet
 
 POOL = "team/agents"
 TENANT = "acme"
@@ -84,6 +87,9 @@ def commit_request(
     prompt: tuple[int, ...] = (1, 2, 3),
     output: tuple[int, ...] = (4, 5),
     reasoning: str = "",
+    gpu_seconds: float = 0.0,
+    calls: int = 0,
+    rules: BudgetRules = NO_BUDGETS,
     **fields: Any,
 ) -> CommitRequest:
     """A commit whose head fits its ids; `fields` are the entry's, and `ttl_ms` and `owner` the request's."""
@@ -93,13 +99,14 @@ def commit_request(
     entry: dict[str, Any] = {
         "step_id": step_id,
         "index": 0,
-        "messages": ({"role": "user", "content": f"question of {step_id} 🦉"},),
+        "messages": ({"role": "tool" if calls else "user", "content": f"question of {step_id} 🦉"},),
         "output": {
             "role": "assistant",
             "content": "answer",
-            "tool_calls": [],
+            "tool_calls": [{"id": "c", "name": "grep", "arguments": f"{calls}"}] * bool(calls),
             "text": "answer",
             **({"reasoning": reasoning} if reasoning else {}),
+            **({"gpu_seconds": gpu_seconds} if gpu_seconds else {}),
         },
         "finish_reason": "stop",
         "prompt_tokens": len(prompt),
@@ -113,7 +120,7 @@ def commit_request(
         "model_revision": REVISION,
         "worker_id": "w1",
     }
-    return CommitRequest(session_id, ref, previous, LogEntry(**{**entry, **fields}), packed, ttl_ms, owner)
+    return CommitRequest(session_id, ref, previous, LogEntry(**{**entry, **fields}), packed, ttl_ms, owner, rules)
 
 
 def migration(
@@ -140,6 +147,14 @@ def migration(
     return MigrateRequest(
         session_id, ref, previous, tuple(migrated), packed, revision, ttl_ms, lease_ms, without_thinking
     )
+
+
+def fold_request(began: Began, entries: Sequence[LogEntry], folded: int, **fields: Any) -> MigrateRequest:
+    """A log whose first step is that of the attempt, and stands for the first `folded` steps."""
+    assert began.descriptor.attempt is not None
+    first = replace(entries[0], step_id=began.descriptor.attempt.step_id)
+    request = migrate_request(began, [first, *entries[folded:]], revision=REVISION, **fields)
+    return replace(request, folded=folded)
 
 
 def migrate_request(began: Began, entries: Sequence[LogEntry], **fields: Any) -> MigrateRequest:
@@ -216,6 +231,38 @@ def reservations(raw: Raw, pool: str = POOL, *, summed: bool = False) -> dict[st
         assert {name[1:]: _pair(value) for name, value in fields.items() if name[0] == "=" != name} == sums
         assert _pair(fields["="])[1] <= min(expiry for _, expiry in members.values())
     return members
+
+
+def live_sessions(raw: Raw, pool: str = POOL) -> dict[str, tuple[str, Footprint, bool]]:
+    """Worker and footprint of each live session, and whether its KV there was promised. Asserts that the sums are
+    theirs, and that each has an end."""
+    keys, live, working_set = PoolKeys(pool), dict[str, tuple[str, Footprint, bool]](), WorkingSet()
+    for name, value in raw.hgetall(keys.live).items():
+        prefix, first, family, shared, own, promised, worker = value.decode().split("|")
+        needed = Footprint(prefix, int(first), family, int(shared), int(own))
+        live[name.decode()] = worker, needed, promised == "1"
+        working_set.put(name.decode(), worker, needed, 1)
+    assert {name.decode() for name in raw.zrange(keys.live_ends, 0, -1)} == set(live)
+    sums = {name.decode(): value.decode() for name, value in raw.hgetall(keys.live_sums).items()}
+    sums.pop("*", None)
+    shares = raw.zcard(keys.live_shares)
+    assert sums.pop("=", "0:0") == f"{len(live)}:{shares}"
+    workers = {worker for worker, _, _ in live.values()}
+    assert sums == {worker: f"{working_set.tokens(worker)}:{working_set.sessions(worker)}" for worker in workers}
+    assert shares == sum(len([*needed.shares]) for _, needed, _ in live.values())
+    return live
+
+
+def entry_of(tokens: int) -> Entry:
+    """Some entry, the same for the same step."""
+    return Entry(Admission.GATED if tokens % 4 else Admission.PASSED, "ab" if tokens % 3 else "", tokens % 5)
+
+
+def live_target(raw: Raw, pool: str = POOL) -> tuple[int, ...]:
+    """The target, and the tokens of logs, and of what was lost of them, that were counted since it was last looked
+    at."""
+    value = raw.hget(PoolKeys(pool).live_sums, "*")
+    return tuple(map(int, value.decode().split(":")[:3])) if value else (START_TARGET, 0, 0)
 
 
 def _pair(text: str) -> tuple[int, int]:

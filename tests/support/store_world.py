@@ -1,28 +1,61 @@
 """The world of the store's state machine: gateways, workers and sessions on a real Redis and on the store in memory."""
 
 import asyncio
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import astuple, replace
 from typing import Any
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from redis_servers import PATIENCE_SECONDS, RedisCluster, RedisServer
 from roost.contract import names
+from roost.contract.budgets import BudgetScope
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.refused import Refused
+from roost.store.budgets import NO_BUDGETS, Budget, BudgetRules, ExtendRequest, Spending
 from roost.store.fork_records import CommitPoint, NewFork
 from roost.store.keys import PoolKeys
 from roost.store.memory import MemoryStore
+from roost.store.records import RenewItem
 from roost.store.redis_store import RedisStore, connect
-from store_driver import LONG_MS, lease, new_session, next_ms, publish, publish_cached, redis_ms, reservations
+from store_comparison import Twice, comparable, owner_of
+from store_driver import (
+    LONG_MS,
+    lease,
+    live_sessions,
+    live_target,
+    migration,
+    new_session,
+    next_ms,
+    publish,
+    publish_cached,
+    redis_ms,
+    reservations,
+)
 
 POOLS = ("team/agents", "team/b")
 TENANTS = ("acme", "other")
 WORKERS = {"w1": (40, 1), "w2": (20, 1)}
 REVISIONS = ("rev-1", "rev-2")
 NO_AGING_MS = 10**12
-_TIMES = {"created_ms", "updated_ms", "expires_ms", "commit_ms", "begin_ms", "kv_since_ms"}
-_TIMES_LEFT = {"lease_ms_left", "ms_left"}
+TASK = "fix #12"
+_BUDGETS = (
+    Budget(BudgetScope.SESSION, "tokens", 12),
+    Budget(BudgetScope.SESSION, "steps", 2),
+    Budget(BudgetScope.TASK, "tokens", 25),
+    Budget(BudgetScope.TASK, "steps", 4),
+    Budget(BudgetScope.TASK, "gpu_us", 3_000_000),
+    Budget(BudgetScope.ROLE, "tokens", 40, window_ms=10**15),
+    Budget(BudgetScope.TENANT, "steps", 9, window_ms=10**15),
+)
+"""With windows that do not end during a test."""
+BUDGET_RULES = (
+    NO_BUDGETS,
+    BudgetRules(TENANTS[0], "coder", repeats=3, stops=True),
+    BudgetRules(TENANTS[0], "coder", TASK, repeats=2, task_repeats=4),
+    BudgetRules(TENANTS[0], "coder", TASK, _BUDGETS, grace_steps=0),
+    BudgetRules(TENANTS[0], "coder", TASK, _BUDGETS, asks=True, grace_steps=2, warn_percent=30),
+    BudgetRules(TENANTS[0], "coder", "", _BUDGETS[:3]),
+)
 Attempt = tuple[str, AttemptRef, str]
 
 
@@ -38,7 +71,7 @@ class StoreWorld(RuleBasedStateMachine):
             with shard.client() as client:
                 client.flushall()
         self.now = 1
-        self.memory = MemoryStore(lambda: self.now, aging_ms=NO_AGING_MS)
+        self.memory = MemoryStore(lambda: self.now, aging_ms=NO_AGING_MS, adapt_ms=0)
         self.names: list[str] = []
         self.taken: list[Attempt] = []
         self.touched: set[str] = set()
@@ -48,7 +81,9 @@ class StoreWorld(RuleBasedStateMachine):
         self.gateways = [self.loop.run(self.connect_gateway(twice)) for twice in (False, True)]
 
     async def connect_gateway(self, twice: bool) -> RedisStore:
-        store = await connect(self.server.url, socket_timeout=PATIENCE_SECONDS, grace_ms=0, aging_ms=NO_AGING_MS)
+        store = await connect(
+            self.server.url, socket_timeout=PATIENCE_SECONDS, grace_ms=0, aging_ms=NO_AGING_MS, adapt_ms=0
+        )
         if twice:
             store._link.client = Twice(store._link.client)  # type: ignore[assignment]
         return store
@@ -70,8 +105,12 @@ class StoreWorld(RuleBasedStateMachine):
             self.agree(0, "delete", session_id, TENANTS[0])
         kinds = ("steps", "family", "log:*", "ids:*", "forks:*")
         left = {key for kind in kinds for key in self.raw.scan_iter(f"roost:*:s:*:{kind}")}
-        waiting = {_owner(key) for key in left if self._is_for_expired_forks(key)}
-        assert {key for key in left if _owner(key) not in waiting} == set()
+        waiting = {owner_of(key) for key in left if self._is_for_expired_forks(key)}
+        assert {key for key in left if owner_of(key) not in waiting} == set()
+        for name in POOLS:
+            gone = {session_id.rpartition("/")[2] for session_id in self.names}
+            left_live = set(live_sessions(self.raw, name))
+            assert left_live <= self.expired & gone, "only sessions that nobody could delete are live"
 
     def _is_for_expired_forks(self, key: bytes) -> bool:
         """Whether a key says that forks that `expire` has ended need something until later: time does not pass here."""
@@ -129,6 +168,36 @@ class StoreWorld(RuleBasedStateMachine):
             "longer": Head(right.length + 3, bytes(16)),
         }
         return heads.get(which, right), generation if known else 0
+
+    def renew(self, gateway: int, attempt: Attempt, expired: bool) -> None:
+        """One batch with the pool's last attempts. With `expired`, as if their gateways had died and their leases had
+        run out."""
+        pool = attempt[0].rsplit("/", 1)[0]
+        batch = [other for other in self.taken[-2:] if other[0].startswith(pool + "/")] + [attempt]
+        items = [RenewItem(session_id, ref) for session_id, ref, _ in batch]
+        self.agree(gateway, "renew", pool, items, 0 if expired else LONG_MS, touches=attempt[0])
+        self.touched |= {session_id for session_id, _, _ in batch}
+
+    def fold(self, gateway: int, attempt: Attempt, wanted: int) -> None:
+        """By an attempt that is live or was, of `wanted` steps if there are so many."""
+        session_id, ref, step = attempt
+        session = self.memory.sessions.get(session_id)
+        if session is None or session.is_gone(self.now) or not session.record.steps:
+            return
+        record, folded = session.record, min(wanted, session.record.steps)
+        entries = self.loop.run(self.gateways[gateway].log(session_id, record.generation, 0, 99))
+        renewed = [replace(entries[0], step_id=step), *entries[folded:]]
+        request = migration(session_id, ref, record.head, renewed, record.model_revision)
+        self.agree(
+            gateway, "migrate", replace(request, folded=folded, renews_budget=wanted % 2 == 1), touches=session_id
+        )
+
+    def extend_budget(
+        self, gateway: int, session_id: str, tenant: str, scope: BudgetScope, added: int, request: str
+    ) -> None:
+        more = Spending(5 * added, 10**6 * added, added, 0)
+        extension = ExtendRequest(session_id, tenant, scope, TASK, more, request, task_ttl_ms=0)
+        self.agree(gateway, "extend", extension, touches=session_id)
 
     def open(self, gateway: int, pool: str, request: str) -> None:
         new = new_session(names.new_session_id(pool), tenant=TENANTS[0], request_id=request)
@@ -201,6 +270,26 @@ class StoreWorld(RuleBasedStateMachine):
                 self.raw.delete(pool.log(session_id, generation), pool.ids(session_id, generation))
         self.touched.add(session_id)
 
+    def lapse(self, session_id: str) -> None:
+        """The time of a live session is over; the next who asks notices."""
+        keys, live = PoolKeys(session_id.rsplit("/", 1)[0]), self.memory.pool(session_id.rsplit("/", 1)[0]).working_set
+        name = session_id.rpartition("/")[2]
+        if name in live.live:
+            entry = live.live[name]
+            live.put(name, entry.worker, entry.footprint, 0, promised=entry.promised)
+            self.raw.zadd(keys.live_ends, {name: 0})
+
+    def lose_sums(self, pool: str, *, shares: bool) -> None:
+        """A key is gone that the working set's sums are in, as where Redis evicts keys. The next reading mends it."""
+        keys = PoolKeys(pool)
+        target = self.raw.hget(keys.live_sums, "*")
+        self.raw.delete(keys.live_shares if shares else keys.live_sums)
+        if target:
+            self.raw.hset(keys.live_sums, "*", target)
+        for store in (self.gateways[0], self.memory):
+            self.loop.run(store.workers(pool))
+        self.touched.add(f"{pool}/")
+
     def crash_gateway(self, gateway: int) -> None:
         """All that it knew is gone; its attempts stay live in Redis."""
         self.loop.run(self.gateways[gateway].aclose())
@@ -238,6 +327,12 @@ class StoreWorld(RuleBasedStateMachine):
                 for nonce, waiter in pool.waiters.items()
             }
             assert set(self.raw.zrange(keys.lines, 0, -1)) == members
+            assert live_sessions(self.raw, name) == {
+                short_name: (live.worker, live.footprint, live.promised)
+                for short_name, live in pool.working_set.live.items()
+            }
+            pool.working_set.check_integrity()
+            assert live_target(self.raw, name) == astuple(pool.working_set.target)[:3]
         self.touched.clear()
 
     def look(self, pool: str) -> None:
@@ -250,36 +345,3 @@ class StoreWorld(RuleBasedStateMachine):
         views = [self.loop.run(store.workers(pool)) for store in (self.gateways[1], self.memory)]
         by_name = [sorted(both, key=lambda view: view.lease.worker_id) for both in views]
         assert comparable(by_name[0]) == comparable(by_name[1])
-
-
-def comparable(value: Any) -> Any:
-    """What does not depend on a clock."""
-    if is_dataclass(value):
-        parts = {field.name: getattr(value, field.name) for field in fields(value) if field.name not in _TIMES}
-        return {name: part > 0 if name in _TIMES_LEFT else comparable(part) for name, part in parts.items()} | {
-            "": type(value)
-        }
-    return [comparable(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def _owner(key: bytes) -> bytes:
-    """The session that a key belongs to."""
-    return key.partition(b":s:")[2].partition(b":")[0]
-
-
-class Twice:
-    """A client that sends every script twice, as the library does after a lost reply."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-    async def evalsha(self, *arguments: Any) -> Any:
-        await self._client.evalsha(*arguments)
-        return await self._client.evalsha(*arguments)
-
-    async def eval(self, *arguments: Any) -> Any:
-        await self._client.eval(*arguments)
-        return await self._client.eval(*arguments)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from roost_worker.engine.retention import DEFAULT_POLICY, POLICIES
+from roost_worker.engine.policies import DEFAULT_POLICY, POLICIES
 
 BLOCK_TOKENS = (16, 32, 64, 128)
 DTYPES = ("bfloat16", "float32", "float64")
@@ -41,7 +41,7 @@ class KvConfig:
     """Bytes for the KV blocks of all ranks. None: 85 % of what is free on the GPUs; on CPU a quarter of free memory,
     at most 4 GiB."""
     eviction_policy: str = DEFAULT_POLICY
-    """Name of the policy that decides what is evicted first (in `roost_worker.engine.retention.POLICIES`)."""
+    """Name of the policy that decides what is evicted first (in `roost_worker.engine.policies.POLICIES`)."""
     host_memory_bytes: int = 0
     """Bytes of host memory, for all ranks, for copies of blocks that leave the KV memory; 0 keeps none."""
 

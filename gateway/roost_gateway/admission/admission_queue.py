@@ -49,6 +49,8 @@ class AdmissionQueue:
         self._arrivals = 0
         self._shares = FairShare()
         self._recent_waits: deque[float] = deque(maxlen=_WAITS_REMEMBERED)
+        self._served: dict[str, deque[float]] = {}
+        """Line -> when its last steps were served."""
 
     def __len__(self) -> int:
         return self._length
@@ -77,6 +79,7 @@ class AdmissionQueue:
         """Takes a step out because it was served."""
         self.remove(ticket)
         self._recent_waits.append(now - ticket.enqueued)
+        self._served.setdefault(ticket.line, deque(maxlen=_WAITS_REMEMBERED)).append(now)
 
     def started(self, tenant: str) -> None:
         """Counts a step of the tenant as running, whether it waited or not."""
@@ -106,6 +109,12 @@ class AdmissionQueue:
     def ahead(self, ticket: Ticket, now: float) -> Ahead:
         """How many steps of its line would be served before `ticket`, whether it waits or not."""
         return self._lines[ticket.line].ahead(ticket, now) if ticket.line in self._lines else Ahead(0, 0)
+
+    def estimate_seconds(self, line: str, ahead: int, now: float) -> float:
+        """How long a step of a line may wait that `ahead` others go before, as steps were served of late; 0 when none
+        was."""
+        served = self._served.get(line)
+        return (ahead + 1) * (now - served[0]) / len(served) if served else 0.0
 
     def retry_seconds(self) -> float:
         """When a place may be free, in seconds: the mean wait of the steps served last."""

@@ -5,6 +5,8 @@ whether a step is too long. So limits are applied in the session's favour here: 
 room for a single token.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
 
 from roost.contract.pool_document import PoolDocument, PoolRole
@@ -25,11 +27,22 @@ class SessionFacts:
     """Size of system text and tools, which the first step renders."""
     continues: bool = False
     """Whether a step is known to be committed."""
+    task: str = ""
+    """Empty: the session has none."""
+    prefix: str = ""
+    """Hash of tenant, system text and tools, in hex: sessions with equal ones share their KV."""
 
 
 def facts_of(descriptor: Descriptor) -> SessionFacts:
     tools = sum(len(tool[part]) for tool in descriptor.tools for part in ("name", "description", "parameters"))
-    return SessionFacts(descriptor.role, len(descriptor.system.encode()) + tools, descriptor.head.length > 0)
+    size, continues = len(descriptor.system.encode()) + tools, descriptor.head.length > 0
+    prefix = _prefix_of(descriptor) if size else ""
+    return SessionFacts(descriptor.role, size, continues, descriptor.task, prefix)
+
+
+def _prefix_of(descriptor: Descriptor) -> str:
+    text = json.dumps([descriptor.tenant, descriptor.system, descriptor.tools], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8, person=b"roost.prefix").hexdigest()
 
 
 def max_output_tokens(request: StepRequest, pool: PoolDocument, role: PoolRole) -> int:
@@ -48,6 +61,11 @@ def prompt_tokens(request: StepRequest, facts: SessionFacts, bytes_per_token: fl
         size += facts.static_bytes
     per_token = bytes_per_token if bytes_per_token > 0 else DEFAULT_BYTES_PER_TOKEN
     return int(size / per_token) + MESSAGE_TOKENS * (len(request.messages) + 1)
+
+
+def prefix_tokens(facts: SessionFacts, bytes_per_token: float) -> int:
+    """Estimate of what system text and tools are in tokens."""
+    return int(facts.static_bytes / (bytes_per_token if bytes_per_token > 0 else DEFAULT_BYTES_PER_TOKEN))
 
 
 def new_tokens(prompt: int, output: int, log: int, limit: int) -> int:

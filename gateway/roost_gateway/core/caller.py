@@ -1,6 +1,7 @@
 """Who calls, and what it may use: pools, their sessions and roles."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from roost.contract.names import pool_of
 from roost.contract.pool_document import PoolDocument, PoolRole
@@ -12,6 +13,12 @@ DEFAULT_TENANT = "default"
 """Tenant of every caller when the gateway has no key file."""
 
 
+class Right(StrEnum):
+    """What not every caller may do."""
+
+    EXTEND_BUDGETS = "extendBudgets"
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """A tenant and the pools that it may use; `*` stands for all pools."""
@@ -19,12 +26,21 @@ class Caller:
     tenant: str
     pools: frozenset[str]
     key_id: str = ""
+    rights: frozenset[Right] = frozenset()
 
     def may_use(self, pool: str) -> bool:
         return "*" in self.pools or pool in self.pools
 
+    def require(self, right: Right) -> None:
+        """Raises Refused: RIGHT_MISSING when the caller does not have the right."""
+        if right not in self.rights:
+            raise Refused(
+                Reason.RIGHT_MISSING,
+                f"this API key lacks the right {right}; add `rights: [{right}]` to its entry in the gateways' key file",
+            )
 
-ANYONE = Caller(DEFAULT_TENANT, frozenset({"*"}))
+
+ANYONE = Caller(DEFAULT_TENANT, frozenset({"*"}), rights=frozenset(Right))
 
 
 def pool_of_session(session_id: str, caller: Caller) -> str:

@@ -331,6 +331,8 @@ def _check(call: _Call) -> None:
 
 def _running(call: _Call, start: IndexEntry, step: SharedStep, match: Match, reason: str = "") -> _Running:
     began = step.began
-    log_tokens = began.descriptor.head.length if isinstance(began, Began) else began.entry.start
-    recognised = Recognised(start.session_id, call.turn.step_id, match, log_tokens, reason)
+    log_tokens, budgets = (
+        (began.descriptor.head.length, began.budgets) if isinstance(began, Began) else (began.entry.start, ())
+    )
+    recognised = Recognised(start.session_id, call.turn.step_id, match, log_tokens, reason, budgets)
     return _Running(call, BegunStep(call.turn, start, recognised), step)

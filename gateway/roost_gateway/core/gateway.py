@@ -1,12 +1,14 @@
 """What a gateway does, whatever transport a call comes by: from and to the contract's values."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from roost.contract import requests
+from roost.contract.budgets import BudgetExtension, OnBudget
 from roost.contract.heads import Head
 from roost.contract.loghash import unpack_ids
 from roost.contract.names import new_session_id, pool_of
@@ -14,6 +16,7 @@ from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check, invalid
 from roost.contract.sessions import (
+    FoldRequest,
     ForkRequest,
     LoggedStep,
     OpenRequest,
@@ -23,18 +26,21 @@ from roost.contract.sessions import (
     StepPage,
 )
 from roost.contract.steps import StepRequest
+from roost.store.budget_requests import checked_extension
+from roost.store.folding import fold_step
 from roost.store.forks import fork_session
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor, LogEntry, NewSession
 from roost.store.rules import day_of
 from roost.store.views import logged_step, session_info
-from roost_gateway.core.caller import Caller, pool_of_caller, pool_of_session, role_of
+from roost_gateway.core.caller import Caller, Right, pool_of_caller, pool_of_session, role_of
 from roost_gateway.core.facts import FactsCache
 from roost_gateway.core.opening import Opening
 from roost_gateway.core.step_calls import StepCalls, StepEvents
+from roost_gateway.core.summaries import write_summary
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.fleet.pools import require_open
-from roost_gateway.step.call import StepCall
+from roost_gateway.step.call import Fold, StepCall
 
 _DEFAULT_SESSIONS, _DEFAULT_STEPS = 100, 20
 """Entries of a page whose size the client leaves to the gateway."""
@@ -75,7 +81,7 @@ class Gateway:
         pool = await pool_of_caller(self._pools, request.pool, caller)
         require_open(pool)
         role = role_of(pool, request.role)
-        await self._check_parent(request.parent, caller)
+        parent_task = await self._task_of_parent(request.parent, caller)
         new = NewSession(
             session_id=new_session_id(pool.pool),
             tenant=caller.tenant,
@@ -84,7 +90,7 @@ class Gateway:
             model_revision=pool.active_revision,
             system=request.system,
             date=day_of(time.time_ns() // 1_000_000),
-            task=request.task,
+            task=request.task or parent_task,
             parent=request.parent,
             labels=dict(request.labels),
             request_id=request.request_id,
@@ -105,6 +111,28 @@ class Gateway:
             raise Refused(Reason.DEADLINE_EXCEEDED, "the place to fork at was not found in time") from None
         self._facts.put(descriptor)
         return await self._described(descriptor)
+
+    async def fold(self, request: FoldRequest, caller: Caller, seconds_left: float | None) -> SessionInfo:
+        """Puts a summary in place of the first steps of a session's log, in a new generation. `seconds_left`: until the
+        caller gives up; None without a deadline."""
+        check(requests.fold_session(request))
+        request = replace(request, request_id=request.request_id or secrets.token_hex(16))
+        call = await self._checked(fold_step(request), caller, seconds_left)
+
+        async def summarise() -> str:
+            return request.summary or await write_summary(self, request.session_id, caller, call.deadline)
+
+        limit = self._step_timeout_seconds if seconds_left is None else None
+        async with self._calls.run(call.folding(Fold(summarise, request.keep_turns)), limit) as events:
+            async for _ in events:
+                pass
+        return await self.get(request.session_id, caller)
+
+    def _fold_at_budget(self, call: StepCall, caller: Caller) -> Fold:
+        async def summarise() -> str:
+            return await write_summary(self, call.request.session_id, caller, call.deadline)
+
+        return Fold(summarise, call.role.budgets.keep_turns, is_for_budget=True)
 
     async def get(self, session_id: str, caller: Caller) -> SessionInfo:
         pool_of_session(session_id, caller)
@@ -204,6 +232,15 @@ class Gateway:
             return session_info(descriptor, await self._pool_or_none(descriptor.pool)), dropped
         return await self._described(descriptor), dropped
 
+    async def extend_budget(self, extension: BudgetExtension, caller: Caller) -> SessionInfo:
+        """Raises the limits of a session's budget, or of its task's."""
+        pool = pool_of_session(extension.session_id, caller)
+        caller.require(Right.EXTEND_BUDGETS)
+        check(requests.extend_budget(extension))
+        descriptor = await self._store.get(extension.session_id, caller.tenant)
+        request = checked_extension(extension, descriptor, await self._pools.get(pool))
+        return await self._described(await self._store.extend(request))
+
     async def close(self, session_id: str, caller: Caller) -> SessionInfo:
         pool_of_session(session_id, caller)
         return await self._described(await self._store.close(session_id, caller.tenant))
@@ -230,6 +267,8 @@ class Gateway:
         lives as long as the pool's conversations do.
         """
         call = replace(await self._checked(request, caller, seconds_left), is_implicit=is_implicit)
+        if call.role.budgets.on_budget is OnBudget.FOLD:
+            call = replace(call, at_budget=self._fold_at_budget(call, caller))
         limit = self._step_timeout_seconds if seconds_left is None else None
         async with self._calls.run(call, limit) as events:
             yield events
@@ -249,12 +288,13 @@ class Gateway:
         bytes_per_token = self._workers.bytes_per_token(pool.pool)
         return StepCall(request, caller.tenant, pool, role, facts, bytes_per_token, now, deadline)
 
-    async def _check_parent(self, parent: str, caller: Caller) -> None:
+    async def _task_of_parent(self, parent: str, caller: Caller) -> str:
+        """The task of a new session's parent; empty without one. Raises Refused: SESSION_NOT_FOUND."""
         if not parent:
-            return
+            return ""
         try:
             pool_of_session(parent, caller)
-            await self._facts.get(parent, caller.tenant)
+            return (await self._facts.get(parent, caller.tenant)).task
         except Refused as error:
             raise Refused(Reason.SESSION_NOT_FOUND, "there is no such session: parent_session_id") from error
 

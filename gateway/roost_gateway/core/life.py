@@ -138,10 +138,27 @@ class GatewayRuntime:
         gauge("roost.store.durable", "1 when the store keeps every commit through a crash", self._durable)
         gauge("roost.store.answers", "1 while the store answers", lambda: [(float(fleet.store_answers), {})])
         gauge("roost.workers.live", "Workers with a lease", self._live)
+        gauge("roost.admission.held.steps", "Steps that the gate holds in this gateway", lambda: self._held(1))
+        gauge("roost.admission.held.tokens", "KV tokens that these need", lambda: self._held(2))
+        gauge("roost.working_set.tokens", "KV tokens that live sessions need", lambda: self._working_set("live_tokens"))
+        gauge("roost.working_set.limit", "KV tokens that they may need", lambda: self._working_set("live_limit"))
 
     def _durable(self) -> list[tuple[float, dict[str, str]]]:
         health = self.fleet.health
         return [(float(health.durable), {})] if health is not None else []
+
+    def _held(self, figure: int) -> list[tuple[float, dict[str, str]]]:
+        return [(float(row[figure]), {"pool": row[0]}) for row in self.steps.held()]
+
+    def _working_set(self, figure: str) -> list[tuple[float, dict[str, str]]]:
+        """A figure of each worker of the pools that have a gate."""
+        pools, workers = self.fleet.pools, self.fleet.workers
+        gated = [pool for pool in pools.names if (document := pools.known(pool)) and document.has_gate]
+        return [
+            (float(getattr(worker, figure)), {"pool": pool, "worker": worker.worker_id})
+            for pool in gated
+            for worker in workers.states(pool)
+        ]
 
     def _live(self) -> list[tuple[float, dict[str, str]]]:
         return [(float(len(self.fleet.workers.states(pool))), {"pool": pool}) for pool in self.fleet.pools.names]

@@ -5,7 +5,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from roost.store.interface import SessionStore
-from roost.store.records import StoreAwayError, StoreHealth
+from roost.store.records import StoreAwayError
+from roost.store.store_health import StoreHealth
 from roost_gateway.fleet.pools import Pools
 from roost_gateway.fleet.worker_client import WorkerClients
 from roost_gateway.fleet.workers import Workers

@@ -10,10 +10,12 @@ from dataclasses import replace
 
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.store.interface import SessionStore
-from roost.store.records import StoreAwayError, Wake
+from roost.store.records import StoreAwayError
 from roost.store.residency import Residency
+from roost.store.wake import Wake
 from roost_gateway.fleet.grace import WorkerGrace
 from roost_gateway.routing.choice import Choice, StepNeed, WorkerState
+from roost_gateway.routing.gate import left_out
 from roost_gateway.routing.worker_index import WorkerIndex
 
 _LOOK_SECONDS = 0.1
@@ -65,13 +67,19 @@ class Workers:
         sizes = [w.lease.max_bytes_per_token for w in workers if not revision or w.model_revision == revision]
         return max(sizes, default=0) if all(sizes) else 0
 
-    def choose(self, pool: str, need: StepNeed, excluded: AbstractSet[str]) -> Choice | None:
-        """The best of the pool's workers for a step, or None when no worker may serve it."""
+    def choose(
+        self, pool: str, need: StepNeed, excluded: AbstractSet[str], gate_seconds: float | None = None
+    ) -> Choice | None:
+        """The best of the pool's workers for a step, or None when no worker may serve it. `gate_seconds` is how long a
+        step has waited that has to pass the gate."""
         index = self._indexes[pool]
         broken = {
             start[0] for start in self._broken_now() if (worker := index.states.get(start[0])) and worker.start == start
         }
-        return index.choose(need, excluded | broken)
+        excluded = excluded | broken
+        if gate_seconds is not None:
+            excluded = excluded | left_out(need, index.states, excluded, gate_seconds)
+        return index.choose(need, excluded)
 
     def any_living(self, pool: str, need: StepNeed, excluded: AbstractSet[str]) -> bool:
         """Whether any of the pool's workers may serve a step, even one marked broken, which may live all the same."""
@@ -108,18 +116,23 @@ class Workers:
             self._broken = {start: until for start, until in self._broken.items() if until > now}
         return self._broken.keys()
 
-    def note_reserved(self, pool: str, worker_id: str, tokens: int) -> None:
-        """Counts a reservation made since the last reading, so that a burst does not all choose one worker."""
+    def note_reserved(self, pool: str, worker_id: str, tokens: int, live_tokens: int) -> None:
+        """Counts a reservation made since the last reading, and what a session that is live since then needs, so that a
+        burst does not all choose one worker."""
         index = self._indexes[pool]
         worker = index.states.get(worker_id)
         if worker is not None:
             reserved, attempts = worker.reserved_tokens + tokens, worker.reserved_attempts + 1
-            index.put(replace(worker, reserved_tokens=reserved, reserved_attempts=attempts))
+            live = worker.live_tokens + live_tokens
+            index.put(replace(worker, reserved_tokens=reserved, reserved_attempts=attempts, live_tokens=live))
 
     def note_released(self, pool: str, wake: Wake) -> WorkerState | None:
         """Takes what is reserved now at the worker where something was released. Returns that worker, or None."""
         index = self._indexes[pool]
         worker = index.states.get(wake.worker_id)
+        if worker is not None and wake.live_tokens is not None:
+            worker = replace(worker, live_tokens=wake.live_tokens)
+            index.put(worker)
         if worker is None or wake.reserved_tokens is None or wake.reserved_attempts is None:
             return worker
         worker = replace(worker, reserved_tokens=wake.reserved_tokens, reserved_attempts=wake.reserved_attempts)

@@ -12,7 +12,7 @@ from roost.contract.api_keys import hash_api_key
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost_gateway.config import ConfigError
-from roost_gateway.core.caller import ANYONE, Caller
+from roost_gateway.core.caller import ANYONE, Caller, Right
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class _Key:
 
 
 class Authenticator:
-    """Reads `keys: [{id, sha256, tenant, pools}]` from a YAML file, again whenever the file changes."""
+    """Reads `keys: [{id, sha256, tenant, pools, rights}]` from a YAML file, again whenever the file changes."""
 
     def __init__(self, path: Path | None) -> None:
         """Without a path every caller is let in. Raises ConfigError when the file cannot be read or is malformed."""
@@ -95,8 +95,8 @@ def _load(path: Path) -> list[_Key]:
 
 def _key(path: Path, number: int, entry: Any) -> _Key:
     where = f"api_keys_file {path}: keys[{number}]"
-    if not isinstance(entry, dict) or set(entry) != {"id", "sha256", "tenant", "pools"}:
-        raise ConfigError(f"{where}: must have exactly id, sha256, tenant and pools")
+    if not isinstance(entry, dict) or set(entry) - {"rights"} != {"id", "sha256", "tenant", "pools"}:
+        raise ConfigError(f"{where}: must have id, sha256, tenant and pools, may have rights, and nothing else")
     try:
         digest = bytes.fromhex(entry["sha256"])
     except (TypeError, ValueError) as error:
@@ -108,4 +108,7 @@ def _key(path: Path, number: int, entry: Any) -> _Key:
         raise ConfigError(f'{where}: pools must be a list of namespace/name, or ["*"]')
     if not isinstance(tenant, str) or not tenant or ":" in tenant or not tenant.isprintable():
         raise ConfigError(f"{where}: tenant must be a text without a colon")
-    return _Key(digest, Caller(tenant, frozenset(pools), str(entry["id"])))
+    rights = entry.get("rights", [])
+    if not isinstance(rights, list) or not set(map(str, rights)) <= set(Right):
+        raise ConfigError(f"{where}: rights must be a list of: {', '.join(Right)}")
+    return _Key(digest, Caller(tenant, frozenset(pools), str(entry["id"]), frozenset(map(Right, rights))))

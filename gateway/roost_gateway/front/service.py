@@ -8,6 +8,7 @@ import grpc.aio
 from roost import wire, wire_steps
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.session_service_pb2_grpc import SessionServiceServicer
+from roost.wire_budgets import extension_from_wire
 from roost_gateway.core.caller import Caller
 from roost_gateway.core.life import GatewayRuntime
 from roost_gateway.front.credentials import Authenticator
@@ -34,6 +35,11 @@ class SessionService(SessionServiceServicer):
         caller, left = self._caller(context), context.time_remaining()
         session = await self._life.gateway.fork(wire.fork_request_from_wire(request), caller, left)
         return pb.ForkSessionResponse(session=wire.session_to_wire(session))
+
+    async def FoldSession(self, request: pb.FoldSessionRequest, context: Context) -> pb.FoldSessionResponse:
+        caller, left = self._caller(context), context.time_remaining()
+        session = await self._life.gateway.fold(wire.fold_request_from_wire(request), caller, left)
+        return pb.FoldSessionResponse(session=wire.session_to_wire(session))
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
         session = await self._life.gateway.get(request.session_id, self._caller(context))
@@ -69,6 +75,10 @@ class SessionService(SessionServiceServicer):
     async def EvictSession(self, request: pb.EvictSessionRequest, context: Context) -> pb.EvictSessionResponse:
         session, tokens = await self._life.gateway.evict(request.session_id, self._caller(context))
         return pb.EvictSessionResponse(session=wire.session_to_wire(session), evicted_tokens=tokens)
+
+    async def ExtendBudget(self, request: pb.ExtendBudgetRequest, context: Context) -> pb.ExtendBudgetResponse:
+        session = await self._life.gateway.extend_budget(extension_from_wire(request), self._caller(context))
+        return pb.ExtendBudgetResponse(session=wire.session_to_wire(session))
 
     async def CloseSession(self, request: pb.CloseSessionRequest, context: Context) -> pb.CloseSessionResponse:
         session = await self._life.gateway.close(request.session_id, self._caller(context))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from roost.contract.budgets import BudgetStatus
 from roost.contract.messages import Format, Message, Sampling, ToolDefinition
 from roost.contract.steps import StepName
 from roost.store.kept_conversations import KeptConversation
@@ -65,3 +66,5 @@ class Recognised:
     """Tokens of the session's log before the step."""
     reason: str = ""
     """Why a history did not continue a session: which message differs, or which rule. Empty when it did."""
+    budgets: tuple[BudgetStatus, ...] = ()
+    """Budgets to warn of when the step began."""

@@ -28,6 +28,7 @@ from typing import Self
 
 from roost.contract.lease import WorkerLease
 from roost.store.records import WorkerView
+from roost.store.working_set import WHOLE
 
 DEFAULT_PREFILL_RATE = 2000.0
 DEFAULT_DECODE_RATE = 30.0
@@ -51,10 +52,15 @@ class WorkerState:
     reserved_tokens: int = 0
     """KV slots."""
     reserved_attempts: int = 0
+    live_tokens: int = 0
+    """KV slots that the live sessions there need."""
+    live_limit: int = 0
+    """How many they may need; 0 when that is not known."""
 
     @classmethod
     def of(cls, view: WorkerView) -> Self:
-        return cls(view.lease, view.reserved_tokens, view.reserved_attempts)
+        limit = view.live_target * view.lease.capacity_tokens // WHOLE
+        return cls(view.lease, view.reserved_tokens, view.reserved_attempts, view.live_tokens, limit)
 
     @property
     def worker_id(self) -> str:
@@ -94,10 +100,17 @@ class StepNeed:
     """Worker that committed the session's last step; it wins ties and nothing else."""
     warm: Mapping[str, int] = field(default_factory=dict)
     """Tokens behind those that they have in host memory."""
+    prefix_tokens: int = 0
+    """Estimate of system text and tools, which sessions share."""
 
     @property
     def tokens(self) -> int:
         return self.log_tokens + self.new_tokens
+
+    @property
+    def gate_tokens(self) -> int:
+        """What it adds to a worker's live sessions at least: what it may share with them is not counted."""
+        return max(0, self.tokens - self.prefix_tokens)
 
 
 @dataclass(frozen=True, slots=True)

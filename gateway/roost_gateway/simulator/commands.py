@@ -9,13 +9,13 @@ import typer
 
 from roost.cli.options import Output
 from roost.cli.output import OutputFormat, print_json, print_table, report
-from roost_gateway.simulator import options, policies
+from roost_gateway.simulator import gates, options, policies
 from roost_gateway.simulator.costs import DEFAULT_COSTS
 from roost_gateway.simulator.figures import Percentiles, Report
 from roost_gateway.simulator.history import History
 from roost_gateway.simulator.load import GENERATED, Load
 from roost_gateway.simulator.simulation import Fleet, Simulation
-from roost_worker.engine.retention import DEFAULT_POLICY
+from roost_worker.engine.policies import DEFAULT_POLICY
 
 PLOTTED_MOMENTS = 500
 
@@ -29,6 +29,11 @@ def simulate(
     max_running: options.MaxRunning = 256,
     policy: options.Policy = DEFAULT_POLICY,
     costs: options.Costs = DEFAULT_COSTS,
+    admission: Annotated[
+        str, typer.Option(help=f"Which sessions are let in: {', '.join(gates.NAMES)}; N is sessions at a worker.")
+    ] = gates.NONE,
+    refuse_held: Annotated[bool, typer.Option(help="Refuse steps that were held for long, instead of let in.")] = False,
+    gateways: Annotated[int, typer.Option(min=1, help="Gateways, which share one ledger.")] = 1,
     sessions: options.Sessions = 32,
     rate: options.Rate = None,
     recorded: Annotated[bool, typer.Option(help="Open loop: sessions begin when the file says.")] = False,
@@ -61,8 +66,11 @@ def simulate(
             longest_gap_seconds=longest_gap,
             seed=seed,
         )
-        fleet = Fleet(workers, options.worker_settings(kv_tokens, context_tokens, max_running, costs))
-        figures = Simulation(fleet, policies.policy_factory(policy), load.arrivals(), history).run(steps, seconds)
+        settings = options.worker_settings(kv_tokens, context_tokens, max_running, costs)
+        gate = gates.gate_factory(admission)
+        fleet = Fleet(workers, settings, gate=gate, refuses_held=refuse_held, gateways=gateways)
+        make_policy = policies.policy_factory(settings, policy)
+        figures = Simulation(fleet, make_policy, load.arrivals(), history).run(steps, seconds)
         if plot is not None and history is not None:
             plots.draw(history, plot, workers * kv_tokens)
     except (OSError, ValueError) as error:
@@ -85,6 +93,10 @@ def _rows(figures: Report) -> Iterator[tuple[str, str]]:
     yield "wait at the gateway", _times(figures.gateway_wait)
     yield "wait at the worker", _times(figures.worker_wait)
     yield "moves", f"{figures.moves:,}"
+    if figures.held_steps:
+        holds = f"longest {figures.longest_hold:.1f} s, correlation with size {figures.hold_size_correlation:.2f}"
+        yield "held at the gate", f"{figures.held_steps:,} steps, {figures.forced_steps:,} let in by time; {holds}"
+    yield "good output", f"{figures.goodput_tokens_per_second:,.1f} tokens/s with a TTFT of at most 30 s"
     yield "refused", f"{figures.refusals:,} times for a while, {figures.steps_too_long:,} steps too long for a worker"
 
 

@@ -32,6 +32,11 @@ class WorkerCosts:
         if self.step_seconds <= 0 or self.prefill_token_seconds <= 0 or self.chunk_tokens < 1:
             raise ValueError("step_seconds and prefill_token_seconds must be above 0, chunk_tokens at least 1")
 
+    @property
+    def pair_cost(self) -> float:
+        """As in a worker's `RunnerInfo`: of a pair of tokens, as a share of what a token costs by itself."""
+        return self.prefill_pair_seconds / self.prefill_token_seconds
+
     def prefill_seconds(self, tokens: int, cached: int) -> float:
         """Return the time to compute `tokens` of a prompt after `cached` ones; 0 for no tokens."""
         if tokens <= 0:

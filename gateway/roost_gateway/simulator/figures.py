@@ -2,9 +2,13 @@
 
 from array import array
 from dataclasses import dataclass, field
+from statistics import StatisticsError, correlation
 
 from roost_gateway.simulator.costs import WorkerCosts
 from roost_gateway.simulator.job import Job
+
+GOOD_TTFT_SECONDS = 30.0
+"""A step whose first token comes later does its client no good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,15 @@ class Report:
     """From the first submission until a worker was chosen."""
     worker_wait: Percentiles
     """From then until the worker began to run the step."""
+    goodput_tokens_per_second: float
+    """Output of steps whose first token came within `GOOD_TTFT_SECONDS`."""
+    held_steps: int
+    """Steps that the gate held."""
+    forced_steps: int
+    """Of these, such as passed because they had been held for as long as they may be."""
+    longest_hold: float
+    hold_size_correlation: float
+    """Of how long steps were held and the size of their context, over held steps; 0 for fewer than two."""
 
 
 @dataclass(slots=True)
@@ -66,6 +79,10 @@ class Figures:
     steps_too_long: int = 0
     refusals: int = 0
     moves: int = 0
+    forced: int = 0
+    _good_output: int = 0
+    _holds: list[tuple[float, float]] = field(default_factory=list)
+    """Seconds and tokens of context of each held step."""
     _prompt: int = 0
     _cached: int = 0
     _recomputed: int = 0
@@ -94,7 +111,11 @@ class Figures:
         self._output += job.turn.output_tokens
         self._useful_seconds += self.costs.prefill_seconds(prompt - max(kept, cached), max(kept, cached))
         self._seconds += self.costs.prefill_seconds(job.missing_tokens, cached)
-        self._ttft.append(job.first_token - job.submitted)
+        ttft = job.first_token - job.submitted
+        self._good_output += job.turn.output_tokens if ttft <= GOOD_TTFT_SECONDS else 0
+        if job.held_seconds:
+            self._holds.append((job.held_seconds, float(prompt)))
+        self._ttft.append(ttft)
         self._gateway_wait.append(job.placed - job.submitted)
         self._worker_wait.append(job.started - job.placed)
 
@@ -123,7 +144,19 @@ class Figures:
             ttft=percentiles(self._ttft),
             gateway_wait=percentiles(self._gateway_wait),
             worker_wait=percentiles(self._worker_wait),
+            goodput_tokens_per_second=_ratio(self._good_output, seconds),
+            held_steps=len(self._holds),
+            forced_steps=self.forced,
+            longest_hold=max((hold for hold, _ in self._holds), default=0.0),
+            hold_size_correlation=_correlation(self._holds),
         )
+
+
+def _correlation(pairs: list[tuple[float, float]]) -> float:
+    try:
+        return correlation(*zip(*pairs, strict=True))
+    except (TypeError, StatisticsError):  # fewer than two, or all alike
+        return 0.0
 
 
 def percentiles(values: "array[float]") -> Percentiles:

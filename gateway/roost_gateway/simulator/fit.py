@@ -5,6 +5,7 @@
 It sees the tuning half of the file only (`halves`): what is tuned on it is judged by the other half.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,12 +20,12 @@ PREFIXES = 8
 
 
 def halves(sessions: Iterable[Session]) -> tuple[list[Session], list[Session]]:
-    """Return the tuning half and the held-out half: every other session, subagents with their parents."""
-    numbers: dict[str, int] = {}
+    """Return the tuning half and the held-out half. A hash of its name decides where a session is, whatever else the
+    file holds; subagents are with their parents."""
     parts: tuple[list[Session], list[Session]] = ([], [])
     for session in sessions:
         root = session.name.partition("/")[0]
-        parts[numbers.setdefault(root, len(numbers)) % 2].append(session)
+        parts[hashlib.blake2b(root.encode(), digest_size=1).digest()[0] % 2].append(session)
     return parts
 
 

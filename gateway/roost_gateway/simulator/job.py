@@ -23,6 +23,13 @@ class Job:
     tenant: str = ""
     ticket: Ticket | None = None
     """While the step waits at the gateway."""
+    held: bool = False
+    """Whether it waits at the gate."""
+    held_since: float | None = None
+    held_seconds: float = 0.0
+    """How long the gate held it; the longest time, if it was refused and came again."""
+    forced: bool = False
+    """Whether it has passed because it had been held for as long as it may be."""
     worker: str = ""
     reserved_tokens: int = 0
     placed: float = 0.0

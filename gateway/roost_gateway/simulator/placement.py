@@ -1,19 +1,24 @@
-"""The simulated gateway: gives each step its worker, or lets it wait. Pure.
+"""The simulated gateways: give each step its worker, or let it wait. Pure.
 
 What is decided, production's classes decide: `WorkerIndex` and `choice` where a step goes, `AdmissionQueue` who waits
-and who is next. This module is the ledger between them, as `proto/roost/store/scripts` keeps it in Redis: a reservation
-per running step, and the rule that nobody passes a step that waits. Workers' figures are always up to date here, where
-a gateway reads them twice a second.
+and who is next, `roost.store.working_set` which sessions are let in. This module is the ledger between them, as
+`proto/roost/store/scripts` keeps it in Redis: a reservation per running step, and the rule that nobody passes a step
+that waits. Each gateway has a queue of its own, and the first of each is in the ledger's line. Workers' figures are
+always up to date here, where a gateway reads them twice a second.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from roost.contract.lease import WorkerLease
+from roost.store.records import AGING_SECONDS
+from roost.store.working_set import HELD
 from roost_gateway.admission.admission_queue import AdmissionQueue, step_class
 from roost_gateway.admission.waiting_line import Ticket
-from roost_gateway.routing.choice import Room, StepNeed, WorkerState, offers, standing
+from roost_gateway.routing.choice import Room, StepNeed, WorkerState, offers, ring_place, standing
+from roost_gateway.routing.gate import left_out
 from roost_gateway.routing.worker_index import WorkerIndex
+from roost_gateway.simulator.gates import Gate
 from roost_gateway.simulator.job import Job
 
 LINE = ""
@@ -25,10 +30,15 @@ STEP_DEADLINE_SECONDS = 600.0
 class Placement:
     """Reservations at workers, and the steps that wait for one."""
 
-    def __init__(self, leases: Iterable[WorkerLease]) -> None:
+    def __init__(self, leases: Iterable[WorkerLease], gate: Gate | None = None, gateways: int = 1) -> None:
         self._index = WorkerIndex(map(WorkerState, leases))
-        self._queue = AdmissionQueue()
+        self._queues = [AdmissionQueue() for _ in range(gateways)]
         self._waiting: dict[Ticket, Job] = {}
+        self._first_since: dict[Ticket, float] = {}
+        """Since when steps are in the ledger's line."""
+        self.gate = gate
+        self.held = 0
+        """How many steps wait at the gate."""
 
     @property
     def waiting(self) -> int:
@@ -36,71 +46,131 @@ class Placement:
 
     def place(self, job: Job, owner: str, cached_tokens: int, now: float) -> bool:
         """Reserve at the owner if it has the session cached and room, else at the worker of least cost; set the job's
-        `worker`. Return False when there is no room: the job waits then.
+        `worker`. Return False when there is no room, or the gate is closed to it: the job waits then.
 
         Raise QueueFullError.
         """
-        if not self._waiting:
-            at_owner = cached_tokens > 0 and self._reserve_at(job, self._index.states[owner])
-            if at_owner or self._reserve_at_best(job, owner, cached_tokens):
-                self._placed(job, now)
-                return True
+        if self.gate is not None and not job.forced:
+            job.held = not self.gate.passes(job, owner, cached_tokens, now)
+        none_before = not self._waiting if job.held else self.waiting == self.held
+        if none_before and self._reserve_now(job, owner, cached_tokens, now):
+            self._placed(job, now)
+            return True
         priority = step_class(0, (0,), continuation=job.continuation)
-        ticket = Ticket(job.tenant, priority, job.continuation, now, now + STEP_DEADLINE_SECONDS, LINE)
-        self._queue.push(ticket, 0)
+        since, line = job.submitted if job.forced else now, HELD if job.held else LINE
+        ticket = Ticket(job.tenant, priority, job.continuation, since, now + STEP_DEADLINE_SECONDS, line)
+        self._queue_of(job).push(ticket, 0)
         self._waiting[ticket] = job
+        self.held += job.held
         job.ticket = ticket
+        if job.held_since is None and job.held:
+            job.held_since = now
         return False
 
     def give_up(self, job: Job) -> float:
         """Take a job out of the line. Return after how many seconds its client should try again."""
         assert job.ticket is not None, "a job gives up that does not wait"
-        self._queue.remove(job.ticket)
-        del self._waiting[job.ticket]
-        job.ticket = None
-        return self._queue.retry_seconds()
+        self._queue_of(job).remove(job.ticket)
+        self._leave(job)
+        return self._queue_of(job).retry_seconds()
 
     def release(self, job: Job, waiting: int) -> None:
         """Give back what a job that has ended had reserved. `waiting` is how many jobs wait at its worker now."""
-        self._queue.ended(job.tenant)
+        self._queue_of(job).ended(job.tenant)
         state = self._index.states[job.worker]
         lease = state.lease if state.lease.waiting == waiting else replace(state.lease, waiting=waiting)
-        tokens, attempts = state.reserved_tokens - job.reserved_tokens, state.reserved_attempts - 1
-        self._index.put(WorkerState(lease, tokens, attempts))
+        self._put(lease, state.reserved_tokens - job.reserved_tokens, state.reserved_attempts - 1)
 
-    def admit_next(self, cached: Callable[[Job], tuple[str, int]], now: float) -> Job | None:
-        """Reserve for the next waiting job. Return None when no job waits, or when it has no room.
+    def step_ended(self, job: Job, now: float) -> None:
+        if self.gate is not None:
+            self.gate.ended(job, now)
 
-        `cached` returns a job's owner, and how many of its tokens that has cached.
+    def session_ended(self, session: str) -> None:
+        if self.gate is not None:
+            self.gate.session_ended(session)
+
+    def admit_next(self, cached: Callable[[Job], tuple[str, int]], now: float, *, looks: bool) -> Job | None:
+        """Reserve for the next waiting job. Return None when no job waits, or when it has no room, or is held.
+
+        `cached` returns a job's owner, and how many of its tokens that has cached. `looks` says that it is time to look
+        at held steps.
         """
-        ticket = self._queue.first(LINE, now)
+        may_pass = self.gate is not None and (looks or not self.gate.is_ticking)
+        line = HELD if self.held == self.waiting and may_pass else LINE
+        ticket = self._smallest() if self.gate and self.gate.smallest_first and line == HELD else self._first(line, now)
         if ticket is None:
             return None
         job = self._waiting[ticket]
-        if not self._reserve_at_best(job, *cached(job)):
+        if not self._reserve_at_best(job, *cached(job), now):
             return None
-        self._queue.admit(ticket, now)
-        del self._waiting[ticket]
-        job.ticket = None
+        self._queue_of(job).admit(ticket, now)
+        self._leave(job)
         self._placed(job, now)
         return job
 
-    def _reserve_at_best(self, job: Job, owner: str, cached_tokens: int) -> bool:
+    def _queue_of(self, job: Job) -> AdmissionQueue:
+        return self._queues[ring_place(job.session) % len(self._queues)]
+
+    def _first(self, line: str, now: float) -> Ticket | None:
+        """The first of the ledger's line: of the first steps of all gateways, by class and by when they came first."""
+        firsts = [first for queue in self._queues if (first := queue.first(line, now)) is not None]
+        self._first_since = {first: self._first_since.get(first, now) for first in firsts}
+        return min(firsts, key=lambda first: first.priority * AGING_SECONDS + self._first_since[first], default=None)
+
+    def _smallest(self) -> Ticket | None:
+        return min(self._waiting, key=lambda ticket: self._waiting[ticket].total_tokens, default=None)
+
+    def _leave(self, job: Job) -> None:
+        assert job.ticket is not None, "a job leaves that does not wait"
+        del self._waiting[job.ticket]
+        self.held -= job.ticket.line == HELD
+        job.ticket = None
+
+    def _reserve_now(self, job: Job, owner: str, cached_tokens: int, now: float) -> bool:
+        at_owner = cached_tokens > 0 and self._reserve_at(job, self._index.states[owner])
+        return at_owner or self._reserve_at_best(job, owner, cached_tokens, now)
+
+    def _reserve_at_best(self, job: Job, owner: str, cached_tokens: int, now: float) -> bool:
         log_tokens = min(job.kept_tokens, job.prompt_tokens)
         cached = {owner: cached_tokens} if cached_tokens else {}
-        need = StepNeed(job.session, "", log_tokens, job.total_tokens - log_tokens, cached, owner)
-        choice = self._index.choose(need)
+        new = job.total_tokens - log_tokens
+        need = StepNeed(job.session, "", log_tokens, new, cached, owner, prefix_tokens=job.shared_tokens)
+        excluded = self._left_out(job, need, now) if job.held else frozenset[str]()
+        choice = self._index.choose(need, excluded)
         return choice is not None and choice.may_be_granted and self._reserve_at(job, choice.worker)
+
+    def _left_out(self, job: Job, need: StepNeed, now: float) -> frozenset[str]:
+        assert self.gate is not None, "nothing is held without a gate"
+        for worker in list(self._index.states.values()):
+            self._put(worker.lease, worker.reserved_tokens, worker.reserved_attempts)
+        if self.gate.smallest_first:  # it resumes wherever there is room
+            return frozenset(name for name, worker in self._index.states.items() if not self.gate.is_open(job, worker))
+        waited = now - job.held_since if job.held_since is not None else 0.0
+        return frozenset(left_out(need, self._index.states, frozenset(), waited))
 
     def _reserve_at(self, job: Job, worker: WorkerState) -> bool:
         tokens = min(job.total_tokens, worker.lease.capacity_tokens)
+        if job.held and (self.gate is None or not self.gate.is_open(job, worker)):
+            return False
         if not offers(Room.QUEUE, standing(worker), tokens):
             return False
         job.worker, job.reserved_tokens = worker.worker_id, tokens
-        reserved = worker.reserved_tokens + tokens
-        self._index.put(WorkerState(worker.lease, reserved, worker.reserved_attempts + 1))
+        self._put(worker.lease, worker.reserved_tokens + tokens, worker.reserved_attempts + 1)
         return True
+
+    def _put(self, lease: WorkerLease, tokens: int, attempts: int) -> None:
+        if self.gate is None:
+            self._index.put(WorkerState(lease, tokens, attempts))
+            return
+        name, capacity = lease.worker_id, lease.capacity_tokens
+        live, limit = self.gate.live_tokens(name), self.gate.limit(name, capacity)
+        self._index.put(WorkerState(lease, tokens, attempts, live, limit))
 
     def _placed(self, job: Job, now: float) -> None:
         job.placed = now
-        self._queue.started(job.tenant)
+        if job.held_since is not None and not job.forced:
+            job.held_seconds = max(job.held_seconds, now - job.held_since)
+        job.held = False
+        self._queue_of(job).started(job.tenant)
+        if self.gate is not None:
+            self.gate.reserved(job, now)

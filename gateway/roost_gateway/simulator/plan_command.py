@@ -13,7 +13,7 @@ from roost_gateway.simulator.costs import DEFAULT_COSTS
 from roost_gateway.simulator.load import GENERATED, Load
 from roost_gateway.simulator.planning import Goal, Trial, trials
 from roost_gateway.simulator.simulation import Fleet, Simulation
-from roost_worker.engine.retention import DEFAULT_POLICY
+from roost_worker.engine.policies import DEFAULT_POLICY
 
 COLUMNS = (
     *("WORKERS", "MEETS THE GOAL", "TTFT P50", "P95", "P99", "HIT RATIO", "STEPS/S"),
@@ -59,7 +59,7 @@ def plan(
     try:
         load = Load(workload, file, sessions, rate, ramp_seconds=ramp, longest_gap_seconds=longest_gap, seed=seed)
         settings = options.worker_settings(kv_tokens, context_tokens, max_running, costs)
-        policy_factory, goal = policies.policy_factory(policy), Goal(ttft_p95, price)
+        policy_factory, goal = policies.policy_factory(settings, policy), Goal(ttft_p95, price)
 
         def run(workers: int) -> Trial:
             simulation = Simulation(Fleet(workers, settings), policy_factory, load.arrivals())

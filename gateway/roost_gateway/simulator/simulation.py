@@ -14,6 +14,7 @@ from roost_gateway.routing.choice import TYPICAL_STEP_TOKENS
 from roost_gateway.simulator.arrivals import Arrivals, Start
 from roost_gateway.simulator.clock import Clock
 from roost_gateway.simulator.figures import Figures, Report
+from roost_gateway.simulator.gates import Gate
 from roost_gateway.simulator.history import History
 from roost_gateway.simulator.job import Job
 from roost_gateway.simulator.placement import Placement
@@ -36,12 +37,17 @@ class Fleet:
     settings: WorkerSettings = field(default_factory=WorkerSettings)
     queue_timeout_seconds: float = DEFAULT_QUEUE_TIMEOUT_SECONDS
     """After that a step is refused, and its client sends it again when the refusal says so."""
+    gate: Callable[[], Gate] | None = None
+    """Makes what lets sessions in; None: whatever has room is let in."""
+    refuses_held: bool = False
+    """Whether a step that was held for as long as it may be is refused; otherwise it passes."""
+    gateways: int = 1
     reserves: bool = True
     """Whether steps wait at the gateway until they can reserve what they need; else all wait at workers."""
 
     def __post_init__(self) -> None:
-        if self.workers < 1 or self.queue_timeout_seconds <= 0:
-            raise ValueError("a fleet needs a worker and a queue timeout above 0")
+        if self.workers < 1 or self.gateways < 1 or self.queue_timeout_seconds <= 0:
+            raise ValueError("a fleet needs a worker, a gateway and a queue timeout above 0")
 
     def leases(self) -> Iterator[WorkerLease]:
         """Return what each worker publishes: rates of an idle worker, as it would have measured them."""
@@ -85,7 +91,11 @@ class Simulation:
         self._queue_timeout_seconds = fleet.queue_timeout_seconds
         self._returns: dict[str, float] = {}
         leases = list(fleet.leases())
-        self._placement = Placement(leases)
+        self._gate = fleet.gate() if fleet.gate else None
+        self._refuses_held = fleet.refuses_held
+        self._looks = False
+        """Whether the next look at held steps is planned."""
+        self._placement = Placement(leases, self._gate, fleet.gateways)
         self.workers = {
             lease.worker_id: SimulatedWorker(lease.worker_id, fleet.settings, policy(self._returns)) for lease in leases
         }
@@ -158,6 +168,7 @@ class Simulation:
 
     def _end(self, life: _Life) -> None:
         name = life.session.name
+        self._placement.session_ended(name)
         del self._lives[name]
         self._returns.pop(name, None)
         if life.owner:
@@ -196,8 +207,38 @@ class Simulation:
             return
         if placed:
             self._give(job)
+        elif job.held and self._gate is not None and job.held_since is not None:
+            self._clock.at(job.held_since + self._gate.max_hold_seconds, partial(self._end_hold, job, job.ticket))
+            self._plan_look()
         else:
             self._clock.at(now + self._queue_timeout_seconds, partial(self._time_out, job, job.ticket))
+
+    def _end_hold(self, job: Job, ticket: object) -> None:
+        """Let a job pass, or refuse it, that has been held for as long as it may be."""
+        if job.ticket is not ticket or job.held_since is None:
+            return
+        retry_seconds = self._placement.give_up(job)
+        job.held_seconds = max(job.held_seconds, self._clock.now - job.held_since)
+        if self._refuses_held:
+            job.held_since = None
+            self._refuse(job, retry_seconds)
+            return
+        job.forced, job.held = True, False
+        self._figures.forced += 1
+        self._arrive(job)
+
+    def _plan_look(self) -> None:
+        """Look at held steps again and again while there are some."""
+        if self._gate is not None and self._placement.held and not self._looks:
+            self._looks = True
+            self._clock.at(self._clock.now + self._gate.look_seconds, self._look_at_held)
+
+    def _look_at_held(self) -> None:
+        self._looks = False
+        if self._gate is not None:
+            self._gate.look(self._clock.now, any_held=self._placement.held > 0)
+        self._admit_waiting(looks=True)
+        self._plan_look()
 
     def _time_out(self, job: Job, ticket: object) -> None:
         if job.ticket is ticket:
@@ -262,6 +303,7 @@ class Simulation:
         """Count a job that has ended, and go on with its session. An oracle has to know of the next step before the
         session is parked."""
         self._figures.add(job)
+        self._placement.step_ended(job, self._clock.now)
         if self._history is not None:
             self._history.add(job, self._clock.now, self._steps_waiting, self._working_set_tokens)
         life = self._lives[job.session]
@@ -272,8 +314,8 @@ class Simulation:
         if not returns:
             self._end(life)
 
-    def _admit_waiting(self) -> None:
-        while (job := self._placement.admit_next(self._cached, self._clock.now)) is not None:
+    def _admit_waiting(self, *, looks: bool = False) -> None:
+        while (job := self._placement.admit_next(self._cached, self._clock.now, looks=looks)) is not None:
             self._give(job)
 
 

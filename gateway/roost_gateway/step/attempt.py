@@ -15,6 +15,7 @@ from roost.contract.refused import Refused
 from roost.contract.why import KvEviction, Place, Wait
 from roost.store.records import Began, Descriptor, Reservation
 from roost.store.residency import Residency
+from roost.store.working_set import HELD
 from roost_gateway.routing.choice import StepNeed, WorkerState
 from roost_gateway.step.call import StepCall
 from roost_gateway.step.output import Outbox, StepOutput
@@ -92,6 +93,10 @@ class StepAttempt:
         self.need = self._need(began.descriptor.bound_revision)
         self.registered = not began.reserved and bool(began.cached_tokens or began.fenced)
         """Whether it may be among the store's waiters: Begin puts it there when the worker that it prefers is full."""
+        self.is_gated = began.gated
+        """Whether its session is not live, so that it has to pass the gate."""
+        self.has_passed_gate = False
+        """Whether it has been held for as long as it may be."""
         self.model_revision = ""
         """Of the worker that it was sent to last."""
         self.place = Place.NO_HOME
@@ -105,6 +110,7 @@ class StepAttempt:
         """The output is complete: from here on only Commit can tell whether the attempt is fenced."""
         self.fenced = False
         """A newer attempt has taken the step over."""
+        self.began_at = time.monotonic()
         self._asked_at: float | None = None
         self._busy: dict[str, float] = {}
         self._faulty: dict[str, float] = {}
@@ -153,6 +159,7 @@ class StepAttempt:
             cached={descriptor.owner: cached} if cached else {},
             warm={descriptor.owner: warm} if warm else {},
             owner=descriptor.owner,
+            prefix_tokens=self.call.entry().prefix_tokens,
         )
 
     # Migration before the step
@@ -183,11 +190,27 @@ class StepAttempt:
             deadline_ms=self.call.milliseconds_left,
             lease_ms=LEASE_TTL_MS,
             revision=self.need.model_revision,
+            entry=self.call.entry(passed=self.has_passed_gate),
         )
+
+    @property
+    def line(self) -> str:
+        """Name of the line in which it waits."""
+        return (HELD if self.is_gated else "") + self.need.model_revision
 
     def asked(self, *, granted: bool) -> None:
         """Notes that the store was asked for room, and gave it, or else a place among its waiters."""
         self.registered, self._asked_at = not granted, time.monotonic()
+        if granted:
+            self.is_gated = False  # its session is live now
+
+    def asks_again(self) -> None:
+        """Lets it ask the store at the next opportunity."""
+        self._asked_at = None
+
+    def passes_gate(self) -> None:
+        """Notes that it has been held for as long as it may be, and waits for room only."""
+        self.is_gated, self.has_passed_gate = False, True
 
     def asked_within(self, seconds: float) -> bool:
         return self._asked_at is not None and time.monotonic() < self._asked_at + seconds

@@ -2,16 +2,35 @@
 
 import secrets
 import time
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 
 from roost.contract.lease import LEASE_TTL_MS
 from roost.contract.messages import MessageRole
 from roost.contract.pool_document import PoolDocument, PoolRole
+from roost.contract.sessions import FoldRequest
 from roost.contract.steps import StepRequest
+from roost.store.budget_requests import budget_rules
+from roost.store.budgets import BudgetRules
+from roost.store.entry import UNCOUNTED, Entry
+from roost.store.folding import fold_step
 from roost.store.records import BeginRequest, Descriptor
 from roost.store.values import content_digest
+from roost.store.working_set import Admission
 from roost_gateway.admission import estimate
 from roost_gateway.admission.admission_queue import step_class
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """How a session's log is to be folded."""
+
+    summarise: Callable[[], Awaitable[str]]
+    """Returns the summary. Raises Refused, StoreAwayError."""
+    keep_turns: int
+    """Last turns that stay as they are (`roost.store.folding`)."""
+    is_for_budget: bool = False
+    """Whether the session's budget is used up, and begins again: then fewer turns stay if else nothing were folded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +48,10 @@ class StepCall:
     deadline: float
     is_implicit: bool = False
     """Whether no client opened the session, but a gateway for a conversation."""
+    fold: Fold | None = None
+    """Set when the log is folded, and nothing is generated."""
+    at_budget: Fold | None = None
+    """How the log is folded before the step when the session's budget is used up; None where it is not."""
 
     @property
     def milliseconds_left(self) -> int:
@@ -50,7 +73,7 @@ class StepCall:
     @property
     def drops_thinking(self) -> bool:
         """Whether the step begins a turn, before which the pool takes the thinking of earlier ones out of the log."""
-        return self.pool.drops_thinking and self.request.messages[0].role is MessageRole.USER
+        return self.fold is None and self.pool.drops_thinking and self.request.messages[0].role is MessageRole.USER
 
     def new_tokens(self, log: int) -> int:
         """Estimate of the most tokens that the step adds to a log of `log` tokens."""
@@ -68,8 +91,32 @@ class StepCall:
         ]
         return estimate.clipped_output(self._output, self._prompt, min(limits, default=None))
 
+    def entry(self, *, passed: bool = False) -> Entry:
+        """How the step enters the working set; `passed` when it has been held for long enough."""
+        if not self.pool.has_gate:
+            return UNCOUNTED
+        prefix_tokens = estimate.prefix_tokens(self.facts, self.bytes_per_token)
+        return Entry(Admission.PASSED if passed else Admission.GATED, self.facts.prefix, prefix_tokens)
+
     def priority(self, *, continuation: bool) -> int:
         return step_class(self.role.priority, self.pool.priorities, continuation=continuation)
+
+    @property
+    def budget_rules(self) -> BudgetRules:
+        return budget_rules(self.tenant, self.facts.task, self.role, self.pool)
+
+    def folding(self, fold: Fold) -> "StepCall":
+        """The call that folds the log instead. It uses nothing, and shortens the log, so that nothing limits it."""
+        role = PoolRole(self.role.name, self.role.priority)
+        unlimited = PoolDocument(self.pool.pool).tenant_budget
+        pool = replace(self.pool, context_tokens=0, max_session_tokens=0, tenant_budget=unlimited)
+        return replace(self, fold=fold, at_budget=None, role=role, pool=pool)
+
+    def folding_at_budget(self, fold: Fold) -> "StepCall":
+        """The call that folds the log before this step. Whatever gateway the step comes to, it is one."""
+        request = self.request
+        asked = FoldRequest(request.session_id, expected_head=request.expected_head, request_id=f"at {request.step_id}")
+        return replace(self, request=fold_step(asked)).folding(fold)
 
     def begin_request(self) -> BeginRequest:
         request, head = self.request, self.request.expected_head
@@ -94,4 +141,7 @@ class StepCall:
             expected_generation=head.generation if head else 0,
             migrates_to=self.pool.active_revision if self.pool.migrates else "",
             drops_thinking=self.drops_thinking,
+            rules=self.budget_rules,
+            opens_turn=request.messages[0].role is MessageRole.USER,
+            entry=self.entry(),
         )

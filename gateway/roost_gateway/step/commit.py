@@ -116,6 +116,7 @@ def commit_request(attempt: StepAttempt, worker_id: str) -> CommitRequest:
         packed_ids=packed,
         ttl_ms=attempt.call.ttl_ms,
         owner=worker_id,
+        rules=attempt.call.budget_rules,
     )
 
 
@@ -131,6 +132,7 @@ def _output_record(output: StepOutput, finish: StepOutcome) -> dict[str, object]
         "attempts": [[ref.epoch, ref.nonce.hex()] for ref in output.lineage],
         **({"warnings": list(finish.warnings)} if finish.warnings else {}),
         **({"reasoning": finish.reasoning} if finish.reasoning else {}),
+        **({"gpu_seconds": finish.gpu_seconds} if finish.gpu_seconds else {}),
         **({"reasoning_tokens": finish.reasoning_tokens} if finish.reasoning_tokens else {}),
         **({"stop_string": finish.stop_string} if finish.stop_string else {}),
         **({"parts": parts_to_record(parts)} if parts != finish.parts else {}),

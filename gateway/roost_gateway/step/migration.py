@@ -16,6 +16,7 @@ from roost.contract.loghash import extend
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
+from roost.store.folding import folded_log, steps_to_fold
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor, LogEntry, MigrateRequest
 from roost.store.rules import ID_BYTES
@@ -24,9 +25,10 @@ from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.routing.revisions import migrates
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
+from roost_gateway.step.call import Fold
 from roost_gateway.step.output import RenderedStep
 from roost_gateway.step.placement import Placement
-from roost_gateway.step.rewriting import Rewriting, drops_thinking, rewriting
+from roost_gateway.step.rewriting import Rewriting, drops_thinking, earlier_turns, rewriting
 from roost_gateway.step.worker_stream import render
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,20 @@ class Migration:
         if event is not None:
             attempt.outbox.put(event)
         return None
+
+    async def fold(self, attempt: StepAttempt, fold: Fold) -> Descriptor:
+        """Folds the session's log, which ends the attempt. Returns the record of the generation that ended.
+
+        Raises Refused, also what makes the summary impossible; StoreAwayError.
+        """
+        former = attempt.descriptor
+        await self._is_due(attempt)  # the log is rendered for the pool's model
+        entries = await self._entries(former)
+        folded = steps_to_fold(entries, fold.keep_turns, keeps_fewer=fold.is_for_budget)
+        renewed = folded_log(entries, folded, await fold.summarise(), attempt.call.request.step_id)
+        plan = Rewriting(without_thinking=max(1, earlier_turns(attempt, renewed)))
+        await self._write(attempt, renewed, plan, folded=folded, renews_budget=fold.is_for_budget)
+        return former
 
     async def _is_due(self, attempt: StepAttempt) -> bool:
         """Whether to migrate now. A step whose output a worker of the old revision may still have ends there."""
@@ -101,6 +117,18 @@ class Migration:
         if plan.kept:
             end = entries[plan.kept - 1].head.length
             plan = replace(plan, kept_ids=await self._store.ids(former.session_id, former.generation, 0, end))
+        await self._write(attempt, entries, plan)
+
+    async def _write(
+        self,
+        attempt: StepAttempt,
+        entries: Sequence[LogEntry],
+        plan: Rewriting,
+        *,
+        folded: int = 0,
+        renews_budget: bool = False,
+    ) -> None:
+        """Has a worker render the steps that do not keep their tokens, and begins the new generation."""
         worker = self._reserved(attempt)
         while True:
             worker = worker or await self._placement.place(attempt)
@@ -108,14 +136,14 @@ class Migration:
                 request = await self._rendered(worker, attempt, entries, plan)
                 break
             except WorkerFailureError as failure:
-                log.info("session %s was not rendered at %s: %s", former.session_id, worker.worker_id, failure)
+                log.info("session %s was not rendered at %s: %s", attempt.session_id, worker.worker_id, failure)
                 if failure.failure is Failure.LOST:
                     self._workers.mark_broken(worker)
                     self._clients.forget(self._clients.channel(worker.address))
                 attempt.failed_at(worker.worker_id, failure.failure, is_fault=failure.failure is not Failure.BUSY)
                 worker = None
         fault_point("gateway.rendered")
-        descriptor = await self._store.migrate(request)
+        descriptor = await self._store.migrate(replace(request, folded=folded, renews_budget=renews_budget))
         fault_point("gateway.migrated")
         attempt.migrated(descriptor, worker.worker_id)
 
@@ -135,7 +163,7 @@ class Migration:
         return worker if worker is not None and worker.model_revision == attempt.need.model_revision else None
 
     async def _rendered(
-        self, worker: WorkerState, attempt: StepAttempt, entries: list[LogEntry], plan: Rewriting
+        self, worker: WorkerState, attempt: StepAttempt, entries: Sequence[LogEntry], plan: Rewriting
     ) -> MigrateRequest:
         pool, revision = attempt.pool, attempt.need.model_revision
         try:

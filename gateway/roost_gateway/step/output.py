@@ -57,6 +57,8 @@ class StepOutcome:
     """The text between thinking marks."""
     stop_string: str = ""
     """The stop string that ended the text."""
+    gpu_seconds: float = 0.0
+    """Of the worker's devices; 0 from a worker that does not measure it."""
     reasoning_tokens: int = 0
     """Output tokens that the reasoning took, its marks included."""
     kv: KvReport = KvReport()

@@ -16,22 +16,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from roost.contract.events import Queued
-from roost.contract.reasons import Reason
-from roost.contract.refused import Refused
 from roost.contract.why import Wait, WaitReason
 from roost.store.interface import SessionStore
-from roost.store.records import StoreAwayError, Wake
+from roost.store.records import StoreAwayError
+from roost.store.wake import Wake
+from roost.store.working_set import HELD
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import Choice, WorkerState
-from roost_gateway.routing.revisions import serves_revision, turned_away, wrong_revision
+from roost_gateway.routing.gate import is_open
 from roost_gateway.step.attempt import StepAttempt
-from roost_gateway.step.lines import Line, PlacementWaiter, PoolQueue
+from roost_gateway.step.lines import HeldError, Line, PlacementWaiter, PoolQueue, queued
+from roost_gateway.step.prospects import Prospects
 
 log = logging.getLogger(__name__)
 
 ASK_AGAIN_SECONDS = 2.0
 """An attempt that waits in the store asks again at least this often, even where there seems to be no room."""
+_AFTER_END_SECONDS = 0.02
+"""After the end of a live session's time, by when the store counts it no more."""
 
 
 class Placement:
@@ -39,8 +41,8 @@ class Placement:
 
     def __init__(self, store: SessionStore, fleet: Fleet) -> None:
         self._store = store
-        self._pools = fleet.pools
         self._workers = fleet.workers
+        self._prospects = Prospects(fleet)
         self._queues: dict[str, PoolQueue] = {}
 
     @contextmanager
@@ -61,9 +63,20 @@ class Placement:
             for name, count in waiting.queue.waiting_by_class()
         ]
 
+    def held(self) -> list[tuple[str, int, int]]:
+        """Pool, steps and tokens of what the gate holds in this gateway."""
+        return [
+            (waiting.pool, len(needs), sum(needs))
+            for waiting in self._queues.values()
+            for needs in [[waiter.attempt.need.tokens for waiter in waiting.held()]]
+        ]
+
     async def aclose(self) -> None:
         tasks = [waiting.listener for waiting in self._queues.values()]
-        tasks += [line.pump for waiting in self._queues.values() for line in waiting.lines.values()]
+        lines = [line for waiting in self._queues.values() for line in waiting.lines.values()]
+        tasks += [line.pump for line in lines]
+        for line in lines:
+            line.stop_timer()
         running = [task for task in tasks if task is not None]
         for task in running:
             task.cancel()
@@ -80,30 +93,35 @@ class Placement:
         StoreAwayError.
         """
         waiting = self._pool_queue(attempt.pool.pool)
-        line = waiting.line(attempt.need.model_revision)
         with attempt.clock.queueing():
-            async with line.lock:
-                worker = None if line.waiters else await self._place_now(attempt)
-                if worker is not None:
-                    return worker
-                refusal = self._turned_away(attempt) or self._failed_everywhere(attempt)
-                if refusal is not None:
-                    raise refusal
-                reason = self._wait_reason(attempt, line)
-                waiter = waiting.enter(attempt, line)
-            ahead = waiting.queue.ahead(waiter.ticket, time.monotonic())
-            attempt.waits(Wait(continuations=ahead.continuations, new_sessions=ahead.new_sessions, reason=reason))
-            attempt.outbox.put(Queued(sum(ahead)))
-            return await self._wait(waiting, line, waiter)
+            try:
+                return await self._place_in(waiting, waiting.line(attempt.line), attempt)
+            except HeldError as held:
+                if attempt.call.role.refuses_held:
+                    raise held.refusal() from None
+                attempt.passes_gate()
+            return await self._place_in(waiting, waiting.line(attempt.line), attempt)
+
+    async def _place_in(self, waiting: PoolQueue, line: Line, attempt: StepAttempt) -> WorkerState:
+        """Raises HeldError when the gate has held it for as long as it may; what `place` raises."""
+        async with line.lock:
+            worker = None if line.waiters else await self._place_now(attempt)
+            if worker is not None:
+                return worker
+            refusal = self._prospects.turned_away(attempt) or self._prospects.failed_everywhere(attempt)
+            if refusal is not None:
+                raise refusal
+            reason = self._wait_reason(attempt, line)
+            waiter = waiting.enter(attempt, line)
+        ahead = waiting.queue.ahead(waiter.ticket, time.monotonic())
+        attempt.waits(Wait(continuations=ahead.continuations, new_sessions=ahead.new_sessions, reason=reason))
+        attempt.outbox.put(queued(waiting, line, waiter, reason))
+        return await self._wait(waiting, line, waiter)
 
     def _wait_reason(self, attempt: StepAttempt, line: Line) -> WaitReason:
-        if line.waiters:
-            return WaitReason.LINE
-        if self._choose(attempt) is not None:
-            return WaitReason.NO_ROOM
-        workers = self._workers.states(attempt.pool.pool)
-        is_served = not workers or serves_revision(attempt.need.model_revision, workers)
-        return WaitReason.NO_WORKER if is_served else WaitReason.NO_REVISION
+        if line.is_held:
+            return WaitReason.WORKING_SET
+        return WaitReason.LINE if line.waiters else self._prospects.wait_reason(attempt)
 
     def kick(self, pool: str, revision: str | None = None) -> None:
         """Lets the lines try again that workers of `revision`, or of any revision, can serve."""
@@ -111,7 +129,7 @@ class Placement:
         if not len(waiting.queue):
             return
         for line in waiting.lines.values():
-            if revision in (None, "", line.name) or line.name == "":
+            if revision in (None, "", line.revision) or line.revision == "":
                 self._kick_line(waiting, line)
 
     def _kick_line(self, waiting: PoolQueue, line: Line) -> None:
@@ -135,94 +153,86 @@ class Placement:
 
     async def _try(self, attempt: StepAttempt) -> WorkerState | None:
         """Reserves at the best worker; if it has no room, reads it again and tries the worker that is then the best."""
-        choice = self._choose(attempt)
+        choice = self._prospects.choose(attempt)
         if choice is None:
             await self._workers.refresh(attempt.pool.pool)
-            choice = self._choose(attempt)
-        if choice is None or self._is_known_to_wait(attempt, choice):
+            choice = self._prospects.choose(attempt)
+        if choice is None:
+            self._pool_queue(attempt.pool.pool).line(attempt.line).answer = None  # the gate is not the reason any more
+            return None
+        if self._is_known_to_wait(attempt, choice):
             return None
         if await self._reserve(attempt, choice):
             return choice.worker
         # It may have dropped what it had of the session while the attempt waited.
         worker_id = choice.worker.worker_id
         attempt.cached_at(await self._workers.look(attempt.pool.pool, worker_id, attempt.session_id))
-        second = self._choose(attempt)
+        second = self._prospects.choose(attempt)
         if second is None or second.worker.worker_id == worker_id:
             return None
         return second.worker if await self._reserve(attempt, second) else None
 
     def _is_known_to_wait(self, attempt: StepAttempt, choice: Choice) -> bool:
         """Whether asking the store again is pointless: the attempt waits there already, and no worker has room."""
-        return attempt.registered and not choice.may_be_granted and attempt.asked_within(ASK_AGAIN_SECONDS)
-
-    def _choose(self, attempt: StepAttempt) -> Choice | None:
-        return self._workers.choose(attempt.pool.pool, attempt.need, attempt.excluded())
+        closed = attempt.is_gated and not is_open(choice.worker, attempt.need.gate_tokens)
+        may_be_granted = choice.may_be_granted and not closed
+        return attempt.registered and not may_be_granted and attempt.asked_within(ASK_AGAIN_SECONDS)
 
     async def _reserve(self, attempt: StepAttempt, choice: Choice) -> bool:
-        worker_id = choice.worker.worker_id
-        granted = await self._store.reserve(attempt.reservation(worker_id, choice.tokens))
-        attempt.asked(granted=granted)
-        if granted:
-            self._workers.note_reserved(attempt.pool.pool, worker_id, choice.tokens)
-        return granted
+        pool, worker_id = attempt.pool.pool, choice.worker.worker_id
+        line, live_tokens = self._pool_queue(pool).line(attempt.line), attempt.need.gate_tokens * attempt.is_gated
+        answer = await self._store.reserve(attempt.reservation(worker_id, choice.tokens))
+        attempt.asked(granted=answer.granted)
+        if answer.granted:
+            self._workers.note_reserved(pool, worker_id, choice.tokens, live_tokens)
+        else:
+            line.answer = answer
+        if answer.held and answer.first_end_ms is not None:
+            line.set_timer(answer.first_end_ms / 1000 + _AFTER_END_SECONDS, lambda: self._live_ended(pool, attempt))
+        return answer.granted
+
+    def _live_ended(self, pool: str, attempt: StepAttempt) -> None:
+        """Lets an attempt ask again that is held, since the time of a live session is over."""
+        attempt.asks_again()
+        self.kick(pool, attempt.need.model_revision)
 
     async def _wait(self, waiting: PoolQueue, line: Line, waiter: PlacementWaiter) -> WorkerState:
         if waiting.listener is None:
             waiting.listener = asyncio.create_task(self._hear(waiting.pool), name=f"wakes of {waiting.pool}")
         self._kick_line(waiting, line)
         try:
-            async with asyncio.timeout(self._patience(waiter.attempt)):
-                return await waiter.worker
-        except TimeoutError:
-            raise self._timeout(waiter.attempt, waiting.queue.retry_seconds()) from None
+            while not waiter.worker.done() and (seconds := self._patience(line, waiter)) > 0:
+                await asyncio.wait([waiter.worker], timeout=seconds)
+            if waiter.attempt.is_gated:
+                async with line.lock:  # a reservation for it may be under way
+                    pass
+            if not waiter.worker.done():
+                raise self._out_of_patience(waiting, line, waiter)
+            return waiter.worker.result()
         finally:
+            waiter.worker.cancel()
             waiting.leave(line, waiter)
             if waiter is line.first:
                 self._kick_line(waiting, line)
 
-    def _patience(self, attempt: StepAttempt) -> float:
-        """How long to wait, in seconds: at least as long as workers may take to publish themselves after the store came
-        back."""
-        left = max(0.0, attempt.call.deadline - time.monotonic())
+    def _patience(self, line: Line, waiter: PlacementWaiter) -> float:
+        """How much longer to wait, in seconds: altogether at least as long as workers may take to publish themselves
+        after the store came back."""
+        attempt, now = waiter.attempt, time.monotonic()
+        left = attempt.call.deadline - now
         if attempt.has_begun:
             return left
         unheard = 0.0 if self._workers.has_published(attempt.pool.pool) else self._workers.grace.left_seconds
-        return min(left, max(unheard, attempt.pool.queue_timeout_seconds))
+        longest = max(unheard, attempt.pool.queue_timeout_seconds)
+        if attempt.is_gated and line.is_held:
+            longest = attempt.pool.max_hold_seconds
+        return min(left, longest - (now - waiter.entered_at))
 
-    def _turned_away(self, attempt: StepAttempt) -> Refused | None:
-        """The refusal of an attempt that no worker will ever serve, or None. Uses the current pool document, which may
-        be newer than the call's."""
-        if self._workers.grace:
-            return None  # a worker of the revision may not have published itself yet
-        pool = self._pools.known(attempt.pool.pool) or attempt.pool
-        if attempt.need.model_revision in ("", pool.active_revision):
-            return None  # the usual case, asked of every line whenever something is released
-        return turned_away(pool, attempt.need.model_revision, self._workers.states(pool.pool))
-
-    def _failed_everywhere(self, attempt: StepAttempt) -> Refused | None:
-        """The refusal of an attempt that has failed on every living worker that could serve it, or None: where none
-        lives, one may come, and one that is only marked broken, as after another step's stream broke, may do better."""
-        if self._workers.grace or not (faulty := attempt.faulty()):
-            return None
-        pool, need = attempt.pool.pool, attempt.need
-        if self._workers.any_living(pool, need, faulty) or not self._workers.choose(pool, need, frozenset()):
-            return None
-        return attempt.given_up()
-
-    def _timeout(self, attempt: StepAttempt, retry_seconds: float) -> Refused:
-        pool, revision = attempt.pool, attempt.need.model_revision
-        refusal, workers = self._turned_away(attempt), self._workers.states(pool.pool)
-        if refusal is not None:
-            return refusal
-        if workers and not pool.migrates and not serves_revision(revision, workers):
-            return wrong_revision(revision)
-        if self._choose(attempt) is None:
-            return Refused(Reason.NO_WORKER, f"no worker of pool {pool.pool} takes steps now", retry_seconds=2.0)
-        return Refused(
-            Reason.QUEUE_TIMEOUT,
-            f"no worker of pool {pool.pool} had room in time",
-            retry_seconds=retry_seconds,
-        )
+    def _out_of_patience(self, waiting: PoolQueue, line: Line, waiter: PlacementWaiter) -> Exception:
+        attempt, now = waiter.attempt, time.monotonic()
+        if attempt.is_gated and line.is_held and now < attempt.call.deadline:
+            return HeldError(queued(waiting, line, waiter, WaitReason.WORKING_SET), now - waiter.entered_at)
+        return self._prospects.timeout(attempt, waiting.queue.retry_seconds())
 
     async def _pump(self, waiting: PoolQueue, line: Line) -> None:
         try:
@@ -245,7 +255,7 @@ class Placement:
     def _turn_away(self, waiting: PoolQueue, line: Line) -> None:
         """Refuses the attempts of a line whose revision will not be served again."""
         any_waiter = next(iter(line.waiters.values()), None)
-        refusal = None if any_waiter is None else self._turned_away(any_waiter.attempt)
+        refusal = None if any_waiter is None else self._prospects.turned_away(any_waiter.attempt)
         if refusal is not None:
             waiting.fail_all(line, refusal)
 
@@ -293,7 +303,8 @@ class Placement:
                 return None
             waiter = line.waiters[ticket]
             try:
-                choice, refusal = self._choose(waiter.attempt), self._failed_everywhere(waiter.attempt)
+                choice = self._prospects.choose(waiter.attempt)
+                refusal = self._prospects.failed_everywhere(waiter.attempt)
             except Exception as error:
                 waiting.fail(line, waiter, error)
                 continue
@@ -320,7 +331,7 @@ class Placement:
     def _take_wake(self, pool: str, wake: Wake) -> None:
         """Lets the lines try again that may use what was released."""
         if wake.line is not None:
-            self.kick(pool, wake.line)
+            self.kick(pool, wake.line.removeprefix(HELD))
             return
         worker = self._workers.note_released(pool, wake) if wake.worker_id else None
         self.kick(pool, worker.model_revision if worker is not None else None)

@@ -39,14 +39,14 @@ def drops_thinking(attempt: StepAttempt) -> bool:
 
 def rewriting(attempt: StepAttempt, entries: Sequence[LogEntry]) -> Rewriting | None:
     """How to write the log of `entries` for the revision and the step of an attempt; None when it may stay as it is."""
-    former, without = attempt.descriptor, _earlier_turns(attempt, entries)
+    former, without = attempt.descriptor, earlier_turns(attempt, entries)
     if former.model_revision != attempt.need.model_revision:
         return Rewriting(0, without)
     first = thinking_from(entries[:without], former.thinking_from or 0)
     return None if first is None else Rewriting(first, without)
 
 
-def _earlier_turns(attempt: StepAttempt, entries: Sequence[LogEntry]) -> int:
+def earlier_turns(attempt: StepAttempt, entries: Sequence[LogEntry]) -> int:
     """How many of the first steps belong to turns before that of the attempt, if the pool drops their thinking."""
     if not attempt.pool.drops_thinking:
         return 0

@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from roost.contract.budgets import BudgetScope, BudgetStatus
 from roost.contract.events import Committed, Event
 from roost.contract.heads import AttemptRef
 from roost.contract.reasons import Reason
@@ -108,6 +109,10 @@ class Steps:
         """Lengths of the queues with their labels, for a gauge."""
         return self._placement.waiting()
 
+    def held(self) -> list[tuple[str, int, int]]:
+        """Pool, steps and tokens of what the gate holds in this gateway, for gauges."""
+        return self._placement.held()
+
     def workers_changed(self, pool: str) -> None:
         """Lets the steps of a pool that wait for a worker try again, since its workers were read again."""
         self._placement.kick(pool)
@@ -142,7 +147,7 @@ class Steps:
     async def _run(self, step: RunningStep) -> None:
         fault_point("gateway.step.received")
         call = step.call
-        began = await self._begin(call.begin_request())
+        began = await self._begin_or_fold(call)
         try:
             fault_point("gateway.begin.done")
             step.begins(began)
@@ -164,6 +169,40 @@ class Steps:
                     raise Refused(Reason.ATTEMPT_FENCED, "a newer attempt has taken this step over") from None
                 raise
 
+    async def _begin_or_fold(self, call: StepCall) -> Began | AlreadyCommitted:
+        """Begins a step, after its session's log was folded if its role says so and its budget is used up. Refuses as
+        Begin does when it cannot be folded."""
+        try:
+            return await self._begin(call.begin_request())
+        except Refused as refused:
+            if call.at_budget is None:
+                raise
+            fold = call.folding_at_budget(call.at_budget)
+            if not await self._is_to_fold(fold, refused):
+                raise
+            try:
+                await self._fold(fold)
+            except Refused as error:
+                log.info("session %s is not folded: %s", call.request.session_id, error.message)
+                raise (error if BudgetStatus.from_metadata(error.metadata) else refused) from None
+        return await self._begin(call.begin_request())
+
+    async def _is_to_fold(self, fold: StepCall, refused: Refused) -> bool:
+        """Whether a step was refused because its session's budget is used up, or because the fold before it runs, which
+        a gateway may have left behind."""
+        if refused.reason is Reason.ANOTHER_STEP_RUNNING:
+            attempt = (await self._store.get(fold.request.session_id, fold.tenant)).attempt
+            return attempt is not None and attempt.step_id == fold.request.step_id
+        status = BudgetStatus.from_metadata(refused.metadata)
+        return status is not None and status.scope is BudgetScope.SESSION
+
+    async def _fold(self, call: StepCall) -> None:
+        step = self.start(call)
+        try:
+            await step.result()
+        finally:
+            self.leave(step)
+
     async def _begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
         """If the step is cut off before Begin has returned, the attempt is aborted as soon as Begin returns it."""
         begin = asyncio.ensure_future(self._store.begin(request))
@@ -181,6 +220,9 @@ class Steps:
 
     async def _drive(self, attempt: StepAttempt, relay: Relay) -> None:
         try:
+            if attempt.call.fold is not None:
+                self._migrated(attempt, await self._migration.fold(attempt, attempt.call.fold))
+                return
             former = await self._migration.migrate_if_due(attempt)
             if former is not None:
                 self._migrated(attempt, former)

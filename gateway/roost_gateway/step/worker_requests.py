@@ -45,6 +45,7 @@ def start(attempt: StepAttempt) -> GenerateRequest:
             replay=_replay(output) if output.accepted else None,
             deadline_ms=attempt.call.milliseconds_left,
             priority=attempt.priority,
+            role=attempt.call.role.name,
             call_seed=call_seed(request),
         )
     )

@@ -222,6 +222,7 @@ def _finish(wire: worker_pb.Finished) -> StepOutcome:
         reasoning=wire.reasoning,
         reasoning_tokens=wire.reasoning_tokens,
         stop_string=wire.stop_string,
+        gpu_seconds=wire.gpu_seconds,
         kv=_kv_report(wire),
     )
 

@@ -84,6 +84,12 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
             "maxBatchTokens is below maxRunning; raise maxBatchTokens or lower maxRunning",
         ),
     ),
+    "spec.roles[].repetition": (
+        _rule(
+            "self.threshold != 1 && self.taskThreshold != 1",
+            "thresholds of repetition: 1 would count every step; use at least 2, or 0 for never",
+        ),
+    ),
     "spec.models[].kvCache.memory": (
         _rule(
             "type(self) == string ? self == 'auto' || string(self).matches('[1-9]') : int(self) > 0",

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from roost_operator.api.fields import Fields, Label, ModelName, Source, one_of
 from roost_operator.api.quantity import memory_bytes, optional_memory_bytes
 from roost_worker.config import BLOCK_TOKENS, Dtype, EngineConfig
-from roost_worker.engine.retention import DEFAULT_POLICY, POLICIES
+from roost_worker.engine.policies import DEFAULT_POLICY, POLICIES
 
 
 class Thinking(StrEnum):
@@ -32,7 +32,8 @@ class KvCacheSpec(Fields):
         default=DEFAULT_POLICY,
         json_schema_extra={"enum": list(POLICIES)},
         description="What leaves a full KV cache first. LRUSparingHeld: what was not used for longest, but sessions on "
-        "hold after all others. LRU: what was not used for longest, whether on hold or not.",
+        "hold after all others. LRU: what was not used for longest, whether on hold or not. "
+        "LearnedReturns: what is expected to save the least computing, by how long such sessions paused before.",
     )
 
     host_memory: str = Field(

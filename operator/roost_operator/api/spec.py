@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from roost.contract.nonce_lines import MAX_LINES
+from roost_operator.api.budget_spec import BudgetsSpec, RepetitionSpec, WindowSpec
 from roost_operator.api.fields import Fields, Label, NonceLineText, PoolName
 from roost_operator.api.model_spec import ModelSpec
 
@@ -68,6 +69,20 @@ class WorkersSpec(Fields):
     )
 
 
+class OnHold(StrEnum):
+    """What happens to a step that has been held for as long as it may be."""
+
+    ADMIT = "Admit"
+    REFUSE = "Refuse"
+
+
+class WorkingSetAdmission(StrEnum):
+    """Whether sessions are admitted by how much KV the sessions need that take turns."""
+
+    ENFORCED = "Enforced"
+    OFF = "Off"
+
+
 class RoleSpec(Fields):
     """Priority and limits of sessions."""
 
@@ -84,6 +99,17 @@ class RoleSpec(Fields):
     )
     session_token_budget: int = Field(
         default=0, ge=0, description="Most prompt and output tokens in a session's life; 0 means no limit."
+    )
+    on_hold: OnHold = Field(
+        default=OnHold.ADMIT,
+        description="What happens to a step that was held for admission.maxHoldSeconds. Admit lets its session in, "
+        "whose KV then displaces others'; Refuse sends it away, and says when to come back.",
+    )
+    budgets: BudgetsSpec = Field(
+        default_factory=BudgetsSpec, description="What sessions, tasks and the role may use, and what happens then."
+    )
+    repetition: RepetitionSpec = Field(
+        default_factory=RepetitionSpec, description="When a session's or task's calls count as repeated, and what then."
     )
 
 
@@ -133,10 +159,18 @@ class SessionsSpec(Fields):
 
 
 class AdmissionSpec(Fields):
-    """How many steps may wait, and how long."""
+    """Which steps wait, how many, and how long."""
 
     queue_limit: int = Field(default=256, ge=0, le=1_000_000, description="Most steps that wait in one gateway.")
     queue_timeout_seconds: int = Field(default=30, ge=1, le=3600, description="Longest wait of a step for room.")
+    working_set: WorkingSetAdmission = Field(
+        default=WorkingSetAdmission.OFF,
+        description="Enforced holds steps of sessions that are new, or have paused for long, while the sessions that "
+        "take turns already need as much KV as the workers can keep. Off lets every step in that has room.",
+    )
+    max_hold_seconds: int = Field(
+        default=120, ge=1, le=3600, description="Longest time for which such a step is held, whatever its context."
+    )
 
 
 class SecretRef(Fields):
@@ -169,6 +203,10 @@ class Spec(Fields):
         description="Roles; the first one is the default.",
     )
     sessions: SessionsSpec = Field(default_factory=SessionsSpec, description="How long sessions live and grow.")
+    tenant_budget: WindowSpec = Field(
+        default_factory=WindowSpec,
+        description="What each tenant may use in the pool; then its steps are refused.",
+    )
     admission: AdmissionSpec = Field(
         default_factory=AdmissionSpec, description="How many steps may wait, and how long."
     )

@@ -93,7 +93,7 @@ def _simulated(
         context_tokens=info.context_tokens,
     )
     loop = ClosedLoop(generate(parameters, seed), plan.sessions)
-    policy = policy_factory(config.kv.eviction_policy)
+    policy = policy_factory(settings, config.kv.eviction_policy)
     return figures_of(Simulation(Fleet(1, settings, reserves=False), policy, loop).run(plan.steps))
 
 

@@ -14,8 +14,9 @@ from roost.store import health, leases
 from roost.store.grace import GRACE_SECONDS, Grace
 from roost.store.keys import POOLS, PoolKeys
 from roost.store.link import RedisLink
-from roost.store.records import StoreAwayError, StoreHealth
+from roost.store.records import StoreAwayError
 from roost.store.residency import WARM_SUFFIX
+from roost.store.store_health import StoreHealth
 from roost_operator.plan.observed import StoreState, Worker
 
 CONNECTIONS = 8

@@ -38,6 +38,8 @@ _ENVIRONMENT = {
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # By default replicas and ranks get 15, and starve beside anything else that computes.
+    "RAY_worker_niceness": "0",
     # Without it Ray replaces a loopback `_node_ip_address` by that of a real interface, and listens on all of them.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from roost import Head, LoggedStep, Message, SessionInfo, SessionState, SessionTool, Tier
+from roost import BudgetScope, Head, LoggedStep, Message, SessionInfo, SessionState, SessionTool, Tier
 from roost.cli.options import DEFAULT_TARGET, ApiKey, Output, Pool, SessionId, Target, connect
 from roost.cli.output import OutputFormat, age, expected_errors, moment, print_json, print_table
 from roost.sync import SyncSession
@@ -79,6 +79,20 @@ def _head_after(session: SyncSession, steps: int | None) -> Head | None:
 
 
 @app.command()
+def fold(
+    session: SessionId,
+    summary: Annotated[str, typer.Option(help="Summary; the pool's model writes one by default.")] = "",
+    keep_turns: Annotated[int, typer.Option(help="Last turns that stay as they are.", min=0)] = 2,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Put a summary in place of the first steps of a session's log. The old log stays readable."""
+    with expected_errors(), connect(target, api_key) as client:
+        _show(client.session(session).fold(summary, keep_turns=keep_turns), output)
+
+
+@app.command()
 def hold(
     session: SessionId,
     tool: Annotated[str, typer.Option(help="Tool that runs during the pause.")] = "",
@@ -98,6 +112,27 @@ def evict(session: SessionId, target: Target = DEFAULT_TARGET, api_key: ApiKey =
     with expected_errors(), connect(target, api_key) as client:
         tokens = client.session(session).evict()
     typer.echo(f"evicted {tokens} tokens of {session}")
+
+
+@app.command()
+def extend(
+    session: SessionId,
+    tokens: Annotated[int, typer.Option(help="Uncached tokens to add.", min=0)] = 0,
+    gpu_seconds: Annotated[float, typer.Option(help="Seconds of GPU to add.", min=0)] = 0.0,
+    steps: Annotated[int, typer.Option(help="Steps to add.", min=0)] = 0,
+    wall_seconds: Annotated[float, typer.Option(help="Seconds since the first step to add.", min=0)] = 0.0,
+    task: Annotated[bool, typer.Option("--task", help="Extend the budget of the session's task.")] = False,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Raise the limits of a session's budget, so that a paused session goes on."""
+    scope = BudgetScope.TASK if task else BudgetScope.SESSION
+    with expected_errors(), connect(target, api_key) as client:
+        extended = client.session(session).extend_budget(
+            tokens=tokens, gpu_seconds=gpu_seconds, steps=steps, wall_seconds=wall_seconds, scope=scope
+        )
+    _show(extended, output)
 
 
 @app.command()
@@ -196,6 +231,7 @@ def _show(info: SessionInfo, output: OutputFormat) -> None:
             ("hold", _hold(info)),
             ("tools", ", ".join(map(_tool, info.tools))),
             ("budget left", budget),
+            ("budgets", ", ".join(map(str, info.budgets))),
             ("running step", info.running_step_id),
             ("opened", moment(info.create_time)),
             ("expires", moment(info.expire_time)),

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from roost.contract.budgets import BudgetStatus
 from roost.contract.heads import NO_ATTEMPT, AttemptRef, Head
 from roost.contract.messages import Message
-from roost.contract.why import Why
+from roost.contract.repetition import Repetition
+from roost.contract.why import WAITED_FOR, WaitReason, Why
 
 
 class FinishReason(StrEnum):
@@ -30,6 +32,8 @@ class Usage:
     """Tokens of the context that the worker found in its cache."""
     reconstructed_tokens: int = 0
     """Tokens of the log that were not cached and had to be computed again."""
+    gpu_seconds: float = 0.0
+    """Seconds of the worker's devices, times the ranks; 0 from a worker that does not measure it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +47,33 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The step waits for room."""
+    """The step waits."""
 
     position: int
     """Steps before it in this gateway's queue."""
+    reason: WaitReason | None = None
+    """None when the gateway does not say, or knows another reason than this version."""
+    continuation: bool = False
+    """Whether it is of the class of continuations, which go before new sessions."""
+    estimate_seconds: float = 0.0
+    """How long it may wait, as steps were served of late; 0 when that is not known."""
+    live_tokens: int = 0
+    """KV that live sessions need at its worker, when that is the reason."""
+    live_limit_tokens: int = 0
+    """How much that may be."""
+
+    @property
+    def explanation(self) -> str:
+        """The reason in words; empty when that is not known."""
+        if self.reason is WaitReason.WORKING_SET:
+            return f"working set: {_rounded(self.live_tokens)} of {_rounded(self.live_limit_tokens)} tokens live"
+        return WAITED_FOR[self.reason] if self.reason else ""
+
+
+def _rounded(tokens: int) -> str:
+    if tokens < 10_000:
+        return str(tokens)
+    return f"{tokens / 1e6:.1f}M" if tokens >= 1_000_000 else f"{tokens / 1e3:.0f}k"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +206,10 @@ class Committed:
     """Why it waited, and why tokens were rebuilt; None for a step of an older gateway."""
     reasoning_tokens: int = 0
     """Output tokens that the reasoning took, its marks included."""
+    budgets: tuple[BudgetStatus, ...] = ()
+    """Budgets that are used up, or of which as much is used as the role warns at; empty for a replayed step."""
+    repetition: Repetition | None = None
+    """What the step's calls repeat, if the role notices that; None for a replayed step."""
 
     @property
     def context_tokens(self) -> int:

@@ -3,9 +3,20 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self
 
+from roost.contract.budgets import DEFAULT_WINDOW_SECONDS, BudgetLimits, RoleBudgets
+from roost.contract.budgets_document import (
+    limits_from_json,
+    limits_to_json,
+    repetition_from_json,
+    repetition_to_json,
+    role_budgets_from_json,
+    role_budgets_to_json,
+)
+from roost.contract.document_fields import field_value
 from roost.contract.nonce_lines import NonceLine
+from roost.contract.repetition import RepetitionRules
 
 SCHEMA_VERSION = 1
 """Version of the documents that are written. A reader takes this one and older ones; a field that an older reader may
@@ -13,10 +24,11 @@ pass over needs no new version."""
 
 DEFAULT_QUEUE_TIMEOUT_SECONDS = 60.0
 DEFAULT_IMPLICIT_TTL_SECONDS = 3600.0
+DEFAULT_MAX_HOLD_SECONDS = 120.0
 _MIGRATE, _REFUSE = "Migrate", "Refuse"
 _KEEP, _DROP = "keep", "drop"
-_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "a map"}
-_Value = TypeVar("_Value")
+_ENFORCED, _OFF = "Enforced", "Off"
+_ADMIT = "Admit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +42,11 @@ class PoolRole:
     max_steps: int = 0
     """Of one session, as is the budget."""
     budget_tokens: int = 0
+    """Prompt and output tokens, whatever was cached."""
+    budgets: RoleBudgets = RoleBudgets()  # noqa: RUF009  # frozen
+    repetition: RepetitionRules = RepetitionRules()  # noqa: RUF009  # frozen
+    refuses_held: bool = False
+    """Whether a step that was held for as long as it may be is refused; otherwise it is admitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +72,14 @@ class PoolDocument:
     max_session_tokens: int = 0
     migrates: bool = True
     """Whether sessions of another revision move to the active one; otherwise their steps are refused."""
+    tenant_budget: BudgetLimits = BudgetLimits(window_seconds=DEFAULT_WINDOW_SECONDS)  # noqa: RUF009  # frozen
+    """Of each tenant, in a window of time."""
     queue_limit: int = 0
     queue_timeout_seconds: float = DEFAULT_QUEUE_TIMEOUT_SECONDS
+    has_gate: bool = False
+    """Whether sessions are admitted by the working set of the pool."""
+    max_hold_seconds: float = DEFAULT_MAX_HOLD_SECONDS
+    """Longest time for which the gate holds a step."""
     suspend: bool = False
     schema_version: int = SCHEMA_VERSION
     """Version that was read; 0 when the document was written before there were versions."""
@@ -108,7 +131,13 @@ class PoolDocument:
                 "nonceLines": list(map(str, self.nonce_lines)),
                 "onModelChange": _MIGRATE if self.migrates else _REFUSE,
             },
-            "admission": {"queueLimit": self.queue_limit, "queueTimeoutSeconds": self.queue_timeout_seconds},
+            "tenantBudget": limits_to_json(self.tenant_budget),
+            "admission": {
+                "queueLimit": self.queue_limit,
+                "queueTimeoutSeconds": self.queue_timeout_seconds,
+                "workingSet": _ENFORCED if self.has_gate else _OFF,
+                "maxHoldSeconds": self.max_hold_seconds,
+            },
             "suspend": self.suspend,
         }
 
@@ -136,35 +165,38 @@ class PoolDocument:
     def _read(cls, pool: str, document: object) -> Self:
         if not isinstance(document, dict):
             raise ValueError(f"a map is wanted, not {document!r:.80}")
-        version = _value(document, "", "schemaVersion", 0)
+        version = field_value(document, "", "schemaVersion", 0)
         if version > SCHEMA_VERSION:
             raise ValueError(
                 f"schemaVersion {version} is newer than {SCHEMA_VERSION}, the newest that this program reads; "
                 "update it to the version of the operator that wrote the document"
             )
         model, sessions = _part(document, "model"), _part(document, "sessions")
-        admission, roles = _part(document, "admission"), _value(document, "", "roles", list[Any]())
-        timeout = _value(admission, "admission.", "queueTimeoutSeconds", 0.0)
-        lines, where = _value(sessions, "sessions.", "nonceLines", list[Any]()), "sessions.nonceLines"
+        admission, roles = _part(document, "admission"), field_value(document, "", "roles", list[Any]())
+        timeout = field_value(admission, "admission.", "queueTimeoutSeconds", 0.0)
+        lines, where = field_value(sessions, "sessions.", "nonceLines", list[Any]()), "sessions.nonceLines"
         return cls(
             pool=pool,
-            model=_value(model, "model.", "name", ""),
-            aliases=_texts(_value(model, "model.", "aliases", list[Any]()), "model.aliases"),
-            context_tokens=_value(model, "model.", "contextTokens", 0),
-            drops_thinking=_value(model, "model.", "thinking", _KEEP) == _DROP,
-            active_revision=_value(document, "", "activeRevision", ""),
+            model=field_value(model, "model.", "name", ""),
+            aliases=_texts(field_value(model, "model.", "aliases", list[Any]()), "model.aliases"),
+            context_tokens=field_value(model, "model.", "contextTokens", 0),
+            drops_thinking=field_value(model, "model.", "thinking", _KEEP) == _DROP,
+            active_revision=field_value(document, "", "activeRevision", ""),
             roles=tuple(_role_from_json(role, f"roles[{number}].") for number, role in enumerate(roles)),
-            idle_ttl_seconds=_value(sessions, "sessions.", "idleTTLSeconds", 0.0),
-            implicit_ttl_seconds=_value(sessions, "sessions.", "implicitTTLSeconds", 0.0)
+            idle_ttl_seconds=field_value(sessions, "sessions.", "idleTTLSeconds", 0.0),
+            implicit_ttl_seconds=field_value(sessions, "sessions.", "implicitTTLSeconds", 0.0)
             or DEFAULT_IMPLICIT_TTL_SECONDS,
             nonce_lines=tuple(
                 _nonce_line(text, f"{where}[{number}]") for number, text in enumerate(_texts(lines, where))
             ),
-            max_session_tokens=_value(sessions, "sessions.", "maxTokens", 0),
-            migrates=_value(sessions, "sessions.", "onModelChange", _MIGRATE) != _REFUSE,
-            queue_limit=_value(admission, "admission.", "queueLimit", 0),
+            max_session_tokens=field_value(sessions, "sessions.", "maxTokens", 0),
+            migrates=field_value(sessions, "sessions.", "onModelChange", _MIGRATE) != _REFUSE,
+            tenant_budget=limits_from_json(_part(document, "tenantBudget"), "tenantBudget.", in_windows=True),
+            queue_limit=field_value(admission, "admission.", "queueLimit", 0),
             queue_timeout_seconds=timeout or DEFAULT_QUEUE_TIMEOUT_SECONDS,
-            suspend=_value(document, "", "suspend", False),
+            has_gate=field_value(admission, "admission.", "workingSet", _OFF) == _ENFORCED,
+            max_hold_seconds=field_value(admission, "admission.", "maxHoldSeconds", 0.0) or DEFAULT_MAX_HOLD_SECONDS,
+            suspend=field_value(document, "", "suspend", False),
             schema_version=version,
         )
 
@@ -176,34 +208,30 @@ def _role_to_json(role: PoolRole) -> dict[str, Any]:
         "maxOutputTokensPerStep": role.max_output_tokens,
         "maxStepsPerSession": role.max_steps,
         "sessionTokenBudget": role.budget_tokens,
+        "budgets": role_budgets_to_json(role.budgets),
+        "repetition": repetition_to_json(role.repetition),
+        "onHold": _REFUSE if role.refuses_held else _ADMIT,
     }
 
 
 def _role_from_json(role: object, where: str) -> PoolRole:
     if not isinstance(role, dict) or not role.get("name"):
         raise ValueError(f"{where}name is missing")
+    budgets, repetition = (field_value(role, where, part, dict[str, Any]()) for part in ("budgets", "repetition"))
     return PoolRole(
-        name=_value(role, where, "name", ""),
-        priority=_value(role, where, "priority", 0),
-        max_output_tokens=_value(role, where, "maxOutputTokensPerStep", 0),
-        max_steps=_value(role, where, "maxStepsPerSession", 0),
-        budget_tokens=_value(role, where, "sessionTokenBudget", 0),
+        name=field_value(role, where, "name", ""),
+        priority=field_value(role, where, "priority", 0),
+        max_output_tokens=field_value(role, where, "maxOutputTokensPerStep", 0),
+        max_steps=field_value(role, where, "maxStepsPerSession", 0),
+        budget_tokens=field_value(role, where, "sessionTokenBudget", 0),
+        budgets=role_budgets_from_json(budgets, f"{where}budgets."),
+        repetition=repetition_from_json(repetition, f"{where}repetition."),
+        refuses_held=field_value(role, where, "onHold", _ADMIT) == _REFUSE,
     )
 
 
 def _part(document: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return _value(document, "", key, dict[str, Any]())
-
-
-def _value(fields: Mapping[str, Any], where: str, key: str, default: _Value) -> _Value:
-    """The field, of the default's type; an int will do for a float."""
-    value = fields.get(key)
-    if value is None:
-        return default
-    kind = type(default)
-    if type(value) is not kind and not (kind is float and type(value) is int):
-        raise ValueError(f"{where}{key} must be {_KINDS[kind]}, not {value!r:.80}")
-    return cast(_Value, value)
+    return field_value(document, "", key, dict[str, Any]())
 
 
 def _texts(values: list[Any], where: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+from roost.contract.budgets import BudgetExtension, BudgetScope, BudgetUnit, OnBudget, RoleBudgets
 from roost.contract.heads import NONCE_BYTES, Head
 from roost.contract.loghash import HASH_BYTES
 from roost.contract.messages import (
@@ -23,7 +24,7 @@ from roost.contract.messages import (
     ToolDefinition,
 )
 from roost.contract.names import is_pool
-from roost.contract.sessions import ForkRequest, OpenRequest
+from roost.contract.sessions import FoldRequest, ForkRequest, OpenRequest
 from roost.contract.steps import StepRequest
 
 Violations = Iterator[tuple[str, str]]
@@ -35,6 +36,8 @@ MAX_STOPS, MAX_STOP_BYTES, MAX_STOP_IDS, MAX_BIASES, MAX_LOGPROBS = 16, 256, 64,
 MAX_NAME_CHARS = 256
 MAX_SYSTEM_BYTES = 1024 * 1024
 MAX_HOLD_SECONDS = 1e9
+MAX_EXTENSION = 1e9
+"""Most tokens, steps or seconds that one call adds to a budget."""
 MAX_PAGE_SESSIONS, MAX_PAGE_STEPS = 1000, 100
 
 
@@ -120,6 +123,40 @@ def hold(tool: str, expect_seconds: float) -> Violations:
         yield "expect_seconds", "must be 0 (unknown) or a positive number of seconds"
     if len(tool) > MAX_NAME_CHARS:
         yield "tool", f"is longer than {MAX_NAME_CHARS} characters"
+
+
+def fold_session(request: FoldRequest) -> Violations:
+    """Violations of a fold."""
+    yield from _request_id(request.request_id)
+    if len(request.summary.encode()) > MAX_SYSTEM_BYTES:
+        yield "summary", f"is longer than {MAX_SYSTEM_BYTES} bytes"
+    yield from _head("expected_head", request.expected_head)
+
+
+def extend_budget(extension: BudgetExtension) -> Violations:
+    """Violations of an extension, except those of the session's role."""
+    yield from _request_id(extension.request_id)
+    if extension.scope not in (BudgetScope.SESSION, BudgetScope.TASK):
+        yield "scope", "must be SESSION or TASK; budgets of roles and tenants begin again with their windows"
+    for unit in BudgetUnit:
+        added = getattr(extension, unit.value)
+        if not 0 <= added <= MAX_EXTENSION:
+            yield unit.value, f"{added:g} must lie between 0 and {MAX_EXTENSION:g}"
+    if not any(getattr(extension, unit.value) for unit in BudgetUnit):
+        yield "tokens", f"must be given, or another of {', '.join(BudgetUnit)}: what to add"
+
+
+def extension_of_role(extension: BudgetExtension, role: str, budgets: RoleBudgets, task: str) -> Violations:
+    """What an extension asks for and the session's role, whose budgets these are, does not allow. `task` is the
+    session's."""
+    limits = budgets.task if extension.scope is BudgetScope.TASK else budgets.session
+    if budgets.on_budget is not OnBudget.ASK:
+        yield "session_id", f"role {role!r} lets nobody extend its budgets; set budgets.onBudget of the role to Ask"
+    if extension.scope is BudgetScope.TASK and not task:
+        yield "scope", "the session has no task"
+    for unit in BudgetUnit:
+        if getattr(extension, unit.value) and not getattr(limits, unit.value):
+            yield unit.value, f"role {role!r} does not limit it for a {extension.scope}"
 
 
 def page_size(asked: int, most: int) -> Violations:

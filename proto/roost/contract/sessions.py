@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from roost.contract.budgets import BudgetStatus
 from roost.contract.events import FinishReason, Usage
 from roost.contract.heads import Head
 from roost.contract.messages import Format, Message, Sampling, ToolDefinition
@@ -40,6 +41,7 @@ class OpenRequest:
     system: str = ""
     tools: tuple[ToolDefinition, ...] = ()
     task: str = ""
+    """Empty: the parent's, if there is one."""
     parent: str = ""
     """Session that spawns this one; empty when none does."""
     request_id: str = ""
@@ -60,6 +62,21 @@ class ForkRequest:
     task: str = ""
     """Empty: that of the session to branch off."""
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FoldRequest:
+    """A summary in place of the first steps of a session's log, as its client asks for it; not checked yet."""
+
+    session_id: str
+    summary: str = ""
+    """Empty: the pool's model writes it."""
+    keep_turns: int = 0
+    """Last turns that stay as they are. A turn is a step that begins with a user's message, and those that follow it
+    with tools' results."""
+    expected_head: Head | None = None
+    request_id: str = ""
+    """Idempotency key: a repeated call folds once. Empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +165,8 @@ class SessionInfo:
     """In the order in which they were given; empty in lists of sessions."""
     forked_from: ForkPoint | None = None
     """None when it was opened."""
+    budgets: tuple[BudgetStatus, ...] = ()
+    """What the session itself has used of its role's budgets."""
 
 
 @dataclass(frozen=True, slots=True)

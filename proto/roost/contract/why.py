@@ -16,6 +16,8 @@ class WaitReason(StrEnum):
     """No worker took steps."""
     NO_REVISION = "no_revision"
     """Workers took steps, but none of the model's revision."""
+    WORKING_SET = "working_set"
+    """The sessions that were live needed as much of the workers' KV as they may, and its session was not live."""
 
 
 class Place(StrEnum):
@@ -114,10 +116,12 @@ class Why:
         return "; ".join(part for part in (_waited(self.wait), _ran(self), _rebuilt(self)) if part)
 
 
-_WAITED = {
+WAITED_FOR = {
+    WaitReason.LINE: "",
     WaitReason.NO_ROOM: "no worker had room",
     WaitReason.NO_WORKER: "no worker took steps",
     WaitReason.NO_REVISION: "no worker served its model's revision",
+    WaitReason.WORKING_SET: "the working set was full",
 }
 _MOVED = {
     Place.HOME_FULL: "its home was full",
@@ -145,7 +149,7 @@ def _waited(wait: Wait | None) -> str:
         return ""
     counts = (_count(wait.continuations, "continuation"), _count(wait.new_sessions, "new session"))
     ahead = " and ".join(filter(None, counts))
-    reason = _WAITED.get(wait.reason, "") if wait.reason else ""
+    reason = WAITED_FOR[wait.reason] if wait.reason else ""
     waited = f"waited {_seconds(wait.seconds)}" + (f" behind {ahead}" if ahead else "")
     return waited + (f": {reason}" if reason else "")
 

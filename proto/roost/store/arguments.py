@@ -6,6 +6,8 @@ from typing import Any
 from roost.contract import names
 from roost.contract.heads import Head
 from roost.store import codec
+from roost.store.budgets import BudgetRules, ExtendRequest
+from roost.store.entry import Entry
 from roost.store.fork_records import NewFork
 from roost.store.keys import PoolKeys
 from roost.store.records import (
@@ -18,7 +20,8 @@ from roost.store.records import (
     Reservation,
 )
 from roost.store.refusals import WORDS, refused
-from roost.store.rules import check_commit, check_migration, holds_thinking, thinking_from
+from roost.store.repetition import calls_hash
+from roost.store.rules import check_commit, check_migration, holds_thinking, opens_turn, thinking_from
 from roost.store.scripts import Arg, Call
 
 OPEN_REQUEST_MS = 3_600_000
@@ -38,7 +41,49 @@ def pool_keys(session_id: str) -> PoolKeys:
 
 def claim_keys(keys: PoolKeys) -> dict[str, str]:
     """Keys of the pool that scripts need which give tokens and places back."""
-    return {"reservations": keys.reservations, "waiters": keys.waiters, "lines": keys.lines, "wake": keys.wake}
+    claims = {"reservations": keys.reservations, "waiters": keys.waiters, "lines": keys.lines, "wake": keys.wake}
+    return {**claims, **live_keys(keys)}
+
+
+def live_keys(keys: PoolKeys) -> dict[str, str]:
+    """Keys of the pool that have its working set."""
+    return {
+        "live": keys.live,
+        "live_ends": keys.live_ends,
+        "live_shares": keys.live_shares,
+        "live_sums": keys.live_sums,
+    }
+
+
+def _entry_args(entry: Entry) -> dict[str, Arg]:
+    return {"prefix": entry.prefix, "prefix_tokens": entry.prefix_tokens, "admission": int(entry.admission)}
+
+
+def account_keys(keys: PoolKeys, rules: BudgetRules) -> dict[str, str]:
+    """Keys of what a step's task, role and tenant have used."""
+    return {
+        "task_account": keys.task_account(rules.tenant, rules.task),
+        "role_account": keys.role_account(rules.role),
+        "tenant_account": keys.tenant_account(rules.tenant),
+    }
+
+
+def extend_call(request: ExtendRequest) -> Call:
+    """All but the session's keys."""
+    added = request.spending
+    return Call(
+        {"task_account": pool_keys(request.session_id).task_account(request.tenant, request.task)},
+        {
+            "tenant": request.tenant,
+            "scope": request.scope,
+            "request": request.request_id,
+            "tokens": added.tokens,
+            "gpu_us": added.gpu_us,
+            "steps": added.steps,
+            "wall_ms": added.wall_ms,
+            "task_ttl_ms": request.task_ttl_ms,
+        },
+    )
 
 
 def _head_args(head: Head | None, prefix: str = "") -> dict[str, Arg]:
@@ -115,6 +160,7 @@ def reserve_call(asked: Reservation, aging_ms: int) -> Call:
             "epoch": asked.ref.epoch,
             "worker": asked.worker_id,
             "revision": asked.revision,
+            **_entry_args(asked.entry),
             "tokens": asked.tokens,
             "class": asked.priority,
             "aging_ms": aging_ms,
@@ -132,7 +178,7 @@ def release_call(reservation: Reservation) -> Call:
     )
 
 
-def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int) -> dict[str, Arg]:
+def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int, adapt_ms: int) -> dict[str, Arg]:
     return {
         "session_id": request.session_id,
         "tenant": request.tenant,
@@ -143,6 +189,8 @@ def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int) ->
         **expected_args(request.expected_head, request.expected_generation),
         "migrates_to": request.migrates_to,
         "drops_thinking": int(request.drops_thinking),
+        "rules": request.rules.encode(),
+        "opens_turn": int(request.opens_turn),
         "lease_ms": request.lease_ms,
         "new_tokens": request.new_tokens,
         "max_session_tokens": request.max_session_tokens,
@@ -152,6 +200,8 @@ def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int) ->
         "aging_ms": aging_ms,
         "deadline_ms": request.deadline_ms,
         "residency_delay_ms": residency_delay_ms,
+        "adapt_ms": adapt_ms,
+        **_entry_args(request.entry),
     }
 
 
@@ -167,6 +217,9 @@ def migrate_args(request: MigrateRequest) -> dict[str, Arg]:
         "revision": request.model_revision,
         "ids": request.packed_ids,
         "thinking": "" if thinking is None else thinking,
+        "fold_id": request.entries[0].step_id if request.folded else "",
+        "folded": request.folded,
+        "renews_budget": int(request.renews_budget),
         "ttl_ms": request.ttl_ms,
         "lease_ms": request.lease_ms,
     }
@@ -177,7 +230,7 @@ def migrated_steps(request: MigrateRequest) -> list[Arg]:
     return [f"{entry.commit_ms}:".encode() + codec.encode_entry(entry) for entry in request.entries]
 
 
-def commit_args(request: CommitRequest) -> dict[str, Arg]:
+def commit_args(request: CommitRequest, adapt_ms: int) -> dict[str, Arg]:
     """Raises ValueError when ids, counts and head of the request contradict one another."""
     check_commit(request)
     entry = request.entry
@@ -196,7 +249,13 @@ def commit_args(request: CommitRequest) -> dict[str, Arg]:
         "reconstructed": entry.reconstructed_tokens,
         "revision": entry.model_revision,
         "thinking": int(holds_thinking(entry)),
+        "rules": request.rules.encode(),
+        "uncached_tokens": request.spending.tokens,
+        "gpu_us": request.spending.gpu_us,
+        "calls": calls_hash(entry.output.get("tool_calls", ())),
+        "opens_turn": int(opens_turn(entry)),
         "ttl_ms": request.ttl_ms,
+        "adapt_ms": adapt_ms,
     }
 
 

@@ -12,11 +12,12 @@ import msgpack
 from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.sessions import ForkPoint
+from roost.store.budgets import Account, Spending
+from roost.store.generations import Fold, FormerLog
+from roost.store.holds import HoldRecord
 from roost.store.records import (
     FIRST_GENERATION,
     Descriptor,
-    FormerLog,
-    HoldRecord,
     LiveAttempt,
     LogEntry,
     NewSession,
@@ -25,7 +26,7 @@ from roost.store.records import (
 from roost.store.rules import day_of
 
 _ENTRY_VERSION = b"\x01"
-_STORED_ELSEWHERE = ("index", "commit_ms")
+_NOT_PACKED = ("index", "commit_ms", "budgets", "repetition")
 
 
 class CorruptRecordError(Exception):
@@ -111,11 +112,32 @@ def _descriptor(session_id: str, text: Mapping[str, str], now_ms: int) -> Descri
         updated_ms=int(text["updated"]),
         expires_ms=int(text["expires"]),
         former=_former(text["former"]) if "former" in text else None,
+        folds=_folds(text.get("folds", "")),
         thinking_from=_thinking_from(text),
         forked_from=_fork_point(text["forked"]) if "forked" in text else None,
         inherited_steps=int(text.get("inherited", 0)),
         kv_of=kv_of,
         kv_since_ms=int(kv_since or 0),
+        account=_account(text).read(now_ms),
+    )
+
+
+def _account(text: Mapping[str, str]) -> Account:
+    """What a session has used; nothing for one that was last stepped by an older gateway."""
+
+    def number(field: str) -> int:
+        return int(text.get(field, 0))
+
+    return Account(
+        tokens=number("spent:tokens"),
+        gpu_us=number("spent:gpu_us"),
+        steps=number("spent:steps"),
+        since_ms=number("spent:since"),
+        grace_steps=number("spent:grace"),
+        more=Spending(*(number(f"more:{field}") for field in ("tokens", "gpu_us", "steps", "wall_ms"))),
+        last_request=text.get("more:request", ""),
+        calls=text.get("spent:calls", ""),
+        repeats=text.get("spent:repeats", ""),
     )
 
 
@@ -143,6 +165,11 @@ def _attempt(text: Mapping[str, str], now_ms: int) -> LiveAttempt:
         worker_id=text["attempt:worker"],
         lease_ms_left=int(text["attempt:expiry"]) - now_ms,
     )
+
+
+def _folds(text: str) -> tuple[Fold, ...]:
+    pairs = (fold.split(":") for fold in text.split("|") if fold)
+    return tuple(Fold(int(generation), int(steps)) for generation, steps in pairs)
 
 
 def _former(text: str) -> FormerLog:
@@ -177,7 +204,7 @@ def decode_fenced(fields: Mapping[str, bytes], now_ms: int) -> LiveAttempt | Non
 def encode_entry(entry: LogEntry) -> bytes:
     """An entry for the log; its index is its place there, its key names the generation, and the script puts the time
     before it."""
-    document = {name: value for name, value in asdict(entry).items() if name not in _STORED_ELSEWHERE}
+    document = {name: value for name, value in asdict(entry).items() if name not in _NOT_PACKED}
     del document["head"]["generation"]
     return _ENTRY_VERSION + zlib.compress(msgpack.packb(document), level=1)
 

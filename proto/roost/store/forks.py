@@ -8,6 +8,7 @@ from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.contract.sessions import ForkRequest
 from roost.store.fork_records import CommitPoint, NewFork
+from roost.store.generations import steps_now
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor
 from roost.store.refusals import refused
@@ -52,21 +53,22 @@ async def commit_point(store: SessionStore, session: Descriptor, head: Head) -> 
     """Returns the place in the session's current log that `head` names. Reads a step of the log per halving of it.
 
     Steps keep their number when a session migrates, so a head of an older generation stands for the log after as many
-    steps.
+    steps, less those that were folded.
 
-    Raises Refused: SESSION_ROLLED_BACK when no step of the log ends there.
+    Raises Refused: SESSION_ROLLED_BACK when no step of the log ends there, as where the steps before were folded.
     """
     generation = head.generation or session.generation
     if head == Head():
         return CommitPoint(Head(generation=session.generation), 0)
-    low, high = 1, session.steps
+    low, high = 1, session.steps + sum(fold.steps - 1 for fold in session.folds if fold.generation > generation)
     while low <= high:
         steps = (low + high) // 2
         end = await _end(store, session, generation, steps)
         if end is not None and end == head:
-            current = end if generation == session.generation else await _end(store, session, session.generation, steps)
-            if current is not None:
-                return CommitPoint(replace(current, generation=session.generation), steps)
+            now = steps_now(session.folds, generation, steps)
+            current = await _end(store, session, session.generation, now) if now is not None else None
+            if now is not None and current is not None:
+                return CommitPoint(replace(current, generation=session.generation), now)
             break
         if end is None or end.length >= head.length:
             high = steps - 1

@@ -6,7 +6,7 @@ from redis.asyncio import RedisCluster
 from redis.exceptions import ResponseError
 
 from roost.store.link import ForbiddenError, RedisLink
-from roost.store.records import StoreHealth
+from roost.store.store_health import StoreHealth
 
 WANTED = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 _WHY = {

@@ -4,8 +4,10 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from roost.contract.heads import AttemptRef, Head
+from roost.store.budgets import ExtendRequest
 from roost.store.conversation_index import ConversationIndex
 from roost.store.detached import DetachedSteps
+from roost.store.entry import Reserved
 from roost.store.fork_records import NewFork
 from roost.store.kept_conversations import KeptConversationStore
 from roost.store.records import (
@@ -19,12 +21,12 @@ from roost.store.records import (
     NewSession,
     RenewItem,
     Reservation,
-    StoreHealth,
-    Wake,
     WorkerLook,
     WorkerView,
 )
 from roost.store.residency import Residency
+from roost.store.store_health import StoreHealth
+from roost.store.wake import Wake
 
 
 class SessionStore(Protocol):
@@ -85,13 +87,13 @@ class SessionStore(Protocol):
         and reserves tokens at the owner when it lives, has the session cached, has room and no better class waits; ends
         a hold. A resent script with the same nonce returns the same attempt. Refuses: SESSION_NOT_FOUND,
         SESSION_CLOSED, SESSION_ROLLED_BACK, HEAD_MISMATCH, ANOTHER_STEP_RUNNING, STEP_KILLED_WORKERS,
-        BUDGET_EXHAUSTED, STEP_LIMIT_REACHED, STEP_ID_REUSED, STEP_TOO_LONG."""
+        BUDGET_EXHAUSTED, BUDGET_EXCEEDED, BUDGET_PAUSED, STEP_LIMIT_REACHED, STEP_ID_REUSED, STEP_TOO_LONG."""
         ...
 
-    async def reserve(self, reservation: Reservation) -> bool:
-        """Reserves at a worker; on success leaves the waiters. False, and a place in the line of its revision, when the
-        worker has no room or no lease, or when a step waits that the worker can serve and that goes first. Refuses:
-        SESSION_NOT_FOUND, ATTEMPT_FENCED."""
+    async def reserve(self, reservation: Reservation) -> Reserved:
+        """Reserves at a worker; on success leaves the waiters, and the session is live there. Not granted, with a place
+        in a line of its revision, when the worker has no room or no lease, when its gate is closed to the session, or
+        when a step waits that the worker can serve and that goes first. Refuses: SESSION_NOT_FOUND, ATTEMPT_FENCED."""
         ...
 
     async def release(self, reservation: Reservation) -> None:
@@ -99,17 +101,22 @@ class SessionStore(Protocol):
         ...
 
     async def commit(self, request: CommitRequest) -> LogEntry:
-        """Appends the step, moves the head, updates costs, releases the reservation and wakes waiters. Returns the
-        stored entry, also when the same attempt had committed it before. Refuses: SESSION_NOT_FOUND, ATTEMPT_FENCED,
-        MODEL_REVISION_MISMATCH; SESSION_ROLLED_BACK or HEAD_MISMATCH when `previous` is not the head. Raises ValueError
-        when the request contradicts itself (ids, counts and head)."""
+        """Appends the step, moves the head, counts what it has used, releases the reservation, wakes waiters. Returns
+        the stored entry with the budgets to warn of, also when the same attempt had committed it before. Refuses:
+        SESSION_NOT_FOUND, ATTEMPT_FENCED, MODEL_REVISION_MISMATCH; SESSION_ROLLED_BACK or HEAD_MISMATCH when `previous`
+        is not the head. Raises ValueError when the request contradicts itself (ids, counts and head)."""
+        ...
+
+    async def extend(self, request: ExtendRequest) -> Descriptor:
+        """Raises the limits of a session's budgets, or of those of its task. The same request, given twice in a row,
+        does so once. Refuses: SESSION_NOT_FOUND."""
         ...
 
     async def migrate(self, request: MigrateRequest) -> Descriptor:
-        """Begins a new generation under a live attempt, which continues in it; repeating the call changes nothing. The
-        old generation stays readable, and its last head is remembered as `Descriptor.former`. Refuses:
-        SESSION_NOT_FOUND, ATTEMPT_FENCED, STORE_FULL; SESSION_ROLLED_BACK or HEAD_MISMATCH when `previous` is not the
-        head. Raises ValueError when the request contradicts itself."""
+        """Begins a new generation under a live attempt, which continues in it, or ends with it when the log is folded;
+        repeating the call changes nothing. The old generation stays readable, and its last head is remembered as
+        `Descriptor.former`. Refuses: SESSION_NOT_FOUND, ATTEMPT_FENCED, STORE_FULL; SESSION_ROLLED_BACK or
+        HEAD_MISMATCH when `previous` is not the head. Raises ValueError when the request contradicts itself."""
         ...
 
     async def abort(self, session_id: str, ref: AttemptRef) -> None:

@@ -45,6 +45,18 @@ class PoolKeys:
         """Sorted set, all scores 0: the tenant's session names, so that they sort by creation."""
         return f"{self.prefix}:tenant:{tenant}:sessions"
 
+    def task_account(self, tenant: str, task: str) -> str:
+        """Hash with a time to live: what all sessions of a tenant's task have used (`roost.store.budgets`)."""
+        return f"{self.prefix}:tenant:{tenant}:task:{hashlib.blake2b(task.encode(), digest_size=16).hexdigest()}"
+
+    def role_account(self, role: str) -> str:
+        """Hash with a time to live: what all sessions of a role have used in the current window of its budget."""
+        return f"{self.prefix}:role:{role}:account"
+
+    def tenant_account(self, tenant: str) -> str:
+        """Hash with a time to live: what a tenant has used in the current window of the tenants' budget."""
+        return f"{self.prefix}:tenant:{tenant}:account"
+
     def open_request(self, tenant: str, request_id: str) -> str:
         """String with a time to live: the session that was opened with this `request_id`."""
         return f"{self.prefix}:tenant:{tenant}:open:{request_id}"
@@ -109,8 +121,31 @@ class PoolKeys:
         return f"{self.prefix}:lines"
 
     @property
+    def live(self) -> str:
+        """Hash: live session -> `prefix|tokens|family|tokens|own|promised|worker`, what it needs and where
+        (`roost.store.working_set`)."""
+        return f"{self.prefix}:live"
+
+    @property
+    def live_ends(self) -> str:
+        """Sorted set: live session -> until when it is live, in ms of Redis TIME."""
+        return f"{self.prefix}:live:ends"
+
+    @property
+    def live_shares(self) -> str:
+        """Sorted set, all scores 0, of `worker|group|tokens|session`: what live sessions share."""
+        return f"{self.prefix}:live:shares"
+
+    @property
+    def live_sums(self) -> str:
+        """Hash: `worker` -> `tokens:sessions`; `=` -> `sessions:shares`, how many there should be; `*` ->
+        `target:log tokens:lost tokens:since_ms`."""
+        return f"{self.prefix}:live:sums"
+
+    @property
     def wake(self) -> str:
-        """Pub/sub channel: what was released, as JSON: `worker` with its `tokens` and `attempts`, or `line`."""
+        """Pub/sub channel: what was released, as JSON: `worker` with its `tokens`, `attempts` and `live` tokens, or
+        `line`."""
         return f"{self.prefix}:wake"
 
     @property

@@ -3,6 +3,7 @@
 import logging
 
 from roost.contract.lease import WorkerLease
+from roost.store.arguments import live_keys
 from roost.store.keys import PoolKeys
 from roost.store.leases import FORGET_MS
 from roost.store.link import RedisLink
@@ -45,7 +46,7 @@ class WorkerReader:
         while True:
             known = self.known(pool)
             call = Call(
-                {"workers": keys.workers, "reservations": keys.reservations},
+                {"workers": keys.workers, "reservations": keys.reservations, **live_keys(keys)},
                 {"forget_ms": FORGET_MS},
                 more_keys=[*map(keys.lease, known)],
                 more_args=known,
@@ -59,7 +60,7 @@ class WorkerReader:
 
 
 def _view(row: list[bytes]) -> WorkerView | None:
-    worker_id, ms_left, document, tokens, attempts = row
+    worker_id, ms_left, document, tokens, attempts, live_tokens, live_target = row
     if not document:
         return None  # its lease runs out just now
     try:
@@ -67,7 +68,14 @@ def _view(row: list[bytes]) -> WorkerView | None:
     except ValueError as error:
         _log.warning("worker %s published a lease that cannot be read: %s", worker_id.decode(), error)
         return None
-    return WorkerView(lease=lease, ms_left=int(ms_left), reserved_tokens=int(tokens), reserved_attempts=int(attempts))
+    return WorkerView(
+        lease=lease,
+        ms_left=int(ms_left),
+        reserved_tokens=int(tokens),
+        reserved_attempts=int(attempts),
+        live_tokens=int(live_tokens),
+        live_target=int(live_target),
+    )
 
 
 async def read_worker(link: RedisLink, pool: str, worker_id: str, session_id: str, delay_ms: int) -> WorkerLook:
@@ -77,6 +85,7 @@ async def read_worker(link: RedisLink, pool: str, worker_id: str, session_id: st
         {
             "workers": keys.workers,
             "reservations": keys.reservations,
+            "live_sums": keys.live_sums,
             "lease": keys.lease(worker_id),
             "residency": keys.residency(worker_id),
             "descriptor": keys.session(session_id),

@@ -12,11 +12,14 @@ from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 from roost.contract.reasons import Reason
+from roost.store.budgets import ExtendRequest
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
 from roost.store.detached import DetachedSteps
+from roost.store.entry import Reserved
 from roost.store.fork_records import NewFork
+from roost.store.holds import HoldRecord
 from roost.store.kept_conversations import KeptConversationStore, MemoryKeptConversations
-from roost.store.memory_attempts import take_attempt
+from roost.store.memory_attempts import release_at, reserve_at, take_attempt
 from roost.store.memory_detached import MemoryDetachedSteps
 from roost.store.memory_pool import Claim, MemoryPool
 from roost.store.memory_session import Log, MemorySession, branch_off, new_session
@@ -26,21 +29,21 @@ from roost.store.records import (
     BeginRequest,
     CommitRequest,
     Descriptor,
-    HoldRecord,
     LogEntry,
     MigrateRequest,
     NewSession,
     RenewItem,
     Reservation,
     State,
-    StoreHealth,
-    Wake,
     WorkerLook,
     WorkerView,
 )
 from roost.store.refusals import refused
-from roost.store.residency import Residency, warm_field
+from roost.store.residency import Residency
 from roost.store.rules import AGING_MS, ID_BYTES, check_commit, check_migration
+from roost.store.store_health import StoreHealth
+from roost.store.wake import Wake
+from roost.store.working_set import ADAPT_MS, IDLE_MS, Admission, pause_ms
 
 _WAKE_SECONDS = 0.5
 
@@ -55,7 +58,9 @@ class MemoryStore:
     `clock` gives the time in ms. `publish` and `publish_cached` do what workers do in Redis.
     """
 
-    def __init__(self, clock: Callable[[], int] = now_ms, *, aging_ms: int = AGING_MS) -> None:
+    def __init__(
+        self, clock: Callable[[], int] = now_ms, *, aging_ms: int = AGING_MS, adapt_ms: int = ADAPT_MS
+    ) -> None:
         self.clock = clock
         self.conversations: ConversationIndex = MemoryConversationIndex(clock)
         self.kept_conversations: KeptConversationStore = MemoryKeptConversations(clock)
@@ -63,13 +68,14 @@ class MemoryStore:
         self.documents: dict[str, dict[str, Any]] = {}
         self.sessions: dict[str, MemorySession] = {}
         self._aging_ms = aging_ms
+        self._adapt_ms = adapt_ms
         self._opened: dict[tuple[str, str, str], str] = {}
         """Pool, tenant and request id -> session."""
         self._pools: dict[str, MemoryPool] = {}
 
     def pool(self, name: str) -> MemoryPool:
         """The pool's leases, claims and waiters."""
-        return self._pools.setdefault(name, MemoryPool(self._aging_ms))
+        return self._pools.setdefault(name, MemoryPool(self._aging_ms, self._adapt_ms))
 
     def publish(self, pool: str, lease: WorkerLease, ttl_ms: int) -> None:
         """As a worker renews its lease."""
@@ -77,11 +83,7 @@ class MemoryStore:
 
     def publish_cached(self, session_id: str, worker_id: str, tokens: int, warm: int = 0) -> None:
         """As a worker says what it has cached of a session, on its device and in host memory; 0 tokens: nothing."""
-        cached = self.pool(names.pool_of(session_id) or "").residency.setdefault(worker_id, {})
-        for field, count in ((session_id, tokens), (warm_field(session_id), warm)):
-            cached[field] = count
-            if not count:
-                del cached[field]
+        self.pool(names.pool_of(session_id) or "").publish_cached(session_id, worker_id, tokens, warm)
 
     @property
     def grace_seconds(self) -> float:
@@ -141,8 +143,13 @@ class MemoryStore:
         if committed is not None:
             return session.already(committed, now)
         migrates, cached = session.migrates_to(request.migrates_to), Residency(record.owner, 0)
+        accounts = pool.accounts
+        warnings = accounts.warnings(session, request.rules, now)
         if not migrates and pool.is_alive(record.owner, now):
             cached = pool.cached_at(record.owner, record, now)
+        pool.working_set.expire(now)
+        evicted = not migrates and pool.has_evicted(session, cached.order()[0])
+        gated = request.entry.admission is Admission.GATED and (evicted or not pool.is_live(session))
         work = former
         if work is None or work.ref.nonce != request.nonce:  # else it was sent again
             session.check_open()
@@ -151,79 +158,78 @@ class MemoryStore:
                 session.check_idle(now)
             session.check_quarantine(request.digest, now)
             session.check_limits(request, migrates=migrates)
-            work = take_attempt(pool, session, request, former, record.owner if cached.cached_tokens else "", now)
+            if not former:
+                accounts.check_repetition(session, request.rules, opens_turn=request.opens_turn)
+            is_grace = former.is_grace if former else accounts.is_grace(session, request.rules, now)
+            if evicted:
+                pool.count_evicted(session, cached.order()[0], now)
+            owner = record.owner if cached.cached_tokens else ""
+            work = take_attempt(pool, session, request, former, owner, now, is_grace=is_grace, gated=gated)
+            accounts.start_clocks(session, request.rules, now)
+        reserved = work.worker if (work.worker, work.ref.nonce) in pool.claims else ""
         return Began(
             ref=work.ref,
             seed=work.seed,
             descriptor=session.describe(now),
-            reserved=work.worker if (work.worker, work.ref.nonce) in pool.claims else "",
+            reserved=reserved,
             cached_tokens=cached.cached_tokens,
             warm_tokens=cached.warm_tokens,
+            gated=gated and not reserved,
             fenced=work.fenced.describe(now) if work.fenced else None,
+            budgets=warnings,
         )
 
-    async def reserve(self, reservation: Reservation) -> bool:
+    async def reserve(self, reservation: Reservation) -> Reserved:
         now, session, pool = self.clock(), self._find(reservation.session_id), self.pool(reservation.pool)
-        work = session.check_live(reservation.ref)
-        worker, nonce, tokens = reservation.worker_id, work.ref.nonce, reservation.tokens
-        enqueued_ms = pool.enqueued_ms(nonce, now)
-        rank = pool.rank(reservation.priority, enqueued_ms, nonce)
-        own_tokens = pool.tokens_of(worker, nonce, now)
-        granted = own_tokens >= tokens or (
-            pool.is_alive(worker, now)
-            and (own_tokens > 0 or not pool.must_wait(worker, rank, {nonce}, now))
-            and pool.has_room(worker, tokens, nonce, now)
-        )
-        pool.purge(now, waits=not granted)
-        expiry_ms = now + reservation.lease_ms
-        if not granted:
-            deadline_ms = reservation.deadline_ms and now + reservation.deadline_ms
-            pool.enter_line(reservation.revision, nonce, reservation.priority, enqueued_ms, deadline_ms, expiry_ms)
-            return False
-        pool.drop_claims(work)
-        work.worker, work.tokens = worker, max(tokens, own_tokens)
-        pool.claims[worker, nonce] = Claim(work.tokens, expiry_ms)
-        return True
+        return reserve_at(pool, session, reservation, session.check_live(reservation.ref), now)
 
     async def release(self, reservation: Reservation) -> None:
-        worker, nonce = reservation.worker_id, reservation.ref.nonce
-        pool, session = self.pool(reservation.pool), self.sessions.get(reservation.session_id)
-        pool.waiters.pop(nonce, None)
-        pool.claims.pop((worker, nonce), None)
-        if session and session.attempt and (session.attempt.ref.nonce, session.attempt.worker) == (nonce, worker):
-            session.attempt.worker = ""
+        session = self.sessions.get(reservation.session_id)
+        release_at(self.pool(reservation.pool), session, reservation, self.clock())
 
     async def commit(self, request: CommitRequest) -> LogEntry:
         check_commit(request)
         now, session, entry = self.clock(), self._find(request.session_id), request.entry
-        committed = session.steps.get(entry.step_id)
+        committed, accounts = session.steps.get(entry.step_id), self.pool(session.record.pool).accounts
         if committed is not None:
             if committed.nonce != request.ref.nonce:
                 raise session.refusal(Reason.ATTEMPT_FENCED)
-            return session.log(committed.generation).entries[committed.index]
+            entry = session.log(committed.generation).entries[committed.index]
+            return accounts.answered(entry, session, request.rules, now)
         work = session.check_live(request.ref, entry.step_id)
         session.check_head(request.previous, session.record.generation)
         if session.record.steps and session.record.model_revision not in ("", entry.model_revision):
             raise session.refusal(Reason.MODEL_REVISION_MISMATCH)
+        self.pool(session.record.pool).count_commit(session, request, now)
         entry = session.append(request, work, now)
+        accounts.spend(session, request.rules, request.spending, is_grace=work.is_grace, now=now)
+        accounts.note_calls(session, request.rules, entry, now)
         self._end_attempt(session)
         session.touch(now)
-        return entry
+        return accounts.answered(entry, session, request.rules, now)
+
+    async def extend(self, request: ExtendRequest) -> Descriptor:
+        now, session = self.clock(), self._find(request.session_id, request.tenant)
+        self.pool(session.record.pool).accounts.extend(session, request, now)
+        return session.describe(now)
 
     async def migrate(self, request: MigrateRequest) -> Descriptor:
         check_migration(request)
         now, session = self.clock(), self._find(request.session_id)
-        work = session.check_live(request.ref)
-        if not work.migrated:
+        work = None if session.has_folded(request) else session.check_live(request.ref)
+        if work and not work.migrated:
             session.check_head(request.previous, session.record.generation)
-            session.begin_generation(request, now)
-            session.touch(now, 2 * request.lease_ms)
+            session.begin_generation(request, work, now)
             work.migrated = True
+            if request.folded:
+                self._end_attempt(session)
+            session.touch(now, 2 * request.lease_ms)
         return session.describe(now)
 
     async def abort(self, session_id: str, ref: AttemptRef) -> None:
         session = self._living(session_id)
         if session and session.attempt and session.attempt.ref == ref:
+            self.pool(session.record.pool).rest(session, self.clock())
             self._end_attempt(session)
             session.touch(self.clock())
 
@@ -240,6 +246,7 @@ class MemoryStore:
             return False
         work, nonce = session.attempt, item.ref.nonce
         work.expiry_ms = now + lease_ms
+        pool.working_set.renew(session.short_name, now + IDLE_MS)
         if nonce in pool.waiters:
             pool.waiters[nonce].expiry_ms = work.expiry_ms
         if work.worker:
@@ -255,6 +262,7 @@ class MemoryStore:
         session.check_open()
         session.check_head(head, generation)
         session.check_idle(now)
+        self.pool(session.record.pool).rest(session, now, now + pause_ms(expect_seconds))
         self._end_attempt(session)
         session.change(hold=HoldRecord(tool, expect_seconds, now), updated_ms=now)
         session.touch(now)
@@ -263,7 +271,7 @@ class MemoryStore:
     async def evict(self, session_id: str, tenant: str) -> tuple[Descriptor, int]:
         now, session = self.clock(), self._find(session_id, tenant)
         session.check_idle(now)
-        self._end_attempt(session)
+        self._leave(session)
         session.change(epoch=session.record.epoch + 1, owner="", kv_of="", kv_since_ms=0)
         return session.describe(now), session.record.epoch
 
@@ -271,14 +279,14 @@ class MemoryStore:
         now, session = self.clock(), self._find(session_id, tenant)
         if session.record.state is not State.CLOSED:
             session.check_idle(now)
-            self._end_attempt(session)
+            self._leave(session)
             session.change(state=State.CLOSED, hold=None, updated_ms=now)
         return session.describe(now)
 
     async def delete(self, session_id: str, tenant: str) -> int:
         session = self._find(session_id, tenant)
         session.check_idle(self.clock())
-        self._end_attempt(session)
+        self._leave(session)
         del self.sessions[session_id]
         return session.record.epoch + 1
 
@@ -294,17 +302,12 @@ class MemoryStore:
         return step.index if step is not None else None
 
     async def workers(self, pool: str) -> list[WorkerView]:
+        self.pool(pool).working_set.expire(self.clock())
         views = [self.pool(pool).view(worker_id, self.clock()) for worker_id in self.pool(pool).leases]
         return [view for view in views if view is not None]
 
     async def residency(self, pool: str, worker_ids: Sequence[str], session_ids: Sequence[str]) -> dict[str, Residency]:
-        best: dict[str, Residency] = {}
-        for worker_id in worker_ids:
-            for session_id in session_ids:
-                published = self.pool(pool).published(worker_id, session_id)
-                if any(published.order()):
-                    best[session_id] = max(best.get(session_id, published), published, key=Residency.order)
-        return best
+        return self.pool(pool).residency_of(worker_ids, session_ids)
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
         now, session = self.clock(), self._living(session_id)
@@ -334,6 +337,11 @@ class MemoryStore:
     def _log(self, session_id: str, generation: int) -> Log:
         session = self._living(session_id)
         return session.log(generation) if session and 0 < generation <= len(session.logs) else Log()
+
+    def _leave(self, session: MemorySession) -> None:
+        """Ends what a session has under way; it is not live any more."""
+        self.pool(session.record.pool).working_set.remove(session.short_name)
+        self._end_attempt(session)
 
     def _end_attempt(self, session: MemorySession) -> None:
         self.pool(session.record.pool).drop_claims(session.attempt)

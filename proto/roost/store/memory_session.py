@@ -9,13 +9,13 @@ from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.contract.sessions import ForkPoint
 from roost.store.fork_records import NewFork
+from roost.store.generations import Fold, FormerLog
 from roost.store.records import (
     FIRST_GENERATION,
     AlreadyCommitted,
     BeginRequest,
     CommitRequest,
     Descriptor,
-    FormerLog,
     LiveAttempt,
     LogEntry,
     MigrateRequest,
@@ -24,6 +24,7 @@ from roost.store.records import (
 )
 from roost.store.refusals import refused
 from roost.store.rules import ID_BYTES, day_of, holds_thinking, thinking_from, wrong_head
+from roost.store.working_set import Footprint, footprint
 
 
 @dataclass(slots=True)
@@ -40,6 +41,8 @@ class Work:
     fenced: "Work | None"
     """Attempt of the same step that this one replaced."""
     migrated: bool = False
+    is_grace: bool = False
+    """Whether the step was begun after a budget was used up."""
 
     def describe(self, now: int) -> LiveAttempt:
         return LiveAttempt(self.ref, self.step_id, self.seed, self.worker, self.expiry_ms - now)
@@ -66,6 +69,8 @@ class MemorySession:
     record: Descriptor
     """Without the live attempt."""
     ttl_ms: int
+    family: str
+    """The first of all sessions that were branched off one another, without its pool."""
     logs: list[Log] = field(default_factory=lambda: [Log()])
     """One for each generation."""
     steps: dict[str, CommittedStep] = field(default_factory=dict)
@@ -75,7 +80,21 @@ class MemorySession:
     attempt: Work | None = None
 
     def describe(self, now: int) -> Descriptor:
-        return replace(self.record, attempt=self.attempt.describe(now) if self.attempt else None)
+        attempt = self.attempt.describe(now) if self.attempt else None
+        return replace(self.record, attempt=attempt, account=self.record.account.read(now))
+
+    @property
+    def short_name(self) -> str:
+        return short_name(self.record.session_id)
+
+    def footprint(self, tokens: int, prefix: str, prefix_tokens: int) -> Footprint:
+        """What it needs in KV when it needs `tokens` altogether. All of a log's first generation may be shared with
+        those that are branched off it; a fork shares up to where it was branched off."""
+        if self.record.generation > FIRST_GENERATION:
+            return footprint(tokens, prefix, prefix_tokens, "", 0)
+        forked = self.record.forked_from
+        shared = tokens if forked is None else forked.head.length
+        return footprint(tokens, prefix, prefix_tokens, self.family, shared)
 
     def log(self, generation: int) -> Log:
         return self.logs[generation - FIRST_GENERATION]
@@ -124,7 +143,8 @@ class MemorySession:
         if budget and used + need > budget:
             detail = f"used {used} of {budget} tokens; this step may need {need}"
             raise self.refusal(Reason.BUDGET_EXHAUSTED, detail=detail)
-        if request.max_steps and record.steps - record.inherited_steps >= request.max_steps:
+        taken = record.steps + sum(fold.steps - 1 for fold in record.folds) - record.inherited_steps
+        if request.max_steps and taken >= request.max_steps:
             raise self.refusal(Reason.STEP_LIMIT_REACHED, detail=f"the session has its {request.max_steps} steps")
         length, most = record.head.length, request.max_session_tokens
         drops = request.drops_thinking and record.thinking_from is not None
@@ -169,12 +189,22 @@ class MemorySession:
         )
         return entry
 
-    def begin_generation(self, request: MigrateRequest, now: int) -> None:
-        """Begins a log in the tokens of another revision, or without thinking. Raises ValueError when it lacks steps of
-        the log."""
-        record = self.record
-        if len(request.entries) != record.steps:
+    def has_folded(self, request: MigrateRequest) -> bool:
+        """Whether a request to fold the log has been done before."""
+        step = self.steps.get(request.entries[0].step_id) if request.folded else None
+        return step is not None and step.nonce == request.ref.nonce
+
+    def begin_generation(self, request: MigrateRequest, work: Work, now: int) -> None:
+        """Begins a log in the tokens of another revision, without thinking, or folded. Raises ValueError when it lacks
+        steps of the log."""
+        record, folds = self.record, self.record.folds
+        gone = max(0, request.folded - 1)
+        if request.folded > record.steps or len(request.entries) != record.steps - gone:
             raise ValueError("the new log does not have the steps of the old one")
+        if request.folded:
+            generation, fold_id = record.generation + 1, request.entries[0].step_id
+            folds = (*folds, Fold(generation, request.folded))
+            self.steps[fold_id] = CommittedStep(generation, 0, work.digest, work.ref.nonce)
         entries = [replace(entry, index=index) for index, entry in enumerate(request.entries)]
         self.logs.append(Log(entries, request.packed_ids))
         self.ttl_ms = request.ttl_ms
@@ -186,7 +216,10 @@ class MemorySession:
             kv_of="",
             kv_since_ms=0,
             updated_ms=now,
-            former=FormerLog(record.head, record.steps, record.model_revision),
+            steps=len(entries),
+            former=FormerLog(record.head, len(entries), record.model_revision),
+            folds=folds,
+            account=record.account.read(now).renewed() if request.renews_budget else record.account,
             thinking_from=thinking_from(entries, request.without_thinking),
         )
 
@@ -200,6 +233,11 @@ class MemorySession:
         self.change(head=head, steps=kept)
 
 
+def short_name(session_id: str) -> str:
+    """A session's name without its pool."""
+    return session_id.rpartition("/")[2]
+
+
 def new_session(new: NewSession, now: int) -> MemorySession:
     """A session as Open writes it. Raises ValueError when its name is not a session's name."""
     pool = names.pool_of(new.session_id)
@@ -209,7 +247,7 @@ def new_session(new: NewSession, now: int) -> MemorySession:
     same["date"] = new.date or day_of(now)
     expires_ms = now + new.ttl_ms if new.ttl_ms else 0
     record = Descriptor(pool=pool, created_ms=now, updated_ms=now, expires_ms=expires_ms, **same)
-    return MemorySession(record, new.ttl_ms)
+    return MemorySession(record, new.ttl_ms, short_name(new.session_id))
 
 
 def branch_off(other: MemorySession, new: NewFork, now: int) -> MemorySession:
@@ -239,7 +277,7 @@ def branch_off(other: MemorySession, new: NewFork, now: int) -> MemorySession:
         expires_ms=now + other.ttl_ms if other.ttl_ms else 0,
     )
     shared = Log(log.entries[:steps], log.ids[: head.length * ID_BYTES])
-    return MemorySession(record, other.ttl_ms, [shared], quarantine=other.quarantine)
+    return MemorySession(record, other.ttl_ms, other.family, [shared], quarantine=other.quarantine)
 
 
 def _shared_thinking(record: Descriptor, steps: int) -> int | None:

@@ -4,9 +4,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from roost.contract.budgets import BudgetStatus
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
+from roost.contract.repetition import Repetition
 from roost.contract.sessions import ForkPoint
+from roost.store.budgets import NO_BUDGETS, Account, BudgetRules, Spending, spending
+from roost.store.entry import UNCOUNTED, Entry
+from roost.store.generations import Fold, FormerLog
+from roost.store.holds import HoldRecord
+from roost.store.working_set import START_TARGET
 
 FIRST_GENERATION = 1
 
@@ -24,25 +31,9 @@ class LiveAttempt:
     """Negative once the lease ran out; the attempt may still commit until it is fenced."""
 
 
-@dataclass(frozen=True, slots=True)
-class FormerLog:
-    """The end of the generation before the current one."""
-
-    head: Head
-    steps: int
-    model_revision: str
-
-
 class State(StrEnum):
     ACTIVE = "active"
     CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True)
-class HoldRecord:
-    tool: str
-    expect_seconds: float
-    begin_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +75,8 @@ class Descriptor:
     """0: never."""
     former: FormerLog | None = None
     """None in the first generation."""
+    folds: tuple[Fold, ...] = ()
+    """Oldest first."""
     thinking_from: int | None = None
     """Index of the first step of the current log whose thinking is among its tokens; None when no step's is. 0 for a
     log that was begun before this was noted."""
@@ -96,6 +89,8 @@ class Descriptor:
     name."""
     kv_since_ms: int = 0
     """When `kv_of` had last been changed when the fork was written."""
+    account: Account = Account()  # noqa: RUF009  # frozen
+    """What the session's own steps have used."""
 
     @property
     def bound_revision(self) -> str:
@@ -152,6 +147,15 @@ class LogEntry:
     model_revision: str
     worker_id: str
     commit_ms: int = 0
+    budgets: tuple[BudgetStatus, ...] = ()
+    """Those to warn of when the step was committed, as Commit answers; they are not stored."""
+    repetition: Repetition | None = None
+    """What the step's calls repeat, as Commit answers; it is not stored."""
+
+    @property
+    def gpu_seconds(self) -> float:
+        """0 for a step of a worker that did not measure it."""
+        return float(self.output.get("gpu_seconds", 0.0))
 
     @property
     def start(self) -> int:
@@ -187,8 +191,7 @@ class BeginRequest:
     max_session_tokens: int
     """STEP_TOO_LONG when head length + `new_tokens` is more; 0 means no limit."""
     budget_tokens: int
-    """Most prompt and output tokens in the session's life: BUDGET_EXHAUSTED when used tokens + `new_tokens` is more; 0
-    means no limit."""
+    """Of the session's life: BUDGET_EXHAUSTED when used tokens + `new_tokens` is more; 0 means no limit."""
     max_steps: int
     """0 means no limit."""
     priority: int
@@ -201,8 +204,11 @@ class BeginRequest:
     """Revision to which sessions of other revisions migrate: their length in the old tokens is not checked, and nothing
     is reserved at their owner. Empty: they do not migrate."""
     drops_thinking: bool = False
-    """Whether the step begins a turn before which thinking leaves the log: while it is there, the length is not
-    checked."""
+    """Whether the step begins a turn before which thinking leaves the log; with it, the length is not checked."""
+    entry: Entry = UNCOUNTED
+    rules: BudgetRules = NO_BUDGETS
+    opens_turn: bool = False
+    """Whether it begins with a user's message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +227,10 @@ class Began:
     """Tokens of the log that the owner has cached on its device, as it publishes."""
     warm_tokens: int = 0
     """Tokens behind those that it has in host memory."""
+    gated: bool = False
+    """Whether the session is not live, so that the step has to pass the gate."""
+    budgets: tuple[BudgetStatus, ...] = ()
+    """Those to warn of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,19 +259,7 @@ class Reservation:
     lease_ms: int
     revision: str = ""
     """Model revision that the step needs, which names its line; empty: any worker can serve it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wake:
-    """Something was released: at a worker, in a line or, with neither, anywhere."""
-
-    worker_id: str = ""
-    """Worker at which something was released."""
-    reserved_tokens: int | None = None
-    """What is reserved there now, if that is known."""
-    reserved_attempts: int | None = None
-    line: str | None = None
-    """Line whose first step has left it."""
+    entry: Entry = UNCOUNTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +286,15 @@ class CommitRequest:
     """Prompt then output ids, little-endian uint32."""
     ttl_ms: int
     owner: str
+    rules: BudgetRules = NO_BUDGETS
+
+    @property
+    def spending(self) -> Spending:
+        """What the step has used: of its own tokens, those that no cache had. The log's that were computed again do not
+        count."""
+        entry = self.entry
+        cached = min(entry.prompt_tokens, max(0, entry.cached_tokens - self.previous.length))
+        return spending(entry.prompt_tokens - cached + entry.output_tokens, entry.gpu_seconds, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +314,11 @@ class MigrateRequest:
     lease_ms: int
     without_thinking: int = 0
     """How many of the first steps have no thinking among their tokens, whatever the model thought."""
+    folded: int = 0
+    """First steps of the old log that the first of `entries` stands for, which is the attempt's own step; 0: each entry
+    stands for one step, and the attempt goes on."""
+    renews_budget: bool = False
+    """Whether the session's own budget begins again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,18 +337,6 @@ class WorkerView:
     ms_left: int
     reserved_tokens: int
     reserved_attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoreHealth:
-    """The result of checking the store's settings."""
-
-    durable: bool
-    """`appendonly yes` and `appendfsync always`, or a managed store that hides it."""
-    problems: tuple[str, ...]
-    """Wrong settings, each with its fix, for people."""
-    run_id: str
-    uptime_seconds: int = 0
-    """Of the primary that was started last."""
-    hidden: tuple[str, ...] = ()
-    """Settings that could not be verified and are trusted, for people."""
+    live_tokens: int = 0
+    """What the live sessions there need; `live_target` thousandths of its KV is how much that may be."""
+    live_target: int = START_TARGET

@@ -2,8 +2,10 @@
 
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+from roost.contract.budgets import BudgetStatus
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
@@ -11,10 +13,12 @@ from roost.contract.refused import Refused
 from roost.store import codec, health
 from roost.store.arguments import (
     accepted,
+    account_keys,
     begin_args,
     commit_args,
     described,
     expected_args,
+    extend_call,
     fork_call,
     migrate_args,
     migrated_steps,
@@ -24,6 +28,8 @@ from roost.store.arguments import (
     request_digest,
     reserve_call,
 )
+from roost.store.budgets import ExtendRequest, status_from_text
+from roost.store.entry import GRANTED, Reserved
 from roost.store.fork_records import NewFork
 from roost.store.grace import GRACE_SECONDS, Grace
 from roost.store.keys import POOLS, PoolKeys
@@ -41,8 +47,6 @@ from roost.store.records import (
     NewSession,
     RenewItem,
     Reservation,
-    StoreHealth,
-    Wake,
     WorkerLook,
     WorkerView,
 )
@@ -50,11 +54,15 @@ from roost.store.redis_conversation_index import RedisConversationIndex
 from roost.store.redis_detached import RedisDetachedSteps
 from roost.store.redis_kept_conversations import RedisKeptConversations
 from roost.store.refusals import refused
+from roost.store.repetition import repetition_from_text
 from roost.store.residency import Residency
 from roost.store.rules import AGING_MS, ID_BYTES, RESIDENCY_DELAY_MS
 from roost.store.scripts import Arg, Call
 from roost.store.session_scripts import ANSWERS_LEARNED, SessionScripts, change_args
+from roost.store.store_health import StoreHealth
+from roost.store.wake import Wake
 from roost.store.wakes import Wakes
+from roost.store.working_set import ADAPT_MS
 
 WATERMARK = 0.9
 """Part of `maxmemory` above which no new session is opened."""
@@ -65,6 +73,7 @@ async def connect(
     *,
     grace_ms: int = round(GRACE_SECONDS * 1000),
     aging_ms: int = AGING_MS,
+    adapt_ms: int = ADAPT_MS,
     watermark: float = WATERMARK,
     connections: int = 64,
     socket_timeout: float = 2.0,
@@ -75,7 +84,7 @@ async def connect(
     Raises ValueError for another URL, StoreAwayError when Redis does not answer.
     """
     link = RedisLink.open(url, socket_timeout=socket_timeout, connections=connections, grace=Grace(grace_ms / 1000))
-    store = RedisStore(link, aging_ms=aging_ms, watermark=watermark)
+    store = RedisStore(link, aging_ms=aging_ms, adapt_ms=adapt_ms, watermark=watermark)
     try:
         await link.run("PING")
     except BaseException:
@@ -87,11 +96,14 @@ async def connect(
 class RedisStore:
     """`roost.store.interface.SessionStore` on Redis 6.2 or newer; see there for what each call does."""
 
-    def __init__(self, link: RedisLink, *, aging_ms: int = AGING_MS, watermark: float = WATERMARK) -> None:
+    def __init__(
+        self, link: RedisLink, *, aging_ms: int = AGING_MS, adapt_ms: int = ADAPT_MS, watermark: float = WATERMARK
+    ) -> None:
         self._link = link
         self.conversations = RedisConversationIndex(link)
         self.kept_conversations = RedisKeptConversations(link, watermark)
         self._aging_ms = aging_ms
+        self._adapt_ms = adapt_ms
         self._watermark = watermark
         self._workers = WorkerReader(link)
         self._wakes = Wakes(link.client.pubsub)
@@ -180,17 +192,18 @@ class RedisStore:
 
     async def begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
         keys = pool_keys(request.session_id)
-        args = begin_args(request, self._aging_ms, RESIDENCY_DELAY_MS)
+        args = begin_args(request, self._aging_ms, RESIDENCY_DELAY_MS, self._adapt_ms)
+        accounts = account_keys(keys, request.rules)
 
         def call() -> Call:
             family = self._known_keys.shape(request.session_id).family(request.session_id)
-            named = {"workers": keys.workers, "quarantine": keys.quarantine(family, request.digest)}
+            named = {"workers": keys.workers, "quarantine": keys.quarantine(family, request.digest), **accounts}
             hosts = self._known_keys.hosts(request.session_id, self._workers.known(keys.pool))
             published = [key for host in hosts for key in (keys.lease(host), keys.residency(host))]
             return Call(named, args, published, hosts)
 
         reply = await self._scripts.run("begin", request.session_id, call)
-        now, flat = reply[1], reply[-1]
+        now, flat = reply[1], reply[4 if reply[0] == b"committed" else 6]
         fields = codec.pairs(flat)
         descriptor = codec.decode_descriptor(request.session_id, fields, now)
         if descriptor.owner:
@@ -205,7 +218,9 @@ class RedisStore:
             reserved=reply[2].decode(),
             cached_tokens=int(reply[3]),
             warm_tokens=int(reply[4]),
+            gated=reply[5] == 1,
             fenced=codec.decode_fenced(fields, now),
+            budgets=_statuses(reply[7]),
         )
 
     async def _committed(self, descriptor: Descriptor, generation: int, index: int) -> AlreadyCommitted:
@@ -218,20 +233,29 @@ class RedisStore:
         at = entry.prompt_tokens * ID_BYTES
         return AlreadyCommitted(entry, descriptor, ids[:at], ids[at:], generation)
 
-    async def reserve(self, reservation: Reservation) -> bool:
-        reply = await self._link.script("reserve", reserve_call(reservation, self._aging_ms))
-        granted = bool(accepted(reply)[0] == b"reserved")
-        if granted:
+    async def reserve(self, reservation: Reservation) -> Reserved:
+        reply = accepted(await self._link.script("reserve", reserve_call(reservation, self._aging_ms)))
+        if reply[0] == b"reserved":
             self._known_keys.learn_host(reservation.session_id, reservation.worker_id)
-        return granted
+            return GRANTED
+        _, held, live_tokens, live_limit, first_end_ms = reply
+        first_end = None if first_end_ms < 0 else first_end_ms
+        return Reserved(False, held == 1, live_tokens, live_limit, first_end)
 
     async def release(self, reservation: Reservation) -> None:
         await self._link.script("release", release_call(reservation))
 
     async def commit(self, request: CommitRequest) -> LogEntry:
-        call = Call(args=commit_args(request))
-        _, index, stored = await self._scripts.run("commit", request.session_id, lambda: call)
-        return codec.decode_entry(stored, index)
+        keys = account_keys(pool_keys(request.session_id), request.rules)
+        call = Call(keys, commit_args(request, self._adapt_ms))
+        _, index, stored, statuses, repeats = await self._scripts.run("commit", request.session_id, lambda: call)
+        entry = codec.decode_entry(stored, index)
+        return replace(entry, budgets=_statuses(statuses), repetition=repetition_from_text(repeats.decode()))
+
+    async def extend(self, request: ExtendRequest) -> Descriptor:
+        call = extend_call(request)
+        reply = await self._scripts.run("extend", request.session_id, lambda: call, claims=False)
+        return described(request.session_id, reply)
 
     async def migrate(self, request: MigrateRequest) -> Descriptor:
         keys, args, steps = pool_keys(request.session_id), migrate_args(request), migrated_steps(request)
@@ -319,3 +343,7 @@ class RedisStore:
     async def aclose(self) -> None:
         await self._wakes.aclose()
         await self._link.aclose()
+
+
+def _statuses(texts: Sequence[bytes]) -> tuple[BudgetStatus, ...]:
+    return tuple(status_from_text(text.decode()) for text in texts)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from roost.contract import loghash
 from roost.contract.heads import Head
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS
+from roost.contract.messages import MessageRole
 from roost.contract.reasons import Reason
 from roost.contract.why import RebuildCause
 from roost.store.records import AGING_SECONDS, CommitRequest, Descriptor, LogEntry, MigrateRequest
@@ -67,6 +68,11 @@ def _compare(head: Head, other: Head) -> int:
 def holds_thinking(entry: LogEntry) -> bool:
     """Whether the model thought in a step. Its thinking is among the log's tokens unless it has been left out there."""
     return bool(entry.output.get("reasoning"))
+
+
+def opens_turn(entry: LogEntry) -> bool:
+    """Whether a step begins with a user's message."""
+    return bool(entry.messages and entry.messages[0]["role"] == MessageRole.USER)
 
 
 def thinking_from(entries: Sequence[LogEntry], start: int) -> int | None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 
+from roost.store import working_set
+
 NAMES = (
     "abort",
     "begin",
@@ -22,6 +24,7 @@ NAMES = (
     "detached_report",
     "detached_take",
     "evict",
+    "extend",
     "fork",
     "get",
     "hold",
@@ -38,8 +41,8 @@ NAMES = (
     "residency",
     "workers",
 )
-SHARED = ("_common", "_logs", "_ledger", "_waiters")
-"""Put before every script."""
+SHARED = ("_common", "_logs", "_budgets", "_repetition", "_ledger", "_working_set", "_waiters")
+"""Put before every script, after the constants of `roost.store.working_set`."""
 Arg = str | bytes | int | float
 GRACE = "grace_ms"
 """The argument that `RedisLink` gives: how long nobody may expire yet, in ms."""
@@ -87,7 +90,7 @@ def script(name: str) -> Script:
     folder = files("roost.store") / "scripts"
     *shared, body = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in (*SHARED, name)]
     keys, texts, numbers = (_declared(body, what) for what in ("KEYS", "ARGV", "NUMBERS"))
-    source = "\n".join([*shared, _tables(keys, texts, numbers), body])
+    source = "\n".join([_constants(), *shared, _tables(keys, texts, numbers), body])
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     return Script(name, source, sha, keys, texts + numbers)
 
@@ -99,6 +102,12 @@ def _declared(body: str, what: str) -> tuple[str, ...]:
         return ()
     names = _COMMENT.sub("", _SPACE.sub(" ", paragraph[1].replace("\n--", " "))).partition(";")[0]
     return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def _constants() -> str:
+    """Lua that has the constants of `roost.store.working_set` in a table."""
+    constants = sorted((name, value) for name, value in vars(working_set).items() if name.isupper())
+    return f"local WORKING_SET = {{{', '.join(f'{name} = {value!r}' for name, value in constants)}}}"
 
 
 def _tables(keys: Sequence[str], texts: Sequence[str], numbers: Sequence[str]) -> str:

@@ -90,7 +90,12 @@ class SessionScripts:
                 shape = self.known_keys.shape(item.session_id)
                 touched += shape.keys(pool, item.session_id)
                 args += [item.ref.epoch, item.ref.nonce.hex(), shape.generations, shape.base]
-            named = {"reservations": pool.reservations, "waiters": pool.waiters, "lines": pool.lines}
+            named = {
+                "reservations": pool.reservations,
+                "waiters": pool.waiters,
+                "lines": pool.lines,
+                "live_ends": pool.live_ends,
+            }
             reply = await self._link.script("renew", Call(named, {"lease_ms": lease_ms}, touched, args))
             if all(isinstance(answer, int) for answer in reply):
                 return [answer == 1 for answer in reply]

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from roost.contract.budgets import BudgetScope, BudgetStatus
 from roost.contract.events import Committed, Migrated, Usage
 from roost.contract.heads import Head
 from roost.contract.pool_document import PoolDocument
 from roost.contract.sessions import Hold, LoggedStep, SessionInfo, SessionState, SessionTool, Tier
+from roost.store.budgets import budgets_of
 from roost.store.records import Descriptor, LogEntry
 from roost.store.residency import Residency
 from roost.store.values import (
@@ -45,7 +47,7 @@ def session_info(descriptor: Descriptor, pool: PoolDocument | None, residency: R
         cached_tokens=cached_tokens,
         hold=None if hold is None else Hold(hold.tool, hold.expect_seconds, _time(hold.begin_ms)),
         steps=descriptor.steps,
-        usage=_usage(descriptor),
+        usage=_usage(descriptor, descriptor.account.gpu_us / 1_000_000),
         budget_remaining_tokens=max(0, budget - used) if budget else None,
         running_step_id=descriptor.attempt.step_id if descriptor.attempt else "",
         create_time=_time(descriptor.created_ms),
@@ -54,7 +56,13 @@ def session_info(descriptor: Descriptor, pool: PoolDocument | None, residency: R
         labels=descriptor.labels,
         tools=tuple(map(_session_tool, descriptor.tools)),
         forked_from=descriptor.forked_from,
+        budgets=_session_budgets(descriptor, pool) if pool else (),
     )
+
+
+def _session_budgets(descriptor: Descriptor, pool: PoolDocument) -> tuple[BudgetStatus, ...]:
+    limits = pool.role(descriptor.role).budgets.session
+    return tuple(budget.status(descriptor.account) for budget in budgets_of(BudgetScope.SESSION, limits))
 
 
 def _session_tool(record: Mapping[str, str]) -> SessionTool:
@@ -70,7 +78,7 @@ def logged_step(entry: LogEntry, generation: int, token_ids: Sequence[int] = ())
         messages=tuple(map(message_from_record, entry.messages)),
         output=message_from_record(entry.output),
         finish_reason=finish_reason_from_record(entry.finish_reason),
-        usage=_usage(entry),
+        usage=_usage(entry, entry.gpu_seconds),
         head=replace(entry.head, generation=generation),
         sampling=replace(sampling_from_record(entry.sampling), seed=entry.seed),
         format=format_from_record(entry.format),
@@ -89,7 +97,7 @@ def committed(entry: LogEntry, generation: int, *, replayed: bool) -> Committed:
         step_id=entry.step_id,
         output=message_from_record(entry.output),
         finish_reason=finish_reason_from_record(entry.finish_reason),
-        usage=_usage(entry),
+        usage=_usage(entry, entry.gpu_seconds),
         head=replace(entry.head, generation=generation),
         index=entry.index,
         queue_ms=0,
@@ -102,6 +110,8 @@ def committed(entry: LogEntry, generation: int, *, replayed: bool) -> Committed:
         reasoning=entry.output.get("reasoning", ""),
         reasoning_tokens=_reasoning_tokens(entry),
         stop_string=entry.output.get("stop_string", ""),
+        budgets=entry.budgets,
+        repetition=entry.repetition,
         why=why_from_record(entry.output.get("why")),
     )
 
@@ -136,10 +146,11 @@ def _time(milliseconds: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=milliseconds)
 
 
-def _usage(counted: LogEntry | Descriptor) -> Usage:
+def _usage(counted: LogEntry | Descriptor, gpu_seconds: float) -> Usage:
     return Usage(
         prompt_tokens=counted.prompt_tokens,
         output_tokens=counted.output_tokens,
         cached_tokens=counted.cached_tokens,
         reconstructed_tokens=counted.reconstructed_tokens,
+        gpu_seconds=gpu_seconds,
     )

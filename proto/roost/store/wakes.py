@@ -9,7 +9,7 @@ from typing import Any
 
 from redis.exceptions import RedisClusterException, RedisError
 
-from roost.store.records import Wake
+from roost.store.wake import Wake
 
 TICK_SECONDS = (0.25, 1.0)
 """A message may be lost, so every listener also gets a wake after a random time between these."""
@@ -26,6 +26,7 @@ def read_wake(message: bytes) -> Wake:
             worker_id=str(news.get("worker", "")),
             reserved_tokens=int(news["tokens"]) if "tokens" in news else None,
             reserved_attempts=int(news["attempts"]) if "attempts" in news else None,
+            live_tokens=int(news["live"]) if "live" in news else None,
             line=str(news["line"]) if "line" in news else None,
         )
     except (ValueError, TypeError, AttributeError):

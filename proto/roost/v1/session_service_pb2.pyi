@@ -164,6 +164,70 @@ FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 3
 """The model ended its turn with tool calls."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
+class _BudgetScope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BudgetScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetScope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUDGET_SCOPE_UNSPECIFIED: _BudgetScope.ValueType  # 0
+    """Not given."""
+    BUDGET_SCOPE_SESSION: _BudgetScope.ValueType  # 1
+    """One session's."""
+    BUDGET_SCOPE_TASK: _BudgetScope.ValueType  # 2
+    """That of all sessions of a tenant with the same task."""
+    BUDGET_SCOPE_ROLE: _BudgetScope.ValueType  # 3
+    """That of all sessions of a role, in a window of time."""
+    BUDGET_SCOPE_TENANT: _BudgetScope.ValueType  # 4
+    """That of all sessions of a tenant, in a window of time."""
+
+class BudgetScope(_BudgetScope, metaclass=_BudgetScopeEnumTypeWrapper):
+    """BudgetScope is whose use a budget counts."""
+
+BUDGET_SCOPE_UNSPECIFIED: BudgetScope.ValueType  # 0
+"""Not given."""
+BUDGET_SCOPE_SESSION: BudgetScope.ValueType  # 1
+"""One session's."""
+BUDGET_SCOPE_TASK: BudgetScope.ValueType  # 2
+"""That of all sessions of a tenant with the same task."""
+BUDGET_SCOPE_ROLE: BudgetScope.ValueType  # 3
+"""That of all sessions of a role, in a window of time."""
+BUDGET_SCOPE_TENANT: BudgetScope.ValueType  # 4
+"""That of all sessions of a tenant, in a window of time."""
+Global___BudgetScope: _TypeAlias = BudgetScope  # noqa: Y015
+
+class _BudgetUnit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BudgetUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetUnit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUDGET_UNIT_UNSPECIFIED: _BudgetUnit.ValueType  # 0
+    """Not given."""
+    BUDGET_UNIT_TOKENS: _BudgetUnit.ValueType  # 1
+    """New prompt tokens that no cache had, and output tokens. What is computed again of a log does not count."""
+    BUDGET_UNIT_GPU_SECONDS: _BudgetUnit.ValueType  # 2
+    """Seconds of the worker's devices."""
+    BUDGET_UNIT_STEPS: _BudgetUnit.ValueType  # 3
+    """Committed steps."""
+    BUDGET_UNIT_WALL_SECONDS: _BudgetUnit.ValueType  # 4
+    """Seconds since the first step began."""
+
+class BudgetUnit(_BudgetUnit, metaclass=_BudgetUnitEnumTypeWrapper):
+    """BudgetUnit is what a budget counts."""
+
+BUDGET_UNIT_UNSPECIFIED: BudgetUnit.ValueType  # 0
+"""Not given."""
+BUDGET_UNIT_TOKENS: BudgetUnit.ValueType  # 1
+"""New prompt tokens that no cache had, and output tokens. What is computed again of a log does not count."""
+BUDGET_UNIT_GPU_SECONDS: BudgetUnit.ValueType  # 2
+"""Seconds of the worker's devices."""
+BUDGET_UNIT_STEPS: BudgetUnit.ValueType  # 3
+"""Committed steps."""
+BUDGET_UNIT_WALL_SECONDS: BudgetUnit.ValueType  # 4
+"""Seconds since the first step began."""
+Global___BudgetUnit: _TypeAlias = BudgetUnit  # noqa: Y015
+
 class _WaitReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -180,6 +244,8 @@ class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason
     """No worker took steps."""
     WAIT_REASON_NO_REVISION: _WaitReason.ValueType  # 4
     """Workers took steps, but none of the model's revision."""
+    WAIT_REASON_WORKING_SET: _WaitReason.ValueType  # 5
+    """The sessions that were live needed as much of the workers' KV as they may, and its session was not live."""
 
 class WaitReason(_WaitReason, metaclass=_WaitReasonEnumTypeWrapper):
     """WaitReason is why a step had to wait."""
@@ -194,6 +260,8 @@ WAIT_REASON_NO_WORKER: WaitReason.ValueType  # 3
 """No worker took steps."""
 WAIT_REASON_NO_REVISION: WaitReason.ValueType  # 4
 """Workers took steps, but none of the model's revision."""
+WAIT_REASON_WORKING_SET: WaitReason.ValueType  # 5
+"""The sessions that were live needed as much of the workers' KV as they may, and its session was not live."""
 Global___WaitReason: _TypeAlias = WaitReason  # noqa: Y015
 
 class _StepPlace:
@@ -346,6 +414,7 @@ class Session(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
     FORKED_FROM_FIELD_NUMBER: _builtins.int
+    BUDGETS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Name of the session, `namespace/pool/id`."""
     pool: _builtins.str
@@ -412,6 +481,10 @@ class Session(_message.Message):
     def forked_from(self) -> Global___ForkPoint:
         """Where it was branched off another session; unset when it was opened."""
 
+    @_builtins.property
+    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[Global___BudgetStatus]:
+        """What the session itself has used of its role's budgets, which `roles[].budgets.session` of the pool sets."""
+
     def __init__(
         self,
         *,
@@ -439,16 +512,51 @@ class Session(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         tools: _abc.Iterable[Global___SessionTool] | None = ...,
         forked_from: Global___ForkPoint | None = ...,
+        budgets: _abc.Iterable[Global___BudgetStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_remaining_tokens", b"_budget_remaining_tokens", "budget_remaining_tokens", b"budget_remaining_tokens", "create_time", b"create_time", "expire_time", b"expire_time", "forked_from", b"forked_from", "head", b"head", "hold", b"hold", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_remaining_tokens", b"_budget_remaining_tokens", "budget_remaining_tokens", b"budget_remaining_tokens", "cached_tokens", b"cached_tokens", "create_time", b"create_time", "expire_time", b"expire_time", "forked_from", b"forked_from", "generation", b"generation", "head", b"head", "hold", b"hold", "id", b"id", "labels", b"labels", "model", b"model", "model_revision", b"model_revision", "parent_session_id", b"parent_session_id", "pool", b"pool", "role", b"role", "running_step_id", b"running_step_id", "state", b"state", "steps", b"steps", "task", b"task", "tier", b"tier", "tools", b"tools", "update_time", b"update_time", "usage", b"usage", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_remaining_tokens", b"_budget_remaining_tokens", "budget_remaining_tokens", b"budget_remaining_tokens", "budgets", b"budgets", "cached_tokens", b"cached_tokens", "create_time", b"create_time", "expire_time", b"expire_time", "forked_from", b"forked_from", "generation", b"generation", "head", b"head", "hold", b"hold", "id", b"id", "labels", b"labels", "model", b"model", "model_revision", b"model_revision", "parent_session_id", b"parent_session_id", "pool", b"pool", "role", b"role", "running_step_id", b"running_step_id", "state", b"state", "steps", b"steps", "task", b"task", "tier", b"tier", "tools", b"tools", "update_time", b"update_time", "usage", b"usage", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__budget_remaining_tokens: _TypeAlias = _typing.Literal["budget_remaining_tokens"]  # noqa: Y015
     _WhichOneofArgType__budget_remaining_tokens: _TypeAlias = _typing.Literal["_budget_remaining_tokens", b"_budget_remaining_tokens"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_remaining_tokens) -> _WhichOneofReturnType__budget_remaining_tokens | None: ...
 
 Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
+class BudgetStatus(_message.Message):
+    """BudgetStatus tells how much of a budget is used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    scope: Global___BudgetScope.ValueType
+    """Whose use it counts."""
+    unit: Global___BudgetUnit.ValueType
+    """What it counts."""
+    used: _builtins.float
+    """Used so far, in `unit`; in the current window if the budget has one."""
+    limit: _builtins.float
+    """Limit, with what ExtendBudget has added."""
+    def __init__(
+        self,
+        *,
+        scope: Global___BudgetScope.ValueType = ...,
+        unit: Global___BudgetUnit.ValueType = ...,
+        used: _builtins.float = ...,
+        limit: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "scope", b"scope", "unit", b"unit", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BudgetStatus: _TypeAlias = BudgetStatus  # noqa: Y015
 
 @_typing.final
 class ForkPoint(_message.Message):
@@ -585,6 +693,7 @@ class Usage(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     RECONSTRUCTED_TOKENS_FIELD_NUMBER: _builtins.int
+    GPU_SECONDS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Prompt tokens that were new to the log."""
     output_tokens: _builtins.int
@@ -593,6 +702,8 @@ class Usage(_message.Message):
     """Tokens of the context found in a worker's cache."""
     reconstructed_tokens: _builtins.int
     """Tokens of the context that were computed again although the log already held them."""
+    gpu_seconds: _builtins.float
+    """Seconds of the worker's devices, times the ranks."""
     def __init__(
         self,
         *,
@@ -600,10 +711,11 @@ class Usage(_message.Message):
         output_tokens: _builtins.int = ...,
         cached_tokens: _builtins.int = ...,
         reconstructed_tokens: _builtins.int = ...,
+        gpu_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens", "reconstructed_tokens", b"reconstructed_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "gpu_seconds", b"gpu_seconds", "output_tokens", b"output_tokens", "prompt_tokens", b"prompt_tokens", "reconstructed_tokens", b"reconstructed_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1052,7 +1164,7 @@ class OpenSessionRequest(_message.Message):
     system: _builtins.str
     """System text."""
     task: _builtins.str
-    """Task that groups sessions of one workflow."""
+    """Task that groups sessions of one workflow; that of the parent when empty."""
     parent_session_id: _builtins.str
     """Session that spawns this one."""
     request_id: _builtins.str
@@ -1196,6 +1308,74 @@ class ForkSessionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ForkSessionResponse: _TypeAlias = ForkSessionResponse  # noqa: Y015
+
+@_typing.final
+class FoldSessionRequest(_message.Message):
+    """FoldSessionRequest asks for a summary in place of the first steps of a session's log. System text, tools and the
+    messages of the first step up to the first user's stay verbatim.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    KEEP_TURNS_FIELD_NUMBER: _builtins.int
+    EXPECTED_HEAD_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Session."""
+    summary: _builtins.str
+    """Summary; the pool's model writes one in a fork of the session when empty."""
+    keep_turns: _builtins.int
+    """Last turns that stay as they are. A turn is a step that begins with a user's message, and those that follow it with
+    tools' results.
+    """
+    request_id: _builtins.str
+    """Idempotency key, 1 to 64 characters."""
+    @_builtins.property
+    def expected_head(self) -> Global___Head:
+        """Last head the client saw; a different log is refused."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        summary: _builtins.str = ...,
+        keep_turns: _builtins.int = ...,
+        expected_head: Global___Head | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expected_head", b"expected_head"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_head", b"expected_head", "keep_turns", b"keep_turns", "request_id", b"request_id", "session_id", b"session_id", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FoldSessionRequest: _TypeAlias = FoldSessionRequest  # noqa: Y015
+
+@_typing.final
+class FoldSessionResponse(_message.Message):
+    """FoldSessionResponse holds the session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def session(self) -> Global___Session:
+        """Session after the change."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___Session | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FoldSessionResponse: _TypeAlias = FoldSessionResponse  # noqa: Y015
 
 @_typing.final
 class GetSessionRequest(_message.Message):
@@ -1605,21 +1785,41 @@ Global___StepResponse: _TypeAlias = StepResponse  # noqa: Y015
 
 @_typing.final
 class StepQueued(_message.Message):
-    """StepQueued tells that the step waits."""
+    """StepQueued tells that the step waits. It may come again when the reason changes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     POSITION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CONTINUATION_FIELD_NUMBER: _builtins.int
+    ESTIMATE_SECONDS_FIELD_NUMBER: _builtins.int
+    LIVE_TOKENS_FIELD_NUMBER: _builtins.int
+    LIVE_LIMIT_TOKENS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Steps before it in this gateway's queue."""
+    reason: Global___WaitReason.ValueType
+    """Why it waits."""
+    continuation: _builtins.bool
+    """Whether it is of the class of continuations, which go before steps of new sessions."""
+    estimate_seconds: _builtins.float
+    """How long it may wait, in seconds, as steps were served of late; 0 when that is not known."""
+    live_tokens: _builtins.int
+    """KV tokens that live sessions need at its worker, when that is the reason."""
+    live_limit_tokens: _builtins.int
+    """How many they may need there."""
     def __init__(
         self,
         *,
         position: _builtins.int = ...,
+        reason: Global___WaitReason.ValueType = ...,
+        continuation: _builtins.bool = ...,
+        estimate_seconds: _builtins.float = ...,
+        live_tokens: _builtins.int = ...,
+        live_limit_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "estimate_seconds", b"estimate_seconds", "live_limit_tokens", b"live_limit_tokens", "live_tokens", b"live_tokens", "position", b"position", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1897,6 +2097,36 @@ class StepMigrated(_message.Message):
 Global___StepMigrated: _TypeAlias = StepMigrated  # noqa: Y015
 
 @_typing.final
+class Repetition(_message.Message):
+    """Repetition tells that equal calls, with equal arguments, are made again and again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IN_TASK_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    in_task: _builtins.bool
+    """Whether sessions of the task made them, one after another or at once; otherwise the session itself did."""
+    period: _builtins.int
+    """Steps of a cycle; 1 when each step made the same calls."""
+    times: _builtins.int
+    """How often they were made."""
+    def __init__(
+        self,
+        *,
+        in_task: _builtins.bool = ...,
+        period: _builtins.int = ...,
+        times: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_task", b"in_task", "period", b"period", "times", b"times"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Repetition: _TypeAlias = Repetition  # noqa: Y015
+
+@_typing.final
 class StepCommitted(_message.Message):
     """StepCommitted is the durable result of a step."""
 
@@ -1916,6 +2146,8 @@ class StepCommitted(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
     STOP_STRING_FIELD_NUMBER: _builtins.int
+    BUDGETS_FIELD_NUMBER: _builtins.int
+    REPETITION_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
@@ -1957,6 +2189,14 @@ class StepCommitted(_message.Message):
         """Why text of the output that looks like a tool call is not one."""
 
     @_builtins.property
+    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[Global___BudgetStatus]:
+        """Budgets that are used up, or of which as much is used as the role warns at; empty for a replayed step."""
+
+    @_builtins.property
+    def repetition(self) -> Global___Repetition:
+        """What the step's calls repeat, if the role notices that; unset for a replayed step."""
+
+    @_builtins.property
     def why(self) -> Global___StepWhy:
         """Why it waited, and why tokens were rebuilt; unset for steps of older gateways."""
 
@@ -1977,12 +2217,14 @@ class StepCommitted(_message.Message):
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         reasoning: _builtins.str = ...,
         stop_string: _builtins.str = ...,
+        budgets: _abc.Iterable[Global___BudgetStatus] | None = ...,
+        repetition: Global___Repetition | None = ...,
         why: Global___StepWhy | None = ...,
         reasoning_tokens: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "output", b"output", "usage", b"usage", "why", b"why"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "output", b"output", "repetition", b"repetition", "usage", b"usage", "why", b"why"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failovers", b"failovers", "finish_reason", b"finish_reason", "first_token_ms", b"first_token_ms", "head", b"head", "index", b"index", "output", b"output", "output_tokens", b"output_tokens", "queue_ms", b"queue_ms", "reasoning", b"reasoning", "reasoning_tokens", b"reasoning_tokens", "replayed", b"replayed", "seed", b"seed", "stop_string", b"stop_string", "usage", b"usage", "warnings", b"warnings", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "failovers", b"failovers", "finish_reason", b"finish_reason", "first_token_ms", b"first_token_ms", "head", b"head", "index", b"index", "output", b"output", "output_tokens", b"output_tokens", "queue_ms", b"queue_ms", "reasoning", b"reasoning", "reasoning_tokens", b"reasoning_tokens", "repetition", b"repetition", "replayed", b"replayed", "seed", b"seed", "stop_string", b"stop_string", "usage", b"usage", "warnings", b"warnings", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2223,6 +2465,78 @@ class EvictSessionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EvictSessionResponse: _TypeAlias = EvictSessionResponse  # noqa: Y015
+
+@_typing.final
+class ExtendBudgetRequest(_message.Message):
+    """ExtendBudgetRequest raises limits. A unit of 0 stays as it is; at least one must be given. INVALID_REQUEST for a unit
+    that the role does not limit, and for a role that refuses at its budgets (`onBudget: Reject`).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    GPU_SECONDS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    WALL_SECONDS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Session."""
+    scope: Global___BudgetScope.ValueType
+    """SESSION, also when unset, or TASK, for all sessions of the session's task."""
+    tokens: _builtins.int
+    """Uncached tokens to add."""
+    gpu_seconds: _builtins.float
+    """Seconds of GPU to add."""
+    steps: _builtins.int
+    """Steps to add."""
+    wall_seconds: _builtins.float
+    """Seconds since the first step to add."""
+    request_id: _builtins.str
+    """Idempotency key, 1 to 64 characters: the same key, given twice in a row, adds once."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        scope: Global___BudgetScope.ValueType = ...,
+        tokens: _builtins.int = ...,
+        gpu_seconds: _builtins.float = ...,
+        steps: _builtins.int = ...,
+        wall_seconds: _builtins.float = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_seconds", b"gpu_seconds", "request_id", b"request_id", "scope", b"scope", "session_id", b"session_id", "steps", b"steps", "tokens", b"tokens", "wall_seconds", b"wall_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendBudgetRequest: _TypeAlias = ExtendBudgetRequest  # noqa: Y015
+
+@_typing.final
+class ExtendBudgetResponse(_message.Message):
+    """ExtendBudgetResponse holds the session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def session(self) -> Global___Session:
+        """Session after the change."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___Session | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendBudgetResponse: _TypeAlias = ExtendBudgetResponse  # noqa: Y015
 
 @_typing.final
 class CloseSessionRequest(_message.Message):

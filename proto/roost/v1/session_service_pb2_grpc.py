@@ -45,6 +45,11 @@ class SessionServiceStub:
                 request_serializer=roost_dot_v1_dot_session__service__pb2.ForkSessionRequest.SerializeToString,
                 response_deserializer=roost_dot_v1_dot_session__service__pb2.ForkSessionResponse.FromString,
                 _registered_method=True)
+        self.FoldSession = channel.unary_unary(
+                '/roost.v1.SessionService/FoldSession',
+                request_serializer=roost_dot_v1_dot_session__service__pb2.FoldSessionRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_session__service__pb2.FoldSessionResponse.FromString,
+                _registered_method=True)
         self.GetSession = channel.unary_unary(
                 '/roost.v1.SessionService/GetSession',
                 request_serializer=roost_dot_v1_dot_session__service__pb2.GetSessionRequest.SerializeToString,
@@ -75,6 +80,11 @@ class SessionServiceStub:
                 request_serializer=roost_dot_v1_dot_session__service__pb2.EvictSessionRequest.SerializeToString,
                 response_deserializer=roost_dot_v1_dot_session__service__pb2.EvictSessionResponse.FromString,
                 _registered_method=True)
+        self.ExtendBudget = channel.unary_unary(
+                '/roost.v1.SessionService/ExtendBudget',
+                request_serializer=roost_dot_v1_dot_session__service__pb2.ExtendBudgetRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_session__service__pb2.ExtendBudgetResponse.FromString,
+                _registered_method=True)
         self.CloseSession = channel.unary_unary(
                 '/roost.v1.SessionService/CloseSession',
                 request_serializer=roost_dot_v1_dot_session__service__pb2.CloseSessionRequest.SerializeToString,
@@ -102,6 +112,14 @@ class SessionServiceServicer:
     def ForkSession(self, request, context):
         """Branches a new session off another one, at its head or at a head that it had before. The two share the log up to
         there and its KV cache, and nothing after. Idempotent for one `request_id`, as OpenSession is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FoldSession(self, request, context):
+        """Begins a new log of a session in which a summary stands in place of its first steps. The old log stays readable.
+        Idempotent for one `request_id`. INVALID_REQUEST when nothing would be folded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,6 +167,14 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExtendBudget(self, request, context):
+        """Raises the limits of a budget that a session or its task has used up, so that the session takes steps again. Needs
+        an API key with the right `extendBudgets`. Idempotent for one `request_id`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CloseSession(self, request, context):
         """Ends the session: no more steps, the log stays readable.
         """
@@ -175,6 +201,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.ForkSession,
                     request_deserializer=roost_dot_v1_dot_session__service__pb2.ForkSessionRequest.FromString,
                     response_serializer=roost_dot_v1_dot_session__service__pb2.ForkSessionResponse.SerializeToString,
+            ),
+            'FoldSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.FoldSession,
+                    request_deserializer=roost_dot_v1_dot_session__service__pb2.FoldSessionRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_session__service__pb2.FoldSessionResponse.SerializeToString,
             ),
             'GetSession': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSession,
@@ -205,6 +236,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.EvictSession,
                     request_deserializer=roost_dot_v1_dot_session__service__pb2.EvictSessionRequest.FromString,
                     response_serializer=roost_dot_v1_dot_session__service__pb2.EvictSessionResponse.SerializeToString,
+            ),
+            'ExtendBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendBudget,
+                    request_deserializer=roost_dot_v1_dot_session__service__pb2.ExtendBudgetRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_session__service__pb2.ExtendBudgetResponse.SerializeToString,
             ),
             'CloseSession': grpc.unary_unary_rpc_method_handler(
                     servicer.CloseSession,
@@ -272,6 +308,33 @@ class SessionService:
             '/roost.v1.SessionService/ForkSession',
             roost_dot_v1_dot_session__service__pb2.ForkSessionRequest.SerializeToString,
             roost_dot_v1_dot_session__service__pb2.ForkSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FoldSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.SessionService/FoldSession',
+            roost_dot_v1_dot_session__service__pb2.FoldSessionRequest.SerializeToString,
+            roost_dot_v1_dot_session__service__pb2.FoldSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -434,6 +497,33 @@ class SessionService:
             '/roost.v1.SessionService/EvictSession',
             roost_dot_v1_dot_session__service__pb2.EvictSessionRequest.SerializeToString,
             roost_dot_v1_dot_session__service__pb2.EvictSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtendBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/roost.v1.SessionService/ExtendBudget',
+            roost_dot_v1_dot_session__service__pb2.ExtendBudgetRequest.SerializeToString,
+            roost_dot_v1_dot_session__service__pb2.ExtendBudgetResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,10 @@ class SessionServiceStub:
     """Branches a new session off another one, at its head or at a head that it had before. The two share the log up to
     there and its KV cache, and nothing after. Idempotent for one `request_id`, as OpenSession is.
     """
+    FoldSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.FoldSessionRequest, _session_service_pb2.FoldSessionResponse]
+    """Begins a new log of a session in which a summary stands in place of its first steps. The old log stays readable.
+    Idempotent for one `request_id`. INVALID_REQUEST when nothing would be folded.
+    """
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]
     """Reads one session's descriptor."""
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
@@ -57,6 +61,10 @@ class SessionServiceStub:
     """Says why the client pauses, so that the KV cache can be kept for its return."""
     EvictSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.EvictSessionRequest, _session_service_pb2.EvictSessionResponse]
     """Drops the session's KV cache everywhere; the next step rebuilds it from the log."""
+    ExtendBudget: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ExtendBudgetRequest, _session_service_pb2.ExtendBudgetResponse]
+    """Raises the limits of a budget that a session or its task has used up, so that the session takes steps again. Needs
+    an API key with the right `extendBudgets`. Idempotent for one `request_id`.
+    """
     CloseSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CloseSessionRequest, _session_service_pb2.CloseSessionResponse]
     """Ends the session: no more steps, the log stays readable."""
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _session_service_pb2.DeleteSessionResponse]
@@ -75,6 +83,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Branches a new session off another one, at its head or at a head that it had before. The two share the log up to
     there and its KV cache, and nothing after. Idempotent for one `request_id`, as OpenSession is.
     """
+    FoldSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.FoldSessionRequest, _session_service_pb2.FoldSessionResponse]  # type: ignore[assignment]
+    """Begins a new log of a session in which a summary stands in place of its first steps. The old log stays readable.
+    Idempotent for one `request_id`. INVALID_REQUEST when nothing would be folded.
+    """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]  # type: ignore[assignment]
     """Reads one session's descriptor."""
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
@@ -87,6 +99,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Says why the client pauses, so that the KV cache can be kept for its return."""
     EvictSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.EvictSessionRequest, _session_service_pb2.EvictSessionResponse]  # type: ignore[assignment]
     """Drops the session's KV cache everywhere; the next step rebuilds it from the log."""
+    ExtendBudget: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ExtendBudgetRequest, _session_service_pb2.ExtendBudgetResponse]  # type: ignore[assignment]
+    """Raises the limits of a budget that a session or its task has used up, so that the session takes steps again. Needs
+    an API key with the right `extendBudgets`. Idempotent for one `request_id`.
+    """
     CloseSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CloseSessionRequest, _session_service_pb2.CloseSessionResponse]  # type: ignore[assignment]
     """Ends the session: no more steps, the log stays readable."""
     DeleteSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _session_service_pb2.DeleteSessionResponse]  # type: ignore[assignment]
@@ -113,6 +129,16 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_service_pb2.ForkSessionResponse, _abc.Awaitable[_session_service_pb2.ForkSessionResponse]]:
         """Branches a new session off another one, at its head or at a head that it had before. The two share the log up to
         there and its KV cache, and nothing after. Idempotent for one `request_id`, as OpenSession is.
+        """
+
+    @_abc_1.abstractmethod
+    def FoldSession(
+        self,
+        request: _session_service_pb2.FoldSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.FoldSessionResponse, _abc.Awaitable[_session_service_pb2.FoldSessionResponse]]:
+        """Begins a new log of a session in which a summary stands in place of its first steps. The old log stays readable.
+        Idempotent for one `request_id`. INVALID_REQUEST when nothing would be folded.
         """
 
     @_abc_1.abstractmethod
@@ -162,6 +188,16 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.EvictSessionResponse, _abc.Awaitable[_session_service_pb2.EvictSessionResponse]]:
         """Drops the session's KV cache everywhere; the next step rebuilds it from the log."""
+
+    @_abc_1.abstractmethod
+    def ExtendBudget(
+        self,
+        request: _session_service_pb2.ExtendBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.ExtendBudgetResponse, _abc.Awaitable[_session_service_pb2.ExtendBudgetResponse]]:
+        """Raises the limits of a budget that a session or its task has used up, so that the session takes steps again. Needs
+        an API key with the right `extendBudgets`. Idempotent for one `request_id`.
+        """
 
     @_abc_1.abstractmethod
     def CloseSession(

@@ -133,6 +133,7 @@ class Start(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     DATE_FIELD_NUMBER: _builtins.int
     CALL_SEED_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant, which separates caches."""
     model_revision: _builtins.str
@@ -149,6 +150,8 @@ class Start(_message.Message):
     """
     call_seed: _builtins.bytes
     """What the ids of the step's calls follow from, the same for all of its attempts; empty: the attempt's nonce."""
+    role: _builtins.str
+    """Role of the session in its pool, for the retention policy; empty for one-shot work and from older gateways."""
     @_builtins.property
     def attempt(self) -> _session_service_pb2.Attempt:
         """Attempt; the worker refuses one that is older than what it has seen of the session."""
@@ -194,10 +197,11 @@ class Start(_message.Message):
         priority: _builtins.int = ...,
         date: _builtins.str = ...,
         call_seed: _builtins.bytes = ...,
+        role: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "format", b"format", "replay", b"replay", "sampling", b"sampling", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "call_seed", b"call_seed", "date", b"date", "deadline_ms", b"deadline_ms", "format", b"format", "messages", b"messages", "model_revision", b"model_revision", "priority", b"priority", "replay", b"replay", "sampling", b"sampling", "session", b"session", "system", b"system", "tenant", b"tenant", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "call_seed", b"call_seed", "date", b"date", "deadline_ms", b"deadline_ms", "format", b"format", "messages", b"messages", "model_revision", b"model_revision", "priority", b"priority", "replay", b"replay", "role", b"role", "sampling", b"sampling", "session", b"session", "system", b"system", "tenant", b"tenant", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -533,6 +537,7 @@ class Finished(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
     STOP_STRING_FIELD_NUMBER: _builtins.int
+    GPU_SECONDS_FIELD_NUMBER: _builtins.int
     EVICTION_FIELD_NUMBER: _builtins.int
     BLOCK_TOKENS_FIELD_NUMBER: _builtins.int
     REASONING_TOKENS_FIELD_NUMBER: _builtins.int
@@ -550,6 +555,10 @@ class Finished(_message.Message):
     """Text between thinking marks."""
     stop_string: _builtins.str
     """Stop string that ended the text; empty when another thing did."""
+    gpu_seconds: _builtins.float
+    """Seconds of the worker's devices that the step took: of each batch that it was in its share by tokens, times the
+    ranks. What was computed again for it counts. 0 from workers that do not measure it.
+    """
     block_tokens: _builtins.int
     """As in Accepted."""
     reasoning_tokens: _builtins.int
@@ -578,13 +587,14 @@ class Finished(_message.Message):
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         reasoning: _builtins.str = ...,
         stop_string: _builtins.str = ...,
+        gpu_seconds: _builtins.float = ...,
         eviction: _session_service_pb2.KvEviction | None = ...,
         block_tokens: _builtins.int = ...,
         reasoning_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["eviction", b"eviction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "cached_tokens", b"cached_tokens", "content", b"content", "eviction", b"eviction", "finish_reason", b"finish_reason", "output_tokens", b"output_tokens", "reasoning", b"reasoning", "reasoning_tokens", b"reasoning_tokens", "stop_string", b"stop_string", "text", b"text", "tool_calls", b"tool_calls", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "cached_tokens", b"cached_tokens", "content", b"content", "eviction", b"eviction", "finish_reason", b"finish_reason", "gpu_seconds", b"gpu_seconds", "output_tokens", b"output_tokens", "reasoning", b"reasoning", "reasoning_tokens", b"reasoning_tokens", "stop_string", b"stop_string", "text", b"text", "tool_calls", b"tool_calls", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

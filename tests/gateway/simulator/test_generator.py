@@ -67,7 +67,15 @@ def test_a_quantile_is_between_its_neighbours(values: list[float], rank: float) 
 
 def test_halves_keep_subagents_with_their_parents() -> None:
     turns = (Turn(0, 1, 1),)
-    names = ["a", "a/agent-0", "b", "c", "b/agent-0"]
-    tuning, held_out = halves(Session(name, turns) for name in names)
-    assert [session.name for session in tuning] == ["a", "a/agent-0", "c"]
-    assert [session.name for session in held_out] == ["b", "b/agent-0"]
+    roots = [f"s{number}" for number in range(40)]
+    tuning, held_out = halves(Session(name, turns) for root in roots for name in (root, f"{root}/agent-0"))
+    assert not {session.name.partition("/")[0] for session in tuning} & {session.name for session in held_out}
+    assert len(tuning) + len(held_out) == 80
+    assert min(len(tuning), len(held_out)) > 20
+
+
+def test_the_half_of_a_session_does_not_depend_on_the_others() -> None:
+    sessions = [Session(f"s{number}", (Turn(0, 1, 1),)) for number in range(40)]
+    halved = halves(sessions)
+    assert halves(reversed(sessions)) == tuple(half[::-1] for half in halved)
+    assert halves(sessions[::3]) == tuple([s for s in half if s in sessions[::3]] for half in halved)

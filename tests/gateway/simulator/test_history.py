@@ -17,7 +17,7 @@ SETTINGS = WorkerSettings(200, 4, 2, COSTS)
 
 def simulated(sessions: list[Session], every: int) -> tuple[Simulation, History]:
     history = History(every)
-    return Simulation(Fleet(1, SETTINGS), policy_factory(), ClosedLoop(iter(sessions), 4), history), history
+    return Simulation(Fleet(1, SETTINGS), policy_factory(SETTINGS), ClosedLoop(iter(sessions), 4), history), history
 
 
 @given(session_lists(), st.integers(1, 5))

@@ -60,7 +60,8 @@ def test_a_context_ends_sessions_and_gaps_and_time_have_bounds() -> None:
     free = figures()
     assert (free["steps"], free["steps_too_long"]) == (60, 0)
     assert figures("--context-tokens", "20000")["steps_too_long"] > 0
-    assert figures("--longest-gap", "1")["simulated_seconds"] < free["simulated_seconds"]
+    few = ("--sessions", "4")
+    assert figures(*few, "--longest-gap", "1")["simulated_seconds"] < figures(*few)["simulated_seconds"]
     assert 0 < figures("--seconds", str(free["simulated_seconds"] / 2))["steps"] < 60
 
 

@@ -11,6 +11,7 @@ from roost_gateway.simulator.figures import Report
 from roost_gateway.simulator.generator import fitted_parameters, generate
 from roost_gateway.simulator.policies import NAMES, policy_factory
 from roost_gateway.simulator.simulation import Fleet, Simulation
+from roost_gateway.simulator.worker import WorkerSettings
 from roost_gateway.simulator.workload import ALL_TOKENS, Session, Turn
 from simulated_sessions import COSTS, session_lists, simulation_of
 
@@ -109,7 +110,7 @@ def test_the_optimum_reuses_most() -> None:
 
 def run_of_agents(seed: int) -> Report:
     sessions = ClosedLoop(generate(fitted_parameters(), seed), 12, ramp_seconds=30)
-    return Simulation(Fleet(3), policy_factory(), sessions).run(max_steps=150)
+    return Simulation(Fleet(3), policy_factory(WorkerSettings()), sessions).run(max_steps=150)
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:

@@ -21,7 +21,9 @@ __all__ = ["fresh_redis", "redis_cluster", "redis_server", "shared_cluster", "sh
 
 
 IN_MEMORY_TOO = (
+    "test_budgets",
     "test_conversation_index",
+    "test_folded_logs",
     "test_detached_steps",
     "test_forks",
     "test_kept_conversations",

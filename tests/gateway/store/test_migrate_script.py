@@ -9,13 +9,9 @@ from roost.contract import loghash
 from roost.contract.heads import Head
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.store.generations import FormerLog
 from roost.store.keys import PoolKeys
-from roost.store.records import (
-    AlreadyCommitted,
-    Began,
-    Descriptor,
-    FormerLog,
-)
+from roost.store.records import AlreadyCommitted, Began, Descriptor
 from roost.store.redis_store import RedisStore
 from store_driver import (
     LONG_MS,

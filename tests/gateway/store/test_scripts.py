@@ -39,9 +39,9 @@ def test_numbers_follow_texts_and_what_has_no_name_follows_both() -> None:
         ["k", "d"],
         ["t", "s"],
     )
-    assert script("workers").arguments(
-        Call({"reservations": "r", "workers": "w"}, {"forget_ms": 7}, more_args=["w1"]), 5
-    ) == (["w", "r"], [5, 7, "w1"])
+    keys = {"live": "l", "live_sums": "u", "reservations": "r", "live_ends": "e", "workers": "w", "live_shares": "h"}
+    asked = Call(keys, {"forget_ms": 7}, more_args=["w1"])
+    assert script("workers").arguments(asked, 5) == (["w", "r", "l", "e", "h", "u"], [5, 7, "w1"])
 
 
 @pytest.mark.parametrize(

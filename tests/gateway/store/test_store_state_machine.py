@@ -7,17 +7,20 @@ machine says so, by a renewal of no length.
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run
 
 from redis_servers import RedisCluster, RedisServer
+from roost.contract.budgets import BudgetScope
 from roost.contract.heads import Head
 from roost.store.arguments import MOST_SHARED_LOGS
-from roost.store.records import Began, RenewItem, Reservation
-from store_driver import LONG_MS, REVISION, begin_request, commit_request, digest, migration
-from store_world import POOLS, REVISIONS, TENANTS, WORKERS, Attempt, StoreWorld
+from roost.store.entry import Entry
+from roost.store.records import Began, Reservation
+from roost.store.working_set import Admission
+from store_comparison import profile
+from store_driver import LONG_MS, REVISION, begin_request, commit_request, digest, entry_of, migration
+from store_world import BUDGET_RULES, POOLS, REVISIONS, TENANTS, WORKERS, Attempt, StoreWorld
 
 RARELY = st.sampled_from((False,) * 6 + (True,))
 MOSTLY = st.sampled_from((True,) * 4 + (False,))
@@ -33,6 +36,9 @@ TOKENS = st.integers(1, 30)
 REVISION_NEEDED = st.sampled_from((REVISIONS[0], *REVISIONS, ""))
 PLACES = st.sampled_from((*(("head",) * 3), *(("earlier",) * 3), "empty", "former", "longer", "other"))
 FORK_REQUESTS = st.sampled_from(("", "", "f1"))
+ENTRIES = st.builds(Entry, st.sampled_from(Admission), st.sampled_from(("ab", "")), st.integers(0, 4))
+RULES = st.sampled_from(BUDGET_RULES)
+SCOPES = st.sampled_from((BudgetScope.SESSION, BudgetScope.TASK))
 OTHER_CALLS = st.sampled_from((*(("hold",) * 6), *(("evict",) * 4), "close", "delete", "delete"))
 Ids = tuple[int, ...]
 
@@ -62,7 +68,9 @@ class StoreMachine(StoreWorld):
         priority=CLASSES,
         needs=REVISION_NEEDED,
         drops=st.booleans(),
-        then=st.sampled_from(("", "reserve", "commit", "commit", "migrate", "migrate and commit")),
+        entry=ENTRIES,
+        rules=RULES,
+        then=st.sampled_from(("", "reserve", "commit", "commit", "migrate", "migrate and commit", "fold")),
     )
     def begin(
         self,
@@ -80,6 +88,8 @@ class StoreMachine(StoreWorld):
         priority,
         needs,
         drops,
+        entry,
+        rules,
         then,
     ):
         session_id = self.session(which)
@@ -101,6 +111,9 @@ class StoreMachine(StoreWorld):
             max_session_tokens=most,
             priority=priority,
             drops_thinking=drops,
+            entry=entry,
+            rules=rules,
+            opens_turn=seed % 2 == 0,
         )
         answer = self.agree(gateway, "begin", request, touches=session_id)
         if isinstance(answer, Began):
@@ -140,7 +153,8 @@ class StoreMachine(StoreWorld):
         needs: str = "",
     ) -> None:
         nonce = self.now.to_bytes(16, "big")
-        request = begin_request(session_id, step, nonce=nonce, seed=1, priority=priority, new_tokens=tokens)
+        more = {"nonce": nonce, "seed": 1, "priority": priority, "new_tokens": tokens, "entry": entry_of(tokens)}
+        request = begin_request(session_id, step, **more)
         if isinstance(answer := self.agree(gateway, "begin", request, touches=session_id), Began):
             self.taken.append((session_id, answer.ref, step))
             self._go_on(gateway, self.taken[-1], then, tokens, priority, worker, needs)
@@ -152,6 +166,8 @@ class StoreMachine(StoreWorld):
             self._reserve(gateway, attempt, worker, tokens, priority, needs)
         if "migrate" in then:
             self._migrate(gateway, attempt, tokens)
+        if then == "fold":
+            self.fold(gateway, attempt, tokens)
         if "commit" in then:
             self._commit(gateway, attempt, (tokens,), (priority + 7, 2**32 - 1))
 
@@ -175,7 +191,8 @@ class StoreMachine(StoreWorld):
 
     def _reservation(self, attempt: Attempt, worker: str, tokens: int, priority: int, needs: str = "") -> Reservation:
         session_id, ref, _ = attempt
-        return Reservation(session_id.rsplit("/", 1)[0], session_id, ref, worker, tokens, priority, 0, LONG_MS, needs)
+        pool, entry = session_id.rsplit("/", 1)[0], entry_of(tokens + priority)
+        return Reservation(pool, session_id, ref, worker, tokens, priority, 0, LONG_MS, needs, entry)
 
     @precondition(lambda self: self.taken)
     @rule(
@@ -183,7 +200,7 @@ class StoreMachine(StoreWorld):
         which=WHICH,
         stale=RARELY,
         how=st.sampled_from(
-            (*(("commit",) * 4), "expire", "expire", "renew", "abort", "release", "migrate", "quarantine")
+            (*(("commit",) * 4), "expire", "expire", "renew", "abort", "release", "migrate", "fold", "quarantine")
         ),
         prompt=IDS,
         ids=IDS,
@@ -196,6 +213,8 @@ class StoreMachine(StoreWorld):
             self._commit(gateway, attempt, prompt, ids)
         elif how == "migrate":
             self._migrate(gateway, attempt, len(ids))
+        elif how == "fold":
+            self.fold(gateway, attempt, len(ids))
         elif how in ("renew", "expire"):
             self.renew(gateway, attempt, how == "expire")
         elif how == "abort":
@@ -213,9 +232,9 @@ class StoreMachine(StoreWorld):
         owner = (session and session.attempt and session.attempt.worker) or "w1"
         revision = (session and session.record.model_revision) or REVISION
         thought = "Hm." if len(prompt) % 2 else ""
-        request = commit_request(
-            session_id, ref, step, before, prompt, ids, reasoning=thought, owner=owner, model_revision=revision
-        )
+        used = {"gpu_seconds": len(ids) / 2, "rules": BUDGET_RULES[len(prompt + ids) % len(BUDGET_RULES)]}
+        made = {**used, "calls": len(ids) % 3, "owner": owner, "model_revision": revision}
+        request = commit_request(session_id, ref, step, before, prompt, ids, thought, **made)
         if self.agree(gateway, "commit", request, touches=session_id):
             self.cache(session_id, self.memory.sessions[session_id].record.owner, True)
 
@@ -234,14 +253,12 @@ class StoreMachine(StoreWorld):
         )
         self.agree(gateway, "migrate", request, touches=session_id)
 
-    def renew(self, gateway: int, attempt: Attempt, expired: bool) -> None:
-        """One batch with the pool's last attempts. With `expired`, as if their gateways had died and their leases had
-        run out."""
-        pool = attempt[0].rsplit("/", 1)[0]
-        batch = [other for other in self.taken[-2:] if other[0].startswith(pool + "/")] + [attempt]
-        items = [RenewItem(session_id, ref) for session_id, ref, _ in batch]
-        self.agree(gateway, "renew", pool, items, 0 if expired else LONG_MS, touches=attempt[0])
-        self.touched |= {session_id for session_id, _, _ in batch}
+    @rule(
+        gateway=GATEWAYS, which=WHICH, tenant=TENANT, scope=SCOPES, added=st.integers(0, 3), request=st.integers(0, 1)
+    )
+    def extend(self, gateway: int, which: int, tenant: str, scope: BudgetScope, added: int, request: int) -> None:
+        """Now and then by the request that did so last."""
+        self.extend_budget(gateway, self.session(which), tenant, scope, added, f"r{request}")
 
     @rule(gateway=GATEWAYS, which=WHICH, tenant=TENANT, place=PLACES, request=FORK_REQUESTS, then=MOSTLY)
     def fork(self, gateway: int, which: int, tenant: str, place: str, request: str, then: bool) -> None:
@@ -272,7 +289,7 @@ class StoreMachine(StoreWorld):
         self.agree(gateway, how, session_id, tenant, *more, touches=session_id)
 
     @rule(
-        what=st.sampled_from(("open", "worker", "worker", "crash", "look", "cache", "drop", "expire")),
+        what=st.sampled_from(("open", "worker", "worker", "crash", "look", "cache", "drop", "expire", "lapse", "lose")),
         gateway=GATEWAYS,
         which=WHICH,
         pool=st.sampled_from(POOLS),
@@ -289,6 +306,10 @@ class StoreMachine(StoreWorld):
             self.worker(pool, worker, draining, alive, revision)
         elif what == "expire":
             self.expire(self.session(which))
+        elif what == "lapse":
+            self.lapse(self.session(which))
+        elif what == "lose":
+            self.lose_sums(pool, shares=which % 2 == 0)
         elif what == "crash":
             self.crash_gateway(gateway)
         elif what in ("cache", "drop"):
@@ -304,16 +325,6 @@ class StoreMachine(StoreWorld):
         self.raw.close()
         self.raw = self.server.client()
         self.touched |= set(self.names)
-
-
-def profile(examples: int) -> settings:
-    return settings(
-        max_examples=examples,
-        stateful_step_count=40,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        print_blob=True,
-    )
 
 
 def machine(server: RedisServer | RedisCluster, restarts: int) -> type[StoreMachine]:

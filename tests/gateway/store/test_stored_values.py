@@ -16,7 +16,7 @@ from roost.store import values as stored
 from roost.v1 import session_service_pb2 as pb
 from roost.wire import format_to_wire, message_to_wire, sampling_to_wire
 from roost.wire_steps import step_request_from_wire
-from roost_worker.engine.retention import POLICIES
+from roost_worker.engine.policies import POLICIES
 
 texts = st.text("aé€😀{}\n", max_size=5)
 messages = st.builds(

@@ -6,8 +6,9 @@ import contextlib
 import pytest
 
 from roost.store.keys import PoolKeys
-from roost.store.records import Began, RenewItem, Wake
+from roost.store.records import Began, RenewItem
 from roost.store.rules import AGING_MS
+from roost.store.wake import Wake
 from roost.store.wakes import read_wake
 from store_driver import (
     LONG_MS,
@@ -176,7 +177,7 @@ async def test_equal_classes_are_served_first_come_first_served(store, other, ra
     await store.abort(running.descriptor.session_id, running.ref)
     for began in order:
         behind = order[order.index(began) + 1 :]
-        assert [await other.reserve(reservation(later)) for later in behind] == [False] * len(behind)
+        assert not any([await other.reserve(reservation(later)) for later in behind])
         assert await other.reserve(reservation(began))
         await store.abort(began.descriptor.session_id, began.ref)
 
@@ -230,7 +231,7 @@ async def test_a_release_is_announced_to_all_gateways(store, other, server, raw,
     message = await pubsub.get_message(timeout=5)
     await pubsub.aclose()
     assert message["type"] == "message"
-    released = Wake(worker_id="w1", reserved_tokens=0, reserved_attempts=0)
+    released = Wake(worker_id="w1", reserved_tokens=0, reserved_attempts=0, live_tokens=0)
     assert read_wake(message["data"]) == (Wake(line="") if how == "grant" else released)
 
 

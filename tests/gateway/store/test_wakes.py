@@ -1,6 +1,6 @@
 """News of releases and reports, as a listener takes them that may be busy."""
 
-from roost.store.records import Wake
+from roost.store.wake import Wake
 from roost.store.wakes import ANYTHING, _Inbox
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from engine_driver import EngineDriver
 from engine_model import EngineModel, random_operation
+from roost_worker.engine.learned_returns import LearnedReturns
 from roost_worker.engine.messages import Evict, Hold
 from roost_worker.engine.retention import (
     Candidate,
@@ -113,6 +114,15 @@ def test_a_session_that_comes_back_is_reported_with_what_it_found() -> None:
     assert policy.returns == [Return("s", 0.0, 10, 0, ()), Return("s", 5.0, 13, 11, (parked,))]
 
 
+def test_a_policy_sees_the_role_of_a_session() -> None:
+    policy = Recorder()
+    driver = EngineDriver(policy=policy)
+    driver.submit("first", [1] * 10, session="s", role="coder")
+    driver.run()
+    driver.send(Evict("s"))
+    assert [event.candidate.role for event in policy.evictions] == ["coder"]
+
+
 def test_a_session_that_comes_back_to_nothing_is_reported_too() -> None:
     policy = Recorder()
     driver = EngineDriver(blocks=8, context=32, policy=policy)
@@ -211,6 +221,16 @@ class Witness(RetentionPolicy):
             for sequence in retained.parked
         ]
         return parked + [Candidate(None, run.last_used, tokens=len(run.blocks) * 4) for run in retained._loose.runs()]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_learned_changes_no_output(seed: int) -> None:
+    rng = random.Random(seed)
+    model = EngineModel(rng.randint(5, 14), rng.choice([4, 9, 32]), rng.randint(2, 4), LearnedReturns(0.01))
+    for _ in range(100):
+        random_operation(model, rng)
+        model.driver.now += rng.choice([0.0, 0.5, 20.0])
+    model.run()
 
 
 @pytest.mark.parametrize("make", [LruSparingHeld, Lru, NewestFirst, ToolsFirst, Fickle])

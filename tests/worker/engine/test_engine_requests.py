@@ -2,6 +2,7 @@
 
 from array import array
 from concurrent.futures import Future
+from dataclasses import replace
 
 import pytest
 
@@ -241,6 +242,28 @@ def test_the_first_output_tells_how_long_the_request_queued() -> None:
     driver.now += 3.0
     driver.run()
     assert second.outputs[0].queue_seconds == 3.0
+
+
+def test_the_time_of_each_batch_is_shared_by_tokens_and_counted_for_every_rank() -> None:
+    driver = EngineDriver(batch=64)
+    driver.runner.info = replace(driver.runner.info, ranks=2)
+    alone = driver.submit("alone", PROMPT, max_tokens=2)
+    driver.run()
+    assert alone.outputs[-1].gpu_seconds == pytest.approx(2 * 2 * 0.01)
+    assert alone.outputs[0].gpu_seconds == 0, "it is told at the end"
+    long = driver.submit("long", list(range(1, 31)), max_tokens=1)
+    short = driver.submit("short", list(range(31, 41)), max_tokens=1)
+    driver.run()
+    assert (long.outputs[-1].gpu_seconds, short.outputs[-1].gpu_seconds) == pytest.approx((0.015, 0.005))
+
+
+def test_a_request_that_a_stop_string_ends_says_what_it_took() -> None:
+    driver = EngineDriver()
+    answer = driver.submit("r", PROMPT, max_tokens=9)
+    driver.iterate()
+    driver.send(Finish("r", 1))
+    driver.run()
+    assert answer.outputs[-1].gpu_seconds == pytest.approx(0.01)
 
 
 def test_logprobs_come_only_when_asked_for() -> None:

@@ -2,7 +2,8 @@
 
 from math import inf
 
-from roost_worker.engine.retention import DEFAULT_POLICY, POLICIES, Candidate, Lru, LruSparingHeld, RetentionPolicy
+from roost_worker.engine.policies import DEFAULT_POLICY, POLICIES
+from roost_worker.engine.retention import Candidate, Lru, LruSparingHeld, RetentionPolicy
 
 
 def order(*candidates: Candidate, now: float = 10.0, policy: RetentionPolicy | None = None) -> list[Candidate]:
@@ -40,5 +41,5 @@ def test_lru_does_not_care_for_holds_but_for_sessions_about_to_run() -> None:
 def test_every_name_makes_a_policy_of_its_own() -> None:
     assert DEFAULT_POLICY in POLICIES
     for make in POLICIES.values():
-        assert make() is not make()
-        assert make().rank(Candidate("s", 1.0), 2.0).order
+        assert make(0.0) is not make(0.0)
+        assert make(0.0).rank(Candidate("s", 1.0), 2.0).order

@@ -95,6 +95,11 @@ def test_smollm2_splits_into_1_and_3() -> None:
     assert _parse().allowed_tensor_parallel() == [1, 3]
 
 
+def test_a_token_of_an_8b_model_costs_as_much_as_attending_to_26_624_others() -> None:
+    config = _parse(num_attention_heads=32, num_key_value_heads=8, hidden_size=4096, intermediate_size=14336)
+    assert 1 / config.pair_cost == pytest.approx(26_624)
+
+
 def test_kv_heads_may_divide_the_ranks() -> None:
     config = _parse(num_attention_heads=32, num_key_value_heads=8, hidden_size=4096, intermediate_size=14336)
     assert config.allowed_tensor_parallel() == [1, 2, 4, 8, 16, 32]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ from roost_worker.convert.store import ModelStore
 from roost_worker.engine.plan import Runner
 from roost_worker.model.runner import build_runner
 from runner_driver import Driver, Row, worker_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 pytestmark = [
     pytest.mark.model,
@@ -41,6 +45,13 @@ def prompts(model_dir: Path) -> list[list[int]]:
     return [tokenizer.encode(form.format(question), add_special_tokens=False).ids for question in QUESTIONS]
 
 
+@pytest.fixture(scope="module")
+def oracle(model_dir: Path) -> "PreTrainedModel":
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+
+
 def _generate(runner: Runner, prompts: Sequence[list[int]], tokens: int) -> list[Row]:
     driver = Driver(runner, report=False)
     rows = [driver.open(ids) for ids in prompts]
@@ -48,10 +59,7 @@ def _generate(runner: Runner, prompts: Sequence[list[int]], tokens: int) -> list
     return rows
 
 
-def _assert_oracle_agrees(model_dir: Path, rows: Sequence[Row]) -> None:
-    from transformers import AutoModelForCausalLM
-
-    oracle = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+def _assert_oracle_agrees(oracle: "PreTrainedModel", rows: Sequence[Row]) -> None:
     near_ties = 0
     for row in rows:
         with torch.inference_mode():
@@ -63,13 +71,15 @@ def _assert_oracle_agrees(model_dir: Path, rows: Sequence[Row]) -> None:
     assert near_ties <= max(2, 0.001 * sum(len(row.output) for row in rows))
 
 
-def test_greedy_output_is_the_oracles(model_dir: Path, prompts: list[list[int]]) -> None:
+def test_greedy_output_is_the_oracles(model_dir: Path, prompts: list[list[int]], oracle: "PreTrainedModel") -> None:
     rows = _generate(build_runner(worker_config("float32", memory_bytes=MEMORY), model_dir), prompts, 32)
-    _assert_oracle_agrees(model_dir, rows)
+    _assert_oracle_agrees(oracle, rows)
 
 
-def test_three_ranks_give_the_oracles_output(model_dir: Path, prompts: list[list[int]], tmp_path: Path) -> None:
+def test_three_ranks_give_the_oracles_output(
+    model_dir: Path, prompts: list[list[int]], oracle: "PreTrainedModel", tmp_path: Path
+) -> None:
     config = worker_config("float32", memory_bytes=MEMORY, ranks=3)
     with tensor_parallel(config, model_dir, tmp_path) as (runner, _):
         rows = _generate(runner, prompts[:2], 10)
-    _assert_oracle_agrees(model_dir, rows)
+    _assert_oracle_agrees(oracle, rows)

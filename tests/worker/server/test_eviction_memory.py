@@ -8,7 +8,7 @@ from roost.contract.why import KvEviction
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.engine.messages import Evicted
-from roost_worker.engine.retention import DEFAULT_POLICY
+from roost_worker.engine.policies import DEFAULT_POLICY
 from roost_worker.server.evictions import EvictionMemory
 from worker_harness import Ledger, World
 

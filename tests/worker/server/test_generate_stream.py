@@ -20,6 +20,7 @@ async def test_a_step_is_accepted_streamed_finished_and_committed(world: World):
     assert stream.out.text == stream.finished.text == stream.finished.content == "hello"
     assert stream.finished.finish_reason == api.FINISH_REASON_STOP
     assert stream.finished.output_tokens == len(ids)
+    assert stream.finished.gpu_seconds > 0
     await world.commit(ledger, stream)
     state = await world.state()
     assert [(s.session_id, s.cached_tokens) for s in state.sessions] == [(ledger.session_id, len(ledger.ids) - 1)]

@@ -1,9 +1,9 @@
-"""The Hold call of a running worker: shown, ended by the next step, and passed on to the engine."""
+"""What a running worker tells its retention policy: holds, which are shown and end with the next step, and roles."""
 
 import pytest
 
 from roost.v1 import worker_service_pb2 as pb
-from roost_worker.engine.messages import EngineMessage, Hold
+from roost_worker.engine.messages import EngineMessage, Hold, Submit
 from worker_harness import Ledger, World
 
 
@@ -26,3 +26,19 @@ async def test_a_hold_reaches_the_engine_with_its_tool_and_its_seconds(world: Wo
         patched.setattr(world.server.shell.engine, "send", sent.append)
         await world.call("Hold", pb.HoldRequest(session_id=ledger.session_id, expect_seconds=2.5, tool="grep"))
     assert sent == [Hold(ledger.session_id, 2.5, "grep")]
+
+
+async def test_the_role_of_a_session_reaches_the_engine(world: World, monkeypatch: pytest.MonkeyPatch):
+    world.script(1, "ok")
+    sent: list[EngineMessage] = []
+    engine = world.server.shell.engine
+    pass_on = engine.send
+
+    def send(message: EngineMessage) -> None:
+        sent.append(message)
+        pass_on(message)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "send", send)
+        await world.step(Ledger(), role="coder")
+    assert [message.role for message in sent if isinstance(message, Submit)] == ["coder"]

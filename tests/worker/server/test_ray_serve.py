@@ -31,7 +31,8 @@ LONG = 240.0
 
 
 @pytest.fixture
-def local_ray() -> Iterator[None]:
+def local_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's 15 would starve them beside other tests
     ray.init(address="local", num_cpus=2, include_dashboard=False, configure_logging=False, log_to_driver=False)
     serve.start(proxy_location="Disabled")
     yield

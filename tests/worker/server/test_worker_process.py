@@ -130,7 +130,7 @@ async def test_a_signal_drains_what_runs_and_leaves_no_process(worker: WorkerPro
         ({"kv": {"block_tokens": 20}}, "kvCache.blockTokens: 20 must be one of"),
         (
             {"kv": {"eviction_policy": "lru"}},
-            "kvCache.evictionPolicy: 'lru' is unknown; use one of LRUSparingHeld, LRU",
+            "kvCache.evictionPolicy: 'lru' is unknown; use one of LRUSparingHeld, LRU, LearnedReturns",
         ),
     ],
 )

@@ -252,6 +252,7 @@ class SequenceCache:
 
     def _park(self, session: str, sequence: Sequence, now: float) -> None:
         ids = sequence.ids[: sequence.computed]
-        parked = ParkedSequence(session, sequence.request.cache_key, ids, sequence.blocks, sequence.arrival, now)
+        key, role = sequence.request.cache_key, sequence.request.role
+        parked = ParkedSequence(session, key, ids, sequence.blocks, sequence.arrival, now, role=role)
         self.retained.park(parked, now)
         sequence.blocks, sequence.computed = array("i"), 0

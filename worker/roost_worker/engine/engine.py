@@ -23,7 +23,8 @@ from roost_worker.engine.messages import (
 )
 from roost_worker.engine.meter import Meter
 from roost_worker.engine.plan import BatchResult, Runner, Sampled
-from roost_worker.engine.retention import DEFAULT_POLICY, POLICIES, UNKNOWN_HOLD_SECONDS, RetentionPolicy
+from roost_worker.engine.policies import DEFAULT_POLICY, POLICIES
+from roost_worker.engine.retention import UNKNOWN_HOLD_SECONDS, RetentionPolicy
 from roost_worker.engine.scheduler import ScheduledBatch, Scheduler
 from roost_worker.engine.sequence import Sequence
 
@@ -58,7 +59,7 @@ class Engine:
         self._clock = clock
         self._wake = wake
         self._grammar_pool = grammar_pool or ThreadPoolExecutor(2, thread_name_prefix="grammar")
-        policy = policy or POLICIES[DEFAULT_POLICY]()
+        policy = policy or POLICIES[DEFAULT_POLICY](info.pair_cost)
         self._cache = SequenceCache(info.num_blocks, info.block_tokens, policy, host_slots=info.host_slots)
         self._scheduler = Scheduler(self._cache, config.max_running, config.max_batch_tokens, config.step_goal_seconds)
         self._requests: dict[str, Sequence] = {}
@@ -251,9 +252,11 @@ class Engine:
             raise RuntimeError("the runner drew tokens for other slots than the plan's")
         now = self._clock()
         self._take_copies(batch, result, now)
+        gpu_seconds, tokens = result.seconds * self._runner.info.ranks, sum(row.tokens for row in batch.rows)
         for row in batch.rows:
             row.sequence.prefilled = True
             self._cache.advance(row.sequence, row.tokens, now)
+            row.sequence.gpu_seconds += gpu_seconds * row.tokens / tokens
         prefilled = sum(row.tokens for row in batch.rows if not row.decode)
         self._meter.add_batch(prefilled, len(sampling), result.seconds)
         self._scheduler.observe(batch, result.seconds)
@@ -294,6 +297,7 @@ class Engine:
             stop=reason,
             cached_tokens=cached if first else None,
             queue_seconds=sequence.queue_seconds if first else None,
+            gpu_seconds=sequence.gpu_seconds if reason else 0.0,
             error=error,
         )
 

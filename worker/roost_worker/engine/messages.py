@@ -57,6 +57,8 @@ class Submit:
     """llguidance grammar, serialised; None leaves the output unconstrained."""
     priority: int = 0
     """Lower first."""
+    role: str = ""
+    """Role of the session in its pool, for the retention policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,8 @@ class RequestOutput:
     """Set once, on the first output: tokens of the context found in the cache."""
     queue_seconds: float | None = None
     """Set with `cached_tokens`: time from Submit to the first admission."""
+    gpu_seconds: float = 0.0
+    """Set with `stop`: the request's share of its batches' time, times the ranks."""
     error: str = ""
 
 

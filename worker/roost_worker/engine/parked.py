@@ -35,6 +35,8 @@ class ParkedSequence:
     """Tool that the last hold named; that hold may be over."""
     expect_seconds: float = 0.0
     """Seconds that the client expected the last hold to last; 0 when it did not know."""
+    role: str = ""
+    """Role of the session in its pool."""
 
     def pop_block(self, block_tokens: int) -> int:
         """Remove the last block and the ids in it, and return the block."""

@@ -102,6 +102,10 @@ class RunnerInfo:
     device: str = "cpu"
     host_slots: int = 0
     """Blocks that host memory holds."""
+    ranks: int = 1
+    """Devices that run each plan together."""
+    pair_cost: float = 0.0
+    """What it costs to attend to one token of context, as a share of what a token costs without any."""
 
 
 class Runner(Protocol):

@@ -219,6 +219,7 @@ class Retained:
             len(parked.ids),
             parked.tool,
             parked.expect_seconds,
+            parked.role,
         )
 
     def _loose_candidate(self, run: LooseRun) -> Candidate:

@@ -1,9 +1,7 @@
-"""Which cached KV leaves first: the policies, chosen by name. A policy ranks and learns; the cache evicts.
-
-A new policy is a class in this module and its name in `POLICIES`.
+"""Which cached KV leaves first: what a policy is asked and what is reported to it, and the policies that only go by
+recency. A policy ranks and learns; the cache evicts. `policies.py` has all of them by name.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple, Protocol
@@ -29,6 +27,8 @@ class Candidate:
     """Tool that the session's last hold named, even if that hold is over; empty without a hold or a tool's name."""
     expect_seconds: float = 0.0
     """Seconds that the client expected that hold to last; 0 when it did not know."""
+    role: str = ""
+    """Role of the session in its pool; empty for a loose run."""
 
 
 class Rank(NamedTuple):
@@ -84,9 +84,11 @@ class RetentionPolicy(Protocol):
 
     def came_back(self, event: Return, now: float) -> None:
         """Learn from a request that was admitted."""
+        return
 
     def evicted(self, event: Eviction, now: float) -> None:
         """Learn from an eviction."""
+        return
 
 
 class Lru(RetentionPolicy):
@@ -103,8 +105,3 @@ class LruSparingHeld(RetentionPolicy):
         held = candidate.held_until > now
         order = (float(candidate.wanted), float(held), candidate.last_used)
         return Rank(order, candidate.held_until if held else inf)
-
-
-DEFAULT_POLICY = "LRUSparingHeld"
-POLICIES: Mapping[str, Callable[[], RetentionPolicy]] = {DEFAULT_POLICY: LruSparingHeld, "LRU": Lru}
-"""The policies by the names that a pool's spec gives them (`kvCache.evictionPolicy`)."""

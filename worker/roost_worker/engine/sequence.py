@@ -34,6 +34,8 @@ class Sequence:
     """How many blocks the batch that was scheduled last copies back from host memory."""
     prefilled: bool = False
     """Whether any of its tokens was computed, and not just found in the cache."""
+    gpu_seconds: float = 0.0
+    """Its share, by tokens, of the time of each batch that it was in, times the ranks."""
     announced: bool = False
     """Whether the first output, which carries `cached_tokens`, was sent."""
 

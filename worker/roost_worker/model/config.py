@@ -59,6 +59,14 @@ class DecoderConfig:
         if self.head_dim % 2:
             raise ModelConfigError(f"head_dim {self.head_dim} must be even for rotary embeddings")
 
+    @property
+    def pair_cost(self) -> float:
+        """Multiplications that a token takes for each token it attends to, as a share of those that it takes without
+        any."""
+        query_size, kv_size = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        projections = 2 * self.hidden_size * (query_size + kv_size)
+        return 2 * query_size / (projections + 3 * self.hidden_size * self.intermediate_size)
+
     def allowed_tensor_parallel(self) -> list[int]:
         """Return every `tensorParallel` that this model supports, ascending."""
         return [ranks for ranks in range(1, self.num_heads + 1) if self._splits_into(ranks)]

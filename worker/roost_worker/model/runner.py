@@ -207,14 +207,16 @@ def _plan_memory(
     block_bytes = bytes_per_block(decoder, kv_heads, block_tokens, dtype) * group.world
     num_blocks = blocks_that_fit(memory, block_bytes, block_tokens, context)
     info = RunnerInfo(
-        num_blocks,
-        block_tokens,
-        block_bytes,
-        decoder.vocab_size,
-        context,
-        eos_token_ids,
-        device.type,
-        _host_slots(config.kv.host_memory_bytes, block_bytes, group, memory if device.type == "cpu" else 0),
+        num_blocks=num_blocks,
+        block_tokens=block_tokens,
+        bytes_per_block=block_bytes,
+        vocab_size=decoder.vocab_size,
+        context_tokens=context,
+        eos_token_ids=eos_token_ids,
+        device=device.type,
+        pair_cost=decoder.pair_cost,
+        host_slots=_host_slots(config.kv.host_memory_bytes, block_bytes, group, memory if device.type == "cpu" else 0),
+        ranks=group.world,
     )
     return KvShape(num_blocks, decoder.num_layers, block_tokens, kv_heads, decoder.head_dim), info
 

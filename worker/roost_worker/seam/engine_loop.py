@@ -9,7 +9,7 @@ from roost_worker.config import WorkerConfig
 from roost_worker.engine.engine import Engine
 from roost_worker.engine.messages import EngineInfo, EngineMessage, Outputs
 from roost_worker.engine.plan import Runner
-from roost_worker.engine.retention import POLICIES
+from roost_worker.engine.policies import POLICIES
 from roost_worker.seam.report import StatsLog
 
 HEARTBEAT_SECONDS = 0.25
@@ -73,7 +73,7 @@ def build_engine(runner: Runner, config: WorkerConfig, inbox: Inbox) -> Engine:
 
     Raise ValueError when the runner's KV memory has no block to use.
     """
-    policy = POLICIES[config.kv.eviction_policy]()
+    policy = POLICIES[config.kv.eviction_policy](runner.info.pair_cost)
     context_tokens = config.model.context_tokens
     return Engine(runner, config.engine, context_tokens, policy=policy, wake=lambda: inbox.put(WakeUp()))
 

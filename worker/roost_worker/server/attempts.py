@@ -78,6 +78,7 @@ class Attempt:
         self.eviction: KvEviction | None = None
         """What was dropped of the session's KV since its last step here."""
         self.queue_seconds = 0.0
+        self.gpu_seconds = 0.0
         self.output = OutputBuffer()
         self.submitted = False
         self.result: str | None = None

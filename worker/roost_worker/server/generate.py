@@ -96,7 +96,7 @@ class _Stream:
         self._check()
         if work.replayed:
             self._reader.cursor = OutputCursor(start.replay.tokens, start.replay.text_bytes, start.replay.parts)
-        self._shell.submit(self._attempt, log, work, start.tenant, start.priority)
+        self._shell.submit(self._attempt, log, work, start.tenant, start.priority, start.role)
 
     async def serve(self) -> None:
         """Send Accepted, deltas and Finished; return when the step is committed or the gateway closed its side."""

@@ -56,6 +56,7 @@ def finished(attempt: Attempt, message: OutputMessage, block_tokens: int) -> pb.
             reasoning=message.reasoning,
             reasoning_tokens=message.reasoning_tokens,
             stop_string=attempt.stop_string,
+            gpu_seconds=attempt.gpu_seconds,
             eviction=_eviction(attempt),
             block_tokens=block_tokens,
         )

@@ -120,7 +120,7 @@ class Shell:
         attempt.attach(cursor)
         return attempt
 
-    def submit(self, attempt: Attempt, log: SessionLog, work: Work, tenant: str, priority: int) -> None:
+    def submit(self, attempt: Attempt, log: SessionLog, work: Work, tenant: str, priority: int, role: str) -> None:
         """Submit a rendered step to the engine. Raise Refused when the engine is gone."""
         attempt.log, attempt.turn, attempt.constrained = log, work.turn, work.grammar is not None
         attempt.unenforced, attempt.call_seed = work.unenforced, work.call_seed
@@ -140,6 +140,7 @@ class Shell:
                 attempt.session or None,
                 work.grammar,
                 priority,
+                role,
             )
         )
         attempt.submitted = True
@@ -298,6 +299,7 @@ class Shell:
                 self._send(Finish(attempt.request_id, cut))
 
     def _stop(self, attempt: Attempt, output: RequestOutput) -> None:
+        attempt.gpu_seconds = output.gpu_seconds
         if output.stop not in (StopReason.STOP, StopReason.LENGTH):
             attempt.submitted = False
             ending = Ending.GRAMMAR if attempt.constrained else Ending.FAILED

@@ -43,9 +43,10 @@ class Failure:
 
 
 def failure(api: Api, refused: Refused, request_id: str) -> Failure:
-    """A refusal in the form of `api`. A refusal that may be tried again has Retry-After, in whole seconds."""
+    """A refusal in the form of `api`, with its reason as a header; Retry-After, in whole seconds, when it may be tried
+    again."""
     status = STATUSES[refused.reason].http
-    headers = {}
+    headers = {"x-roost-error": refused.reason.value.lower()}  # Anthropic's form has no code
     if refused.retry_seconds is not None:
         headers["retry-after"] = str(max(1, math.ceil(refused.retry_seconds)))
     if refused.reason is Reason.MESSAGE_TOO_LARGE:

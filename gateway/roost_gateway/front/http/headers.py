@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
+from roost.contract.budgets import BudgetStatus
 from roost.contract.refused import invalid
+from roost.contract.repetition import Repetition
 from roost.contract.why import Why
 from roost_gateway.recognition.conversation import Recognised
 
@@ -91,7 +93,17 @@ def recognition_headers(recognised: Recognised) -> dict[str, str]:
     headers = {"x-roost-session": recognised.session_id, "x-roost-match": recognised.match.value}
     if recognised.reason:
         headers["x-roost-reason"] = _printable(recognised.reason, _MAX_REASON_CHARS)
-    return headers
+    return headers | budget_headers(recognised.budgets)
+
+
+def repetition_headers(repetition: Repetition | None) -> dict[str, str]:
+    """What the step's calls repeat."""
+    return {} if repetition is None else {"x-roost-repetition": str(repetition)}
+
+
+def budget_headers(budgets: Sequence[BudgetStatus]) -> dict[str, str]:
+    """The budgets to warn of, each as `scope unit used/limit`."""
+    return {"x-roost-budget": ", ".join(map(str, budgets))} if budgets else {}
 
 
 def step_headers(cached_tokens: int, why: Why | None) -> dict[str, str]:

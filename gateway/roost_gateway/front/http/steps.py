@@ -11,7 +11,12 @@ from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost_gateway.front.http.calls import ClientLeftError, HttpCall
 from roost_gateway.front.http.errors import Failure
-from roost_gateway.front.http.headers import recognition_headers, step_headers
+from roost_gateway.front.http.headers import (
+    budget_headers,
+    recognition_headers,
+    repetition_headers,
+    step_headers,
+)
 from roost_gateway.front.http.sse import EventStream, ServerEvent
 from roost_gateway.recognition.conversation import Conversation, Recognised
 
@@ -52,6 +57,7 @@ async def whole_step(
                 if isinstance(event, Committed):
                     call.is_committed = True
                     call.response_headers |= step_headers(event.usage.cached_tokens, event.why)
+                    call.response_headers |= budget_headers(event.budgets) | repetition_headers(event.repetition)
                     answer = body(step.recognised, event)
         return answer
 

@@ -1,15 +1,11 @@
--- The waiters and their lines, and what an attempt holds. Put after _ledger.lua, before every script.
+-- The waiters and their lines, and what an attempt holds. Put after _working_set.lua, before every script.
 
 -- As `unclaim`, and wakes those who wait for room at the worker.
 local function give_back(pool, worker, nonce)
   if worker == '' or unclaim(pool.reservations, worker, nonce) == 0 then
     return
   end
-  local news = {worker = worker}
-  if sums_hold(pool.reservations) then
-    news.tokens, news.attempts = sums_of(pool.reservations, worker)
-  end
-  wake(pool, news)
+  wake_worker(pool, worker)
 end
 
 -- The waiters are a hash, nonce -> `class:enqueued:deadline:expiry:line|rank`, and their lines a sorted set of members
@@ -20,9 +16,9 @@ end
 
 local WAITERS_MS = 3600000 -- both keys go when nobody has waited for so long
 
--- A line's name as members may hold it.
-local function line_of(revision)
-  return (string.gsub(revision, '|', '/'))
+-- A line's name as members may hold it. Steps that are held at the gate have lines of their own.
+local function line_of(revision, held)
+  return (held and WORKING_SET.HELD or '') .. string.gsub(revision, '|', '/')
 end
 
 local function rank_of(class, aging_ms, enqueued)
@@ -68,13 +64,18 @@ local function first_of(pool, line, own, over, now, grace_ms)
 end
 
 -- Whether a step waits that a worker of `revision` can serve and that goes before `rank` and `nonce`; `former` is the
--- asking step's place under an earlier nonce.
-local function must_wait(pool, revision, rank, nonce, former, over, now, grace_ms)
+-- asking step's place under an earlier nonce. A step that is held at the gate goes after all that wait for room, and
+-- keeps none of these from it.
+local function must_wait(pool, revision, held, rank, nonce, former, over, now, grace_ms)
   local own = {[nonce] = true, [former] = true}
-  local lines = revision == '' and {''} or {line_of(revision), ''}
-  for _, line in ipairs(lines) do
-    local first = first_of(pool, line, own, over, now, grace_ms)
-    if first and string.sub(first, #line + 2) < rank .. '|' .. nonce then
+  for _, needed in ipairs(revision == '' and {''} or {revision, ''}) do
+    local first = first_of(pool, line_of(needed), own, over, now, grace_ms)
+    local place = first and string.sub(first, #line_of(needed) + 2)
+    if first and (held or place < rank .. '|' .. nonce) then
+      return true
+    end
+    local held_first = held and first_of(pool, line_of(needed, true), own, over, now, grace_ms)
+    if held_first and string.sub(held_first, #line_of(needed, true) + 2) < rank .. '|' .. nonce then
       return true
     end
   end
@@ -153,6 +154,6 @@ local function end_attempt(pool, session, d)
   if d.live then
     drop_claims(pool, d)
     redis.call('HDEL', session.descriptor, 'attempt:nonce', 'attempt:step', 'attempt:digest', 'attempt:seed',
-      'attempt:worker', 'attempt:tokens', 'attempt:expiry', 'attempt:fenced', 'attempt:migrated')
+      'attempt:worker', 'attempt:tokens', 'attempt:expiry', 'attempt:fenced', 'attempt:migrated', 'attempt:grace')
   end
 end

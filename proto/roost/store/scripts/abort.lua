@@ -1,5 +1,5 @@
 -- Ends an attempt that will not commit.
--- KEYS reservations, waiters, lines, wake; the session's
+-- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums; the session's
 -- ARGV nonce, base
 -- NUMBERS generations, epoch
 -- Replies {'aborted'}, also when the attempt is not live
@@ -14,7 +14,9 @@ if not d then
 end
 if d['attempt:nonce'] == args.nonce and d.epoch == args.epoch then
   pass_memory_limit(keys.reservations)
+  local now = now_ms()
+  rest_live(keys, session.descriptor, d, now)
   end_attempt(keys, session, d)
-  touch(session, d.ttl, now_ms(), 0)
+  touch(session, d.ttl, now, 0)
 end
 return {'aborted'}

@@ -1,14 +1,18 @@
 -- Takes an attempt at a step.
--- KEYS reservations, waiters, lines, wake, workers, quarantine (of the step's digest in the family); the session's,
---   then lease and residency of each host
+-- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums, workers, quarantine (of the step's
+--   digest in the family), task_account, role_account, tenant_account; the session's, then lease and residency of each
+--   host
 -- ARGV session_id, tenant, step_id, digest, nonce, seed, expected_length ('' if none), expected_hash,
---   migrates_to (revision that sessions of others migrate to, '' if they do not), base
+--   migrates_to (revision that sessions of others migrate to, '' if they do not), rules (of budgets, see _budgets.lua),
+--   prefix (hash of system text and tools, '' if none), base
 -- NUMBERS generations, grace_ms, expected_generation (0 if unknown), lease_ms, new_tokens, max_session_tokens,
 --   budget_tokens, max_steps (0 for each if there is no limit), drops_thinking (1 if thinking in the log goes before the
---   step, so that the log becomes shorter), class, aging_ms, deadline_ms (from now; 0 if there is
---   none), residency_delay_ms (see `cached_at`); the hosts: workers that the caller knows to concern the session
--- Replies {'began', now, worker reserved at, tokens cached at the owner, tokens behind those in its host memory,
---   descriptor}
+--   step, so that the log becomes shorter), opens_turn (1 if the step begins with a user's message), class, aging_ms,
+--   deadline_ms (from now; 0 if there is none), residency_delay_ms (see `cached_at`), prefix_tokens, admission (0 if
+--   sessions are not counted, 1 if this one has to be live or to pass the gate, 2 if it need not), adapt_ms (least time
+--   between changes of the target); the hosts: workers that the caller knows to concern the session
+-- Replies {'began', now, worker reserved at, tokens cached at the owner, tokens behind those in its host memory, 1 if the
+--   session is not live and has to pass the gate, descriptor, budgets to warn of}
 --   | {'committed', now, generation, index, descriptor} | {'again', generations, base, host to name}
 
 local session, first_host = session_keys(named_keys + 1, args.generations, args.base)
@@ -48,11 +52,24 @@ local retry = d.live and d['attempt:step'] == args.step_id
 if retry and d['attempt:digest'] ~= args.digest then
   return refuse('step_id_reused', 0, d)
 end
+settle_live(keys, now, grace_ms)
+local live, lost_live = read_live(keys, session.name), false
+if live and live.worker == d.owner and not d.live and not migrates then
+  local capacity = lease_of[d.owner] and tonumber(read_lease(lease_of[d.owner]).capacity_tokens) or 0
+  if is_evicted(keys, d.owner, capacity, d.length, cached + warm) then
+    live, lost_live = nil, true
+  end
+end
+local gated = args.admission == 1 and not live
+local rules = cjson.decode(args.rules)
+local accounts = accounts_of(session, keys, rules, now)
+local warnings = used_budgets(accounts, rules, rules.warn)
 local former = d['attempt:nonce']
 local former_member = d['attempt:worker'] .. '|' .. former
 if retry and former == nonce then -- the script was sent again, because its reply was lost
   local is_reserved = redis.call('HEXISTS', keys.reservations, former_member) == 1
-  return {'began', now, is_reserved and d['attempt:worker'] or '', cached, warm, describe(session)}
+  local reserved_at_worker = is_reserved and d['attempt:worker'] or ''
+  return {'began', now, reserved_at_worker, cached, warm, gated and not is_reserved and 1 or 0, describe(session), warnings}
 end
 
 if d.state == 'closed' then
@@ -74,7 +91,8 @@ if args.budget_tokens > 0 and d.prompt + d.output + args.new_tokens > args.budge
   return refuse('budget', 0, d, 'used ' .. text(d.prompt + d.output) .. ' of ' .. text(args.budget_tokens) ..
     ' tokens; this step may need ' .. text(args.new_tokens))
 end
-if args.max_steps > 0 and d.steps - d.inherited >= args.max_steps then
+local folded = tonumber(redis.call('HGET', session.descriptor, 'folded')) or 0
+if args.max_steps > 0 and d.steps + folded - d.inherited >= args.max_steps then
   return refuse('step_limit', 0, d, 'the session has its ' .. text(args.max_steps) .. ' steps')
 end
 if args.max_session_tokens > 0 and d.length + args.new_tokens > args.max_session_tokens and not migrates
@@ -83,12 +101,31 @@ if args.max_session_tokens > 0 and d.length + args.new_tokens > args.max_session
     text(args.new_tokens) .. '; a session holds ' .. text(args.max_session_tokens))
 end
 
+local is_grace = retry and redis.call('HGET', session.descriptor, 'attempt:grace') == '1'
+if not retry then -- a step that has begun is finished, whoever takes it over
+  local repeats = repeats_of(session)
+  if rules.stops and repeats ~= '' and args.opens_turn == 0 then
+    return refuse('repeats', 0, d, repeats)
+  end
+  failure, is_grace = over_budget(accounts, rules, d)
+  if failure then
+    return failure
+  end
+end
+if lost_live then
+  remove_live(keys, session.name)
+  if is_alive(keys.workers, d.owner, now, grace_ms) then -- else it is lost with its worker
+    observe(keys, d.length, d.length - cached - warm, now, args.adapt_ms)
+  end
+end
+
 -- Where to reserve: at the worker of the attempt that this one replaces, whose output may be resumed, else at the owner
 -- while it has the session cached. If the owner has dropped the session's KV, no worker is preferred.
 local ledger = read_ledger(keys.reservations, now, grace_ms)
 local place, over = retry and waiter_of(keys, former), {}
 local enqueued = place and not is_over(place, now, grace_ms) and place.enqueued or now
 local tokens, reserved, line = d.length + args.new_tokens, '', nil
+local needed = footprint_of(session.descriptor, d, tokens, args.prefix, args.prefix_tokens)
 local candidates = {}
 if retry and d['attempt:worker'] ~= '' then
   table.insert(candidates, d['attempt:worker'])
@@ -104,14 +141,16 @@ for _, worker in ipairs(candidates) do
     local lease = read_lease(lease_of[worker])
     local inherited = retry and worker == d['attempt:worker'] and tokens_of(ledger, former_member)
     local rank = rank_of(args.class, args.aging_ms, enqueued)
-    local first = inherited or not must_wait(keys, revision_of(lease), rank, nonce, former, over, now, grace_ms)
+    local revision = revision_of(lease)
+    local first = inherited or not must_wait(keys, revision, gated, rank, nonce, former, over, now, grace_ms)
     local fits = has_room(ledger, lease, worker, tokens, former_member)
+      and (inherited or not gated or admits(keys, worker, needed, tonumber(lease.capacity_tokens) or 0))
     if inherited and (inherited >= tokens or not fits) then
       reserved, tokens = worker, inherited -- to resume what is there it needs no more than it has
     elseif first and fits then
       reserved = worker
     else
-      line = line or line_of(revision_of(lease))
+      line = line or line_of(revision, gated)
     end
   end
 end
@@ -127,18 +166,25 @@ local expiry = text(now + args.lease_ms)
 redis.call('HSET', session.descriptor, 'epoch', text(d.epoch + 1), 'attempt:nonce', nonce,
   'attempt:step', args.step_id, 'attempt:digest', args.digest, 'attempt:seed', retry and d['attempt:seed'] or args.seed,
   'attempt:worker', reserved, 'attempt:tokens', text(tokens), 'attempt:expiry', expiry, 'attempt:fenced', fenced,
-  'attempt:migrated', '')
+  'attempt:migrated', '', 'attempt:grace', is_grace and '1' or '')
+start_clocks(accounts, rules, now)
 redis.call('HDEL', session.descriptor, 'hold:tool', 'hold:expect', 'hold:begin')
 settle(ledger)
 if d.live then
   drop_claims(keys, d)
 end
 purge_waiters(keys, over)
+if live then
+  renew_live(keys, session.name, now)
+end
 if reserved ~= '' then
   claim(keys.reservations, reserved, nonce, tokens, now + args.lease_ms)
+  if args.admission > 0 then
+    enter_working_set(keys, session.name, reserved, needed, now, live, retry and reserved == d['attempt:worker'])
+  end
 elseif line then
   local deadline = args.deadline_ms > 0 and now + args.deadline_ms or 0
   enter_line(keys, line, nonce, args.class, args.aging_ms, enqueued, deadline, expiry)
 end
 touch(session, d.ttl, now, 2 * args.lease_ms)
-return {'began', now, reserved, cached, warm, describe(session)}
+return {'began', now, reserved, cached, warm, gated and reserved == '' and 1 or 0, describe(session), warnings}

@@ -1,5 +1,5 @@
 -- Takes an epoch for an eviction and forgets the owner.
--- KEYS reservations, waiters, lines, wake; the session's
+-- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums; the session's
 -- ARGV tenant, request (nonce), base
 -- NUMBERS generations, grace_ms
 -- Replies {'done', now, descriptor, epoch}
@@ -19,6 +19,7 @@ if busy then
   return refuse('busy', busy, d)
 end
 pass_memory_limit(keys.reservations)
+leave_working_set(keys, session.name)
 end_attempt(keys, session, d)
 epoch = d.epoch + 1
 redis.call('HDEL', session.descriptor, 'kv')

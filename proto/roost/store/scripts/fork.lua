@@ -7,7 +7,9 @@
 --   other's log), steps, length (of the other's log that are shared)
 -- Replies {'done', now, descriptor} | {'exists', session name}
 
-local NOT_GIVEN = {system = true, tools = true, former = true, request = true} -- the first two are the family's
+local NOT_GIVEN = {system = true, tools = true, former = true, request = true,
+  folds = true, folded = true} -- the first two are the family's
+local ITS_OWN = {['attempt:'] = true, ['hold:'] = true, ['spent:'] = true, ['more:'] = true}
 
 local now, other, after = now_ms(), session_keys(named_keys + 1, args.generations, args.base)
 local opened_by_request, name = KEYS[after], string.match(keys.session, '%w+$')
@@ -80,7 +82,7 @@ end
 -- All that the other session was opened with, whatever a newer gateway has added to that, and a course of its own.
 local fields, flat = {}, redis.call('HGETALL', other.descriptor)
 for i = 1, #flat, 2 do
-  if not NOT_GIVEN[flat[i]] and not string.match(flat[i], '^attempt:') and not string.match(flat[i], '^hold:') then
+  if not NOT_GIVEN[flat[i]] and not ITS_OWN[string.match(flat[i], '^%w+:')] then
     fields[flat[i]] = flat[i + 1]
   end
 end

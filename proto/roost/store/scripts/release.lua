@@ -1,12 +1,16 @@
 -- Gives back an attempt's reservation at a worker and its place among the waiters; the attempt stays live.
--- KEYS reservations, waiters, lines, wake, descriptor
+-- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums, descriptor
 -- ARGV nonce, worker
 -- Replies {'released'}
 
 local d = read_fields(keys.descriptor)
+local is_reserved = d and d['attempt:nonce'] == args.nonce and d['attempt:worker'] == args.worker
 leave_line(keys, args.nonce)
+if is_reserved and args.worker ~= '' then
+  rest_live(keys, keys.descriptor, d, now_ms())
+end
 give_back(keys, args.worker, args.nonce)
-if d and d['attempt:nonce'] == args.nonce and d['attempt:worker'] == args.worker then
+if is_reserved then
   redis.call('HSET', keys.descriptor, 'attempt:worker', '')
 end
 return {'released'}

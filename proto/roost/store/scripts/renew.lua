@@ -1,5 +1,6 @@
--- Renews the leases of a pool's attempts, with their reservations, places among the waiters and sessions' idle times.
--- KEYS reservations, waiters, lines; for each attempt its session's
+-- Renews the leases of a pool's attempts, with their reservations, places among the waiters, places in the working set and
+-- sessions' idle times.
+-- KEYS reservations, waiters, lines, live_ends; for each attempt its session's
 -- NUMBERS lease_ms; for each attempt: epoch, nonce, generations, base
 -- Replies for each attempt: 1 live, 0 not live, or {generations, base} when KEYS do not hold its session's keys as
 --   they are
@@ -8,7 +9,8 @@ local now = now_ms()
 local expiry = text(now + args.lease_ms)
 pass_memory_limit(keys.reservations)
 
-local function renew_claims(d, nonce)
+local function renew_claims(d, session, nonce)
+  renew_live(keys, session.name, now)
   local waiter = redis.call('HGET', keys.waiters, nonce)
   if waiter then
     redis.call('HSET', keys.waiters, nonce, (string.gsub(waiter, '^(-?%d+:%d+:%d+:)%d+', '%1' .. expiry)))
@@ -31,7 +33,7 @@ for i = named_args + 1, #ARGV, 4 do
     table.insert(replies, {d.generation, d.base})
   else
     redis.call('HSET', session.descriptor, 'attempt:expiry', expiry)
-    renew_claims(d, nonce)
+    renew_claims(d, session, nonce)
     if d.ttl > 0 and d.expires - now < d.ttl then
       touch(session, d.ttl, now, 2 * args.lease_ms)
     end
