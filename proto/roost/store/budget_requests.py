@@ -6,7 +6,6 @@ from roost.contract import requests
 from roost.contract.budgets import BudgetExtension, BudgetScope, OnBudget
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.refused import check
-from roost.contract.repetition import OnRepetition
 from roost.store.budgets import BudgetRules, ExtendRequest, budgets_of, spending
 from roost.store.records import Descriptor
 
@@ -31,7 +30,7 @@ def budget_rules(tenant: str, task: str, role: PoolRole, pool: PoolDocument) -> 
         task_ttl_ms=pool.idle_ttl_ms,
         repeats=role.repetition.threshold,
         task_repeats=role.repetition.task_threshold,
-        stops=role.repetition.on_repetition is OnRepetition.STOP,
+        stops=role.repetition.stops,
     )
 
 
