@@ -146,7 +146,7 @@ class BudgetRules:
     tenant: str = ""
     role: str = ""
     task: str = ""
-    """Empty: the session has no task."""
+    """Empty: the session has no task, or no role of the pool limits tasks."""
     budgets: tuple[Budget, ...] = ()
     asks: bool = False
     grace_steps: int = 1
