@@ -92,6 +92,9 @@ class Telemetry:
         self._tokens = meter.create_counter("roost.tokens", description="Tokens of committed steps by kind")
         self._failovers = meter.create_counter("roost.failovers", description="Times another worker continued a step")
         self._migrations = meter.create_counter("roost.migrations", description="Logs rendered again, by reason")
+        self._moved = meter.create_counter("roost.sessions.moved", description="Sessions moved before a worker drained")
+        self._left = meter.create_counter("roost.sessions.left", description="Sessions of draining workers not moved")
+        self._rebuilt = meter.create_counter("roost.moves.rebuilt", description="Tokens computed to move sessions")
         self._calls = meter.create_counter("roost.calls", description="Calls by method and outcome")
 
     def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
@@ -159,6 +162,15 @@ class Telemetry:
         """Records a new log: `is_moved` to another revision, or else without thinking."""
         self._migrations.add(1, {"reason": "model" if is_moved else "thinking"})
         self.event("roost.migration", revision=revision, tokens=tokens)
+
+    def session_moved(self, rebuilt_tokens: int) -> None:
+        """Records a session that has a new home before its old one drained."""
+        self._moved.add(1)
+        self._rebuilt.add(rebuilt_tokens)
+
+    def sessions_left(self, sessions: int) -> None:
+        """Records sessions that a worker had when it drained, which are rebuilt on demand."""
+        self._left.add(sessions)
 
     def committed(self, figures: StepFigures) -> None:
         """Records a committed step."""

@@ -14,6 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from roost_gateway.telemetry import StepFigures
 from roost_gateway.telemetry import Telemetry as GatewayTelemetry
 from roost_operator.kubernetes.metrics import Metrics
+from roost_worker.engine.messages import EngineStats
+from roost_worker.server.residency import SessionResidency
 from roost_worker.server.telemetry import WorkerTelemetry
 
 ROOT = Path(__file__).parents[2]
@@ -52,9 +54,8 @@ def of_a_gateway() -> dict[str, set[str]]:
 
 def of_a_worker() -> dict[str, set[str]]:
     """From the endpoint that Prometheus scrapes."""
-    counts = ("blocks_free", "blocks_cached", "blocks_in_use", "waiting", "running", "generated_tokens")
-    counts += ("prefilled_tokens", "lookup_tokens", "hit_tokens", "preemptions")
-    shell: Any = SimpleNamespace(stats=SimpleNamespace(**dict.fromkeys(counts, 1)), residency={}, attempts={})
+    engine = SimpleNamespace(info=SimpleNamespace(bytes_per_block=1))
+    shell: Any = SimpleNamespace(stats=EngineStats(), residency=SessionResidency(), attempts={}, engine=engine)
     telemetry = WorkerTelemetry("w")
     telemetry.observe(shell)
     try:

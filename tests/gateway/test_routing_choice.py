@@ -99,6 +99,21 @@ def test_draining_excluded_and_other_revisions_are_no_choice() -> None:
     assert not serves_revision("gone", workers)
 
 
+def test_a_worker_that_is_about_to_drain_is_a_choice_for_what_it_has_cached_alone() -> None:
+    leaving, other = worker("a", leaving=True), worker("b", reserved_tokens=2000, reserved_attempts=2)
+    assert chosen(NEED, leaving, other) == "b"
+    assert choose(replace(NEED, owner="a"), [leaving]) is None
+    cached = replace(NEED, cached={"a": 1000})
+    assert chosen(cached, leaving, other) == "a"
+    assert chosen(cached, leaving) == "a"
+
+
+def test_a_worker_that_computes_logs_just_placed_there_is_left_for_a_slower_one() -> None:
+    fast, slow = worker("a", prefill_rate=2000.0), worker("b", prefill_rate=1000.0)
+    assert chosen(NEED, fast, slow) == "a"
+    assert chosen(NEED, replace(fast, backlog_seconds=1.0), slow) == "b"
+
+
 def test_a_step_larger_than_a_worker_takes_the_whole_of_it() -> None:
     choice = choose(replace(NEED, log_tokens=50_000), [worker("a")])
     assert choice is not None

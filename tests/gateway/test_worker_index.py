@@ -27,6 +27,8 @@ states = st.builds(
     waiting=st.integers(0, 2),
     prefill_rate=st.sampled_from((0.0, 1.0, 100.0, 1990.0, 2000.0)),
     draining=st.sampled_from((False, False, False, True)),
+    leaving=st.sampled_from((False, False, False, True)),
+    backlog_seconds=st.sampled_from((0.0, 0.0, 0.5, 20.0)),
 )
 needs = st.builds(
     StepNeed,

@@ -30,6 +30,7 @@ from roost_gateway.front.server import GatewayServer
 from roost_gateway.telemetry import Telemetry
 
 T = TypeVar("T")
+W = TypeVar("W", bound=NullWorker)
 
 POOL = "test/null"
 ROOT = Path(__file__).parents[2]
@@ -202,7 +203,10 @@ class Rig:
         await self._stack.aclose()
 
     async def worker(self, worker_id: str = "null-1", script: Script | None = None, **fields: Any) -> NullWorker:
-        worker = await NullWorker(self.redis.url, POOL, worker_id, script, **fields).start()
+        return await self.run(NullWorker(self.redis.url, POOL, worker_id, script, **fields))
+
+    async def run(self, worker: W) -> W:
+        await worker.start()
         self._stack.push_async_callback(worker.stop)
         return worker
 

@@ -33,13 +33,13 @@ def choose(need: StepNeed, workers: Sequence[WorkerState], excluded: AbstractSet
     able = [worker for worker in workers if eligible(need, worker, excluded)]
     names = {*need.cached, *need.warm, need.owner}
     related = [worker for worker in able if worker.worker_id in names]
-    others = [(standing(worker), worker) for worker in able]
+    others = [(standing(worker), worker) for worker in able if not worker.lease.leaving]
     for room in Room:
         fitting = [(place, worker) for place, worker in others if offers(room, place, need.tokens)]
         if fitting:
             best = min(fitting, key=lambda pair: other_order(need, room, pair[0], pair[1].worker_id))
             return cheapest(need, [*related, best[1]])
-    return None
+    return cheapest(need, related)
 
 
 def has_room(choice: Choice) -> bool:

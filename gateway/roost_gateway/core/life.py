@@ -19,6 +19,7 @@ from roost_gateway.core.kept_conversations import KeptConversations
 from roost_gateway.core.pressure import Pressure
 from roost_gateway.core.step_calls import StepCalls
 from roost_gateway.fleet.fleet import Fleet
+from roost_gateway.moving.movers import Movers
 from roost_gateway.step.steps import Steps
 from roost_gateway.telemetry import Telemetry
 
@@ -92,9 +93,12 @@ class GatewayRuntime:
         on_close(pressure.aclose)
         steps = self.steps = Steps(store, fleet, facts.committed, self._telemetry)
         on_close(steps.aclose, FINISH_SECONDS)
+        movers = Movers(store, fleet, self._telemetry)
+        on_close(movers.aclose)
 
         def changed(pool: str) -> None:
             steps.workers_changed(pool)
+            movers.workers_changed(pool)
             self._on_change()
 
         fleet.on_change = changed

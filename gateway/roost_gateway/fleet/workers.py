@@ -10,10 +10,11 @@ from dataclasses import replace
 
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.store.interface import SessionStore
-from roost.store.records import StoreAwayError
+from roost.store.records import StoreAwayError, WorkerView
 from roost.store.residency import Residency
 from roost.store.wake import Wake
 from roost_gateway.fleet.grace import WorkerGrace
+from roost_gateway.routing.backlog import Backlogs
 from roost_gateway.routing.choice import Choice, StepNeed, WorkerState
 from roost_gateway.routing.gate import left_out
 from roost_gateway.routing.worker_index import WorkerIndex
@@ -28,6 +29,7 @@ class Workers:
         self._store = store
         self.grace = WorkerGrace(store)
         self._indexes: defaultdict[str, WorkerIndex] = defaultdict(WorkerIndex)
+        self._backlogs = Backlogs()
         self._broken: dict[tuple[str, str], float] = {}
         self._refreshing: dict[str, asyncio.Task[None]] = {}
 
@@ -102,9 +104,9 @@ class Workers:
         return worker_id in published if worker_id else bool(published)
 
     def is_draining(self, pool: str, worker_id: str) -> bool:
-        """Whether the worker was draining when it was last read, even if it is marked broken."""
+        """Whether the worker drained, or was about to, when it was last read, even if it is marked broken."""
         worker = self._indexes[pool].states.get(worker_id)
-        return worker is not None and worker.lease.draining
+        return worker is not None and worker.lease.stops
 
     def mark_broken(self, worker: WorkerState) -> None:
         """Avoids this start of a worker until its lease would have ended; another start of it is another worker."""
@@ -116,15 +118,18 @@ class Workers:
             self._broken = {start: until for start, until in self._broken.items() if until > now}
         return self._broken.keys()
 
-    def note_reserved(self, pool: str, worker_id: str, tokens: int, live_tokens: int) -> None:
-        """Counts a reservation made since the last reading, and what a session that is live since then needs, so that a
-        burst does not all choose one worker."""
+    def note_reserved(self, pool: str, worker_id: str, tokens: int, live_tokens: int, missing_tokens: int) -> None:
+        """Counts a reservation made since the last reading, what a session that is live since then needs, and the
+        tokens of the step's log that the worker has to compute, so that a burst does not all choose one worker."""
         index = self._indexes[pool]
         worker = index.states.get(worker_id)
         if worker is not None:
+            now = time.monotonic()
+            self._backlogs.add(worker, missing_tokens, now)
             reserved, attempts = worker.reserved_tokens + tokens, worker.reserved_attempts + 1
-            live = worker.live_tokens + live_tokens
-            index.put(replace(worker, reserved_tokens=reserved, reserved_attempts=attempts, live_tokens=live))
+            live, backlog = worker.live_tokens + live_tokens, self._backlogs.seconds(worker, now)
+            placed = replace(worker, reserved_tokens=reserved, reserved_attempts=attempts, live_tokens=live)
+            index.put(replace(placed, backlog_seconds=backlog))
 
     def note_released(self, pool: str, wake: Wake) -> WorkerState | None:
         """Takes what is reserved now at the worker where something was released. Returns that worker, or None."""
@@ -143,7 +148,7 @@ class Workers:
         """Reads one worker now. Returns what it has cached of the session. Raises StoreAwayError."""
         look = await self._store.look(pool, worker_id, session_id)
         if look.view is not None:
-            self._indexes[pool].put(WorkerState.of(look.view))
+            self._indexes[pool].put(self._state(look.view))
         elif not self.grace:
             self._indexes[pool].discard(worker_id)
         return Residency(worker_id, look.cached_tokens, look.warm_tokens)
@@ -171,10 +176,14 @@ class Workers:
     async def read(self, pool: str) -> None:
         """Reads a pool's workers now. Raises StoreAwayError."""
         views = await self._store.workers(pool)
-        workers = {view.lease.worker_id: WorkerState.of(view) for view in views}
+        workers = {view.lease.worker_id: self._state(view) for view in views}
         if self.grace:
             workers = {**self._indexes[pool].states, **workers}
         self._indexes[pool].replace(workers.values())
+
+    def _state(self, view: WorkerView) -> WorkerState:
+        worker = WorkerState.of(view)
+        return replace(worker, backlog_seconds=self._backlogs.seconds(worker, time.monotonic()))
 
     def forget(self, pools: Iterable[str]) -> None:
         """Forgets the workers of pools that are gone."""

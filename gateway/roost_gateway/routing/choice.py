@@ -1,13 +1,17 @@
 """Which worker a step goes to. Pure: leases and costs in, a choice out.
 
-    cost(w) = wait(w) + warm(w) / restore_rate(w) + missing(w) / prefill_rate(w) + load(w)
+    cost(w) = wait(w) + backlog(w) + warm(w) / restore_rate(w) + missing(w) / prefill_rate(w) + load(w)
 
 - `wait(w)`, seconds until there is room: 0 with room, else the time of one running step times how many must end.
 - `warm(w)`, tokens to copy from host memory, as the worker publishes; they are computed where that is faster.
 - `missing(w)`, tokens to compute: the log and the new prompt, less what the worker publishes that it has cached.
   So affinity is a saving, not a rule: a session leaves its worker exactly when the queue there costs more than
   rebuilding elsewhere, and a session whose KV was dropped has nothing to leave.
+- `backlog(w)`, seconds for which the worker computes the logs of steps that this gateway has just placed there
+  (`backlog.py`): sessions of a worker that died spread by what rebuilding them costs.
 - `load(w)`, at most LOAD_SECONDS: shares of KV reserved and of running slots in use, so that equal workers fill evenly.
+
+A worker that is about to drain (`lease.leaving`) is a choice only for the sessions that it has cached.
 
 Few workers are compared: those that have something of the session cached, and the best of all others (`Room`), which
 `worker_index` finds. No step waits for a full worker that has nothing of its session while another worker has room.
@@ -56,6 +60,8 @@ class WorkerState:
     """KV slots that the live sessions there need."""
     live_limit: int = 0
     """How many they may need; 0 when that is not known."""
+    backlog_seconds: float = 0.0
+    """How long it computes logs of steps that were placed there a moment ago."""
 
     @classmethod
     def of(cls, view: WorkerView) -> Self:
@@ -106,6 +112,14 @@ class StepNeed:
     @property
     def tokens(self) -> int:
         return self.log_tokens + self.new_tokens
+
+    def missing_at(self, worker_id: str) -> int:
+        """Tokens of the log that a worker has to compute."""
+        return max(0, self.log_tokens - self.cached.get(worker_id, 0) - self.warm.get(worker_id, 0))
+
+    def has_kv_at(self, worker_id: str) -> bool:
+        """Whether a worker has any of the log cached."""
+        return bool(self.cached.get(worker_id) or self.warm.get(worker_id))
 
     @property
     def gate_tokens(self) -> int:
@@ -177,6 +191,7 @@ def cheapest(need: StepNeed, workers: Iterable[WorkerState]) -> Choice | None:
 def eligible(need: StepNeed, worker: WorkerState, excluded: AbstractSet[str]) -> bool:
     return (
         not worker.lease.draining
+        and (not worker.lease.leaving or need.has_kv_at(worker.worker_id))
         and worker.worker_id not in excluded
         and need.model_revision in ("", worker.model_revision)
     )
@@ -238,9 +253,10 @@ def _seconds_until(ends: float, worker: WorkerState) -> float:
 
 
 def _load_seconds(worker: WorkerState) -> float:
+    """What any step costs there, besides waiting for room and computing."""
     kv = worker.reserved_tokens / max(1, worker.lease.capacity_tokens)
     slots = worker.reserved_attempts / max(1, worker.lease.max_running)
-    return LOAD_SECONDS * (min(1.0, kv) + min(1.0, slots)) / 2
+    return worker.backlog_seconds + LOAD_SECONDS * (min(1.0, kv) + min(1.0, slots)) / 2
 
 
 def rate_class_of(prefill_rate: float) -> int:

@@ -75,16 +75,14 @@ class WorkerIndex:
 
     def choose(self, need: StepNeed, excluded: AbstractSet[str] = frozenset()) -> Choice | None:
         """The worker of least cost that serves the step's revision, or None when no worker may serve it."""
-        best = self._best_other(need, excluded)
-        if best is None:
-            return None
-        names = dict.fromkeys((*need.cached, *need.warm, need.owner, best))
+        names = dict.fromkeys((*need.cached, *need.warm, need.owner, self._best_other(need, excluded)))
         related = [self._states[name] for name in names if name in self._states]
         able = [worker for worker in related if eligible(need, worker, excluded)]
         self.evaluations += len(able)
         return cheapest(need, able)
 
-    def _best_other(self, need: StepNeed, excluded: AbstractSet[str]) -> str | None:
+    def _best_other(self, need: StepNeed, excluded: AbstractSet[str]) -> str:
+        """The best of the workers that take any session, without regard to what they have cached; empty for none."""
         revision = need.model_revision
         groups = [group for key, group in self._groups.items() if revision in ("", key[0])]
         for room in Room:
@@ -97,7 +95,7 @@ class WorkerIndex:
                     best = ranked if best is None else min(best, ranked)
             if best is not None:
                 return best[1]
-        return None
+        return ""
 
     def _differs(self, worker: WorkerState) -> bool:
         """Whether costs or room changed; leases hold other figures as well, which change with every renewal."""
@@ -124,8 +122,8 @@ class WorkerIndex:
 
 
 def _group_of(worker: WorkerState) -> tuple[str, int] | None:
-    """Revision and rate class; None for a worker that takes no steps."""
-    return None if worker.lease.draining else (worker.model_revision, rate_class_of(worker.lease.prefill_rate))
+    """Revision and rate class; None for a worker that takes no new sessions."""
+    return None if worker.lease.stops else (worker.model_revision, rate_class_of(worker.lease.prefill_rate))
 
 
 class _Group:

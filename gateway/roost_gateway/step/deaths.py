@@ -48,7 +48,7 @@ class Deaths:
         view = await self._view(worker.worker_id)
         if view is None:
             return True
-        if view.lease.draining:
+        if view.lease.stops:
             return False
         if view.lease.boot != worker.lease.boot:
             self._expect(worker, _certain())
@@ -92,7 +92,7 @@ class Deaths:
                             return True
                     elif view.lease.boot != boot:
                         return True
-                    elif view.lease.draining or _lease_end(view) > lease_end + LEASE_PERIOD_SECONDS / 2:
+                    elif view.lease.stops or _lease_end(view) > lease_end + LEASE_PERIOD_SECONDS / 2:
                         return False
         return False
 

@@ -184,7 +184,8 @@ class Placement:
         answer = await self._store.reserve(attempt.reservation(worker_id, choice.tokens))
         attempt.asked(granted=answer.granted)
         if answer.granted:
-            self._workers.note_reserved(pool, worker_id, choice.tokens, live_tokens)
+            missing = attempt.need.missing_at(worker_id)
+            self._workers.note_reserved(pool, worker_id, choice.tokens, live_tokens, missing)
         else:
             line.answer = answer
         if answer.held and answer.first_end_ms is not None:

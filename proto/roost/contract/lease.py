@@ -36,8 +36,18 @@ class WorkerLease:
     draining: bool = False
     restore_rate: float = 0.0
     """Tokens whose KV comes back from host memory."""
+    leaving: bool = False
+    """Whether it is about to drain, and takes steps of the sessions that it has cached and no others, so that these can
+    be moved before."""
+    leaving_seconds: float = 0.0
+    """How much longer it is `leaving` at most."""
     limits: tuple[str, ...] = ()
     """Names of the model's limits (`contract.model_limits`)."""
+
+    @property
+    def stops(self) -> bool:
+        """Whether the worker drains or is about to."""
+        return self.draining or self.leaving
 
     @property
     def host(self) -> str:

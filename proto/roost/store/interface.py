@@ -10,6 +10,7 @@ from roost.store.detached import DetachedSteps
 from roost.store.entry import Reserved
 from roost.store.fork_records import NewFork
 from roost.store.kept_conversations import KeptConversationStore
+from roost.store.moves import SessionMoves
 from roost.store.records import (
     AlreadyCommitted,
     Began,
@@ -45,6 +46,9 @@ class SessionStore(Protocol):
 
     @property
     def detached(self) -> DetachedSteps: ...
+
+    @property
+    def moves(self) -> SessionMoves: ...
 
     @property
     def grace_seconds(self) -> float:

@@ -166,7 +166,14 @@ class PoolKeys:
         """String: since when, in ms of Redis TIME, the worker has to drain. It is absent when the worker need not."""
         return f"{self.prefix}:w:{worker_id}:drain"
 
+    def mover(self, worker_id: str) -> str:
+        """String with a time to live: the gateway that moves the sessions of a worker that is about to drain, or
+        `done` when what is left there cannot be moved."""
+        return f"{self.prefix}:w:{worker_id}:mover"
 
+
+MOVES_DONE = "done"
+"""What the key of a worker's mover holds when there is nothing more to move."""
 POOLS = "roost:pools"
 """Set: the names of all pools with a document. It carries no hash tag and is only used alone."""
 

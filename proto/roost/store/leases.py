@@ -4,6 +4,7 @@ A worker and its pod's preStop hook use plain commands only, so that their user 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from roost.contract.lease import WorkerLease
 from roost.store.keys import PoolKeys
@@ -23,6 +24,17 @@ _KEEP_SECONDS = 3600
 """How long the drain key outlives the time to drain, so that this time can be seen to have run out."""
 
 
+class Published(NamedTuple):
+    """What the store says to a worker that publishes its lease."""
+
+    sessions: int
+    """Sessions that are published now."""
+    drain: bool
+    """Whether the worker is asked to drain."""
+    mover: str | None
+    """The gateway that moves the worker's sessions, `MOVES_DONE`, or None."""
+
+
 async def publish(
     link: RedisLink,
     pool: str,
@@ -32,11 +44,8 @@ async def publish(
     changed: Mapping[str, int],
     gone: Sequence[str],
     whole: bool,
-) -> tuple[int, bool]:
-    """Renew a worker's lease and publish its residency: as a whole, or what has changed since it was last published.
-
-    Return how many sessions are published now, and whether the worker is asked to drain.
-    """
+) -> Published:
+    """Renew a worker's lease and publish its residency: as a whole, or what has changed since it was last published."""
     keys, worker = PoolKeys(pool), lease.worker_id
     residency, now = keys.residency(worker), await link.now_ms(keys.workers)
     # Absolute times: a publication that is delayed on its way must not outlive what it says in the set of workers.
@@ -52,9 +61,14 @@ async def publish(
         commands.append(("HSET", residency, *(part for pair in changed.items() for part in pair)))
     if gone:
         commands.append(("HDEL", residency, *gone))
-    commands += [("PEXPIREAT", residency, end), ("HLEN", residency), ("EXISTS", keys.drain(worker))]
-    *_, sessions, drain = await link.transaction(commands)
-    return int(sessions), bool(drain)
+    commands += [
+        ("PEXPIREAT", residency, end),
+        ("HLEN", residency),
+        ("EXISTS", keys.drain(worker)),
+        ("GET", keys.mover(worker)),
+    ]
+    *_, sessions, drain, mover = await link.transaction(commands)
+    return Published(int(sessions), bool(drain), mover.decode() if mover else None)
 
 
 async def withdraw(link: RedisLink, pool: str, worker_id: str) -> None:

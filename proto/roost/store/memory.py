@@ -14,13 +14,13 @@ from roost.contract.lease import WorkerLease
 from roost.contract.reasons import Reason
 from roost.store.budgets import ExtendRequest
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
-from roost.store.detached import DetachedSteps
 from roost.store.entry import Reserved
 from roost.store.fork_records import NewFork
 from roost.store.holds import HoldRecord
 from roost.store.kept_conversations import KeptConversationStore, MemoryKeptConversations
 from roost.store.memory_attempts import release_at, reserve_at, take_attempt
 from roost.store.memory_detached import MemoryDetachedSteps
+from roost.store.memory_moves import MemoryMoves
 from roost.store.memory_pool import Claim, MemoryPool
 from roost.store.memory_session import Log, MemorySession, branch_off, new_session
 from roost.store.records import (
@@ -64,7 +64,7 @@ class MemoryStore:
         self.clock = clock
         self.conversations: ConversationIndex = MemoryConversationIndex(clock)
         self.kept_conversations: KeptConversationStore = MemoryKeptConversations(clock)
-        self.detached: DetachedSteps = MemoryDetachedSteps(clock)
+        self.detached = MemoryDetachedSteps(clock)
         self.documents: dict[str, dict[str, Any]] = {}
         self.sessions: dict[str, MemorySession] = {}
         self._aging_ms = aging_ms
@@ -72,6 +72,7 @@ class MemoryStore:
         self._opened: dict[tuple[str, str, str], str] = {}
         """Pool, tenant and request id -> session."""
         self._pools: dict[str, MemoryPool] = {}
+        self.moves = MemoryMoves(clock, self.sessions, self.pool)
 
     def pool(self, name: str) -> MemoryPool:
         """The pool's leases, claims and waiters."""

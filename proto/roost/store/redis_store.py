@@ -53,6 +53,7 @@ from roost.store.records import (
 from roost.store.redis_conversation_index import RedisConversationIndex
 from roost.store.redis_detached import RedisDetachedSteps
 from roost.store.redis_kept_conversations import RedisKeptConversations
+from roost.store.redis_moves import RedisMoves
 from roost.store.refusals import refused
 from roost.store.repetition import repetition_from_text
 from roost.store.residency import Residency
@@ -109,6 +110,7 @@ class RedisStore:
         self._wakes = Wakes(link.client.pubsub)
         self.detached = RedisDetachedSteps(link, self._wakes)
         self._scripts = SessionScripts(link)
+        self.moves = RedisMoves(link, self._scripts)
         self._known_keys = self._scripts.known_keys
         self._run_id = ""
 

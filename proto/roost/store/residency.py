@@ -14,6 +14,11 @@ def warm_field(session: str) -> str:
     return f"{session}{WARM_SUFFIX}"
 
 
+def session_of(field: str) -> str:
+    """The session that a field is about."""
+    return field.removesuffix(WARM_SUFFIX)
+
+
 class Residency(NamedTuple):
     """What a worker has of a session."""
 

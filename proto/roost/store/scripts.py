@@ -31,6 +31,8 @@ NAMES = (
     "keep",
     "look",
     "migrate",
+    "move",
+    "mover",
     "open",
     "quarantine",
     "read",
@@ -39,6 +41,7 @@ NAMES = (
     "renew",
     "reserve",
     "residency",
+    "residents",
     "workers",
 )
 SHARED = ("_common", "_logs", "_budgets", "_repetition", "_ledger", "_working_set", "_waiters")

@@ -601,6 +601,132 @@ class Finished(_message.Message):
 Global___Finished: _TypeAlias = Finished  # noqa: Y015
 
 @_typing.final
+class RebuildRequest(_message.Message):
+    """RebuildRequest is a message from the gateway. The first one is RebuildStart."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start(self) -> Global___RebuildStart:
+        """Names the log to compute."""
+
+    @_builtins.property
+    def history(self) -> Global___History:
+        """Ids of the log that the worker asked for."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___RebuildStart | None = ...,
+        history: Global___History | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "message", b"message", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "message", b"message", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "history"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___RebuildRequest: _TypeAlias = RebuildRequest  # noqa: Y015
+
+@_typing.final
+class RebuildResponse(_message.Message):
+    """RebuildResponse is a message from the worker. Order: NeedHistory (0 to 2), Rebuilt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEED_HISTORY_FIELD_NUMBER: _builtins.int
+    REBUILT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def need_history(self) -> Global___NeedHistory:
+        """The worker lacks ids of the log."""
+
+    @_builtins.property
+    def rebuilt(self) -> Global___Rebuilt:
+        """The log's KV is cached, and the worker has published that."""
+
+    def __init__(
+        self,
+        *,
+        need_history: Global___NeedHistory | None = ...,
+        rebuilt: Global___Rebuilt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "need_history", b"need_history", "rebuilt", b"rebuilt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "need_history", b"need_history", "rebuilt", b"rebuilt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["need_history", "rebuilt"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___RebuildResponse: _TypeAlias = RebuildResponse  # noqa: Y015
+
+@_typing.final
+class RebuildStart(_message.Message):
+    """RebuildStart names a session's log. The session has no live attempt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    MODEL_REVISION_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Tenant, which separates caches."""
+    model_revision: _builtins.str
+    """Revision that the worker must serve."""
+    epoch: _builtins.int
+    """Epoch of the session; a worker that has seen a newer one refuses, ABORTED ATTEMPT_FENCED."""
+    @_builtins.property
+    def session(self) -> Global___SessionRef:
+        """Session and its log."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___SessionRef | None = ...,
+        tenant: _builtins.str = ...,
+        model_revision: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "model_revision", b"model_revision", "session", b"session", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebuildStart: _TypeAlias = RebuildStart  # noqa: Y015
+
+@_typing.final
+class Rebuilt(_message.Message):
+    """Rebuilt says what it took."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    PREFILLED_TOKENS_FIELD_NUMBER: _builtins.int
+    cached_tokens: _builtins.int
+    """Tokens of the log that were cached before."""
+    prefilled_tokens: _builtins.int
+    """Tokens of the log that were computed."""
+    def __init__(
+        self,
+        *,
+        cached_tokens: _builtins.int = ...,
+        prefilled_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "prefilled_tokens", b"prefilled_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rebuilt: _TypeAlias = Rebuilt  # noqa: Y015
+
+@_typing.final
 class EvictRequest(_message.Message):
     """EvictRequest names a session whose KV cache is to go."""
 
@@ -1060,6 +1186,7 @@ class GetStateResponse(_message.Message):
     WAITING_FIELD_NUMBER: _builtins.int
     SESSIONS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
     LOOKUP_TOKENS_FIELD_NUMBER: _builtins.int
     HIT_TOKENS_FIELD_NUMBER: _builtins.int
     GENERATED_TOKENS_FIELD_NUMBER: _builtins.int
@@ -1080,6 +1207,8 @@ class GetStateResponse(_message.Message):
     """Attempts that wait for blocks."""
     draining: _builtins.bool
     """True when the worker takes no new attempts."""
+    leaving: _builtins.bool
+    """True when it is about to drain, and until then takes attempts of the sessions that it has cached, and no others."""
     lookup_tokens: _builtins.int
     """Context tokens looked up in the cache since the start."""
     hit_tokens: _builtins.int
@@ -1109,6 +1238,7 @@ class GetStateResponse(_message.Message):
         waiting: _builtins.int = ...,
         sessions: _abc.Iterable[Global___ResidentSession] | None = ...,
         draining: _builtins.bool = ...,
+        leaving: _builtins.bool = ...,
         lookup_tokens: _builtins.int = ...,
         hit_tokens: _builtins.int = ...,
         generated_tokens: _builtins.int = ...,
@@ -1116,7 +1246,7 @@ class GetStateResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "blocks", b"blocks", "boot", b"boot", "capacity_tokens", b"capacity_tokens", "draining", b"draining", "generated_tokens", b"generated_tokens", "hit_tokens", b"hit_tokens", "lookup_tokens", b"lookup_tokens", "model_revision", b"model_revision", "prefilled_tokens", b"prefilled_tokens", "running", b"running", "sessions", b"sessions", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "blocks", b"blocks", "boot", b"boot", "capacity_tokens", b"capacity_tokens", "draining", b"draining", "generated_tokens", b"generated_tokens", "hit_tokens", b"hit_tokens", "leaving", b"leaving", "lookup_tokens", b"lookup_tokens", "model_revision", b"model_revision", "prefilled_tokens", b"prefilled_tokens", "running", b"running", "sessions", b"sessions", "waiting", b"waiting", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,6 +40,11 @@ class WorkerServiceStub:
                 request_serializer=roost_dot_v1_dot_worker__service__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=roost_dot_v1_dot_worker__service__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Rebuild = channel.stream_stream(
+                '/roost.v1.WorkerService/Rebuild',
+                request_serializer=roost_dot_v1_dot_worker__service__pb2.RebuildRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_worker__service__pb2.RebuildResponse.FromString,
+                _registered_method=True)
         self.Evict = channel.unary_unary(
                 '/roost.v1.WorkerService/Evict',
                 request_serializer=roost_dot_v1_dot_worker__service__pb2.EvictRequest.SerializeToString,
@@ -83,6 +88,15 @@ class WorkerServiceServicer:
 
     def Generate(self, request_iterator, context):
         """Generates the output of one attempt. A broken stream is not a cancel: the attempt goes on as an orphan.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rebuild(self, request_iterator, context):
+        """Computes a session's KV ahead of its next step, without output: its home is about to stop. It gives way to every
+        step, and a step of the session ends it and goes on from what is computed. RESOURCE_EXHAUSTED, QUEUE_FULL when as
+        many sessions are rebuilt as the worker rebuilds at once. A call that breaks ends it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,6 +159,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=roost_dot_v1_dot_worker__service__pb2.GenerateRequest.FromString,
                     response_serializer=roost_dot_v1_dot_worker__service__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Rebuild': grpc.stream_stream_rpc_method_handler(
+                    servicer.Rebuild,
+                    request_deserializer=roost_dot_v1_dot_worker__service__pb2.RebuildRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_worker__service__pb2.RebuildResponse.SerializeToString,
             ),
             'Evict': grpc.unary_unary_rpc_method_handler(
                     servicer.Evict,
@@ -210,6 +229,33 @@ class WorkerService:
             '/roost.v1.WorkerService/Generate',
             roost_dot_v1_dot_worker__service__pb2.GenerateRequest.SerializeToString,
             roost_dot_v1_dot_worker__service__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rebuild(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/roost.v1.WorkerService/Rebuild',
+            roost_dot_v1_dot_worker__service__pb2.RebuildRequest.SerializeToString,
+            roost_dot_v1_dot_worker__service__pb2.RebuildResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,6 +28,7 @@ IN_MEMORY_TOO = (
     "test_forks",
     "test_kept_conversations",
     "test_migrate_script",
+    "test_moves",
     "test_session_records",
     "test_step_scripts",
 )

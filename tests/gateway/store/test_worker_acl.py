@@ -9,7 +9,7 @@ from redis.exceptions import NoPermissionError
 
 from redis_servers import RedisCluster, RedisServer
 from roost.store.keys import PoolKeys
-from roost.store.leases import WORKER_RULES, ask_to_drain, end_drain, live_leases
+from roost.store.leases import WORKER_RULES, Published, ask_to_drain, end_drain, live_leases
 from roost.store.link import RedisLink
 from roost.store.redis_store import RedisStore
 from roost_worker.server.lease import LeasePublisher
@@ -69,7 +69,11 @@ async def test_a_worker_renews_its_lease_and_takes_it_back(fresh: RedisStore, fr
 
 async def test_a_pods_hook_asks_its_worker_to_drain(fresh_redis: RedisServer) -> None:
     url, asked = add_worker(fresh_redis, WORKER_RULES), list[bool]()
-    publisher = LeasePublisher(url, POOL, "w1", lambda: lease("w1"), dict, on_drain=asked.append)
+
+    def take(published: Published) -> None:
+        asked.append(published.drain)
+
+    publisher = LeasePublisher(url, POOL, "w1", lambda: lease("w1"), dict, on_published=take)
     link = RedisLink.open(url)
     try:
         await publisher.publish()

@@ -65,7 +65,7 @@ class SequenceCache:
             return False
         self.host.slots.touch(sequence.keys[len(blocks) : self._last_full(sequence)])
         sequence.computed = tail_tokens or len(blocks) * self.block_tokens
-        if sequence.cached_tokens is None:
+        if sequence.cached_tokens is None and not sequence.request.is_background:
             self.retained.came_back(sequence, blocks, now)
         self._claim(sequence, blocks, parked, tail_tokens > 0, now)
         if parked:

@@ -286,7 +286,7 @@ class Engine:
     ) -> RequestOutput:
         first, sequence.announced = not sequence.announced, True
         cached = sequence.cached_tokens or 0
-        if first and sequence.cached_tokens is not None:
+        if first and sequence.cached_tokens is not None and not sequence.request.is_background:
             self._meter.lookup_tokens += len(sequence.ids) - len(drawn)
             self._meter.hit_tokens += cached
         wants_logprobs = sequence.request.sampling.logprobs is not None

@@ -39,6 +39,11 @@ class SamplingParams:
     """How many alternatives to report for each token; None reports no log-probabilities at all."""
 
 
+BACKGROUND = 2**31
+"""Priority of requests for whose output nobody waits. They run when no other request can use what they use: one that
+does not decode yet is preempted for any other's slot or blocks. They do not count as returns of their sessions."""
+
+
 @dataclass(frozen=True, slots=True)
 class Submit:
     """A request. `token_ids` is the whole context: log, step prompt and, after a failover, replayed output."""
@@ -59,6 +64,10 @@ class Submit:
     """Lower first."""
     role: str = ""
     """Role of the session in its pool, for the retention policy."""
+
+    @property
+    def is_background(self) -> bool:
+        return self.priority == BACKGROUND
 
 
 @dataclass(frozen=True, slots=True)

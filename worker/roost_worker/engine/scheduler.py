@@ -35,7 +35,8 @@ class Scheduler:
     batch, light prompts of its class overtake it, and they are computed beside heavy ones: with T tokens of light
     prompts, each of them has its first token after T / (half a chunk) + 1 batches, rounded up, whatever the heavy
     ones have left. When decoding needs a block and none can be evicted, the last running sequence is preempted: its
-    full blocks stay cached, its ids are kept, and it waits in its old place.
+    full blocks stay cached, its ids are kept, and it waits in its old place. So is a background prompt when any other
+    sequence needs its slot or its blocks to be admitted.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class Scheduler:
     ) -> list[Sequence]:
         """Admit sequences into `prompts`, which stays in order, and `restoring`. Return those that were admitted."""
         new: list[Sequence] = []
-        while (sequence := self._next_prompt(prompts, tokens)) and self._admit(sequence, now):
+        while (sequence := self._next_prompt(prompts, tokens)) and self._make_way(sequence, prompts, now):
             self._add_prompt(sequence, prompts, restoring)
             new.append(sequence)
         return new
@@ -143,6 +144,15 @@ class Scheduler:
 
     def _is_light(self, tokens: int) -> bool:
         return tokens <= self._max_batch_tokens
+
+    def _make_way(self, sequence: Sequence, prompts: list[Sequence], now: float) -> bool:
+        """Admit `sequence`, if need be in place of background prompts, which leave `prompts`."""
+        while not self._admit(sequence, now):
+            gives_way = bool(prompts) and prompts[-1].request.is_background and not sequence.request.is_background
+            if not gives_way:
+                return False
+            self._preempt(prompts.pop(), now)
+        return True
 
     def _admit(self, sequence: Sequence, now: float) -> bool:
         """Move a waiting sequence to the running ones, if it fits."""

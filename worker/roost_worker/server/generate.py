@@ -9,7 +9,6 @@ from dataclasses import replace
 import grpc.aio
 
 from roost.contract.heads import AttemptRef, Head
-from roost.contract.loghash import unpack_ids
 from roost.contract.refused import Refused
 from roost.fault_points import fault_point
 from roost.v1 import session_service_pb2 as api
@@ -20,10 +19,11 @@ from roost_worker.server import refusals, replies
 from roost_worker.server.argument_check import check_arguments
 from roost_worker.server.attempts import Attempt, Ending
 from roost_worker.server.grammar_check import build_constraint, check_grammar
+from roost_worker.server.history import complete_log
 from roost_worker.server.output import OutputCursor, OutputMessage, read_message
 from roost_worker.server.part_stream import PartStream
 from roost_worker.server.requests import INLINE_BYTES, Work, content_bytes, prepare, rendered_bytes
-from roost_worker.server.session_log import HistoryError, MissingHistory, SessionLog, empty_log
+from roost_worker.server.session_log import SessionLog, empty_log
 from roost_worker.server.sessions import LogRef
 from roost_worker.server.shell import Shell
 from roost_worker.server.stages import PARSING, SCHEMA, of_request
@@ -125,24 +125,13 @@ class _Stream:
 
     async def _log(self, session: pb.SessionRef) -> SessionLog:
         head = _head(session.head)
-        log = self._shell.sessions.find(LogRef(session.session_id, session.generation, head))
-        while isinstance(log, MissingHistory):
-            await self._context.write(replies.need_history(log.from_token))
-            log = await self._receive(log) or MissingHistory(empty_log(session.generation), head)
+        ref = LogRef(session.session_id, session.generation, head)
+        log = await complete_log(self._shell.sessions, ref, self._ask, self._next_run)
         self._shell.sessions.put(session.session_id, log)
         return log
 
-    async def _receive(self, missing: MissingHistory) -> SessionLog | None:
-        try:
-            while True:
-                run = await self._next_run()
-                missing.add(run.offset, unpack_ids(run.token_ids), run.step_ends)
-                if run.last:
-                    return missing.joined()
-        except HistoryError as error:
-            raise refusals.head_mismatch(str(error)) from error
-        except ValueError as error:
-            raise refusals.invalid(f"history: {error}", field="history.token_ids") from error
+    async def _ask(self, need: pb.NeedHistory) -> None:
+        await self._context.write(pb.GenerateResponse(need_history=need))
 
     async def _next_run(self) -> pb.History:
         message = await self._context.read()

@@ -38,16 +38,16 @@ class LeasePublisher:
         lease: Callable[[], WorkerLease],
         residency: Callable[[], Mapping[str, int]],
         *,
-        on_drain: Callable[[bool], None] = lambda drain: None,
+        on_published: Callable[[leases.Published], None] = lambda published: None,
         period: float = LEASE_PERIOD_SECONDS,
         ttl: float = LEASE_TTL_SECONDS,
     ) -> None:
-        """`on_drain` is called with each publication: whether the worker is asked to drain."""
-        self._on_drain = on_drain
+        """`on_published` is called after each publication, with what the store says to the worker."""
+        self._on_published = on_published
         self._pool, self._worker_id, self._lease, self._residency = pool, worker_id, lease, residency
         self._period, self._ttl_ms = period, int(ttl * 1000)
         self._published: dict[str, int] | None = None
-        self._drains = False
+        self._phase_sent = (False, False)
         self._reachable = True
         self._lock = asyncio.Lock()
         self._closed = asyncio.Event()
@@ -101,22 +101,23 @@ class LeasePublisher:
             await self._link.aclose()
 
     async def _publish(self) -> None:
-        residency, drains = dict(self._residency()), self._drains
+        residency = dict(self._residency())
         if await self._send(residency) != len(residency) and not self._withdrawn:
             self._published = None
             await self._send(residency)
-        if self._drains != drains and not self._withdrawn:  # whatever asked it to drain waits for a lease that says so
-            await self._send(residency)
+        if self._phase_sent != _phase(self._lease()) and not self._withdrawn:
+            await self._send(residency)  # whatever asked it to drain waits for a lease that says so
 
     async def _send(self, residency: dict[str, int]) -> int:
         whole = self._published is None
         changed, gone = changes(self._published, residency)
-        self._published = residency
-        count, self._drains = await leases.publish(
-            self._link, self._pool, self._lease(), self._ttl_ms, changed=changed, gone=gone, whole=whole
+        self._published, lease = residency, self._lease()
+        self._phase_sent = _phase(lease)
+        published = await leases.publish(
+            self._link, self._pool, lease, self._ttl_ms, changed=changed, gone=gone, whole=whole
         )
-        self._on_drain(self._drains)
-        return count
+        self._on_published(published)
+        return published.sessions
 
     def _note_away(self, error: BaseException) -> None:
         self._published = None
@@ -127,3 +128,7 @@ class LeasePublisher:
     def _forget(self) -> None:
         """A new connection may lead to a server that was restarted from an older file."""
         self._published = None
+
+
+def _phase(lease: WorkerLease) -> tuple[bool, bool]:
+    return lease.leaving, lease.draining

@@ -60,6 +60,11 @@ def draining() -> Refused:
     return Refused(Reason.WORKER_DRAINING, message, retry_seconds=RETRY_SECONDS)
 
 
+def too_many_rebuilds(most: int) -> Refused:
+    message = f"the worker rebuilds the session already, or {most} others; ask again when one is done"
+    return Refused(Reason.QUEUE_FULL, message, retry_seconds=RETRY_SECONDS)
+
+
 def lost() -> Refused:
     message = "the worker's engine is gone; the step can continue on another worker"
     return Refused(Reason.WORKER_LOST, message, retry_seconds=RETRY_SECONDS)

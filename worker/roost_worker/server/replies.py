@@ -9,10 +9,6 @@ from roost_worker.server.attempts import Attempt
 from roost_worker.server.output import OutputMessage, OutputSlice
 
 
-def need_history(from_token: int) -> pb.GenerateResponse:
-    return pb.GenerateResponse(need_history=pb.NeedHistory(from_token=from_token))
-
-
 def accepted(attempt: Attempt, block_tokens: int) -> pb.GenerateResponse:
     message = pb.Accepted(
         prompt_token_ids=attempt.prompt_ids,

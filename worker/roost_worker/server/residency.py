@@ -14,6 +14,9 @@ class SessionResidency:
     def __contains__(self, session: str) -> bool:
         return session in self.on_device or session in self.in_host_memory
 
+    def __bool__(self) -> bool:
+        return bool(self.on_device or self.in_host_memory)
+
     def tokens(self, session: str) -> int:
         """Return the tokens of a session that are cached anywhere."""
         return self.on_device.get(session, 0) + self.in_host_memory.get(session, 0)

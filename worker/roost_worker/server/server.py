@@ -18,6 +18,8 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from roost.addresses import join_address
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS
+from roost.store.keys import MOVES_DONE
+from roost.store.leases import Published
 from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
 from roost_worker.config import WorkerConfig
@@ -29,6 +31,7 @@ from roost_worker.render.errors import RenderError
 from roost_worker.render.fidelity import Limit, find_limits
 from roost_worker.render.renderer import Renderer
 from roost_worker.seam.client import EngineClient, EngineDeadError
+from roost_worker.server.drain import Drain, Mover, Phase
 from roost_worker.server.lease import LeasePublisher
 from roost_worker.server.service import WorkerService
 from roost_worker.server.shell import Shell, WorkerIdentity
@@ -91,7 +94,10 @@ class WorkerServer:
         self._publisher: LeasePublisher | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: str | None = None
-        self._draining = False
+        self._drain = Drain(config.drain_seconds)
+        self._drained = asyncio.Event()
+        self._stops = self._asked = False
+        self._mover = Mover.NONE
         self._stopping = asyncio.Event()
 
     @property
@@ -131,14 +137,16 @@ class WorkerServer:
         return self.address
 
     async def drain(self) -> bool:
-        """Refuse new attempts and wait `drain_seconds` for the running ones; return whether all of them ended."""
+        """Leave, drain and wait for the running attempts, `drain_seconds` in all; return whether all of them ended."""
         if self._service.shell is None:
             return True
-        self._draining = self.shell.draining = True
+        self._stops = True
+        self._advance_drain()
         await self._set_health(_HEALTH.NOT_SERVING)
         await self._publish()
         try:
             async with asyncio.timeout(self.config.drain_seconds):
+                await self._drained.wait()
                 await self.shell.idle.wait()
         except TimeoutError:
             LOG.warning("%d attempts are still running after the drain time", len(self.shell.attempts))
@@ -206,7 +214,7 @@ class WorkerServer:
             self.worker_id,
             shell.lease,
             shell.residency.published,
-            on_drain=self._set_drain_requested,
+            on_published=self._take_published,
             period=self._lease_period,
         )
         self._telemetry.observe(shell)
@@ -224,8 +232,9 @@ class WorkerServer:
             await self._fail(shell, f"{type(error).__name__}: {error}")
 
     async def _watch(self, shell: Shell) -> None:
-        """Fail when the engine is silent for too long."""
+        """Fail when the engine is silent for too long; go on draining while the store is away."""
         while not self._stopping.is_set():
+            self._advance_drain()
             if self._failure is None and self.failure is not None:
                 await self._fail(shell, self.failure)
             with suppress(TimeoutError):
@@ -239,7 +248,8 @@ class WorkerServer:
         self._failure = reason
         if self._publisher is not None:
             self._publisher.stop_publishing()  # a lease that says "draining" would explain the end of its steps
-        self._draining = shell.draining = True
+        shell.leaving, shell.draining = False, True
+        self._drained.set()
         shell.lose()
         await self._set_health(_HEALTH.NOT_SERVING)
         if self._publisher is not None:
@@ -248,10 +258,25 @@ class WorkerServer:
                     await self._publisher.withdraw()
         self._on_fatal(reason)
 
-    def _set_drain_requested(self, requested: bool) -> None:
-        """Drain while the operator's key in the store requests it; a worker that stops by itself drains anyway."""
-        if self._service.shell is not None:
-            self._service.shell.draining = requested or self._draining
+    def _take_published(self, published: Published) -> None:
+        """Drain while the operator's key in the store asks for it; a worker that stops by itself drains anyway."""
+        self._asked = published.drain
+        self._mover = _mover(published.mover)
+        self._advance_drain()
+
+    def _advance_drain(self) -> None:
+        shell = self._service.shell
+        if shell is None or self._failure is not None:
+            return
+        asked, holds = self._asked or self._stops, bool(shell.residency or len(shell.attempts))
+        now = time.monotonic()
+        phase = self._drain.advance(now, asked=asked, holds_sessions=holds, mover=self._mover)
+        shell.leaving_seconds = self._drain.leaving_seconds(now)
+        shell.leaving, shell.draining = phase is Phase.LEAVING, phase is Phase.DRAINING
+        if shell.draining:
+            self._drained.set()
+        else:
+            self._drained.clear()
 
     async def _publish(self) -> None:
         if self._publisher is not None:
@@ -274,6 +299,12 @@ def _limits(renderer: Renderer) -> Sequence[Limit]:
     except Exception:
         LOG.exception("the model's prompts could not be compared with its own chat template")
         return ()
+
+
+def _mover(stored: str | None) -> Mover:
+    if stored is None:
+        return Mover.NONE
+    return Mover.DONE if stored == MOVES_DONE else Mover.MOVES
 
 
 class _ProgressLog:

@@ -15,7 +15,7 @@ from roost.grpc_errors import abort
 from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
 from roost.wire_why import eviction_to_wire
-from roost_worker.server import refusals
+from roost_worker.server import rebuild, refusals
 from roost_worker.server.count_tokens import count_tokens
 from roost_worker.server.generate import Context, generate
 from roost_worker.server.render import render
@@ -47,6 +47,11 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
                 note_attempt(span, await generate(shell, context))
 
         await self._answer(context, call)
+
+    async def Rebuild(  # type: ignore[override]  # noqa: N802  it reads and writes through the context
+        self, request_iterator: AsyncIterator[pb.RebuildRequest], context: rebuild.Context
+    ) -> None:
+        await self._answer(context, lambda shell: rebuild.rebuild(shell, context, self._publish))
 
     async def Evict(self, request: pb.EvictRequest, context: _AnyContext) -> pb.EvictResponse:  # noqa: N802
         async def call(shell: Shell) -> pb.EvictResponse:
@@ -138,6 +143,7 @@ def state_of(shell: Shell) -> pb.GetStateResponse:
             for session in {**residency.on_device, **residency.in_host_memory}
         ],
         draining=shell.draining,
+        leaving=shell.leaving,
         lookup_tokens=stats.lookup_tokens,
         hit_tokens=stats.hit_tokens,
         generated_tokens=stats.generated_tokens,

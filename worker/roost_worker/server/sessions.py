@@ -44,6 +44,11 @@ class SessionTable:
         _touch(self._refs, session, ref, self._max_epochs)
         return True
 
+    def is_stale(self, session: str, epoch: int) -> bool:
+        """Return whether an attempt or an eviction of a later epoch came."""
+        newest = self._refs.get(session)
+        return newest is not None and newest.epoch > epoch
+
     def find(self, ref: LogRef) -> SessionLog | MissingHistory:
         """Return the log at exactly `ref.head`, or what the gateway must send to complete it."""
         if ref.head == Head():

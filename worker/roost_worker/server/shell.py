@@ -37,6 +37,7 @@ from roost_worker.server.attempts import Attempt, AttemptTable, Ending
 from roost_worker.server.evictions import EvictionMemory
 from roost_worker.server.output import OutputCursor
 from roost_worker.server.prompts import Prompts
+from roost_worker.server.rebuilds import Rebuilds
 from roost_worker.server.requests import Work
 from roost_worker.server.residency import SessionResidency
 from roost_worker.server.session_log import SessionLog
@@ -80,7 +81,10 @@ class Shell:
         self.evictions = EvictionMemory(config.kv.eviction_policy)
         self.held: set[str] = set()
         self.stats = EngineStats(blocks_free=engine.info.capacity_tokens // engine.info.block_tokens)
-        self.draining = False
+        self.rebuilds = Rebuilds(self._send)
+        self.draining = self.leaving = False
+        """Whether it takes no attempts, or, because it is about to drain, none of sessions that it does not hold."""
+        self.leaving_seconds = 0.0
         self.bytes_per_token = 4.0
         self.idle = asyncio.Event()
         self.idle.set()
@@ -96,13 +100,14 @@ class Shell:
 
     def begin(self, session: str, ref: AttemptRef) -> Attempt:
         """Register a new attempt and fence the session's older one. Raise Refused: draining, fenced."""
-        if self.draining:
+        if self.draining or (self.leaving and not self._holds(session)):
             raise refusals.draining()
         if session and not self.sessions.admit(session, ref):
             raise refusals.fenced()
         older = self.attempts.of_session(session) or self.attempts.find(session, ref)
         if older is not None:
             self.end(older, Ending.FENCED)
+        self.rebuilds.end(session)
         attempt = Attempt(f"{ref.nonce.hex()}-{next(self._numbers)}", session, ref)
         attempt.attach(OutputCursor())
         self.attempts.add(attempt)
@@ -193,6 +198,7 @@ class Shell:
         running = self.attempts.of_session(session)
         if running is not None:
             self.end(running, Ending.FENCED)
+        self.rebuilds.end(session)
         self.sessions.drop(session)
         dropped = self._evictions.setdefault(session, asyncio.get_running_loop().create_future())
         self._send(Evict(session))
@@ -222,6 +228,7 @@ class Shell:
             self.sessions.drop(session)
         for output in outputs.outputs:
             self._take_output(output)
+            self.rebuilds.take(output)
         self.residency.take_parked(outputs)
 
     def lose(self) -> None:
@@ -229,6 +236,7 @@ class Shell:
         for attempt in self.attempts:
             attempt.end(Ending.LOST)
             self._forget(attempt)
+        self.rebuilds.lose()
         for eviction in self._evictions.values():
             eviction.set_exception(refusals.lost())
         self._evictions.clear()
@@ -242,8 +250,8 @@ class Shell:
     def lease(self) -> WorkerLease:
         """Return the lease: the worker's state, for its gateways."""
         info, stats = self.engine.info, self.stats
-        # The operator waits until a draining worker runs nothing, so attempts that the engine has not seen yet count.
-        unseen = len(self.attempts) - stats.running if self.draining else 0
+        # A worker that stops is waited for until it runs nothing, so attempts that the engine has not seen yet count.
+        unseen = len(self.attempts) - stats.running if self.draining or self.leaving else 0
         return WorkerLease(
             worker_id=self.identity.worker_id,
             boot=self.identity.boot,
@@ -261,8 +269,13 @@ class Shell:
             bytes_per_token=round(self.bytes_per_token, 3),
             max_bytes_per_token=self.renderer.vocabulary.max_bytes_per_token,
             draining=self.draining,
+            leaving=self.leaving,
+            leaving_seconds=self.leaving_seconds,
             limits=self._limits,
         )
+
+    def _holds(self, session: str) -> bool:
+        return session in self.residency or self.attempts.of_session(session) is not None
 
     def _take_output(self, output: RequestOutput) -> None:
         """Take what one iteration produced for a request. A failure here ends that request alone."""

@@ -137,12 +137,7 @@ _GAUGES: tuple[tuple[str, str, str, _Values], ...] = (
     ("kv.blocks", "{block}", "KV blocks by state", _block_states),
     ("cached", "{token}", "Tokens of parked sequences", lambda s: [Observation(sum(s.residency.on_device.values()))]),
     ("sessions", "{session}", "Sessions with a parked sequence", lambda s: [Observation(len(s.residency.on_device))]),
-    (
-        "warm",
-        "{token}",
-        "Tokens of sessions in host memory",
-        lambda s: [Observation(sum(s.residency.in_host_memory.values()))],
-    ),
+    ("warm", "{token}", "Tokens of sessions in host memory", _warm_tokens),
     ("host_memory", "By", "Bytes of host memory that hold copies of KV", _host_bytes),
     ("attempts", "{attempt}", "Attempts, orphans included", lambda s: [Observation(len(s.attempts))]),
 )

@@ -1,0 +1,16 @@
+-- Reads what moving sessions takes of their descriptors.
+-- KEYS; each session's descriptor
+-- Replies for each {tenant, owner, revision, state, nonce of the live attempt, length, steps, updated, hold:tool,
+--   hold:expect, hold:begin ('' for each without a hold)}, or '' when it is gone
+
+local reply = {}
+for i, key in ipairs(KEYS) do
+  local d = read_fields(key)
+  reply[i] = ''
+  if d then
+    local tool, expect, begin = unpack(redis.call('HMGET', key, 'hold:tool', 'hold:expect', 'hold:begin'))
+    reply[i] = {d.tenant, d.owner, d.revision, d.state, d['attempt:nonce'], text(d.length), text(d.steps),
+      text(d.updated), tool or '', expect or '', begin or ''}
+  end
+end
+return reply

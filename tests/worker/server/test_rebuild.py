@@ -1,0 +1,184 @@
+"""A session's KV that is computed ahead of its next step, by the call `Rebuild`."""
+
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from redis_servers import RedisServer
+from roost.store.keys import PoolKeys
+from roost.v1 import worker_service_pb2 as pb
+from roost_worker.server.rebuilds import MOST_AT_ONCE
+from worker_harness import POOL, SECRET, SESSION, WAIT, Ledger, World, reason
+
+IDS = list(range(3, 40))
+
+
+class RebuildCall:
+    """One call, driven message by message."""
+
+    def __init__(self, world: World) -> None:
+        self._call = world.stub.Rebuild(metadata=(("roost-pool-secret", SECRET),), timeout=WAIT)
+
+    async def start(self, world: World, ledger: Ledger, **changes: Any) -> None:
+        fields = {"session": ledger.ref(), "tenant": "tenant", "epoch": ledger.epoch}
+        fields["model_revision"] = world.server.shell.identity.revision
+        await self._call.write(pb.RebuildRequest(start=pb.RebuildStart(**{**fields, **changes})))
+
+    async def send_history(self, history: pb.History) -> None:
+        await self._call.write(pb.RebuildRequest(history=history))
+
+    async def read(self) -> pb.RebuildResponse:
+        return await self._call.read()
+
+    async def finish(self, ledger: Ledger) -> pb.Rebuilt:
+        """Sends the history that is asked for, and waits for the end."""
+        while True:
+            response = await self.read()
+            if response is grpc.aio.EOF:
+                await self._call  # raises
+            if response.WhichOneof("message") == "rebuilt":
+                return response.rebuilt
+            await self.send_history(ledger.history(response.need_history.from_token))
+
+    async def fail(self) -> grpc.aio.AioRpcError:
+        """Reads to the end, which must be an error."""
+        try:
+            while await self.read() is not grpc.aio.EOF:
+                pass
+            await self._call
+        except grpc.aio.AioRpcError as error:
+            return error
+        raise AssertionError("the call ended well")
+
+    def break_off(self) -> None:
+        self._call.cancel()
+
+
+async def begun(world: World, ledger: Ledger, **changes: Any) -> RebuildCall:
+    call = RebuildCall(world)
+    await call.start(world, ledger, **changes)
+    return call
+
+
+def committed(session: str = SESSION) -> Ledger:
+    """A session that this worker has never seen."""
+    ledger = Ledger(session)
+    ledger.commit(IDS[:20])
+    ledger.commit(IDS[20:])
+    ledger.epoch = 5
+    return ledger
+
+
+async def test_a_step_after_a_rebuild_computes_its_own_prompt_only(world: World, redis_server: RedisServer) -> None:
+    ledger = committed()
+    rebuilt = await (await begun(world, ledger)).finish(ledger)
+    assert (rebuilt.cached_tokens, rebuilt.prefilled_tokens) == (0, len(IDS))
+    with redis_server.client() as client:
+        published = client.hgetall(PoolKeys(POOL).residency(world.server.worker_id))
+    assert published == {SESSION.encode(): str(len(IDS)).encode()}, "published before the call ends"
+    step = await world.step(ledger)
+    assert step.finished.cached_tokens == len(IDS)
+
+
+async def test_a_rebuild_computes_only_what_is_missing(world: World) -> None:
+    ledger = committed()
+    await (await begun(world, ledger)).finish(ledger)
+    ledger.commit(range(50, 70))
+    rebuilt = await (await begun(world, ledger)).finish(ledger)
+    assert (rebuilt.cached_tokens, rebuilt.prefilled_tokens) == (len(IDS), 20)
+
+
+async def test_a_step_of_the_session_ends_its_rebuild(world: World) -> None:
+    ledger = committed()
+    call = await begun(world, ledger)
+    response = await call.read()
+    world.gate.close()
+    await call.send_history(ledger.history(response.need_history.from_token))
+    await world.gate.reached()
+    step = await world.begin(ledger)
+    assert reason(await call.fail()) == "ATTEMPT_FENCED"
+    world.gate.open()
+    await step.until("finished")
+    assert step.finished.cached_tokens >= 32, "two blocks were computed by then"
+    await world.commit(ledger, step)
+
+
+async def test_a_rebuild_whose_call_breaks_leaves_nothing_running(world: World) -> None:
+    ledger = committed()
+    call = await begun(world, ledger)
+    response = await call.read()
+    world.gate.close()
+    await call.send_history(ledger.history(response.need_history.from_token))
+    await world.gate.reached()
+    call.break_off()
+    world.gate.open()
+    rebuilt = await (await begun_when_free(world, ledger)).finish(ledger)
+    assert rebuilt.cached_tokens + rebuilt.prefilled_tokens == len(IDS)
+
+
+async def begun_when_free(world: World, ledger: Ledger) -> RebuildCall:
+    while world.server.shell.rebuilds:
+        await world.state()
+    return await begun(world, ledger)
+
+
+async def test_a_worker_rebuilds_few_sessions_at_once(world: World) -> None:
+    others = [committed(SESSION[:-1] + letter) for letter in "abc"[:MOST_AT_ONCE]]
+    calls = [await begun(world, other) for other in others]
+    for call in calls:
+        await call.read()
+    refused = await (await begun(world, committed())).fail()
+    assert (refused.code(), reason(refused)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+    for call, other in zip(calls, others, strict=True):
+        await call.send_history(other.history(0))
+        await call.finish(other)
+    await (await begun(world, ledger := committed())).finish(ledger)
+
+
+async def test_a_session_that_a_step_runs_for_is_not_rebuilt(world: World) -> None:
+    world.gate.close()
+    ledger = Ledger()
+    running = await world.begin(ledger)
+    await running.until("accepted")
+    known = committed()
+    assert reason(await (await begun(world, known)).fail()) == "ATTEMPT_FENCED"
+    running.break_off()
+
+
+async def test_a_rebuild_of_an_older_epoch_is_refused(world: World) -> None:
+    ledger = Ledger()
+    await world.step(ledger)
+    assert reason(await (await begun(world, ledger, epoch=0)).fail()) == "ATTEMPT_FENCED"
+
+
+async def test_a_history_of_another_log_is_refused(world: World) -> None:
+    ledger, other = committed(), Ledger()
+    other.commit(range(100, 100 + len(IDS)))
+    call = await begun(world, ledger)
+    await call.read()
+    await call.send_history(other.history(0))
+    assert reason(await call.fail()) == "HEAD_MISMATCH"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"model_revision": "another"}, "MODEL_REVISION_MISMATCH"),
+        ({"session": pb.SessionRef(session_id=SESSION, generation=1)}, "INVALID_REQUEST"),
+        ({"session": pb.SessionRef()}, "INVALID_REQUEST"),
+    ],
+)
+async def test_what_cannot_be_rebuilt_is_refused(world: World, changes: dict[str, Any], expected: str) -> None:
+    assert reason(await (await begun(world, committed(), **changes)).fail()) == expected
+
+
+async def test_a_log_that_fills_the_context_is_refused(world: World) -> None:
+    ledger = Ledger()
+    ledger.commit([7] * world.server.shell.limit)
+    assert reason(await (await begun(world, ledger)).fail()) == "STEP_TOO_LONG"
+
+
+async def test_a_worker_that_stops_rebuilds_nothing(world: World) -> None:
+    await world.server.drain()
+    assert reason(await (await begun(world, committed())).fail()) == "WORKER_DRAINING"
