@@ -1,7 +1,8 @@
 """What a worker's work costs, in seconds. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import isfinite
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,10 @@ class WorkerCosts:
     """Most tokens of a prompt in one batch."""
 
     def __post_init__(self) -> None:
+        """Raise ValueError when a cost is below 0 or no number, or work takes no time."""
+        for name, cost in asdict(self).items():
+            if not isfinite(cost) or cost < 0:
+                raise ValueError(f"{name} must be a number of at least 0, not {cost}")
         if self.step_seconds <= 0 or self.prefill_token_seconds <= 0 or self.chunk_tokens < 1:
             raise ValueError("step_seconds and prefill_token_seconds must be above 0, chunk_tokens at least 1")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 
 from roost_gateway.simulator.arrivals import Arrivals, ClosedLoop, OpenLoop, shuffled_forever
@@ -38,6 +39,9 @@ class Load:
     def __post_init__(self) -> None:
         if self.rate is not None and self.recorded:
             raise ValueError("--rate and --recorded exclude each other")
+        for option, value in (("--rate", self.rate), ("--ramp", self.ramp_seconds)):
+            if value is not None and not isfinite(value):
+                raise ValueError(f"{option} must be a finite number, not {value}")
         object.__setattr__(self, "_of_file", self._read())
 
     def arrivals(self) -> Arrivals:

@@ -14,8 +14,11 @@ DOTS_PER_INCH = 120
 def draw(history: History, folder: Path, kv_tokens: int) -> list[Path]:
     """Write the plots into a folder, which is made if there is none, and return their paths.
 
-    `kv_tokens` is what all workers hold together. Raise OSError when a file cannot be written.
+    `kv_tokens` is what all workers hold together. Raise ValueError when no step has ended, OSError when a file cannot
+    be written.
     """
+    if not history.ttfts:
+        raise ValueError("no step has ended, so that there is nothing to plot; raise --steps or --seconds")
     folder.mkdir(parents=True, exist_ok=True)
     hours = [moment.seconds / 3600 for moment in history.moments]
     hits = [moment.hit_ratio for moment in history.moments]

@@ -127,6 +127,11 @@ def status_from_text(text: str) -> BudgetStatus:
     return BudgetStatus(BudgetScope(scope), unit, int(used) / scale, int(limit) / scale)
 
 
+def statuses_from_texts(texts: Iterable[bytes]) -> tuple[BudgetStatus, ...]:
+    """Statuses as scripts reply with them. Raises as `status_from_text`."""
+    return tuple(status_from_text(text.decode()) for text in texts)
+
+
 def budgets_of(scope: BudgetScope, limits: BudgetLimits) -> Iterable[Budget]:
     """The budgets of a scope, one for each limit that is set."""
     for unit, (counter, scale) in _STORED_AS.items():

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from roost.contract.budgets import BudgetStatus
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
@@ -28,7 +27,7 @@ from roost.store.arguments import (
     request_digest,
     reserve_call,
 )
-from roost.store.budgets import ExtendRequest, status_from_text
+from roost.store.budgets import ExtendRequest, statuses_from_texts
 from roost.store.entry import GRANTED, Reserved
 from roost.store.fork_records import NewFork
 from roost.store.grace import GRACE_SECONDS, Grace
@@ -222,7 +221,7 @@ class RedisStore:
             warm_tokens=int(reply[4]),
             gated=reply[5] == 1,
             fenced=codec.decode_fenced(fields, now),
-            budgets=_statuses(reply[7]),
+            budgets=statuses_from_texts(reply[7]),
         )
 
     async def _committed(self, descriptor: Descriptor, generation: int, index: int) -> AlreadyCommitted:
@@ -252,7 +251,7 @@ class RedisStore:
         call = Call(keys, commit_args(request, self._adapt_ms))
         _, index, stored, statuses, repeats = await self._scripts.run("commit", request.session_id, lambda: call)
         entry = codec.decode_entry(stored, index)
-        return replace(entry, budgets=_statuses(statuses), repetition=repetition_from_text(repeats.decode()))
+        return replace(entry, budgets=statuses_from_texts(statuses), repetition=repetition_from_text(repeats.decode()))
 
     async def extend(self, request: ExtendRequest) -> Descriptor:
         call = extend_call(request)
@@ -346,7 +345,3 @@ class RedisStore:
     async def aclose(self) -> None:
         await self._wakes.aclose()
         await self._link.aclose()
-
-
-def _statuses(texts: Sequence[bytes]) -> tuple[BudgetStatus, ...]:
-    return tuple(status_from_text(text.decode()) for text in texts)

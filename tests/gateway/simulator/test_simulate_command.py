@@ -89,9 +89,26 @@ def test_it_draws_plots_and_says_the_same(tmp_path: Path) -> None:
         (("--rate", "1", "--recorded"), "--rate and --recorded exclude each other"),
         (("--costs", "h100"), "no costs h100; give one of 8b-h100"),
         (("--kv-tokens", "10"), "10 tokens are less than a block of 64"),
+        (("--rate", "inf"), "--rate must be a finite number, not inf"),
+        (("--ramp", "inf"), "--ramp must be a finite number, not inf"),
     ],
 )
 def test_a_wrong_choice_is_an_error_that_says_what_to_do(arguments: tuple[str, ...], problem: str) -> None:
     result = simulated(*arguments)
     assert result.exit_code == 1
     assert problem in result.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize("cost", ["-1", "NaN", "Infinity"])
+def test_costs_below_0_or_without_a_number_are_refused(cost: str, tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    path.write_text(f'{{"row_seconds": {cost}}}')
+    result = simulated("--costs", str(path))
+    assert result.exit_code == 1
+    assert "row_seconds must be a number of at least 0, not" in result.output.replace("\n", " ")
+
+
+def test_a_simulation_without_a_step_has_nothing_to_plot(tmp_path: Path) -> None:
+    result = simulated("--seconds", "0", "--plot", str(tmp_path))
+    assert result.exit_code == 1
+    assert "nothing to plot; raise --steps or --seconds" in result.output.replace("\n", " ")

@@ -2,6 +2,7 @@
 
 from engine_driver import EngineDriver
 from roost_worker.engine.messages import Cancel, Evict
+from roost_worker.engine.sequence import Sequence
 
 
 def one_step(driver: EngineDriver, session: str, ids: list[int], **options: object) -> list[int]:
@@ -118,6 +119,60 @@ def test_a_request_that_is_cancelled_while_it_is_restored_leaves_its_copies() ->
     driver.run()
     assert answer.token_ids == driver.expected(answer.request)
     assert answer.cached_tokens == 16
+
+
+def test_what_a_cancelled_request_did_not_restore_is_still_known_to_be_there() -> None:
+    driver = slow_driver()
+    log = warm_session(driver)
+    driver.submit("next", [*log, 7], session="s", max_tokens=4)
+    driver.iterate()
+    driver.send(Cancel("next"))
+    driver.run()
+    assert (driver.resident["s"], driver.warm["s"]) == (4, 12)
+    driver.send(Evict("s"))
+    driver.run()
+    assert driver.dropped[-1] == ("s", 16)
+    assert driver.engine.stats.host_blocks == 0
+
+
+def test_what_a_preempted_request_has_in_host_memory_is_still_known_when_it_ends() -> None:
+    driver = EngineDriver(blocks=9, context=32, host_slots=9)
+    first = driver.submit("first", [1] * 12, session="a", max_tokens=20, priority=0)
+    driver.submit("second", [2] * 12, session="b", max_tokens=20, priority=1)
+    while not driver.engine.stats.preemptions:
+        driver.iterate()
+    while driver.engine.stats.offloaded_blocks < 3:
+        driver.iterate()
+    driver.send(Cancel("second"))
+    driver.iterate()
+    assert driver.resident.get("b", 0) + driver.warm["b"] == 12
+    driver.run()
+    assert first.token_ids == driver.expected(first.request)
+
+
+def test_what_was_restored_before_a_preemption_and_is_lost_does_not_count_as_cached() -> None:
+    driver = EngineDriver(blocks=9, context=32, host_slots=3)
+    driver.runner.seconds, driver.runner.copy_seconds = 10.0, 1.0
+    log = one_step(driver, "s", [1] * 16, max_tokens=2)
+    crowd_out(driver)
+    driver.submit("first", [2] * 13, max_tokens=19)
+    driver.iterate()
+    driver.runner.plans.clear()
+    answer = driver.submit("next", [*log, 7], session="s", max_tokens=1, priority=1)
+    driver.run()
+    assert driver.engine.stats.preemptions == 1
+    last_chunk = driver.runner.plans[-1].chunks[-1]
+    assert last_chunk.start + len(last_chunk.token_ids) == len(log) + 1
+    assert answer.cached_tokens == last_chunk.start
+
+
+def test_what_does_not_pay_to_restore_is_expected_to_be_computed() -> None:
+    driver = EngineDriver(blocks=8, context=32, host_slots=8)
+    warm_session(driver)
+    sequence = Sequence(driver.answers["s-0"].request, 100, 0.0)
+    assert driver.engine._cache.cached_tokens(sequence) == 12
+    driver.engine._cache.host.note_rates(1.0, 100.0)
+    assert driver.engine._cache.cached_tokens(sequence) == 0
 
 
 def test_tenants_do_not_share_copies() -> None:

@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from roost_worker.engine.engine import Engine
 from roost_worker.engine.messages import Evict, SamplingParams, Submit
 from roost_worker.engine.plan import BatchPlan, HostCopy
 from roost_worker.model.config import ModelConfigError
+from roost_worker.model.host_kv import _host_memory
+from roost_worker.model.kv_cache import host_slots
 from roost_worker.model.runner import TorchRunner, build_runner
 from runner_driver import dummy_dir, prompts, worker_config
 
@@ -159,6 +162,36 @@ def test_copies_are_made_in_the_order_of_the_plan(model_dir: Path) -> None:
     assert [float(kv[block].float().mean()) for block in (1, 2, 3)] == [2.0, 2.0, 1.0]
 
 
+def play_cuda_runtime(monkeypatch: pytest.MonkeyPatch, error: int = 0) -> dict[int, int]:
+    """Stands in for the CUDA runtime. Returns the bytes that are pinned, by address."""
+    pinned: dict[int, int] = {}
+
+    def register(address: int, size: int, _flags: int) -> object:
+        pinned[address] = size
+        return torch._C._cudart.cudaError(error)
+
+    runtime = SimpleNamespace(cudaHostRegister=register, cudaHostUnregister=pinned.pop)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    return pinned
+
+
+def test_just_the_bytes_of_host_memory_are_pinned_and_not_longer_than_it_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pinned = play_cuda_runtime(monkeypatch)
+    memory = _host_memory((3, 100), torch.float32, pinned=True)
+    assert pinned == {memory.data_ptr(): 3 * 100 * 4}
+    assert not memory.any()
+    del memory
+    assert not pinned
+
+
+def test_memory_that_cannot_be_pinned_is_refused_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    play_cuda_runtime(monkeypatch, error=2)
+    with pytest.raises(ModelConfigError, match=r"kvCache.hostMemory: .*out of memory.*; lower it, or give the worker"):
+        _host_memory((3, 100), torch.float32, pinned=True)
+
+
 def test_host_memory_that_holds_no_block_is_refused_with_the_fix(model_dir: Path) -> None:
     with pytest.raises(
         ModelConfigError, match=r"kvCache.hostMemory: 100 bytes do not hold one block of 16384 bytes; raise"
@@ -168,5 +201,23 @@ def test_host_memory_that_holds_no_block_is_refused_with_the_fix(model_dir: Path
 
 
 def test_more_host_memory_than_is_free_is_refused_with_the_fix(model_dir: Path) -> None:
-    with pytest.raises(ModelConfigError, match=r"kvCache.hostMemory: \d+ bytes for each rank are more .* lower it, or"):
+    with pytest.raises(ModelConfigError, match=r"kvCache.hostMemory: \d+ bytes are more than .* lower it, or"):
         build_runner(worker_config(host_memory_bytes=1 << 60), model_dir)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="KV memory is host memory on a CPU only")
+def test_host_memory_has_to_be_free_beside_the_kv_memory_of_a_cpu(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(host_slots=64)
+    monkeypatch.setattr("roost_worker.model.runner.free_host_memory", lambda: (18 + 64) * BLOCK_BYTES["float64"])
+    assert build_runner(config, model_dir).info.host_slots == 64
+    monkeypatch.setattr("roost_worker.model.runner.free_host_memory", lambda: (18 + 64) * BLOCK_BYTES["float64"] - 1)
+    with pytest.raises(ModelConfigError, match=r"kvCache.hostMemory: .* are free beside weights and KV memory; lower"):
+        build_runner(config, model_dir)
+
+
+def test_the_parts_of_all_ranks_have_to_be_free() -> None:
+    assert host_slots(memory=80, block_bytes=20, free=80) == 4
+    with pytest.raises(ModelConfigError, match="80 bytes are more than the 79 bytes that are free"):
+        host_slots(memory=80, block_bytes=20, free=79)

@@ -20,6 +20,18 @@ async def test_a_session_in_host_memory_is_published_and_keeps_its_log(world: Wo
     assert session not in shell.sessions._logs
 
 
+async def test_a_session_that_comes_back_to_the_device_whole_keeps_its_log(world: World) -> None:
+    world.script(1, "ok")
+    ledger = Ledger()
+    await world.step(ledger)
+    shell, session = world.server.shell, ledger.session_id
+    tokens = shell.residency.on_device[session]
+    shell.take(Outputs(dropped=((session, tokens),), warm=((session, 16),)))
+    shell.take(Outputs(parked=((session, tokens),), warm=((session, 0),)))
+    assert shell.residency.published() == {session: tokens}
+    assert session in shell.sessions._logs
+
+
 async def test_a_session_that_is_nowhere_cached_loses_its_log_as_before(world: World) -> None:
     world.script(1, "ok")
     ledger = Ledger()

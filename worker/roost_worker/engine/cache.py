@@ -44,10 +44,11 @@ class SequenceCache:
         return -(-tokens // self.block_tokens)
 
     def cached_tokens(self, sequence: Sequence) -> int:
-        """Return how many tokens of `sequence` full cached blocks cover now, on the device and then in host memory."""
+        """Return how many tokens of `sequence` need not be computed, as the cache is now: those in full blocks that are
+        on the device, and those that are then restored from host memory."""
         on_device = len(self._match(sequence))
-        in_host_memory = self.host.slots.count(sequence.keys[on_device : self._last_full(sequence)])
-        return (on_device + in_host_memory) * self.block_tokens
+        restored = self.host.restorable(sequence.keys[on_device : self._last_full(sequence)])
+        return (on_device + restored) * self.block_tokens
 
     def admit(self, sequence: Sequence, now: float) -> bool:
         """Give `sequence` blocks for all its ids, reusing what is cached of all but its last token.
@@ -136,6 +137,7 @@ class SequenceCache:
         if not sequence.blocks:
             self._reclaim(sequence, now)
         self._cut(sequence, min(tokens, sequence.computed), now)
+        self._note_chain(session, sequence, tokens)
         lost = self.retained.unpark(session, now)
         if sequence.computed:
             self._park(session, sequence, now)
@@ -241,9 +243,16 @@ class SequenceCache:
         parked = self.parked.get(session)
         return parked is not None and parked.arrival > sequence.arrival
 
+    def _note_chain(self, session: str, sequence: Sequence, tokens: int) -> None:
+        """Note which full blocks of the first `tokens` tokens are cached: on the device, and then in host memory."""
+        full, on_device = tokens // self.block_tokens, sequence.computed // self.block_tokens
+        extend_keys(sequence.keys, sequence.request.cache_key, sequence.ids, self.block_tokens, full)
+        in_host_memory = self.host.slots.count(sequence.keys[on_device:full])
+        self.host.set_chain(session, sequence.keys[: on_device + in_host_memory])
+
     def _park(self, session: str, sequence: Sequence, now: float) -> None:
         ids = sequence.ids[: sequence.computed]
         key, role = sequence.request.cache_key, sequence.request.role
         parked = ParkedSequence(session, key, ids, sequence.blocks, sequence.arrival, now, role=role)
-        self.retained.park(parked, sequence.keys[: len(ids) // self.block_tokens], now)
+        self.retained.park(parked, now)
         sequence.blocks, sequence.computed = array("i"), 0

@@ -82,6 +82,10 @@ class HostTier:
         """Return whether the block under `key` is to be restored rather than computed."""
         return self._pays and key in self.slots
 
+    def restorable(self, keys: Sequence[bytes]) -> int:
+        """Return how many of the blocks under `keys`, from the first one on, are restored rather than computed."""
+        return self.slots.count(keys) if self._pays else 0
+
     def plan_restores(self, keys: Sequence[bytes], blocks: Sequence[int]) -> int:
         """Plan to copy the first of `keys` that are in host memory into `blocks`, as many as this batch may restore.
 

@@ -68,14 +68,13 @@ class Retained:
             self._wanted.discard(session)
         self._rank_parked(session, now)
 
-    def park(self, parked: ParkedSequence, keys: list[bytes], now: float) -> None:
-        """Keep the blocks of a sequence that stops running, for its session. `keys` are those of its full blocks."""
+    def park(self, parked: ParkedSequence, now: float) -> None:
+        """Keep the blocks of a sequence that stops running, for its session."""
         for block in parked.blocks:
             self._pool.park(block)
         self.parked.add(parked)
         self._rank_parked(parked.session, now)
         self._changed[parked.session] = len(parked.ids)
-        self._host.set_chain(parked.session, keys)
 
     def unpark(self, session: str, now: float) -> int:
         """Remove the session's parked sequence; blocks without another reference become loose. Return its tokens."""

@@ -161,8 +161,9 @@ class Scheduler:
         self.waiting.remove(sequence)
         self._set_wanted(sequence, False, now)
         if sequence.cached_tokens is None:
-            sequence.cached_tokens = sequence.computed
             sequence.queue_seconds = now - sequence.submitted
+        if not sequence.prefilled:
+            sequence.cached_tokens = sequence.computed
         sequence.slot = self._free_slots.pop()
         insort(self.running, sequence, key=_order)
         return True

@@ -28,7 +28,7 @@ class Sequence:
     """Tokens that were to be computed, as the cache was when the sequence began to wait."""
     slot: int = NO_SLOT
     cached_tokens: int | None = None
-    """Tokens of the context found in the cache before the first was computed; None before the first admission."""
+    """Tokens of the context that were in the cache when the first was computed; None before the first admission."""
     queue_seconds: float = 0.0
     restoring: int = 0
     """How many blocks the batch that was scheduled last copies back from host memory."""

@@ -39,7 +39,7 @@ class SessionChains:
         """
         removed: list[bytes] = []
         for session in tuple(self._sessions.get(key, ())):
-            removed += self._cut(session, self._chains[session].index(key))
+            removed += self._cut(session, _last_index(self._chains[session], key))
         return [other for other in removed if other != key]
 
     def take_changed(self) -> list[str]:
@@ -74,3 +74,8 @@ class SessionChains:
         for key in unused:
             del self._sessions[key]
         return unused
+
+
+def _last_index(chain: Sequence[bytes], key: bytes) -> int:
+    """Return where `key` is in `chain`. Sought from the end, where blocks leave first: chains have thousands."""
+    return next(index for index in range(len(chain) - 1, -1, -1) if chain[index] == key)

@@ -5,6 +5,7 @@ blocks that leave the device only, since it may write them. On a CPU the same co
 """
 
 import time
+import weakref
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
@@ -116,8 +117,23 @@ def _timed_event() -> torch.cuda.Event:
 def _host_memory(dimensions: tuple[int, ...], dtype: torch.dtype, *, pinned: bool) -> Tensor:
     try:
         # Written now, all of it: a copy into pages that the kernel has yet to give takes many times as long.
-        return torch.zeros(dimensions, dtype=dtype, pin_memory=pinned)
+        memory = torch.zeros(dimensions, dtype=dtype)
+        if pinned:
+            _pin(memory)
+        return memory
     except (RuntimeError, MemoryError) as error:
         raise ModelConfigError(
             f"kvCache.hostMemory: a rank does not get its part ({error}); lower it, or give the worker more memory"
         ) from error
+
+
+def _pin(memory: Tensor) -> None:
+    """Lock the pages of `memory` until it is gone, so that a GPU copies them beside its computation.
+
+    `pin_memory` of torch (2.15) takes the next power of two instead, up to twice the bytes that the pool asks for.
+    Raise RuntimeError when the driver refuses.
+    """
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]  # as above
+    address = memory.data_ptr()
+    torch.cuda.check_error(runtime.cudaHostRegister(address, memory.nbytes, 0))
+    weakref.finalize(memory, runtime.cudaHostUnregister, address).atexit = False

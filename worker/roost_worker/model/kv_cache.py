@@ -88,24 +88,24 @@ def blocks_that_fit(memory: int, block_bytes: int, block_tokens: int, context_to
     return memory // block_bytes
 
 
-def host_slots(memory: int, block_bytes: int, world: int) -> int:
-    """Return how many blocks `memory` bytes of host memory hold; 0 for none.
+def host_slots(memory: int, block_bytes: int, free: int) -> int:
+    """Return how many blocks `memory` bytes of host memory hold.
 
     Args:
-        memory, block_bytes: of all `world` ranks together.
+        memory, block_bytes: of all ranks together.
+        free: bytes that are free for them.
     Raises:
-        ModelConfigError: not even one block fits, or a rank's part is more than what is free on the machine or within
-            the container's limit; the message names the bytes.
+        ModelConfigError: not even one block fits, or there is less free; the message names the bytes.
     """
-    if 0 < memory < block_bytes:
+    if memory < block_bytes:
         raise ModelConfigError(
             f"kvCache.hostMemory: {memory} bytes do not hold one block of {block_bytes} bytes; raise it, or use 0 for "
             "no host memory"
         )
-    if memory // world > (free := _free_host_memory()):
+    if memory > free:
         raise ModelConfigError(
-            f"kvCache.hostMemory: {memory // world} bytes for each rank are more than the {free} bytes that are free; "
-            "lower it, or give the worker more memory"
+            f"kvCache.hostMemory: {memory} bytes are more than the {free} bytes that are free beside weights and KV "
+            "memory; lower it, or give the worker more memory"
         )
     return memory // block_bytes
 
@@ -114,10 +114,10 @@ def automatic_memory(device: torch.device, world: int) -> int:
     """Return the bytes for one rank's blocks when kvCache.memory is `auto`: a share of what is free now."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * AUTO_CUDA_SHARE)
-    return min(int(_free_host_memory() * AUTO_CPU_SHARE), AUTO_CPU_LIMIT) // world
+    return min(int(free_host_memory() * AUTO_CPU_SHARE), AUTO_CPU_LIMIT) // world
 
 
-def _free_host_memory() -> int:
+def free_host_memory() -> int:
     """Return the bytes that are free on the machine and, in a container, within its memory limit (cgroup v2)."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")

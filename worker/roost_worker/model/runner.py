@@ -24,6 +24,7 @@ from roost_worker.model.kv_cache import (
     automatic_memory,
     blocks_that_fit,
     bytes_per_block,
+    free_host_memory,
     host_slots,
 )
 from roost_worker.model.layers import HeadShare
@@ -214,10 +215,18 @@ def _plan_memory(
         eos_token_ids=eos_token_ids,
         device=device.type,
         pair_cost=decoder.pair_cost,
-        host_slots=host_slots(config.kv.host_memory_bytes, block_bytes, group.world),
+        host_slots=_host_slots(config.kv.host_memory_bytes, block_bytes, group, memory if device.type == "cpu" else 0),
         ranks=group.world,
     )
     return KvShape(num_blocks, decoder.num_layers, block_tokens, kv_heads, decoder.head_dim), info
+
+
+def _host_slots(host_memory: int, block_bytes: int, group: RankGroup, kv_memory: int) -> int:
+    """Return the slots of host memory, besides which the host has `kv_memory` bytes of KV to hold, not taken yet."""
+    if not host_memory:
+        return 0
+    # No rank goes on, and takes its part, before all have looked at what they have to share.
+    return host_slots(host_memory, block_bytes, group.smallest(free_host_memory()) - kv_memory)
 
 
 def _eos_token_ids(model_dir: Path, decoder: DecoderConfig) -> tuple[int, ...]:

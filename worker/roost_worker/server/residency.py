@@ -26,7 +26,10 @@ class SessionResidency:
         return self.on_device | {warm_field(session): tokens for session, tokens in self.in_host_memory.items()}
 
     def take_losses(self, outputs: Outputs) -> list[str]:
-        """Take what left the device and what is in host memory now. Return the sessions of which nothing is cached."""
+        """Take what left the device and what is in host memory now.
+
+        Return the sessions of which nothing is cached then, nor with what `outputs` parks.
+        """
         for session, _ in outputs.dropped:
             self.on_device.pop(session, None)
         for session, tokens in outputs.warm:
@@ -34,7 +37,9 @@ class SessionResidency:
                 self.in_host_memory[session] = tokens
             else:
                 self.in_host_memory.pop(session, None)
-        return [change[0] for change in (*outputs.dropped, *outputs.warm) if change[0] not in self]
+        parked = {session for session, _ in outputs.parked}
+        lost = dict.fromkeys(session for session, _ in (*outputs.dropped, *outputs.warm))
+        return [session for session in lost if session not in self and session not in parked]
 
     def take_parked(self, outputs: Outputs) -> None:
         """Take what the device has of sessions that were parked."""
