@@ -14,6 +14,7 @@ from roost.contract.api_keys import hash_api_key
 from roost.contract.budgets import BudgetScope, BudgetStatus, BudgetUnit
 from roost.contract.reasons import Reason
 from roost.grpc_errors import details_of
+from roost.store.keys import PoolKeys
 from roost.v1 import session_service_pb2 as pb
 from roost.wire import budgets_from_wire
 
@@ -131,6 +132,23 @@ async def test_children_and_forks_use_up_the_tasks_budget(rig: Rig) -> None:
     assert (await caller.step(step_request(parent, "last"))).committed is not None
     elsewhere = await caller.open(parent_session_id=parent.id, task="another")
     assert (await caller.step(step_request(elsewhere))).committed is not None
+
+
+async def test_a_task_has_an_account_only_while_a_role_of_the_pool_limits_tasks(rig: Rig) -> None:
+    publish_budgets(rig, session={"steps": 9})
+    await rig.worker(script=SCRIPT)
+    gateway = await rig.gateway()
+    caller, account = rig.caller(gateway), PoolKeys(POOL).task_account("default", "t")
+    session = await caller.open(task="t", role="coder")
+    await caller.step(step_request(session, "a"))
+    with rig.redis.client() as redis:
+        assert not redis.exists(account)
+    roles = [{"name": "coder"}, {"name": "other", "budgets": {"task": {"steps": 9}}}]
+    publish_pool(rig.redis, roles=roles)
+    await gateway.life.fleet.pools.reread(POOL)
+    await caller.step(step_request(session, "b"))
+    with rig.redis.client() as redis:
+        assert redis.hget(account, "spent:steps") == b"1", "sessions of all roles share a task"
 
 
 async def test_a_tenants_budget_is_of_all_its_sessions_and_says_when_it_begins_again(rig: Rig) -> None:

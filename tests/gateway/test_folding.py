@@ -13,6 +13,7 @@ from roost.contract.reasons import Reason
 from roost.grpc_errors import details_of
 from roost.store.folding import SUMMARY_PROMPT
 from roost.v1 import session_service_pb2 as pb
+from roost_gateway.core.caller import ANYONE
 from roost_gateway.front.server import GatewayServer
 
 TOKENS = 6
@@ -114,6 +115,25 @@ async def test_a_turn_is_kept_with_its_tools_results(rig: Rig) -> None:
     await caller.step(pb.StepRequest(session_id=session.id, step_id="t", messages=[result]))
     await fold(caller, session, summary="We counted.", keep_turns=1)
     assert await log_of(caller, session) == [(["0"], "We counted."), (["1"], TEXT), (["7"], TEXT)]
+
+
+async def test_the_kept_turn_keeps_its_thinking_where_that_of_earlier_ones_leaves_the_log(rig: Rig) -> None:
+    publish_pool(rig.redis, model={"name": "null", "contextTokens": 2048, "thinking": "drop"})
+    worker = await rig.worker(script=SCRIPT)
+    caller, session = await begun(rig)
+    result = pb.Message(role=pb.MESSAGE_ROLE_TOOL, content="7", tool_call_id="c")
+    await caller.step(pb.StepRequest(session_id=session.id, step_id="t", messages=[result]))
+    await fold(caller, session, summary="We counted.", keep_turns=1)
+    assert [step.without_thinking for step in worker.renders[-1].steps] == [True, False, False]
+
+
+async def test_a_step_is_read_by_its_id_behind_a_fold(rig: Rig) -> None:
+    await rig.worker(script=SCRIPT)
+    gateway = await rig.gateway()
+    caller, session = await begun(rig, gateway=gateway)
+    await fold(caller, session, summary="We counted.", keep_turns=2)
+    steps = [await gateway.life.gateway.logged_step(session.id, f"s{number}", ANYONE) for number in range(4)]
+    assert [step and step.index for step in steps] == [None, None, 1, 2]
 
 
 async def test_a_full_session_goes_on_once_it_is_folded(rig: Rig) -> None:

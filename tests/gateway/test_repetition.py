@@ -5,7 +5,7 @@ from typing import Any
 import grpc
 import pytest
 
-from gateway_driver import Caller, Rig, publish_pool, step_request
+from gateway_driver import POOL, Caller, Rig, publish_pool, step_request
 from http_client import ask
 from null_script import Script
 from roost.contract.reasons import Reason
@@ -13,9 +13,13 @@ from roost.grpc_errors import details_of
 from roost.v1 import session_service_pb2 as pb
 
 
+def publish_repetition(rig: Rig, **rules: Any) -> None:
+    publish_pool(rig.redis, roles=[{"name": "coder", "maxOutputTokensPerStep": 64, "repetition": rules}])
+
+
 async def begun(rig: Rig, **rules: Any) -> tuple[Script, Caller]:
     """A worker whose model calls what its script says, and a gateway."""
-    publish_pool(rig.redis, roles=[{"name": "coder", "maxOutputTokensPerStep": 64, "repetition": rules}])
+    publish_repetition(rig, **rules)
     script = Script(prompt_ids=5, tokens=3, calls=(("grep", '{"q": 1, "n": 2}'),))
     await rig.worker(script=script)
     return script, rig.caller(await rig.gateway())
@@ -84,6 +88,20 @@ async def test_a_session_that_is_stopped_goes_on_with_a_users_message(rig: Rig) 
     assert repeated.replayed
     assert await repetition(caller, step_request(session, "u", "Stop that.")) is None
     assert await repetition(caller, result(session, "s3")) == (False, 1, 2)
+
+
+async def test_a_role_that_loses_its_thresholds_stops_and_reports_nothing_more(rig: Rig) -> None:
+    publish_repetition(rig, threshold=2, onRepetition="Stop")
+    await rig.worker(script=Script(prompt_ids=5, tokens=3, calls=(("grep", "{}"),)))
+    gateway = await rig.gateway()
+    caller = rig.caller(gateway)
+    session = await caller.open()
+    await caller.step(step_request(session, "s0"))
+    assert await repetition(caller, result(session, "s1")) == (False, 1, 2)
+    publish_repetition(rig, threshold=0, onRepetition="Stop")
+    await gateway.life.fleet.pools.reread(POOL)
+    assert await repetition(caller, result(session, "s2")) is None
+    assert await repetition(caller, result(session, "s3")) is None
 
 
 async def test_http_clients_get_a_header_and_an_error(rig: Rig) -> None:

@@ -301,7 +301,7 @@ class StoreWorld(RuleBasedStateMachine):
             descriptor = self.same(0, "get", session_id, TENANTS[0])
             for generation in range(1, descriptor.generation + 1 if descriptor else 1):
                 for entry in self.same(0, "log", session_id, generation, 0, 99):
-                    self.same(0, "step_index", session_id, entry.step_id)
+                    self.same(0, "step_place", session_id, entry.step_id)
                 self.same(0, "ids", session_id, generation, 0, 9999)
 
     @invariant()

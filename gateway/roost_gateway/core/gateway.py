@@ -29,6 +29,7 @@ from roost.contract.steps import StepRequest
 from roost.store.budget_requests import checked_extension
 from roost.store.folding import fold_step
 from roost.store.forks import fork_session
+from roost.store.generations import index_now
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor, LogEntry, NewSession
 from roost.store.rules import day_of
@@ -192,10 +193,12 @@ class Gateway:
         """A step of the session's current log, without reading others; None when it has no such step."""
         pool_of_session(session_id, caller)
         descriptor = await self._store.get(session_id, caller.tenant)
-        index = await self._store.step_index(session_id, step_id)
-        if index is None:
+        place = await self._store.step_place(session_id, step_id)
+        index = None if place is None else index_now(descriptor.folds, *place)
+        entry = None
+        if place is None:
             entry = await self._inherited(descriptor, step_id)
-        else:
+        elif index is not None:
             entry = next(iter(await self._store.log(session_id, descriptor.generation, index, 1)), None)
         if entry is None or entry.step_id != step_id:
             return None

@@ -7,9 +7,8 @@ think have it. A turn is a step that begins with a user's message, and the steps
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from roost.contract.messages import MessageRole
 from roost.store.records import LogEntry
-from roost.store.rules import thinking_from
+from roost.store.rules import opens_turn, thinking_from
 from roost_gateway.step.attempt import StepAttempt
 
 
@@ -52,5 +51,5 @@ def earlier_turns(attempt: StepAttempt, entries: Sequence[LogEntry]) -> int:
         return 0
     if attempt.call.drops_thinking:
         return len(entries)
-    begin = (entry.index for entry in reversed(entries) if entry.messages[0]["role"] == MessageRole.USER.value)
-    return next(begin, 0)
+    begin = (place for place in reversed(range(len(entries))) if opens_turn(entries[place]))
+    return next(begin, 0)  # not its `index`: behind a fold that is its place in the old log

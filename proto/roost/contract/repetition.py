@@ -23,6 +23,11 @@ class RepetitionRules:
     """So many steps with equal calls among the last ones of a task's sessions."""
     on_repetition: OnRepetition = OnRepetition.REPORT
 
+    @property
+    def stops(self) -> bool:
+        """Whether a session is stopped in a turn whose calls repeat."""
+        return self.on_repetition is OnRepetition.STOP and bool(self.threshold or self.task_threshold)
+
 
 @dataclass(frozen=True, slots=True)
 class Repetition:

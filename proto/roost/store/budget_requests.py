@@ -6,7 +6,6 @@ from roost.contract import requests
 from roost.contract.budgets import BudgetExtension, BudgetScope, OnBudget
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.refused import check
-from roost.contract.repetition import OnRepetition
 from roost.store.budgets import BudgetRules, ExtendRequest, budgets_of, spending
 from roost.store.records import Descriptor
 
@@ -23,7 +22,7 @@ def budget_rules(tenant: str, task: str, role: PoolRole, pool: PoolDocument) -> 
     return BudgetRules(
         tenant=tenant,
         role=role.name,
-        task=task,
+        task=task if _counts_tasks(pool) else "",
         budgets=tuple(budget for scope, of_scope in limits.items() for budget in budgets_of(scope, of_scope)),
         asks=budgets.on_budget is OnBudget.ASK,
         grace_steps=budgets.grace_steps,
@@ -31,7 +30,14 @@ def budget_rules(tenant: str, task: str, role: PoolRole, pool: PoolDocument) -> 
         task_ttl_ms=pool.idle_ttl_ms,
         repeats=role.repetition.threshold,
         task_repeats=role.repetition.task_threshold,
-        stops=role.repetition.on_repetition is OnRepetition.STOP,
+        stops=role.repetition.stops,
+    )
+
+
+def _counts_tasks(pool: PoolDocument) -> bool:
+    """Whether a role of the pool limits tasks, or notices their repeated calls: sessions of all roles share a task."""
+    return any(
+        role.repetition.task_threshold or any(budgets_of(BudgetScope.TASK, role.budgets.task)) for role in pool.roles
     )
 
 

@@ -102,13 +102,22 @@ class Budget:
     limit: int
     window_ms: int = 0
 
+    def is_used(self, account: Account, percent: int) -> bool:
+        """Whether an account, as it was read, has used at least `percent` of the budget."""
+        used, limit = self._use(account)
+        return 100 * used >= percent * limit
+
     def status_text(self, account: Account) -> str:
         """How much of the budget an account, as it was read, has used, as scripts write it."""
-        used, limit = getattr(account, self.counter), self.limit + getattr(account.more, self.counter)
+        used, limit = self._use(account)
         return f"{self.scope}:{self.counter}:{used}:{limit}"
 
     def status(self, account: Account) -> BudgetStatus:
         return status_from_text(self.status_text(account))
+
+    def _use(self, account: Account) -> tuple[int, int]:
+        """What is used, and the limit with what was added to it."""
+        return getattr(account, self.counter), self.limit + getattr(account.more, self.counter)
 
 
 def status_from_text(text: str) -> BudgetStatus:
@@ -142,7 +151,7 @@ class BudgetRules:
     tenant: str = ""
     role: str = ""
     task: str = ""
-    """Empty: the session has no task."""
+    """Empty: the session has no task, or no role of the pool limits tasks."""
     budgets: tuple[Budget, ...] = ()
     asks: bool = False
     grace_steps: int = 1
@@ -164,10 +173,6 @@ class BudgetRules:
     def windows(self) -> dict[BudgetScope, int]:
         """Length in ms of the windows of roles and tenants, as far as these are limited."""
         return {budget.scope: budget.window_ms for budget in self.budgets if budget.window_ms}
-
-    def warns(self, status: BudgetStatus) -> bool:
-        """Whether the result of a step mentions a budget."""
-        return 100 * status.used >= self.warn_percent * status.limit
 
     def encode(self) -> str:
         """As scripts read it (_budgets.lua)."""

@@ -34,3 +34,9 @@ def steps_now(folds: Sequence[Fold], generation: int, steps: int) -> int | None:
                 return None
             steps -= fold.steps - 1
     return steps
+
+
+def index_now(folds: Sequence[Fold], generation: int, index: int) -> int | None:
+    """Index in the current log of a step that was committed in an older generation; None when it was folded."""
+    steps = steps_now(folds, generation, index + 1)
+    return None if steps is None else steps - 1

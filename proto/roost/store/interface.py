@@ -163,9 +163,9 @@ class SessionStore(Protocol):
 
     async def log(self, session_id: str, generation: int, first: int, count: int) -> list[LogEntry]: ...
 
-    async def step_index(self, session_id: str, step_id: str) -> int | None:
-        """Number of a step in the log, which it keeps in every generation; None when the session itself has not
-        committed such a step."""
+    async def step_place(self, session_id: str, step_id: str) -> tuple[int, int] | None:
+        """Generation in which the session itself has committed a step, and the step's index there; None when it has
+        not."""
         ...
 
     async def workers(self, pool: str) -> list[WorkerView]:

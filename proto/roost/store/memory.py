@@ -298,10 +298,10 @@ class MemoryStore:
     async def log(self, session_id: str, generation: int, first: int, count: int) -> list[LogEntry]:
         return self._log(session_id, generation).entries[first : first + max(count, 0)]
 
-    async def step_index(self, session_id: str, step_id: str) -> int | None:
+    async def step_place(self, session_id: str, step_id: str) -> tuple[int, int] | None:
         session = self._living(session_id)
         step = session.steps.get(step_id) if session is not None else None
-        return step.index if step is not None else None
+        return (step.generation, step.index) if step is not None else None
 
     async def workers(self, pool: str) -> list[WorkerView]:
         self.pool(pool).working_set.expire(self.clock())

@@ -1,5 +1,6 @@
 """What sessions, tasks, roles and tenants use in the store in memory: what `_budgets.lua` does. Pure."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from roost.contract.budgets import BudgetScope, BudgetStatus
@@ -30,21 +31,19 @@ class MemoryAccounts:
 
     def warnings(self, session: MemorySession, rules: BudgetRules, now: int) -> tuple[BudgetStatus, ...]:
         """The budgets of which as much is used as the rules warn at."""
-        statuses = (self._status(session, rules, budget, now) for budget in rules.applying)
-        return tuple(filter(rules.warns, statuses))
+        used = self._used(session, rules, rules.warn_percent, now)
+        return tuple(budget.status(account) for budget, account in used)
 
     def is_grace(self, session: MemorySession, rules: BudgetRules, now: int) -> bool:
         """Whether a step is a step of grace. Refuses: BUDGET_EXCEEDED, BUDGET_PAUSED when no grace is left."""
-        for budget in rules.applying:
-            status = self._status(session, rules, budget, now)
-            if status.used >= status.limit:
-                own = session.record.account
-                if own.steps == 0 or own.grace_steps >= rules.grace_steps:
-                    asks = rules.asks and not budget.window_ms
-                    reason = Reason.BUDGET_PAUSED if asks else Reason.BUDGET_EXCEEDED
-                    ends_in = budget.window_ms - now % budget.window_ms if budget.window_ms else 0
-                    raise session.refusal(reason, ends_in, budget.status_text(self._of(session, rules, budget, now)))
-                return True
+        for budget, account in self._used(session, rules, 100, now):
+            own = session.record.account
+            if own.steps == 0 or own.grace_steps >= rules.grace_steps:
+                asks = rules.asks and not budget.window_ms
+                reason = Reason.BUDGET_PAUSED if asks else Reason.BUDGET_EXCEEDED
+                ends_in = budget.window_ms - now % budget.window_ms if budget.window_ms else 0
+                raise session.refusal(reason, ends_in, budget.status_text(account))
+            return True
         return False
 
     def check_repetition(self, session: MemorySession, rules: BudgetRules, *, opens_turn: bool) -> None:
@@ -55,9 +54,10 @@ class MemoryAccounts:
 
     def note_calls(self, session: MemorySession, rules: BudgetRules, entry: LogEntry, now: int) -> None:
         """Notes the calls of a step, and whether they repeat others. A step that opens a turn begins again."""
-        if not rules.repeats and not rules.task_repeats:
-            return
         own, calls, repeats = session.record.account, calls_hash(entry.output.get("tool_calls", ())), ""
+        if not rules.repeats and not rules.task_repeats:
+            session.change(account=replace(own, calls="", repeats=""))
+            return
         before = own.calls if calls and not opens_turn(entry) else ""
         hashes = with_calls(before, calls, KEPT_OF_SESSION)
         if calls and rules.repeats and (round_ := cycle(hashes, rules.repeats)):
@@ -110,8 +110,14 @@ class MemoryAccounts:
             extended = self._read(key, now).extend(request.spending, request.request_id)
             self._keep(key, extended, request.task_ttl_ms, now)
 
-    def _status(self, session: MemorySession, rules: BudgetRules, budget: Budget, now: int) -> BudgetStatus:
-        return budget.status(self._of(session, rules, budget, now))
+    def _used(
+        self, session: MemorySession, rules: BudgetRules, percent: int, now: int
+    ) -> Iterator[tuple[Budget, Account]]:
+        """Budgets of which at least `percent` is used, each with its account."""
+        for budget in rules.applying:
+            account = self._of(session, rules, budget, now)
+            if budget.is_used(account, percent):
+                yield budget, account
 
     def _of(self, session: MemorySession, rules: BudgetRules, budget: Budget, now: int) -> Account:
         if budget.scope is BudgetScope.SESSION:

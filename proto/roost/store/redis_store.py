@@ -314,9 +314,10 @@ class RedisStore:
         stored = itertools.chain.from_iterable(await self._read(session_id, generation, "steps", first, count))
         return [codec.decode_entry(packed, index) for index, packed in enumerate(stored, first)]
 
-    async def step_index(self, session_id: str, step_id: str) -> int | None:
+    async def step_place(self, session_id: str, step_id: str) -> tuple[int, int] | None:
         stored = await self._link.run("HGET", pool_keys(session_id).steps(session_id), step_id)
-        return int(stored.split(b":")[1]) if stored else None
+        parts = stored.split(b":") if stored else ()
+        return (int(parts[0]), int(parts[1])) if parts else None
 
     async def _read(self, session_id: str, generation: int, what: str, first: int, count: int) -> list[Any]:
         """Runs of a log's packed ids, or of its entries; none when the session or the generation is gone."""

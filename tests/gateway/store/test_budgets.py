@@ -179,6 +179,12 @@ async def test_the_result_warns_from_the_percentage_on(store):
     assert (await store.log(session_id, 1, 3, 1))[0].budgets == (), "it is not stored"
 
 
+async def test_a_warning_does_not_depend_on_how_fractions_of_seconds_are_rounded(store):
+    session_id, of = await opened(store), rules("session", "gpu_us", 1_000_000, warn_percent=57)
+    entry = await take(store, session_id, "a", of, seconds=0.57)
+    assert [status.used for status in entry.budgets] == [0.57]
+
+
 async def test_grace_is_for_so_many_steps_and_comes_back_with_an_extension(store):
     session_id, of = await opened(store), rules("session", "steps", 1, asks=True, grace_steps=2)
 

@@ -251,8 +251,9 @@ async def test_ids_and_entries_are_read_by_range(store):
     assert await store.ids(session_id, 1, 4, 4) == b""
     assert [entry.step_id for entry in await store.log(session_id, 1, 1, 5)] == ["step-2"]
     assert await store.log(session_id, 1, 0, 0) == []
-    assert [await store.step_index(session_id, name) for name in ("step-1", "step-2", "step-9")] == [0, 1, None]
-    assert await store.step_index(names.new_session_id(POOL), "step-1") is None
+    places = [await store.step_place(session_id, name) for name in ("step-1", "step-2", "step-9")]
+    assert places == [(1, 0), (1, 1), None]
+    assert await store.step_place(names.new_session_id(POOL), "step-1") is None
 
 
 async def test_pools_and_their_documents(store, raw):

@@ -39,10 +39,11 @@ end
 
 -- Notes the calls of a step, '' for none, and whether they repeat others. A step that opens a turn begins again.
 local function note_calls(accounts, rules, calls, opens_turn)
+  local own, task, repeats = accounts.session, accounts.task, nil
   if rules.repeats == 0 and rules.task_repeats == 0 then
+    redis.call('HDEL', own.key, 'spent:calls', 'spent:repeats') -- the role may have had thresholds before
     return
   end
-  local own, task, repeats = accounts.session, accounts.task, nil
   local before = not opens_turn and redis.call('HGET', own.key, 'spent:calls') or ''
   local hashes = add_calls(own, calls, calls ~= '' and before or '', KEPT_OF_SESSION)
   if calls ~= '' and rules.repeats > 0 then
