@@ -91,12 +91,20 @@ class World:
 
     async def ready(self, name: str = manifests.NAME, seconds: float = START_SECONDS) -> None:
         """Waits until all workers that the pool's present spec wants take steps and nothing is to change. Where there
-        is no pool of tests yet, the sample is applied."""
+        is no pool of tests yet, the sample is applied.
+
+        The status of a pool whose worker was just killed counts that until its lease has run out, so its pods are
+        asked, too."""
         if name == manifests.NAME and not await self.exists("agentpool", name):
             await self.apply(manifests.sample())
 
         async def settled() -> bool:
-            return (await self.conditions(name)).get("Ready") == "True AllWorkersReady"
+            if (await self.conditions(name)).get("Ready") != "True AllWorkersReady":
+                return False
+            status = (await self.get(f"agentpool/{name}"))["status"]
+            found = (await self.get("pods", f"--selector={status['selector']}"))["items"]
+            ready = [pod for pod in found if is_ready(pod) and "deletionTimestamp" not in pod["metadata"]]
+            return len(ready) == int(status["workers"]["desired"])
 
         await until(f"pool {name} to settle", settled, seconds)
 
