@@ -93,8 +93,8 @@ class World:
         """Waits until all workers that the pool's present spec wants take steps and nothing is to change. Where there
         is no pool of tests yet, the sample is applied.
 
-        The status of a pool whose worker was just killed counts that until its lease has run out, so its pods are
-        asked, too."""
+        The status of a pool counts a worker that was just killed until its lease has run out, and not one that still
+        leaves, so its pods and its leases are asked, too."""
         if name == manifests.NAME and not await self.exists("agentpool", name):
             await self.apply(manifests.sample())
 
@@ -104,7 +104,8 @@ class World:
             status = (await self.get(f"agentpool/{name}"))["status"]
             found = (await self.get("pods", f"--selector={status['selector']}"))["items"]
             ready = [pod for pod in found if is_ready(pod) and "deletionTimestamp" not in pod["metadata"]]
-            return len(ready) == int(status["workers"]["desired"])
+            workers = await self.workers(f"{self.namespace}/{name}")
+            return len(ready) == len(workers) == int(status["workers"]["desired"])
 
         await until(f"pool {name} to settle", settled, seconds)
 
