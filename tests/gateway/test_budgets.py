@@ -10,6 +10,7 @@ import yaml
 from gateway_driver import POOL, Caller, Rig, publish_pool, step_request, violations
 from http_client import Answer, ask
 from null_script import BASE_ID, Script, token_text
+from refused_calls import refused_rpc
 from roost.contract.api_keys import hash_api_key
 from roost.contract.budgets import BudgetScope, BudgetStatus, BudgetUnit
 from roost.contract.reasons import Reason
@@ -25,12 +26,6 @@ TEXT = "".join(token_text(BASE_ID + number) for number in range(6))
 
 def publish_budgets(rig: Rig, **budgets: Any) -> None:
     publish_pool(rig.redis, roles=[{"name": "coder", "maxOutputTokensPerStep": 64, "budgets": budgets}])
-
-
-async def refused(call: Any) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await call
-    return error.value
 
 
 async def extend(caller: Caller, session: pb.Session, **fields: Any) -> pb.Session:
@@ -50,7 +45,7 @@ async def test_a_step_says_what_it_used_and_warns_before_it_is_too_late(rig: Rig
     tokens = BudgetStatus(BudgetScope.SESSION, BudgetUnit.TOKENS, 64, 1000)
     session = await caller.get(session.id)
     assert (budgets_from_wire(session.budgets), session.usage.gpu_seconds) == ((tokens, gpu[1]), 6.0)
-    error = await refused(caller.step(step_request(session, "s4")))
+    error = await refused_rpc(caller.step(step_request(session, "s4")))
     assert details_of(error).reason == Reason.BUDGET_EXCEEDED
     assert BudgetStatus.from_metadata(details_of(error).metadata) == gpu[1]
     again = await caller.step(step_request(session, "s3"))
@@ -73,10 +68,10 @@ async def test_a_paused_session_is_extended_by_who_may_and_goes_on_where_it_was(
     for number in range(2):
         await agent.step(step_request(session, f"s{number}"))
     before = await agent.get(session.id)
-    paused = await refused(agent.step(step_request(session, "s2")))
+    paused = await refused_rpc(agent.step(step_request(session, "s2")))
     assert details_of(paused).reason == Reason.BUDGET_PAUSED
     assert "roost sessions extend" in (paused.details() or "")
-    denied = await refused(extend(agent, session, steps=5))
+    denied = await refused_rpc(extend(agent, session, steps=5))
     assert (denied.code(), details_of(denied).reason) == (grpc.StatusCode.PERMISSION_DENIED, Reason.RIGHT_MISSING)
     assert "rights: [extendBudgets]" in (denied.details() or "")
     extended = await extend(person, session, steps=2, request_id="once")
@@ -103,7 +98,7 @@ async def test_a_paused_session_is_extended_by_who_may_and_goes_on_where_it_was(
 async def test_an_extension_that_cannot_be_is_refused_by_field(rig: Rig, fields: dict[str, Any], field: str) -> None:
     publish_budgets(rig, session={"steps": 1}, task={"steps": 1}, onBudget="Ask")
     caller = rig.caller(await rig.gateway())
-    error = await refused(extend(caller, await caller.open(), **fields))
+    error = await refused_rpc(extend(caller, await caller.open(), **fields))
     assert details_of(error).reason == Reason.INVALID_REQUEST
     assert field in violations(error)
 
@@ -111,7 +106,7 @@ async def test_an_extension_that_cannot_be_is_refused_by_field(rig: Rig, fields:
 async def test_a_role_that_rejects_lets_nobody_extend(rig: Rig) -> None:
     publish_budgets(rig, session={"steps": 1})
     caller = rig.caller(await rig.gateway())
-    error = await refused(extend(caller, await caller.open(), steps=1))
+    error = await refused_rpc(extend(caller, await caller.open(), steps=1))
     assert "set budgets.onBudget of the role to Ask" in violations(error)["session_id"]
 
 
@@ -127,7 +122,7 @@ async def test_children_and_forks_use_up_the_tasks_budget(rig: Rig) -> None:
     fork = (await caller.stub.ForkSession(pb.ForkSessionRequest(session_id=parent.id))).session
     await caller.step(step_request(fork))
     late = await caller.open(parent_session_id=child.id)
-    error = await refused(caller.step(step_request(late)))
+    error = await refused_rpc(caller.step(step_request(late)))
     assert BudgetStatus.from_metadata(details_of(error).metadata).scope is BudgetScope.TASK
     assert (await caller.step(step_request(parent, "last"))).committed is not None
     elsewhere = await caller.open(parent_session_id=parent.id, task="another")
@@ -158,7 +153,7 @@ async def test_a_tenants_budget_is_of_all_its_sessions_and_says_when_it_begins_a
     caller = rig.caller(await rig.gateway())
     for _ in range(2):
         await caller.step(step_request(await caller.open()))
-    error = await refused(caller.step(step_request(await caller.open())))
+    error = await refused_rpc(caller.step(step_request(await caller.open())))
     assert details_of(error).reason == Reason.BUDGET_EXCEEDED
     details = details_of(error)
     assert BudgetStatus.from_metadata(details.metadata) == BudgetStatus(BudgetScope.TENANT, BudgetUnit.STEPS, 2, 2)

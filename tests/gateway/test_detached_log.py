@@ -54,13 +54,13 @@ def letters(parts: Sequence[Part]) -> list[Part]:
 
 def deltas(cuts: Sequence[int], attempt: AttemptRef = FIRST, parts: Sequence[Part] = PARTS) -> list[Delta]:
     """The output, cut after so many units; each unit is a token, and its text `é`."""
-    every, made = letters(parts), list[Delta]()
-    ends = sorted({*(cut for cut in cuts if 0 < cut < len(every)), len(every)})
+    units, output = letters(parts), list[Delta]()
+    ends = sorted({*(cut for cut in cuts if 0 < cut < len(units)), len(units)})
     for start, end in pairwise([0, *ends]):
         text = "é" * (end - start)
         ids = range(start, end)
-        made.append(Delta(text, ids, start, 2 * start, (), attempt, joined(every[start:end]), start))
-    return made
+        output.append(Delta(text, ids, start, 2 * start, (), attempt, joined(units[start:end]), start))
+    return output
 
 
 def logged(*events: Event, batches: Sequence[int] = (), before: Sequence[Event] = ()) -> list[Event]:

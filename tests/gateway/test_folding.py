@@ -8,6 +8,7 @@ import pytest
 
 from gateway_driver import POOL, Caller, Rig, publish_pool, step_request, violations
 from null_script import BASE_ID, Script, token_text
+from refused_calls import refused_rpc
 from roost.contract.budgets import BudgetScope, BudgetStatus
 from roost.contract.reasons import Reason
 from roost.grpc_errors import details_of
@@ -43,12 +44,6 @@ async def log_of(caller: Caller, session: pb.Session, generation: int = 0) -> li
     request = pb.ListStepsRequest(session_id=session.id, generation=generation)
     steps = (await caller.stub.ListSteps(request, metadata=caller.metadata)).steps
     return [([message.content for message in step.messages], step.output.content) for step in steps]
-
-
-async def refused(call: Any) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await call
-    return error.value
 
 
 async def test_a_summary_stands_in_place_of_the_first_steps_and_the_rest_stays(rig: Rig) -> None:
@@ -93,7 +88,7 @@ async def test_the_same_request_folds_once_whatever_gateway_it_comes_to(rig: Rig
     for some in (caller, other, caller):
         folded = await fold(some, session, keep_turns=1, request_id="once", expected_head=session.head)
         assert (folded.generation, folded.steps) == (2, 2)
-    error = await refused(fold(other, session, keep_turns=1, request_id="once", summary="Another."))
+    error = await refused_rpc(fold(other, session, keep_turns=1, request_id="once", summary="Another."))
     assert details_of(error).reason == Reason.STEP_ID_REUSED
 
 
@@ -101,7 +96,7 @@ async def test_the_same_request_folds_once_whatever_gateway_it_comes_to(rig: Rig
 async def test_there_must_be_something_to_fold(rig: Rig, keep: int, steps: int) -> None:
     await rig.worker(script=SCRIPT)
     caller, session = await begun(rig, steps)
-    error = await refused(fold(caller, session, keep_turns=keep, summary="x"))
+    error = await refused_rpc(fold(caller, session, keep_turns=keep, summary="x"))
     assert "keep_turns" in violations(error)
     assert (await caller.get(session.id)).generation == 1
     log = await caller.step(step_request(session, "next"))
@@ -161,7 +156,7 @@ async def test_an_exhausted_session_can_be_folded_and_stays_exhausted(rig: Rig) 
     caller, session = await begun(rig)
     folded = await fold(caller, session, summary="We counted.")
     assert folded.head.length < session.head.length
-    error = await refused(caller.step(step_request(session, "s4")))
+    error = await refused_rpc(caller.step(step_request(session, "s4")))
     assert details_of(error).reason == Reason.BUDGET_EXCEEDED
 
 
@@ -170,7 +165,7 @@ async def test_a_worker_that_cannot_render_leaves_the_old_log(rig: Rig) -> None:
     await rig.worker(script=script)
     caller, session = await begun(rig)
     script.refuse_render = Reason.STEP_TOO_LONG
-    assert details_of(await refused(fold(caller, session, summary="x"))).reason == Reason.STEP_TOO_LONG
+    assert details_of(await refused_rpc(fold(caller, session, summary="x"))).reason == Reason.STEP_TOO_LONG
     assert (await caller.get(session.id)).generation == 1
     assert (await fold(caller, session, summary="x")).generation == 2
 
@@ -198,7 +193,7 @@ async def test_a_fold_whose_gateway_dies_is_done_by_the_next_one_once(
     caller, session = await begun(rig)
     doomed = rig.caller(await rig.process(tmp_path, f"{point}:kill"))
     request = {"summary": "We counted.", "keep_turns": 1, "request_id": "r", "expected_head": session.head}
-    error = await refused(fold(doomed, session, **request))
+    error = await refused_rpc(fold(doomed, session, **request))
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert (await caller.get(session.id)).generation == generation
     folded = await fold(caller, session, **request)
@@ -228,7 +223,7 @@ async def test_a_session_is_folded_whenever_its_budget_is_used_up_and_goes_on(ri
     assert await log_of(caller, session) == [(["0"], TEXT), (["5"], TEXT), (["6"], TEXT), (["7"], TEXT), (["8"], TEXT)]
     (status,) = (await caller.get(session.id)).budgets
     assert (status.used, status.limit) == (9, 9)
-    error = await refused(caller.step(step_request(session, "s9", expected_head=head)))
+    error = await refused_rpc(caller.step(step_request(session, "s9", expected_head=head)))
     status = BudgetStatus.from_metadata(details_of(error).metadata)
     assert status is not None
     assert status.scope is BudgetScope.TASK, "the summaries have used the rest of it"
@@ -250,7 +245,7 @@ async def test_a_session_whose_model_writes_no_summary_is_refused_and_stays_as_i
     worker = await rig.worker(script=Script(prompt_ids=10, tokens=TOKENS))
     caller, session = await begun(rig, 3)
     worker.script.refuse_render = Reason.STEP_TOO_LONG
-    error = await refused(caller.step(step_request(session, "s3")))
+    error = await refused_rpc(caller.step(step_request(session, "s3")))
     assert details_of(error).reason == Reason.BUDGET_EXCEEDED
     assert (await caller.get(session.id)).generation == 1
     assert (await caller.step(step_request(session, "s3"))).committed is not None
@@ -265,7 +260,7 @@ async def test_a_step_whose_gateway_dies_while_it_folds_is_taken_by_the_next_one
     caller, session = await begun(rig, 3)
     doomed = rig.caller(await rig.process(tmp_path, f"{point}:kill"))
     request = step_request(session, "s3", expected_head=session.head)
-    assert (await refused(doomed.step(request))).code() is grpc.StatusCode.UNAVAILABLE
+    assert (await refused_rpc(doomed.step(request))).code() is grpc.StatusCode.UNAVAILABLE
     log = await caller.step(request)
     assert log.committed is not None
     after = await caller.get(session.id)

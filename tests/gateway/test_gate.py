@@ -1,12 +1,11 @@
 """Working-set admission in a gateway: who is held, for how long, and what its client is told."""
 
-import asyncio
 from typing import Any
 
 import grpc
 import pytest
 
-from gateway_driver import POOL, Caller, Rig, StepLog, fault, publish_pool, step_request
+from gateway_driver import POOL, Caller, Rig, fault, publish_pool, step_request
 from null_script import Script
 from roost.contract.reasons import Reason
 from roost.store.keys import PoolKeys
@@ -23,22 +22,6 @@ def publish(rig: Rig, hold_seconds: float, **changes: Any) -> None:
     publish_pool(rig.redis, admission=admission, **changes)
 
 
-async def _held(rig: Rig, caller: Caller, request: pb.StepRequest) -> tuple[pb.StepQueued, "asyncio.Task[StepLog]"]:
-    """What the client of a step that has to wait is sent, and the step."""
-    queued: asyncio.Future[pb.StepQueued] = asyncio.get_running_loop().create_future()
-    log = StepLog()
-
-    async def run() -> StepLog:
-        async for response in caller.call_step(request):
-            if response.HasField("queued") and not queued.done():
-                queued.set_result(response.queued)
-            log.take(response)
-        return log
-
-    task = rig.spawn(run())
-    return await queued, task
-
-
 async def _busy(rig: Rig) -> tuple[Any, Caller, pb.Session]:
     """A worker whose KV a running step's session nearly fills."""
     worker = await rig.worker(script=Script(hang_after=1, capacity_tokens=ROOM_FOR_TWO))
@@ -52,7 +35,7 @@ async def _busy(rig: Rig) -> tuple[Any, Caller, pb.Session]:
 async def test_a_step_of_a_new_session_is_held_until_a_live_one_needs_less(rig: Rig) -> None:
     publish(rig, 60.0)
     worker, caller, _ = await _busy(rig)
-    queued, step = await _held(rig, caller, step_request(await caller.open()))
+    queued, step = await rig.queued(caller, step_request(await caller.open()))
     assert (queued.reason, queued.continuation) == (pb.WAIT_REASON_WORKING_SET, False)
     assert 0 < queued.live_tokens < queued.live_limit_tokens == ROOM_FOR_TWO * 800 // 1000
     assert 0 < queued.estimate_seconds <= 60
@@ -70,7 +53,7 @@ async def test_a_step_is_held_until_the_time_of_a_live_session_is_over(rig: Rig)
     with rig.redis.client() as raw:
         raw.hset(keys.live, "idle", f"|0||0|{ROOM_FOR_TWO}|0|{worker.worker_id}")
         raw.zadd(keys.live_ends, {"idle": redis_ms(raw, POOL) + 1000})
-        queued, step = await _held(rig, caller, step_request(await caller.open()))
+        queued, step = await rig.queued(caller, step_request(await caller.open()))
         assert queued.live_tokens == ROOM_FOR_TWO
         assert (await step).committed is not None
         assert not raw.hexists(keys.live, "idle")
@@ -79,7 +62,7 @@ async def test_a_step_is_held_until_the_time_of_a_live_session_is_over(rig: Rig)
 async def test_a_step_is_let_in_after_the_longest_hold(rig: Rig) -> None:
     publish(rig, 0.2)
     worker, caller, _ = await _busy(rig)
-    _, step = await _held(rig, caller, step_request(await caller.open()))
+    step = await rig.waiting(caller, step_request(await caller.open()))
     await worker.until(lambda: len(worker.starts) == 2)
     step.cancel()
 

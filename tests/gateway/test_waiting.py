@@ -2,28 +2,11 @@
 
 import asyncio
 
-from gateway_driver import POOL, Caller, Rig, StepLog, publish_pool, step_request
+from gateway_driver import POOL, Rig, StepLog, publish_pool, step_request
 from null_script import Script
 from roost.store.keys import PoolKeys
-from roost.v1 import session_service_pb2 as pb
 
 ROOM_FOR_ONE = 600
-
-
-async def _queued(rig: Rig, caller: Caller, request: pb.StepRequest) -> "asyncio.Task[StepLog]":
-    """A step that is known to wait."""
-    queued, log = asyncio.Event(), StepLog()
-
-    async def run() -> StepLog:
-        async for response in caller.call_step(request):
-            log.take(response)
-            queued.set()
-        return log
-
-    task = rig.spawn(run())
-    await queued.wait()
-    assert log.events == ["queued"]
-    return task
 
 
 async def test_a_new_session_never_overtakes_a_waiting_continuation_of_another_gateway(rig: Rig) -> None:
@@ -36,8 +19,8 @@ async def test_a_new_session_never_overtakes_a_waiting_continuation_of_another_g
     await worker.until(lambda: len(worker.starts) == 2)
     new = await two.open()
     waiting = [
-        await _queued(rig, two, step_request(new, "new")),
-        await _queued(rig, one, step_request(old, "continuation")),
+        await rig.waiting(two, step_request(new, "new")),
+        await rig.waiting(one, step_request(old, "continuation")),
     ]
     worker.script.hang_after = None
     worker.resume_output.set()
@@ -58,7 +41,7 @@ async def test_a_full_revision_does_not_hold_up_steps_of_another(rig: Rig) -> No
     await rig.worker("new", revision="rev-2")
     publish_pool(rig.redis, activeRevision="rev-2", sessions={"onModelChange": "Refuse"})
     await gateway.life.fleet.pools.reread(POOL)
-    waiting = await _queued(rig, caller, step_request(sessions[1], "waits"))
+    waiting = await rig.waiting(caller, step_request(sessions[1], "waits"))
     log = await caller.step(step_request(await caller.open(), "new"))
     assert log.committed is not None
     assert "queued" not in log.events
@@ -77,7 +60,7 @@ async def test_only_the_first_of_a_gateway_waits_in_the_store(rig: Rig) -> None:
     worker.script.hang_after = 1
     running = rig.spawn(caller.step(step_request(await caller.open(), "running")))
     await worker.until(lambda: len(worker.starts) == 3)
-    waiting = [await _queued(rig, caller, step_request(session, "next")) for session in (low, high)]
+    waiting = [await rig.waiting(caller, step_request(session, "next")) for session in (low, high)]
     with rig.redis.client() as client:
         async with asyncio.timeout(20):
             while [place[:2] for place in client.hvals(PoolKeys(POOL).waiters)] != [b"0:"]:
@@ -115,8 +98,8 @@ async def test_a_waiting_step_whose_client_goes_gives_its_place_up(rig: Rig) -> 
     running = rig.spawn(caller.step(step_request(await caller.open())))
     await worker.until(lambda: worker.starts)
     sessions = [await caller.open() for _ in range(2)]
-    leaving = await _queued(rig, caller, step_request(sessions[0]))
-    staying = await _queued(rig, caller, step_request(sessions[1]))
+    leaving = await rig.waiting(caller, step_request(sessions[0]))
+    staying = await rig.waiting(caller, step_request(sessions[1]))
     leaving.cancel()
     worker.resume_output.set()
     assert (await running).committed is not None

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway_driver import POOL, Caller, Rig, StepLog, publish_pool, step_request
+from gateway_driver import POOL, Rig, StepLog, publish_pool, step_request
 from http_client import ask
 from null_script import BASE_ID, Script, token_text
 from roost.contract.why import KvEviction, Place, RebuildCause, Wait, WaitReason, Why
@@ -24,22 +24,6 @@ def why_of(log: StepLog) -> Why:
     return why_from_wire(log.committed.why)
 
 
-async def queued(rig: Rig, caller: Caller, request: pb.StepRequest) -> "asyncio.Task[StepLog]":
-    """A step that is known to wait."""
-    has_event, log = asyncio.Event(), StepLog()
-
-    async def run() -> StepLog:
-        async for response in caller.call_step(request):
-            log.take(response)
-            has_event.set()
-        return log
-
-    task = rig.spawn(run())
-    await has_event.wait()
-    assert log.events == ["queued"]
-    return task
-
-
 async def test_waiting_steps_say_how_many_of_which_kind_they_waited_for(rig: Rig) -> None:
     publish_pool(rig.redis, activeRevision="rev-1")
     worker = await rig.worker(script=Script(capacity_tokens=ROOM_FOR_ONE))
@@ -51,7 +35,7 @@ async def test_waiting_steps_say_how_many_of_which_kind_they_waited_for(rig: Rig
     running = rig.spawn(caller.step(step_request(sessions[0], "running")))
     await worker.until(lambda: len(worker.starts) == 4)
     waiting = [
-        await queued(rig, caller, step_request(session, "next"))
+        await rig.waiting(caller, step_request(session, "next"))
         for session in (sessions[1], await caller.open(), sessions[2], await caller.open())
     ]
     worker.script.hang_after = None
@@ -73,7 +57,7 @@ async def test_waiting_steps_say_how_many_of_which_kind_they_waited_for(rig: Rig
 
 async def test_a_step_that_no_worker_could_take_says_so(rig: Rig) -> None:
     caller = rig.caller(await rig.gateway())
-    step = await queued(rig, caller, step_request(await caller.open()))
+    step = await rig.waiting(caller, step_request(await caller.open()))
     await rig.worker()
     wait = why_of(await step).wait
     assert wait is not None

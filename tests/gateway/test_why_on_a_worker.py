@@ -72,10 +72,10 @@ async def small(redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.M
         config = worker_config(redis_server.url, tmp_path)
         worker = await stack.enter_async_context(scripted_world(config, blocks=BLOCKS + 1))
         worker.script(1, "ok")
-        one = await stack.enter_async_context(gateway(redis_server, **options))
-        two = await stack.enter_async_context(gateway(redis_server, **options))
-        callers = {name: Caller(one.address, name) for name in ("ours", "theirs")}
-        other = Caller(two.address, "ours")
+        first = await stack.enter_async_context(gateway(redis_server, **options))
+        second = await stack.enter_async_context(gateway(redis_server, **options))
+        callers = {name: Caller(first.address, name) for name in ("ours", "theirs")}
+        other = Caller(second.address, "ours")
         for caller in (*callers.values(), other):
             stack.push_async_callback(caller.aclose)
         yield Small(worker, callers, other)
@@ -138,6 +138,6 @@ async def test_a_fork_computes_less_than_a_block_again(small: Small) -> None:
 
 async def test_every_gateway_reads_why_later_and_old_entries_say_nothing(small: Small) -> None:
     session = await small.open("ours")
-    told = [await small.step("ours", session), await small.step("ours", session, "go on")]
-    assert [why_from_wire(step.why) for step in await small.steps_elsewhere(session)] == told
+    lines = [await small.step("ours", session), await small.step("ours", session, "go on")]
+    assert [why_from_wire(step.why) for step in await small.steps_elsewhere(session)] == lines
     assert [step.index for step in await small.steps_elsewhere(session, first_index=1)] == [1]

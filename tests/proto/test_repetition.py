@@ -17,8 +17,8 @@ def hashes(letters: str) -> str:
 
 
 def test_calls_are_equal_by_name_and_values() -> None:
-    one = calls_hash([call(arguments='{"a": 1, "b": [true, "\\u00e9"]}')])
-    assert one == calls_hash([call(arguments='{"b":[true,"é"],"a":1}', id_="other")])
+    spelled = calls_hash([call(arguments='{"a": 1, "b": [true, "\\u00e9"]}')])
+    assert spelled == calls_hash([call(arguments='{"b":[true,"é"],"a":1}', id_="other")])
     others = [
         [],
         [call()],
@@ -28,7 +28,7 @@ def test_calls_are_equal_by_name_and_values() -> None:
         [call(arguments="not JSON")],
     ]
     digests = [calls_hash(other) for other in others]
-    assert len({one, *digests}) == len(others) + 1
+    assert len({spelled, *digests}) == len(others) + 1
     assert calls_hash([]) == ""
 
 

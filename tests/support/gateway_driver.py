@@ -225,6 +225,26 @@ class Rig:
         self._stack.push_async_callback(caller.aclose)
         return caller
 
+    async def queued(self, caller: "Caller", request: pb.StepRequest) -> "tuple[pb.StepQueued, asyncio.Task[StepLog]]":
+        """Sends a step that has to wait. Returns what its client is sent first, and the step."""
+        first, log = asyncio.get_running_loop().create_future(), StepLog()
+
+        async def run() -> StepLog:
+            async for response in caller.call_step(request):
+                log.take(response)
+                if not first.done():
+                    first.set_result(response)
+            return log
+
+        task = self.spawn(run())
+        response: pb.StepResponse = await first
+        assert log.events == ["queued"]
+        return response.queued, task
+
+    async def waiting(self, caller: "Caller", request: pb.StepRequest) -> "asyncio.Task[StepLog]":
+        """A step that is known to wait."""
+        return (await self.queued(caller, request))[1]
+
     def spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """Runs something beside the test, at most until its end."""
         task = asyncio.create_task(work)

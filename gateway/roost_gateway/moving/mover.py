@@ -25,7 +25,7 @@ from roost_gateway.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 ROUND_SECONDS = 2.0
-"""How long moves go by one plan: sessions that have had a step meanwhile, and new figures, come with the next one."""
+"""How long one plan is followed. The next one includes sessions whose steps have ended since, and newer figures."""
 PAUSE_SECONDS = 0.2
 """How long to wait for steps to end when there is nothing else to move."""
 

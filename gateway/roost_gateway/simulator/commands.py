@@ -52,7 +52,7 @@ def simulate(
     """
     history = None
     if plot is not None:
-        from roost_gateway.simulator import plots  # an extra that may be missing, which is told before the simulation
+        from roost_gateway.simulator import plots  # an optional extra: fail before the simulation, not after it
 
         history = History(every=max(1, steps // PLOTTED_MOMENTS))
     try:

@@ -12,7 +12,7 @@ DOTS_PER_INCH = 120
 
 
 def draw(history: History, folder: Path, kv_tokens: int) -> list[Path]:
-    """Write the plots into a folder, which is made if there is none, and return their paths.
+    """Write the plots into a folder, which is created if it does not exist, and return their paths.
 
     `kv_tokens` is what all workers hold together. Raise ValueError when no step has ended, OSError when a file cannot
     be written.

@@ -29,6 +29,14 @@ class Spending:
     steps: int = 0
     wall_ms: int = 0
 
+    def __add__(self, other: "Spending") -> "Spending":
+        return Spending(
+            self.tokens + other.tokens,
+            self.gpu_us + other.gpu_us,
+            self.steps + other.steps,
+            self.wall_ms + other.wall_ms,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Account:
@@ -83,13 +91,7 @@ class Account:
         """Raises the limits, unless the same request did so last."""
         if request == self.last_request:
             return self
-        more = Spending(
-            self.more.tokens + spending.tokens,
-            self.more.gpu_us + spending.gpu_us,
-            self.more.steps + spending.steps,
-            self.more.wall_ms + spending.wall_ms,
-        )
-        return replace(self, more=more, last_request=request)
+        return replace(self, more=self.more + spending, last_request=request)
 
 
 @dataclass(frozen=True, slots=True)

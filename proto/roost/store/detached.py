@@ -131,7 +131,7 @@ class DetachedSteps(Protocol):
         ...
 
     async def cancel(self, name: StepName, tenant: str) -> None:
-        """Asks the step's run, or the next one, to end it. Does nothing when it is over, or there is none."""
+        """Asks the step's run, or the next one, to end it. Does nothing when the step is over or unknown."""
         ...
 
     async def forget(self, name: StepName) -> None:

@@ -111,6 +111,6 @@ async def read_residency(
         for session_id in session_ids:
             cached, warm = tokens[session_id], tokens[warm_field(session_id)]
             if cached or warm:
-                found = Residency(worker_id, int(cached or 0), int(warm or 0))
-                best[session_id] = max(best.get(session_id, found), found, key=Residency.order)
+                here = Residency(worker_id, int(cached or 0), int(warm or 0))
+                best[session_id] = max(best.get(session_id, here), here, key=Residency.order)
     return best

@@ -108,7 +108,7 @@ class MemoryDetachedSteps:
             yield None
 
     def _living(self, name: StepName, tenant: str | None = None) -> _Record | None:
-        """The record, of that tenant if one is given; None when there is none or its time is over."""
+        """The record, or None when it does not exist, has expired, or is another tenant's than the given one."""
         record = self._records.get(name)
         if record is None or record.gone_ms <= self._clock() or tenant not in (None, record.step.tenant):
             return None

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 
-from roost.contract import names
 from roost.contract.reasons import Reason
 from roost.store.keys import MOVES_DONE
 from roost.store.memory_pool import MemoryPool
@@ -54,10 +53,7 @@ class MemoryMoves:
             return self._done[move.request]
         record = session.record
         session.check_open()
-        if (
-            self._mover(names.pool_of(move.session_id) or "", move.worker) != move.gateway
-            or record.owner != move.worker
-        ):
+        if self._mover(record.pool, move.worker) != move.gateway or record.owner != move.worker:
             raise session.refusal(Reason.ATTEMPT_FENCED)
         if session.attempt is not None:
             raise session.refusal(Reason.ANOTHER_STEP_RUNNING)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fork_driver import forked
+from refused_calls import refused
 from roost.contract.budgets import BudgetScope, BudgetStatus, BudgetUnit
 from roost.contract.heads import Head
 from roost.contract.reasons import Reason
@@ -33,12 +34,6 @@ def rules(scope: str, counter: str, limit: int, **fields: object) -> BudgetRules
     window_ms = ENDLESS_MS if scope in ("role", "tenant") else 0
     budget = Budget(BudgetScope(scope), counter, limit, window_ms)
     return replace(BudgetRules(TENANT, "coder", TASK, (budget,), grace_steps=0), **fields)
-
-
-async def refused(call) -> Refused:
-    with pytest.raises(Refused) as error:
-        await call
-    return error.value
 
 
 async def opened(store: SessionStore, **fields: object) -> str:

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
+from refused_calls import refused
 from roost.contract import loghash, names
 from roost.contract.heads import Head
 from roost.contract.reasons import Reason
-from roost.contract.refused import Refused
 from roost.store.keys import POOLS, PoolKeys
 from roost.store.records import NewSession, State
 from roost.store.redis_store import RedisStore
@@ -25,12 +25,6 @@ async def committed(store: RedisStore, session_id: str, step_id: str = "step-1",
     began = await store.begin(begin_request(session_id, step_id))
     head = began.descriptor.head
     return (await store.commit(commit_request(session_id, began.ref, step_id, head, **fields))).head
-
-
-async def refused(call) -> Refused:
-    with pytest.raises(Refused) as caught:
-        await call
-    return caught.value
 
 
 async def why(call) -> Reason:

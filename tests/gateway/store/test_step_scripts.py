@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from refused_calls import refused
 from roost.contract import loghash
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.reasons import Reason
@@ -26,12 +27,6 @@ from store_driver import (
 )
 
 KEYS = PoolKeys(POOL)
-
-
-async def refused(call) -> Refused:
-    with pytest.raises(Refused) as caught:
-        await call
-    return caught.value
 
 
 async def why(call) -> Reason:

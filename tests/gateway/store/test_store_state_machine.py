@@ -233,8 +233,8 @@ class StoreMachine(StoreWorld):
         revision = (session and session.record.model_revision) or REVISION
         thought = "Hm." if len(prompt) % 2 else ""
         used = {"gpu_seconds": len(ids) / 2, "rules": BUDGET_RULES[len(prompt + ids) % len(BUDGET_RULES)]}
-        made = {**used, "calls": len(ids) % 3, "owner": owner, "model_revision": revision}
-        request = commit_request(session_id, ref, step, before, prompt, ids, thought, **made)
+        fields = {**used, "calls": len(ids) % 3, "owner": owner, "model_revision": revision}
+        request = commit_request(session_id, ref, step, before, prompt, ids, thought, **fields)
         if self.agree(gateway, "commit", request, touches=session_id):
             self.cache(session_id, self.memory.sessions[session_id].record.owner, True)
 

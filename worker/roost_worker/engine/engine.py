@@ -257,8 +257,7 @@ class Engine:
             row.sequence.prefilled = True
             self._cache.advance(row.sequence, row.tokens, now)
             row.sequence.gpu_seconds += gpu_seconds * row.tokens / tokens
-        prefilled = sum(row.tokens for row in batch.rows if not row.decode)
-        self._meter.add_batch(prefilled, len(sampling), result.seconds)
+        self._meter.add_batch(batch.prefilled_tokens, len(sampling), result.seconds)
         self._scheduler.observe(batch, result.seconds)
         for sequence, sampled in zip(sampling, result.sampled, strict=True):
             self._take_token(sequence, sampled)

@@ -26,6 +26,10 @@ class ScheduledBatch:
     rows: tuple[Row, ...]
     restoring: tuple[Sequence, ...] = ()
 
+    @property
+    def prefilled_tokens(self) -> int:
+        return sum(row.tokens for row in self.rows if not row.decode)
+
 
 class Scheduler:
     """Waiting and running sequences, both ordered by priority, then first come, first served.
@@ -85,7 +89,7 @@ class Scheduler:
 
     def observe(self, batch: ScheduledBatch, seconds: float) -> None:
         """Learn from how long a batch took."""
-        prefilled = sum(row.tokens for row in batch.rows if not row.decode)
+        prefilled = batch.prefilled_tokens
         if prefilled > 0 and any(row.decode for row in batch.rows):
             self._chunk_size.observe(prefilled, seconds)
 

@@ -19,7 +19,7 @@ from roost_worker.server import refusals
 from roost_worker.server.session_log import SessionLog
 
 MOST_AT_ONCE = 2
-"""How many sessions a worker rebuilds at once, whoever asks: one is computed while the log of the next one comes."""
+"""Most sessions that a worker rebuilds at once, for all gateways: one is computed while the next one's log arrives."""
 
 
 class Rebuild:
