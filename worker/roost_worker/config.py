@@ -77,7 +77,7 @@ class EngineConfig:
             raise ValueError(f"engine.stepGoalSeconds: {self.step_goal_seconds} must not be negative; 0 is no goal")
         if self.max_forced_tokens < 0:
             raise ValueError(
-                f"engine.maxForcedTokens: {self.max_forced_tokens} must not be negative; 0 draws each token"
+                f"engine.max_forced_tokens: {self.max_forced_tokens} must not be negative; 0 draws each token"
             )
         if self.max_batch_tokens < self.max_running:
             raise ValueError(

@@ -132,6 +132,13 @@ def test_no_more_is_forced_than_was_asked_for_and_nothing_after_the_end(contract
     assert state.force(MOST) == []
 
 
+def test_few_ids_of_a_long_constant_are_forced_at_once(contracting: GrammarCompiler) -> None:
+    state = contracting.start(build_json_schema(json.dumps({"const": "x" * 60_000})))
+    assert len(state.force(MOST)) == 1
+    state = contracting.start(build_json_schema(json.dumps({"const": "x" * 62})))
+    assert len(state.force(MOST)) == 64
+
+
 def test_an_id_that_is_forced_and_refused_is_left_to_its_draw(contracting: GrammarCompiler) -> None:
     """llguidance divides "</s>" as the control token, which the text does not match."""
     state = contracting.start('start: "a</s>b"')

@@ -40,7 +40,8 @@ class Scheduler:
     prompts, each of them has its first token after T / (half a chunk) + 1 batches, rounded up, whatever the heavy
     ones have left. When decoding needs a block and none can be evicted, the last running sequence is preempted: its
     full blocks stay cached, its ids are kept, and it waits in its old place. So is a background prompt when any other
-    sequence needs its slot or its blocks to be admitted.
+    sequence needs its slot or its blocks to be admitted. Tokens that grammars force may make a chunk smaller: they get
+    up to half of what a batch has beside one token of each decoding sequence.
     """
 
     def __init__(

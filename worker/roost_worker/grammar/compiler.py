@@ -20,6 +20,9 @@ _ABOUT_THE_SCHEMA = re.compile(
 )
 """What begins an error in a client's terms; others are about the rules that llguidance makes of a schema."""
 _ALL = np.int32(-1)
+_MOST_DIVIDED = 4096
+"""Tokens that forced text is divided into before `force` ends. A client's constant of 60,000 characters takes 10 ms
+behind each of its tokens, and the engine's loop waits for it."""
 
 
 class GrammarState:
@@ -41,13 +44,16 @@ class GrammarState:
 
         Nothing is forced where the output may end. Of what llguidance says is forced, the mask allows the first id, and
         behind it the rest is divided into tokens again, sometimes otherwise
-        (`findings/llguidance_1_9_forced_tokens_are_divided_again.sh`). So only first ids are taken.
+        (`findings/llguidance_1_9_forced_tokens_are_divided_again.sh`). So only first ids are taken, and few of a long
+        constant (`_MOST_DIVIDED`).
         """
         forced: list[int] = []
-        while len(forced) < most and (ahead := self._matcher.compute_ff_tokens()):
+        divided = 0
+        while len(forced) < most and divided < _MOST_DIVIDED and (ahead := self._matcher.compute_ff_tokens()):
             if not self._matcher.try_consume_tokens(ahead[:1]):
                 break
             forced.append(ahead[0])
+            divided += len(ahead)
         return forced
 
     @property
