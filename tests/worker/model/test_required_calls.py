@@ -21,7 +21,9 @@ def engines() -> tuple[CallingEngine, CallingEngine]:
 
 
 @pytest.mark.parametrize(
-    "sampling", [SamplingParams(max_tokens=96), SamplingParams(max_tokens=96, seed=1, temperature=0.7)], ids=str
+    "sampling",
+    [SamplingParams(max_tokens=96), SamplingParams(max_tokens=96, seed=1, temperature=0.7)],
+    ids=["greedy", "seeded"],
 )
 def test_required_calls_take_fewer_steps(
     engines: tuple[CallingEngine, CallingEngine], sampling: SamplingParams
