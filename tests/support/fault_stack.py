@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import redis.asyncio
 
+from forked_stack import forked_processes
 from roost import (
     Client,
     Committed,
@@ -204,8 +205,9 @@ async def fault_stack(folder: Path, source: str = "", policy: str = "Migrate") -
     patience = processes.LONGEST_DELAY_SECONDS
     processes.LONGEST_DELAY_SECONDS = 0.2  # killing often is the point here, not a fault to back off from
     try:
-        async with LocalStack(AgentPool.model_validate(pool), options) as stack:
-            yield FaultStack(stack, faults)
+        with forked_processes():
+            async with LocalStack(AgentPool.model_validate(pool), options) as stack:
+                yield FaultStack(stack, faults)
     finally:
         processes.LONGEST_DELAY_SECONDS = patience
 
