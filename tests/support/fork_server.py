@@ -4,6 +4,7 @@ The server forks a process for each connection to its socket. The process dies w
 with the process that asked for it.
 """
 
+import asyncio
 import atexit
 import contextlib
 import gc
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from roost import fault_points
 from roost_worker.child_process import die_with_parent
@@ -86,9 +87,42 @@ def fork(
     log: Path | None = None,
 ) -> Forked:
     """Have the server at `address` run `function(*arguments)`, by default in this process's environment; see `Call`."""
+    if log is not None:
+        log.touch()  # it can be read from now on
     connection = Client(address)
     connection.send(Call(function, arguments, command_line, dict(environment or os.environ), log))
     return Forked(connection)
+
+
+class ForkedProcess:
+    """A forked process. Its methods are those of `asyncio.subprocess.Process`."""
+
+    def __init__(self, forked: Forked) -> None:
+        self.pid = forked.pid
+        self._forked = forked
+        self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().add_reader(forked.fileno(), self._end)
+
+    @classmethod
+    async def start(cls, address: str, function: str, *arguments: Any, **settings: Any) -> Self:
+        """See `fork`."""
+        return cls(await asyncio.to_thread(fork, address, function, *arguments, **settings))
+
+    @property
+    def returncode(self) -> int | None:
+        return self._ended.result() if self._ended.done() else None
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    async def wait(self) -> int:
+        return await asyncio.shield(self._ended)
+
+    def _end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._forked.fileno())
+        self._ended.set_result(self._forked.wait())
 
 
 class ForkServer:

@@ -1,6 +1,5 @@
 """Gateways and workers of a `LocalStack` as processes of fork servers, for tests that kill many of them."""
 
-import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,30 +7,9 @@ from typing import Any
 
 import pytest
 
-from fork_server import GATEWAYS, WORKERS, Forked, fork
+from fork_server import GATEWAYS, WORKERS, ForkedProcess
 from roost_operator.local import runner
 from roost_operator.local.processes import Supervised
-
-
-class ForkedProcess:
-    """What `Supervised` uses of asyncio's `Process`."""
-
-    def __init__(self, forked: Forked) -> None:
-        self.pid = forked.pid
-        self._forked = forked
-        self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().add_reader(forked.fileno(), self._end)
-
-    @property
-    def returncode(self) -> int | None:
-        return self._ended.result() if self._ended.done() else None
-
-    async def wait(self) -> int:
-        return await asyncio.shield(self._ended)
-
-    def _end(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._forked.fileno())
-        self._ended.set_result(self._forked.wait())
 
 
 class ForkedSupervised(Supervised):
@@ -48,8 +26,7 @@ class ForkedSupervised(Supervised):
                 return await super()._spawn()
         log.parent.mkdir(parents=True, exist_ok=True)
         settings = {"command_line": arguments, "environment": environment, "log": log}
-        forked = await asyncio.to_thread(fork, address, function, *more, **settings)
-        self._process = ForkedProcess(forked)
+        self._process = await ForkedProcess.start(address, function, *more, **settings)
         return self._process
 
 
