@@ -64,7 +64,7 @@ def spawn_rank(
     """A rank that follows; as rank 0, one that dies as soon as the group is complete. `corrupts`: see
     `tensor_parallel`."""
     function = "follower_rank:run_rank"
-    return fork(WORKERS.address, function, config, model_dir, rank, world, init_method, corrupts)
+    return fork(WORKERS.start(), function, config, model_dir, rank, world, init_method, corrupts)
 
 
 def run_rank(config: WorkerConfig, model_dir: Path, rank: int, world: int, init_method: str, corrupts: bool) -> None:

@@ -20,7 +20,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -126,14 +125,18 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """A server that has imported `modules`. It starts when its address is first asked for, and dies with the thread
-    that does so. OpenMP has one thread in its processes."""
+    """A server that has imported `modules`. OpenMP has one thread in its processes."""
 
     def __init__(self, *modules: str) -> None:
         self._modules = modules
+        self._address = ""
 
-    @cached_property
-    def address(self) -> str:
+    def start(self) -> str:
+        """Starts the server unless it runs; returns its address. It dies with the thread that started it."""
+        self._address = self._address or self._start()
+        return self._address
+
+    def _start(self) -> str:
         folder = tempfile.mkdtemp(prefix="forks-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         address = f"{folder}/socket"

@@ -33,7 +33,7 @@ class GatewayProcess:
             point, _, action = fault.partition(":")
             (faults / point).write_text(action)
         process = await ForkedProcess.start(
-            GATEWAYS.address,
+            GATEWAYS.start(),
             "roost_gateway.__main__:main",
             command_line=["--config", str(write_config(redis, folder, **fields))],
             environment={**os.environ, DIRECTORY_VARIABLE: str(faults)},

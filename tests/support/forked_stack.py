@@ -19,9 +19,9 @@ class ForkedSupervised(Supervised):
         log, environment = self.command.log, {**os.environ, **self.command.environment}
         match self.command.argv:
             case [_, "-m", "roost_gateway", *arguments]:
-                address, function, more = GATEWAYS.address, "roost_gateway.__main__:main", ()
+                address, function, more = GATEWAYS.start(), "roost_gateway.__main__:main", ()
             case [_, "-m", "roost_worker", *arguments]:
-                address, function, more = WORKERS.address, "forked_worker:serve", (WORKERS.address, log)
+                address, function, more = WORKERS.start(), "forked_worker:serve", (WORKERS.start(), log)
             case _:
                 return await super()._spawn()
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -33,6 +33,8 @@ class ForkedSupervised(Supervised):
 @contextmanager
 def forked_processes() -> Iterator[None]:
     """A `LocalStack` that is made in this context forks its gateways and workers."""
+    for server in (GATEWAYS, WORKERS):
+        server.start()  # not as a child of the stack, which would kill it at its end
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "Supervised", ForkedSupervised)
         yield
