@@ -160,8 +160,11 @@ def main() -> None:
     """Run the server. Returns in the forked processes only."""
     parent, listener, *modules = sys.argv[1:]
     die_with_parent(int(parent))
+    given = set(os.environ)
     for module in modules:
         importlib.import_module(module)
+    for name in given:
+        del os.environ[name]  # each process gets its own; what imports have set stays, as it does without a fork
     _serve(socket.socket(fileno=int(listener)))
 
 
@@ -202,7 +205,6 @@ def _fork_and_wait(connection: "Connection[Any, Any]") -> None:
 
 def _run(call: Call) -> NoReturn:
     os.setsid()
-    os.environ.clear()
     os.environ.update(call.environment)
     if call.log is not None:
         log = os.open(call.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
