@@ -125,7 +125,8 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """A server that has imported `modules`. OpenMP has one thread in its processes."""
+    """A server that has imported `modules`, which starts no thread and uses no GPU: its forks could not. OpenMP has one
+    thread in them."""
 
     def __init__(self, *modules: str) -> None:
         self._modules = modules
@@ -217,4 +218,4 @@ def _run(call: Call) -> NoReturn:
 
 
 WORKERS = ForkServer("follower_rank", "forked_worker")
-GATEWAYS = ForkServer("roost_gateway.__main__")
+GATEWAYS = ForkServer("roost_gateway.__main__", "fault_client")
