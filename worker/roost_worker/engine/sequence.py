@@ -39,7 +39,7 @@ class Sequence:
     announced: bool = False
     """Whether the first output, which carries `cached_tokens`, was sent."""
     drawn: int = 1
-    """How many of `ids` came last: a drawn token, and those that the grammar forced after it."""
+    """How many of `ids` the last draw gave: the drawn token, and those that the grammar forced after it."""
 
     def __post_init__(self) -> None:
         self.ids = array("i", self.request.token_ids)
@@ -60,7 +60,7 @@ class Sequence:
 
     @property
     def decoding(self) -> bool:
-        """Whether nothing but what was drawn last is left to compute."""
+        """Whether nothing but what the last draw gave is left to compute."""
         return self.missing_tokens <= self.drawn
 
     def append(self, tokens: tuple[int, ...], limit: int) -> StopReason | None:
@@ -68,7 +68,8 @@ class Sequence:
 
         Return why the output ends, or None. `limit` is the most tokens of a context.
         """
-        reason, self.drawn = None, 0
+        reason: StopReason | None = None
+        self.drawn = 0
         for token in tokens:
             self.ids.append(token)
             self.drawn += 1

@@ -21,8 +21,8 @@ _ABOUT_THE_SCHEMA = re.compile(
 """What begins an error in a client's terms; others are about the rules that llguidance makes of a schema."""
 _ALL = np.int32(-1)
 _MOST_DIVIDED = 4096
-"""Tokens that forced text is divided into before `force` ends. A client's constant of 60,000 characters takes 10 ms
-behind each of its tokens, and the engine's loop waits for it."""
+"""About how many tokens one `force` has llguidance divide text into. For each id it divides all that is still forced,
+10 ms for a client's constant of 60,000 characters, and the engine's loop waits."""
 
 
 class GrammarState:
@@ -42,10 +42,9 @@ class GrammarState:
     def force(self, most: int) -> list[int]:
         """Advance over up to `most` ids, each the only one that may come next, and return them: what draws would give.
 
-        Nothing is forced where the output may end. Of what llguidance says is forced, the mask allows the first id, and
-        behind it the rest is divided into tokens again, sometimes otherwise
-        (`findings/llguidance_1_9_forced_tokens_are_divided_again.sh`). So only first ids are taken, and few of a long
-        constant (`_MOST_DIVIDED`).
+        Nothing is forced where the output may end. llguidance lists all ids that it takes to follow, but the mask
+        behind the first may not allow the second: what is left is divided into tokens again, sometimes otherwise
+        (`findings/llguidance_1_9_forced_tokens_are_divided_again.sh`). So only the first of each list is taken.
         """
         forced: list[int] = []
         divided = 0

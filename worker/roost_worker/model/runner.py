@@ -76,7 +76,7 @@ class TorchRunner:
         info: RunnerInfo,
         group: RankGroup,
         grammar: LazyGrammar,
-        most_forced: int,
+        max_forced_tokens: int,
     ) -> None:
         self._model = model
         self._cache = cache
@@ -85,7 +85,9 @@ class TorchRunner:
         self._info = info
         self._group = group
         self._grammar = grammar
-        self._sampler = Sampler(info.vocab_size, cache.tensor.device, grammar.start, most_forced=most_forced)
+        self._sampler = Sampler(
+            info.vocab_size, cache.tensor.device, grammar.start, max_forced_tokens=max_forced_tokens
+        )
 
     @property
     def info(self) -> RunnerInfo:

@@ -33,17 +33,17 @@ class Sampler:
         vocab_size: tokens in the model's vocabulary.
         device: where the logits are.
         start_grammar: called for slots that have a grammar.
-        most_forced: how many tokens may follow a drawn one without a draw, because a grammar allows no others.
+        max_forced_tokens: how many tokens may follow a drawn one without a draw, because a grammar allows no others.
     """
 
     def __init__(
-        self, vocab_size: int, device: torch.device, start_grammar: StartGrammar, *, most_forced: int = 0
+        self, vocab_size: int, device: torch.device, start_grammar: StartGrammar, *, max_forced_tokens: int = 0
     ) -> None:
         self._vocab_size = vocab_size
         self._device = device
         self._table = SlotTable(vocab_size, device)
         self._start_grammar = start_grammar
-        self._most_forced = most_forced
+        self._max_forced_tokens = max_forced_tokens
         self._token_words = counter_rng.token_words(torch.arange(vocab_size, device=device))
 
     def free(self, slots: Sequence[int]) -> None:
@@ -216,7 +216,7 @@ class Sampler:
         """Return what the grammar forces next, which counts as drawn."""
         if self._table.columns.need[slot] & Need.LOGPROBS:
             return ()
-        forced = grammar.force(self._most_forced)
+        forced = grammar.force(self._max_forced_tokens)
         self._table.record_forced(slot, forced)
         return tuple(forced)
 
