@@ -120,7 +120,7 @@ class ScriptedRunner:
         if count < len(script) and script[count] < 0:
             return Sampled(slot, -1, error="the script breaks here")
         token = script[count] if count < len(script) else self._eos
-        return Sampled(slot, token, logprob=-0.5, top=((token, -0.5),), forced=forced)
+        return Sampled(slot, token, logprob=-0.5, top=((token, -0.5),), following=forced)
 
 
 @dataclass

@@ -153,6 +153,10 @@ class EngineStats:
     lookup_tokens: int = 0
     hit_tokens: int = 0
     generated_tokens: int = 0
+    draft_tokens: int = 0
+    """Tokens that were guessed and computed."""
+    right_draft_tokens: int = 0
+    """Those of them that were drawn, too."""
     prefilled_tokens: int = 0
     preemptions: int = 0
     batches: int = 0
