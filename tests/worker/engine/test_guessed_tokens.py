@@ -1,5 +1,4 @@
-"""Tokens that were guessed come together when they are what is drawn; nothing else changes, and wrong ones leave nothing
-behind."""
+"""Guesses that are right come together with the draw; nothing else changes, and wrong ones leave nothing behind."""
 
 import pytest
 

@@ -66,9 +66,7 @@ def test_rows_of_all_shapes_in_one_batch_do_not_disturb_each_other(drawing: Runn
 def test_preemption_changes_nothing(drawing: Runner, model_dir: Path) -> None:
     shapes = ("greedy", "seeded", "penalties")
     requests = [submit(name, SHAPES[name], prompt=ids) for name, ids in zip(shapes, prompts(3, 12), strict=True)]
-    cramped = build_runner(
-        config(64, context_tokens=160, memory_bytes=11 * BLOCK_BYTES), model_dir
-    )
+    cramped = build_runner(config(64, context_tokens=160, memory_bytes=11 * BLOCK_BYTES), model_dir)
     answers, stats = generate(cramped, *requests)
     assert stats.preemptions > 0
     assert answers == generate(drawing, *requests)[0]

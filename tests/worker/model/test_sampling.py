@@ -85,6 +85,37 @@ def test_guesses_are_kept_as_far_as_single_draws_give_them(params: SamplingParam
         assert after == replayed.sample(logits[right : right + 1], [_chunk(0, 11 + right)])
 
 
+class BreakingGrammar:
+    """A grammar that allows every token, and breaks when it is to take one of `breaking`."""
+
+    done, error = False, ""
+
+    def __init__(self, breaking: int) -> None:
+        self._breaking = breaking
+
+    def fill(self, row: np.ndarray) -> None:
+        row[:] = -1
+
+    def consume(self, ids: Sequence[int]) -> None:
+        if self._breaking in ids:
+            raise ValueError("the grammar breaks")
+
+    def force(self, most: int) -> list[int]:
+        return []
+
+
+def test_a_grammar_that_breaks_among_guesses_fails_the_draw_after_them() -> None:
+    logits = _logits(4)
+    drawn = logits.argmax(dim=1).tolist()
+    assert drawn[2] not in drawn[:2]
+    sampler = Sampler(VOCAB, torch.device("cpu"), lambda grammar, output: BreakingGrammar(drawn[2]))  # type: ignore[arg-type, return-value]  # has what is used
+    sampler.take(NewSlot(0, SamplingParams(), array("I"), array("I"), "any"))
+    guessed = Chunk(0, array("I", [0, *drawn[:3]]), 9, array("I", [1]), sample=True, drafts=3)
+    (first,) = sampler.sample(logits, [guessed])
+    assert ([first.token_id, *first.following], first.error) == (drawn[:2], "")
+    assert sampler.sample(logits[2:3], [_chunk(0, 12)])[0].error == "the grammar breaks"
+
+
 def test_greedy_takes_the_largest() -> None:
     logits = _logits(3)
     sampler = _sampler()

@@ -76,8 +76,7 @@ class SequenceCache:
         return True
 
     def grow(self, sequence: Sequence, now: float, guesses: int = 0) -> bool:
-        """Extend `sequence`'s blocks to cover all its ids, and `guesses` more. Return False when too few can be freed.
-        """
+        """Extend `sequence`'s blocks to cover its ids and `guesses` more. Return False when too few can be freed."""
         missing = self.blocks_for(len(sequence.ids) + guesses) - len(sequence.blocks)
         if missing <= 0:
             return True

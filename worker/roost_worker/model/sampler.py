@@ -64,7 +64,7 @@ class Sampler:
             extras.error = str(error)
 
     def sample(self, logits: Tensor, chunks: Sequence[Chunk]) -> tuple[Sampled, ...]:
-        """Draw for each of `chunks`, whose slots are taken: a token, and one after each guess as long as they are right.
+        """Draw for each of `chunks`, whose slots are taken: a token, and one after each guess until one is wrong.
 
         A draw sees everything that those before it changed, so that the tokens are those of one draw a batch.
 
