@@ -99,7 +99,7 @@ class EngineDriver:
         **sampling: object,
     ) -> Answer:
         """Submits `prompt`, with `output` replayed."""
-        params = SamplingParams(**{"max_tokens": 4, **sampling})  # type: ignore[arg-type]  # checked by the dataclass
+        params = SamplingParams(**{"max_tokens": 4, "prompt_lookup": True, **sampling})  # type: ignore[arg-type]  # checked by the dataclass
         ids = array("I", [*prompt, *output])
         request = Submit(name, ids, len(prompt), params, tenant, session, grammar, priority, role)
         self.answers[name] = answer = Answer(request)

@@ -67,7 +67,8 @@ def submit(
     grammar: str | None = CALL,
     prompt: Sequence[int] = PROMPT,
 ) -> Submit:
-    """A request for `prompt`, with `output` replayed."""
+    """A request for `prompt`, with `output` replayed, whose next ids may be guessed."""
+    sampling = replace(sampling, prompt_lookup=True)
     return Submit(name, array("I", [*prompt, *output]), len(prompt), sampling, b"tenant", None, grammar)
 
 

@@ -69,9 +69,8 @@ class EngineConfig:
     """How long a batch that decodes may take before less prefill goes into it; 0 for no goal."""
     max_forced_tokens: int = 64
     """Most tokens that follow a drawn one without a draw, because the grammar allows no others; 0 draws each token."""
-    max_draft_tokens: int = 0
-    """Most tokens of a sequence that are guessed from its own context and computed with the next draw; 0 guesses
-    none. Outputs are the same."""
+    max_draft_tokens: int = 16
+    """Most tokens that are guessed at once from the context of a sequence whose request allows it; 0 guesses none."""
 
     def __post_init__(self) -> None:
         if self.max_running < 1:

@@ -134,6 +134,7 @@ class Start(_message.Message):
     DATE_FIELD_NUMBER: _builtins.int
     CALL_SEED_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
+    PROMPT_LOOKUP_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant, which separates caches."""
     model_revision: _builtins.str
@@ -152,6 +153,10 @@ class Start(_message.Message):
     """What the ids of the step's calls follow from, the same for all of its attempts; empty: the attempt's nonce."""
     role: _builtins.str
     """Role of the session in its pool, for the retention policy; empty for one-shot work and from older gateways."""
+    prompt_lookup: _builtins.bool
+    """Whether the engine may guess output from the session's own context, to compute several tokens at once. The output
+    is the same. From older gateways: no.
+    """
     @_builtins.property
     def attempt(self) -> _session_service_pb2.Attempt:
         """Attempt; the worker refuses one that is older than what it has seen of the session."""
@@ -198,10 +203,11 @@ class Start(_message.Message):
         date: _builtins.str = ...,
         call_seed: _builtins.bytes = ...,
         role: _builtins.str = ...,
+        prompt_lookup: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "format", b"format", "replay", b"replay", "sampling", b"sampling", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "call_seed", b"call_seed", "date", b"date", "deadline_ms", b"deadline_ms", "format", b"format", "messages", b"messages", "model_revision", b"model_revision", "priority", b"priority", "replay", b"replay", "role", b"role", "sampling", b"sampling", "session", b"session", "system", b"system", "tenant", b"tenant", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "call_seed", b"call_seed", "date", b"date", "deadline_ms", b"deadline_ms", "format", b"format", "messages", b"messages", "model_revision", b"model_revision", "priority", b"priority", "prompt_lookup", b"prompt_lookup", "replay", b"replay", "role", b"role", "sampling", b"sampling", "session", b"session", "system", b"system", "tenant", b"tenant", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

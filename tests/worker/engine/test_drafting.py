@@ -26,8 +26,8 @@ def lengths(rows: int, right_share: float, batches: int = 200, most: int = 16) -
     return drafted
 
 
-def sequence(max_tokens: int = 10_000, logprobs: int | None = None) -> Sequence:
-    sampling = SamplingParams(max_tokens=max_tokens, logprobs=logprobs)
+def sequence(max_tokens: int = 10_000, logprobs: int | None = None, prompt_lookup: bool = True) -> Sequence:
+    sampling = SamplingParams(max_tokens=max_tokens, logprobs=logprobs, prompt_lookup=prompt_lookup)
     return Sequence(Submit("r", LOOP[:], len(LOOP), sampling, b"tenant"), 1, 0.0)
 
 
@@ -65,7 +65,7 @@ def test_a_sequence_that_begins_to_copy_is_noticed() -> None:
         max_size=60,
     )
 )
-def test_whatever_is_right_decoding_takes_at_most_two_percent_longer(batches: list[tuple[int, list[int]]]) -> None:
+def test_whatever_is_right_decoding_takes_at_most_one_percent_longer(batches: list[tuple[int, list[int]]]) -> None:
     drafting = Drafting(16, CONTEXT)
     sequences = [sequence() for _ in range(40)]
     taken = without = 0.0
@@ -81,7 +81,7 @@ def test_whatever_is_right_decoding_takes_at_most_two_percent_longer(batches: li
         assert taken <= without * (1 + LOSS_SHARE) + MOST_LOSS + 1e-6
 
 
-def test_sequences_that_are_all_guessed_wrong_lose_two_percent_together() -> None:
+def test_sequences_that_are_all_guessed_wrong_lose_one_percent_together() -> None:
     drafting, guesses = Drafting(16, CONTEXT), 0
     drafting.begin(1)
     for _ in range(5000):
@@ -94,10 +94,12 @@ def test_sequences_that_are_all_guessed_wrong_lose_two_percent_together() -> Non
 
 
 def test_no_more_is_guessed_than_could_be_used() -> None:
-    drafting = Drafting(16, CONTEXT)
-    assert [len(drafting.draft(sequence(max_tokens=most), 100)) for most in (1, 2, 3, 100)] == [0, 1, 2, 4]
-    assert len(drafting.draft(sequence(), 3)) == 3
-    assert not drafting.draft(sequence(), 0)
-    assert not drafting.draft(sequence(logprobs=0), 100)
-    assert len(Drafting(16, len(LOOP) + 3).draft(sequence(), 100)) == 2
-    assert len(Drafting(2, CONTEXT).draft(sequence(), 100)) == 2
+    def guessed(of: Sequence, room: int = 100, most_tokens: int = 16, context_tokens: int = CONTEXT) -> int:
+        return len(Drafting(most_tokens, context_tokens).draft(of, room))
+
+    assert [guessed(sequence(max_tokens=most)) for most in (1, 2, 3, 100)] == [0, 1, 2, 4]
+    assert [guessed(sequence(), room=room) for room in (0, 3)] == [0, 3]
+    assert [guessed(sequence(), most_tokens=most) for most in (0, 2)] == [0, 2]
+    assert guessed(sequence(), context_tokens=len(LOOP) + 3) == 2
+    assert guessed(sequence(logprobs=0)) == 0
+    assert guessed(sequence(prompt_lookup=False)) == 0

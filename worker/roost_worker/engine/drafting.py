@@ -3,16 +3,18 @@
 from roost_worker.engine.drafter import Drafter, draft_cost, draw_cost
 from roost_worker.engine.sequence import Sequence
 
-LOSS_SHARE = 0.02
+LOSS_SHARE = 0.01
 """What guesses may lose, as a share of what decoding takes without them."""
-MOST_LOSS = 100.0
+MOST_LOSS = 50.0
 """What guesses may lose besides, in tokens. What other guesses gained counts up to here."""
 
 
 class Drafting:
     """The guesses of all sequences of an engine, whose outputs are the same without.
 
-    Whatever is guessed, decoding takes no more than 1 + LOSS_SHARE of its time without guesses, and MOST_LOSS.
+    Whatever is guessed, tokens take no more than 1 + LOSS_SHARE of their time without guesses, and MOST_LOSS in all. So
+    it is where requests follow one another; of requests that end without successors, the last one's batches cost as
+    much as before, however soon the others end.
     """
 
     def __init__(self, most_tokens: int, context_tokens: int) -> None:
@@ -38,7 +40,8 @@ class Drafting:
         """
         affordable = int(self._may_lose - draft_cost(0))
         most = min(room, self._most_tokens, sequence.tokens_left(self._context_tokens) - 1, affordable)
-        if most < 1 or sequence.request.sampling.logprobs is not None:
+        sampling = sequence.request.sampling
+        if most < 1 or not sampling.prompt_lookup or sampling.logprobs is not None:
             return ()
         sequence.drafter = sequence.drafter or Drafter()
         draft = sequence.drafter.draft(sequence.ids, self._rows, most)

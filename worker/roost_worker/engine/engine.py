@@ -9,7 +9,6 @@ from itertools import islice
 
 from roost_worker.config import EngineConfig
 from roost_worker.engine.cache import SequenceCache
-from roost_worker.engine.drafting import Drafting
 from roost_worker.engine.messages import (
     Cancel,
     EngineInfo,
@@ -74,13 +73,7 @@ class Engine:
         self._next_check = clock()
         capacity = self._cache.pool.total * info.block_tokens
         context_tokens = min(context_tokens, info.context_tokens, capacity)
-        self._scheduler = Scheduler(
-            self._cache,
-            config.max_running,
-            config.max_batch_tokens,
-            config.step_goal_seconds,
-            Drafting(config.max_draft_tokens, context_tokens),
-        )
+        self._scheduler = Scheduler(self._cache, config, context_tokens)
         self.info = EngineInfo(
             capacity_tokens=capacity,
             block_tokens=info.block_tokens,

@@ -37,6 +37,8 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
     """How many alternatives to report for each token; None reports no log-probabilities at all."""
+    prompt_lookup: bool = False
+    """Whether the engine may guess tokens from the context to compute several at once. What is drawn is the same."""
 
 
 BACKGROUND = 2**31

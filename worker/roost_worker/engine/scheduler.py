@@ -4,6 +4,7 @@ from array import array
 from bisect import insort
 from dataclasses import dataclass, replace
 
+from roost_worker.config import EngineConfig
 from roost_worker.engine.cache import SequenceCache
 from roost_worker.engine.drafting import Drafting
 from roost_worker.engine.plan import BatchPlan, Chunk, NewSlot
@@ -54,22 +55,15 @@ class Scheduler:
     a batch while no other sequence waits or is computed.
     """
 
-    def __init__(
-        self,
-        cache: SequenceCache,
-        max_running: int,
-        max_batch_tokens: int,
-        step_goal_seconds: float,
-        drafting: Drafting,
-    ) -> None:
+    def __init__(self, cache: SequenceCache, config: EngineConfig, context_tokens: int) -> None:
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
         self.preemptions = 0
         self._cache = cache
-        self._max_batch_tokens = max_batch_tokens
-        self._drafting = drafting
-        self._chunk_size = ChunkSize(max_batch_tokens, step_goal_seconds)
-        self._free_slots = list(range(max_running - 1, -1, -1))
+        self._max_batch_tokens = config.max_batch_tokens
+        self._drafting = Drafting(config.max_draft_tokens, context_tokens)
+        self._chunk_size = ChunkSize(config.max_batch_tokens, config.step_goal_seconds)
+        self._free_slots = list(range(config.max_running - 1, -1, -1))
         self._freed: list[int] = []
 
     def add(self, sequence: Sequence, now: float) -> None:
