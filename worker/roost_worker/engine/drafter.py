@@ -11,7 +11,7 @@ from array import array
 from roost_worker.engine.prompt_lookup import PromptLookup
 
 BATCH_TOKENS = 20.0
-"""What a batch takes besides its rows. This and the next two are the dearest guesses of those measured, SmolLM2 in
+"""What a batch takes besides its rows. This and the next two are the highest of those measured, SmolLM2 in
 bfloat16 on a CPU (tests/benchmarks/LOG.md, 2026-11-30); in float32 a chunk takes 3."""
 ROW_TOKENS = 2.0
 """What a decoding row takes."""
