@@ -39,6 +39,7 @@ def step_request_to_wire(request: steps.StepRequest) -> pb.StepRequest:
         sampling=sampling_to_wire(request.sampling),
         format=None if request.format is None else format_to_wire(request.format),
         received=None if received is None else cursor_to_wire(received),
+        deltas=deltas_to_wire(request.deltas),
     )
 
 
@@ -52,7 +53,13 @@ def step_request_from_wire(wire: pb.StepRequest) -> steps.StepRequest:
         format=format_from_wire(wire.format) if wire.HasField("format") else None,
         expected_head=head_from_wire(wire.expected_head) if wire.HasField("expected_head") else None,
         received=cursor_from_wire(wire.received) if wire.HasField("received") else None,
+        deltas=enum_member(steps.Deltas, pb.Deltas, "DELTAS", wire.deltas) or steps.Deltas.INTERVAL,
     )
+
+
+def deltas_to_wire(deltas: steps.Deltas) -> "pb.Deltas.ValueType":
+    number: pb.Deltas.ValueType = enum_value(pb.Deltas, "DELTAS", deltas)
+    return number
 
 
 def cursor_to_wire(cursor: steps.Cursor) -> pb.Cursor:

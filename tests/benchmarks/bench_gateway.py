@@ -1,6 +1,6 @@
 """What the gateway adds: latency, CPU and messages per second over a null worker, against calling the worker directly.
 
-A step is 64 deltas, one each 20 ms, over 1,000 prompt ids; Redis commits with `appendfsync always` on the folder given
+A step is 64 tokens, one each 20 ms, over 1,000 prompt ids, which come as `--deltas` says; Redis commits with `appendfsync always` on the folder given
 by --redis-dir. Gateway, worker, Redis and this load generator are processes of their own and share the machine's cores:
 on two cores the generator and the worker take as much as the gateway, so the highest rate is the machine's.
 
@@ -42,6 +42,8 @@ from gateway_load import INTERVAL, PROMPT_IDS, TOKENS, Direct, Meter, Sample, Th
 
 from gateway_driver import POOL, Child, gateway_process, publish_pool, serving
 from redis_servers import RedisServer
+from roost.contract.steps import Deltas
+from roost.v1 import session_service_pb2 as pb
 
 P99_LIMIT_MS = 50.0
 
@@ -104,7 +106,8 @@ async def bench(arguments: argparse.Namespace) -> dict[str, Any]:
         worker = await _worker(redis)
         gateway = await gateway_process(redis, Path(folder))
         await serving(gateway.address)
-        direct, through = Direct(worker.address), Through(gateway.address)
+        deltas = pb.Deltas.Value(f"DELTAS_{arguments.deltas.upper()}")
+        direct, through = Direct(worker.address, deltas), Through(gateway.address, deltas)
         pids = {"gateway": gateway.process.pid, "worker": worker.process.pid, "redis": redis.pid}
         meter = Meter({**pids, "generator": os.getpid()})
         try:
@@ -129,7 +132,8 @@ async def _report(
         "benchmark": "gateway",
         "machine": f"{machine()}, grpcio {grpc.__version__}",
         "script": {
-            "deltas": TOKENS,
+            "tokens": TOKENS,
+            "deltas": arguments.deltas,
             "interval_ms": INTERVAL * 1e3,
             "prompt_ids": PROMPT_IDS,
             "redis": "appendfsync always",
@@ -162,6 +166,7 @@ async def _worker(redis: RedisServer) -> Child:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a short run that checks the benchmark itself")
+    parser.add_argument("--deltas", default="interval", choices=[member.value for member in Deltas])
     parser.add_argument("--even", action="store_true", help="begin steps evenly: at 50/s in step with the deltas")
     parser.add_argument("--redis-dir", default="/tmp", help="folder of Redis's append-only file; a real disk")
     emit(uvloop.run(bench(parser.parse_args())))

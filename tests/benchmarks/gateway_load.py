@@ -106,14 +106,16 @@ def _check(good: bool, what: str) -> None:
 class Direct:
     """Calls the worker as a gateway would, with nothing in between."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, deltas: "pb.Deltas.ValueType") -> None:
+        self._deltas = deltas
         self._channel = grpc.aio.insecure_channel(address)
         self._stub = WorkerServiceStub(self._channel)
 
     async def step(self, number: int, sample: Sample) -> None:
         reading = Reading(sample)
         call = self._stub.Generate(metadata=[("roost-pool-secret", "")])
-        await call.write(wpb.GenerateRequest(start=wpb.Start(sampling=pb.Sampling(max_tokens=TOKENS))))
+        start = wpb.Start(sampling=pb.Sampling(max_tokens=TOKENS), deltas=self._deltas)
+        await call.write(wpb.GenerateRequest(start=start))
         async for response in call:
             kind = response.WhichOneof("message")
             if kind == "delta":
@@ -131,7 +133,8 @@ class Direct:
 class Through:
     """Takes steps through the gateway, each in the session that has rested longest."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, deltas: "pb.Deltas.ValueType") -> None:
+        self._deltas = deltas
         self._channel = grpc.aio.insecure_channel(address, options=[("grpc.enable_retries", 0)])
         self._stub = SessionServiceStub(self._channel)
         self._idle: asyncio.Queue[str] = asyncio.Queue()
@@ -149,7 +152,12 @@ class Through:
             return
         session_id = self._idle.get_nowait()
         message = pb.Message(role=pb.MESSAGE_ROLE_USER, content="x" * 400)
-        request = pb.StepRequest(session_id=session_id, step_id=f"{number}-{time.monotonic_ns()}", messages=[message])
+        request = pb.StepRequest(
+            session_id=session_id,
+            step_id=f"{number}-{time.monotonic_ns()}",
+            messages=[message],
+            deltas=self._deltas,
+        )
         reading = Reading(sample)
         async for response in self._stub.Step(request, timeout=120):
             kind = response.WhichOneof("event")
