@@ -90,7 +90,7 @@ class Session:
             sampling=replace(sampling or Sampling(), **options),
             format=format,
             expected_head=self.head,
-            deltas=deltas,
+            deltas=Deltas(deltas),
         )
         return Step(
             self._transport,

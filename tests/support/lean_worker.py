@@ -40,9 +40,7 @@ class LeanWorker(NullWorker):
             texts += piece
             await context.write(wpb.GenerateResponse(delta=delta))
         text = "".join(texts)
-        finished = wpb.Finished(
-            finish_reason=pb.FINISH_REASON_STOP, output_tokens=len(texts), text=text, content=text
-        )
+        finished = wpb.Finished(finish_reason=pb.FINISH_REASON_STOP, output_tokens=len(texts), text=text, content=text)
         await context.write(wpb.GenerateResponse(finished=finished))
         async for _ in requests:
             pass
