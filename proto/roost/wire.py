@@ -38,9 +38,8 @@ def enum_value(wrapper: Any, prefix: str, member: StrEnum | None) -> Any:
 
 def enum_member(kind: type[_E], wrapper: Any, prefix: str, number: int) -> _E | None:
     """Member for a proto enum's number; None when it is unspecified or this version does not know it."""
-    if number not in wrapper.values():
-        return None
-    return kind.__members__.get(wrapper.Name(number).removeprefix(f"{prefix}_"))
+    value = wrapper.DESCRIPTOR.values_by_number.get(number)
+    return None if value is None else kind.__members__.get(value.name.removeprefix(f"{prefix}_"))
 
 
 def _selected(kind: type[_E], wrapper: Any, prefix: str, number: int) -> str:
