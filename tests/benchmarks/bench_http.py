@@ -1,9 +1,9 @@
 """What HTTP costs: time to the first token and CPU, over HTTP and over gRPC, and of a router of other people.
 
-A step is 64 tokens, one each 20 ms, which come to gateways and clients of Roost every 50 ms, and from the null server and
-its router each for itself. Each client has a conversation of its own with a system text that makes its bodies
-as large as given, sends all of it with every step, as agents do, and keeps its connection. Arms, at the same rate of
-steps that begin at random times:
+A step is 64 tokens, one each 20 ms. Through Roost they come every 50 ms, as clients get them who do not ask for another
+pace; through the router each comes for itself. Each client has a conversation of its own with a system text that makes
+its bodies as large as given, sends all of it with every step, as agents do, and keeps its connection. Arms, at the same
+rate of steps that begin at random times:
 
 - grpc: Roost's gRPC over a null worker; only the new message is sent.
 - http: Roost's HTTP (`/v1/chat/completions`, streamed) over the same gateway and worker.
