@@ -1,11 +1,15 @@
 """How often a step's output comes: what the SDK asks for, and what the fake gateway does with it."""
 
+from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
+
 import pytest
 
-from roost import Delta, Deltas, Event, RetryConfig
+from roost import Delta, Deltas, Event, RetryConfig, Started, _step, _transport, errors
 from roost.sync import SyncClient
 from roost.testing import FakeGateway
 from roost.v1 import session_service_pb2 as pb
+from scripted_gateway import BREAK, ScriptedGateway, committed, delta, session_on, started
 
 REPLY = "an answer of several pieces"
 QUICK = RetryConfig(initial_backoff=0.001, max_backoff=0.002, give_up_after=20.0)
@@ -62,3 +66,23 @@ async def test_a_step_without_deltas_survives_its_gateway(reply: str) -> None:
         received = [request.received.tokens for request in fake.step_requests]
         assert received == [0, 0, len(reply)], "nothing comes before the commit"
         assert (await session.run("again")).text == reply
+
+
+@pytest.mark.parametrize(
+    ("asked", "tries", "outcome"),
+    [(Deltas.NONE, 4, nullcontext()), (Deltas.INTERVAL, 2, pytest.raises(errors.UnavailableError))],
+)
+async def test_only_a_step_without_deltas_may_be_silent_for_long_between_failures(
+    monkeypatch: pytest.MonkeyPatch, asked: Deltas, tries: int, outcome: AbstractContextManager[object]
+) -> None:
+    """Each try is with a worker for longer than failures are borne."""
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    for module in (_step, _transport):
+        monkeypatch.setattr(module, "time", clock)
+    retry = RetryConfig(initial_backoff=0.001, max_backoff=0.002, give_up_after=60.0)
+    scripts = [*[[started(number), BREAK] for number in (1, 2, 3)], [started(4), delta("a", epoch=4), committed("a")]]
+    async with ScriptedGateway(*scripts) as gateway, session_on(gateway, retry=retry) as session:
+        with outcome:
+            async for event in session.step("hi", deltas=asked, deadline=None):
+                clock.now += 90.0 * isinstance(event, Started)
+    assert len(gateway.steps) == tries
