@@ -9,6 +9,8 @@ from roost.wire import (
     attempt_to_wire,
     budgets_from_wire,
     budgets_to_wire,
+    deltas_from_wire,
+    deltas_to_wire,
     enum_member,
     enum_value,
     format_from_wire,
@@ -53,13 +55,8 @@ def step_request_from_wire(wire: pb.StepRequest) -> steps.StepRequest:
         format=format_from_wire(wire.format) if wire.HasField("format") else None,
         expected_head=head_from_wire(wire.expected_head) if wire.HasField("expected_head") else None,
         received=cursor_from_wire(wire.received) if wire.HasField("received") else None,
-        deltas=enum_member(steps.Deltas, pb.Deltas, "DELTAS", wire.deltas) or steps.Deltas.INTERVAL,
+        deltas=deltas_from_wire(wire.deltas),
     )
-
-
-def deltas_to_wire(deltas: steps.Deltas) -> "pb.Deltas.ValueType":
-    number: pb.Deltas.ValueType = enum_value(pb.Deltas, "DELTAS", deltas)
-    return number
 
 
 def cursor_to_wire(cursor: steps.Cursor) -> pb.Cursor:

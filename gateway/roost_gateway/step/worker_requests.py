@@ -12,8 +12,7 @@ from roost.store.rules import ID_BYTES
 from roost.store.values import message_from_record
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.worker_service_pb2 import GenerateRequest, RenderRequest, Replay, Resume, SessionRef, Start, StepText
-from roost.wire import attempt_to_wire, format_to_wire, head_to_wire, message_to_wire, sampling_to_wire
-from roost.wire_steps import deltas_to_wire
+from roost.wire import attempt_to_wire, deltas_to_wire, format_to_wire, head_to_wire, message_to_wire, sampling_to_wire
 from roost_gateway.step.attempt import StepAttempt
 from roost_gateway.step.output import RenderedStep, StepOutput
 from roost_gateway.step.rewriting import Rewriting
