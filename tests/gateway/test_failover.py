@@ -209,8 +209,7 @@ async def test_the_same_step_elsewhere_resumes_the_orphan(rig: Rig, tmp_path: Pa
     await second.step(step_request(session, received=log.cursor()), log)
     _is_whole(log)
     assert log.restarts == 0
-    assert len(worker.starts) == 1
-    assert len(worker.resumes) == 1
+    assert (len(worker.starts), len(worker.resumes)) == (1, 1)
 
 
 async def test_a_gateway_that_died_before_the_worker_knew_it_hides_no_orphan(rig: Rig, tmp_path: Path) -> None:
