@@ -60,7 +60,8 @@ class FakeGateway:
 
     `reply` gets a `Turn` and returns, or is a coroutine that returns, text or an assistant's `Message`; without it
     the last message is echoed. `api_keys` maps keys to tenants; None lets everybody in. With `gateways` above 1 a
-    client has somewhere to go when a stream breaks. `delta_tokens` is the size of the streamed pieces, at any pace.
+    client has somewhere to go when a stream breaks. `delta_tokens` is the size of the streamed pieces; a step
+    without deltas has one piece.
     """
 
     def __init__(
