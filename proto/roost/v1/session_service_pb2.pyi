@@ -2244,6 +2244,7 @@ class StepWhy(_message.Message):
     REBUILT_TOKENS_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     EVICTION_FIELD_NUMBER: _builtins.int
+    AHEAD_TOKENS_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """Worker that ran the step."""
     place: Global___StepPlace.ValueType
@@ -2256,6 +2257,8 @@ class StepWhy(_message.Message):
     """Tokens of the log that were computed again."""
     cause: Global___RebuildCause.ValueType
     """Why they were; unspecified when none were."""
+    ahead_tokens: _builtins.int
+    """Of the cached tokens, those that had been evicted and were rebuilt ahead of the step."""
     @_builtins.property
     def wait(self) -> Global___StepWait:
         """Wait for a worker; unset when it did not wait."""
@@ -2275,10 +2278,11 @@ class StepWhy(_message.Message):
         rebuilt_tokens: _builtins.int = ...,
         cause: Global___RebuildCause.ValueType = ...,
         eviction: Global___KvEviction | None = ...,
+        ahead_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["eviction", b"eviction", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "cause", b"cause", "eviction", b"eviction", "log_tokens", b"log_tokens", "place", b"place", "rebuilt_tokens", b"rebuilt_tokens", "wait", b"wait", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead_tokens", b"ahead_tokens", "cached_tokens", b"cached_tokens", "cause", b"cause", "eviction", b"eviction", "log_tokens", b"log_tokens", "place", b"place", "rebuilt_tokens", b"rebuilt_tokens", "wait", b"wait", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
