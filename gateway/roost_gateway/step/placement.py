@@ -63,6 +63,10 @@ class Placement:
             for name, count in waiting.queue.waiting_by_class()
         ]
 
+    def any_waits(self, pool: str) -> bool:
+        """Whether a step of the pool waits for room in this gateway."""
+        return pool in self._queues and len(self._queues[pool].queue) > 0
+
     def held(self) -> list[tuple[str, int, int]]:
         """Pool, steps and tokens of what the gate holds in this gateway."""
         return [

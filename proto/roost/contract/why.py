@@ -115,7 +115,9 @@ class Why:
     def line(self) -> str:
         """The facts as one line of ASCII, such as `waited 1.2 s behind 3 continuations; 4,096 of 20,480 tokens rebuilt:
         evicted 41 s ago for another session's growth (LRUSparingHeld)`."""
-        return "; ".join(part for part in (_waited(self.wait), _ran(self), _rebuilt(self), _rebuilt_ahead(self)) if part)
+        return "; ".join(
+            part for part in (_waited(self.wait), _ran(self), _rebuilt(self), _rebuilt_ahead(self)) if part
+        )
 
 
 WAITED_FOR = {
