@@ -51,8 +51,8 @@ async def rebuild(
 ) -> int:
     """Has a worker compute the KV of a session's log, within `seconds`. Returns how many tokens it computed.
 
-    With `paused_seconds`, how long the session has been on hold, it is ahead of the session's return: the worker does it
-    only while it has nothing else to do.
+    With `paused_seconds`, how long the session has been on hold, it is ahead of the session's return: the worker does
+    it only while it has nothing else to do.
 
     Raises RebuildError, StoreAwayError.
     """

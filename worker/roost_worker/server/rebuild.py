@@ -6,8 +6,8 @@ import grpc.aio
 
 from roost.contract.heads import Head
 from roost.v1 import worker_service_pb2 as pb
-from roost_worker.server import refusals
 from roost_worker.engine.messages import Pause
+from roost_worker.server import refusals
 from roost_worker.server.cache_keys import cache_root
 from roost_worker.server.history import complete_log
 from roost_worker.server.rebuilds import Rebuild
