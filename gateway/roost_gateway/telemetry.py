@@ -209,6 +209,8 @@ class Telemetry:
 def _why_attributes(why: Why) -> dict[str, str | int | float]:
     """Attributes of a span. What is unknown, or did not happen, has none."""
     attributes: dict[str, str | int | float] = {"roost.why": why.line, "roost.rebuilt_tokens": why.rebuilt_tokens}
+    if why.ahead_tokens:
+        attributes["roost.ahead_tokens"] = why.ahead_tokens
     if why.place is not None:
         attributes["roost.place"] = why.place.value
     if why.cause is not None:

@@ -2,12 +2,13 @@
 
 Agents take turns on one worker (costs of an 8B model, 4e-5 s a token and the quadratic term) without end: those of the
 generator, with contexts of at most 60,000 tokens and gaps of at most 600 s, or such whose every turn calls a tool that
-takes a minute or so (`long-tools`: half of them 60 s and more; 20,000 to 60,000 tokens). Clients hold a session for its tool and promise how long
-that takes, right but for a factor of which `--error` is the deviation (of its logarithm). The engine is production's
-(scheduler, cache, retention), and so is what a gateway decides (`moving.paused`); what is between them is not here: the
-gateway looks twice a second, and sees a worker as it was at the last full second.
+takes a minute or so (`long-tools`: half of them 60 s and more; 20,000 to 60,000 tokens). Clients hold a session for its
+tool and promise how long that takes, wrong by a factor whose logarithm has the deviation `--error`. The engine is
+production's (scheduler, cache, retention), and so is what a gateway decides (`moving.paused`). What is between them is
+not here: the gateway looks twice a second, and sees a worker as it was at the last full second.
 
-    python tests/benchmarks/bench_rebuilds_ahead.py [--cells WORKLOAD:AGENTSxKV,...] [--steps 500] [--error 0.3] [--seeds 1]
+    python tests/benchmarks/bench_rebuilds_ahead.py [--cells WORKLOAD:AGENTSxKV,...] [--policies LRU,LearnedReturns]
+        [--steps 500] [--error 0.3] [--seeds 1]
 
 Recomputed are logs' tokens that a step had to compute again. The last line of stdout is one JSON document.
 """

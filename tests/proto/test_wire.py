@@ -59,6 +59,7 @@ WHY = Why(
     4096,
     RebuildCause.EVICTED_FOR_ROOM,
     KvEviction(4096, 41.5, "a/b/c", "LRUSparingHeld"),
+    ahead_tokens=512,
 )
 
 BUDGETS = (

@@ -1,9 +1,9 @@
 """Which worker sessions should leave although it stays, for which other one, and which session goes next. Pure.
 
 Routing leaves a home only when the ledger has no room there: until then steps wait at a busy worker while another
-idles. Here that wait is compared: a worker is relieved once its steps have waited longer than those of an idle worker,
-by `BEGIN_SECONDS`, for `PERSIST_SECONDS`, and until the difference is below `END_SECONDS`. A session that was moved
-stays where it is for `STAY_SECONDS`, so that none goes to and fro. Times are seconds of one clock unless said otherwise.
+idles. A worker is relieved once a step would have waited there by `BEGIN_SECONDS` longer than at an idle one, for
+`PERSIST_SECONDS`, and until the difference is below `END_SECONDS`. A session that was moved stays where it is for
+`STAY_SECONDS`, so that none goes to and fro. Times are seconds of one clock unless said otherwise.
 """
 
 from collections.abc import Iterable

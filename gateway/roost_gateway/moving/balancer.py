@@ -1,6 +1,6 @@
 """Moves sessions in pause from workers at which steps wait to those that idle, one after the other.
 
-Of several gateways the one that has the claim to a worker's sessions relieves it, as with those of a worker that drains.
+Of several gateways the one that has the claim to a worker's sessions relieves it, as when a worker drains.
 """
 
 import asyncio

@@ -21,7 +21,7 @@ class Thinking(StrEnum):
 class RebuildAhead(StrEnum):
     """Which sessions' KV idle workers compute again before these are expected back."""
 
-    OFF = "Off"
+    NEVER = "Never"
     HELD = "Held"
 
 
@@ -50,10 +50,10 @@ class KvCacheSpec(Fields):
     )
 
     rebuild_ahead: RebuildAhead = Field(
-        default=RebuildAhead.OFF,
-        description="Whether a worker that has nothing else to do rebuilds evicted sessions before they are expected "
+        default=RebuildAhead.NEVER,
+        description="Which evicted sessions a worker that has nothing else to do rebuilds before they are expected "
         "back. Held: those on hold whose client has said for how long (expect_seconds), in KV memory that is free or "
-        "holds what is worth less. Off: no session before its next step.",
+        "holds what is worth less, for which evictionPolicy should be LearnedReturns. Never: none before its next step.",
     )
 
     @field_validator("memory", mode="before")

@@ -29,7 +29,7 @@ _MIGRATE, _REFUSE = "Migrate", "Refuse"
 _KEEP, _DROP = "keep", "drop"
 _ENFORCED, _OFF = "Enforced", "Off"
 _ADMIT = "Admit"
-_HELD = "Held"
+_NEVER, _HELD = "Never", "Held"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class PoolDocument:
                 "aliases": list(self.aliases),
                 "contextTokens": self.context_tokens,
                 "thinking": _DROP if self.drops_thinking else _KEEP,
-                "kvCache": {"rebuildAhead": _HELD if self.rebuilds_ahead else _OFF},
+                "kvCache": {"rebuildAhead": _HELD if self.rebuilds_ahead else _NEVER},
             },
             "activeRevision": self.active_revision,
             "roles": [_role_to_json(role) for role in self.roles],
@@ -201,7 +201,7 @@ class PoolDocument:
             queue_timeout_seconds=timeout or DEFAULT_QUEUE_TIMEOUT_SECONDS,
             has_gate=field_value(admission, "admission.", "workingSet", _OFF) == _ENFORCED,
             max_hold_seconds=field_value(admission, "admission.", "maxHoldSeconds", 0.0) or DEFAULT_MAX_HOLD_SECONDS,
-            rebuilds_ahead=field_value(kv_cache, "model.kvCache.", "rebuildAhead", _OFF) == _HELD,
+            rebuilds_ahead=field_value(kv_cache, "model.kvCache.", "rebuildAhead", _NEVER) == _HELD,
             suspend=field_value(document, "", "suspend", False),
             schema_version=version,
         )

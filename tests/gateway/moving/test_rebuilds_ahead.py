@@ -70,7 +70,7 @@ async def test_a_step_that_comes_during_a_rebuild_ahead_goes_on_from_what_it_has
     assert why.ahead_tokens == ahead(small).used > 0
 
 
-@pytest.mark.parametrize(("small", "begun"), [("Off", 0), ("Held", 1)], indirect=["small"])
+@pytest.mark.parametrize(("small", "begun"), [("Never", 0), ("Held", 1)], indirect=["small"])
 async def test_the_pool_says_whether_sessions_are_rebuilt_ahead(
     small: Small, begun: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
