@@ -75,8 +75,8 @@ class Balanced(Simulation):
         self._running: set[str] = set()
         self._updated: dict[str, float] = {}
         self._moved_at: dict[str, float] = {}
-        self._leaving: set[str] = set()
-        """Workers from which a session is just being moved."""
+        self._leaving: dict[str, str] = {}
+        """Sessions that are just being moved, and from where."""
         self.ttfts, self.spreads = array("d"), array("d")
         self.moves = self.lost = 0
         """Sessions that moved, and rebuilds that a step came before."""
@@ -92,7 +92,7 @@ class Balanced(Simulation):
         steps = [state.reserved_attempts for state in states]
         self.spreads.append(max(steps) - min(steps))
         for relief in self._imbalances.observe(states, self._clock.now) if self._balance else ():
-            if relief.busy.worker_id not in self._leaving:
+            if relief.busy.worker_id not in self._leaving.values():
                 self._move_one(relief.busy.worker_id, relief.idle)
 
     def _as_published(self, state: WorkerState) -> WorkerState:
@@ -121,7 +121,7 @@ class Balanced(Simulation):
         ]
         resident = next_to_move(residents, idle, round(self._clock.now * 1000))
         if resident is not None:
-            self._leaving.add(busy)
+            self._leaving[resident.session_id] = busy
             life = self._lives[resident.session_id]
             turn, prefix = Turn(0, 1, 1), (life.session.prefix, life.shared_tokens)
             job = Job(resident.session_id, *prefix, 0, resident.log_tokens, turn, self._clock.now, True, MOVE)
@@ -148,7 +148,7 @@ class Balanced(Simulation):
     def _take_moved(self, job: Job, worker: SimulatedWorker) -> None:
         now, life = self._clock.now, self._lives.get(job.session)
         worker.park(job, now)
-        self._leaving.clear()
+        del self._leaving[job.session]
         if life is None or job.session in self._running:
             worker.cache.drop(job.session, now)
             self.lost += 1

@@ -53,7 +53,7 @@ class KvCacheSpec(Fields):
         default=RebuildAhead.NEVER,
         description="Which evicted sessions a worker that has nothing else to do rebuilds before they are expected "
         "back. Held: those on hold whose client has said for how long (expect_seconds), in KV memory that is free or "
-        "holds what is worth less, for which evictionPolicy should be LearnedReturns. Never: none before its next step.",
+        "holds what is worth less; evictionPolicy should be LearnedReturns for it. Never: none before its next step.",
     )
 
     @field_validator("memory", mode="before")
