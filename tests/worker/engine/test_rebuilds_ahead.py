@@ -94,10 +94,12 @@ def test_nothing_is_evicted_when_not_all_of_it_finds_room() -> None:
     assert (answer.stop, driver.engine.stats.blocks_cached) == (StopReason.CANCELLED, cached)
 
 
-def test_the_sessions_own_blocks_are_not_room_for_it() -> None:
-    """It has six of ten blocks, and two belong to a session that is expected sooner: one is missing."""
+@pytest.mark.parametrize("session", ["s", None], ids=["parked", "loose"])
+def test_the_sessions_own_blocks_are_not_room_for_it(session: str | None) -> None:
+    """Six of nine blocks have its log's beginning, and two belong to a session that is expected sooner: one is
+    missing."""
     driver = EngineDriver(blocks=9)
-    driver.submit("first", LOG[:24], session="s", max_tokens=1)
+    driver.submit("first", LOG[:24], session=session, max_tokens=1)
     driver.submit("soon", [40] * 8, session="soon", max_tokens=1)
     driver.run()
     driver.send(Hold("soon", 5.0))
