@@ -1,12 +1,12 @@
 """Background requests ahead of a session's return: they displace nothing that is worth more, and the pause goes on."""
 
-from array import array
-
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine_driver import Answer, EngineDriver
 from roost_worker.engine.learned_returns import LearnedReturns
-from roost_worker.engine.messages import BACKGROUND, Cancel, Evict, Hold, Pause, SamplingParams, StopReason, Submit
+from roost_worker.engine.messages import BACKGROUND, Cancel, Evict, Hold, Pause, StopReason
 from roost_worker.engine.retention import Lru, LruSparingHeld, RetentionPolicy
 
 LOG = list(range(1, 33))
@@ -16,11 +16,7 @@ LOG = list(range(1, 33))
 def rebuild(driver: EngineDriver, *, seconds_ago: float = 10.0, expect_seconds: float = 30.0) -> Answer:
     """Asks for the KV of session "s" ahead of its return."""
     pause = Pause(seconds_ago, expect_seconds, "pytest")
-    ids, sampling = array("I", LOG), SamplingParams(max_tokens=1)
-    request = Submit("rebuild", ids, len(ids), sampling, b"tenant", "s", None, BACKGROUND, "coder", pause)
-    driver.answers["rebuild"] = answer = Answer(request)
-    driver.send(request)
-    return answer
+    return driver.submit("rebuild", LOG, session="s", priority=BACKGROUND, role="coder", pause=pause, max_tokens=1)
 
 
 def crowded(session: str | None, *, held: float = 0.0, policy: RetentionPolicy | None = None) -> EngineDriver:
@@ -120,3 +116,31 @@ def test_a_rebuild_that_is_cancelled_leaves_its_part_on_hold() -> None:
     driver.run()
     assert driver.resident == {"s": 8}
     assert driver.engine.stats.held == 1
+
+
+OTHERS = st.lists(st.tuples(st.integers(4, 24), st.sampled_from([0.0, 5.0, 15.0, 60.0])), max_size=4)
+
+
+@given(OTHERS, st.sampled_from([0.0, 3.0, 30.0]), st.sampled_from([1.0, 10.0, 40.0]), st.booleans())
+def test_nothing_that_is_expected_sooner_gives_way(
+    others: list[tuple[int, float]], seconds_ago: float, expect_seconds: float, learns: bool
+) -> None:
+    """Others have so many tokens and a hold of so many seconds each, and pause one after the other."""
+    driver = EngineDriver(blocks=12, policy=LearnedReturns(0.0) if learns else LruSparingHeld())
+    driver.now = 100.0
+    for number, (tokens, held) in enumerate(others):
+        name = f"other-{number}"
+        driver.submit(name, [40 + number] * tokens, session=name, max_tokens=1)
+        driver.run()
+        if held:
+            driver.send(Hold(name, held))
+        driver.now += 1.0
+    before, due = dict(driver.resident), driver.now - seconds_ago + expect_seconds
+    sooner = {each.session for each in driver.engine._cache.parked if driver.now < each.held_until < due}
+    answer = rebuild(driver, seconds_ago=seconds_ago, expect_seconds=expect_seconds)
+    driver.run()
+    assert {name: driver.resident.get(name) for name in sooner} == {name: before[name] for name in sooner}
+    if answer.stop is StopReason.CANCELLED:
+        assert driver.resident == before, "nothing is evicted for less than all of it"
+    else:
+        assert driver.resident["s"] == len(LOG)
