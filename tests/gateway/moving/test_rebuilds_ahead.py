@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fault_stack import until
+from gateway_driver import step_request
 from redis_servers import RedisServer
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.fleet import grace
@@ -47,6 +48,15 @@ async def soon(holds: Callable[[], object], what: str) -> None:
     await until(check, what)
 
 
+async def look(small: Small, monkeypatch: pytest.MonkeyPatch) -> list[asyncio.Task[None]]:
+    """Has the gateway look at the worker, which is idle and has published what it has. Returns the rebuilds begun."""
+    await soon(lambda: small.worker.server.shell.has_nothing_to_do, "the worker to be idle")
+    await small.worker.server._publish()
+    monkeypatch.setattr(paused, "SETTLE_SECONDS", 0.0)
+    await small.gateway.life.fleet.read(0)
+    return [task for task in asyncio.all_tasks() if task.get_name().startswith("rebuild ahead at")]
+
+
 async def test_a_session_comes_back_to_what_was_rebuilt_ahead(small: Small) -> None:
     session = await evicted(small)
     await soon(lambda: ahead(small).rebuilt, "the session to be rebuilt")
@@ -70,15 +80,26 @@ async def test_a_step_that_comes_during_a_rebuild_ahead_goes_on_from_what_it_has
     assert why.ahead_tokens == ahead(small).used > 0
 
 
-@pytest.mark.parametrize(("small", "begun"), [("Never", 0), ("Held", 1)], indirect=["small"])
-async def test_the_pool_says_whether_sessions_are_rebuilt_ahead(
-    small: Small, begun: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("small", "waits", "begun"), [("Never", False, 0), ("Held", True, 0), ("Held", False, 1)], indirect=["small"]
+)
+async def test_a_rebuild_begins_where_the_pool_says_so_and_no_step_waits(
+    small: Small, waits: bool, begun: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = await evicted(small)
-    await soon(lambda: small.worker.server.shell.has_nothing_to_do, "the worker to be idle")
-    await small.worker.server._publish()
-    monkeypatch.setattr(paused, "SETTLE_SECONDS", 0.0)
-    await small.gateway.life.fleet.read(0)
-    assert sum(task.get_name().startswith("rebuild ahead at") for task in asyncio.all_tasks()) == begun
-    if not begun:
-        assert (await small.step("ours", session, "go on")).rebuilt_tokens > 0
+    await evicted(small)
+    monkeypatch.setattr(small.gateway.life.steps, "any_waits", lambda pool: waits)
+    assert len(await look(small, monkeypatch)) == begun
+
+
+async def test_a_session_that_came_back_through_another_gateway_is_not_rebuilt(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, other = await small.open("ours"), await small.open("ours")
+    await small.step("ours", session)
+    await small.hold("ours", session, LEAD_SECONDS)
+    await small.other.step(step_request(session, "elsewhere", sampling=pb.Sampling(seed=1, max_tokens=8)))
+    await small.step("ours", other, "x" * 180)
+    before = (await small.worker.state()).prefilled_tokens
+    await asyncio.wait(await look(small, monkeypatch))
+    assert (await small.worker.state()).prefilled_tokens == before
+    assert await look(small, monkeypatch) == [], "the pause is forgotten"
