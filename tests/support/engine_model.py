@@ -89,7 +89,7 @@ class EngineModel:
         self.driver.send(Hold(session, seconds))
 
     def rebuild_ahead(self, session: str, pause: Pause) -> None:
-        """Rebuilds a session's log ahead of its return, once nothing else is under way. What is expected sooner stays."""
+        """Rebuilds a session ahead of its return, once nothing else is under way. What is expected sooner stays."""
         self.run()
         log = self._logs[session]
         if not 0 < len(log) < self.driver.engine.info.context_tokens:

@@ -1,4 +1,4 @@
-"""Which worker sessions should leave although it stays, for which other one, and which session goes next. Pure.
+"""Which busy worker is relieved by which idle worker, and which of its sessions goes next. Pure.
 
 Routing leaves a home only when the ledger has no room there: until then steps wait at a busy worker while another
 idles. A worker is relieved once a step would have waited there by `BEGIN_SECONDS` longer than at an idle one, for
@@ -19,7 +19,7 @@ BEGIN_SECONDS, END_SECONDS = 0.2, 0.05
 PERSIST_SECONDS = 5.0
 STAY_SECONDS = 120.0
 ACTIVE_SECONDS = 120.0
-"""A session without a step for longer is no load, wherever it is."""
+"""A session without a step for longer adds nothing to the load of its worker."""
 
 
 class Relief(NamedTuple):
@@ -48,7 +48,7 @@ def may_relieve(worker: WorkerState) -> bool:
 
 
 class Imbalances:
-    """Which workers of one pool have had their steps wait, and since when."""
+    """The workers of one pool at which steps wait, and since when."""
 
     def __init__(self) -> None:
         self._since: dict[tuple[str, str], float] = {}

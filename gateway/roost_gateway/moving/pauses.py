@@ -2,7 +2,7 @@
 
 The gateway that a client asks for a hold remembers it, so that no two gateways rebuild a session. When that gateway
 ends, its sessions are rebuilt on demand. A worker rebuilds while it has nothing else to do, one session at a time and
-each once in a pause; it says no when it has.
+each once in a pause; while it has something to do it refuses.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Pauses:
-    """The pauses that one gateway was told of."""
+    """The pauses that clients announced at one gateway."""
 
     def __init__(self, store: SessionStore, fleet: Fleet, steps: Steps) -> None:
         self._store, self._fleet, self._steps = store, fleet, steps

@@ -1,4 +1,4 @@
-"""Moves of sessions from one worker to others, by the one gateway that has the claim to them.
+"""Moves of sessions from a worker to others, by the gateway that has the claim to them.
 
 A session's log is computed at its new home first; then one script makes that its owner, unless a step runs or has
 changed the log by then; then the old home drops it. A step that comes before goes to the old home.
@@ -37,7 +37,7 @@ class WorkerMoves:
 
     async def claimed(self, work: Callable[[], Awaitable[T]]) -> T | None:
         """Does `work` while no other gateway moves the worker's sessions. Returns what it returns, or None when another
-        gateway has the claim, or has got it meanwhile. Raises StoreAwayError."""
+        gateway has the claim, or gets it before the end. Raises StoreAwayError."""
         if not await self._claim():
             return None
         working = asyncio.ensure_future(work())

@@ -58,7 +58,7 @@ def test_a_difference_has_to_persist() -> None:
     assert imbalances.observe([BUSY, IDLE], PERSIST_SECONDS - 0.1) == []
     assert relieved(imbalances.observe([BUSY, IDLE], PERSIST_SECONDS)) == [("busy", "idle")]
     assert imbalances.observe([worker("busy"), IDLE], PERSIST_SECONDS + 1) == []
-    assert imbalances.observe([BUSY, IDLE], PERSIST_SECONDS + 2) == [], "it begins anew"
+    assert imbalances.observe([BUSY, IDLE], PERSIST_SECONDS + 2) == [], "the time begins again"
 
 
 def test_relief_goes_on_until_waits_are_near_each_other() -> None:

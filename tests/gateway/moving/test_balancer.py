@@ -25,7 +25,7 @@ POOL = worker_harness.POOL
 
 
 class Stack:
-    """A gateway over workers that run one step at once."""
+    """A gateway over workers that run a single step at once."""
 
     def __init__(self, redis: RedisServer, folder: Path, ends: AsyncExitStack) -> None:
         self.redis, self._folder, self._ends = redis, folder, ends
