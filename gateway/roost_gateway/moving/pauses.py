@@ -47,7 +47,7 @@ class Pauses:
 
     def workers_changed(self, pool: str) -> None:
         """Looks at a new reading of the pool's workers."""
-        if not self._paused[pool] or not self._rebuilds_ahead(pool) or self._steps.any_waits(pool):
+        if not self._paused.get(pool) or not self._rebuilds_ahead(pool) or self._steps.any_waits(pool):
             return
         for home in self._fleet.workers.states(pool):
             if has_time(home) and home.start not in self._rebuilding:
