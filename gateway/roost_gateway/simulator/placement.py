@@ -15,8 +15,8 @@ from roost.store.records import AGING_SECONDS
 from roost.store.working_set import HELD
 from roost_gateway.admission.admission_queue import AdmissionQueue, step_class
 from roost_gateway.admission.waiting_line import Ticket
-from roost_gateway.routing.choice import Room, StepNeed, WorkerState, offers, ring_place, standing
-from roost_gateway.routing.gate import left_out
+from roost_gateway.routing import gate as routing_gate
+from roost_gateway.routing.choice import Choice, Room, StepNeed, WorkerState, offers, ring_place, standing
 from roost_gateway.routing.worker_index import WorkerIndex
 from roost_gateway.simulator.gates import Gate
 from roost_gateway.simulator.job import Job
@@ -135,18 +135,18 @@ class Placement:
         cached = {owner: cached_tokens} if cached_tokens else {}
         new = job.total_tokens - log_tokens
         need = StepNeed(job.session, "", log_tokens, new, cached, owner, prefix_tokens=job.shared_tokens)
-        excluded = self._left_out(job, need, now) if job.held else frozenset[str]()
-        choice = self._index.choose(need, excluded)
+        choice = self._choose_held(job, need, now) if job.held else self._index.choose(need)
         return choice is not None and choice.may_be_granted and self._reserve_at(job, choice.worker)
 
-    def _left_out(self, job: Job, need: StepNeed, now: float) -> frozenset[str]:
+    def _choose_held(self, job: Job, need: StepNeed, now: float) -> Choice | None:
         assert self.gate is not None, "nothing is held without a gate"
         for worker in list(self._index.states.values()):
             self._put(worker.lease, worker.reserved_tokens, worker.reserved_attempts)
         if self.gate.smallest_first:  # it resumes wherever there is room
-            return frozenset(name for name, worker in self._index.states.items() if not self.gate.is_open(job, worker))
+            closed = {name for name, worker in self._index.states.items() if not self.gate.is_open(job, worker)}
+            return self._index.choose(need, closed)
         waited = now - job.held_since if job.held_since is not None else 0.0
-        return frozenset(left_out(need, self._index.states, frozenset(), waited))
+        return routing_gate.choose(self._index, need, frozenset(), waited)
 
     def _reserve_at(self, job: Job, worker: WorkerState) -> bool:
         tokens = min(job.total_tokens, worker.lease.capacity_tokens)
