@@ -39,7 +39,11 @@ class Job:
     started: float = 0.0
     """When the worker began to run it."""
     cached_tokens: int = 0
-    """Tokens of the prompt whose KV the worker had."""
+    """Tokens of the prompt whose KV the worker had, on its device or in host memory."""
+    restored_blocks: int = 0
+    """Blocks of these tokens that came from host memory."""
+    offloaded_blocks: int = 0
+    """Blocks of others that were copied to host memory to make room for it."""
     first_token: float = 0.0
     """When the first token of the output was there."""
 

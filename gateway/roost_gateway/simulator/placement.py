@@ -9,6 +9,7 @@ always up to date here, where a gateway reads them twice a second.
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import NamedTuple
 
 from roost.contract.lease import WorkerLease
 from roost.store.records import AGING_SECONDS
@@ -25,6 +26,19 @@ LINE = ""
 """All steps can be served by all workers."""
 STEP_DEADLINE_SECONDS = 600.0
 """After a step's arrival; it orders the line, and no step is ended by it."""
+
+
+class Home(NamedTuple):
+    """The worker of a session's last step, and what it has cached of the session's tokens."""
+
+    worker_id: str
+    cached_tokens: int
+    """On its device."""
+    warm_tokens: int
+    """Behind those, in host memory."""
+
+
+NO_HOME = Home("", 0, 0)
 
 
 class Placement:
@@ -44,16 +58,16 @@ class Placement:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def place(self, job: Job, owner: str, cached_tokens: int, now: float) -> bool:
-        """Reserve at the owner if it has the session cached and room, else at the worker of least cost; set the job's
+    def place(self, job: Job, home: Home, now: float) -> bool:
+        """Reserve at the home if it has the session cached and room, else at the worker of least cost; set the job's
         `worker`. Return False when there is no room, or the gate is closed to it: the job waits then.
 
         Raise QueueFullError.
         """
         if self.gate is not None and not job.forced:
-            job.held = not self.gate.passes(job, owner, cached_tokens, now)
+            job.held = not self.gate.passes(job, home.worker_id, home.cached_tokens + home.warm_tokens, now)
         none_before = not self._waiting if job.held else self.waiting == self.held
-        if none_before and self._reserve_now(job, owner, cached_tokens, now):
+        if none_before and self._reserve_now(job, home, now):
             self._placed(job, now)
             return True
         priority = step_class(0, (0,), continuation=job.continuation)
@@ -89,11 +103,10 @@ class Placement:
         if self.gate is not None:
             self.gate.session_ended(session)
 
-    def admit_next(self, cached: Callable[[Job], tuple[str, int]], now: float, *, looks: bool) -> Job | None:
+    def admit_next(self, home_of: Callable[[Job], Home], now: float, *, looks: bool) -> Job | None:
         """Reserve for the next waiting job. Return None when no job waits, or when it has no room, or is held.
 
-        `cached` returns a job's owner, and how many of its tokens that has cached. `looks` says that it is time to look
-        at held steps.
+        `looks` says that it is time to look at held steps.
         """
         may_pass = self.gate is not None and (looks or not self.gate.is_ticking)
         line = HELD if self.held == self.waiting and may_pass else LINE
@@ -101,7 +114,7 @@ class Placement:
         if ticket is None:
             return None
         job = self._waiting[ticket]
-        if not self._reserve_at_best(job, *cached(job), now):
+        if not self._reserve_at_best(job, home_of(job), now):
             return None
         self._queue_of(job).admit(ticket, now)
         self._leave(job)
@@ -126,15 +139,16 @@ class Placement:
         self.held -= job.ticket.line == HELD
         job.ticket = None
 
-    def _reserve_now(self, job: Job, owner: str, cached_tokens: int, now: float) -> bool:
-        at_owner = cached_tokens > 0 and self._reserve_at(job, self._index.states[owner])
-        return at_owner or self._reserve_at_best(job, owner, cached_tokens, now)
+    def _reserve_now(self, job: Job, home: Home, now: float) -> bool:
+        at_home = home.cached_tokens > 0 and self._reserve_at(job, self._index.states[home.worker_id])
+        return at_home or self._reserve_at_best(job, home, now)
 
-    def _reserve_at_best(self, job: Job, owner: str, cached_tokens: int, now: float) -> bool:
-        log_tokens = min(job.kept_tokens, job.prompt_tokens)
-        cached = {owner: cached_tokens} if cached_tokens else {}
+    def _reserve_at_best(self, job: Job, home: Home, now: float) -> bool:
+        owner, log_tokens = home.worker_id, min(job.kept_tokens, job.prompt_tokens)
+        cached = {owner: home.cached_tokens} if home.cached_tokens else {}
+        warm = {owner: home.warm_tokens} if home.warm_tokens else {}
         new = job.total_tokens - log_tokens
-        need = StepNeed(job.session, "", log_tokens, new, cached, owner, prefix_tokens=job.shared_tokens)
+        need = StepNeed(job.session, "", log_tokens, new, cached, owner, warm, job.shared_tokens)
         choice = self._choose_held(job, need, now) if job.held else self._index.choose(need)
         return choice is not None and choice.may_be_granted and self._reserve_at(job, choice.worker)
 
