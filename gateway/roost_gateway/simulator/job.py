@@ -30,6 +30,8 @@ class Job:
     """How long the gate held it; the longest time, if it was refused and came again."""
     forced: bool = False
     """Whether it has passed because it had been held for as long as it may be."""
+    lost_log: bool = False
+    """Whether its session was live, and too much of the log was evicted while it waited."""
     worker: str = ""
     reserved_tokens: int = 0
     placed: float = 0.0

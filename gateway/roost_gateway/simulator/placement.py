@@ -44,13 +44,20 @@ NO_HOME = Home("", 0, 0)
 class Placement:
     """Reservations at workers, and the steps that wait for one."""
 
-    def __init__(self, leases: Iterable[WorkerLease], gate: Gate | None = None, gateways: int = 1) -> None:
+    def __init__(
+        self,
+        leases: Iterable[WorkerLease],
+        held: Callable[[Job], None],
+        gate: Gate | None = None,
+        gateways: int = 1,
+    ) -> None:
+        """`held` is called with a job that is held after it has waited for room."""
         self._index = WorkerIndex(map(WorkerState, leases))
         self._queues = [AdmissionQueue() for _ in range(gateways)]
         self._waiting: dict[Ticket, Job] = {}
         self._first_since: dict[Ticket, float] = {}
         """Since when steps are in the ledger's line."""
-        self.gate = gate
+        self.gate, self._held = gate, held
         self.held = 0
         """How many steps wait at the gate."""
 
@@ -70,15 +77,7 @@ class Placement:
         if none_before and self._reserve_now(job, home, now):
             self._placed(job, now)
             return True
-        priority = step_class(0, (0,), continuation=job.continuation)
-        since, line = job.submitted if job.forced else now, HELD if job.held else LINE
-        ticket = Ticket(job.tenant, priority, job.continuation, since, now + STEP_DEADLINE_SECONDS, line)
-        self._queue_of(job).push(ticket, 0)
-        self._waiting[ticket] = job
-        self.held += job.held
-        job.ticket = ticket
-        if job.held_since is None and job.held:
-            job.held_since = now
+        self._queue(job, now)
         return False
 
     def give_up(self, job: Job) -> float:
@@ -108,18 +107,42 @@ class Placement:
 
         `looks` says that it is time to look at held steps.
         """
-        may_pass = self.gate is not None and (looks or not self.gate.is_ticking)
-        line = HELD if self.held == self.waiting and may_pass else LINE
-        ticket = self._smallest() if self.gate and self.gate.smallest_first and line == HELD else self._first(line, now)
-        if ticket is None:
+        while (job := self._next(now, looks=looks)) is not None and self._has_lost_log(job, home_of(job), now):
+            self.give_up(job)
+            job.held, job.lost_log = True, True
+            self._queue(job, now)
+            self._held(job)
+        if job is None or not self._reserve_at_best(job, home_of(job), now):
             return None
-        job = self._waiting[ticket]
-        if not self._reserve_at_best(job, home_of(job), now):
-            return None
-        self._queue_of(job).admit(ticket, now)
+        assert job.ticket is not None, "it waits"
+        self._queue_of(job).admit(job.ticket, now)
         self._leave(job)
         self._placed(job, now)
         return job
+
+    def _next(self, now: float, *, looks: bool) -> Job | None:
+        """Return the job that is served next, or None."""
+        may_pass = self.gate is not None and (looks or not self.gate.is_ticking)
+        line = HELD if self.held == self.waiting and may_pass else LINE
+        ticket = self._smallest() if self.gate and self.gate.smallest_first and line == HELD else self._first(line, now)
+        return None if ticket is None else self._waiting[ticket]
+
+    def _has_lost_log(self, job: Job, home: Home, now: float) -> bool:
+        """Return whether too much of a live session's log was evicted while its job waited."""
+        if self.gate is None or job.held or job.forced or job.lost_log:
+            return False
+        return self.gate.has_evicted(job, home.worker_id, home.cached_tokens + home.warm_tokens, now)
+
+    def _queue(self, job: Job, now: float) -> None:
+        priority = step_class(0, (0,), continuation=job.continuation)
+        since, line = job.submitted if job.forced else now, HELD if job.held else LINE
+        ticket = Ticket(job.tenant, priority, job.continuation, since, now + STEP_DEADLINE_SECONDS, line)
+        self._queue_of(job).push(ticket, 0)
+        self._waiting[ticket] = job
+        self.held += job.held
+        job.ticket = ticket
+        if job.held_since is None and job.held:
+            job.held_since = now
 
     def _queue_of(self, job: Job) -> AdmissionQueue:
         return self._queues[ring_place(job.session) % len(self._queues)]

@@ -96,7 +96,7 @@ class Simulation:
         self._refuses_held = fleet.refuses_held
         self._looks = False
         """Whether the next look at held steps is planned."""
-        self._placement = Placement(leases, self._gate, fleet.gateways)
+        self._placement = Placement(leases, self._hold, self._gate, fleet.gateways)
         self.workers = {
             lease.worker_id: SimulatedWorker(lease.worker_id, fleet.settings, policy(self._returns)) for lease in leases
         }
@@ -208,11 +208,17 @@ class Simulation:
             return
         if placed:
             self._give(job)
-        elif job.held and self._gate is not None and job.held_since is not None:
-            self._clock.at(job.held_since + self._gate.max_hold_seconds, partial(self._end_hold, job, job.ticket))
-            self._plan_look()
+        elif job.held:
+            self._hold(job)
         else:
             self._clock.at(now + self._queue_timeout_seconds, partial(self._time_out, job, job.ticket))
+
+    def _hold(self, job: Job) -> None:
+        """Plan how long a job may be held, and when held ones are looked at."""
+        assert self._gate is not None, "nothing is held without a gate"
+        assert job.held_since is not None, "it is held"
+        self._clock.at(job.held_since + self._gate.max_hold_seconds, partial(self._end_hold, job, job.ticket))
+        self._plan_look()
 
     def _end_hold(self, job: Job, ticket: object) -> None:
         """Let a job pass, or refuse it, that has been held for as long as it may be."""
