@@ -41,12 +41,18 @@ def eviction_to_wire(eviction: contract.KvEviction) -> pb.KvEviction:
         for_session=eviction.for_session,
         policy=eviction.policy,
         requested=eviction.requested,
+        rebuild_seconds=eviction.rebuild_seconds,
     )
 
 
 def eviction_from_wire(wire: pb.KvEviction) -> contract.KvEviction:
     return contract.KvEviction(
-        wire.tokens, wire.milliseconds_ago / 1000, wire.for_session, wire.policy, requested=wire.requested
+        wire.tokens,
+        wire.milliseconds_ago / 1000,
+        wire.for_session,
+        wire.policy,
+        wire.requested,
+        wire.rebuild_seconds,
     )
 
 

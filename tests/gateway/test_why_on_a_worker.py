@@ -37,9 +37,10 @@ async def test_a_session_evicted_for_the_growth_of_another_is_told_so(small: Sma
     assert (why.eviction.for_session, why.eviction.policy) == (growing.id, DEFAULT_POLICY)
     assert why.cached_tokens + why.rebuilt_tokens == why.log_tokens - 1
     assert why.rebuilt_tokens <= why.eviction.tokens
+    assert why.eviction.rebuild_seconds > 0.0
     assert re.fullmatch(
         rf"{why.rebuilt_tokens} of {why.log_tokens} tokens rebuilt: evicted \d+\.\d s ago for session {growing.id}'s "
-        rf"growth \({DEFAULT_POLICY}\)",
+        rf"growth \({DEFAULT_POLICY}, \d+\.\d s to rebuild\)",
         why.line,
     )
 

@@ -24,8 +24,10 @@ VOCABULARY = 1000
 class CostedRunner:
     """Implements Runner. `now` goes on by the costs of each batch."""
 
-    def __init__(self, costs: WorkerCosts, num_blocks: int, block_tokens: int, context_tokens: int) -> None:
-        self.info = RunnerInfo(num_blocks, block_tokens, 1, VOCABULARY, context_tokens, (0,))
+    def __init__(
+        self, costs: WorkerCosts, num_blocks: int, block_tokens: int, context_tokens: int, host_slots: int
+    ) -> None:
+        self.info = RunnerInfo(num_blocks, block_tokens, 1, VOCABULARY, context_tokens, (0,), host_slots=host_slots)
         self.now = 0.0
         self._costs = costs
         self._slots: dict[int, NewSlot] = {}
@@ -38,10 +40,14 @@ class CostedRunner:
         self._begun -= {new.slot for new in plan.new_slots}
         self._slots |= {new.slot: new for new in plan.new_slots}
         decodes = [chunk for chunk in plan.chunks if self._decodes(chunk)]
-        seconds = self._costs.batch_seconds(len(decodes), sum(chunk.start + 1 for chunk in decodes))
+        seconds = 0.0
+        if plan.chunks:
+            seconds = self._costs.batch_seconds(len(decodes), sum(chunk.start + 1 for chunk in decodes))
         seconds += sum(self._prefill_seconds(chunk) for chunk in plan.chunks if not self._decodes(chunk))
-        self.now += seconds
-        return BatchResult(tuple(Sampled(chunk.slot, 1) for chunk in plan.chunks if chunk.sample), seconds)
+        copying = len(plan.copies) * self.info.block_tokens * self._costs.copy_token_seconds
+        self.now += seconds + copying
+        sampled = tuple(Sampled(chunk.slot, 1) for chunk in plan.chunks if chunk.sample)
+        return BatchResult(sampled, seconds, tuple(copy.restore for copy in plan.copies if copy.restore), copying)
 
     def close(self) -> None:
         pass
@@ -68,8 +74,10 @@ class EngineOnVirtualTime:
         context: int,
         max_running: int,
         policy: RetentionPolicy | None = None,
+        host_tokens: int = 0,
     ) -> None:
-        self._runner = CostedRunner(costs, kv_tokens // block_tokens + 1, block_tokens, context)
+        blocks, slots = kv_tokens // block_tokens + 1, host_tokens // block_tokens
+        self._runner = CostedRunner(costs, blocks, block_tokens, context, slots)
         config = EngineConfig(max_running, costs.chunk_tokens, step_goal_seconds=0.0)
         self._engine = Engine(self._runner, config, context, policy=policy, clock=lambda: self._runner.now)
         self._random = Random("virtual")

@@ -2333,6 +2333,7 @@ class KvEviction(_message.Message):
     FOR_SESSION_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     REQUESTED_FIELD_NUMBER: _builtins.int
+    REBUILD_SECONDS_FIELD_NUMBER: _builtins.int
     tokens: _builtins.int
     """Tokens of the session that were dropped."""
     milliseconds_ago: _builtins.int
@@ -2343,6 +2344,10 @@ class KvEviction(_message.Message):
     """Retention policy that chose the session; empty when the eviction was asked for."""
     requested: _builtins.bool
     """Whether EvictSession asked for it."""
+    rebuild_seconds: _builtins.float
+    """Seconds to compute these tokens again, by the worker's rate of prefill when they were dropped. 0 when the eviction
+    was asked for, when the worker has not measured its rate, and from older workers.
+    """
     def __init__(
         self,
         *,
@@ -2351,10 +2356,11 @@ class KvEviction(_message.Message):
         for_session: _builtins.str = ...,
         policy: _builtins.str = ...,
         requested: _builtins.bool = ...,
+        rebuild_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["for_session", b"for_session", "milliseconds_ago", b"milliseconds_ago", "policy", b"policy", "requested", b"requested", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["for_session", b"for_session", "milliseconds_ago", b"milliseconds_ago", "policy", b"policy", "rebuild_seconds", b"rebuild_seconds", "requested", b"requested", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -215,7 +215,7 @@ class Shell:
         """Take the outputs of one iteration."""
         self.stats = outputs.stats
         for evicted in outputs.evicted:
-            self.evictions.made_room(evicted, time.monotonic())
+            self.evictions.made_room(evicted, time.monotonic(), outputs.stats.prefill_rate)
         # Drops come first: a step of the same session may have ended, and been parked, after a drop.
         for session, tokens in outputs.dropped:
             self._take_dropped(session, tokens)
