@@ -58,7 +58,8 @@ WHY = Why(
     16383,
     4096,
     RebuildCause.EVICTED_FOR_ROOM,
-    KvEviction(4096, 41.5, "a/b/c", "LRUSparingHeld"),
+    KvEviction(4096, 41.5, "a/b/c", "LRUSparingHeld", rebuild_seconds=0.5),
+    ahead_tokens=512,
 )
 
 BUDGETS = (

@@ -139,6 +139,10 @@ def queued(waiting: PoolQueue, line: Line, waiter: PlacementWaiter, reason: Wait
     )
 
 
+class LostLogError(Exception):
+    """Too much of the log of an attempt's live session was evicted while it waited for room. It goes to the gate."""
+
+
 class HeldError(Exception):
     """The gate has held an attempt for as long as it may."""
 

@@ -36,6 +36,8 @@ class KvReport:
     """What it has dropped since the session's last step there; None when it remembers nothing."""
     block_tokens: int = 0
     """0 when it is not known."""
+    ahead_tokens: int = 0
+    """Of the cached tokens, those that it had rebuilt ahead of the step."""
 
 
 @dataclass(frozen=True, slots=True)

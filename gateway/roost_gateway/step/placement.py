@@ -25,7 +25,8 @@ from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import Choice, WorkerState
 from roost_gateway.routing.gate import is_open
 from roost_gateway.step.attempt import StepAttempt
-from roost_gateway.step.lines import HeldError, Line, PlacementWaiter, PoolQueue, queued
+from roost_gateway.step.lines import HeldError, Line, LostLogError, PlacementWaiter, PoolQueue, queued
+from roost_gateway.step.lost_logs import look_for_log
 from roost_gateway.step.prospects import Prospects
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,10 @@ class Placement:
             for name, count in waiting.queue.waiting_by_class()
         ]
 
+    def any_waits(self, pool: str) -> bool:
+        """Whether a step of the pool waits for room in this gateway."""
+        return pool in self._queues and len(self._queues[pool].queue) > 0
+
     def held(self) -> list[tuple[str, int, int]]:
         """Pool, steps and tokens of what the gate holds in this gateway."""
         return [
@@ -94,16 +99,18 @@ class Placement:
         """
         waiting = self._pool_queue(attempt.pool.pool)
         with attempt.clock.queueing():
-            try:
-                return await self._place_in(waiting, waiting.line(attempt.line), attempt)
-            except HeldError as held:
-                if attempt.call.role.refuses_held:
-                    raise held.refusal() from None
-                attempt.passes_gate()
-            return await self._place_in(waiting, waiting.line(attempt.line), attempt)
+            while True:
+                try:
+                    return await self._place_in(waiting, waiting.line(attempt.line), attempt)
+                except LostLogError:
+                    pass  # it goes on in the line of those that are held
+                except HeldError as held:
+                    if attempt.call.role.refuses_held:
+                        raise held.refusal() from None
+                    attempt.passes_gate()
 
     async def _place_in(self, waiting: PoolQueue, line: Line, attempt: StepAttempt) -> WorkerState:
-        """Raises HeldError when the gate has held it for as long as it may; what `place` raises."""
+        """Raises HeldError when the gate has held it for as long as it may; LostLogError; what `place` raises."""
         async with line.lock:
             worker = None if line.waiters else await self._place_now(attempt)
             if worker is not None:
@@ -151,8 +158,9 @@ class Placement:
                 return None  # refusing it would lose its output, so it waits for the store
             raise
 
-    async def _try(self, attempt: StepAttempt) -> WorkerState | None:
-        """Reserves at the best worker; if it has no room, reads it again and tries the worker that is then the best."""
+    async def _try(self, attempt: StepAttempt, *, has_waited: bool = False) -> WorkerState | None:
+        """Reserves at the best worker; if it has no room, reads it again and tries the worker that is then the best. An
+        attempt that has waited may have to pass the gate after all."""
         choice = self._prospects.choose(attempt)
         if choice is None:
             await self._workers.refresh(attempt.pool.pool)
@@ -162,6 +170,8 @@ class Placement:
             return None
         if self._is_known_to_wait(attempt, choice):
             return None
+        if has_waited and await look_for_log(attempt, self._workers):
+            choice = self._prospects.choose(attempt) or choice
         if await self._reserve(attempt, choice):
             return choice.worker
         # It may have dropped what it had of the session while the attempt waited.
@@ -269,11 +279,14 @@ class Placement:
         if waiter is None:
             return False
         try:
-            worker = await self._try(waiter.attempt)
+            worker = await self._try(waiter.attempt, has_waited=True)
         except StoreAwayError:
             raise
         except Exception as error:  # of this attempt alone: the others of its line go on
             waiting.fail(line, waiter, error)
+            return True
+        if waiter.attempt.line != line.name:
+            waiting.fail(line, waiter, LostLogError())
             return True
         if worker is None:
             return False

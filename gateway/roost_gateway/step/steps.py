@@ -110,6 +110,10 @@ class Steps:
         """Lengths of the queues with their labels, for a gauge."""
         return self._placement.waiting()
 
+    def any_waits(self, pool: str) -> bool:
+        """Whether a step of the pool waits for room in this gateway."""
+        return self._placement.any_waits(pool)
+
     def held(self) -> list[tuple[str, int, int]]:
         """Pool, steps and tokens of what the gate holds in this gateway, for gauges."""
         return self._placement.held()

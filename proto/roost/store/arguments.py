@@ -146,7 +146,7 @@ def fork_call(new: NewFork, erased: str, watermark: float) -> Call:
     )
 
 
-def reserve_call(asked: Reservation, aging_ms: int) -> Call:
+def reserve_call(asked: Reservation, aging_ms: int, adapt_ms: int) -> Call:
     keys = PoolKeys(asked.pool)
     return Call(
         {
@@ -166,6 +166,8 @@ def reserve_call(asked: Reservation, aging_ms: int) -> Call:
             "aging_ms": aging_ms,
             "deadline_ms": asked.deadline_ms,
             "lease_ms": asked.lease_ms,
+            "lost_tokens": asked.lost_tokens,
+            "adapt_ms": adapt_ms,
         },
     )
 

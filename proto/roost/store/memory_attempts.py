@@ -70,6 +70,9 @@ def reserve_at(pool: MemoryPool, session: MemorySession, reservation: Reservatio
     enqueued_ms = pool.enqueued_ms(nonce, now)
     rank = pool.rank(reservation.priority, enqueued_ms, nonce)
     own_tokens = pool.tokens_of(worker, nonce, now)
+    if reservation.lost_tokens and pool.is_live(session) and not work.worker:
+        pool.working_set.remove(session.short_name)
+        pool.observe(session.record.head.length, reservation.lost_tokens, now)
     gated = entry.admission is Admission.GATED and not pool.is_live(session) and not own_tokens
     granted, held = own_tokens >= tokens, False
     if not granted and pool.is_alive(worker, now):

@@ -260,6 +260,9 @@ class Reservation:
     revision: str = ""
     """Model revision that the step needs, which names its line; empty: any worker can serve it."""
     entry: Entry = UNCOUNTED
+    lost_tokens: int = 0
+    """Tokens of its log that a live session has lost while the step waited, so that it is not live any more and has to
+    pass the gate; 0: it has kept its KV."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2276,6 +2276,7 @@ class StepWhy(_message.Message):
     REBUILT_TOKENS_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     EVICTION_FIELD_NUMBER: _builtins.int
+    AHEAD_TOKENS_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """Worker that ran the step."""
     place: Global___StepPlace.ValueType
@@ -2288,6 +2289,8 @@ class StepWhy(_message.Message):
     """Tokens of the log that were computed again."""
     cause: Global___RebuildCause.ValueType
     """Why they were; unspecified when none were."""
+    ahead_tokens: _builtins.int
+    """Of the cached tokens, those that had been evicted and were rebuilt ahead of the step."""
     @_builtins.property
     def wait(self) -> Global___StepWait:
         """Wait for a worker; unset when it did not wait."""
@@ -2307,10 +2310,11 @@ class StepWhy(_message.Message):
         rebuilt_tokens: _builtins.int = ...,
         cause: Global___RebuildCause.ValueType = ...,
         eviction: Global___KvEviction | None = ...,
+        ahead_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["eviction", b"eviction", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "cause", b"cause", "eviction", b"eviction", "log_tokens", b"log_tokens", "place", b"place", "rebuilt_tokens", b"rebuilt_tokens", "wait", b"wait", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead_tokens", b"ahead_tokens", "cached_tokens", b"cached_tokens", "cause", b"cause", "eviction", b"eviction", "log_tokens", b"log_tokens", "place", b"place", "rebuilt_tokens", b"rebuilt_tokens", "wait", b"wait", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2361,6 +2365,7 @@ class KvEviction(_message.Message):
     FOR_SESSION_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     REQUESTED_FIELD_NUMBER: _builtins.int
+    REBUILD_SECONDS_FIELD_NUMBER: _builtins.int
     tokens: _builtins.int
     """Tokens of the session that were dropped."""
     milliseconds_ago: _builtins.int
@@ -2371,6 +2376,10 @@ class KvEviction(_message.Message):
     """Retention policy that chose the session; empty when the eviction was asked for."""
     requested: _builtins.bool
     """Whether EvictSession asked for it."""
+    rebuild_seconds: _builtins.float
+    """Seconds to compute these tokens again, by the worker's rate of prefill when they were dropped. 0 when the eviction
+    was asked for, when the worker has not measured its rate, and from older workers.
+    """
     def __init__(
         self,
         *,
@@ -2379,10 +2388,11 @@ class KvEviction(_message.Message):
         for_session: _builtins.str = ...,
         policy: _builtins.str = ...,
         requested: _builtins.bool = ...,
+        rebuild_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["for_session", b"for_session", "milliseconds_ago", b"milliseconds_ago", "policy", b"policy", "requested", b"requested", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["for_session", b"for_session", "milliseconds_ago", b"milliseconds_ago", "policy", b"policy", "rebuild_seconds", b"rebuild_seconds", "requested", b"requested", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -192,7 +192,8 @@ class StoreMachine(StoreWorld):
     def _reservation(self, attempt: Attempt, worker: str, tokens: int, priority: int, needs: str = "") -> Reservation:
         session_id, ref, _ = attempt
         pool, entry = session_id.rsplit("/", 1)[0], entry_of(tokens + priority)
-        return Reservation(pool, session_id, ref, worker, tokens, priority, 0, LONG_MS, needs, entry)
+        lost = max(0, (tokens + priority) % 4 - 2)
+        return Reservation(pool, session_id, ref, worker, tokens, priority, 0, LONG_MS, needs, entry, lost)
 
     @precondition(lambda self: self.taken)
     @rule(

@@ -100,6 +100,8 @@ class Attempt:
         self.cached_tokens = 0
         self.eviction: KvEviction | None = None
         """What was dropped of the session's KV since its last step here."""
+        self.ahead_tokens = 0
+        """Of the cached tokens, those that were rebuilt ahead of the step."""
         self.queue_seconds = 0.0
         self.gpu_seconds = 0.0
         self.output = OutputBuffer()
