@@ -213,7 +213,9 @@ class Outbox:
     the last event.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, holds_output: bool = False) -> None:
+        """`holds_output`: all output leaves at once, before the last event."""
+        self._holds_output = holds_output
         self._events: deque[Event] = deque()
         self._output: StepOutput | None = None
         self._last: Committed | None = None
@@ -237,7 +239,8 @@ class Outbox:
 
     def more(self) -> None:
         """The output has grown."""
-        self._wake.set()
+        if not self._holds_output:
+            self._wake.set()
 
     def committed(self, event: Committed, output: StepOutput) -> None:
         """The last event; what is left of the output goes before it."""
@@ -276,4 +279,6 @@ class Outbox:
     def _next(self) -> Event | None:
         if self._events:
             return self._events.popleft()
-        return self._output.take() if self._output is not None else None
+        if self._output is None or (self._holds_output and self._last is None):
+            return None
+        return self._output.take()

@@ -11,6 +11,7 @@ from roost.contract.events import Committed, Event
 from roost.contract.heads import AttemptRef
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.contract.steps import Deltas
 from roost.fault_points import fault_point
 from roost.store.interface import SessionStore
 from roost.store.records import AlreadyCommitted, Began, BeginRequest, Descriptor, StoreAwayError
@@ -35,7 +36,7 @@ class RunningStep:
 
     def __init__(self, call: StepCall) -> None:
         self.call = call
-        self.outbox = Outbox()
+        self.outbox = Outbox(holds_output=call.request.deltas is Deltas.NONE)
         self.attempt: StepAttempt | None = None
         """None until Begin has returned it."""
         self.task: asyncio.Task[None] | None = None

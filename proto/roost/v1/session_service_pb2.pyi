@@ -136,6 +136,34 @@ TOOL_CHOICE_MODE_REQUIRED: ToolChoiceMode.ValueType  # 3
 """The output is one call whose arguments satisfy the tool's schema."""
 Global___ToolChoiceMode: _TypeAlias = ToolChoiceMode  # noqa: Y015
 
+class _Deltas:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeltasEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deltas.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DELTAS_UNSPECIFIED: _Deltas.ValueType  # 0
+    """The same as INTERVAL, and so is a value that the gateway does not know."""
+    DELTAS_NONE: _Deltas.ValueType  # 1
+    """Once, all of it, when the step is committed."""
+    DELTAS_INTERVAL: _Deltas.ValueType  # 2
+    """The first token at once, and then what has gathered every 50 ms."""
+    DELTAS_EACH: _Deltas.ValueType  # 3
+    """With each iteration of the engine."""
+
+class Deltas(_Deltas, metaclass=_DeltasEnumTypeWrapper):
+    """Deltas is how often the output of a step comes, as StepDelta."""
+
+DELTAS_UNSPECIFIED: Deltas.ValueType  # 0
+"""The same as INTERVAL, and so is a value that the gateway does not know."""
+DELTAS_NONE: Deltas.ValueType  # 1
+"""Once, all of it, when the step is committed."""
+DELTAS_INTERVAL: Deltas.ValueType  # 2
+"""The first token at once, and then what has gathered every 50 ms."""
+DELTAS_EACH: Deltas.ValueType  # 3
+"""With each iteration of the engine."""
+Global___Deltas: _TypeAlias = Deltas  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1678,10 +1706,13 @@ class StepRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     RECEIVED_FIELD_NUMBER: _builtins.int
+    DELTAS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Session."""
     step_id: _builtins.str
     """Idempotency key, 1 to 64 characters: a repeated committed step returns its stored result."""
+    deltas: Global___Deltas.ValueType
+    """How often output comes. A retry may ask for another pace."""
     @_builtins.property
     def expected_head(self) -> Global___Head:
         """Last head the client saw. A shorter log answers DATA_LOSS, SESSION_ROLLED_BACK. The last head of the generation
@@ -1718,10 +1749,11 @@ class StepRequest(_message.Message):
         sampling: Global___Sampling | None = ...,
         format: Global___Format | None = ...,
         received: Global___Cursor | None = ...,
+        deltas: Global___Deltas.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expected_head", b"expected_head", "format", b"format", "received", b"received", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_head", b"expected_head", "format", b"format", "messages", b"messages", "received", b"received", "sampling", b"sampling", "session_id", b"session_id", "step_id", b"step_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deltas", b"deltas", "expected_head", b"expected_head", "format", b"format", "messages", b"messages", "received", b"received", "sampling", b"sampling", "session_id", b"session_id", "step_id", b"step_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

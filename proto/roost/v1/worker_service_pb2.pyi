@@ -134,6 +134,7 @@ class Start(_message.Message):
     DATE_FIELD_NUMBER: _builtins.int
     CALL_SEED_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
+    DELTAS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant, which separates caches."""
     model_revision: _builtins.str
@@ -152,6 +153,11 @@ class Start(_message.Message):
     """What the ids of the step's calls follow from, the same for all of its attempts; empty: the attempt's nonce."""
     role: _builtins.str
     """Role of the session in its pool, for the retention policy; empty for one-shot work and from older gateways."""
+    deltas: _session_service_pb2.Deltas.ValueType
+    """How often the client gets output, which says how often the worker sends a Delta: the first token at once, then
+    every 500 ms with NONE, so that an attempt that fails over has most of the output, or every 50 ms with INTERVAL.
+    With EACH, and from older gateways, which leave it unset, with each iteration of the engine.
+    """
     @_builtins.property
     def attempt(self) -> _session_service_pb2.Attempt:
         """Attempt; the worker refuses one that is older than what it has seen of the session."""
@@ -198,10 +204,11 @@ class Start(_message.Message):
         date: _builtins.str = ...,
         call_seed: _builtins.bytes = ...,
         role: _builtins.str = ...,
+        deltas: _session_service_pb2.Deltas.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "format", b"format", "replay", b"replay", "sampling", b"sampling", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "call_seed", b"call_seed", "date", b"date", "deadline_ms", b"deadline_ms", "format", b"format", "messages", b"messages", "model_revision", b"model_revision", "priority", b"priority", "replay", b"replay", "role", b"role", "sampling", b"sampling", "session", b"session", "system", b"system", "tenant", b"tenant", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "call_seed", b"call_seed", "date", b"date", "deadline_ms", b"deadline_ms", "deltas", b"deltas", "format", b"format", "messages", b"messages", "model_revision", b"model_revision", "priority", b"priority", "replay", b"replay", "role", b"role", "sampling", b"sampling", "session", b"session", "system", b"system", "tenant", b"tenant", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -294,6 +301,7 @@ class Resume(_message.Message):
     FROM_TEXT_BYTE_FIELD_NUMBER: _builtins.int
     DEADLINE_MS_FIELD_NUMBER: _builtins.int
     FROM_PART_FIELD_NUMBER: _builtins.int
+    DELTAS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Session's name; empty for one-shot work."""
     from_token: _builtins.int
@@ -304,6 +312,8 @@ class Resume(_message.Message):
     """Milliseconds left until the client's deadline; 0 means none."""
     from_part: _builtins.int
     """Units of parts that the client already has."""
+    deltas: _session_service_pb2.Deltas.ValueType
+    """As in Start."""
     @_builtins.property
     def attempt(self) -> _session_service_pb2.Attempt:
         """Attempt that was fenced."""
@@ -322,10 +332,11 @@ class Resume(_message.Message):
         from_text_byte: _builtins.int = ...,
         deadline_ms: _builtins.int = ...,
         from_part: _builtins.int = ...,
+        deltas: _session_service_pb2.Deltas.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "new_attempt", b"new_attempt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_ms", b"deadline_ms", "from_part", b"from_part", "from_text_byte", b"from_text_byte", "from_token", b"from_token", "new_attempt", b"new_attempt", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_ms", b"deadline_ms", "deltas", b"deltas", "from_part", b"from_part", "from_text_byte", b"from_text_byte", "from_token", b"from_token", "new_attempt", b"new_attempt", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
