@@ -13,7 +13,7 @@ from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.store.entry import GRANTED, Reserved
+from roost.store.entry import Reserved
 from roost.store.records import Began, Reservation, StoreAwayError, WorkerLook, WorkerView
 from roost.store.store_health import StoreHealth
 from roost.store.wake import Wake
@@ -53,7 +53,7 @@ class Ledger:
         if view.reserved_tokens + reservation.tokens > CAPACITY:
             return Reserved(granted=False)
         self.views[reservation.worker_id] = replace(view, reserved_tokens=view.reserved_tokens + reservation.tokens)
-        return GRANTED
+        return Reserved(granted=True)
 
     async def release(self, reservation: Reservation) -> None:
         if self.away:
@@ -90,7 +90,7 @@ class Gate(Ledger):
     async def reserve(self, reservation: Reservation) -> Reserved:
         self.asked.append((reservation.session_id, reservation.worker_id))
         if reservation.entry.admission is Admission.PASSED:
-            return GRANTED
+            return Reserved(granted=True)
         return Reserved(granted=False, held=len(self.asked) == 1)
 
 

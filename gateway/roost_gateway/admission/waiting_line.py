@@ -1,9 +1,9 @@
 """Waiting steps in the order in which they are served. Pure; O(log n) for each change and each lookup.
 
 A step's place depends on values that change while it waits: its class, by aging; how near its deadline is; and its
-tenant's share. So steps are kept in groups by tenant and *level* (class and urgency), each in order of arrival. A heap
-holds the first step of each group; outdated entries are dropped when they reach the top. A timetable says when each
-step changes its level, which is seldom: once per `AGING_SECONDS`, and with each halving of the time that is left.
+tenant's counter. So steps are kept in groups by tenant and *level* (class and urgency), each in order of arrival. A
+heap holds the first step of each group; outdated entries are dropped when they reach the top. A timetable says when
+each step changes its level, which is seldom: once per `AGING_SECONDS`, and with each halving of the time that is left.
 """
 
 from bisect import bisect_left, insort
@@ -20,8 +20,8 @@ _SLACK = 64
 
 Level = tuple[int, int]
 """Class and urgency, lower first."""
-Entry = tuple[int, int, int, int, int, str]
-"""Class, urgency, what runs of the tenant, when it was served last, arrival of the group's first, tenant."""
+Entry = tuple[int, int, int, int, str]
+"""Class, urgency, the tenant's counter, arrival of the group's first, tenant."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,33 +47,30 @@ class Ticket:
         return max(min(aging, self.deadline - 2.0**urgency if urgency else inf), nextafter(now, inf))
 
 
-class FairShare:
-    """How many steps of each tenant run, and when each tenant was served last."""
+class KnownCounters:
+    """The counters (`roost.store.service`) of the tenants of which this gateway has steps, as the store answered last.
+    One may be out of date, since other gateways have steps of the tenant too."""
 
     def __init__(self) -> None:
-        self._running: Counter[str] = Counter()
-        self._served: dict[str, int] = {}
-        self._services = 0
+        self._steps: Counter[str] = Counter()
+        self._counters: dict[str, int] = {}
 
-    def rank(self, tenant: str) -> tuple[int, int]:
-        return self._running[tenant], self._served.get(tenant, 0)
+    def of(self, tenant: str) -> int:
+        """0 for a tenant of which there is no step."""
+        return self._counters.get(tenant, 0)
 
-    def started(self, tenant: str) -> None:
-        self._running[tenant] += 1
-        self._services += 1
-        self._served[tenant] = self._services
+    def step_came(self, tenant: str, counter: int) -> None:
+        self._steps[tenant] += 1
+        self._counters[tenant] = counter
 
-    def ended(self, tenant: str) -> None:
-        self._running[tenant] -= 1
-        if self._running[tenant] <= 0:
-            del self._running[tenant]
+    def step_left(self, tenant: str) -> None:
+        self._steps[tenant] -= 1
+        if not self._steps[tenant]:
+            del self._steps[tenant], self._counters[tenant]
 
-    def forget(self, most: int) -> bool:
-        """Forgets tenants without running steps if more than `most` tenants are remembered. Returns whether it did."""
-        if len(self._served) <= most:
-            return False
-        self._served = {tenant: self._served[tenant] for tenant in self._running if tenant in self._served}
-        return True
+    def learn(self, tenant: str, counter: int) -> None:
+        if tenant in self._counters:
+            self._counters[tenant] = counter
 
 
 class Ahead(NamedTuple):
@@ -104,8 +101,8 @@ class _Group:
 class WaitingLine:
     """The steps that the same workers can serve."""
 
-    def __init__(self, shares: FairShare) -> None:
-        self._shares = shares
+    def __init__(self, counters: KnownCounters) -> None:
+        self._counters = counters
         self._places: dict[Ticket, _Place] = {}
         self._groups: defaultdict[str, dict[Level, _Group]] = defaultdict(dict)
         self._heap: list[Entry] = []
@@ -164,16 +161,10 @@ class WaitingLine:
                 self._insert(ticket, place)
         self._aside.clear()
 
-    def share_changed(self, tenant: str) -> None:
-        """Takes a change of the tenant's rank in `FairShare`."""
+    def counter_changed(self, tenant: str) -> None:
+        """Takes a change of the tenant's counter."""
         for level, group in self._groups.get(tenant, {}).items():
             self._offer(tenant, level, group)
-
-    def shares_changed(self) -> None:
-        """Takes changes of any tenants' ranks."""
-        groups = [(tenant, *group) for tenant, levels in self._groups.items() for group in levels.items()]
-        self._heap = [self._entry(tenant, level, group) for tenant, level, group in groups]
-        heapify(self._heap)
 
     def ahead(self, ticket: Ticket, now: float) -> Ahead:
         """How many steps go before `ticket`, whether it waits or not. O(groups), and the steps of its own group; there
@@ -181,15 +172,15 @@ class WaitingLine:
         self._age(now)
         place = self._places.get(ticket)
         arrival = place.arrival if place else 2**62
-        own = (*ticket.level(now), *self._shares.rank(ticket.tenant))
+        own = (*ticket.level(now), self._counters.of(ticket.tenant))
         count = continuations = 0
         for tenant, groups in self._groups.items():
-            share = self._shares.rank(tenant)
+            counter = self._counters.of(tenant)
             for level, group in groups.items():
-                if (*level, *share) < own:
+                if (*level, counter) < own:
                     count += len(group.steps)
                     continuations += group.continuations
-                elif (*level, *share) == own:
+                elif (*level, counter) == own:
                     before = group.before(arrival)
                     count += before
                     continuations += sum(step.continuation for _, step in group.steps[:before])
@@ -239,12 +230,17 @@ class WaitingLine:
     def _offer(self, tenant: str, level: Level, group: _Group) -> None:
         heappush(self._heap, self._entry(tenant, level, group))
         if len(self._heap) > 4 * len(self._places) + _SLACK:
-            self.shares_changed()
+            self._rebuild_heap()
+
+    def _rebuild_heap(self) -> None:
+        groups = [(tenant, *group) for tenant, levels in self._groups.items() for group in levels.items()]
+        self._heap = [self._entry(tenant, level, group) for tenant, level, group in groups]
+        heapify(self._heap)
 
     def _entry(self, tenant: str, level: Level, group: _Group) -> Entry:
-        return (*level, *self._shares.rank(tenant), group.steps[0][0], tenant)
+        return (*level, self._counters.of(tenant), group.steps[0][0], tenant)
 
 
 def _urgency(left: float) -> int:
-    """Deadlines by powers of two: of two equally near ones, fair share decides."""
+    """Deadlines by powers of two: of two equally near ones, the tenants' counters decide."""
     return min(_FAR, int(log2(left))) if left >= 1 else 0

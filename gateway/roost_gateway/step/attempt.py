@@ -15,6 +15,7 @@ from roost.contract.refused import Refused
 from roost.contract.why import KvEviction, Place, Wait
 from roost.store.records import Began, Descriptor, Reservation
 from roost.store.residency import Residency
+from roost.store.service import NOTHING_DONE, Done
 from roost.store.working_set import HELD
 from roost_gateway.routing.choice import StepNeed, WorkerState
 from roost_gateway.step.call import StepCall
@@ -141,6 +142,12 @@ class StepAttempt:
     @property
     def priority(self) -> int:
         return self.call.priority(continuation=self.continuation)
+
+    @property
+    def done(self) -> Done:
+        """What a worker has computed so far. A prompt that was accepted counts as if it had an output."""
+        output = self.output
+        return Done(len(output.prompt_ids), max(1, len(output.ids))) if output.accepted else NOTHING_DONE
 
     @property
     def has_begun(self) -> bool:

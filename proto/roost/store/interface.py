@@ -26,6 +26,7 @@ from roost.store.records import (
     WorkerView,
 )
 from roost.store.residency import Residency
+from roost.store.service import NOTHING_DONE, Done
 from roost.store.store_health import StoreHealth
 from roost.store.wake import Wake
 
@@ -123,8 +124,9 @@ class SessionStore(Protocol):
         HEAD_MISMATCH when `previous` is not the head. Raises ValueError when the request contradicts itself."""
         ...
 
-    async def abort(self, session_id: str, ref: AttemptRef) -> None:
-        """Ends an attempt that will not commit; gives back what it has reserved. Does nothing when it is not live."""
+    async def abort(self, session_id: str, ref: AttemptRef, done: Done = NOTHING_DONE) -> int | None:
+        """Ends an attempt that will not commit; gives back what it has reserved, and charges its tenant for what it has
+        done. Does nothing when it is not live. Returns the tenant's counter, or None when there is no such session."""
         ...
 
     async def quarantine(self, session_id: str, digest: bytes, ms: int) -> None:

@@ -1,6 +1,8 @@
 -- Gives back an attempt's reservation at a worker and its place among the waiters; the attempt stays live.
--- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums, descriptor
+-- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums,
+--   service, service_waiting, service_resting, descriptor
 -- ARGV nonce, worker
+-- NUMBERS grace_ms
 -- Replies {'released'}
 
 local d = read_fields(keys.descriptor)
@@ -8,6 +10,9 @@ local is_reserved = d and d['attempt:nonce'] == args.nonce and d['attempt:worker
 leave_line(keys, args.nonce)
 if is_reserved and args.worker ~= '' then
   rest_live(keys, keys.descriptor, d, now_ms())
+  local service = join_service(keys, d.tenant, now_ms(), args.grace_ms)
+  start_waiting(service, d['attempt:expiry'])
+  save_service(keys, service, now_ms())
 end
 give_back(keys, args.worker, args.nonce)
 if is_reserved then
