@@ -5,7 +5,8 @@ own: no step waits behind a step that other workers serve. The bound and the ten
 
 Order of a line (`waiting_line.py`): class (continuations of live sessions before new sessions, then the role's
 priority), then how near the deadline is, then fair share (the tenant with the least counter of `roost.store.service`),
-then arrival. A lower class overtakes a higher one only by aging: `AGING_SECONDS` of waiting are worth one class.
+then arrival. A lower class overtakes a higher one only by aging: `AGING_SECONDS` of waiting are worth one class, up to
+the best class there is, within which age does not count.
 """
 
 from collections import deque

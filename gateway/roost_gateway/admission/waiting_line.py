@@ -14,6 +14,7 @@ from math import inf, log2, nextafter
 from typing import NamedTuple
 
 from roost.store.records import AGING_SECONDS
+from roost.store.rules import aged_class
 
 _FAR = 60
 _SLACK = 64
@@ -38,11 +39,12 @@ class Ticket:
     """Model revision that the step needs; empty: any."""
 
     def level(self, now: float) -> Level:
-        return self.priority - int((now - self.enqueued) / AGING_SECONDS), _urgency(self.deadline - now)
+        return aged_class(self.priority, int((now - self.enqueued) / AGING_SECONDS)), _urgency(self.deadline - now)
 
     def next_change(self, now: float) -> float:
         """When the level changes next, or may."""
-        aging = self.enqueued + AGING_SECONDS * (int((now - self.enqueued) / AGING_SECONDS) + 1)
+        periods = int((now - self.enqueued) / AGING_SECONDS)
+        aging = self.enqueued + AGING_SECONDS * (periods + 1) if periods < self.priority else inf
         urgency = _urgency(self.deadline - now)
         return max(min(aging, self.deadline - 2.0**urgency if urgency else inf), nextafter(now, inf))
 

@@ -32,6 +32,8 @@ class Job:
     """Whether it has passed because it had been held for as long as it may be."""
     worker: str = ""
     reserved_tokens: int = 0
+    charged: int = 0
+    """What its tenant's counter was raised by when it was placed."""
     placed: float = 0.0
     """When a worker was chosen."""
     expected_tokens: int = 0

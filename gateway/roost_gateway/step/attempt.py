@@ -113,6 +113,8 @@ class StepAttempt:
         """A newer attempt has taken the step over."""
         self.began_at = time.monotonic()
         self._asked_at: float | None = None
+        self._waits_since: float | None = None
+        """Since when it has waited in lines; None while it is in none."""
         self._busy: dict[str, float] = {}
         self._faulty: dict[str, float] = {}
         """Until when each worker is avoided, because it had no room or because it failed on the step."""
@@ -203,6 +205,7 @@ class StepAttempt:
             lease_ms=LEASE_TTL_MS,
             revision=self.need.model_revision,
             entry=self.call.entry(passed=not self.is_gated),
+            waited_ms=0 if self._waits_since is None else int((time.monotonic() - self._waits_since) * 1000),
         )
 
     @property
@@ -214,7 +217,11 @@ class StepAttempt:
         """Notes that the store was asked for room, and gave it, or else a place among its waiters."""
         self.registered, self._asked_at = not granted, time.monotonic()
         if granted:
-            self.is_gated = False  # its session is live now
+            self.is_gated, self._waits_since = False, None  # its session is live now
+
+    def enters_line(self, since: float) -> None:
+        """Notes that it waits in a line, and has waited since then."""
+        self._waits_since = since
 
     def asks_again(self) -> None:
         """Lets it ask the store at the next opportunity."""

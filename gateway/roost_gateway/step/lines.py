@@ -99,6 +99,7 @@ class PoolQueue:
                 f"{full}; come back later, or raise admission.queueLimit",
                 retry_seconds=full.retry_seconds,
             ) from None
+        attempt.enters_line(since)
         waiter = line.waiters[ticket] = PlacementWaiter(attempt, ticket, now)
         if attempt.registered:
             line.entered.append(waiter)

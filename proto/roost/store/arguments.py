@@ -177,6 +177,7 @@ def reserve_call(asked: Reservation, aging_ms: int) -> Call:
             "class": asked.priority,
             "aging_ms": aging_ms,
             "deadline_ms": asked.deadline_ms,
+            "waited_ms": asked.waited_ms,
             "lease_ms": asked.lease_ms,
         },
     )

@@ -88,7 +88,7 @@ def reserve_at(pool: MemoryPool, session: MemorySession, reservation: Reservatio
     """Reserves at a worker for a live attempt, or gives it a place in a line of the revision that it needs."""
     worker, nonce, tokens, entry = reservation.worker_id, work.ref.nonce, reservation.tokens, reservation.entry
     pool.working_set.expire(now)
-    enqueued_ms = pool.enqueued_ms(nonce, now)
+    enqueued_ms = min(pool.enqueued_ms(nonce, now), now - reservation.waited_ms)
     tenant, waits = session.record.tenant, not work.worker
     service = pool.services.join(tenant, now) if waits else pool.services.find(tenant, now)
     place = pool.place(service.counter, reservation.priority, enqueued_ms, nonce, now)

@@ -13,14 +13,14 @@ from roost.store.memory_accounts import MemoryAccounts
 from roost.store.memory_session import MemorySession, Work
 from roost.store.records import CommitRequest, Descriptor, WorkerView
 from roost.store.residency import Residency, warm_field
-from roost.store.rules import RESIDENCY_DELAY_MS
+from roost.store.rules import RESIDENCY_DELAY_MS, aged_class
 from roost.store.service import MOST_COMPARED, ServiceCounters
 from roost.store.working_set import HELD, IDLE_MS, Admission, Footprint, WorkingSet, is_evicted
 
 Rank = tuple[int, str]
 """Class and time of enqueueing as one number, then the nonce: the lower goes first."""
 Place = tuple[int, int, Rank]
-"""Level, the tenant's counter, and rank: the lower goes first. A level is a class less the classes waited for."""
+"""Level (`aged_class`), the tenant's counter, and rank: the lower goes first."""
 
 
 @dataclass(slots=True)
@@ -144,7 +144,7 @@ class MemoryPool:
         return waiter.enqueued_ms if waiter and not waiter.is_over(now) else now
 
     def place(self, counter: int, priority: int, enqueued_ms: int, nonce: bytes, now: int) -> Place:
-        level = priority - (now - enqueued_ms) // self.aging_ms
+        level = aged_class(priority, (now - enqueued_ms) // self.aging_ms)
         return level, counter, self.rank(priority, enqueued_ms, nonce)
 
     def must_wait(self, worker: str, place: Place, own: set[bytes], now: int, *, held: bool) -> bool:

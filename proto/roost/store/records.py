@@ -266,6 +266,8 @@ class Reservation:
     revision: str = ""
     """Model revision that the step needs, which names its line; empty: any worker can serve it."""
     entry: Entry = UNCOUNTED
+    waited_ms: int = 0
+    """How long it has waited, in whatever line."""
 
 
 @dataclass(frozen=True, slots=True)

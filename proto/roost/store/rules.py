@@ -31,6 +31,12 @@ def rebuild_cause(log: Descriptor) -> RebuildCause | None:
     return None if log.owner else RebuildCause.EVICTED_ON_REQUEST
 
 
+def aged_class(priority: int, periods: int) -> int:
+    """The class as which a step waits that has waited for so many times `AGING_SECONDS`. Never below 0, the best one,
+    where all are equal, so that the tenants' counters decide however long their steps have waited."""
+    return min(priority, max(0, priority - periods))
+
+
 def day_of(milliseconds: int) -> str:
     """The day (UTC) of a time, such as `2026-11-30`: the date of sessions that are opened then."""
     return (_EPOCH + timedelta(milliseconds=milliseconds)).date().isoformat()

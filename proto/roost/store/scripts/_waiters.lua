@@ -11,9 +11,9 @@ end
 -- The waiters are a hash, nonce -> `class:enqueued:deadline:expiry:line|rank|tenant`, and their lines a sorted set of
 -- members `line|rank|nonce`, all of score 0. A line is the revision that its steps need, '' for steps that any worker
 -- can serve. `aging_ms` of waiting are worth one class: rank = class * aging_ms + time of enqueueing, and a step's level
--- is its class less the whole classes that it has waited for. The lowest level goes first; of one level, whose members
--- follow one another by rank, the tenant with the least counter, then the lowest rank. A member of the sorted set that
--- the hash does not confirm counts for nothing.
+-- is its class less the whole classes that it has waited for, but none below 0. The lowest level goes first; of one
+-- level, whose members follow one another by rank, the tenant with the least counter, then the lowest rank. A member of
+-- the sorted set that the hash does not confirm counts for nothing.
 
 local WAITERS_MS = 3600000 -- both keys go when nobody has waited for so long
 
@@ -48,7 +48,8 @@ end
 
 -- A step's place: what orders it.
 local function place_of(class, aging_ms, enqueued, nonce, counter, now)
-  return {level = class - math.floor((now - enqueued) / aging_ms), counter = counter,
+  local aged = math.max(0, class - math.floor((now - enqueued) / aging_ms))
+  return {level = math.min(class, aged), counter = counter,
     rank = rank_of(class, aging_ms, enqueued) .. '|' .. nonce}
 end
 

@@ -2,8 +2,8 @@
 -- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums,
 --   service, service_waiting, service_resting, workers, descriptor, lease
 -- ARGV nonce, worker, revision (that the step needs, '' if any), prefix (see begin.lua)
--- NUMBERS grace_ms, epoch, tokens, class, aging_ms, deadline_ms (from now; 0 if there is none), lease_ms,
---   prefix_tokens, admission (see begin.lua)
+-- NUMBERS grace_ms, epoch, tokens, class, aging_ms, deadline_ms (from now; 0 if there is none), waited_ms,
+--   lease_ms,--   prefix_tokens, admission (see begin.lua)
 -- Replies {'reserved', the tenant's counter} | {'waits', that counter, 1 if it is held at the gate, tokens of the worker's
 --   live sessions, how many they may be, ms until the time of some live session is over (-1 if there is none)}
 
@@ -22,7 +22,7 @@ local live = read_live(keys, name)
 local ledger = read_ledger(keys.reservations, now, grace_ms)
 local member = worker .. '|' .. nonce
 local place, over = waiter_of(keys, nonce), {}
-local enqueued = place and not is_over(place, now, grace_ms) and place.enqueued or now
+local enqueued = math.min(place and not is_over(place, now, grace_ms) and place.enqueued or now, now - args.waited_ms)
 local mine = tokens_of(ledger, member)
 local gated = args.admission == 1 and not live and not mine
 local needed = footprint_of(keys.descriptor, d, args.tokens, args.prefix, args.prefix_tokens)
