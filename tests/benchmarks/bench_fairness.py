@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / name) for name in ("proto", "gateway", "worker", "tests/benchmarks")]
 
 from figures import emit, machine
+
 from roost.store.service import weighted_service
 from roost_gateway.simulator.arrivals import ClosedLoop
 from roost_gateway.simulator.fairness import FAIRNESS, Fairness, VirtualTime

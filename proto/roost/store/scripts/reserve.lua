@@ -3,7 +3,7 @@
 --   service, service_waiting, service_resting, workers, descriptor, lease
 -- ARGV nonce, worker, revision (that the step needs, '' if any), prefix (see begin.lua)
 -- NUMBERS grace_ms, epoch, tokens, class, aging_ms, deadline_ms (from now; 0 if there is none), waited_ms,
---   lease_ms,--   prefix_tokens, admission (see begin.lua)
+--   lease_ms, prefix_tokens, admission (see begin.lua)
 -- Replies {'reserved', the tenant's counter} | {'waits', that counter, 1 if it is held at the gate, tokens of the worker's
 --   live sessions, how many they may be, ms until the time of some live session is over (-1 if there is none)}
 
