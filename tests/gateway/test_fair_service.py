@@ -102,7 +102,6 @@ DEAR = [(move % 6, 0, Step(500, 40, 40)) for move in range(180)]
 
 @settings(deadline=None)
 @example(moves=DEAR, alone=0, slots=1, gateways=1, weights=(1, 1))
-@example(moves=DEAR, alone=100, slots=1, gateways=1, weights=(1, 1))
 @given(
     moves=MOVES,
     alone=st.integers(0, 120),
