@@ -9,9 +9,9 @@ then served longest ago); and first come first served.
 For each arm: the share of service (context times output, and half of the output squared) that each tenant got; Jain's
 index over the two tenants that always have steps waiting, of service divided by weight; the greatest difference between
 what these two were given in any interval, divided by their weights, beside the bound of `roost.store.service`; and how
-long steps waited for a worker.
+long steps waited until a worker began to run them.
 
-    python tests/benchmarks/bench_fairness.py [--seconds 1200] [--seeds 1] [--arms NAME]
+    python tests/benchmarks/bench_fairness.py [--seconds 1200] [--seeds 3] [--arms NAME]
 
 The last line of stdout is one JSON document.
 """
@@ -21,15 +21,14 @@ import argparse
 import statistics
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from pathlib import Path
 from random import Random
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / name) for name in ("proto", "gateway", "worker", "tests/benchmarks")]
+sys.path[:0] = [str(Path(__file__).parents[2] / part) for part in ("proto", "gateway", "worker")]
 
 from figures import emit, machine
 
@@ -79,6 +78,7 @@ class Ended:
     tenant: str
     submitted: float
     placed: float
+    started: float
     ended: float
     service: int
     """Divided by the tenant's weight."""
@@ -94,7 +94,7 @@ class Steps(History):
 
     def add(self, job: Job, now: float, waiting: Callable[[], int], working_set_tokens: Callable[[], int]) -> None:
         service = weighted_service(job.prompt_tokens, job.turn.output_tokens, self._weights.get(job.tenant, 1))
-        self.ended.append(Ended(job.tenant, job.submitted, job.placed, now, service))
+        self.ended.append(Ended(job.tenant, job.submitted, job.placed, job.started, now, service))
 
 
 def turns(context: int, random: Random) -> Iterator[Turn]:
@@ -125,8 +125,8 @@ def simulated(arm: Arm, seconds: float, seed: int) -> list[Ended]:
 
 
 def greatest_gap(steps: list[Ended]) -> int:
-    """Return the greatest difference, over all intervals, of what the two tenants were given. Both always wait: a
-    tenant's steps overlap in their waits, which `always_waits` checks."""
+    """Return the greatest difference, over all intervals, of what the two tenants were given that always wait, as
+    `waiting_share` shows."""
     one, other = BACKLOGGED
     lead = greatest = least = 0
     for step in steps:
@@ -137,12 +137,8 @@ def greatest_gap(steps: list[Ended]) -> int:
 
 def waiting_share(steps: list[Ended], tenant: str) -> float:
     """Return for what part of the time a step of the tenant waits for a worker."""
-    changes = sorted(
-        (time, change)
-        for step in steps
-        if step.tenant == tenant
-        for time, change in ((step.submitted, 1), (step.placed, -1))
-    )
+    own = [step for step in steps if step.tenant == tenant]
+    changes = sorted([(step.submitted, 1) for step in own] + [(step.placed, -1) for step in own])
     begin, end = steps[0].placed, steps[-1].placed
     idle, waiting, since = 0.0, 0, changes[0][0]
     for time, change in changes:
@@ -160,7 +156,7 @@ def row_of(arm: Arm, steps: list[Ended]) -> dict[str, Any]:
     service, waits = Counter[str](), defaultdict[str, list[float]](list)
     for step in steps:
         service[step.tenant] += step.service
-        waits[step.tenant].append(step.placed - step.submitted)
+        waits[step.tenant].append(step.started - step.submitted)
     dearest = max(step.service for step in steps)
     whole = {tenant: given * arm.weights.get(tenant, 1) for tenant, given in service.items()}
     return {
@@ -176,6 +172,14 @@ def row_of(arm: Arm, steps: list[Ended]) -> dict[str, Any]:
     }
 
 
+def median(values: Iterable[Any]) -> Any:
+    """Return the median over the seeds, for each tenant where there is a value for each."""
+    several = list(values)
+    if isinstance(several[0], dict):
+        return {tenant: median(value[tenant] for value in several) for tenant in several[0]}
+    return statistics.median(several)
+
+
 def _percentile(values: list[float], part: int) -> float:
     return sorted(values)[-(-len(values) * part // 100) - 1]
 
@@ -183,13 +187,14 @@ def _percentile(values: list[float], part: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=1200.0)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", default="", help="those whose names contain this")
     options = parser.parse_args()
     rows: dict[str, Any] = {}
     for arm in ARMS:
         if options.arms in arm.name:
-            rows[arm.name] = [row_of(arm, simulated(arm, options.seconds, seed)) for seed in range(options.seeds)]
+            runs = [row_of(arm, simulated(arm, options.seconds, seed)) for seed in range(options.seeds)]
+            rows[arm.name] = {figure: median(run[figure] for run in runs) for figure in runs[0]}
             print(f"{arm.name:36} {rows[arm.name]}", flush=True)
     emit({"machine": machine(), "seconds": options.seconds, "agents": AGENTS, "slots": SLOTS, "arms": rows})
 
