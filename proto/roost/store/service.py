@@ -68,8 +68,8 @@ class TenantService:
     """What is known of one tenant."""
 
     counter: int = 0
-    outputs: int = START_OUTPUT * DECAY
-    """`DECAY` times the decayed mean of its steps' outputs, in tokens."""
+    outputs: int = 0
+    """`DECAY` times the decayed mean of its steps' outputs, in tokens; 0 before one has ended."""
     waiting: int = 0
     """Attempts that have not reserved room."""
     until_ms: int = 0
@@ -78,7 +78,7 @@ class TenantService:
 
     def expected(self, demand: Demand, log_tokens: int) -> int:
         """The charge of a step after `log_tokens`."""
-        output = min(demand.output_tokens, self.outputs // DECAY)
+        output = min(demand.output_tokens, self.outputs // DECAY if self.outputs else START_OUTPUT)
         return weighted_service(log_tokens + demand.prompt_tokens, output, demand.weight)
 
     def correct(self, charged: int, actual: int) -> None:
@@ -86,7 +86,7 @@ class TenantService:
         self.counter = max(0, self.counter - charged + actual)
 
     def learn(self, output_tokens: int) -> None:
-        self.outputs += output_tokens - self.outputs // DECAY
+        self.outputs += output_tokens - self.outputs // DECAY if self.outputs else DECAY * output_tokens
 
     def wait(self, until_ms: int) -> None:
         """Counts one more attempt as waiting."""

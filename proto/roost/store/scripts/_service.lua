@@ -11,8 +11,8 @@ local CLOCK = ':'
 local function stored_service(pool, tenant)
   local counter, outputs, waiting, until_ms = string.match(redis.call('HGET', pool.service, tenant) or '',
     '^(%d+):(%d+):(%d+):(%d+)$')
-  return {tenant = tenant, counter = tonumber(counter) or 0, outputs = tonumber(outputs) or
-    SERVICE.START_OUTPUT * SERVICE.DECAY, waiting = tonumber(waiting) or 0, until_ms = tonumber(until_ms) or 0}
+  return {tenant = tenant, counter = tonumber(counter) or 0, outputs = tonumber(outputs) or 0,
+    waiting = tonumber(waiting) or 0, until_ms = tonumber(until_ms) or 0}
 end
 
 -- A tenant as it stands. `save_service` after a change.
@@ -107,7 +107,8 @@ local function charge_service(pool, service, demand, log_tokens)
     return
   end
   redis.call('HSET', pool.service, CLOCK, text(math.max(service_clock(pool), service.counter)))
-  local output = math.min(demand.output, math.floor(service.outputs / SERVICE.DECAY))
+  local typical = service.outputs > 0 and math.floor(service.outputs / SERVICE.DECAY) or SERVICE.START_OUTPUT
+  local output = math.min(demand.output, typical)
   demand.charged = weighted_service(log_tokens + demand.prompt, output, demand.weight)
   service.counter = service.counter + demand.charged
 end
@@ -123,7 +124,8 @@ local function end_service(pool, d, done, now)
     local actual = weighted_service(done.context, done.output, demand.weight)
     service.counter = math.max(0, service.counter - (demand.charged or 0) + actual)
     if done.is_whole then
-      service.outputs = service.outputs + done.output - math.floor(service.outputs / SERVICE.DECAY)
+      local change = done.output - math.floor(service.outputs / SERVICE.DECAY)
+      service.outputs = service.outputs + (service.outputs > 0 and change or SERVICE.DECAY * done.output)
     end
   end
   save_service(pool, service, now)
