@@ -31,7 +31,7 @@ DECAY = 8
 """An output counts for one part in so many of its tenant's mean."""
 MOST_TENANTS = 10_000
 """Beyond these, tenants of which nothing waits are forgotten, the one that was changed longest ago first."""
-MOST_COMPARED = 64
+MOST_COMPARED = 32
 """So many places of a line's best level are compared by their tenants' counters; the others go after these."""
 
 

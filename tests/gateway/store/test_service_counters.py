@@ -15,6 +15,8 @@ from roost.store.memory import MemoryStore
 from roost.store.records import Began, RenewItem
 from roost.store.redis_store import connect
 from roost.store.service import MOST_TENANTS, START_OUTPUT, Demand, Done, weighted_service
+from roost.store.wake import Wake
+from roost.store.wakes import read_wake
 from store_comparison import comparable, profile
 from store_driver import (
     LONG_MS,
@@ -127,6 +129,25 @@ async def test_begin_does_not_overtake_a_tenant_that_has_had_less(store, other, 
     next_ms(raw)
     tied = await other.begin(begin_request(session_id, tenant="c"))
     assert tied.reserved == "", "it has had nothing as well, and came later"
+
+
+async def test_the_step_of_who_has_had_the_least_is_heard_when_it_leaves_though_another_came_first(store, raw):
+    publish(raw, lease("w1", capacity_tokens=5))
+    places = []
+    for tenant, counter in (("a", 500), ("b", 400), ("c", 600)):
+        set_counter(raw, tenant, counter, waiting=1, until_ms=redis_ms(raw) + LONG_MS)
+        places.append(reservation(await begun(store, tenant), revision="rev-1"))
+        assert not await store.reserve(places[-1])
+        next_ms(raw)
+    with raw.pubsub() as pubsub:
+        pubsub.subscribe(KEYS.wake)
+        assert pubsub.get_message(timeout=5)["type"] == "subscribe"
+        await store.release(places[2])
+        await store.release(places[1])
+        news = [pubsub.get_message(timeout=5)["data"]]
+        raw.publish(KEYS.wake, "the end")
+        news.append(pubsub.get_message(timeout=5)["data"])
+    assert [read_wake(message) for message in news] == [Wake(line="rev-1"), Wake()]
 
 
 async def test_how_long_a_step_has_waited_decides_between_steps_of_one_tenant(store, other, raw):

@@ -46,10 +46,13 @@ local function page_of(pool, line, offset, count)
   return redis.call('ZRANGEBYLEX', pool.lines, '[' .. line .. '|', '(' .. line .. '}', 'LIMIT', offset, count)
 end
 
--- A step's place: what orders it.
+local function level_of(class, aging_ms, enqueued, now)
+  return math.min(class, math.max(0, class - math.floor((now - enqueued) / aging_ms)))
+end
+
+-- An asking step's place: what orders it.
 local function place_of(class, aging_ms, enqueued, nonce, counter, now)
-  local aged = math.max(0, class - math.floor((now - enqueued) / aging_ms))
-  return {level = math.min(class, aged), counter = counter,
+  return {level = level_of(class, aging_ms, enqueued, now), counter = counter,
     rank = rank_of(class, aging_ms, enqueued) .. '|' .. nonce}
 end
 
@@ -73,7 +76,7 @@ local function visit_line(pool, line, own, over, now, grace_ms, visit)
       local waiter = waiter_of(pool, nonce)
       if not waiter or waiter.member ~= member or is_over(waiter, now, grace_ms) then
         table.insert(over, member)
-      elseif not own[nonce] and visit(waiter, nonce) then
+      elseif not own[nonce] and visit(waiter) then
         return
       end
     end
@@ -83,10 +86,11 @@ end
 
 -- The place of the first of a line, as `visit_line` finds it, or nil.
 local function first_of(pool, line, own, over, aging_ms, now, grace_ms)
-  local first, compared = nil, 0
-  visit_line(pool, line, own, over, now, grace_ms, function(waiter, nonce)
-    local counter = stored_service(pool, waiter.tenant).counter
-    local place = place_of(waiter.class, aging_ms, waiter.enqueued, nonce, counter, now)
+  local first, compared, counters = nil, 0, {}
+  visit_line(pool, line, own, over, now, grace_ms, function(waiter)
+    counters[waiter.tenant] = counters[waiter.tenant] or stored_service(pool, waiter.tenant).counter
+    local place = {level = level_of(waiter.class, aging_ms, waiter.enqueued, now), counter = counters[waiter.tenant],
+      rank = waiter.rank}
     if first and place.level > first.level then
       return true
     end
