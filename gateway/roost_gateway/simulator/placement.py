@@ -132,7 +132,7 @@ class Placement:
         return min(firsts, key=lambda first: self._place(first, now), default=None)
 
     def _first_of(self, queue: AdmissionQueue, line: str, now: float) -> Ticket | None:
-        """The first step of a gateway, once the ledger's answers have corrected what that knows of counters."""
+        """The first step of a gateway, once the ledger's answers have corrected the counters that it knows."""
         first = queue.first(line, now)
         while first is not None:
             queue.learn(first.tenant, self._fairness.counter(first.tenant))

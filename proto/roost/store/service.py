@@ -4,20 +4,23 @@ Service is KV held for a time: a step with p tokens of context that generates d 
 what it has generated besides: p * d + d^2 / 2 (Justitia, arXiv 2510.17015). A tenant's *counter* adds up its service,
 divided by its weight, and the tenant with the least counter goes first (VTC, Sheng et al., arXiv 2401.00588).
 
-A step is charged when it reserves room, with the output that its tenant's steps had of late, and the charge is
-corrected when it ends. Of a tenant of which nothing waits, the next step first *lifts* the counter: to the least one of
-the tenants that wait, or where none does, to the clock, which is the greatest counter that any tenant had when a step
-of it reserved. So nobody saves up the time in which it asked for nothing, nor does a tenant pay for having used what
-nobody else wanted. As in VTC, a tenant whose steps all run is lifted as well: else one that always runs a little would
-save up all that it never asked for, and every tenant that comes would be lifted to that little.
+A step is charged when it reserves room, with an output like its tenant's of late, and the charge is corrected when it
+ends. Of a tenant of which nothing waits, the next step first *lifts* the counter: to the least one of the tenants that
+wait, or where none does, to the clock, the greatest counter that any tenant had when a step of it reserved. So nobody
+saves up the time in which it asked for nothing, nor does a tenant pay for having used what nobody else wanted. As in
+VTC, a tenant whose steps all run is lifted too: otherwise one that always runs a little would save up what it never
+asked for, and every tenant that comes would be lifted to that little.
 
-The gap: of two tenants that both wait all the time, in one line and with steps of one class and urgency, the services
-that they are given in any interval, divided by their weights, differ by at most 2 * (`S` + 1) * `C` with one gateway.
-`C` is the dearest step of the two, as expected or as it was, divided by its weight, and `S` the number of steps that
-may have reserved: up to twice what the workers run at once, since those that queue at a worker have reserved too
-(whatever order that serves them in). For the tenant that reserves has the least counter, so that it then leads by at
-most one step, and what runs is corrected by at most `C` each, in either direction. With `G` gateways `S` + 1 becomes
-`S` + `G`: each may let one step go first by a counter that it has not heard of yet, and hears of it with that.
+The bound: of two tenants of which steps wait all the time, in one line and of one class and urgency, what they are
+given in any interval, divided by their weights, differs by at most 2 * (S + G) * C.
+
+- C is the dearest step of any tenant, as expected or as it was, divided by its tenant's weight.
+- S is the number of steps that may have reserved: up to twice what the workers run at once. Those that queue at a
+  worker have been charged, whatever the order in which it serves them.
+- G is the number of gateways. Each may let one step go first by a counter that has changed elsewhere, and knows better
+  then. With one gateway, this is the step by which the tenant with the least counter then leads.
+
+For what runs is corrected by at most C each, in either direction, and each of the two leads by no more than that.
 
 `ServiceCounters` is the twin of `scripts/_service.lua`, which takes the constants from here; a property test compares
 the two. The simulator uses it as it is. Times are whole ms of one clock.

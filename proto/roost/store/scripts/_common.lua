@@ -13,8 +13,9 @@
 -- before its first write. Times are ms of Redis TIME; nonces, digests and log hashes are hex.
 
 local READ_FIELDS = {'state', 'tenant', 'hash', 'revision', 'owner', 'former', 'base', 'kv', 'attempt:nonce',
-  'attempt:step', 'attempt:digest', 'attempt:seed', 'attempt:worker', 'attempt:service', 'generation', 'length', 'steps', 'inherited',
-  'epoch', 'ttl', 'expires', 'prompt', 'output', 'updated', 'attempt:tokens', 'attempt:expiry', 'attempt:migrated'}
+  'attempt:step', 'attempt:digest', 'attempt:seed', 'attempt:worker', 'attempt:service', 'generation', 'length',
+  'steps', 'inherited', 'epoch', 'ttl', 'expires', 'prompt', 'output', 'updated', 'attempt:tokens', 'attempt:expiry',
+  'attempt:migrated'}
 local FIRST_NUMBER = 15 -- of READ_FIELDS: texts come first
 
 local function now_ms()

@@ -63,6 +63,7 @@ local function least_counter(pool, now, grace_ms)
     if service.waiting > 0 then
       return service.counter
     end
+    pass_memory_limit(pool.service)
     save_service(pool, service, now)
   end
 end
@@ -113,8 +114,8 @@ local function charge_service(pool, service, demand, log_tokens)
   service.counter = service.counter + demand.charged
 end
 
--- Ends the live attempt's part in its tenant's share. `done` has the context and output of a step that was computed, and
--- whether the output is whole; nil when nobody knows what was computed.
+-- Ends the live attempt's part in its tenant's share. `done` has the context and output of what was computed, and whether
+-- the output is whole; it is nil when nobody knows.
 local function end_service(pool, d, done, now)
   local service, demand = stored_service(pool, d.tenant), read_demand(d)
   if d['attempt:worker'] == '' then

@@ -10,10 +10,10 @@ end
 
 -- The waiters are a hash, nonce -> `class:enqueued:deadline:expiry:line|rank|tenant`, and their lines a sorted set of
 -- members `line|rank|nonce`, all of score 0. A line is the revision that its steps need, '' for steps that any worker
--- can serve. `aging_ms` of waiting are worth one class: rank = class * aging_ms + time of enqueueing, and a step's level
--- is its class less the whole classes that it has waited for, but none below 0. The lowest level goes first; of one
--- level, whose members follow one another by rank, the tenant with the least counter, then the lowest rank. A member of
--- the sorted set that the hash does not confirm counts for nothing.
+-- can serve. `aging_ms` of waiting are worth one class: rank = class * aging_ms + time of enqueueing, and a step's
+-- level is its class less the whole classes that it has waited for (`aged_class` of rules.py). The lowest level goes
+-- first; of one level, whose members follow one another by rank, the tenant with the least counter, then the lowest
+-- rank. A member of the sorted set that the hash does not confirm counts for nothing.
 
 local WAITERS_MS = 3600000 -- both keys go when nobody has waited for so long
 
@@ -164,8 +164,8 @@ local function enter_line(pool, line, nonce, tenant, class, aging_ms, enqueued, 
   keep_waiters(pool)
 end
 
--- Whether nobody of a waiter's line is before it by rank whose tenant has had no more. (It may not have been the first,
--- where levels differ; who is woken for nothing finds that out.)
+-- Whether a waiter may be the first of its line: its tenant has had less than those of all before it by rank. Levels are
+-- not looked at, so that some are woken for nothing.
 local function may_be_first(pool, waiter)
   local counter, before = stored_service(pool, waiter.tenant).counter, false
   for _, member in ipairs(page_of(pool, waiter.line, 0, SERVICE.MOST_COMPARED)) do

@@ -1,8 +1,7 @@
 -- Takes an attempt at a step.
 -- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums,
---   service, service_waiting, service_resting, workers, quarantine (of the step's
---   digest in the family), task_account, role_account, tenant_account; the session's, then lease and residency of each
---   host
+--   service, service_waiting, service_resting, workers, quarantine (of the step's digest in the family), task_account,
+--   role_account, tenant_account; the session's, then lease and residency of each host
 -- ARGV session_id, tenant, step_id, digest, nonce, seed, expected_length ('' if none), expected_hash,
 --   migrates_to (revision that sessions of others migrate to, '' if they do not), rules (of budgets, see _budgets.lua),
 --   prefix (hash of system text and tools, '' if none), base
@@ -71,8 +70,8 @@ local former_member = d['attempt:worker'] .. '|' .. former
 if retry and former == nonce then -- the script was sent again, because its reply was lost
   local is_reserved = redis.call('HEXISTS', keys.reservations, former_member) == 1
   local reserved_at_worker = is_reserved and d['attempt:worker'] or ''
-  return {'began', now, reserved_at_worker, cached, warm, gated and not is_reserved and 1 or 0, describe(session), warnings,
-    text(stored_service(keys, d.tenant).counter)}
+  return {'began', now, reserved_at_worker, cached, warm, gated and not is_reserved and 1 or 0, describe(session),
+    warnings, text(stored_service(keys, d.tenant).counter)}
 end
 
 if d.state == 'closed' then
@@ -130,6 +129,7 @@ local service = join_service(keys, d.tenant, now, grace_ms)
 local enqueued = place and not is_over(place, now, grace_ms) and place.enqueued or now
 local tokens, reserved, line = d.length + args.new_tokens, '', nil
 local needed = footprint_of(session.descriptor, d, tokens, args.prefix, args.prefix_tokens)
+local own = {[nonce] = true, [former] = true}
 local asking = place_of(args.class, args.aging_ms, enqueued, nonce, service.counter, now)
 local candidates = {}
 if retry and d['attempt:worker'] ~= '' then
@@ -147,7 +147,7 @@ for _, worker in ipairs(candidates) do
     local inherited = retry and worker == d['attempt:worker'] and tokens_of(ledger, former_member)
     local revision = revision_of(lease)
     local first = inherited
-      or not must_wait(keys, revision, gated, asking, {[nonce] = true, [former] = true}, over, args.aging_ms, now, grace_ms)
+      or not must_wait(keys, revision, gated, asking, own, over, args.aging_ms, now, grace_ms)
     local fits = has_room(ledger, lease, worker, tokens, former_member)
       and (inherited or not gated or admits(keys, worker, needed, tonumber(lease.capacity_tokens) or 0))
     if inherited and (inherited >= tokens or not fits) then

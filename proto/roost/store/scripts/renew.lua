@@ -1,6 +1,7 @@
 -- Renews the leases of a pool's attempts, with their reservations, places among the waiters, places in the working set and
 -- sessions' idle times.
--- KEYS reservations, waiters, lines, live_ends, service, service_waiting, service_resting; for each attempt its session's
+-- KEYS reservations, waiters, lines, live_ends, service, service_waiting, service_resting; for each attempt its
+--   session's
 -- NUMBERS lease_ms; for each attempt: epoch, nonce, generations, base
 -- Replies for each attempt: 1 live, 0 not live, or {generations, base} when KEYS do not hold its session's keys as
 --   they are

@@ -4,8 +4,8 @@
 -- ARGV nonce, worker, revision (that the step needs, '' if any), prefix (see begin.lua)
 -- NUMBERS grace_ms, epoch, tokens, class, aging_ms, deadline_ms (from now; 0 if there is none), waited_ms,
 --   lease_ms, prefix_tokens, admission (see begin.lua)
--- Replies {'reserved', the tenant's counter} | {'waits', that counter, 1 if it is held at the gate, tokens of the worker's
---   live sessions, how many they may be, ms until the time of some live session is over (-1 if there is none)}
+-- Replies {'reserved', the tenant's counter} | {'waits', that counter, 1 if it is held at the gate, tokens of the
+--   worker's live sessions, how many they may be, ms until the time of some live session is over (-1 if there is none)}
 
 local nonce, worker, grace_ms = args.nonce, args.worker, args.grace_ms
 local d = read_fields(keys.descriptor)
@@ -35,8 +35,8 @@ if not granted and is_alive(keys.workers, worker, now, grace_ms) then
   capacity = tonumber(lease.capacity_tokens) or 0
   local fits = has_room(ledger, lease, worker, args.tokens, member)
   local open = not gated or admits(keys, worker, needed, capacity)
-  local first = mine or not must_wait(keys, revision_of(lease), gated, asking, {[nonce] = true}, over, args.aging_ms, now,
-    grace_ms)
+  local first = mine
+    or not must_wait(keys, revision_of(lease), gated, asking, {[nonce] = true}, over, args.aging_ms, now, grace_ms)
   held = gated and (fits or not open)
   granted = first and fits and open
 end
