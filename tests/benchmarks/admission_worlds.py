@@ -17,7 +17,9 @@ from roost.contract.heads import Head
 from roost.contract.lease import WorkerLease
 from roost.store.entry import Reserved
 from roost.store.store_health import StoreHealth
+from roost.store.wake import Wake
 from roost_gateway.admission.admission_queue import AdmissionQueue
+from roost_gateway.admission.waiting_line import Ahead
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.step.placement import Placement
 from step_attempts import attempt_of, descriptor_of, with_need
@@ -89,9 +91,9 @@ class Ledger:
     def end_a_step(self, name: str) -> None:
         """One of the worker's steps ends, and every gateway hears of it."""
         self.held[name] -= 1
-        wake = getattr(self._records, "Wake", None)
         held = self.held[name]
-        self.messages.put_nowait(wake(name, held * STEP_TOKENS, held) if wake else None)
+        is_now = self._records.__name__ == "roost.store.records"
+        self.messages.put_nowait(Wake(name, held * STEP_TOKENS, held) if is_now else None)
 
     @property
     def names(self) -> Sequence[str]:
@@ -126,6 +128,8 @@ def _lease(name: str) -> WorkerLease:
 
 class _Now:
     """The admission of this tree."""
+
+    none_ahead = Ahead(0, 0)
 
     def __init__(self, ledger: Any) -> None:
         self.fleet = Fleet(ledger, [POOL], {})
@@ -168,6 +172,8 @@ class _Now:
 
 class _Before:
     """The admission of an older commit, whose modules lie in one folder."""
+
+    none_ahead = 0
 
     def __init__(self, package: str, ledger: Any) -> None:
         def module(name: str) -> Any:
@@ -244,7 +250,7 @@ class World:
     async def fill(self, waiters: int) -> None:
         """Adds steps until so many wait. Not measured: nothing is admitted, and places in the queue are not counted."""
         queue_class = self._side.queue_class
-        ahead, queue_class.ahead = queue_class.ahead, lambda *_: 0
+        ahead, queue_class.ahead = queue_class.ahead, lambda *_: self._side.none_ahead
         self._placement.kick, kick = lambda *_: None, self._placement.kick
         kick_line = getattr(self._placement, "_kick_line", None)
         if kick_line is not None:
