@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost.store.records import AGING_SECONDS
+from roost.store.rules import AGING_SECONDS
 from roost_gateway.admission.admission_queue import AdmissionQueue, QueueFullError, step_class
 from roost_gateway.admission.waiting_line import Ticket
 

@@ -269,14 +269,20 @@ def test_pool_document_is_what_gateways_read() -> None:
     admission = {"queueLimit": 5, "workingSet": "Enforced"}
     tenants = [{"name": "team a", "weight": 3}, {"name": "b"}]
     value = document(sessions=sessions, admission=admission, tenants=tenants)
-    value["spec"]["models"][0]["thinking"] = "drop"
+    value["spec"]["models"][0] |= {"thinking": "drop", "kvCache": {"rebuildAhead": "Held", "memory": "3Mi"}}
     pool = parse(value)
     limits = {"maxOutputTokensPerStep": 64, "maxStepsPerSession": 0, "sessionTokenBudget": 0, "onHold": "Admit"}
     tested_in_test_budget_spec = {"budgets": ANY, "repetition": ANY}
     assert pool_document(pool, "abc").to_json() == {
         "schemaVersion": 1,
         "pool": "n/p",
-        "model": {"name": "m", "aliases": [], "contextTokens": 512, "thinking": "drop"},
+        "model": {
+            "name": "m",
+            "aliases": [],
+            "contextTokens": 512,
+            "thinking": "drop",
+            "kvCache": {"rebuildAhead": "Held"},
+        },
         "activeRevision": "abc",
         "roles": [{"name": "agent", "priority": 0, **limits, **tested_in_test_budget_spec}],
         "sessions": {**sessions, "implicitTTLSeconds": 3600, "onModelChange": "Migrate"},

@@ -42,6 +42,7 @@ DOCUMENTS = st.builds(
     queue_timeout_seconds=st.integers(1, 3600) | st.floats(0.001, 3600),
     has_gate=st.booleans(),
     max_hold_seconds=st.integers(1, 3600) | st.floats(0.001, 3600),
+    rebuilds_ahead=st.booleans(),
     suspend=st.booleans(),
 )
 OF_AN_OLDER_OPERATOR = """{"pool": "team/agents", "model": {"name": "smol", "contextTokens": 8192},

@@ -11,6 +11,7 @@ from roost.contract.events import Committed, Event
 from roost.contract.heads import AttemptRef
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.contract.steps import Deltas
 from roost.fault_points import fault_point
 from roost.store.interface import SessionStore
 from roost.store.records import AlreadyCommitted, Began, BeginRequest, Descriptor, StoreAwayError
@@ -36,7 +37,7 @@ class RunningStep:
 
     def __init__(self, call: StepCall) -> None:
         self.call = call
-        self.outbox = Outbox()
+        self.outbox = Outbox(holds_output=call.request.deltas is Deltas.NONE)
         self.attempt: StepAttempt | None = None
         """None until Begin has returned it."""
         self.task: asyncio.Task[None] | None = None
@@ -109,6 +110,10 @@ class Steps:
     def waiting(self) -> list[tuple[float, dict[str, str]]]:
         """Lengths of the queues with their labels, for a gauge."""
         return self._placement.waiting()
+
+    def any_waits(self, pool: str) -> bool:
+        """Whether a step of the pool waits for room in this gateway."""
+        return self._placement.any_waits(pool)
 
     def held(self) -> list[tuple[str, int, int]]:
         """Pool, steps and tokens of what the gate holds in this gateway, for gauges."""

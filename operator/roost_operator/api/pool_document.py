@@ -5,7 +5,7 @@ from roost.contract.nonce_lines import NonceLine
 from roost.contract.pool_document import PoolDocument, PoolRole, PoolTenant
 from roost.contract.repetition import RepetitionRules
 from roost_operator.api.budget_spec import LimitsSpec, WindowSpec
-from roost_operator.api.model_spec import Thinking
+from roost_operator.api.model_spec import RebuildAhead, Thinking
 from roost_operator.api.spec import AgentPool, OnHold, OnModelChange, RoleSpec, WorkingSetAdmission
 
 
@@ -31,6 +31,7 @@ def pool_document(pool: AgentPool, active_revision: str = "") -> PoolDocument:
         queue_timeout_seconds=spec.admission.queue_timeout_seconds,
         has_gate=spec.admission.working_set is WorkingSetAdmission.ENFORCED,
         max_hold_seconds=spec.admission.max_hold_seconds,
+        rebuilds_ahead=spec.model.kv_cache.rebuild_ahead is RebuildAhead.HELD,
         suspend=spec.suspend,
     )
 

@@ -30,6 +30,7 @@ _MIGRATE, _REFUSE = "Migrate", "Refuse"
 _KEEP, _DROP = "keep", "drop"
 _ENFORCED, _OFF = "Enforced", "Off"
 _ADMIT = "Admit"
+_NEVER, _HELD = "Never", "Held"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,8 @@ class PoolDocument:
     """Whether sessions are admitted by the working set of the pool."""
     max_hold_seconds: float = DEFAULT_MAX_HOLD_SECONDS
     """Longest time for which the gate holds a step."""
+    rebuilds_ahead: bool = False
+    """Whether idle workers rebuild sessions on hold before these are expected back."""
     suspend: bool = False
     schema_version: int = SCHEMA_VERSION
     """Version that was read; 0 when the document was written before there were versions."""
@@ -137,6 +140,7 @@ class PoolDocument:
                 "aliases": list(self.aliases),
                 "contextTokens": self.context_tokens,
                 "thinking": _DROP if self.drops_thinking else _KEEP,
+                "kvCache": {"rebuildAhead": _HELD if self.rebuilds_ahead else _NEVER},
             },
             "activeRevision": self.active_revision,
             "roles": [_role_to_json(role) for role in self.roles],
@@ -189,6 +193,7 @@ class PoolDocument:
                 "update it to the version of the operator that wrote the document"
             )
         model, sessions = _part(document, "model"), _part(document, "sessions")
+        kv_cache = field_value(model, "model.", "kvCache", dict[str, Any]())
         admission, roles = _part(document, "admission"), field_value(document, "", "roles", list[Any]())
         tenants = field_value(document, "", "tenants", list[Any]())
         timeout = field_value(admission, "admission.", "queueTimeoutSeconds", 0.0)
@@ -215,6 +220,7 @@ class PoolDocument:
             queue_timeout_seconds=timeout or DEFAULT_QUEUE_TIMEOUT_SECONDS,
             has_gate=field_value(admission, "admission.", "workingSet", _OFF) == _ENFORCED,
             max_hold_seconds=field_value(admission, "admission.", "maxHoldSeconds", 0.0) or DEFAULT_MAX_HOLD_SECONDS,
+            rebuilds_ahead=field_value(kv_cache, "model.kvCache.", "rebuildAhead", _NEVER) == _HELD,
             suspend=field_value(document, "", "suspend", False),
             schema_version=version,
         )

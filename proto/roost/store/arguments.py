@@ -158,7 +158,7 @@ def fork_call(new: NewFork, erased: str, watermark: float) -> Call:
     )
 
 
-def reserve_call(asked: Reservation, aging_ms: int) -> Call:
+def reserve_call(asked: Reservation, aging_ms: int, adapt_ms: int) -> Call:
     keys = PoolKeys(asked.pool)
     return Call(
         {
@@ -179,6 +179,8 @@ def reserve_call(asked: Reservation, aging_ms: int) -> Call:
             "deadline_ms": asked.deadline_ms,
             "waited_ms": asked.waited_ms,
             "lease_ms": asked.lease_ms,
+            "lost_tokens": asked.lost_tokens,
+            "adapt_ms": adapt_ms,
         },
     )
 

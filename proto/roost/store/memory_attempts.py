@@ -93,6 +93,9 @@ def reserve_at(pool: MemoryPool, session: MemorySession, reservation: Reservatio
     service = pool.services.join(tenant, now) if waits else pool.services.find(tenant, now)
     place = pool.place(service.counter, reservation.priority, enqueued_ms, nonce, now)
     own_tokens = pool.tokens_of(worker, nonce, now)
+    if reservation.lost_tokens and pool.is_live(session) and not work.worker:
+        pool.working_set.remove(session.short_name)
+        pool.observe(session.record.head.length, reservation.lost_tokens, now)
     gated = entry.admission is Admission.GATED and not pool.is_live(session) and not own_tokens
     granted, held = own_tokens >= tokens, False
     if not granted and pool.is_alive(worker, now):

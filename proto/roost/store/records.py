@@ -166,10 +166,6 @@ class LogEntry:
         return self.head.length - self.output_tokens - self.prompt_tokens
 
 
-AGING_SECONDS = 10.0
-"""Waiting time that is worth one class, in a gateway's queue and among the store's waiters."""
-
-
 class StoreAwayError(Exception):
     """Redis does not answer. The caller retries or reports UNAVAILABLE; what was sent may or may not have been done."""
 
@@ -268,6 +264,9 @@ class Reservation:
     entry: Entry = UNCOUNTED
     waited_ms: int = 0
     """How long it has waited, in whatever line."""
+    lost_tokens: int = 0
+    """Tokens of its log that a live session has lost while the step waited, so that it is not live any more and has to
+    pass the gate; 0: it has kept its KV."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,7 +228,8 @@ class RedisStore:
         return AlreadyCommitted(entry, descriptor, ids[:at], ids[at:], generation)
 
     async def reserve(self, reservation: Reservation) -> Reserved:
-        reply = accepted(await self._link.script("reserve", reserve_call(reservation, self._aging_ms)))
+        call = reserve_call(reservation, self._aging_ms, self._adapt_ms)
+        reply = accepted(await self._link.script("reserve", call))
         if reply[0] == b"reserved":
             self._known_keys.learn_host(reservation.session_id, reservation.worker_id)
         return reserved(reply)

@@ -194,7 +194,8 @@ class StoreMachine(StoreWorld):
     def _reservation(self, attempt: Attempt, worker: str, tokens: int, priority: int, needs: str = "") -> Reservation:
         session_id, ref, _ = attempt
         pool, entry = session_id.rsplit("/", 1)[0], entry_of(tokens + priority)
-        return Reservation(pool, session_id, ref, worker, tokens, priority, 0, LONG_MS, needs, entry)
+        lost = max(0, (tokens + priority) % 4 - 2)
+        return Reservation(pool, session_id, ref, worker, tokens, priority, 0, LONG_MS, needs, entry, lost)
 
     @precondition(lambda self: self.taken)
     @rule(
@@ -218,13 +219,12 @@ class StoreMachine(StoreWorld):
             self.fold(gateway, attempt, len(ids))
         elif how in ("renew", "expire"):
             self.renew(gateway, attempt, how == "expire")
-        elif how == "abort":
-            self.agree(gateway, "abort", session_id, ref, Done(len(prompt), len(ids) - 1), touches=session_id)
-        elif how == "quarantine":
-            self.agree(gateway, "quarantine", session_id, digest(attempt[2]), LONG_MS, touches=session_id)
+        elif how in ("abort", "quarantine"):
+            more = (ref, Done(len(prompt), len(ids) - 1)) if how == "abort" else (digest(attempt[2]), LONG_MS)
+            self.agree(gateway, how, session_id, *more, touches=session_id)
         else:
-            reservation = self._reservation(attempt, sorted(WORKERS)[which % 2], 1, 0)
-            self.agree(gateway, "release", reservation, touches=session_id)
+            given_back = self._reservation(attempt, sorted(WORKERS)[which % 2], 1, 0)
+            self.agree(gateway, "release", given_back, touches=session_id)
 
     def _commit(self, gateway: int, attempt: Attempt, prompt: Ids, ids: Ids) -> None:
         session_id, ref, step = attempt

@@ -35,5 +35,5 @@ end
 epoch = d.epoch + 1
 redis.call('HDEL', session.descriptor, 'kv')
 redis.call('HSET', session.descriptor, 'epoch', text(epoch), 'owner', args.to,
-  'request', args.request .. ':' .. text(epoch))
+  'moved', text(now_ms()), 'request', args.request .. ':' .. text(epoch))
 return {'moved', epoch}

@@ -3,7 +3,8 @@
 --   service, service_waiting, service_resting, workers, descriptor, lease
 -- ARGV nonce, worker, revision (that the step needs, '' if any), prefix (see begin.lua)
 -- NUMBERS grace_ms, epoch, tokens, class, aging_ms, deadline_ms (from now; 0 if there is none), waited_ms,
---   lease_ms, prefix_tokens, admission (see begin.lua)
+--   lease_ms, prefix_tokens, admission, adapt_ms (see begin.lua), lost_tokens (of the log of a live session, which were
+--   evicted while the step waited, so that it has to pass the gate; 0 if it has kept its KV)
 -- Replies {'reserved', the tenant's counter} | {'waits', that counter, 1 if it is held at the gate, tokens of the
 --   worker's live sessions, how many they may be, ms until the time of some live session is over (-1 if there is none)}
 
@@ -24,6 +25,11 @@ local member = worker .. '|' .. nonce
 local place, over = waiter_of(keys, nonce), {}
 local enqueued = math.min(place and not is_over(place, now, grace_ms) and place.enqueued or now, now - args.waited_ms)
 local mine = tokens_of(ledger, member)
+if args.lost_tokens > 0 and live and d['attempt:worker'] == '' then
+  remove_live(keys, name)
+  observe(keys, d.length, args.lost_tokens, now, args.adapt_ms)
+  live = nil
+end
 local gated = args.admission == 1 and not live and not mine
 local needed = footprint_of(keys.descriptor, d, args.tokens, args.prefix, args.prefix_tokens)
 local waits = d['attempt:worker'] == ''
