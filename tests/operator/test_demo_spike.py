@@ -1,5 +1,6 @@
 """The spike's agents return together, and what one of them meets stops none of the others."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,14 +28,23 @@ async def played(gateway: FakeGateway, toolbox: Toolbox, folder: Path, scene: Sc
     return await play_spike(clients, toolbox, folder / "journal.jsonl", scene)
 
 
-async def test_all_agents_take_a_step_before_any_returns(toolbox: Toolbox, tmp_path: Path) -> None:
-    scene = Scene()
-    async with FakeGateway(roles=ROLES) as gateway:
+async def test_no_agent_returns_before_all_have_paused(toolbox: Toolbox, tmp_path: Path) -> None:
+    scene, before_last = Scene(), list[str]()
+
+    async def reply(turn: Turn) -> str:
+        if turn.messages[-1].content.startswith(f"{AGENTS - 1}:"):
+            others = [agent for name, agent in scene.crowd.items() if name != f"spike-{AGENTS}"]
+            while any(agent.phase not in (Phase.TOOL, Phase.DONE) for agent in others):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            before_last.extend(request.step_id for request in gateway.step_requests)
+        return "Fine."
+
+    async with FakeGateway(reply, roles=ROLES) as gateway:
         spike = await played(gateway, toolbox, tmp_path, scene)
-        numbers = [request.step_id.rpartition("-")[2] for request in gateway.step_requests]
-        clients = [await gateway.connect(pool=gateway.pool)]
-        states = [info.state async for info in clients[0].sessions()]
-    assert numbers == ["0"] * AGENTS + ["1"] * AGENTS
+        client = await gateway.connect(pool=gateway.pool)
+        states = [info.state async for info in client.sessions()]
+    assert len(before_last) == AGENTS
+    assert {step_id.rpartition("-")[2] for step_id in before_last} == {"0"}
     assert len(spike.journal.all_receipts()) == STEPS * AGENTS
     assert compare(spike.journal, spike.logs).clean
     assert {agent.phase for agent in scene.crowd.values()} == {Phase.DONE}
