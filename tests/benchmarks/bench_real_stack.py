@@ -8,6 +8,8 @@ sessions in each of its arms, which take turns, and other sessions in each repea
 
 - retention: 24 agents begin within 5 s and take 10 steps each, with pauses of at most 10 s. Arms: eviction policies,
   without host memory and with as much as there is KV memory.
+- learning: the same with 20 steps each and KV for longer logs, without host memory, since a policy that learns how long
+  sessions pause knows nothing at first.
 - admission: 48 agents begin within 5 s and take 8 steps each, with pauses of at most 2 s, through two gateways. Arms:
   working-set admission off; on, with steps let in or refused after the longest hold, 120 s divided as pauses are.
 - return: 200 agents with logs of 1,000 tokens and no KV come back within a second to a worker whose KV holds a quarter
@@ -21,7 +23,7 @@ have other work.
 
 Before each arm the pool is started anew, and one session for each gateway takes two steps that are not counted.
 
-    python tests/benchmarks/bench_real_stack.py [--quick] [--repeats 3] [--parts retention admission return]
+    python tests/benchmarks/bench_real_stack.py [--quick] [--repeats 3] [--parts retention learning admission return]
 
 The last line of stdout is one JSON document.
 """
@@ -100,12 +102,14 @@ GATES = (
     Arm("enforced, Refuse", working_set="Enforced", on_hold="Refuse"),
 )
 POLICIES = ("LRU", "LRUSparingHeld", "LearnedReturns")
+WITHOUT_HOST_MEMORY = tuple(Arm(policy, policy) for policy in POLICIES)
 RETENTION = (
-    *(Arm(policy, policy) for policy in POLICIES),
+    *WITHOUT_HOST_MEMORY,
     *(Arm(f"{policy}, host memory", policy, host_tokens=KV_TOKENS) for policy in ("LRU", "LearnedReturns")),
 )
 PARTS: Mapping[str, Part] = {
     "retention": Part(RETENTION),
+    "learning": Part(WITHOUT_HOST_MEMORY, kv_tokens=40_960, steps=20),
     "admission": Part(GATES, kv_tokens=49_152, gateways=2, agents=48, steps=8, longest_pause=10.0),
     "return": Part(GATES, kv_tokens=50_000, gateways=2, agents=200, ramp_seconds=1.0, returns=True),
 }
@@ -234,9 +238,7 @@ async def bench(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="one repeat of two arms of each part: a check"
-    )
+    parser.add_argument("--quick", action="store_true", help="one repeat of two arms of each part: a check")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     emit(asyncio.run(bench(parser.parse_args())))
