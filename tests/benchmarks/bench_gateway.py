@@ -40,7 +40,8 @@ sys.path[:0] = [
 from figures import emit, machine
 from gateway_load import INTERVAL, PROMPT_IDS, TOKENS, Direct, Meter, Sample, Through, load, measured
 
-from gateway_driver import POOL, Child, gateway_process, publish_pool, serving
+from gateway_driver import POOL, publish_pool, serving
+from measured_processes import Child, gateway_process
 from redis_servers import RedisServer
 
 P99_LIMIT_MS = 50.0

@@ -45,8 +45,9 @@ from figures import emit, machine, percentiles
 from gateway_load import INTERVAL, PROMPT_IDS, TOKENS, arrivals
 from null_openai_server import null_server
 
-from gateway_driver import POOL, Child, gateway_process, publish_pool, serving
+from gateway_driver import POOL, publish_pool, serving
 from http_client import Connection
+from measured_processes import Child, gateway_process
 from redis_servers import RedisServer, free_port
 from roost.v1 import session_service_pb2 as pb
 from roost.v1 import worker_service_pb2 as wpb

@@ -10,6 +10,7 @@ import pytest
 import redis.asyncio
 
 from fault_stack import QUESTION, SHORT, SYSTEM, log_of, tiny_pool, until
+from forked_stack import forked_processes
 from roost import Client, Session
 from roost.contract.lease import WorkerLease
 from roost.store.keys import PoolKeys
@@ -73,6 +74,7 @@ async def draining_pool(folder: Path, drain_seconds: int) -> AsyncIterator[Drain
         environment={"OMP_NUM_THREADS": "1"},
     )
     async with contextlib.AsyncExitStack() as ends:
+        ends.enter_context(forked_processes())
         stack = await ends.enter_async_context(LocalStack(AgentPool.model_validate(pool), options))
         yield DrainingPool(stack, await ends.enter_async_context(await Client.connect(stack.targets)))
 

@@ -9,12 +9,15 @@ import json
 import os
 import secrets
 import shutil
+import ssl
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 import yaml
@@ -77,6 +80,20 @@ class ApiServer:
         file = self.directory / f"{user}.kubeconfig"
         cluster = {"server": self.url, "certificate-authority": str(self.directory / "pki" / "apiserver.crt")}
         return write_kubeconfig(file, cluster, {"token": f"{user}-token"})
+
+    def request(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        """Answer to a request of `admin`, for much less CPU time than kubectl's. Raises HTTPError."""
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        request = Request(
+            self.url + path,
+            data=json.dumps(body).encode() if body else None,
+            headers={"Authorization": "Bearer admin-token", "Content-Type": kind},
+            method=method,
+        )
+        trusts = ssl.create_default_context(cafile=self.directory / "pki" / "apiserver.crt")
+        with urlopen(request, timeout=_START_SECONDS, context=trusts) as answer:
+            content: dict[str, Any] = json.load(answer)
+        return content
 
     def kubectl(self, *arguments: str, stdin: str = "", user: str = "admin") -> str:
         """Output of kubectl. Raises KubectlError with its error."""
@@ -239,10 +256,12 @@ def api_server() -> Iterator[ApiServer]:
 def namespace(api_server: ApiServer) -> Iterator[str]:
     """A namespace of the test's own. Its pools go at the end, so that no later operator is kept busy with them."""
     name = f"test-{secrets.token_hex(4)}"
-    api_server.kubectl("create", "namespace", name)
+    api_server.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
     yield name
-    with contextlib.suppress(KubectlError):  # a server without our CRD knows no pools
-        for pool in api_server.kubectl("get", "agentpools", "-n", name, "-o", "name").split():
-            api_server.kubectl("delete", pool, "-n", name, "--wait=false")
-            with contextlib.suppress(KubectlError):  # gone already when nobody had set a finalizer
-                api_server.kubectl("patch", pool, "-n", name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+    path = f"/apis/roost.dev/v1alpha1/namespaces/{name}/agentpools"
+    with contextlib.suppress(HTTPError):  # a server without our CRD knows no pools
+        for pool in api_server.request("GET", path)["items"]:
+            url = f"{path}/{pool['metadata']['name']}"
+            api_server.request("DELETE", url)
+            with contextlib.suppress(HTTPError):  # gone already when nobody had set a finalizer
+                api_server.request("PATCH", url, {"metadata": {"finalizers": None}})

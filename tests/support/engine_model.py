@@ -132,7 +132,7 @@ class EngineModel:
 
     def _judge(self, name: str, answer: Answer) -> None:
         expected, request = self.driver.expected(answer.request), answer.request
-        if request.grammar:
+        if request.grammar and request.grammar.startswith("tokens"):
             replayed = len(request.token_ids) - request.prompt_len
             expected = expected[: max(0, int(request.grammar.partition(":")[2]) - replayed)]
         assert answer.token_ids == expected[: len(answer.token_ids)]
@@ -153,7 +153,7 @@ def random_work(rng: random.Random) -> Work:
         prompt=[int(rng.random() < 0.2) for _ in range(rng.randint(1, 12))],
         replayed=rng.choice([0, 0, 0, 1, 4]),
         priority=rng.randint(0, 2),
-        grammar=rng.choice([None, None, None, None, "tokens:1", "tokens:3"]),
+        grammar=rng.choice([None, None, None, "tokens:1", "tokens:3", "force:2", "force:9"]),
         sampling={
             "max_tokens": rng.randint(1, 16),
             "min_tokens": rng.randint(0, 3),

@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +11,8 @@ from typing import Any
 import psutil
 import redis.asyncio
 
+from fork_server import GATEWAYS, ForkedProcess
+from forked_stack import forked_processes
 from roost import (
     Client,
     Committed,
@@ -204,8 +204,9 @@ async def fault_stack(folder: Path, source: str = "", policy: str = "Migrate") -
     patience = processes.LONGEST_DELAY_SECONDS
     processes.LONGEST_DELAY_SECONDS = 0.2  # killing often is the point here, not a fault to back off from
     try:
-        async with LocalStack(AgentPool.model_validate(pool), options) as stack:
-            yield FaultStack(stack, faults)
+        with forked_processes():
+            async with LocalStack(AgentPool.model_validate(pool), options) as stack:
+                yield FaultStack(stack, faults)
     finally:
         processes.LONGEST_DELAY_SECONDS = patience
 
@@ -252,32 +253,17 @@ def constant(text: str) -> Format:
     return JsonSchema({"const": text})
 
 
-CLIENT_PROGRAM = """
-import asyncio, sys
-from roost import Client, Head, Sampling
-async def main(targets, session_id, step_id, text):
-    async with await Client.connect(targets.split(",")) as client:
-        sampling = Sampling(temperature=0.0, max_tokens=24, ignore_eos=True)
-        async for event in client.session(session_id).step(text, step_id=step_id, sampling=sampling):
-            print(type(event).__name__, flush=True)
-asyncio.run(main(*sys.argv[1:]))
-"""
-
-
 @contextlib.asynccontextmanager
 async def client_process(
     client_targets: tuple[str, ...], session: str, step_id: str
 ) -> AsyncIterator[Callable[[], None]]:
     """A client in a process of its own, taking one step; yields how to SIGKILL it."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CLIENT_PROGRAM, ",".join(client_targets), session, step_id, QUESTION,
-        stdout=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
+    arguments = (client_targets, session, step_id, QUESTION, LONG)
+    process = await ForkedProcess.start(GATEWAYS.start(), "fault_client:take_step", *arguments)
     try:
-        yield lambda: os.kill(process.pid, signal.SIGKILL)
+        yield lambda: process.send_signal(signal.SIGKILL)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        process.send_signal(signal.SIGKILL)
         await process.wait()
 
 

@@ -1,9 +1,6 @@
 """Ranks 1 and up of a tensor-parallel group as real processes, for tests that are rank 0 themselves."""
 
 import os
-import pickle
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fork_server import WORKERS, Forked, fork
 from roost_worker.config import WorkerConfig
 from roost_worker.engine.plan import HostCopy
 from roost_worker.model.host_kv import HostKv
@@ -36,7 +34,7 @@ class CorruptingHost(HostKv):
 @contextmanager
 def tensor_parallel(
     config: WorkerConfig, model_dir: Path, folder: Path, *, corrupts: bool = False
-) -> Iterator[tuple[TorchRunner, list[subprocess.Popen[bytes]]]]:
+) -> Iterator[tuple[TorchRunner, list[Forked]]]:
     """Rank 0's runner of a whole group and the other ranks' processes, which end with the group.
 
     If `corrupts`, the other ranks flip a bit of each block before they restore it from host memory.
@@ -62,19 +60,15 @@ def tensor_parallel(
 
 def spawn_rank(
     config: WorkerConfig, model_dir: Path, rank: int, world: int, init_method: str, *, corrupts: bool = False
-) -> "subprocess.Popen[bytes]":
+) -> Forked:
     """A rank that follows; as rank 0, one that dies as soon as the group is complete. `corrupts`: see
     `tensor_parallel`."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, env=environment)
-    assert process.stdin is not None
-    pickle.dump((config, model_dir, rank, world, init_method, corrupts), process.stdin)
-    process.stdin.close()
-    return process
+    function = "follower_rank:run_rank"
+    return fork(WORKERS.start(), function, config, model_dir, rank, world, init_method, corrupts)
 
 
-if __name__ == "__main__":
-    config, model_dir, rank, world, init_method, corrupts = pickle.load(sys.stdin.buffer)
+def run_rank(config: WorkerConfig, model_dir: Path, rank: int, world: int, init_method: str, corrupts: bool) -> None:
+    """A forked rank."""
     runner = build_runner(config, model_dir, rank=rank, world=world, init_method=init_method)
     if rank == 0:
         os._exit(0)

@@ -2,10 +2,7 @@
 
 import asyncio
 import json
-import os
-import signal
-import sys
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +11,12 @@ from typing import Any, Self, TypeVar
 import grpc
 import grpc.aio
 
+from forked_gateway import GatewayProcess
 from null_script import Script
 from null_worker import NullWorker
 from redis_servers import RedisServer
 from roost.contract.parts import PartLog
 from roost.contract.reasons import Reason
-from roost.fault_points import DIRECTORY_VARIABLE
 from roost.grpc_errors import details_of
 from roost.store.keys import POOLS, PoolKeys
 from roost.v1 import session_service_pb2 as pb
@@ -213,14 +210,14 @@ class Rig:
     async def gateway(self, telemetry: Telemetry | None = None, **fields: Any) -> GatewayServer:
         return await self._stack.enter_async_context(gateway(self.redis, telemetry, **fields))
 
-    async def process(self, folder: Path, fault: str = "", **fields: Any) -> "Child":
+    async def process(self, folder: Path, fault: str = "", **fields: Any) -> "GatewayProcess":
         """A gateway in a process of its own that serves."""
-        child = await gateway_process(self.redis, folder, fault, **fields)
+        child = await GatewayProcess.start(self.redis, folder, fault, **fields)
         self._stack.push_async_callback(child.aclose)
         await serving(child.address)
         return child
 
-    def caller(self, of: "GatewayServer | Child", key: str = "") -> Caller:
+    def caller(self, of: "GatewayServer | GatewayProcess", key: str = "") -> Caller:
         caller = Caller(of.address, key)
         self._stack.push_async_callback(caller.aclose)
         return caller
@@ -268,64 +265,6 @@ async def world(redis: RedisServer, script: Script | None = None, **fields: Any)
         worker = await rig.worker(script=script)
         server = await rig.gateway(**fields)
         yield World(rig, worker, server, rig.caller(server))
-
-
-class Child:
-    """A gateway or null worker in a process of its own, dead at the latest with `aclose`."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.address = ""
-
-    @classmethod
-    async def start(cls, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> "Child":
-        """Runs `python ARGUMENTS` until it prints `listening on ADDRESS`."""
-        paths = [str(ROOT / part) for part in ("proto", "gateway", "worker", "tests/support")]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *arguments,
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(environment or {})},
-        )
-        child = cls(process)
-        assert process.stdout is not None
-        try:
-            async with asyncio.timeout(LIMIT_SECONDS):
-                line = (await process.stdout.readline()).decode()
-            assert line.startswith("listening on "), f"{arguments}: {line!r}"
-        except BaseException:
-            await child.aclose()
-            raise
-        child.address = line.removeprefix("listening on ").strip()
-        return child
-
-    def kill(self) -> None:
-        self.process.kill()
-
-    def terminate(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-
-    async def wait(self) -> int:
-        async with asyncio.timeout(LIMIT_SECONDS):
-            return await self.process.wait()
-
-    async def aclose(self) -> None:
-        if self.process.returncode is None:
-            self.process.kill()
-        await self.process.wait()
-        self.process._transport.close()  # type: ignore[attr-defined]  # else its pipe is closed by the collector
-
-
-async def gateway_process(redis: RedisServer, folder: Path, fault: str = "", **fields: Any) -> Child:
-    """A gateway process; `fault`, as `point:kill:n`, is armed for it alone."""
-    name = os.urandom(4).hex()
-    config, faults = folder / f"gateway-{name}.json", folder / f"faults-{name}"
-    config.write_text(json.dumps({"listen": "127.0.0.1:0", "store_url": redis.url, **fields}))
-    faults.mkdir()
-    if fault:
-        point, _, action = fault.partition(":")
-        (faults / point).write_text(action)
-    return await Child.start(["-m", "roost_gateway", "--config", str(config)], {DIRECTORY_VARIABLE: str(faults)})
 
 
 async def serving(address: str) -> None:

@@ -42,9 +42,11 @@ def _stopped(ids: list[int], prompt_len: int, sampling: SamplingParams, limit: i
 
 
 class PagedFakeRunner:
-    """Implements `roost_worker.engine.plan.Runner`. Grammars are words: `refuse:WHY`, `tokens:N`, `break:N`.
+    """Implements `roost_worker.engine.plan.Runner`. Grammars are words: `refuse:WHY`, `tokens:N`, `break:N`,
+    `force:N`.
 
-    `tokens:N` is complete after N output tokens, `break:N` fails when the N-th is to be drawn, `die` breaks the runner.
+    `tokens:N` is complete after N output tokens, `break:N` fails when the N-th is to be drawn, `die` breaks the runner,
+    `force:N` forces up to N tokens after each that is drawn.
     """
 
     def __init__(
@@ -135,9 +137,14 @@ class PagedFakeRunner:
             return Sampled(chunk.slot, -1, error="the grammar broke")
         context = self.context(chunk)
         assert context == list(new.context) + output, "the sampler's state is not the context"
-        output.append(next_token(context, new.sampling.seed))
+        drawn = next_token(context, new.sampling.seed)
+        output.append(drawn)
+        if word == "force":
+            for _ in range(drawn % (int(value) + 1)):
+                output.append(next_token([*new.context, *output], new.sampling.seed))
         done = word == "tokens" and len(output) >= int(value)
-        return Sampled(chunk.slot, output[-1], done, logprob=-1.0, top=((output[-1], -1.0),))
+        forced = tuple(output[len(context) - len(new.context) + 1 :])
+        return Sampled(chunk.slot, drawn, done, logprob=-1.0, top=((drawn, -1.0),), forced=forced)
 
 
 def build_runner(

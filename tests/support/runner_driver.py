@@ -104,8 +104,8 @@ class Driver:
         return result.sampled
 
     def _take(self, row: Row, sampled: Sampled) -> None:
-        row.ids.append(sampled.token_id)
-        row.output.append(sampled.token_id)
+        row.ids += (sampled.token_id, *sampled.forced)
+        row.output += (sampled.token_id, *sampled.forced)
         if self._report:
             distribution = np.full(self.runner.info.vocab_size, np.nan)
             ids, values = zip(*sampled.top, strict=True)

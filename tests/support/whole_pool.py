@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from fault_stack import FaultStack, log_of, tiny_pool, until
+from forked_stack import forked_processes
 from roost import Client, Sampling, Session
 from roost.contract.api_keys import hash_api_key
 from roost.v1 import worker_service_pb2 as wpb
@@ -77,6 +78,7 @@ async def whole_pool(folder: Path) -> AsyncIterator[Whole]:
         state_dir=folder / "state", port=0, gateways=1, ray=False, cache_dir=folder / "cache", key_file=keys(folder)
     )
     async with contextlib.AsyncExitStack() as open_:
+        open_.enter_context(forked_processes())
         stack = await open_.enter_async_context(LocalStack(AgentPool.model_validate(POOL), options))
         anna, bob = [
             await open_.enter_async_context(await Client.connect(stack.targets, api_key=key))

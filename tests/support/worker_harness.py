@@ -90,6 +90,8 @@ class ScriptedRunner:
         self.contexts: list[list[int]] = []
         """Whole context of each request, in the order of admission."""
         self.grammar_refusal = ""
+        self.forced = 0
+        """How many of a script's ids come with each that is drawn, as if a grammar forced them."""
         self._scripts, self._eos, self._gate = scripts, eos, gate
         self._slots: dict[int, tuple[NewSlot, int]] = {}
 
@@ -112,12 +114,13 @@ class ScriptedRunner:
 
     def _draw(self, slot: int) -> Sampled:
         new, count = self._slots[slot]
-        self._slots[slot] = (new, count + 1)
         script = self._scripts.get(new.sampling.seed, ())
+        forced = tuple(script[count + 1 : count + 1 + self.forced])
+        self._slots[slot] = (new, count + 1 + len(forced))
         if count < len(script) and script[count] < 0:
             return Sampled(slot, -1, error="the script breaks here")
         token = script[count] if count < len(script) else self._eos
-        return Sampled(slot, token, logprob=-0.5, top=((token, -0.5),))
+        return Sampled(slot, token, logprob=-0.5, top=((token, -0.5),), forced=forced)
 
 
 @dataclass

@@ -67,12 +67,18 @@ class EngineConfig:
     """Most tokens computed in one batch."""
     step_goal_seconds: float = 0.2
     """How long a batch that decodes may take before less prefill goes into it; 0 for no goal."""
+    max_forced_tokens: int = 64
+    """Most tokens that follow a drawn one without a draw, because the grammar allows no others; 0 draws each token."""
 
     def __post_init__(self) -> None:
         if self.max_running < 1:
             raise ValueError(f"engine.maxRunning: {self.max_running} must be at least 1")
         if self.step_goal_seconds < 0:
             raise ValueError(f"engine.stepGoalSeconds: {self.step_goal_seconds} must not be negative; 0 is no goal")
+        if self.max_forced_tokens < 0:
+            raise ValueError(
+                f"engine.max_forced_tokens: {self.max_forced_tokens} must not be negative; 0 draws each token"
+            )
         if self.max_batch_tokens < self.max_running:
             raise ValueError(
                 f"engine.maxBatchTokens: {self.max_batch_tokens} must be at least maxRunning ({self.max_running})"

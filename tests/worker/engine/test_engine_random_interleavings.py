@@ -15,7 +15,7 @@ WORK = st.builds(
     prompt=st.lists(st.integers(0, 1), min_size=1, max_size=14),
     replayed=st.sampled_from([0, 0, 0, 1, 4, 20]),
     priority=st.integers(0, 2),
-    grammar=st.sampled_from([None, None, None, "tokens:1", "tokens:3"]),
+    grammar=st.sampled_from([None, None, None, "tokens:1", "tokens:3", "force:2", "force:9"]),
     sampling=st.fixed_dictionaries(
         {
             "max_tokens": st.integers(1, 16),

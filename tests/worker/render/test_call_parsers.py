@@ -289,7 +289,7 @@ START = {
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_megabyte_of_hostile_text_takes_linear_time(monkeypatch: pytest.MonkeyPatch, name: str, kind: str) -> None:
+def test_hostile_text_takes_linear_time(monkeypatch: pytest.MonkeyPatch, name: str, kind: str) -> None:
     for module in (json_scanner, whole_text, wrapped, calls):
         count_visits(monkeypatch, module)
 
@@ -303,7 +303,7 @@ def test_a_megabyte_of_hostile_text_takes_linear_time(monkeypatch: pytest.Monkey
         parser.finish()
         return CountingPattern.visited
 
-    for size, chunk, start in ((1_000_000, 1_000_000, ""), (100_000, 7, START[name])):
+    for size, chunk, start in ((100_000, 100_000, ""), (20_000, 7, START[name])):
         whole, half = visits(size, start, chunk), visits(size // 2, start, chunk)
         assert whole <= 2.5 * half + 100
         assert whole <= 10 * size

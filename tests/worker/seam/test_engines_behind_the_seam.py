@@ -44,6 +44,21 @@ async def test_outputs_are_the_reference(engine: EngineClient) -> None:
         assert ids[submit.request_id] == reference(submit.token_ids, submit.prompt_len, submit.sampling, 512)
 
 
+async def test_forced_tokens_come_over_the_seam_with_the_draw_before_them(engine: EngineClient) -> None:
+    submit = request("r", [1, 2, 3], max_tokens=40, grammar="force:9")
+    engine.send(submit)
+    ids, most = list[int](), 0
+    async with asyncio.timeout(LONG_SECONDS):
+        async for outputs in engine.outputs():
+            for output in outputs.outputs:
+                ids += output.token_ids
+                most = max(most, len(output.token_ids))
+            if any(output.stop for output in outputs.outputs):
+                break
+    assert ids == reference(submit.token_ids, submit.prompt_len, submit.sampling, 512)
+    assert most > 1
+
+
 async def test_info_tells_the_capacity(engine: EngineClient) -> None:
     assert (engine.info.num_blocks, engine.info.capacity_tokens, engine.info.context_tokens) == (256, 255 * 16, 512)
 

@@ -76,13 +76,14 @@ class SequenceCache:
         return True
 
     def grow(self, sequence: Sequence, now: float) -> bool:
-        """Extend `sequence`'s blocks to cover all its ids. Return False when no block can be freed."""
-        if self.blocks_for(len(sequence.ids)) <= len(sequence.blocks):
+        """Extend `sequence`'s blocks to cover all its ids. Return False when too few can be freed."""
+        missing = self.blocks_for(len(sequence.ids)) - len(sequence.blocks)
+        if missing <= 0:
             return True
-        if not self.pool.free and not self.pool.cached:
+        if missing > self.pool.free + self.pool.cached:
             return False
-        self.retained.make_room(1, sequence.request, now)
-        sequence.blocks.append(self.pool.allocate())
+        self.retained.make_room(missing, sequence.request, now)
+        sequence.blocks.extend(self.pool.allocate() for _ in range(missing))
         return True
 
     def advance(self, sequence: Sequence, tokens: int, now: float) -> None:

@@ -20,6 +20,7 @@ from roost_worker.engine.messages import (
     RequestOutput,
     StopReason,
     Submit,
+    TokenLogprob,
 )
 from roost_worker.engine.meter import Meter
 from roost_worker.engine.plan import BatchResult, Runner, Sampled
@@ -257,10 +258,9 @@ class Engine:
             row.sequence.prefilled = True
             self._cache.advance(row.sequence, row.tokens, now)
             row.sequence.gpu_seconds += gpu_seconds * row.tokens / tokens
-        self._meter.add_batch(batch.prefilled_tokens, len(sampling), result.seconds)
         self._scheduler.observe(batch, result.seconds)
-        for sequence, sampled in zip(sampling, result.sampled, strict=True):
-            self._take_token(sequence, sampled)
+        generated = sum(map(self._take_drawn, sampling, result.sampled))
+        self._meter.add_batch(batch.prefilled_tokens, generated, len(sampling), result.seconds)
 
     def _take_copies(self, batch: ScheduledBatch, result: BatchResult, now: float) -> None:
         verdicts = iter(result.intact)
@@ -269,30 +269,39 @@ class Engine:
         self._meter.copy.add(len(batch.plan.copies), result.copy_seconds)
         self._cache.host.note_rates(self._meter.copy.value, self._meter.prefill.value)
 
-    def _take_token(self, sequence: Sequence, sampled: Sampled) -> None:
+    def _take_drawn(self, sequence: Sequence, sampled: Sampled) -> int:
+        """Take what was drawn for a sequence, and end it if that ends it. Return how many tokens were taken."""
         if sampled.error:
             self._end(sequence, StopReason.FAILED, sampled.error)
-            return
-        drawn = (sampled,) if sampled.token_id >= 0 else ()
-        sequence.ids.extend(token.token_id for token in drawn)
-        reason = StopReason.STOP if sampled.grammar_done else sequence.stop_reason(self.info.context_tokens)
-        self._outputs.append(self._output(sequence, drawn, reason))
+            return 0
+        tokens = (sampled.token_id, *sampled.forced) if sampled.token_id >= 0 else ()
+        reason = sequence.append(tokens, self.info.context_tokens)
+        if sampled.grammar_done and sequence.drawn == len(tokens):
+            reason = StopReason.STOP
+        wants_logprobs = sequence.request.sampling.logprobs is not None
+        logprobs = ((sampled.logprob, sampled.top),) if tokens and wants_logprobs else ()
+        self._outputs.append(self._output(sequence, tokens[: sequence.drawn], reason, logprobs=logprobs))
         if reason:
             self._retire(sequence, len(sequence.ids) - 1)
+        return sequence.drawn
 
     def _output(
-        self, sequence: Sequence, drawn: tuple[Sampled, ...], reason: StopReason | None, error: str = ""
+        self,
+        sequence: Sequence,
+        tokens: tuple[int, ...],
+        reason: StopReason | None,
+        error: str = "",
+        logprobs: tuple[TokenLogprob, ...] = (),
     ) -> RequestOutput:
         first, sequence.announced = not sequence.announced, True
         cached = sequence.cached_tokens or 0
         if first and sequence.cached_tokens is not None and not sequence.request.is_background:
-            self._meter.lookup_tokens += len(sequence.ids) - len(drawn)
+            self._meter.lookup_tokens += len(sequence.ids) - len(tokens)
             self._meter.hit_tokens += cached
-        wants_logprobs = sequence.request.sampling.logprobs is not None
         return RequestOutput(
             sequence.request.request_id,
-            token_ids=tuple(token.token_id for token in drawn),
-            logprobs=tuple((token.logprob, token.top) for token in drawn) if wants_logprobs else (),
+            token_ids=tokens,
+            logprobs=logprobs,
             stop=reason,
             cached_tokens=cached if first else None,
             queue_seconds=sequence.queue_seconds if first else None,

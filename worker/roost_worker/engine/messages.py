@@ -107,14 +107,18 @@ class Hold:
 EngineMessage = Submit | Cancel | Finish | Evict | Hold
 
 
+TokenLogprob = tuple[float, tuple[tuple[int, float], ...]]
+"""A token's log-probability, then (id, log-probability) of the most likely ones."""
+
+
 @dataclass(frozen=True, slots=True)
 class RequestOutput:
     """What one iteration produced for one request."""
 
     request_id: str
     token_ids: tuple[int, ...] = ()
-    logprobs: tuple[tuple[float, tuple[tuple[int, float], ...]], ...] = ()
-    """Per token: its log-probability, then (id, log-probability) of the most likely ones."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each token, or none."""
     stop: StopReason | None = None
     """Set on the last output of a request."""
     cached_tokens: int | None = None

@@ -33,8 +33,8 @@ class Meter:
     """Blocks per second, between the device and host memory."""
     decode: Rate = field(default_factory=Rate)
 
-    def add_batch(self, prefilled: int, generated: int, seconds: float) -> None:
-        """Record a batch that prefilled and generated this many tokens in `seconds`.
+    def add_batch(self, prefilled: int, generated: int, drawing: int, seconds: float) -> None:
+        """Record a batch that prefilled and generated this many tokens, for `drawing` requests, in `seconds`.
 
         A batch with any prefill measures the rate of prefill, any other that generates the rate at which one request
         decodes.
@@ -45,4 +45,4 @@ class Meter:
         if prefilled:
             self.prefill.add(prefilled, seconds)
         elif generated:
-            self.decode.add(1, seconds)
+            self.decode.add(generated / drawing, seconds)

@@ -50,7 +50,7 @@ class HostCopy:
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """One mixed batch: decode rows first, then prefill chunks."""
+    """One mixed batch: chunks of sequences that decode first, then those of prefill."""
 
     chunks: tuple[Chunk, ...]
     new_slots: tuple[NewSlot, ...] = ()
@@ -69,11 +69,14 @@ class Sampled:
     token_id: int
     """-1 when nothing was drawn because the replayed output completes the grammar already (see `grammar_done`)."""
     grammar_done: bool = False
-    """Whether the grammar is complete with this token: the request stops here."""
+    """Whether the grammar is complete: the request stops here."""
     logprob: float = 0.0
     top: tuple[tuple[int, float], ...] = ()
     error: str = ""
     """Why the slot's grammar failed; the request fails then, the others go on."""
+    forced: tuple[int, ...] = ()
+    """Tokens after this one, each the only one that the grammar allows in its place; `grammar_done` is about the last.
+    Empty when log-probabilities are reported: a token that is not drawn has none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """How much of a batch is prefill, and of which prompts. Pure.
 
-Decode and prefill are two classes. Every decoding sequence gets its token in every batch; what is left goes to
-prompts, no more than keeps a batch within the step goal. Of that, light prompts (what one batch could compute) get one
-half as long as a heavy prompt goes before them: a step that adds a few hundred tokens does not wait until a prompt of
-tens of thousands is computed, and the heavy prompt still advances by at least the other half.
+Decode and prefill are two classes. Every decoding sequence gets a token in every batch; tokens that grammars force get
+up to half of what is left. The rest goes to prompts, no more than keeps a batch within the step goal. Of that, light
+prompts (what one batch could compute) get one half as long as a heavy prompt goes before them: a step that adds a few
+hundred tokens does not wait until a prompt of tens of thousands is computed, and the heavy prompt still advances by at
+least the other half.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Chooses what runs next: decode rows first, then chunks of prefill (`prefill.py`), in one mixed batch."""
+"""Chooses what runs next: sequences that decode first, then chunks of prefill (`prefill.py`), in one mixed batch."""
 
 from bisect import insort
 from dataclasses import dataclass
@@ -40,7 +40,8 @@ class Scheduler:
     prompts, each of them has its first token after T / (half a chunk) + 1 batches, rounded up, whatever the heavy
     ones have left. When decoding needs a block and none can be evicted, the last running sequence is preempted: its
     full blocks stay cached, its ids are kept, and it waits in its old place. So is a background prompt when any other
-    sequence needs its slot or its blocks to be admitted.
+    sequence needs its slot or its blocks to be admitted. Tokens that grammars force may make a chunk smaller: they get
+    up to half of what a batch has beside one token of each decoding sequence.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Scheduler:
     def schedule(self, now: float) -> ScheduledBatch | None:
         """Return the next batch, or None when nothing can run."""
         rows = self._decode_rows(now)
-        tokens = self._max_batch_tokens - len(rows)
+        tokens = self._max_batch_tokens - sum(row.tokens for row in rows)
         if rows:
             tokens = min(tokens, self._chunk_size.tokens)
         prompts: list[Sequence] = []
@@ -94,11 +95,20 @@ class Scheduler:
             self._chunk_size.observe(prefilled, seconds)
 
     def _decode_rows(self, now: float) -> list[Row]:
+        """Return a row for each decoding sequence: its drawn token and, up to half of what is left of the batch, those
+        that its grammar forced after it."""
         decoding = [sequence for sequence in self.running if sequence.decoding]
-        return [Row(sequence, 1, decode=True) for sequence in decoding if self._grow(sequence, now)]
+        room = (self._max_batch_tokens - len(decoding)) // 2
+        rows: list[Row] = []
+        for sequence in decoding:
+            if self._grow(sequence, now):
+                tokens = min(sequence.missing_tokens, 1 + room)
+                room -= tokens - 1
+                rows.append(Row(sequence, tokens, decode=True))
+        return rows
 
     def _grow(self, sequence: Sequence, now: float) -> bool:
-        """Make room for one more token. Return False when `sequence` was preempted, now or by an earlier row."""
+        """Make room for all tokens. Return False when `sequence` was preempted, now or by an earlier row."""
         while sequence.slot != NO_SLOT and not self._cache.grow(sequence, now):
             self._preempt(self.running[-1], now)
         return sequence.slot != NO_SLOT

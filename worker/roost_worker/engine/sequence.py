@@ -38,6 +38,8 @@ class Sequence:
     """Its share, by tokens, of the time of each batch that it was in, times the ranks."""
     announced: bool = False
     """Whether the first output, which carries `cached_tokens`, was sent."""
+    drawn: int = 1
+    """How many of `ids` the last draw gave: the drawn token, and those that the grammar forced after it."""
 
     def __post_init__(self) -> None:
         self.ids = array("i", self.request.token_ids)
@@ -58,8 +60,22 @@ class Sequence:
 
     @property
     def decoding(self) -> bool:
-        """Whether exactly one token is left to compute."""
-        return self.missing_tokens == 1
+        """Whether nothing but what the last draw gave is left to compute."""
+        return self.missing_tokens <= self.drawn
+
+    def append(self, tokens: tuple[int, ...], limit: int) -> StopReason | None:
+        """Append a drawn token and those forced after it, up to the first that ends the output; set `drawn`.
+
+        Return why the output ends, or None. `limit` is the most tokens of a context.
+        """
+        reason: StopReason | None = None
+        self.drawn = 0
+        for token in tokens:
+            self.ids.append(token)
+            self.drawn += 1
+            if reason := self.stop_reason(limit):
+                break
+        return reason
 
     def stop_reason(self, limit: int) -> StopReason | None:
         """Return why the output ends with its last token, or None. `limit` is the most tokens of a context."""

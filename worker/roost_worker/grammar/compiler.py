@@ -20,6 +20,9 @@ _ABOUT_THE_SCHEMA = re.compile(
 )
 """What begins an error in a client's terms; others are about the rules that llguidance makes of a schema."""
 _ALL = np.int32(-1)
+_MOST_DIVIDED = 4096
+"""About how many tokens one `force` has llguidance divide text into. For each id it divides all that is still forced,
+10 ms for a client's constant of 60,000 characters, and the engine's loop waits."""
 
 
 class GrammarState:
@@ -35,6 +38,22 @@ class GrammarState:
         for token in ids:
             if not self._matcher.consume_token(int(token)):
                 raise GrammarError(f"token {int(token)} leaves the grammar: {_shorten(self._matcher.get_error())}")
+
+    def force(self, most: int) -> list[int]:
+        """Advance over up to `most` ids, each the only one that may come next, and return them: what draws would give.
+
+        Nothing is forced where the output may end. llguidance lists all ids that it takes to follow, but the mask
+        behind the first may not allow the second: what is left is divided into tokens again, sometimes otherwise
+        (`findings/llguidance_1_9_forced_tokens_are_divided_again.sh`). So only the first of each list is taken.
+        """
+        forced: list[int] = []
+        divided = 0
+        while len(forced) < most and divided < _MOST_DIVIDED and (ahead := self._matcher.compute_ff_tokens()):
+            if not self._matcher.try_consume_tokens(ahead[:1]):
+                break
+            forced.append(ahead[0])
+            divided += len(ahead)
+        return forced
 
     @property
     def done(self) -> bool:

@@ -76,6 +76,7 @@ class TorchRunner:
         info: RunnerInfo,
         group: RankGroup,
         grammar: LazyGrammar,
+        max_forced_tokens: int,
     ) -> None:
         self._model = model
         self._cache = cache
@@ -84,7 +85,9 @@ class TorchRunner:
         self._info = info
         self._group = group
         self._grammar = grammar
-        self._sampler = Sampler(info.vocab_size, cache.tensor.device, grammar.start)
+        self._sampler = Sampler(
+            info.vocab_size, cache.tensor.device, grammar.start, max_forced_tokens=max_forced_tokens
+        )
 
     @property
     def info(self) -> RunnerInfo:
@@ -184,7 +187,8 @@ def build_runner(
     cache = PagedKvCache(shape, dtype, device)
     host = HostKv(info.host_slots, cache)
     grammar = LazyGrammar(model_dir, info.eos_token_ids, info.vocab_size)
-    return TorchRunner(model, cache, host, GatheredAttention(shape, dtype, device), info, group, grammar)
+    backend = GatheredAttention(shape, dtype, device)
+    return TorchRunner(model, cache, host, backend, info, group, grammar, config.engine.max_forced_tokens)
 
 
 def _plan_memory(

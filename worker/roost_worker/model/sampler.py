@@ -5,6 +5,7 @@ Rows with temperature 0 take the largest logit. Runs on rank 0 only.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,13 +33,17 @@ class Sampler:
         vocab_size: tokens in the model's vocabulary.
         device: where the logits are.
         start_grammar: called for slots that have a grammar.
+        max_forced_tokens: how many tokens may follow a drawn one without a draw, because a grammar allows no others.
     """
 
-    def __init__(self, vocab_size: int, device: torch.device, start_grammar: StartGrammar) -> None:
+    def __init__(
+        self, vocab_size: int, device: torch.device, start_grammar: StartGrammar, *, max_forced_tokens: int = 0
+    ) -> None:
         self._vocab_size = vocab_size
         self._device = device
         self._table = SlotTable(vocab_size, device)
         self._start_grammar = start_grammar
+        self._max_forced_tokens = max_forced_tokens
         self._token_words = counter_rng.token_words(torch.arange(vocab_size, device=device))
 
     def free(self, slots: Sequence[int]) -> None:
@@ -199,12 +204,21 @@ class Sampler:
         extras = self._table.extras[drawn.slot]
         if extras.complete:
             return Sampled(drawn.slot, NOTHING, grammar_done=True)
-        done = False
         if extras.grammar is not None and not extras.error:
             # A parser that hit one of its limits allowed every token, so the drawn one is meaningless.
             extras.error = extras.grammar.error or self._advance(extras.grammar, drawn.token_id)
-            done = not extras.error and extras.grammar.done
-        return Sampled(drawn.slot, drawn.token_id, done, drawn.logprob, drawn.top, extras.error)
+        if extras.grammar is None or extras.error:
+            return replace(drawn, error=extras.error)
+        forced = self._force(drawn.slot, extras.grammar)
+        return replace(drawn, forced=forced, grammar_done=extras.grammar.done)
+
+    def _force(self, slot: int, grammar: "GrammarState") -> tuple[int, ...]:
+        """Return what the grammar forces next, which counts as drawn."""
+        if self._table.columns.need[slot] & Need.LOGPROBS:
+            return ()
+        forced = grammar.force(self._max_forced_tokens)
+        self._table.record_forced(slot, forced)
+        return tuple(forced)
 
     def _advance(self, grammar: "GrammarState", token: int) -> str:
         try:

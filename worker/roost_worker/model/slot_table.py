@@ -1,5 +1,6 @@
 """The sampler's state of each running sequence, as columns indexed by slot, so that a batch is read at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntFlag
 from typing import TYPE_CHECKING
@@ -117,6 +118,14 @@ class SlotTable:
             ids = tokens[torch.from_numpy(counted).to(self._device)]
             self.counts[rows, ids] += 1
             self.seen[rows, ids] = True
+
+    def record_forced(self, slot: int, ids: Sequence[int]) -> None:
+        """Count tokens of one slot that were not drawn."""
+        self.columns.produced[slot] += len(ids)
+        if ids and self.columns.need[slot] & Need.PENALTIES:
+            index = torch.tensor(ids, device=self._device)
+            self.counts[slot] += torch.bincount(index, minlength=self._vocab_size)
+            self.seen[slot, index] = True
 
     def _fill_columns(self, slot: int, params: SamplingParams, need: Need, produced: int) -> None:
         columns = self.columns

@@ -9,8 +9,9 @@ from typing import Protocol
 from roost.contract.heads import AttemptRef
 from roost.contract.parts import cut
 from roost.contract.why import KvEviction
+from roost_worker.engine.messages import TokenLogprob
 from roost_worker.render.formats import Turn
-from roost_worker.server.output import OutputBuffer, OutputCursor, OutputMessage, OutputSlice, TokenLogprob
+from roost_worker.server.output import OutputBuffer, OutputCursor, OutputMessage, OutputSlice
 from roost_worker.server.part_stream import PartStream
 from roost_worker.server.session_log import SessionLog
 

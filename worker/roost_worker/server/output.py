@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from roost.contract.events import Part
 from roost.contract.parts import PartLog, units
+from roost_worker.engine.messages import TokenLogprob
 from roost_worker.render.formats import CallNamer, Turn, TurnFormat
 from roost_worker.render.messages import ToolCall
 
-TokenLogprob = tuple[float, tuple[tuple[int, float], ...]]
-"""A token's log-probability, then (id, log-probability) of the most likely ones."""
 _UNKNOWN: TokenLogprob = (0.0, ())
 
 
