@@ -35,6 +35,14 @@ class StepSample:
     cached_tokens: int
     rebuilt_tokens: int
     output_tokens: int
+    engine_seconds: float
+    """Its share, by tokens, of the time of each batch that it was in."""
+
+    @property
+    def rebuild_seconds(self) -> float:
+        """What of it went into rebuilt tokens."""
+        computed = self.context_tokens - self.cached_tokens + self.output_tokens
+        return self.engine_seconds * self.rebuilt_tokens / computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +104,7 @@ async def _sample(step: Step, continuation: bool) -> StepSample:
         cached_tokens=usage.cached_tokens,
         rebuilt_tokens=usage.reconstructed_tokens,
         output_tokens=usage.output_tokens,
+        engine_seconds=usage.gpu_seconds,
     )
 
 
