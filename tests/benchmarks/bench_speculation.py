@@ -2,12 +2,14 @@
 
     .venv/bin/python tests/benchmarks/bench_speculation.py
     .venv/bin/python tests/benchmarks/bench_speculation.py --drafts 8 --max-tokens 256
+    .venv/bin/python tests/benchmarks/bench_speculation.py --costs bfloat16
 
 SmolLM2 in float32 (converted at first use) gets prompts of agents' shapes: a file to write again with a change, the
 output of a tool to repeat, a call like an earlier one, under its grammar; and some of which little can be copied. Each
 runs alone, greedy and seeded at temperature 0.7, and then all of them at once. Batches are counted, not timed; what
 they take is reckoned in tokens by the costs in `roost_worker/engine/drafter.py`, first prompts left out. Ids that
-differ between the arms are an error. The last line of stdout is one JSON document.
+differ between the arms are an error. `--costs` measures instead what batches of drafts take: the least of 25 times, in
+ms, by rows and tokens of each. The last line of stdout is one JSON document.
 """
 
 # ruff: noqa: E402  the repository's folders go before its imports
@@ -26,12 +28,12 @@ from figures import emit, machine
 
 from engine_driver import InlineExecutor
 from required_calls import CONTEXT, SMOLLM2
-from roost_worker.config import EngineConfig, KvConfig, ModelConfig, WorkerConfig
+from roost_worker.config import DTYPES, EngineConfig, KvConfig, ModelConfig, WorkerConfig
 from roost_worker.convert.store import ModelStore
 from roost_worker.engine.drafter import BATCH_TOKENS, ROW_TOKENS, draft_cost
 from roost_worker.engine.engine import Engine
 from roost_worker.engine.messages import EngineStats, SamplingParams, Submit
-from roost_worker.engine.plan import BatchPlan, BatchResult, Runner
+from roost_worker.engine.plan import BatchPlan, BatchResult, Chunk, NewSlot, Runner
 from roost_worker.grammar import build_tool_call
 from roost_worker.model.runner import build_runner
 from roost_worker.render.messages import Message, Tool, ToolCall
@@ -89,6 +91,11 @@ OTHERS = {
     "explanation": [Message("user", "Explain how rain forms, to somebody who is ten years old.")],
     "question about a file": [Message("user", f"This is a file:\n{SOURCE}\nWhat may go wrong when it runs?")],
 }
+
+
+CASES = [(1, 1), (1, 2), (1, 5), (1, 17), (4, 1), (4, 2), (4, 5), (8, 1), (8, 2), (8, 5)]
+"""Rows and tokens of each, whose times give the costs in `drafter.py`."""
+COST_CONTEXT = 1024
 
 
 class ReckoningRunner:
@@ -154,6 +161,30 @@ def compare(single: Arm, guessing: Arm, requests: Sequence[Submit]) -> dict[str,
     }
 
 
+def costs(runner: Runner) -> dict[str, float]:
+    """What a batch takes of so many rows and tokens of each, in ms."""
+    size, least = runner.info.block_tokens, dict.fromkeys(CASES, float("inf"))
+    per_row = (COST_CONTEXT + 32) // size + 1
+
+    def plan(rows: int, tokens: int) -> BatchPlan:
+        blocks = [array("i", range(1 + row * per_row, 1 + (row + 1) * per_row)) for row in range(rows)]
+        needed = -(-(COST_CONTEXT + tokens) // size)
+        ids = array("i", range(tokens))
+        return BatchPlan(
+            tuple(
+                Chunk(row, ids, COST_CONTEXT, blocks[row][:needed], sample=True, drafts=tokens - 1)
+                for row in range(rows)
+            )
+        )
+
+    empty = array("I")
+    runner.run(BatchPlan((), tuple(NewSlot(row, SamplingParams(), empty, empty) for row in range(8))))
+    for _ in range(25):
+        for case in CASES:
+            least[case] = min(least[case], 1000 * runner.run(plan(*case)).seconds)
+    return {f"{rows}x{tokens}": round(milliseconds, 1) for (rows, tokens), milliseconds in least.items()}
+
+
 def show(row: dict[str, Any]) -> None:
     batches = f"{row['batches']:4} and {row['batches_guessing']:4} batches, {row['ratio']:.3f}"
     guesses = f"{row['right']:3} of {row['guessed']:3} guesses right"
@@ -168,11 +199,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--drafts", type=int, default=16, help="most tokens that are guessed at once")
     parser.add_argument("--max-tokens", type=int, default=160)
+    parser.add_argument("--costs", choices=DTYPES, help="measure the costs in this type, and nothing else")
     arguments = parser.parse_args()
     folder = ModelStore().prepare(SMOLLM2, "float32").path
     renderer = Renderer.from_dir(folder)
-    model = ModelConfig("model", SMOLLM2, "float32", 1, CONTEXT)
+    model = ModelConfig("model", SMOLLM2, arguments.costs or "float32", 1, CONTEXT)
     runner = build_runner(WorkerConfig("test/guesses", model, KvConfig(memory_bytes=768 << 20)), folder)
+    if arguments.costs:
+        emit({"benchmark": "speculation costs", "machine": machine(), "milliseconds": costs(runner)})
+        return
     single, guessing = Arm(runner, 0), Arm(runner, arguments.drafts)
 
     def submit(work: str, sampling: SamplingParams) -> Submit:

@@ -74,7 +74,7 @@ class Sampler:
         draws = np.array([chunk.draws for chunk in chunks])
         first_rows = np.cumsum(draws) - draws
         sampled = self._sample_rows(_rows(logits, first_rows), chunks, np.zeros_like(draws))
-        going = range(len(chunks))
+        going = list(range(len(chunks)))
         while going := [index for index in going if _next_is_known(chunks[index], sampled[index])]:
             depths = np.array([1 + len(sampled[index].following) for index in going])
             rows = _rows(logits, first_rows[going] + depths)
