@@ -8,125 +8,13 @@ from typing import Any
 import pytest
 
 from leases import lease_of
-from roost.contract.events import Queued
-from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.store.entry import GRANTED, Reserved
-from roost.store.records import Began, Reservation, StoreAwayError, WorkerLook, WorkerView
-from roost.store.store_health import StoreHealth
+from roost.store.records import WorkerView
 from roost.store.wake import Wake
-from roost.store.working_set import Admission
-from roost_gateway.fleet.fleet import Fleet
-from roost_gateway.step.attempt import Failure, StepAttempt
-from roost_gateway.step.lines import PoolQueue
-from roost_gateway.step.placement import Placement
-from step_attempts import attempt_of, descriptor_of, with_need
-
-POOL = "test/lines"
-CAPACITY = 1000
-
-
-class Ledger:
-    """A store of two full workers, one of each revision, that keeps what it is asked."""
-
-    def __init__(self) -> None:
-        self.views = {
-            revision: WorkerView(
-                lease_of(revision, model_revision=revision, capacity_tokens=CAPACITY, max_running=8), 9000, CAPACITY, 1
-            )
-            for revision in ("rev-1", "rev-2")
-        }
-        self.cached = 0
-        self.grace_seconds = 0.0
-        self.asked: list[tuple[str, str]] = []
-        """Step's session and worker of each call of `reserve`."""
-        self.released: list[str] = []
-        """Sessions of the steps that gave their place up."""
-        self.away = False
-        self.wakes_sent: asyncio.Queue[Wake] = asyncio.Queue()
-
-    async def reserve(self, reservation: Reservation) -> Reserved:
-        self.asked.append((reservation.session_id, reservation.worker_id))
-        view = self.views[reservation.worker_id]
-        if view.reserved_tokens + reservation.tokens > CAPACITY:
-            return Reserved(granted=False)
-        self.views[reservation.worker_id] = replace(view, reserved_tokens=view.reserved_tokens + reservation.tokens)
-        return GRANTED
-
-    async def release(self, reservation: Reservation) -> None:
-        if self.away:
-            raise StoreAwayError
-        self.released.append(reservation.session_id)
-
-    async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
-        return WorkerLook(self.views[worker_id], self.cached)
-
-    async def workers(self, pool: str) -> list[WorkerView]:
-        return list(self.views.values())
-
-    async def wakes(self, pool: str) -> AsyncIterator[Wake]:
-        while True:
-            yield await self.wakes_sent.get()
-
-    def end_a_step(self, worker: str, held: int) -> None:
-        self.views[worker] = replace(self.views[worker], reserved_tokens=held, reserved_attempts=0)
-        self.wakes_sent.put_nowait(Wake(worker, held, 0))
-
-    async def pools(self) -> list[str]:
-        return [POOL]
-
-    async def pool_document(self, pool: str) -> dict[str, Any]:
-        return {"model": {"name": "m"}, "activeRevision": "rev-2", "sessions": {"onModelChange": "Refuse"}}
-
-    async def health(self) -> StoreHealth:
-        return StoreHealth(True, (), "run", uptime_seconds=10**6)
-
-
-class Gate(Ledger):
-    """It holds the first step that asks, and then has no room for it until it has been held for long enough."""
-
-    async def reserve(self, reservation: Reservation) -> Reserved:
-        self.asked.append((reservation.session_id, reservation.worker_id))
-        if reservation.entry.admission is Admission.PASSED:
-            return GRANTED
-        return Reserved(granted=False, held=len(self.asked) == 1)
-
-
-class Lines:
-    """Steps that wait in one gateway over the ledger."""
-
-    def __init__(self, ledger: Ledger | None = None) -> None:
-        self.ledger = ledger or Ledger()
-        store: Any = self.ledger  # what these tests need of a store
-        self.fleet = Fleet(store, [POOL], {})
-        self.placement = Placement(store, self.fleet)
-        self.placed: list[str] = []
-        self.tasks: list[asyncio.Task[None]] = []
-
-    async def wait(self, name: str, revision: str, *, new_session: bool = False, **need: Any) -> StepAttempt:
-        """Adds a step that is known to wait; one of a new session is of a lower class."""
-        started = asyncio.get_running_loop().create_future()
-
-        async def place() -> None:
-            pool = self.fleet.pools.known(POOL)
-            assert pool is not None
-            attempt = attempt_of(pool, descriptor_of(name, **({"head": Head()} if new_session else {})))
-            with_need(attempt, **{"model_revision": revision, "log_tokens": 100, "new_tokens": 100, **need})
-            started.set_result(attempt)
-            await self.placement.place(attempt)
-            self.placed.append(name)
-
-        self.tasks.append(asyncio.create_task(place()))
-        attempt: StepAttempt = await started
-        assert isinstance(await anext(attempt.outbox.events()), Queued)
-        await self.settle()
-        return attempt
-
-    async def settle(self) -> None:
-        for _ in range(50):
-            await asyncio.sleep(0)
+from roost_gateway.step.attempt import Failure
+from waiting_lines import CAPACITY, POOL, Lines
 
 
 @pytest.fixture
@@ -312,37 +200,3 @@ async def test_an_unexpected_error_of_a_whole_line_ends_every_wait_in_it(
 
 def _broken(*_: object) -> None:
     raise ZeroDivisionError
-
-
-def gated(lines: Lines, **pool: Any) -> StepAttempt:
-    """An attempt of the calling task, of a pool with a gate that is closed to it."""
-    document = lines.fleet.pools.known(POOL)
-    assert document is not None
-    session = descriptor_of("held")
-    began = Began(AttemptRef(1, b"n" * 16), 1, session, "", None, 0, gated=True)
-    return with_need(attempt_of(replace(document, has_gate=True, **pool), session, began=began), model_revision="rev-1")
-
-
-async def test_a_step_that_was_held_for_long_is_let_in_also_when_room_is_short_in_the_end() -> None:
-    lines = Lines(Gate())
-    await lines.fleet.read(0)
-    lines.ledger.end_a_step("rev-1", 0)  # so that the step asks again as soon as it waits, and is not held then
-    worker = await lines.placement.place(gated(lines, queue_timeout_seconds=0, max_hold_seconds=0.2))
-    assert worker.worker_id == "rev-1"
-    await lines.placement.aclose()
-
-
-async def test_no_full_queue_refuses_a_step_that_has_passed_the_gate(lines: Lines) -> None:
-    attempt, waiting = gated(lines, queue_limit=1), PoolQueue(POOL)
-    waiting.enter(gated(lines), waiting.line(attempt.line))
-    with pytest.raises(Refused, match="wait already"):
-        waiting.enter(attempt, waiting.line(attempt.line))
-    attempt.passes_gate()
-    waiting.enter(attempt, waiting.line(attempt.line))
-
-
-async def test_a_step_that_was_let_in_need_not_pass_the_gate_again(lines: Lines) -> None:
-    attempt = gated(lines)
-    assert attempt.reservation("rev-1", 100).entry.admission is Admission.GATED
-    attempt.asked(granted=True)
-    assert attempt.reservation("rev-2", 100).entry.admission is Admission.PASSED

@@ -267,7 +267,7 @@ class Placement:
         except Exception as error:  # of this attempt alone: the others of its line go on
             waiting.fail(line, waiter, error)
             return True
-        if waiter.attempt.line != line.name:
+        if worker is None and waiter.attempt.line != line.name:
             waiting.fail(line, waiter, LostLogError())
             return True
         if worker is None:
