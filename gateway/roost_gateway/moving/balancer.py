@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 LEFT_ALONE_SECONDS = 10.0
 """For how long a session is not tried again whose move failed, such as since a step of it came first."""
+NOTHING_TO_DO_SECONDS = 5.0
+"""For how long a worker is not looked at again of which no session can move now, or which another gateway relieves:
+what it has cached of all its sessions is read for it."""
 SLACK_SECONDS = 30.0
 """How much longer than expected a rebuild may take: it gives way to all other work."""
 
@@ -55,7 +58,8 @@ class Balancer:
         """Moves one session. The next reading says whether another one should follow."""
         moves = WorkerMoves(pool, relief.busy, self._gateway, self._store, self._fleet, self._telemetry)
         try:
-            await moves.claimed(lambda: self._move_next(moves, relief))
+            if not await moves.claimed(lambda: self._move_next(moves, relief)):
+                await asyncio.sleep(NOTHING_TO_DO_SECONDS)
         except StoreAwayError:
             log.info("the session store is away: worker %s is not relieved", relief.busy.worker_id)
         except Exception:
@@ -63,16 +67,18 @@ class Balancer:
         finally:
             del self._relieving[relief.busy.start]
 
-    async def _move_next(self, moves: WorkerMoves, relief: Relief) -> None:
+    async def _move_next(self, moves: WorkerMoves, relief: Relief) -> bool:
+        """Returns whether there is a session that can move, whether it does or not."""
         now = time.monotonic()
         self._left_alone = {name: until for name, until in self._left_alone.items() if until > now}
         residents = [each for each in await moves.residents() if each.session_id not in self._left_alone]
         session = next_to_move(residents, relief.idle, time.time_ns() // 1_000_000)
         if session is None:
-            return
+            return False
         seconds = rebuild_seconds(session, relief.idle) + SLACK_SECONDS
         self._left_alone[session.session_id] = now + LEFT_ALONE_SECONDS
         try:
             await moves.move(session, relief.idle, seconds, BALANCE)
         except (RebuildError, Refused) as error:
             log.info("session %s does not move to worker %s: %s", session.session_id, relief.idle.worker_id, error)
+        return True

@@ -5,6 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,15 @@ from gateway_driver import Caller, gateway, publish_pool, step_request
 from redis_servers import RedisServer
 from roost.contract.why import Place
 from roost.store.keys import PoolKeys
+from roost.store.moves import Resident
 from roost.v1 import session_service_pb2 as pb
 from roost.wire_why import why_from_wire
 from roost_gateway.fleet import grace
 from roost_gateway.moving import balance
+from roost_gateway.moving.balancer import Balancer
+from roost_gateway.routing.choice import WorkerState
 from roost_worker.config import EngineConfig
+from routing_oracle import worker_of
 from worker_harness import SECRET, World, scripted_world, worker_config
 
 POOL = worker_harness.POOL
@@ -82,3 +87,36 @@ async def test_a_session_in_pause_leaves_a_worker_at_which_steps_wait(stack: Sta
     served = [why_from_wire(step.why).worker for step in await asyncio.gather(*steps)]
     assert served == ["busy", "busy"], "no session moves under a step"
     assert idle.server.shell.rebuilds.ahead.rebuilt == 0, "it was no rebuild ahead of a return"
+
+
+class NothingToMove:
+    """What the balancer needs of a store and its workers, of which a busy one has no session that can move."""
+
+    def __init__(self) -> None:
+        self.workers = self.moves = self
+        self.reads = 0
+
+    def states(self, pool: str) -> list[WorkerState]:
+        busy = worker_of("busy", waiting=4, running=1, max_running=1, reserved_attempts=5)
+        return [busy, worker_of("idle", max_running=4)]
+
+    async def claim(self, *_: object) -> bool:
+        return True
+
+    async def residents(self, pool: str, worker: str) -> list[Resident]:
+        self.reads += 1
+        return []
+
+
+async def test_the_sessions_of_a_worker_are_not_read_again_at_once_when_none_can_move(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(balance, "PERSIST_SECONDS", 0.0)
+    pool: Any = NothingToMove()
+    balancer = Balancer("gateway", pool, pool, pool)
+    for _ in range(3):
+        balancer.workers_changed(POOL)
+        for _ in range(50):
+            await asyncio.sleep(0)
+    assert pool.reads == 1
+    await balancer.aclose()
