@@ -54,8 +54,9 @@ class Ledger:
     """What admission needs of a store, in memory and without waiting. It is the same for both sides; what a call costs
     in Redis is not in the figures."""
 
-    def __init__(self, records: Any, workers: int) -> None:
-        self._records = records
+    def __init__(self, records: Any, workers: int, *, tells_what: bool) -> None:
+        """`tells_what`: whether messages say what was released, as those of today."""
+        self._records, self._tells_what = records, tells_what
         self._leases = {name: _lease(name) for name in (f"w{number:04}" for number in range(workers))}
         self.held = Counter[str](dict.fromkeys(self._leases, RUNNING))
         self.grace_seconds = 0.0
@@ -92,8 +93,7 @@ class Ledger:
         """One of the worker's steps ends, and every gateway hears of it."""
         self.held[name] -= 1
         held = self.held[name]
-        is_now = self._records.__name__ == "roost.store.records"
-        self.messages.put_nowait(Wake(name, held * STEP_TOKENS, held) if is_now else None)
+        self.messages.put_nowait(Wake(name, held * STEP_TOKENS, held) if self._tells_what else None)
 
     @property
     def names(self) -> Sequence[str]:
@@ -121,7 +121,7 @@ def _lease(name: str) -> WorkerLease:
         model_revision=REVISION,
         capacity_tokens=RUNNING * STEP_TOKENS,
         max_running=2 * RUNNING,
-        prefill_rate=2000.0,
+        prefill_rate=1e6,  # so that no step would rather wait at home, where none ends, than go where one has
         decode_rate=30.0,
     )
 
@@ -224,7 +224,7 @@ class World:
         now = package == "roost_gateway"
         records = importlib.import_module("roost.store.records" if now else f"{package}.store.records")
         self._chance = random.Random(seed)
-        self.ledger = Ledger(records, workers)
+        self.ledger = Ledger(records, workers, tells_what=now)
         self._side: Any = _Now(self.ledger) if now else _Before(package, self.ledger)
         self._placement = self._side.placement
         self._tasks: set[asyncio.Task[Any]] = set()

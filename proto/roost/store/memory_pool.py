@@ -15,7 +15,7 @@ from roost.store.records import CommitRequest, Descriptor, WorkerView
 from roost.store.residency import Residency, warm_field
 from roost.store.rules import RESIDENCY_DELAY_MS, aged_class
 from roost.store.service import MOST_COMPARED, ServiceCounters
-from roost.store.working_set import HELD, IDLE_MS, Admission, Footprint, WorkingSet, is_evicted
+from roost.store.working_set import HELD, IDLE_MS, Admission, Footprint, WorkingSet, is_evicted, is_mostly_lost
 
 Rank = tuple[int, str]
 """Class and time of enqueueing as one number, then the nonce: the lower goes first."""
@@ -208,12 +208,17 @@ class MemoryPool:
             self.observe(session.record.head.length, session.record.head.length - cached_tokens, now)
 
     def count_commit(self, session: MemorySession, request: CommitRequest, now: int) -> None:
-        """Lets a live session pause at the worker that has run its step. Before the step is in its record."""
+        """Lets a live session pause at the worker that has run its step, unless most of its log was computed again.
+        Before the step is in its record."""
         live, entry = self.working_set.live.get(session.short_name), request.entry
         if live is None:
             return
         if live.promised and not session.is_rewritten:
-            self.observe(session.record.head.length, entry.reconstructed_tokens, now)
+            log_tokens, lost_tokens = session.record.head.length, entry.reconstructed_tokens
+            self.observe(log_tokens, lost_tokens, now)
+            if is_mostly_lost(log_tokens, log_tokens - lost_tokens):  # Begin came before residency told
+                self.working_set.remove(session.short_name)
+                return
         needed = session.footprint(entry.head.length, live.footprint.prefix, live.footprint.prefix_tokens)
         self.working_set.put(session.short_name, request.owner, needed, now + IDLE_MS)
 

@@ -55,11 +55,15 @@ if args.thinking == 1 and not holds_thinking(session, d) then
   redis.call('HSET', session.descriptor, 'thinking', text(index))
 end
 local live = mend_live(keys) and read_live(keys, session.name)
-if live then
-  local is_rewritten = tonumber(string.match(d.former, '^(%d+):')) == d.steps -- what is computed again was not evicted
-  if live.promised and not is_rewritten then
-    observe(keys, d.length, tonumber(args.reconstructed), now, args.adapt_ms)
-  end
+local lost = tonumber(args.reconstructed)
+local is_rewritten = tonumber(string.match(d.former, '^(%d+):')) == d.steps -- what is computed again was not evicted
+local counts = live and live.promised and not is_rewritten
+if counts then
+  observe(keys, d.length, lost, now, args.adapt_ms)
+end
+if counts and is_mostly_lost(d.length, d.length - lost) then -- *Begin* came before residency told
+  remove_live(keys, session.name)
+elseif live then
   local needed = footprint_of(session.descriptor, d, tonumber(args.length), live.prefix, live.prefix_tokens)
   put_live(keys, session.name, args.owner, needed, now + WORKING_SET.IDLE_MS, false)
 end
