@@ -15,7 +15,7 @@ from typing import Any
 
 from roost.contract.heads import Head
 from roost.contract.lease import WorkerLease
-from roost.store.entry import GRANTED, Reserved
+from roost.store.entry import Reserved
 from roost.store.store_health import StoreHealth
 from roost.store.wake import Wake
 from roost_gateway.admission.admission_queue import AdmissionQueue
@@ -68,7 +68,7 @@ class Ledger:
         if self.held[reservation.worker_id] >= RUNNING:
             return Reserved(granted=False)
         self.held[reservation.worker_id] += 1
-        return GRANTED
+        return Reserved(granted=True)
 
     async def release(self, reservation: Any) -> None:
         self.calls["release"] += 1
@@ -129,11 +129,13 @@ def _lease(name: str) -> WorkerLease:
 class _Now:
     """The admission of this tree."""
 
+    none_ahead = Ahead(0, 0)
+
     def __init__(self, ledger: Any) -> None:
         self.fleet = Fleet(ledger, [POOL], {})
         self.placement: Any = Placement(ledger, self.fleet)
         self.queue_class: Any = AdmissionQueue
-        self.none_ahead: Any = Ahead(0, 0)
+        self._served: Counter[str] = Counter()
 
     async def read(self) -> None:
         await self.fleet.read(0)
@@ -158,8 +160,11 @@ class _Now:
             pool, session, cached_tokens=log_tokens, tenant=tenant, role=pool.role(f"class-{priority}")
         )
         with_need(attempt, new_tokens=100)
+        self.queue.step_came(tenant, self._served[tenant])
         attempt.output.accept(array("I"))  # an attempt that a worker has begun waits until its deadline
         await self.placement.place(attempt)
+        self._served[tenant] += STEP_TOKENS
+        self.queue.learn(tenant, self._served[tenant])
 
     def close(self) -> None:
         """Nothing was changed for the measurement."""
@@ -167,6 +172,8 @@ class _Now:
 
 class _Before:
     """The admission of an older commit, whose modules lie in one folder."""
+
+    none_ahead = 0
 
     def __init__(self, package: str, ledger: Any) -> None:
         def module(name: str) -> Any:
@@ -177,7 +184,6 @@ class _Before:
         self._workers = module("workers").Workers(ledger, [POOL])
         self.placement = module("placement").Placement(ledger, self._workers)
         self.queue_class = module("admission").AdmissionQueue
-        self.none_ahead = 0
         self.evaluations = 0
         weigh = self._routing._weigh
 
@@ -208,6 +214,7 @@ class _Before:
         ask = self._ask(self._workers.view(POOL), held, need, tenant, priority, True, deadline)
         ask.started = True  # waits until its deadline
         await self.placement.place(ask, lambda _: None)
+        self.queue.started(tenant)
 
 
 class World:
@@ -275,12 +282,10 @@ class World:
     async def _place(self) -> None:
         self._asked += 1
         session_id, tenant, priority = f"{POOL}/{self._asked:026}", f"tenant-{self._asked % 10}", self._asked % 3
-        queue = self._side.queue
         await self._side.place(
             session_id, tenant, priority, self._chance.randrange(100, 700), self._chance.choice(self.ledger.names)
         )
         self.admitted += 1
-        queue.started(tenant)
 
     def _pumping(self) -> bool:
         lines = self._side.pool_queue.lines.values() if self._asked else ()

@@ -23,6 +23,10 @@ def rebuilt(cause: RebuildCause | None, eviction: KvEviction | None = None) -> W
         (Why(cached_tokens=512), "the session's first step, 512 tokens of its prompt cached"),
         (Why(log_tokens=20480, cached_tokens=20479), "none of 20,480 tokens rebuilt"),
         (
+            Why(log_tokens=20480, cached_tokens=20479, ahead_tokens=4096),
+            "none of 20,480 tokens rebuilt; 4,096 had been rebuilt ahead of it",
+        ),
+        (
             Why(
                 Wait(1.23, 3, 0, WaitReason.LINE),
                 "w1",

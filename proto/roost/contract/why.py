@@ -111,12 +111,16 @@ class Why:
     """None when no tokens were computed again."""
     eviction: KvEviction | None = None
     """The worker's eviction, when it is the cause."""
+    ahead_tokens: int = 0
+    """Of the cached tokens, those that had been evicted and were rebuilt ahead of the step."""
 
     @property
     def line(self) -> str:
         """The facts as one line of ASCII, such as `waited 1.2 s behind 3 continuations; 4,096 of 20,480 tokens rebuilt:
         evicted 41 s ago for another session's growth (LRUSparingHeld, 0.5 s to rebuild)`."""
-        return "; ".join(part for part in (_waited(self.wait), _ran(self), _rebuilt(self)) if part)
+        return "; ".join(
+            part for part in (_waited(self.wait), _ran(self), _rebuilt(self), _rebuilt_ahead(self)) if part
+        )
 
 
 WAITED_FOR = {
@@ -170,6 +174,10 @@ def _rebuilt(why: Why) -> str:
         return f"none of {why.log_tokens:,} tokens rebuilt"
     cause = _cause(why)
     return f"{why.rebuilt_tokens:,} of {why.log_tokens:,} tokens rebuilt" + (f": {cause}" if cause else "")
+
+
+def _rebuilt_ahead(why: Why) -> str:
+    return f"{why.ahead_tokens:,} had been rebuilt ahead of it" if why.ahead_tokens else ""
 
 
 def _cause(why: Why) -> str:

@@ -47,7 +47,7 @@ def test_the_simulator_says_what_the_engine_does(population: int, pressure: floa
     settings = WorkerSettings(kv_tokens, BLOCK, MAX_RUNNING, COSTS, context_tokens=CONTEXT, host_tokens=host_tokens)
     rounds: list[tuple[Figures, Figures]] = []
     for seed in range(3):
-        engine = EngineOnVirtualTime(COSTS, kv_tokens, BLOCK, CONTEXT, MAX_RUNNING, host_tokens)
+        engine = EngineOnVirtualTime(COSTS, kv_tokens, BLOCK, CONTEXT, MAX_RUNNING, host_tokens=host_tokens)
         real = engine.run(generate(parameters, seed), population, steps)
         loop = ClosedLoop(generate(parameters, seed), population)
         simulated = Simulation(Fleet(1, settings, reserves=False), policy_factory(settings), loop).run(steps)
