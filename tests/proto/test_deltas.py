@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from roost import Delta, Deltas, Event, RetryConfig, Started, _step, _transport, errors
+from roost import Delta, Deltas, Event, RetryConfig, Sampling, Started, _step, _transport, errors
 from roost.sync import SyncClient
 from roost.testing import FakeGateway
 from roost.v1 import session_service_pb2 as pb
@@ -36,6 +36,14 @@ async def test_only_who_iterates_gets_deltas_by_default() -> None:
         assert (await session.run("hello")).text == REPLY
         assert len(_deltas([event async for event in session.step("hello")])) > 1
         assert [request.deltas for request in fake.step_requests] == [pb.DELTAS_NONE, pb.DELTAS_INTERVAL]
+
+
+async def test_log_probabilities_come_before_the_commit_since_they_are_not_stored() -> None:
+    async with FakeGateway(lambda _: REPLY) as fake:
+        session = await (await fake.connect()).open()
+        await session.run("hello", logprobs=1)
+        await session.run("hello", sampling=Sampling(logprobs=0))
+        assert [request.deltas for request in fake.step_requests] == [pb.DELTAS_INTERVAL] * 2
 
 
 def test_blocking_calls_ask_as_the_others_do() -> None:
