@@ -92,6 +92,17 @@ async def test_the_first_token_wakes_the_reader_and_what_follows_lets_it_sleep()
     assert not await is_awake(attempt)
 
 
+async def test_output_gathers_too_after_a_read_that_nothing_was_awaited_for():
+    """As the first one of a stream that takes an attempt over."""
+    attempt = running(NEVER)
+    attempt.take([1])
+    assert attempt.next_slice(attempt.reader).text == "x"
+    attempt.take([2])
+    assert not await is_awake(attempt)
+    attempt.finish("stop")
+    assert await is_awake(attempt)
+
+
 @pytest.mark.parametrize("end", [lambda attempt: attempt.finish("stop"), lambda attempt: attempt.end(Ending.FENCED)])
 async def test_the_end_of_an_attempt_wakes_the_reader_at_once(end):
     attempt = running(NEVER)
