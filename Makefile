@@ -49,7 +49,7 @@ $(READY): $(LOCK) pyproject.toml
 up: venv ## Run a pool on this machine (SAMPLE=file.yaml)
 	$(BIN)/roost up -f $(SAMPLE)
 
-demo: venv ## Agents on a real model while workers, gateways and Redis are killed
+demo: venv ## Agents on a real model while workers, gateways and Redis are killed, then a spike
 	@$(BIN)/roost demo
 
 test: check test-only ## Everything: `check`, then unit and integration tests (PYTEST=arguments)

@@ -24,6 +24,7 @@ import gc
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count, cycle
 from pathlib import Path
@@ -131,17 +132,25 @@ def tickets() -> Iterator[Ticket]:
 def admission_cell(waiting: int) -> dict[str, Any]:
     """The line keeps its length: each step that is admitted makes room for the next."""
     queue, arrivals = AdmissionQueue(), tickets()
+    served: Counter[str] = Counter()
+
+    def arrive() -> Ticket:
+        ticket = next(arrivals)
+        queue.step_came(ticket.tenant, served[ticket.tenant])
+        queue.push(ticket, waiting + 1)
+        return ticket
+
     for _ in range(waiting):
-        queue.push(next(arrivals), waiting + 1)
+        arrive()
 
     def decide() -> None:
-        ticket = next(arrivals)
-        queue.push(ticket, waiting + 1)
+        ticket = arrive()
         first = queue.first("", ticket.enqueued)
         assert first is not None, "steps wait"
         queue.admit(first, ticket.enqueued)
-        queue.started(first.tenant)
-        queue.ended(first.tenant)
+        served[first.tenant] += 1
+        queue.learn(first.tenant, served[first.tenant])
+        queue.step_left(first.tenant)
 
     return microseconds(decide)
 

@@ -7,13 +7,13 @@ import pytest
 
 from roost.contract.heads import AttemptRef
 from roost.contract.refused import Refused
-from roost.store.entry import GRANTED, Reserved
+from roost.store.entry import Reserved
 from roost.store.records import Began, Reservation
 from roost.store.working_set import Admission
 from roost_gateway.step.attempt import StepAttempt
 from roost_gateway.step.lines import PoolQueue
 from step_attempts import attempt_of, descriptor_of, with_need
-from waiting_lines import POOL, Ledger, Lines
+from waiting_steps import POOL, Ledger, Lines
 
 
 class Gate(Ledger):
@@ -22,7 +22,7 @@ class Gate(Ledger):
     async def reserve(self, reservation: Reservation) -> Reserved:
         self.asked.append((reservation.session_id, reservation.worker_id))
         if reservation.entry.admission is Admission.PASSED:
-            return GRANTED
+            return Reserved(granted=True)
         return Reserved(granted=False, held=len(self.asked) == 1)
 
 
@@ -31,7 +31,7 @@ class OpenGate(Ledger):
 
     async def reserve(self, reservation: Reservation) -> Reserved:
         self.asked.append((reservation.session_id, reservation.worker_id))
-        return Reserved(granted=False, held=True) if len(self.asked) == 1 else GRANTED
+        return Reserved(granted=False, held=True) if len(self.asked) == 1 else Reserved(granted=True)
 
 
 @pytest.fixture

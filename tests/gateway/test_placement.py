@@ -1,6 +1,5 @@
 """Which lines a release wakes, and what a waiting step asks of the store."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ from roost.contract.refused import Refused
 from roost.store.records import WorkerView
 from roost.store.wake import Wake
 from roost_gateway.step.attempt import Failure
-from waiting_lines import CAPACITY, POOL, Lines
+from waiting_steps import CAPACITY, POOL, Lines
 
 
 @pytest.fixture
@@ -22,10 +21,7 @@ async def lines() -> AsyncIterator[Lines]:
     lines = Lines()
     await lines.fleet.read(0)
     yield lines
-    for task in lines.tasks:
-        task.cancel()
-    await asyncio.gather(*lines.tasks, return_exceptions=True)
-    await lines.placement.aclose()
+    await lines.aclose()
 
 
 async def test_a_release_wakes_only_those_whom_that_worker_can_serve(lines: Lines) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from roost import FinishReason, Head, LoggedStep, Message, MessageRole, Sampling, Usage
 from roost.contract.loghash import extend, pack_ids
 from roost_operator.demo.journal import Findings, Journal, Receipt, compare
-from roost_operator.demo.report import DemoResult, conclusion, percentile, report
+from roost_operator.demo.report import DemoResult, SpikeResult, conclusion, percentile, report
 from roost_operator.demo.verify import Verification
 
 SESSION = "n/p/" + "0" * 26
@@ -57,6 +57,7 @@ def receipt(step: LoggedStep, **changes: object) -> Receipt:
         failovers_gateway=0,
         ttft_ms=5.0,
         queue_ms=1,
+        held=False,
     )
     return replace(noted, **changes)  # type: ignore[arg-type]
 
@@ -120,6 +121,19 @@ def test_a_log_whose_hash_does_not_follow_is_wrong(tmp_path: Path) -> None:
     assert "hash does not follow" in fault
 
 
+def spike(*receipts: Receipt, **changes: object) -> SpikeResult:
+    whole = SpikeResult(
+        agents=1,
+        steps_planned=len(receipts),
+        steps_sent=len(receipts),
+        receipts=receipts,
+        findings=Findings(),
+        return_seconds=6.25,
+        hold_limit_seconds=60.0,
+    )
+    return replace(whole, **changes)  # type: ignore[arg-type]
+
+
 def result(*receipts: Receipt, **changes: object) -> DemoResult:
     whole = DemoResult(
         sessions=1,
@@ -133,6 +147,7 @@ def result(*receipts: Receipt, **changes: object) -> DemoResult:
         killed=("worker", "gateway", "redis"),
         bfloat16={},
         stage_seconds={"start": 1.0, "agents": 2.5},
+        spike=spike(),
     )
     return replace(whole, **changes)  # type: ignore[arg-type]
 
@@ -169,11 +184,56 @@ def test_anything_amiss_fails_the_demo() -> None:
     assert report(unanswered)["steps_lost"] == 1
 
 
+def test_the_report_says_how_the_spike_went() -> None:
+    first, second = log((3,), (5,))
+    waited = (receipt(first, queue_ms=9_000), receipt(second, queue_ms=4_000, held=True, reconstructed_tokens=7))
+    document = report(result(receipt(first), spike=spike(*waited)))
+    assert document["passed"]
+    assert document["spike"] == {
+        "passed": True,
+        "agents": 1,
+        "steps_committed": 2,
+        "steps_lost": 0,
+        "steps_doubled": 0,
+        "steps_wrong": 0,
+        "steps_held": 1,
+        "reconstructed_tokens": 7,
+        "return_seconds": 6.2,
+        "longest_wait_seconds": 9.0,
+        "longest_hold_seconds": 4.0,
+        "hold_limit_seconds": 60.0,
+    }
+    assert "1 agents returned at once and waited 9.0 s at most" in conclusion(document)
+
+
+def test_anything_amiss_in_the_spike_fails_the_demo() -> None:
+    (step,) = log((3,))
+    lost_and_wrong = Findings(lost=("x",), wrong=("y", "z"))
+    cases = (
+        (spike(receipt(step), findings=Findings(doubled=("x",))), "1 doubled in the spike"),
+        (spike(receipt(step), findings=lost_and_wrong), "1 lost in the spike, 2 wrong in the spike"),
+        (spike(receipt(step), steps_planned=2), "1 lost in the spike"),
+        (spike(receipt(step), steps_planned=2, steps_sent=2), "not every agent of the spike had its answer"),
+        (spike(receipt(step, queue_ms=66_000, held=True)), "a step was held for 66.0 s in the spike"),
+    )
+    for failed, fault in cases:
+        document = report(result(receipt(step), spike=failed))
+        assert not document["passed"]
+        assert not document["spike"]["passed"]
+        assert conclusion(document) == f"Failed: 1 steps of 1 sessions are committed; {fault}."
+
+
+def test_only_waits_at_the_gate_are_bounded_by_the_longest_hold() -> None:
+    (step,) = log((3,))
+    assert spike(receipt(step, queue_ms=66_000)).passed
+    assert spike(receipt(step, queue_ms=64_000, held=True)).passed
+
+
 def test_the_conclusion_names_every_fault() -> None:
     (step,) = log((3,))
     assert conclusion(report(result(receipt(step)))) == (
         "Passed: 1 steps of 1 sessions are committed, none lost, doubled or changed; "
-        "each of the 1 tokens is the oracle's choice."
+        "each of the 1 tokens is the oracle's choice; 1 agents returned at once and waited 0.0 s at most."
     )
     inexact = replace(EXACT, token_exact=False)
     findings = Findings(lost=("x",), wrong=("y", "z"))

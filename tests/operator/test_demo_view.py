@@ -51,6 +51,18 @@ def test_everything_is_shown() -> None:
         assert word in text
 
 
+def test_the_agents_of_the_spike_are_one_line() -> None:
+    scene = Scene()
+    phases = (Phase.WAITING, Phase.WAITING, Phase.STREAMING, Phase.DONE)
+    for number, phase in enumerate(phases):
+        name = f"spike-{number}"
+        scene.crowd[name] = AgentState(name, "reviewer", 0, phase=phase, longest_wait=1.5 * number)
+    text = shown(scene)
+    assert "Spike: 4 agents · 2 waiting, 1 streaming, 1 done · longest wait 4.5 s" in text
+    assert "spike-0" not in text
+    assert "0/0 steps" in text
+
+
 def test_an_empty_scene_can_be_shown() -> None:
     assert "no sessions yet" in shown(Scene())
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from roost.contract.pool_document import DEFAULT_MAX_HOLD_SECONDS, DEFAULT_QUEUE_TIMEOUT_SECONDS
-from roost.store.working_set import IDLE_MS, Footprint, WorkingSet, footprint, is_evicted
+from roost.store.working_set import IDLE_MS, Footprint, WorkingSet, footprint, is_evicted, is_mostly_lost
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.simulator.job import Job
 
@@ -108,10 +108,14 @@ class WorkingSetGate:
         self.working_set.put(job.session, job.worker, _footprint(job), _ms(now) + IDLE_MS, promised=promised)
 
     def ended(self, job: Job, now: float) -> None:
-        """A step that runs renews its session's time; one that has ended begins it."""
+        """A step that runs renews its session's time; one that has ended begins it, or ends it if it has computed most
+        of its log again."""
         live = self.working_set.live.get(job.session)
         if live is not None and live.promised:
             self._observe(job, job.cached_tokens, now)
+            if is_mostly_lost(job.kept_tokens, job.cached_tokens):
+                self.working_set.remove(job.session)
+                return
         self.working_set.put(job.session, job.worker, _footprint(job), _ms(now) + IDLE_MS)
 
     def session_ended(self, session: str) -> None:

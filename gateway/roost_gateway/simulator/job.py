@@ -34,6 +34,8 @@ class Job:
     """Whether its session was live, and too much of the log was evicted while it waited."""
     worker: str = ""
     reserved_tokens: int = 0
+    charged: int = 0
+    """What its tenant's counter was raised by when it was placed."""
     placed: float = 0.0
     """When a worker was chosen."""
     expected_tokens: int = 0

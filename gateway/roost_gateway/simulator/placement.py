@@ -1,10 +1,10 @@
 """The simulated gateways: give each step its worker, or let it wait. Pure.
 
 What is decided, production's classes decide: `WorkerIndex` and `choice` where a step goes, `AdmissionQueue` who waits
-and who is next, `roost.store.working_set` which sessions are let in. This module is the ledger between them, as
-`proto/roost/store/scripts` keeps it in Redis: a reservation per running step, and the rule that nobody passes a step
-that waits. Each gateway has a queue of its own, and the first of each is in the ledger's line. Workers' figures are
-always up to date here, where a gateway reads them twice a second.
+and who is next, `roost.store.service` whose tenant has had the least, `roost.store.working_set` which sessions are let
+in. This module is the ledger between them, as `proto/roost/store/scripts` keeps it in Redis: a reservation per running
+step, and the rule that nobody passes a step that waits. Each gateway has a queue of its own, and the first of each is
+in the ledger's line. Workers' figures are always up to date here, where a gateway reads them twice a second.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,13 +12,14 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from roost.contract.lease import WorkerLease
-from roost.store.records import AGING_SECONDS
+from roost.store.rules import AGING_SECONDS
 from roost.store.working_set import HELD
-from roost_gateway.admission.admission_queue import AdmissionQueue, step_class
+from roost_gateway.admission.admission_queue import AdmissionQueue, QueueFullError, step_class
 from roost_gateway.admission.waiting_line import Ticket
 from roost_gateway.routing import gate as routing_gate
 from roost_gateway.routing.choice import Choice, Room, StepNeed, WorkerState, offers, ring_place, standing
 from roost_gateway.routing.worker_index import WorkerIndex
+from roost_gateway.simulator.fairness import Fairness
 from roost_gateway.simulator.gates import Gate
 from roost_gateway.simulator.job import Job
 
@@ -48,16 +49,16 @@ class Placement:
         self,
         leases: Iterable[WorkerLease],
         held: Callable[[Job], None],
-        gate: Gate | None = None,
-        gateways: int = 1,
+        gate: Gate | None,
+        gateways: int,
+        fairness: Fairness,
     ) -> None:
         """`held` is called with a job that is held after it has waited for room."""
         self._index = WorkerIndex(map(WorkerState, leases))
         self._queues = [AdmissionQueue() for _ in range(gateways)]
         self._waiting: dict[Ticket, Job] = {}
-        self._first_since: dict[Ticket, float] = {}
-        """Since when steps are in the ledger's line."""
         self.gate, self._held = gate, held
+        self._fairness = fairness
         self.held = 0
         """How many steps wait at the gate."""
 
@@ -73,23 +74,40 @@ class Placement:
         """
         if self.gate is not None and not job.forced:
             job.held = not self.gate.passes(job, home.worker_id, home.cached_tokens + home.warm_tokens, now)
+        self._fairness.comes(job, now)
+        self._queue_of(job).step_came(job.tenant, self._fairness.counter(job.tenant))
         none_before = not self._waiting if job.held else self.waiting == self.held
         if none_before and self._reserve_now(job, home, now):
             self._placed(job, now)
             return True
-        self._queue(job, now)
+        try:
+            self._queue(job, now)
+        except QueueFullError:
+            self._go(job, now)
+            raise
         return False
 
-    def give_up(self, job: Job) -> float:
+    def give_up(self, job: Job, now: float) -> float:
         """Take a job out of the line. Return after how many seconds its client should try again."""
-        assert job.ticket is not None, "a job gives up that does not wait"
-        self._queue_of(job).remove(job.ticket)
-        self._leave(job)
+        self._take_out(job)
+        self._go(job, now)
         return self._queue_of(job).retry_seconds()
 
-    def release(self, job: Job, waiting: int) -> None:
+    def _take_out(self, job: Job) -> None:
+        assert job.ticket is not None, "a job is taken out that does not wait"
+        self._queue_of(job).remove(job.ticket)
+        self._leave(job)
+
+    def _go(self, job: Job, now: float) -> None:
+        """Forget a job that waits no longer, and was given no worker."""
+        self._fairness.leaves(job, now)
+        self._queue_of(job).step_left(job.tenant)
+
+    def release(self, job: Job, waiting: int, now: float) -> None:
         """Give back what a job that has ended had reserved. `waiting` is how many jobs wait at its worker now."""
-        self._queue_of(job).ended(job.tenant)
+        self._fairness.ends(job, now)
+        self._queue_of(job).learn(job.tenant, self._fairness.counter(job.tenant))
+        self._queue_of(job).step_left(job.tenant)
         state = self._index.states[job.worker]
         lease = state.lease if state.lease.waiting == waiting else replace(state.lease, waiting=waiting)
         self._put(lease, state.reserved_tokens - job.reserved_tokens, state.reserved_attempts - 1)
@@ -108,7 +126,7 @@ class Placement:
         `looks` says that it is time to look at held steps.
         """
         while (job := self._next(now, looks=looks)) is not None and self._has_lost_log(job, home_of(job), now):
-            self.give_up(job)
+            self._take_out(job)
             job.held, job.lost_log = True, True
             self._queue(job, now)
             self._held(job)
@@ -148,10 +166,24 @@ class Placement:
         return self._queues[ring_place(job.session) % len(self._queues)]
 
     def _first(self, line: str, now: float) -> Ticket | None:
-        """The first of the ledger's line: of the first steps of all gateways, by class and by when they came first."""
-        firsts = [first for queue in self._queues if (first := queue.first(line, now)) is not None]
-        self._first_since = {first: self._first_since.get(first, now) for first in firsts}
-        return min(firsts, key=lambda first: first.priority * AGING_SECONDS + self._first_since[first], default=None)
+        """The first of the ledger's line: of the first steps of all gateways, by class, by their tenants' counters, and
+        by when they came."""
+        firsts = [first for queue in self._queues if (first := self._first_of(queue, line, now)) is not None]
+        return min(firsts, key=lambda first: self._place(first, now), default=None)
+
+    def _first_of(self, queue: AdmissionQueue, line: str, now: float) -> Ticket | None:
+        """The first step of a gateway, once the ledger's answers have corrected the counters that it knows."""
+        first = queue.first(line, now)
+        while first is not None:
+            queue.learn(first.tenant, self._fairness.counter(first.tenant))
+            before, first = first, queue.first(line, now)
+            if first is before:
+                break
+        return first
+
+    def _place(self, first: Ticket, now: float) -> tuple[int, int, float]:
+        level, _ = first.level(now)
+        return level, self._fairness.counter(first.tenant), first.priority * AGING_SECONDS + first.enqueued
 
     def _smallest(self) -> Ticket | None:
         return min(self._waiting, key=lambda ticket: self._waiting[ticket].total_tokens, default=None)
@@ -208,6 +240,7 @@ class Placement:
         if job.held_since is not None and not job.forced:
             job.held_seconds = max(job.held_seconds, now - job.held_since)
         job.held = False
-        self._queue_of(job).started(job.tenant)
+        self._fairness.reserves(job, now)
+        self._queue_of(job).learn(job.tenant, self._fairness.counter(job.tenant))
         if self.gate is not None:
             self.gate.reserved(job, now)

@@ -13,6 +13,7 @@ from roost_gateway.admission.admission_queue import QueueFullError
 from roost_gateway.routing.choice import TYPICAL_STEP_TOKENS
 from roost_gateway.simulator.arrivals import Arrivals, Start
 from roost_gateway.simulator.clock import Clock
+from roost_gateway.simulator.fairness import Fairness, VirtualTime
 from roost_gateway.simulator.figures import Figures, Report
 from roost_gateway.simulator.gates import Gate
 from roost_gateway.simulator.history import History
@@ -42,6 +43,8 @@ class Fleet:
     refuses_held: bool = False
     """Whether a step that was held for as long as it may be is refused; otherwise it passes."""
     gateways: int = 1
+    fairness: Callable[[], Fairness] = VirtualTime
+    """Makes what orders the steps of one class by their tenants."""
     reserves: bool = True
     """Whether steps wait at the gateway until they can reserve what they need; else all wait at workers."""
 
@@ -96,7 +99,7 @@ class Simulation:
         self._refuses_held = fleet.refuses_held
         self._looks = False
         """Whether the next look at held steps is planned."""
-        self._placement = Placement(leases, self._hold, self._gate, fleet.gateways)
+        self._placement = Placement(leases, self._hold, self._gate, fleet.gateways, fleet.fairness())
         self.workers = {
             lease.worker_id: SimulatedWorker(lease.worker_id, fleet.settings, policy(self._returns)) for lease in leases
         }
@@ -224,7 +227,7 @@ class Simulation:
         """Let a job pass, or refuse it, that has been held for as long as it may be."""
         if job.ticket is not ticket or job.held_since is None:
             return
-        retry_seconds = self._placement.give_up(job)
+        retry_seconds = self._placement.give_up(job, self._clock.now)
         job.held_seconds = max(job.held_seconds, self._clock.now - job.held_since)
         if self._refuses_held:
             job.held_since = None
@@ -249,7 +252,7 @@ class Simulation:
 
     def _time_out(self, job: Job, ticket: object) -> None:
         if job.ticket is ticket:
-            self._refuse(job, self._placement.give_up(job))
+            self._refuse(job, self._placement.give_up(job, self._clock.now))
 
     def _refuse(self, job: Job, retry_seconds: float) -> None:
         self._figures.refusals += 1
@@ -303,7 +306,7 @@ class Simulation:
         if not ended:
             return
         for job in ended:
-            self._placement.release(job, worker.waiting)
+            self._placement.release(job, worker.waiting, now)
         if self._placement.waiting:
             self._clock.at(now, self._admit_waiting)
 

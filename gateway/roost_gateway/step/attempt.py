@@ -15,6 +15,7 @@ from roost.contract.refused import Refused
 from roost.contract.why import KvEviction, Place, Wait
 from roost.store.records import Began, Descriptor, Reservation
 from roost.store.residency import Residency
+from roost.store.service import NOTHING_DONE, Done
 from roost.store.working_set import HELD
 from roost_gateway.routing.choice import StepNeed, WorkerState
 from roost_gateway.step.call import StepCall
@@ -114,6 +115,8 @@ class StepAttempt:
         """A newer attempt has taken the step over."""
         self.began_at = time.monotonic()
         self._asked_at: float | None = None
+        self._waits_since: float | None = None
+        """Since when it has waited in lines; None while it is in none."""
         self._lost_tokens = 0
         """Of the log, as the store has yet to hear."""
         self._busy: dict[str, float] = {}
@@ -145,6 +148,12 @@ class StepAttempt:
     @property
     def priority(self) -> int:
         return self.call.priority(continuation=self.continuation)
+
+    @property
+    def done(self) -> Done:
+        """What a worker has computed so far. A prompt that was accepted counts as if it had an output."""
+        output = self.output
+        return Done(len(output.prompt_ids), max(1, len(output.ids))) if output.accepted else NOTHING_DONE
 
     @property
     def has_begun(self) -> bool:
@@ -208,6 +217,7 @@ class StepAttempt:
             lease_ms=LEASE_TTL_MS,
             revision=self.need.model_revision,
             entry=self.call.entry(passed=not self.is_gated),
+            waited_ms=0 if self._waits_since is None else int((time.monotonic() - self._waits_since) * 1000),
             lost_tokens=self._lost_tokens,
         )
 
@@ -220,7 +230,11 @@ class StepAttempt:
         """Notes that the store was asked for room, and gave it, or else a place among its waiters."""
         self.registered, self._asked_at, self._lost_tokens = not granted, time.monotonic(), 0
         if granted:
-            self.is_gated = False  # its session is live now
+            self.is_gated, self._waits_since = False, None  # its session is live now
+
+    def enters_line(self, since: float) -> None:
+        """Notes that it waits in a line, and has waited since then."""
+        self._waits_since = since
 
     def lost_log(self, tokens: int) -> None:
         """Notes that its session is not live any more, since `tokens` of the log were evicted while it waited."""

@@ -2,9 +2,10 @@
 
 A line holds the attempts of one pool that need the same revision of its model, so that the same workers can serve them.
 It is named by that revision; the line without a name holds attempts that any worker can serve. The store keeps the same
-lines across gateways, by class, first come first served; within a gateway `AdmissionQueue` orders a line. The two
-orders agree because only the first attempt of a gateway's line is among the store's waiters: it is of the best class
-that waits in this gateway, so no other attempt here would be served earlier by the store.
+lines across gateways, by class, then by the tenants' counters, then first come first served; within a gateway
+`AdmissionQueue` orders a line. The two orders agree because only the first attempt of a gateway's line is among the
+store's waiters: it is of the best class that waits in this gateway, so no other attempt here would be served earlier by
+the store. What other gateways change of a counter comes with the store's answer, and another attempt may then be first.
 
 A line is woken by what its attempts may use: room at a worker of its revision, a place given up before its first
 attempt, or, twice a second, a new reading of the workers. Only its first attempt is then looked at.
@@ -50,21 +51,21 @@ class Placement:
 
     @contextmanager
     def counting(self, attempt: StepAttempt) -> Iterator[None]:
-        """Counts a running attempt against its tenant's share during the block, whether it waited or not."""
+        """Keeps the counter of the attempt's tenant during the block, whether it waits or not."""
         queue, tenant = self._pool_queue(attempt.pool.pool).queue, attempt.call.tenant
-        queue.started(tenant)
+        queue.step_came(tenant, attempt.began.counter)
         try:
             yield
         finally:
-            queue.ended(tenant)
+            queue.step_left(tenant)
+
+    def learn_counter(self, attempt: StepAttempt, counter: int) -> None:
+        """Takes the counter of an attempt's tenant as the store answered it."""
+        self._pool_queue(attempt.pool.pool).queue.learn(attempt.call.tenant, counter)
 
     def waiting(self) -> list[tuple[float, dict[str, str]]]:
         """Lengths of the queues with their labels, as a gauge reads them."""
-        return [
-            (count, {"pool": waiting.pool, "class": name})
-            for waiting in self._queues.values()
-            for name, count in waiting.queue.waiting_by_class()
-        ]
+        return [length for waiting in self._queues.values() for length in waiting.lengths()]
 
     def any_waits(self, pool: str) -> bool:
         """Whether a step of the pool waits for room in this gateway."""
@@ -72,11 +73,7 @@ class Placement:
 
     def held(self) -> list[tuple[str, int, int]]:
         """Pool, steps and tokens of what the gate holds in this gateway."""
-        return [
-            (waiting.pool, len(needs), sum(needs))
-            for waiting in self._queues.values()
-            for needs in [[waiter.attempt.need.tokens for waiter in waiting.held()]]
-        ]
+        return [waiting.held() for waiting in self._queues.values()]
 
     async def aclose(self) -> None:
         tasks = [waiting.listener for waiting in self._queues.values()]
@@ -195,6 +192,7 @@ class Placement:
         line, live_tokens = self._pool_queue(pool).line(attempt.line), attempt.need.gate_tokens * attempt.is_gated
         answer = await self._store.reserve(attempt.reservation(worker_id, choice.tokens))
         attempt.asked(granted=answer.granted)
+        self.learn_counter(attempt, answer.counter)
         if answer.granted:
             missing = attempt.need.missing_at(worker_id)
             self._workers.note_reserved(pool, worker_id, choice.tokens, live_tokens, missing)
@@ -271,7 +269,7 @@ class Placement:
             waiting.fail(line, waiter, LostLogError())
             return True
         if worker is None:
-            return False
+            return self._first(waiting, line) is not waiter  # its tenant has had more than was known here
         waiting.queue.admit(waiter.ticket, time.monotonic())
         waiting.leave(line, waiter)
         waiter.admit(worker)

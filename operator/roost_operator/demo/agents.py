@@ -1,20 +1,14 @@
 """The demo's agents: each asks, lets the model call a tool, runs it while the session is on hold, and goes on."""
 
 import asyncio
-import time
 from dataclasses import dataclass
 
 from roost import (
     Client,
-    Committed,
-    Delta,
-    Format,
     Message,
-    Restarted,
     RoostError,
     Sampling,
     Session,
-    Started,
     Tool,
     ToolCall,
     ToolChoice,
@@ -22,13 +16,13 @@ from roost import (
     tool_result,
     user,
 )
-from roost_operator.demo.journal import Journal, Receipt
+from roost_operator.demo.journal import Journal
+from roost_operator.demo.recorder import Recorder
 from roost_operator.demo.scene import AgentState, Phase, Scene
 from roost_operator.demo.tools import CALCULATE, COUNT, EXPECTED_SECONDS, READ, SEARCH, Toolbox
 
 CALL_TOKENS = 40
 TEXT_TOKENS = 32
-STEP_SECONDS = 240.0
 CALL = ToolChoice(ToolChoiceMode.REQUIRED)
 TEXT = ToolChoice(ToolChoiceMode.NONE)
 
@@ -102,7 +96,7 @@ class Agent:
         self.session: Session | None = None
         self._client = client
         self._toolbox = toolbox
-        self._journal = journal
+        self._recorder = Recorder(self.state, part.sampling, journal, scene)
         self._scene = scene
         scene.agents[part.name] = self.state
 
@@ -116,17 +110,18 @@ class Agent:
             self._scene.tell(f"{self.part.name} gave up: {error}")
 
     async def _play(self) -> None:
-        part = self.part
+        part, step = self.part, self._recorder.step
         self.session = await self._client.open(
             role=part.role, system=part.system, tools=part.tools, task="demo", request_id=f"demo-{part.name}"
         )
         self.state.session_id = self.session.id
         for number, question in enumerate(part.questions):
-            calls = await self._step(self.session, 3 * number, [user(question)], CALL)
+            calls = await step(self.session, 3 * number, [user(question)], CALL_TOKENS, CALL)
             results = await self._use_tools(self.session, calls, evict=part.evict_after == number)
-            await self._step(self.session, 3 * number + 1, results, TEXT)
+            await step(self.session, 3 * number + 1, results, TEXT_TOKENS, TEXT)
             if number + 1 < len(part.questions):
-                await self._step(self.session, 3 * number + 2, [user(_MORE)], TEXT)
+                await step(self.session, 3 * number + 2, [user(_MORE)], TEXT_TOKENS, TEXT)
+        await self.session.close()
 
     async def _use_tools(self, session: Session, calls: tuple[ToolCall, ...], *, evict: bool) -> list[Message]:
         """Run the calls while the session is on hold."""
@@ -147,48 +142,3 @@ class Agent:
             return self._toolbox.run(call.name, call.arguments)
         except ValueError as error:
             return f"error: {error}"
-
-    async def _step(self, session: Session, number: int, messages: list[Message], form: Format) -> tuple[ToolCall, ...]:
-        """Run a step; the journal has it before it is sent and after it is committed."""
-        state, step_id = self.state, f"{self.part.name}-{number}"
-        self._journal.send(session.id, step_id)
-        state.phase, state.step_tokens, state.text = Phase.WAITING, 0, ""
-        step = session.step(
-            messages,
-            step_id=step_id,
-            format=form,
-            sampling=self.part.sampling,
-            max_tokens=CALL_TOKENS if form is CALL else TEXT_TOKENS,
-            deadline=STEP_SECONDS,
-        )
-        begin, first, starts = time.monotonic(), 0.0, 0
-        ids: list[int] = []
-        async for event in step:
-            if isinstance(event, Started):
-                starts += 1
-                state.worker = event.worker
-            elif isinstance(event, Restarted):
-                ids.clear()
-                state.text = ""
-                self._scene.tell(f"{self.part.name} restarted: {event.reason}")
-            elif isinstance(event, Delta):
-                first = first or time.monotonic()
-                ids.extend(event.token_ids)
-                state.phase, state.step_tokens = Phase.STREAMING, len(ids)
-                state.text += event.text
-            elif isinstance(event, Committed):
-                waited = 1000 * ((first or time.monotonic()) - begin)
-                self._receive(session, event, tuple(ids), waited, starts, constrained=form is CALL)
-                return event.output.tool_calls
-        raise AssertionError("a step's last event is Committed")
-
-    def _receive(
-        self, session: Session, event: Committed, ids: tuple[int, ...], ttft: float, starts: int, *, constrained: bool
-    ) -> None:
-        receipt = Receipt.of(session.id, event, ids, self.state.text, starts, constrained=constrained, ttft_ms=ttft)
-        died = ["a worker"] * bool(event.failovers) + ["a gateway"] * bool(receipt.failovers_gateway)
-        if died:
-            self._scene.tell(f"{self.part.name} went on after {' and '.join(died)} died")
-        self._journal.receive(receipt)
-        self.state.steps += 1
-        self.state.phase, self.state.step_tokens = Phase.IDLE, 0

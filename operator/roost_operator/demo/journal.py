@@ -13,6 +13,7 @@ from typing import Self, TextIO
 
 from roost import Committed, LoggedStep
 from roost.contract.loghash import extend, pack_ids
+from roost.contract.why import WaitReason, Why
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Receipt:
     failovers_gateway: int
     ttft_ms: float
     queue_ms: int
+    held: bool
+    """Whether it waited because the working set was full."""
 
     @classmethod
     def of(
@@ -71,7 +74,12 @@ class Receipt:
             failovers_gateway=max(0, starts - 1 - event.failovers),
             ttft_ms=ttft_ms,
             queue_ms=event.queue_ms,
+            held=_was_held(event.why),
         )
+
+
+def _was_held(why: Why | None) -> bool:
+    return why is not None and why.wait is not None and why.wait.reason is WaitReason.WORKING_SET
 
 
 @dataclass

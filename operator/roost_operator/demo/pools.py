@@ -12,6 +12,9 @@ _KV_BYTES_PER_TOKEN = 30 * 2 * 3 * 64 * 4
 KV_TOKENS_PER_WORKER = 2560
 """Far fewer than all sessions' logs, so that some are evicted under pressure."""
 
+HOLD_SECONDS = 60
+"""Longest time for which the working set keeps a step waiting."""
+
 
 def main_pool() -> AgentPool:
     """Two workers in fp32, three roles."""
@@ -46,7 +49,12 @@ def _pool(name: str, dtype: str, replicas: int, kv_bytes: int) -> AgentPool:
                     {"name": role, "priority": priority, "maxOutputTokensPerStep": 40} for role, priority in roles
                 ],
                 "sessions": {"maxTokens": 900},
-                "admission": {"queueLimit": 256, "queueTimeoutSeconds": 120},
+                "admission": {
+                    "queueLimit": 256,
+                    "queueTimeoutSeconds": 120,
+                    "workingSet": "Enforced",
+                    "maxHoldSeconds": HOLD_SECONDS,
+                },
             },
         }
     )

@@ -9,6 +9,41 @@ from roost_operator.demo.verify import Verification
 
 VICTIMS = ("worker", "gateway", "redis")
 """What is killed while steps run."""
+PASSING_SECONDS = 5.0
+"""What a held step may take beyond the longest hold, since it still has to find room."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpikeResult:
+    """What the report on the spike is computed from."""
+
+    agents: int
+    steps_planned: int
+    steps_sent: int
+    receipts: Sequence[Receipt]
+    findings: Findings
+    return_seconds: float
+    """From the return of all agents until the last one had its answer."""
+    hold_limit_seconds: float
+    """Longest time for which the pool holds a step while the working set is full."""
+
+    @property
+    def longest_wait_seconds(self) -> float:
+        """In the gateways, for whatever reason."""
+        return max((receipt.queue_ms for receipt in self.receipts), default=0) / 1000
+
+    @property
+    def longest_hold_seconds(self) -> float:
+        return max((receipt.queue_ms for receipt in self.receipts if receipt.held), default=0) / 1000
+
+    @property
+    def holds_are_bounded(self) -> bool:
+        return self.longest_hold_seconds <= self.hold_limit_seconds + PASSING_SECONDS
+
+    @property
+    def passed(self) -> bool:
+        """Whether every agent had its answer, nothing was lost, doubled or wrong, and no step was held for too long."""
+        return len(self.receipts) == self.steps_planned and self.findings.clean and self.holds_are_bounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +63,16 @@ class DemoResult:
     """What was killed while steps ran, in order."""
     bfloat16: dict[str, Any]
     stage_seconds: dict[str, float]
-    """Duration of the start, of the agents, and of the verification with the bf16 scene."""
+    """Duration of the start, of the agents, of the spike, and of the verification with the bf16 scene."""
+    spike: SpikeResult
 
     @property
     def passed(self) -> bool:
-        """Whether everything was killed and nothing was lost, doubled or wrong."""
+        """Whether everything was killed and nothing was lost, doubled or wrong, also in the spike."""
         whole = len(self.receipts) == self.steps_planned
         everything_killed = set(self.killed) == set(VICTIMS)
-        return whole and self.findings.clean and self.verification.token_exact and everything_killed
+        clean = self.findings.clean and self.verification.token_exact and self.spike.passed
+        return whole and clean and everything_killed
 
 
 def report(result: DemoResult) -> dict[str, Any]:
@@ -65,9 +102,27 @@ def report(result: DemoResult) -> dict[str, Any]:
         "ttft_ms": _times(receipts, lambda receipt: receipt.ttft_ms),
         "ttft_after_queue_ms": _times(receipts, lambda receipt: max(0.0, receipt.ttft_ms - receipt.queue_ms)),
         "cached_token_ratio": _cached_ratio(receipts),
+        "spike": _spike(result.spike),
         "bfloat16": result.bfloat16,
         "stage_seconds": {name: round(seconds, 1) for name, seconds in result.stage_seconds.items()},
         "wall_seconds": round(sum(result.stage_seconds.values()), 1),
+    }
+
+
+def _spike(spike: SpikeResult) -> dict[str, Any]:
+    return {
+        "passed": spike.passed,
+        "agents": spike.agents,
+        "steps_committed": len(spike.receipts),
+        "steps_lost": len(spike.findings.lost) + spike.steps_planned - spike.steps_sent,
+        "steps_doubled": len(spike.findings.doubled),
+        "steps_wrong": len(spike.findings.wrong),
+        "steps_held": sum(receipt.held for receipt in spike.receipts),
+        "reconstructed_tokens": sum(receipt.reconstructed_tokens for receipt in spike.receipts),
+        "return_seconds": round(spike.return_seconds, 1),
+        "longest_wait_seconds": round(spike.longest_wait_seconds, 1),
+        "longest_hold_seconds": round(spike.longest_hold_seconds, 1),
+        "hold_limit_seconds": spike.hold_limit_seconds,
     }
 
 
@@ -76,13 +131,27 @@ def conclusion(document: Mapping[str, Any]) -> str:
     done = f"{document['steps_committed']} steps of {document['sessions']} sessions are committed"
     if document["passed"]:
         tokens = f"each of the {document['generated_tokens']} tokens is the oracle's choice"
-        return f"Passed: {done}, none lost, doubled or changed; {tokens}."
+        spike = document["spike"]
+        returned = f"{spike['agents']} agents returned at once and waited {spike['longest_wait_seconds']} s at most"
+        return f"Passed: {done}, none lost, doubled or changed; {tokens}; {returned}."
     faults = [f"{document[f'steps_{fault}']} {fault}" for fault in ("lost", "doubled", "wrong")]
     faults = [fault for fault in faults if not fault.startswith("0 ")]
     faults += [f"no {name} was killed while steps ran" for name in VICTIMS if name not in document["killed"]]
     if not document["token_exact"]:
         faults.append("some tokens are not the oracle's choice")
+    faults += _spike_faults(document["spike"])
     return f"Failed: {done}; {', '.join(faults) or 'not every step was answered'}."
+
+
+def _spike_faults(spike: Mapping[str, Any]) -> list[str]:
+    """What was wrong with the spike, in words; nothing when it passed."""
+    if spike["passed"]:
+        return []
+    counts = {fault: spike[f"steps_{fault}"] for fault in ("lost", "doubled", "wrong")}
+    faults = [f"{count} {fault} in the spike" for fault, count in counts.items() if count]
+    if spike["longest_hold_seconds"] > spike["hold_limit_seconds"] + PASSING_SECONDS:
+        faults.append(f"a step was held for {spike['longest_hold_seconds']} s in the spike")
+    return faults or ["not every agent of the spike had its answer"]
 
 
 def percentile(values: Iterable[float], share: float) -> float | None:

@@ -15,6 +15,7 @@ from roost_operator.demo.chaos import Chaos
 from roost_operator.demo.journal import Journal
 from roost_operator.demo.pools import main_pool
 from roost_operator.demo.scene import Scene
+from roost_operator.demo.spike import Spike, play_spike, read_log
 from roost_operator.demo.tools import Toolbox
 from roost_operator.demo.verify import CommittedLog
 from roost_operator.local.events import Report
@@ -63,6 +64,9 @@ class Played:
     killed: Sequence[str]
     redis_restarts: int
     model_dir: Path
+    spike: Spike
+    hold_limit_seconds: float
+    """Longest time for which the pool holds a step while the working set is full."""
 
     @property
     def evicted(self) -> int:
@@ -74,23 +78,27 @@ class Played:
 async def play(
     options: DemoOptions, scene: Scene, report: Report, stage: AbstractAsyncContextManager[None]
 ) -> AsyncIterator[Played]:
-    """Run the stack and the agents, and kill a worker, a gateway and Redis on the way.
+    """Run the stack and the agents, and kill a worker, a gateway and Redis on the way; then play the spike.
 
     `stage` is entered while the agents play. The stack stops on exit. Raises what `LocalStack` does.
     """
     stack_options = options.stack("main", ray=options.ray, gateways=GATEWAYS)
     async with LocalStack(main_pool(), stack_options, report) as stack:
-        async with connect_all(stack) as clients, stage:
+        async with connect_all(stack) as clients, stage, _watching(stack, clients[0], scene):
+            toolbox = Toolbox.over(options.project)
             with Journal(options.state_dir / "journal.jsonl") as journal:
-                agents = _make_agents(options, clients, journal, scene)
-                killed = await _play_all(stack, clients[0], agents, scene)
+                agents = _make_agents(options, clients, toolbox, journal, scene)
+                killed = await _play_all(stack, agents, scene)
                 logs = await read_logs(clients[0], agents)
-        yield Played(agents, journal, logs, killed, stack.redis.restarts, stack.model_dir)
+            spike = await play_spike(clients, toolbox, options.state_dir / "journal-spike.jsonl", scene)
+        hold_limit = float(stack.pool.spec.admission.max_hold_seconds)
+        yield Played(agents, journal, logs, killed, stack.redis.restarts, stack.model_dir, spike, hold_limit)
 
 
-def _make_agents(options: DemoOptions, clients: Sequence[Client], journal: Journal, scene: Scene) -> list[Agent]:
+def _make_agents(
+    options: DemoOptions, clients: Sequence[Client], toolbox: Toolbox, journal: Journal, scene: Scene
+) -> list[Agent]:
     """The agents, with the clients assigned in turn."""
-    toolbox = Toolbox.over(options.project)
     parts = cast(options.sessions)
     scene.total_steps = sum(part.steps for part in parts)
     return [
@@ -99,16 +107,13 @@ def _make_agents(options: DemoOptions, clients: Sequence[Client], journal: Journ
     ]
 
 
-async def _play_all(stack: LocalStack, client: Client, agents: Sequence[Agent], scene: Scene) -> Sequence[str]:
+async def _play_all(stack: LocalStack, agents: Sequence[Agent], scene: Scene) -> Sequence[str]:
     """Wait for all agents to finish; returns what was killed in that time."""
     scene.begin = time.monotonic()
     chaos = Chaos(stack, scene)
-    watcher = asyncio.create_task(_watch(stack, client, scene))
     try:
         await asyncio.gather(chaos.run(), *(agent.run() for agent in agents))
     finally:
-        watcher.cancel()
-        await asyncio.gather(watcher, return_exceptions=True)
         scene.end = time.monotonic()
     return chaos.killed
 
@@ -125,6 +130,16 @@ async def connect_all(stack: LocalStack) -> AsyncIterator[list[Client]]:
         yield clients
 
 
+@contextlib.asynccontextmanager
+async def _watching(stack: LocalStack, client: Client, scene: Scene) -> AsyncIterator[None]:
+    watcher = asyncio.create_task(_watch(stack, client, scene))
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        await asyncio.gather(watcher, return_exceptions=True)
+
+
 async def _watch(stack: LocalStack, client: Client, scene: Scene) -> None:
     """Keep the scene's workers and tiers up to date."""
     while True:
@@ -137,10 +152,7 @@ async def _watch(stack: LocalStack, client: Client, scene: Scene) -> None:
 async def read_logs(client: Client, agents: Sequence[Agent]) -> dict[str, list[LoggedStep]]:
     """The committed log of every session that was opened, with token ids."""
     sessions = [agent.session for agent in agents if agent.session is not None]
-    return {
-        session.id: [step async for step in client.session(session.id).steps(include_token_ids=True)]
-        for session in sessions
-    }
+    return {session.id: await read_log(client, session) for session in sessions}
 
 
 def session_logs(agents: Sequence[Agent], logs: Mapping[str, Sequence[LoggedStep]]) -> list[CommittedLog]:

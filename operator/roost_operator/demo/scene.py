@@ -35,6 +35,8 @@ class AgentState:
     """Tokens received of the running step."""
     steps: int = 0
     text: str = ""
+    longest_wait: float = 0.0
+    """Seconds that a step of it waited in a gateway."""
 
 
 @dataclass
@@ -42,6 +44,8 @@ class Scene:
     """All agents, workers and events."""
 
     agents: dict[str, AgentState] = field(default_factory=dict)
+    crowd: dict[str, AgentState] = field(default_factory=dict)
+    """The agents of the spike."""
     tiers: dict[str, str] = field(default_factory=dict)
     """Tier of each session, from the last ListSessions."""
     leases: list[WorkerLease] = field(default_factory=list)

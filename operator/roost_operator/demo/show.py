@@ -3,19 +3,21 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 
+from roost import LoggedStep
 from roost_operator.demo.bfloat16 import differences, play_bfloat16
-from roost_operator.demo.journal import Findings, compare
-from roost_operator.demo.report import DemoResult, report
+from roost_operator.demo.journal import Findings, Journal, compare
+from roost_operator.demo.report import DemoResult, SpikeResult, report
 from roost_operator.demo.run import DemoOptions, Played, play, session_logs
 from roost_operator.demo.scene import Scene
-from roost_operator.demo.verify import Judge, Verification
+from roost_operator.demo.spike import AGENTS, STEPS
+from roost_operator.demo.verify import CommittedLog, Judge, Verification
 from roost_operator.demo.view import render
 from roost_operator.local.commands import Reporter
 from roost_operator.local.events import Notice
@@ -39,7 +41,8 @@ async def show(options: DemoOptions, console: Console, begin: float, *, with_bfl
     async with contextlib.AsyncExitStack() as exits:
         async with play(options, scene, notify, _stage(console, reporter, scene)) as played:
             console.print("The agents have finished; the oracle reads their logs.")
-            findings = _compare(played, console)
+            findings = _compare(played.journal, played.logs, console)
+            spike = _spike_result(played, console)
             judge = Judge(played.model_dir, options.state_dir / "oracle.log", options.half_the_cores)
             await exits.enter_async_context(judge)
         verification, bfloat16 = await _verify(options, played, judge, reporter, with_bfloat16=with_bfloat16)
@@ -47,35 +50,55 @@ async def show(options: DemoOptions, console: Console, begin: float, *, with_bfl
     seconds = {
         "start": scene.begin - begin,
         "agents": scene.end - scene.begin,
-        "verify": time.monotonic() - scene.end,
+        "spike": played.spike.seconds,
+        "verify": time.monotonic() - scene.end - played.spike.seconds,
     }
-    return report(_result(played, findings, verification, bfloat16, seconds))
+    return report(_result(played, findings, spike, verification, bfloat16, seconds))
 
 
-def _compare(played: Played, console: Console) -> Findings:
-    findings = compare(played.journal, played.logs)
+def _compare(journal: Journal, logs: Mapping[str, Sequence[LoggedStep]], console: Console) -> Findings:
+    findings = compare(journal, logs)
     for fault in (*findings.lost, *findings.doubled, *findings.wrong):
         console.print(escape(fault), style="red", soft_wrap=True)
     return findings
 
 
+def _spike_result(played: Played, console: Console) -> SpikeResult:
+    spike = played.spike
+    return SpikeResult(
+        agents=AGENTS,
+        steps_planned=STEPS * AGENTS,
+        steps_sent=sum(len(steps) for steps in spike.journal.sent.values()),
+        receipts=spike.journal.all_receipts(),
+        findings=_compare(spike.journal, spike.logs, console),
+        return_seconds=spike.return_seconds,
+        hold_limit_seconds=played.hold_limit_seconds,
+    )
+
+
 async def _verify(
     options: DemoOptions, played: Played, judge: Judge, reporter: Reporter, *, with_bfloat16: bool
 ) -> tuple[Verification, dict[str, Any]]:
-    """Judge the agents' logs, play the bf16 scene at the same time, and count the differences in it."""
-    judging = asyncio.create_task(judge.verify(session_logs(played.agents, played.logs)))
+    """Judge all agents' logs, play the bf16 scene at the same time, and count the differences in it."""
+    logs = [*session_logs(played.agents, played.logs), *(CommittedLog(log, ()) for log in played.spike.logs.values())]
+    judging = asyncio.create_task(judge.verify(logs))
     if with_bfloat16:
         reporter(Notice("At the same time: a short scene on a bf16 worker, whose differences are counted, not judged."))
     try:
-        logs = await play_bfloat16(options, reporter) if with_bfloat16 else []
+        bfloat16 = await play_bfloat16(options, reporter) if with_bfloat16 else []
         verification = await judging
     finally:
         judging.cancel()
-    return verification, differences(await judge.verify(logs)) if logs else {}
+    return verification, differences(await judge.verify(bfloat16)) if bfloat16 else {}
 
 
 def _result(
-    played: Played, findings: Findings, verification: Verification, bfloat16: dict[str, Any], seconds: dict[str, float]
+    played: Played,
+    findings: Findings,
+    spike: SpikeResult,
+    verification: Verification,
+    bfloat16: dict[str, Any],
+    seconds: dict[str, float],
 ) -> DemoResult:
     return DemoResult(
         sessions=len(played.agents),
@@ -89,6 +112,7 @@ def _result(
         killed=played.killed,
         bfloat16=bfloat16,
         stage_seconds=seconds,
+        spike=spike,
     )
 
 

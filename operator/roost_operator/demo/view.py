@@ -22,7 +22,7 @@ _STYLES = {
 def render(scene: Scene) -> Group:
     """One frame."""
     happened = [Text(line, style="dim") for line in list(scene.happenings)[-_SHOWN_HAPPENINGS:]]
-    return Group(_agents(scene), _workers(scene), _summary(scene), *happened)
+    return Group(_agents(scene), _workers(scene), _summary(scene), *_crowd(scene), *happened)
 
 
 def _agents(scene: Scene) -> Table:
@@ -34,6 +34,16 @@ def _agents(scene: Scene) -> Table:
         text = Text(" ".join(agent.text.split())[-80:], style="dim")
         table.add_row(agent.name, tier, _doing(agent), str(agent.steps), agent.worker, text)
     return table
+
+
+def _crowd(scene: Scene) -> list[Text]:
+    """One line on the agents of the spike, once it is played."""
+    if not scene.crowd:
+        return []
+    phases = Counter(agent.phase for agent in scene.crowd.values())
+    doing = ", ".join(f"{phases[phase]} {phase.value}" for phase in Phase if phases[phase])
+    wait = max(agent.longest_wait for agent in scene.crowd.values())
+    return [Text(f"Spike: {len(scene.crowd)} agents · {doing} · longest wait {wait:.1f} s", style="bold magenta")]
 
 
 def _doing(agent: AgentState) -> Text:

@@ -93,7 +93,12 @@ def is_evicted(log_tokens: int, cached_tokens: int, *, is_over: bool) -> bool:
     """Whether a live session has to pass the gate again, because too much of its log was evicted. `is_over`: its
     worker's live sessions need more than they may, so that what it lost would be lost to others."""
     lost_tokens = log_tokens - cached_tokens
-    return cached_tokens * KEPT_PART < log_tokens or (is_over and lost_tokens * LOST_PART > log_tokens)
+    return is_mostly_lost(log_tokens, cached_tokens) or (is_over and lost_tokens * LOST_PART > log_tokens)
+
+
+def is_mostly_lost(log_tokens: int, cached_tokens: int) -> bool:
+    """Whether so much of a log is lost that its session has to pass the gate again, however much others need."""
+    return cached_tokens * KEPT_PART < log_tokens
 
 
 @dataclass(slots=True)

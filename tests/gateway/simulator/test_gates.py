@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from leases import lease_of
 from roost_gateway.simulator.arrivals import ClosedLoop
+from roost_gateway.simulator.fairness import VirtualTime
 from roost_gateway.simulator.figures import Report
 from roost_gateway.simulator.gates import WorkingSetGate, gate_factory
 from roost_gateway.simulator.job import Job
@@ -73,11 +74,11 @@ def test_a_live_session_whose_log_is_evicted_while_its_step_waits_is_held(cached
     held: list[Job] = []
     gate = WorkingSetGate()
     lease = lease_of("w", capacity_tokens=1000)
-    placement = Placement([lease], held.append, gate)
+    placement = Placement([lease], held.append, gate, gateways=1, fairness=VirtualTime())
     first, other, second = job_of("a", 0, 300), job_of("b", 0, 500), job_of("a", 300, 600)
     assert placement.place(first, NO_HOME, 0.0)
     placement.step_ended(first, 1.0)
-    placement.release(first, waiting=0)
+    placement.release(first, waiting=0, now=1.0)
     assert placement.place(other, NO_HOME, 2.0)
     assert not placement.place(second, Home("w", 300, 0), 3.0), "there is no room, but the gate is open to it"
     assert not second.held
@@ -85,7 +86,7 @@ def test_a_live_session_whose_log_is_evicted_while_its_step_waits_is_held(cached
     assert placement.admit_next(lambda _: home, 4.0, looks=False) is None
     assert (held == [second]) is second.held is ("a" not in gate.working_set.live) is (cached == 0)
     placement.step_ended(other, 5.0)
-    placement.release(other, waiting=0)
+    placement.release(other, waiting=0, now=5.0)
     assert placement.admit_next(lambda _: home, 5.0, looks=True) is (second if cached else None)
     gate.session_ended("b")
     assert placement.admit_next(lambda _: home, 6.0, looks=True) is (None if cached else second)

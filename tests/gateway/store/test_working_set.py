@@ -185,6 +185,22 @@ async def test_a_session_that_lost_its_log_while_its_step_waited_has_to_pass_the
     assert live_sessions(raw)[short(running)][1].tokens == head.length + 30, "what has reserved has not lost it again"
 
 
+@pytest.mark.parametrize(("rebuilt", "gated"), [(25, False), (26, True)])
+async def test_a_session_that_computed_most_of_its_log_again_has_to_pass_the_gate_again(store, raw, rebuilt, gated):
+    """Its Begin came before the worker had published that most of its log was evicted."""
+    publish(raw, lease("w1", capacity_tokens=100, max_running=9))
+    running = await admitted(store, 60)
+    head = await committed(store, raw, running, prompt=48)
+    assert head.length == 50
+    session_id = running.descriptor.session_id
+    again = await begun(store, session_id, "step-2", new_tokens=5)
+    assert again.reserved == "w1"
+    await store.commit(commit_request(session_id, again.ref, "step-2", head, (1, 2), reconstructed_tokens=rebuilt))
+    assert (short(running) not in live_sessions(raw)) == gated
+    await admitted(store, 15)
+    assert (await begun(store, session_id, "step-3", new_tokens=60)).gated == gated
+
+
 async def test_held_steps_wait_for_all_that_need_room_and_keep_nobody_from_it(store, other, raw):
     publish(raw, lease("w1", capacity_tokens=100, max_running=9))
     await admitted(store, 60)

@@ -195,10 +195,15 @@ local function admits(pool, worker, needed, capacity)
   return tokens <= live_limit(pool, capacity)
 end
 
+-- Whether so much of a log is lost that its session has to pass the gate again, however much others need.
+local function is_mostly_lost(log, cached)
+  return cached * WORKING_SET.KEPT_PART < log
+end
+
 -- Whether a live session has to pass the gate again, because too much of its log was evicted.
 local function is_evicted(pool, worker, capacity, log, cached)
   local is_over = live_at(pool, worker) > live_limit(pool, capacity)
-  return cached * WORKING_SET.KEPT_PART < log or (is_over and (log - cached) * WORKING_SET.LOST_PART > log)
+  return is_mostly_lost(log, cached) or (is_over and (log - cached) * WORKING_SET.LOST_PART > log)
 end
 
 -- Counts a live session that came back: how long its log was, and how much of that was lost.

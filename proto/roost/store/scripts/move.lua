@@ -1,6 +1,6 @@
 -- Makes another worker the owner of a session, whose log's KV was computed there.
--- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums, mover (of the owner); the
---   session's
+-- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums,
+--   service, service_waiting, service_resting, mover (of the owner); the session's
 -- ARGV gateway, request (nonce), worker (owner before), to, length, hash (of the log that was computed), base
 -- NUMBERS generations, generation (of that log)
 -- Replies {'moved', epoch}

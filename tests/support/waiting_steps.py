@@ -1,4 +1,4 @@
-"""Steps that wait in one gateway, over a store that keeps what it is asked."""
+"""Steps that wait in one gateway, over a ledger of full workers in memory."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ from typing import Any
 from leases import lease_of
 from roost.contract.events import Queued
 from roost.contract.heads import Head
-from roost.store.entry import GRANTED, Reserved
+from roost.store.entry import Reserved
 from roost.store.records import Reservation, StoreAwayError, WorkerLook, WorkerView
 from roost.store.store_health import StoreHealth
 from roost.store.wake import Wake
@@ -46,7 +46,7 @@ class Ledger:
         if view.reserved_tokens + reservation.tokens > CAPACITY:
             return Reserved(granted=False)
         self.views[reservation.worker_id] = replace(view, reserved_tokens=view.reserved_tokens + reservation.tokens)
-        return GRANTED
+        return Reserved(granted=True)
 
     async def release(self, reservation: Reservation) -> None:
         if self.away:
@@ -80,7 +80,7 @@ class Ledger:
 class Lines:
     """Steps that wait in one gateway over the ledger."""
 
-    def __init__(self, ledger: Ledger | None = None) -> None:
+    def __init__(self, ledger: Any = None) -> None:
         self.ledger = ledger or Ledger()
         store: Any = self.ledger  # what these tests need of a store
         self.fleet = Fleet(store, [POOL], {})
@@ -88,14 +88,17 @@ class Lines:
         self.placed: list[str] = []
         self.tasks: list[asyncio.Task[None]] = []
 
-    async def wait(self, name: str, revision: str, *, new_session: bool = False, **need: Any) -> StepAttempt:
+    async def wait(
+        self, name: str, revision: str, *, new_session: bool = False, tenant: str = "tenant", **need: Any
+    ) -> StepAttempt:
         """Adds a step that is known to wait; one of a new session is of a lower class."""
         started = asyncio.get_running_loop().create_future()
 
         async def place() -> None:
             pool = self.fleet.pools.known(POOL)
             assert pool is not None
-            attempt = attempt_of(pool, descriptor_of(name, **({"head": Head()} if new_session else {})))
+            session = descriptor_of(name, **({"head": Head()} if new_session else {}))
+            attempt = attempt_of(pool, session, tenant=tenant)
             with_need(attempt, **{"model_revision": revision, "log_tokens": 100, "new_tokens": 100, **need})
             started.set_result(attempt)
             await self.placement.place(attempt)
@@ -110,3 +113,9 @@ class Lines:
     async def settle(self) -> None:
         for _ in range(50):
             await asyncio.sleep(0)
+
+    async def aclose(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.placement.aclose()
