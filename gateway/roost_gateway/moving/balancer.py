@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 LEFT_ALONE_SECONDS = 10.0
 """For how long a session is not tried again whose move failed, such as since a step of it came first."""
-NOTHING_TO_DO_SECONDS = 5.0
-"""For how long a worker is not looked at again of which no session can move now, or which another gateway relieves:
-what it has cached of all its sessions is read for it."""
+NOTHING_TO_MOVE_SECONDS = 5.0
+"""For how long a worker is passed over of which no session can move now, or which another gateway relieves: to look
+again, the descriptors of all sessions are read that it has cached."""
 SLACK_SECONDS = 30.0
 """How much longer than expected a rebuild may take: it gives way to all other work."""
 
@@ -40,10 +40,15 @@ class Balancer:
         """By the start of the busy worker."""
         self._left_alone: dict[str, float] = {}
         """Sessions, and until when."""
+        self._passed_over: dict[tuple[str, str], float] = {}
+        """Starts of workers, and until when."""
 
     def workers_changed(self, pool: str) -> None:
         """Looks at a new reading of the pool's workers."""
-        for relief in self._imbalances[pool].observe(self._fleet.workers.states(pool), time.monotonic()):
+        now = time.monotonic()
+        self._passed_over = {start: until for start, until in self._passed_over.items() if until > now}
+        workers = self._fleet.workers.states(pool)
+        for relief in self._imbalances[pool].observe(workers, now, self._passed_over.keys()):
             if relief.busy.start not in self._relieving:
                 work = asyncio.create_task(self._relieve(pool, relief), name=f"relieve {relief.busy.worker_id}")
                 self._relieving[relief.busy.start] = work
@@ -59,7 +64,7 @@ class Balancer:
         moves = WorkerMoves(pool, relief.busy, self._gateway, self._store, self._fleet, self._telemetry)
         try:
             if not await moves.claimed(lambda: self._move_next(moves, relief)):
-                await asyncio.sleep(NOTHING_TO_DO_SECONDS)
+                self._passed_over[relief.busy.start] = time.monotonic() + NOTHING_TO_MOVE_SECONDS
         except StoreAwayError:
             log.info("the session store is away: worker %s is not relieved", relief.busy.worker_id)
         except Exception:
