@@ -57,8 +57,8 @@ class Imbalances:
     def observe(
         self, workers: Iterable[WorkerState], now: float, passed_over: AbstractSet[tuple[str, str]] = frozenset()
     ) -> list[Relief]:
-        """Take a reading of all workers. Return who is to be relieved by whom: each idle worker relieves one, but none
-        of those whose starts are `passed_over`."""
+        """Take a reading of all workers. Return who is to be relieved by whom: each idle worker relieves one. Those
+        whose starts are `passed_over` are not relieved, and relieve none."""
         by_revision: dict[str, list[WorkerState]] = {}
         for worker in workers:
             if not worker.lease.stops:
@@ -73,7 +73,8 @@ class Imbalances:
         now: float,
         passed_over: AbstractSet[tuple[str, str]],
     ) -> Iterable[Relief]:
-        idle = sorted(filter(may_relieve, workers), key=lambda worker: (worker.reserved_attempts, worker.worker_id))
+        able = (worker for worker in workers if may_relieve(worker) and worker.start not in passed_over)
+        idle = sorted(able, key=lambda worker: (worker.reserved_attempts, worker.worker_id))
         busy = sorted(workers, key=lambda worker: (-expected_wait(worker), worker.worker_id))
         for worker in busy if idle else ():
             wait = expected_wait(worker)

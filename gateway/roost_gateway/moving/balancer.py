@@ -14,17 +14,18 @@ from roost.store.records import StoreAwayError
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.moving.balance import Imbalances, Relief, next_to_move
 from roost_gateway.moving.plan import rebuild_seconds
-from roost_gateway.moving.rebuild import RebuildError
+from roost_gateway.moving.rebuild import RebuildError, RebuildFailure
 from roost_gateway.moving.worker_moves import WorkerMoves
+from roost_gateway.routing.choice import WorkerState
 from roost_gateway.telemetry import BALANCE, Telemetry
 
 log = logging.getLogger(__name__)
 
 LEFT_ALONE_SECONDS = 10.0
 """For how long a session is not tried again whose move failed, such as since a step of it came first."""
-NOTHING_TO_MOVE_SECONDS = 5.0
-"""For how long a worker is passed over of which no session can move now, or which another gateway relieves: to look
-again, the descriptors of all sessions are read that it has cached."""
+PASSED_OVER_SECONDS = 5.0
+"""For how long a busy worker is passed over of which no session can move now, or which another gateway relieves, since
+the descriptors of all sessions that it has cached are read for it; and an idle one that does not rebuild."""
 SLACK_SECONDS = 30.0
 """How much longer than expected a rebuild may take: it gives way to all other work."""
 
@@ -64,7 +65,7 @@ class Balancer:
         moves = WorkerMoves(pool, relief.busy, self._gateway, self._store, self._fleet, self._telemetry)
         try:
             if not await moves.claimed(lambda: self._move_next(moves, relief)):
-                self._passed_over[relief.busy.start] = time.monotonic() + NOTHING_TO_MOVE_SECONDS
+                self._pass_over(relief.busy)
         except StoreAwayError:
             log.info("the session store is away: worker %s is not relieved", relief.busy.worker_id)
         except Exception:
@@ -85,5 +86,10 @@ class Balancer:
         try:
             await moves.move(session, relief.idle, seconds, BALANCE)
         except (RebuildError, Refused) as error:
+            if isinstance(error, RebuildError) and error.failure is not RebuildFailure.REFUSED:
+                self._pass_over(relief.idle)
             log.info("session %s does not move to worker %s: %s", session.session_id, relief.idle.worker_id, error)
         return True
+
+    def _pass_over(self, worker: WorkerState) -> None:
+        self._passed_over[worker.start] = time.monotonic() + PASSED_OVER_SECONDS

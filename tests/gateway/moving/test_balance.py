@@ -95,6 +95,7 @@ def test_who_is_passed_over_leaves_the_idle_to_others() -> None:
     imbalances.observe([BUSY, busier, IDLE], 0.0)
     assert relieved(imbalances.observe([BUSY, busier, IDLE], 10.0, {busier.start})) == [("busy", "idle")]
     assert relieved(imbalances.observe([BUSY, busier, IDLE], 10.5)) == [("busier", "idle")], "its time goes on"
+    assert imbalances.observe([BUSY, IDLE], 11.0, {IDLE.start}) == [], "nor does it relieve any"
 
 
 workers = st.builds(
