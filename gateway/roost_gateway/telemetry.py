@@ -29,6 +29,9 @@ FIRST_TOKEN_BUCKETS = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.
 PER_TOKEN_BUCKETS = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5]
 """Buckets in seconds, from OpenTelemetry's semantic conventions for generative AI."""
 
+DRAIN, BALANCE = "drain", "balance"
+"""Why sessions are moved: their home is about to stop, or steps wait there while another worker idles."""
+
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
@@ -92,7 +95,7 @@ class Telemetry:
         self._tokens = meter.create_counter("roost.tokens", description="Tokens of committed steps by kind")
         self._failovers = meter.create_counter("roost.failovers", description="Times another worker continued a step")
         self._migrations = meter.create_counter("roost.migrations", description="Logs rendered again, by reason")
-        self._moved = meter.create_counter("roost.sessions.moved", description="Sessions moved before a worker drained")
+        self._moved = meter.create_counter("roost.sessions.moved", description="Sessions moved, by reason")
         self._left = meter.create_counter("roost.sessions.left", description="Sessions of draining workers not moved")
         self._rebuilt = meter.create_counter("roost.moves.rebuilt", description="Tokens computed to move sessions")
         self._calls = meter.create_counter("roost.calls", description="Calls by method and outcome")
@@ -163,10 +166,10 @@ class Telemetry:
         self._migrations.add(1, {"reason": "model" if is_moved else "thinking"})
         self.event("roost.migration", revision=revision, tokens=tokens)
 
-    def session_moved(self, rebuilt_tokens: int) -> None:
-        """Records a session that has a new home before its old one drained."""
-        self._moved.add(1)
-        self._rebuilt.add(rebuilt_tokens)
+    def session_moved(self, rebuilt_tokens: int, reason: str) -> None:
+        """Records a session that has a new home since its old one was to `DRAIN`, or for `BALANCE`."""
+        self._moved.add(1, {"reason": reason})
+        self._rebuilt.add(rebuilt_tokens, {"reason": reason})
 
     def sessions_left(self, sessions: int) -> None:
         """Records sessions that a worker had when it drained, which are rebuilt on demand."""
@@ -206,6 +209,8 @@ class Telemetry:
 def _why_attributes(why: Why) -> dict[str, str | int | float]:
     """Attributes of a span. What is unknown, or did not happen, has none."""
     attributes: dict[str, str | int | float] = {"roost.why": why.line, "roost.rebuilt_tokens": why.rebuilt_tokens}
+    if why.ahead_tokens:
+        attributes["roost.ahead_tokens"] = why.ahead_tokens
     if why.place is not None:
         attributes["roost.place"] = why.place.value
     if why.cause is not None:

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     )
     from roost.contract.repetition import Repetition
     from roost.contract.sessions import ForkPoint, Hold, LoggedStep, SessionInfo, SessionState, SessionTool, Tier
+    from roost.contract.steps import Deltas
     from roost.contract.why import KvEviction, Place, RebuildCause, Wait, WaitReason, Why
     from roost.errors import RoostError
 
@@ -67,6 +68,7 @@ __all__ = [
     "Client",
     "Committed",
     "Delta",
+    "Deltas",
     "Event",
     "FinishReason",
     "ForkPoint",
@@ -121,6 +123,7 @@ _HOMES = (
     "roost.contract.messages",
     "roost.contract.repetition",
     "roost.contract.sessions",
+    "roost.contract.steps",
     "roost.contract.why",
     "roost.errors",
     "roost._client",

@@ -16,7 +16,7 @@ from roost.contract.messages import JsonSchema, Message, MessageRole, Tool, Tool
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, check
-from roost.contract.steps import Cursor, StepRequest
+from roost.contract.steps import Cursor, Deltas, StepRequest
 from roost.contract.why import Place, Why
 from roost.store.budget_requests import budget_rules
 from roost.store.budgets import BudgetRules
@@ -93,7 +93,7 @@ class StepRunner:
         self._check(descriptor, request)
         began = await self.store.begin(self.begin_request(descriptor, request))
         if isinstance(began, AlreadyCommitted):
-            for event in self._stream(_written_before(began), request.received):
+            for event in self._stream(_written_before(began), request, request.received):
                 yield event
             yield committed(began.entry, began.generation, replayed=True)
             return
@@ -179,15 +179,15 @@ class StepRunner:
         yield Started(WORKER, len(prompt), began.cached_tokens, began.ref)
         output = written.output = written.output or await self._write(began.descriptor, request)
         if mishap.restart_after is not None:
-            for event in self._stream(written, received, mishap.restart_after):
+            for event in self._stream(written, request, received, mishap.restart_after):
                 yield event
             written.lineage, received = [began.ref], None
             yield Restarted("asked for by the test", began.ref)
         if mishap.break_after is not None:
-            for event in self._stream(written, received, mishap.break_after):
+            for event in self._stream(written, request, received, mishap.break_after):
                 yield event
             raise BrokenStreamError
-        for event in self._stream(written, received):
+        for event in self._stream(written, request, received):
             yield event
         entry = await self.store.commit(self._commit_request(began, request, prompt, output, written.lineage))
         self.store.publish_cached(request.session_id, WORKER, entry.head.length)
@@ -236,16 +236,20 @@ class StepRunner:
             rules=self._rules(descriptor),
         )
 
-    def _stream(self, written: _Written, received: Cursor | None, most: int | None = None) -> Iterator[Event]:
+    def _stream(
+        self, written: _Written, request: StepRequest, received: Cursor | None, most: int | None = None
+    ) -> Iterator[Event]:
         """What the reader lacks of the first `most` tokens; all of them, after Restarted, when what it has belongs to
-        another output."""
+        another output. A reader without deltas gets all of the output or nothing."""
         assert written.output is not None
         attempt, cursor = written.lineage[-1], received or Cursor(written.lineage[-1])
         if cursor.tokens and cursor.attempt.nonce not in [ref.nonce for ref in written.lineage]:
             cursor = Cursor(attempt)
             yield Restarted("that output is lost", attempt)
-        for delta in written.output.deltas(cursor, attempt, self.delta_tokens):
-            if most is not None and delta.token_offset >= most:
+        is_held = request.deltas is Deltas.NONE
+        size = max(1, len(written.output.ids)) if is_held else self.delta_tokens
+        for delta in written.output.deltas(cursor, attempt, size):
+            if most is not None and (is_held or delta.token_offset >= most):
                 return
             yield delta
 

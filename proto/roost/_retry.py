@@ -20,7 +20,8 @@ class RetryConfig:
     multiplier: float = 2.0
     give_up_after: float = 60.0
     """The error is raised after so many seconds of failures without new output, or at the deadline if that is sooner; 0
-    never retries."""
+    never retries. The time for which a worker has a step without deltas does not count, since no output shows then that
+    it goes on."""
 
     def __post_init__(self) -> None:
         if not 0 < self.initial_backoff <= self.max_backoff:
@@ -56,6 +57,11 @@ class Patience:
         a step that fails at the same place each time would be tried forever."""
         self._failing_since: float | None = None
         self._failures = 0
+
+    def worked(self, seconds: float) -> None:
+        """A worker had the step for so long, without showing its output: that was no failure."""
+        if self._failing_since is not None:
+            self._failing_since += seconds
 
     def remaining(self, now: float) -> float | None:
         """Seconds until the deadline, at least 0; None without a deadline."""

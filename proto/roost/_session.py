@@ -16,7 +16,7 @@ from roost.contract.heads import Head
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.messages import Format, Message, Sampling
 from roost.contract.sessions import LoggedStep, SessionInfo
-from roost.contract.steps import StepRequest
+from roost.contract.steps import Deltas, StepRequest
 from roost.errors import SessionNotFoundError
 from roost.v1 import session_service_pb2 as pb
 from roost.wire_budgets import extension_to_wire
@@ -68,6 +68,7 @@ class Session:
         step_id: str | None = None,
         sampling: Sampling | None = None,
         format: Format | None = None,  # noqa: A002  the word of the contract
+        deltas: Deltas = Deltas.INTERVAL,
         deadline: float | None = STEP_DEADLINE,
         **options: Unpack[SamplingOptions],
     ) -> Step:
@@ -77,7 +78,8 @@ class Session:
         with their calls included; the last one is the user's, a tool's or the system's. `options` are fields of
         `Sampling` and override those of `sampling`. A step is idempotent by `step_id`, which is drawn at random when
         None; choose it yourself to get the step's result after your own program has crashed. A step survives the death
-        of gateways and workers. `deadline` bounds all of it, in seconds; None means no deadline.
+        of gateways and workers. `deltas` says how often output comes: the fewer deltas, the less work they make for
+        the gateway. `deadline` bounds all of it, in seconds; None means no deadline.
 
         Raises TypeError or ValueError for what cannot be sent. Iterating raises RoostError; see `roost.errors`.
         """
@@ -88,6 +90,7 @@ class Session:
             sampling=replace(sampling or Sampling(), **options),
             format=format,
             expected_head=self.head,
+            deltas=Deltas(deltas),
         )
         return Step(
             self._transport,
@@ -112,7 +115,15 @@ class Session:
         **options: Unpack[SamplingOptions],
     ) -> StepResult:
         """Takes a step as `step` does, and returns all of it. Raises RoostError."""
-        step = self.step(messages, step_id=step_id, sampling=sampling, format=format, deadline=deadline, **options)
+        step = self.step(
+            messages,
+            step_id=step_id,
+            sampling=sampling,
+            format=format,
+            deltas=Deltas.NONE,
+            deadline=deadline,
+            **options,
+        )
         return await step.result()
 
     def _moved(self, event: Committed | Migrated) -> None:

@@ -15,7 +15,7 @@ from roost._retry import Patience
 from roost._telemetry import StepSpan
 from roost._transport import Gateway, Transport
 from roost.contract.events import Committed, Delta, Event, Migrated, Restarted, Started, TokenLogprobs
-from roost.contract.steps import StepRequest
+from roost.contract.steps import Deltas, StepRequest
 from roost.errors import (
     AnotherStepRunningError,
     RoostError,
@@ -51,6 +51,7 @@ class Step:
     ) -> None:
         self._transport = transport
         self._request = wire_steps.step_request_to_wire(request)  # now, so that what cannot be sent fails at once
+        self._is_silent = request.deltas is Deltas.NONE
         self._deadline = deadline
         self._on_head = on_head
         self._output = Output()
@@ -168,6 +169,7 @@ class Step:
             timeout=patience.remaining(time.monotonic()),
             metadata=self._transport.metadata(span.metadata()),
         )
+        working_since: float | None = None
         try:
             with self._transport.cut_off_by_close():
                 async for response in call:
@@ -175,9 +177,13 @@ class Step:
                     event = self._take(wire_steps.event_from_wire(self.step_id, response))
                     if self._output.furthest > furthest:
                         patience.progress()
+                    if isinstance(event, Started) and working_since is None and self._is_silent:
+                        working_since = time.monotonic()
                     if event is not None:
                         yield event
         finally:
+            if working_since is not None:
+                patience.worked(time.monotonic() - working_since)
             call.cancel()
 
     def _take(self, event: Event | None) -> Event | None:

@@ -60,7 +60,8 @@ class FakeGateway:
 
     `reply` gets a `Turn` and returns, or is a coroutine that returns, text or an assistant's `Message`; without it
     the last message is echoed. `api_keys` maps keys to tenants; None lets everybody in. With `gateways` above 1 a
-    client has somewhere to go when a stream breaks. `delta_tokens` is the size of the streamed pieces.
+    client has somewhere to go when a stream breaks. `delta_tokens` is the size of the streamed pieces; a step
+    without deltas has one piece.
     """
 
     def __init__(
@@ -153,7 +154,8 @@ class FakeGateway:
         self._service.mishaps.append(Mishap(refusal=refusal(reason, message, retry_after=retry_after)))
 
     def break_next_step(self, *, after_tokens: int = 0) -> None:
-        """The next step's stream breaks when about so many tokens were sent, before the commit."""
+        """The next step's stream breaks when about so many tokens were sent, before the commit; before any, if the step
+        is one without deltas, as `Session.run` takes."""
         self._service.mishaps.append(Mishap(break_after=after_tokens))
 
     def lose_next_commit(self) -> None:

@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from roost.contract import budgets, events, messages, sessions
 from roost.contract.heads import AttemptRef, Head
+from roost.contract.steps import Deltas
 from roost.v1 import session_service_pb2 as pb
 
 _E = TypeVar("_E", bound=StrEnum)
@@ -38,9 +39,8 @@ def enum_value(wrapper: Any, prefix: str, member: StrEnum | None) -> Any:
 
 def enum_member(kind: type[_E], wrapper: Any, prefix: str, number: int) -> _E | None:
     """Member for a proto enum's number; None when it is unspecified or this version does not know it."""
-    if number not in wrapper.values():
-        return None
-    return kind.__members__.get(wrapper.Name(number).removeprefix(f"{prefix}_"))
+    value = wrapper.DESCRIPTOR.values_by_number.get(number)
+    return None if value is None else kind.__members__.get(value.name.removeprefix(f"{prefix}_"))
 
 
 def _selected(kind: type[_E], wrapper: Any, prefix: str, number: int) -> str:
@@ -97,6 +97,16 @@ def sampling_from_wire(wire: pb.Sampling) -> messages.Sampling:
         ignore_eos=wire.ignore_eos,
         logit_bias=dict(wire.logit_bias),
     )
+
+
+def deltas_to_wire(deltas: Deltas) -> "pb.Deltas.ValueType":
+    number: pb.Deltas.ValueType = enum_value(pb.Deltas, "DELTAS", deltas)
+    return number
+
+
+def deltas_from_wire(wire: "pb.Deltas.ValueType") -> Deltas:
+    """INTERVAL for a client that does not say, or asks for what this version does not know."""
+    return enum_member(Deltas, pb.Deltas, "DELTAS", wire) or Deltas.INTERVAL
 
 
 def format_to_wire(constraint: messages.Format) -> pb.Format:

@@ -9,6 +9,8 @@ from roost.wire import (
     attempt_to_wire,
     budgets_from_wire,
     budgets_to_wire,
+    deltas_from_wire,
+    deltas_to_wire,
     enum_member,
     enum_value,
     format_from_wire,
@@ -39,6 +41,7 @@ def step_request_to_wire(request: steps.StepRequest) -> pb.StepRequest:
         sampling=sampling_to_wire(request.sampling),
         format=None if request.format is None else format_to_wire(request.format),
         received=None if received is None else cursor_to_wire(received),
+        deltas=deltas_to_wire(request.deltas),
     )
 
 
@@ -52,6 +55,7 @@ def step_request_from_wire(wire: pb.StepRequest) -> steps.StepRequest:
         format=format_from_wire(wire.format) if wire.HasField("format") else None,
         expected_head=head_from_wire(wire.expected_head) if wire.HasField("expected_head") else None,
         received=cursor_from_wire(wire.received) if wire.HasField("received") else None,
+        deltas=deltas_from_wire(wire.deltas),
     )
 
 

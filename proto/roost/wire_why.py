@@ -15,6 +15,7 @@ def why_to_wire(why: contract.Why) -> pb.StepWhy:
         rebuilt_tokens=why.rebuilt_tokens,
         cause=enum_value(pb.RebuildCause, "REBUILD_CAUSE", why.cause),
         eviction=None if why.eviction is None else eviction_to_wire(why.eviction),
+        ahead_tokens=why.ahead_tokens,
     )
 
 
@@ -29,6 +30,7 @@ def why_from_wire(wire: pb.StepWhy) -> contract.Why:
         rebuilt_tokens=wire.rebuilt_tokens,
         cause=enum_member(contract.RebuildCause, pb.RebuildCause, "REBUILD_CAUSE", wire.cause),
         eviction=eviction_from_wire(wire.eviction) if wire.HasField("eviction") else None,
+        ahead_tokens=wire.ahead_tokens,
     )
 
 
@@ -39,12 +41,18 @@ def eviction_to_wire(eviction: contract.KvEviction) -> pb.KvEviction:
         for_session=eviction.for_session,
         policy=eviction.policy,
         requested=eviction.requested,
+        rebuild_seconds=eviction.rebuild_seconds,
     )
 
 
 def eviction_from_wire(wire: pb.KvEviction) -> contract.KvEviction:
     return contract.KvEviction(
-        wire.tokens, wire.milliseconds_ago / 1000, wire.for_session, wire.policy, requested=wire.requested
+        wire.tokens,
+        wire.milliseconds_ago / 1000,
+        wire.for_session,
+        wire.policy,
+        wire.requested,
+        wire.rebuild_seconds,
     )
 
 

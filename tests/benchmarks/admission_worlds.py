@@ -15,9 +15,11 @@ from typing import Any
 
 from roost.contract.heads import Head
 from roost.contract.lease import WorkerLease
-from roost.store.entry import GRANTED, Reserved
+from roost.store.entry import Reserved
 from roost.store.store_health import StoreHealth
+from roost.store.wake import Wake
 from roost_gateway.admission.admission_queue import AdmissionQueue
+from roost_gateway.admission.waiting_line import Ahead
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.step.placement import Placement
 from step_attempts import attempt_of, descriptor_of, with_need
@@ -52,8 +54,9 @@ class Ledger:
     """What admission needs of a store, in memory and without waiting. It is the same for both sides; what a call costs
     in Redis is not in the figures."""
 
-    def __init__(self, records: Any, workers: int) -> None:
-        self._records = records
+    def __init__(self, records: Any, workers: int, *, tells_what: bool) -> None:
+        """`tells_what`: whether messages say what was released, as those of today."""
+        self._records, self._tells_what = records, tells_what
         self._leases = {name: _lease(name) for name in (f"w{number:04}" for number in range(workers))}
         self.held = Counter[str](dict.fromkeys(self._leases, RUNNING))
         self.grace_seconds = 0.0
@@ -65,7 +68,7 @@ class Ledger:
         if self.held[reservation.worker_id] >= RUNNING:
             return Reserved(granted=False)
         self.held[reservation.worker_id] += 1
-        return GRANTED
+        return Reserved(granted=True)
 
     async def release(self, reservation: Any) -> None:
         self.calls["release"] += 1
@@ -89,9 +92,8 @@ class Ledger:
     def end_a_step(self, name: str) -> None:
         """One of the worker's steps ends, and every gateway hears of it."""
         self.held[name] -= 1
-        wake = getattr(self._records, "Wake", None)
         held = self.held[name]
-        self.messages.put_nowait(wake(name, held * STEP_TOKENS, held) if wake else None)
+        self.messages.put_nowait(Wake(name, held * STEP_TOKENS, held) if self._tells_what else None)
 
     @property
     def names(self) -> Sequence[str]:
@@ -119,7 +121,7 @@ def _lease(name: str) -> WorkerLease:
         model_revision=REVISION,
         capacity_tokens=RUNNING * STEP_TOKENS,
         max_running=2 * RUNNING,
-        prefill_rate=2000.0,
+        prefill_rate=1e6,  # so that no step would rather wait at home, where none ends, than go where one has
         decode_rate=30.0,
     )
 
@@ -127,10 +129,13 @@ def _lease(name: str) -> WorkerLease:
 class _Now:
     """The admission of this tree."""
 
+    none_ahead = Ahead(0, 0)
+
     def __init__(self, ledger: Any) -> None:
         self.fleet = Fleet(ledger, [POOL], {})
         self.placement: Any = Placement(ledger, self.fleet)
         self.queue_class: Any = AdmissionQueue
+        self._served: Counter[str] = Counter()
 
     async def read(self) -> None:
         await self.fleet.read(0)
@@ -155,8 +160,11 @@ class _Now:
             pool, session, cached_tokens=log_tokens, tenant=tenant, role=pool.role(f"class-{priority}")
         )
         with_need(attempt, new_tokens=100)
+        self.queue.step_came(tenant, self._served[tenant])
         attempt.output.accept(array("I"))  # an attempt that a worker has begun waits until its deadline
         await self.placement.place(attempt)
+        self._served[tenant] += STEP_TOKENS
+        self.queue.learn(tenant, self._served[tenant])
 
     def close(self) -> None:
         """Nothing was changed for the measurement."""
@@ -164,6 +172,8 @@ class _Now:
 
 class _Before:
     """The admission of an older commit, whose modules lie in one folder."""
+
+    none_ahead = 0
 
     def __init__(self, package: str, ledger: Any) -> None:
         def module(name: str) -> Any:
@@ -204,6 +214,7 @@ class _Before:
         ask = self._ask(self._workers.view(POOL), held, need, tenant, priority, True, deadline)
         ask.started = True  # waits until its deadline
         await self.placement.place(ask, lambda _: None)
+        self.queue.started(tenant)
 
 
 class World:
@@ -213,7 +224,7 @@ class World:
         now = package == "roost_gateway"
         records = importlib.import_module("roost.store.records" if now else f"{package}.store.records")
         self._chance = random.Random(seed)
-        self.ledger = Ledger(records, workers)
+        self.ledger = Ledger(records, workers, tells_what=now)
         self._side: Any = _Now(self.ledger) if now else _Before(package, self.ledger)
         self._placement = self._side.placement
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -239,7 +250,7 @@ class World:
     async def fill(self, waiters: int) -> None:
         """Adds steps until so many wait. Not measured: nothing is admitted, and places in the queue are not counted."""
         queue_class = self._side.queue_class
-        ahead, queue_class.ahead = queue_class.ahead, lambda *_: 0
+        ahead, queue_class.ahead = queue_class.ahead, lambda *_: self._side.none_ahead
         self._placement.kick, kick = lambda *_: None, self._placement.kick
         kick_line = getattr(self._placement, "_kick_line", None)
         if kick_line is not None:
@@ -271,12 +282,10 @@ class World:
     async def _place(self) -> None:
         self._asked += 1
         session_id, tenant, priority = f"{POOL}/{self._asked:026}", f"tenant-{self._asked % 10}", self._asked % 3
-        queue = self._side.queue
         await self._side.place(
             session_id, tenant, priority, self._chance.randrange(100, 700), self._chance.choice(self.ledger.names)
         )
         self.admitted += 1
-        queue.started(tenant)
 
     def _pumping(self) -> bool:
         lines = self._side.pool_queue.lines.values() if self._asked else ()

@@ -1,20 +1,23 @@
 """What the gateway adds: latency, CPU and messages per second over a null worker, against calling the worker directly.
 
-A step is 64 deltas, one each 20 ms, over 1,000 prompt ids; Redis commits with `appendfsync always` on the folder given
-by --redis-dir. Gateway, worker, Redis and this load generator are processes of their own and share the machine's cores:
-on two cores the generator and the worker take as much as the gateway, so the highest rate is the machine's.
+A step is 64 tokens, one each 20 ms unless `--tokens-per-second` says otherwise, over 1,000 prompt ids. They come as
+`--deltas` says, through the gateway and directly. Redis commits with `appendfsync always` on the folder given by
+--redis-dir. Gateway, worker, Redis and this load generator are processes of their own and share the machine's cores: on
+two cores the generator and the worker take as much as the gateway, so the highest rate is the machine's.
 
 Three latencies, each as the difference between the gateway and a direct call at the same offered rate:
 - first: from the call to the first delta (Begin and Reserve are in it),
-- delta: from the worker's write of a delta to its arrival here,
-- step: from the call to Committed, less the 64 times 20 ms of the script (Commit is in it).
+- delta: from a token at the worker to its arrival here; how long it gathers is in it on both ways,
+- step: from the call to Committed, less the time of the script (Commit is in it).
 
 Steps begin at random times, as independent clients begin them, and at the same ones directly and through the gateway.
 Counted are steps that continue a session; those that begin one are told apart (`new_sessions_ms`). CPU is told for each
 process apart. A rate is saturated when steps ended slower than they were begun, or were shed because every session was
 busy: its latencies are then those of a queue that grows, and say nothing of a gateway.
 
-    python tests/benchmarks/bench_gateway.py [--quick]
+The highest rate is looked for with `--deltas each` only: output that gathers is later than its limit by design.
+
+    python tests/benchmarks/bench_gateway.py [--quick] [--deltas none|interval|each]
 
 The last line of stdout is one JSON document.
 """
@@ -43,6 +46,8 @@ from gateway_load import INTERVAL, PROMPT_IDS, TOKENS, Direct, Meter, Sample, Th
 from gateway_driver import POOL, publish_pool, serving
 from measured_processes import Child, gateway_process
 from redis_servers import RedisServer
+from roost.contract.steps import Deltas
+from roost.v1 import session_service_pb2 as pb
 
 P99_LIMIT_MS = 50.0
 
@@ -68,12 +73,12 @@ def added(through: Sample, direct: Sample) -> dict[str, Any]:
 
 
 async def highest_rate(
-    rates: Sequence[float], seconds: float, through: Through, meter: Meter, *, even: bool
+    rates: Sequence[float], seconds: float, through: Through, meter: Meter, *, interval: float, even: bool
 ) -> dict[str, Any]:
     """Climbs until p99 of the first delta or of any delta passes the limit, or steps end slower than they begin."""
     best: dict[str, Any] = {"steps_per_second": 0}
     for rate in rates:
-        sample = await measured(rate, seconds, through, meter, even=even)
+        sample = await measured(rate, seconds, through, meter, interval=interval, even=even)
         cuts = sample.percentiles()
         worst = max(cuts["first"]["p99"], cuts["delta"]["p99"])
         print(f"  {rate:5.0f} steps/s: p99 {worst:8.1f} ms, CPU a step {told(sample.cpu_ms)}", flush=True)
@@ -102,10 +107,11 @@ async def bench(arguments: argparse.Namespace) -> dict[str, Any]:
         publish_pool(
             redis, model={"name": "null", "contextTokens": 0}, roles=[{"name": "r", "maxOutputTokensPerStep": 64}]
         )
-        worker = await _worker(redis)
+        worker = await _worker(redis, 1 / arguments.tokens_per_second)
         gateway = await gateway_process(redis, Path(folder))
         await serving(gateway.address)
-        direct, through = Direct(worker.address), Through(gateway.address)
+        deltas = pb.Deltas.Value(f"DELTAS_{arguments.deltas.upper()}")
+        direct, through = Direct(worker.address, deltas), Through(gateway.address, deltas)
         pids = {"gateway": gateway.process.pid, "worker": worker.process.pid, "redis": redis.pid}
         meter = Meter({**pids, "generator": os.getpid()})
         try:
@@ -126,12 +132,14 @@ async def _report(
     through: Through,
     meter: Meter,
 ) -> dict[str, Any]:
+    interval = 1 / arguments.tokens_per_second
     report: dict[str, Any] = {
         "benchmark": "gateway",
         "machine": f"{machine()}, grpcio {grpc.__version__}",
         "script": {
-            "deltas": TOKENS,
-            "interval_ms": INTERVAL * 1e3,
+            "tokens": TOKENS,
+            "deltas": arguments.deltas,
+            "interval_ms": interval * 1e3,
             "prompt_ids": PROMPT_IDS,
             "redis": "appendfsync always",
             "arrivals": "even" if arguments.even else "random",
@@ -140,8 +148,9 @@ async def _report(
         "rates": {},
     }
     for rate in rates:
-        _, alone = await load(rate, seconds, direct.step, even=arguments.even)
-        result = added(await measured(rate, seconds, through, meter, even=arguments.even), alone)
+        _, alone = await load(rate, seconds, direct.step, interval=interval, even=arguments.even)
+        sample = await measured(rate, seconds, through, meter, interval=interval, even=arguments.even)
+        result = added(sample, alone)
         report["rates"][f"{rate:.0f}"] = result
         for name, cuts in result["added_ms"].items():
             print(
@@ -150,12 +159,14 @@ async def _report(
         print(f"{rate:5.0f} steps/s  CPU a step: {told(result['cpu_ms_per_step'])}", flush=True)
         if result["saturated"]:
             print(f"{rate:5.0f} steps/s  SATURATED: {result['achieved_steps_per_second']} steps/s ended", flush=True)
-    report["highest"] = await highest_rate(ladder, min(seconds, 8.0), through, meter, even=arguments.even)
+    if arguments.deltas == Deltas.EACH:
+        seconds = min(seconds, 8.0)
+        report["highest"] = await highest_rate(ladder, seconds, through, meter, interval=interval, even=arguments.even)
     return report
 
 
-async def _worker(redis: RedisServer) -> Child:
-    script = ["--tokens", TOKENS, "--interval", INTERVAL, "--prompt-ids", PROMPT_IDS]
+async def _worker(redis: RedisServer, interval: float) -> Child:
+    script = ["--tokens", TOKENS, "--interval", interval, "--prompt-ids", PROMPT_IDS]
     arguments = ["-m", "null_worker_process", "--lean", "--redis", redis.url, "--pool", POOL, *map(str, script)]
     return await Child.start(arguments)
 
@@ -163,6 +174,8 @@ async def _worker(redis: RedisServer) -> Child:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a short run that checks the benchmark itself")
+    parser.add_argument("--tokens-per-second", type=float, default=1 / INTERVAL, help="of each step")
+    parser.add_argument("--deltas", default="interval", choices=[member.value for member in Deltas])
     parser.add_argument("--even", action="store_true", help="begin steps evenly: at 50/s in step with the deltas")
     parser.add_argument("--redis-dir", default="/tmp", help="folder of Redis's append-only file; a real disk")
     emit(uvloop.run(bench(parser.parse_args())))

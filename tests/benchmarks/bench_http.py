@@ -1,8 +1,9 @@
 """What HTTP costs: time to the first token and CPU, over HTTP and over gRPC, and of a router of other people.
 
-A step is 64 deltas, one each 20 ms. Each client has a conversation of its own with a system text that makes its bodies
-as large as given, sends all of it with every step, as agents do, and keeps its connection. Arms, at the same rate of
-steps that begin at random times:
+A step is 64 tokens, one each 20 ms. Through Roost they come every 50 ms, as clients get them who do not ask for another
+pace; through the router each comes for itself. Each client has a conversation of its own with a system text that makes
+its bodies as large as given, sends all of it with every step, as agents do, and keeps its connection. Arms, at the same
+rate of steps that begin at random times:
 
 - grpc: Roost's gRPC over a null worker; only the new message is sent.
 - http: Roost's HTTP (`/v1/chat/completions`, streamed) over the same gateway and worker.
@@ -131,7 +132,8 @@ class WorkerClient:
     async def step(self) -> float:
         call = WorkerServiceStub(self.channel).Generate(metadata=[("roost-pool-secret", "")])
         began, first = time.monotonic(), 0.0
-        await call.write(wpb.GenerateRequest(start=wpb.Start(sampling=pb.Sampling(max_tokens=TOKENS))))
+        start = wpb.Start(sampling=pb.Sampling(max_tokens=TOKENS), deltas=pb.DELTAS_INTERVAL)
+        await call.write(wpb.GenerateRequest(start=start))
         async for response in call:
             kind = response.WhichOneof("message")
             if kind == "delta" and not first:
@@ -242,7 +244,7 @@ async def _report(
         print(
             f"{name:16} first delta + p50 {added['p50']:6.2f} p99 {added['p99']:6.2f} ms  CPU {row['cpu_ms']:6.2f} ms"
         )
-    script = {"deltas": TOKENS, "interval_ms": INTERVAL * 1e3, "rate": rate, "clients": CLIENTS, "seconds": seconds}
+    script = {"tokens": TOKENS, "interval_ms": INTERVAL * 1e3, "rate": rate, "clients": CLIENTS, "seconds": seconds}
     return {"benchmark": "http", "machine": machine(), "router": options.router, "script": script, "arms": rows}
 
 

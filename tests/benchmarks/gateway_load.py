@@ -21,15 +21,17 @@ from roost.v1.session_service_pb2_grpc import SessionServiceStub
 from roost.v1.worker_service_pb2_grpc import WorkerServiceStub
 
 TOKENS, INTERVAL, PROMPT_IDS = 64, 0.020, 1000
-SCRIPT_SECONDS = TOKENS * INTERVAL
-WARM_SECONDS = 2.0
-"""As long as every session takes its first step, which the null worker makes last 1.28 seconds."""
+"""Of a step: tokens, seconds between them unless a benchmark says otherwise, and ids of the prompt."""
+SLACK_SECONDS = 0.72
+"""For the first step of a session, beyond what the null worker makes it last."""
 
 
 @dataclass(slots=True)
 class Sample:
     """Latencies of one run in milliseconds."""
 
+    interval: float
+    """Seconds between the null worker's tokens."""
     first: list[float] = field(default_factory=list)
     delta: list[float] = field(default_factory=list)
     step: list[float] = field(default_factory=list)
@@ -54,7 +56,7 @@ class Sample:
     def seconds(self) -> float:
         """From the first step's call to the last one's end, less one script: as long as steps were begun, unless they
         ended slower."""
-        return max(0.001, self.last_end - self.began - SCRIPT_SECONDS)
+        return max(0.001, self.last_end - self.began - script_seconds(self.interval))
 
     @property
     def achieved(self) -> float:
@@ -69,6 +71,11 @@ class Sample:
         return {name: percentiles(getattr(self, name)) for name in ("first", "delta", "step")}
 
 
+def script_seconds(interval: float) -> float:
+    """How long the null worker's output takes."""
+    return TOKENS * interval
+
+
 class Reading:
     """One step's deltas as they arrive; checks the payload."""
 
@@ -81,7 +88,7 @@ class Reading:
     def delta(self, delta: Any) -> None:
         now = time.monotonic()
         if not self._tokens:
-            self._sample.first.append((now - self._began) * 1e3 - INTERVAL * 1e3)
+            self._sample.first.append((now - self._began - self._sample.interval) * 1e3)
         _check(delta.token_offset == self._tokens and delta.text_offset == self._bytes, "a gap or an overlap")
         _check(delta.token_ids[0] == BASE_ID + self._tokens, "other ids than the worker's")
         text, count = delta.text, len(delta.token_ids)
@@ -94,7 +101,8 @@ class Reading:
 
     def end(self) -> None:
         _check(self._tokens == TOKENS, f"{self._tokens} tokens of {TOKENS}")
-        self._sample.step.append((time.monotonic() - self._began - SCRIPT_SECONDS) * 1e3)
+        seconds = time.monotonic() - self._began - script_seconds(self._sample.interval)
+        self._sample.step.append(seconds * 1e3)
         self._sample.ended()
 
 
@@ -106,14 +114,16 @@ def _check(good: bool, what: str) -> None:
 class Direct:
     """Calls the worker as a gateway would, with nothing in between."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, deltas: "pb.Deltas.ValueType") -> None:
+        self._deltas = deltas
         self._channel = grpc.aio.insecure_channel(address)
         self._stub = WorkerServiceStub(self._channel)
 
     async def step(self, number: int, sample: Sample) -> None:
         reading = Reading(sample)
         call = self._stub.Generate(metadata=[("roost-pool-secret", "")])
-        await call.write(wpb.GenerateRequest(start=wpb.Start(sampling=pb.Sampling(max_tokens=TOKENS))))
+        start = wpb.Start(sampling=pb.Sampling(max_tokens=TOKENS), deltas=self._deltas)
+        await call.write(wpb.GenerateRequest(start=start))
         async for response in call:
             kind = response.WhichOneof("message")
             if kind == "delta":
@@ -131,7 +141,8 @@ class Direct:
 class Through:
     """Takes steps through the gateway, each in the session that has rested longest."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, deltas: "pb.Deltas.ValueType") -> None:
+        self._deltas = deltas
         self._channel = grpc.aio.insecure_channel(address, options=[("grpc.enable_retries", 0)])
         self._stub = SessionServiceStub(self._channel)
         self._idle: asyncio.Queue[str] = asyncio.Queue()
@@ -149,7 +160,12 @@ class Through:
             return
         session_id = self._idle.get_nowait()
         message = pb.Message(role=pb.MESSAGE_ROLE_USER, content="x" * 400)
-        request = pb.StepRequest(session_id=session_id, step_id=f"{number}-{time.monotonic_ns()}", messages=[message])
+        request = pb.StepRequest(
+            session_id=session_id,
+            step_id=f"{number}-{time.monotonic_ns()}",
+            messages=[message],
+            deltas=self._deltas,
+        )
         reading = Reading(sample)
         async for response in self._stub.Step(request, timeout=120):
             kind = response.WhichOneof("event")
@@ -174,16 +190,16 @@ def arrivals(rate: float, seconds: float, *, even: bool) -> list[float]:
 
 
 async def load(
-    rate: float, seconds: float, step: Callable[[int, Sample], Awaitable[None]], *, even: bool
+    rate: float, seconds: float, step: Callable[[int, Sample], Awaitable[None]], *, interval: float, even: bool
 ) -> tuple[Sample, Sample]:
-    """Begins `rate` steps a second, whether earlier ones have ended or not. Returns what came of those of the first
-    `WARM_SECONDS`, and of the `seconds` after them."""
-    begin = time.monotonic()
-    first, sample = Sample(offered=rate, began=begin), Sample(offered=rate, began=begin + WARM_SECONDS)
+    """Begins `rate` steps a second, whether earlier ones have ended or not. Returns what came of those that began while
+    the first ones ran, and of those of the `seconds` after that."""
+    begin, warm = time.monotonic(), script_seconds(interval) + SLACK_SECONDS
+    first, sample = Sample(interval, offered=rate, began=begin), Sample(interval, offered=rate, began=begin + warm)
     running = set[asyncio.Task[None]]()
-    for number, after in enumerate(arrivals(rate, WARM_SECONDS + seconds, even=even)):
+    for number, after in enumerate(arrivals(rate, warm + seconds, even=even)):
         await asyncio.sleep(max(0.0, begin + after - time.monotonic()))
-        counted = first if after < WARM_SECONDS else sample
+        counted = first if after < warm else sample
         counted.late = max(counted.late, (time.monotonic() - begin - after) * 1e3)
         running.add(asyncio.ensure_future(step(number, counted)))
     await asyncio.gather(*running)
@@ -201,11 +217,13 @@ class Meter:
         return {name: sum(process.cpu_times()[:2]) for name, process in self._processes.items()}
 
 
-async def measured(rate: float, seconds: float, through: Through, meter: Meter, *, even: bool) -> Sample:
+async def measured(
+    rate: float, seconds: float, through: Through, meter: Meter, *, interval: float, even: bool
+) -> Sample:
     """A run through the gateway, in sessions that have all had a step, with the CPU of every process."""
-    await through.renew(int(rate * WARM_SECONDS))
+    await through.renew(int(rate * (script_seconds(interval) + SLACK_SECONDS)))
     before = meter.read()
-    first, sample = await load(rate, seconds, through.step, even=even)
+    first, sample = await load(rate, seconds, through.step, interval=interval, even=even)
     after, steps = meter.read(), len(first.step) + len(sample.step)
     sample.cpu_ms = {name: round((after[name] - before[name]) * 1e3 / max(1, steps), 3) for name in after}
     sample.new_sessions = first.percentiles()

@@ -24,7 +24,7 @@ from fault_stack import (
     log_of,
     watch,
 )
-from roost import Client, Session
+from roost import Client, Deltas, Session
 from roost.errors import AttemptFencedError
 from roost.fault_points import POINTS
 
@@ -76,6 +76,28 @@ async def test_a_death_on_the_way_of_a_step(
     await pool.whole()
     armed.disarm()
     assert tuple(seen.token_ids) == reference.question
+    await check_session(session, reference)
+    await pool.everything_is_free()
+
+
+@pytest.mark.parametrize("victim", ["gateway", "worker"])
+@pytest.mark.parametrize("deltas", [Deltas.NONE, Deltas.INTERVAL])
+async def test_a_death_while_output_gathers(
+    pool: FaultStack, client: Client, reference: Reference, deltas: Deltas, victim: str
+) -> None:
+    """The worker has tokens that its gateway lacks; if it dies, they are generated again."""
+    session = await begin(client)
+    armed = pool.arm("worker.token", "pause:5")
+    step = asyncio.create_task(watch(session, QUESTION, STEP, deltas=deltas))
+    try:
+        await pool.strike(victim, await armed.reached(), session)
+    finally:
+        armed.go()
+    seen = await step
+    await pool.whole()
+    armed.disarm()
+    assert tuple(seen.token_ids) == reference.question
+    assert seen.restarts == 0
     await check_session(session, reference)
     await pool.everything_is_free()
 

@@ -1,5 +1,6 @@
 """Working-set admission in a gateway: who is held, for how long, and what its client is told."""
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -12,6 +13,7 @@ from roost.store.keys import PoolKeys
 from roost.v1 import session_service_pb2 as pb
 from store_driver import redis_ms
 
+ROOM_FOR_ONE = 1000
 ROOM_FOR_TWO = 1100
 """Two steps have room at the worker; the working set may need four fifths of it, so that the second is held."""
 ROLES = ({"name": "coder"}, {"name": "batch", "onHold": "Refuse"})
@@ -77,6 +79,42 @@ async def test_a_role_may_refuse_what_was_held_for_long(rig: Rig) -> None:
     assert retry is not None
     assert retry >= 1
     assert "working set" in str(error.value.details())
+
+
+@pytest.mark.parametrize("dropped", [False, True], ids=["kept", "dropped"])
+async def test_a_live_session_that_loses_its_kv_while_its_step_waits_goes_to_the_gate(rig: Rig, dropped: bool) -> None:
+    publish(rig, 0.2)
+    worker = await rig.worker(script=Script(capacity_tokens=ROOM_FOR_ONE))
+    caller, keys = rig.caller(await rig.gateway()), PoolKeys(POOL)
+    session, other = await caller.open(), await caller.open()
+    await caller.step(step_request(session))
+    worker.script.hang_after = 1
+    running = rig.spawn(caller.step(step_request(other)))
+    await worker.until(lambda: len(worker.starts) == 2)
+    queued: list[pb.StepQueued] = []
+
+    async def step() -> None:
+        async for response in caller.call_step(step_request(session, "s2")):
+            if response.HasField("queued"):
+                queued.append(response.queued)
+                waits.set()
+
+    waits = asyncio.Event()
+    waiting = rig.spawn(step())
+    await waits.wait()
+    with rig.redis.client() as raw:
+        if dropped:
+            del worker.parked[session.id]
+        raw.hset(keys.session(session.id), "updated", 0)  # long ago: what is published is believed
+        raw.hset(keys.live, "idle", f"|0||0|{ROOM_FOR_ONE}|0|{worker.worker_id}")
+        raw.zadd(keys.live_ends, {"idle": redis_ms(raw, POOL) + 60_000})
+    await worker.publish()
+    worker.script.hang_after = None
+    worker.resume_output.set()
+    await asyncio.gather(running, waiting)
+    reasons = [event.reason for event in queued]
+    assert reasons == [pb.WAIT_REASON_NO_ROOM, *([pb.WAIT_REASON_WORKING_SET] if dropped else [])]
+    assert queued[-1].continuation
 
 
 async def test_where_the_gate_is_off_the_step_runs_at_once(rig: Rig) -> None:

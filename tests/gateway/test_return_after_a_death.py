@@ -50,14 +50,19 @@ async def test_forty_sessions_of_a_dead_worker_return_to_three(rig: Rig) -> None
     caller = rig.caller(server)
     sessions = await asyncio.gather(*(caller.open(role="coder") for _ in range(SESSIONS)))
     await asyncio.gather(*(caller.step(step_request(session)) for session in sessions))
-    others = [await rig.worker(f"other-{number}", Script(tokens=2)) for number in range(3)]
+    others = [await rig.worker(f"other-{number}", Script(tokens=2, hang_after=0)) for number in range(3)]
     home.draining = True  # as good as dead for its sessions' next steps
     await home.publish()
     await server.life.fleet.workers.read(POOL)
-    await asyncio.gather(*(caller.step(step_request(session, "s2")) for session in sessions))
+    for other in others:
+        other.changed = others[0].changed
+    steps = [rig.spawn(caller.step(step_request(session, "s2"))) for session in sessions]
+    await others[0].until(lambda: sum(len(other.starts) for other in others) == SESSIONS)  # none makes room before
     placed = [len(other.starts) for other in others]
-    assert sum(placed) == SESSIONS
-    assert max(placed) - min(placed) <= 4
+    assert min(placed) >= SESSIONS // 8, "a reading of the workers amid the burst is a little old, no more"
+    for other in others:
+        other.resume_output.set()
+    await asyncio.gather(*steps)
 
 
 def test_a_backlog_is_over_when_the_worker_can_have_computed_it() -> None:

@@ -4,7 +4,8 @@ from leases import lease_of
 from roost_gateway.admission.admission_queue import AdmissionQueue
 from roost_gateway.admission.waiting_line import Ticket
 from roost_gateway.routing.choice import StepNeed, WorkerState
-from roost_gateway.routing.gate import is_open, left_out
+from roost_gateway.routing.gate import choose, is_open
+from roost_gateway.routing.worker_index import WorkerIndex
 
 LIMIT = 800
 
@@ -13,8 +14,14 @@ def worker(name: str, live_tokens: int, **lease: object) -> WorkerState:
     return WorkerState(lease_of(name, prefill_rate=100.0, **lease), live_tokens=live_tokens, live_limit=LIMIT)
 
 
-def workers(**live_tokens: int) -> dict[str, WorkerState]:
-    return {name: worker(name, tokens) for name, tokens in live_tokens.items()}
+def chosen(
+    asked: StepNeed, waited_seconds: float = 0.0, excluded: frozenset[str] = frozenset(), **live_tokens: int
+) -> str:
+    """The worker where a step goes, of workers with so many live tokens."""
+    index = WorkerIndex(worker(name, tokens) for name, tokens in live_tokens.items())
+    choice = choose(index, asked, excluded, waited_seconds)
+    assert choice is not None
+    return choice.worker.worker_id
 
 
 def need(cached: int = 400, **fields: object) -> StepNeed:
@@ -28,25 +35,25 @@ def test_the_gate_is_open_to_any_size_where_nothing_is_live() -> None:
 
 
 def test_a_step_goes_where_the_gate_is_open() -> None:
-    assert left_out(need(cached=0), workers(home=700, a=700, b=100), frozenset(), 0.0) == {"home", "a"}
-    assert left_out(need(), workers(home=100, a=700), frozenset(), 0.0) == {"a"}
+    assert chosen(need(cached=0), home=700, a=700, b=100) == "b"
+    assert chosen(need(), home=100, a=700) == "home"
 
 
 def test_it_waits_at_home_for_as_long_as_rebuilding_elsewhere_takes() -> None:
-    pool = workers(home=700, open=100)
-    assert left_out(need(), pool, frozenset(), 3.9) == {"open"}
-    assert left_out(need(), pool, frozenset(), 4.1) == {"home"}
-    assert left_out(need(), pool, frozenset({"home"}), 0.0) == frozenset(), "home takes no steps"
+    assert chosen(need(), 3.9, home=700, open=100) == "home"
+    assert chosen(need(), 4.1, home=700, open=100) == "open"
+    assert chosen(need(), excluded=frozenset({"home"}), home=700, open=100) == "open", "home takes no steps"
 
 
-def test_nothing_is_left_out_where_every_gate_is_closed() -> None:
-    assert left_out(need(cached=0), workers(home=700, a=700), frozenset(), 0.0) == frozenset()
-    assert left_out(need(), workers(home=700, a=700), frozenset(), 99.0) == frozenset()
+def test_a_worker_is_chosen_where_every_gate_is_closed() -> None:
+    assert chosen(need(cached=0), home=700, a=700) == "home", "the owner wins ties"
+    assert chosen(need(), 99.0, home=700, a=700) == "home"
 
 
 def test_a_shared_prefix_is_taken_to_be_there() -> None:
     assert need(prefix_tokens=200).gate_tokens == 300
-    assert left_out(need(cached=0, prefix_tokens=200), workers(a=500, b=501), frozenset(), 0.0) == {"b"}
+    assert chosen(need(cached=0, prefix_tokens=200), a=500, b=501) == "a"
+    assert chosen(need(cached=0, prefix_tokens=200), a=501, b=500) == "b"
 
 
 def test_an_estimate_follows_from_how_fast_a_line_was_served() -> None:

@@ -6,29 +6,28 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from roost_gateway.admission.waiting_line import FairShare, Ticket, WaitingLine
+from roost_gateway.admission.waiting_line import KnownCounters, Ticket, WaitingLine
 
 TENANTS = st.sampled_from("abcd")
-Rank = tuple[int, int, int, int, int]
+Rank = tuple[int, int, int, int]
 
 
 class LineMachine(RuleBasedStateMachine):
-    """A line beside a plain list of tickets and what each tenant runs. Times are halves of seconds, so exact."""
+    """A line beside a plain list of tickets and the tenants' counters. Times are halves of seconds, so exact."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.shares = FairShare()
-        self.line = WaitingLine(self.shares)
+        self.known = KnownCounters()
+        self.line = WaitingLine(self.known)
         self.now = 100.0
         self.arrivals = 0
         self.waiting: dict[Ticket, int] = {}
         self.aside: set[Ticket] = set()
-        self.running: dict[str, int] = {}
-        self.served: dict[str, int] = {}
+        self.steps: dict[str, int] = {}
+        self.counters: dict[str, int] = {}
 
     def rank(self, ticket: Ticket) -> Rank:
-        share = self.running.get(ticket.tenant, 0), self.served.get(ticket.tenant, 0)
-        return *ticket.level(self.now), *share, self.waiting.get(ticket, self.arrivals + 1)
+        return *ticket.level(self.now), self.counters.get(ticket.tenant, 0), self.waiting.get(ticket, self.arrivals + 1)
 
     def order(self, tickets: Iterable[Ticket]) -> list[Ticket]:
         return sorted(tickets, key=self.rank)
@@ -67,27 +66,30 @@ class LineMachine(RuleBasedStateMachine):
         self.aside.clear()
         self.line.bring_back()
 
-    @rule(tenant=TENANTS)
-    def start(self, tenant: str) -> None:
-        self.running[tenant] = self.running.get(tenant, 0) + 1
-        self.served[tenant] = max(self.served.values(), default=0) + 1
-        self.shares.started(tenant)
-        self.line.share_changed(tenant)
+    @rule(tenant=TENANTS, counter=st.integers(0, 9))
+    def step_comes(self, tenant: str, counter: int) -> None:
+        self.steps[tenant] = self.steps.get(tenant, 0) + 1
+        self.counters[tenant] = counter
+        self.known.step_came(tenant, counter)
+        self.line.counter_changed(tenant)
 
-    @precondition(lambda self: any(self.running.values()))
+    @precondition(lambda self: any(self.steps.values()))
     @rule(which=st.integers(0, 10))
-    def end(self, which: int) -> None:
-        some = [tenant for tenant, count in self.running.items() if count]
+    def step_leaves(self, which: int) -> None:
+        some = [tenant for tenant, count in self.steps.items() if count]
         tenant = some[which % len(some)]
-        self.running[tenant] -= 1
-        self.shares.ended(tenant)
-        self.line.share_changed(tenant)
+        self.steps[tenant] -= 1
+        if not self.steps[tenant]:
+            del self.counters[tenant]
+        self.known.step_left(tenant)
+        self.line.counter_changed(tenant)
 
-    @rule()
-    def forget_who_was_served(self) -> None:
-        if self.shares.forget(2):
-            self.served = {tenant: at for tenant, at in self.served.items() if self.running.get(tenant)}
-            self.line.shares_changed()
+    @rule(tenant=TENANTS, counter=st.integers(0, 9))
+    def learn(self, tenant: str, counter: int) -> None:
+        if tenant in self.counters:
+            self.counters[tenant] = counter
+        self.known.learn(tenant, counter)
+        self.line.counter_changed(tenant)
 
     @rule(halves=st.integers(1, 50))
     def wait(self, halves: int) -> None:
@@ -114,14 +116,15 @@ TestWaitingLine.settings = settings(max_examples=100, stateful_step_count=40, de
 
 
 def test_what_was_thrown_away_does_not_pile_up() -> None:
-    shares = FairShare()
-    line = WaitingLine(shares)
+    known = KnownCounters()
+    line = WaitingLine(known)
+    known.step_came("t0", 0)
     line.push(Ticket("t0", 5, True, 0.0, 1e6), 0)
     for number in range(1, 2_000):
         ticket = Ticket(f"t{number % 7}", number % 3, True, 0.0, 1e6)
         line.push(ticket, number)
         assert line.first(0.0) is ticket
-        shares.started("t0")
-        line.share_changed("t0")
+        known.learn("t0", number)
+        line.counter_changed("t0")
         line.remove(ticket)
     assert len(line._heap) + len(line._timetable) < 500

@@ -3,82 +3,23 @@ the model is a script."""
 
 import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-import yaml
 
-import worker_harness
-from gateway_driver import Caller, gateway, publish_pool, step_request
 from redis_servers import RedisServer
-from roost.contract.api_keys import hash_api_key
-from roost.contract.why import KvEviction, Place, RebuildCause, Why
-from roost.v1 import session_service_pb2 as pb
+from roost.contract.why import KvEviction, Place, RebuildCause
 from roost.wire_why import why_from_wire
 from roost_gateway.fleet import grace
 from roost_worker.engine.policies import DEFAULT_POLICY
-from worker_harness import SECRET, World, scripted_world, worker_config
-
-POOL = worker_harness.POOL
-BLOCKS = 16
-"""Room for one of the sessions here, and half of another."""
-LONG = 100
-"""A message of so many tokens takes more than a third of the worker's KV."""
-
-
-class Small:
-    """A worker with little room, two gateways, and a caller for each of two tenants at the first."""
-
-    def __init__(self, worker: World, callers: dict[str, Caller], other: Caller) -> None:
-        self.worker, self.other = worker, other
-        self._callers, self._count = callers, 0
-
-    async def open(self, tenant: str) -> pb.Session:
-        return await self._callers[tenant].open(pool=POOL)
-
-    async def step(self, tenant: str, session: pb.Session, text: str = "") -> Why:
-        """Takes a step; without a text, with a long one that no other session has."""
-        self._count += 1
-        text = text or f"{self._count}" * LONG
-        request = step_request(session, f"s{self._count}", text, sampling=pb.Sampling(seed=1, max_tokens=8))
-        log = await self._callers[tenant].step(request)
-        assert log.committed is not None
-        return why_from_wire(log.committed.why)
-
-    async def fork(self, tenant: str, session: pb.Session) -> pb.Session:
-        caller = self._callers[tenant]
-        request = pb.ForkSessionRequest(session_id=session.id)
-        return (await caller.stub.ForkSession(request, metadata=caller.metadata)).session
-
-    async def evict(self, tenant: str, session: pb.Session) -> None:
-        caller = self._callers[tenant]
-        await caller.stub.EvictSession(pb.EvictSessionRequest(session_id=session.id), metadata=caller.metadata)
-
-    async def steps_elsewhere(self, session: pb.Session, first_index: int = 0) -> list[pb.CommittedStep]:
-        """The log as the second gateway reads it."""
-        request = pb.ListStepsRequest(session_id=session.id, first_index=first_index)
-        return list((await self.other.stub.ListSteps(request, metadata=self.other.metadata)).steps)
+from small_worker import Small, small_worker
 
 
 @pytest.fixture
 async def small(redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Small]:
     monkeypatch.setattr(grace, "WAIT_SECONDS", 0.0)
-    publish_pool(redis_server, POOL, model={"name": "m", "contextTokens": 256})
-    keys = [{"id": name, "sha256": hash_api_key(name), "tenant": name, "pools": [POOL]} for name in ("ours", "theirs")]
-    (tmp_path / "keys.yaml").write_text(yaml.safe_dump({"keys": keys}))
-    options = {"pool_secrets": {POOL: SECRET}, "api_keys_file": tmp_path / "keys.yaml"}
-    async with AsyncExitStack() as stack:
-        config = worker_config(redis_server.url, tmp_path)
-        worker = await stack.enter_async_context(scripted_world(config, blocks=BLOCKS + 1))
-        worker.script(1, "ok")
-        first = await stack.enter_async_context(gateway(redis_server, **options))
-        second = await stack.enter_async_context(gateway(redis_server, **options))
-        callers = {name: Caller(first.address, name) for name in ("ours", "theirs")}
-        other = Caller(second.address, "ours")
-        for caller in (*callers.values(), other):
-            stack.push_async_callback(caller.aclose)
-        yield Small(worker, callers, other)
+    async with small_worker(redis_server, tmp_path) as small:
+        yield small
 
 
 async def test_a_session_evicted_for_the_growth_of_another_is_told_so(small: Small) -> None:
@@ -96,9 +37,10 @@ async def test_a_session_evicted_for_the_growth_of_another_is_told_so(small: Sma
     assert (why.eviction.for_session, why.eviction.policy) == (growing.id, DEFAULT_POLICY)
     assert why.cached_tokens + why.rebuilt_tokens == why.log_tokens - 1
     assert why.rebuilt_tokens <= why.eviction.tokens
+    assert why.eviction.rebuild_seconds > 0.0
     assert re.fullmatch(
         rf"{why.rebuilt_tokens} of {why.log_tokens} tokens rebuilt: evicted \d+\.\d s ago for session {growing.id}'s "
-        rf"growth \({DEFAULT_POLICY}\)",
+        rf"growth \({DEFAULT_POLICY}, \d+\.\d s to rebuild\)",
         why.line,
     )
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roost_gateway.routing import gate
 from roost_gateway.routing.choice import StepNeed, WorkerState
 from roost_gateway.routing.worker_index import WorkerIndex
-from routing_oracle import choose, worker_of
+from routing_oracle import choose, choose_at_gate, worker_of
 
 NAMES = [f"w{number}" for number in range(12)]
 
@@ -29,6 +30,8 @@ states = st.builds(
     draining=st.sampled_from((False, False, False, True)),
     leaving=st.sampled_from((False, False, False, True)),
     backlog_seconds=st.sampled_from((0.0, 0.0, 0.5, 20.0)),
+    live_tokens=st.sampled_from((0, 0, 900, 2_000, 3_500)),
+    live_limit=st.sampled_from((1_000, 3_200)),
 )
 needs = st.builds(
     StepNeed,
@@ -38,6 +41,8 @@ needs = st.builds(
     new_tokens=st.sampled_from((1, 400)),
     cached=st.dictionaries(st.sampled_from(NAMES), st.integers(1, 3_000), max_size=2),
     owner=st.sampled_from(("", *NAMES)),
+    warm=st.dictionaries(st.sampled_from(NAMES), st.integers(1, 3_000), max_size=1),
+    prefix_tokens=st.sampled_from((0, 0, 300, 5_000)),
 )
 pools = st.lists(states, max_size=12, unique_by=lambda state: state.worker_id)
 
@@ -55,6 +60,25 @@ def test_the_index_chooses_as_a_look_at_every_worker(
     index.replace(last)
     assert dict(index.states) == {state.worker_id: state for state in last}
     assert index.choose(need, excluded) == choose(need, last, excluded)
+
+
+@given(
+    pools,
+    st.lists(states, max_size=12),
+    needs,
+    st.sets(st.sampled_from(NAMES), max_size=3),
+    st.sampled_from((0.0, 0.1, 1.0, 1e3)),
+)
+def test_the_index_chooses_at_the_gate_as_a_look_at_every_worker(
+    first: list[WorkerState], changes: list[WorkerState], need: StepNeed, excluded: set[str], waited_seconds: float
+) -> None:
+    index, known = WorkerIndex(first), {state.worker_id: state for state in first}
+    assert gate.choose(index, need, excluded, waited_seconds) == choose_at_gate(need, first, excluded, waited_seconds)
+    for state in changes:
+        index.put(state)
+        known[state.worker_id] = state
+        expected = choose_at_gate(need, list(known.values()), excluded, waited_seconds)
+        assert gate.choose(index, need, excluded, waited_seconds) == expected
 
 
 @given(st.sets(st.integers(0, 10**6), min_size=1, max_size=40), st.integers(0, 10**6), st.integers(0, 3))
@@ -100,6 +124,24 @@ def test_few_of_many_workers_are_looked_at() -> None:
             )
         most[count] = max(looked_at)
     assert most[1_000] <= 4 * most[10]
+
+
+def test_few_of_many_workers_are_looked_at_where_the_gate_is_closed_at_most() -> None:
+    most = {}
+    for count in (16, 1_024):
+        index = WorkerIndex(
+            worker(f"w{number}", reserved_tokens=100, live_tokens=500 if number % 8 == 3 else 990, live_limit=1_000)
+            for number in range(count)
+        )
+        looked_at = []
+        for number in range(100):
+            before = index.evaluations
+            choice = gate.choose(index, StepNeed(f"ns/pool/{number}", "rev", 0, 100), frozenset(), 0.0)
+            assert choice is not None
+            assert choice.worker.live_tokens == 500
+            looked_at.append(index.evaluations - before)
+        most[count] = max(looked_at)
+    assert most[1_024] <= 4 * most[16]
 
 
 def test_a_reading_in_which_only_other_figures_of_leases_changed_keeps_the_trees() -> None:

@@ -111,6 +111,14 @@ REFUSED = {
     "roles are a mapping": (document(roles={"name": "a"}), "spec.roles: ", "write a list"),
     "nameless role": (document(roles=[{"priority": 1}]), "spec.roles[0].name: ", "add it"),
     "same role twice": (document(roles=[{"name": "a"}] * 2), "spec.roles: ", "give each role a name of its own"),
+    "same tenant twice": (document(tenants=[{"name": "a"}] * 2), "spec.tenants: ", "name it once, with its weight"),
+    "tenant with a colon": (document(tenants=[{"name": "a:b"}]), "spec.tenants[0].name: ", "a text without a colon"),
+    "tenant without weight": (document(tenants=[{"name": "a", "weight": 0}]), "spec.tenants[0].weight: ", "at least 1"),
+    "tenant of all weight": (
+        document(tenants=[{"name": "a", "weight": 1001}]),
+        "spec.tenants[0].weight: ",
+        "at most 1000",
+    ),
     "role with a model": (role(model="m"), "spec.roles[0].model: ", "remove it"),
     "negative budget": (role(sessionTokenBudget=-1), "spec.roles[0].sessionTokenBudget: ", "use at least 0"),
     "more than the context": (
@@ -259,19 +267,27 @@ def test_samples_are_valid(file: Path) -> None:
 def test_pool_document_is_what_gateways_read() -> None:
     sessions = {"idleTTLSeconds": 60, "maxTokens": 500, "nonceLines": ["id: *"]}
     admission = {"queueLimit": 5, "workingSet": "Enforced"}
-    value = document(sessions=sessions, admission=admission)
-    value["spec"]["models"][0]["thinking"] = "drop"
+    tenants = [{"name": "team a", "weight": 3}, {"name": "b"}]
+    value = document(sessions=sessions, admission=admission, tenants=tenants)
+    value["spec"]["models"][0] |= {"thinking": "drop", "kvCache": {"rebuildAhead": "Held", "memory": "3Mi"}}
     pool = parse(value)
     limits = {"maxOutputTokensPerStep": 64, "maxStepsPerSession": 0, "sessionTokenBudget": 0, "onHold": "Admit"}
     tested_in_test_budget_spec = {"budgets": ANY, "repetition": ANY}
     assert pool_document(pool, "abc").to_json() == {
         "schemaVersion": 1,
         "pool": "n/p",
-        "model": {"name": "m", "aliases": [], "contextTokens": 512, "thinking": "drop"},
+        "model": {
+            "name": "m",
+            "aliases": [],
+            "contextTokens": 512,
+            "thinking": "drop",
+            "kvCache": {"rebuildAhead": "Held"},
+        },
         "activeRevision": "abc",
         "roles": [{"name": "agent", "priority": 0, **limits, **tested_in_test_budget_spec}],
         "sessions": {**sessions, "implicitTTLSeconds": 3600, "onModelChange": "Migrate"},
         "tenantBudget": ANY,
+        "tenants": [{"name": "team a", "weight": 3}, {"name": "b", "weight": 1}],
         "admission": {**admission, "queueTimeoutSeconds": 30, "maxHoldSeconds": 120},
         "suspend": False,
     }

@@ -62,7 +62,8 @@ def test_every_way_that_a_policy_can_be_set_is_in_a_sample_by_name() -> None:
     policies.append(SPEC["properties"]["roles"]["items"]["properties"]["budgets"]["properties"]["onBudget"])
     policies.append(SPEC["properties"]["roles"]["items"]["properties"]["repetition"]["properties"]["onRepetition"])
     model = SPEC["properties"]["models"]["items"]["properties"]
-    policies += [model["thinking"], model["kvCache"]["properties"]["evictionPolicy"]]
+    policies += [model["thinking"]]
+    policies += [model["kvCache"]["properties"][name] for name in ("evictionPolicy", "rebuildAhead")]
     assert [value for policy in policies for value in policy["enum"] if value not in texts] == []
 
 

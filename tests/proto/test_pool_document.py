@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from roost.contract.budgets import BudgetLimits, OnBudget, RoleBudgets
 from roost.contract.nonce_lines import NonceLine
-from roost.contract.pool_document import SCHEMA_VERSION, PoolDocument, PoolRole
+from roost.contract.pool_document import SCHEMA_VERSION, PoolDocument, PoolRole, PoolTenant
 from roost.contract.repetition import OnRepetition, RepetitionRules
 
 COUNT = st.integers(0, 2**40)
@@ -37,10 +37,12 @@ DOCUMENTS = st.builds(
     max_session_tokens=COUNT,
     migrates=st.booleans(),
     tenant_budget=IN_WINDOWS,
+    tenants=st.lists(st.builds(PoolTenant, st.text(min_size=1), st.integers(1, 1000)), max_size=3).map(tuple),
     queue_limit=COUNT,
     queue_timeout_seconds=st.integers(1, 3600) | st.floats(0.001, 3600),
     has_gate=st.booleans(),
     max_hold_seconds=st.integers(1, 3600) | st.floats(0.001, 3600),
+    rebuilds_ahead=st.booleans(),
     suspend=st.booleans(),
 )
 OF_AN_OLDER_OPERATOR = """{"pool": "team/agents", "model": {"name": "smol", "contextTokens": 8192},
@@ -73,6 +75,11 @@ def test_a_document_without_a_version_is_read() -> None:
     )
 
 
+def test_a_tenant_that_is_not_named_has_the_weight_1() -> None:
+    pool = PoolDocument("a/b", tenants=(PoolTenant("acme", 3), PoolTenant("other")))
+    assert [pool.weight(name) for name in ("acme", "other", "else")] == [3, 1, 1]
+
+
 def test_what_is_missing_has_its_default_and_what_is_unknown_is_passed_over() -> None:
     text = json.dumps({"schemaVersion": SCHEMA_VERSION, "colour": "red", "sessions": {"colour": "red"}, "model": None})
     assert PoolDocument.decode("a/b", text) == PoolDocument("a/b")
@@ -101,6 +108,8 @@ def test_a_newer_version_is_an_error_that_says_what_to_update() -> None:
         ({"roles": [{"name": "coder"}, {"priority": 1}]}, r"roles\[1\]\.name is missing"),
         ({"roles": ["coder"]}, r"roles\[0\]\.name is missing"),
         ({"roles": [{"name": "coder", "priority": "high"}]}, r"roles\[0\]\.priority must be a whole number"),
+        ({"tenants": [{"weight": 2}]}, r"tenants\[0\]\.name is missing"),
+        ({"tenants": [{"name": "a"}, {"name": "b", "weight": 0}]}, r"tenants\[1\]\.weight must be at least 1, not 0"),
         ({"suspend": 1}, "suspend must be true or false, not 1"),
         ([], r"a map is wanted, not \[\]"),
     ],

@@ -49,6 +49,15 @@ def test_without_progress_it_gives_up_some_time_after_the_first_failure() -> Non
     assert waits.wait_after(UnavailableError("x"), 1097.5) is None
 
 
+def test_the_time_for_which_a_worker_had_a_step_in_silence_is_no_failure() -> None:
+    waits = patience()
+    waits.worked(1000.0)
+    assert waits.wait_after(UnavailableError("x"), 1000.0) == 1.0
+    waits.worked(300.0)
+    assert waits.wait_after(UnavailableError("x"), 1397.5) == 2.0
+    assert waits.wait_after(UnavailableError("x"), 1397.5) is None
+
+
 def test_a_straggler_is_waited_for_as_long_as_its_lease_and_asked_for_more_often() -> None:
     busy = AnotherStepRunningError("x", reason="ANOTHER_STEP_RUNNING", retry_after=5.0)
     assert patience(gateways=2).wait_after(busy, 0.0) is None

@@ -9,7 +9,7 @@ from roost.contract.why import KvEviction, Place, RebuildCause, Wait, WaitReason
 from roost.v1 import session_service_pb2 as pb
 
 SESSION = "default/coder/01hzzzzzzzzzzzzzzzzzzzzzzz"
-ROOM = KvEviction(4096, 41.2, SESSION, "LRUSparingHeld")
+ROOM = KvEviction(4096, 41.2, SESSION, "LRUSparingHeld", rebuild_seconds=0.51)
 
 
 def rebuilt(cause: RebuildCause | None, eviction: KvEviction | None = None) -> Why:
@@ -23,6 +23,10 @@ def rebuilt(cause: RebuildCause | None, eviction: KvEviction | None = None) -> W
         (Why(cached_tokens=512), "the session's first step, 512 tokens of its prompt cached"),
         (Why(log_tokens=20480, cached_tokens=20479), "none of 20,480 tokens rebuilt"),
         (
+            Why(log_tokens=20480, cached_tokens=20479, ahead_tokens=4096),
+            "none of 20,480 tokens rebuilt; 4,096 had been rebuilt ahead of it",
+        ),
+        (
             Why(
                 Wait(1.23, 3, 0, WaitReason.LINE),
                 "w1",
@@ -34,11 +38,15 @@ def rebuilt(cause: RebuildCause | None, eviction: KvEviction | None = None) -> W
                 ROOM,
             ),
             "waited 1.2 s behind 3 continuations; 4,096 of 20,480 tokens rebuilt: "
-            f"evicted 41 s ago for session {SESSION}'s growth (LRUSparingHeld)",
+            f"evicted 41 s ago for session {SESSION}'s growth (LRUSparingHeld, 0.5 s to rebuild)",
         ),
         (
             rebuilt(RebuildCause.EVICTED_FOR_ROOM, KvEviction(9, 600.0, "", "LRU")),
             "4,096 of 20,480 tokens rebuilt: evicted 10 min ago for another session's growth (LRU)",
+        ),
+        (
+            rebuilt(RebuildCause.EVICTED_FOR_ROOM, KvEviction(9, 600.0, rebuild_seconds=130.0)),
+            "4,096 of 20,480 tokens rebuilt: evicted 10 min ago for another session's growth (2 min to rebuild)",
         ),
         (
             rebuilt(RebuildCause.EVICTED_ON_REQUEST, KvEviction(9, 7300.0, requested=True)),

@@ -36,7 +36,7 @@ from roost.contract.sessions import (
     SessionTool,
     Tier,
 )
-from roost.contract.steps import Cursor, StepRequest
+from roost.contract.steps import Cursor, Deltas, StepRequest
 from roost.contract.why import KvEviction, Place, RebuildCause, Wait, WaitReason, Why
 from roost.v1 import session_service_pb2 as pb
 
@@ -58,7 +58,8 @@ WHY = Why(
     16383,
     4096,
     RebuildCause.EVICTED_FOR_ROOM,
-    KvEviction(4096, 41.5, "a/b/c", "LRUSparingHeld"),
+    KvEviction(4096, 41.5, "a/b/c", "LRUSparingHeld", rebuild_seconds=0.5),
+    ahead_tokens=512,
 )
 
 BUDGETS = (
@@ -114,6 +115,7 @@ def test_an_event_of_a_newer_gateway_is_passed_over() -> None:
         StepRequest("a/b/c", "s1", (ASKED,)),
         StepRequest("a/b/c", "s1", (ASKED, SAID), SAMPLING, JsonSchema("{}"), HEAD, Cursor(ATTEMPT, 1, 2, 3)),
         StepRequest("a/b/c", "s1", (), format=ToolChoice(ToolChoiceMode.REQUIRED, "grep"), expected_head=Head()),
+        *(StepRequest("a/b/c", "s1", (ASKED,), deltas=deltas) for deltas in Deltas),
     ],
 )
 def test_step_requests_arrive_as_they_were_sent(request_: StepRequest) -> None:

@@ -12,6 +12,7 @@ from roost_worker.engine.messages import (
     EngineMessage,
     Evicted,
     Outputs,
+    Pause,
     RequestOutput,
     SamplingParams,
     StopReason,
@@ -95,12 +96,13 @@ class EngineDriver:
         grammar: str | None = None,
         priority: int = 0,
         role: str = "",
+        pause: Pause | None = None,
         **sampling: object,
     ) -> Answer:
         """Submits `prompt`, with `output` replayed."""
         params = SamplingParams(**{"max_tokens": 4, **sampling})  # type: ignore[arg-type]  # checked by the dataclass
         ids = array("I", [*prompt, *output])
-        request = Submit(name, ids, len(prompt), params, tenant, session, grammar, priority, role)
+        request = Submit(name, ids, len(prompt), params, tenant, session, grammar, priority, role, pause)
         self.answers[name] = answer = Answer(request)
         self.send(request)
         return answer

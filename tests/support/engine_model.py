@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine_driver import Answer, EngineDriver
-from roost_worker.engine.messages import Cancel, Evict, Finish, Hold, StopReason
+from roost_worker.engine.messages import BACKGROUND, Cancel, Evict, Finish, Hold, Pause, StopReason
 from roost_worker.engine.retention import RetentionPolicy
 
 SESSIONS = ("a", "b", "c")
@@ -87,6 +87,38 @@ class EngineModel:
 
     def hold(self, session: str, seconds: float) -> None:
         self.driver.send(Hold(session, seconds))
+
+    def rebuild_ahead(self, session: str, pause: Pause) -> None:
+        """Rebuilds a session ahead of its return, once nothing else is under way. What is expected sooner stays."""
+        self.run()
+        log = self._logs[session]
+        if not 0 < len(log) < self.driver.engine.info.context_tokens:
+            return
+        now, due = self.driver.now, self.driver.now - pause.seconds_ago + pause.expect_seconds
+        sooner = {
+            parked.session: len(parked.ids)
+            for parked in self.driver.engine._cache.parked
+            if parked.session != session and now < parked.held_until < due
+        }
+        self._count += 1
+        name = f"r{self._count}"
+        self._judged.add(name)
+        answer = self.driver.submit(
+            name,
+            log,
+            session=session,
+            tenant=_tenant_of(session),
+            priority=BACKGROUND,
+            pause=pause,
+            max_tokens=1,
+        )
+        self.driver.run()
+        assert {session: self.driver.resident.get(session, 0) for session in sooner} == sooner
+        if answer.stop is not StopReason.CANCELLED:
+            assert self.driver.resident[session] == len(log)
+            parked = self.driver.engine._cache.parked.get(session)
+            assert parked is not None
+            assert parked.held_until == due
 
     def pass_time(self, seconds: float) -> None:
         self.driver.now += seconds

@@ -14,8 +14,9 @@ from roost_gateway.simulator.workload import Session, Turn
 from roost_operator.calibration.comparison import Figures, measured_figures
 from roost_worker.config import EngineConfig
 from roost_worker.engine.engine import Engine
-from roost_worker.engine.messages import Evict, Hold, RequestOutput, SamplingParams, Submit
+from roost_worker.engine.messages import Evict, Hold, Outputs, RequestOutput, SamplingParams, Submit
 from roost_worker.engine.plan import BatchPlan, BatchResult, Chunk, NewSlot, RunnerInfo, Sampled
+from roost_worker.engine.retention import RetentionPolicy
 
 VOCABULARY = 1000
 
@@ -23,8 +24,10 @@ VOCABULARY = 1000
 class CostedRunner:
     """Implements Runner. `now` goes on by the costs of each batch."""
 
-    def __init__(self, costs: WorkerCosts, num_blocks: int, block_tokens: int, context_tokens: int) -> None:
-        self.info = RunnerInfo(num_blocks, block_tokens, 1, VOCABULARY, context_tokens, (0,))
+    def __init__(
+        self, costs: WorkerCosts, num_blocks: int, block_tokens: int, context_tokens: int, host_slots: int
+    ) -> None:
+        self.info = RunnerInfo(num_blocks, block_tokens, 1, VOCABULARY, context_tokens, (0,), host_slots=host_slots)
         self.now = 0.0
         self._costs = costs
         self._slots: dict[int, NewSlot] = {}
@@ -37,10 +40,14 @@ class CostedRunner:
         self._begun -= {new.slot for new in plan.new_slots}
         self._slots |= {new.slot: new for new in plan.new_slots}
         decodes = [chunk for chunk in plan.chunks if self._decodes(chunk)]
-        seconds = self._costs.batch_seconds(len(decodes), sum(chunk.start + 1 for chunk in decodes))
+        seconds = 0.0
+        if plan.chunks:
+            seconds = self._costs.batch_seconds(len(decodes), sum(chunk.start + 1 for chunk in decodes))
         seconds += sum(self._prefill_seconds(chunk) for chunk in plan.chunks if not self._decodes(chunk))
-        self.now += seconds
-        return BatchResult(tuple(Sampled(chunk.slot, 1) for chunk in plan.chunks if chunk.sample), seconds)
+        copying = len(plan.copies) * self.info.block_tokens * self._costs.copy_token_seconds
+        self.now += seconds + copying
+        sampled = tuple(Sampled(chunk.slot, 1) for chunk in plan.chunks if chunk.sample)
+        return BatchResult(sampled, seconds, tuple(copy.restore for copy in plan.copies if copy.restore), copying)
 
     def close(self) -> None:
         pass
@@ -59,10 +66,20 @@ class CostedRunner:
 class EngineOnVirtualTime:
     """Call `run` once."""
 
-    def __init__(self, costs: WorkerCosts, kv_tokens: int, block_tokens: int, context: int, max_running: int) -> None:
-        self._runner = CostedRunner(costs, kv_tokens // block_tokens + 1, block_tokens, context)
+    def __init__(
+        self,
+        costs: WorkerCosts,
+        kv_tokens: int,
+        block_tokens: int,
+        context: int,
+        max_running: int,
+        policy: RetentionPolicy | None = None,
+        host_tokens: int = 0,
+    ) -> None:
+        blocks, slots = kv_tokens // block_tokens + 1, host_tokens // block_tokens
+        self._runner = CostedRunner(costs, blocks, block_tokens, context, slots)
         config = EngineConfig(max_running, costs.chunk_tokens, step_goal_seconds=0.0)
-        self._engine = Engine(self._runner, config, context, clock=lambda: self._runner.now)
+        self._engine = Engine(self._runner, config, context, policy=policy, clock=lambda: self._runner.now)
         self._random = Random("virtual")
         self._arrivals: list[tuple[float, int, str]] = []
         self._count = count()
@@ -84,12 +101,20 @@ class EngineOnVirtualTime:
                 time, _, name = heappop(self._arrivals)
                 self._submit(name, time)
             outputs = self._engine.iterate()
-            for output in outputs.outputs if outputs else ():
-                self._take(output)
             if outputs is None:
-                self._runner.now = self._arrivals[0][0]
+                self._pass_idle_time(self._arrivals[0][0])
+            else:
+                self._take_all(outputs)
         self._engine.close()
         return measured_figures(self._ttfts, self._runner.now, self._prompt_tokens, self._cached_tokens)
+
+    def _pass_idle_time(self, arrival: float) -> None:
+        """Go on to the next arrival."""
+        self._runner.now = arrival
+
+    def _take_all(self, outputs: Outputs) -> None:
+        for output in outputs.outputs:
+            self._take(output)
 
     def _begin(self, session: Session) -> None:
         self._turns[session.name] = iter(session.turns)
@@ -123,9 +148,14 @@ class EngineOnVirtualTime:
         if output.stop:
             assert not output.error, output.error
             self._ttfts.append(self._first[name] - self._submitted[name])
-            if self._turn[name].calls_tool:
-                self._engine.handle(Hold(name, 0.0))
+            ended = self._turn[name]
             self._plan_turn(name)
+            if ended.calls_tool and self._turn[name] is not ended:
+                self._hold(name)
+
+    def _hold(self, name: str) -> None:
+        """Say that the session pauses for its tool."""
+        self._engine.handle(Hold(name, 0.0))
 
     def _tokens(self, random: Random, number: int) -> "array[int]":
         return array("I", random.choices(range(VOCABULARY), k=number))

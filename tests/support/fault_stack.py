@@ -17,6 +17,7 @@ from roost import (
     Client,
     Committed,
     Delta,
+    Deltas,
     Format,
     JsonSchema,
     LoggedStep,
@@ -212,11 +213,16 @@ async def fault_stack(folder: Path, source: str = "", policy: str = "Migrate") -
 
 
 async def watch(
-    session: Session, text: str, step_id: str, sampling: Sampling = LONG, output: Format | None = None
+    session: Session,
+    text: str,
+    step_id: str,
+    sampling: Sampling = LONG,
+    output: Format | None = None,
+    deltas: Deltas = Deltas.EACH,
 ) -> Seen:
     """Takes a step and notes what comes, event by event."""
     seen = Seen()
-    step = session.step(text, step_id=step_id, sampling=sampling, format=output)
+    step = session.step(text, step_id=step_id, sampling=sampling, format=output, deltas=deltas)
     async for event in step:
         if isinstance(event, Delta):
             assert event.token_offset == len(seen.token_ids), "token ids came twice, or some are missing"

@@ -43,8 +43,9 @@ def simulation_of(
     recorded_times: bool = False,
     max_running: int = 4,
     queue_timeout_seconds: float = 5.0,
+    host_tokens: int = 0,
 ) -> Simulation:
     """A closed loop of the sessions on small workers."""
-    settings = WorkerSettings(kv_tokens, block_tokens, max_running, COSTS, recorded_times)
+    settings = WorkerSettings(kv_tokens, block_tokens, max_running, COSTS, recorded_times, host_tokens=host_tokens)
     fleet = Fleet(workers, settings, queue_timeout_seconds)
     return Simulation(fleet, policy_factory(settings, policy), ClosedLoop(iter(sessions), population))

@@ -29,6 +29,7 @@ from roost.store.records import (
 )
 from roost.store.redis_store import RedisStore
 from roost.store.residency import warm_field
+from roost.store.service import Demand, ServiceCounters
 from roost.store.working_set import START_TARGET, Admission, Footprint, WorkingSet
 
 POOL = "team/agents"
@@ -253,9 +254,35 @@ def live_sessions(raw: Raw, pool: str = POOL) -> dict[str, tuple[str, Footprint,
     return live
 
 
+def tenant_services(raw: Raw, pool: str = POOL) -> dict[str, tuple[int, int, int]]:
+    """Each tenant's counter, eight times the mean of its outputs, and how many attempts of it wait. Asserts that the
+    sorted sets are those of the tenants."""
+    keys, tenants, waiting = PoolKeys(pool), dict[str, tuple[int, int, int]](), dict[str, int]()
+    for name, value in raw.hgetall(keys.service).items():
+        if name != b":":
+            counter, outputs, waits, _ = map(int, value.split(b":"))
+            tenants[name.decode()] = counter, outputs, waits
+            waiting |= {name.decode(): counter} if waits else {}
+    assert {name.decode(): score for name, score in raw.zrange(keys.service_waiting, 0, -1, withscores=True)} == waiting
+    assert {name.decode() for name in raw.zrange(keys.service_resting, 0, -1)} == tenants.keys() - waiting.keys()
+    return tenants
+
+
+def assert_same_services(raw: Raw, services: ServiceCounters, pool: str = POOL) -> None:
+    assert int(raw.hget(PoolKeys(pool).service, ":") or 0) == services.clock
+    assert tenant_services(raw, pool) == {
+        name: (tenant.counter, tenant.outputs, tenant.waiting) for name, tenant in services.tenants.items()
+    }
+
+
 def entry_of(tokens: int) -> Entry:
     """Some entry, the same for the same step."""
     return Entry(Admission.GATED if tokens % 4 else Admission.PASSED, "ab" if tokens % 3 else "", tokens % 5)
+
+
+def demand_of(tokens: int) -> Demand:
+    """Some demand, the same for the same step."""
+    return Demand(1 + tokens % 3, tokens, 20 * (tokens % 4))
 
 
 def live_target(raw: Raw, pool: str = POOL) -> tuple[int, ...]:

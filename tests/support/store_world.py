@@ -20,6 +20,7 @@ from roost.store.redis_store import RedisStore, connect
 from store_comparison import Twice, comparable, owner_of
 from store_driver import (
     LONG_MS,
+    assert_same_services,
     lease,
     live_sessions,
     live_target,
@@ -320,10 +321,11 @@ class StoreWorld(RuleBasedStateMachine):
             waiting, members = set(), set()
             for nonce, value in self.raw.hgetall(keys.waiters).items():
                 priority, _, _, expiry, place = value.split(b":")
-                waiting.add((nonce.decode(), int(priority), int(expiry) <= now, place.split(b"|")[0].decode()))
-                members.add(place + b"|" + nonce)
+                line, rank, tenant = place.decode().split("|")
+                waiting.add((nonce.decode(), int(priority), int(expiry) <= now, line, tenant))
+                members.add(f"{line}|{rank}|{nonce.decode()}".encode())
             assert waiting == {
-                (nonce.hex(), waiter.priority, waiter.expiry_ms <= self.now, waiter.line)
+                (nonce.hex(), waiter.priority, waiter.expiry_ms <= self.now, waiter.line, waiter.tenant)
                 for nonce, waiter in pool.waiters.items()
             }
             assert set(self.raw.zrange(keys.lines, 0, -1)) == members
@@ -332,6 +334,7 @@ class StoreWorld(RuleBasedStateMachine):
                 for short_name, live in pool.working_set.live.items()
             }
             pool.working_set.check_integrity()
+            assert_same_services(self.raw, pool.services, name)
             assert live_target(self.raw, name) == astuple(pool.working_set.target)[:3]
         self.touched.clear()
 

@@ -1,24 +1,23 @@
 """A bounded queue of the steps that wait for room, and the order in which they are served. Pure.
 
 Steps that need different revisions of the model are served by different workers, so each revision has a line of its
-own: no step waits behind a step that other workers serve. The bound and the tenants' shares are those of the pool.
+own: no step waits behind a step that other workers serve. The bound and the tenants' counters are those of the pool.
 
 Order of a line (`waiting_line.py`): class (continuations of live sessions before new sessions, then the role's
-priority), then how near the deadline is, then fair share (the tenant with the fewest running steps, then the tenant
-served longest ago), then arrival. A lower class overtakes a higher one only by aging: `AGING_SECONDS` of waiting are
-worth one class.
+priority), then how near the deadline is, then fair share (the tenant with the least counter of `roost.store.service`),
+then arrival. A lower class overtakes a higher one only by aging: `AGING_SECONDS` of waiting are worth one class, up to
+the best class there is, within which age does not count.
 """
 
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from roost_gateway.admission.waiting_line import Ahead, FairShare, Ticket, WaitingLine
+from roost_gateway.admission.waiting_line import Ahead, KnownCounters, Ticket, WaitingLine
 
 DEFAULT_QUEUE_LIMIT = 4096
 """Bound of a queue whose pool sets none."""
 DEFAULT_RETRY_SECONDS = 1.0
 _WAITS_REMEMBERED = 16
-_TENANTS_REMEMBERED = 10_000
 
 
 def step_class(priority: int, priorities: Sequence[int], *, continuation: bool) -> int:
@@ -39,15 +38,14 @@ class QueueFullError(Exception):
 
 
 class AdmissionQueue:
-    """The waiting steps of one pool in one gateway, in a line for each model revision, and each tenant's running
-    steps."""
+    """The waiting steps of one pool in one gateway, in a line for each model revision, and its tenants' counters."""
 
     def __init__(self) -> None:
         self._lines: dict[str, WaitingLine] = {}
         self._length = 0
         self._new = 0
         self._arrivals = 0
-        self._shares = FairShare()
+        self._counters = KnownCounters()
         self._recent_waits: deque[float] = deque(maxlen=_WAITS_REMEMBERED)
         self._served: dict[str, deque[float]] = {}
         """Line -> when its last steps were served."""
@@ -81,18 +79,20 @@ class AdmissionQueue:
         self._recent_waits.append(now - ticket.enqueued)
         self._served.setdefault(ticket.line, deque(maxlen=_WAITS_REMEMBERED)).append(now)
 
-    def started(self, tenant: str) -> None:
-        """Counts a step of the tenant as running, whether it waited or not."""
-        self._shares.started(tenant)
-        self._share_changed(tenant)
+    def step_came(self, tenant: str, counter: int) -> None:
+        """Keeps the tenant's counter until each of its steps that came has left. Call it before `push`."""
+        self._counters.step_came(tenant, counter)
+        self._counter_changed(tenant)
 
-    def ended(self, tenant: str) -> None:
-        """Counts a step of the tenant as ended."""
-        self._shares.ended(tenant)
-        self._share_changed(tenant)
-        if self._shares.forget(_TENANTS_REMEMBERED):
-            for line in self._lines.values():
-                line.shares_changed()
+    def step_left(self, tenant: str) -> None:
+        """Ends what `step_came` began, once the step waits no longer."""
+        self._counters.step_left(tenant)
+        self._counter_changed(tenant)
+
+    def learn(self, tenant: str, counter: int) -> None:
+        """Takes a newer counter of a tenant; does nothing when none of its steps is here."""
+        self._counters.learn(tenant, counter)
+        self._counter_changed(tenant)
 
     def first(self, line: str, now: float) -> Ticket | None:
         """The step of a line that is served next, or None. `now` must not go back."""
@@ -127,8 +127,8 @@ class AdmissionQueue:
         yield "new", self._new
 
     def _line(self, name: str) -> WaitingLine:
-        return self._lines.setdefault(name, WaitingLine(self._shares))
+        return self._lines.setdefault(name, WaitingLine(self._counters))
 
-    def _share_changed(self, tenant: str) -> None:
+    def _counter_changed(self, tenant: str) -> None:
         for line in self._lines.values():
-            line.share_changed(tenant)
+            line.counter_changed(tenant)

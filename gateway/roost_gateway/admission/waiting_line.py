@@ -1,9 +1,10 @@
 """Waiting steps in the order in which they are served. Pure; O(log n) for each change and each lookup.
 
 A step's place depends on values that change while it waits: its class, by aging; how near its deadline is; and its
-tenant's share. So steps are kept in groups by tenant and *level* (class and urgency), each in order of arrival. A heap
-holds the first step of each group; outdated entries are dropped when they reach the top. A timetable says when each
-step changes its level, which is seldom: once per `AGING_SECONDS`, and with each halving of the time that is left.
+tenant's counter. So steps are kept in groups by tenant and *level* (class and urgency), each in order of arrival. A
+heap holds the first step of each tenant's best group; outdated entries are dropped when they reach the top. A timetable
+says when each step changes its level, which is seldom: once per `AGING_SECONDS`, and with each halving of the time that
+is left.
 """
 
 from bisect import bisect_left, insort
@@ -13,15 +14,15 @@ from heapq import heapify, heappop, heappush
 from math import inf, log2, nextafter
 from typing import NamedTuple
 
-from roost.store.records import AGING_SECONDS
+from roost.store.rules import AGING_SECONDS, aged_class
 
 _FAR = 60
 _SLACK = 64
 
 Level = tuple[int, int]
 """Class and urgency, lower first."""
-Entry = tuple[int, int, int, int, int, str]
-"""Class, urgency, what runs of the tenant, when it was served last, arrival of the group's first, tenant."""
+Entry = tuple[int, int, int, int, str]
+"""Class, urgency, the tenant's counter, arrival of the tenant's first, tenant."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,42 +39,40 @@ class Ticket:
     """Model revision that the step needs; empty: any."""
 
     def level(self, now: float) -> Level:
-        return self.priority - int((now - self.enqueued) / AGING_SECONDS), _urgency(self.deadline - now)
+        return aged_class(self.priority, int((now - self.enqueued) / AGING_SECONDS)), _urgency(self.deadline - now)
 
     def next_change(self, now: float) -> float:
         """When the level changes next, or may."""
-        aging = self.enqueued + AGING_SECONDS * (int((now - self.enqueued) / AGING_SECONDS) + 1)
+        periods = int((now - self.enqueued) / AGING_SECONDS)
+        aging = self.enqueued + AGING_SECONDS * (periods + 1) if periods < self.priority else inf
         urgency = _urgency(self.deadline - now)
         return max(min(aging, self.deadline - 2.0**urgency if urgency else inf), nextafter(now, inf))
 
 
-class FairShare:
-    """How many steps of each tenant run, and when each tenant was served last."""
+class KnownCounters:
+    """The counters (`roost.store.service`) of the tenants of which this gateway has steps, as the store answered last.
+    One may be out of date, since other gateways have steps of the tenant too."""
 
     def __init__(self) -> None:
-        self._running: Counter[str] = Counter()
-        self._served: dict[str, int] = {}
-        self._services = 0
+        self._steps: Counter[str] = Counter()
+        self._counters: dict[str, int] = {}
 
-    def rank(self, tenant: str) -> tuple[int, int]:
-        return self._running[tenant], self._served.get(tenant, 0)
+    def of(self, tenant: str) -> int:
+        """0 for a tenant of which there is no step."""
+        return self._counters.get(tenant, 0)
 
-    def started(self, tenant: str) -> None:
-        self._running[tenant] += 1
-        self._services += 1
-        self._served[tenant] = self._services
+    def step_came(self, tenant: str, counter: int) -> None:
+        self._steps[tenant] += 1
+        self._counters[tenant] = counter
 
-    def ended(self, tenant: str) -> None:
-        self._running[tenant] -= 1
-        if self._running[tenant] <= 0:
-            del self._running[tenant]
+    def step_left(self, tenant: str) -> None:
+        self._steps[tenant] -= 1
+        if not self._steps[tenant]:
+            del self._steps[tenant], self._counters[tenant]
 
-    def forget(self, most: int) -> bool:
-        """Forgets tenants without running steps if more than `most` tenants are remembered. Returns whether it did."""
-        if len(self._served) <= most:
-            return False
-        self._served = {tenant: self._served[tenant] for tenant in self._running if tenant in self._served}
-        return True
+    def learn(self, tenant: str, counter: int) -> None:
+        if tenant in self._counters:
+            self._counters[tenant] = counter
 
 
 class Ahead(NamedTuple):
@@ -101,13 +100,34 @@ class _Group:
         return bisect_left(self.steps, arrival, key=lambda step: step[0])
 
 
+@dataclass(slots=True)
+class _Queue:
+    """The steps of one tenant."""
+
+    groups: dict[Level, _Group] = field(default_factory=dict)
+    best: Level = (0, 0)
+    """The lowest level of a group. Undefined without groups."""
+
+    def group(self, level: Level) -> _Group:
+        """The group of a level, a new one if there is none."""
+        if level not in self.groups:
+            self.best = min(self.best, level) if self.groups else level
+            self.groups[level] = _Group()
+        return self.groups[level]
+
+    def drop(self, level: Level) -> None:
+        del self.groups[level]
+        if level == self.best and self.groups:
+            self.best = min(self.groups)
+
+
 class WaitingLine:
     """The steps that the same workers can serve."""
 
-    def __init__(self, shares: FairShare) -> None:
-        self._shares = shares
+    def __init__(self, counters: KnownCounters) -> None:
+        self._counters = counters
         self._places: dict[Ticket, _Place] = {}
-        self._groups: defaultdict[str, dict[Level, _Group]] = defaultdict(dict)
+        self._queues: defaultdict[str, _Queue] = defaultdict(_Queue)
         self._heap: list[Entry] = []
         self._timetable: list[tuple[float, int, Ticket]] = []
         self._aside: list[Ticket] = []
@@ -140,11 +160,11 @@ class WaitingLine:
         """The step that is served next, of those that are not set aside, or None. `now` must not go back."""
         self._age(now)
         while self._heap:
-            priority, urgency, *_, tenant = entry = self._heap[0]
-            level = priority, urgency
-            group = self._groups.get(tenant, {}).get(level)
-            if group is not None and entry == self._entry(tenant, level, group):
-                return group.steps[0][1]
+            entry = self._heap[0]
+            tenant = entry[-1]
+            queue = self._queues.get(tenant)
+            if queue is not None and entry == self._entry(tenant, queue):
+                return queue.groups[queue.best].steps[0][1]
             heappop(self._heap)
         return None
 
@@ -164,16 +184,10 @@ class WaitingLine:
                 self._insert(ticket, place)
         self._aside.clear()
 
-    def share_changed(self, tenant: str) -> None:
-        """Takes a change of the tenant's rank in `FairShare`."""
-        for level, group in self._groups.get(tenant, {}).items():
-            self._offer(tenant, level, group)
-
-    def shares_changed(self) -> None:
-        """Takes changes of any tenants' ranks."""
-        groups = [(tenant, *group) for tenant, levels in self._groups.items() for group in levels.items()]
-        self._heap = [self._entry(tenant, level, group) for tenant, level, group in groups]
-        heapify(self._heap)
+    def counter_changed(self, tenant: str) -> None:
+        """Takes a change of the tenant's counter."""
+        if tenant in self._queues:
+            self._offer(tenant, self._queues[tenant])
 
     def ahead(self, ticket: Ticket, now: float) -> Ahead:
         """How many steps go before `ticket`, whether it waits or not. O(groups), and the steps of its own group; there
@@ -181,15 +195,15 @@ class WaitingLine:
         self._age(now)
         place = self._places.get(ticket)
         arrival = place.arrival if place else 2**62
-        own = (*ticket.level(now), *self._shares.rank(ticket.tenant))
+        own = (*ticket.level(now), self._counters.of(ticket.tenant))
         count = continuations = 0
-        for tenant, groups in self._groups.items():
-            share = self._shares.rank(tenant)
-            for level, group in groups.items():
-                if (*level, *share) < own:
+        for tenant, queue in self._queues.items():
+            counter = self._counters.of(tenant)
+            for level, group in queue.groups.items():
+                if (*level, counter) < own:
                     count += len(group.steps)
                     continuations += group.continuations
-                elif (*level, *share) == own:
+                elif (*level, counter) == own:
                     before = group.before(arrival)
                     count += before
                     continuations += sum(step.continuation for _, step in group.steps[:before])
@@ -216,35 +230,36 @@ class WaitingLine:
         return place is not None and place.arrival == arrival
 
     def _insert(self, ticket: Ticket, place: _Place) -> None:
-        group = self._groups[ticket.tenant].setdefault(place.level, _Group())
+        queue = self._queues[ticket.tenant]
+        group = queue.group(place.level)
         insort(group.steps, (place.arrival, ticket), key=lambda step: step[0])
         group.continuations += ticket.continuation
-        if group.steps[0][1] is ticket:
-            self._offer(ticket.tenant, place.level, group)
+        if place.level == queue.best and group.steps[0][1] is ticket:
+            self._offer(ticket.tenant, queue)
 
     def _take_out(self, ticket: Ticket, place: _Place) -> None:
-        groups = self._groups[ticket.tenant]
-        group = groups[place.level]
-        at = group.before(place.arrival)
-        del group.steps[at]
+        queue = self._queues[ticket.tenant]
+        group = queue.groups[place.level]
+        is_first = place.level == queue.best and group.steps[0][1] is ticket
+        del group.steps[group.before(place.arrival)]
         group.continuations -= ticket.continuation
-        if group.steps:
-            if at == 0:
-                self._offer(ticket.tenant, place.level, group)
-            return
-        del groups[place.level]
-        if not groups:
-            del self._groups[ticket.tenant]
+        if not group.steps:
+            queue.drop(place.level)
+        if not queue.groups:
+            del self._queues[ticket.tenant]
+        elif is_first:
+            self._offer(ticket.tenant, queue)
 
-    def _offer(self, tenant: str, level: Level, group: _Group) -> None:
-        heappush(self._heap, self._entry(tenant, level, group))
-        if len(self._heap) > 4 * len(self._places) + _SLACK:
-            self.shares_changed()
+    def _offer(self, tenant: str, queue: _Queue) -> None:
+        heappush(self._heap, self._entry(tenant, queue))
+        if len(self._heap) > 4 * len(self._queues) + _SLACK:
+            self._heap = [self._entry(tenant, queue) for tenant, queue in self._queues.items()]
+            heapify(self._heap)
 
-    def _entry(self, tenant: str, level: Level, group: _Group) -> Entry:
-        return (*level, *self._shares.rank(tenant), group.steps[0][0], tenant)
+    def _entry(self, tenant: str, queue: _Queue) -> Entry:
+        return (*queue.best, self._counters.of(tenant), queue.groups[queue.best].steps[0][0], tenant)
 
 
 def _urgency(left: float) -> int:
-    """Deadlines by powers of two: of two equally near ones, fair share decides."""
+    """Deadlines by powers of two: of two equally near ones, the tenants' counters decide."""
     return min(_FAR, int(log2(left))) if left >= 1 else 0

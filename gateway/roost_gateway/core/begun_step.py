@@ -48,7 +48,14 @@ def begun_step(request: StepRequest, tenant: str, document: Mapping[str, Any]) -
     assert pool is not None, "the store has checked the session's name"
     (start,) = decode_entries(pool, bytes.fromhex(document["start"]))
     kept = decode(*document["kept"]) if document.get("kept") else None
-    added = Conversation("", messages=request.messages, sampling=request.sampling, format=request.format, kept=kept)
+    added = Conversation(
+        "",
+        messages=request.messages,
+        sampling=request.sampling,
+        format=request.format,
+        deltas=request.deltas,
+        kept=kept,
+    )
     links = Chain((), (), _point(document["end"]), document["units"])
     turn = Turn(added, tenant, _point(document["root"]), links, bytes.fromhex(request.step_id))
     return BegunStep(turn, start, recognised_step(StepName(request.session_id, request.step_id), document))

@@ -11,13 +11,13 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, invalid
-from roost.contract.steps import StepName
+from roost.contract.steps import Deltas, StepName
 from roost.store.detached import (
     EVENTS_KEPT_MS,
     DetachedProgress,
@@ -83,6 +83,7 @@ class DetachedConversations:
 
         `echo` is a JSON object that `find` returns at any gateway. `is_streamed`: whether its events are logged.
         """
+        conversation = replace(conversation, deltas=Deltas.INTERVAL if is_streamed else Deltas.NONE)
         began: asyncio.Future[Recognised] = asyncio.get_running_loop().create_future()
         first_run = self._run_first(conversation, caller, echo, began, is_streamed=is_streamed)
         reading = asyncio.create_task(first_run)

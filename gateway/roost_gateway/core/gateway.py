@@ -41,6 +41,7 @@ from roost_gateway.core.step_calls import StepCalls, StepEvents
 from roost_gateway.core.summaries import write_summary
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.fleet.pools import require_open
+from roost_gateway.moving.pauses import Pauses
 from roost_gateway.step.call import Fold, StepCall
 
 _DEFAULT_SESSIONS, _DEFAULT_STEPS = 100, 20
@@ -61,6 +62,7 @@ class Gateway:
         fleet: Fleet,
         facts: FactsCache,
         calls: StepCalls,
+        pauses: Pauses,
         step_timeout_seconds: float,
     ) -> None:
         self._store = store
@@ -70,6 +72,7 @@ class Gateway:
         self._clients = fleet.clients
         self._facts = facts
         self._calls = calls
+        self._pauses = pauses
         self._step_timeout_seconds = step_timeout_seconds
 
     async def open(
@@ -221,9 +224,7 @@ class Gateway:
         check(requests.hold(tool, expect_seconds))
         generation = expected_head.generation if expected_head is not None else 0
         descriptor = await self._store.hold(session_id, caller.tenant, tool, expect_seconds, expected_head, generation)
-        worker = self._workers.get(descriptor.pool, descriptor.owner)
-        if worker is not None:
-            self._clients.hold(descriptor.pool, worker, session_id, tool, expect_seconds)
+        self._pauses.begin(descriptor)
         return await self._described(descriptor)
 
     async def evict(self, session_id: str, caller: Caller) -> tuple[SessionInfo, int]:

@@ -20,6 +20,7 @@ from roost_gateway.core.pressure import Pressure
 from roost_gateway.core.step_calls import StepCalls
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.moving.movers import Movers
+from roost_gateway.moving.pauses import Pauses
 from roost_gateway.step.steps import Steps
 from roost_gateway.telemetry import Telemetry
 
@@ -95,10 +96,13 @@ class GatewayRuntime:
         on_close(steps.aclose, FINISH_SECONDS)
         movers = Movers(store, fleet, self._telemetry)
         on_close(movers.aclose)
+        pauses = Pauses(store, fleet, steps)
+        on_close(pauses.aclose)
 
         def changed(pool: str) -> None:
             steps.workers_changed(pool)
             movers.workers_changed(pool)
+            pauses.workers_changed(pool)
             self._on_change()
 
         fleet.on_change = changed
@@ -106,7 +110,7 @@ class GatewayRuntime:
         pressure.start()
         calls = StepCalls(steps, pressure)
         timeout = config.step_timeout_seconds
-        self._gateway = Gateway(store, fleet, facts, calls, timeout)
+        self._gateway = Gateway(store, fleet, facts, calls, pauses, timeout)
         kept = KeptConversations(store.kept_conversations, fleet.pools)
         conversations = Conversations(self._gateway, fleet.pools, store.conversations, kept, store.detached, timeout)
         self._conversations = conversations

@@ -14,9 +14,9 @@ from roost.store.records import StoreAwayError, WorkerView
 from roost.store.residency import Residency
 from roost.store.wake import Wake
 from roost_gateway.fleet.grace import WorkerGrace
+from roost_gateway.routing import gate
 from roost_gateway.routing.backlog import Backlogs
 from roost_gateway.routing.choice import Choice, StepNeed, WorkerState
-from roost_gateway.routing.gate import left_out
 from roost_gateway.routing.worker_index import WorkerIndex
 
 _LOOK_SECONDS = 0.1
@@ -79,9 +79,9 @@ class Workers:
             start[0] for start in self._broken_now() if (worker := index.states.get(start[0])) and worker.start == start
         }
         excluded = excluded | broken
-        if gate_seconds is not None:
-            excluded = excluded | left_out(need, index.states, excluded, gate_seconds)
-        return index.choose(need, excluded)
+        if gate_seconds is None:
+            return index.choose(need, excluded)
+        return gate.choose(index, need, excluded, gate_seconds)
 
     def any_living(self, pool: str, need: StepNeed, excluded: AbstractSet[str]) -> bool:
         """Whether any of the pool's workers may serve a step, even one marked broken, which may live all the same."""

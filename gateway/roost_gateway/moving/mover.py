@@ -1,26 +1,20 @@
-"""Moves the sessions of one worker that is about to drain, while it still serves them.
-
-A session's log is computed at its new home first; then one script makes that its owner, unless a step runs or has
-changed the log by then; then the old home drops it. A step that comes before goes to the old home.
-"""
+"""Moves the sessions of one worker that is about to drain, while it still serves them."""
 
 import asyncio
-import contextlib
 import logging
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 
-from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_MS
 from roost.contract.refused import Refused
 from roost.store.interface import SessionStore
-from roost.store.moves import Move, Resident
-from roost.store.records import Descriptor, StoreAwayError
+from roost.store.moves import Resident
+from roost.store.records import StoreAwayError
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.moving.plan import plan
-from roost_gateway.moving.rebuild import RebuildError, RebuildFailure, rebuild
+from roost_gateway.moving.rebuild import RebuildError, RebuildFailure
+from roost_gateway.moving.worker_moves import WorkerMoves
 from roost_gateway.routing.choice import WorkerState
-from roost_gateway.telemetry import Telemetry
+from roost_gateway.telemetry import DRAIN, Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +30,8 @@ class Mover:
     def __init__(
         self, pool: str, worker: WorkerState, gateway: str, store: SessionStore, fleet: Fleet, telemetry: Telemetry
     ) -> None:
-        self._pool, self._worker, self._gateway = pool, worker, gateway
-        self._store, self._fleet, self._telemetry = store, fleet, telemetry
+        self._pool, self._worker, self._fleet, self._telemetry = pool, worker, fleet, telemetry
+        self._moves = WorkerMoves(pool, worker, gateway, store, fleet, telemetry)
         self._deadline = time.monotonic() + worker.lease.leaving_seconds
         self._too_old: set[tuple[str, str]] = set()
         """Starts of workers that do not know the call."""
@@ -46,27 +40,13 @@ class Mover:
 
     async def run(self) -> None:
         """Moves what can be moved, if no other gateway does. Raises StoreAwayError."""
-        if not await self._claim():
+        left = await self._moves.claimed(self._move_all)
+        if left is None:
             return
-        moving = asyncio.create_task(self._move_all(), name=f"move sessions of {self._worker.worker_id}")
-        try:
-            while not (await asyncio.wait([moving], timeout=LEASE_PERIOD_SECONDS))[0]:
-                if not await self._claim():
-                    log.warning("another gateway moves the sessions of worker %s now", self._worker.worker_id)
-                    return
-            await self._finish(moving.result())
-        finally:
-            moving.cancel()
-            await asyncio.gather(moving, return_exceptions=True)
-
-    async def _finish(self, left: int) -> None:
-        await self._store.moves.finish(self._pool, self._worker.worker_id, self._gateway, LEASE_TTL_MS)
+        await self._moves.finish()
         self._telemetry.sessions_left(left)
         if left:
             log.info("%d sessions of worker %s are rebuilt on demand", left, self._worker.worker_id)
-
-    async def _claim(self) -> bool:
-        return await self._store.moves.claim(self._pool, self._worker.worker_id, self._gateway, LEASE_TTL_MS)
 
     @property
     def _seconds_left(self) -> float:
@@ -76,7 +56,7 @@ class Mover:
         """Moves sessions until none is left that can be moved, or the worker takes no more steps. Returns how many are
         left."""
         while not self._stays():
-            residents = await self._residents()
+            residents = await self._moves.residents()
             planned = self._plan(residents)
             if not planned and not self._waits_for_steps(residents):
                 return len(residents)
@@ -90,20 +70,6 @@ class Mover:
         """Whether the worker takes any session's steps again."""
         worker = self._fleet.workers.get(self._pool, self._worker.worker_id)
         return worker is not None and not worker.lease.stops
-
-    async def _residents(self) -> list[Resident]:
-        """The sessions whose next step would go to the worker."""
-        residents = await self._store.moves.residents(self._pool, self._worker.worker_id)
-        return [resident for resident in residents if self._is_at_home(resident)]
-
-    def _is_at_home(self, resident: Resident) -> bool:
-        at_home = resident.owner == self._worker.worker_id and not resident.closed and resident.log_tokens > 0
-        return at_home and not self._is_rendered_again(resident)
-
-    def _is_rendered_again(self, resident: Resident) -> bool:
-        """Whether the session's log becomes another revision's before its next step."""
-        pool = self._fleet.pools.known(self._pool)
-        return pool is not None and pool.migrates and pool.active_revision not in ("", resident.model_revision)
 
     def _plan(self, residents: Sequence[Resident]) -> Mapping[str, Sequence[Resident]]:
         idle = (resident for resident in residents if not resident.busy and resident.session_id not in self._refused)
@@ -133,7 +99,7 @@ class Mover:
             if home is None or home.lease.stops or self._stays() or time.monotonic() >= until:
                 return
             try:
-                await self._move(resident, home)
+                await self._moves.move(resident, home, self._seconds_left, DRAIN)
             except RebuildError as error:
                 log.info("worker %s does not rebuild %s: %s", worker_id, resident.session_id, error)
                 if error.failure is RebuildFailure.REFUSED:
@@ -145,31 +111,3 @@ class Mover:
                 return
             except (Refused, StoreAwayError) as error:
                 log.info("session %s is not moved: %s", resident.session_id, error)
-
-    async def _move(self, resident: Resident, home: WorkerState) -> None:
-        session = await self._store.get(resident.session_id, resident.tenant)
-        if session.attempt is not None or session.owner != self._worker.worker_id:
-            return
-        tokens = await rebuild(session, home, self._fleet.clients, self._store, max(0.0, self._seconds_left))
-        epoch = await self._store.moves.move(self._move_of(session, home))
-        self._telemetry.session_moved(tokens)
-        await self._fleet.clients.evict(self._pool, [self._worker], session.session_id, epoch)
-        await self._hold_again(session, home)
-
-    def _move_of(self, session: Descriptor, home: WorkerState) -> Move:
-        return Move(
-            session_id=session.session_id,
-            gateway=self._gateway,
-            worker=self._worker.worker_id,
-            to=home.worker_id,
-            head=session.head,
-            generation=session.generation,
-            request=secrets.token_hex(16),
-        )
-
-    async def _hold_again(self, session: Descriptor, home: WorkerState) -> None:
-        """Reports a pause to the new home, whenever it began."""
-        with contextlib.suppress(Refused):  # it was deleted just now
-            hold = (await self._store.get(session.session_id, session.tenant)).hold
-            if hold is not None:
-                self._fleet.clients.hold(self._pool, home, session.session_id, hold.tool, hold.expect_seconds)

@@ -1,4 +1,4 @@
-"""Begins a mover for each worker that is about to drain."""
+"""Begins the moves of sessions: from each worker that is about to drain, and from those that others should relieve."""
 
 import asyncio
 import logging
@@ -7,6 +7,7 @@ import secrets
 from roost.store.interface import SessionStore
 from roost.store.records import StoreAwayError
 from roost_gateway.fleet.fleet import Fleet
+from roost_gateway.moving.balancer import Balancer
 from roost_gateway.moving.mover import Mover
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.telemetry import Telemetry
@@ -20,6 +21,7 @@ class Movers:
     def __init__(self, store: SessionStore, fleet: Fleet, telemetry: Telemetry) -> None:
         self._store, self._fleet, self._telemetry = store, fleet, telemetry
         self._gateway = secrets.token_hex(16)
+        self._balancer = Balancer(self._gateway, store, fleet, telemetry)
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
         """By the start of the worker that is left."""
 
@@ -29,12 +31,14 @@ class Movers:
             if worker.lease.leaving and worker.start not in self._running:
                 task = asyncio.create_task(self._move(pool, worker), name=f"leave {worker.worker_id}")
                 self._running[worker.start] = task
+        self._balancer.workers_changed(pool)
 
     async def aclose(self) -> None:
         running = list(self._running.values())
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        await self._balancer.aclose()
 
     async def _move(self, pool: str, worker: WorkerState) -> None:
         try:

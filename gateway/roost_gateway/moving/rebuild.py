@@ -9,7 +9,7 @@ import grpc.aio
 
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor
-from roost.v1.worker_service_pb2 import RebuildRequest, RebuildResponse, RebuildStart, SessionRef
+from roost.v1.worker_service_pb2 import Pause, RebuildRequest, RebuildResponse, RebuildStart, SessionRef
 from roost.wire import head_to_wire
 from roost_gateway.fleet.worker_client import WorkerClients
 from roost_gateway.routing.choice import WorkerState
@@ -41,9 +41,18 @@ _FAILURES = {
 
 
 async def rebuild(
-    session: Descriptor, worker: WorkerState, clients: WorkerClients, store: SessionStore, seconds: float
+    session: Descriptor,
+    worker: WorkerState,
+    clients: WorkerClients,
+    store: SessionStore,
+    seconds: float,
+    *,
+    paused_seconds: float | None = None,
 ) -> int:
     """Has a worker compute the KV of a session's log, within `seconds`. Returns how many tokens it computed.
+
+    With `paused_seconds`, how long the session has been on hold, it is ahead of the session's return: the worker does
+    it only while it has nothing else to do.
 
     Raises RebuildError, StoreAwayError.
     """
@@ -51,7 +60,7 @@ async def rebuild(
     call: grpc.aio.StreamStreamCall[Any, Any] = stub.Rebuild(metadata=metadata, timeout=seconds)
     history = SessionHistory(store, session)
     try:
-        await call.write(RebuildRequest(start=_start(session)))
+        await call.write(RebuildRequest(start=_start(session, paused_seconds)))
         while True:
             response: RebuildResponse | Any = await call.read()
             if response is grpc.aio.EOF:
@@ -72,11 +81,15 @@ async def _ended(call: "grpc.aio.StreamStreamCall[Any, Any]") -> RebuildError:
     return RebuildError(failure, f"{code.name}: {await call.details()}")
 
 
-def _start(session: Descriptor) -> RebuildStart:
-    head = head_to_wire(session.head)
+def _start(session: Descriptor, paused_seconds: float | None) -> RebuildStart:
+    head, hold, pause = head_to_wire(session.head), session.hold, None
+    if hold is not None and paused_seconds is not None:
+        pause = Pause(seconds_ago=paused_seconds, expect_seconds=hold.expect_seconds, tool=hold.tool)
     return RebuildStart(
         session=SessionRef(session_id=session.session_id, generation=session.generation, head=head),
         tenant=session.tenant,
         model_revision=session.model_revision,
         epoch=session.epoch,
+        pause=pause,
+        role=session.role,
     )

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from roost.contract.budgets import BudgetStatus
 from roost.contract.messages import Format, Message, Sampling, ToolDefinition
-from roost.contract.steps import StepName
+from roost.contract.steps import Deltas, StepName
 from roost.store.kept_conversations import KeptConversation
 
 
@@ -24,6 +24,8 @@ class Conversation:
     echo of text and calls, without reasoning. With `previous`, only what is new."""
     sampling: Sampling = field(default_factory=Sampling)
     format: Format | None = None
+    deltas: Deltas = Deltas.INTERVAL
+    """How often the output of its step comes."""
     family: str = ""
     """The id that the client's conversation goes by, at most 256 bytes; empty without one. Branches (title calls,
     sub-agents, what follows a compaction) share it."""

@@ -35,7 +35,15 @@ class Turn:
         """The step in a session whose log has the first `units` units of the conversation."""
         asked = self.conversation
         messages: Sequence[Message] = asked.messages[self.chain.messages_of(units) :]
-        return StepRequest(session_id, self.step_id, tuple(messages), asked.sampling, asked.format, head)
+        return StepRequest(
+            session_id=session_id,
+            step_id=self.step_id,
+            messages=tuple(messages),
+            sampling=asked.sampling,
+            format=asked.format,
+            expected_head=head,
+            deltas=asked.deltas,
+        )
 
     def opened(self, session_id: str) -> IndexEntry:
         """The entry of a new session, whose log is empty."""

@@ -89,6 +89,12 @@ class WorkerState:
     def free_tokens(self) -> int:
         return self.lease.capacity_tokens - self.reserved_tokens
 
+    @property
+    def gate_room(self) -> int:
+        """Most tokens of a session that is not live for which the gate seems open, and the store decides; -1 when it
+        is closed to any."""
+        return max(-1, self.live_limit - self.live_tokens) if self.live_tokens else ANY_TOKENS
+
 
 @dataclass(frozen=True, slots=True)
 class StepNeed:
@@ -165,6 +171,8 @@ class Standing:
     queues: bool
     fits: int
     """Most tokens that it has room for; `ANY_TOKENS` when it is empty, since it then accepts a step of any size."""
+    gate_room: int
+    """As `WorkerState.gate_room`."""
 
     def cost(self, room: Room) -> int:
         return self.load if room is Room.NOW else self.soon
@@ -180,6 +188,7 @@ def standing(worker: WorkerState) -> Standing:
         runs=slots <= 0,
         queues=worker.reserved_attempts < QUEUED_PER_RUNNING * worker.lease.max_running,
         fits=worker.free_tokens if worker.reserved_tokens > 0 else ANY_TOKENS,
+        gate_room=worker.gate_room,
     )
 
 
@@ -199,7 +208,7 @@ def eligible(need: StepNeed, worker: WorkerState, excluded: AbstractSet[str]) ->
 
 def other_order(need: StepNeed, room: Room, place: Standing, worker_id: str) -> tuple[int, int]:
     """Sort key of the workers with such room, without regard to what they have cached."""
-    return _compute_ticks(need.tokens, place.rate_class) + place.cost(room), ring_distance(need.session_id, worker_id)
+    return compute_ticks(need.tokens, place.rate_class) + place.cost(room), ring_distance(need.session_id, worker_id)
 
 
 def ring_distance(session_id: str, worker_id: str) -> int:
@@ -230,10 +239,10 @@ def _weigh(need: StepNeed, worker: WorkerState) -> Choice:
 def _prefill_ticks(missing: int, warm: int, worker: WorkerState) -> int:
     """Cost of the tokens that are not on the worker's device, of which `warm` may come from its host memory."""
     rate_class = rate_class_of(worker.lease.prefill_rate)
-    computing = _compute_ticks(missing, rate_class)
+    computing = compute_ticks(missing, rate_class)
     if not warm or not worker.lease.restore_rate:
         return computing
-    return min(computing, _compute_ticks(max(0, missing - warm), rate_class) + _ticks(warm / worker.lease.restore_rate))
+    return min(computing, compute_ticks(max(0, missing - warm), rate_class) + _ticks(warm / worker.lease.restore_rate))
 
 
 def _wait_seconds(tokens: int, worker: WorkerState) -> float:
@@ -264,8 +273,13 @@ def rate_class_of(prefill_rate: float) -> int:
     return round(RATE_CLASSES * math.log2(prefill_rate or DEFAULT_PREFILL_RATE))
 
 
-def _compute_ticks(tokens: int, rate_class: int) -> int:
-    return _ticks(tokens / 2.0 ** (rate_class / RATE_CLASSES))
+def rate_of(rate_class: int) -> float:
+    """Tokens per second for which a class stands."""
+    return float(2.0 ** (rate_class / RATE_CLASSES))
+
+
+def compute_ticks(tokens: int, rate_class: int) -> int:
+    return _ticks(tokens / rate_of(rate_class))
 
 
 def _ticks(seconds: float) -> int:

@@ -2,8 +2,8 @@
 
 How a batch is shared among prompts is decided by the engine's own `roost_worker.engine.prefill`. Batches are not
 stepped through one by one where they are alike: while no prompt is computed, or none but the first gets a part, the
-time of any number of batches has a closed form. Simpler than the engine: all steps have one priority, and there is no
-goal for a batch's time.
+time of any number of batches has a closed form. Simpler than the engine: all steps have one priority, there is no goal
+for a batch's time, and a batch begins when its copies between the device and host memory are made.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from math import inf, sqrt
 
 from roost_gateway.simulator.costs import WorkerCosts
 from roost_gateway.simulator.job import Job
+from roost_worker.engine.host_tier import restores_per_batch
 from roost_worker.engine.prefill import light_share, shares
 
 _ROUNDING = 1e-9
@@ -24,8 +25,12 @@ class _Prompt:
     """A prompt that is not computed yet."""
 
     job: Job
+    number: int
+    """In the order in which jobs started."""
     left: int
     """Tokens to compute."""
+    blocks: int
+    """To be restored from host memory before."""
 
     @property
     def begun(self) -> bool:
@@ -38,13 +43,15 @@ class _Batches:
 
     number: int
     once: float
-    """Seconds of the first batch alone: of prompts that begin."""
+    """Seconds of the first batch alone: of prompts that begin, and of copies."""
     first: float
     """Seconds of the first batch, besides."""
     growth: float
     """Seconds that each batch takes longer than the one before it, as contexts grow."""
     parts: tuple[int, ...]
     """Tokens for the first prompts, in order."""
+    restored: tuple[int, ...] = ()
+    """Blocks for the first prompts that restore, in order."""
 
     def seconds(self, number: int) -> float:
         return self.once + number * self.first + self.growth * number * (number - 1) / 2
@@ -62,9 +69,14 @@ class _Batches:
 class BatchedEngine:
     """Implements Engine. A job that comes during a batch is taken into the next one."""
 
-    def __init__(self, costs: WorkerCosts) -> None:
-        self._costs = costs
+    def __init__(self, costs: WorkerCosts, copy_block_seconds: float) -> None:
+        self._costs, self._copy_block_seconds = costs, copy_block_seconds
+        self._most_restores = restores_per_batch(1 / copy_block_seconds)
         self._prompts: list[_Prompt] = []
+        self._restoring: list[_Prompt] = []
+        """Such as have blocks in host memory, of which the next batch restores some."""
+        self._offloads = 0
+        """Blocks that the next batch copies to host memory."""
         self._arrived: list[_Prompt] = []
         """Came during the batch that runs."""
         self._decodes: list[tuple[int, int, Job]] = []
@@ -80,20 +92,24 @@ class BatchedEngine:
         """The batches that run, once somebody has asked for them."""
 
     def __len__(self) -> int:
-        return len(self._prompts) + len(self._arrived) + len(self._decodes)
+        return len(self._prompts) + len(self._restoring) + len(self._arrived) + len(self._decodes)
 
     def start(self, job: Job, now: float) -> None:
-        prompt = _Prompt(job, job.missing_tokens)
+        prompt = _Prompt(job, next(self._count), job.missing_tokens, job.restored_blocks)
         self._planned = None
         if not len(self):
             self._time = max(self._time, now)
         if now <= self._time + _ROUNDING:
-            self._prompts.append(prompt)
+            self._take_in(prompt)
         else:
             self._arrived.append(prompt)
 
+    def _take_in(self, prompt: _Prompt) -> None:
+        (self._restoring if prompt.blocks else self._prompts).append(prompt)
+        self._offloads += prompt.job.offloaded_blocks
+
     def largest_prompt(self) -> float:
-        left = [prompt.left for prompt in (*self._prompts, *self._arrived)]
+        left = [prompt.left for prompt in (*self._prompts, *self._arrived) if not prompt.blocks]
         tokens, light = self._batch_tokens(), self._costs.chunk_tokens
         if sum(left) < tokens:
             return inf
@@ -127,18 +143,28 @@ class BatchedEngine:
         in, or prompts get other parts."""
         rows, costs = len(self._decodes), self._costs
         most = self._decodes[0][0] - self._batch if self._decodes else None
-        if self._arrived:
+        restored = self._restores()
+        copying = self._copy_block_seconds * (self._offloads + sum(restored))
+        if self._arrived or copying:
             most = 1
-        first = costs.batch_seconds(rows, self._kv_tokens)
+        first = costs.batch_seconds(rows, self._kv_tokens) if rows or self._prompts else 0.0
         growth = costs.kv_token_seconds * rows
         if not self._prompts:
             assert most is not None, "nothing runs"
-            return _Batches(most, 0.0, first, growth, ())
+            return _Batches(most, copying, first, growth, (), restored)
         tokens = self._batch_tokens()
         parts, alike = self._parts(tokens)
         growth += costs.prefill_pair_seconds * tokens * tokens if alike > 1 else 0.0
         once, work = self._prefill_seconds(parts)
-        return _Batches(min(alike, most or alike), once, first + work, growth, parts)
+        return _Batches(min(alike, most or alike), once + copying, first + work, growth, parts, restored)
+
+    def _restores(self) -> tuple[int, ...]:
+        """Return how many blocks the next batch restores for each prompt that has some in host memory."""
+        left, restored = self._most_restores, []
+        for prompt in self._restoring:
+            restored.append(min(left, prompt.blocks))
+            left -= restored[-1]
+        return tuple(restored)
 
     def _batch_tokens(self) -> int:
         """Return how many tokens of prompts a batch has room for."""
@@ -171,9 +197,19 @@ class BatchedEngine:
         if batches.parts:
             self._end_prompts()
         self._end_decodes(ended)
-        if self._arrived:
-            self._prompts += self._arrived
-            self._arrived = []
+        self._offloads = 0
+        if batches.restored:
+            self._end_restores(batches.restored)
+        for prompt in self._arrived:
+            self._take_in(prompt)
+        self._arrived = []
+
+    def _end_restores(self, restored: tuple[int, ...]) -> None:
+        for prompt, blocks in zip(self._restoring, restored, strict=True):
+            prompt.blocks -= blocks
+        self._prompts += [prompt for prompt in self._restoring if not prompt.blocks]
+        self._prompts.sort(key=lambda prompt: prompt.number)
+        self._restoring = [prompt for prompt in self._restoring if prompt.blocks]
 
     def _end_prompts(self) -> None:
         """Let sequences decode whose prompt is computed; each has its first token then."""

@@ -25,6 +25,7 @@ def simulate(
     file: options.File = None,
     workers: Annotated[int, typer.Option(min=1, help="Workers, all alike.")] = 1,
     kv_tokens: options.KvTokens = 780_000,
+    host_tokens: options.HostTokens = 0,
     context_tokens: options.ContextTokens = None,
     max_running: options.MaxRunning = 256,
     policy: options.Policy = DEFAULT_POLICY,
@@ -66,7 +67,7 @@ def simulate(
             longest_gap_seconds=longest_gap,
             seed=seed,
         )
-        settings = options.worker_settings(kv_tokens, context_tokens, max_running, costs)
+        settings = options.worker_settings(kv_tokens, host_tokens, context_tokens, max_running, costs)
         gate = gates.gate_factory(admission)
         fleet = Fleet(workers, settings, gate=gate, refuses_held=refuse_held, gateways=gateways)
         make_policy = policies.policy_factory(settings, policy)
@@ -86,6 +87,8 @@ def _rows(figures: Report) -> Iterator[tuple[str, str]]:
     yield "steps", f"{figures.steps:,} in {figures.simulated_seconds:,.0f} s ({figures.steps_per_second:.2f}/s)"
     yield "sessions", f"{figures.sessions_started:,} started, {figures.sessions_ended:,} ended"
     yield "hit ratio", f"{figures.hit_ratio:.1%} (endless cache {figures.endless_cache_hit_ratio:.1%})"
+    if figures.restored_blocks:
+        yield "restored from host memory", f"{figures.restored_blocks:,} blocks"
     yield "recomputed", f"{figures.recomputed_tokens:,} tokens, {figures.recomputed_seconds:,.1f} s"
     yield "prefill without that", f"{figures.prefill_seconds:,.1f} s"
     yield "output", f"{figures.output_tokens:,} tokens ({figures.output_tokens_per_second:,.1f}/s)"

@@ -8,7 +8,7 @@ from math import isfinite
 @dataclass(frozen=True, slots=True)
 class WorkerCosts:
     """Costs of one worker. The defaults are an 8B model in bf16 on one H100: 16 GB of weights and 128 KiB of KV a
-    token, read at 3.3 TB/s."""
+    token, read at 3.3 TB/s, and copied from and to host memory at 50 GB/s (PCIe 5)."""
 
     prompt_seconds: float = 0.005
     """Of each prompt, however short."""
@@ -21,6 +21,8 @@ class WorkerCosts:
     """Of each decoding sequence in a batch."""
     kv_token_seconds: float = 4e-8
     """Of each token of context whose KV a batch reads."""
+    copy_token_seconds: float = 2.6e-6
+    """Of each token whose KV is copied between the device and host memory, whichever way."""
     chunk_tokens: int = 2048
     """Most tokens of a prompt in one batch."""
 
@@ -29,8 +31,16 @@ class WorkerCosts:
         for name, cost in asdict(self).items():
             if not isfinite(cost) or cost < 0:
                 raise ValueError(f"{name} must be a number of at least 0, not {cost}")
-        if self.step_seconds <= 0 or self.prefill_token_seconds <= 0 or self.chunk_tokens < 1:
-            raise ValueError("step_seconds and prefill_token_seconds must be above 0, chunk_tokens at least 1")
+        positive = self.step_seconds, self.prefill_token_seconds, self.copy_token_seconds
+        if min(positive) <= 0 or self.chunk_tokens < 1:
+            raise ValueError(
+                "step_seconds, prefill_token_seconds and copy_token_seconds must be above 0, chunk_tokens at least 1"
+            )
+
+    @property
+    def prefill_rate(self) -> float:
+        """Tokens per second of a prompt that fills a batch, as an idle worker measures it."""
+        return self.chunk_tokens / (self.step_seconds + self.prefill_seconds(self.chunk_tokens, 0))
 
     @property
     def pair_cost(self) -> float:
@@ -61,6 +71,7 @@ def qwen3_coder_30b_a3b() -> WorkerCosts:
       (arXiv 2407.08608) give for two of these GPUs in FP8.
     - A batch launches 48 layers with two all-reduces each and reads what is not an expert: 4 ms. Each sequence reads
       experts of its own, 0.29 ms alone and less the more share them: 0.15 ms, their mean up to 30 sequences.
+    - Each GPU copies its half of a token's KV at 50 GB/s (PCIe 5): 0.5 us.
     - A batch computes up to 8,192 tokens of a prompt, vLLM's default for a server on H100.
     """
     return WorkerCosts(
@@ -69,6 +80,7 @@ def qwen3_coder_30b_a3b() -> WorkerCosts:
         step_seconds=0.004,
         row_seconds=1.5e-4,
         kv_token_seconds=7.4e-9,
+        copy_token_seconds=5e-7,
         chunk_tokens=8192,
     )
 

@@ -37,8 +37,8 @@ class RecordedEngine:
     """Each step takes the time that its trace recorded, whatever is cached, so that requests come at the same times
     under every policy. A first token comes when the missing part of the prompt could be computed."""
 
-    def __init__(self, costs: WorkerCosts) -> None:
-        self._costs = costs
+    def __init__(self, costs: WorkerCosts, copy_block_seconds: float) -> None:
+        self._costs, self._copy_block_seconds = costs, copy_block_seconds
         self._running: list[tuple[float, int, Job]] = []
         self._count = count()
 
@@ -47,7 +47,8 @@ class RecordedEngine:
 
     def start(self, job: Job, now: float) -> None:
         costs, turn = self._costs, job.turn
-        job.first_token = now + costs.prefill_seconds(job.missing_tokens, job.cached_tokens)
+        copying = self._copy_block_seconds * (job.restored_blocks + job.offloaded_blocks)
+        job.first_token = now + copying + costs.prefill_seconds(job.missing_tokens, job.cached_tokens)
         seconds = turn.recorded_seconds
         if seconds is None:
             new = costs.prefill_seconds(job.prompt_tokens - job.kept_tokens, job.kept_tokens)

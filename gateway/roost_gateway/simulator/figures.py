@@ -36,6 +36,9 @@ class Report:
     simulated_seconds: float
     prompt_tokens: int
     cached_tokens: int
+    """On a device, or in host memory."""
+    restored_blocks: int
+    """Of these, blocks copied from host memory."""
     recomputed_tokens: int
     """Tokens of prompts that an endless cache would have had. It is taken to have shared prefixes from the start."""
     output_tokens: int
@@ -85,6 +88,7 @@ class Figures:
     """Seconds and tokens of context of each held step."""
     _prompt: int = 0
     _cached: int = 0
+    _restored_blocks: int = 0
     _recomputed: int = 0
     _output: int = 0
     _useful_seconds: float = 0.0
@@ -107,6 +111,7 @@ class Figures:
         prompt, kept, cached = job.prompt_tokens, job.kept_tokens, job.cached_tokens
         self._prompt += prompt
         self._cached += cached
+        self._restored_blocks += job.restored_blocks
         self._recomputed += max(0, kept - cached)
         self._output += job.turn.output_tokens
         self._useful_seconds += self.costs.prefill_seconds(prompt - max(kept, cached), max(kept, cached))
@@ -131,6 +136,7 @@ class Figures:
             simulated_seconds=seconds,
             prompt_tokens=self._prompt,
             cached_tokens=self._cached,
+            restored_blocks=self._restored_blocks,
             recomputed_tokens=self._recomputed,
             output_tokens=self._output,
             evicted_tokens=evicted_tokens,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from roost.contract.pool_document import DEFAULT_MAX_HOLD_SECONDS
+from roost.contract.pool_document import DEFAULT_MAX_HOLD_SECONDS, DEFAULT_QUEUE_TIMEOUT_SECONDS
 from roost.store.working_set import IDLE_MS, Footprint, WorkingSet, footprint, is_evicted, is_mostly_lost
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.simulator.job import Job
@@ -31,6 +31,11 @@ class Gate(Protocol):
 
     def passes(self, job: Job, owner: str, cached_tokens: int, now: float) -> bool:
         """Return whether the job's session is live. `cached_tokens` of it are cached at `owner`."""
+        ...
+
+    def has_evicted(self, job: Job, owner: str, cached_tokens: int, now: float) -> bool:
+        """Return whether a live session, of whose job `cached_tokens` are cached at `owner`, has lost too much: it is
+        not live any more then."""
         ...
 
     def is_open(self, job: Job, worker: WorkerState) -> bool:
@@ -78,14 +83,21 @@ class WorkingSetGate:
         self._any_held = False
 
     def passes(self, job: Job, owner: str, cached_tokens: int, now: float) -> bool:
+        """A session stays live while its step waits, as attempts are renewed."""
         self.working_set.expire(_ms(now))
+        if job.session not in self.working_set.live or self.has_evicted(job, owner, cached_tokens, now):
+            return False
+        self.working_set.renew(job.session, _ms(now + DEFAULT_QUEUE_TIMEOUT_SECONDS) + IDLE_MS)
+        return True
+
+    def has_evicted(self, job: Job, owner: str, cached_tokens: int, now: float) -> bool:
         live = self.working_set.live.get(job.session)
         is_over = self.working_set.is_over(owner, self._capacity.get(owner, 0))
-        if live and live.worker == owner and is_evicted(job.kept_tokens, cached_tokens, is_over=is_over):
-            self.working_set.remove(job.session)
-            self._observe(job, cached_tokens, now)
+        if not live or live.worker != owner or not is_evicted(job.kept_tokens, cached_tokens, is_over=is_over):
             return False
-        return live is not None
+        self.working_set.remove(job.session)
+        self._observe(job, cached_tokens, now)
+        return True
 
     def is_open(self, job: Job, worker: WorkerState) -> bool:
         return self.working_set.admits(worker.worker_id, _footprint(job), worker.lease.capacity_tokens)
@@ -145,6 +157,9 @@ class StaticGate:
     def passes(self, job: Job, owner: str, cached_tokens: int, now: float) -> bool:
         return job.session in self._workers
 
+    def has_evicted(self, job: Job, owner: str, cached_tokens: int, now: float) -> bool:
+        return False
+
     def is_open(self, job: Job, worker: WorkerState) -> bool:
         return self._counts[worker.worker_id] < self._most
 
@@ -195,6 +210,9 @@ class TickingGate:
 
     def passes(self, job: Job, owner: str, cached_tokens: int, now: float) -> bool:
         return job.session in self._bound
+
+    def has_evicted(self, job: Job, owner: str, cached_tokens: int, now: float) -> bool:
+        return False
 
     def is_open(self, job: Job, worker: WorkerState) -> bool:
         name = worker.worker_id

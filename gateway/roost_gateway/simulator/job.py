@@ -30,8 +30,12 @@ class Job:
     """How long the gate held it; the longest time, if it was refused and came again."""
     forced: bool = False
     """Whether it has passed because it had been held for as long as it may be."""
+    lost_log: bool = False
+    """Whether its session was live, and too much of the log was evicted while it waited."""
     worker: str = ""
     reserved_tokens: int = 0
+    charged: int = 0
+    """What its tenant's counter was raised by when it was placed."""
     placed: float = 0.0
     """When a worker was chosen."""
     expected_tokens: int = 0
@@ -39,7 +43,11 @@ class Job:
     started: float = 0.0
     """When the worker began to run it."""
     cached_tokens: int = 0
-    """Tokens of the prompt whose KV the worker had."""
+    """Tokens of the prompt whose KV the worker had, on its device or in host memory."""
+    restored_blocks: int = 0
+    """Blocks of these tokens that came from host memory."""
+    offloaded_blocks: int = 0
+    """Blocks of others that were copied to host memory to make room for it."""
     first_token: float = 0.0
     """When the first token of the output was there."""
 

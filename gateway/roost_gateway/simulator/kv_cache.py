@@ -1,13 +1,15 @@
 """A worker's KV in blocks: of running steps, of sessions that pause (parked), and of shared prefixes. Pure.
 
 It counts blocks where the engine keeps them (`roost_worker.engine.cache`); which of them go first is decided by the
-engine's own order of eviction and retention policies. Simpler than there: a running step has room for all of its output
-from the start, so that none is preempted, and sessions share the prefix that the workload names, nothing else.
+engine's own order of eviction and retention policies. Blocks that leave the device may be kept in host memory. Simpler
+than there: a running step has room for all of its output from the start, so that none is preempted, and sessions share
+the prefix that the workload names, nothing else.
 """
 
 from dataclasses import dataclass
 from itertools import count
 
+from roost_gateway.simulator.host_memory import HostMemory
 from roost_gateway.simulator.job import Job
 from roost_worker.engine.eviction_order import EvictionOrder, Key
 from roost_worker.engine.retention import Candidate, Eviction, RetentionPolicy, Return
@@ -39,16 +41,27 @@ class _Kv:
     held_until: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Cached:
+    """What there is of a job's prompt, in tokens: of the prefix on the device, of the session on the device; and in
+    blocks, what host memory has behind these."""
+
+    prefix: int
+    own: int
+    prefix_copies: int
+    own_copies: int
+
+
 class KvCache:
     """The blocks of one worker."""
 
-    def __init__(self, capacity_tokens: int, block_tokens: int, policy: RetentionPolicy) -> None:
+    def __init__(self, capacity_tokens: int, block_tokens: int, policy: RetentionPolicy, host: HostMemory) -> None:
         """Raise ValueError when the capacity is less than a block."""
         if not 1 <= block_tokens <= capacity_tokens:
             raise ValueError(f"{capacity_tokens} tokens are less than a block of {block_tokens}")
         self.total = self.free = capacity_tokens // block_tokens
         self._block_tokens = block_tokens
-        self._policy = policy
+        self._policy, self._host = policy, host
         self._order = EvictionOrder(policy)
         self._prefixes: dict[str, _Prefix] = {}
         self._prefix_names: dict[int, str] = {}
@@ -71,29 +84,33 @@ class KvCache:
         kv = self._parked.get(session)
         return kv.shared_tokens + kv.tokens if kv else 0
 
+    def warm_tokens(self, job: Job) -> int:
+        """Return how many tokens of a job's prompt are in host memory, behind those that are cached on the device."""
+        cached = self._find(job)
+        return max(0, self._with_copies(job, cached) - cached.prefix - cached.own)
+
     def want(self, session: str, now: float) -> None:
         """Note that a step of the session waits to run here."""
         self._wanted.add(session)
         self._rank(session, now)
 
     def admit(self, job: Job, now: float) -> bool:
-        """Take blocks for the whole of `job`, and set its `cached_tokens`. Return False when too few can be freed."""
+        """Take blocks for the whole of `job`, and set what it has cached. Return False when too few can be freed."""
         prefix = self._prefixes.get(job.prefix) if job.shared_tokens else None
-        parked = self._parked.get(job.session)
-        ready = min(prefix.tokens, job.shared_tokens) if prefix else 0
-        own = self._reusable(job, parked) if ready == job.shared_tokens else 0
+        cached = self._find(job)
         needed = self._blocks(job.total_tokens - job.shared_tokens)
         growth = max(0, self._blocks(job.shared_tokens) - (prefix.blocks if prefix else 0))
-        reused = self._blocks(own)
+        reused = self._blocks(cached.own)
         missing = needed - reused + growth
         idle = prefix.blocks if prefix and not prefix.running else 0
         if missing > self.free + self._evictable - reused - idle:
             return False
-        job.cached_tokens = min(ready + own, job.prompt_tokens - 1)
-        self._report_return(job, prefix, own, now)
+        job.cached_tokens = min(cached.prefix + cached.own, job.prompt_tokens - 1)
+        self._report_return(job, prefix, cached.own, now)
+        self._restore(job, cached)
         used = self._use_prefix(job.prefix, now) if job.shared_tokens else None
         self._remove_parked(job.session, now, kept_blocks=reused)
-        self._make_room(missing, now)
+        job.offloaded_blocks = self._make_room(missing, now)
         if used:
             used.blocks += growth
             used.tokens = max(used.tokens, job.shared_tokens)
@@ -121,6 +138,7 @@ class KvCache:
 
     def drop(self, session: str, now: float) -> None:
         """Free the KV of a parked session that has ended or moved away, as the gateway's Evict does."""
+        self._host.cut(session, 0)
         kv = self._parked.get(session)
         if kv is None:
             return
@@ -147,6 +165,33 @@ class KvCache:
         expected: dict[Key, Candidate] = {name: self._candidate(name) for name in self._parked}
         expected |= {prefix.number: _loose_candidate(prefix) for prefix in loose}
         self._order.check_integrity(expected)
+        self._host.check_integrity()
+
+    def _find(self, job: Job) -> _Cached:
+        """Return what there is of a job's prompt. What comes after the prefix is of use only behind all of it."""
+        prefix = self._prefixes.get(job.prefix) if job.shared_tokens else None
+        ready = min(prefix.tokens, job.shared_tokens) if prefix else 0
+        prefix_end = self._blocks(job.shared_tokens)
+        first = prefix_end if ready == job.shared_tokens else ready // self._block_tokens
+        prefix_copies = self._host.copies(_row_of_prefix(job.prefix), first, prefix_end)
+        if first + prefix_copies < prefix_end:
+            return _Cached(ready, 0, prefix_copies, 0)
+        own = self._reusable(job, self._parked.get(job.session)) if ready == job.shared_tokens else 0
+        own_end = (job.kept_tokens - job.shared_tokens) // self._block_tokens
+        return _Cached(ready, own, prefix_copies, self._host.copies(job.session, self._blocks(own), own_end))
+
+    def _with_copies(self, job: Job, cached: _Cached) -> int:
+        """Return how many tokens of a job's prompt are cached, those in host memory included."""
+        prefix = min(job.shared_tokens, cached.prefix + cached.prefix_copies * self._block_tokens)
+        return min(prefix + cached.own + cached.own_copies * self._block_tokens, job.prompt_tokens - 1)
+
+    def _restore(self, job: Job, cached: _Cached) -> None:
+        """Restore what host memory has of a job's prompt, and drop what it has of what the session has left behind."""
+        self._host.cut(job.session, (job.kept_tokens - job.shared_tokens) // self._block_tokens)
+        self._host.restore(_row_of_prefix(job.prefix), cached.prefix // self._block_tokens, cached.prefix_copies)
+        self._host.restore(job.session, self._blocks(cached.own), cached.own_copies)
+        job.restored_blocks = cached.prefix_copies + cached.own_copies
+        job.cached_tokens = self._with_copies(job, cached)
 
     def _blocks(self, tokens: int) -> int:
         return -(-tokens // self._block_tokens)
@@ -205,8 +250,9 @@ class KvCache:
         if kv.shared_tokens:
             self._leave_prefix(kv.prefix, now)
 
-    def _make_room(self, blocks: int, now: float) -> None:
-        """Evict in the policy's order until `blocks` are free."""
+    def _make_room(self, blocks: int, now: float) -> int:
+        """Evict in the policy's order until `blocks` are free. Return how many have to be copied to host memory."""
+        before = self._host.offloaded_blocks
         while self.free < blocks:
             key = self._order.first(now)
             assert key is not None, "blocks are neither loose nor parked"
@@ -214,12 +260,17 @@ class KvCache:
             tokens = self._trim(key, blocks - self.free, now)
             self.evicted_tokens += tokens
             self._policy.evicted(Eviction(candidate, tokens, requested=False), now)
+        return self._host.offloaded_blocks - before
 
     def _trim(self, key: Key, blocks: int, now: float) -> int:
         """Take up to `blocks` from a candidate's end. Return how many tokens it lost."""
         kv = self._parked[key] if isinstance(key, str) else self._prefixes[self._prefix_names[key]]
         taken, before = min(blocks, kv.blocks), kv.tokens
         kv.blocks -= taken
+        if isinstance(key, str):
+            self._host.offload(key, kv.blocks, before // self._block_tokens)
+        else:
+            self._host.offload(_row_of_prefix(self._prefix_names[key]), kv.blocks, self._blocks(before))
         kv.tokens = min(kv.tokens, kv.blocks * self._block_tokens)
         self.free += taken
         self._evictable -= taken
@@ -249,6 +300,11 @@ class KvCache:
         kv = self._parked[session]
         tokens = kv.shared_tokens + kv.tokens
         return Candidate(session, kv.last_used, kv.held_until, session in self._wanted, tokens)
+
+
+def _row_of_prefix(name: str) -> str:
+    """Return the name of a prefix's row in host memory. No session has such a name."""
+    return f"\0{name}"
 
 
 def _loose_candidate(prefix: _Prefix) -> Candidate:

@@ -21,6 +21,7 @@ LongestGap = Annotated[
     float | None, typer.Option(min=0, help="Most seconds between a step's end and its session's next step.")
 ]
 KvTokens = Annotated[int, typer.Option(min=1, help="Tokens of KV that a worker holds.")]
+HostTokens = Annotated[int, typer.Option(min=0, help="Tokens of KV that a worker's host memory holds; 0 for none.")]
 ContextTokens = Annotated[
     int | None, typer.Option(min=1, help="Longest context of the model; a step beyond it ends its session.")
 ]
@@ -35,8 +36,14 @@ Steps = Annotated[int, typer.Option(min=1, help="End after so many steps.")]
 Seed = Annotated[int, typer.Option(help="Of everything that is random.")]
 
 
-def worker_settings(kv_tokens: int, context_tokens: int | None, max_running: int, costs: str) -> WorkerSettings:
+def worker_settings(
+    kv_tokens: int, host_tokens: int, context_tokens: int | None, max_running: int, costs: str
+) -> WorkerSettings:
     """Return the settings of the options. Raise ValueError when one is wrong."""
     return WorkerSettings(
-        kv_tokens=kv_tokens, context_tokens=context_tokens, max_running=max_running, costs=costs_of(costs)
+        kv_tokens=kv_tokens,
+        host_tokens=host_tokens,
+        context_tokens=context_tokens,
+        max_running=max_running,
+        costs=costs_of(costs),
     )

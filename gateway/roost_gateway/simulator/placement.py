@@ -1,23 +1,25 @@
 """The simulated gateways: give each step its worker, or let it wait. Pure.
 
 What is decided, production's classes decide: `WorkerIndex` and `choice` where a step goes, `AdmissionQueue` who waits
-and who is next, `roost.store.working_set` which sessions are let in. This module is the ledger between them, as
-`proto/roost/store/scripts` keeps it in Redis: a reservation per running step, and the rule that nobody passes a step
-that waits. Each gateway has a queue of its own, and the first of each is in the ledger's line. Workers' figures are
-always up to date here, where a gateway reads them twice a second.
+and who is next, `roost.store.service` whose tenant has had the least, `roost.store.working_set` which sessions are let
+in. This module is the ledger between them, as `proto/roost/store/scripts` keeps it in Redis: a reservation per running
+step, and the rule that nobody passes a step that waits. Each gateway has a queue of its own, and the first of each is
+in the ledger's line. Workers' figures are always up to date here, where a gateway reads them twice a second.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import NamedTuple
 
 from roost.contract.lease import WorkerLease
-from roost.store.records import AGING_SECONDS
+from roost.store.rules import AGING_SECONDS
 from roost.store.working_set import HELD
-from roost_gateway.admission.admission_queue import AdmissionQueue, step_class
+from roost_gateway.admission.admission_queue import AdmissionQueue, QueueFullError, step_class
 from roost_gateway.admission.waiting_line import Ticket
-from roost_gateway.routing.choice import Room, StepNeed, WorkerState, offers, ring_place, standing
-from roost_gateway.routing.gate import left_out
+from roost_gateway.routing import gate as routing_gate
+from roost_gateway.routing.choice import Choice, Room, StepNeed, WorkerState, offers, ring_place, standing
 from roost_gateway.routing.worker_index import WorkerIndex
+from roost_gateway.simulator.fairness import Fairness
 from roost_gateway.simulator.gates import Gate
 from roost_gateway.simulator.job import Job
 
@@ -27,16 +29,36 @@ STEP_DEADLINE_SECONDS = 600.0
 """After a step's arrival; it orders the line, and no step is ended by it."""
 
 
+class Home(NamedTuple):
+    """The worker of a session's last step, and what it has cached of the session's tokens."""
+
+    worker_id: str
+    cached_tokens: int
+    """On its device."""
+    warm_tokens: int
+    """Behind those, in host memory."""
+
+
+NO_HOME = Home("", 0, 0)
+
+
 class Placement:
     """Reservations at workers, and the steps that wait for one."""
 
-    def __init__(self, leases: Iterable[WorkerLease], gate: Gate | None = None, gateways: int = 1) -> None:
+    def __init__(
+        self,
+        leases: Iterable[WorkerLease],
+        held: Callable[[Job], None],
+        gate: Gate | None,
+        gateways: int,
+        fairness: Fairness,
+    ) -> None:
+        """`held` is called with a job that is held after it has waited for room."""
         self._index = WorkerIndex(map(WorkerState, leases))
         self._queues = [AdmissionQueue() for _ in range(gateways)]
         self._waiting: dict[Ticket, Job] = {}
-        self._first_since: dict[Ticket, float] = {}
-        """Since when steps are in the ledger's line."""
-        self.gate = gate
+        self.gate, self._held = gate, held
+        self._fairness = fairness
         self.held = 0
         """How many steps wait at the gate."""
 
@@ -44,39 +66,48 @@ class Placement:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def place(self, job: Job, owner: str, cached_tokens: int, now: float) -> bool:
-        """Reserve at the owner if it has the session cached and room, else at the worker of least cost; set the job's
+    def place(self, job: Job, home: Home, now: float) -> bool:
+        """Reserve at the home if it has the session cached and room, else at the worker of least cost; set the job's
         `worker`. Return False when there is no room, or the gate is closed to it: the job waits then.
 
         Raise QueueFullError.
         """
         if self.gate is not None and not job.forced:
-            job.held = not self.gate.passes(job, owner, cached_tokens, now)
+            job.held = not self.gate.passes(job, home.worker_id, home.cached_tokens + home.warm_tokens, now)
+        self._fairness.comes(job, now)
+        self._queue_of(job).step_came(job.tenant, self._fairness.counter(job.tenant))
         none_before = not self._waiting if job.held else self.waiting == self.held
-        if none_before and self._reserve_now(job, owner, cached_tokens, now):
+        if none_before and self._reserve_now(job, home, now):
             self._placed(job, now)
             return True
-        priority = step_class(0, (0,), continuation=job.continuation)
-        since, line = job.submitted if job.forced else now, HELD if job.held else LINE
-        ticket = Ticket(job.tenant, priority, job.continuation, since, now + STEP_DEADLINE_SECONDS, line)
-        self._queue_of(job).push(ticket, 0)
-        self._waiting[ticket] = job
-        self.held += job.held
-        job.ticket = ticket
-        if job.held_since is None and job.held:
-            job.held_since = now
+        try:
+            self._queue(job, now)
+        except QueueFullError:
+            self._go(job, now)
+            raise
         return False
 
-    def give_up(self, job: Job) -> float:
+    def give_up(self, job: Job, now: float) -> float:
         """Take a job out of the line. Return after how many seconds its client should try again."""
-        assert job.ticket is not None, "a job gives up that does not wait"
-        self._queue_of(job).remove(job.ticket)
-        self._leave(job)
+        self._take_out(job)
+        self._go(job, now)
         return self._queue_of(job).retry_seconds()
 
-    def release(self, job: Job, waiting: int) -> None:
+    def _take_out(self, job: Job) -> None:
+        assert job.ticket is not None, "a job is taken out that does not wait"
+        self._queue_of(job).remove(job.ticket)
+        self._leave(job)
+
+    def _go(self, job: Job, now: float) -> None:
+        """Forget a job that waits no longer, and was given no worker."""
+        self._fairness.leaves(job, now)
+        self._queue_of(job).step_left(job.tenant)
+
+    def release(self, job: Job, waiting: int, now: float) -> None:
         """Give back what a job that has ended had reserved. `waiting` is how many jobs wait at its worker now."""
-        self._queue_of(job).ended(job.tenant)
+        self._fairness.ends(job, now)
+        self._queue_of(job).learn(job.tenant, self._fairness.counter(job.tenant))
+        self._queue_of(job).step_left(job.tenant)
         state = self._index.states[job.worker]
         lease = state.lease if state.lease.waiting == waiting else replace(state.lease, waiting=waiting)
         self._put(lease, state.reserved_tokens - job.reserved_tokens, state.reserved_attempts - 1)
@@ -89,33 +120,70 @@ class Placement:
         if self.gate is not None:
             self.gate.session_ended(session)
 
-    def admit_next(self, cached: Callable[[Job], tuple[str, int]], now: float, *, looks: bool) -> Job | None:
+    def admit_next(self, home_of: Callable[[Job], Home], now: float, *, looks: bool) -> Job | None:
         """Reserve for the next waiting job. Return None when no job waits, or when it has no room, or is held.
 
-        `cached` returns a job's owner, and how many of its tokens that has cached. `looks` says that it is time to look
-        at held steps.
+        `looks` says that it is time to look at held steps.
         """
-        may_pass = self.gate is not None and (looks or not self.gate.is_ticking)
-        line = HELD if self.held == self.waiting and may_pass else LINE
-        ticket = self._smallest() if self.gate and self.gate.smallest_first and line == HELD else self._first(line, now)
-        if ticket is None:
+        while (job := self._next(now, looks=looks)) is not None and self._has_lost_log(job, home_of(job), now):
+            self._take_out(job)
+            job.held, job.lost_log = True, True
+            self._queue(job, now)
+            self._held(job)
+        if job is None or not self._reserve_at_best(job, home_of(job), now):
             return None
-        job = self._waiting[ticket]
-        if not self._reserve_at_best(job, *cached(job), now):
-            return None
-        self._queue_of(job).admit(ticket, now)
+        assert job.ticket is not None, "it waits"
+        self._queue_of(job).admit(job.ticket, now)
         self._leave(job)
         self._placed(job, now)
         return job
+
+    def _next(self, now: float, *, looks: bool) -> Job | None:
+        """Return the job that is served next, or None."""
+        may_pass = self.gate is not None and (looks or not self.gate.is_ticking)
+        line = HELD if self.held == self.waiting and may_pass else LINE
+        ticket = self._smallest() if self.gate and self.gate.smallest_first and line == HELD else self._first(line, now)
+        return None if ticket is None else self._waiting[ticket]
+
+    def _has_lost_log(self, job: Job, home: Home, now: float) -> bool:
+        """Return whether too much of a live session's log was evicted while its job waited."""
+        if self.gate is None or job.held or job.forced or job.lost_log:
+            return False
+        return self.gate.has_evicted(job, home.worker_id, home.cached_tokens + home.warm_tokens, now)
+
+    def _queue(self, job: Job, now: float) -> None:
+        priority = step_class(0, (0,), continuation=job.continuation)
+        since, line = job.submitted if job.forced else now, HELD if job.held else LINE
+        ticket = Ticket(job.tenant, priority, job.continuation, since, now + STEP_DEADLINE_SECONDS, line)
+        self._queue_of(job).push(ticket, 0)
+        self._waiting[ticket] = job
+        self.held += job.held
+        job.ticket = ticket
+        if job.held_since is None and job.held:
+            job.held_since = now
 
     def _queue_of(self, job: Job) -> AdmissionQueue:
         return self._queues[ring_place(job.session) % len(self._queues)]
 
     def _first(self, line: str, now: float) -> Ticket | None:
-        """The first of the ledger's line: of the first steps of all gateways, by class and by when they came first."""
-        firsts = [first for queue in self._queues if (first := queue.first(line, now)) is not None]
-        self._first_since = {first: self._first_since.get(first, now) for first in firsts}
-        return min(firsts, key=lambda first: first.priority * AGING_SECONDS + self._first_since[first], default=None)
+        """The first of the ledger's line: of the first steps of all gateways, by class, by their tenants' counters, and
+        by when they came."""
+        firsts = [first for queue in self._queues if (first := self._first_of(queue, line, now)) is not None]
+        return min(firsts, key=lambda first: self._place(first, now), default=None)
+
+    def _first_of(self, queue: AdmissionQueue, line: str, now: float) -> Ticket | None:
+        """The first step of a gateway, once the ledger's answers have corrected the counters that it knows."""
+        first = queue.first(line, now)
+        while first is not None:
+            queue.learn(first.tenant, self._fairness.counter(first.tenant))
+            before, first = first, queue.first(line, now)
+            if first is before:
+                break
+        return first
+
+    def _place(self, first: Ticket, now: float) -> tuple[int, int, float]:
+        level, _ = first.level(now)
+        return level, self._fairness.counter(first.tenant), first.priority * AGING_SECONDS + first.enqueued
 
     def _smallest(self) -> Ticket | None:
         return min(self._waiting, key=lambda ticket: self._waiting[ticket].total_tokens, default=None)
@@ -126,27 +194,28 @@ class Placement:
         self.held -= job.ticket.line == HELD
         job.ticket = None
 
-    def _reserve_now(self, job: Job, owner: str, cached_tokens: int, now: float) -> bool:
-        at_owner = cached_tokens > 0 and self._reserve_at(job, self._index.states[owner])
-        return at_owner or self._reserve_at_best(job, owner, cached_tokens, now)
+    def _reserve_now(self, job: Job, home: Home, now: float) -> bool:
+        at_home = home.cached_tokens > 0 and self._reserve_at(job, self._index.states[home.worker_id])
+        return at_home or self._reserve_at_best(job, home, now)
 
-    def _reserve_at_best(self, job: Job, owner: str, cached_tokens: int, now: float) -> bool:
-        log_tokens = min(job.kept_tokens, job.prompt_tokens)
-        cached = {owner: cached_tokens} if cached_tokens else {}
+    def _reserve_at_best(self, job: Job, home: Home, now: float) -> bool:
+        owner, log_tokens = home.worker_id, min(job.kept_tokens, job.prompt_tokens)
+        cached = {owner: home.cached_tokens} if home.cached_tokens else {}
+        warm = {owner: home.warm_tokens} if home.warm_tokens else {}
         new = job.total_tokens - log_tokens
-        need = StepNeed(job.session, "", log_tokens, new, cached, owner, prefix_tokens=job.shared_tokens)
-        excluded = self._left_out(job, need, now) if job.held else frozenset[str]()
-        choice = self._index.choose(need, excluded)
+        need = StepNeed(job.session, "", log_tokens, new, cached, owner, warm, job.shared_tokens)
+        choice = self._choose_held(job, need, now) if job.held else self._index.choose(need)
         return choice is not None and choice.may_be_granted and self._reserve_at(job, choice.worker)
 
-    def _left_out(self, job: Job, need: StepNeed, now: float) -> frozenset[str]:
+    def _choose_held(self, job: Job, need: StepNeed, now: float) -> Choice | None:
         assert self.gate is not None, "nothing is held without a gate"
         for worker in list(self._index.states.values()):
             self._put(worker.lease, worker.reserved_tokens, worker.reserved_attempts)
         if self.gate.smallest_first:  # it resumes wherever there is room
-            return frozenset(name for name, worker in self._index.states.items() if not self.gate.is_open(job, worker))
+            closed = {name for name, worker in self._index.states.items() if not self.gate.is_open(job, worker)}
+            return self._index.choose(need, closed)
         waited = now - job.held_since if job.held_since is not None else 0.0
-        return frozenset(left_out(need, self._index.states, frozenset(), waited))
+        return routing_gate.choose(self._index, need, frozenset(), waited)
 
     def _reserve_at(self, job: Job, worker: WorkerState) -> bool:
         tokens = min(job.total_tokens, worker.lease.capacity_tokens)
@@ -171,6 +240,7 @@ class Placement:
         if job.held_since is not None and not job.forced:
             job.held_seconds = max(job.held_seconds, now - job.held_since)
         job.held = False
-        self._queue_of(job).started(job.tenant)
+        self._fairness.reserves(job, now)
+        self._queue_of(job).learn(job.tenant, self._fairness.counter(job.tenant))
         if self.gate is not None:
             self.gate.reserved(job, now)

@@ -39,6 +39,7 @@ def plan(
     workload: options.Workload = GENERATED,
     file: options.File = None,
     kv_tokens: options.KvTokens = 780_000,
+    host_tokens: options.HostTokens = 0,
     context_tokens: options.ContextTokens = None,
     max_running: options.MaxRunning = 256,
     policy: options.Policy = DEFAULT_POLICY,
@@ -58,7 +59,7 @@ def plan(
     """
     try:
         load = Load(workload, file, sessions, rate, ramp_seconds=ramp, longest_gap_seconds=longest_gap, seed=seed)
-        settings = options.worker_settings(kv_tokens, context_tokens, max_running, costs)
+        settings = options.worker_settings(kv_tokens, host_tokens, context_tokens, max_running, costs)
         policy_factory, goal = policies.policy_factory(settings, policy), Goal(ttft_p95, price)
 
         def run(workers: int) -> Trial:

@@ -13,11 +13,12 @@ from roost_gateway.admission.admission_queue import QueueFullError
 from roost_gateway.routing.choice import TYPICAL_STEP_TOKENS
 from roost_gateway.simulator.arrivals import Arrivals, Start
 from roost_gateway.simulator.clock import Clock
+from roost_gateway.simulator.fairness import Fairness, VirtualTime
 from roost_gateway.simulator.figures import Figures, Report
 from roost_gateway.simulator.gates import Gate
 from roost_gateway.simulator.history import History
 from roost_gateway.simulator.job import Job
-from roost_gateway.simulator.placement import Placement
+from roost_gateway.simulator.placement import NO_HOME, Home, Placement
 from roost_gateway.simulator.worker import SimulatedWorker, WorkerSettings
 from roost_gateway.simulator.workload import Session, Turn
 from roost_worker.engine.retention import RetentionPolicy
@@ -42,6 +43,8 @@ class Fleet:
     refuses_held: bool = False
     """Whether a step that was held for as long as it may be is refused; otherwise it passes."""
     gateways: int = 1
+    fairness: Callable[[], Fairness] = VirtualTime
+    """Makes what orders the steps of one class by their tenants."""
     reserves: bool = True
     """Whether steps wait at the gateway until they can reserve what they need; else all wait at workers."""
 
@@ -51,7 +54,7 @@ class Fleet:
 
     def leases(self) -> Iterator[WorkerLease]:
         """Return what each worker publishes: rates of an idle worker, as it would have measured them."""
-        costs, chunk = self.settings.costs, self.settings.costs.chunk_tokens
+        costs = self.settings.costs
         room = (self.settings.kv_tokens, self.settings.max_running) if self.reserves else (UNBOUNDED, UNBOUNDED)
         for number in range(self.workers):
             yield WorkerLease(
@@ -62,8 +65,9 @@ class Fleet:
                 model_revision="1",
                 capacity_tokens=room[0],
                 max_running=room[1],
-                prefill_rate=chunk / (costs.step_seconds + costs.prefill_seconds(chunk, 0)),
+                prefill_rate=costs.prefill_rate,
                 decode_rate=1 / costs.batch_seconds(1, TYPICAL_STEP_TOKENS),
+                restore_rate=1 / costs.copy_token_seconds if self.settings.host_tokens else 0.0,
             )
 
 
@@ -95,7 +99,7 @@ class Simulation:
         self._refuses_held = fleet.refuses_held
         self._looks = False
         """Whether the next look at held steps is planned."""
-        self._placement = Placement(leases, self._gate, fleet.gateways)
+        self._placement = Placement(leases, self._hold, self._gate, fleet.gateways, fleet.fairness())
         self.workers = {
             lease.worker_id: SimulatedWorker(lease.worker_id, fleet.settings, policy(self._returns)) for lease in leases
         }
@@ -201,23 +205,29 @@ class Simulation:
     def _arrive(self, job: Job) -> None:
         now = self._clock.now
         try:
-            placed = self._placement.place(job, *self._cached(job), now)
+            placed = self._placement.place(job, self._home(job), now)
         except QueueFullError as error:
             self._refuse(job, error.retry_seconds)
             return
         if placed:
             self._give(job)
-        elif job.held and self._gate is not None and job.held_since is not None:
-            self._clock.at(job.held_since + self._gate.max_hold_seconds, partial(self._end_hold, job, job.ticket))
-            self._plan_look()
+        elif job.held:
+            self._hold(job)
         else:
             self._clock.at(now + self._queue_timeout_seconds, partial(self._time_out, job, job.ticket))
+
+    def _hold(self, job: Job) -> None:
+        """Plan how long a job may be held, and when held ones are looked at."""
+        assert self._gate is not None, "nothing is held without a gate"
+        assert job.held_since is not None, "it is held"
+        self._clock.at(job.held_since + self._gate.max_hold_seconds, partial(self._end_hold, job, job.ticket))
+        self._plan_look()
 
     def _end_hold(self, job: Job, ticket: object) -> None:
         """Let a job pass, or refuse it, that has been held for as long as it may be."""
         if job.ticket is not ticket or job.held_since is None:
             return
-        retry_seconds = self._placement.give_up(job)
+        retry_seconds = self._placement.give_up(job, self._clock.now)
         job.held_seconds = max(job.held_seconds, self._clock.now - job.held_since)
         if self._refuses_held:
             job.held_since = None
@@ -242,7 +252,7 @@ class Simulation:
 
     def _time_out(self, job: Job, ticket: object) -> None:
         if job.ticket is ticket:
-            self._refuse(job, self._placement.give_up(job))
+            self._refuse(job, self._placement.give_up(job, self._clock.now))
 
     def _refuse(self, job: Job, retry_seconds: float) -> None:
         self._figures.refusals += 1
@@ -253,12 +263,13 @@ class Simulation:
         self._away -= 1
         self._arrive(job)
 
-    def _cached(self, job: Job) -> tuple[str, int]:
+    def _home(self, job: Job) -> Home:
         """Return the owner of the job's session, and how many of the job's tokens it has cached."""
         owner = self._lives[job.session].owner
         if not owner:
-            return "", 0
-        return owner, min(self.workers[owner].cache.cached_tokens(job.session), job.kept_tokens)
+            return NO_HOME
+        cache = self.workers[owner].cache
+        return Home(owner, min(cache.cached_tokens(job.session), job.kept_tokens), cache.warm_tokens(job))
 
     def _give(self, job: Job) -> None:
         """Have the job's worker run it. What another worker had of the session is dropped there."""
@@ -295,7 +306,7 @@ class Simulation:
         if not ended:
             return
         for job in ended:
-            self._placement.release(job, worker.waiting)
+            self._placement.release(job, worker.waiting, now)
         if self._placement.waiting:
             self._clock.at(now, self._admit_waiting)
 
@@ -315,7 +326,7 @@ class Simulation:
             self._end(life)
 
     def _admit_waiting(self, *, looks: bool = False) -> None:
-        while (job := self._placement.admit_next(self._cached, self._clock.now, looks=looks)) is not None:
+        while (job := self._placement.admit_next(self._home, self._clock.now, looks=looks)) is not None:
             self._give(job)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from roost_gateway.simulator.batched_engine import BatchedEngine
 from roost_gateway.simulator.costs import WorkerCosts
 from roost_gateway.simulator.engines import Engine, RecordedEngine
+from roost_gateway.simulator.host_memory import HostMemory
 from roost_gateway.simulator.job import Job
 from roost_gateway.simulator.kv_cache import KvCache
 from roost_worker.engine.retention import UNKNOWN_HOLD_SECONDS, RetentionPolicy
@@ -25,13 +26,26 @@ class WorkerSettings:
     """Whether clients hold a session while a tool runs, without saying how long that takes."""
     context_tokens: int | None = None
     """Longest context of the model; None: as long as the worker's KV."""
+    host_tokens: int = 0
+    """Tokens of KV that host memory holds."""
 
     def __post_init__(self) -> None:
         if self.max_running < 1 or (self.context_tokens is not None and self.context_tokens < 1):
             raise ValueError("max_running and context_tokens must be at least 1")
+        if self.host_tokens < 0:
+            raise ValueError("host_tokens must be 0, for none, or more")
+
+    @property
+    def copy_block_seconds(self) -> float:
+        return self.block_tokens * self.costs.copy_token_seconds
 
     def engine(self) -> Engine:
-        return RecordedEngine(self.costs) if self.recorded_times else BatchedEngine(self.costs)
+        engine = RecordedEngine if self.recorded_times else BatchedEngine
+        return engine(self.costs, self.copy_block_seconds)
+
+    def host_memory(self) -> HostMemory:
+        slots = self.host_tokens // self.block_tokens
+        return HostMemory(slots, self.block_tokens, 1 / self.copy_block_seconds, self.costs.prefill_rate)
 
 
 class SimulatedWorker:
@@ -39,7 +53,7 @@ class SimulatedWorker:
 
     def __init__(self, worker_id: str, settings: WorkerSettings, policy: RetentionPolicy) -> None:
         self.worker_id = worker_id
-        self.cache = KvCache(settings.kv_tokens, settings.block_tokens, policy)
+        self.cache = KvCache(settings.kv_tokens, settings.block_tokens, policy, settings.host_memory())
         self._settings = settings
         self._engine = settings.engine()
         self._waiting: deque[Job] = deque()
@@ -63,7 +77,8 @@ class SimulatedWorker:
 
     def submit(self, job: Job, now: float) -> None:
         """Take a job, after `advance` to the same time."""
-        job.expected_tokens = job.prompt_tokens - min(self.cache.cached_tokens(job.session), job.kept_tokens)
+        cached = min(self.cache.cached_tokens(job.session), job.kept_tokens)
+        job.expected_tokens = job.prompt_tokens - cached - self.cache.warm_tokens(job)
         self._waiting.append(job)
         self.admit(now)
         if self._waiting and self._waiting[-1] is job:

@@ -15,6 +15,7 @@ from roost.contract.refused import Refused
 from roost.contract.why import KvEviction, Place, Wait
 from roost.store.records import Began, Descriptor, Reservation
 from roost.store.residency import Residency
+from roost.store.service import NOTHING_DONE, Done
 from roost.store.working_set import HELD
 from roost_gateway.routing.choice import StepNeed, WorkerState
 from roost_gateway.step.call import StepCall
@@ -97,6 +98,8 @@ class StepAttempt:
         """Whether its session is not live, so that it has to pass the gate."""
         self.has_passed_gate = False
         """Whether it has been held for as long as it may be."""
+        self.has_lost_log = False
+        """Whether its session was live, and too much of the log was evicted while it waited."""
         self.model_revision = ""
         """Of the worker that it was sent to last."""
         self.place = Place.NO_HOME
@@ -112,6 +115,10 @@ class StepAttempt:
         """A newer attempt has taken the step over."""
         self.began_at = time.monotonic()
         self._asked_at: float | None = None
+        self._waits_since: float | None = None
+        """Since when it has waited in lines; None while it is in none."""
+        self._lost_tokens = 0
+        """Of the log, as the store has yet to hear."""
         self._busy: dict[str, float] = {}
         self._faulty: dict[str, float] = {}
         """Until when each worker is avoided, because it had no room or because it failed on the step."""
@@ -143,6 +150,12 @@ class StepAttempt:
         return self.call.priority(continuation=self.continuation)
 
     @property
+    def done(self) -> Done:
+        """What a worker has computed so far. A prompt that was accepted counts as if it had an output."""
+        output = self.output
+        return Done(len(output.prompt_ids), max(1, len(output.ids))) if output.accepted else NOTHING_DONE
+
+    @property
     def has_begun(self) -> bool:
         """Whether a worker has accepted it; it then waits until its deadline."""
         return self.output.accepted
@@ -150,7 +163,15 @@ class StepAttempt:
     @property
     def keeps_place(self) -> bool:
         """Whether no full queue refuses it: a worker has accepted it, or it has waited in the queue already."""
-        return self.has_begun or self.has_passed_gate
+        return self.has_begun or self.has_passed_gate or self.has_lost_log
+
+    @property
+    def may_lose_log(self) -> bool:
+        """Whether it passes the gate since its session is live, and no worker has had it yet. A log that is rendered
+        again for another revision loses nothing; and it goes back to the gate once at most."""
+        passes = self.pool.has_gate and not (self.is_gated or self.has_passed_gate or self.has_lost_log)
+        is_same_log = self.continuation and self.need.model_revision == self.descriptor.bound_revision
+        return passes and is_same_log and not self.has_begun
 
     def _need(self, revision: str) -> StepNeed:
         began, descriptor, log_tokens = self.began, self.descriptor, self.descriptor.head.length
@@ -196,6 +217,8 @@ class StepAttempt:
             lease_ms=LEASE_TTL_MS,
             revision=self.need.model_revision,
             entry=self.call.entry(passed=not self.is_gated),
+            waited_ms=0 if self._waits_since is None else int((time.monotonic() - self._waits_since) * 1000),
+            lost_tokens=self._lost_tokens,
         )
 
     @property
@@ -205,9 +228,18 @@ class StepAttempt:
 
     def asked(self, *, granted: bool) -> None:
         """Notes that the store was asked for room, and gave it, or else a place among its waiters."""
-        self.registered, self._asked_at = not granted, time.monotonic()
+        self.registered, self._asked_at, self._lost_tokens = not granted, time.monotonic(), 0
         if granted:
-            self.is_gated = False  # its session is live now
+            self.is_gated, self._waits_since = False, None  # its session is live now
+
+    def enters_line(self, since: float) -> None:
+        """Notes that it waits in a line, and has waited since then."""
+        self._waits_since = since
+
+    def lost_log(self, tokens: int) -> None:
+        """Notes that its session is not live any more, since `tokens` of the log were evicted while it waited."""
+        self.is_gated = self.has_lost_log = True
+        self._lost_tokens = tokens
 
     def asks_again(self) -> None:
         """Lets it ask the store at the next opportunity."""

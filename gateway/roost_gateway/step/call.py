@@ -15,6 +15,7 @@ from roost.store.budgets import BudgetRules
 from roost.store.entry import UNCOUNTED, Entry
 from roost.store.folding import fold_step
 from roost.store.records import BeginRequest, Descriptor
+from roost.store.service import Demand
 from roost.store.values import content_digest
 from roost.store.working_set import Admission
 from roost_gateway.admission import estimate
@@ -144,4 +145,5 @@ class StepCall:
             rules=self.budget_rules,
             opens_turn=request.messages[0].role is MessageRole.USER,
             entry=self.entry(),
+            demand=Demand(self.pool.weight(self.tenant), self._prompt, 0 if self.fold else self._output),
         )

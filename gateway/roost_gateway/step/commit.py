@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -41,9 +41,11 @@ _NO_LINEAGE = ((0, "00" * 16),)
 """Of entries that were written before attempts were kept in them."""
 
 
-async def commit(store: SessionStore, attempt: StepAttempt, worker_id: str) -> Committed:
+async def commit(
+    store: SessionStore, attempt: StepAttempt, worker_id: str, learn: Callable[[StepAttempt, int], None]
+) -> Committed:
     """Commits the output that a worker has finished, and puts `Committed` into the outbox. Tries again while the store
-    is away; the script is idempotent by the attempt's nonce.
+    is away; the script is idempotent by the attempt's nonce. `learn` takes the tenant's counter.
 
     Raises Refused: what the store refuses, or COMMIT_UNKNOWN when the store stayed away.
     """
@@ -61,6 +63,7 @@ async def commit(store: SessionStore, attempt: StepAttempt, worker_id: str) -> C
         await asyncio.sleep(wait)
         wait = min(_LONGEST_WAIT, wait * 2)
     fault_point("gateway.commit.done")
+    learn(attempt, entry.counter)
     committed = replace(
         committed_event(entry, attempt.descriptor.generation, replayed=False),
         queue_ms=int(attempt.clock.queue_seconds * 1000),

@@ -35,6 +35,7 @@ def explain(attempt: StepAttempt, worker_id: str, cached_tokens: int, report: Kv
         rebuilt_tokens=rebuilt,
         cause=cause,
         eviction=report.eviction if is_evicted else None,
+        ahead_tokens=report.ahead_tokens,
     )
 
 

@@ -99,6 +99,7 @@ class PoolQueue:
                 f"{full}; come back later, or raise admission.queueLimit",
                 retry_seconds=full.retry_seconds,
             ) from None
+        attempt.enters_line(since)
         waiter = line.waiters[ticket] = PlacementWaiter(attempt, ticket, now)
         if attempt.registered:
             line.entered.append(waiter)
@@ -117,9 +118,14 @@ class PoolQueue:
         for waiter in list(line.waiters.values()):
             self.fail(line, waiter, error)
 
-    def held(self) -> list[PlacementWaiter]:
-        """The attempts that the gate holds."""
-        return [waiter for line in self.lines.values() if line.is_held for waiter in line.waiters.values()]
+    def lengths(self) -> list[tuple[float, dict[str, str]]]:
+        """How many attempts wait, with the labels of a gauge."""
+        return [(count, {"pool": self.pool, "class": name}) for name, count in self.queue.waiting_by_class()]
+
+    def held(self) -> tuple[str, int, int]:
+        """The pool, and how many attempts the gate holds, and tokens that these need."""
+        held = [waiter for line in self.lines.values() if line.is_held for waiter in line.waiters.values()]
+        return self.pool, len(held), sum(waiter.attempt.need.tokens for waiter in held)
 
 
 def queued(waiting: PoolQueue, line: Line, waiter: PlacementWaiter, reason: WaitReason) -> Queued:
@@ -137,6 +143,10 @@ def queued(waiting: PoolQueue, line: Line, waiter: PlacementWaiter, reason: Wait
         live_tokens=line.answer.live_tokens,
         live_limit_tokens=line.answer.live_limit,
     )
+
+
+class LostLogError(Exception):
+    """Too much of the log of an attempt's live session was evicted while it waited for room. It goes to the gate."""
 
 
 class HeldError(Exception):

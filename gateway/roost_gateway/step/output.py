@@ -36,6 +36,8 @@ class KvReport:
     """What it has dropped since the session's last step there; None when it remembers nothing."""
     block_tokens: int = 0
     """0 when it is not known."""
+    ahead_tokens: int = 0
+    """Of the cached tokens, those that it had rebuilt ahead of the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +213,9 @@ class Outbox:
     the last event.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, holds_output: bool = False) -> None:
+        """`holds_output`: all output leaves at once, before the last event."""
+        self._holds_output = holds_output
         self._events: deque[Event] = deque()
         self._output: StepOutput | None = None
         self._last: Committed | None = None
@@ -235,7 +239,8 @@ class Outbox:
 
     def more(self) -> None:
         """The output has grown."""
-        self._wake.set()
+        if not self._holds_output:
+            self._wake.set()
 
     def committed(self, event: Committed, output: StepOutput) -> None:
         """The last event; what is left of the output goes before it."""
@@ -274,4 +279,6 @@ class Outbox:
     def _next(self) -> Event | None:
         if self._events:
             return self._events.popleft()
-        return self._output.take() if self._output is not None else None
+        if self._output is None or (self._holds_output and self._last is None):
+            return None
+        return self._output.take()

@@ -2,9 +2,10 @@
 
 A line holds the attempts of one pool that need the same revision of its model, so that the same workers can serve them.
 It is named by that revision; the line without a name holds attempts that any worker can serve. The store keeps the same
-lines across gateways, by class, first come first served; within a gateway `AdmissionQueue` orders a line. The two
-orders agree because only the first attempt of a gateway's line is among the store's waiters: it is of the best class
-that waits in this gateway, so no other attempt here would be served earlier by the store.
+lines across gateways, by class, then by the tenants' counters, then first come first served; within a gateway
+`AdmissionQueue` orders a line. The two orders agree because only the first attempt of a gateway's line is among the
+store's waiters: it is of the best class that waits in this gateway, so no other attempt here would be served earlier by
+the store. What other gateways change of a counter comes with the store's answer, and another attempt may then be first.
 
 A line is woken by what its attempts may use: room at a worker of its revision, a place given up before its first
 attempt, or, twice a second, a new reading of the workers. Only its first attempt is then looked at.
@@ -25,7 +26,8 @@ from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import Choice, WorkerState
 from roost_gateway.routing.gate import is_open
 from roost_gateway.step.attempt import StepAttempt
-from roost_gateway.step.lines import HeldError, Line, PlacementWaiter, PoolQueue, queued
+from roost_gateway.step.lines import HeldError, Line, LostLogError, PlacementWaiter, PoolQueue, queued
+from roost_gateway.step.lost_logs import look_for_log
 from roost_gateway.step.prospects import Prospects
 
 log = logging.getLogger(__name__)
@@ -47,29 +49,29 @@ class Placement:
 
     @contextmanager
     def counting(self, attempt: StepAttempt) -> Iterator[None]:
-        """Counts a running attempt against its tenant's share during the block, whether it waited or not."""
+        """Keeps the counter of the attempt's tenant during the block, whether it waits or not."""
         queue, tenant = self._pool_queue(attempt.pool.pool).queue, attempt.call.tenant
-        queue.started(tenant)
+        queue.step_came(tenant, attempt.began.counter)
         try:
             yield
         finally:
-            queue.ended(tenant)
+            queue.step_left(tenant)
+
+    def learn_counter(self, attempt: StepAttempt, counter: int) -> None:
+        """Takes the counter of an attempt's tenant as the store answered it."""
+        self._pool_queue(attempt.pool.pool).queue.learn(attempt.call.tenant, counter)
 
     def waiting(self) -> list[tuple[float, dict[str, str]]]:
         """Lengths of the queues with their labels, as a gauge reads them."""
-        return [
-            (count, {"pool": waiting.pool, "class": name})
-            for waiting in self._queues.values()
-            for name, count in waiting.queue.waiting_by_class()
-        ]
+        return [length for waiting in self._queues.values() for length in waiting.lengths()]
+
+    def any_waits(self, pool: str) -> bool:
+        """Whether a step of the pool waits for room in this gateway."""
+        return pool in self._queues and len(self._queues[pool].queue) > 0
 
     def held(self) -> list[tuple[str, int, int]]:
         """Pool, steps and tokens of what the gate holds in this gateway."""
-        return [
-            (waiting.pool, len(needs), sum(needs))
-            for waiting in self._queues.values()
-            for needs in [[waiter.attempt.need.tokens for waiter in waiting.held()]]
-        ]
+        return [waiting.held() for waiting in self._queues.values()]
 
     async def aclose(self) -> None:
         tasks = [waiting.listener for waiting in self._queues.values()]
@@ -94,16 +96,18 @@ class Placement:
         """
         waiting = self._pool_queue(attempt.pool.pool)
         with attempt.clock.queueing():
-            try:
-                return await self._place_in(waiting, waiting.line(attempt.line), attempt)
-            except HeldError as held:
-                if attempt.call.role.refuses_held:
-                    raise held.refusal() from None
-                attempt.passes_gate()
-            return await self._place_in(waiting, waiting.line(attempt.line), attempt)
+            while True:
+                try:
+                    return await self._place_in(waiting, waiting.line(attempt.line), attempt)
+                except LostLogError:
+                    pass  # it goes on in the line of those that are held
+                except HeldError as held:
+                    if attempt.call.role.refuses_held:
+                        raise held.refusal() from None
+                    attempt.passes_gate()
 
     async def _place_in(self, waiting: PoolQueue, line: Line, attempt: StepAttempt) -> WorkerState:
-        """Raises HeldError when the gate has held it for as long as it may; what `place` raises."""
+        """Raises HeldError when the gate has held it for as long as it may; LostLogError; what `place` raises."""
         async with line.lock:
             worker = None if line.waiters else await self._place_now(attempt)
             if worker is not None:
@@ -151,8 +155,9 @@ class Placement:
                 return None  # refusing it would lose its output, so it waits for the store
             raise
 
-    async def _try(self, attempt: StepAttempt) -> WorkerState | None:
-        """Reserves at the best worker; if it has no room, reads it again and tries the worker that is then the best."""
+    async def _try(self, attempt: StepAttempt, *, has_waited: bool = False) -> WorkerState | None:
+        """Reserves at the best worker; if it has no room, reads it again and tries the worker that is then the best. An
+        attempt that has waited may have to pass the gate after all."""
         choice = self._prospects.choose(attempt)
         if choice is None:
             await self._workers.refresh(attempt.pool.pool)
@@ -162,6 +167,8 @@ class Placement:
             return None
         if self._is_known_to_wait(attempt, choice):
             return None
+        if has_waited and await look_for_log(attempt, self._workers):
+            choice = self._prospects.choose(attempt) or choice
         if await self._reserve(attempt, choice):
             return choice.worker
         # It may have dropped what it had of the session while the attempt waited.
@@ -183,6 +190,7 @@ class Placement:
         line, live_tokens = self._pool_queue(pool).line(attempt.line), attempt.need.gate_tokens * attempt.is_gated
         answer = await self._store.reserve(attempt.reservation(worker_id, choice.tokens))
         attempt.asked(granted=answer.granted)
+        self.learn_counter(attempt, answer.counter)
         if answer.granted:
             missing = attempt.need.missing_at(worker_id)
             self._workers.note_reserved(pool, worker_id, choice.tokens, live_tokens, missing)
@@ -269,14 +277,17 @@ class Placement:
         if waiter is None:
             return False
         try:
-            worker = await self._try(waiter.attempt)
+            worker = await self._try(waiter.attempt, has_waited=True)
         except StoreAwayError:
             raise
         except Exception as error:  # of this attempt alone: the others of its line go on
             waiting.fail(line, waiter, error)
             return True
+        if waiter.attempt.line != line.name:
+            waiting.fail(line, waiter, LostLogError())
+            return True
         if worker is None:
-            return False
+            return self._first(waiting, line) is not waiter  # its tenant has had more than was known here
         waiting.queue.admit(waiter.ticket, time.monotonic())
         waiting.leave(line, waiter)
         waiter.admit(worker)

@@ -11,9 +11,11 @@ from roost.contract.events import Committed, Event
 from roost.contract.heads import AttemptRef
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.contract.steps import Deltas
 from roost.fault_points import fault_point
 from roost.store.interface import SessionStore
 from roost.store.records import AlreadyCommitted, Began, BeginRequest, Descriptor, StoreAwayError
+from roost.store.service import NOTHING_DONE, Done
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.step.attempt import StepAttempt
 from roost_gateway.step.background import Background
@@ -35,7 +37,7 @@ class RunningStep:
 
     def __init__(self, call: StepCall) -> None:
         self.call = call
-        self.outbox = Outbox()
+        self.outbox = Outbox(holds_output=call.request.deltas is Deltas.NONE)
         self.attempt: StepAttempt | None = None
         """None until Begin has returned it."""
         self.task: asyncio.Task[None] | None = None
@@ -108,6 +110,10 @@ class Steps:
     def waiting(self) -> list[tuple[float, dict[str, str]]]:
         """Lengths of the queues with their labels, for a gauge."""
         return self._placement.waiting()
+
+    def any_waits(self, pool: str) -> bool:
+        """Whether a step of the pool waits for room in this gateway."""
+        return self._placement.any_waits(pool)
 
     def held(self) -> list[tuple[str, int, int]]:
         """Pool, steps and tokens of what the gate holds in this gateway, for gauges."""
@@ -229,7 +235,7 @@ class Steps:
             check_length(attempt, self._fleet.workers)
             stream = await relay.generate()
             fault_point("gateway.finished")
-            committed = await commit(self._store, attempt, stream.worker_id)
+            committed = await commit(self._store, attempt, stream.worker_id, self._placement.learn_counter)
         except BaseException as error:
             self._clean_up(attempt, relay, error)
             raise
@@ -270,13 +276,20 @@ class Steps:
             return
         if relay.stream is not None:
             self._background.spawn(relay.stream.cancel())
-        self._background.spawn(self._abort(attempt.session_id, attempt.ref))
+        self._background.spawn(self._give_up(attempt))
 
-    async def _abort(self, session_id: str, ref: AttemptRef) -> None:
+    async def _give_up(self, attempt: StepAttempt) -> None:
+        counter = await self._abort(attempt.session_id, attempt.ref, attempt.done)
+        if counter is not None:
+            self._placement.learn_counter(attempt, counter)
+
+    async def _abort(self, session_id: str, ref: AttemptRef, done: Done = NOTHING_DONE) -> int | None:
+        """Returns the tenant's counter, if the store knows it."""
         try:
-            await self._store.abort(session_id, ref)
+            return await self._store.abort(session_id, ref, done)
         except StoreAwayError:
             log.info("an attempt of %s could not be ended; its lease will run out", session_id)
+            return None
 
 
 def _figures(attempt: StepAttempt, committed: Committed) -> StepFigures:

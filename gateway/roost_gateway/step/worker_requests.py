@@ -12,7 +12,7 @@ from roost.store.rules import ID_BYTES
 from roost.store.values import message_from_record
 from roost.v1 import session_service_pb2 as pb
 from roost.v1.worker_service_pb2 import GenerateRequest, RenderRequest, Replay, Resume, SessionRef, Start, StepText
-from roost.wire import attempt_to_wire, format_to_wire, head_to_wire, message_to_wire, sampling_to_wire
+from roost.wire import attempt_to_wire, deltas_to_wire, format_to_wire, head_to_wire, message_to_wire, sampling_to_wire
 from roost_gateway.step.attempt import StepAttempt
 from roost_gateway.step.output import RenderedStep, StepOutput
 from roost_gateway.step.rewriting import Rewriting
@@ -47,6 +47,7 @@ def start(attempt: StepAttempt) -> GenerateRequest:
             priority=attempt.priority,
             role=attempt.call.role.name,
             call_seed=call_seed(request),
+            deltas=deltas_to_wire(request.deltas),
         )
     )
 
@@ -78,6 +79,7 @@ def resume(attempt: StepAttempt, earlier: AttemptRef) -> GenerateRequest:
             from_text_byte=len(attempt.output.text),
             from_part=attempt.output.parts.size,
             deadline_ms=attempt.call.milliseconds_left,
+            deltas=deltas_to_wire(attempt.call.request.deltas),
         )
     )
 

@@ -229,7 +229,7 @@ def _finish(wire: worker_pb.Finished) -> StepOutcome:
 
 def _kv_report(wire: worker_pb.Accepted | worker_pb.Finished) -> KvReport:
     eviction = eviction_from_wire(wire.eviction) if wire.HasField("eviction") else None
-    return KvReport(eviction, wire.block_tokens)
+    return KvReport(eviction, wire.block_tokens, wire.ahead_tokens)
 
 
 async def render(

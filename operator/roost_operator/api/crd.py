@@ -27,7 +27,7 @@ _KEPT = (
 )  # fmt: skip
 """Parts of pydantic's schema that are taken over."""
 _LABEL_LENGTH = re.compile(r"\{0,61\}")
-_MAPS = {"spec.models": ["name"], "spec.roles": ["name"], "status.conditions": ["type"]}
+_MAPS = {"spec.models": ["name"], "spec.roles": ["name"], "spec.tenants": ["name"], "status.conditions": ["type"]}
 """Lists whose items have a unique key."""
 _TEMPLATE = "spec.workers.template"
 _MOST_ITEMS = {"spec.models": 8}

@@ -14,10 +14,12 @@ LONGEST_NAME = 47
 LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 MODEL_NAME = r"^[A-Za-z0-9]([-A-Za-z0-9._]{0,61}[A-Za-z0-9])?$"
 SOURCE = r"^(hf|file|pypi|dummy)://.+$"
+TENANT = r"^[^:]+$"
 PATTERNS = {
     POOL_NAME: "begin with a lower-case letter, and use lower-case letters, digits and '-'",
     LABEL: "use lower-case letters, digits and '-', at most 63",
     MODEL_NAME: "use letters, digits, '-', '.' and '_', at most 63",
+    TENANT: "use what the gateways' key file has as the key's tenant, a text without a colon",
     SOURCE: "use hf://org/name, file:///path, pypi://distribution/path/in/wheel or dummy://config",
     nonce_lines.PATTERN: nonce_lines.HINT,
 }
@@ -26,6 +28,7 @@ PATTERNS = {
 PoolName = Annotated[str, StringConstraints(pattern=POOL_NAME, max_length=LONGEST_NAME)]
 Label = Annotated[str, StringConstraints(pattern=LABEL)]
 ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME)]
+TenantName = Annotated[str, StringConstraints(pattern=TENANT, max_length=253)]
 Source = Annotated[str, StringConstraints(pattern=SOURCE, max_length=2048)]
 NonceLineText = Annotated[str, StringConstraints(pattern=nonce_lines.PATTERN, max_length=nonce_lines.MAX_CHARS)]
 

@@ -18,6 +18,13 @@ class Thinking(StrEnum):
     DROP = "drop"
 
 
+class RebuildAhead(StrEnum):
+    """Which sessions' KV idle workers compute again before these are expected back."""
+
+    NEVER = "Never"
+    HELD = "Held"
+
+
 class KvCacheSpec(Fields):
     """A worker's KV cache."""
 
@@ -40,6 +47,13 @@ class KvCacheSpec(Fields):
         default="0",
         description="Host memory for copies of blocks that leave KV memory, for all ranks of a worker, such as 8Gi; 0 "
         "keeps none. Without GPUs it comes on top of memory. It must be below the memory limit of container worker.",
+    )
+
+    rebuild_ahead: RebuildAhead = Field(
+        default=RebuildAhead.NEVER,
+        description="Which evicted sessions a worker that has nothing else to do rebuilds before they are expected "
+        "back. Held: those on hold whose client has said for how long (expect_seconds), in KV memory that is free or "
+        "holds what is worth less; evictionPolicy should be LearnedReturns for it. Never: none before its next step.",
     )
 
     @field_validator("memory", mode="before")

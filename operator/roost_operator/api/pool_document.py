@@ -2,10 +2,10 @@
 
 from roost.contract.budgets import BudgetLimits, RoleBudgets
 from roost.contract.nonce_lines import NonceLine
-from roost.contract.pool_document import PoolDocument, PoolRole
+from roost.contract.pool_document import PoolDocument, PoolRole, PoolTenant
 from roost.contract.repetition import RepetitionRules
 from roost_operator.api.budget_spec import LimitsSpec, WindowSpec
-from roost_operator.api.model_spec import Thinking
+from roost_operator.api.model_spec import RebuildAhead, Thinking
 from roost_operator.api.spec import AgentPool, OnHold, OnModelChange, RoleSpec, WorkingSetAdmission
 
 
@@ -26,10 +26,12 @@ def pool_document(pool: AgentPool, active_revision: str = "") -> PoolDocument:
         max_session_tokens=spec.sessions.max_tokens,
         migrates=spec.sessions.on_model_change is OnModelChange.MIGRATE,
         tenant_budget=_window(spec.tenant_budget),
+        tenants=tuple(PoolTenant(tenant.name, tenant.weight) for tenant in spec.tenants),
         queue_limit=spec.admission.queue_limit,
         queue_timeout_seconds=spec.admission.queue_timeout_seconds,
         has_gate=spec.admission.working_set is WorkingSetAdmission.ENFORCED,
         max_hold_seconds=spec.admission.max_hold_seconds,
+        rebuilds_ahead=spec.model.kv_cache.rebuild_ahead is RebuildAhead.HELD,
         suspend=spec.suspend,
     )
 

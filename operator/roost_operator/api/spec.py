@@ -4,14 +4,17 @@ The custom resource's schema is generated from this module (`api.crd`). Fields a
 and objects, each with a description; durations are whole seconds and named `...Seconds`.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from roost.contract.nonce_lines import MAX_LINES
+from roost.contract.pool_document import DEFAULT_WEIGHT
 from roost_operator.api.budget_spec import BudgetsSpec, RepetitionSpec, WindowSpec
-from roost_operator.api.fields import Fields, Label, NonceLineText, PoolName
+from roost_operator.api.fields import Fields, Label, NonceLineText, PoolName, TenantName
 from roost_operator.api.model_spec import ModelSpec
 
 GROUP = "roost.dev"
@@ -173,6 +176,19 @@ class AdmissionSpec(Fields):
     )
 
 
+class TenantSpec(Fields):
+    """A tenant of the gateways' keys."""
+
+    name: TenantName = Field(description="Name of the tenant, as the gateways' key file has it.")
+    weight: int = Field(
+        default=DEFAULT_WEIGHT,
+        ge=1,
+        le=1000,
+        description="Of steps of one class that wait, those of a tenant of weight 3 are given three times the service "
+        "(KV held over time) of those of a tenant of weight 1.",
+    )
+
+
 class SecretRef(Fields):
     """A key of a Kubernetes Secret."""
 
@@ -191,6 +207,11 @@ class StoreSpec(Fields):
     )
 
 
+def _repeated(names: Iterable[str]) -> str | None:
+    """A name that is there more than once, or None."""
+    return min((name for name, count in Counter(names).items() if count > 1), default=None)
+
+
 class Spec(Fields):
     """The desired pool."""
 
@@ -206,6 +227,9 @@ class Spec(Fields):
     tenant_budget: WindowSpec = Field(
         default_factory=WindowSpec,
         description="What each tenant may use in the pool; then its steps are refused.",
+    )
+    tenants: tuple[TenantSpec, ...] = Field(
+        default=(), max_length=1000, description="Tenants whose weight is not 1, which is that of all others."
     )
     admission: AdmissionSpec = Field(
         default_factory=AdmissionSpec, description="How many steps may wait, and how long."
@@ -223,11 +247,16 @@ class Spec(Fields):
     @field_validator("roles")
     @classmethod
     def _names_differ(cls, roles: tuple[RoleSpec, ...]) -> tuple[RoleSpec, ...]:
-        names = [role.name for role in roles]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise ValueError(f"the name {repeated[0]!r} is used twice; give each role a name of its own")
+        if name := _repeated(role.name for role in roles):
+            raise ValueError(f"the name {name!r} is used twice; give each role a name of its own")
         return roles
+
+    @field_validator("tenants")
+    @classmethod
+    def _tenants_differ(cls, tenants: tuple[TenantSpec, ...]) -> tuple[TenantSpec, ...]:
+        if name := _repeated(tenant.name for tenant in tenants):
+            raise ValueError(f"the tenant {name!r} is named twice; name it once, with its weight")
+        return tenants
 
     @model_validator(mode="after")
     def _roles_fit_model(self) -> Self:

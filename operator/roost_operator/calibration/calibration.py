@@ -50,7 +50,7 @@ class Check:
 
 
 async def measure(config: WorkerConfig, model_dir: Path, repeats: int, report: Report) -> Measured:
-    """Measure an engine of this configuration.
+    """Measure an engine of this configuration, and one with little KV and host memory for what leaves it.
 
     Raise EngineStartError, EngineDeadError, and ValueError when it is too small to be measured.
     """
@@ -59,7 +59,10 @@ async def measure(config: WorkerConfig, model_dir: Path, repeats: int, report: R
         measurement = Measurement(engine, limits, info.vocab_size, repeats, report)
         await measurement.warm_up()
         prefills, decodes = await measurement.prefills(), await measurement.decodes()
-    costs = fit_costs(prefills, decodes, limits.chunk_tokens)
+    async with _engine(_with_host_memory(config, info.bytes_per_block), model_dir) as (engine, info):
+        measurement = Measurement(engine, _limits(config, info), info.vocab_size, repeats, report)
+        copying = await measurement.copy_token_seconds()
+    costs = replace(fit_costs(prefills, decodes, limits.chunk_tokens), copy_token_seconds=copying)
     return Measured(costs, *fit_errors(costs, prefills, decodes), info.bytes_per_block)
 
 
@@ -105,6 +108,13 @@ def _with_kv_for(config: WorkerConfig, tokens: float, bytes_per_block: int) -> W
     """Return the configuration with KV memory for so many tokens, and for one context at least."""
     blocks = int(max(tokens, config.model.context_tokens)) // config.kv.block_tokens + 2
     return replace(config, kv=replace(config.kv, memory_bytes=blocks * bytes_per_block))
+
+
+def _with_host_memory(config: WorkerConfig, bytes_per_block: int) -> WorkerConfig:
+    """Return the configuration with KV memory for one context, and host memory for two."""
+    config = _with_kv_for(config, 0, bytes_per_block)
+    assert config.kv.memory_bytes is not None, "it has just been set"
+    return replace(config, kv=replace(config.kv, host_memory_bytes=2 * config.kv.memory_bytes))
 
 
 @asynccontextmanager

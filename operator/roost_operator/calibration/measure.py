@@ -1,4 +1,4 @@
-"""Measures what an engine's work costs: prompts on an idle engine, and batches that only decode."""
+"""Measures what an engine's work costs: prompts on an idle engine, batches that only decode, copies of KV."""
 
 import asyncio
 from array import array
@@ -18,6 +18,8 @@ from roost_operator.calibration.points import (
 from roost_operator.calibration.timed_engine import Answer, TimedEngine
 
 Report = Callable[[str], None]
+COPIED_PART = 0.7
+"""Of the longest context; two sessions of it do not fit KV for one context."""
 
 
 class Measurement:
@@ -56,6 +58,23 @@ class Measurement:
             points.append(DecodePoint(rows, repeats[0].kv_tokens, seconds))
             self._report(f"a batch of {rows} rows over {repeats[0].kv_tokens} tokens: {seconds * 1000:.2f} ms")
         return points
+
+    async def copy_token_seconds(self) -> float:
+        """Return what it takes to copy a token's KV between the device and host memory.
+
+        The engine has host memory, and KV for one context: two sessions in turn displace each other. Raise ValueError
+        when it copies nothing.
+        """
+        tokens, key = int(COPIED_PART * self._limits.context_tokens), self._random.randbytes(8)
+        prompts = {name: self._prompt(tokens) for name in ("first", "second")}
+        for _ in range(1 + self._repeats):
+            for name, ids in prompts.items():
+                await self._engine.run(name, ids, 1, key)
+        rate = self._engine.stats.restore_rate
+        if not rate:
+            raise ValueError("no copy between the device and host memory was measured; raise --context-tokens")
+        self._report(f"copies to and from host memory: {rate:,.0f} tokens of KV a second")
+        return 1 / rate
 
     async def _prefill(self, tokens: int, cached: int) -> Answer:
         ids, key = self._prompt(tokens + cached), self._random.randbytes(8)

@@ -6,7 +6,17 @@ from array import array
 from dataclasses import dataclass, field
 from itertools import count
 
-from roost_worker.engine.messages import Cancel, Evict, Hold, Outputs, RequestOutput, SamplingParams, StopReason, Submit
+from roost_worker.engine.messages import (
+    Cancel,
+    EngineStats,
+    Evict,
+    Hold,
+    Outputs,
+    RequestOutput,
+    SamplingParams,
+    StopReason,
+    Submit,
+)
 from roost_worker.seam.client import EngineClient, EngineDeadError
 
 
@@ -40,6 +50,8 @@ class TimedEngine:
         self._engine = engine
         self._requests: dict[str, _Request] = {}
         self._numbers = count()
+        self.stats = EngineStats()
+        """As the engine reported them last."""
 
     async def __aenter__(self) -> "TimedEngine":
         self._reader = asyncio.create_task(self._read())
@@ -89,6 +101,7 @@ class TimedEngine:
                 request.ended.set_exception(error)
 
     def _take(self, frame: Outputs, now: float) -> None:
+        self.stats = frame.stats
         for output in frame.outputs:
             request = self._requests.get(output.request_id)
             if request is not None and not request.ended.done():

@@ -26,7 +26,7 @@ def demo(
     bfloat16: Annotated[bool, typer.Option(help="Also play the short bf16 scene.")] = True,
     keep: Annotated[Path | None, typer.Option(help="Keep state, logs and journal in this directory.")] = None,
 ) -> None:
-    """Run agents with real tools on a real model while a worker, a gateway and Redis are killed, then play a spike.
+    """Run agents with real tools on a real model while a worker, a gateway and Redis are killed; then 40 come at once.
 
     The last line of stdout is one JSON document. The exit status is not 0 when anything was lost, doubled or wrong.
     """

@@ -41,6 +41,8 @@ class WorkerLease:
     be moved before."""
     leaving_seconds: float = 0.0
     """How much longer it is `leaving` at most."""
+    idle: bool = False
+    """Whether it has nothing to compute, and rebuilds sessions ahead of their returns when it is asked to."""
     limits: tuple[str, ...] = ()
     """Names of the model's limits (`contract.model_limits`)."""
 

@@ -25,10 +25,12 @@ pass over needs no new version."""
 DEFAULT_QUEUE_TIMEOUT_SECONDS = 60.0
 DEFAULT_IMPLICIT_TTL_SECONDS = 3600.0
 DEFAULT_MAX_HOLD_SECONDS = 120.0
+DEFAULT_WEIGHT = 1
 _MIGRATE, _REFUSE = "Migrate", "Refuse"
 _KEEP, _DROP = "keep", "drop"
 _ENFORCED, _OFF = "Enforced", "Off"
 _ADMIT = "Admit"
+_NEVER, _HELD = "Never", "Held"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,15 @@ class PoolRole:
     repetition: RepetitionRules = RepetitionRules()  # noqa: RUF009  # frozen
     refuses_held: bool = False
     """Whether a step that was held for as long as it may be is refused; otherwise it is admitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolTenant:
+    """What a pool says of a tenant of its gateways' keys."""
+
+    name: str
+    weight: int = DEFAULT_WEIGHT
+    """Its share of what waiting steps get, beside those of other tenants; at least 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +85,16 @@ class PoolDocument:
     """Whether sessions of another revision move to the active one; otherwise their steps are refused."""
     tenant_budget: BudgetLimits = BudgetLimits(window_seconds=DEFAULT_WINDOW_SECONDS)  # noqa: RUF009  # frozen
     """Of each tenant, in a window of time."""
+    tenants: tuple[PoolTenant, ...] = ()
+    """Those with a weight of their own."""
     queue_limit: int = 0
     queue_timeout_seconds: float = DEFAULT_QUEUE_TIMEOUT_SECONDS
     has_gate: bool = False
     """Whether sessions are admitted by the working set of the pool."""
     max_hold_seconds: float = DEFAULT_MAX_HOLD_SECONDS
     """Longest time for which the gate holds a step."""
+    rebuilds_ahead: bool = False
+    """Whether idle workers rebuild sessions on hold before these are expected back."""
     suspend: bool = False
     schema_version: int = SCHEMA_VERSION
     """Version that was read; 0 when the document was written before there were versions."""
@@ -108,6 +123,10 @@ class PoolDocument:
         """Return the role, or one without limits when the pool no longer has it."""
         return next((role for role in self.roles if role.name == name), PoolRole(name))
 
+    def weight(self, tenant: str) -> int:
+        """Of a tenant, whether the pool names it or not."""
+        return next((named.weight for named in self.tenants if named.name == tenant), DEFAULT_WEIGHT)
+
     def encode(self) -> str:
         return json.dumps(self.to_json(), separators=(",", ":"))
 
@@ -121,6 +140,7 @@ class PoolDocument:
                 "aliases": list(self.aliases),
                 "contextTokens": self.context_tokens,
                 "thinking": _DROP if self.drops_thinking else _KEEP,
+                "kvCache": {"rebuildAhead": _HELD if self.rebuilds_ahead else _NEVER},
             },
             "activeRevision": self.active_revision,
             "roles": [_role_to_json(role) for role in self.roles],
@@ -132,6 +152,7 @@ class PoolDocument:
                 "onModelChange": _MIGRATE if self.migrates else _REFUSE,
             },
             "tenantBudget": limits_to_json(self.tenant_budget),
+            "tenants": [{"name": tenant.name, "weight": tenant.weight} for tenant in self.tenants],
             "admission": {
                 "queueLimit": self.queue_limit,
                 "queueTimeoutSeconds": self.queue_timeout_seconds,
@@ -172,7 +193,9 @@ class PoolDocument:
                 "update it to the version of the operator that wrote the document"
             )
         model, sessions = _part(document, "model"), _part(document, "sessions")
+        kv_cache = field_value(model, "model.", "kvCache", dict[str, Any]())
         admission, roles = _part(document, "admission"), field_value(document, "", "roles", list[Any]())
+        tenants = field_value(document, "", "tenants", list[Any]())
         timeout = field_value(admission, "admission.", "queueTimeoutSeconds", 0.0)
         lines, where = field_value(sessions, "sessions.", "nonceLines", list[Any]()), "sessions.nonceLines"
         return cls(
@@ -192,10 +215,12 @@ class PoolDocument:
             max_session_tokens=field_value(sessions, "sessions.", "maxTokens", 0),
             migrates=field_value(sessions, "sessions.", "onModelChange", _MIGRATE) != _REFUSE,
             tenant_budget=limits_from_json(_part(document, "tenantBudget"), "tenantBudget.", in_windows=True),
+            tenants=tuple(_tenant_from_json(tenant, f"tenants[{number}].") for number, tenant in enumerate(tenants)),
             queue_limit=field_value(admission, "admission.", "queueLimit", 0),
             queue_timeout_seconds=timeout or DEFAULT_QUEUE_TIMEOUT_SECONDS,
             has_gate=field_value(admission, "admission.", "workingSet", _OFF) == _ENFORCED,
             max_hold_seconds=field_value(admission, "admission.", "maxHoldSeconds", 0.0) or DEFAULT_MAX_HOLD_SECONDS,
+            rebuilds_ahead=field_value(kv_cache, "model.kvCache.", "rebuildAhead", _NEVER) == _HELD,
             suspend=field_value(document, "", "suspend", False),
             schema_version=version,
         )
@@ -228,6 +253,15 @@ def _role_from_json(role: object, where: str) -> PoolRole:
         repetition=repetition_from_json(repetition, f"{where}repetition."),
         refuses_held=field_value(role, where, "onHold", _ADMIT) == _REFUSE,
     )
+
+
+def _tenant_from_json(tenant: object, where: str) -> PoolTenant:
+    if not isinstance(tenant, dict) or not tenant.get("name"):
+        raise ValueError(f"{where}name is missing")
+    weight = field_value(tenant, where, "weight", DEFAULT_WEIGHT)
+    if weight < 1:
+        raise ValueError(f"{where}weight must be at least 1, not {weight}")
+    return PoolTenant(field_value(tenant, where, "name", ""), weight)
 
 
 def _part(document: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A step as its client requests it. Frozen values. Pure."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.messages import Format, Message, Sampling
@@ -25,6 +26,23 @@ class Cursor:
     """Units of parts, as `roost.contract.parts` counts them."""
 
 
+class Deltas(StrEnum):
+    """How often the output of a step comes, as `Delta`."""
+
+    NONE = "none"
+    """Once, all of it, when the step is committed."""
+    INTERVAL = "interval"
+    """The first token at once, and then what has gathered every `INTERVAL_SECONDS`."""
+    EACH = "each"
+    """With each iteration of the engine."""
+
+
+INTERVAL_SECONDS = 0.05
+CHECKPOINT_SECONDS = 0.5
+"""How often a worker sends its gateway output that the client gets at the end. What came so is not generated again when
+the worker dies."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepRequest:
     """A step of a session. A client that sends the step again keeps `step_id`. A gateway checks it with
@@ -40,3 +58,5 @@ class StepRequest:
     """End of the log as the client knows it; None when the client does not say."""
     received: Cursor | None = None
     """Output that the client has from an earlier call; None without any."""
+    deltas: Deltas = Deltas.INTERVAL
+    """How often output comes. A retry may ask for another pace."""

@@ -87,6 +87,9 @@ class KvEviction:
     """Retention policy that chose the session; empty when the eviction was asked for."""
     requested: bool = False
     """Whether `Session.evict` asked for it."""
+    rebuild_seconds: float = 0.0
+    """How long it takes to compute the tokens again, by the worker's rate of prefill when it dropped them; 0 when it
+    was asked for, or the rate is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +111,16 @@ class Why:
     """None when no tokens were computed again."""
     eviction: KvEviction | None = None
     """The worker's eviction, when it is the cause."""
+    ahead_tokens: int = 0
+    """Of the cached tokens, those that had been evicted and were rebuilt ahead of the step."""
 
     @property
     def line(self) -> str:
         """The facts as one line of ASCII, such as `waited 1.2 s behind 3 continuations; 4,096 of 20,480 tokens rebuilt:
-        evicted 41 s ago for another session's growth (LRUSparingHeld)`."""
-        return "; ".join(part for part in (_waited(self.wait), _ran(self), _rebuilt(self)) if part)
+        evicted 41 s ago for another session's growth (LRUSparingHeld, 0.5 s to rebuild)`."""
+        return "; ".join(
+            part for part in (_waited(self.wait), _ran(self), _rebuilt(self), _rebuilt_ahead(self)) if part
+        )
 
 
 WAITED_FOR = {
@@ -169,6 +176,10 @@ def _rebuilt(why: Why) -> str:
     return f"{why.rebuilt_tokens:,} of {why.log_tokens:,} tokens rebuilt" + (f": {cause}" if cause else "")
 
 
+def _rebuilt_ahead(why: Why) -> str:
+    return f"{why.ahead_tokens:,} had been rebuilt ahead of it" if why.ahead_tokens else ""
+
+
 def _cause(why: Why) -> str:
     eviction = why.eviction
     if eviction is None or why.cause not in (RebuildCause.EVICTED_FOR_ROOM, RebuildCause.EVICTED_ON_REQUEST):
@@ -177,7 +188,9 @@ def _cause(why: Why) -> str:
     if why.cause is RebuildCause.EVICTED_ON_REQUEST:
         return f"evicted on request {ago}"
     whose = f"session {eviction.for_session}" if eviction.for_session else "another session"
-    return f"evicted {ago} for {whose}'s growth" + (f" ({eviction.policy})" if eviction.policy else "")
+    cost = f"{_seconds(eviction.rebuild_seconds)} to rebuild" if eviction.rebuild_seconds else ""
+    choice = ", ".join(filter(None, (eviction.policy, cost)))
+    return f"evicted {ago} for {whose}'s growth" + (f" ({choice})" if choice else "")
 
 
 def _count(number: int, noun: str) -> str:

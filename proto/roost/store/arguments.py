@@ -4,17 +4,19 @@ import hashlib
 from typing import Any
 
 from roost.contract import names
-from roost.contract.heads import Head
+from roost.contract.heads import AttemptRef, Head
 from roost.store import codec
-from roost.store.budgets import BudgetRules, ExtendRequest
-from roost.store.entry import Entry
+from roost.store.budgets import BudgetRules, ExtendRequest, statuses_from_texts
+from roost.store.entry import Entry, Reserved
 from roost.store.fork_records import NewFork
 from roost.store.keys import PoolKeys
 from roost.store.records import (
     FIRST_GENERATION,
+    Began,
     BeginRequest,
     CommitRequest,
     Descriptor,
+    LiveAttempt,
     MigrateRequest,
     NewSession,
     Reservation,
@@ -23,6 +25,7 @@ from roost.store.refusals import WORDS, refused
 from roost.store.repetition import calls_hash
 from roost.store.rules import check_commit, check_migration, holds_thinking, opens_turn, thinking_from
 from roost.store.scripts import Arg, Call
+from roost.store.service import Done
 
 OPEN_REQUEST_MS = 3_600_000
 """How long a `request_id` is remembered."""
@@ -42,7 +45,16 @@ def pool_keys(session_id: str) -> PoolKeys:
 def claim_keys(keys: PoolKeys) -> dict[str, str]:
     """Keys of the pool that scripts need which give tokens and places back."""
     claims = {"reservations": keys.reservations, "waiters": keys.waiters, "lines": keys.lines, "wake": keys.wake}
-    return {**claims, **live_keys(keys)}
+    return {**claims, **live_keys(keys), **service_keys(keys)}
+
+
+def service_keys(keys: PoolKeys) -> dict[str, str]:
+    """Keys of the pool that have what its tenants have had."""
+    return {
+        "service": keys.service,
+        "service_waiting": keys.service_waiting,
+        "service_resting": keys.service_resting,
+    }
 
 
 def live_keys(keys: PoolKeys) -> dict[str, str]:
@@ -146,7 +158,7 @@ def fork_call(new: NewFork, erased: str, watermark: float) -> Call:
     )
 
 
-def reserve_call(asked: Reservation, aging_ms: int) -> Call:
+def reserve_call(asked: Reservation, aging_ms: int, adapt_ms: int) -> Call:
     keys = PoolKeys(asked.pool)
     return Call(
         {
@@ -165,7 +177,10 @@ def reserve_call(asked: Reservation, aging_ms: int) -> Call:
             "class": asked.priority,
             "aging_ms": aging_ms,
             "deadline_ms": asked.deadline_ms,
+            "waited_ms": asked.waited_ms,
             "lease_ms": asked.lease_ms,
+            "lost_tokens": asked.lost_tokens,
+            "adapt_ms": adapt_ms,
         },
     )
 
@@ -199,10 +214,40 @@ def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int, ad
         "class": request.priority,
         "aging_ms": aging_ms,
         "deadline_ms": request.deadline_ms,
+        "weight": request.demand.weight,
+        "prompt_tokens": request.demand.prompt_tokens,
+        "output_tokens": request.demand.output_tokens,
         "residency_delay_ms": residency_delay_ms,
         "adapt_ms": adapt_ms,
         **_entry_args(request.entry),
     }
+
+
+def began(descriptor: Descriptor, fenced: LiveAttempt | None, reply: list[Any]) -> Began:
+    """What Begin has replied, with the descriptor and the fenced attempt in it."""
+    assert descriptor.attempt is not None, "the script has just taken it"
+    return Began(
+        ref=descriptor.attempt.ref,
+        seed=descriptor.attempt.seed,
+        descriptor=descriptor,
+        reserved=reply[2].decode(),
+        cached_tokens=int(reply[3]),
+        warm_tokens=int(reply[4]),
+        gated=reply[5] == 1,
+        fenced=fenced,
+        budgets=statuses_from_texts(reply[7]),
+        counter=int(reply[8]),
+    )
+
+
+def reserved(reply: list[Any]) -> Reserved:
+    """What Reserve has replied."""
+    counter = int(reply[1])
+    if reply[0] == b"reserved":
+        return Reserved(True, counter=counter)
+    held, live_tokens, live_limit, first_end_ms = reply[2:]
+    first_end = None if first_end_ms < 0 else first_end_ms
+    return Reserved(False, held == 1, live_tokens, live_limit, first_end, counter)
 
 
 def migrate_args(request: MigrateRequest) -> dict[str, Arg]:
@@ -256,6 +301,15 @@ def commit_args(request: CommitRequest, adapt_ms: int) -> dict[str, Arg]:
         "opens_turn": int(opens_turn(entry)),
         "ttl_ms": request.ttl_ms,
         "adapt_ms": adapt_ms,
+    }
+
+
+def abort_args(ref: AttemptRef, done: Done) -> dict[str, Arg]:
+    return {
+        "epoch": ref.epoch,
+        "nonce": ref.nonce.hex(),
+        "prompt_tokens": done.prompt_tokens,
+        "output_tokens": done.output_tokens,
     }
 
 

@@ -6,7 +6,8 @@ Whole numbers, so that Lua adds them up exactly: GPU time in microseconds, other
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from functools import lru_cache
+from typing import Self
 
 from roost.contract.budgets import BudgetLimits, BudgetScope, BudgetStatus, BudgetUnit
 
@@ -178,18 +179,23 @@ class BudgetRules:
 
     def encode(self) -> str:
         """As scripts read it (_budgets.lua)."""
-        document: dict[str, Any] = {
-            "budgets": [[budget.scope, budget.counter, budget.limit, budget.window_ms] for budget in self.applying],
-            "task": bool(self.task),
-            "task_ttl": self.task_ttl_ms,
-            "asks": self.asks,
-            "grace": self.grace_steps,
-            "warn": self.warn_percent,
-            "repeats": self.repeats,
-            "task_repeats": self.task_repeats,
-            "stops": self.stops,
-        }
-        return json.dumps(document, separators=(",", ":"))
+        return _encoded(
+            self.applying,
+            task=bool(self.task),
+            task_ttl=self.task_ttl_ms,
+            asks=self.asks,
+            grace=self.grace_steps,
+            warn=self.warn_percent,
+            repeats=self.repeats,
+            task_repeats=self.task_repeats,
+            stops=self.stops,
+        )
+
+
+@lru_cache(maxsize=1024)  # a pool has few roles, and each of their steps asks twice
+def _encoded(budgets: tuple[Budget, ...], **rules: int) -> str:
+    rows = [[budget.scope, budget.counter, budget.limit, budget.window_ms] for budget in budgets]
+    return json.dumps({"budgets": rows, **rules}, separators=(",", ":"))
 
 
 NO_BUDGETS = BudgetRules()

@@ -3,7 +3,7 @@
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields as fields_of
 from datetime import date
 from typing import Any
 
@@ -27,6 +27,7 @@ from roost.store.rules import day_of
 
 _ENTRY_VERSION = b"\x01"
 _NOT_PACKED = ("index", "commit_ms", "budgets", "repetition")
+_PACKED = tuple(field.name for field in fields_of(LogEntry) if field.name not in _NOT_PACKED)
 
 
 class CorruptRecordError(Exception):
@@ -204,8 +205,8 @@ def decode_fenced(fields: Mapping[str, bytes], now_ms: int) -> LiveAttempt | Non
 def encode_entry(entry: LogEntry) -> bytes:
     """An entry for the log; its index is its place there, its key names the generation, and the script puts the time
     before it."""
-    document = {name: value for name, value in asdict(entry).items() if name not in _NOT_PACKED}
-    del document["head"]["generation"]
+    document = {name: getattr(entry, name) for name in _PACKED}
+    document["head"] = {"length": entry.head.length, "log_hash": entry.head.log_hash}
     return _ENTRY_VERSION + zlib.compress(msgpack.packb(document), level=1)
 
 

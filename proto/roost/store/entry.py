@@ -32,9 +32,8 @@ class Reserved:
     """How much that may be; 0 when the worker has no lease."""
     first_end_ms: int | None = None
     """When the time of some live session is over, in ms from now; None when none is live."""
+    counter: int = 0
+    """The tenant's counter now (`roost.store.service`)."""
 
     def __bool__(self) -> bool:
         return self.granted
-
-
-GRANTED = Reserved(granted=True)

@@ -9,7 +9,7 @@ from roost.contract.events import FinishReason
 from roost.contract.messages import Message, MessageRole, Sampling, ToolChoice, ToolChoiceMode
 from roost.contract.refused import invalid
 from roost.contract.sessions import FoldRequest
-from roost.contract.steps import StepRequest
+from roost.contract.steps import Deltas, StepRequest
 from roost.store.records import LogEntry
 from roost.store.values import finish_reason_to_record, message_to_record
 
@@ -39,7 +39,8 @@ def fold_step(request: FoldRequest) -> StepRequest:
 def summary_step(session_id: str) -> StepRequest:
     """The step in which the model of a fork writes the summary."""
     question = Message(MessageRole.USER, SUMMARY_PROMPT)
-    return StepRequest(session_id, SUMMARY_STEP, (question,), format=ToolChoice(ToolChoiceMode.NONE))
+    no_calls = ToolChoice(ToolChoiceMode.NONE)
+    return StepRequest(session_id, SUMMARY_STEP, (question,), format=no_calls, deltas=Deltas.NONE)
 
 
 def steps_to_fold(entries: Sequence[LogEntry], keep_turns: int, *, keeps_fewer: bool = False) -> int:

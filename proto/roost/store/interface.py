@@ -26,6 +26,7 @@ from roost.store.records import (
     WorkerView,
 )
 from roost.store.residency import Residency
+from roost.store.service import NOTHING_DONE, Done
 from roost.store.store_health import StoreHealth
 from roost.store.wake import Wake
 
@@ -88,8 +89,8 @@ class SessionStore(Protocol):
 
     async def begin(self, request: BeginRequest) -> Began | AlreadyCommitted:
         """Takes an attempt: checks, fences an uncommitted attempt of the same step, draws the epoch, stores the seed,
-        and reserves tokens at the owner when it lives, has the session cached, has room and no better class waits; ends
-        a hold. A resent script with the same nonce returns the same attempt. Refuses: SESSION_NOT_FOUND,
+        and reserves tokens at the owner when it lives, has the session cached, has room and no step waits that goes
+        first; ends a hold. A resent script with the same nonce returns the same attempt. Refuses: SESSION_NOT_FOUND,
         SESSION_CLOSED, SESSION_ROLLED_BACK, HEAD_MISMATCH, ANOTHER_STEP_RUNNING, STEP_KILLED_WORKERS,
         BUDGET_EXHAUSTED, BUDGET_EXCEEDED, BUDGET_PAUSED, STEP_LIMIT_REACHED, STEP_ID_REUSED, STEP_TOO_LONG."""
         ...
@@ -105,10 +106,11 @@ class SessionStore(Protocol):
         ...
 
     async def commit(self, request: CommitRequest) -> LogEntry:
-        """Appends the step, moves the head, counts what it has used, releases the reservation, wakes waiters. Returns
-        the stored entry with the budgets to warn of, also when the same attempt had committed it before. Refuses:
-        SESSION_NOT_FOUND, ATTEMPT_FENCED, MODEL_REVISION_MISMATCH; SESSION_ROLLED_BACK or HEAD_MISMATCH when `previous`
-        is not the head. Raises ValueError when the request contradicts itself (ids, counts and head)."""
+        """Appends the step, moves the head, counts what it has used, corrects its tenant's counter, releases the
+        reservation, wakes waiters. Returns the stored entry with the budgets to warn of, also when the same attempt had
+        committed it before. Refuses: SESSION_NOT_FOUND, ATTEMPT_FENCED, MODEL_REVISION_MISMATCH; SESSION_ROLLED_BACK or
+        HEAD_MISMATCH when `previous` is not the head. Raises ValueError when the request contradicts itself (ids,
+        counts and head)."""
         ...
 
     async def extend(self, request: ExtendRequest) -> Descriptor:
@@ -123,8 +125,9 @@ class SessionStore(Protocol):
         HEAD_MISMATCH when `previous` is not the head. Raises ValueError when the request contradicts itself."""
         ...
 
-    async def abort(self, session_id: str, ref: AttemptRef) -> None:
-        """Ends an attempt that will not commit; gives back what it has reserved. Does nothing when it is not live."""
+    async def abort(self, session_id: str, ref: AttemptRef, done: Done = NOTHING_DONE) -> int | None:
+        """Ends an attempt that will not commit; gives back what it has reserved, and charges its tenant for what it has
+        done. Does nothing when it is not live. Returns the tenant's counter, or None when there is no such session."""
         ...
 
     async def quarantine(self, session_id: str, digest: bytes, ms: int) -> None:

@@ -111,7 +111,7 @@ class PoolKeys:
 
     @property
     def waiters(self) -> str:
-        """Hash: nonce -> `class:enqueued_ms:deadline_ms:expiry_ms:line|rank`; steps that wait in any gateway."""
+        """Hash: nonce -> `class:enqueued_ms:deadline_ms:expiry_ms:line|rank|tenant`; steps that wait in any gateway."""
         return f"{self.prefix}:waiters"
 
     @property
@@ -119,6 +119,22 @@ class PoolKeys:
         """Sorted set, all scores 0, of `line|rank|nonce`: the waiters in order. Each model revision that steps need is
         a line; the line without a name has the steps that any worker can serve."""
         return f"{self.prefix}:lines"
+
+    @property
+    def service(self) -> str:
+        """Hash with a time to live: tenant -> `counter:outputs:waiting:until_ms`, what it has had of the pool
+        (`roost.store.service`); `:` -> the clock."""
+        return f"{self.prefix}:service"
+
+    @property
+    def service_waiting(self) -> str:
+        """Sorted set with a time to live: tenant of which steps wait -> its counter."""
+        return f"{self.prefix}:service:waiting"
+
+    @property
+    def service_resting(self) -> str:
+        """Sorted set with a time to live: any other tenant -> when it was changed last, in ms of Redis TIME."""
+        return f"{self.prefix}:service:resting"
 
     @property
     def live(self) -> str:

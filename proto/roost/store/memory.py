@@ -6,22 +6,23 @@ Pure but for its clock. It never goes away, so it has no grace period of its own
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from roost.contract import names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
 from roost.contract.reasons import Reason
+from roost.store import memory_attempts as attempts
 from roost.store.budgets import ExtendRequest
 from roost.store.conversation_index import ConversationIndex, MemoryConversationIndex
 from roost.store.entry import Reserved
 from roost.store.fork_records import NewFork
 from roost.store.holds import HoldRecord
 from roost.store.kept_conversations import KeptConversationStore, MemoryKeptConversations
-from roost.store.memory_attempts import release_at, reserve_at, take_attempt
 from roost.store.memory_detached import MemoryDetachedSteps
 from roost.store.memory_moves import MemoryMoves
-from roost.store.memory_pool import Claim, MemoryPool
+from roost.store.memory_pool import MemoryPool
 from roost.store.memory_session import Log, MemorySession, branch_off, new_session
 from roost.store.records import (
     AlreadyCommitted,
@@ -41,9 +42,10 @@ from roost.store.records import (
 from roost.store.refusals import refused
 from roost.store.residency import Residency
 from roost.store.rules import AGING_MS, ID_BYTES, check_commit, check_migration
+from roost.store.service import NOTHING_DONE, Done
 from roost.store.store_health import StoreHealth
 from roost.store.wake import Wake
-from roost.store.working_set import ADAPT_MS, IDLE_MS, Admission, pause_ms
+from roost.store.working_set import ADAPT_MS, Admission, pause_ms
 
 _WAKE_SECONDS = 0.5
 
@@ -165,7 +167,7 @@ class MemoryStore:
             if evicted:
                 pool.count_evicted(session, cached.order()[0], now)
             owner = record.owner if cached.cached_tokens else ""
-            work = take_attempt(pool, session, request, former, owner, now, is_grace=is_grace, gated=gated)
+            work = attempts.take_attempt(pool, session, request, former, owner, now, is_grace=is_grace, gated=gated)
             accounts.start_clocks(session, request.rules, now)
         reserved = work.worker if (work.worker, work.ref.nonce) in pool.claims else ""
         return Began(
@@ -178,36 +180,43 @@ class MemoryStore:
             gated=gated and not reserved,
             fenced=work.fenced.describe(now) if work.fenced else None,
             budgets=warnings,
+            counter=pool.services.counter(record.tenant),
         )
 
     async def reserve(self, reservation: Reservation) -> Reserved:
         now, session, pool = self.clock(), self._find(reservation.session_id), self.pool(reservation.pool)
-        return reserve_at(pool, session, reservation, session.check_live(reservation.ref), now)
+        return attempts.reserve_at(pool, session, reservation, session.check_live(reservation.ref), now)
 
     async def release(self, reservation: Reservation) -> None:
         session = self.sessions.get(reservation.session_id)
-        release_at(self.pool(reservation.pool), session, reservation, self.clock())
+        attempts.release_at(self.pool(reservation.pool), session, reservation, self.clock())
 
     async def commit(self, request: CommitRequest) -> LogEntry:
         check_commit(request)
         now, session, entry = self.clock(), self._find(request.session_id), request.entry
-        committed, accounts = session.steps.get(entry.step_id), self.pool(session.record.pool).accounts
+        committed, pool = session.steps.get(entry.step_id), self.pool(session.record.pool)
         if committed is not None:
             if committed.nonce != request.ref.nonce:
                 raise session.refusal(Reason.ATTEMPT_FENCED)
             entry = session.log(committed.generation).entries[committed.index]
-            return accounts.answered(entry, session, request.rules, now)
+            return self._answered(entry, session, request, now)
         work = session.check_live(request.ref, entry.step_id)
         session.check_head(request.previous, session.record.generation)
         if session.record.steps and session.record.model_revision not in ("", entry.model_revision):
             raise session.refusal(Reason.MODEL_REVISION_MISMATCH)
-        self.pool(session.record.pool).count_commit(session, request, now)
+        pool.count_commit(session, request, now)
         entry = session.append(request, work, now)
-        accounts.spend(session, request.rules, request.spending, is_grace=work.is_grace, now=now)
-        accounts.note_calls(session, request.rules, entry, now)
-        self._end_attempt(session)
+        pool.accounts.spend(session, request.rules, request.spending, is_grace=work.is_grace, now=now)
+        pool.accounts.note_calls(session, request.rules, entry, now)
+        context = request.previous.length + entry.prompt_tokens
+        attempts.end_attempt(pool, session, now, attempts.Computed(context, entry.output_tokens, is_whole=True))
         session.touch(now)
-        return accounts.answered(entry, session, request.rules, now)
+        return self._answered(entry, session, request, now)
+
+    def _answered(self, entry: LogEntry, session: MemorySession, request: CommitRequest, now: int) -> LogEntry:
+        pool = self.pool(session.record.pool)
+        answer = pool.accounts.answered(entry, session, request.rules, now)
+        return replace(answer, counter=pool.services.counter(session.record.tenant))
 
     async def extend(self, request: ExtendRequest) -> Descriptor:
         now, session = self.clock(), self._find(request.session_id, request.tenant)
@@ -224,38 +233,32 @@ class MemoryStore:
             work.migrated = True
             if request.folded:
                 self.pool(session.record.pool).shrink(session, now)
-                self._end_attempt(session)
+                attempts.end_attempt(self.pool(session.record.pool), session, now)
             session.touch(now, 2 * request.lease_ms)
         return session.describe(now)
 
-    async def abort(self, session_id: str, ref: AttemptRef) -> None:
-        session = self._living(session_id)
-        if session and session.attempt and session.attempt.ref == ref:
-            self.pool(session.record.pool).rest(session, self.clock())
-            self._end_attempt(session)
-            session.touch(self.clock())
+    async def abort(self, session_id: str, ref: AttemptRef, done: Done = NOTHING_DONE) -> int | None:
+        now, session = self.clock(), self._living(session_id)
+        if session is None:
+            return None
+        pool = self.pool(session.record.pool)
+        if session.attempt and session.attempt.ref == ref:
+            pool.rest(session, now)
+            context = session.record.head.length + done.prompt_tokens
+            attempts.end_attempt(pool, session, now, attempts.Computed(context, done.output_tokens))
+            session.touch(now)
+        return pool.services.counter(session.record.tenant)
 
     async def quarantine(self, session_id: str, digest: bytes, ms: int) -> None:
         if session := self._living(session_id):
             session.quarantine[digest] = self.clock() + ms
 
     async def renew(self, pool: str, items: Sequence[RenewItem], lease_ms: int) -> list[bool]:
-        return [self._renew(self.pool(pool), item, lease_ms) for item in items]
-
-    def _renew(self, pool: MemoryPool, item: RenewItem, lease_ms: int) -> bool:
-        now, session = self.clock(), self._living(item.session_id)
-        if session is None or session.attempt is None or session.attempt.ref != item.ref:
-            return False
-        work, nonce = session.attempt, item.ref.nonce
-        work.expiry_ms = now + lease_ms
-        pool.working_set.renew(session.short_name, now + IDLE_MS)
-        if nonce in pool.waiters:
-            pool.waiters[nonce].expiry_ms = work.expiry_ms
-        if work.worker:
-            pool.claims[work.worker, nonce] = Claim(work.tokens, work.expiry_ms)
-        if session.record.expires_ms - now < session.ttl_ms:
-            session.touch(now, 2 * lease_ms)
-        return True
+        now = self.clock()
+        return [
+            attempts.renew_attempt(self.pool(pool), self._living(item.session_id), item.ref, lease_ms, now)
+            for item in items
+        ]
 
     async def hold(
         self, session_id: str, tenant: str, tool: str, expect_seconds: float, head: Head | None, generation: int = 0
@@ -265,7 +268,7 @@ class MemoryStore:
         session.check_head(head, generation)
         session.check_idle(now)
         self.pool(session.record.pool).rest(session, now, now + pause_ms(expect_seconds))
-        self._end_attempt(session)
+        attempts.end_attempt(self.pool(session.record.pool), session, now)
         session.change(hold=HoldRecord(tool, expect_seconds, now), updated_ms=now)
         session.touch(now)
         return session.describe(now)
@@ -343,8 +346,4 @@ class MemoryStore:
     def _leave(self, session: MemorySession) -> None:
         """Ends what a session has under way; it is not live any more."""
         self.pool(session.record.pool).working_set.remove(session.short_name)
-        self._end_attempt(session)
-
-    def _end_attempt(self, session: MemorySession) -> None:
-        self.pool(session.record.pool).drop_claims(session.attempt)
-        session.attempt = None
+        attempts.end_attempt(self.pool(session.record.pool), session, self.clock())

@@ -21,6 +21,8 @@ class MemoryMoves:
         self._clock, self._sessions, self._pool = clock, sessions, pool
         self._movers: dict[tuple[str, str], tuple[str, int]] = {}
         """Pool and worker -> who moves its sessions, and until when, in ms."""
+        self._moved: dict[str, int] = {}
+        """Sessions -> when they were moved last."""
         self._done: dict[str, int] = {}
         """Requests -> the epochs that they returned."""
 
@@ -43,7 +45,7 @@ class MemoryMoves:
     async def residents(self, pool: str, worker: str) -> list[Resident]:
         published = self._pool(pool).residency.get(worker, {})
         sessions = map(self._living, dict.fromkeys(map(session_of, published)))
-        return [_resident(session) for session in sessions if session is not None]
+        return [self._resident(session) for session in sessions if session is not None]
 
     async def move(self, move: Move) -> int:
         session = self._living(move.session_id)
@@ -61,6 +63,7 @@ class MemoryMoves:
         self._take_footprint_along(session, move)
         session.change(epoch=record.epoch + 1, owner=move.to, kv_of="", kv_since_ms=0)
         self._done[move.request] = session.record.epoch
+        self._moved[move.session_id] = self._clock()
         return session.record.epoch
 
     def _take_footprint_along(self, session: MemorySession, move: Move) -> None:
@@ -73,17 +76,17 @@ class MemoryMoves:
         session = self._sessions.get(session_id)
         return None if session is None or session.is_gone(self._clock()) else session
 
-
-def _resident(session: MemorySession) -> Resident:
-    record = session.record
-    return Resident(
-        session_id=record.session_id,
-        tenant=record.tenant,
-        owner=record.owner,
-        log_tokens=record.head.length,
-        model_revision=record.bound_revision,
-        busy=session.attempt is not None,
-        closed=record.state is State.CLOSED,
-        updated_ms=record.updated_ms,
-        hold=record.hold,
-    )
+    def _resident(self, session: MemorySession) -> Resident:
+        record = session.record
+        return Resident(
+            session_id=record.session_id,
+            tenant=record.tenant,
+            owner=record.owner,
+            log_tokens=record.head.length,
+            model_revision=record.bound_revision,
+            busy=session.attempt is not None,
+            closed=record.state is State.CLOSED,
+            updated_ms=record.updated_ms,
+            moved_ms=self._moved.get(record.session_id, 0),
+            hold=record.hold,
+        )

@@ -4,7 +4,7 @@ The rules are those of `_ledger.lua`, `_waiters.lua` and `_working_set.lua`; a p
 in ms.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from roost.contract.lease import WorkerLease
@@ -13,11 +13,14 @@ from roost.store.memory_accounts import MemoryAccounts
 from roost.store.memory_session import MemorySession, Work
 from roost.store.records import CommitRequest, Descriptor, WorkerView
 from roost.store.residency import Residency, warm_field
-from roost.store.rules import RESIDENCY_DELAY_MS
+from roost.store.rules import RESIDENCY_DELAY_MS, aged_class
+from roost.store.service import MOST_COMPARED, ServiceCounters
 from roost.store.working_set import HELD, IDLE_MS, Admission, Footprint, WorkingSet, is_evicted, is_mostly_lost
 
 Rank = tuple[int, str]
 """Class and time of enqueueing as one number, then the nonce: the lower goes first."""
+Place = tuple[int, int, Rank]
+"""Level (`aged_class`), the tenant's counter, and rank: the lower goes first."""
 
 
 @dataclass(slots=True)
@@ -36,6 +39,7 @@ class Waiter:
     """An attempt's place in the line of the revision that it needs; '' if any worker can serve it."""
 
     line: str
+    tenant: str
     priority: int
     enqueued_ms: int
     deadline_ms: int
@@ -64,6 +68,7 @@ class MemoryPool:
     over: set[bytes] = field(default_factory=set)
     """Waiters whose time is over, as far as a call has noticed since the last `purge`."""
     working_set: WorkingSet = field(default_factory=WorkingSet)
+    services: ServiceCounters = field(default_factory=ServiceCounters)
 
     def publish_cached(self, session_id: str, worker_id: str, tokens: int, warm: int) -> None:
         """As a worker says what it has cached of a session, on its device and in host memory; 0 tokens: nothing."""
@@ -138,15 +143,19 @@ class MemoryPool:
         waiter = self.waiters.get(nonce)
         return waiter.enqueued_ms if waiter and not waiter.is_over(now) else now
 
-    def must_wait(self, worker: str, rank: Rank, own: set[bytes], now: int, *, held: bool) -> bool:
-        """Whether an attempt other than `own` waits that the worker can serve and that goes before `rank`. One that is
+    def place(self, counter: int, priority: int, enqueued_ms: int, nonce: bytes, now: int) -> Place:
+        level = aged_class(priority, (now - enqueued_ms) // self.aging_ms)
+        return level, counter, self.rank(priority, enqueued_ms, nonce)
+
+    def must_wait(self, worker: str, place: Place, own: set[bytes], now: int, *, held: bool) -> bool:
+        """Whether an attempt other than `own` waits that the worker can serve and that goes before `place`. One that is
         held at the gate goes after all that wait for room, and keeps none of these from it."""
         for revision in dict.fromkeys((self.leases[worker][0].model_revision, "")):
             first = self._first(line_of(revision), own, now)
-            if first is not None and (held or first < rank):
+            if first is not None and (held or first < place):
                 return True
             held_first = self._first(line_of(revision, held=True), own, now) if held else None
-            if held_first is not None and held_first < rank:
+            if held_first is not None and held_first < place:
                 return True
         return False
 
@@ -240,30 +249,40 @@ class MemoryPool:
             needed = session.footprint(session.record.head.length, live.footprint.prefix, live.footprint.prefix_tokens)
             self.working_set.put(session.short_name, live.worker, needed, now + IDLE_MS)
 
-    def _first(self, line: str, own: set[bytes], now: int) -> Rank | None:
-        """The first of a line; those whose time is over before it are marked."""
-        places = sorted((waiter.rank, nonce) for nonce, waiter in self.waiters.items() if waiter.line == line)
-        for rank, nonce in places:
-            if self.waiters[nonce].is_over(now):
+    def _first(self, line: str, own: set[bytes], now: int) -> Place | None:
+        """The place of the first of a line."""
+        best: list[Place] = []
+        for nonce, waiter in self._living(line, own, now):
+            counter = self.services.counter(waiter.tenant)
+            place = self.place(counter, waiter.priority, waiter.enqueued_ms, nonce, now)
+            if best and (place[0] > best[0][0] or len(best) == MOST_COMPARED):
+                break
+            best.append(place)
+        return min(best, default=None)
+
+    def _living(self, line: str, own: set[bytes], now: int) -> Iterator[tuple[bytes, Waiter]]:
+        """Those of a line that wait, by rank. Those before whose time is over are marked."""
+        for _, nonce in sorted((waiter.rank, nonce) for nonce, waiter in self.waiters.items() if waiter.line == line):
+            waiter = self.waiters[nonce]
+            if waiter.is_over(now):
                 self.over.add(nonce)
             elif nonce not in own:
-                return rank
-        return None
+                yield nonce, waiter
 
     def purge(self, now: int, *, waits: bool) -> None:
         """Removes the waiters in `over` and expired claims. With `waits`, first looks for expired waiters in every
         line."""
         for line in {waiter.line for waiter in self.waiters.values()} if waits else ():
-            self._first(line, set(), now)
+            next(self._living(line, set(), now), None)
         self.waiters = {nonce: waiter for nonce, waiter in self.waiters.items() if nonce not in self.over}
         self.claims = {key: claim for key, claim in self.claims.items() if claim.holds(now)}
         self.over.clear()
 
     def enter_line(
-        self, line: str, nonce: bytes, priority: int, enqueued_ms: int, deadline_ms: int, expiry_ms: int
+        self, line: str, nonce: bytes, tenant: str, priority: int, enqueued_ms: int, deadline_ms: int, expiry_ms: int
     ) -> None:
         rank = self.rank(priority, enqueued_ms, nonce)
-        self.waiters[nonce] = Waiter(line, priority, enqueued_ms, deadline_ms, expiry_ms, rank)
+        self.waiters[nonce] = Waiter(line, tenant, priority, enqueued_ms, deadline_ms, expiry_ms, rank)
 
     def drop_claims(self, attempt: Work | None) -> None:
         """Gives back what an attempt has reserved, and its place."""

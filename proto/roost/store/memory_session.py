@@ -24,6 +24,7 @@ from roost.store.records import (
 )
 from roost.store.refusals import refused
 from roost.store.rules import ID_BYTES, day_of, holds_thinking, thinking_from, wrong_head
+from roost.store.service import Demand
 from roost.store.working_set import Footprint, footprint
 
 
@@ -43,6 +44,9 @@ class Work:
     migrated: bool = False
     is_grace: bool = False
     """Whether the step was begun after a budget was used up."""
+    demand: Demand = Demand()  # noqa: RUF009  # frozen
+    charged: int | None = None
+    """What its tenant was charged for it; None before it has reserved."""
 
     def describe(self, now: int) -> LiveAttempt:
         return LiveAttempt(self.ref, self.step_id, self.seed, self.worker, self.expiry_ms - now)

@@ -1,4 +1,5 @@
-"""Moves of sessions from a worker that is about to drain: which are there, who moves them, and a new owner."""
+"""Moves of sessions from a worker that is about to drain, or that others wait for while another idles: which sessions
+are there, who moves them, and a new owner."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,6 +24,8 @@ class Resident:
     closed: bool
     updated_ms: int
     hold: HoldRecord | None = None
+    moved_ms: int = 0
+    """When it was moved to its owner; 0 when it was never moved."""
 
 
 @dataclass(frozen=True, slots=True)

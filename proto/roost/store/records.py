@@ -13,6 +13,7 @@ from roost.store.budgets import NO_BUDGETS, Account, BudgetRules, Spending, spen
 from roost.store.entry import UNCOUNTED, Entry
 from roost.store.generations import Fold, FormerLog
 from roost.store.holds import HoldRecord
+from roost.store.service import Demand
 from roost.store.working_set import START_TARGET
 
 FIRST_GENERATION = 1
@@ -151,6 +152,8 @@ class LogEntry:
     """Those to warn of when the step was committed, as Commit answers; they are not stored."""
     repetition: Repetition | None = None
     """What the step's calls repeat, as Commit answers; it is not stored."""
+    counter: int = field(default=0, compare=False)
+    """The tenant's counter after the step (`roost.store.service`), as Commit answers; it is not stored."""
 
     @property
     def gpu_seconds(self) -> float:
@@ -161,10 +164,6 @@ class LogEntry:
     def start(self) -> int:
         """Tokens of the log before the step."""
         return self.head.length - self.output_tokens - self.prompt_tokens
-
-
-AGING_SECONDS = 10.0
-"""Waiting time that is worth one class, in a gateway's queue and among the store's waiters."""
 
 
 class StoreAwayError(Exception):
@@ -209,6 +208,7 @@ class BeginRequest:
     rules: BudgetRules = NO_BUDGETS
     opens_turn: bool = False
     """Whether it begins with a user's message."""
+    demand: Demand = Demand()  # noqa: RUF009  # frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +231,8 @@ class Began:
     """Whether the session is not live, so that the step has to pass the gate."""
     budgets: tuple[BudgetStatus, ...] = ()
     """Those to warn of."""
+    counter: int = 0
+    """The tenant's counter now (`roost.store.service`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +262,11 @@ class Reservation:
     revision: str = ""
     """Model revision that the step needs, which names its line; empty: any worker can serve it."""
     entry: Entry = UNCOUNTED
+    waited_ms: int = 0
+    """How long it has waited, in whatever line."""
+    lost_tokens: int = 0
+    """Tokens of its log that a live session has lost while the step waited, so that it is not live any more and has to
+    pass the gate; 0: it has kept its KV."""
 
 
 @dataclass(frozen=True, slots=True)

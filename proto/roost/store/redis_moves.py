@@ -64,7 +64,7 @@ class RedisMoves:
 
 def _resident(session_id: str, row: list[Any]) -> Resident:
     tenant, owner, revision, state, live, *numbers = row
-    length, steps, updated, tool, expect, begin = numbers
+    length, steps, updated, moved, tool, expect, begin = numbers
     return Resident(
         session_id=session_id,
         tenant=tenant.decode(),
@@ -74,5 +74,6 @@ def _resident(session_id: str, row: list[Any]) -> Resident:
         busy=bool(live),
         closed=state.decode() == State.CLOSED,
         updated_ms=int(updated),
+        moved_ms=int(moved or 0),
         hold=HoldRecord(tool.decode(), float(expect), int(begin)) if begin else None,
     )

@@ -11,8 +11,10 @@ from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store import codec, health
 from roost.store.arguments import (
+    abort_args,
     accepted,
     account_keys,
+    began,
     begin_args,
     commit_args,
     described,
@@ -26,9 +28,10 @@ from roost.store.arguments import (
     release_call,
     request_digest,
     reserve_call,
+    reserved,
 )
 from roost.store.budgets import ExtendRequest, statuses_from_texts
-from roost.store.entry import GRANTED, Reserved
+from roost.store.entry import Reserved
 from roost.store.fork_records import NewFork
 from roost.store.grace import GRACE_SECONDS, Grace
 from roost.store.keys import POOLS, PoolKeys
@@ -58,6 +61,7 @@ from roost.store.repetition import repetition_from_text
 from roost.store.residency import Residency
 from roost.store.rules import AGING_MS, ID_BYTES, RESIDENCY_DELAY_MS
 from roost.store.scripts import Arg, Call
+from roost.store.service import NOTHING_DONE, Done
 from roost.store.session_scripts import ANSWERS_LEARNED, SessionScripts, change_args
 from roost.store.store_health import StoreHealth
 from roost.store.wake import Wake
@@ -211,18 +215,7 @@ class RedisStore:
             self._known_keys.learn_host(request.session_id, descriptor.owner)
         if reply[0] == b"committed":
             return await self._committed(descriptor, generation=reply[2], index=reply[3])
-        assert descriptor.attempt is not None  # the script has just taken it
-        return Began(
-            ref=descriptor.attempt.ref,
-            seed=descriptor.attempt.seed,
-            descriptor=descriptor,
-            reserved=reply[2].decode(),
-            cached_tokens=int(reply[3]),
-            warm_tokens=int(reply[4]),
-            gated=reply[5] == 1,
-            fenced=codec.decode_fenced(fields, now),
-            budgets=statuses_from_texts(reply[7]),
-        )
+        return began(descriptor, codec.decode_fenced(fields, now), reply)
 
     async def _committed(self, descriptor: Descriptor, generation: int, index: int) -> AlreadyCommitted:
         """The stored result of a step; a second and third round trip, for repeats only."""
@@ -235,13 +228,11 @@ class RedisStore:
         return AlreadyCommitted(entry, descriptor, ids[:at], ids[at:], generation)
 
     async def reserve(self, reservation: Reservation) -> Reserved:
-        reply = accepted(await self._link.script("reserve", reserve_call(reservation, self._aging_ms)))
+        call = reserve_call(reservation, self._aging_ms, self._adapt_ms)
+        reply = accepted(await self._link.script("reserve", call))
         if reply[0] == b"reserved":
             self._known_keys.learn_host(reservation.session_id, reservation.worker_id)
-            return GRANTED
-        _, held, live_tokens, live_limit, first_end_ms = reply
-        first_end = None if first_end_ms < 0 else first_end_ms
-        return Reserved(False, held == 1, live_tokens, live_limit, first_end)
+        return reserved(reply)
 
     async def release(self, reservation: Reservation) -> None:
         await self._link.script("release", release_call(reservation))
@@ -249,9 +240,11 @@ class RedisStore:
     async def commit(self, request: CommitRequest) -> LogEntry:
         keys = account_keys(pool_keys(request.session_id), request.rules)
         call = Call(keys, commit_args(request, self._adapt_ms))
-        _, index, stored, statuses, repeats = await self._scripts.run("commit", request.session_id, lambda: call)
+        reply = await self._scripts.run("commit", request.session_id, lambda: call)
+        _, index, stored, statuses, repeats, counter = reply
         entry = codec.decode_entry(stored, index)
-        return replace(entry, budgets=statuses_from_texts(statuses), repetition=repetition_from_text(repeats.decode()))
+        repetition = repetition_from_text(repeats.decode())
+        return replace(entry, budgets=statuses_from_texts(statuses), repetition=repetition, counter=int(counter))
 
     async def extend(self, request: ExtendRequest) -> Descriptor:
         call = extend_call(request)
@@ -270,8 +263,9 @@ class RedisStore:
         self._scripts.learn(request.session_id, reply[2])
         return described(request.session_id, reply)
 
-    async def abort(self, session_id: str, ref: AttemptRef) -> None:
-        await self._scripts.run("abort", session_id, lambda: Call(args={"epoch": ref.epoch, "nonce": ref.nonce.hex()}))
+    async def abort(self, session_id: str, ref: AttemptRef, done: Done = NOTHING_DONE) -> int | None:
+        counter = (await self._scripts.run("abort", session_id, lambda: Call(args=abort_args(ref, done))))[1]
+        return int(counter) if counter else None
 
     async def quarantine(self, session_id: str, digest: bytes, ms: int) -> None:
         def call() -> Call:

@@ -9,10 +9,12 @@ from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS
 from roost.contract.messages import MessageRole
 from roost.contract.reasons import Reason
 from roost.contract.why import RebuildCause
-from roost.store.records import AGING_SECONDS, CommitRequest, Descriptor, LogEntry, MigrateRequest
+from roost.store.records import CommitRequest, Descriptor, LogEntry, MigrateRequest
 
 ID_BYTES = 4
 """Bytes of a packed token id."""
+AGING_SECONDS = 10.0
+"""Waiting time that is worth one class, in a gateway's queue and among the store's waiters."""
 AGING_MS = round(AGING_SECONDS * 1000)
 QUARANTINE_MS = 600_000
 """How long a session refuses a step that killed workers."""
@@ -29,6 +31,12 @@ def rebuild_cause(log: Descriptor) -> RebuildCause | None:
     if log.forked_from is not None and log.inherited_steps == log.steps:
         return RebuildCause.FORKED
     return None if log.owner else RebuildCause.EVICTED_ON_REQUEST
+
+
+def aged_class(priority: int, periods: int) -> int:
+    """The class as which a step waits that has waited for so many times `AGING_SECONDS`. Never below 0, the best one,
+    where all are equal, so that the tenants' counters decide however long their steps have waited."""
+    return min(priority, max(0, priority - periods))
 
 
 def day_of(milliseconds: int) -> str:

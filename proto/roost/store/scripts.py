@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 
-from roost.store import working_set
+from roost.store import service, working_set
 
 NAMES = (
     "abort",
@@ -44,8 +44,9 @@ NAMES = (
     "residents",
     "workers",
 )
-SHARED = ("_common", "_logs", "_budgets", "_repetition", "_ledger", "_working_set", "_waiters")
-"""Put before every script, after the constants of `roost.store.working_set`."""
+SHARED = ("_common", "_logs", "_budgets", "_repetition", "_ledger", "_service", "_working_set", "_waiters")
+"""Put before every script, after the constants of `roost.store.working_set` and `roost.store.service`."""
+_CONSTANTS = {"WORKING_SET": working_set, "SERVICE": service}
 Arg = str | bytes | int | float
 GRACE = "grace_ms"
 """The argument that `RedisLink` gives: how long nobody may expire yet, in ms."""
@@ -108,9 +109,19 @@ def _declared(body: str, what: str) -> tuple[str, ...]:
 
 
 def _constants() -> str:
-    """Lua that has the constants of `roost.store.working_set` in a table."""
-    constants = sorted((name, value) for name, value in vars(working_set).items() if name.isupper())
-    return f"local WORKING_SET = {{{', '.join(f'{name} = {value!r}' for name, value in constants)}}}"
+    """Lua that has the constants of modules in tables."""
+    tables = {
+        table: sorted((name, value) for name, value in vars(module).items() if _is_constant(name, value))
+        for table, module in _CONSTANTS.items()
+    }
+    return "\n".join(
+        f"local {table} = {{{', '.join(f'{name} = {value!r}' for name, value in constants)}}}"
+        for table, constants in tables.items()
+    )
+
+
+def _is_constant(name: str, value: object) -> bool:
+    return name.isupper() and isinstance(value, int | str)
 
 
 def _tables(keys: Sequence[str], texts: Sequence[str], numbers: Sequence[str]) -> str:

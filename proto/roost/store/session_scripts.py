@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from roost.store import codec
-from roost.store.arguments import accepted, claim_keys, pool_keys
+from roost.store.arguments import accepted, claim_keys, pool_keys, service_keys
 from roost.store.keys import PoolKeys
 from roost.store.known_keys import KnownKeys, Shape
 from roost.store.link import RedisLink
@@ -95,6 +95,7 @@ class SessionScripts:
                 "waiters": pool.waiters,
                 "lines": pool.lines,
                 "live_ends": pool.live_ends,
+                **service_keys(pool),
             }
             reply = await self._link.script("renew", Call(named, {"lease_ms": lease_ms}, touched, args))
             if all(isinstance(answer, int) for answer in reply):

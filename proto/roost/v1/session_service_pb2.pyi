@@ -136,6 +136,34 @@ TOOL_CHOICE_MODE_REQUIRED: ToolChoiceMode.ValueType  # 3
 """The output is one call whose arguments satisfy the tool's schema."""
 Global___ToolChoiceMode: _TypeAlias = ToolChoiceMode  # noqa: Y015
 
+class _Deltas:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeltasEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deltas.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DELTAS_UNSPECIFIED: _Deltas.ValueType  # 0
+    """The same as INTERVAL, and so is a value that the gateway does not know."""
+    DELTAS_NONE: _Deltas.ValueType  # 1
+    """Once, all of it, when the step is committed."""
+    DELTAS_INTERVAL: _Deltas.ValueType  # 2
+    """The first token at once, and then what has gathered every 50 ms."""
+    DELTAS_EACH: _Deltas.ValueType  # 3
+    """With each iteration of the engine."""
+
+class Deltas(_Deltas, metaclass=_DeltasEnumTypeWrapper):
+    """Deltas is how often the output of a step comes, as StepDelta."""
+
+DELTAS_UNSPECIFIED: Deltas.ValueType  # 0
+"""The same as INTERVAL, and so is a value that the gateway does not know."""
+DELTAS_NONE: Deltas.ValueType  # 1
+"""Once, all of it, when the step is committed."""
+DELTAS_INTERVAL: Deltas.ValueType  # 2
+"""The first token at once, and then what has gathered every 50 ms."""
+DELTAS_EACH: Deltas.ValueType  # 3
+"""With each iteration of the engine."""
+Global___Deltas: _TypeAlias = Deltas  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1678,10 +1706,13 @@ class StepRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     RECEIVED_FIELD_NUMBER: _builtins.int
+    DELTAS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Session."""
     step_id: _builtins.str
     """Idempotency key, 1 to 64 characters: a repeated committed step returns its stored result."""
+    deltas: Global___Deltas.ValueType
+    """How often output comes. A retry may ask for another pace."""
     @_builtins.property
     def expected_head(self) -> Global___Head:
         """Last head the client saw. A shorter log answers DATA_LOSS, SESSION_ROLLED_BACK. The last head of the generation
@@ -1718,10 +1749,11 @@ class StepRequest(_message.Message):
         sampling: Global___Sampling | None = ...,
         format: Global___Format | None = ...,
         received: Global___Cursor | None = ...,
+        deltas: Global___Deltas.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expected_head", b"expected_head", "format", b"format", "received", b"received", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_head", b"expected_head", "format", b"format", "messages", b"messages", "received", b"received", "sampling", b"sampling", "session_id", b"session_id", "step_id", b"step_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deltas", b"deltas", "expected_head", b"expected_head", "format", b"format", "messages", b"messages", "received", b"received", "sampling", b"sampling", "session_id", b"session_id", "step_id", b"step_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2244,6 +2276,7 @@ class StepWhy(_message.Message):
     REBUILT_TOKENS_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     EVICTION_FIELD_NUMBER: _builtins.int
+    AHEAD_TOKENS_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """Worker that ran the step."""
     place: Global___StepPlace.ValueType
@@ -2256,6 +2289,8 @@ class StepWhy(_message.Message):
     """Tokens of the log that were computed again."""
     cause: Global___RebuildCause.ValueType
     """Why they were; unspecified when none were."""
+    ahead_tokens: _builtins.int
+    """Of the cached tokens, those that had been evicted and were rebuilt ahead of the step."""
     @_builtins.property
     def wait(self) -> Global___StepWait:
         """Wait for a worker; unset when it did not wait."""
@@ -2275,10 +2310,11 @@ class StepWhy(_message.Message):
         rebuilt_tokens: _builtins.int = ...,
         cause: Global___RebuildCause.ValueType = ...,
         eviction: Global___KvEviction | None = ...,
+        ahead_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["eviction", b"eviction", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "cause", b"cause", "eviction", b"eviction", "log_tokens", b"log_tokens", "place", b"place", "rebuilt_tokens", b"rebuilt_tokens", "wait", b"wait", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead_tokens", b"ahead_tokens", "cached_tokens", b"cached_tokens", "cause", b"cause", "eviction", b"eviction", "log_tokens", b"log_tokens", "place", b"place", "rebuilt_tokens", b"rebuilt_tokens", "wait", b"wait", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2329,6 +2365,7 @@ class KvEviction(_message.Message):
     FOR_SESSION_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     REQUESTED_FIELD_NUMBER: _builtins.int
+    REBUILD_SECONDS_FIELD_NUMBER: _builtins.int
     tokens: _builtins.int
     """Tokens of the session that were dropped."""
     milliseconds_ago: _builtins.int
@@ -2339,6 +2376,10 @@ class KvEviction(_message.Message):
     """Retention policy that chose the session; empty when the eviction was asked for."""
     requested: _builtins.bool
     """Whether EvictSession asked for it."""
+    rebuild_seconds: _builtins.float
+    """Seconds to compute these tokens again, by the worker's rate of prefill when they were dropped. 0 when the eviction
+    was asked for, when the worker has not measured its rate, and from older workers.
+    """
     def __init__(
         self,
         *,
@@ -2347,10 +2388,11 @@ class KvEviction(_message.Message):
         for_session: _builtins.str = ...,
         policy: _builtins.str = ...,
         requested: _builtins.bool = ...,
+        rebuild_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["for_session", b"for_session", "milliseconds_ago", b"milliseconds_ago", "policy", b"policy", "requested", b"requested", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["for_session", b"for_session", "milliseconds_ago", b"milliseconds_ago", "policy", b"policy", "rebuild_seconds", b"rebuild_seconds", "requested", b"requested", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

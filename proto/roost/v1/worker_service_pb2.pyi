@@ -134,6 +134,7 @@ class Start(_message.Message):
     DATE_FIELD_NUMBER: _builtins.int
     CALL_SEED_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
+    DELTAS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant, which separates caches."""
     model_revision: _builtins.str
@@ -152,6 +153,11 @@ class Start(_message.Message):
     """What the ids of the step's calls follow from, the same for all of its attempts; empty: the attempt's nonce."""
     role: _builtins.str
     """Role of the session in its pool, for the retention policy; empty for one-shot work and from older gateways."""
+    deltas: _session_service_pb2.Deltas.ValueType
+    """How often the client gets output, which says how often the worker sends a Delta: the first token at once, then
+    every 500 ms with NONE, so that an attempt that fails over has most of the output, or every 50 ms with INTERVAL.
+    With EACH, and from older gateways, which leave it unset, with each iteration of the engine.
+    """
     @_builtins.property
     def attempt(self) -> _session_service_pb2.Attempt:
         """Attempt; the worker refuses one that is older than what it has seen of the session."""
@@ -198,10 +204,11 @@ class Start(_message.Message):
         date: _builtins.str = ...,
         call_seed: _builtins.bytes = ...,
         role: _builtins.str = ...,
+        deltas: _session_service_pb2.Deltas.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "format", b"format", "replay", b"replay", "sampling", b"sampling", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "call_seed", b"call_seed", "date", b"date", "deadline_ms", b"deadline_ms", "format", b"format", "messages", b"messages", "model_revision", b"model_revision", "priority", b"priority", "replay", b"replay", "role", b"role", "sampling", b"sampling", "session", b"session", "system", b"system", "tenant", b"tenant", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "call_seed", b"call_seed", "date", b"date", "deadline_ms", b"deadline_ms", "deltas", b"deltas", "format", b"format", "messages", b"messages", "model_revision", b"model_revision", "priority", b"priority", "replay", b"replay", "role", b"role", "sampling", b"sampling", "session", b"session", "system", b"system", "tenant", b"tenant", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -294,6 +301,7 @@ class Resume(_message.Message):
     FROM_TEXT_BYTE_FIELD_NUMBER: _builtins.int
     DEADLINE_MS_FIELD_NUMBER: _builtins.int
     FROM_PART_FIELD_NUMBER: _builtins.int
+    DELTAS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Session's name; empty for one-shot work."""
     from_token: _builtins.int
@@ -304,6 +312,8 @@ class Resume(_message.Message):
     """Milliseconds left until the client's deadline; 0 means none."""
     from_part: _builtins.int
     """Units of parts that the client already has."""
+    deltas: _session_service_pb2.Deltas.ValueType
+    """As in Start."""
     @_builtins.property
     def attempt(self) -> _session_service_pb2.Attempt:
         """Attempt that was fenced."""
@@ -322,10 +332,11 @@ class Resume(_message.Message):
         from_text_byte: _builtins.int = ...,
         deadline_ms: _builtins.int = ...,
         from_part: _builtins.int = ...,
+        deltas: _session_service_pb2.Deltas.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "new_attempt", b"new_attempt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_ms", b"deadline_ms", "from_part", b"from_part", "from_text_byte", b"from_text_byte", "from_token", b"from_token", "new_attempt", b"new_attempt", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_ms", b"deadline_ms", "deltas", b"deltas", "from_part", b"from_part", "from_text_byte", b"from_text_byte", "from_token", b"from_token", "new_attempt", b"new_attempt", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -442,10 +453,13 @@ class Accepted(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     EVICTION_FIELD_NUMBER: _builtins.int
     BLOCK_TOKENS_FIELD_NUMBER: _builtins.int
+    AHEAD_TOKENS_FIELD_NUMBER: _builtins.int
     cached_tokens: _builtins.int
     """Tokens of the context that the worker expects to find in its cache; Finished has the true count."""
     block_tokens: _builtins.int
     """Tokens in a block: fewer than that are computed again where a sequence's last block is shared."""
+    ahead_tokens: _builtins.int
+    """Of the cached tokens, those that were rebuilt ahead of the step."""
     @_builtins.property
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Rendered prompt of the step, without the log before it."""
@@ -461,10 +475,11 @@ class Accepted(_message.Message):
         cached_tokens: _builtins.int = ...,
         eviction: _session_service_pb2.KvEviction | None = ...,
         block_tokens: _builtins.int = ...,
+        ahead_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["eviction", b"eviction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "cached_tokens", b"cached_tokens", "eviction", b"eviction", "prompt_token_ids", b"prompt_token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead_tokens", b"ahead_tokens", "block_tokens", b"block_tokens", "cached_tokens", b"cached_tokens", "eviction", b"eviction", "prompt_token_ids", b"prompt_token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -541,6 +556,7 @@ class Finished(_message.Message):
     EVICTION_FIELD_NUMBER: _builtins.int
     BLOCK_TOKENS_FIELD_NUMBER: _builtins.int
     REASONING_TOKENS_FIELD_NUMBER: _builtins.int
+    AHEAD_TOKENS_FIELD_NUMBER: _builtins.int
     finish_reason: _session_service_pb2.FinishReason.ValueType
     """Why generation ended."""
     output_tokens: _builtins.int
@@ -563,6 +579,8 @@ class Finished(_message.Message):
     """As in Accepted."""
     reasoning_tokens: _builtins.int
     """Generated tokens that the reasoning took, its marks included; 0 without reasoning."""
+    ahead_tokens: _builtins.int
+    """As in Accepted; of the tokens that were found in the cache."""
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[_session_service_pb2.ToolCall]:
         """Tool calls recognised in the text."""
@@ -591,10 +609,11 @@ class Finished(_message.Message):
         eviction: _session_service_pb2.KvEviction | None = ...,
         block_tokens: _builtins.int = ...,
         reasoning_tokens: _builtins.int = ...,
+        ahead_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["eviction", b"eviction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "cached_tokens", b"cached_tokens", "content", b"content", "eviction", b"eviction", "finish_reason", b"finish_reason", "gpu_seconds", b"gpu_seconds", "output_tokens", b"output_tokens", "reasoning", b"reasoning", "reasoning_tokens", b"reasoning_tokens", "stop_string", b"stop_string", "text", b"text", "tool_calls", b"tool_calls", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead_tokens", b"ahead_tokens", "block_tokens", b"block_tokens", "cached_tokens", b"cached_tokens", "content", b"content", "eviction", b"eviction", "finish_reason", b"finish_reason", "gpu_seconds", b"gpu_seconds", "output_tokens", b"output_tokens", "reasoning", b"reasoning", "reasoning_tokens", b"reasoning_tokens", "stop_string", b"stop_string", "text", b"text", "tool_calls", b"tool_calls", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -674,15 +693,25 @@ class RebuildStart(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     MODEL_REVISION_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant, which separates caches."""
     model_revision: _builtins.str
     """Revision that the worker must serve."""
     epoch: _builtins.int
     """Epoch of the session; a worker that has seen a newer one refuses, ABORTED ATTEMPT_FENCED."""
+    role: _builtins.str
+    """Role of the session in its pool, for the retention policy; empty from older gateways."""
     @_builtins.property
     def session(self) -> Global___SessionRef:
         """Session and its log."""
+
+    @_builtins.property
+    def pause(self) -> Global___Pause:
+        """Pause from which the session is expected back here. With it, only a worker that has nothing else to do begins, in room
+        that is free or holds what is worth less, and any step ends it: else RESOURCE_EXHAUSTED, QUEUE_FULL.
+        """
 
     def __init__(
         self,
@@ -691,14 +720,46 @@ class RebuildStart(_message.Message):
         tenant: _builtins.str = ...,
         model_revision: _builtins.str = ...,
         epoch: _builtins.int = ...,
+        pause: Global___Pause | None = ...,
+        role: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "model_revision", b"model_revision", "session", b"session", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "model_revision", b"model_revision", "pause", b"pause", "role", b"role", "session", b"session", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RebuildStart: _TypeAlias = RebuildStart  # noqa: Y015
+
+@_typing.final
+class Pause(_message.Message):
+    """Pause is what a client announced with HoldSession."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECONDS_AGO_FIELD_NUMBER: _builtins.int
+    EXPECT_SECONDS_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    seconds_ago: _builtins.float
+    """Seconds since then."""
+    expect_seconds: _builtins.float
+    """Seconds that the client expected to be away."""
+    tool: _builtins.str
+    """Tool that it named; empty when it named none."""
+    def __init__(
+        self,
+        *,
+        seconds_ago: _builtins.float = ...,
+        expect_seconds: _builtins.float = ...,
+        tool: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expect_seconds", b"expect_seconds", "seconds_ago", b"seconds_ago", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pause: _TypeAlias = Pause  # noqa: Y015
 
 @_typing.final
 class Rebuilt(_message.Message):

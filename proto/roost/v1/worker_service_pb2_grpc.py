@@ -94,9 +94,9 @@ class WorkerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Rebuild(self, request_iterator, context):
-        """Computes a session's KV ahead of its next step, without output: its home is about to stop. It gives way to every
-        step, and a step of the session ends it and goes on from what is computed. RESOURCE_EXHAUSTED, QUEUE_FULL when as
-        many sessions are rebuilt as the worker rebuilds at once. A call that breaks ends it.
+        """Computes a session's KV ahead of its next step, without output: its home is about to stop, or has evicted it. It gives
+        way to every step, and a step of the session ends it and goes on from what is computed. RESOURCE_EXHAUSTED, QUEUE_FULL
+        when as many sessions are rebuilt as the worker rebuilds at once. A call that breaks ends it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

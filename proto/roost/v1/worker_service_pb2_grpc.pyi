@@ -36,9 +36,9 @@ class WorkerServiceStub:
     Generate: _grpc.StreamStreamMultiCallable[_worker_service_pb2.GenerateRequest, _worker_service_pb2.GenerateResponse]
     """Generates the output of one attempt. A broken stream is not a cancel: the attempt goes on as an orphan."""
     Rebuild: _grpc.StreamStreamMultiCallable[_worker_service_pb2.RebuildRequest, _worker_service_pb2.RebuildResponse]
-    """Computes a session's KV ahead of its next step, without output: its home is about to stop. It gives way to every
-    step, and a step of the session ends it and goes on from what is computed. RESOURCE_EXHAUSTED, QUEUE_FULL when as
-    many sessions are rebuilt as the worker rebuilds at once. A call that breaks ends it.
+    """Computes a session's KV ahead of its next step, without output: its home is about to stop, or has evicted it. It gives
+    way to every step, and a step of the session ends it and goes on from what is computed. RESOURCE_EXHAUSTED, QUEUE_FULL
+    when as many sessions are rebuilt as the worker rebuilds at once. A call that breaks ends it.
     """
     Evict: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.EvictRequest, _worker_service_pb2.EvictResponse]
     """Drops a session's KV cache."""
@@ -65,9 +65,9 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     Generate: _aio.StreamStreamMultiCallable[_worker_service_pb2.GenerateRequest, _worker_service_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generates the output of one attempt. A broken stream is not a cancel: the attempt goes on as an orphan."""
     Rebuild: _aio.StreamStreamMultiCallable[_worker_service_pb2.RebuildRequest, _worker_service_pb2.RebuildResponse]  # type: ignore[assignment]
-    """Computes a session's KV ahead of its next step, without output: its home is about to stop. It gives way to every
-    step, and a step of the session ends it and goes on from what is computed. RESOURCE_EXHAUSTED, QUEUE_FULL when as
-    many sessions are rebuilt as the worker rebuilds at once. A call that breaks ends it.
+    """Computes a session's KV ahead of its next step, without output: its home is about to stop, or has evicted it. It gives
+    way to every step, and a step of the session ends it and goes on from what is computed. RESOURCE_EXHAUSTED, QUEUE_FULL
+    when as many sessions are rebuilt as the worker rebuilds at once. A call that breaks ends it.
     """
     Evict: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.EvictRequest, _worker_service_pb2.EvictResponse]  # type: ignore[assignment]
     """Drops a session's KV cache."""
@@ -103,9 +103,9 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_worker_service_pb2.RebuildRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_service_pb2.RebuildResponse], _abc.AsyncIterator[_worker_service_pb2.RebuildResponse]]:
-        """Computes a session's KV ahead of its next step, without output: its home is about to stop. It gives way to every
-        step, and a step of the session ends it and goes on from what is computed. RESOURCE_EXHAUSTED, QUEUE_FULL when as
-        many sessions are rebuilt as the worker rebuilds at once. A call that breaks ends it.
+        """Computes a session's KV ahead of its next step, without output: its home is about to stop, or has evicted it. It gives
+        way to every step, and a step of the session ends it and goes on from what is computed. RESOURCE_EXHAUSTED, QUEUE_FULL
+        when as many sessions are rebuilt as the worker rebuilds at once. A call that breaks ends it.
         """
 
     @_abc_1.abstractmethod

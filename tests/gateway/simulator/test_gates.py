@@ -4,9 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leases import lease_of
 from roost_gateway.simulator.arrivals import ClosedLoop
+from roost_gateway.simulator.fairness import VirtualTime
 from roost_gateway.simulator.figures import Report
 from roost_gateway.simulator.gates import WorkingSetGate, gate_factory
+from roost_gateway.simulator.job import Job
+from roost_gateway.simulator.placement import NO_HOME, Home, Placement
 from roost_gateway.simulator.policies import policy_factory
 from roost_gateway.simulator.simulation import Fleet, Simulation
 from roost_gateway.simulator.worker import WorkerSettings
@@ -59,6 +63,34 @@ def test_a_hold_ends_although_the_gate_stays_closed(refuses: bool) -> None:
     report, _ = run([large, [Turn(ALL_TOKENS, 3000, 10, 5.0)]], fleet)
     assert report.longest_hold == pytest.approx(HOLD_SECONDS)
     assert (report.forced_steps > 0, report.refusals > 0) == (not refuses, refuses)
+
+
+def job_of(session: str, kept: int, total: int) -> Job:
+    return Job(session, "", 0, kept, total - 10, Turn(kept, 1, 10), 0.0, continuation=kept > 0)
+
+
+@pytest.mark.parametrize("cached", [300, 0], ids=["kept", "evicted"])
+def test_a_live_session_whose_log_is_evicted_while_its_step_waits_is_held(cached: int) -> None:
+    held: list[Job] = []
+    gate = WorkingSetGate()
+    lease = lease_of("w", capacity_tokens=1000)
+    placement = Placement([lease], held.append, gate, gateways=1, fairness=VirtualTime())
+    first, other, second = job_of("a", 0, 300), job_of("b", 0, 500), job_of("a", 300, 600)
+    assert placement.place(first, NO_HOME, 0.0)
+    placement.step_ended(first, 1.0)
+    placement.release(first, waiting=0, now=1.0)
+    assert placement.place(other, NO_HOME, 2.0)
+    assert not placement.place(second, Home("w", 300, 0), 3.0), "there is no room, but the gate is open to it"
+    assert not second.held
+    home = Home("w", cached, 0)
+    assert placement.admit_next(lambda _: home, 4.0, looks=False) is None
+    assert (held == [second]) is second.held is ("a" not in gate.working_set.live) is (cached == 0)
+    placement.step_ended(other, 5.0)
+    placement.release(other, waiting=0, now=5.0)
+    assert placement.admit_next(lambda _: home, 5.0, looks=True) is (second if cached else None)
+    gate.session_ended("b")
+    assert placement.admit_next(lambda _: home, 6.0, looks=True) is (None if cached else second)
+    assert len(held) <= 1, "it goes back to the gate once"
 
 
 @pytest.mark.parametrize("name", ["working-set", "gate", "static:2"])

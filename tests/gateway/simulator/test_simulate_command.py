@@ -34,6 +34,13 @@ def test_it_prints_a_table() -> None:
         assert figure in result.stdout
 
 
+def test_host_memory_is_in_the_table() -> None:
+    figure = "restored from host memory"
+    tight = ("--sessions", "8", "--kv-tokens", "150000", "--context-tokens", "100000")
+    assert figure not in simulated(*tight).stdout
+    assert figure in simulated(*tight, "--host-tokens", "2000000").stdout
+
+
 def test_it_prints_json_which_the_seed_decides() -> None:
     first, again, other = (simulated("-o", "json", "--seed", seed, "--policy", "LRU") for seed in ("3", "3", "4"))
     document = json.loads(first.stdout)

@@ -35,9 +35,16 @@ def expected_tokens(sessions: list[Session]) -> tuple[int, int, int]:
     st.booleans(),
     st.integers(1, 4),
     st.sampled_from((0.001, 0.5, 60.0)),
+    st.sampled_from((0, 40, 1_000)),
 )
 def test_every_step_ends_once_and_tokens_add_up(
-    sessions: list[Session], workers: int, policy: str, recorded: bool, max_running: int, timeout: float
+    sessions: list[Session],
+    workers: int,
+    policy: str,
+    recorded: bool,
+    max_running: int,
+    timeout: float,
+    host_tokens: int,
 ) -> None:
     simulation = simulation_of(
         sessions,
@@ -46,6 +53,7 @@ def test_every_step_ends_once_and_tokens_add_up(
         recorded_times=recorded,
         max_running=max_running,
         queue_timeout_seconds=timeout,
+        host_tokens=host_tokens,
     )
     report = simulation.run()
     assert (report.steps, report.prompt_tokens, report.output_tokens) == expected_tokens(sessions)
@@ -111,6 +119,16 @@ def test_the_optimum_reuses_most() -> None:
 def run_of_agents(seed: int) -> Report:
     sessions = ClosedLoop(generate(fitted_parameters(), seed), 12, ramp_seconds=30)
     return Simulation(Fleet(3), policy_factory(WorkerSettings()), sessions).run(max_steps=150)
+
+
+def test_what_left_the_device_comes_back_from_host_memory() -> None:
+    turns = (Turn(0, 60, 1), Turn(ALL_TOKENS, 5, 1, gap_seconds=50.0), Turn(ALL_TOKENS, 5, 1, gap_seconds=50.0))
+    sessions = [Session(f"s{number}", turns) for number in range(5)]
+    without, with_room = (simulation_of(sessions, host_tokens=tokens).run() for tokens in (0, 1_000))
+    assert without.restored_blocks == 0
+    assert 0 < with_room.restored_blocks * 4 <= with_room.cached_tokens - without.cached_tokens
+    assert with_room.recomputed_tokens < without.recomputed_tokens
+    assert with_room.ttft.p50 < without.ttft.p50
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:

@@ -148,7 +148,17 @@ async def test_residents_are_told_with_what_a_move_takes(store: SessionStore, se
     assert (residents[held].log_tokens, residents[held].updated_ms) == (record.head.length, record.updated_ms)
     assert [residents[name].busy for name in (held, busy, closed)] == [False, True, False]
     assert [residents[name].closed for name in (held, busy, closed)] == [False, False, True]
+    assert {resident.moved_ms for resident in residents.values()} == {0}
     assert await store.moves.residents(POOL, "nobody") == []
+
+
+async def test_a_resident_says_when_it_was_moved(store: SessionStore, server: Server, move: Move) -> None:
+    before = await store.get(move.session_id, TENANT)
+    await store.moves.move(move)
+    cache(server, move.session_id, NEW)
+    (resident,) = await store.moves.residents(POOL, NEW)
+    assert resident.moved_ms >= before.updated_ms > 0
+    assert resident.updated_ms == before.updated_ms
 
 
 async def test_what_a_live_session_needs_goes_along(store: SessionStore, server: Server) -> None:

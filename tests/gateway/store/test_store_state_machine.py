@@ -17,9 +17,10 @@ from roost.contract.heads import Head
 from roost.store.arguments import MOST_SHARED_LOGS
 from roost.store.entry import Entry
 from roost.store.records import Began, Reservation
+from roost.store.service import Done
 from roost.store.working_set import Admission
 from store_comparison import profile
-from store_driver import LONG_MS, REVISION, begin_request, commit_request, digest, entry_of, migration
+from store_driver import LONG_MS, REVISION, begin_request, commit_request, demand_of, digest, entry_of, migration
 from store_world import BUDGET_RULES, POOLS, REVISIONS, TENANTS, WORKERS, Attempt, StoreWorld
 
 RARELY = st.sampled_from((False,) * 6 + (True,))
@@ -112,6 +113,7 @@ class StoreMachine(StoreWorld):
             priority=priority,
             drops_thinking=drops,
             entry=entry,
+            demand=demand_of(tokens),
             rules=rules,
             opens_turn=seed % 2 == 0,
         )
@@ -154,7 +156,7 @@ class StoreMachine(StoreWorld):
     ) -> None:
         nonce = self.now.to_bytes(16, "big")
         more = {"nonce": nonce, "seed": 1, "priority": priority, "new_tokens": tokens, "entry": entry_of(tokens)}
-        request = begin_request(session_id, step, **more)
+        request = begin_request(session_id, step, demand=demand_of(tokens), **more)
         if isinstance(answer := self.agree(gateway, "begin", request, touches=session_id), Began):
             self.taken.append((session_id, answer.ref, step))
             self._go_on(gateway, self.taken[-1], then, tokens, priority, worker, needs)
@@ -192,7 +194,8 @@ class StoreMachine(StoreWorld):
     def _reservation(self, attempt: Attempt, worker: str, tokens: int, priority: int, needs: str = "") -> Reservation:
         session_id, ref, _ = attempt
         pool, entry = session_id.rsplit("/", 1)[0], entry_of(tokens + priority)
-        return Reservation(pool, session_id, ref, worker, tokens, priority, 0, LONG_MS, needs, entry)
+        lost = max(0, (tokens + priority) % 4 - 2)
+        return Reservation(pool, session_id, ref, worker, tokens, priority, 0, LONG_MS, needs, entry, lost)
 
     @precondition(lambda self: self.taken)
     @rule(
@@ -207,8 +210,7 @@ class StoreMachine(StoreWorld):
     )
     def finish(self, gateway: int, which: int, stale: bool, how: str, prompt: Ids, ids: Ids) -> None:
         """By whoever still believes in the attempt, also long after it was committed, fenced or deleted."""
-        attempt = self.attempt(which, stale)
-        session_id, ref, _ = attempt
+        session_id, ref, _ = attempt = self.attempt(which, stale)
         if how == "commit":
             self._commit(gateway, attempt, prompt, ids)
         elif how == "migrate":
@@ -217,13 +219,12 @@ class StoreMachine(StoreWorld):
             self.fold(gateway, attempt, len(ids))
         elif how in ("renew", "expire"):
             self.renew(gateway, attempt, how == "expire")
-        elif how == "abort":
-            self.agree(gateway, "abort", session_id, ref, touches=session_id)
-        elif how == "quarantine":
-            self.agree(gateway, "quarantine", session_id, digest(attempt[2]), LONG_MS, touches=session_id)
+        elif how in ("abort", "quarantine"):
+            more = (ref, Done(len(prompt), len(ids) - 1)) if how == "abort" else (digest(attempt[2]), LONG_MS)
+            self.agree(gateway, how, session_id, *more, touches=session_id)
         else:
-            reservation = self._reservation(attempt, sorted(WORKERS)[which % 2], 1, 0)
-            self.agree(gateway, "release", reservation, touches=session_id)
+            given_back = self._reservation(attempt, sorted(WORKERS)[which % 2], 1, 0)
+            self.agree(gateway, "release", given_back, touches=session_id)
 
     def _commit(self, gateway: int, attempt: Attempt, prompt: Ids, ids: Ids) -> None:
         session_id, ref, step = attempt

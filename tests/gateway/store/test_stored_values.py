@@ -145,7 +145,9 @@ def test_the_record_of_why_a_step_was_slow_is_small_even_with_the_longest_names(
         cached_tokens=2**32,
         rebuilt_tokens=2**32,
         cause=RebuildCause.BLOCK_END,
-        eviction=KvEviction(2**32, 4_294_967.0, f"{label}/{label}/{'0' * 26}", max(POLICIES, key=len)),
+        eviction=KvEviction(
+            2**32, 4_294_967.0, f"{label}/{label}/{'0' * 26}", max(POLICIES, key=len), rebuild_seconds=1e6
+        ),
     )
     record = stored.why_to_record(why)
     assert len(record) <= 300

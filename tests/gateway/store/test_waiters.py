@@ -39,10 +39,10 @@ def age(raw, began: Began, ms: int) -> None:
     """As if the attempt had waited `ms` longer."""
     nonce = began.ref.nonce.hex()
     priority, enqueued, *rest, place = raw.hget(KEYS.waiters, nonce).decode().split(":")
-    line, rank = place.split("|")
+    line, rank, tenant = place.split("|")
     older = f"{line}|{int(rank) - ms:016}"
-    raw.hset(KEYS.waiters, nonce, ":".join([priority, str(int(enqueued) - ms), *rest, older]))
-    raw.zrem(KEYS.lines, f"{place}|{nonce}")
+    raw.hset(KEYS.waiters, nonce, ":".join([priority, str(int(enqueued) - ms), *rest, f"{older}|{tenant}"]))
+    raw.zrem(KEYS.lines, f"{line}|{rank}|{nonce}")
     raw.zadd(KEYS.lines, {f"{older}|{nonce}": 0})
 
 

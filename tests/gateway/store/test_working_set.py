@@ -163,6 +163,28 @@ async def test_a_live_session_that_was_evicted_has_to_pass_the_gate_again(store,
     assert live_target(raw)[0] == START_TARGET * 9 // 10, "four fifths of its log are lost"
 
 
+async def test_a_session_that_lost_its_log_while_its_step_waited_has_to_pass_the_gate(store, other, raw):
+    publish(raw, lease("w1", capacity_tokens=100, max_running=9))
+    running = await admitted(store, 60)
+    head = await committed(store, raw, running, prompt=48)
+    busy = await begun(store, entry=PASSED)
+    assert await store.reserve(reservation(busy, tokens=70, entry=PASSED))
+    waits = await begun(other, running.descriptor.session_id, "step-2", new_tokens=30)
+    assert (waits.reserved, waits.gated) == ("", False)
+    held = await other.reserve(reservation(waits, tokens=80, entry=GATED, lost_tokens=40))
+    assert not held
+    assert held.held, "its session is not live any more"
+    assert short(running) not in live_sessions(raw)
+    assert live_target(raw)[0] == START_TARGET * 9 // 10, "most of its log is lost"
+    assert [line.decode()[0] for line in raw.zrange(KEYS.lines, 0, -1)] == [HELD]
+    await store.abort(busy.descriptor.session_id, busy.ref)
+    again = await other.reserve(reservation(waits, tokens=head.length + 30, entry=GATED, lost_tokens=40))
+    assert again, "the gate is open where nothing is live"
+    repeated = await other.reserve(reservation(waits, tokens=head.length + 30, entry=GATED, lost_tokens=40))
+    assert repeated
+    assert live_sessions(raw)[short(running)][1].tokens == head.length + 30, "what has reserved has not lost it again"
+
+
 @pytest.mark.parametrize(("rebuilt", "gated"), [(25, False), (26, True)])
 async def test_a_session_that_computed_most_of_its_log_again_has_to_pass_the_gate_again(store, raw, rebuilt, gated):
     """Its Begin came before the worker had published that most of its log was evicted."""

@@ -7,6 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from roost_gateway.simulator.costs import WorkerCosts
 from roost_gateway.simulator.costs_file import costs_of
 from roost_operator.calibration.commands import calibrate
 from roost_operator.calibration.comparison import Figures, compare
@@ -26,6 +27,8 @@ def test_it_writes_costs_that_simulate_reads_and_compares_them(tmp_path: Path) -
     costs = costs_of(str(out))
     assert document["measured"]["costs"]["step_seconds"] == costs.step_seconds > 0
     assert costs.chunk_tokens == 256
+    assert costs.copy_token_seconds == document["measured"]["costs"]["copy_token_seconds"]
+    assert costs.copy_token_seconds != WorkerCosts().copy_token_seconds, "it is measured"
     figures = [comparison["figure"] for comparison in document["comparisons"]]
     assert figures == ["steps per second", "hit ratio", "TTFT p50 (s)", "TTFT p95 (s)"]
     assert all(comparison["engine"] > 0 for comparison in document["comparisons"])

@@ -20,6 +20,7 @@ COSTS = WorkerCosts(
     step_seconds=2.3e-3,
     row_seconds=7e-6,
     kv_token_seconds=3e-7,
+    copy_token_seconds=3e-6,
     chunk_tokens=256,
 )
 """Measured of a tiny model on two cores."""
@@ -29,20 +30,27 @@ TAIL_GOAL = 0.15
 
 
 @pytest.mark.parametrize(
-    ("population", "pressure"),
-    [(16, 0.5), (8, 1.3), (16, 1.3), (32, 2.0)],
-    ids=["all fits", "more than fits", "more at once", "twice what fits and runs"],
+    ("population", "pressure", "host", "steps"),
+    [
+        (16, 0.5, 0.0, STEPS),
+        (8, 1.3, 0.0, STEPS),
+        (16, 1.3, 0.0, STEPS),
+        (32, 2.0, 0.0, STEPS),
+        (16, 1.3, 0.5, STEPS // 3),
+    ],
+    ids=["all fits", "more than fits", "more at once", "twice what fits and runs", "host memory for half of the KV"],
 )
-def test_the_simulator_says_what_the_engine_does(population: int, pressure: float) -> None:
+def test_the_simulator_says_what_the_engine_does(population: int, pressure: float, host: float, steps: int) -> None:
     parameters = small(fitted_parameters(), CONTEXT - 1)
     kv_tokens = int(working_set_tokens(parameters, population) / pressure) // BLOCK * BLOCK
-    settings = WorkerSettings(kv_tokens, BLOCK, MAX_RUNNING, COSTS, context_tokens=CONTEXT)
+    host_tokens = int(kv_tokens * host)
+    settings = WorkerSettings(kv_tokens, BLOCK, MAX_RUNNING, COSTS, context_tokens=CONTEXT, host_tokens=host_tokens)
     rounds: list[tuple[Figures, Figures]] = []
     for seed in range(3):
-        engine = EngineOnVirtualTime(COSTS, kv_tokens, BLOCK, CONTEXT, MAX_RUNNING)
-        real = engine.run(generate(parameters, seed), population, STEPS)
+        engine = EngineOnVirtualTime(COSTS, kv_tokens, BLOCK, CONTEXT, MAX_RUNNING, host_tokens=host_tokens)
+        real = engine.run(generate(parameters, seed), population, steps)
         loop = ClosedLoop(generate(parameters, seed), population)
-        simulated = Simulation(Fleet(1, settings, reserves=False), policy_factory(settings), loop).run(STEPS)
+        simulated = Simulation(Fleet(1, settings, reserves=False), policy_factory(settings), loop).run(steps)
         rounds.append((real, figures_of(simulated)))
     *others, tail = compare(rounds)
     assert {figure.figure: figure.error for figure in others if figure.error > GOAL} == {}

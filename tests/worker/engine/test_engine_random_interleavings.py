@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from engine_model import SESSIONS, EngineModel, Work, random_operation
+from roost_worker.engine.messages import Pause
 
 WORK = st.builds(
     Work,
@@ -65,6 +66,13 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(session=st.sampled_from(SESSIONS), seconds=st.sampled_from([0.0, 1.0, 30.0]))
     def hold(self, session: str, seconds: float) -> None:
         self.model.hold(session, seconds)
+
+    @rule(
+        session=st.sampled_from(SESSIONS),
+        pause=st.builds(Pause, st.sampled_from([0.0, 2.0, 25.0]), st.sampled_from([0.5, 8.0, 40.0])),
+    )
+    def rebuild_ahead(self, session: str, pause: Pause) -> None:
+        self.model.rebuild_ahead(session, pause)
 
     @rule(seconds=st.sampled_from([0.5, 20.0]))
     def pass_time(self, seconds: float) -> None:

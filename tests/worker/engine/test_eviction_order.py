@@ -69,6 +69,14 @@ class OrderMachine(RuleBasedStateMachine):
         )
         assert self.order.first(self.now) == lowest
 
+    @invariant()
+    def below_a_candidate_is_all_that_ranks_lower(self) -> None:
+        policy, candidate = LruSparingHeld(), Candidate("new", 2.0, held_until=self.now + 1.0)
+        ranks = {key: policy.rank(other, self.now).order for key, other in self.candidates.items()}
+        below = list(self.order.below(candidate, self.now))
+        assert set(below) == {key for key in ranks if ranks[key] < policy.rank(candidate, self.now).order}
+        assert [ranks[key] for key in below] == sorted(ranks[key] for key in below)
+
 
 TestOrder = OrderMachine.TestCase
 TestOrder.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -9,6 +9,10 @@ from roost_worker.engine.pauses import BINS, EDGES, PRIOR, PauseCounts, bin_of, 
 SHARES = st.lists(st.floats(0.0, 1.0), min_size=BINS, max_size=BINS)
 
 
+def refined(counts: PauseCounts) -> list[float]:
+    return [counts.refine(share, number) for number, share in enumerate(PRIOR)]
+
+
 def test_bins_meet_and_have_no_end() -> None:
     assert [bin_of(edge) for edge in EDGES] == list(range(BINS))
     assert bin_of(1e9) == BINS - 1
@@ -19,8 +23,8 @@ def test_a_few_pauses_change_little_and_many_change_all() -> None:
     for number in range(500):
         counts.add(5.0, ended=True)
         if number == 0:
-            assert counts.refine(PRIOR, 0)[bin_of(5.0)] < 0.4
-    shares = counts.refine(PRIOR, 0)
+            assert refined(counts)[bin_of(5.0)] < 0.4
+    shares = refined(counts)
     assert shares[bin_of(5.0)] > 0.95
     assert max(shares[: bin_of(5.0)]) < 0.05
     assert shares[bin_of(5.0) + 1 :] == list(PRIOR[bin_of(5.0) + 1 :]), "no pause has reached these bins"
@@ -30,7 +34,7 @@ def test_a_pause_that_is_not_waited_for_says_only_how_long_it_lasted() -> None:
     counts = PauseCounts()
     for _ in range(100):
         counts.add(20.0, ended=False)
-    shares = counts.refine(PRIOR, 0)
+    shares = refined(counts)
     assert max(shares[: bin_of(20.0) + 1]) < 0.05
     assert shares[bin_of(20.0) + 1] == PRIOR[0]
 
@@ -40,7 +44,7 @@ def test_what_has_changed_is_forgotten() -> None:
     for pause in (5.0, 50.0):
         for _ in range(5000):
             counts.add(pause, ended=True)
-    shares = counts.refine(PRIOR, 0)
+    shares = refined(counts)
     assert shares[bin_of(5.0)] < 0.02
     assert shares[bin_of(50.0)] > 0.95
 

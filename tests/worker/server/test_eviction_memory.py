@@ -27,9 +27,10 @@ def test_it_remembers_the_latest_evictions_and_no_more_than_its_bound(
     memory, expected = EvictionMemory("P", most=most), dict[str, KvEviction]()
     for now, (kind, session, tokens, other) in enumerate(operations):
         if kind == "room":
-            memory.made_room(Evicted(session, tokens, other), now)
-            before = expected.pop(session, None)
-            expected[session] = KvEviction(tokens + (before.tokens if before else 0), now, other, "P")
+            memory.made_room(Evicted(session, tokens, other), now, prefill_rate=now / 2)
+            before = expected.pop(session, KvEviction(0, 0.0))
+            seconds = before.rebuild_seconds + (2 * tokens / now if now else 0.0)
+            expected[session] = KvEviction(before.tokens + tokens, now, other, "P", rebuild_seconds=seconds)
         elif kind == "forget":
             memory.forget(session)
             expected.pop(session, None)
@@ -48,6 +49,7 @@ def test_it_remembers_the_latest_evictions_and_no_more_than_its_bound(
             assert told.seconds_ago == end - eviction.seconds_ago
             assert (told.tokens, told.for_session) == (eviction.tokens, eviction.for_session)
             assert (told.policy, told.requested) == (eviction.policy, eviction.requested)
+            assert told.rebuild_seconds == eviction.rebuild_seconds
 
 
 async def evict(world: World, ledger: Ledger, *, erased: bool = False) -> None:
@@ -87,11 +89,12 @@ async def test_growth_is_reported_with_the_policy(world: World) -> None:
     world.script(1, "ok")
     ledger = Ledger()
     await world.step(ledger)
-    world.server.shell.evictions.made_room(Evicted(ledger.session_id, 7, "a/b/other"), 0.0)
+    world.server.shell.evictions.made_room(Evicted(ledger.session_id, 7, "a/b/other"), 0.0, prefill_rate=14.0)
     finished = (await world.step(ledger)).finished
     assert finished is not None
     eviction = finished.eviction
     assert (eviction.tokens, eviction.for_session, eviction.policy) == (7, "a/b/other", DEFAULT_POLICY)
+    assert eviction.rebuild_seconds == 0.5
     assert eviction.milliseconds_ago > 0
 
 
@@ -101,7 +104,7 @@ async def test_a_gateway_can_ask_what_is_remembered(world: World) -> None:
     await world.step(ledger)
     request = pb.RecallEvictionRequest(session_id=ledger.session_id)
     assert not (await world.call("RecallEviction", request)).HasField("eviction")
-    world.server.shell.evictions.made_room(Evicted(ledger.session_id, 7, "a/b/other"), 0.0)
+    world.server.shell.evictions.made_room(Evicted(ledger.session_id, 7, "a/b/other"), 0.0, prefill_rate=14.0)
     for _ in range(2):
         eviction = (await world.call("RecallEviction", request)).eviction
         assert (eviction.tokens, eviction.for_session) == (7, "a/b/other")

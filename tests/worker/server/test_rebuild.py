@@ -182,3 +182,81 @@ async def test_a_log_that_fills_the_context_is_refused(world: World) -> None:
 async def test_a_worker_that_stops_rebuilds_nothing(world: World) -> None:
     await world.server.drain()
     assert reason(await (await begun(world, committed())).fail()) == "WORKER_DRAINING"
+
+
+AWAY = pb.Pause(seconds_ago=10.0, expect_seconds=60.0, tool="pytest")
+
+
+async def begun_ahead(world: World, ledger: Ledger) -> RebuildCall:
+    """A rebuild ahead of the session's return, of which the log has come and no batch has ended."""
+    call = await begun(world, ledger, pause=AWAY, role="coder")
+    response = await call.read()
+    world.gate.close()
+    await call.send_history(ledger.history(response.need_history.from_token))
+    await world.gate.reached()
+    return call
+
+
+def outcomes(world: World) -> tuple[int, int, int]:
+    """Tokens rebuilt ahead; of these, used and wasted."""
+    ahead = world.server.shell.rebuilds.ahead
+    return ahead.rebuilt, ahead.used, ahead.wasted
+
+
+async def test_a_step_after_a_rebuild_ahead_says_what_it_owes_to_it(world: World) -> None:
+    ledger = committed()
+    call = await begun(world, ledger, pause=AWAY)
+    rebuilt = await call.finish(ledger)
+    assert (rebuilt.cached_tokens, rebuilt.prefilled_tokens) == (0, len(IDS))
+    state = await world.state()
+    assert [session.held for session in state.sessions] == [False], "the shell was sent no hold"
+    assert world.server.shell.stats.held == 1
+    assert outcomes(world) == (len(IDS), 0, 0)
+    step = await world.step(ledger)
+    assert step.accepted.ahead_tokens == step.finished.ahead_tokens == len(IDS)
+    assert outcomes(world) == (len(IDS), len(IDS), 0)
+    again = await world.step(ledger)
+    assert again.finished.ahead_tokens == 0
+
+
+async def test_what_is_evicted_before_the_session_returns_is_wasted(world: World) -> None:
+    ledger = committed()
+    await (await begun(world, ledger, pause=AWAY)).finish(ledger)
+    await world.call("Evict", pb.EvictRequest(session_id=SESSION, epoch=ledger.epoch + 1))
+    assert outcomes(world) == (len(IDS), 0, len(IDS))
+
+
+async def test_any_step_ends_a_rebuild_ahead(world: World) -> None:
+    ledger, other = committed(), Ledger(SESSION[:-1] + "y")
+    call = await begun_ahead(world, ledger)
+    step = await world.begin(other)
+    ended = await call.fail()
+    assert (ended.code(), reason(ended)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+    world.gate.open()
+    await step.until("finished")
+    await world.commit(other, step)
+    begin = await world.begin(ledger)
+    await begin.until("finished")
+    assert begin.finished.ahead_tokens == begin.finished.cached_tokens > 0, "what was computed by then"
+    rebuilt, used, wasted = outcomes(world)
+    assert (used, wasted) == (begin.finished.cached_tokens, rebuilt - begin.finished.cached_tokens)
+
+
+async def test_a_rebuild_for_a_worker_that_drains_ends_one_ahead(world: World) -> None:
+    ahead, moved = committed(), committed(SESSION[:-1] + "y")
+    call = await begun_ahead(world, ahead)
+    move = await begun(world, moved)
+    assert reason(await call.fail()) == "QUEUE_FULL"
+    world.gate.open()
+    rebuilt = await move.finish(moved)
+    assert rebuilt.cached_tokens + rebuilt.prefilled_tokens == len(IDS)
+
+
+async def test_a_worker_that_has_a_step_rebuilds_nothing_ahead(world: World) -> None:
+    assert world.server.shell.lease().idle
+    world.gate.close()
+    running = await world.begin(Ledger(SESSION[:-1] + "y"))
+    await running.until("accepted")
+    assert not world.server.shell.lease().idle
+    assert reason(await (await begun(world, committed(), pause=AWAY)).fail()) == "QUEUE_FULL"
+    running.break_off()

@@ -22,8 +22,8 @@ from roost_worker.convert.errors import ConvertError
 from roost_worker.engine.messages import EngineStats, Outputs
 from roost_worker.model.config import ModelConfigError
 from roost_worker.server import server as server_module
+from roost_worker.server.cache_keys import cache_root
 from roost_worker.server.server import WorkerServer, advertised_host, new_worker_id
-from roost_worker.server.shell import cache_root
 from worker_harness import (
     POOL,
     WAIT,

@@ -20,7 +20,7 @@ from roost_worker.engine.host_tier import HostTier
 from roost_worker.engine.parked import ParkedSequence, ParkedSequences, common_prefix
 from roost_worker.engine.prefix_index import PrefixIndex, extend_keys
 from roost_worker.engine.retained import Retained
-from roost_worker.engine.retention import RetentionPolicy
+from roost_worker.engine.retention import Candidate, RetentionPolicy
 from roost_worker.engine.sequence import Sequence
 
 
@@ -49,6 +49,25 @@ class SequenceCache:
         on_device = len(self._match(sequence))
         restored = self.host.restorable(sequence.keys[on_device : self._last_full(sequence)])
         return (on_device + restored) * self.block_tokens
+
+    def can_spare_room(self, sequence: Sequence, now: float) -> bool:
+        """Return whether `sequence`, whose session pauses, could be admitted without loss: in blocks that are free, or
+        of what is worth less than the session's KV."""
+        assert sequence.request.pause is not None, "the session does not pause"
+        blocks, parked = self._match(sequence), self._own_parked(sequence)
+        kept = {*blocks, *(parked.blocks if parked else ())}
+        missing = self.blocks_for(len(sequence.ids)) - len(blocks)
+        pause, began = sequence.request.pause, sequence.pause_began
+        candidate = Candidate(
+            sequence.request.session,
+            began,
+            held_until=began + pause.expect_seconds,
+            tokens=len(sequence.ids),
+            tool=pause.tool,
+            expect_seconds=pause.expect_seconds,
+            role=sequence.request.role,
+        )
+        return self.retained.can_spare(missing, candidate, kept, now)
 
     def admit(self, sequence: Sequence, now: float) -> bool:
         """Give `sequence` blocks for all its ids, reusing what is cached of all but its last token.
@@ -253,7 +272,10 @@ class SequenceCache:
 
     def _park(self, session: str, sequence: Sequence, now: float) -> None:
         ids = sequence.ids[: sequence.computed]
-        key, role = sequence.request.cache_key, sequence.request.role
-        parked = ParkedSequence(session, key, ids, sequence.blocks, sequence.arrival, now, role=role)
+        key, role, pause = sequence.request.cache_key, sequence.request.role, sequence.request.pause
+        last_used = sequence.pause_began if pause else now
+        parked = ParkedSequence(session, key, ids, sequence.blocks, sequence.arrival, last_used, role=role)
         self.retained.park(parked, now)
+        if pause:
+            self.retained.hold(session, last_used + pause.expect_seconds, pause.tool, pause.expect_seconds, now)
         sequence.blocks, sequence.computed = array("i"), 0

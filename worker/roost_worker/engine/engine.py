@@ -165,7 +165,7 @@ class Engine:
         if request.request_id in self._requests:
             logger.warning("request %s was submitted twice; the second is ignored", request.request_id)
             return
-        if request.session:
+        if request.session and request.pause is None:
             self._cache.retained.end_hold(request.session, self._clock())
         if error := self._refusal(request):
             self._end_unscheduled(request.request_id, StopReason.FAILED, error)
@@ -174,6 +174,9 @@ class Engine:
         sequence = Sequence(request, self._arrivals, self._clock())
         if reason := sequence.stop_reason(self.info.context_tokens):
             self._end_unscheduled(request.request_id, reason)
+            return
+        if request.pause and not self._cache.can_spare_room(sequence, self._clock()):
+            self._end_unscheduled(request.request_id, StopReason.CANCELLED, "what is cached is worth more")
             return
         self._requests[request.request_id] = sequence
         self._admit_grammar(sequence)
@@ -232,8 +235,8 @@ class Engine:
     def _end(self, sequence: Sequence, reason: StopReason, error: str = "") -> None:
         """End a request that no sampled token ended. The KV of an output that will not be committed is dropped."""
         committed = reason in (StopReason.STOP, StopReason.LENGTH)
-        self._retire(sequence, len(sequence.ids) - 1 if committed else sequence.request.prompt_len)
         self._outputs.append(self._output(sequence, (), reason, error))
+        self._retire(sequence, len(sequence.ids) - 1 if committed else sequence.request.prompt_len)
 
     def _retire(self, sequence: Sequence, tokens: int) -> None:
         """Forget a request; the KV of its first `tokens` tokens stays parked for its session."""
@@ -306,6 +309,7 @@ class Engine:
             cached_tokens=cached if first else None,
             queue_seconds=sequence.queue_seconds if first else None,
             gpu_seconds=sequence.gpu_seconds if reason else 0.0,
+            computed_tokens=sequence.computed if reason else 0,
             error=error,
         )
 

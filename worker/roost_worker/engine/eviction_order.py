@@ -1,7 +1,7 @@
 """The order in which candidates are evicted, kept up to date one change at a time."""
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any
 
@@ -46,6 +46,10 @@ class KeyedHeap:
             heapq.heappop(self._heap)
         return (self._heap[0][0], self._heap[0][2]) if self._heap else None
 
+    def ascending(self) -> Iterator[tuple[Any, Key]]:
+        """Return orders and keys, the lowest first, in O(n log n). Use it before anything changes."""
+        return ((order, key) for order, _, key in sorted(filter(self._is_live, self._heap)))
+
     def _is_live(self, entry: tuple[Any, int, Key]) -> bool:
         return self._versions.get(entry[2]) == entry[1]
 
@@ -84,10 +88,16 @@ class EvictionOrder:
 
     def first(self, now: float) -> Key | None:
         """Return the key of the candidate that goes first, or None when there is no candidate."""
-        for key in self._take_expired(now):
-            self._place(key, now)
+        self._rank_expired(now)
         first = self._ranked.first()
         return first[1] if first else None
+
+    def below(self, candidate: Candidate, now: float) -> Iterator[Key]:
+        """Return the keys of those that rank below `candidate`, in the order in which they go. Use it before anything
+        changes."""
+        self._rank_expired(now)
+        rank = self._policy.rank(candidate, now)
+        return (key for order, key in self._ranked.ascending() if order[0] < rank.order)
 
     def check_integrity(self, expected: Mapping[Key, Candidate]) -> None:
         """Raise AssertionError unless the candidates, as they were ranked last, are those `expected`."""
@@ -103,6 +113,10 @@ class EvictionOrder:
             self._expiring.put(key, rank.until)
         else:
             self._expiring.remove(key)
+
+    def _rank_expired(self, now: float) -> None:
+        for key in self._take_expired(now):
+            self._place(key, now)
 
     def _take_expired(self, now: float) -> list[Key]:
         """Return the keys whose rank has expired; all, before any is ranked again, since a rank may expire at once."""

@@ -33,6 +33,16 @@ class HostCounters:
     corrupted_blocks: int = 0
 
 
+def restores_per_batch(copied_blocks: float) -> int:
+    """Return how many blocks a batch may restore, at so many copied per second."""
+    return max(1, int(copied_blocks * COPY_SECONDS))
+
+
+def copying_pays(copied_blocks: float, block_tokens: int, prefilled_tokens: float) -> bool:
+    """Return whether to copy a block is faster than to compute its tokens, by what is done per second."""
+    return copied_blocks * block_tokens > prefilled_tokens
+
+
 class HostTier:
     """Copies in host memory, and what is cached of each session. Without slots it does nothing."""
 
@@ -52,9 +62,9 @@ class HostTier:
     def note_rates(self, copied_blocks: float, prefilled_tokens: float) -> None:
         """Take what was measured: blocks copied and tokens prefilled per second; 0 while not known."""
         if copied_blocks:
-            self._restores_per_batch = max(1, int(copied_blocks * COPY_SECONDS))
+            self._restores_per_batch = restores_per_batch(copied_blocks)
         known = copied_blocks > 0 and prefilled_tokens > 0
-        self._pays = not known or copied_blocks * self._block_tokens > prefilled_tokens
+        self._pays = not known or copying_pays(copied_blocks, self._block_tokens, prefilled_tokens)
 
     def offload(self, block: int) -> None:
         """Plan a copy of a full block that is about to leave the device, if restoring it is faster than computing."""

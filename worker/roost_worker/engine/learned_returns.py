@@ -115,12 +115,13 @@ class LearnedReturns(RetentionPolicy):
             self._sessions.move_to_end(candidate.session)
         return session.kind, session.scale
 
-    def _shares(self, kind: Kind, first: int) -> list[float]:
-        shares = list((PROMISED_PRIOR if kind[0] == _PROMISED else PRIOR)[first:])
-        for part in _from_general(kind):
-            if counts := self._counts.get(part):
-                shares = counts.refine(shares, first)
-        return shares
+    def _shares(self, kind: Kind, first: int) -> Iterator[float]:
+        """Yield the shares of pauses of a kind that end in each bin from `first` on, of those that reach it."""
+        known = [counts for part in _from_general(kind) if (counts := self._counts.get(part))]
+        for number, share in enumerate((PROMISED_PRIOR if kind[0] == _PROMISED else PRIOR)[first:], first):
+            for counts in known:
+                share = counts.refine(share, number)
+            yield share
 
     def _count(self, kind: Kind, pause: float, *, ended: bool) -> None:
         for part in _from_general(kind):

@@ -45,6 +45,18 @@ does not decode yet is preempted for any other's slot or blocks. They do not cou
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """A session's pause, as its client announced it."""
+
+    seconds_ago: float
+    """When it began, before the request that names it."""
+    expect_seconds: float
+    """How long it was expected to last from then on."""
+    tool: str = ""
+    """Tool that the client pauses for; empty if it named none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Submit:
     """A request. `token_ids` is the whole context: log, step prompt and, after a failover, replayed output."""
 
@@ -64,6 +76,9 @@ class Submit:
     """Lower first."""
     role: str = ""
     """Role of the session in its pool, for the retention policy."""
+    pause: Pause | None = None
+    """Of a background request: the pause that the session goes on with when the request is over. It runs only in free
+    blocks and those of what is worth less than the session's KV; without these it is cancelled."""
 
     @property
     def is_background(self) -> bool:
@@ -127,6 +142,8 @@ class RequestOutput:
     """Set with `cached_tokens`: time from Submit to the first admission."""
     gpu_seconds: float = 0.0
     """Set with `stop`: the request's share of its batches' time, times the ranks."""
+    computed_tokens: int = 0
+    """Set with `stop`: tokens, from the start, whose KV the request had then, found in the cache or computed."""
     error: str = ""
 
 

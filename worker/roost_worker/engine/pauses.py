@@ -1,7 +1,7 @@
 """How long sessions pause: learned from the pauses that ended and from those that are known to last."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 
 EDGES: tuple[float, ...] = (0.0, *(2.0 ** (step / 2) for step in range(24)))
@@ -46,21 +46,19 @@ class PauseCounts:
         if ended:
             self._ended[last] += 1.0
 
-    def refine(self, shares: Sequence[float], first: int) -> list[float]:
-        """Return the shares of pauses that end in each bin from `first` on, of those that reach it.
+    def refine(self, share: float, number: int) -> float:
+        """Return the share of pauses that end in a bin, of those that reach it.
 
-        `shares` is what is known more generally of the same bins; it counts where few pauses were seen.
+        `share` is what is known of it more generally; it counts where few pauses were seen.
         """
-        return [
-            (ended + _PRIOR_PAUSES * share) / (reached + _PRIOR_PAUSES)
-            for ended, reached, share in zip(self._ended[first:], self._reached[first:], shares, strict=True)
-        ]
+        return (self._ended[number] + _PRIOR_PAUSES * share) / (self._reached[number] + _PRIOR_PAUSES)
 
 
-def return_rate(shares: Sequence[float], first: int) -> float:
+def return_rate(shares: Iterable[float], first: int) -> float:
     """Return how many returns a second waiting brings, for the length of waiting that brings most (Gittins' index).
 
-    `shares` are those that end in each bin from `first` on, where the pause is now.
+    `shares` are those that end in each bin from `first` on, where the pause is now. They are read no further than
+    waiting may pay: however many return later, they are one return at most.
     """
     waiting, returned, seconds, best = 1.0, 0.0, 0.0, 0.0
     for share, width in zip(shares, _WIDTHS[first:], strict=True):
@@ -68,4 +66,6 @@ def return_rate(shares: Sequence[float], first: int) -> float:
         returned += waiting * share
         waiting *= 1.0 - share
         best = max(best, returned / seconds)
+        if best * seconds >= 1.0:
+            break
     return best

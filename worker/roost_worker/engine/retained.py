@@ -1,7 +1,7 @@
 """KV that is kept although no running sequence uses it (parked sequences, loose runs), and how room is made."""
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import NamedTuple
 
 from roost_worker.engine.block_pool import BlockPool
@@ -131,6 +131,17 @@ class Retained:
                 self._evicted.append(_evicted(parked, dropped, growing))
             self._policy.evicted(Eviction(candidate, dropped, requested=False), now)
 
+    def can_spare(self, blocks: int, candidate: Candidate, kept: Set[int], now: float) -> bool:
+        """Return whether `make_room` would free as many blocks from what is worth less than `candidate`: what goes
+        before it, and is not expected back sooner. `kept` are blocks that `candidate` has."""
+        missing = blocks - self._pool.free
+        others = (key for key in self._order.below(candidate, now) if key != candidate.session)
+        for key in others:
+            if missing <= 0 or now < self._order.candidate(key).held_until < candidate.held_until:
+                break
+            missing -= sum(1 for block in self._evictable(key) if block not in kept)
+        return missing <= 0
+
     def evict(self, session: str, now: float) -> None:
         """Drop the session's parked sequence and its unshared blocks, on the device and in host memory. It is reported
         as dropped even if nothing was parked."""
@@ -157,6 +168,14 @@ class Retained:
         assert self._loose.blocks() == self._index.blocks() - set(referenced), "loose blocks are miscounted"
         expected: dict[Key, Candidate] = {parked.session: self._parked_candidate(parked) for parked in self.parked}
         self._order.check_integrity(expected | {run.number: self._loose_candidate(run) for run in self._loose.runs()})
+
+    def _evictable(self, key: Key) -> list[int]:
+        """Return the blocks that are free once the candidate is evicted."""
+        if isinstance(key, int):
+            return list(self._loose.get(key).blocks)
+        parked = self.parked.get(key)
+        assert parked is not None, f"{key} is a candidate but not parked"
+        return [block for block in parked.blocks if self._pool.references(block) == 1]
 
     def _trim(self, key: Key, blocks: int, now: float) -> int:
         """Evict from a candidate's end until `blocks` are free or it is gone. Return the tokens evicted."""

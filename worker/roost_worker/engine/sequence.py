@@ -50,6 +50,11 @@ class Sequence:
         return (self.request.priority, self.arrival)
 
     @property
+    def pause_began(self) -> float:
+        """When the session's pause began; of a request without one, when it came."""
+        return self.submitted - (self.request.pause.seconds_ago if self.request.pause else 0.0)
+
+    @property
     def output_len(self) -> int:
         return len(self.ids) - self.request.prompt_len
 

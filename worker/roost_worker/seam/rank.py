@@ -95,7 +95,11 @@ class ShellLink:
         self.send(Hello(args.rank))
 
     def send(self, frame: object) -> None:
-        self._connection.send(frame)
+        """Send a frame, and exit the process when the shell is gone."""
+        try:
+            self._connection.send(frame)
+        except OSError:
+            os._exit(EXIT_SHELL_GONE)
 
     def read(self, take: Callable[[Any], None]) -> None:
         """Call `take` with each message, in a thread, and exit the process when the shell is gone."""
@@ -130,8 +134,7 @@ def run_rank(args: RankArgs) -> None:
             module.follow(runner)
     except Exception as error:
         logger.exception("rank %d failed", args.rank)
-        with suppress(OSError):
-            link.send(Failed(f"{type(error).__name__}: {error}"))
+        link.send(Failed(f"{type(error).__name__}: {error}"))
         raise
     finally:
         link.close()

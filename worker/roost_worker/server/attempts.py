@@ -1,6 +1,7 @@
-"""Attempts: output as it grows, who reads it, and how it ends. Pure, except for the event that a reader waits for."""
+"""Attempts: output as it grows, who reads it, and how it ends. Pure, except for what a reader waits for."""
 
 import asyncio
+import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -43,17 +44,38 @@ class Ending(StrEnum):
 
 
 class OutputReader:
-    """A stream's position in an attempt's output."""
+    """A stream's position in an attempt's output, and the pace at which it is read."""
 
     def __init__(self, cursor: OutputCursor) -> None:
         self.cursor = cursor
+        self.interval = 0.0
+        """Seconds for which output gathers after a read."""
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
 
+    def has_read(self, cursor: OutputCursor) -> None:
+        """Move to `cursor`, and let output gather from now on."""
+        self.cursor, self._due = cursor, time.monotonic() + self.interval
+
+    def grown(self) -> None:
+        """Wake the reader when its next read is due; the first output wakes it at once."""
+        if self._timer is not None:
+            return
+        seconds = self._due - time.monotonic()
+        if seconds > 0:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self.wake)
+        else:
+            self.wake()
+
     def wake(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._changed.set()
 
     async def changed(self) -> None:
-        """Wait until the attempt has changed since the last call."""
+        """Wait until there is something to do since the last call: output is due, or the attempt has ended."""
         await self._changed.wait()
         self._changed.clear()
 
@@ -78,6 +100,8 @@ class Attempt:
         self.cached_tokens = 0
         self.eviction: KvEviction | None = None
         """What was dropped of the session's KV since its last step here."""
+        self.ahead_tokens = 0
+        """Of the cached tokens, those that were rebuilt ahead of the step."""
         self.queue_seconds = 0.0
         self.gpu_seconds = 0.0
         self.output = OutputBuffer()
@@ -120,7 +144,8 @@ class Attempt:
         cut = self._text.stopped_at
         kept = len(ids) if cut is None else cut - len(self.output.ids)
         self.output.append(ids[:kept], text, logprobs[:kept])
-        self._wake()
+        if self.reader is not None:
+            self.reader.grown()
         return cut
 
     def read_as(self, message: OutputMessage) -> None:
@@ -166,7 +191,7 @@ class Attempt:
         """Return the output after the reader's cursor, and move the cursor. Return None when there is nothing new."""
         output = self.output.read(reader.cursor)
         if output is not None:
-            reader.cursor = output.end
+            reader.has_read(output.end)
         return output
 
     def _wake(self) -> None:

@@ -16,6 +16,10 @@ class _Eviction:
     at: float
     for_session: str = ""
     requested: bool = False
+    rebuild_seconds: float = 0.0
+
+
+_NONE = _Eviction(tokens=0, at=0.0)
 
 
 class EvictionMemory:
@@ -32,11 +36,20 @@ class EvictionMemory:
     def __len__(self) -> int:
         return len(self._by_session)
 
-    def made_room(self, evicted: Evicted, now: float) -> None:
-        """Add an eviction to those of its session. The latest one says when, and for whom."""
-        before = self._by_session.get(evicted.session)
-        tokens = evicted.tokens + (before.tokens if before else 0)
-        self._put(evicted.session, _Eviction(tokens, now, evicted.for_session))
+    def made_room(self, evicted: Evicted, now: float, prefill_rate: float) -> None:
+        """Add an eviction to those of its session. The latest one says when, and for whom.
+
+        `prefill_rate` is in tokens per second, 0 when it is not known.
+        """
+        before = self._by_session.get(evicted.session, _NONE)
+        seconds = evicted.tokens / prefill_rate if prefill_rate else 0.0
+        eviction = _Eviction(
+            before.tokens + evicted.tokens,
+            now,
+            evicted.for_session,
+            rebuild_seconds=before.rebuild_seconds + seconds,
+        )
+        self._put(evicted.session, eviction)
 
     def requested(self, session: str, tokens: int, now: float) -> None:
         """Remember that the gateway asked for an eviction, unless nothing was left to drop."""
@@ -50,7 +63,9 @@ class EvictionMemory:
             return None
         policy = "" if eviction.requested else self._policy
         ago = max(0.0, now - eviction.at)
-        return KvEviction(eviction.tokens, ago, eviction.for_session, policy, eviction.requested)
+        return KvEviction(
+            eviction.tokens, ago, eviction.for_session, policy, eviction.requested, eviction.rebuild_seconds
+        )
 
     def forget(self, session: str) -> None:
         """Forget a session's evictions, because its KV is rebuilt or the session is erased."""

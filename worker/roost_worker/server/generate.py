@@ -10,6 +10,7 @@ import grpc.aio
 
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.refused import Refused
+from roost.contract.steps import CHECKPOINT_SECONDS, INTERVAL_SECONDS
 from roost.fault_points import fault_point
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
@@ -31,6 +32,9 @@ from roost_worker.server.stages import PARSING, SCHEMA, of_request
 LOG = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
 
+_GATHERING_SECONDS = {api.DELTAS_NONE: CHECKPOINT_SECONDS, api.DELTAS_INTERVAL: INTERVAL_SECONDS}
+"""For how long output gathers between two deltas. It does not with EACH, nor for older gateways, which say nothing."""
+
 
 async def generate(shell: Shell, context: Context) -> Attempt:
     """Serve one stream; return its attempt. A stream that breaks leaves its attempt behind as an orphan.
@@ -38,16 +42,17 @@ async def generate(shell: Shell, context: Context) -> Attempt:
     Raise Refused with the reason that ends the call.
     """
     first = await context.read()
+    opening: pb.Start | pb.Resume
     match first.WhichOneof("message") if isinstance(first, pb.GenerateRequest) else None:
         case "start":
-            attempt, deadline_ms = _begin(shell, first.start), first.start.deadline_ms
+            attempt, opening = _begin(shell, first.start), first.start
         case "resume":
-            attempt, deadline_ms = _resume(shell, first.resume), first.resume.deadline_ms
+            attempt, opening = _resume(shell, first.resume), first.resume
         case _:
             raise refusals.invalid("the first message must be Start or Resume", field="message")
-    stream = _Stream(shell, context, attempt)
+    stream = _Stream(shell, context, attempt, _GATHERING_SECONDS.get(opening.deltas, 0.0))
     try:
-        shell.set_deadline(attempt, deadline_ms)
+        shell.set_deadline(attempt, opening.deadline_ms)
         if not attempt.submitted:
             await stream.start(first.start)
         await stream.serve()
@@ -80,9 +85,11 @@ def _head(head: api.Head) -> Head:
 class _Stream:
     """A stream that reads an attempt's output."""
 
-    def __init__(self, shell: Shell, context: Context, attempt: Attempt) -> None:
+    def __init__(self, shell: Shell, context: Context, attempt: Attempt, gathering_seconds: float) -> None:
+        """`gathering_seconds`: for how long output gathers between two deltas."""
         assert attempt.reader is not None
         self._shell, self._context, self._attempt, self._reader = shell, context, attempt, attempt.reader
+        self._reader.interval = gathering_seconds
         self._commit: pb.Commit | None = None
         self._fault: Refused | None = None
         self._closed = False
@@ -162,14 +169,14 @@ class _Stream:
             with of_request(PARSING):
                 await self._read_parts()
             self._check()
+            is_whole = self._attempt.result is not None
             output = self._attempt.next_slice(self._reader)
             if output is not None:
                 await self._context.write(replies.delta(output))
                 fault_point("worker.delta.sent")
-            elif self._attempt.result is not None:
+            if is_whole:
                 return
-            else:
-                await self._reader.changed()
+            await self._reader.changed()
 
     async def _read_parts(self) -> None:
         """Read what the output has grown by."""

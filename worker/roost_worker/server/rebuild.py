@@ -6,11 +6,13 @@ import grpc.aio
 
 from roost.contract.heads import Head
 from roost.v1 import worker_service_pb2 as pb
+from roost_worker.engine.messages import Pause
 from roost_worker.server import refusals
+from roost_worker.server.cache_keys import cache_root
 from roost_worker.server.history import complete_log
 from roost_worker.server.rebuilds import Rebuild
 from roost_worker.server.sessions import LogRef
-from roost_worker.server.shell import Shell, cache_root
+from roost_worker.server.shell import Shell
 
 Context = grpc.aio.ServicerContext[pb.RebuildRequest, pb.RebuildResponse]
 
@@ -23,13 +25,13 @@ async def rebuild(shell: Shell, context: Context, publish: Callable[[], Awaitabl
     start = await _start(context)
     session = start.session.session_id
     _check(shell, start)
-    with shell.rebuilds.running(session) as running:
+    with shell.rebuilds.running(session, _pause(start)) as running:
         log = await complete_log(
             shell.sessions, _log_ref(start), lambda need: _ask(context, need), lambda: _next_run(context, running)
         )
         running.check()
         shell.sessions.put(session, log)
-        shell.rebuilds.submit(running, log, cache_root(shell.config.pool_secret, start.tenant))
+        shell.rebuilds.submit(running, log, cache_root(shell.config.pool_secret, start.tenant), start.role)
         await running.wait()
         shell.evictions.forget(session)
         await publish()
@@ -53,6 +55,15 @@ def _check(shell: Shell, start: pb.RebuildStart) -> None:
         raise refusals.log_too_long(shell.limit)
     if shell.attempts.of_session(session) is not None or shell.sessions.is_stale(session, start.epoch):
         raise refusals.fenced()
+    if start.HasField("pause") and not shell.has_nothing_to_do:
+        raise refusals.not_idle()
+
+
+def _pause(start: pb.RebuildStart) -> Pause | None:
+    pause = start.pause
+    if not start.HasField("pause"):
+        return None
+    return Pause(max(0.0, pause.seconds_ago), max(0.0, pause.expect_seconds), pause.tool)
 
 
 def _log_ref(start: pb.RebuildStart) -> LogRef:

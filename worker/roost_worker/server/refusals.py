@@ -65,6 +65,11 @@ def too_many_rebuilds(most: int) -> Refused:
     return Refused(Reason.QUEUE_FULL, message, retry_seconds=RETRY_SECONDS)
 
 
+def not_idle() -> Refused:
+    message = "the worker has other work, or no room for a session ahead of its return; ask again when it is idle"
+    return Refused(Reason.QUEUE_FULL, message, retry_seconds=RETRY_SECONDS)
+
+
 def lost() -> Refused:
     message = "the worker's engine is gone; the step can continue on another worker"
     return Refused(Reason.WORKER_LOST, message, retry_seconds=RETRY_SECONDS)

@@ -15,6 +15,7 @@ def accepted(attempt: Attempt, block_tokens: int) -> pb.GenerateResponse:
         cached_tokens=attempt.expected_cached,
         eviction=_eviction(attempt),
         block_tokens=block_tokens,
+        ahead_tokens=attempt.ahead_tokens,
     )
     return pb.GenerateResponse(accepted=message)
 
@@ -55,6 +56,7 @@ def finished(attempt: Attempt, message: OutputMessage, block_tokens: int) -> pb.
             gpu_seconds=attempt.gpu_seconds,
             eviction=_eviction(attempt),
             block_tokens=block_tokens,
+            ahead_tokens=attempt.ahead_tokens,
         )
     )
 

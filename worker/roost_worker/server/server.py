@@ -32,9 +32,10 @@ from roost_worker.render.fidelity import Limit, find_limits
 from roost_worker.render.renderer import Renderer
 from roost_worker.seam.client import EngineClient, EngineDeadError
 from roost_worker.server.drain import Drain, Mover, Phase
+from roost_worker.server.identity import WorkerIdentity
 from roost_worker.server.lease import LeasePublisher
 from roost_worker.server.service import WorkerService
-from roost_worker.server.shell import Shell, WorkerIdentity
+from roost_worker.server.shell import Shell
 from roost_worker.server.telemetry import WorkerTelemetry
 
 LOG = logging.getLogger(__name__)

@@ -1,14 +1,11 @@
 """The worker's shell, between attempts and the engine. It belongs to one event loop and knows no gRPC."""
 
 import asyncio
-import hashlib
-import hmac
 import itertools
 import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import LEASE_TTL_SECONDS, WorkerLease
@@ -34,7 +31,9 @@ from roost_worker.render.renderer import Renderer
 from roost_worker.seam.client import EngineClient, EngineDeadError
 from roost_worker.server import refusals
 from roost_worker.server.attempts import Attempt, AttemptTable, Ending
+from roost_worker.server.cache_keys import cache_root
 from roost_worker.server.evictions import EvictionMemory
+from roost_worker.server.identity import WorkerIdentity
 from roost_worker.server.output import OutputCursor
 from roost_worker.server.prompts import Prompts
 from roost_worker.server.rebuilds import Rebuilds
@@ -47,16 +46,6 @@ from roost_worker.server.stages import DECODING, of_request
 LOG = logging.getLogger(__name__)
 EVICT_SECONDS = 10.0
 _LEARN = 0.1  # share of each new sample in the running mean of bytes per token
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerIdentity:
-    """This worker as its gateways name it."""
-
-    worker_id: str
-    boot: str
-    address: str
-    revision: str
 
 
 class Shell:
@@ -98,6 +87,11 @@ class Shell:
         """Most tokens of a context: log, prompt and output."""
         return min(self.engine.info.context_tokens, self.engine.info.capacity_tokens)
 
+    @property
+    def has_nothing_to_do(self) -> bool:
+        """Whether no step is here and no session is rebuilt."""
+        return self.idle.is_set() and not self.rebuilds
+
     def begin(self, session: str, ref: AttemptRef) -> Attempt:
         """Register a new attempt and fence the session's older one. Raise Refused: draining, fenced."""
         if self.draining or (self.leaving and not self._holds(session)):
@@ -107,7 +101,7 @@ class Shell:
         older = self.attempts.of_session(session) or self.attempts.find(session, ref)
         if older is not None:
             self.end(older, Ending.FENCED)
-        self.rebuilds.end(session)
+        self.rebuilds.make_way(session)
         attempt = Attempt(f"{ref.nonce.hex()}-{next(self._numbers)}", session, ref)
         attempt.attach(OutputCursor())
         self.attempts.add(attempt)
@@ -130,6 +124,7 @@ class Shell:
         attempt.log, attempt.turn, attempt.constrained = log, work.turn, work.grammar is not None
         attempt.unenforced, attempt.call_seed = work.unenforced, work.call_seed
         attempt.expected_cached = min(self.residency.tokens(attempt.session), len(log.ids))
+        attempt.ahead_tokens = min(self.rebuilds.ahead.of(attempt.session), attempt.expected_cached)
         attempt.eviction = self.evictions.recall(attempt.session, time.monotonic())
         text = TextStream(self.renderer, work.stop, min_tokens=work.sampling.min_tokens)
         with of_request(DECODING):
@@ -220,7 +215,7 @@ class Shell:
         """Take the outputs of one iteration."""
         self.stats = outputs.stats
         for evicted in outputs.evicted:
-            self.evictions.made_room(evicted, time.monotonic())
+            self.evictions.made_room(evicted, time.monotonic(), outputs.stats.prefill_rate)
         # Drops come first: a step of the same session may have ended, and been parked, after a drop.
         for session, tokens in outputs.dropped:
             self._take_dropped(session, tokens)
@@ -230,6 +225,7 @@ class Shell:
             self._take_output(output)
             self.rebuilds.take(output)
         self.residency.take_parked(outputs)
+        self.rebuilds.take_cached(outputs, self.residency)
 
     def lose(self) -> None:
         """End every attempt, on every stream, because the engine is gone."""
@@ -271,6 +267,7 @@ class Shell:
             draining=self.draining,
             leaving=self.leaving,
             leaving_seconds=self.leaving_seconds,
+            idle=self.has_nothing_to_do and not (self.draining or self.leaving),
             limits=self._limits,
         )
 
@@ -297,6 +294,7 @@ class Shell:
             if output.stop is not StopReason.FAILED:  # it has run, so that the session's KV is rebuilt
                 attempt.eviction = self.evictions.recall(attempt.session, time.monotonic())
                 self.evictions.forget(attempt.session)
+                attempt.ahead_tokens = self.rebuilds.ahead.use(attempt.session, output.cached_tokens)
         if output.token_ids:
             self._take_tokens(attempt, output)
         if output.stop is not None:
@@ -343,8 +341,3 @@ class Shell:
             self.engine.send(message)
         except EngineDeadError as error:
             raise refusals.lost() from error
-
-
-def cache_root(pool_secret: str, tenant: str) -> bytes:
-    """Return the root of a tenant's block keys, 16 bytes: tenants neither share blocks nor guess each other's keys."""
-    return hmac.new(pool_secret.encode(), tenant.encode(), hashlib.sha256).digest()[:16]

@@ -131,6 +131,12 @@ def _copied(shell: Shell) -> Iterable[Observation]:
         yield Observation(count, {"outcome": outcome})
 
 
+def _rebuilt_ahead(shell: Shell) -> Iterable[Observation]:
+    ahead = shell.rebuilds.ahead
+    for outcome, count in (("rebuilt", ahead.rebuilt), ("used", ahead.used), ("wasted", ahead.wasted)):
+        yield Observation(count, {"outcome": outcome})
+
+
 _GAUGES: tuple[tuple[str, str, str, _Values], ...] = (
     ("queue", "{request}", "Attempts that wait for blocks", lambda s: [Observation(s.stats.waiting)]),
     ("running", "{request}", "Attempts that have blocks", lambda s: [Observation(s.stats.running)]),
@@ -147,5 +153,6 @@ _COUNTERS: tuple[tuple[str, str, str, _Values], ...] = (
     ("tokens.looked_up", "{token}", "Context tokens looked up", lambda s: [Observation(s.stats.lookup_tokens)]),
     ("tokens.hit", "{token}", "Context tokens found in the cache", lambda s: [Observation(s.stats.hit_tokens)]),
     ("host_memory.blocks", "{block}", "KV blocks and what became of them", _copied),
+    ("ahead", "{token}", "Tokens rebuilt ahead of steps, and what became of them", _rebuilt_ahead),
     ("preemptions", "{preemption}", "Requests that lost their blocks", lambda s: [Observation(s.stats.preemptions)]),
 )

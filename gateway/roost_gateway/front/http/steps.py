@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from starlette.types import Receive
@@ -9,6 +10,7 @@ from starlette.types import Receive
 from roost.contract.events import Committed, Event, Migrated, Queued, Restarted, Started
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.contract.steps import Deltas
 from roost_gateway.front.http.calls import ClientLeftError, HttpCall
 from roost_gateway.front.http.errors import Failure
 from roost_gateway.front.http.headers import (
@@ -49,6 +51,7 @@ async def whole_step(
     call: HttpCall, conversation: Conversation, body: Callable[[Recognised, Committed], dict[str, Any]]
 ) -> None:
     """Answers with `body` of the committed step. Raises what the core raises, and ClientLeftError."""
+    conversation = replace(conversation, deltas=Deltas.NONE)
 
     async def run() -> dict[str, Any]:
         async with call.conversations.step(conversation, call.caller) as step:

@@ -13,9 +13,10 @@
 -- before its first write. Times are ms of Redis TIME; nonces, digests and log hashes are hex.
 
 local READ_FIELDS = {'state', 'tenant', 'hash', 'revision', 'owner', 'former', 'base', 'kv', 'attempt:nonce',
-  'attempt:step', 'attempt:digest', 'attempt:seed', 'attempt:worker', 'generation', 'length', 'steps', 'inherited',
-  'epoch', 'ttl', 'expires', 'prompt', 'output', 'updated', 'attempt:tokens', 'attempt:expiry', 'attempt:migrated'}
-local FIRST_NUMBER = 14 -- of READ_FIELDS: texts come first
+  'attempt:step', 'attempt:digest', 'attempt:seed', 'attempt:worker', 'attempt:service', 'generation', 'length',
+  'steps', 'inherited', 'epoch', 'ttl', 'expires', 'prompt', 'output', 'updated', 'attempt:tokens', 'attempt:expiry',
+  'attempt:migrated'}
+local FIRST_NUMBER = 15 -- of READ_FIELDS: texts come first
 
 local function now_ms()
   local time = redis.call('TIME')

@@ -1,18 +1,19 @@
 -- Takes an attempt at a step.
--- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums, workers, quarantine (of the step's
---   digest in the family), task_account, role_account, tenant_account; the session's, then lease and residency of each
---   host
+-- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums,
+--   service, service_waiting, service_resting, workers, quarantine (of the step's digest in the family), task_account,
+--   role_account, tenant_account; the session's, then lease and residency of each host
 -- ARGV session_id, tenant, step_id, digest, nonce, seed, expected_length ('' if none), expected_hash,
 --   migrates_to (revision that sessions of others migrate to, '' if they do not), rules (of budgets, see _budgets.lua),
 --   prefix (hash of system text and tools, '' if none), base
 -- NUMBERS generations, grace_ms, expected_generation (0 if unknown), lease_ms, new_tokens, max_session_tokens,
 --   budget_tokens, max_steps (0 for each if there is no limit), drops_thinking (1 if thinking in the log goes before the
 --   step, so that the log becomes shorter), opens_turn (1 if the step begins with a user's message), class, aging_ms,
---   deadline_ms (from now; 0 if there is none), residency_delay_ms (see `cached_at`), prefix_tokens, admission (0 if
+--   deadline_ms (from now; 0 if there is none), residency_delay_ms (see `cached_at`), weight (of the tenant),
+--   prompt_tokens, output_tokens (the most; see `read_demand`), prefix_tokens, admission (0 if
 --   sessions are not counted, 1 if this one has to be live or to pass the gate, 2 if it need not), adapt_ms (least time
 --   between changes of the target); the hosts: workers that the caller knows to concern the session
 -- Replies {'began', now, worker reserved at, tokens cached at the owner, tokens behind those in its host memory, 1 if the
---   session is not live and has to pass the gate, descriptor, budgets to warn of}
+--   session is not live and has to pass the gate, descriptor, budgets to warn of, the tenant's counter}
 --   | {'committed', now, generation, index, descriptor} | {'again', generations, base, host to name}
 
 local session, first_host = session_keys(named_keys + 1, args.generations, args.base)
@@ -69,7 +70,8 @@ local former_member = d['attempt:worker'] .. '|' .. former
 if retry and former == nonce then -- the script was sent again, because its reply was lost
   local is_reserved = redis.call('HEXISTS', keys.reservations, former_member) == 1
   local reserved_at_worker = is_reserved and d['attempt:worker'] or ''
-  return {'began', now, reserved_at_worker, cached, warm, gated and not is_reserved and 1 or 0, describe(session), warnings}
+  return {'began', now, reserved_at_worker, cached, warm, gated and not is_reserved and 1 or 0, describe(session),
+    warnings, text(stored_service(keys, d.tenant).counter)}
 end
 
 if d.state == 'closed' then
@@ -123,9 +125,12 @@ end
 -- while it has the session cached. If the owner has dropped the session's KV, no worker is preferred.
 local ledger = read_ledger(keys.reservations, now, grace_ms)
 local place, over = retry and waiter_of(keys, former), {}
+local service = join_service(keys, d.tenant, now, grace_ms)
 local enqueued = place and not is_over(place, now, grace_ms) and place.enqueued or now
 local tokens, reserved, line = d.length + args.new_tokens, '', nil
 local needed = footprint_of(session.descriptor, d, tokens, args.prefix, args.prefix_tokens)
+local own = {[nonce] = true, [former] = true}
+local asking = place_of(args.class, args.aging_ms, enqueued, nonce, service.counter, now)
 local candidates = {}
 if retry and d['attempt:worker'] ~= '' then
   table.insert(candidates, d['attempt:worker'])
@@ -140,9 +145,9 @@ for _, worker in ipairs(candidates) do
     end
     local lease = read_lease(lease_of[worker])
     local inherited = retry and worker == d['attempt:worker'] and tokens_of(ledger, former_member)
-    local rank = rank_of(args.class, args.aging_ms, enqueued)
     local revision = revision_of(lease)
-    local first = inherited or not must_wait(keys, revision, gated, rank, nonce, former, over, now, grace_ms)
+    local first = inherited
+      or not must_wait(keys, revision, gated, asking, own, over, args.aging_ms, now, grace_ms)
     local fits = has_room(ledger, lease, worker, tokens, former_member)
       and (inherited or not gated or admits(keys, worker, needed, tonumber(lease.capacity_tokens) or 0))
     if inherited and (inherited >= tokens or not fits) then
@@ -163,6 +168,11 @@ if retry then
   fenced = text(d.epoch) .. ':' .. former .. ':' .. text(d['attempt:expiry']) .. ':' .. d['attempt:worker']
 end
 local expiry = text(now + args.lease_ms)
+local demand = {weight = args.weight, prompt = args.prompt_tokens, output = args.output_tokens,
+  charged = retry and read_demand(d).charged or nil}
+if d.live and d['attempt:worker'] == '' then
+  stop_waiting(service)
+end
 redis.call('HSET', session.descriptor, 'epoch', text(d.epoch + 1), 'attempt:nonce', nonce,
   'attempt:step', args.step_id, 'attempt:digest', args.digest, 'attempt:seed', retry and d['attempt:seed'] or args.seed,
   'attempt:worker', reserved, 'attempt:tokens', text(tokens), 'attempt:expiry', expiry, 'attempt:fenced', fenced,
@@ -173,6 +183,13 @@ settle(ledger)
 if d.live then
   drop_claims(keys, d)
 end
+if reserved ~= '' then
+  charge_service(keys, service, demand, d.length)
+else
+  start_waiting(service, now + args.lease_ms)
+end
+save_service(keys, service, now)
+redis.call('HSET', session.descriptor, 'attempt:service', demand_text(demand))
 purge_waiters(keys, over)
 if live then
   renew_live(keys, session.name, now)
@@ -184,7 +201,8 @@ if reserved ~= '' then
   end
 elseif line then
   local deadline = args.deadline_ms > 0 and now + args.deadline_ms or 0
-  enter_line(keys, line, nonce, args.class, args.aging_ms, enqueued, deadline, expiry)
+  enter_line(keys, line, nonce, d.tenant, args.class, args.aging_ms, enqueued, deadline, expiry)
 end
 touch(session, d.ttl, now, 2 * args.lease_ms)
-return {'began', now, reserved, cached, warm, gated and reserved == '' and 1 or 0, describe(session), warnings}
+return {'began', now, reserved, cached, warm, gated and reserved == '' and 1 or 0, describe(session), warnings,
+  text(service.counter)}

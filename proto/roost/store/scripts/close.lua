@@ -1,5 +1,6 @@
 -- Ends a session; its log stays readable. Closing a closed session changes nothing.
--- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums; the session's
+-- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums,
+--   service, service_waiting, service_resting; the session's
 -- ARGV tenant, base
 -- NUMBERS generations, grace_ms
 -- Replies {'done', now, descriptor}
@@ -17,7 +18,7 @@ if d.state ~= 'closed' then
   end
   pass_memory_limit(keys.reservations)
   leave_working_set(keys, session.name)
-  end_attempt(keys, session, d)
+  end_attempt(keys, session, d, now)
   redis.call('HDEL', session.descriptor, 'hold:tool', 'hold:expect', 'hold:begin')
   redis.call('HSET', session.descriptor, 'state', 'closed', 'updated', text(now))
 end

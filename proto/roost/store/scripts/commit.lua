@@ -1,11 +1,13 @@
 -- Appends a step to the log, if the attempt is still live.
--- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums, task_account, role_account, tenant_account; the session's
+-- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums,
+--   service, service_waiting, service_resting, task_account, role_account, tenant_account; the session's
 -- ARGV nonce, step_id, previous_length, previous_hash, length, hash, entry (packed), ids (packed), owner, prompt,
 --   output, cached, reconstructed (tokens of each kind), revision, rules (of budgets, see _budgets.lua),
 --   calls (hash of the step's calls, '' without), base
 -- NUMBERS generations, epoch, ttl_ms (idle time), thinking (1 if the model thought in the step), uncached_tokens,
 --   gpu_us, opens_turn (1 if the step begins with a user's message), adapt_ms (see begin.lua)
--- Replies {'committed', index, stored entry, budgets to warn of, what the step's calls repeat (see _repetition.lua)}
+-- Replies {'committed', index, stored entry, budgets to warn of, what the step's calls repeat (see _repetition.lua),
+--   the tenant's counter}
 
 local session = session_keys(named_keys + 1, args.generations, args.base)
 local d, failure = read_session(session)
@@ -22,7 +24,7 @@ if committed then
   end
   local log = session.logs[tonumber(generation)]
   return {'committed', tonumber(index), redis.call('LINDEX', log.log, index - log.before),
-    (used_budgets(accounts, rules, rules.warn)), repeats_of(session)}
+    (used_budgets(accounts, rules, rules.warn)), repeats_of(session), text(stored_service(keys, d.tenant).counter)}
 end
 if d['attempt:nonce'] ~= args.nonce or d.epoch ~= args.epoch or d['attempt:step'] ~= args.step_id then
   return refuse('fenced', 0, d)
@@ -68,6 +70,8 @@ end
 local is_grace = redis.call('HGET', session.descriptor, 'attempt:grace') == '1'
 spend(accounts, rules, {tokens = args.uncached_tokens, gpu_us = args.gpu_us, steps = 1}, is_grace, now)
 note_calls(accounts, rules, args.calls, args.opens_turn == 1)
-end_attempt(keys, session, d)
+local done = {context = d.length + tonumber(args.prompt), output = tonumber(args.output), is_whole = true}
+end_attempt(keys, session, d, now, done)
 touch(session, args.ttl_ms, now, 0)
-return {'committed', index, entry, (used_budgets(accounts, rules, rules.warn)), repeats_of(session)}
+return {'committed', index, entry, (used_budgets(accounts, rules, rules.warn)), repeats_of(session),
+  text(stored_service(keys, d.tenant).counter)}

@@ -1,6 +1,7 @@
 -- Erases a session, but for what forks need of it. A tombstone stays for a while, so that a script sent again answers
 -- the same.
--- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums, tenant_sessions; the session's
+-- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums,
+--   service, service_waiting, service_resting, tenant_sessions; the session's
 -- ARGV tenant, request (nonce), session_id, base
 -- NUMBERS generations, grace_ms
 -- Replies {'done', epoch}
@@ -21,7 +22,7 @@ if busy then
 end
 pass_memory_limit(keys.reservations)
 leave_working_set(keys, session.name)
-end_attempt(keys, session, d)
+end_attempt(keys, session, d, now)
 redis.call('ZREM', keys.tenant_sessions, args.session_id)
 erase(session, args.request .. ':' .. text(d.epoch + 1), now)
 return {'done', d.epoch + 1}

@@ -1,5 +1,6 @@
 -- Takes an epoch for an eviction and forgets the owner.
--- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums; the session's
+-- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums,
+--   service, service_waiting, service_resting; the session's
 -- ARGV tenant, request (nonce), base
 -- NUMBERS generations, grace_ms
 -- Replies {'done', now, descriptor, epoch}
@@ -20,7 +21,7 @@ if busy then
 end
 pass_memory_limit(keys.reservations)
 leave_working_set(keys, session.name)
-end_attempt(keys, session, d)
+end_attempt(keys, session, d, now)
 epoch = d.epoch + 1
 redis.call('HDEL', session.descriptor, 'kv')
 redis.call('HSET', session.descriptor, 'epoch', text(epoch), 'owner', '', 'request', args.request .. ':' .. text(epoch))

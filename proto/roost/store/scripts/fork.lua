@@ -8,7 +8,7 @@
 -- Replies {'done', now, descriptor} | {'exists', session name}
 
 local NOT_GIVEN = {system = true, tools = true, former = true, request = true,
-  folds = true, folded = true} -- the first two are the family's
+  folds = true, folded = true, moved = true} -- the first two are the family's
 local ITS_OWN = {['attempt:'] = true, ['hold:'] = true, ['spent:'] = true, ['more:'] = true}
 
 local now, other, after = now_ms(), session_keys(named_keys + 1, args.generations, args.base)

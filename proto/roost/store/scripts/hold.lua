@@ -1,5 +1,6 @@
 -- Records why the client pauses.
--- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums; the session's
+-- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums,
+--   service, service_waiting, service_resting; the session's
 -- ARGV tenant, request (nonce), tool, expect_seconds, expected_length ('' if none), expected_hash, base
 -- NUMBERS generations, grace_ms, expected_generation (0 if unknown)
 -- Replies {'done', now, descriptor}
@@ -25,7 +26,7 @@ if last_request(session) ~= args.request then
   redis.call('HSET', session.descriptor, 'hold:tool', args.tool, 'hold:expect', args.expect_seconds,
     'hold:begin', text(now), 'updated', text(now), 'request', args.request .. ':' .. text(d.epoch))
   rest_live(keys, session.descriptor, d, now, now + pause_ms(tonumber(args.expect_seconds)))
-  end_attempt(keys, session, d)
+  end_attempt(keys, session, d, now)
   touch(session, d.ttl, now, 0)
 end
 return {'done', now, describe(session)}

@@ -1,6 +1,7 @@
 -- Begins a new generation for a live attempt: the log as another revision of the model renders it, without thinking, or
 -- folded: its first step is the attempt's own, which ends with that, and stands for the first steps of the old log.
--- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums; the session's, with log, ids and forks of the new generation
+-- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums,
+--   service, service_waiting, service_resting; the session's, with log, ids and forks of the new generation
 -- ARGV nonce, previous_length, previous_hash, length, hash, revision, ids (packed), base, thinking (first step with some,
 --   or ''), fold_id (step id of the first step of a folded log, or '')
 -- NUMBERS generations, epoch, ttl_ms (idle time), lease_ms, folded (steps that the first one stands for; 0 if the log is
@@ -54,7 +55,7 @@ if args.folded > 0 then
   redis.call('HSET', session.steps, args.fold_id,
     text(generation) .. ':0:' .. d['attempt:digest'] .. ':' .. args.nonce)
   shrink_live(keys, session, tonumber(args.length), now)
-  end_attempt(keys, session, d)
+  end_attempt(keys, session, d, now)
 end
 if args.renews_budget == 1 then
   renew_budget(session, now)

@@ -1,6 +1,6 @@
 -- Makes another worker the owner of a session, whose log's KV was computed there.
--- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums, mover (of the owner); the
---   session's
+-- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums,
+--   service, service_waiting, service_resting, mover (of the owner); the session's
 -- ARGV gateway, request (nonce), worker (owner before), to, length, hash (of the log that was computed), base
 -- NUMBERS generations, generation (of that log)
 -- Replies {'moved', epoch}
@@ -35,5 +35,5 @@ end
 epoch = d.epoch + 1
 redis.call('HDEL', session.descriptor, 'kv')
 redis.call('HSET', session.descriptor, 'epoch', text(epoch), 'owner', args.to,
-  'request', args.request .. ':' .. text(epoch))
+  'moved', text(now_ms()), 'request', args.request .. ':' .. text(epoch))
 return {'moved', epoch}

@@ -1,6 +1,7 @@
 -- Renews the leases of a pool's attempts, with their reservations, places among the waiters, places in the working set and
 -- sessions' idle times.
--- KEYS reservations, waiters, lines, live_ends; for each attempt its session's
+-- KEYS reservations, waiters, lines, live_ends, service, service_waiting, service_resting; for each attempt its
+--   session's
 -- NUMBERS lease_ms; for each attempt: epoch, nonce, generations, base
 -- Replies for each attempt: 1 live, 0 not live, or {generations, base} when KEYS do not hold its session's keys as
 --   they are
@@ -11,6 +12,7 @@ pass_memory_limit(keys.reservations)
 
 local function renew_claims(d, session, nonce)
   renew_live(keys, session.name, now)
+  renew_service(keys, d, now + args.lease_ms, now)
   local waiter = redis.call('HGET', keys.waiters, nonce)
   if waiter then
     redis.call('HSET', keys.waiters, nonce, (string.gsub(waiter, '^(-?%d+:%d+:%d+:)%d+', '%1' .. expiry)))
