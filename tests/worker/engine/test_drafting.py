@@ -1,12 +1,13 @@
 """Ids are guessed while that pays: by how many were right, and by how many sequences decode."""
 
 from array import array
+from itertools import cycle
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost_worker.engine.drafter import RETRY_TOKENS, Drafter, draft_cost, draw_cost
-from roost_worker.engine.drafting import LOSS_SHARE, MOST_LOSS, Drafting
+from roost_worker.engine.drafter import BATCH_TOKENS, RETRY_TOKENS, ROW_TOKENS, Drafter, draft_cost, draw_cost
+from roost_worker.engine.drafting import FIRST_LOSS, LOSS_SHARE, Drafting
 from roost_worker.engine.messages import SamplingParams, Submit
 from roost_worker.engine.sequence import Sequence
 
@@ -15,7 +16,7 @@ LOOP = array("i", list(range(40)) * 2)
 CONTEXT = 1000
 
 
-def lengths(rows: int, right_share: float, batches: int = 200, most: int = 16) -> list[int]:
+def draft_lengths(rows: int, right_share: float, batches: int = 200, most: int = 16) -> list[int]:
     """How many ids are guessed in each batch, if the first `right_share` of them are right."""
     drafter, ids, drafted = Drafter(), LOOP[:], list[int]()
     for _ in range(batches):
@@ -32,18 +33,18 @@ def sequence(max_tokens: int = 10_000, logprobs: int | None = None, prompt_looku
 
 
 def test_guesses_that_are_right_become_longer() -> None:
-    assert lengths(1, 1.0, 5) == [4, 8, 16, 16, 16]
+    assert draft_lengths(1, 1.0, 5) == [4, 8, 16, 16, 16]
 
 
 def test_guesses_that_are_wrong_become_short_and_rare() -> None:
-    drafted = lengths(1, 0.0, 10 * RETRY_TOKENS)
+    drafted = draft_lengths(1, 0.0, 10 * RETRY_TOKENS)
     assert sum(map(bool, drafted)) < 15
     assert sum(drafted) < 60
 
 
 def test_a_large_batch_guesses_only_what_is_mostly_right() -> None:
-    assert [sum(lengths(rows, 0.75)) > 400 for rows in (1, 4, 32)] == [True, True, False]
-    assert sum(lengths(16, 1.0)) > 2000
+    assert [sum(draft_lengths(rows, 0.75)) > 400 for rows in (1, 4, 32)] == [True, True, False]
+    assert sum(draft_lengths(16, 1.0)) > 2000
 
 
 def test_a_sequence_that_begins_to_copy_is_noticed() -> None:
@@ -59,38 +60,55 @@ def test_a_sequence_that_begins_to_copy_is_noticed() -> None:
 
 
 @given(
-    batches=st.lists(
-        st.tuples(st.integers(1, 40), st.integers(0, 16)).map(lambda batch: (batch[0], [batch[1]] * batch[0]))
-        | st.lists(st.integers(0, 16), min_size=1, max_size=12).map(lambda rights: (len(rights), rights)),
-        max_size=60,
+    requests=st.lists(
+        st.tuples(st.integers(1, 120), st.lists(st.integers(0, 16), min_size=1, max_size=4)), min_size=1, max_size=12
     )
 )
-def test_whatever_is_right_decoding_takes_at_most_one_percent_longer(batches: list[tuple[int, list[int]]]) -> None:
-    drafting = Drafting(16, CONTEXT)
-    sequences = [sequence() for _ in range(40)]
-    taken = without = 0.0
-    for rows, rights in batches:
-        drafting.begin(rows)
-        drafts = [drafting.draft(each, 100) for each in sequences[:rows]]
-        for each, draft, most in zip(sequences[:rows], drafts, rights, strict=True):
-            right = min(most, len(draft))
+def test_requests_that_run_together_take_at_most_one_percent_longer(requests: list[tuple[int, list[int]]]) -> None:
+    """Of each request: its tokens, and in turn how many ids of a draft are right at most."""
+    drafting, taken, batches = Drafting(16, CONTEXT), 0.0, 0
+    running = [(sequence(tokens), cycle(rights)) for tokens, rights in requests]
+    while running := [(each, rights) for each, rights in running if each.tokens_left(CONTEXT) > 0]:
+        drafting.begin(len(running))
+        drafts = [drafting.draft(each, 100) for each, _ in running]
+        taken += BATCH_TOKENS + ROW_TOKENS * len(running) + sum(draft_cost(len(draft)) for draft in drafts if draft)
+        for (each, rights), draft in zip(running, drafts, strict=True):
+            right = min(next(rights), len(draft))
             each.drawn = right + 1
+            each.ids.extend(LOOP[: each.drawn])
             drafting.learn(each, len(draft), right)
-            taken += draw_cost(rows) + (draft_cost(len(draft)) if draft else 0)
-            without += draw_cost(rows) * each.drawn
-        assert taken <= without * (1 + LOSS_SHARE) + MOST_LOSS + 1e-6
+        batches += 1
+    tokens = [count for count, _ in requests]
+    without = BATCH_TOKENS * max(tokens) + ROW_TOKENS * sum(tokens)
+    assert batches <= max(tokens)
+    assert taken <= without * (1 + LOSS_SHARE) + FIRST_LOSS + 1e-6
 
 
 def test_sequences_that_are_all_guessed_wrong_lose_one_percent_together() -> None:
-    drafting, guesses = Drafting(16, CONTEXT), 0
-    drafting.begin(1)
+    drafting, guesses = Drafting(16, CONTEXT), 0.0
     for _ in range(5000):
         each = sequence()
+        drafting.begin(1)
         draft = drafting.draft(each, 100)
         guesses += draft_cost(len(draft)) if draft else 0
         drafting.learn(each, len(draft), 0)
     decoding = 5000 * draw_cost(1)
-    assert 0.9 * LOSS_SHARE * decoding < guesses <= LOSS_SHARE * decoding + MOST_LOSS
+    assert 0.9 * LOSS_SHARE * decoding < guesses <= LOSS_SHARE * decoding + FIRST_LOSS
+
+
+def test_what_is_saved_alone_pays_for_longer_guesses_and_what_is_saved_beside_others_does_not() -> None:
+    guessed: list[int] = []
+    for rows in (1, 3):
+        drafting, together = Drafting(16, CONTEXT), [sequence() for _ in range(rows)]
+        for _ in range(20):
+            drafting.begin(rows)
+            lengths = [len(drafting.draft(each, 100)) for each in together]
+            for each, length in zip(together, lengths, strict=True):
+                each.drawn = length + 1
+                drafting.learn(each, length, length)
+            guessed.append(sum(lengths))
+    assert guessed[:20] == [4, 8] + 18 * [16]
+    assert guessed[20:] == [8, 4] + 18 * [0]
 
 
 def test_no_more_is_guessed_than_could_be_used() -> None:

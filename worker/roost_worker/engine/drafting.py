@@ -1,27 +1,29 @@
 """Bounds what the guesses of all sequences of an engine may lose. Pure. Times are in tokens, as in `drafter.py`."""
 
-from roost_worker.engine.drafter import Drafter, draft_cost, draw_cost
+from roost_worker.engine.drafter import LEAST_LENGTH, ROW_TOKENS, Drafter, draft_cost, draw_cost
 from roost_worker.engine.sequence import Sequence
 
 LOSS_SHARE = 0.01
-"""What guesses may lose, as a share of what decoding takes without them."""
-MOST_LOSS = 50.0
-"""What guesses may lose besides, in tokens. What other guesses gained counts up to here."""
+"""What guesses may lose, as a share of what decoding takes."""
+FIRST_LOSS = 2 * draft_cost(LEAST_LENGTH)
+"""What guesses may lose besides."""
+MOST_SAVED = 50.0
+"""What guesses may lose at most of what others have saved."""
 
 
 class Drafting:
     """The guesses of all sequences of an engine, whose outputs are the same without.
 
-    Whatever is guessed, tokens take no more than 1 + LOSS_SHARE of their time without guesses, and MOST_LOSS in all. So
-    it is where requests follow one another; of requests that end without successors, the last one's batches cost as
-    much as before, however soon the others end.
+    Whatever is guessed, decoding takes no more than 1 + LOSS_SHARE of its time without guesses, and FIRST_LOSS. For
+    that only what is sure to be saved counts: a whole batch for each right guess about a sequence that decodes alone,
+    but a row about one of several, since the others still need as many batches. So those guess little.
     """
 
     def __init__(self, most_tokens: int, context_tokens: int) -> None:
         """`most_tokens`: of one draft; 0 for none."""
         self._most_tokens = most_tokens
         self._context_tokens = context_tokens
-        self._may_lose = MOST_LOSS
+        self._may_lose = FIRST_LOSS
         self._rows = 1
 
     @property
@@ -51,6 +53,7 @@ class Drafting:
 
     def learn(self, sequence: Sequence, drafted: int, right: int) -> None:
         """Learn that of `drafted` guesses about `sequence` `right` were drawn, too."""
-        self._may_lose = min(MOST_LOSS, self._may_lose + (right + LOSS_SHARE * sequence.drawn) * draw_cost(self._rows))
+        saved = right * (draw_cost(1) if self._rows == 1 else ROW_TOKENS)
+        self._may_lose = min(MOST_SAVED, self._may_lose + saved + LOSS_SHARE * draw_cost(self._rows))
         if sequence.drafter:
             sequence.drafter.learn(drafted, right, sequence.drawn)
