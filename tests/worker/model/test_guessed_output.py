@@ -8,6 +8,7 @@ import pytest
 from engine_runs import CALL, GREEDY, PROMPT, SHAPES, alone, config, generate, submit
 from follower_rank import tensor_parallel
 from roost_worker.convert.store import ModelStore
+from roost_worker.engine import drafting
 from roost_worker.engine.messages import SamplingParams, StopReason
 from roost_worker.engine.plan import Runner
 from roost_worker.model.runner import build_runner
@@ -26,6 +27,12 @@ def of_few_ids(sampling: SamplingParams) -> SamplingParams:
 
 
 FEW = {name: of_few_ids(sampling) for name, sampling in SHAPES.items()}
+
+
+@pytest.fixture(autouse=True)
+def guesses_may_lose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that there are many, right and wrong, also where they do not pay."""
+    monkeypatch.setattr(drafting, "LOSS_SHARE", 1.0)
 
 
 @pytest.fixture(scope="module")
