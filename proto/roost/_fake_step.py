@@ -187,14 +187,18 @@ class StepRunner:
             for event in self._stream(written, request, received, mishap.break_after):
                 yield event
             raise BrokenStreamError
-        for event in self._stream(written, request, received):
-            yield event
+        rest = self._stream(written, request, received)
+        if request.deltas is not Deltas.NONE:
+            for event in rest:
+                yield event
         entry = await self.store.commit(self._commit_request(began, request, prompt, output, written.lineage))
         self.store.publish_cached(request.session_id, WORKER, entry.head.length)
         for ref in written.lineage:
             self._written.pop(ref, None)
         if mishap.lose_commit:
             raise BrokenStreamError
+        for event in rest:  # all output of a step without deltas
+            yield event
         yield committed(entry, began.descriptor.generation, replayed=False)
 
     def _commit_request(

@@ -19,7 +19,8 @@ class StepResult:
     them."""
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
-    """One for each id, when asked for. Empty for a step that had been committed before the call."""
+    """One for each id, when asked for. They are not stored: a step that had been committed before the call has none,
+    and one whose gateway dies after the commit lacks those that had not come."""
     migrated: Migrated | None = None
     """Set when the session was moved to another revision of the model before the step."""
 

@@ -115,15 +115,10 @@ class Session:
         **options: Unpack[SamplingOptions],
     ) -> StepResult:
         """Takes a step as `step` does, and returns all of it. Raises RoostError."""
-        step = self.step(
-            messages,
-            step_id=step_id,
-            sampling=sampling,
-            format=format,
-            deltas=Deltas.NONE,
-            deadline=deadline,
-            **options,
-        )
+        sampling = replace(sampling or Sampling(), **options)
+        # Log-probabilities are not stored: those that have not come before the commit are lost with the gateway.
+        deltas = Deltas.NONE if sampling.logprobs is None else Deltas.INTERVAL
+        step = self.step(messages, step_id=step_id, sampling=sampling, format=format, deltas=deltas, deadline=deadline)
         return await step.result()
 
     def _moved(self, event: Committed | Migrated) -> None:

@@ -35,7 +35,7 @@ from engine_on_virtual_time import EngineOnVirtualTime
 from roost.contract.lease import WorkerLease
 from roost.store.holds import HoldRecord
 from roost.store.residency import Residency
-from roost_gateway.moving.paused import PausedSession, PausedSessions, first_to_rebuild
+from roost_gateway.moving.paused import PausedSession, PausedSessions
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.simulator.costs import WorkerCosts
 from roost_gateway.simulator.figures import percentiles
@@ -99,8 +99,9 @@ class Worker(EngineOnVirtualTime):
         if self._session:
             self._engine.handle(Cancel(self._request))
         self._idle_since = None
-        for paused in [paused for paused in self._paused.expected(self._home, self.now) if paused.session_id == name]:
-            self._paused.discard(paused)
+        for paused in self._expected():
+            if paused.session_id == name:
+                self._paused.discard(paused)
         super()._submit(name, time)
 
     def _pass_idle_time(self, arrival: float) -> None:
@@ -114,10 +115,13 @@ class Worker(EngineOnVirtualTime):
         if self.now < arrival and self._idle_since <= math.floor(self.now / PUBLISH_SECONDS) * PUBLISH_SECONDS:
             self._look()
 
+    def _expected(self) -> list[PausedSession]:
+        return self._paused.expected([self._home], self.now).get("home", [])
+
     def _look(self) -> None:
-        expected = self._paused.expected(self._home, self.now)
+        expected = self._expected()
         cached = {paused.session_id: Residency("home", self._cached.get(paused.session_id, 0)) for paused in expected}
-        paused = first_to_rebuild(expected, cached, self._home)
+        paused = self._paused.first_to_rebuild(expected, cached, self._home, self.now)
         if paused is None:
             return
         ids, sampling = self._contexts[paused.session_id][:], SamplingParams(max_tokens=1)
@@ -152,7 +156,9 @@ class Worker(EngineOnVirtualTime):
     def _take_rebuilt(self, output: RequestOutput) -> None:
         self.ahead.add(self._session, output.cached_tokens or 0, output.computed_tokens)
         self._session = ""
-        if output.stop is not StopReason.CANCELLED:
+        if output.stop is StopReason.CANCELLED:
+            self._paused.pass_over(self._chosen, self.now)
+        else:
             self.rebuilds += 1
             self._paused.discard(self._chosen)
             self._idle_since = self.now

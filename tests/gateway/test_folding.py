@@ -75,6 +75,7 @@ async def test_the_model_writes_the_summary_in_a_fork_that_leaves_nothing_behind
     assert await log_of(caller, session) == [(["0"], TEXT)]
     asked = worker.starts[-1]
     assert [message.content for message in asked.messages] == [SUMMARY_PROMPT]
+    assert asked.deltas == pb.DELTAS_NONE, "nobody reads it as it is written"
     assert asked.session.head.log_hash == session.head.log_hash
     listed = await caller.stub.ListSessions(pb.ListSessionsRequest(pool=POOL))
     assert [listed.id for listed in listed.sessions] == [session.id]

@@ -7,28 +7,13 @@ from typing import Any
 import pytest
 
 from leases import lease_of
-from roost.contract.heads import AttemptRef
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.store.entry import Reserved
-from roost.store.records import Began, Reservation, WorkerView
+from roost.store.records import WorkerView
 from roost.store.wake import Wake
-from roost.store.working_set import Admission
-from roost_gateway.step.attempt import Failure, StepAttempt
-from roost_gateway.step.lines import PoolQueue
-from step_attempts import attempt_of, descriptor_of, with_need
-from waiting_steps import CAPACITY, POOL, Ledger, Lines
-
-
-class Gate(Ledger):
-    """It holds the first step that asks, and then has no room for it until it has been held for long enough."""
-
-    async def reserve(self, reservation: Reservation) -> Reserved:
-        self.asked.append((reservation.session_id, reservation.worker_id))
-        if reservation.entry.admission is Admission.PASSED:
-            return Reserved(granted=True)
-        return Reserved(granted=False, held=len(self.asked) == 1)
+from roost_gateway.step.attempt import Failure
+from waiting_steps import CAPACITY, POOL, Lines
 
 
 @pytest.fixture
@@ -211,37 +196,3 @@ async def test_an_unexpected_error_of_a_whole_line_ends_every_wait_in_it(
 
 def _broken(*_: object) -> None:
     raise ZeroDivisionError
-
-
-def gated(lines: Lines, **pool: Any) -> StepAttempt:
-    """An attempt of the calling task, of a pool with a gate that is closed to it."""
-    document = lines.fleet.pools.known(POOL)
-    assert document is not None
-    session = descriptor_of("held")
-    began = Began(AttemptRef(1, b"n" * 16), 1, session, "", None, 0, gated=True)
-    return with_need(attempt_of(replace(document, has_gate=True, **pool), session, began=began), model_revision="rev-1")
-
-
-async def test_a_step_that_was_held_for_long_is_let_in_also_when_room_is_short_in_the_end() -> None:
-    lines = Lines(Gate())
-    await lines.fleet.read(0)
-    lines.ledger.end_a_step("rev-1", 0)  # so that the step asks again as soon as it waits, and is not held then
-    worker = await lines.placement.place(gated(lines, queue_timeout_seconds=0, max_hold_seconds=0.2))
-    assert worker.worker_id == "rev-1"
-    await lines.placement.aclose()
-
-
-async def test_no_full_queue_refuses_a_step_that_has_passed_the_gate(lines: Lines) -> None:
-    attempt, waiting = gated(lines, queue_limit=1), PoolQueue(POOL)
-    waiting.enter(gated(lines), waiting.line(attempt.line))
-    with pytest.raises(Refused, match="wait already"):
-        waiting.enter(attempt, waiting.line(attempt.line))
-    attempt.passes_gate()
-    waiting.enter(attempt, waiting.line(attempt.line))
-
-
-async def test_a_step_that_was_let_in_need_not_pass_the_gate_again(lines: Lines) -> None:
-    attempt = gated(lines)
-    assert attempt.reservation("rev-1", 100).entry.admission is Admission.GATED
-    attempt.asked(granted=True)
-    assert attempt.reservation("rev-2", 100).entry.admission is Admission.PASSED

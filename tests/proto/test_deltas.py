@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from roost import Delta, Deltas, Event, RetryConfig, Started, _step, _transport, errors
+from roost import Delta, Deltas, Event, RetryConfig, Sampling, Started, _step, _transport, errors
 from roost.sync import SyncClient
 from roost.testing import FakeGateway
 from roost.v1 import session_service_pb2 as pb
@@ -38,6 +38,14 @@ async def test_only_who_iterates_gets_deltas_by_default() -> None:
         assert [request.deltas for request in fake.step_requests] == [pb.DELTAS_NONE, pb.DELTAS_INTERVAL]
 
 
+async def test_log_probabilities_come_before_the_commit_since_they_are_not_stored() -> None:
+    async with FakeGateway(lambda _: REPLY) as fake:
+        session = await (await fake.connect()).open()
+        await session.run("hello", logprobs=1)
+        await session.run("hello", sampling=Sampling(logprobs=0))
+        assert [request.deltas for request in fake.step_requests] == [pb.DELTAS_INTERVAL] * 2
+
+
 def test_blocking_calls_ask_as_the_others_do() -> None:
     with FakeGateway(lambda _: REPLY) as fake, SyncClient.connect(fake.targets) as client:
         session = client.open()
@@ -64,7 +72,7 @@ async def test_a_step_without_deltas_survives_its_gateway(reply: str) -> None:
         fake.lose_next_commit()
         assert (await session.run("hello")).text == reply
         received = [request.received.tokens for request in fake.step_requests]
-        assert received == [0, 0, len(reply)], "nothing comes before the commit"
+        assert received == [0, 0, 0], "nothing comes before the commit"
         assert (await session.run("again")).text == reply
 
 

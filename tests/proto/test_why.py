@@ -49,6 +49,10 @@ def rebuilt(cause: RebuildCause | None, eviction: KvEviction | None = None) -> W
             "4,096 of 20,480 tokens rebuilt: evicted 10 min ago for another session's growth (2 min to rebuild)",
         ),
         (
+            rebuilt(RebuildCause.EVICTED_FOR_ROOM, KvEviction(9, 600.0, rebuild_seconds=0.04)),
+            "4,096 of 20,480 tokens rebuilt: evicted 10 min ago for another session's growth",
+        ),
+        (
             rebuilt(RebuildCause.EVICTED_ON_REQUEST, KvEviction(9, 7300.0, requested=True)),
             "4,096 of 20,480 tokens rebuilt: evicted on request 2 h ago",
         ),

@@ -1,8 +1,8 @@
 """How late the event loop is, and how long each stream therefore rests between its deltas.
 
-A message costs the gateway far more than its content. While the loop keeps up, every iteration is sent as a delta of
-its own. When it falls behind, each stream rests after a delta; the output of that time goes into the next one, and the
-time saved goes to the steps that wait for Begin and Commit.
+A message costs the gateway far more than its content. While the loop keeps up, what a worker sends goes on as a delta
+of its own. When it falls behind, each stream rests after a delta; the output of that time goes into the next one, and
+the time saved goes to the steps that wait for Begin and Commit.
 """
 
 import asyncio

@@ -7,6 +7,7 @@ idles. A worker is relieved once a step would have waited there by `BEGIN_SECOND
 """
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from roost.store.moves import Resident
@@ -53,24 +54,34 @@ class Imbalances:
     def __init__(self) -> None:
         self._since: dict[tuple[str, str], float] = {}
 
-    def observe(self, workers: Iterable[WorkerState], now: float) -> list[Relief]:
-        """Take a reading of all workers. Return who is to be relieved by whom: each idle worker relieves one."""
+    def observe(
+        self, workers: Iterable[WorkerState], now: float, passed_over: AbstractSet[tuple[str, str]] = frozenset()
+    ) -> list[Relief]:
+        """Take a reading of all workers. Return who is to be relieved by whom: each idle worker relieves one. Those
+        whose starts are `passed_over` are not relieved, and relieve none."""
         by_revision: dict[str, list[WorkerState]] = {}
         for worker in workers:
             if not worker.lease.stops:
                 by_revision.setdefault(worker.model_revision, []).append(worker)
         since, self._since = self._since, {}
-        return [relief for group in by_revision.values() for relief in self._reliefs(group, since, now)]
+        return [relief for group in by_revision.values() for relief in self._reliefs(group, since, now, passed_over)]
 
-    def _reliefs(self, workers: list[WorkerState], since: dict[tuple[str, str], float], now: float) -> Iterable[Relief]:
-        idle = sorted(filter(may_relieve, workers), key=lambda worker: (worker.reserved_attempts, worker.worker_id))
+    def _reliefs(
+        self,
+        workers: list[WorkerState],
+        since: dict[tuple[str, str], float],
+        now: float,
+        passed_over: AbstractSet[tuple[str, str]],
+    ) -> Iterable[Relief]:
+        able = (worker for worker in workers if may_relieve(worker) and worker.start not in passed_over)
+        idle = sorted(able, key=lambda worker: (worker.reserved_attempts, worker.worker_id))
         busy = sorted(workers, key=lambda worker: (-expected_wait(worker), worker.worker_id))
         for worker in busy if idle else ():
             wait = expected_wait(worker)
             if wait < (END_SECONDS if worker.start in since else BEGIN_SECONDS):
                 continue
             begin = self._since[worker.start] = since.get(worker.start, now)
-            if idle and now - begin >= PERSIST_SECONDS:
+            if idle and now - begin >= PERSIST_SECONDS and worker.start not in passed_over:
                 yield Relief(worker, idle.pop(0))
 
 

@@ -4,7 +4,7 @@ Times are seconds of one clock.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from roost.contract.lease import LEASE_PERIOD_SECONDS
 from roost.store.holds import HoldRecord
@@ -21,7 +21,9 @@ early may be evicted again, and what is rebuilt late may find no idle worker."""
 SETTLE_SECONDS = 2 * LEASE_PERIOD_SECONDS
 """How long after a pause began what its home publishes is as new as the pause."""
 MOST_READ = 32
-"""Of one home's sessions, how many are compared with what it has cached."""
+"""Of one home's sessions, how many are compared at once with what it has cached."""
+PASSED_OVER_SECONDS = 3.0
+"""For how long a session lets others go first that has lost nothing, or for which its home has no room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class PausedSession:
     hold: HoldRecord
     begin: float
     """When the pause began."""
+    not_before: float = 0.0
+    """Until when it lets others go first."""
 
     @property
     def due(self) -> float:
@@ -49,7 +53,7 @@ class PausedSession:
     def is_soon(self, home: WorkerState, now: float) -> bool:
         """Whether a rebuild that begins now is not too early."""
         seconds = self.log_tokens / (home.lease.prefill_rate or DEFAULT_PREFILL_RATE)
-        return now >= max(self.begin + SETTLE_SECONDS, self.due - LEAD_SECONDS - 2 * seconds)
+        return now >= max(self.begin + SETTLE_SECONDS, self.due - LEAD_SECONDS - 2 * seconds, self.not_before)
 
 
 class PausedSessions:
@@ -73,12 +77,35 @@ class PausedSessions:
         if self._sessions.get(session.session_id) is session:
             del self._sessions[session.session_id]
 
-    def expected(self, home: WorkerState, now: float) -> list[PausedSession]:
-        """Return those that a home may rebuild now, the soonest to return first, and at most `MOST_READ`."""
+    def pass_over(self, session: PausedSession, now: float) -> None:
+        """Let others go first for a while, unless the session has begun another pause since."""
+        if self._sessions.get(session.session_id) is session:
+            self._sessions[session.session_id] = replace(session, not_before=now + PASSED_OVER_SECONDS)
+
+    def expected(self, homes: Iterable[WorkerState], now: float) -> Mapping[str, list[PausedSession]]:
+        """Return those that each of the homes may rebuild now, by the home's id: the soonest to return first, and at
+        most `MOST_READ` of each. O(n) for all homes together."""
         self._sessions = {name: session for name, session in self._sessions.items() if session.end > now}
-        at_home = (session for session in self._sessions.values() if session.home == home.worker_id)
-        soon = (session for session in at_home if session.is_soon(home, now))
-        return sorted(soon, key=lambda session: session.due)[:MOST_READ]
+        by_id = {home.worker_id: home for home in homes}
+        soon: dict[str, list[PausedSession]] = {}
+        for session in self._sessions.values():
+            home = by_id.get(session.home)
+            if home is not None and session.is_soon(home, now):
+                soon.setdefault(session.home, []).append(session)
+        return {home: sorted(those, key=lambda session: session.due)[:MOST_READ] for home, those in soon.items()}
+
+    def first_to_rebuild(
+        self, expected: Iterable[PausedSession], cached: Mapping[str, Residency], home: WorkerState, now: float
+    ) -> PausedSession | None:
+        """Return the first of the sessions that has lost KV at its home and fits there, or None. Those before it are
+        passed over."""
+        for session in expected:
+            have = cached.get(session.session_id, Residency(home.worker_id, 0))
+            missing = session.log_tokens - have.cached_tokens - have.warm_tokens
+            if LEAST_TOKENS <= missing <= home.free_tokens:
+                return session
+            self.pass_over(session, now)
+        return None
 
 
 def has_time(worker: WorkerState) -> bool:
@@ -86,15 +113,3 @@ def has_time(worker: WorkerState) -> bool:
     they may."""
     quiet = worker.lease.idle and not worker.lease.stops and not worker.reserved_attempts
     return quiet and (not worker.live_limit or worker.live_tokens <= worker.live_limit)
-
-
-def first_to_rebuild(
-    expected: Iterable[PausedSession], cached: Mapping[str, Residency], home: WorkerState
-) -> PausedSession | None:
-    """Return the first of the sessions that has lost KV at its home and fits there, or None."""
-    for session in expected:
-        have = cached.get(session.session_id, Residency(home.worker_id, 0))
-        missing = session.log_tokens - have.cached_tokens - have.warm_tokens
-        if missing >= LEAST_TOKENS and missing <= home.free_tokens:
-            return session
-    return None

@@ -2,19 +2,20 @@
 
 The gateway that a client asks for a hold remembers it, so that no two gateways rebuild a session. When that gateway
 ends, its sessions are rebuilt on demand. A worker rebuilds while it has nothing else to do, one session at a time and
-each once in a pause; while it has something to do it refuses.
+each once in a pause; while it has something to do it refuses. A session for which it has no room lets others go first.
 """
 
 import asyncio
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 
 from roost.contract.refused import Refused
 from roost.store.interface import SessionStore
 from roost.store.records import Descriptor, StoreAwayError
 from roost_gateway.fleet.fleet import Fleet
-from roost_gateway.moving.paused import PausedSession, PausedSessions, first_to_rebuild, has_time
+from roost_gateway.moving.paused import PausedSession, PausedSessions, has_time
 from roost_gateway.moving.rebuild import RebuildError, RebuildFailure, rebuild
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.step.steps import Steps
@@ -49,10 +50,11 @@ class Pauses:
         """Looks at a new reading of the pool's workers."""
         if not self._paused.get(pool) or not self._rebuilds_ahead(pool) or self._steps.any_waits(pool):
             return
-        for home in self._fleet.workers.states(pool):
-            if has_time(home) and home.start not in self._rebuilding:
-                work = asyncio.create_task(self._use_time(pool, home), name=f"rebuild ahead at {home.worker_id}")
-                self._rebuilding[home.start] = work
+        workers = self._fleet.workers.states(pool)
+        idle = {home.worker_id: home for home in workers if has_time(home) and home.start not in self._rebuilding}
+        for worker_id, expected in self._paused[pool].expected(idle.values(), time.monotonic()).items():
+            home, name = idle[worker_id], f"rebuild ahead at {worker_id}"
+            self._rebuilding[home.start] = asyncio.create_task(self._use_time(pool, home, expected), name=name)
 
     async def aclose(self) -> None:
         running = list(self._rebuilding.values())
@@ -64,9 +66,9 @@ class Pauses:
         document = self._fleet.pools.known(pool)
         return document is not None and document.rebuilds_ahead
 
-    async def _use_time(self, pool: str, home: WorkerState) -> None:
+    async def _use_time(self, pool: str, home: WorkerState, expected: Sequence[PausedSession]) -> None:
         try:
-            await self._rebuild_first(pool, home)
+            await self._rebuild_first(pool, home, expected)
         except StoreAwayError:
             log.info("the session store is away: worker %s rebuilds nothing ahead", home.worker_id)
         except Exception:
@@ -74,15 +76,16 @@ class Pauses:
         finally:
             del self._rebuilding[home.start]
 
-    async def _rebuild_first(self, pool: str, home: WorkerState) -> None:
+    async def _rebuild_first(self, pool: str, home: WorkerState, expected: Sequence[PausedSession]) -> None:
         """Has a home rebuild the session that is expected back first, of those that have lost KV there."""
-        expected = self._paused[pool].expected(home, time.monotonic())
-        if not expected:
-            return
         names = [paused.session_id for paused in expected]
         cached = await self._store.residency(pool, [home.worker_id], names)
-        paused = first_to_rebuild(expected, cached, home)
-        if paused is not None and not await self._rebuild(paused, home):
+        paused = self._paused[pool].first_to_rebuild(expected, cached, home, time.monotonic())
+        if paused is None:
+            return
+        if await self._rebuild(paused, home):
+            self._paused[pool].pass_over(paused, time.monotonic())
+        else:
             self._paused[pool].discard(paused)
 
     async def _rebuild(self, paused: PausedSession, home: WorkerState) -> bool:

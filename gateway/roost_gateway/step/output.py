@@ -83,8 +83,8 @@ class RenderedStep:
 class StepOutput:
     """Ids, text and parts in order, and the cursor of what was sent.
 
-    Deltas to the client are slices from the cursor to the end: contiguous by construction, and as many iterations in
-    one event as arrived while the last one was being written.
+    Deltas to the client are slices from the cursor to the end: contiguous by construction, and with as many of the
+    worker's deltas in one as arrived while the last one was being written.
     """
 
     def __init__(self, attempt: AttemptRef, received: Cursor | None = None) -> None:

@@ -28,6 +28,7 @@ from roost_gateway.routing.gate import is_open
 from roost_gateway.step.attempt import StepAttempt
 from roost_gateway.step.lines import HeldError, Line, LostLogError, PlacementWaiter, PoolQueue, queued
 from roost_gateway.step.lost_logs import look_for_log
+from roost_gateway.step.patience import Patience
 from roost_gateway.step.prospects import Prospects
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Placement:
         self._store = store
         self._workers = fleet.workers
         self._prospects = Prospects(fleet)
+        self._patience = Patience(fleet, self._prospects)
         self._queues: dict[str, PoolQueue] = {}
 
     @contextmanager
@@ -210,39 +212,19 @@ class Placement:
             waiting.listener = asyncio.create_task(self._hear(waiting.pool), name=f"wakes of {waiting.pool}")
         self._kick_line(waiting, line)
         try:
-            while not waiter.worker.done() and (seconds := self._patience(line, waiter)) > 0:
+            while not waiter.worker.done() and (seconds := self._patience.left_seconds(line, waiter)) > 0:
                 await asyncio.wait([waiter.worker], timeout=seconds)
             if waiter.attempt.is_gated:
                 async with line.lock:  # a reservation for it may be under way
                     pass
             if not waiter.worker.done():
-                raise self._out_of_patience(waiting, line, waiter)
+                raise self._patience.end(waiting, line, waiter)
             return waiter.worker.result()
         finally:
             waiter.worker.cancel()
             waiting.leave(line, waiter)
             if waiter is line.first:
                 self._kick_line(waiting, line)
-
-    def _patience(self, line: Line, waiter: PlacementWaiter) -> float:
-        """How much longer to wait, in seconds: altogether at least as long as workers may take to publish themselves
-        after the store came back."""
-        attempt, now = waiter.attempt, time.monotonic()
-        left = attempt.call.deadline - now
-        if attempt.has_begun:
-            return left
-        unheard = 0.0 if self._workers.has_published(attempt.pool.pool) else self._workers.grace.left_seconds
-        longest = max(unheard, attempt.pool.queue_timeout_seconds)
-        waiter.was_held = waiter.was_held or (attempt.is_gated and line.is_held)
-        if waiter.was_held:
-            longest = attempt.pool.max_hold_seconds
-        return min(left, longest - (now - waiter.entered_at))
-
-    def _out_of_patience(self, waiting: PoolQueue, line: Line, waiter: PlacementWaiter) -> Exception:
-        attempt, now = waiter.attempt, time.monotonic()
-        if waiter.was_held and now < attempt.call.deadline:
-            return HeldError(queued(waiting, line, waiter, WaitReason.WORKING_SET), now - waiter.entered_at)
-        return self._prospects.timeout(attempt, waiting.queue.retry_seconds())
 
     async def _pump(self, waiting: PoolQueue, line: Line) -> None:
         try:
@@ -283,7 +265,7 @@ class Placement:
         except Exception as error:  # of this attempt alone: the others of its line go on
             waiting.fail(line, waiter, error)
             return True
-        if waiter.attempt.line != line.name:
+        if worker is None and waiter.attempt.line != line.name:
             waiting.fail(line, waiter, LostLogError())
             return True
         if worker is None:

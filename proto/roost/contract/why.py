@@ -188,7 +188,7 @@ def _cause(why: Why) -> str:
     if why.cause is RebuildCause.EVICTED_ON_REQUEST:
         return f"evicted on request {ago}"
     whose = f"session {eviction.for_session}" if eviction.for_session else "another session"
-    cost = f"{_seconds(eviction.rebuild_seconds)} to rebuild" if eviction.rebuild_seconds else ""
+    cost = f"{_seconds(eviction.rebuild_seconds)} to rebuild" if eviction.rebuild_seconds >= 0.05 else ""
     choice = ", ".join(filter(None, (eviction.policy, cost)))
     return f"evicted {ago} for {whose}'s growth" + (f" ({choice})" if choice else "")
 

@@ -262,11 +262,11 @@ class Reservation:
     revision: str = ""
     """Model revision that the step needs, which names its line; empty: any worker can serve it."""
     entry: Entry = UNCOUNTED
-    waited_ms: int = 0
-    """How long it has waited, in whatever line."""
     lost_tokens: int = 0
     """Tokens of its log that a live session has lost while the step waited, so that it is not live any more and has to
     pass the gate; 0: it has kept its KV."""
+    waited_ms: int = 0
+    """How long it has waited, in whatever line."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,15 @@ def test_each_idle_worker_relieves_one_and_the_busiest_first() -> None:
     assert relieved(imbalances.observe(workers, 10.0)) == [("busiest", "idle"), ("busier", "idle-2")]
 
 
+def test_who_is_passed_over_leaves_the_idle_to_others() -> None:
+    busier = worker("busier", 2 * BEGIN_SECONDS)
+    imbalances = Imbalances()
+    imbalances.observe([BUSY, busier, IDLE], 0.0)
+    assert relieved(imbalances.observe([BUSY, busier, IDLE], 10.0, {busier.start})) == [("busy", "idle")]
+    assert relieved(imbalances.observe([BUSY, busier, IDLE], 10.5)) == [("busier", "idle")], "its time goes on"
+    assert imbalances.observe([BUSY, IDLE], 11.0, {IDLE.start}) == [], "nor does it relieve any"
+
+
 workers = st.builds(
     worker,
     st.sampled_from("abcdef"),

@@ -13,10 +13,10 @@ from roost_gateway.moving.paused import (
     LEAD_SECONDS,
     LEAST_TOKENS,
     MOST_READ,
+    PASSED_OVER_SECONDS,
     SETTLE_SECONDS,
     PausedSession,
     PausedSessions,
-    first_to_rebuild,
     has_time,
 )
 from roost_gateway.routing.choice import WorkerState
@@ -34,6 +34,10 @@ def remembered(*sessions: PausedSession) -> PausedSessions:
     for each in sessions:
         sessions_on_hold.add(each)
     return sessions_on_hold
+
+
+def at_home(on_hold: PausedSessions, now: float) -> list[PausedSession]:
+    return list(on_hold.expected([HOME], now).get("home", []))
 
 
 def names(sessions: list[PausedSession]) -> list[str]:
@@ -54,7 +58,7 @@ sessions = st.builds(
 @given(st.lists(sessions), st.floats(0, 2000))
 def test_each_homes_sessions_come_by_when_they_are_expected(pauses: list[PausedSession], now: float) -> None:
     on_hold = remembered(*pauses)
-    expected = on_hold.expected(HOME, now)
+    expected = at_home(on_hold, now)
     latest = {each.session_id: each for each in pauses}
     able = [each for each in latest.values() if each.home == "home" and each.end > now and each.is_soon(HOME, now)]
     assert sorted(names(expected)) == sorted(names(able))
@@ -65,27 +69,27 @@ def test_each_homes_sessions_come_by_when_they_are_expected(pauses: list[PausedS
 def test_a_rebuild_begins_when_there_is_time_for_two() -> None:
     on_hold = remembered(session("s", expect=600.0))
     begin = 600.0 - LEAD_SECONDS - 2 * 1000 / 100.0
-    assert names(on_hold.expected(HOME, begin - 0.1)) == []
-    assert names(on_hold.expected(HOME, begin)) == ["s"]
+    assert names(at_home(on_hold, begin - 0.1)) == []
+    assert names(at_home(on_hold, begin)) == ["s"]
 
 
 def test_what_a_home_published_before_the_pause_is_not_believed() -> None:
     on_hold = remembered(session("s", begin=10.0))
-    assert names(on_hold.expected(HOME, 10.0 + SETTLE_SECONDS - 0.1)) == []
-    assert names(on_hold.expected(HOME, 10.0 + SETTLE_SECONDS)) == ["s"]
+    assert names(at_home(on_hold, 10.0 + SETTLE_SECONDS - 0.1)) == []
+    assert names(at_home(on_hold, 10.0 + SETTLE_SECONDS)) == ["s"]
 
 
 def test_a_session_is_waited_for_twice_as_long_as_it_said() -> None:
     on_hold = remembered(session("s", expect=20.0))
-    assert names(on_hold.expected(HOME, 39.0)) == ["s"]
-    assert names(on_hold.expected(HOME, 40.0)) == []
+    assert names(at_home(on_hold, 39.0)) == ["s"]
+    assert names(at_home(on_hold, 40.0)) == []
 
 
 def test_a_new_pause_takes_the_place_of_the_last() -> None:
     first, second = session("s"), session("s", begin=5.0)
     on_hold = remembered(first, second)
     on_hold.discard(first)
-    assert on_hold.expected(HOME, 8.0) == [second]
+    assert at_home(on_hold, 8.0) == [second]
     on_hold.discard(second)
     assert len(on_hold) == 0
 
@@ -94,7 +98,7 @@ def test_what_is_remembered_and_read_is_bounded(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(paused, "MOST_SESSIONS", 40)
     on_hold = remembered(*(session(f"s{number}", begin=float(number) / 10) for number in range(50)))
     assert len(on_hold) == 40
-    expected = on_hold.expected(HOME, 10.0)
+    expected = at_home(on_hold, 10.0)
     assert (len(expected), expected[0].session_id) == (MOST_READ, "s10")
 
 
@@ -106,10 +110,38 @@ def test_the_first_that_lacks_something_is_rebuilt() -> None:
         "part": Residency("home", 1000 - LEAST_TOKENS),
     }
     expected = [session(name) for name in cached]
-    assert first_to_rebuild(expected, cached, HOME) == expected[-1]
-    assert first_to_rebuild(expected[:-1], cached, HOME) is None
-    assert first_to_rebuild([session("gone")], {}, HOME) == session("gone")
-    assert first_to_rebuild([session("large", tokens=10_001)], {}, HOME) is None
+    assert first_to_rebuild(expected, cached) == expected[-1]
+    assert first_to_rebuild(expected[:-1], cached) is None
+    assert first_to_rebuild([session("gone")], {}) == session("gone")
+    assert first_to_rebuild([session("large", tokens=10_001)], {}) is None
+
+
+def first_to_rebuild(sessions: list[PausedSession], cached: dict[str, Residency]) -> PausedSession | None:
+    return remembered(*sessions).first_to_rebuild(sessions, cached, HOME, 30.0)
+
+
+def test_what_has_lost_nothing_or_finds_no_room_lets_others_go_first_for_a_while() -> None:
+    pauses = [session("whole"), session("large", begin=1.0, tokens=10_001), session("part", begin=2.0)]
+    on_hold, cached = remembered(*pauses), {"whole": Residency("home", 1000)}
+    assert on_hold.first_to_rebuild(at_home(on_hold, 30.0), cached, HOME, 30.0) == pauses[2]
+    assert at_home(on_hold, 30.1) == [pauses[2]]
+    on_hold.pass_over(pauses[2], 30.1)
+    assert at_home(on_hold, 30.1) == []
+    assert names(at_home(on_hold, 30.1 + PASSED_OVER_SECONDS)) == ["whole", "large", "part"]
+
+
+def test_a_new_pause_is_not_passed_over_for_the_last_one() -> None:
+    first, second = session("s"), session("s", begin=5.0)
+    on_hold = remembered(first, second)
+    on_hold.pass_over(first, 8.0)
+    assert at_home(on_hold, 8.0) == [second]
+
+
+def test_each_home_gets_its_own_sessions() -> None:
+    away = replace(session("away"), home="another")
+    on_hold = remembered(session("s"), away)
+    another = worker_of("another", prefill_rate=100.0, idle=True)
+    assert on_hold.expected([HOME, another], 8.0) == {"home": [session("s")], "another": [away]}
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ import pytest
 from fault_stack import until
 from gateway_driver import step_request
 from redis_servers import RedisServer
+from roost.store.records import Descriptor
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.fleet import grace
-from roost_gateway.moving import paused
+from roost_gateway.moving import paused, pauses
 from roost_gateway.moving.paused import LEAD_SECONDS
+from roost_gateway.moving.rebuild import RebuildError, RebuildFailure
 from roost_worker.server.rebuilt_ahead import RebuiltAhead
 from small_worker import Small, small_worker
 
@@ -89,6 +91,25 @@ async def test_a_rebuild_begins_where_the_pool_says_so_and_no_step_waits(
     await evicted(small)
     monkeypatch.setattr(small.gateway.life.steps, "any_waits", lambda pool: waits)
     assert len(await look(small, monkeypatch)) == begun
+
+
+async def test_a_home_that_declines_a_session_is_asked_for_the_next(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def declines(session: Descriptor, *_: object, **__: object) -> int:
+        asked.append(session.session_id)
+        raise RebuildError(RebuildFailure.NOT_NOW, "what is cached is worth more")
+
+    monkeypatch.setattr(pauses, "rebuild", declines)
+    first, second, other = [await small.open("ours") for _ in range(3)]
+    for session in (first, second):
+        await small.step("ours", session)
+        await small.hold("ours", session, LEAD_SECONDS)
+    await small.step("ours", other, "x" * 215)
+    await soon(lambda: second.id in asked, "the second session to be rebuilt")
+    assert asked[0] == first.id
 
 
 async def test_a_session_that_came_back_through_another_gateway_is_not_rebuilt(

@@ -8,7 +8,7 @@ import pytest
 
 from roost.contract.heads import Head
 from roost.contract.messages import Message, MessageRole, Sampling, ToolCall
-from roost.contract.steps import StepName
+from roost.contract.steps import Deltas, StepName
 from roost.store.conversation_index import IndexEntry
 from roost.store.values import content_digest
 from roost_gateway.core.begun_step import BegunStep, begun_step, recognised_step
@@ -27,7 +27,11 @@ OUTPUTS = (Message(MessageRole.ASSISTANT, "Done."), Message(MessageRole.ASSISTAN
 
 def begun(family: str, units: int) -> BegunStep:
     """A step of a conversation whose session has the first units."""
-    asked = turn(Conversation("m", "Be brief.", messages=HISTORY, sampling=Sampling(top_k=3), family=family), "t", "p")
+    sampling = Sampling(top_k=3)
+    conversation = Conversation(
+        "m", "Be brief.", messages=HISTORY, sampling=sampling, deltas=Deltas.NONE, family=family
+    )
+    asked = turn(conversation, "t", "p")
     head = Head(12, b"h" * 16, 2) if units else Head()
     start = IndexEntry(SESSION, head, units, asked.root.own, asked.root.wide)
     return BegunStep(asked, start, Recognised(SESSION, asked.step_id, Match.FORKED, head.length, "why"))

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import worker_harness
 from roost.contract.events import ArgumentsPart, CallPart, Part, ReasoningPart, TextPart
 from roost.contract.heads import AttemptRef
 from roost.contract.parts import PartLog
+from roost.contract.steps import CHECKPOINT_SECONDS, INTERVAL_SECONDS
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.server import generate
@@ -90,6 +92,17 @@ async def test_the_first_token_wakes_the_reader_and_what_follows_lets_it_sleep()
     assert not await is_awake(attempt)
 
 
+async def test_output_gathers_too_after_a_read_that_nothing_was_awaited_for():
+    """As the first one of a stream that takes an attempt over."""
+    attempt = running(NEVER)
+    attempt.take([1])
+    assert attempt.next_slice(attempt.reader).text == "x"
+    attempt.take([2])
+    assert not await is_awake(attempt)
+    attempt.finish("stop")
+    assert await is_awake(attempt)
+
+
 @pytest.mark.parametrize("end", [lambda attempt: attempt.finish("stop"), lambda attempt: attempt.end(Ending.FENCED)])
 async def test_the_end_of_an_attempt_wakes_the_reader_at_once(end):
     attempt = running(NEVER)
@@ -139,6 +152,40 @@ async def test_a_step_is_its_first_token_and_then_the_rest(world: World, gatheri
     assert stream.out.parts.after(0) == (TextPart(TEXT),)
 
 
+def gathering_seconds(world: World, ledger: Ledger) -> float:
+    """Seconds for which output gathers for the stream that reads the session's step."""
+    return world.server.shell.attempts.of_session(ledger.session_id).reader.interval
+
+
+def resume(ledger: Ledger, **fields) -> pb.Resume:
+    """Takes over the ledger's attempt by its next one."""
+    old = worker_harness.attempt(ledger.epoch)
+    return pb.Resume(attempt=old, new_attempt=ledger.next_attempt(), session_id=ledger.session_id, **fields)
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [
+        (api.DELTAS_UNSPECIFIED, 0.0),  # an older gateway
+        (api.DELTAS_NONE, CHECKPOINT_SECONDS),
+        (api.DELTAS_INTERVAL, INTERVAL_SECONDS),
+        (api.DELTAS_EACH, 0.0),
+    ],
+)
+async def test_output_gathers_for_as_long_as_start_and_resume_say(world: World, asked: int, seconds: float) -> None:
+    world.script(1, TEXT)
+    world.gate.close()
+    ledger = Ledger()
+    stream = await world.begin(ledger, deltas=asked)
+    await stream.until("accepted")
+    assert gathering_seconds(world, ledger) == seconds
+    stream.break_off()
+    again = world.stream()
+    await again.send(resume=resume(ledger, deltas=asked))
+    await again.until("accepted")
+    assert gathering_seconds(world, ledger) == seconds
+
+
 async def test_an_orphan_is_resumed_at_another_pace(world: World, gathering) -> None:
     ids, ledger = world.script(1, TEXT), Ledger()
     world.gate.close()
@@ -148,12 +195,9 @@ async def test_an_orphan_is_resumed_at_another_pace(world: World, gathering) -> 
     world.gate.let(3)
     await world.gate.reached()
     stream.break_off()
-    again, old = world.stream(), api.Attempt(epoch=ledger.epoch, nonce=ledger.epoch.to_bytes(16, "big"))
-    resume = pb.Resume(attempt=old, new_attempt=ledger.next_attempt(), session_id=ledger.session_id)
-    resume.from_token, resume.from_text_byte, resume.from_part = 1, 1, 1
+    again = world.stream()
     again.out.tokens = again.out.text_bytes = again.out.part_offset = 1
-    resume.deltas = api.DELTAS_EACH
-    await again.send(resume=resume)
+    await again.send(resume=resume(ledger, from_token=1, from_text_byte=1, from_part=1, deltas=api.DELTAS_EACH))
     await again.until("accepted")
     await again.until_tokens(3)
     world.gate.let(1)

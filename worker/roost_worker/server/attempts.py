@@ -55,8 +55,9 @@ class OutputReader:
         self._changed = asyncio.Event()
 
     def has_read(self, cursor: OutputCursor) -> None:
-        """Move to `cursor`, and let output gather from now on."""
+        """Move to `cursor`, the end of the output, and let output gather from now on."""
         self.cursor, self._due = cursor, time.monotonic() + self.interval
+        self._changed.clear()
 
     def grown(self) -> None:
         """Wake the reader when its next read is due; the first output wakes it at once."""
