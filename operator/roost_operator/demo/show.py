@@ -16,7 +16,7 @@ from roost_operator.demo.journal import Findings, Journal, compare
 from roost_operator.demo.report import DemoResult, SpikeResult, report
 from roost_operator.demo.run import DemoOptions, Played, play, session_logs
 from roost_operator.demo.scene import Scene
-from roost_operator.demo.spike import AGENTS, STEPS
+from roost_operator.demo.spike import AGENTS, JUDGED, STEPS
 from roost_operator.demo.verify import CommittedLog, Judge, Verification
 from roost_operator.demo.view import render
 from roost_operator.local.commands import Reporter
@@ -79,8 +79,9 @@ def _spike_result(played: Played, console: Console) -> SpikeResult:
 async def _verify(
     options: DemoOptions, played: Played, judge: Judge, reporter: Reporter, *, with_bfloat16: bool
 ) -> tuple[Verification, dict[str, Any]]:
-    """Judge all agents' logs, play the bf16 scene at the same time, and count the differences in it."""
-    logs = [*session_logs(played.agents, played.logs), *(CommittedLog(log, ()) for log in played.spike.logs.values())]
+    """Judge the agents' logs and a few of the spike's; play the bf16 scene beside that, and count its differences."""
+    of_spike = [CommittedLog(log, ()) for log in played.spike.logs.values()][:JUDGED]
+    logs = [*session_logs(played.agents, played.logs), *of_spike]
     judging = asyncio.create_task(judge.verify(logs))
     if with_bfloat16:
         reporter(Notice("At the same time: a short scene on a bf16 worker, whose differences are counted, not judged."))

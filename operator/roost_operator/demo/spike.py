@@ -18,9 +18,13 @@ from roost_operator.demo.tools import FILES, Toolbox
 AGENTS = 40
 STEPS = 2
 """Steps of each agent: one before its tool runs, one with which it returns."""
+JUDGED = 10
+"""Agents whose logs the oracle judges, too; all are compared with what their clients received."""
 ROLE, SYSTEM = "reviewer", "You review code. Be brief."
 TOOL, TOOL_SECONDS = "tests", 5.0
 FIRST_TOKENS, RETURN_TOKENS = 4, 8
+TEXT_CHARACTERS = 400
+"""Of a first message, so that the logs of all agents are more than the workers' KV may hold of live sessions."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +82,20 @@ class _Agent:
             await self._play(self._come_back())
 
     async def _begin(self, toolbox: Toolbox) -> None:
-        name, page = FILES[self._number % len(FILES)], self._number // len(FILES) + 1
-        text = await asyncio.to_thread(toolbox.read, name, page)
+        question = await asyncio.to_thread(self._question, toolbox)
         self.session = await self._client.open(
             role=ROLE, system=SYSTEM, task="spike", request_id=f"demo-{self._state.name}"
         )
         self._state.session_id = self.session.id
-        await self._recorder.step(self.session, 0, [user(f"{self._number}: {text}")], FIRST_TOKENS)
+        await self._recorder.step(self.session, 0, [user(question)], FIRST_TOKENS)
         await self.session.hold(tool=TOOL, expect_seconds=TOOL_SECONDS)
         self._state.phase = Phase.TOOL
+
+    def _question(self, toolbox: Toolbox) -> str:
+        """Lines of the project's documents, others for each agent."""
+        name, page = FILES[self._number % len(FILES)], self._number // len(FILES) + 1
+        lines = " / ".join(toolbox.read(name, number) for number in range(page, page + 3))
+        return f"{self._number}: {lines}"[:TEXT_CHARACTERS]
 
     async def _come_back(self) -> None:
         assert self.session is not None
